@@ -1,4 +1,4 @@
-"""LLM listwise reranking and retrieval evaluation.
+"""Listwise reranking of search results with LLMs, and evaluation of retrieval.
 
 The public names below are imported on first use, so that ``import rerank`` is fast.
 """
@@ -40,5 +40,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Return the public names, for completion."""
+    """Return the public names, for tab completion."""
     return sorted(__all__)

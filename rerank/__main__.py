@@ -46,7 +46,7 @@ def _is_silent_interruption(error: BaseException) -> bool:
 
 
 def _interrupt_again(unraisable: Any) -> None:
-    """Repeat a Ctrl-C that arrived in a finalizer or callback, where Python prints and then ignores exceptions."""
+    """Repeat a Ctrl-C that had no effect, since it arrived in a finalizer or callback, where exceptions are ignored."""
     if not issubclass(unraisable.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(unraisable)
         return

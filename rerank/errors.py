@@ -7,9 +7,9 @@
     |-- MissingPrerequisiteError   3   an extra or a program that is not installed
     |-- MissingResourceError       4   a file, folder, model or collection that does not exist
     |-- DataError                  5   a file or value that is invalid
-    |-- BackendError               6   the model or the server failed
+    |-- BackendError               6   a model, a server or a worker process failed
     |   `-- StorageError               a file could not be written
-    `-- PartialFailureError        7   finished, but more failed than was allowed
+    `-- PartialFailureError        7   finished, but more of the work failed than was allowed
 
 Errors that Python defines (such as ``TypeError`` for a wrong call) are not wrapped.
 """
@@ -91,7 +91,7 @@ def expected_value_of_fault(fault: Mapping[str, Any]) -> str:
 
 
 class UsageError(RerankError):
-    """Arguments are invalid, alone or together."""
+    """Arguments are invalid, alone or in combination."""
 
     exit_code = 2
 
@@ -132,7 +132,7 @@ class UnknownNameError(UsageError):
 
 
 class ContextOverflowError(UsageError):
-    """A prompt does not fit the model's context even with its passages at their minimum length."""
+    """A prompt does not fit the model's context even if its passages are truncated to their minimum length."""
 
 
 class MissingPrerequisiteError(RerankError):
@@ -154,13 +154,13 @@ class DataError(RerankError):
 
 
 class BackendError(RerankError):
-    """The model or the server failed."""
+    """A model, a server or a worker process failed."""
 
     exit_code = 6
 
 
 class StorageError(BackendError):
-    """A file could not be written; everything committed before is kept."""
+    """A file could not be written; everything saved before is kept."""
 
 
 class PartialFailureError(RerankError):

@@ -18,7 +18,7 @@ _INTERVAL = 30.0
 
 
 def write_progress_line_to_stderr(text: str) -> None:
-    """Write a line to stderr."""
+    """Write a line, such as a note on what the process waits for, to stderr."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
@@ -69,7 +69,7 @@ def show_detailed_progress(
 
 
 def format_time_left(seconds: float | None, *, bound: str = "") -> str:
-    """Return a remaining time as text, such as ``at most 3 min left``; an empty text if it is not known."""
+    """Return a remaining time as text, such as ``3 min left``; an empty text if it is not known."""
     if seconds is None:
         return ""
     minutes = round(seconds / 60)

@@ -21,7 +21,7 @@ from rerank.errors import MissingPrerequisiteError, RerankError, UnknownNameErro
 
 
 def plugin_class_name(module: str) -> str:
-    """Return the name of the class that a module defines.
+    """Return the name of the plug-in class in the module with this name.
 
     >>> plugin_class_name("top_down")
     'TopDown'
@@ -40,7 +40,7 @@ def plugin_name(plugin: type) -> str:
 
 
 class Registry:
-    """The plug-ins of one package, by name.
+    """The plug-ins of one package, which are found by name and imported on first use.
 
     Args:
         package: Name of the sub-package of ``rerank``; the entry-point group is ``rerank.<package>``.

@@ -41,7 +41,7 @@ def split_selector_outside_parentheses(text: str, separator: re.Pattern[str]) ->
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """A parsed selector.
+    """A parsed selector, such as ``bm25,k1=1.2``.
 
     Attributes:
         name: Name in a registry.

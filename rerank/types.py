@@ -48,7 +48,7 @@ class Document:
         title: The title; empty if the document has no title.
         image: Path of the picture; empty if the document has no picture.
         part_of: Id of the document that contains this passage; empty for a whole document.
-        source: Further keys of the document, such as its URL; returned with results, and ignored in comparisons.
+        source: Further keys of the input record, such as a URL; returned with results, and ignored in comparisons.
     """
 
     id: str
@@ -79,7 +79,7 @@ def ranking_score_to_float32(value: float) -> float:
 
 
 def ranking_scores_to_float32(values: Iterable[float]) -> list[float]:
-    """Round many scores like `ranking_score_to_float32`, in a quarter of the time."""
+    """Round many scores like `ranking_score_to_float32`, in a quarter of the time of separate calls."""
     rounded = array("f", values).tolist()  # numbers that are too large become infinite
     return rounded if all(map(math.isfinite, rounded)) else [*map(ranking_score_to_float32, rounded)]
 
@@ -135,7 +135,7 @@ class Ranking:
     _ids: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)  # set by from_ids
 
     def __post_init__(self) -> None:
-        """Check the invariants."""
+        """Check the invariants of the ranking."""
         ids, scores = self.doc_ids, list(self.scores)
         if (
             len(scores) not in (0, len(ids))
@@ -146,7 +146,7 @@ class Ranking:
             self._raise_violated_invariant()
 
     def _raise_violated_invariant(self) -> None:
-        """Raise an error that describes the first violated invariant."""
+        """Raise an error that describes the first violated invariant of the ranking."""
         where, ids = f"query {self.query.id!r}", self.doc_ids
         if self.scores and len(ids) != len(self.scores):
             raise DataError(
@@ -346,11 +346,11 @@ class Qrels(Mapping[str, Mapping[str, int]]):
         return iter(self._grades)
 
     def __len__(self) -> int:
-        """Return the number of queries with judgments."""
+        """Return the number of queries."""
         return len(self._grades)
 
     def judged(self) -> Qrels:
-        """Return the judgments without documents that were not judged or are excluded. All queries are kept."""
+        """Return the judgments without the grades `UNJUDGED` and `EXCLUDED`. All queries are kept."""
         rows = {q: {doc: g for doc, g in grades.items() if g not in NOT_JUDGED} for q, grades in self.items()}
         return Qrels(rows, name=self.name)
 
@@ -361,12 +361,12 @@ class Qrels(Mapping[str, Mapping[str, int]]):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Documents of one query that a judge orders in one step.
+    """Documents of one query that a strategy selects and a judge orders together.
 
     Attributes:
         query: The query.
         docs: The documents, in their current order.
-        scores: Their first-stage scores, one per document; empty if unknown. The driver adds them, not the strategy.
+        scores: Their first-stage scores, one per document; empty if unknown. Added by `rerank.pipeline.driver`.
         best: Number of top documents to rank, at least 1; the others may keep their order. None to rank all.
 
     Raises:
@@ -392,7 +392,7 @@ class Window:
 
     @property
     def depth(self) -> int:
-        """Number of documents to rank."""
+        """Number of documents to rank: ``best``, or all documents."""
         return len(self.docs) if self.best is None else max(0, min(self.best, len(self.docs)))
 
 

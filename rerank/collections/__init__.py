@@ -1,6 +1,6 @@
 """Collections of documents, queries and relevance judgments.
 
-Each module of this package is one provider of collections, which selectors refer to by its name.
+Each module of this package is one provider of collections. A selector starts with its name: ``beir:data/scifact``.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def list_collection_providers() -> list[dict[str, str]]:
 
 
 def describe_collection(collection: Collection) -> dict[str, Any]:
-    """Return counts and properties of a collection, after reading all of it."""
+    """Return properties (language, fingerprint ...) and counts (documents, queries ...); all documents are read."""
     qrels = collection.qrels()
     return {
         "name": collection.name,

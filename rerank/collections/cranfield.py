@@ -25,7 +25,7 @@ from rerank.types import Document, Qrels, Query
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Layout:
-    """File names and conventions of one collection.
+    """File names and conventions of one collection, Cranfield or CISI.
 
     Attributes:
         name: Name of the collection.

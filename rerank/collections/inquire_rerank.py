@@ -66,7 +66,7 @@ class InquireRerank(FileCollection):
 
     @property
     def selecting(self) -> Mapping[str, str]:
-        """Mapping with the option ``root``, the folder of the images."""
+        """Mapping with the option ``root``, which determines the image paths of the documents."""
         return {"root": str(self._root.resolve()) if self._root else ""}
 
     def docs(self) -> Iterator[Document]:

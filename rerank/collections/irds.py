@@ -96,7 +96,7 @@ class Irds:
         return self._judged
 
     def excluded(self) -> Mapping[str, frozenset[str]]:
-        """Return a mapping from query id to the documents that must not be ranked for it (BRIGHT's excluded ids)."""
+        """Return, by query id, the documents that must not be ranked for the query, as in the benchmark BRIGHT."""
         return excluded_documents_of_qrels(self.qrels())
 
     @cached_property
@@ -168,7 +168,7 @@ def _load_irds_dataset(package: Any, dataset: str) -> Any:
 
 @contextlib.contextmanager
 def _named_irds_errors(name: str) -> Generator[None]:
-    """Raise a `MissingResourceError` if ir_datasets cannot download or read its files."""
+    """Raise a `MissingResourceError` if ir_datasets cannot download or read its files in the block."""
     try:
         yield
     except (OSError, RuntimeError, EOFError) as error:

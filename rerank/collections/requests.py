@@ -29,9 +29,9 @@ class Requests(FileCollection):
     ``{"question", "ctxs": [{"id", "title", "text", "score"}]}``. A document's text is the first of text, segment,
     contents, content, body, passage that is present.
 
-    A list keeps the order of the file; ``rank`` is ignored. Scores are kept if all are present and do not increase;
-    otherwise, the score at rank r is 1/r. The id of a query without an id is its number in the file, from 1; that of a
-    document without an id is ``QUERY:NUMBER``.
+    By default, a list keeps the order of the file, and ``rank`` is ignored. Scores are kept if all are present and do
+    not increase; otherwise, the score at rank r is 1/r. The id of a query without an id is its number in the file,
+    from 1; that of a document without an id is ``QUERY:NUMBER``.
 
     Args:
         file: The file.

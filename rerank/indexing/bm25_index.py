@@ -29,7 +29,7 @@ _AVERAGE, _PARAMETERS = "average_length.json", "params.index.json"
 def write_inverted_index(
     folder: Path, shards: Sequence[Iterable[list[str]]], options: Mapping[str, Any], *, processes: int = 1
 ) -> None:
-    """Write an index of documents, given as lists of terms, in shards that are built in parallel.
+    """Write a BM25 index of documents, given as lists of terms, in shards that are built in parallel.
 
     Weights depend on the whole collection: document frequencies and lengths are counted before any weight is computed,
     so that the weights of a document do not depend on the number of shards.
@@ -76,7 +76,7 @@ def write_inverted_index(
 def _write_index_shard(
     folder: Path, number: int, part: Path, statistics: CollectionStatistics, options: Mapping[str, Any]
 ) -> None:
-    """Write the weights of one shard; columns are the terms of the collection, which are saved with the first shard."""
+    """Write the BM25 weights of one shard, one column per term of the collection; the first also saves the terms."""
     import bm25s
 
     postings = SavedPostings(part)
@@ -104,9 +104,9 @@ class InvertedIndex:
     """A memory-mapped index of one or several shards.
 
     Attributes:
-        shards: The shards.
-        vocabulary: Mapping from term to column.
-        starts: Position of the first document of each shard, and the number of documents.
+        shards: The index of each shard, as an object of bm25s.
+        vocabulary: Mapping from term to its column in the matrix of weights.
+        starts: Position of the first document of each shard, followed by the number of all documents.
     """
 
     def __init__(self, folder: Path, documents: int) -> None:
@@ -170,7 +170,7 @@ def weighted_document_scores(index: bm25s.BM25, vocabulary: Mapping[str, int], w
 
     Args:
         index: One shard.
-        vocabulary: Mapping from term to column.
+        vocabulary: Mapping from term to its column in the matrix of weights.
         weights: Mapping from term to weight in the query; terms that occur in no document are ignored.
 
     Returns:
@@ -218,7 +218,7 @@ def top_positions_of_scores(scores: Floats, id_ranks: NDArray[np.int64], k: int)
 
     Args:
         scores: Scores of the documents, shape (documents,).
-        id_ranks: Rank of each document's id among all ids in ascending order, shape (documents,).
+        id_ranks: Rank of each document's id among all ids in ascending order, for ties, shape (documents,).
         k: Maximum number of documents, at least 1.
     """
     positions = np.flatnonzero(scores > 0)

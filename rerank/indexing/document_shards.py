@@ -1,4 +1,4 @@
-"""Division of a collection into shards, which are contiguous ranges of its documents."""
+"""Division of a collection into shards (contiguous ranges of documents), which are indexed or searched separately."""
 
 from __future__ import annotations
 

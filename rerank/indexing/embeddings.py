@@ -27,7 +27,7 @@ _FILE = "embeddings.npy"
 
 
 def embeddings_folder(documents: StoredDocuments, made_from: Mapping[str, str]) -> Path:
-    """Return the folder of a corpus's embeddings."""
+    """Return the folder of the embeddings that depend on ``made_from``, beside the folder of the documents."""
     return documents.folder.with_name(f"embeddings-{indexing_folder_key(made_from)}")
 
 
@@ -55,7 +55,7 @@ def open_embeddings(
 
     Raises:
         StorageError: The cache folder cannot be written.
-        BackendError: The model fails; committed batches are kept.
+        BackendError: The model fails; batches saved so far are kept.
     """
     folder = embeddings_folder(documents, made_from)
     job = EncodingJob(documents, encoder.passages, text, batch_size, workers)
@@ -67,7 +67,7 @@ def open_embeddings(
 
 @dataclass(frozen=True, slots=True)
 class _Matrix:
-    """The embeddings file. It has its full length from the start, and each row is at the position of its document."""
+    """The embeddings file. It has its full length from the start, because its rows are not written in order."""
 
     shape: tuple[int, int]
 

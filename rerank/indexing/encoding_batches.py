@@ -34,12 +34,12 @@ Loaded = TypeVar("Loaded")
 
 
 def indexing_folder_key(made_from: Mapping[str, str]) -> str:
-    """Return a short folder name that identifies these inputs: 16 hex digits of their SHA-256."""
+    """Return a short folder name that identifies ``made_from``: 16 hex digits of its SHA-256."""
     return hashlib.sha256(json.dumps(dict(made_from), sort_keys=True).encode("utf-8")).hexdigest()[:16]
 
 
 class RowFiles(Protocol[Rows]):
-    """Files that store the encoded documents. Documents are added in the order given by `encoding_order_by_length`."""
+    """Protocol of files that store encoded documents, which are added in the order of `encoding_order_by_length`."""
 
     def begin(self, folder: Path) -> None:
         """Create files that contain no documents yet."""
@@ -48,7 +48,7 @@ class RowFiles(Protocol[Rows]):
         """Prepare the files to continue after the first ``done`` documents.
 
         Raises:
-            OSError, EOFError or ValueError: The files do not contain these documents.
+            OSError, EOFError or ValueError: The files do not contain the first ``done`` documents.
         """
 
     def add(self, folder: Path, positions: Sequence[int], rows: Rows) -> None:
@@ -97,7 +97,8 @@ class EncodingJob(Generic[T]):
 def encoding_order_by_length(documents: StoredDocuments) -> NDArray[np.int64]:
     """Return the positions of documents, shape (documents,), longest first; ties keep the order of the collection.
 
-    The order depends only on the corpus. A resumed build therefore forms the same batches as an uninterrupted build.
+    Documents of a batch have similar lengths, so they need little padding. The order depends only on the corpus, so a
+    resumed build forms the same batches as an uninterrupted build.
     """
     # batches of similar lengths need little padding; with the longest first, memory runs out at the start or never
     return np.argsort(-documents.lengths, kind="stable")
@@ -118,7 +119,7 @@ def open_encoded_index_files(
 
     Raises:
         StorageError: The cache folder cannot be written.
-        BackendError: The model fails; committed batches are kept.
+        BackendError: The model fails; batches saved so far are kept.
     """
     partial = folder.with_suffix(".partial")
 
@@ -171,7 +172,7 @@ def _write_encoded_count(partial: Path, made_from: Mapping[str, str], rows: int)
 
 
 def _encoded_count(partial: Path, made_from: Mapping[str, str], total: int, files: RowFiles[T]) -> int | None:
-    """Return the number of documents that are already encoded; None if there are no files for these inputs."""
+    """Return the number of documents that are already encoded; None if there are no usable files for ``made_from``."""
     try:
         count = json.loads((partial / _COUNT).read_text("utf-8"))
         rows = count["rows"]

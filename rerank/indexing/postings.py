@@ -1,4 +1,6 @@
-"""Postings and their BM25 weights. Postings are collected on disk in blocks, and then inverted into one list per term.
+"""Postings (term, document, count) and their BM25 weights.
+
+Postings are collected on disk in blocks, and then inverted into one list per term.
 
 A collection may have several shards, each with its own postings. Their weights depend on the counts over all shards.
 The memory needed grows with the number of documents and distinct terms, not with the length of the texts, whereas the

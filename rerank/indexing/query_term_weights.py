@@ -38,5 +38,8 @@ def query_side_bm25_weights(
 
 
 def lucene_inverse_document_frequency(document_count: int, document_frequency: int) -> float:
-    """Return Lucene's inverse document frequency, log(1 + (N - df + 0.5) / (df + 0.5)), which is never negative."""
+    """Return Lucene's inverse document frequency of a term, which is never negative.
+
+    For N documents, of which df contain the term, it is log(1 + (N - df + 0.5) / (df + 0.5)).
+    """
     return math.log(1 + (document_count - document_frequency + 0.5) / (document_frequency + 0.5))

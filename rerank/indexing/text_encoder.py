@@ -43,7 +43,7 @@ class ModelOptions(Protocol):
 
     @property
     def device(self) -> str:
-        """Device; ``auto`` for the first accelerator, or the CPU if there is none."""
+        """Device that runs the model; ``auto`` for the first accelerator, or the CPU if there is none."""
 
     @property
     def revision(self) -> str:
@@ -67,7 +67,7 @@ class PromptOptions(Protocol):
 
 
 class EncoderOptions(ModelOptions, PromptOptions, Protocol):
-    """Protocol of the options of a `SentenceEncoder`."""
+    """Protocol of the options of a `SentenceEncoder`: model loading, prompts and form of the embeddings."""
 
     @property
     def normalise(self) -> bool:
@@ -230,7 +230,7 @@ def load_text_encoder(name: Path | str, options: EncoderOptions) -> SentenceEnco
 
 
 def load_encoder_model(kind: str, name: Path | str, options: ModelOptions) -> tuple[Any, dict[str, str]]:
-    """Load a model with one of the classes of sentence-transformers, and return the model and its identity.
+    """Load a model with one of the classes of sentence-transformers, and return it with its identity (hash or commit).
 
     Args:
         kind: Name of the class.
@@ -284,7 +284,7 @@ def require_encoder_packages(*, stage: str = "dense", faiss: bool = True, senten
 
 
 def hash_encoder_folder(folder: Path) -> str:
-    """Return the hex SHA-256 of a model's folder and the sub-folders of its modules (pooling, layers, routes)."""
+    """Return the hex SHA-256 of a model's folder and the sub-folders of its modules, such as pooling."""
     names = {
         "",
         *_listed_encoder_modules(folder / MODULES, lambda modules: [module.get("path", "") for module in modules]),

@@ -1,4 +1,4 @@
-"""Nearest-neighbour search with faiss: exact, with a graph (HNSW), or with cells and codes (IVF-PQ).
+"""Nearest-neighbour search with faiss: exact, with a graph (HNSW), or with product quantization (IVF-PQ).
 
 The score is the inner product, which equals the cosine for vectors of length 1.
 """
@@ -37,7 +37,7 @@ _CENTRES = 256
 
 
 class VectorIndex(Protocol):
-    """Protocol of a kind of vector index with its settings."""
+    """Protocol of types of vector index, such as HNSW, with their settings."""
 
     @property
     def made_with(self) -> Mapping[str, int | str]:
@@ -126,17 +126,17 @@ class HnswIndex:
 
     @property
     def made_with(self) -> Mapping[str, int | str]:
-        """The settings of the graph, and the version of faiss."""
+        """The settings on which the saved HNSW graph depends, and the version of faiss."""
         return {"m": self.m, "ef_construction": self.ef_construction, "faiss": str(_import_faiss().__version__)}
 
     def write(self, matrix: Floats, folder: Path) -> None:
-        """Build and save the graph."""
+        """Build and save the HNSW graph."""
         index = _import_faiss().IndexHNSWFlat(matrix.shape[1], self.m, _import_faiss().METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = self.ef_construction
         _fill_vector_index(index, matrix, folder)
 
     def read(self, matrix: Floats, folder: Path) -> Searcher:
-        """Memory-map the graph, and return its search function."""
+        """Memory-map the HNSW graph, and return its search function."""
         index = _read_vector_index(matrix, folder, "IO_FLAG_MMAP_IFC")
         parameters = _import_faiss().SearchParametersHNSW(efSearch=self.ef_search)
         return _search_in_groups(lambda queries, depth: index.search(queries, depth, params=parameters))
@@ -144,7 +144,10 @@ class HnswIndex:
 
 @dataclass(frozen=True, slots=True)
 class IvfPqIndex:
-    """Cells of near vectors, with a code of a few bytes per vector (Jegou et al., TPAMI 2011).
+    """An inverted file with product quantization (Jegou et al., TPAMI 2011), which needs only a few bytes per vector.
+
+    The vectors are divided into cells of near vectors, and each vector is stored as a code.
+
 
     Attributes:
         nlist: Number of cells; 0 for four times the square root of the number of documents n, but at most n / 39.
@@ -161,11 +164,11 @@ class IvfPqIndex:
 
     @property
     def made_with(self) -> Mapping[str, int | str]:
-        """The settings of cells and codes, and the version of faiss."""
+        """The settings on which the saved IVF-PQ index depends, and the version of faiss."""
         return {"nlist": self.nlist, "m": self.m, "faiss": str(_import_faiss().__version__)}
 
     def write(self, matrix: Floats, folder: Path) -> None:
-        """Learn cells and codes from a fixed sample of the vectors, encode all vectors, and save the index.
+        """Train the IVF-PQ index (cells and codes) on a fixed sample of the vectors, add all vectors, and save it.
 
         Raises:
             UsageError: There are too few documents, or ``m`` does not divide the dimension.
@@ -192,7 +195,7 @@ class IvfPqIndex:
         _fill_vector_index(index, matrix, folder)
 
     def read(self, matrix: Floats, folder: Path) -> Searcher:
-        """Memory-map the cells and codes, and return their search function."""
+        """Memory-map the IVF-PQ index, and return its search function."""
         index = _read_vector_index(matrix, folder, "IO_FLAG_MMAP")
         parameters = _import_faiss().SearchParametersIVF(nprobe=min(self.nprobe, index.nlist))
 
@@ -218,7 +221,7 @@ def nearest_vectors(
         search: The search function of an open index.
         queries: Vectors of the queries, shape (queries, size).
         k: Maximum number of results per query, at least 1.
-        id_ranks: Rank of each document's id among all ids in ascending order, shape (documents,).
+        id_ranks: Rank of each document's id among all ids in ascending order, for ties, shape (documents,).
     """
     for start in range(0, len(queries), _BATCH):
         batch = queries[start : start + _BATCH]
@@ -233,7 +236,7 @@ def nearest_vectors(
 
 
 def _rescore_with_full_vectors(queries: Floats, matrix: Floats, positions: Positions) -> tuple[Floats, Positions]:
-    """Return inner products with the full vectors, and the positions, best first; missing positions (-1) stay last."""
+    """Rescore candidates with their full vectors; return scores and positions, best first, missing ones (-1) last."""
     # Each row is summed separately, so that equal vectors have equal scores, which a matrix product does not guarantee.
     scores = np.stack([(matrix[row] * query).sum(axis=1) for query, row in zip(queries, positions, strict=True)])
     scores[positions < 0] = -np.inf

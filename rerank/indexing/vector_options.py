@@ -37,7 +37,7 @@ class VectorOptions:
             hardware. Embeddings are always saved as float32.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``, which selects the first accelerator, or the CPU if
             there is none.
-        batch_size: Number of documents embedded together; a killed process loses at most one batch.
+        batch_size: Number of documents embedded per batch; a killed process loses at most one batch.
         revision: Branch, tag or commit on the hub; empty for the default branch.
         trust_remote_code: Whether to run Python code that comes with the model.
         m: For ``hnsw``: number of links per document.
@@ -49,7 +49,8 @@ class VectorOptions:
         nprobe: For ``ivfpq``: number of cells visited in a search.
         rescore: For ``ivfpq``: number of candidates rescored with their full embeddings; 0 to keep the scores of the
             codes.
-        shard_documents: For ``flat``: maximum number of documents searched together. Results do not depend on it.
+        shard_documents: For ``flat``: maximum number of documents per shard; shards are searched one after another, and
+            results do not depend on their size.
 
     Raises:
         UsageError: A number is out of range.

@@ -1,4 +1,4 @@
-"""Encoding of texts by the workers of an engine, which compute the same vectors as an encoder in one process."""
+"""Encoding of texts by the worker processes of an engine, which compute the same vectors as a single process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BATCHES = 8
 
 
 class TextEncoder(Protocol[RowsOut]):
-    """Protocol of an encoder whose vectors are rows of any type."""
+    """Protocol of an encoder whose vectors are rows of any type, dense or sparse."""
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -34,11 +34,11 @@ class TextEncoder(Protocol[RowsOut]):
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeTexts(Generic[Rows]):
-    """The function that workers apply to batches of texts.
+    """The function by which workers encode batches of texts.
 
     Attributes:
         load: Function that loads the encoder.
-        identity: Identity of the encoder in the process that writes the index.
+        identity: Identity of the encoder in the process that writes the index; a worker's encoder must have the same.
         kind: Whether the texts are queries or passages.
     """
 
@@ -62,7 +62,7 @@ class EncodeTexts(Generic[Rows]):
         return f"a batch of {len(item)} {self.kind} that begins with {item[0][:60]!r}"
 
     def give_up(self, item: Sequence[str], reason: str) -> Rows:
-        """Raise an error, because an index without these texts would not be that of the collection.
+        """Raise an error for a batch that failed, because an index without its texts would be incomplete.
 
         Raises:
             BackendError: In every case.
@@ -87,7 +87,7 @@ class EncodingWorkers(Generic[Rows]):
     join: Callable[[Sequence[Rows]], Rows]
 
     def passages(self, batches: Iterable[Sequence[str]], count: int) -> Iterator[Rows]:
-        """Yield the rows of each batch, in order.
+        """Yield the rows of each batch, in order, with one row per passage.
 
         Args:
             batches: Batches of passages, each of which is encoded as a whole by one worker.

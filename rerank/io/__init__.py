@@ -1,1 +1,1 @@
-"""Reading and writing of files: text files with typed errors, atomic files and folders, runs, qrels and topics."""
+"""Reading and writing of files: text files, atomic files and folders, runs, qrels and topics."""

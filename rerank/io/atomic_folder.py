@@ -87,7 +87,7 @@ def discard_folder(folder: Path, parent: Path | None = None, *, prefix: str = ".
         folder: The folder; nothing happens if another process has removed it.
         parent: Folder on the same file system into which ``folder`` is moved before it is deleted; None for the parent
             of ``folder``.
-        prefix: Start of the temporary folder's name.
+        prefix: Start of the name of the temporary folder into which ``folder`` is moved.
 
     Raises:
         OSError: The folder cannot be renamed.

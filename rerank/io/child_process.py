@@ -14,9 +14,9 @@ from pathlib import Path
 def ends_in_child_process(work: Callable[[], object], *, seconds: float = 5.0, memory: int = 1 << 30) -> bool:
     """Return whether a function ends within limits of time and memory.
 
-    The result of the function is ignored, and so are its exceptions, except those that report a lack of memory. The
-    function is called in a forked process, which takes milliseconds to start, so it must not need other threads or a
-    GPU.
+    What the function returns or raises is ignored, but an exception that reports a lack of memory counts as exceeding
+    the limit. The function is called in a forked process, which starts in milliseconds but has neither other threads
+    nor a GPU.
 
     Args:
         work: Function without arguments.

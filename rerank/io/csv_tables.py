@@ -32,8 +32,8 @@ def format_csv_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -
 def convert_rows_to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     """Format rows, all with the same keys, as CSV with a header; numbers keep all digits.
 
-    A pair of numbers with the key ``interval`` becomes the columns ``interval_low`` and ``interval_high``, and
-    similarly for other keys. Keys whose values are other lists or objects are omitted.
+    A pair of numbers becomes two columns: the key ``interval`` gives ``interval_low`` and ``interval_high``. Keys whose
+    values are other lists or objects are omitted.
     """
     flat = [_flatten_row_for_csv(row) for row in rows]
     return format_csv_table(list(flat[0]) if flat else [], [list(row.values()) for row in flat])

@@ -89,7 +89,7 @@ class IndexedRun(Run):
             raise NotIndexedError("lines of a query in many places")
 
     def _rows(self, lines: Iterable[tuple[int, bytes]]) -> Iterator[Row]:
-        """Yield the rows of those numbered lines that are not blank."""
+        """Yield the line number and the columns of each line that is not blank."""
         try:
             for number, line in lines:
                 if columns := line.decode("utf-8").split():

@@ -30,7 +30,7 @@ _NOT_IN_IDS = re.compile("[\\s\0\ufeff\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class JsonRecord:
-    """A JSON object and its position in a file.
+    """A JSON object from a file, with methods that read ids and texts under any of several keys.
 
     Attributes:
         where: File and line (or number in the list), for messages.
@@ -103,7 +103,7 @@ def parse_json_id(value: object, kind: str, where: str) -> str:
     """Return an id as a string; whole numbers are converted.
 
     Raises:
-        DataError: The id has another type, is empty, or contains characters that run files cannot contain.
+        DataError: The id is not text or a whole number, is empty, or contains characters that run files cannot contain.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)

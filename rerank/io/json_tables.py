@@ -19,7 +19,7 @@ GRADES = "a whole number of at most six digits"
 
 
 def convert_json_table_score(value: object) -> float:
-    """Round a finite number to single precision.
+    """Return a score in single precision, after checking that it is a finite number.
 
     Raises:
         ValueError: The value is not a finite number; the message states what was expected.
@@ -51,7 +51,7 @@ def parse_json_table(text: str, source: str, convert: Callable[[object], Number]
         convert: Function that checks and converts a number: `convert_json_table_score` or `json_file_value_to_grade`.
 
     Raises:
-        DataError: The text is not JSON, has another structure, or contains a duplicate key, no documents, or an invalid
+        DataError: The text is not JSON, is not such a mapping, or contains a duplicate key, no documents, or an invalid
             number.
     """
     try:

@@ -37,7 +37,10 @@ def hash_file_contents_of_model(folder: Path) -> str:
 
 @lru_cache(maxsize=256)
 def _hash_file_or_json_content(path: Path, _mtime: int, _size: int) -> str:
-    """Return the hash of one file. Its time and size are part of the cache key, so a changed file is hashed again."""
+    """Return the hash of a file; fields of a JSON file that do not affect the model are ignored.
+
+    The file's modification time and size are part of the cache key, so a changed file is hashed again.
+    """
     if path.suffix == ".json":
         content = _json_file_without_bookkeeping(path)
         if content is not None:

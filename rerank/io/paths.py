@@ -1,4 +1,4 @@
-"""Functions for paths that users pass: typed errors, short names for messages, and the cache folder."""
+"""Functions for paths: errors for unusable paths, short names for messages, and the location of the cache folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PATH_ERRORS = {errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errn
 
 @contextlib.contextmanager
 def named_path_errors() -> Generator[None]:
-    """Convert an `OSError` about a path that a user passed, such as a name that is too long, to a typed error.
+    """Raise a `MissingResourceError` in place of an `OSError` about a user's path, such as a name that is too long.
 
     Raises:
         MissingResourceError: A path in the block cannot be looked up.
@@ -33,7 +33,8 @@ def named_path_errors() -> Generator[None]:
 def cache_dir(*parts: str) -> Path:
     """Return the user's cache folder of this package, or the path of a sub-folder, without creating it.
 
-    The folder is ``$XDG_CACHE_HOME/listrank`` if this environment variable is set.
+    The folder is ``$XDG_CACHE_HOME/listrank`` if this environment variable is set, otherwise the default of the
+    operating system, such as ``~/.cache/listrank``.
 
     Args:
         parts: Names of nested sub-folders, such as ``"indexes"``.

@@ -84,6 +84,6 @@ def picture_hash(path: str) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def _picture_file_hash(path: str, _mtime: int, _size: int) -> str:
-    """Return the hash of one file. Its time and size are part of the cache key, so a changed file is hashed again."""
+    """Return the hash of a file. Its time and size are part of the cache key, so a changed file is hashed again."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -23,7 +23,7 @@ _READ = frozenset({"doc", "document", "docid", "qid", "title", "score", "rank", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerankRequest:
-    """A query with its candidates.
+    """A request, read from a file, to rerank the candidates of a query.
 
     Attributes:
         where: File and line (or number in the list), for messages.
@@ -39,14 +39,14 @@ class RerankRequest:
 
     @classmethod
     def from_record(cls, record: JsonRecord, number: int) -> RerankRequest:
-        """Parse a JSON object.
+        """Build a request from a JSON object in one of the three formats.
 
         Args:
             record: The object.
             number: The object's number in the file, from 1; used as the query's id if the object contains none.
 
         Raises:
-            DataError: The object has another structure, or contains a document twice.
+            DataError: The object has none of these formats, or contains a document twice.
         """
         entries = record.get(_CANDIDATES)
         if not isinstance(entries, list):

@@ -239,7 +239,7 @@ def _peek_first_line(text: TextIO, path: Path) -> tuple[str, Iterator[Row]]:
 
 
 def _split_rows(lines: Iterable[str], first: int) -> Iterator[Row]:
-    """Return an iterator over the rows of lines; ``first`` is the number of the first line."""
+    """Return an iterator over pairs of a line number, counted from ``first``, and the columns of the line."""
     return enumerate(map(str.split, lines), first)
 
 

@@ -1,4 +1,4 @@
-"""Reading of settings files in TOML and JSON, up to a size limit, with typed errors for any content."""
+"""Reading of settings files in TOML and JSON, with a size limit and with this package's errors for invalid content."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read_settings_text(path: str | Path, what: str, *, expected: str = "") -> st
 
 
 def read_toml_file(path: str | Path, what: str) -> dict[str, Any]:
-    """Return the tables of a TOML file.
+    """Return the content of a TOML file as nested dictionaries.
 
     Args:
         path: The file.
@@ -55,7 +55,7 @@ def read_toml_file(path: str | Path, what: str) -> dict[str, Any]:
 
 
 def parse_toml(text: str, where: str) -> dict[str, Any]:
-    """Parse a text in TOML, and return its tables.
+    """Parse a text in TOML, and return its content as nested dictionaries.
 
     Args:
         text: The text.

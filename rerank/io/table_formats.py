@@ -13,7 +13,7 @@ Form = Literal["text", "markdown", "latex", "html"]
 
 
 class Cell(NamedTuple):
-    """A table cell.
+    """A table cell: a text with optional superscript marks.
 
     Attributes:
         text: The text.
@@ -29,7 +29,7 @@ class Cell(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """A table.
+    """A table that can be formatted as text, Markdown, LaTeX or HTML.
 
     Attributes:
         heads: The column headings.
@@ -57,7 +57,7 @@ class TableReport(NamedTuple):
 
     Attributes:
         grids: The tables, at least one. The main table is the last table before the ``after`` tables at the end.
-        legend: Lines that explain the marks and state the test.
+        legend: Lines that explain the marks and state the significance test.
         notes: Further lines.
         measure: Name of the measure, if there is one report per measure; otherwise empty.
         after: Number of tables that follow the main table.
@@ -71,7 +71,7 @@ class TableReport(NamedTuple):
 
     @property
     def main(self) -> Grid:
-        """The main table, the only one that is written to a pipe."""
+        """The main table, the only one that is printed if stdout is not a terminal."""
         return self.grids[-1 - self.after]
 
     def format(self, form: Form = "text") -> str:

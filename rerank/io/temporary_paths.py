@@ -1,7 +1,7 @@
 """Temporary files and folders that are cleaned up later if the process that created them was killed.
 
 A process holds a file lock while it uses a temporary path. The system releases the lock when the process ends for any
-reason. A path that can be locked is therefore a leftover: the next call removes such folders and reuses such files.
+reason. A path that can be locked is therefore a leftover: later calls remove such folders and reuse such files.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _folder_of_lock(path: Path) -> Path:
 
 
 def _remove_locked_folder(path: Path) -> None:
-    """Remove a folder and then its lock file; if the folder cannot be removed, the lock file is kept."""
+    """Remove a folder and then its lock file, which is kept for a later attempt if the folder cannot be removed."""
     folder = _folder_of_lock(path)
     shutil.rmtree(folder, ignore_errors=True)
     if not folder.exists():

@@ -1,4 +1,4 @@
-"""Reading of UTF-8 text files, plain or gzipped, with typed errors, and atomic writing of such files."""
+"""Reading of UTF-8 text files, plain or gzipped, with this package's errors, and atomic writing of such files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LINE_BYTES, _BLANK_BYTES, _GZIP_BYTES, _GZIP_RATIO = 1 << 30, 1 << 22, 1 << 28,
 
 
 class _TextBytes(io.RawIOBase):
-    """A byte stream that raises an error at NUL bytes, at very long lines, and at sizes of decompression bombs.
+    """A byte stream that raises an error at NUL bytes, at very long lines, and if a gzip file is a decompression bomb.
 
     Args:
         inner: The stream of the text.

@@ -1,6 +1,6 @@
 """First stages, which retrieve the candidates for reranking.
 
-Each module of this package defines one first stage, which is opened by its name.
+Each module of this package defines one first stage, which is opened by its name, such as ``bm25``.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ first_stages = Registry("retrieval", "first stage")
 
 
 def check_first_stage(selector: str, *, with_workers: bool = False) -> None:
-    """Check the name and the options of a first stage, without opening it.
+    """Check the name and the options of a first stage, without opening an index or loading a model.
 
     Args:
         selector: Selector of the first stage.
-        with_workers: Whether workers of an engine will encode the texts.
+        with_workers: Whether the worker processes of an engine (``--engine``) will encode the texts.
 
     Raises:
         UnknownNameError: There is no such first stage or option.
@@ -58,10 +58,11 @@ def open_first_stage(selector: str, corpus: Corpus, *, workers: WorkerMap | None
 
     Documents that the collection excludes for a query are removed from the query's ranking. If the collection's
     ``drop_self`` is true, a document with the same id as the query is removed, too. ``workers``, if not None, encode
-    the texts.
+    the texts instead of this process.
 
     Returns:
-        A retriever that can be chained with rerankers: ``open_first_stage("bm25", c) % 100 >> reranker % 10``.
+        A retriever that can be chained with rerankers: ``open_first_stage("bm25", c) % 100 >> reranker % 10`` reranks
+        the first 100 documents per query and returns the best 10.
     """
     check_first_stage(selector, with_workers=workers is not None)
     stage = build_from_selector(first_stages, selector)
@@ -77,7 +78,7 @@ def open_first_stage(selector: str, corpus: Corpus, *, workers: WorkerMap | None
 
 
 def retriever_index_folders(retriever: Retriever) -> frozenset[Path]:
-    """Return the folders of the index of a retriever, or of the retriever wrapped in it; empty without an index."""
+    """Return the index folders of a retriever or, if it wraps another one, of the latter; empty without an index."""
     if isinstance(retriever, RetrieverSource | ExcludingRetriever):
         return retriever_index_folders(retriever.retriever)
     return frozenset(retriever.folders if isinstance(retriever, IndexedRetriever) else ())

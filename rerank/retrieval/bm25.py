@@ -33,7 +33,7 @@ _NOT_INDEXED = frozenset({"segmenter", "query_weights", "k3", "shard_documents",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bm25:
-    """The options of BM25.
+    """The options of BM25 retrieval with bm25s.
 
     Attributes:
         k1: Term frequency saturation; 0 ignores term frequencies.

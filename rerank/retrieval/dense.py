@@ -35,7 +35,7 @@ class Dense(VectorOptions):
         model: A name listed by ``rerank models``, a folder, or ``owner/model`` on the hub.
         fields: The text to embed: title and body, or only the body.
         query_prompt: Text put before every query; ``auto`` for the prompt saved with the model, ``none`` for no prompt.
-        passage_prompt: Text put before every document, with the same special values.
+        passage_prompt: Text put before every document, with the same special values as above.
         normalise: Whether to scale vectors to length 1, so that scores are cosines instead of inner products.
         dim: Number of leading dimensions to keep, for Matryoshka models (Kusupati et al., NeurIPS 2022); 0 to keep all.
 
@@ -62,7 +62,7 @@ class Dense(VectorOptions):
         Raises:
             MissingPrerequisiteError: The extra ``dense`` is not installed.
             MissingResourceError: The model does not exist, or was not pulled.
-            BackendError: The model fails; committed embeddings are kept.
+            BackendError: The model fails; embeddings saved so far are kept.
             DataError: The collection has no documents, two documents have the same id, or the weights are damaged.
             StorageError: The cache folder cannot be written.
             UsageError: An option is invalid for the model, the collection or this machine.
@@ -100,7 +100,7 @@ class Dense(VectorOptions):
         return doc.text if self.fields == "text" else doc.full_text
 
     def made_from(self, documents: StoredDocuments) -> Mapping[str, str]:
-        """Return the option ``fields``, on which the embeddings depend."""
+        """Return a mapping with ``fields``, the only option on which embeddings depend besides corpus and encoder."""
         return {"fields": self.fields}
 
 

@@ -10,7 +10,7 @@ from rerank.retrieval.base.search_engines import SearchEngineOptions
 
 @dataclass(frozen=True, slots=True)
 class Elasticsearch(SearchEngineOptions):
-    """The options of retrieval from Elasticsearch.
+    """The options of retrieval from Elasticsearch, which are those of `SearchEngineOptions`.
 
     Environment variables set the address (``ELASTICSEARCH_URL``) and the credentials: ``ELASTICSEARCH_API_KEY``, or
     ``ELASTICSEARCH_USERNAME`` and ``ELASTICSEARCH_PASSWORD``. ``ELASTICSEARCH_CA_CERTS`` is the path of the certificate
@@ -22,12 +22,12 @@ class Elasticsearch(SearchEngineOptions):
     dimension: ClassVar[str] = "dims"
 
     def vector_query(self, vector: list[float], depth: int) -> dict[str, Any]:
-        """Return the section ``knn`` of a search body, with ``2 * depth`` candidates per shard, but 100 to 10,000."""
+        """Return the section ``knn`` of a request body, with ``2 * depth`` candidates per shard (100 to 10,000)."""
         candidates = min(10_000, max(100, 2 * depth))
         return {"knn": {"field": self.vector, "query_vector": vector, "k": depth, "num_candidates": candidates}}
 
     def search_arguments(self, body: dict[str, Any], kind: dict[str, str]) -> dict[str, Any]:
-        """Return the parts of the request body and ``kind`` as arguments; ``_source`` is renamed to ``source``."""
+        """Return the keys of the body and the URL parameters as arguments; ``_source`` is renamed to ``source``."""
         return {("source" if name == "_source" else name): value for name, value in body.items()} | kind
 
     def open_client(self, address: str, **settings: Any) -> tuple[Any, tuple[type[Exception], ...]]:

@@ -10,7 +10,7 @@ from rerank.retrieval.base.search_engines import SearchEngineOptions
 
 @dataclass(frozen=True, slots=True)
 class Opensearch(SearchEngineOptions):
-    """The options of retrieval from OpenSearch.
+    """The options of retrieval from OpenSearch, which are those of `SearchEngineOptions`.
 
     Environment variables set the address (``OPENSEARCH_URL``) and the credentials: ``OPENSEARCH_API_KEY``, or
     ``OPENSEARCH_USERNAME`` and ``OPENSEARCH_PASSWORD``. ``OPENSEARCH_CA_CERTS`` is the path of the certificate
@@ -22,7 +22,7 @@ class Opensearch(SearchEngineOptions):
     dimension: ClassVar[str] = "dimension"
 
     def vector_query(self, vector: list[float], depth: int) -> dict[str, Any]:
-        """Return a query of the k-NN plug-in for the ``depth`` nearest vectors."""
+        """Return a query of the k-NN plug-in for the ``depth`` vectors nearest to ``vector``."""
         return {"query": {"knn": {self.vector: {"vector": vector, "k": depth}}}}
 
     def search_arguments(self, body: dict[str, Any], kind: dict[str, str]) -> dict[str, Any]:

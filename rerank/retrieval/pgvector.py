@@ -161,7 +161,7 @@ def _on_one_line(error: Exception) -> str:
 def _connect_to_database(timeout: float) -> Iterator[Connection[Any]]:
     """Yield a connection in a read-only transaction whose statements are cancelled after ``timeout`` seconds.
 
-    Settings end with the transaction, since a connection pooler may reuse the session for other clients.
+    Settings apply only to this transaction, since a connection pooler may reuse the session for other clients.
 
     Raises:
         UsageError: The address is invalid.

@@ -99,7 +99,7 @@ class Qdrant(StoreOptions):
         )
 
     def _check_collection(self, client: QdrantClient, size: int) -> int:
-        """Check the collection and its vectors; return 1 if scores are similarities, or -1 if scores are distances."""
+        """Check the collection; return the sign that makes higher scores better: 1 for similarity, -1 for distance."""
         if not client.collection_exists(self.collection):
             known = {found.name: None for found in client.get_collections().collections}
             named_store_part("collection", self.collection, known, "Qdrant")

@@ -31,7 +31,7 @@ class Collection(Corpus, SupportsDropSelf, Protocol):
 
     @property
     def relevant(self) -> int:
-        """Lowest grade that binary measures count as relevant (1; 2 for TREC Deep Learning)."""
+        """Lowest grade that binary measures count as relevant (usually 1, but 2 for TREC Deep Learning)."""
 
     def queries(self) -> list[Query]:
         """Return all queries in the order of the file; empty if there are none."""

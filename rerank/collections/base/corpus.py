@@ -30,7 +30,7 @@ class Corpus(Protocol):
 
 @runtime_checkable
 class SupportsCandidates(Protocol):
-    """A collection that may have its own candidate lists."""
+    """A collection that may contain candidate lists, such as first-stage rankings published with a data set."""
 
     def candidates(self) -> Run:
         """Return a run with one ranking per query, with document texts; empty if there are no candidate lists."""
@@ -55,10 +55,10 @@ class SupportsDropSelf(Protocol):
 
 @runtime_checkable
 class SupportsExclusion(Protocol):
-    """A collection that lists documents that must not be ranked for a query, such as BRIGHT's excluded ids."""
+    """A collection that lists documents that must not be ranked for a query, as in the benchmark BRIGHT."""
 
     def excluded(self) -> Mapping[str, frozenset[str]]:
-        """Return the ids of excluded documents by query id; queries without excluded documents are omitted."""
+        """Return, by query id, the ids of documents that must not be ranked; queries without any are omitted."""
 
 
 @runtime_checkable

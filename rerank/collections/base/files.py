@@ -46,7 +46,7 @@ def require_collection_folder(path: str | Path, kind: str) -> Path:
 
 
 def find_collection_file(folder: Path, names: Iterable[str]) -> Path | None:
-    """Return the first of these files that exists in a folder, plain or gzipped; None if none of them exists."""
+    """Return the first of the files ``names`` that exists in a folder, plain or gzipped; None if there is none."""
     for name in names:
         for candidate in (folder / name, folder / f"{name}.gz"):
             if candidate.is_file():
@@ -55,7 +55,7 @@ def find_collection_file(folder: Path, names: Iterable[str]) -> Path | None:
 
 
 def require_collection_file(folder: Path, names: Iterable[str], kind: str) -> Path:
-    """Return the first of these files that exists in a folder, plain or gzipped.
+    """Return the first of the files ``names`` that exists in a folder, plain or gzipped.
 
     Raises:
         MissingResourceError: The folder contains none of these files; the message lists their names.
@@ -80,7 +80,7 @@ def collection_name_of_path(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionFiles:
-    """The files of a collection by kind, in the order in which they are read; a kind without files is empty."""
+    """The files of the documents, queries and judgments of a collection, in the order in which they are read."""
 
     docs: tuple[Path, ...] = ()
     queries: tuple[Path, ...] = ()
@@ -115,7 +115,7 @@ class FileCollection:
         name: Name in run tags and tables; whitespace is replaced by ``_``.
         language: ISO 639 code of the documents' language.
         relevant: Lowest grade that binary measures count as relevant.
-        drop_self: Whether a document with the query's own id is dropped.
+        drop_self: Whether a document with the query's own id is dropped from the query's ranking.
         files: The files of the collection.
     """
 
@@ -148,7 +148,7 @@ class FileCollection:
         return self._judged
 
     def excluded(self) -> Mapping[str, frozenset[str]]:
-        """Return a mapping from query id to the documents with the grade `rerank.types.EXCLUDED` in the judgments."""
+        """Return, by query id, the documents that must not be ranked, which have the grade `rerank.types.EXCLUDED`."""
         return excluded_documents_of_qrels(self.qrels())
 
     @cached_property

@@ -49,7 +49,7 @@ def read_inquire_csv(path: Path, columns: Sequence[str]) -> Iterator[JsonRecord]
 
 
 def inquire_image_document(image: str, path: str, root: Path | None) -> Document:
-    """Return an image as a document with its id and the path of its file; ``root``, if given, is prepended."""
+    """Return an image as a document with its id and the path of its file, to which ``root``, if given, is prepended."""
     return Document(id=image, image=str(root / path) if root else path)
 
 

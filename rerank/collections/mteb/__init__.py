@@ -118,7 +118,7 @@ class Mteb:
         return self._task_split.qrels()
 
     def excluded(self) -> Mapping[str, frozenset[str]]:
-        """Return a mapping from query id to the documents that must not be ranked for it (BRIGHT's excluded ids)."""
+        """Return, by query id, the documents that must not be ranked for the query, as in the benchmark BRIGHT."""
         return self._task_split.excluded()
 
     def candidates(self) -> Run:

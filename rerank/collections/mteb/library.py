@@ -74,7 +74,7 @@ def check_mteb_collection_task(task: Any) -> Any:
 
 
 def language_of_mteb_collection(metadata: Any, subset: str) -> str:
-    """Return the ISO 639-1 code of a subset's language; ``mul`` for several languages, ``und`` without a code."""
+    """Return the ISO 639-1 code of a subset's language; ``mul`` for several languages, ``und`` if there is none."""
     scripts = metadata.hf_subsets_to_langscripts.get(subset) or metadata.bcp47_codes
     codes = {code.split("-")[0] for code in scripts}
     if len(codes) != 1:
@@ -92,7 +92,7 @@ def _collection_language_codes() -> Mapping[str, str]:
 
 
 def load_mteb_collection_task(task: Any) -> Any:
-    """Load a task's data if needed, and return the task.
+    """Load a task's data unless they are already loaded, and return the task.
 
     Raises:
         MissingResourceError: The data cannot be downloaded or read.
@@ -106,7 +106,7 @@ def load_mteb_collection_task(task: Any) -> Any:
 
 @contextlib.contextmanager
 def named_mteb_collection_errors(name: str) -> Generator[None]:
-    """Raise a `MissingResourceError` if a task's data cannot be downloaded or read."""
+    """Raise a `MissingResourceError` if a task's data cannot be downloaded or read in the block."""
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:

@@ -68,7 +68,7 @@ def _pause_gc_for_pydoc_collection() -> Iterator[None]:
 
 
 def _unique_docstring_documents(sources: dict[str, SourceModule]) -> tuple[Document, ...]:
-    """Return one document per id: from a public module if possible, and otherwise from the first module in order."""
+    """Return one document per id: that of a public module if there is one, otherwise of the first private module."""
     re_exported = public_python_names(sources)
     documents: dict[str, Document] = {}
     for source in sorted(sources.values(), key=lambda source: is_private_pydoc_name(source.name)):

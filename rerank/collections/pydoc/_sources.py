@@ -28,7 +28,7 @@ _SKIPPED = frozenset(f"{_NOT_LIBRARY} {_OFTEN_APART} {_REMOVED}".split())
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceModule:
-    """A parsed module.
+    """A parsed Python module with its syntax tree.
 
     Attributes:
         name: Dotted name of the module.

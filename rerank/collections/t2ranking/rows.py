@@ -25,7 +25,7 @@ def read_t2ranking_grades(path: Path) -> dict[str, dict[str, int]]:
     """Read judgments with grades from a file with the columns query, an ignored value, passage and grade.
 
     Raises:
-        DataError: A row has other columns or an invalid grade, or contradicts an earlier row.
+        DataError: A row has the wrong columns or an invalid grade, or contradicts an earlier row.
     """
     table: dict[str, dict[str, int]] = {}
     for where, fields in _read_t2ranking_rows(path):
@@ -49,7 +49,7 @@ def read_t2ranking_positives(path: Path) -> dict[str, dict[str, int]]:
     """Read judgments without grades from a file with the columns query and passage; every passage receives grade 1.
 
     Raises:
-        DataError: A row has other columns.
+        DataError: A row has the wrong columns.
     """
     table: dict[str, dict[str, int]] = {}
     for where, fields in _read_t2ranking_rows(path):
@@ -77,7 +77,7 @@ def read_t2ranking_lists(path: Path, queries: Container[str], depth: int, *, has
         A mapping from each query that has a list to its candidates, sorted by rank.
 
     Raises:
-        DataError: A row has other columns or an invalid rank, or a list contains a rank or a passage twice.
+        DataError: A row has the wrong columns or an invalid rank, or a list contains a rank or a passage twice.
     """
     lists: dict[str, dict[int, tuple[str, float | None]]] = {}
     for where, fields in _read_t2ranking_rows(path):
@@ -128,7 +128,7 @@ def _parse_t2ranking_score(text: str, where: str) -> float:
 
 
 def _read_t2ranking_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield the position and the columns of each line; a first line that does not begin with a number is a header."""
+    """Yield the position and the columns of each line; a header, a first line without a number, is skipped."""
     with open_text_file(path) as stream:
         for number, line in enumerate(stream, 1):
             fields = line.split()

@@ -1,4 +1,7 @@
-"""Protocols of first stages. A first stage has options and a method that returns a retriever for a corpus."""
+"""Protocols of first stages, which retrieve the candidates for reranking.
+
+A first stage has options and a method that returns a retriever for a corpus.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +30,8 @@ class Retriever(Protocol):
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return a run with up to ``k`` documents per query, including their texts, in the order of the queries.
 
-        Stages that search return an empty ranking for a query without results. Stages that only look up rankings
-        (``run``, ``candidates``) omit queries without a ranking, and evaluation counts the missing queries.
+        Retrievers that search return an empty ranking for a query without results. Retrievers that only look up
+        existing rankings (``run``, ``candidates``) omit queries without a ranking; evaluation reports their number.
 
         Raises:
             UsageError: ``k`` is below 1.
@@ -39,7 +42,7 @@ class FirstStage(Protocol):
     """Protocol of first stages, which are frozen dataclasses whose fields are their options."""
 
     def over(self, corpus: Corpus) -> Retriever:
-        """Return a retriever over ``corpus``, after opening the index or building a missing index."""
+        """Return a retriever over ``corpus``; its index is opened, or built if it is missing."""
 
 
 @runtime_checkable
@@ -53,7 +56,7 @@ class IndexedRetriever(Protocol):
 
 @runtime_checkable
 class SupportsWorkers(Protocol):
-    """A first stage for which the workers of an engine can encode the texts."""
+    """A first stage whose texts can be encoded by the worker processes of an engine (``--engine``)."""
 
     def over_with_workers(self, corpus: Corpus, workers: WorkerMap) -> Retriever:
         """Return the same retriever as ``over``, but let the workers encode the texts."""
@@ -64,7 +67,7 @@ class HasPrerequisites(Protocol):
     """A first stage that needs packages or programs beyond the base installation."""
 
     def check_prerequisites(self) -> None:
-        """Check quickly that the required packages and programs are installed, before any other stage runs.
+        """Check quickly that the required packages and programs are installed; called before any stage does its work.
 
         Raises:
             MissingPrerequisiteError: An extra or a program is not installed.
@@ -73,7 +76,7 @@ class HasPrerequisites(Protocol):
 
 @runtime_checkable
 class HasNestedStages(Protocol):
-    """A first stage that uses the rankings of other first stages."""
+    """A first stage that uses the rankings of other first stages, such as ``hybrid``."""
 
     @property
     def nested_stages(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Options, a retriever and a type of results for first stages that search a store of the user's own documents.
+"""Shared parts of first stages that search a user's own document store, such as Elasticsearch or PostgreSQL.
 
 A store returns its own texts, so the collection only has to provide the queries. The address and the key of a store
 come from environment variables, because selectors are recorded in run folders, which users may share with others.
@@ -31,7 +31,8 @@ class StoreOptions:
     Attributes:
         text: Field with the text of a document.
         title: Field with the title of a document; empty if documents have no title.
-        model: Embedding model that computed the store's vectors; accepts the same values as for ``dense``.
+        model: Embedding model that computed the store's vectors: a name listed by ``rerank models``, a folder, or
+            ``owner/model`` on the hub.
         query_prompt: Text put before every query; ``auto`` for the prompt saved with the model, ``none`` for no prompt.
         normalise: Whether to scale the vector of a query to length 1.
         dim: Number of leading dimensions to keep, for Matryoshka models; 0 to keep all.
@@ -59,7 +60,7 @@ class StoreOptions:
     timeout: float = 30.0
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Check that the numbers are in range."""
         if not (math.isfinite(self.timeout) and self.timeout >= 1):
             raise UsageError(f"Option timeout={self.timeout} of the store is too small", expected="at least 1 second")
         if self.dim < 0:
@@ -147,7 +148,7 @@ def named_store_part(kind: str, name: str, known: Mapping[str, T], place: str) -
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreHit:
-    """A document as returned by a store; its values are not checked.
+    """A document as returned by a store, before its values are checked.
 
     Attributes:
         id: The identifier; None if it is missing.

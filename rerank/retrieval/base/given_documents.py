@@ -25,7 +25,7 @@ class Candidate:
     Attributes:
         document: The document.
         score: Its first-stage score; None if it has no score.
-        has_id: Whether the document came with an id; otherwise, its id is its position.
+        has_id: Whether the document came with an id; otherwise, its id is its position in the input.
     """
 
     document: Document
@@ -87,7 +87,7 @@ def given_first_stage_candidates(values: object, scores: Sequence[float] | None 
 
 
 def given_first_stage_ranking(query: Query, candidates: Sequence[Candidate]) -> Ranking:
-    """Return the first-stage ranking, in which the id of each document is its position among the candidates.
+    """Return the candidates as a ranking, with each document's id replaced by its position, since ids may repeat.
 
     If the candidates have scores, the ranking is sorted by score, and tied documents keep the given order.
     """
@@ -104,7 +104,7 @@ def given_first_stage_ranking(query: Query, candidates: Sequence[Candidate]) -> 
 
 
 def _given_first_stage_candidate(position: int, value: object) -> Candidate:
-    """Convert a value to a document. The position becomes the document's id if the value has no id."""
+    """Convert a value to a candidate; if the value has no id, its position in the input becomes the document's id."""
     if isinstance(value, str):
         return Candidate(Document(id=str(position), text=value), has_id=False)
     if isinstance(value, Document):

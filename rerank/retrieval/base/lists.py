@@ -13,10 +13,11 @@ from rerank.types import Query, Ranking, Run
 
 
 def select_first_stage_lists(run: Run, queries: Sequence[Query], k: int, *, source: str) -> list[Ranking]:
-    """Return the first ``k`` documents of the ranking of each given query; the rankings contain these query objects.
+    """Return, for each given query, the first ``k`` documents of its ranking in a run.
 
+    The rankings contain the given query objects, since those of a run may lack texts.
     Queries without a ranking and rankings of other queries are omitted: a run may cover more or fewer queries than
-    those given, and evaluation counts the missing ones.
+    those given, and evaluation reports the number of missing ones.
 
     Args:
         run: The rankings.

@@ -1,4 +1,4 @@
-"""Location of the model of a first stage, which is a preset, a local folder or a model on the hub."""
+"""Lookup of the model of a first stage by the name of a preset, a local folder or an id on the hub."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def locate_retrieval_model(name: str, *, kind: str = "embedding") -> Path | str:
     A folder with ``modules.json`` is accepted even if its weights are in sub-folders.
 
     Args:
-        name: The name of a preset, a folder, or ``owner/model``.
-        kind: The kind of model that the first stage needs, as in `rerank.models.MODELS`.
+        name: The name of a preset (listed by ``rerank models``), a folder, or ``owner/model`` on the hub.
+        kind: The kind of model that the first stage needs, such as ``embedding``.
 
     Raises:
-        UsageError: The name is a preset of another kind.
+        UsageError: The name is a preset whose kind is not ``kind``.
         MissingResourceError: There is no such folder, or the model was not pulled.
         UnknownNameError: The name is not a preset, folder or hub id.
     """

@@ -40,7 +40,7 @@ class SearchEngineOptions(StoreOptions):
         index: Name or alias of the index.
         id: Field with the identifier; empty for the engine's own identifier, ``_id``.
         vector: Field with the vectors, for nearest-neighbour search; if empty, the words of the query are searched in
-            the field ``text`` with BM25, whose statistics cover all shards.
+            the field named by ``text`` with BM25, whose statistics cover all shards.
     """
 
     #: Name of the first stage and of its extra.
@@ -94,11 +94,11 @@ class SearchEngineOptions(StoreOptions):
 
     @abstractmethod
     def vector_query(self, vector: list[float], depth: int) -> dict[str, Any]:
-        """Return the part of a search body that finds the ``depth`` nearest vectors."""
+        """Return the part of a search request's body that finds the ``depth`` vectors nearest to ``vector``."""
 
     @abstractmethod
     def search_arguments(self, body: dict[str, Any], kind: dict[str, str]) -> dict[str, Any]:
-        """Return the arguments of the client's ``search`` for a request body and for URL parameters (``kind``)."""
+        """Convert a request body and URL parameters (``kind``) to arguments of the client's method ``search``."""
 
     @abstractmethod
     def open_client(self, address: str, **settings: Any) -> tuple[Any, tuple[type[Exception], ...]]:

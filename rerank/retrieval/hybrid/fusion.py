@@ -15,7 +15,7 @@ class FusionValues:
 
     Attributes:
         values: Mapping from document id to value, for the documents of the list.
-        missing: The value of all other documents.
+        missing: The value of documents that are not in the list.
     """
 
     values: Mapping[str, float]
@@ -27,8 +27,9 @@ class FusionValues:
 
 
 def reciprocal_rank_fusion(ranking: Ranking, k: int = 60) -> FusionValues:
-    """Return ``1 / (k + r(d))`` for the documents of the list, with ranks ``r`` from 1, and 0 for all others.
+    """Return the values of one list for reciprocal rank fusion: ``1 / (k + r(d))``, and 0 for all other documents.
 
+    ``r(d)`` is the rank of document d, from 1. The fused score is the sum of these values over all lists.
     Source: Cormack, Clarke and Büttcher, "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning
     Methods", SIGIR 2009, where ``RRFscore(d)`` is the sum of these values over the lists, and k is 60.
     """
@@ -36,7 +37,7 @@ def reciprocal_rank_fusion(ranking: Ranking, k: int = 60) -> FusionValues:
 
 
 def min_max_fusion(ranking: Ranking) -> FusionValues:
-    """Return ``(s(d) - min) / (max - min)`` for the documents of the list, and 0, the lowest value, for all others.
+    """Return the min-max normalized scores of one list, ``(s(d) - min) / (max - min)``, and 0 for all other documents.
 
     If all scores are equal, the value of each document of the list is 1.
     Source: Lee, "Analyses of Multiple Evidence Combination", SIGIR 1997.
@@ -49,10 +50,10 @@ def min_max_fusion(ranking: Ranking) -> FusionValues:
 
 
 def z_score_fusion(ranking: Ranking) -> FusionValues:
-    """Return ``(s(d) - mean) / deviation`` for the documents of the list, with the population standard deviation.
+    """Return the z-scores of one list, ``(s(d) - mean) / deviation``, with the population standard deviation.
 
-    The value of all other documents is the lowest value of the list. It is not 0, because 0 is the mean and would rank
-    them above half of the list. If all scores are equal, the value is 1 for documents of the list and 0 for all others.
+    Documents that are not in the list receive its lowest value, not 0, because 0 is the mean and would rank them above
+    half of the list. If all scores are equal, the value is 1 for documents of the list and 0 for all others.
     Source: Montague and Aslam, "Relevance Score Normalization for Metasearch", CIKM 2001 (zero mean, unit variance).
     """
     if not _fused_scores_differ(ranking):
@@ -69,7 +70,7 @@ def _fused_scores_differ(ranking: Ranking) -> bool:
 
 
 def _scale_fused_scores(scores: Sequence[float]) -> list[float]:
-    """Divide scores by their largest absolute value, so that differences and squares neither overflow nor vanish."""
+    """Divide scores by their largest absolute value, so that differences and squares neither overflow nor underflow."""
     unit = max(abs(scores[0]), abs(scores[-1]))
     return [score / unit for score in scores]
 
@@ -81,6 +82,7 @@ def _hybrid_membership_fusion(ranking: Ranking) -> FusionValues:
 def weighted_fusion_sum(lists: Sequence[FusionValues], weights: Sequence[float]) -> dict[str, float]:
     """Return ``sum over lists i of w_i * v_i(d)`` for every document in any list.
 
+    ``w_i`` is the weight of list i, and ``v_i(d)`` the value that the list assigns to document d.
     With all weights equal to 1, this is CombSUM (Fox and Shaw, "Combination of Multiple Searches", TREC-2, 1994).
     The sum is rounded once (`math.fsum`), so it does not depend on the order of the lists.
     """

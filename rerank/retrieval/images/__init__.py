@@ -1,6 +1,6 @@
 """Image retrieval with text queries: a CLIP-like model embeds texts and pictures, and faiss searches the embeddings.
 
-Embeddings and indexes are stored in the same way as in `rerank.retrieval.dense`.
+Embeddings and indexes are stored in the user's cache folder, as in `rerank.retrieval.dense`.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Images(VectorOptions):
         Raises:
             MissingPrerequisiteError: The extra ``images`` is not installed.
             MissingResourceError: The model or the file of embeddings does not exist.
-            BackendError: The model fails; committed embeddings are kept.
+            BackendError: The model fails; embeddings saved so far are kept.
             DataError: No document has a picture, the weights are damaged, or a file of embeddings or ids is malformed.
             StorageError: The cache folder cannot be written.
             UsageError: The model does not embed texts and pictures, or an option is invalid for the model or machine.
@@ -93,11 +93,11 @@ class Images(VectorOptions):
         require_image_retrieval_packages()
 
     def text_of(self, doc: Document) -> str:
-        """Return the path of the picture; with precomputed embeddings, return the id, which identifies the row."""
+        """Return what the encoder reads: the path of the picture or, with precomputed embeddings, the document's id."""
         return doc.id if self.embeddings else doc.image
 
     def made_from(self, documents: StoredDocuments) -> Mapping[str, str]:
-        """Return a mapping with a hash of the sizes of the picture files, which detects most changes of pictures.
+        """Return what the embeddings depend on, as a mapping: a hash of the picture sizes reveals most changes.
 
         Precomputed embeddings depend only on ids, so the mapping then contains no hash.
 

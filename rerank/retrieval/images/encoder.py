@@ -35,7 +35,7 @@ class ImageEncoderOptions(ModelOptions, Protocol):
 
 
 class ImageEncoder:
-    """A model with a text tower and an image tower, and its processor.
+    """An encoder of queries and pictures: a model with a text tower and an image tower, and its processor.
 
     Vectors have length 1, so that inner products are cosines.
 
@@ -46,7 +46,7 @@ class ImageEncoder:
         query_prompt: Text put before every query.
 
     Attributes:
-        identity: Everything that picture embeddings depend on.
+        identity: Everything that picture embeddings depend on, apart from the pictures.
         query_prompt: Text put before every query.
         size: Dimension of the embeddings.
 

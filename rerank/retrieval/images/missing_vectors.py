@@ -1,4 +1,7 @@
-"""Functions for documents without a vector, whose rows are all zeros: save their positions, and rank them last."""
+"""Search with documents whose picture has no embedding: their positions are saved, and they are ranked last.
+
+The row of such a document in the embedding matrix contains only zeros.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ _CHUNK = 50_000
 
 
 def save_retriever_documents_without_vector(matrix: Floats, path: Path) -> None:
-    """Save the positions of the rows that contain only zeros, in ascending order."""
+    """Save the positions of the rows of the embedding matrix that contain only zeros, in ascending order."""
     parts = [
         np.flatnonzero(~matrix[start : start + _CHUNK].any(axis=1)) + start for start in range(0, len(matrix), _CHUNK)
     ]
@@ -40,7 +43,7 @@ def read_documents_without_vector(path: Path, documents: int) -> Positions:
 
 
 def retrieve_documents_without_vector_last(search: Searcher, unseen: Positions, documents: int) -> Searcher:
-    """Return a search function that ranks documents without a vector last, all with the same score below all cosines.
+    """Wrap a search function so that documents without a vector come last, all with the same score below all cosines.
 
     Args:
         search: Search function of the index, which returns documents without a vector with a cosine of 0, or omits

@@ -1,4 +1,6 @@
-"""Late interaction over the candidates of another first stage, with models that represent a text by token vectors.
+"""A first stage that rescores the candidates of another first stage by late interaction.
+
+Late interaction compares the token vectors of a query with those of a document.
 
 Supported models are those of the class MultiVectorEncoder in sentence-transformers, such as ColBERT models. Nothing is
 indexed: only candidates are encoded, and the vectors of a batch are discarded as soon as the batch is scored.
@@ -28,8 +30,8 @@ class LateInteraction:
     """The options of late interaction.
 
     The score of a document is MaxSim: the sum over the query's tokens of the largest inner product with a token of the
-    document, s(q, d) = sum_i max_j q_i . d_j (Khattab and Zaharia, SIGIR 2020, arXiv 2004.12832, equation 3). Models
-    that were trained with the mean over the query's tokens instead of the sum are also scored with the mean.
+    document, s(q, d) = sum_i max_j q_i . d_j (Khattab and Zaharia, SIGIR 2020, arXiv 2004.12832, equation 3). For
+    models that were trained with the mean over the query's tokens instead of the sum, the score is this mean.
 
     Attributes:
         model: A folder, or ``owner/model`` on the hub.
@@ -39,12 +41,12 @@ class LateInteraction:
             of a longer one. If more documents are requested, more candidates are scored.
         fields: The text to encode: title and body, or only the body.
         query_prompt: Text put before every query; ``auto`` for the prompt saved with the model, ``none`` for no prompt.
-        passage_prompt: Text put before every document, with the same special values.
+        passage_prompt: Text put before every document, with the same special values as above.
         dtype: Data type of the model: ``float32``, ``bfloat16``, ``float16``, or ``auto``, which depends on the
             hardware.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``, which selects the first accelerator, or the CPU if
             there is none.
-        batch_size: Number of documents encoded together.
+        batch_size: Number of documents encoded per batch.
         revision: Branch, tag or commit on the hub; empty for the default branch.
         trust_remote_code: Whether to run Python code that comes with the model.
 

@@ -25,15 +25,15 @@ _TYPES = {"MultiVectorEncoder", "ColBERT"}
 
 
 class MaxSimOptions(ModelOptions, PromptOptions, Protocol):
-    """Protocol of the options of a `MaxSimScorer`."""
+    """Protocol of the options of a `MaxSimScorer`: model loading, prompts and batch size."""
 
     @property
     def batch_size(self) -> int:
-        """Number of texts encoded together."""
+        """Number of texts encoded per batch."""
 
 
 class MaxSimScorer:
-    """A MultiVectorEncoder and its prompts, which scores texts by MaxSim."""
+    """A MultiVectorEncoder of sentence-transformers with its prompts, which scores texts by MaxSim."""
 
     def __init__(self, model: Any, options: MaxSimOptions) -> None:
         """Wrap a model that is already loaded, for example by `load_maxsim_scorer`."""
@@ -46,8 +46,9 @@ class MaxSimScorer:
         """Return the score of each text for a query.
 
         Texts that are longer than the model's limit are truncated by sentence-transformers. Equal texts are scored
-        once, since the other texts of a batch affect the last digits of a score. If the model keeps no token of a text,
-        such as an empty text, the text receives the lowest score of the other texts, or 0 if there are none.
+        only once and so have equal scores, although the other texts of a batch affect the last digits of a score. If
+        the model keeps no token of a text, such as an empty text, the text receives the lowest score of the other
+        texts, or 0 if there are none.
 
         Raises:
             BackendError: The model fails, or returns numbers that are not finite.
@@ -99,7 +100,7 @@ def load_maxsim_scorer(name: Path | str, options: MaxSimOptions) -> MaxSimScorer
 
 
 def _has_trained_token_vectors(name: Path | str, revision: str) -> bool:
-    """Return whether a model was saved with one vector per token.
+    """Return whether a model was trained to represent a text by one vector per token.
 
     Such models are those saved by sentence-transformers or PyLate, the ColBERT models of Stanford, and the retrieval
     classes of transformers, as in ``MultiVectorEncoder._load_default_modules``.

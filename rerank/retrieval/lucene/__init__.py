@@ -1,7 +1,8 @@
-"""BM25 and RM3 with Lucene, used through Pyserini, as in many published baselines.
+"""A first stage that searches with Lucene's BM25, optionally with RM3 query expansion, as in many published baselines.
 
-A JDK of version 21 or newer is required. The index is built from the collection and stored in the user's cache folder,
-or an existing index is used.
+Lucene is used through Pyserini, which requires a JDK of version 21 or newer.
+
+The index is built from the collection and stored in the user's cache folder, or an existing index is used.
 """
 
 from __future__ import annotations

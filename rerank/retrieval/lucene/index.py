@@ -1,7 +1,7 @@
 """Search of a Lucene index with Anserini's Java classes, which run in this process.
 
 Only ``pyserini.pyclass`` is imported: ``pyserini.search`` imports an encoder that needs an OpenAI key, and the searcher
-in ``pyserini.search`` rounds scores and breaks ties by another rule.
+in ``pyserini.search`` rounds scores and breaks ties by id in ascending order, unlike trec_eval.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class LuceneScoring:
 
 
 def lucene_analyzer_code(language: str) -> str:
-    """Return the code of a language's analyzer; ``*`` if there is no analyzer and text is only split into words.
+    """Return the code of Anserini's analyzer for a language; ``*`` if there is none and text is only split into words.
 
     Raises:
         UsageError: The language code is unknown.
@@ -57,7 +57,7 @@ def lucene_analyzer_code(language: str) -> str:
 
 
 def replace_surrogates_for_java(text: str) -> str:
-    """Replace lone surrogates by question marks: JSON files may contain them, but Java does not handle them."""
+    """Replace lone surrogates (halves of characters), which JSON may contain but Java rejects, by question marks."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -83,7 +83,7 @@ class LuceneIndex:
     """A Lucene index that is open for searching."""
 
     def __init__(self, folder: Path, language: str, scoring: LuceneScoring) -> None:
-        """Open an index.
+        """Open a Lucene index for searching.
 
         Args:
             folder: The folder with Lucene's files.

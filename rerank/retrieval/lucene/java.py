@@ -1,4 +1,4 @@
-"""Location and version of the Java installation that Pyserini would use."""
+"""Location and version of the Java installation that Pyserini uses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def find_java() -> tuple[Path, str]:
     """Return the home folder of the Java installation that pyjnius will load, and its version, such as ``21.0.5``.
 
     Raises:
-        MissingPrerequisiteError: There is no JDK, or it is older than `OLDEST`; the remedy mentions Debian's package.
+        MissingPrerequisiteError: There is no JDK, or it is older than `OLDEST`; the message names Debian's package.
     """
     home, where = _java_home()
     if home is None:
@@ -52,7 +52,7 @@ def _java_home() -> tuple[Path | None, str]:
 
 
 def _java_version(home: Path) -> str:
-    """Return the version in the JDK's release file, or else the version that java prints; empty if unknown."""
+    """Return the version of a JDK from its file ``release``, or else from ``java -version``; empty if unknown."""
     try:
         text = (home / "release").read_text("utf-8", "replace")
         pattern = r'^JAVA_VERSION="([^"]+)"'

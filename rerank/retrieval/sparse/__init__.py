@@ -42,7 +42,7 @@ class Sparse:
         model: A folder, or ``owner/model`` on the hub.
         fields: The text to encode: title and body, or only the body.
         query_prompt: Text put before every query; ``auto`` for the prompt saved with the model, ``none`` for no prompt.
-        passage_prompt: Text put before every document, with the same special values.
+        passage_prompt: Text put before every document, with the same special values as above.
         max_active_dims: Maximum number of nonzero dimensions per document; those with the largest weights are kept. 0
             for the setting of the model, which for most models keeps all dimensions.
         query_max_active_dims: Maximum number of nonzero dimensions per query; 0 for the model's setting.
@@ -50,7 +50,7 @@ class Sparse:
             hardware. Vectors are always saved as float32.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``, which selects the first accelerator, or the CPU if
             there is none.
-        batch_size: Number of documents encoded together; a killed process loses at most one batch. A batch needs much
+        batch_size: Number of documents encoded per batch; a killed process loses at most one batch. A batch needs much
             memory: for each of its tokens, one number per vocabulary term.
         revision: Branch, tag or commit on the hub; empty for the default branch.
         trust_remote_code: Whether to run Python code that comes with the model.
@@ -86,7 +86,7 @@ class Sparse:
         Raises:
             MissingPrerequisiteError: The extra ``sparse`` is not installed.
             MissingResourceError: The model does not exist.
-            BackendError: The model fails; committed vectors are kept.
+            BackendError: The model fails; vectors saved so far are kept.
             DataError: The collection has no documents, two documents have the same id, or the weights are damaged.
             StorageError: The cache folder cannot be written.
             UsageError: The model is not a sparse encoder, or an option is invalid for this machine.

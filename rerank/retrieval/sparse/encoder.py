@@ -1,6 +1,7 @@
 """An encoder of sparse text vectors with models of the class SparseEncoder in sentence-transformers.
 
-The encoder supports SPLADE models, inference-free models, and dense models with a sparse autoencoder (CSR).
+The encoder supports SPLADE models, inference-free models, and dense models with a sparse autoencoder (CSR,
+contrastive sparse representation).
 
 Torch and sentence-transformers are imported when a model is loaded.
 """
@@ -26,7 +27,7 @@ from rerank.indexing.text_encoder import (
 
 
 class SparseEncoderOptions(ModelOptions, PromptOptions, Protocol):
-    """Protocol of the options of a `SentenceSparseEncoder`."""
+    """Protocol of the options of a `SentenceSparseEncoder`: model loading, prompts and sparsity."""
 
     @property
     def max_active_dims(self) -> int:
@@ -38,11 +39,11 @@ class SparseEncoderOptions(ModelOptions, PromptOptions, Protocol):
 
 
 class SentenceSparseEncoder:
-    """A SparseEncoder with its prompts and its maximum numbers of nonzero dimensions.
+    """A SparseEncoder of sentence-transformers with its prompts and its maximum numbers of nonzero dimensions.
 
     Attributes:
         size: Dimension of the vectors; for SPLADE, the size of the vocabulary.
-        identity: Everything that passage vectors depend on.
+        identity: Everything that passage vectors depend on, apart from the passages.
         query_identity: Everything that query vectors depend on, in addition to ``identity``.
     """
 
@@ -102,7 +103,7 @@ class SentenceSparseEncoder:
 
 
 def _sparse_encoder_output_as_rows(tensor: Any) -> csr_array:
-    """Convert a sparse torch tensor to float32 rows with sorted columns and without stored zeros."""
+    """Convert a sparse torch tensor to a float32 matrix in CSR format with sorted columns and without stored zeros."""
     tensor = tensor.coalesce()
     values, (rows, columns) = tensor.values().float().numpy(), tensor.indices().numpy()
     matrix = csr_array((values, (rows, columns)), shape=tuple(tensor.shape), dtype=np.float32)
@@ -145,7 +146,7 @@ def require_sparse_retrieval_packages() -> None:
 
 
 def _sparse_encoder_has_untrained_autoencoder(model: Any, name: Path | str, revision: str) -> bool:
-    """Return whether the library has added an autoencoder with random weights, as it does for dense models."""
+    """Return whether the library has added an autoencoder with random weights, as it does for a dense model."""
     from sentence_transformers.util import load_file_path
 
     if not any(type(module).__name__ == "SparseAutoEncoder" for module in model.modules()):

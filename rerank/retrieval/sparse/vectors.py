@@ -40,7 +40,7 @@ _DOCUMENTS, _WEIGHTS = 1 << 15, 1 << 24
 
 
 class SparseEncoder(Protocol):
-    """Protocol of encoders that compute sparse vectors: float32 rows with sorted columns and without stored zeros."""
+    """Protocol of sparse encoders, which return float32 rows with sorted columns and without stored zeros."""
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -62,7 +62,7 @@ class SparseEncoder(Protocol):
 
 
 class SparseVectors:
-    """The memory-mapped vectors of a corpus, and their search.
+    """The memory-mapped sparse vectors of a corpus, which can be searched.
 
     Attributes:
         folder: The folder of the files.
@@ -72,7 +72,7 @@ class SparseVectors:
         """Memory-map the files of a folder.
 
         Raises:
-            ValueError: The files do not match each other, or contain other numbers of documents or dimensions.
+            ValueError: The files do not match each other, or do not contain this many documents and dimensions.
         """
         self.folder = folder
         # blocks, shape (blocks + 1,): the first document of each block. columns, shape (blocks, size + 1): where each
@@ -97,7 +97,7 @@ class SparseVectors:
             dimensions: Nonzero dimensions of the query, ascending, shape (n,).
             weights: Weights of the query in these dimensions, shape (n,).
             k: Maximum number of documents, at least 1.
-            id_ranks: Rank of each document's id among all ids in ascending order, shape (documents,).
+            id_ranks: Rank of each document's id among all ids in ascending order, for ties, shape (documents,).
         """
         positions, scores = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
         for block, start in enumerate(self._blocks[:-1]):
@@ -143,7 +143,7 @@ def open_sparse_vectors(
 
     Raises:
         StorageError: The cache folder cannot be written.
-        BackendError: The model fails; committed batches are kept.
+        BackendError: The model fails; batches saved so far are kept.
     """
     folder = documents.folder.with_name(f"sparse-{indexing_folder_key(made_from)}")
     files = _Rows(encoding_order_by_length(documents), encoder.size)
@@ -227,7 +227,7 @@ def _map_sparse_retriever_file(path: Path, dtype: str) -> NDArray[Any]:
 
 
 def _edges_of_sparse_retriever_blocks(counts: NDArray[np.integer[Any]]) -> Integers:
-    """Divide documents into blocks by their numbers of weights; return the start of each block and the final end."""
+    """Divide documents into contiguous blocks of limited numbers of weights; return their starts and the last end."""
     edges = [0]
     totals = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
     while edges[-1] < len(counts):
@@ -247,6 +247,6 @@ def _concatenate_sparse_retrieval_ranges(starts: Integers, counts: NDArray[np.in
 
 
 def iterate_sparse_encoder_rows(matrix: csr_array) -> Iterator[tuple[Integers, Floats]]:
-    """Yield the dimensions and weights of each row."""
+    """Yield the nonzero dimensions and the weights of each row."""
     for start, end in zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True):
         yield matrix.indices[start:end].astype(np.int64), matrix.data[start:end]

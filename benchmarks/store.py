@@ -1,6 +1,6 @@
 """The store at scale: seconds, memory and bytes per window of whole runs over windows of 20 with the backend `fake`.
 
-    python benchmarks/store.py [--queries 1000 10000] [--log-prompts compressed] [--repeat 1] [--folder FOLDER]
+    python benchmarks/store.py [--queries 1000 10000] [--log-prompts none] [--folder FOLDER]
 
 For each number of queries (one window each) it makes up lists of 20 passages from a seed, and starts one process for
 each of: `run`, `resume` (of a run that was stopped before its results were written: every reply comes from the log),
@@ -9,9 +9,11 @@ Reported are wall-clock and CPU seconds, the peak of the memory in MB, the windo
 window of the call log, and their parts. `exponents` are the slopes of log(seconds) and log(memory) between the two
 largest sizes: 1 is linear. `store` is the call log alone: windows committed per second, in batches of 8 and one by one.
 `servers` is the call log behind a server that needs 20 ms per reply, with 1, 8 and 64 connections: windows per second,
-CPU milliseconds per window, and windows per transaction.
+CPU milliseconds per window, and windows per transaction. `sizes` are the bytes per window of the call log alone beside
+the compressed prompts, for windows of 20 and 100, with replies that are orders or scores, with and without prompts.
 
     python benchmarks/store.py --only-servers
+    python benchmarks/store.py --only-sizes
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ import sys
 import tempfile
 import time
 from contextlib import closing
-from itertools import pairwise
+from dataclasses import replace
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,7 @@ from rerank.backends.fake_server import FakeServer
 from rerank.judges import open_judge
 from rerank.prompts import load_prompt
 from rerank.store import CallLog, log_calls
+from rerank.store.logged_prompts import PromptStorage
 from rerank.tasks import Request
 from rerank.types import Document, Query, Window
 
@@ -60,8 +64,13 @@ def main() -> None:
     parser.add_argument("--log-prompts", default="", help="passed on to `rerank run`")
     parser.add_argument("--folder", type=Path, help="keep the files there")
     parser.add_argument("--only-servers", action="store_true", help="measure the call log behind a server, and end")
+    parser.add_argument("--only-sizes", action="store_true", help="measure the size of the call log, and end")
     options = parser.parse_args()
-    result: dict[str, Any] = {"servers": {f"connections_{number}": measure_server(number) for number in (1, 8, 64)}}
+    result: dict[str, Any] = {} if options.only_servers else {"sizes": measure_sizes()}
+    if options.only_sizes:
+        print(json.dumps(result))
+        return
+    result |= {"servers": {f"connections_{number}": measure_server(number) for number in (1, 8, 64)}}
     if options.only_servers:
         print(json.dumps(result))
         return
@@ -76,11 +85,11 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def make_requests(count: int, backend: Fake) -> list[Request]:
-    """Make up a request per query, with a prompt of 20 passages."""
-    passages = make_passages(count)
+def make_requests(count: int, backend: Fake, depth: int = DEPTH) -> list[Request]:
+    """Make up a request per query, with a prompt of ``depth`` passages."""
+    passages = make_passages(count + depth)
     judge = open_judge("generate", backend, load_prompt("listwise"))
-    windows = [Window(Query(id=f"q{n}", text=f"query {n}"), tuple(passages[n : n + DEPTH])) for n in range(count)]
+    windows = [Window(Query(id=f"q{n}", text=f"query {n}"), tuple(passages[n : n + depth])) for n in range(count)]
     return [request for window in windows for request in judge.make_requests(window)]
 
 
@@ -117,6 +126,27 @@ def store_windows_per_second(batch_size: int, count: int = 4000) -> float:
         for start in range(0, count, batch_size):
             log.put(calls[start : start + batch_size], "fake")
         return round(count / (time.perf_counter() - started), 1)
+
+
+def measure_sizes(count: int = 500) -> dict[str, float]:
+    """Bytes per window of the call log alone, committed in batches of 8, without the bytes of the packed prompts."""
+    backend, chance, sizes = Fake("reversed"), np.random.default_rng(0), {}
+    for depth in (DEPTH, 5 * DEPTH):
+        requests = make_requests(count, backend, depth)
+        orders = backend.generate(requests)
+        scores = [replace(reply, text="", scores=tuple(chance.uniform(-9, 9, depth).tolist())) for reply in orders]
+        digests = [request.digest(backend.identity) for request in requests]
+        storages: tuple[PromptStorage, ...] = ("once", "none")
+        for (kind, replies), prompts in product({"orders": orders, "scores": scores}.items(), storages):
+            calls = list(zip(digests, requests, replies, strict=True))
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "calls.sqlite"
+                with CallLog(path, prompts=prompts) as log:
+                    for start in range(0, count, 8):
+                        log.put(calls[start : start + 8], "fake")
+                parts = bytes_per_window(path)
+            sizes[f"{depth}_{kind}_{prompts}"] = round(parts["file"] - parts["prompts.packed"], 1)
+    return sizes
 
 
 def bytes_per_window(path: Path) -> dict[str, float]:

@@ -11,9 +11,10 @@ largest sizes: 1 is linear. `store` is the call log alone: windows committed per
 `servers` is the call log behind a server that needs 20 ms per reply, with 1, 8 and 64 connections: windows per second,
 CPU milliseconds per window, and windows per transaction. `sizes` are the bytes per window of the call log alone beside
 the compressed prompts, for windows of 20 and 100, with replies that are orders or scores, with and without prompts.
+`writer` is the process that commits the calls of many workers, without Ray's messages: CPU milliseconds per window.
 
     python benchmarks/store.py --only-servers
-    python benchmarks/store.py --only-sizes
+    python benchmarks/store.py --only-log
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import gzip
 import json
 import math
 import os
+import pickle
 import sqlite3
 import subprocess
 import sys
@@ -40,7 +42,8 @@ from rerank.backends.fake import Fake
 from rerank.backends.fake_server import FakeServer
 from rerank.judges import open_judge
 from rerank.prompts import load_prompt
-from rerank.store import CallLog, log_calls
+from rerank.store import CallLog, LoggingBackend, log_calls
+from rerank.store.call_desk import CallDesk
 from rerank.store.logged_prompts import PromptStorage
 from rerank.tasks import Request
 from rerank.types import Document, Query, Window
@@ -64,10 +67,12 @@ def main() -> None:
     parser.add_argument("--log-prompts", default="", help="passed on to `rerank run`")
     parser.add_argument("--folder", type=Path, help="keep the files there")
     parser.add_argument("--only-servers", action="store_true", help="measure the call log behind a server, and end")
-    parser.add_argument("--only-sizes", action="store_true", help="measure the size of the call log, and end")
+    parser.add_argument("--only-log", action="store_true", help="measure sizes and the writer, and end")
     options = parser.parse_args()
-    result: dict[str, Any] = {} if options.only_servers else {"sizes": measure_sizes()}
-    if options.only_sizes:
+    result: dict[str, Any] = {}
+    if not options.only_servers:
+        result = {"sizes": measure_sizes(), "writer": measure_writer()}
+    if options.only_log:
         print(json.dumps(result))
         return
     result |= {"servers": {f"connections_{number}": measure_server(number) for number in (1, 8, 64)}}
@@ -147,6 +152,26 @@ def measure_sizes(count: int = 500) -> dict[str, float]:
                 parts = bytes_per_window(path)
             sizes[f"{depth}_{kind}_{prompts}"] = round(parts["file"] - parts["prompts.packed"], 1)
     return sizes
+
+
+def measure_writer(count: int = 512) -> dict[str, float]:
+    """CPU milliseconds per window of looking up and committing the pickled calls of 8 or 64 workers."""
+    backend, result = Fake("reversed"), {}
+    storages: tuple[PromptStorage, ...] = ("once", "none")
+    for depth, prompts, workers in product((DEPTH, 5 * DEPTH), storages, (8, 64)):
+        requests = {request.digest(backend.identity): request for request in make_requests(count, backend, depth)}
+        replies = backend.generate([*requests.values()])
+        begun = [pickle.dumps({digest: request}) for digest, request in requests.items()]
+        kept = [pickle.dumps({digest: reply}) for digest, reply in zip(requests, replies, strict=True)]
+        with tempfile.TemporaryDirectory() as folder, CallLog(Path(folder) / "calls.sqlite", prompts=prompts) as log:
+            desk, started = CallDesk(LoggingBackend(backend=backend, log=log)), time.process_time()
+            for start in range(0, count, workers):
+                for worker in range(workers):
+                    desk.begin(worker, pickle.loads(begun[start + worker]))
+                desk.keep([(worker, pickle.loads(kept[start + worker])) for worker in range(workers)])
+            seconds = time.process_time() - started
+        result[f"{depth}_{prompts}_{workers}"] = round(1000 * seconds / count, 2)
+    return result
 
 
 def bytes_per_window(path: Path) -> dict[str, float]:

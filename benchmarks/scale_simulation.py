@@ -4,8 +4,7 @@
 
 A worker takes one block of queries after the other and keeps a number of rankings of it in flight. The windows of a
 ranking follow each other, and each waits until the writer has committed the window before. Requests of a worker share
-its GPU: with n in flight, each gets a share 1 / n of it, but none is faster than it would be alone. Workers that are
-lost start again, and their requests in flight are computed again; committed windows are not.
+its GPU: with n in flight, each gets a share 1 / n of it, but none is faster than it would be alone. No worker is lost.
 
 The times of a GPU are fitted to published throughput (`PUBLISHED`), not measured here. Each figure is a range: the fast
 end is that engine with weights in FP8, and the slow end has twice its times, since the peak of an H100 in BF16 is half
@@ -89,7 +88,6 @@ class Cluster:
         in_flight: Rankings in flight per worker.
         startup: Seconds until a worker has loaded its model.
         commit: Seconds of the writer per window.
-        lifetime: Mean seconds until a worker is lost; 0 for never.
     """
 
     workers: int = 1
@@ -97,17 +95,15 @@ class Cluster:
     in_flight: int = 128
     startup: float = 120.0
     commit: float = 0.0005
-    lifetime: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """Seconds until the last commit, shares of it in which workers compute and the writer writes, and losses."""
+    """Seconds until the last commit, and shares of it in which workers compute and the writer writes."""
 
     seconds: float
     busy: float
     writer: float
-    repeated: int
 
 
 @dataclass(slots=True)
@@ -125,7 +121,7 @@ class _Worker:
     committing: int = 0
     event: int = 0  # number of the last change; the ends that were expected before it are void
     waiting: deque[int] = field(default_factory=deque)  # windows left of the rankings of the block that have not begun
-    active: list[tuple[float, float, int]] = field(default_factory=list)  # heap: end on the clock, work, windows left
+    active: list[tuple[float, int]] = field(default_factory=list)  # heap: end on the clock, windows left
 
     def advance(self, now: float) -> None:
         """Compute until ``now``."""
@@ -136,16 +132,11 @@ class _Worker:
 
     def begin(self, work: float, windows_left: int) -> None:
         """Begin a request."""
-        heapq.heappush(self.active, (self.gained + work, work, windows_left))
+        heapq.heappush(self.active, (self.gained + work, windows_left))
 
     def next_end(self) -> float:
         """Return when the first request ends if no other begins."""
         return self.since + max(0.0, self.active[0][0] - self.gained) / self._speed()
-
-    def begin_again(self) -> None:
-        """Lose the work done for all requests in flight."""
-        self.active = [(self.gained + work, work, windows_left) for _, work, windows_left in self.active]
-        heapq.heapify(self.active)
 
     def _speed(self) -> float:
         return min(1 / len(self.active), self.fastest)
@@ -182,12 +173,12 @@ def simulate(
         work: Seconds of a fully loaded GPU per window.
         alone: Seconds of a window on an idle GPU.
         spread: Standard deviation of the lengths of requests, relative to their mean.
-        seed: Seed of lengths and losses.
+        seed: Seed of the lengths.
     """
     draw = random.Random(seed)
     workers = [_Worker(fastest=min(1.0, work / alone), since=cluster.startup) for _ in range(cluster.workers)]
     events: list[tuple[float, int, str, int]] = []  # time, worker, what, number of the change or windows left
-    left, unfinished, repeated = queries, queries, 0
+    left = unfinished = queries
     writer_free = writer_busy = end = 0.0
 
     def begin(worker: _Worker, windows_left: int) -> None:
@@ -208,8 +199,6 @@ def simulate(
 
     for index in range(cluster.workers):
         schedule(index)
-        if cluster.lifetime:
-            heapq.heappush(events, (draw.expovariate(1 / cluster.lifetime), index, "loss", 0))
     while unfinished:
         now, index, what, number = heapq.heappop(events)
         worker = workers[index]
@@ -217,26 +206,21 @@ def simulate(
             continue
         worker.advance(now)
         if what == "end":
-            windows_left = heapq.heappop(worker.active)[2]
+            windows_left = heapq.heappop(worker.active)[1]
             worker.committing += 1
             writer_free = max(now, writer_free) + cluster.commit
             writer_busy += cluster.commit
             heapq.heappush(events, (writer_free, index, "commit", windows_left - 1))
-        elif what == "commit":
+        else:
             worker.committing -= 1
             end = now
             unfinished -= not number
             if number:
                 begin(worker, number)
-        else:
-            repeated += len(worker.active)
-            worker.begin_again()
-            worker.since = max(worker.since, now + cluster.startup)
-            heapq.heappush(events, (now + draw.expovariate(1 / cluster.lifetime), index, "loss", 0))
         schedule(index)
     span = max(end - cluster.startup, 1e-9)
     busy = sum(worker.busy for worker in workers) / cluster.workers / span
-    return Outcome(seconds=end, busy=busy, writer=writer_busy / span, repeated=repeated)
+    return Outcome(seconds=end, busy=busy, writer=writer_busy / span)
 
 
 def extrapolate(cluster: Cluster, queries: int, windows: int, work: float, alone: float) -> dict[str, float]:

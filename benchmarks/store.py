@@ -1,6 +1,6 @@
 """The store at scale: seconds, memory and bytes per window of whole runs over windows of 20 with the backend `fake`.
 
-    python benchmarks/store.py [--queries 1000 10000] [--log-prompts compressed] [--repeat 1] [--folder FOLDER]
+    python benchmarks/store.py [--queries 1000 10000] [--log-prompts none] [--folder FOLDER]
 
 For each number of queries (one window each) it makes up lists of 20 passages from a seed, and starts one process for
 each of: `run`, `resume` (of a run that was stopped before its results were written: every reply comes from the log),
@@ -9,9 +9,12 @@ Reported are wall-clock and CPU seconds, the peak of the memory in MB, the windo
 window of the call log, and their parts. `exponents` are the slopes of log(seconds) and log(memory) between the two
 largest sizes: 1 is linear. `store` is the call log alone: windows committed per second, in batches of 8 and one by one.
 `servers` is the call log behind a server that needs 20 ms per reply, with 1, 8 and 64 connections: windows per second,
-CPU milliseconds per window, and windows per transaction.
+CPU milliseconds per window, and windows per transaction. `sizes` are the bytes per window of the call log alone beside
+the compressed prompts, for windows of 20 and 100, with replies that are orders or scores, with and without prompts.
+`writer` is the process that commits the calls of many workers, without Ray's messages: CPU milliseconds per window.
 
     python benchmarks/store.py --only-servers
+    python benchmarks/store.py --only-log
 """
 
 from __future__ import annotations
@@ -21,13 +24,15 @@ import gzip
 import json
 import math
 import os
+import pickle
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from contextlib import closing
-from itertools import pairwise
+from dataclasses import replace
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +42,9 @@ from rerank.backends.fake import Fake
 from rerank.backends.fake_server import FakeServer
 from rerank.judges import open_judge
 from rerank.prompts import load_prompt
-from rerank.store import CallLog, log_calls
+from rerank.store import CallLog, LoggingBackend, log_calls
+from rerank.store.call_desk import CallDesk
+from rerank.store.logged_prompts import PromptStorage
 from rerank.tasks import Request
 from rerank.types import Document, Query, Window
 
@@ -60,8 +67,15 @@ def main() -> None:
     parser.add_argument("--log-prompts", default="", help="passed on to `rerank run`")
     parser.add_argument("--folder", type=Path, help="keep the files there")
     parser.add_argument("--only-servers", action="store_true", help="measure the call log behind a server, and end")
+    parser.add_argument("--only-log", action="store_true", help="measure sizes and the writer, and end")
     options = parser.parse_args()
-    result: dict[str, Any] = {"servers": {f"connections_{number}": measure_server(number) for number in (1, 8, 64)}}
+    result: dict[str, Any] = {}
+    if not options.only_servers:
+        result = {"sizes": measure_sizes(), "writer": measure_writer()}
+    if options.only_log:
+        print(json.dumps(result))
+        return
+    result |= {"servers": {f"connections_{number}": measure_server(number) for number in (1, 8, 64)}}
     if options.only_servers:
         print(json.dumps(result))
         return
@@ -76,11 +90,11 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def make_requests(count: int, backend: Fake) -> list[Request]:
-    """Make up a request per query, with a prompt of 20 passages."""
-    passages = make_passages(count)
+def make_requests(count: int, backend: Fake, depth: int = DEPTH) -> list[Request]:
+    """Make up a request per query, with a prompt of ``depth`` passages."""
+    passages = make_passages(count + depth)
     judge = open_judge("generate", backend, load_prompt("listwise"))
-    windows = [Window(Query(id=f"q{n}", text=f"query {n}"), tuple(passages[n : n + DEPTH])) for n in range(count)]
+    windows = [Window(Query(id=f"q{n}", text=f"query {n}"), tuple(passages[n : n + depth])) for n in range(count)]
     return [request for window in windows for request in judge.make_requests(window)]
 
 
@@ -117,6 +131,47 @@ def store_windows_per_second(batch_size: int, count: int = 4000) -> float:
         for start in range(0, count, batch_size):
             log.put(calls[start : start + batch_size], "fake")
         return round(count / (time.perf_counter() - started), 1)
+
+
+def measure_sizes(count: int = 500) -> dict[str, float]:
+    """Bytes per window of the call log alone, committed in batches of 8, without the bytes of the packed prompts."""
+    backend, chance, sizes = Fake("reversed"), np.random.default_rng(0), {}
+    for depth in (DEPTH, 5 * DEPTH):
+        requests = make_requests(count, backend, depth)
+        orders = backend.generate(requests)
+        scores = [replace(reply, text="", scores=tuple(chance.uniform(-9, 9, depth).tolist())) for reply in orders]
+        digests = [request.digest(backend.identity) for request in requests]
+        storages: tuple[PromptStorage, ...] = ("once", "none")
+        for (kind, replies), prompts in product({"orders": orders, "scores": scores}.items(), storages):
+            calls = list(zip(digests, requests, replies, strict=True))
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "calls.sqlite"
+                with CallLog(path, prompts=prompts) as log:
+                    for start in range(0, count, 8):
+                        log.put(calls[start : start + 8], "fake")
+                parts = bytes_per_window(path)
+            sizes[f"{depth}_{kind}_{prompts}"] = round(parts["file"] - parts["prompts.packed"], 1)
+    return sizes
+
+
+def measure_writer(count: int = 512) -> dict[str, float]:
+    """CPU milliseconds per window of looking up and committing the pickled calls of 8 or 64 workers."""
+    backend, result = Fake("reversed"), {}
+    storages: tuple[PromptStorage, ...] = ("once", "none")
+    for depth, prompts, workers in product((DEPTH, 5 * DEPTH), storages, (8, 64)):
+        requests = {request.digest(backend.identity): request for request in make_requests(count, backend, depth)}
+        replies = backend.generate([*requests.values()])
+        begun = [pickle.dumps({digest: request}) for digest, request in requests.items()]
+        kept = [pickle.dumps({digest: reply}) for digest, reply in zip(requests, replies, strict=True)]
+        with tempfile.TemporaryDirectory() as folder, CallLog(Path(folder) / "calls.sqlite", prompts=prompts) as log:
+            desk, started = CallDesk(LoggingBackend(backend=backend, log=log)), time.process_time()
+            for start in range(0, count, workers):
+                for worker in range(workers):
+                    desk.begin(worker, pickle.loads(begun[start + worker]))
+                desk.keep([(worker, pickle.loads(kept[start + worker])) for worker in range(workers)])
+            seconds = time.process_time() - started
+        result[f"{depth}_{prompts}_{workers}"] = round(1000 * seconds / count, 2)
+    return result
 
 
 def bytes_per_window(path: Path) -> dict[str, float]:

@@ -54,20 +54,21 @@ class CallDesk:
             The recorded replies and the missing digests. None if the requests may fit below the token cap once calls in
             flight have ended; the caller then has to call `begin` again after `keep`.
         """
-        backend = self._backend
+        backend, in_flight = self._backend, self._in_flight.setdefault(owner, {})
         replies = backend._look_up(requests)
         missing = {digest: request for digest, request in requests.items() if digest not in replies}
-        if refusal:
-            replies |= {digest: Reply(finish="error", error=refusal) for digest in missing}
-        elif self._needs_room(missing):
+        # A lost worker's message may be answered after the work was given to another: tokens are reserved only once.
+        new = {digest: request for digest, request in missing.items() if digest not in in_flight}
+        if not refusal and self._needs_room(new):
             return None
-        elif len(backend.affordable(missing)) < len(missing):  # all or nothing, as in one process
-            replies |= {digest: backend._over_cap() for digest in missing}
+        error = refusal or (backend._over_cap().error if len(backend.affordable(new)) < len(new) else "")
+        if error:  # all or nothing, as in one process
+            replies |= {digest: Reply(finish="error", error=error) for digest in missing}
+            missing = new = {}
         for reply in replies.values():
             backend.on_reply(reply)
-        missing = {digest: request for digest, request in missing.items() if digest not in replies}
-        backend._reserved += self._most_tokens(missing)
-        self._in_flight.setdefault(owner, {}).update(missing)
+        backend._reserved += self._most_tokens(new)
+        in_flight.update(new)
         return BegunCalls(replies=replies, missing=tuple(missing))
 
     def keep(self, arrived: Sequence[tuple[int, Mapping[str, Reply]]]) -> None:

@@ -18,6 +18,7 @@ import pytest
 from rerank.backends.base.server_address import Address
 from rerank.backends.base.server_replicas import ServerReplicas
 from rerank.backends.base.server_replies import ServerUnavailableError
+from rerank.backends.base.server_routing import RoutedServer
 from rerank.backends.openai import Openai
 from rerank.errors import BackendError, UsageError
 from rerank.experiment.spec import RunSpec, read_run_spec
@@ -193,6 +194,28 @@ def test_a_server_comes_back_after_a_check() -> None:
             backend.generate([request(f"a{n}"), request(f"b{n}")])
     assert len(first.asked) > 5
     assert waits[0] == 1.0
+
+
+def test_a_server_that_fails_again_when_its_check_ends_is_checked_again() -> None:
+    waits = Waits()
+    backend = ServerReplicas([Openai("m", Address.parse(url), sleep=waits) for url in URLS], sleep=waits)
+    server, failure = backend._router.servers[0], ServerUnavailableError("no reply")
+
+    async def fail_twice() -> None:
+        end_rest = backend._router.end_rest
+
+        def end_rest_and_fail(server: RoutedServer) -> None:
+            backend._router.end_rest = end_rest  # type: ignore[method-assign]
+            end_rest(server)
+            # runs before the check is known to have ended, like a request that was sent earlier and fails only now
+            asyncio.get_running_loop().call_soon(backend._let_rest, server, failure)
+
+        backend._router.end_rest = end_rest_and_fail  # type: ignore[method-assign]
+        backend._let_rest(server, failure)
+        while len(waits) < 2 or server.pause:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(fail_twice(), 5))
 
 
 def test_different_context_sizes() -> None:

@@ -98,3 +98,15 @@ def test_the_cap_counts_the_calls_in_flight_of_all_workers(log: CallLog) -> None
     third = desk.begin(0, batch("d", "e"))
     assert third is not None
     assert (third.missing, {reply.finish for reply in third.replies.values()}) == ((), {"error"})
+
+
+def test_work_that_is_begun_twice_reserves_its_tokens_once(log: CallLog) -> None:
+    most = Fake("reversed").tokens.count(batch("a")["a"].prompt) + 8
+    desk, _ = desk_of(log, cap=2 * most)
+    assert desk.begin(0, batch("a")) is not None
+    for _ in range(2):  # a lost worker, whose message is answered late, and the worker that replaces it
+        begun = desk.begin(1, batch("b"))
+        assert begun is not None
+        assert begun.missing == ("b",)
+    desk.keep([(owner, {digest: Reply(text="1", tokens_in=1)}) for owner, digest in ((0, "a"), (1, "b"))])
+    assert desk.begin(2, batch("c")) is not None

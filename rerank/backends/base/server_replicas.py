@@ -203,10 +203,9 @@ class ServerReplicas:
         """Send no requests to a server, and check it at increasing intervals as long as there are requests."""
         self._failures[server.position] = failure
         self._router.rest(server)
-        if server.position not in self._checks:
-            check = asyncio.create_task(self._check_until_up(server))
-            self._checks[server.position] = check
-            check.add_done_callback(lambda _: self._checks.pop(server.position, None))
+        check = self._checks.get(server.position)
+        if check is None or check.done():
+            self._checks[server.position] = asyncio.create_task(self._check_until_up(server))
         if server.position not in self._warned and self._has_other(server.position):
             self._warned.add(server.position)
             warnings.warn(

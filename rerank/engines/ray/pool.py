@@ -58,20 +58,22 @@ class WorkerPool:
         waiting: dict[int, Any] = {}
         answers: dict[int, Any] = {}
         while self._thread.is_alive():
-            if (messages := self._exchange_messages(answers)) is None:
-                for worker in [] if timeout is None else blocks.overdue_workers(timeout):
+            messages, received = self._exchange_messages(answers), time.monotonic()
+            if messages is not None:
+                waiting |= messages
+                answers = {}
+                has_results = True
+                while has_results:  # the items of the next blocks may depend on results that the caller has taken
+                    answers |= self._answer(blocks, waiting)
+                    waiting = {number: message for number, message in waiting.items() if number not in answers}
+                    has_results = False
+                    for result in blocks.take_results():
+                        has_results = True
+                        yield result
+            if timeout is not None:
+                # messages may have arrived since the last exchange, so only the silence before it counts
+                for worker in blocks.overdue_workers(timeout + time.monotonic() - received):
                     ray.kill(worker, no_restart=False)
-                continue
-            waiting |= messages
-            answers = {}
-            has_results = True
-            while has_results:  # the items of the next blocks may depend on results that the caller has taken
-                answers |= self._answer(blocks, waiting)
-                waiting = {number: message for number, message in waiting.items() if number not in answers}
-                has_results = False
-                for result in blocks.take_results():
-                    has_results = True
-                    yield result
         if self._error is not None:
             raise self._failed(self._error) from self._error
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import sys
+from types import ModuleType
 
 import pytest
 
@@ -10,7 +12,7 @@ from rerank.backends.fake import Fake
 from rerank.engines import open_engine
 from rerank.engines.local import Local
 from rerank.engines.ray import Ray
-from rerank.errors import MissingPrerequisiteError, UnknownNameError, UsageError
+from rerank.errors import BackendError, MissingPrerequisiteError, UnknownNameError, UsageError
 from tests.raising import raises
 
 
@@ -39,3 +41,19 @@ def test_missing_ray_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "ray", None)
     with raises(MissingPrerequisiteError, "listrank[ray]"):
         open_engine("ray").start(Fake("reversed"))
+
+
+@pytest.mark.enable_socket
+@pytest.mark.parametrize("port", [None, 99999])
+def test_an_address_without_a_cluster_is_refused_before_ray_tries_for_minutes(
+    port: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = ModuleType("ray")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False, raising=False)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.data", ModuleType("ray.data"))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        free = server.getsockname()[1]
+    address = f"127.0.0.1:{port or free}"
+    with raises(BackendError, address):
+        open_engine(f"ray:{address}").start(Fake("reversed"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
@@ -39,6 +40,8 @@ _BLOCKS_PER_WORKER = 3
 #: Number of blocks per worker into which lists are divided for a model behind a network, whose results do not depend on
 #: blocks.
 _SHARES = 4
+#: Seconds in which the head node of a cluster must accept a connection.
+_CONNECT_SECONDS = 10.0
 #: Maximum number of messages of workers that wait for an answer.
 _MESSAGES = 100_000
 
@@ -87,13 +90,14 @@ class Ray:
         ray = _import_ray()
         if not ray.is_initialized():
             self._connect(ray)
-        has, needs = ray.cluster_resources(), {"CPU": self.workers, "GPU": self.workers * self.gpus_per_worker}
-        for kind, number in needs.items():
-            if has.get(kind, 0) < number:
+        has = ray.cluster_resources()
+        for kind, each in {"CPU": 1, "GPU": self.gpus_per_worker}.items():
+            if has.get(kind, 0) < self.workers * each:
                 self.close()
                 raise UsageError(
-                    f"{self.workers} workers need {number:g} {kind}s, but the cluster has {has.get(kind, 0):g}",
-                    remedy="Use fewer --workers, or add machines to the cluster",
+                    f"The cluster has {has.get(kind, 0):g} {kind}s",
+                    expected=f"at least {self.workers * each:g}: --workers {self.workers}, {each:g} for each",
+                    remedy="Use fewer --workers or --gpus-per-worker, or add machines to the cluster",
                 )
 
     def rank(self, lists: Iterable[Ranking], job: RankingJob, calls: LoggingBackend) -> Iterator[RankedList]:
@@ -161,8 +165,9 @@ class Ray:
         # Workers wait for the model most of the time, so there may be more workers than processors.
         local: dict[str, Any] = {"num_cpus": self.workers, "include_dashboard": False}
         try:
+            _check_head_node(self.address)
             ray.init(**({"address": self.address} if self.address else local), logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, OverflowError, RuntimeError, ValueError) as error:
             raise BackendError(
                 f"No Ray cluster can be reached at {self.address or 'this machine'!r}: {error}",
                 expected="the address of a head node that `ray start --head` prints, such as 10.0.0.1:6379",
@@ -208,6 +213,18 @@ class Ray:
             yield pool
         finally:
             pool.end()
+
+
+def _check_head_node(address: str) -> None:
+    """Connect once to the port in an address, if it has one; Ray itself would try again for minutes.
+
+    Raises:
+        OSError: Nothing accepts a connection there.
+        OverflowError: There is no such port.
+    """
+    host, _, port = address.rpartition(":")
+    if host and "/" not in address and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
 
 
 def _import_ray() -> Any:

@@ -236,7 +236,7 @@ class WorkBlocks(Generic[Item, Result]):
         self.lost_workers += 1
         self.lost_calls += in_flight
         block.stalls += 1
-        _log.warning("A worker was lost; its %d calls in flight are repeated", in_flight)
+        _log.warning("A worker was lost; number of its calls in flight, which are repeated: %d", in_flight)
         if block.position is None:
             return
         losses = block.losses[block.position] = block.losses[block.position] + 1

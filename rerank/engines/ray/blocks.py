@@ -51,6 +51,7 @@ class _Block(Generic[Item, Result]):
         worker: The worker that processes the block.
         results: The results; None until the worker has sent them.
         stalls: Number of workers that were lost since the last new reply.
+        attempt: Number of workers that were lost with it in all.
         position: Position of the item that is being processed, if items are processed one by one; otherwise None.
         losses: Mapping from the position of an item to the number of workers that were lost while they processed this
             item alone.
@@ -62,6 +63,7 @@ class _Block(Generic[Item, Result]):
     worker: Any
     results: Sequence[Result] | None = None
     stalls: int = 0
+    attempt: int = 0
     position: int | None = None
     losses: Counter[int] = field(default_factory=Counter)
     busy_since: float | None = None
@@ -119,6 +121,11 @@ class WorkBlocks(Generic[Item, Result]):
             Exception: As for `answer`; the replies among the messages are committed before it is raised.
         """
         self._keep_replies([message for message in messages.values() if isinstance(message, KeepCalls)])
+        for message in messages.values():  # before calls begin whose replies would be waited for
+            if isinstance(message, Fail) and (message.block is None or self._current_block(message) is not None):
+                if message.block is not None:
+                    self._release_calls(message.block)
+                raise message.error
         answers = {number: self._answer(message) for number, message in messages.items()}
         return {number: answer for number, answer in answers.items() if answer is not WAIT}
 
@@ -147,17 +154,13 @@ class WorkBlocks(Generic[Item, Result]):
         return [block.worker for block in overdue]
 
     def _answer(self, message: OpenModel | OpenBlock | BlockMessage | Fail) -> Any:
-        if isinstance(message, Fail):
-            if message.block is not None:
-                self._release_calls(message.block)
-            raise message.error
         if isinstance(message, OpenModel):
             return self._count_opening(message.ticket)
         if isinstance(message, OpenBlock):
             return self._open(message)
-        block = self._blocks.get(message.block)
-        if block is None:
-            return None  # the worker was considered lost, and its block has been finished by another worker
+        block = self._current_block(message)
+        if block is None or isinstance(message, Fail):
+            return None
         block.busy_since = None
         answer = self._answer_about(block, message)
         if answer is not WAIT and block.results is None:
@@ -171,7 +174,13 @@ class WorkBlocks(Generic[Item, Result]):
                 return self._refusal(block)
             case FinishBlock():
                 block.results = message.results
+                self._release_calls(message.block)
         return None
+
+    def _current_block(self, message: BlockMessage | Fail) -> _Block[Item, Result] | None:
+        """Return the block of a message; None if another worker has it or has finished it."""
+        block = None if message.block is None else self._blocks.get(message.block)
+        return None if block is None or block.results is not None or block.attempt != message.attempt else block
 
     def _keep_replies(self, messages: Sequence[KeepCalls]) -> None:
         """Commit the replies in these messages in one transaction; do nothing here, without a log."""
@@ -210,6 +219,7 @@ class WorkBlocks(Generic[Item, Result]):
         if block is not None and block.results is None:
             self._count_loss(number, block)
             block.worker = message.worker
+            block.attempt += 1
         elif self._read >= self._oldest + self._ahead or (items := self._next_items()) is None:
             return WAIT
         elif not items:
@@ -219,7 +229,8 @@ class WorkBlocks(Generic[Item, Result]):
             block = self._blocks[number] = _Block(items=items, shared=self._share(items), worker=message.worker)
             self._read += 1
         block.busy_since = time.monotonic()
-        return BlockWork(block=number, items=block.shared, one_by_one=block.stalls >= _PATIENCE)
+        one_by_one = block.stalls >= _PATIENCE
+        return BlockWork(block=number, items=block.shared, one_by_one=one_by_one, attempt=block.attempt)
 
     def _next_items(self) -> list[Item] | None:
         """Return the items of the next block; empty if there are no more, None if they depend on unfinished blocks."""
@@ -278,7 +289,7 @@ class RankingBlocks(WorkBlocks[Ranking, RankedList]):
 
     def _keep_replies(self, messages: Sequence[KeepCalls]) -> None:
         if messages:
-            self._desk.keep([(message.block, message.replies) for message in messages if message.block in self._blocks])
+            self._desk.keep([(message.block, message.replies) for message in messages if self._current_block(message)])
 
     def _release_calls(self, number: int) -> int:
         return self._desk.release(number)

@@ -41,22 +41,28 @@ class BlockWork:
         block: Number of the block, from 0.
         items: Ray's reference to the items.
         one_by_one: Whether each item must be announced (`OpenItem`) and processed alone, because workers were lost.
+        attempt: Number of workers that have been lost with this block.
     """
 
     block: int
     items: Any
     one_by_one: bool
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockMessage:
     """A message about one block.
 
+    A worker that was considered lost may be alive; its messages are ignored, because another worker has the block.
+
     Attributes:
         block: Number of the block, from 0.
+        attempt: The attempt of the `BlockWork`.
     """
 
     block: int
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,8 +118,10 @@ class Fail:
 
     Attributes:
         block: Number of the worker's block; None if the worker has not received a block yet.
+        attempt: The attempt of the `BlockWork`; the error of a worker that was considered lost is ignored.
         error: The error.
     """
 
     block: int | None = None
+    attempt: int = 0
     error: Exception

@@ -14,7 +14,16 @@ from typing import Any, Protocol
 import ray
 
 from rerank.assemble import RankerSetup
-from rerank.engines.ray.messages import BeginCalls, Fail, FinishBlock, KeepCalls, OpenBlock, OpenItem, OpenModel
+from rerank.engines.ray.messages import (
+    BeginCalls,
+    BlockWork,
+    Fail,
+    FinishBlock,
+    KeepCalls,
+    OpenBlock,
+    OpenItem,
+    OpenModel,
+)
 from rerank.errors import BackendError
 from rerank.pipeline.results import RankedList
 from rerank.pipeline.stream import Flow, Ranker, drive_ranking_stream
@@ -141,13 +150,13 @@ class BlockWorker:
             process = self._open(ticket)
             question = OpenBlock(ticket=ticket, worker=ray.get_runtime_context().current_actor)
             while (work := ask_ray_exchange(self._exchange, question)) is not None:
-                desk = BlockDesk(work.block, self._exchange)
+                desk = BlockDesk(work, self._exchange)
                 results = list(process(ray.get(work.items), work.one_by_one, desk))
-                ask_ray_exchange(self._exchange, FinishBlock(block=work.block, results=results))
+                ask_ray_exchange(self._exchange, FinishBlock(**desk.place, results=results))
         except ray.exceptions.RayError:
             raise  # the work has ended, or Ray repeats the task
         except Exception as error:  # noqa: BLE001 - any error is raised in the process that started the workers
-            ask_ray_exchange(self._exchange, Fail(block=None if desk is None else desk.block, error=_picklable(error)))
+            ask_ray_exchange(self._exchange, Fail(**(desk.place if desk else {}), error=_picklable(error)))
         return batch
 
 
@@ -155,35 +164,36 @@ class BlockDesk:
     """The connection of a worker to the process that started it, for one block.
 
     Args:
-        block: Number of the block.
+        work: The work of the block.
         exchange: Handle of the exchange.
     """
 
-    def __init__(self, block: int, exchange: Any) -> None:
-        """Store the number of the block and the handle of the exchange."""
-        self.block, self._exchange = block, exchange
+    def __init__(self, work: BlockWork, exchange: Any) -> None:
+        """Store the number of the block, the attempt and the handle of the exchange."""
+        self.place = {"block": work.block, "attempt": work.attempt}
+        self._exchange = exchange
 
     def announce(self, position: int) -> str:
         """Send the position of the next item, and return a reason for giving it up; empty to process it."""
-        return ask_ray_exchange(self._exchange, OpenItem(block=self.block, position=position)) or ""
+        return ask_ray_exchange(self._exchange, OpenItem(**self.place, position=position)) or ""
 
     def begin(self, requests: Mapping[str, Request]) -> BegunCalls:
         """Send a batch of requests, and return the recorded replies and the missing digests after waiting for them."""
-        begun: BegunCalls = ask_ray_exchange(self._exchange, BeginCalls(block=self.block, requests=requests))
+        begun: BegunCalls = ask_ray_exchange(self._exchange, BeginCalls(**self.place, requests=requests))
         return begun
 
     def keep(self, replies: Mapping[str, Reply]) -> None:
         """Send new replies, and wait until they are committed."""
-        ask_ray_exchange(self._exchange, KeepCalls(block=self.block, replies=replies))
+        ask_ray_exchange(self._exchange, KeepCalls(**self.place, replies=replies))
 
     async def abegin(self, requests: Mapping[str, Request]) -> BegunCalls:
         """Do the same as `begin` without blocking the event loop."""
-        begun: BegunCalls = await self._exchange.ask.remote(BeginCalls(block=self.block, requests=requests))
+        begun: BegunCalls = await self._exchange.ask.remote(BeginCalls(**self.place, requests=requests))
         return begun
 
     async def akeep(self, replies: Mapping[str, Reply]) -> None:
         """Do the same as `keep` without blocking the event loop."""
-        await self._exchange.ask.remote(KeepCalls(block=self.block, replies=replies))
+        await self._exchange.ask.remote(KeepCalls(**self.place, replies=replies))
 
 
 def ask_ray_exchange(exchange: Any, message: Any) -> Any:

@@ -56,8 +56,8 @@ def lose(blocks: RankingBlocks, position: int | None = None) -> Any:
     """Open the first block, begin a call of a list, and lose the worker; return the answer to the next worker."""
     work = open_block(blocks, 0, "old")
     if work.one_by_one:
-        blocks.answer(OpenItem(block=0, position=position or 0))
-    begun = blocks.answer(BeginCalls(block=0, requests=CALL))
+        blocks.answer(OpenItem(block=0, attempt=work.attempt, position=position or 0))
+    begun = blocks.answer(BeginCalls(block=0, attempt=work.attempt, requests=CALL))
     assert begun.missing == ("digest",)
     return open_block(blocks, 0, "new")
 
@@ -114,8 +114,8 @@ def test_a_round_begins_once_the_results_of_the_last_one_are_taken() -> None:
 
 def test_lists_are_ranked_one_by_one_after_two_losses_without_a_reply(blocks: RankingBlocks) -> None:
     assert not lose(blocks).one_by_one
-    blocks.answer(BeginCalls(block=0, requests=CALL))
-    blocks.answer(KeepCalls(block=0, replies={"digest": Reply(finish="error", error="none")}))
+    blocks.answer(BeginCalls(block=0, attempt=1, requests=CALL))
+    blocks.answer(KeepCalls(block=0, attempt=1, replies={"digest": Reply(finish="error", error="none")}))
     assert not open_block(blocks, 0, "third").one_by_one
     assert open_block(blocks, 0, "fourth").one_by_one
     assert (blocks.lost_workers, blocks.lost_calls) == (3, 1)
@@ -126,28 +126,28 @@ def test_a_list_that_loses_workers_alone_gets_no_more_calls(blocks: RankingBlock
         work = open_block(blocks, 0, f"worker {number}")
         if number >= 2:
             assert work.one_by_one
-            blocks.answer(OpenItem(block=0, position=1))
-        begun = blocks.answer(BeginCalls(block=0, requests=CALL))
+            blocks.answer(OpenItem(block=0, attempt=number, position=1))
+        begun = blocks.answer(BeginCalls(block=0, attempt=number, requests=CALL))
         assert (begun.missing == ()) == (number == 4)
     assert begun.replies["digest"].finish == "error"
-    blocks.answer(OpenItem(block=0, position=0))
-    assert blocks.answer(BeginCalls(block=0, requests=CALL)).missing == ("digest",)
+    blocks.answer(OpenItem(block=0, attempt=4, position=0))
+    assert blocks.answer(BeginCalls(block=0, attempt=4, requests=CALL)).missing == ("digest",)
 
 
 def test_a_list_that_loses_workers_even_so_ends_the_run(blocks: RankingBlocks) -> None:
     with raises(BackendError, "q1"):
         for number in range(9):
             open_block(blocks, 0, f"worker {number}")
-            blocks.answer(OpenItem(block=0, position=1))
+            blocks.answer(OpenItem(block=0, attempt=number, position=1))
 
 
 def test_an_item_of_a_function_is_given_up_after_two_losses_alone() -> None:
     blocks: WorkBlocks[int, int] = WorkBlocks([[7, 8]], size=2, ahead=9, describe="number {}".format)
     for number in range(5):
         if open_block(blocks, 0, f"worker {number}").one_by_one:
-            refusal = blocks.answer(OpenItem(block=0, position=1))
+            refusal = blocks.answer(OpenItem(block=0, attempt=number, position=1))
             assert ("number 8" in refusal) == (number == 4)
-    assert blocks.answer(OpenItem(block=0, position=0)) == ""
+    assert blocks.answer(OpenItem(block=0, attempt=4, position=0)) == ""
 
 
 def test_a_model_that_ends_its_workers_while_it_is_opened_ends_the_run(blocks: RankingBlocks) -> None:
@@ -171,6 +171,30 @@ def test_silent_workers_are_overdue_unless_they_wait(blocks: RankingBlocks) -> N
     assert blocks.overdue_workers(1000) == []
     assert blocks.overdue_workers(-1) == ["busy"]
     assert blocks.overdue_workers(-1) == []
+
+
+def test_a_worker_that_outlives_its_loss_changes_nothing(blocks: RankingBlocks) -> None:
+    begun = lose(blocks)
+    assert begun.attempt == 1
+    for message in (
+        KeepCalls(block=0, replies={"digest": Reply(text="late")}),
+        FinishBlock(block=0, results=["late"]),
+        Fail(block=0, error=BackendError("its exchange is gone")),
+    ):
+        assert blocks.answer(message) is None
+    assert list(blocks.take_results()) == []
+    assert blocks.answer(BeginCalls(block=0, attempt=1, requests=CALL)).missing == ("digest",)
+    blocks.answer(KeepCalls(block=0, attempt=1, replies={"digest": Reply(text="second")}))
+    blocks.answer(FinishBlock(block=0, attempt=1, results=["q0", "q1"]))
+    assert list(blocks.take_results()) == ["q0", "q1"]
+    assert not blocks.has_calls_in_flight()
+
+
+def test_no_calls_begin_beside_an_error(blocks: RankingBlocks) -> None:
+    open_block(blocks, 0), open_block(blocks, 1)
+    with pytest.raises(BackendError):
+        blocks.answer_all({0: BeginCalls(block=0, requests=CALL), 1: Fail(block=1, error=BackendError("no model"))})
+    assert not blocks.has_calls_in_flight()
 
 
 def test_errors_of_workers_are_raised(blocks: RankingBlocks) -> None:

@@ -82,8 +82,8 @@ class RankerConfig:
         top_k: Rerank only the top K; the remaining documents keep their input order.
         passages: Division of documents into passages, as in ``max,size=150,stride=75``; None judges whole documents.
         prompt: Name of a shipped prompt or path of a YAML file; ``auto`` selects the prompt by method and model.
-        min_passage_tokens: Minimum number of tokens kept of each passage.
-        max_passage_tokens: Maximum number of tokens kept of each passage; None for no limit.
+        min_passage_tokens: Minimum number of tokens to keep from each passage, if prompts are too long.
+        max_passage_tokens: Maximum number of tokens to keep from each passage; None for no limit.
         context_size: Number of tokens of the model's context to use; None for all.
         temperature: Sampling temperature; 0 is greedy.
         seed: Seed for sampling and for stochastic strategies.

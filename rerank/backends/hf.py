@@ -46,7 +46,7 @@ CPU_BATCH_CHARACTERS = 48_000
 
 
 class Hf(LocalModel):
-    """A backend that runs a causal language model of transformers.
+    """A backend that runs a causal language model with the library transformers.
 
     Args:
         model: The model, in evaluation mode on its device.

@@ -55,11 +55,14 @@ def mcp_command(*, settings: dict[str, Any], mcp: McpOptions, server: ServerOpti
 
     folders = mcp.run_folders()
     keys = ServerKeys.load(server.keys_file)
+    listener = server.listener() if mcp.http else None
+    search = server.open_search()  # before the model, which takes longer
     service = open_served_ranker(settings, server, limits)
-    tools = create_mcp_server(service, search=server.open_search(), runs=folders)
+    tools = create_mcp_server(service, search=search, runs=folders)
     with service.reranker as reranker:
         reranker.warm_up()
-        if not mcp.http:
+        if listener is None:
             tools.run("stdio")
             return
-        server.run(create_mcp_http_app(tools, keys, service.settings), path="/mcp", has_keys=bool(keys.digests))
+        app = create_mcp_http_app(tools, keys, service.settings)
+        server.run(app, listener, path="/mcp", has_keys=bool(keys.digests))

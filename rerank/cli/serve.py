@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from rerank.serving.ranking_service import RankingService
+    from rerank.serving.running import Listener
     from rerank.serving.search_routes import CollectionSearch
     from rerank.serving.settings import ServerSettings
 
@@ -87,22 +88,13 @@ class ServerOptions:
         names = (*(self.allowed_host or ()), self.host, gethostname())
         return replace(limits.settings(self.name or name), allowed_hosts=names)
 
-    def run(self, app: Starlette, *, has_keys: bool, path: str = "") -> None:
-        """Serve an application until a signal stops the server. Print the URL once requests are accepted.
+    def listener(self) -> Listener:
+        """Return the address to listen on, after checking that it is free.
 
-        Args:
-            app: The application.
-            has_keys: Whether clients need keys. If not, a note is printed if other machines may reach the server.
-            path: Path of the application, which is appended to the printed URL.
+        Raises:
+            UsageError: The address cannot be used.
         """
-        from rerank.serving.running import Listener, run_server
-
-        def announce(address: str) -> None:
-            if self.host not in ("127.0.0.1", "localhost", "::1") and not has_keys:
-                print_note(
-                    f"Everybody who reaches {self.host} may use this server; set RERANK_SERVER_KEYS to require keys"
-                )
-            typer.echo(f"{address}{path}")
+        from rerank.serving.running import Listener
 
         listener = Listener(
             host=self.host,
@@ -111,6 +103,27 @@ class ServerOptions:
             logs_requests=self.access_log,
             trusts_proxy=self.trust_proxy,
         )
+        listener.open_socket().close()
+        return listener
+
+    def run(self, app: Starlette, listener: Listener, *, has_keys: bool, path: str = "") -> None:
+        """Serve an application until a signal stops the server. Print the URL once requests are accepted.
+
+        Args:
+            app: The application.
+            listener: The address, as `listener` returns it before models are loaded.
+            has_keys: Whether clients need keys. If not, a note is printed if other machines may reach the server.
+            path: Path of the application, which is appended to the printed URL.
+        """
+        from rerank.serving.running import run_server
+
+        def announce(address: str) -> None:
+            if self.host not in ("127.0.0.1", "localhost", "::1") and not has_keys:
+                print_note(
+                    f"Everybody who reaches {self.host} may use this server; set RERANK_SERVER_KEYS to require keys"
+                )
+            typer.echo(f"{address}{path}")
+
         run_server(app, listener, announce=announce)
 
 
@@ -209,7 +222,8 @@ def serve_command(
     from rerank.serving.server_keys import ServerKeys
 
     keys = ServerKeys.load(server.keys_file)
+    listener, search = server.listener(), server.open_search()  # before the model, which takes longer
     service = open_served_ranker(settings, server, limits)
-    app = create_server_app(service, keys, search=server.open_search(), has_playground=playground)
+    app = create_server_app(service, keys, search=search, has_playground=playground)
     service.reranker.warm_up()  # so that the command fails if the model cannot be reached
-    server.run(app, has_keys=bool(keys.digests))
+    server.run(app, listener, has_keys=bool(keys.digests))

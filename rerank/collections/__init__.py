@@ -66,10 +66,15 @@ def open_collection_qrels(text: str) -> tuple[Qrels, int]:
     """Return the judgments of a file or a collection, and the lowest grade that counts as relevant.
 
     ``text`` is a path or a selector. For a file, the lowest relevant grade is 1.
+
+    Raises:
+        UnknownNameError: The text is a bare name, and there is neither such a file nor such a collection.
     """
     if not Path(text).is_file() and Selector.parse(text).name in collections:
         collection = open_collection(text)
         return collection.qrels(), collection.relevant
+    if not Path(text).exists() and Path(text).name == text and not Path(text).suffix:
+        raise UnknownNameError("file or collection of judgments", text, collections.names())
     return read_qrels(text), 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from rerank.retrieval import open_first_stage
 from rerank.retrieval.base import Retriever
 from rerank.selector import Selector
 from rerank.types import Qrels, Query, Ranking, Run
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +104,10 @@ def retrieve_spec_candidates_for_queries(
         retriever: The first stage of the specification, if it is already open.
     """
     run = (retriever or open_first_stage(spec.first_stage, collection)).search(queries, spec.depth)
+    if empty := [query.id for query in queries if query.id not in run or not run[query.id].docs]:
+        _LOG.warning(
+            "The first stage found no candidates for %d of %d queries, such as %r", len(empty), len(queries), empty[0]
+        )
     lists = (run[query.id] if query.id in run else Ranking(query, (), ()) for query in queries)
     return Run(lists, name=Selector.parse(spec.first_stage).name)
 

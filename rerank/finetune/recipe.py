@@ -50,7 +50,7 @@ class LossTable(ComponentTable):
 
 
 class OptimizerTable(ComponentTable):
-    """A table of a recipe that names an optimizer of this package or of transformers.
+    """The table ``[optimizer]`` of a recipe: the name of an optimizer of this package or of the library transformers.
 
     Keys other than the declared fields are options of the optimizer.
     """
@@ -219,8 +219,8 @@ class ValidationTable(_Table):
             raise ValueError("the table contains no held-out data; expected collection, lists or share")
         if (self.measure == "loss" and not self.has_lists) or (self.measure != "loss" and not self.collection):
             raise ValueError(
-                f"measure = {self.measure!r} has no data on which it can be computed; expected lists or share for "
-                "'loss', and a collection for other measures"
+                f"measure = {self.measure!r} cannot be computed without data; set 'lists' or 'share' for the loss, "
+                "and 'collection' for other measures"
             )
         return self
 

@@ -54,7 +54,7 @@ def _close_thought(job: Job) -> str:
 
 
 def _open_thought(tokens: HfTokens, job: Job) -> Job:
-    """Return the job that generates the thoughts. Its prompt ends with an open thought.
+    """Return the job that generates the thoughts. Its prompt ends with a mark that begins the thinking.
 
     The token limit of this job leaves space for the answer, and is 0 if the prompt fills the context.
     """

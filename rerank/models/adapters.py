@@ -138,7 +138,7 @@ def _check_downloadable_adapter_id(name: str) -> None:
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise MissingResourceError(
             f"Adapter folder {name!r} does not exist",
-            expected=f"a folder, an id owner/name on the hub, or a shipped adapter: {', '.join(shipped_adapters())}",
+            expected=f"a folder, a hub id (owner/name), or a shipped adapter: {', '.join(shipped_adapters())}",
         )
 
 

@@ -39,7 +39,7 @@ class WordTokens:
         return [_count_words(text) for text in texts]
 
     def picture_tokens(self, path: str) -> int:
-        """Return 1, the token of the placeholder; the picture is not read."""
+        """Return 1: a picture counts as one placeholder token, and is not read."""
         return 1
 
     def cut(self, text: str, tokens: int) -> str:

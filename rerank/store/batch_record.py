@@ -80,7 +80,7 @@ class BatchRecord:
             names = {name: row[name] for name in ("key", "id", "state")}
             digests = row["digests"]
             if not all(isinstance(text, str) for text in (*names.values(), *digests)) or isinstance(digests, str):
-                raise TypeError("key, id or state is not a text, or digests is not a list of texts")
+                raise TypeError("key, id or state is not a string, or digests is not a list of strings")
             return RecordedBatch(**names, digests=tuple(digests))
         except (TypeError, KeyError) as error:
             raise DataError(

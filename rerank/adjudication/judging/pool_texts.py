@@ -29,8 +29,8 @@ class PoolTexts:
         known = {query.id: query for query in queries}
         if missing := [topic.id for topic in pool.topics if topic.id not in known]:
             raise DataError(
-                f"{len(missing)} of the {len(pool.topics)} topics of the runs have no query in the collection "
-                f"{corpus.name!r}, such as {', '.join(map(repr, missing[:3]))}",
+                f"{len(missing)} of the {len(pool.topics)} topics of the runs, such as "
+                f"{', '.join(map(repr, missing[:3]))}, have no query in the collection {corpus.name!r}",
                 remedy="Check that the runs belong to this collection, and to this split if it has several",
             )
         return cls(queries=known, docs=fetch_documents(corpus, {doc for topic in pool.topics for doc in topic.docs}))

@@ -63,7 +63,7 @@ class AttemptCount:
 
     @property
     def is_silent(self) -> bool:
-        """Whether no attempt of any request has reached the server since this request began."""
+        """Whether the server has responded to no request at all since this request began."""
         return self.connection.contacts == self.contacts
 
     def begin(self) -> None:

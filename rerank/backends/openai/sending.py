@@ -45,10 +45,10 @@ class ServerSession:
         prefix = reply_prefix_of_prompt(request.prompt)
         if isinstance(request.task, ContinuationTask) and prefix and not self.dialect.continues:
             raise UsageError(
-                f"The server cannot continue the beginning of a reply ({prefix!r}), which this method needs",
+                f"The server cannot continue a partial reply ({prefix!r}), as this method requires",
                 expected="vLLM, SGLang or llama.cpp",
-                remedy="Use a method that generates text: --method setwise,by=generation, pairwise,by=generation, "
-                "fullrank or sliding",
+                remedy="Use a method that generates text: --method fullrank, --method sliding, "
+                "--method setwise,by=generation or --method pairwise,by=generation",
             )
         exchange = _Exchange(request, AttemptCount(connection))
         while True:  # terminates, since every repetition omits one more field

@@ -47,11 +47,11 @@ def open_inspected_model(name: str, model: str = "") -> InspectedModel:
     Args:
         name: Folder of an adapter or of a trained model, or hub id of an adapter.
         model: The untrained model, in a form that `rerank.models.resolve_model_name` accepts; if empty, the base model
-            that the settings files of the trained model state.
+            that is named in the settings of the trained model.
 
     Raises:
         MissingResourceError: The trained or the untrained model does not exist or is incomplete.
-        UsageError: ``model`` is empty, and the settings state no base model.
+        UsageError: ``model`` is empty, and the settings name no base model.
         DataError: The configuration of the adapter cannot be read, or the weights are pickled.
     """
     folder = Path(name).expanduser()

@@ -71,7 +71,7 @@ def write_labels(lists: Iterable[LabelList], target: str | Path | TextIO) -> int
 
 
 def parse_training_label_numbers(value: object, key: str, where: str) -> tuple[float, ...]:
-    """Parse the scores of a label, a list of numbers; return an empty tuple if they are None.
+    """Parse the scores of a label, which are a list of numbers or None; return an empty tuple for None.
 
     Raises:
         DataError: The value is not a list of numbers.

@@ -33,7 +33,8 @@ class LabellingPlan:
         min_docs: Minimum number of documents per list; shorter lists are skipped.
 
     Raises:
-        UsageError: There is no teacher, a teacher is named twice, ``min_docs`` is below 1, or the weights are invalid.
+        UsageError: There is no teacher, a teacher is named twice, ``min_docs`` is below 1, or a fusion weight is
+            invalid.
     """
 
     teachers: tuple[str, ...] = ("method",)
@@ -153,7 +154,7 @@ def prepare_labelling(
 
 
 def make_labels(job: LabellingJob) -> LabellingResult:
-    """Rank the candidates with the teachers and return labelled lists; `LabellingResult.check` fails if there are none.
+    """Rank the candidates with the teachers and return labelled lists; without any, `LabellingResult.check` raises.
 
     Raises:
         RerankError: A teacher fails; the calls that are already in the call log are kept.

@@ -31,7 +31,7 @@ class Galore(SubspaceOptions):
 
     @property
     def fits(self) -> frozenset[ParameterKind]:  # type: ignore[override]
-        """Kinds of trainable parameters: factor pairs with ``factors``, otherwise the model's own weights."""
+        """What this optimizer can train: LoRA factors if ``factors`` is set, else the model's own weights."""
         return LORA if self.factors else FULL
 
     @property

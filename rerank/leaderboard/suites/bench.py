@@ -41,7 +41,7 @@ class PlannedRun:
 
     Attributes:
         run: The run as the suite defines it.
-        candidates: Candidates, which all runs of the group share; None if they could not be retrieved.
+        candidates: Candidates, shared with all runs that have the same ones; None if they could not be retrieved.
         spec: Specification of the run, completed with the settings of its adapter.
         stored: The finished run in the suite's folder; None if the run is missing or unfinished.
         expected: Upper bounds of ``calls``, ``tokens_in``, ``tokens_out`` and ``cost``, and an estimate of ``seconds``,

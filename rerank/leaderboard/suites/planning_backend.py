@@ -159,7 +159,7 @@ class ModelCache:
         return self._backend
 
     def put(self, spec: RunSpec, kind: str, backend: Backend) -> None:
-        """Cache a model with weights. Other backends are not cached, because they may depend on the qrels of a run."""
+        """Cache a backend that loads weights. Others are not cached, because they may depend on the qrels of a run."""
         if suite_model_has_weights(spec, kind):
             self._key, self._backend = suite_model_key(spec, kind), backend
 

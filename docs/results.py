@@ -26,7 +26,11 @@ hide: [toc]
 <!-- Written by docs/results.py from docs/results.jsonl and eval/leaderboard. -->
 
 nDCG@10 of reranked lists, and the difference to the first stage that made these lists. Everything that we ran used two
-CPU cores and no GPU.
+CPU cores and no GPU. Rows of different tables cannot be compared. [How to read the tables](#how-to-read-the-tables) is below them, and
+[Which method](which-method.md) says what follows from them.
+"""
+_READING = """
+## How to read the tables
 
 - The interval is the 95 % interval of the mean difference over queries (Student's t), without a correction. *p* is that
   of a two-sided paired t-test; *corrected* is *p* after the correction, with the family that the correction covers.
@@ -35,8 +39,7 @@ CPU cores and no GPU.
 - The date links to the entry of the log with the machine and the versions. [`results.jsonl`](results.jsonl) has the
   same rows with their commands.
 
-Each table has one set of queries and one set of candidates; rows of different tables cannot be compared.
-[Which method](which-method.md) says what follows from them.
+Each table has one set of queries and one set of candidates.
 """
 _COLUMNS = ("model", "method", "nDCG@10", "difference [95 %]", "p", "corrected", "log")
 _GAIN_COLUMNS = ("group", "model", "method", "nDCG@10", "difference [95 %]", "corrected")
@@ -88,7 +91,7 @@ def render_results_page() -> str:
         stages = ", ".join(f"{board.entries[at].name} ({_decimal(table.runs[at].mean)})" for at in before)
         parts.append(f"\n### {board.plan.title}\n\n{len(board.topics)} queries, the first 100 of {stages}:\n")
         parts.append(_format_markdown_table(_GAIN_COLUMNS, _gain_cells(board)))
-    return "\n".join([*parts, _MISSING])
+    return "\n".join([*parts, _READING, _MISSING])
 
 
 def _log_cells(row: Mapping[str, Any]) -> tuple[str, ...]:

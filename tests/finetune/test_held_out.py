@@ -102,7 +102,7 @@ def test_a_held_out_query_that_is_trained_on_is_refused(model: Path, collection:
     ("table", "named"),
     [
         ({}, "no held-out data"),
-        ({"collection": "pydoc", "measure": "loss"}, "lists or share"),
+        ({"collection": "pydoc", "measure": "loss"}, "cannot be computed without data"),
         ({"share": 0.2, "measure": "AP"}, "collection"),
         ({"share": 1.0}, "share"),
     ],

@@ -308,7 +308,7 @@ def test_concatenation_is_that_of_peft(base: Path, tmp_path: Path) -> None:
 class TestWhatCannotBeAveraged:
     def test_one_adapter(self, base: Path, tmp_path: Path) -> None:
         write_adapter(tmp_path / "a", base, lora())
-        with raises(UsageError, "1 adapters"):
+        with raises(UsageError, "adapters to average is 1"):
             concatenate_adapter_factors([opened(tmp_path / "a")], tmp_path / "mean")
 
     @pytest.mark.parametrize("name", ["dora", "pissa"])

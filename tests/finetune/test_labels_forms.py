@@ -68,11 +68,11 @@ def test_equal_texts_are_one_document_and_counted() -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"pos": ["p"], "neg": ["n"]}, "f:1: None"),
+        ({"pos": ["p"], "neg": ["n"]}, "f:1: the value is None"),
         ({"query": " ", "pos": ["p"], "neg": ["n"]}, "f:1: the query"),
         ({"query": "q", "pos": [], "neg": ["n"]}, "f:1: pos is"),
         ({"query": "q", "pos": ["p"], "neg": "n"}, "f:1: neg is 'n'"),
-        ({"query": "q", "pos": ["p"], "neg": [3]}, "f:1: 3"),
+        ({"query": "q", "pos": ["p"], "neg": [3]}, "f:1: the value is 3"),
         (
             {"query": "q", "pos": ["p"], "neg": ["n"], "pos_scores": [1]},
             "1 pos_scores and 0 neg_scores",

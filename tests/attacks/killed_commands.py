@@ -76,7 +76,8 @@ def start_command(words: Sequence[str], folder: Path, moment: Moment, number: in
                 out, err = process.communicate(timeout=PATIENCE)
             finally:
                 process.kill()
-    changes = int(counts.read_text(encoding="ascii")) if counts.exists() else 0
+    # A command that is killed while it writes the count leaves an empty file.
+    changes = int(counts.read_text(encoding="ascii") or 0) if counts.exists() else 0
     return Ended(code=process.returncode, out=out, err=err, seconds=time.monotonic() - began, changes=changes)
 
 

@@ -151,7 +151,7 @@ def _print_evaluation(
     heads = ["run", "queries", "missing", *names]
     cells = [[row["name"], *_printed_evaluation_cells(row)] for row, _ in shown]
     judged = [list(more.values()) for _, more in shown]
-    if columns[0] and sys.stdout.isatty():  # a second table, because one of both would be too wide
+    if columns[0] and sys.stdout.isatty():  # a second table, because one with all columns would be too wide
         print_table(heads, cells)
         print_table(["run", *columns[0]], [[row[0], *more] for row, more in zip(cells, judged, strict=True)])
     else:

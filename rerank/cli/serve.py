@@ -71,7 +71,7 @@ class ServerOptions:
         ),
     ] = None
     max_connections: Annotated[
-        int, typer.Option(min=1, help="Maximum number of open connections.", rich_help_panel=_SERVER)
+        int, typer.Option(min=1, help="Maximum number of open connections; others get 503.", rich_help_panel=_SERVER)
     ] = 512
 
     def open_search(self) -> CollectionSearch | None:
@@ -141,7 +141,7 @@ class LimitOptions:
         int, typer.Option(min=1, help="Maximum tokens per request, in query and documents.", rich_help_panel=_LIMITS)
     ] = 1_000_000
     max_waiting: Annotated[
-        int, typer.Option(min=0, help="Maximum number of waiting requests.", rich_help_panel=_LIMITS)
+        int, typer.Option(min=0, help="Maximum number of waiting requests; others get 429.", rich_help_panel=_LIMITS)
     ] = 256
     max_active: Annotated[
         int, typer.Option(min=1, help="Maximum number of simultaneous rankings.", rich_help_panel=_LIMITS)

@@ -51,7 +51,7 @@ class _Block(Generic[Item, Result]):
         worker: The worker that processes the block.
         results: The results; None until the worker has sent them.
         stalls: Number of workers that were lost since the last new reply.
-        attempt: Number of workers that were lost with it in all.
+        attempt: Number of workers that were lost while they processed the block.
         position: Position of the item that is being processed, if items are processed one by one; otherwise None.
         losses: Mapping from the position of an item to the number of workers that were lost while they processed this
             item alone.

@@ -4,12 +4,10 @@ python rerank_your_files.py                           four small files that come
 python rerank_your_files.py FOLDER "your question"    the .txt and .md files of a folder
 """
 
-import json
 import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from rerank import Query, Reranker, open_collection, open_first_stage
+from rerank import InMemoryCorpus, Query, Reranker, open_first_stage
 
 SAMPLE = {
     "bread.txt": "Bread: knead the dough for ten minutes and let it rise in a warm place for an hour.",
@@ -40,17 +38,12 @@ paragraphs = [
 if not paragraphs:
     sys.exit(f"No text in .txt or .md files of {sys.argv[1]!r}; pass a folder that has some")
 
-with TemporaryDirectory() as room:
-    path = Path(room, "docs.jsonl")
-    path.write_text("\n".join(map(json.dumps, paragraphs)), "utf-8")
-    collection = open_collection(f"jsonl:{path}")
+# BM25 finds up to 20 paragraphs, and the model reranks them. >> joins the two; % N keeps the first N.
+search = open_first_stage("bm25", InMemoryCorpus(paragraphs)) % 20
+pipeline = search >> Reranker.from_pretrained("smollm2-135m") % 3
 
-    # BM25 finds up to 20 paragraphs, and the model reranks them. >> joins the two; % N keeps the first N.
-    search = open_first_stage("bm25", collection) % 20
-    pipeline = search >> Reranker.from_pretrained("smollm2-135m") % 3
-
-    query = Query(id="q", text=question)
-    for title, run in (("BM25", search([query])), ("reranked", pipeline([query]))):
-        print(f"{title}:")
-        for rank, document in enumerate(run["q"].docs[:3], start=1):
-            print(f"  {rank}. {document.id:14} {document.text[:70]}")
+query = Query(id="q", text=question)
+for title, run in (("BM25", search([query])), ("reranked", pipeline([query]))):
+    print(f"{title}:")
+    for rank, document in enumerate(run["q"].docs[:3], start=1):
+        print(f"  {rank}. {document.id:14} {document.text[:70]}")

@@ -15,6 +15,7 @@ _MODULES = {
     "Ranking": "rerank.types",
     "Run": "rerank.types",
     "Reranker": "rerank.reranker",
+    "InMemoryCorpus": "rerank.retrieval.base.in_memory_corpus",
     "Search": "rerank.retrieval.base.function_search",
     "RunSpec": "rerank.experiment.spec",
     "compare_runs": "rerank.evaluation",

@@ -8,12 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
-from rerank.collections.base.corpus import SupportsDropSelf, SupportsExclusion
+from rerank.collections.base.corpus import SupportsDropSelf, SupportsExclusion, SupportsSource
 from rerank.errors import UsageError
 from rerank.io.paths import named_path_errors
 from rerank.registry import Registry
 from rerank.retrieval.base import Corpus, FirstStage, IndexedRetriever, Retriever, SupportsWorkers
-from rerank.retrieval.base.lists import ExcludingRetriever
+from rerank.retrieval.base.lists import ExcludingRetriever, SourceRetriever
 from rerank.retrieval.base.stages import RetrieverSource
 from rerank.selector import build_from_selector
 from rerank.tasks.worker_map import WorkerMap
@@ -74,12 +74,14 @@ def open_first_stage(selector: str, corpus: Corpus, *, workers: WorkerMap | None
     excluded = corpus.excluded() if isinstance(corpus, SupportsExclusion) else {}
     if drops_self or excluded:
         retriever = ExcludingRetriever(retriever=retriever, excluded=excluded, drops_self=drops_self)
+    if isinstance(corpus, SupportsSource):
+        retriever = SourceRetriever(retriever, corpus)
     return RetrieverSource(retriever)
 
 
 def retriever_index_folders(retriever: Retriever) -> frozenset[Path]:
     """Return the index folders of a retriever or, if it wraps another one, of the latter; empty without an index."""
-    if isinstance(retriever, RetrieverSource | ExcludingRetriever):
+    if isinstance(retriever, RetrieverSource | ExcludingRetriever | SourceRetriever):
         return retriever_index_folders(retriever.retriever)
     return frozenset(retriever.folders if isinstance(retriever, IndexedRetriever) else ())
 

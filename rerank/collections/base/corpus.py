@@ -77,6 +77,14 @@ class SupportsLookup(Protocol):
         """Return the documents with these ids; unknown ids are omitted."""
 
 
+@runtime_checkable
+class SupportsSource(Protocol):
+    """A corpus whose documents have further keys, such as URLs, which indexes do not store."""
+
+    def with_source(self, doc: Document) -> Document:
+        """Return a document of this corpus with its further keys, given a copy without them."""
+
+
 def fetch_documents(corpus: Corpus, ids: Iterable[str]) -> dict[str, Document]:
     """Return the documents with these ids, by random access if supported, otherwise in one pass over the corpus.
 

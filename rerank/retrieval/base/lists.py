@@ -1,4 +1,4 @@
-"""Operations on retrieved rankings: selection by query and depth, and removal of excluded documents."""
+"""Operations on retrieved rankings: selection by query and depth, removal of excluded documents, further keys."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
+from rerank.collections.base.corpus import SupportsSource
 from rerank.errors import DataError
 from rerank.retrieval.base import Retriever
 from rerank.retrieval.base.stages import check_retrieval_depth
@@ -80,3 +81,24 @@ class ExcludingRetriever:
     def _keep_allowed(self, ranking: Ranking) -> Ranking:
         own = (ranking.query.id,) if self.drops_self else ()
         return ranking.without(*own, *self.excluded.get(ranking.query.id, ()))
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRetriever:
+    """A retriever that adds the further keys of documents, such as URLs, which indexes do not store.
+
+    Attributes:
+        retriever: The wrapped retriever.
+        corpus: The corpus that it searches.
+    """
+
+    retriever: Retriever
+    corpus: SupportsSource
+
+    def search(self, queries: Sequence[Query], k: int) -> Run:
+        """Return up to ``k`` documents per query."""
+        run = self.retriever.search(queries, k)
+        return Run((self._with_sources(ranking) for ranking in run.values()), name=run.name)
+
+    def _with_sources(self, ranking: Ranking) -> Ranking:
+        return replace(ranking, docs=tuple(map(self.corpus.with_source, ranking.docs)))

@@ -68,7 +68,7 @@ class Calibration:
         ranker: Identity of the ranker that the calibration is bound to: model, adapter, method and prompt
             (`identity_bound_to_calibration`).
         kind: Kind of the judge's scores; empty if the judge has no scores.
-        relevant: Lowest grade that counted as relevant when the calibration was fitted.
+        relevant: Lowest grade that counted as relevant in the first of the runs to which the calibration was fitted.
         first_stage: The first stage; None if the runs had no first-stage scores.
         fits: Models of each fit, by the name of the fit.
         depths: Lengths of the lists that the models were fitted to.

@@ -102,6 +102,7 @@ class RankedCollection:
         kind: Kind of the judge's scores; empty if the judge has no scores.
         judge: Judge scores by query id and document id (``judge[query][document]``); None for documents without one.
         qrels: The judgments.
+        relevant: Lowest grade that counts as relevant in these judgments.
         is_complete: Whether unjudged documents of a judged query count as not relevant.
     """
 
@@ -112,20 +113,18 @@ class RankedCollection:
     kind: str = ""
     judge: Mapping[str, Mapping[str, float | None]]
     qrels: Qrels
+    relevant: int = 1
     is_complete: bool = False
 
-    def lists(self, relevant: int) -> list[JudgedList]:
+    def lists(self) -> list[JudgedList]:
         """Return one list per query with all documents of the run; queries without documents are omitted.
-
-        Args:
-            relevant: Lowest grade that counts as relevant.
 
         Raises:
             DataError: A ranking and its first-stage list have different documents.
         """
-        return [self._list(ranking, relevant) for ranking in self.run.values() if len(ranking)]
+        return [self._list(ranking) for ranking in self.run.values() if len(ranking)]
 
-    def _list(self, ranking: Ranking, relevant: int) -> JudgedList:
+    def _list(self, ranking: Ranking) -> JudgedList:
         query = ranking.query.id
         first = self.first_stage[query] if query in self.first_stage else Ranking(ranking.query, (), ())
         scores = dict(zip(first.doc_ids, first.scores, strict=True))
@@ -142,7 +141,7 @@ class RankedCollection:
             query=(self.name, query),
             depth=len(ranking),
             length=len(ranking),
-            relevant=tuple(grades[doc] >= relevant if doc in grades else unjudged for doc in ranking.doc_ids),
+            relevant=tuple(grades[doc] >= self.relevant if doc in grades else unjudged for doc in ranking.doc_ids),
             judge=tuple(judge.get(doc) for doc in ranking.doc_ids),
             first_stage=tuple(scores[doc] for doc in ranking.doc_ids) if self.has_first_stage_scores else None,
             first_stage_ranks=tuple(ranks[doc] for doc in ranking.doc_ids),
@@ -181,7 +180,7 @@ class JudgedLists:
         return JudgedLists(documents=documents, answerable=answerable)
 
 
-def cut_lists_for_calibration(collections: Iterable[RankedCollection], relevant: int) -> JudgedLists:
+def cut_lists_for_calibration(collections: Iterable[RankedCollection]) -> JudgedLists:
     """Cut the lists of all runs to the depths at which the calibration is fitted and reported.
 
     Lists with absolute scores are cut at each of `DEPTHS` and also used in full length. Other lists are used only at
@@ -190,11 +189,10 @@ def cut_lists_for_calibration(collections: Iterable[RankedCollection], relevant:
 
     Args:
         collections: The runs.
-        relevant: Lowest grade that counts as relevant.
     """
     documents: dict[tuple[tuple[str, str], int], JudgedList] = {}
     answerable: dict[tuple[tuple[str, str], int], list[JudgedList]] = {}
-    sources = [(is_absolute_score_to_calibrate(c.kind), c.lists(relevant)) for c in collections]
+    sources = [(is_absolute_score_to_calibrate(c.kind), c.lists()) for c in collections]
     sources.sort(key=lambda source: -max(map(len, source[1]), default=0))
     for absolute, lists in sources:
         deepest = max(map(len, lists), default=0)

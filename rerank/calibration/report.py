@@ -44,16 +44,14 @@ def fit_calibration(
     *,
     ranker: Mapping[str, str],
     first_stage: str,
-    relevant: int,
     tests: Sequence[RankedCollection] = (),
 ) -> CalibrationResult:
     """Fit a calibration to runs of one ranker.
 
     Args:
-        collections: The runs. Their depths and collections may differ.
+        collections: The runs, at least one. Their depths and collections may differ.
         ranker: Identity of the ranker, from `identity_bound_to_calibration`.
         first_stage: Name of the first stage of all runs.
-        relevant: Lowest grade that counts as relevant.
         tests: Runs of the same ranker on other queries. The calibration is not fitted to them, only tested on them. Set
             ``has_first_stage_scores=False`` if such a run has another first stage.
 
@@ -62,8 +60,8 @@ def fit_calibration(
             runs have judge scores of different kinds, or a query occurs both in the fitted runs and in a test.
     """
     kind = _single_kind_of_judge_scores([*collections, *tests])
-    lists = cut_lists_for_calibration(collections, relevant)
-    others = [(test.name, cut_lists_for_calibration([test], relevant)) for test in tests]
+    lists = cut_lists_for_calibration(collections)
+    others = [(test.name, cut_lists_for_calibration([test])) for test in tests]
     _check_queries_not_fitted(lists, [test for _, test in others])
     fitted_name = ", ".join(sorted({collection.name for collection in collections}))
     fits: dict[FitName, Fit] = {}
@@ -85,7 +83,13 @@ def fit_calibration(
     first = _first_stage_of_calibration(lists, first_stage)
     depths = tuple(sorted({ranking.depth for ranking in lists.documents}))
     calibration = Calibration(
-        ranker=ranker, kind=kind, relevant=relevant, first_stage=first, fits=fits, depths=depths, report=saved
+        ranker=ranker,
+        kind=kind,
+        relevant=collections[0].relevant,
+        first_stage=first,
+        fits=fits,
+        depths=depths,
+        report=saved,
     )
     return CalibrationResult(calibration=calibration, report=report)
 

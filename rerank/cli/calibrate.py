@@ -32,7 +32,7 @@ def calibrate_command(
     ] = None,
     relevant: Annotated[
         int | None,
-        typer.Option(min=1, help="Lowest grade that counts as relevant. (default: defined by the judgments)"),
+        typer.Option(min=1, help="Lowest grade that counts as relevant. (default: set by the judgments of each run)"),
     ] = None,
     test: Annotated[
         list[str] | None,

@@ -31,14 +31,12 @@ class CalibrationRun:
         ranked: The rankings of the run, with their scores and relevance judgments.
         ranker: Identity of the run's ranker.
         first_stage: Name of the run's first stage.
-        relevant: Lowest grade that counts as relevant in the judgments.
     """
 
     path: Path
     ranked: RankedCollection
     ranker: Mapping[str, str]
     first_stage: str
-    relevant: int
 
 
 def calibrate_experiment_runs(
@@ -56,7 +54,7 @@ def calibrate_experiment_runs(
         runs: Finished run folders with the same ranker and the same first stage; their depths may differ.
         out: Path of the calibration file; the diagram has the same name with the extension ``.svg``.
         qrels: Relevance judgments: a file, or the selector of a collection; if omitted, the judgments in the folders.
-        relevant: Lowest grade that counts as relevant; if omitted, the lowest relevant grade of the judgments.
+        relevant: Lowest grade that counts as relevant in all runs; if omitted, each run's judgments define it.
         tests: Runs of the same ranker on other collections, as ``FOLDER:QRELS``. The calibration is not fitted to them,
             only evaluated on them.
         complete: Whether documents without a judgment count as not relevant in all runs, instead of being omitted.
@@ -74,7 +72,7 @@ def calibrate_experiment_runs(
     diagram = Path(out).with_suffix(".svg")
     check_file_writable(out)
     check_file_writable(diagram)
-    opened = [open_finished_experiment_with_qrels(path, qrels, complete=complete) for path in runs]
+    opened = [open_finished_experiment_with_qrels(path, qrels, relevant=relevant, complete=complete) for path in runs]
     main = opened[0]
     for other in opened[1:]:
         _check_same_ranker(main, other)
@@ -83,8 +81,7 @@ def calibrate_experiment_runs(
         [run.ranked for run in opened],
         ranker=main.ranker,
         first_stage=main.first_stage,
-        relevant=main.relevant if relevant is None else relevant,
-        tests=[_open_test_experiment_run(text, main, complete=complete) for text in tests],
+        tests=[_open_test_experiment_run(text, main, relevant=relevant, complete=complete) for text in tests],
     )
     result.calibration.save(out)
     with replace_text_file(diagram) as file:
@@ -92,23 +89,26 @@ def calibrate_experiment_runs(
     return {"file": str(out), "diagram": str(diagram), **result.report}
 
 
-def _open_test_experiment_run(text: str, main: CalibrationRun, *, complete: bool) -> RankedCollection:
+def _open_test_experiment_run(
+    text: str, main: CalibrationRun, *, relevant: int | None, complete: bool
+) -> RankedCollection:
     """Open a run that tests a calibration; ignore its first-stage scores if its first stage differs from ``main``'s."""
     path, qrels = split_experiment_folder_and_qrels(text)
-    test = open_finished_experiment_with_qrels(path, qrels, complete=complete)
+    test = open_finished_experiment_with_qrels(path, qrels, relevant=relevant, complete=complete)
     _check_same_ranker(main, test)
     has_scores = test.ranked.has_first_stage_scores and test.first_stage == main.first_stage
     return replace(test.ranked, has_first_stage_scores=has_scores)
 
 
 def open_finished_experiment_with_qrels(
-    path: str | Path, qrels: str | None, *, complete: bool = False
+    path: str | Path, qrels: str | None, *, relevant: int | None = None, complete: bool = False
 ) -> CalibrationRun:
     """Read a finished run folder and its judgments.
 
     Args:
         path: Path of the run folder.
         qrels: Relevance judgments: a file, or the selector of a collection; if omitted, the judgments in the folder.
+        relevant: Lowest grade that counts as relevant; if omitted, the one that the judgments define.
         complete: Whether documents without a judgment count as not relevant.
 
     Raises:
@@ -141,6 +141,7 @@ def open_finished_experiment_with_qrels(
         kind=kinds[0] if kinds else "",
         judge={query: scores.scores for query, scores in judge.items()},
         qrels=judged,
+        relevant=lowest if relevant is None else relevant,
         is_complete=complete,
     )
     return CalibrationRun(
@@ -148,7 +149,6 @@ def open_finished_experiment_with_qrels(
         ranked=ranked,
         ranker=identity_bound_to_calibration(document["identity"]),
         first_stage=first_stage_of_calibration(str(document["spec"].get("first_stage", ""))),
-        relevant=lowest,
     )
 
 

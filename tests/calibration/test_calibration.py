@@ -20,7 +20,7 @@ from tests.calibration.synthetic import make_collection, true_probability
 
 
 def fit(*collections: RankedCollection, **options: Any) -> CalibrationResult:
-    return fit_calibration(collections, **{"ranker": {"model": "m"}, "first_stage": "bm25", "relevant": 1, **options})
+    return fit_calibration(collections, **{"ranker": {"model": "m"}, "first_stage": "bm25", **options})
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_held_out_means_that_no_query_is_in_both_parts() -> None:
 
 def test_held_out_predictions_are_what_users_get(small: RankedCollection) -> None:
     """Every list is predicted once, and its probabilities do not increase along the final ranking."""
-    lists = usable_fit_lists(cut_lists_for_calibration([small], 1), "judge+first-stage")
+    lists = usable_fit_lists(cut_lists_for_calibration([small]), "judge+first-stage")
     predicted = predict_held_out_probabilities(lists, "judge+first-stage").documents
     assert sorted(p.judged.query for p in predicted) == sorted(ranking.query for ranking in lists.documents)
     assert all(list(p.relevance) == sorted(p.relevance, reverse=True) for p in predicted)
@@ -132,22 +132,22 @@ def test_held_out_predictions_are_what_users_get(small: RankedCollection) -> Non
 
 def test_absolute_scores_are_cut_to_shorter_lists_and_others_are_not() -> None:
     absolute, within = make_collection(queries=6), make_collection(queries=6, kind="log attention")
-    assert {ranking.depth for ranking in cut_lists_for_calibration([absolute], 1).documents} == {5, 20}
-    assert {ranking.depth for ranking in cut_lists_for_calibration([within], 1).documents} == {20}
-    assert {r.depth for r in cut_lists_for_calibration([make_collection(queries=6, depth=101)], 1).documents} == {
+    assert {ranking.depth for ranking in cut_lists_for_calibration([absolute]).documents} == {5, 20}
+    assert {ranking.depth for ranking in cut_lists_for_calibration([within]).documents} == {20}
+    assert {r.depth for r in cut_lists_for_calibration([make_collection(queries=6, depth=101)]).documents} == {
         5,
         20,
         100,
         101,
     }
     shorter = make_collection(queries=6, depth=10, kind="log attention")
-    both = cut_lists_for_calibration([shorter, within], 1)
+    both = cut_lists_for_calibration([shorter, within])
     assert sorted((r.depth, len(r)) for r in both.documents) == [(10, 10)] * 6 + [(20, 20)] * 6
 
 
 def test_a_cut_list_has_the_best_of_the_first_stage_in_the_final_order() -> None:
     source = make_collection(queries=1)
-    (ranking,) = (r for r in cut_lists_for_calibration([source], 1).documents if r.depth == 5)
+    (ranking,) = (r for r in cut_lists_for_calibration([source]).documents if r.depth == 5)
     best = source.first_stage["q0"].doc_ids[:5]
     order = [doc for doc in source.run["q0"].doc_ids if doc in best]
     assert ranking.judge == tuple(source.judge["q0"][doc] for doc in order)
@@ -156,7 +156,7 @@ def test_a_cut_list_has_the_best_of_the_first_stage_in_the_final_order() -> None
 
 
 def test_half_of_the_lists_lose_their_relevant_documents_and_size_does_not_tell() -> None:
-    lists = cut_lists_for_calibration([make_collection(queries=30)], 1).answerable
+    lists = cut_lists_for_calibration([make_collection(queries=30)]).answerable
     for depth in (5, 20):
         pairs: dict[object, list[Any]] = {}
         for ranking in lists:
@@ -186,6 +186,15 @@ def test_unjudged_documents_are_left_out_and_counted(small: RankedCollection) ->
     kept = {query: dict(list(grades.items())[:12]) for query, grades in small.qrels.items()}
     report = fit(replace(small, qrels=Qrels(kept))).report
     assert (report["documents"], report["unjudged"]) == (10 * 12, 10 * 8)
+
+
+def test_each_run_has_a_lowest_relevant_grade_of_its_own(small: RankedCollection) -> None:
+    grades = Qrels({query: {doc: 2 * grade for doc, grade in row.items()} for query, row in small.qrels.items()})
+    other = replace(small, name="other", qrels=grades, relevant=2)
+    report = fit(small, tests=[other]).report
+    rates = [row["rate"] for row in report["rows"] if row["depth"] == report["depth"]]
+    assert rates == [pytest.approx(report["rate"])] * len(rates)
+    assert fit(small, tests=[replace(other, relevant=3)]).report["rows"][-1]["rate"] == 0
 
 
 def test_with_complete_judgments_unjudged_documents_are_not_relevant(small: RankedCollection) -> None:

@@ -21,7 +21,7 @@ RANKER = {"model": "m", "weights": "abc", "strategy": "Full(top_k=None)", "judge
 @pytest.fixture(scope="module")
 def calibration() -> Calibration:
     collection = make_collection(queries=20)
-    return fit_calibration([collection], ranker=RANKER, first_stage="bm25", relevant=1).calibration
+    return fit_calibration([collection], ranker=RANKER, first_stage="bm25").calibration
 
 
 @pytest.fixture

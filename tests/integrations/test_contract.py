@@ -55,7 +55,7 @@ def library() -> Reranker:
 
 @pytest.fixture(scope="module")
 def calibrated() -> Reranker:
-    result = fit_calibration([make_collection(queries=20, depth=10)], ranker={}, first_stage="bm25", relevant=1)
+    result = fit_calibration([make_collection(queries=20, depth=10)], ranker={}, first_stage="bm25")
     backend = Fake("perfect", qrels=Qrels({"0": {str(number): number % 4 for number in range(20)}}))
     return replace(Reranker.from_backend(backend, method="full:score"), calibration=result.calibration)
 

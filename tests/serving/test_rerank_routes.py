@@ -202,7 +202,7 @@ def test_the_queries_of_a_request_share_its_deadline(client: Client) -> None:
 
 def test_calibrated_probabilities_of_clients_without_first_stage_scores(client: Client) -> None:
     """They are strictly decreasing, although many documents have equal probabilities."""
-    result = fit_calibration([make_collection()], ranker={}, first_stage="bm25", relevant=1)
+    result = fit_calibration([make_collection()], ranker={}, first_stage="bm25")
     reranker = Reranker.from_pretrained("fake:reversed", method="full:score")
     opened = client(dataclasses.replace(reranker, calibration=result.calibration))
     documents = [f"text {number}" for number in range(30)]

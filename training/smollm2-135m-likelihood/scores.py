@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rerank.io.settings_files import read_toml_file
 from rerank.judges.base import window_z_scores
@@ -25,6 +26,11 @@ HERE = Path(__file__).parent
 #: Mapping from (query id, document id) to the score of a judge.
 Scores = Mapping[tuple[str, str], float]
 _Row = tuple[str, str, float]
+
+
+def untrained_settings() -> dict[str, Any]:
+    """Return the settings of a ranker for query likelihood with the base model."""
+    return {"model": "smollm2-135m", **read_toml_file(HERE / "recipe.toml", "recipe")["method"]}
 
 
 def compute_scores(file: Path, lists: str, run: Run, adapter: str) -> Scores:
@@ -45,8 +51,7 @@ def compute_scores(file: Path, lists: str, run: Run, adapter: str) -> Scores:
         for ranking in run.values()
     ]
     if any(indices for _, indices in missing):
-        untrained = {"model": "smollm2-135m", **read_toml_file(HERE / "recipe.toml", "recipe")["method"]}
-        reranker = Reranker.from_pretrained(**({"adapter": adapter} if adapter else untrained))
+        reranker = Reranker.from_pretrained(**({"adapter": adapter} if adapter else untrained_settings()))
         by_passage = isinstance(reranker.judge, Likelihood)
         for rows in _score_passages(reranker, missing) if by_passage else _score_lists(reranker, missing):
             with database:

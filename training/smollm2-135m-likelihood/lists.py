@@ -58,7 +58,8 @@ class ListSource:
         """Return the lists of a first stage, of all judged queries or of some."""
         if collection.startswith("DL"):
             year = collection[2:]
-            qrels = open_collection_qrels(str(self.data / "qrels" / f"qrels.dl{year}-passage.txt.gz"))[0]
+            (file,) = (self.data / "qrels").glob(f"qrels.dl{year}-passage.txt*")
+            qrels = open_collection_qrels(str(file))[0]
             run = self._passages(year, stage, depth)
         else:
             opened: Collection = getattr(self, f"_{collection.lower()}")

@@ -134,7 +134,7 @@ def _predict_all_probabilities(models: Fit, lists: Iterable[JudgedList], fit: Fi
 
 def _calibration_columns(ranking: JudgedList, fit: FitName) -> list[Sequence[float]]:
     return document_calibration_inputs(
-        fit,
+        INPUTS[fit],
         judge=ranking.judge,
         first_stage=ranking.first_stage,
         ranks=range(1, len(ranking) + 1),

@@ -18,10 +18,11 @@ from rerank.errors import DataError
 FitName = Literal["judge+first-stage", "judge", "rank+first-stage", "rank"]
 Input = Literal["judge", "log_rank", "first_stage", "log_length"]
 #: The inputs of each fit. Scores are not normalised within a list, because that would remove the differences between
-#: lists with and without relevant documents.
+#: lists with and without relevant documents. The rank tells how a document compares with the others of its list, which
+#: raw scores that differ from query to query, such as log-likelihoods, do not tell.
 INPUTS: Mapping[FitName, tuple[Input, ...]] = {
-    "judge+first-stage": ("judge", "first_stage", "log_length"),
-    "judge": ("judge", "log_length"),
+    "judge+first-stage": ("judge", "first_stage", "log_rank", "log_length"),
+    "judge": ("judge", "log_rank", "log_length"),
     "rank+first-stage": ("log_rank", "first_stage", "log_length"),
     "rank": ("log_rank", "log_length"),
 }
@@ -31,25 +32,36 @@ LIST_INPUTS = ("logit_max", "log_expected")
 _LEAST = 1e-6
 
 
+def calibration_inputs_are_known(fit: FitName, inputs: Sequence[str]) -> bool:
+    """Return whether a model with these inputs can be applied; in older files, models with judge scores have no ranks.
+
+    Args:
+        fit: Name of the fit.
+        inputs: The inputs of its regression.
+    """
+    older = tuple(name for name in INPUTS[fit] if name != "log_rank" or "judge" not in INPUTS[fit])
+    return tuple(inputs) in (INPUTS[fit], older)
+
+
 def document_calibration_inputs(
-    fit: FitName,
+    inputs: Sequence[str],
     *,
     judge: Sequence[float | None],
     first_stage: Sequence[float] | None,
     ranks: Sequence[int],
     length: int,
 ) -> list[Sequence[float]]:
-    """Return the inputs of the regression for one ranked list: one column of values per input of a fit.
+    """Return the inputs of the regression for one ranked list: one column of values per input.
 
     Args:
-        fit: Name of the fit.
-        judge: Scores of the judge; if the fit uses judge scores, no score may be None.
-        first_stage: First-stage scores; not None if the fit uses first-stage scores.
+        inputs: Names of the inputs (`INPUTS`).
+        judge: Scores of the judge; if they are an input, no score may be None.
+        first_stage: First-stage scores; not None if they are an input.
         ranks: Ranks in the final ranking, from 1.
         length: Length of the list.
     """
     columns: list[Sequence[float]] = []
-    for name in INPUTS[fit]:
+    for name in inputs:
         if name == "judge":
             columns.append([score for score in judge if score is not None])
         elif name == "first_stage":

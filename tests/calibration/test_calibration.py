@@ -75,7 +75,7 @@ def test_the_calibrator_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     def error_of_fit() -> float:
         train = make_collection(queries=80, seed=1, kind="log attention", truth=jump)
         calibration = fit(replace(train, has_first_stage_scores=False)).calibration
-        grid = [2.5 - n / 10 for n in range(50)]
+        grid = [statistics.NormalDist().inv_cdf((19.5 - n) / 20) for n in range(20)]  # a list like those of the fit
         found = calibration.apply(grid, None, first_stage_name=None).relevance
         return statistics.mean(abs(p - jump(score, 0)) for p, score in zip(found, grid, strict=True))
 
@@ -84,6 +84,19 @@ def test_the_calibrator_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rerank.calibration.fitting.FITTERS", identity)
     assert with_calibrator < 0.04
     assert error_of_fit() > 0.06
+
+
+def test_a_judge_whose_scores_differ_from_query_to_query_is_worth_as_much_as_its_order(
+    synthetic: RankedCollection,
+) -> None:
+    """Log-likelihoods depend on the length of the query, so that only their order within a list says something."""
+    draw = random.Random(3)
+    shifts = {query: draw.gauss(0, 50) for query in synthetic.judge}
+    scores = {query: {doc: 5 * s + shifts[query] for doc, s in row.items()} for query, row in synthetic.judge.items()}
+    shifted = replace(synthetic, judge=scores, kind="log-likelihood")
+    auc = {row["fit"]: row["auc"] for row in fit(shifted).report["rows"] if row["depth"] == 20}
+    assert auc["judge"] > auc["rank"] - 0.02
+    assert auc["judge+first-stage"] > auc["rank+first-stage"] - 0.02
 
 
 def test_held_out_figures_meet_the_aims(result: CalibrationResult) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -74,7 +75,7 @@ def regression(content: dict[str, Any]) -> dict[str, Any]:
         (lambda c: regression(c).update(intercept="0"), "intercept should be a valid number"),
         (lambda c: regression(c).update(intercept=float("nan")), "not finite"),
         (lambda c: regression(c)["means"].append(1.0), "one of each per input"),
-        (lambda c: c["fits"].update(rank=c["fits"]["judge"]), "'rank' has the inputs judge, log_length"),
+        (lambda c: c["fits"].update(rank=c["fits"]["judge"]), "'rank' has the inputs judge, log_rank, log_length"),
         (lambda c: c["fits"]["rank"]["documents"].update(calibrator={"method": "none"}), "calibrator"),
         (lambda c: c["fits"]["rank"]["lists"].update(inputs=["x", "y"]), "model of lists"),
     ],
@@ -84,6 +85,20 @@ def test_invalid_files(path: Path, change: Callable[[dict[str, Any]], object], m
     with pytest.raises(DataError, match=message) as caught:
         Calibration.load(path)
     assert str(path) in str(caught.value)
+
+
+def test_older_files_whose_judges_have_no_ranks_are_applied_as_before(path: Path, calibration: Calibration) -> None:
+    def without_ranks(content: dict[str, Any]) -> None:
+        for name in ("judge", "judge+first-stage"):
+            table = content["fits"][name]["documents"]["regression"]
+            position = table["inputs"].index("log_rank")
+            for key in ("inputs", "means", "sds", "coefficients"):
+                table[key].pop(position)
+
+    edit(path, without_ranks)
+    older = Calibration.load(path).apply([1.0, 1.0], None, first_stage_name=None)
+    assert older.relevance[0] == older.relevance[1]
+    assert calibration.apply([1.0, 1.0], None, first_stage_name=None).fit == older.fit == "judge"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "calibration", '{"format": 1}'])
@@ -140,7 +155,7 @@ def test_the_inputs_decide_the_fit(
 def test_relevance_does_not_increase_even_if_the_scores_do(calibration: Calibration) -> None:
     result = calibration.apply([-2.0, 3.0, 0.0, -1.0], None, first_stage_name=None)
     model = calibration.fits["judge"].documents
-    alone = [model.logits([[score], [1.386294361]])[0] for score in (-2.0, 3.0)]
+    alone = [model.logits([[score], [math.log(rank)], [math.log(4)]])[0] for rank, score in ((1, -2.0), (2, 3.0))]
     assert result.relevance[0] == result.relevance[1] == pytest.approx(model.calibrator(sum(alone) / 2))
     assert list(result.relevance) == sorted(result.relevance, reverse=True)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 from rerank.calibration.judged_lists import check_finite_scores_to_calibrate
-from rerank.calibration.models import INPUTS, Fit, FitName, calibration_inputs_are_known, document_calibration_inputs
+from rerank.calibration.models import INPUTS, OLDER_INPUTS, Fit, FitName, document_calibration_inputs
 from rerank.calibration.monotone import make_non_increasing
 from rerank.calibration.ranker_identity import describe_calibrated_ranker_differences
 from rerank.errors import DataError, UsageError, describe_pydantic_error, error_repr
@@ -95,7 +95,7 @@ class Calibration:
                 f"The calibration has the fits {', '.join(self.fits) or '(none)'}", expected=", ".join(sorted(needed))
             )
         for name, fit in self.fits.items():
-            if not calibration_inputs_are_known(name, fit.documents.regression.inputs):
+            if fit.documents.regression.inputs not in (INPUTS[name], OLDER_INPUTS.get(name)):
                 raise DataError(
                     f"The fit {name!r} has the inputs {', '.join(fit.documents.regression.inputs)}",
                     expected=", ".join(INPUTS[name]),
@@ -197,15 +197,14 @@ class Calibration:
             if positions or (name == "rank" and not used):
                 fit = cast(FitName, name if scores is None else f"{name}+first-stage")
                 used.append(fit)
-                model = self.fits[fit].documents
                 columns = document_calibration_inputs(
-                    model.regression.inputs,
+                    self.fits[fit].documents.regression.inputs,
                     judge=[judge[i] for i in positions],
                     first_stage=None if scores is None else [scores[i] for i in positions],
                     ranks=[i + 1 for i in positions],
                     length=max(count, 1),
                 )
-                for i, p in zip(positions, model.probabilities(columns), strict=True):
+                for i, p in zip(positions, self.fits[fit].documents.probabilities(columns), strict=True):
                     probabilities[i] = p
         relevance = make_non_increasing(probabilities)
         return CalibratedList(

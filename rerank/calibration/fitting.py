@@ -137,7 +137,7 @@ def _calibration_columns(ranking: JudgedList, fit: FitName) -> list[Sequence[flo
         INPUTS[fit],
         judge=ranking.judge,
         first_stage=ranking.first_stage,
-        ranks=range(1, len(ranking) + 1),
+        ranks=ranking.ranks,
         length=ranking.length,
     )
 

@@ -36,6 +36,7 @@ class JudgedList:
         depth: Number of first-stage documents to which the list was cut. Reports have one row per depth.
         length: List length that the models use as an input. It is larger than the number of documents if some documents
             were removed.
+        ranks: Rank of each document in the final ranking, from 1.
         relevant: Whether each document is relevant; None if the document is not judged.
         judge: The judge's scores; None for documents without a score.
         first_stage: The first-stage scores; None if there are no scores.
@@ -45,6 +46,7 @@ class JudgedList:
     query: tuple[str, str]
     depth: int
     length: int
+    ranks: tuple[int, ...]
     relevant: tuple[bool | None, ...]
     judge: tuple[float | None, ...]
     first_stage: tuple[float, ...] | None
@@ -69,20 +71,23 @@ class JudgedList:
         ranks = sorted(self.first_stage_ranks)[:depth]
         last = ranks[-1] if ranks else 0
         shorter = self._select([i for i, rank in enumerate(self.first_stage_ranks) if rank <= last])
-        return replace(shorter, depth=depth, length=min(depth, self.length))
+        new_ranks = tuple(range(1, len(shorter) + 1))
+        return replace(shorter, depth=depth, length=min(depth, self.length), ranks=new_ranks)
 
     def without_relevant(self) -> JudgedList:
         """Return the list without the documents that are judged relevant. Its `length` does not change."""
-        return self._select([i for i, label in enumerate(self.relevant) if not label])
+        reduced = self._select([i for i, label in enumerate(self.relevant) if not label])
+        return replace(reduced, ranks=tuple(range(1, len(reduced) + 1)))
 
     def with_judge_scores(self) -> JudgedList:
-        """Return the list without the documents that have no judge score. Its `length` does not change."""
+        """Return the list without the documents that have no judge score. Length and ranks do not change."""
         return self._select([i for i, score in enumerate(self.judge) if score is not None])
 
     def _select(self, positions: Sequence[int]) -> JudgedList:
         scores = self.first_stage
         return replace(
             self,
+            ranks=tuple(self.ranks[i] for i in positions),
             relevant=tuple(self.relevant[i] for i in positions),
             judge=tuple(self.judge[i] for i in positions),
             first_stage=None if scores is None else tuple(scores[i] for i in positions),
@@ -141,6 +146,7 @@ class RankedCollection:
             query=(self.name, query),
             depth=len(ranking),
             length=len(ranking),
+            ranks=tuple(range(1, len(ranking) + 1)),
             relevant=tuple(grades[doc] >= self.relevant if doc in grades else unjudged for doc in ranking.doc_ids),
             judge=tuple(judge.get(doc) for doc in ranking.doc_ids),
             first_stage=tuple(scores[doc] for doc in ranking.doc_ids) if self.has_first_stage_scores else None,
@@ -180,7 +186,7 @@ class JudgedLists:
         return JudgedLists(documents=documents, answerable=answerable)
 
 
-def cut_lists_for_calibration(collections: Iterable[RankedCollection]) -> JudgedLists:
+def cut_lists_for_calibration(collections: Sequence[RankedCollection]) -> JudgedLists:
     """Cut the lists of all runs to the depths at which the calibration is fitted and reported.
 
     Lists with absolute scores are cut at each of `DEPTHS` and also used in full length. Other lists are used only at
@@ -189,7 +195,11 @@ def cut_lists_for_calibration(collections: Iterable[RankedCollection]) -> Judged
 
     Args:
         collections: The runs.
+
+    Raises:
+        DataError: Two runs of a collection have different lowest relevant grades.
     """
+    _check_grades_agree(collections)
     documents: dict[tuple[tuple[str, str], int], JudgedList] = {}
     answerable: dict[tuple[tuple[str, str], int], list[JudgedList]] = {}
     sources = [(is_absolute_score_to_calibrate(c.kind), c.lists()) for c in collections]
@@ -205,6 +215,23 @@ def cut_lists_for_calibration(collections: Iterable[RankedCollection]) -> Judged
                 )
     pairs = (ranking for lists in answerable.values() for ranking in lists)
     return JudgedLists(documents=tuple(documents.values()), answerable=tuple(pairs)).select(lambda ranking: ranking)
+
+
+def _check_grades_agree(collections: Sequence[RankedCollection]) -> None:
+    """Check that the same grades count as relevant in all runs of a collection.
+
+    Raises:
+        DataError: Two runs of a collection have different lowest relevant grades.
+    """
+    first: dict[str, int] = {}
+    for run in collections:
+        if run.relevant != first.setdefault(run.name, run.relevant):
+            raise DataError(
+                f"Two runs of the collection {run.name!r} count grades from {first[run.name]} and from {run.relevant} "
+                "as relevant",
+                expected="the same lowest relevant grade, since their lists of a query are used together",
+                remedy="Set it with --relevant",
+            )
 
 
 def _calibration_list_with_and_without_relevant(ranking: JudgedList, depth: int) -> list[JudgedList]:

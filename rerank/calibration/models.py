@@ -26,21 +26,15 @@ INPUTS: Mapping[FitName, tuple[Input, ...]] = {
     "rank+first-stage": ("log_rank", "first_stage", "log_length"),
     "rank": ("log_rank", "log_length"),
 }
+#: The inputs in older files, which still can be applied.
+OLDER_INPUTS: Mapping[FitName, tuple[Input, ...]] = {
+    "judge+first-stage": ("judge", "first_stage", "log_length"),
+    "judge": ("judge", "log_length"),
+}
 #: Inputs of the model for whole lists.
 LIST_INPUTS = ("logit_max", "log_expected")
 #: Smallest distance of probabilities from 0 and 1: they are clipped before logarithms are computed.
 _LEAST = 1e-6
-
-
-def calibration_inputs_are_known(fit: FitName, inputs: Sequence[str]) -> bool:
-    """Return whether a model with these inputs can be applied; in older files, models with judge scores have no ranks.
-
-    Args:
-        fit: Name of the fit.
-        inputs: The inputs of its regression.
-    """
-    older = tuple(name for name in INPUTS[fit] if name != "log_rank" or "judge" not in INPUTS[fit])
-    return tuple(inputs) in (INPUTS[fit], older)
 
 
 def document_calibration_inputs(

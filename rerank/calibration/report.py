@@ -82,14 +82,9 @@ def fit_calibration(
     saved = report | {"rows": _rows_without_bins(rows), "answerable": _rows_without_bins(answerable)}
     first = _first_stage_of_calibration(lists, first_stage)
     depths = tuple(sorted({ranking.depth for ranking in lists.documents}))
+    grade = collections[0].relevant
     calibration = Calibration(
-        ranker=ranker,
-        kind=kind,
-        relevant=collections[0].relevant,
-        first_stage=first,
-        fits=fits,
-        depths=depths,
-        report=saved,
+        ranker=ranker, kind=kind, relevant=grade, first_stage=first, fits=fits, depths=depths, report=saved
     )
     return CalibrationResult(calibration=calibration, report=report)
 

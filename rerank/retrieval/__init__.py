@@ -5,11 +5,12 @@ Each module of this package defines one first stage, which is opened by its name
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 from rerank.collections.base.corpus import SupportsDropSelf, SupportsExclusion, SupportsSource
-from rerank.errors import UsageError
+from rerank.errors import UsageError, error_repr
 from rerank.io.paths import named_path_errors
 from rerank.registry import Registry
 from rerank.retrieval.base import Corpus, FirstStage, IndexedRetriever, Retriever, SupportsWorkers
@@ -63,8 +64,19 @@ def open_first_stage(selector: str, corpus: Corpus, *, workers: WorkerMap | None
     Returns:
         A retriever that can be chained with rerankers: ``open_first_stage("bm25", c) % 100 >> reranker % 10`` reranks
         the first 100 documents per query and returns the best 10.
+
+    Raises:
+        UnknownNameError: There is no such first stage or option.
+        UsageError: The corpus is a list of texts, or an option is out of range.
+        RerankError: The first stage cannot be opened.
     """
     check_first_stage(selector, with_workers=workers is not None)
+    if isinstance(corpus, (str, bytes, Sequence)):
+        raise UsageError(
+            f"The corpus is {error_repr(corpus)}",
+            expected="a collection",
+            remedy="Use InMemoryCorpus(texts) for a list of texts, or open_collection(NAME) for a named one",
+        )
     stage = build_from_selector(first_stages, selector)
     if workers is None:
         retriever = cast(FirstStage, stage).over(corpus)

@@ -210,6 +210,23 @@ def test_each_run_has_a_lowest_relevant_grade_of_its_own(small: RankedCollection
     assert fit(small, tests=[replace(other, relevant=3)]).report["rows"][-1]["rate"] == 0
 
 
+def test_runs_of_one_collection_with_different_relevant_grades_are_refused(small: RankedCollection) -> None:
+    with pytest.raises(DataError, match="count grades from 1 and from 2 as relevant.*--relevant"):
+        fit(small, replace(small, relevant=2))
+
+
+def test_documents_have_the_same_ranks_in_the_fit_as_later_if_others_have_no_judge_score(
+    small: RankedCollection,
+) -> None:
+    judge = {q: {doc: s for n, (doc, s) in enumerate(row.items()) if n % 2} for q, row in small.judge.items()}
+    partly = replace(small, judge=judge, kind="log attention")
+    usable = usable_fit_lists(cut_lists_for_calibration([partly]), "judge").documents
+    assert usable
+    for ranking in usable:
+        doc_ids, scored = small.run[ranking.query[1]].doc_ids, judge[ranking.query[1]]
+        assert ranking.ranks == tuple(rank for rank, doc in enumerate(doc_ids, 1) if doc in scored)
+
+
 def test_with_complete_judgments_unjudged_documents_are_not_relevant(small: RankedCollection) -> None:
     relevant = {
         query: {doc: grade for doc, grade in grades.items() if grade} if query != "q0" else {}

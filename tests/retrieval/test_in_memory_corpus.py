@@ -18,10 +18,12 @@ def test_texts_are_searched_and_reranked() -> None:
 
 
 def test_mappings_keep_their_ids_titles_and_other_keys() -> None:
-    corpus = InMemoryCorpus([{"id": 7, "title": "Pets", "text": "cats", "url": "https://a.example"}, Document(id="d")])
+    pets = {"id": 7, "title": "Pets", "text": "cats", "url": "https://a.example", "score": 1.5}
+    corpus = InMemoryCorpus([pets, Document(id="d")])
     first, second = corpus.docs()
     assert (first.id, first.title, first.source, second.id) == ("7", "Pets", {"url": "https://a.example"}, "d")
     assert fetch_documents(corpus, ["7"]) == {"7": first}
+    assert corpus.with_source(Document(id="of a server", text="x")).text == "x"
 
 
 def test_documents_that_are_found_keep_other_keys_which_the_index_does_not_store() -> None:
@@ -41,5 +43,11 @@ def test_an_index_is_used_again_for_the_same_documents_only() -> None:
 def test_bad_input_is_named() -> None:
     with pytest.raises(UsageError, match="list of documents"):
         InMemoryCorpus("one text")
+    with pytest.raises(DataError, match="no documents"):
+        InMemoryCorpus([])
+    with pytest.raises(UsageError, match="InMemoryCorpus"):
+        open_first_stage("bm25", TEXTS)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="Query"):
+        open_first_stage("bm25", InMemoryCorpus(TEXTS))(["a question"])  # type: ignore[list-item]
     with pytest.raises(DataError, match="Document 1 has the id 'a', which an earlier document has"):
         InMemoryCorpus([{"id": "a", "text": "x"}, {"id": "a", "text": "y"}])

@@ -82,7 +82,7 @@ class SupportsSource(Protocol):
     """A corpus whose documents have further keys, such as URLs, which indexes do not store."""
 
     def with_source(self, doc: Document) -> Document:
-        """Return a document of this corpus with its further keys, given a copy without them."""
+        """Return a document with the further keys that it has in this corpus, if it is one of its documents."""
 
 
 def fetch_documents(corpus: Corpus, ids: Iterable[str]) -> dict[str, Document]:

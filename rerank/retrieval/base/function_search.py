@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from rerank.retrieval.base.given_documents import (
     Candidate,
     DocumentLike,
+    check_first_stage_queries,
     given_first_stage_candidates,
     given_first_stage_ranking,
 )
@@ -41,9 +42,10 @@ class Search(RunSource):
         """Call the function for each query, and return a run with the results.
 
         Raises:
-            UsageError: The function does not return a list.
+            UsageError: The function does not return a list, or a query is not a `Query`.
             DataError: A document has no text, or two documents have the same id.
         """
+        check_first_stage_queries(queries)
         return Run((self._search(query) for query in queries), name=getattr(self.function, "__name__", "search"))
 
     def __mod__(self, k: int) -> Search:

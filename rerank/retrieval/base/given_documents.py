@@ -46,6 +46,21 @@ def given_first_stage_query(value: object) -> Query:
     return value
 
 
+def check_first_stage_queries(values: Iterable[object]) -> None:
+    """Check that all queries of a pipeline are `Query` objects, whose ids name the rankings of a run.
+
+    Raises:
+        UsageError: One of them is something else.
+    """
+    for value in values:
+        if not isinstance(value, Query):
+            raise UsageError(
+                f"A query is {error_repr(value)}",
+                expected="a Query, whose id names its ranking in the run",
+                remedy='Pass Query(id="1", text="...")',
+            )
+
+
 def given_first_stage_candidates(values: object, scores: Sequence[float] | None = None) -> list[Candidate]:
     """Convert values to documents with their first-stage scores.
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from rerank.errors import UsageError
 from rerank.retrieval.base import Retriever
+from rerank.retrieval.base.given_documents import check_first_stage_queries
 from rerank.types import Query, Run
 
 #: Number of documents that a first stage returns per query, unless ``% k`` sets another number.
@@ -78,7 +79,12 @@ class RetrieverSource(RunSource):
         return self.retriever.search(queries, check_retrieval_depth(k))
 
     def __call__(self, queries: Sequence[Query]) -> Run:
-        """Return up to ``self.k`` documents per query."""
+        """Return up to ``self.k`` documents per query.
+
+        Raises:
+            UsageError: A query is not a `Query`.
+        """
+        check_first_stage_queries(queries)
         return self.search(queries, self.k)
 
     def __mod__(self, k: int) -> RetrieverSource:

@@ -32,7 +32,9 @@ def calibrate_command(
     ] = None,
     relevant: Annotated[
         int | None,
-        typer.Option(min=1, help="Lowest grade that counts as relevant. (default: set by the judgments of each run)"),
+        typer.Option(
+            min=1, help="Lowest grade that counts as relevant, not in test collections. (default: the judgments')"
+        ),
     ] = None,
     test: Annotated[
         list[str] | None,

@@ -54,7 +54,8 @@ def calibrate_experiment_runs(
         runs: Finished run folders with the same ranker and the same first stage; their depths may differ.
         out: Path of the calibration file; the diagram has the same name with the extension ``.svg``.
         qrels: Relevance judgments: a file, or the selector of a collection; if omitted, the judgments in the folders.
-        relevant: Lowest grade that counts as relevant in all runs; if omitted, each run's judgments define it.
+        relevant: Lowest grade that counts as relevant in the fitted runs, and in tests with a file of judgments, which
+            states no grade; if omitted, each run's judgments define it.
         tests: Runs of the same ranker on other collections, as ``FOLDER:QRELS``. The calibration is not fitted to them,
             only evaluated on them.
         complete: Whether documents without a judgment count as not relevant in all runs, instead of being omitted.
@@ -94,7 +95,10 @@ def _open_test_experiment_run(
 ) -> RankedCollection:
     """Open a run that tests a calibration; ignore its first-stage scores if its first stage differs from ``main``'s."""
     path, qrels = split_experiment_folder_and_qrels(text)
-    test = open_finished_experiment_with_qrels(path, qrels, relevant=relevant, complete=complete)
+    states_no_grade = qrels is not None and Path(qrels).is_file()
+    test = open_finished_experiment_with_qrels(
+        path, qrels, relevant=relevant if states_no_grade else None, complete=complete
+    )
     _check_same_ranker(main, test)
     has_scores = test.ranked.has_first_stage_scores and test.first_stage == main.first_stage
     return replace(test.ranked, has_first_stage_scores=has_scores)

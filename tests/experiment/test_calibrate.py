@@ -118,6 +118,19 @@ def test_a_test_is_only_reported(folder: Folder, tmp_path: Path) -> None:
         calibrate_experiment_runs([main], tmp_path / "both.json", tests=[str(main)])
 
 
+@pytest.mark.parametrize(("given", "rate_of_file"), [(None, 0.75), (2, 0.5)])
+def test_a_grade_is_for_fitted_runs_and_files_and_a_folder_has_its_own(
+    folder: Folder, tmp_path: Path, given: int | None, rate_of_file: float
+) -> None:
+    main, other = folder("a", kind="log-odds"), folder("b", kind="log-odds", relevant=3)
+    spec = json.loads((other / "spec.json").read_text("utf-8"))
+    spec["dataset"]["name"] = "other"
+    (other / "spec.json").write_text(json.dumps(spec), "utf-8")
+    for test, rate in ((f"{other}:{tmp_path / 'qrels.txt'}", rate_of_file), (str(other), 0.25)):
+        report = calibrate_experiment_runs([main], tmp_path / "out.json", relevant=given, tests=[test])
+        assert {row["rate"] for row in report["rows"] if not row["held_out"] and row["depth"] == 12} == {rate}
+
+
 def test_folders_that_cannot_be_read(folder: Folder, tmp_path: Path) -> None:
     path = folder()
     with raises(MissingResourceError, "missing"):

@@ -92,7 +92,9 @@ def test_a_judge_whose_scores_differ_from_query_to_query_is_worth_as_much_as_its
     """Log-likelihoods depend on the length of the query, so that only their order within a list says something."""
     draw = random.Random(3)
     shifts = {query: draw.gauss(0, 50) for query in synthetic.judge}
-    scores = {query: {doc: 5 * s + shifts[query] for doc, s in row.items()} for query, row in synthetic.judge.items()}
+    scores = {
+        query: {doc: 5 * (s or 0.0) + shifts[query] for doc, s in row.items()} for query, row in synthetic.judge.items()
+    }
     shifted = replace(synthetic, judge=scores, kind="log-likelihood")
     auc = {row["fit"]: row["auc"] for row in fit(shifted).report["rows"] if row["depth"] == 20}
     assert auc["judge"] > auc["rank"] - 0.02

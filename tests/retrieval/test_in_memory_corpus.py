@@ -19,9 +19,9 @@ def test_texts_are_searched_and_reranked() -> None:
 
 def test_mappings_keep_their_ids_titles_and_other_keys() -> None:
     pets = {"id": 7, "title": "Pets", "text": "cats", "url": "https://a.example", "score": 1.5}
-    corpus = InMemoryCorpus([pets, Document(id="d")])
+    corpus = InMemoryCorpus([pets, Document(id=8)])  # a number, as in many data frames
     first, second = corpus.docs()
-    assert (first.id, first.title, first.source, second.id) == ("7", "Pets", {"url": "https://a.example"}, "d")
+    assert (first.id, first.title, first.source, second.id) == ("7", "Pets", {"url": "https://a.example"}, "8")
     assert fetch_documents(corpus, ["7"]) == {"7": first}
     assert corpus.with_source(Document(id="of a server", text="x")).text == "x"
 
@@ -46,8 +46,8 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(DataError, match="no documents"):
         InMemoryCorpus([])
     with pytest.raises(UsageError, match="InMemoryCorpus"):
-        open_first_stage("bm25", TEXTS)  # type: ignore[arg-type]
+        open_first_stage("bm25", TEXTS)
     with pytest.raises(UsageError, match="Query"):
-        open_first_stage("bm25", InMemoryCorpus(TEXTS))(["a question"])  # type: ignore[list-item]
+        open_first_stage("bm25", InMemoryCorpus(TEXTS))(["a question"])
     with pytest.raises(DataError, match="Document 1 has the id 'a', which an earlier document has"):
         InMemoryCorpus([{"id": "a", "text": "x"}, {"id": "a", "text": "y"}])

@@ -142,7 +142,7 @@ def _given_first_stage_candidate(position: int, value: object) -> Candidate:
             raise DataError(f"Document {position} has the {key} {error_repr(text)}", expected="text")
     score = None if content.get("score") is None else _given_first_stage_score(position, content["score"])
     if isinstance(value, Document):
-        return Candidate(value, score)
+        return Candidate(value if value.id == str(doc_id) else replace(value, id=str(doc_id)), score)
     source = {key: item for key, item in content.items() if key not in _KEYS}
     return Candidate(Document(id=str(doc_id), **texts, source=source), score, content.get("id") is not None)
 

@@ -33,7 +33,9 @@ def calibrate_command(
     relevant: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Lowest grade that counts as relevant, not in test collections. (default: the judgments')"
+            min=1,
+            help="Lowest grade that counts as relevant in the runs and in test files; test collections have their own. "
+            "(default: set by the judgments)",
         ),
     ] = None,
     test: Annotated[

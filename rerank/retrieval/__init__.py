@@ -5,7 +5,6 @@ Each module of this package defines one first stage, which is opened by its name
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -67,11 +66,11 @@ def open_first_stage(selector: str, corpus: Corpus, *, workers: WorkerMap | None
 
     Raises:
         UnknownNameError: There is no such first stage or option.
-        UsageError: The corpus is a list of texts, or an option is out of range.
+        UsageError: The corpus is no collection, such as a list of texts, or an option is out of range.
         RerankError: The first stage cannot be opened.
     """
     check_first_stage(selector, with_workers=workers is not None)
-    if isinstance(corpus, (str, bytes, Sequence)):
+    if not hasattr(corpus, "docs"):
         raise UsageError(
             f"The corpus is {error_repr(corpus)}",
             expected="a collection",

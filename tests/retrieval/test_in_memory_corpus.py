@@ -45,8 +45,9 @@ def test_bad_input_is_named() -> None:
         InMemoryCorpus("one text")
     with pytest.raises(DataError, match="no documents"):
         InMemoryCorpus([])
-    with pytest.raises(UsageError, match="InMemoryCorpus"):
-        open_first_stage("bm25", TEXTS)
+    for value in (TEXTS, "one text", None):
+        with pytest.raises(UsageError, match="InMemoryCorpus"):
+            open_first_stage("bm25", value)
     with pytest.raises(UsageError, match="Query"):
         open_first_stage("bm25", InMemoryCorpus(TEXTS))(["a question"])
     with pytest.raises(DataError, match="Document 1 has the id 'a', which an earlier document has"):

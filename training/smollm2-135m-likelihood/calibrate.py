@@ -2,9 +2,9 @@
 
     python calibrate.py --work work --data FOLDER NAME --weight .5 --depth 20 --depth 100 --out rerank-calibration.json
 
-Candidates are BM25's. For DL21, documents without a judgment are left out; Cranfield lists all relevant documents, so
-they count as not relevant there. The scores of a listwise judge need one depth after the other; those of query
-likelihood are calibrated at 5, 20 and 100 from one depth.
+The candidates are BM25's. Documents without a judgment are left out for DL21. They count as not relevant for Cranfield,
+whose judgments list all relevant documents. Query likelihood is calibrated at 5, 20 and 100 documents from one depth; a
+listwise judge needs one --depth for each.
 """
 
 from __future__ import annotations

@@ -101,13 +101,16 @@ def compute_packed_training_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     groups = query.shape[1] // key.shape[1]  # query heads per key-value head
     window: int = more.get("sliding_window") or 0
+    if query.device.type == "cpu":  # the backward pass of torch's kernel is faster in float32 there
+        query, key, value = query.float(), key.float(), value.float()
     out = []
     for start, end in row.texts:
         queries = query[:, :, start:end]
         keys, values = (states[:, :, start:end].repeat_interleave(groups, dim=1) for states in (key, value))
         is_masked = 0 < window < end - start
         mask = _training_sliding_window_mask(end - start, window, query.device) if is_masked else None
-        out.append(scaled_dot_product_attention(queries, keys, values, mask, dropout, mask is None, scale=scale))
+        with torch.autocast("cpu", enabled=False):
+            out.append(scaled_dot_product_attention(queries, keys, values, mask, dropout, mask is None, scale=scale))
     for index, region in enumerate(row.regions if module.layer_idx in row.heads else ()):
         heads = list(row.heads[module.layer_idx])
         keys, bounds = key[0, [head // groups for head in heads]], row.texts[region.text]

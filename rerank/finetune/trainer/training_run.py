@@ -33,6 +33,7 @@ from rerank.finetune.trainer.base_model import (
     unwrap_adapted_model,
 )
 from rerank.finetune.trainer.calibration_batches import FirstBatches
+from rerank.finetune.trainer.cpu_dropout import use_cpu_dropout
 from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs, check_judge_can_be_trained
 from rerank.finetune.trainer.held_out_loss import HeldOutLoss
 from rerank.finetune.trainer.list_trainer import ListTrainer
@@ -156,6 +157,8 @@ class TrainingRun:
         set_seed(recipe.seed)
         module = self._module(adapter.attach(model, self._batches, seed=recipe.seed))
         self._kept = training_checkpoint_tensor_names(module, before, moved=adapter.moves_base)
+        if self._device == "cpu":
+            use_cpu_dropout(module)
         if recipe.training.checkpointing:
             enable_activation_checkpointing(model)
         if recipe.training.fsdp:

@@ -1,7 +1,7 @@
 """The tables that report what a default is worth, over scores that `search.py` and this script store.
 
-    python tables.py --work work --data FOLDER final --system untrained@.5 --system base-n800-s1@.25
-    python tables.py --work work --data FOLDER lists --system untrained@.5
+    python tables.py final --work work --data FOLDER --system untrained@.5 --system base-n800-s1@.25
+    python tables.py lists --work work --data FOLDER --system untrained@.5
 
 `final` ranks BM25's first 100 of TREC DL 2019 and of Cranfield's even-numbered queries, which chose nothing, and
 compares each system with BM25 and with the first system. `lists` ranks the first 100 of every first stage, and compares
@@ -9,28 +9,46 @@ each with its own order; of its queries, those of DL21 have chosen adapters and 
 even-numbered queries share relevant documents with odd-numbered ones, so only DL19 is another domain.
 
 A system is NAME[+NAME]@WEIGHT: adapters in work/adapters (or `untrained`, or `smollm2-135m-attention`), whose z-scores
-are averaged, and the weight of the first stage's z-score.
+are averaged, and the weight of the first stage's z-score. With /DEPTH, only as many candidates are ranked.
 
-Tests are two-sided paired t-tests; Holm's correction is over all tests of the table.
+nDCG@10 per query goes into --values, a JSON lines file. A system whose values are there is not measured again, so a
+table can be finished on another machine. Tests are two-sided paired t-tests; Holm's correction is over all tests of the
+table.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lists import EVEN, STAGES, Lists, ListSource
+from lists import EVEN, STAGES, ListSource
 from scores import compute_scores, order_by_scores
 from search import MEASURE, adapter_of
 
-from rerank.evaluation import compare_runs
+from rerank.evaluation import evaluate_run
 from rerank.evaluation.judgment_coverage import cover_runs_by_judgments
-from rerank.evaluation.significance.base.paired_tests import holm
+from rerank.evaluation.significance.base.paired_tests import holm, paired_t, student_t_interval
 from rerank.types import Run
 
 DEPTH = 100
+#: Name of the order of the first stage among the systems.
+FIRST_STAGE = "first stage"
+
+
+@dataclass(frozen=True)
+class Values:
+    """Effectiveness of a system on some lists.
+
+    Attributes:
+        per_query: nDCG@10 per query id.
+        judged: Share of judged documents among the ten best.
+    """
+
+    per_query: Mapping[str, float]
+    judged: float
 
 
 @dataclass(frozen=True)
@@ -55,54 +73,90 @@ class Row:
         return f"| {self.lists} | {self.system} | {self.baseline} | {values} |"
 
 
-def rank(system: str, lists: Lists, collection: str, stage: str, work: Path) -> Run:
-    """Return the order of a system, NAME[+NAME]@WEIGHT."""
-    names, _, weight = system.partition("@")
-    judges = [
-        compute_scores(
-            work / "scores" / name / f"{collection}.sqlite", f"{stage}-{DEPTH}", lists.run, adapter_of(name, work)
-        )
-        for name in names.split("+")
-    ]
-    run = order_by_scores(lists.run, judges, float(weight))
-    return Run(run.values(), name=system)
+@dataclass(frozen=True)
+class Measurer:
+    """Measures systems, and stores their values in a file.
+
+    Attributes:
+        source: The candidate lists.
+        work: Folder with adapters and scores.
+        file: JSON lines file of values.
+    """
+
+    source: ListSource
+    work: Path
+    file: Path
+
+    def values(self, collection: str, stage: str, system: str) -> Values:
+        """Return the values of a system, from the file if they are there."""
+        key = [collection, stage, system]
+        lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
+        for row in map(json.loads, lines):
+            if row["key"] == key:
+                return Values(row["values"], row["judged"])
+        found = self._measure(collection, stage, system)
+        row = {"key": key, "judged": found.judged, "values": found.per_query}
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        return found
+
+    def _measure(self, collection: str, stage: str, system: str) -> Values:
+        half = EVEN if collection == "Cranfield" else frozenset[str]()
+        lists = self.source.lists(collection, stage, DEPTH, half)
+        run = lists.run if system == FIRST_STAGE else self._rank(lists.run, collection, stage, system)
+        scores = evaluate_run(lists.qrels, run, [MEASURE], relevant=lists.relevant)
+        (coverage,), _ = cover_runs_by_judgments(lists.qrels, [run], [MEASURE], bounds=False)
+        rounded = {query: round(value, 6) for query, value in scores.values[MEASURE].items()}
+        return Values(rounded, round(coverage.judged[MEASURE], 4))
+
+    def _rank(self, run: Run, collection: str, stage: str, system: str) -> Run:
+        """Return the order of a system, NAME[+NAME]@WEIGHT[/DEPTH]."""
+        names, _, numbers = system.partition("@")
+        weight, _, depth = numbers.partition("/")
+        head = run.top(int(depth)) if depth else run
+        judges = [
+            compute_scores(
+                self.work / "scores" / name / f"{collection}.sqlite",
+                f"{stage}-{depth or DEPTH}",
+                head,
+                adapter_of(name, self.work),
+            )
+            for name in names.split("+")
+        ]
+        return order_by_scores(head, judges, float(weight))
+
+    def compare(self, collection: str, stage: str, systems: Sequence[str], baseline: str) -> Iterator[Row]:
+        """Yield one row per system."""
+        base = self.values(collection, stage, baseline).per_query
+        for system in systems:
+            own = self.values(collection, stage, system)
+            differences = [value - base[query] for query, value in own.per_query.items()]
+            low, high = student_t_interval(differences)
+            yield Row(
+                lists=f"{collection}, {stage}",
+                system=system,
+                baseline=baseline,
+                value=sum(own.per_query.values()) / len(own.per_query),
+                judged=own.judged,
+                difference=sum(differences) / len(differences),
+                low=low,
+                high=high,
+                p=paired_t(differences),
+            )
 
 
-def compare(name: str, lists: Lists, systems: Sequence[Run], baseline: Run) -> Iterator[Row]:
-    """Yield one row per system."""
-    for system in systems:
-        comparison = compare_runs(lists.qrels, [system, baseline], MEASURE, relevant=lists.relevant)
-        (coverage,), _ = cover_runs_by_judgments(lists.qrels, [system], [MEASURE], bounds=False)
-        (pair,) = comparison.pairs
-        yield Row(
-            lists=name,
-            system=system.name,
-            baseline=baseline.name,
-            value=comparison.runs[0].mean,
-            judged=coverage.judged[MEASURE],
-            difference=pair.difference,
-            low=pair.low,
-            high=pair.high,
-            p=pair.p,
-        )
-
-
-def final_rows(systems: Sequence[str], source: ListSource, work: Path) -> Iterator[Row]:
+def final_rows(systems: Sequence[str], measurer: Measurer) -> Iterator[Row]:
     """Yield the comparisons with BM25, then those with the first system, on the two collections that chose nothing."""
-    for collection, queries in (("DL19", frozenset[str]()), ("Cranfield", EVEN)):
-        lists = source.lists(collection, "BM25", DEPTH, queries)
-        runs = [rank(system, lists, collection, "BM25", work) for system in systems]
-        yield from compare(collection, lists, runs, lists.run)
-        yield from compare(collection, lists, runs[1:], runs[0])
+    for collection in ("DL19", "Cranfield"):
+        yield from measurer.compare(collection, "BM25", systems, FIRST_STAGE)
+        yield from measurer.compare(collection, "BM25", systems[1:], systems[0])
 
 
-def list_rows(systems: Sequence[str], source: ListSource, work: Path) -> Iterator[Row]:
+def list_rows(systems: Sequence[str], measurer: Measurer) -> Iterator[Row]:
     """Yield the comparisons with each first stage's own order."""
     for collection, stages in STAGES.items():
         for stage in stages:
-            lists = source.lists(collection, stage, DEPTH, EVEN if collection == "Cranfield" else frozenset())
-            runs = [rank(system, lists, collection, stage, work) for system in systems]
-            yield from compare(f"{collection}, {stage}", lists, runs, lists.run)
+            yield from measurer.compare(collection, stage, systems, FIRST_STAGE)
 
 
 def main() -> None:
@@ -110,10 +164,12 @@ def main() -> None:
     parser.add_argument("table", choices=("final", "lists"))
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="msmarco_candidates, qrels, cranfield and vaswani")
-    parser.add_argument("--system", action="append", required=True, metavar="NAME[+NAME]@WEIGHT")
+    parser.add_argument("--values", type=Path, help="file of values per query; work/values.jsonl if omitted")
+    parser.add_argument("--system", action="append", required=True, metavar="NAME[+NAME]@WEIGHT[/DEPTH]")
     given = parser.parse_args()
-    make = final_rows if given.table == "final" else list_rows
-    rows = list(make(given.system, ListSource(given.data.resolve()), given.work.resolve()))
+    work = given.work.resolve()
+    measurer = Measurer(ListSource(given.data.resolve()), work, given.values or work / "values.jsonl")
+    rows = list((final_rows if given.table == "final" else list_rows)(given.system, measurer))
     corrected = holm([row.p for row in rows])
     print(f"| lists | system | baseline | {MEASURE} | judged@10 | difference [95 %] | p | Holm |\n|" + " --- |" * 8)
     for row, p in zip(rows, corrected, strict=True):

@@ -20,13 +20,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lists import EVEN, STAGES, ListSource
 from scores import compute_scores, order_by_scores
-from search import MEASURE, adapter_of
+from search import MEASURE, SHIPPED, UNTRAINED, adapter_of
+from write_queries import read_rows
 
 from rerank.evaluation import evaluate_run
 from rerank.evaluation.judgment_coverage import cover_runs_by_judgments
@@ -34,8 +36,6 @@ from rerank.evaluation.significance.base.paired_tests import holm, paired_t, stu
 from rerank.types import Run
 
 DEPTH = 100
-#: Name of the order of the first stage among the systems.
-FIRST_STAGE = "first stage"
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,41 @@ class Values:
 
     per_query: Mapping[str, float]
     judged: float
+
+
+@dataclass(frozen=True)
+class System:
+    """Adapters whose z-scores are averaged, the weight of the first stage's z-score, and the number of candidates.
+
+    Attributes:
+        names: Names of the adapters; empty for the order of the first stage.
+        weight: Weight of the first stage's z-score.
+        depth: Number of candidates that are ranked.
+    """
+
+    names: tuple[str, ...] = ()
+    weight: float = 0.0
+    depth: int = DEPTH
+
+    @classmethod
+    def parse(cls, text: str) -> System:
+        """Read NAME[+NAME]@WEIGHT[/DEPTH]."""
+        names, _, numbers = text.partition("@")
+        weight, _, depth = numbers.partition("/")
+        try:
+            return cls(tuple(names.split("+")), float(weight), int(depth or DEPTH))
+        except ValueError:
+            message = f"{text!r}; expected NAME[+NAME]@WEIGHT[/DEPTH], such as untrained@.5 or untrained@.5/20"
+            raise argparse.ArgumentTypeError(message) from None
+
+    def __str__(self) -> str:
+        """Return the system in one form, which is its key in the file of values."""
+        depth = "" if self.depth == DEPTH else f"/{self.depth}"
+        return f"{'+'.join(self.names)}@{self.weight:g}{depth}" if self.names else "first stage"
+
+
+#: The order of the first stage.
+FIRST_STAGE = System()
 
 
 @dataclass(frozen=True)
@@ -87,20 +122,22 @@ class Measurer:
     work: Path
     file: Path
 
-    def values(self, collection: str, stage: str, system: str) -> Values:
+    def values(self, collection: str, stage: str, system: System) -> Values:
         """Return the values of a system, from the file if they are there."""
-        key = [collection, stage, system]
-        lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
-        for row in map(json.loads, lines):
+        key = [collection, stage, str(system)]
+        rows = read_rows(self.file)
+        for row in rows:
             if row["key"] == key:
                 return Values(row["values"], row["judged"])
         found = self._measure(collection, stage, system)
-        row = {"key": key, "judged": found.judged, "values": found.per_query}
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        rows.append({"key": key, "judged": found.judged, "values": found.per_query})
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        draft = self.file.with_name(f"{self.file.name}.new")  # a killed process leaves no half line
+        draft.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        os.replace(draft, self.file)
         return found
 
-    def _measure(self, collection: str, stage: str, system: str) -> Values:
+    def _measure(self, collection: str, stage: str, system: System) -> Values:
         half = EVEN if collection == "Cranfield" else frozenset[str]()
         lists = self.source.lists(collection, stage, DEPTH, half)
         run = lists.run if system == FIRST_STAGE else self._rank(lists.run, collection, stage, system)
@@ -109,23 +146,21 @@ class Measurer:
         rounded = {query: round(value, 6) for query, value in scores.values[MEASURE].items()}
         return Values(rounded, round(coverage.judged[MEASURE], 4))
 
-    def _rank(self, run: Run, collection: str, stage: str, system: str) -> Run:
-        """Return the order of a system, NAME[+NAME]@WEIGHT[/DEPTH]."""
-        names, _, numbers = system.partition("@")
-        weight, _, depth = numbers.partition("/")
-        head = run.top(int(depth)) if depth else run
+    def _rank(self, run: Run, collection: str, stage: str, system: System) -> Run:
+        """Return the order of a system."""
+        head = run.top(system.depth)
         judges = [
             compute_scores(
                 self.work / "scores" / name / f"{collection}.sqlite",
-                f"{stage}-{depth or DEPTH}",
+                f"{stage}-{system.depth}",
                 head,
                 adapter_of(name, self.work),
             )
-            for name in names.split("+")
+            for name in system.names
         ]
-        return order_by_scores(head, judges, float(weight))
+        return order_by_scores(head, judges, system.weight)
 
-    def compare(self, collection: str, stage: str, systems: Sequence[str], baseline: str) -> Iterator[Row]:
+    def compare(self, collection: str, stage: str, systems: Sequence[System], baseline: System) -> Iterator[Row]:
         """Yield one row per system."""
         base = self.values(collection, stage, baseline).per_query
         for system in systems:
@@ -134,8 +169,8 @@ class Measurer:
             low, high = student_t_interval(differences)
             yield Row(
                 lists=f"{collection}, {stage}",
-                system=system,
-                baseline=baseline,
+                system=str(system),
+                baseline=str(baseline),
                 value=sum(own.per_query.values()) / len(own.per_query),
                 judged=own.judged,
                 difference=sum(differences) / len(differences),
@@ -145,14 +180,14 @@ class Measurer:
             )
 
 
-def final_rows(systems: Sequence[str], measurer: Measurer) -> Iterator[Row]:
+def final_rows(systems: Sequence[System], measurer: Measurer) -> Iterator[Row]:
     """Yield the comparisons with BM25, then those with the first system, on the two collections that chose nothing."""
     for collection in ("DL19", "Cranfield"):
         yield from measurer.compare(collection, "BM25", systems, FIRST_STAGE)
         yield from measurer.compare(collection, "BM25", systems[1:], systems[0])
 
 
-def list_rows(systems: Sequence[str], measurer: Measurer) -> Iterator[Row]:
+def list_rows(systems: Sequence[System], measurer: Measurer) -> Iterator[Row]:
     """Yield the comparisons with each first stage's own order."""
     for collection, stages in STAGES.items():
         for stage in stages:
@@ -165,9 +200,18 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="msmarco_candidates, qrels, cranfield and vaswani")
     parser.add_argument("--values", type=Path, help="file of values per query; work/values.jsonl if omitted")
-    parser.add_argument("--system", action="append", required=True, metavar="NAME[+NAME]@WEIGHT[/DEPTH]")
+    parser.add_argument(
+        "--system", action="append", required=True, type=System.parse, metavar="NAME[+NAME]@WEIGHT[/DEPTH]"
+    )
     given = parser.parse_args()
     work = given.work.resolve()
+    for folder in ("msmarco_candidates", "qrels", "cranfield", *(["vaswani"] if given.table == "lists" else [])):
+        if not (given.data / folder).is_dir():
+            parser.error(f"--data {given.data} has no folder {folder!r}")
+    known = {UNTRAINED, SHIPPED} | {path.name for path in (work / "adapters").glob("*")}
+    for name in (name for system in given.system for name in system.names):
+        if name not in known:
+            parser.error(f"--system {name!r} is no folder in {work / 'adapters'}; there are {', '.join(sorted(known))}")
     measurer = Measurer(ListSource(given.data.resolve()), work, given.values or work / "values.jsonl")
     rows = list((final_rows if given.table == "final" else list_rows)(given.system, measurer))
     corrected = holm([row.p for row in rows])

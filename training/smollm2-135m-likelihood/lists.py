@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rerank.collections import Collection, open_collection, open_collection_qrels
 from rerank.retrieval import open_first_stage
+from rerank.retrieval.base.in_memory_corpus import InMemoryCorpus
 from rerank.retrieval.hybrid.fusion import reciprocal_rank_fusion
 from rerank.types import Document, Qrels, Ranking, Run
 
@@ -85,7 +86,7 @@ class ListSource:
         makers: dict[str, Callable[[], Run]] = {
             "BM25": lambda: self._requests("BM25", year).candidates().top(depth),
             "SPLADE++": lambda: self._requests("SPLADE_P_P_ENSEMBLE_DISTIL", year).candidates().top(depth),
-            "MiniLM": lambda: _reorder_by_encoder(self._requests("BM25", year), depth),
+            "MiniLM": lambda: reorder_by_encoder(self._requests("BM25", year).candidates().top(depth)),
             "RRF": lambda: fuse([self._passages(year, each, depth) for each in ("BM25", "SPLADE++")], depth),
         }
         return makers[stage]()
@@ -94,11 +95,12 @@ class ListSource:
         return open_collection(f"requests:{self.data}/msmarco_candidates/{stage}/retrieve_results_dl{year}.json.gz")
 
 
-def _reorder_by_encoder(collection: Collection, depth: int) -> Run:
-    """Order each candidate list of a collection by the cosines of the bi-encoder."""
-    run = collection.candidates().top(depth)
-    queries = [ranking.query for ranking in run.values()]
-    found = open_first_stage(ENCODER, collection).search(queries, sum(1 for _ in collection.docs()))
+def reorder_by_encoder(run: Run) -> Run:
+    """Order each list of a run by the cosines of the bi-encoder, which become the scores."""
+    docs = {doc.id: doc for ranking in run.values() for doc in ranking.docs}
+    found = open_first_stage(ENCODER, InMemoryCorpus(list(docs.values()))).search(
+        [ranking.query for ranking in run.values()], len(docs)
+    )
     rankings = []
     for ranking in run.values():
         cosines = dict(zip(found[ranking.query.id].doc_ids, found[ranking.query.id].scores, strict=True))

@@ -8,9 +8,6 @@ compares each system with BM25 and with the first system. `lists` ranks the firs
 each with its own order; of its queries, those of DL21 have chosen adapters and their weights. Half of Cranfield's
 even-numbered queries share relevant documents with odd-numbered ones, so only DL19 is another domain.
 
-A system is NAME[+NAME]@WEIGHT: adapters in work/adapters (or `untrained`, or `smollm2-135m-attention`), whose z-scores
-are averaged, and the weight of the first stage's z-score. With /DEPTH, only as many candidates are ranked.
-
 nDCG@10 per query goes into --values, a JSON lines file. A system whose values are there is not measured again, so a
 table can be finished on another machine. Tests are two-sided paired t-tests; Holm's correction is over all tests of the
 table.
@@ -26,16 +23,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lists import EVEN, STAGES, ListSource
-from scores import compute_scores, order_by_scores
-from search import MEASURE, SHIPPED, UNTRAINED, adapter_of
+from search import MEASURE
+from systems import DEPTH, FIRST_STAGE, System
 from write_queries import read_rows
 
 from rerank.evaluation import evaluate_run
 from rerank.evaluation.judgment_coverage import cover_runs_by_judgments
 from rerank.evaluation.significance.base.paired_tests import holm, paired_t, student_t_interval
-from rerank.types import Run
-
-DEPTH = 100
 
 
 @dataclass(frozen=True)
@@ -49,41 +43,6 @@ class Values:
 
     per_query: Mapping[str, float]
     judged: float
-
-
-@dataclass(frozen=True)
-class System:
-    """Adapters whose z-scores are averaged, the weight of the first stage's z-score, and the number of candidates.
-
-    Attributes:
-        names: Names of the adapters; empty for the order of the first stage.
-        weight: Weight of the first stage's z-score.
-        depth: Number of candidates that are ranked.
-    """
-
-    names: tuple[str, ...] = ()
-    weight: float = 0.0
-    depth: int = DEPTH
-
-    @classmethod
-    def parse(cls, text: str) -> System:
-        """Read NAME[+NAME]@WEIGHT[/DEPTH]."""
-        names, _, numbers = text.partition("@")
-        weight, _, depth = numbers.partition("/")
-        try:
-            return cls(tuple(names.split("+")), float(weight), int(depth or DEPTH))
-        except ValueError:
-            message = f"{text!r}; expected NAME[+NAME]@WEIGHT[/DEPTH], such as untrained@.5 or untrained@.5/20"
-            raise argparse.ArgumentTypeError(message) from None
-
-    def __str__(self) -> str:
-        """Return the system in one form, which is its key in the file of values."""
-        depth = "" if self.depth == DEPTH else f"/{self.depth}"
-        return f"{'+'.join(self.names)}@{self.weight:g}{depth}" if self.names else "first stage"
-
-
-#: The order of the first stage.
-FIRST_STAGE = System()
 
 
 @dataclass(frozen=True)
@@ -140,25 +99,11 @@ class Measurer:
     def _measure(self, collection: str, stage: str, system: System) -> Values:
         half = EVEN if collection == "Cranfield" else frozenset[str]()
         lists = self.source.lists(collection, stage, DEPTH, half)
-        run = lists.run if system == FIRST_STAGE else self._rank(lists.run, collection, stage, system)
+        run = system.rank(lists.run, collection, stage, self.work)
         scores = evaluate_run(lists.qrels, run, [MEASURE], relevant=lists.relevant)
         (coverage,), _ = cover_runs_by_judgments(lists.qrels, [run], [MEASURE], bounds=False)
         rounded = {query: round(value, 6) for query, value in scores.values[MEASURE].items()}
         return Values(rounded, round(coverage.judged[MEASURE], 4))
-
-    def _rank(self, run: Run, collection: str, stage: str, system: System) -> Run:
-        """Return the order of a system."""
-        head = run.top(system.depth)
-        judges = [
-            compute_scores(
-                self.work / "scores" / name / f"{collection}.sqlite",
-                f"{stage}-{system.depth}",
-                head,
-                adapter_of(name, self.work),
-            )
-            for name in system.names
-        ]
-        return order_by_scores(head, judges, system.weight)
 
     def compare(self, collection: str, stage: str, systems: Sequence[System], baseline: System) -> Iterator[Row]:
         """Yield one row per system."""
@@ -200,18 +145,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="msmarco_candidates, qrels, cranfield and vaswani")
     parser.add_argument("--values", type=Path, help="file of values per query; work/values.jsonl if omitted")
-    parser.add_argument(
-        "--system", action="append", required=True, type=System.parse, metavar="NAME[+NAME]@WEIGHT[/DEPTH]"
-    )
+    System.add_option(parser)
     given = parser.parse_args()
     work = given.work.resolve()
     for folder in ("msmarco_candidates", "qrels", "cranfield", *(["vaswani"] if given.table == "lists" else [])):
         if not (given.data / folder).is_dir():
             parser.error(f"--data {given.data} has no folder {folder!r}")
-    known = {UNTRAINED, SHIPPED} | {path.name for path in (work / "adapters").glob("*")}
-    for name in (name for system in given.system for name in system.names):
-        if name not in known:
-            parser.error(f"--system {name!r} is no folder in {work / 'adapters'}; there are {', '.join(sorted(known))}")
+    System.check(given.system, work, parser)
     measurer = Measurer(ListSource(given.data.resolve()), work, given.values or work / "values.jsonl")
     rows = list((final_rows if given.table == "final" else list_rows)(given.system, measurer))
     corrected = holm([row.p for row in rows])

@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from rerank.collections import open_collection
 from rerank.finetune.labels.leaks import find_query_leaks
+from rerank.lm.loading import pick_dtype
 from rerank.models import resolve_model_name
 from rerank.retrieval import open_first_stage
 from rerank.types import Document, Query
@@ -56,11 +57,12 @@ class Writer:
         folder = str(resolve_model_name("smollm2-135m"))
         self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
         self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+        dtype = getattr(torch, pick_dtype("auto", "cpu"))
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
         self.prefix = self.tokenizer(EXAMPLES, return_tensors="pt", add_special_tokens=False)["input_ids"]
         self.cache = DynamicCache(config=self.model.config)
         with torch.inference_mode():
-            self.model(input_ids=self.prefix, past_key_values=self.cache, use_cache=True)
+            self.model(input_ids=self.prefix, cache=self.cache, use_cache=True)
         (self.newline,) = self.tokenizer.encode("\n", add_special_tokens=False)
 
     def queries(self, texts: Sequence[str], seed: int, temperature: float) -> list[str]:
@@ -74,7 +76,7 @@ class Writer:
         cache.batch_repeat_interleave(len(texts))
         with torch.inference_mode():
             out = self.model.generate(
-                input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=LONGEST, do_sample=True,
+                input_ids=ids, attention_mask=mask, cache=cache, max_new_tokens=LONGEST, do_sample=True,
                 temperature=temperature, top_p=0.95, pad_token_id=self.tokenizer.eos_token_id,
                 eos_token_id=[self.newline, self.tokenizer.eos_token_id],
             )  # fmt: skip

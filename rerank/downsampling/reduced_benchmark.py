@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-#: Metrics that are shown in tables, in this order.
-FIGURES = ("tau", "spearman", "max_drop", "recall", "precision", "AA", "missed", "spurious", "AD")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReductionStep:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -9,6 +12,8 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from rerank.finetune.trainer.cpu_dropout import CpuDropout, use_cpu_dropout  # noqa: E402
+from rerank.finetune.trainer.training import train_adapter  # noqa: E402
+from tests.finetune.small import recipe  # noqa: E402
 
 
 @pytest.mark.parametrize("probability", [0.05, 0.5, 0.9])
@@ -37,6 +42,13 @@ def test_gradients_pass_through_what_is_kept_and_the_seed_decides() -> None:
     assert torch.equal(layer(values), out)
 
 
+@pytest.mark.parametrize("values", [torch.ones(6, 9).T.bfloat16(), torch.ones(3, 0), torch.ones(())])
+def test_every_shape_and_data_type(values: Any) -> None:
+    out = CpuDropout(0.5)(values)
+    assert (out.dtype, out.shape) == (values.dtype, values.shape)
+    assert set(out.flatten().tolist()) <= {0.0, 2.0}
+
+
 def test_in_evaluation_and_at_the_ends_it_is_torchs() -> None:
     values = torch.randn(5, 3)
     assert torch.equal(CpuDropout(0.5).eval()(values), values)
@@ -51,3 +63,17 @@ def test_each_dropout_of_a_model_is_replaced_but_no_subclass() -> None:
     assert [type(layer) for layer in (model[0], *inner)] == [CpuDropout, CpuDropout, nn.Dropout1d]
     assert [layer.p for layer in model.modules() if isinstance(layer, CpuDropout)] == [0.1, 0.2]
     assert not any(layer.training for layer in model.modules())
+
+
+def test_trainings_use_it(model: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("peft")
+    own, calls = CpuDropout.forward, []
+
+    def forward(self: CpuDropout, values: Any) -> Any:
+        calls.append(self.p)
+        return own(self, values)
+
+    monkeypatch.setattr(CpuDropout, "forward", forward)
+    asked = recipe(model, collection, adapter={"name": "lora", "r": 4, "dropout": 0.1}, training={"steps": 1})
+    train_adapter(asked, tmp_path / "out", device="cpu")
+    assert set(calls) == {0.1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
 import pytest
@@ -283,3 +284,31 @@ def test_a_sliding_window_is_kept() -> None:
     assert ids.shape[1] > 200
     own = float(asked.model(input_ids=ids, labels=labels).loss.detach())
     assert float(found["loss"].detach()) == pytest.approx(own, rel=1e-5)
+
+
+@pytest.mark.parametrize("window", [0, 5])
+def test_packed_attention_of_16_bits_is_computed_in_32_on_a_cpu(monkeypatch: pytest.MonkeyPatch, window: int) -> None:
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, heads, 19, 8, dtype=torch.bfloat16) for heads in (4, 2, 2))
+    own, seen = torch.nn.functional.scaled_dot_product_attention, list[Any]()
+
+    def kernel(*states: Any, **more: Any) -> Any:
+        seen.extend(state.dtype for state in states[:3])
+        return own(*states, **more)
+
+    monkeypatch.setattr(packed_attention, "scaled_dot_product_attention", kernel)
+    row = packed_attention.PackedTrainingRow(texts=[(0, 7), (7, 19)])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out, _ = packed_attention.compute_packed_training_attention(
+            SimpleNamespace(layer_idx=0), query.float(), key.float(), value, None, packing=row, sliding_window=window
+        )
+    assert out.dtype is torch.bfloat16
+    assert set(seen) == {torch.float32}
+    positions = torch.arange(19)
+    text = (positions >= 7).long()
+    distance = positions[:, None] - positions
+    seen_by = (distance >= 0) & (text[:, None] == text) & (distance < (window or 19))
+    scores = query.double() @ key.double().repeat_interleave(2, dim=1).transpose(2, 3) / 8**0.5
+    shares = scores.masked_fill(~seen_by, -torch.inf).softmax(-1)
+    expected = (shares @ value.double().repeat_interleave(2, dim=1)).transpose(1, 2)
+    torch.testing.assert_close(out, expected.bfloat16(), rtol=0.01, atol=0.001)

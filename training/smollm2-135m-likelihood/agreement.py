@@ -38,7 +38,6 @@ def main() -> None:
     System.add_option(parser)
     given = parser.parse_args()
     source, work = ListSource(given.data.resolve()), given.work.resolve()
-    System.check(given.system, work, parser)
     print("| lists | system | tau to the teacher [95 %] |\n|" + " --- |" * 3)
     for collection, half in (("DL21", frozenset[str]()), ("Cranfield", ODD)):
         for depth in sorted({system.depth for system in given.system}):

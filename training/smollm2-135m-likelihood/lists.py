@@ -57,6 +57,9 @@ class ListSource:
 
     def lists(self, collection: str, stage: str, depth: int, queries: frozenset[str] = frozenset()) -> Lists:
         """Return the lists of a first stage, of all judged queries or of some."""
+        for folder in ("vaswani",) if collection == "Vaswani" else ("msmarco_candidates", "qrels", "cranfield"):
+            if not (self.data / folder).is_dir():
+                raise SystemExit(f"{self.data} has no folder {folder!r}")
         if collection.startswith("DL"):
             year = collection[2:]
             (file,) = (self.data / "qrels").glob(f"qrels.dl{year}-passage.txt*")

@@ -1,13 +1,15 @@
 """Systems that are compared, by name.
 
 A system is NAME[+NAME]@WEIGHT: adapters in work/adapters (or `untrained`, or `smollm2-135m-attention`), whose z-scores
-are averaged, and the weight of the first stage's z-score. With /DEPTH, only as many candidates are ranked.
+are averaged, and the weight of the first stage's z-score. With /DEPTH, only the first candidates are ranked, and the
+others are left out.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+import contextlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from rerank.types import Run
 
 #: Number of candidates, unless a system names another.
 DEPTH = 100
+#: Fewer candidates cannot fill the ten ranks that are measured.
+LEAST_DEPTH = 10
 FORM = "NAME[+NAME]@WEIGHT[/DEPTH]"
 
 
@@ -40,16 +44,22 @@ class System:
         """Read NAME[+NAME]@WEIGHT[/DEPTH]."""
         names, _, numbers = text.partition("@")
         weight, _, depth = numbers.partition("/")
-        try:
-            return cls(tuple(names.split("+")), float(weight), int(depth or DEPTH))
-        except ValueError:
-            message = f"{text!r}; expected {FORM}, such as untrained@.5 or untrained@.5/20"
-            raise argparse.ArgumentTypeError(message) from None
+        with contextlib.suppress(ValueError):
+            system = cls(tuple(names.split("+")), float(weight), int(depth or DEPTH))
+            if all(system.names) and math.isfinite(system.weight) and LEAST_DEPTH <= system.depth <= DEPTH:
+                return system
+        expected = f"{FORM} with a depth of {LEAST_DEPTH} to {DEPTH}, such as untrained@.5 or untrained@.5/20"
+        raise argparse.ArgumentTypeError(f"{text!r}; expected {expected}")
 
     def rank(self, run: Run, collection: str, stage: str, work: Path) -> Run:
         """Order the first candidates of each list; scores that are not stored in the folder are computed."""
         if not self.names:
             return run
+        known = {UNTRAINED, SHIPPED} | {path.name for path in (work / "adapters").glob("*")}
+        if unknown := set(self.names) - known:
+            raise SystemExit(
+                f"{work / 'adapters'} has no adapter {min(unknown)!r}; available: {', '.join(sorted(known))}"
+            )
         head = run.top(self.depth)
         judges = [
             compute_scores(
@@ -63,16 +73,6 @@ class System:
     def add_option(cls, parser: argparse.ArgumentParser) -> None:
         """Add the option --system, which may be repeated."""
         parser.add_argument("--system", action="append", required=True, type=cls.parse, metavar=FORM)
-
-    @staticmethod
-    def check(systems: Iterable[System], work: Path, parser: argparse.ArgumentParser) -> None:
-        """End with a message if the folder has no adapter of a name."""
-        known = {UNTRAINED, SHIPPED} | {path.name for path in (work / "adapters").glob("*")}
-        for name in (name for system in systems for name in system.names):
-            if name not in known:
-                parser.error(
-                    f"--system {name!r} is no folder in {work / 'adapters'}; there are {', '.join(sorted(known))}"
-                )
 
     def __str__(self) -> str:
         """Return the system in one form, which is its key in the file of values."""

@@ -1,16 +1,16 @@
 """The tables that report what a default is worth, over scores that `search.py` and this script store.
 
-    python tables.py final --work work --data FOLDER --system untrained@.5 --system base-n800-s1@.25
+    python tables.py final --work work --data FOLDER --system untrained@.25 --system all-linear-n800-s1@.25
     python tables.py lists --work work --data FOLDER --system untrained@.5
 
-`final` ranks BM25's first 100 of TREC DL 2019 and of Cranfield's even-numbered queries, which chose nothing, and
-compares each system with BM25 and with the first system. `lists` ranks the first 100 of every first stage, and compares
-each with its own order; of its queries, those of DL21 have chosen adapters and their weights. Half of Cranfield's
-even-numbered queries share relevant documents with odd-numbered ones, so only DL19 is another domain.
+`final` ranks BM25's first 100 of TREC DL 2019 and of Cranfield's even-numbered queries, which were not used to choose
+anything, and compares each system with BM25 and with the first system. `lists` ranks the first 100 of every first
+stage, and compares each with its own order; of its queries, those of DL21 have chosen adapters and their weights. Half
+of Cranfield's even-numbered queries share relevant documents with odd-numbered ones, so only DL19 is another domain.
 
 nDCG@10 per query goes into --values, a JSON lines file. A system whose values are there is not measured again, so a
-table can be finished on another machine. Tests are two-sided paired t-tests; Holm's correction is over all tests of the
-table.
+table can be finished on another machine; delete the lines of an adapter that is trained again under the same name.
+Tests are two-sided paired t-tests. Holm's correction is over all tests of one table, and intervals are not corrected.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ import argparse
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from lists import EVEN, STAGES, ListSource
 from search import MEASURE
 from systems import DEPTH, FIRST_STAGE, System
-from write_queries import read_rows
 
 from rerank.evaluation import evaluate_run
 from rerank.evaluation.judgment_coverage import cover_runs_by_judgments
 from rerank.evaluation.significance.base.paired_tests import holm, paired_t, student_t_interval
+from rerank.lm.loading import pick_device, pick_dtype
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,12 @@ class Values:
     Attributes:
         per_query: nDCG@10 per query id.
         judged: Share of judged documents among the ten best.
+        dtype: Data type in which the models were run, which depends on the processor.
     """
 
     per_query: Mapping[str, float]
     judged: float
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,9 @@ class Row:
     """A system on some lists, compared with a baseline."""
 
     lists: str
+    queries: int
     system: str
+    dtype: str
     baseline: str
     value: float
     judged: float
@@ -58,13 +63,12 @@ class Row:
     low: float
     high: float
     p: float
-    corrected: float = 1.0
 
-    def __str__(self) -> str:
-        """Return the row of a Markdown table."""
+    def to_markdown(self, corrected: float) -> str:
+        """Return the row of a Markdown table with the corrected p."""
         interval = f"{self.difference:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
-        values = f"{self.value:.4f} | {self.judged:.3f} | {interval} | {self.p:.2g} | {self.corrected:.2g}"
-        return f"| {self.lists} | {self.system} | {self.baseline} | {values} |"
+        values = f"{self.value:.4f} | {self.judged:.3f} | {interval} | {self.p:.2g} | {corrected:.2g}"
+        return f"| {self.lists} ({self.queries}) | {self.system}, {self.dtype} | {self.baseline} | {values} |"
 
 
 @dataclass(frozen=True)
@@ -84,17 +88,20 @@ class Measurer:
     def values(self, collection: str, stage: str, system: System) -> Values:
         """Return the values of a system, from the file if they are there."""
         key = [collection, stage, str(system)]
-        rows = read_rows(self.file)
-        for row in rows:
-            if row["key"] == key:
-                return Values(row["values"], row["judged"])
-        found = self._measure(collection, stage, system)
-        rows.append({"key": key, "judged": found.judged, "values": found.per_query})
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.file.with_name(f"{self.file.name}.new")  # a killed process leaves no half line
-        draft.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        os.replace(draft, self.file)
-        return found
+        stored = next((row for row in self._read() if row["key"] == key), None)
+        if stored is None:
+            stored = {"key": key, **asdict(self._measure(collection, stage, system))}
+            # Measuring takes long, and another process may have added rows.
+            lines = [json.dumps(row) + "\n" for row in (*self._read(), stored)]
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            draft = self.file.with_name(f"{self.file.name}.{os.getpid()}")  # a killed process leaves no half line
+            draft.write_text("".join(lines), encoding="utf-8")
+            os.replace(draft, self.file)
+        return Values(stored["per_query"], stored["judged"], stored["dtype"])
+
+    def _read(self) -> list[dict[str, Any]]:
+        lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
+        return [json.loads(line) for line in lines]
 
     def _measure(self, collection: str, stage: str, system: System) -> Values:
         half = EVEN if collection == "Cranfield" else frozenset[str]()
@@ -103,17 +110,24 @@ class Measurer:
         scores = evaluate_run(lists.qrels, run, [MEASURE], relevant=lists.relevant)
         (coverage,), _ = cover_runs_by_judgments(lists.qrels, [run], [MEASURE], bounds=False)
         rounded = {query: round(value, 6) for query, value in scores.values[MEASURE].items()}
-        return Values(rounded, round(coverage.judged[MEASURE], 4))
+        dtype = pick_dtype("auto", pick_device("auto"))
+        return Values(rounded, round(coverage.judged[MEASURE], 4), dtype)
 
     def compare(self, collection: str, stage: str, systems: Sequence[System], baseline: System) -> Iterator[Row]:
         """Yield one row per system."""
+        name = f"{collection}{' even' if collection == 'Cranfield' else ''}, {stage}"
         base = self.values(collection, stage, baseline).per_query
         for system in systems:
             own = self.values(collection, stage, system)
+            if own.per_query.keys() != base.keys():
+                message = f"{self.file}: {system} and {baseline} have values of different queries on {name}"
+                raise SystemExit(f"{message}; delete the lines of one of them")
             differences = [value - base[query] for query, value in own.per_query.items()]
             low, high = student_t_interval(differences)
             yield Row(
-                lists=f"{collection}, {stage}",
+                lists=name,
+                queries=len(differences),
+                dtype=own.dtype,
                 system=str(system),
                 baseline=str(baseline),
                 value=sum(own.per_query.values()) / len(own.per_query),
@@ -148,16 +162,14 @@ def main() -> None:
     System.add_option(parser)
     given = parser.parse_args()
     work = given.work.resolve()
-    for folder in ("msmarco_candidates", "qrels", "cranfield", *(["vaswani"] if given.table == "lists" else [])):
-        if not (given.data / folder).is_dir():
-            parser.error(f"--data {given.data} has no folder {folder!r}")
-    System.check(given.system, work, parser)
+    if len(set(given.system)) < len(given.system):
+        parser.error("a system was given twice; give each once, since Holm's correction counts them")
     measurer = Measurer(ListSource(given.data.resolve()), work, given.values or work / "values.jsonl")
     rows = list((final_rows if given.table == "final" else list_rows)(given.system, measurer))
     corrected = holm([row.p for row in rows])
     print(f"| lists | system | baseline | {MEASURE} | judged@10 | difference [95 %] | p | Holm |\n|" + " --- |" * 8)
     for row, p in zip(rows, corrected, strict=True):
-        print(replace(row, corrected=p))
+        print(row.to_markdown(p))
 
 
 if __name__ == "__main__":

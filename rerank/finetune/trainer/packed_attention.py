@@ -101,7 +101,7 @@ def compute_packed_training_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     groups = query.shape[1] // key.shape[1]  # query heads per key-value head
     window: int = more.get("sliding_window") or 0
-    out = _attention_per_text(query, key, value, row.texts, scale, dropout, window)
+    out = _compute_attention_per_text(query, key, value, row.texts, scale, dropout, window)
     for index, region in enumerate(row.regions if module.layer_idx in row.heads else ()):
         heads = list(row.heads[module.layer_idx])
         keys, bounds = key[0, [head // groups for head in heads]], row.texts[region.text]
@@ -111,7 +111,7 @@ def compute_packed_training_attention(
     return out.transpose(1, 2), None
 
 
-def _attention_per_text(
+def _compute_attention_per_text(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -121,17 +121,17 @@ def _attention_per_text(
     window: int,
 ) -> Tensor:
     """Return the output of shape (1, heads, length, head size), from one call of torch's kernel per text."""
-    dtype = query.dtype
-    if query.device.type == "cpu":  # the backward pass of torch's kernel is faster in float32 there
+    dtype = value.dtype  # under autocast, queries and keys may be float32
+    if query.device.type == "cpu" and dtype is torch.bfloat16:  # the backward pass of torch's kernel is slow there
         query, key, value = query.float(), key.float(), value.float()
     groups = query.shape[1] // key.shape[1]  # query heads per key-value head
     out = []
-    for start, end in texts:
-        queries = query[:, :, start:end]
-        keys, values = (states[:, :, start:end].repeat_interleave(groups, dim=1) for states in (key, value))
-        is_masked = 0 < window < end - start
-        mask = _training_sliding_window_mask(end - start, window, query.device) if is_masked else None
-        with torch.autocast("cpu", enabled=False):
+    with torch.autocast("cpu", enabled=False):
+        for start, end in texts:
+            queries = query[:, :, start:end]
+            keys, values = (states[:, :, start:end].repeat_interleave(groups, dim=1) for states in (key, value))
+            is_masked = 0 < window < end - start
+            mask = _training_sliding_window_mask(end - start, window, query.device) if is_masked else None
             out.append(scaled_dot_product_attention(queries, keys, values, mask, dropout, mask is None, scale=scale))
     return torch.cat(out, dim=2).to(dtype)
 

@@ -157,8 +157,6 @@ class TrainingRun:
         set_seed(recipe.seed)
         module = self._module(adapter.attach(model, self._batches, seed=recipe.seed))
         self._kept = training_checkpoint_tensor_names(module, before, moved=adapter.moves_base)
-        if self._device == "cpu":
-            use_cpu_dropout(module)
         if recipe.training.checkpointing:
             enable_activation_checkpointing(model)
         if recipe.training.fsdp:
@@ -248,6 +246,8 @@ class TrainingRun:
         with quiet_transformers(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*pin_memory.*")
             module = self._attach_adapter()
+            if self._device.startswith("cpu"):
+                use_cpu_dropout(module)
             self._folder.write_recipe(self._datasets)
             last = list_training_checkpoints(self._folder.path)[-1:] if resume else []
             if self._recipe.readout.fit and not last:

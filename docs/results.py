@@ -44,11 +44,11 @@ Each table has one set of queries and one set of candidates.
 _COLUMNS = ("model", "method", "nDCG@10", "difference [95 %]", "p", "corrected", "log")
 _GAIN_COLUMNS = ("group", "model", "method", "nDCG@10", "difference [95 %]", "corrected")
 _COLLECTIONS = {
-    "DL19": "TREC Deep Learning 2019, passages, over BM25",
-    "DL21": "TREC Deep Learning 2021, passages, over BM25",
-    "Cranfield": "Cranfield, over BM25",
-    "Vaswani": "Vaswani, over BM25",
-    "pydoc": "pydoc: questions about Python's library, over BM25",
+    "DL19": "TREC Deep Learning 2019, passages",
+    "DL21": "TREC Deep Learning 2021, passages",
+    "Cranfield": "Cranfield",
+    "Vaswani": "Vaswani",
+    "pydoc": "pydoc: questions about Python's library",
 }
 _BOARDS = """
 ## Gains on the boards
@@ -79,7 +79,8 @@ def render_results_page() -> str:
     for name, title in _COLLECTIONS.items():
         tables: dict[str, list[tuple[str, ...]]] = {}
         for row in (row for row in rows if row["collection"] == name):
-            lists = f"{row['queries']} queries, the first {row['depth']} of BM25 ({row['first_stage']}):"
+            stage = row.get("candidates", "BM25")
+            lists = f"{row['queries']} queries, the first {row['depth']} of {stage} ({row['first_stage']}):"
             tables.setdefault(lists, []).append(_log_cells(row))
         parts.append(f"\n## {title}")
         parts += [f"\n{lists}\n\n{_format_markdown_table(_COLUMNS, cells)}" for lists, cells in tables.items()]

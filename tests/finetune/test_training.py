@@ -81,6 +81,24 @@ def test_tensorboard_s_files_are_written_where_it_is_installed(model: Path, coll
     assert list((tmp_path / "out" / "tensorboard").glob("events.*"))
 
 
+@pytest.mark.parametrize(
+    ("adapter", "dtype", "stored"),
+    [
+        ("lora", "auto", torch.bfloat16),
+        ("lora", "bfloat16", torch.bfloat16),
+        ("lora", "float32", torch.float32),
+        ("dora", "auto", torch.float32),
+        ("pissa", "auto", torch.float32),
+    ],
+)
+def test_a_plain_lora_is_saved_in_bfloat16(
+    model: Path, collection: Path, tmp_path: Path, adapter: str, dtype: str, stored: Any
+) -> None:
+    asked = recipe(model, collection, adapter={"name": adapter, "r": 4}, training={"epochs": 1, "dtype": dtype})
+    train_adapter(asked, tmp_path / "out", device="cpu")
+    assert {value.dtype for value in weights(tmp_path / "out").values()} == {stored}
+
+
 def test_query_likelihood_ranks_as_it_was_trained_to(model: Path, collection: Path, tmp_path: Path) -> None:
     asked = recipe(model, collection, **LIKELIHOOD, validation=validation(collection))
     result = train_adapter(asked, tmp_path / "out", device="cpu")

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import BackendError, MissingResourceError
+from rerank.finetune.inspection.checkpoint_reader import CheckpointReader
+from rerank.finetune.inspection.weight_changes import is_plain_lora
 from rerank.finetune.trainer.adapter_card import AdapterDescription, base_model_name_for_card, render_adapter_card
 from rerank.io.atomic_folder import fill_folder
 from rerank.judges.attention.heads import BESIDE, HeadList, attention_judge_model_identity
@@ -53,6 +55,8 @@ def _write_adapter_files(description: AdapterDescription, model: Any, draft: Pat
     description.adapter.save(model, draft)
     config = draft / "adapter_config.json"
     if config.is_file():
+        if description.recipe.training.dtype != "float32" and not description.adapter.moves_base:
+            _round_plain_lora(draft)
         content = json.loads(config.read_text(encoding="utf-8"))
         content["base_model_name_or_path"] = base_model_name_for_card(description.recipe.model)
         config.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -76,6 +80,21 @@ def _write_adapter_files(description: AdapterDescription, model: Any, draft: Pat
         max_passage_tokens=table.max_passage_tokens,
         context_size=table.context_size,
     ).write(draft)
+
+
+def _round_plain_lora(folder: Path) -> None:
+    """Convert the factors of a plain LoRA to bfloat16, which halves the file; leave other adapters as they are.
+
+    A model in bfloat16 converts these factors anyway when it loads them. Other methods compute norms, inverses or small
+    differences of large weights, which need float32.
+    """
+    from peft import PeftConfig
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "adapter_model.safetensors"
+    if is_plain_lora(CheckpointReader(path), PeftConfig.from_pretrained(str(folder))):
+        tensors = {name: tensor.bfloat16() for name, tensor in load_file(path).items()}
+        save_file(tensors, path, metadata={"format": "pt"})
 
 
 def push_adapter_to_hub(folder: Path, repository: str, *, private: bool = True) -> str:

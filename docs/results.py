@@ -79,7 +79,7 @@ def render_results_page() -> str:
     for name, title in _COLLECTIONS.items():
         tables: dict[str, list[tuple[str, ...]]] = {}
         for row in (row for row in rows if row["collection"] == name):
-            stage = row.get("candidates", "BM25")
+            stage = row.get("first_stage_name", "BM25")
             lists = f"{row['queries']} queries, the first {row['depth']} of {stage} ({row['first_stage']}):"
             tables.setdefault(lists, []).append(_log_cells(row))
         parts.append(f"\n## {title}")

@@ -151,8 +151,8 @@ class TrainingTable(_Table):
     neftune: float = Field(default=0.0, ge=0)
     """Alpha of NEFTune's noise on the embeddings, arXiv 2310.05914; 0 disables it."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Data type of frozen weights and computation. Trained parameters are kept in float32 until a LoRA is saved, in
-    bfloat16 unless this is ``float32``."""
+    """Data type of frozen weights and computation, and of a LoRA when it is saved; trained parameters are kept in
+    float32."""
     checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     fsdp: bool = False

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
+ttest_rel = pytest.importorskip("scipy.stats").ttest_rel
 
 SCRIPTS = Path(__file__).parents[2] / "training/smollm2-135m-likelihood"
 
@@ -38,15 +39,21 @@ def test_what_is_no_system_is_refused(tables: Any, text: str) -> None:
         tables.System.parse(text)
 
 
-def test_an_unknown_adapter_is_named(tables: Any, tmp_path: Path) -> None:
+def test_what_is_missing_is_named_before_anything_is_measured(tables: Any, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no adapter 'nobody'; available: smollm2-135m-attention, untrained"):
-        tables.System.parse("nobody@1").rank(None, "DL19", "BM25", tmp_path)
+        tables.System.parse("nobody@1").check(tmp_path)
+    (tmp_path / "cranfield").mkdir()
+    source = tables.ListSource(tmp_path)
+    source.check(["Cranfield"])
+    for collection, folder in (("DL19", "msmarco_candidates"), ("Vaswani", "vaswani")):
+        with pytest.raises(SystemExit, match=f"no folder '{folder}', which {collection} needs"):
+            source.check([collection])
 
 
 def stored(tables: Any, file: Path, system: str, **per_query: float) -> None:
     """Measure a system with the given values per query."""
     measurer = tables.Measurer(None, file.parent, file)
-    found = tables.Values(per_query, 1.0, "float32")
+    found = tables.Values(per_query, 1.0)
     object.__setattr__(measurer, "_measure", lambda *_: found)
     name = tables.FIRST_STAGE if system == "first stage" else tables.System.parse(system)
     assert measurer.values("DL19", "BM25", name) == found
@@ -54,29 +61,31 @@ def stored(tables: Any, file: Path, system: str, **per_query: float) -> None:
 
 def test_values_are_measured_once_and_tested_in_pairs(tables: Any, tmp_path: Path) -> None:
     file = tmp_path / "values.jsonl"
-    stored(tables, file, "first stage", a=0.1, b=0.2, c=0.3)
-    stored(tables, file, "untrained@0.5", a=0.2, b=0.2, c=0.6)
+    first, own = [0.1, 0.2, 0.3], [0.2, 0.2, 0.6]
+    stored(tables, file, "first stage", **dict(zip("abc", first, strict=True)))
+    stored(tables, file, "untrained@0.5", **dict(zip("cba", own[::-1], strict=True)))
     measurer = tables.Measurer(None, tmp_path, file)  # cannot measure
     (row,) = measurer.compare("DL19", "BM25", [tables.System.parse("untrained@.5")], tables.FIRST_STAGE)
+    tested = ttest_rel(own, first)
+    interval = tested.confidence_interval()
     assert (row.queries, row.system, row.baseline) == (3, "untrained@0.5", "first stage")
     assert (row.value, row.difference) == (pytest.approx(1 / 3), pytest.approx(0.4 / 3))
-    assert row.low < 0 < row.difference < row.high
-    assert row.to_markdown(0.5).startswith(
-        "| DL19, BM25 (3) | untrained@0.5, float32 | first stage | 0.3333 | 1.000 | +0.1333 ["
+    assert (row.p, row.low, row.high) == pytest.approx((tested.pvalue, interval.low, interval.high))
+    assert row.to_markdown(0.5) == (
+        "| DL19, BM25 (3) | untrained@0.5 | first stage | 0.3333 | 1.000 | +0.1333 [-0.2461, +0.5128] | 0.27 | 0.5 |"
     )
 
 
-def test_rows_that_another_process_adds_meanwhile_stay(tables: Any, tmp_path: Path) -> None:
-    file = tmp_path / "values.jsonl"
-    measurer = tables.Measurer(None, tmp_path, file)
-
-    def measure(*_: Any) -> Any:
-        stored(tables, file, "other@1", a=0.5)
-        return tables.Values({"a": 0.1}, 1.0, "float32")
-
-    object.__setattr__(measurer, "_measure", measure)
-    measurer.values("DL19", "BM25", tables.FIRST_STAGE)
-    assert [row["key"][2] for row in measurer._read()] == ["other@1", "first stage"]
+def test_trained_systems_are_compared_with_each_untrained_one(tables: Any, tmp_path: Path) -> None:
+    names = ("untrained@0.25", "untrained@0.5", "a@0.25", "a+b@0.5/20")
+    measurer = tables.Measurer(None, tmp_path, tmp_path / "values.jsonl")
+    object.__setattr__(measurer, "_measure", lambda *_: tables.Values({"a": 0.1, "b": 0.2}, 1.0))
+    rows = list(tables.final_rows([tables.System.parse(name) for name in names], measurer))
+    pairs = [(row.system, row.baseline) for row in rows]
+    half = [(name, "first stage") for name in names]
+    half += [(name, untrained) for untrained in names[:2] for name in names[2:]]
+    assert pairs == half * 2
+    assert len((tmp_path / "values.jsonl").read_text().splitlines()) == 2 * 5
 
 
 def test_values_of_different_queries_are_not_compared(tables: Any, tmp_path: Path) -> None:

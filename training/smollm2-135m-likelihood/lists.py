@@ -7,7 +7,7 @@ fuses those of BM25 and SPLADE++. Over Cranfield and Vaswani, BM25 and the bi-en
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,8 @@ STAGES = {
     "Cranfield": ("BM25", "MiniLM"),
     "Vaswani": ("BM25", "MiniLM"),
 }
+#: Folders of collections; those of TREC Deep Learning share two.
+FOLDERS = {"Cranfield": ("cranfield",), "Vaswani": ("vaswani",)}
 #: Cranfield's queries: the odd-numbered ones choose, the even-numbered ones test.
 ODD, EVEN = (frozenset(str(number) for number in range(start, 226, 2)) for start in (1, 2))
 
@@ -55,11 +57,15 @@ class ListSource:
 
     data: Path
 
+    def check(self, collections: Iterable[str]) -> None:
+        """End the script if the folder lacks the data of a collection."""
+        for collection in collections:
+            for folder in FOLDERS.get(collection, ("msmarco_candidates", "qrels")):
+                if not (self.data / folder).is_dir():
+                    raise SystemExit(f"{self.data} has no folder {folder!r}, which {collection} needs")
+
     def lists(self, collection: str, stage: str, depth: int, queries: frozenset[str] = frozenset()) -> Lists:
         """Return the lists of a first stage, of all judged queries or of some."""
-        for folder in ("vaswani",) if collection == "Vaswani" else ("msmarco_candidates", "qrels", "cranfield"):
-            if not (self.data / folder).is_dir():
-                raise SystemExit(f"{self.data} has no folder {folder!r}")
         if collection.startswith("DL"):
             year = collection[2:]
             (file,) = (self.data / "qrels").glob(f"qrels.dl{year}-passage.txt*")

@@ -4,12 +4,13 @@
     python tables.py lists --work work --data FOLDER --system untrained@.5
 
 `final` ranks BM25's first 100 of TREC DL 2019 and of Cranfield's even-numbered queries, which were not used to choose
-anything, and compares each system with BM25 and with the first system. `lists` ranks the first 100 of every first
-stage, and compares each with its own order; of its queries, those of DL21 have chosen adapters and their weights. Half
-of Cranfield's even-numbered queries share relevant documents with odd-numbered ones, so only DL19 is another domain.
+anything, and compares each system with BM25, and each trained one with each untrained one. `lists` ranks the first 100
+of every first stage, and compares each with its own order; of its queries, those of DL21 have chosen adapters and their
+weights. Half of Cranfield's even-numbered queries share relevant documents with odd-numbered ones, so only DL19 is
+another domain.
 
-nDCG@10 per query goes into --values, a JSON lines file. A system whose values are there is not measured again, so a
-table can be finished on another machine; delete the lines of an adapter that is trained again under the same name.
+nDCG@10 per query goes into --values, a JSON lines file. A system whose values are there is not measured again; delete
+the lines of an adapter that is trained again under the same name. Values of another processor differ by rounding.
 Tests are two-sided paired t-tests. Holm's correction is over all tests of one table, and intervals are not corrected.
 """
 
@@ -17,20 +18,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lists import EVEN, STAGES, ListSource
-from search import MEASURE
+from search import MEASURE, UNTRAINED
 from systems import DEPTH, FIRST_STAGE, System
 
 from rerank.evaluation import evaluate_run
 from rerank.evaluation.judgment_coverage import cover_runs_by_judgments
 from rerank.evaluation.significance.base.paired_tests import holm, paired_t, student_t_interval
-from rerank.lm.loading import pick_device, pick_dtype
+
+#: Collections of the final table.
+FINAL = ("DL19", "Cranfield")
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,10 @@ class Values:
     Attributes:
         per_query: nDCG@10 per query id.
         judged: Share of judged documents among the ten best.
-        dtype: Data type in which the models were run, which depends on the processor.
     """
 
     per_query: Mapping[str, float]
     judged: float
-    dtype: str
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,6 @@ class Row:
     lists: str
     queries: int
     system: str
-    dtype: str
     baseline: str
     value: float
     judged: float
@@ -68,7 +67,7 @@ class Row:
         """Return the row of a Markdown table with the corrected p."""
         interval = f"{self.difference:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
         values = f"{self.value:.4f} | {self.judged:.3f} | {interval} | {self.p:.2g} | {corrected:.2g}"
-        return f"| {self.lists} ({self.queries}) | {self.system}, {self.dtype} | {self.baseline} | {values} |"
+        return f"| {self.lists} ({self.queries}) | {self.system} | {self.baseline} | {values} |"
 
 
 @dataclass(frozen=True)
@@ -91,13 +90,10 @@ class Measurer:
         stored = next((row for row in self._read() if row["key"] == key), None)
         if stored is None:
             stored = {"key": key, **asdict(self._measure(collection, stage, system))}
-            # Measuring takes long, and another process may have added rows.
-            lines = [json.dumps(row) + "\n" for row in (*self._read(), stored)]
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            draft = self.file.with_name(f"{self.file.name}.{os.getpid()}")  # a killed process leaves no half line
-            draft.write_text("".join(lines), encoding="utf-8")
-            os.replace(draft, self.file)
-        return Values(stored["per_query"], stored["judged"], stored["dtype"])
+            with self.file.open("a", encoding="utf-8") as file:  # in one call, so that two processes can append
+                file.write(json.dumps(stored) + "\n")
+        return Values(stored["per_query"], stored["judged"])
 
     def _read(self) -> list[dict[str, Any]]:
         lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
@@ -110,8 +106,7 @@ class Measurer:
         scores = evaluate_run(lists.qrels, run, [MEASURE], relevant=lists.relevant)
         (coverage,), _ = cover_runs_by_judgments(lists.qrels, [run], [MEASURE], bounds=False)
         rounded = {query: round(value, 6) for query, value in scores.values[MEASURE].items()}
-        dtype = pick_dtype("auto", pick_device("auto"))
-        return Values(rounded, round(coverage.judged[MEASURE], 4), dtype)
+        return Values(rounded, round(coverage.judged[MEASURE], 4))
 
     def compare(self, collection: str, stage: str, systems: Sequence[System], baseline: System) -> Iterator[Row]:
         """Yield one row per system."""
@@ -127,7 +122,6 @@ class Measurer:
             yield Row(
                 lists=name,
                 queries=len(differences),
-                dtype=own.dtype,
                 system=str(system),
                 baseline=str(baseline),
                 value=sum(own.per_query.values()) / len(own.per_query),
@@ -140,10 +134,12 @@ class Measurer:
 
 
 def final_rows(systems: Sequence[System], measurer: Measurer) -> Iterator[Row]:
-    """Yield the comparisons with BM25, then those with the first system, on the two collections that chose nothing."""
-    for collection in ("DL19", "Cranfield"):
+    """Yield the comparisons with BM25, then those with untrained systems, on the two collections that chose nothing."""
+    others = [system for system in systems if system.names != (UNTRAINED,)]
+    for collection in FINAL:
         yield from measurer.compare(collection, "BM25", systems, FIRST_STAGE)
-        yield from measurer.compare(collection, "BM25", systems[1:], systems[0])
+        for baseline in (system for system in systems if system not in others):
+            yield from measurer.compare(collection, "BM25", others, baseline)
 
 
 def list_rows(systems: Sequence[System], measurer: Measurer) -> Iterator[Row]:
@@ -161,10 +157,13 @@ def main() -> None:
     parser.add_argument("--values", type=Path, help="file of values per query; work/values.jsonl if omitted")
     System.add_option(parser)
     given = parser.parse_args()
-    work = given.work.resolve()
+    work, source = given.work.resolve(), ListSource(given.data.resolve())
+    source.check(FINAL if given.table == "final" else STAGES)
+    for system in given.system:
+        system.check(work)
     if len(set(given.system)) < len(given.system):
         parser.error("a system was given twice; give each once, since Holm's correction counts them")
-    measurer = Measurer(ListSource(given.data.resolve()), work, given.values or work / "values.jsonl")
+    measurer = Measurer(source, work, given.values or work / "values.jsonl")
     rows = list((final_rows if given.table == "final" else list_rows)(given.system, measurer))
     corrected = holm([row.p for row in rows])
     print(f"| lists | system | baseline | {MEASURE} | judged@10 | difference [95 %] | p | Holm |\n|" + " --- |" * 8)

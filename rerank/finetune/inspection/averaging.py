@@ -225,12 +225,12 @@ def _normalised_trained_head_weight(heads: HeadList, head: tuple[int, int]) -> f
 
 
 def _write_averaged_weights(out: Path, config: Any, tensors: Mapping[str, Tensor], shards: Sequence[_Shard]) -> None:
-    """Write an adapter in the format of PEFT, with the data type of the first adapter."""
+    """Write an adapter in the format of PEFT, in float32, since a mean of rounded factors needs more digits."""
     from safetensors.torch import save_file
 
     first = shards[0]
     heads = _average_trained_adapter_heads([shard.folder / HEADS for shard in shards])
-    converted = {key: tensor.to(first.stored.dtype(key)).contiguous() for key, tensor in tensors.items()}
+    converted = {key: tensor.float().contiguous() for key, tensor in tensors.items()}
     with new_merge_folder(out) as folder:
         save_file(converted, folder / _WEIGHTS, metadata={"format": "pt"})
         for name in _USE:

@@ -2,9 +2,9 @@
 
     python calibrate.py --work work --data FOLDER NAME --weight .5 --depth 20 --depth 100 --out rerank-calibration.json
 
-The candidates are BM25's. Documents without a judgment are left out for DL21. They count as not relevant for Cranfield,
-whose judgments list all relevant documents. Query likelihood is calibrated at 5, 20 and 100 documents from one depth; a
-listwise judge needs one --depth for each.
+The candidates are BM25's. Documents without a judgment are left out for DL19 and DL21. They count as not relevant for
+Cranfield, whose judgments list all relevant documents. Query likelihood is calibrated at 5, 20 and 100 documents from
+one depth; a listwise judge needs one --depth for each.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from rerank.calibration import RankedCollection, fit_calibration, identity_bound
 
 #: Name of a part of the data -> its collection and queries; no queries stand for all of them.
 PARTS = {
+    "DL19": ("DL19", frozenset[str]()),
     "DL21": ("DL21", frozenset[str]()),
     "Cranfield-odd": ("Cranfield", ODD),
     "Cranfield-even": ("Cranfield", EVEN),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from operator import mul
 from pathlib import Path
 from typing import Any
 
@@ -101,16 +102,20 @@ def _row_of_reply(request: Request, reply: Reply) -> _Row:
     return query.id, doc.id, reply.scores[0]
 
 
-def order_by_scores(run: Run, judges: Sequence[Scores], weight: float) -> Run:
+def order_by_scores(run: Run, judges: Sequence[Scores], weight: float, parts: Sequence[float] = ()) -> Run:
     """Order each list by the mean of z(judge's score) over the judges + weight * z(first-stage score).
 
-    Ties keep the order of the first stage.
+    The mean is weighted by ``parts``, if there are any. Ties keep the order of the first stage.
     """
+    parts = parts or [1.0] * len(judges)
     rankings = []
     for ranking in run.values():
         own = [window_z_scores([scores[ranking.query.id, doc_id] for doc_id in ranking.doc_ids]) for scores in judges]
         first = window_z_scores(ranking.scores)
-        sums = [sum(column) / len(own) + weight * z for column, z in zip(zip(*own, strict=True), first, strict=True)]
+        sums = [
+            sum(map(mul, parts, column)) / sum(parts) + weight * z
+            for column, z in zip(zip(*own, strict=True), first, strict=True)
+        ]
         order = sorted(range(len(sums)), key=lambda position: -sums[position])
         rankings.append(Ranking.from_order(ranking.query, [ranking.docs[position] for position in order]))
     return Run(rankings, name=f"{weight:g}")

@@ -57,10 +57,10 @@ def adapter_of(name: str, work: Path) -> str:
     return name if name == SHIPPED else "" if name == UNTRAINED else str(work / "adapters" / name)
 
 
-def rows_of(lists: Lists, judges: Sequence[Scores]) -> Iterator[dict[str, Any]]:
+def rows_of(lists: Lists, judges: Sequence[Scores], parts: Sequence[float] = ()) -> Iterator[dict[str, Any]]:
     """Yield one row per weight."""
     for weight in WEIGHTS:
-        own = order_by_scores(lists.run, judges, weight)
+        own = order_by_scores(lists.run, judges, weight, parts)
         comparison = compare_runs(lists.qrels, [own, lists.run], MEASURE, relevant=lists.relevant)
         (pair,) = comparison.pairs
         yield {
@@ -75,9 +75,9 @@ def rows_of(lists: Lists, judges: Sequence[Scores]) -> Iterator[dict[str, Any]]:
         }
 
 
-def measure(names: Sequence[str], work: Path, data: Path, depth: int) -> None:
+def measure(names: Sequence[str], work: Path, data: Path, depth: int, parts: Sequence[float] = ()) -> None:
     """Measure a configuration, or several together, and append the rows to the results unless they are there."""
-    name = "+".join(names)
+    name = "+".join(names) + "".join(f" {part:g}" for part in parts)
     results = work / "results.jsonl"
     lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
     if any((row["configuration"], row["depth"]) == (name, depth) for row in map(json.loads, lines)):
@@ -91,7 +91,7 @@ def measure(names: Sequence[str], work: Path, data: Path, depth: int) -> None:
             )
             for each in names
         ]
-        rows += [{"collection": collection, **row} for row in rows_of(lists, judges)]
+        rows += [{"collection": collection, **row} for row in rows_of(lists, judges, parts)]
     for weight in WEIGHTS:
         differences = [row["difference"] for row in rows if row["weight"] == weight]
         mean = round(sum(differences) / len(differences), 4)
@@ -119,6 +119,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="configurations, untrained or listwise; all but listwise if omitted")
     parser.add_argument("--depth", type=int, default=20, help="number of candidates to rank")
     parser.add_argument("--together", nargs="*", help="folders of adapters whose judges are measured together")
+    parser.add_argument("--parts", nargs="*", type=float, default=(), help="weight of each judge; equal if omitted")
     parser.add_argument("--lists", type=int, help="another number of lists; the configuration is named by it")
     parser.add_argument("--seed", type=int, help="another seed; the configuration is named by it")
     given = parser.parse_args()
@@ -128,8 +129,10 @@ def main() -> None:
         **({"data": {"max_lists": given.lists}} if given.lists else {}),
     }
     suffix = "".join(f"-{key}{value}" for key, value in (("n", given.lists), ("s", given.seed)) if value is not None)
+    if given.parts and len(given.parts) != len(given.together or ()):
+        parser.error(f"--together has {len(given.together or ())} names and --parts {len(given.parts)} weights")
     if given.together:
-        measure(given.together, work, data, given.depth)
+        measure(given.together, work, data, given.depth, given.parts)
         return
     all_names = [UNTRAINED, *tomllib.loads((HERE / "configurations.toml").read_text(encoding="utf-8"))]
     for name in given.only or all_names:

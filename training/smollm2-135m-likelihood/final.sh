@@ -18,7 +18,8 @@ seed 3
 wait $!
 best=${BEST:-$chosen-n800-s1} # BEST names the seed with the best mean of DL21 and Cranfield odd
 run search --together "$best" listwise --depth 20
-run agreement --system "$best@0/20" --system listwise@0/20 --system untrained@0/20
+for part in .1 .25 .5; do run search --together "$best" listwise --parts 1 "$part" --depth 20; done
+run agreement --system "$best@0/20" --system listwise@0/20 --system untrained@0/20 --system smollm2-135m-attention@0/20
 run tables final --system "untrained@$weight" --system untrained@.5 --system "$best@$weight" \
-    --system smollm2-135m-attention@.5 --system listwise@.5/20 --system "$best+listwise@.5/20"
+    --system smollm2-135m-attention@.5 --system listwise@1/20 --system "$best+listwise@.5/20"
 run tables lists --system untrained@.5

@@ -46,3 +46,9 @@ def test_with_scores_it_ranks_as_the_command_and_without_by_attention_alone(tmp_
     # Without first-stage scores the order is that of the judge's own scores; with them it is not.
     assert [hit.score for hit in alone] == sorted((hit.score or 0.0 for hit in alone), reverse=True)
     assert [hit.corpus_id for hit in scored] != [hit.corpus_id for hit in alone]
+    # Its calibration belongs to it, also without the first stage's scores.
+    for hits in (scored, alone):
+        chances = [hit.relevance for hit in hits]
+        assert all(chance is not None and 0 < chance < 1 for chance in chances)
+        assert chances == sorted((chance or 0.0 for chance in chances), reverse=True)
+    assert (tmp_path / "run" / "relevance.jsonl").is_file()

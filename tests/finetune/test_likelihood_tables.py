@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from rerank.types import Document, Query, Ranking, Run
+
 pytest.importorskip("torch")
 ttest_rel = pytest.importorskip("scipy.stats").ttest_rel
 
@@ -41,7 +43,7 @@ def test_what_is_no_system_is_refused(tables: Any, text: str) -> None:
 
 def test_what_is_missing_is_named_before_anything_is_measured(tables: Any, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no adapter 'nobody'; available: smollm2-135m-attention, untrained"):
-        tables.System.parse("nobody@1").check(tmp_path)
+        tables.check_adapters(["untrained", "nobody"], tmp_path)
     (tmp_path / "cranfield").mkdir()
     source = tables.ListSource(tmp_path)
     source.check(["Cranfield"])
@@ -86,6 +88,15 @@ def test_trained_systems_are_compared_with_each_untrained_one(tables: Any, tmp_p
     half += [(name, untrained) for untrained in names[:2] for name in names[2:]]
     assert pairs == half * 2
     assert len((tmp_path / "values.jsonl").read_text().splitlines()) == 2 * 5
+
+
+def test_judges_count_by_their_parts(tables: Any) -> None:
+    order_by_scores = importlib.import_module("scores").order_by_scores
+    scored = [(Document(id=name, text=name), 3.0 - place) for place, name in enumerate("abc")]
+    run = Run([Ranking.from_scores(Query(id="q", text="q"), scored)])
+    first, second = ({("q", "a"): a, ("q", "b"): b, ("q", "c"): c} for a, b, c in ((1.0, 2.0, 3.0), (3.0, 1.0, 2.0)))
+    for parts, order in (((1, 0), "cba"), ((0, 1), "acb"), ((3, 1), "cba"), ((1, 1), "cab"), ((), "cab")):
+        assert "".join(order_by_scores(run, [first, second], 0.0, parts)["q"].doc_ids) == order, parts
 
 
 def test_values_of_different_queries_are_not_compared(tables: Any, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lists import ODD, ListSource, reorder_by_encoder
 from scores import order_by_scores
+from search import check_adapters
 from systems import FIRST_STAGE, System
 
 from rerank.evaluation.ranked_list_overlap import kendall_tau_union
@@ -48,7 +49,7 @@ def main() -> None:
     source, work = ListSource(given.data.resolve()), given.work.resolve()
     source.check(("DL21", "Cranfield"))
     for system in given.system:
-        system.check(work)
+        check_adapters(system.names, work)
     print("| lists | system | tau to the teacher [95 %] | difference [95 %] | p |\n|" + " --- |" * 5)
     for collection, half in (("DL21", frozenset[str]()), ("Cranfield", ODD)):
         for depth in sorted({system.depth for system in given.system}):

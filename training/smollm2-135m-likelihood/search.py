@@ -57,6 +57,14 @@ def adapter_of(name: str, work: Path) -> str:
     return name if name == SHIPPED else "" if name == UNTRAINED else str(work / "adapters" / name)
 
 
+def check_adapters(names: Sequence[str], work: Path) -> None:
+    """End the script if the folder lacks an adapter."""
+    known = {UNTRAINED, SHIPPED} | {path.name for path in (work / "adapters").glob("*")}
+    if unknown := set(names) - known:
+        available = ", ".join(sorted(known))
+        raise SystemExit(f"{work / 'adapters'} has no adapter {min(unknown)!r}; available: {available}")
+
+
 def rows_of(lists: Lists, judges: Sequence[Scores], parts: Sequence[float] = ()) -> Iterator[dict[str, Any]]:
     """Yield one row per weight."""
     for weight in WEIGHTS:
@@ -131,10 +139,15 @@ def main() -> None:
     suffix = "".join(f"-{key}{value}" for key, value in (("n", given.lists), ("s", given.seed)) if value is not None)
     if given.parts and len(given.parts) != len(given.together or ()):
         parser.error(f"--together has {len(given.together or ())} names and --parts {len(given.parts)} weights")
+    if given.parts and not (min(given.parts) >= 0 and 0 < sum(given.parts) < float("inf")):
+        parser.error(f"--parts is {given.parts}; expected weights of 0 or more, at least one above 0")
     if given.together:
+        check_adapters(given.together, work)
         measure(given.together, work, data, given.depth, given.parts)
         return
     all_names = [UNTRAINED, *tomllib.loads((HERE / "configurations.toml").read_text(encoding="utf-8"))]
+    if unknown := set(given.only or ()) - {*all_names, "listwise"}:
+        parser.error(f"--only has {min(unknown)!r}; expected some of {', '.join([*all_names, 'listwise'])}")
     for name in given.only or all_names:
         folder = name if name == UNTRAINED else f"{name}{suffix}"
         train(name, work / "adapters" / folder, work, overrides)

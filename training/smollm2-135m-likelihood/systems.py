@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scores import compute_scores, order_by_scores
-from search import SHIPPED, UNTRAINED, adapter_of
+from search import adapter_of
 
 from rerank.types import Run
 
@@ -50,14 +50,6 @@ class System:
                 return system
         expected = f"{FORM} with a depth of {LEAST_DEPTH} to {DEPTH}, such as untrained@.5 or untrained@.5/20"
         raise argparse.ArgumentTypeError(f"{text!r}; expected {expected}")
-
-    def check(self, work: Path) -> None:
-        """End the script if the folder lacks an adapter."""
-        known = {UNTRAINED, SHIPPED} | {path.name for path in (work / "adapters").glob("*")}
-        if unknown := set(self.names) - known:
-            raise SystemExit(
-                f"{work / 'adapters'} has no adapter {min(unknown)!r}; available: {', '.join(sorted(known))}"
-            )
 
     def rank(self, run: Run, collection: str, stage: str, work: Path) -> Run:
         """Order the first candidates of each list; scores that are not stored in the folder are computed."""

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from lists import EVEN, STAGES, ListSource
-from search import MEASURE, UNTRAINED
+from search import MEASURE, UNTRAINED, check_adapters
 from systems import DEPTH, FIRST_STAGE, System
 
 from rerank.evaluation import evaluate_run
@@ -160,7 +160,7 @@ def main() -> None:
     work, source = given.work.resolve(), ListSource(given.data.resolve())
     source.check(FINAL if given.table == "final" else STAGES)
     for system in given.system:
-        system.check(work)
+        check_adapters(system.names, work)
     if len(set(given.system)) < len(given.system):
         parser.error("a system was given twice; give each once, since Holm's correction counts them")
     measurer = Measurer(source, work, given.values or work / "values.jsonl")

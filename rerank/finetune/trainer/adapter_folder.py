@@ -55,8 +55,9 @@ def _write_adapter_files(description: AdapterDescription, model: Any, draft: Pat
     description.adapter.save(model, draft)
     config = draft / "adapter_config.json"
     if config.is_file():
-        if description.adapter.shape == "lora" and description.identity["dtype"] == "bfloat16":
-            _round_plain_lora(draft, description.adapter)
+        adapter = description.adapter
+        if adapter.shape == "lora" and not adapter.moves_base and description.identity["dtype"] == "bfloat16":
+            _round_plain_lora(draft)
         content = json.loads(config.read_text(encoding="utf-8"))
         content["base_model_name_or_path"] = base_model_name_for_card(description.recipe.model)
         config.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -82,17 +83,17 @@ def _write_adapter_files(description: AdapterDescription, model: Any, draft: Pat
     ).write(draft)
 
 
-def _round_plain_lora(folder: Path, adapter: Any) -> None:
+def _round_plain_lora(folder: Path) -> None:
     """Convert the factors of a plain LoRA to bfloat16, which halves the file.
 
-    A model in bfloat16 converts them anyway when it loads them. Other adapters are left as they are: they compute norms
-    (DoRA) or small differences of large factors (PiSSA), which need float32.
+    A model in bfloat16 converts them anyway when it loads them. Variants that compute more than the product of the
+    factors, such as the norms of DoRA, need float32 and are left as they are.
     """
     from peft import PeftConfig
     from safetensors.torch import load_file, save_file
 
     path = folder / "adapter_model.safetensors"
-    if not adapter.moves_base and is_plain_lora(CheckpointReader(path), PeftConfig.from_pretrained(str(folder))):
+    if is_plain_lora(CheckpointReader(path), PeftConfig.from_pretrained(str(folder))):
         tensors = {name: tensor.bfloat16() for name, tensor in load_file(path).items()}
         save_file(tensors, path, metadata={"format": "pt"})
 

@@ -23,6 +23,7 @@ from rerank.assemble.config import (
     folder_of_ranker_settings,
 )
 from rerank.errors import UsageError
+from rerank.io.model_base import ModelBinding
 from rerank.io.paths import named_path_errors
 from rerank.judges import (
     Limits,
@@ -40,6 +41,7 @@ from rerank.models import (
     prompt_for_model,
     reranker_preset_of_model,
 )
+from rerank.models.adapters import adapter_folder
 from rerank.pipeline.method_identity import (
     judge_identity_in_pipeline,
     passages_identity_text,
@@ -50,6 +52,7 @@ from rerank.prompts import PromptTemplate, load_prompt
 from rerank.selector import Selector
 from rerank.strategies import Strategy, open_strategy, strategies
 from rerank.tasks import Backend
+from rerank.tasks.identities import model_base_of_backend
 from rerank.types import Qrels
 
 _log = logging.getLogger(__name__)
@@ -167,6 +170,30 @@ class RankerSetup(RankerPlan):
         path = None if folder is None else folder / CALIBRATION
         return None if path is None or not path.is_file() else (path, False)
 
+    def note_other_weights(self, judge: PromptJudge) -> None:
+        """Log one line if the adapter or the heads were measured with other weights than those of the judge's model.
+
+        Raises:
+            DataError: The file that names the base model of the adapter is malformed.
+        """
+        identity, base = judge.backend.identity, model_base_of_backend(judge.backend)
+        name = base.hub_id if base else identity.get("model", "")
+        adapter = self.config.adapter or ""
+        binding = ModelBinding.read(adapter_folder(adapter)) if adapter else None
+        if binding and (identity.get("weights") or identity.get("revision")) not in binding.weights:
+            adapter = Path(adapter).name
+            if not binding.base.is_same(base):
+                _log.warning("Adapter %s was trained on %s, but the model is %s", adapter, binding.base.hub_id, name)
+            else:
+                _log.warning(
+                    "Adapter %s was measured with other weights of %s (%s); its results here may differ slightly",
+                    adapter,
+                    name,
+                    "; ".join(binding.weights.values()),
+                )
+        elif getattr(judge, "has_heads_of_other_weights", False):
+            _log.warning("The heads were selected with other weights of %s; results here may differ slightly", name)
+
     def open_judge(self, backend: Backend, **options: str) -> PromptJudge:
         """Build the judge for a backend.
 
@@ -241,7 +268,7 @@ def _warn_of_other_recipe(plan: RankerPlan, prompt: str) -> None:
     Without a warning, the error would not be noticed: users of Qwen3-Reranker report scores that are almost random
     without its template (github.com/vllm-project/vllm, issues 20478 and 21681).
     """
-    preset = None if plan.config.adapter else reranker_preset_of_model(plan.config.model)
+    preset = None if plan.config.adapter else reranker_preset_of_model(plan.config.model, plan.config.revision or "")
     if preset is None or not preset.recipe or not preset.recognise.hub:  # without patterns, it was not trained to rank
         return
     published = open_method(preset.recipe["method"])

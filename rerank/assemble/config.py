@@ -219,7 +219,7 @@ def assembly_defaults(settings: Mapping[str, Any], backend: Backend | None = Non
     if "method" in given or "method" in values:
         return values
     own = getattr(backend, "default_method", "") if backend else default_method_of_model(given.get("model", ""))
-    recipe = recipe_of_model(given.get("adapter") or given.get("model") or "", folder)
+    recipe = recipe_of_model(given.get("adapter") or given.get("model") or "", folder, given.get("revision") or "")
     recipe = {"method": own or DEFAULT_METHOD, **recipe}
     return {key: value for key, value in recipe.items() if key not in given} | values
 

@@ -13,8 +13,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
-from rerank.io.model_hash import hash_file_contents_of_model
-from rerank.lm.loading import causal_model_origin, named_loading_errors, pick_device, pick_dtype, quiet_transformers
+from rerank.io.model_hash import hash_encoder_folder, module_folders
+from rerank.lm.loading import (
+    complete_weights,
+    locate_files,
+    named_loading_errors,
+    pick_device,
+    pick_dtype,
+    quiet_transformers,
+)
+from rerank.lm.model_files import ModelFiles
 from rerank.lm.model_process import LocalModel, require_model_process
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Prompt, TokenCounter
@@ -124,9 +132,10 @@ class CrossEncoder(LocalModel):
                     f"{flag} is {value}, but the model is a cross-encoder",
                     expected="no adapter and no device map, but one device",
                 )
-        model, identity = load_cross_encoder_model(name, options)
+        files = locate_files(name, options)
+        model, identity = load_cross_encoder_model(files, options)
         backend = cls(model, identity=identity, options=options)
-        backend.set_source(name, options)
+        backend.set_source(files, options)
         return backend
 
     @property
@@ -195,12 +204,12 @@ class CrossEncoder(LocalModel):
 
 
 def load_cross_encoder_model(
-    name: str | Path, options: BackendOptions, *, new_head: bool = False
+    files: ModelFiles, options: BackendOptions, *, new_head: bool = False
 ) -> tuple[Any, dict[str, str]]:
     """Load a ``sentence_transformers.CrossEncoder``, and return it with its identity.
 
     Args:
-        name: A folder or an id on the hub.
+        files: The files of the model.
         options: Options for loading the model.
         new_head: Whether to load encoders without a classification head as well, and add a randomly initialized head
             with one label, which has to be trained.
@@ -212,40 +221,44 @@ def load_cross_encoder_model(
     dtype = pick_dtype(options.dtype, device)
     with quiet_transformers():
         _require_cross_encoder_backend()
-    with quiet_transformers(), named_loading_errors(name, device):
-        model = _open_cross_encoder(name, options, device=device, dtype=dtype, new_head=new_head)
-    folder = Path(name) if Path(name).is_dir() else None
-    commit = str(getattr(model.config, "_commit_hash", None) or options.revision)
-    origin = {"weights": hash_file_contents_of_model(folder)} if folder else {"revision": commit}
-    return model, {"model": folder.name if folder else str(name), **origin, "dtype": dtype}
+    with quiet_transformers(), named_loading_errors(files, device):
+        model = _open_cross_encoder(files, options, device=device, dtype=dtype, new_head=new_head)
+    identity = files.identity
+    if not files.commit and module_folders(files.folder) != [""]:  # such as a head in a folder of its own
+        identity["weights"] = hash_encoder_folder(files.folder)
+    return model, {**identity, "dtype": dtype}
 
 
 def _open_cross_encoder(
-    name: str | Path, options: BackendOptions, *, device: str, dtype: str, new_head: bool = False
+    files: ModelFiles, options: BackendOptions, *, device: str, dtype: str, new_head: bool = False
 ) -> Any:
     """Load the model; raise `UsageError` if it has no classification head, unless ``new_head`` adds one."""
     import sentence_transformers
     import torch
     import transformers
 
-    origin = causal_model_origin(name, options)
-    classes = transformers.AutoConfig.from_pretrained(name, **origin).architectures or []
-    has_head = any(architecture.endswith(_ARCHITECTURE) for architecture in classes)
-    is_generative = any(architecture.endswith(_GENERATIVE) for architecture in classes)
+    classes: list[str] = []
+    if not files.is_library_cross_encoder:
+        code = {"trust_remote_code": options.trust_remote_code}
+        classes = transformers.AutoConfig.from_pretrained(files.folder, **code).architectures or []
+    has_head = files.is_library_cross_encoder or any(name.endswith(_ARCHITECTURE) for name in classes)
+    is_generative = any(name.endswith(_GENERATIVE) for name in classes)
     if not has_head and (is_generative or not new_head):
         raise UsageError(
-            f"Model {str(name)!r} is a {' or '.join(classes) or 'model of unknown class'}",
+            f"Model {str(files)!r} is a {' or '.join(classes) or 'model of unknown class'}",
             expected=f"a cross-encoder, whose class ends with {_ARCHITECTURE}"
             + (", or an encoder such as BERT" if new_head else ""),
             remedy="Use a cross-encoder; to score documents one by one with a language model, use --method pointwise",
         )
-    return sentence_transformers.CrossEncoder(
-        str(name),
-        device=device,
-        activation_fn=torch.nn.Identity(),
-        model_kwargs={"dtype": dtype, "use_safetensors": True},
-        **origin,
-    )
+    # Without a head in the checkpoint, the weights of the new head are missing, and are to be trained.
+    with complete_weights(files, unused=lambda weight: not has_head):
+        return sentence_transformers.CrossEncoder(
+            str(files.folder),
+            device=device,
+            activation_fn=torch.nn.Identity(),
+            model_kwargs={"dtype": dtype, "use_safetensors": True},
+            trust_remote_code=options.trust_remote_code,
+        )
 
 
 def _require_cross_encoder_backend() -> None:

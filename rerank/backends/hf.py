@@ -98,10 +98,10 @@ class Hf(LocalModel):
             UsageError: An option does not fit this machine or model.
         """
         options = options or BackendOptions()
-        model, tokenizer, identity = load_language_model(name, options, cls.classes)
-        backend = cls(model, tokenizer, identity=identity, options=options)
-        backend.set_source(name, options)
-        if is_causal_model_split(model):
+        loaded = load_language_model(name, options, cls.classes)
+        backend = cls(loaded.model, loaded.tokenizer, identity=loaded.identity, options=options)
+        backend.set_source(loaded.files, options)
+        if is_causal_model_split(loaded.model):
             follow_torch_leader(backend._run)
         return backend
 
@@ -135,12 +135,10 @@ class Hf(LocalModel):
     def load_described(cls, description: ModelDescription) -> Self:
         """Load the model that `describe` has described, and use the token counter of the description."""
         options, tokens = description.options, description.tokens
-        model, tokenizer, identity = load_language_model(
-            description.name, options, cls.classes, tokenizer=tokens.tokenizer
-        )
-        backend = cls(model, tokenizer, identity=identity, options=options)
+        loaded = load_language_model(description.files.name, options, cls.classes, tokenizer=tokens.tokenizer)
+        backend = cls(loaded.model, loaded.tokenizer, identity=loaded.identity, options=options)
         backend._tokens = tokens
-        backend.set_source(description.name, options)
+        backend.set_source(loaded.files, options)
         return backend
 
     @classmethod

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from rerank.errors import BackendError, DataError, UsageError
 from rerank.lm.loading import (
-    causal_model_origin,
+    complete_weights,
     make_causal_model_identity,
     named_loading_errors,
     pick_device,
@@ -24,6 +24,7 @@ from rerank.lm.loading import (
     quiet_transformers,
     require_torch,
 )
+from rerank.lm.model_files import ModelFiles, locate_model
 from rerank.lm.model_process import LocalModel, require_model_process
 from rerank.lm.tokenizers import HfTokens, stated_context_size
 from rerank.prompts import load_prompt
@@ -139,12 +140,12 @@ class JinaRanking(LocalModel):
                 )
         device = pick_device(options.device)
         dtype = pick_dtype(options.dtype, device)
-        with quiet_transformers(), named_loading_errors(name, device):
-            model, tokenizer = _load_ranking_model(name, options, device=device, dtype=dtype)
-        commit = getattr(model.config, "_commit_hash", None)
-        identity = make_causal_model_identity(name, options, dtype, commit=commit)
+        files = locate_model(name, options.revision)
+        with quiet_transformers(), named_loading_errors(files, device):
+            model, tokenizer = _load_ranking_model(files, device=device, dtype=dtype)
+        identity = make_causal_model_identity(files, options, dtype)
         backend = cls(model, tokenizer, identity=identity, options=options)
-        backend.set_source(name, options)
+        backend.set_source(files, options)
         return backend
 
     @property
@@ -237,18 +238,17 @@ def _combine_blocks(blocks: Sequence[_Vectors]) -> tuple[float, ...]:
     return tuple(cosine(torch.cat([block.passages for block in blocks]), query[None]).tolist())
 
 
-def _load_ranking_model(name: str | Path, options: BackendOptions, *, device: str, dtype: str) -> tuple[Any, Any]:
+def _load_ranking_model(files: ModelFiles, *, device: str, dtype: str) -> tuple[Any, Any]:
     """Load the model and its tokenizer without running the code in the model's repository."""
     torch, transformers = require_torch()
-    origin = {**causal_model_origin(name, options), "trust_remote_code": False}
-    config = transformers.Qwen3Config.from_pretrained(name, **origin)
+    config = transformers.Qwen3Config.from_pretrained(files.folder)
     if _ARCHITECTURE not in (config.architectures or []):
         raise UsageError(
-            f"Model {str(name)!r} is a {' or '.join(config.architectures or ['model of unknown class'])}",
+            f"Model {str(files)!r} is a {' or '.join(config.architectures or ['model of unknown class'])}",
             expected=f"a model of the class {_ARCHITECTURE}, such as jinaai/jina-reranker-v3",
             remedy="Use --method auto, or another method",
         )
-    tokenizer = transformers.AutoTokenizer.from_pretrained(name, **origin)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(files.folder)
 
     base: Any = transformers.Qwen3PreTrainedModel
 
@@ -266,12 +266,9 @@ def _load_ranking_model(name: str | Path, options: BackendOptions, *, device: st
             )
             self.post_init()
 
-    model, loaded = RankingModel.from_pretrained(
-        name, config=config, dtype=dtype, use_safetensors=True, device_map=device, output_loading_info=True, **origin
-    )
-    if loaded["missing_keys"]:
-        raise DataError(
-            f"The weights of {str(name)!r} lack {', '.join(sorted(loaded['missing_keys'])[:3])}",
-            expected="the weights of a Qwen 3 model, projector.0.weight and projector.2.weight",
+    RankingModel.__name__ = _ARCHITECTURE
+    with complete_weights(files):
+        model = RankingModel.from_pretrained(
+            files.folder, config=config, dtype=dtype, use_safetensors=True, device_map=device
         )
     return model.eval(), tokenizer

@@ -17,9 +17,10 @@ from typing import Any, Self, cast
 from rerank.calibration.judged_lists import check_finite_scores_to_calibrate
 from rerank.calibration.models import INPUTS, OLDER_INPUTS, Fit, FitName, document_calibration_inputs
 from rerank.calibration.monotone import make_non_increasing
-from rerank.calibration.ranker_identity import describe_calibrated_ranker_differences
+from rerank.calibration.ranker_identity import WEIGHTS, describe_calibrated_ranker_differences
 from rerank.errors import DataError, UsageError, describe_pydantic_error, error_repr
 from rerank.io.json_records import parse_json
+from rerank.io.model_base import ModelBase
 from rerank.io.settings_files import read_settings_text
 from rerank.io.text_files import replace_text_file
 
@@ -73,6 +74,9 @@ class Calibration:
         fits: Models of each fit, by the name of the fit.
         depths: Lengths of the lists that the models were fitted to.
         report: Calibration measures on held-out queries, for information only.
+        base: The published model whose weights the ranker runs; None if it is not known.
+        holds_for: Other weights of this model (hashes or commits) for which the calibration was shown to hold, each
+            with the evidence. For all other weights it gives no probabilities.
 
     Raises:
         DataError: The set of fits is not complete, or a model does not have the inputs of its fit.
@@ -85,6 +89,8 @@ class Calibration:
     fits: Mapping[FitName, Fit]
     depths: tuple[int, ...]
     report: Mapping[str, Any] = field(default_factory=dict)
+    base: ModelBase | None = None
+    holds_for: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that the fits are complete and that each model has the inputs of its fit."""
@@ -141,7 +147,9 @@ class Calibration:
             MissingResourceError: The folder does not exist.
             StorageError: The file cannot be written.
         """
-        content = {"format": _FORMAT, "version": _VERSION, **asdict(self)}
+        fields = asdict(self)
+        later = {name: value for name in ("base", "holds_for") if (value := fields.pop(name))}
+        content = {"format": _FORMAT, "version": _VERSION, **fields, **later}
         with replace_text_file(path) as file:
             file.write(_format_calibration_json(content) + "\n")
 
@@ -154,11 +162,26 @@ class Calibration:
         Raises:
             UsageError: The model, adapter, method or prompt differs. The message lists the differences.
         """
-        if differences := describe_calibrated_ranker_differences(self.ranker, ranker_identity):
+        if differences := describe_calibrated_ranker_differences(self.ranker, self._as_fitted(ranker_identity)):
             raise UsageError(
                 f"The calibration belongs to another ranker: {', '.join(differences)}",
                 remedy="Fit a calibration for this ranker with `rerank calibrate`, or omit the calibration",
             )
+
+    def differs_in_weights(self, ranker_identity: Mapping[str, str]) -> bool:
+        """Return whether a ranker differs from that of the calibration only in the weights of the model."""
+        fitted, current = (
+            {key: value for key, value in ranker.items() if key not in WEIGHTS}
+            for ranker in (self.ranker, self._as_fitted(ranker_identity))
+        )
+        return not describe_calibrated_ranker_differences(fitted, current)
+
+    def _as_fitted(self, ranker_identity: Mapping[str, str]) -> Mapping[str, str]:
+        """Return the identity of a ranker, with the fitted weights in place of weights for which this also holds."""
+        if (ranker_identity.get("weights") or ranker_identity.get("revision")) not in self.holds_for:
+            return ranker_identity
+        fitted = {key: self.ranker[key] for key in WEIGHTS if key in self.ranker}
+        return {key: value for key, value in ranker_identity.items() if key not in WEIGHTS} | fitted
 
     def apply(
         self,

@@ -41,6 +41,10 @@ def describe_calibrated_ranker_differences(fitted: Mapping[str, str], current: M
     return [f"{key} is {there[key]} there and {here[key]} here" for key in keys]
 
 
+#: Keys that tell which weights of a model were used.
+WEIGHTS = ("model", "weights", "revision")
+
+
 def first_stage_of_calibration(selector: str) -> str:
     """Return the name under which a calibration stores a first stage: its selector, without the path of a run file.
 

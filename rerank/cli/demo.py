@@ -18,6 +18,7 @@ from rerank.cli.output import (
     print_table,
 )
 from rerank.cli.run import execute_with_progress_bar
+from rerank.errors import PartialFailureError, RerankError
 
 
 def register_cli_commands(app: typer.Typer) -> None:
@@ -48,16 +49,22 @@ def demo_command(
 
     if model in MODELS:
         pull_with_progress_bar(model)
-    summaries, runs = [], []
+    summaries, runs, failed = [], [], list[tuple[str, RerankError]]()
     for spec in demo_experiment_specs(model=model, everything=everything):
-        prepared = prepare_run(spec, Execution())
-        runs.append(prepared)
-        print_note(
-            f"{run_tag_of_spec(prepared.spec)}: {prepared.calls()} calls for "
-            f"{len(prepared.first_stage)} queries, {model}"
-        )
-        folder = out / default_run_folder(prepared.spec, hash_run_folder_identity(prepared.identity())).name
-        summaries.append(execute_with_progress_bar(prepared, Execution(out=folder, resume=True)))
+        try:
+            prepared = prepare_run(spec, Execution())
+            print_note(
+                f"{run_tag_of_spec(prepared.spec)}: {prepared.calls()} calls for "
+                f"{len(prepared.first_stage)} queries, {model}"
+            )
+            folder = out / default_run_folder(prepared.spec, hash_run_folder_identity(prepared.identity())).name
+            summaries.append(execute_with_progress_bar(prepared, Execution(out=folder, resume=True)))
+            runs.append(prepared)
+        except RerankError as failure:
+            failed.append((run_tag_of_spec(spec), failure))
+            print_note(f"{run_tag_of_spec(spec)} failed, the demo goes on without it: {failure}")
+    if not runs:
+        raise failed[0][1]
     report = compare_demo_with_bm25(summaries)
     sentences = describe_demo_differences(report["comparison"])
     content = report | {"comparison": report["comparison"].to_dict(), "differences": sentences}
@@ -66,6 +73,13 @@ def demo_command(
     shown = partial(_print_demo_report, report, sentences, everything=everything, wide=wide)
     emit_output(content | {"page": str(page)}, form=form, text=shown)
     print_note(f"{sentences[0]}\nBefore and after, query by query: {page}")
+    if failed:
+        name, error = failed[0]
+        raise PartialFailureError(
+            f"{len(failed)} of the {len(failed) + len(runs)} runs failed; {name}: {error.found}",
+            expected=error.expected,
+            remedy=error.remedy,
+        )
 
 
 def _print_demo_report(report: dict[str, Any], sentences: list[str], *, everything: bool, wide: bool) -> None:

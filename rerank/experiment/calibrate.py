@@ -17,6 +17,7 @@ from rerank.calibration.ranker_identity import describe_calibrated_ranker_differ
 from rerank.calibration.reliability_diagram import draw_reliability_diagram
 from rerank.collections import open_collection_qrels
 from rerank.errors import DataError, UsageError
+from rerank.io.model_base import ModelBase
 from rerank.io.text_files import check_file_writable, replace_text_file
 from rerank.store import RunFolder
 from rerank.store.judge_scores import read_judge_scores
@@ -30,12 +31,14 @@ class CalibrationRun:
         path: Path of the run folder.
         ranked: The rankings of the run, with their scores and relevance judgments.
         ranker: Identity of the run's ranker.
+        base: The published model that the ranker runs; None if it is not known.
         first_stage: Name of the run's first stage.
     """
 
     path: Path
     ranked: RankedCollection
     ranker: Mapping[str, str]
+    base: ModelBase | None
     first_stage: str
 
 
@@ -84,7 +87,7 @@ def calibrate_experiment_runs(
         first_stage=main.first_stage,
         tests=[_open_test_experiment_run(text, main, relevant=relevant, complete=complete) for text in tests],
     )
-    result.calibration.save(out)
+    replace(result.calibration, base=main.base).save(out)
     with replace_text_file(diagram) as file:
         file.write(draw_reliability_diagram(result.report["rows"]))
     return {"file": str(out), "diagram": str(diagram), **result.report}
@@ -152,6 +155,7 @@ def open_finished_experiment_with_qrels(
         path=folder.path,
         ranked=ranked,
         ranker=identity_bound_to_calibration(document["identity"]),
+        base=ModelBase(**base) if (base := document.get("sources", {}).get("model", {}).get("base")) else None,
         first_stage=first_stage_of_calibration(str(document["spec"].get("first_stage", ""))),
     )
 

@@ -18,6 +18,7 @@ from rerank.experiment.candidates import order_candidate_list_of_spec
 from rerank.experiment.prepare import PreparedRun, prepare_run
 from rerank.experiment.provider_batches import OnBatch, answer_run_in_batches, collect_requests_for_batches
 from rerank.experiment.result_files import open_experiment_result_files
+from rerank.experiment.resuming import continue_without_commit
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.experiment.summary import (
     RunTally,
@@ -27,6 +28,9 @@ from rerank.experiment.summary import (
 )
 from rerank.io.paths import named_path_errors
 from rerank.judges import FAILURES
+from rerank.lm.model_files import cached_snapshot
+from rerank.models import source_of_model
+from rerank.models.adapters import adapter_folder
 from rerank.pipeline.results import RankedList
 from rerank.pipeline.stream import Flow
 from rerank.store import LoggingBackend, RunFolder, hash_run_folder_identity, log_calls, open_shared_call_cache
@@ -77,6 +81,8 @@ def execute_run(
         The content of summary.json: folder, queries, scores, first_stage_scores, windows, calls, reused_calls,
         tokens_in, tokens_out, seconds and more.
     """
+    if execution.out and not execution.overwrite:
+        prepared = continue_without_commit(prepared, RunFolder(execution.out))
     identity = prepared.identity()
     name = hash_run_folder_identity(identity)
     folder = RunFolder(execution.out or default_run_folder(prepared.spec, name))
@@ -200,7 +206,17 @@ def _describe_prepared_run(prepared: PreparedRun, identity: dict[str, Any]) -> d
         "identity": identity,
         "dataset": {"name": prepared.collection.name, "fingerprint": prepared.collection.fingerprint},
         "environment": describe_environment(),
+        "sources": _describe_sources(prepared),
     }
+
+
+def _describe_sources(prepared: PreparedRun) -> dict[str, Any]:
+    """Return where the model and the adapter are from; empty for a model that is not loaded from files."""
+    files, adapter = getattr(prepared.backend, "files", None), prepared.setup.config.adapter
+    if files is None:
+        return {}
+    trained = {"adapter": source_of_model(cached_snapshot(adapter_folder(adapter)))} if adapter else {}
+    return {"model": source_of_model(files), **trained}
 
 
 def _rerank_into_folder(

@@ -21,6 +21,7 @@ from rerank.judges.attention.heads import HeadList, attention_judge_model_identi
 from rerank.store.call_log import CallLog
 from rerank.store.logging_backend import log_calls
 from rerank.tasks import Reply
+from rerank.tasks.identities import model_base_of_backend
 from rerank.types import Qrels, Ranking, Run, Window
 
 Weights = NDArray[np.float64]
@@ -213,7 +214,13 @@ def select_attention_heads_by_experiment(
         "median_score": float(np.median(scores)),
     }
     model = attention_judge_model_identity(prepared.backend.identity)
-    return HeadList(heads=tuple(heads), model=model, method=selection.method, details=details)
+    return HeadList(
+        heads=tuple(heads),
+        model=model,
+        method=selection.method,
+        details=details,
+        base=model_base_of_backend(prepared.backend),
+    )
 
 
 def _collect_head_attention_of_experiment(

@@ -23,6 +23,7 @@ from rerank.experiment.candidates import (
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.io.paths import named_path_errors
 from rerank.judges import PromptJudge, judges
+from rerank.lm.model_files import one_commit_per_model
 from rerank.models.prices import find_model_prices
 from rerank.reranker.calibrated import open_reranker_setup_calibration
 from rerank.retrieval import check_first_stage
@@ -110,6 +111,7 @@ def ranker_config_of_run(spec: RunSpec, execution: Execution | None = None) -> R
     return RankerConfig(**{field.name: values[field.name] for field in fields(RankerConfig)})
 
 
+@one_commit_per_model()
 @named_path_errors()
 def prepare_run(
     spec: RunSpec,
@@ -147,6 +149,7 @@ def prepare_run(
         found = CandidateLists.of(retrieve_spec_candidates_for_queries(spec, collection, found))
     backend = backend or setup.open_backend(qrels=qrels or None, lazy=True)
     judge = setup.open_judge(backend)
+    setup.note_other_weights(judge)
     return PreparedRun(
         spec=spec,
         collection=collection,

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rerank.assemble import assembly_defaults
+from rerank.experiment.prepare import PreparedRun
 from rerank.experiment.spec import LATER_KEYS, complete_spec_from_file
 from rerank.io.paths import named_path_errors
 from rerank.selector import Selector
 from rerank.store import RunFolder
+from rerank.tasks import Backend
+from rerank.tasks.identities import lacks_commit
+
+_log = logging.getLogger(__name__)
 
 
 @named_path_errors()
@@ -46,6 +53,39 @@ def complete_resumed_spec(given: Mapping[str, Any], path: Path) -> dict[str, Any
         if name not in given and _has_moved_files_on_resume(recorded.get(name), value):
             values[name] = value
     return values
+
+
+def continue_without_commit(prepared: PreparedRun, folder: RunFolder) -> PreparedRun:
+    """Return the run with the model's recorded identity if the folder is of a version that recorded no commit.
+
+    Otherwise the run would be another one, and its logged calls could not be used. A notice is logged, because the
+    weights of the first calls are not known.
+    """
+    if not (folder.path / "spec.json").is_file():
+        return prepared
+    recorded, current = folder.spec()["identity"].get("model", {}), prepared.backend.identity
+    if not isinstance(recorded, Mapping) or not lacks_commit(recorded, current):
+        return prepared
+    _log.warning(
+        "%s was written by a version that did not record the commit of %s; the run continues with commit %s",
+        folder.path,
+        current["model"],
+        current["revision"][:12],
+    )
+    backend = cast(Backend, _WithIdentity(prepared.backend, recorded))
+    return replace(prepared, backend=backend, judge=prepared.judge.with_backend(backend))
+
+
+class _WithIdentity:
+    """A backend with another identity; everything else is that of the wrapped backend."""
+
+    def __init__(self, backend: Backend, identity: Mapping[str, str]) -> None:
+        self.backend, self.identity = backend, dict(identity)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # copying and pickling look up such names before the backend is set
+            raise AttributeError(name)
+        return getattr(self.backend, name)
 
 
 def _earlier_spec_defaults(model: Mapping[str, str]) -> dict[str, str]:

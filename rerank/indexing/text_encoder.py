@@ -5,11 +5,9 @@ Torch, transformers and sentence-transformers are imported when a model is loade
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -17,19 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
-from rerank.io.model_hash import hash_file_contents_of_model
-from rerank.lm.loading import causal_model_origin, named_loading_errors, pick_device, pick_dtype, quiet_transformers
+from rerank.io.model_hash import hash_encoder_folder
+from rerank.lm.loading import (
+    complete_weights,
+    named_loading_errors,
+    pick_device,
+    pick_dtype,
+    quiet_transformers,
+)
+from rerank.lm.model_files import ModelFiles, locate_model
 from rerank.lm.model_process import require_model_process
-from rerank.tasks import BackendOptions
 
 Floats = NDArray[np.float32]
 T = TypeVar("T")
 
 #: Lone surrogates, which collections may contain and tokenizers do not accept.
 _SURROGATE = re.compile("[\ud800-\udfff]")
-#: The file in which sentence-transformers lists the modules of a model.
-MODULES = "modules.json"
-_ROUTES = "router_config.json"
 #: The names under which models store their prompts, in the order in which sentence-transformers looks them up.
 _PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
@@ -222,40 +223,57 @@ def load_text_encoder(name: Path | str, options: EncoderOptions) -> SentenceEnco
         MissingPrerequisiteError: The extra ``dense`` is not installed.
         MissingResourceError: The model does not exist.
         UsageError: An option is invalid for this machine or the model.
-        DataError: The weights are damaged, or pickled instead of in safetensors files.
+        DataError: The weights are damaged, incomplete, or pickled instead of in safetensors files.
     """
     require_encoder_packages()
-    model, identity = load_encoder_model("SentenceTransformer", name, options)
+    model, identity = load_encoder_model("SentenceTransformer", locate_encoder(name, options), options)
     return SentenceEncoder(model, options, identity=identity)
 
 
-def load_encoder_model(kind: str, name: Path | str, options: ModelOptions) -> tuple[Any, dict[str, str]]:
+def locate_encoder(name: Path | str, options: ModelOptions) -> ModelFiles:
+    """Return the local files of an encoder (`rerank.lm.model_files.locate_model`)."""
+    return locate_model(name, options.revision, code=options.trust_remote_code)
+
+
+def load_encoder_model(kind: str, files: ModelFiles, options: ModelOptions) -> tuple[Any, dict[str, str]]:
     """Load a model with one of the classes of sentence-transformers, and return it with its identity (hash or commit).
 
     Args:
         kind: Name of the class.
-        name: The folder, or ``owner/model`` on the hub.
+        files: The files of the model.
         options: Options for loading the model.
 
     Raises:
         MissingResourceError: The model does not exist.
         UsageError: An option is invalid for this machine.
-        DataError: The weights are damaged, or pickled instead of in safetensors files.
+        DataError: The weights are damaged, incomplete, or pickled instead of in safetensors files.
     """
     import sentence_transformers
 
-    source = BackendOptions(revision=options.revision, trust_remote_code=options.trust_remote_code)
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
-    with quiet_transformers(), named_loading_errors(name, device):
+    with quiet_transformers(), named_loading_errors(files, device), complete_weights(files, unused=_is_of_pooler):
         model = getattr(sentence_transformers, kind)(
-            str(name),
+            str(files.folder),
             device=device,
             # safetensors only: loading pickled weights can run code
             model_kwargs={"dtype": dtype, "use_safetensors": True},
-            **causal_model_origin(name, source),
+            trust_remote_code=options.trust_remote_code,
         ).eval()
-    return model, {**_encoder_model_identity(name, model, options), "dtype": dtype}
+    return model, {**encoder_identity(files), "dtype": dtype}
+
+
+def _is_of_pooler(weight: str) -> bool:
+    """Return whether a weight belongs to the pooler of an encoder such as BERT, which embeddings of tokens bypass.
+
+    Many embedding models are saved without it, and sentence-transformers averages the last hidden states instead.
+    """
+    return "pooler" in weight.split(".")[:2]
+
+
+def encoder_identity(files: ModelFiles) -> dict[str, str]:
+    """Return the identity of an encoder: the name and commit on the hub, or a hash of its folders."""
+    return files.identity if files.commit else {"weights": hash_encoder_folder(files.folder)}
 
 
 def require_encoder_packages(*, stage: str = "dense", faiss: bool = True, sentences: bool = True) -> None:
@@ -281,35 +299,6 @@ def require_encoder_packages(*, stage: str = "dense", faiss: bool = True, senten
             f"The first stage {stage!r} needs {', '.join(names)}, but not all can be imported: {error}",
             remedy=f"Run: pip install 'listrank[{stage}]'",
         ) from error
-
-
-def hash_encoder_folder(folder: Path) -> str:
-    """Return the hex SHA-256 of a model's folder and the sub-folders of its modules, such as pooling."""
-    names = {
-        "",
-        *_listed_encoder_modules(folder / MODULES, lambda modules: [module.get("path", "") for module in modules]),
-    }
-    # a router has further modules, one per route, each in its own folder
-    for name in sorted(names):
-        parts = _listed_encoder_modules(folder / name / _ROUTES, lambda routes: routes["types"])
-        names |= {f"{name}/{part}".strip("/") for part in parts}
-    lines = [
-        f"{name}\0{hash_file_contents_of_model(folder / name)}\n" for name in sorted(names) if (folder / name).is_dir()
-    ]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _listed_encoder_modules(file: Path, names: Callable[[Any], Iterable[Any]]) -> list[str]:
-    return [str(name) for name in names(json.loads(file.read_text("utf-8")))] if file.is_file() else []
-
-
-def _encoder_model_identity(name: Path | str, model: Any, options: ModelOptions) -> dict[str, str]:
-    """Return the identity of a model: a hash of a local folder's content, or the name and commit on the hub."""
-    if isinstance(name, Path):
-        return {"weights": hash_encoder_folder(name)}
-    # the first module of a sentence-transformers model is the transformer, whose configuration contains the commit
-    config = getattr(getattr(model[0], "auto_model", None), "config", None)
-    return {"model": name, "revision": str(getattr(config, "_commit_hash", None) or options.revision)}
 
 
 def resolve_encoder_prompt(model: Any, prompt: str, kind: str) -> str:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from rerank.io.file_hashes import file_hash
 
+#: The file in which sentence-transformers lists the modules of a model.
+MODULES = "modules.json"
+_ROUTES = "router_config.json"
 _BOOKKEEPING = {"transformers_version", "_name_or_path", "_from_model_config", "is_local", "local_files_only"}
 _READ = {".safetensors", ".json", ".jinja", ".model", ".txt"}
 
@@ -33,6 +37,26 @@ def hash_file_contents_of_model(folder: Path) -> str:
         stat = path.stat()
         total.update(f"{path.name}\0{_hash_file_or_json_content(path, stat.st_mtime_ns, stat.st_size)}\n".encode())
     return total.hexdigest()
+
+
+def hash_encoder_folder(folder: Path) -> str:
+    """Return the hex SHA-256 of a model's folder and the sub-folders of its modules, such as pooling."""
+    lines = [f"{name}\0{hash_file_contents_of_model(folder / name)}\n" for name in module_folders(folder)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def module_folders(folder: Path) -> list[str]:
+    """Return ``""`` and the paths of the sub-folders with modules of a sentence-transformers model, sorted."""
+    names = {"", *_listed_names(folder / MODULES, lambda modules: [module.get("path", "") for module in modules])}
+    # A router has further modules, one per route, each in its own folder.
+    for name in sorted(names):
+        parts = _listed_names(folder / name / _ROUTES, lambda routes: routes["types"])
+        names |= {f"{name}/{part}".strip("/") for part in parts}
+    return [name for name in sorted(names) if (folder / name).is_dir()]
+
+
+def _listed_names(file: Path, names: Callable[[Any], Iterable[Any]]) -> list[str]:
+    return [str(name) for name in names(json.loads(file.read_text("utf-8")))] if file.is_file() else []
 
 
 @lru_cache(maxsize=256)

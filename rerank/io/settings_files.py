@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -90,3 +91,12 @@ def read_json_object(path: str | Path, what: str, *, expected: str = "a JSON obj
     if not isinstance(content, dict):
         raise DataError(f"{where} has a {type(content).__name__} at the top level", expected=expected)
     return content
+
+
+def try_read_json_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; empty if there is none, in which case whoever needs the file reports it."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -5,17 +5,20 @@ from __future__ import annotations
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from threading import RLock
 from types import ModuleType
 from typing import Any
 
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
 from rerank.io.model_hash import hash_file_contents_of_model
 from rerank.lm.adapter_weights import attach_adapter, causal_model_casts_adapter
+from rerank.lm.model_files import ModelFiles, locate_model
 from rerank.lm.tensor_parallel import torch_parallel_loading_arguments as tensor_parallel
 from rerank.tasks import BackendOptions
 
@@ -120,13 +123,30 @@ def processor_flags() -> frozenset[str]:
     return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A language model in memory.
+
+    Attributes:
+        model: The model in evaluation mode, on its device.
+        tokenizer: Its tokenizer, or its processor if it accepts images.
+        identity: Its identity (`make_causal_model_identity`).
+        files: The files from which it was loaded.
+    """
+
+    model: Any
+    tokenizer: Any
+    identity: dict[str, str]
+    files: ModelFiles
+
+
 #: Classes of transformers that load a language model and its tokenizer.
 LANGUAGE = ("AutoModelForCausalLM", "AutoTokenizer")
 
 
 def load_language_model(
     name: str | Path, options: BackendOptions, classes: tuple[str, str] = LANGUAGE, *, tokenizer: Any = None
-) -> tuple[Any, Any, dict[str, str]]:
+) -> LoadedModel:
     """Load a model from a folder or the hub.
 
     Args:
@@ -135,52 +155,46 @@ def load_language_model(
         classes: Classes of transformers that load the model and its tokenizer or processor.
         tokenizer: The tokenizer; None to load it.
 
-    Returns:
-        The model in evaluation mode on its device, its tokenizer (or processor), and the identity
-        (`make_causal_model_identity`).
-
     Raises:
         MissingResourceError: The model cannot be found or read.
         MissingPrerequisiteError: The model needs a package that is not installed.
-        DataError: The weights are damaged.
+        DataError: The weights are damaged or incomplete.
         BackendError: The model does not fit into memory.
-        UsageError: An option does not fit this machine or model.
+        UsageError: An option does not fit this machine or model, or the model is of another class.
     """
     device = pick_device(options.device)
     placement = _device_placement(options)
     dtype = pick_dtype(options.dtype, device)
+    files = locate_files(name, options)
     with quiet_transformers():
         model, tokenizer = _load_model_and_tokenizer(
-            name, options, dtype, placement or {"device_map": device}, classes, tokenizer
+            files, options, dtype, placement or {"device_map": device}, classes, tokenizer
         )
         if options.adapter:
             model = attach_adapter(model, Path(options.adapter), cast=causal_model_casts_adapter(options, dtype))
-        identity = make_causal_model_identity(name, options, dtype, commit=getattr(model.config, "_commit_hash", None))
-    return model, tokenizer, identity
+        identity = make_causal_model_identity(files, options, dtype)
+    return LoadedModel(model=model, tokenizer=tokenizer, identity=identity, files=files)
 
 
-def make_causal_model_identity(
-    name: str | Path, options: BackendOptions, dtype: str, *, commit: str | None
-) -> dict[str, str]:
+def locate_files(name: str | Path, options: BackendOptions, *, weights: bool = True) -> ModelFiles:
+    """Return the local files of a model (`locate_model`) at the revision, and with the code, that the options name."""
+    return locate_model(name, options.revision, weights=weights, code=options.trust_remote_code)
+
+
+def make_causal_model_identity(files: ModelFiles, options: BackendOptions, dtype: str) -> dict[str, str]:
     """Return the identity of a local model that `load_language_model` loads.
 
     Args:
-        name: Folder of the model, or its id on the hub.
-        options: Backend options. Only ``revision``, ``adapter`` and ``adapter_dtype`` have an effect.
+        files: The files of the model.
+        options: Backend options. Only ``adapter`` and ``adapter_dtype`` have an effect.
         dtype: Data type of the weights.
-        commit: Commit of the model on the hub; None if it is not known.
 
     Returns:
         A mapping with the keys ``model``; ``weights`` (hash of a folder) or ``revision`` (commit on the hub);
         ``dtype``; ``adapter`` (hash of its folder), if there is an adapter; and ``adapter_dtype``, if the adapter is
         cast. Without ``adapter_dtype``, the adapter is in float32, as in all runs before this option existed.
     """
-    folder = Path(name)
-    if folder.is_dir():
-        identity = {"model": folder.name, "weights": hash_file_contents_of_model(folder)}
-    else:
-        identity = {"model": str(name), "revision": str(commit or options.revision)}
-    identity["dtype"] = dtype
+    identity = {**files.identity, "dtype": dtype}
     if options.adapter:
         identity["adapter"] = hash_file_contents_of_model(Path(options.adapter))
         if causal_model_casts_adapter(options, dtype):
@@ -205,7 +219,7 @@ def _device_placement(options: BackendOptions) -> dict[str, Any]:
 
 
 def _load_model_and_tokenizer(
-    name: str | Path,
+    files: ModelFiles,
     options: BackendOptions,
     dtype: str,
     placement: dict[str, Any],
@@ -214,26 +228,107 @@ def _load_model_and_tokenizer(
 ) -> tuple[Any, Any]:
     """Load the model, and load the tokenizer too if ``tokenizer`` is None."""
     _, transformers = require_torch()
-    origin = causal_model_origin(name, options)
-    with named_loading_errors(name, next(iter(placement.values()), options.device)):
+    code = {"trust_remote_code": options.trust_remote_code}
+    with named_loading_errors(files, next(iter(placement.values()), options.device)):
         if tokenizer is None:
-            tokenizer = getattr(transformers, classes[1]).from_pretrained(name, **origin)
-        model = getattr(transformers, classes[0]).from_pretrained(
-            name, dtype=dtype, use_safetensors=True, **placement, **origin
-        )
+            tokenizer = getattr(transformers, classes[1]).from_pretrained(files.folder, **code)
+        with complete_weights(files):
+            model = getattr(transformers, classes[0]).from_pretrained(
+                files.folder, dtype=dtype, use_safetensors=True, **placement, **code
+            )
         return model.eval(), tokenizer
 
 
-def causal_model_origin(name: str | Path, options: BackendOptions) -> dict[str, Any]:
-    """Return the arguments of ``from_pretrained`` for remote code and, for a model on the hub, the revision."""
-    origin: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
-    if options.revision and not Path(name).is_dir():
-        origin["revision"] = options.revision
-    return origin
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsReport:
+    """The result of loading the weights of one model of transformers.
+
+    Attributes:
+        loaded: Name of the class that was loaded.
+        stated: Names of the classes in the configuration, which is that of the program that saved the weights.
+        missing: Names of the weights that are not in the checkpoint, and were therefore initialised at random.
+    """
+
+    loaded: str
+    stated: Sequence[str]
+    missing: Sequence[str]
+
+
+#: Ends of the names of classes that generate text.
+_DECODERS = ("ForCausalLM", "LMHeadModel")
+#: Only one thread at a time may replace the method that loads weights.
+_reporting = RLock()
 
 
 @contextmanager
-def named_loading_errors(name: str | Path, where: object = "") -> Iterator[None]:
+def complete_weights(
+    name: str | Path | ModelFiles, *, unused: Callable[[str], bool] = lambda weight: False
+) -> Iterator[list[WeightsReport]]:
+    """Refuse the models that are loaded in the block if the checkpoint lacks weights, which would be random.
+
+    Weights that are tied to others, and those that transformers does not store, are not missing.
+
+    Args:
+        name: Name of the model, for messages.
+        unused: Function that returns whether a weight has no effect on the result; called at the end of the block.
+
+    Yields:
+        A list to which each load appends its report.
+
+    Raises:
+        UsageError: The checkpoint is of another class than the one that was loaded.
+        DataError: The checkpoint is incomplete.
+    """
+    base: Any = require_torch()[1].PreTrainedModel
+    reports: list[WeightsReport] = []
+    load = base.from_pretrained.__func__
+
+    def from_pretrained(cls: type, /, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        model, info = load(cls, *args, output_loading_info=True, **kwargs)
+        stated = getattr(model.config, "architectures", None) or ()
+        reports.append(WeightsReport(loaded=cls.__name__, stated=tuple(stated), missing=sorted(info["missing_keys"])))
+        return (model, info) if output_loading_info else model
+
+    with _reporting:
+        base.from_pretrained = classmethod(from_pretrained)
+        try:
+            yield reports
+        finally:
+            base.from_pretrained = classmethod(load)
+    for report in reports:
+        if report.loaded.endswith(_DECODERS) and any(name.endswith("ForMaskedLM") for name in report.stated):
+            raise UsageError(  # its weights are those of a decoder, but it was trained to read both ways
+                f"Model {str(name)!r} is a {' or '.join(report.stated)}, which generates no text",
+                expected="a language model, a cross-encoder, or an encoder in a first stage",
+                remedy="For a SPLADE model, use --first-stage sparse:NAME",
+            )
+        if missing := [weight for weight in report.missing if not unused(weight)]:
+            raise _incomplete_weights_error(name, report, missing)
+
+
+def _incomplete_weights_error(
+    name: str | Path | ModelFiles, report: WeightsReport, missing: list[str]
+) -> UsageError | DataError:
+    stated = " or ".join(report.stated) or "model of unknown class"
+    found = (
+        f"Model {str(name)!r} lacks {len(missing)} weights of the class {report.loaded}, which would be random: "
+        f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
+    )
+    if report.loaded in report.stated:
+        return DataError(found, expected="a checkpoint with all weights", remedy="Download or save the model again")
+    if any(architecture.endswith("ForSequenceClassification") for architecture in report.stated):
+        remedy = "Use --method cross-encoder"
+    elif any(architecture.endswith("ForConditionalGeneration") for architecture in report.stated):
+        remedy = "Use a method for encoder-decoder models, such as --method monot5"
+    else:
+        remedy = (
+            "For an embedding model, use --first-stage dense:NAME; to rerank, use a language model or a cross-encoder"
+        )
+    return UsageError(found, expected=f"the class that the checkpoint is of: {stated}", remedy=remedy)
+
+
+@contextmanager
+def named_loading_errors(name: str | Path | ModelFiles, where: object = "") -> Iterator[None]:
     """Convert errors of transformers and safetensors while loading a model to errors of this project.
 
     Args:

@@ -6,8 +6,7 @@ imported only if the files of the model do not contain the necessary information
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,9 +14,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from rerank.errors import MissingPrerequisiteError
+from rerank.io.settings_files import try_read_json_object
 from rerank.lm.loading import (
     LANGUAGE,
-    causal_model_origin,
+    locate_files,
     make_causal_model_identity,
     named_loading_errors,
     pick_device,
@@ -25,6 +25,7 @@ from rerank.lm.loading import (
     quiet_transformers,
     require_torch,
 )
+from rerank.lm.model_files import ModelFiles
 from rerank.lm.tokenizers import HfTokens, stated_context_size
 from rerank.tasks import BackendOptions, resolve_task_context_size
 
@@ -39,14 +40,14 @@ class ModelDescription:
     """The properties of a language model that are known before its weights are loaded.
 
     Attributes:
-        name: Folder of the model, or its id on the hub.
-        options: Options for loading the model.
+        files: The files of the model; if it is on the hub, its weights may not have been downloaded yet.
+        options: Options for loading the model; the revision is the commit.
         identity: The identity that the loaded model will have.
         device: The device to which the model will be loaded.
         config: The config of the model, or an object with the same ``max_position_embeddings``.
     """
 
-    name: str | Path
+    files: ModelFiles
     options: BackendOptions
     identity: dict[str, str]
     device: str
@@ -60,7 +61,7 @@ class ModelDescription:
             MissingResourceError: The tokenizer cannot be loaded.
             UsageError: The context size in the options exceeds the model's, or neither is known.
         """
-        tokenizer = load_tokenizer(self.name, self.options)
+        tokenizer = load_tokenizer(self.files.folder, self.options)
         stated = stated_context_size(SimpleNamespace(config=self.config), tokenizer)
         size = resolve_task_context_size(stated, self.options, self.identity["model"])
         return HfTokens(tokenizer, context_size=size)
@@ -89,58 +90,42 @@ def describe_causal_model(name: str | Path, options: BackendOptions) -> ModelDes
                 f"A local model needs {package}, which is not installed", remedy="Run: pip install 'listrank[hf]'"
             )
     device = pick_device(options.device)
-    config = _read_causal_model_config(name, options)
-    identity = make_causal_model_identity(
-        name, options, pick_dtype(options.dtype, device), commit=_causal_model_commit(config)
-    )
+    files = locate_files(name, options, weights=False)
+    options = replace(options, revision=files.commit or options.revision)
+    config = _read_causal_model_config(files)
+    identity = make_causal_model_identity(files, options, pick_dtype(options.dtype, device))
     if limit := stated_context_size(SimpleNamespace(config=config), None):
         resolve_task_context_size(limit, options, identity["model"])  # reports early if the context is too long
-    return ModelDescription(name=name, options=options, identity=identity, device=device, config=config)
+    return ModelDescription(files=files, options=options, identity=identity, device=device, config=config)
 
 
-def load_tokenizer(name: str | Path, options: BackendOptions) -> Any:
+def load_tokenizer(folder: Path, options: BackendOptions) -> Any:
     """Load the tokenizer that ``AutoTokenizer`` would load, without importing torch if its class is certain.
 
     Raises:
         MissingResourceError: The tokenizer cannot be found or read.
     """
-    with quiet_transformers(), named_loading_errors(name):
-        if _has_generic_tokenizer(Path(name)):
+    with quiet_transformers(), named_loading_errors(folder):
+        if _has_generic_tokenizer(folder):
             from transformers import PreTrainedTokenizerFast
 
-            return PreTrainedTokenizerFast.from_pretrained(name)
-        return getattr(require_torch()[1], LANGUAGE[1]).from_pretrained(name, **causal_model_origin(name, options))
+            return PreTrainedTokenizerFast.from_pretrained(folder)
+        code = options.trust_remote_code
+        return getattr(require_torch()[1], LANGUAGE[1]).from_pretrained(folder, trust_remote_code=code)
 
 
 def _has_generic_tokenizer(folder: Path) -> bool:
     if not (folder / "tokenizer.json").is_file():
         return False
-    settings, config = (
-        _read_causal_model_json(folder / "tokenizer_config.json"),
-        _read_causal_model_json(folder / "config.json"),
-    )
+    settings = try_read_json_object(folder / "tokenizer_config.json")
     is_generic = settings.get("tokenizer_class") in _GENERIC_TOKENIZERS and "auto_map" not in settings
-    return is_generic and config.get("model_type") in _PLAIN_TYPES
+    return is_generic and try_read_json_object(folder / "config.json").get("model_type") in _PLAIN_TYPES
 
 
-def _read_causal_model_config(name: str | Path, options: BackendOptions) -> Any:
+def _read_causal_model_config(files: ModelFiles) -> Any:
     """Return the config of a model, or only its context size if ``config.json`` in its folder states it."""
-    stated = _read_causal_model_json(Path(name) / "config.json")
+    stated = try_read_json_object(files.folder / "config.json")
     if isinstance(stated.get("max_position_embeddings"), int) and "text_config" not in stated:
         return SimpleNamespace(max_position_embeddings=stated["max_position_embeddings"])
-    with quiet_transformers(), named_loading_errors(name):
-        return require_torch()[1].AutoConfig.from_pretrained(name, **causal_model_origin(name, options))
-
-
-def _causal_model_commit(config: Any) -> str | None:
-    commit: str | None = getattr(config, "_commit_hash", None)
-    return commit
-
-
-def _read_causal_model_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; empty if it cannot be read, in which case the loader reports the error."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    with quiet_transformers(), named_loading_errors(files):
+        return require_torch()[1].AutoConfig.from_pretrained(files.folder)

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from rerank.errors import BackendError, UsageError
-from rerank.tasks import BackendOptions, task_backend_settings_folder
+from rerank.io.model_base import ModelBase
+from rerank.lm.model_files import ModelFiles
+from rerank.tasks import BackendOptions
 
 #: Id of the process in which the first local model was used; forked processes inherit the value.
 _process: int | None = None
@@ -42,10 +44,12 @@ class LocalModel:
     Attributes:
         settings_folder: Folder of the adapter or model, whose settings `Reranker.from_backend` uses. None if the
             folder is not known.
+        files: The files from which the model was loaded; None if it was passed as an object.
     """
 
     settings_folder: Path | None = None
-    _source: tuple[str | Path, BackendOptions] | None = None
+    files: ModelFiles | None = None
+    _options: BackendOptions = BackendOptions()
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -57,12 +61,16 @@ class LocalModel:
         """Load a model from a folder or from the hub; implemented by subclasses."""
         raise NotImplementedError
 
-    def set_source(self, name: str | Path, options: BackendOptions) -> None:
-        """Store the arguments with which ``load`` has loaded the model, so that another process can load it."""
+    @property
+    def base(self) -> ModelBase | None:
+        """The published model whose weights these are, or to which the adapter was added; None if it is not known."""
+        return None if self.files is None else self.files.base
+
+    def set_source(self, files: ModelFiles, options: BackendOptions) -> None:
+        """Store what ``load`` has loaded, so that another process can load it."""
         adapter = str(Path(options.adapter).absolute()) if options.adapter else ""
-        absolute = Path(name).absolute() if Path(name).is_dir() else name
-        self._source = absolute, replace(options, adapter=adapter)
-        self.settings_folder = task_backend_settings_folder(name, options)
+        self.files, self._options = files, replace(options, adapter=adapter, revision=files.commit or options.revision)
+        self.settings_folder = Path(options.adapter or files.folder).absolute()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the arguments of ``load``, and the identity, to check that the other process loads the same model.
@@ -70,36 +78,39 @@ class LocalModel:
         Raises:
             UsageError: The model was not loaded by name, but passed as an object.
         """
-        if self._source is None:
+        if self.files is None:
             raise UsageError(
                 f"The model {self.identity.get('model', '')!r} exists only in the memory of this process",
                 expected="a model that another process can load",
                 remedy="Save the model with save_pretrained, then load it from that folder",
             )
-        return _reopen_in_process, (type(self).load, *self._source, tuple(self.identity.items()))
+        files = replace(self.files, folder=self.files.folder.absolute())
+        return _reopen_in_process, (type(self).load, files, self._options, tuple(self.identity.items()))
 
 
 def _reopen_in_process(
     load: Callable[[str | Path, BackendOptions], Any],
-    name: str | Path,
+    files: ModelFiles,
     options: BackendOptions,
     identity: tuple[tuple[str, str], ...],
 ) -> Any:
-    return _reopen_local_model(os.getpid(), load, name, options, identity)
+    return _reopen_local_model(os.getpid(), load, files, options, identity)
 
 
 @lru_cache(maxsize=1)  # a worker that receives the same reranker with every task loads its model once
 def _reopen_local_model(
     process: int,
     load: Callable[[str | Path, BackendOptions], Any],
-    name: str | Path,
+    files: ModelFiles,
     options: BackendOptions,
     identity: tuple[tuple[str, str], ...],
 ) -> Any:
-    backend = load(name, options)
+    # The cache of the hub may be elsewhere in the other process, so a commit is looked up by its name.
+    backend = load(files.name, options)
+    backend.files = replace(backend.files, hub_id=files.hub_id)
     if dict(backend.identity) != dict(identity):
         raise BackendError(
-            f"Model {str(name)!r} is not the model that was pickled: {dict(backend.identity)}",
+            f"Model {str(files)!r} is not the model that was pickled: {dict(backend.identity)}",
             expected=str(dict(identity)),
             remedy="Use the same files and the same kind of device, or open the reranker in this process",
         )

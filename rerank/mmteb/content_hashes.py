@@ -14,6 +14,7 @@ from typing import Any
 
 from rerank.errors import DataError
 from rerank.io.file_hashes import file_hash, folder_hash
+from rerank.io.model_hash import hash_encoder_folder
 from rerank.models import MODELS, model_folder
 from rerank.retrieval import first_stages
 from rerank.retrieval.base import HasNestedStages
@@ -50,8 +51,6 @@ def _local_path_of_mteb_model(text: str) -> Path | None:
 
 
 def _hash_mteb_model_file(path: Path) -> str:
-    from rerank.indexing.text_encoder import hash_encoder_folder
-
     if not path.is_dir():
         return file_hash(path)
     if not any((path / name).is_file() for name in ("config.json", "modules.json")):

@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from rerank.backends import BACKENDS
-from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
+from rerank.errors import DataError, MissingResourceError, RerankError, UnknownNameError, UsageError
+from rerank.io.model_hash import MODULES
 from rerank.io.paths import named_path_errors
+from rerank.io.settings_files import try_read_json_object
 from rerank.lm.adapter_weights import check_weight_files
+from rerank.lm.model_files import ModelFiles, locate_model
 from rerank.models.adapters import adapter_folder, shipped_adapters
 from rerank.models.lazy_backend import LazyBackend
 from rerank.models.presets import (
@@ -26,6 +29,7 @@ from rerank.models.presets import (
     is_model_downloaded,
     list_models,
     model_folder,
+    read_model_source,
     recipe_of_model_folder,
 )
 from rerank.models.reranker_presets import RerankerPreset, list_rerankers, recognise_reranker, reranker_presets
@@ -66,26 +70,41 @@ def prompt_for_model(model: str, prompt: str = "auto") -> str:
     return MODELS[name].prompt if name in MODELS else "listwise"
 
 
-def reranker_preset_of_model(selector: str) -> RerankerPreset | None:
-    """Return the preset of a published reranker, whatever backend runs it; None for other models."""
+def reranker_preset_of_model(selector: str, revision: str = "") -> RerankerPreset | None:
+    """Return the preset of a published reranker, whatever backend runs it; None for other models.
+
+    Args:
+        selector: The model, as in ``--model``.
+        revision: Branch, tag or commit on the hub; empty for the default branch.
+    """
     _, name = split_model_selector(selector)
-    return None if name in MODELS else recognise_reranker(name)
+    if name in MODELS:
+        return None
+    files = _describing_files(selector, revision)
+    return recognise_reranker(name if files is None else files.folder)
 
 
-def recipe_of_model(selector: str, folder: Path | None) -> Mapping[str, Any]:
+def recipe_of_model(selector: str, folder: Path | None, revision: str = "") -> Mapping[str, Any]:
     """Return the settings, including the method, that ``auto`` selects for a model; empty if none are known.
 
     Args:
         selector: The model, as in ``--model``, or its adapter; empty if the model is not known.
         folder: The folder from which the model or the adapter is loaded; None if it is on the hub.
+        revision: Branch, tag or commit on the hub; empty for the default branch.
 
     Raises:
-        UsageError: The model is a published reranker that cannot be run here.
+        UsageError: The model is a published reranker that cannot be run here, or an embedding model.
     """
     recipe = recipe_of_model_folder(folder)
-    preset = None if recipe or not selector else reranker_preset_of_model(selector)
-    if preset is None or not (preset.served or hasattr(BACKENDS.get(split_model_selector(selector)[0]), "load")):
+    if recipe or not selector:
         return recipe
+    is_adapter = folder is not None and (folder / "adapter_config.json").is_file()
+    preset = recognise_reranker(selector) if is_adapter else reranker_preset_of_model(selector, revision)
+    if preset is None:
+        files = None if is_adapter else _describing_files(selector, revision)
+        return {} if files is None else _recipe_of_class(selector, files)
+    if not (preset.served or _loads_weights(selector)):
+        return {}
     if not preset.recipe:
         raise UsageError(
             f"Model {selector!r} is a reranker of the family {preset.family!r}: {preset.note}",
@@ -93,6 +112,56 @@ def recipe_of_model(selector: str, folder: Path | None) -> Mapping[str, Any]:
             remedy="Use another model, serve this model with vLLM, or pass --method to use it in another way",
         )
     return preset.recipe
+
+
+def _loads_weights(selector: str) -> bool:
+    return hasattr(BACKENDS.get(split_model_selector(selector)[0]), "load")
+
+
+def _describing_files(selector: str, revision: str) -> ModelFiles | None:
+    """Return the files that describe a model: its folder, or those of its commit on the hub, without weights.
+
+    Returns:
+        The files; None for the name of a preset, for a model that loads no weights, and if the hub cannot be read, an
+        error that loading the model reports.
+    """
+    _, name = split_model_selector(selector)
+    path = Path(name).expanduser()
+    if not _loads_weights(selector) or name in MODELS or name in shipped_adapters():
+        return None
+    if path.is_dir():
+        return ModelFiles(folder=path)
+    if not _HUB_ID.fullmatch(name) or any(name == preset.hub_id for preset in reranker_presets().values()):
+        return None
+    try:
+        return locate_model(name, revision, weights=False)
+    except RerankError:
+        return None
+
+
+#: First stage that uses a model of a class of sentence-transformers, by the name of the class.
+_FIRST_STAGES = {"SentenceTransformer": "dense", "SparseEncoder": "sparse", "MultiVectorEncoder": "late-interaction"}
+
+
+def _recipe_of_class(selector: str, files: ModelFiles) -> Mapping[str, Any]:
+    """Return the recipe for a model that no preset knows, according to the class that its files state.
+
+    Raises:
+        UsageError: The model is an encoder of sentence-transformers, which ranks no lists.
+    """
+    config = try_read_json_object(files.folder / "config.json")
+    classes = [str(name) for name in config.get("architectures") or ()]
+    if files.is_library_cross_encoder or any(name.endswith("ForSequenceClassification") for name in classes):
+        return {"method": "cross-encoder"}
+    if (files.folder / MODULES).is_file():
+        saved = try_read_json_object(files.folder / "config_sentence_transformers.json")
+        stage = _FIRST_STAGES.get(str(saved.get("model_type", "SentenceTransformer")), "dense")
+        raise UsageError(
+            f"Model {selector!r} is an embedding model of sentence-transformers",
+            expected="a language model or a cross-encoder",
+            remedy=f"Use it for the first stage: --first-stage {stage}:{split_model_selector(selector)[1]}",
+        )
+    return {}
 
 
 @named_path_errors()
@@ -140,6 +209,18 @@ def resolve_model_name(name: str) -> Path | str:
     similar = difflib.get_close_matches(name, reranker_presets(), cutoff=0.5)
     elsewhere = "" if ":" in name else f"Write openai:{name} for a model on a server, or OWNER/NAME for a hub model"
     raise UnknownNameError("model", name, [*MODELS, *_FAKES, *similar], otherwise=elsewhere)
+
+
+def source_of_model(files: ModelFiles) -> dict[str, Any]:
+    """Return where the files of a model are from: ``source`` (hub, package or folder), ``id``, ``revision``, ``base``.
+
+    ``base`` is the published model whose weights these are, if it is known.
+    """
+    downloaded = read_model_source(files.folder) or {"source": "folder"}
+    if files.commit:
+        downloaded = {"source": "hub", "id": files.hub_id, "revision": files.commit}
+    source: dict[str, Any] = {key: downloaded[key] for key in ("source", "id", "revision") if key in downloaded}
+    return source | ({"base": dataclasses.asdict(files.base)} if files.base else {})
 
 
 def check_model_files(selector: str, options: BackendOptions, kind: str = "") -> None:
@@ -303,14 +384,21 @@ def _check_options_of_backend(options: BackendOptions, backend_type: Any, select
 
 def _load_model_backend(backend_type: Any, name: Path | str, options: BackendOptions, *, lazy: bool) -> Backend:
     description = None
+    # Paths are absolute, because the working directory may change before the weights are loaded.
+    name = name.absolute() if isinstance(name, Path) else name
     if lazy and hasattr(backend_type, "describe"):
-        # Paths are absolute, because the working directory may change before the weights are loaded.
-        name = name.absolute() if isinstance(name, Path) else name
         adapter = str(Path(options.adapter).absolute()) if options.adapter else ""
         description = backend_type.describe(name, dataclasses.replace(options, adapter=adapter))
-    if description is None:
-        return cast(Backend, backend_type.load(name, options))
-    return LazyBackend(backend_type, description)
+    backend: Any = backend_type.load(name, options) if description is None else LazyBackend(backend_type, description)
+    if getattr(backend, "files", None):
+        backend.files = with_hub_id_of_preset(backend.files)
+    return cast(Backend, backend)
+
+
+def with_hub_id_of_preset(files: ModelFiles) -> ModelFiles:
+    """Return the files with their id on the hub if they are in the folder of a preset, whatever their source."""
+    preset = next((preset for preset in MODELS.values() if model_folder(preset.name) == files.folder), None)
+    return dataclasses.replace(files, hub_id=preset.hub_id) if preset else files
 
 
 def backend_class_of_model(selector: str, kind: str = "") -> Any:

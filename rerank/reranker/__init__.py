@@ -26,6 +26,7 @@ from rerank.errors import UsageError
 from rerank.io.forks import ForkLock
 from rerank.judges import PromptJudge
 from rerank.judges.attention.evidence import EvidenceSpan
+from rerank.lm.model_files import one_commit_per_model
 from rerank.pipeline.driver import ListOptions
 from rerank.pipeline.evidence import EvidenceOptions, find_evidence
 from rerank.pipeline.network import drive_ranking_over_network
@@ -111,8 +112,9 @@ class Reranker(RunTransformer):
             MissingResourceError: The model or the adapter does not exist.
             MissingPrerequisiteError: The extra that the model needs is not installed.
         """
-        setup = assemble_ranker({"model": model, **settings})
-        return cls._from_setup(setup, setup.open_backend())
+        with one_commit_per_model():
+            setup = assemble_ranker({"model": model, **settings})
+            return cls._from_setup(setup, setup.open_backend())
 
     @classmethod
     def from_backend(cls, backend: Backend, **settings: Unpack[RankerOptions]) -> Reranker:
@@ -134,6 +136,7 @@ class Reranker(RunTransformer):
     @classmethod
     def _from_setup(cls, setup: RankerSetup, backend: Backend) -> Reranker:
         judge = setup.open_judge(backend)
+        setup.note_other_weights(judge)
         return cls(
             strategy=setup.strategy,
             judge=judge,

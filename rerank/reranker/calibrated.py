@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from rerank.assemble import RankerSetup
 from rerank.calibration import CalibratedList, Calibration, identity_bound_to_calibration
@@ -10,11 +12,14 @@ from rerank.errors import UsageError
 from rerank.judges import PromptJudge
 from rerank.pipeline.results import RankedList
 
+_log = logging.getLogger(__name__)
+
 
 def open_reranker_setup_calibration(setup: RankerSetup, judge: PromptJudge) -> Calibration | None:
     """Return the calibration that the user named, or that of the adapter or trained model; None if neither exists.
 
-    The calibration of an adapter or trained model is ignored if the ranker has another method, prompt or base model.
+    The calibration of an adapter or trained model is ignored if the ranker has another method, prompt or base model,
+    and with a warning if only the weights of the base model differ.
 
     Raises:
         MissingResourceError: The file does not exist.
@@ -25,12 +30,18 @@ def open_reranker_setup_calibration(setup: RankerSetup, judge: PromptJudge) -> C
     if found is None:
         return None
     path, is_named = found
-    calibration = Calibration.load(path)
+    calibration, identity = Calibration.load(path), identity_bound_to_calibration(setup.identity(judge))
     try:
-        calibration.check(identity_bound_to_calibration(setup.identity(judge)))
+        calibration.check(identity)
     except UsageError:
         if is_named:
             raise
+        if calibration.differs_in_weights(identity):
+            _log.warning(
+                "The calibration of %s was fitted with other weights, so hits have no probability of relevance; "
+                "`rerank calibrate` fits one for the weights in use",
+                Path(setup.config.adapter or setup.config.model).name,
+            )
         return None
     return calibration
 

@@ -178,7 +178,8 @@ class Backend(Protocol):
     it caches the prefixes of prompts (false if missing); ``batch_characters``, the maximum number of characters of the
     prompts in a batch (no maximum if missing or None); ``shares_batches``, whether one batch with the requests of
     several callers is faster than one batch per caller (false if missing); ``settings_folder``, the folder of its
-    adapter or trained model with the settings that `Reranker.from_backend` uses; ``default_method``, the method that
+    adapter or trained model with the settings that `Reranker.from_backend` uses; ``base``, the published model whose
+    weights it runs (`rerank.io.model_base.ModelBase`), or None if it is not known; ``default_method``, the method that
     ``auto`` stands for; and ``report_tokens_to(function)``, which sets a function that is called with the number of
     processed tokens while a batch is in progress.
     """

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol, TypeVar
 
 from rerank.errors import BackendError
+from rerank.tasks.identities import lacks_commit
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -73,7 +74,7 @@ def check_worker_model(found: Mapping[str, str], expected: Mapping[str, str]) ->
     Raises:
         BackendError: The worker has loaded a different model.
     """
-    if dict(found) != dict(expected):
+    if dict(found) != dict(expected) and not lacks_commit(expected, found):
         raise BackendError(
             f"A worker has loaded a different model: {dict(found)}",
             expected=str(dict(expected)),

@@ -74,7 +74,7 @@ def test_models_in_all_formats(cli: Cli) -> None:
         ]
         lines = cli(*words, "--format", "jsonl").stdout.splitlines()
         assert [json.loads(line) for line in lines] == rows
-    assert cli("models").stdout.splitlines()[0] == "name\tkind\thub_id\tlicence\tpulled"
+    assert cli("models").stdout.splitlines()[0] == "name\tkind\thub_id\tlicence\tpulled\tsource"
 
 
 def test_all_rerankers_are_listed(cli: Cli) -> None:

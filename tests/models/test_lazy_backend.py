@@ -135,7 +135,7 @@ def test_the_tokenizer_is_that_of_auto_tokenizer(tmp_path: Path, kind: str) -> N
 def test_the_tokenizer_of_the_embedded_model() -> None:
     from rerank.models import resolve_model_name
 
-    folder = resolve_model_name("smollm2-135m")
+    folder = Path(resolve_model_name("smollm2-135m"))
     assert_same_tokenizer(load_tokenizer(folder, FP32), AutoTokenizer.from_pretrained(folder))
 
 

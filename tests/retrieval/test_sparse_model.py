@@ -16,7 +16,7 @@ import sentence_transformers
 
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import BackendError, UsageError
-from rerank.indexing.text_encoder import hash_encoder_folder
+from rerank.io.model_hash import hash_encoder_folder
 from rerank.retrieval import open_first_stage
 from rerank.retrieval.base.model_folders import locate_retrieval_model
 from rerank.retrieval.sparse import Sparse

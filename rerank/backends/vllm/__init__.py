@@ -108,7 +108,7 @@ class Vllm(LocalModel):
 
         backend = cls(start_vllm_engine(description), description.options)
         backend._tokens = description.tokens
-        backend.set_source(description.name, description.options)
+        backend.set_source(description.files, description.options)
         return backend
 
     @staticmethod

@@ -23,12 +23,13 @@ from rerank.backends.vllm.settings import vllm_device, vllm_engine_settings
 from rerank.errors import BackendError, MissingPrerequisiteError
 from rerank.lm.adapter_weights import check_adapter_before_torch_loading
 from rerank.lm.loading import (
-    causal_model_origin,
+    locate_files,
     make_causal_model_identity,
     named_loading_errors,
     quiet_transformers,
     require_torch,
 )
+from rerank.lm.model_files import ModelFiles
 from rerank.lm.tokenizers import HfTokens
 from rerank.tasks import BackendOptions
 
@@ -80,7 +81,7 @@ class EnginePlan:
     """The configuration of an engine that has not been started.
 
     Attributes:
-        name: Folder of the model, or its id on the hub.
+        files: The files of the model; if it is on the hub, its weights may not have been downloaded yet.
         options: Options for loading the model.
         settings: Arguments of ``vllm.LLM``.
         tokenizer: The model's tokenizer.
@@ -88,7 +89,7 @@ class EnginePlan:
         device: Kind of device for which vLLM was built, such as ``cpu`` or ``cuda``.
     """
 
-    name: str | Path
+    files: ModelFiles
     options: BackendOptions
     settings: dict[str, Any]
     tokenizer: Any
@@ -118,20 +119,19 @@ def plan_vllm_engine(name: str | Path, options: BackendOptions) -> EnginePlan:
         raise _missing_vllm_error("it is not installed")
     with _preserve_state_during_vllm_start(), quiet_transformers():
         _import_vllm()
-        config, tokenizer = _load_engine_config(name, options)
+        files = locate_files(name, options, weights=False)
+        options = replace(options, revision=files.commit or options.revision)
+        config, tokenizer = _load_engine_config(files, options)
         settings = vllm_engine_settings(config, tokenizer, options)
         device = vllm_device()
-    if options.revision and not Path(name).is_dir():
-        settings |= {"revision": options.revision, "tokenizer_revision": options.revision}
     if options.adapter:
         check_adapter_before_torch_loading(Path(options.adapter))
         settings |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": vllm_required_rank(Path(options.adapter))}
     # Different rounding can reverse near ties, so the engine is part of the identity. vLLM casts adapters by itself.
-    commit = getattr(config, "_commit_hash", None)
     as_stored = replace(options, adapter_dtype="float32")
-    identity = make_causal_model_identity(name, as_stored, settings["dtype"], commit=commit) | {"engine": "vllm"}
+    identity = make_causal_model_identity(files, as_stored, settings["dtype"]) | {"engine": "vllm"}
     return EnginePlan(
-        name=name, options=options, settings=settings, tokenizer=tokenizer, identity=identity, device=device
+        files=files, options=options, settings=settings, tokenizer=tokenizer, identity=identity, device=device
     )
 
 
@@ -145,11 +145,12 @@ def start_vllm_engine(plan: EnginePlan) -> VllmEngine:
         vllm = _import_vllm()
         adapter = _vllm_lora_request(Path(plan.options.adapter)) if plan.options.adapter else None
         _stop_other_engines()
+        files = locate_files(plan.files.name, plan.options)
         try:
-            llm = vllm.LLM(model=str(plan.name), **plan.settings)
+            llm = vllm.LLM(model=str(files.folder), **plan.settings)
         except Exception as error:
             raise BackendError(
-                f"vLLM failed to start with model {str(plan.name)!r}: "
+                f"vLLM failed to start with model {str(plan.files)!r}: "
                 f"{next(iter(str(error).splitlines()), repr(error))}",
                 remedy="A smaller --context-size needs less memory; VLLM_LOGGING_LEVEL=INFO shows vLLM's log; "
                 "--model hf:NAME runs the model through transformers",
@@ -215,13 +216,13 @@ def _preserve_state_during_vllm_start() -> Iterator[None]:
             sys.modules[_MISLEADING] = misleading
 
 
-def _load_engine_config(name: str | Path, options: BackendOptions) -> tuple[Any, Any]:
+def _load_engine_config(files: ModelFiles, options: BackendOptions) -> tuple[Any, Any]:
     """Load the model's config and its tokenizer."""
     _, transformers = require_torch()
-    origin = causal_model_origin(name, options)
-    with named_loading_errors(name):
-        config = transformers.AutoConfig.from_pretrained(name, **origin)
-        return config, transformers.AutoTokenizer.from_pretrained(name, **origin)
+    code = {"trust_remote_code": options.trust_remote_code}
+    with named_loading_errors(files):
+        config = transformers.AutoConfig.from_pretrained(files.folder, **code)
+        return config, transformers.AutoTokenizer.from_pretrained(files.folder, **code)
 
 
 def _vllm_lora_request(folder: Path) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, RerankError, UsageError
 from rerank.io.settings_files import read_json_object
+from rerank.lm.model_files import locate_model
 from rerank.models import MODELS, is_model_downloaded, resolve_model_name
 from rerank.models.adapters import adapter_folder, read_model_adapter_settings
 
@@ -88,15 +89,7 @@ def resolve_inspected_model_folder(model: str, revision: str = "") -> Path:
     location = resolve_model_name(model)
     if isinstance(location, Path):
         return location
-    from huggingface_hub import snapshot_download
-
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
-    try:
-        return Path(snapshot_download(location, revision=revision or None, allow_patterns=patterns))
-    except (OSError, ValueError) as error:
-        raise MissingResourceError(
-            f"The model {model!r} cannot be downloaded: {error}", remedy="Check the name and the network"
-        ) from error
+    return locate_model(location, revision).folder
 
 
 def read_inspected_peft_config(folder: Path) -> Any:

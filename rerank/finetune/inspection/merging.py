@@ -203,8 +203,8 @@ def _load_model_to_merge(subject: InspectedModel, base: CheckpointReader, option
                 f"{subject.folder} is a complete model, which contains no adapter to merge",
                 expected="an adapter, or --reduce-intruders",
             )
-        model, tokenizer, _ = load_language_model(subject.folder, BackendOptions(dtype="float32", device="cpu"))
-        return model, tokenizer
+        loaded = load_language_model(subject.folder, BackendOptions(dtype="float32", device="cpu"))
+        return loaded.model, loaded.tokenizer
     from rerank.finetune.inspection.peft_merging import merge_with_peft
 
     check_adapter_layers(CheckpointReader(subject.folder / "adapter_model.safetensors"), base)

@@ -32,13 +32,13 @@ def merge_with_peft(subject: InspectedModel) -> tuple[Any, Any]:
             f"Adapter {str(subject.folder)!r} is a learned prompt ({subject.kind}), which changes no weights",
             expected="an adapter that changes weights, such as LoRA",
         )
-    model, tokenizer, _ = load_language_model(subject.base, BackendOptions(dtype="float32", device="cpu"))
-    wrapped: Any = attach_inspected_peft_adapter(model, subject.folder)
+    loaded = load_language_model(subject.base, BackendOptions(dtype="float32", device="cpu"))
+    wrapped: Any = attach_inspected_peft_adapter(loaded.model, subject.folder)
     try:
         with quiet_transformers(), _SuppressPeftWarnings():
             untie_causal_model_head(wrapped)
             model = wrapped.merge_and_unload(safe_merge=True)
-            return model.eval(), tokenizer
+            return model.eval(), loaded.tokenizer
     except (ValueError, RuntimeError, AttributeError, TypeError) as error:  # NotImplementedError is a RuntimeError
         raise UsageError(
             f"Adapter {str(subject.folder)!r} ({subject.kind}) cannot be merged: {error}",

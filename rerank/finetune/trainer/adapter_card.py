@@ -10,6 +10,7 @@ from typing import Any
 from rerank.evaluation import Comparison
 from rerank.evaluation.tables import format_p_value
 from rerank.finetune.recipe import ComponentTable, Recipe
+from rerank.io.model_base import ModelBase
 from rerank.models import MODELS
 
 
@@ -23,6 +24,7 @@ class AdapterDescription:
         adapter: The adapter component.
         readout: The weights of attention heads, an `AttentionScorer`; None if no loss uses attention.
         identity: Identity of the base model, as its backend reports it.
+        base: The base model if its id on the hub is known, else None.
         tokenizer: The tokenizer; it is also saved if the folder contains a complete model.
         lists: Number of training lists.
         outcome: Results of the training, with the fields of ``result.json``.
@@ -35,6 +37,7 @@ class AdapterDescription:
     adapter: Any
     readout: Any
     identity: dict[str, str]
+    base: ModelBase | None
     tokenizer: Any
     lists: int
     outcome: dict[str, Any]

@@ -11,6 +11,7 @@ from rerank.finetune.inspection.checkpoint_reader import CheckpointReader
 from rerank.finetune.inspection.weight_changes import is_plain_lora
 from rerank.finetune.trainer.adapter_card import AdapterDescription, base_model_name_for_card, render_adapter_card
 from rerank.io.atomic_folder import fill_folder
+from rerank.io.model_base import ModelBinding
 from rerank.judges.attention.heads import BESIDE, HeadList, attention_judge_model_identity
 from rerank.models.adapters import HEADS, PROMPT, SETTINGS, AdapterSettings
 from rerank.prompts import prompt_text
@@ -65,6 +66,9 @@ def _write_adapter_files(description: AdapterDescription, model: Any, draft: Pat
         description.tokenizer.save_pretrained(draft)
     (draft / PROMPT).write_text(prompt_text(description.setup.prompt), encoding="utf-8")
     (draft / "README.md").write_text(render_adapter_card(description), encoding="utf-8")
+    if config.is_file() and description.base:
+        weights = description.identity.get("weights") or description.identity["revision"]
+        ModelBinding(base=description.base, weights={weights: "the weights of the training"}).write(draft)
     table = description.recipe.method
     method, kind = table.method, "adapter" if description.adapter.saves == "adapter" else "weights"
     if description.readout is not None and description.setup.method.judge.name == "attention":

@@ -17,7 +17,7 @@ from rerank.judges.attention import parse_attention_layers
 from rerank.judges.attention.heads import open_attention_heads
 from rerank.lm.icr_scoring import select_causal_model_heads
 from rerank.lm.loading import load_language_model
-from rerank.models import BackendOptions, resolve_model_name
+from rerank.models import BackendOptions, resolve_model_name, with_hub_id_of_preset
 from rerank.tasks import AttentionTask
 
 
@@ -26,9 +26,11 @@ def load_training_base_model(recipe: Recipe, *, dtype: str, device: str) -> tupl
     options = BackendOptions(
         revision=recipe.revision or "", dtype=dtype, device=device, trust_remote_code=recipe.trust_remote_code
     )
-    model, tokenizer, identity = load_language_model(resolve_model_name(recipe.model), options)
-    model.requires_grad_(False)
-    return Hf(model, tokenizer, identity=identity, options=options), tokenizer
+    loaded = load_language_model(resolve_model_name(recipe.model), options)
+    loaded.model.requires_grad_(False)
+    backend = Hf(loaded.model, loaded.tokenizer, identity=loaded.identity, options=options)
+    backend.files = with_hub_id_of_preset(loaded.files)
+    return backend, loaded.tokenizer
 
 
 def select_readout_heads(table: ReadoutTable, backend: Hf) -> list[tuple[int, int]]:
@@ -37,7 +39,7 @@ def select_readout_heads(table: ReadoutTable, backend: Hf) -> list[tuple[int, in
     Raises:
         UsageError: The model lacks a selected layer or head, or no head is selected.
     """
-    listed = open_attention_heads(table.heads, backend.identity).heads if table.heads else ()
+    listed = open_attention_heads(table.heads, backend.identity, backend.base).heads if table.heads else ()
     task = AttentionTask(spans=(), tail=0, heads=listed, layers=parse_attention_layers(table.layers))
     heads_by_layer = select_causal_model_heads(backend.model.config.get_text_config(), task)
     return [(layer, head) for layer, heads in heads_by_layer.items() for head in heads]

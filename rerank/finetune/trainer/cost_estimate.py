@@ -19,7 +19,7 @@ from rerank.finetune.optimizers.base import SizedOptimizer
 from rerank.finetune.recipe import Recipe
 from rerank.finetune.trainer.cross_encoder_recipe import CROSS_ENCODER_JUDGE, method_of_recipe
 from rerank.finetune.training_cost import ModelSize, TrainingSetup, h100_hours, training_flops, training_memory
-from rerank.lm.loading import causal_model_origin, named_loading_errors, pick_device, pick_dtype, quiet_transformers
+from rerank.lm.loading import locate_files, named_loading_errors, pick_device, pick_dtype, quiet_transformers
 from rerank.models import resolve_model_name
 from rerank.tasks import BackendOptions
 
@@ -98,8 +98,9 @@ def make_empty_model(name: str | Path, options: BackendOptions) -> Any:
     Raises:
         MissingResourceError: The configuration cannot be found or read.
     """
-    with quiet_transformers(), named_loading_errors(name), torch.device("meta"):
-        config = AutoConfig.from_pretrained(name, **causal_model_origin(name, options))
+    files = locate_files(name, options, weights=False)
+    with quiet_transformers(), named_loading_errors(files), torch.device("meta"):
+        config = AutoConfig.from_pretrained(files.folder, trust_remote_code=options.trust_remote_code)
         make: Any = AutoModelForCausalLM.from_config  # has no types
         return make(config, trust_remote_code=options.trust_remote_code)
 

@@ -42,6 +42,7 @@ from rerank.finetune.trainer.scheduled_examples import ScheduledExamples
 from rerank.finetune.trainer.trainer_arguments import SingleGpu
 from rerank.finetune.trainer.training_run import TrainingRun
 from rerank.judges.relate import Relate
+from rerank.lm.loading import locate_files
 from rerank.models import resolve_model_name
 from rerank.tasks import Backend, BackendOptions
 from rerank.types import Window
@@ -269,8 +270,11 @@ class CrossEncoderRun(TrainingRun):
             trust_remote_code=recipe.trust_remote_code,
             context_size=recipe.method.context_size,
         )
-        model, identity = load_cross_encoder_model(resolve_model_name(recipe.model), options, new_head=True)
-        return CrossEncoderBackend(model, identity=identity, options=options), model.tokenizer
+        files = locate_files(resolve_model_name(recipe.model), options)
+        model, identity = load_cross_encoder_model(files, options, new_head=True)
+        backend = CrossEncoderBackend(model, identity=identity, options=options)
+        backend.set_source(files, options)
+        return backend, model.tokenizer
 
     def _examples(self, inputs: LossInputs) -> ExampleBuilder:
         judge = self._setup.open_judge(cast(Backend, self._backend))

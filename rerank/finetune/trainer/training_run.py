@@ -72,6 +72,7 @@ from rerank.lm.decoding import is_out_of_memory
 from rerank.lm.loading import pick_dtype, quiet_transformers
 from rerank.progress import ProgressFactory
 from rerank.tasks import Backend, BackendOptions
+from rerank.tasks.identities import model_base_of_backend
 
 
 class TrainingRun:
@@ -331,6 +332,7 @@ class TrainingRun:
             adapter=self._adapter,
             readout=self._readout,
             identity=dict(self._backend.identity),
+            base=model_base_of_backend(self._backend),
             tokenizer=self._tokenizer,
             lists=len(self._lists),
             outcome=self.outcome,

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 from rerank.errors import ContextOverflowError, PartialFailureError, UsageError
 from rerank.judges.attention.evidence import (
@@ -30,6 +31,7 @@ from rerank.judges.base import (
 from rerank.prompts.budget import FittedPrompt, PromptBudget
 from rerank.prompts.passages import collapse_passage_whitespace
 from rerank.tasks import AttentionTask, Reply, Request, Sampling
+from rerank.tasks.identities import model_base_of_backend
 from rerank.tasks.token_positions import read_task_token_scores
 from rerank.types import Window
 
@@ -79,7 +81,14 @@ class Attention(ListwiseJudge):
 
     @cached_property
     def _heads(self) -> HeadList | None:
-        return open_attention_heads(self.heads, self.backend.identity) if self.heads else None
+        base = model_base_of_backend(self.backend)
+        return open_attention_heads(self.heads, self.backend.identity, base) if self.heads else None
+
+    @property
+    def has_heads_of_other_weights(self) -> bool:
+        """Whether the heads were selected with other weights of the same published model."""
+        path, heads = Path(self.heads), self._heads
+        return heads is not None and path.is_file() and not heads.fits_exactly(self.backend.identity, path.parent)
 
     @property
     def identity(self) -> Mapping[str, str]:

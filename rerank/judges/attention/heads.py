@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import DataError, MissingResourceError, UsageError
+from rerank.io.model_base import ModelBase, ModelBinding
 from rerank.io.model_hash import hash_file_contents_of_model
 from rerank.io.paths import named_path_errors
 from rerank.io.settings_files import read_json_object
@@ -36,6 +37,8 @@ class HeadList:
             adapter in the folder of the file, since a file in the folder cannot contain the hash of the folder.
         method: How the heads were selected: ``qrhead``, ``core``, or ``trained`` with an adapter.
         details: Data and settings of the selection, and scores of the heads, for information only.
+        base: The published model for which the heads were selected. Other weights of this model are accepted. None if
+            it is not known, in which case the heads fit only the weights in ``model``.
     """
 
     heads: tuple[tuple[int, int], ...]
@@ -44,6 +47,7 @@ class HeadList:
     details: Mapping[str, Any] = field(default_factory=dict)
     weights: tuple[float, ...] = ()
     length_power: float = 0.0
+    base: ModelBase | None = None
 
     @property
     def digest(self) -> str:
@@ -57,10 +61,35 @@ class HeadList:
 
     def write(self, path: str | Path) -> None:
         """Write a JSON file that `open_attention_heads` reads."""
-        later = ("weights", "length_power")
+        later = ("weights", "length_power", "base")
         content = {key: value for key, value in asdict(self).items() if value or key not in later}
         with replace_text_file(path) as file:
             file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+    def fits_exactly(self, identity: Mapping[str, str], folder: Path) -> bool:
+        """Return whether the heads were selected with the weights of a model, or with those in ``folder``."""
+        actual, expected = attention_judge_model_identity(identity), self.expected_model(folder)
+        # The hash of the weights identifies a model; its folder may have been moved or renamed.
+        keys = [key for key in _MODEL_KEYS if key != "model" or not expected.get("weights")]
+        return all(actual.get(key) == expected.get(key) for key in keys)
+
+    def fits_other_weights(self, identity: Mapping[str, str], base: ModelBase | None, folder: Path) -> bool:
+        """Return whether the heads were selected with other weights of the same published model."""
+        expected = self.expected_model(folder)
+        if base is None or identity.get("adapter") != expected.get("adapter"):
+            return False
+        binding = ModelBinding.read(folder) if self.model.get("adapter") == BESIDE else None
+        known = self.base or (binding and binding.base)
+        # The name of a folder says nothing, but in a list without a hash the name is an id on the hub.
+        is_named = "weights" not in expected and expected.get("model", "").lower() == base.hub_id.lower()
+        return known.is_same(base) if known else is_named
+
+    def expected_model(self, folder: Path) -> dict[str, str]:
+        """Return the identity of the model for which the heads were selected, with the hash of ``folder`` if needed."""
+        return {
+            key: hash_file_contents_of_model(folder) if value == BESIDE else value
+            for key, value in attention_judge_model_identity(self.model).items()
+        }
 
 
 def attention_judge_model_identity(identity: Mapping[str, str]) -> dict[str, str]:
@@ -69,12 +98,13 @@ def attention_judge_model_identity(identity: Mapping[str, str]) -> dict[str, str
 
 
 @named_path_errors()
-def open_attention_heads(name: str, identity: Mapping[str, str]) -> HeadList:
-    """Open a head list and check that its heads were selected for the model in use.
+def open_attention_heads(name: str, identity: Mapping[str, str], base: ModelBase | None = None) -> HeadList:
+    """Open a head list and check that its heads were selected for the model in use, maybe with other weights.
 
     Args:
         name: Path of a file, or ``qrhead`` or ``core`` for the published list of this model.
         identity: Identity of the backend.
+        base: The published model whose weights the backend runs; None if it is not known.
 
     Raises:
         MissingResourceError: The file does not exist, or no list was published for this model.
@@ -85,15 +115,12 @@ def open_attention_heads(name: str, identity: Mapping[str, str]) -> HeadList:
         return _published_heads(name, identity)
     path = Path(name)
     head_list = read_attention_heads(path)
-    actual, expected = attention_judge_model_identity(identity), attention_judge_model_identity(head_list.model)
-    expected = {
-        key: hash_file_contents_of_model(path.parent) if value == BESIDE else value for key, value in expected.items()
-    }
-    # The hash of the weights identifies a model; its folder may have been moved or renamed.
-    keys = [key for key in _MODEL_KEYS if key != "model" or not expected.get("weights")]
-    if any(actual.get(key) != expected.get(key) for key in keys):
+    folder = path.parent
+    if not head_list.fits_exactly(identity, folder) and not head_list.fits_other_weights(identity, base, folder):
+        actual = attention_judge_model_identity(identity)
         raise UsageError(
-            f"The heads in {name!r} were selected for {_describe_attention_judge_model(expected)}, "
+            f"The heads in {name!r} were selected for "
+            f"{_describe_attention_judge_model(head_list.expected_model(folder))}, "
             f"but the model is {_describe_attention_judge_model(actual)}",
             expected="heads of the same model",
             remedy="Select heads for this model: rerank heads select --model ... --output heads.json",
@@ -121,6 +148,7 @@ def read_attention_heads(path: Path) -> HeadList:
             details=content.get("details", {}),
             weights=weights,
             length_power=float(content.get("length_power", 0.0)),
+            base=ModelBase(**content["base"]) if "base" in content else None,
         )
         attention_judge_model_identity(head_list.model)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +14,7 @@ from rerank.errors import BackendError
 from rerank.experiment.prepare import ranker_config_of_run
 from rerank.experiment.spec import RunSpec
 from rerank.io.model_hash import hash_file_contents_of_model
-from rerank.lm.loading import LANGUAGE, causal_model_origin, named_loading_errors, quiet_transformers, require_torch
+from rerank.lm.loading import LANGUAGE, locate_files, named_loading_errors, quiet_transformers, require_torch
 from rerank.models import backend_class_of_model, resolve_model_name, split_model_selector
 from rerank.models.adapters import adapter_folder
 from rerank.prompts.base import TokenCounter
@@ -93,18 +92,14 @@ def open_suite_planning_backend(spec: RunSpec, kind: str) -> PlanningBackend:
     options = ranker_config_of_run(spec).backend_options()
     name = resolve_model_name(split_model_selector(spec.model)[1])
     _, transformers = require_torch()
-    origin = causal_model_origin(name, options)
-    with quiet_transformers(), named_loading_errors(name):
-        config = transformers.AutoConfig.from_pretrained(name, **origin)
+    files = locate_files(name, options, weights=False)
+    code = {"trust_remote_code": options.trust_remote_code}
+    with quiet_transformers(), named_loading_errors(files):
+        config = transformers.AutoConfig.from_pretrained(files.folder, **code)
         reader = getattr(
             transformers, _tokenizing_class_of_suite_plan(backend_class_of_model(spec.model, kind))
-        ).from_pretrained(name, **origin)
-    folder = Path(name) if Path(name).is_dir() else None
-    identity = {"model": folder.name if folder else str(name)}
-    if folder:
-        identity["weights"] = hash_file_contents_of_model(folder)
-    else:
-        identity["revision"] = str(getattr(config, "_commit_hash", None) or options.revision)
+        ).from_pretrained(files.folder, **code)
+    identity = files.identity
     if hasattr(reader, "image_processor"):  # the backend for images uses the same key in its identity
         identity["processor"] = type(reader.image_processor).__name__
     if spec.adapter:

@@ -13,6 +13,7 @@ from rerank.experiment.spec import RunSpec
 from rerank.judges.attention.heads import attention_judge_model_identity
 from rerank.leaderboard.suites.planning_backend import PlanningBackend
 from rerank.store import RunFolder
+from rerank.tasks.identities import lacks_commit
 
 #: Fields of a specification that identify the model.
 _MODEL = ("model", "adapter", "base_url")
@@ -42,6 +43,8 @@ class StoredRun:
         model, expected = dict(theirs.pop("model", {})), dict(ours.pop("model"))
         if theirs != ours:
             return False
+        if lacks_commit(model, expected):
+            model["revision"] = expected["revision"]
         if not isinstance(prepared.backend, PlanningBackend):
             return model == expected
         requested = {key: self.document["spec"].get(key) for key in ("model", "dtype")}

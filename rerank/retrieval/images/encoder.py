@@ -18,12 +18,12 @@ from rerank.indexing.text_encoder import (
     ModelOptions,
     encode_texts_in_batch,
     encode_vectors_halving_batches,
-    hash_encoder_folder,
+    encoder_identity,
+    locate_encoder,
     require_encoder_packages,
 )
 from rerank.io.pictures import UNREADABLE, open_picture, require_pillow
-from rerank.lm.loading import causal_model_origin, named_loading_errors, pick_device, pick_dtype, quiet_transformers
-from rerank.tasks import BackendOptions
+from rerank.lm.loading import complete_weights, named_loading_errors, pick_device, pick_dtype, quiet_transformers
 
 
 class ImageEncoderOptions(ModelOptions, Protocol):
@@ -156,21 +156,17 @@ def load_image_encoder(name: Path | str, options: ImageEncoderOptions) -> ImageE
     require_image_retrieval_packages()
     import transformers
 
-    origin = causal_model_origin(
-        name, BackendOptions(revision=options.revision, trust_remote_code=options.trust_remote_code)
-    )
+    files, code = locate_encoder(name, options), {"trust_remote_code": options.trust_remote_code}
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
-    with quiet_transformers(), named_loading_errors(name, device):
-        model = transformers.AutoModel.from_pretrained(name, dtype=dtype, use_safetensors=True, **origin)
-        processor = transformers.AutoProcessor.from_pretrained(name, **origin)  # type: ignore[no-untyped-call]
+    with quiet_transformers(), named_loading_errors(files, device):
+        with complete_weights(files):
+            model = transformers.AutoModel.from_pretrained(files.folder, dtype=dtype, use_safetensors=True, **code)
+        processor = transformers.AutoProcessor.from_pretrained(files.folder, **code)  # type: ignore[no-untyped-call]
         model = model.to(device).eval()
-    if isinstance(name, Path):
-        identity = {"weights": hash_encoder_folder(name)}
-    else:
-        revision = str(getattr(model.config, "_commit_hash", None) or options.revision)
-        identity = {"model": name, "revision": revision}
-    return ImageEncoder(model, processor, identity={**identity, "dtype": dtype}, query_prompt=options.query_prompt)
+    return ImageEncoder(
+        model, processor, identity={**encoder_identity(files), "dtype": dtype}, query_prompt=options.query_prompt
+    )
 
 
 def require_image_retrieval_packages() -> None:

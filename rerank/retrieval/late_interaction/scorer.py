@@ -5,9 +5,8 @@ Torch and sentence-transformers are imported when a model is loaded.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,8 +16,10 @@ from rerank.indexing.text_encoder import (
     PromptOptions,
     encode_texts_in_batch,
     load_encoder_model,
+    locate_encoder,
     resolve_encoder_prompt,
 )
+from rerank.io.settings_files import try_read_json_object
 
 #: Names under which sentence-transformers and PyLate save multi-vector models.
 _TYPES = {"MultiVectorEncoder", "ColBERT"}
@@ -89,8 +90,9 @@ def load_maxsim_scorer(name: Path | str, options: MaxSimOptions) -> MaxSimScorer
         UsageError: The model is not a multi-vector model, or an option is invalid for this machine.
         DataError: The weights are damaged, or pickled instead of in safetensors files.
     """
-    model, _ = load_encoder_model("MultiVectorEncoder", name, options)
-    if not _has_trained_token_vectors(name, options.revision):
+    files = locate_encoder(name, options)
+    model, _ = load_encoder_model("MultiVectorEncoder", files, options)
+    if not _has_trained_token_vectors(files.folder):
         raise UsageError(
             f"{str(name)!r} is not a multi-vector model: the library would add a projection with random weights",
             expected="a model of sentence-transformers' class MultiVectorEncoder, such as a ColBERT model",
@@ -99,20 +101,13 @@ def load_maxsim_scorer(name: Path | str, options: MaxSimOptions) -> MaxSimScorer
     return MaxSimScorer(model, options)
 
 
-def _has_trained_token_vectors(name: Path | str, revision: str) -> bool:
+def _has_trained_token_vectors(folder: Path) -> bool:
     """Return whether a model was trained to represent a text by one vector per token.
 
     Such models are those saved by sentence-transformers or PyLate, the ColBERT models of Stanford, and the retrieval
     classes of transformers, as in ``MultiVectorEncoder._load_default_modules``.
     """
-    architectures = _saved_config(name, "config.json", revision).get("architectures") or []
-    return _saved_config(name, "config_sentence_transformers.json", revision).get("model_type") in _TYPES or any(
+    architectures = try_read_json_object(folder / "config.json").get("architectures") or []
+    return try_read_json_object(folder / "config_sentence_transformers.json").get("model_type") in _TYPES or any(
         kind == "HF_ColBERT" or kind.endswith("ForRetrieval") for kind in architectures
     )
-
-
-def _saved_config(name: Path | str, file: str, revision: str) -> Mapping[str, Any]:
-    from sentence_transformers.util import load_file_path
-
-    path = load_file_path(str(name), file, revision=revision or None)
-    return {} if path is None else dict(json.loads(Path(path).read_text("utf-8")))

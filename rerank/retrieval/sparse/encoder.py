@@ -21,9 +21,11 @@ from rerank.indexing.text_encoder import (
     PromptOptions,
     encode_texts_in_batch,
     load_encoder_model,
+    locate_encoder,
     require_encoder_packages,
     resolve_encoder_prompt,
 )
+from rerank.io.model_hash import MODULES
 
 
 class SparseEncoderOptions(ModelOptions, PromptOptions, Protocol):
@@ -126,8 +128,9 @@ def load_sparse_encoder(name: Path | str, options: SparseEncoderOptions) -> Sent
         DataError: The weights are damaged, or pickled instead of in safetensors files.
     """
     require_sparse_retrieval_packages()
-    model, identity = load_encoder_model("SparseEncoder", name, options)
-    if _sparse_encoder_has_untrained_autoencoder(model, name, options.revision):
+    files = locate_encoder(name, options)
+    model, identity = load_encoder_model("SparseEncoder", files, options)
+    if _sparse_encoder_has_untrained_autoencoder(model, files.folder):
         raise UsageError(
             f"{str(name)!r} is not a sparse encoder: it has no masked language model head and no trained autoencoder",
             expected="a model of sentence-transformers' class SparseEncoder, such as a SPLADE model",
@@ -145,11 +148,9 @@ def require_sparse_retrieval_packages() -> None:
     require_encoder_packages(stage="sparse", faiss=False)
 
 
-def _sparse_encoder_has_untrained_autoencoder(model: Any, name: Path | str, revision: str) -> bool:
+def _sparse_encoder_has_untrained_autoencoder(model: Any, folder: Path) -> bool:
     """Return whether the library has added an autoencoder with random weights, as it does for a dense model."""
-    from sentence_transformers.util import load_file_path
-
     if not any(type(module).__name__ == "SparseAutoEncoder" for module in model.modules()):
         return False
-    modules = load_file_path(str(name), "modules.json", revision=revision or None)
-    return modules is None or "SparseAutoEncoder" not in Path(modules).read_text("utf-8")
+    modules = folder / MODULES
+    return not modules.is_file() or "SparseAutoEncoder" not in modules.read_text("utf-8")

@@ -1,0 +1,167 @@
+"""The local files of a model: a folder of the user, or one commit of a repository in the cache of the hub's client.
+
+A model on the hub is resolved to a commit first, and the folder of that commit is loaded. So the name of a branch,
+which moves, is read only once, and the identity of a model always names the weights that were used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError
+from rerank.io.model_base import ModelBase
+from rerank.io.model_hash import MODULES, hash_file_contents_of_model
+from rerank.io.settings_files import try_read_json_object
+
+#: Files that describe a model: configuration, tokenizer, chat template, prompts of an adapter.
+_DESCRIPTION = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.yaml")
+#: Weights. The dense layer of an encoder may have only pickled weights, which sentence-transformers loads without
+#: running code; pickled weights of a whole model are never loaded.
+_WEIGHTS = ("*.safetensors", "[0-9]_Dense/pytorch_model.bin")
+_CODE = ("*.py",)
+#: Copies of the weights in other formats, and what a training left behind.
+_IGNORED = ("onnx/*", "openvino/*", "original/*", "consolidated*", "checkpoint-*", "runs/*", "*.fp16.safetensors")
+#: Folder names in the cache of huggingface_hub: ``models--OWNER--NAME/snapshots/COMMIT``.
+_CACHE_PREFIX, _SNAPSHOTS = "models--", "snapshots"
+
+#: Commits that were resolved inside `one_commit_per_model`, or why this failed, by hub id and revision; None outside.
+_resolved: ContextVar[dict[tuple[str, str], str | MissingResourceError] | None] = ContextVar("resolved", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFiles:
+    """The files of a model on this machine.
+
+    Attributes:
+        folder: The folder that is loaded.
+        hub_id: Id of the model on the hub; empty if the origin of the folder is not known.
+        commit: The commit if the folder is in the cache of the hub's client; empty for other folders.
+    """
+
+    folder: Path
+    hub_id: str = ""
+    commit: str = ""
+
+    @property
+    def name(self) -> str | Path:
+        """The name by which `locate_model` finds the model again: its id on the hub, or the folder."""
+        return self.hub_id if self.commit else self.folder
+
+    @property
+    def base(self) -> ModelBase | None:
+        """The published model whose weights these are; None if its id on the hub is not known."""
+        return ModelBase.read(self.folder, self.hub_id)
+
+    @property
+    def is_library_cross_encoder(self) -> bool:
+        """Whether sentence-transformers saved the model as a cross-encoder made of modules."""
+        saved = try_read_json_object(self.folder / "config_sentence_transformers.json")
+        return saved.get("model_type") == "CrossEncoder" and (self.folder / MODULES).is_file()
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Name and exact weights: ``model``, and ``revision`` (commit on the hub) or ``weights`` (hash of a folder)."""
+        if self.commit:
+            return {"model": self.hub_id, "revision": self.commit}
+        return {"model": self.folder.name, "weights": hash_file_contents_of_model(self.folder)}
+
+    def __str__(self) -> str:
+        """Return the name of the model for messages."""
+        return str(self.name)
+
+
+def cached_snapshot(folder: Path) -> ModelFiles:
+    """Return the files in a folder, with hub id and commit if the path is that of a commit in the hub's cache."""
+    parts = folder.absolute().parts
+    if len(parts) >= 3 and parts[-3].startswith(_CACHE_PREFIX) and parts[-2] == _SNAPSHOTS:
+        name = parts[-3].removeprefix(_CACHE_PREFIX).replace("--", "/")
+        return ModelFiles(folder=folder, hub_id=name, commit=parts[-1])
+    return ModelFiles(folder=folder)
+
+
+@contextmanager
+def one_commit_per_model() -> Iterator[None]:
+    """Resolve the name of each model on the hub only once inside the block, even if its branch moves meanwhile."""
+    if _resolved.get() is not None:
+        yield
+        return
+    token = _resolved.set({})
+    try:
+        yield
+    finally:
+        _resolved.reset(token)
+
+
+def locate_model(name: str | Path, revision: str = "", *, weights: bool = True, code: bool = False) -> ModelFiles:
+    """Return the local files of a model, after downloading those that are missing if it is on the hub.
+
+    Args:
+        name: A folder, or an id on the hub.
+        revision: Branch, tag or commit on the hub; empty for the default branch. Ignored for a folder.
+        weights: Whether the weights are needed, or only the files that describe the model.
+        code: Whether the Python code of the repository is needed.
+
+    Raises:
+        MissingPrerequisiteError: The client of the hub is not installed.
+        MissingResourceError: The model does not exist, is not accessible, or cannot be downloaded.
+        DataError: The model on the hub has no weights in safetensors files.
+    """
+    if Path(name).is_dir():
+        return ModelFiles(folder=Path(name))
+    resolved, asked = _resolved.get(), (str(name), revision)
+    resolved = {} if resolved is None else resolved
+    known = resolved.get(asked, revision)
+    if isinstance(known, MissingResourceError):
+        raise known
+    patterns = [*_DESCRIPTION, *(_WEIGHTS if weights else ()), *(_CODE if code else ())]
+    try:
+        folder = _download_snapshot(str(name), known, patterns)
+    except MissingResourceError as error:
+        resolved.setdefault(asked, error)
+        raise
+    resolved[asked] = folder.name
+    if weights and not any(folder.rglob("*.safetensors")):
+        raise DataError(
+            f"Model {str(name)!r} has no safetensors weights on the hub (commit {folder.name[:12]})",
+            expected="at least one .safetensors file, because loading pickled weights can run code",
+            remedy="Use a revision or a copy with safetensors; save_pretrained of transformers writes them",
+        )
+    return ModelFiles(folder=folder, hub_id=str(name), commit=folder.name)
+
+
+def _download_snapshot(name: str, revision: str, patterns: list[str]) -> Path:
+    """Return the folder of a commit in the hub's cache. If the hub cannot be reached, the cache alone is used."""
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise MissingPrerequisiteError(
+            f"Model {name!r} is on the hub, and importing huggingface_hub failed: {error}",
+            remedy="Run: pip install 'listrank[hf]'",
+        ) from error
+    bars: Any = huggingface_hub.utils
+    shows_bars = not bars.are_progress_bars_disabled()
+    bars.disable_progress_bars()
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                name, revision=revision or None, allow_patterns=patterns, ignore_patterns=[*_IGNORED]
+            )
+        )
+    except Exception as error:
+        raise MissingResourceError(
+            f"Model {name!r}{f' at {revision}' if revision else ''} cannot be downloaded: {_first_line(error)}",
+            expected="a folder, or the id of a model on the hub that you may read",
+            remedy="Check the name and the network; for a gated model, accept its terms on the hub and set HF_TOKEN",
+        ) from error
+    finally:
+        if shows_bars:
+            bars.enable_progress_bars()
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

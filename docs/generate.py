@@ -6,18 +6,24 @@ terminal or the version of the rendering library. A test compares the pages with
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
+import tempfile
+import tomllib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from command_pages import table, write_command_pages
 from reference_pages import write_reference_pages
 
+from rerank.assemble.config import DEFAULT_METHOD
 from rerank.backends import BACKENDS
+from rerank.errors import UsageError
 from rerank.finetune.method_table import describe_training_methods, training_components_of_kind
 from rerank.finetune.recipe import describe_recipe_keys
 from rerank.methods import describe_methods
-from rerank.models import list_rerankers
+from rerank.models import list_rerankers, recipe_of_model, reranker_preset_of_model
 
 DOCS = Path(__file__).parent
 _METHODS = """# Methods
@@ -44,11 +50,13 @@ use, so that the name is sufficient:
 rerank run --collection pydoc --model qwen3-reranker-0.6b --depth 20 --max-queries 2
 ```
 
-`--method auto`, the default, is replaced by method, prompt and limit of the preset; flags override each. A model is
-recognised by the name of a preset, its hub id (also fine-tuned, if the name is kept), or in a folder by the folder's
-name, the class in `config.json` or the chat template. A warning names the preset if a recognised model gets another
-method or prompt. A server of chats (`openai:NAME`) gets the preset if its prompt is a chat (RankZephyr, ReasonRank);
-prompts with marks of turns, and scores after thoughts (Rank1), need a local model.
+`--method auto`, the default, is replaced by method, prompt and limit of the preset; flags override each. The name of a
+preset and its hub id always stand for that preset. Any other folder or hub id is recognised by its files: by values of
+`config.json`, by a part of the chat template, or by its name; the class in `config.json` has to be that of the family,
+except that some values alone identify it. [Other models](#other-models) are treated by their class. A warning names
+the preset if a recognised model gets another method or prompt. A server of chats (`openai:NAME`) gets the preset if
+its prompt is a chat (RankZephyr, ReasonRank); prompts with marks of turns, and scores after thoughts (Rank1), need a
+local model.
 
 Limits are those of the authors, in tokens (4/3 per word, a quarter per character). Reasoning models think for up to
 2,000 to 8,000 tokens per call. *Verified* means that a test compares the prompt with the text that the cited source
@@ -65,6 +73,18 @@ _FACTS = """
 *Card* and *page on the hub* are copies of the model's page on huggingface.co, of different ages, read on 2026-11-27.
 Abbreviated commits are those of the GitHub repository before them; *mteb* is embeddings-benchmark/mteb,
 `mteb/models/model_implementations`.
+"""
+_OTHERS = """
+## Other models
+
+What happens without `--method` to models that are not in the table above. It follows from their `config.json` and the
+module list of sentence-transformers, as the linked source states them; a test computes this table from these facts. A
+classifier with one or two labels is a cross-encoder, whatever its name, and its score is the logit, or the log odds of
+the second label. Conversions of language models (`seq-cls`) expect query and passage in a template that their card
+states; the method `cross-encoder` adds none of its own, so read the card before you trust the scores.
+
+Weights that are not in the checkpoint would be random, so a model that lacks some is refused when it is loaded,
+whatever the method. *With code* means that the repository brings its own class, which `--trust-remote-code` permits.
 """
 _PUBLISHED = """
 ## Published figures
@@ -280,8 +300,56 @@ def _rerankers() -> str:
     keys = ("value", "measure", "collection", "first_stage", "depth", "measured_by")
     figures = [[f"`{row['name']}`", *(figure[key] for key in keys)] for row in rows for figure in row["published"]]
     figure_head = ("model", "value", "measure", "collection", "first stage", "depth", "measured by")
-    parts = (_RERANKERS, table(head, cells), "", *notes, _FACTS, *facts, _PUBLISHED, table(figure_head, figures))
+    parts = (
+        *(_RERANKERS, table(head, cells), "", *notes, _OTHERS, _other_models()),
+        *(_FACTS, *facts, _PUBLISHED, table(figure_head, figures)),
+    )
     return "\n".join(parts) + "\n"
+
+
+def _other_models() -> str:
+    """Return the table of what happens to models of ``other_models.toml`` without ``--method``."""
+    models = tomllib.loads((DOCS / "other_models.toml").read_text(encoding="utf-8"))["models"]
+    rows = []
+    for model in models:
+        outcome = outcome_of_other_model(model)
+        if model.get("remote_code") and not outcome.startswith("refused"):
+            outcome += ", with code"
+        labels = model.get("labels", 0)
+        classes = ", ".join(model["architectures"]) + (f", {labels} label{'s' * (labels > 1)}" if labels else "")
+        source = re.search(r"https://\S+?(?=[:;,]?(?: |$))", model["source"])
+        rows.append([model["hub_id"], classes, outcome, f"[source]({source[0]})" if source else model["source"]])
+    return table(("on the hub", "class", "without `--method`", "facts"), rows)
+
+
+def outcome_of_other_model(model: Mapping[str, Any]) -> str:
+    """Return what the method ``auto`` makes of a model, given the facts in ``other_models.toml``."""
+    with tempfile.TemporaryDirectory() as cache:
+        name = model["hub_id"].replace("/", "--")
+        folder = write_described_model(Path(cache) / f"models--{name}" / "snapshots" / ("0" * 40), model)
+        try:
+            preset, recipe = reranker_preset_of_model(str(folder)), recipe_of_model(str(folder), None)
+        except UsageError as error:
+            return f"refused: it {error.found.removeprefix(f'Model {str(folder)!r} ')}"
+    if preset is not None:
+        return f"preset `{preset.name}`"
+    if recipe and model.get("labels", 1) > 2:
+        return f"refused: it has {model['labels']} labels"
+    return f"`{recipe['method']}`" if recipe else f"`{DEFAULT_METHOD}`, as any language model"
+
+
+def write_described_model(folder: Path, model: Mapping[str, Any]) -> Path:
+    """Write the files without weights that a model with these facts has."""
+    folder.mkdir(parents=True)
+    config = {"architectures": model["architectures"], "model_type": model.get("model_type", "")}
+    config["is_encoder_decoder"] = config["model_type"] in ("t5", "mt5")
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    if "modules" in model:
+        kind = "CrossEncoder" if model["kind"] == "reranker" else "SentenceTransformer"
+        saved = json.dumps({"model_type": kind})
+        (folder / "modules.json").write_text("[]", encoding="utf-8")
+        (folder / "config_sentence_transformers.json").write_text(saved, encoding="utf-8")
+    return folder
 
 
 def _models_by_remark(remarks: Iterable[tuple[str, str]]) -> list[str]:

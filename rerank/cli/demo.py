@@ -61,8 +61,9 @@ def demo_command(
             summaries.append(execute_with_progress_bar(prepared, Execution(out=folder, resume=True)))
             runs.append(prepared)
         except RerankError as failure:
-            failed.append((run_tag_of_spec(spec), failure))
-            print_note(f"{run_tag_of_spec(spec)} failed, the demo goes on without it: {failure}")
+            name = spec.adapter or spec.method
+            failed.append((name, failure))
+            print_note(f"The run with {name} failed, the demo goes on without it: {failure}")
     if not runs:
         raise failed[0][1]
     report = compare_demo_with_bm25(summaries)

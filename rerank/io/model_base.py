@@ -46,6 +46,11 @@ class ModelBase:
     shapes: Mapping[str, Any]
     tokenizer: str = ""
 
+    def __post_init__(self) -> None:
+        """Check the types of the fields, which may come from a file of someone else."""
+        if not (isinstance(self.hub_id, str) and isinstance(self.shapes, Mapping) and isinstance(self.tokenizer, str)):
+            raise TypeError("hub_id and tokenizer must be texts, and shapes must be an object")
+
     @classmethod
     def read(cls, folder: Path, hub_id: str) -> Self | None:
         """Return the model in a folder; None if its id on the hub is not known or its config cannot be read."""

@@ -8,6 +8,7 @@ model (docs/decisions/0014-adapters-in-the-dtype-of-the-model.md).
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,10 +115,18 @@ def attach_adapter(model: Any, folder: Path, *, cast: bool = False) -> Any:
 
 @contextmanager
 def _named_adapter_errors(folder: Path) -> Iterator[None]:
-    """Convert exceptions that PEFT raises about the files of an adapter to a `UsageError`."""
+    """Convert errors of PEFT about an adapter to a `UsageError`, and warnings of missing weights to a `DataError`."""
     ordinary = (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ArithmeticError, ImportError)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Found missing adapter keys|Adapter name '", UserWarning)
+            yield
+    except UserWarning as error:  # the missing weights of the adapter would be those of a new one
+        raise DataError(
+            f"Adapter {str(folder)!r} is incomplete: {' '.join(str(error).split())[:200]}",
+            expected="all weights that its configuration names",
+            remedy="Download or save the adapter again",
+        ) from error
     except ordinary as error:
         raise UsageError(
             f"Adapter {str(folder)!r} does not fit the model: {error}",

@@ -18,7 +18,7 @@ from typing import Any
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
 from rerank.io.model_hash import hash_file_contents_of_model
 from rerank.lm.adapter_weights import attach_adapter, causal_model_casts_adapter
-from rerank.lm.model_files import ModelFiles, locate_model
+from rerank.lm.model_files import ModelFiles, locate_model, remedy_for_class
 from rerank.lm.tensor_parallel import torch_parallel_loading_arguments as tensor_parallel
 from rerank.tasks import BackendOptions
 
@@ -166,6 +166,8 @@ def load_language_model(
     placement = _device_placement(options)
     dtype = pick_dtype(options.dtype, device)
     files = locate_files(name, options)
+    if classes == LANGUAGE:
+        files.check_generates()
     with quiet_transformers():
         model, tokenizer = _load_model_and_tokenizer(
             files, options, dtype, placement or {"device_map": device}, classes, tokenizer
@@ -254,8 +256,6 @@ class WeightsReport:
     missing: Sequence[str]
 
 
-#: Ends of the names of classes that generate text.
-_DECODERS = ("ForCausalLM", "LMHeadModel")
 #: Only one thread at a time may replace the method that loads weights.
 _reporting = RLock()
 
@@ -296,12 +296,6 @@ def complete_weights(
         finally:
             base.from_pretrained = classmethod(load)
     for report in reports:
-        if report.loaded.endswith(_DECODERS) and any(name.endswith("ForMaskedLM") for name in report.stated):
-            raise UsageError(  # its weights are those of a decoder, but it was trained to read both ways
-                f"Model {str(name)!r} is a {' or '.join(report.stated)}, which generates no text",
-                expected="a language model, a cross-encoder, or an encoder in a first stage",
-                remedy="For a SPLADE model, use --first-stage sparse:NAME",
-            )
         if missing := [weight for weight in report.missing if not unused(weight)]:
             raise _incomplete_weights_error(name, report, missing)
 
@@ -316,15 +310,9 @@ def _incomplete_weights_error(
     )
     if report.loaded in report.stated:
         return DataError(found, expected="a checkpoint with all weights", remedy="Download or save the model again")
-    if any(architecture.endswith("ForSequenceClassification") for architecture in report.stated):
-        remedy = "Use --method cross-encoder"
-    elif any(architecture.endswith("ForConditionalGeneration") for architecture in report.stated):
-        remedy = "Use a method for encoder-decoder models, such as --method monot5"
-    else:
-        remedy = (
-            "For an embedding model, use --first-stage dense:NAME; to rerank, use a language model or a cross-encoder"
-        )
-    return UsageError(found, expected=f"the class that the checkpoint is of: {stated}", remedy=remedy)
+    return UsageError(
+        found, expected=f"the class that the checkpoint is of: {stated}", remedy=remedy_for_class(report.stated)
+    )
 
 
 @contextmanager

@@ -6,14 +6,15 @@ which moves, is read only once, and the identity of a model always names the wei
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError
+from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, UsageError
 from rerank.io.model_base import ModelBase
 from rerank.io.model_hash import MODULES, hash_file_contents_of_model
 from rerank.io.settings_files import try_read_json_object
@@ -58,6 +59,32 @@ class ModelFiles:
         return ModelBase.read(self.folder, self.hub_id)
 
     @property
+    def config(self) -> dict[str, Any]:
+        """The content of ``config.json``; empty if it cannot be read, which the loader reports."""
+        return try_read_json_object(self.folder / "config.json")
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes that the configuration states, which saved the weights; often empty or one."""
+        return [str(name) for name in self.config.get("architectures") or ()]
+
+    def check_generates(self) -> None:
+        """Check that the stated class is not one that generates no text, such as an encoder or a classifier.
+
+        Transformers opens many of these as language models, with an output head that is random or was not trained.
+
+        Raises:
+            UsageError: All stated classes are of models that generate no text.
+        """
+        has_own_code = "AutoModelForCausalLM" in self.config.get("auto_map", {})
+        if self.classes and not has_own_code and all(map(_generates_nothing, self.classes)):
+            raise UsageError(
+                f"Model {str(self)!r} has the class {' or '.join(self.classes)}, which generates no text",
+                expected="a language model, or a cross-encoder",
+                remedy=remedy_for_class(self.classes),
+            )
+
+    @property
     def is_library_cross_encoder(self) -> bool:
         """Whether sentence-transformers saved the model as a cross-encoder made of modules."""
         saved = try_read_json_object(self.folder / "config_sentence_transformers.json")
@@ -73,6 +100,21 @@ class ModelFiles:
     def __str__(self) -> str:
         """Return the name of the model for messages."""
         return str(self.name)
+
+
+def _generates_nothing(name: str) -> bool:
+    """Return whether a class of transformers, by its name, is an encoder, a decoder without a head, or a classifier."""
+    ends = ("ForMaskedLM", "Classification", "ForRanking", "ForRetrieval", "ColBERT")
+    return name.endswith(ends) or bool(re.search(r"(?<!Head)(?<!Heads)Model$", name))
+
+
+def remedy_for_class(classes: Sequence[str]) -> str:
+    """Return how a model of these classes can be used, for messages about a model that was opened as another class."""
+    if any(name.endswith("ForSequenceClassification") for name in classes):
+        return "Use --method cross-encoder"
+    if any(name.endswith("ForConditionalGeneration") for name in classes):
+        return "If the model was trained like monoT5, use --method monot5"
+    return "Use an embedding model in a first stage, --first-stage dense:NAME, and a SPLADE model as sparse:NAME"
 
 
 def cached_snapshot(folder: Path) -> ModelFiles:
@@ -127,7 +169,7 @@ def locate_model(name: str | Path, revision: str = "", *, weights: bool = True, 
     resolved[asked] = folder.name
     if weights and not any(folder.rglob("*.safetensors")):
         raise DataError(
-            f"Model {str(name)!r} has no safetensors weights on the hub (commit {folder.name[:12]})",
+            f"Model {str(name)!r} has no safetensors weights on the hub or in its cache (commit {folder.name[:12]})",
             expected="at least one .safetensors file, because loading pickled weights can run code",
             remedy="Use a revision or a copy with safetensors; save_pretrained of transformers writes them",
         )
@@ -143,14 +185,12 @@ def _download_snapshot(name: str, revision: str, patterns: list[str]) -> Path:
             f"Model {name!r} is on the hub, and importing huggingface_hub failed: {error}",
             remedy="Run: pip install 'listrank[hf]'",
         ) from error
-    bars: Any = huggingface_hub.utils
-    shows_bars = not bars.are_progress_bars_disabled()
-    bars.disable_progress_bars()
+    hub: Any = huggingface_hub  # the functions that switch its progress bars have no types
+    shows_bars = not hub.utils.are_progress_bars_disabled()
+    hub.utils.disable_progress_bars()
     try:
         return Path(
-            huggingface_hub.snapshot_download(
-                name, revision=revision or None, allow_patterns=patterns, ignore_patterns=[*_IGNORED]
-            )
+            hub.snapshot_download(name, revision=revision or None, allow_patterns=patterns, ignore_patterns=[*_IGNORED])
         )
     except Exception as error:
         raise MissingResourceError(
@@ -160,7 +200,7 @@ def _download_snapshot(name: str, revision: str, patterns: list[str]) -> Path:
         ) from error
     finally:
         if shows_bars:
-            bars.enable_progress_bars()
+            hub.utils.enable_progress_bars()
 
 
 def _first_line(error: Exception) -> str:

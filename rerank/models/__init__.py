@@ -19,7 +19,7 @@ from rerank.io.model_hash import MODULES
 from rerank.io.paths import named_path_errors
 from rerank.io.settings_files import try_read_json_object
 from rerank.lm.adapter_weights import check_weight_files
-from rerank.lm.model_files import ModelFiles, locate_model
+from rerank.lm.model_files import ModelFiles, locate_model, remedy_for_class
 from rerank.models.adapters import adapter_folder, shipped_adapters
 from rerank.models.lazy_backend import LazyBackend
 from rerank.models.presets import (
@@ -147,11 +147,9 @@ def _recipe_of_class(selector: str, files: ModelFiles) -> Mapping[str, Any]:
     """Return the recipe for a model that no preset knows, according to the class that its files state.
 
     Raises:
-        UsageError: The model is an encoder of sentence-transformers, which ranks no lists.
+        UsageError: The model is an encoder, or an encoder-decoder model whose prompt is not known.
     """
-    config = try_read_json_object(files.folder / "config.json")
-    classes = [str(name) for name in config.get("architectures") or ()]
-    if files.is_library_cross_encoder or any(name.endswith("ForSequenceClassification") for name in classes):
+    if files.is_library_cross_encoder or any(name.endswith("ForSequenceClassification") for name in files.classes):
         return {"method": "cross-encoder"}
     if (files.folder / MODULES).is_file():
         saved = try_read_json_object(files.folder / "config_sentence_transformers.json")
@@ -161,6 +159,13 @@ def _recipe_of_class(selector: str, files: ModelFiles) -> Mapping[str, Any]:
             expected="a language model or a cross-encoder",
             remedy=f"Use it for the first stage: --first-stage {stage}:{split_model_selector(selector)[1]}",
         )
+    if files.config.get("is_encoder_decoder"):
+        raise UsageError(
+            f"Model {selector!r} is an encoder-decoder model ({' or '.join(files.classes)}) that no preset knows",
+            expected="a language model, a cross-encoder, or a reranker that `rerank models --all` lists",
+            remedy=remedy_for_class(files.classes),
+        )
+    files.check_generates()
     return {}
 
 

@@ -20,11 +20,17 @@ def describe_run_folder_differences(recorded: Mapping[str, Any], requested: Mapp
         One clause per difference.
     """
     for part, ignored in (("spec", _NOT_IN_IDENTITY), ("identity", set())):
-        old, new = recorded.get(part, {}), requested[part]
+        old, new = _with_properties_of_model(recorded.get(part, {})), _with_properties_of_model(requested[part])
         keys = [key for key in {**old, **new} if key not in ignored and old.get(key) != new.get(key)]
         if keys:
             return [_describe_one_run_folder_difference(part, key, old.get(key), new.get(key)) for key in keys]
     return ["its hash is different"]
+
+
+def _with_properties_of_model(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an identity with one key for each property of its model, such as the commit; other values as they are."""
+    model = values.get("model")
+    return {**values} if not isinstance(model, Mapping) else {**values, **model}
 
 
 def _describe_one_run_folder_difference(part: str, key: str, old: object, new: object) -> str:
@@ -47,3 +53,11 @@ def other_command_of_run_folder(recorded: Mapping[str, Any], requested: Mapping[
 def _shorten_run_folder_value(value: object) -> str:
     text = str(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def other_commit_of_run_folder(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
+    """Return the commit of the model in a folder if the requested run differs only in the commit; else empty."""
+    old, new = ({**part.get("identity", {})} for part in (recorded, requested))
+    models = [{**(identity.pop("model", None) or {})} for identity in (old, new)]
+    commit, other = (str(model.pop("revision", "")) for model in models)
+    return commit if old == new and models[0] == models[1] and commit != other else ""

@@ -36,7 +36,11 @@ from rerank.io.settings_files import read_json_object
 from rerank.io.text_files import replace_text_file
 from rerank.store.call_log import CallLog
 from rerank.store.logged_prompts import PromptStorage
-from rerank.store.run_differences import describe_run_folder_differences, other_command_of_run_folder
+from rerank.store.run_differences import (
+    describe_run_folder_differences,
+    other_command_of_run_folder,
+    other_commit_of_run_folder,
+)
 from rerank.types import Qrels, Query, Ranking, Run, Window
 
 #: Result files in the order in which they are removed. spec.json is removed last, so that the folder is still a run
@@ -187,9 +191,11 @@ class RunFolder:
         if recorded["hash"] != document["hash"]:
             command = other_command_of_run_folder(recorded, document)
             differences = ", ".join(describe_run_folder_differences(recorded, document))
+            commit = other_commit_of_run_folder(recorded, document)
             raise UsageError(
                 f"{str(self.path)!r} contains another run: {differences}",
                 remedy=(f"To continue that run, use its own command, `{command} --resume`. " if command else "")
+                + (f"To continue with its commit of the model, pass --revision {commit}. " if commit else "")
                 + "Choose another --out, or pass --overwrite to delete the existing run",
             )
         if self.finished:

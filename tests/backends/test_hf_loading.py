@@ -17,6 +17,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from rerank.backends.hf import CPU_BATCH_CHARACTERS, Hf
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
@@ -119,6 +120,14 @@ def test_an_adapter_with_norms_stays_in_float32(folder: Path, tmp_path: Path, ti
     backend = Hf.load(folder, BackendOptions(dtype="bfloat16", device="cpu", adapter=str(tmp_path / "dora")))
     assert lora_dtypes(backend) == {torch.float32}
     assert "adapter_dtype" not in backend.identity
+
+
+def test_an_adapter_without_some_of_its_weights_is_refused(folder: Path, adapter: Path) -> None:
+    path = adapter / "adapter_model.safetensors"
+    weights = load_file(path)
+    save_file({name: value for name, value in weights.items() if "layers.0" not in name}, path)
+    with raises(DataError, "is incomplete", "layers.0"):
+        Hf.load(folder, BackendOptions(dtype="float32", device="cpu", adapter=str(adapter)))
 
 
 def test_adapters_that_cannot_be_used(folder: Path, adapter: Path, tmp_path: Path) -> None:

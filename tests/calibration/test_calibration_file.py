@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import pytest
 
 from rerank.calibration import Calibration, fit_calibration, identity_bound_to_calibration
 from rerank.errors import DataError, MissingResourceError, UsageError
+from rerank.io.model_base import ModelBase
 from tests.calibration.synthetic import make_collection
+from tests.raising import raises
 
 RANKER = {"model": "m", "weights": "abc", "strategy": "Full(top_k=None)", "judge": "score()", "prompt": "p1"}
 
@@ -188,3 +191,30 @@ def test_scores_that_are_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         calibration.apply(judge, first, first_stage_name="bm25")
+
+
+def test_it_gives_no_probabilities_for_other_weights_unless_it_was_shown_to_hold(calibration: Calibration) -> None:
+    for other in ({**RANKER, "weights": "other"}, {**RANKER, "model": "owner/m", "weights": "", "revision": "c0ffee"}):
+        with raises(UsageError, "weights is 'abc' there"):
+            calibration.check(other)
+        assert calibration.differs_in_weights(other)
+    assert not calibration.differs_in_weights({**RANKER, "weights": "other", "prompt": "p2"})
+    shown = replace(calibration, holds_for={"other": "ECE .02 on 100 queries", "c0ffee": "the same"})
+    shown.check({**RANKER, "weights": "other"})
+    shown.check({**RANKER, "model": "owner/m", "weights": "", "revision": "c0ffee"})
+    with raises(UsageError, "weights is 'abc' there"):
+        shown.check({**RANKER, "weights": "third"})
+    with raises(UsageError, "prompt is"):
+        shown.check({**RANKER, "weights": "other", "prompt": "p2"})
+
+
+def test_base_and_evidence_are_saved_and_an_older_file_has_neither(calibration: Calibration, path: Path) -> None:
+    assert not {"base", "holds_for"} & json.loads(path.read_text("utf-8")).keys()
+    base = ModelBase(hub_id="acme/m", shapes={"hidden_size": 8}, tokenizer="t")
+    known = replace(calibration, base=base, holds_for={"other": "ECE .02"})
+    known.save(path)
+    loaded = Calibration.load(path)
+    assert (loaded.base, loaded.holds_for) == (base, {"other": "ECE .02"})
+    edit(path, lambda content: content["base"].update(shapes=3))
+    with raises(DataError, "base.shapes"):
+        Calibration.load(path)

@@ -11,10 +11,11 @@ import pytest
 
 from rerank.backends.fake import Fake
 from rerank.errors import DataError, MissingResourceError, UsageError
+from rerank.io.model_base import ModelBase, ModelBinding
 from rerank.io.model_hash import hash_file_contents_of_model
 from rerank.judges import open_judge
 from rerank.judges.attention import Attention
-from rerank.judges.attention.heads import BESIDE, HeadList, open_attention_heads
+from rerank.judges.attention.heads import BESIDE, HeadList, open_attention_heads, read_attention_heads
 from rerank.judges.base import Verdict, window_z_scores
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.tasks import AttentionTask, Reply
@@ -269,3 +270,54 @@ def test_without_first_stage_scores_attention_decides_and_says_so() -> None:
     found = ordered(",first_stage=5", WINDOW, (0.1, 0.4, 0.2))
     assert (found.order, found.status) == ((1, 2, 0), "ok")
     assert "first-stage scores" in found.detail
+
+
+BASE = ModelBase(hub_id="acme/m", shapes={"num_hidden_layers": 2}, tokenizer="t")
+
+
+@pytest.mark.parametrize(
+    ("selected_with", "base"),
+    [
+        ({"model": "m", "weights": "other"}, BASE),
+        ({"model": "acme/m", "revision": "other"}, BASE),
+        ({"model": "acme/m", "revision": "other"}, None),  # files of the time before the base was stored
+        ({"model": "acme/m"}, None),
+    ],
+)
+def test_other_weights_of_the_same_model_are_accepted(
+    tmp_path: Path, selected_with: dict[str, str], base: ModelBase | None
+) -> None:
+    path = tmp_path / "heads.json"
+    heads = HeadList(heads=((1, 2),), model=selected_with, method="core", base=base)
+    heads.write(path)
+    assert read_attention_heads(path) == heads
+    mine = {"model": "m", "weights": "mine"}
+    assert open_attention_heads(str(path), mine, BASE) == heads
+    assert not heads.fits_exactly(mine, tmp_path)
+    with raises(UsageError, "were selected for"):
+        open_attention_heads(str(path), mine, None)
+    with raises(UsageError, "were selected for"):
+        open_attention_heads(str(path), mine, replace(BASE, hub_id="acme/another"))
+    with raises(UsageError, "were selected for"):
+        open_attention_heads(str(path), mine | {"adapter": "aa"}, BASE)
+
+
+def test_the_name_of_a_folder_says_nothing_about_its_origin(tmp_path: Path) -> None:
+    path = tmp_path / "heads.json"
+    HeadList(heads=((1, 2),), model={"model": "acme/m", "weights": "other"}, method="core").write(path)
+    with raises(UsageError, "were selected for"):
+        open_attention_heads(str(path), {"model": "m", "weights": "mine"}, BASE)
+
+
+def test_heads_beside_an_adapter_have_its_base(tmp_path: Path) -> None:
+    heads = HeadList(heads=((1, 2),), model={"model": "m", "weights": "other", "adapter": BESIDE}, method="trained")
+    heads.write(tmp_path / "heads.json")
+    identity = {"model": "m", "weights": "mine", "adapter": hash_file_contents_of_model(tmp_path)}
+    with raises(UsageError, "were selected for"):
+        open_attention_heads(str(tmp_path / "heads.json"), identity, BASE)
+    ModelBinding(base=BASE, weights={"other": "the weights of the training"}).write(tmp_path)
+    assert open_attention_heads(str(tmp_path / "heads.json"), identity, BASE).heads == ((1, 2),)
+    with raises(UsageError, "were selected for"):
+        open_attention_heads(str(tmp_path / "heads.json"), identity, replace(BASE, shapes={"num_hidden_layers": 3}))
+    with raises(UsageError, "were selected for"):
+        open_attention_heads(str(tmp_path / "heads.json"), identity | {"adapter": "aa"}, BASE)

@@ -108,9 +108,14 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "encoder": (
         lambda folder: save(folder / "m", base=True),
         UsageError,
-        "weights of the class BertLMHeadModel, which would be random",
+        "has the class BertModel, which generates no text",
+        "--first-stage dense:NAME",
     ),
-    "masked": (lambda folder: save(folder / "m", head="BertForMaskedLM"), UsageError, "BertForMaskedLM, which gener"),
+    "masked": (
+        lambda folder: save(folder / "m", head="BertForMaskedLM"),
+        UsageError,
+        "BertForMaskedLM, which generates no text",
+    ),
     "dense": (save_encoder, UsageError, "is an embedding model of sentence-transformers", "--first-stage dense:"),
     "sparse": (save_splade, UsageError, "--first-stage sparse:"),
     "multi-vector": (save_multi_vector, UsageError, "--first-stage late-interaction:"),
@@ -179,12 +184,12 @@ def test_a_server_ranks_as_python_does_and_refuses_an_encoder_at_its_start(tmp_p
     ) as client:
         answer = client.post("/v2/rerank", json={"model": "m", "query": QUERY, "documents": TEXTS}).json()
     assert [result["index"] for result in answer["results"]] == list(rank(folder))
-    with raises(UsageError, "which would be random"):
+    with raises(UsageError, "which generates no text"):
         open_ranking_service({"model": str(save(tmp_path / "encoder", base=True))}, ServerSettings())
 
 
 def test_a_named_method_is_used_and_refused_where_its_weights_are_missing(tmp_path: Path) -> None:
-    with raises(UsageError, "which would be random", "Use --method cross-encoder"):
+    with raises(UsageError, "which generates no text", "Use --method cross-encoder"):
         rank(save(tmp_path / "m"), method="fullrank")
 
 

@@ -1,0 +1,305 @@
+"""Models on the hub, read by the real client from a stand-in: the commit is resolved once, loaded, and recorded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("sentence_transformers")
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from rerank.errors import DataError, MissingResourceError, UsageError
+from rerank.experiment import prepare_run, run_experiment
+from rerank.experiment.spec import Execution, RunSpec
+from rerank.lm.loading import quiet_transformers
+from rerank.lm.model_files import locate_model, one_commit_per_model
+from rerank.models import open_model_backend
+from rerank.models.adapters import adapter_folder
+from rerank.reranker import Reranker
+from rerank.retrieval import open_first_stage
+from rerank.tasks import BackendOptions
+from rerank.types import Query
+from tests.backends.pairs import save
+from tests.cli.conftest import Cli, cli
+from tests.experiment.conftest import Lists, lists
+from tests.hub_server import HubServer, use_in_process
+from tests.models.test_lazy_backend import save as save_language_model
+from tests.raising import raises
+from tests.retrieval.conftest import MakeCorpus, make_corpus
+from tests.retrieval.encoders import save_encoder
+
+__all__ = ["cli", "lists", "make_corpus"]
+
+pytestmark = pytest.mark.enable_socket
+FLOAT32 = BackendOptions(dtype="float32", device="cpu")
+TEXTS = ["w3 w4 w5", "w1 w2", "w9"]
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    with HubServer() as server:
+        use_in_process(server, tmp_path / "home", monkeypatch)
+        yield server
+
+
+@pytest.fixture
+def cross_encoder(hub: HubServer, tmp_path: Path) -> str:
+    hub.commit("acme/pairs", save(tmp_path / "pairs"))
+    return "acme/pairs"
+
+
+def change_weights(folder: Path) -> Path:
+    """Other weights of the same model."""
+    path = next(folder.rglob("model.safetensors"))
+    torch.manual_seed(7)
+    weights = {name: torch.randn_like(value) if value.ndim == 2 else value for name, value in load_file(path).items()}
+    save_file(weights, path, metadata={"format": "pt"})
+    return folder
+
+
+def gate(hub: HubServer, folder: Path, status: int) -> None:
+    """A model whose terms the user has not accepted."""
+    hub.commit("acme/m", folder)
+    hub.refuse("acme/m", status)
+
+
+def commits(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("snapshots/*"))
+
+
+def test_the_commit_is_the_identity_and_the_folder_that_is_loaded(hub: HubServer, tmp_path: Path) -> None:
+    folder = save(tmp_path / "pairs")
+    first = hub.commit("acme/pairs", folder)
+    with Reranker.from_pretrained("acme/pairs", dtype="float32") as reranker:
+        assert dict(reranker.backend.identity) == {"model": "acme/pairs", "revision": first, "dtype": "float32"}
+        before = [hit.score for hit in reranker.rank("w1", TEXTS)]
+    second = hub.commit("acme/pairs", change_weights(folder))
+    with Reranker.from_pretrained("acme/pairs", dtype="float32") as reranker:
+        assert reranker.backend.identity["revision"] == second
+        assert [hit.score for hit in reranker.rank("w1", TEXTS)] != before
+    with Reranker.from_pretrained("acme/pairs", dtype="float32", revision=first) as reranker:
+        assert reranker.backend.identity["revision"] == first
+        assert [hit.score for hit in reranker.rank("w1", TEXTS)] == before
+    assert commits(tmp_path / "home") == sorted([first, second])
+
+
+def test_a_run_is_another_run_once_the_branch_has_moved(
+    hub: HubServer, tmp_path: Path, lists: Lists, cross_encoder: str
+) -> None:
+    spec = lists(model=cross_encoder, dtype="float32", queries=2, depth=3)
+    first = run_experiment(spec, Execution(out=tmp_path / "run"))
+    recorded = json.loads((tmp_path / "run" / "spec.json").read_text())
+    commit = recorded["identity"]["model"]["revision"]
+    assert recorded["sources"]["model"]["revision"] == commit
+    assert recorded["sources"]["model"]["base"]["hub_id"] == "acme/pairs"
+    assert commits(tmp_path / "home") == [commit]
+    again = run_experiment(spec, Execution(out=tmp_path / "run", resume=True))
+    assert (again["hash"], again["reused_calls"]) == (first["hash"], first["calls"])
+
+    moved = hub.commit("acme/pairs", change_weights(tmp_path / "pairs"))
+    with raises(UsageError, commit, moved, "--revision"):
+        run_experiment(spec, Execution(out=tmp_path / "run", resume=True))
+    other = run_experiment(spec, Execution(out=tmp_path / "other"))
+    assert other["hash"] != first["hash"]
+    assert other["calls"] > other["reused_calls"]
+    same = run_experiment(spec.model_copy(update={"revision": commit}), Execution(out=tmp_path / "run", resume=True))
+    assert same["hash"] == first["hash"]
+
+
+def test_a_folder_without_a_commit_is_resumed_with_a_notice(
+    hub: HubServer, tmp_path: Path, lists: Lists, cross_encoder: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As if transformers 5.24 had hidden the commit when the run began."""
+    spec = lists(model=cross_encoder, dtype="float32", queries=3, depth=3)
+    prepared = prepare_run(spec, Execution())
+    backend = prepared.backend
+    backend._identity = {**backend.identity, "revision": ""}  # type: ignore[attr-defined]
+    from rerank.experiment.execute import execute_run
+
+    old = execute_run(prepared, Execution(out=tmp_path / "run"))
+    (tmp_path / "run" / "summary.json").unlink()
+    (tmp_path / "run" / "run.trec").unlink()
+    caplog.clear()
+    resumed = run_experiment(spec, Execution(out=tmp_path / "run", resume=True))
+    assert (resumed["hash"], resumed["calls"], resumed["reused_calls"]) == (old["hash"], 3, 3)
+    (notice,) = [record.getMessage() for record in caplog.records if record.name.startswith("rerank")]
+    assert "did not record the commit of acme/pairs" in notice
+    assert json.loads((tmp_path / "run" / "spec.json").read_text())["identity"]["model"]["revision"] == ""
+
+
+def test_the_index_of_a_dense_first_stage_belongs_to_the_commit(
+    hub: HubServer, tmp_path: Path, make_corpus: MakeCorpus
+) -> None:
+    pytest.importorskip("faiss")
+    folder = save_encoder(tmp_path / "encoder")
+    hub.commit("acme/encoder", folder)
+    corpus = make_corpus("w1 w2 w3", "w4", "w5 w6")
+
+    def search() -> list[float]:
+        retriever = open_first_stage("dense:acme/encoder,dtype=float32", corpus)
+        run = retriever.search([Query(id="q", text="w1 w2 w3")], 3)
+        return [score for _, score in sorted(zip(run["q"].doc_ids, run["q"].scores, strict=True))]
+
+    before = search()
+    assert before[0] == pytest.approx(1, abs=1e-4)  # the document has the words of the query
+    indexes = list((tmp_path / "cache").rglob("embeddings.npy"))
+    assert len(indexes) == 1
+    assert search() == before
+    assert list((tmp_path / "cache").rglob("embeddings.npy")) == indexes
+    hub.commit("acme/encoder", change_weights(folder))
+    after = search()
+    assert after != before
+    assert after[0] == pytest.approx(1, abs=1e-4)
+    assert len(list((tmp_path / "cache").rglob("embeddings.npy"))) == 2
+
+
+def test_a_language_model_is_described_and_loaded_at_one_commit(hub: HubServer, tmp_path: Path) -> None:
+    folder = save_language_model(tmp_path / "tiny")
+    commit = hub.commit("acme/tiny", folder)
+    lazy = open_model_backend("acme/tiny", FLOAT32, lazy=True)
+    assert lazy.identity["revision"] == commit
+    assert not list((tmp_path / "home").rglob("model.safetensors")), "weights are not needed to describe a model"
+    hub.commit("acme/tiny", change_weights(folder))
+    lazy.warm_up()  # type: ignore[attr-defined]
+    assert lazy.identity["revision"] == commit
+    assert commits(tmp_path / "home") == [commit]
+
+
+def test_one_start_asks_for_the_commit_once(hub: HubServer, cross_encoder: str) -> None:
+    with Reranker.from_pretrained(cross_encoder, dtype="float32"):
+        pass
+    asked = [path for method, path in hub.requests if "/revision/" in path]
+    assert asked == ["/api/models/acme/pairs/revision/main"]
+    assert not [path for _, path in hub.requests if path.endswith(("README.md", ".bin", ".onnx"))]
+
+
+def test_a_branch_that_moves_during_a_start_is_read_once(hub: HubServer, tmp_path: Path, cross_encoder: str) -> None:
+    with one_commit_per_model():
+        first = locate_model(cross_encoder, weights=False)
+        hub.commit("acme/pairs", change_weights(tmp_path / "pairs"))
+        assert locate_model(cross_encoder).commit == first.commit
+    assert locate_model(cross_encoder).commit != first.commit
+
+
+def test_what_was_downloaded_is_used_without_the_hub(hub: HubServer, cross_encoder: str) -> None:
+    with Reranker.from_pretrained(cross_encoder, dtype="float32") as reranker:
+        identity, before = dict(reranker.backend.identity), [hit.score for hit in reranker.rank("w1", TEXTS)]
+    hub.stop()
+    try:
+        with Reranker.from_pretrained(cross_encoder, dtype="float32") as reranker:
+            assert dict(reranker.backend.identity) == identity
+            assert [hit.score for hit in reranker.rank("w1", TEXTS)] == before
+        with raises(MissingResourceError, "acme/other", "cannot be downloaded"):
+            Reranker.from_pretrained("acme/other")
+    finally:
+        hub.start()
+
+
+def test_only_the_files_that_are_needed_are_downloaded(hub: HubServer, tmp_path: Path) -> None:
+    folder = save(tmp_path / "pairs")
+    waste = ("pytorch_model.bin", "onnx/model.onnx", "onnx/config.json", "README.md", "modeling.py")
+    for name in waste:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"waste")
+    hub.commit("acme/pairs", folder)
+    files = {path.name for path in locate_model("acme/pairs").folder.rglob("*")}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= files
+    assert not files & {Path(name).name for name in waste if name != "onnx/config.json"} | (files & {"onnx"})
+    assert "modeling.py" in {path.name for path in locate_model("acme/pairs", code=True).folder.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("prepare", "kind", "named"),
+    [
+        (lambda hub, folder: None, MissingResourceError, ("acme/m", "cannot be downloaded")),
+        (
+            lambda hub, folder: (hub.commit("acme/m", folder), hub.refuse("acme/m", 401)),
+            MissingResourceError,
+            ("HF_T",),
+        ),
+        (
+            lambda hub, folder: (hub.commit("acme/m", folder), hub.refuse("acme/m", 403)),
+            MissingResourceError,
+            ("HF_T",),
+        ),
+        (
+            lambda hub, folder: hub.commit("acme/m", {"config.json": folder / "config.json", "m.bin": b"x"}),
+            DataError,
+            ("no safetensors weights", "can run code"),
+        ),
+    ],
+)
+def test_errors_are_one_line_with_a_remedy(
+    hub: HubServer, tmp_path: Path, prepare: Any, kind: type[Exception], named: tuple[str, ...]
+) -> None:
+    prepare(hub, save(tmp_path / "m"))
+    with raises(kind, *named) as caught:
+        Reranker.from_pretrained("acme/m", method="cross-encoder")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_fine_tune_has_the_method_of_its_class_or_its_template(hub: HubServer, tmp_path: Path) -> None:
+    """By its files, not by its name: a classifier that is called like a language model, and the other way round."""
+    hub.commit("acme/Qwen3-Reranker-0.6B-seq", save(tmp_path / "classifier"))
+    folder = save_language_model(tmp_path / "tiny", "Qwen3")
+    template = "Judge whether the Document meets the requirements based on the Query and the Instruct"
+    (folder / "chat_template.jinja").write_text(template)
+    hub.commit("acme/support-ranker", folder)
+    from rerank.assemble import assemble_ranker
+
+    def method(model: str) -> str:
+        return assemble_ranker({"model": model}).method.name
+
+    assert method("acme/Qwen3-Reranker-0.6B-seq") == "cross-encoder"
+    assert method("acme/support-ranker") == "pointwise"
+    assert assemble_ranker({"model": "acme/support-ranker"}).prompt == "qwen3_reranker"
+
+
+def test_the_commit_of_an_adapter_is_in_the_run_folder(hub: HubServer, tmp_path: Path, lists: Lists) -> None:
+    peft = pytest.importorskip("peft")
+    from tests.backends.conftest import make_model
+
+    base = save_language_model(tmp_path / "tiny", max_position_embeddings=2048)
+    config = peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    with quiet_transformers():
+        peft.get_peft_model(make_model(), config).save_pretrained(str(tmp_path / "lora"))
+    commit = hub.commit("acme/lora", tmp_path / "lora")
+    assert adapter_folder("acme/lora").name == commit
+    spec = lists(model=str(base), adapter="acme/lora", method="icr", dtype="float32", queries=1, depth=3)
+    run_experiment(spec, Execution(out=tmp_path / "run"))
+    recorded = json.loads((tmp_path / "run" / "spec.json").read_text())["sources"]["adapter"]
+    assert (recorded["id"], recorded["revision"]) == ("acme/lora", commit)
+
+
+def test_the_command_names_the_commit_and_refuses_a_model_without_a_head(
+    hub: HubServer, tmp_path: Path, cli: Cli, cross_encoder: str
+) -> None:
+    row = {"query": {"qid": "q", "text": "w1"}, "candidates": [{"docid": t[-1], "doc": t} for t in TEXTS]}
+    (tmp_path / "list.jsonl").write_text(json.dumps(row))
+    flags = ("rerank", "--collection", "requests:list.jsonl", "--dtype", "float32", "--out", "run", "--model")
+    done = cli(*flags, cross_encoder)
+    assert done.returncode == 0, done.stderr
+    hub.commit("acme/bare", save(tmp_path / "bare", base=True))
+    refused = cli(*flags, "acme/bare", "--overwrite")
+    assert refused.returncode not in (0, 1)
+    assert "acme/bare" in refused.stderr.splitlines()[-1]
+    assert "which generates no text" in refused.stderr.splitlines()[-1]
+
+
+def test_a_specification_names_a_branch_or_a_tag(hub: HubServer, tmp_path: Path) -> None:
+    folder = save(tmp_path / "pairs")
+    first = hub.commit("acme/pairs", folder)
+    hub.tag("acme/pairs", "v1", first)
+    hub.commit("acme/pairs", change_weights(folder))
+    assert locate_model("acme/pairs", "v1").commit == first
+    spec = RunSpec.make({"collection": "pydoc", "model": "acme/pairs", "revision": "no-such-branch"})
+    with raises(MissingResourceError, "no-such-branch"):
+        prepare_run(spec, Execution())

@@ -27,7 +27,8 @@ hide: [toc]
 
 nDCG@10 of reranked lists, and the difference to the first stage that made these lists. Everything that we ran used two
 CPU cores and no GPU; SmolLM2-135M is a [4-bit copy](decisions/0023-where-the-embedded-model-comes-from.md). Rows of
-different tables cannot be compared. Below the tables is [how to read them](#how-to-read-the-tables); [Which method](which-method.md) says what follows from them.
+different tables cannot be compared. Below the tables is [how to read them](#how-to-read-the-tables); [Which
+method](which-method.md) says what follows from them.
 """
 _READING = """
 ## How to read the tables

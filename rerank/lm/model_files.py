@@ -179,18 +179,18 @@ def locate_model(name: str | Path, revision: str = "", *, weights: bool = True, 
 def _download_snapshot(name: str, revision: str, patterns: list[str]) -> Path:
     """Return the folder of a commit in the hub's cache. If the hub cannot be reached, the cache alone is used."""
     try:
-        import huggingface_hub
+        from huggingface_hub import snapshot_download, utils
     except ImportError as error:
         raise MissingPrerequisiteError(
             f"Model {name!r} is on the hub, and importing huggingface_hub failed: {error}",
             remedy="Run: pip install 'listrank[hf]'",
         ) from error
-    hub: Any = huggingface_hub  # the functions that switch its progress bars have no types
-    shows_bars = not hub.utils.are_progress_bars_disabled()
-    hub.utils.disable_progress_bars()
+    bars: Any = utils  # the functions that switch progress bars have no types
+    shows_bars = not bars.are_progress_bars_disabled()
+    bars.disable_progress_bars()
     try:
         return Path(
-            hub.snapshot_download(name, revision=revision or None, allow_patterns=patterns, ignore_patterns=[*_IGNORED])
+            snapshot_download(name, revision=revision or None, allow_patterns=patterns, ignore_patterns=[*_IGNORED])
         )
     except Exception as error:
         raise MissingResourceError(
@@ -200,7 +200,7 @@ def _download_snapshot(name: str, revision: str, patterns: list[str]) -> Path:
         ) from error
     finally:
         if shows_bars:
-            hub.utils.enable_progress_bars()
+            bars.enable_progress_bars()
 
 
 def _first_line(error: Exception) -> str:

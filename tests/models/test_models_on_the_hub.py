@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -292,6 +295,29 @@ def test_the_command_names_the_commit_and_refuses_a_model_without_a_head(
     assert refused.returncode not in (0, 1)
     assert "acme/bare" in refused.stderr.splitlines()[-1]
     assert "which generates no text" in refused.stderr.splitlines()[-1]
+
+
+def test_a_new_process_ranks_twice_the_second_time_without_the_hub(
+    hub: HubServer, tmp_path: Path, cross_encoder: str
+) -> None:
+    code = f"""
+from rerank import Reranker
+with Reranker.from_pretrained({cross_encoder!r}, dtype="float32") as reranker:
+    print(reranker.backend.identity["revision"], [hit.score for hit in reranker.rank("w1", {TEXTS!r})])
+"""
+    environment = os.environ | hub.environment(tmp_path / "home of its own")
+
+    def run() -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    first = run()
+    hub.stop()
+    assert run() == first
+    hub.start()
 
 
 def test_a_specification_names_a_branch_or_a_tag(hub: HubServer, tmp_path: Path) -> None:

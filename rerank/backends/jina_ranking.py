@@ -266,7 +266,7 @@ def _load_ranking_model(files: ModelFiles, *, device: str, dtype: str) -> tuple[
             )
             self.post_init()
 
-    RankingModel.__name__ = _ARCHITECTURE
+    RankingModel.__name__ = _ARCHITECTURE  # that of the checkpoint, for the message about missing weights
     with complete_weights(files):
         model = RankingModel.from_pretrained(
             files.folder, config=config, dtype=dtype, use_safetensors=True, device_map=device

@@ -57,7 +57,8 @@ class ModelBase:
         config = try_read_json_object(folder / "config.json")
         if not hub_id or not config:
             return None
-        config = {**config, **(config.get("text_config") or {})}
+        text = config.get("text_config")  # of a model that also reads images
+        config = config | text if isinstance(text, dict) else config
         shapes = {key: config[key] for key in _SHAPES if key in config}
         path = folder / "tokenizer.json"
         tokenizer = _vocabulary_hash(path, path.stat().st_mtime_ns) if path.is_file() else ""
@@ -117,8 +118,11 @@ class ModelBinding:
 def _vocabulary_hash(path: Path, _mtime: int) -> str:
     """Return the hash of all (token, id) pairs of a ``tokenizer.json``; its other fields depend on the converter."""
     content = try_read_json_object(path)
-    vocabulary: Any = (content.get("model") or {}).get("vocab") or {}
-    if isinstance(vocabulary, list):  # a unigram model lists [token, score], whose position is the id
-        vocabulary = {token: index for index, (token, _) in enumerate(vocabulary)}
-    added = {token["content"]: token["id"] for token in content.get("added_tokens") or ()}
+    try:
+        vocabulary: Any = content["model"]["vocab"]
+        if isinstance(vocabulary, list):  # a unigram model lists [token, score], whose position is the id
+            vocabulary = {token: index for index, (token, _) in enumerate(vocabulary)}
+        added = {token["content"]: token["id"] for token in content.get("added_tokens") or ()}
+    except (KeyError, TypeError, ValueError):  # the loader reports a malformed tokenizer
+        return ""
     return hashlib.sha256(json.dumps({**vocabulary, **added}, sort_keys=True).encode()).hexdigest()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from threading import RLock
+from threading import RLock, get_ident
 from types import ModuleType
 from typing import Any
 
@@ -241,78 +241,55 @@ def _load_model_and_tokenizer(
         return model.eval(), tokenizer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WeightsReport:
-    """The result of loading the weights of one model of transformers.
-
-    Attributes:
-        loaded: Name of the class that was loaded.
-        stated: Names of the classes in the configuration, which is that of the program that saved the weights.
-        missing: Names of the weights that are not in the checkpoint, and were therefore initialised at random.
-    """
-
-    loaded: str
-    stated: Sequence[str]
-    missing: Sequence[str]
-
-
 #: Only one thread at a time may replace the method that loads weights.
-_reporting = RLock()
+_checking = RLock()
 
 
 @contextmanager
-def complete_weights(
-    name: str | Path | ModelFiles, *, unused: Callable[[str], bool] = lambda weight: False
-) -> Iterator[list[WeightsReport]]:
-    """Refuse the models that are loaded in the block if the checkpoint lacks weights, which would be random.
+def complete_weights(files: ModelFiles, *, unused: Callable[[str], bool] = lambda weight: False) -> Iterator[None]:
+    """Refuse a model that is loaded in the block if its checkpoint lacks weights, which would be random.
 
-    Weights that are tied to others, and those that transformers does not store, are not missing.
+    Weights that are tied to others, and those that transformers does not store, are not missing. The method of
+    transformers is replaced inside the block, because sentence-transformers calls it without asking what was missing.
 
     Args:
-        name: Name of the model, for messages.
-        unused: Function that returns whether a weight has no effect on the result; called at the end of the block.
-
-    Yields:
-        A list to which each load appends its report.
+        files: The files of the model.
+        unused: Function that returns whether a weight has no effect on the result.
 
     Raises:
-        UsageError: The checkpoint is of another class than the one that was loaded.
+        UsageError: The checkpoint is of another class than the one that is loaded.
         DataError: The checkpoint is incomplete.
     """
     base: Any = require_torch()[1].PreTrainedModel
-    reports: list[WeightsReport] = []
-    load = base.from_pretrained.__func__
+    load, thread = base.from_pretrained.__func__, get_ident()
 
     def from_pretrained(cls: type, /, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
         model, info = load(cls, *args, output_loading_info=True, **kwargs)
-        stated = getattr(model.config, "architectures", None) or ()
-        reports.append(WeightsReport(loaded=cls.__name__, stated=tuple(stated), missing=sorted(info["missing_keys"])))
+        missing = sorted(weight for weight in info["missing_keys"] if not unused(weight))
+        if missing and get_ident() == thread:  # other threads may load models of their own
+            stated = getattr(model.config, "architectures", None) or ()
+            raise _incomplete_weights_error(files, cls.__name__, stated, missing)
         return (model, info) if output_loading_info else model
 
-    with _reporting:
+    with _checking:
         base.from_pretrained = classmethod(from_pretrained)
         try:
-            yield reports
+            yield
         finally:
             base.from_pretrained = classmethod(load)
-    for report in reports:
-        if missing := [weight for weight in report.missing if not unused(weight)]:
-            raise _incomplete_weights_error(name, report, missing)
 
 
 def _incomplete_weights_error(
-    name: str | Path | ModelFiles, report: WeightsReport, missing: list[str]
+    files: ModelFiles, loaded: str, stated: Sequence[str], missing: Sequence[str]
 ) -> UsageError | DataError:
-    stated = " or ".join(report.stated) or "model of unknown class"
     found = (
-        f"Model {str(name)!r} lacks {len(missing)} weights of the class {report.loaded}, which would be random: "
+        f"Model {str(files)!r} lacks {len(missing)} weights of the class {loaded}, which would be random: "
         f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
     )
-    if report.loaded in report.stated:
+    if loaded in stated:
         return DataError(found, expected="a checkpoint with all weights", remedy="Download or save the model again")
-    return UsageError(
-        found, expected=f"the class that the checkpoint is of: {stated}", remedy=remedy_for_class(report.stated)
-    )
+    expected = f"the class that the checkpoint is of: {' or '.join(stated) or 'unknown'}"
+    return UsageError(found, expected=expected, remedy=remedy_for_class(stated))
 
 
 @contextmanager

@@ -66,7 +66,8 @@ class ModelFiles:
     @property
     def classes(self) -> list[str]:
         """The names of the classes that the configuration states, which saved the weights; often empty or one."""
-        return [str(name) for name in self.config.get("architectures") or ()]
+        stated = self.config.get("architectures")
+        return [str(name) for name in stated] if isinstance(stated, list) else []
 
     def check_generates(self) -> None:
         """Check that the stated class is not one that generates no text, such as an encoder or a classifier.
@@ -76,7 +77,7 @@ class ModelFiles:
         Raises:
             UsageError: All stated classes are of models that generate no text.
         """
-        has_own_code = "AutoModelForCausalLM" in self.config.get("auto_map", {})
+        has_own_code = "AutoModelForCausalLM" in (self.config.get("auto_map") or ())
         if self.classes and not has_own_code and all(map(_generates_nothing, self.classes)):
             raise UsageError(
                 f"Model {str(self)!r} has the class {' or '.join(self.classes)}, which generates no text",

@@ -30,7 +30,9 @@ def describe_run_folder_differences(recorded: Mapping[str, Any], requested: Mapp
 def _with_properties_of_model(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return an identity with one key for each property of its model, such as the commit; other values as they are."""
     model = values.get("model")
-    return {**values} if not isinstance(model, Mapping) else {**values, **model}
+    if isinstance(model, Mapping) and {"weights", "revision"} & model.keys():  # loaded from files
+        return {**values, **model}
+    return {**values}
 
 
 def _describe_one_run_folder_difference(part: str, key: str, old: object, new: object) -> str:
@@ -57,7 +59,6 @@ def _shorten_run_folder_value(value: object) -> str:
 
 def other_commit_of_run_folder(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
     """Return the commit of the model in a folder if the requested run differs only in the commit; else empty."""
-    old, new = ({**part.get("identity", {})} for part in (recorded, requested))
-    models = [{**(identity.pop("model", None) or {})} for identity in (old, new)]
-    commit, other = (str(model.pop("revision", "")) for model in models)
-    return commit if old == new and models[0] == models[1] and commit != other else ""
+    old, new = (_with_properties_of_model(part.get("identity", {})) for part in (recorded, requested))
+    commit, other = (str(identity.pop("revision", "")) for identity in (old, new))
+    return commit if old == new and commit != other else ""

@@ -1,0 +1,161 @@
+"""The code does what it did when the golden files in `tests/frozen/golden` were written.
+
+A failure shows the difference between the golden file and the current code. If the change is intended, write the golden
+files again with ``python -m tests.frozen.snapshot`` and review their diff.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.frozen import snapshot
+
+_REWRITE = "If this is intended, run `python -m tests.frozen.snapshot` and review the diff of tests/frozen/golden."
+#: Fraction of the error messages that may disappear before the golden file has to be written again.
+_LOST_MESSAGES = 0.05
+#: Packages that format messages, help texts or numbers.
+_FORMATTING = ("typer", "pydantic", "numpy", "scipy", "bm25s", "pytrec-eval-terrier", "ir_measures")
+
+
+def _other_versions() -> list[str]:
+    """Return the installed packages whose versions are not those of constraints.txt."""
+    lines = (snapshot.ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {name.lower().replace("_", "-"): number for name, _, number in (line.partition("==") for line in lines)}
+    installed = {name: version(name) for name in _FORMATTING}
+    return [name for name, number in installed.items() if pinned.get(name.lower().replace("_", "-")) != number]
+
+
+_needs_pinned_versions = pytest.mark.skipif(
+    bool(_other_versions()), reason=f"output may differ with other versions of {', '.join(_other_versions())}"
+)
+
+
+def check_same(golden: Any, found: Any, what: str) -> None:
+    """Fail with a readable diff if a value differs from the golden one by more than the rounding of numbers."""
+    before, now = snapshot.format_json(golden), snapshot.format_json(snapshot.align_numbers(golden, found))
+    if before != now:
+        diff = difflib.unified_diff(before.splitlines(), now.splitlines(), "golden", "now", n=4, lineterm="")
+        pytest.fail("\n".join([f"{what} changed.", *diff, _REWRITE]), pytrace=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """The working folder of a command: it contains the input files, and nothing of the user is read or written."""
+    with snapshot.isolated_folder(tmp_path) as isolated:
+        yield isolated
+
+
+def names_of(section: str, *, current: Any = ()) -> list[str]:
+    """Return the keys of a golden file, and the current ones that it lacks."""
+    return [*(golden := snapshot.read_golden(section)), *(name for name in current if name not in golden)]
+
+
+# Names, settings and options
+
+
+@pytest.fixture(scope="module")
+def signatures() -> dict[str, Any]:
+    return snapshot.take_signatures()
+
+
+@pytest.mark.parametrize("name", names_of("signatures"))
+def test_a_public_name_has_its_signature(name: str, signatures: dict[str, Any]) -> None:
+    check_same(snapshot.read_golden("signatures")[name], signatures.get(name), f"The public name {name}")
+
+
+def test_no_public_name_was_added_without_a_golden_signature(signatures: dict[str, Any]) -> None:
+    check_same(sorted(snapshot.read_golden("signatures")), sorted(signatures), "The list of public names")
+
+
+@pytest.mark.parametrize("part", names_of("registries"))
+def test_registries_and_other_lists_of_names(part: str) -> None:
+    check_same(snapshot.read_golden("registries")[part], snapshot.take_registries()[part], f"The part {part!r}")
+
+
+def test_settings_have_their_types_ranges_and_defaults() -> None:
+    check_same(snapshot.read_golden("settings"), snapshot.take_settings(), "The settings")
+
+
+@pytest.fixture(scope="module")
+def options() -> dict[str, Any]:
+    return snapshot.take_options()
+
+
+@_needs_pinned_versions
+@pytest.mark.parametrize("command", sorted(snapshot.read_golden("options")["commands"]))
+def test_a_command_has_its_help_and_its_options(command: str, options: dict[str, Any]) -> None:
+    golden, name = snapshot.read_golden("options"), command or "rerank"
+
+    def lines(content: dict[str, Any]) -> list[str]:
+        return sorted(line for line, commands in content["options"].items() if name in commands)
+
+    check_same(golden["commands"][command], options["commands"].get(command), f"The help of `{name}`")
+    check_same(lines(golden), lines(options), f"The options of `{name}`")
+
+
+def test_no_command_was_added_without_golden_options(options: dict[str, Any]) -> None:
+    golden = snapshot.read_golden("options")["commands"]
+    check_same(sorted(golden), sorted(options["commands"]), "The list of commands")
+
+
+# Identities of runs
+
+
+@pytest.mark.parametrize("name", names_of("identities", current=snapshot.list_specs()))
+def test_a_run_has_its_specification_identity_and_folder(name: str, folder: Path) -> None:
+    golden = snapshot.read_golden("identities")
+    found = snapshot.take_identity(name)
+    if name != "default":
+        found = snapshot.difference_from(golden["default"], found)
+    check_same(golden.get(name), found, f"The run {name!r}")
+
+
+# Commands
+
+_GOLDEN_COMMANDS = {
+    line: found
+    for path in sorted(snapshot.GOLDEN.glob("commands_*.json"))
+    for line, found in snapshot.read_golden(path.stem).items()
+}
+
+
+@_needs_pinned_versions
+@pytest.mark.parametrize("line", snapshot.COMMANDS)
+def test_a_command_does_what_it_did(line: str, folder: Path) -> None:
+    for package in snapshot.NEEDS.get(snapshot.command_group(line), ()):
+        pytest.importorskip(package)
+    check_same(_GOLDEN_COMMANDS.get(line), snapshot.take_command(line, folder), f"`rerank {line}`")
+
+
+def test_no_golden_command_is_left_out() -> None:
+    check_same(sorted(_GOLDEN_COMMANDS), sorted(snapshot.COMMANDS), "The list of recorded commands")
+
+
+def test_every_command_is_recorded_with_a_result_or_an_error() -> None:
+    recorded = {snapshot.expand_command(line) for line in snapshot.COMMANDS}
+    paths = [
+        path for path, command in snapshot.walk_commands(snapshot.command_line()) if not hasattr(command, "commands")
+    ]
+    missing = [path for path in paths if not any(re.search(rf"(^|&& ){path}( |$)", line) for line in recorded)]
+    assert missing == []
+
+
+# Error messages
+
+
+def test_error_messages_are_still_there() -> None:
+    golden, found = set(snapshot.read_golden("errors")), set(snapshot.take_errors())
+    lost = sorted(golden - found)
+    sys.stdout.write("".join(f"no longer in the source: {message}\n" for message in lost))
+    allowed = int(len(golden) * (1 - _LOST_MESSAGES))
+    if len(found) < allowed:
+        lines = [f"{len(found)} of {len(golden)} error messages are left; at least {allowed} are expected.", *lost]
+        pytest.fail("\n".join([*lines, _REWRITE]), pytrace=False)

@@ -176,23 +176,26 @@ class RankerSetup(RankerPlan):
         Raises:
             DataError: The file that names the base model of the adapter is malformed.
         """
-        identity, base = judge.backend.identity, model_base_of_backend(judge.backend)
-        name = base.hub_id if base else identity.get("model", "")
-        adapter = self.config.adapter or ""
+        identity, adapter = judge.backend.identity, self.config.adapter or ""
         binding = ModelBinding.read(adapter_folder(adapter)) if adapter else None
         if binding and (identity.get("weights") or identity.get("revision")) not in binding.weights:
-            adapter = Path(adapter).name
-            if not binding.base.is_same(base):
-                _log.warning("Adapter %s was trained on %s, but the model is %s", adapter, binding.base.hub_id, name)
-            else:
-                _log.warning(
-                    "Adapter %s was measured with other weights of %s (%s); its results here may differ slightly",
-                    adapter,
-                    name,
-                    "; ".join(binding.weights.values()),
-                )
+            is_same = binding.base.is_same(model_base_of_backend(judge.backend))
+            unknown = f"whether {identity.get('model')} is this model is not known"
+            _log.warning(
+                "Adapter %s was measured with %s of %s (%s); %s",
+                Path(adapter).name,
+                "other weights" if is_same else "weights",
+                binding.base.hub_id,
+                "; ".join(binding.weights.values()),
+                "its results here were not" if is_same else unknown,
+            )
         elif getattr(judge, "has_heads_of_other_weights", False):
-            _log.warning("The heads were selected with other weights of %s; results here may differ slightly", name)
+            _log.warning("The heads were selected with other weights of %s than these", identity.get("model"))
+
+    def with_commit_of(self, backend: Backend) -> RankerSetup:
+        """Return this setup with the commit of an open backend, so that other processes open the same weights."""
+        commit = getattr(getattr(backend, "files", None), "commit", "")
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, revision=commit)) if commit else self
 
     def open_judge(self, backend: Backend, **options: str) -> PromptJudge:
         """Build the judge for a backend.

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
-from rerank.io.model_hash import hash_encoder_folder, module_folders
 from rerank.lm.loading import (
     complete_weights,
+    is_of_bypassed_pooler,
     locate_files,
     named_loading_errors,
     pick_device,
@@ -223,10 +223,7 @@ def load_cross_encoder_model(
         _require_cross_encoder_backend()
     with quiet_transformers(), named_loading_errors(files, device):
         model = _open_cross_encoder(files, options, device=device, dtype=dtype, new_head=new_head)
-    identity = files.identity
-    if not files.commit and module_folders(files.folder) != [""]:  # such as a head in a folder of its own
-        identity["weights"] = hash_encoder_folder(files.folder)
-    return model, {**identity, "dtype": dtype}
+    return model, {**files.identity, "dtype": dtype}
 
 
 def _open_cross_encoder(
@@ -250,8 +247,12 @@ def _open_cross_encoder(
             + (", or an encoder such as BERT" if new_head else ""),
             remedy="Use a cross-encoder; to score documents one by one with a language model, use --method pointwise",
         )
-    # Without a head in the checkpoint, the weights of the new head are missing, and are to be trained.
-    with complete_weights(files, unused=lambda weight: not has_head):
+
+    def unused(weight: str) -> bool:
+        """Return whether a weight is of a new head, which is to be trained, or of a pooler that modules bypass."""
+        return not has_head or (files.is_library_cross_encoder and is_of_bypassed_pooler(weight, files))
+
+    with complete_weights(files, unused=unused):
         return sentence_transformers.CrossEncoder(
             str(files.folder),
             device=device,

@@ -241,14 +241,14 @@ def _combine_blocks(blocks: Sequence[_Vectors]) -> tuple[float, ...]:
 def _load_ranking_model(files: ModelFiles, *, device: str, dtype: str) -> tuple[Any, Any]:
     """Load the model and its tokenizer without running the code in the model's repository."""
     torch, transformers = require_torch()
-    config = transformers.Qwen3Config.from_pretrained(files.folder)
+    config = transformers.Qwen3Config.from_pretrained(files.folder, trust_remote_code=False)
     if _ARCHITECTURE not in (config.architectures or []):
         raise UsageError(
             f"Model {str(files)!r} is a {' or '.join(config.architectures or ['model of unknown class'])}",
             expected=f"a model of the class {_ARCHITECTURE}, such as jinaai/jina-reranker-v3",
             remedy="Use --method auto, or another method",
         )
-    tokenizer = transformers.AutoTokenizer.from_pretrained(files.folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)
 
     base: Any = transformers.Qwen3PreTrainedModel
 

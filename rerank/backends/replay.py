@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Protocol, Self, get_args
 
+from rerank.io.model_base import ModelBase
 from rerank.prompts.word_tokens import WordTokens
 from rerank.tasks import Reply, Request, Task
 from rerank.tasks.usage import Usage
@@ -64,6 +65,7 @@ class Replay:
 
     Attributes:
         usage: The cost of the recorded replies that have been returned; each reply counts once.
+        base: The published model whose weights made the replies; None if it is not known.
     """
 
     tasks = frozenset(get_args(Task))
@@ -73,6 +75,7 @@ class Replay:
     selectable = False
     batch_size = 1024
     costs_money = False
+    base: ModelBase | None = None
 
     def __init__(
         self,

@@ -168,8 +168,15 @@ class Calibration:
                 remedy="Fit a calibration for this ranker with `rerank calibrate`, or omit the calibration",
             )
 
-    def differs_in_weights(self, ranker_identity: Mapping[str, str]) -> bool:
-        """Return whether a ranker differs from that of the calibration only in the weights of the model."""
+    def differs_in_weights(self, ranker_identity: Mapping[str, str], base: ModelBase | None) -> bool:
+        """Return whether a ranker differs from that of the calibration only in the weights of one published model.
+
+        Args:
+            ranker_identity: As for `check`.
+            base: The published model whose weights the ranker runs; None if it is not known.
+        """
+        if self.base is None or not self.base.is_same(base):
+            return False
         fitted, current = (
             {key: value for key, value in ranker.items() if key not in WEIGHTS}
             for ranker in (self.ranker, self._as_fitted(ranker_identity))
@@ -178,10 +185,16 @@ class Calibration:
 
     def _as_fitted(self, ranker_identity: Mapping[str, str]) -> Mapping[str, str]:
         """Return the identity of a ranker, with the fitted weights in place of weights for which this also holds."""
-        if (ranker_identity.get("weights") or ranker_identity.get("revision")) not in self.holds_for:
+        current = ranker_identity.get("weights") or ranker_identity.get("revision")
+        if current not in self.holds_for and not self._lacks_commit_of(ranker_identity):
             return ranker_identity
         fitted = {key: self.ranker[key] for key in WEIGHTS if key in self.ranker}
         return {key: value for key, value in ranker_identity.items() if key not in WEIGHTS} | fitted
+
+    def _lacks_commit_of(self, ranker_identity: Mapping[str, str]) -> bool:
+        """Return whether the calibration is of the time when commits of models on the hub were not recorded."""
+        is_recorded = bool({"weights", "revision"} & self.ranker.keys()) or "revision" not in ranker_identity
+        return not is_recorded and self.ranker.get("model") == ranker_identity.get("model")
 
     def apply(
         self,

@@ -42,10 +42,9 @@ def demo_command(
         describe_demo_differences,
         write_demo_page,
     )
-    from rerank.experiment.execute import default_run_folder, run_tag_of_spec
+    from rerank.experiment.execute import folder_of_run, run_tag_of_spec
     from rerank.experiment.spec import Execution
     from rerank.models import MODELS
-    from rerank.store import hash_run_folder_identity
 
     if model in MODELS:
         pull_with_progress_bar(model)
@@ -57,8 +56,8 @@ def demo_command(
                 f"{run_tag_of_spec(prepared.spec)}: {prepared.calls()} calls for "
                 f"{len(prepared.first_stage)} queries, {model}"
             )
-            folder = out / default_run_folder(prepared.spec, hash_run_folder_identity(prepared.identity())).name
-            summaries.append(execute_with_progress_bar(prepared, Execution(out=folder, resume=True)))
+            execution = Execution(out=folder_of_run(prepared, out), resume=True)
+            summaries.append(execute_with_progress_bar(prepared, execution))
             runs.append(prepared)
         except RerankError as failure:
             name = spec.adapter or spec.method

@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from rerank.assemble.config import RankerConfig
 from rerank.errors import UnknownNameError, UsageError
 from rerank.experiment.spec import Execution, RunSpec, read_run_spec
+from rerank.lm.model_files import one_commit_per_model
 
 #: Additional names of flags, which other tools use.
 _ALIASES: Mapping[str, tuple[str, ...]] = {
@@ -71,6 +72,7 @@ def with_spec_command_options(*, only: Sequence[str] = (), **defaults: str) -> C
         own = list(inspect.signature(function, eval_str=True).parameters.values())[2:]
 
         @functools.wraps(function)
+        @one_commit_per_model()
         def command(**arguments: Any) -> None:
             flags = {name: _option_as_tuple(arguments[name]) for name in offered if arguments[name] not in (None, [])}
             stated = read_run_spec(arguments["spec"], flags) if arguments["spec"] else flags

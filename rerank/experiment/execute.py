@@ -28,9 +28,8 @@ from rerank.experiment.summary import (
 )
 from rerank.io.paths import named_path_errors
 from rerank.judges import FAILURES
-from rerank.lm.model_files import cached_snapshot
+from rerank.lm.model_files import ModelFiles, cached_snapshot
 from rerank.models import source_of_model
-from rerank.models.adapters import adapter_folder
 from rerank.pipeline.results import RankedList
 from rerank.pipeline.stream import Flow
 from rerank.store import LoggingBackend, RunFolder, hash_run_folder_identity, log_calls, open_shared_call_cache
@@ -81,11 +80,11 @@ def execute_run(
         The content of summary.json: folder, queries, scores, first_stage_scores, windows, calls, reused_calls,
         tokens_in, tokens_out, seconds and more.
     """
-    if execution.out and not execution.overwrite:
-        prepared = continue_without_commit(prepared, RunFolder(execution.out))
+    folder = RunFolder(execution.out or folder_of_run(prepared))
+    if not execution.overwrite:
+        prepared = continue_without_commit(prepared, folder)
     identity = prepared.identity()
     name = hash_run_folder_identity(identity)
-    folder = RunFolder(execution.out or default_run_folder(prepared.spec, name))
     flow = _choose_recorded_flow(folder, prepared, execution)
     document = {"hash": name, **_describe_prepared_run(prepared, identity), "flow": flow.to_json()}
     with closing(open_engine(execution.engine, **execution.engine_options())) as engine:
@@ -153,6 +152,18 @@ def default_run_folder(spec: RunSpec, name: str) -> Path:
     return Path("runs") / f"{f'{run_tag_of_spec(spec)}-{model}'[:200]}-{name[:12]}"
 
 
+def folder_of_run(prepared: PreparedRun, parent: Path = Path("runs")) -> Path:
+    """Return the folder of a run below ``parent``: its own, or that of the same run before commits were recorded."""
+    identity = prepared.identity()
+    folder = parent / default_run_folder(prepared.spec, hash_run_folder_identity(identity)).name
+    model = identity["model"]
+    if folder.exists() or not model.get("revision"):
+        return folder
+    earlier = identity | {"model": model | {"revision": prepared.spec.revision or ""}}
+    without_commit = parent / default_run_folder(prepared.spec, hash_run_folder_identity(earlier)).name
+    return without_commit if without_commit.exists() else folder
+
+
 def run_tag_of_spec(spec: RunSpec) -> str:
     """Return the run tag for run.trec, which is the method or, with an adapter, the adapter's name.
 
@@ -186,7 +197,7 @@ def _prepare_calls(prepared: PreparedRun, execution: Execution, engine: Engine) 
 
 def _ranking_job_of_run(prepared: PreparedRun, flow: Flow) -> RankingJob:
     return RankingJob(
-        setup=prepared.setup,
+        setup=prepared.setup.with_commit_of(prepared.backend),
         judge=prepared.judge,
         top_k=prepared.spec.top_k,
         flow=flow,
@@ -212,11 +223,14 @@ def _describe_prepared_run(prepared: PreparedRun, identity: dict[str, Any]) -> d
 
 def _describe_sources(prepared: PreparedRun) -> dict[str, Any]:
     """Return where the model and the adapter are from; empty for a model that is not loaded from files."""
-    files, adapter = getattr(prepared.backend, "files", None), prepared.setup.config.adapter
+    files: ModelFiles | None = getattr(prepared.backend, "files", None)
+    folder: Path | None = getattr(prepared.backend, "settings_folder", None)
     if files is None:
         return {}
-    trained = {"adapter": source_of_model(cached_snapshot(adapter_folder(adapter)))} if adapter else {}
-    return {"model": source_of_model(files), **trained}
+    sources = {"model": source_of_model(files)}
+    if prepared.setup.config.adapter and folder:
+        sources["adapter"] = source_of_model(cached_snapshot(folder))
+    return sources
 
 
 def _rerank_into_folder(

@@ -64,7 +64,7 @@ def continue_without_commit(prepared: PreparedRun, folder: RunFolder) -> Prepare
     if not (folder.path / "spec.json").is_file():
         return prepared
     recorded, current = folder.spec()["identity"].get("model", {}), prepared.backend.identity
-    if not isinstance(recorded, Mapping) or not lacks_commit(recorded, current):
+    if not isinstance(recorded, Mapping) or not lacks_commit(recorded, current, prepared.spec.revision or ""):
         return prepared
     _log.warning(
         "%s was written by a version that did not record the commit of %s; the run continues with commit %s",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -18,6 +19,7 @@ from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
 from rerank.io.model_hash import hash_encoder_folder
 from rerank.lm.loading import (
     complete_weights,
+    is_of_bypassed_pooler,
     named_loading_errors,
     pick_device,
     pick_dtype,
@@ -252,7 +254,11 @@ def load_encoder_model(kind: str, files: ModelFiles, options: ModelOptions) -> t
 
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
-    with quiet_transformers(), named_loading_errors(files, device), complete_weights(files, unused=_is_of_pooler):
+    with (
+        quiet_transformers(),
+        named_loading_errors(files, device),
+        complete_weights(files, unused=partial(is_of_bypassed_pooler, files=files)),
+    ):
         model = getattr(sentence_transformers, kind)(
             str(files.folder),
             device=device,
@@ -261,14 +267,6 @@ def load_encoder_model(kind: str, files: ModelFiles, options: ModelOptions) -> t
             trust_remote_code=options.trust_remote_code,
         ).eval()
     return model, {**encoder_identity(files), "dtype": dtype}
-
-
-def _is_of_pooler(weight: str) -> bool:
-    """Return whether a weight belongs to the pooler of an encoder such as BERT, which embeddings of tokens bypass.
-
-    Many embedding models are saved without it, and sentence-transformers averages the last hidden states instead.
-    """
-    return "pooler" in weight.split(".")[:2]
 
 
 def encoder_identity(files: ModelFiles) -> dict[str, str]:

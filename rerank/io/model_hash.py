@@ -47,16 +47,27 @@ def hash_encoder_folder(folder: Path) -> str:
 
 def module_folders(folder: Path) -> list[str]:
     """Return ``""`` and the paths of the sub-folders with modules of a sentence-transformers model, sorted."""
+    return [name for name in listed_modules(folder) if (folder / name).is_dir()]
+
+
+def listed_modules(folder: Path) -> list[str]:
+    """Return ``""`` and the paths that the module lists of a sentence-transformers model name, sorted.
+
+    Paths outside the folder, and lists that cannot be read, are ignored; the loader reports these.
+    """
     names = {"", *_listed_names(folder / MODULES, lambda modules: [module.get("path", "") for module in modules])}
     # A router has further modules, one per route, each in its own folder.
     for name in sorted(names):
         parts = _listed_names(folder / name / _ROUTES, lambda routes: routes["types"])
         names |= {f"{name}/{part}".strip("/") for part in parts}
-    return [name for name in sorted(names) if (folder / name).is_dir()]
+    return sorted(name for name in names if not {"..", ""} & set(Path(name).parts) and not Path(name).is_absolute())
 
 
 def _listed_names(file: Path, names: Callable[[Any], Iterable[Any]]) -> list[str]:
-    return [str(name) for name in names(json.loads(file.read_text("utf-8")))] if file.is_file() else []
+    try:
+        return [str(name) for name in names(json.loads(file.read_text("utf-8")))]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return []
 
 
 @lru_cache(maxsize=256)

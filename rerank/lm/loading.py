@@ -261,7 +261,7 @@ def complete_weights(files: ModelFiles, *, unused: Callable[[str], bool] = lambd
         DataError: The checkpoint is incomplete.
     """
     base: Any = require_torch()[1].PreTrainedModel
-    load, thread = base.from_pretrained.__func__, get_ident()
+    thread = get_ident()
 
     def from_pretrained(cls: type, /, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
         model, info = load(cls, *args, output_loading_info=True, **kwargs)
@@ -272,6 +272,7 @@ def complete_weights(files: ModelFiles, *, unused: Callable[[str], bool] = lambd
         return (model, info) if output_loading_info else model
 
     with _checking:
+        load = base.from_pretrained.__func__  # inside the lock: outside, it may be that of another block
         base.from_pretrained = classmethod(from_pretrained)
         try:
             yield
@@ -279,16 +280,25 @@ def complete_weights(files: ModelFiles, *, unused: Callable[[str], bool] = lambd
             base.from_pretrained = classmethod(load)
 
 
+def is_of_bypassed_pooler(weight: str, files: ModelFiles) -> bool:
+    """Return whether a weight is of the pooler of an encoder such as BERT, whose output no module uses.
+
+    Many embedding models are saved without it, since sentence-transformers pools the last hidden states instead.
+    """
+    settings = "".join(path.read_text("utf-8", "replace") for path in files.folder.rglob("sentence_*_config.json"))
+    return weight.startswith("pooler.") and "pooler_output" not in settings
+
+
 def _incomplete_weights_error(
     files: ModelFiles, loaded: str, stated: Sequence[str], missing: Sequence[str]
 ) -> UsageError | DataError:
     found = (
-        f"Model {str(files)!r} lacks {len(missing)} weights of the class {loaded}, which would be random: "
+        f"Model {str(files)!r} lacks weights of the class {loaded}, which would be random: "
         f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
     )
     if loaded in stated:
         return DataError(found, expected="a checkpoint with all weights", remedy="Download or save the model again")
-    expected = f"the class that the checkpoint is of: {' or '.join(stated) or 'unknown'}"
+    expected = f"to be opened as {' or '.join(stated)}" if stated else "a checkpoint with all weights"
     return UsageError(found, expected=expected, remedy=remedy_for_class(stated))
 
 

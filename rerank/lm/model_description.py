@@ -91,6 +91,7 @@ def describe_causal_model(name: str | Path, options: BackendOptions) -> ModelDes
             )
     device = pick_device(options.device)
     files = locate_files(name, options, weights=False)
+    files.check_generates()
     options = replace(options, revision=files.commit or options.revision)
     config = _read_causal_model_config(files)
     identity = make_causal_model_identity(files, options, pick_dtype(options.dtype, device))
@@ -128,4 +129,4 @@ def _read_causal_model_config(files: ModelFiles) -> Any:
     if isinstance(stated.get("max_position_embeddings"), int) and "text_config" not in stated:
         return SimpleNamespace(max_position_embeddings=stated["max_position_embeddings"])
     with quiet_transformers(), named_loading_errors(files):
-        return require_torch()[1].AutoConfig.from_pretrained(files.folder)
+        return require_torch()[1].AutoConfig.from_pretrained(files.folder, trust_remote_code=False)

@@ -16,17 +16,27 @@ from typing import Any
 
 from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, UsageError
 from rerank.io.model_base import ModelBase
-from rerank.io.model_hash import MODULES, hash_file_contents_of_model
+from rerank.io.model_hash import (
+    MODULES,
+    hash_encoder_folder,
+    hash_file_contents_of_model,
+    listed_modules,
+    module_folders,
+)
 from rerank.io.settings_files import try_read_json_object
 
-#: Files that describe a model: configuration, tokenizer, chat template, prompts of an adapter.
-_DESCRIPTION = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.yaml")
-#: Weights. The dense layer of an encoder may have only pickled weights, which sentence-transformers loads without
-#: running code; pickled weights of a whole model are never loaded.
-_WEIGHTS = ("*.safetensors", "[0-9]_Dense/pytorch_model.bin")
-_CODE = ("*.py",)
-#: Copies of the weights in other formats, and what a training left behind.
-_IGNORED = ("onnx/*", "openvino/*", "original/*", "consolidated*", "checkpoint-*", "runs/*", "*.fp16.safetensors")
+#: File that is written last into a folder that this package downloaded, and states the source.
+MARKER = "rerank-source.json"
+#: Files that describe a model: configuration, tokenizer and its chat templates, settings of an adapter or of ColBERT.
+_DESCRIPTION = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.codes", "*.tokenizer", "*.yaml", "*.metadata")
+_TEMPLATES = "additional_chat_templates/*"
+_CODE = "*.py"
+_WEIGHTS = "*.safetensors"
+#: The dense layer of an encoder may have only pickled weights, which sentence-transformers loads without running code.
+#: Pickled weights of a whole model are never loaded.
+_DENSE_WEIGHTS = "*_Dense/pytorch_model.bin"
+#: Weights at the top of a repository that its model does not use.
+_IGNORED = ("consolidated*", "*.fp16.safetensors")
 #: Folder names in the cache of huggingface_hub: ``models--OWNER--NAME/snapshots/COMMIT``.
 _CACHE_PREFIX, _SNAPSHOTS = "models--", "snapshots"
 
@@ -75,8 +85,15 @@ class ModelFiles:
         Transformers opens many of these as language models, with an output head that is random or was not trained.
 
         Raises:
-            UsageError: All stated classes are of models that generate no text.
+            UsageError: All stated classes are of models that generate no text, or there is only an adapter.
         """
+        if not (self.folder / "config.json").is_file() and (self.folder / "adapter_config.json").is_file():
+            adapter = try_read_json_object(self.folder / "adapter_config.json")
+            raise UsageError(
+                f"Model {str(self)!r} contains only an adapter",
+                expected="a model",
+                remedy=f"Use --model {adapter.get('base_model_name_or_path') or 'BASE_MODEL'} --adapter {self}",
+            )
         has_own_code = "AutoModelForCausalLM" in (self.config.get("auto_map") or ())
         if self.classes and not has_own_code and all(map(_generates_nothing, self.classes)):
             raise UsageError(
@@ -96,7 +113,9 @@ class ModelFiles:
         """Name and exact weights: ``model``, and ``revision`` (commit on the hub) or ``weights`` (hash of a folder)."""
         if self.commit:
             return {"model": self.hub_id, "revision": self.commit}
-        return {"model": self.folder.name, "weights": hash_file_contents_of_model(self.folder)}
+        has_folders = self.is_library_cross_encoder and module_folders(self.folder) != [""]  # such as that of a head
+        digest = hash_encoder_folder if has_folders else hash_file_contents_of_model
+        return {"model": self.folder.name, "weights": digest(self.folder)}
 
     def __str__(self) -> str:
         """Return the name of the model for messages."""
@@ -155,20 +174,26 @@ def locate_model(name: str | Path, revision: str = "", *, weights: bool = True, 
         DataError: The model on the hub has no weights in safetensors files.
     """
     if Path(name).is_dir():
-        return ModelFiles(folder=Path(name))
+        source = try_read_json_object(Path(name) / MARKER)
+        hub_id = source.get("hub_id") or (source.get("id") if source.get("source") == "hub" else "")
+        return ModelFiles(folder=Path(name), hub_id=str(hub_id or ""))
     resolved, asked = _resolved.get(), (str(name), revision)
     resolved = {} if resolved is None else resolved
     known = resolved.get(asked, revision)
     if isinstance(known, MissingResourceError):
         raise known
-    patterns = [*_DESCRIPTION, *(_WEIGHTS if weights else ()), *(_CODE if code else ())]
+    suffixes = [*_DESCRIPTION, *([_WEIGHTS] if weights else []), *([_CODE] if code else [])]
     try:
-        folder = _download_snapshot(str(name), known, patterns)
+        # Sub-folders hold copies in other formats and checkpoints, except for those of modules.
+        folder = _download_snapshot(str(name), known, [*suffixes, _TEMPLATES], [*_IGNORED, "[!a]*/*", "a[!d]*/*"])
+        resolved[asked] = folder.name
+        if modules := [path for path in listed_modules(folder) if path]:
+            wanted = [f"{path}/{suffix}" for path in modules for suffix in suffixes]
+            _download_snapshot(str(name), folder.name, [*wanted, *([_DENSE_WEIGHTS] if weights else [])], [])
     except MissingResourceError as error:
         resolved.setdefault(asked, error)
         raise
-    resolved[asked] = folder.name
-    if weights and not any(folder.rglob("*.safetensors")):
+    if weights and not any(folder.rglob(_WEIGHTS)):
         raise DataError(
             f"Model {str(name)!r} has no safetensors weights on the hub or in its cache (commit {folder.name[:12]})",
             expected="at least one .safetensors file, because loading pickled weights can run code",
@@ -177,7 +202,7 @@ def locate_model(name: str | Path, revision: str = "", *, weights: bool = True, 
     return ModelFiles(folder=folder, hub_id=str(name), commit=folder.name)
 
 
-def _download_snapshot(name: str, revision: str, patterns: list[str]) -> Path:
+def _download_snapshot(name: str, revision: str, patterns: list[str], ignored: list[str]) -> Path:
     """Return the folder of a commit in the hub's cache. If the hub cannot be reached, the cache alone is used."""
     try:
         from huggingface_hub import snapshot_download, utils
@@ -191,7 +216,7 @@ def _download_snapshot(name: str, revision: str, patterns: list[str]) -> Path:
     bars.disable_progress_bars()
     try:
         return Path(
-            snapshot_download(name, revision=revision or None, allow_patterns=patterns, ignore_patterns=[*_IGNORED])
+            snapshot_download(name, revision=revision or None, allow_patterns=patterns, ignore_patterns=ignored)
         )
     except Exception as error:
         raise MissingResourceError(

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from rerank.errors import BackendError, UsageError
 from rerank.io.model_base import ModelBase
-from rerank.lm.model_files import ModelFiles
+from rerank.lm.model_files import ModelFiles, locate_model
 from rerank.tasks import BackendOptions
 
 #: Id of the process in which the first local model was used; forked processes inherit the value.
@@ -66,8 +66,10 @@ class LocalModel:
         """The published model whose weights these are, or to which the adapter was added; None if it is not known."""
         return None if self.files is None else self.files.base
 
-    def set_source(self, files: ModelFiles, options: BackendOptions) -> None:
-        """Store what ``load`` has loaded, so that another process can load it."""
+    def set_source(self, files: ModelFiles | str | Path, options: BackendOptions) -> None:
+        """Store what ``load`` has loaded, its files or its name, so that another process can load it."""
+        if not isinstance(files, ModelFiles):
+            files = locate_model(files, options.revision, weights=False)
         adapter = str(Path(options.adapter).absolute()) if options.adapter else ""
         self.files, self._options = files, replace(options, adapter=adapter, revision=files.commit or options.revision)
         self.settings_folder = Path(options.adapter or files.folder).absolute()

@@ -98,10 +98,10 @@ def recipe_of_model(selector: str, folder: Path | None, revision: str = "") -> M
     recipe = recipe_of_model_folder(folder)
     if recipe or not selector:
         return recipe
-    is_adapter = folder is not None and (folder / "adapter_config.json").is_file()
-    preset = recognise_reranker(selector) if is_adapter else reranker_preset_of_model(selector, revision)
+    is_adapter = folder is not None and not (folder / "config.json").is_file()
+    files = None if is_adapter else _describing_files(selector, revision)
+    preset = recognise_reranker(split_model_selector(selector)[1] if files is None else files.folder)
     if preset is None:
-        files = None if is_adapter else _describing_files(selector, revision)
         return {} if files is None else _recipe_of_class(selector, files)
     if not (preset.served or _loads_weights(selector)):
         return {}
@@ -149,7 +149,14 @@ def _recipe_of_class(selector: str, files: ModelFiles) -> Mapping[str, Any]:
     Raises:
         UsageError: The model is an encoder, or an encoder-decoder model whose prompt is not known.
     """
-    if files.is_library_cross_encoder or any(name.endswith("ForSequenceClassification") for name in files.classes):
+    backend, name = split_model_selector(selector)
+    if files.is_library_cross_encoder or any(kind.endswith("ForSequenceClassification") for kind in files.classes):
+        if selector != name and backend != "cross_encoder":
+            raise UsageError(
+                f"Model {name!r} is a cross-encoder ({' or '.join(files.classes)}), which {backend} does not run",
+                expected="a language model after this prefix",
+                remedy=f"Use --model {name}",
+            )
         return {"method": "cross-encoder"}
     if (files.folder / MODULES).is_file():
         saved = try_read_json_object(files.folder / "config_sentence_transformers.json")
@@ -157,7 +164,7 @@ def _recipe_of_class(selector: str, files: ModelFiles) -> Mapping[str, Any]:
         raise UsageError(
             f"Model {selector!r} is an embedding model of sentence-transformers",
             expected="a language model or a cross-encoder",
-            remedy=f"Use it for the first stage: --first-stage {stage}:{split_model_selector(selector)[1]}",
+            remedy=f"Use it for the first stage: --first-stage {stage}:{name}",
         )
     if files.config.get("is_encoder_decoder"):
         raise UsageError(

@@ -145,7 +145,7 @@ def _check_downloadable_adapter_id(name: str) -> None:
 
 @named_path_errors()
 def adapter_folder(adapter: str) -> Path:
-    """Return the folder of an adapter that is shipped, local or downloaded from the hub.
+    """Return the folder of an adapter that is shipped, local or downloaded from the hub (``owner/name@revision``).
 
     Raises:
         MissingResourceError: The adapter does not exist, or its folder lacks a file.
@@ -153,8 +153,9 @@ def adapter_folder(adapter: str) -> Path:
     folder = shipped_adapters().get(adapter, Path(adapter).expanduser())
     if not folder.is_dir():
         _check_downloadable_adapter_id(adapter)
+        name, _, revision = adapter.partition("@")
         try:
-            folder = locate_model(adapter).folder
+            folder = locate_model(name, revision).folder
         except MissingResourceError as error:
             raise MissingResourceError(
                 f"Adapter {adapter!r} is not a folder and cannot be downloaded from the hub: {error.found}",

@@ -91,7 +91,7 @@ def pull_model(name: str, *, source: Source = "auto", progress: Progress | None 
         with draft_folder(folder, prefix=f".{name}-") as draft:
             origin = _fetch_model(preset, draft, source, report)
             date = datetime.now(UTC).isoformat(timespec="seconds")
-            origin |= {"model": name, "licence": preset.licence, "date": date}
+            origin |= {"model": name, "hub_id": preset.hub_id, "licence": preset.licence, "date": date}
             (draft / MARKER).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
             move_folder(
                 draft, folder, keep=lambda present: (read_model_source(present) or {}).get("source") == origin["source"]

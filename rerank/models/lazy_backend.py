@@ -13,12 +13,14 @@ from rerank.errors import BackendError
 from rerank.io.forks import ForkLock
 from rerank.io.model_base import ModelBase
 from rerank.lm.model_files import ModelFiles
+from rerank.lm.model_process import LocalModel
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import (
     Backend,
     BackendOptions,
     Reply,
     Request,
+    task_backend_settings_folder,
     tasks_supported_by_backend,
 )
 
@@ -102,8 +104,8 @@ class LazyBackend:
     @property
     def settings_folder(self) -> Path | None:
         """The folder with the settings of the adapter or the trained model; None if it is not known."""
-        folder = self._description.options.adapter or (self.files and self.files.folder)
-        return Path(folder).absolute() if folder else None
+        name: str | Path = self.files.folder if self.files else getattr(self._description, "name", "")
+        return task_backend_settings_folder(name, self._description.options)
 
     @property
     def base(self) -> ModelBase | None:
@@ -132,7 +134,8 @@ class LazyBackend:
                         remedy="Run the command again",
                     )
                 self._loaded = loaded
-                loaded.files = self.files
+                if isinstance(loaded, LocalModel) and self.files:
+                    loaded.files = self.files
                 self._report_tokens()
             return self._loaded
 

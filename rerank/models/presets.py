@@ -12,10 +12,8 @@ from typing import Any, Literal
 
 from platformdirs import user_cache_path
 
+from rerank.lm.model_files import MARKER as MARKER
 from rerank.models.adapters import read_model_adapter_settings, shipped_adapters
-
-#: File that is written last into a downloaded folder and states the source. A folder without it is incomplete.
-MARKER = "rerank-source.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

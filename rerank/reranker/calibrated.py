@@ -11,6 +11,7 @@ from rerank.calibration import CalibratedList, Calibration, identity_bound_to_ca
 from rerank.errors import UsageError
 from rerank.judges import PromptJudge
 from rerank.pipeline.results import RankedList
+from rerank.tasks.identities import model_base_of_backend
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def open_reranker_setup_calibration(setup: RankerSetup, judge: PromptJudge) -> C
     except UsageError:
         if is_named:
             raise
-        if calibration.differs_in_weights(identity):
+        if calibration.differs_in_weights(identity, model_base_of_backend(judge.backend)):
             _log.warning(
                 "The calibration of %s was fitted with other weights, so hits have no probability of relevance; "
                 "`rerank calibrate` fits one for the weights in use",

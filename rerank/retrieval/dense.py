@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from rerank.collections.base.corpus import Corpus
@@ -76,7 +76,8 @@ class Dense(VectorOptions):
         from rerank.indexing.worker_encoding import EncodingWorkers
 
         encoder = self._load()
-        spread = EncodingWorkers(encoder=encoder, load=self._load, apply=workers, join=np.concatenate)
+        same = replace(self, revision=encoder.identity.get("revision", self.revision))  # the commit, on every machine
+        spread = EncodingWorkers(encoder=encoder, load=same._load, apply=workers, join=np.concatenate)
         return DenseRetriever(self, corpus, encoder, spread)
 
     def _load(self) -> SentenceEncoder:

@@ -23,6 +23,7 @@ from rerank.tasks.options import (
     FileAddress,
     ServerAddress,
     resolve_task_context_size,
+    task_backend_settings_folder,
 )
 from rerank.tasks.requests import AsyncBackend, Backend, CancelledAfterReplyError, Finish, Reply, Request, Sampling
 
@@ -52,6 +53,7 @@ __all__ = [
     "resolve_task_context_size",
     "task_backend_is_selectable",
     "task_backend_sees_pictures",
+    "task_backend_settings_folder",
     "task_backend_takes_verbatim",
     "tasks_supported_by_backend",
 ]

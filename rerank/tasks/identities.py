@@ -21,17 +21,20 @@ def model_base_of_backend(backend: Any) -> ModelBase | None:
     return None
 
 
-def lacks_commit(recorded: Mapping[str, str], current: Mapping[str, str]) -> bool:
+def lacks_commit(recorded: Mapping[str, str], current: Mapping[str, str], revision: str | None = None) -> bool:
     """Return whether two identities of a model on the hub differ only in a commit that was not recorded.
 
-    From transformers 5.24 on until version 0.2 of this package, the name of the branch was recorded in its place.
+    From transformers 5.24 on until version 0.2 of this package, the revision that the user named was recorded instead.
 
     Args:
         recorded: The recorded identity.
         current: The identity of the model in use.
+        revision: The revision that the user names now; None if it is not known.
     """
+    branch = recorded.get("revision", "")
     return (
         bool(_COMMIT.fullmatch(current.get("revision", "")))
-        and not _COMMIT.fullmatch(recorded.get("revision", ""))
+        and not _COMMIT.fullmatch(branch)
+        and revision in (None, branch)
         and {**recorded, "revision": ""} == {**current, "revision": ""}
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import ValidatorFunctionWrapHandler, WrapValidator
@@ -120,6 +121,20 @@ class BackendOptions:
             raise UsageError(f"The timeout is {self.timeout}", expected="a finite number of seconds above 0")
         if self.retries is not None and self.retries < 0:
             raise UsageError(f"The number of retries is {self.retries}", expected="at least 0")
+
+
+def task_backend_settings_folder(name: str | Path, options: BackendOptions) -> Path | None:
+    """Return the folder whose settings apply to a loaded model: the adapter's folder or, without one, the model's.
+
+    Args:
+        name: A folder, or an id on the hub.
+        options: The options with which the model was loaded.
+
+    Returns:
+        An absolute path; None for an id on the hub.
+    """
+    folder = Path(options.adapter or name)
+    return folder.absolute() if folder.is_dir() else None
 
 
 def resolve_task_context_size(stated: int | None, options: BackendOptions, model: str) -> int:

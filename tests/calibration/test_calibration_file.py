@@ -194,11 +194,15 @@ def test_scores_that_are_refused(
 
 
 def test_it_gives_no_probabilities_for_other_weights_unless_it_was_shown_to_hold(calibration: Calibration) -> None:
+    base = ModelBase(hub_id="owner/m", shapes={"hidden_size": 8})
+    calibration = replace(calibration, base=base)
     for other in ({**RANKER, "weights": "other"}, {**RANKER, "model": "owner/m", "weights": "", "revision": "c0ffee"}):
         with raises(UsageError, "weights is 'abc' there"):
             calibration.check(other)
-        assert calibration.differs_in_weights(other)
-    assert not calibration.differs_in_weights({**RANKER, "weights": "other", "prompt": "p2"})
+        assert calibration.differs_in_weights(other, base)
+        assert not calibration.differs_in_weights(other, replace(base, hub_id="owner/another"))
+        assert not calibration.differs_in_weights(other, None)
+    assert not calibration.differs_in_weights({**RANKER, "weights": "other", "prompt": "p2"}, base)
     shown = replace(calibration, holds_for={"other": "ECE .02 on 100 queries", "c0ffee": "the same"})
     shown.check({**RANKER, "weights": "other"})
     shown.check({**RANKER, "model": "owner/m", "weights": "", "revision": "c0ffee"})
@@ -206,6 +210,14 @@ def test_it_gives_no_probabilities_for_other_weights_unless_it_was_shown_to_hold
         shown.check({**RANKER, "weights": "third"})
     with raises(UsageError, "prompt is"):
         shown.check({**RANKER, "weights": "other", "prompt": "p2"})
+
+
+def test_one_without_a_commit_is_of_the_time_when_none_was_recorded(calibration: Calibration) -> None:
+    unrecorded = {key: value for key, value in RANKER.items() if key != "weights"} | {"model": "owner/m"}
+    older = replace(calibration, ranker=unrecorded)
+    older.check(unrecorded | {"revision": "c0ffee"})
+    with raises(UsageError, "model is"):
+        older.check(unrecorded | {"model": "owner/another", "revision": "c0ffee"})
 
 
 def test_base_and_evidence_are_saved_and_an_older_file_has_neither(calibration: Calibration, path: Path) -> None:

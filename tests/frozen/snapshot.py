@@ -42,6 +42,7 @@ GOLDEN = Path(__file__).parent / "golden"
 DIGITS = 9
 
 
+@functools.cache
 def read_golden(name: str) -> Any:
     """Return the content of ``golden/NAME.json``."""
     return json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
@@ -650,15 +651,28 @@ def input_files() -> dict[str, str]:
     return {name: text if text.endswith("\n") or not text else f"{text}\n" for name, text in files.items()}
 
 
-def write_input_files(folder: Path) -> None:
-    """Write the input files and the samples of ``data/`` into a folder."""
-    shutil.copytree(ROOT / "data", folder / "data")
-    for name, text in _cached_input_files().items():
+def write_input_files(folder: Path, text: str) -> None:
+    """Write the input files and samples of ``data/`` that a text names, directly or in a file that it names."""
+    files = _cached_input_files()
+    named: set[str] = set()
+    while more := {name for name in files if _names(text, name)} - named:
+        named |= more
+        text += " ".join(files[name] for name in sorted(more) if name.endswith(".toml"))
+    for name in sorted(named):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    (folder / "binary.bin").write_bytes(b"\x7fELF\x00\x00\x00")
-    (folder / "empty").mkdir()
+        path.write_text(files[name], encoding="utf-8")
+    if _names(text, "data/"):
+        shutil.copytree(ROOT / "data", folder / "data")
+    if _names(text, "binary.bin"):
+        (folder / "binary.bin").write_bytes(b"\x7fELF\x00\x00\x00")
+    if _names(text, "empty/"):
+        (folder / "empty").mkdir()
+
+
+def _names(text: str, path: str) -> bool:
+    """Return whether a text contains the first part of a path as a word of its own."""
+    return re.search(rf"(?<![\w.-]){re.escape(path.partition('/')[0])}(?![\w.-])", text) is not None
 
 
 @functools.cache
@@ -910,6 +924,11 @@ def list_specs() -> dict[str, Mapping[str, Any]]:
     return {**SPECS, **{f"method {name}": {"method": name} for name in method_names()}}
 
 
+def name_specified_files(name: str) -> str:
+    """Return a text that names the files that a specification of `list_specs` reads."""
+    return json.dumps({**_IN_LISTS, **list_specs()[name]})
+
+
 def take_identity(name: str) -> dict[str, Any]:
     """Prepare a run in the current folder, which contains the input files, and return what identifies it.
 
@@ -958,7 +977,7 @@ def difference_from(base: Any, value: Any) -> Any:
 
 def take_identities() -> dict[str, Any]:
     """Return the identity of the run ``default``, and for each other run what differs from it."""
-    with isolated_folder():
+    with isolated_folder(json.dumps(list(map(name_specified_files, list_specs())))):
         base = take_identity("default")
         return {"default": base} | {
             name: difference_from(base, take_identity(name)) for name in list_specs() if name != "default"
@@ -1063,7 +1082,7 @@ COMMANDS = tuple(
     rerank --collection requests:data/requests/rank_llm.jsonl --model fake:reversed -o no/such/folder/x
     serve --port x
     serve --max-documents 0
-    serve --model fake:nobody
+    serve --model fake:nobody --port 0
     serve --model fake:reversed --keys-file nowhere.txt
     mcp --max-waiting -1
     mcp --model fake:nobody
@@ -1139,12 +1158,14 @@ COMMANDS = tuple(
     power runs --qrels gold.txt --difference 0.05 --format json
     power runs --qrels gold.txt --baseline s3.trec --format csv
     power runs --qrels gold.txt --format latex
+    power runs --qrels gold.txt -m RR
     power runs/s0.trec --qrels gold.txt
     power runs --qrels gold.txt --power 2
     power runs --qrels gold.txt -m RR -m AP
     worth runs/s3.trec runs/s0.trec --qrels gold.txt --format json
     worth runs/s3.trec runs/s0.trec runs/s1.trec --qrels gold.txt --depth 5 --format csv
     worth runs/s3.trec runs/s0.trec --qrels gold.txt --format html
+    worth runs/s3.trec runs/s0.trec --qrels gold.txt -m RR
     worth runs/s3.trec runs/s0.trec
     worth runs/s3.trec --qrels gold.txt
     worth runs/s3.trec nowhere.trec --qrels gold.txt
@@ -1154,11 +1175,13 @@ COMMANDS = tuple(
     anova one two --qrels one.txt --qrels two.txt -m nDCG@5 --format html
     anova one two --qrels one.txt
     anova one one --qrels one.txt --qrels one.txt
+    anova one two --qrels one.txt --qrels two.txt -m P@5 --format markdown
     anova one nowhere --qrels one.txt --qrels two.txt
     reproduce base.trec new.trec base2.trec new2.trec --qrels three.txt -m RR --format json
     reproduce base.trec new.trec base2.trec new2.trec --qrels three.txt
     reproduce base.trec new.trec base2.trec new2.trec --qrels three.txt --format csv
     reproduce base.trec new.trec base2.trec new2.trec --qrels three.txt --format markdown
+    reproduce base.trec new.trec base2.trec new2.trec --qrels three.txt --qrels-again three.txt -m RR --format jsonl
     reproduce base.trec new.trec base2.trec --qrels three.txt
     reproduce base.trec new.trec base2.trec nowhere.trec --qrels three.txt
     run LISTS --out a && calibrate a --relevant 2 --out c.json --format json && cat c.json
@@ -1392,12 +1415,12 @@ def expand_command(line: str) -> str:
 
 
 @contextlib.contextmanager
-def isolated_folder(folder: Path | None = None) -> Iterator[Path]:
-    """Work in a folder with the input files, such that nothing of the user is read or written."""
+def isolated_folder(text: str, folder: Path | None = None) -> Iterator[Path]:
+    """Work in a folder with the input files that a text names, such that nothing of the user is read or written."""
     with contextlib.ExitStack() as stack:
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        write_input_files(folder)
+        write_input_files(folder, text)
         removed = [name for name in os.environ if name.startswith(("RERANK_", "HF_", "OPENAI_", "LISTRANK_"))]
         stack.enter_context(mock.patch.dict(os.environ))
         for name in (*removed, "JINA_API_KEY", "VOYAGE_API_KEY", "FORCE_COLOR", "CI"):
@@ -1541,7 +1564,7 @@ def commands_by_group() -> dict[str, list[str]]:
 
 def take_command_alone(line: str) -> dict[str, Any]:
     """Execute a line of `COMMANDS` in a folder of its own."""
-    with isolated_folder() as folder:
+    with isolated_folder(expand_command(line)) as folder:
         return take_command(line, folder)
 
 

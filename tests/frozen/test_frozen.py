@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -46,13 +45,6 @@ def check_same(golden: Any, found: Any, what: str) -> None:
         pytest.fail("\n".join([f"{what} changed.", *diff, _REWRITE]), pytrace=False)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """The working folder of a command: it contains the input files, and nothing of the user is read or written."""
-    with snapshot.isolated_folder(tmp_path) as isolated:
-        yield isolated
-
-
 def names_of(section: str, *, current: Any = ()) -> list[str]:
     """Return the keys of a golden file, and the current ones that it lacks."""
     return [*(golden := snapshot.read_golden(section)), *(name for name in current if name not in golden)]
@@ -75,9 +67,25 @@ def test_no_public_name_was_added_without_a_golden_signature(signatures: dict[st
     check_same(sorted(snapshot.read_golden("signatures")), sorted(signatures), "The list of public names")
 
 
-@pytest.mark.parametrize("part", names_of("registries"))
-def test_registries_and_other_lists_of_names(part: str) -> None:
-    check_same(snapshot.read_golden("registries")[part], snapshot.take_registries()[part], f"The part {part!r}")
+@pytest.fixture(scope="module")
+def registries() -> dict[str, Any]:
+    return snapshot.take_registries()
+
+
+@pytest.mark.parametrize("part", sorted(snapshot.read_golden("registries")["plug-ins"]))
+def test_plug_ins_have_their_names_options_and_entry_points(part: str, registries: dict[str, Any]) -> None:
+    golden = snapshot.read_golden("registries")["plug-ins"][part]
+    check_same(golden, registries["plug-ins"].get(part), f"The registry of {part}")
+
+
+@pytest.mark.parametrize("part", sorted(set(snapshot.read_golden("registries")) - {"plug-ins"}))
+def test_other_names_are_still_there(part: str, registries: dict[str, Any]) -> None:
+    check_same(snapshot.read_golden("registries")[part], registries[part], f"The part {part!r}")
+
+
+def test_no_kind_of_plug_in_was_added_without_a_golden_record(registries: dict[str, Any]) -> None:
+    golden = snapshot.read_golden("registries")["plug-ins"]
+    check_same(sorted(golden), sorted(registries["plug-ins"]), "The list of registries")
 
 
 def test_settings_have_their_types_ranges_and_defaults() -> None:
@@ -90,7 +98,9 @@ def options() -> dict[str, Any]:
 
 
 @_needs_pinned_versions
-@pytest.mark.parametrize("command", sorted(snapshot.read_golden("options")["commands"]))
+@pytest.mark.parametrize(
+    "command", sorted(snapshot.read_golden("options")["commands"]), ids=lambda name: name or "rerank"
+)
 def test_a_command_has_its_help_and_its_options(command: str, options: dict[str, Any]) -> None:
     golden, name = snapshot.read_golden("options"), command or "rerank"
 
@@ -109,13 +119,18 @@ def test_no_command_was_added_without_golden_options(options: dict[str, Any]) ->
 # Identities of runs
 
 
-@pytest.mark.parametrize("name", names_of("identities", current=snapshot.list_specs()))
-def test_a_run_has_its_specification_identity_and_folder(name: str, folder: Path) -> None:
+@pytest.mark.parametrize("name", names_of("identities", current=snapshot.SPECS))
+def test_a_run_has_its_specification_identity_and_folder(name: str, tmp_path: Path) -> None:
     golden = snapshot.read_golden("identities")
-    found = snapshot.take_identity(name)
+    with snapshot.isolated_folder(snapshot.name_specified_files(name), tmp_path):
+        found = snapshot.take_identity(name)
     if name != "default":
         found = snapshot.difference_from(golden["default"], found)
     check_same(golden.get(name), found, f"The run {name!r}")
+
+
+def test_every_method_has_a_golden_identity() -> None:
+    check_same(sorted(snapshot.read_golden("identities")), sorted(snapshot.list_specs()), "The list of runs")
 
 
 # Commands
@@ -127,12 +142,20 @@ _GOLDEN_COMMANDS = {
 }
 
 
+_PARAMETERS = [  # a server looks for a free port before it opens the model
+    pytest.param(line, id=line, marks=[pytest.mark.enable_socket] * line.startswith("serve"))
+    for line in snapshot.COMMANDS
+]
+
+
 @_needs_pinned_versions
-@pytest.mark.parametrize("line", snapshot.COMMANDS)
-def test_a_command_does_what_it_did(line: str, folder: Path) -> None:
+@pytest.mark.parametrize("line", _PARAMETERS)
+def test_a_command_does_what_it_did(line: str, tmp_path: Path) -> None:
     for package in snapshot.NEEDS.get(snapshot.command_group(line), ()):
         pytest.importorskip(package)
-    check_same(_GOLDEN_COMMANDS.get(line), snapshot.take_command(line, folder), f"`rerank {line}`")
+    with snapshot.isolated_folder(snapshot.expand_command(line), tmp_path) as folder:
+        found = snapshot.take_command(line, folder)
+    check_same(_GOLDEN_COMMANDS.get(line), found, f"`rerank {line}`")
 
 
 def test_no_golden_command_is_left_out() -> None:

@@ -6,6 +6,7 @@ import copy
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from rerank.experiment.spec import Execution, RunSpec
 from rerank.io import file_hashes, model_hash
 from rerank.lm import loading
 from rerank.lm.model_description import load_tokenizer
+from rerank.lm.model_process import LocalModel
 from rerank.models import open_model_backend
 from rerank.models.lazy_backend import LazyBackend
 from rerank.prompts.base import Message
@@ -245,3 +247,42 @@ def test_the_tokens_of_a_batch_are_reported_before_its_reply(folder: Path) -> No
     parts.clear()
     backend.generate([ASKED])
     assert not parts
+
+
+def test_a_backend_of_a_plug_in_needs_no_files(folder: Path) -> None:
+    """Written for versions in which a description had a name, and a backend could have slots."""
+
+    @dataclass(frozen=True)
+    class Description:
+        name: Path
+        options: BackendOptions
+        identity: dict[str, str]
+        device: str = "cpu"
+        tokens: Any = None
+
+    @dataclass(frozen=True, slots=True)
+    class Plug:
+        identity: dict[str, str]
+
+        @classmethod
+        def load_described(cls, description: Description) -> Plug:
+            return cls(description.identity)
+
+    description: Any = Description(folder, FP32, {"model": "m"})
+    lazy = LazyBackend(Plug, description)
+    assert lazy.settings_folder == folder
+    assert lazy.base is None
+    assert dict(lazy.warm_up().identity) == {"model": "m"}
+
+    class Local(LocalModel):
+        @property
+        def identity(self) -> dict[str, str]:
+            return {"model": "m"}
+
+        @classmethod
+        def load(cls, name: str | Path, options: BackendOptions | None = None) -> Local:
+            backend = cls()
+            backend.set_source(name, options or FP32)
+            return backend
+
+    assert Local.load(folder).settings_folder == folder

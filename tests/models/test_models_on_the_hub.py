@@ -17,8 +17,10 @@ pytest.importorskip("sentence_transformers")
 import torch
 from safetensors.torch import load_file, save_file
 
+from rerank.assemble import assemble_ranker
 from rerank.errors import DataError, MissingResourceError, UsageError
 from rerank.experiment import prepare_run, run_experiment
+from rerank.experiment.execute import execute_run
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.lm.loading import quiet_transformers
 from rerank.lm.model_files import locate_model, one_commit_per_model
@@ -125,8 +127,6 @@ def test_a_folder_without_a_commit_is_resumed_with_a_notice(
     prepared = prepare_run(spec, Execution())
     backend = prepared.backend
     backend._identity = {**backend.identity, "revision": ""}  # type: ignore[attr-defined]
-    from rerank.experiment.execute import execute_run
-
     old = execute_run(prepared, Execution(out=tmp_path / "run"))
     (tmp_path / "run" / "summary.json").unlink()
     (tmp_path / "run" / "run.trec").unlink()
@@ -207,16 +207,94 @@ def test_what_was_downloaded_is_used_without_the_hub(hub: HubServer, cross_encod
 
 
 def test_only_the_files_that_are_needed_are_downloaded(hub: HubServer, tmp_path: Path) -> None:
-    folder = save(tmp_path / "pairs")
-    waste = ("pytorch_model.bin", "onnx/model.onnx", "onnx/config.json", "README.md", "modeling.py")
-    for name in waste:
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(b"waste")
-    hub.commit("acme/pairs", folder)
-    files = {path.name for path in locate_model("acme/pairs").folder.rglob("*")}
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= files
-    assert not files & {Path(name).name for name in waste if name != "onnx/config.json"} | (files & {"onnx"})
-    assert "modeling.py" in {path.name for path in locate_model("acme/pairs", code=True).folder.rglob("*")}
+    folder = save_encoder(tmp_path / "encoder")
+    needed = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    needed = {name for name in needed if not name.endswith(".md")} | {"bpe.codes", "artifact.metadata"}
+    needed |= {"additional_chat_templates/rag.jinja", "2_Dense/pytorch_model.bin", "2_Dense/config.json"}
+    modules = json.loads((folder / "modules.json").read_text())
+    modules.append({"idx": 9, "name": "9", "path": "2_Dense", "type": "sentence_transformers.models.Dense"})
+    (folder / "modules.json").write_text(json.dumps(modules))
+    waste = ("pytorch_model.bin", "onnx/model.onnx", "onnx/config.json", "int8/model.safetensors", "README.md")
+    code = "modeling.py", "consolidated.safetensors", "checkpoint-5/model.safetensors"
+    for name in [*needed, *waste, *code]:
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
+        if not (folder / name).exists():
+            (folder / name).write_bytes(b"content")
+    hub.commit("acme/encoder", folder)
+
+    def downloaded(*, weights: bool = True, code: bool = False) -> set[str]:
+        place = locate_model("acme/encoder", weights=weights, code=code).folder
+        return {path.relative_to(place).as_posix() for path in place.rglob("*") if not path.is_dir()}
+
+    assert downloaded(weights=False) == {name for name in needed if not name.endswith((".safetensors", ".bin"))}
+    assert downloaded() == needed
+    assert downloaded(code=True) == needed | {"modeling.py"}
+
+
+def test_the_files_of_every_tokenizer_of_transformers_are_downloaded() -> None:
+    from fnmatch import fnmatch
+
+    import transformers
+
+    from rerank.lm.model_files import _DESCRIPTION
+
+    names = {
+        file
+        for name in dir(transformers)
+        if name.endswith(("Tokenizer", "TokenizerFast"))
+        for file in (getattr(getattr(transformers, name, None), "vocab_files_names", None) or {}).values()
+    }
+    assert len(names) > 5
+    assert {name for name in names if not any(fnmatch(name, pattern) for pattern in _DESCRIPTION)} == set()
+
+
+def test_an_adapter_as_a_model_says_how_to_use_it_and_can_be_pinned(hub: HubServer, tmp_path: Path) -> None:
+    files = {"adapter_config.json": b'{"base_model_name_or_path": "acme/base"}', "adapter_model.safetensors": b"1"}
+    first = hub.commit("acme/lora", files)
+    hub.commit("acme/lora", files | {"adapter_model.safetensors": b"2"})
+    with raises(UsageError, "only an adapter", "--model acme/base --adapter acme/lora"):
+        Reranker.from_pretrained("acme/lora")
+    assert adapter_folder(f"acme/lora@{first}").name == first
+    assert adapter_folder("acme/lora").name != first
+
+
+def test_a_prefix_of_another_backend_is_named_for_a_classifier(hub: HubServer, cross_encoder: str) -> None:
+    with raises(UsageError, "is a cross-encoder (BertForSequenceClassification)", f"Use --model {cross_encoder}"):
+        Reranker.from_pretrained(f"hf:{cross_encoder}")
+
+
+def test_a_run_of_one_revision_is_not_continued_with_another(
+    hub: HubServer, tmp_path: Path, lists: Lists, cross_encoder: str
+) -> None:
+    """Both recorded by a version that wrote the name of the revision in place of the commit."""
+    hub.tag("acme/pairs", "v1", locate_model(cross_encoder).commit)
+    hub.tag("acme/pairs", "v2", locate_model(cross_encoder).commit)
+    spec = lists(model=cross_encoder, dtype="float32", queries=1, depth=3, revision="v1")
+    prepared = prepare_run(spec, Execution())
+    prepared.backend._identity = {**prepared.backend.identity, "revision": "v1"}  # type: ignore[attr-defined]
+    old = execute_run(prepared, Execution(out=tmp_path / "run"))
+    with raises(UsageError, "contains another run"):
+        run_experiment(spec.model_copy(update={"revision": "v2"}), Execution(out=tmp_path / "run", resume=True))
+    assert run_experiment(spec, Execution(out=tmp_path / "run", resume=True))["hash"] == old["hash"]
+
+
+def test_the_default_folder_of_a_run_without_a_commit_is_found(
+    hub: HubServer, tmp_path: Path, lists: Lists, cross_encoder: str
+) -> None:
+    spec = lists(model=cross_encoder, dtype="float32", queries=2, depth=3)
+    prepared = prepare_run(spec, Execution())
+    prepared.backend._identity = {**prepared.backend.identity, "revision": ""}  # type: ignore[attr-defined]
+    old = execute_run(prepared, Execution())
+    again = run_experiment(spec, Execution(resume=True))
+    assert (again["folder"], again["reused_calls"]) == (old["folder"], 2)
+
+
+def test_workers_open_the_commit_that_was_prepared(hub: HubServer, tmp_path: Path, cross_encoder: str) -> None:
+    setup = assemble_ranker({"model": cross_encoder, "dtype": "float32"})
+    backend = setup.open_backend()
+    hub.commit("acme/pairs", change_weights(tmp_path / "pairs"))
+    assert setup.open_backend().identity != backend.identity
+    assert setup.with_commit_of(backend).open_backend().identity == backend.identity
 
 
 @pytest.mark.parametrize(
@@ -256,7 +334,6 @@ def test_a_fine_tune_has_the_method_of_its_class_or_its_template(hub: HubServer,
     template = "Judge whether the Document meets the requirements based on the Query and the Instruct"
     (folder / "chat_template.jinja").write_text(template)
     hub.commit("acme/support-ranker", folder)
-    from rerank.assemble import assemble_ranker
 
     def method(model: str) -> str:
         return assemble_ranker({"model": model}).method.name

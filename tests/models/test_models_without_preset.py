@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from rerank.errors import DataError, MissingResourceError, RerankError, UsageError
 from rerank.indexing.text_encoder import load_text_encoder
+from rerank.lm.loading import complete_weights
+from rerank.lm.model_files import ModelFiles
 from rerank.reranker import Reranker
 from rerank.retrieval.dense import Dense
 from tests.backends.pairs import save
@@ -111,6 +114,11 @@ REFUSED: dict[str, tuple[Any, ...]] = {
         "has the class BertModel, which generates no text",
         "--first-stage dense:NAME",
     ),
+    "adapter": (
+        lambda folder: (folder / "adapter_config.json").write_text("{}") and folder,
+        MissingResourceError,
+        "only an adapter",
+    ),
     "masked": (
         lambda folder: save(folder / "m", head="BertForMaskedLM"),
         UsageError,
@@ -201,6 +209,56 @@ def test_an_encoder_of_a_first_stage_needs_all_weights_except_those_of_a_pooler_
     assert (load_text_encoder(drop_weights(folder, "pooler"), options).passages(["w1 w2"]) == before).all()
     with raises(DataError, "encoder.layer.0.attention"):
         load_text_encoder(drop_weights(folder, "layer.0.attention.self.query"), options)
+
+
+def test_an_encoder_that_uses_its_pooler_needs_it(tmp_path: Path) -> None:
+    folder, options = save_encoder(tmp_path), Dense(dtype="float32")
+    settings = json.loads((folder / "sentence_bert_config.json").read_text())
+    settings["modality_config"] = {"text": {"method": "forward", "method_output_name": "pooler_output"}}
+    settings["module_output_name"] = "sentence_embedding"
+    (folder / "sentence_bert_config.json").write_text(json.dumps(settings))
+    (folder / "modules.json").write_text(json.dumps(json.loads((folder / "modules.json").read_text())[:1]))
+    load_text_encoder(folder, options)
+    with raises(DataError, "pooler.dense"):
+        load_text_encoder(drop_weights(folder, "pooler"), options)
+
+
+def test_a_head_behind_mean_pooling_needs_no_pooler(tmp_path: Path) -> None:
+    folder = save_modular_cross_encoder(tmp_path)
+    before = rank(folder)
+    assert rank(drop_weights(folder, "pooler")) == before
+
+
+def test_two_threads_that_load_leave_transformers_as_it_was(tmp_path: Path) -> None:
+    import transformers
+
+    folders = [save(tmp_path / name) for name in ("a", "b")]
+    before = transformers.PreTrainedModel.from_pretrained.__func__  # type: ignore[attr-defined]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(3):
+            assert len(list(pool.map(rank, folders))) == 2
+    assert transformers.PreTrainedModel.from_pretrained.__func__ is before  # type: ignore[attr-defined]
+    # What other code loads, with a head of its own, is none of our business.
+    encoder = str(save(tmp_path / "encoder", base=True))
+    with complete_weights(ModelFiles(folder=tmp_path)), ThreadPoolExecutor(1) as pool:
+        pool.submit(transformers.AutoModelForSequenceClassification.from_pretrained, encoder).result()
+
+
+def test_code_of_the_model_is_never_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --trust-remote-code, transformers would ask on stdin whether to run it."""
+    folder = save_language_model(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"auto_map": {"AutoConfig": "code.Config"}, "model_type": "unknown-to-transformers"}
+    del config["max_position_embeddings"]
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "code.py").write_text("raise SystemExit('the code ran')")
+
+    def ask(question: str = "") -> str:
+        raise AssertionError(question)
+
+    monkeypatch.setattr("builtins.input", ask)
+    with raises(MissingResourceError, "trust_remote_code"):
+        Reranker.from_pretrained(str(folder), method="fullrank")
 
 
 def test_a_missing_config_or_one_that_is_damaged_is_reported_by_the_loader(tmp_path: Path) -> None:

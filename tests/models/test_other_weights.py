@@ -73,10 +73,11 @@ def test_with_the_weights_of_the_package_nothing_is_said(caplog: pytest.LogCaptu
 
 
 @pytest.mark.usefixtures("_other_weights")
-def test_the_command_ranks_with_a_notice_and_records_the_source(cli: Cli) -> None:
+def test_the_command_ranks_with_a_notice_and_records_the_source(cli: Cli, caplog: pytest.LogCaptureFixture) -> None:
     flags = ("run", "--collection", "pydoc", "--adapter", ADAPTER, "--depth", 5, "--max-queries", 1, "--out", "run")
     done = cli(*flags)
     assert done.returncode == 0, done.stderr
+    assert "measured with other weights of HuggingFaceTB/SmolLM2-135M-Instruct" in caplog.text
     recorded = json.loads(Path("run/spec.json").read_text())
     source = recorded["sources"]["model"]
     assert (source["source"], source["revision"]) == ("hub", "c0ffee")
@@ -144,12 +145,51 @@ def test_a_run_of_the_demo_that_fails_is_named_and_the_others_are_compared(
     assert Path("runs/demo/before-and-after.html").is_file()
 
 
+@pytest.mark.usefixtures("_other_weights")
+def test_a_suite_with_the_adapter_is_planned_run_and_read_again(cli: Cli) -> None:
+    Path("suite.toml").write_text(f"""
+name = "small"
+about = "One query"
+measures = ["nDCG@10"]
+first_stages = ["bm25"]
+depths = [3]
+methods = ["icr"]
+models = []
+adapters = ["{ADAPTER}"]
+
+[options]
+max_queries = 1
+
+[[collections]]
+name = "pydoc"
+collection = "pydoc"
+""")
+    first = cli("bench", "suite.toml", "--out", "suite", "--format", "json")
+    again = cli("bench", "suite.toml", "--out", "suite", "--format", "json")
+    assert (first.returncode, again.returncode) == (0, 0), first.stderr + again.stderr
+    assert "cannot be executed" not in first.stderr + again.stderr
+    assert "1 done" in again.stderr
+
+
+@pytest.mark.usefixtures("_other_weights")
+def test_a_backend_that_was_opened_by_its_folder_knows_where_it_is_from() -> None:
+    from rerank.backends.hf import Hf
+    from rerank.models import BackendOptions, resolve_model_name
+    from rerank.models.adapters import adapter_folder
+
+    backend = Hf.load(resolve_model_name(NAME), BackendOptions(adapter=str(adapter_folder(ADAPTER))))
+    with Reranker.from_backend(backend, adapter=ADAPTER) as reranker:
+        assert reranker.rank(QUERY, TEXTS)[0].corpus_id == 1
+
+
 def test_another_model_is_refused(other_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder of unknown origin, and another model in the folder of the cache."""
     copied = Path(shutil.copytree(other_cache, tmp_path / "cache"))
     folder = copied / "listrank" / "models" / NAME
+    (folder / MARKER).rename(folder / "marker.txt")
     with raises(UsageError, "were selected for model smollm2-135m, weights 37076f9ccaa6"):
         Reranker.from_pretrained(str(folder), adapter=ADAPTER)
+    (folder / "marker.txt").rename(folder / MARKER)
     monkeypatch.setenv("XDG_CACHE_HOME", str(copied))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 12}))

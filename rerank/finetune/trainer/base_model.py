@@ -5,7 +5,9 @@ Imports torch.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +21,8 @@ from rerank.lm.icr_scoring import select_causal_model_heads
 from rerank.lm.loading import load_language_model
 from rerank.models import BackendOptions, resolve_model_name, with_hub_id_of_preset
 from rerank.tasks import AttentionTask
+
+_log = logging.getLogger(__name__)
 
 
 def load_training_base_model(recipe: Recipe, *, dtype: str, device: str) -> tuple[Hf, Any]:
@@ -39,7 +43,12 @@ def select_readout_heads(table: ReadoutTable, backend: Hf) -> list[tuple[int, in
     Raises:
         UsageError: The model lacks a selected layer or head, or no head is selected.
     """
-    listed = open_attention_heads(table.heads, backend.identity, backend.base).heads if table.heads else ()
+    listed: tuple[tuple[int, int], ...] = ()
+    if table.heads:
+        heads = open_attention_heads(table.heads, backend.identity, backend.base)
+        listed, path = heads.heads, Path(table.heads)
+        if path.is_file() and not heads.fits_exactly(backend.identity, path.parent):
+            _log.warning("The heads in %s were selected with other weights of %s", path, backend.identity["model"])
     task = AttentionTask(spans=(), tail=0, heads=listed, layers=parse_attention_layers(table.layers))
     heads_by_layer = select_causal_model_heads(backend.model.config.get_text_config(), task)
     return [(layer, head) for layer, heads in heads_by_layer.items() for head in heads]

@@ -15,9 +15,10 @@ from rerank.backends.replay import Replay
 from rerank.errors import RerankError
 from rerank.experiment import check_failure_rate, estimate_run_cost, execute_run, prepare_run
 from rerank.experiment.candidates import RetrievedCandidates, retrieve_candidates_of_spec
-from rerank.experiment.execute import default_run_folder
+from rerank.experiment.execute import folder_of_run
 from rerank.experiment.prepare import PreparedRun, spec_with_trained_defaults
 from rerank.experiment.spec import Execution, RunSpec
+from rerank.io.model_base import ModelBase
 from rerank.leaderboard.suites.planning_backend import (
     ModelCache,
     PlanningBackend,
@@ -196,6 +197,8 @@ def _read_finished_suite_run(planned_run: PlannedRun, execution: Execution) -> d
         raise RuntimeError(f"{planned_run.run} is not finished")
     identity = stored.document["identity"]
     backend = Replay((), identity=identity["model"], letters=tuple(identity.get("letters", "").split()))
+    if base := stored.document.get("sources", {}).get("model", {}).get("base"):
+        backend.base = ModelBase(**base)
     prepared = prepare_run(planned_run.spec, execution, backend=backend, candidates=planned_run.candidates)
     return execute_run(prepared, execution.model_copy(update={"out": stored.folder.path, "resume": True}))
 
@@ -208,8 +211,7 @@ def _execute_suite_run(
         planned_run.spec, execution, backend=cache.take(planned_run.spec, kind), candidates=planned_run.candidates
     )
     cache.put(prepared.spec, kind, prepared.backend)
-    name = default_run_folder(prepared.spec, hash_run_folder_identity(prepared.identity())).name
-    return run(prepared, execution.model_copy(update={"out": out / name, "resume": True}))
+    return run(prepared, execution.model_copy(update={"out": folder_of_run(prepared, out), "resume": True}))
 
 
 class _Planner:

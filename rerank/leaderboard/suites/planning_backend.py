@@ -13,9 +13,10 @@ from typing import Any
 from rerank.errors import BackendError
 from rerank.experiment.prepare import ranker_config_of_run
 from rerank.experiment.spec import RunSpec
+from rerank.io.model_base import ModelBase
 from rerank.io.model_hash import hash_file_contents_of_model
 from rerank.lm.loading import LANGUAGE, locate_files, named_loading_errors, quiet_transformers, require_torch
-from rerank.models import backend_class_of_model, resolve_model_name, split_model_selector
+from rerank.models import backend_class_of_model, resolve_model_name, split_model_selector, with_hub_id_of_preset
 from rerank.models.adapters import adapter_folder
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import (
@@ -43,12 +44,14 @@ class PlanningBackend:
         tokens: Token counter of the model.
         tasks: The tasks that the model supports.
         sees_pictures: Whether prompts may show pictures.
+        base: The published model; None if it is not known.
     """
 
     identity: Mapping[str, str]
     tokens: TokenCounter
     tasks: frozenset[type[Any]]
     sees_pictures: bool = False
+    base: ModelBase | None = None
     batch_size: int = 1
     costs_money: bool = False
 
@@ -92,7 +95,7 @@ def open_suite_planning_backend(spec: RunSpec, kind: str) -> PlanningBackend:
     options = ranker_config_of_run(spec).backend_options()
     name = resolve_model_name(split_model_selector(spec.model)[1])
     _, transformers = require_torch()
-    files = locate_files(name, options, weights=False)
+    files = with_hub_id_of_preset(locate_files(name, options, weights=False))
     code = {"trust_remote_code": options.trust_remote_code}
     with quiet_transformers(), named_loading_errors(files):
         config = transformers.AutoConfig.from_pretrained(files.folder, **code)
@@ -110,7 +113,11 @@ def open_suite_planning_backend(spec: RunSpec, kind: str) -> PlanningBackend:
         config, reader, options, pairs=CrossEncoderTask in tasks, name=identity["model"]
     )
     return PlanningBackend(
-        identity=identity, tokens=tokens, tasks=tasks, sees_pictures=task_backend_sees_pictures(backend)
+        identity=identity,
+        tokens=tokens,
+        tasks=tasks,
+        sees_pictures=task_backend_sees_pictures(backend),
+        base=files.base,
     )
 
 

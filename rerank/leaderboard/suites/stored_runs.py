@@ -43,7 +43,7 @@ class StoredRun:
         model, expected = dict(theirs.pop("model", {})), dict(ours.pop("model"))
         if theirs != ours:
             return False
-        if lacks_commit(model, expected):
+        if lacks_commit(model, expected, prepared.spec.revision or ""):
             model["revision"] = expected["revision"]
         if not isinstance(prepared.backend, PlanningBackend):
             return model == expected

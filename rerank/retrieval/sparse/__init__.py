@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -100,7 +100,8 @@ class Sparse:
         from rerank.indexing.worker_encoding import EncodingWorkers
 
         encoder = self._load()
-        spread = EncodingWorkers(encoder=encoder, load=self._load, apply=workers, join=partial(vstack, format="csr"))
+        same = replace(self, revision=encoder.identity.get("revision", self.revision))  # the commit, on every machine
+        spread = EncodingWorkers(encoder=encoder, load=same._load, apply=workers, join=partial(vstack, format="csr"))
         return SparseRetriever(self, corpus, encoder, spread)
 
     def _load(self) -> SentenceSparseEncoder:

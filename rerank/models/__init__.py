@@ -98,7 +98,7 @@ def recipe_of_model(selector: str, folder: Path | None, revision: str = "") -> M
     recipe = recipe_of_model_folder(folder)
     if recipe or not selector:
         return recipe
-    is_adapter = folder is not None and not (folder / "config.json").is_file()
+    is_adapter = bool(folder and (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file())
     files = None if is_adapter else _describing_files(selector, revision)
     preset = recognise_reranker(split_model_selector(selector)[1] if files is None else files.folder)
     if preset is None:

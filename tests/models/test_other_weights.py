@@ -157,12 +157,10 @@ methods = ["icr"]
 models = []
 adapters = ["{ADAPTER}"]
 
-[options]
-max_queries = 1
-
 [[collections]]
 name = "pydoc"
 collection = "pydoc"
+max_queries = 2
 """)
     first = cli("bench", "suite.toml", "--out", "suite", "--format", "json")
     again = cli("bench", "suite.toml", "--out", "suite", "--format", "json")

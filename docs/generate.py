@@ -330,7 +330,10 @@ def outcome_of_other_model(model: Mapping[str, Any]) -> str:
         try:
             preset, recipe = reranker_preset_of_model(str(folder)), recipe_of_model(str(folder), None)
         except UsageError as error:
-            return f"refused: it {error.found.removeprefix(f'Model {str(folder)!r} ')}"
+            if error.found.startswith(f"Model {str(folder)!r} is a reranker"):
+                return f"refused: it {error.found.removeprefix(f'Model {str(folder)!r} ')}"
+            encodes = "encoder-decoder" in error.found
+            return f"refused: it is an {'encoder-decoder model' if encodes else 'encoder or embedding model'}"
     if preset is not None:
         return f"preset `{preset.name}`"
     if recipe and model.get("labels", 1) > 2:

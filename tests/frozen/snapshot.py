@@ -1,4 +1,4 @@
-"""A snapshot of all that a redesign must not change: names, settings, identities of runs, commands and error messages.
+"""Snapshot of the behaviour that a redesign must not change: names, settings, run identities, commands and errors.
 
 The golden files in ``golden/`` hold the snapshot of an earlier commit, and `tests/frozen/test_frozen.py` compares them
 with the snapshot of the current code. A difference is either a mistake or a decision. After a decision, write the files
@@ -120,7 +120,7 @@ class _Text:
 
 
 def take_signatures() -> dict[str, Any]:
-    """Return what can be called of every public name, by the path under which users import it."""
+    """Return a description of every public name, by the path under which users import it."""
     found: dict[str, Any] = {"rerank.__all__": sorted(importlib.import_module("rerank").__all__)}
     first: dict[int, str] = {}
     for package in PACKAGES:
@@ -930,7 +930,7 @@ def name_specified_files(name: str) -> str:
 
 
 def take_identity(name: str) -> dict[str, Any]:
-    """Prepare a run in the current folder, which contains the input files, and return what identifies it.
+    """Prepare a run in the current folder, which contains the input files, and return its identity.
 
     Returns:
         The content of spec.json, the identity with its hash, and the default folder; or the error.
@@ -976,7 +976,7 @@ def difference_from(base: Any, value: Any) -> Any:
 
 
 def take_identities() -> dict[str, Any]:
-    """Return the identity of the run ``default``, and for each other run what differs from it."""
+    """Return the identity of the run ``default``, and the difference from it for each other run."""
     with isolated_folder(json.dumps(list(map(name_specified_files, list_specs())))):
         base = take_identity("default")
         return {"default": base} | {
@@ -1478,11 +1478,11 @@ def execute_command(words: Sequence[str], stdin: bytes = b"") -> tuple[int, str,
 
 
 def take_command(line: str, folder: Path) -> dict[str, Any]:
-    """Execute a line of `COMMANDS` in an isolated folder and return what the recorded command did.
+    """Execute a line of `COMMANDS` in an isolated folder and return the result of the recorded command.
 
     Returns:
         The exit code; the standard output, parsed if it is JSON; the lines of standard error; and the files that the
-        line asks for. What is empty is omitted.
+        line asks for. Empty parts are omitted.
     """
     recorded: dict[str, Any] = {}
     for step in expand_command(line).split(" && "):
@@ -1510,7 +1510,7 @@ def take_command(line: str, folder: Path) -> dict[str, Any]:
 
 
 def parse_output(text: str, folder: Path) -> Any:
-    """Return the JSON value in a text, the values in its lines, or its lines, without what varies."""
+    """Return the JSON value in a text, the values in its lines, or its lines, with varying parts replaced."""
     with contextlib.suppress(ValueError):
         return mask_value(json.loads(text), folder)
     lines = text.splitlines()
@@ -1521,7 +1521,7 @@ def parse_output(text: str, folder: Path) -> Any:
 
 
 def mask_value(value: Any, folder: Path) -> Any:
-    """Replace what varies in a JSON value, and shorten its numbers."""
+    """Replace varying parts of a JSON value, and shorten its numbers."""
     if isinstance(value, dict):
         varying = (key for key, item in value.items() if key in VARYING_KEYS and item is not None)
         masked: dict[str, Any] = dict.fromkeys(varying, "<varies>")

@@ -1,4 +1,4 @@
-"""The code does what it did when the golden files in `tests/frozen/golden` were written.
+"""The code behaves as it did when the golden files in `tests/frozen/golden` were written.
 
 A failure shows the difference between the golden file and the current code. If the change is intended, write the golden
 files again with ``python -m tests.frozen.snapshot`` and review their diff.

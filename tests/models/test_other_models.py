@@ -65,9 +65,9 @@ def test_a_model_of_this_class_is_treated_as_the_table_says(
     outcome = load_docs_script("generate").outcome_of_other_model(model)
     folder = save_random(tmp_path / "m", model["architectures"][0], model.get("labels"))
     if outcome.startswith("refused"):
-        with pytest.raises(UsageError) as caught:
+        reason = "labels" if "labels" in outcome else "encoder-decoder" if "decoder" in outcome else "generates no text"
+        with pytest.raises(UsageError, match=reason):
             Reranker.from_pretrained(str(folder), dtype="float32", device="cpu")
-        assert outcome.removeprefix("refused: it ") in str(caught.value)
         return
     method = "cross-encoder" if "preset" in outcome else outcome.split("`")[1]
     with Reranker.from_pretrained(str(folder), dtype="float32", device="cpu") as reranker:

@@ -64,14 +64,7 @@ class Registry:
         return name.replace("-", "_") in self.names()
 
     def get(self, name: str) -> Any:
-        """Import and return the plug-in with this name; dashes and underscores are equivalent.
-
-        Raises:
-            UnknownNameError: No plug-in has this name; the message suggests similar names.
-            MissingPrerequisiteError: A plug-in of another distribution cannot be loaded, for example because a package
-                that it imports is not installed.
-            UsageError: A plug-in of another distribution has the name of a built-in one.
-        """
+        """Import and return the plug-in with this name; dashes and underscores are equivalent."""
         module = name.replace("-", "_")
         added = self._added()
         built_in = self._built_in()

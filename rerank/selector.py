@@ -63,9 +63,6 @@ class Selector:
         {'docs': 'a.xml', 'topics': 't.txt'}
         >>> Selector.parse("hybrid:(bm25,k1=1.2)+dense,depth=50")
         Selector(name='hybrid', argument='(bm25,k1=1.2)+dense', options={'depth': '50'})
-
-        Raises:
-            UsageError: The name is empty.
         """
         head, *rest = split_selector_outside_parentheses(text.strip(), _OPTION)
         name, _, argument = head.partition(":")
@@ -91,10 +88,6 @@ def build_from_selector(registry: Registry, selector: str | Selector, **extra: A
         registry: The registry with the plug-in.
         selector: The selector, parsed or not.
         extra: Further keyword arguments, which a selector may not set.
-
-    Raises:
-        UnknownNameError: No plug-in or option has this name; the message suggests similar names.
-        UsageError: The value of an option is invalid, or the argument is missing or not allowed.
     """
     selector = Selector.parse(selector) if isinstance(selector, str) else selector
     arguments = (selector.argument,) if selector.argument else ()
@@ -112,10 +105,6 @@ def build_from_selector_options(
         options: Keyword arguments, converted to the annotated types.
         arguments: Positional arguments.
         extra: Further keyword arguments, which ``options`` may not contain.
-
-    Raises:
-        UnknownNameError: No plug-in or option has this name; the message suggests similar names.
-        UsageError: The value of an option is invalid, or the argument is missing or not allowed.
     """
     factory = registry.get(name)
     converted = convert_selector_options(name, factory, options, fixed=extra)
@@ -139,10 +128,6 @@ def convert_selector_options(
         factory: The class of the plug-in, whose keyword arguments are the options.
         options: The options, as a selector or a TOML table contains them.
         fixed: Keyword arguments that ``options`` may not contain.
-
-    Raises:
-        UnknownNameError: No option has this name; the message suggests similar names.
-        UsageError: The value of an option is invalid.
     """
     annotated = factory if is_dataclass(factory) else getattr(factory, "__init__", factory)
     hints = get_type_hints(annotated, include_extras=True)
@@ -161,10 +146,6 @@ def convert_option_values(name: str, types: Mapping[str, Any], options: Mapping[
         name: Name of the plug-in or table that contains the options, for messages.
         types: Type of every known option, by name.
         options: The options, as a selector or a TOML table contains them.
-
-    Raises:
-        UnknownNameError: No option has this name; the message suggests similar names.
-        UsageError: The value of an option is invalid.
     """
     converted = {}
     for key, value in options.items():

@@ -368,9 +368,6 @@ class Window:
         docs: The documents, in their current order.
         scores: Their first-stage scores, one per document; empty if unknown. Added by `rerank.pipeline.driver`.
         best: Number of top documents to rank, at least 1; the others may keep their order. None to rank all.
-
-    Raises:
-        DataError: The number of scores differs from the number of documents.
     """
 
     query: Query

@@ -75,11 +75,7 @@ def resample_group_advantage(
 
 
 def find_systems_of_group(systems: Sequence[str], name: str, pattern: str) -> Bools:
-    """Return a boolean array of shape (systems,): whether the name of each system matches a shell pattern.
-
-    Raises:
-        UsageError: No system matches, or fewer than three are left outside the group.
-    """
+    """Return a boolean array of shape (systems,): whether the name of each system matches a shell pattern."""
     group = np.array([fnmatchcase(system, pattern) for system in systems])
     if not group.any() or (~group).sum() < 3:
         raise UsageError(

@@ -108,9 +108,6 @@ def pool_as_run(pool: Pool, order: JudgingOrder) -> Run:
     """Return the pool as one run. The documents of each topic are ranked by an order that needs no judgments.
 
     Ties are broken by document id.
-
-    Raises:
-        UsageError: The order depends on judgments or is stochastic.
     """
     if not isinstance(order, StaticOrder):
         raise UsageError(

@@ -20,9 +20,6 @@ def group_runs_by_name(
 
     Returns:
         The indices of the runs of each group, by the name of the group, in the order of the runs.
-
-    Raises:
-        UsageError: A group has too few runs, a run has the name of a group of other runs, or two groups match one run.
     """
     members: dict[str, list[int]] = {}
     for index, name in enumerate(names):

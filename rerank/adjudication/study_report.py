@@ -30,11 +30,7 @@ _CURVES = ("recall", "precision", "f1", "balanced_accuracy", "tau", "tau_ap")
 
 
 def write_study_report(study: AdjudicationStudy, path: Path) -> Path:
-    """Write the HTML report of a study to a file.
-
-    Raises:
-        StorageError: The file cannot be written.
-    """
+    """Write the HTML report of a study to a file."""
     with replace_text_file(path) as stream:
         stream.write(printable_study_name(render_study_report(study)))
     return path

@@ -71,9 +71,6 @@ class StudyResamples:
             resamples: Number of samples.
             seed: Seed of the samples.
             alpha: Significance level.
-
-        Raises:
-            UsageError: ``resamples`` is less than 2.
         """
         if resamples < 2:
             raise UsageError(f"resamples is {resamples}", expected="at least 2", remedy="Use 1000")

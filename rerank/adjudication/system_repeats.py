@@ -34,9 +34,6 @@ class SystemRepeats:
         Args:
             names: Names of the runs.
             patterns: Pairs of the name of a system and a shell pattern, such as ``("gpt", "gpt-3.5*")``.
-
-        Raises:
-            UsageError: A system has fewer than two runs, or the patterns of two systems match the same run.
         """
         members = group_runs_by_name(names, patterns, fewest=2)
         return cls(names=tuple(names), systems=tuple(members), runs=tuple(map(tuple, members.values())))

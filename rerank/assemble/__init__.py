@@ -128,12 +128,7 @@ class RankerSetup(RankerPlan):
     template: PromptTemplate
 
     def check_backend(self) -> None:
-        """Check that the model's backend supports the judge and the prompt, without loading the model.
-
-        Raises:
-            RerankError: A file of a local model or of its adapter is missing or damaged.
-            UsageError: The backend does not support the judge, or does not support the pictures in the prompt.
-        """
+        """Check that the model's backend supports the judge and the prompt, without loading the model."""
         backend = backend_class_of_model(self.config.model, self.method.backend)
         check_judge_runs_on_backend(self.method.judge, backend, self.config.model)
         check_judge_prompt_runs_on_backend(self.template, backend, self.config.model)
@@ -145,9 +140,6 @@ class RankerSetup(RankerPlan):
         Args:
             qrels: Relevance judgments for ``fake:perfect``.
             lazy: Whether to load the weights of a local model only at the first call.
-
-        Raises:
-            RerankError: The model cannot be opened, or its backend does not support the judge.
         """
         self.check_backend()
         options, kind = self.config.backend_options(), self.method.backend
@@ -171,11 +163,7 @@ class RankerSetup(RankerPlan):
         return None if path is None or not path.is_file() else (path, False)
 
     def note_other_weights(self, judge: PromptJudge) -> None:
-        """Log one line if the adapter or the heads were measured with other weights than those of the judge's model.
-
-        Raises:
-            DataError: The file that names the base model of the adapter is malformed.
-        """
+        """Log one line if the adapter or the heads were measured with other weights than those of the judge's model."""
         identity, adapter = judge.backend.identity, self.config.adapter or ""
         binding = ModelBinding.read(adapter_folder(adapter)) if adapter else None
         if binding and (identity.get("weights") or identity.get("revision")) not in binding.weights:
@@ -203,21 +191,13 @@ class RankerSetup(RankerPlan):
         Args:
             backend: The backend that runs the judge's requests.
             options: Options of the judge, which override the options in the method.
-
-        Raises:
-            UsageError: The backend does not support the judge.
         """
         judge = dataclasses.replace(self.method.judge, options={**self.method.judge.options, **options})
         return open_judge(judge, backend, self.template, self.limits)
 
 
 def plan_ranker(config: RankerConfig) -> RankerPlan:
-    """Look up the method that the settings name, and build its strategy.
-
-    Raises:
-        UnknownNameError: No method, option or passage aggregate has this name.
-        UsageError: An option that is set does not exist in the strategy, or a value is out of range.
-    """
+    """Look up the method that the settings name, and build its strategy."""
     method = open_method(config.method)
     method = dataclasses.replace(method, strategy=_assemble_strategy_with_flags(config, method))
     return RankerPlan(
@@ -236,11 +216,6 @@ def assemble_ranker(settings: Mapping[str, Any] | RankerConfig, *, backend: Back
         settings: Settings, named as in `RankerConfig`. A missing setting is taken from the adapter or the trained model
             or, if neither sets it, from the defaults.
         backend: The backend of the model, if it is already open.
-
-    Raises:
-        UnknownNameError: No setting, method, option, prompt or passage aggregate has this name.
-        UsageError: An option that is set does not exist in the strategy, or a value is out of range.
-        MissingResourceError: The adapter or the prompt file does not exist.
     """
     if not isinstance(settings, RankerConfig):
         settings = RankerConfig.from_settings(settings, backend=backend)
@@ -301,9 +276,6 @@ def _assemble_strategy_with_flags(config: RankerConfig, method: Method) -> Selec
     """Return the method's strategy, with options set from settings of their own, such as ``window_size``.
 
     If passages are judged, ``top_k`` is not passed to the strategy, because it counts documents, not passages.
-
-    Raises:
-        UsageError: An option that is set does not exist in the strategy, or the strategy is not a dataclass.
     """
     strategy_type = strategies.get(method.strategy.name)
     if not is_dataclass(strategy_type):  # the fields are the options, which are part of a run's identity

@@ -146,11 +146,6 @@ class RankerConfig:
         Args:
             settings: The given settings; None counts as missing.
             backend: The backend of the model, if it is already open.
-
-        Raises:
-            UnknownNameError: No setting has this name; the message suggests the most similar name.
-            UsageError: The value of a setting is invalid.
-            MissingResourceError: The adapter does not exist.
         """
         names = [f.name for f in fields(cls)]
         for name in settings:
@@ -177,11 +172,7 @@ class RankerConfig:
             raise UsageError(found, expected=expected_value_of_fault(problem)) from error
 
     def backend_options(self) -> BackendOptions:
-        """Return the options for loading and running the model.
-
-        Raises:
-            UsageError: A value is out of range.
-        """
+        """Return the options for loading and running the model."""
         given = {option.name: getattr(self, option.name) for option in fields(BackendOptions)}
         return BackendOptions(**{name: value for name, value in given.items() if value is not None})
 
@@ -208,10 +199,6 @@ def assembly_defaults(settings: Mapping[str, Any], backend: Backend | None = Non
         settings: The given settings; the method ``auto`` counts as missing.
         backend: The backend of the model, if it is already open. It stores the folder from which the model was loaded,
             whereas the model's name may not be a path, or may be the path of another folder.
-
-    Raises:
-        MissingResourceError: The adapter does not exist.
-        DataError: The settings of the adapter or model cannot be read.
     """
     given = {key: value for key, value in settings.items() if (key, value) != ("method", "auto")}
     folder = folder_of_ranker_settings(given, backend)
@@ -232,9 +219,6 @@ def folder_of_ranker_settings(settings: Mapping[str, Any], backend: Backend | No
     Args:
         settings: Settings of a ranker, of which only ``adapter`` and ``model`` are used.
         backend: As in `assembly_defaults`.
-
-    Raises:
-        MissingResourceError: The adapter does not exist.
     """
     if settings.get("adapter"):
         return adapter_folder(settings["adapter"])

@@ -80,10 +80,6 @@ class CrossEncoder(LocalModel):
         model: ``sentence_transformers.CrossEncoder``, on its device.
         identity: Name, hash or revision, and dtype of the model.
         options: Backend options, of which batch size (in pairs) and context size are used; None for the defaults.
-
-    Raises:
-        UsageError: The model has more than two labels; or the context size in the options exceeds the model's, or
-            neither is known.
     """
 
     tasks: ClassVar[frozenset[type[Any]]] = frozenset({CrossEncoderTask})
@@ -118,12 +114,6 @@ class CrossEncoder(LocalModel):
         Args:
             name: A folder written by ``save_pretrained``, or an id on the hub.
             options: Options for loading and running the model; None for the defaults.
-
-        Raises:
-            MissingPrerequisiteError: Sentence-transformers is not installed.
-            MissingResourceError: The model does not exist.
-            UsageError: The model is not a cross-encoder, or an option does not fit this machine or model.
-            DataError: The weights are damaged.
         """
         options = options or BackendOptions()
         for value, flag in ((options.adapter, "--adapter"), (options.device_map, "--device-map")):
@@ -154,12 +144,7 @@ class CrossEncoder(LocalModel):
         return self._tokens
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Return the replies to all requests, in order, with one score per passage.
-
-        Raises:
-            BackendError: The model failed for a reason other than memory.
-            UsageError: This process was forked after a model was used.
-        """
+        """Return the replies to all requests, in order, with one score per passage."""
         require_model_process()
         with self._lock:
             return [self._reply(request) for request in requests]
@@ -213,9 +198,6 @@ def load_cross_encoder_model(
         options: Options for loading the model.
         new_head: Whether to load encoders without a classification head as well, and add a randomly initialized head
             with one label, which has to be trained.
-
-    Raises:
-        RerankError: The model cannot be loaded; `CrossEncoder.load` lists the errors.
     """
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
@@ -263,11 +245,7 @@ def _open_cross_encoder(
 
 
 def _require_cross_encoder_backend() -> None:
-    """Check that sentence-transformers can be imported.
-
-    Raises:
-        MissingPrerequisiteError: Sentence-transformers cannot be imported.
-    """
+    """Check that sentence-transformers can be imported."""
     try:
         import sentence_transformers  # noqa: F401
     except ImportError as error:

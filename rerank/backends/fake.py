@@ -62,10 +62,6 @@ class Fake:
         delay: Seconds to wait before each reply, for example to have time to interrupt a run.
         log: File that receives one line (the request's digest) per reply.
         served: Digests of the requests that have received a reply, in order.
-
-    Raises:
-        UnknownNameError: The kind is unknown.
-        UsageError: A number is out of range.
     """
 
     tasks: ClassVar[frozenset[type[Any]]] = frozenset(
@@ -137,11 +133,7 @@ class Fake:
         return False
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Return the replies to all requests, in order.
-
-        Raises:
-            StorageError: The log cannot be written.
-        """
+        """Return the replies to all requests, in order."""
         identity = self.identity
         return [self._reply(request, request.digest(identity)) for request in requests]
 

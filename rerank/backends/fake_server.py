@@ -30,10 +30,6 @@ class FakeServer(Fake):
         arrived: Number of requests that have been started.
         in_progress: Number of requests that are being answered.
         most_in_progress: The largest number of requests that were answered at the same time.
-
-    Raises:
-        UnknownNameError: The kind is unknown.
-        UsageError: A number is out of range.
     """
 
     _: KW_ONLY
@@ -58,19 +54,11 @@ class FakeServer(Fake):
         self._limit = ConcurrencyLimit(self.concurrency)
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Return the replies to all requests, in order.
-
-        Raises:
-            StorageError: The log cannot be written.
-        """
+        """Return the replies to all requests, in order."""
         return run_on_task_request_loop(self._answer_all(requests)) if requests else []
 
     async def agenerate(self, request: Request) -> Reply:
-        """Return the reply to one request after its delay.
-
-        Raises:
-            StorageError: The log cannot be written.
-        """
+        """Return the reply to one request after its delay."""
         return await await_on_task_request_loop(self._answer(request))
 
     def close(self) -> None:

@@ -28,12 +28,7 @@ class Fusion(Hf):
     classes: ClassVar[tuple[str, str]] = ("AutoModelForSeq2SeqLM", "AutoTokenizer")
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Return the replies to all requests, in order.
-
-        Raises:
-            BackendError: The model failed for a reason other than memory.
-            UsageError: This process was forked after a model was used.
-        """
+        """Return the replies to all requests, in order."""
         require_model_process()
         with self._lock:
             return [self._fuse(request) for request in requests]

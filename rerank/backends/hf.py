@@ -54,9 +54,6 @@ class Hf(LocalModel):
         identity: Name, hash or revision, dtype and adapter of the model.
         options: Backend options; None for the defaults. Only ``batch_size``, ``context_size``, ``reuse`` and
             ``deterministic`` have an effect.
-
-    Raises:
-        UsageError: The context size in the options exceeds the model's, or neither is known.
     """
 
     tasks: ClassVar[frozenset[type[Any]]] = frozenset(
@@ -91,11 +88,6 @@ class Hf(LocalModel):
         Args:
             name: A folder written by ``save_pretrained``, or an id on the hub.
             options: Options for loading and running the model; None for the defaults.
-
-        Raises:
-            MissingPrerequisiteError: Torch or transformers are not installed.
-            MissingResourceError: The model does not exist.
-            UsageError: An option does not fit this machine or model.
         """
         options = options or BackendOptions()
         loaded = load_language_model(name, options, cls.classes)
@@ -122,11 +114,7 @@ class Hf(LocalModel):
 
     @classmethod
     def describe(cls, name: str | Path, options: BackendOptions) -> ModelDescription | None:
-        """Describe the model that `load` would load, such as its identity; None if that requires loading it.
-
-        Raises:
-            RerankError: The files of the model show that it cannot be loaded.
-        """
+        """Describe the model that `load` would load, such as its identity; None if that requires loading it."""
         from rerank.lm.model_description import describe_causal_model
 
         return describe_causal_model(name, options) if cls.classes == LANGUAGE else None
@@ -202,10 +190,6 @@ class Hf(LocalModel):
         Requests with the same class of task share batches. Longer prompts come first: batches then need little padding,
         and if memory runs out, it does so early. A request that does not fit in the context, or does not fit in memory
         even in a batch of its own, gets a reply with ``finish="error"``. Only one thread at a time uses the model.
-
-        Raises:
-            BackendError: The model failed for a reason other than memory.
-            UsageError: The model cannot perform the task, or this process was forked after a model was used.
         """
         require_model_process()
         replies, groups = make_token_jobs(requests, self._tokens, self._identity.get("model", ""))

@@ -83,10 +83,6 @@ class JinaRanking(LocalModel):
         identity: Name, hash or revision, and dtype of the model.
         options: Backend options; None for the defaults. Only batch size (passages per block) and context size have an
             effect.
-
-    Raises:
-        DataError: The tokenizer lacks a special token of the model.
-        UsageError: The context size in the options exceeds the model's, or neither is known.
     """
 
     tasks: ClassVar[frozenset[type[Any]]] = frozenset({CrossEncoderTask})
@@ -125,12 +121,6 @@ class JinaRanking(LocalModel):
         Args:
             name: A folder with the files of the model, or an id on the hub.
             options: Options for loading and running the model; None for the defaults.
-
-        Raises:
-            MissingPrerequisiteError: Torch or transformers are not installed.
-            MissingResourceError: The model does not exist.
-            UsageError: The model is not of this class, or an option does not fit this machine or model.
-            DataError: The weights are damaged or incomplete.
         """
         options = options or BackendOptions()
         for value, flag in ((options.adapter, "--adapter"), (options.device_map, "--device-map")):
@@ -159,12 +149,7 @@ class JinaRanking(LocalModel):
         return self._tokens
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Return the replies to all requests, in order, with one cosine per passage.
-
-        Raises:
-            BackendError: The model failed for a reason other than memory.
-            UsageError: This process was forked after a model was used.
-        """
+        """Return the replies to all requests, in order, with one cosine per passage."""
         require_model_process()
         with self._lock:
             return [self._reply(request) for request in requests]

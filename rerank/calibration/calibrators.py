@@ -28,9 +28,6 @@ class Platt:
     """Platt scaling: p = sigmoid(slope * logit + intercept).
 
     Source: Platt 1999, Probabilistic outputs for support vector machines.
-
-    Raises:
-        DataError: A parameter is not finite, or the slope is negative.
     """
 
     method: Literal["platt"] = "platt"
@@ -51,9 +48,6 @@ class Beta:
     """Beta calibration: p = sigmoid(a log(s) - b log(1 - s) + c) with s = sigmoid(logit).
 
     Source: Kull, Silva Filho and Flach, AISTATS 2017.
-
-    Raises:
-        DataError: A parameter is not finite, or ``a`` or ``b`` is negative.
     """
 
     method: Literal["beta"] = "beta"
@@ -79,9 +73,6 @@ class Isotonic:
     Attributes:
         logits: Logits of the points, increasing.
         probabilities: Probabilities of the points, non-decreasing.
-
-    Raises:
-        DataError: There are no points, or the logits or probabilities are not in order.
     """
 
     method: Literal["isotonic"] = "isotonic"

@@ -71,11 +71,7 @@ def usable_fit_lists(lists: JudgedLists, fit: FitName) -> JudgedLists:
 
 
 def check_calibration_labels(lists: JudgedLists) -> None:
-    """Check that a calibration can be fitted to the lists.
-
-    Raises:
-        DataError: Fewer than two queries have a judged document, or all judged documents have the same label.
-    """
+    """Check that a calibration can be fitted to the lists."""
     if (count := len(lists.queries)) < 2:
         raise DataError(
             f"{'No query has' if count == 0 else 'Only 1 query has'} a judged document in its list",

@@ -195,9 +195,6 @@ def cut_lists_for_calibration(collections: Sequence[RankedCollection]) -> Judged
 
     Args:
         collections: The runs.
-
-    Raises:
-        DataError: Two runs of a collection have different lowest relevant grades.
     """
     _check_grades_agree(collections)
     documents: dict[tuple[tuple[str, str], int], JudgedList] = {}
@@ -218,11 +215,7 @@ def cut_lists_for_calibration(collections: Sequence[RankedCollection]) -> Judged
 
 
 def _check_grades_agree(collections: Sequence[RankedCollection]) -> None:
-    """Check that the same grades count as relevant in all runs of a collection.
-
-    Raises:
-        DataError: Two runs of a collection have different lowest relevant grades.
-    """
+    """Check that the same grades count as relevant in all runs of a collection."""
     first: dict[str, int] = {}
     for run in collections:
         if run.relevant != first.setdefault(run.name, run.relevant):
@@ -249,11 +242,7 @@ def _calibration_list_with_and_without_relevant(ranking: JudgedList, depth: int)
 
 
 def check_finite_scores_to_calibrate(values: Iterable[float | None], what: str) -> None:
-    """Check that scores are finite. None is allowed. ``what`` names the scores in the error message.
-
-    Raises:
-        DataError: A score is infinite or not a number.
-    """
+    """Check that scores are finite. None is allowed. ``what`` names the scores in the error message."""
     for position, value in enumerate(values, 1):
         if value is not None and not math.isfinite(value):
             raise DataError(f"The {what} at rank {position} is {value}", expected="a finite number")

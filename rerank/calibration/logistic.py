@@ -46,10 +46,6 @@ class LogisticModel:
         sds: Standard deviations of the inputs in the training set; 1 for an input that was constant.
         coefficients: Coefficients of the standardised inputs.
         intercept: Logit of a row in which all inputs equal their means.
-
-    Raises:
-        DataError: The attributes have different lengths, a value is not finite, or a standard deviation is not
-            positive.
     """
 
     inputs: tuple[str, ...]

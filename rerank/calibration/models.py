@@ -107,9 +107,6 @@ class Fit:
     Attributes:
         documents: Model of the probability that a document is relevant.
         lists: Model of the probability that at least one document of a list is relevant.
-
-    Raises:
-        DataError: The model for whole lists does not have the inputs `LIST_INPUTS`.
     """
 
     documents: DocumentModel

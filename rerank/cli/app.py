@@ -64,11 +64,7 @@ _ArgumentError: Any = typer.BadParameter.__base__
 
 @contextmanager
 def _argument_errors() -> Iterator[None]:
-    """Convert Typer's errors about arguments into errors of this package.
-
-    Raises:
-        UsageError: An argument or an option is wrong.
-    """
+    """Convert Typer's errors about arguments into errors of this package."""
     try:
         yield
     except _ArgumentError as error:

@@ -213,11 +213,7 @@ def _check_compare_options(
 
 
 def check_matrix_without_runs(matrix: Path, runs: list[Path], scoring: MeasureOptions) -> None:
-    """Check that options for runs are not combined with a matrix of scores.
-
-    Raises:
-        UsageError: A run or an option for runs is given.
-    """
+    """Check that options for runs are not combined with a matrix of scores."""
     flags = {"--qrels": scoring.qrels, "--measure": scoring.measures, "--relevant": scoring.relevant}
     conflicting = [*map(str, runs[:1]), *(flag for flag, value in flags.items() if value)]
     if conflicting:

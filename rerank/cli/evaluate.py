@@ -65,11 +65,7 @@ class DetailOptions:
         return read_query_groups(self.by) if Path(self.by).is_file() else read_query_field(qrels, self.by)
 
     def check_format(self, form: str) -> None:
-        """Check that a format can show the requested details.
-
-        Raises:
-            UsageError: The format cannot show scores per query or per group.
-        """
+        """Check that a format can show the requested details."""
         if (self.by or self.per_query) and form in ("latex", "markdown", "html"):
             raise UsageError(
                 f"--format {form} cannot be used with {'--by' if self.by else '--per-query'}",

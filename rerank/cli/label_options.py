@@ -45,9 +45,6 @@ def read_label_file_argument(
     Returns:
         The labels, which refer to documents by id; the lists with texts (None if the file has no texts and no
         collection is given); and the number of omitted lists by reason.
-
-    Raises:
-        DataError: The file contains no usable list.
     """
     from rerank.finetune.labels.label_files import read_labels
     from rerank.finetune.labels.list_files import open_label_records, read_label_lists_of_file
@@ -64,11 +61,7 @@ def read_label_file_argument(
 
 
 def look_up_texts_option(labels: Sequence[LabelList], collection: str | None, *, needed: bool) -> dict[str, str]:
-    """Return a mapping from query id to query text, taken from the labels or else from the collection.
-
-    Raises:
-        UsageError: ``needed`` is set, but a text is missing.
-    """
+    """Return a mapping from query id to query text, taken from the labels or else from the collection."""
     from rerank.finetune.labels.list_texts import query_texts_of_labels
 
     texts = query_texts_of_labels(labels, open_collection_option(collection))
@@ -83,11 +76,7 @@ def look_up_texts_option(labels: Sequence[LabelList], collection: str | None, *,
 
 
 def load_test_queries_option(selectors: Sequence[str] | None) -> dict[str, dict[str, str]]:
-    """Load the queries of test collections, as a mapping from selector to a mapping from query id to text.
-
-    Raises:
-        DataError: A collection has no queries.
-    """
+    """Load the queries of test collections, as a mapping from selector to a mapping from query id to text."""
     from rerank.collections import open_collection
 
     queries = {name: {query.id: query.text for query in open_collection(name).queries()} for name in selectors or ()}

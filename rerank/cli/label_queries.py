@@ -68,11 +68,7 @@ class QueryModelOptions(ModelLoadOptions):
     ] = None
 
     def writer(self, source: str, seed: int) -> Any:
-        """Return a query writer with a loaded model for ``--from llm``; None for other sources.
-
-        Raises:
-            UsageError: Model options are given for another source, or ``--from llm`` is given without a model.
-        """
+        """Return a query writer with a loaded model for ``--from llm``; None for other sources."""
         model_options = [name for name, value in vars(self).items() if value is not None]
         if source != "llm":
             if model_options:

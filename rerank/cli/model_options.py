@@ -71,11 +71,7 @@ class EngineOptions:
     ] = None
 
     def execution(self) -> Execution:
-        """Return the options of this group that are fields of `Execution`; other options are ignored.
-
-        Raises:
-            UsageError: A value is invalid.
-        """
+        """Return the options of this group that are fields of `Execution`; other options are ignored."""
         from rerank.experiment.spec import Execution
 
         given = {key: value for key, value in vars(self).items() if value is not None}

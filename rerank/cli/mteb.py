@@ -155,11 +155,7 @@ def _print_mteb_scores(content: dict[str, Any]) -> None:
 
 
 def _check_mteb_command_failures(content: dict[str, Any], failed: dict[str, RerankError], allowed: float) -> None:
-    """Check that all tasks have scores, and that the fraction of failed windows is within the limit.
-
-    Raises:
-        PartialFailureError: A task has no score, or too many windows failed.
-    """
+    """Check that all tasks have scores, and that the fraction of failed windows is within the limit."""
     if len(failed) == 1 and not content["results"]:
         raise next(iter(failed.values()))
     if failed:

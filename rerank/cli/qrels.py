@@ -182,11 +182,7 @@ def pool_command(
 
 
 def check_output_folder_option(path: Path) -> None:
-    """Create a folder for results and check that it is writable. Call this before the work starts.
-
-    Raises:
-        StorageError: The folder cannot be created or written.
-    """
+    """Create a folder for results and check that it is writable. Call this before the work starts."""
     from rerank.io.text_files import check_file_writable
 
     try:

@@ -56,11 +56,7 @@ class AgreementOptions:
         return "kappa" if self.weights == "none" else f"kappa_{self.weights}"
 
     def lowest_grades(self, assessors: Sequence[str]) -> list[int] | None:
-        """Return the lowest relevant grade of every assessor; None if no option is given.
-
-        Raises:
-            UsageError: A value contains no grade, an assessor does not exist, or an assessor is given no grade.
-        """
+        """Return the lowest relevant grade of every assessor; None if no option is given."""
         grades: dict[str, int] = {}
         for text in self.relevant or ():
             name, _, grade = text.rpartition("=")

@@ -49,11 +49,7 @@ class SamplingOptions:
     ] = None
 
     def named_groups(self) -> tuple[tuple[str, str], ...]:
-        """Return the name and the pattern of each group.
-
-        Raises:
-            UsageError: A value is not ``NAME=PATTERN``, or there are no samples for intervals.
-        """
+        """Return the name and the pattern of each group."""
         groups = parse_named_patterns("--group", self.groups or [])
         if groups and not self.resamples:
             raise UsageError(

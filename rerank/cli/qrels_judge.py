@@ -77,11 +77,7 @@ class AssessorOptions(ModelLoadOptions, EngineOptions):
     ] = None
 
     def check(self) -> None:
-        """Check that model options are given if and only if the assessor is a model.
-
-        Raises:
-            UsageError: Model options are given for a person, or ``--model`` is missing.
-        """
+        """Check that model options are given if and only if the assessor is a model."""
         model_options = [name for name, value in vars(self).items() if value is not None and name != "judge"]
         if self.judge == "person" and model_options:
             raise UsageError(
@@ -111,12 +107,7 @@ class JudgmentFileOptions:
     ] = None
 
     def check(self) -> None:
-        """Check that the files can be written.
-
-        Raises:
-            UsageError: Both files have the same path, or ``--unjudged`` is given without ``--qrels-out``.
-            StorageError: A file cannot be written.
-        """
+        """Check that the files can be written."""
         from rerank.io.text_files import check_file_writable
 
         check_file_writable(self.out)
@@ -313,11 +304,7 @@ def _print_judging_counts(content: Mapping[str, Any]) -> None:
 
 
 def _print_remaining_judgments(content: Mapping[str, Any], waiting: Mapping[str, str], *, stopped: bool) -> None:
-    """Print the names of the written files and the number of remaining documents.
-
-    Raises:
-        PartialFailureError: The model did not reply to some requests.
-    """
+    """Print the names of the written files and the number of remaining documents."""
     if content["judged"] + content["skipped"] + content["failed"]:
         print_note(f"saved: {content['out']}")
     if content["qrels"] is not None:

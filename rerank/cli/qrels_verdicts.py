@@ -56,11 +56,7 @@ class ProcedureOptions:
 
 
 def parse_named_patterns(option: str, texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Split the values ``NAME=PATTERN`` of an option into pairs of name and pattern.
-
-    Raises:
-        UsageError: A value does not have this form.
-    """
+    """Split the values ``NAME=PATTERN`` of an option into pairs of name and pattern."""
     pairs = [text.partition("=") for text in texts]
     for text, (system, _, pattern) in zip(texts, pairs, strict=True):
         if not (system and pattern):

@@ -47,9 +47,6 @@ def read_named_runs(files: Sequence[Path], names: Sequence[str] = ()) -> list[Ru
     Args:
         files: Run files, as `expand_run_arguments` returns them.
         names: One name per file, in the same order; if empty, the path suffixes are used.
-
-    Raises:
-        UsageError: The number of names differs from the number of files.
     """
     from rerank.io.run_files import read_run
 
@@ -90,9 +87,6 @@ def expand_run_arguments(paths: Sequence[Path]) -> list[Path]:
 
     A run folder is replaced by its run.trec. A folder of run folders, as created by `rerank bench`, is replaced by
     their run.trec files.
-
-    Raises:
-        DataError: A folder contains no files.
     """
     files: list[Path] = []
     for path in paths:
@@ -115,11 +109,7 @@ def expand_run_arguments(paths: Sequence[Path]) -> list[Path]:
 
 
 def _result_of_run_argument(folder: Path) -> Path | None:
-    """Return the path of run.trec in a folder; None if the folder is not a run folder.
-
-    Raises:
-        MissingResourceError: The run has no result yet.
-    """
+    """Return the path of run.trec in a folder; None if the folder is not a run folder."""
     if not (folder / "spec.json").is_file():
         return None
     if not (folder / "run.trec").is_file():

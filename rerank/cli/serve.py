@@ -89,11 +89,7 @@ class ServerOptions:
         return replace(limits.settings(self.name or name), allowed_hosts=names)
 
     def listener(self) -> Listener:
-        """Return the address to listen on, after checking that it is free.
-
-        Raises:
-            UsageError: The address cannot be used.
-        """
+        """Return the address to listen on, after checking that it is free."""
         from rerank.serving.running import Listener
 
         listener = Listener(

@@ -31,10 +31,6 @@ class Beir(FileCollection):
         drop_self: Whether to apply BEIR's rule, by which a document with the query's own id is dropped.
         language: ISO 639 code of the documents' language.
         relevant: Lowest grade that binary measures count as relevant.
-
-    Raises:
-        MissingResourceError: The folder, its corpus or its queries do not exist.
-        UnknownNameError: There are judgments, but not for this split.
     """
 
     format_name: ClassVar[str] = "Beir"
@@ -59,11 +55,7 @@ class Beir(FileCollection):
         return read_json_lines_file_documents(self.files.docs[0])
 
     def queries(self) -> list[Query]:
-        """Return the queries judged in the split, or all queries if there are no judgments, in file order.
-
-        Raises:
-            DataError: A judged query does not exist, or the file is malformed.
-        """
+        """Return the queries judged in the split, or all queries if there are no judgments, in file order."""
         queries = read_json_lines_query_file(self.files.queries[0])
         judged = self.qrels()
         if not judged:

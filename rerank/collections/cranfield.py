@@ -74,9 +74,6 @@ class Cranfield(FileCollection):
     Args:
         folder: The folder, with plain or gzipped files.
         relevant: Lowest gain that binary measures count as relevant.
-
-    Raises:
-        MissingResourceError: The folder, or its file of documents or queries, does not exist.
     """
 
     format_name: ClassVar[str] = "Cranfield"
@@ -108,11 +105,7 @@ class Cranfield(FileCollection):
         return check_unique_ids(documents, "document")
 
     def queries(self) -> list[Query]:
-        """Return all queries in file order, each as a single line of text.
-
-        Raises:
-            DataError: A query has no text, or the file is malformed.
-        """
+        """Return all queries in file order, each as a single line of text."""
         return list(check_unique_ids(self._numbered(), "query"))
 
     def _numbered(self) -> Iterator[tuple[str, Query]]:
@@ -136,9 +129,6 @@ def cranfield_grade_to_gain(grade: int, where: str) -> int:
     Args:
         grade: The grade in the file.
         where: File and line of the grade, for messages.
-
-    Raises:
-        DataError: The grade is invalid.
     """
     if grade not in (-1, 1, 2, 3, 4, 5):
         raise DataError(f"{where}: the grade is {grade}", expected="1 (complete answer) to 5 (no interest), or -1")

@@ -51,9 +51,6 @@ class InquireRerank(FileCollection):
     Args:
         file: The rows of one split, plain or gzipped, without the bytes of the images.
         root: The folder to which image paths are relative; empty for the current folder.
-
-    Raises:
-        MissingResourceError: The file does not exist.
     """
 
     format_name: ClassVar[str] = "InquireRerank"
@@ -70,11 +67,7 @@ class InquireRerank(FileCollection):
         return {"root": str(self._root.resolve()) if self._root else ""}
 
     def docs(self) -> Iterator[Document]:
-        """Return an iterator over the images of all lists, each once, in order of first occurrence.
-
-        Raises:
-            DataError: An image has two paths, or the file is malformed.
-        """
+        """Return an iterator over the images of all lists, each once, in order of first occurrence."""
         seen: dict[str, Document] = {}
         for group in self._groups:
             for doc, _, _ in group.images.values():

@@ -39,10 +39,6 @@ class Irds:
             Learning and 1 otherwise.
         drop_self: Whether to drop a document with the query's own id from its ranking; None to drop it only for BEIR's
             data sets.
-
-    Raises:
-        MissingPrerequisiteError: ir_datasets is not installed.
-        UnknownNameError: There is no such data set; the message suggests similar ids.
     """
 
     def __init__(
@@ -62,11 +58,7 @@ class Irds:
         return bool(self._dataset.has(kind))
 
     def docs(self) -> Iterator[Document]:
-        """Yield the documents in the order of ir_datasets.
-
-        Raises:
-            MissingResourceError: The documents cannot be downloaded or read.
-        """
+        """Yield the documents in the order of ir_datasets."""
         return check_unique_ids(((self.name, doc) for doc in self._docs()), "document")
 
     def _docs(self) -> Iterator[Document]:

@@ -40,10 +40,6 @@ class Jsonl(FileCollection):
         qrels: The file of the judgments, in any supported format; replaces the one in the folder.
         language: ISO 639 code of the documents' language.
         relevant: Lowest grade that binary measures count as relevant.
-
-    Raises:
-        MissingResourceError: A file or folder does not exist, or the folder has neither documents nor queries.
-        UsageError: No file is given, or both ``path`` and ``docs`` are files of documents.
     """
 
     format_name: ClassVar[str] = "Jsonl"

@@ -37,9 +37,6 @@ class Pictures(FileCollection):
         queries: A file of queries as JSON lines, ``{"id": ..., "text": ...}``; empty for no queries.
         qrels: A file of judgments, in any supported format; empty for no judgments.
         relevant: Lowest grade that binary measures count as relevant.
-
-    Raises:
-        MissingResourceError: The folder or a file does not exist.
     """
 
     def __init__(self, folder: str, *, queries: str = "", qrels: str = "", relevant: int = 1) -> None:
@@ -60,11 +57,7 @@ class Pictures(FileCollection):
         return whole.hexdigest()
 
     def docs(self) -> Iterator[Document]:
-        """Return an iterator over the pictures as documents, sorted by path.
-
-        Raises:
-            DataError: The folder contains no pictures.
-        """
+        """Return an iterator over the pictures as documents, sorted by path."""
         pictures = sorted(path for path in self._folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
         shown = [path for path in pictures if not any(p.startswith(".") for p in path.relative_to(self._folder).parts)]
         if not shown:

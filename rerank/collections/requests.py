@@ -40,9 +40,6 @@ class Requests(FileCollection):
             id, both descending.
         language: ISO 639 code of the documents' language.
         relevant: Lowest grade that binary measures count as relevant.
-
-    Raises:
-        MissingResourceError: A file does not exist.
     """
 
     format_name: ClassVar[str] = "Requests"
@@ -68,11 +65,7 @@ class Requests(FileCollection):
         return {"order": self.order}
 
     def docs(self) -> Iterator[Document]:
-        """Yield the documents of all lists, each once, in order of first occurrence.
-
-        Raises:
-            DataError: An id has different texts in two lists.
-        """
+        """Yield the documents of all lists, each once, in order of first occurrence."""
         seen: dict[str, bytes] = {}
         for request in self._requests():
             for doc in request.docs:

@@ -55,10 +55,6 @@ class Trec(FileCollection):
         fields: Fields that form the query text, joined with ``+``: title, description, narrative, or tags of the file.
         language: ISO 639 code of the documents' language.
         relevant: Lowest grade that binary measures count as relevant.
-
-    Raises:
-        MissingResourceError: A file or folder does not exist, or a folder is empty.
-        UsageError: Neither documents nor topics are given, or no field is given.
     """
 
     format_name: ClassVar[str] = "Trec"
@@ -104,12 +100,7 @@ class Trec(FileCollection):
         )
 
     def queries(self) -> list[Query]:
-        """Return all topics in file order, each with the chosen fields as one line of text.
-
-        Raises:
-            UnknownNameError: One of the chosen fields occurs in no topic.
-            DataError: A topic has none of the chosen fields, or the file is malformed.
-        """
+        """Return all topics in file order, each with the chosen fields as one line of text."""
         if not self.files.queries:
             return []
         topics = read_trec_format_topics(self.files.queries[0])

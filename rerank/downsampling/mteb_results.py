@@ -30,9 +30,6 @@ def mean_scores_for_benchmark_reduction(folder: Path) -> tuple[list[tuple[str, s
     Returns:
         One tuple per result: model, task, an empty query, score and path of the file; and notes about omitted parts,
         one sentence per task.
-
-    Raises:
-        DataError: A file is not an MTEB result file, or no part of a task is common to all models.
     """
     results = _read_results_for_benchmark_reduction(folder)
     tasks = dict.fromkeys(task for _, task, _, _ in results)

@@ -79,11 +79,7 @@ def choose_fewest_queries(
 
 
 def _checked_query_sample_sizes(sizes: Sequence[int], total: int, seeds: int) -> list[int]:
-    """Return the sizes to try, largest first.
-
-    Raises:
-        UsageError: A size is out of range, or there are no draws.
-    """
+    """Return the sizes to try, largest first."""
     checked = sorted({*(sizes or _spread_sample_sizes(total)), total}, reverse=True)
     if seeds < 1 or checked[-1] < 2 or checked[0] > total:
         raise UsageError(

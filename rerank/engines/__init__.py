@@ -23,10 +23,6 @@ def open_engine(selector: str, **options: Any) -> Engine:
     Args:
         selector: The selector, such as ``local`` or ``ray:HOST:PORT``.
         options: Options of the engine that are set by separate command-line flags; None counts as not given.
-
-    Raises:
-        UnknownNameError: No engine or option has this name.
-        UsageError: The engine does not support an option, or the value of an option is out of range.
     """
     given = {name: value for name, value in options.items() if value is not None}
     parsed = Selector.parse(selector)

@@ -63,9 +63,6 @@ class ComparedRuns:
         Args:
             path: The file; its columns are measure, query, a, b, score_a, score_b and difference (a minus b).
             baseline: Name of the baseline, which is ``b`` in every pair. If it is empty, all pairs of runs are written.
-
-        Raises:
-            StorageError: The file cannot be written.
         """
         by_name = {entry.run: entry for entry in self.scores}
         pairs = [(name, baseline) for name in by_name if name != baseline] if baseline else [*combinations(by_name, 2)]

@@ -153,11 +153,7 @@ def _comparison_of_decisions(
 
 
 def check_names_of_compared_runs(names: Sequence[str]) -> None:
-    """Check that there are at least two runs and that their names differ.
-
-    Raises:
-        UsageError: There are fewer than two runs, or two have the same name.
-    """
+    """Check that there are at least two runs and that their names differ."""
     if len(names) < 2:
         raise UsageError(f"The number of runs to compare is {len(names)}", expected="at least two runs")
     for name in names:

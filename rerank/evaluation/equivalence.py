@@ -34,9 +34,6 @@ def equivalence_p_values(differences: Floats, margin: float) -> EquivalenceP:
     Args:
         differences: (topics, pairs) scores of a system minus those of the baseline.
         margin: Largest difference that does not matter, in units of the measure.
-
-    Raises:
-        UsageError: The margin is not a positive number.
     """
     from scipy.stats import t
 

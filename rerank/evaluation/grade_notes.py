@@ -15,10 +15,6 @@ def describe_grade_use(name: str) -> str:
 
     Returns:
         The description; empty if the measure does not use grades, or if an external program decides how they are used.
-
-    Raises:
-        UsageError: ``name`` is not the name of a measure.
-        ValueError: ``name`` stands for several measures.
     """
     (measure,) = parse_measures([name])
     if measure.NAME == "nDCG":

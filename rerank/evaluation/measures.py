@@ -96,11 +96,7 @@ def why_measure_needs_whole_run(measure: Measure) -> str:
 
 
 def check_measure_has_query_values(name: str) -> None:
-    """Check that a measure has per-query values.
-
-    Raises:
-        UsageError: The measure has no per-query values. The message gives the reason and suggests an alternative.
-    """
+    """Check that a measure has per-query values."""
     (measure,) = parse_measures([name])
     if reason := why_measure_needs_whole_run(measure):
         raise UsageError(

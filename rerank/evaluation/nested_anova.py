@@ -61,9 +61,6 @@ def analyse_nested_variance(values: Sequence[Floats]) -> tuple[AnovaEffect, ...]
 
     Args:
         values: One (topics, systems) array of scores per collection, with the same systems.
-
-    Raises:
-        DataError: There are fewer than two collections or systems, or not more topics than collections.
     """
     systems, collections, total = values[0].shape[1], len(values), sum(map(len, values))
     if systems < 2 or collections < 2 or total <= collections:

@@ -215,24 +215,14 @@ def correct_across_measures(decisions: Sequence[PairwiseDecisions]) -> list[Pair
 
 
 def resolve_correction(test: str, correction: str) -> str:
-    """Return the name of the correction to use with a test. ``auto`` is replaced by the test's default.
-
-    Raises:
-        UnknownNameError: The test or correction does not exist.
-        UsageError: The test cannot be combined with the correction.
-    """
+    """Return the name of the correction to use with a test. ``auto`` is replaced by the test's default."""
     return corrections.resolve_correction(
         test, correction, family_wise=tests.get(Selector.parse(test).name).family_wise
     )
 
 
 def build_significance_test_selector(test: str, *, permutations: int | None = None, seed: int | None = None) -> str:
-    """Return the selector of a test with the given number of permutations and seed. None keeps the test's default.
-
-    Raises:
-        UsageError: An option is given, but the test is deterministic and does not have it.
-        UnknownNameError: The test does not exist.
-    """
+    """Return the selector of a test with the given number of permutations and seed. None keeps the test's default."""
     options = {key: value for key, value in (("permutations", permutations), ("seed", seed)) if value is not None}
     name = Selector.parse(test).name
     plugin = baseline_tests.get(name) if is_baseline_test(name) else tests.get(name)
@@ -252,11 +242,7 @@ def build_significance_test_selector(test: str, *, permutations: int | None = No
 
 
 def check_significance_level(alpha: float) -> None:
-    """Check a significance level.
-
-    Raises:
-        UsageError: The significance level is not between 0 and 1.
-    """
+    """Check a significance level."""
     if not 0 < alpha < 1:
         raise UsageError(f"alpha is {alpha}", expected="a number between 0 and 1")
 

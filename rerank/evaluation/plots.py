@@ -37,11 +37,6 @@ def plot_comparison(decisions: PairwiseDecisions, path: str | Path) -> None:
     Args:
         decisions: The test results of all pairs.
         path: File name that ends in .png, .svg or .pdf.
-
-    Raises:
-        UsageError: The extension is not supported.
-        MissingPrerequisiteError: matplotlib is not installed.
-        MissingResourceError: The folder does not exist.
     """
     systems = decisions.matrix.systems
     if len(systems) == 2:
@@ -65,11 +60,7 @@ def check_comparison_plot(path: str | Path) -> None:
 
 
 def plot_topic_differences(decisions: PairwiseDecisions, a: str, b: str, path: str | Path) -> None:
-    """Plot the difference of ``a`` minus ``b`` on every topic, from largest to smallest, and the mean difference.
-
-    Raises:
-        UnknownNameError: A system does not exist; other errors are those of `plot_comparison`.
-    """
+    """Plot the difference of ``a`` minus ``b`` on every topic, from largest to smallest, and the mean difference."""
     matrix = decisions.matrix
     deltas = matrix.deltas(a, b)
     order = np.argsort(-deltas, kind="stable")

@@ -90,9 +90,6 @@ def smallest_detectable_difference(topics: int, sd: float, alpha: float = 0.05, 
         alpha: Significance level of a single test. For m pairs with Bonferroni's correction, pass the level
             divided by m.
         power: Probability of detecting the difference, above alpha and below 1.
-
-    Raises:
-        UsageError: A number is out of range.
     """
     from scipy.optimize import brentq
 

@@ -115,11 +115,6 @@ def report_power_of_runs(
             pairs (Bonferroni), which is conservative for all corrections.
         goal: The difference to detect and the required power.
         baseline: Name of the run with which all others are compared; empty for all pairs.
-
-    Raises:
-        UnknownNameError: The baseline does not exist.
-        UsageError: A number is out of range.
-        DataError: The runs were evaluated on different queries.
     """
     options, goal = options or ComparisonOptions(), goal or PowerGoal()
     check_significance_level(options.alpha)

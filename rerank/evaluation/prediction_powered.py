@@ -60,10 +60,6 @@ def estimate_prediction_powered_mean(
         weight: Weight of the model's judgments; None for the weight with the smallest variance, chosen per system.
         alpha: Intervals have confidence level 1 - alpha.
         interval: Kind of interval, as described above.
-
-    Raises:
-        DataError: Fewer than 3 topics have both kinds of judgments, or fewer than 2 have only the model's judgments.
-        UsageError: The weight is not between 0 and 1.
     """
     from scipy.stats import norm, t
 

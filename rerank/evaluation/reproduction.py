@@ -131,10 +131,6 @@ def measure_reproduction(
         relevant: Lowest grade that counts as relevant in binary measures whose name does not specify one.
         depth: Number of documents per topic whose order is compared.
         p: Persistence of rank-biased overlap, between 0 and 1.
-
-    Raises:
-        UsageError: A measure does not exist or has no per-query values, or an option is out of range.
-        DataError: A run shares no query with its judgments.
     """
     if depth < 2 or not 0 < p < 1:
         raise UsageError(f"depth is {depth} and p is {p}", expected="a depth of 2 or more, and p between 0 and 1")

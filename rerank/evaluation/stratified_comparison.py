@@ -118,10 +118,6 @@ def compare_over_collections(
         matrices: Scores of the same systems by the same measure, for each collection; at least two collections.
         options: Correction and significance level; the test is the stratified t-test.
         notes: Caveats about the scores.
-
-    Raises:
-        UsageError: There are fewer than two collections, or an option is out of range.
-        DataError: A system is missing in a collection.
     """
     options = options or ComparisonOptions()
     check_significance_level(options.alpha)

@@ -129,11 +129,6 @@ def measure_worth_of_rerankers(
         methods: Reranked runs of the first stage's candidates.
         measure: Name of one measure with per-query values.
         options: Depth, significance level and number of resamples.
-
-    Raises:
-        UsageError: ``measure`` stands for several measures or has no per-query values, two runs have the same name,
-            or an option is out of range.
-        DataError: A run shares no query with the judgments, or fewer than two queries are judged.
     """
     options = options or WorthOptions()
     if options.depth is not None and options.depth < 1:

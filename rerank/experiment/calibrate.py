@@ -65,11 +65,6 @@ def calibrate_experiment_runs(
 
     Returns:
         The paths ``file`` and ``diagram``, and the report: ``ece``, ``brier``, ``auc``, ``queries`` and more.
-
-    Raises:
-        UsageError: The runs have different rankers or first stages, or no run is given.
-        MissingResourceError: A folder or file does not exist.
-        DataError: A run is unfinished or empty, or has too few judgments.
     """
     if not runs:
         raise UsageError("No run folder is given", expected="at least one", remedy="Pass the folder of a finished run")
@@ -117,11 +112,6 @@ def open_finished_experiment_with_qrels(
         qrels: Relevance judgments: a file, or the selector of a collection; if omitted, the judgments in the folder.
         relevant: Lowest grade that counts as relevant; if omitted, the one that the judgments define.
         complete: Whether documents without a judgment count as not relevant.
-
-    Raises:
-        MissingResourceError: The folder or the judgments do not exist.
-        DataError: The run is unfinished or has no rankings, its judge scores are of several kinds, or there are no
-            judgments.
     """
     folder = RunFolder.existing(path)
     document = folder.read_json("spec.json", "spec", "identity")
@@ -164,9 +154,6 @@ def split_experiment_folder_and_qrels(text: str) -> tuple[Path, str | None]:
     """Split ``FOLDER:QRELS`` into the folder and the selector of judgments, which is None if ``:QRELS`` is missing.
 
     Both parts may contain colons.
-
-    Raises:
-        UsageError: No part before a colon is a run folder.
     """
     parts = text.split(":")
     for count in range(len(parts), 0, -1):

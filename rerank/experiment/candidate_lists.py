@@ -62,11 +62,7 @@ class CandidateLists:
         return CandidateSurvey(digest=digest.hexdigest(), queries=lengths.total(), lengths=lengths)
 
     def __iter__(self) -> Iterator[Ranking]:
-        """Yield the candidate lists. If they are read from a file, check at the end that the file has not changed.
-
-        Raises:
-            DataError: The file was changed after `survey` was computed.
-        """
+        """Yield the candidate lists. If they are read from a file, check at the end that the file has not changed."""
         if self.kept is not None:
             yield from self.kept.values()
             return

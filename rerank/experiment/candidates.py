@@ -127,10 +127,6 @@ def stream_candidates_of_spec(spec: RunSpec, collection: Collection) -> Candidat
 
     Returns:
         The candidate lists; None if the first stage is not ``candidates`` or the collection cannot stream its lists.
-
-    Raises:
-        UnknownNameError: A query id does not exist in the collection.
-        DataError: There are no candidate lists, or a list is malformed.
     """
     selector = Selector.parse(spec.first_stage)
     is_own = selector.name == "candidates" and not selector.argument and not selector.options
@@ -175,10 +171,6 @@ def select_run_queries(spec: RunSpec, queries: list[Query], qrels: Qrels) -> lis
 
     If the specification contains ids, the queries with these ids are selected. Otherwise, the queries with judgments
     are selected or, if there are no judgments, all queries. The number of queries is limited to ``max_queries``.
-
-    Raises:
-        UnknownNameError: A query id does not exist in the collection.
-        DataError: No query is selected.
     """
     if spec.queries:
         by_id = {query.id: query for query in queries}

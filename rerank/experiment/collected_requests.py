@@ -84,9 +84,6 @@ def collect_run_requests(
         prepared: The prepared run.
         on_request: Function that is called with each request.
         in_one_round: Whether to check that no request depends on a reply, so that the requests are those of the run.
-
-    Raises:
-        UsageError: ``in_one_round`` is set, and a request depends on a reply.
     """
     judge = _CollectingJudge(judge=prepared.judge, on_request=on_request, divides=not in_one_round)
     ranker = Ranker(strategy=prepared.setup.strategy, judge=judge, passages=prepared.setup.passages)

@@ -27,9 +27,6 @@ def settings_from_file(values: Any, file: str | Path, *, trust_remote_code: bool
         values: The parsed content of the file, or a part of it.
         file: Path of the file, for error messages and addresses.
         trust_remote_code: Whether the user permits remote code, on the command line or in Python.
-
-    Raises:
-        UsageError: The file permits remote code, and the user does not.
     """
     if isinstance(values, Mapping):
         return {key: _setting_from_file(str(key), value, file, trust_remote_code) for key, value in values.items()}

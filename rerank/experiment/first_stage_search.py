@@ -42,9 +42,6 @@ def run_first_stage_experiment(spec: RunSpec, execution: Execution | None = None
     Args:
         spec: The specification.
         execution: Options that select the engine whose workers encode the texts; by default, this process encodes them.
-
-    Raises:
-        RerankError: The collection, the first stage or the measures cannot be used.
     """
     collection, queries, qrels = load_experiment_queries(spec, judged_only=False)
     relevant = lowest_relevant_grade_of_spec(spec, collection)

@@ -35,10 +35,6 @@ class HeadSelection:
         method: ``qrhead``, ``qrhead-ndcg`` or ``core``.
         count: Number of heads to select; None for the method's default.
         tau: Temperature of ``core``; the paper uses 0.1 to 0.001, depending on the model.
-
-    Raises:
-        UnknownNameError: The method is unknown.
-        UsageError: ``count`` is below 1, or ``tau`` is not positive.
     """
 
     method: str = "qrhead"
@@ -186,11 +182,6 @@ def select_attention_heads_by_experiment(
         selection: Options for head selection.
         log: Path of the call log. A later selection on the same queries reads the model's replies from it.
         on_reply: Function that is called with the model's reply for each query.
-
-    Raises:
-        DataError: No query has both a relevant and an irrelevant candidate.
-        BackendError: The model failed for all queries.
-        UsageError: The attention weights of the model cannot be read.
     """
     method = METHODS[selection.method]
     icr_spec = spec.model_copy(update={"method": f"icr,calibrate={str(method.calibrated).lower()}"})

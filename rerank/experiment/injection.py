@@ -65,11 +65,7 @@ def inject_into_candidates(candidates: Run, targets: Mapping[str, str], injectio
 
 
 def estimate_injection_cells(cells: Sequence[RobustnessCell]) -> dict[str, Any]:
-    """Estimate runs, calls, tokens and cost of the attacks, as if the first stage's last documents were attacked.
-
-    Raises:
-        DataError: No candidate list has two documents.
-    """
+    """Estimate runs, calls, tokens and cost of the attacks, as if the first stage's last documents were attacked."""
     return estimate_robustness_cells(
         [replace(cell, runs=(cell.runs[0], *_attacked_runs(cell, cell.runs[0].first_stage))) for cell in cells]
     )
@@ -93,10 +89,6 @@ def measure_injection_robustness(
         ``top_10`` is None if no list has more than ten documents), and the cost of the run. ``rise``, ``first`` and
         ``top_10`` are dictionaries with ``mean`` and the limits ``low`` and ``high`` of a 95 % confidence interval over
         queries: Student's t interval for the rise, Wilson's interval for the fractions.
-
-    Raises:
-        UsageError: The prompt shows pictures.
-        DataError: No candidate list has two documents.
     """
     rows = [_measure_injection_cell(cell, execution, run) for cell in cells]
     spec = cells[0].runs[0].spec

@@ -27,11 +27,7 @@ _PROBES = 3
 
 
 def collect_requests_for_batches(prepared: PreparedRun) -> dict[str, Request]:
-    """Check that a run can be sent in batches, and return a mapping from digest to request for all its requests.
-
-    Raises:
-        UsageError: The backend has no batch interface, or requests depend on replies.
-    """
+    """Check that a run can be sent in batches, and return a mapping from digest to request for all its requests."""
     batch_interface_of_run(prepared)
     requests: dict[str, Request] = {}
 
@@ -60,9 +56,6 @@ def answer_run_in_batches(
         folder: The run folder.
         requests: Mapping from digest to request for the whole run; None to submit no new batch.
         on_batch: Function that is called with each observed state of a batch.
-
-    Raises:
-        BackendError: The provider cannot be used, or stopped a batch.
     """
     record = BatchRecord(folder)
     if requests is None and not record.unfinished():
@@ -80,11 +73,7 @@ def answer_run_in_batches(
 
 
 def batch_interface_of_run(prepared: PreparedRun) -> BatchInterface:
-    """Return the batch interface of a run's backend.
-
-    Raises:
-        UsageError: The backend has no batch interface.
-    """
+    """Return the batch interface of a run's backend."""
     if not isinstance(prepared.backend, BatchBackend):
         raise UsageError(
             f"--provider-batch cannot be used with the model {prepared.spec.model}",

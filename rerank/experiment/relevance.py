@@ -34,9 +34,6 @@ def open_relevance_of_prepared_run(
     Yields:
         A function that writes the probabilities of one list, given its candidates with their first-stage scores. An
         empty list is not written.
-
-    Raises:
-        UsageError: The run has no calibration.
     """
     calibration = prepared.calibration
     if calibration is None:

@@ -36,11 +36,6 @@ def complete_resumed_spec(given: Mapping[str, Any], path: Path) -> dict[str, Any
         The given values, completed from spec.json. If a recorded file of the adapter no longer exists at its path, for
         example because the run was started on another machine, the path is replaced by that of the same file in the
         adapter's folder.
-
-    Raises:
-        DataError: The folder's spec.json is invalid.
-        MissingResourceError: The folder is not a run folder, and the values contain no collection for a new run.
-        UsageError: The folder's spec.json permits remote code, and the given values do not.
     """
     if "collection" in given and not (path / "spec.json").is_file():
         return dict(given)

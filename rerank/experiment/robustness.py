@@ -43,9 +43,6 @@ def vary_candidate_order(spec: RunSpec, shuffles: int) -> list[RunSpec]:
     Args:
         spec: The specification.
         shuffles: Number of random orders.
-
-    Raises:
-        UsageError: ``shuffles`` is below 0, or the specification already has a shuffle.
     """
     if shuffles < 0:
         raise UsageError(f"The number of shuffles is {shuffles}", expected="at least 0")
@@ -81,9 +78,6 @@ def prepare_robustness_cells(
         depths: Additional depths.
         first_stages: Additional first stages.
         shuffles: Number of random orders.
-
-    Raises:
-        RerankError: A run cannot be prepared.
     """
     backend = None
     for first_stage in dict.fromkeys((spec.first_stage, *first_stages)):

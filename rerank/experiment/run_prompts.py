@@ -44,10 +44,6 @@ def read_run_prompts(folder: RunFolder) -> Iterator[RunPrompt]:
 
     If the log lacks a prompt, all prompts are rendered again from the collection, the prompt template and the model's
     tokenizer. The digests of these requests must then match those in the log.
-
-    Raises:
-        DataError: A prompt in the log is damaged, or a rendered request has no reply in the log.
-        RerankError: The run cannot be prepared again.
     """
     with folder.calls(readonly=True) as log:
         yield from _logged_prompts(log) if log.has_all_prompts() else _rendered_prompts(folder, log)

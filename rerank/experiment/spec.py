@@ -31,12 +31,7 @@ class _Frozen(BaseModel):
 
     @classmethod
     def make(cls, values: dict[str, Any]) -> Self:
-        """Create the specification from the values of flags or of a file.
-
-        Raises:
-            UnknownNameError: A key does not exist; the message suggests the most similar key.
-            UsageError: A required value is missing, or a value is invalid.
-        """
+        """Create the specification from the values of flags or of a file."""
         for key in values:
             if key not in cls.model_fields:
                 raise UnknownNameError("key of a run specification", key, cls.model_fields)
@@ -208,11 +203,6 @@ def read_run_spec(path: str | Path, given: Mapping[str, Any] | None = None) -> d
     Args:
         path: Path of the file.
         given: Values set by the user, which override those of the file.
-
-    Raises:
-        MissingResourceError: The file does not exist.
-        DataError: The file is neither TOML nor a spec.json.
-        UsageError: The file permits remote code, and the user does not.
     """
     if str(path).endswith(".json"):
         recorded = read_json_object(path, "run specification", expected="TOML, or the spec.json of a run folder")
@@ -226,11 +216,7 @@ def read_run_spec(path: str | Path, given: Mapping[str, Any] | None = None) -> d
 
 
 def complete_spec_from_file(given: Mapping[str, Any], values: Mapping[str, Any], file: str | Path) -> dict[str, Any]:
-    """Return the given values, completed with the values of a file. The file cannot permit remote code.
-
-    Raises:
-        UsageError: The file permits remote code, and the given values do not.
-    """
+    """Return the given values, completed with the values of a file. The file cannot permit remote code."""
     missing = {key: value for key, value in values.items() if key not in given}
     trusts = given.get("trust_remote_code") is True
     return {**settings_from_file(missing, file, trust_remote_code=trusts), **given}

@@ -30,11 +30,7 @@ class AdapterRegistry(Registry):
         return sorted({*super().names(), *peft_presets()})
 
     def get(self, name: str) -> Any:
-        """Return the class of the plug-in or preset with this name.
-
-        Raises:
-            RerankError: As in `Registry.get`.
-        """
+        """Return the class of the plug-in or preset with this name."""
         return peft_presets().get(name.replace("-", "_")) or super().get(name)
 
     def is_experimental(self, name: str) -> bool:
@@ -53,12 +49,7 @@ OBJECTIVES = Registry("finetune.extra.objectives", "objective", experimental="fi
 
 
 def make_training_components(recipe: Recipe) -> RecipeComponents:
-    """Construct the components of a recipe, and check that they can be combined.
-
-    Raises:
-        UnknownNameError: A component, or an option of a component, does not exist.
-        UsageError: An option is out of range, or components cannot be combined; the message states the reason.
-    """
+    """Construct the components of a recipe, and check that they can be combined."""
     adapter: Adapter = _build_training_component(ADAPTERS, recipe.adapter)
     optimizer = _build_optimizer(recipe.optimizer)
     layers: CallbackPart | None = _build_training_component(LAYERS, recipe.layers) if recipe.layers else None
@@ -119,11 +110,7 @@ def _check_trained_parameter_kinds(
     layers: CallbackPart | None,
     callbacks: tuple[CallbackPart, ...],
 ) -> None:
-    """Check that optimizer, layer sampling and callbacks support the kind of parameters that the adapter trains.
-
-    Raises:
-        UsageError: A component does not support this kind.
-    """
+    """Check that optimizer, layer sampling and callbacks support the kind of parameters that the adapter trains."""
     components: list[tuple[str, Optimizer | CallbackPart]] = [(f"The optimizer {recipe.optimizer.name!r}", optimizer)]
     if recipe.layers and layers:
         components.append((f"layers = {recipe.layers.name!r}", layers))

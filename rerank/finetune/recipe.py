@@ -283,12 +283,7 @@ class Recipe(_Table):
 
     @classmethod
     def make(cls, values: Mapping[str, Any]) -> Recipe:
-        """Create a recipe from the values of a TOML or JSON file.
-
-        Raises:
-            UnknownNameError: A key does not exist; the message suggests the nearest one.
-            UsageError: A value is invalid.
-        """
+        """Create a recipe from the values of a TOML or JSON file."""
         try:
             return cls.model_validate(_recipe_keys_with_underscores(values))
         except ValidationError as error:
@@ -301,11 +296,6 @@ def read_recipe(path: str | Path, *, trust_remote_code: bool = False) -> Recipe:
     Args:
         path: The TOML file.
         trust_remote_code: Whether the recipe may run Python code that comes with its models.
-
-    Raises:
-        MissingResourceError: The file does not exist.
-        DataError: The file is not valid TOML.
-        UsageError: A key or a value is invalid, or the recipe runs remote code without permission.
     """
     values = read_toml_file(path, "recipe")
     return Recipe.make(settings_from_file(values, path, trust_remote_code=trust_remote_code))

@@ -39,11 +39,6 @@ def write_inverted_index(
         shards: For each shard, the terms of its documents, in the order of the collection.
         options: The options ``k1``, ``b`` and ``method`` of bm25s.
         processes: Maximum number of processes.
-
-    Raises:
-        DataError: No document has a term.
-        StorageError: The index cannot be written.
-        BackendError: A process ended before its work was done.
     """
     with storage_errors(folder), tempfile.TemporaryDirectory(prefix=f"{folder.name}-", dir=folder.parent) as scratch:
         parts = [Path(scratch) / str(number) for number in range(len(shards))]
@@ -110,11 +105,7 @@ class InvertedIndex:
     """
 
     def __init__(self, folder: Path, documents: int) -> None:
-        """Open the files that `write_inverted_index` wrote.
-
-        Raises:
-            ValueError: The files do not match each other, or the index does not contain this many documents.
-        """
+        """Open the files that `write_inverted_index` wrote."""
         import bm25s
 
         self.shards = [
@@ -186,11 +177,7 @@ def weighted_document_scores(index: bm25s.BM25, vocabulary: Mapping[str, int], w
 
 
 def write_average_length(folder: Path, documents: Iterable[list[str]]) -> None:
-    """Write the average number of terms per document, without empty documents; documents are lists of terms.
-
-    Raises:
-        StorageError: The file cannot be written.
-    """
+    """Write the average number of terms per document, without empty documents; documents are lists of terms."""
     count = total = 0
     for terms in documents:
         count, total = count + bool(terms), total + len(terms)
@@ -199,11 +186,7 @@ def write_average_length(folder: Path, documents: Iterable[list[str]]) -> None:
 
 
 def read_average_length(folder: Path) -> float:
-    """Return the average length that `write_average_length` wrote.
-
-    Raises:
-        ValueError: The file does not contain a number above 0.
-    """
+    """Return the average length that `write_average_length` wrote."""
     length = float(json.loads((folder / _AVERAGE).read_text(encoding="utf-8")))
     if not length > 0:
         raise ValueError(f"the average length is {length}")

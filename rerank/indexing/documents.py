@@ -37,11 +37,7 @@ class StoredDocuments:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Memory-map the files of a folder that `open_indexed_documents` wrote.
-
-        Raises:
-            ValueError: The files do not match each other.
-        """
+        """Memory-map the files of a folder that `open_indexed_documents` wrote."""
         self.folder = folder
         # np.asarray returns a plain view of the memory map, which is cheaper to slice than np.memmap
         self.id_ranks: NDArray[np.int64] = np.asarray(np.load(folder / _ID_RANKS, mmap_mode="r", allow_pickle=False))
@@ -60,11 +56,7 @@ class StoredDocuments:
         return np.diff(self._offsets)
 
     def __getitem__(self, position: int) -> Document:
-        """Return the document at a position, from 0, in the order of the collection.
-
-        Raises:
-            DataError: The document cannot be read from the file.
-        """
+        """Return the document at a position, from 0, in the order of the collection."""
         start, end = self._offsets[position], self._offsets[position + 1]
         try:
             doc_id, title, text, *image = json.loads(self._texts[start:end].tobytes().decode("utf-8", "surrogatepass"))
@@ -81,11 +73,7 @@ class StoredDocuments:
 
 
 def corpus_indexing_folder(corpus: Corpus) -> Path:
-    """Return the cache folder for everything that is built from a corpus.
-
-    Raises:
-        DataError: The corpus's fingerprint is not a hash.
-    """
+    """Return the cache folder for everything that is built from a corpus."""
     if not _FINGERPRINT.fullmatch(corpus.fingerprint):
         raise DataError(
             f"The collection {corpus.name!r} has the fingerprint {corpus.fingerprint!r}",
@@ -104,12 +92,7 @@ def damaged_corpus_indexes(fingerprint: str) -> list[tuple[Path, str]]:
 
 
 def open_indexed_documents(corpus: Corpus) -> StoredDocuments:
-    """Open the stored documents of a corpus; the first call reads them from the corpus in one pass and stores them.
-
-    Raises:
-        DataError: The corpus has no documents, or two documents have the same id.
-        StorageError: The cache folder cannot be written.
-    """
+    """Open the stored documents of a corpus; the first call reads them from the corpus in one pass and stores them."""
     made_from = {"format": _FORMAT, "fingerprint": corpus.fingerprint}
     folder = corpus_indexing_folder(corpus) / f"documents-{_FORMAT}"
     return open_sealed_folder(

@@ -52,10 +52,6 @@ def open_embeddings(
 
     Returns:
         The embeddings, shape (documents, encoder.size), as a read-only memory map of the file.
-
-    Raises:
-        StorageError: The cache folder cannot be written.
-        BackendError: The model fails; batches saved so far are kept.
     """
     folder = embeddings_folder(documents, made_from)
     job = EncodingJob(documents, encoder.passages, text, batch_size, workers)

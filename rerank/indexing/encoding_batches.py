@@ -116,10 +116,6 @@ def open_encoded_index_files(
         files: The format of the files.
         load: Function that opens the complete files; if it raises an exception, the files count as damaged, as in
             `open_sealed_folder`.
-
-    Raises:
-        StorageError: The cache folder cannot be written.
-        BackendError: The model fails; batches saved so far are kept.
     """
     partial = folder.with_suffix(".partial")
 

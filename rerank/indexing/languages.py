@@ -45,9 +45,6 @@ def normalize_text_language(language: str) -> str:
             (``zh-TW``, ``cmn-Hans``) is dropped. ``und`` stands for a language without a code, ``mul`` for several
             languages.
 
-    Raises:
-        UsageError: The code is unknown; the message lists the languages that have special rules.
-
     >>> [normalize_text_language(code) for code in ("EN-us", "nb", "zh_TW", "jpn", "yue", "und")]
     ['en', 'no', 'zh', 'ja', 'yue', 'und']
     """

@@ -42,9 +42,6 @@ def make_text_segmenter(code: str, *, base_forms: bool) -> Segmenter | None:
     Args:
         code: Language code from `rerank.indexing.languages.normalize_text_language`.
         base_forms: Whether to replace inflected words by their dictionary forms (Japanese only).
-
-    Raises:
-        MissingPrerequisiteError: The segmenter of the language is not installed.
     """
     if code == "zh":
         return Segmenter(

@@ -121,11 +121,6 @@ def make_text_analyzer(
             of the language, if bm25s has one and the script has spaces.
         segmenting: ``auto`` to segment words if the language has a segmenter (Chinese, Japanese), or ``pairs`` for
             character pairs.
-
-    Raises:
-        MissingPrerequisiteError: The language's segmenter is not installed.
-        UnknownNameError: There is no such stemmer.
-        UsageError: There is no such language or stop word list.
     """
     code = normalize_text_language(language)
     return Analyzer(

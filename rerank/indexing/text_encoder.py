@@ -110,11 +110,7 @@ class SentenceEncoder:
     """
 
     def __init__(self, model: Any, options: EncoderOptions, *, identity: Mapping[str, str]) -> None:
-        """Wrap a model that is already loaded, for example by `load_text_encoder`.
-
-        Raises:
-            UsageError: ``dim`` is larger than the dimension of the model.
-        """
+        """Wrap a model that is already loaded, for example by `load_text_encoder`."""
         self._model = model
         self._normalise = options.normalise
         self._dim: int | None = None
@@ -139,9 +135,6 @@ class SentenceEncoder:
 
         Returns:
             The embeddings, shape (queries, size).
-
-        Raises:
-            BackendError: The model fails, or returns numbers that are not finite.
         """
         rows = [self._encode(self._model.encode_query, [text], self.query_prompt) for text in texts]
         return np.concatenate(rows) if rows else np.empty((0, self.size), dtype=np.float32)
@@ -151,9 +144,6 @@ class SentenceEncoder:
 
         Returns:
             The embeddings, shape (passages, size).
-
-        Raises:
-            BackendError: The model fails, or returns numbers that are not finite.
         """
         return self._encode(self._model.encode_document, texts, self._passage_prompt)
 
@@ -181,9 +171,6 @@ def encode_texts_in_batch(encode: Callable[[list[str], int], T], texts: Sequence
     Args:
         encode: Function that encodes texts with a given batch size, and returns one row per text.
         texts: The texts.
-
-    Raises:
-        BackendError: The model fails.
     """
     clean = [_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text) for text in texts]
     return encode_vectors_halving_batches(lambda size: encode(clean, size), len(clean), "texts")
@@ -196,9 +183,6 @@ def encode_vectors_halving_batches(run: Callable[[int], T], count: int, what: st
         run: Function that runs the model with a given batch size, and returns the result for all inputs.
         count: Number of inputs.
         what: Plural noun for the inputs in messages, such as ``texts``.
-
-    Raises:
-        BackendError: The model fails.
     """
     from rerank.lm.decoding import is_out_of_memory
 
@@ -220,12 +204,6 @@ def load_text_encoder(name: Path | str, options: EncoderOptions) -> SentenceEnco
     Args:
         name: The folder, or ``owner/model`` on the hub.
         options: Options for loading the model, its prompts, and the form of its embeddings.
-
-    Raises:
-        MissingPrerequisiteError: The extra ``dense`` is not installed.
-        MissingResourceError: The model does not exist.
-        UsageError: An option is invalid for this machine or the model.
-        DataError: The weights are damaged, incomplete, or pickled instead of in safetensors files.
     """
     require_encoder_packages()
     model, identity = load_encoder_model("SentenceTransformer", locate_encoder(name, options), options)
@@ -244,11 +222,6 @@ def load_encoder_model(kind: str, files: ModelFiles, options: ModelOptions) -> t
         kind: Name of the class.
         files: The files of the model.
         options: Options for loading the model.
-
-    Raises:
-        MissingResourceError: The model does not exist.
-        UsageError: An option is invalid for this machine.
-        DataError: The weights are damaged, incomplete, or pickled instead of in safetensors files.
     """
     import sentence_transformers
 
@@ -281,9 +254,6 @@ def require_encoder_packages(*, stage: str = "dense", faiss: bool = True, senten
         stage: Name of the first stage and of its extra.
         faiss: Whether the first stage needs faiss.
         sentences: Whether the first stage needs sentence-transformers.
-
-    Raises:
-        MissingPrerequisiteError: A package cannot be imported.
     """
     names = ["torch", "transformers", *(["faiss"] if faiss else []), *(["sentence_transformers"] if sentences else [])]
     try:

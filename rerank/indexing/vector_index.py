@@ -168,11 +168,7 @@ class IvfPqIndex:
         return {"nlist": self.nlist, "m": self.m, "faiss": str(_import_faiss().__version__)}
 
     def write(self, matrix: Floats, folder: Path) -> None:
-        """Train the IVF-PQ index (cells and codes) on a fixed sample of the vectors, add all vectors, and save it.
-
-        Raises:
-            UsageError: There are too few documents, or ``m`` does not divide the dimension.
-        """
+        """Train the IVF-PQ index (cells and codes) on a fixed sample of the vectors, add all vectors, and save it."""
         documents, size = matrix.shape
         nlist = self.nlist or max(1, min(round(4 * documents**0.5), documents // 39))
         if documents < max(_CENTRES, nlist):

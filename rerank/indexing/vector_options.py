@@ -51,9 +51,6 @@ class VectorOptions:
             codes.
         shard_documents: For ``flat``: maximum number of documents per shard; shards are searched one after another, and
             results do not depend on their size.
-
-    Raises:
-        UsageError: A number is out of range.
     """
 
     index: Literal["flat", "hnsw", "ivfpq"] = "flat"

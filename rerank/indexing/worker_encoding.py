@@ -47,12 +47,7 @@ class EncodeTexts(Generic[Rows]):
     kind: Literal["queries", "passages"]
 
     def open(self) -> Callable[[Sequence[str]], Rows]:
-        """Load the encoder, and return its method that encodes queries or passages, depending on ``kind``.
-
-        Raises:
-            RerankError: The encoder cannot be loaded.
-            BackendError: The encoder is not the same as in the process that writes the index.
-        """
+        """Load the encoder, and return its method that encodes queries or passages, depending on ``kind``."""
         encoder = self.load()
         check_worker_model(encoder.identity, self.identity)
         return encoder.queries if self.kind == "queries" else encoder.passages
@@ -62,11 +57,7 @@ class EncodeTexts(Generic[Rows]):
         return f"a batch of {len(item)} {self.kind} that begins with {item[0][:60]!r}"
 
     def give_up(self, item: Sequence[str], reason: str) -> Rows:
-        """Raise an error for a batch that failed, because an index without its texts would be incomplete.
-
-        Raises:
-            BackendError: In every case.
-        """
+        """Raise an error for a batch that failed, because an index without its texts would be incomplete."""
         raise BackendError(reason, remedy="Omit these texts, or use --engine local to find the cause")
 
 

@@ -56,11 +56,7 @@ class FrameworkReranker(BaseModel):
     _opening: ForkLock = PrivateAttr(default_factory=ForkLock)
 
     def model_post_init(self, context: Any) -> None:
-        """Check the settings, without loading the model.
-
-        Raises:
-            UsageError: A setting is invalid, or an open reranker is combined with a model or settings.
-        """
+        """Check the settings, without loading the model."""
         super().model_post_init(context)
         check_reranker_top_k(self.top_n)
         if self.reranker is None:
@@ -88,11 +84,7 @@ class FrameworkReranker(BaseModel):
         return self.model_copy()
 
     def __getstate__(self) -> dict[Any, Any]:
-        """Pickle the settings; another process opens the reranker on first use.
-
-        Raises:
-            UsageError: The component has an open reranker that cannot be pickled.
-        """
+        """Pickle the settings; another process opens the reranker on first use."""
         if self.reranker is not None:  # without this check, LlamaIndex would drop a reranker that cannot be pickled
             check_reranker_backend_pickles(self.reranker.backend)
         state = super().__getstate__()

@@ -27,9 +27,6 @@ def draft_folder(folder: Path, *, prefix: str = "", mode: int = 0o777) -> Genera
         folder: The final path, to which `move_folder` renames the draft later. Its parent must exist.
         prefix: Start of the temporary folder's name; if empty, ``.NAME.``, with the name of ``folder``.
         mode: Permissions of the temporary folder, reduced by the process's umask.
-
-    Raises:
-        OSError: The folder cannot be created.
     """
     with temporary_folder(folder.absolute().parent, prefix or f".{folder.name}.") as temporary:
         draft = temporary / "new"
@@ -46,9 +43,6 @@ def move_folder(draft: Path, folder: Path, *, keep: Callable[[Path], bool] | Non
         keep: Function that is called with the new path if a folder exists there. If it returns True, that folder is
             kept and ``draft`` is not moved; otherwise, the folder is replaced. None if an existing folder must be
             empty.
-
-    Raises:
-        OSError: The folder cannot be renamed, or the new path exists and may not be replaced.
     """
     if keep is not None and folder.is_dir():
         if keep(folder):
@@ -71,9 +65,6 @@ def new_folder(folder: Path) -> Generator[Path]:
 
     Args:
         folder: The final path. Its parent must exist; the path itself must not exist, or must be an empty folder.
-
-    Raises:
-        OSError: The folder cannot be created or renamed.
     """
     with draft_folder(folder) as draft:
         yield draft
@@ -88,9 +79,6 @@ def discard_folder(folder: Path, parent: Path | None = None, *, prefix: str = ".
         parent: Folder on the same file system into which ``folder`` is moved before it is deleted; None for the parent
             of ``folder``.
         prefix: Start of the name of the temporary folder into which ``folder`` is moved.
-
-    Raises:
-        OSError: The folder cannot be renamed.
     """
     temporary = temporary_folder(parent or folder.absolute().parent, prefix)
     with temporary as discarded, contextlib.suppress(FileNotFoundError):
@@ -107,9 +95,6 @@ def fill_folder(folder: Path, *, last: str) -> Generator[Path]:
     Args:
         folder: An existing folder.
         last: Name of the file that is moved last.
-
-    Raises:
-        OSError: A file cannot be moved.
     """
     draft = folder / UNFINISHED
     shutil.rmtree(draft, ignore_errors=True)

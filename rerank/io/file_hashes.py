@@ -23,9 +23,6 @@ def file_hash(path: Path) -> str:
     """Return the hex SHA-256 of a file's bytes.
 
     A cached hash is used while the size, both times (mtime and ctime) and the inode are unchanged.
-
-    Raises:
-        MissingResourceError: The file cannot be read.
     """
     try:
         stat = path.stat()
@@ -46,11 +43,7 @@ def file_hash(path: Path) -> str:
 
 
 def folder_hash(folder: Path) -> str:
-    """Return the hex SHA-256 over the names and contents of all files in a folder and its sub-folders.
-
-    Raises:
-        MissingResourceError: A file cannot be read.
-    """
+    """Return the hex SHA-256 over the names and contents of all files in a folder and its sub-folders."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(os.fsencode(path.relative_to(folder)) + b"\0" + file_hash(path).encode() + b"\n")

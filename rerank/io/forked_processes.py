@@ -31,10 +31,6 @@ def run_in_forked_processes(work: Callable[[int], None], count: int, processes: 
         work: Function that is called with each number; its result is ignored.
         count: Number of calls.
         processes: Maximum number of processes, at least 1.
-
-    Raises:
-        BackendError: A process was killed or failed unexpectedly.
-        RerankError: ``work`` raised this error.
     """
     processes = min(processes, count) if sys.platform == "linux" else 1
     if processes <= 1:

@@ -35,10 +35,6 @@ class IndexedRun(Run):
         parse: Function that parses the rows of one query.
         make: Function that builds the ranking of a query from its id and its scores.
         name: Name of the run.
-
-    Raises:
-        DataError: A line is malformed, or a document of a query is repeated.
-        NotIndexedError: The lines of most queries are scattered, or a line ends with a carriage return only.
     """
 
     def __init__(

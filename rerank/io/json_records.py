@@ -45,33 +45,21 @@ class JsonRecord:
         return next((self.fields[key] for key in keys if self.fields.get(key) is not None), None)
 
     def identifier(self, keys: Sequence[str], kind: str) -> str:
-        """Return the id stored under the first of these keys that is present and not null.
-
-        Raises:
-            DataError: There is no id, or it is invalid.
-        """
+        """Return the id stored under the first of these keys that is present and not null."""
         value = self.get(keys)
         if value is None:
             raise self._missing(f"{kind} id", keys)
         return parse_json_id(value, kind, self.where)
 
     def text(self, keys: Sequence[str]) -> str:
-        """Return the text stored under the first of these keys that is present and not null.
-
-        Raises:
-            DataError: There is no text, or it is not a string.
-        """
+        """Return the text stored under the first of these keys that is present and not null."""
         value = self.get(keys)
         if value is None:
             raise self._missing("text", keys)
         return parse_json_text(value, self.where)
 
     def document(self) -> Document:
-        """Return the object as a document.
-
-        Raises:
-            DataError: There is no valid id, or neither a text nor an image.
-        """
+        """Return the object as a document."""
         image = self.image()
         return Document(
             id=self.identifier(DOC_IDS, "document"),
@@ -85,11 +73,7 @@ class JsonRecord:
         return parse_json_text(self.fields.get("image") or "", self.where)
 
     def query(self) -> Query:
-        """Return the object as a query.
-
-        Raises:
-            DataError: There is no valid id or no text.
-        """
+        """Return the object as a query."""
         return Query(id=self.identifier(QUERY_IDS, "query"), text=self.text(QUERY_TEXTS))
 
     def _missing(self, what: str, keys: Sequence[str]) -> DataError:
@@ -100,11 +84,7 @@ class JsonRecord:
 
 
 def parse_json_id(value: object, kind: str, where: str) -> str:
-    """Return an id as a string; whole numbers are converted.
-
-    Raises:
-        DataError: The id is not text or a whole number, is empty, or contains characters that run files cannot contain.
-    """
+    """Return an id as a string; whole numbers are converted."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
@@ -118,11 +98,7 @@ def parse_json_id(value: object, kind: str, where: str) -> str:
 
 
 def parse_json_text(value: object, where: str) -> str:
-    """Return a text in which lone surrogates, which UTF-8 cannot encode, are replaced by U+FFFD.
-
-    Raises:
-        DataError: The value is not a string.
-    """
+    """Return a text in which lone surrogates, which UTF-8 cannot encode, are replaced by U+FFFD."""
     if not isinstance(value, str):
         raise DataError(f"{where}: the value is {error_repr(value)}", expected="a string")
     return replace_lone_surrogates(value)
@@ -134,9 +110,6 @@ def check_unique_ids(items: Iterable[tuple[str, _Item]], kind: str) -> Iterator[
     Args:
         items: Documents or queries, each with its position in a file.
         kind: Noun for the items in messages, such as ``document``.
-
-    Raises:
-        DataError: An id occurs twice.
     """
     seen: set[str] = set()
     for where, item in items:
@@ -147,12 +120,7 @@ def check_unique_ids(items: Iterable[tuple[str, _Item]], kind: str) -> Iterator[
 
 
 def read_json_lines(path: Path) -> Iterator[JsonRecord]:
-    """Yield the objects of a JSON-lines file; blank lines are skipped.
-
-    Raises:
-        MissingResourceError: The file does not exist.
-        DataError: The file has no objects, or a line is not a JSON object.
-    """
+    """Yield the objects of a JSON-lines file; blank lines are skipped."""
     is_empty = True
     with open_text_file(path) as stream:
         for number, line in enumerate(stream, 1):
@@ -174,11 +142,7 @@ def read_json_lines_query_file(path: Path) -> list[Query]:
 
 
 def parse_json(line: str, where: str) -> Any:
-    """Parse JSON, and reject objects with duplicate keys.
-
-    Raises:
-        DataError: The text is not valid JSON, or an object has a duplicate key.
-    """
+    """Parse JSON, and reject objects with duplicate keys."""
     try:
         return json.loads(line, object_pairs_hook=_reject_duplicate_keys)
     except (ValueError, RecursionError) as error:

@@ -19,22 +19,14 @@ GRADES = "a whole number of at most six digits"
 
 
 def convert_json_table_score(value: object) -> float:
-    """Return a score in single precision, after checking that it is a finite number.
-
-    Raises:
-        ValueError: The value is not a finite number; the message states what was expected.
-    """
+    """Return a score in single precision, after checking that it is a finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or abs(value) == math.inf:
         raise ValueError("a finite number")
     return ranking_score_to_float32(value)
 
 
 def json_file_value_to_grade(value: object) -> int:
-    """Return a grade as an integer; floats that are whole numbers, such as 1.0, are converted.
-
-    Raises:
-        ValueError: The value is not a whole number, or it is too large; the message states what was expected.
-    """
+    """Return a grade as an integer; floats that are whole numbers, such as 1.0, are converted."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MAX_GRADE:
@@ -49,10 +41,6 @@ def parse_json_table(text: str, source: str, convert: Callable[[object], Number]
         text: The JSON text.
         source: Name of the file in messages.
         convert: Function that checks and converts a number: `convert_json_table_score` or `json_file_value_to_grade`.
-
-    Raises:
-        DataError: The text is not JSON, is not such a mapping, or contains a duplicate key, no documents, or an invalid
-            number.
     """
     try:
         table = json.loads(text, object_pairs_hook=_unique_table_keys)

@@ -91,11 +91,7 @@ class ModelBinding:
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
-        """Return the binding in the folder of an adapter; None if the folder has no such file.
-
-        Raises:
-            DataError: The file is malformed.
-        """
+        """Return the binding in the folder of an adapter; None if the folder has no such file."""
         path = folder / BINDING
         if not path.is_file():
             return None

@@ -26,9 +26,6 @@ def hash_file_contents_of_model(folder: Path) -> str:
     """Return the hex SHA-256 of the names and contents of a model's weights, settings, chat template and tokenizer.
 
     This package's own files (``rerank-*.json``) and sub-folders, such as training checkpoints, are ignored.
-
-    Raises:
-        MissingResourceError: A file cannot be read.
     """
     total = hashlib.sha256()
     for path in sorted(folder.iterdir()):

@@ -33,10 +33,6 @@ def parse_whole_number(text: str, kind: str, where: str) -> str:
 
     >>> [parse_whole_number(text, "passage", "x:1") for text in ("12", "012", "12.0", "1.2e1")]
     ['12', '12', '12', '12']
-
-    Raises:
-        DataError: The text is not a whole number, or the number is above 2^53, where floats cannot represent all
-            integers.
     """
     if text.isascii() and text.isdigit() and len(text) < 16:
         return str(int(text))
@@ -63,10 +59,6 @@ def read_numbered_rows(path: Path, kind: str) -> Iterator[tuple[str, str, str]]:
     Args:
         path: The file, plain or gzipped.
         kind: Noun for the numbered items in messages, such as ``passage``.
-
-    Raises:
-        MissingResourceError: The file does not exist.
-        DataError: A row has no tab, or does not begin with a whole number.
     """
     with open_text_file(path) as stream:
         for number, line in enumerate(stream, 1):
@@ -86,11 +78,6 @@ def lookup_numbered_rows(path: Path, numbers: Iterable[str]) -> Iterator[tuple[s
 
     Numbers that are not in the file are omitted. The offsets of all rows are determined in one pass and cached, with 16
     bytes per row, until the file changes. A gzipped file does not allow random access and is read from the start.
-
-    Raises:
-        MissingResourceError: The file cannot be read.
-        DataError: A number occurs twice, or a row is not in UTF-8.
-        StorageError: The cache folder cannot be written.
     """
     requested = {number for number in numbers if number.isascii() and number.isdigit() and len(number) < 16}
     if _is_gzip_file(path):

@@ -15,11 +15,7 @@ _PATH_ERRORS = {errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errn
 
 @contextlib.contextmanager
 def named_path_errors() -> Generator[None]:
-    """Raise a `MissingResourceError` in place of an `OSError` about a user's path, such as a name that is too long.
-
-    Raises:
-        MissingResourceError: A path in the block cannot be looked up.
-    """
+    """Raise a `MissingResourceError` in place of an `OSError` about a user's path, such as a name that is too long."""
     try:
         yield
     except OSError as error:

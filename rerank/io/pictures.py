@@ -18,11 +18,7 @@ UNREADABLE = (DataError, MissingResourceError)
 
 
 def require_pillow() -> Any:
-    """Import and return Pillow's module ``Image``.
-
-    Raises:
-        MissingPrerequisiteError: Pillow cannot be imported.
-    """
+    """Import and return Pillow's module ``Image``."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -37,11 +33,6 @@ def open_picture(path: str) -> Any:
 
     Returns:
         A fully loaded ``PIL.Image.Image`` of mode RGB.
-
-    Raises:
-        MissingPrerequisiteError: Pillow is not installed.
-        MissingResourceError: The file does not exist or cannot be read.
-        DataError: The file is not a picture, is damaged, or has too many pixels to be safe.
     """
     image = require_pillow()
     from PIL import ImageOps

@@ -44,9 +44,6 @@ class RerankRequest:
         Args:
             record: The object.
             number: The object's number in the file, from 1; used as the query's id if the object contains none.
-
-        Raises:
-            DataError: The object has none of these formats, or contains a document twice.
         """
         entries = record.get(_CANDIDATES)
         if not isinstance(entries, list):
@@ -81,11 +78,7 @@ class RerankRequest:
         return Ranking.from_order(self.query, self.docs)
 
     def sorted_by_score(self) -> Ranking:
-        """Return the candidates sorted by score; ties are broken as in runs (`rerank.types.ranking_tie_sort_key`).
-
-        Raises:
-            DataError: A score is missing.
-        """
+        """Return the candidates sorted by score; ties are broken as in runs (`rerank.types.ranking_tie_sort_key`)."""
         pairs = [(doc, score) for doc, score in zip(self.docs, self.scores, strict=True) if score is not None]
         if len(pairs) < len(self.docs):
             raise DataError(

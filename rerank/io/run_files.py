@@ -98,10 +98,6 @@ def read_run_lists(path: str | Path) -> Iterator[Ranking]:
 
     Args:
         path: The file; it may be empty.
-
-    Raises:
-        MissingResourceError: The file does not exist, or is a folder.
-        DataError: A line has the wrong columns, or the documents of a query contain a duplicate or are not sorted.
     """
     path = Path(path)
     with open_text_file(path) as text:
@@ -176,11 +172,6 @@ def write_qrels(qrels: Qrels, target: str | Path | TextIO) -> None:
     Args:
         qrels: The judgments. Queries without judgments are omitted.
         target: A stream, or a file, which is replaced atomically (gzipped if its name ends in ``.gz``).
-
-    Raises:
-        DataError: An id is empty, contains whitespace, or begins like JSON.
-        MissingResourceError: The file's folder does not exist.
-        StorageError: The file cannot be written.
     """
     lines = (
         f"{_check_trec_run_id(query, 'query')} 0 {_check_trec_run_id(doc, 'document')} {grade}\n"

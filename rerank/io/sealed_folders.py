@@ -61,9 +61,6 @@ def open_sealed_folder(
         build: Function that is called with an empty folder and writes the files, without sub-folders, into it.
         load: Function that is called with the complete folder and returns the result. If it raises OSError, EOFError,
             ValueError, KeyError or TypeError, the folder counts as damaged.
-
-    Raises:
-        StorageError: The folder cannot be written, or cannot be read right after it was built.
     """
     _remove_leftover_drafts(folder)
     damage = ""

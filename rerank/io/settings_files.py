@@ -22,10 +22,6 @@ def read_settings_text(path: str | Path, what: str, *, expected: str = "") -> st
         path: The file.
         what: Noun for the file in messages, such as ``recipe`` or ``suite``.
         expected: Description of the expected kind of file, for messages.
-
-    Raises:
-        MissingResourceError: The file does not exist or cannot be read.
-        DataError: The file is not text in UTF-8, or it is too large.
     """
     try:
         with open_text_file(path) as file:
@@ -47,10 +43,6 @@ def read_toml_file(path: str | Path, what: str) -> dict[str, Any]:
     Args:
         path: The file.
         what: Noun for the file in messages, such as ``recipe`` or ``suite``.
-
-    Raises:
-        MissingResourceError: The file does not exist.
-        DataError: The file is not valid TOML.
     """
     return parse_toml(read_settings_text(path, what, expected="a TOML file"), f"The {what} {str(path)!r}")
 
@@ -61,9 +53,6 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
     Args:
         text: The text.
         where: Description of the text at the beginning of messages, such as ``The recipe 'a.toml'``.
-
-    Raises:
-        DataError: The text is not valid TOML, is nested too deeply, or contains a number with thousands of digits.
     """
     try:
         return tomllib.loads(text)
@@ -78,10 +67,6 @@ def read_json_object(path: str | Path, what: str, *, expected: str = "a JSON obj
         path: The file.
         what: Noun for the file in messages, such as ``head list``.
         expected: Description of the expected kind of file, for messages.
-
-    Raises:
-        MissingResourceError: The file does not exist.
-        DataError: The file is not valid JSON, or its top level is not an object.
     """
     text, where = read_settings_text(path, what, expected=expected), f"The {what} {str(path)!r}"
     try:

@@ -46,13 +46,7 @@ class SgmlBlock:
 
 
 def read_sgml_file_blocks(path: Path, names: Sequence[str]) -> Iterator[SgmlBlock]:
-    """Yield the elements with these names; everything between them, such as a prolog or a root element, is skipped.
-
-    Raises:
-        MissingResourceError: The file does not exist.
-        DataError: There is no such element, or an element is nested in another one, is not closed, or has only a
-            closing tag.
-    """
+    """Yield the elements with these names; everything between them, such as a prolog or a root element, is skipped."""
     edge = re.compile(rf"<(/?)(?:{'|'.join(names)})(\s[^<>]*)?>", re.I)
     shown = " or ".join(f"<{name.upper()}>" for name in names)
     start, attributes, parts, is_empty = 0, "", list[str](), True

@@ -32,12 +32,7 @@ class SmartRecord:
 
 
 def read_smart_format_file(path: Path) -> Iterator[SmartRecord]:
-    """Yield the records of a file in the SMART format.
-
-    Raises:
-        MissingResourceError: The file does not exist.
-        DataError: There are no records, or there is text before the first record or before a record's first field.
-    """
+    """Yield the records of a file in the SMART format."""
     in_record = False
     where, number, parts, letter = "", "", dict[str, list[str]](), ""
     with open_text_file(path) as stream:

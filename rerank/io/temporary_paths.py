@@ -22,11 +22,7 @@ _LOCK = ".rerank-lock"
 
 @contextlib.contextmanager
 def temporary_folder(parent: Path, prefix: str) -> Generator[Path]:
-    """Yield a new empty folder in ``parent`` that is removed at the end; leftovers with this prefix are removed first.
-
-    Raises:
-        OSError: The folder cannot be created.
-    """
+    """Yield a new empty folder in ``parent`` that is removed at the end; leftovers are removed first."""
     remove_leftover_folders(parent, prefix)
     while True:
         path = parent / f"{prefix}{secrets.token_hex(4)}{_LOCK}"
@@ -56,9 +52,6 @@ def temporary_file(target: Path) -> Generator[Path]:
 
     The name of the temporary file is fixed, so that a leftover of a killed process is overwritten. If a file with this
     name is in use by another process or thread, is a link, or belongs to another user, a random name is used.
-
-    Raises:
-        OSError: The file cannot be renamed.
     """
     path = target.with_name(f".{target.name}.tmp")
     with contextlib.ExitStack() as stack:
@@ -83,11 +76,7 @@ def _open_without_links(path: str, flags: int) -> int:
 
 
 def _take_lock(file: IO[bytes], path: Path) -> bool:
-    """Lock a file until it is closed; return whether this succeeded and ``path`` is still the path of this file.
-
-    Raises:
-        OSError: The file system has no file locks.
-    """
+    """Lock a file until it is closed; return whether this succeeded and ``path`` is still the path of this file."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return os.path.samestat(os.fstat(file.fileno()), path.stat())

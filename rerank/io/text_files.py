@@ -132,10 +132,6 @@ def open_text_file(path: str | Path) -> AbstractContextManager[TextIO]:
 
     Returns:
         A context manager that yields the text stream, with LF line ends.
-
-    Raises:
-        MissingResourceError: The file does not exist, is a folder or cannot be read; raised on entry.
-        DataError: The file is binary, not UTF-8 or a damaged gzip file; raised while reading.
     """
     return _named_read_errors(Path(path))
 
@@ -163,10 +159,6 @@ def check_file_writable(path: str | Path) -> None:
 
     Args:
         path: The file, which may exist.
-
-    Raises:
-        MissingResourceError: The folder of the file does not exist.
-        StorageError: The path is a folder or is not writable. A full disk is not detected.
     """
     try:
         target = Path(path)
@@ -197,10 +189,6 @@ def replace_text_file(path: str | Path) -> Generator[TextIO]:
 
     Yields:
         A stream to write to.
-
-    Raises:
-        MissingResourceError: The folder does not exist.
-        StorageError: The disk is full, or the file cannot be written.
     """
     check_file_writable(path)
     try:

@@ -45,11 +45,7 @@ class TrecTopic:
         return next((self.fields[tag] for tag in _ALIASES.get(name, (name,)) if self.fields.get(tag)), "")
 
     def text(self, names: Sequence[str]) -> str:
-        """Return the concatenated texts of these fields, skipping missing ones.
-
-        Raises:
-            DataError: All of the fields are missing.
-        """
+        """Return the concatenated texts of these fields, skipping missing ones."""
         parts = [part for name in names if (part := self.field(name))]
         if not parts:
             raise DataError(
@@ -60,12 +56,7 @@ class TrecTopic:
 
 
 def read_trec_format_topics(path: Path) -> list[TrecTopic]:
-    """Read a file of topics; the format is detected from the first character.
-
-    Raises:
-        MissingResourceError: The file does not exist.
-        DataError: The file is empty, or a topic has no number.
-    """
+    """Read a file of topics; the format is detected from the first character."""
     with open_text_file(path) as stream:
         first = next((line.strip() for line in stream if line.strip()), "")
     if not first:
@@ -76,11 +67,7 @@ def read_trec_format_topics(path: Path) -> list[TrecTopic]:
 
 
 def check_trec_format_fields(topics: Sequence[TrecTopic], names: Sequence[str]) -> None:
-    """Check that every field occurs in at least one topic.
-
-    Raises:
-        UnknownNameError: One of the fields occurs in no topic.
-    """
+    """Check that every field occurs in at least one topic."""
     for name in names:
         if not any(topic.field(name) for topic in topics):
             tags = {tag for topic in topics for tag, text in topic.fields.items() if text}

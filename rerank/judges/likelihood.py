@@ -23,10 +23,6 @@ class Likelihood(PointwiseJudge):
     score = sum over the query's tokens t of log P(t | prompt, tokens before t). The query has the same number of tokens
     for every document, so the mean used by UPR gives the same order. n documents need n requests with one forward pass
     each; no text is generated.
-
-    Raises:
-        UsageError: The prompt shows several passages, or it shows the query, whose likelihood would then be
-            meaningless.
     """
 
     needs = (LikelihoodTask,)

@@ -32,9 +32,6 @@ class Pick(ListwiseJudge):
         constrain: With ``generation``, allow only an identifier, if the backend supports constrained decoding. Models
             that were trained to generate more, such as tags, need ``false``; the completion is then parsed.
         identifiers: ``letters`` of one token each, or ``numbers``, which need ``generation``.
-
-    Raises:
-        UsageError: The backend does not support this way of choosing, or ``by=likelihood`` is combined with numbers.
     """
 
     needs = (ContinuationTask, DecisionTask, PermutationTask, GenerationTask)

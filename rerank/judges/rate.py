@@ -36,9 +36,6 @@ class Rate(ListwiseJudge):
     Attributes:
         group: Maximum number of documents per request.
         repeats: Number of times that the window is shuffled, divided and scored.
-
-    Raises:
-        UsageError: ``group`` or ``repeats`` is below 1.
     """
 
     needs = (GenerationTask,)

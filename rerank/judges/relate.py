@@ -31,9 +31,6 @@ class Relate(PromptJudge):
     Attributes:
         together: Whether the model reads the documents of a window together, as jina-reranker-v3 does, so that a score
             depends on the other documents.
-
-    Raises:
-        UsageError: A prompt other than the default is given. Cross-encoders do not use prompts.
     """
 
     needs = (CrossEncoderTask,)

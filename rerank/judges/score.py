@@ -26,9 +26,6 @@ class Score(PointwiseJudge):
     Attributes:
         yes: The word for a relevant document, spelled as at the start of a completion.
         no: The word for a document that is not relevant.
-
-    Raises:
-        UsageError: The words are empty or equal, or the prompt shows several passages.
     """
 
     needs = (ContinuationTask, DecisionTask)

@@ -24,9 +24,6 @@ class WordLogit(PointwiseJudge):
 
     Attributes:
         word: The word, which must be a single token.
-
-    Raises:
-        UsageError: The word is empty, or the prompt shows several passages.
     """
 
     needs = (LogitTask,)

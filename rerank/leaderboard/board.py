@@ -112,11 +112,6 @@ def make_board(plan: BoardConfig, *, home: Path, data: Path | None = None, runs:
         home: Folder that contains the folder of cards and the recorded scores.
         data: Folder to which all other paths are relative; ``home`` if omitted.
         runs: Paths of additional runs.
-
-    Raises:
-        UsageError: A measure has no per-query values or is not among the recorded scores, or runs have no judgments.
-        DataError: There are no runs, or a file, card or value is invalid.
-        MissingResourceError: A file does not exist.
     """
     for measure in (str(m) for m in parse_measures(plan.measures, relevant=plan.relevant or 1)):
         check_measure_has_query_values(measure)

@@ -32,12 +32,7 @@ class RunSelection(Card):
     """Glob pattern, such as ``runs/*.gz``; ``**`` matches folders at any depth."""
 
     def paths(self, data: Path) -> list[Path]:
-        """Return the matching run files and run folders.
-
-        Raises:
-            MissingResourceError: Nothing matches the pattern.
-            DataError: The pattern is invalid, or an absolute path.
-        """
+        """Return the matching run files and run folders."""
         try:
             paths = sorted(path for path in data.glob(self.files) if not path.name.startswith("."))
         except (ValueError, NotImplementedError) as error:
@@ -131,12 +126,7 @@ class BoardConfig(BaseModel):
 
 
 def read_board_config(path: str | Path) -> BoardConfig:
-    """Read a board's TOML file.
-
-    Raises:
-        MissingResourceError: The file does not exist.
-        DataError: The file is not valid TOML, or a key or value is invalid. The message lists all problems.
-    """
+    """Read a board's TOML file."""
     values = read_toml_file(path, "board")
     problems = list(_list_unknown_board_keys(values))
     try:

@@ -71,12 +71,7 @@ class Card(BaseModel):
 
 
 def read_submission_card(path: str | Path) -> Card:
-    """Read a card from a TOML file.
-
-    Raises:
-        MissingResourceError: The file does not exist.
-        DataError: The file is not valid TOML, or a key or value is invalid. The message lists all problems.
-    """
+    """Read a card from a TOML file."""
     card, problems = parse_submission_card(read_toml_file(path, "card"))
     if problems:
         raise DataError(
@@ -131,9 +126,6 @@ class CardIndex:
         """Return the card of a run file, or an empty card if the run file has no card.
 
         In the separate folder of cards, the ``run`` key may be the name of the run file without its folder.
-
-        Raises:
-            DataError: Several cards name the run file, or its card is invalid or names a file that does not exist.
         """
         for folder in (self._folder, run.parent):
             if folder is None or not folder.is_dir():

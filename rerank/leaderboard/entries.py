@@ -101,10 +101,6 @@ def find_board_entries(
 
     Returns:
         The runs, and one note per unfinished run folder. Unfinished run folders are skipped.
-
-    Raises:
-        MissingResourceError: A path does not exist.
-        DataError: A folder contains no runs, a file is not a run, or a card is invalid or belongs to another file.
     """
     entries: list[Entry] = []
     notes: list[str] = []

@@ -36,12 +36,7 @@ class LinkedRuns:
 
 
 def link_first_stages(entries: Sequence[Entry]) -> LinkedRuns:
-    """Add the first-stage runs stored in run folders to the runs, and find the run that each run reranked.
-
-    Raises:
-        UnknownNameError: The ``before`` key of a card is not the name of a run on the board.
-        UsageError: The ``before`` key of a card names the card's own run.
-    """
+    """Add the first-stage runs stored in run folders to the runs, and find the run that each run reranked."""
     everything = list(entries)
     # a reranker that changed nothing equals its candidates but is not their source
     sources = {entry.digest: index for index, entry in reversed([*enumerate(entries)]) if not _entry_reranks(entry)}

@@ -67,12 +67,7 @@ class RecordedScores(BaseModel):
 
 
 def read_recorded_scores(path: Path) -> RecordedScores:
-    """Read a file of recorded scores.
-
-    Raises:
-        MissingResourceError: The file does not exist.
-        DataError: The file does not have this format, or scores are missing.
-    """
+    """Read a file of recorded scores."""
     remedy = "Create the file again with eval/leaderboard/record_scores.py"
     try:
         return RecordedScores.model_validate_json(path.read_bytes())

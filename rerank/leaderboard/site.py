@@ -75,11 +75,6 @@ def write_site(boards: Sequence[Board], out: str | Path, *, title: str = "Leader
 
     Returns:
         Path of index.html.
-
-    Raises:
-        UsageError: The folder contains files that do not belong to a site.
-        DataError: Two boards have the same name.
-        StorageError: A file cannot be written.
     """
     keys = [board.key for board in boards]
     if twice := [key for key in keys if keys.count(key) > 1]:
@@ -107,11 +102,7 @@ def write_site(boards: Sequence[Board], out: str | Path, *, title: str = "Leader
 
 
 def check_site(out: Path) -> list[str]:
-    """Return the names of the files of an existing site, or an empty list if there is no site.
-
-    Raises:
-        UsageError: The folder contains files that do not belong to a site and must not be changed.
-    """
+    """Return the names of the files of an existing site, or an empty list if there is no site."""
     list_path = out / _LIST
     if list_path.is_file():
         try:

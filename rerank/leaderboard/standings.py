@@ -98,10 +98,6 @@ def rank_board_runs(
             family-wise error over all pairs are replaced by Dunnett's test for this comparison.
         before: For each run, the index of its first stage, with which the run is also compared; None if the first stage
             is not on the board.
-
-    Raises:
-        UsageError: The measure has no per-query values, or the test does not support the correction.
-        UnknownNameError: The test, the correction or the baseline does not exist.
     """
     means = [entry.mean(measure) for entry in scores]
     order = sorted(range(len(scores)), key=lambda index: -means[index])

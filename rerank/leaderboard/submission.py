@@ -57,12 +57,7 @@ class SubmissionReport:
 
 
 def check_submission(card: Path, qrels: Qrels) -> SubmissionReport:
-    """Check a card and its run file: the file named in the card, or the file next to the card with the same stem.
-
-    Raises:
-        MissingResourceError: The card does not exist.
-        DataError: The card is not valid TOML.
-    """
+    """Check a card and its run file: the file named in the card, or the file next to the card with the same stem."""
     report = SubmissionReport(card=card)
     values = read_toml_file(card, "card")
     read, report.problems = parse_submission_card(values)

@@ -30,10 +30,6 @@ def write_tirex_submission(entry: Entry, out: Path, *, team: str, collection: st
 
     Returns:
         The folder of the submission.
-
-    Raises:
-        UsageError: The run has only recorded scores, or a required value is empty.
-        StorageError: A file cannot be written.
     """
     if entry.recorded:
         raise UsageError(f"The run {entry.name!r} has only recorded scores", expected="a run with ranked lists")
@@ -51,11 +47,7 @@ def write_tirex_submission(entry: Entry, out: Path, *, team: str, collection: st
 
 
 def check_folders_of_exported_runs(names: Iterable[str]) -> None:
-    """Check that every run gets its own folder, so that no run overwrites another run.
-
-    Raises:
-        DataError: Two run names map to the same folder.
-    """
+    """Check that every run gets its own folder, so that no run overwrites another run."""
     seen: dict[str, str] = {}
     for name in names:
         if (other := seen.setdefault(folder_of_exported_run(name), name)) != name:

@@ -22,9 +22,6 @@ def check_adapter_before_torch_loading(folder: Path) -> None:
     """Check that a folder contains a PEFT adapter in the safetensors format.
 
     Pickled weights are not accepted, because loading them can run code.
-
-    Raises:
-        MissingResourceError: A file of the adapter is missing.
     """
     missing = [name for name in ("adapter_config.json", "adapter_model.safetensors") if not (folder / name).is_file()]
     if missing:
@@ -37,11 +34,7 @@ def check_adapter_before_torch_loading(folder: Path) -> None:
 
 
 def check_weight_files(folder: Path) -> None:
-    """Check that the weights in a folder are complete: the size of each file matches its header.
-
-    Raises:
-        DataError: A safetensors file is truncated or otherwise damaged.
-    """
+    """Check that the weights in a folder are complete: the size of each file matches its header."""
     from safetensors import SafetensorError, safe_open
 
     for path in sorted(folder.glob("*.safetensors")):
@@ -80,12 +73,6 @@ def attach_adapter(model: Any, folder: Path, *, cast: bool = False) -> Any:
         model: The model.
         folder: Folder of the adapter.
         cast: Whether to cast the weights of the adapter to the data type of the model.
-
-    Raises:
-        MissingPrerequisiteError: PEFT cannot be imported.
-        MissingResourceError: A file of the adapter is missing.
-        DataError: The weights are truncated or otherwise damaged.
-        UsageError: The adapter does not fit the model.
     """
     try:
         import peft

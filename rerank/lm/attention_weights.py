@@ -94,11 +94,7 @@ _CAPTURE: ContextVar[AttentionCapture] = ContextVar("capture")
 
 @contextmanager
 def capture_attention(capture: AttentionCapture) -> Iterator[None]:
-    """Capture attention weights in the forward pass inside the ``with`` block, and end the pass early.
-
-    Raises:
-        UsageError: The pass ended without a call for layer ``last``, so the model does not use the attention interface.
-    """
+    """Capture attention weights in the forward pass inside the ``with`` block, and end the pass early."""
     token = _CAPTURE.set(capture)
     try:
         yield
@@ -152,10 +148,6 @@ def capture_attention_forward(
 
     Returns:
         The output, of shape (1, queries, heads, head size), and None in place of attention weights.
-
-    Raises:
-        EndOfCapture: This is the last layer needed.
-        UsageError: The layer adds position biases to its scores, or is not causal.
     """
     capture = _CAPTURE.get()
     _check_capture_support(module, kwargs)

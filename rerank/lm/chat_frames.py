@@ -48,11 +48,7 @@ class ChatFrames:
         self._make_frame = make_frame
 
     def apply(self, prompt: Prompt, thinking: bool) -> str:
-        """Return the text of a chat.
-
-        Raises:
-            TemplateError: The template refuses the roles.
-        """
+        """Return the text of a chat."""
         parts = self._make_frame(tuple([turn.role for turn in prompt]), thinking)
         filled = list(parts)
         filled[1::2] = [prompt[int(index)].content for index in parts[1::2]]

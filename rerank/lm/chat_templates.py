@@ -32,11 +32,7 @@ class ChatRenderer:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        """Check that the template can be rendered, and test whether it supports the system role.
-
-        Raises:
-            DataError: The template is not rendered within 5 seconds and 1 GB of memory.
-        """
+        """Check that the template can be rendered, and test whether it supports the system role."""
         self._tokenizer = tokenizer
         self.has_template = bool(tokenizer.chat_template)
         added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
@@ -55,9 +51,6 @@ class ChatRenderer:
         Args:
             prompt: The chat.
             thinking: Whether to switch on the thinking mode of the template.
-
-        Raises:
-            BackendError: The template refuses the chat.
         """
         prefix = reply_prefix_of_prompt(prompt)
         turns = prompt[:-1] if prefix else prompt

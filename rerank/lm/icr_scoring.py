@@ -67,9 +67,6 @@ def score_with_causal_model_attention(
         tokens: The tokenizer of the model.
         prompt: The chat.
         task: The passages, the null query, and the layers and heads to use.
-
-    Raises:
-        UsageError: The attention weights of the model are not accessible, or it lacks the requested layers or heads.
     """
     if is_causal_model_split(model):
         raise UsageError(
@@ -129,11 +126,7 @@ def sum_calibrated_attention_tensors(real: torch.Tensor, null: torch.Tensor, *, 
 
 
 def select_causal_model_heads(config: Any, task: AttentionTask) -> dict[int, tuple[int, ...]]:
-    """Return the heads that a task uses, as a mapping from each layer to its heads.
-
-    Raises:
-        UsageError: The model lacks the requested layers or heads, or none of the heads is in the requested layers.
-    """
+    """Return the heads that a task uses, as a mapping from each layer to its heads."""
     layers, heads = config.num_hidden_layers, config.num_attention_heads
     first, last = task.layers or (0, layers - 1)
     absent = [(layer, head) for layer, head in task.heads if not (0 <= layer < layers and 0 <= head < heads)]
@@ -189,9 +182,6 @@ class _AttentionRunner:
         Returns:
             For each prompt, attention summed over layers and heads, of shape (tokens,); with ``per_head``, attention
             summed over the tokens of each passage, of shape (layers, heads, passages).
-
-        Raises:
-            UsageError: The prompts differ before their tails.
         """
         # Length of the identical prefix of all prompts, up to the tails. Its keys and values are computed only once.
         common = min(prompts[0].tail, *(_count_common_tokens(prompts[0].ids, other.ids) for other in prompts))

@@ -77,11 +77,7 @@ def make_kv_cache(config: Any, capacity: int) -> Cache:
 
 
 def snapshot_kv_cache(cache: Cache) -> list[dict[str, Any]]:
-    """Return the state that `restore_kv_cache` needs; nothing is copied, since layers never overwrite cached tokens.
-
-    Raises:
-        UsageError: A layer has a recurrent state instead of keys and values.
-    """
+    """Return the state that `restore_kv_cache` needs; nothing is copied, since layers never overwrite cached tokens."""
     for layer in cache.layers:
         if type(layer) not in (PreallocatedLayer, DynamicLayer, DynamicSlidingWindowLayer):
             raise UsageError(

@@ -28,11 +28,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 
 def require_torch() -> tuple[ModuleType, ModuleType]:
-    """Import and return torch and transformers.
-
-    Raises:
-        MissingPrerequisiteError: Torch or transformers cannot be imported.
-    """
+    """Import and return torch and transformers."""
     try:
         import torch
         import transformers
@@ -66,11 +62,7 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def pick_device(asked: str) -> str:
-    """Return the name of the device to use; ``auto`` selects the first available of CUDA, Apple's GPU and the CPU.
-
-    Raises:
-        UsageError: The device is unknown or not available.
-    """
+    """Return the name of the device to use; ``auto`` selects the first available of CUDA, Apple's GPU and the CPU."""
     if asked in ("auto", "cpu") and "torch" not in sys.modules and _is_cpu_only_torch():
         return "cpu"
     torch, _ = require_torch()
@@ -154,13 +146,6 @@ def load_language_model(
         options: Revision, adapter, dtype, device and device map.
         classes: Classes of transformers that load the model and its tokenizer or processor.
         tokenizer: The tokenizer; None to load it.
-
-    Raises:
-        MissingResourceError: The model cannot be found or read.
-        MissingPrerequisiteError: The model needs a package that is not installed.
-        DataError: The weights are damaged or incomplete.
-        BackendError: The model does not fit into memory.
-        UsageError: An option does not fit this machine or model, or the model is of another class.
     """
     device = pick_device(options.device)
     placement = _device_placement(options)
@@ -205,11 +190,7 @@ def make_causal_model_identity(files: ModelFiles, options: BackendOptions, dtype
 
 
 def _device_placement(options: BackendOptions) -> dict[str, Any]:
-    """Return the arguments of ``from_pretrained`` that distribute a model over devices; empty for one device.
-
-    Raises:
-        UsageError: Both a device and a device map are set, or tensor parallelism is requested in a single process.
-    """
+    """Return the arguments of ``from_pretrained`` that distribute a model over devices; empty for one device."""
     if not options.device_map:
         return {}
     if options.device != "auto":
@@ -255,10 +236,6 @@ def complete_weights(files: ModelFiles, *, unused: Callable[[str], bool] = lambd
     Args:
         files: The files of the model.
         unused: Function that returns whether a weight has no effect on the result.
-
-    Raises:
-        UsageError: The checkpoint is of another class than the one that is loaded.
-        DataError: The checkpoint is incomplete.
     """
     base: Any = require_torch()[1].PreTrainedModel
     thread = get_ident()
@@ -309,12 +286,6 @@ def named_loading_errors(name: str | Path | ModelFiles, where: object = "") -> I
     Args:
         name: Name of the model, for messages.
         where: Device to which the model is loaded, for messages.
-
-    Raises:
-        MissingResourceError: The model cannot be found or read.
-        MissingPrerequisiteError: The model needs a package that is not installed.
-        DataError: The weights are damaged.
-        BackendError: Loading failed for another reason, such as memory.
     """
     from safetensors import SafetensorError
 

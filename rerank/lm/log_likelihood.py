@@ -51,9 +51,6 @@ def compute_log_likelihoods(
 
     Returns:
         For each prompt x, one number per continuation y: log P(y | x) = sum_i log P(y_i | x, y_<i), or the logit of y.
-
-    Raises:
-        UsageError: A prompt is empty, so the first token of a continuation has no context.
     """
     if not all(map(len, prompts)):
         raise UsageError("Likelihoods after an empty prompt are not defined", expected="a prompt of at least one token")

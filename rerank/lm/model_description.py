@@ -55,12 +55,7 @@ class ModelDescription:
 
     @cached_property
     def tokens(self) -> HfTokens:
-        """The token counter; the tokenizer is loaded at the first access.
-
-        Raises:
-            MissingResourceError: The tokenizer cannot be loaded.
-            UsageError: The context size in the options exceeds the model's, or neither is known.
-        """
+        """The token counter; the tokenizer is loaded at the first access."""
         tokenizer = load_tokenizer(self.files.folder, self.options)
         stated = stated_context_size(SimpleNamespace(config=self.config), tokenizer)
         size = resolve_task_context_size(stated, self.options, self.identity["model"])
@@ -76,11 +71,6 @@ def describe_causal_model(name: str | Path, options: BackendOptions) -> ModelDes
 
     Returns:
         The description; None if the model must be loaded first, because of a device map or its own code.
-
-    Raises:
-        MissingPrerequisiteError: Torch or transformers is not installed, or PEFT is needed and not installed.
-        MissingResourceError: The model cannot be found or read.
-        UsageError: The device is not available, or the requested context size exceeds the model's.
     """
     if options.device_map or options.trust_remote_code:
         return None
@@ -101,11 +91,7 @@ def describe_causal_model(name: str | Path, options: BackendOptions) -> ModelDes
 
 
 def load_tokenizer(folder: Path, options: BackendOptions) -> Any:
-    """Load the tokenizer that ``AutoTokenizer`` would load, without importing torch if its class is certain.
-
-    Raises:
-        MissingResourceError: The tokenizer cannot be found or read.
-    """
+    """Load the tokenizer that ``AutoTokenizer`` would load, without importing torch if its class is certain."""
     with quiet_transformers(), named_loading_errors(folder):
         if _has_generic_tokenizer(folder):
             from transformers import PreTrainedTokenizerFast

@@ -83,9 +83,6 @@ class ModelFiles:
         """Check that the stated class is not one that generates no text, such as an encoder or a classifier.
 
         Transformers opens many of these as language models, with an output head that is random or was not trained.
-
-        Raises:
-            UsageError: All stated classes are of models that generate no text, or there is only an adapter.
         """
         if not (self.folder / "config.json").is_file() and (self.folder / "adapter_config.json").is_file():
             adapter = try_read_json_object(self.folder / "adapter_config.json")
@@ -167,11 +164,6 @@ def locate_model(name: str | Path, revision: str = "", *, weights: bool = True, 
         revision: Branch, tag or commit on the hub; empty for the default branch. Ignored for a folder.
         weights: Whether the weights are needed, or only the files that describe the model.
         code: Whether the Python code of the repository is needed.
-
-    Raises:
-        MissingPrerequisiteError: The client of the hub is not installed.
-        MissingResourceError: The model does not exist, is not accessible, or cannot be downloaded.
-        DataError: The model on the hub has no weights in safetensors files.
     """
     if Path(name).is_dir():
         source = try_read_json_object(Path(name) / MARKER)

@@ -22,11 +22,7 @@ _process: int | None = None
 
 
 def require_model_process() -> None:
-    """Check that this process was not forked after a local model was used. Call this before using a model.
-
-    Raises:
-        UsageError: This process was forked from a process that has used a local model.
-    """
+    """Check that this process was not forked after a local model was used. Call this before using a model."""
     global _process
     if _process is None:
         _process = os.getpid()
@@ -75,11 +71,7 @@ class LocalModel:
         self.settings_folder = Path(options.adapter or files.folder).absolute()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the arguments of ``load``, and the identity, to check that the other process loads the same model.
-
-        Raises:
-            UsageError: The model was not loaded by name, but passed as an object.
-        """
+        """Pickle the arguments of ``load``, and the identity, to check that the other process loads the same model."""
         if self.files is None:
             raise UsageError(
                 f"The model {self.identity.get('model', '')!r} exists only in the memory of this process",

@@ -39,10 +39,6 @@ def locate_passage_tokens(tokens: HfTokens, prompt: Prompt, spans: Sequence[tupl
         prompt: The chat.
         spans: Start and end (exclusive) of each passage in the last user turn, in characters.
         tail: Index of the first character of the final instruction in that turn.
-
-    Raises:
-        UsageError: The tokenizer provides no offset mapping.
-        BackendError: The chat template rewrites the turn.
     """
     if not tokens.tokenizer.is_fast:
         raise UsageError(

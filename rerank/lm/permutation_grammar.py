@@ -35,10 +35,6 @@ class PermutationGrammar:
         first: Token ids of each identifier at the beginning of the reply.
         later: Token ids of the separator and each identifier, when the identifier follows another one.
         count: Number of identifiers to generate.
-
-    Raises:
-        UsageError: The tokens of one identifier are a prefix of the tokens of another, so it is not clear where the
-            shorter identifier ends.
     """
 
     def __init__(self, first: Sequence[TokenIds], later: Sequence[TokenIds], count: int) -> None:
@@ -87,11 +83,7 @@ class GrammarState:
         return tuple(sorted(token for token, node in children if not self._unused.isdisjoint(node.items)))
 
     def push(self, token: int) -> None:
-        """Append one of the allowed tokens.
-
-        Raises:
-            ValueError: The token is not allowed.
-        """
+        """Append one of the allowed tokens."""
         if token not in self.allowed():
             raise ValueError(f"Token {token} is not allowed here; the allowed tokens are {self.allowed()}")
         self._node = self._node.children[token]
@@ -126,9 +118,6 @@ def tokenize_identifiers(
 
     Returns:
         Token ids of each identifier at the beginning of the reply, and token ids of the separator and each identifier.
-
-    Raises:
-        UsageError: An identifier does not start with the prefix.
     """
     for item in items:
         if not item.startswith(prefix):

@@ -20,11 +20,7 @@ def count_tensor_parallel_processes() -> int:
 
 
 def torch_parallel_loading_arguments() -> dict[str, Any]:
-    """Return the arguments of ``from_pretrained`` that split a model over all processes.
-
-    Raises:
-        UsageError: There is only one process.
-    """
+    """Return the arguments of ``from_pretrained`` that split a model over all processes."""
     if count_tensor_parallel_processes() < 2:
         raise UsageError(
             "--device-map is tp, but there is only one process",
@@ -49,9 +45,6 @@ def follow_torch_leader(process: Callable[[Any], Any]) -> None:
 
     Args:
         process: Function that a follower calls with each batch, as the leader does itself.
-
-    Raises:
-        SystemExit: The leader has ended (in a follower).
     """
     import torch.distributed as distributed
 

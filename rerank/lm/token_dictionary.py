@@ -71,9 +71,6 @@ def write_token_dictionary(
         words: The words; if several words have the same hash, only one of them is stored.
         folder: An empty folder.
         tokenize: Function that returns the token ids of each word in a list.
-
-    Raises:
-        StorageError: The folder cannot be written.
     """
     distinct = list(dict.fromkeys(words))
     keys, first = np.unique(np.array(list(map(_hash_word, distinct)), np.uint64), return_index=True)
@@ -105,11 +102,7 @@ def token_dictionaries_folder(tokenizer: Any) -> Path:
 
 
 def open_token_dictionaries(tokenizer: Any) -> list[TokenDictionary]:
-    """Open all dictionaries of token ids of a fast tokenizer that are in the user's cache folder.
-
-    Raises:
-        DataError: A dictionary is damaged.
-    """
+    """Open all dictionaries of token ids of a fast tokenizer that are in the user's cache folder."""
     if not cache_dir("tokens").is_dir():
         return []
     found = []

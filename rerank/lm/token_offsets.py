@@ -24,9 +24,6 @@ def locate_tokens(
         prompt: The chat.
         located: Token ids of the prompt and token spans of its passages.
         spans: Start and end (exclusive) of each passage in the last user turn, in characters.
-
-    Raises:
-        BackendError: The tokenizer returns different tokens when offsets are requested.
     """
     text = tokens.render(prompt)
     content = next(message.content for message in reversed(prompt) if message.role == "user")

@@ -203,11 +203,7 @@ class HfTokens:
         return tokenized
 
     def _ids_of_sections(self, sections: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of each section of a verbatim text; special tokens are added before and after them.
-
-        Raises:
-            BackendError: The tokenizer changes texts, or adds special tokens inside them.
-        """
+        """Return the token ids of each section of a verbatim text; special tokens are added before and after them."""
         try:
             before, after = self._special
         except LookupError as error:
@@ -234,11 +230,7 @@ class HfTokens:
 
     @cached_property
     def _special(self) -> tuple[list[int], list[int]]:
-        """The special tokens that the tokenizer adds before and after a rendered prompt.
-
-        Raises:
-            LookupError: The tokenizer adds special tokens elsewhere, or changes the text.
-        """
+        """The special tokens that the tokenizer adds before and after a rendered prompt."""
         if self.chat.has_template:
             return [], []
         plain, whole = (self._call(CARRIER, add_special_tokens=special) for special in (False, True))

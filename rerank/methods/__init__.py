@@ -187,12 +187,7 @@ def _describe_method_card(name: str) -> dict[str, Any]:
 
 
 def _find_method_card(name: str) -> _Card:
-    """Return the card with this name, or a new card for ``strategy:judge``.
-
-    Raises:
-        UnknownNameError: No method, strategy or judge has this name.
-        UsageError: The name is only a strategy or only a judge.
-    """
+    """Return the card with this name, or a new card for ``strategy:judge``."""
     added = _added_method_cards()
     if name in _built_in_method_names():
         if name in added:
@@ -228,14 +223,7 @@ def _find_method_card(name: str) -> _Card:
 
 @cache
 def _read_method_card(package: str, name: str) -> _Card:
-    """Read ``NAME.toml`` from a package, only once, and check everything except its prompt.
-
-    Raises:
-        MissingPrerequisiteError: The package cannot be imported, or does not contain this file.
-        DataError: The file is not a valid card.
-        UnknownNameError: No strategy, judge, option or backend has the name in the card.
-        UsageError: The value of an option is invalid.
-    """
+    """Read ``NAME.toml`` from a package, only once, and check everything except its prompt."""
     try:
         data = (files(package) / f"{name}.toml").read_bytes()
     except Exception as error:  # a package may raise anything when it is imported
@@ -261,11 +249,7 @@ def _read_method_card(package: str, name: str) -> _Card:
 
 
 def _parse_card_texts(table: Mapping[str, Any]) -> Mapping[str, str]:
-    """Check that the values of a card are texts, and return its options.
-
-    Raises:
-        ValueError: A value is not a text, or the options are not written as KEY=VALUE.
-    """
+    """Check that the values of a card are texts, and return its options."""
     for key, value in table.items():
         if not isinstance(value, str):
             raise ValueError(f"{key} = {value!r} is not a text")
@@ -282,11 +266,7 @@ def _parse_method_options(text: str) -> Mapping[str, Any] | None:
 
 
 def _split_method_card_options(card: _Card, options: Mapping[str, Any]) -> tuple[Selector, Selector]:
-    """Return the strategy and the judge of a card with their options; an option that both have is set for the judge.
-
-    Raises:
-        UnknownNameError: Neither the strategy nor the judge has an option of this name.
-    """
+    """Return the strategy and the judge of a card with their options; an option that both have is set for the judge."""
     of_judge = judge_specific_option_names(card.judge)
     known = {*of_judge, *signature(strategies.get(card.strategy)).parameters}
     for key in options:

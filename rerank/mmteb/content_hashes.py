@@ -25,9 +25,6 @@ def hash_mteb_model_contents(selector: str) -> dict[str, str]:
     """Return the SHA-256 of each file, folder and known model that a first stage's options name, by its name.
 
     Paths that do not exist are omitted. They raise an error when the first stage is opened.
-
-    Raises:
-        RerankError: The first stage or an option does not exist, or a file cannot be read.
     """
     paths = {
         text: _local_path_of_mteb_model(text)

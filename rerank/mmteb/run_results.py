@@ -27,12 +27,6 @@ def write_run_as_mteb_result(
 
     Returns:
         Path of the result file. ``mteb.ResultCache(OUT).load_results()`` reads it.
-
-    Raises:
-        MissingPrerequisiteError: mteb is not installed.
-        UnknownNameError: mteb has no task of this name.
-        UsageError: The task has several splits or subsets.
-        DataError: The run lacks a judged query, which mteb would omit from its means.
     """
     task = find_mteb_collection_task(task_name)
     subsets = list(task.metadata.hf_subsets_to_langscripts)

@@ -144,11 +144,7 @@ _FIRST_STAGES = {"SentenceTransformer": "dense", "SparseEncoder": "sparse", "Mul
 
 
 def _recipe_of_class(selector: str, files: ModelFiles) -> Mapping[str, Any]:
-    """Return the recipe for a model that no preset knows, according to the class that its files state.
-
-    Raises:
-        UsageError: The model is an encoder, or an encoder-decoder model whose prompt is not known.
-    """
+    """Return the recipe for a model that no preset knows, according to the class that its files state."""
     backend, name = split_model_selector(selector)
     if files.is_library_cross_encoder or any(kind.endswith("ForSequenceClassification") for kind in files.classes):
         if selector != name and backend != "cross_encoder":
@@ -236,11 +232,7 @@ def source_of_model(files: ModelFiles) -> dict[str, Any]:
 
 
 def check_model_files(selector: str, options: BackendOptions, kind: str = "") -> None:
-    """Check the files of a local model and of its adapter, without loading them; other models are not checked.
-
-    Raises:
-        RerankError: The model or its adapter does not exist, lacks a file or a package, or has damaged weights.
-    """
+    """Check the files of a local model and of its adapter, without loading them; other models are not checked."""
     backend_type = backend_class_of_model(selector, kind)
     if hasattr(backend_type, "load"):
         name = resolve_model_name(split_model_selector(selector, kind)[1])
@@ -281,11 +273,7 @@ def _local_path_of_model(name: str) -> Path:
 
 
 def _check_not_a_backend(name: str) -> None:
-    """Check that a model's name is not only the name of a backend, such as ``openai`` without ``:NAME``.
-
-    Raises:
-        UsageError: The name is that of a backend, and no folder has this name.
-    """
+    """Check that a model's name is not only the name of a backend, such as ``openai`` without ``:NAME``."""
     # For "fake", the error about unknown models is more helpful, because it lists the kinds of fakes.
     backend, _, options = name.partition(",")
     if backend != "fake" and backend in BACKENDS and name not in MODELS and not Path(name).is_dir():
@@ -374,11 +362,7 @@ def open_model_backend(
 
 
 def _check_options_of_backend(options: BackendOptions, backend_type: Any, selector: str) -> None:
-    """Check that all options that are set apply to the backend.
-
-    Raises:
-        UsageError: An option applies only to other backends.
-    """
+    """Check that all options that are set apply to the backend."""
     if options.base_url and not hasattr(backend_type, "connect"):
         raise UsageError(
             f"--base-url cannot be used with --model {selector}, which uses no server",

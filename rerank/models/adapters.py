@@ -64,11 +64,7 @@ def shipped_adapters() -> dict[str, Path]:
 
 
 def read_model_adapter_settings(folder: Path) -> AdapterSettings | None:
-    """Return the settings in a folder; None if it contains none, as for adapters that were trained with other tools.
-
-    Raises:
-        DataError: The file with the settings is invalid.
-    """
+    """Return the settings in a folder; None if it contains none, as for adapters that were trained with other tools."""
     path = folder / SETTINGS
     if not path.is_file():
         return None
@@ -145,11 +141,7 @@ def _check_downloadable_adapter_id(name: str) -> None:
 
 @named_path_errors()
 def adapter_folder(adapter: str) -> Path:
-    """Return the folder of an adapter that is shipped, local or downloaded from the hub (``owner/name@revision``).
-
-    Raises:
-        MissingResourceError: The adapter does not exist, or its folder lacks a file.
-    """
+    """Return the folder of an adapter that is shipped, local or downloaded from the hub (``owner/name@revision``)."""
     folder = shipped_adapters().get(adapter, Path(adapter).expanduser())
     if not folder.is_dir():
         _check_downloadable_adapter_id(adapter)

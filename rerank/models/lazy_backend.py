@@ -118,12 +118,7 @@ class LazyBackend:
         return self._loaded is not None
 
     def warm_up(self) -> Backend:
-        """Load the model, unless it is loaded already, and return its backend.
-
-        Raises:
-            RerankError: The model cannot be loaded.
-            BackendError: The files of the model changed after it was described.
-        """
+        """Load the model, unless it is loaded already, and return its backend."""
         with self._lock:
             if self._loaded is None:
                 loaded: Any = self._type.load_described(self._description)
@@ -149,11 +144,7 @@ class LazyBackend:
             self._loaded.report_tokens_to(self._on_tokens)
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Return the replies to all requests, in order.
-
-        Raises:
-            RerankError: The model cannot be loaded, or fails.
-        """
+        """Return the replies to all requests, in order."""
         return self.warm_up().generate(requests)
 
     def __getattr__(self, name: str) -> Any:

@@ -99,9 +99,6 @@ def find_model_prices(model: str) -> TokenPrices | None:
 
     Args:
         model: The model, in the form of ``--model``.
-
-    Raises:
-        DataError: The price table is not valid TOML, a key is unknown, or a price is not a number of at least 0.
     """
     path = model_price_file()
     if not path.is_file():
@@ -127,9 +124,6 @@ def compute_model_cost(model: str, usage: Usage) -> float | None:
     """Compute the cost of calls in US dollars; None if the price table has no row for the model.
 
     The cost is also None if it depends on search units whose number is unknown, as in `TokenPrices.cost`.
-
-    Raises:
-        DataError: The price table is not valid TOML, a key is unknown, or a price is not a number of at least 0.
     """
     prices = find_model_prices(model)
     return None if prices is None else prices.cost(usage)

@@ -127,11 +127,7 @@ class RerankerPreset:
     published: Sequence[Mapping[str, Any]] = ()
 
     def checked_hub_id(self) -> str:
-        """Return the id on the hub, after checking that it belongs to a model.
-
-        Raises:
-            UsageError: The preset is an adapter, which cannot be loaded as a model.
-        """
+        """Return the id on the hub, after checking that it belongs to a model."""
         if self.base:
             raise UsageError(
                 f"Model {self.name!r} is an adapter",

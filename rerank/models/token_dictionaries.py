@@ -38,10 +38,6 @@ def tokenize_corpus_words(corpus: Corpus, tokens: TokenCounter) -> CorpusTokens:
     Args:
         corpus: The corpus; its documents are read once.
         tokens: The token counter of a backend.
-
-    Raises:
-        UsageError: The tokenizer is not a fast tokenizer in this process, or does not tokenize word by word.
-        StorageError: The cache folder cannot be written.
     """
     if not isinstance(tokens, HfTokens) or (joined := tokens.joined) is None:
         raise UsageError(

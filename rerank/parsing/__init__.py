@@ -79,9 +79,6 @@ def parse_permutation(text: str, count: int, labels: Sequence[str] | None = None
         count: Number of passages in the prompt.
         labels: Identifiers of the passages, if they are not 1, 2, ...
 
-    Raises:
-        UsageError: ``count`` is negative.
-
     >>> parse_permutation("Here is the ranking of the 3 passages: [2] > [1] > [3]", 3).order
     (1, 0, 2)
     """

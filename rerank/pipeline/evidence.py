@@ -60,13 +60,6 @@ def find_evidence(
         One tuple of spans per document, in the given order; the spans are in text order. Offsets are code points of
         `Document.text`, without the title. A document without text has no spans. If a single document does not fit in
         the context, its end is truncated and has no spans.
-
-    Raises:
-        UsageError: The judge is not an attention judge, or an option is out of range.
-        ContextOverflowError: A single document does not fit in the context even at its minimum length.
-        DataError: A document is a picture without text.
-        PartialFailureError: A request failed.
-        BackendError: The backend cannot answer at all.
     """
     if not isinstance(judge, Attention):
         raise UsageError(

@@ -30,11 +30,7 @@ def driver_sort_key_by_prefix(request: Request) -> str:
 
 
 def answer_driver_in_batches(driver: Driver, backend: Backend, batch_size: int) -> None:
-    """Answer the requests of a driver, batch by batch, until no ranking is open.
-
-    Raises:
-        BackendError: The backend cannot answer at all.
-    """
+    """Answer the requests of a driver, batch by batch, until no ranking is open."""
     while tickets := driver.next_requests(batch_size):
         replies = backend.generate([ticket.request for ticket in tickets])
         for ticket, reply in zip(tickets, replies, strict=True):
@@ -59,9 +55,6 @@ def rank_in_blocks(
         block: Number of lists per block; None for a single block.
         batch_size: Maximum number of requests per batch.
         options: Options for every list; None for the defaults.
-
-    Raises:
-        RerankError: A list cannot be ranked, or the backend cannot answer at all.
     """
     source = iter(rankings)
     while lists := list(islice(source, block)):

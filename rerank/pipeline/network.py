@@ -35,10 +35,6 @@ async def drive_ranking_over_network(
         backend: Backend that answers the requests; its ``batch_size`` is the maximum number of requests in flight for
             this list.
         options: Options for the list; None for the defaults.
-
-    Raises:
-        RerankError: The list cannot be ranked, or the backend cannot answer at all. The error is raised after all other
-            requests of the list have ended.
     """
     tasks: dict[asyncio.Task[Reply], Ticket] = {}
     key = driver.add(ranking, options)
@@ -104,9 +100,6 @@ def rank_concurrently(
         backend: Backend that answers the requests.
         in_flight: Maximum number of rankings that are open at a time.
         options: Options for every list; None for the defaults.
-
-    Raises:
-        RerankError: A list cannot be ranked, or the backend cannot answer at all.
     """
     session = _Session(make_driver, backend, options)
     source = iter(rankings)

@@ -58,9 +58,6 @@ class PassageAggregation:
         aggregate: ``max``, ``first`` or ``sum``.
         size: Number of words per passage; in scripts without spaces, each character counts as a word.
         stride: Number of words between the starts of two passages.
-
-    Raises:
-        UsageError: ``0 < stride <= size`` does not hold, so words would be skipped.
     """
 
     aggregate: Aggregate = "max"
@@ -83,10 +80,6 @@ class PassageAggregation:
 
         >>> PassageAggregation.parse("sum,size=100")
         PassageAggregation(aggregate='sum', size=100, stride=50)
-
-        Raises:
-            UnknownNameError: No aggregate or option has this name; the message suggests similar names.
-            UsageError: The value of an option is invalid.
         """
         selector = Selector.parse(text)
         if selector.name not in get_args(Aggregate):

@@ -70,9 +70,6 @@ class LocalService:
         Args:
             ranking: The first-stage list.
             options: Options for the list; None for the defaults.
-
-        Raises:
-            UsageError: The service is closed.
         """
         job = _Job(ranking=ranking, options=options or ListOptions(), future=Future())
         with self._changed:

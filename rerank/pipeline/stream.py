@@ -54,11 +54,7 @@ class Flow:
 
     @classmethod
     def from_json(cls, values: Any) -> Self:
-        """Return the flow that `to_json` recorded.
-
-        Raises:
-            DataError: A value is missing, or is not a number of at least 1.
-        """
+        """Return the flow that `to_json` recorded."""
         names = ("block", "in_flight", "batch_size", "batch_characters")
         sizes: dict[str, Any] = {name: values.get(name) for name in names} if isinstance(values, dict) else {}
         optional = (("block", None), ("batch_characters", None))
@@ -120,9 +116,6 @@ def drive_ranking_stream(
         ranker: Strategy, judge and passages.
         backend: Backend that answers the requests.
         flow: Limits on concurrent lists and on batches; None for the backend's default.
-
-    Raises:
-        RerankError: A list cannot be ranked, or the backend cannot answer at all.
     """
     flow = flow or Flow.of(backend)
     options = ListOptions(top_k=ranker.top_k)
@@ -158,10 +151,6 @@ def rank_together(
     top_k: int | None = None,
     passages: DocumentSplitter | None = None,
 ) -> RerankOutcome:
-    """Rerank all lists as one block, and return all results at once; `Ranker` describes the arguments.
-
-    Raises:
-        RerankError: A list cannot be ranked, or the backend cannot answer at all.
-    """
+    """Rerank all lists as one block, and return all results at once; `Ranker` describes the arguments."""
     ranker = Ranker(strategy=strategy, judge=judge, passages=passages, top_k=top_k)
     return RerankOutcome(tuple(drive_ranking_stream(rankings, ranker, backend, Flow.unbounded(backend))))

@@ -81,9 +81,6 @@ class PromptBudget:
         floor: Minimum number of tokens kept of each passage.
         max_passage_tokens: Truncate passages to at most this many tokens, even if they fit; None for no limit.
         context_size: Context size to use, at most the context size of the model; None for the model's own.
-
-    Raises:
-        UsageError: The limits contradict each other or exceed the model's context.
     """
 
     def __init__(
@@ -130,12 +127,6 @@ class PromptBudget:
             window: The window.
             reply_tokens: Number of tokens to reserve for the reply.
             labels: Identifiers of the passages; 1, 2, ... if None.
-
-        Raises:
-            ContextOverflowError: The prompt does not fit, even with all passages truncated to the floor; or a prompt
-                with pictures does not fit.
-            DataError: The prompt shows scores and the window has none, a Jinja section cannot be rendered, or a
-                document lacks the text or picture that the prompt shows.
         """
         available = self._context - reply_tokens
         template = template.with_instruction(escape_turn_marks(window.query.instruction, self.turn_marks))
@@ -223,11 +214,7 @@ class PromptBudget:
 
 
 def check_prompt_passage_limits(floor: int, max_passage_tokens: int | None) -> None:
-    """Check the limits on the length of passages.
-
-    Raises:
-        UsageError: The limits are out of range or contradict each other.
-    """
+    """Check the limits on the length of passages."""
     if floor < 0:
         raise UsageError(f"--min-passage-tokens is {floor}", expected="at least 0")
     if max_passage_tokens is not None and max_passage_tokens < max(1, floor):

@@ -29,9 +29,6 @@ def make_prompt_identifiers(alphabet: Alphabet, count: int, tokens: TokenCounter
             after a square bracket.
         count: Number of passages.
         tokens: The model's token counter.
-
-    Raises:
-        UsageError: The tokenizer has too few single-token letters and pairs.
     """
     if alphabet == "numbers":
         return tuple(map(str, range(1, count + 1)))

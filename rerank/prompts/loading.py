@@ -43,10 +43,6 @@ def prompt_template_from_yaml(text: str, name: str) -> PromptTemplate:
     Args:
         text: A YAML mapping with the keys listed in docs/prompts.md.
         name: Name of the prompt.
-
-    Raises:
-        DataError: The text is not a YAML mapping, or a value is invalid.
-        UnknownNameError: A key or placeholder is unknown; the message suggests similar ones.
     """
     table = _prompt_mapping(text, name)
     for key in table:

@@ -32,9 +32,6 @@ def passage_text(doc: Document) -> str:
 
     >>> passage_text(Document(id="1", title="Fleas", text="They live two months."))
     'Title: Fleas Content: They live two months.'
-
-    Raises:
-        DataError: The document is a picture without text.
     """
     title, body = collapse_passage_whitespace(doc.title), collapse_passage_whitespace(doc.text)
     if doc.image and not title and not body:
@@ -47,11 +44,7 @@ def passage_text(doc: Document) -> str:
 
 
 def picture_marks_in_prompt(docs: Sequence[Document]) -> list[str]:
-    """Return the marks that stand for the documents' pictures while a prompt is rendered.
-
-    Raises:
-        DataError: A document has no picture.
-    """
+    """Return the marks that stand for the documents' pictures while a prompt is rendered."""
     for doc in docs:
         if not doc.image:
             raise DataError(
@@ -63,11 +56,7 @@ def picture_marks_in_prompt(docs: Sequence[Document]) -> list[str]:
 
 
 def replace_prompt_picture_marks(prompt: Prompt, docs: Sequence[Document]) -> Prompt:
-    """Replace the marks in a rendered prompt by the documents' pictures.
-
-    Raises:
-        DataError: The prompt does not show all pictures.
-    """
+    """Replace the marks in a rendered prompt by the documents' pictures."""
     indices = [[int(index) for index in _MARK.findall(message.content)] for message in prompt]
     shown = {index for of_turn in indices for index in of_turn}
     if shown != set(range(len(docs))):

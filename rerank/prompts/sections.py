@@ -40,11 +40,7 @@ class Section(Protocol):
 
 @lru_cache(maxsize=512)
 def compile_prompt_section(text: str, syntax: Syntax) -> Section:
-    """Compile the text of a section.
-
-    Raises:
-        DataError: The text is not a valid template in this syntax.
-    """
+    """Compile the text of a section."""
     return BraceSection.compile(text) if syntax == "braces" else JinjaSection.compile(text)
 
 
@@ -64,11 +60,7 @@ class BraceSection:
 
     @classmethod
     def compile(cls, text: str) -> BraceSection:
-        """Split the text at its placeholders.
-
-        Raises:
-            DataError: A brace is unmatched, or a placeholder contains more than a name.
-        """
+        """Split the text at its placeholders."""
         try:
             parsed = list(string.Formatter().parse(text))
         except ValueError as error:
@@ -111,11 +103,7 @@ class JinjaSection:
 
     @classmethod
     def compile(cls, text: str) -> JinjaSection:
-        """Compile a template.
-
-        Raises:
-            DataError: The text is not a valid Jinja template.
-        """
+        """Compile a template."""
         from jinja2 import TemplateSyntaxError, meta
 
         environment = _prompt_environment()
@@ -135,11 +123,7 @@ class JinjaSection:
         return cls(text, own, template, tuple(sorted(own)), any(word in text for word in ("random", "lipsum")))
 
     def fill(self, values: Mapping[str, Any]) -> str:
-        """Render the template, or return the cached text for the same values.
-
-        Raises:
-            DataError: Rendering the template raises an error or violates the sandbox.
-        """
+        """Render the template, or return the cached text for the same values."""
         used = tuple([values.get(name) for name in self.order])
         if self.is_random or not all(type(value) in (str, int) for value in used):
             return self._render(values)

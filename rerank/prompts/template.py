@@ -40,9 +40,6 @@ class PromptExample:
         query: The query.
         passages: The passages.
         order: The correct answer: identifiers of the passages (from 1), best first.
-
-    Raises:
-        DataError: The order is not a permutation of the identifiers.
     """
 
     query: str

@@ -21,11 +21,6 @@ def open_reranker_setup_calibration(setup: RankerSetup, judge: PromptJudge) -> C
 
     The calibration of an adapter or trained model is ignored if the ranker has another method, prompt or base model,
     and with a warning if only the weights of the base model differ.
-
-    Raises:
-        MissingResourceError: The file does not exist.
-        DataError: The file is not a calibration.
-        UsageError: The named calibration belongs to another ranker.
     """
     found = setup.calibration_file(judge.backend)
     if found is None:

@@ -67,13 +67,7 @@ class RankCall:
 
     @classmethod
     def check(cls, query: str | Query, documents: Sequence[DocumentLike], options: RankOptions) -> Self:
-        """Return the checked arguments of a call; the time until its deadline is counted from now.
-
-        Raises:
-            UnknownNameError: No option has this name.
-            UsageError: The query is not a text, the documents are not a list, or an option is out of range.
-            DataError: A document has no text, or its id, title or score has the wrong type.
-        """
+        """Return the checked arguments of a call; the time until its deadline is counted from now."""
         for name in options:
             if name not in RankOptions.__annotations__:
                 raise UnknownNameError("option of rank", name, list(RankOptions.__annotations__))
@@ -108,11 +102,7 @@ def _is_numeric_reranker_option(value: object) -> bool:
 
 
 def check_reranker_on_failure(value: OnFailure) -> OnFailure:
-    """Return the value of ``on_failure`` after checking it.
-
-    Raises:
-        UnknownNameError: The value is neither ``keep`` nor ``raise``.
-    """
+    """Return the value of ``on_failure`` after checking it."""
     if value not in get_args(OnFailure):
         raise UnknownNameError("value of on_failure", value, get_args(OnFailure))
     return value

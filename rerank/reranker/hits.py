@@ -181,10 +181,6 @@ class Hits(tuple[Hit, ...]):
 
 
 def check_reranker_top_k(k: object) -> None:
-    """Check that a value is a valid number of hits, or None.
-
-    Raises:
-        UsageError: The value is neither None nor a whole number of at least 0.
-    """
+    """Check that a value is a valid number of hits, or None."""
     if k is not None and (not isinstance(k, int) or isinstance(k, bool) or k < 0):
         raise UsageError(f"top_k is {k!r}", expected="a whole number from 0, or None for all")

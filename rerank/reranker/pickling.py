@@ -20,9 +20,6 @@ def check_reranker_backend_pickles(backend: Backend) -> None:
     """Check that a backend consists of objects that can be pickled.
 
     Functions and classes that only some picklers can pickle, such as those of a notebook, cause no error here.
-
-    Raises:
-        UsageError: The backend cannot be pickled.
     """
     try:
         pickle.Pickler(_Discard()).dump(backend)

@@ -25,9 +25,6 @@ def report_reranker_ranking(
         judge: The judge of its windows.
         on_failure: ``keep`` to only report failed windows, or ``raise`` to raise an error.
         deadline: `time.monotonic` value of the deadline; None for no deadline.
-
-    Raises:
-        PartialFailureError: A window failed, and ``on_failure`` is ``raise``.
     """
     windows = ranked.windows()
     failures = ranked.failures()

@@ -51,9 +51,6 @@ class Bm25:
         k3: Saturation of the number of occurrences of a term in the query; None for no saturation.
         shard_documents: Maximum number of documents in a shard of the index. Results do not depend on it.
         processes: Number of processes that build shards; 0 for the number of available processors.
-
-    Raises:
-        UsageError: A number is out of range, or ``k3`` is given although ``query_weights`` is not ``counts``.
     """
 
     k1: float = 0.9
@@ -84,14 +81,7 @@ class Bm25:
                 raise UsageError(f"BM25 has {name}={getattr(self, name)}", expected=f"at least {lowest}")
 
     def over(self, corpus: Corpus) -> Bm25Retriever:
-        """Open the index of ``corpus``, after building it if needed.
-
-        Raises:
-            DataError: The collection has no documents, its documents contain no words, or two have the same id.
-            MissingPrerequisiteError: The language's segmenter is not installed.
-            StorageError: The cache folder cannot be written.
-            UsageError: There is no such stemmer, stop word list or language.
-        """
+        """Open the index of ``corpus``, after building it if needed."""
         return Bm25Retriever(self, corpus)
 
     def _text(self, doc: Document) -> str:
@@ -170,9 +160,6 @@ class Bm25Retriever:
         Documents that share no term with a query are not returned, so the ranking is empty if a query is empty or
         contains only stop words or unknown words. Each occurrence of a word in a query counts, unless other query
         weights were chosen.
-
-        Raises:
-            UsageError: ``k`` is below 1.
         """
         check_retrieval_depth(k)
         return Run((self._rank(query, k) for query in queries), name="bm25")

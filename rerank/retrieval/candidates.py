@@ -16,11 +16,7 @@ class Candidates:
     """A first stage that returns the collection's candidate lists. It has no options."""
 
     def over(self, corpus: Corpus) -> CandidatesRetriever:
-        """Return a retriever over the candidate lists of ``corpus``.
-
-        Raises:
-            UsageError: The collection has no candidate lists.
-        """
+        """Return a retriever over the candidate lists of ``corpus``."""
         run = corpus.candidates() if isinstance(corpus, SupportsCandidates) else None
         if not run:
             raise UsageError(
@@ -39,12 +35,7 @@ class CandidatesRetriever:
     collection: str
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
-        """Return the first ``k`` documents of each candidate list; queries without a candidate list are omitted.
-
-        Raises:
-            DataError: None of the queries has a candidate list.
-            UsageError: ``k`` is below 1.
-        """
+        """Return the first ``k`` documents of each candidate list; queries without a candidate list are omitted."""
         return Run(
             select_first_stage_lists(self.run, queries, k, source=f"The collection {self.collection!r}"),
             name=self.run.name,

@@ -38,9 +38,6 @@ class Dense(VectorOptions):
         passage_prompt: Text put before every document, with the same special values as above.
         normalise: Whether to scale vectors to length 1, so that scores are cosines instead of inner products.
         dim: Number of leading dimensions to keep, for Matryoshka models (Kusupati et al., NeurIPS 2022); 0 to keep all.
-
-    Raises:
-        UsageError: A number is out of range.
     """
 
     model: str = "all-minilm-l6-v2"
@@ -57,16 +54,7 @@ class Dense(VectorOptions):
         self._check_minima({"dim": 0})
 
     def over(self, corpus: Corpus) -> DenseRetriever:
-        """Load the model and open the index of ``corpus``, after building it if needed.
-
-        Raises:
-            MissingPrerequisiteError: The extra ``dense`` is not installed.
-            MissingResourceError: The model does not exist, or was not pulled.
-            BackendError: The model fails; embeddings saved so far are kept.
-            DataError: The collection has no documents, two documents have the same id, or the weights are damaged.
-            StorageError: The cache folder cannot be written.
-            UsageError: An option is invalid for the model, the collection or this machine.
-        """
+        """Load the model and open the index of ``corpus``, after building it if needed."""
         return DenseRetriever(self, corpus, self._load())
 
     def over_with_workers(self, corpus: Corpus, workers: WorkerMap) -> DenseRetriever:
@@ -87,11 +75,7 @@ class Dense(VectorOptions):
         return load_text_encoder(locate_retrieval_model(self.model), self)
 
     def check_prerequisites(self) -> None:
-        """Check that sentence-transformers and faiss are installed.
-
-        Raises:
-            MissingPrerequisiteError: One of these packages cannot be imported.
-        """
+        """Check that sentence-transformers and faiss are installed."""
         from rerank.indexing.text_encoder import require_encoder_packages
 
         require_encoder_packages()
@@ -160,10 +144,6 @@ class DenseRetriever:
         """Return the ``k`` documents per query with the highest cosine or inner product.
 
         The ranking of a query without text is empty. A ranking does not depend on the other queries of the call.
-
-        Raises:
-            UsageError: ``k`` is below 1.
-            BackendError: The model fails.
         """
         check_retrieval_depth(k)
         with_text = [query for query in queries if query.text.strip()]

@@ -55,13 +55,7 @@ class Pgvector(StoreOptions):
     distance: Literal["cosine", "inner-product", "l2"] = "cosine"
 
     def over(self, corpus: Corpus) -> StoreRetriever:
-        """Load the model, check the table, and return a retriever over it.
-
-        Raises:
-            MissingPrerequisiteError: An extra, or pgvector in the database, is not installed.
-            UsageError: The table or a column does not exist, or table and model have vectors of different dimensions.
-            BackendError: The database cannot be reached, or does not respond in time.
-        """
+        """Load the model, check the table, and return a retriever over it."""
         self.check_prerequisites()
         return self.retriever(self.encoder())
 
@@ -162,10 +156,6 @@ def _connect_to_database(timeout: float) -> Iterator[Connection[Any]]:
     """Yield a connection in a read-only transaction whose statements are cancelled after ``timeout`` seconds.
 
     Settings apply only to this transaction, since a connection pooler may reuse the session for other clients.
-
-    Raises:
-        UsageError: The address is invalid.
-        BackendError: The database cannot be reached, rejects a statement, or does not respond in time.
     """
     import psycopg
 

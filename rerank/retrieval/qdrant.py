@@ -47,14 +47,7 @@ class Qdrant(StoreOptions):
     vector: str = ""
 
     def over(self, corpus: Corpus) -> StoreRetriever:
-        """Load the model, check the collection, and return a retriever over it.
-
-        Raises:
-            MissingPrerequisiteError: An extra is not installed.
-            MissingResourceError: The folder does not exist.
-            UsageError: The collection or the vector does not exist, or the vector and the model differ in dimension.
-            BackendError: The server cannot be reached, or does not respond in time.
-        """
+        """Load the model, check the collection, and return a retriever over it."""
         self.check_prerequisites()
         return self.retriever(self.encoder())
 

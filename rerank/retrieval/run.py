@@ -23,12 +23,7 @@ class Run:
     path: str
 
     def over(self, corpus: Corpus) -> RunRetriever:
-        """Read the run file, and return a retriever that looks up texts in ``corpus``.
-
-        Raises:
-            MissingResourceError: The file does not exist.
-            DataError: The file is not a run.
-        """
+        """Read the run file, and return a retriever that looks up texts in ``corpus``."""
         return RunRetriever(read_run(self.path), corpus, self.path)
 
 
@@ -44,10 +39,6 @@ class RunRetriever:
         """Return the first ``k`` documents of each ranking, with texts fetched from the collection in one lookup.
 
         Queries without a ranking and rankings of other queries are omitted.
-
-        Raises:
-            DataError: The run contains none of the queries, or a document that is not in the collection.
-            UsageError: ``k`` is below 1.
         """
         rankings = select_first_stage_lists(self.run, queries, k, source=f"The run {self.path}")
         docs = fetch_documents(self.corpus, {doc_id for ranking in rankings for doc_id in ranking.doc_ids})

@@ -20,9 +20,6 @@ def check_serving_extra(extra: str) -> None:
 
     Args:
         extra: ``serve`` or ``mcp``.
-
-    Raises:
-        MissingPrerequisiteError: A package is missing.
     """
     missing = [name for name in _PACKAGES[extra] if find_spec(name) is None]
     if missing:

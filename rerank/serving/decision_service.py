@@ -62,23 +62,14 @@ class DecisionService:
         return self._open_judge("full:pick", "decision_choice")
 
     def _open_judge(self, method: str, prompt: str) -> PromptJudge:
-        """Return a judge that uses the reranker's backend.
-
-        Raises:
-            ApiError: The backend does not return probabilities.
-        """
+        """Return a judge that uses the reranker's backend."""
         try:
             return Reranker.from_backend(self.service.reranker.backend, method=method, prompt=prompt).judge
         except UsageError as error:
             raise ApiError(422, f"The model cannot answer typed questions: {error}") from error
 
     async def decide(self, request: DecisionRequest, client: str) -> DecisionResponse:
-        """Return the answers to all questions of a request, in their order.
-
-        Raises:
-            ApiError: The backend does not return probabilities, or the input and the questions are too long.
-            QueueFullError: Too many requests are waiting.
-        """
+        """Return the answers to all questions of a request, in their order."""
         text = request.input_text()
         texts: list[str] = []
         for question in request.questions:

@@ -27,10 +27,6 @@ async def run_while_connected(request: Request, work: Coroutine[object, object, 
         request: The request, whose body has been read.
         work: Coroutine that computes the response.
         timeout: Maximum duration of the work, in seconds.
-
-    Raises:
-        ClientLeftError: The client has disconnected.
-        ApiError: The time is up (status 504).
     """
     try:
         async with asyncio.timeout(timeout) as limit:

@@ -53,11 +53,7 @@ class FairQueue:
 
     @asynccontextmanager
     async def slot(self, client: str) -> AsyncIterator[None]:
-        """Wait for a slot and hold it for the duration of the ``async with`` block.
-
-        Raises:
-            QueueFullError: Too many requests are waiting.
-        """
+        """Wait for a slot and hold it for the duration of the ``async with`` block."""
         await self._acquire(client)
         started = time.monotonic()
         try:

@@ -114,12 +114,7 @@ def _add_compare_tool(server: MCPServer[Any], runs: RunFolders, timeout: float) 
 
 
 async def _report_errors(work: Awaitable[T], timeout: float) -> T:
-    """Return the result of ``work``, and convert any exception into an error that MCP clients receive.
-
-    Raises:
-        ToolError: The work failed, or took longer than ``timeout`` seconds. The reason for an unexpected failure is
-            only logged.
-    """
+    """Return the result of ``work``, and convert any exception into an error that MCP clients receive."""
     try:
         async with asyncio.timeout(timeout):
             return await work

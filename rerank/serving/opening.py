@@ -31,11 +31,7 @@ class ServedCollection:
     first_stage: str = "bm25"
 
     def open(self) -> CollectionSearch:
-        """Open the collection and its first stage; the index is built if it does not exist.
-
-        Raises:
-            RerankError: The collection, the first stage or a package does not exist.
-        """
+        """Open the collection and its first stage; the index is built if it does not exist."""
         return CollectionSearch.open(open_collection(self.selector), self.first_stage)
 
 
@@ -70,9 +66,6 @@ def open_ranking_service(
         settings: Name and limits of the server.
         uses_cache: Whether replies to repeated requests are taken from the user's reply cache.
         max_total_tokens: Maximum number of tokens for all rankings together; None for no limit.
-
-    Raises:
-        RerankError: A setting is invalid, or the model or a package does not exist.
     """
     reranker = Reranker.from_pretrained(**ranker)
     if uses_cache or max_total_tokens is not None:

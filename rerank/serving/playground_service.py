@@ -110,12 +110,7 @@ class PlaygroundService:
         return rows
 
     async def candidates(self, query: Query, ids: Sequence[str] | None, depth: int) -> Ranking:
-        """Return up to ``depth`` documents: those with the given ids or, if ``ids`` is None, a search's results.
-
-        Raises:
-            UsageError: The server has no collection.
-            DataError: An id is not in the collection.
-        """
+        """Return up to ``depth`` documents: those with the given ids or, if ``ids`` is None, a search's results."""
         if self.search is None:
             raise UsageError(
                 "The server has no collection",
@@ -145,10 +140,6 @@ class PlaygroundService:
             method: One of the names in `methods`. Names with options are not accepted, since some options name files.
             client: Name of the client in the queue.
             heat: Whether to compute the attention of each word, with one more request to the model.
-
-        Raises:
-            UnknownNameError: The method is not in `methods`.
-            The errors of `RankingService.rank`.
         """
         methods = await asyncio.to_thread(lambda: self.methods)
         if method not in methods:

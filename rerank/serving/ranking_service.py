@@ -73,9 +73,6 @@ class RankingService:
             question: The query, its documents and the options of the request.
             client: Name of the client in the queue.
             retrieve: Function that adds the documents, as for `rank`.
-
-        Raises:
-            The errors of `rank`.
         """
         ranked = await self.rank(question, client, retrieve=retrieve)
         hits, spans = ranked.hits, ranked.spans
@@ -107,11 +104,6 @@ class RankingService:
             query: Query object to use in all requests to the model; None to create it from the question.
             retrieve: Function that adds the documents when it is the question's turn; its time counts towards the
                 deadline. None if the question contains its documents.
-
-        Raises:
-            ApiError: The request exceeds a limit, or all calls of the model failed.
-            QueueFullError: Too many requests are waiting.
-            RerankError: The request cannot be ranked.
         """
         seconds = self.settings.deadline if question.deadline is None else question.deadline
         deadline = None if seconds is None else time.monotonic() + seconds
@@ -147,20 +139,12 @@ class RankingService:
         return replace(question, documents=documents)
 
     def check_documents(self, count: int) -> None:
-        """Check the number of documents of a request.
-
-        Raises:
-            ApiError: The number exceeds the server's limit.
-        """
+        """Check the number of documents of a request."""
         if count > self.settings.max_documents:
             raise ApiError(413, f"The request has {count} documents; expected at most {self.settings.max_documents}")
 
     async def check_tokens(self, texts: Sequence[str]) -> None:
-        """Check the number of tokens of a request. Large requests are counted in a thread, so that others do not wait.
-
-        Raises:
-            ApiError: The number exceeds the server's limit.
-        """
+        """Check the number of tokens of a request; large ones are counted in a thread, so that others do not wait."""
         most = self.settings.max_request_tokens
         # A token has at least one byte and a character has at most four, so most requests need no exact count.
         if 4 * sum(map(len, texts)) > most:

@@ -21,9 +21,6 @@ class RunFolders:
 
     Attributes:
         folders: Paths of the folders, which must exist.
-
-    Raises:
-        MissingResourceError: A folder does not exist.
     """
 
     folders: Sequence[Path]
@@ -39,10 +36,6 @@ class RunFolders:
 
         Args:
             name: Path of the file, absolute or relative to one of the folders.
-
-        Raises:
-            MissingResourceError: The file does not exist or, with links resolved, is outside the folders. The message
-                is the same in both cases, so that it does not reveal which files exist elsewhere.
         """
         for folder in self.folders:
             with suppress(OSError, ValueError):  # a name that is too long or contains a null character
@@ -65,9 +58,6 @@ class RunFolders:
 
         Returns:
             Means, differences, confidence intervals and p-values, in the format of `rerank compare --format json`.
-
-        Raises:
-            RerankError: A file cannot be read, or a setting is invalid.
         """
         opened = [read_run(self.find(name), name=name) for name in runs]
         compared = score_compared_runs(read_qrels(self.find(qrels)), opened, measures)

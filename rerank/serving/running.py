@@ -46,11 +46,7 @@ class Listener:
     trusts_proxy: bool = False
 
     def open_socket(self) -> socket.socket:
-        """Return a socket that listens on the address.
-
-        Raises:
-            UsageError: The address cannot be used.
-        """
+        """Return a socket that listens on the address."""
         try:
             family, *_, address = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
         except (socket.gaierror, UnicodeError) as error:
@@ -129,9 +125,6 @@ def run_server(app: Starlette, listener: Listener, *, announce: Callable[[str], 
         listener: Address and connection options of the server.
         announce: Function called with the server's URL once the server accepts requests.
         grace: Seconds that the stopping server has to finish accepted requests.
-
-    Raises:
-        UsageError: The address cannot be used.
     """
     sock = listener.open_socket()
     config = uvicorn.Config(

@@ -109,9 +109,6 @@ async def search_and_rerank(
         search: Search over the collection.
         body: The search request.
         client: Name of the client in the queue.
-
-    Raises:
-        The errors of `RankingService.answer`.
     """
     service.check_documents(body.depth)
     ranking = Ranking(Query(id="search", text=body.query), ())

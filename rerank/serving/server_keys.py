@@ -27,12 +27,7 @@ class ServerKeys:
 
     @classmethod
     def load(cls, file: str | Path | None = None) -> ServerKeys:
-        """Read the keys from a file with one key per line or, if ``file`` is None, from the environment.
-
-        Raises:
-            MissingResourceError: The file cannot be read.
-            DataError: The file contains no key, or the environment variable contains only separators.
-        """
+        """Read the keys from a file with one key per line or, if ``file`` is None, from the environment."""
         if file is None:
             given = os.environ.get(KEYS_VARIABLE, "")
             keys = given.replace(",", " ").split()

@@ -21,9 +21,6 @@ class ServerSettings:
         deadline: Seconds for a ranking if the request sets no deadline; None for no limit.
         allowed_hosts: Host names besides ``localhost`` that clients without keys may use; ``*`` allows all names.
         timeout: Seconds after which an unfinished request ends with 504, including its wait for a turn.
-
-    Raises:
-        UsageError: A limit is below its minimum.
     """
 
     name: str = "listrank"

@@ -46,9 +46,6 @@ class BatchRecord:
 
     Args:
         folder: The run folder.
-
-    Raises:
-        DataError: The file is damaged.
     """
 
     def __init__(self, folder: RunFolder) -> None:

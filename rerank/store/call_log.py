@@ -49,11 +49,6 @@ class CallLog(AbstractContextManager["CallLog"]):
         readonly: Whether to open an existing file and never write to it.
         salvage: With ``readonly``: whether to open also a truncated file, of which only a part can be read.
         prompts: How the prompts of new calls are stored: ``once`` (compressed), ``full`` (as text) or ``none``.
-
-    Raises:
-        MissingResourceError: ``readonly`` is set and the file does not exist.
-        DataError: The file is not a call log.
-        StorageError: The file cannot be written, for example because the disk is full or the folder is read-only.
     """
 
     def __init__(
@@ -156,11 +151,7 @@ class CallLog(AbstractContextManager["CallLog"]):
         return len(unmatched)
 
     def calls(self) -> Iterator[Call]:
-        """Yield the calls that the run used, in the order in which they were committed.
-
-        Raises:
-            DataError: A row is damaged.
-        """
+        """Yield the calls that the run used, in the order in which they were committed."""
         clause, last = f"WHERE {self._used_rows()} AND calls.rowid > ? ORDER BY calls.rowid LIMIT {_SLICE}", 0
         while True:
             with self._guard():
@@ -174,9 +165,6 @@ class CallLog(AbstractContextManager["CallLog"]):
         """Return the calls of one query that the run used, in the order in which they were committed.
 
         The first call sorts the row numbers by query into a temporary table, which SQLite keeps on the disk.
-
-        Raises:
-            DataError: A row is damaged.
         """
         with self._guard():
             if not self._db.execute("SELECT 1 FROM temp.sqlite_master WHERE name = 'by_query'").fetchone():
@@ -190,11 +178,7 @@ class CallLog(AbstractContextManager["CallLog"]):
             return [self._parse(number, row) for number, row, _ in self._checked(clause, query_id)]
 
     def prompt(self, row: int) -> Prompt | None:
-        """Return the prompt of the call in a row; None if the prompt was not stored.
-
-        Raises:
-            DataError: The prompt is damaged.
-        """
+        """Return the prompt of the call in a row; None if the prompt was not stored."""
         with self._guard():
             try:
                 (text,) = self._db.execute("SELECT prompt FROM calls WHERE rowid = ?", (row,)).fetchone()

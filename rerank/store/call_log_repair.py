@@ -37,12 +37,6 @@ def repair_call_log(folder: RunFolder) -> CallLogRepair:
     """Replace a damaged call log by a log with the undamaged rows; the damaged file is kept under another name.
 
     A finished run becomes unfinished, so that ``--resume`` repeats the calls that were lost.
-
-    Raises:
-        MissingResourceError: The folder has no call log.
-        DataError: The file is so damaged that SQLite cannot open it.
-        UsageError: Another process uses the folder.
-        StorageError: The new log cannot be written.
     """
     path = folder.path / "calls.sqlite"
     with folder.locked():

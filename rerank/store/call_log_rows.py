@@ -86,20 +86,12 @@ def call_log_row_checksum(row: Sequence[Any]) -> str:
 
 
 def prompt_of_log_column(text: str) -> Prompt:
-    """Return the prompt that is stored as JSON in a column.
-
-    Raises:
-        ValueError, TypeError, KeyError, RecursionError: The prompt is damaged.
-    """
+    """Return the prompt that is stored as JSON in a column."""
     return tuple(Message(turn["role"], turn["content"], tuple(turn.get("images", ()))) for turn in json.loads(text))
 
 
 def call_from_log_row(number: int, row: Mapping[str, Any]) -> Call:
-    """Return the call that is stored in a row.
-
-    Raises:
-        ValueError, TypeError, KeyError, RecursionError: The row is damaged.
-    """
+    """Return the call that is stored in a row."""
     extra = json.loads(row["more"]) if row.get("more") else {}
     extra["scores"] = tuple(map(float, extra.get("scores", ())))
     fields = {name: row[name] for name in _TYPES}

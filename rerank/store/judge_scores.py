@@ -32,9 +32,6 @@ class JudgeScores:
         kind: Type of the scores, such as ``log-odds``; empty if there are no scores.
         scores: Mapping from document id to score, or to None for a document without a score. Larger scores mean more
             relevant.
-
-    Raises:
-        DataError: There are scores without a kind, or a score is not finite.
     """
 
     query: str
@@ -59,9 +56,6 @@ def write_run_folder_judge_scores(path: str | Path, rows: Iterable[JudgeScores])
     Args:
         path: The file, ``judge_scores.jsonl`` in a run folder.
         rows: The scores of each query.
-
-    Raises:
-        StorageError: The file cannot be written.
     """
     with open_run_folder_judge_scores(path) as write:
         for row in rows:
@@ -92,9 +86,6 @@ def read_judge_scores(path: str | Path) -> dict[str, JudgeScores]:
 
     Returns:
         A mapping from query id to scores; empty if the file does not exist, as in older run folders.
-
-    Raises:
-        DataError: A line is malformed, a score is not finite, or a query occurs twice.
     """
     if not Path(path).is_file():
         return {}

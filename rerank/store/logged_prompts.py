@@ -52,11 +52,7 @@ class LoggedPrompts:
         _remember(self._latest, query_id, (row, (dictionary + content)[-_WINDOW:]))
 
     def read(self, database: sqlite3.Connection, row: int) -> str | None:
-        """Return the prompt of a row; None if the prompt was not stored.
-
-        Raises:
-            ValueError: The prompt, or an earlier prompt in its dictionary, is damaged.
-        """
+        """Return the prompt of a row; None if the prompt was not stored."""
         chain: list[tuple[int, bytes]] = []
         number: int | None = row
         while number is not None and (number not in self._read or number == row):

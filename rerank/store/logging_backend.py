@@ -266,11 +266,7 @@ class AsyncLoggingBackend(LoggingBackend):
         )
 
     async def agenerate(self, request: Request) -> Reply:
-        """Return the reply to one request.
-
-        Raises:
-            BackendError: The backend cannot answer at all.
-        """
+        """Return the reply to one request."""
         digest = request.digest(self.backend.identity)
         while digest in self._in_flight:
             await self._in_flight[digest].wait()

@@ -69,11 +69,7 @@ class RunFolder:
     @classmethod
     @named_path_errors()
     def existing(cls, path: str | Path) -> RunFolder:
-        """Open an existing run folder.
-
-        Raises:
-            MissingResourceError: The folder does not exist or contains no run.
-        """
+        """Open an existing run folder."""
         folder = cls(path)
         if not (folder.path / "spec.json").is_file():
             raise MissingResourceError(
@@ -96,12 +92,6 @@ class RunFolder:
             document: The content of spec.json; ``document["hash"]`` is the hash of the run's identity.
             resume: Whether to continue an unfinished run.
             overwrite: Whether to delete an existing run.
-
-        Raises:
-            UsageError: The folder contains another run, other files, or this run in an unfinished state although
-                ``resume`` is not set; or another process uses the folder.
-            DataError: The call log of an unfinished run is damaged.
-            StorageError: The folder cannot be created.
         """
         self.check_path(overwrite=overwrite)
         with self.locked():
@@ -122,10 +112,6 @@ class RunFolder:
 
         Args:
             overwrite: Whether to check also that this program wrote the spec.json or call log of an existing folder.
-
-        Raises:
-            UsageError: The folder contains other files.
-            StorageError: The folder cannot be created or written.
         """
         existing = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
@@ -162,12 +148,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Create the folder if it does not exist, and lock it while the block runs.
-
-        Raises:
-            UsageError: Another process uses the folder.
-            StorageError: The folder cannot be created.
-        """
+        """Create the folder if it does not exist, and lock it while the block runs."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / ".lock").open("w")
@@ -224,12 +205,7 @@ class RunFolder:
         return CallLog(self.path / "calls.sqlite", readonly=readonly, prompts=prompts)
 
     def spec(self) -> dict[str, Any]:
-        """Return the content of spec.json.
-
-        Raises:
-            MissingResourceError: The file does not exist.
-            DataError: The file is not JSON, or one of its parts is missing.
-        """
+        """Return the content of spec.json."""
         content = self.read_json("spec.json", "hash", "spec", "identity")
         for key in ("spec", "identity", "files", "dataset", "environment", "flow"):
             if not isinstance(content.get(key, {}), dict):
@@ -253,10 +229,6 @@ class RunFolder:
         Args:
             name: Name of the file.
             keys: Keys that the object must contain.
-
-        Raises:
-            MissingResourceError: The file does not exist.
-            DataError: The file is not a JSON object, or a key is missing.
         """
         path = self.path / name
         try:
@@ -286,9 +258,6 @@ class RunFolder:
 
         Args:
             candidates: The candidates of the run, in the order of its queries. An empty list is paired with itself.
-
-        Raises:
-            DataError: run.trec does not contain the reranked lists of these queries in this order.
         """
         path = self.path / "run.trec"
         lists = read_run_lists(path)

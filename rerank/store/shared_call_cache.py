@@ -8,11 +8,7 @@ from rerank.store.call_log import CallLog
 
 
 def open_shared_call_cache() -> CallLog:
-    """Open the call log that all runs share, in the user's cache folder.
-
-    Raises:
-        StorageError: The folder or the file cannot be created.
-    """
+    """Open the call log that all runs share, in the user's cache folder."""
     folder = cache_dir("calls")
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -29,9 +29,6 @@ class Bubblesort:
         top_k: Number of best documents to rank, one per pass.
         both_orders: Judge each window in both orders; the first document wins unless another document is chosen both
             times.
-
-    Raises:
-        UsageError: ``size < 2`` or ``top_k < 1``.
     """
 
     size: int = 3

@@ -34,9 +34,6 @@ class Heapsort:
         top_k: Number of best documents to rank.
         both_orders: Judge each window in both orders. If the choices differ, the first document of the window wins.
         children: Number of children per node; None for as many as fit in a window with the node, but at least 2.
-
-    Raises:
-        UsageError: ``children`` or ``top_k`` is below 1, or ``size`` is below 2.
     """
 
     size: int = 3

@@ -24,10 +24,6 @@ class Multipass:
         size: Number of documents per window.
         stride: Number of positions by which the window moves.
         top_k: Number of best documents to rank; passes that start after these positions are omitted. None for all.
-
-    Raises:
-        UsageError: ``size < 2``, ``stride < 1`` or ``stride > size / 2``. With a stride above size / 2, adjacent
-            windows share fewer documents than the window moves by, so a pass does not settle any position.
     """
 
     size: int = 20

@@ -33,11 +33,7 @@ def count_sliding_windows(n: int, size: int, stride: int) -> int:
 
 
 def check_sliding_window(size: int, stride: int) -> None:
-    """Check that a window can reorder documents and that the stride leaves no gaps.
-
-    Raises:
-        UsageError: ``size < 2`` or not ``0 < stride <= size``.
-    """
+    """Check that a window can reorder documents and that the stride leaves no gaps."""
     if size < 2:
         raise UsageError(f"The window size is {size}", expected="at least 2 documents")
     if not 0 < stride <= size:
@@ -61,9 +57,6 @@ class Sliding:
         passes: Number of passes; each pass works on the output of the previous one.
         top_k: Number of best documents to rank; None for all. Each window then ranks only its own ``top_k`` best
             documents. At most ``size - stride`` of them move on to the next window in any case.
-
-    Raises:
-        UsageError: ``size < 2``, ``passes`` is not between 1 and 1000 or not ``0 < stride <= size``.
     """
 
     size: int = 20

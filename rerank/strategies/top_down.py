@@ -40,9 +40,6 @@ class TopDown:
             If the first stage is poor, use the length of the list, so that every document above the pivot is reranked.
         top_k: Number of best documents to rank. It is also the rank of the pivot, up to ``size - 1``; None for half a
             window.
-
-    Raises:
-        UsageError: ``size < 3`` (a window needs two documents besides the pivot), ``budget < 1`` or ``top_k < 1``.
     """
 
     size: int = 20

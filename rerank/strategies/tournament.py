@@ -104,9 +104,6 @@ class Tournament:
         size: Maximum number of documents per group.
         passes: Number of tournaments (r in the paper).
         seed: Seed of the shuffles.
-
-    Raises:
-        UsageError: ``size < 2`` or ``passes`` is not between 1 and 1000.
     """
 
     size: int = 20

@@ -38,9 +38,6 @@ class TournamentGraph:
     Attributes:
         size: Number of documents per window (k in the paper).
         top_k: Number of best documents to rank (m in the paper). A window ranks only its own ``top_k`` best documents.
-
-    Raises:
-        UsageError: ``size < 2`` or ``top_k < 1``.
     """
 
     size: int = 20

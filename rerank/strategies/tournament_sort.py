@@ -39,9 +39,6 @@ class TournamentSort:
     Attributes:
         size: Maximum number of documents per window.
         top_k: Number of best documents to rank. A window ranks only the documents that can still be among them.
-
-    Raises:
-        UsageError: ``size < 2`` or ``top_k < 1``.
     """
 
     size: int = 20

@@ -52,9 +52,6 @@ class BackgroundLoop:
 
         If the wait is interrupted (KeyboardInterrupt), the coroutine is cancelled and has ended when this method
         returns.
-
-        Raises:
-            UsageError: The caller runs on this loop, which would then wait for itself.
         """
         if self.is_running_here():
             coroutine.close()
@@ -128,9 +125,6 @@ def run_on_task_request_loop(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on the background loop and wait for its result, even if an event loop runs in this thread.
 
     If the wait is interrupted (KeyboardInterrupt), the coroutine is cancelled and has ended when this function returns.
-
-    Raises:
-        UsageError: The caller runs on the background loop, which would then wait for itself.
     """
     return get_task_request_loop().run(coroutine)
 

@@ -26,10 +26,6 @@ async def answer_task_requests_concurrently(
         answer: Coroutine function that returns the reply to one request.
         requests: The requests, or other values that ``answer`` accepts in their place, such as positions.
         limit: Maximum number of simultaneous requests.
-
-    Raises:
-        BackendError: No request can be answered.
-        UsageError: The model lacks a capability that a request needs.
     """
     slots = asyncio.Semaphore(limit)
     fatal: list[BackendError] = []
@@ -63,9 +59,6 @@ def iterate_task_replies(backend: Backend, requests: Sequence[Request]) -> Itera
 
     A backend that waits for a network answers the requests concurrently, so a slow reply does not delay the others. Any
     other backend answers all requests in one call. If the iterator is closed, the requests in flight are cancelled.
-
-    Raises:
-        BackendError: No request can be answered.
     """
     if not isinstance(backend, AsyncBackend):
         yield from enumerate(backend.generate(requests))

@@ -34,9 +34,6 @@ def read_task_token_scores(text: str, scores: Sequence[float], passages: int) ->
 
     >>> read_task_token_scores("[[0,4],[]]", (0.25, 0.5), 2)
     [[(0, 0.25), (4, 0.5)], []]
-
-    Raises:
-        DataError: The text is not a list of positions, or their number does not match the scores or passages.
     """
     try:
         rows = [[int(position) for position in row] for row in json.loads(text)]

@@ -69,11 +69,7 @@ class WorkerMap(Protocol):
 
 
 def check_worker_model(found: Mapping[str, str], expected: Mapping[str, str]) -> None:
-    """Check that a worker has loaded the same model as the process that uses the worker.
-
-    Raises:
-        BackendError: The worker has loaded a different model.
-    """
+    """Check that a worker has loaded the same model as the process that uses the worker."""
     if dict(found) != dict(expected) and not lacks_commit(expected, found):
         raise BackendError(
             f"A worker has loaded a different model: {dict(found)}",

@@ -147,11 +147,7 @@ class Grader(PromptJudge):
 
 
 def check_grading_prompt(template: PromptTemplate) -> None:
-    """Check that a prompt shows a single passage.
-
-    Raises:
-        UsageError: The prompt is for several passages.
-    """
+    """Check that a prompt shows a single passage."""
     if template.method != "pointwise":
         raise UsageError(
             f"The prompt {template.name!r} has 'method: {template.method}' and cannot be used for grading",

@@ -78,11 +78,7 @@ class JudgingTerms:
 
 
 def parse_judging_grades(text: str) -> tuple[int, ...]:
-    """Parse the value of ``--grades``, such as ``0,1,2,3``.
-
-    Raises:
-        UsageError: The text is not a list of digits separated by commas.
-    """
+    """Parse the value of ``--grades``, such as ``0,1,2,3``."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() for part in parts):
         raise UsageError(f"--grades is {text!r}", expected="digits separated by commas, as in --grades 0,1,2,3")

@@ -31,11 +31,6 @@ class JudgmentJournal:
     Attributes:
         about: Contents of the first line, without format and version.
         lines: The other lines as pairs of line number (from 1) and JSON object.
-
-    Raises:
-        UsageError: The path exists, but is not a regular file.
-        DataError: The file is not a file of judgments, or a line is invalid.
-        MissingResourceError: The file exists, but cannot be read.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
@@ -54,11 +49,7 @@ class JudgmentJournal:
             self._read(data)
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Append a JSON object as a line and sync it to disk.
-
-        Raises:
-            StorageError: The line cannot be written, or another process has written to the file.
-        """
+        """Append a JSON object as a line and sync it to disk."""
         data = self._before + _encode_journal_line(line)
         try:
             with self.path.open("ab") as file:

@@ -22,10 +22,6 @@ class Llm(StaticOrder):
 
     Args:
         path: A run file, or a folder of run files. Several runs are combined by reciprocal rank fusion with k = 60.
-
-    Raises:
-        MissingResourceError: The path does not exist.
-        DataError: The folder contains no runs.
     """
 
     title: ClassVar[str] = "order of an LLM"

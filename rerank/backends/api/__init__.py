@@ -34,10 +34,6 @@ class Api(ServerBackend["RerankApiClient"]):
         options: Backend options, as for `ServerBackend`.
         sleep: Function that waits between attempts; replaced in tests.
         transport: Replacement for the network, for tests.
-
-    Raises:
-        UnknownNameError: There is no such API.
-        UsageError: The model is missing, or an option is set that only applies when a server is started.
     """
 
     tasks: ClassVar[frozenset[type[Any]]] = frozenset({CrossEncoderTask})
@@ -51,12 +47,7 @@ class Api(ServerBackend["RerankApiClient"]):
 
     @classmethod
     def find_provider(cls, model: str) -> ServerProvider:
-        """Return the provider of the API that the model's name starts with.
-
-        Raises:
-            UnknownNameError: There is no such API.
-            UsageError: The model is missing.
-        """
+        """Return the provider of the API that the model's name starts with."""
         api, _ = _parse_model_of_api(model)
         return api.provider
 
@@ -78,21 +69,12 @@ class Api(ServerBackend["RerankApiClient"]):
         )
 
     async def find_context_size(self) -> int:
-        """Return the context size that the server states or, if it states none, the one in the API's documentation.
-
-        Raises:
-            BackendError: The server refuses the key.
-        """
+        """Return the context size that the server states or, if it states none, the one in the API's documentation."""
         return (await self.get_client().find_limits()).context_size
 
 
 def _parse_model_of_api(text: str) -> tuple[RerankApi, str]:
-    """Split a name such as ``cohere/rerank-v4.0-pro`` into the API and the name of the model in this API.
-
-    Raises:
-        UnknownNameError: There is no such API.
-        UsageError: The API requires the name of a model, which is missing.
-    """
+    """Split a name such as ``cohere/rerank-v4.0-pro`` into the API and the name of the model in this API."""
     name, _, model = text.partition("/")
     if name not in RERANK_APIS:
         raise UnknownNameError("rerank API", name, [f"{known}/MODEL" for known in RERANK_APIS])

@@ -47,11 +47,7 @@ class RerankApiClient:
         self._inspection = SharedCall(self._inspect)
 
     async def find_limits(self) -> RerankApiLimits:
-        """Return the limits that the server states, or else the documented limits. The first call asks the server.
-
-        Raises:
-            BackendError: The server refuses the key.
-        """
+        """Return the limits that the server states, or else the documented limits. The first call asks the server."""
         return self._limits or await self._inspection()
 
     async def _inspect(self) -> RerankApiLimits:
@@ -83,11 +79,7 @@ class RerankApiClient:
         return limits
 
     async def answer(self, request: Request) -> Reply:
-        """Return the reply to one request. Its passages are divided over as many HTTP requests as the API requires.
-
-        Raises:
-            BackendError: No request can be answered: no server, no such model, a rejected key, no credit.
-        """
+        """Return the reply to one request. Its passages are divided over as many HTTP requests as the API requires."""
         if not isinstance(request.task, CrossEncoderTask):
             task = type(request.task).__name__
             return Reply(finish="error", error=f"A rerank API scores pairs; it does not support {task}")

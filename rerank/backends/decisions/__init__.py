@@ -45,9 +45,6 @@ class Decisions(ServerBackend["DecisionClient"]):
         options: Backend options, as for `ServerBackend`.
         sleep: Function that waits between attempts; replaced in tests.
         transport: Replacement for the network, for tests.
-
-    Raises:
-        UsageError: An option is set that only applies when the server is started, such as the dtype.
     """
 
     tasks: ClassVar[frozenset[type[Any]]] = frozenset({DecisionTask})
@@ -57,11 +54,7 @@ class Decisions(ServerBackend["DecisionClient"]):
 
     @classmethod
     def find_provider(cls, model: str) -> ServerProvider:
-        """Return OpenAI as the provider, whose server is used if no address is set.
-
-        Raises:
-            UsageError: The model is missing.
-        """
+        """Return OpenAI as the provider, whose server is used if no address is set."""
         if not model:
             raise UsageError("--model decisions: does not contain the name of a model", expected="decisions:NAME")
         return OPENAI

@@ -51,9 +51,6 @@ def parse_decision_response(
         answer: The response.
         tasks: The tasks of the questions.
         estimated: Estimated number of prompt tokens of each question, for servers that do not state it.
-
-    Raises:
-        RequestFailedError: The response contains an error instead of answers.
     """
     body = answer.body
     if body.get("error") and not body.get("answers"):
@@ -100,11 +97,7 @@ def _find_answers(answer: ServerResponse, count: int) -> list[Any]:
 
 
 def _scores_of_decision(task: DecisionTask, row: Any) -> tuple[float, ...] | None:
-    """Return the log-probabilities of the options; None for a refusal.
-
-    Raises:
-        _UnusableAnswerError: The answer is missing or invalid, or does not match the type or options of the question.
-    """
+    """Return the log-probabilities of the options; None for a refusal."""
     if row is None:
         raise _UnusableAnswerError("The response does not contain exactly one answer to this question")
     try:

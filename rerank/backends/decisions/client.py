@@ -70,11 +70,7 @@ class DecisionClient:
         self._waiting, self._calls = {}, set()
 
     async def answer(self, request: Request) -> Reply:
-        """Return the reply to one request. A call is cancelled when all requests that share it have been cancelled.
-
-        Raises:
-            BackendError: No request can be answered: no server, no such model, a rejected key, no credit.
-        """
+        """Return the reply to one request. A call is cancelled when all requests that share it have been cancelled."""
         if not isinstance(request.task, DecisionTask):
             task = type(request.task).__name__
             return Reply(finish="error", error=f"A decision API answers questions; it does not support {task}")

@@ -37,20 +37,13 @@ class Openai(ServerBackend["ServerClient"]):
         options: Backend options, as for `ServerBackend`.
         sleep: Function that waits between attempts; replaced in tests.
         transport: Replacement for the network, for tests.
-
-    Raises:
-        UsageError: An option is set that only applies when the server is started, such as the dtype.
     """
 
     tasks: ClassVar[frozenset[type[Any]]] = frozenset({GenerationTask, PermutationTask, ContinuationTask})
 
     @classmethod
     def find_provider(cls, model: str) -> ServerProvider:
-        """Return OpenAI as the provider, whose server is used if no address is set.
-
-        Raises:
-            UsageError: The model is missing.
-        """
+        """Return OpenAI as the provider, whose server is used if no address is set."""
         if not model:
             raise UsageError(
                 "--model openai: does not contain the name of a model",
@@ -81,11 +74,7 @@ class Openai(ServerBackend["ServerClient"]):
         )
 
     async def find_context_size(self) -> int:
-        """Return the context size that the server states; if it states none, warn and return `CONTEXT`.
-
-        Raises:
-            BackendError: The server does not answer, or requires a key.
-        """
+        """Return the context size that the server states; if it states none, warn and return `CONTEXT`."""
         if size := (await self.get_client().inspect()).server.context_size:
             return size
         warnings.warn(

@@ -210,11 +210,7 @@ async def _answered_by_batch_interface(question: Awaitable[T]) -> T:
 
 
 def _reply_in_body(body: Any, request: Request, session: ServerSession) -> Reply:
-    """Return the reply in the body of one result of a batch.
-
-    Raises:
-        RequestFailedError: The reply has no content, so the request should be sent again.
-    """
+    """Return the reply in the body of one result of a batch."""
     built = session.dialect.build_request(request)
     reply, has_content = parse_server_reply(ServerResponse(json.dumps(body)), request, built)
     if not has_content:

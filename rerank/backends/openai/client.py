@@ -40,12 +40,7 @@ class ServerClient:
         self._inspection = SharedCall(self._inspect)
 
     async def inspect(self) -> ServerSession:
-        """Return the state of the server. The first call inspects it; concurrent callers wait for the same inspection.
-
-        Raises:
-            BackendError: The server does not answer, or requires a key.
-            UsageError: The context size that the user set exceeds the server's.
-        """
+        """Return the state of the server. The first call inspects it; concurrent callers wait for it."""
         return self.session or await self._inspection()
 
     async def _inspect(self) -> ServerSession:
@@ -60,12 +55,7 @@ class ServerClient:
         return self.session
 
     async def answer(self, request: Request) -> Reply:
-        """Return the reply to one request. The reply's time includes retries, but not the wait for other requests.
-
-        Raises:
-            BackendError: No request can be answered.
-            UsageError: The server lacks a capability, or the context size that the user set exceeds the server's.
-        """
+        """Return the reply to one request. The reply's time includes retries, but not the wait for other requests."""
         session = await self.inspect()  # before the limit: all requests wait for it without holding a slot
         async with self._limit:
             started = time.perf_counter()

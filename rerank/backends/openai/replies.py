@@ -60,9 +60,6 @@ def parse_server_reply(answer: ServerResponse, request: Request, sent: ServerReq
 
     Returns:
         The reply, and whether the reply has content.
-
-    Raises:
-        RequestFailedError: The response contains an error instead of a reply.
     """
     body = answer.body
     if body.get("error") and not body.get("choices"):
@@ -85,11 +82,7 @@ def parse_server_reply(answer: ServerResponse, request: Request, sent: ServerReq
 
 
 def _add_content(reply: Reply, choice: Mapping[str, Any], request: Request, sent: ServerRequest) -> Reply:
-    """Add the text or the scores of a choice to a reply that contains only token counts so far.
-
-    Raises:
-        _UnreadableReplyError: There is no content, or it is not of the kind that the task requires.
-    """
+    """Add the text or the scores of a choice to a reply that contains only token counts so far."""
     message = object_in_answer(choice.get("message"))
     reason = name_in_answer(choice.get("finish_reason"))
     finish: Finish = "refused" if message.get("refusal") else _ENDS.get(reason, "stop")

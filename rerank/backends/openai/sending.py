@@ -35,13 +35,7 @@ class ServerSession:
     has_warned_of_model: bool = False
 
     async def ask(self, connection: ServerConnection, request: Request) -> Reply:
-        """Return the reply to one request; a failed request gets a reply with ``finish="error"``.
-
-        Raises:
-            BackendError: No request can be answered: no connection to the server, no such model, a rejected key, no
-                credit.
-            UsageError: The server lacks a capability that the method needs.
-        """
+        """Return the reply to one request; a failed request gets a reply with ``finish="error"``."""
         prefix = reply_prefix_of_prompt(request.prompt)
         if isinstance(request.task, ContinuationTask) and prefix and not self.dialect.continues:
             raise UsageError(
@@ -122,14 +116,7 @@ class _Exchange:
     _discarded: Reply | None = None
 
     async def send(self, built: ServerRequest) -> Reply:
-        """Send the request and return the reply. If the reply is empty and no better one follows, return the empty one.
-
-        Raises:
-            RequestFailedError: No reply has arrived.
-            RequestRejectedError: The server refuses the request as invalid.
-            BackendError: No request can be answered.
-            CancelledAfterReplyError: The caller was cancelled after a reply without content.
-        """
+        """Send the request and return the reply. An empty reply is returned if no better one follows."""
         try:
             return await self.attempts.connection.ask(
                 "/chat/completions",

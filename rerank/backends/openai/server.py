@@ -38,10 +38,6 @@ async def inspect_server(connection: ServerConnection, model: str) -> Server:
     """Request the server's list of models and derive its kind and context size from the list.
 
     A server without such a list, or with an invalid one, is treated as a plain server.
-
-    Raises:
-        ServerUnavailableError: The server does not answer.
-        BackendError: The server requires a key.
     """
     attempts = AttemptCount(connection)
     try:

@@ -77,33 +77,19 @@ class Vllm(LocalModel):
         Args:
             name: A folder written by ``save_pretrained``, or an id on the hub.
             options: Options for loading and running the model; None for the defaults.
-
-        Raises:
-            MissingPrerequisiteError: vLLM is not installed.
-            MissingResourceError: The model or adapter does not exist.
-            UsageError: An option does not fit this machine or model, or vLLM does not support the adapter.
-            BackendError: vLLM failed to start.
         """
         return cls.load_described(cls.describe(name, options or BackendOptions()))
 
     @classmethod
     def describe(cls, name: str | Path, options: BackendOptions) -> EnginePlan:
-        """Return a plan of the engine that `load` would start, without loading weights.
-
-        Raises:
-            RerankError: The files of the model show that `load` would fail.
-        """
+        """Return a plan of the engine that `load` would start, without loading weights."""
         from rerank.backends.vllm.engine import plan_vllm_engine
 
         return plan_vllm_engine(name, options)
 
     @classmethod
     def load_described(cls, description: EnginePlan) -> Vllm:
-        """Start the planned engine, and return a backend that uses the token counter of the plan.
-
-        Raises:
-            BackendError: vLLM failed to start.
-        """
+        """Start the planned engine, and return a backend that uses the token counter of the plan."""
         from rerank.backends.vllm.engine import start_vllm_engine
 
         backend = cls(start_vllm_engine(description), description.options)
@@ -135,10 +121,6 @@ class Vllm(LocalModel):
         """Return the replies to all requests, in order.
 
         A request that does not fit in the context gets a reply with ``finish="error"``.
-
-        Raises:
-            BackendError: The engine has failed and cannot be used again.
-            UsageError: This process was forked after a model was used.
         """
         require_model_process()
         started = time.perf_counter()
@@ -160,10 +142,6 @@ class Vllm(LocalModel):
         """Run requests in the engine and return vLLM's ``CompletionOutput`` of each request.
 
         The engine is not used again after a failure, since later outputs would contain its unfinished requests.
-
-        Raises:
-            BackendError: The engine fails, or has failed before.
-            UsageError: vLLM does not accept the sampling settings.
         """
         if not requests:
             return []

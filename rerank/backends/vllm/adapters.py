@@ -24,10 +24,6 @@ def vllm_required_rank(folder: Path) -> int:
 
     Args:
         folder: Folder that contains ``adapter_config.json``.
-
-    Raises:
-        DataError: The file cannot be read or does not contain the rank.
-        UsageError: The adapter uses a feature that vLLM does not support.
     """
     path = folder / "adapter_config.json"
     config = read_json_object(path, "configuration of the adapter", expected="a file written by PEFT")

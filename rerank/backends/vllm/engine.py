@@ -108,13 +108,7 @@ class EnginePlan:
 
 
 def plan_vllm_engine(name: str | Path, options: BackendOptions) -> EnginePlan:
-    """Return a plan of an engine for a model from a folder or the hub, without loading weights.
-
-    Raises:
-        MissingPrerequisiteError: vLLM is not installed.
-        MissingResourceError: The model or adapter does not exist.
-        UsageError: An option does not fit this machine or model, or vLLM does not support the adapter.
-    """
+    """Return a plan of an engine for a model from a folder or the hub, without loading weights."""
     if find_spec("vllm") is None:
         raise _missing_vllm_error("it is not installed")
     with _preserve_state_during_vllm_start(), quiet_transformers():
@@ -136,11 +130,7 @@ def plan_vllm_engine(name: str | Path, options: BackendOptions) -> EnginePlan:
 
 
 def start_vllm_engine(plan: EnginePlan) -> VllmEngine:
-    """Start an engine; an engine that is already running in this process is stopped.
-
-    Raises:
-        BackendError: vLLM failed to start.
-    """
+    """Start an engine; an engine that is already running in this process is stopped."""
     with _preserve_state_during_vllm_start(), quiet_transformers():
         vllm = _import_vllm()
         adapter = _vllm_lora_request(Path(plan.options.adapter)) if plan.options.adapter else None

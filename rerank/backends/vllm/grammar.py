@@ -44,11 +44,7 @@ def vllm_forced_parameters(tokens: Sequence[int]) -> dict[str, Any]:
 
 
 def parse_vllm_grammar(data: dict[str, Any]) -> NextTokens:
-    """Convert the grammar that a request contains to a function that returns the allowed next tokens.
-
-    Raises:
-        KeyError, TypeError, ValueError, UsageError: The data are not a valid grammar.
-    """
+    """Convert the grammar that a request contains to a function that returns the allowed next tokens."""
     if "script" in data:
         return _forced_vllm_next_tokens([int(token) for token in data["script"]])
     first, later = ([tuple(map(int, ids)) for ids in data[key]] for key in ("first", "later"))

@@ -20,11 +20,7 @@ class GrammarProcessor(AdapterLogitsProcessor):  # type: ignore[misc, unused-ign
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
-        """Check that the grammar of a request is valid, if the request contains one.
-
-        Raises:
-            ValueError: The grammar is invalid.
-        """
+        """Check that the grammar of a request is valid, if the request contains one."""
         data = (sampling_params.extra_args or {}).get(KEY)
         try:
             if data is not None:

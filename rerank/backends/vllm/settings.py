@@ -24,9 +24,6 @@ def vllm_engine_settings(config: Any, tokenizer: Any, options: BackendOptions) -
         config: The model's config, as loaded by transformers.
         tokenizer: The model's tokenizer.
         options: The options of the backend.
-
-    Raises:
-        UsageError: An option does not fit this machine or model.
     """
     device = vllm_device()
     if options.device not in ("auto", device):

@@ -39,10 +39,6 @@ class Vlm(Hf):
         processor: The processor of the model.
         identity: Name, hash or revision, dtype and adapter of the model.
         options: Backend options; None for the defaults. Only the context size has an effect.
-
-    Raises:
-        UsageError: The processor does not support pictures or has no chat template; or the context size in the options
-            exceeds the model's, or neither is known.
     """
 
     tasks: ClassVar[frozenset[type[Any]]] = frozenset(
@@ -76,11 +72,6 @@ class Vlm(Hf):
         Args:
             name: A folder written by ``save_pretrained`` of model and processor, or an id on the hub.
             options: Options for loading and running the model; None for the defaults.
-
-        Raises:
-            MissingPrerequisiteError: Torch, transformers, Pillow or a package that the processor needs is missing.
-            MissingResourceError: The model does not exist.
-            UsageError: An option does not fit this machine or model.
         """
         require_pillow()
         if options and options.device_map == "tp":
@@ -105,11 +96,6 @@ class Vlm(Hf):
 
         A request that does not fit in the context or in memory, or whose picture cannot be read, gets a reply with
         ``finish="error"``. Only one thread at a time uses the model.
-
-        Raises:
-            BackendError: The model failed for a reason other than memory, or its chat template does not accept the
-                chat.
-            UsageError: A request sets ``thinking``, or this process was forked after a model was used.
         """
         require_model_process()
         with self._lock:

@@ -20,9 +20,6 @@ class PictureChat(ChatRenderer):
 
     Args:
         processor: A processor of transformers.
-
-    Raises:
-        UsageError: The processor has no chat template, so the position of a picture is unknown.
     """
 
     def __init__(self, processor: Any) -> None:
@@ -61,9 +58,6 @@ class VlmTokens(HfTokens):
     Args:
         processor: The processor.
         context_size: Maximum number of tokens of prompt, pictures and reply together.
-
-    Raises:
-        UsageError: The processor has no chat template.
     """
 
     def __init__(self, processor: Any, *, context_size: int) -> None:
@@ -74,13 +68,7 @@ class VlmTokens(HfTokens):
         self._picture_tokens = lru_cache(maxsize=1 << 14)(self._count_picture)
 
     def inputs(self, prompt: Prompt) -> dict[str, Any]:
-        """Return the model inputs: ``input_ids`` of shape (1, tokens), and the tensors of the pictures.
-
-        Raises:
-            DataError: A picture is damaged.
-            MissingResourceError: A picture does not exist.
-            BackendError: The model's chat template or its processor does not accept the chat.
-        """
+        """Return the model inputs: ``input_ids`` of shape (1, tokens), and the tensors of the pictures."""
         text = self.render(prompt)
         pictures = [open_picture(path) for message in prompt for path in message.images]
         if len(pictures) > max((text.count(mark) for mark in self.chat.marks), default=len(pictures)):
@@ -99,13 +87,7 @@ class VlmTokens(HfTokens):
         return dict(inputs)
 
     def encode(self, prompts: list[Prompt], *, thinking: bool = False) -> list[list[int]]:
-        """Return the token ids of rendered prompts, including the tokens of pictures.
-
-        Raises:
-            DataError: A picture is damaged.
-            MissingResourceError: A picture does not exist.
-            BackendError: The model's chat template or its processor does not accept a chat.
-        """
+        """Return the token ids of rendered prompts, including the tokens of pictures."""
         return [self.inputs(prompt)["input_ids"][0].tolist() for prompt in prompts]
 
     def count(self, prompt: Prompt) -> int:

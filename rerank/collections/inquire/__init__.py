@@ -41,9 +41,6 @@ class Inquire(FileCollection):
         split: ``test`` or ``val``.
         images: A CSV file of all images, with the columns image_id and image_path; empty for the annotated images.
         root: The folder to which image paths are relative; empty for the current folder.
-
-    Raises:
-        MissingResourceError: The folder or a file does not exist.
     """
 
     format_name: ClassVar[str] = "Inquire"
@@ -76,11 +73,7 @@ class Inquire(FileCollection):
         return CollectionFiles(docs=self.files.docs).digest({"format": self.format_name, "root": root})
 
     def docs(self) -> Iterator[Document]:
-        """Yield the images as documents, each once, although the annotations list an image once per query.
-
-        Raises:
-            DataError: The file of all images contains an image twice, or an image has two paths.
-        """
+        """Yield the images as documents, each once, although the annotations list an image once per query."""
         images = ((record.where, self._image(record)) for record in read_inquire_csv(self.files.docs[0], _IMAGE))
         return (
             check_unique_ids(images, "image")

@@ -21,10 +21,6 @@ def read_inquire_csv(path: Path, columns: Sequence[str]) -> Iterator[JsonRecord]
     Args:
         path: The file; its first line contains the column names.
         columns: Required columns.
-
-    Raises:
-        MissingResourceError: The file does not exist.
-        DataError: A column is missing, or a row has a different number of columns than the first line.
     """
     with open_text_file(path) as stream:
         rows = csv.reader(stream, strict=True)

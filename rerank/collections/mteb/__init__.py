@@ -43,12 +43,6 @@ class Mteb:
 
     Attributes:
         relevant: Always 1, since mteb's binary measures count every grade above 0 as relevant.
-
-    Raises:
-        MissingPrerequisiteError: mteb is not installed.
-        UnknownNameError: There is no such task, subset or split; the message suggests similar names.
-        UsageError: The task is not about ranking texts, or a required subset or split is not given.
-        MissingResourceError: The predictions do not exist.
     """
 
     def __init__(
@@ -98,11 +92,7 @@ class Mteb:
         return open_mteb_collection_split(task, self._subset, self._split, candidates=best)
 
     def docs(self) -> Iterator[Document]:
-        """Return an iterator over the documents.
-
-        Raises:
-            MissingResourceError: The data cannot be downloaded.
-        """
+        """Return an iterator over the documents."""
         return self._task_split.docs()
 
     def lookup(self, ids: Iterable[str]) -> dict[str, Document]:
@@ -132,12 +122,7 @@ class Mteb:
 
 
 def _choose_subset_or_split(kind: str, name: str, known: Sequence[str], task: str) -> str:
-    """Return the name of a subset or split after checking it; if ``name`` is empty, return the only one.
-
-    Raises:
-        UnknownNameError: There is no such subset or split.
-        UsageError: ``name`` is empty, but there are several subsets or splits.
-    """
+    """Return the name of a subset or split after checking it; if ``name`` is empty, return the only one."""
     if name and name not in known:
         raise UnknownNameError(f"{kind} of {task}:", name, known)
     if not name and len(known) > 1:
@@ -165,9 +150,6 @@ def read_mteb_collection_predictions(path: Path, subset: str, split: str) -> Map
 
     Returns:
         A mapping query -> document -> score.
-
-    Raises:
-        DataError: The file is not in this format, or does not contain the subset or split.
     """
     saved = read_json_object(path, "file of predictions")
     try:
@@ -184,9 +166,6 @@ def top_collection_candidates(lists: Mapping[str, Mapping[str, float]], top_k: i
     """Return a mapping from each query to its ``top_k`` documents with the highest scores, best first.
 
     Tied documents keep their input order, as in mteb.
-
-    Raises:
-        UsageError: ``top_k`` is below 1.
     """
     if top_k < 1:
         raise UsageError(f"The collection 'mteb' has the option top_k={top_k}", expected="at least 1")

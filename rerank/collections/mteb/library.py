@@ -17,11 +17,7 @@ _STANDARDS = {
 
 
 def import_mteb() -> Any:
-    """Import mteb, check its version, and return the module.
-
-    Raises:
-        MissingPrerequisiteError: mteb is not installed, or its version is older than 2.0.
-    """
+    """Import mteb, check its version, and return the module."""
     try:
         import mteb
     except ImportError as error:
@@ -39,12 +35,7 @@ def import_mteb() -> Any:
 
 
 def find_mteb_collection_task(name: str) -> Any:
-    """Return a task of mteb by name, without loading its data.
-
-    Raises:
-        UnknownNameError: There is no such task; the message suggests similar names.
-        UsageError: The task is not a retrieval or reranking task over texts.
-    """
+    """Return a task of mteb by name, without loading its data."""
     mteb = import_mteb()
     try:
         task = mteb.get_task(name)
@@ -56,11 +47,7 @@ def find_mteb_collection_task(name: str) -> Any:
 
 
 def check_mteb_collection_task(task: Any) -> Any:
-    """Return the task after checking that it ranks texts.
-
-    Raises:
-        UsageError: The task is not a retrieval or reranking task, or its data are not only texts.
-    """
+    """Return the task after checking that it ranks texts."""
     if not hasattr(task, "convert_to_reranking"):
         raise UsageError(
             f"{task.metadata.name} is a task of the type {task.metadata.type}", expected="Retrieval or Reranking"
@@ -92,11 +79,7 @@ def _collection_language_codes() -> Mapping[str, str]:
 
 
 def load_mteb_collection_task(task: Any) -> Any:
-    """Load a task's data unless they are already loaded, and return the task.
-
-    Raises:
-        MissingResourceError: The data cannot be downloaded or read.
-    """
+    """Load a task's data unless they are already loaded, and return the task."""
     if not task.data_loaded:
         with named_mteb_collection_errors(task.metadata.name):
             task.load_data()

@@ -194,9 +194,6 @@ class TaskSplit:
         """Return the task's candidate lists with document texts, one per query; empty if the task has no lists.
 
         If a list contains a document several times, only its first occurrence counts.
-
-        Raises:
-            DataError: A list contains an unknown document.
         """
         lists = self._data.get("top_ranked")
         if not lists:
@@ -250,9 +247,6 @@ def open_mteb_collection_split(
         subset: Name of the subset.
         split: Name of the split.
         candidates: Mapping from query to candidate documents that replaces the task's own lists; None to keep those.
-
-    Raises:
-        UnknownNameError: The task has no such subset or split.
     """
     for kind, name, known in (("subset", subset, task.dataset), ("split", split, task.dataset.get(subset, {}))):
         if name not in known:

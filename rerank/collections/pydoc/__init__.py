@@ -42,11 +42,7 @@ class Pydoc:
         return _pydoc_collection_fingerprint()
 
     def docs(self) -> Iterator[Document]:
-        """Return an iterator over the documents, sorted by id.
-
-        Raises:
-            MissingResourceError: The interpreter has no source files of its standard library.
-        """
+        """Return an iterator over the documents, sorted by id."""
         return iter(read_standard_library_documents())
 
     def queries(self) -> list[Query]:

@@ -39,10 +39,6 @@ def read_docstring_documents(folder: Path) -> tuple[Document, ...]:
 
     Args:
         folder: The folder of the library's source files.
-
-    Raises:
-        MissingResourceError: There are no source files.
-        DataError: A file cannot be parsed.
     """
     with _pause_gc_for_pydoc_collection():
         sources = read_python_sources(folder) if folder.is_dir() else {}

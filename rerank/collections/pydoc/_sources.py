@@ -52,9 +52,6 @@ def read_python_sources(folder: Path) -> dict[str, SourceModule]:
 
     Returns:
         A mapping from module name to parsed module, in a fixed order.
-
-    Raises:
-        DataError: A file is not valid source for this Python version.
     """
     return {source.name: source for source in _walk_python_files(folder, "")}
 

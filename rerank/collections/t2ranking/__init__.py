@@ -52,10 +52,6 @@ class T2ranking(FileCollection):
         depth: Maximum rank to read from the candidate lists; the texts of these passages are kept in memory.
         markup: ``keep`` to leave passages as published, with ``<br>`` and ``<img>``, as used for the published results;
             ``drop`` to remove tags and decode entities.
-
-    Raises:
-        MissingResourceError: The folder, the passages, the queries of the split or the candidates do not exist.
-        UsageError: The depth is below 1.
     """
 
     format_name: ClassVar[str] = "T2ranking"
@@ -120,9 +116,6 @@ class T2ranking(FileCollection):
         """Return the candidate lists, with passage texts; empty if no file of candidates is given.
 
         The scores of a list are kept if all are present and do not increase; otherwise, the score at rank r is 1/r.
-
-        Raises:
-            DataError: A list contains an unknown passage, or the file is malformed.
         """
         if self._lists is None:
             return Run((), name=self.name)

@@ -22,11 +22,7 @@ CandidateLists = dict[str, list[tuple[str, float | None]]]
 
 
 def read_t2ranking_grades(path: Path) -> dict[str, dict[str, int]]:
-    """Read judgments with grades from a file with the columns query, an ignored value, passage and grade.
-
-    Raises:
-        DataError: A row has the wrong columns or an invalid grade, or contradicts an earlier row.
-    """
+    """Read judgments with grades from a file with the columns query, an ignored value, passage and grade."""
     table: dict[str, dict[str, int]] = {}
     for where, fields in _read_t2ranking_rows(path):
         if len(fields) != 4 or not is_whole_number(fields[3]) or int(float(fields[3])) not in GRADES:
@@ -46,11 +42,7 @@ def read_t2ranking_grades(path: Path) -> dict[str, dict[str, int]]:
 
 
 def read_t2ranking_positives(path: Path) -> dict[str, dict[str, int]]:
-    """Read judgments without grades from a file with the columns query and passage; every passage receives grade 1.
-
-    Raises:
-        DataError: A row has the wrong columns.
-    """
+    """Read judgments without grades from a file with the columns query and passage; every passage receives grade 1."""
     table: dict[str, dict[str, int]] = {}
     for where, fields in _read_t2ranking_rows(path):
         if len(fields) != 2:
@@ -75,9 +67,6 @@ def read_t2ranking_lists(path: Path, queries: Container[str], depth: int, *, has
 
     Returns:
         A mapping from each query that has a list to its candidates, sorted by rank.
-
-    Raises:
-        DataError: A row has the wrong columns or an invalid rank, or a list contains a rank or a passage twice.
     """
     lists: dict[str, dict[int, tuple[str, float | None]]] = {}
     for where, fields in _read_t2ranking_rows(path):

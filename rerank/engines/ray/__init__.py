@@ -56,9 +56,6 @@ class Ray:
         workers: Number of workers, each of which opens the model once.
         gpus_per_worker: Number of GPUs per worker; with a fraction, several workers share a GPU.
         worker_timeout: Seconds after which a worker that has sent no message is restarted; None for no limit.
-
-    Raises:
-        UsageError: A number is out of range.
     """
 
     address: str = ""
@@ -80,13 +77,7 @@ class Ray:
             )
 
     def start(self, backend: Backend | None) -> None:
-        """Connect to the cluster or start one; the model is opened by the workers, not in this process.
-
-        Raises:
-            MissingPrerequisiteError: Ray is not installed.
-            BackendError: The cluster cannot be reached.
-            UsageError: The cluster has too few processors or GPUs.
-        """
+        """Connect to the cluster or start one; the model is opened by the workers, not in this process."""
         ray = _import_ray()
         if not ray.is_initialized():
             self._connect(ray)
@@ -101,12 +92,7 @@ class Ray:
                 )
 
     def rank(self, lists: Iterable[Ranking], job: RankingJob, calls: LoggingBackend) -> Iterator[RankedList]:
-        """Rerank lists, and yield the results in the order of the lists.
-
-        Raises:
-            RerankError: A list cannot be ranked, or the model cannot answer at all; committed calls are kept.
-            BackendError: The pool of workers failed.
-        """
+        """Rerank lists, and yield the results in the order of the lists."""
         ray, size = _import_ray(), self._block_size(job)
         from rerank.engines.ray.worker import RankLists
 
@@ -216,12 +202,7 @@ class Ray:
 
 
 def _check_head_node(address: str) -> None:
-    """Connect once to the port in an address, if it has one; Ray itself would try again for minutes.
-
-    Raises:
-        OSError: Nothing accepts a connection there.
-        OverflowError: There is no such port.
-    """
+    """Connect once to the port in an address, if it has one; Ray itself would try again for minutes."""
     host, _, port = address.rpartition(":")
     if host and "/" not in address and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()

@@ -106,20 +106,11 @@ class WorkBlocks(Generic[Item, Result]):
         self.lost_workers = self.lost_calls = 0
 
     def answer(self, message: OpenModel | OpenBlock | BlockMessage | Fail) -> Any:
-        """Return the answer to a message, or `WAIT` if the message must be passed again after another message.
-
-        Raises:
-            BackendError: Too many workers ended while they processed the same item or opened the model.
-            Exception: A worker reports an error that ends the work.
-        """
+        """Return the answer to a message, or `WAIT` if the message must be passed again after another message."""
         return self.answer_all({0: message}).get(0, WAIT)
 
     def answer_all(self, messages: Mapping[int, OpenModel | OpenBlock | BlockMessage | Fail]) -> dict[int, Any]:
-        """Return the answers by the keys of their messages, without messages that must wait.
-
-        Raises:
-            Exception: As for `answer`; the replies among the messages are committed before it is raised.
-        """
+        """Return the answers by the keys of their messages, without messages that must wait."""
         self._keep_replies([message for message in messages.values() if isinstance(message, KeepCalls)])
         for message in messages.values():  # before calls begin whose replies would be waited for
             if isinstance(message, Fail) and (message.block is None or self._current_block(message) is not None):
@@ -198,11 +189,7 @@ class WorkBlocks(Generic[Item, Result]):
         return f"{losses} workers ended while they processed {self._describe(block.items[block.position])}"
 
     def _count_opening(self, ticket: int) -> None:
-        """Count that a task opens its model; if it did so before without asking for a block, a worker was lost.
-
-        Raises:
-            BackendError: The model ends its workers again and again.
-        """
+        """Count that a task opens its model; if it did so before without asking for a block, a worker was lost."""
         self.lost_workers += self._openings[ticket] > 0
         self._openings[ticket] += 1
         if self._openings[ticket] > 2 * _PATIENCE:

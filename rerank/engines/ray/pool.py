@@ -49,9 +49,6 @@ class WorkerPool:
         Args:
             blocks: The blocks.
             timeout: Seconds after which a worker that has sent no message is restarted; None for no limit.
-
-        Raises:
-            BackendError: The pool failed, for example because the cluster has stopped.
         """
         import ray
 

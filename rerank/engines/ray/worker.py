@@ -67,12 +67,7 @@ class RankLists:
     identity: Mapping[str, str]
 
     def open(self) -> ProcessBlock:
-        """Open the model, and return the function that reranks the lists of a block.
-
-        Raises:
-            RerankError: The model cannot be opened.
-            BackendError: The model is not the same as in the process that owns the run folder.
-        """
+        """Open the model, and return the function that reranks the lists of a block."""
         setup = self.setup
         backend = setup.open_backend(qrels=self.qrels)
         check_worker_model(backend.identity, self.identity)
@@ -105,11 +100,7 @@ class ApplyFunction:
     function: WorkerFunction[Any, Any]
 
     def open(self) -> ProcessBlock:
-        """Open the function, and return the function that applies it to the items of a block.
-
-        Raises:
-            RerankError: The model of the function cannot be opened.
-        """
+        """Open the function, and return the function that applies it to the items of a block."""
         return partial(self._apply, self.function.open())
 
     def _apply(

@@ -88,13 +88,7 @@ class Peft(NamedPeftAdapter):
         return not features_unsupported_by_vllm(config.to_dict())
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Check the name of the configuration and its options before the model is loaded.
-
-        Raises:
-            MissingPrerequisiteError: peft is not installed.
-            UsageError: The configuration or an option does not exist, peft rejects a value, or the method cannot be
-                trained by this package.
-        """
+        """Check the name of the configuration and its options before the model is loaded."""
         if not self.config:
             raise UsageError(
                 "The adapter 'peft' is used without its option config",
@@ -116,11 +110,7 @@ class Peft(NamedPeftAdapter):
         return self.options
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        """Return the model wrapped by peft, after checking it with a forward pass over one training list.
-
-        Raises:
-            UsageError: peft rejects the configuration for this model, or the method needs inputs besides text.
-        """
+        """Return the model wrapped by peft, after checking it with a forward pass over one training list."""
         from rerank.finetune.adapters.base.peft_files import convert_peft_errors
 
         wrapped = super().attach(model, calibrate, seed=seed)

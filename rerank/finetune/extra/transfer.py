@@ -64,9 +64,6 @@ class TransferSpec:
         folder: Output folder.
         held_out: Fraction of the queries that are labelled but not used for training, to measure the agreement on new
             lists; 0 for none.
-
-    Raises:
-        UsageError: ``held_out`` is negative or not below 1.
     """
 
     adapter: str
@@ -122,10 +119,6 @@ def transfer_adapter(
         ``held_out``, each ``before`` and ``after`` training: mean Kendall tau between student and teacher, None without
         lists), ``failure_rate`` (of the student's windows, ``before`` and ``after`` training), and ``training`` (fields
         of a `TrainingResult`).
-
-    Raises:
-        UsageError: The adapter states no base model, the recipe is inconsistent, or the folder is in use.
-        RerankError: Labelling, training or ranking fails; completed steps are kept.
     """
     recipe = spec.student_recipe()
     make_training_components(recipe)  # so that an inconsistent recipe is reported before the teacher runs
@@ -156,10 +149,6 @@ def trained_adapter_usage(adapter: str) -> dict[str, Any]:
 
     Args:
         adapter: A folder or a hub id; a folder with a complete model is its own base model.
-
-    Raises:
-        MissingResourceError: The adapter does not exist.
-        UsageError: The settings of the adapter do not state its base model and method.
     """
     folder = Path(adapter).expanduser()
     is_model = folder.is_dir() and not (folder / "adapter_config.json").is_file()
@@ -176,11 +165,7 @@ def trained_adapter_usage(adapter: str) -> dict[str, Any]:
 
 
 def mean_tau_of_labels(labels: Sequence[LabelList], folder: Path) -> float | None:
-    """Return the mean Kendall tau between labels and the rankings of a run, from -1 to 1; None if there are no labels.
-
-    Raises:
-        DataError: For some query, the run and the label rank different documents.
-    """
+    """Return the mean Kendall tau between labels and the rankings of a run, -1 to 1; None without labels."""
     run = RunFolder(folder).read_run("run.trec")
     taus = []
     for label in labels:
@@ -219,12 +204,7 @@ def _check_new_adapter_transfer_folder(folder: Path, *, resume: bool) -> None:
 
 
 def _make_transfer_labels(spec: RunSpec, execution: Execution, run: Execute) -> LabellingResult:
-    """Execute the run of the teacher and label the lists with its rankings.
-
-    Raises:
-        DataError: No list has a label.
-        PartialFailureError: The failure rate of the teacher is too high.
-    """
+    """Execute the run of the teacher and label the lists with its rankings."""
     result = make_labels(prepare_labelling(spec, execution, LabellingPlan(), run=run))
     for summary in result.report["teachers"].values():
         check_failure_rate(summary, spec.max_failure_rate)
@@ -235,11 +215,7 @@ def _make_transfer_labels(spec: RunSpec, execution: Execution, run: Execute) -> 
 def _write_transfer_training_lists(
     labels: tuple[LabelList, ...], spec: TransferSpec, seed: int
 ) -> Mapping[str, tuple[LabelList, ...]]:
-    """Split the lists into training and held-out lists, and write both; existing files must contain the same lists.
-
-    Raises:
-        UsageError: A file from an earlier call contains other lists.
-    """
+    """Split the lists into training and held-out lists, and write both; existing files must contain the same lists."""
     parts: dict[str, tuple[LabelList, ...]] = {"train": labels, "held_out": ()}
     if spec.held_out:
         shares = split_labels(

@@ -69,11 +69,6 @@ def average_adapter_cores(adapters: Sequence[InspectedModel], out: Path) -> int:
 
     Returns:
         Number of adapted matrices.
-
-    Raises:
-        UsageError: There are fewer than two adapters, or an adapter is not a plain LoRA.
-        DataError: The adapters differ in B, the scale, the rank, the adapted matrices, the base model, the method, the
-            prompt or the heads.
     """
     shards = _open_averaged_adapters(adapters)
     first = shards[0]
@@ -105,10 +100,6 @@ def concatenate_adapter_factors(adapters: Sequence[InspectedModel], out: Path) -
 
     Returns:
         Number of adapted matrices.
-
-    Raises:
-        UsageError: There are fewer than two adapters, or an adapter is not a plain LoRA.
-        DataError: The adapters differ in the adapted matrices, the base model, the method, the prompt or the heads.
     """
     import torch
 

@@ -25,9 +25,6 @@ class CheckpointReader:
 
     Args:
         folder: A model folder with one or several safetensors files, or one such file.
-
-    Raises:
-        DataError: A file is damaged, or the index lists a missing file.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -67,11 +64,7 @@ class CheckpointReader:
         )
 
     def read(self, name: str) -> Tensor:
-        """Read a tensor, in float32.
-
-        Raises:
-            DataError: The file is damaged, or the tensor has an integer type, such as quantised weights.
-        """
+        """Read a tensor, in float32."""
         with _inspected_checkpoint_read_errors(self.folder):
             tensor: Tensor = self._files[name].get_tensor(name)
         if not tensor.is_floating_point():

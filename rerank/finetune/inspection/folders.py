@@ -11,13 +11,7 @@ from rerank.io import atomic_folder
 
 
 def check_new_merge_folder(folder: Path) -> None:
-    """Check that a folder can be created, before its content is computed.
-
-    Raises:
-        UsageError: The path exists and is not an empty folder.
-        MissingResourceError: The parent folder does not exist.
-        StorageError: The path cannot be read.
-    """
+    """Check that a folder can be created, before its content is computed."""
     try:
         full = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
     except OSError as error:
@@ -33,13 +27,7 @@ def check_new_merge_folder(folder: Path) -> None:
 
 @contextmanager
 def new_merge_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder that is renamed to its final name at the end, and removed after an error.
-
-    Raises:
-        UsageError: The path exists and is not an empty folder.
-        MissingResourceError: The parent folder does not exist.
-        StorageError: The folder cannot be written.
-    """
+    """Yield a temporary folder that is renamed to its final name at the end, and removed after an error."""
     check_new_merge_folder(folder)
     try:
         with atomic_folder.new_folder(folder) as draft:

@@ -33,12 +33,7 @@ class InspectedModel:
 
     @property
     def config(self) -> Any:
-        """Configuration of the adapter, as a PEFT object.
-
-        Raises:
-            MissingPrerequisiteError: PEFT is not installed.
-            DataError: PEFT cannot read the configuration.
-        """
+        """Configuration of the adapter, as a PEFT object."""
         return read_inspected_peft_config(self.folder)
 
 
@@ -49,11 +44,6 @@ def open_inspected_model(name: str, model: str = "") -> InspectedModel:
         name: Folder of an adapter or of a trained model, or hub id of an adapter.
         model: The untrained model, in a form that `rerank.models.resolve_model_name` accepts; if empty, the base model
             that is named in the settings of the trained model.
-
-    Raises:
-        MissingResourceError: The trained or the untrained model does not exist or is incomplete.
-        UsageError: ``model`` is empty, and the settings name no base model.
-        DataError: The configuration of the adapter cannot be read, or the weights are pickled.
     """
     folder = Path(name).expanduser()
     if folder.is_dir() and not (folder / _SETTINGS).is_file():
@@ -80,12 +70,7 @@ def open_inspected_model(name: str, model: str = "") -> InspectedModel:
 
 
 def resolve_inspected_model_folder(model: str, revision: str = "") -> Path:
-    """Return the folder of a model, after downloading it if it is on the hub.
-
-    Raises:
-        RerankError: `rerank.models.resolve_model_name` cannot resolve the name.
-        MissingResourceError: The hub cannot be reached, or does not contain the model.
-    """
+    """Return the folder of a model, after downloading it if it is on the hub."""
     location = resolve_model_name(model)
     if isinstance(location, Path):
         return location
@@ -93,12 +78,7 @@ def resolve_inspected_model_folder(model: str, revision: str = "") -> Path:
 
 
 def read_inspected_peft_config(folder: Path) -> Any:
-    """Read the configuration of an adapter as a PEFT object.
-
-    Raises:
-        MissingPrerequisiteError: PEFT is not installed.
-        DataError: PEFT cannot read the configuration.
-    """
+    """Read the configuration of an adapter as a PEFT object."""
     try:
         import peft
     except ImportError as error:

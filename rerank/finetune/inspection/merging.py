@@ -48,9 +48,6 @@ class MergeOptions:
         dtype: Data type of the written weights; ``auto`` uses the data type of the base model.
         allow_rounding: Write the model even if ``dtype`` alters the weight change by more than `MAX_ROUNDING`.
         device: Torch device for the singular value decompositions.
-
-    Raises:
-        UsageError: ``reduce``, ``top`` or ``epsilon`` is out of range, or ``dtype`` is unknown.
     """
 
     reduce: float | None = None
@@ -133,11 +130,6 @@ def merge_adapter(subject: InspectedModel, out: Path, options: MergeOptions | No
         subject: An adapter, or a complete model whose intruder dimensions are to be reduced.
         out: New folder.
         options: Options for merging; the defaults if omitted.
-
-    Raises:
-        UsageError: The adapter cannot be merged, a complete model is given without a reduction, the folder exists, or
-            the data type alters the weight change by more than `MAX_ROUNDING`.
-        RerankError: Loading or writing fails.
     """
     options = options or MergeOptions()
     check_new_merge_folder(out)

@@ -21,10 +21,6 @@ def merge_with_peft(subject: InspectedModel) -> tuple[Any, Any]:
 
     Returns:
         The merged model (of transformers) and the tokenizer.
-
-    Raises:
-        UsageError: The adapter cannot be merged, or does not fit the model.
-        RerankError: The base model cannot be loaded.
     """
     config = subject.config
     if config.is_prompt_learning:
@@ -47,11 +43,7 @@ def merge_with_peft(subject: InspectedModel) -> tuple[Any, Any]:
 
 
 def attach_inspected_peft_adapter(model: Any, folder: Path) -> Any:
-    """Load an adapter onto a model with PEFT.
-
-    Raises:
-        UsageError: The adapter does not fit the model.
-    """
+    """Load an adapter onto a model with PEFT."""
     import peft
 
     try:

@@ -26,9 +26,6 @@ class InspectionOptions:
         reduction: Fraction of the singular values of the untrained matrices that `inspected_weight_rank_profile` drops;
             None for no rank profile.
         device: Torch device for the singular value decompositions.
-
-    Raises:
-        UsageError: An option is out of its range.
     """
 
     top: int = 10
@@ -117,12 +114,7 @@ class Inspection:
 
 
 def inspect_trained_matrices(subject: InspectedModel, options: InspectionOptions | None = None) -> Inspection:
-    """Inspect every matrix that training changed, and summarise the results.
-
-    Raises:
-        DataError: The base model is not the one that was trained, or a file is damaged.
-        RerankError: Loading fails.
-    """
+    """Inspect every matrix that training changed, and summarise the results."""
     options = options or InspectionOptions()
     base = CheckpointReader(subject.base)
     rows: list[MatrixReport] = []

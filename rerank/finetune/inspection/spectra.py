@@ -164,9 +164,6 @@ def inspected_weight_rank_profile(
 
     Returns:
         The threshold (values up to it are dropped), and a mapping from the name of each matrix to its rank.
-
-    Raises:
-        UsageError: ``reduction`` is negative or not below 1.
     """
     if not 0 <= reduction < 1:
         raise UsageError(f"The rank reduction is {reduction}", expected="a fraction, at least 0 and below 1")

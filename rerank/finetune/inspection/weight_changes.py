@@ -82,11 +82,6 @@ def iterate_weight_changes(subject: InspectedModel, base: CheckpointReader) -> I
     Args:
         subject: The trained adapter or model.
         base: Reader for the tensors of the untrained model.
-
-    Raises:
-        DataError: The base model is not the one that was trained, or a weight is not finite.
-        UsageError: The adapter changes no weights, or cannot be merged.
-        RerankError: Loading or merging fails.
     """
     if subject.kind == FULL:
         changes = _weight_changes_from_model(CheckpointReader(subject.folder), base)
@@ -118,11 +113,7 @@ def is_plain_lora(stored: CheckpointReader, config: Any) -> bool:
 
 
 def check_adapter_layers(stored: CheckpointReader, base: CheckpointReader) -> None:
-    """Check that the model has all layers of an adapter; PEFT would silently ignore layers that the model lacks.
-
-    Raises:
-        DataError: The model lacks a layer.
-    """
+    """Check that the model has all layers of an adapter; PEFT would silently ignore layers that the model lacks."""
     for key in stored:
         if not key.startswith(PREFIX):
             continue  # shared by several matrices, such as the bases of VeRA

@@ -32,9 +32,6 @@ class Augmentation:
         draw: Whether to sample the documents of a variant at random; the number of documents is drawn uniformly from 2
             to ``docs``. If False, the first ``docs`` documents are used.
         seed: Random seed.
-
-    Raises:
-        UsageError: The options would not change any list, or a number is out of range.
     """
 
     copies: int = 1
@@ -82,11 +79,7 @@ def augment_lists(labels: Iterable[LabelList], options: Augmentation) -> Iterato
 
 
 def truncate_training_texts(training_list: TrainingList, words: int) -> TrainingList:
-    """Truncate title and text of every document to at most ``words`` words each.
-
-    Raises:
-        UsageError: ``words`` is below 1.
-    """
+    """Truncate title and text of every document to at most ``words`` words each."""
     if words < 1:
         raise UsageError(f"--cut-words is {words}", expected="at least 1")
     return replace(training_list, docs=tuple(_truncate_training_document(doc, words) for doc in training_list.docs))

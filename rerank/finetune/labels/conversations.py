@@ -40,9 +40,6 @@ def read_conversations(records: Iterable[JsonRecord], *, skipped: Counter[str]) 
     Args:
         records: JSON objects of the file.
         skipped: Counter to which the skipped lists are added, by reason.
-
-    Raises:
-        DataError: An object has no turns, no numbered passages or no query; the message names file and line.
     """
     for number, record in enumerate(records, 1):
         prompt, reply = _training_conversation_turns(record)

@@ -26,9 +26,6 @@ class ListFilter:
         max_docs: Maximum number of documents per list. In all fields except ``min_docs``, None means no limit.
         min_words: Minimum number of words per document; shorter documents are dropped from their lists.
         max_words: Maximum number of words per document; longer documents are dropped from their lists.
-
-    Raises:
-        UsageError: A limit is out of range, or a minimum exceeds its maximum.
     """
 
     min_tau: float | None = None
@@ -84,9 +81,6 @@ def filter_labels(
         other: Mapping from query ids to lists of another teacher. If given, the agreement is measured between the two
             labels, over the documents in both; otherwise between the label and the shown order.
         dropped: Counter to which dropped documents and lists are added, by reason.
-
-    Raises:
-        DataError: The length of a document is unknown.
     """
     for label in labels:
         remaining = _label_without_wrong_lengths(label, limits, words, dropped) if limits.counts_words else label

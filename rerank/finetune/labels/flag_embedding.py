@@ -37,9 +37,6 @@ def read_flag_embedding_training_lists(
         use_scores: Whether to use the teacher scores. If False, or if there are none, positives have score 1 and
             negatives score 0.
         skipped: Counter to which skipped lists (without a negative) and repeated texts are added, by reason.
-
-    Raises:
-        DataError: An object is invalid; the message names file and line.
     """
     for number, record in enumerate(records, 1):
         query = _flag_embedding_query(record, number)

@@ -47,11 +47,7 @@ class HubDataset:
 
     @classmethod
     def parse(cls, text: str) -> HubDataset:
-        """Parse a selector, such as ``hf:owner/name,split=train``.
-
-        Raises:
-            UsageError: The selector has no name, or an option does not exist.
-        """
+        """Parse a selector, such as ``hf:owner/name,split=train``."""
         selector = Selector.parse(text)
         if not selector.argument:
             raise UsageError(
@@ -61,22 +57,13 @@ class HubDataset:
         return cls(selector.argument, HubDatasetOptions(**options))
 
     def commit(self) -> str:
-        """Return the commit of the data set on the hub that ``revision`` refers to; empty for a local folder.
-
-        Raises:
-            MissingResourceError: The data set does not exist, or is not in the cache while there is no network.
-        """
+        """Return the commit of the data set on the hub that ``revision`` refers to; empty for a local folder."""
         if Path(self.name).is_dir():
             return ""
         return str(self._call("load_dataset_builder").hash)
 
     def records(self) -> Iterator[JsonRecord]:
-        """Yield the rows of the data set in the format of label files, FlagEmbedding files or conversations.
-
-        Raises:
-            MissingResourceError: The data set does not exist, or is not in the cache while there is no network.
-            DataError: The columns are unknown, or the cache contains another commit than ``revision``.
-        """
+        """Yield the rows of the data set in the format of label files, FlagEmbedding files or conversations."""
         options = self.options
         if _COMMIT.fullmatch(options.revision) and (commit := self.commit()) not in ("", options.revision):
             raise DataError(
@@ -162,9 +149,6 @@ def pin_hub_datasets(selectors: Iterable[str]) -> dict[str, str]:
     """Return a mapping from the selector of each hub data set to the same selector with the commit as revision.
 
     Paths of files and folders, and data sets in local folders, are omitted.
-
-    Raises:
-        MissingResourceError: A data set does not exist, or is not in the cache while there is no network.
     """
     pinned = {}
     for text in filter(is_hub_dataset, selectors):

@@ -30,11 +30,7 @@ def read_labels(path: str | Path) -> Iterator[LabelList]:
 
 
 def parse_label(record: JsonRecord) -> LabelList:
-    """Parse a labelled list from its JSON object.
-
-    Raises:
-        DataError: The object is not a valid list; the message names file and line.
-    """
+    """Parse a labelled list from its JSON object."""
     scores, teacher = record.fields.get("scores"), record.fields.get("teacher")
     return LabelList(
         qid=record.identifier(("qid", "query_id"), "query"),
@@ -71,11 +67,7 @@ def write_labels(lists: Iterable[LabelList], target: str | Path | TextIO) -> int
 
 
 def parse_training_label_numbers(value: object, key: str, where: str) -> tuple[float, ...]:
-    """Parse the scores of a label, which are a list of numbers or None; return an empty tuple for None.
-
-    Raises:
-        DataError: The value is not a list of numbers.
-    """
+    """Parse the scores of a label, which are a list of numbers or None; return an empty tuple for None."""
     if value is None:
         return ()
     if not isinstance(value, list) or any(isinstance(x, bool) or not isinstance(x, int | float) for x in value):

@@ -38,21 +38,13 @@ class LabelFusion:
 
     @classmethod
     def make(cls, how: str, weights: str = "") -> LabelFusion:
-        """Create a fusion from the values of command-line options.
-
-        Raises:
-            UnknownNameError: The method does not exist.
-        """
+        """Create a fusion from the values of command-line options."""
         if how not in FUSION_METHODS:
             raise UnknownNameError("fusion method", how, FUSION_METHODS)
         return cls(how=how, weights=weights)
 
     def check(self, teachers: int) -> None:
-        """Check that there is one weight per teacher.
-
-        Raises:
-            UsageError: The weights are invalid, or their number is not the number of teachers.
-        """
+        """Check that there is one weight per teacher."""
         try:
             parse_hybrid_weights(self.weights, teachers)
         except UsageError as error:
@@ -71,9 +63,6 @@ class LabelFusion:
         Args:
             candidates: The first-stage ranking.
             rankings: Mapping from each teacher to its ranking, in the order of the weights.
-
-        Raises:
-            UsageError: The method needs scores, and a teacher returns none.
         """
         weights = parse_hybrid_weights(self.weights, len(rankings))
         failed = "; ".join(f"{name}: {ranking.failed}" for name, ranking in rankings.items() if ranking.failed)
@@ -108,11 +97,7 @@ def missing_teacher_scores_error(how: str, name: str) -> UsageError:
 
 
 def check_teacher_names(names: Sequence[str]) -> None:
-    """Check that each teacher is named only once.
-
-    Raises:
-        UsageError: A teacher is named twice.
-    """
+    """Check that each teacher is named only once."""
     if repeated := [name for index, name in enumerate(names) if name in names[:index]]:
         raise UsageError(
             f"--teacher {repeated[0]} is given twice",

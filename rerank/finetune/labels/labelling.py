@@ -31,10 +31,6 @@ class LabellingPlan:
         fusion: Fusion method.
         keep_failed: Whether to keep lists for which the teacher failed; otherwise these lists are skipped.
         min_docs: Minimum number of documents per list; shorter lists are skipped.
-
-    Raises:
-        UsageError: There is no teacher, a teacher is named twice, ``min_docs`` is below 1, or a fusion weight is
-            invalid.
     """
 
     teachers: tuple[str, ...] = ("method",)
@@ -69,11 +65,7 @@ class LabellingResult:
     report: dict[str, Any]
 
     def check(self) -> None:
-        """Check that at least one list is labelled.
-
-        Raises:
-            DataError: No list is labelled; the message names the reasons.
-        """
+        """Check that at least one list is labelled."""
         if self.labels:
             return
         first = "; ".join(f"query {failure['query']}: {failure['why']}" for failure in self.report["failed"][:3])
@@ -124,9 +116,6 @@ def prepare_labelling(
         execution: Execution options for the run of the teacher `method`.
         plan: Teachers, fusion method and rules.
         run: Function that executes a run, for example with a progress bar.
-
-    Raises:
-        RerankError: The collection, the candidates or a teacher cannot be used.
     """
     spec = spec_with_trained_defaults(spec)
     opened = {name: open_teacher(name) for name in plan.teachers}
@@ -154,11 +143,7 @@ def prepare_labelling(
 
 
 def make_labels(job: LabellingJob) -> LabellingResult:
-    """Rank the candidates with the teachers and return labelled lists; without any, `LabellingResult.check` raises.
-
-    Raises:
-        RerankError: A teacher fails; the calls that are already in the call log are kept.
-    """
+    """Rank the candidates with the teachers and return labelled lists; without any, `LabellingResult.check` raises."""
     outputs = {name: teacher.label(job.task) for name, teacher in job.teachers.items()}
     reports = {_teacher_title(name, job.task.spec): dict(report) for name, (_, report) in outputs.items()}
     labels: list[LabelList] = []

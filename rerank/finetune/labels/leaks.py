@@ -83,9 +83,6 @@ def find_query_leaks(
         test: Mapping from the ids of the test queries to their texts.
         threshold: Minimum Jaccard coefficient, above 0 and at most 1.
         where: Name of the test set, which is stored in the leaks.
-
-    Raises:
-        UsageError: ``threshold`` is out of range.
     """
     if not 0 < threshold <= 1:
         raise UsageError(f"--threshold is {threshold}", expected="a number above 0 and at most 1, such as 0.7")

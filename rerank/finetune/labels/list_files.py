@@ -81,12 +81,7 @@ def _lists_with_skip_warning(
 
 
 def open_label_records(path: str | Path) -> tuple[ListFormat, Iterator[JsonRecord]]:
-    """Detect the format of a file or data set, and return the format and an iterator over its JSON objects.
-
-    Raises:
-        MissingResourceError: The file does not exist.
-        DataError: The format is unknown.
-    """
+    """Detect the format of a file or data set, and return the format and an iterator over its JSON objects."""
     records = HubDataset.parse(str(path)).records() if is_hub_dataset(path) else _label_records(Path(path))
     first = next(records, None)
     if first is None:

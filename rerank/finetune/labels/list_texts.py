@@ -85,13 +85,7 @@ class FolderCounts:
 
 
 def write_label_folder(lists: Iterable[TrainingList], folder: Path) -> FolderCounts:
-    """Write labels.jsonl, and the files docs.jsonl and queries.jsonl of the collection ``jsonl:FOLDER``.
-
-    Raises:
-        DataError: Two documents or queries have the same id and different texts.
-        UsageError: The folder contains files that were not written by `rerank label`.
-        StorageError: The folder cannot be created or written.
-    """
+    """Write labels.jsonl, and the files docs.jsonl and queries.jsonl of the collection ``jsonl:FOLDER``."""
     make_label_folder(folder)
     count = FolderCounts()
     try:
@@ -120,12 +114,7 @@ def _write_training_lists(lists: Iterable[TrainingList], draft: Path, count: Fol
 
 
 def make_label_folder(folder: Path) -> None:
-    """Create an output folder, or reuse a folder that an earlier call created.
-
-    Raises:
-        UsageError: The folder contains files that were not written by `rerank label`.
-        StorageError: The folder cannot be created.
-    """
+    """Create an output folder, or reuse a folder that an earlier call created."""
     try:
         if folder.is_dir() and not (folder / MARK).is_file() and (files := sorted(folder.iterdir())):
             raise UsageError(

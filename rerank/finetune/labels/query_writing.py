@@ -58,9 +58,6 @@ class QueryWriter:
         each: Number of queries generated per document.
         temperature: Sampling temperature; 0 is greedy decoding, which allows only one query per document.
         seed: Random seed for the first query of each document; the seed increases by 1 for each further query.
-
-    Raises:
-        UsageError: The prompt shows several passages, the backend cannot generate text, or a number is out of range.
     """
 
     backend: Backend
@@ -90,11 +87,7 @@ class QueryWriter:
             )
 
     def requests(self, docs: Sequence[Document]) -> list[Request]:
-        """Return the requests to the model, one per query to generate, grouped by document.
-
-        Raises:
-            ContextOverflowError: The prompt leaves no space for a passage.
-        """
+        """Return the requests to the model, one per query to generate, grouped by document."""
         budget = PromptBudget(self.backend.tokens, max_passage_tokens=PASSAGE_TOKENS)
         requests = []
         for doc in docs:
@@ -113,9 +106,6 @@ class QueryWriter:
             docs: The documents.
             dropped: Counter to which calls that gave no query are added, by reason. Calls counted under ``no reply``
                 failed, and may succeed if they are repeated.
-
-        Raises:
-            BackendError: The backend fails.
         """
         requests = self.requests(docs)
         for index, reply in enumerate(self.backend.generate(requests)):
@@ -135,11 +125,7 @@ def shipped_training_query_prompt() -> PromptTemplate:
 
 
 def open_query_prompt(name: str | None) -> PromptTemplate:
-    """Load the prompt for generating queries by its name, or the default prompt if no name is given.
-
-    Raises:
-        RerankError: The prompt cannot be loaded.
-    """
+    """Load the prompt for generating queries by its name, or the default prompt if no name is given."""
     return load_prompt(name) if name else shipped_training_query_prompt()
 
 

@@ -23,9 +23,6 @@ class SplitShares:
         dev: Fraction of the queries in the development set.
         test: Fraction of the queries in the test set.
         seed: Random seed.
-
-    Raises:
-        UsageError: A fraction is negative, or the fractions do not sum to a value strictly between 0 and 1.
     """
 
     dev: float = 0.1
@@ -66,9 +63,6 @@ def split_labels(labels: Sequence[LabelList], shares: SplitShares, *, texts: Map
         labels: The lists.
         shares: Sizes of the parts; a part with a positive fraction contains at least one query.
         texts: Mapping from query ids to texts, for queries whose text is known.
-
-    Raises:
-        DataError: There are too few queries.
     """
     groups = {label.qid: _training_split_group_of_query(label.qid, texts) for label in labels}
     part_of = _split_query_groups(set(groups.values()), shares)
@@ -85,9 +79,6 @@ def hold_out_training_lists(
     """Return the lists to train on, and the lists of a fraction ``share`` of the queries (at least one query).
 
     Lists whose queries have the same words stay together, as in `split_labels`.
-
-    Raises:
-        DataError: There are too few queries.
     """
     groups = [normalise_query_for_leaks(entry.query.text) for entry in lists]
     part_of = _split_query_groups(set(groups), SplitShares(dev=share, seed=seed))
@@ -102,9 +93,6 @@ def _split_query_groups(groups: Collection[str], shares: SplitShares) -> dict[st
     """Return a mapping from each group of queries, which stay together, to the name of its part.
 
     The mapping depends only on the seed and the names of all groups.
-
-    Raises:
-        DataError: There are too few groups.
     """
     ordered = sorted(groups, key=lambda group: hashlib.sha256(f"{shares.seed}/{group}".encode()).digest())
     test, dev = (max(1, round(share * len(ordered))) if share else 0 for share in (shares.test, shares.dev))
@@ -156,10 +144,6 @@ def write_label_split(parts: LabelSplit, folder: Path) -> dict[str, int]:
 
     Returns:
         The number of lists in each part, by name of the part.
-
-    Raises:
-        UsageError: The folder contains files that were not written by `rerank label`.
-        StorageError: The folder cannot be written.
     """
     make_label_folder(folder)
     labels_of = {"train": parts.train, "dev": parts.dev, "test": parts.test}

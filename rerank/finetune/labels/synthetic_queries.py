@@ -53,9 +53,6 @@ class QueryOptions:
         within: N of the round-trip filter: a query is kept only if its source document is among the top N of the first
             stage; 0 disables the filter.
         seed: Random seed of the sample.
-
-    Raises:
-        UsageError: A number is out of range.
     """
 
     source: QuerySource
@@ -83,11 +80,7 @@ class QueryOptions:
 
     @classmethod
     def make(cls, source: str, **options: Any) -> QueryOptions:
-        """Create options from the values of command-line options.
-
-        Raises:
-            UnknownNameError: The source of queries does not exist.
-        """
+        """Create options from the values of command-line options."""
         if source not in EXTRACTORS:
             raise UnknownNameError("source of queries", source, EXTRACTORS)
         return cls(source=cast(QuerySource, source), **options)
@@ -124,12 +117,6 @@ def make_synthetic_queries(
 
     Returns:
         ``folder``, ``documents`` and ``queries`` (numbers written), and ``dropped`` (numbers dropped, by reason).
-
-    Raises:
-        UsageError: The folder contains other files, or a writer is missing for ``llm`` or given for another source.
-        DataError: No query was created, or all queries were dropped.
-        PartialFailureError: All queries were dropped, and some calls failed.
-        RerankError: The backend or the first stage fails; logged replies are kept.
     """
     if (writer is None) == (options.source == "llm"):
         raise UsageError(

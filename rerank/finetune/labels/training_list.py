@@ -18,10 +18,6 @@ class TrainingList:
         order: The label: positions in ``docs``, best first; a permutation.
         scores: Teacher scores in the order of ``docs``; empty if there are none.
         teacher: Name of the teacher.
-
-    Raises:
-        DataError: The list is empty or contains a document twice, the label is not a permutation of its documents, or
-            the number of scores is not the number of documents.
     """
 
     query: Query

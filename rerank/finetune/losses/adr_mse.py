@@ -23,9 +23,6 @@ class AdrMse:
 
     Attributes:
         temperature: Divisor of the score differences; small values make expected ranks nearly integral.
-
-    Raises:
-        UsageError: The temperature is not a positive number.
     """
 
     of: ClassVar[Literal["scores"]] = "scores"

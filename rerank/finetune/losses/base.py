@@ -32,22 +32,14 @@ class ListTarget:
 
 
 def require_positive_loss_options(**options: float) -> None:
-    """Check that the given options are positive finite numbers.
-
-    Raises:
-        UsageError: An option is not a positive finite number.
-    """
+    """Check that the given options are positive finite numbers."""
     for name, value in options.items():
         if not 0 < value < math.inf:
             raise UsageError(f"Option {name} is {value!r}", expected="a finite number above 0")
 
 
 def require_teacher_scores(target: ListTarget, loss: str) -> Tensor:
-    """Return the teacher's scores, shape (documents,), for a loss that needs them.
-
-    Raises:
-        DataError: The label has no scores.
-    """
+    """Return the teacher's scores, shape (documents,), for a loss that needs them."""
     if not len(target.scores):
         raise DataError(
             f"The loss {loss!r} needs teacher scores, but at least one training list has none",

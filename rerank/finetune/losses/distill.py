@@ -25,9 +25,6 @@ class Distill:
         teacher_temperature: Divisor of the teacher's scores.
         normalise: Normalise the teacher's scores to mean 0 and standard deviation 1 within the list, so that one
             temperature suits teachers with different score scales.
-
-    Raises:
-        UsageError: A temperature is not a positive number.
     """
 
     of: ClassVar[Literal["scores"]] = "scores"
@@ -43,11 +40,7 @@ class Distill:
         require_positive_loss_options(temperature=self.temperature, teacher_temperature=self.teacher_temperature)
 
     def __call__(self, scores: Tensor, target: ListTarget) -> Tensor:
-        """Return the Kullback-Leibler divergence of one list.
-
-        Raises:
-            DataError: The label has no scores.
-        """
+        """Return the Kullback-Leibler divergence of one list."""
         teacher = require_teacher_scores(target, "distill")
         if self.normalise:
             # The lower bound avoids a division by 0 if all scores are equal: the distribution is then uniform.

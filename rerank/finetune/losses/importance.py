@@ -23,9 +23,6 @@ class Importance:
 
     Attributes:
         alpha: Weight of separators and of the end-of-text token; at most 1 in the paper, 1 in its code.
-
-    Raises:
-        UsageError: The weight alpha is negative or not finite.
     """
 
     of: ClassVar[Literal["tokens"]] = "tokens"

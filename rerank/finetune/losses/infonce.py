@@ -25,9 +25,6 @@ class Infonce:
     Attributes:
         temperature: Divisor of the scores.
         positives: Number of documents, from the top of the label, that count as positive.
-
-    Raises:
-        UsageError: The temperature is not a positive number, or ``positives`` is below 1.
     """
 
     of: ClassVar[Literal["scores"]] = "scores"

@@ -24,9 +24,6 @@ class Lambdarank:
 
     Attributes:
         sigma: Steepness of the logistic function.
-
-    Raises:
-        UsageError: The steepness is not a positive number.
     """
 
     of: ClassVar[Literal["scores"]] = "scores"

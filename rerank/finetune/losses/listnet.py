@@ -22,9 +22,6 @@ class Listnet:
 
     Attributes:
         temperature: Spread of P over the ranks; at 1, the first document has a probability of 63 %.
-
-    Raises:
-        UsageError: The temperature is not a positive number.
     """
 
     of: ClassVar[Literal["scores"]] = "scores"

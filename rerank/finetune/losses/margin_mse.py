@@ -27,11 +27,7 @@ class MarginMse:
     summary: ClassVar[str] = "Squared error of the margins between scores, for pointwise judges"
 
     def __call__(self, scores: Tensor, target: ListTarget) -> Tensor:
-        """Return the mean squared error of the centred scores.
-
-        Raises:
-            DataError: The label has no scores.
-        """
+        """Return the mean squared error of the centred scores."""
         teacher = require_teacher_scores(target, "margin-mse")
         # Centring both score vectors replaces the sum over n^2 pairs: mean_ij ((s_i - s_j) - (t_i - t_j))^2 = 2 L.
         return (((scores - scores.mean()) - (teacher - teacher.mean())) ** 2).mean()

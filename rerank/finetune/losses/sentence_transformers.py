@@ -26,9 +26,6 @@ class SentenceTransformers:
     Attributes:
         loss: Name of the class.
         options: Further keyword arguments of the class.
-
-    Raises:
-        UnknownNameError: ``loss`` is not one of the supported classes.
     """
 
     of: ClassVar[Literal["texts"]] = "texts"
@@ -49,11 +46,7 @@ class SentenceTransformers:
         return self.loss in _PAIR_LOSSES
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Check that the recipe trains a cross-encoder, and that it has no other loss.
-
-        Raises:
-            UsageError: The recipe has another method, or several losses.
-        """
+        """Check that the recipe trains a cross-encoder, and that it has no other loss."""
         method = recipe.method.method
         if method.partition(",")[0] != "cross-encoder":
             raise UsageError(
@@ -67,11 +60,7 @@ class SentenceTransformers:
             )
 
     def build(self, model: Any) -> Any:
-        """Return the loss for a ``sentence_transformers.CrossEncoder``.
-
-        Raises:
-            UsageError: The class does not accept one of the options, or does not support the model.
-        """
+        """Return the loss for a ``sentence_transformers.CrossEncoder``."""
         from sentence_transformers.cross_encoder import losses
 
         # Without this default, a batch would have only as many pairs as there are lists.

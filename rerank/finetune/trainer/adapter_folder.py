@@ -112,10 +112,6 @@ def push_adapter_to_hub(folder: Path, repository: str, *, private: bool = True) 
 
     Returns:
         URL of the repository.
-
-    Raises:
-        MissingResourceError: The folder contains no trained adapter.
-        BackendError: The hub rejects the upload or cannot be reached.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError

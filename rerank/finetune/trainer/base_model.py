@@ -38,11 +38,7 @@ def load_training_base_model(recipe: Recipe, *, dtype: str, device: str) -> tupl
 
 
 def select_readout_heads(table: ReadoutTable, backend: Hf) -> list[tuple[int, int]]:
-    """Return the (layer, head) pairs of the attention heads that losses on attention use.
-
-    Raises:
-        UsageError: The model lacks a selected layer or head, or no head is selected.
-    """
+    """Return the (layer, head) pairs of the attention heads that losses on attention use."""
     listed: tuple[tuple[int, int], ...] = ()
     if table.heads:
         heads = open_attention_heads(table.heads, backend.identity, backend.base)

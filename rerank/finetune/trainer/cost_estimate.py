@@ -40,11 +40,6 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
         A dictionary with ``parameters``, ``trained``, ``steps``, ``tokens_per_list`` and ``tokens`` (both upper
         bounds), ``flops``, and ``h100_hours`` (all processes together; the lowest and the highest estimate); and, in
         bytes per process, ``weights``, ``gradients``, ``state``, ``gathered``, ``activations`` and ``total``.
-
-    Raises:
-        UsageError: The recipe is inconsistent or trains a cross-encoder, or the size of the model or of the optimizer
-            state is unknown.
-        MissingResourceError: The configuration of the model, or a label file, cannot be found.
     """
     components, table = make_training_components(recipe), recipe.training
     model = _make_empty_decoder(recipe)
@@ -93,11 +88,7 @@ def _make_empty_decoder(recipe: Recipe) -> Any:
 
 
 def make_empty_model(name: str | Path, options: BackendOptions) -> Any:
-    """Build a model from its configuration on torch's meta device, which allocates no memory for the weights.
-
-    Raises:
-        MissingResourceError: The configuration cannot be found or read.
-    """
+    """Build a model from its configuration on torch's meta device, which allocates no memory for the weights."""
     files = locate_files(name, options, weights=False)
     with quiet_transformers(), named_loading_errors(files), torch.device("meta"):
         config = AutoConfig.from_pretrained(files.folder, trust_remote_code=options.trust_remote_code)
@@ -106,11 +97,7 @@ def make_empty_model(name: str | Path, options: BackendOptions) -> Any:
 
 
 def model_size(model: Any) -> ModelSize:
-    """Return the sizes of a decoder, assuming that all its layers are of the same kind.
-
-    Raises:
-        UsageError: The decoder has no attribute ``layers``, or has no layers.
-    """
+    """Return the sizes of a decoder, assuming that all its layers are of the same kind."""
     config, layers = model.config.get_text_config(), getattr(model.get_decoder(), "layers", None)
     if not layers:
         raise UsageError(f"{type(model).__name__} has a decoder without layers", expected="a decoder with layers")

@@ -28,10 +28,6 @@ def check_cross_encoder_recipe(recipe: Recipe, components: RecipeComponents, *, 
         recipe: The recipe; its method ranks with a cross-encoder.
         components: The components of the recipe.
         backend: Backend of the method.
-
-    Raises:
-        UsageError: A setting does not apply; the message names the setting as it is written in the recipe.
-        MissingPrerequisiteError: A required package is not installed.
     """
     method = recipe.method.method
     if backend != _BACKEND:

@@ -66,9 +66,6 @@ class PairBuilder:
         """Return a list as a row of a sentence-transformers data set.
 
         The field ``label`` contains the teacher scores; it is empty if the list has no scores.
-
-        Raises:
-            ContextOverflowError: The query leaves no space for a passage.
         """
         (request,) = self._judge.make_requests(Window(training_list.query, training_list.docs))
         query, *documents = (message.content for message in request.prompt)
@@ -121,9 +118,6 @@ class CrossEncoderLoss(nn.Module):
             labels: The column ``label``.
             prompt: Prompt that the model puts before its inputs; None for models without a prompt.
             task: Name of the task, for models with a router; other models ignore it.
-
-        Raises:
-            BackendError: The loss is not finite; the message names the queries.
         """
         self.tokens = 0
         means = self._means(inputs, labels, prompt=prompt, task=task)

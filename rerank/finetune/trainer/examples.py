@@ -105,12 +105,7 @@ class LossInputs:
 
 
 def check_judge_can_be_trained(judge: Selector, inputs: LossInputs) -> None:
-    """Check, before the model is loaded, that a judge supports training with losses that use these model outputs.
-
-    Raises:
-        UsageError: The judge does not support training or does not support these losses, or a loss uses attention and
-            the judge ranks by calibrated attention.
-    """
+    """Check, before the model is loaded, that a judge supports training with losses that use these model outputs."""
     kind = judges.get(judge.name)
     if not issubclass(kind, Attention | Generate | Likelihood | Logits | Relate | Score):
         raise UsageError(
@@ -152,12 +147,7 @@ class ExampleBuilder:
         return isinstance(self._judge, PointwiseJudge)
 
     def make(self, training_list: TrainingList) -> TrainingExample:
-        """Build the example of one list.
-
-        Raises:
-            ContextOverflowError: Prompt and target together do not fit in the context.
-            DataError: The prompt cannot be rendered.
-        """
+        """Build the example of one list."""
         window = Window(training_list.query, training_list.docs)
         if self.is_pointwise:
             example = self._pointwise(window, best=training_list.order[0])

@@ -46,9 +46,6 @@ class ListTrainer(Trainer):
         kept: Names of the tensors that a checkpoint must contain.
         validate: Function that evaluates the model on held-out data and returns a mapping from names to values; the
             first entry is the measure that selects the best checkpoint. None without validation.
-
-    Raises:
-        UsageError: The environment configures accelerate to use FSDP or DeepSpeed.
     """
 
     #: Function that returns a loss term that depends only on the trained parameters; None without such a term.
@@ -201,11 +198,7 @@ class ListTrainer(Trainer):
             os.replace(draft, folder / WEIGHTS)
 
     def load_weights(self, folder: Path) -> None:
-        """Copy the tensors of a checkpoint into the module.
-
-        Raises:
-            DataError: The checkpoint contains other tensors, so it belongs to another training.
-        """
+        """Copy the tensors of a checkpoint into the module."""
         with safetensors.safe_open(str(folder / WEIGHTS), "pt") as file, torch.no_grad():
             if set(stored := file.keys()) != set(self._kept):
                 raise DataError(

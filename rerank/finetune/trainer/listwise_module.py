@@ -59,9 +59,6 @@ def sum_weighted_losses(terms: Sequence[WeightedLoss], means: Mapping[str, Tenso
         terms: The terms of the total loss.
         means: Mean of each loss over the lists of the batch, by name.
         queries: Ids of the queries of the lists.
-
-    Raises:
-        BackendError: The loss is not finite; the message names the queries.
     """
     loss = cast(Tensor, sum(term.weight * means[term.name] for term in terms))
     if not torch.isfinite(loss):
@@ -153,9 +150,6 @@ class ListwiseModule(nn.Module):
 
         Returns:
             ``loss`` (the total loss), and ``parts`` (the unweighted value of each loss by name, for the metrics).
-
-        Raises:
-            BackendError: The loss is not finite; the message names the queries.
         """
         layout, log_probs, row, end = self._run_model(ids, positions, examples)
         values: dict[str, list[Tensor]] = {term.name: [] for term in self.losses}

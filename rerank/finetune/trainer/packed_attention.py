@@ -92,9 +92,6 @@ def compute_packed_training_attention(
 
     Returns:
         The output of shape (1, length, heads, head size), and None instead of the attention weights.
-
-    Raises:
-        UsageError: The layer does not use plain softmax attention, or does not receive ``packing``.
     """
     _check_packed_training_layer(module, more)
     row: PackedTrainingRow = more["packing"]

@@ -11,11 +11,7 @@ from rerank.lm.loading import pick_device
 
 
 def training_process_device(device: str) -> str:
-    """Return the device of this process; under torchrun, every process has its own GPU.
-
-    Raises:
-        UsageError: ``device`` selects a particular GPU, which transformers' trainer does not support.
-    """
+    """Return the device of this process; under torchrun, every process has its own GPU."""
     picked = pick_device(device)
     if picked.startswith("cuda:"):
         raise UsageError(

@@ -17,11 +17,6 @@ def pick_reporting_services(names: Sequence[str] | None) -> list[str]:
 
     Args:
         names: Names of services, or ``none`` for no service. If None, tensorboard is used if it is installed.
-
-    Raises:
-        UnknownNameError: transformers does not support a service with this name.
-        UsageError: ``none`` is combined with a service.
-        MissingPrerequisiteError: A service is not installed.
     """
     if names is None:
         return ["tensorboard"] if find_spec("tensorboard") else []
@@ -59,9 +54,6 @@ def reporting_environment(folder: Path, services: Sequence[str]) -> Iterator[Non
     Args:
         folder: Output folder of the training.
         services: Names of the services in use.
-
-    Raises:
-        BackendError: A service fails.
     """
     ours = {
         "WANDB_MODE": "offline",

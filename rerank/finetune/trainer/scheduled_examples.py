@@ -52,11 +52,7 @@ class ScheduledExamples(torch.utils.data.Dataset[Any]):
 def schedule_training_examples(
     recipe: Recipe, lists: Sequence[TrainingList], examples: ExampleBuilder
 ) -> ScheduledExamples:
-    """Return the examples in training order, after checking that the largest lists fit in the context.
-
-    Raises:
-        DataError: The list with the most text, or the list with the most documents, does not fit in the context.
-    """
+    """Return the examples in training order, after checking that the largest lists fit in the context."""
     table = recipe.training
     lists_per_step = table.batch_size * table.accumulation * int(os.environ.get("WORLD_SIZE", "1"))
     steps = table.steps or max(1, math.ceil(table.epochs * len(lists) / lists_per_step))
@@ -66,11 +62,7 @@ def schedule_training_examples(
 def schedule_held_out_examples(
     recipe: Recipe, lists: Sequence[TrainingList], examples: ExampleBuilder
 ) -> ScheduledExamples:
-    """Return one example per held-out list; documents are sampled as in training, but only once for all validations.
-
-    Raises:
-        DataError: The list with the most text, or the list with the most documents, does not fit in the context.
-    """
+    """Return one example per held-out list; documents are sampled as in training, but only once for all validations."""
     return _schedule_examples(recipe, lists, examples, length=len(lists), steps=1)
 
 

@@ -83,12 +83,6 @@ def train_adapter(
 
     Returns:
         The result. In processes other than the main process, most fields are 0 or empty.
-
-    Raises:
-        UsageError: The recipe is inconsistent, or the folder contains another training.
-        DataError: The training data are invalid, or a list does not fit in the context of the model.
-        BackendError: The model fails, runs out of memory, or returns numbers that are not finite.
-        StorageError: The disk is full; earlier checkpoints stay intact.
     """
     components = make_training_components(recipe)
     for component in (components.adapter, components.optimizer):

@@ -24,10 +24,6 @@ def read_training_and_held_out_lists(
         recipe: The recipe.
         pinned: Mapping from the selectors of data sets in the recipe to the selectors that are read instead, as
             returned by `pin_hub_datasets`; None to read the data sets as named in the recipe.
-
-    Raises:
-        DataError: A file is invalid, no list has two documents, or a held-out query is also in the training lists.
-        UsageError: The recipe names no training lists, or the collection of the held-out lists is ambiguous.
     """
     data, table = recipe.data, recipe.validation
     selectors = [data.collection] * len(data.lists) if isinstance(data.collection, str) else data.collection

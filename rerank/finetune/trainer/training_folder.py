@@ -40,11 +40,7 @@ class TrainingFolder:
     recipe: Recipe
 
     def is_complete(self, *, resume: bool) -> bool:
-        """Return whether the folder contains the result of this training, so that nothing remains to be done.
-
-        Raises:
-            UsageError: The folder contains another training, or it contains this training and ``resume`` is False.
-        """
+        """Return whether the folder contains the result of this training, so that nothing remains to be done."""
         path, result = self.path / _RECIPE, self.path / _RESULT
         if not is_main_training_process():
             return result.is_file()
@@ -82,9 +78,6 @@ class TrainingFolder:
         """Return the commits of the data sets of the recipe, in the form that `pin_hub_datasets` returns.
 
         A resumed training uses the commits with which it started; a new training uses the current commits.
-
-        Raises:
-            MissingResourceError: A data set does not exist, or is not in the cache while there is no network.
         """
         if (path := self.path / _DATASETS).is_file():
             return read_json_object(path, "data sets of the training")
@@ -109,11 +102,7 @@ def list_training_checkpoints(folder: Path) -> list[Path]:
 
 @contextmanager
 def training_storage_errors() -> Iterator[None]:
-    """Convert errors of a full or failing disk into a `StorageError`.
-
-    Raises:
-        StorageError: A file cannot be written.
-    """
+    """Convert errors of a full or failing disk into a `StorageError`."""
     try:
         yield
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:

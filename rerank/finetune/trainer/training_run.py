@@ -84,9 +84,6 @@ class TrainingRun:
         folder: Output folder.
         device: Torch device.
         report_to: Names of the services to which metrics are reported.
-
-    Raises:
-        RerankError: Model or data cannot be loaded; `rerank.finetune.trainer.training.train_adapter` lists the errors.
     """
 
     def __init__(
@@ -235,11 +232,7 @@ class TrainingRun:
         )
 
     def train(self, *, resume: bool, progress: ProgressFactory) -> None:
-        """Train to the end and save the adapter.
-
-        Raises:
-            RerankError: The training fails; `rerank.finetune.trainer.training.train_adapter` lists the errors.
-        """
+        """Train to the end and save the adapter."""
         if self._folder.is_complete(resume=resume):
             self.outcome = self._folder.read_result()
             return
@@ -353,11 +346,7 @@ class TrainingRun:
 
     @contextlib.contextmanager
     def explain_out_of_memory(self) -> Iterator[None]:
-        """Convert an out-of-memory error into an error that names the sizes in use and settings that need less memory.
-
-        Raises:
-            BackendError: The memory is exhausted.
-        """
+        """Convert an out-of-memory error into one that names the sizes in use and settings that need less."""
         try:
             yield
         except (RuntimeError, MemoryError) as error:

@@ -33,11 +33,7 @@ class Validation:
 
     @classmethod
     def of(cls, table: ValidationTable) -> Validation:
-        """Create the validation that a recipe describes; its candidates are retrieved once for the whole training.
-
-        Raises:
-            RerankError: The collection or the first stage cannot be used, or the measure does not exist.
-        """
+        """Create the validation that a recipe describes; its candidates are retrieved once for the whole training."""
         parse_measures([table.ranking_measure])  # report an invalid measure before the training, not after it
         spec = RunSpec(
             collection=table.collection,

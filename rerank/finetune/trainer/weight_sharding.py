@@ -36,9 +36,6 @@ def shard_weights(module: ListwiseModule, kept: Collection[str], device: str, dt
         kept: Names of the tensors in checkpoints; they are not sharded unless all weights are.
         device: Torch device of this process, to which the module is moved.
         dtype: Data type of the computation: ``float32`` or ``bfloat16``.
-
-    Raises:
-        UsageError: The decoder of the model has no attribute ``layers``.
     """
     model = unwrap_adapted_model(module.model)
     layers = getattr(model.get_decoder(), "layers", None)

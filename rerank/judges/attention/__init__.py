@@ -146,9 +146,6 @@ class Attention(ListwiseJudge):
         """Divide a window into consecutive smaller windows that fit in the context without truncation.
 
         A document that does not fit by itself gets its own window and is truncated there.
-
-        Raises:
-            ContextOverflowError: A single document does not fit even when it is truncated to its minimum length.
         """
         try:
             is_whole = self._fit(window, self._evidence_budget).cut == 0
@@ -163,11 +160,7 @@ class Attention(ListwiseJudge):
         return [part for half in halves for part in self.evidence_windows(half)]
 
     def evidence_request(self, window: Window) -> Request:
-        """Return the request whose reply `evidence` parses. Its passages are not limited by ``max_passage_tokens``.
-
-        Raises:
-            ContextOverflowError: The window does not fit in the context.
-        """
+        """Return the request whose reply `evidence` parses. Its passages are not limited by ``max_passage_tokens``."""
         return self.request(window, per_token=True)
 
     def evidence(
@@ -185,11 +178,6 @@ class Attention(ListwiseJudge):
         Returns:
             For each document, in window order, the units of the part of its text that the prompt shows. The truncated
             rest of the text has no units.
-
-        Raises:
-            PartialFailureError: The request failed or was refused.
-            DataError: The reply has no token scores.
-            UsageError: The prompt shows passages more than once, or changes them.
         """
         if reply.finish in ("error", "refused"):
             raise PartialFailureError(
@@ -240,11 +228,7 @@ def _reverse_window(window: Window) -> Window:
 
 
 def parse_attention_layers(layers: str) -> tuple[int, int] | None:
-    """Parse a range of layers such as ``8-15``; return None, which means all layers, for an empty string.
-
-    Raises:
-        UsageError: The text is not a range, or its end is before its start.
-    """
+    """Parse a range of layers such as ``8-15``; return None, which means all layers, for an empty string."""
     if not layers:
         return None
     match = re.fullmatch(r"(\d+)-(\d+)", layers.strip())

@@ -44,9 +44,6 @@ class EvidenceSpan:
         end: Offset of the end (exclusive).
         score: Share of the passage's attention that the span receives, from 0 to 1. Shares allow comparing spans within
             a passage; they do not tell whether the passage is relevant.
-
-    Raises:
-        DataError: The span is empty, or the score is not between 0 and 1.
     """
 
     start: int
@@ -68,9 +65,6 @@ def find_attention_judge_prefixes(template: PromptTemplate, query: str, passages
         template: The prompt template.
         query: Text of the query, as passed to `PromptTemplate.render`.
         passages: Texts of the passages, as passed to `PromptTemplate.render`.
-
-    Raises:
-        UsageError: The template does not show every passage once and unchanged.
     """
     mark = next(mark for mark in map(chr, _PRIVATE_USE) if mark not in query)
     marked = _attention_judge_passage_spans(template, query, [mark] * len(passages))
@@ -193,9 +187,6 @@ def select_attention_judge_evidence(
 
     Returns:
         Spans in the order of the text. Adjacent selected units form one span; its score is the sum of theirs.
-
-    Raises:
-        UsageError: The threshold is not between 0 and 1, or ``max_spans`` is below 1.
     """
     if threshold is not None and not 0 <= threshold <= 1:
         raise UsageError(f"threshold is {threshold!r}", expected="a share of the attention from 0 to 1")

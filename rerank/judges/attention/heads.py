@@ -105,11 +105,6 @@ def open_attention_heads(name: str, identity: Mapping[str, str], base: ModelBase
         name: Path of a file, or ``qrhead`` or ``core`` for the published list of this model.
         identity: Identity of the backend.
         base: The published model whose weights the backend runs; None if it is not known.
-
-    Raises:
-        MissingResourceError: The file does not exist, or no list was published for this model.
-        DataError: The file is not a head list.
-        UsageError: The heads were selected for another model.
     """
     if name in _PUBLISHED:
         return _published_heads(name, identity)
@@ -129,12 +124,7 @@ def open_attention_heads(name: str, identity: Mapping[str, str], base: ModelBase
 
 
 def read_attention_heads(path: Path) -> HeadList:
-    """Read a head list from a file, without checking its model.
-
-    Raises:
-        MissingResourceError: The file does not exist.
-        DataError: The file is not a head list.
-    """
+    """Read a head list from a file, without checking its model."""
     content = read_json_object(
         path, "head list", expected=f"a file written by `rerank heads select`, or one of: {', '.join(_PUBLISHED)}"
     )

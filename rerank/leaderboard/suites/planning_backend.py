@@ -56,11 +56,7 @@ class PlanningBackend:
     costs_money: bool = False
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Raise an error, because no weights are loaded.
-
-        Raises:
-            BackendError: Always.
-        """
+        """Raise an error, because no weights are loaded."""
         raise BackendError(f"{len(requests)} requests were sent to a backend without weights")
 
 
@@ -86,11 +82,6 @@ def open_suite_planning_backend(spec: RunSpec, kind: str) -> PlanningBackend:
     Args:
         spec: Specification of the run, completed with the settings of its adapter.
         kind: Backend of the method, as in `suite_model_has_weights`.
-
-    Raises:
-        MissingPrerequisiteError: Transformers, or Pillow for a model that accepts images, is not installed.
-        MissingResourceError: The model or adapter does not exist.
-        UsageError: The requested context size exceeds the context size of the model.
     """
     options = ranker_config_of_run(spec).backend_options()
     name = resolve_model_name(split_model_selector(spec.model)[1])

@@ -52,11 +52,7 @@ def suite_result_row(suite: Suite, result: SuiteResult) -> dict[str, Any]:
 
 
 def write_suite_results(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write results.jsonl and results.csv atomically. The CSV file has one column per measure.
-
-    Raises:
-        StorageError: The folder cannot be created or written.
-    """
+    """Write results.jsonl and results.csv atomically. The CSV file has one column per measure."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -96,9 +92,6 @@ def check_suite_candidates(folders: Sequence[RunFolder], expected: str) -> None:
     Args:
         folders: Folders of the runs.
         expected: Digest of the candidates, as returned by `digest_candidates`.
-
-    Raises:
-        DataError: A run reranked other candidates.
     """
     for folder in folders:
         if folder.spec()["identity"].get("first_stage") != expected:

@@ -64,11 +64,7 @@ class StoredRun:
 
 
 def read_stored_suite_runs(out: Path) -> list[StoredRun]:
-    """Read all run folders in a suite's folder.
-
-    Raises:
-        DataError: A file of a run folder is not valid JSON or lacks a key.
-    """
+    """Read all run folders in a suite's folder."""
     return list(_iterate_suite_folders(out))
 
 

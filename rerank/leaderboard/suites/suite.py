@@ -141,10 +141,6 @@ class Suite(_Table):
         Args:
             values: Values of the file.
             data: Folder that replaces ``{data}`` in strings.
-
-        Raises:
-            UnknownNameError: A key or method does not exist. The message suggests the most similar name.
-            UsageError: A value is invalid, or ``{data}`` occurs in a value but no folder was given.
         """
         values = insert_suite_data_folder(normalize_suite_keys(values), data)
         _check_suite_keys(values)
@@ -161,12 +157,7 @@ class Suite(_Table):
         return Suite.make(values | {"methods": self.methods or Suite.model_fields["methods"].default})
 
     def systems(self) -> dict[str, dict[str, Any]]:
-        """Return a mapping from the name of each reranker to the fields of its run specification.
-
-        Raises:
-            UsageError: Two rerankers have the same name, or a value is invalid.
-            UnknownNameError: A method does not exist.
-        """
+        """Return a mapping from the name of each reranker to the fields of its run specification."""
         pairs: list[tuple[str, dict[str, Any]]] = [
             (_suite_label({"method": method, "model": model}), {**self.options, "method": method, "model": model})
             for model, method in itertools.product(self.models, self.methods)
@@ -265,11 +256,6 @@ def read_suite(path: str | Path, *, data: str | Path | None = None, trust_remote
         path: The TOML file.
         data: Folder that replaces ``{data}`` in strings.
         trust_remote_code: Whether the suite may run Python code that comes with its models.
-
-    Raises:
-        MissingResourceError: The file does not exist.
-        DataError: The file is not valid TOML.
-        UsageError: A value is invalid, or the suite runs remote code without permission.
     """
     values = insert_suite_data_folder(read_toml_file(path, "suite"), data)
     return Suite.make(settings_from_file(values, path, trust_remote_code=trust_remote_code), data=data)

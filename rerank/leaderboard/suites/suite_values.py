@@ -31,11 +31,7 @@ def normalize_suite_keys(values: Any) -> Any:
 
 
 def insert_suite_data_folder(values: Any, data: str | Path | None) -> Any:
-    """Return the values with ``{data}`` replaced by the folder given with ``--data``.
-
-    Raises:
-        UsageError: A value contains ``{data}``, but no folder was given.
-    """
+    """Return the values with ``{data}`` replaced by the folder given with ``--data``."""
     if isinstance(values, Mapping):
         return {key: insert_suite_data_folder(value, data) for key, value in values.items()}
     if isinstance(values, list):

@@ -41,10 +41,6 @@ class Hybrid:
         depth: Number of documents that each stage retrieves, even if fewer are requested, so a shorter ranking is a
             prefix of a longer one. If more documents are requested, each stage retrieves that many. The default of 1000
             is the usual depth of TREC runs.
-
-    Raises:
-        UnknownNameError: There is no such first stage or option; the message suggests similar names.
-        UsageError: There are fewer than two stages, a stage is a hybrid, or an option is invalid.
     """
 
     stages: str
@@ -86,21 +82,13 @@ class Hybrid:
         return tuple(split_hybrid_stages(self.stages))
 
     def over(self, corpus: Corpus) -> HybridRetriever:
-        """Open every stage over ``corpus``, after checking the prerequisites of all stages.
-
-        Raises:
-            RerankError: A stage fails.
-        """
+        """Open every stage over ``corpus``, after checking the prerequisites of all stages."""
         self.check_prerequisites()
         # open_first_stage drops the query's own document, which must not take up a rank or affect the normalization
         return HybridRetriever(self, tuple(open_first_stage(selector, corpus) for selector in self.nested_stages))
 
     def check_prerequisites(self) -> None:
-        """Check that the prerequisites of all stages are installed.
-
-        Raises:
-            MissingPrerequisiteError: An extra or a program is not installed.
-        """
+        """Check that the prerequisites of all stages are installed."""
         for selector in self.nested_stages:
             if isinstance(stage := build_from_selector(first_stages, selector), HasPrerequisites):
                 stage.check_prerequisites()
@@ -131,10 +119,6 @@ class HybridRetriever:
         A document that is missing from a ranking has the value 0 in it (``rrf``, ``min-max``) or the lowest value of
         the ranking (``z-score``). Queries for which no stage returns a ranking are omitted. If several stages find a
         document, its text comes from the stage listed first.
-
-        Raises:
-            UsageError: ``k`` is below 1.
-            RerankError: A stage fails.
         """
         depth = max(self.options.depth, check_retrieval_depth(k))
         runs = [retriever.search(queries, depth) for retriever in self.retrievers]
@@ -157,9 +141,6 @@ def split_hybrid_stages(text: str) -> list[str]:
 
     >>> split_hybrid_stages("(bm25,k1=1.2)+run:a.trec")
     ['bm25,k1=1.2', 'run:a.trec']
-
-    Raises:
-        UsageError: There are fewer than two selectors, or a selector is empty.
     """
     parts = [part.strip() for part in split_selector_outside_parentheses(text, _PLUS)]
     selectors = [part[1:-1].strip() if part[:1] + part[-1:] == "()" else part for part in parts]
@@ -176,9 +157,6 @@ def parse_hybrid_weights(text: str, stages: int) -> tuple[float, ...]:
 
     >>> parse_hybrid_weights("0.3+0.7", 2)
     (0.3, 0.7)
-
-    Raises:
-        UsageError: The number of weights is wrong, a weight is negative or not finite, or all weights are 0.
     """
     try:
         weights = tuple(map(float, text.split("+"))) if text else (1.0,) * stages

@@ -42,9 +42,6 @@ class Images(VectorOptions):
             picture. If it is given, no picture is opened; if empty, the pictures are embedded.
         ids: Path of a file with the document ids in the order of the rows: a text file with one id per line, or an .npy
             file. Required with ``embeddings``.
-
-    Raises:
-        UsageError: A number is out of range, or only one of ``embeddings`` and ``ids`` is given.
     """
 
     model: str
@@ -63,16 +60,7 @@ class Images(VectorOptions):
             )
 
     def over(self, corpus: Corpus) -> ImageRetriever:
-        """Load the model and open the index of ``corpus``, after building it if needed.
-
-        Raises:
-            MissingPrerequisiteError: The extra ``images`` is not installed.
-            MissingResourceError: The model or the file of embeddings does not exist.
-            BackendError: The model fails; embeddings saved so far are kept.
-            DataError: No document has a picture, the weights are damaged, or a file of embeddings or ids is malformed.
-            StorageError: The cache folder cannot be written.
-            UsageError: The model does not embed texts and pictures, or an option is invalid for the model or machine.
-        """
+        """Load the model and open the index of ``corpus``, after building it if needed."""
         from rerank.retrieval.base.model_folders import locate_retrieval_model
         from rerank.retrieval.images.encoder import load_image_encoder
         from rerank.retrieval.images.precomputed import PrecomputedEmbeddings
@@ -83,11 +71,7 @@ class Images(VectorOptions):
         return ImageRetriever(self, corpus, encoder)
 
     def check_prerequisites(self) -> None:
-        """Check that torch, transformers, faiss and Pillow are installed.
-
-        Raises:
-            MissingPrerequisiteError: One of these packages cannot be imported.
-        """
+        """Check that torch, transformers, faiss and Pillow are installed."""
         from rerank.retrieval.images.encoder import require_image_retrieval_packages
 
         require_image_retrieval_packages()
@@ -100,9 +84,6 @@ class Images(VectorOptions):
         """Return what the embeddings depend on, as a mapping: a hash of the picture sizes reveals most changes.
 
         Precomputed embeddings depend only on ids, so the mapping then contains no hash.
-
-        Raises:
-            DataError: No document has a picture.
         """
         if self.embeddings:
             return {"reads": "ids"}

@@ -49,9 +49,6 @@ class ImageEncoder:
         identity: Everything that picture embeddings depend on, apart from the pictures.
         query_prompt: Text put before every query.
         size: Dimension of the embeddings.
-
-    Raises:
-        UsageError: The model does not embed both texts and pictures.
     """
 
     def __init__(self, model: Any, processor: Any, *, identity: Mapping[str, str], query_prompt: str = "") -> None:
@@ -70,11 +67,7 @@ class ImageEncoder:
         self.size = int(self._texts(["a"]).shape[1])
 
     def queries(self, texts: Sequence[str]) -> Floats:
-        """Embed queries one at a time; queries longer than the model's context are truncated with a warning.
-
-        Raises:
-            BackendError: The model fails, or returns numbers that are not finite.
-        """
+        """Embed queries one at a time; queries longer than the model's context are truncated with a warning."""
         prompted = [self.query_prompt + text for text in texts]
         with quiet_transformers():
             lengths = [len(self._processor.tokenizer(text)["input_ids"]) for text in prompted]
@@ -87,11 +80,7 @@ class ImageEncoder:
         return np.concatenate(rows) if rows else np.empty((0, self.size), dtype=np.float32)
 
     def passages(self, texts: Sequence[str]) -> Floats:
-        """Embed the pictures at these paths in one batch; the row of an unreadable picture is all zeros.
-
-        Raises:
-            BackendError: The model fails, or returns numbers that are not finite.
-        """
+        """Embed the pictures at these paths in one batch; the row of an unreadable picture is all zeros."""
         readable = []
         for index, path in enumerate(texts):
             try:
@@ -146,12 +135,6 @@ def load_image_encoder(name: Path | str, options: ImageEncoderOptions) -> ImageE
     Args:
         name: The folder, or ``owner/model`` on the hub.
         options: Options for loading the model: revision, device, data type and query prompt.
-
-    Raises:
-        MissingPrerequisiteError: The extra ``images`` is not installed.
-        MissingResourceError: The model does not exist.
-        UsageError: The model does not embed texts and pictures, or an option is invalid for this machine.
-        DataError: The weights are damaged, or pickled instead of in safetensors files.
     """
     require_image_retrieval_packages()
     import transformers
@@ -170,11 +153,7 @@ def load_image_encoder(name: Path | str, options: ImageEncoderOptions) -> ImageE
 
 
 def require_image_retrieval_packages() -> None:
-    """Check that the packages of the extra ``images`` can be imported.
-
-    Raises:
-        MissingPrerequisiteError: A package cannot be imported.
-    """
+    """Check that the packages of the extra ``images`` can be imported."""
     require_pillow()
     require_encoder_packages(stage="images", sentences=False)
 

@@ -30,11 +30,7 @@ def save_retriever_documents_without_vector(matrix: Floats, path: Path) -> None:
 
 
 def read_documents_without_vector(path: Path, documents: int) -> Positions:
-    """Load the positions that `save_retriever_documents_without_vector` saved.
-
-    Raises:
-        ValueError: The file does not contain valid positions in a collection of ``documents`` documents.
-    """
+    """Load the positions that `save_retriever_documents_without_vector` saved."""
     positions: Positions = np.load(path, allow_pickle=False)
     valid = positions.ndim == 1 and positions.dtype == np.int64
     if not valid or (len(positions) and not 0 <= positions[0] <= positions[-1] < documents):

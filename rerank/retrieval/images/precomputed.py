@@ -29,11 +29,6 @@ class PrecomputedEmbeddings:
         identity: Mapping with a hash of the ids and all rows.
         query_prompt: The query prompt of the encoder.
         size: Dimension of the embeddings.
-
-    Raises:
-        MissingResourceError: A file does not exist.
-        DataError: A file is malformed, or the number of ids differs from the number of rows.
-        UsageError: The embeddings and the encoder have different dimensions.
     """
 
     def __init__(self, embeddings: str, ids: str, encoder: Encoder) -> None:
@@ -60,11 +55,7 @@ class PrecomputedEmbeddings:
         return self._encoder.queries(texts)
 
     def passages(self, texts: Sequence[str]) -> Floats:
-        """Return the rows of the documents with these ids; the row of an id without an embedding is all zeros.
-
-        Raises:
-            DataError: A row contains a number that is not finite.
-        """
+        """Return the rows of the documents with these ids; the row of an id without an embedding is all zeros."""
         sources = [self._rows_by_id.get(name, -1) for name in texts]
         rows = np.zeros((len(texts), self.size), dtype=np.float32)
         known = [index for index, source in enumerate(sources) if source >= 0]

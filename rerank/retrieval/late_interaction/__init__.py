@@ -49,10 +49,6 @@ class LateInteraction:
         batch_size: Number of documents encoded per batch.
         revision: Branch, tag or commit on the hub; empty for the default branch.
         trust_remote_code: Whether to run Python code that comes with the model.
-
-    Raises:
-        UnknownNameError: The first stage of the candidates does not exist.
-        UsageError: A number is out of range, or an option of the candidates' first stage is invalid.
     """
 
     model: str
@@ -82,15 +78,7 @@ class LateInteraction:
         return (text[1:-1].strip() if text[:1] + text[-1:] == "()" else text,)
 
     def over(self, corpus: Corpus) -> LateInteractionRetriever:
-        """Open the first stage of the candidates, and load the model.
-
-        Raises:
-            MissingPrerequisiteError: The extra ``late-interaction`` or a prerequisite of the candidates is missing.
-            MissingResourceError: The model does not exist.
-            DataError: The weights are damaged, or pickled instead of in safetensors files.
-            UsageError: The model is not a multi-vector model, or an option is invalid for this machine.
-            RerankError: The first stage of the candidates fails.
-        """
+        """Open the first stage of the candidates, and load the model."""
         from rerank.retrieval.base.model_folders import locate_retrieval_model
         from rerank.retrieval.late_interaction.scorer import load_maxsim_scorer
 
@@ -100,11 +88,7 @@ class LateInteraction:
         return LateInteractionRetriever(self, open_first_stage(*self.nested_stages, corpus), scorer)
 
     def check_prerequisites(self) -> None:
-        """Check that sentence-transformers and the prerequisites of the candidates' first stage are installed.
-
-        Raises:
-            MissingPrerequisiteError: A prerequisite is not installed.
-        """
+        """Check that sentence-transformers and the prerequisites of the candidates' first stage are installed."""
         from rerank.indexing.text_encoder import require_encoder_packages
 
         require_encoder_packages(stage="late-interaction", faiss=False)
@@ -130,11 +114,6 @@ class LateInteractionRetriever:
 
         Queries without a ranking in the first stage of the candidates are omitted. A ranking does not depend on the
         other queries of the call.
-
-        Raises:
-            UsageError: ``k`` is below 1.
-            BackendError: The model fails.
-            RerankError: The first stage of the candidates fails.
         """
         run = self.candidates.search(queries, max(self.options.depth, check_retrieval_depth(k)))
         return Run((self._rank(ranking).top(k) for ranking in run.values()), name="late-interaction")

@@ -50,9 +50,6 @@ class MaxSimScorer:
         only once and so have equal scores, although the other texts of a batch affect the last digits of a score. If
         the model keeps no token of a text, such as an empty text, the text receives the lowest score of the other
         texts, or 0 if there are none.
-
-        Raises:
-            BackendError: The model fails, or returns numbers that are not finite.
         """
         # Longest texts first: batches need little padding, and if memory runs out, it does so at the start.
         distinct = sorted(set(texts), key=lambda text: (-len(text), text))
@@ -84,11 +81,6 @@ def load_maxsim_scorer(name: Path | str, options: MaxSimOptions) -> MaxSimScorer
     Args:
         name: The folder, or ``owner/model`` on the hub.
         options: Options for loading the model, its prompts and its batch size.
-
-    Raises:
-        MissingResourceError: The model does not exist.
-        UsageError: The model is not a multi-vector model, or an option is invalid for this machine.
-        DataError: The weights are damaged, or pickled instead of in safetensors files.
     """
     files = locate_encoder(name, options)
     model, _ = load_encoder_model("MultiVectorEncoder", files, options)

@@ -45,9 +45,6 @@ class Lucene:
         original_weight: Weight of the original query in RM3, 0 to 1; None for 0.5.
         fields: The text to index: title and body, or only the body; None for title and body. Not allowed with
             ``index``.
-
-    Raises:
-        UsageError: A number is out of range, or options contradict each other.
     """
 
     index: str = ""
@@ -91,11 +88,7 @@ class Lucene:
         return self.fb_docs or 10, self.fb_terms or 10, weight
 
     def check_prerequisites(self) -> None:
-        """Check that Pyserini and a JDK are installed.
-
-        Raises:
-            MissingPrerequisiteError: Pyserini or the JDK is missing, or the JDK is too old.
-        """
+        """Check that Pyserini and a JDK are installed."""
         missing = [name for name in ("pyserini", "jnius") if not find_spec(name)]
         if missing:
             raise MissingPrerequisiteError(
@@ -105,17 +98,7 @@ class Lucene:
         find_java()
 
     def over(self, corpus: Corpus) -> LuceneRetriever:
-        """Open the index, after building it from ``corpus`` if needed.
-
-        Raises:
-            MissingPrerequisiteError: Pyserini or a JDK of version 21 or newer is not installed.
-            MissingResourceError: The named index does not exist and cannot be downloaded.
-            DataError: The folder is not an index, the index lacks the term vectors that RM3 needs, or the collection
-                has no text.
-            BackendError: Anserini's indexer fails.
-            StorageError: The cache folder cannot be written.
-            UnknownNameError: Pyserini has no prebuilt index of this name.
-        """
+        """Open the index, after building it from ``corpus`` if needed."""
         self.check_prerequisites()
         return _open_existing_lucene_index(self, corpus) if self.index else _open_cached_lucene_index(self, corpus)
 
@@ -142,10 +125,6 @@ class LuceneRetriever:
 
         Ties, including the one at rank ``k``, are broken by document id, descending. Scores are Lucene's own;
         Pyserini's searcher would round them to four digits and break ties by id, ascending.
-
-        Raises:
-            DataError: The index contains a document that the collection does not contain.
-            UsageError: ``k`` is below 1.
         """
         check_retrieval_depth(k)
         results = [(query, self._top(query, k)) for query in queries]

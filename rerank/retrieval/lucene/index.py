@@ -45,9 +45,6 @@ class LuceneScoring:
 def lucene_analyzer_code(language: str) -> str:
     """Return the code of Anserini's analyzer for a language; ``*`` if there is none and text is only split into words.
 
-    Raises:
-        UsageError: The language code is unknown.
-
     >>> [lucene_analyzer_code(code) for code in ("en-GB", "nb", "zh_TW", "eo")]
     ['en', 'no', 'zh', '*']
     """
@@ -89,9 +86,6 @@ class LuceneIndex:
             folder: The folder with Lucene's files.
             language: Language code from `lucene_analyzer_code`, which selects the analyzer for queries.
             scoring: The scoring parameters.
-
-        Raises:
-            ValueError: The folder is not an index, or the index lacks the term vectors that RM3 needs.
         """
         find = _java_class_finder()
         from jnius import JavaException, cast
@@ -124,11 +118,7 @@ class LuceneIndex:
         self._reader.close()
 
     def search(self, text: str, k: int) -> list[tuple[str, float]]:
-        """Return the ids and scores of the ``k`` best documents and of all documents tied at rank k, best first.
-
-        Raises:
-            BackendError: Lucene fails, for example because the index is damaged.
-        """
+        """Return the ids and scores of the ``k`` best documents and of all documents tied at rank k, best first."""
         from jnius import JavaException
 
         try:

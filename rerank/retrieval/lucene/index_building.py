@@ -28,11 +28,6 @@ def write_lucene_index(folder: Path, documents: Iterable[str], language: str) ->
         folder: The empty target folder; temporary files are written beside it.
         documents: The text of each document, in the order of the collection.
         language: Language code from `rerank.retrieval.lucene.index.lucene_analyzer_code`.
-
-    Raises:
-        DataError: No document has any text.
-        BackendError: Anserini's indexer fails.
-        StorageError: The index cannot be written.
     """
     with storage_errors(folder), tempfile.TemporaryDirectory(prefix=f"{folder.name}-", dir=folder.parent) as scratch:
         written = total = 0
@@ -59,11 +54,7 @@ def write_lucene_index(folder: Path, documents: Iterable[str], language: str) ->
 
 
 def _run_lucene_indexer(source: Path, folder: Path, language: str) -> None:
-    """Run the indexer in a separate process, because the indexer logs to stdout and frees its memory only when it ends.
-
-    Raises:
-        BackendError: The indexer fails.
-    """
+    """Run the indexer in a separate process, because it logs to stdout and frees its memory only when it ends."""
     analysis = ["--stemmer", "none", "--keepStopwords"] if language == WORDS_ONLY else ["--language", language]
     command = [sys.executable, "-m", _INDEXER, "--collection", "JsonCollection", "--threads", "1", "--optimize"]
     command += ["--generator", "DefaultLuceneDocumentGenerator", "--storeDocvectors", "--memoryBuffer", str(_BUFFER)]

@@ -21,11 +21,7 @@ _VARIABLES = ("JAVA_HOME", "JDK_HOME", "JRE_HOME")
 
 
 def find_java() -> tuple[Path, str]:
-    """Return the home folder of the Java installation that pyjnius will load, and its version, such as ``21.0.5``.
-
-    Raises:
-        MissingPrerequisiteError: There is no JDK, or it is older than `OLDEST`; the message names Debian's package.
-    """
+    """Return the home folder of the Java installation that pyjnius will load, and its version, such as ``21.0.5``."""
     home, where = _java_home()
     if home is None:
         raise MissingPrerequisiteError(

@@ -16,10 +16,6 @@ def prebuilt_lucene_index_folder(name: str) -> Path:
 
     Args:
         name: A folder, or the name of a prebuilt index (``msmarco-v1-passage-full``).
-
-    Raises:
-        MissingResourceError: The folder does not exist, or the index cannot be downloaded.
-        UnknownNameError: The name is neither a folder nor a prebuilt index; the message suggests similar names.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():

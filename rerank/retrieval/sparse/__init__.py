@@ -54,9 +54,6 @@ class Sparse:
             memory: for each of its tokens, one number per vocabulary term.
         revision: Branch, tag or commit on the hub; empty for the default branch.
         trust_remote_code: Whether to run Python code that comes with the model.
-
-    Raises:
-        UsageError: A number is out of range.
     """
 
     model: str
@@ -81,16 +78,7 @@ class Sparse:
                 )
 
     def over(self, corpus: Corpus) -> SparseRetriever:
-        """Load the model and open the vectors of ``corpus``, after computing them if needed.
-
-        Raises:
-            MissingPrerequisiteError: The extra ``sparse`` is not installed.
-            MissingResourceError: The model does not exist.
-            BackendError: The model fails; vectors saved so far are kept.
-            DataError: The collection has no documents, two documents have the same id, or the weights are damaged.
-            StorageError: The cache folder cannot be written.
-            UsageError: The model is not a sparse encoder, or an option is invalid for this machine.
-        """
+        """Load the model and open the vectors of ``corpus``, after computing them if needed."""
         return SparseRetriever(self, corpus, self._load())
 
     def over_with_workers(self, corpus: Corpus, workers: WorkerMap) -> SparseRetriever:
@@ -111,11 +99,7 @@ class Sparse:
         return load_sparse_encoder(locate_retrieval_model(self.model, kind="sparse"), self)
 
     def check_prerequisites(self) -> None:
-        """Check that sentence-transformers is installed.
-
-        Raises:
-            MissingPrerequisiteError: sentence-transformers cannot be imported.
-        """
+        """Check that sentence-transformers is installed."""
         from rerank.retrieval.sparse.encoder import require_sparse_retrieval_packages
 
         require_sparse_retrieval_packages()
@@ -164,10 +148,6 @@ class SparseRetriever:
 
         Documents that share no dimension with a query are not returned. The ranking of a query without text is empty.
         A ranking does not depend on the other queries of the call.
-
-        Raises:
-            UsageError: ``k`` is below 1.
-            BackendError: The model fails.
         """
         check_retrieval_depth(k)
         with_text = [query for query in queries if query.text.strip()]

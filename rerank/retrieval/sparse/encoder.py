@@ -72,9 +72,6 @@ class SentenceSparseEncoder:
 
         Returns:
             An array of shape (texts, size).
-
-        Raises:
-            BackendError: The model fails, or returns numbers that are not finite.
         """
         encode = self._model.encode_query
         rows = [self._encode(encode, [text], self._query_prompt, self._query_max_dims) for text in texts]
@@ -87,9 +84,6 @@ class SentenceSparseEncoder:
 
         Returns:
             An array of shape (texts, size).
-
-        Raises:
-            BackendError: The model fails, or returns numbers that are not finite.
         """
         return self._encode(self._model.encode_document, texts, self._passage_prompt, self._max_dims)
 
@@ -120,12 +114,6 @@ def load_sparse_encoder(name: Path | str, options: SparseEncoderOptions) -> Sent
     Args:
         name: The folder, or ``owner/model`` on the hub.
         options: Options for loading the model, its prompts, and its numbers of nonzero dimensions.
-
-    Raises:
-        MissingPrerequisiteError: The extra ``sparse`` is not installed.
-        MissingResourceError: The model does not exist.
-        UsageError: The model is not a sparse encoder, or an option is invalid for this machine.
-        DataError: The weights are damaged, or pickled instead of in safetensors files.
     """
     require_sparse_retrieval_packages()
     files = locate_encoder(name, options)
@@ -140,11 +128,7 @@ def load_sparse_encoder(name: Path | str, options: SparseEncoderOptions) -> Sent
 
 
 def require_sparse_retrieval_packages() -> None:
-    """Check that the packages of the extra ``sparse`` can be imported.
-
-    Raises:
-        MissingPrerequisiteError: A package cannot be imported.
-    """
+    """Check that the packages of the extra ``sparse`` can be imported."""
     require_encoder_packages(stage="sparse", faiss=False)
 
 

@@ -69,11 +69,7 @@ class SparseVectors:
     """
 
     def __init__(self, folder: Path, documents: int, size: int) -> None:
-        """Memory-map the files of a folder.
-
-        Raises:
-            ValueError: The files do not match each other, or do not contain this many documents and dimensions.
-        """
+        """Memory-map the files of a folder."""
         self.folder = folder
         # blocks, shape (blocks + 1,): the first document of each block. columns, shape (blocks, size + 1): where each
         # column starts in the arrays rows (positions of documents within their block) and values (weights).
@@ -140,10 +136,6 @@ def open_sparse_vectors(
         text: Function that returns the text of a document to encode.
         batch_size: Number of documents per batch. The saved vectors may be reused with another batch size.
         workers: Workers that encode the texts instead of this process; None to encode the texts in this process.
-
-    Raises:
-        StorageError: The cache folder cannot be written.
-        BackendError: The model fails; batches saved so far are kept.
     """
     folder = documents.folder.with_name(f"sparse-{indexing_folder_key(made_from)}")
     files = _Rows(encoding_order_by_length(documents), encoder.size)
@@ -170,11 +162,7 @@ class _Rows:
             (folder / name).touch()
 
     def resume(self, folder: Path, done: int) -> None:
-        """Truncate the files to the vectors of the first ``done`` documents.
-
-        Raises:
-            ValueError: A file contains fewer vectors than this.
-        """
+        """Truncate the files to the vectors of the first ``done`` documents."""
         counts = np.fromfile(folder / _COUNTS[0], _COUNTS[1], done)
         weights = int(counts.sum(dtype=np.int64))
         for (name, dtype), entries in ((_COUNTS, done), (_DIMENSIONS, weights), (_VALUES, weights)):

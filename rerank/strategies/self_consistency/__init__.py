@@ -31,9 +31,6 @@ class SelfConsistency:
         passes: Number of random orders. The paper uses m = 20; 5 orders achieve two thirds of the gain of 20 orders.
         top_k: Number of best documents to rank in each result; None for all.
         seed: Seed of the shuffles.
-
-    Raises:
-        UsageError: ``passes`` is not between 1 and 1000.
     """
 
     passes: int = 5

@@ -66,11 +66,7 @@ class DecisionRequest(ApiBody):
     questions: list[DecisionQuestion] = Field(min_length=1, max_length=400)
 
     def input_text(self) -> str:
-        """Return the input as one text, in which the parts of messages are separated by line breaks.
-
-        Raises:
-            DataError: A part is not a text.
-        """
+        """Return the input as one text, in which the parts of messages are separated by line breaks."""
         texts: list[str] = []
         waiting: list[Any] = [self.input]  # a stack, since parts may be nested deeper than Python's recursion limit
         while waiting:

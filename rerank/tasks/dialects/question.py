@@ -155,9 +155,6 @@ def document_texts(documents: Sequence[GivenDocument], rank_fields: Sequence[str
 
     An object is represented by its ``rank_fields``, one ``name: value`` per line. Without ``rank_fields``, it is
     represented by its field ``text`` or, if that is missing, by all fields that are texts or numbers.
-
-    Raises:
-        DataError: None of these fields of an object is a text or a number.
     """
     return [_document_text(document, rank_fields, position) for position, document in enumerate(documents)]
 

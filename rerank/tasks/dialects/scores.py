@@ -32,11 +32,7 @@ class ScoreRequest(ApiBody):
     instruction: GivenText | None = None
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Return the (query, document) pairs.
-
-        Raises:
-            DataError: The number of queries is neither 1 nor the number of documents.
-        """
+        """Return the (query, document) pairs."""
         queries = [self.queries] if isinstance(self.queries, str) else self.queries
         documents = [self.documents] if isinstance(self.documents, str) else self.documents
         if len(queries) == 1:

@@ -40,13 +40,7 @@ class Qlora(LoraFamily):
     needs: ClassVar[str] = "cuda"
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        """Return the quantised model with LoRA layers.
-
-        Raises:
-            MissingPrerequisiteError: There is no CUDA device, or bitsandbytes is not installed.
-            UsageError: ``init`` is ``loftq``, and the model is already quantised or a rank exceeds the smaller side of
-                its matrix.
-        """
+        """Return the quantised model with LoRA layers."""
         self.check_machine()
         from rerank.finetune.adapters.qlora import four_bit
         from rerank.finetune.extra.adapters.base.loftq import initialise_loftq
@@ -70,11 +64,7 @@ class Qlora(LoraFamily):
         return wrapped
 
     def check_machine(self) -> None:
-        """Check that CUDA and bitsandbytes are available.
-
-        Raises:
-            MissingPrerequisiteError: There is no CUDA device, or bitsandbytes is not installed.
-        """
+        """Check that CUDA and bitsandbytes are available."""
         import torch
 
         if not torch.cuda.is_available():

@@ -45,11 +45,7 @@ class Lift(LinearTargets, PeftAdapter):
         require_adapter_option_at_least("filter_rank", self.filter_rank, 1)
 
     def peft_config(self, model: Any, seed: int) -> Any:
-        """Return peft's configuration of SHiRA with the mask function of LIFT.
-
-        Raises:
-            UsageError: A matrix has fewer weights than the number of weights to train.
-        """
+        """Return peft's configuration of SHiRA with the mask function of LIFT."""
         import torch
         from peft import ShiraConfig
 

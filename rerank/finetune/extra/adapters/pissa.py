@@ -36,11 +36,7 @@ class Pissa(ResidualBaseLora):
         require_adapter_option_at_least("niter", self.niter, 0)
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        """Return the model with PiSSA's factors and the residual base weights.
-
-        Raises:
-            UsageError: A matrix has fewer than r singular directions.
-        """
+        """Return the model with PiSSA's factors and the residual base weights."""
         require_ranks_fit("r", self.ranks(model), self.shapes(model))
         return super().attach(model, calibrate, seed=seed)
 

@@ -72,11 +72,7 @@ class Shadow(PeftAdapter):
         return wrapped
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Check that no loss reads attention and no texts are packed, because the shadow network supports neither.
-
-        Raises:
-            UsageError: A loss reads attention, ``batch_size`` is above 1, or the method scores one document at a time.
-        """
+        """Check that no loss reads attention and no texts are packed, because the shadow network supports neither."""
         from rerank.methods import open_method
 
         watched = [loss.name for loss in recipe.losses if loss.on in ("attention", "log-attention")]

@@ -42,11 +42,7 @@ class Lisa:
         return []
 
     def callback(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        """Return the trainer callback that samples layers.
-
-        Raises:
-            UsageError: The model has fewer than ``n`` layers, or no list of layers.
-        """
+        """Return the trainer callback that samples layers."""
         from rerank.finetune.extra.layers.base.layer_sampling import LayerSamplingCallback
 
         return LayerSamplingCallback(

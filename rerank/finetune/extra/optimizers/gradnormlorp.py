@@ -37,22 +37,14 @@ class Gradnormlorp(SubspaceOptions):
     rank: int = 4
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Check that the adapter is `dora`.
-
-        Raises:
-            UsageError: The adapter is not `dora`.
-        """
+        """Check that the adapter is `dora`."""
         if recipe.adapter.name != _ADAPTER:
             raise _gradnormlorp_error(
                 f"The optimizer 'gradnormlorp' is combined with the adapter {recipe.adapter.name!r}"
             )
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
-        """Return the optimizer for a model with DoRA layers.
-
-        Raises:
-            UsageError: The model has no trainable magnitudes beside its factors.
-        """
+        """Return the optimizer for a model with DoRA layers."""
         from rerank.finetune.optimizers.base.parameter_groups import trainable_parameters
 
         if not any(".lora_magnitude_vector." in name for name, _ in trainable_parameters(model)):

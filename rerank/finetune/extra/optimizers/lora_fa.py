@@ -38,11 +38,7 @@ class LoraFa(AdamOptions):
         require_optimizer_option(self.damping > 0, "damping", self.damping, "a number above 0")
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
-        """Return the optimizer over the factors B, after freezing the factors A of the model.
-
-        Raises:
-            UsageError: The model has no factor pairs.
-        """
+        """Return the optimizer over the factors B, after freezing the factors A of the model."""
         from rerank.finetune.optimizers.base.factor_pairs import FactorAdamW, find_factor_pairs, lora_fa_adjustment
         from rerank.finetune.optimizers.base.parameter_groups import make_parameter_groups
 

@@ -33,12 +33,7 @@ class Riemannian(AdamOptions):
         require_optimizer_option(self.reg > 0, "reg", self.reg, "a number above 0")
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
-        """Return peft's preconditioned optimizer, with vectors exempt from weight decay.
-
-        Raises:
-            MissingPrerequisiteError: The installed peft lacks this optimizer.
-            UsageError: The model has no factor pairs.
-        """
+        """Return peft's preconditioned optimizer, with vectors exempt from weight decay."""
         try:
             from peft.optimizers import create_riemannian_optimizer
         except ImportError as error:

@@ -36,12 +36,7 @@ class Contribution:
             raise UsageError(f"Option least is {self.least}", expected="at least 0")
 
     def pattern(self, model: Any, targets: Sequence[str], r: int, calibrate: CalibrationBatches) -> Mapping[str, int]:
-        """Return a mapping from module name to rank, in proportion to squared gradient norms, at least ``least`` each.
-
-        Raises:
-            UsageError: There are no targets, the mean rank is below 1 or below ``least``, or the model is quantised.
-            BackendError: The loss depends on none of the matrices, or a gradient is not finite.
-        """
+        """Return the rank of each module, in proportion to squared gradient norms and at least ``least``."""
         from rerank.finetune.extra.adapters.base.gradients import compute_mean_loss_gradients
 
         if not targets or r < max(1, self.least):

@@ -35,11 +35,7 @@ class Welore:
             raise UsageError(f"Option reduction is {self.reduction}", expected="above 0 and below 1")
 
     def pattern(self, model: Any, targets: Sequence[str], r: int, calibrate: CalibrationBatches) -> Mapping[str, int]:
-        """Return a mapping from module name to rank: ``r`` for low-rank matrices and 0 for others.
-
-        Raises:
-            UsageError: There are no targets, or the rank is below 1.
-        """
+        """Return a mapping from module name to rank: ``r`` for low-rank matrices and 0 for others."""
         if not targets or r < 1:
             raise UsageError(
                 f"The rank is {r} for {len(targets)} matrices", expected="a rank of at least 1 and at least one matrix"

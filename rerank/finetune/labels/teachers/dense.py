@@ -23,11 +23,7 @@ _FORMAT = "1"
 
 @dataclass(frozen=True, slots=True)
 class Dense(Searching):
-    """Teacher that ranks with an embedding model. Its options are those of the first stage `dense`, with a flat index.
-
-    Raises:
-        UsageError: ``index`` is not ``flat``, or a number is out of range.
-    """
+    """Teacher that ranks with an embedding model. Its options are those of the first stage `dense`."""
 
     runs: ClassVar[bool] = False
     judged_only: ClassVar[bool] = False
@@ -46,13 +42,7 @@ class Dense(Searching):
         return True
 
     def label(self, task: LabellingTask) -> tuple[Mapping[str, TeacherRanking], Mapping[str, Any]]:
-        """Rank the candidates by cosine similarity, or by inner product if ``normalise`` is False.
-
-        Raises:
-            MissingPrerequisiteError: The extra ``dense`` is not installed.
-            BackendError: The model fails; stored embeddings are kept.
-            RerankError: The encoder cannot be loaded.
-        """
+        """Rank the candidates by cosine similarity, or by inner product if ``normalise`` is False."""
         from rerank.indexing import documents as document_files
         from rerank.indexing import embeddings as embedding_files
         from rerank.indexing.text_encoder import load_text_encoder

@@ -55,12 +55,7 @@ class Method:
         return method.strategy.name == "full" and issubclass(judge, Relate | PointwiseJudge) and not weight
 
     def label(self, task: LabellingTask) -> tuple[Mapping[str, TeacherRanking], Mapping[str, Any]]:
-        """Execute or resume the reranking run, and return its rankings.
-
-        Raises:
-            UsageError: The task has no prepared run.
-            RerankError: The run fails; logged calls are kept.
-        """
+        """Execute or resume the reranking run, and return its rankings."""
         if task.prepared is None:
             raise UsageError(
                 "The teacher 'method' has no prepared run", expected="a labelling task from prepare_labelling"

@@ -32,11 +32,7 @@ class Qrels:
         return True
 
     def label(self, task: LabellingTask) -> tuple[Mapping[str, TeacherRanking], Mapping[str, Any]]:
-        """Rank the candidates by grade.
-
-        Raises:
-            DataError: There are no relevance judgments.
-        """
+        """Rank the candidates by grade."""
         qrels = open_collection_qrels(self.file)[0] if self.file else task.qrels
         if not qrels:
             raise DataError(

@@ -33,10 +33,5 @@ class Run:
         return True
 
     def label(self, task: LabellingTask) -> tuple[Mapping[str, TeacherRanking], Mapping[str, Any]]:
-        """Rank the candidates in the order of the run file.
-
-        Raises:
-            MissingResourceError: The file does not exist.
-            DataError: The file is not a valid run.
-        """
+        """Rank the candidates in the order of the run file."""
         return rank_by_teacher_run(task.candidates.values(), read_run(self.path)), {}

@@ -24,9 +24,6 @@ class Search:
     Attributes:
         selector: Selector such as ``bm25,k1=1.2`` or ``hybrid:bm25+dense``. A selector with options is enclosed in
             parentheses if it is part of a teacher's selector, as in ``search:(bm25,k1=1.2)``.
-
-    Raises:
-        UnknownNameError: The first stage or an option does not exist.
     """
 
     runs: ClassVar[bool] = False
@@ -48,11 +45,7 @@ class Search:
         return True
 
     def label(self, task: LabellingTask) -> tuple[Mapping[str, TeacherRanking], Mapping[str, Any]]:
-        """Rank the candidates in the order of the first stage.
-
-        Raises:
-            RerankError: The first stage fails.
-        """
+        """Rank the candidates in the order of the first stage."""
         queries = [ranking.query for ranking in task.candidates.values()]
         run = open_first_stage(self._plain, task.collection).search(queries, max(DEPTH, task.spec.depth))
         return rank_by_teacher_run(task.candidates.values(), run), {}

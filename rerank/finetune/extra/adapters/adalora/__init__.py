@@ -57,11 +57,7 @@ class Adalora(LinearTargets, PeftAdapter):
     vllm: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Check that the options are in range and leave steps for pruning.
-
-        Raises:
-            UsageError: An option is out of its range, or tinit + tfinal leaves no steps for pruning.
-        """
+        """Check that the options are in range and leave steps for pruning."""
         super().__post_init__()
         for option, value in (("r", self.r), ("alpha", self.alpha), ("delta_t", self.delta_t)):
             require_adapter_option_at_least(option, value, 1)

@@ -39,12 +39,7 @@ class LoraGa(ResidualBaseLora):
         require_adapter_option_at_least("gamma", self.gamma, 1)
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        """Return the model with LoRA layers that are initialised from the mean gradient over the calibration batches.
-
-        Raises:
-            UsageError: A matrix has fewer than 2 r singular directions, or is quantised.
-            BackendError: The loss depends on none of the matrices, or a gradient is not finite.
-        """
+        """Return the model with LoRA layers initialised from the mean gradient over the calibration batches."""
         from rerank.finetune.extra.adapters.base.gradients import compute_mean_loss_gradients
         from rerank.finetune.extra.adapters.lora_ga.gradient_start import start_lora_along_gradients
 

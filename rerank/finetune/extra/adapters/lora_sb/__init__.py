@@ -57,12 +57,7 @@ class LoraSb(FrozenBasis):
         require_adapter_option_at_least("samples", self.samples, 1)
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Check that ``basis`` is the folder of an adapter that was trained on the recipe's base model.
-
-        Raises:
-            MissingResourceError: The folder of the basis contains no adapter.
-            UsageError: The basis was trained on another base model.
-        """
+        """Check that ``basis`` is the folder of an adapter that was trained on the recipe's base model."""
         folder = Path(self.basis)
         if not self.basis:
             return

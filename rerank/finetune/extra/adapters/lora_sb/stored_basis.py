@@ -23,10 +23,6 @@ def read_lora_basis(folder: Path, ranks: Mapping[str, int]) -> dict[str, tuple[t
     Args:
         folder: Folder of the adapter.
         ranks: Mapping from module name to the rank in the adapter that will be trained.
-
-    Raises:
-        DataError: The adapter is not a LoRA-SB adapter, or its files are damaged.
-        UsageError: The target modules or the rank of the adapter differ from those in ``ranks``.
     """
     stored, config = CheckpointReader(folder / "adapter_model.safetensors"), read_inspected_peft_config(folder)
     keys_of_factors = names_of_lora_factors(stored) if is_plain_lora(stored, config) else {}

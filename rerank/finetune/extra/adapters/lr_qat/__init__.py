@@ -58,11 +58,7 @@ class LrQat(LinearTargets, PeftAdapter):
             raise UsageError(f"Option bits is {self.bits}", expected="2 to 8")
 
     def peft_config(self, model: Any, seed: int) -> Any:
-        """Return a LoRA configuration whose layers quantise their weights.
-
-        Raises:
-            UsageError: The group size does not divide the number of columns of a matrix.
-        """
+        """Return a LoRA configuration whose layers quantise their weights."""
         from functools import partial
 
         import torch

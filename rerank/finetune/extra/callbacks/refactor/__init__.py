@@ -34,11 +34,7 @@ class Refactor:
             raise UsageError(f"Option every is {self.every!r}", expected="a whole number above 0")
 
     def callback(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        """Return the trainer callback for the factor pairs of the model.
-
-        Raises:
-            UsageError: The model has no factor pairs.
-        """
+        """Return the trainer callback for the factor pairs of the model."""
         from rerank.finetune.extra.callbacks.refactor.factor_balancing import RefactorizationCallback
         from rerank.finetune.optimizers.base.factor_pairs import find_factor_pairs
 

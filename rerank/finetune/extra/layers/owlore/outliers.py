@@ -25,9 +25,6 @@ def compute_outlier_shares(
         layers: Layers of the model.
         calibrate: The calibration batches.
         over: Threshold M.
-
-    Raises:
-        UsageError: No linear module of a layer received an input.
     """
     linears_per_layer = [[module for module in layer.modules() if isinstance(module, nn.Linear)] for layer in layers]
     squares: dict[nn.Module, Tensor] = {}  # module -> (columns,): sum of squares of each input over all tokens

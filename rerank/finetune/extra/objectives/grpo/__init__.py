@@ -39,12 +39,7 @@ class Grpo(GrpoOptions):
     summary: ClassVar[str] = "Reinforcement learning with the nDCG of generated permutations as the reward"
 
     def check(self, recipe: Recipe, adapter: Adapter) -> None:
-        """Check that the judge generates text, and that GRPO supports the adapter and the settings.
-
-        Raises:
-            UsageError: The judge does not generate text, dropout or NEFTune is enabled, or ``beta`` is used with an
-                adapter that changes the base model.
-        """
+        """Check that the judge generates text, and that GRPO supports the adapter and the settings."""
         judge = open_method(recipe.method.method).judge.name
         if judge != "generate":
             raise UsageError(
@@ -70,11 +65,7 @@ class Grpo(GrpoOptions):
     def run(
         self, recipe: Recipe, parts: RecipeComponents, folder: Path, *, device: str, report_to: Sequence[str] = ()
     ) -> Any:
-        """Prepare the training, and return it as a `TrainingRun` that can be started.
-
-        Raises:
-            MissingPrerequisiteError: trl or datasets is not installed.
-        """
+        """Prepare the training, and return it as a `TrainingRun` that can be started."""
         missing = [name for name in ("trl", "datasets") if find_spec(name) is None]
         if missing:
             raise MissingPrerequisiteError(

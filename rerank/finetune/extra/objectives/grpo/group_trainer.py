@@ -83,12 +83,7 @@ class GrpoPromptBuilder:
         self.max_tokens = objective.max_tokens or judge.reply_tokens(longest, documents)
 
     def make(self, training_list: TrainingList) -> GrpoPrompt:
-        """Return the prompt for one list; it is identical to the prompt at inference.
-
-        Raises:
-            ContextOverflowError: Prompt and reply exceed the context size.
-            DataError: The prompt template cannot be rendered for the list.
-        """
+        """Return the prompt for one list; it is identical to the prompt at inference."""
         (request,) = self._judge.make_requests(Window(training_list.query, training_list.docs))
         ids = tuple(self._tokens.ids(self._tokens.render(request.prompt)))
         context_size = self._judge.limits.context_size or self._tokens.context_size
@@ -129,11 +124,7 @@ class GrpoListTrainer(ListTrainer, GRPOTrainer):
         kept: Sequence[str],
         validate: Callable[[], dict[str, float]] | None = None,
     ) -> None:
-        """Initialise trl's trainer for the language model inside ``module``.
-
-        Raises:
-            MissingPrerequisiteError: The installed version of trl tokenises prompts in an unsupported way.
-        """
+        """Initialise trl's trainer for the language model inside ``module``."""
         if not hasattr(GRPOTrainer, "_tokenize_prompts"):  # otherwise the indices of examples would become prompts
             raise MissingPrerequisiteError(
                 "The installed version of trl tokenises prompts in an unsupported way",

@@ -29,11 +29,7 @@ class GrpoOptions:
     cutoff: int = 10
 
     def __post_init__(self) -> None:
-        """Check that the options are in range, and that ``together`` divides ``group``.
-
-        Raises:
-            UsageError: An option is out of its range.
-        """
+        """Check that the options are in range, and that ``together`` divides ``group``."""
         minima: tuple[tuple[str, int | None, int], ...] = (
             ("group", self.group, 2),
             ("max_tokens", self.max_tokens, 1),

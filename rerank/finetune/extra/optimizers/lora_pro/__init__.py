@@ -41,11 +41,7 @@ class LoraPro(AdamOptions):
         return vectors + sum(2 * m * n for (_, n), (m, _) in zip(matrices[::2], matrices[1::2], strict=True))
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
-        """Return the optimizer over the trainable parameters of the model.
-
-        Raises:
-            UsageError: The model has no factor pairs.
-        """
+        """Return the optimizer over the trainable parameters of the model."""
         from rerank.finetune.extra.optimizers.lora_pro.equivalent_gradient import EquivalentGradientAdamW
         from rerank.finetune.optimizers.base.factor_pairs import find_factor_pairs
         from rerank.finetune.optimizers.base.parameter_groups import make_parameter_groups

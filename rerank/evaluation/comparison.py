@@ -1,14 +1,16 @@
 """Comparison of runs on one measure: means with confidence intervals, and a significance test for every pair.
 
 Tests are paired by query and corrected for the number of pairs in the comparison.
+
+Comparisons of the same runs on several measures, as one result.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,6 @@ import numpy as np
 from rerank.errors import UsageError
 from rerank.evaluation.comparison_family import ComparisonOptions, missing_topics
 from rerank.evaluation.comparison_report import Comparison, PairComparison, RunSummary
-from rerank.evaluation.comparison_set import ComparisonSet
 from rerank.evaluation.evaluator import evaluate_runs
 from rerank.evaluation.grade_notes import evaluation_overlap_note, measure_grade_note, relevance_threshold_note
 from rerank.evaluation.measures import check_measure_has_query_values, parse_measures
@@ -31,6 +32,7 @@ from rerank.evaluation.score_matrix import ScoreMatrix
 from rerank.evaluation.scores import Scores
 from rerank.evaluation.significance import correct_p_values, open_significance_test, student_t_interval
 from rerank.evaluation.significance.base import DECIMALS, Floats, clip_p_values, iterate_paired_differences
+from rerank.io.table_formats import TableReport
 from rerank.selector import Selector
 from rerank.types import Qrels, Run
 
@@ -263,3 +265,45 @@ def _notes_on_comparison(
         ]
     caveats = list_caveats_of_test(decisions.matrix, tester, decisions.correction, decisions.alpha, noun="queries")
     return (*notes, *caveats)
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonSet:
+    """One comparison per measure.
+
+    Attributes:
+        comparisons: The comparisons, at least one.
+    """
+
+    comparisons: tuple[Comparison, ...]
+
+    def with_notes(self, notes: Sequence[str]) -> ComparisonSet:
+        """Return a copy with further notes on the runs, which are shown only with the first measure."""
+        first, *rest = self.comparisons
+        return ComparisonSet((replace(first, notes=(*first.notes, *notes)), *rest))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object of ``rerank compare``: one comparison, or several in a list ``comparisons``."""
+        if len(self.comparisons) == 1:
+            return self.comparisons[0].to_dict()
+        first = self.comparisons[0].family.to_dict()
+        measures = [comparison.measure for comparison in self.comparisons]
+        return {
+            "family": {**first, "measures": measures},
+            "comparisons": [comparison.to_dict() for comparison in self.comparisons],
+            "notes": list(self.notes()),
+        }
+
+    def notes(self) -> dict[str, None]:
+        """Return the notes of all comparisons in order, as dictionary keys, which removes repetitions."""
+        return dict.fromkeys(note for comparison in self.comparisons for note in comparison.notes)
+
+    def pairs(self) -> Iterator[dict[str, Any]]:
+        """Yield one row per measure and pair, for formats with one line per row."""
+        for comparison in self.comparisons:
+            for pair in comparison.to_dict()["pairs"]:
+                yield {"measure": comparison.measure, **pair}
+
+    def reports(self) -> list[TableReport]:
+        """Return the tables of the comparisons, one report per measure."""
+        return [comparison.tables() for comparison in self.comparisons]

@@ -1,23 +1,27 @@
-"""Execution of a prepared run in a run folder, from the first call to the summary."""
+"""Execution of a prepared run in a run folder, from the first call to the summary.
+
+Writing of a run's results, one list at a time: ranking, judge scores, relevance probabilities, split windows.
+"""
 
 from __future__ import annotations
 
+import json
 import platform
 import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from rerank.calibration import first_stage_of_calibration
 from rerank.engines import Engine, RankingJob, open_engine
-from rerank.errors import DataError, PartialFailureError
+from rerank.errors import DataError, PartialFailureError, UsageError
 from rerank.experiment.candidates import order_candidate_list_of_spec
 from rerank.experiment.prepare import PreparedRun, prepare_run
 from rerank.experiment.provider_batches import OnBatch, answer_run_in_batches, collect_requests_for_batches
-from rerank.experiment.result_files import open_experiment_result_files
 from rerank.experiment.resuming import continue_without_commit
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.experiment.summary import (
@@ -27,12 +31,16 @@ from rerank.experiment.summary import (
     summarise_experiment_scores,
 )
 from rerank.io.paths import named_path_errors
+from rerank.io.run_files import open_trec_run_file
+from rerank.io.text_files import replace_text_file
 from rerank.judges import FAILURES
 from rerank.lm.model_files import ModelFiles, cached_snapshot
 from rerank.models import source_of_model
 from rerank.pipeline.results import RankedList
 from rerank.pipeline.stream import Flow
+from rerank.reranker.calibrated import calibrate_list_of_reranker
 from rerank.store import LoggingBackend, RunFolder, hash_run_folder_identity, log_calls, open_shared_call_cache
+from rerank.store.judge_scores import JudgeScores, open_run_folder_judge_scores
 from rerank.tasks import Reply, Request
 from rerank.tasks.usage import Usage
 from rerank.types import Ranking, Run
@@ -324,3 +332,82 @@ def _write_experiment_scores(prepared: PreparedRun, folder: RunFolder, result: R
         folder.write_qrels(prepared.qrels)
         folder.write_json("scores.json", scores)
     return scores
+
+
+@contextmanager
+def open_experiment_result_files(
+    folder: RunFolder, prepared: PreparedRun, name: str
+) -> Generator[Callable[[Ranking, RankedList], None]]:
+    """Write the results of a run. All files are replaced when the block ends, or none if it ends with an error.
+
+    Args:
+        folder: The run folder.
+        prepared: The prepared run.
+        name: Name of the run in run.trec.
+
+    Yields:
+        A function that writes one list, given its candidates in first-stage order.
+    """
+    with ExitStack() as stack:  # files are replaced in reverse order: run.trec, the sign of a finished run, is the last
+        write_run = stack.enter_context(open_trec_run_file(folder.path / "run.trec", name))
+        write_relevance = (
+            stack.enter_context(open_relevance_of_prepared_run(folder.path / "relevance.jsonl", prepared))
+            if prepared.calibration is not None
+            else None
+        )
+        write_scores = stack.enter_context(open_run_folder_judge_scores(folder.path / "judge_scores.jsonl"))
+        write_split = stack.enter_context(folder.open_splits())
+
+        def write(candidates: Ranking, ranked: RankedList) -> None:
+            write_run(ranked.ranking)
+            write_scores(_judge_scores_of_experiment_list(ranked))
+            if write_relevance is not None:
+                write_relevance(candidates, ranked)
+            for window, capacity in ranked.split:
+                write_split(window, capacity)
+
+        yield write
+
+
+def _judge_scores_of_experiment_list(ranked: RankedList) -> JudgeScores:
+    is_scored = ranked.score_kind is not None and any(score is not None for score in ranked.scores)
+    kind = ranked.score_kind.name if ranked.score_kind and is_scored else ""
+    scores = dict(zip(ranked.ranking.doc_ids, ranked.scores, strict=True)) if kind else {}
+    return JudgeScores(query=ranked.ranking.query.id, kind=kind, scores=scores)
+
+
+@contextmanager
+def open_relevance_of_prepared_run(
+    path: Path, prepared: PreparedRun
+) -> Generator[Callable[[Ranking, RankedList], None]]:
+    """Write calibrated probabilities one list at a time; the file is replaced if the block ends without an error.
+
+    Args:
+        path: Path of the file ``relevance.jsonl`` in a run folder.
+        prepared: The prepared run, which must have a calibration.
+
+    Yields:
+        A function that writes the probabilities of one list, given its candidates with their first-stage scores. An
+        empty list is not written.
+    """
+    calibration = prepared.calibration
+    if calibration is None:
+        raise UsageError("The run has no calibration", expected="a file written by `rerank calibrate`")
+    name = first_stage_of_calibration(prepared.spec.first_stage)
+    with replace_text_file(path) as file:
+
+        def write(candidates: Ranking, ranked: RankedList) -> None:
+            doc_ids = ranked.ranking.doc_ids
+            if not doc_ids:
+                return
+            scores = dict(zip(candidates.doc_ids, candidates.scores, strict=False))
+            calibrated = calibrate_list_of_reranker(calibration, ranked, [scores.get(doc) for doc in doc_ids], name)
+            row = {
+                "query": ranked.ranking.query.id,
+                "answerable": calibrated.answerable,
+                "fit": calibrated.fit,
+                "relevance": dict(zip(doc_ids, calibrated.relevance, strict=True)),
+            }
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+        yield write

@@ -58,7 +58,7 @@ class PrefixCache:
 
         Args:
             prompts: Token ids, one list per prompt.
-            plan: Lengths of the planned prefixes of each prompt, in increasing order (`rerank.lm.prefix_plan`).
+            plan: Lengths of the planned prefixes of each prompt, in increasing order (`rerank.lm.local_tasks`).
         """
         if not any(plan):
             return [CachedPrefix() for _ in prompts]

@@ -1,7 +1,7 @@
 """The driver, a state machine that runs the strategy plans of many rankings without doing I/O.
 
 The driver returns the requests of the next windows, accepts the replies to these requests, and returns rankings as they
-finish. Strategies and judges do not depend on each other; only the driver connects them. `rerank.pipeline.local` and
+finish. Strategies and judges do not depend on each other; only the driver connects them. `rerank.pipeline.stream` and
 `rerank.pipeline.network` send the driver's requests to backends.
 """
 

@@ -1,7 +1,11 @@
-"""The call log: a SQLite database to which every reply of a model is committed as soon as it arrives."""
+"""The call log: a SQLite database to which every reply of a model is committed as soon as it arrives.
+
+The URI and the permissions with which the files of a call log are opened.
+"""
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +18,6 @@ from typing import Any
 from rerank.errors import DataError, MissingResourceError, StorageError
 from rerank.io.forks import watch_forks
 from rerank.prompts.base import Prompt
-from rerank.store.call_log_files import call_log_uri, make_call_log_private
 from rerank.store.call_log_rows import (
     CALLS_SCHEMA,
     CHECKSUMS_SCHEMA,
@@ -381,3 +384,24 @@ class CallLog(AbstractContextManager["CallLog"]):
                 expected="a SQLite file",
                 remedy="If it belongs to a run folder, keep its undamaged rows with `rerank verify --repair FOLDER`",
             ) from error
+
+
+def call_log_uri(path: Path, *, readonly: bool) -> str:
+    """Return the URI with which SQLite opens a call log, with options such as read-only access."""
+    if not readonly:
+        return path.resolve().as_uri()
+    # If there is no write-ahead log, the file is complete. "immutable" then keeps SQLite from creating files beside
+    # it, which would fail in a read-only folder.
+    log = path.with_name(f"{path.name}-wal")
+    is_complete = not log.exists() or not log.stat().st_size
+    return f"{path.resolve().as_uri()}?{'immutable=1' if is_complete else 'mode=ro'}"
+
+
+def make_call_log_private(path: Path) -> None:
+    """Allow only the owner to read a log, since prompts and replies may be confidential; create it if it is missing."""
+    if not path.exists():
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(OSError):  # another process may have removed it, or the file system has no modes
+            if (file := Path(f"{path}{suffix}")).stat().st_uid == os.getuid():
+                file.chmod(0o600)

@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.adjudication.budgets import AdjudicationBudget
-from rerank.adjudication.judging.grade_parsing import parse_judged_grade
-from rerank.adjudication.judging.grader import REPLY_TOKENS, GradedReply, Grader
+from rerank.adjudication.judging.grader import REPLY_TOKENS, GradedReply, Grader, parse_judged_grade
 from rerank.adjudication.judging.judging_terms import SCALE, JudgingTerms
 from rerank.adjudication.judging.judgment import PendingJudgment
 from rerank.adjudication.judging.model_judging import GradingWorkers, judge_session_by_model

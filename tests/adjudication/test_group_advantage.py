@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rerank.adjudication.group_advantage import (
+from rerank.adjudication.qrels_comparison import (
     compute_group_advantage,
     find_systems_of_group,
     resample_group_advantage,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rerank.adjudication.krippendorff_alpha import count_grade_coincidences, krippendorff_alpha
+from rerank.adjudication.assessor_panel import count_grade_coincidences, krippendorff_alpha
 
 #: Grades of 4 assessors for 12 documents; -1 is missing.
 TABLE = np.array(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rerank.downsampling.task_prediction import (
+from rerank.downsampling.tasks import (
     predict_left_out_task,
     predict_omitted_tasks,
     standardise_scores_for_task_reduction,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.evaluation.ranked_list_overlap import kendall_tau_union, rank_biased_overlap
+from rerank.evaluation.reproduction import kendall_tau_union, rank_biased_overlap
 
 lists = st.lists(st.integers(0, 30).map(str), max_size=20, unique=True)
 

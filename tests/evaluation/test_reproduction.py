@@ -10,8 +10,7 @@ from scipy.stats import ttest_ind, ttest_rel
 
 from rerank.errors import DataError, UsageError
 from rerank.evaluation import evaluate_run
-from rerank.evaluation.ranked_list_overlap import kendall_tau_union, rank_biased_overlap
-from rerank.evaluation.reproduction import Experiment, measure_reproduction
+from rerank.evaluation.reproduction import Experiment, kendall_tau_union, measure_reproduction, rank_biased_overlap
 from rerank.types import Document, Qrels, Query, Ranking, Run
 from tests.raising import raises
 

@@ -28,10 +28,10 @@ from rerank.finetune.losses.base import ListTarget  # noqa: E402
 from rerank.finetune.recipe import Recipe  # noqa: E402
 from rerank.finetune.trainer.cost_estimate import estimate_training  # noqa: E402
 from rerank.finetune.trainer.cross_encoder_recipe import check_cross_encoder_recipe  # noqa: E402
-from rerank.finetune.trainer.schedule import ListSchedule  # noqa: E402
+from rerank.finetune.trainer.scheduled_examples import ListSchedule  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
-from rerank.finetune.trainer.training_data import read_training_and_held_out_lists  # noqa: E402
 from rerank.finetune.trainer.training_folder import list_training_checkpoints  # noqa: E402
+from rerank.finetune.trainer.training_run import read_training_and_held_out_lists  # noqa: E402
 from rerank.tasks import BackendOptions  # noqa: E402
 from tests.finetune.small import WORDS, recipe, validation  # noqa: E402
 from tests.finetune.test_training import losses, same, stopped_and_gone_on_with  # noqa: E402

@@ -17,8 +17,8 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
 from rerank.finetune.trainer.training import train_adapter
-from rerank.finetune.trainer.training_data import read_training_and_held_out_lists
 from rerank.finetune.trainer.training_folder import list_training_checkpoints
+from rerank.finetune.trainer.training_run import read_training_and_held_out_lists
 from rerank.finetune.trainer.validation import Validation
 from tests.finetune.small import collection_folder, recipe, validation
 from tests.raising import raises

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from rerank.finetune.component_registry import LOSSES  # noqa: E402
-from rerank.finetune.trainer.target_text import TargetTokens, render_target_order, tokenize_target_text  # noqa: E402
+from rerank.finetune.trainer.examples import TargetTokens, render_target_order, tokenize_target_text  # noqa: E402
 from rerank.lm.tokenizers import HfTokens  # noqa: E402
 from tests.finetune.small import byte_tokenizer, word_tokenizer  # noqa: E402
 

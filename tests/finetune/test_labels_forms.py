@@ -12,8 +12,7 @@ import pytest
 from rerank.collections.jsonl import Jsonl
 from rerank.errors import DataError, UsageError
 from rerank.finetune.labels.conversations import passages_in_training_conversation, read_conversations
-from rerank.finetune.labels.flag_embedding import read_flag_embedding_training_lists
-from rerank.finetune.labels.list_files import read_label_lists_of_file
+from rerank.finetune.labels.list_files import read_flag_embedding_training_lists, read_label_lists_of_file
 from rerank.finetune.labels.training_list import TrainingList
 from rerank.io.json_records import JsonRecord
 from tests.raising import raises

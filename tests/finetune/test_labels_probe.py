@@ -25,7 +25,7 @@ from rerank.finetune.labels.form_probe import (
     training_label_separation_auc,
 )
 from rerank.finetune.labels.label_list import LabelList
-from rerank.finetune.labels.query_extraction import extract_title_as_query
+from rerank.finetune.labels.synthetic_queries import extract_title_as_query
 from rerank.finetune.labels.training_list import TrainingList
 from rerank.retrieval import open_first_stage
 from rerank.types import Document, Query

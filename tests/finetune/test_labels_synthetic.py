@@ -14,14 +14,18 @@ import pytest
 from rerank.collections import Collection, open_collection
 from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.finetune.labels.form_probe import probe_training_label_form
-from rerank.finetune.labels.query_extraction import extract_first_sentence_as_query, extract_title_as_query
 from rerank.finetune.labels.query_writing import (
     QueryWriter,
     open_query_prompt,
     parse_written_query,
     shipped_training_query_prompt,
 )
-from rerank.finetune.labels.synthetic_queries import QueryOptions, make_synthetic_queries
+from rerank.finetune.labels.synthetic_queries import (
+    QueryOptions,
+    extract_first_sentence_as_query,
+    extract_title_as_query,
+    make_synthetic_queries,
+)
 from rerank.finetune.labels.training_list import TrainingList
 from rerank.prompts import load_prompt
 from rerank.tasks import ContinuationTask, GenerationTask, Reply, Request

@@ -20,8 +20,7 @@ pytest.importorskip("peft")
 from transformers import integrations
 
 from rerank.finetune.recipe import Recipe
-from rerank.finetune.trainer.reporting import pick_reporting_services, reporting_environment
-from rerank.finetune.trainer.training import train_adapter
+from rerank.finetune.trainer.training import pick_reporting_services, reporting_environment, train_adapter
 from tests.finetune.small import recipe
 from tests.raising import raises
 

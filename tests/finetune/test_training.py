@@ -26,8 +26,8 @@ from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
 from rerank.finetune.component_registry import ADAPTERS  # noqa: E402
 from rerank.finetune.recipe import Recipe  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
-from rerank.finetune.trainer.training_data import read_training_and_held_out_lists  # noqa: E402
 from rerank.finetune.trainer.training_folder import list_training_checkpoints  # noqa: E402
+from rerank.finetune.trainer.training_run import read_training_and_held_out_lists  # noqa: E402
 from rerank.lm.adapter_weights import attach_adapter  # noqa: E402
 from rerank.reranker import Reranker  # noqa: E402
 from tests.finetune.small import ATTENTION, LIKELIHOOD, recipe, validation  # noqa: E402

@@ -440,7 +440,7 @@ def list_other_names() -> dict[str, list[str]]:
     from rerank.experiment.head_selection import METHODS
     from rerank.experiment.injection import INJECTIONS
     from rerank.finetune.labels.label_fusion import FUSION_METHODS
-    from rerank.finetune.labels.query_extraction import EXTRACTORS
+    from rerank.finetune.labels.synthetic_queries import EXTRACTORS
     from rerank.judges import FAILURES, STATUSES
     from rerank.methods import method_names
     from rerank.mmteb.benchmark_tasks import KINDS as TASK_KINDS

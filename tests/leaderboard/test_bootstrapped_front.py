@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rerank.leaderboard.bootstrapped_front import bootstrap_front, sample_topics
-from rerank.leaderboard.cost_plot import pareto_front_of_board
+from rerank.leaderboard.cost_plot import bootstrap_front, pareto_front_of_board, sample_topics
 
 
 def test_shares_and_band() -> None:

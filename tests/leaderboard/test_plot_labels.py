@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 
-from rerank.leaderboard.plot_labels import CHARACTER, LINE, PlotLabel, place_plot_labels
+from rerank.leaderboard.cost_plot import CHARACTER, LINE, PlotLabel, place_plot_labels
 
 FRAME = (0.0, 0.0, 900.0, 500.0)
 

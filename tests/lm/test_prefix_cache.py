@@ -13,9 +13,9 @@ pytest.importorskip("transformers")
 import torch
 
 from rerank.lm.jobs import Job
+from rerank.lm.local_tasks import plan_prefixes
 from rerank.lm.log_likelihood import compute_log_likelihoods
 from rerank.lm.prefix_cache import CachedPrefix, PrefixCache, round_pass_length, supports_prefixes
-from rerank.lm.prefix_plan import plan_prefixes
 from rerank.lm.prefix_store import PrefixStore
 from tests.lm.prefixed_jobs import make_job, piece
 

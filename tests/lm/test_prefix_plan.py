@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from rerank.lm.prefix_plan import plan_prefixes
+from rerank.lm.local_tasks import plan_prefixes
 from tests.lm.prefixed_jobs import make_job, piece
 
 INSTRUCTION, QUERY, SUFFIX = piece(1, 40), piece(2, 10), piece(3, 20)

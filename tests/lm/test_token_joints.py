@@ -12,8 +12,7 @@ pytest.importorskip("transformers")
 
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from rerank.lm.token_joints import Joints, find_token_joints
-from rerank.lm.token_patterns import Split, pretokenizer_regex_split
+from rerank.lm.token_joints import Joints, Split, find_token_joints, pretokenizer_regex_split
 from rerank.lm.tokenizers import HfTokens
 from tests.lm.small_tokenizers import LLAMA3, gpt2, llama2, make, mistral, unigram, wordpiece
 

@@ -19,7 +19,7 @@ from scores import order_by_scores
 from search import check_adapters
 from systems import FIRST_STAGE, System
 
-from rerank.evaluation.ranked_list_overlap import kendall_tau_union
+from rerank.evaluation.reproduction import kendall_tau_union
 from rerank.evaluation.significance.base.paired_tests import paired_t, student_t_interval
 from rerank.types import Run
 

@@ -168,14 +168,13 @@ class RankerSetup(RankerPlan):
         binding = ModelBinding.read(adapter_folder(adapter)) if adapter else None
         if binding and (identity.get("weights") or identity.get("revision")) not in binding.weights:
             is_same = binding.base.is_same(model_base_of_backend(judge.backend))
-            unknown = f"whether {identity.get('model')} is this model is not known"
             _log.warning(
-                "Adapter %s was measured with %s of %s (%s); %s",
+                "Adapter %s was measured with %s of %s%s (%s), so its figures may not hold here",
                 Path(adapter).name,
                 "other weights" if is_same else "weights",
                 binding.base.hub_id,
+                " than these" if is_same else f", and whether {identity.get('model')} is this model is not known",
                 "; ".join(binding.weights.values()),
-                "its results here were not" if is_same else unknown,
             )
         elif getattr(judge, "has_heads_of_other_weights", False):
             _log.warning("The heads were selected with other weights of %s than these", identity.get("model"))

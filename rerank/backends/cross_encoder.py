@@ -229,6 +229,7 @@ def _open_cross_encoder(
             + (", or an encoder such as BERT" if new_head else ""),
             remedy="Use a cross-encoder; to score documents one by one with a language model, use --method pointwise",
         )
+    files.check_tokenizer()
 
     def unused(weight: str) -> bool:
         """Return whether a weight is of a new head, which is to be trained, or of a pooler that modules bypass."""

@@ -225,6 +225,7 @@ def load_encoder_model(kind: str, files: ModelFiles, options: ModelOptions) -> t
     """
     import sentence_transformers
 
+    files.check_tokenizer()
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
     with (

@@ -24,6 +24,10 @@ def check_adapter_before_torch_loading(folder: Path) -> None:
     Pickled weights are not accepted, because loading them can run code.
     """
     missing = [name for name in ("adapter_config.json", "adapter_model.safetensors") if not (folder / name).is_file()]
+    if missing and (folder / "config.json").is_file() and "adapter_config.json" in missing:
+        raise UsageError(
+            f"Adapter folder {str(folder)!r} contains a model", expected="an adapter", remedy="Name it with --model"
+        )
     if missing:
         raise MissingResourceError(
             f"Adapter folder {str(folder)!r} lacks {' and '.join(missing)}",

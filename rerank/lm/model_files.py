@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ from rerank.io.settings_files import try_read_json_object
 MARKER = "rerank-source.json"
 #: Files that describe a model: configuration, tokenizer and its chat templates, settings of an adapter or of ColBERT.
 _DESCRIPTION = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.codes", "*.tokenizer", "*.yaml", "*.metadata")
+#: Files with a vocabulary, one of which every tokenizer has, except for those of models that read bytes.
+_VOCABULARIES = ("tokenizer.json", "*vocab*", "*.model", "*.tiktoken", "*.codes", "*.tokenizer", "spm.*")
+_WITHOUT_VOCABULARY = ("byt5", "canine", "perceiver")
 _TEMPLATES = "additional_chat_templates/*"
 _CODE = "*.py"
 _WEIGHTS = "*.safetensors"
@@ -95,8 +99,24 @@ class ModelFiles:
         if self.classes and not has_own_code and all(map(_generates_nothing, self.classes)):
             raise UsageError(
                 f"Model {str(self)!r} has the class {' or '.join(self.classes)}, which generates no text",
-                expected="a language model, or a cross-encoder",
+                expected="a language model for this method",
                 remedy=remedy_for_class(self.classes),
+            )
+
+    def check_tokenizer(self) -> None:
+        """Check that the folder has a tokenizer; transformers may make one without words, for which all texts are equal.
+
+        Raises:
+            MissingResourceError: No file of a tokenizer is in the folder or its sub-folders.
+        """
+        if self.config.get("model_type") in _WITHOUT_VOCABULARY:
+            return
+        names = {path.name for path in self.folder.rglob("*")}
+        if not any(fnmatch(name, pattern) for name in names for pattern in _VOCABULARIES):
+            raise MissingResourceError(
+                f"Model {str(self)!r} has no tokenizer",
+                expected="tokenizer.json, or the vocabulary of a tokenizer, beside config.json",
+                remedy="Copy all files of the model, or save its tokenizer into the folder",
             )
 
     @property
@@ -212,14 +232,25 @@ def _download_snapshot(name: str, revision: str, patterns: list[str], ignored: l
         )
     except Exception as error:
         raise MissingResourceError(
-            f"Model {name!r}{f' at {revision}' if revision else ''} cannot be downloaded: {_first_line(error)}",
+            f"Model {name!r}{f' at {revision}' if revision else ''} cannot be downloaded: {_why(error)}",
             expected="a folder, or the id of a model on the hub that you may read",
-            remedy="Check the name and the network; for a gated model, accept its terms on the hub and set HF_TOKEN",
+            remedy="Check the name, the revision and the network; for a private or gated model, set HF_TOKEN",
         ) from error
     finally:
         if shows_bars:
             bars.enable_progress_bars()
 
 
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+#: Reasons by the class of the client's error, of which the first that fits is given.
+_REASONS = {
+    "RevisionNotFoundError": "the repository has no such revision",
+    "GatedRepoError": "its terms have to be accepted on the hub first",
+    "RepositoryNotFoundError": "the hub has no such repository, or you may not read it",
+    "LocalEntryNotFoundError": "it is not in the cache, and the hub cannot be reached, or HF_HUB_OFFLINE is set",
+}
+
+
+def _why(error: Exception) -> str:
+    kinds = [kind.__name__ for kind in type(error).__mro__]
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return next((reason for kind, reason in _REASONS.items() if kind in kinds), first)

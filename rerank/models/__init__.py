@@ -19,7 +19,7 @@ from rerank.io.model_hash import MODULES
 from rerank.io.paths import named_path_errors
 from rerank.io.settings_files import try_read_json_object
 from rerank.lm.adapter_weights import check_weight_files
-from rerank.lm.model_files import ModelFiles, locate_model, remedy_for_class
+from rerank.lm.model_files import ModelFiles, cached_snapshot, locate_model, remedy_for_class
 from rerank.models.adapters import adapter_folder, shipped_adapters
 from rerank.models.lazy_backend import LazyBackend
 from rerank.models.presets import (
@@ -67,7 +67,7 @@ def prompt_for_model(model: str, prompt: str = "auto") -> str:
     if prompt != "auto":
         return prompt
     _, name = split_model_selector(model)
-    return MODELS[name].prompt if name in MODELS else "listwise"
+    return next((preset.prompt for preset in MODELS.values() if name in (preset.name, preset.hub_id)), "listwise")
 
 
 def reranker_preset_of_model(selector: str, revision: str = "") -> RerankerPreset | None:
@@ -101,8 +101,11 @@ def recipe_of_model(selector: str, folder: Path | None, revision: str = "") -> M
     is_adapter = bool(folder and (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file())
     files = None if is_adapter else _describing_files(selector, revision)
     preset = recognise_reranker(split_model_selector(selector)[1] if files is None else files.folder)
+    if preset is None and files is not None:
+        recipe = next((model.recipe for model in MODELS.values() if model.hub_id == files.hub_id), {})
+        return recipe or _recipe_of_class(selector, files)
     if preset is None:
-        return {} if files is None else _recipe_of_class(selector, files)
+        return {}
     if not (preset.served or _loads_weights(selector)):
         return {}
     if not preset.recipe:
@@ -130,7 +133,7 @@ def _describing_files(selector: str, revision: str) -> ModelFiles | None:
     if not _loads_weights(selector) or name in MODELS or name in shipped_adapters():
         return None
     if path.is_dir():
-        return ModelFiles(folder=path)
+        return cached_snapshot(path)
     if not _HUB_ID.fullmatch(name) or any(name == preset.hub_id for preset in reranker_presets().values()):
         return None
     try:
@@ -147,7 +150,7 @@ def _recipe_of_class(selector: str, files: ModelFiles) -> Mapping[str, Any]:
     """Return the recipe for a model that no preset knows, according to the class that its files state."""
     backend, name = split_model_selector(selector)
     if files.is_library_cross_encoder or any(kind.endswith("ForSequenceClassification") for kind in files.classes):
-        if selector != name and backend != "cross_encoder":
+        if selector != name and backend.replace("-", "_") != "cross_encoder":
             raise UsageError(
                 f"Model {name!r} is a cross-encoder ({' or '.join(files.classes)}), which {backend} does not run",
                 expected="a language model after this prefix",
@@ -227,6 +230,8 @@ def source_of_model(files: ModelFiles) -> dict[str, Any]:
     downloaded = read_model_source(files.folder) or {"source": "folder"}
     if files.commit:
         downloaded = {"source": "hub", "id": files.hub_id, "revision": files.commit}
+    if files.folder in shipped_adapters().values():
+        downloaded = {"source": "listrank", "id": files.folder.name}
     source: dict[str, Any] = {key: downloaded[key] for key in ("source", "id", "revision") if key in downloaded}
     return source | ({"base": dataclasses.asdict(files.base)} if files.base else {})
 

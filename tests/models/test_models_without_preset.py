@@ -59,6 +59,12 @@ def drop_weights(folder: Path, part: str) -> Path:
     return folder
 
 
+def drop_tokenizer(folder: Path) -> Path:
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    return folder
+
+
 def save_modular_cross_encoder(folder: Path) -> Path:
     """A cross-encoder made of modules, as sentence-transformers saves it: an encoder, its pooling and a head."""
     from sentence_transformers import CrossEncoder
@@ -119,6 +125,7 @@ REFUSED: dict[str, tuple[Any, ...]] = {
         MissingResourceError,
         "only an adapter",
     ),
+    "no tokenizer": (lambda folder: drop_tokenizer(save(folder / "m")), MissingResourceError, "has no tokenizer"),
     "masked": (
         lambda folder: save(folder / "m", head="BertForMaskedLM"),
         UsageError,
@@ -209,6 +216,11 @@ def test_an_encoder_of_a_first_stage_needs_all_weights_except_those_of_a_pooler_
     assert (load_text_encoder(drop_weights(folder, "pooler"), options).passages(["w1 w2"]) == before).all()
     with raises(DataError, "encoder.layer.0.attention"):
         load_text_encoder(drop_weights(folder, "layer.0.attention.self.query"), options)
+
+
+def test_an_encoder_of_a_first_stage_needs_a_tokenizer(tmp_path: Path) -> None:
+    with raises(MissingResourceError, "has no tokenizer"):
+        load_text_encoder(drop_tokenizer(save_encoder(tmp_path)), Dense(dtype="float32"))
 
 
 def test_an_encoder_that_uses_its_pooler_needs_it(tmp_path: Path) -> None:

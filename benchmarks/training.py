@@ -90,7 +90,7 @@ def prepared(options: Any, folder: Path) -> tuple[Any, list[Any], int]:
     from rerank.finetune.component_registry import make_training_components
     from rerank.finetune.recipe import Recipe
     from rerank.finetune.trainer.listwise_module import collate_examples
-    from rerank.finetune.trainer.scheduled_examples import select_training_documents
+    from rerank.finetune.trainer.schedule import select_training_documents
     from rerank.finetune.trainer.training_run import TrainingRun, read_training_and_held_out_lists
 
     docs = list(open_collection("pydoc").docs())[: options.documents]

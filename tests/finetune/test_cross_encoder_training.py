@@ -28,7 +28,7 @@ from rerank.finetune.losses.base import ListTarget  # noqa: E402
 from rerank.finetune.recipe import Recipe  # noqa: E402
 from rerank.finetune.trainer.cost_estimate import estimate_training  # noqa: E402
 from rerank.finetune.trainer.cross_encoder_recipe import check_cross_encoder_recipe  # noqa: E402
-from rerank.finetune.trainer.scheduled_examples import ListSchedule  # noqa: E402
+from rerank.finetune.trainer.schedule import ListSchedule  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
 from rerank.finetune.trainer.training_folder import list_training_checkpoints  # noqa: E402
 from rerank.finetune.trainer.training_run import read_training_and_held_out_lists  # noqa: E402

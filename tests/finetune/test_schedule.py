@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rerank.finetune.labels.training_list import TrainingList
-from rerank.finetune.trainer.scheduled_examples import ListSchedule
+from rerank.finetune.trainer.schedule import ListSchedule
 from rerank.types import Document, Query
 
 

@@ -24,7 +24,7 @@ def model_base_of_backend(backend: Any) -> ModelBase | None:
 def lacks_commit(recorded: Mapping[str, str], current: Mapping[str, str], revision: str | None = None) -> bool:
     """Return whether two identities of a model on the hub differ only in a commit that was not recorded.
 
-    From transformers 5.24 on until version 0.2 of this package, the revision that the user named was recorded instead.
+    With transformers 5.24 or later, earlier versions of this package recorded the revision that the user named.
 
     Args:
         recorded: The recorded identity.

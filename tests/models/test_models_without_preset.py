@@ -6,6 +6,7 @@ import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -140,6 +141,13 @@ REFUSED: dict[str, tuple[Any, ...]] = {
 }
 
 
+def rank_by_command(cli: Cli, folder: Path, tmp_path: Path) -> CompletedProcess[str]:
+    """Rank the list with the model by the command, into the folder `run`."""
+    (tmp_path / "list.jsonl").write_text(json.dumps(LIST))
+    source, out = f"requests:{tmp_path}/list.jsonl", tmp_path / "run"
+    return cli("rerank", "--collection", source, "--model", folder, "--out", out, "--dtype", "float32")
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_would_be_random_is_refused_in_one_line(case: str, tmp_path: Path, cli: Cli) -> None:
     make, kind, *named = REFUSED[case]
@@ -147,18 +155,7 @@ def test_what_would_be_random_is_refused_in_one_line(case: str, tmp_path: Path, 
     with raises(kind, *named) as caught:
         rank(folder)
     assert "\n" not in str(caught.value)
-    (tmp_path / "list.jsonl").write_text(json.dumps(LIST))
-    done = cli(
-        "rerank",
-        "--collection",
-        f"requests:{tmp_path}/list.jsonl",
-        "--model",
-        folder,
-        "--out",
-        tmp_path / "run",
-        "--dtype",
-        "float32",
-    )
+    done = rank_by_command(cli, folder, tmp_path)
     assert done.returncode not in (0, 1)
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in done.stderr
@@ -166,18 +163,7 @@ def test_what_would_be_random_is_refused_in_one_line(case: str, tmp_path: Path, 
 
 def test_the_command_ranks_as_python_does(tmp_path: Path, cli: Cli) -> None:
     folder = save(tmp_path / "our-support")
-    (tmp_path / "list.jsonl").write_text(json.dumps(LIST))
-    done = cli(
-        "rerank",
-        "--collection",
-        f"requests:{tmp_path}/list.jsonl",
-        "--model",
-        folder,
-        "--out",
-        tmp_path / "run",
-        "--dtype",
-        "float32",
-    )
+    done = rank_by_command(cli, folder, tmp_path)
     assert done.returncode == 0, done.stderr
     order = [line.split()[2] for line in (tmp_path / "run" / "run.trec").read_text().splitlines()]
     assert order == [str(n) for n in rank(folder)]

@@ -167,3 +167,14 @@ class PartialFailureError(RerankError):
     """The work is finished and saved, but more of it failed than was allowed."""
 
     exit_code = 7
+
+
+def ensure(
+    holds: object, found: str, *, expected: str = "", remedy: str = "", error: type[RerankError] = UsageError
+) -> None:
+    """Raise ``error`` with the three parts of its message unless ``holds`` is true.
+
+    The message is built in any case, so its parts must be cheap and must not fail while the condition holds.
+    """
+    if not holds:
+        raise error(found, expected=expected, remedy=remedy)

@@ -1,9 +1,10 @@
 """Registries that map plug-in names to classes, which are imported on first use.
 
 A plug-in package (``strategies``, ``collections``, ...) contains ``base`` and its plug-ins. Each module or sub-package
-is one plug-in: ``sliding.py`` defines the class ``Sliding``, which is registered as ``sliding``. Other distributions
-add plug-ins through entry points of the group ``rerank.<package>``. A new file in the package is a new plug-in, without
-further registration. Listing the names does not import the plug-ins.
+is one plug-in: ``sliding.py`` defines the class ``Sliding``, which is registered as ``sliding``, without further
+registration. Plug-ins that are read together may share a module; the registry's table ``shared`` names them. Other
+distributions add plug-ins through entry points of the group ``rerank.<package>``. Listing the names does not import the
+plug-ins.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import pkgutil
 import re
 import sys
 import warnings
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -47,13 +49,18 @@ class Registry:
         kind: Noun for a plug-in in messages, such as ``"strategy"``.
         experimental: Name of a second sub-package whose plug-ins belong to the same registry and are marked as
             experimental in listings; empty for no such package.
+        shared: Modules below ``rerank`` that define several plug-ins, with the names of these: the module
+            ``"finetune.losses"`` with ``"list_net rank_net"`` defines the classes ``ListNet`` and ``RankNet``.
     """
 
-    def __init__(self, package: str, kind: str, *, experimental: str = "") -> None:
+    def __init__(
+        self, package: str, kind: str, *, experimental: str = "", shared: Mapping[str, str] | None = None
+    ) -> None:
         """Store the package names; nothing is imported yet."""
         self.package = package
         self.kind = kind
         self.experimental = experimental
+        self.shared = dict(shared or {})
 
     def names(self) -> list[str]:
         """Return the sorted names of all plug-ins, built-in ones and those of other distributions."""
@@ -74,7 +81,7 @@ class Registry:
                     f"The {self.kind} {name!r} is built in, but {added[module].value!r} has the same name",
                     remedy="Rename or uninstall the added plug-in",
                 )
-            return getattr(importlib.import_module(f"rerank.{built_in[module]}.{module}"), plugin_class_name(module))
+            return getattr(importlib.import_module(f"rerank.{built_in[module]}"), plugin_class_name(module))
         if module not in added:
             raise UnknownNameError(self.kind, name, [known.replace("_", "-") for known in self.names()])
         return self._load(added[module])
@@ -91,12 +98,15 @@ class Registry:
 
     def is_experimental(self, name: str) -> bool:
         """Return whether a built-in plug-in is in the package of experimental plug-ins."""
-        return bool(self.experimental) and self._built_in().get(name.replace("-", "_")) == self.experimental
+        module = self._built_in().get(name.replace("-", "_"), "")
+        return bool(self.experimental) and f"{module}.".startswith(f"{self.experimental}.")
 
     def _built_in(self) -> dict[str, str]:
-        """Return a mapping from the name of each built-in plug-in to the package that contains it."""
+        """Return a mapping from the name of each built-in plug-in to the module below ``rerank`` that defines it."""
         packages = (package for package in (self.package, self.experimental) if package)
-        return {name: package for package in packages for name in _plugin_modules(package)}
+        modules = {name: f"{package}.{name}" for package in packages for name in _plugin_modules(package)}
+        own = {name: module for name, module in modules.items() if module not in self.shared}
+        return own | {name: module for module, names in self.shared.items() for name in names.split()}
 
     def _added(self) -> dict[str, EntryPoint]:
         points = _plugin_entry_points(f"rerank.{self.package}", tuple(sys.path))
@@ -120,6 +130,6 @@ def _plugin_entry_points(group: str, path: tuple[str, ...]) -> tuple[EntryPoint,
 
 @cache
 def _plugin_modules(package: str) -> tuple[str, ...]:
-    """Return the names of the plug-in modules of a package."""
-    path = importlib.import_module(f"rerank.{package}").__path__
+    """Return the names of the plug-in modules of a package; a plain module has none."""
+    path = getattr(importlib.import_module(f"rerank.{package}"), "__path__", ())
     return tuple(module.name for module in pkgutil.iter_modules(path) if module.name != "base")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import pkgutil
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
+import rerank
 from rerank import registry
 from rerank.errors import MissingPrerequisiteError, UnknownNameError, UsageError
 from rerank.registry import Registry, plugin_class_name
@@ -33,6 +38,38 @@ def test_built_ins_are_found_by_file_name() -> None:
 def test_every_built_in_holds_the_class_of_its_name(package: str) -> None:
     registry = Registry(package, "plug-in")
     assert [name for name in registry.names() if not isinstance(registry.get(name), type)] == []
+
+
+def test_several_plug_ins_share_a_module() -> None:
+    registry = Registry("strategies.sliding", "plug-in", shared={"strategies.sliding": "sliding"})
+    assert registry.names() == ["sliding"]
+    assert registry.get("sliding") is Sliding
+    assert not registry.is_experimental("sliding")
+
+
+def all_registries() -> list[Registry]:
+    """Every registry of the package; those of training are found through their module."""
+    names = [module.name for module in pkgutil.walk_packages(rerank.__path__, "rerank.")]
+    modules = [importlib.import_module(name) for name in names if "Registry(" in source_of(name)]
+    found = {id(value): value for module in modules for value in vars(module).values() if isinstance(value, Registry)}
+    return list(found.values())
+
+
+def source_of(module: str) -> str:
+    spec = importlib.util.find_spec(module)
+    return Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
+
+
+@pytest.mark.parametrize("registry", all_registries(), ids=lambda registry: registry.package)
+def test_the_table_of_shared_modules_is_complete(registry: Registry) -> None:
+    """A class with all the public attributes that the listed plug-ins of its module have in common is one as well."""
+    for path, names in registry.shared.items():
+        module = importlib.import_module(f"rerank.{path}")
+        listed = [getattr(module, plugin_class_name(name)) for name in names.split()]
+        common = set.intersection(*({name for name in dir(plugin) if name[0] != "_"} for plugin in listed))
+        classes = [value for name, value in vars(module).items() if isinstance(value, type) and name[0] != "_"]
+        own = [value for value in classes if value.__module__ == module.__name__ and common <= set(dir(value))]
+        assert not common or {value.__name__ for value in own} == {value.__name__ for value in listed}
 
 
 def test_class_names() -> None:

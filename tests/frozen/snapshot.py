@@ -1592,6 +1592,10 @@ def describe_error(node: ast.Call, classes: set[str], *, is_raised: bool) -> str
     All errors of `rerank.errors` count, and those of other classes, such as ValueError, if they are raised with a text.
     """
     name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+    if name == "ensure" and len(node.args) == 2:  # ensure(condition, found, expected=..., error=DataError)
+        error = next((key.value for key in node.keywords if key.arg == "error"), ast.Name("UsageError"))
+        keywords = [key for key in node.keywords if key.arg != "error"]
+        return describe_error(ast.Call(error, node.args[1:], keywords), classes, is_raised=True)
     if not node.args or not (name in classes or (is_raised and name.endswith("Error"))):
         return ""
     parts = [error_template(argument) for argument in node.args[:1]]

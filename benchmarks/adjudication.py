@@ -22,13 +22,13 @@ from pathlib import Path
 import ir_measures
 import numpy as np
 
-from rerank.adjudication.budgets import AdjudicationBudget
-from rerank.adjudication.judging_sequence import judge_pool_in_order, open_judging_order
+from rerank.adjudication.orders import open_judging_order
 from rerank.adjudication.pool_measures import Measurer
 from rerank.adjudication.pools import pool_runs
 from rerank.adjudication.significance_verdicts import Procedure
 from rerank.adjudication.studies import run_study
 from rerank.adjudication.study_design import StudyDesign
+from rerank.adjudication.walks import AdjudicationBudget, judge_pool_in_order
 from rerank.cli.run_files import read_run_arguments
 from rerank.io.run_files import read_qrels
 from rerank.types import Document, Qrels, Query, Ranking, Run

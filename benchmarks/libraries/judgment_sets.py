@@ -12,10 +12,10 @@ import pytrec_eval
 from adjudication import METHODS, made_up
 
 from libraries.processes import Settings, cpu_seconds
-from rerank.adjudication.budgets import AdjudicationBudget
-from rerank.adjudication.judging_sequence import judge_pool_in_order, open_judging_order
+from rerank.adjudication.orders import open_judging_order
 from rerank.adjudication.pool_measures import Measurer, score_matrices_of_judged_pool
 from rerank.adjudication.pools import pool_runs
+from rerank.adjudication.walks import AdjudicationBudget, judge_pool_in_order
 
 MEASURES = ("nDCG@10", "AP", "P@10", "R@100", "RR", "Success@5")
 BUDGETS = [AdjudicationBudget("share", float(share)) for share in range(10, 101, 10)]

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rerank.adjudication.budgets import AdjudicationBudget
-from rerank.adjudication.judging_sequence import JudgingSequence
 from rerank.adjudication.pools import Bools, Floats, Ints, Pool, add_unjudged_documents
+from rerank.adjudication.walks import AdjudicationBudget, JudgingSequence
 from rerank.evaluation import ScoreMatrix, evaluate_runs, parse_measures
 from rerank.types import Qrels, Run
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from rerank.adjudication.budgets import AdjudicationBudget
-from rerank.adjudication.judging_sequence import judge_pool_in_order
 from rerank.adjudication.pool_measures import Measurer
 from rerank.adjudication.pools import Pool, pool_runs
 from rerank.adjudication.significance_verdicts import SignificanceVerdicts
@@ -18,6 +16,7 @@ from rerank.adjudication.study_design import StudyDesign
 from rerank.adjudication.study_notes import note_study_budgets, note_study_pool, note_study_tests
 from rerank.adjudication.study_resampling import StudyResamples
 from rerank.adjudication.study_results import AdjudicationStudy, StudyCell
+from rerank.adjudication.walks import AdjudicationBudget, judge_pool_in_order
 from rerank.evaluation.comparison import notes_on_judgments
 from rerank.types import Qrels, Run
 

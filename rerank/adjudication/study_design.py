@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from rerank.adjudication.budgets import AdjudicationBudget
-from rerank.adjudication.judging_sequence import open_judging_order
+from rerank.adjudication.orders import open_judging_order
 from rerank.adjudication.orders.base import JudgingOrder
 from rerank.adjudication.pools import DEPTH
 from rerank.adjudication.significance_verdicts import Procedure
+from rerank.adjudication.walks import AdjudicationBudget
 from rerank.errors import UsageError
 from rerank.evaluation.pairwise_decisions import check_significance_level
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from rerank.adjudication.budgets import AdjudicationBudget
 from rerank.adjudication.pair_categories import Codes, PairCategories, count_cheaper_judgment_errors
 from rerank.adjudication.pools import Bools, Floats, Ints, Pool
 from rerank.adjudication.significance_verdicts import Procedure, SignificanceVerdicts, gold_judgment_comparison_row
 from rerank.adjudication.study_design import StudyDesign
 from rerank.adjudication.study_resampling import RESAMPLED, compare_study_methods, study_figure_intervals
+from rerank.adjudication.walks import AdjudicationBudget
 from rerank.io.csv_tables import format_csv_table
 from rerank.io.text_files import replace_text_file
 

@@ -161,8 +161,9 @@ def pool_command(
 
     The reranked pool can be used as a judging order: rerank qrels study --method llm:reranked.trec.
     """
-    from rerank.adjudication.judging_sequence import open_judging_order, pool_as_run
+    from rerank.adjudication.orders import open_judging_order
     from rerank.adjudication.pools import add_unjudged_documents, pool_runs
+    from rerank.adjudication.walks import pool_as_run
     from rerank.collections import open_collection_qrels
     from rerank.io.run_files import write_qrels, write_run
     from rerank.types import Qrels
@@ -196,8 +197,8 @@ def check_output_folder_option(path: Path) -> None:
 
 def _study_design_of_options(options: StudyOptions, procedure: ProcedureOptions) -> StudyDesign:
     """Return the design of a study. Invalid options raise an error before any file is read."""
-    from rerank.adjudication.budgets import AdjudicationBudget
     from rerank.adjudication.study_design import StudyDesign
+    from rerank.adjudication.walks import AdjudicationBudget
 
     budgets = options.budget or [f"{share}%" for share in range(10, 101, 10)]
     return StudyDesign(
@@ -217,7 +218,7 @@ def _study_design_of_options(options: StudyOptions, procedure: ProcedureOptions)
 
 def _judging_orders_of_option(names: Sequence[str]) -> tuple[str, ...]:
     """Return the named judging orders, with ``all`` replaced by all orders that need no argument."""
-    from rerank.adjudication.judging_sequence import open_judging_order, orders
+    from rerank.adjudication.orders import open_judging_order, orders
 
     every = [name.replace("_", "-") for name in orders.names() if name != "llm"]
     methods = dict.fromkeys(name for text in names for name in (every if text == "all" else [text]))

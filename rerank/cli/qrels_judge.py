@@ -174,9 +174,9 @@ def _judging_terms_of_options(
     task: JudgingTaskOptions, assessor: AssessorOptions, collection: Collection
 ) -> JudgingTerms:
     """Return the settings of the judging session. Invalid settings raise an error before any run is read."""
-    from rerank.adjudication.budgets import AdjudicationBudget
     from rerank.adjudication.judging.judging_terms import SCALE, JudgingTerms, parse_judging_grades
-    from rerank.adjudication.judging_sequence import open_judging_order
+    from rerank.adjudication.orders import open_judging_order
+    from rerank.adjudication.walks import AdjudicationBudget
 
     open_judging_order(task.method)
     grades = parse_judging_grades(task.grades)

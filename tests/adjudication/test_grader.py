@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.adjudication.budgets import AdjudicationBudget
 from rerank.adjudication.judging.grader import REPLY_TOKENS, GradedReply, Grader, parse_judged_grade
 from rerank.adjudication.judging.judging_terms import SCALE, JudgingTerms
 from rerank.adjudication.judging.judgment import PendingJudgment
@@ -20,6 +19,7 @@ from rerank.adjudication.judging.model_judging import GradingWorkers, judge_sess
 from rerank.adjudication.judging.pool_texts import PoolTexts
 from rerank.adjudication.judging.session import JudgingSession
 from rerank.adjudication.pools import pool_runs
+from rerank.adjudication.walks import AdjudicationBudget
 from rerank.backends.cross_encoder import CrossEncoder
 from rerank.backends.fake import Fake
 from rerank.errors import ContextOverflowError, DataError, UsageError

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from rerank.adjudication.judging_sequence import judge_pool_in_order, open_judging_order, pool_as_run
-from rerank.adjudication.orders.condorcet import condorcet_pool_majorities
-from rerank.adjudication.orders.hedge import hedge_gains
+from rerank.adjudication.orders import open_judging_order
+from rerank.adjudication.orders.adaptive import hedge_gains
+from rerank.adjudication.orders.fixed import condorcet_majorities
 from rerank.adjudication.pools import Pool, PooledTopic, pool_runs
+from rerank.adjudication.walks import judge_pool_in_order, pool_as_run
 from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.types import Document, Query, Ranking, Run
 from tests.raising import raises
@@ -101,7 +102,7 @@ def test_scores_by_hand() -> None:
 
 
 def test_condorcet() -> None:
-    beats, docs = condorcet_pool_majorities(topic(*LISTS)), topic(*LISTS).docs
+    beats, docs = condorcet_majorities(topic(*LISTS)), topic(*LISTS).docs
     a, b, f = (docs.index(doc) for doc in "abf")
     assert beats[b, a]  # 2 to 1
     assert beats[b, f]
@@ -109,7 +110,7 @@ def test_condorcet() -> None:
     found = order("condorcet")
     assert found.startswith("ba")
     circle = order("condorcet", lists=("abc", "bca", "cab"))  # a > b > c > a
-    votes, names = condorcet_pool_majorities(topic("abc", "bca", "cab")), "abc"
+    votes, names = condorcet_majorities(topic("abc", "bca", "cab")), "abc"
     assert all(votes[names.index(x), names.index(y)] for x, y in zip(circle, circle[1:], strict=False))
 
 
@@ -143,7 +144,7 @@ def test_mtf_global_spends_where_relevant_documents_are() -> None:
     answers = [np.ones(5, dtype=bool), np.zeros(5, dtype=bool)]
     walked = judge_pool_in_order(open_judging_order("mtf-global"), found, answers)
     assert walked.sequence is not None
-    from rerank.adjudication.budgets import AdjudicationBudget
+    from rerank.adjudication.walks import AdjudicationBudget
 
     assert walked.sizes(AdjudicationBudget.parse("3")).tolist() in (
         [5, 1],

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rerank.adjudication.budgets import AdjudicationBudget
-from rerank.adjudication.judging_sequence import judge_pool_in_order, open_judging_order
+from rerank.adjudication.orders import open_judging_order
 from rerank.adjudication.pool_measures import Measurer, score_matrices_of_judged_pool
 from rerank.adjudication.pools import pool_runs
+from rerank.adjudication.walks import AdjudicationBudget, judge_pool_in_order
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
 FAST = ("nDCG@10", "nDCG", "AP", "AP(rel=2)@5", "P@5", "P(rel=2)@20", "R@10", "R(rel=3)@3", "RR", "RR@3", "Success@2")

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.adjudication.budgets import AdjudicationBudget
 from rerank.adjudication.pools import add_unjudged_documents, pool_runs
+from rerank.adjudication.walks import AdjudicationBudget
 from rerank.errors import DataError, UsageError
 from rerank.types import Document, Qrels, Query, Ranking, Run
 from tests.raising import raises

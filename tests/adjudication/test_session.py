@@ -12,13 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rerank.adjudication.budgets import AdjudicationBudget
 from rerank.adjudication.judging.judging_terms import JudgingTerms, fingerprint_of_pool, parse_judging_grades
 from rerank.adjudication.judging.judgment import Judgment, PendingJudgment
 from rerank.adjudication.judging.judgment_journal import JudgmentJournal
 from rerank.adjudication.judging.session import JudgingSession
-from rerank.adjudication.judging_sequence import judge_pool_in_order, open_judging_order
+from rerank.adjudication.orders import open_judging_order
 from rerank.adjudication.pools import Pool, pool_runs
+from rerank.adjudication.walks import AdjudicationBudget, judge_pool_in_order
 from rerank.errors import DataError, MissingResourceError, RerankError, StorageError, UsageError
 from rerank.io.run_files import read_qrels, write_qrels
 from rerank.types import Document, Query, Ranking, Run

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rerank.adjudication.budgets import AdjudicationBudget
 from rerank.adjudication.orders.base import StaticOrder
 from rerank.adjudication.pools import pool_runs
 from rerank.adjudication.qrels_comparison import compare_with_gold_qrels
@@ -24,6 +23,7 @@ from rerank.adjudication.study_report import (
     write_study_report,
 )
 from rerank.adjudication.study_results import AdjudicationStudy
+from rerank.adjudication.walks import AdjudicationBudget
 from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.io.run_files import read_qrels, read_run, write_run
 from rerank.types import Document, Qrels, Query, Ranking, Run

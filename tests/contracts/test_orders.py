@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rerank.adjudication.budgets import AdjudicationBudget
-from rerank.adjudication.judging_sequence import judge_pool_in_order, open_judging_order, orders
+from rerank.adjudication.orders import open_judging_order, orders
 from rerank.adjudication.orders.base import JudgingOrder, SupportsAcross
 from rerank.adjudication.pools import Bools, Pool, pool_runs
+from rerank.adjudication.walks import AdjudicationBudget, judge_pool_in_order
 from rerank.io.run_files import write_run
 from rerank.types import Document, Query, Ranking, Run
 

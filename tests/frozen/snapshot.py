@@ -329,7 +329,7 @@ ENTRY_POINT_GROUPS = (
 
 def open_registries() -> dict[str, Any]:
     """Return all registries of plug-ins by the plural of their kind."""
-    from rerank.adjudication.judging_sequence import orders
+    from rerank.adjudication.orders import orders
     from rerank.backends import BACKENDS
     from rerank.collections import collections
     from rerank.engines import ENGINES

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from rerank.adjudication.budgets import AdjudicationBudget
 from rerank.adjudication.pools import DEPTH, Pool
+from rerank.adjudication.walks import AdjudicationBudget
 from rerank.errors import UsageError
 
 #: Grades of TREC Deep Learning: irrelevant, related, highly relevant, perfectly relevant.

@@ -14,10 +14,10 @@ from typing import Any
 from rerank.adjudication.judging.judging_terms import JudgingTerms, describe_adjudication_setting_differences
 from rerank.adjudication.judging.judgment import Judgment, PendingJudgment
 from rerank.adjudication.judging.judgment_journal import JudgmentJournal
-from rerank.adjudication.judging_sequence import open_judging_order
-from rerank.adjudication.judging_walks import JudgingWalk, open_judging_walks
+from rerank.adjudication.orders import open_judging_order
 from rerank.adjudication.orders.base import SupportsAcross
 from rerank.adjudication.pools import Pool
+from rerank.adjudication.walks import JudgingWalk, open_walks
 from rerank.errors import DataError, UsageError
 from rerank.types import Qrels
 
@@ -177,7 +177,7 @@ class JudgingSession:
 
     def _fresh(self) -> list[JudgingWalk]:
         """Return new walks of the judging order, before the first judgment."""
-        return open_judging_walks(self._order, self.pool, self.terms.budget, seed=self.terms.seed)
+        return open_walks(self._order, self.pool, self.terms.budget, seed=self.terms.seed)
 
     def _number(self, topic: str) -> int:
         """Return the index of the walk that yields the documents of a topic; 0 if one walk covers all topics."""

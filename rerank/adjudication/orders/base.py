@@ -15,6 +15,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 import numpy as np
 
 from rerank.adjudication.pools import Floats, PooledTopic
+from rerank.errors import ensure
 
 RandomGenerator = np.random.Generator
 #: Generator that yields the index of the next document to judge and receives whether it is relevant. Every document is
@@ -55,18 +56,12 @@ class StaticOrder(ABC):
     random: ClassVar[bool] = True
 
     def __call__(self, topic: PooledTopic, rng: RandomGenerator) -> Walk:
-        """Yield the documents of a topic by decreasing score."""
         for doc in np.argsort(-self.scores(topic), kind="stable").tolist():  # noqa: UP028 - lists receive no judgments
             yield doc
 
     @abstractmethod
     def scores(self, topic: PooledTopic) -> Floats:
         """Return an array of shape (docs,): the score of each document. Documents with larger scores come first."""
-
-
-def sum_over_pooled_runs(values: Floats) -> Floats:
-    """Sum (runs, docs) values over runs. Values are sorted first, which makes the sum independent of the run order."""
-    return np.asarray(np.sort(values, axis=0).sum(axis=0))
 
 
 class AdaptiveOrder(ABC):
@@ -79,7 +74,6 @@ class AdaptiveOrder(ABC):
     random: ClassVar[bool] = True
 
     def __call__(self, topic: PooledTopic, rng: RandomGenerator) -> Walk:
-        """Yield the document with the largest current score until all documents are judged."""
         state = self.begin(topic)
         judged = np.zeros(len(topic), dtype=bool)
         for _ in range(len(topic)):
@@ -104,26 +98,35 @@ class AdaptiveState(Protocol):
         """Update the state with the judgment of a document, which changes later scores."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class RankBiasedWeights:
+    """The persistence ``p`` of rank-biased precision (RBP), between 0 and 1, and the rank weights computed from it."""
+
+    p: float = 0.8
+
+    def __post_init__(self) -> None:
+        ensure(0 < self.p < 1, f"p is {self.p}", expected="a number between 0 and 1", remedy="Use 0.8, as in the paper")
+
+    def weights(self, topic: PooledTopic) -> Floats:
+        """Return an array of shape (runs, docs): RBP weights (1 - p) p^(rank - 1); 0 for documents not in the run."""
+        return np.asarray(np.where(topic.retrieved, (1 - self.p) * self.p ** (topic.ranks - 1.0), 0.0))
+
+
 class RunCursor:
     """Cursor that finds the next unjudged document of each run on a topic. It has one position per run."""
 
-    topic: PooledTopic
-    judged: list[bool]
-    positions: list[int]
-
-    @classmethod
-    def at_top(cls, topic: PooledTopic) -> RunCursor:
-        """Return a cursor at the first document of every run, with no document judged."""
-        return cls(topic, [False] * len(topic), [0] * len(topic.lists))
+    def __init__(self, topic: PooledTopic) -> None:
+        self._lists = topic.lists
+        self._judged = [False] * len(topic)
+        self._positions = [0] * len(topic.lists)
 
     def next(self, run: int) -> int | None:
         """Return the run's highest-ranked unjudged document and mark it as judged; None if there is none."""
-        docs, position = self.topic.lists[run], self.positions[run]
-        while position < len(docs) and self.judged[docs[position]]:
+        docs, position = self._lists[run], self._positions[run]
+        while position < len(docs) and self._judged[docs[position]]:
             position += 1
-        self.positions[run] = position
+        self._positions[run] = position
         if position == len(docs):
             return None
-        self.judged[docs[position]] = True
+        self._judged[docs[position]] = True
         return docs[position]

@@ -1,0 +1,227 @@
+"""Judging a pool in the order of a method, within a budget: step by step, or at once if all grades are known."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from rerank.adjudication.orders import static_judging_orders
+from rerank.adjudication.orders.base import JudgingOrder, RandomGenerator, StaticOrder, SupportsAcross, WalkAcross
+from rerank.adjudication.pools import Bools, Ints, Pool, PooledTopic
+from rerank.errors import UsageError
+from rerank.registry import plugin_name
+from rerank.types import Document, Query, Ranking, Run
+
+#: Stream of random numbers for ties, which is independent of the random choices of an order.
+_TIES = 1
+_FORM = re.compile(r"(?P<total>total:)?(?P<amount>\d+(?:\.\d+)?)(?P<share>%)?")
+_EXPECTED = "10 (documents per topic), 10% (of each topic's pool, at most 100%) or total:5000 (over all topics)"
+
+
+@dataclass(frozen=True, slots=True)
+class AdjudicationBudget:
+    """Limit on the number of documents to judge.
+
+    Attributes:
+        kind: ``topic`` limits the documents per topic, ``share`` the percentage of each topic's pool, and ``total`` the
+            documents over all topics.
+        amount: Number of documents; for ``share``, a percentage.
+    """
+
+    kind: Literal["topic", "share", "total"]
+    amount: float
+
+    def __post_init__(self) -> None:
+        whole = self.kind == "share" or float(self.amount).is_integer()
+        if not (whole and self.amount > 0) or (self.kind == "share" and self.amount > 100):
+            raise UsageError(f"The budget {self} is invalid", expected=_EXPECTED)
+
+    def __str__(self) -> str:
+        """Return the budget in the form that `parse` accepts."""
+        return {"topic": "{:.15g}", "share": "{:.15g}%", "total": "total:{:.15g}"}[self.kind].format(self.amount)
+
+    @classmethod
+    def parse(cls, text: str) -> AdjudicationBudget:
+        """Parse ``10`` (per topic), ``10%`` (of each pool) or ``total:5000`` (over all topics)."""
+        match = _FORM.fullmatch(text.strip())
+        if match is None or (match["total"] and match["share"]):
+            raise UsageError(f"{text!r} is not a budget", expected=_EXPECTED)
+        kind: Literal["topic", "share", "total"] = "total" if match["total"] else "share" if match["share"] else "topic"
+        return cls(kind, float(match["amount"]))
+
+    def sizes(self, pools: Sequence[int]) -> Ints:
+        """Return an array of shape (topics,): the number of documents to judge per topic, given the sizes of the pools.
+
+        A share is rounded half to even, as Python's ``round`` does. A total is divided equally among topics. No topic
+        gets more documents than its pool contains. The remainder is distributed in rounds of one document per topic, in
+        the order of the topics (findTopicSizes of Lipani's PoolBiasEstimators).
+        """
+        sizes = np.asarray(pools, dtype=np.int64)
+        if self.kind == "share":
+            return np.array([round(size * self.amount / 100) for size in pools], dtype=np.int64)
+        if self.kind == "topic":
+            return np.minimum(sizes, int(self.amount))
+        # equal shares first; small pools leave a remainder, which is distributed in rounds
+        remaining = min(int(self.amount), int(sizes.sum()))
+        allocated = np.minimum(sizes, remaining // len(sizes))
+        while remaining > allocated.sum():
+            unfilled = np.flatnonzero(allocated < sizes)
+            allocated[unfilled[: remaining - allocated.sum()]] += 1
+        return allocated
+
+
+class JudgingWalk:
+    """Execution of a judging order, for one topic or across all, up to a limit. It starts at the first request.
+
+    Args:
+        begin: Function that starts the order and returns its generator of (topic, document) indices.
+        limit: Largest number of documents to judge.
+    """
+
+    def __init__(self, begin: Callable[[], WalkAcross], limit: int) -> None:
+        self.limit = limit
+        self.done = 0  # number of documents judged so far
+        self._begin = begin
+        self._walk: WalkAcross | None = None
+        self._next: tuple[int, int] | None = None
+
+    @property
+    def next(self) -> tuple[int, int] | None:
+        """The next document: the index of its topic in the pool, and its index within the topic; None at the end."""
+        if self.done >= self.limit:
+            return None
+        if self._walk is None:
+            self._walk = self._begin()
+            self._next = next(self._walk, None)
+        return self._next
+
+    def answer(self, relevant: bool) -> None:
+        """Record whether the current document is relevant, and advance to the next one."""
+        if self.next is None or self._walk is None:
+            raise IndexError("the walk has ended")
+        self.done += 1
+        try:
+            self._next = self._walk.send(relevant)
+        except StopIteration:
+            self._next = None
+
+
+def open_walks(order: JudgingOrder, pool: Pool, budget: AdjudicationBudget, *, seed: int = 0) -> list[JudgingWalk]:
+    """Return one walk per topic, or a single walk if the order chooses among all topics."""
+    sizes = budget.sizes([len(topic) for topic in pool.topics]).tolist()
+    if isinstance(order, SupportsAcross):
+        return [JudgingWalk(lambda: order.across(pool.topics, np.random.default_rng([seed])), sum(sizes))]
+
+    def begin(index: int, topic: PooledTopic) -> WalkAcross:
+        walk = order(topic, topic_rng(seed, topic))
+        try:
+            doc = next(walk)
+            while True:
+                doc = walk.send((yield index, doc))
+        except StopIteration:
+            return
+
+    return [
+        JudgingWalk(lambda index=index, topic=topic: begin(index, topic), size)  # type: ignore[misc]
+        for index, (topic, size) in enumerate(zip(pool.topics, sizes, strict=True))
+    ]
+
+
+def topic_rng(seed: int, topic: PooledTopic, *stream: int) -> RandomGenerator:
+    """Return the random generator of one topic. It depends on seed, topic id and stream, but not on other topics."""
+    return np.random.default_rng([seed, zlib.crc32(topic.id.encode("utf-8", "surrogatepass")), *stream])
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class JudgingSequence:
+    """All documents of a pool in the order in which they were judged.
+
+    The next document depends only on earlier judgments, so the documents judged with a small budget are a prefix of
+    those judged with a larger one.
+
+    Attributes:
+        pool: The pool.
+        docs: For every topic, the indices of its documents in judging order.
+        sequence: (documents,) index of the topic of each judgment if the order chooses among all topics; otherwise
+            None.
+    """
+
+    pool: Pool
+    docs: tuple[Ints, ...]
+    sequence: Ints | None = None
+
+    def sizes(self, budget: AdjudicationBudget) -> Ints:
+        """Return an array of shape (topics,): how many documents of each topic are judged within the budget.
+
+        An order that chooses among all topics may divide the total budget among the topics in any way.
+        """
+        sizes = budget.sizes([len(topic) for topic in self.pool.topics])
+        if self.sequence is None:
+            return sizes
+        # count the topics of the first judgments, up to the total budget
+        return np.bincount(self.sequence[: sizes.sum()], minlength=len(sizes))
+
+
+def judge_pool_in_order(
+    order: JudgingOrder, pool: Pool, relevant: Sequence[Bools], *, seed: int = 0, ties_by_id: bool = False
+) -> JudgingSequence:
+    """Return the sequence in which an order judges the whole pool, given the relevance of all documents.
+
+    A stochastic order breaks ties between documents by the seed. If ties were broken by id, the same documents would
+    have an advantage with every seed, and the result would depend on how documents are named.
+
+    Args:
+        order: The judging order.
+        pool: The pool.
+        relevant: For every topic, a boolean array of shape (docs,): whether each document is relevant.
+        seed: Seed for stochastic orders.
+        ties_by_id: Whether to break ties by document id, as a judging session does.
+    """
+    # (docs,) per topic: documents in random order, because orders break ties by position
+    keep = ties_by_id or not order.random
+    shuffled = [
+        np.arange(len(topic)) if keep else topic_rng(seed, topic, _TIES).permutation(len(topic))
+        for topic in pool.topics
+    ]
+    walked = replace(
+        pool, topics=tuple(topic.reordered(docs) for topic, docs in zip(pool.topics, shuffled, strict=True))
+    )
+    answers = [flags[docs].tolist() for flags, docs in zip(relevant, shuffled, strict=True)]
+    docs: list[list[int]] = [[] for _ in pool.topics]
+    sequence = []
+    # judge the whole pool (100 %): the judgments of every smaller budget are a prefix of this sequence
+    for walk in open_walks(order, walked, AdjudicationBudget("share", 100), seed=seed):
+        while walk.next is not None:
+            topic, doc = walk.next
+            docs[topic].append(doc)
+            sequence.append(topic)
+            walk.answer(answers[topic][doc])
+    return JudgingSequence(
+        pool=pool,
+        docs=tuple(original[row] for original, row in zip(shuffled, docs, strict=True)),
+        sequence=np.array(sequence, dtype=np.int64) if isinstance(order, SupportsAcross) else None,
+    )
+
+
+def pool_as_run(pool: Pool, order: JudgingOrder) -> Run:
+    """Return the pool as one run. The documents of each topic are ranked by an order that needs no judgments.
+
+    Ties are broken by document id.
+    """
+    if not isinstance(order, StaticOrder):
+        raise UsageError(
+            f"The judging order {plugin_name(type(order))!r} depends on judgments or is stochastic",
+            expected="one of: " + ", ".join(static_judging_orders()),
+        )
+    rankings = (
+        Ranking.from_order(
+            Query(id=topic.id), (Document(id=topic.docs[doc]) for doc in order(topic, topic_rng(0, topic)))
+        )
+        for topic in pool.topics
+    )
+    return Run(rankings, name="pool")

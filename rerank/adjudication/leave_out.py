@@ -28,7 +28,7 @@ from rerank.adjudication.run_groups import group_runs_by_name
 from rerank.errors import DataError
 from rerank.evaluation import ScoreMatrix, parse_measures
 from rerank.evaluation.comparison import notes_on_judgments
-from rerank.io.table_formats import Grid, HasTables, TableReport
+from rerank.io.reports import Grid, Report, TableReport
 from rerank.types import Qrels, Run
 
 _CAVEAT = (
@@ -38,7 +38,7 @@ _CAVEAT = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LeaveOutStudy(HasTables):
+class LeaveOutStudy(Report):
     """Results of a leave-one-out study, in which each group of runs in turn is left out of the pool.
 
     Attributes:

@@ -242,7 +242,7 @@ def _print_bench_results(
 
 def _print_bench_pairs(groups: Sequence[dict[str, Any]]) -> None:
     """Print the comparisons of all pairs of runs as one table instead of one per group, for a pipe or file."""
-    from rerank.io.table_formats import cell_text
+    from rerank.io.reports import cell_text
 
     places = ("collection", "first_stage", "depth")
     tables = [(group, group["comparison"].tables().main) for group in groups if group["comparison"]]

@@ -17,7 +17,7 @@ from rerank.io.text_files import check_file_writable
 if TYPE_CHECKING:
     from rerank.evaluation.compared_runs import ComparedRuns
     from rerank.evaluation.comparison_family import ComparisonOptions
-    from rerank.io.table_formats import TableReport
+    from rerank.io.reports import TableReport
 
 #: Number of pairs that a table on a terminal shows without --all.
 _PAIRS_ON_TERMINAL = 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
@@ -17,7 +18,7 @@ from rerank.errors import RerankError
 from rerank.terminal_text import strip_terminal_control_characters, unstripped_output_stream
 
 if TYPE_CHECKING:
-    from rerank.io.table_formats import Grid, TableReport
+    from rerank.io.reports import Grid, Report, TableReport
 
 Format = Literal["text", "json", "jsonl"]
 FormatOption = Annotated[
@@ -83,6 +84,53 @@ def emit_output(
             typer.echo(format_json_output(row))
 
 
+def emit(report: Report, form: TableFormat = "text", *, wide: bool | None = None, most_rows: int | None = None) -> None:
+    """Print the result of a command in the requested format.
+
+    Args:
+        report: The result.
+        wide: Whether to show all columns on a terminal; None if the command has no option for this.
+        most_rows: Maximum number of rows of a main table on a terminal; None for all.
+    """
+    if form == "json":
+        typer.echo(format_json_output(report.to_dict(), indent=2 if sys.stdout.isatty() else None))
+    elif form == "jsonl":
+        for row in report.records():
+            typer.echo(format_json_output(row))
+    elif form == "csv":
+        from rerank.io.csv_tables import convert_rows_to_csv
+
+        typer.echo(convert_rows_to_csv(report.records()), nl=False)
+    elif form != "text":
+        typer.echo(report.to_table(form))
+    else:
+        from rerank.io.reports import TableReport
+
+        for kind, group in itertools.groupby(report.parts(), type):
+            parts: list[Any] = list(group)
+            if kind is TableReport:  # consecutive ones are one output, such as the comparisons of several measures
+                print_reports(parts, wide=wide, most_rows=most_rows)
+                continue
+            for part in parts:
+                if kind is str:
+                    print_note(part)
+                else:
+                    _print_grid(part, wide=wide)
+
+
+def _print_grid(grid: Grid, *, wide: bool | None) -> None:
+    """Print a table without legend; a secondary table goes to stderr if stdout is a pipe or a file."""
+    from rerank.io.reports import TableReport, cell_text
+
+    if grid.further and not sys.stdout.isatty():
+        for row in [grid.heads, *grid.rows]:
+            print_note("\t".join(map(cell_text, row)))
+        return
+    if grid.title and sys.stdout.isatty():
+        typer.echo(f"{grid.title}\n")
+    print_reports([TableReport([grid])], wide=wide)
+
+
 def format_json_output(content: Any, *, indent: int | None = None) -> str:
     """Format a value as JSON with all control characters escaped, so that printing it does not affect a terminal."""
     text = json.dumps(content, ensure_ascii=False, indent=indent)
@@ -114,7 +162,7 @@ def print_table(
         wide: Whether to show all columns on a terminal.
         further: Whether the table is secondary, so that it is printed on stderr if stdout is a pipe or a file.
     """
-    from rerank.io.table_formats import Grid, TableReport
+    from rerank.io.reports import Grid, TableReport
 
     cells = [list(map(str, row)) for row in rows]
     if further and not sys.stdout.isatty():
@@ -152,7 +200,7 @@ def print_reports(reports: Sequence[TableReport], *, wide: bool | None = None, m
 
 
 def _print_tab_separated(tables: Sequence[tuple[str, Grid]]) -> None:
-    from rerank.io.table_formats import cell_text
+    from rerank.io.reports import cell_text
 
     has_measures = any(measure for measure, _ in tables)
     typer.echo("\t".join([*(["measure"] if has_measures else []), *tables[0][1].heads]))

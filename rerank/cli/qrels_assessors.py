@@ -15,7 +15,7 @@ from rerank.cli.run_files import NamesOption, RunsArgument, expand_run_arguments
 from rerank.errors import UsageError
 
 if TYPE_CHECKING:
-    from rerank.io.table_formats import TableReport
+    from rerank.io.reports import TableReport
 
 _AGREEMENT = "Example: rerank qrels agreement qrels.txt pydoc --relevant 1 --by-topic"
 _ESTIMATE = "Example: rerank qrels estimate a.trec b.trec --people qrels.txt --predicted pydoc --baseline a.trec"
@@ -134,7 +134,7 @@ def _kappa_matrix(content: Mapping[str, Any], kappa: str, *, intervals: bool) ->
 
 def _table_of_agreement(content: Mapping[str, Any], kappa: str) -> TableReport:
     """Return the matrix of kappas as a table for a paper, with Krippendorff's alpha in its caption."""
-    from rerank.io.table_formats import Grid, TableReport
+    from rerank.io.reports import Grid, TableReport
 
     alphas = (f"{level} {_format_interval_cell(**found)}" for level, found in content["alpha"].items())
     legend = [
@@ -233,7 +233,7 @@ def estimate_command(
 
 def _table_of_estimates(content: Mapping[str, Any]) -> TableReport:
     """Return a table with one row per run: the estimate, and the values from people alone and from the model alone."""
-    from rerank.io.table_formats import Grid, TableReport
+    from rerank.io.reports import Grid, TableReport
 
     rows = [
         [

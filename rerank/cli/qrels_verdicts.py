@@ -13,7 +13,7 @@ from rerank.errors import UsageError
 
 if TYPE_CHECKING:
     from rerank.evaluation.comparison_family import ComparisonFamily
-    from rerank.io.table_formats import TableReport
+    from rerank.io.reports import TableReport
 
 VERDICT_COLUMNS = ("AA", "AD", "MA", "MD", "PA", "PD", "precision", "recall", "balanced_accuracy", "tau", "tau_ap")
 #: Headings of the columns that a terminal shows only with ``--wide``.
@@ -68,7 +68,7 @@ def table_of_qrels_study(
     content: dict[str, Any], families: Sequence[ComparisonFamily], about: Sequence[str] = ()
 ) -> TableReport:
     """Return the results of a study of qrels as a table, with the significance tests in its legend."""
-    from rerank.io.table_formats import Grid, TableReport
+    from rerank.io.reports import Grid, TableReport
 
     rows = [
         [*(str(r[key]) for key in about), r["measure"], format_procedure_cell(r), *format_verdict_cells(r)]

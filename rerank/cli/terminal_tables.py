@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rerank.io.table_formats import Grid, TableReport, table_as_text_cells, width_in_terminal
+from rerank.io.reports import Grid, TableReport, table_as_text_cells, width_in_terminal
 from rerank.terminal_text import strip_terminal_control_characters
 
 #: A cell with a number, a percentage or an interval, or with what stands for a missing number.

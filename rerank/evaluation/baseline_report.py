@@ -15,7 +15,7 @@ from rerank.evaluation.tables import (
     format_p_value,
     format_share,
 )
-from rerank.io.table_formats import Cell, Grid, HasTables, TableReport
+from rerank.io.reports import Cell, Grid, Report, TableReport
 
 #: Marks at the mean of a run that is significantly above or below the baseline.
 ABOVE, BELOW = "†", "‡"
@@ -80,7 +80,7 @@ class BaselineRow:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class BaselineComparison(HasTables):
+class BaselineComparison(Report):
     """Comparison of all systems with a baseline.
 
     Attributes:

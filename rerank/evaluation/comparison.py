@@ -32,7 +32,7 @@ from rerank.evaluation.score_matrix import ScoreMatrix
 from rerank.evaluation.scores import Scores
 from rerank.evaluation.significance import correct_p_values, open_significance_test, student_t_interval
 from rerank.evaluation.significance.base import DECIMALS, Floats, clip_p_values, iterate_paired_differences
-from rerank.io.table_formats import TableReport
+from rerank.io.reports import TableReport
 from rerank.selector import Selector
 from rerank.types import Qrels, Run
 

@@ -13,7 +13,7 @@ from rerank.evaluation.pairwise_decisions import PairwiseDecisions
 from rerank.evaluation.plots import plot_comparison
 from rerank.evaluation.significance import TITLES
 from rerank.evaluation.tables import format_confidence_interval, format_measure_score, format_p_value
-from rerank.io.table_formats import LETTERS, Cell, Grid, HasTables, TableReport
+from rerank.io.reports import LETTERS, Cell, Grid, Report, TableReport
 from rerank.selector import Selector
 
 
@@ -94,7 +94,7 @@ class PairComparison:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison(HasTables):
+class Comparison(Report):
     """Results of comparing runs on one measure.
 
     Attributes:

@@ -32,7 +32,7 @@ from rerank.evaluation.significance.base import (
     mean_paired_differences,
 )
 from rerank.evaluation.tables import table_of_significant_pairs
-from rerank.io.table_formats import HasTables, TableReport
+from rerank.io.reports import Report, TableReport
 from rerank.selector import Selector
 
 #: A comparison with fewer topics than this gets a note. Buckley and Voorhees (Evaluating evaluation measure stability,
@@ -41,7 +41,7 @@ FEW_TOPICS = 25
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class PairwiseDecisions(HasTables):
+class PairwiseDecisions(Report):
     """The result of testing every pair of systems on one measure: differences, p-values and decisions.
 
     Attributes:

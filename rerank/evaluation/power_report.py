@@ -15,7 +15,7 @@ from rerank.evaluation.power import smallest_detectable_difference, topics_neede
 from rerank.evaluation.score_matrix import ScoreMatrix
 from rerank.evaluation.scores import Scores
 from rerank.evaluation.tables import format_measure_score
-from rerank.io.table_formats import Grid, HasTables, TableReport
+from rerank.io.reports import Grid, Report, TableReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class PowerGoal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PowerReport(HasTables):
+class PowerReport(Report):
     """Power of the paired t-test for pairs of runs.
 
     Attributes:

@@ -25,7 +25,7 @@ from rerank.evaluation.scores import Scores
 from rerank.evaluation.significance import paired_t
 from rerank.evaluation.significance.base import DECIMALS, Floats
 from rerank.evaluation.tables import format_measure_score, format_p_value
-from rerank.io.table_formats import Grid, HasTables, TableReport
+from rerank.io.reports import Grid, Report, TableReport
 from rerank.types import Qrels, Run
 
 _ROLES = ("baseline", "advanced")
@@ -46,7 +46,7 @@ class Experiment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reproduction(HasTables):
+class Reproduction(Report):
     """Comparison of an original experiment with its reproduction.
 
     Attributes:

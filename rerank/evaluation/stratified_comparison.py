@@ -18,11 +18,11 @@ from rerank.evaluation.significance import TITLES, correct_p_values
 from rerank.evaluation.significance.base import Floats, clip_p_values
 from rerank.evaluation.significance.base.corrections import resolve_correction
 from rerank.evaluation.tables import format_confidence_interval, format_measure_score, format_p_value
-from rerank.io.table_formats import Cell, Grid, HasTables, TableReport
+from rerank.io.reports import Cell, Grid, Report, TableReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StratifiedComparison(HasTables):
+class StratifiedComparison(Report):
     """Comparison of systems over several collections on one measure.
 
     Attributes:

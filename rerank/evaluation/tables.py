@@ -9,7 +9,7 @@ from rerank.evaluation.comparison_family import library_versions
 from rerank.evaluation.score_matrix import ScoreMatrix
 from rerank.evaluation.scores import Scores
 from rerank.evaluation.significance import TITLES
-from rerank.io.table_formats import Cell, Grid, TableReport, convert_tables_to_format
+from rerank.io.reports import Cell, Grid, TableReport, format_tables
 
 
 def table_of_scores(scores: Iterable[tuple[str, Scores]], *, markdown: bool = False, digits: int = 4) -> str:
@@ -31,9 +31,7 @@ def table_of_scores(scores: Iterable[tuple[str, Scores]], *, markdown: bool = Fa
         ]
         for run, entry in entries
     ]
-    return convert_tables_to_format(
-        [Grid(["run", "queries", "missing", *measures], rows)], [], "markdown" if markdown else "text"
-    )
+    return format_tables([Grid(["run", "queries", "missing", *measures], rows)], [], "markdown" if markdown else "text")
 
 
 def table_of_evaluation(

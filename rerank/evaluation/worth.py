@@ -16,7 +16,7 @@ from rerank.evaluation.measures import check_measure_has_query_values, parse_mea
 from rerank.evaluation.significance import student_t_interval
 from rerank.evaluation.significance.base import Floats
 from rerank.evaluation.tables import format_confidence_interval, format_measure_score
-from rerank.io.table_formats import Cell, Grid, HasTables, TableReport
+from rerank.io.reports import Cell, Grid, Report, TableReport
 from rerank.types import Qrels, Ranking, Run
 
 #: Name of the perfect order in results.
@@ -43,7 +43,7 @@ class WorthOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorthReport(HasTables):
+class WorthReport(Report):
     """The worth of rerankers by one measure.
 
     Attributes:

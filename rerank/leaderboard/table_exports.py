@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from rerank.io.csv_tables import convert_rows_to_csv
-from rerank.io.table_formats import Cell, Grid, TableReport
+from rerank.io.reports import Cell, Grid, TableReport
 from rerank.leaderboard.board import Board
 from rerank.leaderboard.first_stage_gains import FirstStageGain
 from rerank.leaderboard.recorded_scores import FORMAT, RecordedRun

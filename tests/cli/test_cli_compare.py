@@ -232,7 +232,7 @@ def test_wrong_arguments(cli: Cli, arguments: tuple[str, ...], code: int, messag
 
 def test_all_raised_letters_are_parts_of_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     from rerank.cli.terminal_tables import print_terminal_report
-    from rerank.io.table_formats import LETTERS, Cell, Grid, TableReport
+    from rerank.io.reports import LETTERS, Cell, Grid, TableReport
 
     rows: list[list[str | Cell]] = [["a run", Cell("0.5", LETTERS)], ["another", Cell("10.25", "a")]]
     print_terminal_report(TableReport([Grid(["run", "mean"], rows)]), wide=None, most_rows=None)
@@ -244,7 +244,7 @@ def test_a_table_of_long_names_fits_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from rerank.cli.terminal_tables import print_terminal_report
-    from rerank.io.table_formats import Grid, TableReport
+    from rerank.io.reports import Grid, TableReport
 
     monkeypatch.setenv("COLUMNS", "40")
     rows = [["smollm2-135m-attention-9a483d528700", "two words", "0.5000", "[0.4718, 0.5469]"]]

@@ -1,0 +1,293 @@
+"""Reports: results of commands as JSON, as records, and as tables with notes, in text, Markdown, LaTeX or HTML."""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+Form = Literal["text", "markdown", "latex", "html"]
+
+
+class Cell(NamedTuple):
+    """A table cell: a text with optional superscript marks."""
+
+    text: str
+    above: str = ""  #: Superscript marks after the text, like footnote marks.
+    best: bool = False  #: Whether the text is bold, in formats that support bold text.
+    short: str = ""  #: Text for a terminal that is too narrow for the table; empty if there is none.
+
+
+class Grid(NamedTuple):
+    """A table that can be formatted as text, Markdown, LaTeX or HTML."""
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str | Cell]]
+    left: int = 1  #: Number of left-aligned columns; all further columns are right-aligned.
+    caption: str = ""  #: Caption of a floating table, which only LaTeX shows; empty for a table that does not float.
+    minor: Collection[int] = ()  #: Indices of the columns that a terminal shows only on request.
+    further: bool = False  #: Whether the table is secondary, and not part of the output that a pipe or a file receives.
+    title: str = ""  #: Line above the table on a terminal.
+
+    def without_minor_columns(self) -> Grid:
+        """Return the table without its minor columns."""
+        kept = [index for index in range(len(self.heads)) if index not in self.minor]
+        rows = [[row[index] for index in kept] for row in self.rows]
+        return self._replace(heads=[self.heads[index] for index in kept], rows=rows, minor=())
+
+
+def make_grid(
+    heads: Iterable[str],
+    rows: Iterable[Iterable[object]],
+    *,
+    digits: int = 4,
+    minor: Collection[str] = (),
+    further: bool = False,
+    title: str = "",
+) -> Grid:
+    """Return a table of any values; floats get ``digits`` decimals, and None becomes a dash.
+
+    Args:
+        minor: Headings of the columns that a terminal shows only on request.
+    """
+    heads = list(heads)
+    cells = [[format_cell(value, digits) for value in row] for row in rows]
+    hidden = [index for index, head in enumerate(heads) if head in minor]
+    return Grid(heads, cells, minor=hidden, further=further, title=title)
+
+
+def format_cell(value: object, digits: int = 4) -> str:
+    """Format a value for a table: floats with a fixed number of decimals, None as a dash."""
+    return "-" if value is None else f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+
+
+class TableReport(NamedTuple):
+    """The tables of one result, with the lines below them."""
+
+    grids: Sequence[Grid]  #: At least one. The main table is the last table before the ``after`` tables at the end.
+    legend: Sequence[str] = ()  #: Lines that explain the marks and state the significance test.
+    notes: Sequence[str] = ()
+    measure: str = ""  #: Name of the measure, if there is one report per measure.
+    after: int = 0
+
+    @property
+    def main(self) -> Grid:
+        """The main table, the only one that is printed if stdout is not a terminal."""
+        return self.grids[-1 - self.after]
+
+    def format(self, form: Form = "text") -> str:
+        """Format the tables, the legend and the notes; in LaTeX, the legend is the caption of the first table."""
+        if form != "latex" or not self.grids:
+            return format_tables(self.grids, [*self.legend, *self.notes], form)
+        first, *rest = self.grids
+        return format_tables([first._replace(caption=" ".join(self.legend)), *rest], self.notes, form)
+
+
+class Report(ABC):
+    """Base class of results. A subclass implements `tables` or `parts`; each of them defaults to the other."""
+
+    __slots__ = ()
+    #: Key of `to_dict` whose items are the records; if empty, the whole result is one record.
+    rows_key: ClassVar[str] = ""
+
+    @abstractmethod
+    def to_dict(self) -> Any:
+        """Return the result as a JSON object, or as a list of JSON objects."""
+
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """Return the rows of formats with one line per row, such as CSV."""
+        return _records_of(self.to_dict(), self.rows_key)
+
+    def tables(self, digits: int = 4) -> TableReport:
+        """Return the tables of the result, with their legend and the notes; scores have ``digits`` decimals."""
+        grids: list[Grid] = []
+        legend: list[str] = []
+        notes: list[str] = []
+        for part in self.parts():
+            if isinstance(part, TableReport):
+                grids, legend, notes = [*grids, *part.grids], [*legend, *part.legend], [*notes, *part.notes]
+            elif isinstance(part, Grid):
+                grids.append(part)
+            else:
+                notes.append(part)
+        return TableReport(grids, legend, notes)
+
+    def parts(self) -> Iterable[Grid | TableReport | str]:
+        """Yield what the command line prints: tables on stdout and, as texts, notes on stderr."""
+        return [self.tables()]
+
+    def to_table(self, form: Form, digits: int = 4) -> str:
+        """Return the tables, their legend and the notes in an output format."""
+        return self.tables(digits).format(form)
+
+    def __str__(self) -> str:
+        return self.to_table("text")
+
+    def _repr_html_(self) -> str:
+        return self.to_table("html")
+
+
+def _records_of(content: Any, key: str) -> Iterable[Mapping[str, Any]]:
+    return content[key] if key else [content] if isinstance(content, Mapping) else content
+
+
+@dataclass(frozen=True, slots=True)
+class PlainReport(Report):
+    """A report of a result that is a plain JSON value."""
+
+    content: Any  #: The result, which `to_dict` returns.
+    shown: Sequence[Grid | TableReport | str] = ()  #: What `parts` yields.
+    key: str = ""  #: Key of the content whose items are the records; if empty, the whole content.
+
+    def to_dict(self) -> Any:
+        return self.content
+
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        return _records_of(self.content, self.key)
+
+    def parts(self) -> Iterable[Grid | TableReport | str]:
+        return self.shown
+
+
+#: Letters that can be written as superscripts. ``q`` is omitted, since fonts lack its superscript form.
+LETTERS = "abcdefghijklmnoprstuvwxyz"
+_RAISED = str.maketrans(LETTERS, "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ")
+_LATEX_MARKS = str.maketrans(
+    {"†": r"\dagger{}", "‡": r"\ddagger{}", "↑": r"\uparrow{}", "↓": r"\downarrow{}", "–": r"\mbox{--}"}
+)
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        "[": "{[}",  # after a row end, LaTeX would read a bracket as an optional argument
+        "†": r"\textdagger{}",
+        "‡": r"\textdaggerdbl{}",
+        "↑": r"$\uparrow$",
+        "↓": r"$\downarrow$",
+        "*": r"\textasteriskcentered{}",  # after a row end, LaTeX would read a star as part of the command
+        **{character: "\\" + character for character in "&%$#_{}"},
+    }
+)
+
+
+def format_tables(grids: Sequence[Grid], lines: Sequence[str], form: Form = "text") -> str:
+    """Format tables, followed by lines of text, each a separate paragraph.
+
+    ``latex`` needs the package booktabs, and textcomp in old distributions.
+    """
+    if form == "text":
+        return "\n\n".join([*map(_format_text, grids), *(["\n".join(lines)] if lines else [])])
+    if form == "markdown":
+        return "\n\n".join([*map(_format_markdown, grids), *map(_escape_markdown, lines)])
+    if form == "latex":
+        return "\n\n".join([*map(_format_latex, grids), *(line.translate(_LATEX) for line in lines)])
+    return "\n\n".join([*map(_format_html, grids), *(f"<p>{html.escape(line)}</p>" for line in lines)])
+
+
+def cell_text(cell: str | Cell) -> str:
+    """Return the text of a cell without its marks."""
+    return cell.text if isinstance(cell, Cell) else cell
+
+
+def _all_cells(grid: Grid) -> list[list[Cell]]:
+    """Return the cells of the heads and of all rows."""
+    return [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in (grid.heads, *grid.rows)]
+
+
+def table_as_text_cells(grid: Grid, *, short: bool = False) -> list[list[str]]:
+    """Return the rows of a table as text, the heads first, with superscript marks of equal width in each column.
+
+    Args:
+        short: Whether to use the short texts of cells that have one.
+    """
+    rows = _all_cells(grid)
+    raised = [max((len(cell.above) for cell in column), default=0) for column in zip(*rows, strict=True)]
+    return [
+        [
+            (cell.short if short and cell.short else cell.text) + cell.above.translate(_RAISED).ljust(width)
+            for cell, width in zip(row, raised, strict=True)
+        ]
+        for row in rows
+    ]
+
+
+def width_in_terminal(text: str) -> int:
+    """Return the number of terminal columns of a text: two per Chinese character, none per combining accent."""
+    wide = sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+    return wide - sum(unicodedata.combining(character) > 0 for character in text)
+
+
+def _format_text(grid: Grid) -> str:
+    lines = table_as_text_cells(grid)
+    widths = [max(map(width_in_terminal, column)) for column in zip(*lines, strict=True)]
+    texts = []
+    for line in lines:
+        pads = [" " * (width - width_in_terminal(cell)) for cell, width in zip(line, widths, strict=True)]
+        cells = [*map("".join, zip(line[: grid.left], pads, strict=False))]
+        cells += map("".join, zip(pads[grid.left :], line[grid.left :], strict=True))
+        texts.append("  ".join(cells).rstrip())
+    return "\n".join(texts)
+
+
+def _marked_cells(grid: Grid, escape: Callable[[str], str], bold: str, raised: Callable[[str], str]) -> list[list[str]]:
+    """Return the heads and rows in a markup language, with bold texts and superscripts."""
+    return [
+        [
+            (bold % escape(cell.text) if cell.best else escape(cell.text)) + (raised(cell.above) if cell.above else "")
+            for cell in row
+        ]
+        for row in _all_cells(grid)
+    ]
+
+
+def _escape_markdown(text: str) -> str:
+    return html.escape(re.sub(r"([\\|*`])", r"\\\1", text), quote=False)
+
+
+def _format_markdown(grid: Grid) -> str:
+    heads, *rows = _marked_cells(grid, _escape_markdown, "**%s**", "<sup>{}</sup>".format)
+    rule = ["---"] * grid.left + ["---:"] * (len(heads) - grid.left)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [heads, rule, *rows])
+
+
+def _format_latex(grid: Grid) -> str:
+    cells = _marked_cells(
+        grid,
+        lambda text: text.translate(_LATEX),
+        r"\textbf{%s}",
+        lambda above: f"$^{{{above.translate(_LATEX_MARKS)}}}$",
+    )
+    heads, *rows = [" & ".join(row) + r" \\" for row in cells]
+    columns = "l" * grid.left + "r" * (len(grid.heads) - grid.left)
+    lines = [
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        heads,
+        r"\midrule",
+        *rows,
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    if grid.caption:
+        caption = rf"\caption{{{grid.caption.translate(_LATEX)}}}"
+        lines = [r"\begin{table}", r"\centering", caption, *lines, r"\end{table}"]
+    return "\n".join(lines)
+
+
+def _format_html(grid: Grid) -> str:
+    def line(tag: str, cells: Sequence[str]) -> str:
+        right = f'<{tag} style="text-align: right">'
+        parts = [f"{right if index >= grid.left else f'<{tag}>'}{cell}</{tag}>" for index, cell in enumerate(cells)]
+        return f"<tr>{''.join(parts)}</tr>"
+
+    heads, *rows = _marked_cells(grid, html.escape, "<b>%s</b>", lambda above: f"<sup>{html.escape(above)}</sup>")
+    body = "\n".join(line("td", row) for row in rows)
+    return f"<table>\n<thead>\n{line('th', heads)}\n</thead>\n<tbody>\n{body}\n</tbody>\n</table>"

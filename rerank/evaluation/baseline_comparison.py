@@ -13,9 +13,7 @@ import numpy as np
 
 from rerank.errors import UnknownNameError, UsageError
 from rerank.evaluation.baseline_report import BaselineComparison, BaselineRow
-from rerank.evaluation.baseline_tests import BaselineTest, open_baseline_test
-from rerank.evaluation.baseline_tests.base import BaselineP, differences_from_baseline, standard_errors
-from rerank.evaluation.baseline_tests.base.corrected_pairs import CorrectedPairTest
+from rerank.evaluation.baseline_tests import BaselineTest, CorrectedPairTest, open_baseline_test
 from rerank.evaluation.comparison import note_missing_queries, with_rounding_for_wilcoxon
 from rerank.evaluation.comparison_family import ComparisonFamily, ComparisonOptions, missing_topics, options_of_test
 from rerank.evaluation.pairwise_decisions import check_significance_level, note_few_topics
@@ -23,7 +21,13 @@ from rerank.evaluation.power import smallest_detectable_difference
 from rerank.evaluation.score_matrix import ScoreMatrix
 from rerank.evaluation.scores import Scores
 from rerank.evaluation.significance import correct_p_values
-from rerank.evaluation.significance.base import Floats, clip_p_values
+from rerank.evaluation.significance.base import (
+    BaselineP,
+    Floats,
+    clip_p_values,
+    differences_from_baseline,
+    standard_errors,
+)
 from rerank.selector import Selector
 
 #: Power at which the smallest detectable difference of a row is stated.

@@ -16,6 +16,7 @@ from rerank.evaluation.comparison_family import ComparisonFamily, options_of_tes
 from rerank.evaluation.outlying_systems import note_outlying_systems
 from rerank.evaluation.score_matrix import ScoreMatrix
 from rerank.evaluation.significance import (
+    base,
     correct_p_values,
     open_significance_test,
     required_p_value,
@@ -27,9 +28,9 @@ from rerank.evaluation.significance.base import (
     PairTest,
     SupportsDecision,
     SupportsIntervals,
-    bonferroni_t_half_widths,
-    corrections,
+    iterate_paired_differences,
     mean_paired_differences,
+    sample_variances,
 )
 from rerank.evaluation.tables import table_of_significant_pairs
 from rerank.io.reports import Report, TableReport
@@ -119,7 +120,11 @@ class PairwiseDecisions(Report):
         if isinstance(tester, SupportsIntervals):
             return np.full(len(self.significant), tester.half_width(self.matrix.values, alpha))
         level = alpha if self.correction == "none" else alpha / len(self.significant)
-        return bonferroni_t_half_widths(self.matrix.values, level)
+        from scipy.stats import t
+
+        values, topics = self.matrix.values, len(self.matrix.topics)
+        variances = np.concatenate([sample_variances(d) for d in iterate_paired_differences(values)])
+        return np.asarray(np.sqrt(variances) * (t.isf(level / 2, topics - 1) / np.sqrt(topics)))
 
     def p_values(self) -> tuple[Floats, Floats]:
         """Return the p-values before and after the correction, each of shape (pairs,); compute them if missing."""
@@ -216,9 +221,7 @@ def correct_across_measures(decisions: Sequence[PairwiseDecisions]) -> list[Pair
 
 def resolve_correction(test: str, correction: str) -> str:
     """Return the name of the correction to use with a test. ``auto`` is replaced by the test's default."""
-    return corrections.resolve_correction(
-        test, correction, family_wise=tests.get(Selector.parse(test).name).family_wise
-    )
+    return base.resolve_correction(test, correction, family_wise=tests.get(Selector.parse(test).name).family_wise)
 
 
 def build_significance_test_selector(test: str, *, permutations: int | None = None, seed: int | None = None) -> str:

@@ -15,8 +15,7 @@ from rerank.evaluation.nested_anova import AnovaEffect, analyse_nested_variance
 from rerank.evaluation.pairwise_decisions import check_significance_level
 from rerank.evaluation.score_matrix import ScoreMatrix
 from rerank.evaluation.significance import TITLES, correct_p_values
-from rerank.evaluation.significance.base import Floats, clip_p_values
-from rerank.evaluation.significance.base.corrections import resolve_correction
+from rerank.evaluation.significance.base import Floats, clip_p_values, resolve_correction
 from rerank.evaluation.tables import format_confidence_interval, format_measure_score, format_p_value
 from rerank.io.reports import Cell, Grid, Report, TableReport
 

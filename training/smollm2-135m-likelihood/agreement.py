@@ -20,7 +20,7 @@ from search import check_adapters
 from systems import FIRST_STAGE, System
 
 from rerank.evaluation.reproduction import kendall_tau_union
-from rerank.evaluation.significance.base.paired_tests import paired_t, student_t_interval
+from rerank.evaluation.significance.single_pairs import paired_t, student_t_interval
 from rerank.types import Run
 
 

@@ -29,7 +29,7 @@ from systems import DEPTH, FIRST_STAGE, System
 
 from rerank.evaluation import evaluate_run
 from rerank.evaluation.judgment_coverage import cover_runs_by_judgments
-from rerank.evaluation.significance.base.paired_tests import holm, paired_t, student_t_interval
+from rerank.evaluation.significance.single_pairs import holm, paired_t, student_t_interval
 
 #: Collections of the final table.
 FINAL = ("DL19", "Cranfield")

@@ -1,12 +1,18 @@
-"""Significance tests for all pairs of systems (one test per module) and corrections for multiple comparisons."""
+"""Significance tests for all pairs of systems, and corrections for multiple comparisons."""
 
 from __future__ import annotations
 
 from typing import cast
 
-from rerank.evaluation.significance.base import SMALLEST, PairTest
-from rerank.evaluation.significance.base.corrections import CORRECTIONS, TITLES, correct_p_values, required_p_value
-from rerank.evaluation.significance.base.paired_tests import (
+from rerank.evaluation.significance.base import (
+    CORRECTIONS,
+    SMALLEST,
+    TITLES,
+    PairTest,
+    correct_p_values,
+    required_p_value,
+)
+from rerank.evaluation.significance.single_pairs import (
     EXACT_UP_TO,
     are_differences_constant,
     holm,
@@ -34,7 +40,15 @@ __all__ = [
     "tests",
 ]
 
-tests = Registry("evaluation.significance", "test")
+tests = Registry(
+    "evaluation.significance",
+    "test",
+    shared={
+        "evaluation.significance.single_pairs": "t wilcoxon sign",
+        "evaluation.significance.resampling": "permutation bootstrap tukey_randomised",
+        "evaluation.significance.anova": "tukey_anova",
+    },
+)
 
 
 def open_significance_test(selector: str) -> PairTest:

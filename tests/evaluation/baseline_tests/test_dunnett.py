@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from rerank.evaluation.baseline_tests import open_baseline_test
-from rerank.evaluation.baseline_tests.dunnett import Dunnett, critical_dunnett, dunnett_tail
+from rerank.evaluation.significance.anova import Dunnett, critical_dunnett, dunnett_tail
 
 LINES = [line for line in Path(__file__).with_name("dunnett.csv").read_text().splitlines() if line[0] != "#"]
 

@@ -10,7 +10,7 @@ from scipy import stats
 
 from rerank.errors import UsageError
 from rerank.evaluation.baseline_tests import open_baseline_test
-from rerank.evaluation.baseline_tests.max_t import MaxT
+from rerank.evaluation.significance.resampling import MaxT
 from tests.raising import raises
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from rerank.evaluation.significance import (
     SMALLEST,
     are_differences_constant,
     holm,
+    open_significance_test,
     paired_t,
     signed_rank,
     student_t_interval,
@@ -91,9 +93,30 @@ def test_one_topic_tells_nothing() -> None:
     assert signed_rank([0.5]) == 1.0
 
 
-def test_the_same_difference_everywhere() -> None:
-    assert paired_t([0.1] * 30) == SMALLEST
-    assert paired_t([0.1 + 1e-16 * (n % 2) for n in range(900)]) == SMALLEST, "what underflows is bounded"
+@pytest.mark.parametrize("count", [2, 5, 30])
+@pytest.mark.parametrize("difference", [0.1, -0.5, 1 / 3])
+def test_the_same_difference_everywhere(count: int, difference: float) -> None:
+    """Without variance t has no p-value; the tests of ranks and signs have an exact one of 2 / 2^n."""
+    scores = np.column_stack([np.full(count, difference), np.zeros(count)])
+    assert paired_t([difference] * count) == 1.0
+    assert open_significance_test("t").p_values(scores).tolist() == [1.0]
+    if count <= 25:
+        exact = [
+            float(open_significance_test(name).p_values(scores)[0]) for name in ("wilcoxon", "sign", "permutation")
+        ]
+        assert exact == [signed_rank([difference] * count)] * 3 == [2 / 2**count] * 3
+
+
+def test_what_underflows_is_bounded() -> None:
+    assert paired_t([0.1 + 1e-16 * (n % 2) for n in range(900)]) == SMALLEST
+
+
+@pytest.mark.parametrize("count", [30, 60])
+def test_one_pair_has_the_p_value_that_it_has_among_all_pairs(count: int) -> None:
+    scores = np.random.default_rng(count).integers(0, 9, (count, 4)) / 8
+    differences = [(scores[:, a] - scores[:, b]).tolist() for a, b in itertools.combinations(range(4), 2)]
+    assert open_significance_test("wilcoxon").p_values(scores).tolist() == [signed_rank(d) for d in differences]
+    assert open_significance_test("t").p_values(scores) == pytest.approx([paired_t(d) for d in differences], rel=1e-12)
 
 
 def test_constant() -> None:

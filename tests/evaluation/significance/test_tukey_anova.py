@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from rerank.evaluation.significance import SMALLEST, open_significance_test
-from rerank.evaluation.significance.base.two_way_anova import anova_mean_square_error
-from rerank.evaluation.significance.tukey_anova import (
+from rerank.evaluation.significance.anova import (
+    anova_mean_square_error,
     critical_studentised_range,
     studentised_range_tail,
 )

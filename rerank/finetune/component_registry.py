@@ -8,14 +8,20 @@ from __future__ import annotations
 from typing import Any
 
 from rerank.errors import UsageError
-from rerank.finetune.adapters.base import Adapter
-from rerank.finetune.components import ParameterKind, RecipeComponents, RecipeConstraint
+from rerank.finetune.components import (
+    Adapter,
+    CallbackPart,
+    ListLoss,
+    Objective,
+    Optimizer,
+    ParameterKind,
+    RankAllocation,
+    RecipeComponents,
+    RecipeConstraint,
+    TextLoss,
+    TokenLoss,
+)
 from rerank.finetune.extra.adapters.base.peft_presets import peft_presets
-from rerank.finetune.extra.layers.base import CallbackPart
-from rerank.finetune.extra.objectives.base import Objective
-from rerank.finetune.extra.ranks.base import RankAllocation
-from rerank.finetune.losses.base import ListLoss, TextLoss, TokenLoss
-from rerank.finetune.optimizers.base import Optimizer
 from rerank.finetune.optimizers.base.transformers_optimizer import find_transformers_optimizer
 from rerank.finetune.recipe import ComponentTable, Recipe
 from rerank.registry import Registry
@@ -40,7 +46,11 @@ class AdapterRegistry(Registry):
 
 ADAPTERS = AdapterRegistry("finetune.adapters", "adapter", experimental="finetune.extra.adapters")
 OPTIMIZERS = Registry("finetune.optimizers", "optimizer", experimental="finetune.extra.optimizers")
-LOSSES = Registry("finetune.losses", "loss")
+_LOSSES = (
+    "adr_mse distill importance infonce lambdarank listmle listnet lm margin_mse ranknet reciprocal "
+    "sentence_transformers"
+)
+LOSSES = Registry("finetune.losses", "loss", shared={"finetune.losses": _LOSSES})
 # All plug-ins of these packages are experimental.
 LAYERS = Registry("finetune.extra.layers", "layer sampling method", experimental="finetune.extra.layers")
 CALLBACKS = Registry("finetune.extra.callbacks", "callback", experimental="finetune.extra.callbacks")

@@ -1,21 +1,72 @@
-"""Protocols and data types shared by all training components.
+"""Protocols of the components of a training (adapters, optimizers, losses ...), and what their classes share.
 
-A component (an adapter, an optimizer, a loss, a callback ...) is a frozen dataclass in its own file. Its fields are its
-options, and its class attributes describe it. These files import torch and peft only inside functions, so listing
-components is fast.
+A component is a frozen dataclass: its fields are its options, and its class attributes describe it. Modules of
+components import torch and peft only inside functions, so listing components is fast; `kernels` computes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
+from rerank.errors import ensure
 from rerank.finetune.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Value = TypeVar("Value")
 
 #: Kind of the trained parameters. ``lora``: pairs of factors ``lora_A`` and ``lora_B`` whose product is added to a
 #: matrix; ``other``: other new parameters; ``full``: the model's own weights.
 ParameterKind = Literal["lora", "other", "full"]
 PARAMETER_KINDS: tuple[ParameterKind, ...] = ("lora", "other", "full")
+FULL: frozenset[ParameterKind] = frozenset({"full"})
+LORA: frozenset[ParameterKind] = frozenset({"lora"})
+#: Shapes (rows, columns) of matrices.
+Shapes = Sequence[tuple[int, int]]
+
+
+def option(
+    default: Value,
+    *,
+    at_least: float = -math.inf,
+    above: float = -math.inf,
+    at_most: float = math.inf,
+    below: float = math.inf,
+) -> Value:
+    """Return the field of an option with a range, which `ComponentBase` checks; None is always allowed."""
+    limits = {"at least": at_least, "above": above, "at most": at_most, "below": below}
+    return field(default=default, metadata={"limits": limits})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComponentBase:
+    """Base class of the components of this package: it checks the ranges of their options."""
+
+    paper: ClassVar[str]
+    summary: ClassVar[str]
+    differs: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        """Check the options; subclasses call this method before they check their own options."""
+        for entry in fields(self):
+            if (limits := entry.metadata.get("limits")) is not None:
+                check_range(entry.name, getattr(self, entry.name), limits)
+
+
+def check_range(name: str, value: float | None, limits: Mapping[str, float]) -> None:
+    """Check that an option is None or within its limits (``at least``, ``above``, ``at most``, ``below``)."""
+    if value is None:
+        return
+    # The default limits are infinite, so that infinite values are never within them, and NaN never is.
+    holds = limits["at least"] <= value <= limits["at most"] and limits["above"] < value < limits["below"]
+    number = "a number" if math.isfinite(value) else "a finite number"
+    stated = " and ".join(f"{words} {limit:g}" for words, limit in limits.items() if math.isfinite(limit))
+    ensure(holds, f"Option {name} is {value!r}", expected=f"{number} {stated}")
 
 
 class TrainingComponent(Protocol):
@@ -38,9 +89,6 @@ class RecipeConstraint(Protocol):
     def check_recipe(self, recipe: Recipe) -> None:
         """Check the recipe before anything is loaded.
 
-        Args:
-            recipe: The complete recipe.
-
         Raises:
             UsageError: A setting of the recipe does not work with this component; the message states the reason.
             MissingResourceError: A folder named by an option lacks required files.
@@ -60,49 +108,260 @@ class MachineRequirement(Protocol):
 
 
 class CalibrationBatches(Protocol):
-    """Batches of training data with the training loss, for components that are initialised from data."""
+    """Batches of training data with the training loss, for components that are initialised from data.
+
+    ``lists`` is the number of training lists to use, at most all of them; None for a default number of batches.
+    """
 
     def forward(self, model: Any, lists: int | None = None) -> None:
-        """Run a few batches through ``model`` without gradients, for components that observe its layers.
-
-        Args:
-            model: The model.
-            lists: Number of training lists to use, at most all of them; None for a default number of batches.
-        """
+        """Run a few batches through ``model`` without gradients, for components that observe its layers."""
 
     @property
     def first_lr(self) -> float:
         """Learning rate of the first optimizer step; a linear warm-up raises the learning rate afterwards."""
 
     def backward(self, model: Any, lists: int | None = None) -> None:
-        """Add the gradient of the mean loss of a few batches to ``.grad`` of every parameter that requires gradients.
+        """Add the gradient of the mean loss of a few batches to ``.grad`` of the parameters that require gradients."""
+
+
+class Adapter(TrainingComponent, Protocol):
+    """A method that decides which parameters of a model are trained.
+
+    `rerank.finetune.adapters.LinearTargets` defines the options that most adapters share.
+    """
+
+    #: Kind of the trained parameters. Optimizers and layer sampling methods support only some kinds.
+    shape: ClassVar[ParameterKind]
+    #: True if `attach` does not change the outputs of the model, up to rounding.
+    identity: ClassVar[bool]
+    #: True if `attach` changes weights of the base model, so that a checkpoint has to store them.
+    moves_base: ClassVar[bool]
+    #: True if the trained parameters can be merged into the base weights (`merge_and_unload` of peft).
+    merges: ClassVar[bool]
+    #: Output of `save`: an adapter for `peft.PeftModel.from_pretrained`, or a whole model for
+    #: `transformers.AutoModelForCausalLM.from_pretrained`.
+    saves: ClassVar[Literal["adapter", "model"]]
+    #: True if vLLM loads the saved adapter as a LoRA.
+    vllm: ClassVar[bool]
+    #: Required device: ``cuda``, or empty if the adapter runs on every device.
+    needs: ClassVar[str]
+
+    def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
+        """Return the model to train: a `peft.PeftModel`, or ``model`` itself if its own weights are trained.
+
+        Afterwards ``requires_grad`` is True for the trained parameters and False for all others. The result is
+        bit-identical for the same model, data and seed.
 
         Args:
-            model: The model.
-            lists: Number of training lists to use, at most all of them; None for a default number of batches.
+            model: A causal language model of transformers, in evaluation mode.
+            calibrate: Calibration batches, for adapters whose initialisation depends on gradients.
+            seed: Random seed; implementations may also seed torch's global generator with it.
+
+        Raises:
+            UsageError: The options do not fit the model.
+            MissingPrerequisiteError: A prerequisite is missing, such as CUDA.
+        """
+
+    def save(self, model: Any, folder: Path) -> None:
+        """Write the trained parameters so that `peft.PeftModel.from_pretrained` loads them onto the base model.
+
+        The saved adapter applies to the unmodified base model. The files are ``adapter_config.json`` and
+        ``adapter_model.safetensors``. If the attribute `saves` is ``model``, a whole model is written instead.
+
+        Args:
+            model: The trained model that `attach` returned. The model is not modified, so that training can continue.
+            folder: An existing folder.
+        """
+
+    def shapes(self, model: Any) -> list[tuple[int, int]]:
+        """Return the shape (rows, columns) of each weight matrix that would be adapted, for `count_trainable`."""
+
+    def count_trainable(self, shapes: Shapes) -> int:
+        """Return the number of trainable parameters, computed by the formula of the adapter's paper.
+
+        Args:
+            shapes: Shape (rows, columns) of every adapted weight matrix. For full fine-tuning, the shapes of all
+                parameters, with vectors as (1, size).
+        """
+
+
+@runtime_checkable
+class SupportsCallbacks(Protocol):
+    """An adapter that acts between optimizer steps, as AdaLoRA does when it prunes ranks."""
+
+    def callbacks(self, model: Any) -> list[Any]:
+        """Return `transformers.TrainerCallback` objects for a model that `attach` returned."""
+
+
+@runtime_checkable
+class SupportsPenalty(Protocol):
+    """An adapter with a penalty term in the training loss; the penalty depends only on the adapter's parameters."""
+
+    def penalty(self, model: Any) -> Any:
+        """Return the weighted penalty for a model that `attach` returned, as a scalar tensor with gradients."""
+
+
+class Optimizer(TrainingComponent, Protocol):
+    """A component that builds a torch optimizer."""
+
+    @property
+    def needs(self) -> str:
+        """Required device: ``cuda``, or empty if the optimizer runs on every device."""
+
+    @property
+    def fits(self) -> frozenset[ParameterKind]:
+        """Kinds of parameters that the optimizer can train; the value may depend on the options.
+
+        A recipe that trains parameters of another kind is rejected before anything is loaded.
+        """
+
+    @property
+    def reason(self) -> str:
+        """Reason, for error messages, why the optimizer trains no other kinds of parameters; empty if it trains all."""
+
+    def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
+        """Return a `torch.optim.Optimizer` over the trainable parameters of ``model``.
+
+        The state of the optimizer consists of tensors and numbers only, so that ``torch.load(weights_only=True)`` can
+        read it, and ``load_state_dict`` restores it bit by bit, independent of the data type of the parameters.
+
+        Args:
+            model: The model that an adapter's `attach` returned.
+            lr: Base learning rate; the scheduler of the trainer scales the learning rate of each parameter group.
+            weight_decay: Decoupled weight decay; not applied to vectors (biases and norms).
+        """
+
+
+@runtime_checkable
+class SizedOptimizer(Optimizer, Protocol):
+    """An optimizer whose state has a known size; all optimizers of this package are of this kind."""
+
+    def count_state(self, shapes: Shapes) -> int:
+        """Return the number of values in the optimizer state after one step, not counting step counters.
+
+        Args:
+            shapes: Shape (rows, columns) of every matrix that is trained (`build` may freeze some); vectors and
+                embeddings have the shape (1, size).
+        """
+
+
+class CallbackPart(TrainingComponent, Protocol):
+    """A component that acts between optimizer steps through a trainer callback, such as layer sampling."""
+
+    #: Kinds of trained parameters that the component supports.
+    fits: ClassVar[frozenset[ParameterKind]]
+    #: Reason why the component does not support the other kinds, as a sentence; empty if it supports all kinds.
+    reason: ClassVar[str]
+
+    def callback(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
+        """Return the `transformers.TrainerCallback` through which the component acts.
+
+        Training that is resumed at any step must behave like uninterrupted training. Random choices must therefore
+        depend only on seed and step, or be stored in ``TrainerState`` (as ``ExportableState``).
+        """
+
+
+class RankAllocation(TrainingComponent, Protocol):
+    """A method that chooses the adapter's rank for each matrix within a fixed budget."""
+
+    def pattern(self, model: Any, targets: Sequence[str], r: int, calibrate: CalibrationBatches) -> Mapping[str, int]:
+        """Return a mapping from module name to rank; the ranks sum to at most ``r`` times the number of targets.
+
+        Ranks are at least 0. A matrix of rank 0 is not adapted.
+
+        Args:
+            model: The unmodified model.
+            targets: Full names of the modules that will be adapted.
+            r: Mean rank.
+            calibrate: Calibration batches of the training data.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListTarget:
+    """Label of one training list, as tensors for the losses."""
+
+    ranks: Tensor  #: Rank of each document under the label, from 1; float, shape (documents,).
+    scores: Tensor  #: Scores of the teacher, larger is better, shape (documents,); empty if the teacher assigned none.
+
+
+class TokenLoss(TrainingComponent, Protocol):
+    """A loss that is computed from the tokens of the generated permutation."""
+
+    #: Input of the loss; distinguishes token losses from list losses.
+    of: ClassVar[Literal["tokens"]]
+
+    def weights(self, ranks: Tensor) -> Tensor:
+        """Return the weight w_i of each token, shape (tokens,).
+
+        The loss is L = (1/T) sum_i w_i (-log P(y_i | x, y_<i)), where T is the number of tokens, not the sum of the
+        weights.
+
+        Args:
+            ranks: Rank (from 1) of the document whose identifier contains the token; 0 for separators and the
+                end-of-text token. Float, shape (tokens,).
+        """
+
+
+class ListLoss(TrainingComponent, Protocol):
+    """A loss that is computed from one score per document.
+
+    The recipe selects the source of the scores, so that one formula serves first-token logits, attention and pointwise
+    scores.
+    """
+
+    of: ClassVar[Literal["scores"]]
+
+    def __call__(self, scores: Tensor, target: ListTarget) -> Tensor:
+        """Return the loss of one list, a scalar.
+
+        Args:
+            scores: Scores of the model, float32 of shape (documents,); larger is more relevant.
+            target: Label of the list.
+        """
+
+
+class TextLoss(TrainingComponent, Protocol):
+    """A loss that itself runs a cross-encoder on the texts of a list."""
+
+    of: ClassVar[Literal["texts"]]
+
+    def build(self, model: Any) -> Any:
+        """Return the loss as a torch module for a ``sentence_transformers.CrossEncoder``."""
+
+
+class Objective(TrainingComponent, Protocol):
+    """A training objective that replaces the losses of a recipe, such as GRPO."""
+
+    def check(self, recipe: Recipe, adapter: Adapter) -> None:
+        """Check that the recipe can be trained with this objective, before anything is loaded.
+
+        Raises:
+            UsageError: The objective does not support the method, the adapter or a setting; the message states the
+                reason.
+        """
+
+    def run(
+        self, recipe: Recipe, parts: RecipeComponents, folder: Path, *, device: str, report_to: Sequence[str] = ()
+    ) -> Any:
+        """Prepare the training; return a `rerank.finetune.trainer.training_run.TrainingRun` that can be started.
+
+        ``report_to`` names the services to which metrics are reported.
+
+        Raises:
+            MissingPrerequisiteError: A required package is not installed.
+            RerankError: One of the errors of `rerank.finetune.trainer.training.train_adapter` occurred.
         """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipeComponents:
-    """The components of a recipe, constructed and checked against each other.
+    """The components of a recipe, constructed and checked against each other."""
 
-    The types of the fields are `Any` because the modules that define the protocols of components import this module.
-
-    Attributes:
-        adapter: A `rerank.finetune.adapters.base.Adapter`.
-        optimizer: A `rerank.finetune.optimizers.base.Optimizer`.
-        layers: Layer sampling method; None to train all layers in every step.
-        callbacks: Further components that act between optimizer steps.
-        ranks: Method that assigns a rank to each matrix; None to use the same rank for all matrices.
-        losses: Losses in the order of the recipe; empty if the recipe has an objective.
-        objective: A `rerank.finetune.extra.objectives.base.Objective`; None if the recipe has losses.
-    """
-
-    adapter: Any
-    optimizer: Any
-    layers: Any = None
-    callbacks: tuple[Any, ...] = ()
-    ranks: Any = None
-    losses: tuple[Any, ...] = ()
-    objective: Any = None
+    adapter: Any  #: An `Adapter`; its further methods depend on the adapter.
+    optimizer: Optimizer
+    layers: CallbackPart | None = None  #: Layer sampling method; None to train all layers in every step.
+    callbacks: tuple[CallbackPart, ...] = ()
+    ranks: RankAllocation | None = None  #: None to use the same rank for all matrices.
+    losses: tuple[Any, ...] = ()  #: Token, list and text losses in the order of the recipe; empty with an objective.
+    objective: Objective | None = None  #: None if the recipe has losses.

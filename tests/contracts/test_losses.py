@@ -12,7 +12,7 @@ from rerank.selector import build_from_selector
 
 torch = pytest.importorskip("torch")
 
-from rerank.finetune.losses.base import ListTarget  # noqa: E402
+from rerank.finetune.components import ListTarget  # noqa: E402
 
 #: Documents per list and tokens per permutation: an identifier and a separator per document.
 DOCUMENTS, TOKENS, VOCABULARY = 6, 12, 20

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from rerank.errors import UsageError
-from rerank.finetune.adapters.base import SupportsCallbacks
 from rerank.finetune.adapters.dora import Dora
 from rerank.finetune.adapters.full import Full
 from rerank.finetune.adapters.lora import Lora
 from rerank.finetune.adapters.qlora import Qlora
 from rerank.finetune.adapters.rslora import Rslora
 from rerank.finetune.component_registry import ADAPTERS
+from rerank.finetune.components import SupportsCallbacks
 from rerank.finetune.extra.adapters.adalora import Adalora
 from rerank.finetune.extra.adapters.lift import Lift
 from rerank.finetune.extra.adapters.loldu import Loldu

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from rerank.errors import UsageError
+from rerank.finetune.components import CallbackPart
 from rerank.finetune.extra.callbacks.refactor import Refactor
-from rerank.finetune.extra.layers.base import CallbackPart
 from rerank.finetune.extra.optimizers.lora_pro import LoraPro
 from rerank.finetune.optimizers.adamw import Adamw
 

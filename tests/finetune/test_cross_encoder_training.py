@@ -23,8 +23,8 @@ from rerank.errors import BackendError, DataError, RerankError, UsageError  # no
 from rerank.experiment import run_experiment  # noqa: E402
 from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
 from rerank.finetune.component_registry import LOSSES, make_training_components  # noqa: E402
+from rerank.finetune.components import ListTarget  # noqa: E402
 from rerank.finetune.labels.training_list import TrainingList  # noqa: E402
-from rerank.finetune.losses.base import ListTarget  # noqa: E402
 from rerank.finetune.recipe import Recipe  # noqa: E402
 from rerank.finetune.trainer.cost_estimate import estimate_training  # noqa: E402
 from rerank.finetune.trainer.cross_encoder_recipe import check_cross_encoder_recipe  # noqa: E402
@@ -246,7 +246,7 @@ def test_a_query_that_leaves_no_space(encoder: Path, collection: Path, tmp_path:
 def test_a_loss_that_is_no_number(
     encoder: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rerank.finetune.losses.distill import Distill
+    from rerank.finetune.losses import Distill
 
     monkeypatch.setattr(Distill, "__call__", lambda self, scores, target: scores.sum() * float("nan"))
     with pytest.raises(BackendError, match=r"queries q\d"):

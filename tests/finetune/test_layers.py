@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rerank.errors import UsageError
-from rerank.finetune.extra.layers.base import CallbackPart
+from rerank.finetune.components import CallbackPart
 from rerank.finetune.extra.layers.lisa import Lisa
 from rerank.finetune.extra.layers.owlore import Owlore
 from rerank.finetune.optimizers.adamw import Adamw

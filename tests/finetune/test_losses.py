@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from rerank.errors import DataError, UsageError  # noqa: E402
 from rerank.finetune.component_registry import LOSSES  # noqa: E402
-from rerank.finetune.losses.base import ListTarget  # noqa: E402
+from rerank.finetune.components import ListTarget  # noqa: E402
 from tests.raising import raises  # noqa: E402
 
 SCORES = (0.3, -1.2, 2.0, 0.1, 0.7)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rerank.errors import UsageError
+from rerank.finetune.components import Optimizer
 from rerank.finetune.extra.optimizers.dct import Dct
 from rerank.finetune.extra.optimizers.fira import Fira
 from rerank.finetune.extra.optimizers.gradnormlorp import Gradnormlorp
@@ -19,7 +20,6 @@ from rerank.finetune.extra.optimizers.riemannian import Riemannian
 from rerank.finetune.extra.optimizers.sara import Sara
 from rerank.finetune.optimizers.adamw import Adamw
 from rerank.finetune.optimizers.apollo import Apollo
-from rerank.finetune.optimizers.base import Optimizer
 from rerank.finetune.optimizers.galore import Galore
 from rerank.finetune.optimizers.lora_plus import LoraPlus
 from rerank.finetune.recipe import Recipe

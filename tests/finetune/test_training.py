@@ -360,7 +360,7 @@ def test_patience_ends_it(model: Path, collection: Path, tmp_path: Path) -> None
 def test_gradients_that_are_no_numbers(
     model: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rerank.finetune.losses.importance import Importance
+    from rerank.finetune.losses import Importance
 
     def weights_of(self: Any, ranks: Any) -> Any:
         return ranks.new_full(ranks.shape, float("inf"))

@@ -13,9 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from rerank.errors import UsageError
 from rerank.finetune.component_registry import make_training_components
-from rerank.finetune.components import RecipeComponents
+from rerank.finetune.components import RecipeComponents, SizedOptimizer
 from rerank.finetune.labels.list_files import open_label_records
-from rerank.finetune.optimizers.base import SizedOptimizer
 from rerank.finetune.recipe import Recipe
 from rerank.finetune.trainer.cross_encoder_recipe import CROSS_ENCODER_JUDGE, method_of_recipe
 from rerank.finetune.training_cost import ModelSize, TrainingSetup, h100_hours, training_flops, training_memory

@@ -25,10 +25,9 @@ from transformers.trainer_utils import set_seed
 from rerank.backends.cross_encoder import CrossEncoder as CrossEncoderBackend
 from rerank.backends.cross_encoder import load_cross_encoder_model
 from rerank.finetune.adapters.full import Full
+from rerank.finetune.components import ListLoss, ListTarget, Optimizer
 from rerank.finetune.labels.training_list import TrainingList
-from rerank.finetune.losses.base import ListLoss, ListTarget, require_teacher_scores
-from rerank.finetune.losses.sentence_transformers import SentenceTransformers
-from rerank.finetune.optimizers.base import Optimizer
+from rerank.finetune.losses import SentenceTransformers, teacher_scores
 from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs
 from rerank.finetune.trainer.list_trainer import ListTrainer
 from rerank.finetune.trainer.listwise_module import (
@@ -159,7 +158,7 @@ class LibraryLoss(CrossEncoderLoss):
 
     Args:
         model: The cross-encoder.
-        term: The loss, a `rerank.finetune.losses.sentence_transformers.SentenceTransformers`, with its weight.
+        term: The loss, a `rerank.finetune.losses.SentenceTransformers`, with its weight.
     """
 
     def __init__(self, model: CrossEncoder, term: WeightedLoss) -> None:
@@ -171,7 +170,7 @@ class LibraryLoss(CrossEncoderLoss):
     def _means(self, inputs: Sequence[Any], labels: Sequence[Tensor], **context: Any) -> dict[str, Tensor]:
         queries, documents, *_ = inputs
         for teacher in labels:
-            require_teacher_scores(ListTarget(ranks=teacher, scores=teacher), self._settings.loss)
+            teacher_scores(ListTarget(ranks=teacher, scores=teacher), self._settings.loss)
         targets: Any = labels
         if self._settings.reads_pairs:
             queries = [query for query, docs in zip(queries, documents, strict=True) for _ in docs]

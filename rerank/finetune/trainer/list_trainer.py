@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from rerank.errors import BackendError, DataError, UsageError
-from rerank.finetune.optimizers.base import Optimizer
+from rerank.finetune.components import Optimizer
 from rerank.finetune.trainer.listwise_module import ListwiseModule, collate_examples
 from rerank.finetune.trainer.scheduled_examples import ScheduledExamples
 from rerank.finetune.trainer.training_folder import (

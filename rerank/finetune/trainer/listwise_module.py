@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rerank.errors import BackendError
-from rerank.finetune.components import RecipeComponents
-from rerank.finetune.losses.base import ListLoss, ListTarget, TextLoss, TokenLoss
+from rerank.finetune.components import ListLoss, ListTarget, RecipeComponents, TextLoss, TokenLoss
 from rerank.finetune.recipe import Recipe, ScoreSource
 from rerank.finetune.trainer.examples import TrainingExample
 from rerank.finetune.trainer.packed_attention import AttentionRegion, PackedTrainingRow

@@ -22,8 +22,7 @@ from rerank.assemble import assemble_ranker
 from rerank.backends.hf import Hf
 from rerank.collections import open_collection
 from rerank.errors import BackendError, DataError, UsageError
-from rerank.finetune.adapters.base import SupportsCallbacks, SupportsPenalty
-from rerank.finetune.components import RecipeComponents
+from rerank.finetune.components import RecipeComponents, SupportsCallbacks, SupportsPenalty
 from rerank.finetune.labels.leaks import normalise_query_for_leaks
 from rerank.finetune.labels.list_files import read_label_lists_of_file
 from rerank.finetune.labels.splits import hold_out_training_lists

@@ -25,7 +25,7 @@ _ROUNDING = 1e-4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeftBehaviour:
-    """Properties of a peft configuration; `rerank.finetune.adapters.base.Adapter` has attributes of the same meaning.
+    """Properties of a peft configuration; `rerank.finetune.components.Adapter` has attributes of the same meaning.
 
     The default values are used if the configuration does not fit the small model.
     """

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rerank.errors import MissingPrerequisiteError, UsageError
-from rerank.finetune.adapters.base import Adapter
+from rerank.finetune.components import Adapter
 from rerank.finetune.extra.objectives.grpo.grpo_options import GrpoOptions
 from rerank.methods import open_method
 

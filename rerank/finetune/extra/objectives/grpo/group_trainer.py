@@ -16,11 +16,11 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from rerank.errors import ContextOverflowError, MissingPrerequisiteError
+from rerank.finetune.components import Optimizer
 from rerank.finetune.extra.objectives.grpo.grpo_options import GrpoOptions
 from rerank.finetune.extra.objectives.grpo.reward import compute_reward, compute_reward_gains
 from rerank.finetune.labels.training_list import TrainingList
-from rerank.finetune.losses.lm import Lm
-from rerank.finetune.optimizers.base import Optimizer
+from rerank.finetune.losses import Lm
 from rerank.finetune.trainer.calibration_batches import FirstBatches
 from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs
 from rerank.finetune.trainer.list_trainer import ListTrainer

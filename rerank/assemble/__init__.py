@@ -52,6 +52,7 @@ from rerank.prompts import PromptTemplate, load_prompt
 from rerank.selector import Selector
 from rerank.strategies import Strategy, open_strategy, strategies
 from rerank.tasks import Backend
+from rerank.tasks.backends import traits
 from rerank.tasks.identities import model_base_of_backend
 from rerank.types import Qrels
 
@@ -181,7 +182,7 @@ class RankerSetup(RankerPlan):
 
     def with_commit_of(self, backend: Backend) -> RankerSetup:
         """Return this setup with the commit of an open backend, so that other processes open the same weights."""
-        commit = getattr(getattr(backend, "files", None), "commit", "")
+        commit = getattr(traits(backend).files, "commit", "")
         return dataclasses.replace(self, config=dataclasses.replace(self.config, revision=commit)) if commit else self
 
     def open_judge(self, backend: Backend, **options: str) -> PromptJudge:

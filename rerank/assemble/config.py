@@ -16,6 +16,7 @@ from rerank.judges import Limits
 from rerank.models import default_method_of_model, model_settings_folder, recipe_of_model
 from rerank.models.adapters import adapter_folder, adapter_folder_defaults
 from rerank.tasks import Backend, BackendOptions, ServerAddress
+from rerank.tasks.backends import traits
 
 
 class RankerOptions(TypedDict, total=False):
@@ -205,7 +206,7 @@ def assembly_defaults(settings: Mapping[str, Any], backend: Backend | None = Non
     values = adapter_folder_defaults(folder, given) if folder else {}
     if "method" in given or "method" in values:
         return values
-    own = getattr(backend, "default_method", "") if backend else default_method_of_model(given.get("model", ""))
+    own = traits(backend).default_method if backend else default_method_of_model(given.get("model", ""))
     recipe = recipe_of_model(given.get("adapter") or given.get("model") or "", folder, given.get("revision") or "")
     recipe = {"method": own or DEFAULT_METHOD, **recipe}
     return {key: value for key, value in recipe.items() if key not in given} | values
@@ -223,5 +224,5 @@ def folder_of_ranker_settings(settings: Mapping[str, Any], backend: Backend | No
     if settings.get("adapter"):
         return adapter_folder(settings["adapter"])
     if backend is not None:
-        return getattr(backend, "settings_folder", None)
+        return traits(backend).settings_folder
     return model_settings_folder(settings["model"]) if settings.get("model") else None

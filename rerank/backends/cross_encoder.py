@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
 from rerank.lm.loading import (
@@ -82,8 +82,7 @@ class CrossEncoder(LocalModel):
         options: Backend options, of which batch size (in pairs) and context size are used; None for the defaults.
     """
 
-    tasks: ClassVar[frozenset[type[Any]]] = frozenset({CrossEncoderTask})
-    costs_money = False
+    tasks = frozenset({CrossEncoderTask})
     #: One request at a time, since each request already contains a list of pairs.
     batch_size = 1
 

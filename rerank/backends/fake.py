@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 from pydantic import InstanceOf
 
@@ -32,6 +32,7 @@ from rerank.tasks import (
     Reply,
     Request,
 )
+from rerank.tasks.backends import BaseBackend
 from rerank.tasks.token_positions import format_task_token_positions
 from rerank.types import Document, Order, Qrels, Window
 
@@ -41,8 +42,8 @@ FakeKind = Literal["perfect", "reversed", "stutter", "talk", "fail"]
 KINDS: tuple[FakeKind, ...] = get_args(FakeKind)
 
 
-@dataclass(slots=True, eq=False)
-class Fake:
+@dataclass(eq=False)
+class Fake(BaseBackend):
     """A backend without a model, whose replies depend on its kind.
 
     - ``perfect``: an oracle that reads the qrels; ties, and windows without qrels, keep the input order.
@@ -64,7 +65,7 @@ class Fake:
         served: Digests of the requests that have received a reply, in order.
     """
 
-    tasks: ClassVar[frozenset[type[Any]]] = frozenset(
+    tasks = frozenset(
         {
             GenerationTask,
             FusionTask,
@@ -77,7 +78,7 @@ class Fake:
         }
     )
     #: Pictures are accepted, since replies depend on the window, not on the prompt.
-    sees_pictures: ClassVar[bool] = True
+    sees_pictures = True
 
     kind: str
     _: KW_ONLY

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from rerank.backends.hf import Hf
 from rerank.errors import BackendError
@@ -24,7 +24,7 @@ class Fusion(Hf):
     ``finish="error"``. Decoding is greedy.
     """
 
-    tasks: ClassVar[frozenset[type[Any]]] = frozenset({FusionTask})
+    tasks = frozenset({FusionTask})
     classes: ClassVar[tuple[str, str]] = ("AutoModelForSeq2SeqLM", "AutoTokenizer")
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:

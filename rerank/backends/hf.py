@@ -56,11 +56,7 @@ class Hf(LocalModel):
             ``deterministic`` have an effect.
     """
 
-    tasks: ClassVar[frozenset[type[Any]]] = frozenset(
-        {GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask, LogitTask, AttentionTask}
-    )
-    #: Calls cost time but no money, so they are stored only in the run folder.
-    costs_money = False
+    tasks = frozenset({GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask, LogitTask, AttentionTask})
     #: Classes of transformers that load the model and its tokenizer.
     classes: ClassVar[tuple[str, str]] = LANGUAGE
 
@@ -154,7 +150,7 @@ class Hf(LocalModel):
         return self._tokens
 
     @property
-    def shares_batches(self) -> bool:
+    def shares_batches(self) -> bool:  # type: ignore[override]
         """Whether one batch with requests of several callers is faster than one batch per caller; false on a CPU."""
         return str(self._model.device.type) != "cpu"
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from rerank.errors import BackendError, DataError, UsageError
 from rerank.lm.loading import (
@@ -85,8 +85,7 @@ class JinaRanking(LocalModel):
             effect.
     """
 
-    tasks: ClassVar[frozenset[type[Any]]] = frozenset({CrossEncoderTask})
-    costs_money = False
+    tasks = frozenset({CrossEncoderTask})
     #: One request at a time, since each request already contains a list of passages.
     batch_size = 1
 

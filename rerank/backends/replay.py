@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Protocol, Self, get_args
 
-from rerank.io.model_base import ModelBase
 from rerank.prompts.word_tokens import WordTokens
 from rerank.tasks import Reply, Request, Task
+from rerank.tasks.backends import BaseBackend
 from rerank.tasks.usage import Usage
 
 #: Practically unlimited context size: replies are looked up by window, so no prompt may be refused or truncated.
@@ -52,7 +52,7 @@ class _RecordedTokens(WordTokens):
         self.letters = letters
 
 
-class Replay:
+class Replay(BaseBackend):
     """A backend that returns the reply recorded for the window and seed of a request.
 
     The prompt is ignored, so a run can be replayed without the texts of its documents. If a window was recorded more
@@ -75,7 +75,6 @@ class Replay:
     selectable = False
     batch_size = 1024
     costs_money = False
-    base: ModelBase | None = None
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ class Seq2seq(Hf):
     monoT5 (Nogueira et al., EMNLP Findings 2020, arXiv 2003.06713). No text is generated.
     """
 
-    tasks: ClassVar[frozenset[type[Any]]] = frozenset({ContinuationTask})
+    tasks = frozenset({ContinuationTask})
     classes: ClassVar[tuple[str, str]] = ("AutoModelForSeq2SeqLM", "AutoTokenizer")
 
     def _run(self, jobs: list[Job]) -> list[Reply]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from rerank.engines.base import RankingJob
-from rerank.models.lazy_backend import LazyBackend
 from rerank.pipeline.results import RankedList
 from rerank.pipeline.stream import Ranker, drive_ranking_stream
 from rerank.store import LoggingBackend
 from rerank.tasks import Backend
+from rerank.tasks.backends import traits
 from rerank.types import Ranking
 
 
@@ -21,13 +21,11 @@ class Local:
 
     def start(self, backend: Backend | None) -> None:
         """Load the weights of a local model if they are not loaded yet."""
-        if isinstance(backend, LazyBackend):
-            backend.warm_up()
+        traits(backend).warm_up()
 
     def rank(self, lists: Iterable[Ranking], job: RankingJob, calls: LoggingBackend) -> Iterator[RankedList]:
         """Rerank lists, and yield the results in the order of the lists."""
-        if (set_batching := getattr(calls.backend, "set_batching", None)) is not None:
-            set_batching(job.flow.batch_size, reuse=job.flow.reuse)
+        calls.set_batching(job.flow.batch_size, reuse=job.flow.reuse)
         setup = job.setup
         ranker = Ranker(strategy=setup.strategy, judge=job.judge, passages=setup.passages, top_k=job.top_k)
         return drive_ranking_stream(lists, ranker, calls, job.flow)

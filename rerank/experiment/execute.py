@@ -42,6 +42,7 @@ from rerank.reranker.calibrated import calibrate_list_of_reranker
 from rerank.store import LoggingBackend, RunFolder, hash_run_folder_identity, log_calls, open_shared_call_cache
 from rerank.store.judge_scores import JudgeScores, open_run_folder_judge_scores
 from rerank.tasks import Reply, Request
+from rerank.tasks.backends import traits
 from rerank.tasks.usage import Usage
 from rerank.types import Ranking, Run
 
@@ -231,8 +232,8 @@ def _describe_prepared_run(prepared: PreparedRun, identity: dict[str, Any]) -> d
 
 def _describe_sources(prepared: PreparedRun) -> dict[str, Any]:
     """Return where the model and the adapter are from; empty for a model that is not loaded from files."""
-    files: ModelFiles | None = getattr(prepared.backend, "files", None)
-    folder: Path | None = getattr(prepared.backend, "settings_folder", None)
+    files: ModelFiles | None = traits(prepared.backend).files
+    folder: Path | None = traits(prepared.backend).settings_folder
     if files is None:
         return {}
     sources = {"model": source_of_model(files)}

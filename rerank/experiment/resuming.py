@@ -16,6 +16,7 @@ from rerank.io.paths import named_path_errors
 from rerank.selector import Selector
 from rerank.store import RunFolder
 from rerank.tasks import Backend
+from rerank.tasks.backends import BackendWrapper
 from rerank.tasks.identities import lacks_commit
 
 _log = logging.getLogger(__name__)
@@ -71,16 +72,15 @@ def continue_without_commit(prepared: PreparedRun, folder: RunFolder) -> Prepare
     return replace(prepared, backend=backend, judge=prepared.judge.with_backend(backend))
 
 
-class _WithIdentity:
+class _WithIdentity(BackendWrapper):
     """A backend with another identity; everything else is that of the wrapped backend."""
 
     def __init__(self, backend: Backend, identity: Mapping[str, str]) -> None:
-        self.backend, self.identity = backend, dict(identity)
+        self.backend, self._identity = backend, dict(identity)
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # copying and pickling look up such names before the backend is set
-            raise AttributeError(name)
-        return getattr(self.backend, name)
+    @property
+    def identity(self) -> Mapping[str, str]:
+        return self._identity
 
 
 def _earlier_spec_defaults(model: Mapping[str, str]) -> dict[str, str]:

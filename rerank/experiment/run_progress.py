@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from rerank.experiment.prepare import PreparedRun
 from rerank.progress import format_time_left, show_detailed_progress
 from rerank.tasks import Reply
+from rerank.tasks.backends import traits
 
 #: Minimum number of seconds between two updates: layers report tokens more often than anyone can read.
 _SECONDS_BETWEEN_UPDATES = 0.2
@@ -39,12 +40,12 @@ def show_run_progress(prepared: PreparedRun, title: str = "") -> Generator[Calla
                 shown = now
                 show(speed.calls, speed.describe())
 
-        report_tokens_to = getattr(prepared.backend, "report_tokens_to", lambda function: None)
-        report_tokens_to(on_tokens)
+        backend = traits(prepared.backend)
+        backend.report_tokens_to(on_tokens)
         try:
             yield on_reply
         finally:
-            report_tokens_to(None)
+            backend.report_tokens_to(None)
 
 
 class RunSpeed:

@@ -14,7 +14,8 @@ from rerank.pipeline.stream import Flow, Ranker, drive_ranking_stream
 from rerank.prompts.base import Prompt
 from rerank.store import CallLog, RunFolder
 from rerank.store.row_set import RowSet
-from rerank.tasks import Backend, Reply, Request, tasks_supported_by_backend
+from rerank.tasks import Backend, Reply, Request
+from rerank.tasks.backends import BaseBackend, traits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +68,7 @@ def _rendered_prompts(folder: RunFolder, log: CallLog) -> Iterator[RunPrompt]:
         backend.rendered.clear()
 
 
-class _LoggedReplies:
+class _LoggedReplies(BaseBackend):
     """A backend that returns replies only from a call log, and collects the prompt of each call once.
 
     Args:
@@ -82,7 +83,7 @@ class _LoggedReplies:
     sees_pictures = True
 
     def __init__(self, log: CallLog, identity: Mapping[str, str], backend: Backend, *, is_complete: bool) -> None:
-        self.identity, self.tokens, self.tasks = identity, backend.tokens, tasks_supported_by_backend(backend)
+        self.identity, self.tokens, self.tasks = identity, backend.tokens, traits(backend).tasks
         self.rendered: list[RunPrompt] = []
         self._log, self._is_complete, self._seen = log, is_complete, RowSet()
 

@@ -16,6 +16,7 @@ from rerank.errors import BackendError, UsageError
 from rerank.io.model_base import ModelBase
 from rerank.lm.model_files import ModelFiles, locate_model
 from rerank.tasks import BackendOptions
+from rerank.tasks.backends import BaseBackend
 
 #: Id of the process in which the first local model was used; forked processes inherit the value.
 _process: int | None = None
@@ -34,17 +35,15 @@ def require_model_process() -> None:
         )
 
 
-class LocalModel:
+class LocalModel(BaseBackend):
     """Base class of backends that run a model in this process. Pickling stores its name and options, not its weights.
 
-    Attributes:
-        settings_folder: Folder of the adapter or model, whose settings `Reranker.from_backend` uses. None if the
-            folder is not known.
-        files: The files from which the model was loaded; None if it was passed as an object.
+    A model that was passed as an object has neither ``files`` nor a ``settings_folder``.
     """
 
-    settings_folder: Path | None = None
     files: ModelFiles | None = None
+    #: Calls cost time but no money, so they are stored only in the run folder.
+    costs_money = False
     _options: BackendOptions = BackendOptions()
 
     @property
@@ -58,7 +57,7 @@ class LocalModel:
         raise NotImplementedError
 
     @property
-    def base(self) -> ModelBase | None:
+    def base(self) -> ModelBase | None:  # type: ignore[override]
         """The published model whose weights these are, or to which the adapter was added; None if it is not known."""
         return None if self.files is None else self.files.base
 

@@ -35,6 +35,7 @@ from rerank.models.presets import (
 from rerank.models.reranker_presets import RerankerPreset, list_rerankers, recognise_reranker, reranker_presets
 from rerank.selector import Selector, build_from_selector
 from rerank.tasks import Backend, BackendOptions, task_backend_is_selectable
+from rerank.tasks.backends import traits
 from rerank.types import Qrels
 
 __all__ = [
@@ -269,7 +270,7 @@ def model_settings_folder(selector: str) -> Path | None:
 
 def default_method_of_model(selector: str) -> str:
     """Return the default method of a model's backend; empty for backends without one, which support many tasks."""
-    return str(getattr(BACKENDS.get(split_model_selector(selector)[0]), "default_method", ""))
+    return traits(BACKENDS.get(split_model_selector(selector)[0])).default_method
 
 
 def _local_path_of_model(name: str) -> Path:
@@ -375,7 +376,7 @@ def _check_options_of_backend(options: BackendOptions, backend_type: Any, select
             remedy="Change --model, or omit --base-url",
         )
     for flag in ("tensor_parallel_size", "pipeline_parallel_size"):
-        if getattr(options, flag) and not getattr(backend_type, "takes_parallel_sizes", False):
+        if getattr(options, flag) and not traits(backend_type).takes_parallel_sizes:
             raise UsageError(
                 f"--{flag.replace('_', '-')} {getattr(options, flag)} cannot be used with --model {selector}",
                 expected="--model vllm:NAME",
@@ -391,7 +392,7 @@ def _load_model_backend(backend_type: Any, name: Path | str, options: BackendOpt
         adapter = str(Path(options.adapter).absolute()) if options.adapter else ""
         description = backend_type.describe(name, dataclasses.replace(options, adapter=adapter))
     backend: Any = backend_type.load(name, options) if description is None else LazyBackend(backend_type, description)
-    if getattr(backend, "files", None):
+    if traits(backend).files:
         backend.files = with_hub_id_of_preset(backend.files)
     return cast(Backend, backend)
 

@@ -23,6 +23,7 @@ from rerank.tasks import (
     task_backend_settings_folder,
     tasks_supported_by_backend,
 )
+from rerank.tasks.backends import traits
 
 
 class Description(Protocol):
@@ -97,7 +98,7 @@ class LazyBackend:
     @property
     def batch_characters(self) -> int | None:
         """Maximum number of characters of the prompts in a batch; None if only the batch size is limited."""
-        choose = getattr(self._type, "choose_batch_characters", None)
+        choose = getattr(self._type, "choose_batch_characters", None)  # of transformers only
         size: int | None = choose and choose(self._description.options, self._description.device.partition(":")[0])
         return size
 
@@ -140,8 +141,13 @@ class LazyBackend:
         self._report_tokens()
 
     def _report_tokens(self) -> None:
-        if self._loaded is not None and hasattr(self._loaded, "report_tokens_to"):
-            self._loaded.report_tokens_to(self._on_tokens)
+        if self._loaded is not None:
+            traits(self._loaded).report_tokens_to(self._on_tokens)
+
+    def close(self) -> None:
+        """Close the loaded backend; a later call uses it again."""
+        if self._loaded is not None:
+            traits(self._loaded).close()
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """Return the replies to all requests, in order."""

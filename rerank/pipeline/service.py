@@ -19,6 +19,7 @@ from rerank.io.forks import watch_forks
 from rerank.pipeline.driver import Driver, ListOptions
 from rerank.pipeline.results import RankedList
 from rerank.tasks import Backend
+from rerank.tasks.backends import traits
 from rerank.types import Ranking
 
 #: Seconds without work after which the thread ends; the next ranking starts a new thread.
@@ -55,7 +56,7 @@ class LocalService:
     def __init__(self, make_driver: Callable[[], Driver], backend: Backend, *, batch_size: int) -> None:
         """Store the arguments; the thread starts with the first ranking."""
         self._make_driver, self._backend, self._batch_size = make_driver, backend, batch_size
-        self._shares = bool(getattr(backend, "shares_batches", False))
+        self._shares = traits(backend).shares_batches
         self._submitted: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None

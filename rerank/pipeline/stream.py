@@ -18,6 +18,7 @@ from rerank.pipeline.passages import DocumentSplitter
 from rerank.pipeline.results import RankedList, RerankOutcome
 from rerank.strategies.base import Strategy
 from rerank.tasks import AsyncBackend, Backend, Request
+from rerank.tasks.backends import traits
 from rerank.types import Ranking
 
 
@@ -47,7 +48,7 @@ class Flow:
     def of(cls, backend: Backend, *, reuse: bool = True) -> Self:
         """Return the default flow for a backend: ``8 * batch_size`` lists per block, ``2 * batch_size`` in flight."""
         size = backend.batch_size
-        characters = getattr(backend, "batch_characters", None)
+        characters = traits(backend).batch_characters
         return cls(block=8 * size, in_flight=2 * size, batch_size=size, reuse=reuse, batch_characters=characters)
 
     @classmethod
@@ -94,7 +95,7 @@ class Ranker:
         """Return a driver without rankings; prompts for a model in this process are sorted by length or prefix."""
         if isinstance(backend, AsyncBackend):
             return self.arrival_driver()
-        order = driver_sort_key_by_prefix if getattr(backend, "caches_prefixes", False) else driver_sort_key_by_length
+        order = driver_sort_key_by_prefix if traits(backend).caches_prefixes else driver_sort_key_by_length
         return Driver(
             self.strategy,
             self.judge,

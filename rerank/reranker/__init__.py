@@ -44,6 +44,7 @@ from rerank.retrieval.base.stages import RunTransformer
 from rerank.store import NoLog, log_calls, open_shared_call_cache
 from rerank.strategies import Strategy
 from rerank.tasks import AsyncBackend, Backend
+from rerank.tasks.backends import traits
 from rerank.tasks.background_loop import await_on_task_request_loop, submit_to_task_request_loop
 from rerank.types import Query, Ranking, Run
 
@@ -280,8 +281,7 @@ class Reranker(RunTransformer):
         """
         if not self._is_warm:
             _ = self.backend.tokens.context_size
-            if (load := getattr(self.backend, "warm_up", None)) is not None:
-                load()
+            traits(self.backend).warm_up()
             self._is_warm = True
 
     def close(self) -> None:
@@ -290,8 +290,7 @@ class Reranker(RunTransformer):
             service, self._service = self._service, None
         if service is not None:
             service.close()
-        if (close := getattr(self.backend, "close", None)) is not None:
-            close()
+        traits(self.backend).close()
 
     async def aclose(self) -> None:
         """Close the reranker like `close`, without blocking the event loop."""

@@ -55,19 +55,19 @@ class CallDesk:
             flight have ended; the caller then has to call `begin` again after `keep`.
         """
         backend, in_flight = self._backend, self._in_flight.setdefault(owner, {})
-        replies = backend._look_up(requests)
+        replies = backend.look_up(requests)
         missing = {digest: request for digest, request in requests.items() if digest not in replies}
         # A lost worker's message may be answered after the work was given to another: tokens are reserved only once.
         new = {digest: request for digest, request in missing.items() if digest not in in_flight}
-        if not refusal and self._needs_room(new):
+        if not refusal and backend.must_wait(new.values()):
             return None
-        error = refusal or (backend._over_cap().error if len(backend.affordable(new)) < len(new) else "")
+        error = refusal or (backend.over_cap().error if len(backend.affordable(new)) < len(new) else "")
         if error:  # all or nothing, as in one process
             replies |= {digest: Reply(finish="error", error=error) for digest in missing}
             missing = new = {}
         for reply in replies.values():
             backend.on_reply(reply)
-        backend._reserved += self._most_tokens(new)
+        backend.reserve(new.values())
         in_flight.update(new)
         return BegunCalls(replies=replies, missing=tuple(missing))
 
@@ -82,7 +82,7 @@ class CallDesk:
         for owner, replies in arrived:
             in_flight = self._in_flight.get(owner, {})
             expected = {digest: in_flight.pop(digest) for digest in replies if digest in in_flight}
-            self._backend._reserved -= self._most_tokens(expected)
+            self._backend.release(expected.values())
             calls += [(digest, request, replies[digest]) for digest, request in expected.items()]
         first_come = calls[::-1]  # reversed, since a dictionary keeps the last value of a key
         self._backend.keep({d: request for d, request, _ in first_come}, {d: reply for d, _, reply in first_come})
@@ -92,23 +92,12 @@ class CallDesk:
     def release(self, owner: int) -> int:
         """Forget the calls in flight of a work item whose worker is lost, and return their number."""
         requests = self._in_flight.pop(owner, {})
-        self._backend._reserved -= self._most_tokens(requests)
+        self._backend.release(requests.values())
         return len(requests)
 
     def has_calls_in_flight(self) -> bool:
         """Return whether there are calls whose replies have not arrived."""
         return any(self._in_flight.values())
-
-    def _most_tokens(self, requests: Mapping[str, Request]) -> int:
-        capped = self._backend.max_total_tokens is not None
-        return sum(map(self._backend._most_tokens, requests.values())) if capped else 0
-
-    def _needs_room(self, requests: Mapping[str, Request]) -> bool:
-        """Return whether requests fit below the token cap only if calls in flight use fewer tokens than reserved."""
-        backend = self._backend
-        if backend.max_total_tokens is None or backend._capped or not backend._reserved:
-            return False
-        return backend._spent + backend._reserved + self._most_tokens(requests) > backend.max_total_tokens
 
 
 class CallDeskClient(Protocol):

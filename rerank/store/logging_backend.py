@@ -7,23 +7,23 @@ same requests are sent again; for requests that already have a reply, the logged
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from rerank.io.forks import watch_forks
-from rerank.prompts.base import TokenCounter
 from rerank.store.call_log import CallLog
 from rerank.store.row_set import RowSet
-from rerank.tasks import AsyncBackend, Backend, CancelledAfterReplyError, Reply, Request, tasks_supported_by_backend
+from rerank.tasks import AsyncBackend, Backend, CancelledAfterReplyError, Reply, Request
+from rerank.tasks.backends import BackendWrapper, traits
 from rerank.tasks.background_loop import run_on_task_request_loop
 from rerank.tasks.concurrent_replies import answer_task_requests_concurrently
 from rerank.tasks.usage import Usage
 
 
 @dataclass(kw_only=True)
-class LoggingBackend:
+class LoggingBackend(BackendWrapper):
     """A backend that returns logged replies, and commits new replies of the wrapped backend batch by batch.
 
     Batches are formed from all requests before the log is read, with the longest prompts first. A resumed run therefore
@@ -51,37 +51,7 @@ class LoggingBackend:
     usage: Usage = field(default_factory=Usage)
     used: RowSet = field(default_factory=RowSet)
     _capped: bool = False
-    _reserved: int = 0  # maximum number of tokens of the requests in flight
-
-    @property
-    def identity(self) -> Mapping[str, str]:
-        """Names and values that identify the wrapped backend and its model."""
-        return self.backend.identity
-
-    @property
-    def tasks(self) -> frozenset[type[Any]]:
-        """Tasks that the wrapped backend supports."""
-        return tasks_supported_by_backend(self.backend)
-
-    @property
-    def tokens(self) -> TokenCounter:
-        """Token counter of the wrapped backend."""
-        return self.backend.tokens
-
-    @property
-    def batch_size(self) -> int:
-        """Batch size of the wrapped backend."""
-        return self.backend.batch_size
-
-    @property
-    def caches_prefixes(self) -> bool:
-        """Whether the wrapped backend caches the prefixes of prompts."""
-        return bool(getattr(self.backend, "caches_prefixes", False))
-
-    @property
-    def shares_batches(self) -> bool:
-        """Whether one batch for several callers takes the wrapped backend less time than one batch per caller."""
-        return bool(getattr(self.backend, "shares_batches", False))
+    _reserved: int = 0  # maximum number of tokens of the requests in flight, if there is a cap
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle backend, logs, cap, batch size and usage; copies count their usage separately."""
@@ -90,21 +60,10 @@ class LoggingBackend:
 
     def close(self) -> None:
         """Close the log and the cache, and the connections of the wrapped backend; a later request opens them again."""
-        if (close := getattr(self.backend, "close", None)) is not None:
-            close()
+        traits(self.backend).close()
         self.log.close()
         if self.cache is not None:
             self.cache.close()
-
-    def warm_up(self) -> None:
-        """Load the model of the wrapped backend now if it would otherwise be loaded at the first call."""
-        if (load := getattr(self.backend, "warm_up", None)) is not None:
-            load()
-
-    @property
-    def costs_money(self) -> bool:
-        """Whether calls of the wrapped backend cost money."""
-        return self.backend.costs_money
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """Return one reply per request, in the order of the requests."""
@@ -136,7 +95,7 @@ class LoggingBackend:
 
     def _answer(self, batch: Mapping[str, Request]) -> dict[str, Reply]:
         """Return the replies to one batch: those in the log or the cache, and new replies of the wrapped backend."""
-        reused = self._look_up(batch)
+        reused = self.look_up(batch)
         missing = {digest: request for digest, request in batch.items() if digest not in reused}
         affordable = self.affordable(missing)
         if len(affordable) < len(missing):  # send all or nothing, so that a resumed run forms the same batch
@@ -144,14 +103,14 @@ class LoggingBackend:
         replies = self.backend.generate(list(affordable.values())) if affordable else []
         generated = dict(zip(affordable, replies, strict=True))
         self.keep(affordable, generated)
-        return {digest: reused.get(digest) or generated.get(digest) or self._over_cap() for digest in batch}
+        return {digest: reused.get(digest) or generated.get(digest) or self.over_cap() for digest in batch}
 
     def unanswered(self, requests: Mapping[str, Request]) -> dict[str, Request]:
         """Return the requests without a reply in the log or the cache, as a mapping from digest to request."""
-        answered = self._look_up(requests)
+        answered = self.look_up(requests)
         return {digest: request for digest, request in requests.items() if digest not in answered}
 
-    def _look_up(self, requests: Mapping[str, Request]) -> dict[str, Reply]:
+    def look_up(self, requests: Mapping[str, Request]) -> dict[str, Reply]:
         """Return the replies that are in the log or in the cache; replies from the cache are copied to the log."""
         logged = self.log.rows(list(requests))
         for row, reply in logged.values():
@@ -200,6 +159,25 @@ class LoggingBackend:
             affordable[digest] = request
         return affordable
 
+    def must_wait(self, requests: Iterable[Request]) -> bool:
+        """Return whether requests fit below the token cap only if requests in flight use fewer tokens than reserved.
+
+        Replies are usually shorter than reserved, so there may be room once they have arrived.
+        """
+        if self.max_total_tokens is None or self._capped or not self._reserved:
+            return False
+        return self._spent + self._reserved + sum(map(self._most_tokens, requests)) > self.max_total_tokens
+
+    def reserve(self, requests: Iterable[Request]) -> None:
+        """Reserve the maximum number of tokens of requests that are sent now."""
+        if self.max_total_tokens is not None:
+            self._reserved += sum(map(self._most_tokens, requests))
+
+    def release(self, requests: Iterable[Request]) -> None:
+        """Release the tokens of requests whose replies are counted instead, or which have failed."""
+        if self.max_total_tokens is not None:
+            self._reserved -= sum(map(self._most_tokens, requests))
+
     @property
     def _spent(self) -> int:
         return self.usage.tokens_in + self.usage.tokens_out
@@ -208,7 +186,7 @@ class LoggingBackend:
         sampling = request.sampling
         return self.tokens.count(request.prompt) + sampling.max_tokens + sampling.thinking
 
-    def _over_cap(self) -> Reply:
+    def over_cap(self) -> Reply:
         """Return the error that is the reply to a request that could exceed the token cap."""
         error = (
             f"--max-total-tokens {self.max_total_tokens} (in Python max_total_tokens) could be exceeded "
@@ -230,13 +208,11 @@ class _ArrivedReplies:
         committed: Future for which the coroutines of these calls wait; done when the replies are committed.
         requests: Mapping from digest to request.
         replies: Mapping from digest to reply.
-        reserved: Number of tokens that were reserved for these calls.
     """
 
     committed: asyncio.Future[None]
     requests: dict[str, Request] = field(default_factory=dict)
     replies: dict[str, Reply] = field(default_factory=dict)
-    reserved: int = 0
 
 
 @dataclass(kw_only=True)
@@ -270,39 +246,30 @@ class AsyncLoggingBackend(LoggingBackend):
         digest = request.digest(self.backend.identity)
         while digest in self._in_flight:
             await self._in_flight[digest].wait()
-        reply = self._look_up({digest: request}).get(digest)
+        reply = self.look_up({digest: request}).get(digest)
         if reply is None:
-            await self._wait_for_room(request)
+            while self._in_flight and self.must_wait([request]):
+                await next(iter(self._in_flight.values())).wait()
             reply = await self._ask(digest, request) if self.affordable({digest: request}) else None
-        reply = reply or self._over_cap()
+        reply = reply or self.over_cap()
         self.on_reply(reply)
         return reply
 
-    async def _wait_for_room(self, request: Request) -> None:
-        """Wait while the request exceeds the cap only because of tokens reserved for requests in flight.
-
-        Replies are usually shorter than reserved, so there may be room for the request once they have arrived.
-        """
-        if self.max_total_tokens is None:
-            return
-        most = self._most_tokens(request)
-        while self._in_flight and not self._capped and self._spent + self._reserved + most > self.max_total_tokens:
-            await next(iter(self._in_flight.values())).wait()
-
     async def _ask(self, digest: str, request: Request) -> Reply:
-        reserved = 0 if self.max_total_tokens is None else self._most_tokens(request)
         self._in_flight[digest] = asyncio.Event()
-        self._reserved += reserved
+        self.reserve([request])
+        is_reserved = True
         try:
             reply = await self.backend.agenerate(request)
             arrived = self._add_to_arrived(digest, request, reply)
-            arrived.reserved, reserved = arrived.reserved + reserved, 0  # the commit releases these tokens
+            is_reserved = False  # the commit releases the tokens
             await asyncio.shield(arrived.committed)
         except CancelledAfterReplyError as cancelled:
             self.keep({digest: request}, {digest: cancelled.reply})
             raise
         finally:
-            self._reserved -= reserved
+            if is_reserved:
+                self.release([request])
             self._in_flight.pop(digest).set()
         return reply
 
@@ -319,7 +286,7 @@ class AsyncLoggingBackend(LoggingBackend):
         arrived, self._arrived = self._arrived, None
         if arrived is None:  # in the child of a fork
             return
-        self._reserved -= arrived.reserved
+        self.release(arrived.requests.values())
         try:
             self.keep(arrived.requests, arrived.replies)
         except Exception as error:  # noqa: BLE001 - raised where the replies are waited for
@@ -356,7 +323,7 @@ def log_calls(backend: Backend, log: CallLog | NoLog, **options: Any) -> Logging
         log: The call log.
         options: Further fields of `LoggingBackend`; the default of ``batch_characters`` is the value of the backend.
     """
-    options = {"batch_characters": getattr(backend, "batch_characters", None), **options}
+    options = {"batch_characters": traits(backend).batch_characters, **options}
     if isinstance(backend, AsyncBackend):
         return AsyncLoggingBackend(backend=backend, log=log, **options)
     return LoggingBackend(backend=backend, log=log, **options)

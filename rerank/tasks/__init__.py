@@ -1,5 +1,11 @@
 """Requests to models, the tasks that they contain, replies, and the protocol of the backends that run models."""
 
+from rerank.tasks.backends import (
+    task_backend_is_selectable,
+    task_backend_sees_pictures,
+    task_backend_takes_verbatim,
+    tasks_supported_by_backend,
+)
 from rerank.tasks.kinds import (
     AttentionTask,
     ContinuationTask,
@@ -12,10 +18,6 @@ from rerank.tasks.kinds import (
     PermutationTask,
     QuestionType,
     Task,
-    task_backend_is_selectable,
-    task_backend_sees_pictures,
-    task_backend_takes_verbatim,
-    tasks_supported_by_backend,
 )
 from rerank.tasks.options import (
     DTYPES,

@@ -7,7 +7,7 @@ log, token budget, cache and replay treat all tasks in the same way, so a new ki
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from rerank.errors import UsageError
 from rerank.prompts.base import Prompt
@@ -197,28 +197,3 @@ Task = (
     | DecisionTask
     | CrossEncoderTask
 )
-
-
-def tasks_supported_by_backend(backend: Any) -> frozenset[type[Any]]:
-    """Return the task classes that a backend (or its class) supports; only `GenerationTask` if it states none."""
-    tasks: frozenset[type[Any]] = getattr(backend, "tasks", frozenset({GenerationTask}))
-    return tasks
-
-
-def task_backend_sees_pictures(backend: Any) -> bool:
-    """Return whether a backend (or its class) accepts prompts with pictures; false unless it states otherwise."""
-    return bool(getattr(backend, "sees_pictures", False))
-
-
-def task_backend_takes_verbatim(backend: Any) -> bool:
-    """Return whether a backend (or its class) accepts verbatim prompts; true unless it states otherwise.
-
-    Backends for chat servers and vision-language models do not accept such prompts, since they apply their own chat
-    template to the text.
-    """
-    return bool(getattr(backend, "takes_verbatim", True))
-
-
-def task_backend_is_selectable(backend: Any) -> bool:
-    """Return whether users can select a backend with the model name; true unless its class states otherwise."""
-    return bool(getattr(backend, "selectable", True))

@@ -173,15 +173,8 @@ class CancelledAfterReplyError(asyncio.CancelledError):
 class Backend(Protocol):
     """Protocol of backends, the components that run models.
 
-    A backend may also have an attribute ``tasks``, the set of task classes that it supports
-    (`tasks_supported_by_backend`); ``sees_pictures``, whether prompts may show pictures; ``caches_prefixes``, whether
-    it caches the prefixes of prompts (false if missing); ``batch_characters``, the maximum number of characters of the
-    prompts in a batch (no maximum if missing or None); ``shares_batches``, whether one batch with the requests of
-    several callers is faster than one batch per caller (false if missing); ``settings_folder``, the folder of its
-    adapter or trained model with the settings that `Reranker.from_backend` uses; ``base``, the published model whose
-    weights it runs (`rerank.io.model_base.ModelBase`), or None if it is not known; ``default_method``, the method that
-    ``auto`` stands for; and ``report_tokens_to(function)``, which sets a function that is called with the number of
-    processed tokens while a batch is in progress.
+    Optional attributes, such as the tasks that a backend supports, and their defaults are those of
+    `rerank.tasks.backends.BaseBackend`, which may be the base class.
     """
 
     @property

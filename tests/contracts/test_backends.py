@@ -8,19 +8,23 @@ import importlib.util
 import json
 import pickle
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
+from rerank import Reranker
 from rerank.backends import BACKENDS
 from rerank.backends.fake import KINDS, Fake
 from rerank.backends.replay import Replay
 from rerank.prompts.base import Message
-from rerank.tasks import AsyncBackend, Backend, Reply, Request, Sampling
+from rerank.store import NoLog, log_calls
+from rerank.tasks import AsyncBackend, Backend, GenerationTask, Reply, Request, Sampling
+from rerank.tasks.backends import traits
 from rerank.types import Document, Qrels, Query, Window
 
 
@@ -225,3 +229,23 @@ def test_network_backends_take_requests_one_by_one_and_go_on_after_they_are_clos
 def test_the_local_backend_needs_its_extra_only_when_loaded() -> None:
     assert importlib.util.find_spec("rerank.backends.hf") is not None
     assert BACKENDS.get("hf").costs_money is False
+
+
+def test_a_plug_in_without_the_base_class_has_the_defaults() -> None:
+    class Plain:
+        identity, batch_size, costs_money, sees_pictures = MappingProxyType({"model": "plain"}), 1, False, True
+        tokens = Fake("reversed").tokens
+
+        def generate(self, requests: Sequence[Request]) -> list[Reply]:
+            return [Reply(text="[1]")] * len(requests)
+
+    for plain in (Plain, Plain()):
+        assert traits(plain).tasks == {GenerationTask}
+        assert (traits(plain).sees_pictures, traits(plain).takes_verbatim) == (True, True)
+    assert traits(Fake) is Fake
+    traits(Plain()).warm_up()
+    traits(Plain()).close()
+    logged = log_calls(Plain(), NoLog())
+    assert (dict(logged.identity), logged.batch_size, logged.batch_characters) == ({"model": "plain"}, 1, None)
+    assert [reply.text for reply in logged.generate(requests())] == ["[1]"] * 4
+    assert Reranker.from_backend(Plain()).rank("query", ["a", "b"])[0].corpus_id == 0

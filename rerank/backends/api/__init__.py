@@ -6,7 +6,7 @@ docs/servers.md describes the APIs, their limits and the keys.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from rerank.backends.api.providers import RERANK_APIS, RerankApi
 from rerank.backends.base.server_address import Address, ServerProvider
@@ -36,9 +36,8 @@ class Api(ServerBackend["RerankApiClient"]):
         transport: Replacement for the network, for tests.
     """
 
-    tasks: ClassVar[frozenset[type[Any]]] = frozenset({CrossEncoderTask})
-    #: The method that ``auto`` stands for.
-    default_method: ClassVar[str] = "cross-encoder"
+    tasks = frozenset({CrossEncoderTask})
+    default_method = "cross-encoder"
 
     def __init__(self, model: str, address: Address, **options: Any) -> None:
         """Check the name and the options, without connecting."""

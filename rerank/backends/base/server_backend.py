@@ -7,13 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from rerank.backends.base.server_address import Address, ServerProvider, api_key_for_server
 from rerank.errors import UsageError
 from rerank.io.forks import ForkLock
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import BackendOptions, Reply, Request
+from rerank.tasks.backends import BaseBackend
 from rerank.tasks.background_loop import await_on_task_request_loop, run_on_task_request_loop
 from rerank.tasks.concurrent_replies import answer_task_requests_concurrently
 
@@ -46,7 +47,7 @@ class ServerModelClient(Protocol):
 C = TypeVar("C", bound=ServerModelClient)
 
 
-class ServerBackend(ABC, Generic[C]):
+class ServerBackend(BaseBackend, ABC, Generic[C]):
     """Base class of backends for a model behind a server.
 
     The server is first contacted by the first request. All threads and event loops share the connections, which belong
@@ -67,7 +68,6 @@ class ServerBackend(ABC, Generic[C]):
 
     #: Servers render chats with the template of their model.
     takes_verbatim = False
-    tasks: ClassVar[frozenset[type[Any]]]
     #: Number of requests that may wait in the client at the same time, if it sends several in one call.
     requests_in_flight: int | None = None
     #: Function that returns whether another server can receive a request that this server did not answer; None if this

@@ -17,6 +17,7 @@ from rerank.errors import BackendError, UsageError
 from rerank.io.forks import watch_forks
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import BackendOptions, Reply, Request
+from rerank.tasks.backends import BaseBackend
 from rerank.tasks.background_loop import await_on_task_request_loop, run_on_task_request_loop
 from rerank.tasks.concurrent_replies import answer_task_requests_concurrently
 
@@ -42,7 +43,7 @@ def connect_servers(backend_type: Any, model: str, options: BackendOptions) -> A
     return ServerReplicas(backends, options)
 
 
-class ServerReplicas:
+class ServerReplicas(BaseBackend):
     """A backend that uses several servers with the same model. `ServerRouter` decides which server receives a request.
 
     - A request that a server does not answer (no connection, a timeout, status 429 or 5xx, and so on) is sent to
@@ -78,9 +79,9 @@ class ServerReplicas:
                 expected="one address per server",
             )
         self.identity: Mapping[str, str] = {**first.identity, "server": " ".join(names)}
-        self.tasks: frozenset[type[Any]] = first.tasks
+        self.tasks = first.tasks
         self.takes_verbatim = first.takes_verbatim
-        self.default_method: str = getattr(first, "default_method", "")
+        self.default_method = first.default_method
         self.tokens: TokenCounter = first.make_tokens(self._context_size)
         self._size = self._options.context_size
         self._slots = [backend.slots for backend in self._backends]

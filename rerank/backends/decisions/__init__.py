@@ -6,7 +6,7 @@ docs/servers.md describes how the requests of judges are converted to questions.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
 from rerank.backends.base.server_address import OPENAI, ServerProvider
 from rerank.backends.base.server_backend import ServerBackend
@@ -47,9 +47,8 @@ class Decisions(ServerBackend["DecisionClient"]):
         transport: Replacement for the network, for tests.
     """
 
-    tasks: ClassVar[frozenset[type[Any]]] = frozenset({DecisionTask})
-    #: The method that ``auto`` stands for.
-    default_method: ClassVar[str] = "pointwise"
+    tasks = frozenset({DecisionTask})
+    default_method = "pointwise"
     requests_in_flight = MAX_QUESTIONS
 
     @classmethod

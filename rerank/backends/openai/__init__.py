@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
 from rerank.backends.base.server_address import OPENAI, ServerProvider
 from rerank.backends.base.server_backend import ServerBackend
@@ -39,7 +39,7 @@ class Openai(ServerBackend["ServerClient"]):
         transport: Replacement for the network, for tests.
     """
 
-    tasks: ClassVar[frozenset[type[Any]]] = frozenset({GenerationTask, PermutationTask, ContinuationTask})
+    tasks = frozenset({GenerationTask, PermutationTask, ContinuationTask})
 
     @classmethod
     def find_provider(cls, model: str) -> ServerProvider:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from rerank.errors import BackendError, UsageError
 from rerank.lm.jobs import Job, make_token_jobs
@@ -49,17 +49,13 @@ class Vllm(LocalModel):
         options: Backend options; None for the defaults. Only the batch size has an effect.
     """
 
-    tasks: ClassVar[frozenset[type[Any]]] = frozenset(
-        {GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask}
-    )
+    tasks = frozenset({GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask})
     #: One batch with the requests of several callers is faster than one batch per caller.
-    shares_batches: ClassVar[bool] = True
+    shares_batches = True
     #: The options ``tensor_parallel_size`` and ``pipeline_parallel_size`` are supported.
-    takes_parallel_sizes: ClassVar[bool] = True
+    takes_parallel_sizes = True
     #: The engine caches prefixes, so prompts with the same beginning should be processed one after another.
-    caches_prefixes: ClassVar[bool] = True
-    #: Calls cost time but no money, so they are stored only in the run folder.
-    costs_money = False
+    caches_prefixes = True
 
     def __init__(self, engine: VllmEngine, options: BackendOptions | None = None) -> None:
         """Wrap an engine that is already running. To start an engine, use `load`."""

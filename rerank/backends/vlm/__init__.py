@@ -41,13 +41,11 @@ class Vlm(Hf):
         options: Backend options; None for the defaults. Only the context size has an effect.
     """
 
-    tasks: ClassVar[frozenset[type[Any]]] = frozenset(
-        {GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask}
-    )
+    tasks = frozenset({GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask})
     #: Whether prompts may show pictures.
-    sees_pictures: ClassVar[bool] = True
+    sees_pictures = True
     #: Chats are rendered with the template of the processor.
-    takes_verbatim: ClassVar[bool] = False
+    takes_verbatim = False
     classes: ClassVar[tuple[str, str]] = ("AutoModelForImageTextToText", "AutoProcessor")
 
     def __init__(

@@ -29,6 +29,7 @@ from rerank.pipeline.results import RankedList
 from rerank.pipeline.stream import Flow, Ranker, drive_ranking_stream
 from rerank.store.call_desk import BegunCalls, log_calls_at_desk
 from rerank.tasks import Backend, Reply, Request
+from rerank.tasks.backends import traits
 from rerank.tasks.worker_map import WorkerFunction, check_worker_model
 from rerank.types import Qrels, Ranking
 
@@ -71,8 +72,7 @@ class RankLists:
         setup = self.setup
         backend = setup.open_backend(qrels=self.qrels)
         check_worker_model(backend.identity, self.identity)
-        if (set_batching := getattr(backend, "set_batching", None)) is not None:
-            set_batching(self.flow.batch_size, reuse=self.flow.reuse)
+        traits(backend).set_batching(self.flow.batch_size, reuse=self.flow.reuse)
         judge = setup.open_judge(backend)
         ranker = Ranker(strategy=setup.strategy, judge=judge, passages=setup.passages, top_k=self.top_k)
         return partial(self._rank, ranker, backend)

@@ -29,13 +29,14 @@ from rerank.tasks import (
     task_backend_sees_pictures,
     tasks_supported_by_backend,
 )
+from rerank.tasks.backends import BaseBackend
 
 #: Number of special tokens in a query-document pair, as in most cross-encoders.
 _MARKS = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanningBackend:
+@dataclass(frozen=True, kw_only=True)
+class PlanningBackend(BaseBackend):
     """A backend that counts tokens and identifies the model, but cannot generate.
 
     Attributes:

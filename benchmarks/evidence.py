@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank.assemble import assemble_ranker
-from rerank.indexing.text_analysis import make_text_analyzer
+from rerank.indexing.text_analysis import make_analyzer
 from rerank.judges.attention.evidence import EvidenceSpan, select_attention_judge_evidence
 from rerank.judges.attention.sentences import split_attention_judge_sentences
 from rerank.models.presets import model_folder
@@ -53,7 +53,7 @@ JUDGES: Mapping[str, dict[str, Any]] = {
     "adapter": {"adapter": "smollm2-135m-attention"},
 }
 Scorer = Callable[["Case"], Sequence[float]]
-_analyze = make_text_analyzer("en")
+_analyze = make_analyzer("en")
 
 
 @dataclass(frozen=True, kw_only=True)

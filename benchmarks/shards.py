@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 from retrieval import DEPTH, peak_bytes, vectors, write_vectors
 
-from rerank.indexing.documents import open_indexed_documents
+from rerank.indexing.documents import open_documents
 from rerank.types import Document, Query, Run
 
 CORE, STOPPED, BLOCK = 10_000, 100, 10_000
@@ -116,7 +116,7 @@ def measure_bm25(options: argparse.Namespace) -> dict:
 
     corpus = SyntheticCorpus(options.documents)
     with Spent() as spent:
-        documents = open_indexed_documents(corpus)
+        documents = open_documents(corpus)
     if options.measure == "documents":
         size = sum(file.stat().st_size for file in documents.folder.iterdir())
         return {"documents": options.documents, "stored": spent.row, "disk_mb": round(size / 1e6, 1)}

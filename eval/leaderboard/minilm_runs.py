@@ -17,7 +17,7 @@ from sentence_transformers import SentenceTransformer
 from rerank.collections.requests import Requests
 from rerank.io.run_files import write_run
 from rerank.models import resolve_model_name
-from rerank.retrieval.hybrid.fusion import reciprocal_rank_fusion
+from rerank.retrieval.hybrid import reciprocal_rank_fusion
 from rerank.types import Ranking, Run
 
 MODEL = "all-minilm-l6-v2"

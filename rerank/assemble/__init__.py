@@ -69,7 +69,7 @@ __all__ = [
 ]
 
 
-#: File with the calibration in the folder of an adapter or trained model. The model's hash (`rerank.io.model_hash`)
+#: File with the calibration in the folder of an adapter or trained model. The model's hash (`rerank.io.model_base`)
 #: ignores files of this name, so that adding a calibration does not change the identity of runs.
 CALIBRATION = "rerank-calibration.json"
 

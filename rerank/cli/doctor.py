@@ -12,7 +12,7 @@ from pathlib import Path
 from rerank.errors import MissingPrerequisiteError
 from rerank.io.paths import cache_dir
 from rerank.models import MODELS, is_model_downloaded
-from rerank.retrieval.lucene.java import find_java
+from rerank.retrieval.lucene import find_java
 
 #: Name of a distribution, name of its module, and extra that installs it (empty for the base installation).
 _PARTS = (

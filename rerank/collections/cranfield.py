@@ -18,8 +18,8 @@ from rerank.collections.base.files import (
 )
 from rerank.errors import DataError
 from rerank.io.json_records import check_unique_ids
-from rerank.io.smart_format import join_text_file_lines, read_smart_format_file
 from rerank.io.text_files import open_text_file
+from rerank.io.topic_formats import join_text_file_lines, read_smart_format_file
 from rerank.types import Document, Qrels, Query
 
 

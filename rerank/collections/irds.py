@@ -17,9 +17,9 @@ from rerank.collections.base.corpus import fetch_documents
 from rerank.collections.base.files import check_collection_language_code, check_collection_relevant_grade
 from rerank.collections.cranfield import cranfield_grade_to_gain
 from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, UnknownNameError
-from rerank.io.excluded_documents import excluded_documents_of_qrels
 from rerank.io.json_records import check_unique_ids, parse_json_id, parse_json_text
-from rerank.io.smart_format import join_text_file_lines
+from rerank.io.run_files import excluded_documents_of_qrels
+from rerank.io.topic_formats import join_text_file_lines
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
 _SHOWN = 12

@@ -14,17 +14,18 @@ from rerank.collections.base.files import (
 )
 from rerank.errors import DataError, MissingResourceError, UsageError
 from rerank.io.json_records import check_unique_ids, parse_json_id
-from rerank.io.sgml import (
+from rerank.io.text_files import open_text_file
+from rerank.io.topic_formats import (
     SgmlBlock,
+    check_trec_format_fields,
     convert_sgml_to_plain_text,
     find_element_in_sgml_text,
     find_elements_in_sgml_text,
+    join_text_file_lines,
     read_sgml_file_blocks,
+    read_trec_format_topics,
     remove_elements_from_sgml_text,
 )
-from rerank.io.smart_format import join_text_file_lines
-from rerank.io.text_files import open_text_file
-from rerank.io.trec_topics import check_trec_format_fields, read_trec_format_topics
 from rerank.types import Document, Query
 
 _IDS = ("docno", "docid", "id")

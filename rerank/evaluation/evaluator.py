@@ -17,7 +17,7 @@ from urllib.parse import quote
 from rerank.errors import DataError, MissingPrerequisiteError
 from rerank.evaluation.measures import parse_measures, why_measure_needs_whole_run
 from rerank.evaluation.scores import Scores
-from rerank.io.excluded_documents import excluded_documents_of_qrels, qrels_without_excluded_documents
+from rerank.io.run_files import excluded_documents_of_qrels, qrels_without_excluded_documents
 from rerank.types import Qrels, Ranking, Run
 
 if TYPE_CHECKING:

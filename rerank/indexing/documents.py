@@ -37,7 +37,6 @@ class StoredDocuments:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Memory-map the files of a folder that `open_indexed_documents` wrote."""
         self.folder = folder
         # np.asarray returns a plain view of the memory map, which is cheaper to slice than np.memmap
         self.id_ranks: NDArray[np.int64] = np.asarray(np.load(folder / _ID_RANKS, mmap_mode="r", allow_pickle=False))
@@ -47,7 +46,6 @@ class StoredDocuments:
             raise ValueError("its files do not match each other")
 
     def __len__(self) -> int:
-        """Return the number of documents."""
         return len(self.id_ranks)
 
     @property
@@ -56,7 +54,6 @@ class StoredDocuments:
         return np.diff(self._offsets)
 
     def __getitem__(self, position: int) -> Document:
-        """Return the document at a position, from 0, in the order of the collection."""
         start, end = self._offsets[position], self._offsets[position + 1]
         try:
             doc_id, title, text, *image = json.loads(self._texts[start:end].tobytes().decode("utf-8", "surrogatepass"))
@@ -68,11 +65,10 @@ class StoredDocuments:
         return Document(id=doc_id, title=title, text=text, image=image[0] if image else "")
 
     def __iter__(self) -> Iterator[Document]:
-        """Yield the documents in the order of the collection."""
         return (self[position] for position in range(len(self)))
 
 
-def corpus_indexing_folder(corpus: Corpus) -> Path:
+def corpus_folder(corpus: Corpus) -> Path:
     """Return the cache folder for everything that is built from a corpus."""
     if not _FINGERPRINT.fullmatch(corpus.fingerprint):
         raise DataError(
@@ -91,16 +87,14 @@ def damaged_corpus_indexes(fingerprint: str) -> list[tuple[Path, str]]:
     return list(damaged_sealed_folders(cache_dir("indexes", fingerprint))) if is_valid else []
 
 
-def open_indexed_documents(corpus: Corpus) -> StoredDocuments:
+def open_documents(corpus: Corpus) -> StoredDocuments:
     """Open the stored documents of a corpus; the first call reads them from the corpus in one pass and stores them."""
     made_from = {"format": _FORMAT, "fingerprint": corpus.fingerprint}
-    folder = corpus_indexing_folder(corpus) / f"documents-{_FORMAT}"
-    return open_sealed_folder(
-        folder, made_from, lambda target: _store_indexed_documents(corpus, target), StoredDocuments
-    )
+    folder = corpus_folder(corpus) / f"documents-{_FORMAT}"
+    return open_sealed_folder(folder, made_from, lambda target: _store(corpus, target), StoredDocuments)
 
 
-def _store_indexed_documents(corpus: Corpus, folder: Path) -> None:
+def _store(corpus: Corpus, folder: Path) -> None:
     ids: list[str] = []
     offsets = array("q", [0])
     with storage_errors(folder):
@@ -108,11 +102,11 @@ def _store_indexed_documents(corpus: Corpus, folder: Path) -> None:
     try:
         for doc in corpus.docs():
             ids.append(doc.id)
-            offsets.append(offsets[-1] + _append_stored_document(file, doc, folder))
+            offsets.append(offsets[-1] + _append(file, doc, folder))
     finally:
         with storage_errors(folder):
             file.close()
-    _check_stored_ids(corpus.name, ids)
+    _check_ids(corpus.name, ids)
     ascending = sorted(range(len(ids)), key=ids.__getitem__)
     ranks = np.empty(len(ids), dtype=np.int64)
     # inverse of the sorting permutation: the rank of each document's id
@@ -122,7 +116,7 @@ def _store_indexed_documents(corpus: Corpus, folder: Path) -> None:
         np.save(folder / _ID_RANKS, ranks, allow_pickle=False)
 
 
-def _append_stored_document(file: IO[bytes], doc: Document, folder: Path) -> int:
+def _append(file: IO[bytes], doc: Document, folder: Path) -> int:
     """Append a document to the file, and return its length in bytes.
 
     Lone surrogates, which JSON files may contain, are kept.
@@ -132,10 +126,23 @@ def _append_stored_document(file: IO[bytes], doc: Document, folder: Path) -> int
         return file.write(line.encode("utf-8", "surrogatepass"))
 
 
-def _check_stored_ids(name: str, ids: list[str]) -> None:
+def _check_ids(name: str, ids: list[str]) -> None:
     if not ids:
         raise DataError(f"The collection {name!r} has no documents", remedy="Check its path and its options")
     if len(set(ids)) == len(ids):
         return
     duplicate = next(a for a, b in pairwise(sorted(ids)) if a == b)
     raise DataError(f"The collection {name!r} contains document {duplicate!r} twice", expected="each id once")
+
+
+def even_document_ranges(documents: int, largest: int) -> list[tuple[int, int]]:
+    """Divide documents into the fewest ranges of at most ``largest`` documents, of almost equal sizes.
+
+    Returns:
+        The start (inclusive) and the end (exclusive) of each range.
+
+    >>> even_document_ranges(10, 4)
+    [(0, 3), (3, 6), (6, 10)]
+    """
+    count = -(-documents // largest)  # rounded up
+    return list(pairwise(documents * number // count for number in range(count + 1)))

@@ -11,35 +11,38 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import IO, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rerank.errors import BackendError
 from rerank.indexing.documents import StoredDocuments
-from rerank.indexing.worker_encoding import EncodingWorkers
+from rerank.indexing.text_encoder import Encoder, Floats
 from rerank.io.sealed_folders import open_sealed_folder, storage_errors
 from rerank.progress import show_progress, write_progress_line_to_stderr
+from rerank.tasks.worker_map import WorkerMap, check_worker_model
 from rerank.types import Document
 
 _COUNT = "committed.json"
 TextSelector = Callable[[Document], str]
 T = TypeVar("T")
-Rows = TypeVar("Rows", contravariant=True)
+AddedRows = TypeVar("AddedRows", contravariant=True)
 Loaded = TypeVar("Loaded")
+EncodedRows = TypeVar("EncodedRows", covariant=True)
 
 
-def indexing_folder_key(made_from: Mapping[str, str]) -> str:
+def folder_key(made_from: Mapping[str, str]) -> str:
     """Return a short folder name that identifies ``made_from``: 16 hex digits of its SHA-256."""
     return hashlib.sha256(json.dumps(dict(made_from), sort_keys=True).encode("utf-8")).hexdigest()[:16]
 
 
-class RowFiles(Protocol[Rows]):
-    """Protocol of files that store encoded documents, which are added in the order of `encoding_order_by_length`."""
+class RowFiles(Protocol[AddedRows]):
+    """Protocol of files that store encoded documents, which are added in the order of `order_by_length`."""
 
     def begin(self, folder: Path) -> None:
         """Create files that contain no documents yet."""
@@ -51,7 +54,7 @@ class RowFiles(Protocol[Rows]):
             OSError, EOFError or ValueError: The files do not contain the first ``done`` documents.
         """
 
-    def add(self, folder: Path, positions: Sequence[int], rows: Rows) -> None:
+    def add(self, folder: Path, positions: Sequence[int], rows: AddedRows) -> None:
         """Write the next documents and flush them to the disk; ``positions`` are their positions in the collection."""
 
     def finish(self, folder: Path, target: Path) -> None:
@@ -63,9 +66,7 @@ class EncodingJob(Generic[T]):
     """A corpus, and the functions and batch size with which its documents are encoded.
 
     Attributes:
-        documents: All documents.
         encode: Function that encodes the texts of a batch, and returns one row per text.
-        text: Function that returns the text of a document to encode.
         batch_size: Number of documents per batch. The saved files may be reused with another batch size.
         workers: Workers that encode the batches instead of ``encode``; None to encode in this process.
     """
@@ -77,12 +78,12 @@ class EncodingJob(Generic[T]):
     workers: EncodingWorkers[T] | None = None
 
     def batches(self, done: int) -> Generator[tuple[list[int], T]]:
-        """Yield the positions and the rows of each batch, in the order of `encoding_order_by_length`.
+        """Yield the positions and the rows of each batch, in the order of `order_by_length`.
 
         Args:
             done: Number of documents at the start of this order that are skipped, since they are already encoded.
         """
-        order = encoding_order_by_length(self.documents)
+        order = order_by_length(self.documents)
         starts = range(done, len(order), self.batch_size)
 
         def positions(start: int) -> list[int]:
@@ -94,7 +95,7 @@ class EncodingJob(Generic[T]):
         yield from zip(map(positions, starts), encoded, strict=True)
 
 
-def encoding_order_by_length(documents: StoredDocuments) -> NDArray[np.int64]:
+def order_by_length(documents: StoredDocuments) -> NDArray[np.int64]:
     """Return the positions of documents, shape (documents,), longest first; ties keep the order of the collection.
 
     Documents of a batch have similar lengths, so they need little padding. The order depends only on the corpus, so a
@@ -104,33 +105,29 @@ def encoding_order_by_length(documents: StoredDocuments) -> NDArray[np.int64]:
     return np.argsort(-documents.lengths, kind="stable")
 
 
-def open_encoded_index_files(
+def open_encoded_files(
     folder: Path, made_from: Mapping[str, str], job: EncodingJob[T], files: RowFiles[T], load: Callable[[Path], Loaded]
 ) -> Loaded:
     """Return the result of ``load`` on the encoded files, after encoding the documents that are missing.
 
     Args:
-        folder: The folder of the complete files.
-        made_from: Everything that the files depend on.
-        job: The documents, and the functions that encode them.
-        files: The format of the files.
         load: Function that opens the complete files; if it raises an exception, the files count as damaged, as in
             `open_sealed_folder`.
     """
     partial = folder.with_suffix(".partial")
 
     def build(target: Path) -> None:
-        _encode_missing_index_documents(partial, made_from, job, files)
+        _encode_missing(partial, made_from, job, files)
         with storage_errors(target):
             files.finish(partial, target)
 
-    with _lock_indexing_folder(folder.with_suffix(".lock")):
+    with _lock_folder(folder.with_suffix(".lock")):
         loaded = open_sealed_folder(folder, made_from, build, load)
         shutil.rmtree(partial, ignore_errors=True)  # only now, so that no batches are lost if the process is killed
     return loaded
 
 
-def link_or_copy_index_file(path: Path, target: Path) -> None:
+def link_or_copy(path: Path, target: Path) -> None:
     """Hard-link a file to a second path, or copy it if the file system has no hard links."""
     try:
         os.link(path, target)
@@ -138,9 +135,7 @@ def link_or_copy_index_file(path: Path, target: Path) -> None:
         shutil.copyfile(path, target)
 
 
-def _encode_missing_index_documents(
-    partial: Path, made_from: Mapping[str, str], job: EncodingJob[T], files: RowFiles[T]
-) -> None:
+def _encode_missing(partial: Path, made_from: Mapping[str, str], job: EncodingJob[T], files: RowFiles[T]) -> None:
     total = len(job.documents)
     done = _encoded_count(partial, made_from, total, files)
     if done is None:
@@ -182,7 +177,7 @@ def _encoded_count(partial: Path, made_from: Mapping[str, str], total: int, file
 
 
 @contextmanager
-def _lock_indexing_folder(path: Path) -> Generator[None]:
+def _lock_folder(path: Path) -> Generator[None]:
     """Wait for the file lock of a folder, and hold the lock during the block or until the process ends."""
     with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -194,3 +189,157 @@ def _lock_indexing_folder(path: Path) -> Generator[None]:
             write_progress_line_to_stderr("Another process is computing these embeddings; waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+__all__ = ["embeddings_folder", "folder_key", "open_embeddings"]
+
+_FILE = "embeddings.npy"
+
+
+def embeddings_folder(documents: StoredDocuments, made_from: Mapping[str, str]) -> Path:
+    """Return the folder of the embeddings that depend on ``made_from``, beside the folder of the documents."""
+    return documents.folder.with_name(f"embeddings-{folder_key(made_from)}")
+
+
+def open_embeddings(
+    documents: StoredDocuments,
+    encoder: Encoder,
+    made_from: Mapping[str, str],
+    *,
+    text: TextSelector,
+    batch_size: int,
+    workers: EncodingWorkers[Floats] | None = None,
+) -> Floats:
+    """Memory-map the embeddings of a corpus, after computing those that are missing.
+
+    Args:
+        made_from: Everything that the embeddings depend on; it determines the folder's name.
+        batch_size: Number of documents per batch. The saved embeddings may be reused with another batch size.
+        workers: Workers that embed the texts instead of this process; None to embed the texts in this process.
+
+    Returns:
+        The embeddings, shape (documents, encoder.size), as a read-only memory map of the file.
+    """
+    folder = embeddings_folder(documents, made_from)
+    job = EncodingJob(documents, encoder.passages, text, batch_size, workers)
+    files = _Matrix((len(documents), encoder.size))
+    return open_encoded_files(
+        folder, made_from, job, files, lambda complete: _map_embeddings(complete / _FILE, files.shape)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Matrix:
+    """The embeddings file. It has its full length from the start, because its rows are not written in order."""
+
+    shape: tuple[int, int]
+
+    def begin(self, folder: Path) -> None:
+        with (folder / _FILE).open("wb") as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": self.shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            # set the full length now (4 bytes per float32), because rows arrive in encoding order, not in file order
+            file.truncate(file.tell() + 4 * self.shape[0] * self.shape[1])
+
+    def resume(self, folder: Path, done: int) -> None:
+        _map_embeddings(folder / _FILE, self.shape)
+
+    def add(self, folder: Path, positions: Sequence[int], rows: Floats) -> None:
+        # Do not write through a memory map: on a full disk, this would raise a signal (SIGBUS) instead of an error.
+        with (folder / _FILE).open("r+b") as file:
+            start = _data_offset(file)
+            for position, row in zip(positions, rows, strict=True):
+                file.seek(start + position * row.nbytes)
+                file.write(row.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def finish(self, folder: Path, target: Path) -> None:
+        link_or_copy(folder / _FILE, target / _FILE)
+
+
+def _map_embeddings(path: Path, shape: tuple[int, int]) -> Floats:
+    matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+    if matrix.shape != shape or matrix.dtype != np.dtype("<f4"):
+        raise ValueError(f"{path.name} has shape {matrix.shape} and type {matrix.dtype} instead of {shape} and float32")
+    return np.asarray(matrix)
+
+
+def _data_offset(file: IO[bytes]) -> int:
+    np.lib.format.read_magic(file)
+    np.lib.format.read_array_header_1_0(file)
+    return file.tell()
+
+
+#: Number of queries that a worker receives at once; queries are encoded one at a time, as in a single process.
+_QUERIES = 32
+#: Number of batches of passages that a worker receives at once, so that exchanging messages takes little time.
+_BATCHES = 8
+
+
+class TextEncoder(Protocol[EncodedRows]):
+    """Protocol of an encoder whose vectors are rows of any type, dense or sparse."""
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """Everything that passage vectors depend on, apart from the passages."""
+
+    def queries(self, texts: Sequence[str]) -> EncodedRows:
+        """Encode queries one at a time, and return one row per text."""
+
+    def passages(self, texts: Sequence[str]) -> EncodedRows:
+        """Encode passages as one batch, and return one row per text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeTexts(Generic[T]):
+    """The function by which workers encode batches of texts.
+
+    Attributes:
+        identity: Identity of the encoder in the process that writes the index; a worker's encoder must have the same.
+    """
+
+    load: Callable[[], TextEncoder[T]]
+    identity: Mapping[str, str]
+    kind: Literal["queries", "passages"]
+
+    def open(self) -> Callable[[Sequence[str]], T]:
+        """Load the encoder, and return its method that encodes queries or passages, depending on ``kind``."""
+        encoder = self.load()
+        check_worker_model(encoder.identity, self.identity)
+        return encoder.queries if self.kind == "queries" else encoder.passages
+
+    def describe(self, item: Sequence[str]) -> str:
+        """Return a description of a batch for messages: the number of texts, and the beginning of the first text."""
+        return f"a batch of {len(item)} {self.kind} that begins with {item[0][:60]!r}"
+
+    def give_up(self, item: Sequence[str], reason: str) -> T:
+        """Raise an error for a batch that failed, because an index without its texts would be incomplete."""
+        raise BackendError(reason, remedy="Omit these texts, or use --engine local to find the cause")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodingWorkers(Generic[T]):
+    """Workers that encode texts to the same vectors as an encoder in this process."""
+
+    encoder: TextEncoder[T]
+    load: Callable[[], TextEncoder[T]]
+    apply: WorkerMap
+    join: Callable[[Sequence[T]], T]
+
+    def passages(self, batches: Iterable[Sequence[str]], count: int) -> Iterator[T]:
+        """Yield the rows of each batch, in order, with one row per passage."""
+        return self.apply(self._function("passages"), [batches], count=-(-count // _BATCHES), together=_BATCHES)
+
+    def queries(self, texts: Sequence[str]) -> T:
+        """Return one row per query; a small number of queries is encoded in this process.
+
+        Loading the model in a worker takes longer than encoding a few queries.
+        """
+        parts = [texts[start : start + _QUERIES] for start in range(0, len(texts), _QUERIES)]
+        if len(parts) < 2:
+            return self.encoder.queries(texts)
+        return self.join(list(self.apply(self._function("queries"), [parts], count=len(parts))))
+
+    def _function(self, kind: Literal["queries", "passages"]) -> EncodeTexts[T]:
+        return EncodeTexts(load=self.load, identity=dict(self.encoder.identity), kind=kind)

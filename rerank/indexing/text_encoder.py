@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
-from rerank.io.model_hash import hash_encoder_folder
+from rerank.io.model_base import hash_encoder_folder
 from rerank.lm.loading import (
     complete_weights,
     is_of_bypassed_pooler,
@@ -110,12 +110,11 @@ class SentenceEncoder:
     """
 
     def __init__(self, model: Any, options: EncoderOptions, *, identity: Mapping[str, str]) -> None:
-        """Wrap a model that is already loaded, for example by `load_text_encoder`."""
         self._model = model
         self._normalise = options.normalise
         self._dim: int | None = None
-        self.query_prompt = resolve_encoder_prompt(model, options.query_prompt, "query")
-        self._passage_prompt = resolve_encoder_prompt(model, options.passage_prompt, "document")
+        self.query_prompt = resolve_prompt(model, options.query_prompt, "query")
+        self._passage_prompt = resolve_prompt(model, options.passage_prompt, "document")
         # a trial embedding, since not every model states its dimension
         full_size = self.passages(["a"]).shape[1]
         if options.dim > full_size:
@@ -152,7 +151,7 @@ class SentenceEncoder:
             rows = encode(batch, prompt=prompt, batch_size=size, show_progress_bar=False)
             return np.asarray(rows, dtype=np.float32)
 
-        return self._truncate_and_normalise(encode_texts_in_batch(embed, texts))
+        return self._truncate_and_normalise(encode_in_batch(embed, texts))
 
     def _truncate_and_normalise(self, rows: Floats) -> Floats:
         rows = rows[:, : self._dim]
@@ -165,23 +164,20 @@ class SentenceEncoder:
         return np.ascontiguousarray(rows, dtype=np.float32)
 
 
-def encode_texts_in_batch(encode: Callable[[list[str], int], T], texts: Sequence[str]) -> T:
+def encode_in_batch(encode: Callable[[list[str], int], T], texts: Sequence[str]) -> T:
     """Encode texts in one batch, or in smaller batches if memory runs out; lone surrogates are replaced by U+FFFD.
 
     Args:
         encode: Function that encodes texts with a given batch size, and returns one row per text.
-        texts: The texts.
     """
     clean = [_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text) for text in texts]
-    return encode_vectors_halving_batches(lambda size: encode(clean, size), len(clean), "texts")
+    return run_halving_batches(lambda size: encode(clean, size), len(clean), "texts")
 
 
-def encode_vectors_halving_batches(run: Callable[[int], T], count: int, what: str) -> T:
+def run_halving_batches(run: Callable[[int], T], count: int, what: str) -> T:
     """Run a model over ``count`` inputs as one batch, and halve the batch size while memory runs out.
 
     Args:
-        run: Function that runs the model with a given batch size, and returns the result for all inputs.
-        count: Number of inputs.
         what: Plural noun for the inputs in messages, such as ``texts``.
     """
     from rerank.lm.decoding import is_out_of_memory
@@ -203,10 +199,9 @@ def load_text_encoder(name: Path | str, options: EncoderOptions) -> SentenceEnco
 
     Args:
         name: The folder, or ``owner/model`` on the hub.
-        options: Options for loading the model, its prompts, and the form of its embeddings.
     """
     require_encoder_packages()
-    model, identity = load_encoder_model("SentenceTransformer", locate_encoder(name, options), options)
+    model, identity = load_model("SentenceTransformer", locate_encoder(name, options), options)
     return SentenceEncoder(model, options, identity=identity)
 
 
@@ -215,14 +210,8 @@ def locate_encoder(name: Path | str, options: ModelOptions) -> ModelFiles:
     return locate_model(name, options.revision, code=options.trust_remote_code)
 
 
-def load_encoder_model(kind: str, files: ModelFiles, options: ModelOptions) -> tuple[Any, dict[str, str]]:
-    """Load a model with one of the classes of sentence-transformers, and return it with its identity (hash or commit).
-
-    Args:
-        kind: Name of the class.
-        files: The files of the model.
-        options: Options for loading the model.
-    """
+def load_model(kind: str, files: ModelFiles, options: ModelOptions) -> tuple[Any, dict[str, str]]:
+    """Load a model with one of the classes of sentence-transformers, and return it with its identity."""
     import sentence_transformers
 
     files.check_tokenizer()
@@ -249,13 +238,7 @@ def encoder_identity(files: ModelFiles) -> dict[str, str]:
 
 
 def require_encoder_packages(*, stage: str = "dense", faiss: bool = True, sentences: bool = True) -> None:
-    """Check that the packages of a first stage can be imported, before work starts that may take hours.
-
-    Args:
-        stage: Name of the first stage and of its extra.
-        faiss: Whether the first stage needs faiss.
-        sentences: Whether the first stage needs sentence-transformers.
-    """
+    """Check that the packages of a first stage can be imported, before work starts that may take hours."""
     names = ["torch", "transformers", *(["faiss"] if faiss else []), *(["sentence_transformers"] if sentences else [])]
     try:
         for name in names[:2]:
@@ -270,11 +253,10 @@ def require_encoder_packages(*, stage: str = "dense", faiss: bool = True, senten
         ) from error
 
 
-def resolve_encoder_prompt(model: Any, prompt: str, kind: str) -> str:
+def resolve_prompt(model: Any, prompt: str, kind: str) -> str:
     """Return the text put before queries or documents; for ``auto``, the prompt saved with the model.
 
     Args:
-        model: The model.
         prompt: The text, ``auto``, or ``none`` for an empty prompt.
         kind: ``query`` or ``document``.
     """

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank.errors import UsageError
-from rerank.indexing.document_shards import even_document_ranges
+from rerank.indexing.documents import even_document_ranges
 from rerank.indexing.text_encoder import Floats
 from rerank.io.sealed_folders import storage_errors
 
@@ -133,11 +133,11 @@ class HnswIndex:
         """Build and save the HNSW graph."""
         index = _import_faiss().IndexHNSWFlat(matrix.shape[1], self.m, _import_faiss().METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = self.ef_construction
-        _fill_vector_index(index, matrix, folder)
+        _fill(index, matrix, folder)
 
     def read(self, matrix: Floats, folder: Path) -> Searcher:
         """Memory-map the HNSW graph, and return its search function."""
-        index = _read_vector_index(matrix, folder, "IO_FLAG_MMAP_IFC")
+        index = _read(matrix, folder, "IO_FLAG_MMAP_IFC")
         parameters = _import_faiss().SearchParametersHNSW(efSearch=self.ef_search)
         return _search_in_groups(lambda queries, depth: index.search(queries, depth, params=parameters))
 
@@ -187,19 +187,19 @@ class IvfPqIndex:
         )
         for learning in (index.cp, index.pq.cp):
             learning.min_points_per_centroid = 1  # otherwise faiss warns on stdout about small collections
-        index.train(_sample_vectors_for_index(matrix, max(nlist, _CENTRES) * _FOR_EACH_CELL))
-        _fill_vector_index(index, matrix, folder)
+        index.train(_sample(matrix, max(nlist, _CENTRES) * _FOR_EACH_CELL))
+        _fill(index, matrix, folder)
 
     def read(self, matrix: Floats, folder: Path) -> Searcher:
         """Memory-map the IVF-PQ index, and return its search function."""
-        index = _read_vector_index(matrix, folder, "IO_FLAG_MMAP")
+        index = _read(matrix, folder, "IO_FLAG_MMAP")
         parameters = _import_faiss().SearchParametersIVF(nprobe=min(self.nprobe, index.nlist))
 
         def search(queries: Floats, depth: int) -> tuple[Floats, Positions]:
             candidates = min(len(matrix), max(depth, self.rescore))
             scores, positions = index.search(queries, candidates, params=parameters)
             if self.rescore:
-                scores, positions = _rescore_with_full_vectors(queries, matrix, positions)
+                scores, positions = _rescore(queries, matrix, positions)
             return scores[:, :depth], positions[:, :depth]
 
         return _search_in_groups(search)
@@ -231,7 +231,7 @@ def nearest_vectors(
             yield positions[order], scores[order]
 
 
-def _rescore_with_full_vectors(queries: Floats, matrix: Floats, positions: Positions) -> tuple[Floats, Positions]:
+def _rescore(queries: Floats, matrix: Floats, positions: Positions) -> tuple[Floats, Positions]:
     """Rescore candidates with their full vectors; return scores and positions, best first, missing ones (-1) last."""
     # Each row is summed separately, so that equal vectors have equal scores, which a matrix product does not guarantee.
     scores = np.stack([(matrix[row] * query).sum(axis=1) for query, row in zip(queries, positions, strict=True)])
@@ -240,7 +240,7 @@ def _rescore_with_full_vectors(queries: Floats, matrix: Floats, positions: Posit
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(positions, order, axis=1)
 
 
-def _sample_vectors_for_index(matrix: Floats, size: int) -> Floats:
+def _sample(matrix: Floats, size: int) -> Floats:
     """Return a deterministic random sample of at most ``size`` rows."""
     if len(matrix) <= size:
         return matrix
@@ -254,7 +254,7 @@ def _import_faiss() -> Any:
     return faiss
 
 
-def _fill_vector_index(index: Any, matrix: Floats, folder: Path) -> None:
+def _fill(index: Any, matrix: Floats, folder: Path) -> None:
     for start in range(0, len(matrix), _CHUNK):
         index.add(matrix[start : start + _CHUNK])
     try:
@@ -264,7 +264,7 @@ def _fill_vector_index(index: Any, matrix: Floats, folder: Path) -> None:
             raise OSError(str(error).splitlines()[0]) from error
 
 
-def _read_vector_index(matrix: Floats, folder: Path, flag: str) -> Any:
+def _read(matrix: Floats, folder: Path, flag: str) -> Any:
     """Open an index; ``flag`` is the name of the faiss flag for memory-mapping it, which older versions may lack."""
     try:
         index = _import_faiss().read_index(

@@ -69,7 +69,6 @@ class VectorOptions:
     shard_documents: int = 1_000_000
 
     def __post_init__(self) -> None:
-        """Check that the numbers are in range."""
         self._check_minima(_MINIMA)
 
     @abstractmethod

@@ -7,12 +7,14 @@ one file system. Errors of the operating system are not converted; callers conve
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import glob
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Generator
 from pathlib import Path
-
-from rerank.io.temporary_paths import temporary_folder
+from typing import IO
 
 #: Name of the folder for files that `fill_folder` has not moved yet. It is fixed, so that the next call can remove
 #: files that a killed process left behind.
@@ -26,7 +28,6 @@ def draft_folder(folder: Path, *, prefix: str = "", mode: int = 0o777) -> Genera
     Args:
         folder: The final path, to which `move_folder` renames the draft later. Its parent must exist.
         prefix: Start of the temporary folder's name; if empty, ``.NAME.``, with the name of ``folder``.
-        mode: Permissions of the temporary folder, reduced by the process's umask.
     """
     with temporary_folder(folder.absolute().parent, prefix or f".{folder.name}.") as temporary:
         draft = temporary / "new"
@@ -38,7 +39,6 @@ def move_folder(draft: Path, folder: Path, *, keep: Callable[[Path], bool] | Non
     """Rename ``draft`` to ``folder``, on the same file system.
 
     Args:
-        draft: The complete folder.
         folder: The new path. An empty folder at this path is replaced.
         keep: Function that is called with the new path if a folder exists there. If it returns True, that folder is
             kept and ``draft`` is not moved; otherwise, the folder is replaced. None if an existing folder must be
@@ -91,10 +91,6 @@ def fill_folder(folder: Path, *, last: str) -> Generator[Path]:
 
     This is meant for folders that also contain other files. The file ``last`` is moved after the others, because its
     presence tells readers that the others are complete. Existing files with the same names are replaced.
-
-    Args:
-        folder: An existing folder.
-        last: Name of the file that is moved last.
     """
     draft = folder / UNFINISHED
     shutil.rmtree(draft, ignore_errors=True)
@@ -118,3 +114,83 @@ def sync_files(folder: Path) -> dict[str, int]:
             os.fsync(file.fileno())
         sizes[path.name] = path.stat().st_size
     return sizes
+
+
+#: Suffix of the lock file beside a temporary folder, which is created before the folder and removed after it.
+_LOCK = ".rerank-lock"
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: Path, prefix: str) -> Generator[Path]:
+    """Yield a new empty folder in ``parent`` that is removed at the end; leftovers are removed first."""
+    remove_leftover_folders(parent, prefix)
+    while True:
+        path = parent / f"{prefix}{secrets.token_hex(4)}{_LOCK}"
+        with path.open("xb") as lock:
+            with contextlib.suppress(OSError):  # without file locks, leftovers cannot be recognised and are kept
+                if not _take_lock(lock, path):  # a concurrent call is removing it as a leftover
+                    continue
+            try:
+                _locked_path(path).mkdir(0o700)
+                yield _locked_path(path)
+            finally:
+                _remove_with_lock(path)
+            return
+
+
+def remove_leftover_folders(parent: Path, prefix: str) -> None:
+    """Remove the folders that `temporary_folder` created in ``parent`` for processes that were killed."""
+    for path in parent.glob(f"{glob.escape(prefix)}{'[0-9a-f]' * 8}{_LOCK}"):
+        with contextlib.suppress(OSError), path.open("r+b") as lock:
+            if _take_lock(lock, path):
+                _remove_with_lock(path)
+
+
+@contextlib.contextmanager
+def temporary_file(target: Path) -> Generator[Path]:
+    """Yield the path of a temporary file that replaces ``target`` if the block ends normally, and is removed otherwise.
+
+    The name of the temporary file is fixed, so that a leftover of a killed process is overwritten. If a file with this
+    name is in use by another process or thread, is a link, or belongs to another user, a random name is used.
+    """
+    path = target.with_name(f".{target.name}.tmp")
+    with contextlib.ExitStack() as stack:
+        try:
+            lock = stack.enter_context(open(path, "ab", opener=_open_without_links))
+            is_own = _take_lock(lock, path)
+        except OSError:
+            is_own = False
+        if not is_own:
+            path = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            yield path
+            path.replace(target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            raise
+
+
+def _open_without_links(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def _take_lock(file: IO[bytes], path: Path) -> bool:
+    """Lock a file until it is closed; return whether this succeeded and ``path`` is still the path of this file."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except (BlockingIOError, FileNotFoundError):  # another process holds the lock, or has moved or removed the file
+        return False
+
+
+def _locked_path(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(_LOCK))
+
+
+def _remove_with_lock(path: Path) -> None:
+    """Remove a folder and then its lock file, which is kept for a later attempt if the folder cannot be removed."""
+    folder = _locked_path(path)
+    shutil.rmtree(folder, ignore_errors=True)
+    if not folder.exists():
+        path.unlink(missing_ok=True)

@@ -20,7 +20,6 @@ def format_csv_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -
     changed.
 
     Args:
-        columns: Names of the columns.
         rows: The rows, each with one value per column; None becomes an empty cell.
     """
     stream = io.StringIO()

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from rerank.errors import MissingResourceError
+from rerank.io.atomic_folder import temporary_file
 from rerank.io.paths import cache_dir
-from rerank.io.temporary_paths import temporary_file
 
 #: Minimum size in bytes of files whose hash is cached; smaller files are read again in less than 0.1 seconds.
 _LARGE = 64 * 1024 * 1024
@@ -30,7 +30,7 @@ def file_hash(path: Path) -> str:
         cache = cache_dir("hashes") / f"{name}.json"
         state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
         large = stat.st_size >= _LARGE
-        if large and (known := _read_cached_file_hash(cache, state)):
+        if large and (known := _read_cached(cache, state)):
             return known
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -38,7 +38,7 @@ def file_hash(path: Path) -> str:
         raise MissingResourceError(f"{path} cannot be read: {error.strerror or error}") from error
     if large and max(stat.st_mtime_ns, stat.st_ctime_ns) < time.time_ns() - _FRESH:
         with contextlib.suppress(OSError):  # if the cache cannot be written, the next call reads the file again
-            _write_cached_file_hash(cache, state, digest)
+            _write_cached(cache, state, digest)
     return digest
 
 
@@ -50,7 +50,7 @@ def folder_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _read_cached_file_hash(path: Path, state: list[int]) -> str:
+def _read_cached(path: Path, state: list[int]) -> str:
     try:
         cached = json.loads(path.read_text("utf-8"))
         return str(cached["sha256"]) if cached["state"] == state else ""
@@ -58,7 +58,7 @@ def _read_cached_file_hash(path: Path, state: list[int]) -> str:
         return ""
 
 
-def _write_cached_file_hash(path: Path, state: list[int], digest: str) -> None:
+def _write_cached(path: Path, state: list[int], digest: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with temporary_file(path) as draft:
         draft.write_text(json.dumps({"state": state, "sha256": digest}), "utf-8")

@@ -6,10 +6,21 @@ the new process.
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
+import select
+import signal
+import sys
 import threading
+import warnings
 import weakref
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, Literal
+
+from rerank.errors import BackendError, RerankError
 
 _Event = Literal["before_fork", "after_fork_in_parent", "after_fork_in_child"]
 
@@ -34,20 +45,16 @@ class ForkLock:
     """A lock for ``with`` that is free in a forked process, even if another thread held it during the fork."""
 
     def __init__(self) -> None:
-        """Create a free lock."""
         self._lock = threading.Lock()
         watch_forks(self)
 
     def __enter__(self) -> None:
-        """Wait for the lock and acquire it."""
         self._lock.acquire()
 
     def __exit__(self, *exc: object) -> None:
-        """Release the lock."""
         self._lock.release()
 
     def __reduce__(self) -> tuple[type[ForkLock], tuple[()]]:
-        """Pickle the lock as a free lock."""
         return ForkLock, ()
 
     def after_fork_in_child(self) -> None:
@@ -55,17 +62,17 @@ class ForkLock:
         self._lock = threading.Lock()
 
 
-def _begin_fork() -> None:
+def _before() -> None:
     _forking[:] = [watched for reference in list(_watched.values()) if (watched := reference()) is not None]
-    _tell_fork_watchers("before_fork")
+    _notify("before_fork")
 
 
-def _end_fork(event: _Event) -> None:
-    _tell_fork_watchers(event)
+def _after(event: _Event) -> None:
+    _notify(event)
     _forking.clear()
 
 
-def _tell_fork_watchers(event: _Event) -> None:
+def _notify(event: _Event) -> None:
     for watched in _forking:
         if (method := getattr(watched, event, None)) is not None:
             method()
@@ -73,7 +80,141 @@ def _tell_fork_watchers(event: _Event) -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=_begin_fork,
-        after_in_parent=lambda: _end_fork("after_fork_in_parent"),
-        after_in_child=lambda: _end_fork("after_fork_in_child"),
+        before=_before,
+        after_in_parent=lambda: _after("after_fork_in_parent"),
+        after_in_child=lambda: _after("after_fork_in_child"),
     )
+
+
+def available_processors() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_in_forked_processes(work: Callable[[int], None], count: int, processes: int) -> None:
+    """Call ``work`` with each number from 0 to ``count - 1``, in at most ``processes`` forked processes.
+
+    ``work`` must not need other threads or a GPU. It is called in this process if one process is enough, and on systems
+    other than Linux, where a fork may break the system's own libraries. Each of n processes handles every n-th number
+    and then ends, so that no process remains if this process is killed.
+
+    Args:
+        work: Function that is called with each number; its result is ignored.
+        processes: Maximum number of processes, at least 1.
+    """
+    processes = min(processes, count) if sys.platform == "linux" else 1
+    if processes <= 1:
+        for number in range(count):
+            work(number)
+        return
+    context = multiprocessing.get_context("fork")
+    running = []
+    try:
+        for first in range(processes):
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=_work_on_numbers, args=(work, range(first, count, processes), sender))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # about other threads, which the work does not need
+                process.start()
+            sender.close()
+            running.append((process, receiver))
+        waiting: list[Any] = [receiver for _, receiver in running]
+        while waiting:
+            for ready in wait(waiting):
+                _raise_error_of_process(ready)
+                waiting.remove(ready)
+    except BaseException:
+        for process, _ in running:
+            process.kill()
+        raise
+    finally:
+        for process, receiver in running:
+            process.join()
+            receiver.close()
+
+
+def _raise_error_of_process(receiver: Any) -> None:
+    try:
+        error = receiver.recv()
+    except EOFError:
+        raise BackendError(
+            "A process was killed before its work was done",
+            remedy="Check whether memory or the disk is full, and use fewer processes or smaller shards",
+        ) from None
+    if error:
+        raise error
+
+
+def _work_on_numbers(work: Callable[[int], None], numbers: range, sender: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process also receives Ctrl-C, and kills this one
+    error: RerankError | None = None
+    try:
+        for number in numbers:
+            work(number)
+    except RerankError as raised:
+        error = raised
+    except Exception as raised:  # noqa: BLE001, since a process can only report its errors
+        error = BackendError(f"A process failed: {type(raised).__name__}: {raised}")
+    with contextlib.suppress(BrokenPipeError):
+        sender.send(error)
+
+
+def ends_in_child_process(work: Callable[[], object], *, seconds: float = 5.0, memory: int = 1 << 30) -> bool:
+    """Return whether a function ends within limits of time and memory.
+
+    What the function returns or raises is ignored, but an exception that reports a lack of memory counts as exceeding
+    the limit. The function is called in a forked process, which starts in milliseconds but has neither other threads
+    nor a GPU.
+
+    Args:
+        work: Function without arguments.
+        memory: Limit of the additional memory, in bytes; enforced only on Linux.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # about other threads, which the child does not need
+        # The result comes through a pipe, since there is no exit status if SIGCHLD is ignored.
+        read_end, write_end = os.pipe()
+        pid = os.fork()
+    if not pid:
+        _work_and_exit(work, memory, write_end)
+    os.close(write_end)
+    ended = False
+    try:
+        poll = select.poll()
+        poll.register(read_end)
+        ended = bool(poll.poll(1000 * seconds))
+        return ended and os.read(read_end, 1) == b"\0"
+    finally:
+        os.close(read_end)
+        if not ended:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):  # SIGCHLD is ignored, so the system has removed the process
+            os.waitpid(pid, 0)
+
+
+def _work_and_exit(work: Callable[[], object], memory: int, write_end: int) -> None:
+    code = 1
+    try:
+        _limit_memory(memory)
+        work()
+        code = 0
+    except BaseException as error:  # noqa: BLE001, since the child must never return to the caller's code
+        code = int(_is_lack_of_memory(error))
+    finally:
+        try:
+            os.write(write_end, bytes([code]))
+        finally:
+            os._exit(code)
+
+
+def _limit_memory(memory: int) -> None:
+    import resource
+
+    with contextlib.suppress(OSError, ValueError):  # no /proc, or a lower limit is set already
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory,) * 2)
+
+
+def _is_lack_of_memory(error: BaseException | None) -> bool:
+    return error is not None and (isinstance(error, MemoryError) or _is_lack_of_memory(error.__cause__))

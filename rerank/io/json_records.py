@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rerank.errors import DataError, error_repr
-from rerank.io.surrogates import replace_lone_surrogates
-from rerank.io.text_files import open_text_file
+from rerank.io.text_files import open_text_file, replace_lone_surrogates
 from rerank.types import Document, Query
 
 #: In this and the next three constants: alternative names of one field, in order of precedence. MS MARCO v2 passages
@@ -30,12 +29,7 @@ _NOT_IN_IDS = re.compile("[\\s\0\ufeff\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class JsonRecord:
-    """A JSON object from a file, with methods that read ids and texts under any of several keys.
-
-    Attributes:
-        where: File and line (or number in the list), for messages.
-        fields: The fields of the object.
-    """
+    """A JSON object from a file, with methods that read ids and texts under any of several keys."""
 
     where: str
     fields: Mapping[str, Any]
@@ -126,7 +120,7 @@ def read_json_lines(path: Path) -> Iterator[JsonRecord]:
         for number, line in enumerate(stream, 1):
             if line.strip():
                 is_empty = False
-                yield JsonRecord(f"{path}:{number}", _read_json_line_object(line, f"{path}:{number}"))
+                yield JsonRecord(f"{path}:{number}", _parse_object(line, f"{path}:{number}"))
     if is_empty:
         raise DataError(f"{path} is empty", expected="JSON lines, with at least one object")
 
@@ -149,7 +143,7 @@ def parse_json(line: str, where: str) -> Any:
         raise DataError(f"{where}: invalid JSON ({error})", remedy="Repair or remove the invalid text") from error
 
 
-def _read_json_line_object(line: str, where: str) -> Mapping[str, Any]:
+def _parse_object(line: str, where: str) -> Mapping[str, Any]:
     value = parse_json(line, where)
     if not isinstance(value, dict):
         raise DataError(f"{where}: the line contains {error_repr(value)}", expected="one JSON object per line")

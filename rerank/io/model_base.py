@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
 from rerank.errors import DataError
+from rerank.io.file_hashes import file_hash
 from rerank.io.settings_files import read_json_object, try_read_json_object
 from rerank.io.text_files import replace_text_file
 
-#: File in the folder of an adapter with its base model. `rerank.io.model_hash` ignores files of this name.
+#: File in the folder of an adapter with its base model. `rerank.io.model_base` ignores files of this name.
 BINDING = "rerank-base.json"
 
 _SHAPES = (
@@ -47,7 +48,6 @@ class ModelBase:
     tokenizer: str = ""
 
     def __post_init__(self) -> None:
-        """Check the types of the fields, which may come from a file of someone else."""
         if not (isinstance(self.hub_id, str) and isinstance(self.shapes, Mapping) and isinstance(self.tokenizer, str)):
             raise TypeError("hub_id and tokenizer must be texts, and shapes must be an object")
 
@@ -79,12 +79,7 @@ class ModelBase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelBinding:
-    """The base model of an adapter, and the weights with which the adapter was measured.
-
-    Attributes:
-        base: The base model.
-        weights: Hash of each folder, or commit on the hub, with a description for messages.
-    """
+    """The base model of an adapter, and the weights with which the adapter was measured."""
 
     base: ModelBase
     weights: Mapping[str, str]
@@ -122,3 +117,83 @@ def _vocabulary_hash(path: Path, _mtime: int) -> str:
     except (KeyError, TypeError, ValueError):  # the loader reports a malformed tokenizer
         return ""
     return hashlib.sha256(json.dumps({**vocabulary, **added}, sort_keys=True).encode()).hexdigest()
+
+
+#: The file in which sentence-transformers lists the modules of a model.
+MODULES = "modules.json"
+_ROUTES = "router_config.json"
+_BOOKKEEPING = {"transformers_version", "_name_or_path", "_from_model_config", "is_local", "local_files_only"}
+_READ = {".safetensors", ".json", ".jinja", ".model", ".txt"}
+
+
+def hash_file_contents_of_model(folder: Path) -> str:
+    """Return the hex SHA-256 of the names and contents of a model's weights, settings, chat template and tokenizer.
+
+    This package's own files (``rerank-*.json``) and sub-folders, such as training checkpoints, are ignored.
+    """
+    total = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in _READ or path.name.startswith("rerank-"):
+            continue
+        stat = path.stat()
+        total.update(f"{path.name}\0{_hash_content(path, stat.st_mtime_ns, stat.st_size)}\n".encode())
+    return total.hexdigest()
+
+
+def hash_encoder_folder(folder: Path) -> str:
+    """Return the hex SHA-256 of a model's folder and the sub-folders of its modules, such as pooling."""
+    lines = [f"{name}\0{hash_file_contents_of_model(folder / name)}\n" for name in module_folders(folder)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def module_folders(folder: Path) -> list[str]:
+    """Return ``""`` and the paths of the sub-folders with modules of a sentence-transformers model, sorted."""
+    return [name for name in listed_modules(folder) if (folder / name).is_dir()]
+
+
+def listed_modules(folder: Path) -> list[str]:
+    """Return ``""`` and the paths that the module lists of a sentence-transformers model name, sorted.
+
+    Paths outside the folder are ignored.
+
+    Raises:
+        DataError: A list of modules is malformed.
+    """
+    names = {"", *_listed_names(folder / MODULES, lambda modules: [module.get("path", "") for module in modules])}
+    # A router has further modules, one per route, each in its own folder.
+    for name in sorted(names):
+        parts = _listed_names(folder / name / _ROUTES, lambda routes: routes["types"])
+        names |= {f"{name}/{part}".strip("/") for part in parts}
+    return sorted(name for name in names if not {"..", ""} & set(Path(name).parts) and not Path(name).is_absolute())
+
+
+def _listed_names(file: Path, names: Callable[[Any], Iterable[Any]]) -> list[str]:
+    try:
+        return [str(name) for name in names(json.loads(file.read_text("utf-8")))] if file.is_file() else []
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{str(file)!r} has a malformed list of modules ({error!r})", expected="a file of sentence-transformers"
+        ) from error
+
+
+@lru_cache(maxsize=256)
+def _hash_content(path: Path, _mtime: int, _size: int) -> str:
+    """Return the hash of a file; fields of a JSON file that do not affect the model are ignored.
+
+    The file's modification time and size are part of the cache key, so a changed file is hashed again.
+    """
+    if path.suffix == ".json":
+        content = _without_bookkeeping(path)
+        if content is not None:
+            return hashlib.sha256(content).hexdigest()
+    return file_hash(path)
+
+
+def _without_bookkeeping(path: Path) -> bytes | None:
+    try:
+        content: Any = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):  # the loader reports malformed files
+        return None
+    if isinstance(content, dict):
+        content = {key: value for key, value in content.items() if key not in _BOOKKEEPING}
+    return json.dumps(content, sort_keys=True).encode()

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rerank.errors import DataError, MissingResourceError, StorageError, error_repr
+from rerank.io.atomic_folder import temporary_file
 from rerank.io.paths import cache_dir
-from rerank.io.temporary_paths import temporary_file
 from rerank.io.text_files import open_text_file
 
 if TYPE_CHECKING:
@@ -57,7 +57,6 @@ def read_numbered_rows(path: Path, kind: str) -> Iterator[tuple[str, str, str]]:
     A first line that does not begin with a number is a header and is skipped.
 
     Args:
-        path: The file, plain or gzipped.
         kind: Noun for the numbered items in messages, such as ``passage``.
     """
     with open_text_file(path) as stream:
@@ -85,7 +84,7 @@ def lookup_numbered_rows(path: Path, numbers: Iterable[str]) -> Iterator[tuple[s
         return
     import numpy as np
 
-    numbers_in_file, offsets = _tsv_row_offsets(path)
+    numbers_in_file, offsets = _load_offsets(path)
     targets = np.array(sorted(map(int, requested)), dtype=np.int64)
     indices = np.searchsorted(numbers_in_file, targets)
     exists = indices < len(numbers_in_file)
@@ -94,10 +93,10 @@ def lookup_numbered_rows(path: Path, numbers: Iterable[str]) -> Iterator[tuple[s
     with path.open("rb") as file:
         for offset, number in rows:
             file.seek(offset)
-            yield str(number), _split_numbered_row(file.readline(), path, number)
+            yield str(number), _text_after_number(file.readline(), path, number)
 
 
-def _split_numbered_row(line: bytes, path: Path, number: int) -> str:
+def _text_after_number(line: bytes, path: Path, number: int) -> str:
     """Return the text of a row after the number and the tab, and check that the row has the expected number."""
     try:
         first, _, rest = line.decode("utf-8").partition("\t")
@@ -116,7 +115,7 @@ def _is_gzip_file(path: Path) -> bool:
         raise MissingResourceError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _tsv_row_offsets(path: Path) -> NDArray[np.int64]:
+def _load_offsets(path: Path) -> NDArray[np.int64]:
     """Return an array of shape (2, rows): the row numbers in ascending order, and the byte offset of each row."""
     import numpy as np
 
@@ -127,12 +126,12 @@ def _tsv_row_offsets(path: Path) -> NDArray[np.int64]:
         table: NDArray[np.int64] = np.load(cache, mmap_mode="r", allow_pickle=False)
         if table.dtype == np.int64 and table.ndim == 2 and len(table) == 2:
             return table
-    table = _scan_tsv_row_offsets(path)
-    _write_tsv_row_offsets(table, cache)
+    table = _scan_offsets(path)
+    _write_offsets(table, cache)
     return table
 
 
-def _scan_tsv_row_offsets(path: Path) -> NDArray[np.int64]:
+def _scan_offsets(path: Path) -> NDArray[np.int64]:
     import numpy as np
 
     numbers, offsets, offset = array("q"), array("q"), 0
@@ -152,7 +151,7 @@ def _scan_tsv_row_offsets(path: Path) -> NDArray[np.int64]:
     return table
 
 
-def _write_tsv_row_offsets(table: NDArray[np.int64], target: Path) -> None:
+def _write_offsets(table: NDArray[np.int64], target: Path) -> None:
     import numpy as np
 
     try:

@@ -68,13 +68,13 @@ def picture_hash(path: str) -> str:
     """Return the hex SHA-256 of a file's bytes, or an empty string if the file cannot be read."""
     try:
         stat = os.stat(path)
-        return _picture_file_hash(path, stat.st_mtime_ns, stat.st_size)
+        return _cached_hash(path, stat.st_mtime_ns, stat.st_size)
     except (OSError, ValueError):
         return ""
 
 
 @lru_cache(maxsize=1 << 16)
-def _picture_file_hash(path: str, _mtime: int, _size: int) -> str:
+def _cached_hash(path: str, _mtime: int, _size: int) -> str:
     """Return the hash of a file. Its time and size are part of the cache key, so a changed file is hashed again."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -26,8 +26,6 @@ class RerankRequest:
     """A request, read from a file, to rerank the candidates of a query.
 
     Attributes:
-        where: File and line (or number in the list), for messages.
-        query: The query.
         docs: The candidates in input order.
         scores: Scores of the candidates; None for a score that is missing or null.
     """
@@ -42,7 +40,6 @@ class RerankRequest:
         """Build a request from a JSON object in one of the three formats.
 
         Args:
-            record: The object.
             number: The object's number in the file, from 1; used as the query's id if the object contains none.
         """
         entries = record.get(_CANDIDATES)
@@ -51,9 +48,9 @@ class RerankRequest:
                 f"{record.where}: there is no list of candidates among the keys {', '.join(record.fields) or '(none)'}",
                 expected="one of candidates, hits, ctxs, in addition to query or question",
             )
-        query = _parse_request_query(record, entries, number)
+        query = _parse_query(record, entries, number)
         candidates = [
-            _parse_request_candidate(entry, f"{record.where}, candidate {n}", f"{query.id}:{n}")
+            _parse_candidate(entry, f"{record.where}, candidate {n}", f"{query.id}:{n}")
             for n, entry in enumerate(entries, 1)
         ]
         seen: set[str] = set()
@@ -88,7 +85,7 @@ class RerankRequest:
         return Ranking.from_scores(self.query, pairs)
 
 
-def _parse_request_query(record: JsonRecord, entries: Sequence[Any], number: int) -> Query:
+def _parse_query(record: JsonRecord, entries: Sequence[Any], number: int) -> Query:
     value = record.get(("query", "question"))
     inner = JsonRecord(record.where, value) if isinstance(value, Mapping) else None
     words = inner.text(QUERY_TEXTS) if inner else record.text(("query", "question"))
@@ -103,7 +100,7 @@ def _parse_request_query(record: JsonRecord, entries: Sequence[Any], number: int
     return Query(id=parse_json_id(query_id, "query", record.where), text=parse_json_text(words, record.where))
 
 
-def _parse_request_candidate(entry: object, where: str, default_id: str) -> tuple[Document, float | None]:
+def _parse_candidate(entry: object, where: str, default_id: str) -> tuple[Document, float | None]:
     """Parse a candidate, and return its document and its score; the score is None if it is missing.
 
     A candidate is a string or an object. In an object, the document is a string, a nested object, or the object's own
@@ -121,7 +118,7 @@ def _parse_request_candidate(entry: object, where: str, default_id: str) -> tupl
         doc_id = inner.get(("docid", *DOC_IDS))
     document = Document(
         id=default_id if doc_id in (None, "") else parse_json_id(doc_id, "document", where),
-        text=_text_of_request_candidate(doc, inner),
+        text=_candidate_text(doc, inner),
         title=parse_json_text(inner.get(("title",)) or "", where),
         image=inner.image(),
         source={key: value for key, value in entry.items() if key not in _READ},
@@ -129,7 +126,7 @@ def _parse_request_candidate(entry: object, where: str, default_id: str) -> tupl
     return document, _parse_candidate_score(outer.get(("score",)), where)
 
 
-def _text_of_request_candidate(doc: object, inner: JsonRecord) -> str:
+def _candidate_text(doc: object, inner: JsonRecord) -> str:
     """Return the text of a candidate; empty if the candidate has an image but no text."""
     if isinstance(doc, str):
         return parse_json_text(doc, inner.where)
@@ -152,7 +149,6 @@ def format_request_row(candidates: Ranking, result: Ranking) -> dict[str, Any]:
     """Return a reranked list in the format of rank_llm, with the texts and the other keys of the candidates.
 
     Args:
-        candidates: The list before reranking, with its query and documents.
         result: The reranked list; its documents need only ids.
     """
     docs = {doc.id: doc for doc in candidates.docs}

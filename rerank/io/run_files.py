@@ -10,6 +10,8 @@ import contextlib
 import math
 import os
 import re
+import weakref
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from itertools import chain, groupby
@@ -18,10 +20,10 @@ from pathlib import Path
 from typing import TextIO
 
 from rerank.errors import DataError, MissingResourceError
-from rerank.io.indexed_runs import IndexedRun, NotIndexedError, Row
 from rerank.io.json_tables import GRADES, convert_json_table_score, json_file_value_to_grade, parse_json_table
-from rerank.io.text_files import open_text_file, replace_text_file
+from rerank.io.text_files import open_text_bytes, open_text_file, replace_text_file
 from rerank.types import (
+    EXCLUDED,
     Qrels,
     Query,
     Ranking,
@@ -64,7 +66,6 @@ def read_run(path: str | Path, *, name: str | None = None) -> Run:
     the lines of its queries are scattered.
 
     Args:
-        path: The file.
         name: Name of the run; None for the tag in the first line or, without tags, the file name without extensions.
 
     Raises:
@@ -85,8 +86,8 @@ def read_run(path: str | Path, *, name: str | None = None) -> Run:
         else:
             columns = len(first.split())
             tag = tag if columns < 6 else first.split()[5]
-            parse = _parse_msmarco_run_file if columns == 3 else _parse_trec_scores
-            if _is_large_plain_file(path):
+            parse = _parse_msmarco if columns == 3 else _parse_trec
+            if _is_large(path):
                 with contextlib.suppress(NotIndexedError):
                     return IndexedRun(path, parse, _sort_ranking, name=tag if name is None else name)
             table = parse(rows, path)
@@ -102,7 +103,7 @@ def read_run_lists(path: str | Path) -> Iterator[Ranking]:
     path = Path(path)
     with open_text_file(path) as text:
         for query, together in groupby(_split_rows(text, 1), key=lambda row: row[1][0] if row[1] else ""):
-            (scores,) = _parse_trec_scores(together, path).values()
+            (scores,) = _parse_trec(together, path).values()
             yield Ranking.from_ids(Query(id=query), tuple(scores), tuple(scores.values()))
 
 
@@ -114,7 +115,6 @@ def write_run(run: Run, target: str | Path | TextIO) -> None:
     Queries without documents are omitted.
 
     Args:
-        run: The run.
         target: A stream, or a file, which is replaced atomically (gzipped if its name ends in ``.gz``).
 
     Raises:
@@ -133,14 +133,13 @@ def open_trec_run_file(target: str | Path | TextIO, name: str) -> Generator[Call
 
     Args:
         target: A stream, or a file, which is replaced atomically if the block ends without an error.
-        name: Name of the run.
 
     Yields:
         A function that writes one ranking.
     """
-    tag = "".join("_" if _is_unwritable_in_run(c) else c for c in name) or "run"
-    with _open_trec_run_target(target) as stream:
-        yield lambda ranking: stream.writelines(_format_trec_run_lines(ranking, tag))
+    tag = "".join("_" if _is_unwritable(c) else c for c in name) or "run"
+    with _open_target(target) as stream:
+        yield lambda ranking: stream.writelines(_format_lines(ranking, tag))
 
 
 def read_qrels(path: str | Path) -> Qrels:
@@ -162,7 +161,7 @@ def read_qrels(path: str | Path) -> Qrels:
         if _JSON.match(first):
             table = parse_json_table(first + text.read(), str(path), json_file_value_to_grade)
         else:
-            table = _parse_qrels_grades(rows, path)
+            table = _parse_qrels(rows, path)
     return Qrels(table, name=str(path))
 
 
@@ -174,34 +173,34 @@ def write_qrels(qrels: Qrels, target: str | Path | TextIO) -> None:
         target: A stream, or a file, which is replaced atomically (gzipped if its name ends in ``.gz``).
     """
     lines = (
-        f"{_check_trec_run_id(query, 'query')} 0 {_check_trec_run_id(doc, 'document')} {grade}\n"
+        f"{_check_id(query, 'query')} 0 {_check_id(doc, 'document')} {grade}\n"
         for query, judged in qrels.items()
         for doc, grade in judged.items()
     )
-    with _open_trec_run_target(target) as stream:
+    with _open_target(target) as stream:
         stream.writelines(lines)
 
 
-def _open_trec_run_target(target: str | Path | TextIO) -> contextlib.AbstractContextManager[TextIO]:
+def _open_target(target: str | Path | TextIO) -> contextlib.AbstractContextManager[TextIO]:
     return replace_text_file(target) if isinstance(target, (str, Path)) else contextlib.nullcontext(target)
 
 
-def _format_trec_run_lines(ranking: Ranking, tag: str) -> Iterator[str]:
-    query = _check_trec_run_id(ranking.query.id, "query")
+def _format_lines(ranking: Ranking, tag: str) -> Iterator[str]:
+    query = _check_id(ranking.query.id, "query")
     scores = make_ranking_scores_strictly_decrease(ranking.written_scores)
     for rank, (doc, value) in enumerate(zip(ranking.docs, scores, strict=True), 1):
         # nine digits distinguish all single-precision numbers
-        yield f"{query} Q0 {_check_trec_run_id(doc.id, 'document')} {rank} {value:.9g} {tag}\n"
+        yield f"{query} Q0 {_check_id(doc.id, 'document')} {rank} {value:.9g} {tag}\n"
 
 
-def _is_unwritable_in_run(character: str) -> bool:
+def _is_unwritable(character: str) -> bool:
     """Return whether a run file cannot contain a character: whitespace, NUL, or a lone surrogate."""
     return character.isspace() or character == "\0" or "\ud800" <= character <= "\udfff"
 
 
-def _check_trec_run_id(name: str, kind: str) -> str:
+def _check_id(name: str, kind: str) -> str:
     """Return an id after checking that it can be written as a column of a TREC file."""
-    if not name or name.startswith(_MISREAD) or any(map(_is_unwritable_in_run, name)):
+    if not name or name.startswith(_MISREAD) or any(map(_is_unwritable, name)):
         raise DataError(
             f"The {kind} id {name!r} cannot be written to a TREC file",
             expected="at least one character, no whitespace, and a beginning that cannot be mistaken for JSON",
@@ -210,7 +209,7 @@ def _check_trec_run_id(name: str, kind: str) -> str:
     return name
 
 
-def _is_large_plain_file(path: Path) -> bool:
+def _is_large(path: Path) -> bool:
     if not path.is_file() or path.stat().st_size < _LARGE:
         return False
     with path.open("rb") as file:
@@ -246,7 +245,7 @@ def _wrong_columns_error(path: Path, row: Row, expected: str) -> DataError:
     return DataError(f"{path}:{number}: the line has {len(fields)} columns", expected=expected)
 
 
-def _parse_trec_scores(rows: Iterator[Row], path: Path) -> dict[str, dict[str, float]]:
+def _parse_trec(rows: Iterator[Row], path: Path) -> dict[str, dict[str, float]]:
     table: defaultdict[str, dict[str, float]] = defaultdict(dict)
     for number, fields in rows:
         if len(fields) < 6:
@@ -267,7 +266,7 @@ def _parse_trec_scores(rows: Iterator[Row], path: Path) -> dict[str, dict[str, f
     return table
 
 
-def _parse_msmarco_run_file(rows: Iterator[Row], path: Path) -> dict[str, dict[str, float]]:
+def _parse_msmarco(rows: Iterator[Row], path: Path) -> dict[str, dict[str, float]]:
     table: dict[str, dict[str, float]] = {}
     taken: set[tuple[str, int]] = set()
     for number, fields in rows:
@@ -288,7 +287,7 @@ def _parse_msmarco_run_file(rows: Iterator[Row], path: Path) -> dict[str, dict[s
     return table
 
 
-def _parse_qrels_grades(rows: Iterator[Row], path: Path) -> dict[str, dict[str, int]]:
+def _parse_qrels(rows: Iterator[Row], path: Path) -> dict[str, dict[str, int]]:
     table: dict[str, dict[str, int]] = {}
     columns = 0
     for number, fields in rows:
@@ -313,3 +312,119 @@ def _parse_qrels_grades(rows: Iterator[Row], path: Path) -> dict[str, dict[str, 
     if not table:
         raise DataError(f"{path} has a header but no judgments", expected="at least one judgment")
     return table
+
+
+#: Line number (from 1) and columns of a row.
+Row = tuple[int, list[str]]
+#: Function that parses rows of a run file, and returns a mapping query id -> document id -> score.
+RunRowParser = Callable[[Iterator[Row], Path], Mapping[str, Mapping[str, float]]]
+
+
+class NotIndexedError(Exception):
+    """A run file cannot be indexed, for example because the lines of its queries are scattered."""
+
+
+class IndexedRun(Run):
+    """A run in a file in which the lines of each query are consecutive, or in a few consecutive blocks.
+
+    The whole file is read once, to check all lines and to record the position of each block. A ranking is parsed
+    whenever it is accessed. Memory is needed only for the query ids and for three numbers per block.
+
+    Args:
+        path: The file, which must not be compressed.
+    """
+
+    def __init__(
+        self, path: Path, parse: RunRowParser, make: Callable[[str, Mapping[str, float]], Ranking], *, name: str
+    ) -> None:
+        super().__init__((), name=name)
+        self._path, self._parse, self._make = path, parse, make
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+        self._state = self._file_state()
+        self._places: dict[str, int | list[int]] = {}
+        self._starts, self._ends, self._numbers = array("Q"), array("Q"), array("Q")
+        self._scan()
+        for query, places in self._places.items():
+            if isinstance(places, list):
+                self._scores(query)  # a document may be repeated in another place
+
+    def _scan(self) -> None:
+        """Record the positions of the blocks of all queries, and check their lines."""
+        with open_text_bytes(self._path) as stream:
+            for _, together in groupby(self._lines(stream), key=itemgetter(0)):
+                lines = [*together]
+                (query,) = self._parse(self._rows((number, line) for _, number, _, line in lines), self._path)
+                (_, number, start, _), (_, _, last, line) = lines[0], lines[-1]
+                self._add_place(query, start, last + len(line), number)
+
+    def _lines(self, stream: Iterable[bytes]) -> Iterator[tuple[bytes, int, int, bytes]]:
+        """Yield the first column, the line number, the byte offset and the content of each line that is not blank."""
+        offset = 0
+        for number, line in enumerate(stream, 1):
+            text = line.removeprefix(b"\xef\xbb\xbf") if not offset else line
+            offset += len(line) - len(text)
+            if b"\r" in text and text.rstrip(b"\r\n").count(b"\r"):
+                raise NotIndexedError("lines that end in a carriage return")
+            if columns := text.split(None, 1):
+                yield columns[0], number, offset, text
+            offset += len(text)
+
+    def _add_place(self, query: str, start: int, end: int, number: int) -> None:
+        place = len(self._starts)
+        self._starts.append(start)
+        self._ends.append(end)
+        self._numbers.append(number)
+        before = self._places.get(query)
+        self._places[query] = place if before is None else [*(before if isinstance(before, list) else [before]), place]
+        if place > 1000 and place > 2 * len(self._places):
+            raise NotIndexedError("lines of a query in many places")
+
+    def _rows(self, lines: Iterable[tuple[int, bytes]]) -> Iterator[Row]:
+        """Yield the line number and the columns of each line that is not blank."""
+        try:
+            for number, line in lines:
+                if columns := line.decode("utf-8").split():
+                    yield number, columns
+        except UnicodeDecodeError as error:
+            raise NotIndexedError("not in UTF-8") from error
+
+    def _scores(self, query: str) -> Mapping[str, float]:
+        places = self._places[query]
+        lines: list[tuple[int, bytes]] = []
+        for place in places if isinstance(places, list) else [places]:
+            content = os.pread(self._file, self._ends[place] - self._starts[place], self._starts[place])
+            if self._file_state() != self._state:
+                raise DataError(f"{self._path} was changed while it was read", remedy="Run the command again")
+            lines += enumerate(content.split(b"\n"), self._numbers[place])
+        return self._parse(self._rows(lines), self._path)[query]
+
+    def _file_state(self) -> tuple[int, int]:
+        state = os.fstat(self._file)
+        return state.st_size, state.st_mtime_ns
+
+    def __getitem__(self, query_id: str) -> Ranking:
+        return self._make(query_id, self._scores(query_id))
+
+    def __contains__(self, query_id: object) -> bool:
+        return query_id in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def excluded_documents_of_qrels(qrels: Qrels) -> dict[str, frozenset[str]]:
+    """Return, by query id, the ids of documents that must not be ranked; queries without such documents are omitted."""
+    rows = {query: frozenset(doc for doc, g in grades.items() if g == EXCLUDED) for query, grades in qrels.items()}
+    return {query: docs for query, docs in rows.items() if docs}
+
+
+def qrels_without_excluded_documents(qrels: Qrels) -> Qrels:
+    """Return the judgments without the grade `rerank.types.EXCLUDED`. All queries are kept."""
+    if not any(EXCLUDED in grades.values() for grades in qrels.values()):
+        return qrels
+    rows = {query: {doc: g for doc, g in grades.items() if g != EXCLUDED} for query, grades in qrels.items()}
+    return Qrels(rows, name=qrels.name)

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from rerank.errors import MissingResourceError, StorageError
-from rerank.io.atomic_folder import discard_folder, draft_folder, move_folder, sync_files
+from rerank.io.atomic_folder import discard_folder, draft_folder, move_folder, remove_leftover_folders, sync_files
 from rerank.io.file_hashes import file_hash
-from rerank.io.temporary_paths import remove_leftover_folders
 
 T = TypeVar("T")
 
@@ -66,7 +65,7 @@ def open_sealed_folder(
     damage = ""
     for _ in range(3):  # a damaged folder may be discarded by this process or by a concurrent one
         if not folder.is_dir():
-            _build_sealed_folder(folder, made_from, build)
+            _build(folder, made_from, build)
         try:
             _check_seal(folder, made_from)
             return load(folder)
@@ -85,18 +84,18 @@ def _remove_leftover_drafts(folder: Path) -> None:
             remove_leftover_folders(parent, _PREFIX)
 
 
-def _build_sealed_folder(folder: Path, made_from: Mapping[str, str], build: Callable[[Path], None]) -> None:
+def _build(folder: Path, made_from: Mapping[str, str], build: Callable[[Path], None]) -> None:
     with contextlib.ExitStack() as stack:
         with storage_errors(folder.parent):
             folder.parent.mkdir(parents=True, exist_ok=True)
             draft = stack.enter_context(draft_folder(folder, prefix=_PREFIX, mode=0o700))
         build(draft)
         with storage_errors(folder.parent):
-            _seal_folder(draft, made_from)
+            _write_marker(draft, made_from)
             move_folder(draft, folder, keep=lambda _: True)  # a concurrent process wrote the same content
 
 
-def _seal_folder(folder: Path, made_from: Mapping[str, str]) -> None:
+def _write_marker(folder: Path, made_from: Mapping[str, str]) -> None:
     """Write the marker with the size and the hash of every file, after all files have been flushed to the disk."""
     sizes = sync_files(folder)
     hashes = {name: file_hash(folder / name) for name in sizes}

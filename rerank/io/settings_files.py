@@ -19,9 +19,7 @@ def read_settings_text(path: str | Path, what: str, *, expected: str = "") -> st
     """Return the whole text of a settings file.
 
     Args:
-        path: The file.
         what: Noun for the file in messages, such as ``recipe`` or ``suite``.
-        expected: Description of the expected kind of file, for messages.
     """
     try:
         with open_text_file(path) as file:
@@ -41,7 +39,6 @@ def read_toml_file(path: str | Path, what: str) -> dict[str, Any]:
     """Return the content of a TOML file as nested dictionaries.
 
     Args:
-        path: The file.
         what: Noun for the file in messages, such as ``recipe`` or ``suite``.
     """
     return parse_toml(read_settings_text(path, what, expected="a TOML file"), f"The {what} {str(path)!r}")
@@ -51,7 +48,6 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
     """Parse a text in TOML, and return its content as nested dictionaries.
 
     Args:
-        text: The text.
         where: Description of the text at the beginning of messages, such as ``The recipe 'a.toml'``.
     """
     try:
@@ -64,9 +60,7 @@ def read_json_object(path: str | Path, what: str, *, expected: str = "a JSON obj
     """Return the JSON object in a file.
 
     Args:
-        path: The file.
         what: Noun for the file in messages, such as ``head list``.
-        expected: Description of the expected kind of file, for messages.
     """
     text, where = read_settings_text(path, what, expected=expected), f"The {what} {str(path)!r}"
     try:

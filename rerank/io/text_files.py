@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import io
 import os
+import re
 import zlib
 from collections.abc import Generator
 from contextlib import AbstractContextManager
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, TextIO, cast
 
 from rerank.errors import DataError, MissingResourceError, StorageError
-from rerank.io.temporary_paths import temporary_file
+from rerank.io.atomic_folder import temporary_file
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -30,8 +31,6 @@ class _TextBytes(io.RawIOBase):
     """A byte stream that raises an error at NUL bytes, at very long lines, and if a gzip file is a decompression bomb.
 
     Args:
-        inner: The stream of the text.
-        path: The file, for messages.
         compressed: The stream of the gzip file, whose position is the number of compressed bytes read; None if the file
             is not compressed.
     """
@@ -137,7 +136,7 @@ def open_text_file(path: str | Path) -> AbstractContextManager[TextIO]:
 
 
 @contextlib.contextmanager
-def _replaced_file(path: Path) -> Generator[TextIO]:
+def _open_replacement(path: Path) -> Generator[TextIO]:
     if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or terminal cannot be replaced
         with path.open("w", encoding="utf-8", newline="\n") as direct:
             yield direct
@@ -192,9 +191,17 @@ def replace_text_file(path: str | Path) -> Generator[TextIO]:
     """
     check_file_writable(path)
     try:
-        with _replaced_file(Path(path)) as text:
+        with _open_replacement(Path(path)) as text:
             yield text
     except OSError as error:
         raise StorageError(
             f"{path} could not be written: {error.strerror or error}", remedy="Free space, or write to another folder"
         ) from error
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def replace_lone_surrogates(text: str) -> str:
+    """Return the text with U+FFFD in place of each lone surrogate."""
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from rerank.errors import BackendError, DataError
-from rerank.io.child_process import ends_in_child_process
+from rerank.io.forks import ends_in_child_process
 from rerank.lm.chat_frames import ChatFrames, causal_model_template_copies_contents
 from rerank.prompts.base import Message, Prompt, reply_prefix_of_prompt
 

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
-from rerank.io.model_hash import hash_file_contents_of_model
+from rerank.io.model_base import hash_file_contents_of_model
 from rerank.lm.adapter_weights import attach_adapter, causal_model_casts_adapter
 from rerank.lm.model_files import ModelFiles, locate_model, remedy_for_class
 from rerank.lm.tensor_parallel import torch_parallel_loading_arguments as tensor_parallel

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, UsageError
-from rerank.io.model_base import ModelBase
-from rerank.io.model_hash import (
+from rerank.io.model_base import (
     MODULES,
+    ModelBase,
     hash_encoder_folder,
     hash_file_contents_of_model,
     listed_modules,

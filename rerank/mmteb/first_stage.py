@@ -15,13 +15,12 @@ from typing import Any
 from rerank.collections.mteb.task_split import TaskSplit
 from rerank.errors import UsageError
 from rerank.io.file_hashes import file_hash, folder_hash
-from rerank.io.model_hash import hash_encoder_folder
+from rerank.io.model_base import hash_encoder_folder
 from rerank.mmteb.model_meta import compute_mteb_revision, make_mteb_model_meta
 from rerank.models import MODELS, model_folder
 from rerank.retrieval import first_stages, open_first_stage
 from rerank.retrieval.base import HasNestedStages
-from rerank.retrieval.base.lists import ExcludingRetriever
-from rerank.retrieval.base.stages import RetrieverSource
+from rerank.retrieval.base.stages import ExcludingRetriever, RetrieverSource
 from rerank.selector import Selector, build_from_selector
 from rerank.types import make_ranking_scores_strictly_decrease
 

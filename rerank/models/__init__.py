@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from rerank.backends import BACKENDS
 from rerank.errors import DataError, MissingResourceError, RerankError, UnknownNameError, UsageError
-from rerank.io.model_hash import MODULES
+from rerank.io.model_base import MODULES
 from rerank.io.paths import named_path_errors
 from rerank.io.settings_files import try_read_json_object
 from rerank.lm.adapter_weights import check_weight_files

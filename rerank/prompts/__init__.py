@@ -67,7 +67,7 @@ def load_prompt(name_or_path: str | Path) -> PromptTemplate:
 
 def _check_prompt_ends(text: str, name: str) -> None:
     """Check that a prompt from a file is rendered within limits of time and memory: a loop in it may have no end."""
-    from rerank.io.child_process import ends_in_child_process
+    from rerank.io.forks import ends_in_child_process
     from rerank.prompts.loading import prompt_template_from_yaml
 
     def render() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rerank.errors import DataError
-from rerank.io.surrogates import replace_lone_surrogates
+from rerank.io.text_files import replace_lone_surrogates
 from rerank.prompts.base import PICTURE, Prompt
 from rerank.types import Document
 

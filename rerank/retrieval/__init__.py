@@ -13,8 +13,7 @@ from rerank.errors import UsageError, error_repr
 from rerank.io.paths import named_path_errors
 from rerank.registry import Registry
 from rerank.retrieval.base import Corpus, FirstStage, IndexedRetriever, Retriever, SupportsWorkers
-from rerank.retrieval.base.lists import ExcludingRetriever, SourceRetriever
-from rerank.retrieval.base.stages import RetrieverSource
+from rerank.retrieval.base.stages import ExcludingRetriever, RetrieverSource, SourceRetriever
 from rerank.selector import build_from_selector
 from rerank.tasks.worker_map import WorkerMap
 
@@ -29,14 +28,17 @@ __all__ = [
     "retriever_index_folders",
 ]
 
-first_stages = Registry("retrieval", "first stage")
+first_stages = Registry(
+    "retrieval",
+    "first stage",
+    shared={"retrieval.run": "run candidates", "retrieval.base.search_engines": "elasticsearch opensearch"},
+)
 
 
 def check_first_stage(selector: str, *, with_workers: bool = False) -> None:
     """Check the name and the options of a first stage, without opening an index or loading a model.
 
     Args:
-        selector: Selector of the first stage.
         with_workers: Whether the worker processes of an engine (``--engine``) will encode the texts.
 
     Raises:

@@ -17,13 +17,13 @@ from typing import Literal
 
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import UsageError
-from rerank.indexing.query_term_weights import (
-    lucene_inverse_document_frequency,
-    query_side_bm25_weights,
-    saturated_query_term_weights,
+from rerank.indexing.bm25_index import (
+    inverse_document_frequency,
+    query_side_weights,
+    saturated_weights,
 )
-from rerank.indexing.text_analysis import Analyzer, make_text_analyzer
-from rerank.retrieval.base.stages import check_retrieval_depth
+from rerank.indexing.text_analysis import Analyzer, make_analyzer
+from rerank.retrieval.base.stages import check_depth
 from rerank.types import Document, Query, Ranking, Run
 
 _FORMAT = "1"
@@ -66,7 +66,6 @@ class Bm25:
     processes: int = 0
 
     def __post_init__(self) -> None:
-        """Check that the numbers are in range."""
         if not (math.isfinite(self.k1) and self.k1 >= 0):
             raise UsageError(f"BM25 has k1={self.k1}", expected="a finite number of at least 0, such as 0.9")
         if not 0 <= self.b <= 1:
@@ -96,20 +95,19 @@ class Bm25Retriever:
     """
 
     def __init__(self, options: Bm25, corpus: Corpus) -> None:
-        """Open the stored documents and the index of ``corpus``, after building them if needed."""
         # imported here, so that inspecting the options does not import numpy
         from rerank.indexing import bm25_index
         from rerank.indexing import documents as document_files
         from rerank.io.sealed_folders import open_sealed_folder
 
-        self._analyze: Analyzer = make_text_analyzer(
+        self._analyze: Analyzer = make_analyzer(
             corpus.language,
             stemmer=options.stemmer,
             stop_words=options.stop_words,
             segmenting=options.segmenter,
         )
         words_of = self._analyze.words_of
-        self._documents = documents = document_files.open_indexed_documents(corpus)
+        self._documents = documents = document_files.open_documents(corpus)
         made_from = {
             "format": _FORMAT,
             "fingerprint": corpus.fingerprint,
@@ -138,8 +136,8 @@ class Bm25Retriever:
 
     def _write(self, folder: Path) -> None:
         from rerank.indexing.bm25_index import write_inverted_index
-        from rerank.indexing.document_shards import even_document_ranges
-        from rerank.io.forked_processes import available_processors
+        from rerank.indexing.documents import even_document_ranges
+        from rerank.io.forks import available_processors
 
         options = self._options
         ranges = even_document_ranges(len(self._documents), options.shard_documents)
@@ -161,7 +159,7 @@ class Bm25Retriever:
         contains only stop words or unknown words. Each occurrence of a word in a query counts, unless other query
         weights were chosen.
         """
-        check_retrieval_depth(k)
+        check_depth(k)
         return Run((self._rank(query, k) for query in queries), name="bm25")
 
     def _rank(self, query: Query, k: int) -> Ranking:
@@ -174,12 +172,12 @@ class Bm25Retriever:
         """Return a mapping from each term to its weight in the query; None if weights are numbers of occurrences."""
         options = self._options
         if options.k3 is not None:
-            return saturated_query_term_weights(terms, options.k3)
+            return saturated_weights(terms, options.k3)
         if options.query_weights == "counts":
             return None
 
         def idf(term: str) -> float:
             frequency = self._index.document_frequency(term)
-            return lucene_inverse_document_frequency(len(self._documents), frequency)
+            return inverse_document_frequency(len(self._documents), frequency)
 
-        return query_side_bm25_weights(terms, idf, k1=options.k1, b=options.b, average_length=self._average_length)
+        return query_side_weights(terms, idf, k1=options.k1, b=options.b, average_length=self._average_length)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from rerank.collections.base.corpus import Corpus
 from rerank.indexing.vector_options import VectorOptions
-from rerank.retrieval.base.stages import check_retrieval_depth
+from rerank.retrieval.base.stages import check_depth
 from rerank.tasks.worker_map import WorkerMap
 from rerank.types import Document, Query, Ranking, Run
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rerank.indexing.documents import StoredDocuments
+    from rerank.indexing.encoding_batches import EncodingWorkers
     from rerank.indexing.text_encoder import Encoder, Floats, SentenceEncoder
     from rerank.indexing.vector_index import Searcher, VectorIndex
-    from rerank.indexing.worker_encoding import EncodingWorkers
 
 _FORMAT = "1"
 
@@ -49,7 +49,6 @@ class Dense(VectorOptions):
     dim: int = 0
 
     def __post_init__(self) -> None:
-        """Check that the numbers are in range."""
         VectorOptions.__post_init__(self)
         self._check_minima({"dim": 0})
 
@@ -61,7 +60,7 @@ class Dense(VectorOptions):
         """Return the same retriever as `over`, but let the workers embed the documents and the queries."""
         import numpy as np
 
-        from rerank.indexing.worker_encoding import EncodingWorkers
+        from rerank.indexing.encoding_batches import EncodingWorkers
 
         encoder = self._load()
         same = replace(self, revision=encoder.identity.get("revision", self.revision))  # the commit, on every machine
@@ -107,22 +106,20 @@ class DenseRetriever:
         encoder: Encoder,
         workers: EncodingWorkers[Floats] | None = None,
     ) -> None:
-        """Open documents, embeddings and index, after building them if needed; workers, if any, embed the texts."""
         # imported here, so that inspecting the options does not import numpy
         from rerank.indexing import documents as document_files
-        from rerank.indexing import embeddings as embedding_files
-        from rerank.indexing import vector_index
+        from rerank.indexing import encoding_batches, vector_index
         from rerank.io.sealed_folders import open_sealed_folder
 
         self._embed_queries = (workers or encoder).queries
-        self._documents = documents = document_files.open_indexed_documents(corpus)
+        self._documents = documents = document_files.open_documents(corpus)
         made_from = {
             "format": _FORMAT,
             "fingerprint": corpus.fingerprint,
             **options.made_from(documents),
             "encoder": json.dumps(dict(encoder.identity), sort_keys=True),
         }
-        matrix = embedding_files.open_embeddings(
+        matrix = encoding_batches.open_embeddings(
             documents, encoder, made_from, text=options.text_of, batch_size=options.batch_size, workers=workers
         )
         index = options.vector_index()
@@ -130,8 +127,8 @@ class DenseRetriever:
             "query_prompt": encoder.query_prompt,
             "index": json.dumps({"kind": options.index, **index.made_with}, sort_keys=True),
         }
-        folder = documents.folder.with_name(f"{self.stage}-{embedding_files.indexing_folder_key(self.identity)}")
-        self.folders = (embedding_files.embeddings_folder(documents, made_from), folder)
+        folder = documents.folder.with_name(f"{self.stage}-{encoding_batches.folder_key(self.identity)}")
+        self.folders = (encoding_batches.embeddings_folder(documents, made_from), folder)
         self._search = open_sealed_folder(
             folder,
             self.identity,
@@ -145,7 +142,7 @@ class DenseRetriever:
 
         The ranking of a query without text is empty. A ranking does not depend on the other queries of the call.
         """
-        check_retrieval_depth(k)
+        check_depth(k)
         with_text = [query for query in queries if query.text.strip()]
         vectors = self._embed_queries([query.text for query in with_text])
         results = self._nearest(self._search, vectors, k, self._documents.id_ranks)

@@ -19,9 +19,9 @@ from rerank.retrieval.base.document_stores import (
     StoreOptions,
     StoreRetriever,
     StoreSearch,
-    check_store_dimension,
-    named_store_part,
-    require_store_client,
+    check_dimension,
+    find_part,
+    require_client,
 )
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Pgvector(StoreOptions):
 
     def check_prerequisites(self) -> None:
         """Check that psycopg and sentence-transformers are installed."""
-        require_store_client("psycopg", "pgvector")
+        require_client("psycopg", "pgvector")
 
     def retriever(self, encoder: Encoder) -> StoreRetriever:
         """Check the table, and return a retriever that encodes queries with ``encoder``."""
@@ -124,11 +124,11 @@ class Pgvector(StoreOptions):
         ).fetchall()
         columns = {name: (kind, size) for name, kind, size in rows}
         for name in (self.id, self.text, *([self.title] if self.title else [])):
-            named_store_part("column", name, columns, place)
-        kind, dimension = named_store_part("column", self.vector, columns, place)
+            find_part("column", name, columns, place)
+        kind, dimension = find_part("column", self.vector, columns, place)
         if kind not in ("vector", "halfvec"):
             raise UsageError(f"The column {self.vector!r} of {place} has the type {kind}", expected="vector or halfvec")
-        check_store_dimension(place, dimension if dimension > 0 else None, self.model, size)
+        check_dimension(place, dimension if dimension > 0 else None, self.model, size)
         return str(kind)
 
 

@@ -16,9 +16,9 @@ from rerank.retrieval.base.document_stores import (
     StoreOptions,
     StoreRetriever,
     StoreSearch,
-    check_store_dimension,
-    named_store_part,
-    require_store_client,
+    check_dimension,
+    find_part,
+    require_client,
 )
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Qdrant(StoreOptions):
 
     def check_prerequisites(self) -> None:
         """Check that qdrant-client and sentence-transformers are installed."""
-        require_store_client("qdrant_client", "qdrant")
+        require_client("qdrant_client", "qdrant")
 
     def retriever(self, encoder: Encoder) -> StoreRetriever:
         """Check the collection, and return a retriever that encodes queries with ``encoder``."""
@@ -95,11 +95,11 @@ class Qdrant(StoreOptions):
         """Check the collection; return the sign that makes higher scores better: 1 for similarity, -1 for distance."""
         if not client.collection_exists(self.collection):
             known = {found.name: None for found in client.get_collections().collections}
-            named_store_part("collection", self.collection, known, "Qdrant")
+            find_part("collection", self.collection, known, "Qdrant")
         vectors: Any = client.get_collection(self.collection).config.params.vectors
         named = vectors if isinstance(vectors, dict) else {"": vectors}
-        vector = named_store_part("vector", self.vector, named, self._place)
-        check_store_dimension(self._place, vector.size, self.model, size)
+        vector = find_part("vector", self.vector, named, self._place)
+        check_dimension(self._place, vector.size, self.model, size)
         return 1 if vector.distance.value in ("Cosine", "Dot") else -1
 
     @contextmanager

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from rerank.errors import UsageError
 from rerank.io.pictures import picture_hash
-from rerank.io.surrogates import replace_lone_surrogates
+from rerank.io.text_files import replace_lone_surrogates
 from rerank.prompts.base import Prompt, TokenCounter
 from rerank.tasks.kinds import GenerationTask, Task
 from rerank.types import Query, Window

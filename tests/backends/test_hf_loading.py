@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from rerank.backends.hf import CPU_BATCH_CHARACTERS, Hf
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
-from rerank.io.model_hash import hash_file_contents_of_model
+from rerank.io.model_base import hash_file_contents_of_model
 from rerank.lm import loading
 from rerank.models.adapters import adapter_folder
 from rerank.prompts.base import Message

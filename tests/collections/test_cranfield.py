@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rerank.collections.cranfield import Cranfield, cranfield_grade_to_gain
 from rerank.errors import DataError, MissingResourceError
-from rerank.io.smart_format import read_smart_format_file
+from rerank.io.topic_formats import read_smart_format_file
 from rerank.types import Document, Query
 from tests.raising import raises
 

@@ -321,7 +321,7 @@ CHILD = """
 import json, resource, sys
 from pathlib import Path
 from rerank.collections import open_collection
-from rerank.indexing.documents import open_indexed_documents
+from rerank.indexing.documents import open_documents
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -331,7 +331,7 @@ collection = open_collection("t2ranking:" + sys.argv[1])
 start = peak()
 found = collection.lookup([str(n) for n in range(0, 200000, 2000)])
 looked_up = peak()
-documents = open_indexed_documents(collection)
+documents = open_documents(collection)
 print(json.dumps({"lookup": looked_up - start, "stream": peak() - start, "documents": len(documents),
                   "right": all(doc.text.startswith(f"{n} ") for n, doc in found.items()),
                   "last": documents[199999].text[:7]}))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rerank.collections.trec import Trec
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
-from rerank.io.sgml import convert_sgml_to_plain_text
+from rerank.io.topic_formats import convert_sgml_to_plain_text
 from rerank.types import Document, Query
 from tests.raising import raises
 

@@ -22,7 +22,7 @@ from rerank.finetune.inspection.checkpoint_reader import CheckpointReader  # noq
 from rerank.finetune.inspection.inspected_model import InspectedModel, open_inspected_model  # noqa: E402
 from rerank.finetune.inspection.merging import MARKER, MergeOptions, merge_adapter  # noqa: E402
 from rerank.finetune.inspection.weight_changes import iterate_weight_changes  # noqa: E402
-from rerank.io.model_hash import hash_file_contents_of_model  # noqa: E402
+from rerank.io.model_base import hash_file_contents_of_model  # noqa: E402
 from rerank.lm.loading import load_language_model, quiet_transformers  # noqa: E402
 from rerank.models import resolve_model_name  # noqa: E402
 from rerank.tasks import BackendOptions  # noqa: E402

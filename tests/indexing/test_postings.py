@@ -15,9 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rerank.errors import DataError, StorageError
-from rerank.indexing import postings as postings_module
-from rerank.indexing.bm25_index import InvertedIndex, write_inverted_index
-from rerank.indexing.postings import Postings, SavedPostings
+from rerank.indexing import bm25_index
+from rerank.indexing.bm25_index import InvertedIndex, Postings, SavedPostings, write_inverted_index
 from tests.raising import raises
 
 METHODS = ("lucene", "robertson", "atire")
@@ -59,7 +58,7 @@ def test_it_is_what_bm25s_builds(
 ) -> None:
     options: dict[str, object] = {"k1": k1, "b": b, "method": method}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(postings_module, "BLOCK", block)
+        patch.setattr(bm25_index, "BLOCK", block)
         found = built(tmp_path_factory.mktemp("x") / "index", docs, options)
     same(found, own(docs, options))
 
@@ -69,7 +68,7 @@ def test_a_larger_collection_in_many_blocks(tmp_path: Path, monkeypatch: pytest.
     words = [f"w{n}" for n in range(3000)]
     docs = [chance.choices(words, k=chance.randint(0, 60)) for _ in range(3000)]
     options: dict[str, object] = {"k1": 0.9, "b": 0.4, "method": "lucene"}
-    monkeypatch.setattr(postings_module, "BLOCK", 5000)
+    monkeypatch.setattr(bm25_index, "BLOCK", 5000)
     same(built(tmp_path / "index", docs, options), own(docs, options))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index"], "what lay beside it is gone"
 

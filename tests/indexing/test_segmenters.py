@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import MissingPrerequisiteError
-from rerank.indexing import segmenters
-from rerank.indexing.text_analysis import make_text_analyzer
+from rerank.indexing import text_analysis
+from rerank.indexing.text_analysis import make_analyzer
 from rerank.retrieval import open_first_stage
 from rerank.types import Query
 
@@ -32,13 +32,13 @@ def need(*modules: str) -> None:
 @pytest.fixture
 def chinese() -> Callable[[str], list[str]]:
     need("jieba")
-    return make_text_analyzer("zh")
+    return make_analyzer("zh")
 
 
 @pytest.fixture
 def japanese() -> Callable[[str], list[str]]:
     need("unidic_lite", "fugashi")
-    return make_text_analyzer("ja")
+    return make_analyzer("ja")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_japanese(japanese: Callable[[str], list[str]], text: str, terms: list[s
 
 
 def test_japanese_as_written(japanese: Callable[[str], list[str]]) -> None:
-    assert make_text_analyzer("ja", stemmer="none")("走らなかった") == ["走ら", "なかっ", "た"]
+    assert make_analyzer("ja", stemmer="none")("走らなかった") == ["走ら", "なかっ", "た"]
 
 
 @pytest.mark.parametrize("code", ["zh", "ja"])
@@ -90,7 +90,7 @@ def test_japanese_as_written(japanese: Callable[[str], list[str]]) -> None:
 def test_no_character_is_lost(code: str, text: str) -> None:
     """Every Han character is in some word, whatever stands around it."""
     need("jieba", "unidic_lite", "fugashi")
-    words = make_text_analyzer(code, stemmer="none")(text)
+    words = make_analyzer(code, stemmer="none")(text)
     assert all(words)
     assert {c for c in text if c in "東京都行龙𠀀"} <= set("".join(words))
 
@@ -108,7 +108,7 @@ def test_without_the_package(
     package: str,
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    for made in (segmenters._segment_chinese, segmenters._segment_japanese):
+    for made in (text_analysis._segment_chinese, text_analysis._segment_japanese):
         made.cache_clear()
     corpus = make_corpus("北京是首都", language=language)
     with pytest.raises(MissingPrerequisiteError, match=rf"{package} .*pip install 'listrank\[cjk\]'.*segmenter=pairs"):
@@ -116,7 +116,7 @@ def test_without_the_package(
     assert not cache.exists(), "nothing was read before it was said"
     run = open_first_stage("bm25,segmenter=pairs", corpus).search([Query(id="q", text="首都")], 5)
     assert run["q"].doc_ids == ("d1",)
-    assert make_text_analyzer("en")("the wings") == ["wing"]
+    assert make_analyzer("en")("the wings") == ["wing"]
 
 
 def markers(cache: Path) -> Iterator[dict[str, str]]:
@@ -134,7 +134,7 @@ def test_the_segmenter_is_part_of_the_index(
     told = [made.get("segmenter", "") for made in markers(cache)]
     assert sorted(told)[0] == ""
     assert sorted(told)[1].startswith("jieba ")
-    monkeypatch.setattr("rerank.indexing.segmenters.version", lambda name: "99")
+    monkeypatch.setattr("rerank.indexing.text_analysis.version", lambda name: "99")
     open_first_stage("bm25", corpus)
     assert "jieba 99" in [made.get("segmenter") for made in markers(cache)]
 

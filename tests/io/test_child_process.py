@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from rerank.errors import DataError
-from rerank.io.child_process import ends_in_child_process
+from rerank.io.forks import ends_in_child_process
 
 
 def fail() -> None:

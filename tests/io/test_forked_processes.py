@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rerank.errors import BackendError, DataError, RerankError
-from rerank.io.forked_processes import run_in_forked_processes
+from rerank.io.forks import run_in_forked_processes
 
 
 @pytest.mark.parametrize(("count", "processes"), [(0, 2), (1, 4), (5, 1), (5, 2), (3, 8)])

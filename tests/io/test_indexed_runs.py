@@ -10,7 +10,7 @@ import pytest
 
 from rerank.errors import DataError
 from rerank.io import run_files
-from rerank.io.indexed_runs import IndexedRun
+from rerank.io.run_files import IndexedRun
 from rerank.types import Run
 from tests.raising import raises
 

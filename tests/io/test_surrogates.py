@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rerank.io.surrogates import replace_lone_surrogates
+from rerank.io.text_files import replace_lone_surrogates
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rerank.io.temporary_paths import remove_leftover_folders, temporary_file, temporary_folder
+from rerank.io.atomic_folder import remove_leftover_folders, temporary_file, temporary_folder
 
 
 def names(folder: Path) -> list[str]:

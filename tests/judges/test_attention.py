@@ -11,8 +11,7 @@ import pytest
 
 from rerank.backends.fake import Fake
 from rerank.errors import DataError, MissingResourceError, UsageError
-from rerank.io.model_base import ModelBase, ModelBinding
-from rerank.io.model_hash import hash_file_contents_of_model
+from rerank.io.model_base import ModelBase, ModelBinding, hash_file_contents_of_model
 from rerank.judges import open_judge
 from rerank.judges.attention import Attention
 from rerank.judges.attention.heads import BESIDE, HeadList, open_attention_heads, read_attention_heads

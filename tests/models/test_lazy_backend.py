@@ -22,7 +22,7 @@ from rerank.errors import BackendError, DataError, MissingPrerequisiteError, Usa
 from rerank.experiment import prepare_run, run_experiment
 from rerank.experiment.estimate import estimate_run_cost
 from rerank.experiment.spec import Execution, RunSpec
-from rerank.io import file_hashes, model_hash
+from rerank.io import file_hashes, model_base
 from rerank.lm import loading
 from rerank.lm.model_description import load_tokenizer
 from rerank.lm.model_process import LocalModel
@@ -194,16 +194,16 @@ def test_large_weights_are_hashed_once(folder: Path, tmp_path: Path, monkeypatch
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("_LARGE", "_FRESH"):
         monkeypatch.setattr(file_hashes, name, 0)
-    model_hash._hash_file_or_json_content.cache_clear()
-    before = model_hash.hash_file_contents_of_model(folder)
-    model_hash._hash_file_or_json_content.cache_clear()
+    model_base._hash_content.cache_clear()
+    before = model_base.hash_file_contents_of_model(folder)
+    model_base._hash_content.cache_clear()
     monkeypatch.setattr("hashlib.file_digest", lambda *_: pytest.fail("a file was read again"))
-    assert model_hash.hash_file_contents_of_model(folder) == before
+    assert model_base.hash_file_contents_of_model(folder) == before
     weights = bytearray((folder / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     monkeypatch.undo()
     (folder / "model.safetensors").write_bytes(weights)
-    assert model_hash.hash_file_contents_of_model(folder) != before
+    assert model_base.hash_file_contents_of_model(folder) != before
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from rerank.indexing.text_analysis import split_text_into_terms
+from rerank.indexing.text_analysis import split_into_terms
 from rerank.types import Document
 from tests.retrieval.encoders import Floats
 
@@ -134,7 +134,7 @@ class SearchEngine:
             vector = knn.get("query_vector") or knn["vector"]
             return float(1 + sum(a * b for a, b in zip(vector, row["embedding"], strict=True)))
         ((field, query),) = body["query"]["match"].items()
-        return float(len(set(split_text_into_terms(query)) & set(split_text_into_terms(row[field]))))
+        return float(len(set(split_into_terms(query)) & set(split_into_terms(row[field]))))
 
 
 @contextmanager

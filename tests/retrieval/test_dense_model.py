@@ -20,7 +20,7 @@ from rerank.collections import open_collection
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import BackendError, DataError, MissingResourceError, UsageError
 from rerank.indexing.text_encoder import SentenceEncoder, load_text_encoder
-from rerank.io.model_hash import hash_encoder_folder
+from rerank.io.model_base import hash_encoder_folder
 from rerank.models import is_model_downloaded, model_folder
 from rerank.retrieval import open_first_stage
 from rerank.retrieval.base.model_folders import locate_retrieval_model

@@ -10,8 +10,7 @@ import pytest
 from rerank.collections.base.corpus import SupportsDropSelf
 from rerank.errors import UsageError
 from rerank.retrieval import open_first_stage
-from rerank.retrieval.base.lists import ExcludingRetriever
-from rerank.retrieval.base.stages import RunTransformer
+from rerank.retrieval.base.stages import ExcludingRetriever, RunTransformer
 from rerank.types import Document, Query, Ranking, Run
 from tests.raising import raises
 

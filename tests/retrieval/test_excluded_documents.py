@@ -15,7 +15,7 @@ from rerank.experiment import run_experiment
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.io.run_files import read_run
 from rerank.retrieval import open_first_stage
-from rerank.retrieval.base.lists import ExcludingRetriever
+from rerank.retrieval.base.stages import ExcludingRetriever
 from rerank.types import EXCLUDED, Document, Qrels, Query, Ranking, Run
 
 DATA = Path(__file__).resolve().parents[2] / "data"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.retrieval.hybrid.fusion import (
+from rerank.retrieval.hybrid import (
     FusionValues,
     min_max_fusion,
     reciprocal_rank_fusion,

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import DataError, MissingPrerequisiteError, RerankError, UnknownNameError, UsageError
 from rerank.retrieval import first_stages, open_first_stage
-from rerank.retrieval.base.stages import check_retrieval_depth
-from rerank.retrieval.hybrid import Hybrid, HybridRetriever, parse_hybrid_weights, split_hybrid_stages
+from rerank.retrieval.base.stages import check_depth
+from rerank.retrieval.hybrid import Hybrid, HybridRetriever, parse_weights, split_stages
 from rerank.types import Document, Query, Ranking, Run
 from tests.raising import raises
 
@@ -33,7 +33,7 @@ class Ready:
     depths: list[int] = field(default_factory=list)
 
     def search(self, queries: list[Query], k: int) -> Run:
-        self.depths.append(check_retrieval_depth(k))
+        self.depths.append(check_depth(k))
         found = [query for query in queries if query.id in self.lists]
         return Run(
             Ranking.from_scores(
@@ -150,9 +150,9 @@ def test_selector_with_options_of_the_stages(make_corpus: MakeCorpus, tmp_path: 
 
 
 def test_split_stages() -> None:
-    assert split_hybrid_stages("bm25 + dense") == ["bm25", "dense"]
-    assert split_hybrid_stages("(bm25)+run:a(1).trec+( run:a+b )") == ["bm25", "run:a(1).trec", "run:a+b"]
-    assert split_hybrid_stages("run:a).trec+bm25") == ["run:a).trec", "bm25"]
+    assert split_stages("bm25 + dense") == ["bm25", "dense"]
+    assert split_stages("(bm25)+run:a(1).trec+( run:a+b )") == ["bm25", "run:a(1).trec", "run:a+b"]
+    assert split_stages("run:a).trec+bm25") == ["run:a).trec", "bm25"]
 
 
 def test_what_the_collection_drops_takes_no_rank_and_does_not_stretch_the_scores() -> None:
@@ -208,8 +208,8 @@ def test_what_does_not_fit(
 
 
 def test_weights() -> None:
-    assert parse_hybrid_weights("", 3) == (1.0, 1.0, 1.0)
-    assert parse_hybrid_weights(" 1 + 0 ", 2) == (1.0, 0.0)
+    assert parse_weights("", 3) == (1.0, 1.0, 1.0)
+    assert parse_weights(" 1 + 0 ", 2) == (1.0, 0.0)
 
 
 def test_what_a_stage_needs_is_asked_before_another_one_works(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rerank.errors import MissingPrerequisiteError
-from rerank.retrieval.lucene.java import find_java
+from rerank.retrieval.lucene import find_java
 from tests.raising import raises
 
 

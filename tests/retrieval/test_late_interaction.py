@@ -17,8 +17,7 @@ import torch
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import BackendError, UnknownNameError, UsageError
 from rerank.retrieval import check_first_stage, open_first_stage
-from rerank.retrieval.late_interaction import LateInteraction
-from rerank.retrieval.late_interaction.scorer import MaxSimScorer, load_maxsim_scorer
+from rerank.retrieval.late_interaction import LateInteraction, MaxSimScorer, load_maxsim_scorer
 from rerank.types import Document, Query, Ranking
 from tests.backends.pairs import save
 from tests.raising import raises

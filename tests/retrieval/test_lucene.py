@@ -14,8 +14,8 @@ from rerank.collections.base.corpus import Corpus
 from rerank.errors import MissingPrerequisiteError, MissingResourceError, RerankError, UnknownNameError, UsageError
 from rerank.retrieval import first_stages, lucene, open_first_stage
 from rerank.retrieval.base import HasPrerequisites
-from rerank.retrieval.lucene import Lucene, LuceneRetriever, prebuilt
-from rerank.retrieval.lucene.index import lucene_analyzer_code
+from rerank.retrieval.lucene import Lucene, LuceneRetriever, index
+from rerank.retrieval.lucene.index import analyzer_code
 from rerank.selector import build_from_selector
 from rerank.types import Document, Query
 from tests.raising import raises
@@ -77,7 +77,7 @@ def test_missing_java_is_said_before_any_work(
 
 
 def test_languages() -> None:
-    assert [lucene_analyzer_code(code) for code in ("en", "EN-us", "zh-TW", "nn", "yue", "eo", "und")] == [
+    assert [analyzer_code(code) for code in ("en", "EN-us", "zh-TW", "nn", "yue", "eo", "und")] == [
         "en",
         "en",
         "zh",
@@ -135,21 +135,21 @@ def pyserini(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_folder_is_taken_before_a_name(tmp_path: Path, pyserini: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "msmarco-v1-passage").mkdir()
-    assert prebuilt.prebuilt_lucene_index_folder("msmarco-v1-passage") == Path("msmarco-v1-passage")
+    assert index.locate_index("msmarco-v1-passage") == Path("msmarco-v1-passage")
     assert pyserini == []
 
 
 def test_a_name_is_downloaded_and_nothing_printed(pyserini: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert prebuilt.prebuilt_lucene_index_folder("msmarco-v1-passage") == Path("/kept/msmarco-v1-passage")
+    assert index.locate_index("msmarco-v1-passage") == Path("/kept/msmarco-v1-passage")
     assert pyserini == ["msmarco-v1-passage"]
     assert capsys.readouterr().out == ""
 
 
 def test_indexes_that_are_not_there(tmp_path: Path, pyserini: list[str]) -> None:
     with pytest.raises(MissingResourceError):
-        prebuilt.prebuilt_lucene_index_folder(str(tmp_path / "gone"))
+        index.locate_index(str(tmp_path / "gone"))
     with raises(UnknownNameError, "'msmarco-passage'"):
-        prebuilt.prebuilt_lucene_index_folder("msmarco-passage")
+        index.locate_index("msmarco-passage")
     assert pyserini == []
     with raises(MissingResourceError, "'unreachable'"):
-        prebuilt.prebuilt_lucene_index_folder("unreachable")
+        index.locate_index("unreachable")

@@ -115,7 +115,7 @@ def test_no_text_at_all(make_corpus: MakeCorpus) -> None:
 
 
 def test_indexer_that_fails(make_corpus: MakeCorpus, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rerank.retrieval.lucene.index_building._INDEXER", "pyserini.no.such.module")
+    monkeypatch.setattr("rerank.retrieval.lucene.index._INDEXER", "pyserini.no.such.module")
     with raises(BackendError, "1"):
         open_first_stage("lucene", make_corpus("wing"))
     assert [path.name.split("-")[0] for path in cache.glob("indexes/*/*")] == ["documents"]

@@ -23,8 +23,8 @@ from rerank.errors import BackendError, MissingPrerequisiteError, StorageError, 
 from rerank.retrieval import first_stages, open_first_stage
 from rerank.retrieval.sparse import Sparse, SparseRetriever
 from rerank.retrieval.sparse.vectors import (
-    _concatenate_sparse_retrieval_ranges,
-    _edges_of_sparse_retriever_blocks,
+    _block_edges,
+    _concatenate_ranges,
     _Rows,
 )
 from rerank.types import Document, Query, ranking_tie_sort_key
@@ -74,7 +74,7 @@ def test_blocks_cover_every_document_and_keep_to_their_bounds(counts: list[int],
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rerank.retrieval.sparse.vectors._DOCUMENTS", documents)
         patch.setattr("rerank.retrieval.sparse.vectors._WEIGHTS", weights)
-        edges = _edges_of_sparse_retriever_blocks(np.array(counts)).tolist()
+        edges = _block_edges(np.array(counts)).tolist()
     assert (edges[0], edges[-1]) == (0, len(counts))
     for start, end in zip(edges[:-1], edges[1:], strict=True):
         assert 0 < end - start <= documents
@@ -82,8 +82,8 @@ def test_blocks_cover_every_document_and_keep_to_their_bounds(counts: list[int],
 
 
 def test_ranges() -> None:
-    assert _concatenate_sparse_retrieval_ranges(np.array([5, 0, 9]), np.array([2, 0, 3])).tolist() == [5, 6, 9, 10, 11]
-    assert _concatenate_sparse_retrieval_ranges(np.array([], np.int64), np.array([], np.int64)).tolist() == []
+    assert _concatenate_ranges(np.array([5, 0, 9]), np.array([2, 0, 3])).tolist() == [5, 6, 9, 10, 11]
+    assert _concatenate_ranges(np.array([], np.int64), np.array([], np.int64)).tolist() == []
 
 
 def test_ties_by_id_empty_queries_and_documents(make_corpus: MakeCorpus) -> None:

@@ -16,11 +16,11 @@ import sentence_transformers
 
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import BackendError, UsageError
-from rerank.io.model_hash import hash_encoder_folder
+from rerank.io.model_base import hash_encoder_folder
 from rerank.retrieval import open_first_stage
 from rerank.retrieval.base.model_folders import locate_retrieval_model
 from rerank.retrieval.sparse import Sparse
-from rerank.retrieval.sparse.encoder import SentenceSparseEncoder, load_sparse_encoder
+from rerank.retrieval.sparse.vectors import SentenceSparseEncoder, load_encoder
 from rerank.types import Query
 from tests.raising import raises
 from tests.retrieval.encoders import Floats, save_encoder, save_inference_free, save_splade
@@ -40,7 +40,7 @@ def inference_free(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(folder: Path, **options: Any) -> SentenceSparseEncoder:
-    return load_sparse_encoder(
+    return load_encoder(
         locate_retrieval_model(str(folder), kind="sparse"), Sparse(str(folder), device="cpu", **options)
     )
 

@@ -16,7 +16,7 @@ pytest.importorskip("faiss")
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import BackendError, StorageError, UsageError
 from rerank.indexing import encoding_batches
-from rerank.indexing.worker_encoding import EncodeTexts
+from rerank.indexing.encoding_batches import EncodeTexts
 from rerank.retrieval import check_first_stage, open_first_stage
 from rerank.tasks.worker_map import WorkerFunction
 from rerank.types import Query

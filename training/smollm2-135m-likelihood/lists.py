@@ -14,8 +14,8 @@ from pathlib import Path
 
 from rerank.collections import Collection, open_collection, open_collection_qrels
 from rerank.retrieval import open_first_stage
-from rerank.retrieval.base.in_memory_corpus import InMemoryCorpus
-from rerank.retrieval.hybrid.fusion import reciprocal_rank_fusion
+from rerank.retrieval.base.given_documents import InMemoryCorpus
+from rerank.retrieval.hybrid import reciprocal_rank_fusion
 from rerank.types import Document, Qrels, Ranking, Run
 
 ENCODER = "dense:all-minilm-l6-v2"

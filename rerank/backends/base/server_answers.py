@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx2
 
-from rerank.io.surrogates import replace_lone_surrogates
+from rerank.io.text_files import replace_lone_surrogates
 
 #: Larger numbers of tokens count as missing. Sums of accepted numbers fit into SQLite's integers of 64 bits.
 MOST_TOKENS = 2**40

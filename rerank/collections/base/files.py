@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from rerank.errors import MissingResourceError, UsageError
-from rerank.io.excluded_documents import excluded_documents_of_qrels
-from rerank.io.run_files import read_qrels
+from rerank.io.run_files import excluded_documents_of_qrels, read_qrels
 from rerank.types import Qrels
 
 

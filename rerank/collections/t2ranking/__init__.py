@@ -26,7 +26,7 @@ from rerank.collections.t2ranking.rows import (
 from rerank.errors import DataError, UsageError
 from rerank.io.json_records import check_unique_ids
 from rerank.io.numbered_rows import lookup_numbered_rows, read_numbered_rows
-from rerank.io.sgml import convert_sgml_to_plain_text
+from rerank.io.topic_formats import convert_sgml_to_plain_text
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
 Split = Literal["train", "dev", "test"]

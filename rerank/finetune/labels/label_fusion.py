@@ -8,10 +8,10 @@ from typing import Literal, get_args
 
 from rerank.errors import UnknownNameError, UsageError
 from rerank.finetune.labels.teachers.base import TeacherRanking
-from rerank.retrieval.hybrid import parse_hybrid_weights
-from rerank.retrieval.hybrid.fusion import (
+from rerank.retrieval.hybrid import (
     FusionValues,
     min_max_fusion,
+    parse_weights,
     reciprocal_rank_fusion,
     weighted_fusion_sum,
     z_score_fusion,
@@ -46,7 +46,7 @@ class LabelFusion:
     def check(self, teachers: int) -> None:
         """Check that there is one weight per teacher."""
         try:
-            parse_hybrid_weights(self.weights, teachers)
+            parse_weights(self.weights, teachers)
         except UsageError as error:
             raise UsageError(
                 f"--weights is {self.weights!r}, but there are {teachers} teachers",
@@ -64,7 +64,7 @@ class LabelFusion:
             candidates: The first-stage ranking.
             rankings: Mapping from each teacher to its ranking, in the order of the weights.
         """
-        weights = parse_hybrid_weights(self.weights, len(rankings))
+        weights = parse_weights(self.weights, len(rankings))
         failed = "; ".join(f"{name}: {ranking.failed}" for name, ranking in rankings.items() if ranking.failed)
         if failed:
             return TeacherRanking(order=next(iter(rankings.values())).order, failed=failed)

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import DataError, MissingResourceError, UsageError
-from rerank.io.model_base import ModelBase, ModelBinding
-from rerank.io.model_hash import hash_file_contents_of_model
+from rerank.io.model_base import ModelBase, ModelBinding, hash_file_contents_of_model
 from rerank.io.paths import named_path_errors
 from rerank.io.settings_files import read_json_object
 from rerank.io.text_files import replace_text_file

@@ -13,8 +13,7 @@ from typing import Any
 from rerank.errors import BackendError
 from rerank.experiment.prepare import ranker_config_of_run
 from rerank.experiment.spec import RunSpec
-from rerank.io.model_base import ModelBase
-from rerank.io.model_hash import hash_file_contents_of_model
+from rerank.io.model_base import ModelBase, hash_file_contents_of_model
 from rerank.lm.loading import LANGUAGE, locate_files, named_loading_errors, quiet_transformers, require_torch
 from rerank.models import backend_class_of_model, resolve_model_name, split_model_selector, with_hub_id_of_preset
 from rerank.models.adapters import adapter_folder

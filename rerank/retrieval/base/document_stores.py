@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from rerank.errors import DataError, MissingPrerequisiteError, UsageError
 from rerank.retrieval.base.given_documents import given_first_stage_candidates
-from rerank.retrieval.base.stages import check_retrieval_depth
+from rerank.retrieval.base.stages import check_depth
 from rerank.types import Document, Query, Ranking, Run
 
 if TYPE_CHECKING:
@@ -60,7 +60,6 @@ class StoreOptions:
     timeout: float = 30.0
 
     def __post_init__(self) -> None:
-        """Check that the numbers are in range."""
         if not (math.isfinite(self.timeout) and self.timeout >= 1):
             raise UsageError(f"Option timeout={self.timeout} of the store is too small", expected="at least 1 second")
         if self.dim < 0:
@@ -84,13 +83,8 @@ class StoreOptions:
         return load_text_encoder(locate_retrieval_model(self.model), self)
 
 
-def require_store_client(package: str, extra: str, *, model: bool = True) -> None:
+def require_client(package: str, extra: str, *, model: bool = True) -> None:
     """Check that the client of a store can be imported, and also the packages that an embedding model needs.
-
-    Args:
-        package: The Python package of the client.
-        extra: Name of the first stage, and of the extra that installs the client.
-        model: Whether the first stage uses an embedding model.
 
     Raises:
         MissingPrerequisiteError: A package cannot be imported.
@@ -108,14 +102,12 @@ def require_store_client(package: str, extra: str, *, model: bool = True) -> Non
         require_encoder_packages()
 
 
-def check_store_dimension(place: str, found: int | None, model: str, size: int) -> None:
+def check_dimension(place: str, found: int | None, model: str, size: int) -> None:
     """Check that the vectors of a store have as many dimensions as those of the model.
 
     Args:
         place: Description of the table, collection or index, for messages.
         found: Number of dimensions in the store; None if unknown, in which case nothing is checked.
-        model: Name of the model, for messages.
-        size: Number of dimensions of the model's vectors.
 
     Raises:
         UsageError: The dimensions differ.
@@ -128,13 +120,11 @@ def check_store_dimension(place: str, found: int | None, model: str, size: int) 
         )
 
 
-def named_store_part(kind: str, name: str, known: Mapping[str, T], place: str) -> T:
+def find_part(kind: str, name: str, known: Mapping[str, T], place: str) -> T:
     """Return the part of a store with a given name, such as a column.
 
     Args:
         kind: Kind of part, such as ``column``, for messages.
-        name: Name of the part.
-        known: The existing parts by name.
         place: Description of the table, collection or index, for messages.
 
     Raises:
@@ -175,7 +165,6 @@ class StoreRetriever:
     """A retriever over a document store.
 
     Attributes:
-        name: Name of the first stage.
         place: Description of the table, collection or index for messages, such as ``the table 'docs'``.
         connect: Function that returns a context manager, which connects to the store and provides the search function.
             Each call of `search` connects once.
@@ -195,7 +184,7 @@ class StoreRetriever:
             DataError: A document has no id or no text, or two documents have the same id.
             BackendError: The store cannot be reached, or does not respond in time.
         """
-        if check_retrieval_depth(k) > self.deepest:
+        if check_depth(k) > self.deepest:
             raise UsageError(
                 f"{k} documents per query were requested from {self.place}", expected=f"at most {self.deepest}"
             )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from rerank.errors import DataError, UsageError, error_repr
@@ -23,7 +25,6 @@ class Candidate:
     """A document to rank.
 
     Attributes:
-        document: The document.
         score: Its first-stage score; None if it has no score.
         has_id: Whether the document came with an id; otherwise, its id is its position in the input.
     """
@@ -65,7 +66,6 @@ def given_first_stage_candidates(values: object, scores: Sequence[float] | None 
     """Convert values to documents with their first-stage scores.
 
     Args:
-        values: The documents.
         scores: One first-stage score per document; None if the documents contain the scores or have none.
 
     Raises:
@@ -78,7 +78,7 @@ def given_first_stage_candidates(values: object, scores: Sequence[float] | None 
             expected="a list of documents",
             remedy="Put a single document in a list",
         )
-    candidates = [_given_first_stage_candidate(position, value) for position, value in enumerate(values)]
+    candidates = [_to_candidate(position, value) for position, value in enumerate(values)]
     if scores is not None:
         if isinstance(scores, (str, bytes)) or not isinstance(scores, Iterable):
             raise UsageError(f"The scores are {error_repr(scores)}", expected="one first-stage score per document")
@@ -88,7 +88,7 @@ def given_first_stage_candidates(values: object, scores: Sequence[float] | None 
                 f"There are {len(scores)} scores for {len(candidates)} documents", expected="one score per document"
             )
         candidates = [
-            replace(candidate, score=_given_first_stage_score(position, score))
+            replace(candidate, score=_to_score(position, score))
             for position, (candidate, score) in enumerate(zip(candidates, scores, strict=True))
         ]
     known = sum(candidate.score is not None for candidate in candidates)
@@ -118,7 +118,7 @@ def given_first_stage_ranking(query: Query, candidates: Sequence[Candidate]) -> 
     return Ranking(query, tuple(numbered[i] for i in order), tuple(scores[i] for i in order))
 
 
-def _given_first_stage_candidate(position: int, value: object) -> Candidate:
+def _to_candidate(position: int, value: object) -> Candidate:
     """Convert a value to a candidate; if the value has no id, its position in the input becomes the document's id."""
     if isinstance(value, str):
         return Candidate(Document(id=str(position), text=value), has_id=False)
@@ -140,14 +140,14 @@ def _given_first_stage_candidate(position: int, value: object) -> Candidate:
     for key, text in texts.items():
         if not isinstance(text, str):
             raise DataError(f"Document {position} has the {key} {error_repr(text)}", expected="text")
-    score = None if content.get("score") is None else _given_first_stage_score(position, content["score"])
+    score = None if content.get("score") is None else _to_score(position, content["score"])
     if isinstance(value, Document):
         return Candidate(value if value.id == str(doc_id) else replace(value, id=str(doc_id)), score)
     source = {key: item for key, item in content.items() if key not in _KEYS}
     return Candidate(Document(id=str(doc_id), **texts, source=source), score, content.get("id") is not None)
 
 
-def _given_first_stage_score(position: int, value: object) -> float:
+def _to_score(position: int, value: object) -> float:
     try:
         score = float(value)  # type: ignore[arg-type]  # also accepts numbers of numpy and torch
     except (TypeError, ValueError):
@@ -155,3 +155,63 @@ def _given_first_stage_score(position: int, value: object) -> float:
     if isinstance(value, (str, bool)) or not math.isfinite(score):
         raise DataError(f"Document {position} has the score {error_repr(value)}", expected="a finite number")
     return score
+
+
+class InMemoryCorpus:
+    """The documents of a list, in which first stages search.
+
+    Texts and index are stored in the user's cache folder, as for other collections, and are used again for the same
+    documents. Further keys of mappings, such as URLs, are not stored, but are part of the documents that are found.
+
+    Args:
+        documents: The documents: texts, `Document` objects or mappings. The id of a document without an id is its
+            position in the list. Scores are ignored.
+        name: Short name for messages and tables.
+        language: ISO 639-1 code of the documents' language.
+
+    Raises:
+        UsageError: The documents are not a list.
+        DataError: There are no documents, a document has no text, or two documents have the same id.
+    """
+
+    def __init__(self, documents: Iterable[DocumentLike], *, name: str = "texts", language: str = "en") -> None:
+        self.name, self.language = name, language
+        self._documents: dict[str, Document] = {}
+        if not isinstance(documents, (str, bytes, Document, Mapping)) and isinstance(documents, Iterable):
+            documents = [_without_score(document) for document in documents]
+        for position, candidate in enumerate(given_first_stage_candidates(documents)):
+            document = candidate.document
+            if document.id in self._documents:
+                raise DataError(
+                    f"Document {position} has the id {document.id!r}, which an earlier document has",
+                    expected="a different id for each document",
+                    remedy="Give each document an id of its own, or none of them: the position is then the id",
+                )
+            self._documents[document.id] = document
+        if not self._documents:
+            raise DataError("The list has no documents", expected="at least one document to search in")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of the ids, titles, texts and pictures."""
+        digest = hashlib.sha256()
+        for doc in self._documents.values():
+            digest.update(repr((doc.id, doc.title, doc.text, doc.image)).encode())
+        return digest.hexdigest()
+
+    def docs(self) -> Iterator[Document]:
+        """Yield the documents in the order of the list."""
+        return iter(self._documents.values())
+
+    def lookup(self, ids: Iterable[str]) -> dict[str, Document]:
+        """Return the documents with these ids; unknown ids are omitted."""
+        return {doc_id: self._documents[doc_id] for doc_id in ids if doc_id in self._documents}
+
+    def with_source(self, doc: Document) -> Document:
+        """Return a document with the further keys that it has in the list; documents of other sources are unchanged."""
+        own = self._documents.get(doc.id)
+        return doc if own is None else replace(doc, source=own.source)
+
+
+def _without_score(document: DocumentLike) -> DocumentLike:
+    return {k: v for k, v in document.items() if k != "score"} if isinstance(document, Mapping) else document

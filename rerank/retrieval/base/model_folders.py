@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rerank.errors import UsageError
-from rerank.io.model_hash import MODULES
+from rerank.io.model_base import MODULES
 from rerank.models import MODELS, resolve_model_name
 
 

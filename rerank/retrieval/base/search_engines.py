@@ -20,9 +20,9 @@ from rerank.retrieval.base.document_stores import (
     StoreOptions,
     StoreRetriever,
     StoreSearch,
-    check_store_dimension,
-    named_store_part,
-    require_store_client,
+    check_dimension,
+    find_part,
+    require_client,
 )
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class SearchEngineOptions(StoreOptions):
 
     def check_prerequisites(self) -> None:
         """Check that the client is installed and, if vectors are searched, sentence-transformers as well."""
-        require_store_client(self.package, self.engine, model=bool(self.vector))
+        require_client(self.package, self.engine, model=bool(self.vector))
 
     def retriever(self, encoder: Encoder | None) -> StoreRetriever:
         """Check the index, and return a retriever that searches vectors, or words if ``encoder`` is None."""
@@ -105,7 +105,6 @@ class SearchEngineOptions(StoreOptions):
         """Return a client for the server at an address, and the exception classes that the client raises.
 
         Args:
-            address: The base URL.
             settings: Settings, with the same keys for OpenSearch and Elasticsearch: ``api_key`` (None for no key),
                 ``user`` (a pair of name and password; None for no user) and ``ca_certs`` (path of the certificates;
                 None for the default).
@@ -126,10 +125,10 @@ class SearchEngineOptions(StoreOptions):
         for mapping in client.indices.get_mapping(index=self.index).values():  # an alias may refer to several indexes
             fields: Mapping[str, Any] = mapping["mappings"].get("properties", {})
             for name in self._fields():
-                named_store_part("field", name, fields, self._place)
+                find_part("field", name, fields, self._place)
             if encoder:
-                size = named_store_part("field", self.vector, fields, self._place).get(self.dimension)
-                check_store_dimension(self._place, size, self.model, encoder.size)
+                size = find_part("field", self.vector, fields, self._place).get(self.dimension)
+                check_dimension(self._place, size, self.model, encoder.size)
 
     def _hits(self, answer: Any) -> list[StoreHit]:
         shards = answer.get("_shards", {})
@@ -176,3 +175,79 @@ class SearchEngineOptions(StoreOptions):
             ) from error
         finally:
             client.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Elasticsearch(SearchEngineOptions):
+    """The options of retrieval from Elasticsearch, which are those of `SearchEngineOptions`.
+
+    Environment variables set the address (``ELASTICSEARCH_URL``) and the credentials: ``ELASTICSEARCH_API_KEY``, or
+    ``ELASTICSEARCH_USERNAME`` and ``ELASTICSEARCH_PASSWORD``. ``ELASTICSEARCH_CA_CERTS`` is the path of the certificate
+    authorities for servers with a private certificate.
+    """
+
+    engine: ClassVar[str] = "elasticsearch"
+    package: ClassVar[str] = "elasticsearch"
+    dimension: ClassVar[str] = "dims"
+
+    def vector_query(self, vector: list[float], depth: int) -> dict[str, Any]:
+        """Return the section ``knn`` of a request body, with ``2 * depth`` candidates per shard (100 to 10,000)."""
+        candidates = min(10_000, max(100, 2 * depth))
+        return {"knn": {"field": self.vector, "query_vector": vector, "k": depth, "num_candidates": candidates}}
+
+    def search_arguments(self, body: dict[str, Any], kind: dict[str, str]) -> dict[str, Any]:
+        """Return the keys of the body and the URL parameters as arguments; ``_source`` is renamed to ``source``."""
+        return {("source" if name == "_source" else name): value for name, value in body.items()} | kind
+
+    def open_client(self, address: str, **settings: Any) -> tuple[Any, tuple[type[Exception], ...]]:
+        """Return a client that does not retry failed requests, and the exception classes that it raises."""
+        import elasticsearch
+
+        options = {"api_key": settings["api_key"], "basic_auth": settings["user"], "ca_certs": settings["ca_certs"]}
+        client = elasticsearch.Elasticsearch(
+            address,
+            request_timeout=self.timeout,
+            max_retries=0,
+            **{name: value for name, value in options.items() if value},
+        )
+        return client, (elasticsearch.ApiError, elasticsearch.TransportError)
+
+
+@dataclass(frozen=True, slots=True)
+class Opensearch(SearchEngineOptions):
+    """The options of retrieval from OpenSearch, which are those of `SearchEngineOptions`.
+
+    Environment variables set the address (``OPENSEARCH_URL``) and the credentials: ``OPENSEARCH_API_KEY``, or
+    ``OPENSEARCH_USERNAME`` and ``OPENSEARCH_PASSWORD``. ``OPENSEARCH_CA_CERTS`` is the path of the certificate
+    authorities for servers with a private certificate.
+    """
+
+    engine: ClassVar[str] = "opensearch"
+    package: ClassVar[str] = "opensearchpy"
+    dimension: ClassVar[str] = "dimension"
+
+    def vector_query(self, vector: list[float], depth: int) -> dict[str, Any]:
+        """Return a query of the k-NN plug-in for the ``depth`` vectors nearest to ``vector``."""
+        return {"query": {"knn": {self.vector: {"vector": vector, "k": depth}}}}
+
+    def search_arguments(self, body: dict[str, Any], kind: dict[str, str]) -> dict[str, Any]:
+        """Return the request body and the URL parameters as the arguments ``body`` and ``params``."""
+        return {"body": body, "params": kind}
+
+    def open_client(self, address: str, **settings: Any) -> tuple[Any, tuple[type[Exception], ...]]:
+        """Return a client that does not retry failed requests, and the exception class that it raises."""
+        import opensearchpy
+
+        key = settings["api_key"]
+        options = {
+            "http_auth": settings["user"],
+            "ca_certs": settings["ca_certs"],
+            "headers": {"Authorization": f"ApiKey {key}"} if key else None,
+        }
+        client = opensearchpy.OpenSearch(
+            address,
+            timeout=self.timeout,
+            max_retries=0,
+            **{name: value for name, value in options.items() if value},
+        )
+        return client, (opensearchpy.OpenSearchException,)

@@ -7,19 +7,26 @@ A `RunSource` turns queries into a run, and a `RunTransformer` turns a run into 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from rerank.collections.base.corpus import SupportsSource
 from rerank.errors import UsageError
 from rerank.retrieval.base import Retriever
-from rerank.retrieval.base.given_documents import check_first_stage_queries
-from rerank.types import Query, Run
+from rerank.retrieval.base.given_documents import (
+    Candidate,
+    DocumentLike,
+    check_first_stage_queries,
+    given_first_stage_candidates,
+    given_first_stage_ranking,
+)
+from rerank.types import Document, Query, Ranking, Run
 
 #: Number of documents that a first stage returns per query, unless ``% k`` sets another number.
 DEPTH = 100
 
 
-def check_retrieval_depth(k: int) -> int:
+def check_depth(k: int) -> int:
     """Return ``k``, the number of documents per query, after checking it.
 
     Raises:
@@ -38,11 +45,9 @@ class RunTransformer(ABC):
         """Return the new run; the input is not changed."""
 
     def __mod__(self, k: int) -> RunTransformer:
-        """Return a stage that applies this stage and then keeps the first ``k`` documents of each ranking."""
-        return _Sequence(self, _Top(check_retrieval_depth(k)))
+        return _Sequence(self, _Top(check_depth(k)))
 
     def __rshift__(self, after: RunTransformer) -> RunTransformer:
-        """Return a stage that applies this stage and then ``after``."""
         return _Sequence(self, after) if isinstance(after, RunTransformer) else NotImplemented
 
 
@@ -54,11 +59,9 @@ class RunSource(ABC):
         """Return the run for these queries."""
 
     def __mod__(self, k: int) -> RunSource:
-        """Return a source that keeps the first ``k`` documents of each ranking."""
-        return _Pipeline(self, _Top(check_retrieval_depth(k)))
+        return _Pipeline(self, _Top(check_depth(k)))
 
     def __rshift__(self, after: RunTransformer) -> RunSource:
-        """Return a source that applies the stage ``after`` to the run of this source."""
         return _Pipeline(self, after) if isinstance(after, RunTransformer) else NotImplemented
 
 
@@ -67,7 +70,6 @@ class RetrieverSource(RunSource):
     """A retriever as a pipeline source; ``% k`` sets the search depth to ``k`` instead of truncating a longer ranking.
 
     Attributes:
-        retriever: The retriever to search with.
         k: Number of documents per query.
     """
 
@@ -76,7 +78,7 @@ class RetrieverSource(RunSource):
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return up to ``k`` documents per query, so that a source can be used as a retriever."""
-        return self.retriever.search(queries, check_retrieval_depth(k))
+        return self.retriever.search(queries, check_depth(k))
 
     def __call__(self, queries: Sequence[Query]) -> Run:
         """Return up to ``self.k`` documents per query.
@@ -88,8 +90,7 @@ class RetrieverSource(RunSource):
         return self.search(queries, self.k)
 
     def __mod__(self, k: int) -> RetrieverSource:
-        """Return the same source with depth ``k``."""
-        return RetrieverSource(self.retriever, check_retrieval_depth(k))
+        return RetrieverSource(self.retriever, check_depth(k))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,3 +117,103 @@ class _Pipeline(RunSource):
 
     def __call__(self, queries: Sequence[Query]) -> Run:
         return self.after.transform(self.source(queries))
+
+
+#: A search function, which takes the text of a query and returns documents, best first, with or without scores.
+SearchFunction = Callable[[str], Iterable[DocumentLike]]
+
+
+@dataclass(frozen=True, slots=True)
+class Search(RunSource):
+    """A pipeline source that calls a function to find the documents for a query.
+
+    Attributes:
+        function: Function that takes the text of a query and returns documents, best first. Each document is a text, a
+            `Document` or a mapping. If all documents have a ``score``, they are sorted by score. A document without an
+            id receives an id made from the query id and the document's position.
+        k: Maximum number of documents to keep per query.
+    """
+
+    function: SearchFunction
+    k: int = DEPTH
+
+    @classmethod
+    def of(cls, function: SearchFunction) -> Search:
+        """Return a pipeline source that calls ``function`` for each query."""
+        return cls(function)
+
+    def __call__(self, queries: Sequence[Query]) -> Run:
+        """Call the function for each query, and return a run with the results.
+
+        Raises:
+            UsageError: The function does not return a list, or a query is not a `Query`.
+            DataError: A document has no text, or two documents have the same id.
+        """
+        check_first_stage_queries(queries)
+        return Run((self._search(query) for query in queries), name=getattr(self.function, "__name__", "search"))
+
+    def __mod__(self, k: int) -> Search:
+        return replace(self, k=check_depth(k))
+
+    def _search(self, query: Query) -> Ranking:
+        candidates = given_first_stage_candidates(self.function(query.text))
+        ranking = given_first_stage_ranking(query, candidates)
+        docs = tuple(_with_unique_id(query, int(doc.id), candidates[int(doc.id)]) for doc in ranking.docs)
+        return replace(ranking, docs=docs).top(self.k)
+
+
+def _with_unique_id(query: Query, position: int, candidate: Candidate) -> Document:
+    """Return the document of a candidate; a document without an id receives an id that is unique in the run."""
+    if candidate.has_id:
+        return candidate.document
+    return replace(candidate.document, id=f"{query.id}:{position}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExcludingRetriever:
+    """A retriever that drops the documents excluded for a query; a dropped document does not take up a rank.
+
+    Attributes:
+        excluded: Mapping from query id to the ids of the documents to drop.
+    """
+
+    retriever: Retriever
+    excluded: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    drops_self: bool = False
+
+    def search(self, queries: Sequence[Query], k: int) -> Run:
+        """Return up to ``k`` documents per query, none of them excluded."""
+        check_depth(k)
+        # Thousands of documents may be excluded, but few of them rank high: only rankings that become too short are
+        # retrieved again at a greater depth.
+        most = self._most_dropped(queries)
+        run = self.retriever.search(queries, k + min(most, k))
+        left = {query_id: self._keep_allowed(ranking) for query_id, ranking in run.items()}
+        short = [q for q in queries if q.id in left and len(left[q.id]) < k and len(run[q.id]) == k + min(most, k)]
+        if short and most > k:
+            deeper = self.retriever.search(short, k + self._most_dropped(short))
+            left |= {query_id: self._keep_allowed(ranking) for query_id, ranking in deeper.items()}
+        return Run((ranking.top(k) for ranking in left.values()), name=run.name)
+
+    def _most_dropped(self, queries: Iterable[Query]) -> int:
+        return self.drops_self + max((len(self.excluded.get(query.id, ())) for query in queries), default=0)
+
+    def _keep_allowed(self, ranking: Ranking) -> Ranking:
+        own = (ranking.query.id,) if self.drops_self else ()
+        return ranking.without(*own, *self.excluded.get(ranking.query.id, ()))
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRetriever:
+    """A retriever that adds the further keys of documents, such as URLs, which indexes do not store."""
+
+    retriever: Retriever
+    corpus: SupportsSource
+
+    def search(self, queries: Sequence[Query], k: int) -> Run:
+        """Return up to ``k`` documents per query."""
+        run = self.retriever.search(queries, k)
+        return Run((self._with_sources(ranking) for ranking in run.values()), name=run.name)
+
+    def _with_sources(self, ranking: Ranking) -> Ranking:
+        return replace(ranking, docs=tuple(map(self.corpus.with_source, ranking.docs)))

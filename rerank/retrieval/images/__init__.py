@@ -51,7 +51,6 @@ class Images(VectorOptions):
     ids: str = ""
 
     def __post_init__(self) -> None:
-        """Check that the numbers are in range."""
         VectorOptions.__post_init__(self)
         if bool(self.embeddings) != bool(self.ids):
             raise UsageError(
@@ -62,8 +61,7 @@ class Images(VectorOptions):
     def over(self, corpus: Corpus) -> ImageRetriever:
         """Load the model and open the index of ``corpus``, after building it if needed."""
         from rerank.retrieval.base.model_folders import locate_retrieval_model
-        from rerank.retrieval.images.encoder import load_image_encoder
-        from rerank.retrieval.images.precomputed import PrecomputedEmbeddings
+        from rerank.retrieval.images.encoder import PrecomputedEmbeddings, load_image_encoder
 
         encoder: Encoder = load_image_encoder(locate_retrieval_model(self.model, kind="picture"), self)
         if self.embeddings:
@@ -72,9 +70,9 @@ class Images(VectorOptions):
 
     def check_prerequisites(self) -> None:
         """Check that torch, transformers, faiss and Pillow are installed."""
-        from rerank.retrieval.images.encoder import require_image_retrieval_packages
+        from rerank.retrieval.images.encoder import require_packages
 
-        require_image_retrieval_packages()
+        require_packages()
 
     def text_of(self, doc: Document) -> str:
         """Return what the encoder reads: the path of the picture or, with precomputed embeddings, the document's id."""
@@ -112,7 +110,6 @@ class ImageRetriever(DenseRetriever):
     stage: ClassVar[str] = "images"
 
     def __init__(self, options: Images, corpus: Corpus, encoder: Encoder) -> None:
-        """Open documents, embeddings and index, after building them if needed, and warn about unreadable pictures."""
         self._unseen: list[int] = []
         super().__init__(options, corpus, encoder)
         self.unseen = tuple(self._documents[position].id for position in self._unseen)
@@ -120,7 +117,7 @@ class ImageRetriever(DenseRetriever):
             why = (
                 "its id is not in the file of ids"
                 if options.embeddings
-                else _image_retriever_skip_reason(self._documents[self._unseen[0]])
+                else _skip_reason(self._documents[self._unseen[0]])
             )
             shown = ", ".join(map(repr, self.unseen[:3]))
             warnings.warn(
@@ -130,23 +127,23 @@ class ImageRetriever(DenseRetriever):
             )
 
     def _write(self, index: VectorIndex, matrix: Floats, folder: Path) -> None:
-        from rerank.retrieval.images.missing_vectors import save_retriever_documents_without_vector
+        from rerank.retrieval.images.encoder import save_documents_without_vector
 
-        save_retriever_documents_without_vector(matrix, folder / _UNSEEN)
+        save_documents_without_vector(matrix, folder / _UNSEEN)
         index.write(matrix, folder)
 
     def _read(self, index: VectorIndex, matrix: Floats, folder: Path) -> Searcher:
-        from rerank.retrieval.images.missing_vectors import (
+        from rerank.retrieval.images.encoder import (
             read_documents_without_vector,
-            retrieve_documents_without_vector_last,
+            rank_documents_without_vector_last,
         )
 
         unseen = read_documents_without_vector(folder / _UNSEEN, len(matrix))
         self._unseen = unseen.tolist()
-        return retrieve_documents_without_vector_last(index.read(matrix, folder), unseen, len(matrix))
+        return rank_documents_without_vector_last(index.read(matrix, folder), unseen, len(matrix))
 
 
-def _image_retriever_skip_reason(doc: Document) -> str:
+def _skip_reason(doc: Document) -> str:
     try:
         open_picture(doc.image)
     except RerankError as error:

@@ -5,24 +5,30 @@ Torch and transformers are imported when a model is loaded.
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from rerank.errors import BackendError, UsageError
+from rerank.errors import BackendError, DataError, MissingResourceError, UsageError
 from rerank.indexing.text_encoder import (
+    Encoder,
     Floats,
     ModelOptions,
-    encode_texts_in_batch,
-    encode_vectors_halving_batches,
+    encode_in_batch,
     encoder_identity,
     locate_encoder,
     require_encoder_packages,
+    run_halving_batches,
 )
+from rerank.indexing.vector_index import Positions, Searcher
+from rerank.io.file_hashes import file_hash
 from rerank.io.pictures import UNREADABLE, open_picture, require_pillow
+from rerank.io.sealed_folders import storage_errors
 from rerank.lm.loading import complete_weights, named_loading_errors, pick_device, pick_dtype, quiet_transformers
 
 
@@ -39,20 +45,11 @@ class ImageEncoder:
 
     Vectors have length 1, so that inner products are cosines.
 
-    Args:
-        model: The model, in evaluation mode on its device.
-        processor: The processor of the model.
-        identity: Keys and values that identify the model, such as a hash of its weights.
-        query_prompt: Text put before every query.
-
     Attributes:
         identity: Everything that picture embeddings depend on, apart from the pictures.
-        query_prompt: Text put before every query.
-        size: Dimension of the embeddings.
     """
 
     def __init__(self, model: Any, processor: Any, *, identity: Mapping[str, str], query_prompt: str = "") -> None:
-        """Wrap a model that is already loaded, for example by `load_image_encoder`."""
         parts = ((model, "get_text_features"), (model, "get_image_features"), (processor, "image_processor"))
         if lacking := [name for owner, name in parts if not hasattr(owner, name)]:
             raise UsageError(
@@ -61,7 +58,7 @@ class ImageEncoder:
             )
         self._model, self._processor = model, processor
         self.query_prompt = query_prompt
-        self._max_tokens = _max_tokens_of_image_retriever(model)
+        self._max_tokens = _max_tokens(model)
         # Pillow and torchvision resize slightly differently, and transformers uses the one that is installed.
         self.identity = {**identity, "processor": type(processor.image_processor).__name__}
         self.size = int(self._texts(["a"]).shape[1])
@@ -76,7 +73,7 @@ class ImageEncoder:
                 f"{cut} of {len(texts)} queries are truncated to the model's context of {self._max_tokens} tokens",
                 stacklevel=2,
             )
-        rows = [encode_texts_in_batch(lambda batch, _: self._texts(batch), [text]) for text in prompted]
+        rows = [encode_in_batch(lambda batch, _: self._texts(batch), [text]) for text in prompted]
         return np.concatenate(rows) if rows else np.empty((0, self.size), dtype=np.float32)
 
     def passages(self, texts: Sequence[str]) -> Floats:
@@ -90,9 +87,7 @@ class ImageEncoder:
         rows = np.zeros((len(texts), self.size), dtype=np.float32)
         if readable:
             pictures = [picture for _, picture in readable]
-            embeddings = encode_vectors_halving_batches(
-                lambda size: self._pictures(pictures, size), len(pictures), "pictures"
-            )
+            embeddings = run_halving_batches(lambda size: self._pictures(pictures, size), len(pictures), "pictures")
             rows[[index for index, _ in readable]] = embeddings
         return rows
 
@@ -134,9 +129,8 @@ def load_image_encoder(name: Path | str, options: ImageEncoderOptions) -> ImageE
 
     Args:
         name: The folder, or ``owner/model`` on the hub.
-        options: Options for loading the model: revision, device, data type and query prompt.
     """
-    require_image_retrieval_packages()
+    require_packages()
     import transformers
 
     files, code = locate_encoder(name, options), {"trust_remote_code": options.trust_remote_code}
@@ -152,13 +146,155 @@ def load_image_encoder(name: Path | str, options: ImageEncoderOptions) -> ImageE
     )
 
 
-def require_image_retrieval_packages() -> None:
+def require_packages() -> None:
     """Check that the packages of the extra ``images`` can be imported."""
     require_pillow()
     require_encoder_packages(stage="images", sentences=False)
 
 
-def _max_tokens_of_image_retriever(model: Any) -> int:
+def _max_tokens(model: Any) -> int:
     """Return the context size of the text tower in tokens."""
     text = getattr(model.config, "text_config", model.config)
     return int(getattr(text, "max_position_embeddings", None) or 77)
+
+
+class PrecomputedEmbeddings:
+    """An encoder whose document embeddings are rows of a file, scaled to length 1.
+
+    The file is memory-mapped; the ids are kept in memory, about a hundred bytes each.
+
+    Args:
+        embeddings: Path of an .npy file with an array of shape (documents, size), float16 or float32.
+        ids: Path of a file with the document ids in the order of the rows: a text file with one id per line, or an
+            .npy file.
+
+    Attributes:
+        identity: Mapping with a hash of the ids and all rows.
+    """
+
+    def __init__(self, embeddings: str, ids: str, encoder: Encoder) -> None:
+        self._path = Path(embeddings).expanduser()
+        self._rows = _load_vectors(self._path)
+        names = _load_ids(Path(ids).expanduser())
+        if len(names) != len(self._rows):
+            raise DataError(f"{ids} lists {len(names)} documents, but {embeddings} has {len(self._rows)} rows")
+        self._rows_by_id = {name: row for row, name in enumerate(names)}
+        if len(self._rows_by_id) < len(names):
+            raise DataError(f"{ids} lists a document twice", expected="each id once")
+        self.size = self._rows.shape[1]
+        if self.size != encoder.size:
+            raise UsageError(
+                f"{embeddings} has embeddings of dimension {self.size}, but the model has dimension {encoder.size}",
+                expected="the model that computed the embeddings",
+            )
+        self._encoder, self.query_prompt = encoder, encoder.query_prompt
+        self.identity: Mapping[str, str] = {"embeddings": _digest(self._path, names)}
+
+    def queries(self, texts: Sequence[str]) -> Floats:
+        """Embed queries with the wrapped encoder."""
+        return self._encoder.queries(texts)
+
+    def passages(self, texts: Sequence[str]) -> Floats:
+        """Return the rows of the documents with these ids; the row of an id without an embedding is all zeros."""
+        sources = [self._rows_by_id.get(name, -1) for name in texts]
+        rows = np.zeros((len(texts), self.size), dtype=np.float32)
+        known = [index for index, source in enumerate(sources) if source >= 0]
+        rows[known] = self._rows[[sources[index] for index in known]]
+        if not np.isfinite(rows).all():
+            bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
+            raise DataError(f"Row {sources[bad]} of {self._path} (document {texts[bad]!r}) has a non-finite value")
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        return np.asarray(rows / np.maximum(lengths, np.finfo(np.float32).tiny), dtype=np.float32)
+
+
+def _load_array(path: Path) -> Any:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise MissingResourceError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{path} is not an .npy file: {error}", expected="a file written by numpy.save") from error
+
+
+def _load_vectors(path: Path) -> Any:
+    matrix = _load_array(path)
+    if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or matrix.dtype not in (np.float16, np.float32):
+        kind = f"{matrix.dtype} of shape {matrix.shape}" if isinstance(matrix, np.ndarray) else "an archive"
+        raise DataError(f"{path} contains {kind}", expected="float16 or float32 of shape (documents, size)")
+    return matrix
+
+
+def _load_ids(path: Path) -> list[str]:
+    if path.suffix == ".npy":
+        ids = _load_array(path)
+        if not isinstance(ids, np.ndarray) or ids.ndim != 1 or ids.dtype.kind not in "iuU":
+            raise DataError(f"{path} is not a list of ids", expected="whole numbers or strings, one per row")
+        return [str(value) for value in ids.tolist()]
+    try:
+        return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise MissingResourceError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not a text file: {error}", expected="one id per line, or an .npy file") from error
+
+
+def _digest(rows: Path, names: Sequence[str]) -> str:
+    whole = hashlib.sha256(file_hash(rows).encode())
+    whole.update("\n".join(names).encode("utf-8", "surrogatepass"))
+    return whole.hexdigest()
+
+
+#: Score of documents without a vector, below every cosine.
+BELOW = np.float32(-2.0)
+#: Number of rows that are checked at a time.
+_CHUNK = 50_000
+
+
+def save_documents_without_vector(matrix: Floats, path: Path) -> None:
+    """Save the positions of the rows of the embedding matrix that contain only zeros, in ascending order."""
+    parts = [
+        np.flatnonzero(~matrix[start : start + _CHUNK].any(axis=1)) + start for start in range(0, len(matrix), _CHUNK)
+    ]
+    with storage_errors(path.parent):
+        np.save(path, np.concatenate(parts).astype(np.int64), allow_pickle=False)
+
+
+def read_documents_without_vector(path: Path, documents: int) -> Positions:
+    """Load the positions that `save_documents_without_vector` saved."""
+    positions: Positions = np.load(path, allow_pickle=False)
+    valid = positions.ndim == 1 and positions.dtype == np.int64
+    if not valid or (len(positions) and not 0 <= positions[0] <= positions[-1] < documents):
+        raise ValueError(f"{path.name} does not contain valid positions in a collection of {documents} documents")
+    return positions
+
+
+def rank_documents_without_vector_last(search: Searcher, unseen: Positions, documents: int) -> Searcher:
+    """Wrap a search function so that documents without a vector come last, all with the same score below all cosines.
+
+    Args:
+        search: Search function of the index, which returns documents without a vector with a cosine of 0, or omits
+            them.
+        unseen: Positions of the documents without a vector, in ascending order.
+    """
+    if not len(unseen):
+        return search
+
+    def search_all(queries: Floats, depth: int) -> tuple[Floats, Positions]:
+        scores = np.full((len(queries), depth), -np.inf, dtype=np.float32)
+        positions = np.full((len(queries), depth), -1, dtype=np.int64)
+        needed, below = min(depth, documents - len(unseen)), np.full(len(unseen), BELOW, dtype=np.float32)
+        for index, (row, hits) in enumerate(zip(*search(queries, depth), strict=True)):
+            while (
+                len(hits) < documents and _with_vector(hits, unseen).sum() < needed
+            ):  # search deeper, for this query only
+                (row,), (hits,) = search(queries[index][None], min(documents, 2 * len(hits)))
+            seen = _with_vector(hits, unseen)
+            top_scores, top = np.concatenate([row[seen], below])[:depth], np.concatenate([hits[seen], unseen])[:depth]
+            scores[index, : len(top_scores)], positions[index, : len(top)] = top_scores, top
+        return scores, positions
+
+    return search_all
+
+
+def _with_vector(positions: Positions, unseen: Positions) -> NDArray[np.bool_]:
+    return (positions >= 0) & ~np.isin(positions, unseen)

@@ -10,6 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import re
+import shutil
+import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from importlib.metadata import version
@@ -19,8 +23,7 @@ from typing import Any, Literal
 
 from rerank.collections.base.corpus import Corpus, fetch_documents
 from rerank.errors import DataError, MissingPrerequisiteError, UsageError
-from rerank.retrieval.base.stages import check_retrieval_depth
-from rerank.retrieval.lucene.java import REMEDY, find_java
+from rerank.retrieval.base.stages import check_depth
 from rerank.types import Document, Query, Ranking, Run
 
 _FORMAT = "1"
@@ -58,7 +61,6 @@ class Lucene:
     fields: Literal["title+text", "text"] | None = None
 
     def __post_init__(self) -> None:
-        """Check that the options are in range and do not contradict each other."""
         if not (math.isfinite(self.k1) and self.k1 >= 0):
             raise UsageError(f"BM25 has k1={self.k1}", expected="a finite number of at least 0, such as 0.9")
         if not 0 <= self.b <= 1:
@@ -100,7 +102,7 @@ class Lucene:
     def over(self, corpus: Corpus) -> LuceneRetriever:
         """Open the index, after building it from ``corpus`` if needed."""
         self.check_prerequisites()
-        return _open_existing_lucene_index(self, corpus) if self.index else _open_cached_lucene_index(self, corpus)
+        return _open_existing(self, corpus) if self.index else _open_cached(self, corpus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ class LuceneRetriever:
         Ties, including the one at rank ``k``, are broken by document id, descending. Scores are Lucene's own;
         Pyserini's searcher would round them to four digits and break ties by id, ascending.
         """
-        check_retrieval_depth(k)
+        check_depth(k)
         results = [(query, self._top(query, k)) for query in queries]
         docs = self.texts({inner_id for _, hits in results for inner_id, _ in hits})
         return Run(
@@ -139,26 +141,29 @@ class LuceneRetriever:
         return sorted(hits, key=lambda hit: (hit[1], self.order(hit[0])), reverse=True)[:k]
 
 
-def _open_existing_lucene_index(options: Lucene, corpus: Corpus) -> LuceneRetriever:
-    from rerank.retrieval.lucene.index import LuceneIndex, LuceneScoring, lucene_analyzer_code
-    from rerank.retrieval.lucene.prebuilt import prebuilt_lucene_index_folder
+def _open_existing(options: Lucene, corpus: Corpus) -> LuceneRetriever:
+    from rerank.retrieval.lucene.index import (
+        LuceneIndex,
+        LuceneScoring,
+        analyzer_code,
+        locate_index,
+    )
 
-    folder = prebuilt_lucene_index_folder(options.index)
+    folder = locate_index(options.index)
     scoring = LuceneScoring(k1=options.k1, b=options.b, feedback=options.feedback)
     try:
-        index = LuceneIndex(folder, lucene_analyzer_code(corpus.language), scoring)
+        index = LuceneIndex(folder, analyzer_code(corpus.language), scoring)
     except ValueError as error:
         raise DataError(f"{folder} is {error}", expected="the folder of an index built by Anserini") from error
     return LuceneRetriever(index.search, lambda doc_id: doc_id, lambda ids: fetch_documents(corpus, ids), (folder,))
 
 
-def _open_cached_lucene_index(options: Lucene, corpus: Corpus) -> LuceneRetriever:
-    from rerank.indexing.documents import open_indexed_documents
+def _open_cached(options: Lucene, corpus: Corpus) -> LuceneRetriever:
+    from rerank.indexing.documents import open_documents
     from rerank.io.sealed_folders import open_sealed_folder
-    from rerank.retrieval.lucene.index import LuceneIndex, LuceneScoring, lucene_analyzer_code
-    from rerank.retrieval.lucene.index_building import write_lucene_index
+    from rerank.retrieval.lucene.index import LuceneIndex, LuceneScoring, analyzer_code, write_index
 
-    documents, language = open_indexed_documents(corpus), lucene_analyzer_code(corpus.language)
+    documents, language = open_documents(corpus), analyzer_code(corpus.language)
     made_from = {
         "format": _FORMAT,
         "fingerprint": corpus.fingerprint,
@@ -172,7 +177,7 @@ def _open_cached_lucene_index(options: Lucene, corpus: Corpus) -> LuceneRetrieve
     index = open_sealed_folder(
         index_path,
         made_from,
-        lambda folder: write_lucene_index(folder, texts, language),
+        lambda folder: write_index(folder, texts, language),
         lambda folder: LuceneIndex(
             folder, language, LuceneScoring(k1=options.k1, b=options.b, feedback=options.feedback)
         ),
@@ -183,3 +188,55 @@ def _open_cached_lucene_index(options: Lucene, corpus: Corpus) -> LuceneRetrieve
         lambda positions: {position: documents[int(position)] for position in positions},
         (index_path,),
     )
+
+
+#: The oldest Java version that can load Anserini.
+OLDEST = 21
+REMEDY = (
+    "Run: apt-get install openjdk-21-jdk-headless (or install another JDK of version 21 or newer and set JAVA_HOME)"
+)
+
+#: Environment variables that pyjnius reads, in this order. If none is set, pyjnius uses the location of javac.
+_VARIABLES = ("JAVA_HOME", "JDK_HOME", "JRE_HOME")
+
+
+def find_java() -> tuple[Path, str]:
+    """Return the home folder of the Java installation that pyjnius will load, and its version, such as ``21.0.5``."""
+    home, where = _java_home()
+    if home is None:
+        raise MissingPrerequisiteError(
+            "No Java development kit was found: JAVA_HOME is not set and javac is not on the PATH", remedy=REMEDY
+        )
+    version = _java_version(home)
+    major = re.match(r"\d+", version)
+    if not major:
+        raise MissingPrerequisiteError(f"{where} points to {home}, which is not a Java development kit", remedy=REMEDY)
+    if int(major[0]) < OLDEST:
+        raise MissingPrerequisiteError(
+            f"Java {version} in {home} is too old", expected=f"{OLDEST} or newer", remedy=REMEDY
+        )
+    return home, version
+
+
+def _java_home() -> tuple[Path | None, str]:
+    for variable in _VARIABLES:
+        if value := os.environ.get(variable):
+            home = Path(value)
+            return (home.parent if home.name == "bin" else home), variable
+    javac = shutil.which("javac")
+    return (Path(javac).resolve().parents[1] if javac else None), "javac"
+
+
+def _java_version(home: Path) -> str:
+    """Return the version of a JDK from its file ``release``, or else from ``java -version``; empty if unknown."""
+    try:
+        text = (home / "release").read_text("utf-8", "replace")
+        pattern = r'^JAVA_VERSION="([^"]+)"'
+    except OSError:
+        try:
+            done = subprocess.run([home / "bin" / "java", "-version"], capture_output=True, timeout=30, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+        text, pattern = done.stderr.decode("utf-8", "replace"), r'version "([^"]+)"'
+    match = re.search(pattern, text, re.M)
+    return match[1].removeprefix("1.") if match else ""  # Java 8 reports 1.8

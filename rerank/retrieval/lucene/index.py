@@ -6,14 +6,22 @@ in ``pyserini.search`` rounds scores and breaks ties by id in ascending order, u
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tarfile import TarError
 from typing import Any
 
-from rerank.errors import BackendError, error_repr
-from rerank.indexing.languages import normalize_text_language
+from rerank.errors import BackendError, DataError, MissingResourceError, UnknownNameError, error_repr
+from rerank.indexing.text_analysis import normalize_language
+from rerank.io.sealed_folders import storage_errors
 
 #: The field that Anserini indexes and searches.
 FIELD = "contents"
@@ -42,13 +50,13 @@ class LuceneScoring:
     feedback: tuple[int, int, float] | None = None
 
 
-def lucene_analyzer_code(language: str) -> str:
+def analyzer_code(language: str) -> str:
     """Return the code of Anserini's analyzer for a language; ``*`` if there is none and text is only split into words.
 
-    >>> [lucene_analyzer_code(code) for code in ("en-GB", "nb", "zh_TW", "eo")]
+    >>> [analyzer_code(code) for code in ("en-GB", "nb", "zh_TW", "eo")]
     ['en', 'no', 'zh', '*']
     """
-    code = normalize_text_language(language)
+    code = normalize_language(language)
     code = _SAME.get(code, code)
     return code if code == "en" or code in _LANGUAGES else WORDS_ONLY
 
@@ -83,9 +91,7 @@ class LuceneIndex:
         """Open a Lucene index for searching.
 
         Args:
-            folder: The folder with Lucene's files.
-            language: Language code from `lucene_analyzer_code`, which selects the analyzer for queries.
-            scoring: The scoring parameters.
+            language: Language code from `analyzer_code`, which selects the analyzer for queries.
         """
         find = _java_class_finder()
         from jnius import JavaException, cast
@@ -104,13 +110,12 @@ class LuceneIndex:
         )
         similarity = find("org.apache.lucene.search.similarities.BM25Similarity")
         self._searcher.setSimilarity(similarity(scoring.k1, scoring.b))
-        self._analyzer = _lucene_retriever_analyzer(language)
+        self._analyzer = _open_analyzer(language)
         self._folder = folder
         self._feedback = scoring.feedback
         self._english = language == "en"
 
     def __len__(self) -> int:
-        """Return the number of documents."""
         return int(self._reader.numDocs())
 
     def close(self) -> None:
@@ -149,7 +154,7 @@ class LuceneIndex:
         docs = find("io.anserini.search.ScoredDocs")
         count = min(count, max(1, self._reader.maxDoc()))
         if not self._feedback:
-            return _lucene_scored_ids(docs.fromTopDocs(self._searcher.search(query, count), self._searcher))
+            return _scored_ids(docs.fromTopDocs(self._searcher.search(query, count), self._searcher))
         documents, terms, weight = self._feedback
         first = docs.fromTopDocs(self._searcher.search(query, documents), self._searcher)
         if not first.docids:
@@ -163,15 +168,15 @@ class LuceneIndex:
         reranker = find("io.anserini.rerank.lib.Rm3Reranker")
         # the last argument drops terms with characters other than Latin letters and digits, which suits only English
         rm3 = reranker(self._analyzer, None, FIELD, terms, documents, weight, False, self._english)
-        return _lucene_scored_ids(rm3.rerank(first, context))
+        return _scored_ids(rm3.rerank(first, context))
 
 
-def _lucene_scored_ids(scored_docs: Any) -> list[tuple[str, float]]:
+def _scored_ids(scored_docs: Any) -> list[tuple[str, float]]:
     ids: Sequence[str] = scored_docs.docids or ()
     return list(zip(ids, map(float, scored_docs.scores or ()), strict=True))
 
 
-def _lucene_retriever_analyzer(language: str) -> Any:
+def _open_analyzer(language: str) -> Any:
     find = _java_class_finder()
     english = find("io.anserini.analysis.DefaultEnglishAnalyzer")
     if language == "en":
@@ -179,3 +184,87 @@ def _lucene_retriever_analyzer(language: str) -> Any:
     if language == WORDS_ONLY:
         return english.newNonStemmingInstance(find("org.apache.lucene.analysis.CharArraySet").EMPTY_SET)
     return find("io.anserini.analysis.AnalyzerMap").getLanguageSpecificAnalyzer(language)
+
+
+_INDEXER = "pyserini.index.lucene"
+#: Size of the indexer's buffer in megabytes; the default of the indexer may exceed the memory available to Java.
+_BUFFER = 256
+
+
+def write_index(folder: Path, documents: Iterable[str], language: str) -> None:
+    """Write a Lucene index of texts, in which the id of a document is its position.
+
+    Documents without a visible character are omitted. Term vectors are stored, so the same index can be used with and
+    without RM3; texts are not stored.
+
+    Args:
+        folder: The empty target folder; temporary files are written beside it.
+        documents: The text of each document, in the order of the collection.
+        language: Language code from `rerank.retrieval.lucene.index.analyzer_code`.
+    """
+    with storage_errors(folder), tempfile.TemporaryDirectory(prefix=f"{folder.name}-", dir=folder.parent) as scratch:
+        written = total = 0
+        with (Path(scratch) / "documents.jsonl").open("w", encoding="ascii") as file:
+            for text in documents:
+                if any(character > " " and not character.isspace() for character in text):
+                    file.write(json.dumps({"id": str(total), FIELD: replace_surrogates_for_java(text)}) + "\n")
+                    written += 1
+                total += 1
+        if not written:
+            raise DataError(
+                f"None of the {total} documents has a text to index",
+                expected="at least one document with text",
+                remedy="Check the collection's files and the option 'fields'",
+            )
+        _run_indexer(Path(scratch), folder, language)
+    index = LuceneIndex(folder, language, LuceneScoring(k1=0.9, b=0.4))
+    indexed = len(index)
+    index.close()
+    if indexed != written:
+        raise BackendError(
+            f"Anserini indexed only {indexed} of {written} documents", remedy="Check the free disk space"
+        )
+
+
+def _run_indexer(source: Path, folder: Path, language: str) -> None:
+    """Run the indexer in a separate process, because it logs to stdout and frees its memory only when it ends."""
+    analysis = ["--stemmer", "none", "--keepStopwords"] if language == WORDS_ONLY else ["--language", language]
+    command = [sys.executable, "-m", _INDEXER, "--collection", "JsonCollection", "--threads", "1", "--optimize"]
+    command += ["--generator", "DefaultLuceneDocumentGenerator", "--storeDocvectors", "--memoryBuffer", str(_BUFFER)]
+    done = subprocess.run(
+        [*command, *analysis, "--input", str(source), "--index", str(folder)],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode:
+        last_lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()][-3:]
+        raise BackendError(f"Anserini's indexer ended with code {done.returncode}: {' / '.join(last_lines)}")
+
+
+def locate_index(name: str) -> Path:
+    """Return the folder of an index; a prebuilt index is downloaded once, into the cache of Pyserini.
+
+    Args:
+        name: A folder, or the name of a prebuilt index (``msmarco-v1-passage-full``).
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if os.sep in name or folder.exists():
+        raise MissingResourceError(f"{name} is not a folder", expected="the folder of a Lucene index")
+    from pyserini.prebuilt_index_info import TF_INDEX_INFO
+
+    if name not in TF_INDEX_INFO:
+        raise UnknownNameError("folder or prebuilt index of Pyserini", name, TF_INDEX_INFO)
+    from pyserini.util import download_prebuilt_index
+
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # the download prints its progress, and stdout may contain a run
+            return Path(download_prebuilt_index(name, verbose=False))
+    except (OSError, ValueError, AssertionError, TarError) as error:
+        raise MissingResourceError(
+            f"Pyserini's index {name!r} cannot be downloaded: {error}",
+            remedy="Check the network, or pass the folder of a local index",
+        ) from error

@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING, Literal
 
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import UsageError
-from rerank.retrieval.base.stages import check_retrieval_depth
+from rerank.retrieval.base.stages import check_depth
 from rerank.tasks.worker_map import WorkerMap
 from rerank.types import Document, Query, Ranking, Run
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-    from rerank.indexing.worker_encoding import EncodingWorkers
-    from rerank.retrieval.sparse.encoder import SentenceSparseEncoder
-    from rerank.retrieval.sparse.vectors import Floats, Integers, SparseEncoder
+    from rerank.indexing.encoding_batches import EncodingWorkers
+    from rerank.retrieval.sparse.vectors import Floats, Integers, SentenceSparseEncoder, SparseEncoder
 
 _FORMAT = "1"
 #: Minimum values of the options that are counts.
@@ -70,7 +69,6 @@ class Sparse:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        """Check that the numbers are in range."""
         for name, lowest in _MINIMA.items():
             if (value := getattr(self, name)) < lowest:
                 raise UsageError(
@@ -85,7 +83,7 @@ class Sparse:
         """Return the same retriever as `over`, but let the workers encode the documents and the queries."""
         from scipy.sparse import vstack
 
-        from rerank.indexing.worker_encoding import EncodingWorkers
+        from rerank.indexing.encoding_batches import EncodingWorkers
 
         encoder = self._load()
         same = replace(self, revision=encoder.identity.get("revision", self.revision))  # the commit, on every machine
@@ -94,27 +92,22 @@ class Sparse:
 
     def _load(self) -> SentenceSparseEncoder:
         from rerank.retrieval.base.model_folders import locate_retrieval_model
-        from rerank.retrieval.sparse.encoder import load_sparse_encoder
+        from rerank.retrieval.sparse.vectors import load_encoder
 
-        return load_sparse_encoder(locate_retrieval_model(self.model, kind="sparse"), self)
+        return load_encoder(locate_retrieval_model(self.model, kind="sparse"), self)
 
     def check_prerequisites(self) -> None:
         """Check that sentence-transformers is installed."""
-        from rerank.retrieval.sparse.encoder import require_sparse_retrieval_packages
+        from rerank.retrieval.sparse.vectors import require_packages
 
-        require_sparse_retrieval_packages()
+        require_packages()
 
     def _text(self, doc: Document) -> str:
         return doc.text if self.fields == "text" else doc.full_text
 
 
 class SparseRetriever:
-    """A retriever with the sparse vectors of one collection and their model, created by `Sparse.over`.
-
-    Attributes:
-        identity: Everything that the rankings depend on: the saved vectors and the encoding of queries.
-        folders: The folder of the vectors.
-    """
+    """A retriever with the sparse vectors of one collection and their model, created by `Sparse.over`."""
 
     def __init__(
         self,
@@ -123,13 +116,12 @@ class SparseRetriever:
         encoder: SparseEncoder,
         workers: EncodingWorkers[csr_array] | None = None,
     ) -> None:
-        """Open the documents and vectors, after computing them if needed; workers, if any, encode the texts."""
         # imported here, so that inspecting the options does not import numpy
         from rerank.indexing import documents as document_files
         from rerank.retrieval.sparse import vectors as sparse_vectors
 
         self._encode_queries = (workers or encoder).queries
-        self._documents = documents = document_files.open_indexed_documents(corpus)
+        self._documents = documents = document_files.open_documents(corpus)
         made_from = {
             "format": _FORMAT,
             "fingerprint": corpus.fingerprint,
@@ -139,7 +131,7 @@ class SparseRetriever:
         self._vectors = sparse_vectors.open_sparse_vectors(
             documents, encoder, made_from, text=options._text, batch_size=options.batch_size, workers=workers
         )
-        self._iter_rows = sparse_vectors.iterate_sparse_encoder_rows
+        self._iter_rows = sparse_vectors.iterate_rows
         self.identity: Mapping[str, str] = {**made_from, **encoder.query_identity}
         self.folders: tuple[Path, ...] = (self._vectors.folder,)
 
@@ -149,7 +141,7 @@ class SparseRetriever:
         Documents that share no dimension with a query are not returned. The ranking of a query without text is empty.
         A ranking does not depend on the other queries of the call.
         """
-        check_retrieval_depth(k)
+        check_depth(k)
         with_text = [query for query in queries if query.text.strip()]
         rows = self._iter_rows(self._encode_queries([query.text for query in with_text]))
         rankings = {query.id: self._rank(query, *row, k) for query, row in zip(with_text, rows, strict=True)}

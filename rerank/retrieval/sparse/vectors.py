@@ -8,7 +8,7 @@ dimensions block by block, so the memory that it needs does not grow with the co
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,18 +16,29 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 
+from rerank.errors import BackendError, UsageError
 from rerank.indexing.bm25_index import top_positions_of_scores
 from rerank.indexing.documents import StoredDocuments
 from rerank.indexing.encoding_batches import (
     EncodingJob,
+    EncodingWorkers,
     TextSelector,
-    encoding_order_by_length,
-    indexing_folder_key,
-    open_encoded_index_files,
+    folder_key,
+    open_encoded_files,
+    order_by_length,
 )
-from rerank.indexing.worker_encoding import EncodingWorkers
+from rerank.indexing.text_encoder import (
+    ModelOptions,
+    PromptOptions,
+    encode_in_batch,
+    load_model,
+    locate_encoder,
+    require_encoder_packages,
+    resolve_prompt,
+)
+from rerank.io.model_base import MODULES
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -62,14 +73,9 @@ class SparseEncoder(Protocol):
 
 
 class SparseVectors:
-    """The memory-mapped sparse vectors of a corpus, which can be searched.
-
-    Attributes:
-        folder: The folder of the files.
-    """
+    """The memory-mapped sparse vectors of a corpus, which can be searched."""
 
     def __init__(self, folder: Path, documents: int, size: int) -> None:
-        """Memory-map the files of a folder."""
         self.folder = folder
         # blocks, shape (blocks + 1,): the first document of each block. columns, shape (blocks, size + 1): where each
         # column starts in the arrays rows (positions of documents within their block) and values (weights).
@@ -130,17 +136,14 @@ def open_sparse_vectors(
     """Memory-map the vectors of a corpus, after computing those that are missing.
 
     Args:
-        documents: The documents.
-        encoder: The encoder.
         made_from: Everything that the vectors depend on; it determines the folder's name.
-        text: Function that returns the text of a document to encode.
         batch_size: Number of documents per batch. The saved vectors may be reused with another batch size.
         workers: Workers that encode the texts instead of this process; None to encode the texts in this process.
     """
-    folder = documents.folder.with_name(f"sparse-{indexing_folder_key(made_from)}")
-    files = _Rows(encoding_order_by_length(documents), encoder.size)
+    folder = documents.folder.with_name(f"sparse-{folder_key(made_from)}")
+    files = _Rows(order_by_length(documents), encoder.size)
     job = EncodingJob(documents, encoder.passages, text, batch_size, workers)
-    return open_encoded_index_files(
+    return open_encoded_files(
         folder, made_from, job, files, lambda complete: SparseVectors(complete, len(documents), encoder.size)
     )
 
@@ -151,7 +154,6 @@ class _Rows:
 
     Attributes:
         order: Positions in the collection, in the order in which documents are encoded.
-        size: Dimension of the vectors.
     """
 
     order: Integers
@@ -184,12 +186,12 @@ class _Rows:
 
     def finish(self, folder: Path, target: Path) -> None:
         counts, dimensions, values = (
-            _map_sparse_retriever_file(folder / name, dtype) for name, dtype in (_COUNTS, _DIMENSIONS, _VALUES)
+            _map_file(folder / name, dtype) for name, dtype in (_COUNTS, _DIMENSIONS, _VALUES)
         )
         encoded_as = np.empty(len(self.order), np.int64)
         encoded_as[self.order] = np.arange(len(self.order))  # position in the collection -> position in the files
         starts = np.cumsum(counts, dtype=np.int64) - counts
-        blocks = _edges_of_sparse_retriever_blocks(counts[encoded_as])
+        blocks = _block_edges(counts[encoded_as])
         np.save(target / "blocks.npy", blocks, allow_pickle=False)
         written, columns = 0, []
         with (target / "rows.npy").open("wb") as rows_file, (target / "values.npy").open("wb") as values_file:
@@ -198,7 +200,7 @@ class _Rows:
                 np.lib.format.write_array_header_1_0(file, header)
             for first, end in pairwise(blocks.tolist()):
                 block_rows = encoded_as[first:end]
-                entries = _concatenate_sparse_retrieval_ranges(starts[block_rows], counts[block_rows])
+                entries = _concatenate_ranges(starts[block_rows], counts[block_rows])
                 indptr = np.concatenate(([0], np.cumsum(counts[block_rows], dtype=np.int64)))
                 rows: Any = csr_array((values[entries], dimensions[entries], indptr), shape=(end - first, self.size))
                 block = rows.tocsc()
@@ -209,12 +211,12 @@ class _Rows:
         np.save(target / "columns.npy", np.stack(columns), allow_pickle=False)
 
 
-def _map_sparse_retriever_file(path: Path, dtype: str) -> NDArray[Any]:
+def _map_file(path: Path, dtype: str) -> NDArray[Any]:
     """Memory-map the numbers of a file; return an empty array for an empty file, which cannot be mapped."""
     return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
 
 
-def _edges_of_sparse_retriever_blocks(counts: NDArray[np.integer[Any]]) -> Integers:
+def _block_edges(counts: NDArray[np.integer[Any]]) -> Integers:
     """Divide documents into contiguous blocks of limited numbers of weights; return their starts and the last end."""
     edges = [0]
     totals = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
@@ -224,17 +226,127 @@ def _edges_of_sparse_retriever_blocks(counts: NDArray[np.integer[Any]]) -> Integ
     return np.array(edges, np.int64)
 
 
-def _concatenate_sparse_retrieval_ranges(starts: Integers, counts: NDArray[np.integer[Any]]) -> Integers:
+def _concatenate_ranges(starts: Integers, counts: NDArray[np.integer[Any]]) -> Integers:
     """Return the concatenation of the ranges ``start .. start + count - 1``.
 
-    >>> _concatenate_sparse_retrieval_ranges(np.array([7, 0]), np.array([2, 3])).tolist()
+    >>> _concatenate_ranges(np.array([7, 0]), np.array([2, 3])).tolist()
     [7, 8, 0, 1, 2]
     """
     before = np.cumsum(counts, dtype=np.int64) - counts
     return np.repeat(starts - before, counts) + np.arange(int(counts.sum(dtype=np.int64)))
 
 
-def iterate_sparse_encoder_rows(matrix: csr_array) -> Iterator[tuple[Integers, Floats]]:
+def iterate_rows(matrix: csr_array) -> Iterator[tuple[Integers, Floats]]:
     """Yield the nonzero dimensions and the weights of each row."""
     for start, end in zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True):
         yield matrix.indices[start:end].astype(np.int64), matrix.data[start:end]
+
+
+class SparseEncoderOptions(ModelOptions, PromptOptions, Protocol):
+    """Protocol of the options of a `SentenceSparseEncoder`: model loading, prompts and sparsity."""
+
+    @property
+    def max_active_dims(self) -> int:
+        """Maximum number of nonzero dimensions per passage; 0 for the model's setting."""
+
+    @property
+    def query_max_active_dims(self) -> int:
+        """Maximum number of nonzero dimensions per query; 0 for the model's setting."""
+
+
+class SentenceSparseEncoder:
+    """A SparseEncoder of sentence-transformers with its prompts and its maximum numbers of nonzero dimensions.
+
+    Attributes:
+        size: Dimension of the vectors; for SPLADE, the size of the vocabulary.
+        identity: Everything that passage vectors depend on, apart from the passages.
+        query_identity: Everything that query vectors depend on, in addition to ``identity``.
+    """
+
+    def __init__(self, model: Any, options: SparseEncoderOptions, *, identity: Mapping[str, str]) -> None:
+        self._model = model
+        self._max_dims = options.max_active_dims or model.max_active_dims
+        self._query_max_dims = options.query_max_active_dims or model.max_active_dims
+        self._query_prompt = resolve_prompt(model, options.query_prompt, "query")
+        self._passage_prompt = resolve_prompt(model, options.passage_prompt, "document")
+        self.size = int(self.passages(["a"]).shape[1])
+        self.identity: Mapping[str, str] = {
+            **identity,
+            "passage_prompt": self._passage_prompt,
+            "max_active_dims": str(self._max_dims),
+        }
+        self.query_identity: Mapping[str, str] = {
+            "query_prompt": self._query_prompt,
+            "query_max_active_dims": str(self._query_max_dims),
+        }
+
+    def queries(self, texts: Sequence[str]) -> csr_array:
+        """Encode queries one at a time, since other texts in a batch would change the last digits of a vector.
+
+        Returns:
+            An array of shape (texts, size).
+        """
+        encode = self._model.encode_query
+        rows = [self._encode(encode, [text], self._query_prompt, self._query_max_dims) for text in texts]
+        stacked: Any = vstack(rows, format="csr") if rows else csr_array((0, self.size), dtype=np.float32)
+        vectors: csr_array = stacked
+        return vectors
+
+    def passages(self, texts: Sequence[str]) -> csr_array:
+        """Encode passages in one batch, or in smaller batches if memory runs out.
+
+        Returns:
+            An array of shape (texts, size).
+        """
+        return self._encode(self._model.encode_document, texts, self._passage_prompt, self._max_dims)
+
+    def _encode(self, encode: Callable[..., Any], texts: Sequence[str], prompt: str, max_dims: int | None) -> csr_array:
+        def embed(batch: list[str], size: int) -> csr_array:
+            settings = {"show_progress_bar": False, "save_to_cpu": True, "max_active_dims": max_dims}
+            return _tensor_to_rows(encode(batch, prompt=prompt, batch_size=size, **settings))
+
+        rows = encode_in_batch(embed, texts)
+        if not np.isfinite(rows.data).all():
+            raise BackendError("The model returned a vector with a non-finite weight", remedy="Try dtype=float32")
+        return rows
+
+
+def _tensor_to_rows(tensor: Any) -> csr_array:
+    """Convert a sparse torch tensor to a float32 matrix in CSR format with sorted columns and without stored zeros."""
+    tensor = tensor.coalesce()
+    values, (rows, columns) = tensor.values().float().numpy(), tensor.indices().numpy()
+    matrix = csr_array((values, (rows, columns)), shape=tuple(tensor.shape), dtype=np.float32)
+    matrix.eliminate_zeros()
+    matrix.sort_indices()
+    return matrix
+
+
+def load_encoder(name: Path | str, options: SparseEncoderOptions) -> SentenceSparseEncoder:
+    """Load a SparseEncoder from a folder or the hub.
+
+    Args:
+        name: The folder, or ``owner/model`` on the hub.
+    """
+    require_packages()
+    files = locate_encoder(name, options)
+    model, identity = load_model("SparseEncoder", files, options)
+    if _has_untrained_autoencoder(model, files.folder):
+        raise UsageError(
+            f"{str(name)!r} is not a sparse encoder: it has no masked language model head and no trained autoencoder",
+            expected="a model of sentence-transformers' class SparseEncoder, such as a SPLADE model",
+            remedy="Use dense:MODEL for an embedding model",
+        )
+    return SentenceSparseEncoder(model, options, identity=identity)
+
+
+def require_packages() -> None:
+    """Check that the packages of the extra ``sparse`` can be imported."""
+    require_encoder_packages(stage="sparse", faiss=False)
+
+
+def _has_untrained_autoencoder(model: Any, folder: Path) -> bool:
+    """Return whether the library has added an autoencoder with random weights, as it does for a dense model."""
+    if not any(type(module).__name__ == "SparseAutoEncoder" for module in model.modules()):
+        return False
+    modules = folder / MODULES
+    return not modules.is_file() or "SparseAutoEncoder" not in modules.read_text("utf-8")

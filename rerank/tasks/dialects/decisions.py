@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, StrictBool, StrictStr
 
 from rerank.errors import DataError, error_repr
-from rerank.io.surrogates import replace_lone_surrogates
+from rerank.io.text_files import replace_lone_surrogates
 from rerank.tasks.dialects.question import ApiBody, GivenText
 
 #: A value of a choice. A text and a boolean are different values even if they look the same, such as "true" and true.

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field
 
 from rerank.errors import DataError, error_repr
-from rerank.io.surrogates import replace_lone_surrogates
+from rerank.io.text_files import replace_lone_surrogates
 
 #: A text of a request. Lone surrogates in JSON are replaced, since no tokenizer and no response can encode them.
 GivenText = Annotated[str, AfterValidator(replace_lone_surrogates)]

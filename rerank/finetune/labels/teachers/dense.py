@@ -44,7 +44,7 @@ class Dense(Searching):
     def label(self, task: LabellingTask) -> tuple[Mapping[str, TeacherRanking], Mapping[str, Any]]:
         """Rank the candidates by cosine similarity, or by inner product if ``normalise`` is False."""
         from rerank.indexing import documents as document_files
-        from rerank.indexing import embeddings as embedding_files
+        from rerank.indexing import encoding_batches
         from rerank.indexing.text_encoder import load_text_encoder
         from rerank.retrieval.base.model_folders import locate_retrieval_model
 
@@ -52,14 +52,14 @@ class Dense(Searching):
         texts = _Candidates.of(task)
         if not texts.documents:
             return {query: TeacherRanking(order=()) for query in task.candidates}, {}
-        documents = document_files.open_indexed_documents(texts)
+        documents = document_files.open_documents(texts)
         made_from = {
             "format": _FORMAT,
             "fingerprint": texts.fingerprint,
             "fields": self.fields,
             "encoder": json.dumps(dict(encoder.identity), sort_keys=True),
         }
-        matrix = embedding_files.open_embeddings(
+        matrix = encoding_batches.open_embeddings(
             documents, encoder, made_from, text=self.text_of, batch_size=self.batch_size
         )
         rows = {doc.id: row for row, doc in enumerate(texts.documents)}

@@ -8,21 +8,28 @@ indexed: only candidates are encoded, and the vectors of a batch are discarded a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal, Protocol
 
 from rerank.collections.base.corpus import Corpus
-from rerank.errors import UsageError
+from rerank.errors import BackendError, UsageError
+from rerank.indexing.text_encoder import (
+    ModelOptions,
+    PromptOptions,
+    encode_in_batch,
+    load_model,
+    locate_encoder,
+    resolve_prompt,
+)
+from rerank.io.settings_files import try_read_json_object
 from rerank.retrieval import check_first_stage, first_stages, open_first_stage, retriever_index_folders
 from rerank.retrieval.base import HasPrerequisites, Retriever
-from rerank.retrieval.base.stages import DEPTH, check_retrieval_depth
+from rerank.retrieval.base.stages import DEPTH, check_depth
 from rerank.selector import build_from_selector
 from rerank.types import Query, Ranking, Run
-
-if TYPE_CHECKING:
-    from rerank.retrieval.late_interaction.scorer import MaxSimScorer
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +72,6 @@ class LateInteraction:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        """Check the options, as far as this is possible without a collection."""
         for name in ("depth", "batch_size"):
             if (value := getattr(self, name)) < 1:
                 raise UsageError(f"Late interaction has {name}={value}", expected="a whole number of at least 1")
@@ -80,7 +86,7 @@ class LateInteraction:
     def over(self, corpus: Corpus) -> LateInteractionRetriever:
         """Open the first stage of the candidates, and load the model."""
         from rerank.retrieval.base.model_folders import locate_retrieval_model
-        from rerank.retrieval.late_interaction.scorer import load_maxsim_scorer
+        from rerank.retrieval.late_interaction import load_maxsim_scorer
 
         self.check_prerequisites()
         scorer = load_maxsim_scorer(locate_retrieval_model(self.model, kind="multi-vector"), self)
@@ -115,7 +121,7 @@ class LateInteractionRetriever:
         Queries without a ranking in the first stage of the candidates are omitted. A ranking does not depend on the
         other queries of the call.
         """
-        run = self.candidates.search(queries, max(self.options.depth, check_retrieval_depth(k)))
+        run = self.candidates.search(queries, max(self.options.depth, check_depth(k)))
         return Run((self._rank(ranking).top(k) for ranking in run.values()), name="late-interaction")
 
     def _rank(self, ranking: Ranking) -> Ranking:
@@ -124,3 +130,85 @@ class LateInteractionRetriever:
         texts = [doc.text if self.options.fields == "text" else doc.full_text for doc in ranking.docs]
         scores = self.scorer.score(ranking.query.text, texts)
         return Ranking.from_scores(ranking.query, zip(ranking.docs, scores, strict=True))
+
+
+#: Names under which sentence-transformers and PyLate save multi-vector models.
+_TYPES = {"MultiVectorEncoder", "ColBERT"}
+
+
+class MaxSimOptions(ModelOptions, PromptOptions, Protocol):
+    """Protocol of the options of a `MaxSimScorer`: model loading, prompts and batch size."""
+
+    @property
+    def batch_size(self) -> int:
+        """Number of texts encoded per batch."""
+
+
+class MaxSimScorer:
+    """A MultiVectorEncoder of sentence-transformers with its prompts, which scores texts by MaxSim."""
+
+    def __init__(self, model: Any, options: MaxSimOptions) -> None:
+        self._model = model
+        self._batch_size = options.batch_size
+        self._query_prompt = resolve_prompt(model, options.query_prompt, "query")
+        self._passage_prompt = resolve_prompt(model, options.passage_prompt, "document")
+
+    def score(self, query: str, texts: Sequence[str]) -> list[float]:
+        """Return the score of each text for a query.
+
+        Texts that are longer than the model's limit are truncated by sentence-transformers. Equal texts are scored
+        only once and so have equal scores, although the other texts of a batch affect the last digits of a score. If
+        the model keeps no token of a text, such as an empty text, the text receives the lowest score of the other
+        texts, or 0 if there are none.
+        """
+        # Longest texts first: batches need little padding, and if memory runs out, it does so at the start.
+        distinct = sorted(set(texts), key=lambda text: (-len(text), text))
+        vectors = self._encode("query", [query], self._query_prompt)
+        scores: dict[str, float] = {}
+        for start in range(0, len(distinct), self._batch_size):
+            batch = distinct[start : start + self._batch_size]
+            rows = self._encode("document", batch, self._passage_prompt)
+            kept = [(text, row) for text, row in zip(batch, rows, strict=True) if len(row)]
+            if kept:
+                values = self._model.similarity(vectors, [row for _, row in kept])[0].tolist()
+                scores |= dict(zip((text for text, _ in kept), values, strict=True))
+        if not all(map(math.isfinite, scores.values())):
+            raise BackendError("The model returned a score that is not finite", remedy="Try dtype=float32")
+        lowest = min(scores.values(), default=0.0)
+        return [scores.get(text, lowest) for text in texts]
+
+    def _encode(self, side: str, texts: Sequence[str], prompt: str) -> list[Any]:
+        """Return one tensor of shape (tokens, dimensions) per text."""
+        encode = getattr(self._model, f"encode_{side}")
+        return encode_in_batch(
+            lambda batch, size: list(encode(batch, prompt=prompt, batch_size=size, show_progress_bar=False)), texts
+        )
+
+
+def load_maxsim_scorer(name: Path | str, options: MaxSimOptions) -> MaxSimScorer:
+    """Load a MultiVectorEncoder from a folder or the hub.
+
+    Args:
+        name: The folder, or ``owner/model`` on the hub.
+    """
+    files = locate_encoder(name, options)
+    model, _ = load_model("MultiVectorEncoder", files, options)
+    if not _has_trained_token_vectors(files.folder):
+        raise UsageError(
+            f"{str(name)!r} is not a multi-vector model: the library would add a projection with random weights",
+            expected="a model of sentence-transformers' class MultiVectorEncoder, such as a ColBERT model",
+            remedy="Use dense:MODEL for an embedding model",
+        )
+    return MaxSimScorer(model, options)
+
+
+def _has_trained_token_vectors(folder: Path) -> bool:
+    """Return whether a model was trained to represent a text by one vector per token.
+
+    Such models are those saved by sentence-transformers or PyLate, the ColBERT models of Stanford, and the retrieval
+    classes of transformers, as in ``MultiVectorEncoder._load_default_modules``.
+    """
+    architectures = try_read_json_object(folder / "config.json").get("architectures") or []
+    return try_read_json_object(folder / "config_sentence_transformers.json").get("model_type") in _TYPES or any(
+        kind == "HF_ColBERT" or kind.endswith("ForRetrieval") for kind in architectures
+    )

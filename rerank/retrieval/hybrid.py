@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,14 +13,7 @@ from rerank.collections.base.corpus import Corpus
 from rerank.errors import UsageError
 from rerank.retrieval import first_stages, open_first_stage, retriever_index_folders
 from rerank.retrieval.base import HasPrerequisites, Retriever
-from rerank.retrieval.base.stages import DEPTH, check_retrieval_depth
-from rerank.retrieval.hybrid.fusion import (
-    FusionValues,
-    min_max_fusion,
-    reciprocal_rank_fusion,
-    weighted_fusion_sum,
-    z_score_fusion,
-)
+from rerank.retrieval.base.stages import DEPTH, check_depth
 from rerank.selector import Selector, build_from_selector, split_selector_outside_parentheses
 from rerank.types import Query, Ranking, Run
 
@@ -52,7 +45,6 @@ class Hybrid:
     depth: int = 10 * DEPTH
 
     def __post_init__(self) -> None:
-        """Check the options, as far as this is possible without a collection."""
         if self.method != "rrf" and self.k is not None:
             raise UsageError(
                 f"Hybrid retrieval has k={self.k} with method={self.method}",
@@ -68,7 +60,7 @@ class Hybrid:
         if self.depth < 1:
             raise UsageError(f"Hybrid retrieval has depth={self.depth}", expected="at least 1")
         selectors = self.nested_stages
-        parse_hybrid_weights(self.weights, len(selectors))
+        parse_weights(self.weights, len(selectors))
         for selector in selectors:
             if Selector.parse(selector).name == "hybrid":
                 raise UsageError(
@@ -79,7 +71,7 @@ class Hybrid:
     @property
     def nested_stages(self) -> tuple[str, ...]:
         """The selectors of the fused first stages."""
-        return tuple(split_hybrid_stages(self.stages))
+        return tuple(split_stages(self.stages))
 
     def over(self, corpus: Corpus) -> HybridRetriever:
         """Open every stage over ``corpus``, after checking the prerequisites of all stages."""
@@ -120,9 +112,9 @@ class HybridRetriever:
         the ranking (``z-score``). Queries for which no stage returns a ranking are omitted. If several stages find a
         document, its text comes from the stage listed first.
         """
-        depth = max(self.options.depth, check_retrieval_depth(k))
+        depth = max(self.options.depth, check_depth(k))
         runs = [retriever.search(queries, depth) for retriever in self.retrievers]
-        normalize, weights = self.options.normalizer(), parse_hybrid_weights(self.options.weights, len(runs))
+        normalize, weights = self.options.normalizer(), parse_weights(self.options.weights, len(runs))
         fused = []
         for query in queries:
             lists = [run[query.id] for run in runs if query.id in run]
@@ -136,10 +128,10 @@ class HybridRetriever:
         return Run(fused, name="hybrid")
 
 
-def split_hybrid_stages(text: str) -> list[str]:
+def split_stages(text: str) -> list[str]:
     """Return the selectors of the stages of a hybrid, without their outer parentheses.
 
-    >>> split_hybrid_stages("(bm25,k1=1.2)+run:a.trec")
+    >>> split_stages("(bm25,k1=1.2)+run:a.trec")
     ['bm25,k1=1.2', 'run:a.trec']
     """
     parts = [part.strip() for part in split_selector_outside_parentheses(text, _PLUS)]
@@ -152,10 +144,10 @@ def split_hybrid_stages(text: str) -> list[str]:
     return selectors
 
 
-def parse_hybrid_weights(text: str, stages: int) -> tuple[float, ...]:
+def parse_weights(text: str, stages: int) -> tuple[float, ...]:
     """Parse the option ``weights``, and return one weight per stage; all weights are 1 if ``text`` is empty.
 
-    >>> parse_hybrid_weights("0.3+0.7", 2)
+    >>> parse_weights("0.3+0.7", 2)
     (0.3, 0.7)
     """
     try:
@@ -169,3 +161,82 @@ def parse_hybrid_weights(text: str, stages: int) -> tuple[float, ...]:
             expected=f"{stages} numbers of at least 0, not all 0: weights={'+'.join(['0.5'] * stages)}",
         )
     return weights
+
+
+@dataclass(frozen=True, slots=True)
+class FusionValues:
+    """The values that one ranked list assigns to documents, before they are added to those of other lists.
+
+    Attributes:
+        missing: The value of documents that are not in the list.
+    """
+
+    values: Mapping[str, float]
+    missing: float = 0.0
+
+    def __getitem__(self, doc_id: str) -> float:
+        return self.values.get(doc_id, self.missing)
+
+
+def reciprocal_rank_fusion(ranking: Ranking, k: int = 60) -> FusionValues:
+    """Return the values of one list for reciprocal rank fusion: ``1 / (k + r(d))``, and 0 for all other documents.
+
+    ``r(d)`` is the rank of document d, from 1. The fused score is the sum of these values over all lists.
+    Source: Cormack, Clarke and Büttcher, "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning
+    Methods", SIGIR 2009, where ``RRFscore(d)`` is the sum of these values over the lists, and k is 60.
+    """
+    return FusionValues({doc_id: 1.0 / (k + rank) for rank, doc_id in enumerate(ranking.doc_ids, 1)})
+
+
+def min_max_fusion(ranking: Ranking) -> FusionValues:
+    """Return the min-max normalized scores of one list, ``(s(d) - min) / (max - min)``, and 0 for all other documents.
+
+    If all scores are equal, the value of each document of the list is 1.
+    Source: Lee, "Analyses of Multiple Evidence Combination", SIGIR 1997.
+    """
+    if not _scores_differ(ranking):
+        return _membership(ranking)
+    scores = _scaled(ranking.scores)
+    low, span = scores[-1], scores[0] - scores[-1]
+    return FusionValues({doc_id: (s - low) / span for doc_id, s in zip(ranking.doc_ids, scores, strict=True)})
+
+
+def z_score_fusion(ranking: Ranking) -> FusionValues:
+    """Return the z-scores of one list, ``(s(d) - mean) / deviation``, with the population standard deviation.
+
+    Documents that are not in the list receive its lowest value, not 0, because 0 is the mean and would rank them above
+    half of the list. If all scores are equal, the value is 1 for documents of the list and 0 for all others.
+    Source: Montague and Aslam, "Relevance Score Normalization for Metasearch", CIKM 2001 (zero mean, unit variance).
+    """
+    if not _scores_differ(ranking):
+        return _membership(ranking)
+    scores = _scaled(ranking.scores)
+    mean = math.fsum(scores) / len(scores)
+    deviation = math.sqrt(math.fsum((s - mean) ** 2 for s in scores) / len(scores))
+    values = [(s - mean) / deviation for s in scores]
+    return FusionValues(dict(zip(ranking.doc_ids, values, strict=True)), missing=values[-1])
+
+
+def _scores_differ(ranking: Ranking) -> bool:
+    return len(ranking) > 0 and ranking.scores[0] > ranking.scores[-1]
+
+
+def _scaled(scores: Sequence[float]) -> list[float]:
+    """Divide scores by their largest absolute value, so that differences and squares neither overflow nor underflow."""
+    unit = max(abs(scores[0]), abs(scores[-1]))
+    return [score / unit for score in scores]
+
+
+def _membership(ranking: Ranking) -> FusionValues:
+    return FusionValues(dict.fromkeys(ranking.doc_ids, 1.0))
+
+
+def weighted_fusion_sum(lists: Sequence[FusionValues], weights: Sequence[float]) -> dict[str, float]:
+    """Return ``sum over lists i of w_i * v_i(d)`` for every document in any list.
+
+    ``w_i`` is the weight of list i, and ``v_i(d)`` the value that the list assigns to document d.
+    With all weights equal to 1, this is CombSUM (Fox and Shaw, "Combination of Multiple Searches", TREC-2, 1994).
+    The sum is rounded once (`math.fsum`), so it does not depend on the order of the lists.
+    """
+    doc_ids = dict.fromkeys(doc_id for one_list in lists for doc_id in one_list.values)
+    return {d: math.fsum(w * values[d] for w, values in zip(weights, lists, strict=True)) for d in doc_ids}

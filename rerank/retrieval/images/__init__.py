@@ -134,8 +134,8 @@ class ImageRetriever(DenseRetriever):
 
     def _read(self, index: VectorIndex, matrix: Floats, folder: Path) -> Searcher:
         from rerank.retrieval.images.encoder import (
-            read_documents_without_vector,
             rank_documents_without_vector_last,
+            read_documents_without_vector,
         )
 
         unseen = read_documents_without_vector(folder / _UNSEEN, len(matrix))

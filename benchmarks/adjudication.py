@@ -22,12 +22,11 @@ from pathlib import Path
 import ir_measures
 import numpy as np
 
+from rerank.adjudication.conclusions import Procedure
 from rerank.adjudication.orders import open_judging_order
 from rerank.adjudication.pool_measures import Measurer
 from rerank.adjudication.pools import pool_runs
-from rerank.adjudication.significance_verdicts import Procedure
-from rerank.adjudication.studies import run_study
-from rerank.adjudication.study_design import StudyDesign
+from rerank.adjudication.studies import StudyDesign, run_study
 from rerank.adjudication.walks import AdjudicationBudget, judge_pool_in_order
 from rerank.cli.run_files import read_run_arguments
 from rerank.io.run_files import read_qrels

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import t
 
-from rerank.adjudication.pool_measures import score_matrices_of_judged_pool
+from rerank.adjudication.pool_measures import score_matrices
 from rerank.adjudication.pools import Floats
 from rerank.cli.run_files import read_run_arguments
 from rerank.evaluation.prediction_powered import estimate_prediction_powered_mean
@@ -35,9 +35,7 @@ def read_scores(runs: Sequence[Run], people: Qrels, predicted: Qrels, measure: s
     topics = sorted(set(people) & set(predicted))
     both = []
     for qrels in (people, predicted):
-        matrix = score_matrices_of_judged_pool(Qrels({topic: qrels[topic] for topic in topics}), runs, [measure])[
-            measure
-        ]
+        matrix = score_matrices(Qrels({topic: qrels[topic] for topic in topics}), runs, [measure])[measure]
         both.append(matrix.values[[matrix.topics.index(topic) for topic in topics]])
     return both[0], both[1]
 

@@ -13,7 +13,7 @@ from adjudication import METHODS, made_up
 
 from libraries.processes import Settings, cpu_seconds
 from rerank.adjudication.orders import open_judging_order
-from rerank.adjudication.pool_measures import Measurer, score_matrices_of_judged_pool
+from rerank.adjudication.pool_measures import Measurer, score_matrices
 from rerank.adjudication.pools import pool_runs
 from rerank.adjudication.walks import AdjudicationBudget, judge_pool_in_order
 
@@ -35,7 +35,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     gaps = [
         float(np.abs(values[name][at] - matrix.values).max())
         for at, qrels_of_budget in enumerate(judged)
-        for name, matrix in score_matrices_of_judged_pool(qrels_of_budget, runs, measurer.names).items()
+        for name, matrix in score_matrices(qrels_of_budget, runs, measurer.names).items()
     ]
     study = Measurer(pooled, runs, qrels, ("nDCG@10", "AP"))
     middle = {topic: dict(grades) for topic, grades in judged[len(judged) // 2].items()}

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from rerank.adjudication.agreement import Agreement
-from rerank.adjudication.assessor_panel import AssessorPanel
+from rerank.adjudication.agreement import Agreement, AssessorPanel
+from rerank.adjudication.conclusions import PairCategories, Procedure, cross_significance_procedures
 from rerank.adjudication.few_judgments import estimate_from_few_judgments
 from rerank.adjudication.leave_out import LeaveOutStudy, leave_groups_out
 from rerank.adjudication.orders import open_judging_order
-from rerank.adjudication.pair_categories import PairCategories
 from rerank.adjudication.pools import Pool, pool_runs
 from rerank.adjudication.qrels_comparison import QrelsComparison, compare_with_gold_qrels
-from rerank.adjudication.significance_verdicts import Procedure, cross_significance_procedures
-from rerank.adjudication.studies import run_study
-from rerank.adjudication.study_design import StudyDesign
-from rerank.adjudication.study_results import AdjudicationStudy
+from rerank.adjudication.studies import AdjudicationStudy, StudyDesign, run_study
 from rerank.adjudication.walks import AdjudicationBudget, JudgingSequence, judge_pool_in_order
 
 __all__ = [

@@ -1,15 +1,26 @@
-"""Agreement between two assessors on the documents that both have judged."""
+"""Agreement of assessors: tables and Cohen's kappa of two, and Krippendorff's alpha of any number, with intervals.
+
+Intervals come from the percentile bootstrap over topics: topics are drawn with replacement, each with all its
+judgments. Documents of one topic are not independent, so sampling documents would produce intervals that are too
+narrow. The assessors are fixed: an interval shows how a value could vary with other topics, not with other assessors.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import combinations
+from typing import Any, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from rerank.adjudication.pools import Floats, Ints
+from rerank.errors import DataError, ensure
 from rerank.types import NOT_JUDGED, Qrels
+
+#: Grades by topic and document.
+Grades = Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -36,17 +47,8 @@ class Agreement:
         return float(np.trace(self.table)) / self.documents if self.documents else None
 
     def kappa(self, weights: str = "none") -> float | None:
-        """Compute Cohen's kappa, 1 - sum w o / sum w e. The result is None if kappa is undefined.
-
-        For each cell of the table, o is the observed fraction of documents, and e is the fraction expected by chance
-        from the two assessors' marginal distributions. The disagreement weight w of a cell is 0 on the diagonal. Off
-        the diagonal, it is 1 (``none``), the distance between the two grades (``linear``) or the squared distance
-        (``quadratic``). Kappa is undefined if there are no documents, or if the agreement expected by chance is
-        complete.
-        Source: Cohen 1960; for the weighted form, Cohen, Psychological Bulletin 1968.
-        """
-        kappa = float(cohen_kappa(self.table, self.grades, weights))
-        return None if np.isnan(kappa) else kappa
+        """Compute `cohen_kappa` with ``none``, ``linear`` or ``quadratic`` weights; None if kappa is undefined."""
+        return _number_or_none(float(cohen_kappa(self.table, self.grades, weights)))
 
     def binary(self, relevant: int) -> Agreement:
         """Return the agreement on binary relevance. Grades of at least ``relevant`` become 1, lower grades become 0."""
@@ -65,17 +67,29 @@ class Agreement:
             "grades": list(self.grades),
             "table": self.table.tolist(),
             "overlap": self.overlap,
-            "kappa": self.kappa(),
-            "kappa_linear": self.kappa("linear"),
-            "kappa_quadratic": self.kappa("quadratic"),
+            **{name: self.kappa(weights) for name, weights in KAPPAS.items()},
             "binary_overlap": binary.overlap,
             "binary_kappa": binary.kappa(),
         }
 
 
+#: Disagreement weights of each kappa, by its name in results.
+KAPPAS: Mapping[str, str] = {"kappa": "none", "kappa_linear": "linear", "kappa_quadratic": "quadratic"}
+
+
 def cohen_kappa(tables: Ints, grades: tuple[int, ...], weights: str) -> Floats:
-    """Compute Cohen's kappa for many tables at once, shape (..., grades, grades); NaN where undefined."""
-    cost = _kappa_disagreement_weights(grades, weights)
+    """Compute Cohen's kappa, 1 - sum w o / sum w e, for many tables of shape (..., grades, grades) at once.
+
+    For each cell of the table, o is the observed fraction of documents, and e is the fraction expected by chance from
+    the two assessors' marginal distributions. The disagreement weight w of a cell is 0 on the diagonal. Off the
+    diagonal, it is 1 (``none``), the distance between the two grades (``linear``) or the squared distance
+    (``quadratic``). Kappa is NaN if there are no documents, or if the agreement expected by chance is complete.
+    Source: Cohen 1960; for the weighted form, Cohen, Psychological Bulletin 1968.
+    """
+    values = np.array(grades, dtype=np.float64)
+    # (grades, grades) |a - b| between grade values, not between their positions: grades may have gaps, such as 0, 1, 3
+    distance = np.abs(values[:, None] - values[None])
+    cost = {"none": (distance > 0).astype(np.float64), "linear": distance, "quadratic": distance**2}[weights]
     documents = tables.sum(axis=(-2, -1))
     # (...) sum w o and sum w e, both multiplied by the number of documents
     observed = (cost * tables).sum(axis=(-2, -1))
@@ -85,15 +99,18 @@ def cohen_kappa(tables: Ints, grades: tuple[int, ...], weights: str) -> Floats:
         return np.asarray(np.where(expected > 0, 1 - observed / expected, np.nan))
 
 
-def compute_assessor_agreement(
-    first: Mapping[str, Mapping[str, int]], second: Mapping[str, Mapping[str, int]]
-) -> Agreement:
+def compare_assessors(first: Grades, second: Grades) -> Agreement:
     """Build the contingency table of the documents that both assessors have judged."""
-    grade_pairs = list(_grade_pairs(first, second))
-    grades = sorted({grade for pair in grade_pairs for grade in pair})
+    pairs = [
+        (grade, second[topic][doc])
+        for topic, judged in first.items()
+        for doc, grade in judged.items()
+        if doc in second.get(topic, {}) and NOT_JUDGED.isdisjoint((grade, second[topic][doc]))
+    ]
+    grades = sorted({grade for pair in pairs for grade in pair})
     index = {grade: position for position, grade in enumerate(grades)}
     table = np.zeros((len(grades), len(grades)), dtype=np.int64)
-    for a, b in grade_pairs:
+    for a, b in pairs:
         table[index[a], index[b]] += 1
     return Agreement(grades=tuple(grades), table=table)
 
@@ -109,20 +126,230 @@ def judged_topics(qrels: Qrels) -> tuple[str, ...]:
     return tuple(topic for topic, judged in qrels.items() if set(judged.values()) - NOT_JUDGED)
 
 
-def _grade_pairs(
-    first: Mapping[str, Mapping[str, int]], second: Mapping[str, Mapping[str, int]]
-) -> Iterator[tuple[int, int]]:
-    """Yield the two grades of every document that both assessors have judged."""
-    for topic, judged in first.items():
-        other = second.get(topic, {})
-        for doc, grade in judged.items():
-            if doc in other and NOT_JUDGED.isdisjoint((grade, other[doc])):
-                yield grade, other[doc]
+#: Levels of measurement, which define the distance between two grades.
+AlphaLevel = Literal["nominal", "ordinal", "interval"]
+ALPHA_LEVELS: tuple[AlphaLevel, ...] = get_args(AlphaLevel)
 
 
-def _kappa_disagreement_weights(grades: tuple[int, ...], weights: str) -> Floats:
-    """Return the (grades, grades) disagreement weights of Cohen's kappa: 0 if grades are equal, otherwise positive."""
+def count_coincidences(counts: Ints) -> Floats:
+    """Return the (grades, grades) coincidences o, which count pairs of judgments of a document by different assessors.
+
+    o_ck = sum over documents of n_c (n_k - [c = k]) / (n - 1). For each document, n_c is the number of assessors who
+    gave it grade c, and n is the number of all its judgments. Documents with fewer than two judgments do not count.
+
+    Args:
+        counts: (documents, grades) number of assessors who gave the document the grade.
+    """
+    judgments = counts.sum(axis=1)
+    paired = counts[judgments > 1].astype(np.float64)
+    shares = paired / (judgments[judgments > 1, None] - 1)
+    # (grades, grades) ordered pairs of judgments, without those of a judgment with itself
+    return np.asarray(shares.T @ paired - np.diag(shares.sum(axis=0)))
+
+
+def krippendorff_alpha(coincidences: Floats, grades: tuple[int, ...], level: AlphaLevel) -> float:
+    """Compute alpha = 1 - (n - 1) sum o d / sum n_c n_k d. Alpha is NaN without pairs, or if only one grade occurs.
+
+    o are the coincidences, n_c is the sum of row c, n is the sum of all rows, and d is the squared distance of two
+    grades: 1 (``nominal``), (c - k)^2 (``interval``), or the squared number of judgments with grades from one of the
+    two to the other, where judgments with these two grades count half (``ordinal``).
+
+    Args:
+        coincidences: (grades, grades) o, from `count_coincidences`.
+        grades: The grades, ascending.
+        level: Level of measurement.
+    """
+    totals = coincidences.sum(axis=1)
     values = np.array(grades, dtype=np.float64)
-    # (grades, grades) |a - b| between grade values, not between their positions: grades may have gaps, such as 0, 1, 3
-    distance = np.abs(values[:, None] - values[None])
-    return {"none": (distance > 0).astype(np.float64), "linear": distance, "quadratic": distance**2}[weights]
+    if level == "ordinal":  # sum from c to k of n_g, minus (n_c + n_k) / 2, is the distance of these positions
+        values = totals.cumsum() - totals / 2
+    distances = np.asarray((values[:, None] - values[None]) ** 2) if level != "nominal" else 1 - np.eye(len(values))
+    expected = float(totals @ distances @ totals)
+    if not expected:
+        return float("nan")
+    return 1 - (float(totals.sum()) - 1) * float((coincidences * distances).sum()) / expected
+
+
+#: Smallest number of topics for which intervals are computed: samples of fewer topics hardly vary.
+LEAST_TOPICS = 5
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AssessorPanel:
+    """Judgments of several assessors, counted by topic.
+
+    Attributes:
+        assessors: Names of the assessors.
+        topics: Topics with a document that at least two assessors have judged.
+        grades: All grades that an assessor assigned, in ascending order.
+        tables: (topics, assessors, assessors, grades, grades) number of documents with each pair of grades of two
+            assessors.
+        coincidences: (topics, grades, grades) coincidences, computed by `count_coincidences`.
+        documents: (topics,) number of documents that at least two assessors have judged.
+        relevant: Lowest relevant grade of each assessor if grades were replaced by 0 and 1, otherwise None.
+    """
+
+    assessors: tuple[str, ...]
+    topics: tuple[str, ...]
+    grades: tuple[int, ...]
+    tables: Ints
+    coincidences: Floats
+    documents: Ints
+    relevant: tuple[int, ...] | None = None
+
+    @classmethod
+    def from_qrels(cls, assessors: Mapping[str, Grades], relevant: Sequence[int] | None = None) -> AssessorPanel:
+        """Create a panel by counting the judgments of at least two assessors.
+
+        Args:
+            assessors: Grades by name of the assessor, topic and document (``assessors[name][topic][document]``).
+                Documents with grade -1 are not judged.
+            relevant: For every assessor, the lowest grade that becomes 1; lower grades become 0. None keeps the grades,
+                which then must have the same meaning for all assessors.
+
+        Raises:
+            UsageError: There are fewer than two assessors, or ``relevant`` does not contain one grade per assessor.
+            DataError: No document was judged by two assessors.
+        """
+        count = len(assessors)
+        ensure(count >= 2, f"The number of sets of judgments is {count}", expected="at least two, one per assessor")
+        if relevant is not None:
+            found = f"The number of lowest relevant grades is {len(relevant)}"
+            ensure(len(relevant) == count, found, expected=f"{count}, one per assessor")
+        lowest: Sequence[int | None] = relevant or [None] * count
+        # grades of the judged documents; 0 or 1 if a lowest relevant grade is given
+        judgments = [
+            {
+                topic: {
+                    doc: grade if least is None else int(grade >= least)
+                    for doc, grade in judged.items()
+                    if grade not in NOT_JUDGED
+                }
+                for topic, judged in qrels.items()
+            }
+            for qrels, least in zip(assessors.values(), lowest, strict=True)
+        ]
+        grades = tuple(sorted({g for qrels in judgments for judged in qrels.values() for g in judged.values()}))
+        marks = {
+            topic: _mark_grades([qrels.get(topic, {}) for qrels in judgments], grades)
+            for topic in dict.fromkeys(topic for qrels in judgments for topic in qrels)
+        }
+        documents = {topic: int((marked.sum(axis=(0, 2)) > 1).sum()) for topic, marked in marks.items()}
+        topics = tuple(topic for topic, count in documents.items() if count)
+        if not topics:
+            raise DataError("No document is judged by two assessors", expected="judgments of the same documents")
+        return cls(
+            assessors=tuple(assessors),
+            topics=topics,
+            grades=grades,
+            tables=np.stack([np.einsum("adg,bdh->abgh", marks[t], marks[t], optimize=True) for t in topics]),
+            coincidences=np.stack([count_coincidences(marks[topic].sum(axis=0)) for topic in topics]),
+            documents=np.array([documents[topic] for topic in topics]),
+            relevant=None if relevant is None else tuple(relevant),
+        )
+
+    def kappas(self, weights: str = "none", topics: Ints | None = None) -> Floats:
+        """Return the (assessors, assessors) matrix of Cohen's kappa (`cohen_kappa`); NaN where it is undefined.
+
+        Args:
+            weights: ``none``, ``linear`` or ``quadratic``.
+            topics: (topics,) number of times that each topic counts; None to count each topic once.
+        """
+        return cohen_kappa(_sum_over_topics(self.tables, topics), self.grades, weights)
+
+    def alphas(self, topics: Ints | None = None) -> Floats:
+        """Return Krippendorff's alpha for each level of `ALPHA_LEVELS`, shape (levels,); NaN where it is undefined.
+
+        Args:
+            topics: (topics,) number of times that each topic counts; None to count each topic once.
+        """
+        coincidences = _sum_over_topics(self.coincidences, topics)
+        return np.array([krippendorff_alpha(coincidences, self.grades, level) for level in ALPHA_LEVELS])
+
+    def to_dict(self, *, resamples: int = 1000, seed: int = 0, alpha: float = 0.05) -> dict[str, Any]:
+        """Return the JSON object of ``rerank qrels agreement --format json``.
+
+        Args:
+            resamples: Number of bootstrap samples of topics; 0 for no intervals.
+            seed: Seed of the samples.
+            alpha: Intervals have confidence level 1 - alpha.
+        """
+        count = len(self.topics)
+        drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
+        kappas = {name: self.kappas(weights) for name, weights in KAPPAS.items()}
+        # (samples, assessors, assessors) for every kappa, and (samples, levels)
+        kappa_samples = {name: [self.kappas(weights, topics) for topics in drawn] for name, weights in KAPPAS.items()}
+        alpha_samples = [self.alphas(topics) for topics in drawn]
+        pairs = []
+        for a, b in combinations(range(len(self.assessors)), 2):
+            common = self.tables[:, a, b]
+            documents = int(common.sum())
+            row: dict[str, Any] = {
+                "a": self.assessors[a],
+                "b": self.assessors[b],
+                "topics": int((common.sum(axis=(-2, -1)) > 0).sum()),
+                "documents": documents,
+                "overlap": int(np.trace(common.sum(axis=0))) / documents if documents else None,
+            }
+            for name, values in kappas.items():
+                row[name] = _number_or_none(values[a, b])
+                samples = [sample[a, b] for sample in kappa_samples[name]]
+                row[f"{name}_interval"] = _percentile_bounds(samples, row["topics"], alpha)
+            pairs.append(row)
+        alphas = {}
+        for index, (level, value) in enumerate(zip(ALPHA_LEVELS, self.alphas(), strict=True)):
+            bounds = _percentile_bounds([sample[index] for sample in alpha_samples], count, alpha)
+            alphas[level] = {"value": _number_or_none(value), "interval": bounds}
+        return {
+            "assessors": list(self.assessors),
+            "relevant": None if self.relevant is None else list(self.relevant),
+            "grades": list(self.grades),
+            "topics": count,
+            "documents": int(self.documents.sum()),
+            "alpha": alphas,
+            "pairs": pairs,
+            "by_topic": [
+                {
+                    "topic": topic,
+                    "documents": int(documents),
+                    **{level: _number_or_none(v) for level, v in zip(ALPHA_LEVELS, self.alphas(only), strict=True)},
+                }
+                for topic, documents, only in zip(
+                    self.topics, self.documents, np.eye(count, dtype=np.int64), strict=True
+                )
+            ],
+            "confidence": 1 - alpha,
+            "resamples": resamples,
+            "seed": seed,
+        }
+
+
+def _sum_over_topics(counts: npt.NDArray[Any], topics: Ints | None) -> npt.NDArray[Any]:
+    """Sum counts of shape (topics, ...) over topics, weighted by ``topics``; None weights all topics by 1."""
+    return np.asarray(counts.sum(axis=0) if topics is None else np.tensordot(topics, counts, axes=1))
+
+
+def _mark_grades(judgments: Sequence[Mapping[str, int]], grades: Sequence[int]) -> Ints:
+    """One-hot encode the grades of one topic, as an array of shape (assessors, documents, grades).
+
+    An entry is 1 if the assessor gave the document this grade, otherwise 0.
+    """
+    docs = {doc: index for index, doc in enumerate(dict.fromkeys(doc for judged in judgments for doc in judged))}
+    column = {grade: index for index, grade in enumerate(grades)}
+    marks = np.zeros((len(judgments), len(docs), len(grades)), dtype=np.int64)
+    for assessor, judged in enumerate(judgments):
+        for doc, grade in judged.items():
+            marks[assessor, docs[doc], column[grade]] = 1
+    return marks
+
+
+def _percentile_bounds(samples: Sequence[float], topics: int, alpha: float) -> list[float] | None:
+    """Return the bounds of a percentile interval; None if there are few topics or most samples are undefined."""
+    defined = np.array([value for value in samples if not np.isnan(value)])
+    if topics < LEAST_TOPICS or len(defined) < max(2, len(samples) / 2):
+        return None
+    return [float(bound) for bound in np.quantile(defined, [alpha / 2, 1 - alpha / 2])]
+
+
+def _number_or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

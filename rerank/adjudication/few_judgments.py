@@ -88,35 +88,10 @@ def estimate_from_few_judgments(
     for name in names:
         check_measure_has_query_values(name)
     systems = [run.name for run in runs]
-    _check_baseline_of_estimates(baseline, systems)
-    both, alone = _split_topics(people, model)
-    shared = Qrels({topic: people[topic] for topic in both}, name=people.name)
-    by_people, by_model = evaluate_runs(shared, runs, names), evaluate_runs(model, runs, names)
-    rows: list[dict[str, Any]] = []
-    for name in names:
-        values = [_scores_of_topics(*part, name) for part in ((by_people, both), (by_model, both), (by_model, alone))]
-        rows += _estimate_rows(name, systems, values, baseline, alpha)
-    notes = [note for qrels in (shared, model) for note in notes_on_judgments(qrels, runs, names, relevant)]
-    return FewJudgmentsReport(
-        people_topics=both,
-        model_topics=alone,
-        left_out=len({*people, *model}) - len(both) - len(alone),
-        baseline=baseline,
-        alpha=alpha,
-        rows=tuple(rows),
-        notes=tuple(dict.fromkeys(notes)),
-    )
-
-
-def _check_baseline_of_estimates(baseline: str, systems: Sequence[str]) -> None:
     if baseline and baseline not in systems:
         raise UnknownNameError("baseline", baseline, systems)
     if baseline and len(systems) < 2:
         raise DataError(f"The baseline {baseline!r} is the only run", expected="at least one other run")
-
-
-def _split_topics(people: Qrels, model: Qrels) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the topics judged by people and by the model, and the topics judged only by the model."""
     by_people = set(judged_topics(people))
     both, alone = (
         tuple(topic for topic in judged_topics(model) if (topic in by_people) is judged) for judged in (True, False)
@@ -128,43 +103,42 @@ def _split_topics(people: Qrels, model: Qrels) -> tuple[tuple[str, ...], tuple[s
             expected=f"at least {LEAST_JUDGED_TOPICS} topics in both and at least 2 only in {model.name}",
             remedy="Let the model judge all topics, and let people judge a random sample of them",
         )
-    return both, alone
+    shared = Qrels({topic: people[topic] for topic in both}, name=people.name)
+    people_scores, model_scores = evaluate_runs(shared, runs, names), evaluate_runs(model, runs, names)
 
+    def values(evaluated: Sequence[Scores], topics: Sequence[str], measure: str) -> Floats:
+        """Return the (topics, systems) scores, minus those of the baseline if there is one."""
+        found = np.array([[scores.by_measure(measure)[topic] for scores in evaluated] for topic in topics])
+        return found - found[:, [systems.index(baseline)]] if baseline else found
 
-def _scores_of_topics(evaluated: Sequence[Scores], topics: Sequence[str], measure: str) -> Floats:
-    """Return the (topics, systems) scores of the given topics by one measure, as an array."""
-    return np.array([[scores.by_measure(measure)[topic] for scores in evaluated] for topic in topics])
-
-
-def _estimate_rows(
-    measure: str, systems: Sequence[str], values: Sequence[Floats], baseline: str, alpha: float
-) -> list[dict[str, Any]]:
-    """Return the rows of a report on one measure: estimates for every system except the baseline.
-
-    Args:
-        measure: Name of the measure.
-        systems: Names of the systems.
-        values: Three (topics, systems) arrays: scores from people's judgments, from the model's judgments of the same
-            topics, and from the model's judgments of the other topics.
-        baseline: Name of the system from which differences are estimated; empty for the scores themselves.
-        alpha: Intervals have confidence level 1 - alpha.
-    """
-    if baseline:
-        values = [scores - scores[:, [systems.index(baseline)]] for scores in values]
-    people, model, model_only = values
-    found = estimate_prediction_powered_mean(people, model, model_only, alpha=alpha)
-    model_means = np.concatenate([model, model_only]).mean(axis=0)
-    return [
-        {
-            "measure": measure,
-            "run": system,
-            "estimate": float(found.estimate[index]),
-            "interval": [float(found.estimate[index] + sign * found.half_width[index]) for sign in (-1, 1)],
-            "weight": float(found.weight[index]),
-            "people": float(people[:, index].mean()),
-            "people_interval": list(student_t_interval(people[:, index].tolist(), 1 - alpha)),
-            "model": float(model_means[index]),
-        }
-        for index, system in enumerate(systems)
-        if system != baseline
-    ]
+    rows = []
+    for name in names:
+        gold, cheap, rest = (
+            values(*part, name) for part in ((people_scores, both), (model_scores, both), (model_scores, alone))
+        )
+        found = estimate_prediction_powered_mean(gold, cheap, rest, alpha=alpha)
+        model_means = np.concatenate([cheap, rest]).mean(axis=0)
+        rows += [
+            {
+                "measure": name,
+                "run": system,
+                "estimate": float(found.estimate[index]),
+                "interval": [float(found.estimate[index] + sign * found.half_width[index]) for sign in (-1, 1)],
+                "weight": float(found.weight[index]),
+                "people": float(gold[:, index].mean()),
+                "people_interval": list(student_t_interval(gold[:, index].tolist(), 1 - alpha)),
+                "model": float(model_means[index]),
+            }
+            for index, system in enumerate(systems)
+            if system != baseline
+        ]
+    notes = [note for qrels in (shared, model) for note in notes_on_judgments(qrels, runs, names, relevant)]
+    return FewJudgmentsReport(
+        people_topics=both,
+        model_topics=alone,
+        left_out=len({*people, *model}) - len(both) - len(alone),
+        baseline=baseline,
+        alpha=alpha,
+        rows=tuple(rows),
+        notes=tuple(dict.fromkeys(notes)),
+    )

@@ -16,15 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from rerank.adjudication.pool_measures import score_matrices_of_judged_pool
-from rerank.adjudication.pools import DEPTH, Pool, pool_runs
-from rerank.adjudication.ranking_similarity import (
-    rank_changes_from_gold_judgments,
-    rank_systems_by_gold_or_cheap,
-    rank_systems_for_study,
-    tau_with_gold_judgments,
-)
-from rerank.adjudication.run_groups import group_runs_by_name
+from rerank.adjudication.conclusions import kendall_tau, rank_changes, rank_systems, ranks_in
+from rerank.adjudication.pool_measures import score_matrices
+from rerank.adjudication.pools import DEPTH, Pool, group_runs_by_name, pool_runs
 from rerank.errors import DataError
 from rerank.evaluation import ScoreMatrix, parse_measures
 from rerank.evaluation.comparison import notes_on_judgments
@@ -127,41 +121,32 @@ def leave_groups_out(
         raise DataError(f"The number of groups of runs is {len(members)}", expected="2 or more, to leave one out")
     judged = qrels.judged()
     pool = pool_runs(runs, depth=depth, qrels=judged)
-    gold = score_matrices_of_judged_pool(judged, runs, names)
-    unique = {group: _documents_of_group_only(pool, indices) for group, indices in members.items()}
-    left_out = {
-        group: score_matrices_of_judged_pool(_without_documents(judged, docs), runs, names) if docs else gold
-        for group, docs in unique.items()
-    }
-    counts = {group: _count_documents(judged, docs, relevant) for group, docs in unique.items()}
-    rows, summary = [], []
-    for name in names:
-        found = [
-            row
-            for group, indices in members.items()
-            for row in _rows_of_group(gold[name], left_out[group][name], indices, {"group": group, **counts[group]})
-        ]
-        rows += sorted(found, key=lambda row: row["rank"])
-        summary.append(_summary_of_rows(name, found))
+    gold = score_matrices(judged, runs, names)
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for group, indices in members.items():
+        unique = _documents_of_group_only(pool, indices)
+        reduced = score_matrices(_without_documents(judged, unique), runs, names) if unique else gold
+        grades = [judged[topic][doc] for topic, docs in unique.items() for doc in docs]
+        about = {
+            "group": group,
+            "unique": len(grades),
+            "unique_relevant": sum(grade >= relevant for grade in grades),
+        }
+        for name in names:
+            rows[name] += _rows_of_group(gold[name], reduced[name], indices, about)
     pooled = f"{len(pool) / sum(map(len, judged.values())):.1%} of the judged documents are in the pool of these runs."
     notes = [f"{pooled} {_CAVEAT}", *notes_on_judgments(judged, runs, names, relevant)]
     return LeaveOutStudy(
-        depth=depth, topics=len(judged), rows=tuple(rows), summary=tuple(summary), notes=tuple(dict.fromkeys(notes))
+        depth=depth,
+        topics=len(judged),
+        rows=tuple(row for name in names for row in sorted(rows[name], key=lambda row: row["rank"])),
+        summary=tuple(_summary_of_rows(name, rows[name]) for name in names),
+        notes=tuple(dict.fromkeys(notes)),
     )
 
 
-def _count_documents(qrels: Qrels, docs: Mapping[str, Sequence[str]], relevant: int) -> dict[str, int]:
-    grades = [qrels[topic][doc] for topic, ids in docs.items() for doc in ids]
-    return {"unique": len(grades), "unique_relevant": sum(grade >= relevant for grade in grades)}
-
-
 def _documents_of_group_only(pool: Pool, runs: Sequence[int]) -> dict[str, list[str]]:
-    """Return, for each topic, the pool documents that only runs of the group contributed.
-
-    Args:
-        pool: The pool.
-        runs: Indices of the group's runs.
-    """
+    """Return, for each topic, the pool documents that only the runs with these indices contributed."""
     inside = np.isin(np.arange(len(pool.systems)), runs)
     found = {}
     for topic in pool.topics:
@@ -183,19 +168,12 @@ def _without_documents(qrels: Qrels, docs: Mapping[str, Sequence[str]]) -> Qrels
 def _rows_of_group(
     gold: ScoreMatrix, reduced: ScoreMatrix, runs: Sequence[int], about: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """Yield one row per run of a group, with its scores by one measure with and without the group's documents.
-
-    Args:
-        gold: Scores of all runs with all judgments.
-        reduced: Scores of all runs without the judgments of the group's documents.
-        runs: Indices of the group's runs.
-        about: The first keys of each row: the group's name and its numbers of documents.
-    """
+    """Yield one row per run of a group, with its scores by one measure with and without the group's documents."""
     before, after = gold.values.mean(axis=0), reduced.values.mean(axis=0)
-    ranked = rank_systems_for_study(before, gold.systems)
-    ranks = rank_systems_by_gold_or_cheap(ranked)
-    falls = rank_changes_from_gold_judgments(ranked, rank_systems_for_study(after, gold.systems))
-    tau = tau_with_gold_judgments(before, after)
+    ranking = rank_systems(before, gold.systems)
+    ranks = ranks_in(ranking)
+    falls = rank_changes(ranking, rank_systems(after, gold.systems))
+    tau = kendall_tau(before, after)
     for run in runs:
         yield {
             "measure": gold.measure,
@@ -221,7 +199,7 @@ def _summary_of_rows(measure: str, rows: Sequence[Mapping[str, Any]]) -> dict[st
         "largest_drop": float(max(0.0, -relative.min(initial=0.0))),
         "max_fall": max(row["fall"] for row in rows),
         "lowest_tau": min(taus, default=None),
-        "tau": tau_with_gold_judgments(means, without),
+        "tau": kendall_tau(means, without),
     }
 
 

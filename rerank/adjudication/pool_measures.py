@@ -5,29 +5,24 @@ judged documents changes. This module therefore maps grades to the ranks of the 
 judging order together. Measures are defined as in trec_eval, as everywhere in this package. Measures without a formula
 in this module are computed by ir_measures, which is slower.
 
-Repeats of stochastic systems: several runs of one system that count as one system in a study.
+Several runs of one stochastic system (repeats) count as one system in a study.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rerank.adjudication.pools import Bools, Floats, Ints, Pool, add_unjudged_documents
+from rerank.adjudication.pools import Bools, Floats, Ints, Pool, add_unjudged_documents, group_runs_by_name
 from rerank.adjudication.walks import AdjudicationBudget, JudgingSequence
 from rerank.evaluation import ScoreMatrix, evaluate_runs, parse_measures
 from rerank.types import Qrels, Run
 
 if TYPE_CHECKING:
     from ir_measures import Measure
-
-from collections.abc import Container
-from dataclasses import replace
-
-from rerank.adjudication.run_groups import group_runs_by_name
 
 #: Largest number of grades that are held in memory at the same time.
 _BATCH_SIZE = 1 << 21
@@ -46,12 +41,83 @@ class JudgedView:
     found: Ints
     judged: Ints
 
-    def relevant(self, grade: int) -> Floats:
+    def hits(self, measure: Any) -> Bools:
+        """Return (budgets, systems, ranks) whether the document at each rank up to the cutoff is relevant."""
+        return np.asarray(self.found[..., : measure.params.get("cutoff")] >= measure["rel"])
+
+    def relevant(self, measure: Any) -> Floats:
         """Return an array of shape (budgets,): the number of documents that are judged relevant."""
-        return np.asarray((self.judged >= grade).sum(axis=1), dtype=np.float64)
+        return np.asarray((self.judged >= measure["rel"]).sum(axis=1), dtype=np.float64)
 
 
+def _shares(values: Floats, wholes: Floats) -> Floats:
+    """Divide (budgets, systems) values by the (budgets,) totals of each budget; 0 if the total is 0."""
+    return np.where(wholes[:, None] > 0, values / np.where(wholes > 0, wholes, 1.0)[:, None], 0.0)
+
+
+def _ndcg(view: JudgedView, measure: Any) -> Floats:
+    """Compute nDCG with linear gain and discount log2(rank + 1)."""
+    found, ideal = (grades[..., : measure.params.get("cutoff")] for grades in (view.found, view.judged))
+    # (ranks,) discount of each rank
+    discount = 1 / np.log2(np.arange(2, max(found.shape[-1], ideal.shape[-1]) + 2))
+    best = ideal @ discount[: ideal.shape[-1]]  # (budgets,) DCG of the ideal list
+    return _shares(found @ discount[: found.shape[-1]], best)
+
+
+def _ap(view: JudgedView, measure: Any) -> Floats:
+    """Compute the sum of the precision at each relevant document, divided by the number of relevant documents."""
+    hits = view.hits(measure)
+    ranks = np.arange(1, hits.shape[-1] + 1)
+    # (budgets, systems, ranks) precision at each hit
+    precision = np.where(hits, hits.cumsum(axis=-1) / ranks, 0.0)
+    return _shares(precision.sum(axis=-1), view.relevant(measure))
+
+
+def _precision(view: JudgedView, measure: Any) -> Floats:
+    """Compute P@k: number of relevant documents among the first k, divided by k."""
+    return np.asarray(view.hits(measure).sum(axis=-1) / measure["cutoff"])
+
+
+def _recall(view: JudgedView, measure: Any) -> Floats:
+    """Compute R@k: number of relevant documents among the first k, divided by the number of relevant documents."""
+    return _shares(view.hits(measure).sum(axis=-1, dtype=np.float64), view.relevant(measure))
+
+
+def _reciprocal_rank(view: JudgedView, measure: Any) -> Floats:
+    """Compute 1 / rank of the first relevant document."""
+    hits = view.hits(measure)
+    # argmax is the index of the first hit; it is also 0 if there is no hit
+    return np.where(hits.any(axis=-1), 1 / (1.0 + hits.argmax(axis=-1)), 0.0)
+
+
+def _success(view: JudgedView, measure: Any) -> Floats:
+    """Compute Success@k: 1 if any of the first k documents is relevant, otherwise 0."""
+    return np.asarray(view.hits(measure).any(axis=-1), dtype=np.float64)
+
+
+#: A formula returns the (budgets, systems) values of a measure on one topic.
 Formula = Callable[[JudgedView, "Measure"], Floats]
+#: Formula of each measure, by its name in ir_measures.
+FORMULAS: dict[str, Formula] = {
+    "nDCG": _ndcg,
+    "AP": _ap,
+    "P": _precision,
+    "R": _recall,
+    "RR": _reciprocal_rank,
+    "Success": _success,
+}
+
+
+def find_formula(measure: Any) -> Formula | None:
+    """Return the formula of a measure, or None if ir_measures must compute it."""
+    formula = FORMULAS.get(measure.NAME)
+    return formula if formula and not measure.params.keys() - {"cutoff", "rel"} else None
+
+
+def score_matrices(qrels: Qrels, runs: Sequence[Run], measures: Sequence[str]) -> dict[str, ScoreMatrix]:
+    """Return the (topics, systems) score matrix of each measure, computed by ir_measures."""
+    scores = evaluate_runs(qrels, runs, measures)
+    return {name: ScoreMatrix.from_scores(scores, name) for name in measures}
 
 
 class Measurer:
@@ -82,14 +148,13 @@ class Measurer:
         relevant: int = 1,
         repeats: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """Look up the gold grade at every rank of the runs, once for all budgets."""
         self.pool = pool
         self.repeats = SystemRepeats.match([run.name for run in runs], repeats)
         self.measures = parse_measures(measures, relevant=relevant)
         self.names = tuple(map(str, self.measures))
         self.topics = tuple(qrels)
         self._runs, self._qrels = runs, qrels
-        self.run_scores = score_matrices_of_judged_pool(qrels, runs, self.names)
+        self.run_scores = score_matrices(qrels, runs, self.names)
         self.gold = {name: self.repeats.average_matrix(matrix) for name, matrix in self.run_scores.items()}
         row = {topic: index for index, topic in enumerate(self.topics)}
         self._rows = [row[topic.id] for topic in pool.topics]
@@ -97,7 +162,15 @@ class Measurer:
             np.array([max(0, qrels[topic.id].get(doc, 0)) for doc in topic.docs], dtype=np.int64)
             for topic in pool.topics
         ]
-        self._lists = [self._placed(topic.id, topic.docs) for topic in pool.topics]
+        # per topic, (runs, ranks) pool index of the document at each rank, or -1 if not pooled
+        self._lists = []
+        for topic in pool.topics:
+            index = {doc: position for position, doc in enumerate(topic.docs)}
+            lists = [run[topic.id].doc_ids if topic.id in run else () for run in runs]
+            table = np.full((len(lists), max(map(len, lists))), -1, dtype=np.int64)
+            for places, ids in zip(table, lists, strict=True):
+                places[: len(ids)] = [index.get(doc, -1) for doc in ids]
+            self._lists.append(table)
 
     @property
     def systems(self) -> tuple[str, ...]:
@@ -107,7 +180,7 @@ class Measurer:
     @property
     def slow(self) -> tuple[str, ...]:
         """Names of the measures without a formula here, which ir_measures computes one budget at a time."""
-        return tuple(name for name, m in zip(self.names, self.measures, strict=True) if find_pool_formula(m) is None)
+        return tuple(name for name, m in zip(self.names, self.measures, strict=True) if find_formula(m) is None)
 
     def relevant_documents(self, grade: int) -> list[Bools]:
         """Return, for every topic of the pool, a boolean array of shape (docs,): whether gold grade >= ``grade``."""
@@ -124,7 +197,7 @@ class Measurer:
         values = {name: np.zeros(shape) for name in self.names}
         # (budgets, topics) number of judged documents
         sizes = np.stack([ordering.sizes(budget) for budget in budgets])
-        fast = [(name, m, f) for name, m in zip(self.names, self.measures, strict=True) if (f := find_pool_formula(m))]
+        fast = [(name, m, f) for name, m in zip(self.names, self.measures, strict=True) if (f := find_formula(m))]
         # topics outside the pool keep the score 0
         for index, row in enumerate(self._rows):
             step = max(1, _BATCH_SIZE // max(1, self._lists[index].size))
@@ -134,7 +207,7 @@ class Measurer:
                 for name, measure, formula in fast:
                     values[name][batch, row] = formula(view, measure)
         for index in range(len(budgets)) if self.slow else ():
-            matrices = score_matrices_of_judged_pool(self.cheap(ordering, sizes[index]), self._runs, self.slow)
+            matrices = score_matrices(self.cheap(ordering, sizes[index]), self._runs, self.slow)
             for name, matrix in matrices.items():
                 values[name][index] = matrix.values
         return {name: self.repeats.average(scores) for name, scores in values.items()}
@@ -158,24 +231,11 @@ class Measurer:
         judged = np.where(position[:-1] < sizes[:, None], grades, 0)
         return JudgedView(found, -np.sort(-judged, axis=1))
 
-    def _placed(self, topic: str, docs: Sequence[str]) -> Ints:
-        """Return an array of shape (systems, ranks): the pool index of documents at each rank, or -1 if not pooled."""
-        index = {doc: position for position, doc in enumerate(docs)}
-        lists = [run[topic].doc_ids if topic in run else () for run in self._runs]
-        table = np.full((len(lists), max(map(len, lists))), -1, dtype=np.int64)
-        for row, ids in zip(table, lists, strict=True):
-            row[: len(ids)] = [index.get(doc, -1) for doc in ids]
-        return table
-
     def cheap(self, ordering: JudgingSequence, sizes: Ints) -> Qrels:
-        """Return the judgments under one budget: those of the first documents of each topic in judging order.
+        """Return the judgments under one budget: those of the first ``sizes`` documents of each topic of the pool.
 
         The other documents of the pool are included as unjudged. A topic without judgments gets a placeholder document
         with grade 0.
-
-        Args:
-            ordering: The judging order of the pool.
-            sizes: (topics,) number of judged documents of each topic of the pool.
         """
         table: dict[str, dict[str, int]] = {topic: {} for topic in self.topics}
         for topic, order, size in zip(self.pool.topics, ordering.docs, sizes, strict=True):
@@ -183,84 +243,6 @@ class Measurer:
             table[topic.id] = {doc: self._qrels[topic.id].get(doc, 0) for doc in ids}
         qrels = Qrels({topic: judged or {"none": 0} for topic, judged in table.items()}, name="cheap judgments")
         return add_unjudged_documents(qrels, self.pool)
-
-
-def score_matrices_of_judged_pool(qrels: Qrels, runs: Sequence[Run], measures: Sequence[str]) -> dict[str, ScoreMatrix]:
-    """Return the (topics, systems) score matrix of each measure, computed by ir_measures."""
-    scores = evaluate_runs(qrels, runs, measures)
-    return {name: ScoreMatrix.from_scores(scores, name) for name in measures}
-
-
-def find_pool_formula(measure: Any) -> Formula | None:
-    """Return the formula of a measure, or None if ir_measures must compute it."""
-    formula = FORMULAS.get(measure.NAME)
-    return formula if formula and not measure.params.keys() - {"cutoff", "rel"} else None
-
-
-def _cut_judged_pool_at_rank(values: Any, measure: Any) -> Any:
-    return values[..., : measure.params.get("cutoff")]
-
-
-def _ndcg_of_pool(view: JudgedView, measure: Any) -> Floats:
-    """Compute nDCG with linear gain and discount log2(rank + 1). The result has shape (budgets, systems)."""
-    found, ideal = _cut_judged_pool_at_rank(view.found, measure), _cut_judged_pool_at_rank(view.judged, measure)
-    # (ranks,) discount of each rank
-    discount = 1 / np.log2(np.arange(2, max(found.shape[-1], ideal.shape[-1]) + 2))
-    best = ideal @ discount[: ideal.shape[-1]]  # (budgets,) DCG of the ideal list
-    return _shares_per_budget(found @ discount[: found.shape[-1]], best)
-
-
-def _ap_of_pool(view: JudgedView, measure: Any) -> Floats:
-    """Compute AP under every budget, shape (budgets, systems).
-
-    AP is the sum of the precision at each relevant retrieved document, divided by the number of relevant documents.
-    """
-    hits = _cut_judged_pool_at_rank(view.found, measure) >= measure["rel"]
-    ranks = np.arange(1, hits.shape[-1] + 1)
-    # (budgets, systems, ranks) precision at each hit
-    precision = np.where(hits, hits.cumsum(axis=-1) / ranks, 0.0)
-    return _shares_per_budget(precision.sum(axis=-1), view.relevant(measure["rel"]))
-
-
-def _precision_of_judged_pool(view: JudgedView, measure: Any) -> Floats:
-    """Compute P@k: number of relevant documents among the first k, divided by k."""
-    return np.asarray(
-        (_cut_judged_pool_at_rank(view.found, measure) >= measure["rel"]).sum(axis=-1) / measure["cutoff"]
-    )
-
-
-def _recall_of_pool(view: JudgedView, measure: Any) -> Floats:
-    """Compute R@k: number of relevant documents among the first k, divided by the number of relevant documents."""
-    hits = (_cut_judged_pool_at_rank(view.found, measure) >= measure["rel"]).sum(axis=-1, dtype=np.float64)
-    return _shares_per_budget(hits, view.relevant(measure["rel"]))
-
-
-def _reciprocal_rank_of_pool(view: JudgedView, measure: Any) -> Floats:
-    """Compute 1 / rank of the first relevant document."""
-    hits = _cut_judged_pool_at_rank(view.found, measure) >= measure["rel"]
-    # argmax is the index of the first hit; it is also 0 if there is no hit
-    return np.where(hits.any(axis=-1), 1 / (1.0 + hits.argmax(axis=-1)), 0.0)
-
-
-def _success_of_pool(view: JudgedView, measure: Any) -> Floats:
-    """Compute Success@k: 1 if any of the first k documents is relevant, otherwise 0."""
-    return np.asarray((_cut_judged_pool_at_rank(view.found, measure) >= measure["rel"]).any(axis=-1), dtype=np.float64)
-
-
-def _shares_per_budget(values: Floats, wholes: Floats) -> Floats:
-    """Divide (budgets, systems) values by the (budgets,) totals of each budget; 0 if the total is 0."""
-    return np.where(wholes[:, None] > 0, values / np.where(wholes > 0, wholes, 1.0)[:, None], 0.0)
-
-
-#: Formula of each measure, by its name in ir_measures.
-FORMULAS: dict[str, Formula] = {
-    "nDCG": _ndcg_of_pool,
-    "AP": _ap_of_pool,
-    "P": _precision_of_judged_pool,
-    "R": _recall_of_pool,
-    "RR": _reciprocal_rank_of_pool,
-    "Success": _success_of_pool,
-}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -279,12 +261,7 @@ class SystemRepeats:
 
     @classmethod
     def match(cls, names: Sequence[str], patterns: Sequence[tuple[str, str]]) -> SystemRepeats:
-        """Assign runs to systems by their names. A run that no pattern matches is a system of its own.
-
-        Args:
-            names: Names of the runs.
-            patterns: Pairs of the name of a system and a shell pattern, such as ``("gpt", "gpt-3.5*")``.
-        """
+        """Assign runs to systems by their names, with the patterns of `group_runs_by_name`."""
         members = group_runs_by_name(names, patterns, fewest=2)
         return cls(names=tuple(names), systems=tuple(members), runs=tuple(map(tuple, members.values())))
 
@@ -303,10 +280,7 @@ class SystemRepeats:
         return replace(matrix, systems=self.systems, values=self.average(matrix.values))
 
     def describe(self, matrices: Mapping[str, ScoreMatrix]) -> list[dict[str, Any]]:
-        """Return the variation between the runs of each repeated system.
-
-        Args:
-            matrices: Scores of the runs, for each measure.
+        """Return the variation between the runs of each repeated system, given the scores of the runs by measure.
 
         Returns:
             One row per repeated system and measure: the mean; ``sd_of_means``, the standard deviation of the runs'

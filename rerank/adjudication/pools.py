@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rerank.errors import DataError, UsageError
+from rerank.errors import DataError, UsageError, ensure
 from rerank.types import UNJUDGED, Qrels, Run
 
 #: Default pool depth, as in TREC's ad hoc tracks.
@@ -44,7 +45,6 @@ class PooledTopic:
     union: int
 
     def __len__(self) -> int:
-        """Return the number of documents to judge."""
         return len(self.docs)
 
     def reordered(self, docs: Ints) -> PooledTopic:
@@ -115,22 +115,28 @@ def pool_runs(runs: Sequence[Run], *, depth: int = DEPTH, qrels: Qrels | None = 
         UsageError: The depth is below 1.
         DataError: There are no runs, two runs have the same name, or the pool is empty.
     """
-    if depth < 1:
-        raise UsageError(f"depth is {depth}", expected="at least 1", remedy=f"Use {DEPTH}, as in TREC's pools")
+    ensure(depth >= 1, f"depth is {depth}", expected="at least 1", remedy=f"Use {DEPTH}, as in TREC's pools")
     names = tuple(run.name for run in runs)
-    if not names:
-        raise DataError("There are no runs to pool", expected="at least one run")
+    ensure(names, "There are no runs to pool", expected="at least one run", error=DataError)
     name, times = Counter(names).most_common(1)[0]
     if times > 1:
         raise DataError(f"{times} runs are named {name!r}", remedy="Pass each run once, with a name of its own")
     judgments = qrels.judged() if qrels is not None else None
-    ids = dict.fromkeys(qrels or (query for run in runs for query in run))
     topics = []
-    for query in ids:
-        judged = None if judgments is None or unjudged else judgments[query].keys()
-        topic = _pool_topic(query, [run[query].doc_ids[:depth] if query in run else () for run in runs], judged)
-        if len(topic):
-            topics.append(topic)
+    for query in dict.fromkeys(qrels or (query for run in runs for query in run)):
+        lists = [run[query].doc_ids[:depth] if query in run else () for run in runs]
+        retrieved = {doc for ids in lists for doc in ids}
+        docs = sorted(retrieved if judgments is None or unjudged else retrieved.intersection(judgments[query]))
+        if not docs:
+            continue
+        index = {doc: position for position, doc in enumerate(docs)}
+        ranks = np.zeros((len(lists), len(docs)), dtype=np.int64)
+        for row, ids in zip(ranks, lists, strict=True):
+            for rank, doc in enumerate(ids, 1):
+                if doc in index:
+                    row[index[doc]] = rank
+        lengths = np.array([len(ids) for ids in lists], dtype=np.int64)
+        topics.append(PooledTopic(id=query, docs=tuple(docs), ranks=ranks, lengths=lengths, union=len(retrieved)))
     if not topics:
         raise DataError(
             f"No document of the {len(names)} runs is judged in {qrels.name}"
@@ -149,15 +155,30 @@ def add_unjudged_documents(qrels: Qrels, pool: Pool) -> Qrels:
     return Qrels(rows, name=qrels.name)
 
 
-def _pool_topic(query: str, lists: Sequence[Sequence[str]], judged: Iterable[str] | None) -> PooledTopic:
-    """Build the pool of one query from the runs' lists. Keep only documents in ``judged`` unless it is None."""
-    retrieved = {doc for ids in lists for doc in ids}
-    docs = sorted(retrieved if judged is None else retrieved.intersection(judged))
-    index = {doc: position for position, doc in enumerate(docs)}
-    ranks = np.zeros((len(lists), len(docs)), dtype=np.int64)
-    for row, ids in zip(ranks, lists, strict=True):
-        for rank, doc in enumerate(ids, 1):
-            if doc in index:
-                row[index[doc]] = rank
-    lengths = np.array([len(ids) for ids in lists], dtype=np.int64)
-    return PooledTopic(id=query, docs=tuple(docs), ranks=ranks, lengths=lengths, union=len(retrieved))
+def group_runs_by_name(
+    names: Sequence[str], patterns: Sequence[tuple[str, str]], *, fewest: int = 1
+) -> dict[str, list[int]]:
+    """Assign runs to groups, such as those of one research group, or the repeats of one system, by their names.
+
+    Args:
+        names: Names of the runs.
+        patterns: Pairs of the name of a group and a shell pattern, such as ``("gpt", "gpt-3.5*")``. A run that no
+            pattern matches is a group of its own.
+        fewest: Smallest number of runs that a group with a pattern must have.
+
+    Returns:
+        The indices of the runs of each group, by the name of the group, in the order of the runs.
+    """
+    members: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        found = list(dict.fromkeys(group for group, pattern in patterns if fnmatchcase(name, pattern)))
+        if len(found) > 1:
+            raise UsageError(f"Run {name!r} belongs to the groups {' and '.join(found)}", expected="one group per run")
+        if not found and any(name == group for group, _ in patterns):
+            raise UsageError(f"Run {name!r} has the name of a group of other runs", expected="a unique name")
+        members.setdefault(found[0] if found else name, []).append(index)
+    for group, pattern in patterns:
+        matched = sum(fnmatchcase(name, pattern) for name in names)
+        if not matched or len(members[group]) < fewest:
+            raise UsageError(f"Pattern {pattern!r} of {group} matches {matched} runs", expected=f"at least {fewest}")
+    return members

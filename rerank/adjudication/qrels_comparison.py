@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rerank.adjudication.agreement import Agreement, compute_assessor_agreement, topics_judged_by_both
-from rerank.adjudication.pair_categories import Codes
-from rerank.adjudication.pool_measures import score_matrices_of_judged_pool
+from rerank.adjudication.agreement import Agreement, compare_assessors, topics_judged_by_both
+from rerank.adjudication.conclusions import Codes, Procedure, SignificanceVerdicts, comparison_row
+from rerank.adjudication.pool_measures import score_matrices
 from rerank.adjudication.pools import Bools, Floats
-from rerank.adjudication.significance_verdicts import Procedure, SignificanceVerdicts, gold_judgment_comparison_row
-from rerank.adjudication.study_notes import note_study_tests
-from rerank.adjudication.study_resampling import StudyResamples, study_figure_intervals
+from rerank.adjudication.resampling import StudyResamples, figure_intervals
+from rerank.adjudication.studies import notes_on_tests
 from rerank.errors import DataError, UsageError
 from rerank.evaluation import parse_measures
 from rerank.evaluation.comparison import notes_on_judgments
@@ -56,7 +55,7 @@ class QrelsComparison:
     notes: tuple[str, ...] = ()
 
     def codes(self) -> dict[tuple[str, Procedure], Codes]:
-        """Return, for each measure and procedure, the (pairs,) category codes (`pair_categories`)."""
+        """Return, for each measure and procedure, the (pairs,) category codes (`conclusions.Codes`)."""
         return {
             (measure, procedure): codes
             for measure, gold in self.gold.items()
@@ -75,10 +74,18 @@ class QrelsComparison:
         Raises:
             UsageError: ``resamples`` is 1, a pattern matches no run, or fewer than three runs are outside a group.
         """
-        results = self._results()
+        results: list[dict[str, Any]] = []
+        for (measure, procedure), codes in self.codes().items():
+            about = {"measure": measure, "test": procedure.test, "correction": procedure.correction}
+            similarity = self.other[measure].compare_ranking(self.gold[measure])
+            results.append({**about, **comparison_row(codes, similarity)})
         if resamples:
-            for row, interval in zip(results, self._intervals(results, resamples, seed), strict=True):
-                row["interval"] = interval
+            samples = StudyResamples.draw(self.gold, self.procedures, resamples=resamples, seed=seed, alpha=self.alpha)
+            drawn = [samples.evaluate(measure, verdicts, range(resamples)) for measure, verdicts in self.other.items()]
+            # rows and arrays have the same order: measures, and procedures within each measure
+            figures = [figures for of_measure in drawn for figures in of_measure]
+            for row, values in zip(results, figures, strict=True):
+                row["interval"] = figure_intervals(row, values, self.alpha)
         content = {
             "topics": len(self.topics),
             "topics_left_out": self.left_out,
@@ -91,42 +98,23 @@ class QrelsComparison:
         }
         if groups:
             content["groups"] = [
-                self._advantage(name, find_systems_of_group(self.systems, name, pattern), measure, resamples, seed)
+                self._advantage(name, find_group(self.systems, name, pattern), measure, resamples, seed)
                 for name, pattern in groups
                 for measure in self.gold
             ]
         return content
 
-    def _results(self) -> list[dict[str, Any]]:
-        """Return category counts, rates and similarities to the gold ranking, one row per measure and procedure."""
-        results = []
-        for (measure, procedure), codes in self.codes().items():
-            about = {"measure": measure, "test": procedure.test, "correction": procedure.correction}
-            similarity = self.other[measure].compare_ranking(self.gold[measure])
-            results.append({**about, **gold_judgment_comparison_row(codes, similarity)})
-        return results
-
-    def _intervals(
-        self, results: Sequence[Mapping[str, Any]], resamples: int, seed: int
-    ) -> list[dict[str, list[float] | None]]:
-        """Return the confidence intervals of the rates and similarities in every row of ``results``."""
-        samples = StudyResamples.draw(self.gold, self.procedures, resamples=resamples, seed=seed, alpha=self.alpha)
-        drawn = [samples.evaluate(measure, verdicts, range(resamples)) for measure, verdicts in self.other.items()]
-        # rows and arrays have the same order: measures, and procedures within each measure
-        figures = (figures for of_measure in drawn for figures in of_measure)
-        return [study_figure_intervals(row, values, self.alpha) for row, values in zip(results, figures, strict=True)]
-
     def _advantage(self, name: str, group: Bools, measure: str, resamples: int, seed: int) -> dict[str, Any]:
         """Return the advantage that the other judgments give a group of systems by one measure, with intervals."""
         gold, other = self.gold[measure], self.other[measure]
-        low, high = resample_group_advantage(
+        low, high = resample_advantage(
             gold.values, other.values, group, resamples=resamples, seed=seed, alpha=self.alpha
         )
         return {
             "group": name,
             "systems": int(group.sum()),
             "measure": measure,
-            **compute_group_advantage(gold.means, other.means, group)._asdict(),
+            **compute_advantage(gold.means, other.means, group)._asdict(),
             "ranks_interval": [low.ranks, high.ranks],
             "score_interval": [low.score, high.score],
         }
@@ -163,12 +151,12 @@ def compare_with_gold_qrels(
         raise DataError(found, expected="at least 2 topics")
     names = [str(measure) for measure in parse_measures(measures, relevant=relevant)]
     shared_qrels = [Qrels({topic: qrels[topic] for topic in topics}, name=qrels.name) for qrels in (gold, other)]
-    matrices = [score_matrices_of_judged_pool(qrels, runs, names) for qrels in shared_qrels]
+    matrices = [score_matrices(qrels, runs, names) for qrels in shared_qrels]
     gold_verdicts, other_verdicts = (
         {name: SignificanceVerdicts.from_scores(m.values, m.systems, procedures, alpha) for name, m in row.items()}
         for row in matrices
     )
-    notes = list(note_study_tests((matrix for row in matrices for matrix in row.values()), procedures, alpha))
+    notes = list(notes_on_tests((matrix for row in matrices for matrix in row.values()), procedures, alpha))
     notes += [note for qrels in shared_qrels for note in notes_on_judgments(qrels, runs, names, relevant)]
     return QrelsComparison(
         topics=topics,
@@ -177,7 +165,7 @@ def compare_with_gold_qrels(
         procedures=tuple(procedures),
         gold=gold_verdicts,
         other=other_verdicts,
-        agreement=compute_assessor_agreement(gold, other),
+        agreement=compare_assessors(gold, other),
         relevant=relevant,
         alpha=alpha,
         notes=tuple(dict.fromkeys(notes)),
@@ -198,7 +186,7 @@ class GroupAdvantage(NamedTuple):
     score: float
 
 
-def compute_group_advantage(gold: Floats, other: Floats, group: Bools) -> GroupAdvantage:
+def compute_advantage(gold: Floats, other: Floats, group: Bools) -> GroupAdvantage:
     """Compute the advantage of a group of systems under judgments other than the gold judgments.
 
     More lenient judgments raise all scores, but the scores of good systems less than others. The line through the
@@ -220,27 +208,21 @@ def compute_group_advantage(gold: Floats, other: Floats, group: Bools) -> GroupA
     return GroupAdvantage(float(rise[group].mean()), float((other[group] - expected).mean()))
 
 
-def resample_group_advantage(
+def resample_advantage(
     gold: Floats, other: Floats, group: Bools, *, resamples: int, seed: int, alpha: float
 ) -> tuple[GroupAdvantage, GroupAdvantage]:
     """Return the lower and upper bounds of the advantage, by the percentile bootstrap over topics.
 
-    Args:
-        gold: (topics, systems) scores with gold judgments.
-        other: (topics, systems) scores with the other judgments.
-        group: (systems,) whether the system belongs to the group.
-        resamples: Number of samples of topics.
-        seed: Seed of the samples.
-        alpha: Intervals have confidence level 1 - alpha.
+    The scores have shape (topics, systems). Intervals have confidence level 1 - alpha.
     """
     topics = len(gold)
     drawn = np.random.default_rng(seed).multinomial(topics, np.full(topics, 1 / topics), size=resamples) / topics
-    samples = [compute_group_advantage(a, b, group) for a, b in zip(drawn @ gold, drawn @ other, strict=True)]
+    samples = [compute_advantage(a, b, group) for a, b in zip(drawn @ gold, drawn @ other, strict=True)]
     low, high = np.quantile(np.array(samples), [alpha / 2, 1 - alpha / 2], axis=0).tolist()
     return GroupAdvantage(*low), GroupAdvantage(*high)
 
 
-def find_systems_of_group(systems: Sequence[str], name: str, pattern: str) -> Bools:
+def find_group(systems: Sequence[str], name: str, pattern: str) -> Bools:
     """Return a boolean array of shape (systems,): whether the name of each system matches a shell pattern."""
     group = np.array([fnmatchcase(system, pattern) for system in systems])
     if not group.any() or (~group).sum() < 3:

@@ -6,22 +6,350 @@ document adjudication methods, CIKM 2023.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
 
+import numpy as np
+
+from rerank.adjudication.conclusions import (
+    Codes,
+    PairCategories,
+    Procedure,
+    SignificanceVerdicts,
+    comparison_row,
+    count_errors,
+)
+from rerank.adjudication.orders import open_judging_order
+from rerank.adjudication.orders.base import JudgingOrder
 from rerank.adjudication.pool_measures import Measurer
-from rerank.adjudication.pools import Pool, pool_runs
-from rerank.adjudication.significance_verdicts import SignificanceVerdicts
-from rerank.adjudication.study_design import StudyDesign
-from rerank.adjudication.study_notes import note_study_budgets, note_study_pool, note_study_tests
-from rerank.adjudication.study_resampling import StudyResamples
-from rerank.adjudication.study_results import AdjudicationStudy, StudyCell
+from rerank.adjudication.pools import DEPTH, Bools, Floats, Ints, Pool, pool_runs
+from rerank.adjudication.resampling import RESAMPLED, StudyResamples, compare_methods, figure_intervals
 from rerank.adjudication.walks import AdjudicationBudget, judge_pool_in_order
+from rerank.errors import UsageError, ensure
+from rerank.evaluation import ScoreMatrix
 from rerank.evaluation.comparison import notes_on_judgments
+from rerank.evaluation.pairwise_decisions import check_significance_level, list_caveats_of_test
+from rerank.io.csv_tables import format_csv_table
+from rerank.io.text_files import replace_text_file
 from rerank.types import Qrels, Run
 
 #: Function that is called with the method after every walk. The walks are listed in `StudyDesign.walks`.
 OnWalk = Callable[[str], None]
+#: Fields that identify a row of the results.
+KEYS = ("method", "budget", "measure", "test", "correction")
+#: A study with fewer pairs of systems than this gets a note.
+FEW_PAIRS = 10
+#: Largest number of examples in one note.
+_NAMED = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyDesign:
+    """Design of an adjudication study, which compares judging orders under limited budgets.
+
+    Attributes:
+        methods: Selectors of judging orders.
+        budgets: Judging budgets.
+        measures: Names of measures.
+        procedures: Tests with their corrections.
+        relevant: Lowest grade that counts as relevant in binary measures and for judging orders.
+        depth: Pool depth.
+        unjudged: Whether to keep documents without a gold judgment in the pool; they count as not relevant.
+        alpha: Significance level.
+        seeds: Number of times that a stochastic order is repeated, each time with another seed.
+        seed: The first seed; repetitions use consecutive seeds.
+        resamples: Number of samples of topics and systems for intervals and for tests of methods; 0 for none.
+        repeats: Pairs of the name of a system and a shell pattern. Runs whose names match are repeats of that system.
+    """
+
+    methods: tuple[str, ...]
+    budgets: tuple[AdjudicationBudget, ...]
+    measures: tuple[str, ...] = ("nDCG@10",)
+    procedures: tuple[Procedure, ...] = (Procedure("t", "bh"),)
+    relevant: int = 1
+    depth: int = DEPTH
+    unjudged: bool = False
+    alpha: float = 0.05
+    seeds: int = 10
+    seed: int = 0
+    resamples: int = 0
+    repeats: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("methods", "budgets", "measures", "procedures"):
+            values = tuple(dict.fromkeys(getattr(self, name)))
+            object.__setattr__(self, name, values)
+            ensure(values, f"The list of {name} of the study is empty", expected="at least one entry")
+        ensure(self.seeds >= 1, f"seeds is {self.seeds}", expected="at least 1")
+        if self.resamples < 0 or self.resamples == 1:
+            raise UsageError(f"resamples is {self.resamples}", expected="0, or at least 2", remedy="Use 1000")
+        check_significance_level(self.alpha)
+
+    @cached_property
+    def orders(self) -> dict[str, JudgingOrder]:
+        """Judging order of each method, by the method's selector."""
+        return {method: open_judging_order(method) for method in self.methods}
+
+    @property
+    def walks(self) -> list[tuple[str, int]]:
+        """All pairs of a method and a seed. Methods that are not stochastic use only the first seed."""
+        return [(method, self.seed + offset) for method in self.methods for offset in range(self.repetitions(method))]
+
+    def repetitions(self, method: str) -> int:
+        """Return how often a method is run, each time with another seed: ``seeds`` if it is stochastic, otherwise 1."""
+        return self.seeds if self.orders[method].random else 1
+
+    def samples_of_walk(self, method: str, seed: int) -> range:
+        """Return which samples of topics and systems evaluate one method and seed, as indices.
+
+        Samples are assigned to the seeds in turn, so that intervals include the variation over seeds.
+        """
+        return range(seed - self.seed, self.resamples, self.repetitions(method))
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class StudyCell:
+    """Result of one walk through the pool up to one budget, evaluated with one measure and one test.
+
+    Attributes:
+        method: Selector of the judging order.
+        seed: Seed of the walk.
+        budget: Judging budget.
+        measure: Name of the measure.
+        procedure: The test with its correction.
+        judged: Number of judged documents over all topics.
+        topics: Number of topics with judged documents.
+        relevant: Number of relevant judged documents.
+        codes: (pairs,) category code of every pair of systems (`conclusions.NAMES`).
+        similarity: Similarities to the gold ranking of systems, by name (tau, tau_ap, rbo, max_drop).
+        rank_changes: (systems,) number of ranks by which each system falls from the gold ranking.
+        resampled: (samples, figures) figures on the samples of topics and systems of this walk; None without samples.
+    """
+
+    method: str
+    seed: int
+    budget: AdjudicationBudget
+    measure: str
+    procedure: Procedure
+    judged: int
+    topics: int
+    relevant: int
+    codes: Codes
+    similarity: Mapping[str, float | None]
+    rank_changes: Ints
+    resampled: Floats | None = None
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Method, budget, measure, test and correction, which together with the seed identify the cell."""
+        return (self.method, str(self.budget), self.measure, self.procedure.test, self.procedure.correction)
+
+    def numbers(self) -> dict[str, Any]:
+        """Return all counts, rates and similarities by name."""
+        counts = {"judged": self.judged, "topics_judged": self.topics, "relevant": self.relevant}
+        return {**counts, **comparison_row(self.codes, self.similarity)}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AdjudicationStudy:
+    """Results of an adjudication study: how well each method and budget preserves gold conclusions.
+
+    Attributes:
+        design: Design of the study.
+        pool: The pool.
+        qrels: Name of the gold judgments.
+        topics: Topics of the gold judgments. All of them are evaluated.
+        gold: Significance decisions with the gold judgments, for each measure.
+        cells: One cell per method, seed, budget, measure and test.
+        whole: One cell per measure and test, with the whole pool judged. All methods reach these values when the budget
+            covers the whole pool.
+        pooled: (systems,) whether the system contributed to the pool; None if the pool was formed from all runs.
+        repeats: Variation between the runs of each repeated system (`SystemRepeats.describe`).
+        notes: Caveats for the reader.
+    """
+
+    design: StudyDesign
+    pool: Pool
+    qrels: str
+    topics: tuple[str, ...]
+    gold: Mapping[str, SignificanceVerdicts]
+    cells: tuple[StudyCell, ...]
+    whole: tuple[StudyCell, ...]
+    pooled: Bools | None = None
+    repeats: tuple[Mapping[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def systems(self) -> tuple[str, ...]:
+        """Names of the evaluated systems."""
+        return next(iter(self.gold.values())).systems
+
+    def groups(self) -> dict[tuple[str, ...], list[StudyCell]]:
+        """Group the cells that differ only by seed."""
+        groups: dict[tuple[str, ...], list[StudyCell]] = {}
+        for cell in self.cells:
+            groups.setdefault(cell.key, []).append(cell)
+        return groups
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row per method, budget, measure and test.
+
+        A row has means over seeds; standard deviations over seeds (``spread``) and the number of seeds for which a rate
+        is ``undefined``, if there are several; intervals if the study has samples; and, if the pool was formed from
+        some systems only, the figures of the pairs with two, one and no contributing system (``by_contribution``).
+        """
+        rows = []
+        for key, cells in self.groups().items():
+            results = [cell.numbers() for cell in cells]
+            means, spread = _mean_values(results)
+            row: dict[str, Any] = {**dict(zip(KEYS, key, strict=True)), "seeds": len(results), **means}
+            if len(results) > 1:
+                missing = {name: sum(numbers[name] is None for numbers in results) for name in results[0]}
+                row["spread"] = spread
+                row["undefined"] = {name: count for name, count in missing.items() if count}
+            if self.design.resamples:
+                row["interval"] = figure_intervals(row, self._figures(cells), self.design.alpha)
+            if self.pooled is not None:
+                row["by_contribution"] = self._by_contribution(cells, self.pooled)
+            rows.append(row)
+        return rows
+
+    def contrasts(self) -> list[dict[str, Any]]:
+        """Return tests of the differences between methods, per budget, measure and test; empty without samples."""
+        groups = self.groups() if self.design.resamples else {}
+        rows = {tuple(row[name] for name in KEYS): row for row in self.rows()} if groups else {}
+        settings: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+        for key in groups:
+            settings.setdefault(key[1:], []).append(key)
+        return [
+            {**dict(zip(KEYS[1:], setting, strict=True)), **contrast}
+            for setting, keys in settings.items()
+            for contrast in compare_methods(
+                {key[0]: rows[key] for key in keys},
+                {key[0]: self._figures(groups[key]) for key in keys},
+                self.design.alpha,
+            )
+        ]
+
+    def _figures(self, cells: Sequence[StudyCell]) -> Floats:
+        """Combine the figures on samples from the cells of all seeds, as a (samples, figures) array in sample order."""
+        figures = np.empty((self.design.resamples, len(RESAMPLED)))
+        for cell in cells:
+            figures[self.design.samples_of_walk(cell.method, cell.seed)] = cell.resampled
+        return figures
+
+    def _by_contribution(self, cells: Sequence[StudyCell], pooled: Bools) -> list[dict[str, Any]]:
+        first, second = np.triu_indices(len(pooled), 1)
+        contributing = pooled[first].astype(int) + pooled[second]  # (pairs,) number of contributing systems
+        rows = []
+        for count in (2, 1, 0):
+            pairs = contributing == count
+            if pairs.any():
+                categories = [PairCategories.from_codes(cell.codes[pairs]) for cell in cells]
+                means, _ = _mean_values([{"pairs": found.pairs, **found.to_dict()} for found in categories])
+                rows.append({"contributing": count, **means})
+        return rows
+
+    def golds(self) -> list[dict[str, Any]]:
+        """Return one row per measure and test: pairs significant with gold judgments, and whole-pool values."""
+        rows = []
+        for cell in self.whole:
+            significant = self.gold[cell.measure].significant[self.design.procedures.index(cell.procedure)]
+            about = {"measure": cell.measure, "test": cell.procedure.test, "correction": cell.procedure.correction}
+            retained = {name: cell.numbers()[name] for name in ("precision", "recall", "tau")}
+            rows.append(
+                {**about, "pairs": len(significant), "significant": int(significant.sum()), "whole_pool": retained}
+            )
+        return rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object of ``rerank qrels study --format json``."""
+        design, golds = self.design, self.golds()
+        return {
+            "gold": {
+                "pairs": golds[0]["pairs"],
+                "significant": golds[0]["significant"],
+                "topics": len(self.topics),
+                "systems": len(self.systems),
+                "all": golds,
+            },
+            "qrels": self.qrels,
+            "pool": {"depth": design.depth, "unjudged": design.unjudged, **self.pool.to_dict()},
+            "options": {
+                "relevant": design.relevant,
+                "alpha": design.alpha,
+                "seeds": design.seeds,
+                "seed": design.seed,
+                **({"resamples": design.resamples} if design.resamples else {}),
+            },
+            "families": [procedure.family(self.gold, design.alpha).to_dict() for procedure in design.procedures],
+            **({"pooled_systems": int(self.pooled.sum())} if self.pooled is not None else {}),
+            **({"repeats": [*self.repeats]} if self.repeats else {}),
+            **({"contrasts": self.contrasts()} if design.resamples else {}),
+            "notes": list(self.notes),
+            "results": self.rows(),
+        }
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write ``study.json`` (`to_dict`), ``study.csv`` (one line per seed) and ``systems.csv`` (errors per system).
+
+        Raises:
+            StorageError: A file cannot be written.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        seeds = [{**dict(zip(KEYS, cell.key, strict=True)), "seed": cell.seed, **cell.numbers()} for cell in self.cells]
+        tables = {"study.csv": seeds, "systems.csv": list(self._by_system())}
+        files = {
+            "study.json": json.dumps(self.to_dict(), ensure_ascii=False, indent=1, allow_nan=False) + "\n",
+            **{
+                name: format_csv_table(list(rows[0]), (list(row.values()) for row in rows))
+                for name, rows in tables.items()
+            },
+        }
+        for name, content in files.items():
+            with replace_text_file(folder / name) as stream:
+                stream.write(escape_unencodable(content))
+        return [folder / name for name in files]
+
+    def _by_system(self) -> Iterator[dict[str, Any]]:
+        """Yield one row per setting and system: its missed, spurious and reversed pairs, averaged over seeds.
+
+        ``rank_change`` is the mean number of ranks by which the system falls. If the pool was formed from some systems
+        only, ``pooled`` is 1 for these systems and 0 for the others.
+        """
+        systems = self.systems
+        for key, cells in self.groups().items():
+            counts_by_seed = [count_errors(cell.codes, len(systems)) for cell in cells]
+            for index, system in enumerate(systems):
+                counts = {
+                    error: fmean(of_seed[error][index] for of_seed in counts_by_seed) for error in counts_by_seed[0]
+                }
+                counts["rank_change"] = fmean(cell.rank_changes[index] for cell in cells)
+                pooled = {} if self.pooled is None else {"pooled": int(self.pooled[index])}
+                yield {**dict(zip(KEYS, key, strict=True)), "system": system, **counts, **pooled}
+
+
+def escape_unencodable(text: str) -> str:
+    """Return a text with characters that UTF-8 cannot encode escaped; names of runs come from files, with any bytes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _mean_values(results: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, float]]:
+    """Return, for each named value, mean and standard deviation over the results in which it is defined.
+
+    The mean is None if the value is undefined in all results. The standard deviation is 0 for fewer than two values.
+    """
+    means, spread = {}, {}
+    for name in results[0]:
+        values = [numbers[name] for numbers in results if numbers[name] is not None]
+        means[name] = (values[0] if len(results) == 1 else fmean(values)) if values else None
+        spread[name] = stdev(values) if len(values) > 1 else 0.0
+    return means, spread
 
 
 def run_study(
@@ -55,13 +383,23 @@ def run_study(
     }
     # any order gives the same result if the whole pool is judged
     everything = replace(design, methods=("docid",), budgets=(AdjudicationBudget("share", 100),), resamples=0)
-    whole = tuple(_walk_study_pool("docid", design.seed, everything, measurer, gold, None))
-    samples = _draw_study_samples(gold, design) if design.resamples else None
+    whole = tuple(_judge_pool("docid", design.seed, everything, measurer, gold, None))
+    samples = None
+    if design.resamples:
+        samples = StudyResamples.draw(
+            gold, design.procedures, resamples=design.resamples, seed=design.seed, alpha=design.alpha
+        )
     cells: list[StudyCell] = []
     for method, seed in design.walks:
-        cells += _walk_study_pool(method, seed, design, measurer, gold, samples)
+        cells += _judge_pool(method, seed, design, measurer, gold, samples)
         if on_walk:
             on_walk(method)
+    notes = [
+        *notes_on_tests(measurer.gold.values(), design.procedures, design.alpha),
+        *notes_on_judgments(qrels, runs, measurer.names, design.relevant),
+        *_notes_on_pool(pool, qrels.judged(), whole, depth=design.depth, relevant=design.relevant),
+        *_notes_on_budgets(cells, len(pool.topics)),
+    ]
     return AdjudicationStudy(
         design=design,
         pool=pool,
@@ -72,36 +410,11 @@ def run_study(
         repeats=tuple(measurer.repeats.describe(measurer.run_scores)),
         cells=tuple(cells),
         whole=whole,
-        notes=_note_study(design, pool, qrels, runs, measurer, cells, whole),
+        notes=tuple(dict.fromkeys(notes)),
     )
 
 
-def _draw_study_samples(gold: Mapping[str, SignificanceVerdicts], design: StudyDesign) -> StudyResamples:
-    return StudyResamples.draw(
-        gold, design.procedures, resamples=design.resamples, seed=design.seed, alpha=design.alpha
-    )
-
-
-def _note_study(
-    design: StudyDesign,
-    pool: Pool,
-    qrels: Qrels,
-    runs: Sequence[Run],
-    measurer: Measurer,
-    cells: Sequence[StudyCell],
-    whole: Sequence[StudyCell],
-) -> tuple[str, ...]:
-    """Return the caveats of a study (tests, judgments, pool and budgets) without repetitions."""
-    notes = [
-        *note_study_tests(measurer.gold.values(), design.procedures, design.alpha),
-        *notes_on_judgments(qrels, runs, measurer.names, design.relevant),
-        *note_study_pool(pool, qrels.judged(), whole, depth=design.depth, relevant=design.relevant),
-        *note_study_budgets(cells, len(pool.topics)),
-    ]
-    return tuple(dict.fromkeys(notes))
-
-
-def _walk_study_pool(
+def _judge_pool(
     method: str,
     seed: int,
     design: StudyDesign,
@@ -115,6 +428,7 @@ def _walk_study_pool(
     values = measurer.measure(ordering, design.budgets)
     # for every topic, (docs,) number of relevant documents among the first n judged documents
     hits = [flags[docs].cumsum() for flags, docs in zip(relevant, ordering.docs, strict=True)]
+    drawn = design.samples_of_walk(method, seed)
     for index, budget in enumerate(design.budgets):
         sizes = ordering.sizes(budget)
         relevant_found = sum(int(row[size - 1]) for row, size in zip(hits, sizes, strict=True) if size)
@@ -123,7 +437,6 @@ def _walk_study_pool(
                 matrices[index], gold[measure].systems, design.procedures, design.alpha
             )
             similarity = cheap.compare_ranking(gold[measure])
-            drawn = design.samples_of_walk(method, seed)
             resampled = samples.evaluate(measure, cheap, drawn) if samples else [None] * len(design.procedures)
             for procedure, codes, figures in zip(
                 design.procedures, cheap.categorise_against(gold[measure]), resampled, strict=True
@@ -142,3 +455,51 @@ def _walk_study_pool(
                     rank_changes=cheap.rank_changes(gold[measure]),
                     resampled=figures,
                 )
+
+
+def notes_on_tests(matrices: Iterable[ScoreMatrix], procedures: Sequence[Procedure], alpha: float) -> Iterator[str]:
+    """Yield reasons to doubt a test (`list_caveats_of_test`), and a warning if there are few pairs of systems."""
+    pairs = 0
+    for matrix in matrices:
+        pairs = len(matrix.systems) * (len(matrix.systems) - 1) // 2
+        for procedure in procedures:
+            yield from list_caveats_of_test(matrix, procedure.significance_test, procedure.correction, alpha)
+    if pairs < FEW_PAIRS:
+        yield f"Only {pairs} {'pair' if pairs == 1 else 'pairs'} of systems: fractions of pairs are unreliable."
+
+
+def _notes_on_pool(pool: Pool, qrels: Qrels, whole: Sequence[StudyCell], *, depth: int, relevant: int) -> Iterator[str]:
+    """Yield caveats about judged documents outside the pool, which no method can judge."""
+    if empty := len(qrels) - len(pool.topics):
+        yield f"{empty} of {len(qrels)} topics have no document in the pool; all systems score 0 on them."
+    pooled = {topic.id: set(topic.docs) for topic in pool.topics}
+    outside = [
+        grade for topic, judged in qrels.items() for doc, grade in judged.items() if doc not in pooled.get(topic, ())
+    ]
+    if not outside:
+        return
+    incomplete = []
+    for cell in whole:
+        shares = {name: cell.numbers()[name] for name in ("precision", "recall")}
+        if not shares["precision"] == shares["recall"] == 1:
+            shown = (f"{name} {'-' if share is None else format(share, '.3f')}" for name, share in shares.items())
+            incomplete.append(f"{cell.measure}, {cell.procedure}: {', '.join(shown)}")
+    tail = f" Even the whole pool differs from gold ({'; '.join(incomplete[:_NAMED])})." if incomplete else ""
+    relevant_outside = sum(grade >= relevant for grade in outside)
+    yield (
+        f"Gold judges {len(outside)} documents ({relevant_outside} of them relevant) outside the pool of depth "
+        f"{depth}; no method can judge them.{tail}"
+    )
+
+
+def _notes_on_budgets(cells: Iterable[StudyCell], topics: int) -> Iterator[str]:
+    """Yield a single warning that lists the budgets that leave topics without judgments, if there are any."""
+    cases = dict.fromkeys(
+        f"{cell.method} {cell.budget} ({topics - cell.topics} of {topics})" for cell in cells if cell.topics < topics
+    )
+    if cases:
+        more = f" and {len(cases) - _NAMED} more" if len(cases) > _NAMED else ""
+        yield (
+            "Topics without judged documents score 0 for every system and count in the tests: "
+            f"{', '.join(list(cases)[:_NAMED])}{more}."
+        )

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from rerank.adjudication.pair_categories import NAMES
-from rerank.adjudication.study_results import AdjudicationStudy, StudyCell, printable_study_name
+from rerank.adjudication.conclusions import NAMES
+from rerank.adjudication.studies import AdjudicationStudy, escape_unencodable
 from rerank.evaluation.significance import TITLES, open_significance_test
 from rerank.io.page_style import read_page_style
 from rerank.io.text_files import replace_text_file
@@ -32,7 +32,7 @@ _CURVES = ("recall", "precision", "f1", "balanced_accuracy", "tau", "tau_ap")
 def write_study_report(study: AdjudicationStudy, path: Path) -> Path:
     """Write the HTML report of a study to a file."""
     with replace_text_file(path) as stream:
-        stream.write(printable_study_name(render_study_report(study)))
+        stream.write(escape_unencodable(render_study_report(study)))
     return path
 
 
@@ -43,25 +43,29 @@ def render_study_report(study: AdjudicationStudy) -> str:
     package = files("rerank.adjudication")
     texts = {name: (package / f"report.{name}").read_text(encoding="utf-8") for name in ("html.j2", "js")}
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(texts["html.j2"])
-    content = _strip_absolute_folders(study.to_dict(), study)
-    contrasts = content.get("contrasts", [])
+    content = _strip_folders(study.to_dict(), study)
+    rows, contrasts, alpha = content["results"], content.get("contrasts", []), study.design.alpha
+    data = json.dumps(
+        _strip_folders(_script_data(study, rows), study), ensure_ascii=False, separators=(",", ":"), allow_nan=False
+    )
     return template.render(
         css=read_page_style("rerank.adjudication", "report.css"),
         js=texts["js"],
         script_hash=b64encode(sha256(texts["js"].encode("utf-8")).digest()).decode("ascii"),
         version=version("listrank"),
-        data=_embed_judging_study_json(_strip_absolute_folders(_judging_study_script_data(study, content), study)),
+        # no text in the data can end the script element
+        data=data.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"),
         study=content,
-        golds=[{**row, "title": _study_test_title(row)} for row in content["gold"]["all"]],
-        methods=_strip_absolute_folders(
+        golds=[{**row, "title": _test_title(row)} for row in content["gold"]["all"]],
+        methods=_strip_folders(
             [{"name": name, "title": order.title} for name, order in study.design.orders.items()], study
         ),
-        message=find_study_disagreements(content["results"], contrasts, study.design.alpha),
-        best=group_best_study_methods(content["results"], contrasts, study.design.alpha) if contrasts else [],
+        message=find_disagreements(rows, contrasts, alpha),
+        best=group_best_methods(rows, contrasts, alpha) if contrasts else [],
     )
 
 
-def find_study_disagreements(
+def find_disagreements(
     rows: Sequence[Mapping[str, Any]], contrasts: Sequence[Mapping[str, Any]] = (), alpha: float = 0.05
 ) -> list[dict[str, Any]]:
     """Find settings in which the best method by tau is not the best by recall of significant differences.
@@ -92,7 +96,7 @@ def find_study_disagreements(
     return messages
 
 
-def group_best_study_methods(
+def group_best_methods(
     rows: Sequence[Mapping[str, Any]], contrasts: Sequence[Mapping[str, Any]], alpha: float
 ) -> list[dict[str, Any]]:
     """Return, for every setting and figure, the best method and the methods that do not differ from it significantly.
@@ -130,7 +134,7 @@ def _differ_beyond_seeds(a: Mapping[str, Any], b: Mapping[str, Any], name: str) 
     return bool(abs(a[name] - b[name]) > 1.96 * math.hypot(*spreads))
 
 
-def _strip_absolute_folders(content: Any, study: AdjudicationStudy) -> Any:
+def _strip_folders(content: Any, study: AdjudicationStudy) -> Any:
     """Return the content with absolute paths shortened, because their folders mean nothing to readers of a report.
 
     Runs, judgments and methods may be named after paths. The common folder of each kind of name is removed.
@@ -138,50 +142,39 @@ def _strip_absolute_folders(content: Any, study: AdjudicationStudy) -> Any:
     kinds = ([study.qrels], study.systems, [name.partition(":")[2] for name in study.design.methods])
     paths = [[Path(name) for name in names if Path(name).is_absolute()] for names in kinds]
     folders = [os.path.commonpath([path.parent for path in group]).rstrip("/") + "/" for group in paths if group]
-    return _replace_in_texts(content, sorted(folders, key=len, reverse=True))
+    removed = sorted(folders, key=len, reverse=True)
+
+    def strip(item: Any) -> Any:
+        if isinstance(item, str):
+            return functools.reduce(lambda text, folder: text.replace(folder, ""), removed, item)
+        if isinstance(item, Mapping):
+            return {strip(key): strip(value) for key, value in item.items()}
+        return [strip(part) for part in item] if isinstance(item, list | tuple) else item
+
+    return strip(content)
 
 
-def _replace_in_texts(content: Any, removed: Sequence[str]) -> Any:
-    if isinstance(content, str):
-        return functools.reduce(lambda text, folder: text.replace(folder, ""), removed, content)
-    if isinstance(content, Mapping):
-        return {_replace_in_texts(key, removed): _replace_in_texts(value, removed) for key, value in content.items()}
-    return [_replace_in_texts(item, removed) for item in content] if isinstance(content, list | tuple) else content
-
-
-def _study_test_title(row: Mapping[str, Any]) -> str:
+def _test_title(row: Mapping[str, Any]) -> str:
     test = str(open_significance_test(row["test"]).title)
     return test if row["correction"] == "none" else f"{test}, {TITLES[row['correction']]}"
 
 
-def _judging_study_script_data(study: AdjudicationStudy, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the JSON data from which the page's script draws the charts and tables of the study."""
-    first = study.cells[0]
-    codes = sum(len(cells[0].codes) for cells in study.groups().values())
-    pair_codes = {
-        "|".join(key): _study_category_digits(cells[0])
-        for key, cells in study.groups().items()
-        if codes <= _DRAWN or key[2:] == first.key[2:]
-    }
-    order = study.gold[first.measure].ranking
+def _script_data(study: AdjudicationStudy, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the data from which the page's script draws the charts and tables of the study."""
+    first, groups = study.cells[0], study.groups()
+    drawn = sum(len(cells[0].codes) for cells in groups.values()) <= _DRAWN
     return {
-        "rows": content["results"],
+        "rows": rows,
         "systems": list(study.systems),
         "orders": {name: verdicts.ranking.tolist() for name, verdicts in study.gold.items()},
-        "order": order.tolist(),
-        "codes": pair_codes,
+        "order": study.gold[first.measure].ranking.tolist(),
+        # the category codes of all pairs as a string with one digit per pair
+        "codes": {
+            "|".join(key): (cells[0].codes + ord("0")).astype(np.uint8).tobytes().decode("ascii")
+            for key, cells in groups.items()
+            if drawn or key[2:] == first.key[2:]
+        },
         "names": list(NAMES),
         "documents": len(study.pool),
         "curves": list(_CURVES),
     }
-
-
-def _study_category_digits(cell: StudyCell) -> str:
-    """Return the category codes of all pairs as a string with one digit per pair."""
-    return (cell.codes + ord("0")).astype(np.uint8).tobytes().decode("ascii")
-
-
-def _embed_judging_study_json(data: Mapping[str, Any]) -> str:
-    """Return JSON that is safe inside a script element: no text in it can end the element."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

@@ -79,7 +79,7 @@ class GoalOptions:
     @property
     def criterion(self) -> SignificanceCriterion:
         """The significance test and its level."""
-        from rerank.adjudication.significance_verdicts import cross_significance_procedures
+        from rerank.adjudication.conclusions import cross_significance_procedures
         from rerank.downsampling import SignificanceCriterion
 
         (procedure,) = cross_significance_procedures([self.test], [self.correction])

@@ -36,7 +36,7 @@ from rerank.cli.run_files import (
 from rerank.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
-    from rerank.adjudication.study_design import StudyDesign
+    from rerank.adjudication.studies import StudyDesign
 
 _STUDY = (
     "Example: rerank qrels study a.trec b.trec --qrels qrels.txt --method depth --method mtf --budget 10% --budget 20% "
@@ -197,7 +197,7 @@ def check_output_folder_option(path: Path) -> None:
 
 def _study_design_of_options(options: StudyOptions, procedure: ProcedureOptions) -> StudyDesign:
     """Return the design of a study. Invalid options raise an error before any file is read."""
-    from rerank.adjudication.study_design import StudyDesign
+    from rerank.adjudication.studies import StudyDesign
     from rerank.adjudication.walks import AdjudicationBudget
 
     budgets = options.budget or [f"{share}%" for share in range(10, 101, 10)]

@@ -92,7 +92,7 @@ def agreement_command(
 
     Assessors need not have judged the same topics or documents. Intervals are percentiles over samples of topics.
     """
-    from rerank.adjudication.assessor_panel import AssessorPanel
+    from rerank.adjudication.agreement import AssessorPanel
     from rerank.collections import open_collection_qrels
     from rerank.evaluation.pairwise_decisions import check_significance_level
 
@@ -147,7 +147,7 @@ def _table_of_agreement(content: Mapping[str, Any], kappa: str) -> TableReport:
 
 
 def _print_agreement(content: Mapping[str, Any], kappa: str, *, by_topic: bool) -> None:
-    from rerank.adjudication.assessor_panel import LEAST_TOPICS
+    from rerank.adjudication.agreement import LEAST_TOPICS
 
     print_table(
         [kappa.replace("_", " "), *content["assessors"]],

@@ -263,13 +263,9 @@ def _judge_command_output(
     session: JudgingSession, files: JudgmentFileOptions, people: Qrels | None, waiting: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return the result of the judging session as a JSON object."""
-    from rerank.adjudication.agreement import compute_assessor_agreement
+    from rerank.adjudication.agreement import compare_assessors
 
-    alike = (
-        compute_assessor_agreement(session.qrels(), people).to_dict(session.terms.relevant)
-        if people is not None
-        else None
-    )
+    alike = compare_assessors(session.qrels(), people).to_dict(session.terms.relevant) if people is not None else None
     return {
         **session.to_dict(),
         "unanswered": len(waiting),

@@ -50,7 +50,7 @@ class ProcedureOptions:
     @property
     def procedures(self) -> Any:
         """All combinations of tests and corrections."""
-        from rerank.adjudication.significance_verdicts import cross_significance_procedures
+        from rerank.adjudication.conclusions import cross_significance_procedures
 
         return cross_significance_procedures(self.test or ["t"], self.correction or ["auto"])
 

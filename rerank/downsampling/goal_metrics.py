@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rerank.adjudication.pair_categories import NAMES, Codes
-from rerank.adjudication.significance_verdicts import Procedure, SignificanceVerdicts, gold_judgment_comparison_row
+from rerank.adjudication.conclusions import NAMES, Codes, Procedure, SignificanceVerdicts, comparison_row
 from rerank.errors import UsageError
 from rerank.evaluation.significance.base import Floats
 
@@ -113,7 +112,7 @@ def compare_benchmarks(gold: SignificanceVerdicts, cheap: SignificanceVerdicts) 
     """Compare a reduced benchmark (``cheap``) with the full one (``gold``): pair categories, rates, similarities."""
     (codes,) = cheap.categorise_against(gold)
     return {
-        **gold_judgment_comparison_row(codes, cheap.compare_ranking(gold)),
+        **comparison_row(codes, cheap.compare_ranking(gold)),
         "spearman": spearman_of_benchmarks(gold.means, cheap.means),
     }
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rerank.adjudication.pool_measures import score_matrices_of_judged_pool
+from rerank.adjudication.pool_measures import score_matrices
 from rerank.adjudication.pools import pool_runs
 from rerank.downsampling.goal_metrics import (
     Goal,
@@ -61,14 +61,14 @@ def choose_smallest_pool(
         raise UsageError(f"The depths are {list(depths)}", expected="at least one depth, each 1 or more")
     significance = criterion or SignificanceCriterion()
     (name,) = map(str, parse_measures([measure]))
-    whole = score_matrices_of_judged_pool(qrels, runs, [name])[name]
+    whole = score_matrices(qrels, runs, [name])[name]
     gold = benchmark_verdicts(whole.values, whole.systems, significance)
     documents = len(_documents_of_full_benchmark(runs, qrels))
     longest = max(len(ranking) for run in runs for ranking in run.values())  # larger depths change nothing
     steps, verdicts = [], {}
     for depth in sorted({min(depth, longest) for depth in depths}, reverse=True):
         corpus = union_of_reduced_pools(documents_of_reduced_pools(chosen_runs, qrels, depth))
-        values = score_matrices_of_judged_pool(qrels, [reduce_run(run, corpus) for run in runs], [name])[name].values
+        values = score_matrices(qrels, [reduce_run(run, corpus) for run in runs], [name])[name].values
         verdicts[depth] = benchmark_verdicts(values, whole.systems, significance)
         agreement = compare_benchmarks(gold, verdicts[depth])
         steps.append(_pool_reduction_step(depth, agreement, goal, (len(corpus), documents)))

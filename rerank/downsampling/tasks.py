@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rerank.adjudication.significance_verdicts import SignificanceVerdicts
+from rerank.adjudication.conclusions import SignificanceVerdicts
 from rerank.downsampling.goal_metrics import (
     Goal,
     SignificanceCriterion,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rerank.adjudication.agreement import compute_assessor_agreement
-from rerank.adjudication.assessor_panel import AssessorPanel
+from rerank.adjudication.agreement import AssessorPanel, compare_assessors
 from rerank.errors import DataError, UsageError
 
 Judgments = dict[str, dict[str, int]]
@@ -27,7 +26,7 @@ def made(topics: int = 12, seed: int = 0) -> dict[str, Judgments]:
 def test_kappas_are_those_of_two_assessors() -> None:
     judged = made()
     panel = AssessorPanel.from_qrels(judged)
-    pair = compute_assessor_agreement(judged["a"], judged["c"])
+    pair = compare_assessors(judged["a"], judged["c"])
     for weights in ("none", "linear", "quadratic"):
         assert panel.kappas(weights)[0, 2] == pytest.approx(pair.kappa(weights))
     rows = {(row["a"], row["b"]): row for row in panel.to_dict(resamples=50)["pairs"]}

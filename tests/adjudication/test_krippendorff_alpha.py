@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rerank.adjudication.assessor_panel import count_grade_coincidences, krippendorff_alpha
+from rerank.adjudication.agreement import count_coincidences, krippendorff_alpha
 
 #: Grades of 4 assessors for 12 documents; -1 is missing.
 TABLE = np.array(
@@ -27,5 +27,5 @@ def counts_of(table: np.ndarray, grades: tuple[int, ...]) -> np.ndarray:
 @pytest.mark.parametrize(("level", "expected"), EXPECTED.items())
 def test_alpha_is_that_of_the_package_krippendorff(level: str, expected: float) -> None:
     grades = (1, 2, 3, 4, 5)
-    found = krippendorff_alpha(count_grade_coincidences(counts_of(TABLE, grades)), grades, level)  # type: ignore[arg-type]
+    found = krippendorff_alpha(count_coincidences(counts_of(TABLE, grades)), grades, level)  # type: ignore[arg-type]
     assert found == pytest.approx(expected, abs=1e-12)

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import kendalltau
 
 from rerank.adjudication import leave_groups_out
-from rerank.adjudication.run_groups import group_runs_by_name
+from rerank.adjudication.pools import group_runs_by_name
 from rerank.errors import DataError, UsageError
 from rerank.evaluation import evaluate_run
 from rerank.io.run_files import read_qrels, read_run

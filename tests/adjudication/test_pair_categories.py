@@ -9,14 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rerank.adjudication.pair_categories import (
+from rerank.adjudication.conclusions import (
     NAMES,
     RATES,
     PairCategories,
-    categorise_pairs_under_cheaper_judgments,
-    count_cheaper_judgment_errors,
+    Procedure,
+    SignificanceVerdicts,
+    categorise_pairs,
+    comparison_row,
+    count_errors,
 )
-from rerank.adjudication.significance_verdicts import Procedure, SignificanceVerdicts, gold_judgment_comparison_row
 
 T = (Procedure("t", "bh"),)
 
@@ -38,9 +40,7 @@ T = (Procedure("t", "bh"),)
     ],
 )
 def test_a_pair(gold: float, by_gold: bool, cheap: float, by_cheap: bool, name: str) -> None:
-    (code,) = categorise_pairs_under_cheaper_judgments(
-        np.array([gold]), np.array([by_gold]), np.array([cheap]), np.array([by_cheap])
-    )
+    (code,) = categorise_pairs(np.array([gold]), np.array([by_gold]), np.array([cheap]), np.array([by_cheap]))
     assert NAMES[code] == name
 
 
@@ -69,13 +69,13 @@ def test_rates_of_nothing_are_none() -> None:
 
 def test_by_system() -> None:
     codes = np.array([NAMES.index(name) for name in ("MA_missed", "AA", "MD_spurious")])  # pairs 01, 02, 12
-    found = count_cheaper_judgment_errors(codes, 3)
+    found = count_errors(codes, 3)
     assert {wrong: counts.tolist() for wrong, counts in found.items()} == {
         "missed": [1, 1, 0],
         "spurious": [0, 1, 1],
         "turned": [0, 0, 0],
     }
-    assert count_cheaper_judgment_errors(np.array([NAMES.index("AD")]), 2)["turned"].tolist() == [1, 1]
+    assert count_errors(np.array([NAMES.index("AD")]), 2)["turned"].tolist() == [1, 1]
 
 
 matrices = st.integers(0, 10**6).map(lambda seed: np.random.default_rng(seed).integers(0, 6, (12, 5)) / 8)
@@ -109,7 +109,7 @@ def test_a_ranking_of_nothing_is_like_no_other() -> None:
 def test_against_itself_everything_agrees(values: np.ndarray) -> None:
     verdicts = SignificanceVerdicts.from_scores(values, NAMED, T, 0.2)
     (codes,) = verdicts.categorise_against(verdicts)
-    found = gold_judgment_comparison_row(codes, verdicts.compare_ranking(verdicts))
+    found = comparison_row(codes, verdicts.compare_ranking(verdicts))
     assert found["AA"] + found["PA"] == 10
     assert found["precision"] in (1, None)
     assert found["recall"] == found["precision"]
@@ -132,8 +132,8 @@ def test_neither_the_order_of_topics_nor_that_of_systems_matters(
     )
     three, four = (SignificanceVerdicts.from_scores(m[np.ix_(rows, columns)], names, T, 0.1) for m in (gold, cheap))
     before, after = (
-        gold_judgment_comparison_row(two.categorise_against(one)[0], two.compare_ranking(one)),
-        gold_judgment_comparison_row(four.categorise_against(three)[0], four.compare_ranking(three)),
+        comparison_row(two.categorise_against(one)[0], two.compare_ranking(one)),
+        comparison_row(four.categorise_against(three)[0], four.compare_ranking(three)),
     )
     assert before == pytest.approx(after)
     code = dict(zip(combinations(NAMED, 2), two.categorise_against(one)[0], strict=True))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rerank.adjudication.orders import open_judging_order
-from rerank.adjudication.pool_measures import Measurer, score_matrices_of_judged_pool
+from rerank.adjudication.pool_measures import Measurer, score_matrices
 from rerank.adjudication.pools import pool_runs
 from rerank.adjudication.walks import AdjudicationBudget, judge_pool_in_order
 from rerank.types import Document, Qrels, Query, Ranking, Run
@@ -44,7 +44,7 @@ def test_as_ir_measures(seed: int) -> None:
     ordering = judge_pool_in_order(open_judging_order("random"), pooled, measurer.relevant_documents(1), seed=seed)
     values = measurer.measure(ordering, BUDGETS)
     for at, budget in enumerate(BUDGETS):
-        expected = score_matrices_of_judged_pool(measurer.cheap(ordering, ordering.sizes(budget)), runs, measurer.names)
+        expected = score_matrices(measurer.cheap(ordering, ordering.sizes(budget)), runs, measurer.names)
         for name in measurer.names:
             np.testing.assert_allclose(values[name][at], expected[name].values, atol=1e-12, err_msg=f"{name} {budget}")
 
@@ -57,7 +57,7 @@ def test_what_is_not_here_is_measured_by_ir_measures() -> None:
     assert measurer.slow == measurer.names[:2]
     ordering = judge_pool_in_order(open_judging_order("docid"), pooled, measurer.relevant_documents(2))
     values = measurer.measure(ordering, BUDGETS)
-    expected = score_matrices_of_judged_pool(measurer.cheap(ordering, ordering.sizes(BUDGETS[2])), runs, measurer.names)
+    expected = score_matrices(measurer.cheap(ordering, ordering.sizes(BUDGETS[2])), runs, measurer.names)
     for name in measurer.names:
         np.testing.assert_allclose(values[name][2], expected[name].values, atol=1e-12)
 

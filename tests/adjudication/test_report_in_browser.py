@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from rerank.adjudication.significance_verdicts import cross_significance_procedures
-from rerank.adjudication.studies import run_study
-from rerank.adjudication.study_design import StudyDesign
+from rerank.adjudication.conclusions import cross_significance_procedures
+from rerank.adjudication.studies import StudyDesign, run_study
 from rerank.adjudication.study_report import write_study_report
 from rerank.adjudication.walks import AdjudicationBudget
 from tests.adjudication.test_studies import made

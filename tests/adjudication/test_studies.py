@@ -10,19 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rerank.adjudication.conclusions import Procedure, cross_significance_procedures
 from rerank.adjudication.orders.base import StaticOrder
 from rerank.adjudication.pools import pool_runs
 from rerank.adjudication.qrels_comparison import compare_with_gold_qrels
-from rerank.adjudication.significance_verdicts import Procedure, cross_significance_procedures
-from rerank.adjudication.studies import run_study
-from rerank.adjudication.study_design import StudyDesign
+from rerank.adjudication.studies import AdjudicationStudy, StudyDesign, run_study
 from rerank.adjudication.study_report import (
-    find_study_disagreements,
-    group_best_study_methods,
+    find_disagreements,
+    group_best_methods,
     render_study_report,
     write_study_report,
 )
-from rerank.adjudication.study_results import AdjudicationStudy
 from rerank.adjudication.walks import AdjudicationBudget
 from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.io.run_files import read_qrels, read_run, write_run
@@ -204,22 +202,22 @@ def test_the_message() -> None:
         about = {"measure": "AP", "test": "t", "correction": "bh", "budget": budget}
         return {**about, "method": method, "tau": tau, "recall": recall}
 
-    (found,) = find_study_disagreements(
+    (found,) = find_disagreements(
         [row("a", 0.9, 0.5), row("b", 0.8, 0.7), row("a", 0.9, 0.9, "20%"), row("b", 0.8, 0.7, "20%")]
     )
     assert (found["ranks"]["method"], found["keeps"]["method"], found["budget"]) == ("a", "b", "10%")
-    assert find_study_disagreements([row("a", 0.9, None)]) == []
+    assert find_disagreements([row("a", 0.9, None)]) == []
     noisy = {**row("b", 0.8, 0.7), "spread": {"tau": 0.01, "recall": 0.3}}
-    assert find_study_disagreements([row("a", 0.9, 0.5), noisy]) == []
+    assert find_disagreements([row("a", 0.9, 0.5), noisy]) == []
     rows = [row("a", 0.9, 0.5), row("b", 0.8, 0.7)]
 
     def contrast(figure: str, p: float) -> dict[str, object]:
         about = {name: rows[0][name] for name in ("measure", "test", "correction", "budget")}
         return {**about, "figure": figure, "method_a": "a", "method_b": "b", "adjusted_p": p}
 
-    assert find_study_disagreements(rows, [contrast("tau", 0.01), contrast("recall", 0.2)]) == []
-    assert len(find_study_disagreements(rows, [contrast("tau", 0.01), contrast("recall", 0.02)])) == 1
-    (recall, tau) = group_best_study_methods(rows, [contrast("tau", 0.01), contrast("recall", 0.2)], 0.05)
+    assert find_disagreements(rows, [contrast("tau", 0.01), contrast("recall", 0.2)]) == []
+    assert len(find_disagreements(rows, [contrast("tau", 0.01), contrast("recall", 0.02)])) == 1
+    (recall, tau) = group_best_methods(rows, [contrast("tau", 0.01), contrast("recall", 0.2)], 0.05)
     assert (recall["best"]["method"], recall["equal"], tau["best"]["method"], tau["equal"]) == ("b", ["a"], "a", [])
 
 

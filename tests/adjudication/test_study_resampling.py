@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rerank.adjudication.studies import run_study
-from rerank.adjudication.study_design import StudyDesign
-from rerank.adjudication.study_resampling import CONTRASTED, RESAMPLED, compare_study_methods
-from rerank.adjudication.study_results import AdjudicationStudy
+from rerank.adjudication.resampling import CONTRASTED, RESAMPLED, compare_methods
+from rerank.adjudication.studies import AdjudicationStudy, StudyDesign, run_study
 from rerank.errors import UsageError
 from tests.adjudication.test_studies import BUDGETS, made
 from tests.raising import raises
@@ -61,9 +59,7 @@ def test_a_difference_that_all_samples_confirm_is_found_and_one_that_none_do_is_
     own = [chance.normal(0, 0.01, common.shape) for _ in range(3)]
     figures = {"a": common + own[0], "b": common + own[1], "c": common + own[2]}
     rows = {name: dict.fromkeys(CONTRASTED, value) for name, value in (("a", 0.8), ("b", 0.7), ("c", 0.705))}
-    found = {
-        (r["method_a"], r["method_b"]): r for r in compare_study_methods(rows, figures, 0.05) if r["figure"] == "tau"
-    }
+    found = {(r["method_a"], r["method_b"]): r for r in compare_methods(rows, figures, 0.05) if r["figure"] == "tau"}
     assert found["a", "b"]["adjusted_p"] < 0.001  # .1 against .014: what all methods share cancels out
     assert found["b", "c"]["adjusted_p"] > 0.5
     low, high = found["b", "c"]["interval"]
@@ -72,7 +68,7 @@ def test_a_difference_that_all_samples_confirm_is_found_and_one_that_none_do_is_
 
 def test_figures_that_are_mostly_undefined_have_no_interval() -> None:
     figures = {name: np.full((10, len(RESAMPLED)), np.nan) for name in "ab"}
-    assert not list(compare_study_methods({name: dict.fromkeys(CONTRASTED, 0.5) for name in "ab"}, figures, 0.05))
+    assert not list(compare_methods({name: dict.fromkeys(CONTRASTED, 0.5) for name in "ab"}, figures, 0.05))
 
 
 def test_bad_numbers_of_samples() -> None:

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from rerank.adjudication.pool_measures import SystemRepeats
-from rerank.adjudication.studies import run_study
-from rerank.adjudication.study_design import StudyDesign
+from rerank.adjudication.studies import StudyDesign, run_study
 from rerank.errors import UsageError
 from rerank.evaluation import ScoreMatrix
 from rerank.types import Run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rerank.adjudication.significance_verdicts import SignificanceVerdicts
+from rerank.adjudication.conclusions import SignificanceVerdicts
 from rerank.downsampling import (
     Goal,
     Procedure,

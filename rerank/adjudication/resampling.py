@@ -15,14 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from rerank.adjudication.pair_categories import RATES
+from rerank.adjudication.conclusions import RATES, Procedure, SignificanceVerdicts, comparison_row
 from rerank.adjudication.pools import Floats, Ints
-from rerank.adjudication.significance_verdicts import (
-    Procedure,
-    SignificanceVerdicts,
-    gold_judgment_comparison_row,
-)
-from rerank.errors import UsageError
+from rerank.errors import ensure
 from rerank.evaluation.significance import correct_p_values
 
 #: Figures of a study that get intervals.
@@ -63,17 +58,8 @@ class StudyResamples:
         seed: int,
         alpha: float,
     ) -> StudyResamples:
-        """Draw samples and test all pairs of systems with the gold judgments.
-
-        Args:
-            gold: Decisions with the gold judgments on all topics and systems, for each measure.
-            procedures: Tests with their corrections.
-            resamples: Number of samples.
-            seed: Seed of the samples.
-            alpha: Significance level.
-        """
-        if resamples < 2:
-            raise UsageError(f"resamples is {resamples}", expected="at least 2", remedy="Use 1000")
+        """Draw samples, and test all pairs of systems on them with the gold judgments (``gold``, by measure)."""
+        ensure(resamples >= 2, f"resamples is {resamples}", expected="at least 2", remedy="Use 1000")
         rng = np.random.default_rng([seed, _SAMPLES])
         topics, systems = next(iter(gold.values())).values.shape
         drawn = cls(
@@ -93,18 +79,13 @@ class StudyResamples:
         """Compute rates and ranking similarities on samples of topics and systems.
 
         Returns an array of shape (procedures, samples, figures) with the figures in `RESAMPLED`; NaN if undefined.
-
-        Args:
-            measure: Name of the measure.
-            cheap: Scores with the judgments of one walk and budget.
-            samples: Indices of the samples.
         """
         figures = np.empty((len(self.procedures), len(samples), len(RESAMPLED)))
         for column, index in enumerate(samples):
             gold, decided = self.gold[measure][index], self._decide(index, cheap)
             similarity = decided.compare_ranking(gold)
             for row, codes in enumerate(decided.categorise_against(gold)):
-                numbers = gold_judgment_comparison_row(codes, similarity)
+                numbers = comparison_row(codes, similarity)
                 figures[row, column] = [np.nan if (v := numbers[name]) is None else v for name in RESAMPLED]
         return figures
 
@@ -119,7 +100,7 @@ class StudyResamples:
         )
 
 
-def study_figure_intervals(row: Mapping[str, Any], figures: Floats, alpha: float) -> dict[str, list[float] | None]:
+def figure_intervals(row: Mapping[str, Any], figures: Floats, alpha: float) -> dict[str, list[float] | None]:
     """Return the interval of each figure: value +- z times its standard deviation over samples.
 
     Intervals are clipped to the range of the figure. The interval of a figure is None if the figure is undefined, or is
@@ -140,7 +121,7 @@ def study_figure_intervals(row: Mapping[str, Any], figures: Floats, alpha: float
     return intervals
 
 
-def compare_study_methods(
+def compare_methods(
     rows: Mapping[str, Mapping[str, Any]], figures: Mapping[str, Floats], alpha: float
 ) -> Iterator[dict[str, Any]]:
     """Test the difference of every pair of methods in one setting (budget, measure, test).

@@ -198,7 +198,9 @@ class AssessorPanel:
     relevant: tuple[int, ...] | None = None
 
     @classmethod
-    def from_qrels(cls, assessors: Mapping[str, Grades], relevant: Sequence[int] | None = None) -> AssessorPanel:
+    def from_qrels(
+        cls, assessors: Mapping[str, Mapping[str, Mapping[str, int]]], relevant: Sequence[int] | None = None
+    ) -> AssessorPanel:
         """Create a panel by counting the judgments of at least two assessors.
 
         Args:

@@ -116,9 +116,12 @@ class Registry:
         try:
             return point.load()
         except Exception as error:  # a plug-in may raise anything when it is imported; that must not end the program
+            moved = isinstance(error, ImportError) and (error.name or "").split(".")[0] == "rerank"
             raise MissingPrerequisiteError(
                 f"The {self.kind} {point.name!r} from {point.value!r} cannot be loaded: {error!r}",
-                remedy="Repair or uninstall the distribution that contains it",
+                remedy="It was written for another version of listrank: update it, or install that version"
+                if moved
+                else "Repair or uninstall the distribution that contains it",
             ) from error
 
 

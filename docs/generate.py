@@ -17,7 +17,7 @@ from typing import Any
 from command_pages import table, write_command_pages
 from reference_pages import write_reference_pages
 
-from rerank.assemble.config import DEFAULT_METHOD
+from rerank.assemble import DEFAULT_METHOD
 from rerank.backends import BACKENDS
 from rerank.errors import UsageError
 from rerank.finetune.method_table import describe_training_methods, training_components_of_kind

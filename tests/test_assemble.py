@@ -1,22 +1,20 @@
-"""Settings of rankers: what they accept, and that their copies agree."""
+"""Settings of rankers: what they accept, and their defaults."""
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
-from pydantic import TypeAdapter
 
-from rerank.assemble import RankerConfig, RankerOptions, assemble_ranker
+from rerank.assemble import assemble_ranker, complete_settings
 from rerank.backends.fake import Fake
 from rerank.errors import UsageError
 from rerank.experiment.prepare import ranker_config_of_run, spec_with_trained_defaults
-from rerank.experiment.spec import Execution, RunSpec
+from rerank.experiment.spec import RunSpec
 from rerank.judges import Limits
 from rerank.models import MODELS, ModelPreset
-from rerank.tasks import BackendOptions
+from rerank.settings import RankerOptions, RankerSettings
 
 INVALID: list[dict[str, Any]] = [
     {"top_k": 0},
@@ -45,34 +43,22 @@ def test_an_invalid_value_is_reported(settings: dict[str, Any]) -> None:
 
 
 def test_values_are_converted_as_on_the_command_line(tmp_path: Path) -> None:
-    config = RankerConfig.from_settings({"model": tmp_path, "window_size": "4", "temperature": 1})
+    config = complete_settings({"model": tmp_path, "window_size": "4", "temperature": 1})
     assert (config.model, config.window_size, config.temperature) == (str(tmp_path), 4, 1.0)
 
 
-def schema(model: Any) -> dict[str, Any]:
-    """Type, allowed values and default of every field."""
-    properties = TypeAdapter(model).json_schema()["properties"]
-    about = ("title", "description")
-    return {name: {key: item for key, item in field.items() if key not in about} for name, field in properties.items()}
-
-
-def test_the_copies_of_settings_agree() -> None:
-    """Names, types, allowed values and defaults of the command's flags are those of a ranker's settings."""
-    flags = {**schema(RunSpec), **schema(Execution)}
-    settings = schema(RankerConfig)
-    assert settings == {name: flags[name] for name in settings}
-    hints = get_type_hints(RankerConfig)
-    optional = {name: hint if type(None) in get_args(hint) else hint | None for name, hint in hints.items()}
+def test_keywords_are_the_settings_except_the_model() -> None:
+    hints = get_type_hints(RankerSettings)
+    settings = {name: hints[name] for name in RankerSettings.model_fields if name != "model"}
+    optional = {name: hint if type(None) in get_args(hint) else hint | None for name, hint in settings.items()}
     choices = dict.fromkeys(("dtype", "adapter_dtype", "device_map"), str | None)
-    assert {"model": str | None, **get_type_hints(RankerOptions)} == {**optional, **choices}
+    assert get_type_hints(RankerOptions) == {**optional, **choices}
 
 
-def test_defaults_are_those_of_the_backend_and_the_judge() -> None:
-    assert RankerConfig().backend_options() == BackendOptions()
-    assert RankerConfig().limits() == Limits()
-    assert {field.name for field in fields(Limits)} <= {field.name for field in fields(RankerConfig)}
-    assert {field.name for field in fields(BackendOptions)} <= {field.name for field in fields(RankerConfig)}
-    assert ranker_config_of_run(RunSpec(collection="pydoc")) == RankerConfig()
+def test_a_run_has_every_setting_of_a_ranker() -> None:
+    assert ranker_config_of_run(RunSpec(collection="pydoc")) == RankerSettings()
+    assert RankerSettings(seed=3).limits() == Limits()
+    assert RankerSettings(seed=3, temperature=0.5).limits() == Limits(seed=3, temperature=0.5)
 
 
 RECIPE = dict(MODELS["smollm2-135m"].recipe)
@@ -100,7 +86,7 @@ FULLRANK = {"method": "fullrank", "prompt": "auto", "max_passage_tokens": None}
     ids=str,
 )
 def test_auto_is_the_recipe_of_the_preset_or_else_fullrank(settings: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert {name: getattr(RankerConfig.from_settings(settings), name) for name in expected} == expected
+    assert {name: getattr(complete_settings(settings), name) for name in expected} == expected
     spec = spec_with_trained_defaults(RunSpec.make({"collection": "pydoc", **settings}))
     assert {name: getattr(spec, name) for name in expected} == expected
     assert spec_with_trained_defaults(spec) == spec
@@ -108,7 +94,7 @@ def test_auto_is_the_recipe_of_the_preset_or_else_fullrank(settings: dict[str, A
 
 
 def test_the_method_of_an_adapter_precedes_the_recipe_of_its_model() -> None:
-    config = RankerConfig.from_settings({"adapter": "smollm2-135m-attention", "method": "auto"})
+    config = complete_settings({"adapter": "smollm2-135m-attention", "method": "auto"})
     assert config.model == "smollm2-135m"
     assert config.method.startswith("full:attention,")
     assert config.max_passage_tokens == 64
@@ -122,4 +108,4 @@ def test_recipes_can_be_used(preset: ModelPreset) -> None:
     assert setup.config.method == preset.recipe["method"]
     judge = setup.open_judge(Fake("perfect"))
     assert judge.first_stage == 0.5
-    assert set(preset.recipe) <= {field.name for field in fields(RankerConfig)}
+    assert set(preset.recipe) <= set(RankerSettings.model_fields)

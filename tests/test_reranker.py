@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from rerank import Reranker
-from rerank.assemble import RankerOptions
 from rerank.backends.fake import Fake
 from rerank.collections import open_collection
 from rerank.errors import DataError, MissingResourceError, PartialFailureError, UnknownNameError, UsageError
 from rerank.judges.generate import Generate
 from rerank.retrieval import open_first_stage
 from rerank.retrieval.base.stages import RetrieverSource
+from rerank.settings import RankerOptions
 from rerank.tasks import Reply, Request
 from rerank.types import Document, Query, Ranking, Run
 from tests.raising import raises

@@ -129,7 +129,7 @@ class JinaRanking(LocalModel):
                 )
         device = pick_device(options.device)
         dtype = pick_dtype(options.dtype, device)
-        files = locate_model(name, options.revision)
+        files = locate_model(name, options.revision or "")
         with quiet_transformers(), named_loading_errors(files, device):
             model, tokenizer = _load_ranking_model(files, device=device, dtype=dtype)
         identity = make_causal_model_identity(files, options, dtype)

@@ -42,13 +42,8 @@ class ModelLoadOptions:
         """Return the options in the form that `rerank.models.open_model_backend` accepts."""
         from rerank.models import BackendOptions
 
-        addresses = tuple(self.base_url or [""])
-        return BackendOptions(
-            device=self.device or "auto",
-            dtype=self.dtype or "auto",
-            batch_size=self.batch_size,
-            base_url=addresses[0] if len(addresses) == 1 else addresses,
-        )
+        given = {name: getattr(self, name) for name in ModelLoadOptions.__dataclass_fields__}
+        return BackendOptions(**{name: value for name, value in given.items() if value is not None})
 
 
 @dataclass(frozen=True, kw_only=True)

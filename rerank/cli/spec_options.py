@@ -17,10 +17,10 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic.fields import FieldInfo
 
-from rerank.assemble.config import RankerConfig
 from rerank.errors import UnknownNameError, UsageError
 from rerank.experiment.spec import Execution, RunSpec, read_run_spec
 from rerank.lm.model_files import one_commit_per_model
+from rerank.settings import RankerSettings
 
 #: Additional names of flags, which other tools use.
 _ALIASES: Mapping[str, tuple[str, ...]] = {
@@ -109,9 +109,9 @@ def with_spec_command_options(*, only: Sequence[str] = (), **defaults: str) -> C
 def with_ranker_command_options(function: Command) -> Command:
     """Turn ``command(settings, **own_options)`` into a typer command with one flag per setting of a ranker.
 
-    ``settings`` contains only the settings that are given as flags, in the form of `rerank.assemble.RankerConfig`.
+    ``settings`` contains only the settings that are given as flags, in the form of `RankerSettings`.
     """
-    fields = {name: f for name, f in _fields_behind_command_options().items() if name in RankerConfig.__annotations__}
+    fields = {name: f for name, f in _fields_behind_command_options().items() if name in RankerSettings.model_fields}
     own = [p for name, p in inspect.signature(function, eval_str=True).parameters.items() if name != "settings"]
 
     @functools.wraps(function)

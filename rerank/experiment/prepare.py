@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from rerank.assemble import RankerConfig, RankerPlan, RankerSetup, assemble_ranker, assembly_defaults
+from rerank.assemble import RankerPlan, RankerSetup, assemble_ranker, assembly_defaults
 from rerank.calibration import Calibration
 from rerank.collections import Collection
 from rerank.evaluation import parse_measures
@@ -27,6 +26,7 @@ from rerank.lm.model_files import one_commit_per_model
 from rerank.models.prices import find_model_prices
 from rerank.reranker.calibrated import open_reranker_setup_calibration
 from rerank.retrieval import check_first_stage
+from rerank.settings import RankerSettings
 from rerank.tasks import Backend
 from rerank.types import Qrels, Query, Run
 
@@ -73,7 +73,7 @@ class PreparedRun:
 
     def with_spec(self, spec: RunSpec) -> Self:
         """Return this run with another candidate order or seed, for the same candidates, model and method."""
-        setup = assemble_ranker(replace(self.setup.config, seed=spec.seed))
+        setup = assemble_ranker(self.setup.config.model_copy(update={"seed": spec.seed}))
         return replace(self, spec=spec, setup=setup, judge=setup.open_judge(self.backend))
 
     def calls(self) -> int:
@@ -105,10 +105,10 @@ def spec_with_trained_defaults(spec: RunSpec) -> RunSpec:
     return spec.model_copy(update=assembly_defaults(given))
 
 
-def ranker_config_of_run(spec: RunSpec, execution: Execution | None = None) -> RankerConfig:
+def ranker_config_of_run(spec: RunSpec, execution: Execution | None = None) -> RankerSettings:
     """Return the ranker's settings for a specification that `spec_with_trained_defaults` has completed."""
-    values: Mapping[str, Any] = {**dict(spec), **dict(execution or Execution())}
-    return RankerConfig(**{field.name: values[field.name] for field in fields(RankerConfig)})
+    values = {**dict(spec), **dict(execution or Execution())}
+    return RankerSettings(**{name: values[name] for name in RankerSettings.model_fields})
 
 
 @one_commit_per_model()

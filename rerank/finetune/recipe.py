@@ -14,8 +14,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rerank.errors import UnknownNameError, UsageError, describe_pydantic_error
-from rerank.experiment.file_settings import settings_from_file
 from rerank.io.settings_files import read_toml_file
+from rerank.settings import settings_from_file
 
 #: Source of the document scores of a `ListLoss`. ``logits``: the log-probabilities that the judge uses (of identifiers,
 #: of words such as yes and no, or of the query). ``attention``: the attention that each passage receives from the end

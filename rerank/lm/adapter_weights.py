@@ -64,7 +64,7 @@ def causal_model_casts_adapter(options: BackendOptions, dtype: str) -> bool:
     if dtype == "float32" or options.adapter_dtype == "float32":
         return False
     try:
-        config = json.loads((Path(options.adapter) / "adapter_config.json").read_text(encoding="utf-8"))
+        config = json.loads((Path(options.adapter or "") / "adapter_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):  # reported when the adapter is attached
         return False
     return isinstance(config, dict) and config.get("peft_type") == "LORA" and not config.get("use_dora")

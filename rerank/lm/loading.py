@@ -165,7 +165,7 @@ def load_language_model(
 
 def locate_files(name: str | Path, options: BackendOptions, *, weights: bool = True) -> ModelFiles:
     """Return the local files of a model (`locate_model`) at the revision, and with the code, that the options name."""
-    return locate_model(name, options.revision, weights=weights, code=options.trust_remote_code)
+    return locate_model(name, options.revision or "", weights=weights, code=options.trust_remote_code)
 
 
 def make_causal_model_identity(files: ModelFiles, options: BackendOptions, dtype: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ imported only if the files of the model do not contain the necessary information
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -82,7 +82,7 @@ def describe_causal_model(name: str | Path, options: BackendOptions) -> ModelDes
     device = pick_device(options.device)
     files = locate_files(name, options, weights=False)
     files.check_generates()
-    options = replace(options, revision=files.commit or options.revision)
+    options = options.model_copy(update={"revision": files.commit or options.revision})
     config = _read_causal_model_config(files)
     identity = make_causal_model_identity(files, options, pick_dtype(options.dtype, device))
     if limit := stated_context_size(SimpleNamespace(config=config), None):

@@ -64,9 +64,10 @@ class LocalModel(BaseBackend):
     def set_source(self, files: ModelFiles | str | Path, options: BackendOptions) -> None:
         """Store what ``load`` has loaded, its files or its name, so that another process can load it."""
         if not isinstance(files, ModelFiles):
-            files = locate_model(files, options.revision, weights=False)
+            files = locate_model(files, options.revision or "", weights=False)
         adapter = str(Path(options.adapter).absolute()) if options.adapter else ""
-        self.files, self._options = files, replace(options, adapter=adapter, revision=files.commit or options.revision)
+        changes = {"adapter": adapter, "revision": files.commit or options.revision}
+        self.files, self._options = files, options.model_copy(update=changes)
         self.settings_folder = Path(options.adapter or files.folder).absolute()
 
     def __reduce__(self) -> tuple[Any, ...]:

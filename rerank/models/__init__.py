@@ -243,7 +243,7 @@ def check_model_files(selector: str, options: BackendOptions, kind: str = "") ->
     if hasattr(backend_type, "load"):
         name = resolve_model_name(split_model_selector(selector, kind)[1])
         if options.adapter:
-            options = dataclasses.replace(options, adapter=str(adapter_folder(options.adapter)))
+            options = options.model_copy(update={"adapter": str(adapter_folder(options.adapter))})
         if hasattr(backend_type, "describe"):
             backend_type.describe(name, options)
         if isinstance(name, Path):
@@ -343,7 +343,7 @@ def open_model_backend(
     """
     options = options or BackendOptions()
     if options.adapter:
-        options = dataclasses.replace(options, adapter=str(adapter_folder(options.adapter)))
+        options = options.model_copy(update={"adapter": str(adapter_folder(options.adapter))})
     backend_type = backend_class_of_model(selector, kind)
     _, argument = split_model_selector(selector, kind)
     _check_options_of_backend(options, backend_type, selector)
@@ -390,7 +390,7 @@ def _load_model_backend(backend_type: Any, name: Path | str, options: BackendOpt
     name = name.absolute() if isinstance(name, Path) else name
     if lazy and hasattr(backend_type, "describe"):
         adapter = str(Path(options.adapter).absolute()) if options.adapter else ""
-        description = backend_type.describe(name, dataclasses.replace(options, adapter=adapter))
+        description = backend_type.describe(name, options.model_copy(update={"adapter": adapter}))
     backend: Any = backend_type.load(name, options) if description is None else LazyBackend(backend_type, description)
     if traits(backend).files:
         backend.files = with_hub_id_of_preset(backend.files)

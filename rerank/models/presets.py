@@ -32,7 +32,7 @@ class ModelPreset:
         size: Size of the file ``member`` in bytes.
         kind: ``language`` for models that judge documents, ``embedding`` for models of the first stage.
         prompt: Name of the shipped prompt for the model; it is used for methods without a prompt of their own.
-        recipe: Settings of the method ``auto`` for this model, named as in `rerank.assemble.RankerConfig`: the method,
+        recipe: Settings of the method ``auto`` for this model, named as in `RankerSettings`: the method,
             and the settings with which it was measured. Empty for models without a recipe.
     """
 

@@ -91,7 +91,7 @@ class RerankerPreset:
         hub_id: Id of the model on the hub.
         licence: SPDX identifier or name of the licence of the weights, or ``licence not stated``.
         recognise: Rules by which the model is recognised.
-        recipe: Settings of the method ``auto`` for this model, named as in `rerank.assemble.RankerConfig`; empty if the
+        recipe: Settings of the method ``auto`` for this model, named as in `RankerSettings`; empty if the
             model cannot be run here, for the reason in ``note``.
         source: The file from which prompt and score were taken; None if it was not available.
         verified: Whether a test compares prompt and score with the source.

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, Self, Unpack
 
-from rerank.assemble import RankerOptions, RankerSetup, assemble_ranker
+from rerank.assemble import RankerSetup, assemble_ranker
 from rerank.calibration import Calibration
 from rerank.errors import UsageError
 from rerank.io.forks import ForkLock
@@ -41,6 +41,7 @@ from rerank.reranker.pickling import check_reranker_backend_pickles
 from rerank.reranker.reports import report_reranker_ranking
 from rerank.retrieval.base.given_documents import DocumentLike, given_first_stage_candidates, given_first_stage_query
 from rerank.retrieval.base.stages import RunTransformer
+from rerank.settings import RankerOptions
 from rerank.store import NoLog, log_calls, open_shared_call_cache
 from rerank.strategies import Strategy
 from rerank.tasks import AsyncBackend, Backend
@@ -99,7 +100,7 @@ class Reranker(RunTransformer):
         """Load a model and assemble a reranker.
 
         The settings have the same names, meanings and defaults as the command's flags, so the same settings lead to the
-        same ranking in Python and in the command. `rerank.assemble.RankerConfig` documents the settings.
+        same ranking in Python and in the command. `rerank.settings.RankerSettings` documents the settings.
 
         Args:
             model: A name listed by `rerank models`, a folder, a hub id, ``openai:NAME``, ``vllm:NAME`` or

@@ -1,5 +1,6 @@
 """Requests to models, the tasks that they contain, replies, and the protocol of the backends that run models."""
 
+from rerank.settings import DTYPES, FileAddress, ServerAddress
 from rerank.tasks.backends import (
     task_backend_is_selectable,
     task_backend_sees_pictures,
@@ -19,14 +20,7 @@ from rerank.tasks.kinds import (
     QuestionType,
     Task,
 )
-from rerank.tasks.options import (
-    DTYPES,
-    BackendOptions,
-    FileAddress,
-    ServerAddress,
-    resolve_task_context_size,
-    task_backend_settings_folder,
-)
+from rerank.tasks.options import BackendOptions, resolve_task_context_size, task_backend_settings_folder
 from rerank.tasks.requests import AsyncBackend, Backend, CancelledAfterReplyError, Finish, Reply, Request, Sampling
 
 __all__ = [

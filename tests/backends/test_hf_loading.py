@@ -7,7 +7,6 @@ import pickle
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +84,9 @@ def test_the_hash_depends_on_contents_only(folder: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_adapter_changes_the_weights_and_the_identity(folder: Path, adapter: Path, dtype: str) -> None:
-    plain = Hf.load(folder, BackendOptions(dtype=dtype, device="cpu"))
-    adapted = Hf.load(folder, BackendOptions(dtype=dtype, device="cpu", adapter=str(adapter)))
+    plain_options = BackendOptions(**{"dtype": dtype, "device": "cpu"})
+    plain = Hf.load(folder, plain_options)
+    adapted = Hf.load(folder, plain_options.model_copy(update={"adapter": str(adapter)}))
     assert adapted.identity["adapter"] == hash_file_contents_of_model(adapter)
     cast = {"adapter_dtype": "bfloat16"} if dtype == "bfloat16" else {}
     assert dict(adapted.identity) == {**plain.identity, "adapter": hash_file_contents_of_model(adapter), **cast}
@@ -99,10 +99,12 @@ def lora_dtypes(backend: Hf) -> set[torch.dtype]:
 
 def test_an_adapter_has_the_dtype_of_the_model_unless_asked_otherwise(folder: Path, adapter: Path) -> None:
     options = BackendOptions(dtype="bfloat16", device="cpu", adapter=str(adapter))
-    cast, earlier = Hf.load(folder, options), Hf.load(folder, replace(options, adapter_dtype="float32"))
+    cast, earlier = Hf.load(folder, options), Hf.load(folder, options.model_copy(update={"adapter_dtype": "float32"}))
     assert (lora_dtypes(cast), lora_dtypes(earlier)) == ({torch.bfloat16}, {torch.float32})
     assert {**cast.identity} == {**earlier.identity, "adapter_dtype": "bfloat16"}
-    merged, plain = (Hf.load(folder, replace(options, dtype="float32", adapter=name)) for name in (str(adapter), ""))
+    merged, plain = (
+        Hf.load(folder, options.model_copy(update={"dtype": "float32", "adapter": name})) for name in (str(adapter), "")
+    )
     assert lora_dtypes(merged) == set()
     ids = torch.tensor([[3, 1, 4, 1, 5]])
     with torch.inference_mode():
@@ -267,8 +269,8 @@ def test_without_peft_an_adapter_says_what_to_install(folder: Path, monkeypatch:
     [
         ({"dtype": "int8"}, "int8"),
         ({"adapter_dtype": "int8"}, "int8"),
-        ({"batch_size": 0}, "Batch size is 0"),
-        ({"context_size": -1}, "Context size is -1"),
+        ({"batch_size": 0}, "batch_size = 0"),
+        ({"context_size": -1}, "context_size = -1"),
     ],
 )
 def test_options_are_checked(options: dict[str, Any], message: str) -> None:
@@ -277,7 +279,7 @@ def test_options_are_checked(options: dict[str, Any], message: str) -> None:
 
 
 def test_a_pickled_backend_is_opened_once_per_process_and_answers_equally(folder: Path, adapter: Path) -> None:
-    loaded = Hf.load(folder, replace(FP32, adapter=str(adapter), batch_size=3))
+    loaded = Hf.load(folder, FP32.model_copy(update={"adapter": str(adapter), "batch_size": 3}))
     pickled = pickle.dumps(loaded)
     copy = pickle.loads(pickled)
     assert copy is not loaded

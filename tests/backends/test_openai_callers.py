@@ -390,7 +390,7 @@ class TestRetries:
         assert len(waits) == 3
 
     def test_fewer_than_none(self) -> None:
-        with raises(UsageError, "number of retries is -1"):
+        with raises(UsageError, "retries = -1"):
             BackendOptions(retries=-1)
 
 

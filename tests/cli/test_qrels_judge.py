@@ -332,7 +332,7 @@ WRONG: list[tuple[tuple[str, ...], int, str]] = [
     (("--judge", "llm", "--model", "fake:perfect", "--grades", "0,1,2"), 2, "0,1,2,3"),
     (("--judge", "llm", "--model", "nobody"), 2, "Unknown model 'nobody'"),
     (("--judge", "llm", "--model", "cross_encoder:x"), 2, "cross_encoder:x"),
-    (("--judge", "llm", "--model", "fake:perfect", "--dtype", "int3"), 2, "The data type is 'int3'"),
+    (("--judge", "llm", "--model", "fake:perfect", "--dtype", "int3"), 2, "dtype = 'int3'"),
 ]
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from rerank.assemble import RankerConfig
 from rerank.errors import UsageError
-from rerank.experiment.file_settings import settings_from_file
 from rerank.experiment.spec import RunSpec
+from rerank.settings import RankerSettings, settings_from_file
 from rerank.tasks import FileAddress
 from tests.raising import raises
 
@@ -36,9 +34,9 @@ def test_a_mark_survives_all_that_happens_to_settings() -> None:
     ]
     assert all(isinstance(copy.base_url, FileAddress) and copy.base_url.file for copy in copies)
     assert hash(spec) == hash(RunSpec(collection="pydoc", base_url="http://a"))
-    config = replace(RankerConfig(base_url=spec.base_url), seed=1)
-    assert isinstance(config.backend_options().base_url, FileAddress)
-    assert not isinstance(RankerConfig(base_url="http://a").base_url, FileAddress)
+    config = RankerSettings(base_url=spec.base_url).model_copy(update={"seed": 1})
+    assert isinstance(config.base_url, FileAddress)
+    assert not isinstance(RankerSettings(base_url="http://a").base_url, FileAddress)
 
 
 def test_only_the_user_permits_remote_code() -> None:

@@ -479,7 +479,6 @@ def open_settings_classes() -> dict[str, type]:
 
     If a redesign merges classes, the labels stay and refer to the merged class.
     """
-    from rerank.assemble.config import RankerConfig, RankerOptions
     from rerank.cli.bench import BenchOptions
     from rerank.cli.model_options import EngineOptions, ModelLoadOptions
     from rerank.experiment.spec import Execution, RunSpec
@@ -490,6 +489,7 @@ def open_settings_classes() -> dict[str, type]:
     from rerank.leaderboard.suites.suite import CollectionTable, Suite
     from rerank.models.adapters import AdapterSettings
     from rerank.serving.settings import ServerSettings
+    from rerank.settings import RankerOptions, RankerSettings
     from rerank.tasks import BackendOptions
 
     return {
@@ -499,7 +499,7 @@ def open_settings_classes() -> dict[str, type]:
         "Card (card of a run)": Card,
         "Execution (execution options of a run)": Execution,
         "Limits": Limits,
-        "RankerConfig": RankerConfig,
+        "RankerConfig": RankerSettings,
         "RankerOptions": RankerOptions,
         "RunSpec (spec.json)": RunSpec,
         "ServerSettings": ServerSettings,

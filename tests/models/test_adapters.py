@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rerank.assemble import RankerConfig
+from rerank.assemble import complete_settings
 from rerank.errors import DataError, MissingResourceError, UsageError
 from rerank.methods import open_method
 from rerank.models import MODELS, list_models, model_folder, model_settings_folder, resolve_model_name
@@ -86,8 +86,8 @@ def test_a_preset_precedes_a_folder_with_its_name(tmp_path: Path, monkeypatch: p
         == model_settings_folder("hf:smollm2-135m")
         == model_folder("smollm2-135m")
     )
-    assert RankerConfig.from_settings({"model": "smollm2-135m"}).method == MODELS["smollm2-135m"].recipe["method"]
-    assert RankerConfig.from_settings({"model": "./smollm2-135m"}).method == SAID.method
+    assert complete_settings({"model": "smollm2-135m"}).method == MODELS["smollm2-135m"].recipe["method"]
+    assert complete_settings({"model": "./smollm2-135m"}).method == SAID.method
 
 
 def test_an_adapter_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rerank.assemble.config import RankerConfig
+from rerank.assemble import complete_settings
 from rerank.judges import Limits, open_judge
 from rerank.methods import open_method
 from rerank.models.reranker_presets import RerankerPreset, recognise_reranker, reranker_presets
@@ -53,7 +53,7 @@ def test_prompt_and_preset_come_from_the_same_source(preset: RerankerPreset) -> 
 
 @NAMES
 def test_the_recipe_is_a_ranker(preset: RerankerPreset) -> None:
-    config = RankerConfig.from_settings({"model": "fake:perfect", **preset.recipe})
+    config = complete_settings({"model": "fake:perfect", **preset.recipe})
     method = open_method(config.method)
     for row in preset.published:
         assert {*row} == {"value", "measure", "collection", "first_stage", "depth", "measured_by"}
@@ -98,7 +98,7 @@ def test_the_adapter_decides_and_not_its_base_model(tmp_path: Path) -> None:
     folder.mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (folder / name).write_text("{}")
-    config = RankerConfig.from_settings({"model": "liuwenhan/reasonrank-7B", "adapter": str(folder)})
+    config = complete_settings({"model": "liuwenhan/reasonrank-7B", "adapter": str(folder)})
     assert (config.prompt, config.thinking_tokens) == ("rank_r1", 2048)
     assert config.method.startswith("setwise,size=20")
 
@@ -112,7 +112,7 @@ def test_the_adapter_decides_and_not_its_base_model(tmp_path: Path) -> None:
     ],
 )
 def test_servers_get_the_recipes_that_they_can_run(model: str, prompt: str) -> None:
-    assert RankerConfig.from_settings({"model": model}).prompt == prompt
+    assert complete_settings({"model": model}).prompt == prompt
 
 
 THOUGHT = "<think>\n[1] is about cats, [2] is not.\n</think>\n"

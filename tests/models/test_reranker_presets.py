@@ -10,20 +10,21 @@ from typing import Any
 
 import pytest
 
-from rerank.assemble import RankerConfig, assemble_ranker
+from rerank.assemble import assemble_ranker, complete_settings
 from rerank.errors import UnknownNameError, UsageError
 from rerank.models import list_rerankers, resolve_model_name
 from rerank.models.download import pull_model
 from rerank.models.reranker_presets import recognise_reranker, reranker_presets
 from rerank.prompts import load_prompt, prompt_names
+from rerank.settings import RankerSettings
 from tests.raising import raises
 
 PRESETS = reranker_presets()
 RUNNABLE = [name for name, preset in PRESETS.items() if preset.recipe]
 
 
-def config(**settings: Any) -> RankerConfig:
-    return RankerConfig.from_settings(settings)
+def config(**settings: Any) -> RankerSettings:
+    return complete_settings(settings)
 
 
 def save_config(folder: Path, **content: Any) -> str:
@@ -65,8 +66,8 @@ def test_auto_takes_the_recipe_by_name_and_by_hub_id(name: str) -> None:
     assemble_ranker(config(model=name))
 
 
-def vars_of(chosen: RankerConfig) -> dict[str, Any]:
-    return {key: getattr(chosen, key) for key in RankerConfig.__dataclass_fields__}
+def vars_of(chosen: RankerSettings) -> dict[str, Any]:
+    return {key: getattr(chosen, key) for key in RankerSettings.model_fields}
 
 
 def test_the_name_of_a_prompt_states_its_source() -> None:

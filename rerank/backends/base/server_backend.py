@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
@@ -108,7 +107,7 @@ class ServerBackend(BaseBackend, ABC, Generic[C]):
             UnknownNameError: The API in the model's name is unknown.
         """
         options = options or BackendOptions()
-        return cls(model, Address.parse(options.base_url, cls.find_provider(model)), options=options)
+        return cls(model, Address.parse(options.base_url or "", cls.find_provider(model)), options=options)
 
     @classmethod
     @abstractmethod
@@ -227,10 +226,10 @@ class ServerBackend(BaseBackend, ABC, Generic[C]):
 
 def _check_server_options(options: BackendOptions) -> None:
     """Check that no option is set that only applies when the server is started, such as the dtype."""
-    for option in fields(BackendOptions):
-        if option.name in _LOCAL and getattr(options, option.name) != option.default:
+    for name, field in BackendOptions.model_fields.items():
+        if name in _LOCAL and getattr(options, name) != field.default:
             raise UsageError(
-                f"--{option.name.replace('_', '-')} is {getattr(options, option.name)}, but the model runs on a server",
+                f"--{name.replace('_', '-')} is {getattr(options, name)}, but the model runs on a server",
                 expected="no such option, since it is set when the server is started",
                 remedy="Omit the option; a server lists adapters as separate models",
             )

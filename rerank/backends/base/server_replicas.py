@@ -33,13 +33,15 @@ def connect_servers(backend_type: Any, model: str, options: BackendOptions) -> A
     Raises:
         UsageError: The backend supports one server only, or one of the addresses or an option is invalid.
     """
-    if isinstance(options.base_url, str):
+    if not isinstance(options.base_url, tuple):
         return backend_type.connect(model, options)
     if not issubclass(backend_type, ServerBackend):
         raise UsageError(
             f"--base-url contains {len(options.base_url)} addresses", expected="one address, for this backend"
         )
-    backends = [backend_type.connect(model, replace(options, base_url=address)) for address in options.base_url]
+    backends = [
+        backend_type.connect(model, options.model_copy(update={"base_url": address})) for address in options.base_url
+    ]
     return ServerReplicas(backends, options)
 
 

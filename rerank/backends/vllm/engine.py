@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -114,7 +114,7 @@ def plan_vllm_engine(name: str | Path, options: BackendOptions) -> EnginePlan:
     with _preserve_state_during_vllm_start(), quiet_transformers():
         _import_vllm()
         files = locate_files(name, options, weights=False)
-        options = replace(options, revision=files.commit or options.revision)
+        options = options.model_copy(update={"revision": files.commit or options.revision})
         config, tokenizer = _load_engine_config(files, options)
         settings = vllm_engine_settings(config, tokenizer, options)
         device = vllm_device()
@@ -122,7 +122,7 @@ def plan_vllm_engine(name: str | Path, options: BackendOptions) -> EnginePlan:
         check_adapter_before_torch_loading(Path(options.adapter))
         settings |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": vllm_required_rank(Path(options.adapter))}
     # Different rounding can reverse near ties, so the engine is part of the identity. vLLM casts adapters by itself.
-    as_stored = replace(options, adapter_dtype="float32")
+    as_stored = options.model_copy(update={"adapter_dtype": "float32"})
     identity = make_causal_model_identity(files, as_stored, settings["dtype"]) | {"engine": "vllm"}
     return EnginePlan(
         files=files, options=options, settings=settings, tokenizer=tokenizer, identity=identity, device=device

@@ -28,7 +28,10 @@ _log = logging.getLogger(__name__)
 def load_training_base_model(recipe: Recipe, *, dtype: str, device: str) -> tuple[Hf, Any]:
     """Return the base model as a backend with all weights frozen, and the tokenizer of the model."""
     options = BackendOptions(
-        revision=recipe.revision or "", dtype=dtype, device=device, trust_remote_code=recipe.trust_remote_code
+        revision=recipe.revision,
+        dtype=dtype,  # type: ignore[arg-type]  # checked at run time
+        device=device,
+        trust_remote_code=recipe.trust_remote_code,
     )
     loaded = load_language_model(resolve_model_name(recipe.model), options)
     loaded.model.requires_grad_(False)

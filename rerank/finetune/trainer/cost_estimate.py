@@ -81,7 +81,7 @@ def _make_empty_decoder(recipe: Recipe) -> Any:
             expected="a recipe for a language model with a decoder",
             remedy="Omit --dry-run, and set steps = 1 in [training] to try the recipe",
         )
-    options = BackendOptions(revision=recipe.revision or "", trust_remote_code=recipe.trust_remote_code)
+    options = BackendOptions(revision=recipe.revision, trust_remote_code=recipe.trust_remote_code)
     has_configuration = (Path(recipe.model) / "config.json").is_file()  # weights may be missing
     return make_empty_model(recipe.model if has_configuration else resolve_model_name(recipe.model), options)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from importlib.util import find_spec
 
-from rerank.assemble import RankerConfig, plan_ranker
+from rerank.assemble import complete_settings, plan_ranker
 from rerank.errors import MissingPrerequisiteError, UsageError
 from rerank.finetune.components import RecipeComponents
 from rerank.finetune.recipe import MethodTable, ReadoutTable, Recipe
@@ -18,7 +18,7 @@ _BACKEND = "cross_encoder"
 
 def method_of_recipe(recipe: Recipe) -> Method:
     """Return the reranking method that a recipe trains a model for, without loading the model."""
-    return plan_ranker(RankerConfig.from_settings({"model": recipe.model, **dict(recipe.method)})).method
+    return plan_ranker(complete_settings({"model": recipe.model, **dict(recipe.method)})).method
 
 
 def check_cross_encoder_recipe(recipe: Recipe, components: RecipeComponents, *, backend: str) -> None:

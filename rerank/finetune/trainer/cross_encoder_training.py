@@ -257,8 +257,8 @@ class CrossEncoderRun(TrainingRun):
         recipe = self._recipe
         set_seed(recipe.seed)  # an encoder without a classification head gets a random one
         options = BackendOptions(
-            revision=recipe.revision or "",
-            dtype=dtype,
+            revision=recipe.revision,
+            dtype=dtype,  # type: ignore[arg-type]  # checked at run time
             device=device,
             trust_remote_code=recipe.trust_remote_code,
             context_size=recipe.method.context_size,

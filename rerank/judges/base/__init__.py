@@ -24,6 +24,7 @@ from rerank.judges.base.verdicts import (
 from rerank.prompts.budget import PromptBudget, check_prompt_passage_limits
 from rerank.prompts.template import PromptTemplate
 from rerank.registry import plugin_name
+from rerank.settings import PromptLimits
 from rerank.tasks import (
     Backend,
     QuestionType,
@@ -86,25 +87,8 @@ class Judge(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Token budget and decoding settings of a judge.
-
-    Attributes:
-        min_passage_tokens: Minimum number of tokens kept of each passage.
-        max_passage_tokens: Passages are truncated to at most this many tokens; None for no limit.
-        context_size: Context size to use, in tokens; None for the model's whole context.
-        temperature: Sampling temperature; 0 for greedy decoding.
-        seed: Seed for sampling.
-        thinking_tokens: Maximum number of tokens for the thoughts of a reasoning model; 0 switches thinking off.
-    """
-
-    min_passage_tokens: int = 32
-    max_passage_tokens: int | None = None
-    context_size: int | None = None
-    temperature: float = 0.0
-    seed: int = 0
-    thinking_tokens: int = 0
+#: The name under which judges refer to the limits of their prompts.
+Limits = PromptLimits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -83,7 +83,7 @@ def open_suite_planning_backend(spec: RunSpec, kind: str) -> PlanningBackend:
         spec: Specification of the run, completed with the settings of its adapter.
         kind: Backend of the method, as in `suite_model_has_weights`.
     """
-    options = ranker_config_of_run(spec).backend_options()
+    options = ranker_config_of_run(spec)
     name = resolve_model_name(split_model_selector(spec.model)[1])
     _, transformers = require_torch()
     files = with_hub_id_of_preset(locate_files(name, options, weights=False))

@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from rerank.assemble import assembly_defaults
 from rerank.errors import UnknownNameError, UsageError, describe_pydantic_error
-from rerank.experiment.file_settings import settings_from_file
 from rerank.experiment.spec import RunSpec, Shuffle
 from rerank.io.settings_files import read_toml_file
 from rerank.methods import open_method
+from rerank.settings import settings_from_file
 
 #: Fields of a run specification set by a collection or the suite; the others belong to the reranker.
 _OF_CANDIDATES = {"collection", "first_stage", "depth", "max_queries", "queries", "qrels", "measures", "relevant"}

@@ -9,19 +9,13 @@ same settings always lead to the same requests.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from rerank.assemble.config import (
-    RankerConfig,
-    RankerOptions,
-    assembly_defaults,
-    folder_of_ranker_settings,
-)
 from rerank.errors import UsageError
 from rerank.io.model_base import ModelBinding
 from rerank.io.paths import named_path_errors
@@ -37,11 +31,14 @@ from rerank.methods import Method, open_method
 from rerank.models import (
     backend_class_of_model,
     check_model_files,
+    default_method_of_model,
+    model_settings_folder,
     open_model_backend,
     prompt_for_model,
+    recipe_of_model,
     reranker_preset_of_model,
 )
-from rerank.models.adapters import adapter_folder
+from rerank.models.adapters import adapter_folder, adapter_folder_defaults
 from rerank.pipeline.method_identity import (
     judge_identity_in_pipeline,
     passages_identity_text,
@@ -49,7 +46,7 @@ from rerank.pipeline.method_identity import (
 )
 from rerank.pipeline.passages import PassageAggregation
 from rerank.prompts import PromptTemplate, load_prompt
-from rerank.selector import Selector
+from rerank.settings import RankerSettings
 from rerank.strategies import Strategy, open_strategy, strategies
 from rerank.tasks import Backend
 from rerank.tasks.backends import traits
@@ -58,37 +55,23 @@ from rerank.types import Qrels
 
 _log = logging.getLogger(__name__)
 
-__all__ = [
-    "RankerConfig",
-    "RankerOptions",
-    "RankerPlan",
-    "RankerSetup",
-    "assemble_ranker",
-    "assembly_defaults",
-    "plan_ranker",
-]
-
-
+#: Method that replaces ``auto`` if neither the adapter, the model nor the backend has a method of its own.
+DEFAULT_METHOD = "fullrank"
 #: File with the calibration in the folder of an adapter or trained model. The model's hash (`rerank.io.model_base`)
 #: ignores files of this name, so that adding a calibration does not change the identity of runs.
 CALIBRATION = "rerank-calibration.json"
+#: Flags that set options of a strategy, by name of the option.
+_FLAGS = {"size": "--window-size", "stride": "--stride", "passes": "--passes"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankerPlan:
-    """The part of a ranker that depends only on the settings, not on a prompt or a model.
+    """The part of a ranker that depends only on the settings, not on a prompt or a model."""
 
-    Attributes:
-        config: The settings.
-        method: The method with all its options.
-        strategy: The strategy, which decides which windows are judged.
-        passages: Division of documents into passages; None to judge whole documents.
-    """
-
-    config: RankerConfig
-    method: Method
+    config: RankerSettings
+    method: Method  # with all its options
     strategy: Strategy
-    passages: PassageAggregation | None
+    passages: PassageAggregation | None  # None to judge whole documents
 
     @property
     def limits(self) -> Limits:
@@ -112,20 +95,15 @@ class RankerPlan:
         judge = judges.get(self.method.judge.name)
         options = {key: value for key, value in self.method.judge.options.items() if key not in judge.request_options}
         limits = Limits(temperature=self.limits.temperature, seed=self.limits.seed)
-        selector = dataclasses.replace(self.method.judge, options=options)
+        selector = replace(self.method.judge, options=options)
         return open_judge(selector, backend, load_prompt(judge.prompt or "listwise"), limits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankerSetup(RankerPlan):
-    """A complete ranker except for the loaded model.
+    """A complete ranker except for the loaded model."""
 
-    Attributes:
-        prompt: Name or path of the prompt.
-        template: The template that was loaded from ``prompt``.
-    """
-
-    prompt: str
+    prompt: str  # name or path of the template
     template: PromptTemplate
 
     def check_backend(self) -> None:
@@ -133,7 +111,7 @@ class RankerSetup(RankerPlan):
         backend = backend_class_of_model(self.config.model, self.method.backend)
         check_judge_runs_on_backend(self.method.judge, backend, self.config.model)
         check_judge_prompt_runs_on_backend(self.template, backend, self.config.model)
-        check_model_files(self.config.model, self.config.backend_options(), self.method.backend)
+        check_model_files(self.config.model, self.config, self.method.backend)
 
     def open_backend(self, *, qrels: Qrels | None = None, lazy: bool = False) -> Backend:
         """Load the model, or connect to its server.
@@ -143,8 +121,12 @@ class RankerSetup(RankerPlan):
             lazy: Whether to load the weights of a local model only at the first call.
         """
         self.check_backend()
-        options, kind = self.config.backend_options(), self.method.backend
-        return open_model_backend(self.config.model, options, qrels=qrels, kind=kind, lazy=lazy)
+        return open_model_backend(self.config.model, self.config, qrels=qrels, kind=self.method.backend, lazy=lazy)
+
+    def open_judge(self, backend: Backend, **options: str) -> PromptJudge:
+        """Build the judge for a backend; ``options`` override the options of the judge in the method."""
+        judge = replace(self.method.judge, options={**self.method.judge.options, **options})
+        return open_judge(judge, backend, self.template, self.limits)
 
     def identity(self, judge: PromptJudge) -> dict[str, Any]:
         """Return everything that determines a judge's scores (model, method and prompt), as in a run's ``identity``."""
@@ -159,7 +141,7 @@ class RankerSetup(RankerPlan):
         """Return the path of the ranker's calibration, and whether the user set it; None if there is no calibration."""
         if self.config.calibration:
             return Path(self.config.calibration).expanduser(), True
-        folder = folder_of_ranker_settings({"adapter": self.config.adapter}, backend)
+        folder = _settings_folder({"adapter": self.config.adapter}, backend)
         path = None if folder is None else folder / CALIBRATION
         return None if path is None or not path.is_file() else (path, False)
 
@@ -183,55 +165,64 @@ class RankerSetup(RankerPlan):
     def with_commit_of(self, backend: Backend) -> RankerSetup:
         """Return this setup with the commit of an open backend, so that other processes open the same weights."""
         commit = getattr(traits(backend).files, "commit", "")
-        return dataclasses.replace(self, config=dataclasses.replace(self.config, revision=commit)) if commit else self
-
-    def open_judge(self, backend: Backend, **options: str) -> PromptJudge:
-        """Build the judge for a backend.
-
-        Args:
-            backend: The backend that runs the judge's requests.
-            options: Options of the judge, which override the options in the method.
-        """
-        judge = dataclasses.replace(self.method.judge, options={**self.method.judge.options, **options})
-        return open_judge(judge, backend, self.template, self.limits)
+        return replace(self, config=self.config.model_copy(update={"revision": commit})) if commit else self
 
 
-def plan_ranker(config: RankerConfig) -> RankerPlan:
+def plan_ranker(config: RankerSettings) -> RankerPlan:
     """Look up the method that the settings name, and build its strategy."""
     method = open_method(config.method)
-    method = dataclasses.replace(method, strategy=_assemble_strategy_with_flags(config, method))
+    strategy_type = strategies.get(method.strategy.name)
+    if not is_dataclass(strategy_type):  # the fields are the options, which are part of a run's identity
+        raise UsageError(f"The strategy {method.strategy.name!r} is not a dataclass", expected="a frozen dataclass")
+    known = {f.name for f in fields(cast(Any, strategy_type))}
+    flags = {"size": config.window_size, "stride": config.stride, "passes": config.passes}
+    required: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
+    for name in required:
+        if name not in known:
+            raise UsageError(
+                f"{_FLAGS[name]} cannot be used with --method {method.name}",
+                expected=f"an option of the strategy {method.strategy.name!r}, which has: {', '.join(sorted(known))}",
+                remedy=f"Omit {_FLAGS[name]}, or use --method sliding",
+            )
+    # These options are not required: the driver itself applies top_k, and only some strategies have a stride or a seed.
+    # If passages are judged, the strategy receives no top_k, because that counts documents, not passages.
+    optional = {"top_k": config.top_k if config.passages is None else None, "seed": config.seed or None}
+    if config.window_size and not config.stride and "stride" not in method.strategy.options:
+        # Windows must overlap, because otherwise no document could move from one window to the next.
+        optional["stride"] = max(1, config.window_size // 2)
+    applied = {name: value for name, value in optional.items() if value is not None and name in known}
+    selector = replace(method.strategy, options={**method.strategy.options, **required, **applied})
     return RankerPlan(
         config=config,
-        method=method,
-        strategy=open_strategy(method.strategy),
+        method=replace(method, strategy=selector),
+        strategy=open_strategy(selector),
         passages=None if config.passages is None else PassageAggregation.parse(config.passages),
     )
 
 
 @named_path_errors()
-def assemble_ranker(settings: Mapping[str, Any] | RankerConfig, *, backend: Backend | None = None) -> RankerSetup:
+def assemble_ranker(settings: Mapping[str, Any] | RankerSettings, *, backend: Backend | None = None) -> RankerSetup:
     """Assemble a ranker from its settings; no model is loaded.
 
     Args:
-        settings: Settings, named as in `RankerConfig`. A missing setting is taken from the adapter or the trained model
-            or, if neither sets it, from the defaults.
+        settings: Settings, named as in `RankerSettings`. A missing setting is taken from the adapter or the trained
+            model or, if neither sets it, from the defaults.
         backend: The backend of the model, if it is already open.
     """
-    if not isinstance(settings, RankerConfig):
-        settings = RankerConfig.from_settings(settings, backend=backend)
-    plan = plan_ranker(settings)
-    limit = plan.config.max_passage_tokens
+    config = settings if isinstance(settings, RankerSettings) else complete_settings(settings, backend)
+    plan = plan_ranker(config)
+    limit = config.max_passage_tokens
     if plan.passages and limit is not None and plan.passages.size > limit:
         _log.warning(
             "Passages of %d words are truncated to %d tokens, the limit of the adapter or of max_passage_tokens",
             plan.passages.size,
             limit,
         )
-    method_prompt = plan.method.own_prompt if plan.config.prompt == "auto" else ""
-    prompt = method_prompt or prompt_for_model(plan.config.model, plan.config.prompt)
+    method_prompt = plan.method.own_prompt if config.prompt == "auto" else ""
+    prompt = method_prompt or prompt_for_model(config.model, config.prompt)
     _warn_of_other_recipe(plan, prompt)
     return RankerSetup(
-        config=plan.config,
+        config=config,
         method=plan.method,
         strategy=plan.strategy,
         passages=plan.passages,
@@ -268,32 +259,52 @@ def _warn_of_other_recipe(plan: RankerPlan, prompt: str) -> None:
         )
 
 
-#: Flags that set options of a strategy, by name of the option; used in messages.
-_FLAGS = {"size": "--window-size", "stride": "--stride", "passes": "--passes"}
+def complete_settings(settings: Mapping[str, Any], backend: Backend | None = None) -> RankerSettings:
+    """Complete settings with those of the adapter or the trained model, and then with the defaults.
 
-
-def _assemble_strategy_with_flags(config: RankerConfig, method: Method) -> Selector:
-    """Return the method's strategy, with options set from settings of their own, such as ``window_size``.
-
-    If passages are judged, ``top_k`` is not passed to the strategy, because it counts documents, not passages.
+    Args:
+        settings: The given settings; None counts as missing.
+        backend: The backend of the model, if it is already open.
     """
-    strategy_type = strategies.get(method.strategy.name)
-    if not is_dataclass(strategy_type):  # the fields are the options, which are part of a run's identity
-        raise UsageError(f"The strategy {method.strategy.name!r} is not a dataclass", expected="a frozen dataclass")
-    flags = {"size": config.window_size, "stride": config.stride, "passes": config.passes}
-    required: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
-    optional = {"top_k": config.top_k if config.passages is None else None, "seed": config.seed or None}
-    if config.window_size and not config.stride and "stride" not in method.strategy.options:
-        # Windows must overlap, because otherwise no document could move from one window to the next.
-        optional["stride"] = max(1, config.window_size // 2)
-    known = {f.name for f in fields(cast(Any, strategy_type))}
-    for name in required:
-        if name not in known:
-            raise UsageError(
-                f"{_FLAGS[name]} cannot be used with --method {method.name}",
-                expected=f"an option of the strategy {method.strategy.name!r}, which has: {', '.join(sorted(known))}",
-                remedy=f"Omit {_FLAGS[name]}, or use --method sliding",
-            )
-    # These options are not required: the driver itself applies top_k, and only some strategies have a stride or a seed.
-    applied = {name: value for name, value in optional.items() if value is not None and name in known}
-    return dataclasses.replace(method.strategy, options={**method.strategy.options, **required, **applied})
+    given = {
+        name: os.fspath(value) if isinstance(value, os.PathLike) else value
+        for name, value in settings.items()
+        if value is not None or name not in RankerSettings.model_fields
+    }
+    config = RankerSettings(**given)
+    values = {name: getattr(config, name) for name in given}  # checked and converted
+    if not config.adapter:
+        values["model"] = config.model
+    return RankerSettings(**values | assembly_defaults(values, backend))
+
+
+def assembly_defaults(settings: Mapping[str, Any], backend: Backend | None = None) -> dict[str, Any]:
+    """Return the method, its settings and the base model of an adapter, for keys that are missing in ``settings``.
+
+    The defaults are taken from the first of these sources that exists: the settings in the folder of the adapter or of
+    the trained or merged model, the recipe of the preset of the model or reranker, the default method of the backend,
+    and `DEFAULT_METHOD`. If the method is given, prompt and limits of another method are not returned.
+
+    Args:
+        settings: The given settings; the method ``auto`` counts as missing.
+        backend: The backend of the model, if it is already open. It stores the folder from which the model was loaded,
+            whereas the model's name may not be a path, or may be the path of another folder.
+    """
+    given = {key: value for key, value in settings.items() if (key, value) != ("method", "auto")}
+    folder = _settings_folder(given, backend)
+    values = adapter_folder_defaults(folder, given) if folder else {}
+    if "method" in given or "method" in values:
+        return values
+    own = traits(backend).default_method if backend else default_method_of_model(given.get("model", ""))
+    recipe = recipe_of_model(given.get("adapter") or given.get("model") or "", folder, given.get("revision") or "")
+    recipe = {"method": own or DEFAULT_METHOD, **recipe}
+    return {key: value for key, value in recipe.items() if key not in given} | values
+
+
+def _settings_folder(settings: Mapping[str, Any], backend: Backend | None) -> Path | None:
+    """Return the folder of the adapter or, without one, of the model; it may contain settings from its training."""
+    if settings.get("adapter"):
+        return adapter_folder(settings["adapter"])
+    if backend is not None:
+        return traits(backend).settings_folder
+    return model_settings_folder(settings["model"]) if settings.get("model") else None

@@ -18,9 +18,7 @@ from rerank.cli.output import FormatOption, emit_output, format_number_cell, pri
 from rerank.errors import PartialFailureError, UsageError
 
 if TYPE_CHECKING:
-    from rerank.adjudication.judging.judging_terms import JudgingTerms
-    from rerank.adjudication.judging.pool_texts import PoolTexts
-    from rerank.adjudication.judging.session import JudgingSession
+    from rerank.adjudication.judging.session import JudgingSession, JudgingTerms, PoolTexts
     from rerank.collections import Collection
     from rerank.types import Qrels
 
@@ -135,8 +133,7 @@ def judge_command(
     Each judgment is saved immediately. The same command continues the session. The key u undoes the last judgment.
     With --judge llm, a model judges. With --against, the agreement with other qrels is reported.
     """
-    from rerank.adjudication.judging.pool_texts import PoolTexts
-    from rerank.adjudication.judging.session import JudgingSession
+    from rerank.adjudication.judging.session import JudgingSession, PoolTexts
     from rerank.adjudication.pools import add_unjudged_documents, pool_runs
     from rerank.cli.run_files import read_run_arguments
     from rerank.collections import open_collection, open_collection_qrels
@@ -174,12 +171,12 @@ def _judging_terms_of_options(
     task: JudgingTaskOptions, assessor: AssessorOptions, collection: Collection
 ) -> JudgingTerms:
     """Return the settings of the judging session. Invalid settings raise an error before any run is read."""
-    from rerank.adjudication.judging.judging_terms import SCALE, JudgingTerms, parse_judging_grades
+    from rerank.adjudication.judging.session import SCALE, JudgingTerms, parse_grades
     from rerank.adjudication.orders import open_judging_order
     from rerank.adjudication.walks import AdjudicationBudget
 
     open_judging_order(task.method)
-    grades = parse_judging_grades(task.grades)
+    grades = parse_grades(task.grades)
     return JudgingTerms(
         method=task.method,
         budget=AdjudicationBudget.parse(task.budget),
@@ -194,7 +191,7 @@ def _judging_terms_of_options(
 def _model_terms_of_options(assessor: AssessorOptions, grades: Sequence[int]) -> dict[str, str]:
     """Return the model settings that a judgment file records: model, prompt and grading mode."""
     from rerank.adjudication.judging.grader import Grader, check_grading_prompt
-    from rerank.adjudication.judging.judging_terms import SCALE
+    from rerank.adjudication.judging.session import SCALE
     from rerank.models import backend_class_of_model
     from rerank.prompts import load_prompt
 
@@ -237,8 +234,7 @@ def _judge_at_terminal(
 def _judge_with_progress_bar(
     session: JudgingSession, texts: PoolTexts, assessor: AssessorOptions, collection: Collection
 ) -> dict[str, str]:
-    from rerank.adjudication.judging.grader import Grader
-    from rerank.adjudication.judging.model_judging import GradingWorkers, judge_session_by_model
+    from rerank.adjudication.judging.grader import Grader, GradingWorkers, judge_session_by_model
     from rerank.cli.run import show_command_progress_bar
     from rerank.engines import open_engine
     from rerank.models import open_model_backend

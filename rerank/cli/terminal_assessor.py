@@ -6,10 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rerank.adjudication.judging.judging_terms import SCALE
-from rerank.adjudication.judging.judgment import Judgment, PendingJudgment
-from rerank.adjudication.judging.pool_texts import PoolTexts
-from rerank.adjudication.judging.session import JudgingSession
+from rerank.adjudication.judging.session import SCALE, JudgingSession, Judgment, PendingJudgment, PoolTexts
 from rerank.cli.terminal import END, Keyboard
 from rerank.terminal_text import strip_terminal_control_characters
 

@@ -12,12 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.adjudication.judging.grader import REPLY_TOKENS, GradedReply, Grader, parse_judged_grade
-from rerank.adjudication.judging.judging_terms import SCALE, JudgingTerms
-from rerank.adjudication.judging.judgment import PendingJudgment
-from rerank.adjudication.judging.model_judging import GradingWorkers, judge_session_by_model
-from rerank.adjudication.judging.pool_texts import PoolTexts
-from rerank.adjudication.judging.session import JudgingSession
+from rerank.adjudication.judging.grader import (
+    REPLY_TOKENS,
+    GradedReply,
+    Grader,
+    GradingWorkers,
+    judge_session_by_model,
+    parse_judged_grade,
+)
+from rerank.adjudication.judging.session import SCALE, JudgingSession, JudgingTerms, PendingJudgment, PoolTexts
 from rerank.adjudication.pools import pool_runs
 from rerank.adjudication.walks import AdjudicationBudget
 from rerank.backends.cross_encoder import CrossEncoder

@@ -12,10 +12,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rerank.adjudication.judging.judging_terms import JudgingTerms, fingerprint_of_pool, parse_judging_grades
-from rerank.adjudication.judging.judgment import Judgment, PendingJudgment
-from rerank.adjudication.judging.judgment_journal import JudgmentJournal
-from rerank.adjudication.judging.session import JudgingSession
+from rerank.adjudication.judging.journal import JudgmentJournal
+from rerank.adjudication.judging.session import (
+    JudgingSession,
+    JudgingTerms,
+    Judgment,
+    PendingJudgment,
+    hash_pool,
+    parse_grades,
+)
 from rerank.adjudication.orders import open_judging_order
 from rerank.adjudication.pools import Pool, pool_runs
 from rerank.adjudication.walks import AdjudicationBudget, judge_pool_in_order
@@ -179,7 +184,7 @@ def test_the_file(tmp_path: Path) -> None:
         "depth": 100,
         "relevant": 2,
         "grades": [0, 1, 2, 3],
-        "pool": fingerprint_of_pool(POOL),
+        "pool": hash_pool(POOL),
         "judge": "person",
     }
     assert rest == [
@@ -303,11 +308,9 @@ def test_another_pool_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_fingerprint_tells_pools_apart() -> None:
-    prints = {
-        fingerprint_of_pool(make_pool(seed, topics=t, systems=s)) for seed in (0, 1) for t in (1, 2) for s in (1, 2)
-    }
+    prints = {hash_pool(make_pool(seed, topics=t, systems=s)) for seed in (0, 1) for t in (1, 2) for s in (1, 2)}
     assert len(prints) == 8
-    assert fingerprint_of_pool(make_pool()) == fingerprint_of_pool(POOL)
+    assert hash_pool(make_pool()) == hash_pool(POOL)
 
 
 @pytest.mark.parametrize(
@@ -442,10 +445,10 @@ def test_a_scale_needs_both_kinds() -> None:
     for relevant in (0, 4):
         with raises(UsageError, f"grade is {relevant}", "1 to 3"):
             terms(relevant=relevant)
-    assert parse_judging_grades(" 0, 1,2") == (0, 1, 2)
+    assert parse_grades(" 0, 1,2") == (0, 1, 2)
     for text in ("", "0,,1", "0-3", "a", "²"):
         with raises(UsageError, repr(text)):
-            parse_judging_grades(text)
+            parse_grades(text)
 
 
 def test_ids_of_any_letters(tmp_path: Path) -> None:

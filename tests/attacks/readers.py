@@ -258,7 +258,7 @@ def _mteb(folder: Path) -> object:
 
 
 def _journal(path: Path) -> object:
-    from rerank.adjudication.judging.judgment_journal import JudgmentJournal
+    from rerank.adjudication.judging.journal import JudgmentJournal
 
     return JudgmentJournal(path, {"pool": "p"}).lines
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from rerank.adjudication.judging import Grader, judge_session_by_model
-from rerank.adjudication.judging.model_judging import GradingWorkers
+from rerank.adjudication.judging.grader import GradingWorkers
 from rerank.engines import open_engine
 from rerank.errors import BackendError
 from rerank.experiment.first_stage_search import run_first_stage_experiment

@@ -2,24 +2,27 @@
 
 The built-in prompt follows the idea of UMBRELA (Upadhyay et al. 2024, arXiv 2406.06519): it describes the four grades
 of TREC Deep Learning in words, and the model grades one passage at a time. The wording is our own.
-
-Parser for grades in generated text. It accepts any text, but returns a grade only if the text clearly has one.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
-from rerank.adjudication.judging.judging_terms import SCALE
+from rerank.adjudication.judging.session import SCALE, JudgingSession, Judgment, PendingJudgment, PoolTexts
 from rerank.errors import UsageError
 from rerank.judges import PromptJudge, Verdict
 from rerank.judges.base import failed_judge_verdict, rank_window_by_score
 from rerank.judges.base.continuations import make_judge_continuation_request
 from rerank.prompts import PromptTemplate
-from rerank.tasks import ContinuationTask, DecisionTask, GenerationTask, Reply, Request, Sampling
+from rerank.tasks import Backend, ContinuationTask, DecisionTask, GenerationTask, Reply, Request, Sampling
+from rerank.tasks.concurrent_replies import iterate_task_replies
+from rerank.tasks.worker_map import WorkerMap, check_worker_model
 from rerank.types import Window
 
 #: Token limit for generated replies: enough for a digit with one or two lines of text around it.
@@ -67,7 +70,6 @@ class Grader(PromptJudge):
     by: Literal["auto", "likelihood", "generation"] = "auto"
 
     def __post_init__(self) -> None:
-        """Check that the prompt shows one passage and that the backend supports the mode ``by``."""
         super().__post_init__()
         check_grading_prompt(self.template)
         if not (self._can_weigh if self.weighs else self.supports(GenerationTask)):
@@ -87,7 +89,6 @@ class Grader(PromptJudge):
 
     @classmethod
     def calls(cls, n: int) -> int:
-        """Return ``n``, the number of documents, because each document needs one request."""
         return n
 
     def make_requests(self, window: Window) -> list[Request]:
@@ -114,38 +115,33 @@ class Grader(PromptJudge):
         return Request(prompt=fitted.prompt, sampling=sampling, window=window, task=GenerationTask())
 
     def read(self, reply: Reply) -> GradedReply:
-        """Return the most likely grade or the grade in the generated text, or the reason why there is none."""
+        """Return the grade in the generated text, or the reason why there is none.
+
+        If grades are compared by likelihood, this is the most likely grade; the lowest of them if several are tied.
+        """
         if reply.finish == "error":
             return GradedReply(grade=None, detail=reply.error or "no reply", answered=False)
         if reply.finish == "refused":
             return GradedReply(grade=None, reply=reply.text, detail="the provider refused to answer")
         if reply.error:
             return GradedReply(grade=None, detail=reply.error)
-        if self.weighs:
-            return self._likeliest(reply.scores)
-        grade = parse_judged_grade(reply.text, self.grades)
-        return GradedReply(grade=grade, reply=reply.text, detail="" if grade is not None else "no grade in the reply")
+        if not self.weighs:
+            grade = parse_judged_grade(reply.text, self.grades)
+            detail = "" if grade is not None else "no grade in the reply"
+            return GradedReply(grade=grade, reply=reply.text, detail=detail)
+        scores = reply.scores
+        if len(scores) != len(self.grades):
+            return GradedReply(grade=None, detail=f"{len(scores)} log-probabilities for {len(self.grades)} grades")
+        if any(score != score for score in scores) or max(scores) <= _NOTHING:
+            return GradedReply(grade=None, detail="the backend returned no log-probability for any grade")
+        # both scores and reversed grades start with the highest grade
+        _, grade = max(zip(scores, reversed(self.grades), strict=True), key=lambda pair: (pair[0], -pair[1]))
+        return GradedReply(grade=grade)
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
         """Rank the window's documents by decreasing grade, ties in input order; fail if a grade is missing."""
         grades = [graded.grade for graded in map(self.read, replies) if graded.grade is not None]
         return failed_judge_verdict(replies, len(window)) or rank_window_by_score(grades, len(window))
-
-    def _likeliest(self, scores: Sequence[float]) -> GradedReply:
-        """Return the grade with the highest log-probability, or the lowest such grade if several are tied.
-
-        The result has no grade if log-probabilities are missing or are not numbers.
-
-        Args:
-            scores: (grades,) log-probabilities of the grades, starting with the highest grade.
-        """
-        if len(scores) != len(self.grades):
-            return GradedReply(grade=None, detail=f"{len(scores)} log-probabilities for {len(self.grades)} grades")
-        if any(score != score for score in scores) or max(scores) <= _NOTHING:
-            return GradedReply(grade=None, detail="the backend returned no log-probability for any grade")
-        # both scores and reversed grades start with the highest grade; among tied grades, the lowest is returned
-        _, grade = max(zip(scores, reversed(self.grades), strict=True), key=lambda pair: (pair[0], -pair[1]))
-        return GradedReply(grade=grade)
 
 
 def check_grading_prompt(template: PromptTemplate) -> None:
@@ -186,29 +182,145 @@ def parse_judged_grade(reply: str, grades: Sequence[int]) -> int | None:
     grade is the only number in the reply that is on the scale. Numbers that describe the scale and numbers of list
     items are ignored.
 
-    Args:
-        reply: Generated text without reasoning.
-        grades: All grades of the scale.
-
     >>> parse_judged_grade('On a scale from 0 to 3: {"grade": 2}', (0, 1, 2, 3))
     2
     """
+
+    def on_scale(match: re.Match[str]) -> int | None:
+        value = float(match["number"])
+        return int(value) if value in grades else None
+
     text = _SCALE.sub(" ", reply)
     if len(_ITEM.findall(text)) > 1:
         text = _ITEM.sub("", text)
     if labelled := list(_LABELLED.finditer(text)):
         # UMBRELA's prompt asks for "##final score: 2", which may follow other scores
         final = [match for match in labelled if text[: match.start()].rstrip(" _").lower().endswith("final")]
-        return _assessor_grade_on_scale(grades, (final[-1] if final else labelled[0])["number"])
-    if (first := _FIRST.match(text)) is not None and (
-        grade := _assessor_grade_on_scale(grades, first["number"])
-    ) is not None:
+        return on_scale(final[-1] if final else labelled[0])
+    if (first := _FIRST.match(text)) is not None and (grade := on_scale(first)) is not None:
         return grade
-    candidates = {_assessor_grade_on_scale(grades, match["number"]) for match in _NUMBER.finditer(text)} - {None}
+    candidates = {on_scale(match) for match in _NUMBER.finditer(text)} - {None}
     return candidates.pop() if len(candidates) == 1 else None
 
 
-def _assessor_grade_on_scale(grades: Sequence[int], number: str) -> int | None:
-    """Convert a number to a grade; None if it is not on the scale."""
-    value = float(number)
-    return int(value) if value in grades else None
+def judge_session_by_model(
+    session: JudgingSession,
+    grader: Grader,
+    texts: PoolTexts,
+    *,
+    name: str = "llm",
+    on_judged: Callable[[PendingJudgment], None] = lambda pending: None,
+    workers: GradingWorkers | None = None,
+) -> dict[str, str]:
+    """Let a model judge the remaining documents of a session.
+
+    A judging order must wait for a judgment before it can choose the next document of a topic. All topics therefore
+    advance at the same pace, and a batch contains documents of many topics. A judgment is saved as soon as its reply
+    arrives; a model in this process returns the replies of a batch together. A reply without a grade is saved as a
+    judgment without a grade and counts as not relevant for the judging order. If the backend returns no reply, nothing
+    is saved and the topic is skipped until the next call of this function.
+
+    Args:
+        session: The session.
+        grader: The assessor.
+        texts: Queries and documents of the pool.
+        name: Name of the assessor in the judgment file.
+        on_judged: Called after each judged document.
+        workers: Workers that process the same batches in place of the backend of ``grader``; None to use that backend.
+
+    Returns:
+        The error message of each topic that was skipped because the backend returned no reply.
+
+    Raises:
+        BackendError: The backend cannot be used at all. Earlier judgments are saved.
+        ContextOverflowError: A query leaves no space for a document.
+    """
+    waiting: dict[str, str] = {}
+    reply_stream = _replies_of_backend if workers is None else workers.replies
+    with closing(reply_stream(session, grader, texts, waiting)) as replies:
+        for pending, reply in replies:
+            graded = grader.read(reply)
+            if not graded.answered:
+                waiting[pending.topic] = graded.detail
+                continue
+            session.record(
+                Judgment(
+                    topic=pending.topic,
+                    doc=pending.doc,
+                    grade=graded.grade,
+                    gap=None if graded.grade is not None else "failed",
+                    judge=name,
+                    seconds=reply.seconds,
+                    reply=graded.reply,
+                    detail=graded.detail,
+                )
+            )
+            on_judged(pending)
+    return waiting
+
+
+def _replies_of_backend(
+    session: JudgingSession, grader: Grader, texts: PoolTexts, waiting: Mapping[str, str]
+) -> Generator[tuple[PendingJudgment, Reply]]:
+    """Let the grader's backend process the pending documents in batches. Yield each document with its reply."""
+    while batch := list(islice(session.pending(excluding=waiting), max(1, grader.backend.batch_size))):
+        requests = [grader.request(texts.window(pending)) for pending in batch]
+        for position, reply in iterate_task_replies(grader.backend, requests):
+            yield batch[position], reply
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradingWorkers:
+    """Workers (other processes or machines) that each open the grader's model and process batches of requests.
+
+    Attributes:
+        open_backend: Function that opens the model in a worker.
+        apply: Function that applies a task to batches of requests in the workers.
+    """
+
+    open_backend: Callable[[], Backend]
+    apply: WorkerMap
+
+    def replies(
+        self, session: JudgingSession, grader: Grader, texts: PoolTexts, waiting: Mapping[str, str]
+    ) -> Generator[tuple[PendingJudgment, Reply]]:
+        """Let the workers process the pending documents. Yield each with its reply, in the order of a single process.
+
+        Batches are also those of a single process. Documents that are pending at the same time belong to different
+        topics, so their batches do not depend on each other's judgments.
+        """
+        batches: deque[list[PendingJudgment]] = deque()
+
+        def read_batches(pending: list[PendingJudgment]) -> Iterator[list[Request]]:
+            size = max(1, grader.backend.batch_size)
+            for start in range(0, len(pending), size):
+                batches.append(pending[start : start + size])
+                yield [grader.request(texts.window(document)) for document in batches[-1]]
+
+        def read_rounds() -> Iterator[Iterator[list[Request]]]:
+            while pending := session.pending(excluding=waiting):
+                yield read_batches(pending)
+
+        answer = _AnswerRequests(self.open_backend, dict(grader.backend.identity))
+        for replies in self.apply(answer, read_rounds(), count=session.left):
+            yield from zip(batches.popleft(), replies, strict=True)
+
+
+@dataclass(frozen=True)
+class _AnswerRequests:
+    """The function that workers apply to batches of requests, with a model of the same identity as in this process."""
+
+    open_backend: Callable[[], Backend]
+    identity: Mapping[str, str]
+
+    def open(self) -> Callable[[Sequence[Request]], list[Reply]]:
+        backend = self.open_backend()
+        check_worker_model(backend.identity, self.identity)
+        return backend.generate
+
+    def describe(self, item: Sequence[Request]) -> str:
+        topics = dict.fromkeys(request.window.query.id for request in item if request.window is not None)
+        return f"documents of the topics {', '.join(map(repr, topics))}"
+
+    def give_up(self, item: Sequence[Request], reason: str) -> list[Reply]:
+        return [Reply(finish="error", error=reason) for _ in item]

@@ -6,20 +6,214 @@ undo a judgment, the order is replayed without the last judgment.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from rerank.adjudication.judging.judging_terms import JudgingTerms, describe_adjudication_setting_differences
-from rerank.adjudication.judging.judgment import Judgment, PendingJudgment
-from rerank.adjudication.judging.judgment_journal import JudgmentJournal
+import numpy as np
+
+from rerank.adjudication.judging.journal import JudgmentJournal
 from rerank.adjudication.orders import open_judging_order
 from rerank.adjudication.orders.base import SupportsAcross
-from rerank.adjudication.pools import Pool
-from rerank.adjudication.walks import JudgingWalk, open_walks
-from rerank.errors import DataError, UsageError
-from rerank.types import Qrels
+from rerank.adjudication.pools import DEPTH, Pool
+from rerank.adjudication.walks import AdjudicationBudget, JudgingWalk, open_walks
+from rerank.collections.base.corpus import Corpus, fetch_documents
+from rerank.errors import DataError, UsageError, error_repr
+from rerank.types import Document, Qrels, Query, Window
+
+#: Grades of TREC Deep Learning: irrelevant, related, highly relevant, perfectly relevant.
+SCALE = (0, 1, 2, 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgingTerms:
+    """Settings of a judging session, which must be the same when it is resumed.
+
+    Attributes:
+        method: Selector of the judging order.
+        budget: Judging budget.
+        seed: Seed for stochastic orders.
+        depth: Pool depth.
+        relevant: Lowest grade that counts as relevant for the judging order.
+        grades: All grades of the scale, as digits in ascending order. A person enters a grade with a single key.
+        judge: Description of the assessor: ``{"judge": "person"}``, or ``llm`` with additional keys for the model and
+            the prompt.
+
+    Raises:
+        UsageError: The grades are not different digits in ascending order, or all or none of them are relevant.
+    """
+
+    method: str
+    budget: AdjudicationBudget
+    seed: int = 0
+    depth: int = DEPTH
+    relevant: int = 1
+    grades: tuple[int, ...] = SCALE
+    judge: Mapping[str, str] = field(default_factory=lambda: {"judge": "person"})
+
+    def __post_init__(self) -> None:
+        shown = ",".join(map(str, self.grades))
+        ascending = list(self.grades) == sorted(set(self.grades))
+        if len(self.grades) < 2 or not ascending or not all(0 <= grade <= 9 for grade in self.grades):
+            raise UsageError(
+                f"The grades are {shown or '(none)'}",
+                expected="two or more different digits in ascending order, as in --grades 0,1,2,3",
+            )
+        if not self.grades[0] < self.relevant <= self.grades[-1]:
+            raise UsageError(
+                f"The lowest relevant grade is {self.relevant}, and the grades are {shown}",
+                expected=f"a lowest relevant grade from {self.grades[0] + 1} to {self.grades[-1]}",
+                remedy="Set it with --relevant",
+            )
+
+    def to_dict(self, pool: Pool) -> dict[str, Any]:
+        """Return a JSON object with all settings that determine which document is judged next, and the pool's hash."""
+        return {
+            "method": self.method,
+            "seed": self.seed,
+            "budget": str(self.budget),
+            "depth": self.depth,
+            "relevant": self.relevant,
+            "grades": list(self.grades),
+            "pool": hash_pool(pool),
+            **self.judge,
+        }
+
+
+def parse_grades(text: str) -> tuple[int, ...]:
+    """Parse the value of ``--grades``, such as ``0,1,2,3``."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise UsageError(f"--grades is {text!r}", expected="digits separated by commas, as in --grades 0,1,2,3")
+    return tuple(map(int, parts))
+
+
+def hash_pool(pool: Pool) -> str:
+    """Return the hexadecimal SHA-256 hash of a pool's systems, topics, documents and ranks, to detect another pool."""
+    digest = hashlib.sha256(json.dumps(pool.systems).encode())
+    for topic in pool.topics:
+        contents = [topic.id, topic.docs, topic.lengths.tolist(), topic.union]
+        digest.update(json.dumps(contents).encode())
+        digest.update(np.ascontiguousarray(topic.ranks, dtype="<i8").tobytes())
+    return digest.hexdigest()
+
+
+def describe_changes(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Describe the differences between the settings stored in a file and the current settings.
+
+    Examples:
+        >>> describe_changes({"seed": 0, "depth": 100}, {"seed": 1, "depth": 100})
+        ['--seed is 0 in the file and 1 now']
+    """
+
+    def show(value: object) -> str:
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            return ",".join(map(str, value))
+        return "(none)" if value is None else str(value)
+
+    differences = []
+    for key in dict.fromkeys([*current, *stored]):
+        old, new = stored.get(key), current.get(key)
+        if old != new and key == "pool":
+            differences.append("the pool differs (other runs, or other documents in them)")
+        elif old != new:
+            differences.append(f"--{key} is {show(old)} in the file and {show(new)} now")
+    return differences
+
+
+#: Reason why a document has no grade: the assessor skipped it, or the model's reply contained no grade.
+Gap = Literal["skipped", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class PendingJudgment:
+    """A document that is to be judged next for a topic, given by their ids."""
+
+    topic: str
+    doc: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgment:
+    """A judgment of one document for one topic.
+
+    Attributes:
+        topic: Topic id.
+        doc: Document id.
+        grade: The grade; None if the document has no grade.
+        gap: Reason why there is no grade; None if there is a grade.
+        judge: Name of the assessor.
+        seconds: Time that the judgment took, in seconds.
+        reply: Text generated by a model; empty if the assessor is a person or grades were compared by likelihood.
+        detail: Error message of a failed judgment; otherwise empty.
+    """
+
+    topic: str
+    doc: str
+    grade: int | None
+    gap: Gap | None = None
+    judge: str = "person"
+    seconds: float = 0.0
+    reply: str = ""
+    detail: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object that is written to the judgment file."""
+        line: dict[str, Any] = {"topic": self.topic, "doc": self.doc, "grade": self.grade, "judge": self.judge}
+        line["seconds"] = round(self.seconds, 3)
+        more = {"gap": self.gap, "reply": self.reply, "detail": self.detail}
+        return line | {key: value for key, value in more.items() if value}
+
+    @classmethod
+    def from_dict(cls, line: Mapping[str, Any], grades: tuple[int, ...]) -> Judgment:
+        """Create a judgment from a JSON object of the judgment file.
+
+        Raises:
+            ValueError: The object is not a judgment with one of these grades. The message says why.
+        """
+        topic, doc, grade, gap = (line.get(key) for key in ("topic", "doc", "grade", "gap"))
+        if not isinstance(topic, str) or not isinstance(doc, str):
+            raise ValueError('the line is neither a judgment with "topic" and "doc" nor an undo')
+        if grade is None and gap not in ("skipped", "failed"):
+            raise ValueError('the judgment has no grade, and no "gap" that gives the reason')
+        if grade is not None and (type(grade) is not int or grade not in grades or gap is not None):
+            raise ValueError(f"grade {error_repr(grade)} is not one of {', '.join(map(str, grades))}")
+        seconds = line.get("seconds", 0.0)
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+            raise ValueError(f"seconds is {error_repr(seconds)}, which is not a number")
+        words = {key: str(line.get(key, "")) for key in ("judge", "reply", "detail")}
+        return cls(topic=topic, doc=doc, grade=grade, gap=gap, seconds=seconds, **words)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolTexts:
+    """Texts of the queries and documents in a pool, by id, which are shown to the assessor."""
+
+    queries: Mapping[str, Query]
+    docs: Mapping[str, Document]
+
+    @classmethod
+    def look_up(cls, pool: Pool, queries: Iterable[Query], corpus: Corpus) -> PoolTexts:
+        """Look up all texts at once. Missing texts are thus reported before judging starts.
+
+        Raises:
+            DataError: A query or document is missing. The message names some of the missing ids.
+        """
+        known = {query.id: query for query in queries}
+        if missing := [topic.id for topic in pool.topics if topic.id not in known]:
+            raise DataError(
+                f"{len(missing)} of the {len(pool.topics)} topics of the runs, such as "
+                f"{', '.join(map(repr, missing[:3]))}, have no query in the collection {corpus.name!r}",
+                remedy="Check that the runs belong to this collection, and to this split if it has several",
+            )
+        return cls(queries=known, docs=fetch_documents(corpus, {doc for topic in pool.topics for doc in topic.docs}))
+
+    def window(self, pending: PendingJudgment) -> Window:
+        """Return the window to judge: the query and the single document of a pending judgment."""
+        return Window(self.queries[pending.topic], (self.docs[pending.doc],))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +275,7 @@ class JudgingSession:
         """
         about = terms.to_dict(pool)
         journal = JudgmentJournal(Path(path), about)
-        if changes := describe_adjudication_setting_differences(journal.about, about):
+        if changes := describe_changes(journal.about, about):
             raise UsageError(
                 f"{path} was started with other settings: {'; '.join(changes)}",
                 remedy="Pass the same options and runs to resume, or another --out to start a new session",

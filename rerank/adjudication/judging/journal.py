@@ -40,9 +40,16 @@ class JudgmentJournal:
         self.lines: list[tuple[int, dict[str, Any]]] = []
         #: Bytes that must be written before the next line.
         self._before = b""
-        data = _read_judgment_journal_bytes(path)
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path} is not a regular file", expected="the name of a new or existing file")
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            data = b""
+        except (OSError, ValueError) as error:  # ValueError: the path contains a NUL character
+            raise MissingResourceError(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from error
         self._size = len(data)
-        first = _encode_journal_line({"format": FORMAT, "version": VERSION, **about})
+        first = _encode({"format": FORMAT, "version": VERSION, **about})
         if len(data) < len(first) and first.startswith(data):  # new file, or incomplete first line
             self._before = first[len(data) :]
         else:
@@ -50,7 +57,7 @@ class JudgmentJournal:
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Append a JSON object as a line and sync it to disk."""
-        data = self._before + _encode_journal_line(line)
+        data = self._before + _encode(line)
         try:
             with self.path.open("ab") as file:
                 if file.tell() != self._size:
@@ -61,8 +68,12 @@ class JudgmentJournal:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            if not self._size:
-                _sync_judgment_journal_folder(self.path)
+            if not self._size:  # without this, a crash could lose the directory entry of the new file
+                folder = os.open(self.path.resolve().parent, os.O_RDONLY)
+                try:
+                    os.fsync(folder)
+                finally:
+                    os.close(folder)
         except OSError as error:
             raise StorageError(
                 f"{self.path} could not be written: {error.strerror or error}",
@@ -76,24 +87,35 @@ class JudgmentJournal:
         parts = data.split(b"\n")
         is_complete = parts[-1] == b""
         lines = parts[:-1] if is_complete else parts
-        rows = [_parse_journal_line(line) for line in lines]
-        self.about = self._checked(rows[0])
+        rows = [_parse(line) for line in lines]
+        about = rows[0]
+        if about is None or about.pop("format", None) != FORMAT:
+            raise DataError(
+                f"{self.path} exists and is not a file of judgments",
+                expected=f'a first line of JSON with "format": "{FORMAT}"',
+                remedy="Choose another --out; this file was not changed",
+            )
+        if (version := about.pop("version", None)) != VERSION:
+            raise DataError(
+                f"{self.path} has version {error_repr(version)} of the format",
+                expected=f"version {VERSION}",
+                remedy="Use the version of listrank that wrote the file",
+            )
+        self.about = about
         if rows[-1] is None:
             warnings.warn(
                 f"The last line of {self.path}, number {len(rows)}, is incomplete, probably after a crash; "
                 "it is ignored",
                 stacklevel=4,
             )
-            self._before = (b"" if is_complete else b"\n") + _encode_journal_line(_TORN)
+            self._before = (b"" if is_complete else b"\n") + _encode(_TORN)
         elif not is_complete:  # complete except for the newline
             self._before = b"\n"
-        followers = [*lines[2:], _encode_journal_line(_TORN)]  # if there is only one line, the extra item is not used
+        followers = [*lines[2:], _encode(_TORN)]  # if there is only one line, the extra item is not used
         for number, (row, following) in enumerate(zip(rows[1:], followers, strict=False), 2):
             if row is not None:
                 self.lines += [(number, row)] if row != _TORN else []
-            elif not following or not _encode_journal_line(_TORN).startswith(
-                following
-            ):  # the marker itself may be incomplete
+            elif not following or not _encode(_TORN).startswith(following):  # the marker itself may be incomplete
                 raise DataError(
                     f"{self.path}:{number} is not a JSON object: "
                     f"{error_repr(lines[number - 1].decode('utf-8', 'replace'))}",
@@ -101,50 +123,13 @@ class JudgmentJournal:
                     remedy="Correct the line; the judgments after it are intact",
                 )
 
-    def _checked(self, row: dict[str, Any] | None) -> dict[str, Any]:
-        """Check format and version in the first line, and return the line without them."""
-        if row is None or row.pop("format", None) != FORMAT:
-            raise DataError(
-                f"{self.path} exists and is not a file of judgments",
-                expected=f'a first line of JSON with "format": "{FORMAT}"',
-                remedy="Choose another --out; this file was not changed",
-            )
-        if (version := row.pop("version", None)) != VERSION:
-            raise DataError(
-                f"{self.path} has version {error_repr(version)} of the format",
-                expected=f"version {VERSION}",
-                remedy="Use the version of listrank that wrote the file",
-            )
-        return row
 
-
-def _sync_judgment_journal_folder(path: Path) -> None:
-    """Sync the folder of a new file to disk, because otherwise a crash could lose its directory entry."""
-    folder = os.open(path.resolve().parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _read_judgment_journal_bytes(path: Path) -> bytes:
-    """Return the contents of the file; empty if it does not exist."""
-    if path.exists() and not path.is_file():
-        raise UsageError(f"{path} is not a regular file", expected="the name of a new or existing file")
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return b""
-    except (OSError, ValueError) as error:  # ValueError: the path contains a NUL character
-        raise MissingResourceError(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from error
-
-
-def _encode_journal_line(line: Mapping[str, Any]) -> bytes:
+def _encode(line: Mapping[str, Any]) -> bytes:
     """Encode a JSON object as one line. Unpaired surrogates are kept, because ids may contain them."""
     return json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
 
 
-def _parse_journal_line(line: bytes) -> dict[str, Any] | None:
+def _parse(line: bytes) -> dict[str, Any] | None:
     """Return the JSON object in a line; None if the line is not a JSON object."""
     try:
         row = json.loads(line.decode("utf-8", "surrogatepass"))

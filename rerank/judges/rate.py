@@ -12,8 +12,7 @@ from typing import ClassVar
 
 from rerank.errors import UsageError
 from rerank.judges.base import ListwiseJudge, ScoreKind, Verdict, failed_judge_verdict
-from rerank.parsing import parse_permutation
-from rerank.parsing.identifier_scores import parse_identifier_scores
+from rerank.parsing import parse_identifier_scores, parse_permutation
 from rerank.tasks import GenerationTask, Reply, Request, Sampling
 from rerank.types import Window
 

@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from rerank.errors import UsageError
-from rerank.parsing.clean import extract_answer_without_thoughts, normalize_reply_signs
-from rerank.parsing.interpretation import MENTIONED, Interpretation
-from rerank.parsing.interpreting import interpret_reply_identifiers
+from rerank.errors import ensure
+from rerank.parsing.clean import is_refusal, normalize_signs, strip_thoughts
+from rerank.parsing.interpretations import MENTIONED, interpret
 from rerank.parsing.mentions import MAX_DIGITS
-from rerank.parsing.refusal import is_refusal_to_answer
 
-__all__ = ["ParseStatus", "ParsedReply", "parse_permutation"]
+__all__ = ["ParseStatus", "ParsedReply", "parse_identifier_scores", "parse_permutation"]
 
 #: ``ok``: the whole answer is a permutation in the requested form, ``[2] > [1] > [3]``, surrounded only by whitespace,
 #: thoughts and chat protocol tokens. ``repaired``: the permutation is complete after dropping duplicate identifiers,
@@ -82,72 +80,34 @@ def parse_permutation(text: str, count: int, labels: Sequence[str] | None = None
     >>> parse_permutation("Here is the ranking of the 3 passages: [2] > [1] > [3]", 3).order
     (1, 0, 2)
     """
-    if count < 0:
-        raise UsageError(f"The number of passages is {count}", expected="0 or more")
-    answer = extract_answer_without_thoughts(text)
+    ensure(count >= 0, f"The number of passages is {count}", expected="0 or more")
+    answer = strip_thoughts(text)
     if labels is not None and not all(label.isdigit() for label in labels):
-        answer = _number_reply_identifiers(answer, labels)
+        answer = _number_labels(answer, labels)
     named = [int(number) for number in _NUMBER.findall(answer)] if _REQUESTED_FORM.fullmatch(answer) else []
     if named and len(set(named)) == len(named) and 1 <= min(named) <= max(named) <= count:
         order = tuple(number - 1 for number in named)
         missing = tuple(sorted(set(range(count)).difference(order)))
         return ParsedReply(order=order, missing=missing, status="partial" if missing else "ok")
-    return _interpret_permutation(answer, count)
-
-
-def _interpret_permutation(answer: str, count: int) -> ParsedReply:
-    """Parse an answer that is not in the requested form, or that contains duplicate or unknown identifiers."""
-    interpretation, truncated = interpret_reply_identifiers(normalize_reply_signs(answer), count)
-    if (
-        interpretation is not None
-        and interpretation.strength == MENTIONED
-        and "[" not in answer
-        and is_refusal_to_answer(answer)
-    ):
+    # the answer is not in the requested form, or contains duplicate or unknown identifiers
+    interpretation, truncated = interpret(normalize_signs(answer), count)
+    is_mention = interpretation is not None and interpretation.strength == MENTIONED and "[" not in answer
+    if is_mention and is_refusal(answer):
         interpretation = None  # "I cannot rank passages 1 to 3" names a passage but ranks none
     numbers = interpretation.numbers if interpretation else ()
-    order = tuple(dict.fromkeys(number - 1 for number in numbers if 1 <= number <= count))
+    known = [number for number in numbers if 1 <= number <= count]
+    order = tuple(dict.fromkeys(number - 1 for number in known))
     missing = tuple(sorted(set(range(count)).difference(order)))
-    duplicates = _duplicate_reply_identifiers([number for number in numbers if 1 <= number <= count])
-    unknown = tuple(dict.fromkeys(number for number in numbers if not 1 <= number <= count))
-    return ParsedReply(
-        order=order,
-        missing=missing,
-        duplicates=duplicates,
-        unknown=unknown,
-        status=_permutation_parse_status(answer, order, missing, as_requested=not (count or answer)),
-        detail="; ".join(_describe_permutation_repairs(interpretation, duplicates, unknown, truncated=truncated)),
-    )
-
-
-def _permutation_parse_status(
-    answer: str, order: Sequence[int], missing: Sequence[int], *, as_requested: bool
-) -> ParseStatus:
-    if missing and not order:
-        return "refused" if is_refusal_to_answer(answer) else "empty"
-    if missing:
-        return "partial"
-    return "ok" if as_requested else "repaired"
-
-
-def _duplicate_reply_identifiers(numbers: Sequence[int]) -> tuple[int, ...]:
     seen: set[int] = set()
-    duplicates: dict[int, None] = {}
-    for number in numbers:
+    duplicates: dict[int, None] = {}  # in the order of their second mentions
+    for number in known:
         if number in seen:
             duplicates[number] = None
         seen.add(number)
-    return tuple(duplicates)
-
-
-def _describe_permutation_repairs(
-    interpretation: Interpretation | None,
-    duplicates: Sequence[int],
-    unknown: Sequence[int],
-    *,
-    truncated: bool,
-) -> list[str]:
-    """Describe what was repaired, except missing identifiers, which are in `ParsedReply.missing`."""
+    unknown = tuple(dict.fromkeys(number for number in numbers if not 1 <= number <= count))
+    status: ParseStatus = "repaired" if count or answer else "ok"
+    if missing:
+        status = "partial" if order else "refused" if is_refusal(answer) else "empty"
     notes = []
     if interpretation and interpretation.form != "brackets":
         notes.append(f"read from {interpretation.form}")
@@ -159,17 +119,24 @@ def _describe_permutation_repairs(
         notes.append(f"dropped unknown identifiers {', '.join(map(str, unknown))}")
     if truncated:
         notes.append("dropped an identifier that the end of the reply truncated")
-    return notes
+    return ParsedReply(
+        order=order,
+        missing=missing,
+        duplicates=tuple(duplicates),
+        unknown=unknown,
+        status=status,
+        detail="; ".join(notes),
+    )
 
 
-def _number_reply_identifiers(text: str, labels: Sequence[str]) -> str:
+def _number_labels(text: str, labels: Sequence[str]) -> str:
     """Replace each label by its number in square brackets, whether it is in brackets, in ``B > A``, or alone on a line.
 
     The labels are letters, so numbers in the text are not identifiers and are masked as ``#``. Labels in round brackets
     are replaced only if no label is in square brackets, because round brackets also occur in passages that the reply
     quotes. Labels without brackets are replaced only if no label is in brackets.
 
-    >>> _number_reply_identifiers("The order is [B] > [A], 2 of 2", ("A", "B"))
+    >>> _number_labels("The order is [B] > [A], 2 of 2", ("A", "B"))
     'The order is [2] > [1], # of #'
     """
     numbers = {label: str(number) for number, label in enumerate(labels, start=1)}
@@ -182,3 +149,34 @@ def _number_reply_identifiers(text: str, labels: Sequence[str]) -> str:
     # "B > A", "Passage B", or nothing but "B"; a capital A that starts a sentence is an article.
     mention = rf"(?:(?<=> )|(?<=>)|(?<=assage )|^)({names})(?=\s*(?:>|,|\.|:|$))"
     return re.sub(mention, lambda match: f"[{numbers[match[1]]}]", masked, flags=re.MULTILINE)
+
+
+#: An identifier as the key of a JSON object, and its score. A score at the very end of the reply does not match, since
+#: truncation may have removed digits.
+_SCORED = re.compile(
+    rf"""["']?\[?\s*(\d{{1,{MAX_DIGITS}}})\s*\]*["']?\s*:\s*["']?(-?\d{{1,9}}(?:\.\d{{1,9}})?)(?=["'\s,}}])"""
+)
+
+
+def parse_identifier_scores(text: str, count: int) -> dict[int, float]:
+    """Return the scores in the last JSON object that contains some, as in GroupRank (arXiv 2511.11653).
+
+    The object may be truncated. A reply without braces counts as one object.
+
+    Args:
+        text: The reply; any text is allowed. Thoughts, and explanations in tags such as ``<reason>``, are ignored.
+        count: Number of passages in the prompt.
+
+    Returns:
+        A mapping from the position (from 0) of each scored passage to its score; empty if there are no scores. Unknown
+        identifiers are dropped. If an identifier has several scores, the last one is used.
+
+    >>> parse_identifier_scores('<reason>[2] is better</reason><answer>{"[1]": 3, "[2]": 8}</answer>', 2)
+    {0: 3.0, 1: 8.0}
+    """
+    before, *objects = normalize_signs(strip_thoughts(text)).split("{")
+    for inside in reversed(objects or [before]):
+        pairs = ((int(number), float(score)) for number, score in _SCORED.findall(inside))
+        if scores := {number - 1: score for number, score in pairs if 1 <= number <= count}:
+            return scores
+    return {}

@@ -1,4 +1,4 @@
-"""Clean raw replies: remove thoughts and chat protocol tokens, and normalise typographic variants."""
+"""Clean raw replies (thoughts, chat protocol tokens, typographic variants), and detect those that decline to answer."""
 
 from __future__ import annotations
 
@@ -44,19 +44,20 @@ _ENCLOSED_NUMBERS = {
 }
 
 
-def extract_answer_without_thoughts(text: str) -> str:
+def strip_thoughts(text: str) -> str:
     """Return the text of a reply outside its thoughts.
 
     A thought extends from an opening tag to the next closing tag. An unclosed thought extends to the end of the reply.
     A closing tag without an opening tag ends a thought that began with the reply, since the prompt may have opened it.
 
-    >>> extract_answer_without_thoughts("<think>is it [1]?</think>[2] > [1]")
+    >>> strip_thoughts("<think>is it [1]?</think>[2] > [1]")
     '[2] > [1]'
     """
     outside: list[str] = []
     start, thinking = 0, False
     for mark in _THOUGHT.finditer(text):
-        if _reply_mark_closes_thoughts(mark):
+        slashed = (mark["slash"] or mark["square"] or mark["triangle"]) == "/"
+        if slashed or (mark["edge"] or "").lower() == "end" or (mark["channel"] or "").lower() == "final":
             if not thinking:
                 outside.clear()
             start, thinking = mark.end(), False
@@ -68,10 +69,10 @@ def extract_answer_without_thoughts(text: str) -> str:
     return _PROTOCOL.sub(" ", "".join(outside)).strip()
 
 
-def normalize_reply_signs(text: str) -> str:
+def normalize_signs(text: str) -> str:
     """Replace typographic variants of brackets, comparison signs, commas and digits by ASCII characters.
 
-    >>> normalize_reply_signs("【２】 ≻ ①")
+    >>> normalize_signs("【２】 ≻ ①")
     '[２] >  1 '
 
     Digits of other scripts are not replaced, since ``int`` accepts them.
@@ -80,6 +81,35 @@ def normalize_reply_signs(text: str) -> str:
     return text.replace("&gt;", ">").replace("&lt;", "<").translate(_SIGNS).translate(_ENCLOSED_NUMBERS)
 
 
-def _reply_mark_closes_thoughts(mark: re.Match[str]) -> bool:
-    slashed = (mark["slash"] or mark["square"] or mark["triangle"]) == "/"
-    return slashed or (mark["edge"] or "").lower() == "end" or (mark["channel"] or "").lower() == "final"
+#: Phrases of refusals, by language. They have fixed words and bounded gaps only, so matching takes linear time.
+_DECLINES = re.compile(
+    "|".join(
+        (
+            r"\bi(?:'m| am) (?:\w{1,12} )?(?:sorry|afraid|unable|not able)\b",
+            r"\b(?:i|we) (?:\w{1,12} )?(?:cannot|can ?not|can't|could not|couldn't|won't|will not|decline)\b",
+            r"\bas an? (?:\w{1,12} )?(?:ai|artificial intelligence|language model)\b",
+            r"\b(?:sorry|apologi[sz]e|apologies)\b",
+            r"\b(?:unable|not able) to (?:assist|help|rank|comply|answer|provide|fulfil|process)",
+            r"\b(?:cannot|can't) (?:assist|help|rank|comply|answer|provide|fulfil|process)",
+            r"\b(?:je suis désolée?|désolée?|je ne peux pas|en tant qu'(?:ia|intelligence))\b",
+            r"\b(?:tut mir (?:\w{1,12} )?leid|ich kann (?:\w{1,12} ){0,3}nicht|als (?:ki|sprachmodell))\b",
+            r"\b(?:lo siento|no puedo|como (?:una )?ia)\b",
+            r"\b(?:desculpe|sinto muito|não posso|mi dispiace|non posso)\b",
+            r"\b(?:извините|простите|не могу|к сожалению)",
+            "抱歉|对不起|對不起|无法|無法|不能|作为(?:一个)?(?:ai|人工智能)",
+            "申し訳|できません|죄송|할 수 없",
+        )
+    ),
+    re.IGNORECASE,
+)
+
+
+def is_refusal(text: str) -> bool:
+    """Return whether a text declines to answer. Only replies without a ranking are checked, so errors do little harm.
+
+    >>> is_refusal("I'm sorry, but I cannot rank these passages.")
+    True
+    >>> is_refusal("The passages are all about fleas.")
+    False
+    """
+    return _DECLINES.search(text.replace("’", "'")) is not None

@@ -18,17 +18,7 @@ Form = Literal["bracket", "list", "label", "bare"]
 #: Pattern of tokens. Characters for emphasis, quotation and escapes are skipped: ``**[2]**`` is ``[2]``.
 _TOKEN = re.compile(r"(?P<number>\d+)|(?P<word>[^\W\d_]+)|(?P<line>\n)|(?P<mark>[^\s*`\"'“”‘’_\\])")
 _SINGULAR = (
-    "passage",
-    "document",
-    "doc",
-    "text",
-    "paragraph",
-    "snippet",
-    "article",
-    "candidate",
-    "item",
-    "id",
-    "result",
+    *("passage", "document", "doc", "text", "paragraph", "snippet", "article", "candidate", "item", "id", "result"),
 )
 _OTHER = ("passageid", "docid", "documentid", "psg", "identifier", "dokument", "absatz", "documento", "pasaje")
 _LABELS = frozenset((*_SINGULAR, *(f"{word}s" for word in _SINGULAR), *_OTHER, "identifiers", "dokumente", "pasajes"))
@@ -67,7 +57,7 @@ class Mention:
     end: int
 
 
-def parse_reply_tokens(text: str) -> list[Token]:
+def tokenize(text: str) -> list[Token]:
     """Split a text into tokens; very long numbers are treated as words."""
     tokens = []
     for match in _TOKEN.finditer(text):
@@ -78,12 +68,12 @@ def parse_reply_tokens(text: str) -> list[Token]:
     return tokens
 
 
-def introduces_reply_identifier(token: Token) -> bool:
+def is_label(token: Token) -> bool:
     """Return whether a word introduces an identifier, as in "Passage 2"."""
     return token.kind == "word" and (token.text.lower() in _LABELS or token.text.endswith(_CJK_LABELS))
 
 
-def reply_tokens_join_identifiers(tokens: Sequence[Token], start: int, end: int, *, heads: bool = False) -> bool:
+def joins(tokens: Sequence[Token], start: int, end: int, *, heads: bool = False) -> bool:
     """Return whether tokens ``start .. end - 1`` are only separators, labels, "and", or enumerators such as "2."."""
     for index in range(start, end):
         token = tokens[index]
@@ -91,7 +81,7 @@ def reply_tokens_join_identifiers(tokens: Sequence[Token], start: int, end: int,
             allowed = token.text in _JOINING_MARKS
         elif token.kind == "word":
             word = token.text.lower()
-            allowed = word in _JOINING_WORDS or introduces_reply_identifier(token) or (heads and word in _HEAD_WORDS)
+            allowed = word in _JOINING_WORDS or is_label(token) or (heads and word in _HEAD_WORDS)
         elif token.kind == "number":
             # Token ``end`` starts a mention, so ``index + 1`` always exists.
             allowed = tokens[index + 1].text in _AFTER_ENUMERATOR
@@ -114,7 +104,7 @@ def find_mentions(tokens: Sequence[Token]) -> tuple[list[Mention], bool]:
         if token.text == "[":
             bracketed, index, truncated = _bracketed_mentions(tokens, index)
             mentions += bracketed
-        elif introduces_reply_identifier(token):
+        elif is_label(token):
             labelled, index = _labelled_mentions(tokens, index)
             mentions += labelled
         elif token.kind == "number":
@@ -138,8 +128,7 @@ def _bracketed_mentions(tokens: Sequence[Token], opening: int) -> tuple[list[Men
     inside = tokens[opening + 1 : end]
     unclosed = end == len(tokens)
     listing = all(
-        t.kind in ("number", "line") or t.text in _LISTING_MARKS or introduces_reply_identifier(t) or t.text == "and"
-        for t in inside
+        t.kind in ("number", "line") or t.text in _LISTING_MARKS or is_label(t) or t.text == "and" for t in inside
     )
     numbers = [opening + 1 + offset for offset, t in enumerate(inside) if t.kind == "number"]
     if not listing or not numbers:
@@ -162,12 +151,12 @@ def _labelled_mentions(tokens: Sequence[Token], label: int) -> tuple[list[Mentio
     if index == len(tokens) or tokens[index].kind != "number":
         return [], label + 1
     mentions = [Mention(int(tokens[index].text), "label", label, index + 1)]
-    while (following := _next_labelled_identifier_in_reply(tokens, mentions[-1].end)) is not None:
+    while (following := _next_labelled(tokens, mentions[-1].end)) is not None:
         mentions.append(Mention(int(tokens[following].text), "label", following, following + 1))
     return mentions, mentions[-1].end
 
 
-def _next_labelled_identifier_in_reply(tokens: Sequence[Token], index: int) -> int | None:
+def _next_labelled(tokens: Sequence[Token], index: int) -> int | None:
     """Return the index of the next number in a labelled run, or None if the run has ended.
 
     An enumerator ends the run: "2." in "Passage 3, 2. Passage 1".
@@ -180,10 +169,6 @@ def _next_labelled_identifier_in_reply(tokens: Sequence[Token], index: int) -> i
     enumerates = (
         index + 2 < len(tokens)
         and tokens[index + 1].text in _AFTER_ENUMERATOR
-        and (
-            introduces_reply_identifier(tokens[index + 2])
-            or tokens[index + 2].text == "["
-            or tokens[index + 2].kind == "number"
-        )
+        and (is_label(tokens[index + 2]) or tokens[index + 2].text == "[" or tokens[index + 2].kind == "number")
     )
     return None if enumerates else index

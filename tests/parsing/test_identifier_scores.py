@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.parsing.identifier_scores import parse_identifier_scores
+from rerank.parsing import parse_identifier_scores
 
 
 @pytest.mark.parametrize(

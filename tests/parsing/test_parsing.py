@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from rerank.errors import UsageError
 from rerank.parsing import parse_permutation
-from rerank.parsing.clean import extract_answer_without_thoughts, normalize_reply_signs
-from rerank.parsing.interpreting import interpret_reply_identifiers
+from rerank.parsing.clean import normalize_signs, strip_thoughts
+from rerank.parsing.interpretations import interpret
 from tests.raising import raises
 
 PIECES = st.from_regex(
@@ -32,7 +32,7 @@ NOISE = st.text() | st.lists(PIECES, max_size=30).map("".join)
 )
 def test_the_requested_form_is_read_as_any_other_text_would_be(numbers: list[int], joint: str, form: str) -> None:
     text = joint.join(form.format(number) for number in numbers)
-    interpretation, truncated = interpret_reply_identifiers(normalize_reply_signs(text), 12)
+    interpretation, truncated = interpret(normalize_signs(text), 12)
     assert interpretation is not None
     assert not truncated
     parsed = parse_permutation(text, 12)
@@ -123,13 +123,13 @@ def test_a_negative_count_is_refused() -> None:
 
 
 def test_cleaning_keeps_what_stands_outside_thoughts() -> None:
-    assert extract_answer_without_thoughts("a<think>b</think>c<think>d") == "ac"
-    assert extract_answer_without_thoughts("a</think>b</reasoning>c") == "c"
-    assert normalize_reply_signs("①②⑳") == " 1  2  20 "
+    assert strip_thoughts("a<think>b</think>c<think>d") == "ac"
+    assert strip_thoughts("a</think>b</reasoning>c") == "c"
+    assert normalize_signs("①②⑳") == " 1  2  20 "
 
 
 def test_the_first_and_last_enclosed_number_of_every_block_is_read() -> None:
-    assert normalize_reply_signs("①⒛⓫⓿❶➓㉑㉟㊱㊿").split() == ["1", "20", "11", "0", "1", "10", "21", "35", "36", "50"]
+    assert normalize_signs("①⒛⓫⓿❶➓㉑㉟㊱㊿").split() == ["1", "20", "11", "0", "1", "10", "21", "35", "36", "50"]
 
 
 def test_letters_are_read_as_the_passages_that_they_label() -> None:

@@ -13,8 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rerank.parsing import parse_permutation
-from rerank.parsing.clean import normalize_reply_signs
-from rerank.parsing.mentions import find_mentions, parse_reply_tokens
+from rerank.parsing.clean import normalize_signs
+from rerank.parsing.mentions import find_mentions, tokenize
 from rerank.prompts import load_prompt
 from rerank.prompts.escaping import PromptEscaping, escape_passage_brackets, escape_turn_marks
 from rerank.prompts.loading import prompt_template_from_yaml
@@ -36,7 +36,7 @@ TEXTS = st.lists(MARKS | NUMBERS | WORDS, max_size=25).map("".join)
 @example("(1] [2)")
 def test_the_parser_finds_no_bracketed_identifier(text: str) -> None:
     escaped = escape_passage_brackets(text)
-    mentions, _ = find_mentions(parse_reply_tokens(normalize_reply_signs(escaped)))
+    mentions, _ = find_mentions(tokenize(normalize_signs(escaped)))
     assert not [mention for mention in mentions if mention.form in ("bracket", "list")]
     assert "bracket" not in parse_permutation(escaped, 100).detail
     assert parse_permutation(escaped, 100).status != "ok"
@@ -52,9 +52,7 @@ def test_a_passage_that_is_cut_is_escaped_again_where_it_is_shown(text: str, end
     template = prompt_template_from_yaml('body: "[{rank}] {candidate}"\nsuffix: "{query}"', "x")
     (message,) = template.render("q", [escape_passage_brackets(text)[:end]])
     shown = message.content.removeprefix("[1] ").removesuffix("q")
-    assert not [
-        m for m in find_mentions(parse_reply_tokens(normalize_reply_signs(shown)))[0] if m.form in ("bracket", "list")
-    ]
+    assert not [m for m in find_mentions(tokenize(normalize_signs(shown)))[0] if m.form in ("bracket", "list")]
 
 
 @pytest.mark.parametrize(

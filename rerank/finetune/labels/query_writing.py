@@ -14,8 +14,7 @@ from functools import cache
 from importlib.resources import files
 
 from rerank.errors import UsageError
-from rerank.parsing.clean import extract_answer_without_thoughts
-from rerank.parsing.refusal import is_refusal_to_answer
+from rerank.parsing.clean import is_refusal, strip_thoughts
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.prompts.budget import PromptBudget
 from rerank.prompts.loading import prompt_template_from_yaml
@@ -137,8 +136,8 @@ def parse_written_query(reply: str) -> str:
     >>> parse_written_query('Query: "how long do fleas live?"')
     'how long do fleas live?'
     """
-    text = extract_answer_without_thoughts(reply)
-    if is_refusal_to_answer(text):
+    text = strip_thoughts(reply)
+    if is_refusal(text):
         return ""
     lines = (_LABEL.sub("", line.strip(), count=1).strip(_AROUND) for line in text.splitlines())
     first = next((line for line in lines if any(map(str.isalnum, line)) and not line.endswith(":")), "")

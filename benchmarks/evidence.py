@@ -36,8 +36,11 @@ from numpy.typing import NDArray
 
 from rerank.assemble import assemble_ranker
 from rerank.indexing.text_analysis import make_analyzer
-from rerank.judges.attention.evidence import EvidenceSpan, select_attention_judge_evidence
-from rerank.judges.attention.sentences import split_attention_judge_sentences
+from rerank.judges.attention.evidence import (
+    EvidenceSpan,
+    select_evidence,
+    split_sentences,
+)
 from rerank.models.presets import model_folder
 from rerank.types import Document, Query, Window
 
@@ -106,7 +109,7 @@ class Pool:
     def sentences(self, query: str, doc: str) -> list[str]:
         """Return the sentences of a passage, each on one line."""
         text = self.passages[query][doc]
-        return [" ".join(text[start:end].split()) for start, end in split_attention_judge_sentences(text)]
+        return [" ".join(text[start:end].split()) for start, end in split_sentences(text)]
 
 
 def _read(path: Path) -> str:
@@ -145,7 +148,7 @@ def _plant(pool: Pool, query: str, planted: str, rng: random.Random) -> Case | N
     text = " ".join(parts)
     start = len(" ".join(parts[:position])) + bool(position)
     span = (start, start + len(planted))
-    sentences = split_attention_judge_sentences(text)
+    sentences = split_sentences(text)
     if span not in sentences:
         return None
     return Case(
@@ -288,7 +291,7 @@ class Result:
                 EvidenceSpan(start=start, end=end, score=score)
                 for (start, end), score in zip(case.sentences, row, strict=True)
             ]
-            spans = select_attention_judge_evidence(sentences)
+            spans = select_evidence(sentences)
             start, end = case.sentences[case.planted]
             covered.append(any(span.start <= start and end <= span.end for span in spans))
             length.append(sum(span.end - span.start for span in spans) / len(case.text))

@@ -173,7 +173,7 @@ def test_no_package_uses_private_names_of_another() -> None:
     ],
 )
 def test_private_names_are_found(source: str) -> None:
-    assert len(private_names("rerank.judges.score", source)) == 1
+    assert len(private_names("rerank.judges.pointwise", source)) == 1
 
 
 def test_there_are_no_import_cycles() -> None:

@@ -17,7 +17,7 @@ from rerank.experiment.candidates import order_candidates_of_spec
 from rerank.experiment.prepare import PreparedRun, prepare_run
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.judges.attention import Attention
-from rerank.judges.attention.heads import HeadList, attention_judge_model_identity
+from rerank.judges.attention.heads import HeadList, model_identity
 from rerank.store.call_log import CallLog
 from rerank.store.logging_backend import log_calls
 from rerank.tasks import Reply
@@ -204,7 +204,7 @@ def select_attention_heads_by_experiment(
         "scores": [float(scores[head]) for head in heads],
         "median_score": float(np.median(scores)),
     }
-    model = attention_judge_model_identity(prepared.backend.identity)
+    model = model_identity(prepared.backend.identity)
     return HeadList(
         heads=tuple(heads),
         model=model,

@@ -1,4 +1,4 @@
-"""Judges, which order the documents of a window by means of a model. Each module defines one judge."""
+"""Judges, which order the documents of a window by means of a model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,14 @@ __all__ = [
     "open_judge",
 ]
 
-judges = Registry("judges", "judge")
+judges = Registry(
+    "judges",
+    "judge",
+    shared={
+        "judges.generate": "fuse generate logits pick rate",
+        "judges.pointwise": "likelihood relate score word_logit",
+    },
+)
 _COMMON_FIELDS = ("backend", "template", "limits")
 
 

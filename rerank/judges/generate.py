@@ -1,18 +1,43 @@
-"""The generating judge: the model generates an order, with constrained decoding or as free text that is parsed."""
+"""Listwise judges: the model generates the order of a window, its best document or scores, or its logits decide.
+
+Sources: constrained and free generation follow RankGPT and its successors; `Fuse` is LiT5-Distill, Tamber et al. 2023,
+arXiv 2312.16098, a listwise form of fusion in the decoder (Izacard and Grave, EACL 2021, arXiv 2007.01282); `Logits` is
+FIRST, Reddy et al., EMNLP 2024, arXiv 2406.15657, section 3; `Pick` is setwise prompting, Zhuang et al., SIGIR 2024,
+arXiv 2310.09497, section 3, and, for two documents, pairwise ranking prompting, Qin et al., NAACL Findings 2024, arXiv
+2306.17563, section 3; `Rate` is GroupRank, Sun et al. 2025, arXiv 2511.11653, and Reranker/rerank_groupwise.py in
+github.com/AQ-MedAI/Diver.
+"""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from rerank.judges.base import FAILURES, Limits, ListwiseJudge, ScoreKind, Verdict, failed_judge_verdict
-from rerank.parsing import parse_permutation
+from rerank.errors import UsageError, ensure
+from rerank.judges.base import (
+    FAILURES,
+    IDENTIFIER_SCORES,
+    ListwiseJudge,
+    ScoreKind,
+    Verdict,
+    continuation_request,
+    failed_verdict,
+)
+from rerank.parsing import parse_identifier_scores, parse_permutation
 from rerank.prompts.identifiers import Alphabet, make_prompt_identifiers, single_token_prompt_identifiers
-from rerank.tasks import GenerationTask, PermutationTask, Reply, Request, Sampling
+from rerank.tasks import (
+    ContinuationTask,
+    DecisionTask,
+    FusionTask,
+    GenerationTask,
+    PermutationTask,
+    Reply,
+    Request,
+    Sampling,
+)
 from rerank.types import Window
-
-__all__ = ["SPARE_TOKENS", "Generate", "Limits", "judge_verdict_from_reply"]
 
 #: Number of reply tokens in addition to the list of identifiers, since a model may add a line break or a word.
 SPARE_TOKENS = 8
@@ -20,7 +45,7 @@ SPARE_TOKENS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Generate(ListwiseJudge):
-    """A judge that lets the model generate the order of a window.
+    """A judge that lets the model generate the order of a window, with constrained decoding or as text that is parsed.
 
     Attributes:
         constrain: Allow only identifiers that have not been generated yet, if the backend supports constrained
@@ -42,39 +67,23 @@ class Generate(ListwiseJudge):
     @property
     def score_kind(self) -> ScoreKind | None:
         """Log-probabilities of the choices in constrained decoding, given the previous choices; None for free text."""
-        return ScoreKind("log-probability of the choice", "within") if self._is_constrained else None
-
-    @property
-    def _is_constrained(self) -> bool:
-        return self.constrain and self.supports(PermutationTask)
+        is_constrained = self.constrain and self.supports(PermutationTask)
+        return ScoreKind("log-probability of the choice", "within") if is_constrained else None
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """The letters that the backend's tokenizer allows as identifiers, since replies are parsed with them."""
-        return (
-            {"letters": " ".join(single_token_prompt_identifiers(self.backend.tokens))}
-            if self.identifiers == "letters"
-            else {}
-        )
+        return _letters(self) if self.identifiers == "letters" else {}
 
     def make_requests(self, window: Window) -> list[Request]:
         """Return a list of one request, with passages truncated so that prompt and reply fit in the context."""
         labels = make_prompt_identifiers(self.identifiers, len(window), self.backend.tokens)
-        thinking = self.limits.thinking_tokens
         reply_tokens = self.reply_tokens(labels, window.depth)
-        fitted = self.budget.fit(self.template, window, reply_tokens=reply_tokens + thinking, labels=labels)
-        sampling = Sampling(
-            max_tokens=reply_tokens, temperature=self.limits.temperature, seed=self.limits.seed, thinking=thinking
-        )
-        items = tuple(f"[{label}]" for label in labels)
-        constrained = self._is_constrained and window.depth
-        task = PermutationTask(items=items, count=window.depth) if constrained else GenerationTask()
-        return [Request(prompt=fitted.prompt, sampling=sampling, window=window, task=task, dropped=fitted.dropped)]
+        return [_generation_request(self, window, labels, reply_tokens, window.depth, self.constrain)]
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
         """Return the order parsed from the window's only reply, with log-probabilities if decoding was constrained."""
         labels = make_prompt_identifiers(self.identifiers, len(window), self.backend.tokens)
-        verdict = judge_verdict_from_reply(replies[0], len(window), depth=window.depth, labels=labels)
+        verdict = parse_verdict(replies[0], len(window), depth=window.depth, labels=labels)
         choices = replies[0].scores
         if verdict.status in FAILURES or not choices or len(choices) > len(window):
             return verdict
@@ -96,7 +105,178 @@ class Generate(ListwiseJudge):
         return self._reply_tokens[key]
 
 
-def judge_verdict_from_reply(
+@dataclass(frozen=True, kw_only=True)
+class Fuse(Generate):
+    """A judge whose request has one text per passage, which an encoder reads separately; the decoder writes the order.
+
+    Each text has its passage's identifier; the reply is parsed as in `Generate`. The context limits the length of each
+    text, not the size of the window: each passage is truncated so that its text fits. Constrained decoding is not
+    available.
+    """
+
+    needs = (FusionTask,)
+    prompt = "lit5"
+
+    constrain: bool = False
+
+    @classmethod
+    def suggest_prompt(cls, options: Mapping[str, str]) -> str:
+        """Return the name of the built-in prompt, which shows one passage."""
+        return cls.prompt
+
+    def make_requests(self, window: Window) -> list[Request]:
+        """Return a list of one request, whose turns are the texts of the passages."""
+        labels = make_prompt_identifiers(self.identifiers, len(window), self.backend.tokens)
+        fitted = [
+            self.budget.fit(self.template, Window(window.query, (doc,)), reply_tokens=0, labels=[label])
+            for doc, label in zip(window.docs, labels, strict=True)
+        ]
+        prompt = tuple(turn for text in fitted for turn in text.prompt)
+        dropped = tuple(sum(text.dropped) for text in fitted) if any(text.dropped for text in fitted) else ()
+        limits = self.limits
+        sampling = Sampling(
+            max_tokens=self.reply_tokens(labels, window.depth), temperature=limits.temperature, seed=limits.seed
+        )
+        return [Request(prompt=prompt, sampling=sampling, window=window, task=FusionTask(), dropped=dropped)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logits(ListwiseJudge):
+    """A judge that orders a window by decreasing log P(identifier | prompt), without generating text.
+
+    Before a listwise model generates its first identifier, its logits already rank all identifiers in almost the same
+    order as the ranking that it would generate. Ties keep the input order. Identifiers are letters of one token each: A
+    to Z, then pairs. If a window has more documents than the tokenizer has such identifiers, a `UsageError` states the
+    number of identifiers. Each window needs one request and one forward pass.
+    """
+
+    needs = (ContinuationTask, DecisionTask)
+    question = "choice"
+    prompt = "listwise_letters"
+    score_kind = IDENTIFIER_SCORES
+    sorts_by_score = True
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        return _letters(self)
+
+    def make_requests(self, window: Window) -> list[Request]:
+        """Return a list of one request for the log-probability of each identifier at the start of the completion."""
+        return [_identifier_request(self, window)]
+
+    def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
+        """Order the window by decreasing log-probability."""
+        return failed_verdict(replies, len(window)) or self.rank_by_score(replies[0].scores, window)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pick(ListwiseJudge):
+    """A judge that asks which document of a window is the most relevant. It makes one request per window.
+
+    A window without a usable reply is a failure. The window keeps its order, so its first document counts as the best.
+
+    Attributes:
+        by: ``likelihood`` orders the whole window by log P(identifier | prompt); ties keep their order.
+            ``generation`` lets the model generate one identifier; this document comes first, and the others keep their
+            order.
+        constrain: With ``generation``, allow only an identifier, if the backend supports constrained decoding. Models
+            that were trained to generate more, such as tags, need ``false``; the completion is then parsed.
+        identifiers: ``letters`` of one token each, or ``numbers``, which need ``generation``.
+    """
+
+    needs = (ContinuationTask, DecisionTask, PermutationTask, GenerationTask)
+    question = "choice"
+    prompt = "pick"
+
+    by: Literal["likelihood", "generation"] = "likelihood"
+    constrain: bool = True
+    identifiers: Alphabet = "letters"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sorts_by_score and self.identifiers == "numbers":
+            raise UsageError(
+                "by=likelihood needs identifiers of one token each, but identifiers=numbers may have several tokens",
+                expected="identifiers=letters, or by=generation",
+            )
+        tasks = (ContinuationTask, DecisionTask) if self.sorts_by_score else (PermutationTask, GenerationTask)
+        if not any(map(self.supports, tasks)):
+            model = self.backend.identity.get("model", "")
+            raise UsageError(
+                f"The backend of model {model!r} does not support by={self.by}",
+                expected=f"by={'generation' if self.sorts_by_score else 'likelihood'}, which the backend supports",
+            )
+
+    @property
+    def score_kind(self) -> ScoreKind | None:
+        """Log-probabilities of the identifiers; None if the choice is generated."""
+        return IDENTIFIER_SCORES if self.sorts_by_score else None
+
+    @property
+    def sorts_by_score(self) -> bool:
+        """Whether the order comes from the log-probabilities of the identifiers."""
+        return self.by == "likelihood"
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        return _letters(self) if self.identifiers == "letters" else {}
+
+    def make_requests(self, window: Window) -> list[Request]:
+        """Return a list of one request that asks for the most relevant document."""
+        if self.sorts_by_score:
+            return [_identifier_request(self, window)]
+        labels = make_prompt_identifiers(self.identifiers, len(window), self.backend.tokens)
+        reply_tokens = max(self.backend.tokens.lengths([f"[{label}]" for label in labels])) + SPARE_TOKENS
+        return [_generation_request(self, window, labels, reply_tokens, 1, self.constrain)]
+
+    def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
+        """Order the window by decreasing log-probability, or put the chosen document first."""
+        count, reply = len(window), replies[0]
+        if self.sorts_by_score:
+            return failed_verdict(replies, count) or self.rank_by_score(reply.scores, window)
+        # after a prompt that ends with "[", a model may stop after the letter
+        text = reply.text.rstrip()
+        if reply.finish == "stop" and "[" in text and "]" not in text:
+            reply = replace(reply, text=f"{text}]")
+        labels = make_prompt_identifiers(self.identifiers, count, self.backend.tokens)
+        verdict = parse_verdict(reply, count, depth=1, labels=labels)
+        if verdict.status in FAILURES:
+            return verdict
+        best = verdict.order[0]
+        return replace(verdict, order=(best, *(position for position in range(count) if position != best)))
+
+
+def _letters(judge: ListwiseJudge) -> dict[str, str]:
+    """Return the letters that the backend's tokenizer allows as identifiers, since replies are parsed with them."""
+    return {"letters": " ".join(single_token_prompt_identifiers(judge.backend.tokens))}
+
+
+def _identifier_request(judge: ListwiseJudge, window: Window) -> Request:
+    """Return the request for the log-probability of each letter at the start of the completion.
+
+    A continuation is ``A`` if the prompt ends with the opening bracket, else ``[A``. The closing bracket is omitted, so
+    that a letter that is a single token remains one.
+    """
+    labels = make_prompt_identifiers("letters", len(window), judge.backend.tokens)
+    has_bracket = judge.template.reply_prefix.endswith("[")
+    continuations = [label if has_bracket else f"[{label}" for label in labels]
+    return continuation_request(judge, window, continuations, labels=labels)
+
+
+def _generation_request(
+    judge: ListwiseJudge, window: Window, labels: Sequence[str], reply_tokens: int, count: int, constrain: bool
+) -> Request:
+    """Return the request to generate ``count`` of the identifiers, with constrained decoding if wanted and possible."""
+    limits, thinking = judge.limits, judge.limits.thinking_tokens
+    fitted = judge.budget.fit(judge.template, window, reply_tokens=reply_tokens + thinking, labels=labels)
+    sampling = Sampling(max_tokens=reply_tokens, temperature=limits.temperature, seed=limits.seed, thinking=thinking)
+    task: PermutationTask | GenerationTask = GenerationTask()
+    if constrain and count and judge.supports(PermutationTask):
+        task = PermutationTask(items=tuple(f"[{label}]" for label in labels), count=count)
+    return Request(prompt=fitted.prompt, sampling=sampling, window=window, task=task, dropped=fitted.dropped)
+
+
+def parse_verdict(
     reply: Reply, count: int, *, depth: int | None = None, labels: Sequence[str] | None = None
 ) -> Verdict:
     """Return the verdict on a window, parsed from a generated reply; a missing or unreadable reply is a failure.
@@ -108,10 +288,101 @@ def judge_verdict_from_reply(
             partial.
         labels: Identifiers of the documents, if they are not 1, 2, ...
     """
-    if (reply.error or reply.finish == "error") and (failed := failed_judge_verdict([reply], count)):
+    if (reply.error or reply.finish == "error") and (failed := failed_verdict([reply], count)):
         return failed
     parsed = parse_permutation(reply.text, count, labels)
     status = "refused" if reply.finish == "refused" and not parsed.order else parsed.status
     if status == "partial" and depth is not None and len(parsed.order) >= depth:
         status = "repaired" if parsed.detail else "ok"
     return Verdict(order=parsed.permutation, status=status, detail=parsed.detail)
+
+
+#: Number of reply tokens per document: its identifier in brackets and quotation marks, a colon, a score and a comma.
+_TOKENS_PER_SCORE = 12
+#: Number of reply tokens for tags and for the marks around a JSON block.
+_TOKENS_AROUND_SCORES = 32
+#: Largest score in the prompt.
+_BEST = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate(ListwiseJudge):
+    """A judge that divides a window into groups and lets the model write a JSON object of scores for each group.
+
+    The window is shuffled before it is divided, so that documents do not compete only with their neighbours. The score
+    of a document is its mean over the repeats; documents without a score keep their positions. The reply may contain
+    an explanation before the scores, for which ``thinking_tokens`` tokens are added to its maximum length.
+
+    Attributes:
+        group: Maximum number of documents per request.
+        repeats: Number of times that the window is shuffled, divided and scored.
+    """
+
+    needs = (GenerationTask,)
+    prompt = "group_rank"
+    score_kind = ScoreKind("mean rating", "within")
+    sorts_by_score = True
+    _DEFAULTS: ClassVar[tuple[int, int]] = (20, 2)
+
+    group: int = _DEFAULTS[0]
+    repeats: int = _DEFAULTS[1]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        found = f"group is {self.group} and repeats is {self.repeats}"
+        ensure(min(self.group, self.repeats) >= 1, found, expected="at least 1 each")
+
+    @classmethod
+    def calls(cls, n: int) -> int:
+        """Return the number of requests for a window of ``n`` documents with the default options."""
+        group, repeats = cls._DEFAULTS
+        return repeats * -(-n // group)
+
+    def make_requests(self, window: Window) -> list[Request]:
+        """Return one request per group and repeat, with passages truncated so that prompt and reply fit."""
+        requests = []
+        for positions in self._groups(window):
+            docs = tuple(window.docs[position] for position in positions)
+            part = Window(window.query, docs, tuple(window.scores[position] for position in positions if window.scores))
+            reply_tokens = _TOKENS_PER_SCORE * len(docs) + _TOKENS_AROUND_SCORES + self.limits.thinking_tokens
+            fitted = self.budget.fit(self.template, part, reply_tokens=reply_tokens)
+            sampling = Sampling(max_tokens=reply_tokens, temperature=self.limits.temperature, seed=self.limits.seed)
+            requests.append(Request(prompt=fitted.prompt, sampling=sampling, window=part, dropped=fitted.dropped))
+        return requests
+
+    def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
+        """Order the window by mean score.
+
+        If a request fails, its documents are ordered by their other scores, and the window counts as a failure. A
+        window without any score has the status ``empty``.
+        """
+        ratings: list[list[float]] = [[] for _ in window.docs]
+        for group, reply in zip(self._groups(window), replies, strict=True):
+            for position, score in _parse_ratings(reply.text, len(group)).items():
+                ratings[group[position]].append(score)
+        means = [sum(given) / len(given) if given else None for given in ratings]
+        verdict = self.rank_scored_documents(means, window)
+        failure = failed_verdict(replies, len(window))
+        return replace(failure, order=verdict.order, scores=verdict.scores) if failure else verdict
+
+    def _groups(self, window: Window) -> list[list[int]]:
+        """Return the positions of each request's documents, which depend only on the query, the seed and the sizes."""
+        groups = []
+        for repeat in range(self.repeats):
+            positions = list(range(len(window)))
+            random.Random(f"{self.limits.seed} {repeat} {window.query.id}").shuffle(positions)
+            groups += [positions[start : start + self.group] for start in range(0, len(window), self.group)]
+        return groups
+
+
+def _parse_ratings(text: str, count: int) -> dict[int, float]:
+    """Return a mapping from positions to scores; a reply that is a ranking is converted to evenly spaced scores.
+
+    The mapping is empty if the reply contains neither scores nor a ranking of at least two documents.
+    """
+    if ratings := parse_identifier_scores(text, count):
+        return ratings
+    ranked = parse_permutation(text, count).order
+    if len(ranked) < min(2, count):  # a single identifier may be the beginning of truncated scores
+        return {}
+    return {position: _BEST * (1 - rank / count) for rank, position in enumerate(ranked)}

@@ -13,7 +13,7 @@ from rerank.judges.attention.evidence import (
     THRESHOLD,
     EvidenceSpan,
     EvidenceUnit,
-    select_attention_judge_evidence,
+    select_evidence,
 )
 from rerank.tasks import Backend
 from rerank.tasks.usage import Usage
@@ -69,14 +69,14 @@ def find_evidence(
         )
     unit: EvidenceUnit = options.get("unit", "sentence")
     threshold, max_spans = options.get("threshold", THRESHOLD), options.get("max_spans")
-    select_attention_judge_evidence((), threshold=threshold, max_spans=max_spans)  # checks the settings
+    select_evidence((), threshold=threshold, max_spans=max_spans)  # checks the settings
     windows = judge.evidence_windows(Window(query, _numbered(documents))) if documents else []
     replies = backend.generate([judge.evidence_request(window) for window in windows]) if windows else []
     usage = options.get("usage") or Usage()
     for reply in replies:
         usage.add_answer(reply)
     return [
-        select_attention_judge_evidence(units, threshold=threshold, max_spans=max_spans)
+        select_evidence(units, threshold=threshold, max_spans=max_spans)
         for window, reply in zip(windows, replies, strict=True)
         for units in judge.evidence(window, reply, unit)
     ]

@@ -15,11 +15,11 @@ from rerank.judges import Limits, open_judge
 from rerank.judges.attention import Attention
 from rerank.judges.attention.evidence import (
     EvidenceSpan,
-    find_attention_judge_prefixes,
-    map_attention_judge_passage,
-    score_attention_judge_units,
-    score_passage_by_attention,
-    select_attention_judge_evidence,
+    find_prefixes,
+    map_passage,
+    score_passage,
+    score_units,
+    select_evidence,
 )
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.prompts.escaping import escape_passage_brackets
@@ -185,7 +185,7 @@ def test_fake_models_are_deterministic_and_stutter_is_random() -> None:
 def test_every_character_of_a_prompt_is_found_in_the_text(text: str, title: str, cut: int) -> None:
     document = Document(id="1", text=text, title=title)
     shown = escape_passage_brackets(passage_text(document)[:cut])
-    positions = map_attention_judge_passage(document, shown)
+    positions = map_passage(document, shown)
     assert len(positions) == len(shown)
     found = [(shown[index], position) for index, position in enumerate(positions) if position is not None]
     for character, position in found:
@@ -207,30 +207,30 @@ def test_tokens_that_begin_with_a_space_belong_to_the_word_after_it() -> None:
     shown = passage_text(document)
     prefix = "[1] "
     spans = (prefix + shown).index(" It rains"), (prefix + shown).index(" It snows")
-    found = score_passage_by_attention(document, shown, prefix, [(0, 9.0), (5, 9.0), (spans[0], 1.0), (spans[1], 3.0)])
+    found = score_passage(document, shown, prefix, [(0, 9.0), (5, 9.0), (spans[0], 1.0), (spans[1], 3.0)])
     assert [span.score for span in found] == [0.25, 0.75]
     plain = replace(document, title="")
-    first = score_passage_by_attention(plain, plain.text, prefix, [(2, 9.0), (3, 1.0), (prefix.index(" ") + 10, 1.0)])
+    first = score_passage(plain, plain.text, prefix, [(2, 9.0), (3, 1.0), (prefix.index(" ") + 10, 1.0)])
     assert [span.score for span in first] == [0.5, 0.5]
 
 
 @pytest.mark.parametrize(("shown", "ends"), [("", []), ("It rai", [6]), ("It rains. It", [9, 12])])
 def test_the_last_sentence_ends_where_the_prompt_truncates_it(shown: str, ends: list[int]) -> None:
-    found = score_passage_by_attention(Document(id="1", text="It rains. It snows."), shown, "[1] ", [])
+    found = score_passage(Document(id="1", text="It rains. It snows."), shown, "[1] ", [])
     assert [span.end for span in found] == ends
 
 
 @pytest.mark.parametrize("name", ["icr_qa", "icr_ie", "attention_both", "listwise"])
 def test_prefixes_are_found_whatever_the_passages_contain(name: str) -> None:
     passages = ["[1] [2] 1", "", "\ue000", "1"]
-    assert find_attention_judge_prefixes(load_prompt(name), "1 \ue000", passages) == ["[1] ", "[2] ", "[3] ", "[4] "]
+    assert find_prefixes(load_prompt(name), "1 \ue000", passages) == ["[1] ", "[2] ", "[3] ", "[4] "]
 
 
 @pytest.mark.parametrize("body", ["[{{ rank }}] {{ candidate }} {{ candidate }}", "[{{ rank }}] {{ candidate[:3] }}"])
 def test_prompts_that_change_passages_are_refused(body: str) -> None:
     template = PromptTemplate(name="mine", syntax="jinja", body=body, suffix="{{ query }}")
     with raises(UsageError, "'mine'", "icr_qa"):
-        find_attention_judge_prefixes(template, "q", ["a long passage"])
+        find_prefixes(template, "q", ["a long passage"])
 
 
 # Scores and selection
@@ -239,9 +239,9 @@ def test_prompts_that_change_passages_are_refused(body: str) -> None:
 def test_scores_are_shares_of_positive_finite_scores() -> None:
     text = "One. Two. Three."
     tokens = [(0, 1.0), (5, 2.0), (7, -5.0), (8, math.nan), (10, math.inf), (12, 1.0)]
-    assert [span.score for span in score_attention_judge_units(text, tokens)] == [0.25, 0.5, 0.25]
-    assert [span.score for span in score_attention_judge_units(text, [(0, -1.0)])] == [0.0, 0.0, 0.0]
-    assert score_attention_judge_units("", []) == ()
+    assert [span.score for span in score_units(text, tokens)] == [0.25, 0.5, 0.25]
+    assert [span.score for span in score_units(text, [(0, -1.0)])] == [0.0, 0.0, 0.0]
+    assert score_units("", []) == ()
 
 
 def spans(*scores: float) -> list[EvidenceSpan]:
@@ -249,21 +249,21 @@ def spans(*scores: float) -> list[EvidenceSpan]:
 
 
 def test_neighbours_above_the_threshold_are_merged() -> None:
-    found = select_attention_judge_evidence(spans(0.25, 0.125, 0.0625, 0.5, 0.0625))
+    found = select_evidence(spans(0.25, 0.125, 0.0625, 0.5, 0.0625))
     assert found == (
         EvidenceSpan(start=0, end=19, score=0.375),
         EvidenceSpan(start=30, end=39, score=0.5),
     )
-    assert select_attention_judge_evidence(spans(0.25, 0.125, 0.0625, 0.5), max_spans=1) == found[1:]
-    assert select_attention_judge_evidence(spans(0.25, 0.125, 0.0625, 0.5), threshold=0.6) == ()
-    (whole,) = select_attention_judge_evidence(spans(0.25, 0.25, 0.5), threshold=0.0)
+    assert select_evidence(spans(0.25, 0.125, 0.0625, 0.5), max_spans=1) == found[1:]
+    assert select_evidence(spans(0.25, 0.125, 0.0625, 0.5), threshold=0.6) == ()
+    (whole,) = select_evidence(spans(0.25, 0.25, 0.5), threshold=0.0)
     assert (whole.start, whole.end, whole.score) == (0, 29, 1.0)
 
 
 def test_words_have_shares_of_their_own_and_are_merged_above_a_threshold() -> None:
     text = "Fleas jump  high, 跳蚤"
     tokens = [(0, 1.0), (6, 2.0), (8, 1.0), (18, 4.0)]
-    words = score_attention_judge_units(text, tokens, "word")
+    words = score_units(text, tokens, "word")
     assert [(text[word.start : word.end], word.score) for word in words] == [
         ("Fleas", 0.125),
         ("jump", 0.375),
@@ -271,9 +271,9 @@ def test_words_have_shares_of_their_own_and_are_merged_above_a_threshold() -> No
         ("跳", 0.5),
         ("蚤", 0.0),
     ]
-    merged = select_attention_judge_evidence(words)
+    merged = select_evidence(words)
     assert [(text[span.start : span.end], span.score) for span in merged] == [("Fleas jump", 0.5), ("跳", 0.5)]
-    assert select_attention_judge_evidence(words, threshold=None) == words
+    assert select_evidence(words, threshold=None) == words
 
 
 def test_invalid_spans_and_settings_are_refused() -> None:
@@ -281,6 +281,6 @@ def test_invalid_spans_and_settings_are_refused() -> None:
         with pytest.raises(DataError):
             EvidenceSpan(start=wrong[0], end=wrong[1], score=wrong[2])
     with raises(UsageError, "threshold", "1.5"):
-        select_attention_judge_evidence((), threshold=1.5)
+        select_evidence((), threshold=1.5)
     with raises(UsageError, "max_spans", "0"):
-        select_attention_judge_evidence((), max_spans=0)
+        select_evidence((), max_spans=0)

@@ -8,7 +8,8 @@ import pytest
 
 from rerank.backends.fake import Fake
 from rerank.errors import ContextOverflowError, UsageError
-from rerank.judges.generate import SPARE_TOKENS, Generate, Limits, judge_verdict_from_reply
+from rerank.judges.base import Limits
+from rerank.judges.generate import SPARE_TOKENS, Generate, parse_verdict
 from rerank.prompts import load_prompt
 from rerank.prompts.base import TokenCounter
 from rerank.prompts.word_tokens import WordTokens
@@ -88,7 +89,7 @@ def test_contradicting_limits_are_refused() -> None:
 
 def test_a_transport_error_never_reaches_the_parser() -> None:
     reply = Reply(text="requested 2 tokens > [2]", finish="error", error="the server said [2] > [1]")
-    result = judge_verdict_from_reply(reply, 2)
+    result = parse_verdict(reply, 2)
     assert (result.order, result.status) == ((0, 1), "error")
     assert "server" in result.detail
 
@@ -106,7 +107,7 @@ def test_a_transport_error_never_reaches_the_parser() -> None:
     ],
 )
 def test_statuses(reply: Reply, status: str, order: tuple[int, ...]) -> None:
-    result = judge_verdict_from_reply(reply, 2)
+    result = parse_verdict(reply, 2)
     assert (result.status, result.order) == (status, order)
 
 

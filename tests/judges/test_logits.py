@@ -11,7 +11,7 @@ from rerank.backends.fake import Fake
 from rerank.errors import ContextOverflowError, UsageError
 from rerank.judges import open_judge
 from rerank.judges.base import Limits, OversizedWindow, PromptJudge
-from rerank.judges.logits import Logits
+from rerank.judges.generate import Logits
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.tasks import ContinuationTask, GenerationTask, Reply
 from rerank.types import Qrels

@@ -10,8 +10,7 @@ from rerank.backends.fake import Fake
 from rerank.errors import UnknownNameError, UsageError
 from rerank.judges import open_judge
 from rerank.judges.base import Limits
-from rerank.judges.generate import SPARE_TOKENS
-from rerank.judges.pick import Pick
+from rerank.judges.generate import SPARE_TOKENS, Pick
 from rerank.prompts import load_prompt
 from rerank.tasks import ContinuationTask, GenerationTask, PermutationTask, Reply, Sampling
 from rerank.types import Qrels

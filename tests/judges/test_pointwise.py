@@ -12,8 +12,7 @@ from rerank.backends.fake import Fake
 from rerank.errors import ContextOverflowError, UsageError
 from rerank.judges import open_judge
 from rerank.judges.base import Limits, PromptJudge
-from rerank.judges.likelihood import Likelihood
-from rerank.judges.score import Score
+from rerank.judges.pointwise import Likelihood, Score
 from rerank.methods import count_requests_of_method, open_method
 from rerank.pipeline.stream import rank_together
 from rerank.prompts import PromptTemplate, load_prompt

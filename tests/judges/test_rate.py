@@ -9,7 +9,7 @@ import pytest
 
 from rerank.errors import UsageError
 from rerank.judges import Limits, open_judge
-from rerank.judges.rate import Rate
+from rerank.judges.generate import Rate
 from rerank.prompts import load_prompt
 from rerank.tasks import GenerationTask, Reply, Request
 from tests.judges.scripted import Scripted, always, window

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.judges.attention.sentences import split_attention_judge_sentences, split_attention_judge_words
+from rerank.judges.attention.evidence import split_sentences, split_words
 
 
 def sentences(text: str) -> list[str]:
-    return [text[start:end] for start, end in split_attention_judge_sentences(text)]
+    return [text[start:end] for start, end in split_sentences(text)]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_texts_without_letters() -> None:
 
 @given(st.text(alphabet="ab A.!?。,\n\t\u3000\u0301'-1", max_size=900))
 def test_every_character_except_white_space_is_in_one_sentence(text: str) -> None:
-    found = split_attention_judge_sentences(text)
+    found = split_sentences(text)
     inside = [index for start, end in found for index in range(start, end)]
     assert inside == sorted(set(inside))
     assert {index for index, character in enumerate(text) if not character.isspace()} <= set(inside)
@@ -88,10 +88,10 @@ def test_every_character_except_white_space_is_in_one_sentence(text: str) -> Non
 
 @given(st.text())
 def test_words_cover_everything_but_white_space(text: str) -> None:
-    words = split_attention_judge_words(text)
+    words = split_words(text)
     assert "".join(text[start:end] for start, end in words) == "".join(text.split())
 
 
 def test_words_of_scripts_without_spaces_are_characters_with_their_marks() -> None:
     text = "no 3.5% 雨天 ดีที่"
-    assert [text[start:end] for start, end in split_attention_judge_words(text)] == ["no", "3.5%", "雨", "天", "ดี", "ที่"]
+    assert [text[start:end] for start, end in split_words(text)] == ["no", "3.5%", "雨", "天", "ดี", "ที่"]

@@ -16,7 +16,7 @@ from typing import Any
 
 from rerank.io.settings_files import read_toml_file
 from rerank.judges.base import window_z_scores
-from rerank.judges.likelihood import Likelihood
+from rerank.judges.pointwise import Likelihood
 from rerank.reranker import Reranker
 from rerank.tasks import Reply, Request
 from rerank.types import Ranking, Run, Window

@@ -17,8 +17,7 @@ from typing import Literal
 from rerank.adjudication.judging.session import SCALE, JudgingSession, Judgment, PendingJudgment, PoolTexts
 from rerank.errors import UsageError
 from rerank.judges import PromptJudge, Verdict
-from rerank.judges.base import failed_judge_verdict, rank_window_by_score
-from rerank.judges.base.continuations import make_judge_continuation_request
+from rerank.judges.base import continuation_request, failed_verdict, rank_window_by_score
 from rerank.prompts import PromptTemplate
 from rerank.tasks import Backend, ContinuationTask, DecisionTask, GenerationTask, Reply, Request, Sampling
 from rerank.tasks.concurrent_replies import iterate_task_replies
@@ -103,7 +102,7 @@ class Grader(PromptJudge):
                 minimum length.
         """
         if self.weighs:
-            return make_judge_continuation_request(self, window, [str(grade) for grade in reversed(self.grades)])
+            return continuation_request(self, window, [str(grade) for grade in reversed(self.grades)])
         limits = self.limits
         fitted = self.budget.fit(self.template, window, reply_tokens=REPLY_TOKENS + limits.thinking_tokens)
         sampling = Sampling(
@@ -141,7 +140,7 @@ class Grader(PromptJudge):
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
         """Rank the window's documents by decreasing grade, ties in input order; fail if a grade is missing."""
         grades = [graded.grade for graded in map(self.read, replies) if graded.grade is not None]
-        return failed_judge_verdict(replies, len(window)) or rank_window_by_score(grades, len(window))
+        return failed_verdict(replies, len(window)) or rank_window_by_score(grades, len(window))
 
 
 def check_grading_prompt(template: PromptTemplate) -> None:

@@ -12,7 +12,7 @@ from rerank.finetune.inspection.weight_changes import is_plain_lora
 from rerank.finetune.trainer.adapter_card import AdapterDescription, base_model_name_for_card, render_adapter_card
 from rerank.io.atomic_folder import fill_folder
 from rerank.io.model_base import ModelBinding
-from rerank.judges.attention.heads import BESIDE, HeadList, attention_judge_model_identity
+from rerank.judges.attention.heads import BESIDE, HeadList, model_identity
 from rerank.models.adapters import HEADS, PROMPT, SETTINGS, AdapterSettings
 from rerank.prompts import prompt_text
 
@@ -35,7 +35,7 @@ def _trained_readout_head_list(readout: Any, model: dict[str, str]) -> HeadList:
 def write_current_head_list(folder: Path, readout: Any, identity: Any) -> Path:
     """Write the current head weights to a file that the judge reads during a validation, and return its path."""
     path = folder / _CURRENT_HEADS
-    _trained_readout_head_list(readout, attention_judge_model_identity(identity)).write(path)
+    _trained_readout_head_list(readout, model_identity(identity)).write(path)
     return path
 
 
@@ -72,7 +72,7 @@ def _write_adapter_files(description: AdapterDescription, model: Any, draft: Pat
     table = description.recipe.method
     method, kind = table.method, "adapter" if description.adapter.saves == "adapter" else "weights"
     if description.readout is not None and description.setup.method.judge.name == "attention":
-        model = attention_judge_model_identity(description.identity)
+        model = model_identity(description.identity)
         if kind == "weights":  # a complete model is not a revision of its base model
             model.pop("revision", None)
         _trained_readout_head_list(description.readout, model | {kind: BESIDE}).write(draft / HEADS)

@@ -40,7 +40,7 @@ from rerank.finetune.trainer.listwise_module import (
 from rerank.finetune.trainer.scheduled_examples import ScheduledExamples
 from rerank.finetune.trainer.trainer_arguments import SingleGpu
 from rerank.finetune.trainer.training_run import TrainingRun
-from rerank.judges.relate import Relate
+from rerank.judges.pointwise import Relate
 from rerank.lm.loading import locate_files
 from rerank.models import resolve_model_name
 from rerank.tasks import Backend, BackendOptions

@@ -19,13 +19,9 @@ from rerank.finetune.labels.training_list import TrainingList
 from rerank.finetune.recipe import Recipe
 from rerank.judges import judges
 from rerank.judges.attention import Attention
-from rerank.judges.base import PromptJudge
-from rerank.judges.base.pointwise import PointwiseJudge
-from rerank.judges.generate import Generate
-from rerank.judges.likelihood import Likelihood
-from rerank.judges.logits import Logits
-from rerank.judges.relate import Relate
-from rerank.judges.score import Score
+from rerank.judges.base import PointwiseJudge, PromptJudge
+from rerank.judges.generate import Generate, Logits
+from rerank.judges.pointwise import Likelihood, Relate, Score
 from rerank.lm.passage_spans import locate_passage_tokens
 from rerank.lm.permutation_grammar import tokenize_text_after
 from rerank.lm.tokenizers import HfTokens

@@ -14,20 +14,9 @@ from functools import cached_property
 from pathlib import Path
 
 from rerank.errors import ContextOverflowError, PartialFailureError, UsageError
-from rerank.judges.attention.evidence import (
-    EvidenceSpan,
-    EvidenceUnit,
-    find_attention_judge_prefixes,
-    score_passage_by_attention,
-)
+from rerank.judges.attention.evidence import EvidenceSpan, EvidenceUnit, find_prefixes, score_passage
 from rerank.judges.attention.heads import HeadList, open_attention_heads
-from rerank.judges.base import (
-    FAILURES,
-    ListwiseJudge,
-    ScoreKind,
-    Verdict,
-    failed_judge_verdict,
-)
+from rerank.judges.base import FAILURES, ListwiseJudge, ScoreKind, Verdict, failed_verdict
 from rerank.prompts.budget import FittedPrompt, PromptBudget
 from rerank.prompts.passages import collapse_passage_whitespace
 from rerank.tasks import AttentionTask, Reply, Request, Sampling
@@ -69,10 +58,9 @@ class Attention(ListwiseJudge):
     best_first: bool = False
 
     def __post_init__(self) -> None:
-        """Check the options and read the heads, so that a missing file is reported before the first request."""
         super().__post_init__()
-        parse_attention_layers(self.layers)
-        _ = self._heads
+        parse_layers(self.layers)
+        _ = self._heads  # a missing file is reported before the first request
 
     @property
     def score_kind(self) -> ScoreKind:
@@ -118,7 +106,7 @@ class Attention(ListwiseJudge):
             heads=heads.heads if heads else (),
             weights=heads.weights if heads else (),
             length_power=heads.length_power if heads else 0.0,
-            layers=parse_attention_layers(self.layers),
+            layers=parse_layers(self.layers),
             per_head=per_head,
             per_token=per_token,
         )
@@ -126,10 +114,15 @@ class Attention(ListwiseJudge):
         return Request(prompt=fitted.prompt, sampling=Sampling(max_tokens=0), window=window, task=task, dropped=dropped)
 
     def _fit(self, window: Window, budget: PromptBudget) -> FittedPrompt:
-        """Return the prompt of a window, with passages truncated so that it fits."""
+        """Return the prompt of a window, with passages truncated so that it fits, also with the null query."""
+        excess = 0
+        if self.calibrate:
+            lengths = self.backend.tokens.lengths([NULL_QUERY, collapse_passage_whitespace(window.query.text)])
+            # One additional token, since the tokens of a query may merge differently with the text around it.
+            excess = max(0, lengths[0] - lengths[1] + 1)
         # The last passage is nearest to the query, so the first stage's best is shown last.
-        shown = window if self.best_first else _reverse_window(window)
-        return budget.fit(self.template, shown, reply_tokens=self._null_query_excess(window.query.text))
+        backwards = replace(window, docs=window.docs[::-1], scores=window.scores[::-1])
+        return budget.fit(self.template, window if self.best_first else backwards, reply_tokens=excess)
 
     @cached_property
     def _evidence_budget(self) -> PromptBudget:
@@ -168,7 +161,7 @@ class Attention(ListwiseJudge):
     ) -> tuple[tuple[EvidenceSpan, ...], ...]:
         """Return the sentences or words of each document with their shares of the attention.
 
-        `select_attention_judge_evidence` selects the units with large shares.
+        `select_evidence` selects the units with large shares.
 
         Args:
             window: The window.
@@ -185,30 +178,18 @@ class Attention(ListwiseJudge):
             )
         passages = self._fit(window, self._evidence_budget).passages
         template = self.template.with_instruction(window.query.instruction)
-        prefixes = find_attention_judge_prefixes(template, collapse_passage_whitespace(window.query.text), passages)
+        prefixes = find_prefixes(template, collapse_passage_whitespace(window.query.text), passages)
         step = 1 if self.best_first else -1
         shown = zip(window.docs, passages[::step], prefixes[::step], strict=True)
         rows = read_task_token_scores(reply.text, reply.scores, len(window))
         return tuple(
-            score_passage_by_attention(document, passage, prefix, tokens, unit)
+            score_passage(document, passage, prefix, tokens, unit)
             for (document, passage, prefix), tokens in zip(shown, rows, strict=True)
         )
 
-    def _null_query_excess(self, query: str) -> int:
-        """Return an upper bound on the number of tokens that the null query has in addition to those of the query.
-
-        The prompt must also fit in the context when it contains the null query instead of the query.
-        """
-        if not self.calibrate:
-            return 0
-        # One additional token, since the tokens of a query may merge differently with the text around it.
-        null_tokens, query_tokens = self.backend.tokens.lengths([NULL_QUERY, collapse_passage_whitespace(query)])
-        return max(0, null_tokens - query_tokens + 1)
-
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
         """Order the window by decreasing score."""
-        failure = failed_judge_verdict(replies, len(window))
-        if failure is not None:
+        if failure := failed_verdict(replies, len(window)):
             return failure
         attention = replies[0].scores
         verdict = self.rank_by_score(attention, window)
@@ -223,11 +204,7 @@ class Attention(ListwiseJudge):
         return [math.log(score) for score in scores] if all(score > 0 for score in scores) else scores
 
 
-def _reverse_window(window: Window) -> Window:
-    return replace(window, docs=window.docs[::-1], scores=window.scores[::-1])
-
-
-def parse_attention_layers(layers: str) -> tuple[int, int] | None:
+def parse_layers(layers: str) -> tuple[int, int] | None:
     """Parse a range of layers such as ``8-15``; return None, which means all layers, for an empty string."""
     if not layers:
         return None

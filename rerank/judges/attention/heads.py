@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from rerank.errors import DataError, MissingResourceError, UsageError
+from rerank.errors import DataError, MissingResourceError, UsageError, ensure
 from rerank.io.model_base import ModelBase, ModelBinding, hash_file_contents_of_model
 from rerank.io.paths import named_path_errors
 from rerank.io.settings_files import read_json_object
@@ -67,7 +67,7 @@ class HeadList:
 
     def fits_exactly(self, identity: Mapping[str, str], folder: Path) -> bool:
         """Return whether the heads were selected with the weights of a model, or with those in ``folder``."""
-        actual, expected = attention_judge_model_identity(identity), self.expected_model(folder)
+        actual, expected = model_identity(identity), self.expected_model(folder)
         # The hash of the weights identifies a model; its folder may have been moved or renamed.
         keys = [key for key in _MODEL_KEYS if key != "model" or not expected.get("weights")]
         return all(actual.get(key) == expected.get(key) for key in keys)
@@ -87,11 +87,11 @@ class HeadList:
         """Return the identity of the model for which the heads were selected, with the hash of ``folder`` if needed."""
         return {
             key: hash_file_contents_of_model(folder) if value == BESIDE else value
-            for key, value in attention_judge_model_identity(self.model).items()
+            for key, value in model_identity(self.model).items()
         }
 
 
-def attention_judge_model_identity(identity: Mapping[str, str]) -> dict[str, str]:
+def model_identity(identity: Mapping[str, str]) -> dict[str, str]:
     """Return the part of a backend's identity that a head list stores to identify its model."""
     return {key: identity[key] for key in _MODEL_KEYS if identity.get(key)}
 
@@ -111,11 +111,9 @@ def open_attention_heads(name: str, identity: Mapping[str, str], base: ModelBase
     head_list = read_attention_heads(path)
     folder = path.parent
     if not head_list.fits_exactly(identity, folder) and not head_list.fits_other_weights(identity, base, folder):
-        actual = attention_judge_model_identity(identity)
         raise UsageError(
-            f"The heads in {name!r} were selected for "
-            f"{_describe_attention_judge_model(head_list.expected_model(folder))}, "
-            f"but here it is {_describe_attention_judge_model(actual)}",
+            f"The heads in {name!r} were selected for {_describe(head_list.expected_model(folder))}, but here it is "
+            f"{_describe(model_identity(identity))}",
             expected="the same model; a folder of unknown origin has to have exactly these weights",
             remedy="Select heads for this model: rerank heads select --model ... --output heads.json",
         )
@@ -139,14 +137,13 @@ def read_attention_heads(path: Path) -> HeadList:
             length_power=float(content.get("length_power", 0.0)),
             base=ModelBase(**content["base"]) if "base" in content else None,
         )
-        attention_judge_model_identity(head_list.model)
+        model_identity(head_list.model)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(
             f"{str(path)!r} is not a head list: {error!r}",
             expected='{"model": {...}, "method": "...", "heads": [[layer, head], ...]}',
         ) from error
-    if not heads:
-        raise DataError(f"The head list {str(path)!r} is empty", expected="at least one head")
+    ensure(heads, f"The head list {str(path)!r} is empty", expected="at least one head", error=DataError)
     if weights and len(weights) != len(heads):
         raise DataError(
             f"The head list {str(path)!r} has {len(weights)} weights for {len(heads)} heads instead of one per head"
@@ -166,10 +163,9 @@ def _published_heads(method: str, identity: Mapping[str, str]) -> HeadList:
             remedy=f"Select them with a few judged queries: rerank heads select --method {method} --model {model} "
             f"--collection pydoc --output heads.json; then run --method {method},heads=heads.json",
         )
-    pairs = (pair.split("-") for pair in table[name].split())
-    heads = tuple((int(layer), int(head)) for layer, head in pairs)
+    heads = tuple((int(layer), int(head)) for layer, head in (pair.split("-") for pair in table[name].split()))
     return HeadList(heads=heads, model={"model": model}, method=method)
 
 
-def _describe_attention_judge_model(identity: Mapping[str, str]) -> str:
+def _describe(identity: Mapping[str, str]) -> str:
     return ", ".join(f"{key} {value[:12] if key == 'weights' else value}" for key, value in identity.items())

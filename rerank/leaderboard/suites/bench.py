@@ -21,7 +21,7 @@ from rerank.experiment.execute import folder_of_run
 from rerank.experiment.prepare import PreparedRun, spec_with_trained_defaults
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.io.model_base import ModelBase
-from rerank.judges.attention.heads import attention_judge_model_identity
+from rerank.judges.attention.heads import model_identity
 from rerank.leaderboard.suites.planning_backend import (
     ModelCache,
     PlanningBackend,
@@ -70,7 +70,7 @@ class StoredRun:
         requested = {key: self.document["spec"].get(key) for key in ("model", "dtype")}
         if model.get("processor") != expected.get("processor"):
             return False
-        return attention_judge_model_identity(model) == attention_judge_model_identity(expected) and requested == {
+        return model_identity(model) == model_identity(expected) and requested == {
             key: getattr(prepared.spec, key) for key in requested
         }
 

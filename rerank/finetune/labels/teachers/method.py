@@ -14,8 +14,8 @@ from rerank.experiment.replay import replay_run_folder
 from rerank.experiment.spec import RunSpec
 from rerank.finetune.labels.teachers.base import LabellingTask, TeacherRanking
 from rerank.judges import FAILURES, judges
-from rerank.judges.base.pointwise import PointwiseJudge
-from rerank.judges.relate import Relate
+from rerank.judges.base import PointwiseJudge
+from rerank.judges.pointwise import Relate
 from rerank.methods import open_method
 from rerank.pipeline.results import RerankOutcome
 from rerank.selector import convert_selector_options

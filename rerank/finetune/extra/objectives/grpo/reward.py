@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rerank.finetune.labels.training_list import TrainingList
 from rerank.judges import FAILURES
-from rerank.judges.generate import judge_verdict_from_reply
+from rerank.judges.generate import parse_verdict
 from rerank.tasks import Reply
 from rerank.types import Order
 
@@ -57,7 +57,7 @@ def compute_reward(text: str, gains: Sequence[float], *, labels: Sequence[str], 
         labels: Identifiers (labels) of the documents in the prompt, in the order in which they were shown.
         cutoff: Rank cutoff of nDCG.
     """
-    parsed = judge_verdict_from_reply(Reply(text=text), len(gains), labels=labels)
+    parsed = parse_verdict(Reply(text=text), len(gains), labels=labels)
     return 0.0 if parsed.status in FAILURES else compute_reward_ndcg(parsed.order, gains, cutoff)
 
 

@@ -1,0 +1,553 @@
+"""The judge protocol, verdicts on windows, and the base classes of judges that send prompts to a backend."""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, ClassVar, Literal, Protocol, Self, get_args
+
+from rerank.errors import ContextOverflowError, UsageError
+from rerank.prompts.budget import PromptBudget, check_prompt_passage_limits
+from rerank.prompts.escaping import escape_turn_marks
+from rerank.prompts.passages import collapse_passage_whitespace
+from rerank.prompts.template import PromptTemplate
+from rerank.registry import plugin_name
+from rerank.settings import PromptLimits
+from rerank.tasks import (
+    Backend,
+    ContinuationTask,
+    DecisionTask,
+    LogitTask,
+    QuestionType,
+    Reply,
+    Request,
+    Sampling,
+    task_backend_sees_pictures,
+    task_backend_takes_verbatim,
+    tasks_supported_by_backend,
+)
+from rerank.tasks.kinds import MAX_OPTIONS
+from rerank.types import Document, Order, Query, Window
+
+#: Status of a judged window. ``ok``: the reply is a permutation in the requested form. ``repaired``: it is complete
+#: after dropping duplicate and unknown identifiers, or was written in another form. ``partial``: missing identifiers
+#: were appended. ``empty``: the reply has no identifier or cannot be parsed. ``refused``: the reply has no identifier
+#: and declines to answer. ``error``: no reply arrived.
+Status = Literal["ok", "repaired", "partial", "empty", "refused", "error"]
+STATUSES: tuple[Status, ...] = get_args(Status)
+#: Statuses that give no information about the documents. The window keeps its order and counts as a failure.
+FAILURES: frozenset[Status] = frozenset({"empty", "refused", "error"})
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreKind:
+    """The meaning of a judge's scores.
+
+    Attributes:
+        name: The quantity, such as ``log-likelihood of the query``; a larger score means more relevant.
+        scope: ``absolute`` if scores from different windows can be compared; ``within`` if a score depends on the other
+            documents of its window.
+    """
+
+    name: str
+    scope: Literal["absolute", "within"]
+
+
+#: Scores of judges that use the distribution of the first identifier of a reply.
+IDENTIFIER_SCORES = ScoreKind("log-probability of the identifier", "within")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The order of one window and how it was obtained.
+
+    Attributes:
+        order: A permutation of the window's positions; the identity permutation if the replies contain no order.
+        status: Status of the replies.
+        detail: Description of the repairs or of the failure; empty if there was neither.
+        scores: One score per document, in the order of the window; None for documents without a score. Empty if the
+            judge does not assign scores.
+    """
+
+    order: Order
+    status: Status
+    detail: str = ""
+    scores: tuple[float | None, ...] = ()
+
+
+def rank_window_by_score(scores: Sequence[float], count: int) -> Verdict:
+    """Order a window of ``count`` documents by decreasing score; ties keep the input order.
+
+    If the number of scores is wrong or a score is NaN, the status is ``empty``, and the verdict contains the input
+    order and no scores.
+
+    >>> rank_window_by_score((0.1, 0.7, 0.1), 3).order
+    (1, 0, 2)
+    """
+    positions = tuple(range(count))
+    if len(scores) != count:
+        return Verdict(order=positions, status="empty", detail=f"{len(scores)} scores for {count} documents")
+    if any(score != score for score in scores):  # NaN, which cannot be sorted
+        return Verdict(order=positions, status="empty", detail="the model returned a score that is not a number")
+    order = tuple(sorted(positions, key=lambda position: -scores[position]))
+    return Verdict(order=order, status="ok", scores=tuple(scores))
+
+
+def window_z_scores(scores: Sequence[float]) -> list[float]:
+    """Return (score - mean) / population standard deviation for each score; all 0 if the scores are equal.
+
+    Mean and deviation are those of the finite scores; infinite scores are returned unchanged.
+
+    >>> window_z_scores([1.0, 3.0, -math.inf])
+    [-1.0, 1.0, -inf]
+    """
+    finite = [score for score in scores if math.isfinite(score)]
+    if max(map(abs, finite), default=0.0) > 1e100:  # the squares could overflow
+        return window_z_scores([score / 1e200 for score in scores])
+    mean, deviation = 0.0, 0.0
+    if len(set(finite)) > 1:  # the rounded mean of equal scores may differ from them
+        mean = sum(finite) / len(finite)
+        deviation = (sum((score - mean) ** 2 for score in finite) / len(finite)) ** 0.5
+    return [score if math.isinf(score) else (score - mean) / deviation if deviation else 0.0 for score in scores]
+
+
+def failed_verdict(replies: Sequence[Reply], count: int) -> Verdict | None:
+    """Return the verdict on a window if one of its replies is missing, refused or unreadable; otherwise None.
+
+    A missing reply takes precedence, since a resumed run repeats its request.
+    """
+    failed = [reply for reply in replies if reply.error or reply.finish in ("error", "refused")]
+    if not failed:
+        return None
+    reply = next((reply for reply in failed if reply.finish == "error"), failed[0])
+    status: Status = reply.finish if reply.finish in ("error", "refused") else "empty"
+    detail = reply.error or "the provider refused to answer"
+    return Verdict(order=tuple(range(count)), status=status, detail=detail)
+
+
+@dataclass(frozen=True, slots=True)
+class OversizedWindow:
+    """The answer of a judge to a window that does not fit in the model's context, so it has to be divided.
+
+    Attributes:
+        capacity: Number of documents, counted from the head of the window, that fit; at least two, but not all.
+    """
+
+    capacity: int
+
+
+class Judge(Protocol):
+    """A judge orders the documents of a window: it makes requests, which the driver sends, and parses the replies."""
+
+    @property
+    def score_kind(self) -> ScoreKind | None:
+        """The meaning of the scores in the judge's verdicts; None if the verdicts contain no scores."""
+
+    def requests(self, window: Window) -> list[Request] | OversizedWindow:
+        """Return the requests for one window, or an `OversizedWindow` if not all of its documents fit in the context.
+
+        Raises:
+            ContextOverflowError: Not even two of the documents fit.
+        """
+
+    def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
+        """Return the verdict on a window, given the replies to its requests in the order of the requests.
+
+        If the window fails, the verdict has a failure status; no exception is raised.
+        """
+
+
+#: The name under which judges refer to the limits of their prompts.
+Limits = PromptLimits
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptJudge:
+    """Base class of judges that send prompts to a backend and parse its replies.
+
+    A subclass declares the tasks that it needs, makes the requests for one window, parses the replies, and states the
+    meaning of its scores. Its additional fields are its options, as in ``--method pick,by=likelihood``.
+
+    Attributes:
+        backend: The backend that runs the requests.
+        template: The prompt template.
+        limits: Token budget and decoding settings.
+        first_stage: Weight of the first-stage score in the order of a window, for judges that sort by score.
+
+    Raises:
+        UsageError: The backend supports none of the tasks, it does not support the pictures that the prompt shows, the
+            limits contradict each other or exceed the context of the model, or ``first_stage`` is negative, is not
+            finite, or is set for a judge that does not sort by score.
+    """
+
+    #: Types of tasks that the judge can use, the preferred type first.
+    needs: ClassVar[tuple[type[Any], ...]]
+    #: Type of the question that the judge asks if it uses a `DecisionTask`.
+    question: ClassVar[QuestionType] = "predicate"
+    #: Options that affect the requests but not how replies are parsed.
+    request_options: ClassVar[frozenset[str]] = frozenset()
+    #: The shipped prompt that suits the judge; empty if any listwise prompt is suitable.
+    prompt: ClassVar[str] = ""
+
+    backend: Backend
+    template: PromptTemplate
+    limits: Limits = field(default_factory=Limits)
+    first_stage: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the backend and the limits. Checks that need a tokenizer are deferred to the first request."""
+        if not 0 <= self.first_stage < math.inf:
+            raise UsageError(f"first_stage is {self.first_stage}", expected="a finite weight of at least 0")
+        if self.first_stage and not self.sorts_by_score:
+            raise UsageError(
+                f"first_stage is {self.first_stage}, but the judge {plugin_name(type(self))!r} does not sort by a "
+                "score per document to which first-stage scores could be added",
+                expected="a judge that sorts by score, such as likelihood, score, logits or attention",
+                remedy="Omit first_stage, or use another method, such as qlm",
+            )
+        model = self.backend.identity.get("model", "")
+        self.check(self.backend, model)
+        check_judge_prompt_runs_on_backend(self.template, self.backend, model)
+        check_prompt_passage_limits(self.limits.min_passage_tokens, self.limits.max_passage_tokens)
+        if self.limits.context_size is not None:
+            _ = self.budget
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes to copy or pickle, without the prompt budget, which contains a backend's tokenizer."""
+        return {name: value for name, value in vars(self).items() if not isinstance(value, PromptBudget)}
+
+    @cached_property
+    def budget(self) -> PromptBudget:
+        """The prompt budget, which caches the lengths of documents. The first access loads the model's tokenizer."""
+        return PromptBudget(
+            self.backend.tokens,
+            floor=self.limits.min_passage_tokens,
+            max_passage_tokens=self.limits.max_passage_tokens,
+            context_size=self.limits.context_size,
+        )
+
+    @classmethod
+    def check(cls, backend: Any, model: str) -> None:
+        """Check that a backend supports at least one of the tasks that the judge needs.
+
+        Args:
+            backend: The backend, or its class before a model is loaded.
+            model: The model's name as the user wrote it, for the message.
+
+        Raises:
+            UsageError: The backend supports none of the tasks.
+        """
+        if not tasks_supported_by_backend(backend) & set(cls.needs):
+            name = plugin_name(backend if isinstance(backend, type) else type(backend))
+            needed = " or ".join(task.__name__ for task in cls.needs)
+            raise UsageError(
+                f"The judge {plugin_name(cls)!r} needs {needed}, which the backend {name!r} of model {model!r} does "
+                "not support",
+                expected="a backend that supports it; `rerank methods` lists the backends of each method",
+                remedy="Use --model hf:NAME to run the model through transformers, or another method",
+            )
+
+    @classmethod
+    def suggest_prompt(cls, options: Mapping[str, str]) -> str:
+        """Return the name of the built-in prompt that suits these options; empty if any listwise prompt is suitable."""
+        return cls.prompt
+
+    @classmethod
+    def calls(cls, n: int) -> int:
+        """Return the number of requests for a window of ``n`` documents."""
+        return 1
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """Values besides the options that affect the judge's orders, such as the hash of a file named by an option."""
+        return {}
+
+    @property
+    def score_kind(self) -> ScoreKind | None:
+        """The meaning of the scores in the verdicts; None if the verdicts contain no scores."""
+        return None
+
+    @property
+    def sorts_by_score(self) -> bool:
+        """Whether the order of a window comes from `rank_by_score`, so that ``first_stage`` has an effect."""
+        return False
+
+    @abstractmethod
+    def make_requests(self, window: Window) -> list[Request]:
+        """Return the requests for one window, with passages truncated so that they fit.
+
+        Raises:
+            ContextOverflowError: The window does not fit in the context even with passages at their minimum length.
+        """
+
+    @abstractmethod
+    def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
+        """Return the verdict on a window, given the replies to its requests."""
+
+    def rank_by_score(self, scores: Sequence[float], window: Window) -> Verdict:
+        """Order a window by z(score) + ``first_stage`` * z(first-stage score), or by the score alone.
+
+        Both are z-scores within the window. Infinite scores stay first or last, regardless of the first stage. If the
+        window has no first-stage scores, only the judge's scores are used, and the verdict's detail states this. The
+        verdict has the judge's own scores and the status that `rank_window_by_score` assigns.
+        """
+        verdict = rank_window_by_score(scores, len(window))
+        if not self.first_stage or verdict.status in FAILURES:
+            return verdict
+        if not window.scores:
+            return replace(verdict, detail="no first-stage scores were given, so only the judge's scores counted")
+        combined = [
+            own + self.first_stage * first
+            for own, first in zip(
+                window_z_scores(self.scores_to_combine(scores)), window_z_scores(window.scores), strict=True
+            )
+        ]
+        return replace(rank_window_by_score(combined, len(window)), scores=verdict.scores)
+
+    def rank_scored_documents(self, scores: Sequence[float | None], window: Window) -> Verdict:
+        """Order the documents that have a score with `rank_by_score`; documents without a score keep their positions.
+
+        The status is ``partial`` if some documents have no score, and ``empty`` if none has one.
+        """
+        rated = {position: score for position, score in enumerate(scores) if score is not None}
+        first_stage = tuple(window.scores[position] for position in rated if window.scores)
+        part = Window(window.query, tuple(window.docs[position] for position in rated), first_stage)
+        verdict = self.rank_by_score([*rated.values()], part)
+        if len(rated) == len(window):
+            return verdict
+        order, positions = list(range(len(window))), [*rated]
+        for position, best in zip(positions, verdict.order, strict=True):
+            order[position] = positions[best]
+        detail = f"{len(window) - len(rated)} of {len(window)} documents without a score"
+        if not rated:
+            return Verdict(order=tuple(order), status="empty", detail=detail)
+        return Verdict(order=tuple(order), status="partial", detail=detail, scores=tuple(scores))
+
+    def scores_to_combine(self, scores: Sequence[float]) -> Sequence[float]:
+        """Return the scores whose z-scores are added to the first-stage z-scores; by default, the judge's scores."""
+        return scores
+
+    def requests(self, window: Window) -> list[Request] | OversizedWindow:
+        """Return the requests for one window, or an `OversizedWindow` if not all of its documents fit in the context.
+
+        Raises:
+            ContextOverflowError: The window does not fit, and dividing it into smaller windows would not help.
+        """
+        return self.make_requests(window)
+
+    def with_backend(self, backend: Backend) -> Self:
+        """Return this judge with another backend of the same model, such as a backend that logs replies.
+
+        Files are not read again.
+        """
+        judge = copy.copy(self)
+        object.__setattr__(judge, "backend", backend)
+        return judge
+
+    def supports(self, task: type[Any]) -> bool:
+        """Return whether the backend supports a type of task."""
+        return task in tasks_supported_by_backend(self.backend)
+
+
+def check_judge_prompt_runs_on_backend(template: PromptTemplate, backend: Any, model: str) -> None:
+    """Check that a backend, or its class before a model is loaded, accepts a prompt.
+
+    Raises:
+        UsageError: The prompt shows pictures, and the backend does not state that it supports them; or the prompt is
+            verbatim, and the backend applies a chat template of its own.
+    """
+    if template.verbatim and not task_backend_takes_verbatim(backend):
+        raise UsageError(
+            f"The prompt {template.name!r} contains its own marks of turns, but the backend of {model!r} adds others",
+            expected="a backend that runs the text without a chat template, such as hf or vllm",
+            remedy="Use --model hf:NAME or vllm:NAME, or another prompt",
+        )
+    if template.pictures and not task_backend_sees_pictures(backend):
+        raise UsageError(
+            f"The prompt {template.name!r} shows pictures, but model {model!r} accepts only text",
+            expected="a model that accepts pictures",
+            remedy="Use --model vlm:NAME, or another method",
+        )
+
+
+def continuation_request(
+    judge: PromptJudge, window: Window, continuations: Sequence[str], *, labels: Sequence[str] | None = None
+) -> Request:
+    """Return a request for the log-probability of each continuation of a window's prompt.
+
+    Passages are truncated so that the prompt and the longest continuation fit. The task is of the first type in
+    ``judge.needs``: `ContinuationTask` for single tokens, or `LikelihoodTask` for longer texts. If the prompt is plain
+    text without chat turns, the continuations begin with a space. If the backend supports only `DecisionTask`, the
+    task is a `DecisionTask` with the type of question that the judge declares.
+
+    Args:
+        window: The documents of the prompt.
+        continuations: Texts that may follow the prompt.
+        labels: Identifiers of the passages, if they are not 1, 2, ...
+
+    Raises:
+        ContextOverflowError: The window does not fit in the context even with passages at their minimum length.
+    """
+    if DecisionTask in judge.needs and judge.supports(DecisionTask) and not judge.supports(judge.needs[0]):
+        return _decision_request(judge, window, labels or continuations, labels=labels)
+    if judge.template.plain_text:
+        continuations = [f" {text}" for text in continuations]
+    longest = max(judge.backend.tokens.lengths(list(continuations)), default=0)
+    limits = judge.limits
+    reply_tokens = longest + limits.thinking_tokens
+    fitted = judge.budget.fit(judge.template, window, reply_tokens=reply_tokens, labels=labels)
+    sampling = Sampling(
+        max_tokens=longest, temperature=limits.temperature, seed=limits.seed, thinking=limits.thinking_tokens
+    )
+    task: ContinuationTask = judge.needs[0](continuations=tuple(continuations))
+    return Request(prompt=fitted.prompt, sampling=sampling, window=window, task=task, dropped=fitted.dropped)
+
+
+def _decision_request(
+    judge: PromptJudge, window: Window, options: Sequence[str], *, labels: Sequence[str] | None
+) -> Request:
+    """Return a request for the log-probability of each option as the answer to the judge's question."""
+    if len(options) > MAX_OPTIONS:
+        raise ContextOverflowError(
+            f"The question has {len(options)} options, and decision APIs accept at most {MAX_OPTIONS}",
+            remedy="Lower --depth, or use --method sliding",
+        )
+    fitted = judge.budget.fit(judge.template, window, reply_tokens=0, labels=labels)
+    template = judge.template.with_instruction(window.query.instruction)
+    query = escape_turn_marks(collapse_passage_whitespace(window.query.text), judge.budget.turn_marks)
+    spans, tail = template.spans(query, fitted.passages, labels=labels)
+    task = DecisionTask(question=judge.question, options=tuple(options), spans=spans, tail=tail)
+    return Request(
+        prompt=fitted.prompt, sampling=Sampling(max_tokens=0), window=window, task=task, dropped=fitted.dropped
+    )
+
+
+class ListwiseJudge(PromptJudge):
+    """Base class of judges that show a whole window in one request. The context limits the size of the window.
+
+    Raises:
+        UsageError: The prompt shows a single passage.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.template.method == "pointwise":
+            raise UsageError(
+                f"The judge {plugin_name(type(self))!r} cannot use the pointwise prompt {self.template.name!r}",
+                expected="a prompt that shows several passages",
+                remedy="Omit --prompt",
+            )
+
+    def requests(self, window: Window) -> list[Request] | OversizedWindow:
+        try:
+            return self.make_requests(window)
+        except ContextOverflowError:
+            # Find by bisection how many documents from the head of the window fit in the context.
+            # Invariant: the first ``fits`` documents fit, and the first ``fails`` documents do not fit.
+            fits, fails = 1, len(window)
+            while fails - fits > 1:
+                middle = (fits + fails) // 2
+                try:
+                    self.make_requests(Window(window.query, window.docs[:middle], window.scores[:middle], window.best))
+                except ContextOverflowError:
+                    fails = middle
+                else:
+                    fits = middle
+            if fits < 2:
+                raise
+            return OversizedWindow(fits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointwiseJudge(PromptJudge):
+    """Base class of judges that score one document at a time, with one request per document, and sort by score.
+
+    Windows can have any length, and documents do not affect each other.
+
+    Raises:
+        UsageError: The prompt shows several passages.
+    """
+
+    needs: ClassVar[tuple[type[Any], ...]] = (ContinuationTask,)
+    sorts_by_score = True
+    #: Meaning of the score of a document, such as ``log-likelihood of the query``.
+    score_name: ClassVar[str] = "score"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.template.method != "pointwise":
+            raise UsageError(
+                f"The judge {plugin_name(type(self))!r} cannot use the prompt {self.template.name!r}, whose method is "
+                f"{self.template.method}",
+                expected="a prompt with 'method: pointwise'",
+                remedy=f"Omit --prompt to use {self.prompt!r}",
+            )
+
+    @classmethod
+    def calls(cls, n: int) -> int:
+        return n
+
+    @property
+    def score_kind(self) -> ScoreKind:
+        """The meaning of a document's score, which does not depend on the other documents."""
+        return ScoreKind(self.score_name, "absolute")
+
+    @abstractmethod
+    def continuations(self, query: Query) -> tuple[str, ...]:
+        """Return the continuations of a document's prompt whose log-probabilities are needed."""
+
+    @abstractmethod
+    def score(self, logs: Sequence[float]) -> float:
+        """Return a document's score from the log-probabilities of the continuations; larger is more relevant."""
+
+    def make_requests(self, window: Window) -> list[Request]:
+        """Return one request per document, with its passage truncated so that it fits."""
+        continuations = self.continuations(window.query)
+        self._check_words(continuations)
+        return [
+            continuation_request(
+                self, Window(window.query, (self._shown(doc),), window.scores[index : index + 1]), continuations
+            )
+            for index, doc in enumerate(window.docs)
+        ]
+
+    def _shown(self, doc: Document) -> Document:
+        """Return the document as the prompt shows it: in a verbatim prompt, the title is the beginning of the text.
+
+        Published rerankers, which have verbatim prompts, were trained on title and text without words between them.
+        """
+        return replace(doc, title="", text=doc.full_text) if self.template.verbatim and doc.title else doc
+
+    def _check_words(self, words: Sequence[str]) -> None:
+        """Check that words are single tokens, if the judge reads logits or the prompt is verbatim."""
+        task = self.needs[0]
+        if not (task is LogitTask or (task is ContinuationTask and self.template.verbatim)):
+            return
+        for word, length in zip(words, self.backend.tokens.lengths(list(words)), strict=True):
+            if length != 1:
+                raise UsageError(
+                    f"The word {word!r} has {length} tokens in the tokenizer of {self.backend.identity.get('model')!r}",
+                    expected=f"a single token, whose logit the judge {plugin_name(type(self))!r} reads",
+                    remedy="Check that the model is of the family for which the prompt was made, or use another method",
+                )
+
+    def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
+        """Order the window with `rank_by_score`; ties keep the input order.
+
+        If documents have no score, they keep their positions, the others are ordered among the remaining positions, and
+        the window counts as a failure.
+        """
+        expected = len(self.continuations(window.query))
+        scores = [self.score(reply.scores) if len(reply.scores) == expected else None for reply in replies]
+        verdict = self.rank_scored_documents(scores, window)
+        failure = failed_verdict(replies, len(window))
+        if failure is None and None in scores:
+            failure = rank_window_by_score((), len(window))
+        if failure is None:
+            return verdict
+        missing = f"{scores.count(None)} of {len(window)} documents without a score"
+        return replace(failure, order=verdict.order, detail=f"{missing}: {failure.detail}")

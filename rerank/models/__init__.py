@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from rerank.backends import BACKENDS
-from rerank.errors import DataError, MissingResourceError, RerankError, UnknownNameError, UsageError
+from rerank.errors import DataError, MissingResourceError, RerankError, UnknownNameError, UsageError, ensure
 from rerank.io.model_base import MODULES
 from rerank.io.paths import named_path_errors
 from rerank.io.settings_files import try_read_json_object
@@ -356,9 +356,15 @@ def open_model_backend(
             )
         return _load_model_backend(backend_type, resolve_model_name(argument), options, lazy=lazy)
     if hasattr(backend_type, "connect"):  # connects to a server, which has its own names for models
-        from rerank.backends.base.server_replicas import connect_servers  # commands without a server start faster
+        if isinstance(options.base_url, tuple):
+            from rerank.backends.base.server import ServerBackend  # commands without a server start faster
 
-        return cast(Backend, connect_servers(backend_type, argument, options))
+            ensure(
+                issubclass(backend_type, ServerBackend),
+                f"--base-url contains {len(options.base_url)} addresses",
+                expected="one address, for this backend",
+            )
+        return cast(Backend, backend_type.connect(argument, options))
     backend: Backend = build_from_selector(BACKENDS, selector)
     return (
         _configure_named_fake_model(backend, options, qrels)

@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rerank.backends.base.server_address import Address, ServerProvider, api_key_for_server
+from rerank.backends.base.addresses import Address, ServerProvider, api_key_for_server
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import BackendError, MissingResourceError
 from rerank.retrieval.base.document_stores import (

@@ -235,10 +235,9 @@ def _reply_text(path: Path) -> object:
 
 def _server_reply(path: Path) -> object:
     """Read an answer of a server as the backend does."""
-    from rerank.backends.base.request_retries import RequestFailedError
-    from rerank.backends.base.server_answers import ServerResponse
+    from rerank.backends.base.responses import RequestFailedError, ServerResponse
     from rerank.backends.openai.dialect import ServerRequest
-    from rerank.backends.openai.replies import parse_server_reply
+    from rerank.backends.openai.replies import parse_reply
     from rerank.prompts.base import Message
     from rerank.tasks import ContinuationTask, GenerationTask, Request, Sampling
 
@@ -247,7 +246,7 @@ def _server_reply(path: Path) -> object:
     for task in (GenerationTask(), ContinuationTask(continuations=("A", "B"))):
         request = Request(prompt=prompt, sampling=Sampling(max_tokens=10), task=task)
         with contextlib.suppress(RequestFailedError):
-            parse_server_reply(answer, request, ServerRequest(body={}, optional=frozenset()))
+            parse_reply(answer, request, ServerRequest(body={}, optional=frozenset()))
     return answer.body
 
 

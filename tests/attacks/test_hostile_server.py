@@ -30,8 +30,8 @@ DOCS = 3
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rerank.backends.base.server_connection.MAX_BYTES", MAX_BYTES)
-    monkeypatch.setattr("rerank.backends.base.request_retries.FIRST_WAIT", 0.0)
+    monkeypatch.setattr("rerank.backends.base.connection.MAX_BYTES", MAX_BYTES)
+    monkeypatch.setattr("rerank.backends.base.connection.FIRST_WAIT", 0.0)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     monkeypatch.delenv("RERANK_API_KEY", raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-a-secret-of-this-test")

@@ -13,9 +13,8 @@ import httpx2
 import pytest
 
 from rerank import Reranker
-from rerank.backends.api import Api
-from rerank.backends.api.providers import RERANK_APIS, RerankApiLimits, split_documents_for_api
-from rerank.backends.base.server_address import Address
+from rerank.backends.api import RERANK_APIS, Api, RerankApiLimits, split_documents_for_api
+from rerank.backends.base.addresses import Address
 from rerank.errors import BackendError, UnknownNameError, UsageError
 from rerank.models import open_model_backend
 from rerank.prompts.base import Message
@@ -36,7 +35,7 @@ VARIABLES = ("RERANK_API_KEY", *(key for api in RERANK_APIS.values() for key in 
 
 @pytest.fixture(autouse=True)
 def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rerank.backends.base.request_retries.FIRST_WAIT", 0.0)
+    monkeypatch.setattr("rerank.backends.base.connection.FIRST_WAIT", 0.0)
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
 

@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from rerank import Reranker
-from rerank.backends.base.server_address import Address
+from rerank.backends.base.addresses import Address
 from rerank.backends.decisions import Decisions
 from rerank.errors import BackendError, UsageError
 from rerank.judges import open_judge
@@ -39,7 +39,7 @@ KEY = "key-of-this-test"
 
 @pytest.fixture(autouse=True)
 def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rerank.backends.base.request_retries.FIRST_WAIT", 0.0)
+    monkeypatch.setattr("rerank.backends.base.connection.FIRST_WAIT", 0.0)
     for name in ("RERANK_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
 
@@ -266,7 +266,7 @@ def test_a_call_is_cancelled_if_all_its_questions_are() -> None:
             tasks = [asyncio.create_task(backend.agenerate(request)) for request in (first, second)]
             while not server.asked:
                 await asyncio.sleep(0.01)
-            (call,) = backend.get_client()._calls
+            (call,) = backend._calls
             tasks[0].cancel()
             await asyncio.sleep(0.05)
             states = [str(call.done())]

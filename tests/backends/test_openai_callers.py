@@ -18,9 +18,8 @@ from typing import Any
 
 import pytest
 
-from rerank.backends.base.request_retries import FIRST_TRIES, TRIES
-from rerank.backends.base.server_address import Address
-from rerank.backends.base.server_replies import ServerUnavailableError
+from rerank.backends.base.addresses import Address
+from rerank.backends.base.responses import FIRST_TRIES, TRIES, ServerUnavailableError
 from rerank.backends.openai import Openai
 from rerank.errors import BackendError, UsageError
 from rerank.prompts.base import Message

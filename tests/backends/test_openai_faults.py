@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from rerank.backends.base.request_retries import FIRST_TRIES, SLOW_TRIES, TRIES
-from rerank.backends.base.server_address import Address
+from rerank.backends.base.addresses import Address
+from rerank.backends.base.responses import FIRST_TRIES, SLOW_TRIES, TRIES
 from rerank.backends.openai import Openai
 from rerank.errors import BackendError, UsageError
 from rerank.experiment import run_experiment
@@ -151,7 +151,7 @@ class TestWithoutContent:
 
 @pytest.mark.parametrize("compressed", [False, True])
 def test_a_reply_that_is_too_long_is_kept_without_its_text(compressed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rerank.backends.base.server_connection.MAX_BYTES", 5000)
+    monkeypatch.setattr("rerank.backends.base.connection.MAX_BYTES", 5000)
     body = FINE.body + b" " * 5000
     act = Act(body=gzip.compress(body), headers={"Content-Encoding": "gzip"}) if compressed else Act(body=body)
     (reply,), server, _ = ask([act])
@@ -402,7 +402,7 @@ def test_the_key_is_nowhere(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_keys_do_not_cross_the_network_in_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rerank.backends.base.server_address import api_key_for_server
+    from rerank.backends.base.addresses import api_key_for_server
 
     with pytest.warns(UserWarning, match="http://gpu.example:8000/v1"):
         assert api_key_for_server(Address.parse("http://gpu.example:8000/v1")) == ""

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.backends.base.token_estimate import EstimatedTokens, estimate_minimum_server_tokens
+from rerank.backends.base.token_estimate import EstimatedTokens, lower_bound
 from rerank.prompts.base import Message
 from rerank.prompts.identifiers import make_prompt_identifiers
 from tests.raising import raises
@@ -42,7 +42,7 @@ def test_turns_cost_something() -> None:
 
 
 def test_at_least_a_token_a_word() -> None:
-    assert estimate_minimum_server_tokens((Message("system", "You rank."), Message("user", " a  b\nc "))) == 5
+    assert lower_bound((Message("system", "You rank."), Message("user", " a  b\nc "))) == 5
 
 
 @given(st.text(max_size=80), st.integers(-1, 60))

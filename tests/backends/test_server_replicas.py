@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from rerank.backends.base.server_address import Address
-from rerank.backends.base.server_replicas import ServerReplicas
-from rerank.backends.base.server_replies import ServerUnavailableError
-from rerank.backends.base.server_routing import RoutedServer
+from rerank.backends.base.addresses import Address
+from rerank.backends.base.responses import ServerUnavailableError
+from rerank.backends.base.routing import RoutedServer
+from rerank.backends.base.server import ServerBackend
 from rerank.backends.openai import Openai
 from rerank.errors import BackendError, UsageError
 from rerank.experiment.spec import RunSpec, read_run_spec
@@ -51,14 +51,13 @@ def request(query: str = "q", text: str = "Rank.") -> Request:
 @contextmanager
 def several(
     *acts: Sequence[Answer], listings: Sequence[Act | None] = (), **options: Any
-) -> Iterator[tuple[ServerReplicas, list[FaultyServer], Waits]]:
+) -> Iterator[tuple[Openai, list[FaultyServer], Waits]]:
     """A backend over one server per list of acts."""
     with ExitStack() as stack:
         pairs = zip(acts, listings or [None] * len(acts), strict=True)
         servers = [stack.enter_context(FaultyServer(own, listing=listing)) for own, listing in pairs]
-        waits, common = Waits(), BackendOptions(**options)
-        backends = [Openai("m", Address.parse(server.url), options=common, sleep=waits) for server in servers]
-        backend = ServerReplicas(backends, common, sleep=waits)
+        waits, addresses = Waits(), [Address.parse(server.url) for server in servers]
+        backend = Openai("m", *addresses, options=BackendOptions(**options), sleep=waits)
         try:
             yield backend, servers, waits
         finally:
@@ -93,7 +92,8 @@ def test_the_same_server_twice() -> None:
 @pytest.mark.parametrize(("model", "method"), [("api:cohere/m", "cross-encoder"), ("decisions:m", "pointwise")])
 def test_other_backends_take_several_servers(model: str, method: str) -> None:
     backend = open_model_backend(model, BackendOptions(base_url=URLS))
-    assert isinstance(backend, ServerReplicas)
+    assert isinstance(backend, ServerBackend)
+    assert len(backend.client.servers) == 2
     assert backend.default_method == method
 
 
@@ -157,8 +157,7 @@ def test_what_a_server_rejects_is_not_tried_elsewhere() -> None:
 
 def test_a_server_that_is_down_at_the_start() -> None:
     with several([FINE]) as (_, (server,), waits):
-        backends = [Openai("m", Address.parse(url), sleep=waits) for url in (URLS[0], server.url)]
-        backend = ServerReplicas(backends, sleep=waits)
+        backend = Openai("m", *map(Address.parse, (URLS[0], server.url)), sleep=waits)
         with pytest.warns(UserWarning, match="does not answer"):
             assert backend.tokens.context_size == 4096
         assert texts(backend.generate([request(f"q{n}") for n in range(4)])) == ["[2] > [1]"] * 4
@@ -166,7 +165,7 @@ def test_a_server_that_is_down_at_the_start() -> None:
 
 
 def test_no_server_at_all_names_each() -> None:
-    backend = ServerReplicas([Openai("m", Address.parse(url), sleep=Waits()) for url in URLS], sleep=Waits())
+    backend = Openai("m", *map(Address.parse, URLS), sleep=Waits())
     with raises(BackendError, "127.0.0.1:1/v1", "127.0.0.1:2/v1", "--resume"):
         backend.generate([request()])
     with raises(BackendError, "127.0.0.1:1/v1", "127.0.0.1:2/v1"):
@@ -198,20 +197,20 @@ def test_a_server_comes_back_after_a_check() -> None:
 
 def test_a_server_that_fails_again_when_its_check_ends_is_checked_again() -> None:
     waits = Waits()
-    backend = ServerReplicas([Openai("m", Address.parse(url), sleep=waits) for url in URLS], sleep=waits)
-    server, failure = backend._router.servers[0], ServerUnavailableError("no reply")
+    client = Openai("m", *map(Address.parse, URLS), sleep=waits).client
+    server, failure = client.router.servers[0], ServerUnavailableError("no reply")
 
     async def fail_twice() -> None:
-        end_rest = backend._router.end_rest
+        end_rest = client.router.end_rest
 
         def end_rest_and_fail(server: RoutedServer) -> None:
-            backend._router.end_rest = end_rest  # type: ignore[method-assign]
+            client.router.end_rest = end_rest  # type: ignore[method-assign]
             end_rest(server)
             # runs before the check is known to have ended, like a request that was sent earlier and fails only now
-            asyncio.get_running_loop().call_soon(backend._let_rest, server, failure)
+            asyncio.get_running_loop().call_soon(client.let_rest, server, failure)
 
-        backend._router.end_rest = end_rest_and_fail  # type: ignore[method-assign]
-        backend._let_rest(server, failure)
+        client.router.end_rest = end_rest_and_fail  # type: ignore[method-assign]
+        client.let_rest(server, failure)
         while len(waits) < 2 or server.pause:
             await asyncio.sleep(0.01)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from rerank.backends.base.server_routing import ServerRouter
+from rerank.backends.base.routing import ServerRouter
 
 
 def route(scenario: Callable[[ServerRouter], Awaitable[None]], *slots: int) -> None:

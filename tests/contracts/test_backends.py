@@ -77,7 +77,7 @@ def _hf() -> Backend:
 def _openai() -> Backend:
     import httpx2
 
-    from rerank.backends.base.server_address import Address
+    from rerank.backends.base.addresses import Address
     from rerank.backends.openai import Openai
 
     async def stream(body: object) -> AsyncIterator[bytes]:

@@ -48,7 +48,7 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("FIRST_WAIT", "LONGEST_WAIT"):
         monkeypatch.setattr(batches, name, 0.01)
-    monkeypatch.setattr("rerank.backends.base.request_retries.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("rerank.backends.base.connection.FIRST_WAIT", 0.01)
 
 
 @pytest.fixture

@@ -434,7 +434,7 @@ def console_scripts() -> list[str]:
 
 def list_other_names() -> dict[str, list[str]]:
     """Return all other names that users write: methods, prompts, measures, models and fixed choices."""
-    from rerank.backends.api.providers import RERANK_APIS
+    from rerank.backends.api import RERANK_APIS
     from rerank.backends.fake import KINDS
     from rerank.evaluation.significance import CORRECTIONS
     from rerank.experiment.head_selection import METHODS

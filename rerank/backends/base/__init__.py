@@ -1,1 +1,1 @@
-"""Code shared by backends for servers: addresses and keys, connections, retries, errors, estimated token counts."""
+"""Code shared by backends for servers: addresses and keys, connections, the choice of a server, estimated tokens."""

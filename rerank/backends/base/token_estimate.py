@@ -29,14 +29,10 @@ PAIR = 4
 
 
 class EstimatedTokens:
-    """A `TokenCounter` that estimates counts without a tokenizer.
-
-    Args:
-        context_size: Function that returns the context size; called when the size is needed.
-    """
+    """A `TokenCounter` that estimates counts without a tokenizer."""
 
     def __init__(self, context_size: Callable[[], int]) -> None:
-        """Store the function that returns the context size."""
+        """Store a function that returns the context size; it is called when the size is needed."""
         self._context_size = context_size
 
     @property
@@ -46,11 +42,11 @@ class EstimatedTokens:
 
     def count(self, prompt: Prompt) -> int:
         """Estimate the number of tokens of a prompt, including those of the chat template."""
-        return estimate_server_prompt_tokens(prompt)
+        return estimate_prompt(prompt)
 
     def lengths(self, texts: list[str]) -> list[int]:
         """Estimate the number of tokens of each text."""
-        return [estimate_server_text_tokens(text) for text in texts]
+        return [estimate_text(text) for text in texts]
 
     def cut(self, text: str, tokens: int) -> str:
         """Return the longest prefix of a text that has at most ``tokens`` estimated tokens.
@@ -58,7 +54,7 @@ class EstimatedTokens:
         The prefix ends between two pieces of the text, such as words.
         """
         end, spent = 0, 0
-        for stop, cost in _server_token_estimates(text):
+        for stop, cost in _pieces(text):
             spent += cost
             if spent > tokens:
                 return text[:end]
@@ -75,7 +71,7 @@ class EstimatedPairTokens(EstimatedTokens):
         return sum(query + passage + PAIR for passage in passages or [0])
 
 
-def _server_token_estimates(text: str) -> Iterator[tuple[int, int]]:
+def _pieces(text: str) -> Iterator[tuple[int, int]]:
     """Yield the end position and the estimated number of tokens of each piece of a text, such as a word."""
     for match in _PIECE.finditer(text):
         piece = match[0]
@@ -85,16 +81,16 @@ def _server_token_estimates(text: str) -> Iterator[tuple[int, int]]:
             yield match.end(), -(-len(piece.encode("utf-8", "surrogatepass")) // 2)
 
 
-def estimate_server_text_tokens(text: str) -> int:
-    """Estimate the number of tokens of a text: the sum of `_server_token_estimates`, computed in half the time."""
+def estimate_text(text: str) -> int:
+    """Estimate the number of tokens of a text: the sum of `_pieces`, computed in half the time."""
     return len(_TOKEN.findall(text)) + (0 if text.isascii() else len(_TWO_TOKENS.findall(text)))
 
 
-def estimate_server_prompt_tokens(prompt: Prompt) -> int:
+def estimate_prompt(prompt: Prompt) -> int:
     """Estimate the number of tokens of a prompt, including those of the chat template."""
-    return _CHAT + sum(_TURN + estimate_server_text_tokens(message.content) for message in prompt)
+    return _CHAT + sum(_TURN + estimate_text(message.content) for message in prompt)
 
 
-def estimate_minimum_server_tokens(prompt: Prompt) -> int:
+def lower_bound(prompt: Prompt) -> int:
     """Return a lower bound of the number of tokens: one per word, since no token contains parts of two words."""
     return sum(len(message.content.split()) for message in prompt)

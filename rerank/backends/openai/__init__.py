@@ -5,38 +5,43 @@ docs/servers.md describes the servers, their capabilities and the keys.
 
 from __future__ import annotations
 
+import asyncio
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from rerank.backends.base.server_address import OPENAI, ServerProvider
-from rerank.backends.base.server_backend import ServerBackend
+from rerank.backends.base.addresses import OPENAI, ServerProvider
+from rerank.backends.base.responses import Attempts, RequestFailedError, RequestRejectedError, ServerResponse
+from rerank.backends.base.server import ServerBackend, group_of
 from rerank.backends.base.token_estimate import EstimatedTokens
-from rerank.errors import UsageError
-from rerank.prompts.base import TokenCounter
-from rerank.tasks import ContinuationTask, GenerationTask, PermutationTask
+from rerank.backends.openai.dialect import Dialect, inspect_server
+from rerank.backends.openai.replies import parse_reply
+from rerank.errors import BackendError, UsageError
+from rerank.prompts.base import TokenCounter, reply_prefix_of_prompt
+from rerank.tasks import (
+    CancelledAfterReplyError,
+    ContinuationTask,
+    GenerationTask,
+    PermutationTask,
+    Reply,
+    Request,
+)
 
 if TYPE_CHECKING:  # importing httpx2 takes 0.1 s, so commands without a server avoid it
-    from rerank.backends.base.server_connection import ServerConnection
+    from rerank.backends.base.client import Server
+    from rerank.backends.base.connection import ServerConnection
     from rerank.backends.openai.batches import OpenaiBatches
-    from rerank.backends.openai.client import ServerClient
 
 #: Context size in tokens that is assumed if neither the server nor the user states it.
 CONTEXT = 8192
 
 
-class Openai(ServerBackend["ServerClient"]):
-    """A backend for a model behind an OpenAI-compatible server.
+class Openai(ServerBackend[Dialect]):
+    """A backend for a model behind OpenAI-compatible servers.
 
-    The server is contacted when the first request is sent, or when the context size is needed and not set in the
-    options.
-
-    Args:
-        model: Name of the model on the server.
-        address: The address of the server.
-        options: Backend options, as for `ServerBackend`.
-        sleep: Function that waits between attempts; replaced in tests.
-        transport: Replacement for the network, for tests.
+    A server is contacted when the first request is sent, or when the context size is needed and not set in the options.
     """
 
     tasks = frozenset({GenerationTask, PermutationTask, ContinuationTask})
@@ -54,32 +59,89 @@ class Openai(ServerBackend["ServerClient"]):
     @property
     def batches(self) -> OpenaiBatches:
         """The batch interface of the server. The server is contacted when a method of the interface is called."""
+        if len(self._addresses) > 1:  # so that several servers do not count as a `BatchBackend`
+            raise AttributeError("batches are submitted to a single server")
         from rerank.backends.openai.batches import OpenaiBatches
 
-        return OpenaiBatches(self.get_client())
+        return OpenaiBatches(self.client.servers[0])
 
     def make_tokens(self, context_size: Callable[[], int]) -> TokenCounter:
         """Return a token counter that estimates, since the server's tokenizer is unknown."""
         return EstimatedTokens(context_size)
 
-    def make_client(self, connection: ServerConnection) -> ServerClient:
-        """Return a client, which detects the kind of server and its models before the first request."""
-        from rerank.backends.openai.client import ServerClient
+    async def inspect(self, connection: ServerConnection) -> Dialect:
+        """Detect the kind of server, its models and its context size."""
+        dialect = await inspect_server(connection, self._model)
+        size, available = self._options.context_size, dialect.context_size
+        if size and available and size > available:
+            raise UsageError(
+                f"--context-size is {size}",
+                expected=f"at most {available}, the context size of {connection.address.url}",
+            )
+        return dialect
 
-        return ServerClient(
-            connection=connection,
-            model=self._model,
-            concurrency=self._concurrency,
-            context_size=self._options.context_size,
-        )
-
-    async def find_context_size(self) -> int:
+    def context_size_of(self, description: Dialect) -> int:
         """Return the context size that the server states; if it states none, warn and return `CONTEXT`."""
-        if size := (await self.get_client().inspect()).server.context_size:
-            return size
-        warnings.warn(
-            f"{self._address.url} does not state the context size of {self._model!r}; {CONTEXT} tokens are "
-            "assumed. Set it with --context-size",
-            stacklevel=2,
-        )
-        return CONTEXT
+        if description.context_size is None:
+            warnings.warn(
+                f"{description.url} does not state the context size of {self._model!r}; {CONTEXT} tokens are "
+                "assumed. Set it with --context-size",
+                stacklevel=2,
+            )
+        return description.context_size or CONTEXT
+
+    async def answer(self, request: Request) -> Reply:
+        """Return the reply to one request; a failed request gets a reply with ``finish="error"``."""
+        (reply,) = await self.client.exchange(group_of(request), partial(self._ask, request))
+        return reply
+
+    async def _ask(self, request: Request, server: Server[Dialect]) -> list[Reply]:
+        """Send a request, and repeat it without the fields that the server refuses.
+
+        A request whose reply has no content is sent once more, and the tokens of both replies are counted.
+        """
+        dialect, attempts = await server.describe(), Attempts(server.connection)
+        prefix = reply_prefix_of_prompt(request.prompt)
+        if isinstance(request.task, ContinuationTask) and prefix and not dialect.continues:
+            raise UsageError(
+                f"The server cannot continue a partial reply ({prefix!r}), as this method requires",
+                expected="vLLM, SGLang or llama.cpp",
+                remedy="Use a method that generates text: --method fullrank, --method sliding, "
+                "--method setwise,by=generation or --method pairwise,by=generation",
+            )
+        discarded: Reply | None = None
+
+        def read(answer: ServerResponse) -> Reply:
+            nonlocal discarded
+            reply, has_content = parse_reply(answer, request, sent)
+            if not has_content and discarded is None:
+                discarded = reply
+                raise RequestFailedError(reply.error)
+            first = discarded or Reply()
+            return replace(
+                reply,
+                tokens_in=first.tokens_in + reply.tokens_in,
+                tokens_out=first.tokens_out + reply.tokens_out,
+                tokens_cached=first.tokens_cached + reply.tokens_cached,
+                retries=attempts.retries,
+            )
+
+        while True:  # terminates, since every repetition omits one more field
+            sent = dialect.build_request(request)
+            try:
+                reply = await server.connection.ask("/chat/completions", sent.body, read=read, attempts=attempts)
+            except (RequestFailedError, RequestRejectedError, BackendError, asyncio.CancelledError) as error:
+                if discarded is not None:  # no better reply followed
+                    reply = replace(discarded, retries=attempts.retries)
+                    if isinstance(error, asyncio.CancelledError):
+                        raise CancelledAfterReplyError(reply) from error
+                elif isinstance(error, RequestRejectedError) and dialect.omit_refused_field(sent, error):
+                    continue
+                elif isinstance(error, RequestRejectedError) and error.status in (404, 405):
+                    raise dialect.unknown_model(str(error)) from error
+                elif isinstance(error, RequestFailedError | RequestRejectedError):
+                    return [attempts.failed_reply(error, self._model)]
+                else:
+                    raise
+            dialect.check_reply(sent, request, reply)
+            return [reply]

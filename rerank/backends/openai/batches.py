@@ -12,20 +12,23 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from rerank.backends.base.request_retries import RequestFailedError, RequestRejectedError, make_retrying_sender
-from rerank.backends.base.server_answers import (
+from rerank.backends.base.client import Server
+from rerank.backends.base.connection import retrying
+from rerank.backends.base.responses import (
+    RequestFailedError,
+    RequestRejectedError,
     ServerResponse,
+    count_in,
     decode_json_object,
-    name_in_answer,
-    object_in_answer,
-    shorten_server_message,
-    token_count_in_answer,
+    name_in,
+    object_in,
+    objects_in,
+    shorten,
 )
-from rerank.backends.openai.client import ServerClient
-from rerank.backends.openai.replies import parse_server_reply
-from rerank.backends.openai.sending import ServerSession
+from rerank.backends.openai.dialect import Dialect
+from rerank.backends.openai.replies import parse_reply
 from rerank.errors import BackendError
-from rerank.tasks import Reply, Request
+from rerank.tasks import Request
 from rerank.tasks.background_loop import run_on_task_request_loop
 from rerank.tasks.batches import BatchReplies, BatchStatus
 
@@ -47,13 +50,9 @@ _LATER = "Continue with --resume: a batch that was submitted is not submitted ag
 
 @dataclass(frozen=True, slots=True)
 class OpenaiBatches:
-    """The batch interface of one server: requests are submitted in files and answered hours later.
+    """The batch interface of one server: requests are submitted in files and answered hours later."""
 
-    Attributes:
-        client: The client of the model on the server.
-    """
-
-    client: ServerClient
+    server: Server[Dialect]
 
     def divide(self, requests: Mapping[str, Request]) -> Iterator[dict[str, Request]]:
         """Divide requests into batches of at most `MOST_REQUESTS` requests and about `MOST_BYTES` bytes."""
@@ -75,7 +74,7 @@ class OpenaiBatches:
 
     def find(self, key: str) -> str:
         """Return the id of the batch that was submitted with this key; empty if the server has none."""
-        return run_on_task_request_loop(_answered_by_batch_interface(self._find(key)))
+        return run_on_task_request_loop(_answered(self._find(key)))
 
     def wait(self, batch_id: str, on_status: Callable[[BatchStatus], None]) -> BatchStatus:
         """Wait until a batch has ended, and call ``on_status`` with each status received from the server."""
@@ -86,54 +85,48 @@ class OpenaiBatches:
         return run_on_task_request_loop(self._collect(status, requests))
 
     async def _submit(self, requests: Mapping[str, Request], key: str) -> str:
-        session = await self.client.inspect()
-        bodies = ((digest, session.dialect.build_request(request).body) for digest, request in requests.items())
+        dialect = await self.server.describe()
+        bodies = ((digest, dialect.build_request(request).body) for digest, request in requests.items())
         lines = ({"custom_id": digest, "method": "POST", "url": _ENDPOINT, "body": body} for digest, body in bodies)
-        omitted = ",".join(sorted(session.dialect.refused))
+        omitted = ",".join(sorted(dialect.refused))
         content = "".join(json.dumps(line) + "\n" for line in lines).encode()
-        return await _answered_by_batch_interface(self._upload_and_create(content, key, omitted))
+        return await _answered(self._upload_and_create(content, key, omitted))
 
     async def _upload_and_create(self, content: bytes, key: str, omitted: str) -> str:
-        connection = self.client.connection
+        connection = self.server.connection
         if known := await self._find(key):  # also fails now if there is no batch interface
             return known
         file = {"purpose": (None, "batch"), "file": (f"{key}.jsonl", content, "application/jsonl")}
-        file_id = await connection.ask("/files", upload=file, read=_id_in_answer)
+        file_id = await connection.ask("/files", upload=file, read=_id)
         metadata = {_KEY: key, **({_OMITTED: omitted} if omitted else {})}
-        body = {
-            "input_file_id": file_id,
-            "endpoint": _ENDPOINT,
-            "completion_window": "24h",
-            "metadata": metadata,
-        }
+        body = {"input_file_id": file_id, "endpoint": _ENDPOINT, "completion_window": "24h", "metadata": metadata}
 
         async def create() -> str:
             # An attempt without a response may have created the batch, so every attempt looks for the batch first.
-            return await self._find(key) or await connection.ask("/batches", body, read=_id_in_answer, retries=0)
+            return await self._find(key) or await connection.ask("/batches", body, read=_id, retries=0)
 
-        return await make_retrying_sender(connection.sleep, connection.retries)(create)
+        return await retrying(connection.sleep, connection.retries)(create)
 
     async def _find(self, key: str) -> str:
         after = ""
         for _ in range(_PAGES):
-            page = await self.client.connection.ask(f"/batches?limit=100{after}", read=lambda answer: answer.body)
-            data = page.get("data")
-            rows = list(map(object_in_answer, data)) if isinstance(data, list) else []
+            page = await self.server.connection.ask(f"/batches?limit=100{after}", read=lambda answer: answer.body)
+            rows = objects_in(page.get("data"))
             for row in rows:
-                if object_in_answer(row.get("metadata")).get(_KEY) == key:
-                    return name_in_answer(row.get("id"))
-            last = name_in_answer(rows[-1].get("id")) if rows else ""
+                if object_in(row.get("metadata")).get(_KEY) == key:
+                    return name_in(row.get("id"))
+            last = name_in(rows[-1].get("id")) if rows else ""
             if not page.get("has_more") or not last:
                 break
             after = f"&after={last}"
         return ""
 
     async def _wait(self, batch_id: str, on_status: Callable[[BatchStatus], None]) -> BatchStatus:
-        connection = self.client.connection
+        connection = self.server.connection
         failures, wait = 0, FIRST_WAIT
         while True:
             try:
-                status = await connection.ask(f"/batches/{batch_id}", read=_status_in_answer)
+                status = await connection.ask(f"/batches/{batch_id}", read=_status)
             except RequestFailedError as error:
                 failures += 1
                 if failures == _FAILURES:
@@ -153,13 +146,13 @@ class OpenaiBatches:
             wait = min(LONGEST_WAIT, wait * GROWTH)
 
     async def _collect(self, status: BatchStatus, requests: Mapping[str, Request]) -> BatchReplies:
-        session = await self.client.inspect()
-        session.dialect.refused.update(status.omitted)  # for requests that are sent again
-        as_sent = replace(session, dialect=replace(session.dialect, refused=set(status.omitted)))
+        dialect = await self.server.describe()
+        dialect.refused.update(status.omitted)  # for requests that are sent again
+        as_sent = replace(dialect, refused=set(status.omitted))
         results = BatchReplies()
         for file in status.files:
             try:
-                answer = await self.client.connection.ask(f"/files/{file}/content", read=lambda answer: answer)
+                answer = await self.server.connection.ask(f"/files/{file}/content", read=lambda answer: answer)
             except RequestFailedError as error:
                 raise BackendError(str(error), remedy=_LATER) from error
             except RequestRejectedError as error:  # such as a file that the provider has deleted after 30 days
@@ -168,32 +161,37 @@ class OpenaiBatches:
             if answer.unreadable:
                 raise BackendError(f"The results of the batch {status.id} cannot be read: {answer.unreadable}")
             for line in filter(str.strip, answer.text.split("\n")):
-                _read_batch_result(decode_json_object(line), requests, results, as_sent)
+                _read_result(decode_json_object(line), requests, results, as_sent)
         return results
 
 
-def _read_batch_result(
-    line: Mapping[str, Any], requests: Mapping[str, Request], results: BatchReplies, session: ServerSession
+def _read_result(
+    line: Mapping[str, Any], requests: Mapping[str, Request], results: BatchReplies, dialect: Dialect
 ) -> None:
     """Parse one line of a result file, and add the reply, or a message about a problem, to ``results``."""
-    digest, response = name_in_answer(line.get("custom_id")), object_in_answer(line.get("response"))
+    digest, response = name_in(line.get("custom_id")), object_in(line.get("response"))
     if digest not in requests:
-        results.problems.append(f"A result belongs to no request: {shorten_server_message(str(dict(line)))}")
+        results.problems.append(f"A result belongs to no request: {shorten(str(dict(line)))}")
     elif digest in results.replies:
         results.problems.append(f"There are two results with the id {digest}; the first one counts")
     elif response.get("status_code") != 200:
-        error = object_in_answer(line.get("error")) or object_in_answer(response.get("body"))
-        results.problems.append(f"A request failed: {shorten_server_message(json.dumps(error))}")
+        error = object_in(line.get("error")) or object_in(response.get("body"))
+        results.problems.append(f"A request failed: {shorten(json.dumps(error))}")
     else:
+        request = requests[digest]
+        sent = dialect.build_request(request)
         try:
-            reply = _reply_in_body(response.get("body"), requests[digest], session)
+            reply, has_content = parse_reply(ServerResponse(json.dumps(response.get("body"))), request, sent)
+            if not has_content:
+                raise RequestFailedError(reply.error)
         except RequestFailedError as failure:
             results.problems.append(f"A request failed: {failure}")
         else:
-            results.replies[digest] = reply
+            dialect.check_reply(sent, request, reply)
+            results.replies[digest] = replace(reply, is_batched=True)
 
 
-async def _answered_by_batch_interface(question: Awaitable[T]) -> T:
+async def _answered(question: Awaitable[T]) -> T:
     """Return the result of a coroutine; if its request fails or is rejected, raise `BackendError`."""
     try:
         return await question
@@ -209,41 +207,30 @@ async def _answered_by_batch_interface(question: Awaitable[T]) -> T:
         ) from error
 
 
-def _reply_in_body(body: Any, request: Request, session: ServerSession) -> Reply:
-    """Return the reply in the body of one result of a batch."""
-    built = session.dialect.build_request(request)
-    reply, has_content = parse_server_reply(ServerResponse(json.dumps(body)), request, built)
-    if not has_content:
-        raise RequestFailedError(reply.error)
-    session.check_reply(built, request, reply)
-    return replace(reply, is_batched=True)
-
-
-def _id_in_answer(answer: ServerResponse) -> str:
-    found = name_in_answer(answer.body.get("id"))
+def _id(answer: ServerResponse) -> str:
+    found = name_in(answer.body.get("id"))
     if not found:
         raise RequestFailedError(f"The response of the server contains no id: {answer.text or 'nothing'}")
     return found
 
 
-def _status_in_answer(answer: ServerResponse) -> BatchStatus:
+def _status(answer: ServerResponse) -> BatchStatus:
     body = answer.body
-    state, counts = name_in_answer(body.get("status")), object_in_answer(body.get("request_counts"))
+    state, counts = name_in(body.get("status")), object_in(body.get("request_counts"))
     if not state:
         raise RequestFailedError(f"The response of the server contains no status: {answer.text or 'nothing'}")
-    rows = object_in_answer(body.get("errors")).get("data")
-    errors = [name_in_answer(object_in_answer(row).get("message")) for row in rows] if isinstance(rows, list) else []
+    errors = [name_in(row.get("message")) for row in objects_in(object_in(body.get("errors")).get("data"))]
     stopped = state in ("failed", "cancelled")
-    total, completed, failed = (token_count_in_answer(counts.get(name)) for name in ("total", "completed", "failed"))
-    omitted = name_in_answer(object_in_answer(body.get("metadata")).get(_OMITTED))
+    total, completed, failed = (count_in(counts.get(name)) for name in ("total", "completed", "failed"))
+    omitted = name_in(object_in(body.get("metadata")).get(_OMITTED))
     return BatchStatus(
-        id=name_in_answer(body.get("id")),
+        id=name_in(body.get("id")),
         state=state,
         total=total,
         done=completed + failed,
         has_ended=state in _ENDED,
         has_expired=state == "expired",
-        problem=shorten_server_message("; ".join(filter(None, errors)) or state) if stopped else "",
-        files=tuple(filter(None, (name_in_answer(body.get(name)) for name in ("output_file_id", "error_file_id")))),
+        problem=shorten("; ".join(filter(None, errors)) or state) if stopped else "",
+        files=tuple(filter(None, (name_in(body.get(name)) for name in ("output_file_id", "error_file_id")))),
         omitted=tuple(filter(None, omitted.split(","))),
     )

@@ -1,4 +1,4 @@
-"""Convert requests to the body of a chat completion, for each kind of server.
+"""What differs between servers with OpenAI's interface: their kind, the bodies of requests, and refused fields.
 
 OpenAI's interface has no fields to continue a given beginning of a reply, to allow only identifiers, or to switch off
 thinking. Servers have their own fields for these purposes, and ignore or refuse the fields of other servers. Fields
@@ -9,15 +9,31 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from rerank.backends.openai.server import ServerKind
-from rerank.prompts.base import Prompt, reply_prefix_of_prompt
-from rerank.tasks import ContinuationTask, PermutationTask, Request, Sampling
+from rerank.backends.base.responses import (
+    Attempts,
+    RequestFailedError,
+    RequestRejectedError,
+    ServerResponse,
+    count_in,
+    name_in,
+    object_in,
+)
+from rerank.errors import BackendError
+from rerank.prompts.base import reply_prefix_of_prompt
+from rerank.tasks import ContinuationTask, PermutationTask, Reply, Request, Sampling
 
-#: Kinds of servers that can continue a final assistant turn.
-CONTINUES: frozenset[ServerKind] = frozenset({"vllm", "sglang", "llamacpp"})
+if TYPE_CHECKING:
+    from rerank.backends.base.connection import ServerConnection
+
+#: Kinds of servers with fields beyond OpenAI's interface; ``plain`` is any other server, including OpenAI and Ollama.
+ServerKind = Literal["plain", "vllm", "sglang", "llamacpp"]
+_KINDS: dict[str, ServerKind] = {"vllm": "vllm", "sglang": "sglang", "llamacpp": "llamacpp"}
+#: Maximum number of model names in a message.
+_SHOWN = 12
 #: Number of log-probabilities per position: the maximum of OpenAI and default maximum of vLLM; llama.cpp allows more.
 TOP, TOP_LLAMACPP = 20, 200
 #: Factor by which a JSON reply may have more tokens than a plain permutation, due to quotes, commas and line breaks.
@@ -29,94 +45,76 @@ _ALIASES = {
     CONSTRAINT: ("response_format", "json_schema", "schema", "structured_outputs", "regex", "grammar", "guided"),
     "chat_template_kwargs": ("chat_template",),
 }
+#: Fields for decoding without the defaults of the model or the server, per kind of server.
+_PLAIN_DECODING: dict[ServerKind, dict[str, Any]] = {
+    "plain": {},
+    "vllm": {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0},
+    "sglang": {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0},
+    "llamacpp": {"top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0},
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerRequest:
-    """A request as it is sent to a server.
-
-    Attributes:
-        body: The JSON body.
-        optional: Names of the parts of the request that can be omitted: fields of the body, or `CONSTRAINT`.
-        reply_prefix: The beginning of the reply that the server should continue; empty for none.
-        constraint: Form of the constrained reply: ``chain`` for identifiers as plain text, ``json``, or empty for no
-            constraint.
-    """
+    """A request as it is sent to a server."""
 
     body: dict[str, Any]
+    #: Names of the parts of the request that can be omitted: fields of the body, or `CONSTRAINT`.
     optional: frozenset[str]
+    #: The beginning of the reply that the server should continue; empty for none.
     reply_prefix: str = ""
+    #: Form of the constrained reply: ``chain`` for identifiers as plain text, ``json``, or empty for no constraint.
     constraint: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
 class Dialect:
-    """The request format of a server, without the fields that the server has refused.
-
-    Attributes:
-        kind: The kind of server.
-        model: Name of the model on the server.
-        refused: Fields that the server has refused so far.
-    """
+    """A server's description of itself, and what its replies have shown: the request format that it understands."""
 
     kind: ServerKind
-    model: str
+    model: str  # name of the model on the server
+    url: str = ""
+    models: tuple[str, ...] = ()  # names of all models on the server
+    #: Maximum number of tokens of prompt and reply together for the model in use; None if not stated.
+    context_size: int | None = None
+    #: Fields that the server has refused so far.
     refused: set[str] = field(default_factory=set)
+    _has_warned_of_thoughts: bool = False
+    _has_warned_of_model: bool = False
 
     @property
     def continues(self) -> bool:
         """Whether the server can continue a reply whose beginning is given as a final assistant turn."""
-        return self.kind in CONTINUES
+        return self.kind != "plain"
 
     def build_request(self, request: Request) -> ServerRequest:
         """Convert a request to the form that the server expects.
 
         The beginning of the reply is dropped if the server cannot continue it, or if a constraint includes it.
         """
-        constrained = isinstance(request.task, PermutationTask) and CONSTRAINT not in self.refused
-        prefix = reply_prefix_of_prompt(request.prompt) if self.continues and not constrained else ""
-        scores = isinstance(request.task, ContinuationTask)
+        prompt, task = request.prompt, request.task
+        constrained = isinstance(task, PermutationTask) and CONSTRAINT not in self.refused
+        prefix = reply_prefix_of_prompt(prompt) if self.continues and not constrained else ""
+        scores = isinstance(task, ContinuationTask)
         # With thinking, the log-probabilities of the first token would belong to a thought, not to the answer.
         sampling = replace(request.sampling, thinking=0) if scores else request.sampling
         optional = {key: value for key, value in self._optional_fields(sampling).items() if key not in self.refused}
-        body = {"model": self.model, "messages": self._turns(request.prompt, prefix=prefix), **optional}
+        end = len(prompt) - (prompt[-1].role == "assistant" and not prefix)
+        turns = [{"role": "user" if t.role == "text" else t.role, "content": t.content} for t in prompt[:end]]
+        body = {"model": self.model, "messages": turns, **optional}
         max_tokens, form = sampling.max_tokens, ""
         if scores:
             max_tokens = 1
             body |= {"logprobs": True, "top_logprobs": TOP_LLAMACPP if self.kind == "llamacpp" else TOP}
         if prefix and self.kind in ("vllm", "sglang"):
             body |= {"continue_final_message": True, "add_generation_prompt": False}
-        if constrained and isinstance(request.task, PermutationTask):
-            constraint, form = server_constraint_fields(self.kind, request.task)
+        if isinstance(task, PermutationTask) and constrained:
+            constraint, form = constraint_fields(self.kind, task)
             body |= constraint
             max_tokens *= _JSON_FACTOR if form == "json" else 1
         body["max_completion_tokens" if "max_tokens" in self.refused else "max_tokens"] = max_tokens + sampling.thinking
         omittable = {*optional, CONSTRAINT} if form else {*optional}
         return ServerRequest(body=body, optional=frozenset(omittable), reply_prefix=prefix, constraint=form)
-
-    def find_refused_field(self, request: ServerRequest, message: str, named: str) -> str:
-        """Return the name of the refused part of a request, if this part can be omitted or renamed; empty otherwise.
-
-        Args:
-            request: The request that the server refused.
-            message: The server's error message.
-            named: Name of the field in the server's error; empty if the error names none.
-        """
-        if "max_completion_tokens" in message and "max_completion_tokens" not in request.body:
-            return "max_tokens"
-        for name in sorted(request.optional):
-            words = (name, *_ALIASES.get(name, ()))
-            if named.partition(".")[0] in words or (
-                not named and any(re.search(rf"\b{word}\b", message) for word in words)
-            ):
-                return name
-        return ""
-
-    def _turns(self, prompt: Prompt, *, prefix: str) -> list[dict[str, str]]:
-        end = len(prompt) - (prompt[-1].role == "assistant" and not prefix)
-        return [
-            {"role": "user" if turn.role == "text" else turn.role, "content": turn.content} for turn in prompt[:end]
-        ]
 
     def _optional_fields(self, sampling: Sampling) -> dict[str, Any]:
         """Return the fields for decoding settings; they override the model's and server's defaults if possible."""
@@ -125,16 +123,78 @@ class Dialect:
             fields |= {"top_p": sampling.top_p, "seed": sampling.seed}
         if self.kind != "plain":
             fields["chat_template_kwargs"] = {"enable_thinking": sampling.thinking > 0}
-        if self.kind == "llamacpp":
-            fields |= {"top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0}
-        elif self.kind != "plain":
-            fields |= {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
-            if sampling.min_tokens:
-                fields["min_tokens"] = sampling.min_tokens
+        fields |= _PLAIN_DECODING[self.kind]
+        if sampling.min_tokens and self.kind in ("vllm", "sglang"):
+            fields["min_tokens"] = sampling.min_tokens
         return fields
 
+    def omit_refused_field(self, sent: ServerRequest, error: RequestRejectedError) -> bool:
+        """If a refused field can be omitted, warn and omit it from now on; return whether it can be omitted."""
+        name = self._find_refused_field(sent, str(error), error.field) if error.status in (400, 422) else ""
+        if name and name not in self.refused:
+            self.refused.add(name)
+            if name != "max_tokens":  # the limit is then sent under its other name
+                warnings.warn(f"The server refuses the field {name!r}, which is now omitted: {error}", stacklevel=2)
+        return bool(name)
 
-def server_constraint_fields(kind: ServerKind, task: PermutationTask) -> tuple[dict[str, Any], str]:
+    @staticmethod
+    def _find_refused_field(sent: ServerRequest, message: str, named: str) -> str:
+        """Return the refused part of a request, as named by the server or in its message, if it can be omitted."""
+        if "max_completion_tokens" in message and "max_completion_tokens" not in sent.body:
+            return "max_tokens"
+        for name in sorted(sent.optional):
+            words = (name, *_ALIASES.get(name, ()))
+            is_mentioned = not named and any(re.search(rf"\b{word}\b", message) for word in words)
+            if named.partition(".")[0] in words or is_mentioned:
+                return name
+        return ""
+
+    def check_reply(self, sent: ServerRequest, request: Request, reply: Reply) -> None:
+        """Warn if another model answered, the constraint was silently ignored, or thoughts used up all tokens."""
+        if not self._has_warned_of_model and not is_same_model(self.model, reply.served_model):
+            self._has_warned_of_model = True
+            warnings.warn(
+                f"The model {self.model!r} was requested, but {reply.served_model!r} answered; "
+                "summary.json counts the replies of each model",
+                stacklevel=2,
+            )
+        ignored = (
+            sent.constraint
+            and CONSTRAINT not in self.refused
+            and isinstance(request.task, PermutationTask)
+            and reply.finish == "stop"
+            and reply.text
+            and not re.fullmatch(permutation_pattern(request.task), reply.text.strip())
+        )
+        if ignored:
+            self.refused.add(CONSTRAINT)
+            warnings.warn(
+                "The server ignores the constraint that replies contain identifiers only; replies are now generated "
+                f"freely and repaired: {reply.text[:60]!r}",
+                stacklevel=2,
+            )
+        if reply.finish == "length" and reply.thoughts and not reply.text and not self._has_warned_of_thoughts:
+            self._has_warned_of_thoughts = True
+            warnings.warn(
+                f"The model used all {reply.tokens_out} tokens for thoughts and did not answer; increase "
+                "--thinking-tokens",
+                stacklevel=2,
+            )
+
+    def unknown_model(self, message: str) -> BackendError:
+        """Return the error for a model or a path that does not exist on the server, given the server's message."""
+        if not self.models:
+            remedy = "Check --base-url, which usually ends with /v1; then check the model's name"
+            return BackendError(message, remedy=remedy)
+        more = f" and {len(self.models) - _SHOWN} more" if len(self.models) > _SHOWN else ""
+        return BackendError(
+            f"Model {self.model!r}: {message}",
+            expected=f"one of: {', '.join(self.models[:_SHOWN])}{more}",
+            remedy="Use --model openai:NAME",
+        )
+
+
+def constraint_fields(kind: ServerKind, task: PermutationTask) -> tuple[dict[str, Any], str]:
     """Return the fields that restrict a reply to ``task.count`` identifiers, and the form of the reply.
 
     Repeated identifiers cannot be excluded: a regular expression or grammar for all permutations doubles in size with
@@ -145,7 +205,7 @@ def server_constraint_fields(kind: ServerKind, task: PermutationTask) -> tuple[d
         more = f" ({json.dumps(task.separator)} item){{{task.count - 1}}}" if task.count > 1 else ""
         return {"grammar": f"root ::= item{more}\nitem ::= {items}"}, "chain"
     if kind in ("vllm", "sglang"):
-        regex = permutation_pattern_for_server(task)
+        regex = permutation_pattern(task)
         return ({"structured_outputs": {"regex": regex}} if kind == "vllm" else {"regex": regex}), "chain"
     order = {
         "type": "array",
@@ -159,12 +219,77 @@ def server_constraint_fields(kind: ServerKind, task: PermutationTask) -> tuple[d
     }, "json"
 
 
-def permutation_pattern_for_server(task: PermutationTask) -> str:
+def permutation_pattern(task: PermutationTask) -> str:
     """Return a regular expression for ``task.count`` identifiers with separators between them."""
     item = f"({'|'.join(map(re.escape, task.items))})"
-    return item + (f"({_escape_server_pattern(task.separator)}{item}){{{task.count - 1}}}" if task.count > 1 else "")
+    # Not every server accepts escaped spaces, commas, dashes and ``>``.
+    separator = "".join(char if char in " >,-" else re.escape(char) for char in task.separator)
+    return item + (f"({separator}{item}){{{task.count - 1}}}" if task.count > 1 else "")
 
 
-def _escape_server_pattern(text: str) -> str:
-    """Escape a text for a regular expression, except spaces and ``>``, whose escapes not every server accepts."""
-    return "".join(char if char in " >,-" else re.escape(char) for char in text)
+def is_same_model(requested: str, answered: str) -> bool:
+    """Return whether the model that answered is the requested model; true if ``answered`` is empty.
+
+    Servers may add a date or a number to an alias, and may omit the organisation or add a folder or a gateway. Servers
+    of a single file, such as llama.cpp's, state the name of the file whatever name was requested.
+
+    >>> is_same_model("gpt-4o", "gpt-4o-2024-08-06"), is_same_model("gpt-4o", "gpt-4o-mini")
+    (True, False)
+    """
+    names = [name.lower().rpartition("/")[2] for name in (requested, answered)]
+    if not answered or names[1].endswith(".gguf"):
+        return True
+    return re.fullmatch(re.escape(names[0]) + r"([-@:.]\d[\d.-]*)?", names[1]) is not None
+
+
+async def inspect_server(connection: ServerConnection, model: str) -> Dialect:
+    """Request the server's list of models and derive its kind and context size from the list.
+
+    A server without such a list, or with an invalid one, is treated as a plain server.
+    """
+    plain, attempts = Dialect(kind="plain", model=model, url=connection.address.url), Attempts(connection)
+    try:
+        rows = await connection.ask("/models", read=_model_rows, attempts=attempts)
+    except RequestRejectedError:
+        return plain
+    except RequestFailedError as error:
+        if not attempts.is_silent and (connection.has_other_server is None or await connection.is_up()):
+            return plain
+        remedy = f"Start the server at {connection.address.url}, or set another address with --base-url"
+        raise attempts.unavailable(error, remedy) from error
+    owners = (name_in(row.get("owned_by")) for row in rows)
+    kind: ServerKind = next((_KINDS[owner] for owner in owners if owner in _KINDS), "plain")
+    by_id = {name: row for row in rows if (name := name_in(row.get("id")))}
+    own = by_id.get(model, rows[0] if len(rows) == 1 else {})
+    size = _context_size(own) or _context_size(by_id.get(name_in(own.get("parent")), {}))
+    if kind == "llamacpp" and size is None:
+        size = await _slot_size_of_llama_server(connection)
+    return replace(plain, kind=kind, models=tuple(by_id), context_size=size)
+
+
+def _model_rows(answer: ServerResponse) -> list[dict[str, Any]]:
+    if not answer.body:
+        raise RequestFailedError(f"The list of models is not a JSON object: {answer.text}")
+    rows = answer.body.get("data")
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def _context_size(row: dict[str, Any]) -> int | None:
+    """Return the context size in a model's description; None if the description states none.
+
+    The field is ``max_model_len`` (vLLM, SGLang), ``context_length`` (some gateways) or ``meta.n_ctx`` (llama.cpp).
+    """
+    sizes = (row.get("max_model_len"), row.get("context_length"), object_in(row.get("meta")).get("n_ctx"))
+    return next(filter(None, map(count_in, sizes)), None)
+
+
+async def _slot_size_of_llama_server(connection: ServerConnection) -> int | None:
+    """Return the context size per request, which older versions of llama.cpp state only in ``/props``."""
+
+    def read(answer: ServerResponse) -> int | None:
+        return count_in(object_in(answer.body.get("default_generation_settings")).get("n_ctx")) or None
+
+    try:
+        return await connection.ask(f"{connection.address.root}/props", read=read)
+    except (RequestFailedError, RequestRejectedError):
+        return None

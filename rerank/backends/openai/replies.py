@@ -11,21 +11,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from rerank.backends.base.request_retries import RequestFailedError
-from rerank.backends.base.server_answers import (
+from rerank.backends.base import token_estimate
+from rerank.backends.base.responses import (
+    RequestFailedError,
     ServerResponse,
+    count_in,
     decode_json_object,
-    name_in_answer,
-    object_in_answer,
-    shorten_server_message,
-    token_count_in_answer,
+    name_in,
+    object_in,
+    shorten,
 )
-from rerank.backends.base.token_estimate import (
-    estimate_minimum_server_tokens,
-    estimate_server_prompt_tokens,
-    estimate_server_text_tokens,
-)
-from rerank.backends.openai.dialect import ServerRequest, permutation_pattern_for_server
+from rerank.backends.openai.dialect import ServerRequest
 from rerank.errors import error_repr
 from rerank.tasks import ContinuationTask, Finish, PermutationTask, Reply, Request
 
@@ -39,20 +35,14 @@ _LEAST = -1e4
 
 
 class _UnreadableReplyError(Exception):
-    """Raised if a response contains no usable reply.
-
-    Args:
-        reason: Error message for the user.
-        has_content: Whether the reply has content; if not, another attempt may succeed.
-    """
+    """Raised if a response contains no usable reply; if it has no content at all, another attempt may succeed."""
 
     def __init__(self, reason: str, *, has_content: bool = True) -> None:
-        """Store whether the reply has content."""
         super().__init__(reason)
         self.has_content = has_content
 
 
-def parse_server_reply(answer: ServerResponse, request: Request, sent: ServerRequest) -> tuple[Reply, bool]:
+def parse_reply(answer: ServerResponse, request: Request, sent: ServerRequest) -> tuple[Reply, bool]:
     """Convert a response to a reply; the caller sets the reply's time in seconds and its number of retries.
 
     Every complete response has been billed and therefore becomes a reply. If the response cannot be parsed, the text of
@@ -64,80 +54,40 @@ def parse_server_reply(answer: ServerResponse, request: Request, sent: ServerReq
     body = answer.body
     if body.get("error") and not body.get("choices"):
         raise RequestFailedError(f"The server responded with an error: {answer.text}")
-    tokens_in, tokens_out, tokens_cached = _usage_of_response(body)
+    usage = object_in(body.get("usage"))
+    cached = count_in(object_in(usage.get("prompt_tokens_details")).get("cached_tokens"))
+    tokens_in = count_in(usage.get("prompt_tokens"))
     reply = Reply(
-        tokens_in=tokens_in
-        or estimate_server_prompt_tokens(request.prompt),  # an estimate, if the server states no count
-        tokens_out=tokens_out,
-        tokens_cached=tokens_cached,
-        served_model=name_in_answer(body.get("model")),
-        fingerprint=name_in_answer(body.get("system_fingerprint")),
+        tokens_in=tokens_in or token_estimate.estimate_prompt(request.prompt),  # if the server states no count
+        tokens_out=count_in(usage.get("completion_tokens")),
+        tokens_cached=cached,
+        served_model=name_in(body.get("model")),
+        fingerprint=name_in(body.get("system_fingerprint")),
     )
     try:
-        choice = _choice_of_answer(answer)
-        _check_prompt_not_truncated_by_server(tokens_in + tokens_cached, request)
+        choice = _choice(answer)
+        _check_not_truncated(tokens_in + cached, request)  # some servers count cached tokens separately
         return _add_content(reply, choice, request, sent), True
     except _UnreadableReplyError as error:
-        return replace(reply, error=shorten_server_message(str(error))), error.has_content
+        return replace(reply, error=shorten(str(error))), error.has_content
 
 
-def _add_content(reply: Reply, choice: Mapping[str, Any], request: Request, sent: ServerRequest) -> Reply:
-    """Add the text or the scores of a choice to a reply that contains only token counts so far."""
-    message = object_in_answer(choice.get("message"))
-    reason = name_in_answer(choice.get("finish_reason"))
-    finish: Finish = "refused" if message.get("refusal") else _ENDS.get(reason, "stop")
-    text, thoughts = _split_thoughts_of_response(message)
-    if isinstance(request.task, ContinuationTask):
-        scores = () if finish == "refused" else _scores_of_response(choice, request.task)
-        # A single token was requested, so the reply is not truncated.
-        return replace(reply, scores=scores, thoughts=thoughts, finish="refused" if finish == "refused" else "stop")
-    if finish == "stop" and not text and not thoughts:
-        raise _UnreadableReplyError("The reply has no content", has_content=False)
-    if sent.reply_prefix and text and not text.startswith(sent.reply_prefix):
-        text = sent.reply_prefix + text  # llama.cpp repeats the prefix, vLLM does not
-    elif sent.constraint == "json" and isinstance(request.task, PermutationTask):
-        text = _permutation_from_json_response(text, request.task)
-    tokens = reply.tokens_out or sum(map(estimate_server_text_tokens, (text, thoughts)))
-    return replace(reply, text=text, thoughts=thoughts, tokens_out=tokens, finish=finish)
-
-
-def server_reply_satisfies_constraint(reply: Reply, task: PermutationTask) -> bool:
-    """Return whether a constrained reply satisfies its constraint; always true for truncated and empty replies."""
-    if reply.finish != "stop" or not reply.text:
-        return True
-    return re.fullmatch(permutation_pattern_for_server(task), reply.text.strip()) is not None
-
-
-def _choice_of_answer(answer: ServerResponse) -> dict[str, Any]:
+def _choice(answer: ServerResponse) -> dict[str, Any]:
     """Return the only choice in a response; raise `_UnreadableReplyError` if there is not exactly one message."""
     if answer.unreadable:
         raise _UnreadableReplyError(answer.unreadable)
     choices = answer.body.get("choices")
     if isinstance(choices, list) and len(choices) > 1:
         raise _UnreadableReplyError(f"The answer contains {len(choices)} choices instead of one")
-    choice = object_in_answer(choices[0]) if isinstance(choices, list) and choices else {}
-    if not object_in_answer(choice.get("message")):
+    choice = object_in(choices[0]) if isinstance(choices, list) and choices else {}
+    if not object_in(choice.get("message")):
         raise _UnreadableReplyError(f"The answer contains no message: {answer.text or 'nothing'}", has_content=False)
     return choice
 
 
-def _usage_of_response(body: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Return the numbers of prompt tokens, completion tokens, and cached prompt tokens; unknown counts are 0."""
-    usage = object_in_answer(body.get("usage"))
-    details = object_in_answer(usage.get("prompt_tokens_details"))
-    counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"), details.get("cached_tokens"))
-    prompt, reply, cached = map(token_count_in_answer, counts)
-    return prompt, reply, cached
-
-
-def _check_prompt_not_truncated_by_server(processed: int, request: Request) -> None:
-    """Check that the server has not truncated the prompt, as some servers do silently if it is too long.
-
-    Args:
-        processed: Number of prompt tokens plus cached tokens, since some servers count cached tokens separately.
-        request: The request.
-    """
-    words = estimate_minimum_server_tokens(request.prompt)
+def _check_not_truncated(processed: int, request: Request) -> None:
+    """Check the number of prompt tokens, since some servers silently truncate a prompt that is too long."""
+    words = token_estimate.lower_bound(request.prompt)
     if 0 < processed < words // 2:
         raise _UnreadableReplyError(
             f"The server processed {processed} tokens of a prompt of {words} words, so it truncated the prompt; "
@@ -146,24 +96,44 @@ def _check_prompt_not_truncated_by_server(processed: int, request: Request) -> N
         )
 
 
-def _split_thoughts_of_response(message: Mapping[str, Any]) -> tuple[str, str]:
+def _add_content(reply: Reply, choice: Mapping[str, Any], request: Request, sent: ServerRequest) -> Reply:
+    """Add the text or the scores of a choice to a reply that contains only token counts so far."""
+    message = object_in(choice.get("message"))
+    reason = name_in(choice.get("finish_reason"))
+    finish: Finish = "refused" if message.get("refusal") else _ENDS.get(reason, "stop")
+    text, thoughts = _split_thoughts(message)
+    if isinstance(request.task, ContinuationTask):
+        scores = () if finish == "refused" else _scores(choice, request.task)
+        # A single token was requested, so the reply is not truncated.
+        return replace(reply, scores=scores, thoughts=thoughts, finish="refused" if finish == "refused" else "stop")
+    if finish == "stop" and not text and not thoughts:
+        raise _UnreadableReplyError("The reply has no content", has_content=False)
+    if sent.reply_prefix and text and not text.startswith(sent.reply_prefix):
+        text = sent.reply_prefix + text  # llama.cpp repeats the prefix, vLLM does not
+    elif sent.constraint == "json" and isinstance(request.task, PermutationTask):
+        text = _permutation_in_json(text, request.task)
+    tokens = reply.tokens_out or sum(map(token_estimate.estimate_text, (text, thoughts)))
+    return replace(reply, text=text, thoughts=thoughts, tokens_out=tokens, finish=finish)
+
+
+def _split_thoughts(message: Mapping[str, Any]) -> tuple[str, str]:
     """Return the answer and the thoughts, which are in a separate field or precede the answer."""
-    text = _text_of_response(message.get("content"))
-    separate = _text_of_response(message.get("reasoning_content")) or _text_of_response(message.get("reasoning"))
+    text = _text(message.get("content"))
+    separate = _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
     head, closed, answer = text.partition(_CLOSE)
     if closed or head.lstrip().startswith(_OPEN):  # if not closed, the thoughts are unfinished
         return answer.lstrip(), separate or head.lstrip().removeprefix(_OPEN).strip()
     return text, separate
 
 
-def _text_of_response(content: Any) -> str:
+def _text(content: Any) -> str:
     """Return the content of a message as text; it may be a text, or a list of parts, whose texts are concatenated."""
     if isinstance(content, list):
-        return "".join(_text_of_response(object_in_answer(part).get("text")) for part in content)
+        return "".join(_text(object_in(part).get("text")) for part in content)
     return content if isinstance(content, str) else ""
 
 
-def _permutation_from_json_response(text: str, task: PermutationTask) -> str:
+def _permutation_in_json(text: str, task: PermutationTask) -> str:
     """Convert a JSON reply to the text of a permutation.
 
     A truncated reply is converted up to its last complete identifier. Any other text is returned unchanged.
@@ -177,14 +147,14 @@ def _permutation_from_json_response(text: str, task: PermutationTask) -> str:
     return task.separator.join(item for item in strings if item in task.items) or text
 
 
-def _scores_of_response(choice: Mapping[str, Any], task: ContinuationTask) -> tuple[float, ...]:
+def _scores(choice: Mapping[str, Any], task: ContinuationTask) -> tuple[float, ...]:
     """Return one log-probability per continuation.
 
     A server lists only the most likely tokens. A continuation that is not listed gets the lowest listed value, an upper
     bound of its log-probability. Likely continuations can thus be distinguished, while unlikely continuations tie.
     """
-    listed = _top_logprobs_of_response(choice)
-    scores = [_log_probability_in_response(text, listed) for text in task.continuations]
+    listed = _top_logprobs(choice)
+    scores = [_log_probability(text, listed) for text in task.continuations]
     if all(score is None for score in scores):
         top = ", ".join(map(repr, sorted(listed, key=listed.__getitem__, reverse=True)[:5]))
         raise _UnreadableReplyError(
@@ -196,12 +166,12 @@ def _scores_of_response(choice: Mapping[str, Any], task: ContinuationTask) -> tu
     return tuple(floor if score is None else score for score in scores)
 
 
-def _top_logprobs_of_response(choice: Mapping[str, Any]) -> dict[str, float]:
+def _top_logprobs(choice: Mapping[str, Any]) -> dict[str, float]:
     """Return a mapping from each token listed for the first position to its log-probability."""
     try:
         rows = choice["logprobs"]["content"][0]["top_logprobs"]
         # In ascending order, so that the most likely of several tokens with the same text is kept.
-        listed = {name_in_answer(row["token"]): float(row["logprob"]) for row in reversed(rows)}
+        listed = {name_in(row["token"]): float(row["logprob"]) for row in reversed(rows)}
     except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
         raise _UnreadableReplyError(
             "The server returns no log-probabilities (logprobs), which this method needs; use a method that generates "
@@ -212,7 +182,7 @@ def _top_logprobs_of_response(choice: Mapping[str, Any]) -> dict[str, float]:
     return {token: max(value, _LEAST) for token, value in listed.items()}
 
 
-def _log_probability_in_response(text: str, listed: Mapping[str, float]) -> float | None:
+def _log_probability(text: str, listed: Mapping[str, float]) -> float | None:
     """Return the log-probability of the token equal to ``text``.
 
     If this token is not listed, return the log of the summed probabilities of all tokens equal to ``text`` after

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rerank.backends.base.server_address import Address, ServerProvider, api_key_for_server
+from rerank.backends.base.addresses import Address, ServerProvider, api_key_for_server
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import BackendError, UsageError
 from rerank.retrieval.base.document_stores import (

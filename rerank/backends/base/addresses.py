@@ -1,4 +1,4 @@
-"""The address of a server, and the API key that may be sent to it."""
+"""The addresses of servers, and the API keys that may be sent to them."""
 
 from __future__ import annotations
 
@@ -9,27 +9,23 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from rerank.errors import DataError, UsageError, error_repr
+from rerank.errors import DataError, UsageError, ensure, error_repr
 from rerank.io.settings_files import read_toml_file
 from rerank.tasks import FileAddress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerProvider:
-    """The provider of a server, such as OpenAI: its address, and the environment variables for its key and address.
+    """The provider of a server, such as OpenAI: its address, and the environment variables for its key and address."""
 
-    Attributes:
-        url: The provider's own address, to which a key may be sent even if the address was read from a file; empty if
-            users run the servers.
-        keys: Environment variables that may contain the key. The first variable that is set is used, even if it is
-            empty.
-        url_variable: Environment variable that may contain another address; empty if there is no such variable.
-        setting: The option or variable with which users set an address, for messages.
-    """
-
+    #: The provider's own address, to which a key may be sent even if the address was read from a file; empty if users
+    #: run the servers.
     url: str = ""
+    #: Variables that may contain the key. The first variable that is set is used, even if it is empty.
     keys: tuple[str, ...] = ("RERANK_API_KEY",)
+    #: Variable that may contain another address; empty if there is none.
     url_variable: str = ""
+    #: The option or variable with which users set an address, for messages.
     setting: str = "--base-url"
 
 
@@ -75,23 +71,16 @@ class Address:
         return f"{self.url}{'' if path else version}{endpoint}"
 
     @classmethod
-    def parse(cls, text: str | tuple[str, ...] = "", provider: ServerProvider = OPENAI) -> Address:
+    def parse(cls, text: str = "", provider: ServerProvider = OPENAI) -> Address:
         """Parse an address. If it is empty, use the address in the environment or, if unset, the provider's own.
 
         Raises:
-            UsageError: The address is missing or invalid, contains a password or a key, or there are several addresses.
+            UsageError: The address is missing or invalid, or contains a password or a key.
         """
-        if not isinstance(text, str):
-            raise UsageError(
-                f"--base-url contains several addresses: {' and '.join(text)}",
-                expected="one address",
-                remedy="Pass only one of the addresses",
-            )
         text = text or os.environ.get(provider.url_variable, "") or provider.url
-        if not text:
-            raise UsageError(
-                "The address of the server is missing", expected=f"{provider.setting}, such as http://localhost:8080"
-            )
+        ensure(
+            text, "The address of the server is missing", expected=f"{provider.setting}, such as http://localhost:8080"
+        )
         file = text.file if isinstance(text, FileAddress) else ""
         try:
             parts = urlsplit(text.strip().rstrip("/"))
@@ -104,15 +93,20 @@ class Address:
                 expected="https://HOST/v1",
                 remedy=f"Put the key into the environment variable {provider.keys[-1]}, not into {provider.setting}",
             )
-        if parts.scheme not in ("http", "https") or not host:
-            raise UsageError(
-                f"{provider.setting} is {error_repr(text)}",
-                expected="an address that starts with http:// or https://, such as http://localhost:8000/v1",
-            )
-        netloc = f"[{host}]" if ":" in host else host
-        netloc += f":{port}" if port is not None else ""
-        url, name = f"{parts.scheme}://{netloc}{parts.path}", f"{netloc}{parts.path}"
-        return cls(url, name, _is_loopback_server(host), file, provider)
+        ensure(
+            parts.scheme in ("http", "https") and host,
+            f"{provider.setting} is {error_repr(text)}",
+            expected="an address that starts with http:// or https://, such as http://localhost:8000/v1",
+        )
+        name = (f"[{host}]" if ":" in host else host) + (f":{port}" if port is not None else "") + parts.path
+        return cls(f"{parts.scheme}://{name}", name, _is_loopback(host), file, provider)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or host.endswith(".localhost") or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def api_key_for_server(address: Address) -> str:
@@ -125,12 +119,11 @@ def api_key_for_server(address: Address) -> str:
     provider = address.provider
     name = next((name for name in provider.keys if name in os.environ), "")
     key = os.environ[name].strip() if name else ""
-    # Checked here, since the HTTP library would show the key in its error message.
-    if not (key.isascii() and key.isprintable() and " " not in key):
-        raise UsageError(
-            f"The environment variable {name} contains characters that are not allowed in a key",
-            remedy="Copy the key again",
-        )
+    ensure(  # checked here, since the HTTP library would show the key in its error message
+        key.isascii() and key.isprintable() and " " not in key,
+        f"The environment variable {name} contains characters that are not allowed in a key",
+        remedy="Copy the key again",
+    )
     if key and address.private and address.file and address.url not in _addresses_allowed_for_keys(provider):
         variable = provider.url_variable
         in_environment = f"or set {variable} to this address if the command has no --base-url, " if variable else ""
@@ -161,26 +154,14 @@ def key_configuration_file() -> Path:
 
 
 def _addresses_allowed_for_keys(provider: ServerProvider) -> set[str]:
-    """Return the addresses to which a key may always be sent: the provider's own, and those that the user lists.
-
-    Raises:
-        DataError: The configuration is not TOML, or its ``key_addresses`` is not a list of strings.
-        UsageError: One of the addresses is invalid.
-    """
+    """Return the addresses to which a key may always be sent: the provider's own, and those that the user lists."""
     path = key_configuration_file()
     listed = read_toml_file(path, "configuration").get("key_addresses", []) if path.is_file() else []
-    if not (isinstance(listed, list) and all(isinstance(text, str) for text in listed)):
-        raise DataError(
-            f"key_addresses in {str(path)!r} is {error_repr(listed)}", expected='a list, as in ["https://HOST/v1"]'
-        )
+    ensure(
+        isinstance(listed, list) and all(isinstance(text, str) for text in listed),
+        f"key_addresses in {str(path)!r} is {error_repr(listed)}",
+        expected='a list, as in ["https://HOST/v1"]',
+        error=DataError,
+    )
     named = (provider.url, os.environ.get(provider.url_variable, ""), *listed)
     return {Address.parse(text, provider).url for text in named if text}
-
-
-def _is_loopback_server(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

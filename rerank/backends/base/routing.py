@@ -10,7 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
-from rerank.backends.base.request_retries import FIRST_WAIT, LONGEST_WAIT
+from rerank.backends.base.responses import FIRST_WAIT, LONGEST_WAIT
 
 #: Number of groups whose server is remembered.
 _GROUPS = 4096
@@ -18,21 +18,15 @@ _GROUPS = 4096
 
 @dataclass(slots=True, eq=False)
 class RoutedServer:
-    """The load of one of several servers, and whether it is resting after a failure.
+    """The load of one of several servers, and whether it is resting after a failure."""
 
-    Attributes:
-        position: Position of the server in the list of servers, from 0.
-        slots: Maximum number of simultaneous requests.
-        in_progress: Number of requests that the server is processing.
-        pause: Seconds until the next check of a resting server; 0 if the server is not resting.
-        waiting: The requests in the queue of this server. Each request is represented by a future, whose result is the
-            server that will process the request.
-    """
-
-    position: int
-    slots: int
+    position: int  # in the list of servers, from 0
+    slots: int  # maximum number of simultaneous requests
     in_progress: int = 0
+    #: Seconds until the next check of a resting server; 0 if the server is not resting.
     pause: float = 0.0
+    #: The requests in the queue of this server. Each request is represented by a future, whose result is the server
+    #: that will process the request.
     waiting: deque[asyncio.Future[RoutedServer]] = field(default_factory=deque)
 
     @property
@@ -52,13 +46,10 @@ class ServerRouter:
       has a free slot and no waiting requests of its own, whichever is first: an idle server costs more than computing
       a prefix again.
     - A resting server receives no requests, unless all servers are resting; then all of them receive requests.
-
-    Args:
-        slots: Maximum number of simultaneous requests of each server.
     """
 
     def __init__(self, slots: Sequence[int]) -> None:
-        """Create the servers, without requests; all of them count as working."""
+        """Create a server per number of slots, the maximum number of its simultaneous requests."""
         self.servers = [RoutedServer(position, number) for position, number in enumerate(slots)]
         self._homes: OrderedDict[Hashable, RoutedServer] = OrderedDict()
 
@@ -94,11 +85,8 @@ class ServerRouter:
         self._assign()
 
     def rest(self, server: RoutedServer) -> None:
-        """Let a server rest after a failure, and move its waiting requests to other servers.
-
-        If the server is already resting, nothing changes, since the failed request began before the rest.
-        """
-        if not server.pause:
+        """Let a server rest after a failure, and move its waiting requests to other servers."""
+        if not server.pause:  # otherwise the failed request began before the rest
             server.pause = FIRST_WAIT
             waiting, server.waiting = server.waiting, deque()
             for slot in waiting:

@@ -1,0 +1,192 @@
+"""What servers send: responses of any content, which always can be decoded, and failures of requests.
+
+Values of a wrong type or range count as missing. Nothing here imports httpx2, which takes 0.1 s.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rerank.errors import BackendError
+from rerank.io.text_files import replace_lone_surrogates
+from rerank.tasks import Reply
+
+if TYPE_CHECKING:
+    from rerank.backends.base.connection import ServerConnection
+
+#: Larger numbers of tokens count as missing. Sums of accepted numbers fit into SQLite's integers of 64 bits.
+MOST_TOKENS = 2**40
+#: Maximum number of characters of a server message that are shown, and of the name of a model.
+SHOWN, _NAME = 400, 200
+#: Maximum number of digits that are converted to an integer; Python itself refuses more than 4300.
+_DIGITS = 1000
+#: Maximum attempts per request: in general, after timeouts, and if the server has never answered.
+TRIES, SLOW_TRIES, FIRST_TRIES = 5, 2, 2
+#: Seconds: the wait before the second attempt, which doubles with every further attempt, and the longest such wait.
+FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
+#: Error codes of content filters.
+_FILTERED = ("content_filter", "content_policy_violation")
+
+
+# Responses
+
+
+@dataclass(frozen=True, slots=True)
+class ServerResponse:
+    """A complete HTTP response with a success status.
+
+    Attributes:
+        text: The body of the response.
+        unreadable: Error message for the user if the body was not read completely; otherwise empty.
+        value: The parsed JSON value, such as a list; None if the body is not valid JSON.
+    """
+
+    text: str
+    unreadable: str = ""
+    value: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Decode the JSON value."""
+        object.__setattr__(self, "value", _decode_json(self.text))
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The JSON object in the response; empty if the response is not a JSON object."""
+        return object_in(self.value)
+
+
+def decode_json_object(text: str) -> dict[str, Any]:
+    """Return the JSON object in a text, without lone surrogates; empty if the text is not a JSON object."""
+    return object_in(_decode_json(text))
+
+
+def _decode_json(text: str) -> Any:
+    try:
+        body = json.loads(text, parse_int=lambda digits: int(digits) if len(digits) <= _DIGITS else math.inf)
+        if "\\ud" in text or "\\uD" in text:  # an escaped surrogate, perhaps without its other half
+            body = json.loads(replace_lone_surrogates(json.dumps(body, ensure_ascii=False)))
+    except (ValueError, RecursionError):  # RecursionError: nested too deeply
+        return None
+    return body
+
+
+def count_in(value: Any) -> int:
+    """Return a number of tokens that a server states; 0 if it is not an integer from 1 to `MOST_TOKENS`."""
+    return value if type(value) is int and 0 < value <= MOST_TOKENS else 0
+
+
+def name_in(value: Any) -> str:
+    """Return a name that a server states, shortened to `_NAME` characters; empty if it is not a text."""
+    return value[:_NAME] if isinstance(value, str) else ""
+
+
+def object_in(value: Any) -> dict[str, Any]:
+    """Return a value if it is a JSON object; otherwise return an empty dictionary."""
+    return value if isinstance(value, dict) else {}
+
+
+def objects_in(value: Any) -> list[dict[str, Any]]:
+    """Return the items of a JSON list, with an empty dictionary for each item that is not an object."""
+    return list(map(object_in, value)) if isinstance(value, list) else []
+
+
+def shorten(text: str) -> str:
+    """Return the first `SHOWN` characters of a text as one line."""
+    line = " ".join(text[: 10 * SHOWN].split())
+    return line if len(line) <= SHOWN else f"{line[: SHOWN - 1]}…"
+
+
+# Failures
+
+
+class RequestFailedError(Exception):
+    """Raised if a request got no valid reply; the request may be retried.
+
+    Args:
+        message: Error message for the user.
+        after: Seconds to wait before the next attempt, if the server states them; otherwise None.
+        tries: Maximum number of attempts; 1 if another attempt cannot help.
+    """
+
+    def __init__(self, message: str, *, after: float | None = None, tries: int = TRIES) -> None:
+        """Store the values that determine whether and when to retry."""
+        super().__init__(message)
+        self.after, self.tries = after, tries
+
+
+class RequestRejectedError(Exception):
+    """Raised if the server refused a request as invalid. Retrying it cannot help.
+
+    Args:
+        message: Error message with the server's own message and status.
+        status: The HTTP status.
+        code: The server's error code; empty if it states none.
+        field: Name of the invalid field of the request; empty if the server names none.
+    """
+
+    def __init__(self, message: str, *, status: int, code: str = "", field: str = "") -> None:
+        """Store the parts of the server's answer."""
+        super().__init__(message)
+        self.status, self.code, self.field = status, code, field
+
+
+class ServerUnavailableError(BackendError):
+    """Raised if a server does not answer a request that another server could answer.
+
+    Attributes:
+        attempts: Number of attempts that were made.
+        tries: Maximum number of attempts per request for this kind of failure.
+        is_silent: Whether there was no connection to the server.
+    """
+
+    attempts = 0
+    tries = 1
+    is_silent = False
+
+
+class Attempts:
+    """The attempts of one request to a server, which may need several exchanges."""
+
+    def __init__(self, connection: ServerConnection) -> None:
+        """Start without attempts."""
+        self.count = 0
+        self._connection, self._contacts = connection, connection.contacts
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the server has responded to no request at all since this request began."""
+        return self._connection.contacts == self._contacts
+
+    @property
+    def retries(self) -> int:
+        """Number of attempts after the first."""
+        return max(0, self.count - 1)
+
+    def unavailable(self, error: RequestFailedError, remedy: str) -> ServerUnavailableError:
+        """Return the exception for a server that does not answer."""
+        failed = ServerUnavailableError(str(error), remedy=remedy)
+        failed.attempts, failed.tries, failed.is_silent = self.count, error.tries, self.is_silent
+        return failed
+
+    def failed_reply(self, error: RequestFailedError | RequestRejectedError, model: str) -> Reply:
+        """Return the reply to a request that failed or was rejected.
+
+        Raises:
+            ServerUnavailableError: There is no connection to the server, or the request failed and there are other
+                servers.
+            BackendError: The model or the path does not exist on the server, so no other request can be answered
+                either.
+        """
+        if isinstance(error, RequestFailedError):
+            if self.is_silent or self._connection.has_other_server is not None:
+                remedy = "Check the address and the network, or start the server; --resume keeps committed calls"
+                raise self.unavailable(error, remedy) from error
+            return Reply(finish="error", error=str(error))
+        if error.status in (404, 405):
+            raise BackendError(
+                f"Model {model!r}: {error}", remedy="Check the model's name, and --base-url if it is set"
+            ) from error
+        return Reply(finish="refused") if error.code in _FILTERED else Reply(finish="error", error=str(error))

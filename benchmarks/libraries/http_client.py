@@ -24,11 +24,11 @@ from typing import Any
 import httpx
 import httpx2
 import openai
-from rerank.backends.base.responses import RequestFailedError
 
 from libraries.processes import Settings, added, import_seconds
 from rerank.backends.base.addresses import Address
 from rerank.backends.base.connection import ServerConnection
+from rerank.backends.base.responses import RequestFailedError
 
 KEY = "sk-a-key-of-this-benchmark"
 REMOTE = "http://gpu.example/v1"

@@ -195,10 +195,10 @@ class Api(ServerBackend[RerankApiLimits]):
     tasks = frozenset({CrossEncoderTask})
     default_method = "cross-encoder"
 
-    def __init__(self, model: str, *addresses: Address, **options: Any) -> None:
+    def __init__(self, model: str, address: Address, **options: Any) -> None:
         """Check the name and the options, without connecting."""
         self._api, self._api_model = _parse_model(model)
-        super().__init__(model, *addresses, **options)
+        super().__init__(model, address, **options)
 
     @classmethod
     def find_provider(cls, model: str) -> ServerProvider:

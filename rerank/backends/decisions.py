@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from rerank.backends.base.addresses import OPENAI, Address, ServerProvider
+from rerank.backends.base.addresses import OPENAI, ServerProvider
 from rerank.backends.base.responses import (
     Attempts,
     RequestFailedError,
@@ -29,7 +29,6 @@ from rerank.backends.base.responses import (
 from rerank.backends.base.server import ServerBackend
 from rerank.backends.base.token_estimate import EstimatedTokens, estimate_prompt
 from rerank.errors import UsageError, error_repr
-from rerank.io.forks import watch_forks
 from rerank.prompts.base import TokenCounter
 from rerank.prompts.identifiers import LETTER_IDENTIFIERS
 from rerank.tasks import DecisionTask, Reply, Request
@@ -93,14 +92,8 @@ class Decisions(ServerBackend[int]):
     default_method = "pointwise"
     requests_in_flight = MAX_QUESTIONS
 
-    def __init__(self, model: str, *addresses: Address, **options: Any) -> None:
-        """Check the options, without connecting."""
-        super().__init__(model, *addresses, **options)
-        self.after_fork_in_child()
-        watch_forks(self)
-
     def after_fork_in_child(self) -> None:
-        """Start without waiting questions: those that waited before a fork are answered in the parent process."""
+        """Forget waiting questions; those that waited before a fork are answered in the parent process."""
         self._waiting: dict[str, list[_Asked]] = {}
         self._calls: set[asyncio.Task[None]] = set()
 

@@ -57,7 +57,7 @@ def several(
         pairs = zip(acts, listings or [None] * len(acts), strict=True)
         servers = [stack.enter_context(FaultyServer(own, listing=listing)) for own, listing in pairs]
         waits, addresses = Waits(), [Address.parse(server.url) for server in servers]
-        backend = Openai("m", *addresses, options=BackendOptions(**options), sleep=waits)
+        backend = Openai.over("m", addresses, options=BackendOptions(**options), sleep=waits)
         try:
             yield backend, servers, waits
         finally:
@@ -157,7 +157,7 @@ def test_what_a_server_rejects_is_not_tried_elsewhere() -> None:
 
 def test_a_server_that_is_down_at_the_start() -> None:
     with several([FINE]) as (_, (server,), waits):
-        backend = Openai("m", *map(Address.parse, (URLS[0], server.url)), sleep=waits)
+        backend = Openai.over("m", [*map(Address.parse, (URLS[0], server.url))], sleep=waits)
         with pytest.warns(UserWarning, match="does not answer"):
             assert backend.tokens.context_size == 4096
         assert texts(backend.generate([request(f"q{n}") for n in range(4)])) == ["[2] > [1]"] * 4
@@ -165,7 +165,7 @@ def test_a_server_that_is_down_at_the_start() -> None:
 
 
 def test_no_server_at_all_names_each() -> None:
-    backend = Openai("m", *map(Address.parse, URLS), sleep=Waits())
+    backend = Openai.over("m", [*map(Address.parse, URLS)], sleep=Waits())
     with raises(BackendError, "127.0.0.1:1/v1", "127.0.0.1:2/v1", "--resume"):
         backend.generate([request()])
     with raises(BackendError, "127.0.0.1:1/v1", "127.0.0.1:2/v1"):
@@ -197,7 +197,7 @@ def test_a_server_comes_back_after_a_check() -> None:
 
 def test_a_server_that_fails_again_when_its_check_ends_is_checked_again() -> None:
     waits = Waits()
-    client = Openai("m", *map(Address.parse, URLS), sleep=waits).client
+    client = Openai.over("m", [*map(Address.parse, URLS)], sleep=waits).client
     server, failure = client.router.servers[0], ServerUnavailableError("no reply")
 
     async def fail_twice() -> None:

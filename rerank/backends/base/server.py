@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from rerank.backends.base.addresses import Address, ServerProvider, api_key_for_server
 from rerank.errors import ensure
-from rerank.io.forks import ForkLock
+from rerank.io.forks import ForkLock, watch_forks
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import BackendOptions, Reply, Request
 from rerank.tasks.backends import BaseBackend
@@ -39,7 +39,7 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
 
     Args:
         model: Name of the model on the server.
-        addresses: The addresses of the servers.
+        address: The address of the server; `over` is for several servers.
         options: Backend options; None for the defaults. Only concurrency, timeout, retries, batch size and context size
             have an effect.
         sleep: Function that waits between attempts; replaced in tests.
@@ -59,13 +59,14 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
     def __init__(
         self,
         model: str,
-        *addresses: Address,
+        address: Address,
+        *,
         options: BackendOptions | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         transport: Any = None,
     ) -> None:
-        """Check the options and the addresses, without connecting."""
-        self._model, self._addresses, self._options = model, addresses, options or BackendOptions()
+        """Check the options and the address, without connecting."""
+        self._model, self._options = model, options or BackendOptions()
         for name in _LOCAL:
             value = getattr(self._options, name)
             ensure(
@@ -74,6 +75,25 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
                 expected="no such option, since it is set when the server is started",
                 remedy="Omit the option; a server lists adapters as separate models",
             )
+        self._use((address,))
+        self._concurrency = self._options.concurrency or CONCURRENCY
+        self._sleep, self._transport = sleep, transport
+        self._client: ServerClient[S] | None = None
+        self._creating = ForkLock()
+        self._size: int | None = self._options.context_size
+        #: The model's token counter. If its counts are estimates, they are meant to be too high rather than too low.
+        self.tokens = self.make_tokens(self._context_size)
+        self.after_fork_in_child()
+        watch_forks(self)
+
+    @classmethod
+    def over(cls, model: str, addresses: Sequence[Address], **options: Any) -> Self:
+        """Return the backend for a model on one or several servers; further arguments are those of the class."""
+        backend = cls(model, addresses[0], **options)
+        backend._use(tuple(addresses))
+        return backend
+
+    def _use(self, addresses: tuple[Address, ...]) -> None:
         for address in addresses:
             if address.file and address.private:
                 api_key_for_server(address)  # so that a forbidden key is an error now and not at the first request
@@ -83,15 +103,12 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
             f"--base-url lists the same server more than once: {' and '.join(names)}",
             expected="one address per server",
         )
+        self._addresses = addresses
         # Two servers may have different weights under the same name, so the servers belong to the identity.
-        self.identity: Mapping[str, str] = {"model": model, "server": " ".join(names)}
-        self._concurrency = self._options.concurrency or CONCURRENCY
-        self._sleep, self._transport = sleep, transport
-        self._client: ServerClient[S] | None = None
-        self._creating = ForkLock()
-        self._size: int | None = self._options.context_size
-        #: The model's token counter. If its counts are estimates, they are meant to be too high rather than too low.
-        self.tokens = self.make_tokens(self._context_size)
+        self.identity: Mapping[str, str] = {"model": self._model, "server": " ".join(names)}
+
+    def after_fork_in_child(self) -> None:
+        """Forget requests in progress; called in forked processes, and when the backend is created."""
 
     @classmethod
     def connect(cls, model: str, options: BackendOptions | None = None) -> Self:
@@ -104,7 +121,7 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
         options = options or BackendOptions()
         texts = options.base_url if isinstance(options.base_url, tuple) else [options.base_url or ""]
         provider = cls.find_provider(model)
-        return cls(model, *(Address.parse(text, provider) for text in texts), options=options)
+        return cls.over(model, [Address.parse(text, provider) for text in texts], options=options)
 
     @classmethod
     @abstractmethod
@@ -148,7 +165,7 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the arguments of the constructor: another process opens its own connections and reads its own key."""
         options = {"options": self._options, "sleep": self._sleep, "transport": self._transport}
-        return partial(type(self), self._model, *self._addresses, **options), ()
+        return partial(type(self).over, self._model, self._addresses, **options), ()
 
     @property
     def batch_size(self) -> int:

@@ -199,9 +199,9 @@ ASSEMBLING = {
 DEFINING = {"rerank.assemble", "rerank.judges", "rerank.models", "rerank.strategies", "rerank.methods"}
 #: These use models for another purpose than ranking, or only look at the class of a backend.
 NOT_RANKING = {
-    "rerank.cli.data": {"rerank.models.open_model_backend"},
-    "rerank.cli.label_queries": {"rerank.models.open_model_backend"},
-    "rerank.cli.qrels_judge": {"rerank.models.backend_class_of_model", "rerank.models.open_model_backend"},
+    "rerank.cli.judging": {"rerank.models.backend_class_of_model", "rerank.models.open_model_backend"},
+    "rerank.cli.label": {"rerank.models.open_model_backend"},
+    "rerank.cli.tools": {"rerank.models.open_model_backend"},
     "rerank.leaderboard.suites.planning_backend": {"rerank.models.backend_class_of_model"},
 }
 

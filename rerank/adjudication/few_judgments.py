@@ -16,11 +16,12 @@ from rerank.evaluation.comparison import notes_on_judgments
 from rerank.evaluation.measures import check_measure_has_query_values
 from rerank.evaluation.prediction_powered import LEAST_JUDGED_TOPICS, estimate_prediction_powered_mean
 from rerank.evaluation.significance import student_t_interval
+from rerank.io.reports import Grid, Report, TableReport, format_cell, value_with_interval
 from rerank.types import Qrels, Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FewJudgmentsReport:
+class FewJudgmentsReport(Report):
     """Estimated mean scores of runs, or differences from a baseline, by prediction-powered inference.
 
     Attributes:
@@ -34,6 +35,8 @@ class FewJudgmentsReport:
             ``model`` (from the model's judgments alone).
         notes: Caveats for the reader.
     """
+
+    rows_key = "rows"
 
     people_topics: tuple[str, ...]
     model_topics: tuple[str, ...]
@@ -54,6 +57,27 @@ class FewJudgmentsReport:
             "rows": list(self.rows),
             "notes": list(self.notes),
         }
+
+    def tables(self, digits: int = 4) -> TableReport:
+        """Return a table with one row per run: the estimate, and the values from people alone and the model alone."""
+        rows = [
+            [
+                row["run"],
+                row["measure"],
+                value_with_interval(row["estimate"], row["interval"], digits),
+                value_with_interval(row["people"], row["people_interval"], digits),
+                format_cell(row["model"], digits),
+                format_cell(row["weight"], 2),
+            ]
+            for row in self.rows
+        ]
+        what = f"Differences from {self.baseline}" if self.baseline else "Means"
+        legend = [
+            f"{what}, {1 - self.alpha:.0%} intervals; {len(self.people_topics)} topics judged by people and "
+            f"{len(self.model_topics)} only by the model ({self.left_out} topics omitted)."
+        ]
+        heads = ["run", "measure", "estimate", "people only", "model only", "weight of the model"]
+        return TableReport([Grid(heads, rows, left=2)], legend, self.notes)
 
 
 def estimate_from_few_judgments(

@@ -50,6 +50,8 @@ class LeaveOutStudy(Report):
         notes: Caveats for the reader.
     """
 
+    rows_key = "rows"
+
     depth: int
     topics: int
     rows: tuple[dict[str, Any], ...]

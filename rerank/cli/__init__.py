@@ -13,6 +13,21 @@ import os
 import sys
 import warnings
 
+from rerank.cli import (  # noqa: F401 (each module adds its commands to `app`)
+    bench,
+    compare,
+    evaluate,
+    folders,
+    judging,
+    label,
+    leaderboard,
+    mteb,
+    qrels,
+    run,
+    serve,
+    tools,
+    train,
+)
 from rerank.cli.app import app
 from rerank.cli.output import print_error, print_note
 from rerank.errors import BackendError, MissingResourceError, RerankError, StorageError

@@ -1,59 +1,41 @@
-"""The root command ``rerank`` and its command groups."""
+"""The root command ``rerank``, and the function with which modules add their commands to it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperGroup
 
-from rerank.cli import (
-    anova,
-    bench,
-    calibrate,
-    compare,
-    data,
-    demo,
-    evaluate,
-    folders,
-    heads,
-    inspect,
-    label,
-    leaderboard,
-    mcp,
-    merge,
-    mteb,
-    power,
-    prompts,
-    qrels,
-    reproduce,
-    robustness,
-    run,
-    serve,
-    tools,
-    train,
-    transfer,
-)
+from rerank.cli.options import expand_option_groups
 from rerank.errors import UsageError, expected_value_of_fault
+
+#: The commands in the help text, in this order, by panel.
+_PANELS = {
+    "Rank": "demo run retrieve rerank serve mcp robustness",
+    "Evaluate": "eval compare power worth anova reproduce calibrate",
+    "Judge": "qrels",
+    "Train": "train transfer inspect merge label heads",
+    "Benchmark": "bench leaderboard mteb",
+    "Tools": "replay verify parse collections methods doctor models prompts cache",
+}
+_PANEL_OF = {name: panel for panel, names in _PANELS.items() for name in names.split()}
+Function = TypeVar("Function", bound=Callable[..., None])
 
 
 class _RootGroup(TyperGroup):
     """The root command, which converts Typer's errors about arguments into errors of this package."""
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
-        """Parse the arguments of the root command."""
         with _argument_errors():
             return super().make_context(*arguments, **options)
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Return the names of the commands, sorted by group in the order of the help text."""
-        panels = {name: getattr(command, "rich_help_panel", "") for name, command in self.commands.items()}
-        return sorted(super().list_commands(ctx), key=lambda name: list(_GROUPS).index(panels[name]))
+        return sorted(super().list_commands(ctx), key=list(_PANEL_OF).index)
 
     def invoke(self, ctx: Any) -> Any:
-        """Parse the arguments of a command and run it."""
         with _argument_errors():
             return super().invoke(ctx)
 
@@ -78,11 +60,6 @@ def _argument_errors() -> Iterator[None]:
         ) from error
 
 
-def _normalize_command_line_flag(name: str) -> str:
-    """Return the flag with dashes instead of underscores, so that both forms are accepted."""
-    return name.replace("_", "-")
-
-
 app = typer.Typer(
     name="rerank",
     cls=_RootGroup,
@@ -91,10 +68,35 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={
         "help_option_names": ["-h", "--help"],
-        "token_normalize_func": _normalize_command_line_flag,
+        # flags may be written with dashes or underscores
+        "token_normalize_func": lambda name: name.replace("_", "-"),
     },
     rich_markup_mode="rich",
 )
+
+
+def command(name: str, example: str = "", *, group: typer.Typer = app) -> Callable[[Function], Function]:
+    """Return a decorator that adds a function to a group of commands. Its option groups become options.
+
+    Args:
+        example: A command line, which the help text shows.
+    """
+
+    def add(function: Function) -> Function:
+        epilog = f"Example: {example}" if example else None
+        panel: Any = _PANEL_OF[name] if group is app else None
+        group.command(name, epilog=epilog, rich_help_panel=panel)(expand_option_groups(function))
+        return function
+
+    return add
+
+
+def command_group(name: str, help: str, *, parent: typer.Typer = app, **options: Any) -> typer.Typer:  # noqa: A002
+    """Add a group of commands and return it. Without ``options`` it prints its help if no command follows."""
+    group = typer.Typer(help=help, **options or {"no_args_is_help": True})
+    panel: Any = _PANEL_OF[name] if parent is app else None
+    parent.add_typer(group, name=name, rich_help_panel=panel)
+    return group
 
 
 def _print_version(requested: bool) -> None:
@@ -116,21 +118,3 @@ def root_command(
     Exit codes: 0 success, 2 invalid arguments, 3 missing prerequisite, 4 missing file or model, 5 invalid data,
     6 model, server or disk failure, 7 finished with more failures than allowed.
     """
-
-
-#: The groups of commands in the help text, in this order.
-_GROUPS = {
-    "Rank": (demo, run, serve, mcp, robustness),
-    "Evaluate": (evaluate, compare, power, anova, reproduce, calibrate),
-    "Judge": (qrels,),
-    "Train": (label, train, transfer, inspect, merge, heads),
-    "Benchmark": (bench, leaderboard, mteb),
-    "Tools": (folders, data, prompts, tools),
-}
-for title, modules in _GROUPS.items():
-    for module in modules:
-        module.register_cli_commands(app)
-    registered: list[Any] = [*app.registered_commands, *app.registered_groups]
-    for command in registered:
-        if command.rich_help_panel not in _GROUPS:
-            command.rich_help_panel = title

@@ -1,96 +1,36 @@
-"""`rerank compare`: test differences between systems for significance, from runs and qrels or a matrix of scores."""
+"""`compare`, `power`, `worth`, `anova`, `reproduce`: compare systems and experiments."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
-from rerank.cli.option_groups import expand_option_groups
-from rerank.cli.output import TableFormatOption, WideOption, emit_output, print_note, print_reports
-from rerank.cli.run_files import NamesOption, expand_run_arguments, read_named_runs, short_run_names
+from rerank.cli.app import command
+from rerank.cli.options import (
+    AlphaOption,
+    IntervalAlpha,
+    MeasureOptions,
+    MeasuresOption,
+    NamesOption,
+    QrelsOption,
+    RunsArgument,
+    SignificanceOptions,
+    TableFormatOption,
+    WideOption,
+)
+from rerank.cli.output import emit, print_note
+from rerank.cli.run_files import expand_run_arguments, read_named_runs, short_run_names
 from rerank.errors import UnknownNameError, UsageError
-from rerank.io.text_files import check_file_writable
 
 if TYPE_CHECKING:
     from rerank.evaluation.compared_runs import ComparedRuns
-    from rerank.evaluation.comparison_family import ComparisonOptions
-    from rerank.io.reports import TableReport
+    from rerank.io.reports import Report
 
 #: Number of pairs that a table on a terminal shows without --all.
 _PAIRS_ON_TERMINAL = 20
-
-
-def register_cli_commands(app: typer.Typer) -> None:
-    """Add the command ``compare``."""
-    example = "Example: rerank compare a.trec b.trec --qrels qrels.txt -m nDCG@10 --test permutation --correction bh"
-    app.command("compare", epilog=example)(compare_command)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasureOptions:
-    """Options for scoring runs: relevance judgments and measures."""
-
-    qrels: Annotated[
-        str | None, typer.Option("--qrels", help="Relevance judgments: a file, or the selector of a collection.")
-    ] = None
-    measures: Annotated[
-        list[str] | None, typer.Option("--measure", "-m", help="Measure; repeatable. (default: nDCG@10)")
-    ] = None
-    relevant: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Lowest grade that binary measures count as relevant; 2 for TREC Deep Learning. (default: 1)",
-        ),
-    ] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class SignificanceOptions:
-    """Options for the significance test of pairs of systems."""
-
-    test: Annotated[
-        str,
-        typer.Option(help="Paired test: t, wilcoxon, sign, permutation, bootstrap, tukey-randomised or tukey-anova."),
-    ] = "t"
-    correction: Annotated[
-        str,
-        typer.Option(
-            help="Correction for multiple comparisons: none, bonferroni, holm, hochberg, bh, by, or auto (none for "
-            "Tukey's tests, otherwise holm)."
-        ),
-    ] = "auto"
-    alpha: Annotated[float, typer.Option(help="Significance level.")] = 0.05
-    permutations: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Number of resamples of a resampling test. (default: 10000; tukey-randomised: 100000)"
-        ),
-    ] = None
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed for the resamples. (default: 0)")] = None
-
-    @property
-    def selector(self) -> str:
-        """The test and its options as a selector, the text from which library functions create the test."""
-        from rerank.evaluation.pairwise_decisions import build_significance_test_selector
-
-        return build_significance_test_selector(self.test, permutations=self.permutations, seed=self.seed)
-
-    def comparison_options(self, family: FamilyOptions) -> ComparisonOptions:
-        """Return the comparison options that the library functions accept."""
-        from rerank.evaluation.comparison_family import ComparisonOptions
-
-        return ComparisonOptions(
-            test=self.selector,
-            correction=self.correction,
-            alpha=self.alpha,
-            across_measures=family.across_measures,
-            simultaneous=family.simultaneous,
-            margin=family.margin,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,26 +39,21 @@ class FamilyOptions:
 
     baseline: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="Compare all other runs with this run only: a run file or the name of a run. --test then also accepts "
             "dunnett and max-t."
         ),
     ] = None
     margin: Annotated[
-        float | None,
-        typer.Option(help="With --baseline: also test equivalence and non-inferiority (TOST) with this margin."),
+        float | None, Option(help="With --baseline: also test equivalence and non-inferiority (TOST) with this margin.")
     ] = None
     across_measures: Annotated[
-        bool, typer.Option("--across-measures", help="Correct over all measures together, not per measure.")
+        bool, Option("--across-measures", help="Correct over all measures together, not per measure.")
     ] = False
-    simultaneous: Annotated[
-        bool, typer.Option("--simultaneous", help="Also show simultaneous confidence intervals.")
-    ] = False
+    simultaneous: Annotated[bool, Option("--simultaneous", help="Also show simultaneous confidence intervals.")] = False
     omit_outliers: Annotated[
         bool,
-        typer.Option(
-            "--omit-outliers", help="Omit runs more than 3 interquartile ranges below the lower quartile of means."
-        ),
+        Option("--omit-outliers", help="Omit runs more than 3 interquartile ranges below the lower quartile of means."),
     ] = False
 
 
@@ -129,24 +64,24 @@ class ReportOptions:
     names: NamesOption = None
     picture: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "--plot",
             help="Plot file (png, svg or pdf): per-topic differences of two systems, p-values of more than two, or "
             "intervals of the differences from a baseline.",
         ),
     ] = None
     per_query: Annotated[
-        Path | None, typer.Option("--per-query", help="CSV file for the differences of every pair on every query.")
+        Path | None, Option("--per-query", help="CSV file for the differences of every pair on every query.")
     ] = None
     show_all: Annotated[
-        bool, typer.Option("--all", help=f"Show all pairs on a terminal, not only the first {_PAIRS_ON_TERMINAL}.")
+        bool, Option("--all", help=f"Show all pairs on a terminal, not only the first {_PAIRS_ON_TERMINAL}.")
     ] = False
     wide: WideOption = False
     form: TableFormatOption = "text"
 
 
-@expand_option_groups
-def compare_command(
+@command("compare", "rerank compare a.trec b.trec --qrels qrels.txt -m nDCG@10 --test permutation --correction bh")
+def compare(
     scoring: MeasureOptions,
     significance: SignificanceOptions,
     family: FamilyOptions,
@@ -154,13 +89,11 @@ def compare_command(
     *,
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(
-            metavar="RUN...", help="Run files (TREC, MS MARCO or JSON; may be gzipped), or folders of run files."
-        ),
+        Argument(metavar="RUN...", help="Run files (TREC, MS MARCO or JSON; may be gzipped), or folders of run files."),
     ] = None,
     matrix: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="CSV file of scores instead of runs: one row per topic, one column per system, names in the first row."
         ),
     ] = None,
@@ -170,32 +103,65 @@ def compare_command(
     With --matrix, compare given scores: report how many pairs differ significantly, and how many systems each system
     outperforms.
     """
-    from rerank.evaluation.plots import check_comparison_plot
+    from rerank.evaluation import plots
+    from rerank.evaluation.baseline_comparison import compare_with_baseline
+    from rerank.evaluation.comparison import compare_evaluated_measures
+    from rerank.evaluation.pairwise_decisions import compare_all_runs
+    from rerank.evaluation.score_matrix import ScoreMatrix
+    from rerank.io.text_files import check_file_writable
 
-    _check_compare_options(scoring, significance, family, report)
-    for path, check in ((report.picture, check_comparison_plot), (report.per_query, check_file_writable)):
-        if path is not None:
-            check(path)
+    _check_options(scoring, significance, family, report)
+    if report.picture is not None:
+        plots.check_comparison_plot(report.picture)
+    if report.per_query is not None:
+        check_file_writable(report.per_query)
     if matrix is not None:
-        check_matrix_without_runs(matrix, runs or [], scoring)
-        compared, baseline = _read_compared_matrix(matrix, report.names or []), family.baseline
+        flags = {"--qrels": scoring.qrels, "--measure": scoring.measures, "--relevant": scoring.relevant}
+        conflicting = [*map(str, (runs or [])[:1]), *(flag for flag, value in flags.items() if value)]
+        if conflicting:
+            raise UsageError(
+                f"{conflicting[0]} is given together with --matrix {matrix}",
+                expected="either runs with qrels, or a matrix of scores alone",
+                remedy=f"Omit either {conflicting[0]} or --matrix",
+            )
+        compared, baseline = _read_matrix(matrix, report.names or []), family.baseline
     else:
         compared, baseline = read_compared_runs(runs or [], scoring, report.names or [], family.baseline)
     if family.omit_outliers:
         compared = compared.without_outliers(baseline or "")
-    options = significance.comparison_options(family)
+    options = significance.comparison_options(
+        across_measures=family.across_measures, simultaneous=family.simultaneous, margin=family.margin
+    )
     if report.per_query is not None:
         compared.write_query_differences(report.per_query, baseline or "")
         print_note(f"differences per query: {report.per_query}")
+
+    def show(result: Report) -> None:
+        emit(result, report.form, wide=report.wide, most_rows=None if report.show_all else _PAIRS_ON_TERMINAL)
+
     if baseline is not None:
-        _emit_baseline_comparison(compared, baseline, options, report)
+        versus = compare_with_baseline(compared.scores, compared.measures, baseline, options, judged=compared.judged)
+        versus = replace(versus, notes=(*versus.notes, *compared.notes))
+        show(versus)
+        if report.picture is not None:
+            plots.plot_baseline_comparison(versus, report.picture)
     elif matrix is not None:
-        _emit_matrix_decisions(compared, options, report)
+        scores = replace(ScoreMatrix.from_scores(compared.scores, compared.measures[0]), measure="")
+        decisions = compare_all_runs(scores, options.test, options.correction, alpha=options.alpha)
+        decisions = replace(decisions, notes=(*decisions.notes, *compared.notes))
+        show(decisions)
+        if report.picture is not None:
+            plots.plot_comparison(decisions, report.picture)
     else:
-        _emit_comparison_of_pairs(compared, options, report)
+        result = compare_evaluated_measures(compared.scores, compared.measures, options).with_notes(compared.notes)
+        show(result)
+        if report.picture is not None:
+            result.comparisons[0].plot(report.picture)
+    if report.picture is not None:
+        print_note(f"plot: {report.picture}")
 
 
-def _check_compare_options(
+def _check_options(
     scoring: MeasureOptions, significance: SignificanceOptions, family: FamilyOptions, report: ReportOptions
 ) -> None:
     """Check for options that cannot be combined, before any file is read."""
@@ -212,21 +178,7 @@ def _check_compare_options(
         raise UsageError(f"--plot {report.picture} is given with several measures", expected="one measure per plot")
 
 
-def check_matrix_without_runs(matrix: Path, runs: list[Path], scoring: MeasureOptions) -> None:
-    """Check that options for runs are not combined with a matrix of scores."""
-    flags = {"--qrels": scoring.qrels, "--measure": scoring.measures, "--relevant": scoring.relevant}
-    conflicting = [*map(str, runs[:1]), *(flag for flag, value in flags.items() if value)]
-    if conflicting:
-        raise UsageError(
-            f"{conflicting[0]} is given together with --matrix {matrix}",
-            expected="either runs with qrels, or a matrix of scores alone",
-            remedy=f"Omit either {conflicting[0]} or --matrix",
-        )
-
-
-def _read_compared_matrix(path: Path, names: list[str]) -> ComparedRuns:
-    from dataclasses import replace
-
+def _read_matrix(path: Path, names: list[str]) -> ComparedRuns:
     from rerank.evaluation.compared_runs import compared_runs_of_matrix
     from rerank.evaluation.score_matrix import read_score_matrix
 
@@ -239,7 +191,10 @@ def _read_compared_matrix(path: Path, names: list[str]) -> ComparedRuns:
 def read_compared_runs(
     runs: list[Path], scoring: MeasureOptions, names: list[str], baseline: str | None
 ) -> tuple[ComparedRuns, str | None]:
-    """Return the scores of the runs, and the name of the baseline run (None without a baseline)."""
+    """Return the scores of the runs, and the name of the baseline run (None without a baseline).
+
+    If the baseline is not one of the runs, it becomes the first of them.
+    """
     from rerank.collections import open_collection_qrels
     from rerank.evaluation.compared_runs import score_compared_runs
 
@@ -247,76 +202,185 @@ def read_compared_runs(
         raise UsageError("--qrels is missing", expected="runs and qrels, or --matrix", remedy="Add --qrels FILE")
     judged, lowest = open_collection_qrels(scoring.qrels)
     files = expand_run_arguments(runs)
-    place = None if baseline is None else _place_of_baseline(baseline, files, names)
+    place = None
+    if baseline is not None:
+        known = names if len(names) == len(files) else short_run_names(files)
+        place = known.index(baseline) if baseline in known else None
+        if place is None:
+            if not Path(baseline).exists():
+                raise UnknownNameError("baseline", baseline, [*known, *map(str, files)])
+            file, *more = expand_run_arguments([Path(baseline)])
+            if more:
+                raise UsageError(f"--baseline {baseline} contains {1 + len(more)} runs", expected="one run")
+            place = next((index for index, other in enumerate(files) if other.resolve() == file.resolve()), None)
+            if place is None:
+                place = 0
+                files.insert(0, file)
+                if names:
+                    names.insert(0, file.name)
     opened = read_named_runs(files, names)
     compared = score_compared_runs(judged, opened, scoring.measures or ["nDCG@10"], relevant=scoring.relevant or lowest)
     return compared, None if place is None else opened[place].name
 
 
-def _place_of_baseline(baseline: str, files: list[Path], names: list[str]) -> int:
-    """Return the index of the baseline in ``files``. If the baseline is not in ``files``, insert it at the start."""
-    known = names if len(names) == len(files) else short_run_names(files)
-    if baseline in known:
-        return known.index(baseline)
-    if not Path(baseline).exists():
-        raise UnknownNameError("baseline", baseline, [*known, *map(str, files)])
-    file, *more = expand_run_arguments([Path(baseline)])
-    if more:
-        raise UsageError(f"--baseline {baseline} contains {1 + len(more)} runs", expected="one run")
-    same = [index for index, other in enumerate(files) if other.resolve() == file.resolve()]
-    if not same:
-        files.insert(0, file)
-        if names:
-            names.insert(0, file.name)
-    return same[0] if same else 0
-
-
-def _emit_baseline_comparison(
-    compared: ComparedRuns, baseline: str, options: ComparisonOptions, report: ReportOptions
+@command("power", "rerank power a.trec b.trec --qrels qrels.txt -m nDCG@10 --difference 0.02")
+def power(
+    scoring: MeasureOptions,
+    *,
+    runs: RunsArgument,
+    baseline: Annotated[
+        str | None, Option(help="Compare all other runs with this run only: a run file or the name of a run.")
+    ] = None,
+    difference: Annotated[
+        float | None, Option(help="Smallest difference that matters; adds the number of topics it requires.")
+    ] = None,
+    power: Annotated[float, Option(help="Probability of detecting a true difference.")] = 0.8,
+    alpha: Annotated[float, Option(help="Significance level, which is divided by the number of pairs.")] = 0.05,
+    form: TableFormatOption = "text",
 ) -> None:
-    from dataclasses import replace
+    """Report the differences that a paired t-test can detect, and the number of topics needed for a difference.
 
-    from rerank.evaluation.baseline_comparison import compare_with_baseline
-    from rerank.evaluation.plots import plot_baseline_comparison
+    Only the standard deviations of the per-topic differences are taken from the runs.
+    """
+    from rerank.evaluation.comparison_family import ComparisonOptions
+    from rerank.evaluation.power_report import PowerGoal, report_power_of_runs
 
-    result = compare_with_baseline(compared.scores, compared.measures, baseline, options, judged=compared.judged)
-    result = replace(result, notes=(*result.notes, *compared.notes))
-    _emit_compared(result.to_dict(), [result.tables()], report, rows="rows")
-    if report.picture is not None:
-        plot_baseline_comparison(result, report.picture)
-        print_note(f"plot: {report.picture}")
-
-
-def _emit_compared(content: dict[str, Any], reports: list[TableReport], report: ReportOptions, **rows: Any) -> None:
-    most_rows = None if report.show_all else _PAIRS_ON_TERMINAL
-
-    def text() -> None:
-        print_reports(reports, wide=report.wide, most_rows=most_rows)
-
-    emit_output(content, form=report.form, text=text, reports=reports, **rows)
-
-
-def _emit_matrix_decisions(compared: ComparedRuns, options: ComparisonOptions, report: ReportOptions) -> None:
-    from dataclasses import replace
-
-    from rerank.evaluation.pairwise_decisions import compare_all_runs
-    from rerank.evaluation.plots import plot_comparison
-    from rerank.evaluation.score_matrix import ScoreMatrix
-
-    matrix = replace(ScoreMatrix.from_scores(compared.scores, compared.measures[0]), measure="")
-    decisions = compare_all_runs(matrix, options.test, options.correction, alpha=options.alpha)
-    decisions = replace(decisions, notes=(*decisions.notes, *compared.notes))
-    _emit_compared(decisions.to_dict(), [decisions.tables()], report, rows="means")
-    if report.picture is not None:
-        plot_comparison(decisions, report.picture)
-        print_note(f"plot: {report.picture}")
+    compared, name = read_compared_runs(runs, scoring, [], baseline)
+    if len(compared.measures) > 1:
+        raise UsageError(f"{len(compared.measures)} measures are given", expected="one measure")
+    report = report_power_of_runs(
+        compared.scores,
+        compared.measures[0],
+        options=ComparisonOptions(alpha=alpha),
+        goal=PowerGoal(power=power, difference=difference),
+        baseline=name or "",
+    )
+    emit(report, form)
+    for note in compared.notes:
+        print_note(note)
 
 
-def _emit_comparison_of_pairs(compared: ComparedRuns, options: ComparisonOptions, report: ReportOptions) -> None:
-    from rerank.evaluation.comparison import compare_evaluated_measures
+@command("worth", "rerank worth a.trec b.trec --qrels qrels.txt -m nDCG@10")
+def worth(
+    scoring: MeasureOptions,
+    *,
+    first: Annotated[Path, Argument(metavar="FIRST", help="Run of the first stage.")],
+    runs: RunsArgument,
+    depth: Annotated[
+        int | None, Option(min=1, help="Number of candidates per query that are reranked. (default: all)")
+    ] = None,
+    alpha: IntervalAlpha = 0.05,
+    names: NamesOption = None,
+    form: TableFormatOption = "text",
+) -> None:
+    """Report the gain of rerankers over the first stage, and its share of the gain of a perfect order.
 
-    result = compare_evaluated_measures(compared.scores, compared.measures, options).with_notes(compared.notes)
-    _emit_compared(result.to_dict(), result.reports(), report, records=result.pairs())
-    if report.picture is not None:
-        result.comparisons[0].plot(report.picture)
-        print_note(f"plot: {report.picture}")
+    The perfect order sorts the first stage's candidates by their relevance grades.
+    """
+    from rerank.collections import open_collection_qrels
+    from rerank.evaluation.pairwise_decisions import check_significance_level
+    from rerank.evaluation.worth import WorthOptions, measure_worth_of_rerankers
+
+    check_significance_level(alpha)
+    measures = scoring.measures or ["nDCG@10"]
+    if scoring.qrels is None or len(measures) > 1:
+        raise UsageError(
+            "--qrels is missing" if scoring.qrels is None else f"{len(measures)} measures are given",
+            expected="--qrels and one measure",
+        )
+    qrels, lowest = open_collection_qrels(scoring.qrels)
+    before, *methods = read_named_runs(expand_run_arguments([first, *runs]), names or [])
+    options = WorthOptions(relevant=scoring.relevant or lowest, depth=depth, alpha=alpha)
+    emit(measure_worth_of_rerankers(qrels, before, methods, measures[0], options), form)
+
+
+@command("anova", "rerank anova one/ two/ --qrels one.txt --qrels two.txt -m nDCG@10")
+def anova(
+    folders: Annotated[
+        list[Path], Argument(metavar="FOLDER...", help="Folder of runs per collection; file names identify systems.")
+    ],
+    qrels: Annotated[
+        list[str],
+        Option(help="Relevance judgments: a file, or the selector of a collection; once per folder, in order."),
+    ],
+    measure: Annotated[str, Option("--measure", "-m", help="Measure with per-query values.")] = "nDCG@10",
+    relevant: Annotated[
+        int | None, Option(min=1, help="Lowest grade that counts as relevant. (default: as in each collection, or 1)")
+    ] = None,
+    correction: Annotated[
+        str, Option(help="Correction over the pairs: none, bonferroni, holm, hochberg, bh, by, or auto (holm).")
+    ] = "auto",
+    alpha: AlphaOption = 0.05,
+    form: TableFormatOption = "text",
+) -> None:
+    """Compare the same systems over several collections: means, a stratified test of all pairs, analysis of variance.
+
+    Each collection counts equally in means and differences, however many topics it has.
+    """
+    from rerank.collections import open_collection_qrels
+    from rerank.evaluation import ScoreMatrix, score_compared_runs
+    from rerank.evaluation.comparison_family import ComparisonOptions
+    from rerank.evaluation.stratified_comparison import compare_over_collections
+
+    if len(folders) != len(qrels):
+        raise UsageError(
+            f"--qrels is given {len(qrels)} times for {len(folders)} folders",
+            expected="one --qrels per folder, in the order of the folders",
+        )
+    matrices, notes = {}, []
+    names = short_run_names(folders)
+    if len(set(names)) < len(names):
+        raise UsageError(
+            f"The folders contain a duplicate: {', '.join(map(str, folders))}", expected="different folders"
+        )
+    for name, folder, selector in zip(names, folders, qrels, strict=True):
+        judged, lowest = open_collection_qrels(selector)
+        runs = read_named_runs(expand_run_arguments([folder]))
+        compared = score_compared_runs(judged, runs, [measure], relevant=relevant or lowest)
+        if len(compared.measures) > 1:
+            raise UsageError(
+                f"--measure {measure!r} refers to {len(compared.measures)} measures", expected="one measure"
+            )
+        matrices[name] = ScoreMatrix.from_scores(compared.scores, compared.measures[0])
+        notes += [f"{name}: {note}" for note in compared.notes]
+    options = ComparisonOptions(correction=correction, alpha=alpha)
+    emit(compare_over_collections(matrices, options, notes=notes), form)
+
+
+@command("reproduce", "rerank reproduce a.trec b.trec again/a.trec again/b.trec --qrels qrels.txt -m nDCG@10")
+def reproduce(
+    runs: Annotated[
+        list[Path],
+        Argument(
+            metavar="BASELINE ADVANCED BASELINE_AGAIN ADVANCED_AGAIN",
+            help="Baseline and advanced run of the original experiment, then of the repeated experiment.",
+        ),
+    ],
+    qrels: QrelsOption,
+    qrels_again: Annotated[
+        str | None, Option(help="Judgments of the repeated experiment, if it was on another collection.")
+    ] = None,
+    measures: MeasuresOption = None,
+    relevant: Annotated[
+        int | None, Option(min=1, help="Lowest grade that counts as relevant. (default: as in --qrels, or 1)")
+    ] = None,
+    depth: Annotated[int, Option(min=2, help="Number of documents whose order is compared.")] = 1000,
+    form: TableFormatOption = "text",
+) -> None:
+    """Report how well an experiment was reproduced: order of documents, scores per topic, effect, and t-tests."""
+    from rerank.collections import open_collection_qrels
+    from rerank.evaluation.reproduction import Experiment, measure_reproduction
+
+    if len(runs) != 4:
+        raise UsageError(f"{len(runs)} runs are given", expected="four: baseline and advanced run of both experiments")
+    judged, lowest = open_collection_qrels(qrels)
+    judged_again = judged if qrels_again is None else open_collection_qrels(qrels_again)[0]
+    baseline, advanced, baseline_again, advanced_again = read_named_runs(runs)
+    result = measure_reproduction(
+        Experiment(baseline=baseline, advanced=advanced, qrels=judged),
+        Experiment(baseline=baseline_again, advanced=advanced_again, qrels=judged_again),
+        measures or ["nDCG@10"],
+        relevant=relevant or lowest,
+        depth=depth,
+    )
+    emit(result, form)

@@ -7,7 +7,6 @@ import os
 import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from rerank.errors import MissingPrerequisiteError
 from rerank.io.paths import cache_dir
@@ -52,56 +51,41 @@ def examine_installation() -> list[dict[str, str]]:
         Rows with ``check``, ``state`` (``ok``, ``broken``, or ``absent`` for a missing optional part), ``found`` and
         ``remedy``.
     """
-    rows = [
-        _installation_check_row(
-            "python", "ok", f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores"
-        )
-    ]
-    rows += [_check_installed_part(*part) for part in _PARTS]
-    rows.append(_check_java_for_doctor())
+    rows = [_row("python", "ok", f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores")]
+    rows += [_examine_part(*part) for part in _PARTS]
+    try:
+        home, release = find_java()  # only the first stage ``lucene`` needs it
+        rows.append(_row("java", "ok", f"{release} in {home}"))
+    except MissingPrerequisiteError as error:
+        rows.append(_row("java", "absent", error.found, error.remedy))
     for name in MODELS:
-        downloaded = is_model_downloaded(name)
-        remedy = "" if downloaded else f"rerank models pull {name}"
-        state, found = ("ok", "downloaded") if downloaded else ("absent", "")
-        rows.append(_installation_check_row(f"model {name}", state, found, remedy))
-    rows.append(_check_cache_folder_for_doctor(cache_dir()))
+        if is_model_downloaded(name):
+            rows.append(_row(f"model {name}", "ok", "downloaded"))
+        else:
+            rows.append(_row(f"model {name}", "absent", "", f"rerank models pull {name}"))
+    path = cache_dir()
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    if os.access(existing, os.W_OK):
+        free = shutil.disk_usage(existing).free / 1e9
+        rows.append(_row("cache folder", "ok", f"{path}, {free:.0f} GB free"))
+    else:
+        remedy = "Set XDG_CACHE_HOME to a writable folder"
+        rows.append(_row("cache folder", "broken", f"{path} is not writable", remedy))
     return rows
 
 
-def _check_installed_part(distribution: str, module: str, extra: str) -> dict[str, str]:
+def _row(check: str, state: str, found: str, remedy: str = "") -> dict[str, str]:
+    return {"check": check, "state": state, "found": found, "remedy": remedy}
+
+
+def _examine_part(distribution: str, module: str, extra: str) -> dict[str, str]:
     remedy = f"pip install 'listrank[{extra}]'" if extra else "pip install --force-reinstall listrank"
     try:
         installed = version(distribution)
     except PackageNotFoundError:
-        return _installation_check_row(distribution, "absent" if extra else "broken", "", remedy)
+        return _row(distribution, "absent" if extra else "broken", "", remedy)
     try:
         importlib.import_module(module)
     except (ImportError, OSError) as error:  # OSError: a shared library cannot be loaded
-        return _installation_check_row(
-            distribution, "broken", f"{installed}, but it cannot be imported: {error}", remedy
-        )
-    return _installation_check_row(distribution, "ok", installed)
-
-
-def _check_java_for_doctor() -> dict[str, str]:
-    """Check whether Java is installed. Only the first stage ``lucene`` needs it."""
-    try:
-        home, release = find_java()
-    except MissingPrerequisiteError as error:
-        return _installation_check_row("java", "absent", error.found, error.remedy)
-    return _installation_check_row("java", "ok", f"{release} in {home}")
-
-
-def _check_cache_folder_for_doctor(path: Path) -> dict[str, str]:
-    existing = next(folder for folder in (path, *path.parents) if folder.exists())
-    if not os.access(existing, os.W_OK):
-        return _installation_check_row(
-            "cache folder", "broken", f"{path} is not writable", "Set XDG_CACHE_HOME to a writable folder"
-        )
-    return _installation_check_row(
-        "cache folder", "ok", f"{path}, {shutil.disk_usage(existing).free / 1e9:.0f} GB free"
-    )
-
-
-def _installation_check_row(check: str, state: str, found: str, remedy: str = "") -> dict[str, str]:
-    return {"check": check, "state": state, "found": found, "remedy": remedy}
+        return _row(distribution, "broken", f"{installed}, but it cannot be imported: {error}", remedy)
+    return _row(distribution, "ok", installed)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
-from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_table
+from rerank.cli.app import command
+from rerank.cli.options import FormatOption
+from rerank.cli.output import emit_content, print_note
 from rerank.errors import DataError, UsageError
-
-if TYPE_CHECKING:
-    from rerank.store import RunFolder
 
 #: Kind of difference -> remedy.
 _REMEDIES = {
@@ -21,25 +20,18 @@ _REMEDIES = {
     "index": "The next search rebuilds a damaged index",
 }
 
-Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A run folder.")]
+Folder = Annotated[Path, Argument(metavar="FOLDER", help="A run folder.")]
 
 
-def register_cli_commands(app: typer.Typer) -> None:
-    """Add the commands ``replay``, ``verify`` and ``parse``."""
-    app.command("replay", epilog="Example: rerank replay runs/FOLDER -m AP")(replay_command)
-    app.command("verify", epilog="Example: rerank verify runs/FOLDER")(verify_command)
-    app.command("parse", epilog="Example: echo '[2] > [1] > [3]' | rerank parse --count 3")(parse_command)
-
-
-def replay_command(
+@command("replay", "rerank replay runs/FOLDER -m AP")
+def replay(
     folder: Folder,
     measures: Annotated[
-        list[str] | None,
-        typer.Option("--measure", "-m", help="Measure to use instead of the run's measures; repeatable."),
+        list[str] | None, Option("--measure", "-m", help="Measure to use instead of the run's measures; repeatable.")
     ] = None,
     prompts: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="Also write the prompts of all calls to this file, as JSON lines; those that are not in the call log "
             "are rendered again from the collection."
         ),
@@ -48,31 +40,31 @@ def replay_command(
 ) -> None:
     """Parse the recorded replies of a run again, and score the result. Nothing is written to the folder."""
     from rerank.experiment import replay_and_rescore_run
+    from rerank.experiment.run_prompts import read_run_prompts
+    from rerank.io.reports import make_grid
+    from rerank.io.text_files import replace_text_file
     from rerank.store import RunFolder
 
     opened = RunFolder.existing(folder)
     if prompts is not None:
-        _write_run_prompts(opened, prompts)
+        with replace_text_file(prompts) as file:
+            for prompt in read_run_prompts(opened):
+                file.write(json.dumps(prompt.to_json(), ensure_ascii=False) + "\n")
     result = replay_and_rescore_run(opened, tuple(measures or ()))
     if not opened.finished:
         print_note(
             f"{folder} is unfinished: calls without a reply count as errors. Finish it with `rerank run ... --resume`"
         )
-
-    def show() -> None:
-        for key in ("first_stage_scores", "scores"):
-            if result[key]:
-                print_table([key, *result[key]], [["", *map(format_number_cell, result[key].values())]])
-        print_table(["windows", *result["windows"]], [["", *result["windows"].values()]])
-
-    emit_output(result, form=form, text=show)
+    rows = {key: result[key] for key in ("first_stage_scores", "scores") if result[key]} | {
+        "windows": result["windows"]
+    }
+    emit_content(result, [make_grid([key, *row], [["", *row.values()]]) for key, row in rows.items()], form)
 
 
-def verify_command(
+@command("verify", "rerank verify runs/FOLDER")
+def verify(
     folder: Folder,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Replace a damaged call log by a log of its intact rows.")
-    ] = False,
+    repair: Annotated[bool, Option("--repair", help="Replace a damaged call log by a log of its intact rows.")] = False,
     form: FormatOption = "text",
 ) -> None:
     """Recompute all numbers in a run folder and list the differences. The exit code is 5 if there are any.
@@ -80,7 +72,8 @@ def verify_command(
     Prompts in the call log must be readable. Indexes of the run's collection in the cache folder are compared with
     the hashes that were stored with them.
     """
-    from rerank.experiment import verify_run_folder as check
+    from rerank.experiment import verify_run_folder
+    from rerank.io.reports import make_grid
     from rerank.store import RunFolder, repair_call_log
 
     if repair and (repaired := repair_call_log(RunFolder.existing(folder))).original is not None:
@@ -90,20 +83,13 @@ def verify_command(
             result["prompts_lost"] = repaired.prompts_lost
             note += f"; {repaired.prompts_lost} of them without prompts (`rerank replay --prompts`)"
         note += f"; the damaged log is {repaired.original.name}. Repeat the other calls with --resume"
-        emit_output(result, form=form, text=lambda: print_note(note))
+        emit_content(result, [note], form)
         return
-    rows = check(RunFolder.existing(folder))  # one row per difference
+    rows = verify_run_folder(RunFolder.existing(folder))  # one row per difference
     result = {"folder": str(folder), "verified": not rows, "differences": rows}
-
-    def show() -> None:
-        if rows:
-            print_table(
-                ["file", "what", "stored", "computed"], [[_shorten_cell(cell) for cell in row.values()] for row in rows]
-            )
-        else:
-            print_note(f"{folder}: all numbers match the recorded replies")
-
-    emit_output(result, form=form, text=show)
+    cells = [[_shorten(str(cell)) for cell in row.values()] for row in rows]
+    match = f"{folder}: all numbers match the recorded replies"
+    emit_content(result, [make_grid(["file", "what", "stored", "computed"], cells)] if rows else [match], form)
     if rows:
         names = ", ".join(sorted({f"{row['file']} ({row['what']})" for row in rows}))
         raise DataError(
@@ -113,23 +99,16 @@ def verify_command(
         )
 
 
-def _write_run_prompts(folder: RunFolder, path: Path) -> None:
-    from rerank.experiment.run_prompts import read_run_prompts
-    from rerank.io.text_files import replace_text_file
-
-    with replace_text_file(path) as file:
-        for prompt in read_run_prompts(folder):
-            file.write(json.dumps(prompt.to_json(), ensure_ascii=False) + "\n")
-
-
-def parse_command(
-    count: Annotated[int, typer.Option(max=1_000_000, help="Number of passages in the prompt.")],
-    file: Annotated[Path | None, typer.Argument(help="File with the reply; if omitted, standard input.")] = None,
+@command("parse", "echo '[2] > [1] > [3]' | rerank parse --count 3")
+def parse(
+    count: Annotated[int, Option(max=1_000_000, help="Number of passages in the prompt.")],
+    file: Annotated[Path | None, Argument(help="File with the reply; if omitted, standard input.")] = None,
     form: FormatOption = "text",
 ) -> None:
     """Parse a model's reply: print the order of passages, and missing, repeated and unknown identifiers (from 1)."""
+    from rerank.io.reports import Line
     from rerank.io.text_files import open_text_file
-    from rerank.parsing import parse_permutation as read
+    from rerank.parsing import parse_permutation
 
     if count < 0:
         raise UsageError(f"--count is {count}", expected="0 or more")
@@ -138,18 +117,11 @@ def parse_command(
     else:
         with open_text_file(file) as stream:
             text = stream.read()
-    parsed = read(text, count)
-    result = parsed.to_dict()
-
-    def show() -> None:
-        typer.echo(" > ".join(f"[{number}]" for number in result["order"]))
-        print_note(
-            "; ".join(f"{key}: {result[key]}" for key in ("status", "missing", "repeated", "foreign") if result[key])
-        )
-
-    emit_output(result, form=form, text=show)
+    result = parse_permutation(text, count).to_dict()
+    order = Line(" > ".join(f"[{number}]" for number in result["order"]))
+    notes = [f"{key}: {result[key]}" for key in ("status", "missing", "repeated", "foreign") if result[key]]
+    emit_content(result, [order, "; ".join(notes)], form)
 
 
-def _shorten_cell(cell: object) -> str:
-    text = str(cell)
+def _shorten(text: str) -> str:
     return text if len(text) <= 50 else text[:47] + "..."

@@ -1,104 +1,82 @@
-"""`label`: create and check training lists. The modules `label_files` and `label_split` process label files."""
+"""`label`: create, check, filter, split, augment and convert training lists, and write queries for a collection."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
-from rerank.cli import label_files as labelfiles
-from rerank.cli import label_queries as labelqueries
-from rerank.cli import label_split as labelsplit
-from rerank.cli.label_options import (
-    Against,
-    Collection,
-    Lists,
-    Threshold,
-    load_test_queries_option,
-    look_up_texts_option,
-    print_leaks_note,
-    print_skipped_lists_note,
-    read_label_file_argument,
-    resolve_threshold_option,
-)
-from rerank.cli.option_groups import expand_option_groups
-from rerank.cli.output import (
-    FormatOption,
-    emit_output,
-    format_number_cell,
-    format_window_counts,
-    print_note,
-    print_table,
-)
-from rerank.cli.run import DryRun, execute_with_progress_bar
+from rerank.cli.app import command, command_group
+from rerank.cli.options import DryRun, FormatOption, ModelLoadOptions
+from rerank.cli.output import emit_content, emit_estimate, format_windows, print_note
+from rerank.cli.run import execute_with_progress_bar, show_command_progress_bar
 from rerank.cli.spec_options import with_spec_command_options
-from rerank.errors import DataError
+from rerank.errors import DataError, PartialFailureError, UsageError
 from rerank.experiment.spec import Execution, RunSpec
 
-_MAKE = (
-    "Example: rerank label make --collection pydoc --method multipass --model smollm2-135m --depth 30 --max-queries 20 "
-    "-o labels.jsonl"
-)
-_CHECK = "Example: rerank label check labels.jsonl --collection pydoc --against jsonl:data/jsonl"
+if TYPE_CHECKING:
+    from rerank.finetune.labels.label_list import LabelList
+    from rerank.finetune.labels.training_list import TrainingList
+    from rerank.io.reports import Grid
 
+Lists = Annotated[
+    Path,
+    Argument(
+        metavar="FILE", help="Label file, FlagEmbedding file or file of conversations; gzipped files are accepted."
+    ),
+]
+Labels = Annotated[Path, Argument(metavar="FILE", help="Label file; gzipped files are accepted.")]
+Output = Annotated[Path, Option("--output", "-o", help="Label file to write.")]
+Folder = Annotated[Path, Option("--output", "-o", help="Folder to write.")]
+Collection = Annotated[str | None, Option(help="Collection that contains the documents referenced by id.")]
+Against = Annotated[
+    list[str] | None,
+    Option(help="Collection, or jsonl:queries=FILE, whose queries must not be in training data; repeatable."),
+]
+Threshold = Annotated[
+    float | None, Option(help="Minimum Jaccard coefficient of trigrams for near-duplicate queries. (default: 0.7)")
+]
+Seed = Annotated[int, Option(help="Seed for random choices.")]
 
-def register_cli_commands(app: typer.Typer) -> None:
-    """Add the command group ``label``."""
-    label = typer.Typer(help="Create, check, filter, split and augment training lists.", no_args_is_help=True)
-    label.command("make", epilog=_MAKE)(
-        with_spec_command_options()(_command_with_positional_arguments(expand_option_groups(make_labels_command)))
-    )
-    label.command("check", epilog=_CHECK)(check_labels_command)
-    labelfiles.register_cli_commands(label)
-    labelsplit.register_cli_commands(label)
-    labelqueries.register_cli_commands(label)
-    app.add_typer(label, name="label")
-
-
-def _command_with_positional_arguments(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command that accepts ``spec`` and ``execution`` by position, as `with_spec_command_options` needs."""
-
-    @functools.wraps(command)
-    def call(spec: RunSpec, execution: Execution, **own: Any) -> None:
-        command(spec=spec, execution=execution, **own)
-
-    return call
+group = command_group("label", "Create, check, filter, split and augment training lists.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelMakeOptions:
+class MakeOptions:
     """Options for creating training lists, which teachers rank."""
 
-    output: Annotated[Path, typer.Option("--output", "-o", help="Label file to write, one JSON object per line.")]
+    output: Annotated[Path, Option("--output", "-o", help="Label file to write, one JSON object per line.")]
     teacher: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="Teacher: method (a run with --method and --model), run:FILE, qrels, qrels:FILE, dense:MODEL, or any "
             "first stage; repeatable, to fuse several teachers. (default: method)"
         ),
     ] = None
     fuse: Annotated[
-        str, typer.Option(help="Fusion of several teachers: rrf (uses ranks), z-score or min-max (use scores).")
+        str, Option(help="Fusion of several teachers: rrf (uses ranks), z-score or min-max (use scores).")
     ] = "rrf"
-    weights: Annotated[str, typer.Option(help="One weight per teacher, as in 0.3+0.7. (default: all 1)")] = ""
+    weights: Annotated[str, Option(help="One weight per teacher, as in 0.3+0.7. (default: all 1)")] = ""
     keep_failed: Annotated[
-        bool,
-        typer.Option("--keep-failed", help="Keep lists for which the teacher failed, in the order before the failure."),
+        bool, Option("--keep-failed", help="Keep lists for which the teacher failed, in the order before the failure.")
     ] = False
-    min_docs: Annotated[int, typer.Option(min=1, help="Omit lists with fewer candidates than this.")] = 2
+    min_docs: Annotated[int, Option(min=1, help="Omit lists with fewer candidates than this.")] = 2
 
 
-def make_labels_command(
-    spec: RunSpec,
-    execution: Execution,
-    labelling: LabelMakeOptions,
-    *,
-    dry_run: DryRun = False,
-    form: FormatOption = "text",
+@command(
+    "make",
+    "rerank label make --collection pydoc --method multipass --model smollm2-135m --depth 30 --max-queries 20 "
+    "-o labels.jsonl",
+    group=group,
+)
+@with_spec_command_options()
+def make(
+    spec: RunSpec, execution: Execution, labelling: MakeOptions, *, dry_run: DryRun = False, form: FormatOption = "text"
 ) -> None:
     """Rank candidates with a teacher and write the rankings as training lists.
 
@@ -107,63 +85,55 @@ def make_labels_command(
     """
     from rerank.experiment import check_failure_rate
     from rerank.finetune.labels.label_files import write_labels
-    from rerank.finetune.labels.labelling import make_labels, prepare_labelling
+    from rerank.finetune.labels.label_fusion import LabelFusion
+    from rerank.finetune.labels.labelling import LabellingPlan, make_labels, prepare_labelling
     from rerank.io.text_files import check_file_writable
 
-    plan = _labelling_plan_of_options(labelling)
+    plan = LabellingPlan(
+        teachers=tuple(labelling.teacher or ["method"]),
+        fusion=LabelFusion.make(labelling.fuse, labelling.weights),
+        keep_failed=labelling.keep_failed,
+        min_docs=labelling.min_docs,
+    )
     check_file_writable(labelling.output)  # before the first call
     ready = prepare_labelling(spec, execution, plan, run=execute_with_progress_bar)
     if dry_run:
-        expected = ready.estimate()
-        values = ["unknown" if value is None else value for value in expected.values()]
-        emit_output(expected, form=form, text=lambda: print_table(list(expected), [values]))
+        emit_estimate(ready.estimate(), form)
         return
     result = make_labels(ready)
     if result.labels:
         write_labels(result.labels, labelling.output)
     report = {"output": str(labelling.output) if result.labels else None, **result.report}
-    emit_output(report, form=form, text=lambda: _print_made_labels(report))
+    emit_content(report, _made_parts(report), form)
     for teacher in report["teachers"].values():
         if "failure_rate" in teacher:
             check_failure_rate(teacher, spec.max_failure_rate)
     result.check()
 
 
-def _labelling_plan_of_options(labelling: LabelMakeOptions) -> Any:
-    from rerank.finetune.labels.label_fusion import LabelFusion
-    from rerank.finetune.labels.labelling import LabellingPlan
+def _made_parts(report: Mapping[str, Any]) -> Iterator[Grid | str]:
+    from rerank.io.reports import make_grid
 
-    return LabellingPlan(
-        teachers=tuple(labelling.teacher or ["method"]),
-        fusion=LabelFusion.make(labelling.fuse, labelling.weights),
-        keep_failed=labelling.keep_failed,
-        min_docs=labelling.min_docs,
-    )
-
-
-def _print_made_labels(report: Mapping[str, Any]) -> None:
-    print_table(
-        ["queries", "lists", "failed", "candidates without a label"],
-        [[report["queries"], report["written"], report["failed_lists"], report["silent"]]],
-    )
-    for reason, count in report["left_out"].items():
-        print_note(f"omitted: {count}, {reason}")
+    counts = [report[key] for key in ("queries", "written", "failed_lists", "silent")]
+    yield make_grid(["queries", "lists", "failed", "candidates without a label"], [counts])
+    yield from (f"omitted: {count}, {reason}" for reason, count in report["left_out"].items())
     for name, teacher in report["teachers"].items():
         if "windows" in teacher:
-            print_note(f"{name}: windows: {format_window_counts(teacher['windows'])}; folder: {teacher['folder']}")
+            yield f"{name}: windows: {format_windows(teacher['windows'])}; folder: {teacher['folder']}"
         elif teacher:
-            print_note(f"{name}: {', '.join(f'{key} {value}' for key, value in teacher.items())}")
+            yield f"{name}: {', '.join(f'{key} {value}' for key, value in teacher.items())}"
     if report["output"]:
-        print_note(f"written: {report['output']}")
+        yield f"written: {report['output']}"
 
 
-def check_labels_command(
+@command("check", "rerank label check labels.jsonl --collection pydoc --against jsonl:data/jsonl", group=group)
+def check(
     file: Lists,
     collection: Collection = None,
     against: Against = None,
     threshold: Threshold = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with code 5 if surface features predict labels or a query leaks.")
+        bool, Option("--strict", help="Exit with code 5 if surface features predict labels or a query leaks.")
     ] = False,
     form: FormatOption = "text",
 ) -> None:
@@ -171,43 +141,443 @@ def check_labels_command(
 
     The check of surface features needs texts, so label files need --collection.
     """
-    from rerank.finetune.labels.checking import check_labels as look
+    from rerank.finetune.labels.checking import check_labels
+    from rerank.finetune.labels.leaks import THRESHOLD
 
-    labels, lists, skipped = read_label_file_argument(file, collection)
-    texts = look_up_texts_option(labels, collection, needed=bool(against))
-    report = look(
+    labels, lists, skipped = _read_lists(file, collection)
+    texts = _look_up_texts(labels, collection, needed=bool(against))
+    report = check_labels(
         labels,
         lists,
         texts=texts,
-        against=load_test_queries_option(against),
-        threshold=resolve_threshold_option(threshold),
+        against=_load_test_queries(against),
+        threshold=THRESHOLD if threshold is None else threshold,
     )
     report = {"file": str(file), **report, "skipped": dict(skipped)}
-    emit_output(report, form=form, text=lambda: _print_checked_labels(report))
-    if strict and ((report["probe"] or {}).get("warns") or report["leaks"]):
+    emit_content(report, _checked_parts(report), form)
+    predicted = (report["probe"] or {}).get("warns")
+    if strict and (predicted or report["leaks"]):
         raise DataError(
-            f"{file}: {'surface features predict labels' if (report['probe'] or {}).get('warns') else 'queries leak'}",
+            f"{file}: {'surface features predict labels' if predicted else 'queries leak'}",
             remedy="Read the report above",
         )
 
 
-def _print_checked_labels(report: Mapping[str, Any]) -> None:
-    sizes = report["docs_per_list"]
+def _read_lists(file: Path, collection: str | None) -> tuple[list[LabelList], list[TrainingList] | None, Counter[str]]:
+    """Read training lists of any format.
+
+    Returns:
+        The labels, which refer to documents by id; the lists with texts (None if the file has no texts and no
+        collection is given); and the number of omitted lists by reason.
+    """
+    from rerank.finetune.labels.label_files import read_labels
+    from rerank.finetune.labels.list_files import open_label_records, read_label_lists_of_file
+    from rerank.finetune.labels.list_texts import label_of_training_list
+
+    skipped: Counter[str] = Counter()
+    form, _ = open_label_records(file)
+    if form == "labels" and collection is None:
+        return list(read_labels(file)), None, skipped
+    lists = list(read_label_lists_of_file(file, _open_collection(collection), skipped=skipped))
+    if not lists:
+        raise DataError(f"{file} contains no usable list ({_format_reasons(skipped)})")
+    return [label_of_training_list(training_list) for training_list in lists], lists, skipped
+
+
+def _checked_parts(report: Mapping[str, Any]) -> Iterator[Grid | str]:
+    from rerank.io.reports import make_grid
+
+    sizes, probe = report["docs_per_list"], report["probe"] or {}
     rows = [
         *([name, report[name]] for name in ("lists", "queries", "documents")),
         ["documents per list", f"{sizes['min']} to {sizes['max']}, mean {sizes['mean']:.1f}"],
-        ["tau of label and list", format_number_cell(report["tau"])],
+        ["tau of label and list", report["tau"]],
         *([name, report[name]] for name in ("unchanged", "with_scores", "repeated")),
     ]
-    for feature in (report["probe"] or {}).get("features", ()):
+    for feature in probe.get("features", ()):
         low, high = feature["ci"]
         rows.append([f"AUC of {feature['feature']}", f"{feature['auc']:.3f} ({low:.3f} to {high:.3f})"])
     if report["leaks"] is not None:
         rows.append(["leaks", report["leaks"]])
-    print_table(["", report["file"]], rows)
-    print_skipped_lists_note(report["skipped"])
-    print_leaks_note(report["leaking"], report["leaks"] or 0)
+    yield make_grid(["", report["file"]], rows)
+    yield from (f"omitted: {count} {reason}" for reason, count in report["skipped"].items())
+    yield from _notes_on_leaks(report["leaking"], report["leaks"] or 0)
     if report["probe"] is None:
-        print_note("Surface features were not checked, because this needs texts; pass --collection")
-    for line in (report["probe"] or {}).get("notes", ()):
-        print_note(line)
+        yield "Surface features were not checked, because this needs texts; pass --collection"
+    yield from probe.get("notes", ())
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterOptions:
+    """Conditions that training lists and their documents must meet to be kept."""
+
+    min_tau: Annotated[float | None, Option(help="Minimum agreement (Kendall's tau, from -1 to 1).")] = None
+    max_tau: Annotated[float | None, Option(help="Maximum agreement (Kendall's tau, from -1 to 1).")] = None
+    min_docs: Annotated[int, Option(help="Minimum number of documents per list.")] = 2
+    max_docs: Annotated[int | None, Option(help="Maximum number of documents per list.")] = None
+    min_words: Annotated[int | None, Option(help="Remove documents with fewer words from their lists.")] = None
+    max_words: Annotated[int | None, Option(help="Remove documents with more words from their lists.")] = None
+
+
+@command("filter", "rerank label filter labels.jsonl --max-tau 0.9 --min-docs 10 -o kept.jsonl", group=group)
+def filter_lists(
+    limits: FilterOptions,
+    *,
+    file: Labels,
+    output: Output,
+    collection: Collection = None,
+    agree_with: Annotated[
+        Path | None,
+        Option(help="Label file of another teacher; agreement is then measured between both labels of a query."),
+    ] = None,
+    form: FormatOption = "text",
+) -> None:
+    """Filter training lists by agreement and length.
+
+    Agreement is Kendall's tau between label and input order or, with --agree-with, between the labels of two teachers.
+    """
+    from rerank.finetune.labels.filters import ListFilter, filter_labels
+    from rerank.finetune.labels.label_files import read_labels, write_labels
+    from rerank.finetune.labels.list_texts import document_lengths_of_labels
+
+    list_filter = ListFilter(**vars(limits))
+    if agree_with is not None and not list_filter.uses_agreement:
+        raise UsageError("--agree-with is given without a limit", expected="--min-tau or --max-tau, or both")
+    _check_output(file, output)
+    labels = list(read_labels(file))
+    words = None
+    if list_filter.counts_words:
+        if collection is None:
+            raise UsageError("--min-words and --max-words need --collection", expected="the collection with the texts")
+        words = document_lengths_of_labels(labels, _open_collection(collection))
+    other = {label.qid: label for label in read_labels(agree_with)} if agree_with is not None else None
+    dropped: Counter[str] = Counter()
+    selected = list(filter_labels(labels, list_filter, words=words, other=other, dropped=dropped))
+    if not selected:
+        raise DataError(
+            f"No list of {file} meets the conditions ({_format_reasons(dropped)})", remedy="Relax the conditions"
+        )
+    write_labels(selected, output)
+    report = {"output": str(output), "lists": len(labels), "kept": len(selected), "dropped": dict(dropped)}
+    emit_content(report, _written_parts(report, "lists", "kept"), form)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeakOptions:
+    """Options for the search for leaks: training queries that are identical or similar to a test query."""
+
+    collection: Collection = None
+    against: Against = None
+    threshold: Threshold = None
+    drop_leaks: Annotated[bool, Option("--drop-leaks", help="Omit lists with leaking queries from train.")] = False
+    leak_check: Annotated[
+        bool, Option("--leak-check/--no-leak-check", help="Search for leaks, which needs the texts of the queries.")
+    ] = True
+
+
+@command(
+    "split", "rerank label split labels.jsonl --dev 0.2 --against jsonl:data/jsonl --drop-leaks -o split", group=group
+)
+def split(
+    leaks: LeakOptions,
+    *,
+    file: Labels,
+    output: Folder,
+    dev: Annotated[float, Option(help="Fraction of the queries for validation during training.")] = 0.1,
+    test: Annotated[float, Option(help="Fraction of the queries for the final test.")] = 0.0,
+    seed: Seed = 0,
+    form: FormatOption = "text",
+) -> None:
+    """Split lists by query into train.jsonl, dev.jsonl and test.jsonl, and check for leaks.
+
+    The part of a query depends only on its words and the seed. A leak is a query in train that is identical or nearly
+    identical to a query in another part or in --against.
+    """
+    from rerank.finetune.labels import splits
+    from rerank.finetune.labels.checking import SHOWN
+    from rerank.finetune.labels.label_files import read_labels
+    from rerank.finetune.labels.leaks import THRESHOLD
+
+    shares = splits.SplitShares(dev=dev, test=test, seed=seed)
+    if not leaks.leak_check and (leaks.against or leaks.drop_leaks):
+        raise UsageError("--no-leak-check is given with --against or --drop-leaks", expected="the leak check")
+    labels = list(read_labels(file))
+    texts = _look_up_texts(labels, leaks.collection, needed=leaks.leak_check)
+    parts = splits.split_labels(labels, shares, texts=texts)
+    all_leaks = []
+    if leaks.leak_check:
+        test_queries = _load_test_queries(leaks.against)
+        threshold = THRESHOLD if leaks.threshold is None else leaks.threshold
+        all_leaks = splits.find_split_leaks(parts, texts, against=test_queries, threshold=threshold)
+    train = splits.remove_leaking_lists(parts.train, all_leaks) if leaks.drop_leaks else parts.train
+    if not train:
+        raise DataError(
+            "All lists of the part train contain leaking queries",
+            expected="lists without leaks",
+            remedy="Label other queries, or raise --threshold",
+        )
+    shown = [leak.to_dict() for leak in all_leaks[:SHOWN]]
+    report = {
+        "output": str(output),
+        **splits.write_label_split(replace(parts, train=train), output),
+        "leaks": len(all_leaks) if leaks.leak_check else None,
+        "dropped": len(parts.train) - len(train),
+        "leaking": shown,
+    }
+    notes = _notes_on_leaks(shown, len(all_leaks), dropped=leaks.drop_leaks)
+    emit_content(report, [*_written_parts(report, "train", "dev", "test", "leaks"), *notes], form)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentOptions:
+    """Options for augmentation: how many variants of each training list are written, and how they differ."""
+
+    shuffle: Annotated[bool, Option("--shuffle", help="Shuffle the input order of the documents.")] = False
+    docs: Annotated[
+        int | None, Option(help="Maximum number of documents per variant; the first documents are kept.")
+    ] = None
+    draw: Annotated[
+        bool, Option("--draw", help="Draw a random number of random documents, from 2 to --docs (or to all).")
+    ] = False
+    copies: Annotated[int, Option(help="Number of variants per list.")] = 1
+    keep: Annotated[bool, Option("--keep", help="Also write each original list before its variants.")] = False
+    seed: Seed = 0
+
+
+@command(
+    "augment",
+    "rerank label augment labels.jsonl --shuffle --draw --docs 20 --copies 2 --keep -o more.jsonl",
+    group=group,
+)
+def augment(variation: AugmentOptions, *, file: Labels, output: Output, form: FormatOption = "text") -> None:
+    """Write variants of labeled lists: with shuffled input, fewer documents, or both. Target rankings stay the same."""
+    from rerank.finetune.labels.augment import Augmentation, augment_lists
+    from rerank.finetune.labels.label_files import read_labels, write_labels
+
+    augmentation = Augmentation(**vars(variation))
+    _check_output(file, output)
+    count = 0
+
+    def counted() -> Iterator[LabelList]:
+        nonlocal count
+        for count, label in enumerate(read_labels(file), 1):  # noqa: B007 (the last number is the count)
+            yield label
+
+    written = write_labels(augment_lists(counted(), augmentation), output)
+    report = {"output": str(output), "lists": count, "written": written}
+    emit_content(report, _written_parts(report, "lists", "written"), form)
+
+
+@command("convert", "rerank label convert labels.jsonl --collection pydoc --cut-words 60 -o lists", group=group)
+def convert(
+    file: Lists,
+    output: Folder,
+    collection: Collection = None,
+    cut_words: Annotated[
+        int | None, Option(min=1, help="Truncate titles and bodies to at most this many words.")
+    ] = None,
+    by: Annotated[
+        str, Option(help="Labels in FlagEmbedding files: scores (if there are any), or kind (positive, negative).")
+    ] = "scores",
+    seed: Annotated[int, Option(help="Seed for the input order of texts from FlagEmbedding files.")] = 0,
+    form: FormatOption = "text",
+) -> None:
+    """Convert lists of any format, with their texts, to a folder with docs.jsonl, queries.jsonl and labels.jsonl.
+
+    The folder can be used as the collection jsonl:FOLDER.
+    """
+    from rerank.finetune.labels.augment import truncate_training_texts
+    from rerank.finetune.labels.list_files import read_label_lists_of_file
+    from rerank.finetune.labels.list_texts import write_label_folder, write_label_folder_marker
+
+    if by not in ("scores", "kind"):
+        raise UsageError(f"--by is {by!r}", expected="scores or kind")
+    skipped: Counter[str] = Counter()
+    lists = read_label_lists_of_file(
+        file, _open_collection(collection), seed=seed, use_scores=by == "scores", skipped=skipped
+    )
+    if cut_words is not None:
+        lists = (truncate_training_texts(training_list, cut_words) for training_list in lists)
+    written = write_label_folder(lists, output)
+    if not written.lists:
+        raise DataError(f"{file} contains no usable list ({_format_reasons(skipped)})")
+    report = {"output": str(output), **vars(written), "skipped": dict(skipped)}
+    write_label_folder_marker(output, {"convert": {"file": file.name, **report}})
+    emit_content(report, _written_parts(report, "lists", "queries", "documents"), form)
+
+
+def _written_parts(report: Mapping[str, Any], *keys: str) -> Iterator[Grid | str]:
+    """Yield the counts under ``keys`` as a table with one row, and the numbers of omitted lists."""
+    from rerank.io.reports import make_grid
+
+    yield make_grid(keys, [[report[key] for key in keys]])
+    for name in ("dropped", "skipped"):
+        if isinstance(report.get(name), dict):
+            yield from (f"omitted: {count} {reason}" for reason, count in report[name].items())
+        elif report.get(name):
+            yield f"omitted from train: {report[name]} lists"
+    yield f"written: {report['output']}"
+
+
+def _look_up_texts(labels: Sequence[LabelList], collection: str | None, *, needed: bool) -> dict[str, str]:
+    """Return a mapping from query id to query text, taken from the labels or else from the collection."""
+    from rerank.finetune.labels.list_texts import query_texts_of_labels
+
+    texts = query_texts_of_labels(labels, _open_collection(collection))
+    missing = {label.qid for label in labels} - set(texts)
+    if needed and missing:
+        raise UsageError(
+            f"{len(missing)} of {len({label.qid for label in labels})} queries have no text, such as {min(missing)!r}",
+            expected="texts of all queries, to find leaks",
+            remedy="Pass the collection that contains the queries with --collection",
+        )
+    return texts
+
+
+def _load_test_queries(selectors: Sequence[str] | None) -> dict[str, dict[str, str]]:
+    """Load the queries of test collections, as a mapping from selector to a mapping from query id to text."""
+    from rerank.collections import open_collection
+
+    queries = {name: {query.id: query.text for query in open_collection(name).queries()} for name in selectors or ()}
+    if empty := [name for name, texts in queries.items() if not texts]:
+        raise DataError(f"The collection {empty[0]!r} has no queries", remedy="Remove it from --against")
+    return queries
+
+
+def _notes_on_leaks(leaking: Sequence[Mapping[str, Any]], count: int, *, dropped: bool = False) -> Iterator[str]:
+    """Yield notes on training queries that are identical or similar to a test query.
+
+    Args:
+        leaking: The leaks to show; further leaks are only counted.
+        count: Total number of leaks.
+        dropped: Whether the leaking lists were dropped.
+    """
+    for leak in leaking:
+        kind = "identical" if leak["exact"] else f"similar ({leak['similarity']:.2f})"
+        yield f"leak: {leak['train_text']!r} and {leak['test_text']!r} of {leak['where']} are {kind}"
+    if count > len(leaking):
+        yield f"and {count - len(leaking)} more leaks"
+    if count and not dropped:
+        yield "warning: queries leak; drop them with `rerank label split --drop-leaks`"
+
+
+def _check_output(file: Path, output: Path) -> None:
+    from rerank.io.text_files import check_file_writable
+
+    check_file_writable(output)
+    if file.resolve() == output.resolve():
+        raise UsageError(f"--output {output} is the input file", expected="another file")
+
+
+def _open_collection(collection: str | None) -> Any:
+    from rerank.collections import open_collection
+
+    return open_collection(collection) if collection is not None else None
+
+
+def _format_reasons(counted: Mapping[str, int]) -> str:
+    """Format the numbers of omitted lists by reason, such as ``3 too short, 1 without label``."""
+    return ", ".join(f"{count} {reason}" for reason, count in counted.items()) or "it contains none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuerySourceOptions:
+    """Options for creating queries from the documents of a collection."""
+
+    source: Annotated[
+        str,
+        Option(
+            "--from", help="Source of queries: title or first-sentence of documents, or llm (generated by a model)."
+        ),
+    ]
+    count: Annotated[int | None, Option(help="Number of documents to draw at random. (default: all)")] = None
+    min_words: Annotated[int, Option(help="Minimum number of words of a query.")] = 3
+    max_words: Annotated[int, Option(help="Maximum number of words of a query.")] = 32
+    first_stage: Annotated[
+        str, Option(help="First stage that must find the document of a query for the query to be kept.")
+    ] = "bm25"
+    within: Annotated[
+        int, Option(help="Depth within which the first stage must find the document; 0 keeps all queries.")
+    ] = 20
+    seed: Seed = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryModelOptions(ModelLoadOptions):
+    """Options for the model that generates queries."""
+
+    panel = "Model"
+
+    model: Annotated[str | None, Option(help="Model that generates queries.")] = None
+    each: Annotated[int | None, Option(help="Number of queries generated per document. (default: 1)")] = None
+    temperature: Annotated[
+        float | None,
+        Option(help="Sampling temperature; must be above 0 for several queries per document. (default: 0)"),
+    ] = None
+    prompt: Annotated[str | None, Option(help="Prompt file for one passage. (default: the built-in prompt)")] = None
+
+    def writer(self, source: str, seed: int) -> Any:
+        """Return a query writer with a loaded model for ``--from llm``; None for other sources."""
+        model_options = [name for name, value in vars(self).items() if value is not None]
+        if source != "llm":
+            if model_options:
+                raise UsageError(
+                    f"--{model_options[0].replace('_', '-')} is given with --from {source}",
+                    expected="no model options, because no model is used",
+                    remedy="Add --from llm, or omit the option",
+                )
+            return None
+        if self.model is None:
+            raise UsageError("--from llm needs --model", expected="a generative model", remedy="Add --model NAME")
+        from rerank.finetune.labels.query_writing import QueryWriter, open_query_prompt
+        from rerank.models import open_model_backend
+
+        template = open_query_prompt(self.prompt)
+        return QueryWriter(
+            backend=open_model_backend(self.model, self.options()),
+            template=template,
+            each=self.each or 1,
+            temperature=self.temperature or 0.0,
+            seed=seed,
+        )
+
+
+@command("queries", "rerank label queries --collection pydoc --from first-sentence --count 50 -o queries", group=group)
+def write_queries(
+    source: QuerySourceOptions,
+    model: QueryModelOptions,
+    *,
+    collection: Annotated[str, Option(help="Collection that contains the documents.")],
+    output: Annotated[Path, Option("--output", "-o", help="Folder to write, usable as the collection jsonl:FOLDER.")],
+    form: FormatOption = "text",
+) -> None:
+    """Create queries from documents and keep the queries for which the first stage finds their source document.
+
+    The folder contains docs.jsonl, queries.jsonl and qrels.txt. If queries are titles or first sentences, these are
+    removed from all documents, so that relevant documents look like the others. A model's replies are logged in the
+    folder and reused.
+    """
+    from rerank.collections import open_collection
+    from rerank.finetune.labels.synthetic_queries import QueryOptions, make_synthetic_queries
+    from rerank.io.reports import make_grid
+
+    options = QueryOptions.make(**vars(source))
+    opened = open_collection(collection)
+    writer = model.writer(options.source, options.seed)
+    total = (options.count or 0) * (writer.each if writer is not None else 0)
+    try:
+        with show_command_progress_bar("queries", total) as on_reply:
+            report = make_synthetic_queries(opened, options, output, writer=writer, on_reply=on_reply)
+    except KeyboardInterrupt:
+        print_note("Stopped. Committed replies are kept; the same command continues.")
+        sys.exit(130)
+    parts: list[Grid | str] = [
+        make_grid(["documents", "queries"], [[report["documents"], report["queries"]]]),
+        *(f"omitted: {count} {reason}" for reason, count in report["dropped"].items()),
+        f"folder: {report['folder']}",
+    ]
+    emit_content(report, parts, form)
+    if unanswered := report["dropped"].get("no reply"):
+        raise PartialFailureError(
+            f"{unanswered} calls failed", expected="a reply to every call", remedy="Run the command again to retry"
+        )

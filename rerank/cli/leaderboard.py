@@ -3,39 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
-from rerank.cli.compare import SignificanceOptions
-from rerank.cli.option_groups import expand_option_groups
-from rerank.cli.output import FormatOption, TableFormatOption, emit_output, format_number_cell, print_note, print_table
+from rerank.cli.app import command, command_group
+from rerank.cli.options import (
+    FormatOption,
+    MeasuresOption,
+    OptionalQrels,
+    QrelsOption,
+    Relevant,
+    SignificanceOptions,
+    TableFormatOption,
+)
+from rerank.cli.output import emit_content, print_note
 from rerank.errors import MissingResourceError, UsageError
 
 if TYPE_CHECKING:
+    from rerank.io.reports import Grid
     from rerank.leaderboard.board_config import BoardConfig
 
-_BUILD = "Example: rerank leaderboard build runs/ --qrels pydoc -m nDCG@10 -m RR --out site/"
-
-_EXPORT = (
-    "Example: rerank leaderboard export runs/ --collection msmarco-passage/trec-dl-2019/judged --team me "
-    "--repository https://example.org/code --out export/"
-)
-
-
-def register_cli_commands(app: typer.Typer) -> None:
-    """Add the command group ``leaderboard``."""
-    group = typer.Typer(help="Build a website that compares results, and check submissions.", no_args_is_help=True)
-    group.command("build", epilog=_BUILD)(build_leaderboard_command)
-    group.command("open", epilog="Example: rerank leaderboard open site/")(open_leaderboard_command)
-    group.command("check", epilog="Example: rerank leaderboard check card.toml --qrels qrels.txt")(
-        check_submission_command
-    )
-    group.command("export", epilog=_EXPORT)(export_runs_command)
-    app.add_typer(group, name="leaderboard")
+group = command_group("leaderboard", "Build a website that compares results, and check submissions.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,51 +36,38 @@ class BoardOptions:
     """Options for the content of a leaderboard."""
 
     board: Annotated[
-        list[Path] | None, typer.Option("--board", help="TOML file of a board; repeatable, one board per collection.")
+        list[Path] | None, Option("--board", help="TOML file of a board; repeatable, one board per collection.")
     ] = None
     data: Annotated[
-        Path | None,
-        typer.Option("--data", help="Folder for relative paths in board files. (default: folder of the board)"),
+        Path | None, Option("--data", help="Folder for relative paths in board files. (default: folder of the board)")
     ] = None
-    qrels: Annotated[
-        str | None, typer.Option("--qrels", help="Relevance judgments: a file, or the selector of a collection.")
-    ] = None
+    qrels: OptionalQrels = None
     queries: Annotated[
-        str | None,
-        typer.Option("--queries", help="Texts of the queries: a topics file, or the selector of a collection."),
+        str | None, Option("--queries", help="Texts of the queries: a topics file, or the selector of a collection.")
     ] = None
     texts: Annotated[
-        str | None, typer.Option("--texts", help="Selector of the collection whose document texts are shown.")
+        str | None, Option("--texts", help="Selector of the collection whose document texts are shown.")
     ] = None
-    title: Annotated[str | None, typer.Option("--title", help="Title of the page. (default: Leaderboard)")] = None
-    measures: Annotated[
-        list[str] | None, typer.Option("--measure", "-m", help="Measure; repeatable. (default: nDCG@10)")
-    ] = None
+    title: Annotated[str | None, Option("--title", help="Title of the page. (default: Leaderboard)")] = None
+    measures: MeasuresOption = None
     baseline: Annotated[
-        str | None,
-        typer.Option(help="Run with which all others are also compared; --test then also accepts dunnett, max-t."),
+        str | None, Option(help="Run with which all others are also compared; --test then also accepts dunnett, max-t.")
     ] = None
-    relevant: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Lowest grade that binary measures count as relevant; 2 for TREC Deep Learning. (default: 1)",
-        ),
-    ] = None
+    relevant: Relevant = None
 
 
-@expand_option_groups
-def build_leaderboard_command(
+@command("build", "rerank leaderboard build runs/ --qrels pydoc -m nDCG@10 -m RR --out site/", group=group)
+def build(
     options: BoardOptions,
     significance: SignificanceOptions,
     *,
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(
+        Argument(
             metavar="RUNS...", help="Run folders, run files (with or without cards), or folders that contain them."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the site; its page is index.html.")],
+    out: Annotated[Path, Option("--out", help="Folder for the site; its page is index.html.")],
     form: TableFormatOption = "text",
 ) -> None:
     """Build a website from run folders and run files: tables, significance, costs, and the rankings per query.
@@ -103,109 +83,23 @@ def build_leaderboard_command(
     start = time.perf_counter()
     site_boards = [
         make_board(plan, home=home, data=options.data, runs=runs or ())
-        for plan, home in _board_plans_of_command_line(options, significance, runs or ())
+        for plan, home in _plans(options, significance, runs or ())
     ]
     page = write_site(site_boards, out, title=options.title or "Leaderboard")
     boards = [board.to_dict() for board in site_boards]
     content = {"site": str(page), "seconds": round(time.perf_counter() - start, 2), "boards": boards}
     standings = [(board, table) for board in site_boards for table in board.tables]
-    emit_output(
+    emit_content(
         content,
-        form=form,
-        text=lambda: _print_leaderboard(content),
-        rows="boards",
-        reports=[board_table(board, table) for board, table in standings],
-        records=[row for board, table in standings for row in board_records(board, table)] if form == "csv" else None,
+        _parts(content),
+        form,
+        key="boards",
+        papers=[board_table(board, table) for board, table in standings],
+        rows=[row for board, table in standings for row in board_records(board, table)] if form == "csv" else None,
     )
 
 
-def open_leaderboard_command(
-    site: Annotated[Path, typer.Argument(metavar="SITE", help="Folder written by `rerank leaderboard build`.")],
-) -> None:
-    """Open a leaderboard site in the browser."""
-    page = site if site.is_file() else site / "index.html"
-    if not page.is_file():
-        raise MissingResourceError(
-            f"The page {str(page)!r} does not exist", remedy="Build it: rerank leaderboard build ... --out"
-        )
-    typer.launch(page.resolve().as_uri())
-    typer.echo(page.resolve().as_uri())
-
-
-def check_submission_command(
-    card: Annotated[
-        Path,
-        typer.Argument(metavar="CARD.toml", help="Card of the submission; the run file is next to it or named in it."),
-    ],
-    qrels: Annotated[
-        str, typer.Option("--qrels", help="Relevance judgments: a file, or the selector of a collection.")
-    ],
-    form: FormatOption = "text",
-) -> None:
-    """Check a submission (a card and its run file) and list all problems. The exit code is 5 if there are any."""
-    from rerank.collections import open_collection_qrels
-    from rerank.leaderboard.submission import check_submission, submission_error
-
-    submission = check_submission(card, open_collection_qrels(qrels)[0])
-
-    def show() -> None:
-        if submission.problems:
-            for problem in submission.problems:
-                typer.echo(f"problem: {problem}")
-        else:
-            typer.echo(f"{card} can be added to the board: {submission.queries} queries, SHA-256 {submission.sha256}")
-        for message in submission.notes:
-            print_note(f"note: {message}")
-
-    emit_output(submission.to_dict(), form=form, text=show)
-    if submission.problems:
-        raise submission_error(submission)
-
-
-def export_runs_command(
-    *,
-    runs: Annotated[
-        list[Path],
-        typer.Argument(metavar="RUNS...", help="Run folders, run files with cards, or folders that contain them."),
-    ],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the exported files.")],
-    collection: Annotated[str, typer.Option(help="Name of the test collection for TIREx, such as an ir_datasets id.")],
-    team: Annotated[str, typer.Option(help="Name of the team for TIREx.")],
-    repository: Annotated[str, typer.Option(help="Address of the repository with the code of the runs, for TIREx.")],
-    qrels: Annotated[
-        str | None,
-        typer.Option("--qrels", help="Judgments for mteb's scores: a file, or the selector of a collection."),
-    ] = None,
-    task: Annotated[str | None, typer.Option(help="Task of mteb; also write its result files. Needs --qrels.")] = None,
-) -> None:
-    """Export runs for other leaderboards: TIREx submissions in OUT/tirex and results of an mteb task in OUT/mteb."""
-    from rerank.collections import open_collection_qrels
-    from rerank.leaderboard.entries import find_board_entries
-    from rerank.leaderboard.tirex_export import check_folders_of_exported_runs, write_tirex_submission
-    from rerank.mmteb.run_results import write_run_as_mteb_result
-    from rerank.types import Run
-
-    if bool(task) != bool(qrels):
-        raise UsageError(
-            "--task is given without --qrels" if task else "--qrels is given without --task",
-            expected="both options or neither",
-        )
-    judgments = open_collection_qrels(qrels)[0] if qrels else None
-    entries, notes = find_board_entries(runs)
-    for note in notes:
-        print_note(f"note: {note}")
-    check_folders_of_exported_runs(entry.name for entry in entries)
-    for entry in entries:
-        typer.echo(
-            write_tirex_submission(entry, out / "tirex", team=team, collection=collection, repository=repository)
-        )
-        if task and judgments is not None:
-            run = Run(entry.run.values(), name=entry.name)
-            identity = {"lists": entry.digest, "card": entry.card.model_dump(exclude_defaults=True)}
-            typer.echo(write_run_as_mteb_result(run, judgments, task, out / "mteb", identity=identity))
-
-
-def _board_plans_of_command_line(
+def _plans(
     options: BoardOptions, significance: SignificanceOptions, runs: Sequence[Path]
 ) -> list[tuple[BoardConfig, Path]]:
     """Return the configuration of each requested board, with the folder to which the paths in it are relative."""
@@ -239,19 +133,98 @@ def _board_plans_of_command_line(
     return [(read_board_config(path).model_copy(update=values), path.parent) for path in options.board]
 
 
-def _print_leaderboard(content: dict[str, Any]) -> None:
+def _parts(content: dict[str, Any]) -> Iterator[Grid | str]:
+    from rerank.io.reports import make_grid
+
     for board in content["boards"]:
         for standings in board["tables"]:
-            tied = len(standings["tied"])
-            rows = [
-                [place, name, format_number_cell(mean)]
-                for place, (name, mean) in enumerate(standings["means"].items(), 1)
-            ]
-            print_table(["#", "run", standings["measure"]], rows, title=board["title"])
-            print_note(
+            rows = [[place, name, mean] for place, (name, mean) in enumerate(standings["means"].items(), 1)]
+            yield make_grid(["#", "run", standings["measure"]], rows, title=board["title"])
+            yield (
                 f"{board['title']}, {standings['measure']}: {standings['significant']} of {standings['pairs']} pairs "
-                f"differ significantly; {tied} of {board['runs']} runs tie with the best"
+                f"differ significantly; {len(standings['tied'])} of {board['runs']} runs tie with the best"
             )
-        for message in board["notes"]:
-            print_note(f"note: {message}")
-    print_note(f"site, built in {content['seconds']} s: {content['site']}")
+        yield from (f"note: {message}" for message in board["notes"])
+    yield f"site, built in {content['seconds']} s: {content['site']}"
+
+
+@command("open", "rerank leaderboard open site/", group=group)
+def open_site(
+    site: Annotated[Path, Argument(metavar="SITE", help="Folder written by `rerank leaderboard build`.")],
+) -> None:
+    """Open a leaderboard site in the browser."""
+    page = site if site.is_file() else site / "index.html"
+    if not page.is_file():
+        raise MissingResourceError(
+            f"The page {str(page)!r} does not exist", remedy="Build it: rerank leaderboard build ... --out"
+        )
+    typer.launch(page.resolve().as_uri())
+    typer.echo(page.resolve().as_uri())
+
+
+@command("check", "rerank leaderboard check card.toml --qrels qrels.txt", group=group)
+def check(
+    card: Annotated[
+        Path, Argument(metavar="CARD.toml", help="Card of the submission; the run file is next to it or named in it.")
+    ],
+    qrels: QrelsOption,
+    form: FormatOption = "text",
+) -> None:
+    """Check a submission (a card and its run file) and list all problems. The exit code is 5 if there are any."""
+    from rerank.collections import open_collection_qrels
+    from rerank.io.reports import Line
+    from rerank.leaderboard.submission import check_submission, submission_error
+
+    submission = check_submission(card, open_collection_qrels(qrels)[0])
+    good = f"{card} can be added to the board: {submission.queries} queries, SHA-256 {submission.sha256}"
+    lines = [Line(f"problem: {problem}") for problem in submission.problems] or [Line(good)]
+    emit_content(submission.to_dict(), [*lines, *(f"note: {message}" for message in submission.notes)], form)
+    if submission.problems:
+        raise submission_error(submission)
+
+
+@command(
+    "export",
+    "rerank leaderboard export runs/ --collection msmarco-passage/trec-dl-2019/judged --team me "
+    "--repository https://example.org/code --out export/",
+    group=group,
+)
+def export_runs(
+    *,
+    runs: Annotated[
+        list[Path], Argument(metavar="RUNS...", help="Run folders, run files with cards, or folders that contain them.")
+    ],
+    out: Annotated[Path, Option("--out", help="Folder for the exported files.")],
+    collection: Annotated[str, Option(help="Name of the test collection for TIREx, such as an ir_datasets id.")],
+    team: Annotated[str, Option(help="Name of the team for TIREx.")],
+    repository: Annotated[str, Option(help="Address of the repository with the code of the runs, for TIREx.")],
+    qrels: Annotated[
+        str | None, Option("--qrels", help="Judgments for mteb's scores: a file, or the selector of a collection.")
+    ] = None,
+    task: Annotated[str | None, Option(help="Task of mteb; also write its result files. Needs --qrels.")] = None,
+) -> None:
+    """Export runs for other leaderboards: TIREx submissions in OUT/tirex and results of an mteb task in OUT/mteb."""
+    from rerank.collections import open_collection_qrels
+    from rerank.leaderboard.entries import find_board_entries
+    from rerank.leaderboard.tirex_export import check_folders_of_exported_runs, write_tirex_submission
+    from rerank.mmteb.run_results import write_run_as_mteb_result
+    from rerank.types import Run
+
+    if bool(task) != bool(qrels):
+        raise UsageError(
+            "--task is given without --qrels" if task else "--qrels is given without --task",
+            expected="both options or neither",
+        )
+    judgments = open_collection_qrels(qrels)[0] if qrels else None
+    entries, notes = find_board_entries(runs)
+    for note in notes:
+        print_note(f"note: {note}")
+    check_folders_of_exported_runs(entry.name for entry in entries)
+    for entry in entries:
+        typer.echo(
+            write_tirex_submission(entry, out / "tirex", team=team, collection=collection, repository=repository)
+        )
+        if task and judgments is not None:
+            run = Run(entry.run.values(), name=entry.name)
+            identity = {"lists": entry.digest, "card": entry.card.model_dump(exclude_defaults=True)}
+            typer.echo(write_run_as_mteb_result(run, judgments, task, out / "mteb", identity=identity))

@@ -1,60 +1,89 @@
-"""`qrels`: create relevance judgments and study cheaper judging strategies."""
+"""`qrels`: create relevance judgments, compare them, and study cheaper judging strategies."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from typer import Argument, Option
 
-from rerank.cli import qrels_assessors as assessors
-from rerank.cli import qrels_compare as comparing
-from rerank.cli import qrels_judge as judging
-from rerank.cli import qrels_leave_out as leave_out
-from rerank.cli.option_groups import expand_option_groups
-from rerank.cli.output import FormatOption, TableOptions, emit_output, print_note, print_table
-from rerank.cli.qrels_verdicts import (
-    MINOR_COLUMNS,
-    VERDICT_COLUMNS,
-    ProcedureOptions,
-    format_procedure_cell,
-    format_verdict_cells,
-    parse_named_patterns,
-    print_qrels_notes,
-    table_of_qrels_study,
+from rerank.cli.app import command, command_group
+from rerank.cli.options import (
+    AlphaOption,
+    FormatOption,
+    IntervalAlpha,
+    LowestGrade,
+    MeasuresOption,
+    NamesOption,
+    PoolDepth,
+    QrelsOption,
+    RunsArgument,
+    SampleSeed,
+    TableFormatOption,
+    WideOption,
 )
+from rerank.cli.output import emit, emit_content, print_note
 from rerank.cli.run import show_command_progress_bar
 from rerank.cli.run_files import (
-    NamesOption,
-    RunsArgument,
     expand_run_arguments,
+    read_named_runs,
     read_run_arguments,
     read_runs_and_pool,
+    short_run_names,
 )
 from rerank.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
-    from rerank.adjudication.studies import StudyDesign
+    from rerank.evaluation.comparison_family import ComparisonFamily
+    from rerank.io.reports import Grid, TableReport
 
-_STUDY = (
-    "Example: rerank qrels study a.trec b.trec --qrels qrels.txt --method depth --method mtf --budget 10% --budget 20% "
-    "--out study"
-)
-_POOL = "Example: rerank qrels pool a.trec b.trec --depth 50 --out pool.trec"
+_VERDICTS = ("AA", "AD", "MA", "MD", "PA", "PD", "precision", "recall", "balanced_accuracy", "tau", "tau_ap")
+#: Headings of the columns that a terminal shows only with ``--wide``.
+_MINOR = ("MA", "MD", "PA", "PD", "balanced accuracy", "tau ap")
+#: Figures whose intervals are printed; --format json contains all intervals.
+_WITH_INTERVAL = ("precision", "recall", "balanced_accuracy", "tau", "tau_ap")
+
+group = command_group("qrels", "Create relevance judgments and study cheaper judging strategies.")
 
 
-def register_cli_commands(app: typer.Typer) -> None:
-    """Add the command group ``qrels``."""
-    qrels = typer.Typer(help="Create relevance judgments and study cheaper judging strategies.", no_args_is_help=True)
-    qrels.command("study", epilog=_STUDY)(study_command)
-    comparing.register_cli_commands(qrels)
-    assessors.register_cli_commands(qrels)
-    qrels.command("pool", epilog=_POOL)(pool_command)
-    judging.register_cli_commands(qrels)
-    leave_out.register_cli_commands(qrels)
-    app.add_typer(qrels, name="qrels")
+@dataclass(frozen=True, kw_only=True)
+class ProcedureOptions:
+    """Options for measures and significance tests."""
+
+    measures: MeasuresOption = None
+    test: Annotated[
+        list[str] | None,
+        Option(
+            help="Paired test: t, wilcoxon, sign, permutation, bootstrap, tukey-randomised or tukey-anova; repeatable. "
+            "(default: t)"
+        ),
+    ] = None
+    correction: Annotated[
+        list[str] | None,
+        Option(
+            help="Correction for multiple comparisons: none, bonferroni, holm, hochberg, bh, by, or auto "
+            "(none for Tukey's tests, otherwise holm); repeatable. (default: auto, as in rerank compare)"
+        ),
+    ] = None
+    alpha: AlphaOption = 0.05
+    relevant: LowestGrade = None
+
+    @property
+    def procedures(self) -> Any:
+        """All combinations of tests and corrections."""
+        from rerank.adjudication.conclusions import cross_significance_procedures
+
+        return cross_significance_procedures(self.test or ["t"], self.correction or ["auto"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions:
+    """Options for the output of a command whose result is a wide table."""
+
+    wide: WideOption = False
+    form: TableFormatOption = "text"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +92,7 @@ class StudyOptions:
 
     method: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="Judging order: docid, random, depth, ntcir, borda, combmnz, condorcet, rrf, dcg, rbp-a, rbp-b, "
             "rbp-c, mtf, mtf-global, hedge, mm, mm-ns, ts, ucb1-tuned, eps-n-greedy, llm:RUN, or all (except llm:RUN); "
             "repeatable. (default: depth and mtf)"
@@ -71,89 +100,442 @@ class StudyOptions:
     ] = None
     budget: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="Budget: 10 (documents per topic), 10% (of each pool) or total:5000; repeatable. (default: 10% to "
             "100%)"
         ),
     ] = None
-    depth: Annotated[int, typer.Option(min=1, help="Pool depth: number of documents pooled from each run.")] = 100
+    depth: PoolDepth = 100
     unjudged: Annotated[
-        bool,
-        typer.Option("--unjudged", help="Also pool documents without a gold judgment; they count as not relevant."),
+        bool, Option("--unjudged", help="Also pool documents without a gold judgment; they count as not relevant.")
     ] = False
-    seeds: Annotated[int, typer.Option(min=1, help="Number of repetitions of each stochastic method.")] = 10
-    seed: Annotated[int, typer.Option(min=0, help="First seed.")] = 0
+    seeds: Annotated[int, Option(min=1, help="Number of repetitions of each stochastic method.")] = 10
+    seed: Annotated[int, Option(min=0, help="First seed.")] = 0
     resamples: Annotated[
-        int, typer.Option(min=0, help="Number of bootstrap samples for intervals and tests of methods, such as 1000.")
+        int, Option(min=0, help="Number of bootstrap samples for intervals and tests of methods, such as 1000.")
     ] = 0
     pool_from: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--from", metavar="RUN", help="Form the pool from these runs only, and evaluate all RUNs; repeatable."
-        ),
+        Option("--from", metavar="RUN", help="Form the pool from these runs only, and evaluate all RUNs; repeatable."),
     ] = None
     repeats: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             metavar="SYSTEM=PATTERN",
             help="Runs whose names match are repeats of one system, as in gpt='gpt-3.5*'; repeatable.",
         ),
     ] = None
 
 
-@expand_option_groups
-def study_command(
+@command(
+    "study",
+    "rerank qrels study a.trec b.trec --qrels qrels.txt --method depth --method mtf --budget 10% --budget 20% "
+    "--out study",
+    group=group,
+)
+def study(
     options: StudyOptions,
     procedure: ProcedureOptions,
     table: TableOptions,
     *,
     runs: RunsArgument,
-    qrels: Annotated[str, typer.Option("--qrels", help="Gold qrels: a file, or the selector of a collection.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for study.json, study.csv, systems.csv and report.html.")
-    ] = None,
+    qrels: Annotated[str, Option("--qrels", help="Gold qrels: a file, or the selector of a collection.")],
+    out: Annotated[Path | None, Option(help="Folder for study.json, study.csv, systems.csv and report.html.")] = None,
     names: NamesOption = None,
 ) -> None:
     """Simulate judging fewer documents and report which significant differences between runs are preserved.
 
     Judgments are looked up in the gold qrels. An HTML report is written to --out.
     """
-    from rerank.adjudication.studies import run_study
+    from rerank.adjudication.orders import open_judging_order, orders
+    from rerank.adjudication.studies import StudyDesign, run_study
     from rerank.adjudication.study_report import write_study_report
+    from rerank.adjudication.walks import AdjudicationBudget
     from rerank.collections import open_collection_qrels
+    from rerank.io.text_files import check_file_writable
 
-    design = _study_design_of_options(options, procedure)
+    # invalid options raise an error before any file is read
+    every = [name.replace("_", "-") for name in orders.names() if name != "llm"]
+    chosen = options.method or ["depth", "mtf"]
+    methods = tuple(dict.fromkeys(name for text in chosen for name in (every if text == "all" else [text])))
+    for name in methods:
+        open_judging_order(name)
+    design = StudyDesign(
+        methods=methods,
+        budgets=tuple(map(AdjudicationBudget.parse, options.budget or [f"{share}%" for share in range(10, 101, 10)])),
+        measures=tuple(procedure.measures or ["nDCG@10"]),
+        procedures=procedure.procedures,
+        depth=options.depth,
+        unjudged=options.unjudged,
+        alpha=procedure.alpha,
+        seeds=options.seeds,
+        seed=options.seed,
+        resamples=options.resamples,
+        repeats=_parse_patterns("--repeats", options.repeats or []),
+    )
     gold, lowest = open_collection_qrels(qrels)
     design = replace(design, relevant=procedure.relevant or lowest)
     if out is not None:
-        check_output_folder_option(out)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"The folder {out} cannot be created: {error.strerror}", remedy="Choose another --out"
+            ) from error
+        check_file_writable(out / "report.html")
     evaluated, pooled = read_runs_and_pool(runs, options.pool_from, names or [])
     with show_command_progress_bar("judging", len(design.walks)) as on_walk:
         result = run_study(evaluated, gold, design, pool_from=pooled, on_walk=on_walk)
     if out is not None:  # written before anything is printed, because the reader of a pipe may close it
         for path in [*result.write(out), write_study_report(result, out / "report.html")]:
             print_note(f"written: {path}")
-    families = [procedure.family(result.gold, design.alpha) for procedure in design.procedures]
+    families = [entry.family(result.gold, design.alpha) for entry in design.procedures]
     content = result.to_dict()
-    emit_output(
+    papers = [_table_for_paper(content, families, ("method", "budget"))]
+    emit_content(content, _study_parts(content), table.form, wide=table.wide, key="results", papers=papers)
+
+
+def _parse_patterns(option: str, texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Split the values ``NAME=PATTERN`` of an option into pairs of name and pattern."""
+    pairs = [text.partition("=") for text in texts]
+    for text, (system, _, pattern) in zip(texts, pairs, strict=True):
+        if not (system and pattern):
+            raise UsageError(f"{option} is {text!r}", expected="NAME=PATTERN, as in gpt='gpt-3.5*'")
+    return tuple((system, pattern) for system, _, pattern in pairs)
+
+
+def _study_parts(content: dict[str, Any]) -> Iterator[Grid | str]:
+    for row in content["gold"]["all"]:
+        yield (
+            f"gold: {row['significant']} of {row['pairs']} pairs differ significantly by {row['measure']}, "
+            f"{_procedure(row)}, {content['gold']['topics']} topics"
+        )
+    yield _verdict_table(content, ("method", "budget"))
+    for row in content.get("repeats", ()):
+        yield (
+            f"{row['system']}: mean of {row['runs']} runs, {row['measure']} {row['mean']:.4f}; standard deviation of "
+            f"the runs' means {row['sd_of_means']:.4f}, between runs on a topic {row['sd_per_topic']:.4f}"
+        )
+    if "pooled_systems" in content:
+        yield (
+            f"{content['pooled_systems']} of {content['gold']['systems']} systems contributed to the pool; --format "
+            "json lists the pairs with and without these systems (by_contribution)"
+        )
+    yield from (f"note: {text}" for text in content["notes"])
+    if any(row["seeds"] > 1 for row in content["results"]):
+        yield "stochastic methods: means over seeds; --format json includes the spread"
+    if not content["options"].get("resamples"):
+        yield "no intervals: --resamples 1000 adds intervals, and tests of the methods against each other"
+
+
+def _procedure(row: Mapping[str, Any]) -> str:
+    """Return the test and the correction of a row as text, such as ``t + holm``."""
+    return str(row["test"]) if row["correction"] == "none" else f"{row['test']} + {row['correction']}"
+
+
+def _verdict_table(content: Mapping[str, Any], about: Sequence[str] = ()) -> Grid:
+    """Return a table of decisions: counts as integers, mean counts with 1 decimal, rates with 3 decimals."""
+    from rerank.io.reports import format_cell, make_grid
+
+    rows = [
+        [
+            *(row[key] for key in about),
+            row["measure"],
+            _procedure(row),
+            *(format_cell(row[name], 1 if name.isupper() else 3) for name in _VERDICTS),
+        ]
+        for row in content["results"]
+    ]
+    return make_grid([*about, "measure", "test", *(name.replace("_", " ") for name in _VERDICTS)], rows, minor=_MINOR)
+
+
+def _table_for_paper(
+    content: Mapping[str, Any], families: Sequence[ComparisonFamily], about: Sequence[str] = ()
+) -> TableReport:
+    """Return the results of a study of qrels as a table, with the significance tests in its legend."""
+    from rerank.io.reports import TableReport
+
+    legend = [f"Significant: {family.describe_p()}" for family in families] + [families[0].describe_data()]
+    return TableReport([_verdict_table(content, about)._replace(left=len(about) + 2)], legend, content["notes"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """Options for bootstrap intervals and, only with intervals, for whether the qrels favour groups of runs."""
+
+    resamples: Annotated[int, Option(min=0, help="Number of bootstrap samples for intervals, such as 1000.")] = 0
+    seed: SampleSeed = 0
+    groups: Annotated[
+        list[str] | None,
+        Option(
+            "--group",
+            metavar="NAME=PATTERN",
+            help="Report whether QRELS_B favour the runs whose names match, as in gpt='*rankgpt*'; repeatable.",
+        ),
+    ] = None
+
+
+@command(
+    "compare",
+    "rerank qrels compare qrels.txt pydoc --runs a.trec b.trec -m nDCG@10 --test t --correction bh",
+    group=group,
+)
+def compare(
+    procedure: ProcedureOptions,
+    sampling: SamplingOptions,
+    table: TableOptions,
+    *,
+    files: Annotated[
+        list[str], Argument(metavar="QRELS_A QRELS_B", help="Reference qrels, and the qrels to compare with them.")
+    ],
+    runs: Annotated[list[Path], Option("--runs", metavar="RUN...", help="Run files, or folders of run files.")],
+    names: NamesOption = None,
+) -> None:
+    """Compare the conclusions drawn from two sets of relevance judgments on their common topics.
+
+    The agreement on common documents (Cohen's kappa) is also reported. With --group, the advantage of a group of runs
+    under QRELS_B is reported as well, such as that of rerankers from an assessor's own family.
+    """
+    from rerank.adjudication.qrels_comparison import compare_with_gold_qrels
+    from rerank.collections import open_collection_qrels
+
+    procedures, groups = procedure.procedures, _parse_patterns("--group", sampling.groups or [])
+    if groups and not sampling.resamples:
+        raise UsageError(
+            "--group is given without --resamples", expected="samples for intervals", remedy="Add --resamples 1000"
+        )
+    if len(files) < 2:
+        raise UsageError(
+            f"Only one qrels is given: {files[0]}", expected="two qrels: rerank qrels compare A B --runs RUN..."
+        )
+    gold, other, *more = files  # an option takes one value, so all runs after the first are parsed as arguments
+    reference, lowest = open_collection_qrels(gold)
+    result = compare_with_gold_qrels(
+        read_named_runs(expand_run_arguments([*runs, *map(Path, more)]), names or []),
+        reference,
+        open_collection_qrels(other)[0],
+        procedure.measures or ["nDCG@10"],
+        procedures=procedures,
+        relevant=procedure.relevant or lowest,
+        alpha=procedure.alpha,
+    )
+    families = [entry.family(result.gold, procedure.alpha) for entry in result.procedures]
+    content = {
+        **result.to_dict(resamples=sampling.resamples, seed=sampling.seed, groups=groups),
+        "families": [family.to_dict() for family in families],
+    }
+    papers = [_table_for_paper(content, families)]
+    emit_content(content, _comparison_parts(content), table.form, wide=table.wide, key="results", papers=papers)
+
+
+def _comparison_parts(content: dict[str, Any]) -> Iterator[Grid | str]:
+    from rerank.io.reports import format_cell
+
+    yield _verdict_table(content)
+    for row in content["results"]:
+        bounds = {name: row["interval"][name] for name in _WITH_INTERVAL if row.get("interval", {}).get(name)}
+        if shown := [f"{name} [{low:.3f}, {high:.3f}]" for name, (low, high) in bounds.items()]:
+            yield f"intervals of {row['measure']}, {_procedure(row)}: {', '.join(shown)}"
+    agreement = {name: format_cell(value, 3) for name, value in content["agreement"].items()}
+    yield f"{content['topics']} common topics ({content['topics_left_out']} topics omitted), {content['systems']} runs"
+    yield (
+        f"{agreement['documents']} common documents: same grade {agreement['overlap']}, kappa {agreement['kappa']}, "
+        f"weighted (quadratic) {agreement['kappa_quadratic']}"
+    )
+    yield (
+        f"binary relevance (grade {content['relevant']} or higher): same {agreement['binary_overlap']}, "
+        f"kappa {agreement['binary_kappa']}"
+    )
+    for row in content.get("groups", ()):
+        yield (
+            f"{row['group']} (runs: {row['systems']}), {row['measure']}: ranks gained {row['ranks']:+.1f} "
+            f"[{row['ranks_interval'][0]:+.1f}, {row['ranks_interval'][1]:+.1f}]; score above the one expected from "
+            f"other runs {row['score']:+.4f} [{row['score_interval'][0]:+.4f}, {row['score_interval'][1]:+.4f}]"
+        )
+    yield from (f"note: {text}" for text in content["notes"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgreementOptions:
+    """Options for the agreement of assessors and its intervals."""
+
+    relevant: Annotated[
+        list[str] | None,
+        Option(
+            metavar="[NAME=]GRADE",
+            help="Lowest relevant grade of one assessor or, without NAME, of all others, to compare binary relevance; "
+            "repeatable. (default: compare the grades, which must have the same meaning)",
+        ),
+    ] = None
+    weights: Annotated[
+        Literal["none", "linear", "quadratic"], Option(help="Disagreement weights of the kappas in the printed table.")
+    ] = "none"
+    by_topic: Annotated[bool, Option("--by-topic", help="Also print alpha for every topic.")] = False
+    resamples: Annotated[int, Option(min=0, help="Number of bootstrap samples of topics for intervals.")] = 1000
+    seed: SampleSeed = 0
+    alpha: IntervalAlpha = 0.05
+
+    def lowest_grades(self, assessors: Sequence[str]) -> list[int] | None:
+        """Return the lowest relevant grade of every assessor; None if no option is given."""
+        grades: dict[str, int] = {}
+        for text in self.relevant or ():
+            name, _, grade = text.rpartition("=")
+            if not grade.isdigit() or int(grade) < 1 or (name and name not in assessors):
+                raise UsageError(
+                    f"--relevant is {text!r}",
+                    expected=f"GRADE or NAME=GRADE, where NAME is one of: {', '.join(assessors)}",
+                )
+            grades[name] = int(grade)
+        if not grades:
+            return None
+        if missing := [name for name in assessors if name not in grades and "" not in grades]:
+            raise UsageError(
+                f"--relevant is missing for {', '.join(missing)}", expected="--relevant GRADE for all assessors"
+            )
+        return [grades.get(name, grades.get("", 0)) for name in assessors]
+
+
+@command("agreement", "rerank qrels agreement qrels.txt pydoc --relevant 1 --by-topic", group=group)
+def agreement(
+    options: AgreementOptions,
+    *,
+    files: Annotated[list[str], Argument(metavar="QRELS...", help="Qrels of two or more assessors.")],
+    names: Annotated[
+        list[str] | None,
+        Option("--name", help="Name of an assessor; repeat it for all assessors, in order. (default: end of the path)"),
+    ] = None,
+    form: TableFormatOption = "text",
+) -> None:
+    """Measure the agreement of any number of assessors: kappa of every pair, and Krippendorff's alpha.
+
+    Assessors need not have judged the same topics or documents. Intervals are percentiles over samples of topics.
+    """
+    from rerank.adjudication.agreement import AssessorPanel
+    from rerank.collections import open_collection_qrels
+    from rerank.evaluation.pairwise_decisions import check_significance_level
+    from rerank.io.reports import TableReport, value_with_interval
+
+    check_significance_level(options.alpha)
+    assessors = names or short_run_names(list(map(Path, files)))
+    if len(assessors) != len(files) or len(set(assessors)) != len(files):
+        raise UsageError(
+            f"The names for {len(files)} files are {', '.join(assessors)}", expected="one name per file, all different"
+        )
+    lowest = options.lowest_grades(assessors)
+    judgments = {name: open_collection_qrels(file)[0] for name, file in zip(assessors, files, strict=True)}
+    content = AssessorPanel.from_qrels(judgments, lowest).to_dict(
+        resamples=options.resamples, seed=options.seed, alpha=options.alpha
+    )
+    kappa = "kappa" if options.weights == "none" else f"kappa_{options.weights}"
+    alphas = (f"{level} {value_with_interval(**found)}" for level, found in content["alpha"].items())
+    legend = [
+        f"{kappa.replace('_', ' ')}, with {content['confidence']:.0%} bootstrap intervals over {content['topics']} "
+        f"topics ({content['resamples']} samples, seed {content['seed']}).",
+        f"Krippendorff's alpha: {'; '.join(alphas)}.",
+    ]
+    emit_content(
         content,
-        form=table.form,
-        text=lambda: _print_study(content, wide=table.wide),
-        rows="results",
-        reports=[table_of_qrels_study(content, families, ("method", "budget"))],
+        _agreement_parts(content, kappa, by_topic=options.by_topic),
+        form,
+        key="pairs",
+        papers=[TableReport([_kappa_matrix(content, kappa, intervals=True)], legend)],
     )
 
 
-def pool_command(
+def _kappa_matrix(content: Mapping[str, Any], kappa: str, *, intervals: bool) -> Grid:
+    """Return a table with one row per assessor: the kappas between this assessor and each of the others."""
+    from rerank.io.reports import make_grid, value_with_interval
+
+    cells = {}
+    for row in content["pairs"]:
+        interval = row[f"{kappa}_interval"] if intervals else None
+        cells[row["a"], row["b"]] = cells[row["b"], row["a"]] = value_with_interval(row[kappa], interval)
+    assessors = content["assessors"]
+    rows = [[a, *(cells.get((a, b), "") for b in assessors)] for a in assessors]
+    return make_grid(["" if intervals else kappa.replace("_", " "), *assessors], rows)
+
+
+def _agreement_parts(content: Mapping[str, Any], kappa: str, *, by_topic: bool) -> Iterator[Grid | str]:
+    from rerank.adjudication.agreement import LEAST_TOPICS
+    from rerank.io.reports import make_grid, value_with_interval
+
+    yield _kappa_matrix(content, kappa, intervals=False)._replace(further=by_topic)
+    levels = content["alpha"]
+    if content["relevant"] is not None:
+        levels = {"nominal": levels["nominal"]}  # all levels are the same for two grades
+    rows = [[level, value_with_interval(**found)] for level, found in levels.items()]
+    yield make_grid(["alpha", ""], rows, further=True)
+    if by_topic:
+        rows = [[row["topic"], row["documents"], *(row[level] for level in levels)] for row in content["by_topic"]]
+        yield make_grid(["topic", "documents", *levels], rows, digits=3)
+    yield f"{content['topics']} topics and {content['documents']} documents judged by two or more assessors"
+    if all(found["interval"] is None for found in levels.values()):
+        yield f"No intervals: they need {LEAST_TOPICS} topics, grades that differ, and samples (--resamples)"
+    else:
+        yield (
+            f"Intervals: {content['confidence']:.0%}, {content['resamples']} samples of topics, seed {content['seed']}"
+            "; --format csv, json or markdown shows the intervals of the kappas"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimateOptions:
+    """Options for estimates that correct a model's judgments by those of people (prediction-powered inference)."""
+
+    people: Annotated[str, Option(help="Qrels of a random sample of topics, judged by people.")]
+    predicted: Annotated[str, Option(help="Qrels of all topics, judged by a model.")]
+    measures: MeasuresOption = None
+    relevant: Annotated[
+        int | None, Option(min=1, help="Lowest grade that counts as relevant in both qrels. (default: 1)")
+    ] = None
+    baseline: Annotated[
+        str | None, Option(help="Name of a run: estimate the differences of the other runs from it.")
+    ] = None
+    alpha: IntervalAlpha = 0.05
+
+
+@command(
+    "estimate",
+    "rerank qrels estimate a.trec b.trec --people qrels.txt --predicted pydoc --baseline a.trec",
+    group=group,
+)
+def estimate(
+    options: EstimateOptions, *, runs: RunsArgument, names: NamesOption = None, form: TableFormatOption = "text"
+) -> None:
+    """Estimate measures from people's judgments of few topics and a model's judgments of all topics.
+
+    The topics that people judged must be a random sample. Prediction-powered inference then corrects any errors of the
+    model.
+    """
+    from rerank.adjudication.few_judgments import estimate_from_few_judgments
+    from rerank.collections import open_collection_qrels
+    from rerank.evaluation.pairwise_decisions import check_significance_level
+
+    check_significance_level(options.alpha)
+    judged, lowest = open_collection_qrels(options.people)
+    report = estimate_from_few_judgments(
+        read_named_runs(expand_run_arguments(runs), names or []),
+        judged,
+        open_collection_qrels(options.predicted)[0],
+        options.measures or ["nDCG@10"],
+        relevant=options.relevant or lowest,
+        baseline=options.baseline or "",
+        alpha=options.alpha,
+    )
+    emit(report, form)
+
+
+@command("pool", "rerank qrels pool a.trec b.trec --depth 50 --out pool.trec", group=group)
+def pool(
     runs: RunsArgument,
-    out: Annotated[Path, typer.Option(help="File for the pool, a TREC run.")],
-    depth: Annotated[int, typer.Option(min=1, help="Pool depth: number of documents pooled from each run.")] = 100,
-    method: Annotated[str, typer.Option(help="Judging order that sorts the pool and needs no judgments.")] = "rrf",
+    out: Annotated[Path, Option(help="File for the pool, a TREC run.")],
+    depth: PoolDepth = 100,
+    method: Annotated[str, Option(help="Judging order that sorts the pool and needs no judgments.")] = "rrf",
     qrels: Annotated[
-        str | None, typer.Option(help="Judgments to write to --qrels-out: a file, or the selector of a collection.")
+        str | None, Option(help="Judgments to write to --qrels-out: a file, or the selector of a collection.")
     ] = None,
     qrels_out: Annotated[
-        Path | None, typer.Option(help="Qrels file for the pool: unjudged documents have grade -1, which infAP needs.")
+        Path | None, Option(help="Qrels file for the pool: unjudged documents have grade -1, which infAP needs.")
     ] = None,
     form: FormatOption = "text",
 ) -> None:
@@ -165,6 +547,7 @@ def pool_command(
     from rerank.adjudication.pools import add_unjudged_documents, pool_runs
     from rerank.adjudication.walks import pool_as_run
     from rerank.collections import open_collection_qrels
+    from rerank.io.reports import make_grid
     from rerank.io.run_files import write_qrels, write_run
     from rerank.types import Qrels
 
@@ -179,78 +562,70 @@ def pool_command(
         judged = open_collection_qrels(qrels)[0] if qrels is not None else Qrels({})
         write_qrels(add_unjudged_documents(judged, pooled), qrels_out)
     content = {**pooled.to_dict(), "out": str(out)}
-    emit_output(content, form=form, text=lambda: print_table(list(content), [list(content.values())]))
+    emit_content(content, [make_grid(content, [map(str, content.values())])], form)
 
 
-def check_output_folder_option(path: Path) -> None:
-    """Create a folder for results and check that it is writable. Call this before the work starts."""
-    from rerank.io.text_files import check_file_writable
+@dataclass(frozen=True, kw_only=True)
+class LeaveOutOptions:
+    """Options for the pool, and for the groups of runs that are left out together."""
 
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"The folder {path} cannot be created: {error.strerror}", remedy="Choose another --out"
-        ) from error
-    check_file_writable(path / "report.html")
+    depth: PoolDepth = 100
+    group: Annotated[
+        list[str] | None,
+        Option(
+            metavar="GROUP=PATTERN",
+            help="Runs that are left out together, as in idst='idst*', or a file with the columns run and group; "
+            "repeatable. (default: each run alone)",
+        ),
+    ] = None
+    relevant: LowestGrade = None
 
 
-def _study_design_of_options(options: StudyOptions, procedure: ProcedureOptions) -> StudyDesign:
-    """Return the design of a study. Invalid options raise an error before any file is read."""
-    from rerank.adjudication.studies import StudyDesign
-    from rerank.adjudication.walks import AdjudicationBudget
+@command("leave-out", "rerank qrels leave-out a.trec b.trec --qrels qrels.txt --depth 10 -m nDCG@10", group=group)
+def leave_out(
+    options: LeaveOutOptions,
+    *,
+    runs: RunsArgument,
+    qrels: QrelsOption,
+    measures: MeasuresOption = None,
+    names: NamesOption = None,
+    form: TableFormatOption = "text",
+) -> None:
+    """Report the score of each run as if this run, or its group, had not contributed to the judged pool.
 
-    budgets = options.budget or [f"{share}%" for share in range(10, 101, 10)]
-    return StudyDesign(
-        methods=_judging_orders_of_option(options.method or ["depth", "mtf"]),
-        budgets=tuple(map(AdjudicationBudget.parse, budgets)),
-        measures=tuple(procedure.measures or ["nDCG@10"]),
-        procedures=procedure.procedures,
+    For each group, the judgments of documents that only its runs put into the pool are removed.
+    """
+    from rerank.adjudication.leave_out import leave_groups_out
+    from rerank.collections import open_collection_qrels
+
+    judged, lowest = open_collection_qrels(qrels)
+    result = leave_groups_out(
+        read_named_runs(expand_run_arguments(runs), names or []),
+        judged,
+        measures or ["nDCG@10"],
+        groups=_parse_groups(options.group or []),
         depth=options.depth,
-        unjudged=options.unjudged,
-        alpha=procedure.alpha,
-        seeds=options.seeds,
-        seed=options.seed,
-        resamples=options.resamples,
-        repeats=parse_named_patterns("--repeats", options.repeats or []),
+        relevant=options.relevant or lowest,
     )
+    emit(result, form)
 
 
-def _judging_orders_of_option(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the named judging orders, with ``all`` replaced by all orders that need no argument."""
-    from rerank.adjudication.orders import open_judging_order, orders
+def _parse_groups(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """Return pairs of group name and pattern of run names. Run names from a file are escaped, to match literally."""
+    from glob import escape
 
-    every = [name.replace("_", "-") for name in orders.names() if name != "llm"]
-    methods = dict.fromkeys(name for text in names for name in (every if text == "all" else [text]))
-    for name in methods:
-        open_judging_order(name)  # reports an unknown order before files are read
-    return tuple(methods)
+    from rerank.evaluation import read_query_groups
 
-
-def _print_study(content: dict[str, Any], *, wide: bool) -> None:
-    for row in content["gold"]["all"]:
-        print_note(
-            f"gold: {row['significant']} of {row['pairs']} pairs differ significantly by {row['measure']}, "
-            f"{format_procedure_cell(row)}, {content['gold']['topics']} topics"
-        )
-    heads = ["method", "budget", "measure", "test"]
-    cells = [
-        [r["method"], r["budget"], r["measure"], format_procedure_cell(r), *format_verdict_cells(r)]
-        for r in content["results"]
-    ]
-    print_table([*heads, *(name.replace("_", " ") for name in VERDICT_COLUMNS)], cells, minor=MINOR_COLUMNS, wide=wide)
-    for row in content.get("repeats", ()):
-        print_note(
-            f"{row['system']}: mean of {row['runs']} runs, {row['measure']} {row['mean']:.4f}; standard deviation of "
-            f"the runs' means {row['sd_of_means']:.4f}, between runs on a topic {row['sd_per_topic']:.4f}"
-        )
-    if "pooled_systems" in content:
-        print_note(
-            f"{content['pooled_systems']} of {content['gold']['systems']} systems contributed to the pool; --format "
-            "json lists the pairs with and without these systems (by_contribution)"
-        )
-    print_qrels_notes(content)
-    if any(row["seeds"] > 1 for row in content["results"]):
-        print_note("stochastic methods: means over seeds; --format json includes the spread")
-    if not content["options"].get("resamples"):
-        print_note("no intervals: --resamples 1000 adds intervals, and tests of the methods against each other")
+    pairs = []
+    for text in texts:
+        name, _, pattern = text.partition("=")
+        if Path(text).is_file():
+            pairs += [(of, escape(run)) for run, of in read_query_groups(text, of="run").items()]
+        elif name and pattern:
+            pairs.append((name, pattern))
+        else:
+            raise UsageError(
+                f"--group is {text!r}",
+                expected="GROUP=PATTERN, as in idst='idst*', or the path of a file that defines groups",
+            )
+    return pairs

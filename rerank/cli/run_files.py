@@ -4,28 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from rerank.errors import DataError, MissingResourceError, UsageError
 
 if TYPE_CHECKING:
     from rerank.types import Run
 
-RunsArgument = Annotated[
-    list[Path],
-    typer.Argument(
-        metavar="RUN...", help="Run files (TREC, MS MARCO or JSON; may be gzipped), or folders of run files."
-    ),
-]
-NamesOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--name",
-        help="Name of a run in the output; repeat it for all runs, in order. (default: end of the path)",
-    ),
-]
 _ENDS = (".trec", ".run", ".txt", ".json", ".tsv")
 
 
@@ -34,7 +19,7 @@ def read_run_arguments(paths: Sequence[Path]) -> list[Run]:
     from rerank.io.run_files import read_run
 
     files = expand_run_arguments(paths)
-    stems = [_stem_of_run_argument(file) for file in files]
+    stems = [_stem(file) for file in files]
     return [
         read_run(file, name=stem if stems.count(stem) == 1 else str(file))
         for file, stem in zip(files, stems, strict=True)
@@ -91,7 +76,7 @@ def expand_run_arguments(paths: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         inside = sorted(path.iterdir()) if path.is_dir() else []
-        results = [result for folder in (path, *inside) if (result := _result_of_run_argument(folder)) is not None]
+        results = [result for folder in (path, *inside) if (result := _result_of(folder)) is not None]
         if results:  # rerank bench writes tables next to run folders, so only files with the suffix of a run are read
             named = [file for file in inside if file.is_file() and file.name.removesuffix(".gz").endswith(_ENDS)]
             files += results if (path / "spec.json").is_file() else results + named
@@ -108,7 +93,7 @@ def expand_run_arguments(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def _result_of_run_argument(folder: Path) -> Path | None:
+def _result_of(folder: Path) -> Path | None:
     """Return the path of run.trec in a folder; None if the folder is not a run folder."""
     if not (folder / "spec.json").is_file():
         return None
@@ -120,6 +105,6 @@ def _result_of_run_argument(folder: Path) -> Path | None:
     return folder / "run.trec"
 
 
-def _stem_of_run_argument(file: Path) -> str:
+def _stem(file: Path) -> str:
     name = file.name.removesuffix(".gz")
     return next((name.removesuffix(end) for end in _ENDS if name.endswith(end)), name)

@@ -1,16 +1,17 @@
-"""`serve`: answer rerank requests over HTTP."""
+"""`serve`: answer rerank requests over HTTP. `mcp`: offer tools to applications of language models."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from socket import gethostname
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Option
 
-from rerank.cli.option_groups import expand_option_groups
+from rerank.cli.app import command
 from rerank.cli.output import print_note
 from rerank.cli.spec_options import with_ranker_command_options
 
@@ -20,73 +21,44 @@ if TYPE_CHECKING:
     from rerank.serving.ranking_service import RankingService
     from rerank.serving.running import Listener
     from rerank.serving.search_routes import CollectionSearch
-    from rerank.serving.settings import ServerSettings
-
-#: Headings of the options in the help text.
-_SERVER, _LIMITS = "Server", "Limits"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions:
     """Options for the server's address, its clients and the collection that it searches."""
 
-    host: Annotated[str, typer.Option(help="Address to listen on.", rich_help_panel=_SERVER)] = "127.0.0.1"
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free port.", rich_help_panel=_SERVER)
-    ] = 8080
-    name: Annotated[
-        str | None,
-        typer.Option(help="Name of the model in responses. (default: --model+--adapter)", rich_help_panel=_SERVER),
-    ] = None
+    panel = "Server"
+
+    host: Annotated[str, Option(help="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, Option(min=0, max=65535, help="Port to listen on; 0 picks a free port.")] = 8080
+    name: Annotated[str | None, Option(help="Name of the model in responses. (default: --model+--adapter)")] = None
     keys_file: Annotated[
         Path | None,
-        typer.Option(
-            help="File with the keys of clients, one per line. (default: the variable RERANK_SERVER_KEYS)",
-            rich_help_panel=_SERVER,
-        ),
+        Option(help="File with the keys of clients, one per line. (default: the variable RERANK_SERVER_KEYS)"),
     ] = None
-    collection: Annotated[str | None, typer.Option(help="Collection to search.", rich_help_panel=_SERVER)] = None
-    first_stage: Annotated[str, typer.Option(help="First stage of the search.", rich_help_panel=_SERVER)] = "bm25"
-    cache: Annotated[
-        bool,
-        typer.Option("--cache", help="Take replies to repeated requests from the cache.", rich_help_panel=_SERVER),
-    ] = False
-    access_log: Annotated[
-        bool, typer.Option("--access-log", help="Log one line per request.", rich_help_panel=_SERVER)
-    ] = False
+    collection: Annotated[str | None, Option(help="Collection to search.")] = None
+    first_stage: Annotated[str, Option(help="First stage of the search.")] = "bm25"
+    cache: Annotated[bool, Option("--cache", help="Take replies to repeated requests from the cache.")] = False
+    access_log: Annotated[bool, Option("--access-log", help="Log one line per request.")] = False
     trust_proxy: Annotated[
         bool,
-        typer.Option(
-            "--trust-proxy",
-            help="Take client addresses from the header X-Forwarded-For of a proxy on this machine.",
-            rich_help_panel=_SERVER,
+        Option(
+            "--trust-proxy", help="Take client addresses from the header X-Forwarded-For of a proxy on this machine."
         ),
     ] = False
-
     allowed_host: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Host name that clients without keys may use, besides localhost; repeatable, * for all names.",
-            rich_help_panel=_SERVER,
-        ),
+        Option(help="Host name that clients without keys may use, besides localhost; repeatable, * for all names."),
     ] = None
-    max_connections: Annotated[
-        int, typer.Option(min=1, help="Maximum number of open connections; others get 503.", rich_help_panel=_SERVER)
-    ] = 512
+    max_connections: Annotated[int, Option(min=1, help="Maximum number of open connections; others get 503.")] = 512
 
     def open_search(self) -> CollectionSearch | None:
         """Open the collection to search; return None if no collection is given."""
         from rerank.serving.opening import ServedCollection
 
-        return (
-            ServedCollection(selector=self.collection, first_stage=self.first_stage).open() if self.collection else None
-        )
-
-    def settings(self, limits: LimitOptions, name: str) -> ServerSettings:
-        """Return the settings of a server whose name is the value of ``--name`` or, if this is omitted, ``name``."""
-        # The listening address and this machine's own name always refer to this machine, so they are safe.
-        names = (*(self.allowed_host or ()), self.host, gethostname())
-        return replace(limits.settings(self.name or name), allowed_hosts=names)
+        if not self.collection:
+            return None
+        return ServedCollection(selector=self.collection, first_stage=self.first_stage).open()
 
     def listener(self) -> Listener:
         """Return the address to listen on, after checking that it is free."""
@@ -127,49 +99,22 @@ class ServerOptions:
 class LimitOptions:
     """Options for the limits of requests and of the server."""
 
-    max_documents: Annotated[
-        int, typer.Option(min=1, help="Maximum documents per request.", rich_help_panel=_LIMITS)
-    ] = 1000
-    max_body_mb: Annotated[
-        float, typer.Option(min=0.001, help="Maximum size of a request body, in MB.", rich_help_panel=_LIMITS)
-    ] = 10.0
-    max_request_tokens: Annotated[
-        int, typer.Option(min=1, help="Maximum tokens per request, in query and documents.", rich_help_panel=_LIMITS)
-    ] = 1_000_000
-    max_waiting: Annotated[
-        int, typer.Option(min=0, help="Maximum number of waiting requests; others get 429.", rich_help_panel=_LIMITS)
-    ] = 256
-    max_active: Annotated[
-        int, typer.Option(min=1, help="Maximum number of simultaneous rankings.", rich_help_panel=_LIMITS)
-    ] = 64
+    panel = "Limits"
+
+    max_documents: Annotated[int, Option(min=1, help="Maximum documents per request.")] = 1000
+    max_body_mb: Annotated[float, Option(min=0.001, help="Maximum size of a request body, in MB.")] = 10.0
+    max_request_tokens: Annotated[int, Option(min=1, help="Maximum tokens per request, in query and documents.")] = (
+        1_000_000
+    )
+    max_waiting: Annotated[int, Option(min=0, help="Maximum number of waiting requests; others get 429.")] = 256
+    max_active: Annotated[int, Option(min=1, help="Maximum number of simultaneous rankings.")] = 64
     deadline_ms: Annotated[
-        float | None,
-        typer.Option(min=0.001, help="Milliseconds per ranking, if the request sets none.", rich_help_panel=_LIMITS),
+        float | None, Option(min=0.001, help="Milliseconds per ranking, if the request sets none.")
     ] = None
     answer_timeout: Annotated[
-        float,
-        typer.Option(
-            min=0.001, help="Seconds after which an unfinished request ends with 504.", rich_help_panel=_LIMITS
-        ),
+        float, Option(min=0.001, help="Seconds after which an unfinished request ends with 504.")
     ] = 600.0
-    max_total_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Stop calling the model after this many tokens.", rich_help_panel=_LIMITS)
-    ] = None
-
-    def settings(self, name: str) -> ServerSettings:
-        """Return the settings of a server with these limits and the given name."""
-        from rerank.serving.settings import ServerSettings
-
-        return ServerSettings(
-            name=name,
-            max_body_bytes=round(self.max_body_mb * 2**20),
-            max_documents=self.max_documents,
-            max_request_tokens=self.max_request_tokens,
-            max_waiting=self.max_waiting,
-            max_active=self.max_active,
-            deadline=None if self.deadline_ms is None else self.deadline_ms / 1000,
-            timeout=self.answer_timeout,
-        )
+    max_total_tokens: Annotated[int | None, Option(min=1, help="Stop calling the model after this many tokens.")] = None
 
 
 def served_name(settings: Mapping[str, Any]) -> str:
@@ -180,30 +125,38 @@ def served_name(settings: Mapping[str, Any]) -> str:
 def open_served_ranker(settings: Mapping[str, Any], server: ServerOptions, limits: LimitOptions) -> RankingService:
     """Open the ranking service for the ranker that the command line specifies."""
     from rerank.serving.opening import open_ranking_service
+    from rerank.serving.settings import ServerSettings
 
-    named = server.settings(limits, served_name(settings))
-    return open_ranking_service(settings, named, uses_cache=server.cache, max_total_tokens=limits.max_total_tokens)
+    server_settings = ServerSettings(
+        name=server.name or served_name(settings),
+        max_body_bytes=round(limits.max_body_mb * 2**20),
+        max_documents=limits.max_documents,
+        max_request_tokens=limits.max_request_tokens,
+        max_waiting=limits.max_waiting,
+        max_active=limits.max_active,
+        deadline=None if limits.deadline_ms is None else limits.deadline_ms / 1000,
+        # the listening address and this machine's own name always refer to this machine, so they are safe
+        allowed_hosts=(*(server.allowed_host or ()), server.host, gethostname()),
+        timeout=limits.answer_timeout,
+    )
+    return open_ranking_service(
+        settings, server_settings, uses_cache=server.cache, max_total_tokens=limits.max_total_tokens
+    )
 
 
-def register_cli_commands(app: typer.Typer) -> None:
-    """Add the command ``serve``."""
-    example = "Example: rerank serve --method sliding --model openai:llama3.2 --base-url http://localhost:11434/v1"
-    app.command("serve", epilog=example)(serve_command)
-
-
+@command("serve", "rerank serve --method sliding --model openai:llama3.2 --base-url http://localhost:11434/v1")
 @with_ranker_command_options
-@expand_option_groups
-def serve_command(
+def serve(
     *,
     settings: dict[str, Any],
     server: ServerOptions,
     limits: LimitOptions,
     playground: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--playground/--no-playground",
             help="Serve a page at / on which all methods of the model can be tried.",
-            rich_help_panel=_SERVER,
+            rich_help_panel=ServerOptions.panel,
         ),
     ] = True,
 ) -> None:
@@ -223,3 +176,43 @@ def serve_command(
     app = create_server_app(service, keys, search=search, has_playground=playground)
     service.reranker.warm_up()  # so that the command fails if the model cannot be reached
     server.run(app, listener, has_keys=bool(keys.digests))
+
+
+@command("mcp", "rerank mcp --model smollm2-135m --collection pydoc --runs-folder runs")
+@with_ranker_command_options
+def serve_tools(
+    *,
+    settings: dict[str, Any],
+    http: Annotated[
+        bool, Option("--http", help="Serve streamable HTTP at /mcp instead of standard input and output.")
+    ] = False,
+    runs_folder: Annotated[
+        list[Path] | None, Option(help="Folder of runs and qrels that clients may compare; repeatable.")
+    ] = None,
+    server: ServerOptions,
+    limits: LimitOptions,
+) -> None:
+    """Offer the tools rerank, search and compare_runs through the Model Context Protocol (MCP).
+
+    The tool search needs --collection, and compare_runs needs --runs-folder. With --http, the address is printed.
+    """
+    from rerank.serving import check_serving_extra
+
+    check_serving_extra("mcp")
+    from rerank.serving.mcp_server import create_mcp_http_app, create_mcp_server
+    from rerank.serving.run_comparison import RunFolders
+    from rerank.serving.server_keys import ServerKeys
+
+    folders = RunFolders(runs_folder) if runs_folder else None
+    keys = ServerKeys.load(server.keys_file)
+    listener = server.listener() if http else None
+    search = server.open_search()  # before the model, which takes longer
+    service = open_served_ranker(settings, server, limits)
+    tools = create_mcp_server(service, search=search, runs=folders)
+    with service.reranker as reranker:
+        reranker.warm_up()
+        if listener is None:
+            tools.run("stdio")
+            return
+        app = create_mcp_http_app(tools, keys, service.settings)
+        server.run(app, listener, path="/mcp", has_keys=bool(keys.digests))

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic.fields import FieldInfo
 
+from rerank.cli.options import replace_parameters
 from rerank.errors import UnknownNameError, UsageError
 from rerank.experiment.spec import Execution, RunSpec, read_run_spec
 from rerank.lm.model_files import one_commit_per_model
@@ -33,22 +34,12 @@ _ALIASES: Mapping[str, tuple[str, ...]] = {
     "collection": ("--dataset",),
 }
 #: Fields that help texts show first.
-_MAIN = (
-    "collection",
-    "first_stage",
-    "depth",
-    "max_queries",
-    "model",
-    "adapter",
-    "method",
-    "measures",
-    "out",
-    "resume",
-)
+_MAIN = ("collection", "first_stage", "depth", "max_queries", "model", "adapter", "method", "measures", "out", "resume")
 #: Fields whose flags have only the additional names. These are in the singular, because each flag takes one value.
 _SINGULAR = {"measures", "queries"}
 
 
+_FIELDS: Mapping[str, FieldInfo] = {**RunSpec.model_fields, **Execution.model_fields}
 Command = Callable[..., None]
 #: Fields for retrieval and its evaluation; the other fields concern reranking.
 RETRIEVAL = ("collection", "first_stage", "depth", "max_queries", "queries", "qrels", "measures", "relevant")
@@ -66,7 +57,7 @@ def with_spec_command_options(*, only: Sequence[str] = (), **defaults: str) -> C
         only: Fields that the command offers as options; if empty, all fields.
         defaults: Default values of this command, which override the default values of the fields.
     """
-    offered = {name: field for name, field in _fields_behind_command_options().items() if not only or name in only}
+    offered = {name: field for name, field in _FIELDS.items() if not only or name in only}
 
     def decorate(function: Command) -> Command:
         own = list(inspect.signature(function, eval_str=True).parameters.values())[2:]
@@ -74,11 +65,14 @@ def with_spec_command_options(*, only: Sequence[str] = (), **defaults: str) -> C
         @functools.wraps(function)
         @one_commit_per_model()
         def command(**arguments: Any) -> None:
-            flags = {name: _option_as_tuple(arguments[name]) for name in offered if arguments[name] not in (None, [])}
+            given = {name: arguments[name] for name in offered if arguments[name] not in (None, [])}
+            flags: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
+            }
             stated = read_run_spec(arguments["spec"], flags) if arguments["spec"] else flags
             for key in stated:
-                if key not in _fields_behind_command_options():
-                    raise UnknownNameError("key of a run specification", key, _fields_behind_command_options())
+                if key not in _FIELDS:
+                    raise UnknownNameError("key of a run specification", key, _FIELDS)
             if stated.get("resume") and stated.get("out"):
                 from rerank.experiment.resuming import complete_resumed_spec
 
@@ -95,13 +89,11 @@ def with_spec_command_options(*, only: Sequence[str] = (), **defaults: str) -> C
             function(RunSpec.make(merged), Execution.make(execution), **own_values)
 
         parameters = [
-            _typer_parameter_of_spec_field(name, offered[name], defaults.get(name, offered[name].default))
+            _parameter(name, offered[name], defaults.get(name, offered[name].default))
             for name in sorted(offered, key=lambda name: _MAIN.index(name) if name in _MAIN else len(_MAIN))
         ]
         ordered = [*parameters, _SPEC, *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own)]
-        command.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
-        command.__annotations__ = {parameter.name: parameter.annotation for parameter in ordered}
-        return command
+        return replace_parameters(command, ordered)
 
     return decorate
 
@@ -111,7 +103,7 @@ def with_ranker_command_options(function: Command) -> Command:
 
     ``settings`` contains only the settings that are given as flags, in the form of `RankerSettings`.
     """
-    fields = {name: f for name, f in _fields_behind_command_options().items() if name in RankerSettings.model_fields}
+    fields = {name: f for name, f in _FIELDS.items() if name in RankerSettings.model_fields}
     own = [p for name, p in inspect.signature(function, eval_str=True).parameters.items() if name != "settings"]
 
     @functools.wraps(function)
@@ -119,11 +111,9 @@ def with_ranker_command_options(function: Command) -> Command:
         given = {name: arguments.pop(name) for name in fields}
         function(settings={name: value for name, value in given.items() if value not in (None, [])}, **arguments)
 
-    flags = [_typer_parameter_of_spec_field(name, field, field.default) for name, field in fields.items()]
+    flags = [_parameter(name, field, field.default) for name, field in fields.items()]
     ordered = [*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own), *flags]
-    command.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in ordered}
-    return command
+    return replace_parameters(command, ordered)
 
 
 _SPEC = inspect.Parameter(
@@ -140,47 +130,26 @@ _SPEC = inspect.Parameter(
 )
 
 
-def _fields_behind_command_options() -> dict[str, FieldInfo]:
-    return {**RunSpec.model_fields, **Execution.model_fields}
-
-
-def _typer_parameter_of_spec_field(name: str, field: FieldInfo, default: Any) -> inspect.Parameter:
+def _parameter(name: str, field: FieldInfo, default: Any) -> inspect.Parameter:
+    """Return the option for a field; its type is X for ``X | None``, ``tuple[X, ...]`` and ``X | tuple[X, ...]``."""
+    base: Any = field.annotation
+    if isinstance(base, types.UnionType) or typing.get_origin(base) is typing.Union:
+        base = [part for part in typing.get_args(base) if part is not type(None)][-1]
+    many = typing.get_origin(base) is tuple
+    if many:
+        base = typing.get_args(base)[0]
     flag = "--" + name.replace("_", "-")
-    base, many = _base_type_of_option(field.annotation)
-    names = [*_ALIASES.get(name, ())] if name in _SINGULAR else [flag, *_ALIASES.get(name, ())]
+    names = [*([] if name in _SINGULAR else [flag]), *_ALIASES.get(name, ())]
     if base is bool:
-        names = [f"{flag}/--no-{name.replace('_', '-')}"] if field.default is not False else [flag]
-    kind = str if typing.get_origin(base) is Literal else base  # pydantic checks choices and has better messages
-    panel = "More about the run" if name in RunSpec.model_fields else "Execution"
-    panel = "Options" if name in _MAIN else panel
-    option = typer.Option(
-        *names, help=_spec_option_help(field, base, default), show_default=False, rich_help_panel=panel
-    )
+        names = [flag] if field.default is False else [f"{flag}/--no-{name.replace('_', '-')}"]
+    text = (field.description or "").replace("``", "")
+    kind = base
+    if typing.get_origin(base) is Literal:
+        kind = str  # pydantic checks choices and has better messages
+        text += f" One of: {', '.join(filter(None, typing.get_args(base)))}."
+    if not field.is_required() and default not in (None, (), False, ""):
+        text += f" (default: {', '.join(map(str, default)) if isinstance(default, tuple) else default})"
+    panel = "Options" if name in _MAIN else "More about the run" if name in RunSpec.model_fields else "Execution"
+    option = typer.Option(*names, help=text, show_default=False, rich_help_panel=panel)
     annotation = Annotated[list[kind] if many else kind | None, option]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-
-
-def _spec_option_help(field: FieldInfo, base: Any, default: Any) -> str:
-    text = (field.description or "").replace("``", "")
-    if typing.get_origin(base) is Literal:
-        text += f" One of: {', '.join(filter(None, typing.get_args(base)))}."
-    if field.is_required() or default in (None, (), False, ""):
-        return text
-    return f"{text} (default: {_format_option_default(default)})"
-
-
-def _base_type_of_option(annotation: Any) -> tuple[Any, bool]:
-    """Return the type X of ``X | None``, ``tuple[X, ...]`` or ``X | tuple[X, ...]``, and whether tuples are allowed."""
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
-        annotation = [part for part in typing.get_args(annotation) if part is not type(None)][-1]
-    if typing.get_origin(annotation) is tuple:
-        return typing.get_args(annotation)[0], True
-    return annotation, False
-
-
-def _option_as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _format_option_default(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

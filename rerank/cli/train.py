@@ -1,39 +1,44 @@
-"""`train`: train an adapter from a recipe."""
+"""`train`, `transfer`, `inspect`, `merge`, `heads`: train models and adapters, and examine what training changed."""
 
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
-from rerank.cli.option_groups import expand_option_groups
-from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_table
+from rerank.cli.app import command, command_group
+from rerank.cli.options import DecompositionDevice, FormatOption, TorchDevice
+from rerank.cli.output import emit, emit_content, print_note
+from rerank.cli.run import execute_with_progress_bar, show_command_progress_bar
+from rerank.cli.spec_options import with_spec_command_options
 from rerank.errors import UsageError
+from rerank.experiment.spec import Execution, RunSpec
 from rerank.progress import show_progress
 
-_EXAMPLE = "Example: rerank train recipe.toml --out adapters/first"
-Recipe = Annotated[Path, typer.Argument(help="TOML file of the recipe.", show_default=False)]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the adapter, its checkpoints and its metrics.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")]
+if TYPE_CHECKING:
+    from rerank.io.reports import Grid
+
 TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Permit the recipe to run Python code that comes with its models.")
+    bool, Option("--trust-remote-code", help="Permit the recipe to run Python code that comes with its models.")
 ]
-Push = Annotated[
-    str,
-    typer.Option("--push", metavar="OWNER/NAME", help="Upload the adapter to the hub; the environment needs HF_TOKEN."),
+BaseModel = Annotated[str, Option("--model", help="Untrained base model, if the adapter does not record its location.")]
+TopVectors = Annotated[int, Option("--top", help="Number of singular vectors examined for intruders.")]
+Epsilon = Annotated[
+    float, Option(help="Cosine threshold below which a singular vector counts as an intruder dimension.")
 ]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """Options that do not affect the trained weights, such as the device and the reporting of metrics."""
 
-    device: Annotated[str, typer.Option(help="Torch device.")] = "auto"
+    device: TorchDevice = "auto"
     report_to: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--report-to",
             metavar="SERVICE",
             help="Report metrics to tensorboard, wandb (offline), mlflow or another service of transformers, or to "
@@ -42,25 +47,23 @@ class TrainOptions:
         ),
     ] = None
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Estimate memory and time from the recipe, without loading the model.")
+        bool, Option("--dry-run", help="Estimate memory and time from the recipe, without loading the model.")
     ] = False
-    processes: Annotated[int, typer.Option(help="Number of processes (GPUs) that --dry-run assumes.", min=1)] = 1
+    processes: Annotated[int, Option(help="Number of processes (GPUs) that --dry-run assumes.", min=1)] = 1
 
 
-def register_cli_commands(app: typer.Typer) -> None:
-    """Add the command ``train``."""
-    app.command("train", epilog=_EXAMPLE)(train_command)
-
-
-@expand_option_groups
-def train_command(
+@command("train", "rerank train recipe.toml --out adapters/first")
+def train(
     options: TrainOptions,
     *,
-    recipe: Recipe,
-    out: Out,
-    resume: Resume = False,
+    recipe: Annotated[Path, Argument(help="TOML file of the recipe.", show_default=False)],
+    out: Annotated[Path, Option("--out", "-o", help="Folder for the adapter, its checkpoints and its metrics.")],
+    resume: Annotated[bool, Option("--resume", help="Continue from the last checkpoint.")] = False,
     trust_remote_code: TrustRemoteCode = False,
-    push: Push = "",
+    push: Annotated[
+        str,
+        Option("--push", metavar="OWNER/NAME", help="Upload the adapter to the hub; the environment needs HF_TOKEN."),
+    ] = "",
     form: FormatOption = "text",
 ) -> None:
     """Train an adapter, a whole model or a cross-encoder. `rerank run` uses the method and prompt of the training.
@@ -70,7 +73,9 @@ def train_command(
     from rerank.finetune.component_registry import make_training_components
     from rerank.finetune.recipe import read_recipe
     from rerank.finetune.trainer.adapter_folder import push_adapter_to_hub
-    from rerank.finetune.trainer.training import train_adapter as run
+    from rerank.finetune.trainer.cost_estimate import estimate_training
+    from rerank.finetune.trainer.training import train_adapter
+    from rerank.io.reports import make_grid
 
     read = read_recipe(recipe, trust_remote_code=trust_remote_code)
     if options.processes > 1 and not options.dry_run:
@@ -79,36 +84,306 @@ def train_command(
             expected="--processes only with --dry-run, because torchrun starts the processes of a training",
             remedy=f"Run torchrun --standalone --nproc-per-node={options.processes} -m rerank train ...",
         )
+    rows: list[list[object]]
     if options.dry_run:
-        _estimate(read, options, form)
+        found = estimate_training(read, processes=options.processes, device=options.device)
+        counts = ("parameters", "trained", "steps", "tokens_per_list", "tokens")
+        rows = [[name.replace("_", " "), f"{found[name]:,}"] for name in counts]
+        rows += [
+            ["operations", f"{found['flops']:.2e}"],
+            ["H100 hours", "{:.2g} to {:.2g}".format(*found["h100_hours"])],
+        ]
+        parts = ("weights", "gradients", "state", "gathered", "activations", "total")
+        rows += [[f"GB per process: {name}", f"{found[name] / 1e9:.2f}"] for name in parts]
+        emit_content(found, [make_grid(["at most", ""], rows)], form)
         return
     make_training_components(read)
-    result = run(read, out, resume=resume, device=options.device, report_to=options.report_to, progress=show_progress)
-    content = dataclasses.asdict(result)
-    rows: list[list[object]] = [
+    result = train_adapter(
+        read, out, resume=resume, device=options.device, report_to=options.report_to, progress=show_progress
+    )
+    rows = [
         ["steps", result.steps],
-        ["loss", format_number_cell(result.loss)],
+        ["loss", result.loss],
         ["trainable parameters", f"{result.trainable:,}"],
-        ["seconds", result.seconds],
-        ["peak MiB", result.peak_mb],
+        ["seconds", str(result.seconds)],
+        ["peak MiB", str(result.peak_mb)],
     ]
     for title, values in (("first stage", result.first_stage), ("trained", result.validation)):
-        rows += [[f"{name}, {title}", format_number_cell(value)] for name, value in values.items()]
-    emit_output(content, form=form, text=lambda: print_table(["", result.folder], rows))
+        rows += [[f"{name}, {title}", value] for name, value in values.items()]
+    emit_content(dataclasses.asdict(result), [make_grid(["", result.folder], rows)], form)
     if push:
         print_note(push_adapter_to_hub(out, push))
-    flag = "--adapter" if (out / "adapter_config.json").is_file() else "--model"
-    print_note(f"To use it: rerank run --collection COLLECTION {flag} {out}")
+    _print_use(out)
 
 
-def _estimate(recipe: Any, options: TrainOptions, form: FormatOption) -> None:
-    """Print the expected memory and time of the training."""
-    from rerank.finetune.trainer.cost_estimate import estimate_training
+def _print_use(folder: Path) -> None:
+    flag = "--adapter" if (folder / "adapter_config.json").is_file() else "--model"
+    print_note(f"To use it: rerank run --collection COLLECTION {flag} {folder}")
 
-    found = estimate_training(recipe, processes=options.processes, device=options.device)
-    counts = ("parameters", "trained", "steps", "tokens_per_list", "tokens")
-    rows: list[list[object]] = [[name.replace("_", " "), f"{found[name]:,}"] for name in counts]
-    rows += [["operations", f"{found['flops']:.2e}"], ["H100 hours", "{:.2g} to {:.2g}".format(*found["h100_hours"])]]
-    parts = ("weights", "gradients", "state", "gathered", "activations", "total")
-    rows += [[f"GB per process: {name}", f"{found[name] / 1e9:.2f}"] for name in parts]
-    emit_output(found, form=form, text=lambda: print_table(["at most", ""], rows))
+
+@dataclass(frozen=True, kw_only=True)
+class TransferListOptions:
+    """Options for the candidate lists that the teacher ranks and the student learns from."""
+
+    collection: Annotated[str, Option("--collection", "--dataset", help="Selector of the collection.")]
+    first_stage: Annotated[str, Option(help="Selector of the first stage.")] = "bm25"
+    depth: Annotated[int, Option(help="Number of candidates per query.")] = 20
+    max_queries: Annotated[int | None, Option(help="Use only the first N queries.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferOptions:
+    """Options for the student, which is trained on the teacher's rankings, and for the execution."""
+
+    to: Annotated[str, Option("--to", metavar="MODEL", help="Base model of the student.")]
+    recipe: Annotated[Path, Option(help="Recipe for the training; its model, lists and collection are replaced.")]
+    held_out: Annotated[float, Option(help="Fraction of the queries that are labelled but not trained on.")] = 0.1
+    trust_remote_code: TrustRemoteCode = False
+    out: Annotated[
+        Path, Option("--out", "-o", help="Folder for all results; its subfolder student contains the adapter.")
+    ]
+    resume: Annotated[bool, Option("--resume", help="Continue an unfinished transfer.")] = False
+    device: TorchDevice = "auto"
+
+
+@command(
+    "transfer",
+    "rerank transfer adapters/first --to Qwen/Qwen3-0.6B --collection pydoc --max-queries 100 --recipe recipe.toml "
+    "--out adapters/second",
+)
+def transfer(
+    lists: TransferListOptions,
+    options: TransferOptions,
+    *,
+    adapter: Annotated[str, Argument(help="Adapter of the teacher, written by `rerank train`.", show_default=False)],
+    form: FormatOption = "text",
+) -> None:
+    """Rank lists with an adapter and train another base model on the rankings. No relevance judgments are needed.
+
+    Report the mean Kendall's tau between student and teacher before and after training, on training and held-out lists.
+    """
+    from rerank.finetune.extra.transfer import TransferSpec, transfer_adapter
+    from rerank.finetune.recipe import read_recipe
+    from rerank.io.reports import make_grid
+
+    transfer_spec = TransferSpec(
+        adapter=adapter,
+        model=options.to,
+        spec=RunSpec.make(vars(lists)),
+        recipe=read_recipe(options.recipe, trust_remote_code=options.trust_remote_code),
+        folder=options.out,
+        held_out=options.held_out,
+    )
+    report = transfer_adapter(
+        transfer_spec,
+        resume=options.resume,
+        device=options.device,
+        run=execute_with_progress_bar,
+        progress=show_progress,
+    )
+    counts = {"train": report["lists"], "held_out": report["held_out"]}
+    rows = [
+        [part.replace("_", " "), counts[part], taus["before"], taus["after"]]
+        for part, taus in report["agreement"].items()
+    ]
+    notes = [f"omitted: {count}, {reason}" for reason, count in report["left_out"].items()]
+    emit_content(report, [make_grid(["lists", "number", "tau before", "tau after"], rows), *notes], form)
+    _print_use(Path(report["folder"]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectOptions:
+    """Options for the analysis of how training changed weight matrices."""
+
+    top: Annotated[
+        int, Option("--top", help="Number of singular vectors examined for intruder dimensions; 0 skips the search.")
+    ] = 10
+    epsilon: Epsilon = 0.5
+    tolerance: Annotated[float, Option(help="Entries whose absolute change is at most this count as unchanged.")] = 1e-5
+    reduction: Annotated[
+        float | None,
+        Option(
+            "--rank-profile",
+            help="Also report the rank of each untrained matrix after removing this fraction of singular values.",
+        ),
+    ] = None
+    device: DecompositionDevice = "auto"
+
+
+@command("inspect", "rerank inspect adapter --rank-profile 0.5")
+def inspect(
+    options: InspectOptions,
+    *,
+    adapter: Annotated[
+        str, Argument(metavar="ADAPTER", help="Folder of a PEFT adapter or of a trained model, or a hub id.")
+    ],
+    model: BaseModel = "",
+    form: FormatOption = "text",
+) -> None:
+    """Report how training changed each weight matrix: norm, rank, sparsity and intruder dimensions."""
+    from rerank.finetune.inspection.inspected_model import open_inspected_model
+    from rerank.finetune.inspection.report import InspectionOptions, inspect_trained_matrices
+    from rerank.lm.loading import pick_device
+
+    settings = InspectionOptions(**{**vars(options), "device": pick_device(options.device)})
+    inspection = inspect_trained_matrices(open_inspected_model(adapter, model), settings)
+    emit(inspection, form)
+    for message in inspection.notes:
+        print_note(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AverageOptions:
+    """Options for averaging several adapters."""
+
+    average_core: Annotated[
+        bool, Option("--average-core", help="Average LoRA-SB adapters that were trained on shards with the same bases.")
+    ] = False
+    concatenate: Annotated[
+        bool, Option("--concatenate", help="Average LoRA adapters exactly; the rank of the result is the sum of ranks.")
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleMergeOptions:
+    """Options for merging one adapter."""
+
+    reduce: Annotated[
+        float | None,
+        Option(
+            "--reduce-intruders",
+            help="Factor for the singular values of intruder dimensions: 1 keeps them, 0 removes them.",
+        ),
+    ] = None
+    top: TopVectors = 10
+    epsilon: Epsilon = 0.5
+    dtype: Annotated[
+        str, Option(help="Data type of the weights: float32, bfloat16, float16, or auto (as in the base model).")
+    ] = "float32"
+    allow_rounding: Annotated[
+        bool,
+        Option(
+            "--allow-rounding", help="Write the model even if the data type alters the weight update by more than 10 %."
+        ),
+    ] = False
+    device: DecompositionDevice = "auto"
+
+
+@command("merge", "rerank merge adapter --out merged --reduce-intruders 0.75")
+def merge(
+    average: AverageOptions,
+    options: SingleMergeOptions,
+    *,
+    adapters: Annotated[list[str], Argument(metavar="ADAPTER...", help="Folders or hub ids of PEFT adapters.")],
+    out: Annotated[Path, Option("--out", "-o", help="New folder for the merged model or the averaged adapter.")],
+    model: BaseModel = "",
+    form: FormatOption = "text",
+) -> None:
+    """Merge an adapter into its base model, or average adapters that were trained on shards.
+
+    A single adapter is merged into its base model; other commands accept the result as --model. With --average-core or
+    --concatenate, several adapters are averaged into one adapter.
+    """
+    if average.average_core and average.concatenate:
+        raise UsageError("--average-core is given with --concatenate", expected="one of these options")
+    averages = average.average_core or average.concatenate
+    if averages and options.reduce is not None:
+        raise UsageError(
+            "--reduce-intruders cannot be used with several adapters",
+            expected="one adapter",
+            remedy="Average the adapters first, then merge the result",
+        )
+    if not averages and len(adapters) > 1:
+        raise UsageError(
+            f"{len(adapters)} adapters are given", expected="one adapter", remedy="Add --average-core or --concatenate"
+        )
+    from rerank.finetune.inspection.averaging import average_adapter_cores, concatenate_adapter_factors
+    from rerank.finetune.inspection.folders import check_new_merge_folder
+    from rerank.finetune.inspection.inspected_model import open_inspected_model
+    from rerank.finetune.inspection.merging import MergeOptions, merge_adapter
+    from rerank.io.reports import make_grid
+    from rerank.lm.loading import pick_device
+    from rerank.models.adapters import read_model_adapter_settings
+
+    if averages:
+        check_new_merge_folder(out)
+        opened = [open_inspected_model(adapter, model) for adapter in adapters]
+        count = (average_adapter_cores if average.average_core else concatenate_adapter_factors)(opened, out)
+        emit_content({"out": str(out), "adapters": len(opened), "matrices": count}, [], form)
+        print_note(f"{len(opened)} adapters of {count} matrices averaged: {out}")
+        return
+    settings = MergeOptions(**{**vars(options), "device": pick_device(options.device)})
+    merged = merge_adapter(open_inspected_model(adapters[0], model), out, settings)
+    rows = [[row.name, row.before, row.after] for row in merged.reduced]
+    grids = [make_grid(["matrix", "intruders", "after"], rows)] if rows else []
+    emit_content(merged.to_dict(), grids, form)
+    print_note(f"{merged.changed} matrices and vectors changed; written in {merged.dtype}: {merged.out}")
+    if merged.rounded is not None and merged.rounded > 0.01:
+        print_note(f"Rounding to {merged.dtype} altered the weight update by {100 * merged.rounded:.1f} % of its norm")
+    if use := read_model_adapter_settings(merged.out):
+        print_note(f"To use it: rerank run --collection COLLECTION --model {merged.out} (method {use.method})")
+
+
+heads = command_group("heads", "Select attention heads for attention rerankers.")
+
+
+@command(
+    "select",
+    "rerank heads select --collection pydoc --depth 20 --max-queries 20 --method core --model smollm2-135m "
+    "--output heads.json",
+    group=heads,
+)
+@with_spec_command_options(
+    only=(
+        *("collection", "first_stage", "depth", "max_queries", "queries", "shuffle", "seed", "model", "revision"),
+        *("adapter", "dtype", "trust_remote_code", "prompt", "min_passage_tokens", "max_passage_tokens"),
+        *("context_size", "qrels", "relevant", "device", "device_map"),
+    ),
+    shuffle="random",
+    prompt="icr_ie",
+)
+def select_heads(
+    spec: RunSpec,
+    execution: Execution,
+    *,
+    output: Annotated[
+        Path, Option("--output", "-o", help="JSON file for the list of heads; replies are logged in FILE.calls.")
+    ],
+    method: Annotated[
+        str,
+        Option(
+            "--method",
+            help="Score of a head: qrhead (attention to relevant passages), qrhead-ndcg (nDCG@10 of the head alone) or "
+            "core (contrast between relevant and irrelevant passages).",
+        ),
+    ] = "qrhead",
+    count: Annotated[
+        int | None, Option("--count", min=1, help="Number of heads to select. (default: 16; core: 8)")
+    ] = None,
+    tau: Annotated[float, Option("--tau", help="Temperature of the method core.")] = 0.1,
+    form: FormatOption = "text",
+) -> None:
+    """Select the attention heads of a model that attend to relevant passages, based on a few judged queries.
+
+    To use the list of heads: rerank run --method core,heads=heads.json.
+    """
+    from rerank.experiment.head_selection import HeadSelection, select_attention_heads_by_experiment
+    from rerank.io.reports import make_grid
+    from rerank.io.text_files import check_file_writable
+
+    selection = HeadSelection(method=method, count=count, tau=tau)
+    check_file_writable(output)
+    log = output.with_name(f"{output.name}.calls")
+    with show_command_progress_bar(method, spec.max_queries or 0) as on_reply:
+        selected = select_attention_heads_by_experiment(spec, execution, selection, log=log, on_reply=on_reply)
+    selected.write(output)
+    details = selected.details
+    rows = [[layer, head, score] for (layer, head), score in zip(selected.heads, details["scores"], strict=True)]
+    content: dict[str, Any] = {"output": str(output), "model": dict(selected.model), "method": method}
+    content |= {"heads": selected.heads, "details": details}
+    grid: Grid = make_grid(["layer", "head", "score"], rows)
+    emit_content(content, [grid], form)
+    print_note(
+        f"{details['queries']} queries, {details['queries_skipped']} skipped; median score of a head "
+        f"{details['median_score']:.4f}; {output}"
+    )

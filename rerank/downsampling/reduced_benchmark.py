@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from rerank.io.reports import Grid, Report, format_cell, make_grid
+
+#: Figures in the table of steps, next to those of one kind of benchmark.
+_SHOWN = ("tau", "spearman", "AA", "AD", "MA_missed", "MA_spurious", "recall", "precision")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +37,7 @@ class ReductionStep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReducedBenchmark:
+class ReducedBenchmark(Report):
     """Result of reducing a benchmark: the sizes that were tried, and the chosen size with what it keeps.
 
     Attributes:
@@ -45,6 +50,8 @@ class ReducedBenchmark:
         pairs: The significant differences that are kept, lost, new and reversed, each as [better, worse].
         notes: Caveats for the reader.
     """
+
+    rows_key = "steps"
 
     kind: str
     whole: Mapping[str, Any]
@@ -65,6 +72,34 @@ class ReducedBenchmark:
             "differences": dict(self.pairs),
             "notes": list(self.notes),
         }
+
+    def parts(self) -> Iterator[Grid | str]:
+        """Yield a table of the steps, the chosen size and what it keeps."""
+        whole, steps = self.whole, [step.to_dict() for step in self.steps]
+        yield (
+            f"all: {whole['systems']} systems, {whole['rows']} rows, {whole['significant']} of {whole['pairs']} "
+            "pairs differ significantly"
+        )
+        keys = [*(key for key in ("predicted", "draws_that_meet", "documents") if key in steps[0]), *_SHOWN]
+        rows = [
+            [step["size"], step["label"], "yes" if step["met"] else "no", *(step[key] for key in keys)]
+            for step in steps
+        ]
+        yield make_grid(["size", "change", "met", *(key.replace("_", " ") for key in keys)], rows, digits=3)
+        if self.chosen is None:
+            yield "no size meets the goal"
+        else:
+            size = self.chosen.size
+            yield f"chosen: {f'k = {size}' if self.kind == 'pool' else f'{size} {self.kind}'}"
+            if checked := self.chosen.to_dict().get("held_out"):
+                yield "on the held-out systems: " + ", ".join(
+                    f"{name} {format_cell(value, 3)}" for name, value in checked.items()
+                )
+        if self.kept:
+            more = len(self.kept) - 20
+            yield ", ".join(self.kept[:20]) + (f" and {more} more" if more > 0 else "")
+        yield "significant differences: " + ", ".join(f"{len(pairs)} {fate}" for fate, pairs in self.pairs.items())
+        yield from (f"note: {text}" for text in self.notes)
 
 
 def find_smallest_benchmark(steps: tuple[ReductionStep, ...]) -> ReductionStep | None:

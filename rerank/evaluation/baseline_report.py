@@ -93,6 +93,8 @@ class BaselineComparison(Report):
         notes: Caveats for the reader.
     """
 
+    rows_key = "rows"
+
     baseline: str
     family: ComparisonFamily
     matrices: tuple[ScoreMatrix, ...]

@@ -32,7 +32,7 @@ from rerank.evaluation.score_matrix import ScoreMatrix
 from rerank.evaluation.scores import Scores
 from rerank.evaluation.significance import correct_p_values, open_significance_test, student_t_interval
 from rerank.evaluation.significance.base import DECIMALS, Floats, clip_p_values, iterate_paired_differences
-from rerank.io.reports import TableReport
+from rerank.io.reports import Form, Report, TableReport
 from rerank.selector import Selector
 from rerank.types import Qrels, Run
 
@@ -268,7 +268,7 @@ def _notes_on_comparison(
 
 
 @dataclass(frozen=True, slots=True)
-class ComparisonSet:
+class ComparisonSet(Report):
     """One comparison per measure.
 
     Attributes:
@@ -298,12 +298,15 @@ class ComparisonSet:
         """Return the notes of all comparisons in order, as dictionary keys, which removes repetitions."""
         return dict.fromkeys(note for comparison in self.comparisons for note in comparison.notes)
 
-    def pairs(self) -> Iterator[dict[str, Any]]:
-        """Yield one row per measure and pair, for formats with one line per row."""
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Yield one row per measure and pair."""
         for comparison in self.comparisons:
             for pair in comparison.to_dict()["pairs"]:
                 yield {"measure": comparison.measure, **pair}
 
-    def reports(self) -> list[TableReport]:
+    def parts(self) -> list[TableReport]:
         """Return the tables of the comparisons, one report per measure."""
         return [comparison.tables() for comparison in self.comparisons]
+
+    def to_table(self, form: Form, digits: int = 4) -> str:
+        return "\n\n".join(comparison.to_table(form, digits) for comparison in self.comparisons)

@@ -59,6 +59,8 @@ class PairwiseDecisions(Report):
         notes: Caveats for the reader.
     """
 
+    rows_key = "means"
+
     matrix: ScoreMatrix
     test: str
     correction: str

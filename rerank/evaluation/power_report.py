@@ -47,6 +47,8 @@ class PowerReport(Report):
             ``topics_needed`` (None if all per-topic differences are equal).
     """
 
+    rows_key = "rows"
+
     measure: str
     topics: int
     alpha: float

@@ -63,6 +63,8 @@ class Reproduction(Report):
         notes: Caveats for the reader.
     """
 
+    rows_key = "rows"
+
     same_collection: bool
     depth: int
     rows: tuple[dict[str, Any], ...]

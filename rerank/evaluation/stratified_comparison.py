@@ -38,6 +38,8 @@ class StratifiedComparison(Report):
         notes: Caveats for the reader.
     """
 
+    rows_key = "pairs"
+
     measure: str
     topics: Mapping[str, int]
     alpha: float

@@ -57,6 +57,8 @@ class WorthReport(Report):
         notes: Caveats for the reader.
     """
 
+    rows_key = "rows"
+
     measure: str
     queries: int
     options: WorthOptions

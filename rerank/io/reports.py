@@ -65,6 +65,13 @@ def format_cell(value: object, digits: int = 4) -> str:
     return "-" if value is None else f"{value:.{digits}f}" if isinstance(value, float) else str(value)
 
 
+def value_with_interval(value: float | None, interval: Sequence[float] | None, digits: int = 3) -> str:
+    """Format a value and its interval, such as ``0.500 [0.400, 0.600]``; the interval is omitted if it is unknown."""
+    if value is None or not interval:
+        return format_cell(value, digits)
+    return f"{value:.{digits}f} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
+
+
 class TableReport(NamedTuple):
     """The tables of one result, with the lines below them."""
 
@@ -85,6 +92,15 @@ class TableReport(NamedTuple):
             return format_tables(self.grids, [*self.legend, *self.notes], form)
         first, *rest = self.grids
         return format_tables([first._replace(caption=" ".join(self.legend)), *rest], self.notes, form)
+
+
+class Line(str):
+    """A line of the result itself, which is printed on stdout; other texts are notes, which are printed on stderr."""
+
+    __slots__ = ()
+
+
+Part = Grid | TableReport | str
 
 
 class Report(ABC):
@@ -116,8 +132,8 @@ class Report(ABC):
                 notes.append(part)
         return TableReport(grids, legend, notes)
 
-    def parts(self) -> Iterable[Grid | TableReport | str]:
-        """Yield what the command line prints: tables on stdout and, as texts, notes on stderr."""
+    def parts(self) -> Iterable[Part]:
+        """Yield what the command line prints: tables and lines of the result on stdout, notes on stderr."""
         return [self.tables()]
 
     def to_table(self, form: Form, digits: int = 4) -> str:
@@ -135,22 +151,27 @@ def _records_of(content: Any, key: str) -> Iterable[Mapping[str, Any]]:
     return content[key] if key else [content] if isinstance(content, Mapping) else content
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlainReport(Report):
     """A report of a result that is a plain JSON value."""
 
     content: Any  #: The result, which `to_dict` returns.
-    shown: Sequence[Grid | TableReport | str] = ()  #: What `parts` yields.
-    key: str = ""  #: Key of the content whose items are the records; if empty, the whole content.
+    shown: Iterable[Part] = ()  #: What `parts` returns.
+    key: str = ""  #: Key of the content whose items are the records; if empty, the whole content is the record.
+    rows: Iterable[Mapping[str, Any]] | None = None  #: Records that replace those of the content.
+    papers: Sequence[TableReport] = ()  #: Tables for a paper; by default the shown ones.
 
     def to_dict(self) -> Any:
         return self.content
 
     def records(self) -> Iterable[Mapping[str, Any]]:
-        return _records_of(self.content, self.key)
+        return _records_of(self.content, self.key) if self.rows is None else self.rows
 
-    def parts(self) -> Iterable[Grid | TableReport | str]:
+    def parts(self) -> Iterable[Part]:
         return self.shown
+
+    def to_table(self, form: Form, digits: int = 4) -> str:
+        return "\n\n".join(paper.format(form) for paper in self.papers or [self.tables(digits)])
 
 
 #: Letters that can be written as superscripts. ``q`` is omitted, since fonts lack its superscript form.

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from typer.testing import CliRunner
 
-from rerank.cli.option_groups import expand_option_groups
+from rerank.cli.options import expand_option_groups
 
 
 @dataclass(frozen=True, kw_only=True)

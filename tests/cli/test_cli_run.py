@@ -236,9 +236,12 @@ def test_help_has_examples_and_defaults(cli: Cli) -> None:
 def test_the_example_in_the_help_parses(cli: Cli, command: str) -> None:
     import shlex
 
-    from rerank.cli import run as module
+    from typer.main import get_command
 
-    words = shlex.split(module._EXAMPLES[command].removeprefix("Example: rerank "))
+    from rerank.cli.app import app
+
+    root: Any = get_command(app)
+    words = shlex.split(root.commands[command].epilog.removeprefix("Example: rerank "))
     done = cli(*words, "--spec", "no-such-file.toml")
     assert done.returncode == 4, done.stderr  # every flag was known; the file is looked for after that
 

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from rerank.cli import transfer as command  # noqa: E402
+from rerank.cli.app import app  # noqa: E402
 from rerank.errors import DataError, UsageError  # noqa: E402
 from rerank.experiment import run_experiment  # noqa: E402
 from rerank.experiment.robustness import robustness_kendall_tau  # noqa: E402
@@ -204,9 +203,6 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
         "training = {steps = 2, accumulation = 1}\n"
     )
     (tmp_path / "recipe.toml").write_text(toml)
-    app = typer.Typer()
-    app.command("other")(lambda: None)
-    command.register_cli_commands(app)
     flags = ["--to", folder / "b", "--collection", f"jsonl:{folder / 'collection'}", "--max-queries", "4"]
     files = ["--recipe", tmp_path / "recipe.toml", "--out", tmp_path / "out", "--device", "cpu"]
     line = list(map(str, ["transfer", folder / "teacher", *flags, *files]))
@@ -227,9 +223,6 @@ def test_a_student_whose_weights_all_train_is_named_as_a_model(tmp_path: Path, m
 
     monkeypatch.setattr("rerank.finetune.extra.transfer.transfer_adapter", made)
     (tmp_path / "recipe.toml").write_text("data.lists = []\nadapter = {name = 'full'}\n")
-    app = typer.Typer()
-    app.command("other")(lambda: None)
-    command.register_cli_commands(app)
     flags = ["--to", "b", "--collection", "pydoc", "--recipe", tmp_path / "recipe.toml", "--out", tmp_path]
     line = list(map(str, ["transfer", "teacher", *flags]))
     assert f"--collection COLLECTION --model {tmp_path}" in CliRunner().invoke(app, line).stderr

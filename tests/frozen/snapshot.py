@@ -480,7 +480,7 @@ def open_settings_classes() -> dict[str, type]:
     If a redesign merges classes, the labels stay and refer to the merged class.
     """
     from rerank.cli.bench import BenchOptions
-    from rerank.cli.model_options import EngineOptions, ModelLoadOptions
+    from rerank.cli.options import EngineOptions, ModelLoadOptions
     from rerank.experiment.spec import Execution, RunSpec
     from rerank.finetune import recipe
     from rerank.judges import Limits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from rerank.finetune.inspection import spectra
 from rerank.finetune.inspection.checkpoint_reader import CheckpointReader
 from rerank.finetune.inspection.inspected_model import FULL, InspectedModel
 from rerank.finetune.inspection.weight_changes import WeightChange, iterate_weight_changes, missing_adapter_modules
+from rerank.io.reports import Grid, Report, format_cell, make_grid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +82,7 @@ class MatrixReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inspection:
+class Inspection(Report):
     """Result of inspecting a trained model: reports on its changed matrices, and totals.
 
     Attributes:
@@ -91,6 +92,8 @@ class Inspection:
         totals: Totals, as returned by `summarise_inspection`.
         notes: Warnings about the result.
     """
+
+    rows_key = "matrices"
 
     subject: InspectedModel
     options: InspectionOptions
@@ -111,6 +114,33 @@ class Inspection:
             "totals": dict(self.totals),
             "notes": list(self.notes),
         }
+
+    def parts(self) -> Iterator[Grid | str]:
+        """Yield a table with one row per matrix, and the totals in words."""
+        heads = ["matrix", "rows", "columns", "|d|/|W|", "rank", "entropy rank", "unmoved", "intruders"]
+        profile = self.options.reduction is not None
+        rows = [
+            [
+                *(row.name, row.rows, row.columns, row.relative, row.rank),
+                *(format_cell(row.entropy_rank, 1), format_cell(row.sparsity, 3), row.intruders),
+                *([row.profile] if profile else []),
+            ]
+            for row in self.rows
+        ]
+        yield make_grid([*heads, *(["profile"] if profile else [])], rows)
+        totals = self.totals
+        if not totals["matrices"]:
+            return
+        yield (
+            f"{totals['matrices']} matrices changed, {totals['unchanged']} not, {totals['vectors']} vectors changed; "
+            f"|d|/|W| {format_cell(totals['relative'])}, mean rank {format_cell(totals['mean_rank'], 1)}"
+        )
+        yield (
+            f"unmoved: {format_cell(totals['sparsity'], 3)} of the entries of changed matrices, "
+            f"{format_cell(totals['sparsity_of_model'], 3)} of the entries of all matrices"
+        )
+        if self.options.top:
+            yield f"intruders: {totals['intruders']}, in {totals['with_intruders']} of {totals['matrices']} matrices"
 
 
 def inspect_trained_matrices(subject: InspectedModel, options: InspectionOptions | None = None) -> Inspection:

@@ -1,0 +1,206 @@
+"""Options that several commands share. An option group is a dataclass whose fields are options of a command."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
+
+from typer import Argument, Option
+
+if TYPE_CHECKING:
+    from rerank.evaluation.comparison_family import ComparisonOptions
+    from rerank.experiment.spec import Execution
+    from rerank.models import BackendOptions
+
+# Output
+
+Format = Literal["text", "json", "jsonl"]
+FormatOption = Annotated[Format, Option("--format", help="Output format: text, json, or jsonl (one object per line).")]
+#: Formats of commands whose result is a table for a paper.
+TableFormat = Literal["text", "json", "jsonl", "csv", "latex", "markdown", "html"]
+TableFormatOption = Annotated[
+    TableFormat,
+    Option(
+        "--format",
+        help="Output format: text, json, jsonl (one object per line), csv, latex (booktabs), markdown or html.",
+    ),
+]
+WideOption = Annotated[bool, Option("--wide", help="Show all columns on a terminal.")]
+DryRun = Annotated[bool, Option("--dry-run", help="Estimate calls, tokens and cost without calling the model.")]
+
+
+# Runs, judgments, measures and tests
+
+RunsArgument = Annotated[
+    list[Path],
+    Argument(metavar="RUN...", help="Run files (TREC, MS MARCO or JSON; may be gzipped), or folders of run files."),
+]
+NamesOption = Annotated[
+    list[str] | None,
+    Option("--name", help="Name of a run in the output; repeat it for all runs, in order. (default: end of the path)"),
+]
+_QRELS = Option("--qrels", help="Relevance judgments: a file, or the selector of a collection.")
+QrelsOption = Annotated[str, _QRELS]
+OptionalQrels = Annotated[str | None, _QRELS]
+MeasuresOption = Annotated[list[str] | None, Option("--measure", "-m", help="Measure; repeatable. (default: nDCG@10)")]
+#: Lowest relevant grade of binary measures.
+Relevant = Annotated[
+    int | None,
+    Option(min=1, help="Lowest grade that binary measures count as relevant; 2 for TREC Deep Learning. (default: 1)"),
+]
+#: Lowest relevant grade of judgments that several systems share.
+LowestGrade = Annotated[
+    int | None, Option(min=1, help="Lowest grade that counts as relevant; 2 for TREC Deep Learning. (default: 1)")
+]
+AlphaOption = Annotated[float, Option(help="Significance level.")]
+IntervalAlpha = Annotated[float, Option(help="Intervals have the confidence level 1 - alpha.")]
+PoolDepth = Annotated[int, Option(min=1, help="Pool depth: number of documents pooled from each run.")]
+SampleSeed = Annotated[int, Option(min=0, help="Seed of the samples.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureOptions:
+    """Options for scoring runs: relevance judgments and measures."""
+
+    qrels: OptionalQrels = None
+    measures: MeasuresOption = None
+    relevant: Relevant = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignificanceOptions:
+    """Options for the significance test of pairs of systems."""
+
+    test: Annotated[
+        str, Option(help="Paired test: t, wilcoxon, sign, permutation, bootstrap, tukey-randomised or tukey-anova.")
+    ] = "t"
+    correction: Annotated[
+        str,
+        Option(
+            help="Correction for multiple comparisons: none, bonferroni, holm, hochberg, bh, by, or auto (none for "
+            "Tukey's tests, otherwise holm)."
+        ),
+    ] = "auto"
+    alpha: AlphaOption = 0.05
+    permutations: Annotated[
+        int | None,
+        Option(min=1, help="Number of resamples of a resampling test. (default: 10000; tukey-randomised: 100000)"),
+    ] = None
+    seed: Annotated[int | None, Option(min=0, help="Seed for the resamples. (default: 0)")] = None
+
+    @property
+    def selector(self) -> str:
+        """The test and its options as a selector, the text from which library functions create the test."""
+        from rerank.evaluation.pairwise_decisions import build_significance_test_selector
+
+        return build_significance_test_selector(self.test, permutations=self.permutations, seed=self.seed)
+
+    def comparison_options(self, **family: Any) -> ComparisonOptions:
+        """Return the comparison options that the library functions accept; ``family`` contains their other fields."""
+        from rerank.evaluation.comparison_family import ComparisonOptions
+
+        return ComparisonOptions(test=self.selector, correction=self.correction, alpha=self.alpha, **family)
+
+
+# Models
+
+TorchDevice = Annotated[str, Option(help="Torch device.")]
+DecompositionDevice = Annotated[str, Option(help="Torch device for decompositions.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelLoadOptions:
+    """Options for loading a model. Omitted options are None."""
+
+    panel = "Model"
+
+    device: Annotated[str | None, Option(help="Torch device: cpu, cuda, cuda:1, mps or auto. (default: auto)")] = None
+    dtype: Annotated[str | None, Option(help="Data type: float32, bfloat16, float16 or auto. (default: auto)")] = None
+    batch_size: Annotated[int | None, Option(min=1, help="Number of prompts per batch.")] = None
+    base_url: Annotated[
+        list[str] | None,
+        Option(help="Address of the server of an openai:, api: or decisions: model; repeatable for several servers."),
+    ] = None
+
+    def options(self) -> BackendOptions:
+        """Return the options in the form that `rerank.models.open_model_backend` accepts."""
+        from rerank.models import BackendOptions
+
+        given = {field.name: getattr(self, field.name) for field in fields(ModelLoadOptions)}
+        return BackendOptions(**{name: value for name, value in given.items() if value is not None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """Options for the processes that run a model. Omitted options are None."""
+
+    panel = "Model"
+
+    engine: Annotated[str | None, Option(help="Where the model runs: local, ray, or ray:ADDRESS. (default: local)")] = (
+        None
+    )
+    workers: Annotated[int | None, Option(help="Number of workers of the engine ray.")] = None
+    gpus_per_worker: Annotated[float | None, Option(help="Number of GPUs per worker of the engine ray.")] = None
+    worker_timeout: Annotated[
+        float | None, Option(help="Restart a worker that has returned no reply for this many seconds.")
+    ] = None
+
+    def execution(self) -> Execution:
+        """Return the options of this group that are fields of `Execution`; other options are ignored."""
+        from rerank.experiment.spec import Execution
+
+        given = {key: value for key, value in vars(self).items() if value is not None}
+        return Execution.make({key: value for key, value in given.items() if key in Execution.model_fields})
+
+
+# Option groups
+
+
+def expand_option_groups(function: Callable[..., None]) -> Callable[..., None]:
+    """Return a command in which each option group of ``function`` is replaced by one parameter per field.
+
+    The class attribute ``panel`` of a group is the heading of the fields that this class itself declares.
+    """
+    parameters = list(inspect.signature(function, eval_str=True).parameters.values())
+    groups: dict[str, Any] = {p.name: p.annotation for p in parameters if is_dataclass(p.annotation)}
+    expanded: list[inspect.Parameter] = []
+    for parameter in parameters:
+        group = groups.get(parameter.name)
+        if group is None:
+            expanded.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        hints = get_type_hints(group, include_extras=True)
+        for field in fields(group):
+            declaring = next(cls for cls in group.__mro__ if field.name in vars(cls).get("__annotations__", ()))
+            kind, option = get_args(hints[field.name])
+            if panel := vars(declaring).get("panel"):
+                option = copy.copy(option)
+                option.rich_help_panel = panel
+            default = inspect.Parameter.empty if field.default is MISSING else field.default
+            expanded.append(
+                inspect.Parameter(
+                    field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
+                )
+            )
+
+    @functools.wraps(function)
+    def command(**values: Any) -> None:
+        options = {
+            name: group(**{field.name: values.pop(field.name) for field in fields(group)})
+            for name, group in groups.items()
+        }
+        function(**values, **options)
+
+    return replace_parameters(command, expanded)
+
+
+def replace_parameters(command: Callable[..., None], parameters: list[inspect.Parameter]) -> Callable[..., None]:
+    """Give a command the parameters that Typer reads, and return it."""
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command

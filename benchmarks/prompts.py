@@ -24,11 +24,10 @@ from rerank.backends.hf import Hf
 from rerank.collections import open_collection
 from rerank.judges import Limits, open_judge
 from rerank.lm.jobs import Job, make_token_jobs
-from rerank.lm.joined_tokens import JoinedTokenizer
+from rerank.lm.joined_tokens import JoinedTokenizer, _open_ends
 from rerank.lm.local_tasks import continuation_tokens, make_job_grammar
 from rerank.lm.passage_spans import locate_passage_tokens
 from rerank.lm.token_dictionary import TokenDictionary
-from rerank.lm.token_joints import find_token_joints
 from rerank.lm.tokenizers import HfTokens
 from rerank.methods import open_method
 from rerank.models import resolve_model_name
@@ -134,7 +133,7 @@ def timed(
     for name in ("joined", "whole", "stored"):
         tokens = HfTokens(tokenizer, context_size=16384, join=name != "whole")
         if name == "stored":
-            joints = find_token_joints(tokenizer)
+            joints = _open_ends(tokenizer)
             assert joints is not None
             tokens.joined = JoinedTokenizer(tokenizer, joints, [dictionary])
         sides[name] = open_judge(card.judge, HostOnly(tokens), template, limits)

@@ -11,7 +11,7 @@ from pathlib import Path
 from rerank import open_collection
 from rerank.adjudication import AssessorPanel
 from rerank.adjudication.judging import Grader
-from rerank.collections.base.corpus import fetch_documents
+from rerank.collections.base import fetch_documents
 from rerank.models import open_model_backend
 from rerank.prompts import load_prompt
 from rerank.types import Window

@@ -101,11 +101,12 @@ def tokenize(
     ids stay the same.
     """
     from rerank.collections import open_collection
+    from rerank.lm.joined_tokens import tokenize_corpus
     from rerank.models import open_model_backend
-    from rerank.models.token_dictionaries import tokenize_corpus_words
 
-    made = tokenize_corpus_words(open_collection(collection), open_model_backend(name, lazy=True).tokens)
-    emit_content({"folder": str(made.folder), "words": made.words}, [Line(made.folder)], form)
+    corpus, tokens = open_collection(collection), open_model_backend(name, lazy=True).tokens
+    folder, words = tokenize_corpus(corpus.docs, corpus.fingerprint, tokens)
+    emit_content({"folder": str(folder), "words": words}, [Line(folder)], form)
 
 
 prompts = command_group("prompts", "List, show and render prompt templates.", invoke_without_command=True)

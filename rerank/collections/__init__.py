@@ -1,6 +1,6 @@
 """Collections of documents, queries and relevance judgments.
 
-Each module of this package is one provider of collections. A selector starts with its name: ``beir:data/scifact``.
+A provider of collections is a class of this package. A selector starts with its name: ``beir:data/scifact``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,11 @@ __all__ = [
     "read_query_field",
 ]
 
-collections = Registry("collections", "collection")
+collections = Registry(
+    "collections",
+    "collection",
+    shared={"collections.jsonl": "beir jsonl pictures", "collections.inquire": "inquire inquire_rerank"},
+)
 
 
 @named_path_errors()

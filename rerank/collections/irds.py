@@ -13,9 +13,8 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
-from rerank.collections.base.corpus import fetch_documents
-from rerank.collections.base.files import check_collection_language_code, check_collection_relevant_grade
-from rerank.collections.cranfield import cranfield_grade_to_gain
+from rerank.collections.base import check_language_code, check_relevant_grade, fetch_documents
+from rerank.collections.cranfield import grade_to_gain
 from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, UnknownNameError
 from rerank.io.json_records import check_unique_ids, parse_json_id, parse_json_text
 from rerank.io.run_files import excluded_documents_of_qrels
@@ -33,7 +32,6 @@ class Irds:
     Cranfield's grades, of which 1 is the best, are converted to gains.
 
     Args:
-        dataset: The id of the data set.
         language: ISO 639 code of the documents' language; if empty, the code that ir_datasets states, or ``en``.
         relevant: Lowest grade that binary measures count as relevant; None for 2 in the passage tracks of TREC Deep
             Learning and 1 otherwise.
@@ -44,14 +42,20 @@ class Irds:
     def __init__(
         self, dataset: str, *, language: str = "", relevant: int | None = None, drop_self: bool | None = None
     ) -> None:
-        """Look up the data set without downloading it."""
-        self._package = _import_ir_datasets()
-        self._dataset = _load_irds_dataset(self._package, dataset)
+        try:
+            import ir_datasets
+        except ImportError as error:
+            raise MissingPrerequisiteError(
+                f"The collection irds needs ir_datasets, which cannot be imported ({error})",
+                remedy="Run: pip install 'listrank[irds]'",
+            ) from error
+        self._package: Any = ir_datasets
+        self._dataset = _load(self._package, dataset)
         self.name = dataset
         docs_lang = self._dataset.docs_lang() if self._has("docs") else None
-        self.language = check_collection_language_code(language or docs_lang or "en")
+        self.language = check_language_code(language or docs_lang or "en")
         deep_learning = dataset.startswith("msmarco-passage") and "/trec-dl-" in dataset
-        self.relevant = check_collection_relevant_grade(relevant if relevant is not None else 1 + deep_learning)
+        self.relevant = check_relevant_grade(relevant if relevant is not None else 1 + deep_learning)
         self.drop_self = dataset.startswith(("beir/", "nano-beir/")) if drop_self is None else drop_self
 
     def _has(self, kind: str) -> bool:
@@ -63,24 +67,24 @@ class Irds:
 
     def _docs(self) -> Iterator[Document]:
         if self._has("docs"):
-            with _named_irds_errors(self.name):
+            with _named_errors(self.name):
                 for doc in self._dataset.docs_iter():
-                    yield _convert_irds_document(doc, self.name)
+                    yield _convert_document(doc, self.name)
 
     def lookup(self, ids: Iterable[str]) -> dict[str, Document]:
         """Return the documents with these ids, from ir_datasets' store; unknown ids are omitted."""
         if not self._has("docs"):
             return {}
-        with _named_irds_errors(self.name):
+        with _named_errors(self.name):
             documents = self._dataset.docs_store().get_many(list(ids))
-        return {doc_id: _convert_irds_document(doc, self.name) for doc_id, doc in documents.items()}
+        return {doc_id: _convert_document(doc, self.name) for doc_id, doc in documents.items()}
 
     def queries(self) -> list[Query]:
         """Return all queries in the order of ir_datasets; empty if there are none."""
         if not self._has("queries"):
             return []
-        with _named_irds_errors(self.name):
-            queries = [(self.name, _convert_irds_query(query, self.name)) for query in self._dataset.queries_iter()]
+        with _named_errors(self.name):
+            queries = [(self.name, _convert_query(query, self.name)) for query in self._dataset.queries_iter()]
         return list(check_unique_ids(queries, "query"))
 
     def qrels(self) -> Qrels:
@@ -95,13 +99,9 @@ class Irds:
     def _judged(self) -> Qrels:
         table: dict[str, dict[str, int]] = {}
         if self._has("qrels"):
-            with _named_irds_errors(self.name):
+            with _named_errors(self.name):
                 for row in self._dataset.qrels_iter():
-                    grade = (
-                        cranfield_grade_to_gain(row.relevance, self.name)
-                        if self.name == "cranfield"
-                        else int(row.relevance)
-                    )
+                    grade = grade_to_gain(row.relevance, self.name) if self.name == "cranfield" else int(row.relevance)
                     judged = table.setdefault(row.query_id, {})
                     judged[row.doc_id] = max(grade, judged.get(row.doc_id, grade))
         return Qrels(table, name=self.name)
@@ -110,12 +110,21 @@ class Irds:
         """Return the candidate lists of the data set's queries, with document texts; empty if there are no lists."""
         rows: dict[str, list[tuple[str, float | None]]] = {}
         if self._has("scoreddocs"):
-            with _named_irds_errors(self.name):
+            with _named_errors(self.name):
                 for row in self._dataset.scoreddocs_iter():
                     rows.setdefault(row.query_id, []).append((row.doc_id, getattr(row, "score", None)))
-        lists = [(query, rows[query.id]) for query in self.queries() if query.id in rows]
-        docs = fetch_documents(self, {doc_id for _, row in lists for doc_id, _ in row})
-        return Run((_make_irds_candidates(query, row, docs) for query, row in lists), name=self.name)
+        queries = [query for query in self.queries() if query.id in rows]
+        docs = fetch_documents(self, {doc_id for query in queries for doc_id, _ in rows[query.id]})
+        rankings = []
+        for query in queries:
+            scored = [(docs[doc_id], score) for doc_id, score in rows[query.id] if score is not None]
+            if 0 < len(scored) < len(rows[query.id]):
+                raise DataError(
+                    f"Some candidates of query {query.id!r} have no score", expected="a score for all or for none"
+                )
+            in_order = (docs[doc_id] for doc_id, _ in rows[query.id])
+            rankings.append(Ranking.from_scores(query, scored) if scored else Ranking.from_order(query, in_order))
+        return Run(rankings, name=self.name)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -136,18 +145,7 @@ class Irds:
         return whole.hexdigest()
 
 
-def _import_ir_datasets() -> Any:
-    try:
-        import ir_datasets
-    except ImportError as error:
-        raise MissingPrerequisiteError(
-            f"The collection irds needs ir_datasets, which cannot be imported ({error})",
-            remedy="Run: pip install 'listrank[irds]'",
-        ) from error
-    return ir_datasets
-
-
-def _load_irds_dataset(package: Any, dataset: str) -> Any:
+def _load(package: Any, dataset: str) -> Any:
     try:
         return package.load(dataset)
     except KeyError as error:
@@ -159,7 +157,7 @@ def _load_irds_dataset(package: Any, dataset: str) -> Any:
 
 
 @contextlib.contextmanager
-def _named_irds_errors(name: str) -> Generator[None]:
+def _named_errors(name: str) -> Generator[None]:
     """Raise a `MissingResourceError` if ir_datasets cannot download or read its files in the block."""
     try:
         yield
@@ -170,7 +168,7 @@ def _named_irds_errors(name: str) -> Generator[None]:
         ) from error
 
 
-def _default_irds_text(entry: Any, id_field: str) -> str:
+def _default_text(entry: Any, id_field: str) -> str:
     """Return the default text of a document or query; without such a text, the field ``text`` or all string fields.
 
     The id and the title are omitted. If there is a field ``text``, the other fields are not used, since the queries of
@@ -184,9 +182,9 @@ def _default_irds_text(entry: Any, id_field: str) -> str:
     return "\n".join(value for key, value in fields.items() if value and key not in (id_field, "title"))
 
 
-def _convert_irds_document(doc: Any, where: str) -> Document:
+def _convert_document(doc: Any, where: str) -> Document:
     title = getattr(doc, "title", "") or ""
-    body = _default_irds_text(doc, "doc_id")
+    body = _default_text(doc, "doc_id")
     if hasattr(doc, "title") and body != getattr(doc, "text", None):  # the default text is title and text
         body = body.removeprefix(title).strip()
     return Document(
@@ -196,15 +194,6 @@ def _convert_irds_document(doc: Any, where: str) -> Document:
     )
 
 
-def _convert_irds_query(query: Any, where: str) -> Query:
-    words = join_text_file_lines(_default_irds_text(query, "query_id"))
+def _convert_query(query: Any, where: str) -> Query:
+    words = join_text_file_lines(_default_text(query, "query_id"))
     return Query(id=parse_json_id(query.query_id, "query", where), text=parse_json_text(words, where))
-
-
-def _make_irds_candidates(query: Query, row: list[tuple[str, float | None]], docs: dict[str, Document]) -> Ranking:
-    scored = [(docs[doc_id], score) for doc_id, score in row if score is not None]
-    if len(scored) == len(row):
-        return Ranking.from_scores(query, scored)
-    if scored:
-        raise DataError(f"Some candidates of query {query.id!r} have no score", expected="a score for all or for none")
-    return Ranking.from_order(query, (docs[doc_id] for doc_id, _ in row))

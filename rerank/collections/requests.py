@@ -5,15 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from rerank.collections.base.files import (
-    CollectionFiles,
-    FileCollection,
-    collection_name_of_path,
-    require_collection_path,
-)
+from rerank.collections.base import CollectionFiles, FileCollection, name_of_path, optional_path, require_path
 from rerank.errors import DataError
 from rerank.io.json_records import JsonRecord, parse_json, read_json_lines
 from rerank.io.rerank_requests import RerankRequest
@@ -34,7 +28,6 @@ class Requests(FileCollection):
     from 1; that of a document without an id is ``QUERY:NUMBER``.
 
     Args:
-        file: The file.
         qrels: A file of judgments, since requests contain none; empty for no judgments.
         order: ``given`` to keep the order of the file, or ``score`` to sort each list by score and tied documents by
             id, both descending.
@@ -53,10 +46,9 @@ class Requests(FileCollection):
         language: str = "en",
         relevant: int = 1,
     ) -> None:
-        """Locate the files without reading them."""
-        path = require_collection_path(file, "a file")
-        files = CollectionFiles(docs=(path,), qrels=(require_collection_path(qrels, "a file"),) if qrels else ())
-        super().__init__(collection_name_of_path(path), files, language=language, relevant=relevant)
+        path = require_path(file, "a file")
+        files = CollectionFiles(docs=(path,), qrels=optional_path(qrels))
+        super().__init__(name_of_path(path), files, language=language, relevant=relevant)
         self.order = order
 
     @property
@@ -114,16 +106,12 @@ class Requests(FileCollection):
 
     @cached_property
     def _list(self) -> list[JsonRecord]:
-        return _read_requests_as_collection(self.files.docs[0])
-
-
-def _read_requests_as_collection(path: Path) -> list[JsonRecord]:
-    with open_text_file(path) as stream:
-        entries: Any = parse_json(stream.read(), str(path))
-    if not entries:
-        raise DataError(f"{path} contains an empty list", expected="at least one request")
-    records = [JsonRecord(f"{path}, request {number}", entry) for number, entry in enumerate(entries, 1)]
-    for record in records:
-        if not isinstance(record.fields, dict):
-            raise DataError(f"{record.where} begins with {record.fields!r:.60}", expected="an object")
-    return records
+        path = self.files.docs[0]
+        with open_text_file(path) as stream:
+            entries: Any = parse_json(stream.read(), str(path))
+        if not entries:
+            raise DataError(f"{path} contains an empty list", expected="at least one request")
+        for number, entry in enumerate(entries, 1):
+            if not isinstance(entry, dict):
+                raise DataError(f"{path}, request {number} begins with {entry!r:.60}", expected="an object")
+        return [JsonRecord(f"{path}, request {number}", entry) for number, entry in enumerate(entries, 1)]

@@ -6,12 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from rerank.collections.base.files import (
-    CollectionFiles,
-    FileCollection,
-    collection_name_of_path,
-    require_collection_path,
-)
+from rerank.collections.base import CollectionFiles, FileCollection, name_of_path, optional_path, require_path
 from rerank.errors import DataError, MissingResourceError, UsageError
 from rerank.io.json_records import check_unique_ids, parse_json_id
 from rerank.io.text_files import open_text_file
@@ -70,18 +65,15 @@ class Trec(FileCollection):
         language: str = "en",
         relevant: int = 1,
     ) -> None:
-        """Locate the files without reading them."""
         if not (docs or topics):
             raise UsageError(
                 "The collection 'trec' has neither documents nor topics",
                 expected="trec:docs=FILE or FOLDER,topics=FILE,qrels=FILE",
             )
         files = CollectionFiles(
-            docs=_read_trec_documents(docs),
-            queries=(require_collection_path(topics, "a file"),) if topics else (),
-            qrels=(require_collection_path(qrels, "a file"),) if qrels else (),
+            docs=_document_files(docs) if docs else (), queries=optional_path(topics), qrels=optional_path(qrels)
         )
-        super().__init__(collection_name_of_path(Path(docs or topics)), files, language=language, relevant=relevant)
+        super().__init__(name_of_path(Path(docs or topics)), files, language=language, relevant=relevant)
         self.fields = tuple(name.strip().lower() for name in fields.split("+") if name.strip())
         if not self.fields:
             raise UsageError(
@@ -96,9 +88,7 @@ class Trec(FileCollection):
 
     def docs(self) -> Iterator[Document]:
         """Return an iterator over the documents, file by file."""
-        return check_unique_ids(
-            (pair for path in self.files.docs for pair in _read_documents_of_file(path)), "document"
-        )
+        return check_unique_ids((pair for path in self.files.docs for pair in _read_documents(path)), "document")
 
     def queries(self) -> list[Query]:
         """Return all topics in file order, each with the chosen fields as one line of text."""
@@ -109,51 +99,40 @@ class Trec(FileCollection):
         return list(check_unique_ids(((t.where, Query(id=t.id, text=t.text(self.fields))) for t in topics), "query"))
 
 
-def _read_trec_documents(path: str) -> tuple[Path, ...]:
-    if not path:
-        return ()
-    where = require_collection_path(path, "a file or a folder")
+def _document_files(path: str) -> tuple[Path, ...]:
+    where = require_path(path, "a file or a folder")
     if not where.is_dir():
         return (where,)
-    files = tuple(
-        sorted(
-            file
-            for file in where.rglob("*")
-            if file.is_file() and not any(part.startswith(".") for part in file.relative_to(where).parts)
-        )
-    )
-    if not files:
+    files = sorted(file for file in where.rglob("*") if file.is_file())
+    shown = tuple(f for f in files if not any(part.startswith(".") for part in f.relative_to(where).parts))
+    if not shown:
         raise MissingResourceError(f"The folder {path} contains no files", expected="files with <DOC>")
-    return files
+    return shown
 
 
-def _read_documents_of_file(path: Path) -> Iterator[tuple[str, Document]]:
+def _read_documents(path: Path) -> Iterator[tuple[str, Document]]:
     """Yield pairs of a position in a file, for messages, and the document at this position."""
     with open_text_file(path) as stream:
         first = next((line for line in stream if line.strip()), "")
     if "\t" not in first or first.lstrip().startswith("<"):
-        yield from ((block.where, _parse_trec_document(block)) for block in read_sgml_file_blocks(path, ("doc",)))
+        yield from ((block.where, _parse_block(block)) for block in read_sgml_file_blocks(path, ("doc",)))
         return
     with open_text_file(path) as stream:
         for number, line in enumerate(stream, 1):
-            columns = line.rstrip("\r\n").split("\t")
-            if line.strip() and not (line == first and columns[0].strip().lower() in _ID_COLUMNS):
-                yield (where := f"{path}:{number}"), _parse_tab_separated_document(columns, where)
+            columns, where = line.rstrip("\r\n").split("\t"), f"{path}:{number}"
+            if not line.strip() or (line == first and columns[0].strip().lower() in _ID_COLUMNS):
+                continue
+            if not 2 <= len(columns) <= 4:
+                raise DataError(
+                    f"{where}: the line has {len(columns)} columns",
+                    expected="2 to 4: id, text; id, title, text; or id, URL, title, text",
+                )
+            title = columns[-2].strip() if len(columns) > 2 else ""
+            doc_id = parse_json_id(columns[0].strip(), "document", where)
+            yield where, Document(id=doc_id, title=title, text=columns[-1].strip())
 
 
-def _parse_tab_separated_document(columns: list[str], where: str) -> Document:
-    if not 2 <= len(columns) <= 4:
-        raise DataError(
-            f"{where}: the line has {len(columns)} columns",
-            expected="2 to 4: id, text; id, title, text; or id, URL, title, text",
-        )
-    title = columns[-2] if len(columns) > 2 else ""
-    return Document(
-        id=parse_json_id(columns[0].strip(), "document", where), title=title.strip(), text=columns[-1].strip()
-    )
-
-
-def _parse_trec_document(block: SgmlBlock) -> Document:
+def _parse_block(block: SgmlBlock) -> Document:
     number = find_element_in_sgml_text(block.body, _IDS)
     doc_id = convert_sgml_to_plain_text(number) if number is not None else block.attribute(_IDS)
     if not doc_id:

@@ -16,7 +16,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from rerank.collections.base.corpus import Corpus
+from rerank.collections.base import Corpus
 from rerank.errors import DataError
 from rerank.io.paths import cache_dir
 from rerank.io.sealed_folders import damaged_sealed_folders, open_sealed_folder, storage_errors

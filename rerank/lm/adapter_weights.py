@@ -59,7 +59,6 @@ def causal_model_casts_adapter(options: BackendOptions, dtype: str) -> bool:
 
     Args:
         options: Backend options. Only ``adapter`` and ``adapter_dtype`` have an effect.
-        dtype: Data type of the model.
     """
     if dtype == "float32" or options.adapter_dtype == "float32":
         return False
@@ -74,8 +73,6 @@ def attach_adapter(model: Any, folder: Path, *, cast: bool = False) -> Any:
     """Attach an adapter to a model and return the model. In float32, the adapter is merged, since merging is exact.
 
     Args:
-        model: The model.
-        folder: Folder of the adapter.
         cast: Whether to cast the weights of the adapter to the data type of the model.
     """
     try:

@@ -34,37 +34,26 @@ class EndOfCapture(Exception):
 
 @dataclass(kw_only=True)
 class AttentionCapture:
-    """The layers, heads and query tokens whose attention weights a forward pass captures.
+    """The layers, heads and query tokens whose attention weights a forward pass captures."""
 
-    Attributes:
-        last: Index of the layer in which the forward pass ends.
-        cpu_kernel: Whether `rerank.lm.cpu_attention` supports the model.
-        skip: Number of the first tokens of the pass that are excluded from the mean.
-        heads: Mapping from each layer to its heads to capture. If empty, the pass only fills the KV cache.
-        on_weights: Function that is called with the index of a layer and its weights, averaged over query tokens, of
-            shape (heads, keys). In layers with a sliding window, the earliest keys may be missing.
-    """
-
-    last: int
-    cpu_kernel: bool
-    skip: int = 0
+    last: int  # index of the layer in which the forward pass ends
+    cpu_kernel: bool  # whether `rerank.lm.cpu_attention` supports the model
+    skip: int = 0  # number of the first tokens of the pass that are excluded from the mean
+    #: Mapping from each layer to its heads to capture. If empty, the pass only fills the KV cache.
     heads: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    #: Function that is called with the index of a layer and its weights, averaged over query tokens, of shape (heads,
+    #: keys). In layers with a sliding window, the earliest keys may be missing.
     on_weights: Callable[[int, torch.Tensor], None] = lambda layer, weights: None
 
 
 @dataclass(frozen=True, slots=True)
 class _WeightFormula:
-    """The function that converts attention scores to attention weights.
+    """The function that converts attention scores to attention weights."""
 
-    Attributes:
-        scale: Factor by which the scores are multiplied.
-        softcap: The constant c in c tanh(score / c), as in Gemma 2; None for no softcap.
-        sinks: Scores, of shape (heads,), of a virtual key that receives weight but has no value, as in gpt-oss; None
-            for no sinks.
-    """
-
-    scale: float
-    softcap: float | None
+    scale: float  # factor by which the scores are multiplied
+    softcap: float | None  # the constant c in c tanh(score / c), as in Gemma 2; None for no softcap
+    #: Scores, of shape (heads,), of a virtual key that receives weight but has no value, as in gpt-oss; None for no
+    #: sinks.
     sinks: torch.Tensor | None
 
     @property

@@ -12,7 +12,6 @@ from jinja2 import TemplateError
 
 from rerank.errors import BackendError, DataError
 from rerank.io.forks import ends_in_child_process
-from rerank.lm.chat_frames import ChatFrames, causal_model_template_copies_contents
 from rerank.prompts.base import Message, Prompt, reply_prefix_of_prompt
 
 _TALK = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
@@ -32,15 +31,11 @@ class ChatRenderer:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        """Check that the template can be rendered, and test whether it supports the system role."""
         self._tokenizer = tokenizer
         self.has_template = bool(tokenizer.chat_template)
         added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         special = sorted({*added, *map(str, tokenizer.all_special_tokens)}, key=len, reverse=True)
         self._special = re.compile("|".join(re.escape(token) for token in special if len(token) > 1) or r"(?!)")
-        self._frames = (
-            ChatFrames(self._apply_template) if causal_model_template_copies_contents(tokenizer.chat_template) else None
-        )
         if self.has_template:
             self._check_template_ends()
         self._takes_system = self.has_template and self._accepts_system()
@@ -117,7 +112,7 @@ class ChatRenderer:
 
         def render() -> None:
             for prompt in (_TALK, _PROBE):
-                self._apply_template(prompt, False)
+                self._apply(prompt)
 
         if not ends_in_child_process(render):
             raise DataError(
@@ -133,9 +128,6 @@ class ChatRenderer:
             return False
 
     def _apply(self, prompt: Prompt, *, thinking: bool = False) -> str:
-        return self._frames.apply(prompt, thinking) if self._frames else self._apply_template(prompt, thinking)
-
-    def _apply_template(self, prompt: Prompt, thinking: bool) -> str:
         turns = [{"role": m.role, "content": m.content} for m in prompt]
         text = self._tokenizer.apply_chat_template(
             turns, tokenize=False, add_generation_prompt=True, enable_thinking=thinking

@@ -42,18 +42,13 @@ _ROUNDING = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class AttentionScores:
-    """The result of an `AttentionTask`.
+    """The result of an `AttentionTask`."""
 
-    Attributes:
-        scores: One score per passage; with ``per_head``, one per layer, head and passage; with ``per_token``, one per
-            token.
-        tokens: Number of prompt tokens.
-        layout: Description of the order of the scores: with ``per_head``, the numbers of layers and heads, such as
-            ``30x9``; with ``per_token``, the positions of the tokens (`rerank.tasks.token_positions`); otherwise empty.
-    """
-
+    #: One score per passage; with ``per_head``, one per layer, head and passage; with ``per_token``, one per token.
     scores: list[float]
-    tokens: int
+    tokens: int  # number of prompt tokens
+    #: Description of the order of the scores: with ``per_head``, the numbers of layers and heads, such as ``30x9``;
+    #: with ``per_token``, the positions of the tokens (`rerank.tasks.token_positions`); otherwise empty.
     layout: str = ""
 
 
@@ -153,7 +148,6 @@ class _AttentionRunner:
     """A runner of forward passes over prompts that differ only in their tails (the final instructions with the query).
 
     Args:
-        model: The model.
         heads: Mapping from each layer to its heads to use.
         head_weights: Mapping from (layer, head) pairs to the factor by which the attention of the head is multiplied;
             1 if missing.

@@ -14,26 +14,18 @@ from rerank.tasks import Reply, Request, Sampling
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A tokenized request.
+    """A tokenized request."""
 
-    Attributes:
-        index: Position of the request in its batch.
-        request: The request.
-        prompt: Token ids of the prompt, and of the thoughts after they have been generated.
-        boundaries: Lengths in tokens, in increasing order, of the prefixes of the prompt that end at a boundary of its
-            template (instruction, worked examples, query, passages). Other prompts may begin with the same prefixes.
-        sampling: Decoding settings, whose ``max_tokens`` does not exceed the number of tokens left in the context.
-        thoughts: Text of the thoughts before the answer; empty if there are none.
-        thought_tokens: Number of tokens of the thoughts.
-    """
-
-    index: int
+    index: int  # position of the request in its batch
     request: Request
-    prompt: Sequence[int]
+    prompt: Sequence[int]  # token ids of the prompt, and of the thoughts after they have been generated
+    #: Decoding settings, whose ``max_tokens`` does not exceed the number of tokens left in the context.
     sampling: Sampling
+    #: Lengths in tokens, in increasing order, of the prefixes of the prompt that end at a boundary of its template
+    #: (instruction, worked examples, query, passages). Other prompts may begin with the same prefixes.
     boundaries: tuple[int, ...] = ()
-    thoughts: str = ""
-    thought_tokens: int = 0
+    thoughts: str = ""  # text of the thoughts before the answer; empty if there are none
+    thought_tokens: int = 0  # number of tokens of the thoughts
 
     @property
     def task_type(self) -> type[Any]:
@@ -85,7 +77,6 @@ def make_token_jobs(
     """Tokenize requests and group them by the class of their tasks.
 
     Args:
-        requests: The requests.
         tokens: The model's token counter, which also contains the context size.
         model: Name of the model, for messages.
 

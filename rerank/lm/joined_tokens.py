@@ -1,30 +1,55 @@
-"""Tokenize texts from cached pieces. The result is exact for tokenizers with joints (`rerank.lm.token_joints`).
+"""Tokenize texts from words whose token ids are kept in a memo, with the same token ids as the tokenizer's own.
 
-A text is divided at its joints, mostly into words. The token ids of the pieces are kept in a memo across rounds and
-queries. A passage is therefore not tokenized again when it appears in another context. Looking up the pieces of a text
-in the memo takes less than a tenth of the time of tokenizing the text.
+A *joint* is a position before a space, after a character that is not whitespace. For the tokenizers that
+`JoinedTokenizer.of` accepts, and for every text with a joint at position p,
+
+    ids(text) = ids(text[:p]) + (ids(C + text[p:]) without ids(C)),    C = `CARRIER`, an ordinary character.
+
+A text is therefore divided at its joints, mostly into words, and a passage is not tokenized again when it appears in
+another prompt. The equation follows from how the ``tokenizers`` library works:
+
+1. Special and other added tokens are found in the text first. None of them contains a space after another character,
+   so none crosses a joint. There is no joint after the last character of an added token, because the pieces of text
+   between added tokens are normalized and split separately.
+2. The accepted normalizers change the characters on both sides of a joint independently: they map single characters,
+   or compose characters, and Unicode never composes a space with the character before it.
+3. The pre-tokenizer splits the text into words, and a joint begins a new word.
+4. The model tokenizes every word independently. If the pre-tokenizer does not split at spaces, the model must be BPE,
+   and there is no joint after a character that precedes a space inside a token of its vocabulary. Then no merge crosses
+   a joint.
+
+A tokenizer for which one of these steps cannot be verified tokenizes whole texts.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate, chain, count
 from operator import add
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-from rerank.lm.token_dictionary import TokenDictionary, open_token_dictionaries, write_token_dictionary
-from rerank.lm.token_joints import CARRIER, Joints, find_token_joints
+from rerank.errors import UsageError
+from rerank.io.sealed_folders import open_sealed_folder
+from rerank.lm.token_dictionary import TokenDictionary, dictionaries_folder, open_dictionaries, write_dictionary
+from rerank.prompts.base import TokenCounter
 from rerank.prompts.bounded_memo import ENTRY_BYTES, BoundedMemo
+from rerank.prompts.passages import passage_text
+from rerank.types import Document
 
-#: Maximum size of the memos of token ids and of character spans, in bytes.
-_IDS_BYTES, _SPANS_BYTES = 32 << 20, 4 << 20
-
-#: Test texts. A tokenizer is used piece by piece only if the tokens of all these texts are then unchanged.
+#: Character inserted before a piece of a text, so that the piece is not tokenized as the beginning of a text.
+CARRIER = "x"
+#: Character that represents a space in the vocabularies of SentencePiece models.
+_METASPACE = "\u2581"
+#: Maximum size of the memo of token ids, in bytes.
+_MEMO_BYTES = 32 << 20
+#: Version of the files of a dictionary; it must change when the same corpus and tokenizer lead to other files.
+_FORMAT = "1"
+#: Test texts. A tokenizer is used piece by piece only if the token ids of all these texts are then unchanged.
 _PROBES = (
     "",
     " ",
@@ -34,33 +59,13 @@ _PROBES = (
 )
 
 TokenIds = tuple[int, ...]
-#: Start and end (exclusive) of each token of a piece, in characters from the beginning of the piece.
-_Spans = tuple[tuple[int, int], ...]
+#: A piece as a key of the memo: its text without the space before it or, at the beginning of a text, in a tuple.
+_Piece = str | tuple[str]
 
 
-class _Edge(NamedTuple):
-    """A piece (substring between joints) at the beginning or end of a text, where its tokens may differ."""
+class TokenPieces(NamedTuple):
+    """A text divided at its joints. A space between two pieces belongs to the second piece and is omitted here."""
 
-    text: str
-    is_first: bool
-    is_open: bool  # not followed by a joint
-
-
-#: A piece of a text. A ``str`` is a piece between two joints, without the space before it.
-_Piece = str | _Edge
-
-
-@dataclass(frozen=True, slots=True)
-class TokenPieces:
-    """A text, divided into pieces at joints.
-
-    Attributes:
-        texts: Text of each piece. A space between two pieces belongs to the second piece and is omitted here.
-        pieces: The pieces, as keys of the memo.
-        ids: Token ids of each piece.
-    """
-
-    texts: list[str]
     pieces: list[_Piece]
     ids: list[TokenIds]
 
@@ -70,23 +75,14 @@ class TokenPieces:
         return sum(map(len, self.ids))
 
     def joined(self) -> list[int]:
-        """Return the token ids of the whole text, joined from those of its pieces."""
+        """Return the token ids of the whole text."""
         return list(chain.from_iterable(self.ids))
 
-    def starts(self) -> list[int]:
-        """Return the position of the first character of each piece in the text."""
+    def starts(self) -> tuple[list[int], list[int]]:
+        """Return the number of characters and the number of tokens before each piece."""
         # Piece i > 0 starts with the space after the pieces before it and the i - 1 spaces between them.
-        ends = accumulate(map(len, self.texts[:-1]))
-        return [0, *map(add, ends, count())]
-
-    def tokens_before(self) -> list[int]:
-        """Return the number of tokens before each piece and, as the last item, the number of tokens of the text."""
-        return list(accumulate(map(len, self.ids), initial=0))
-
-    def find(self, tokens: Iterable[int]) -> list[int]:
-        """Return, for each token position in the text, the index of the piece that contains the token."""
-        before = self.tokens_before()
-        return [bisect_right(before, token) - 1 for token in tokens]
+        ends = accumulate(len(piece) if isinstance(piece, str) else len(piece[0]) for piece in self.pieces[:-1])
+        return [0, *map(add, ends, count())], [0, *accumulate(map(len, self.ids[:-1]))]
 
 
 class JoinedTokenizer:
@@ -94,214 +90,156 @@ class JoinedTokenizer:
 
     Args:
         tokenizer: A tokenizer of transformers.
-        joints: The joints of this tokenizer.
+        open_ends: The characters after which a space is no joint.
         dictionaries: Dictionaries with the token ids of the words of corpora.
     """
 
-    def __init__(self, tokenizer: Any, joints: Joints, dictionaries: Sequence[TokenDictionary] = ()) -> None:
-        """Create empty memos."""
-        self._tokenizer, self._joints, self._dictionaries = tokenizer, joints, dictionaries
-        self._ids: BoundedMemo[_Piece, TokenIds] = BoundedMemo(_IDS_BYTES, _joined_token_ids_size)
-        self._spans: BoundedMemo[_Piece, _Spans] = BoundedMemo(_SPANS_BYTES, _joined_token_spans_size)
-        #: One int object per token id; without sharing, each occurrence would be a separate object of 28 bytes.
-        self._shared: dict[int, int] = {}
-        self._carrier = len(self._encode([CARRIER])[0])
-
-    @property
-    def has_exact_positions(self) -> bool:
-        """Whether `tokens_before` and `ends` are exact; a normalizer that removes characters shifts later offsets."""
-        return self._joints.normalizer is None
+    def __init__(self, tokenizer: Any, open_ends: str, dictionaries: Sequence[TokenDictionary] = ()) -> None:
+        self.tokenizer, self._dictionaries = tokenizer, dictionaries
+        self._joint = re.compile(rf" (?<=[^\s{re.escape(open_ends)}] )")
+        self._memo: BoundedMemo[_Piece, TokenIds] = BoundedMemo(
+            _MEMO_BYTES, lambda piece, ids: ENTRY_BYTES + sys.getsizeof(piece) + 36 * len(ids)
+        )
+        self._carrier = len(self._encode((CARRIER,)).ids)
 
     @classmethod
     def of(cls, tokenizer: Any) -> JoinedTokenizer | None:
-        """Create a joined tokenizer for a transformers tokenizer.
-
-        None is returned if the tokenizer has no joints, or if it tokenizes one of a few test texts differently.
-        """
-        joints = find_token_joints(tokenizer)
-        joined = None if joints is None else cls(tokenizer, joints, open_token_dictionaries(tokenizer))
-        return joined if joined is not None and joined._is_exact(_PROBES) else None
+        """Create a joined tokenizer for a transformers tokenizer; None if it may tokenize some text differently."""
+        open_ends = _open_ends(tokenizer)
+        if open_ends is None:
+            return None
+        joined = cls(tokenizer, open_ends, open_dictionaries(tokenizer))
+        expected = tokenizer(list(_PROBES), add_special_tokens=False)["input_ids"]
+        return joined if [pieces.joined() for pieces in joined.divide(_PROBES)] == expected else None
 
     def divide(self, texts: Sequence[str]) -> list[TokenPieces]:
-        """Divide texts into pieces, and tokenize all pieces that are not in the memo together."""
-        divided = [self._divide(text) for text in texts]
-        missing = [[index for index, row in enumerate(part.ids) if row is None] for part in divided]
-        pieces = (part.pieces[index] for part, indices in zip(divided, missing, strict=True) for index in indices)
-        new = self._tokenize(dict.fromkeys(pieces))
-        for part, indices in zip(divided, missing, strict=True):
-            for index in indices:
-                part.ids[index] = new[part.pieces[index]]
+        """Divide texts into pieces, and tokenize those that are not in the memo."""
+        divided = []
+        for text in texts:
+            first, *others = self._joint.split(text)
+            divided.append(self._look_up([(first,), *others]))
         return divided
 
     def write_dictionary(self, passages: Iterable[str], folder: Path) -> None:
-        """Write a dictionary with the token ids of all words in the passages, except words not followed by a joint."""
+        """Write a `TokenDictionary` of all pieces of the passages, except for those that do not end at a joint."""
 
-        def tokenize(words: list[str]) -> Iterator[list[int]]:
-            return (ids[self._carrier :] for ids in self._encode(list(map(_carrier_text_for_token_ids, words))))
+        def words() -> Iterator[str]:
+            yield CARRIER  # an empty file cannot be mapped
+            for passage in passages:
+                yield from self._joint.split(f"{' '.join(passage.split())} ")[:-1]
 
-        words = chain([CARRIER], chain.from_iterable(map(str.split, passages)))  # an empty file cannot be mapped
-        write_token_dictionary(filter(cache(self._joints.closes), words), folder, tokenize)
+        write_dictionary(words(), folder, self._tokenize)
 
     def prefix_lengths(self, text: str, ends: Sequence[int]) -> list[int | None]:
         """Return the number of tokens of each prefix of a text, if these tokens are also the first tokens of the text.
 
         Args:
-            text: The text.
             ends: Number of characters of each prefix.
 
         Returns:
             Number of tokens of each prefix; None for a prefix whose tokens depend on the text after it.
         """
         (divided,) = self.divide([text])
-        starts, before = divided.starts(), divided.tokens_before()
+        starts, before = divided.starts()
         indices = [bisect_right(starts, end) - 1 for end in ends]
         # For each prefix, the part of its last piece that is before the end of the prefix.
-        heads = [
-            self._last_piece(text[starts[index] + (index > 0) : end], is_first=index == 0)
-            for index, end in zip(indices, ends, strict=True)
-        ]
-        rows = self._ids_of(heads)
+        heads = [text[starts[index] + (index > 0) : end] for index, end in zip(indices, ends, strict=True)]
+        rows = self._look_up([head if index else (head,) for index, head in zip(indices, heads, strict=True)]).ids
         lengths: list[int | None] = []
-        for index, end, head in zip(indices, ends, heads, strict=True):
-            row = rows[head] if end > starts[index] else ()
-            lengths.append(before[index] + len(row) if divided.ids[index][: len(row)] == row else None)
+        for index, end, row in zip(indices, ends, rows, strict=True):
+            ids = row if end > starts[index] else ()
+            lengths.append(before[index] + len(ids) if divided.ids[index][: len(ids)] == ids else None)
         return lengths
 
     def tokens_before(self, text: str, positions: Sequence[int]) -> list[int]:
         """Return, for each position in a text, the number of tokens that start before it."""
         (divided,) = self.divide([text])
-        starts, before = divided.starts(), divided.tokens_before()
+        starts, before = divided.starts()
         indices = [bisect_right(starts, position) - 1 for position in positions]
-        spans = self._spans_of([divided.pieces[index] for index in indices])
-        counts = []
-        for index, position in zip(indices, positions, strict=True):
-            first_characters = token_starts(spans[divided.pieces[index]])
-            counts.append(before[index] + bisect_left(first_characters, position - starts[index]))
-        return counts
+        first_characters = {index: token_starts(self._spans(divided.pieces[index])) for index in set(indices)}
+        return [
+            before[index] + bisect_left(first_characters[index], position - starts[index])
+            for index, position in zip(indices, positions, strict=True)
+        ]
 
-    def ends(self, texts: Sequence[str], tokens: int) -> list[Iterator[int]]:
-        """Return, for each text, the end positions of its first ``tokens`` tokens, from the last token to the first.
+    def ends(self, text: str, tokens: int) -> Iterator[int]:
+        """Yield the end positions of the first ``tokens`` tokens of a text, from the last token to the first.
 
         Byte-level tokens may share a character. The earlier of two such tokens ends before the character.
         If the text has at most ``tokens`` tokens, its length is the only position.
         """
-        divided = self.divide(texts)
-        longer = [part for part in divided if part.length > tokens]
-        self._spans_of([part.pieces[index] for part in longer for index in part.find(range(tokens - 1, tokens + 1))])
-        return [
-            self._ends(part, tokens) if part.length > tokens else iter([len(text)])
-            for part, text in zip(divided, texts, strict=True)
-        ]
-
-    def _ends(self, divided: TokenPieces, tokens: int) -> Iterator[int]:
-        starts, before = divided.starts(), divided.tokens_before()
+        (divided,) = self.divide([text])
+        if divided.length <= tokens:
+            yield len(text)
+            return
+        starts, before = divided.starts()
         for number in range(tokens, 0, -1):
-            index, next_index = divided.find((number - 1, number))
-            pieces = divided.pieces[index], divided.pieces[next_index]
-            spans = self._spans_of(pieces)
-            _, end = spans[pieces[0]][number - 1 - before[index]]
-            next_start, _ = spans[pieces[1]][number - before[next_index]]
-            yield min(starts[index] + end, starts[next_index] + next_start)
+            edges = []
+            for token in (number - 1, number):
+                index = bisect_right(before, token) - 1
+                start, end = self._spans(divided.pieces[index])[token - before[index]]
+                edges.append((starts[index] + start, starts[index] + end))
+            yield min(edges[0][1], edges[1][0])
 
-    def _divide(self, text: str) -> TokenPieces:
-        """Return the pieces of a text; the token ids of pieces that are not in the memo are None."""
-        words = text.split(" ")
-        pieces = self._pieces(words)
-        ids = self._ids.get_all(pieces)
-        # Words in the memo are followed by a joint. Other words may have to be merged with the words after them.
-        is_open = [index for index, row in enumerate(ids[:-1]) if row is None and not self._joints.closes(words[index])]
-        if is_open:
-            words = self._merge(words, is_open)
-            pieces = self._pieces(words)
-            ids = self._ids.get_all(pieces)
-        return TokenPieces(words, pieces, cast(list[TokenIds], ids))
+    def _look_up(self, pieces: list[_Piece]) -> TokenPieces:
+        ids = self._memo.get_all(pieces)
+        new = {piece: self._tokenize(piece) for piece in {p for p, row in zip(pieces, ids, strict=True) if row is None}}
+        if new:
+            self._memo.put_all(new.items())
+        return TokenPieces(pieces, [new[p] if row is None else row for p, row in zip(pieces, ids, strict=True)])
 
-    def _pieces(self, texts: list[str]) -> list[_Piece]:
-        """Return the pieces with these texts, where the first and the last one are marked as edges."""
-        if len(texts) == 1:
-            return [self._last_piece(texts[0], is_first=True)]
-        return [_Edge(texts[0], True, False), *texts[1:-1], self._last_piece(texts[-1], is_first=False)]
+    def _tokenize(self, piece: _Piece) -> TokenIds:
+        if not isinstance(piece, str):
+            return tuple(self._encode(piece).ids)
+        for dictionary in self._dictionaries:
+            if (ids := dictionary.find(piece)) is not None:
+                return ids
+        return tuple(self._encode(piece).ids[self._carrier :])
 
-    def _last_piece(self, text: str, *, is_first: bool) -> _Piece:
-        is_open = not self._joints.closes(text)
-        return _Edge(text, is_first, is_open) if is_first or is_open else text
+    def _spans(self, piece: _Piece) -> list[tuple[int, int]]:
+        """Return start and end of each token of a piece, in characters from the beginning of the piece."""
+        spans: list[tuple[int, int]] = self._encode(piece).offsets
+        if not isinstance(piece, str):
+            return spans
+        return [(start - len(CARRIER), end - len(CARRIER)) for start, end in spans[self._carrier :]]
 
-    def _merge(self, words: list[str], is_open: Iterable[int]) -> list[str]:
-        """Merge each word that does not end at a joint with the words after it, up to the next joint."""
-        texts: list[str] = []
-        position = 0
-        for index in is_open:
-            if index < position:
-                continue
-            texts += words[position:index]
-            text, position = words[index], index + 1
-            while position < len(words) and not self._joints.closes(text):
-                text += f" {words[position]}"
-                position += 1
-            texts.append(text)
-        return texts + words[position:]
-
-    def _ids_of(self, pieces: Sequence[_Piece]) -> dict[_Piece, TokenIds]:
-        """Return the token ids of pieces, from the memo if possible."""
-        stored = dict(zip(pieces, self._ids.get_all(pieces), strict=True))
-        new = self._tokenize([piece for piece, ids in stored.items() if ids is None])
-        return {piece: new[piece] if ids is None else ids for piece, ids in stored.items()}
-
-    def _tokenize(self, pieces: Collection[_Piece]) -> dict[_Piece, TokenIds]:
-        """Tokenize pieces, or look them up in the dictionaries, and add them to the memo."""
-        if not pieces:
-            return {}
-        new, share = self._look_up(pieces), self._shared.setdefault
-        others = [piece for piece in pieces if piece not in new] if new else pieces
-        for piece, ids in zip(others, self._encode(list(map(_carrier_text_for_token_ids, others))), strict=True):
-            own = ids if _is_first_piece(piece) else ids[self._carrier :]
-            new[piece] = tuple([share(token, token) for token in own])
-        self._ids.put_all(new.items())
-        return new
-
-    def _look_up(self, pieces: Collection[_Piece]) -> dict[_Piece, TokenIds]:
-        """Return a mapping from each piece that is in a dictionary to its token ids; other pieces are missing."""
-        return {
-            piece: ids
-            for dictionary in self._dictionaries
-            for piece in pieces
-            if isinstance(piece, str) and (ids := dictionary.find(piece)) is not None
-        }
-
-    def _spans_of(self, pieces: Sequence[_Piece]) -> dict[_Piece, _Spans]:
-        """Return the character spans of the tokens of each piece, from the memo if possible."""
-        stored = dict(zip(pieces, self._spans.get_all(pieces), strict=True))
-        unknown = [piece for piece, spans in stored.items() if spans is None]
-        new: dict[_Piece, _Spans] = {}
-        if unknown:
-            texts = list(map(_carrier_text_for_token_ids, unknown))
-            rows = self._tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-            for piece, row in zip(unknown, rows, strict=True):
-                skipped, shift = (0, 0) if _is_first_piece(piece) else (self._carrier, len(CARRIER))
-                new[piece] = tuple((start - shift, end - shift) for start, end in row[skipped:])
-            self._spans.put_all(new.items())
-        return {piece: new[piece] if spans is None else spans for piece, spans in stored.items()}
-
-    def _encode(self, texts: list[str]) -> list[list[int]]:
-        backend = self._tokenizer.backend_tokenizer
+    def _encode(self, piece: _Piece) -> Any:
+        """Return the encoding of a piece, or of a short text in which it has the same tokens as after a joint."""
+        text = f"{CARRIER} {piece}" if isinstance(piece, str) else piece[0]
+        backend = self.tokenizer.backend_tokenizer
         if backend.truncation is None and backend.padding is None:  # for single words, half the time of the call below
-            return [backend.encode(text, add_special_tokens=False).ids for text in texts]
-        ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return ids
+            return backend.encode(text, add_special_tokens=False)
+        return self.tokenizer([text], add_special_tokens=False).encodings[0]
 
-    def _is_exact(self, texts: Sequence[str]) -> bool:
-        """Return whether this class returns the same tokens and positions as the tokenizer for the given texts."""
-        encoding = self._tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
-        for text, divided, ids, offsets in zip(
-            texts, self.divide(texts), encoding["input_ids"], encoding["offset_mapping"], strict=True
-        ):
-            starts, positions = token_starts(offsets), range(len(text))
-            counts = [bisect_left(starts, position) for position in positions]
-            if divided.joined() != ids:
-                return False
-            if self.has_exact_positions and self.tokens_before(text, positions) != counts:
-                return False
-        return True
+
+def tokenize_corpus(
+    read_docs: Callable[[], Iterable[Document]], fingerprint: str, tokens: TokenCounter
+) -> tuple[Path, int]:
+    """Write the token ids of all words of a corpus to the cache folder, unless it already contains them.
+
+    Afterwards, all backends with the same tokenizer use this dictionary. Token ids, prompts and results do not change.
+
+    Args:
+        read_docs: Function that yields the documents of the corpus.
+        fingerprint: A hash of the corpus.
+        tokens: The token counter of a backend.
+
+    Returns:
+        The folder of the dictionary, and its number of distinct words.
+    """
+    joined: JoinedTokenizer | None = getattr(tokens, "joined", None)
+    if joined is None:
+        raise UsageError(
+            "The tokenizer of this model does not tokenize word by word",
+            expected="a model in this process, with a fast tokenizer that divides texts at spaces",
+            remedy="Omit this step for this model: a token dictionary affects only the speed",
+        )
+
+    def build(folder: Path) -> None:
+        joined.write_dictionary((passage_text(doc) for doc in read_docs() if doc.title or doc.text), folder)
+
+    folder = dictionaries_folder(joined.tokenizer) / fingerprint
+    return folder, len(open_sealed_folder(folder, {"format": _FORMAT}, build, TokenDictionary))
 
 
 def token_starts(offsets: Iterable[tuple[int, int]]) -> list[int]:
@@ -320,22 +258,105 @@ def token_starts(offsets: Iterable[tuple[int, int]]) -> list[int]:
     return starts
 
 
-def _token_piece_text(piece: _Piece) -> str:
-    return piece if isinstance(piece, str) else piece.text
+def _open_ends(tokenizer: Any) -> str | None:
+    """Return the characters after which a space is no joint; None if a tokenizer is not known to have joints."""
+    if not getattr(tokenizer, "is_fast", False):
+        return None
+    backend, added = tokenizer.backend_tokenizer, list(tokenizer.added_tokens_decoder.values())
+    model = backend.model
+    try:
+        normalizers, steps = _steps(backend.normalizer), _steps(backend.pre_tokenizer)
+    except Exception:  # noqa: BLE001 - for steps written in Python, the library raises a plain Exception
+        return None
+    makes_metaspace = any(step["type"] == "Replace" for step in normalizers)
+    # Plain normalizers change nothing but spaces and the beginning of a text.
+    is_plain = all(
+        step["type"] == "Prepend"
+        or (step["type"] == "Replace" and step["pattern"] == {"String": " "} and step["content"] == _METASPACE)
+        for step in normalizers
+    )
+    splits = [_splits_at_joint(step, makes_metaspace=makes_metaspace) for step in steps]
+    if (
+        (not is_plain and any(step["type"] not in ("NFC", "NFD", "Lowercase") for step in normalizers))
+        or None in splits
+        # ByteLevel and Metaspace replace spaces, so a later pre-tokenizer would find no spaces.
+        or any(step["type"] in ("ByteLevel", "Metaspace") for step in steps[:-1])
+        or type(model).__name__ not in ("BPE", "Unigram")
+        or any(getattr(model, name, None) for name in ("dropout", "alpha", "nbest_size"))  # random token ids
+        or any(" " in str(token.content).lstrip(" ") for token in added)
+        # Such added tokens are found in the normalized text, which may end differently than the original text.
+        or (any(token.normalized for token in added) and not is_plain)
+    ):
+        return None
+    ends = {_METASPACE, *(str(token.content)[-1:] for token in added)}
+    if not any(splits):
+        space = _METASPACE if makes_metaspace or any(step["type"] == "Metaspace" for step in steps) else " "
+        is_bpe = type(model).__name__ == "BPE" and backend.token_to_id(space) is not None
+        if not (is_bpe and is_plain) or model.continuing_subword_prefix or model.end_of_word_suffix:
+            return None
+        for token in backend.get_vocab(with_added_tokens=False):
+            ends.update(re.findall(f"([^{space}]){space}", token))
+    return None if CARRIER in ends else "".join(sorted(ends))
 
 
-def _is_first_piece(piece: _Piece) -> bool:
-    return not isinstance(piece, str) and piece.is_first
+def _steps(component: Any) -> list[dict[str, Any]]:
+    """Return the steps of a normalizer or pre-tokenizer as dictionaries; sequences are replaced by their members."""
+    steps, pending = [], [] if component is None else [json.loads(component.__getstate__())]
+    while pending:
+        step = pending.pop(0)
+        members = step.get("normalizers", step.get("pretokenizers"))
+        if members is None:
+            steps.append(step)
+        pending[:0] = members or []
+    return steps
 
 
-def _carrier_text_for_token_ids(piece: _Piece) -> str:
-    """Return a short text in which a piece has the same tokens as in the text that contains it."""
-    return _token_piece_text(piece) if _is_first_piece(piece) else f"{CARRIER} {_token_piece_text(piece)}"
+def _splits_at_joint(step: dict[str, Any], *, makes_metaspace: bool) -> bool | None:
+    """Return whether a pre-tokenizer begins a new word at each joint, or leaves it as it is; None if unknown.
+
+    Args:
+        makes_metaspace: Whether the normalizer has replaced all spaces.
+    """
+    kind = step["type"]
+    if kind in ("Digits", "Metaspace"):
+        return kind == "Metaspace" and bool(step.get("split", True))
+    if makes_metaspace:
+        return False if kind == "Split" and step["pattern"] == {"String": " "} else None  # as in Gemma
+    if kind == "ByteLevel":
+        return bool(step["use_regex"])
+    is_word = kind == "Split" and (step["behavior"], step["invert"]) in (("Isolated", False), ("Removed", True))
+    return regex_splits(step["pattern"]["Regex"]) if is_word and "Regex" in step["pattern"] else None
 
 
-def _joined_token_ids_size(piece: _Piece, ids: TokenIds) -> int:
-    return ENTRY_BYTES + sys.getsizeof(_token_piece_text(piece)) + 8 * len(ids)
+#: A class of characters without whitespace, with its quantifier.
+_CLASS = (
+    r"(?:\\p\{[LMNPS]\w?\}|\\d|\[(?:0-9|A-Za-z|一-龥぀-ゟ゠-ヿ|\\r\\n/?|(?:\^\\s)?(?:\\p\{[LMNPS]\w?\})+)\])"
+    r"(?:[*+?]\+?|\{1,3\})?"
+)
+#: A first character that may be a space.
+_SPACE = r" \?|\[\^\\r\\n(?:\\p\{[LMNPS]\w?\})+\]\?\+?"
+#: An alternative whose matches contain whitespace only. The look-ahead tests a character on the same side of a joint.
+_WHITESPACE = r"\\s\*\[\\r\\n\]\+?|\\s\+?(?:\(\?!\\S\))?"
+_ALTERNATIVE = re.compile(rf"(?:{_SPACE})?(?:{_CLASS})+|{_WHITESPACE}|'[a-z]+|")
+#: Groups and classes with vertical bars of their own: contractions, and punctuation marks.
+_GROUPS = ("(?i:'s|'t|'re|'ve|'m|'ll|'d)", "'(?i:[sdmt]|ll|ve|re)", r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]""")
 
 
-def _joined_token_spans_size(piece: _Piece, spans: _Spans) -> int:
-    return ENTRY_BYTES + sys.getsizeof(_token_piece_text(piece)) + 120 * len(spans)
+def regex_splits(pattern: str) -> bool | None:
+    r"""Return whether a regular expression whose matches become words splits at each joint; None if this is unknown.
+
+    If no match contains a space after another character, each match (or gap between matches) before a joint ends at the
+    joint, since an alternative for whitespace matches there.
+
+    >>> regex_splits(r" ?\p{L}+|\s+"), regex_splits(r"\p{N}"), regex_splits(r".*")
+    (True, False, None)
+    """
+    pattern = pattern.replace("\r", r"\r").replace("\n", r"\n")
+    for group in _GROUPS:
+        pattern = pattern.replace(f"{group}?", "").replace(group, "")
+    alternatives = pattern.split("|")
+    if not all(map(_ALTERNATIVE.fullmatch, alternatives)):
+        return None
+    if r"\s+" in alternatives:
+        return True
+    return None if any(re.match(rf"{_SPACE}|\\s\+?(?!\*)", alternative) for alternative in alternatives) else False

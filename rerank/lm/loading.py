@@ -117,19 +117,12 @@ def processor_flags() -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A language model in memory.
+    """A language model in memory."""
 
-    Attributes:
-        model: The model in evaluation mode, on its device.
-        tokenizer: Its tokenizer, or its processor if it accepts images.
-        identity: Its identity (`make_causal_model_identity`).
-        files: The files from which it was loaded.
-    """
-
-    model: Any
-    tokenizer: Any
-    identity: dict[str, str]
-    files: ModelFiles
+    model: Any  # the model in evaluation mode, on its device
+    tokenizer: Any  # its tokenizer, or its processor if it accepts images
+    identity: dict[str, str]  # its identity (`make_causal_model_identity`)
+    files: ModelFiles  # the files from which it was loaded
 
 
 #: Classes of transformers that load a language model and its tokenizer.
@@ -142,7 +135,6 @@ def load_language_model(
     """Load a model from a folder or the hub.
 
     Args:
-        name: Folder of the model, or its id on the hub.
         options: Revision, adapter, dtype, device and device map.
         classes: Classes of transformers that load the model and its tokenizer or processor.
         tokenizer: The tokenizer; None to load it.
@@ -172,7 +164,6 @@ def make_causal_model_identity(files: ModelFiles, options: BackendOptions, dtype
     """Return the identity of a local model that `load_language_model` loads.
 
     Args:
-        files: The files of the model.
         options: Backend options. Only ``adapter`` and ``adapter_dtype`` have an effect.
         dtype: Data type of the weights.
 
@@ -234,7 +225,6 @@ def complete_weights(files: ModelFiles, *, unused: Callable[[str], bool] = lambd
     transformers is replaced inside the block, because sentence-transformers calls it without asking what was missing.
 
     Args:
-        files: The files of the model.
         unused: Function that returns whether a weight has no effect on the result.
     """
     base: Any = require_torch()[1].PreTrainedModel

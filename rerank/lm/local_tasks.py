@@ -130,8 +130,6 @@ def make_permutation_grammar(tokens: HfTokens, task: PermutationTask, end: str, 
     """Return the grammar of the reply to a task, in tokens of this tokenizer.
 
     Args:
-        tokens: The tokenizer.
-        task: The task.
         end: Last characters of the rendered prompt, since the tokens of a text depend on what precedes it.
         prefix: The beginning of the reply that the prompt contains.
     """
@@ -185,7 +183,6 @@ def make_causal_model_reply(job: Job, text: str, tokens: int, *, steps: int, end
     """Create the reply to a job, with its token counts.
 
     Args:
-        job: The job.
         text: Text of the answer.
         tokens: Number of completion tokens, without thoughts.
         steps: Number of forward passes after the prefill, without thoughts.
@@ -220,9 +217,6 @@ def plan_prefixes(jobs: Sequence[Job]) -> list[tuple[int, ...]]:
     - the prefixes that it shares with other prompts of the batch, up to the point where these prompts differ.
 
     At least one token of each prompt remains, since its logits are needed.
-
-    Args:
-        jobs: The jobs of the batch.
     """
     prefixes = [[tuple(job.prompt[:end]) for end in _proper_prefix_ends(job, job.boundaries)] for job in jobs]
     counts = Counter(prefix for row in prefixes for prefix in row)

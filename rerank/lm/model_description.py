@@ -37,21 +37,14 @@ _PLAIN_TYPES = frozenset({"llama"})
 
 @dataclass(frozen=True, kw_only=True)
 class ModelDescription:
-    """The properties of a language model that are known before its weights are loaded.
+    """The properties of a language model that are known before its weights are loaded."""
 
-    Attributes:
-        files: The files of the model; if it is on the hub, its weights may not have been downloaded yet.
-        options: Options for loading the model; the revision is the commit.
-        identity: The identity that the loaded model will have.
-        device: The device to which the model will be loaded.
-        config: The config of the model, or an object with the same ``max_position_embeddings``.
-    """
-
+    #: The files of the model; if it is on the hub, its weights may not have been downloaded yet.
     files: ModelFiles
-    options: BackendOptions
-    identity: dict[str, str]
-    device: str
-    config: Any
+    options: BackendOptions  # options for loading the model; the revision is the commit
+    identity: dict[str, str]  # the identity that the loaded model will have
+    device: str  # the device to which the model will be loaded
+    config: Any  # the config of the model, or an object with the same ``max_position_embeddings``
 
     @cached_property
     def tokens(self) -> HfTokens:

@@ -50,17 +50,11 @@ _resolved: ContextVar[dict[tuple[str, str], str | MissingResourceError] | None] 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFiles:
-    """The files of a model on this machine.
+    """The files of a model on this machine."""
 
-    Attributes:
-        folder: The folder that is loaded.
-        hub_id: Id of the model on the hub; empty if the origin of the folder is not known.
-        commit: The commit if the folder is in the cache of the hub's client; empty for other folders.
-    """
-
-    folder: Path
-    hub_id: str = ""
-    commit: str = ""
+    folder: Path  # the folder that is loaded
+    hub_id: str = ""  # id of the model on the hub; empty if the origin of the folder is not known
+    commit: str = ""  # the commit if the folder is in the cache of the hub's client; empty for other folders
 
     @property
     def name(self) -> str | Path:
@@ -104,11 +98,7 @@ class ModelFiles:
             )
 
     def check_tokenizer(self) -> None:
-        """Check that the folder has a tokenizer; without one, transformers may make one for which all texts are equal.
-
-        Raises:
-            MissingResourceError: No file of a tokenizer is in the folder or its sub-folders.
-        """
+        """Check that the folder has a tokenizer; without one, transformers may make one that makes all texts equal."""
         if self.config.get("model_type") in _WITHOUT_VOCABULARY:
             return
         names = {path.name for path in self.folder.rglob("*")}
@@ -135,7 +125,6 @@ class ModelFiles:
         return {"model": self.folder.name, "weights": digest(self.folder)}
 
     def __str__(self) -> str:
-        """Return the name of the model for messages."""
         return str(self.name)
 
 

@@ -30,9 +30,6 @@ class OutputHead:
 
     A quantised, split, offloaded or wrapped head remains unchanged, since only its own code can apply its weights.
 
-    Args:
-        model: The model.
-
     Attributes:
         token_ids: Ids of the tokens whose logits are computed; None for the whole vocabulary.
     """

@@ -16,17 +16,11 @@ from rerank.prompts.base import Prompt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptSpans:
-    """A tokenized prompt with the token spans of its passages.
+    """A tokenized prompt with the token spans of its passages."""
 
-    Attributes:
-        ids: Token ids of the rendered prompt.
-        spans: Token span of each passage, as a slice of ``ids``.
-        tail: Index of the first token of the final instruction, which extends to the end of the prompt.
-    """
-
-    ids: tuple[int, ...]
-    spans: tuple[slice, ...]
-    tail: int
+    ids: tuple[int, ...]  # token ids of the rendered prompt
+    spans: tuple[slice, ...]  # token span of each passage, as a slice of ``ids``
+    tail: int  # index of the first token of the final instruction, which extends to the end of the prompt
 
 
 def locate_passage_tokens(tokens: HfTokens, prompt: Prompt, spans: Sequence[tuple[int, int]], tail: int) -> PromptSpans:

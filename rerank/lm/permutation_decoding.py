@@ -36,27 +36,18 @@ from rerank.tasks import Sampling
 
 @dataclass
 class DecodingRow:
-    """A row of a batch: one permutation that is being decoded.
+    """A row of a batch: one permutation that is being decoded."""
 
-    Attributes:
-        prompt: Token ids of the prompt.
-        state: The grammar state.
-        sampling: The sampling settings.
-        generator: The random number generator of this row.
-        tokens: Token ids of the permutation so far.
-        log_probs: Log-probability of each complete identifier given the identifiers before it, at temperature 1.
-        prefix: The cached prefix of the prompt, shorter than the prompt.
-        steps: Number of forward passes after the prefill.
-    """
-
-    prompt: Sequence[int]
+    prompt: Sequence[int]  # token ids of the prompt
     state: GrammarState
-    sampling: Sampling
-    generator: torch.Generator
-    tokens: list[int] = field(default_factory=list)
+    sampling: Sampling  # the sampling settings
+    generator: torch.Generator  # the random number generator of this row
+    tokens: list[int] = field(default_factory=list)  # token ids of the permutation so far
+    #: Log-probability of each complete identifier given the identifiers before it, at temperature 1.
     log_probs: list[float] = field(default_factory=list)
+    #: The cached prefix of the prompt, shorter than the prompt.
     prefix: CachedPrefix = field(default_factory=CachedPrefix)
-    steps: int = 0
+    steps: int = 0  # number of forward passes after the prefill
     _open_log_prob: float = 0.0
 
     def begin(self) -> list[int]:
@@ -161,7 +152,6 @@ class _BlockRunner:
     """A runner of forward passes on blocks of tokens, on top of a KV cache.
 
     Args:
-        model: The model.
         rows: Number of rows.
         cache: An empty KV cache.
     """

@@ -38,7 +38,6 @@ class PermutationGrammar:
     """
 
     def __init__(self, first: Sequence[TokenIds], later: Sequence[TokenIds], count: int) -> None:
-        """Build the prefix trees."""
         self.count = count
         self.size = len(first)
         #: Maximum number of tokens of a reply.

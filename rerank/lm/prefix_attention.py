@@ -28,30 +28,21 @@ NAME = "rerank_packed"
 
 @dataclass(frozen=True, slots=True)
 class PackedRow:
-    """One of the prompts (rows) that are concatenated into one sequence.
+    """One of the prompts (rows) that are concatenated into one sequence."""
 
-    Attributes:
-        start: Position of the row's first token in the sequence.
-        end: Position after the row's last token.
-        segments: The KV cache of the row's prefix, in consecutive segments; empty for no prefix.
-    """
-
-    start: int
-    end: int
+    start: int  # position of the row's first token in the sequence
+    end: int  # position after the row's last token
+    #: The KV cache of the row's prefix, in consecutive segments; empty for no prefix.
     segments: Sequence[PrefixSegment]
 
 
 @dataclass(frozen=True, slots=True)
 class PackedSequence:
-    """Prompts (rows) that a model processes as one concatenated sequence.
+    """Prompts (rows) that a model processes as one concatenated sequence."""
 
-    Attributes:
-        rows: The rows; tokens after the last row are padding.
-        on_layer: Function that is called in each layer with the index of the layer, and with the keys and the values of
-            each row, including its prefix, of shape (1, key-value heads, tokens, head size).
-    """
-
-    rows: Sequence[PackedRow]
+    rows: Sequence[PackedRow]  # the rows; tokens after the last row are padding
+    #: Function that is called in each layer with the index of the layer, and with the keys and the values of each row,
+    #: including its prefix, of shape (1, key-value heads, tokens, head size).
     on_layer: Callable[[int, list[torch.Tensor], list[torch.Tensor]], None] = lambda layer, keys, values: None
 
 

@@ -25,16 +25,11 @@ _ROPE_BY_LENGTH = ("dynamic", "longrope")
 
 @dataclass(frozen=True, slots=True)
 class CachedPrefix:
-    """The KV cache of the beginning of a prompt.
+    """The KV cache of the beginning of a prompt."""
 
-    Attributes:
-        length: Number of tokens of the prefix.
-        segments: The KV cache in consecutive segments.
-        reused: Number of tokens of the prefix that were not computed for this prompt, but taken from the cache.
-    """
-
-    length: int = 0
-    segments: tuple[PrefixSegment, ...] = ()
+    length: int = 0  # number of tokens of the prefix
+    segments: tuple[PrefixSegment, ...] = ()  # the KV cache in consecutive segments
+    #: Number of tokens of the prefix that were not computed for this prompt, but taken from the cache.
     reused: int = 0
 
 
@@ -46,7 +41,6 @@ class PrefixCache:
 
     Args:
         model: A causal language model of transformers that `supports_prefixes`.
-        store: Store that keeps the prefixes.
     """
 
     def __init__(self, model: Any, store: PrefixStore) -> None:
@@ -145,10 +139,7 @@ def compute_on_cache(
     """Run a forward pass of one row on top of a KV cache, add the new tokens to the cache, and return the output.
 
     Args:
-        model: The model.
-        cache: The KV cache.
         start: Number of tokens in the cache.
-        ids: Token ids of the new tokens.
         last: Number of positions at the end whose logits are computed.
         padding: Number of padding tokens after the new tokens. New tokens do not attend to the padding.
     """

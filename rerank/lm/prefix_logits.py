@@ -32,7 +32,6 @@ def compute_packed_logits(
     The model must be supported by `rerank.lm.cpu_attention`.
 
     Args:
-        model: The model.
         rows: Token ids of each row, including its prefix.
         prefixes: The cached prefix of each row, shorter than the row.
         last: Number of positions at the end of each row whose logits are needed.
@@ -87,7 +86,6 @@ def compute_padded_logits(
     This works on any device.
 
     Args:
-        model: The model.
         rows: Token ids of each row, including its prefix.
         prefixes: The cached prefix of each row, shorter than the row.
         last: Number of positions at the end of each row whose logits are needed.

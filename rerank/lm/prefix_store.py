@@ -14,15 +14,11 @@ DEFAULT_LIMIT = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class PrefixSegment:
-    """Keys and values of the tokens that a prefix adds to the shorter prefix that it extends.
+    """Keys and values of the tokens that a prefix adds to the shorter prefix that it extends."""
 
-    Attributes:
-        keys: One tensor per layer, of shape (1, key-value heads, tokens, head size), after RoPE.
-        values: One tensor per layer, of the same shape as in ``keys``.
-    """
-
+    #: One tensor per layer, of shape (1, key-value heads, tokens, head size), after RoPE.
     keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]  # one tensor per layer, of the same shape as in ``keys``
 
     @property
     def size(self) -> int:

@@ -12,8 +12,7 @@ from typing import Any
 
 from rerank.errors import BackendError
 from rerank.lm.chat_templates import ChatRenderer
-from rerank.lm.joined_tokens import JoinedTokenizer, token_starts
-from rerank.lm.token_joints import CARRIER
+from rerank.lm.joined_tokens import CARRIER, JoinedTokenizer, token_starts
 from rerank.prompts.base import Prompt, RenderedPrompt
 from rerank.prompts.bounded_memo import ENTRY_BYTES, BoundedMemo
 
@@ -26,15 +25,10 @@ _PROMPTS_BYTES = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class TokenizedPrompt:
-    """A prompt after applying the chat template.
+    """A prompt after applying the chat template."""
 
-    Attributes:
-        text: The rendered prompt.
-        ids: Token ids of the rendered prompt.
-    """
-
-    text: str
-    ids: tuple[int, ...]
+    text: str  # the rendered prompt
+    ids: tuple[int, ...]  # token ids of the rendered prompt
 
 
 class HfTokens:
@@ -44,7 +38,6 @@ class HfTokens:
     ids are the same in both cases.
 
     Args:
-        tokenizer: The tokenizer.
         context_size: Maximum number of tokens of prompt and reply together.
         join: Whether to tokenize texts from pieces if that is exact.
 
@@ -54,7 +47,6 @@ class HfTokens:
     """
 
     def __init__(self, tokenizer: Any, *, context_size: int, join: bool = True) -> None:
-        """Create the renderer of chats and an empty memo of prompts."""
         self.tokenizer = tokenizer
         self._join = join
         self.chat = ChatRenderer(tokenizer)
@@ -76,7 +68,7 @@ class HfTokens:
 
     def render(self, prompt: Prompt, *, thinking: bool = False) -> str:
         """Return the text of a prompt after applying the chat template."""
-        tokenized = self._prompts.get((prompt, thinking))
+        (tokenized,) = self._prompts.get_all([(prompt, thinking)])
         return tokenized.text if tokenized else self.chat.render(prompt, thinking=thinking)
 
     def encode(self, prompts: list[Prompt], *, thinking: bool = False) -> list[list[int]]:
@@ -122,11 +114,11 @@ class HfTokens:
         Returns:
             The token ids, and one count per position.
         """
-        if self._positions is None or self._special[1]:  # special tokens at the end start where the last token ends
+        if self.joined is None or self._special[1]:  # special tokens at the end start where the last token ends
             ids, starts = self.starts(text)
             return ids, [bisect_left(starts, position) for position in positions]
         before, _ = self._special
-        counts = zip(positions, self._positions.tokens_before(text, positions), strict=True)
+        counts = zip(positions, self.joined.tokens_before(text, positions), strict=True)
         return self.ids(text), [len(before) + count if position else 0 for position, count in counts]
 
     def starts(self, text: str) -> tuple[list[int], list[int]]:
@@ -165,20 +157,12 @@ class HfTokens:
         A prefix may be tokenized differently from the whole text. The tokens of the prefix are therefore counted again,
         and the prefix is shortened further if there are too many.
         """
-        return self.cut_all([text], tokens)[0]
-
-    def cut_all(self, texts: list[str], tokens: int) -> list[str]:
-        """Return the longest prefix of each text that ends at a token boundary and has at most ``tokens`` tokens."""
         if tokens <= 0:
-            return [""] * len(texts)
-        joined = self._positions
-        ends = joined.ends(texts, tokens) if joined else [iter(self._ends(text, tokens)) for text in texts]
-        return [self._first_that_fits(text, candidates, tokens) for text, candidates in zip(texts, ends, strict=True)]
-
-    def _first_that_fits(self, text: str, ends: Iterable[int], tokens: int) -> str:
+            return ""
+        ends = self.joined.ends(text, tokens) if self.joined else self._ends(text, tokens)
         return next((text[:end] for end in ends if self.lengths([text[:end]])[0] <= tokens), "")
 
-    def _ends(self, text: str, tokens: int) -> list[int]:
+    def _ends(self, text: str, tokens: int) -> Iterable[int]:
         """Return candidates for the end of the longest prefix with at most ``tokens`` tokens, in descending order.
 
         The candidates are positions in characters.
@@ -193,13 +177,13 @@ class HfTokens:
         return [min(spans[count - 1][1], spans[count][0]) for count in range(tokens, 0, -1)]
 
     def _tokenize(self, prompt: Prompt, *, thinking: bool = False) -> TokenizedPrompt:
-        tokenized = self._prompts.get((prompt, thinking))
+        (tokenized,) = self._prompts.get_all([(prompt, thinking)])
         if tokenized is None:
             text = self.chat.render(prompt, thinking=thinking)
             sections = _verbatim_sections(prompt)
             ids = chain(*self._ids_of_sections(sections)) if len(sections) > 1 else self.ids(text)
             tokenized = TokenizedPrompt(text, tuple(ids))
-            self._prompts.put((prompt, thinking), tokenized)
+            self._prompts.put_all([((prompt, thinking), tokenized)])
         return tokenized
 
     def _ids_of_sections(self, sections: Sequence[str]) -> list[list[int]]:
@@ -222,11 +206,6 @@ class HfTokens:
         except LookupError:
             return None
         return JoinedTokenizer.of(self.tokenizer) if self._join else None
-
-    @property
-    def _positions(self) -> JoinedTokenizer | None:
-        """The tokenizer that works piece by piece, if it locates tokens exactly; otherwise None."""
-        return self.joined if self.joined and self.joined.has_exact_positions else None
 
     @cached_property
     def _special(self) -> tuple[list[int], list[int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rerank.collections.mteb.library import find_mteb_collection_task, import_mteb
+from rerank.collections.mteb import find_task, import_mteb
 from rerank.errors import UnknownNameError, UsageError
 
 #: The benchmarks with which this package is tested. `list_mteb_tasks` accepts all benchmarks of mteb.
@@ -32,7 +32,7 @@ def list_mteb_tasks(benchmark: str = "", names: Sequence[str] = (), kinds: Seque
     if not benchmark:
         if not names:
             raise UsageError("Neither a benchmark nor a task is given", remedy=f"Pass --benchmark {BENCHMARKS[1]!r}")
-        return [find_mteb_collection_task(name) for name in names]
+        return [find_task(name) for name in names]
     mteb = import_mteb()
     try:
         found_benchmark = mteb.get_benchmark(benchmark)

@@ -17,8 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rerank.collections.mteb import mteb_collection_predictions_file
-from rerank.collections.mteb.library import check_mteb_collection_task, import_mteb, load_mteb_collection_task
+from rerank.collections.mteb import (
+    check_task,
+    import_mteb,
+    load_task,
+    predictions_file,
+)
 from rerank.errors import DataError, UsageError
 from rerank.io.file_hashes import file_hash
 from rerank.io.settings_files import read_json_object
@@ -81,7 +85,7 @@ def evaluate_mteb_task(
         PartialFailureError: Some calls got no reply. The other replies are stored.
     """
     place = Path(out)
-    task_copy = _copy_mteb_task(check_mteb_collection_task(task))
+    task_copy = _copy_mteb_task(check_task(task))
     by_lists = task_copy.metadata.type == "Retrieval"
     reranker = reranker.with_first_stage(_mteb_candidates(task_copy, reranker, first_stage, depth) if by_lists else {})
     result = None if overwrite else _saved_mteb_result(task_copy, reranker, place)
@@ -90,7 +94,7 @@ def evaluate_mteb_task(
         before = _saved_mteb_result(task_copy, first_stage, place)
     seen = len(reranker.reports)
     if result is None:
-        load_mteb_collection_task(task_copy)
+        load_task(task_copy)
         if by_lists and first_stage is not None:
             before = _set_mteb_candidates(task_copy, place, first_stage, depth, overwrite=overwrite)
         result = _evaluate_unless_saved_by_mteb(task_copy, reranker, place, overwrite=overwrite)
@@ -127,7 +131,7 @@ def _set_mteb_candidates(task: Any, place: Path, first_stage: FirstStage, depth:
     if isinstance(first_stage, MtebFirstStage):
         result, predictions = _run_mteb_first_stage(task, first_stage, place, overwrite=overwrite)
     else:
-        result, predictions = None, mteb_collection_predictions_file(first_stage, task.metadata.name)
+        result, predictions = None, predictions_file(first_stage, task.metadata.name)
     _convert_to_mteb_reranking(task, predictions, depth)
     return result
 
@@ -159,7 +163,7 @@ def describe_mteb_candidates(first_stage: FirstStage | None, depth: int, *, task
             f"The predictions in {first_stage} come from {len(makers)} models",
             expected="predictions of one model per folder",
         )
-    meant = [mteb_collection_predictions_file(source, task)] if task else files
+    meant = [predictions_file(source, task)] if task else files
     named = "".join(f"{path.name}\0{file_hash(path)}\n" for path in meant)
     content = hashlib.sha256(named.encode("utf-8", "surrogatepass")).hexdigest()
     return {**(json.loads(makers.pop()) or {}), "depth": depth, _CONTENT: content}

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rerank.collections.mteb.task_split import TaskSplit
+from rerank.collections.mteb import TaskSplit
 from rerank.errors import UsageError
 from rerank.io.file_hashes import file_hash, folder_hash
 from rerank.io.model_base import hash_encoder_folder

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from rerank.collections.mteb.library import import_mteb
+from rerank.collections.mteb import import_mteb
 
 #: Organisation in the names of the models, before the slash.
 ORGANISATION = "listrank"

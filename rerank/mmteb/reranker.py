@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from rerank.collections import Collection
-from rerank.collections.mteb.task_split import TaskSplit, escape_mteb_collection_id
+from rerank.collections.mteb import TaskSplit, escape_id
 from rerank.errors import PartialFailureError, UsageError
 from rerank.experiment.candidates import RetrievedCandidates
 from rerank.experiment.execute import execute_run, run_tag_of_spec
@@ -157,7 +157,7 @@ class MtebReranker:
         """Return the run folder of a subset and split."""
         meta = self.mteb_model_meta
         name = f"{meta.name.rpartition('/')[2]}-{meta.revision}"
-        return self._out / "runs" / name / task / f"{escape_mteb_collection_id(subset).replace('/', '%2F')}.{split}"
+        return self._out / "runs" / name / task / f"{escape_id(subset).replace('/', '%2F')}.{split}"
 
     def _shuffle(self, kind: str) -> str:
         """Return the order in which the candidates of a task of the type ``kind`` are reranked.

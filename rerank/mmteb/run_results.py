@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rerank.collections.mteb.library import find_mteb_collection_task, import_mteb
+from rerank.collections.mteb import find_task, import_mteb
 from rerank.errors import DataError, UsageError
 from rerank.mmteb.model_meta import compute_mteb_revision, make_mteb_model_meta
 from rerank.types import Qrels, Run
@@ -28,7 +28,7 @@ def write_run_as_mteb_result(
     Returns:
         Path of the result file. ``mteb.ResultCache(OUT).load_results()`` reads it.
     """
-    task = find_mteb_collection_task(task_name)
+    task = find_task(task_name)
     subsets = list(task.metadata.hf_subsets_to_langscripts)
     if len(task.metadata.eval_splits) != 1 or len(subsets) != 1:
         raise UsageError(

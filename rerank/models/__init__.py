@@ -92,9 +92,6 @@ def recipe_of_model(selector: str, folder: Path | None, revision: str = "") -> M
         selector: The model, as in ``--model``, or its adapter; empty if the model is not known.
         folder: The folder from which the model or the adapter is loaded; None if it is on the hub.
         revision: Branch, tag or commit on the hub; empty for the default branch.
-
-    Raises:
-        UsageError: The model is a published reranker that cannot be run here, or an embedding model.
     """
     recipe = recipe_of_model_folder(folder)
     if recipe or not selector:
@@ -410,11 +407,7 @@ def with_hub_id_of_preset(files: ModelFiles) -> ModelFiles:
 
 
 def backend_class_of_model(selector: str, kind: str = "") -> Any:
-    """Return the class of the backend that `open_model_backend` opens for a selector.
-
-    Raises:
-        UsageError: The selector is the name of a backend without a colon, or it refers to recorded replies.
-    """
+    """Return the class of the backend that `open_model_backend` opens for a selector."""
     _check_not_a_backend(selector)
     backend_type = BACKENDS.get(split_model_selector(selector, kind)[0])
     if not task_backend_is_selectable(backend_type):

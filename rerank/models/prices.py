@@ -37,25 +37,15 @@ from rerank.tasks.usage import Usage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenPrices:
-    """The prices of one model, in US dollars per million tokens or per thousand search units.
+    """The prices of one model, in US dollars per million tokens or per thousand search units."""
 
-    Attributes:
-        input: Price of prompt tokens.
-        cached: Price of prompt tokens that came from the provider's prompt cache.
-        output: Price of completion tokens.
-        batch: Factor of all prices for calls through the provider's batch interface.
-        search: Price of a thousand search units.
-        date: The day on which the prices were read, as the user wrote it; empty if not stated.
-        source: Address at which the prices were read; empty if not stated.
-    """
-
-    input: float
-    cached: float
-    output: float
-    batch: float
-    search: float = 0.0
-    date: str = ""
-    source: str = ""
+    input: float  # price of prompt tokens
+    cached: float  # price of prompt tokens that came from the provider's prompt cache
+    output: float  # price of completion tokens
+    batch: float  # factor of all prices for calls through the provider's batch interface
+    search: float = 0.0  # price of a thousand search units
+    date: str = ""  # the day on which the prices were read, as the user wrote it; empty if not stated
+    source: str = ""  # address at which the prices were read; empty if not stated
 
     def cost(self, usage: Usage) -> float | None:
         """Compute the cost of calls in US dollars. Cached tokens are a part of the prompt tokens, as with OpenAI.

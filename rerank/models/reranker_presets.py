@@ -23,19 +23,12 @@ from rerank.lm.model_files import cached_snapshot
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptSource:
-    """The file from which the prompt and the score of a preset were taken.
+    """The file from which the prompt and the score of a preset were taken."""
 
-    Attributes:
-        repository: ``owner/name`` on GitHub.
-        commit: The commit, 40 hexadecimal digits.
-        path: Path of the file in the repository.
-        licence: SPDX identifier of the licence of the repository.
-    """
-
-    repository: str
-    commit: str
-    path: str
-    licence: str
+    repository: str  # ``owner/name`` on GitHub
+    commit: str  # the commit, 40 hexadecimal digits
+    path: str  # path of the file in the repository
+    licence: str  # SPDX identifier of the licence of the repository
 
     @property
     def address(self) -> str:
@@ -45,24 +38,20 @@ class PromptSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recognition:
-    """Rules by which a model is recognised.
+    """Rules by which a model is recognised."""
 
-    Attributes:
-        hub: Patterns of hub ids, such as ``*/Qwen3-Reranker-*``; case is ignored. The names of folders are compared
-            with the part after the slash.
-        excluded: Patterns of names that belong to conversions with another architecture or another prompt; these are
-            not recognised.
-        architectures: Classes that the configuration of a folder may name; empty if any class is accepted.
-        config: Keys of ``config.json`` and their values; a folder with all these values is recognised whatever its name
-            is.
-        template: A part of a chat template; a folder with this part and an accepted architecture is recognised whatever
-            its name is.
-    """
-
+    #: Patterns of hub ids, such as ``*/Qwen3-Reranker-*``; case is ignored. The names of folders are compared with the
+    #: part after the slash.
     hub: Sequence[str]
+    #: Patterns of names that belong to conversions with another architecture or another prompt; these are not
+    #: recognised.
     excluded: Sequence[str] = ()
+    #: Classes that the configuration of a folder may name; empty if any class is accepted.
     architectures: Sequence[str] = ()
+    #: Keys of ``config.json`` and their values; a folder with all these values is recognised whatever its name is.
     config: Mapping[str, Any] = field(default_factory=dict)
+    #: A part of a chat template; a folder with this part and an accepted architecture is recognised whatever its name
+    #: is.
     template: str = ""
 
     def matches_name(self, name: str) -> bool:
@@ -82,48 +71,33 @@ class Recognition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerankerPreset:
-    """A published reranker.
+    """A published reranker."""
 
-    Attributes:
-        name: The name that users write as ``--model``.
-        family: Name of the family, which is the name of its file.
-        kind: Way of scoring: ``cross-encoder``, ``yes-no``, ``word-logit``, ``sequence-to-sequence``, ``listwise``, ...
-        hub_id: Id of the model on the hub.
-        licence: SPDX identifier or name of the licence of the weights, or ``licence not stated``.
-        recognise: Rules by which the model is recognised.
-        recipe: Settings of the method ``auto`` for this model, named as in `RankerSettings`; empty if the
-            model cannot be run here, for the reason in ``note``.
-        source: The file from which prompt and score were taken; None if it was not available.
-        verified: Whether a test compares prompt and score with the source.
-        paper: The publication, or the address of the announcement.
-        year: Year of the release, or of the paper if only that was found; None if neither was found.
-        parameters: Number of parameters in millions, as precise as its source; None if it was not found.
-        facts: Sources of licence, year and number of parameters, and which of these were not found.
-        base: Id of the base model on the hub if the preset is an adapter; empty if it is a model.
-        open: Whether the weights can be downloaded.
-        served: Whether the recipe also works with servers, which render chats and return no logits.
-        note: Note for users, such as a package that the model needs; empty if there is none.
-        published: Effectiveness scores measured by others, each with value, measure, collection, first stage, depth and
-            the name of those who measured it.
-    """
-
-    name: str
-    family: str
+    name: str  # the name that users write as ``--model``
+    family: str  # name of the family, which is the name of its file
+    #: Way of scoring: ``cross-encoder``, ``yes-no``, ``word-logit``, ``sequence-to-sequence``, ``listwise``, ...
     kind: str
-    hub_id: str
-    licence: str
-    recognise: Recognition
+    hub_id: str  # id of the model on the hub
+    licence: str  # SPDX identifier or name of the licence of the weights, or ``licence not stated``
+    recognise: Recognition  # rules by which the model is recognised
+    #: Settings of the method ``auto`` for this model, named as in `RankerSettings`; empty if the model
+    #: cannot be run here, for the reason in ``note``.
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    #: The file from which prompt and score were taken; None if it was not available.
     source: PromptSource | None = None
-    verified: bool = False
-    paper: str = ""
+    verified: bool = False  # whether a test compares prompt and score with the source
+    paper: str = ""  # the publication, or the address of the announcement
+    #: Year of the release, or of the paper if only that was found; None if neither was found.
     year: int | None = None
+    #: Number of parameters in millions, as precise as its source; None if it was not found.
     parameters: float | None = None
-    facts: str
-    base: str = ""
-    open: bool = True
-    served: bool = False
-    note: str = ""
+    facts: str  # sources of licence, year and number of parameters, and which of these were not found
+    base: str = ""  # id of the base model on the hub if the preset is an adapter; empty if it is a model
+    open: bool = True  # whether the weights can be downloaded
+    served: bool = False  # whether the recipe also works with servers, which render chats and return no logits
+    note: str = ""  # note for users, such as a package that the model needs; empty if there is none
+    #: Effectiveness scores measured by others, each with value, measure, collection, first stage, depth and the name of
+    #: those who measured it.
     published: Sequence[Mapping[str, Any]] = ()
 
     def checked_hub_id(self) -> str:

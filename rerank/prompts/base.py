@@ -17,17 +17,11 @@ PICTURE = "\ufffc"
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a chat.
+    """One turn of a chat."""
 
-    Attributes:
-        role: ``system``, ``user`` or ``assistant``; ``text`` or ``verbatim`` for a text that is not a chat.
-        content: The text, with `PICTURE` at the position of each picture.
-        images: Paths of the pictures, in order of appearance.
-    """
-
-    role: Role
-    content: str
-    images: tuple[str, ...] = ()
+    role: Role  # ``system``, ``user`` or ``assistant``; ``text`` or ``verbatim`` for a text that is not a chat
+    content: str  # the text, with `PICTURE` at the position of each picture
+    images: tuple[str, ...] = ()  # paths of the pictures, in order of appearance
 
 
 #: A chat, oldest turn first. The model replies to the last turn. If this is a turn of the assistant, it is the
@@ -41,7 +35,6 @@ class RenderedPrompt(tuple[Message, ...]):
     It is equal to a tuple of the same turns. Copies and slices are ordinary tuples.
 
     Args:
-        turns: The turns.
         boundaries: Pairs of the index of a turn and a character offset in its content, in order of appearance. They
             mark the ends of the instruction, of the worked examples, of the query if it is before the passages, and of
             each passage. Other prompts may have the same text up to such a position.
@@ -50,7 +43,6 @@ class RenderedPrompt(tuple[Message, ...]):
     boundaries: tuple[tuple[int, int], ...]
 
     def __new__(cls, turns: Iterable[Message] = (), boundaries: Iterable[tuple[int, int]] = ()) -> Self:
-        """Create the tuple of turns and store the boundaries."""
         prompt = super().__new__(cls, turns)
         prompt.boundaries = tuple(boundaries)
         return prompt

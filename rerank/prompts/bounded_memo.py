@@ -28,7 +28,6 @@ class BoundedMemo(Generic[K, V]):
     """
 
     def __init__(self, limit: int, size: Callable[[K, V], int]) -> None:
-        """Create an empty memo."""
         self._limit, self._size_of = limit, size
         self._young: dict[K, V] = {}
         self._old: dict[K, V] = {}
@@ -36,44 +35,27 @@ class BoundedMemo(Generic[K, V]):
         self._lock = ForkLock()
 
     def __len__(self) -> int:
-        """Return the number of entries."""
         return len(self._young.keys() | self._old.keys())
-
-    def get(self, key: K) -> V | None:
-        """Return the value of a key; None if it is not stored."""
-        value = self._young.get(key)
-        return self._revive(key) if value is None else value
 
     def get_all(self, keys: Sequence[K]) -> list[V | None]:
         """Return the value of each key; None for keys that are not stored."""
         values = list(map(self._young.get, keys))
         if self._old:
+            revived = {}
             for index in [index for index, value in enumerate(values) if value is None]:
-                values[index] = self._revive(keys[index])
+                if (value := self._old.get(keys[index])) is not None:
+                    values[index] = revived[keys[index]] = value
+            self.put_all(revived.items())
         return values
 
-    def put(self, key: K, value: V) -> None:
-        """Store a value, which must not be None."""
-        self.put_all([(key, value)])
-
     def put_all(self, items: Iterable[tuple[K, V]]) -> None:
-        """Store several values."""
+        """Store values, which must not be None."""
         with self._lock:
             for key, value in items:
-                self._store(key, value)
-
-    def _revive(self, key: K) -> V | None:
-        """Return the value of an old entry and make it young; None if the key is not stored."""
-        value = self._old.get(key)
-        if value is not None:
-            self.put(key, value)
-        return value
-
-    def _store(self, key: K, value: V) -> None:
-        size = self._size_of(key, value)
-        if key in self._young or 2 * size > self._limit:
-            return
-        if 2 * (self._size + size) > self._limit:
-            self._old, self._young, self._size = self._young, {}, 0
-        self._young[key] = value
-        self._size += size
+                size = self._size_of(key, value)
+                if key in self._young or 2 * size > self._limit:
+                    continue
+                if 2 * (self._size + size) > self._limit:
+                    self._old, self._young, self._size = self._young, {}, 0
+                self._young[key] = value
+                self._size += size

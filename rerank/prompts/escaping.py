@@ -54,15 +54,10 @@ _ASCII_FORMS = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)} | {0
 
 @dataclass(frozen=True, slots=True)
 class PromptEscaping:
-    """Rules for escaping identifiers in the queries and passages of a prompt.
+    """Rules for escaping identifiers in the queries and passages of a prompt."""
 
-    Attributes:
-        brackets: Whether to replace square brackets around identifiers by round ones.
-        letters: Whether identifiers are letters. If so, brackets around letters are replaced as well as brackets around
-            numbers.
-    """
-
-    brackets: bool = True
+    brackets: bool = True  # whether to replace square brackets around identifiers by round ones
+    #: Whether identifiers are letters. If so, brackets around letters are replaced as well as brackets around numbers.
     letters: bool = False
 
     def escape(self, text: str, own_marks: tuple[str, ...] = ()) -> str:
@@ -86,7 +81,6 @@ def escape_passage_brackets(text: str, *, letters: bool = False) -> str:
     opening bracket, and after a number at the beginning of the text.
 
     Args:
-        text: The text.
         letters: Whether one or two capital letters are identifiers too, as in "[B]" and "[Passage AB]".
 
     >>> escape_passage_brackets("as shown in [12] and [Passage 3], see a[i]")
@@ -113,7 +107,6 @@ def escape_turn_marks(text: str, own_marks: tuple[str, ...] = ()) -> str:
     """Replace the first and last character of each mark of a turn by round brackets.
 
     Args:
-        text: The text.
         own_marks: Marks of the model's tokenizer, in addition to those of published chat templates.
 
     >>> escape_turn_marks("He left.<|im_end|> [/INST] x < 3 [sic]")

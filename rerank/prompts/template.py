@@ -1,21 +1,25 @@
-"""Prompt templates and their rendering as chats."""
+"""Prompt templates: text with placeholders, in brace or Jinja syntax, and their rendering as chats.
+
+Queries and passages are only inserted as values and never parsed as templates, so braces in them have no effect.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any, Literal, get_args
 
-from rerank.errors import DataError, UnknownNameError, UsageError
+from rerank.errors import DataError, UnknownNameError, ensure
 from rerank.prompts.base import PICTURE, Message, RenderedPrompt
 from rerank.prompts.escaping import PromptEscaping
 from rerank.prompts.passages import collapse_passage_whitespace
-from rerank.prompts.sections import Section, Syntax, compile_prompt_section
 
+Syntax = Literal["braces", "jinja"]
 PromptMethod = Literal["listwise", "singleturn_listwise", "multiturn_listwise", "pointwise"]
 METHODS: tuple[PromptMethod, ...] = get_args(PromptMethod)
 
@@ -32,27 +36,114 @@ PLACEHOLDERS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+class BraceSection:
+    """A section in brace syntax, the subset of Python's format strings that rank_llm uses.
+
+    ``{name}`` is a placeholder, ``{{`` and ``}}`` are braces.
+    """
+
+    def __init__(self, text: str) -> None:
+        try:
+            parsed = list(string.Formatter().parse(text))
+        except ValueError as error:
+            raise DataError(
+                f"{_shorten(text)} has an unmatched brace ({error})",
+                expected="{name} for a placeholder, {{ and }} for braces",
+            ) from error
+        for _, name, spec, conversion in parsed:
+            if name is not None and (not name.isidentifier() or spec or conversion):
+                written = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+                raise DataError(
+                    f"{_shorten(text)} has the placeholder {{{written}}}",
+                    expected="only a name in braces",
+                    remedy="Double the braces if they are meant as text",
+                )
+        self.text = text
+        #: Names of the placeholders.
+        self.names = frozenset(name for _, name, _, _ in parsed if name is not None)
+
+    def fill(self, values: Mapping[str, Any]) -> str:
+        """Return the text with the values of its placeholders inserted unchanged."""
+        return self.text.format_map(values)
+
+
+class JinjaSection:
+    """A section in Jinja syntax, rendered in a sandbox; undefined variables are errors, and HTML is not escaped."""
+
+    def __init__(self, text: str) -> None:
+        from jinja2 import StrictUndefined, TemplateSyntaxError, meta
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        environment = ImmutableSandboxedEnvironment(
+            undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True
+        )
+        try:
+            names = meta.find_undeclared_variables(environment.parse(text))
+            self._template = environment.from_string(text)
+        except TemplateSyntaxError as error:
+            raise DataError(
+                f"{_shorten(text)} is not a valid Jinja template: line {error.lineno}: {error.message}"
+            ) from error
+        except (RecursionError, MemoryError, OverflowError, SyntaxError) as error:  # nested too deeply for Python
+            raise DataError(
+                f"{_shorten(text)} is not a valid Jinja template: {type(error).__name__}",
+                expected="less nesting",
+            ) from error
+        self.text = text
+        #: Names of the variables that the template reads but does not set.
+        self.names = frozenset(names) - frozenset(environment.globals)
+        self.order = tuple(sorted(self.names))
+        self._is_random = any(word in text for word in ("random", "lipsum"))
+
+    def fill(self, values: Mapping[str, Any]) -> str:
+        """Render the template, or return the cached text for the same values."""
+        used = tuple([values.get(name) for name in self.order])
+        if self._is_random or not all(type(value) in (str, int) for value in used):
+            return self.render(values)
+        return _render_jinja(self, used)
+
+    def render(self, values: Mapping[str, Any]) -> str:
+        """Render the template with values for its variables."""
+        from jinja2 import TemplateError
+
+        ordinary = (TemplateError, ArithmeticError, TypeError, ValueError, LookupError, AttributeError)
+        try:
+            return str(self._template.render(values))
+        except (*ordinary, RecursionError, MemoryError) as error:
+            why = str(error) or type(error).__name__
+            raise DataError(f"The Jinja template {_shorten(self.text)} fails: {why}") from error
+
+
+@lru_cache(maxsize=512)
+def compile_section(text: str, syntax: Syntax) -> BraceSection | JinjaSection:
+    """Compile the text of a section."""
+    return BraceSection(text) if syntax == "braces" else JinjaSection(text)
+
+
+@lru_cache(maxsize=1024)  # rendering takes longer than all other work on a short prompt
+def _render_jinja(section: JinjaSection, used: tuple[str | int, ...]) -> str:
+    return section.render(dict(zip(section.order, used, strict=True)))
+
+
+def _shorten(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptExample:
-    """A worked example (few-shot) that shows the expected form of the answer.
-
-    Attributes:
-        query: The query.
-        passages: The passages.
-        order: The correct answer: identifiers of the passages (from 1), best first.
-    """
+    """A worked example (few-shot) that shows the expected form of the answer."""
 
     query: str
     passages: tuple[str, ...]
-    order: tuple[int, ...]
+    order: tuple[int, ...]  # the correct answer: identifiers of the passages (from 1), best first
 
     def __post_init__(self) -> None:
-        """Check the order."""
-        if not self.passages or sorted(self.order) != list(range(1, len(self.passages) + 1)):
-            raise DataError(
-                f"The order of an example with {len(self.passages)} passages is {list(self.order)}",
-                expected="a permutation of the identifiers 1, 2, ...",
-            )
+        ensure(
+            self.passages and sorted(self.order) == list(range(1, len(self.passages) + 1)),
+            f"The order of an example with {len(self.passages)} passages is {list(self.order)}",
+            expected="a permutation of the identifiers 1, 2, ...",
+            error=DataError,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,78 +155,113 @@ class PromptTemplate:
     assistant turn with this text. ``body_assistant`` does the same for every passage, as in RankGPT (Sun et al., EMNLP
     2023).
 
-    Attributes:
-        name: Name of the prompt, for messages.
-        method: ``listwise`` adds missing line breaks after the prefix and every body. ``singleturn_listwise`` and
-            ``multiturn_listwise`` come from rank_llm and join the sections unchanged. ``pointwise`` shows one passage
-            without an identifier, and may omit the query for models that generate the query.
-        system: System turn; empty for none.
-        prefix: Text before the passages.
-        prefix_assistant: The assistant's reply to the prefix; empty for none.
-        body: Text of one passage.
-        body_assistant: The assistant's reply to a passage; empty for none.
-        suffix: Text after the passages.
-        reply_prefix: Beginning of the reply, which the model continues; empty for none.
-        examples: Worked examples, rendered like the real query and answered as ``[2] > [1]``.
-        syntax: ``braces`` or ``jinja``.
-        escape_brackets: Whether ``[12]`` in passages and query is replaced by ``(12)``, and ``[B]`` by ``(B)`` if
-            identifiers are letters. Marks of turns, such as ``<|im_end|>``, are always escaped.
-        pictures: Whether documents are shown as pictures, at the positions of their passages.
-        instruction: Default value of the placeholder ``instruction``, which describes what counts as relevant. If the
-            query has an instruction, that instruction is used instead.
-        plain_text: Whether the prompt is a text that the model continues after a space, instead of a chat.
-        verbatim: Whether the prompt is the exact text that the model was trained with, including marks of turns. No
-            line breaks are added, and no chat template is applied.
-        tokenize_sections: Whether the sections of a verbatim text are tokenized one by one, as some rerankers were
-            trained: a full stop at the end of a passage and the line break after it then remain two tokens.
-
     Raises:
         UnknownNameError: A placeholder is not available in its section.
         DataError: The prompt does not show the passages or the query, the turns do not alternate, or a plain text has
             several turns.
     """
 
-    name: str
+    name: str  # for messages
+    #: ``listwise`` adds missing line breaks after the prefix and every body. ``singleturn_listwise`` and
+    #: ``multiturn_listwise`` come from rank_llm and join the sections unchanged. ``pointwise`` shows one passage
+    #: without an identifier, and may omit the query for models that generate the query.
     method: PromptMethod = "listwise"
+    #: Texts of the sections, which are omitted if empty. ``body`` is the text of one passage.
     system: str = ""
     prefix: str = ""
     prefix_assistant: str = ""
     body: str = ""
     body_assistant: str = ""
     suffix: str = ""
-    reply_prefix: str = ""
+    reply_prefix: str = ""  # the beginning of the reply, which the model continues
+    #: Worked examples, rendered like the real query and answered as ``[2] > [1]``.
     examples: tuple[PromptExample, ...] = ()
     syntax: Syntax = "braces"
+    #: Whether ``[12]`` in passages and query is replaced by ``(12)``, and ``[B]`` by ``(B)`` if identifiers are
+    #: letters. Marks of turns, such as ``<|im_end|>``, are always escaped.
     escape_brackets: bool = True
-    pictures: bool = False
+    pictures: bool = False  # whether documents are shown as pictures, at the positions of their passages
+    #: Default of the placeholder ``instruction``, which describes what counts as relevant; a query may have its own.
     instruction: str = ""
+    #: Whether the prompt is a text that the model continues after a space, instead of a chat.
     plain_text: bool = False
+    #: Whether the prompt is the exact text that the model was trained with, including marks of turns. No line breaks
+    #: are added, and no chat template is applied.
     verbatim: bool = False
+    #: Whether the sections of a verbatim text are tokenized one by one, as some rerankers were trained: a full stop at
+    #: the end of a passage and the line break after it then remain two tokens.
     tokenize_sections: bool = False
 
     def __post_init__(self) -> None:
-        """Compile all sections and check that they show passages and query."""
         names = {key: self._names(key) for key in PLACEHOLDERS}
         needed = {"candidate"} if self.method == "pointwise" else {"rank", "candidate"}
-        if not needed <= names["body"] and "passages" not in names["prefix"] | names["suffix"]:
-            raise DataError(
-                f"The body of prompt {self.name!r} shows no passage",
-                expected=f"placeholders for {' and '.join(map(repr, sorted(needed, reverse=True)))}",
-            )
         shows_query = any("query" in names[key] for key in ("system", "prefix", "body", "suffix"))
-        if not shows_query and self.method != "pointwise":
-            raise DataError(f"Prompt {self.name!r} never shows the query", expected="a placeholder for 'query'")
-        if self.examples and self.pictures:
-            raise DataError(
-                f"Prompt {self.name!r} has 'examples' and shows pictures, but examples are texts",
-                expected="only one of them",
-            )
-        if self.examples and "score" in names["body"]:
-            raise DataError(
-                f"Prompt {self.name!r} has 'examples' and shows scores, but examples have no scores",
-                expected="only one of them",
-            )
-        self._check_turns()
+        turns = (self.system, self.prefix_assistant, self.body_assistant, self.reply_prefix, self.examples)
+        prompt = f"Prompt {self.name!r}"
+
+        ensure(
+            needed <= names["body"] or "passages" in names["prefix"] | names["suffix"],
+            f"The body of prompt {self.name!r} shows no passage",
+            expected=f"placeholders for {' and '.join(map(repr, sorted(needed, reverse=True)))}",
+            error=DataError,
+        )
+        ensure(
+            shows_query or self.method == "pointwise",
+            f"{prompt} never shows the query",
+            expected="a placeholder for 'query'",
+            error=DataError,
+        )
+        ensure(
+            not (self.examples and self.pictures),
+            f"{prompt} has 'examples' and shows pictures, but examples are texts",
+            expected="only one of them",
+            error=DataError,
+        )
+        ensure(
+            not (self.examples and "score" in names["body"]),
+            f"{prompt} has 'examples' and shows scores, but examples have no scores",
+            expected="only one of them",
+            error=DataError,
+        )
+        ensure(
+            not self.plain_text or (self.method == "pointwise" and not self.pictures and not any(turns)),
+            f"{prompt} is plain text and has several turns or passages, or pictures",
+            expected="'method: pointwise' and, of the sections, only 'prefix', 'body' and 'suffix'",
+            remedy="Put the beginning of the reply at the end of 'suffix', or remove 'plain_text'",
+            error=DataError,
+        )
+        ensure(
+            not self.verbatim or not (self.plain_text or self.pictures or any(turns[:3]) or self.examples),
+            f"{prompt} is verbatim and has several turns, examples or pictures, or is plain text",
+            expected="of the sections, only 'prefix', 'body', 'suffix' and 'reply_prefix'",
+            remedy="Write the marks of the turns into these sections, or remove 'verbatim'",
+            error=DataError,
+        )
+        ensure(
+            self.verbatim or not self.tokenize_sections,
+            f"{prompt} has 'tokenize_sections' without 'verbatim'",
+            expected="'verbatim' as well",
+            error=DataError,
+        )
+        ensure(
+            self.prefix or not self.prefix_assistant,
+            f"{prompt} has 'prefix_assistant' without 'prefix'",
+            expected="'prefix' as well, since the assistant replies to it",
+            error=DataError,
+        )
+        ensure(
+            not (self.body_assistant and self.prefix and not self.prefix_assistant),
+            f"{prompt} has 'prefix' and 'body_assistant' without 'prefix_assistant'",
+            expected="alternating user and assistant turns",
+            remedy="Add 'prefix_assistant', or omit 'prefix'",
+            error=DataError,
+        )
+        ensure(
+            not self.body_assistant or (self.suffix and self.body),
+            f"{prompt} has 'body_assistant' without {'suffix' if self.body else 'body'!r}",
+            expected="both 'body' and 'suffix', since the last turn must be the user's",
+            error=DataError,
+        )
 
     @property
     def digest(self) -> str:
@@ -153,7 +279,7 @@ class PromptTemplate:
 
     def with_instruction(self, instruction: str) -> PromptTemplate:
         """Return the prompt with a query's instruction, unchanged if the instruction is empty or has no placeholder."""
-        return _template_with_instruction(self, instruction) if instruction and self.takes_instruction else self
+        return _with_instruction(self, instruction) if instruction and self.takes_instruction else self
 
     @property
     def shows_scores(self) -> bool:
@@ -175,10 +301,6 @@ class PromptTemplate:
             passages: Texts of the passages, in the order of their identifiers.
             scores: First-stage scores of the passages, for prompts that show them.
             labels: Identifiers of the passages, without brackets; 1, 2, ... if None.
-
-        Raises:
-            DataError: The prompt shows scores and ``scores`` does not contain one per passage, or a Jinja section
-                cannot be rendered.
         """
         names = list(labels) if labels is not None else [str(number) for number in range(1, len(passages) + 1)]
         shared = self._shared(query, passages, labels)
@@ -216,11 +338,23 @@ class PromptTemplate:
         pairs = zip(names, shared["passages"], strict=False)
         rows = [{**shared, "rank": name, "candidate": text} for name, text in pairs]
         if self.shows_scores:
-            for row, score in zip(rows, self._scores(scores, len(rows)), strict=True):
+            if scores is None or len(scores) != len(rows):
+                raise DataError(
+                    f"Prompt {self.name!r} shows scores, but {len(rows)} passages have "
+                    f"{'no' if scores is None else len(scores)} scores",
+                    expected="one score per passage",
+                    remedy="Use a prompt without a placeholder for 'score'",
+                )
+            for row, score in zip(rows, scores, strict=True):
                 row["score"] = f"{score:.3f}"
         turns: list[Message] = []
-        prefix = self._section("prefix").fill(shared)
-        boundaries = [(0, 0), (0, self._query_position(prefix, shared))]
+        section = self._section("prefix")
+        prefix = section.fill(shared)
+        boundaries = [(0, 0)]
+        if "query" in section.names:
+            before_query, found, _ = section.fill({**shared, "query": PICTURE}).partition(PICTURE)
+            if found and prefix.startswith(before_query):
+                boundaries.append((0, len(before_query)))
         if self.prefix_assistant:
             turns += [Message("user", prefix), Message("assistant", self._section("prefix_assistant").fill(shared))]
             prefix = ""
@@ -239,44 +373,30 @@ class PromptTemplate:
         turns.append(Message("user", "".join(parts) + suffix))
         return turns, list(dict.fromkeys(boundaries))
 
-    def _query_position(self, prefix: str, shared: Mapping[str, Any]) -> int:
-        """Return the number of characters before the query in the prefix; 0 if the prefix does not show the query."""
-        section = self._section("prefix")
-        if "query" not in section.names:
-            return 0
-        start, found, _ = section.fill({**shared, "query": PICTURE}).partition(PICTURE)
-        return len(start) if found and prefix.startswith(start) else 0
-
     def spans(
         self, query: str, passages: Sequence[str], *, labels: Sequence[str] | None = None
     ) -> tuple[tuple[tuple[int, int], ...], int]:
         """Locate the passages and the suffix in the last user turn.
 
-        The span of a passage includes its identifier, but not the whitespace after it.
-
-        Args:
-            query: Text of the query, as passed to `render`.
-            passages: Texts of the passages, as passed to `render`.
-            labels: Identifiers of the passages, as passed to `render`.
+        The arguments are those of `render`. The span of a passage includes its identifier, but not the whitespace after
+        it.
 
         Returns:
             Start and end (exclusive) of each passage, and the start of the suffix without leading whitespace, in
             characters.
-
-        Raises:
-            UsageError: The passages are separate turns, part of the prefix or suffix, or shown with scores.
         """
         shown_elsewhere = "passages" in self._section("prefix").names | self._section("suffix").names
-        if self.body_assistant or shown_elsewhere or not self.body:
-            raise UsageError(
-                f"Prompt {self.name!r} has its passages in several turns, or in its prefix or suffix",
-                expected="a 'body' that shows one passage, and all passages in one user turn",
-                remedy="Omit --prompt to use the method's own prompt",
-            )
-        if self.shows_scores:
-            raise UsageError(
-                f"Prompt {self.name!r} shows first-stage scores", expected="a prompt without a placeholder for 'score'"
-            )
+        ensure(
+            self.body and not self.body_assistant and not shown_elsewhere,
+            f"Prompt {self.name!r} has its passages in several turns, or in its prefix or suffix",
+            expected="a 'body' that shows one passage, and all passages in one user turn",
+            remedy="Omit --prompt to use the method's own prompt",
+        )
+        ensure(
+            not self.shows_scores,
+            f"Prompt {self.name!r} shows first-stage scores",
+            expected="a prompt without a placeholder for 'score'",
+        )
         names = labels if labels is not None else [str(number) for number in range(1, len(passages) + 1)]
         shared = self._shared(query, passages, labels)
         position = 0 if self.prefix_assistant else len(self._line(self._section("prefix").fill(shared)))
@@ -292,18 +412,8 @@ class PromptTemplate:
         is_completed = self.method in ("listwise", "pointwise") and not self.verbatim
         return f"{text}\n" if is_completed and text and not text.endswith("\n") else text
 
-    def _scores(self, scores: Sequence[float] | None, count: int) -> Sequence[float]:
-        if scores is None or len(scores) != count:
-            raise DataError(
-                f"Prompt {self.name!r} shows scores, but {count} passages have "
-                f"{'no' if scores is None else len(scores)} scores",
-                expected="one score per passage",
-                remedy="Use a prompt without a placeholder for 'score'",
-            )
-        return scores
-
-    def _section(self, key: str) -> Section:
-        return compile_prompt_section(getattr(self, key), self.syntax)
+    def _section(self, key: str) -> BraceSection | JinjaSection:
+        return compile_section(getattr(self, key), self.syntax)
 
     def _names(self, key: str) -> frozenset[str]:
         try:
@@ -318,42 +428,7 @@ class PromptTemplate:
                 raise UnknownNameError(f"placeholder in section {key!r} of prompt {self.name!r}:", name, allowed)
         return names
 
-    def _check_turns(self) -> None:
-        turns = (self.system, self.prefix_assistant, self.body_assistant, self.reply_prefix, self.examples)
-        if self.plain_text and (self.method != "pointwise" or self.pictures or any(turns)):
-            raise DataError(
-                f"Prompt {self.name!r} is plain text and has several turns or passages, or pictures",
-                expected="'method: pointwise' and, of the sections, only 'prefix', 'body' and 'suffix'",
-                remedy="Put the beginning of the reply at the end of 'suffix', or remove 'plain_text'",
-            )
-        if self.verbatim and (self.plain_text or self.pictures or any(turns[:3]) or self.examples):
-            raise DataError(
-                f"Prompt {self.name!r} is verbatim and has several turns, examples or pictures, or is plain text",
-                expected="of the sections, only 'prefix', 'body', 'suffix' and 'reply_prefix'",
-                remedy="Write the marks of the turns into these sections, or remove 'verbatim'",
-            )
-        if self.tokenize_sections and not self.verbatim:
-            raise DataError(
-                f"Prompt {self.name!r} has 'tokenize_sections' without 'verbatim'", expected="'verbatim' as well"
-            )
-        if self.prefix_assistant and not self.prefix:
-            raise DataError(
-                f"Prompt {self.name!r} has 'prefix_assistant' without 'prefix'",
-                expected="'prefix' as well, since the assistant replies to it",
-            )
-        if self.body_assistant and self.prefix and not self.prefix_assistant:
-            raise DataError(
-                f"Prompt {self.name!r} has 'prefix' and 'body_assistant' without 'prefix_assistant'",
-                expected="alternating user and assistant turns",
-                remedy="Add 'prefix_assistant', or omit 'prefix'",
-            )
-        if self.body_assistant and not (self.suffix and self.body):
-            raise DataError(
-                f"Prompt {self.name!r} has 'body_assistant' without {'suffix' if self.body else 'body'!r}",
-                expected="both 'body' and 'suffix', since the last turn must be the user's",
-            )
-
 
 @lru_cache(maxsize=256)
-def _template_with_instruction(template: PromptTemplate, instruction: str) -> PromptTemplate:
+def _with_instruction(template: PromptTemplate, instruction: str) -> PromptTemplate:
     return replace(template, instruction=collapse_passage_whitespace(instruction))

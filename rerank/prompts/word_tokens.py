@@ -22,7 +22,6 @@ class WordTokens:
     """
 
     def __init__(self, context_size: int) -> None:
-        """Store the context size."""
         self._context_size = context_size
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
-from rerank.collections.base.corpus import SupportsDropSelf, SupportsExclusion, SupportsSource
+from rerank.collections.base import SupportsDropSelf, SupportsExclusion, SupportsSource
 from rerank.errors import UsageError, error_repr
 from rerank.io.paths import named_path_errors
 from rerank.registry import Registry

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from rerank.collections.base.corpus import Corpus
+from rerank.collections.base import Corpus
 from rerank.indexing.vector_options import VectorOptions
 from rerank.retrieval.base.stages import check_depth
 from rerank.tasks.worker_map import WorkerMap

@@ -9,7 +9,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal
 
-from rerank.collections.base.corpus import Corpus
+from rerank.collections.base import Corpus
 from rerank.errors import UsageError
 from rerank.retrieval import first_stages, open_first_stage, retriever_index_folders
 from rerank.retrieval.base import HasPrerequisites, Retriever

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from rerank.collections.base.corpus import Corpus
+from rerank.collections.base import Corpus
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
 from rerank.retrieval.base.document_stores import (
     StoreHit,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rerank.backends.base.addresses import Address, ServerProvider, api_key_for_server
-from rerank.collections.base.corpus import Corpus
+from rerank.collections.base import Corpus
 from rerank.errors import BackendError, MissingResourceError
 from rerank.retrieval.base.document_stores import (
     StoreHit,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from rerank.collections.base.corpus import Corpus, SupportsCandidates, fetch_documents
+from rerank.collections.base import Corpus, SupportsCandidates, fetch_documents
 from rerank.errors import DataError, UsageError
 from rerank.io.run_files import read_run
 from rerank.retrieval.base.stages import check_depth

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from pydantic import AliasChoices, Field
 
-from rerank.collections.base.corpus import Corpus
+from rerank.collections.base import Corpus
 from rerank.retrieval import open_first_stage
 from rerank.retrieval.base import Retriever
 from rerank.serving.api_errors import error_documentation

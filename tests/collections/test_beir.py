@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rerank.collections.beir import Beir
+from rerank.collections.jsonl import Beir
 from rerank.errors import DataError, MissingResourceError, UnknownNameError
 from rerank.types import Document, Query
 from tests.raising import raises

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from rerank.collections.base.corpus import fetch_documents
+from rerank.collections.base import fetch_documents
 from rerank.errors import DataError
 from rerank.types import Document
 from tests.raising import raises

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.collections.cranfield import Cranfield, cranfield_grade_to_gain
+from rerank.collections.cranfield import Cranfield, grade_to_gain
 from rerank.errors import DataError, MissingResourceError
 from rerank.io.topic_formats import read_smart_format_file
 from rerank.types import Document, Query
@@ -46,7 +46,7 @@ def test_grades_become_gains() -> None:
         "1": {"1": 4, "2": 2, "4": 0},
         "2": {"2": 3, "1": 1},
     }
-    assert [cranfield_grade_to_gain(grade, "") for grade in (1, 2, 3, 4, 5, -1)] == [4, 3, 2, 1, 0, 0]
+    assert [grade_to_gain(grade, "") for grade in (1, 2, 3, 4, 5, -1)] == [4, 3, 2, 1, 0, 0]
 
 
 @pytest.mark.parametrize("grade", [0, 6, -2])

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from rerank.collections import SupportsQueryFields, describe_collection, open_collection, read_query_field
-from rerank.collections.inquire import Inquire
-from rerank.collections.inquire_rerank import InquireRerank
+from rerank.collections.inquire import Inquire, InquireRerank
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
 from rerank.evaluation import evaluate_by_group, evaluate_run
 from rerank.retrieval import open_first_stage

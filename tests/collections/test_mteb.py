@@ -18,10 +18,9 @@ mteb = pytest.importorskip("mteb")
 
 from datasets import concatenate_datasets  # noqa: E402
 
+from rerank.collections import mteb as mteb_package  # noqa: E402
 from rerank.collections import open_collection  # noqa: E402
-from rerank.collections.mteb import Mteb, top_collection_candidates  # noqa: E402
-from rerank.collections.mteb import library as mteb_package  # noqa: E402
-from rerank.collections.mteb.task_split import TaskSplit, escape_mteb_collection_id  # noqa: E402
+from rerank.collections.mteb import Mteb, TaskSplit, escape_id, top_candidates  # noqa: E402  # noqa: E402
 from tests.mmteb import tasks  # noqa: E402
 from tests.raising import raises  # noqa: E402
 
@@ -80,7 +79,7 @@ def test_ids_that_run_files_cannot_hold_are_written_otherwise() -> None:
     found = Mteb.from_task(tasks.filled(tasks.LocalRetrieval(), default=data))
     assert [doc.id for doc in found.docs()] == ["a%20b", "50%25", '%7B"x']
     assert dict(found.qrels()["my%20query"]) == {"a%20b": 1}
-    assert len({escape_mteb_collection_id(one) for one in ("a b", "a%20b", "a%2520b", "a\tb")}) == 4
+    assert len({escape_id(one) for one in ("a b", "a%20b", "a%2520b", "a\tb")}) == 4
 
 
 def test_subsets_and_splits_must_be_named_where_there_are_several() -> None:
@@ -101,7 +100,7 @@ def test_subsets_and_splits_must_be_named_where_there_are_several() -> None:
 @pytest.mark.parametrize(("code", "language"), [("acm-Arab", "und"), ("zul-Latn", "zu"), ("cmn-Hant", "zh")])
 def test_languages(code: str, language: str) -> None:
     metadata = tasks.metadata("Local", "Retrieval", eval_langs=[code])
-    assert mteb_package.language_of_mteb_collection(metadata, "default") == language
+    assert mteb_package.language_of_subset(metadata, "default") == language
 
 
 def test_fingerprints_follow_the_texts_or_the_published_commit() -> None:
@@ -137,7 +136,7 @@ def test_predictions_of_a_first_stage_are_candidates(tmp_path: Path, monkeypatch
     with pytest.raises(MissingResourceError):
         open_collection(f"mteb:LocalRetrieval,predictions={tmp_path}")
     with raises(UsageError, "top_k=0"):
-        top_collection_candidates({}, 0)
+        top_candidates({}, 0)
 
 
 def test_lists_that_name_documents_the_corpus_lacks() -> None:

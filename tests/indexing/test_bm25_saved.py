@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 import pytest
 
-from rerank.collections.base.corpus import Corpus
+from rerank.collections.base import Corpus
 from rerank.errors import StorageError, UsageError
 from rerank.retrieval import open_first_stage
 from rerank.retrieval.bm25 import Bm25

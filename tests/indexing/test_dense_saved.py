@@ -19,7 +19,7 @@ import pytest
 
 pytest.importorskip("faiss")
 
-from rerank.collections.base.corpus import Corpus
+from rerank.collections.base import Corpus
 from rerank.errors import BackendError, StorageError
 from rerank.retrieval.dense import Dense, DenseRetriever
 from rerank.types import Document, Query

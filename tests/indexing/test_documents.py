@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rerank.collections.base.corpus import Corpus
+from rerank.collections.base import Corpus
 from rerank.errors import DataError
 from rerank.indexing.documents import corpus_folder, damaged_corpus_indexes, open_documents
 from rerank.types import Document

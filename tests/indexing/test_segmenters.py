@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.collections.base.corpus import Corpus
+from rerank.collections.base import Corpus
 from rerank.errors import MissingPrerequisiteError
 from rerank.indexing import text_analysis
 from rerank.indexing.text_analysis import make_analyzer

@@ -117,7 +117,8 @@ def wordpiece() -> Tokenizer:
     return tokenizer
 
 
-FAMILIES = (gpt2, roberta, starcoder, llama3, llama2, mistral, unigram, wordpiece)
+#: Tokenizers that have joints, and those that tokenize whole texts.
+FAMILIES, WHOLE = (gpt2, roberta, starcoder, llama3, llama2, mistral), (unigram, wordpiece)
 
 
 @cache

@@ -13,9 +13,8 @@ pytest.importorskip("transformers")
 
 from rerank.errors import DataError
 from rerank.lm import token_dictionary
-from rerank.lm.joined_tokens import JoinedTokenizer
-from rerank.lm.token_dictionary import TokenDictionary, open_token_dictionaries, token_dictionaries_folder
-from rerank.lm.token_joints import find_token_joints
+from rerank.lm.joined_tokens import JoinedTokenizer, _open_ends
+from rerank.lm.token_dictionary import TokenDictionary, dictionaries_folder, open_dictionaries
 from tests.lm.small_tokenizers import CORPUS, FAMILIES, gpt2, llama2, make
 from tests.raising import raises
 
@@ -34,7 +33,7 @@ def written(family: Callable[[], Any], folder: Path, *passages: str) -> TokenDic
 @pytest.mark.parametrize("family", FAMILIES)
 def test_texts_have_the_tokens_of_the_tokenizer(family: Callable[[], Any], tmp_path: Path) -> None:
     dictionary = written(family, tmp_path, *CORPUS[::2], " ".join(HARD), *HARD)
-    tokenizer, joints = make(family), find_token_joints(make(family))
+    tokenizer, joints = make(family), _open_ends(make(family))
     assert joints is not None
     joined = JoinedTokenizer(tokenizer, joints, [pickle.loads(pickle.dumps(dictionary))])
     texts = [" ".join(WORDS), f"[1] {WORDS[0]}\n[2] {' '.join(HARD)} {WORDS[2]}", *WORDS[:9], ""]
@@ -46,16 +45,16 @@ def test_words_in_the_dictionary_are_not_tokenized(tmp_path: Path, monkeypatch: 
     dictionary = written(gpt2, tmp_path, "alpha beta", "beta alpha </s>")
     assert dictionary.find("alpha")
     assert dictionary.find("</s>") is dictionary.find("gamma") is None  # after added tokens, there is no joint
-    joints = find_token_joints(make(gpt2))
+    joints = _open_ends(make(gpt2))
     assert joints is not None
     joined = JoinedTokenizer(make(gpt2), joints, [dictionary])
     (expected,) = joined.divide(["x alpha beta gamma z"])
     again = JoinedTokenizer(make(gpt2), joints, [dictionary])
     encoded: list[str] = []
 
-    def encode(texts: list[str]) -> list[list[int]]:
-        encoded.extend(texts)
-        return joined._encode(texts)
+    def encode(piece: str | tuple[str]) -> Any:
+        encoded.extend([piece] if isinstance(piece, str) else piece)
+        return joined._encode(piece)
 
     monkeypatch.setattr(again, "_encode", encode)
     assert again.divide(["x alpha beta gamma z"]) == [expected]
@@ -63,22 +62,22 @@ def test_words_in_the_dictionary_are_not_tokenized(tmp_path: Path, monkeypatch: 
 
 
 def test_words_with_the_same_hash_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_dictionary, "_hash_word", lambda word: 7)
+    monkeypatch.setattr(token_dictionary, "_hash", lambda word: 7)
     dictionary = written(gpt2, tmp_path, "alpha beta")
     assert len(dictionary) == sum(dictionary.find(word) is not None for word in ("x", "alpha", "beta")) == 1
 
 
 def test_a_damaged_dictionary_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert open_token_dictionaries(make(gpt2)) == []
-    assert token_dictionaries_folder(make(gpt2)) != token_dictionaries_folder(make(llama2))
+    assert open_dictionaries(make(gpt2)) == []
+    assert dictionaries_folder(make(gpt2)) != dictionaries_folder(make(llama2))
     padded = make(gpt2)
     padded.backend_tokenizer.enable_truncation(5)
-    assert token_dictionaries_folder(make(gpt2)) == token_dictionaries_folder(padded)
-    folder = token_dictionaries_folder(make(gpt2)) / "corpus"
+    assert dictionaries_folder(make(gpt2)) == dictionaries_folder(padded)
+    folder = dictionaries_folder(make(gpt2)) / "corpus"
     folder.mkdir(parents=True)
     written(gpt2, folder, *WORDS)
-    assert open_token_dictionaries(make(gpt2)) == []  # it has no seal yet
+    assert open_dictionaries(make(gpt2)) == []  # it has no seal yet
     (folder / "marker.json").write_text('{"sizes": {"ids.npy": 1}, "made_from": {}}')
     with raises(DataError, "ids.npy", "tokenize"):
-        open_token_dictionaries(make(gpt2))
+        open_dictionaries(make(gpt2))

@@ -12,17 +12,17 @@ pytest.importorskip("transformers")
 
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from rerank.lm.token_joints import Joints, Split, find_token_joints, pretokenizer_regex_split
+from rerank.lm.joined_tokens import _open_ends, regex_splits
 from rerank.lm.tokenizers import HfTokens
-from tests.lm.small_tokenizers import LLAMA3, gpt2, llama2, make, mistral, unigram, wordpiece
+from tests.lm.small_tokenizers import LLAMA3, WHOLE, gpt2, llama2, llama3, make, mistral, unigram
 
 
-def joints_of(raw: Tokenizer, *added: AddedToken) -> Joints | None:
+def open_ends(raw: Tokenizer, *added: AddedToken) -> str | None:
     from transformers import PreTrainedTokenizerFast
 
     tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=raw)  # type: ignore[no-untyped-call]
     tokenizer.add_tokens(list(added))
-    return find_token_joints(tokenizer)
+    return _open_ends(tokenizer)
 
 
 def changed(family: Callable[[], Tokenizer], **components: Any) -> Tokenizer:
@@ -39,32 +39,11 @@ class Halves:
         pretokenized.split(lambda _, text: [text])
 
 
-def test_a_joint_is_after_anything_but_white_space_and_added_tokens() -> None:
-    joints = find_token_joints(make(gpt2))
-    assert joints is not None
-    for closed in ("a", ".", "é", "日", "\n[1]", "a\u0301", "<|im_end|", "< |im_end|>"):
-        assert joints.closes(closed), closed
-    for open_ in ("", " ", "a\n", "a\t", "\u00a0", "▁", "<|im_end|>", "x</s>"):
-        assert not joints.closes(open_), open_
-
-
-def test_no_joint_after_what_the_normalizer_turns_into_white_space_or_nothing() -> None:
-    joints = find_token_joints(make(unigram))
-    assert joints is not None
-    assert joints.closes("a")
-    assert joints.closes("ｶﾞ½ﬁ")
-    for open_ in ("a\u200b", "a\u0301", "\x00", "\u3000"):
-        assert not joints.closes(open_), open_
-
-
-def test_no_joint_after_a_character_that_a_token_continues_with_a_space() -> None:
-    joints = find_token_joints(make(mistral))
-    assert joints is not None
-    assert "." in joints.crossing
-    assert not joints.closes("end.")
-    clean = find_token_joints(make(llama2))
-    assert clean is not None
-    assert not clean.crossing
+def test_no_joint_after_the_end_of_an_added_token_or_a_character_that_a_token_continues_with_a_space() -> None:
+    assert _open_ends(make(gpt2)) == ">▁"
+    ends = _open_ends(make(mistral))
+    assert {".", ">", "▁"} < set(ends or "")
+    assert _open_ends(make(llama2)) == ">▁"
 
 
 UNKNOWN = {
@@ -87,30 +66,35 @@ UNKNOWN = {
 
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_a_tokenizer_of_another_kind_has_none(name: str) -> None:
-    assert joints_of(UNKNOWN[name]()) is None
+    assert open_ends(UNKNOWN[name]()) is None
 
 
 def test_added_tokens_that_cross_a_space_or_depend_on_normalization() -> None:
-    assert joints_of(gpt2(), AddedToken("  ")) is not None
-    assert joints_of(gpt2(), AddedToken("a b")) is None
-    assert joints_of(wordpiece(), AddedToken("foo", normalized=False)) is not None
-    assert joints_of(wordpiece(), AddedToken("foo", normalized=True)) is None
-    assert joints_of(gpt2(), AddedToken("x")) is None  # which the carrier would be
+    assert open_ends(gpt2(), AddedToken("  ")) is not None
+    assert open_ends(gpt2(), AddedToken("a b")) is None
+    assert open_ends(llama3(), AddedToken("foo", normalized=False)) == "o▁"
+    assert open_ends(llama3(), AddedToken("foo", normalized=True)) is None
+    assert open_ends(gpt2(), AddedToken("x")) is None  # which the carrier would be
 
 
 def test_a_tokenizer_with_a_step_in_python_has_none() -> None:
     tokenizer = copy.copy(make(gpt2))
     tokenizer._tokenizer = gpt2()
-    assert find_token_joints(tokenizer) is not None
+    assert _open_ends(tokenizer) is not None
     tokenizer._tokenizer.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(Halves())
-    assert find_token_joints(tokenizer) is None
+    assert _open_ends(tokenizer) is None
+
+
+@pytest.mark.parametrize("family", WHOLE)
+def test_tokenizers_that_may_remove_characters_have_none(family: Callable[[], Tokenizer]) -> None:
+    assert _open_ends(make(family)) is None
 
 
 def test_a_slow_tokenizer_has_none() -> None:
     class Slow:
         is_fast = False
 
-    assert find_token_joints(Slow()) is None
+    assert _open_ends(Slow()) is None
 
 
 def test_without_joints_texts_are_tokenized_as_a_whole() -> None:
@@ -133,16 +117,16 @@ DEEPSEEK = (
 
 
 @pytest.mark.parametrize(
-    ("pattern", "split"),
+    ("pattern", "splits"),
     [
-        (LLAMA3, Split.ALWAYS),
-        (LLAMA3.replace(r"\r\n", "\r\n"), Split.ALWAYS),
-        (r"\p{N}{1,3}", Split.NEVER),
+        (LLAMA3, True),
+        (LLAMA3.replace(r"\r\n", "\r\n"), True),
+        (r"\p{N}{1,3}", False),
         (r" ?\p{L}+| ?\p{N}+", None),  # a space that no alternative matches
         (rf"{LLAMA3}|\w+ \w+", None),
-        (DEEPSEEK, Split.ALWAYS),
+        (DEEPSEEK, True),
         ("(a|b)|[|]", None),
     ],
 )
-def test_patterns(pattern: str, split: Split | None) -> None:
-    assert pretokenizer_regex_split(pattern) is split
+def test_patterns(pattern: str, splits: bool | None) -> None:
+    assert regex_splits(pattern) is splits

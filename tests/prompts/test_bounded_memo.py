@@ -18,8 +18,8 @@ def memo_of(limit: int) -> BoundedMemo[int, int]:
 def test_what_it_returns_is_what_was_stored_and_it_stays_small(limit: int, keys: list[int]) -> None:
     memo = memo_of(limit)
     for key in keys:
-        assert memo.get(key) in (None, -key - 1)
-        memo.put(key, -key - 1)
+        assert memo.get_all([key])[0] in (None, -key - 1)
+        memo.put_all([(key, -key - 1)])
         assert len(memo) <= limit
     assert all(value in (None, -key - 1) for key, value in zip(keys, memo.get_all(keys), strict=True))
 
@@ -28,9 +28,9 @@ def test_what_is_used_survives_and_what_is_not_is_dropped() -> None:
     memo: BoundedMemo[int, str] = BoundedMemo(20, lambda *_: 1)
     memo.put_all([(0, "used"), (1, "unused")])
     for key in range(2, 50):
-        memo.put(key, "other")
+        memo.put_all([(key, "other")])
         assert memo.get_all([0, key]) == ["used", "other"]
-    assert memo.get(1) is None
+    assert memo.get_all([1])[0] is None
 
 
 def test_an_entry_too_large_for_the_limit_is_not_stored() -> None:
@@ -45,9 +45,9 @@ def test_threads_share_a_memo() -> None:
     def work(seed: int) -> bool:
         for step in range(2000):
             key = (seed * 31 + step * 7) % 100
-            if memo.get(key) not in (None, key + 1):
+            if memo.get_all([key])[0] not in (None, key + 1):
                 return False
-            memo.put(key, key + 1)
+            memo.put_all([(key, key + 1)])
         return True
 
     with ThreadPoolExecutor(8) as pool:

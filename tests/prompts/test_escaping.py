@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from rerank.parsing import parse_permutation
 from rerank.parsing.clean import normalize_signs
 from rerank.parsing.mentions import find_mentions, tokenize
-from rerank.prompts import load_prompt
+from rerank.prompts import load_prompt, parse_template
 from rerank.prompts.escaping import PromptEscaping, escape_passage_brackets, escape_turn_marks
-from rerank.prompts.loading import prompt_template_from_yaml
 from rerank.prompts.passages import collapse_passage_whitespace
 
 MARKS = st.sampled_from([*"[]［］【】〔〕〖〗⟦⟧()（）", *",;:>=|#&<-–.*_`\"'\\ \n", "&gt;"])
@@ -49,7 +48,7 @@ def test_the_parser_finds_no_bracketed_identifier(text: str) -> None:
 @example("[[[[1(", 5)
 def test_a_passage_that_is_cut_is_escaped_again_where_it_is_shown(text: str, end: int) -> None:
     """A cut may take away what made a bracket harmless, as the end of ``[0, 1)``; rendering escapes what was cut."""
-    template = prompt_template_from_yaml('body: "[{rank}] {candidate}"\nsuffix: "{query}"', "x")
+    template = parse_template('body: "[{rank}] {candidate}"\nsuffix: "{query}"', "x")
     (message,) = template.render("q", [escape_passage_brackets(text)[:end]])
     shown = message.content.removeprefix("[1] ").removesuffix("q")
     assert not [m for m in find_mentions(tokenize(normalize_signs(shown)))[0] if m.form in ("bracket", "list")]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rerank.errors import DataError
-from rerank.prompts import load_prompt
-from rerank.prompts.loading import prompt_template_from_yaml
+from rerank.prompts import load_prompt, parse_template
 from tests.raising import raises
 
 YAML = """
@@ -19,7 +18,7 @@ examples:
 
 
 def test_an_example_is_asked_and_answered_like_the_question() -> None:
-    chat = prompt_template_from_yaml(YAML, "x").render("milk", ["cow", "moon"])
+    chat = parse_template(YAML, "x").render("milk", ["cow", "moon"])
     assert [message.role for message in chat] == ["user", "assistant", "user"]
     assert chat[0].content == "3 about tea\n[1] cup\n[2] pot\n[3] tree\norder"
     assert chat[1].content == "[2] > [1] > [3]"
@@ -28,20 +27,20 @@ def test_an_example_is_asked_and_answered_like_the_question() -> None:
 
 def test_examples_change_the_digest() -> None:
     other = YAML.replace("[2, 1, 3]", "[1, 2, 3]")
-    assert prompt_template_from_yaml(YAML, "x").digest != prompt_template_from_yaml(other, "x").digest
+    assert parse_template(YAML, "x").digest != parse_template(other, "x").digest
 
 
 @pytest.mark.parametrize("order", ["[1, 2]", "[0, 1, 2]", "[1, 1, 2]"])
 def test_an_order_that_is_no_permutation_is_refused(order: str) -> None:
     with raises(DataError, "3 passages"):
-        prompt_template_from_yaml(YAML.replace("[2, 1, 3]", order), "x")
+        parse_template(YAML.replace("[2, 1, 3]", order), "x")
 
 
 @pytest.mark.parametrize("examples", ["[tea]", "[{query: tea}]", "7", "[{query: a, passages: [b], order: [x]}]"])
 def test_other_shapes_are_refused(examples: str) -> None:
     text = YAML.partition("examples:")[0] + f"examples: {examples}\n"
     with raises(DataError, "examples"):
-        prompt_template_from_yaml(text, "x")
+        parse_template(text, "x")
 
 
 def test_the_shipped_prompt_shows_two_questions_before_the_real_one() -> None:
@@ -52,4 +51,4 @@ def test_the_shipped_prompt_shows_two_questions_before_the_real_one() -> None:
 
 def test_examples_and_scores_exclude_each_other() -> None:
     with raises(DataError, "'examples'"):
-        prompt_template_from_yaml(YAML.replace("{candidate}", "{candidate} {score}"), "x")
+        parse_template(YAML.replace("{candidate}", "{candidate} {score}"), "x")

@@ -7,10 +7,9 @@ from dataclasses import replace
 import pytest
 
 from rerank.errors import ContextOverflowError, DataError
-from rerank.prompts import load_prompt
+from rerank.prompts import load_prompt, parse_template
 from rerank.prompts.base import PICTURE, Message, Prompt
 from rerank.prompts.budget import PromptBudget
-from rerank.prompts.loading import prompt_template_from_yaml
 from rerank.prompts.template import PromptTemplate
 from rerank.prompts.word_tokens import WordTokens
 from rerank.tasks import Request, Sampling
@@ -47,9 +46,7 @@ def test_pictures_of_a_prompt_of_many_turns_stand_in_their_turns() -> None:
         "method: multiturn_listwise\nshows: pictures\nbody_user: '[{rank}] {candidate}'\n"
         "body_assistant: Received [{rank}].\nsuffix: 'Order by {query}'\n"
     )
-    fitted = PromptBudget(WordTokens(500)).fit(
-        prompt_template_from_yaml(text, "mine"), window(*PICTURES[:2]), reply_tokens=0
-    )
+    fitted = PromptBudget(WordTokens(500)).fit(parse_template(text, "mine"), window(*PICTURES[:2]), reply_tokens=0)
     assert [turn.images for turn in fitted.prompt] == [("0.png",), (), ("1.png",), (), ()]
 
 
@@ -64,16 +61,14 @@ def test_a_prompt_in_jinja_may_turn_pictures_round() -> None:
         "method: singleturn_listwise\nshows: pictures\n"
         "prefix: '{% for p in passages | reverse %}{{ p }} {% endfor %}{{ query }}'\n"
     )
-    fitted = PromptBudget(WordTokens(500)).fit(
-        prompt_template_from_yaml(text, "mine"), window(*PICTURES), reply_tokens=0
-    )
+    fitted = PromptBudget(WordTokens(500)).fit(parse_template(text, "mine"), window(*PICTURES), reply_tokens=0)
     assert fitted.prompt[0].images == ("2.png", "1.png", "0.png")
 
 
 def test_a_prompt_that_leaves_pictures_out() -> None:
     text = "method: singleturn_listwise\nshows: pictures\nprefix: '{{ passages[0] }} {{ query }}'\n"
     with raises(DataError, "1 of 3"):
-        PromptBudget(WordTokens(500)).fit(prompt_template_from_yaml(text, "mine"), window(*PICTURES), reply_tokens=0)
+        PromptBudget(WordTokens(500)).fit(parse_template(text, "mine"), window(*PICTURES), reply_tokens=0)
 
 
 def test_texts_are_refused_where_pictures_are_shown_and_the_reverse() -> None:
@@ -105,7 +100,7 @@ def test_too_many_pictures() -> None:
 )
 def test_wrong_prompts(text: str, named: tuple[str, ...]) -> None:
     with raises(DataError, *named):
-        prompt_template_from_yaml(text, "mine")
+        parse_template(text, "mine")
 
 
 def test_identity(tmp_path_factory: pytest.TempPathFactory) -> None:

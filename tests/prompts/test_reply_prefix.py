@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from rerank.errors import ContextOverflowError, DataError
+from rerank.prompts import parse_template
 from rerank.prompts.base import Message, Prompt, reply_prefix_of_prompt
 from rerank.prompts.budget import PromptBudget
-from rerank.prompts.loading import prompt_template_from_yaml
 from rerank.types import Document, Query, Window
 from tests.raising import raises
 
@@ -36,47 +36,47 @@ class Characters:
 
 
 def test_the_last_turn_is_the_assistants() -> None:
-    chat = prompt_template_from_yaml(BEGUN, "x").render("milk", ["cow"])
+    chat = parse_template(BEGUN, "x").render("milk", ["cow"])
     assert chat == (Message("user", "1 about milk\n[1] cow\norder"), Message("assistant", "["))
     assert reply_prefix_of_prompt(chat) == "["
 
 
 def test_without_one_the_last_turn_is_the_users() -> None:
-    chat = prompt_template_from_yaml(YAML, "x").render("milk", ["cow"])
+    chat = parse_template(YAML, "x").render("milk", ["cow"])
     assert [message.role for message in chat] == ["user"]
     assert reply_prefix_of_prompt(chat) == reply_prefix_of_prompt(()) == ""
-    assert prompt_template_from_yaml(YAML + "reply_prefix: ''", "x").render("milk", ["cow"]) == chat
+    assert parse_template(YAML + "reply_prefix: ''", "x").render("milk", ["cow"]) == chat
 
 
 def test_it_comes_after_the_examples_and_once() -> None:
     example = "examples: [{query: tea, passages: [pot, cup], order: [2, 1]}]\n"
-    chat = prompt_template_from_yaml(BEGUN + example, "x").render("milk", ["cow"])
+    chat = parse_template(BEGUN + example, "x").render("milk", ["cow"])
     assert [message.role for message in chat] == ["user", "assistant", "user", "assistant"]
     assert [message.content for message in chat[1::2]] == ["[2] > [1]", "["]
 
 
 def test_it_is_text_and_no_template() -> None:
     text = YAML + "reply_prefix: '{query} {{ num }} {'"
-    assert reply_prefix_of_prompt(prompt_template_from_yaml(text, "x").render("milk", ["cow"])) == "{query} {{ num }} {"
+    assert reply_prefix_of_prompt(parse_template(text, "x").render("milk", ["cow"])) == "{query} {{ num }} {"
 
 
 def test_it_changes_the_digest() -> None:
-    digests = {prompt_template_from_yaml(text, "x").digest for text in (YAML, BEGUN, BEGUN.replace('"["', '"[1"'))}
+    digests = {parse_template(text, "x").digest for text in (YAML, BEGUN, BEGUN.replace('"["', '"[1"'))}
     assert len(digests) == 3
 
 
 @pytest.mark.parametrize("value", ["3", "[a]", "{a: b}", "true", "null"])
 def test_other_kinds_are_refused(value: str) -> None:
     with raises(DataError, "'reply_prefix'", "'x'"):
-        prompt_template_from_yaml(f"{YAML}reply_prefix: {value}\n", "x")
+        parse_template(f"{YAML}reply_prefix: {value}\n", "x")
 
 
 def test_the_budget_counts_it_and_never_cuts_it() -> None:
     window = Window(Query(id="q", text="milk"), (Document(id="d", text="c" * 50),))
     prefix = "Sure: ["
     begun, plain = (
-        prompt_template_from_yaml(f"{YAML}reply_prefix: '{prefix}'", "x"),
-        prompt_template_from_yaml(YAML, "x"),
+        parse_template(f"{YAML}reply_prefix: '{prefix}'", "x"),
+        parse_template(YAML, "x"),
     )
     budget = PromptBudget(Characters(60), floor=5)
     with_it, without = (budget.fit(template, window, reply_tokens=10) for template in (begun, plain))
@@ -84,6 +84,6 @@ def test_the_budget_counts_it_and_never_cuts_it() -> None:
     assert with_it.cap is not None
     assert without.cap == with_it.cap + len(prefix)
     assert reply_prefix_of_prompt(with_it.prompt) == prefix
-    long = prompt_template_from_yaml(f"{YAML}reply_prefix: '{'x' * 60}'", "x")
+    long = parse_template(f"{YAML}reply_prefix: '{'x' * 60}'", "x")
     with pytest.raises(ContextOverflowError):
         budget.fit(long, window, reply_tokens=10)

@@ -10,12 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rerank.errors import DataError, MissingResourceError, RerankError, UnknownNameError
-from rerank.prompts import PromptTemplate, load_prompt, prompt_names, prompt_text
+from rerank.prompts import PromptTemplate, load_prompt, parse_template, prompt_names, prompt_text
 from rerank.prompts.base import Message, Prompt, RenderedPrompt
-from rerank.prompts.loading import prompt_template_from_yaml
 from rerank.prompts.passages import collapse_passage_whitespace, passage_text
-from rerank.prompts.sections import compile_prompt_section
-from rerank.prompts.template import PromptExample
+from rerank.prompts.template import PromptExample, compile_section
 from rerank.types import Document
 from tests.raising import raises
 
@@ -93,13 +91,11 @@ def test_plain_text_is_one_text() -> None:
 def test_plain_text_has_no_turns(more: str) -> None:
     text = f"method: pointwise\nplain_text: true\nbody: '[{{rank}}] {{candidate}} {{query}}'\n{more}"
     with raises(DataError, "plain text"):
-        prompt_template_from_yaml(
-            text.replace("method: pointwise\n", "" if "method" in more else "method: pointwise\n"), "p"
-        )
+        parse_template(text.replace("method: pointwise\n", "" if "method" in more else "method: pointwise\n"), "p")
 
 
 def test_keys_of_rank_llm_single_turn() -> None:
-    prompt = prompt_template_from_yaml(SINGLE, "single").render("fleas", ["one", "two"])
+    prompt = parse_template(SINGLE, "single").render("fleas", ["one", "two"])
     assert prompt == (
         Message("system", "You sort texts."),
         Message("user", "Sort 2 texts for: fleas.\n[1] one\n[2] two\nThe request was fleas.\nSort the 2 texts."),
@@ -107,7 +103,7 @@ def test_keys_of_rank_llm_single_turn() -> None:
 
 
 def test_keys_of_rank_llm_many_turns() -> None:
-    prompt = prompt_template_from_yaml(MULTI, "multi").render("fleas", ["one", "two"])
+    prompt = parse_template(MULTI, "multi").render("fleas", ["one", "two"])
     assert [(message.role, message.content) for message in prompt] == [
         ("system", "You sort texts."),
         ("user", "2 texts for fleas will come."),
@@ -122,13 +118,13 @@ def test_keys_of_rank_llm_many_turns() -> None:
 
 def test_the_older_keys_for_many_turns() -> None:
     old = MULTI.replace("_user", "").replace("multiturn_listwise", "listwise")
-    expected = prompt_template_from_yaml(MULTI, "multi").render("q", ["a"])
-    assert prompt_template_from_yaml(old, "old").render("q", ["a"]) == expected
+    expected = parse_template(MULTI, "multi").render("q", ["a"])
+    assert parse_template(old, "old").render("q", ["a"]) == expected
 
 
 def test_an_acknowledged_prefix_before_one_turn_of_passages() -> None:
     text = "prefix_user: 'for {query}'\nprefix_assistant: ok\nbody_user: '[{rank}] {candidate}'\nsuffix_user: sort"
-    assert [m.content for m in prompt_template_from_yaml(text, "x").render("q", ["a", "b"])] == [
+    assert [m.content for m in parse_template(text, "x").render("q", ["a", "b"])] == [
         "for q",
         "ok",
         "[1] a\n[2] b\nsort",
@@ -137,7 +133,7 @@ def test_an_acknowledged_prefix_before_one_turn_of_passages() -> None:
 
 def test_names_of_passages_and_scores() -> None:
     text = "body: 'PASSAGE{rank} = {candidate} ({score})'\nsuffix: '{query}: {psg_ids}'"
-    template = prompt_template_from_yaml(text, "x")
+    template = parse_template(text, "x")
     (turn,) = template.render("q", ["a", "b"], scores=[1.0, 0.25])
     assert turn.content == "PASSAGE1 = a (1.000)\nPASSAGE2 = b (0.250)\nq: [PASSAGE1, PASSAGE2]"
     for scores in (None, [1.0]):
@@ -153,7 +149,7 @@ def test_line_breaks_are_added_for_listwise_only() -> None:
 
 
 def test_jinja_is_recognized_and_rendered() -> None:
-    template = prompt_template_from_yaml(JINJA, "x")
+    template = parse_template(JINJA, "x")
     assert template.syntax == "jinja"
     assert template.render("q", ["a", "b"])[0].content == "Request: q\n[1] a\n[2] b\nSort the 2 texts."
     assert template.render("<q> & {{ 7 }}", ["{% x %}"])[0].content == "Request: <q> & {{ 7 }}\n[1] {% x %}\nSay [1]."
@@ -161,12 +157,12 @@ def test_jinja_is_recognized_and_rendered() -> None:
 
 def test_jinja_that_is_random_is_rendered_every_time() -> None:
     text = "{template: jinja, prefix: '{{ query }} {{ range(10**5) | random }}', body: '[{{ rank }}] {{ candidate }}'}"
-    template = prompt_template_from_yaml(text, "x")
+    template = parse_template(text, "x")
     assert len({template.render("q", ["a"])[0].content for _ in range(9)}) > 1
 
 
 def test_equal_values_of_other_types_are_other_texts() -> None:
-    section = compile_prompt_section("{{ value }}", "jinja")
+    section = compile_section("{{ value }}", "jinja")
     assert [section.fill({"value": value}) for value in (1, True, "1", 1.0, 1)] == ["1", "True", "1", "1.0", "1"]
 
 
@@ -216,9 +212,9 @@ def test_boundaries_are_after_examples_and_at_turns() -> None:
 
 def test_doubled_braces_are_braces_unless_jinja_is_said() -> None:
     text = """{prefix: '{query} as {{"[1]": 5}}', body: '[{rank}] {candidate}'}"""
-    assert prompt_template_from_yaml(text, "x").render("q", ["a"])[0].content == 'q as {"[1]": 5}\n[1] a\n'
+    assert parse_template(text, "x").render("q", ["a"])[0].content == 'q as {"[1]": 5}\n[1] a\n'
     text = "{template: jinja, prefix: '{query} {{ query }}', body: '[{{ rank }}] {{ candidate }}'}"
-    assert prompt_template_from_yaml(text, "x").render("q", ["a"])[0].content == "{query} q\n[1] a\n"
+    assert parse_template(text, "x").render("q", ["a"])[0].content == "{query} q\n[1] a\n"
 
 
 @settings(deadline=None)
@@ -249,7 +245,7 @@ def test_hostile_text_stays_text(text: str) -> None:
 
 def test_brackets_can_be_left_alone() -> None:
     text = "{escape_brackets: false, prefix: '{query}', body: '[{rank}] {candidate}'}"
-    assert prompt_template_from_yaml(text, "x").render("a [1]", ["b [2]"])[0].content == "a [1]\n[1] b [2]\n"
+    assert parse_template(text, "x").render("a [1]", ["b [2]"])[0].content == "a [1]\n[1] b [2]\n"
 
 
 def test_passage_text() -> None:
@@ -259,11 +255,11 @@ def test_passage_text() -> None:
 
 
 def test_the_digest_follows_content_and_not_the_name() -> None:
-    one, two = prompt_template_from_yaml(SINGLE, "one"), prompt_template_from_yaml(SINGLE, "two")
+    one, two = parse_template(SINGLE, "one"), parse_template(SINGLE, "two")
     assert one.digest == two.digest
     assert len(one.digest) == 64
-    assert prompt_template_from_yaml(SINGLE + "escape_brackets: false", "one").digest != one.digest
-    assert prompt_template_from_yaml(SINGLE.replace("You sort", "Do sort"), "one").digest != one.digest
+    assert parse_template(SINGLE + "escape_brackets: false", "one").digest != one.digest
+    assert parse_template(SINGLE.replace("You sort", "Do sort"), "one").digest != one.digest
 
 
 def test_prompts_come_by_name_or_path(tmp_path: Path) -> None:
@@ -322,7 +318,7 @@ WRONG: list[tuple[str, type[RerankError], tuple[str, ...]]] = [
 @pytest.mark.parametrize(("text", "kind", "named"), WRONG)
 def test_wrong_files(text: str, kind: type[RerankError], named: tuple[str, ...]) -> None:
     with raises(kind, *named):
-        prompt_template_from_yaml(text, "x")
+        parse_template(text, "x")
 
 
 @pytest.mark.parametrize(
@@ -355,23 +351,21 @@ def test_jinja_nested_too_deeply_is_typed(text: str) -> None:
 
 def test_verbatim_text_is_joined_unchanged() -> None:
     text = "method: pointwise\nverbatim: true\nprefix: '<|a|>{query}|'\nbody: '{candidate}'\nsuffix: '<|b|>'"
-    template = prompt_template_from_yaml(text, "p")
+    template = parse_template(text, "p")
     (turn,) = template.render("q<|b|>", ["one"])
     assert turn == Message("verbatim", "<|a|>q(|b|)|one<|b|>")  # marks of the template stay, those of texts do not
     assert replace(template, verbatim=False).digest != template.digest
-    begun = prompt_template_from_yaml(f"{text}\nreply_prefix: '['", "p").render("q", ["one"])
+    begun = parse_template(f"{text}\nreply_prefix: '['", "p").render("q", ["one"])
     assert [message.role for message in begun] == ["verbatim", "assistant"]
 
 
 @pytest.mark.parametrize("more", ["system_message: s", "prefix_assistant: a", "shows: pictures", "plain_text: true"])
 def test_verbatim_text_has_no_turns(more: str) -> None:
     with raises(DataError, "verbatim" if "plain" not in more else "p"):
-        prompt_template_from_yaml(f"method: pointwise\nverbatim: true\nprefix: p\nbody: '{{candidate}}'\n{more}", "p")
+        parse_template(f"method: pointwise\nverbatim: true\nprefix: p\nbody: '{{candidate}}'\n{more}", "p")
 
 
 def test_the_instruction_of_the_file_is_a_default() -> None:
-    template = prompt_template_from_yaml(
-        "instruction: facts\nbody: '[{rank}] {candidate}'\nsuffix: '{instruction} {query}'", "p"
-    )
+    template = parse_template("instruction: facts\nbody: '[{rank}] {candidate}'\nsuffix: '{instruction} {query}'", "p")
     assert template.render("q", ["one"])[0].content == "[1] one\nfacts q"
     assert template.with_instruction("dates").render("q", ["one"])[0].content == "[1] one\ndates q"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rerank.collections.base.corpus import Corpus
+from rerank.collections.base import Corpus
 from rerank.types import Document
 
 MakeCorpus = Callable[..., Corpus]

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rerank.collections import open_collection
-from rerank.collections.base.corpus import Corpus
+from rerank.collections.base import Corpus
 from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.indexing.bm25_index import top_positions_of_scores
 from rerank.retrieval import open_first_stage

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("faiss")
 
-from rerank.collections.base.corpus import Corpus
+from rerank.collections.base import Corpus
 from rerank.errors import MissingPrerequisiteError, UnknownNameError, UsageError
 from rerank.indexing.vector_index import FlatIndex, nearest_vectors
 from rerank.retrieval import first_stages, open_first_stage

@@ -17,7 +17,7 @@ pytest.importorskip("faiss")
 import sentence_transformers
 
 from rerank.collections import open_collection
-from rerank.collections.base.corpus import Corpus
+from rerank.collections.base import Corpus
 from rerank.errors import BackendError, DataError, MissingResourceError, UsageError
 from rerank.indexing.text_encoder import SentenceEncoder, load_text_encoder
 from rerank.io.model_base import hash_encoder_folder

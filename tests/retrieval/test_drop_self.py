@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from rerank.collections.base.corpus import SupportsDropSelf
+from rerank.collections.base import SupportsDropSelf
 from rerank.errors import UsageError
 from rerank.retrieval import open_first_stage
 from rerank.retrieval.base.stages import ExcludingRetriever, RunTransformer

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rerank.collections import open_collection
-from rerank.collections.base.corpus import SupportsExclusion
+from rerank.collections.base import SupportsExclusion
 from rerank.evaluation import evaluate_run
 from rerank.experiment import run_experiment
 from rerank.experiment.spec import Execution, RunSpec

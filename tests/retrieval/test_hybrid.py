@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.collections.base.corpus import Corpus
+from rerank.collections.base import Corpus
 from rerank.errors import DataError, MissingPrerequisiteError, RerankError, UnknownNameError, UsageError
 from rerank.retrieval import first_stages, open_first_stage
 from rerank.retrieval.base.stages import check_depth

@@ -18,7 +18,7 @@ pytest.importorskip("faiss")
 pytest.importorskip("transformers")
 pytest.importorskip("PIL")
 
-from rerank.collections.base.corpus import Corpus
+from rerank.collections.base import Corpus
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
 from rerank.io.pictures import open_picture
 from rerank.retrieval import open_first_stage, retriever_index_folders

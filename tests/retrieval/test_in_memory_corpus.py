@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rerank import Document, InMemoryCorpus, Query, Reranker, open_first_stage
-from rerank.collections.base.corpus import fetch_documents
+from rerank.collections.base import fetch_documents
 from rerank.errors import DataError, UsageError
 
 TEXTS = ["cats chase mice", "dogs bark at night", "mice eat cheese"]

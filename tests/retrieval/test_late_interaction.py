@@ -14,7 +14,7 @@ pytest.importorskip("sentence_transformers")
 import sentence_transformers
 import torch
 
-from rerank.collections.base.corpus import Corpus
+from rerank.collections.base import Corpus
 from rerank.errors import BackendError, UnknownNameError, UsageError
 from rerank.retrieval import check_first_stage, open_first_stage
 from rerank.retrieval.late_interaction import LateInteraction, MaxSimScorer, load_maxsim_scorer

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import pytest
 
-from rerank.collections.base.corpus import Corpus
+from rerank.collections.base import Corpus
 from rerank.errors import MissingPrerequisiteError, MissingResourceError, RerankError, UnknownNameError, UsageError
 from rerank.retrieval import first_stages, lucene, open_first_stage
 from rerank.retrieval.base import HasPrerequisites

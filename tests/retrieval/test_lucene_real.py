@@ -14,7 +14,7 @@ import pytest
 from ir_measures import AP, R, nDCG
 
 from rerank.collections import open_collection
-from rerank.collections.base.corpus import Corpus
+from rerank.collections.base import Corpus
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError
 from rerank.retrieval import open_first_stage
 from rerank.retrieval.lucene import Lucene

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import pytest
 
-from rerank.collections.base.corpus import Corpus, SupportsLookup
+from rerank.collections.base import Corpus, SupportsLookup
 from rerank.errors import DataError, MissingResourceError, UsageError
 from rerank.retrieval import open_first_stage
 from rerank.types import Document, Query

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from rerank.collections.base.corpus import Corpus
+from rerank.collections.base import Corpus
 from rerank.errors import BackendError, MissingPrerequisiteError, StorageError, UsageError
 from rerank.retrieval import first_stages, open_first_stage
 from rerank.retrieval.sparse import Sparse, SparseRetriever

@@ -14,7 +14,7 @@ pytest.importorskip("sentence_transformers")
 
 import sentence_transformers
 
-from rerank.collections.base.corpus import Corpus
+from rerank.collections.base import Corpus
 from rerank.errors import BackendError, UsageError
 from rerank.io.model_base import hash_encoder_folder
 from rerank.retrieval import open_first_stage

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("sentence_transformers")
 pytest.importorskip("faiss")
 
-from rerank.collections.base.corpus import Corpus
+from rerank.collections.base import Corpus
 from rerank.errors import BackendError, StorageError, UsageError
 from rerank.indexing import encoding_batches
 from rerank.indexing.encoding_batches import EncodeTexts

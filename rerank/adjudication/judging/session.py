@@ -20,7 +20,7 @@ from rerank.adjudication.orders import open_judging_order
 from rerank.adjudication.orders.base import SupportsAcross
 from rerank.adjudication.pools import DEPTH, Pool
 from rerank.adjudication.walks import AdjudicationBudget, JudgingWalk, open_walks
-from rerank.collections.base.corpus import Corpus, fetch_documents
+from rerank.collections.base import Corpus, fetch_documents
 from rerank.errors import DataError, UsageError, error_repr
 from rerank.types import Document, Qrels, Query, Window
 

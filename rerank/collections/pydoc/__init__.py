@@ -39,7 +39,7 @@ class Pydoc:
     @property
     def fingerprint(self) -> str:
         """Hex SHA-256 of the documents, the questions and the judgments."""
-        return _pydoc_collection_fingerprint()
+        return _fingerprint()
 
     def docs(self) -> Iterator[Document]:
         """Return an iterator over the documents, sorted by id."""
@@ -47,37 +47,37 @@ class Pydoc:
 
     def queries(self) -> list[Query]:
         """Return the questions, in file order."""
-        rows = (line.split("\t") for line in _read_pydoc_collection_file("questions.tsv").splitlines())
+        rows = (line.split("\t") for line in _read("questions.tsv").splitlines())
         return [Query(id=query_id, text=text) for query_id, text in rows]
 
     def qrels(self) -> Qrels:
         """Return the judgments."""
         grades: dict[str, dict[str, int]] = {}
-        for line in _read_pydoc_collection_file("qrels.txt").splitlines():
+        for line in _read("qrels.txt").splitlines():
             query_id, _, doc_id, grade = line.split()
             grades.setdefault(query_id, {})[doc_id] = int(grade)
         return Qrels(grades, name="pydoc")
 
     def lookup(self, ids: Iterable[str]) -> dict[str, Document]:
         """Return the documents with these ids; unknown ids are omitted."""
-        table = _pydoc_documents_by_id()
+        table = _documents_by_id()
         return {doc_id: table[doc_id] for doc_id in ids if doc_id in table}
 
 
-def _read_pydoc_collection_file(name: str) -> str:
+def _read(name: str) -> str:
     return files(__name__).joinpath(name).read_text(encoding="utf-8")
 
 
 @cache
-def _pydoc_documents_by_id() -> dict[str, Document]:
+def _documents_by_id() -> dict[str, Document]:
     return {doc.id: doc for doc in read_standard_library_documents()}
 
 
 @cache
-def _pydoc_collection_fingerprint() -> str:
+def _fingerprint() -> str:
     digest = hashlib.sha256()
     for doc in read_standard_library_documents():
         digest.update(json.dumps([doc.id, doc.title, doc.text]).encode() + b"\n")
     for name in ("questions.tsv", "qrels.txt"):
-        digest.update(json.dumps([name, _read_pydoc_collection_file(name)]).encode() + b"\n")
+        digest.update(json.dumps([name, _read(name)]).encode() + b"\n")
     return digest.hexdigest()

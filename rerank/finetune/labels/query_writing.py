@@ -15,9 +15,8 @@ from importlib.resources import files
 
 from rerank.errors import UsageError
 from rerank.parsing.clean import is_refusal, strip_thoughts
-from rerank.prompts import PromptTemplate, load_prompt
+from rerank.prompts import PromptTemplate, load_prompt, parse_template
 from rerank.prompts.budget import PromptBudget
-from rerank.prompts.loading import prompt_template_from_yaml
 from rerank.tasks import Backend, GenerationTask, Request, Sampling, tasks_supported_by_backend
 from rerank.types import Document, Query, Window
 
@@ -120,7 +119,7 @@ class QueryWriter:
 def shipped_training_query_prompt() -> PromptTemplate:
     """Return the default prompt for generating queries."""
     text = (files(__package__) / "query_writing.yaml").read_text(encoding="utf-8")
-    return prompt_template_from_yaml(text, "query_writing")
+    return parse_template(text, "query_writing")
 
 
 def open_query_prompt(name: str | None) -> PromptTemplate:

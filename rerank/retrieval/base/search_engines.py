@@ -13,7 +13,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rerank.backends.base.addresses import Address, ServerProvider, api_key_for_server
-from rerank.collections.base.corpus import Corpus
+from rerank.collections.base import Corpus
 from rerank.errors import BackendError, UsageError
 from rerank.retrieval.base.document_stores import (
     StoreHit,

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from rerank.collections.base.corpus import SupportsSource
+from rerank.collections.base import SupportsSource
 from rerank.errors import UsageError
 from rerank.retrieval.base import Retriever
 from rerank.retrieval.base.given_documents import (

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from rerank.collections.base.corpus import Corpus
+from rerank.collections.base import Corpus
 from rerank.errors import DataError, RerankError, UsageError
 from rerank.indexing.vector_options import VectorOptions
 from rerank.io.pictures import open_picture, picture_size

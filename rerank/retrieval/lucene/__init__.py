@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from rerank.collections.base.corpus import Corpus, fetch_documents
+from rerank.collections.base import Corpus, fetch_documents
 from rerank.errors import DataError, MissingPrerequisiteError, UsageError
 from rerank.retrieval.base.stages import check_depth
 from rerank.types import Document, Query, Ranking, Run

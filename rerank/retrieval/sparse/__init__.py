@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rerank.collections.base.corpus import Corpus
+from rerank.collections.base import Corpus
 from rerank.errors import UsageError
 from rerank.retrieval.base.stages import check_depth
 from rerank.tasks.worker_map import WorkerMap

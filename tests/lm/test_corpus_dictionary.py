@@ -10,10 +10,10 @@ pytest.importorskip("transformers")
 
 from rerank.collections import open_collection
 from rerank.errors import UsageError
-from rerank.lm.token_dictionary import open_token_dictionaries
+from rerank.lm.joined_tokens import tokenize_corpus
+from rerank.lm.token_dictionary import open_dictionaries
 from rerank.lm.tokenizers import HfTokens
 from rerank.models import open_model_backend
-from rerank.models.token_dictionaries import tokenize_corpus_words
 from rerank.prompts.passages import passage_text
 from tests.lm.small_tokenizers import gpt2, make
 
@@ -25,19 +25,19 @@ def test_later_tokenizers_find_the_words(tmp_path: Path, monkeypatch: pytest.Mon
     corpus, before = open_collection(COLLECTION), HfTokens(make(gpt2), context_size=512)
     texts = [passage_text(doc) for doc in corpus.docs()]
     lengths = before.lengths(texts)
-    made = tokenize_corpus_words(corpus, before)
-    written = (made.folder / "ids.npy").stat().st_mtime_ns
-    assert tokenize_corpus_words(corpus, before) == made
-    assert (made.folder / "ids.npy").stat().st_mtime_ns == written
-    (dictionary,) = open_token_dictionaries(make(gpt2))
-    assert len(dictionary) == made.words > 10
+    made = folder, words = tokenize_corpus(corpus.docs, corpus.fingerprint, before)
+    written = (folder / "ids.npy").stat().st_mtime_ns
+    assert tokenize_corpus(corpus.docs, corpus.fingerprint, before) == made
+    assert (folder / "ids.npy").stat().st_mtime_ns == written
+    (dictionary,) = open_dictionaries(make(gpt2))
+    assert len(dictionary) == words > 10
     assert HfTokens(make(gpt2), context_size=512).lengths(texts) == lengths
-    (made.folder / "ids.npy").write_bytes(b"")
+    (folder / "ids.npy").write_bytes(b"")
     with pytest.warns(UserWarning, match="built again"):
-        assert tokenize_corpus_words(corpus, before) == made
+        assert tokenize_corpus(corpus.docs, corpus.fingerprint, before) == made
 
 
 def test_models_without_such_a_tokenizer_are_refused() -> None:
     for tokens in (open_model_backend("fake:perfect").tokens, HfTokens(make(gpt2), context_size=512, join=False)):
         with pytest.raises(UsageError):
-            tokenize_corpus_words(open_collection(COLLECTION), tokens)
+            tokenize_corpus(list, "", tokens)

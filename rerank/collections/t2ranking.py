@@ -1,0 +1,250 @@
+"""Provider of T2Ranking (Xie et al., SIGIR 2023), with 2.3 million passages, in its published tab-separated files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Iterable, Iterator
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from rerank.collections.base import (
+    CollectionFiles,
+    FileCollection,
+    fetch_documents,
+    find_file,
+    optional_path,
+    require_file,
+    require_path,
+)
+from rerank.errors import DataError, ensure, error_repr
+from rerank.io.json_records import check_unique_ids
+from rerank.io.numbered_rows import is_whole_number, lookup_numbered_rows, parse_whole_number, read_numbered_rows
+from rerank.io.text_files import open_text_file
+from rerank.io.topic_formats import convert_sgml_to_plain_text
+from rerank.types import Document, Qrels, Query, Ranking, Run
+
+Split = Literal["train", "dev", "test"]
+#: The grades of T2Ranking: 0 to 3.
+_GRADES = range(4)
+#: Lowest grade that counts as positive in the retrieval task.
+_POSITIVE = 2
+#: Id of the passage that pads lists to a fixed length.
+_PAD = "0"
+
+#: Mapping from query id to the passages of its list, best first, each with its score or None.
+_CandidateLists = dict[str, list[tuple[str, float | None]]]
+
+
+class T2ranking(FileCollection):
+    """A folder with T2Ranking's collection.tsv, queries.SPLIT.tsv, qrels.SPLIT.tsv and qrels.retrieval.SPLIT.tsv.
+
+    The files, plain or gzipped, are in the folder or in its sub-folder ``data``. Both tasks use all queries of the
+    split. The task ``reranking`` has judgments with grades 0 to 3. The task ``retrieval`` has only positives, with
+    grade 1: the passages in qrels.retrieval.SPLIT.tsv or, if that file is missing, the passages with grade 2 or 3 in
+    qrels.SPLIT.tsv. In the task ``retrieval``, a query without positives still counts as judged, since the official MRR
+    averages over all queries of a run. The judgments of the test split are not public.
+
+    Documents are looked up by id without reading the whole file, unless collection.tsv is gzipped.
+
+    Args:
+        split: ``dev``, ``train`` or ``test``.
+        task: ``reranking`` or ``retrieval``.
+        candidates: A file of candidate lists, with the columns query, passage, rank, and optionally score. The lists of
+            the split's queries become the collection's candidates. Empty for no candidates.
+        depth: Maximum rank to read from the candidate lists; the texts of these passages are kept in memory.
+        markup: ``keep`` to leave passages as published, with ``<br>`` and ``<img>``, as used for the published results;
+            ``drop`` to remove tags and decode entities.
+    """
+
+    format_name: ClassVar[str] = "T2ranking"
+
+    def __init__(
+        self,
+        folder: str,
+        *,
+        split: Split = "dev",
+        task: Literal["reranking", "retrieval"] = "reranking",
+        candidates: str = "",
+        depth: int = 100,
+        markup: Literal["keep", "drop"] = "keep",
+    ) -> None:
+        where = require_path(folder, "T2Ranking's files", folder=True)
+        if not find_file(where, ["collection.tsv"]) and (where / "data").is_dir():
+            where /= "data"
+        ensure(depth >= 1, f"The collection 't2ranking' has the option depth={depth}", expected="at least 1")
+        self._positives = task == "retrieval"
+        qrels = find_file(where, [f"qrels.retrieval.{split}.tsv"] * self._positives + [f"qrels.{split}.tsv"])
+        queries = require_file(where, [f"queries.{split}.tsv"], f"folder of T2Ranking with the split {split}")
+        files = CollectionFiles(
+            docs=(require_file(where, ["collection.tsv"], "folder of T2Ranking"),),
+            queries=(queries,),
+            qrels=(qrels,) if qrels else (),
+        )
+        super().__init__(f"t2ranking-{split}", files, language="zh")
+        self._lists = optional_path(candidates, "a file of candidate lists")
+        self._depth = depth
+        self._plain = markup == "drop"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of the passages' bytes and the option ``markup``, so all splits and tasks share their indexes."""
+        markup = "drop" if self._plain else "keep"
+        return CollectionFiles(docs=self.files.docs).digest({"format": self.format_name, "markup": markup})
+
+    def docs(self) -> Iterator[Document]:
+        """Return an iterator over the passages in file order, including those without text."""
+        rows = read_numbered_rows(self.files.docs[0], "passage")
+        return check_unique_ids(((where, self._document(number, text)) for where, number, text in rows), "document")
+
+    def lookup(self, ids: Iterable[str]) -> dict[str, Document]:
+        """Return the passages with these ids; unknown ids are omitted."""
+        return {number: self._document(number, text) for number, text in lookup_numbered_rows(self.files.docs[0], ids)}
+
+    def queries(self) -> list[Query]:
+        """Return all queries of the split, in file order."""
+        rows = read_numbered_rows(self.files.queries[0], "query")
+        return list(
+            check_unique_ids(((where, Query(id=number, text=text.strip())) for where, number, text in rows), "query")
+        )
+
+    def candidates(self) -> Run:
+        """Return the candidate lists, with passage texts; empty if no file of candidates is given.
+
+        The scores of a list are kept if all are present and do not increase; otherwise, the score at rank r is 1/r.
+        """
+        if not self._lists:
+            return Run((), name=self.name)
+        queries = {query.id: query for query in self.queries()}
+        lists = _read_lists(self._lists[0], queries, self._depth, has_zero=bool(self.lookup(["0"])))
+        docs = fetch_documents(self, {doc for row in lists.values() for doc, _ in row})
+        rankings = []
+        for query, row in lists.items():
+            listed = tuple(docs[doc] for doc, _ in row)
+            scores = tuple(score for _, score in row if score is not None)
+            if len(scores) == len(row) and all(below <= above for above, below in pairwise(scores)):
+                rankings.append(Ranking(queries[query], listed, scores))
+            else:
+                rankings.append(Ranking.from_order(queries[query], listed))
+        return Run(rankings, name=self.name)
+
+    @cached_property
+    def _judged(self) -> Qrels:
+        if not self.files.qrels:
+            return Qrels({}, name=self.name)
+        path = self.files.qrels[0]
+        if not self._positives:
+            table = _read_grades(path)
+        elif path.name.startswith("qrels.retrieval."):
+            table = _read_positives(path)
+        else:
+            graded = _read_grades(path)
+            table = {q: {doc: 1 for doc, grade in row.items() if grade >= _POSITIVE} for q, row in graded.items()}
+        queries = [query.id for query in self.queries()]
+        if missing := sorted(table.keys() - set(queries)):
+            raise DataError(
+                f"{len(missing)} of the {len(table)} queries in {path} are not in {self.files.queries[0]}, including "
+                f"{', '.join(missing[:3])}",
+                remedy="Check that the files belong to the same collection",
+            )
+        if self._positives:
+            table = {query: table.get(query, {}) for query in queries}
+        return Qrels(table, name=str(path))
+
+    def _document(self, number: str, text: str) -> Document:
+        return Document(id=number, text=convert_sgml_to_plain_text(text) if self._plain else text)
+
+
+def _read_grades(path: Path) -> dict[str, dict[str, int]]:
+    """Read judgments with grades from a file with the columns query, an ignored value, passage and grade."""
+    table: dict[str, dict[str, int]] = {}
+    for where, fields in _read_rows(path):
+        if len(fields) != 4 or not is_whole_number(fields[3]) or int(float(fields[3])) not in _GRADES:
+            raise DataError(
+                f"{where}: the row is {error_repr(' '.join(fields))}",
+                expected="query, 0, passage and a grade from 0 to 3",
+            )
+        grade = int(float(fields[3]))
+        judged = table.setdefault(parse_whole_number(fields[0], "query", where), {})
+        passage = parse_whole_number(fields[2], "passage", where)
+        if judged.setdefault(passage, grade) != grade:
+            raise DataError(
+                f"{where}: passage {passage} has grade {grade} here and {judged[passage]} above",
+                expected="one grade for each passage of a query",
+            )
+    return table
+
+
+def _read_positives(path: Path) -> dict[str, dict[str, int]]:
+    """Read judgments without grades from a file with the columns query and passage; every passage receives grade 1."""
+    table: dict[str, dict[str, int]] = {}
+    for where, fields in _read_rows(path):
+        if len(fields) != 2:
+            raise DataError(f"{where}: the row has {len(fields)} columns", expected="2: query and passage")
+        table.setdefault(parse_whole_number(fields[0], "query", where), {})[
+            parse_whole_number(fields[1], "passage", where)
+        ] = 1
+    return table
+
+
+def _read_lists(path: Path, queries: Container[str], depth: int, *, has_zero: bool) -> _CandidateLists:
+    """Read candidate lists from a file with the columns query, passage, rank (from 0 or 1) and optionally score.
+
+    Columns are separated by whitespace. Rows with passage 0 are padding. If the collection has a passage 0, the first
+    such row of a list is a candidate, and only the others are padding.
+
+    Args:
+        queries: Ids of the queries whose lists are read.
+        depth: Maximum number of candidates per query.
+        has_zero: Whether the collection contains a passage 0.
+
+    Returns:
+        A mapping from each query that has a list to its candidates, sorted by rank.
+    """
+    lists: dict[str, dict[int, tuple[str, float | None]]] = {}
+    for where, fields in _read_rows(path):
+        query = parse_whole_number(fields[0], "query", where)
+        if query not in queries:
+            continue
+        if len(fields) not in (3, 4) or not is_whole_number(fields[2]):
+            raise DataError(
+                f"{where}: the row is {error_repr(' '.join(fields))}",
+                expected="query, passage, rank, and optionally a score",
+            )
+        rank = int(float(fields[2]))
+        if rank > depth:
+            continue
+        passage = parse_whole_number(fields[1], "passage", where)
+        ranked = lists.setdefault(query, {})
+        if rank in ranked:
+            raise DataError(f"{where}: query {query} has rank {rank} twice", expected="each rank once")
+        score = None
+        if len(fields) == 4:
+            try:
+                score = float(fields[3])
+            except ValueError:
+                score = math.nan
+            if not math.isfinite(score):
+                raise DataError(f"{where}: the score is {error_repr(fields[3])}", expected="a finite number")
+        ranked[rank] = (passage, score)
+    candidates: _CandidateLists = {}
+    for query, ranked in lists.items():
+        found: dict[str, float | None] = {}
+        for _, (passage, score) in sorted(ranked.items()):
+            if passage == _PAD and (not has_zero or passage in found):
+                continue
+            if passage in found:
+                raise DataError(f"{path}: query {query} has passage {passage} twice", expected="each passage once")
+            found[passage] = score
+        candidates[query] = list(found.items())[:depth]
+    return candidates
+
+
+def _read_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield the position and the columns of each line; a header, a first line without a number, is skipped."""
+    with open_text_file(path) as stream:
+        for number, line in enumerate(stream, 1):
+            fields = line.split()
+            if fields and (number > 1 or is_whole_number(fields[0])):
+                yield f"{path}:{number}", fields

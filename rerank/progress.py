@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 
-from rerank.terminal_text import strip_terminal_control_characters, stripped_output_streams
+from rerank.terminal_text import strip_control_characters, stripped_output_streams
 
 #: A function such as `show_progress`. It opens a progress display from a title, the total number of items and the
 #: number of items already done, and yields a function that is called with the number of further items done.
@@ -64,7 +64,7 @@ def show_detailed_progress(
     columns = (texts[0], BarColumn(bar_width=None), MofNCompleteColumn(), TimeElapsedColumn(), texts[1])
     # While a bar is shown, Rich replaces both streams, and what is written to them must be stripped, too.
     with Progress(*columns, console=Console(file=sys.stderr), expand=True) as bar, stripped_output_streams():
-        task = bar.add_task(strip_terminal_control_characters(title), total=total, completed=done, details="")
+        task = bar.add_task(strip_control_characters(title), total=total, completed=done, details="")
         yield lambda done, details: bar.update(task, completed=done, details=details)
 
 

@@ -20,10 +20,10 @@ _BREAKS = str.maketrans({"\u2028": "\n", "\u2029": "\n", "\x0b": "\n", "\x0c": "
 _SEQUENCES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)")
 
 
-def strip_terminal_control_characters(text: str) -> str:
+def strip_control_characters(text: str) -> str:
     r"""Return text without control characters and direction marks, safe to print on a terminal.
 
-    >>> strip_terminal_control_characters("red \x1b[31malert\r\nbell\a")
+    >>> strip_control_characters("red \x1b[31malert\r\nbell\a")
     'red alert\nbell'
     """
     if text.isascii() and text.isprintable():
@@ -49,7 +49,7 @@ class _StrippedStream:
 
     def write(self, text: str) -> int:
         start = "\r" if text.startswith("\r") else ""  # progress bars of libraries return to the start of their line
-        self.rich_proxied_file.write(start + strip_terminal_control_characters(text[len(start) :]))
+        self.rich_proxied_file.write(start + strip_control_characters(text[len(start) :]))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from rerank.terminal_text import (
+    strip_control_characters,
     strip_output_streams,
-    strip_terminal_control_characters,
     stripped_output_streams,
     unstripped_output_stream,
 )
@@ -29,7 +29,7 @@ from rerank.terminal_text import (
     ],
 )
 def test_control_sequences_are_removed(text: str, clean: str) -> None:
-    assert strip_terminal_control_characters(text) == clean
+    assert strip_control_characters(text) == clean
 
 
 def test_streams_are_stripped_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:

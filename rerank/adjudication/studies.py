@@ -34,7 +34,7 @@ from rerank.errors import UsageError, ensure
 from rerank.evaluation import ScoreMatrix
 from rerank.evaluation.comparison import notes_on_judgments
 from rerank.evaluation.pairwise_decisions import check_significance_level, list_caveats_of_test
-from rerank.io.csv_tables import format_csv_table
+from rerank.io.reports import format_csv_table
 from rerank.io.text_files import replace_text_file
 from rerank.types import Qrels, Run
 

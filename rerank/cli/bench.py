@@ -14,11 +14,11 @@ from rerank.cli.app import command
 from rerank.cli.options import EngineOptions, FormatOption, TorchDevice, WideOption
 from rerank.cli.output import emit_content, print_note
 from rerank.errors import PartialFailureError
+from rerank.experiment import PreparedRun, execute_run, show_run_progress
+from rerank.experiment.spec import Execution
+from rerank.io.reports import Grid, TableReport, cell_text, format_cell, make_grid
 
 if TYPE_CHECKING:
-    from rerank.experiment import PreparedRun
-    from rerank.experiment.spec import Execution
-    from rerank.io.reports import Grid, TableReport
     from rerank.leaderboard.suites.bench import PlannedRun, SuiteResult
     from rerank.leaderboard.suites.suite import Suite
 
@@ -127,7 +127,6 @@ class _ProgressRunner:
         self._total, self._current = total, done
 
     def __call__(self, prepared: PreparedRun, execution: Execution) -> dict[str, Any]:
-        from rerank.experiment import execute_run, show_run_progress
 
         self._current += 1
         spec = prepared.spec
@@ -156,7 +155,6 @@ def _format_plan(suite: Suite, expected: Mapping[str, Any]) -> str:
 
 
 def _plan_parts(suite: Suite, planned: Sequence[PlannedRun], expected: Mapping[str, Any]) -> Iterator[Grid | str]:
-    from rerank.io.reports import make_grid
 
     keys = ("status", "calls", "committed", "tokens")
     rows = [(run.run, run.to_dict()) for run in planned]
@@ -169,7 +167,6 @@ def _plan_parts(suite: Suite, planned: Sequence[PlannedRun], expected: Mapping[s
 def _result_parts(
     groups: Sequence[dict[str, Any]], results: Sequence[SuiteResult]
 ) -> Iterator[Grid | TableReport | str]:
-    from rerank.io.reports import cell_text, format_cell, make_grid
 
     if not sys.stdout.isatty():  # one table of all pairs instead of one per group, for a pipe or file
         places = ("collection", "first_stage", "depth")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Argument, Option
 
@@ -23,11 +23,17 @@ from rerank.cli.options import (
 )
 from rerank.cli.output import emit, print_note
 from rerank.cli.run_files import expand_run_arguments, read_named_runs, short_run_names
+from rerank.collections import open_collection_qrels
 from rerank.errors import UnknownNameError, UsageError
-
-if TYPE_CHECKING:
-    from rerank.evaluation.compared_runs import ComparedRuns
-    from rerank.io.reports import Report
+from rerank.evaluation.baseline_comparison import compare_with_baseline
+from rerank.evaluation.baseline_tests import is_baseline_test
+from rerank.evaluation.compared_runs import ComparedRuns, compared_runs_of_matrix, score_compared_runs
+from rerank.evaluation.comparison import compare_evaluated_measures
+from rerank.evaluation.comparison_family import ComparisonOptions
+from rerank.evaluation.pairwise_decisions import check_significance_level, compare_all_runs
+from rerank.evaluation.score_matrix import ScoreMatrix, read_score_matrix
+from rerank.io.reports import Report
+from rerank.io.text_files import check_file_writable
 
 #: Number of pairs that a table on a terminal shows without --all.
 _PAIRS_ON_TERMINAL = 20
@@ -104,11 +110,6 @@ def compare(
     outperforms.
     """
     from rerank.evaluation import plots
-    from rerank.evaluation.baseline_comparison import compare_with_baseline
-    from rerank.evaluation.comparison import compare_evaluated_measures
-    from rerank.evaluation.pairwise_decisions import compare_all_runs
-    from rerank.evaluation.score_matrix import ScoreMatrix
-    from rerank.io.text_files import check_file_writable
 
     _check_options(scoring, significance, family, report)
     if report.picture is not None:
@@ -165,9 +166,6 @@ def _check_options(
     scoring: MeasureOptions, significance: SignificanceOptions, family: FamilyOptions, report: ReportOptions
 ) -> None:
     """Check for options that cannot be combined, before any file is read."""
-    from rerank.evaluation.baseline_tests import is_baseline_test
-    from rerank.evaluation.pairwise_decisions import check_significance_level
-
     check_significance_level(significance.alpha)
     selector = significance.selector  # reports an invalid test
     without_baseline = {"--margin": family.margin is not None, f"--test {selector}": is_baseline_test(selector)}
@@ -179,8 +177,6 @@ def _check_options(
 
 
 def _read_matrix(path: Path, names: list[str]) -> ComparedRuns:
-    from rerank.evaluation.compared_runs import compared_runs_of_matrix
-    from rerank.evaluation.score_matrix import read_score_matrix
 
     matrix = read_score_matrix(path)
     if names and len(names) != len(matrix.systems):
@@ -195,9 +191,6 @@ def read_compared_runs(
 
     If the baseline is not one of the runs, it becomes the first of them.
     """
-    from rerank.collections import open_collection_qrels
-    from rerank.evaluation.compared_runs import score_compared_runs
-
     if scoring.qrels is None:
         raise UsageError("--qrels is missing", expected="runs and qrels, or --matrix", remedy="Add --qrels FILE")
     judged, lowest = open_collection_qrels(scoring.qrels)
@@ -242,7 +235,6 @@ def power(
 
     Only the standard deviations of the per-topic differences are taken from the runs.
     """
-    from rerank.evaluation.comparison_family import ComparisonOptions
     from rerank.evaluation.power_report import PowerGoal, report_power_of_runs
 
     compared, name = read_compared_runs(runs, scoring, [], baseline)
@@ -277,8 +269,6 @@ def worth(
 
     The perfect order sorts the first stage's candidates by their relevance grades.
     """
-    from rerank.collections import open_collection_qrels
-    from rerank.evaluation.pairwise_decisions import check_significance_level
     from rerank.evaluation.worth import WorthOptions, measure_worth_of_rerankers
 
     check_significance_level(alpha)
@@ -317,9 +307,6 @@ def anova(
 
     Each collection counts equally in means and differences, however many topics it has.
     """
-    from rerank.collections import open_collection_qrels
-    from rerank.evaluation import ScoreMatrix, score_compared_runs
-    from rerank.evaluation.comparison_family import ComparisonOptions
     from rerank.evaluation.stratified_comparison import compare_over_collections
 
     if len(folders) != len(qrels):
@@ -368,7 +355,6 @@ def reproduce(
     form: TableFormatOption = "text",
 ) -> None:
     """Report how well an experiment was reproduced: order of documents, scores per topic, effect, and t-tests."""
-    from rerank.collections import open_collection_qrels
     from rerank.evaluation.reproduction import Experiment, measure_reproduction
 
     if len(runs) != 4:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
@@ -14,11 +14,11 @@ from rerank.cli.app import command
 from rerank.cli.options import FormatOption, NamesOption, QrelsOption, Relevant, RunsArgument, TableFormatOption
 from rerank.cli.output import emit_content, print_note
 from rerank.cli.run_files import expand_run_arguments, read_named_runs
+from rerank.collections import open_collection_qrels, read_query_field
 from rerank.errors import UsageError
-
-if TYPE_CHECKING:
-    from rerank.evaluation import Scores
-    from rerank.io.reports import Grid
+from rerank.evaluation import Scores
+from rerank.evaluation.grade_notes import evaluation_overlap_note, measure_grade_note, relevance_threshold_note
+from rerank.io.reports import Grid, make_grid, value_with_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +61,6 @@ def evaluate(
     With --format csv, --by and --per-query print one line per run and group, or per run and query.
     """
     from rerank import evaluation
-    from rerank.collections import open_collection_qrels, read_query_field
-    from rerank.evaluation.grade_notes import evaluation_overlap_note, measure_grade_note, relevance_threshold_note
 
     if (details.by or details.per_query) and form in ("latex", "markdown", "html"):
         raise UsageError(
@@ -116,8 +114,6 @@ def _parts(
         details: Options that select what is printed.
         notes: Notes on the judgments; empty notes are omitted.
     """
-    from rerank.io.reports import make_grid
-
     runs, names = report["runs"], scores.measures
     shown = sorted(zip(runs, columns, strict=True), key=lambda pair: -next(iter(pair[0]["scores"].values())))
     heads = ["queries", "missing", *names]
@@ -197,7 +193,6 @@ def calibrate(
 
 
 def _calibration_parts(report: Mapping[str, Any]) -> Iterator[Grid | str]:
-    from rerank.io.reports import make_grid, value_with_interval
 
     measures = ("ece", "brier", "brier_skill", "auc")
 

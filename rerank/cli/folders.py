@@ -13,6 +13,10 @@ from rerank.cli.app import command
 from rerank.cli.options import FormatOption
 from rerank.cli.output import emit_content, print_note
 from rerank.errors import DataError, UsageError
+from rerank.experiment import replay_and_rescore_run, verify_run_folder
+from rerank.io.reports import Line, make_grid
+from rerank.io.text_files import open_text_file, replace_text_file
+from rerank.store import RunFolder, repair_call_log
 
 #: Kind of difference -> remedy.
 _REMEDIES = {
@@ -39,11 +43,7 @@ def replay(
     form: FormatOption = "text",
 ) -> None:
     """Parse the recorded replies of a run again, and score the result. Nothing is written to the folder."""
-    from rerank.experiment import replay_and_rescore_run
     from rerank.experiment.run_prompts import read_run_prompts
-    from rerank.io.reports import make_grid
-    from rerank.io.text_files import replace_text_file
-    from rerank.store import RunFolder
 
     opened = RunFolder.existing(folder)
     if prompts is not None:
@@ -72,10 +72,6 @@ def verify(
     Prompts in the call log must be readable. Indexes of the run's collection in the cache folder are compared with
     the hashes that were stored with them.
     """
-    from rerank.experiment import verify_run_folder
-    from rerank.io.reports import make_grid
-    from rerank.store import RunFolder, repair_call_log
-
     if repair and (repaired := repair_call_log(RunFolder.existing(folder))).original is not None:
         note = f"{folder}: {repaired.kept} calls are kept, {repaired.damaged} are damaged, others may be unreadable"
         result = {"folder": str(folder), "kept": repaired.kept, "damaged": repaired.damaged}
@@ -106,8 +102,6 @@ def parse(
     form: FormatOption = "text",
 ) -> None:
     """Parse a model's reply: print the order of passages, and missing, repeated and unknown identifiers (from 1)."""
-    from rerank.io.reports import Line
-    from rerank.io.text_files import open_text_file
     from rerank.parsing import parse_permutation
 
     if count < 0:

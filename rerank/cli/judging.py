@@ -20,15 +20,19 @@ from rerank.cli.output import emit_content, print_note
 from rerank.cli.qrels import group
 from rerank.cli.run import show_command_progress_bar
 from rerank.cli.run_files import read_run_arguments
+from rerank.collections import Collection, open_collection, open_collection_qrels
+from rerank.engines import open_engine
 from rerank.errors import PartialFailureError, UsageError
-from rerank.terminal_text import strip_terminal_control_characters
+from rerank.io.reports import Grid, make_grid
+from rerank.io.run_files import write_qrels
+from rerank.io.text_files import check_file_writable
+from rerank.prompts import load_prompt
+from rerank.terminal_text import strip_control_characters
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from rerank.adjudication.judging.session import JudgingSession, JudgingTerms, PendingJudgment, PoolTexts
-    from rerank.collections import Collection
-    from rerank.io.reports import Grid
 
 
 Judge = Annotated[Literal["person", "llm"], Option(help="Assessor: a person at the keyboard, or a model.")]
@@ -104,8 +108,6 @@ class JudgmentFileOptions:
 
     def check(self) -> None:
         """Check that the files can be written."""
-        from rerank.io.text_files import check_file_writable
-
         check_file_writable(self.out)
         if self.unjudged and self.qrels_out is None:
             raise UsageError("--unjudged needs --qrels-out", expected="a qrels file to write the documents to")
@@ -137,8 +139,6 @@ def judge(
     from rerank.adjudication.agreement import compare_assessors
     from rerank.adjudication.judging.session import JudgingSession, PoolTexts
     from rerank.adjudication.pools import add_unjudged_documents, pool_runs
-    from rerank.collections import open_collection, open_collection_qrels
-    from rerank.io.run_files import write_qrels
 
     assessor.check(task.judge)
     files.check()
@@ -205,7 +205,6 @@ def _terms(task: JudgingTaskOptions, assessor: AssessorOptions, collection: Coll
     from rerank.adjudication.orders import open_judging_order
     from rerank.adjudication.walks import AdjudicationBudget
     from rerank.models import backend_class_of_model
-    from rerank.prompts import load_prompt
 
     open_judging_order(task.method)
     grades = parse_grades(task.grades)
@@ -240,9 +239,7 @@ def _judge_by_model(
     session: JudgingSession, texts: PoolTexts, assessor: AssessorOptions, collection: Collection
 ) -> dict[str, str]:
     from rerank.adjudication.judging.grader import Grader, GradingWorkers, judge_session_by_model
-    from rerank.engines import open_engine
     from rerank.models import open_model_backend
-    from rerank.prompts import load_prompt
 
     execution = assessor.execution()
     model, options, qrels = assessor.model or "", assessor.options(), collection.qrels() or None
@@ -260,7 +257,6 @@ def _judge_by_model(
 
 
 def _parts(content: Mapping[str, Any]) -> Iterator[Grid | str]:
-    from rerank.io.reports import make_grid
 
     columns = ("judged", "relevant", "skipped", "failed", "left")
     yield make_grid(columns, [[content[name] for name in columns]])
@@ -401,7 +397,7 @@ class TerminalAssessor:
             self._say("There is nothing to undo.")
             return False
         label = "cannot tell" if last.grade is None else f"grade {last.grade}"
-        self._say(f"Undone: {strip_terminal_control_characters(last.doc)}, {label}. The document is shown again.")
+        self._say(f"Undone: {strip_control_characters(last.doc)}, {label}. The document is shown again.")
         return True
 
     def _show(self, pending: PendingJudgment) -> None:
@@ -411,16 +407,14 @@ class TerminalAssessor:
 
         window = self.texts.window(pending)
         (doc,) = window.docs
-        query = Text(strip_terminal_control_characters(f"Query {window.query.id}: {window.query.text}"), style="bold")
-        body = Text(strip_terminal_control_characters(doc.text).strip("\n") or "(this document has no text)")
+        query = Text(strip_control_characters(f"Query {window.query.id}: {window.query.text}"), style="bold")
+        body = Text(strip_control_characters(doc.text).strip("\n") or "(this document has no text)")
         self.console.print()
-        self.console.print(
-            Rule(Text(f"{self._progress(pending)}: {strip_terminal_control_characters(doc.id)}"), align="left")
-        )
+        self.console.print(Rule(Text(f"{self._progress(pending)}: {strip_control_characters(doc.id)}"), align="left"))
         self.console.print(query)
         self.console.print()
         if doc.title:
-            self.console.print(Text(strip_terminal_control_characters(doc.title), style="underline"))
+            self.console.print(Text(strip_control_characters(doc.title), style="underline"))
         self.console.print(body)
         if len(body.wrap(self.console, self.console.width)) > self.console.height - 6:
             self.console.print()
@@ -431,7 +425,7 @@ class TerminalAssessor:
     def _progress(self, pending: PendingJudgment) -> str:
         place = self.session.position(pending)
         if place.topic is None:
-            topic = strip_terminal_control_characters(pending.topic)
+            topic = strip_control_characters(pending.topic)
             return f"topic {topic}, document {place.document} of {place.documents} over all topics"
         return f"topic {place.topic} of {place.topics}, document {place.document} of {place.documents}"
 

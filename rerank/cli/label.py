@@ -16,13 +16,16 @@ from rerank.cli.options import DryRun, FormatOption, ModelLoadOptions
 from rerank.cli.output import emit_content, emit_estimate, format_windows, print_note
 from rerank.cli.run import execute_with_progress_bar, show_command_progress_bar
 from rerank.cli.spec_options import with_spec_command_options
+from rerank.collections import open_collection
 from rerank.errors import DataError, PartialFailureError, UsageError
+from rerank.experiment import check_failure_rate
 from rerank.experiment.spec import Execution, RunSpec
+from rerank.io.reports import Grid, make_grid
+from rerank.io.text_files import check_file_writable
 
 if TYPE_CHECKING:
     from rerank.finetune.labels.label_list import LabelList
     from rerank.finetune.labels.training_list import TrainingList
-    from rerank.io.reports import Grid
 
 Lists = Annotated[
     Path,
@@ -83,11 +86,9 @@ def make(
     The teacher `method` writes a run folder (--out), which --resume continues. Lists without a label are omitted and
     counted.
     """
-    from rerank.experiment import check_failure_rate
     from rerank.finetune.labels.label_files import write_labels
     from rerank.finetune.labels.label_fusion import LabelFusion
     from rerank.finetune.labels.labelling import LabellingPlan, make_labels, prepare_labelling
-    from rerank.io.text_files import check_file_writable
 
     plan = LabellingPlan(
         teachers=tuple(labelling.teacher or ["method"]),
@@ -112,7 +113,6 @@ def make(
 
 
 def _made_parts(report: Mapping[str, Any]) -> Iterator[Grid | str]:
-    from rerank.io.reports import make_grid
 
     counts = [report[key] for key in ("queries", "written", "failed_lists", "silent")]
     yield make_grid(["queries", "lists", "failed", "candidates without a label"], [counts])
@@ -185,7 +185,6 @@ def _read_lists(file: Path, collection: str | None) -> tuple[list[LabelList], li
 
 
 def _checked_parts(report: Mapping[str, Any]) -> Iterator[Grid | str]:
-    from rerank.io.reports import make_grid
 
     sizes, probe = report["docs_per_list"], report["probe"] or {}
     rows = [
@@ -408,8 +407,6 @@ def convert(
 
 def _written_parts(report: Mapping[str, Any], *keys: str) -> Iterator[Grid | str]:
     """Yield the counts under ``keys`` as a table with one row, and the numbers of omitted lists."""
-    from rerank.io.reports import make_grid
-
     yield make_grid(keys, [[report[key] for key in keys]])
     for name in ("dropped", "skipped"):
         if isinstance(report.get(name), dict):
@@ -436,8 +433,6 @@ def _look_up_texts(labels: Sequence[LabelList], collection: str | None, *, neede
 
 def _load_test_queries(selectors: Sequence[str] | None) -> dict[str, dict[str, str]]:
     """Load the queries of test collections, as a mapping from selector to a mapping from query id to text."""
-    from rerank.collections import open_collection
-
     queries = {name: {query.id: query.text for query in open_collection(name).queries()} for name in selectors or ()}
     if empty := [name for name, texts in queries.items() if not texts]:
         raise DataError(f"The collection {empty[0]!r} has no queries", remedy="Remove it from --against")
@@ -462,7 +457,6 @@ def _notes_on_leaks(leaking: Sequence[Mapping[str, Any]], count: int, *, dropped
 
 
 def _check_output(file: Path, output: Path) -> None:
-    from rerank.io.text_files import check_file_writable
 
     check_file_writable(output)
     if file.resolve() == output.resolve():
@@ -470,7 +464,6 @@ def _check_output(file: Path, output: Path) -> None:
 
 
 def _open_collection(collection: str | None) -> Any:
-    from rerank.collections import open_collection
 
     return open_collection(collection) if collection is not None else None
 
@@ -557,9 +550,7 @@ def write_queries(
     removed from all documents, so that relevant documents look like the others. A model's replies are logged in the
     folder and reused.
     """
-    from rerank.collections import open_collection
     from rerank.finetune.labels.synthetic_queries import QueryOptions, make_synthetic_queries
-    from rerank.io.reports import make_grid
 
     options = QueryOptions.make(**vars(source))
     opened = open_collection(collection)

@@ -22,10 +22,13 @@ from rerank.cli.options import (
     TableFormatOption,
 )
 from rerank.cli.output import emit_content, print_note
+from rerank.collections import open_collection_qrels
 from rerank.errors import MissingResourceError, UsageError
+from rerank.evaluation.pairwise_decisions import check_significance_level
+from rerank.io.reports import Grid, Line, make_grid
+from rerank.types import Run
 
 if TYPE_CHECKING:
-    from rerank.io.reports import Grid
     from rerank.leaderboard.board_config import BoardConfig
 
 group = command_group("leaderboard", "Build a website that compares results, and check submissions.")
@@ -103,7 +106,6 @@ def _plans(
     options: BoardOptions, significance: SignificanceOptions, runs: Sequence[Path]
 ) -> list[tuple[BoardConfig, Path]]:
     """Return the configuration of each requested board, with the folder to which the paths in it are relative."""
-    from rerank.evaluation.pairwise_decisions import check_significance_level
     from rerank.leaderboard.board_config import BoardConfig, read_board_config
 
     check_significance_level(significance.alpha)
@@ -134,7 +136,6 @@ def _plans(
 
 
 def _parts(content: dict[str, Any]) -> Iterator[Grid | str]:
-    from rerank.io.reports import make_grid
 
     for board in content["boards"]:
         for standings in board["tables"]:
@@ -171,8 +172,6 @@ def check(
     form: FormatOption = "text",
 ) -> None:
     """Check a submission (a card and its run file) and list all problems. The exit code is 5 if there are any."""
-    from rerank.collections import open_collection_qrels
-    from rerank.io.reports import Line
     from rerank.leaderboard.submission import check_submission, submission_error
 
     submission = check_submission(card, open_collection_qrels(qrels)[0])
@@ -204,11 +203,9 @@ def export_runs(
     task: Annotated[str | None, Option(help="Task of mteb; also write its result files. Needs --qrels.")] = None,
 ) -> None:
     """Export runs for other leaderboards: TIREx submissions in OUT/tirex and results of an mteb task in OUT/mteb."""
-    from rerank.collections import open_collection_qrels
     from rerank.leaderboard.entries import find_board_entries
     from rerank.leaderboard.tirex_export import check_folders_of_exported_runs, write_tirex_submission
     from rerank.mmteb.run_results import write_run_as_mteb_result
-    from rerank.types import Run
 
     if bool(task) != bool(qrels):
         raise UsageError(

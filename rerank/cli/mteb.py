@@ -15,8 +15,12 @@ from rerank.cli.options import AlphaOption, FormatOption, QrelsOption, RunsArgum
 from rerank.cli.output import emit, emit_content, format_windows, print_note
 from rerank.cli.run_files import read_run_arguments
 from rerank.cli.spec_options import with_spec_command_options
+from rerank.collections import open_collection_qrels
 from rerank.errors import DataError, PartialFailureError, RerankError, UsageError
+from rerank.evaluation import read_score_matrix
 from rerank.experiment.spec import Execution, RunSpec
+from rerank.io.reports import format_cell, make_grid
+from rerank.io.text_files import check_file_writable, replace_text_file
 
 if TYPE_CHECKING:
     from rerank.downsampling import Goal, SignificanceCriterion
@@ -38,7 +42,6 @@ group = command_group("mteb", "Evaluate rerankers on MTEB and MMTEB, and find sm
 @command("tasks", 'rerank mteb tasks --benchmark "MTEB(eng, v2)" --type Reranking', group=group)
 def list_tasks(benchmark: Benchmark = "", task: Tasks = None, kind: Kinds = None, form: FormatOption = "text") -> None:
     """List the retrieval and reranking tasks of a benchmark, with the licences of their data."""
-    from rerank.io.reports import make_grid
     from rerank.mmteb import list_mteb_tasks
     from rerank.mmteb.benchmark_tasks import KINDS, describe_mteb_task
 
@@ -73,7 +76,6 @@ def run_tasks(
     repeated.
     """
     from rerank import mmteb
-    from rerank.io.reports import format_cell, make_grid
     from rerank.mmteb.benchmark_tasks import KINDS
 
     chosen = mmteb.list_mteb_tasks(benchmark, task or (), kind or KINDS)
@@ -274,7 +276,6 @@ def choose_queries(
 ) -> None:
     """Find the smallest number of randomly drawn queries that preserves the conclusions from all queries."""
     from rerank.downsampling import choose_fewest_queries, read_benchmark_table
-    from rerank.evaluation import read_score_matrix
 
     if as_matrix:
         matrix = read_score_matrix(scores)
@@ -313,10 +314,8 @@ def choose_pool(
     form: FormatOption = "text",
 ) -> None:
     """Find the smallest depth of hard-negative pools at which the conclusions from the full runs are preserved."""
-    from rerank.collections import open_collection_qrels
     from rerank.downsampling import choose_smallest_pool
     from rerank.downsampling.pools import DEPTHS, documents_of_reduced_pools, union_of_reduced_pools
-    from rerank.io.text_files import check_file_writable, replace_text_file
 
     if out is not None:
         check_file_writable(out)

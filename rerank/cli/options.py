@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hi
 
 from typer import Argument, Option
 
+from rerank.evaluation.comparison_family import ComparisonOptions
+from rerank.evaluation.pairwise_decisions import build_significance_test_selector
+from rerank.experiment.spec import Execution
+
 if TYPE_CHECKING:
-    from rerank.evaluation.comparison_family import ComparisonOptions
-    from rerank.experiment.spec import Execution
     from rerank.models import BackendOptions
 
 # Output
@@ -96,14 +98,10 @@ class SignificanceOptions:
     @property
     def selector(self) -> str:
         """The test and its options as a selector, the text from which library functions create the test."""
-        from rerank.evaluation.pairwise_decisions import build_significance_test_selector
-
         return build_significance_test_selector(self.test, permutations=self.permutations, seed=self.seed)
 
     def comparison_options(self, **family: Any) -> ComparisonOptions:
         """Return the comparison options that the library functions accept; ``family`` contains their other fields."""
-        from rerank.evaluation.comparison_family import ComparisonOptions
-
         return ComparisonOptions(test=self.selector, correction=self.correction, alpha=self.alpha, **family)
 
 
@@ -152,8 +150,6 @@ class EngineOptions:
 
     def execution(self) -> Execution:
         """Return the options of this group that are fields of `Execution`; other options are ignored."""
-        from rerank.experiment.spec import Execution
-
         given = {key: value for key, value in vars(self).items() if value is not None}
         return Execution.make({key: value for key, value in given.items() if key in Execution.model_fields})
 

@@ -9,16 +9,14 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from rerank.cli.options import TableFormat
 from rerank.errors import RerankError
-from rerank.terminal_text import strip_terminal_control_characters, unstripped_output_stream
-
-if TYPE_CHECKING:
-    from rerank.io.reports import Grid, Report, TableReport
+from rerank.io.reports import Grid, Line, PlainReport, Report, TableReport, cell_text, convert_rows_to_csv, make_grid
+from rerank.terminal_text import strip_control_characters, unstripped_output_stream
 
 #: Characters that JSON may contain unescaped, and that a terminal may interpret.
 _UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -38,14 +36,10 @@ def emit(report: Report, form: TableFormat = "text", *, wide: bool | None = None
         for row in report.records():
             typer.echo(format_json(row))
     elif form == "csv":
-        from rerank.io.csv_tables import convert_rows_to_csv
-
         typer.echo(convert_rows_to_csv(report.records()), nl=False)
     elif form != "text":
         typer.echo(report.to_table(form))
     else:
-        from rerank.io.reports import Line, TableReport
-
         for kind, group in itertools.groupby(report.parts(), type):
             parts: list[Any] = list(group)
             if kind is TableReport:  # consecutive ones are one output, such as the comparisons of several measures
@@ -69,15 +63,11 @@ def emit_content(
     **options: Any,
 ) -> None:
     """Print a result that is a plain JSON value; ``options`` are further fields of `PlainReport`."""
-    from rerank.io.reports import PlainReport
-
     emit(PlainReport(content=content, shown=parts, **options), form, wide=wide)
 
 
 def emit_estimate(expected: Mapping[str, Any], form: TableFormat) -> None:
     """Print an estimate as a table with one row; None is an unknown number."""
-    from rerank.io.reports import make_grid
-
     values = ["unknown" if value is None else str(value) for value in expected.values()]
     emit_content(expected, [make_grid(expected, [values])], form)
 
@@ -90,8 +80,6 @@ def format_json(content: Any, *, indent: int | None = None) -> str:
 
 def _print_grid(grid: Grid, *, wide: bool | None) -> None:
     """Print a table without legend; a secondary table goes to stderr if stdout is a pipe or a file."""
-    from rerank.io.reports import TableReport, cell_text
-
     if grid.further and not sys.stdout.isatty():
         for row in [grid.heads, *grid.rows]:
             print_note("\t".join(map(cell_text, row)))
@@ -115,7 +103,6 @@ def _print_tables(reports: Sequence[TableReport], *, wide: bool | None, most_row
                 typer.echo("")
             print_terminal_report(report, wide=wide, most_rows=most_rows)
         return
-    from rerank.io.reports import cell_text
 
     has_measures = any(report.measure for report in reports)
     typer.echo("\t".join([*(["measure"] if has_measures else []), *reports[0].main.heads]))
@@ -139,7 +126,7 @@ def print_note(message: str) -> None:
 
 def print_error(error: RerankError) -> None:
     """Print an error on stderr."""
-    text, colour = strip_terminal_control_characters(f"error: {error}"), "red" if sys.stderr.isatty() else None
+    text, colour = strip_control_characters(f"error: {error}"), "red" if sys.stderr.isatty() else None
     typer.secho(text, file=unstripped_output_stream(sys.stderr), fg=colour)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from typer import Argument, Option
 
@@ -33,11 +33,15 @@ from rerank.cli.run_files import (
     read_runs_and_pool,
     short_run_names,
 )
+from rerank.collections import open_collection_qrels
 from rerank.errors import StorageError, UsageError
-
-if TYPE_CHECKING:
-    from rerank.evaluation.comparison_family import ComparisonFamily
-    from rerank.io.reports import Grid, TableReport
+from rerank.evaluation import read_query_groups
+from rerank.evaluation.comparison_family import ComparisonFamily
+from rerank.evaluation.pairwise_decisions import check_significance_level
+from rerank.io.reports import Grid, TableReport, format_cell, make_grid, value_with_interval
+from rerank.io.run_files import write_qrels, write_run
+from rerank.io.text_files import check_file_writable
+from rerank.types import Qrels
 
 _VERDICTS = ("AA", "AD", "MA", "MD", "PA", "PD", "precision", "recall", "balanced_accuracy", "tau", "tau_ap")
 #: Headings of the columns that a terminal shows only with ``--wide``.
@@ -151,8 +155,6 @@ def study(
     from rerank.adjudication.studies import StudyDesign, run_study
     from rerank.adjudication.study_report import write_study_report
     from rerank.adjudication.walks import AdjudicationBudget
-    from rerank.collections import open_collection_qrels
-    from rerank.io.text_files import check_file_writable
 
     # invalid options raise an error before any file is read
     every = [name.replace("_", "-") for name in orders.names() if name != "llm"]
@@ -235,8 +237,6 @@ def _procedure(row: Mapping[str, Any]) -> str:
 
 def _verdict_table(content: Mapping[str, Any], about: Sequence[str] = ()) -> Grid:
     """Return a table of decisions: counts as integers, mean counts with 1 decimal, rates with 3 decimals."""
-    from rerank.io.reports import format_cell, make_grid
-
     rows = [
         [
             *(row[key] for key in about),
@@ -253,8 +253,6 @@ def _table_for_paper(
     content: Mapping[str, Any], families: Sequence[ComparisonFamily], about: Sequence[str] = ()
 ) -> TableReport:
     """Return the results of a study of qrels as a table, with the significance tests in its legend."""
-    from rerank.io.reports import TableReport
-
     legend = [f"Significant: {family.describe_p()}" for family in families] + [families[0].describe_data()]
     return TableReport([_verdict_table(content, about)._replace(left=len(about) + 2)], legend, content["notes"])
 
@@ -297,7 +295,6 @@ def compare(
     under QRELS_B is reported as well, such as that of rerankers from an assessor's own family.
     """
     from rerank.adjudication.qrels_comparison import compare_with_gold_qrels
-    from rerank.collections import open_collection_qrels
 
     procedures, groups = procedure.procedures, _parse_patterns("--group", sampling.groups or [])
     if groups and not sampling.resamples:
@@ -329,7 +326,6 @@ def compare(
 
 
 def _comparison_parts(content: dict[str, Any]) -> Iterator[Grid | str]:
-    from rerank.io.reports import format_cell
 
     yield _verdict_table(content)
     for row in content["results"]:
@@ -411,9 +407,6 @@ def agreement(
     Assessors need not have judged the same topics or documents. Intervals are percentiles over samples of topics.
     """
     from rerank.adjudication.agreement import AssessorPanel
-    from rerank.collections import open_collection_qrels
-    from rerank.evaluation.pairwise_decisions import check_significance_level
-    from rerank.io.reports import TableReport, value_with_interval
 
     check_significance_level(options.alpha)
     assessors = names or short_run_names(list(map(Path, files)))
@@ -444,8 +437,6 @@ def agreement(
 
 def _kappa_matrix(content: Mapping[str, Any], kappa: str, *, intervals: bool) -> Grid:
     """Return a table with one row per assessor: the kappas between this assessor and each of the others."""
-    from rerank.io.reports import make_grid, value_with_interval
-
     cells = {}
     for row in content["pairs"]:
         interval = row[f"{kappa}_interval"] if intervals else None
@@ -457,7 +448,6 @@ def _kappa_matrix(content: Mapping[str, Any], kappa: str, *, intervals: bool) ->
 
 def _agreement_parts(content: Mapping[str, Any], kappa: str, *, by_topic: bool) -> Iterator[Grid | str]:
     from rerank.adjudication.agreement import LEAST_TOPICS
-    from rerank.io.reports import make_grid, value_with_interval
 
     yield _kappa_matrix(content, kappa, intervals=False)._replace(further=by_topic)
     levels = content["alpha"]
@@ -508,8 +498,6 @@ def estimate(
     model.
     """
     from rerank.adjudication.few_judgments import estimate_from_few_judgments
-    from rerank.collections import open_collection_qrels
-    from rerank.evaluation.pairwise_decisions import check_significance_level
 
     check_significance_level(options.alpha)
     judged, lowest = open_collection_qrels(options.people)
@@ -546,10 +534,6 @@ def pool(
     from rerank.adjudication.orders import open_judging_order
     from rerank.adjudication.pools import add_unjudged_documents, pool_runs
     from rerank.adjudication.walks import pool_as_run
-    from rerank.collections import open_collection_qrels
-    from rerank.io.reports import make_grid
-    from rerank.io.run_files import write_qrels, write_run
-    from rerank.types import Qrels
 
     order = open_judging_order(method)
     if any(out.resolve() == file.resolve() for file in expand_run_arguments(runs)):
@@ -596,7 +580,6 @@ def leave_out(
     For each group, the judgments of documents that only its runs put into the pool are removed.
     """
     from rerank.adjudication.leave_out import leave_groups_out
-    from rerank.collections import open_collection_qrels
 
     judged, lowest = open_collection_qrels(qrels)
     result = leave_groups_out(
@@ -613,8 +596,6 @@ def leave_out(
 def _parse_groups(texts: Sequence[str]) -> list[tuple[str, str]]:
     """Return pairs of group name and pattern of run names. Run names from a file are escaped, to match literally."""
     from glob import escape
-
-    from rerank.evaluation import read_query_groups
 
     pairs = []
     for text in texts:

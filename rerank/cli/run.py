@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
+from typing import Annotated, Any, Literal, TextIO
 
 from typer import Option
 
@@ -17,14 +17,24 @@ from rerank.cli.options import DryRun, FormatOption, WideOption
 from rerank.cli.output import emit_content, emit_estimate, format_json, format_windows, print_note
 from rerank.cli.spec_options import ENGINE, RETRIEVAL, with_spec_command_options
 from rerank.errors import PartialFailureError, RerankError, UsageError
+from rerank.experiment import (
+    PreparedRun,
+    check_failure_rate,
+    check_run_folder,
+    estimate_run_cost,
+    execute_run,
+    prepare_run,
+    show_run_progress,
+)
+from rerank.experiment.execute import folder_of_run, run_tag_of_spec
 from rerank.experiment.spec import Execution, RunSpec
+from rerank.io.reports import Grid, format_cell, make_grid
+from rerank.io.run_files import write_run
+from rerank.io.text_files import check_file_writable, open_text_file, replace_text_file
 from rerank.progress import show_progress
+from rerank.store import RunFolder
+from rerank.tasks.batches import BatchStatus
 from rerank.terminal_text import unstripped_output_stream
-
-if TYPE_CHECKING:
-    from rerank.experiment import PreparedRun
-    from rerank.io.reports import Grid
-    from rerank.tasks.batches import BatchStatus
 
 
 @command("run", "rerank run --collection pydoc --method sliding --model smollm2-135m --depth 30 --max-queries 5")
@@ -34,9 +44,6 @@ def run(spec: RunSpec, execution: Execution, *, dry_run: DryRun = False, form: F
 
     With --resume and --out, omitted options are taken from the folder's spec.json.
     """
-    from rerank.experiment import check_failure_rate, check_run_folder, estimate_run_cost, prepare_run
-    from rerank.io.reports import make_grid
-
     check_run_folder(execution)
     prepared = prepare_run(spec, execution)
     if dry_run:
@@ -70,8 +77,6 @@ def retrieve(
     With --format json, time, index size and scores are printed instead of the run; --out writes the run to a file.
     """
     from rerank.experiment.first_stage_search import run_first_stage_experiment
-    from rerank.io.run_files import write_run
-    from rerank.io.text_files import check_file_writable
 
     if output is not None:
         check_file_writable(output)  # before an index is built
@@ -106,10 +111,7 @@ def rerank(
 
     The output is a TREC run or, with --format jsonl, one object per query in rank_llm's format. No qrels are needed.
     """
-    from rerank.experiment import check_failure_rate, prepare_run
     from rerank.io.rerank_requests import format_request_row
-    from rerank.io.text_files import check_file_writable, open_text_file, replace_text_file
-    from rerank.store import RunFolder
 
     if output is not None:
         check_file_writable(output)  # before the first call
@@ -135,8 +137,6 @@ def rerank(
 
 def execute_with_progress_bar(prepared: PreparedRun, execution: Execution) -> dict[str, Any]:
     """Execute a run with a progress bar on stderr. On Ctrl-C, print how to continue the run, and exit."""
-    from rerank.experiment import execute_run, show_run_progress
-
     seen: dict[str, BatchStatus] = {}
 
     def show_batch(status: BatchStatus) -> None:
@@ -194,8 +194,6 @@ def show_demo(
 ) -> None:
     """Rank Python's documentation with BM25 and a small language model, and test which ranking is better."""
     from rerank.experiment import demo, prepare_run
-    from rerank.experiment.execute import folder_of_run, run_tag_of_spec
-    from rerank.io.reports import make_grid
     from rerank.models import MODELS
     from rerank.models.download import pull_model
 
@@ -322,7 +320,6 @@ def probe_robustness(
 
 
 def _order_parts(report: dict[str, Any]) -> Iterator[Grid | str]:
-    from rerank.io.reports import make_grid
 
     measures = list(report["cells"][0]["first_stage_scores"])
     rows: list[list[object]] = []
@@ -339,7 +336,6 @@ def _order_parts(report: dict[str, Any]) -> Iterator[Grid | str]:
 
 
 def _injection_parts(report: dict[str, Any]) -> Iterator[Grid | str]:
-    from rerank.io.reports import make_grid
 
     rows = [
         [
@@ -355,6 +351,5 @@ def _injection_parts(report: dict[str, Any]) -> Iterator[Grid | str]:
 
 
 def _format_interval(value: dict[str, float | None] | None) -> str:
-    from rerank.io.reports import format_cell
 
     return "{} [{}, {}]".format(*(format_cell(value[key], 2) for key in ("mean", "low", "high"))) if value else "-"

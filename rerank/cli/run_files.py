@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rerank.errors import DataError, MissingResourceError, UsageError
-
-if TYPE_CHECKING:
-    from rerank.types import Run
+from rerank.io.paths import shortest_distinguishing_suffixes
+from rerank.io.run_files import read_run
+from rerank.types import Run
 
 _ENDS = (".trec", ".run", ".txt", ".json", ".tsv")
 
 
 def read_run_arguments(paths: Sequence[Path]) -> list[Run]:
     """Read run files, and all run files in folders. A run is named after its file, or by its path if names repeat."""
-    from rerank.io.run_files import read_run
-
     files = expand_run_arguments(paths)
     stems = [_stem(file) for file in files]
     return [
@@ -33,8 +30,6 @@ def read_named_runs(files: Sequence[Path], names: Sequence[str] = ()) -> list[Ru
         files: Run files, as `expand_run_arguments` returns them.
         names: One name per file, in the same order; if empty, the path suffixes are used.
     """
-    from rerank.io.run_files import read_run
-
     if names and len(names) != len(files):
         raise UsageError(
             f"--name is given {len(names)} times for {len(files)} runs",
@@ -59,8 +54,6 @@ def read_runs_and_pool(
 
 def short_run_names(files: Sequence[Path]) -> list[str]:
     """Return the shortest path suffixes that distinguish run files; the run of a run folder has the folder's name."""
-    from rerank.io.paths import shortest_distinguishing_suffixes
-
     in_folders = [file.name == "run.trec" and (file.parent / "spec.json").is_file() for file in files]
     return shortest_distinguishing_suffixes(
         [file.resolve().parent if inside else file for file, inside in zip(files, in_folders, strict=True)]

@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 
 from rerank.cli.options import replace_parameters
 from rerank.errors import UnknownNameError, UsageError
+from rerank.experiment.resuming import complete_resumed_spec
 from rerank.experiment.spec import Execution, RunSpec, read_run_spec
 from rerank.lm.model_files import one_commit_per_model
 from rerank.settings import RankerSettings
@@ -74,8 +75,6 @@ def with_spec_command_options(*, only: Sequence[str] = (), **defaults: str) -> C
                 if key not in _FIELDS:
                     raise UnknownNameError("key of a run specification", key, _FIELDS)
             if stated.get("resume") and stated.get("out"):
-                from rerank.experiment.resuming import complete_resumed_spec
-
                 stated = complete_resumed_spec(stated, Path(stated["out"]))
             elif stated.get("resume") and "collection" not in stated:
                 raise UsageError(

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rerank.io.reports import Grid, TableReport, table_as_text_cells, width_in_terminal
-from rerank.terminal_text import strip_terminal_control_characters
+from rerank.terminal_text import strip_control_characters
 
 #: A cell with a number, a percentage or an interval, or with what stands for a missing number.
 _NUMBER = re.compile(
@@ -51,7 +51,7 @@ def print_terminal_report(report: TableReport, *, wide: bool | None, most_rows: 
 
 def _print_grid(grid: Grid, console: Console) -> None:
     cells = table_as_text_cells(grid)
-    if _width_of_table(cells) > console.width:
+    if _total_width(cells) > console.width:
         cells = table_as_text_cells(grid, short=True)
     columns = [_Column(texts) for texts in zip(*cells, strict=True)]
     gaps = _GAP * (len(columns) - 1)
@@ -110,10 +110,10 @@ class _Column:
         return lines
 
 
-def _width_of_table(cells: Sequence[Sequence[str]]) -> int:
+def _total_width(cells: Sequence[Sequence[str]]) -> int:
     widths = [max(map(width_in_terminal, column)) for column in zip(*cells, strict=True)]
     return sum(widths) + _GAP * (len(widths) - 1)
 
 
 def _plain(text: str) -> Text:
-    return Text(strip_terminal_control_characters(text))
+    return Text(strip_control_characters(text))

@@ -10,8 +10,11 @@ from typer import Argument, Option
 from rerank.cli.app import command, command_group
 from rerank.cli.options import FormatOption, WideOption
 from rerank.cli.output import emit_content, print_note
+from rerank.collections import describe_collection, list_collection_providers, open_collection
 from rerank.errors import MissingPrerequisiteError
 from rerank.io.reports import Grid, Line, make_grid
+from rerank.prompts import load_prompt, prompt_names, prompt_text
+from rerank.store import open_shared_call_cache
 
 PromptName = Annotated[str, Argument(help="Name of a shipped prompt, or path of a YAML file.")]
 
@@ -29,8 +32,6 @@ def collections(
     form: FormatOption = "text",
 ) -> None:
     """List the providers of collections, or describe one collection."""
-    from rerank.collections import describe_collection, list_collection_providers, open_collection
-
     if selector is None:
         rows = list_collection_providers()
         grid = _table_of_rows(rows, minor=("usage",))
@@ -100,7 +101,6 @@ def tokenize(
     Later runs with the same tokenizer look words up in this file. The file affects only the speed; prompts and token
     ids stay the same.
     """
-    from rerank.collections import open_collection
     from rerank.lm.joined_tokens import tokenize_corpus
     from rerank.models import open_model_backend
 
@@ -118,7 +118,6 @@ def list_prompts(context: typer.Context, form: FormatOption = "text") -> None:
     """List the names and digests of the shipped prompts."""
     if context.invoked_subcommand:
         return
-    from rerank.prompts import load_prompt, prompt_names
 
     rows = [{"name": name, "digest": load_prompt(name).digest[:12]} for name in prompt_names()]
     emit_content({"prompts": rows}, [_table_of_rows(rows)], form, key="prompts")
@@ -127,8 +126,6 @@ def list_prompts(context: typer.Context, form: FormatOption = "text") -> None:
 @command("show", "rerank prompts show listwise", group=prompts)
 def show_prompt(name: PromptName) -> None:
     """Print the YAML of a prompt."""
-    from rerank.prompts import prompt_text
-
     typer.echo(prompt_text(name), nl=False)
 
 
@@ -140,8 +137,6 @@ def render_prompt(
     form: FormatOption = "text",
 ) -> None:
     """Print the chat messages that a prompt produces for a query and passages."""
-    from rerank.prompts import load_prompt
-
     messages = [{"role": m.role, "content": m.content} for m in load_prompt(name).render(query, passages)]
     lines = [Line(f"--- {message['role']}\n{message['content']}") for message in messages]
     emit_content({"messages": messages}, lines, form, key="messages")
@@ -184,7 +179,6 @@ def list_cache(context: typer.Context, form: FormatOption = "text") -> None:
     """List the cached calls by model."""
     if context.invoked_subcommand:
         return
-    from rerank.store import open_shared_call_cache
 
     with open_shared_call_cache() as log:
         rows = log.by_model()
@@ -197,8 +191,6 @@ def list_cache(context: typer.Context, form: FormatOption = "text") -> None:
 @command("clean", "rerank cache clean --yes", group=cache)
 def clean_cache(yes: Annotated[bool, Option("--yes", "-y", help="Do not ask for confirmation.")] = False) -> None:
     """Remove all cached calls."""
-    from rerank.store import open_shared_call_cache
-
     with open_shared_call_cache() as log:
         if not yes:
             typer.confirm(f"Remove {len(log)} calls from {log.path}?", abort=True, err=True)

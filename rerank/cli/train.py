@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
@@ -16,10 +16,10 @@ from rerank.cli.run import execute_with_progress_bar, show_command_progress_bar
 from rerank.cli.spec_options import with_spec_command_options
 from rerank.errors import UsageError
 from rerank.experiment.spec import Execution, RunSpec
+from rerank.io.reports import Grid, make_grid
+from rerank.io.text_files import check_file_writable
+from rerank.models.adapters import read_model_adapter_settings
 from rerank.progress import show_progress
-
-if TYPE_CHECKING:
-    from rerank.io.reports import Grid
 
 TrustRemoteCode = Annotated[
     bool, Option("--trust-remote-code", help="Permit the recipe to run Python code that comes with its models.")
@@ -75,7 +75,6 @@ def train(
     from rerank.finetune.trainer.adapter_folder import push_adapter_to_hub
     from rerank.finetune.trainer.cost_estimate import estimate_training
     from rerank.finetune.trainer.training import train_adapter
-    from rerank.io.reports import make_grid
 
     read = read_recipe(recipe, trust_remote_code=trust_remote_code)
     if options.processes > 1 and not options.dry_run:
@@ -164,7 +163,6 @@ def transfer(
     """
     from rerank.finetune.extra.transfer import TransferSpec, transfer_adapter
     from rerank.finetune.recipe import read_recipe
-    from rerank.io.reports import make_grid
 
     transfer_spec = TransferSpec(
         adapter=adapter,
@@ -301,9 +299,7 @@ def merge(
     from rerank.finetune.inspection.folders import check_new_merge_folder
     from rerank.finetune.inspection.inspected_model import open_inspected_model
     from rerank.finetune.inspection.merging import MergeOptions, merge_adapter
-    from rerank.io.reports import make_grid
     from rerank.lm.loading import pick_device
-    from rerank.models.adapters import read_model_adapter_settings
 
     if averages:
         check_new_merge_folder(out)
@@ -368,8 +364,6 @@ def select_heads(
     To use the list of heads: rerank run --method core,heads=heads.json.
     """
     from rerank.experiment.head_selection import HeadSelection, select_attention_heads_by_experiment
-    from rerank.io.reports import make_grid
-    from rerank.io.text_files import check_file_writable
 
     selection = HeadSelection(method=method, count=count, tau=tau)
     check_file_writable(output)

@@ -13,7 +13,7 @@ from rerank.evaluation.measures import check_measure_has_query_values, parse_mea
 from rerank.evaluation.outlying_systems import find_outlying_systems
 from rerank.evaluation.score_matrix import ScoreMatrix
 from rerank.evaluation.scores import Scores
-from rerank.io.csv_tables import format_csv_table
+from rerank.io.reports import format_csv_table
 from rerank.io.text_files import replace_text_file
 from rerank.types import Qrels, Run
 

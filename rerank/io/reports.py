@@ -1,8 +1,10 @@
-"""Reports: results of commands as JSON, as records, and as tables with notes, in text, Markdown, LaTeX or HTML."""
+"""Reports: results of commands as JSON, as records, and as tables with notes, in text, CSV, Markdown, LaTeX or HTML."""
 
 from __future__ import annotations
 
+import csv
 import html
+import io
 import re
 import unicodedata
 from abc import ABC, abstractmethod
@@ -312,3 +314,51 @@ def _format_html(grid: Grid) -> str:
     heads, *rows = _marked_cells(grid, html.escape, "<b>%s</b>", lambda above: f"<sup>{html.escape(above)}</sup>")
     body = "\n".join(line("td", row) for row in rows)
     return f"<table>\n<thead>\n{line('th', heads)}\n</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+
+
+#: Beginnings of formulas: operators, also in full-width form, after optional whitespace.
+_FORMULA = re.compile(r"[\t\n]|\s*[=+@\uff1d\uff0b\uff0d\uff20-]")
+
+
+def format_csv_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table as CSV with a header; None becomes an empty cell.
+
+    Spreadsheet programs evaluate a text that looks like a formula, and formulas can run programs and send data.
+    Therefore, an apostrophe, which spreadsheet programs do not show, is put before such a text. Numbers are not
+    changed.
+    """
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerows([_harmless_cell(cell) for cell in row] for row in (columns, *rows))
+    return stream.getvalue()
+
+
+def _harmless_cell(cell: object) -> object:
+    if not isinstance(cell, str):
+        return cell
+    cell = cell.replace("\r\n", "\n").replace("\r", "\n")  # a lone carriage return is not quoted and would end the row
+    if not _FORMULA.match(cell):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
+
+
+def convert_rows_to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Format rows, all with the same keys, as CSV with a header; numbers keep all digits.
+
+    A pair of numbers becomes two columns: the key ``interval`` gives ``interval_low`` and ``interval_high``. Keys whose
+    values are other lists or objects are omitted.
+    """
+    flat: list[dict[str, Any]] = []
+    for row in rows:
+        cells: dict[str, Any] = {}
+        for key, value in row.items():
+            if isinstance(value, list | tuple) and len(value) == 2 and isinstance(value[0], float):
+                cells |= {f"{key}_low": value[0], f"{key}_high": value[1]}
+            elif not isinstance(value, list | tuple | dict):
+                cells[key] = value
+        flat.append(cells)
+    return format_csv_table(list(flat[0]) if flat else [], [list(cells.values()) for cells in flat])

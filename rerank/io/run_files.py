@@ -7,6 +7,7 @@ the line.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import re
@@ -17,10 +18,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO, TypeVar
 
-from rerank.errors import DataError, MissingResourceError
-from rerank.io.json_tables import GRADES, convert_json_table_score, json_file_value_to_grade, parse_json_table
+from rerank.errors import DataError, MissingResourceError, error_repr
 from rerank.io.text_files import open_text_bytes, open_text_file, replace_text_file
 from rerank.types import (
     EXCLUDED,
@@ -29,6 +29,7 @@ from rerank.types import (
     Ranking,
     Run,
     make_ranking_scores_strictly_decrease,
+    ranking_score_to_float32,
     ranking_scores_to_float32,
 )
 
@@ -45,6 +46,7 @@ __all__ = [
 
 _RUN_COLUMNS = "6 columns (query Q0 document rank score tag) or 3 (query document rank)"
 _QRELS_COLUMNS = "4 columns (query 0 document grade) or 3 (query document grade)"
+_GRADES = "a whole number of at most six digits"
 _WHOLE = re.compile(r"[+-]?0*[0-9]{1,6}(?:\.0*)?")
 _JSON = re.compile(r'\{\s*(?:"|\}|$)')  # a query id may start with a brace, but not like this
 _HEADER = {"score", "grade", "rel", "relevance", "label"}
@@ -53,6 +55,7 @@ _RUN_IN_FOLDER = "run.trec"
 #: Beginnings that ids must not have: at the start of a file, they would be parsed as a byte order mark or as JSON.
 _MISREAD = ("\ufeff", '{"', "{}")
 
+Number = TypeVar("Number", int, float)
 #: Minimum size in bytes of a run file whose rankings are not kept in memory.
 _LARGE = 1 << 25
 
@@ -82,7 +85,7 @@ def read_run(path: str | Path, *, name: str | None = None) -> Run:
     with open_text_file(path) as text:
         first, rows = _peek_first_line(text, path)
         if _JSON.match(first):
-            table = parse_json_table(first + text.read(), str(path), convert_json_table_score)
+            table = _parse_json(first + text.read(), str(path), _json_score)
         else:
             columns = len(first.split())
             tag = tag if columns < 6 else first.split()[5]
@@ -159,7 +162,7 @@ def read_qrels(path: str | Path) -> Qrels:
     with open_text_file(path) as text:
         first, rows = _peek_first_line(text, path)
         if _JSON.match(first):
-            table = parse_json_table(first + text.read(), str(path), json_file_value_to_grade)
+            table = _parse_json(first + text.read(), str(path), _json_grade)
         else:
             table = _parse_qrels(rows, path)
     return Qrels(table, name=str(path))
@@ -287,6 +290,66 @@ def _parse_msmarco(rows: Iterator[Row], path: Path) -> dict[str, dict[str, float
     return table
 
 
+def _parse_json(text: str, source: str, convert: Callable[[object], Number]) -> dict[str, dict[str, Number]]:
+    """Parse a run or judgments in the form ``{query: {document: number}}``.
+
+    Args:
+        source: Name of the file in messages.
+        convert: Checks and converts a number; its `ValueError` contains what is expected.
+    """
+
+    def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """Refuse repeated keys, of which Python's parser would silently keep only the last value."""
+        table: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in table:
+                raise DataError(f"{source}: the key {key!r} occurs twice in one object")
+            table[key] = value
+        return table
+
+    try:
+        table = json.loads(text, object_pairs_hook=unique_keys)
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{source} starts like JSON but is not valid: {error}",
+            expected="one JSON object, or another format of runs and judgments",
+            remedy="For output of `rerank qrels judge`, use the file written by --qrels-out",
+        ) from error
+    result: dict[str, dict[str, Number]] = {}
+    for query, row in table.items():
+        where = f"{source}: query {query!r}"
+        if not isinstance(row, Mapping):
+            raise DataError(f"{where} has {error_repr(row)}", expected="an object of document ids and numbers")
+        result[query] = {}
+        for doc, number in row.items():
+            try:
+                result[query][doc] = convert(number)
+            except ValueError as error:
+                found = f"{where} has {error_repr(number)} for document {doc!r}"
+                raise DataError(found, expected=str(error)) from error
+    if not any(result.values()):
+        raise DataError(f"{source} contains no documents", expected="at least one")
+    return result
+
+
+def _json_score(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or abs(value) == math.inf:
+        raise ValueError("a finite number")
+    return ranking_score_to_float32(value)
+
+
+def _json_grade(value: object) -> int:
+    """Return a grade as an integer; floats that are whole numbers, such as 1.0, are converted.
+
+    A larger grade means that columns are mixed up, and trec_eval would allocate arrays of that size.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > 999_999:
+        raise ValueError(_GRADES)
+    return value
+
+
 def _parse_qrels(rows: Iterator[Row], path: Path) -> dict[str, dict[str, int]]:
     table: dict[str, dict[str, int]] = {}
     columns = 0
@@ -301,7 +364,7 @@ def _parse_qrels(rows: Iterator[Row], path: Path) -> dict[str, dict[str, int]]:
             raise _wrong_columns_error(path, (number, fields), f"{columns}, as in the first line")
         query, doc, text = fields[0], fields[-2], fields[-1]
         if not _WHOLE.fullmatch(text):
-            raise DataError(f"{path}:{number}: the grade of document {doc!r} is {text!r}", expected=GRADES)
+            raise DataError(f"{path}:{number}: the grade of document {doc!r} is {text!r}", expected=_GRADES)
         value = int(text.split(".")[0])
         if table.setdefault(query, {}).setdefault(doc, value) != value:
             raise DataError(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from rerank.io.csv_tables import convert_rows_to_csv
-from rerank.io.reports import Cell, Grid, TableReport
+from rerank.io.reports import Cell, Grid, TableReport, convert_rows_to_csv
 from rerank.leaderboard.board import Board
 from rerank.leaderboard.first_stage_gains import FirstStageGain
 from rerank.leaderboard.recorded_scores import FORMAT, RecordedRun

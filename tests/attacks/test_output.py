@@ -21,9 +21,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rerank.io.csv_tables import format_csv_table
+from rerank.io.reports import format_csv_table
 from rerank.leaderboard.suites.results import write_suite_results
-from rerank.terminal_text import strip_terminal_control_characters
+from rerank.terminal_text import strip_control_characters
 from tests.attacks.scale import scaled_count
 from tests.backends.faulty_server import FaultyServer, error, models, said
 from tests.cli.conftest import Cli, cli, lists, own_folders  # noqa: F401
@@ -165,9 +165,9 @@ def test_a_server_cannot_write_to_the_terminal(place: str, lists: tuple[str, ...
 @settings(max_examples=scaled_count(3000))
 @given(st.text(st.sampled_from("\x1b[]P0;mJ\\\x07\r\n\t \x9b\u202e\u2069ab文")))
 def test_no_text_keeps_a_control_character(text: str) -> None:
-    clean = strip_terminal_control_characters(text)
+    clean = strip_control_characters(text)
     assert control_characters(clean) == set()
-    assert strip_terminal_control_characters(clean) == clean
+    assert strip_control_characters(clean) == clean
     assert set(clean) <= {*text, "\n"}
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from rerank.terminal_text import strip_terminal_control_characters
+from rerank.terminal_text import strip_control_characters
 from tests.backends.decision_server import decided, open_decision_server
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -377,8 +377,8 @@ def test_a_crash_is_told(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_text_for_a_terminal() -> None:
-    assert strip_terminal_control_characters(_EVIL) == "[bold]red[/bold] {query} bell\n31m turned"
-    assert strip_terminal_control_characters("a\tb\nc\u2028d é 文 👩\u200d🚀") == "a\tb\nc\nd é 文 👩\u200d🚀"
+    assert strip_control_characters(_EVIL) == "[bold]red[/bold] {query} bell\n31m turned"
+    assert strip_control_characters("a\tb\nc\u2028d é 文 👩\u200d🚀") == "a\tb\nc\nd é 文 👩\u200d🚀"
 
 
 @pytest.mark.model

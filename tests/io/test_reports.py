@@ -1,10 +1,14 @@
-"""Reports: their defaults, plain results, and cells of values."""
+"""Reports: their defaults, plain results, cells of values, and CSV that is safe to open in a spreadsheet program."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+import pytest
 
 from rerank.io.reports import (
     Cell,
@@ -14,6 +18,7 @@ from rerank.io.reports import (
     PlainReport,
     Report,
     TableReport,
+    format_csv_table,
     format_tables,
     make_grid,
     value_with_interval,
@@ -100,3 +105,19 @@ def test_each_format_escapes_texts_and_marks_cells() -> None:
     assert r"a\textbar{}b & \textbf{0.5}$^{\dagger{}}$ \\" in format_tables([GRID], [], "latex")
     assert format_tables([GRID._replace(caption="50 %")], [], "latex").splitlines()[2] == r"\caption{50 \%}"
     assert format_tables([GRID], ["<p>"], "html").endswith("<p>&lt;p&gt;</p>")
+
+
+def test_a_table_is_read_back_as_it_was() -> None:
+    text = format_csv_table(["name", "value"], [['a, "b"', 0.5], ["line\nbreak", None], ["-1.5", -2]])
+    assert text.startswith("name,value\n")
+    rows = list(csv.reader(io.StringIO(text)))
+    assert rows == [["name", "value"], ['a, "b"', "0.5"], ["line\nbreak", ""], ["-1.5", "-2"]]
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+a", "-a", "@a", " =1", "\t=1"])
+def test_a_formula_becomes_a_text(text: str) -> None:
+    assert list(csv.reader(io.StringIO(format_csv_table([text], [])))) == [[f"'{text}"]]
+
+
+def test_a_carriage_return_does_not_end_a_row() -> None:
+    assert format_csv_table(["a"], [["x\r=1\r\ny"]]) == 'a\n"x\n=1\ny"\n'

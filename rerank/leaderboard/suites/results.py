@@ -16,7 +16,7 @@ from typing import Any
 from rerank.errors import DataError, MissingResourceError, RerankError, StorageError
 from rerank.evaluation import Comparison, Scores, compare_evaluated_runs, evaluate_run, evaluate_runs
 from rerank.experiment.candidates import RetrievedCandidates, digest_candidates, lowest_relevant_grade_of_spec
-from rerank.io.csv_tables import format_csv_table
+from rerank.io.reports import format_csv_table
 from rerank.io.run_files import read_run
 from rerank.io.text_files import replace_text_file
 from rerank.leaderboard.suites.bench import SuiteResult

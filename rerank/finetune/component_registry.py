@@ -22,7 +22,7 @@ from rerank.finetune.components import (
     TokenLoss,
 )
 from rerank.finetune.extra.adapters.base.peft_presets import peft_presets
-from rerank.finetune.optimizers.base.transformers_optimizer import find_transformers_optimizer
+from rerank.finetune.optimizers import find_transformers_optimizer
 from rerank.finetune.recipe import ComponentTable, Recipe
 from rerank.registry import Registry
 from rerank.selector import build_from_selector_options
@@ -45,7 +45,15 @@ class AdapterRegistry(Registry):
 
 
 ADAPTERS = AdapterRegistry("finetune.adapters", "adapter", experimental="finetune.extra.adapters")
-OPTIMIZERS = Registry("finetune.optimizers", "optimizer", experimental="finetune.extra.optimizers")
+OPTIMIZERS = Registry(
+    "finetune.optimizers",
+    "optimizer",
+    experimental="finetune.extra.optimizers",
+    shared={
+        "finetune.optimizers": "adamw apollo galore lora_plus",
+        "finetune.extra.optimizers": "dct fira gradnormlorp lora_fa lora_pro natural_galore riemannian sara",
+    },
+)
 _LOSSES = (
     "adr_mse distill importance infonce lambdarank listmle listnet lm margin_mse ranknet reciprocal "
     "sentence_transformers"

@@ -18,7 +18,7 @@ pytest.importorskip("peft")
 
 from rerank.finetune.adapters.dora import Dora  # noqa: E402
 from rerank.finetune.adapters.lora import Lora  # noqa: E402
-from rerank.finetune.optimizers.base.parameter_groups import trainable_parameters  # noqa: E402
+from rerank.finetune.kernels.adamw import trainable_parameters  # noqa: E402
 from tests.finetune.stepping import (  # noqa: E402
     backward,
     lora_model,

@@ -10,15 +10,15 @@ import pytest
 from rerank.errors import UsageError
 from rerank.finetune.components import CallbackPart
 from rerank.finetune.extra.callbacks.refactor import Refactor
-from rerank.finetune.extra.optimizers.lora_pro import LoraPro
-from rerank.finetune.optimizers.adamw import Adamw
+from rerank.finetune.extra.optimizers import LoraPro
+from rerank.finetune.optimizers import Adamw
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
 from rerank.finetune.extra.callbacks.refactor.factor_balancing import balance_lora_factors  # noqa: E402
-from rerank.finetune.optimizers.base.factor_pairs import find_factor_pairs  # noqa: E402
+from rerank.finetune.extra.kernels.adamw_variants import find_factor_pairs  # noqa: E402
 from tests.finetune.stepping import gradients, lora_model, same_weights, trainer  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_logits, tiny_model  # noqa: E402
 from tests.raising import raises  # noqa: E402

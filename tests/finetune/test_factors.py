@@ -8,26 +8,22 @@ import numpy as np
 import pytest
 
 from rerank.errors import UsageError
-from rerank.finetune.extra.optimizers.lora_fa import LoraFa
-from rerank.finetune.extra.optimizers.lora_pro import LoraPro
-from rerank.finetune.extra.optimizers.riemannian import Riemannian
-from rerank.finetune.optimizers.lora_plus import LoraPlus
+from rerank.finetune.extra.optimizers import LoraFa, LoraPro, Riemannian
+from rerank.finetune.optimizers import LoraPlus
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from rerank.finetune.extra.optimizers.lora_pro.equivalent_gradient import (  # noqa: E402
+from rerank.finetune.extra.kernels.adamw_variants import (  # noqa: E402  # noqa: E402
     EquivalentGradientAdamW,
-    lora_pro_adjustment,
-)
-from rerank.finetune.optimizers.base.exact_adamw import ExactAdamW  # noqa: E402
-from rerank.finetune.optimizers.base.factor_pairs import (  # noqa: E402
     FactorAdamW,
     FactorPair,
     find_factor_pairs,
     lora_fa_adjustment,
+    lora_pro_adjustment,
 )
+from rerank.finetune.kernels.adamw import ExactAdamW  # noqa: E402
 from tests.finetune.stepping import backward, gradients, lora_model  # noqa: E402
 from tests.finetune.tiny import tiny_ids, tiny_loss, tiny_model  # noqa: E402
 from tests.raising import raises  # noqa: E402

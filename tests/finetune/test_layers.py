@@ -14,8 +14,7 @@ from rerank.errors import UsageError
 from rerank.finetune.components import CallbackPart
 from rerank.finetune.extra.layers.lisa import Lisa
 from rerank.finetune.extra.layers.owlore import Owlore
-from rerank.finetune.optimizers.adamw import Adamw
-from rerank.finetune.optimizers.galore import Galore
+from rerank.finetune.optimizers import Adamw, Galore
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

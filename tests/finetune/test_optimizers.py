@@ -10,26 +10,16 @@ import pytest
 
 from rerank.errors import UsageError
 from rerank.finetune.components import Optimizer
-from rerank.finetune.extra.optimizers.dct import Dct
-from rerank.finetune.extra.optimizers.fira import Fira
-from rerank.finetune.extra.optimizers.gradnormlorp import Gradnormlorp
-from rerank.finetune.extra.optimizers.lora_fa import LoraFa
-from rerank.finetune.extra.optimizers.lora_pro import LoraPro
-from rerank.finetune.extra.optimizers.natural_galore import NaturalGalore
-from rerank.finetune.extra.optimizers.riemannian import Riemannian
-from rerank.finetune.extra.optimizers.sara import Sara
-from rerank.finetune.optimizers.adamw import Adamw
-from rerank.finetune.optimizers.apollo import Apollo
-from rerank.finetune.optimizers.galore import Galore
-from rerank.finetune.optimizers.lora_plus import LoraPlus
+from rerank.finetune.extra.optimizers import Dct, Fira, Gradnormlorp, LoraFa, LoraPro, NaturalGalore, Riemannian, Sara
+from rerank.finetune.optimizers import Adamw, Apollo, Galore, LoraPlus
 from rerank.finetune.recipe import Recipe
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from rerank.finetune.optimizers.base.exact_adamw import ExactAdamW  # noqa: E402
-from rerank.finetune.optimizers.base.parameter_groups import (  # noqa: E402
+from rerank.finetune.kernels.adamw import (  # noqa: E402
+    ExactAdamW,
     make_parameter_groups,
     projectable_matrices,
 )

@@ -8,17 +8,14 @@ import numpy as np
 import pytest
 from scipy.fft import dct
 
-from rerank.finetune.extra.optimizers.dct import Dct
-from rerank.finetune.extra.optimizers.fira import Fira
-from rerank.finetune.extra.optimizers.natural_galore import NaturalGalore
-from rerank.finetune.optimizers.apollo import Apollo
-from rerank.finetune.optimizers.galore import Galore
+from rerank.finetune.extra.optimizers import Dct, Fira, NaturalGalore
+from rerank.finetune.optimizers import Apollo, Galore
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from rerank.finetune.optimizers.base.subspace_adamw import dct_subspace_columns, precondition_by_fisher  # noqa: E402
+from rerank.finetune.kernels.subspace_adamw import dct_columns, precondition_by_fisher  # noqa: E402
 from tests.finetune.stepping import LinearModel, gradients, run_steps  # noqa: E402
 
 
@@ -98,19 +95,19 @@ def test_fira_adds_the_rest_row_by_row_and_lets_it_grow_by_a_hundredth(scale: fl
 
 @pytest.mark.parametrize("width", [2, 7, 64, 512])
 def test_cosines_are_orthonormal_and_scipys(width: int) -> None:
-    found = dct_subspace_columns(width, torch.arange(width), torch.float64)
+    found = dct_columns(width, torch.arange(width), torch.float64)
     assert torch.allclose(found.T @ found, torch.eye(width, dtype=torch.float64), atol=1e-12)
     assert found.T.numpy() == pytest.approx(dct(np.eye(width), norm="ortho", axis=0), abs=1e-12)
 
 
 def test_cosines_in_float32_are_orthonormal_at_the_width_of_a_large_model() -> None:
     columns = torch.tensor([0, 1, 1791, 3582, 3583])
-    found = dct_subspace_columns(3584, columns, torch.float32).double()  # so that the sum below does not round
+    found = dct_columns(3584, columns, torch.float32).double()  # so that the sum below does not round
     assert torch.allclose(found.T @ found, torch.eye(5, dtype=torch.float64), atol=1e-7)
 
 
 def test_dct_takes_the_columns_that_the_gradient_favours() -> None:
-    basis = dct_subspace_columns(6, torch.arange(6), torch.float64)
+    basis = dct_columns(6, torch.arange(6), torch.float64)
     strength = torch.tensor([1.0, 9.0, 2.0, 8.0, 3.0, 4.0], dtype=torch.float64)
     (random,) = gradients(1)
     grad = torch.linalg.qr(random).Q * strength @ basis.T
@@ -121,7 +118,7 @@ def test_dct_takes_the_columns_that_the_gradient_favours() -> None:
 
 
 def test_dct_lets_moments_stay_with_their_columns() -> None:
-    basis = dct_subspace_columns(6, torch.arange(6), torch.float64)
+    basis = dct_columns(6, torch.arange(6), torch.float64)
     chance = torch.linalg.qr(gradients(1)[0]).Q
     first = chance * torch.tensor([9.0, 8, 0.1, 0.1, 0.1, 0.1], dtype=torch.float64) @ basis.T
     second = chance * torch.tensor([0.1, 8, 9, 0.1, 0.1, 0.1], dtype=torch.float64) @ basis.T

@@ -17,10 +17,7 @@ pytest.importorskip("peft")
 
 from transformers.training_args import OptimizerNames  # noqa: E402
 
-from rerank.finetune.optimizers.base.transformers_optimizer import (  # noqa: E402
-    TransformersOptimizer,
-    find_transformers_optimizer,
-)
+from rerank.finetune.optimizers import TransformersOptimizer, find_transformers_optimizer  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
 from tests.finetune.small import recipe  # noqa: E402
 from tests.finetune.stepping import lora_model, same_weights, trainer  # noqa: E402

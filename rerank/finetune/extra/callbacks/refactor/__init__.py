@@ -36,6 +36,6 @@ class Refactor:
     def callback(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
         """Return the trainer callback for the factor pairs of the model."""
         from rerank.finetune.extra.callbacks.refactor.factor_balancing import RefactorizationCallback
-        from rerank.finetune.optimizers.base.factor_pairs import find_factor_pairs
+        from rerank.finetune.extra.kernels.adamw_variants import find_factor_pairs
 
         return RefactorizationCallback(find_factor_pairs(model), every=self.every)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from rerank.finetune.optimizers.base.exact_adamw import widen_optimizer_tensor
-from rerank.finetune.optimizers.base.factor_pairs import FactorPair
+from rerank.finetune.extra.kernels.adamw_variants import FactorPair
+from rerank.finetune.kernels.adamw import widen
 
 
 def balance_lora_factors(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -54,7 +54,7 @@ class RefactorizationCallback(TrainerCallback):
         if state.global_step % self.every or state.global_step >= state.max_steps:
             return
         for pair in self.pairs:
-            factors = balance_lora_factors(widen_optimizer_tensor(pair.a), widen_optimizer_tensor(pair.b))
+            factors = balance_lora_factors(widen(pair.a), widen(pair.b))
             if factors is not None:
                 pair.a.copy_(factors[0])
                 pair.b.copy_(factors[1])

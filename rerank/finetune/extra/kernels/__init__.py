@@ -1,0 +1,1 @@
+"""Computations of experimental training components, which import torch, peft or trl."""

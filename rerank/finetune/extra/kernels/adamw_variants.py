@@ -1,0 +1,244 @@
+"""AdamW on factor pairs B A of low-rank adapters (LoRA-FA, LoRA-Pro), and on a fraction of the weights (SaRA).
+
+Let W + s B A be the adapted matrix with A (r x n) and B (m x r), and g (m x n) its gradient. Automatic differentiation
+gives dA = s B' g and dB = s g A'. A `GradientAdjustment` replaces dA and dB without computing g.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rerank.errors import UsageError
+from rerank.finetune.extra.optimizers import count_share
+from rerank.finetune.kernels.adamw import ExactAdamW, ExactStateOptimizer, State, call_closure, step_adamw, widen
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FactorPair:
+    """The two low-rank factors that an adapter adds to one matrix."""
+
+    a: nn.Parameter  #: Factor A, shape (r, n).
+    b: nn.Parameter  #: Factor B, shape (m, r).
+    scale: float  #: Scaling factor s in W + s B A.
+
+
+#: Function that takes (pair, dA, dB), at least float32, and returns the gradients to use for A and B.
+GradientAdjustment = Callable[[FactorPair, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def find_factor_pairs(model: nn.Module) -> list[FactorPair]:
+    """Return the factor pairs of all LoRA layers of peft in which at least one factor is trainable.
+
+    Factors that are computed from other parameters are omitted.
+
+    Raises:
+        UsageError: The model has no trainable factor pair.
+    """
+    pairs = []
+    for module in model.modules():
+        scaling = getattr(module, "scaling", None)
+        for name, scale in scaling.items() if isinstance(scaling, Mapping) else ():
+            a, b = _factor(module, "lora_A", name), _factor(module, "lora_B", name)
+            if a is not None and b is not None and (a.requires_grad or b.requires_grad):
+                pairs.append(FactorPair(a, b, float(scale)))
+    if not pairs:
+        raise UsageError(
+            "The model has no trainable pair of factors lora_A and lora_B",
+            expected="an adapter with factor pairs",
+            remedy="Attach an adapter such as lora, or use another optimizer, such as adamw",
+        )
+    return pairs
+
+
+def _factor(module: nn.Module, factor: str, name: str) -> nn.Parameter | None:
+    """Return the matrix of a factor; None if the matrix does not exist or is computed from other parameters."""
+    layers = getattr(module, factor, None)
+    layer = layers[name] if isinstance(layers, nn.ModuleDict) and name in layers else None
+    weight = dict(layer.named_parameters(recurse=False)).get("weight") if layer is not None else None
+    return weight if weight is not None and weight.ndim == 2 else None
+
+
+class FactorAdamW(ExactAdamW):
+    """AdamW on adjusted gradients for factor pairs, and on the original gradients for all other parameters.
+
+    ``adjust`` is called for pairs whose B has a gradient. If A has none, dA is 0, and the result for A is not used.
+    """
+
+    def __init__(self, params: Any, *, pairs: list[FactorPair], adjust: GradientAdjustment, **options: Any) -> None:
+        super().__init__(params, **options)
+        self._pairs = pairs
+        self._adjust = adjust
+
+    def adjusted_gradients(self) -> Mapping[Tensor, Tensor]:
+        """Return the adjusted gradients of all pairs whose B has a gradient."""
+        adjusted: dict[Tensor, Tensor] = {}
+        for pair in self._pairs:
+            a, b = pair.a.grad, pair.b.grad
+            if b is not None:
+                da = torch.zeros_like(pair.a) if a is None else a
+                new_a, new_b = self._adjust(pair, widen(da), widen(b))
+                adjusted |= {pair.a: new_a, pair.b: new_b}
+        return adjusted
+
+
+def lora_fa_adjustment(damping: float) -> GradientAdjustment:
+    """Return the gradient adjustment for a frozen A: gB = dB (A A')^-1 / s^2 minimises ||s gB A - g||."""
+
+    def adjust(pair: FactorPair, da: Tensor, db: Tensor) -> tuple[Tensor, Tensor]:
+        # The least-squares solution of s gB A = g is gB = g A' (A A')^-1 / s, and g A' = dB / s.
+        aa = _damped_gram(widen(pair.a), damping)
+        return da, torch.linalg.solve(aa, db.T.to(aa.dtype)).T.to(db.dtype) / pair.scale**2
+
+    return adjust
+
+
+def lora_pro_adjustment(damping: float) -> GradientAdjustment:
+    """Return the adjustment of LoRA-Pro: gA and gB for which s (B gA + gB A) is as close as possible to g.
+
+    Among all such pairs of gradients, gA and gB are the closest to dA and dB.
+
+        gA = (B'B)^-1 dA / s^2 + X A
+        gB = (I - B (B'B)^-1 B') dB (A A')^-1 / s^2 - B X
+        B'B X + X A A' = -(B'B)^-1 dA A' / s^2
+
+    While B = 0, gA = dA = 0.
+    """
+
+    def adjust(pair: FactorPair, da: Tensor, db: Tensor) -> tuple[Tensor, Tensor]:
+        dtype = da.dtype
+        aa, bb = _damped_gram(widen(pair.a), damping), _damped_gram(widen(pair.b).T, damping)
+        a, b, da, db = (x.to(aa.dtype) for x in (pair.a, pair.b, da, db))
+        # A A' and B'B (r x r) are symmetric. In the bases of their eigenvectors, the Sylvester equation for X is solved
+        # by one division per entry: X_ij = right_ij / (eigenvalue_i of B'B + eigenvalue_j of A A').
+        (values_aa, vectors_aa), (values_bb, vectors_bb) = torch.linalg.eigh(aa), torch.linalg.eigh(bb)
+        inverse_aa = (vectors_aa / values_aa) @ vectors_aa.T
+        inverse_bb = (vectors_bb / values_bb) @ vectors_bb.T
+        right = -(inverse_bb @ da @ a.T) / pair.scale**2
+        sums = values_bb[:, None] + values_aa[None, :]
+        x = vectors_bb @ ((vectors_bb.T @ right @ vectors_aa) / sums) @ vectors_aa.T
+        # (I - B (B'B)^-1 B') dB is the part of dB outside the column space of B; no m x m matrix is needed.
+        outside = db - b @ (inverse_bb @ (b.T @ db))
+        # gA (r, n) and gB (m, r) as in the docstring, with the solution X from above.
+        new_a = inverse_bb @ da / pair.scale**2 + x @ a
+        new_b = outside @ inverse_aa / pair.scale**2 - b @ x
+        return new_a.to(dtype), new_b.to(dtype)
+
+    return adjust
+
+
+def _damped_gram(rows: Tensor, damping: float) -> Tensor:
+    """Return X X' + damping I, shape (r, r), for X of shape (r, n); float64 where the device supports it.
+
+    The Gram matrix squares the condition number of X, so that float32 would not be enough for its inverse.
+    """
+    accurate = rows if rows.device.type == "mps" else rows.double()
+    return accurate @ accurate.T + damping * torch.eye(len(rows), device=rows.device, dtype=accurate.dtype)
+
+
+class EquivalentGradientAdamW(ExactStateOptimizer):
+    """AdamW whose moments are those of the equivalent gradients (m x n) of factor pairs; plain AdamW on other weights.
+
+    A change of A by dt gA and of B by dt gB changes W + s B A by dt e, where e = s (B gA + gB A) is the equivalent
+    gradient of the matrix. Each step of a pair is
+
+        (gA, gB) <- adjusted dA, dB;  e = s (B gA + gB A)
+        D = mean / (root of mean square + eps) of e           Adam's moments, m x n
+        (gA, gB) <- adjusted s B' D, s D A'
+        A <- A - lr gA - lr weight_decay A, and likewise for B
+
+    The moments of a pair are kept in the state of its B. Both factors are in the same group. Source: LoRA-Pro, Wang et
+    al., arXiv 2407.18242, section 2, and the authors' code.
+    """
+
+    def __init__(self, params: Any, *, pairs: list[FactorPair], damping: float, **options: Any) -> None:
+        super().__init__(params, **options)
+        self._pairs = {pair.b: pair for pair in pairs}
+        self._adjust = lora_pro_adjustment(damping)
+
+    def load_state_dict(self, state_dict: State) -> None:
+        """Load the result of `state_dict`; moments of single factors, which old checkpoints contain, are dropped."""
+        super().load_state_dict(state_dict)
+        outdated = [b for b, pair in self._pairs.items() if pair.a in self.state and b in self.state]
+        for b in outdated:
+            self.state.pop(b)
+            self.state.pop(self._pairs[b].a)
+        if outdated:
+            logger.warning("The checkpoint of lora-pro contains unusable moments of single factors; moments start at 0")
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every weight that has a gradient; a factor whose partner has no gradient is updated by plain AdamW."""
+        loss = call_closure(closure)
+        for group in self.param_groups:
+            ready = {weight: weight.grad for weight in group["params"] if weight.grad is not None}
+            for pair in [self._pairs[weight] for weight in ready if weight in self._pairs]:
+                if pair.a in ready:
+                    self._step_pair(pair, ready.pop(pair.a), ready.pop(pair.b), group)
+            step_adamw(list(ready), list(ready.values()), [self.state[weight] for weight in ready], group)
+        return loss
+
+    def _step_pair(self, pair: FactorPair, da: Tensor, db: Tensor, group: State) -> None:
+        a, b = widen(pair.a), widen(pair.b)
+        new_a, new_b = self._adjust(pair, widen(da), widen(db))
+        equivalent = pair.scale * (b @ new_a + new_b @ a)  # (m, n)
+        # A step of Adam from 0 with the learning rate -1 gives the direction D (m, n).
+        direction = torch.zeros_like(equivalent)
+        step_adamw([direction], [equivalent], [self.state[pair.b]], {**group, "lr": -1.0, "weight_decay": 0.0})
+        new_a, new_b = self._adjust(pair, pair.scale * b.T @ direction, pair.scale * direction @ a.T)
+        for weight, change in ((pair.a, new_a), (pair.b, new_b)):
+            decayed = widen(weight) * (1 - group["lr"] * group["weight_decay"])
+            weight.copy_(decayed - group["lr"] * change)
+
+
+class SparseAdamW(ExactStateOptimizer):
+    """AdamW that updates only a fraction of the entries of each parameter, and keeps moments only for these entries.
+
+    Args:
+        share: Fraction of the entries of every parameter that are trained: those with the smallest absolute values.
+        refine: Number of steps after which entries that are no longer among the smallest are frozen; 0 for never.
+    """
+
+    def __init__(self, params: list[State], *, share: float, refine: int, **options: Any) -> None:
+        super().__init__(params, **options)
+        self.share = share
+        self.refine = refine
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update the selected entries of every weight that has a gradient."""
+        loss = call_closure(closure)
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                flat, state = weight.view(-1), self.state[weight]
+                if not state:
+                    count = count_share(flat.numel(), self.share)
+                    indices = flat.abs().topk(count, largest=False, sorted=False).indices.sort().values
+                    state["entries"] = indices.to(torch.int32) if flat.numel() < 2**31 else indices
+                elif self.refine and int(state["step"]) == self.refine:
+                    _freeze_grown_entries(flat, state)
+                entries = state["entries"].long()
+                values = widen(flat[entries])
+                step_adamw([values], [weight.grad.reshape(-1)[entries]], [state], group)
+                flat[entries] = values.to(flat.dtype)
+        return loss
+
+
+def _freeze_grown_entries(flat: Tensor, state: State) -> None:
+    """Keep only the trained entries, and their state, whose absolute value is below that of every untrained entry."""
+    entries = state["entries"].long()
+    is_untrained = torch.ones_like(flat, dtype=torch.bool)
+    is_untrained[entries] = False
+    if is_untrained.any():
+        is_small = flat[entries].abs() < flat[is_untrained].abs().min()
+        for key in ("entries", "exp_avg", "exp_avg_sq"):
+            state[key] = state[key][is_small]

@@ -1,0 +1,246 @@
+"""Experimental optimizers of research papers. Only `build` imports torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rerank.errors import MissingPrerequisiteError, UsageError
+from rerank.finetune.components import FULL, LORA, ParameterKind, Shapes, option
+from rerank.finetune.optimizers import AdamOptions, SubspaceOptions
+
+if TYPE_CHECKING:
+    from rerank.finetune.recipe import Recipe
+
+
+# Moments in a subspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dct(SubspaceOptions):
+    """GaLore whose basis consists of r columns of the cosine transform, selected by the gradient.
+
+    DCT-AdamW keeps r (2 long + 1) numbers per (long x short) matrix and needs no singular value decomposition. When
+    columns are selected, DCT-AdamW computes the whole transform of the shorter side (short x short). Moments of columns
+    that remain are kept. The error feedback of the paper is not implemented. The paper selects columns at every step:
+    set ``gap=1``.
+    """
+
+    paper = "Modoranu et al., arXiv 2505.17967 (DCT-AdamW)"
+    summary = "GaLore with columns of the cosine transform as the basis, stored as indices"
+    differs = "Without error feedback; columns are selected every gap steps"
+    fixed: ClassVar[Mapping[str, Any]] = {"basis": "cosine"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fira(SubspaceOptions):
+    """GaLore plus the part of the gradient outside the subspace, scaled row by row as Adam scales the projected rows.
+
+    The norm of this scaled part may grow by at most 1 % per step; for this limit, one more number per matrix is kept.
+    """
+
+    paper = "Chen et al., arXiv 2410.01623 (Fira)"
+    summary = "GaLore plus the scaled rest of the gradient, so that updates have full rank"
+    fixed: ClassVar[Mapping[str, Any]] = {"rest": "add"}
+
+    #: Factor that multiplies the update inside the subspace, and the projection that is subtracted from the gradient to
+    #: obtain the part outside; with 1, the default of the authors' code, both are as in the paper.
+    scale: float = option(1.0, above=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NaturalGalore(SubspaceOptions):
+    """GaLore in which the input of Adam is (F + damping I)^-1 times the projected gradient.
+
+    F is the sum of the outer products of the last ``history`` projected gradients in the same subspace, including the
+    current one. These gradients are stored: with ``history=20`` and r = 512, the state for a 7B model is 1.74 times as
+    large as the state of `adamw`, although the abstract claims "without additional memory overhead".
+    """
+
+    paper = "Das, arXiv 2410.16029 (Natural GaLore)"
+    summary = "GaLore with projected gradients preconditioned by their empirical Fisher matrix"
+
+    history: int = option(20, above=0)  #: Number of projected gradients in F.
+    damping: float = option(1e-3, above=0)  #: Term added to the diagonal of F.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gradnormlorp(SubspaceOptions):
+    """`galore` on the gradients of the factors of `dora`, with plain AdamW for the magnitude vectors.
+
+    The paper combines two methods: it normalises the rows of W + alpha / r B A and trains their norms separately
+    (DoRA), and it projects the gradients of B and A (GaLore). The options ``rank`` and ``gap`` are the rank of the
+    paper's subspace and its update interval.
+    """
+
+    paper = "Huang et al., AAAI 2025, arXiv 2412.19616 (GradNormLoRP)"
+    summary = "GaLore on the factors of the adapter dora"
+    fits: ClassVar[frozenset[ParameterKind]] = LORA
+    reason: ClassVar[str] = "It projects the gradients of the factors of dora, which other adapters lack"
+
+    #: Dimension of the subspace. It should be below the rank of the adapter, which is the shorter side of the factors.
+    #: The default is a quarter of the default rank of `dora`.
+    rank: int = option(4, above=0)
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Check that the adapter is `dora`."""
+        if recipe.adapter.name != "dora":
+            raise _needs_dora(f"The optimizer 'gradnormlorp' is combined with the adapter {recipe.adapter.name!r}")
+
+    def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
+        from rerank.finetune.kernels.adamw import trainable_parameters
+
+        if not any(".lora_magnitude_vector." in name for name, _ in trainable_parameters(model)):
+            raise _needs_dora("The optimizer 'gradnormlorp' needs DoRA's magnitudes, which the model lacks")
+        return super().build(model, lr=lr, weight_decay=weight_decay)
+
+
+def _needs_dora(problem: str) -> UsageError:
+    return UsageError(problem, expected="the adapter dora", remedy="For other adapters, use galore with factors = true")
+
+
+# Gradients of LoRA factors
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraFa(AdamOptions):
+    """AdamW on the LoRA factor B with the gradient dB (A A')^-1 / s^2, the least-squares optimum; `build` freezes A.
+
+    For the backward pass, a layer then keeps r numbers per token instead of its whole input. `count_state` counts only
+    the parameters that are still trained, without A.
+
+    This is our own implementation. peft's LoraFAOptimizer uses the same correction, but it treats DoRA's magnitudes as
+    factors, computes in bfloat16 wherever bfloat16 is available, keeps moments in the data type of the weights, and
+    fails on a factor without a gradient.
+    """
+
+    paper = "Zhang et al., arXiv 2308.03303 (LoRA-FA)"
+    summary = "AdamW on B only, with its gradient corrected for a frozen A"
+    differs = "The gradient of B is corrected as in peft's LoraFAOptimizer"
+    fits: ClassVar[frozenset[ParameterKind]] = LORA
+    reason: ClassVar[str] = "It freezes lora_A and trains lora_B, which other adapters lack"
+
+    damping: float = option(1e-8, above=0)  #: Term added to the diagonal of A A' before it is inverted.
+
+    def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
+        from rerank.finetune.extra.kernels.adamw_variants import FactorAdamW, find_factor_pairs, lora_fa_adjustment
+        from rerank.finetune.kernels.adamw import make_parameter_groups
+
+        pairs = find_factor_pairs(model)
+        for pair in pairs:
+            pair.a.requires_grad_(False)
+        groups = make_parameter_groups(model, weight_decay)
+        return FactorAdamW(groups, pairs=pairs, adjust=lora_fa_adjustment(self.damping), lr=lr, **self.moments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraPro(AdamOptions):
+    """AdamW on the equivalent gradient of each factor pair; every update is mapped back to the two factors.
+
+    The equivalent gradient is the gradient of the matrix that a joint change of both factors corresponds to. Adam's
+    moments have the size of the adapted matrix, m n, instead of the sizes of its factors: the optimizer needs as much
+    memory as AdamW in full fine-tuning of the adapted matrices.
+    """
+
+    paper = "Wang et al., ICLR 2025, arXiv 2407.18242 (LoRA-Pro)"
+    summary = "Factor steps that follow AdamW on the matrix; keeps full-size moments"
+    fits: ClassVar[frozenset[ParameterKind]] = LORA
+    reason: ClassVar[str] = "It adjusts the gradients of lora_A and lora_B together, which other adapters lack"
+
+    #: Term added to the diagonals of A A' and B'B before they are inverted.
+    damping: float = option(1e-8, above=0)
+
+    def count_state(self, shapes: Shapes) -> int:
+        """Return the number of state values: 2 m n per pair of A (r x n) and B (m x r), and 2 per vector entry."""
+        vectors = sum(2 * size for rows, size in shapes if rows == 1)
+        matrices = [shape for shape in shapes if min(shape) > 1]
+        return vectors + sum(2 * m * n for (_, n), (m, _) in zip(matrices[::2], matrices[1::2], strict=True))
+
+    def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
+        from rerank.finetune.extra.kernels.adamw_variants import EquivalentGradientAdamW, find_factor_pairs
+        from rerank.finetune.kernels.adamw import make_parameter_groups
+
+        groups, pairs = make_parameter_groups(model, weight_decay), find_factor_pairs(model)
+        return EquivalentGradientAdamW(groups, pairs=pairs, damping=self.damping, lr=lr, **self.moments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Riemannian(AdamOptions):
+    """AdamW on preconditioned gradients of LoRA factors: (B'B + reg I)^-1 dA for A, and dB (A A' + reg I)^-1 for B.
+
+    peft computes the preconditioned gradients, and this package's AdamW uses them.
+    """
+
+    paper = "Zhang and Pilanci, ICML 2024, arXiv 2402.02347 (Riemannian preconditioned LoRA)"
+    summary = "AdamW on factor gradients, each preconditioned by the other factor"
+    fits: ClassVar[frozenset[ParameterKind]] = LORA
+    reason: ClassVar[str] = "It preconditions lora_A by lora_B and vice versa, which other adapters lack"
+
+    #: Term added to the diagonals of B'B and A A' before they are inverted.
+    reg: float = option(1e-2, above=0)
+
+    def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
+        try:
+            from peft.optimizers import create_riemannian_optimizer
+        except ImportError as error:
+            raise MissingPrerequisiteError(
+                "The installed version of peft lacks create_riemannian_optimizer",
+                remedy="Run: pip install --upgrade peft",
+            ) from error
+        from rerank.finetune.extra.kernels.adamw_variants import find_factor_pairs
+        from rerank.finetune.kernels.adamw import ExactAdamW, exempt_vectors_from_decay
+
+        find_factor_pairs(model)  # raises an error with a remedy if the model has no factor pairs
+        options = {"lr": lr, "weight_decay": weight_decay, **self.moments}
+        optimizer = create_riemannian_optimizer(model, ExactAdamW, reg=self.reg, **options)
+        optimizer.param_groups = exempt_vectors_from_decay(optimizer.param_groups)
+        return optimizer
+
+
+# A fraction of the weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sara(AdamOptions):
+    """AdamW on the weights with the smallest absolute values; all other weights stay bit-identical.
+
+    SaRA keeps 3 numbers per trained entry: two moments and the index of the entry. The paper has one threshold for all
+    weights; here the same fraction of each parameter is trained, so that the memory is known in advance. The paper's
+    nuclear-norm penalty and sparse backpropagation are not implemented: gradients are dense.
+
+    This is our own implementation, because the one in pytorch_optimizer keeps a mask over all entries and casts the
+    state that it loads to the data type of the weights.
+    """
+
+    paper = "Hu et al., ICLR 2025, arXiv 2409.06633 (SaRA)"
+    summary = "AdamW on the fraction of weights with the smallest absolute values"
+    differs = "One fraction per parameter instead of a threshold for all; no nuclear-norm penalty, dense gradients"
+    fits: ClassVar[frozenset[ParameterKind]] = FULL
+    reason: ClassVar[str] = "It trains the smallest of the model's own weights, which adapters freeze"
+
+    share: float = option(0.1, above=0, at_most=1)  #: Fraction of the entries of every parameter that are trained.
+    #: Number of steps after which trained entries are frozen if their absolute value is no longer below that of the
+    #: smallest untrained entry; 0 for never. The paper makes this progressive adjustment halfway through training.
+    refine: int = option(0, at_least=0)
+
+    def count_state(self, shapes: Shapes) -> int:
+        """Return the number of state values: two moments and an index per trained entry, before ``refine``."""
+        return sum(3 * count_share(rows * columns, self.share) for rows, columns in shapes)
+
+    def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
+        from rerank.finetune.extra.kernels.adamw_variants import SparseAdamW
+        from rerank.finetune.kernels.adamw import make_parameter_groups
+
+        groups = make_parameter_groups(model, weight_decay)
+        return SparseAdamW(groups, lr=lr, share=self.share, refine=self.refine, **self.moments)
+
+
+def count_share(size: int, share: float) -> int:
+    """Return the fraction ``share`` of ``size`` entries as a number of entries, rounded up so that it is never 0.
+
+    >>> count_share(10, 0.25)
+    3
+    """
+    return min(size, math.ceil(share * size))

@@ -1,1 +1,0 @@
-"""Experimental optimizers. Each module defines one optimizer as a plug-in."""

@@ -1,0 +1,1 @@
+"""Computations of training components, which import torch and peft."""

@@ -1,1 +1,0 @@
-"""Optimizers for training. Each module defines one optimizer as a plug-in."""

@@ -107,7 +107,7 @@ _PAGES_OF = {
 }
 _TRAINING = """# Training methods
 
-<!-- Written by docs/generate.py; change the classes in rerank/finetune and rerank/finetune/papers.toml instead. -->
+<!-- Written by docs/generate.py; change the classes in rerank/finetune and rerank/finetune/methods.toml instead. -->
 
 A recipe names an adapter, an optimizer, and losses or an objective. Layer sampling, callbacks and a rank allocation are
 optional. These pages describe the formula, cost and caveats of each method: [adapters](adapters.md),

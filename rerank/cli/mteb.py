@@ -315,7 +315,7 @@ def choose_pool(
 ) -> None:
     """Find the smallest depth of hard-negative pools at which the conclusions from the full runs are preserved."""
     from rerank.downsampling import choose_smallest_pool
-    from rerank.downsampling.pools import DEPTHS, documents_of_reduced_pools, union_of_reduced_pools
+    from rerank.downsampling.pools import DEPTHS, documents_per_query, union
 
     if out is not None:
         check_file_writable(out)
@@ -326,7 +326,7 @@ def choose_pool(
     )
     if out is not None and reduced.chosen is not None:
         pooled = [run for run in systems if not makers or run.name in makers]
-        corpus = union_of_reduced_pools(documents_of_reduced_pools(pooled, judged, reduced.chosen.size))
+        corpus = union(documents_per_query(pooled, judged, reduced.chosen.size))
         with replace_text_file(out) as file:
             file.writelines(json.dumps({"id": doc_id}, ensure_ascii=False) + "\n" for doc_id in sorted(corpus))
         print_note(f"written: {out}")

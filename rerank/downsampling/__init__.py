@@ -7,10 +7,10 @@ package also checks whether the significant differences between systems are reta
 
 from __future__ import annotations
 
-from rerank.downsampling.goal_metrics import Goal, Procedure, SignificanceCriterion
+from rerank.adjudication.conclusions import Procedure
+from rerank.downsampling.conclusions import Goal, ReducedBenchmark, ReductionStep, SignificanceCriterion
 from rerank.downsampling.pools import choose_smallest_pool
 from rerank.downsampling.queries import choose_fewest_queries
-from rerank.downsampling.reduced_benchmark import ReducedBenchmark, ReductionStep
 from rerank.downsampling.score_table import ScoreTable, read_benchmark_table
 from rerank.downsampling.tasks import TaskReductionDesign, choose_fewest_tasks
 

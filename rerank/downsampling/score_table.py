@@ -2,9 +2,7 @@
 
 Supported formats are CSV files with one row per model and one column per task; CSV or JSON lines with one score per
 line (model, task, score and optionally query); JSON lines with a model and all its scores per line; and mteb's result
-folders (`mteb_results`).
-
-Reader for mteb's result folders, which contain the scores of models on tasks.
+folders.
 """
 
 from __future__ import annotations
@@ -27,31 +25,30 @@ from rerank.io.json_records import parse_json
 from rerank.io.settings_files import read_json_object
 from rerank.io.text_files import open_text_file
 
-_MODEL = ("model", "system", "model_name", "run", "")
-_TASK = ("task", "task_name")
-_SCORE = ("score", "value", "main_score")
-_QUERY = ("query", "query_id", "qid", "topic")
+#: Names of columns and keys, by what they hold.
+_KEYS = {
+    "model": ("model", "system", "model_name", "run", ""),
+    "task": ("task", "task_name"),
+    "score": ("score", "value", "main_score"),
+    "query": ("query", "query_id", "qid", "topic"),
+}
 #: One score: model, task, query (empty for a score of the whole task), value and location in the file.
 _Cell = tuple[str, str, str, float, str]
+#: Part of a task: split and subset.
+_Part = tuple[str, str]
+#: Largest number of parts listed in a note.
+_SHOWN = 5
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ScoreTable:
-    """Scores of the same models on the same tasks.
-
-    Attributes:
-        models: Names of the models.
-        tasks: (queries, models) scores on each task. There is a single row if per-query scores are unknown.
-        queries: Query ids of the rows of each task; empty if per-query scores are unknown.
-        left_out: Models that were excluded because a score is missing.
-        notes: Notes about scores that were omitted.
-    """
+    """Scores of the same models on the same tasks."""
 
     models: tuple[str, ...]
-    tasks: Mapping[str, Floats]
-    queries: Mapping[str, tuple[str, ...]]
-    left_out: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    tasks: Mapping[str, Floats]  #: (queries, models) scores per task; a single row if per-query scores are unknown.
+    queries: Mapping[str, tuple[str, ...]]  #: Query ids of the rows of each task; empty if they are unknown.
+    left_out: tuple[str, ...] = ()  #: Models that were excluded because a score is missing.
+    notes: tuple[str, ...] = ()  #: Notes about scores that were omitted.
 
     @property
     def by_query(self) -> bool:
@@ -107,21 +104,17 @@ def read_benchmark_table(path: str | Path, *, drop_incomplete: bool = False) -> 
         DataError: The format is unknown, a score occurs twice or is not a number, or scores are missing.
     """
     location = Path(path)
-    cells, notes = (
-        mean_scores_for_benchmark_reduction(location)
-        if location.is_dir()
-        else (list(_read_benchmark_file(location)), ())
-    )
+    cells, notes = _mteb_means(location) if location.is_dir() else (list(_read_file(location)), ())
     if not cells:
         raise DataError(
             f"{path} contains no scores", expected="one row per model and one column per task, or one score per line"
         )
     for note in notes:
         warnings.warn(note, stacklevel=2)
-    return replace(_tabulate_benchmark_scores(cells, str(path), drop_incomplete=drop_incomplete), notes=notes)
+    return replace(_tabulate(cells, str(path), drop_incomplete=drop_incomplete), notes=notes)
 
 
-def _tabulate_benchmark_scores(cells: Sequence[_Cell], source: str, *, drop_incomplete: bool) -> ScoreTable:
+def _tabulate(cells: Sequence[_Cell], source: str, *, drop_incomplete: bool) -> ScoreTable:
     """Build the table from single scores, after checking that no score is duplicated or missing."""
     scores: dict[str, dict[tuple[str, str], float]] = {}
     for model, task, query, value, location in cells:
@@ -148,31 +141,25 @@ def _tabulate_benchmark_scores(cells: Sequence[_Cell], source: str, *, drop_inco
     models = tuple(model for model in scores if model not in incomplete)
     if len(models) < 2:
         raise DataError(f"{source}: the number of models with all scores is {len(models)}", expected="at least 2")
-    tasks: dict[str, list[str]] = {}
+    queries: dict[str, list[str]] = {}
     for task, query in columns:
-        tasks.setdefault(task, []).append(query)
+        queries.setdefault(task, []).append(query)
     return ScoreTable(
         models=models,
-        tasks={
-            t: np.array([[scores[m][t, q] for m in models] for q in model_scores]) for t, model_scores in tasks.items()
-        },
-        queries={t: tuple(model_scores) if model_scores != [""] else () for t, model_scores in tasks.items()},
+        tasks={task: np.array([[scores[m][task, q] for m in models] for q in own]) for task, own in queries.items()},
+        queries={task: tuple(own) if own != [""] else () for task, own in queries.items()},
         left_out=tuple(incomplete),
     )
 
 
-def _read_benchmark_file(path: Path) -> Iterable[_Cell]:
+def _read_file(path: Path) -> Iterable[_Cell]:
     """Read a file of scores. The first line determines its format."""
     with open_text_file(path) as stream:
         first = next((line for line in stream if line.strip()), "")
-    return (
-        _read_benchmark_json_lines(path)
-        if first.lstrip().startswith("{")
-        else _read_benchmark_csv(path, "\t" if "\t" in first else ",")
-    )
+    return _read_json_lines(path) if first.lstrip().startswith("{") else _read_csv(path, "\t" if "\t" in first else ",")
 
 
-def _read_benchmark_csv(path: Path, delimiter: str) -> Iterable[_Cell]:
+def _read_csv(path: Path, delimiter: str) -> Iterable[_Cell]:
     with open_text_file(path) as stream:
         reader = csv.reader(stream, delimiter=delimiter, strict=True)
         try:
@@ -185,26 +172,24 @@ def _read_benchmark_csv(path: Path, delimiter: str) -> Iterable[_Cell]:
             raise DataError(
                 f"{path}, line {number} has {len(row)} columns", expected=f"{len(header)} columns, as in the first line"
             )
-        yield from _benchmark_cells(dict(zip(header, row, strict=True)), f"{path}, line {number}")
+        yield from _cells(dict(zip(header, row, strict=True)), f"{path}, line {number}")
 
 
-def _read_benchmark_json_lines(path: Path) -> Iterable[_Cell]:
+def _read_json_lines(path: Path) -> Iterable[_Cell]:
     with open_text_file(path) as stream:
         for number, line in enumerate(stream, 1):
-            if line.strip():
-                row = parse_json(line, f"{path}:{number}")
-                if not isinstance(row, dict):
-                    raise DataError(
-                        f"{path}:{number} contains a {type(row).__name__}", expected="one JSON object per line"
-                    )
-                nested = row.get("scores")
-                model = {key: value for key, value in row.items() if key in _MODEL}
-                yield from _benchmark_cells(
-                    {**model, **nested} if isinstance(nested, dict) else row, f"{path}:{number}"
-                )
+            if not line.strip():
+                continue
+            where = f"{path}:{number}"
+            row = parse_json(line, where)
+            if not isinstance(row, dict):
+                raise DataError(f"{where} contains a {type(row).__name__}", expected="one JSON object per line")
+            nested = row.get("scores")
+            model = {key: value for key, value in row.items() if key in _KEYS["model"]}
+            yield from _cells({**model, **nested} if isinstance(nested, dict) else row, where)
 
 
-def _benchmark_cells(row: Mapping[str, Any], where: str) -> Iterable[_Cell]:
+def _cells(row: Mapping[str, Any], where: str) -> Iterable[_Cell]:
     """Return the scores in one line of a file, which has either a single score or one score per task."""
     names = {kind: next((key for key in keys if key in row), None) for kind, keys in _KEYS.items()}
     if names["model"] is None:
@@ -215,15 +200,12 @@ def _benchmark_cells(row: Mapping[str, Any], where: str) -> Iterable[_Cell]:
     model = str(row[names["model"]])
     if names["task"] is not None and names["score"] is not None:
         query = str(row[names["query"]]) if names["query"] is not None else ""
-        return [(model, str(row[names["task"]]), query, _benchmark_score(row[names["score"]], where), where)]
+        return [(model, str(row[names["task"]]), query, _score(row[names["score"]], where), where)]
     wide = ((key, value) for key, value in row.items() if key != names["model"] and value not in ("", None))
-    return [(model, key, "", _benchmark_score(value, f"{where}, {key}"), where) for key, value in wide]
+    return [(model, key, "", _score(value, f"{where}, {key}"), where) for key, value in wide]
 
 
-_KEYS = {"model": _MODEL, "task": _TASK, "query": _QUERY, "score": _SCORE}
-
-
-def _benchmark_score(value: Any, where: str) -> float:
+def _score(value: Any, where: str) -> float:
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
@@ -233,80 +215,50 @@ def _benchmark_score(value: Any, where: str) -> float:
     return number
 
 
-#: Largest number of parts listed in a note.
-_SHOWN = 5
-#: Part of a task: split and subset.
-_Part = tuple[str, str]
-#: Result of a model on a task: model, task, score per part, path of the file.
-_Result = tuple[str, str, Mapping[_Part, float], str]
+def _mteb_means(folder: Path) -> tuple[list[_Cell], tuple[str, ...]]:
+    """Return each model's main score per task of mteb's results, averaged over the parts that all models have.
 
-
-def mean_scores_for_benchmark_reduction(folder: Path) -> tuple[list[tuple[str, str, str, float, str]], tuple[str, ...]]:
-    """Return each model's main score per task, averaged over the splits and subsets that all models have.
-
-    Models without any result for some task are ignored when these parts are determined, because such models are later
-    excluded from the table.
-
-    Returns:
-        One tuple per result: model, task, an empty query, score and path of the file; and notes about omitted parts,
-        one sentence per task.
+    Parts are splits and subsets. Models without any result for some task are ignored when these parts are determined,
+    because such models are later excluded from the table. The second value has one sentence per task about omitted
+    parts. A model with several revisions is treated as several models.
     """
-    results = _read_results_for_benchmark_reduction(folder)
-    tasks = dict.fromkeys(task for _, task, _, _ in results)
-    tasks_by_model: dict[str, set[str]] = {}
-    for model, task, _, _ in results:
-        tasks_by_model.setdefault(model, set()).add(task)
-    complete = {model for model, own in tasks_by_model.items() if len(own) == len(tasks)} or set(tasks_by_model)
-    cells, notes = [], []
-    for task in tasks:
-        results_of_task = [result for result in results if result[1] == task]
-        complete_results = [result for result in results_of_task if result[0] in complete]
-        common = _common_parts_for_benchmark_reduction(task, complete_results)
-        omitted = sorted({part for result in complete_results for part in result[2]} - common)
-        if omitted:
-            notes.append(_omitted_parts_reduction_note(task, omitted, len(common)))
-        for model, _, parts, path in results_of_task:
-            # incomplete models are later excluded from the table, so their mean may be over any parts
-            values = [parts[part] for part in sorted(common & parts.keys())] or list(parts.values())
-            cells.append((model, task, "", sum(values) / len(values), path))
-    return cells, tuple(notes)
-
-
-def _common_parts_for_benchmark_reduction(task: str, results: Sequence[_Result]) -> set[_Part]:
-    """Return the parts (pairs of split and subset) that are in all results."""
-    common = set.intersection(*(set(parts) for _, _, parts, _ in results))
-    if not common:
-        raise DataError(
-            f"The results of {len(results)} models on {task} have no split and subset in common",
-            expected="at least one split and subset that all models have",
-            remedy="Remove the results of the models that were evaluated on other splits or subsets",
-        )
-    return common
-
-
-def _omitted_parts_reduction_note(task: str, omitted: Sequence[_Part], count: int) -> str:
-    shown = ", ".join("/".join(part) for part in omitted[:_SHOWN])
-    more = f" and {len(omitted) - _SHOWN} more" if len(omitted) > _SHOWN else ""
-    return f"{task}: not all models have {shown}{more}; scores are means over the {count} parts that all have"
-
-
-def _read_results_for_benchmark_reduction(folder: Path) -> list[_Result]:
-    """Read all result files. A model with several revisions is treated as several models."""
     root = folder / "results" if (folder / "results").is_dir() else folder
     files = [path for path in sorted(root.glob("*/*/*.json")) if path.name != "model_meta.json"]
     revisions: dict[str, set[str]] = {}
     for path in files:
         revisions.setdefault(path.parent.parent.name, set()).add(path.parent.name)
-    results: list[_Result] = []
+    #: Score per part, with the path of the file, per task and model.
+    results: dict[str, list[tuple[str, dict[_Part, float], str]]] = {}
     for path in files:
         model, revision = path.parent.parent.name, path.parent.name
-        name = model.replace("__", "/", 1)
-        task, parts = _read_result_for_benchmark_reduction(path)
-        results.append((name if len(revisions[model]) == 1 else f"{name}@{revision}", task, parts, str(path)))
-    return results
+        name = model.replace("__", "/", 1) + (f"@{revision}" if len(revisions[model]) > 1 else "")
+        task, parts = _read_mteb_result(path)
+        results.setdefault(task, []).append((name, parts, str(path)))
+    models_by_task = [{name for name, _, _ in own} for own in results.values()]
+    complete = set.intersection(*models_by_task) or set.union(*models_by_task) if results else set()
+    cells, notes = [], []
+    for task, own in results.items():
+        of_complete = [set(parts) for name, parts, _ in own if name in complete]
+        common = set.intersection(*of_complete)
+        if not common:
+            raise DataError(
+                f"The results of {len(of_complete)} models on {task} have no split and subset in common",
+                expected="at least one split and subset that all models have",
+                remedy="Remove the results of the models that were evaluated on other splits or subsets",
+            )
+        if omitted := sorted(set.union(*of_complete) - common):
+            shown = ", ".join("/".join(part) for part in omitted[:_SHOWN])
+            more = f" and {len(omitted) - _SHOWN} more" if len(omitted) > _SHOWN else ""
+            rest = f"scores are means over the {len(common)} parts that all have"
+            notes.append(f"{task}: not all models have {shown}{more}; {rest}")
+        for name, parts, source in own:
+            # incomplete models are later excluded from the table, so their mean may be over any parts
+            values = [parts[part] for part in sorted(common & parts.keys())] or list(parts.values())
+            cells.append((name, task, "", sum(values) / len(values), source))
+    return cells, tuple(notes)
 
 
-def _read_result_for_benchmark_reduction(path: Path) -> tuple[str, dict[_Part, float]]:
+def _read_mteb_result(path: Path) -> tuple[str, dict[_Part, float]]:
     result = read_json_object(path, "result", expected="a JSON object with task_name and scores, saved by mteb")
     try:
         task = str(result["task_name"])

@@ -30,16 +30,8 @@ LORA: frozenset[ParameterKind] = frozenset({"lora"})
 Shapes = Sequence[tuple[int, int]]
 
 
-def option(
-    default: Value,
-    *,
-    at_least: float = -math.inf,
-    above: float = -math.inf,
-    at_most: float = math.inf,
-    below: float = math.inf,
-) -> Value:
-    """Return the field of an option with a range, which `ComponentBase` checks; None is always allowed."""
-    limits = {"at least": at_least, "above": above, "at most": at_most, "below": below}
+def option(default: Value, **limits: float) -> Value:
+    """Return the field of an option whose range `ComponentBase` checks; ``limits`` are those of `check_range`."""
     return field(default=default, metadata={"limits": limits})
 
 
@@ -54,18 +46,26 @@ class ComponentBase:
     def __post_init__(self) -> None:
         """Check the options; subclasses call this method before they check their own options."""
         for entry in fields(self):
-            if (limits := entry.metadata.get("limits")) is not None:
-                check_range(entry.name, getattr(self, entry.name), limits)
+            if limits := entry.metadata.get("limits"):
+                check_range(entry.name, getattr(self, entry.name), **limits)
 
 
-def check_range(name: str, value: float | None, limits: Mapping[str, float]) -> None:
-    """Check that an option is None or within its limits (``at least``, ``above``, ``at most``, ``below``)."""
+def check_range(
+    name: str,
+    value: float | None,
+    *,
+    at_least: float = -math.inf,
+    above: float = -math.inf,
+    at_most: float = math.inf,
+    below: float = math.inf,
+) -> None:
+    """Check that an option is within its limits, which infinite values and NaN never are; None is always allowed."""
     if value is None:
         return
-    # The default limits are infinite, so that infinite values are never within them, and NaN never is.
-    holds = limits["at least"] <= value <= limits["at most"] and limits["above"] < value < limits["below"]
-    number = "a number" if math.isfinite(value) else "a finite number"
+    limits = {"of at least": at_least, "above": above, "at most": at_most, "below": below}
     stated = " and ".join(f"{words} {limit:g}" for words, limit in limits.items() if math.isfinite(limit))
+    number = "a number" if math.isfinite(value) else "a finite number"
+    holds = at_least <= value <= at_most and above < value < below
     ensure(holds, f"Option {name} is {value!r}", expected=f"{number} {stated}")
 
 

@@ -1,7 +1,7 @@
 """Table of all training methods: available components, and papers that are not implemented.
 
 The rows of components are created from their classes, so a new component is in the table as soon as it is registered.
-Papers without a component are listed in ``papers.toml``. Importing this module does not import torch.
+Papers without a component are listed in ``methods.toml``.
 """
 
 from __future__ import annotations
@@ -43,18 +43,26 @@ def describe_training_methods() -> list[dict[str, str]]:
         description of how the implementation differs from the publication, empty if it does not; and ``reason``, the
         reason why the method is not implemented and the name of the closest method, empty if the method is available.
     """
-    components = [
-        _describe_training_component(name, kind, component)
-        for kind in KIND_REGISTRIES
-        for name, component in training_components_of_kind(kind).items()
-    ]
-    known = {(row["name"], row["kind"]) for row in components}
-    # If a paper in the file has a component by now, the component describes it.
-    papers = [row for row in _read_training_method_papers() if (row["name"], row["kind"]) not in known]
-    return sorted([*components, *papers], key=_training_table_order)
+    rows = []
+    for kind, registries in KIND_REGISTRIES.items():
+        for name, component in training_components_of_kind(kind).items():
+            row = {key: str(getattr(component, key, "")) for key in ("summary", "paper", "differs")}
+            # The kind of trained parameters determines the possible optimizers. That of `peft` depends on its options.
+            if isinstance(shape := getattr(component, "shape", None), str):
+                row["summary"] += f" (trains: {shape})"
+            is_experimental = any(registry.is_experimental(name) for registry in registries)
+            stability = "experimental" if is_experimental else "stable"
+            rows.append({"name": name, "kind": kind, "status": "available", "stability": stability, **row})
+    known = {(row["name"], row["kind"]) for row in rows}
+    text = files("rerank.finetune").joinpath("methods.toml").read_text(encoding="utf-8")
+    for paper in tomllib.loads(text)["papers"]:
+        # If a paper in the file has a component by now, the component describes it.
+        if (paper["name"], paper["kind"]) not in known:
+            rows.append({"stability": "stable" if paper["status"] == "available" else "", **paper})
+    return sorted(({key: row.get(key, "") for key in KEYS} for row in rows), key=_order)
 
 
-def _training_table_order(row: Mapping[str, str]) -> tuple[Any, ...]:
+def _order(row: Mapping[str, str]) -> tuple[Any, ...]:
     rank = USUAL_ADAPTERS.index(row["name"]) if row["name"] in USUAL_ADAPTERS else len(USUAL_ADAPTERS)
     is_experimental = row["stability"] == "experimental"
     return list(KIND_REGISTRIES).index(row["kind"]), row["status"], is_experimental, rank, row["name"]
@@ -67,30 +75,3 @@ def training_components_of_kind(kind: str) -> dict[str, Any]:
         for registry in KIND_REGISTRIES[kind]
         for name, component in registry.usable().items()
     }
-
-
-def _describe_training_component(name: str, kind: str, component: Any) -> dict[str, str]:
-    summary, paper = str(getattr(component, "summary", "")), str(getattr(component, "paper", ""))
-    # The kind of trained parameters determines the possible optimizers. For the adapter `peft`, it depends on options.
-    if isinstance(shape := getattr(component, "shape", None), str):
-        summary += f" (trains: {shape})"
-    is_experimental = any(registry.is_experimental(name) for registry in KIND_REGISTRIES[kind])
-    return _training_table_row(
-        name=name,
-        kind=kind,
-        status="available",
-        summary=summary,
-        paper=paper,
-        differs=str(getattr(component, "differs", "")),
-        is_experimental=is_experimental,
-    )
-
-
-def _read_training_method_papers() -> list[dict[str, str]]:
-    text = files("rerank.finetune").joinpath("papers.toml").read_text(encoding="utf-8")
-    return [_training_table_row(**entry) for entry in tomllib.loads(text)["papers"]]
-
-
-def _training_table_row(*, is_experimental: bool = False, **texts: str) -> dict[str, str]:
-    stability = ("experimental" if is_experimental else "stable") if texts["status"] == "available" else ""
-    return {key: stability if key == "stability" else texts.get(key, "") for key in KEYS}

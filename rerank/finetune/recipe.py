@@ -285,9 +285,9 @@ class Recipe(_Table):
     def make(cls, values: Mapping[str, Any]) -> Recipe:
         """Create a recipe from the values of a TOML or JSON file."""
         try:
-            return cls.model_validate(_recipe_keys_with_underscores(values))
+            return cls.model_validate(_with_underscores(values))
         except ValidationError as error:
-            raise _recipe_error(error) from error
+            raise _usage_error(error) from error
 
 
 def read_recipe(path: str | Path, *, trust_remote_code: bool = False) -> Recipe:
@@ -301,20 +301,20 @@ def read_recipe(path: str | Path, *, trust_remote_code: bool = False) -> Recipe:
     return Recipe.make(settings_from_file(values, path, trust_remote_code=trust_remote_code))
 
 
-def _recipe_keys_with_underscores(values: Any) -> Any:
+def _with_underscores(values: Any) -> Any:
     if isinstance(values, Mapping):
-        return {str(key).replace("-", "_"): _recipe_keys_with_underscores(value) for key, value in values.items()}
-    return [_recipe_keys_with_underscores(value) for value in values] if isinstance(values, list) else values
+        return {str(key).replace("-", "_"): _with_underscores(value) for key, value in values.items()}
+    return [_with_underscores(value) for value in values] if isinstance(values, list) else values
 
 
-def _recipe_error(error: ValidationError) -> UsageError:
+def _usage_error(error: ValidationError) -> UsageError:
     """Return an error of this project for the first problem that pydantic reports."""
     problem = error.errors()[0]
     keys = [str(key) for key in problem["loc"]]
     name = ".".join(keys) or "The recipe"
     table: Any = Recipe
     for key in keys[:-1]:
-        table = _training_recipe_table_class(table, key)
+        table = _table_class(table, key)
     fields = getattr(table, "model_fields", {})
     if problem["type"] == "extra_forbidden":
         kind = f"key of [{'.'.join(keys[:-1])}]" if keys[1:] else "key of a recipe"
@@ -339,7 +339,7 @@ def _recipe_error(error: ValidationError) -> UsageError:
 
 def _owners_of_key(key: str) -> str:
     """Return a hint that lists the tables of a recipe in which a key is valid; empty if no table has this key."""
-    tables = {name: _training_recipe_table_class(Recipe, name) for name in Recipe.model_fields}
+    tables = {name: _table_class(Recipe, name) for name in Recipe.model_fields}
     owners = [f"[{name}]" for name, table in tables.items() if table is not Recipe and key in table.model_fields]
     return f"Write it below {' or '.join(owners)}" if owners else ""
 
@@ -348,21 +348,21 @@ def describe_recipe_keys() -> list[tuple[str, str, str]]:
     """Return table, name with default, and meaning of each key of a recipe, except for the options of components."""
     rows: list[tuple[str, str, str]] = []
     for name, field in Recipe.model_fields.items():
-        table = _training_recipe_table_class(Recipe, name)
+        table = _table_class(Recipe, name)
         if table is Recipe:
-            rows.append(("", *_recipe_key_row(name, field)))
+            rows.append(("", *_key_row(name, field)))
         title = "`[[losses]]`" if name == "losses" else f"`[{name}]`"
         inner = {} if table is Recipe else table.model_fields
-        rows += [(title, *_recipe_key_row(key, value)) for key, value in inner.items() if value.description]
+        rows += [(title, *_key_row(key, value)) for key, value in inner.items() if value.description]
     return rows
 
 
-def _recipe_key_row(name: str, field: Any) -> tuple[str, str]:
+def _key_row(name: str, field: Any) -> tuple[str, str]:
     default = "" if field.is_required() or field.default in (None, "", ()) else f" = {json.dumps(field.default)}"
     return f"`{name}{default}`", " ".join((field.description or "").replace("``", "`").split())
 
 
-def _training_recipe_table_class(table: Any, key: str) -> Any:
+def _table_class(table: Any, key: str) -> Any:
     """Return the pydantic class of the table with a given key; its fields are the valid keys of that table."""
     field = getattr(table, "model_fields", {}).get(key)
     annotation = field.annotation if field else table

@@ -18,28 +18,18 @@ MODEL_FLOPS_UTILISATION = (0.2, 0.37)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSize:
-    """Sizes of a decoder, for the formulas of memory and operations.
+    """Sizes of a decoder, for the formulas of memory and operations."""
 
-    Attributes:
-        layers: Number of layers.
-        layer: Number of parameters of one layer.
-        outside: Number of parameters outside of the layers: embeddings, final norm, and the output matrix unless it is
-            tied to the embeddings.
-        width: Size of the hidden states.
-        inner: Size of the hidden states of the feed-forward network.
-        query: Number of query heads times the head size.
-        key: Number of key heads times the head size.
-        vocabulary: Number of tokens of the vocabulary.
-    """
-
-    layers: int
-    layer: int
+    layers: int  #: Number of layers.
+    layer: int  #: Number of parameters of one layer.
+    #: Number of parameters outside of the layers: embeddings, final norm, and the output matrix unless it is tied to
+    #: the embeddings.
     outside: int
-    width: int
-    inner: int
-    query: int
-    key: int
-    vocabulary: int
+    width: int  #: Size of the hidden states.
+    inner: int  #: Size of the hidden states of the feed-forward network.
+    query: int  #: Number of query heads times the head size.
+    key: int  #: Number of key heads times the head size.
+    vocabulary: int  #: Number of tokens of the vocabulary.
 
     @property
     def parameters(self) -> int:
@@ -49,29 +39,17 @@ class ModelSize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSetup:
-    """Settings of a training that determine its memory.
+    """Settings of a training that determine its memory."""
 
-    Attributes:
-        full: True if all weights of the model are trained; False if they are frozen and an adapter is trained.
-        trained: Number of trained parameters.
-        state: Number of values in the optimizer state, without step counters.
-        processes: Number of processes, each with one GPU.
-        sharded: True if weights are sharded over the processes (``fsdp = true``).
-        half: True if the computation is in bfloat16, False if it is in float32.
-        checkpointing: True if activations are recomputed in the backward pass.
-        tokens: Number of tokens per batch.
-        outputs: Number of tokens per batch whose logits a loss uses.
-    """
-
-    full: bool
-    trained: int
-    state: int
-    processes: int
-    sharded: bool
-    half: bool
-    checkpointing: bool
-    tokens: int
-    outputs: int
+    full: bool  #: True if all weights of the model are trained; False if they are frozen and an adapter is trained.
+    trained: int  #: Number of trained parameters.
+    state: int  #: Number of values in the optimizer state, without step counters.
+    processes: int  #: Number of processes, each with one GPU.
+    sharded: bool  #: True if weights are sharded over the processes (``fsdp = true``).
+    half: bool  #: True if the computation is in bfloat16, False if it is in float32.
+    checkpointing: bool  #: True if activations are recomputed in the backward pass.
+    tokens: int  #: Number of tokens per batch.
+    outputs: int  #: Number of tokens per batch whose logits a loss uses.
 
     @property
     def bytes(self) -> int:
@@ -81,22 +59,15 @@ class TrainingSetup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingMemory:
-    """Memory of one process, in bytes.
+    """Memory of one process, in bytes."""
 
-    Attributes:
-        weights: Frozen and trained weights that the process keeps between steps.
-        gradients: Gradients of the trained weights.
-        state: State of the optimizer.
-        gathered: Estimated size of the weights of layers and embeddings while they are gathered, and of the gradients
-            before they are distributed; 0 without sharding.
-        activations: Estimated size of the hidden states that are kept for the backward pass, and of the logits.
-    """
-
-    weights: int
-    gradients: int
-    state: int
+    weights: int  #: Frozen and trained weights that the process keeps between steps.
+    gradients: int  #: Gradients of the trained weights.
+    state: int  #: State of the optimizer.
+    #: Estimated size of the weights of layers and embeddings while they are gathered, and of the gradients before they
+    #: are distributed; 0 without sharding.
     gathered: int
-    activations: int
+    activations: int  #: Estimated size of the hidden states that are kept for the backward pass, and of the logits.
 
     @property
     def total(self) -> int:

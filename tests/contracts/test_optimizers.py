@@ -16,8 +16,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from rerank.finetune.adapters.dora import Dora  # noqa: E402
-from rerank.finetune.adapters.lora import Lora  # noqa: E402
+from rerank.finetune.adapters import Dora, Lora  # noqa: E402
 from rerank.finetune.kernels.adamw import trainable_parameters  # noqa: E402
 from tests.finetune.stepping import (  # noqa: E402
     backward,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from rerank.downsampling import Goal, choose_fewest_queries, choose_smallest_pool
-from rerank.downsampling.pools import documents_of_reduced_pools, reduce_run, union_of_reduced_pools
-from rerank.downsampling.reduced_benchmark import ReductionStep, find_smallest_benchmark
+from rerank.downsampling.conclusions import ReductionStep, find_smallest
+from rerank.downsampling.pools import documents_per_query, reduce_run, union
 from rerank.errors import UnknownNameError, UsageError
 from rerank.evaluation import ScoreMatrix, evaluate_run
 from rerank.types import Document, Qrels, Query, Ranking, Run
@@ -50,8 +50,8 @@ def test_the_smallest_of_which_all_larger_ones_do_too() -> None:
         return ReductionStep(size=size, label="", figures={}, met=met, more={})
 
     lucky = (step(2, True), step(4, False), step(8, True), step(16, True))
-    assert find_smallest_benchmark(lucky) == lucky[2]
-    assert find_smallest_benchmark((step(4, True), step(8, False))) is None
+    assert find_smallest(lucky) == lucky[2]
+    assert find_smallest((step(4, True), step(8, False))) is None
 
 
 def run(name: str, **lists: str) -> Run:
@@ -63,12 +63,12 @@ QRELS = Qrels({"q": {"a": 1, "d": 2, "c": 0}, "r": {"h": 1}})
 
 
 def test_pools_by_hand() -> None:
-    assert documents_of_reduced_pools([A], QRELS, 1) == {"q": {"a", "d"}, "r": {"e", "h"}}
-    assert documents_of_reduced_pools([A, B], QRELS, 2) == {"q": set("abxd"), "r": set("efzh")}
+    assert documents_per_query([A], QRELS, 1) == {"q": {"a", "d"}, "r": {"e", "h"}}
+    assert documents_per_query([A, B], QRELS, 2) == {"q": set("abxd"), "r": set("efzh")}
     corpus = frozenset("adeh")
     assert reduce_run(B, corpus)["q"].doc_ids == ("a",)
     assert reduce_run(B, corpus)["r"].doc_ids == ("h", "e")
-    assert union_of_reduced_pools({"q": frozenset("da"), "r": frozenset("ae")}) == set("ade")
+    assert union({"q": frozenset("da"), "r": frozenset("ae")}) == set("ade")
 
 
 def test_a_document_of_another_querys_pool_is_in_the_corpus() -> None:
@@ -82,7 +82,7 @@ def test_a_document_of_another_querys_pool_is_in_the_corpus() -> None:
 def test_other_systems_get_better_and_the_makers_first_documents_stay() -> None:
     found = choose_smallest_pool([A, B], QRELS, Goal(tau=1.0), makers=["a"], measure="RR@10", depths=[1, 4])
     assert [step.size for step in found.steps] == [4, 1]
-    shallow = frozenset().union(*documents_of_reduced_pools([A], QRELS, 1).values())
+    shallow = frozenset().union(*documents_per_query([A], QRELS, 1).values())
     assert evaluate_run(QRELS, B, ["RR@10"]).summary()["RR@10"] == pytest.approx((1 / 4 + 1 / 2) / 2)
     assert evaluate_run(QRELS, reduce_run(B, shallow), ["RR@10"]).summary()["RR@10"] == 1.0
     assert any("systems are makers" in note for note in found.notes)

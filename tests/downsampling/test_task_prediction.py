@@ -5,11 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rerank.downsampling.tasks import (
-    predict_left_out_task,
-    predict_omitted_tasks,
-    standardise_scores_for_task_reduction,
-)
+from rerank.downsampling.tasks import predict_left_out, predict_omitted, standardise
 
 
 def fitted_again(predictors: np.ndarray, wanted: np.ndarray, ridge: float) -> list[float]:
@@ -28,10 +24,10 @@ def fitted_again(predictors: np.ndarray, wanted: np.ndarray, ridge: float) -> li
 def test_leaving_a_model_out_is_fitting_again_without_it(tasks: int, models: int) -> None:
     chance = np.random.default_rng(tasks)
     predictors, wanted = (
-        standardise_scores_for_task_reduction(chance.normal(size=(tasks, models))),
+        standardise(chance.normal(size=(tasks, models))),
         chance.normal(size=models),
     )
-    ours = predict_left_out_task(predictors.T @ predictors, wanted, 0.7)
+    ours = predict_left_out(predictors.T @ predictors, wanted, 0.7)
     assert ours == pytest.approx(fitted_again(predictors, wanted, 0.7), abs=1e-9)
 
 
@@ -39,7 +35,7 @@ def test_what_others_say_is_predicted_and_what_they_do_not_is_not() -> None:
     chance = np.random.default_rng(0)
     a, b, alone = chance.normal(size=(3, 20))
     scores = np.stack([a, b, (a + b) / 2, alone, np.full(20, 0.5)])
-    found = predict_omitted_tasks(scores)
+    found = predict_omitted(scores)
     assert found[2].spearman is not None
     assert found[2].spearman > 0.9
     assert found[2].r2 is not None
@@ -55,6 +51,6 @@ def test_what_others_say_is_predicted_and_what_they_do_not_is_not() -> None:
 def test_scales_play_no_part() -> None:
     scores = np.random.default_rng(1).normal(size=(4, 10))
     scaled = scores * np.array([[1.0], [100.0], [0.01], [5.0]]) + 3
-    assert [one.spearman for one in predict_omitted_tasks(scores)] == pytest.approx(
-        [one.spearman for one in predict_omitted_tasks(scaled)]
+    assert [one.spearman for one in predict_omitted(scores)] == pytest.approx(
+        [one.spearman for one in predict_omitted(scaled)]
     )

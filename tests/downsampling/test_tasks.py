@@ -14,11 +14,7 @@ from rerank.downsampling import (
     TaskReductionDesign,
     choose_fewest_tasks,
 )
-from rerank.downsampling.goal_metrics import (
-    benchmark_pairs_by_outcome,
-    compare_benchmarks,
-    spearman_of_benchmarks,
-)
+from rerank.downsampling.conclusions import compare, pairs_by_outcome, spearman
 from rerank.errors import UnknownNameError, UsageError
 from tests.raising import raises
 
@@ -118,13 +114,13 @@ def test_fates_of_pairs_by_hand() -> None:
     names = ("a", "b", "c")  # pairs ab, ac, bc
     gold = SignificanceVerdicts(np.array([[3.0, 2.0, 1.0]]), names, (np.array([True, True, False]),))
     cheap = SignificanceVerdicts(np.array([[2.0, 3.0, 1.0]]), names, (np.array([True, False, True]),))
-    assert benchmark_pairs_by_outcome(gold, cheap) == {
+    assert pairs_by_outcome(gold, cheap) == {
         "kept": [],
         "lost": [["a", "c"]],
         "new": [["b", "c"]],
         "reversed": [["a", "b"]],
     }
-    figures = compare_benchmarks(gold, cheap)
+    figures = compare(gold, cheap)
     assert (figures["AD"], figures["MA_missed"], figures["MA_spurious"]) == (1, 1, 1)
     assert figures["tau"] == pytest.approx(1 / 3)
     assert figures["spearman"] == pytest.approx(0.5)
@@ -135,8 +131,8 @@ def test_spearman_is_scipys() -> None:
 
     chance = np.random.default_rng(4)
     a, b = chance.integers(0, 6, (2, 20)).astype(float)
-    assert spearman_of_benchmarks(a, b) == pytest.approx(spearmanr(a, b).statistic)
-    assert spearman_of_benchmarks(a, np.ones(20)) is None
+    assert spearman(a, b) == pytest.approx(spearmanr(a, b).statistic)
+    assert spearman(a, np.ones(20)) is None
 
 
 def test_goals() -> None:

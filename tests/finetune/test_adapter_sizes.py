@@ -7,23 +7,10 @@ from typing import Any
 import pytest
 
 from rerank.errors import UsageError
-from rerank.finetune.adapters.dora import Dora
-from rerank.finetune.adapters.full import Full
-from rerank.finetune.adapters.lora import Lora
-from rerank.finetune.adapters.qlora import Qlora
-from rerank.finetune.adapters.rslora import Rslora
+from rerank.finetune.adapters import Dora, Full, Lora, Qlora, Rslora
 from rerank.finetune.component_registry import ADAPTERS
 from rerank.finetune.components import SupportsCallbacks
-from rerank.finetune.extra.adapters.adalora import Adalora
-from rerank.finetune.extra.adapters.lift import Lift
-from rerank.finetune.extra.adapters.loldu import Loldu
-from rerank.finetune.extra.adapters.lora_ga import LoraGa
-from rerank.finetune.extra.adapters.lora_sb import LoraSb
-from rerank.finetune.extra.adapters.lora_xs import LoraXs
-from rerank.finetune.extra.adapters.lr_qat import LrQat
-from rerank.finetune.extra.adapters.pissa import Pissa
-from rerank.finetune.extra.adapters.salt import Salt
-from rerank.finetune.extra.adapters.shadow import Shadow
+from rerank.finetune.extra.adapters import Adalora, Lift, Loldu, LoraGa, LoraSb, LoraXs, LrQat, Pissa, Salt, Shadow
 from rerank.selector import build_from_selector
 from tests.raising import raises
 
@@ -129,7 +116,7 @@ def test_a_pattern_of_ranks_counts_in_its_order() -> None:
         ("adalora,orthogonality=-1", ("orthogonality", "-1")),
         ("adalora,tinit=0.5,tfinal=0.5", ("tinit=0.5", "tfinal=0.5")),
         ("osf,keep=1", ("keep", "1.0")),
-        ("lr-qat,bits=1", ("bits", "1", "2 to 8")),
+        ("lr-qat,bits=1", ("bits", "1", "at least 2 and at most 8")),
         ("lora-sb,eta=0", ("eta", "0.0")),
         ("oft,block=1", ("block", "1", "2")),
         ("shadow,depth=0", ("depth", "0", "1")),

@@ -12,14 +12,9 @@ torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 
 from rerank.errors import UsageError  # noqa: E402
-from rerank.finetune.adapters.base.targets import LinearTargets  # noqa: E402
-from rerank.finetune.adapters.lora import Lora  # noqa: E402
-from rerank.finetune.adapters.rslora import Rslora  # noqa: E402
+from rerank.finetune.adapters import LinearTargets, Lora, Rslora  # noqa: E402
 from rerank.finetune.component_registry import ADAPTERS  # noqa: E402
-from rerank.finetune.extra.adapters.lift import Lift  # noqa: E402
-from rerank.finetune.extra.adapters.lora_ga import LoraGa  # noqa: E402
-from rerank.finetune.extra.adapters.lora_xs import LoraXs  # noqa: E402
-from rerank.finetune.extra.adapters.pissa import Pissa  # noqa: E402
+from rerank.finetune.extra.adapters import Lift, LoraGa, LoraXs, Pissa  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_ids, tiny_logits, tiny_loss, tiny_model  # noqa: E402
 from tests.raising import raises  # noqa: E402
 

@@ -16,19 +16,20 @@ transformers = pytest.importorskip("transformers")
 from safetensors.torch import load_file  # noqa: E402
 
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError  # noqa: E402
-from rerank.finetune.adapters.qlora import Qlora  # noqa: E402
+from rerank.finetune.adapters import Qlora  # noqa: E402
 from rerank.finetune.component_registry import ADAPTERS  # noqa: E402
-from rerank.finetune.extra.adapters.adalora import Adalora  # noqa: E402
-from rerank.finetune.extra.adapters.base.gradients import compute_mean_loss_gradients  # noqa: E402
-from rerank.finetune.extra.adapters.lift import Lift  # noqa: E402
-from rerank.finetune.extra.adapters.loldu import Loldu  # noqa: E402
-from rerank.finetune.extra.adapters.lora_ga import LoraGa  # noqa: E402
-from rerank.finetune.extra.adapters.lora_ga.gradient_start import gradient_start_factors  # noqa: E402
-from rerank.finetune.extra.adapters.lora_sb import LoraSb  # noqa: E402
-from rerank.finetune.extra.adapters.lora_xs import LoraXs  # noqa: E402
-from rerank.finetune.extra.adapters.pissa import Pissa  # noqa: E402
-from rerank.finetune.extra.adapters.salt import Salt  # noqa: E402
-from rerank.finetune.extra.adapters.shadow import Shadow  # noqa: E402
+from rerank.finetune.extra.adapters import (  # noqa: E402
+    Adalora,
+    Lift,
+    Loldu,
+    LoraGa,
+    LoraSb,
+    LoraXs,
+    Pissa,
+    Salt,
+    Shadow,
+)
+from rerank.finetune.extra.kernels.factor_starts import gradient_start_factors, mean_loss_gradients  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_ids, tiny_logits, tiny_loss, tiny_model  # noqa: E402
 from tests.raising import raises  # noqa: E402
 
@@ -89,7 +90,7 @@ def bits_of(folder: Path) -> dict[str, Any]:
 
 def test_gradients_are_those_of_the_mean_loss_and_leave_nothing() -> None:
     model = tiny_model()
-    found = compute_mean_loss_gradients(model, [DOWN, KEYS], TinyBatches(2))
+    found = mean_loss_gradients(model, [DOWN, KEYS], TinyBatches(2))
     assert all(one.requires_grad and one.grad is None for one in model.parameters())
     ((tiny_loss(model, tiny_ids(1)) + tiny_loss(model, tiny_ids(2))) / 2).backward()  # type: ignore[no-untyped-call]
     for name, gradient in found.items():
@@ -102,15 +103,15 @@ def test_gradients_that_cannot_be() -> None:
             """No loss at all."""
 
     with raises(BackendError, KEYS):
-        compute_mean_loss_gradients(tiny_model(), [KEYS], Nothing())
+        mean_loss_gradients(tiny_model(), [KEYS], Nothing())
     broken = tiny_model()
     torch.nn.init.constant_(broken.lm_head.weight, float("nan"))
     with raises(BackendError, KEYS):
-        compute_mean_loss_gradients(broken, [KEYS], TinyBatches())
+        mean_loss_gradients(broken, [KEYS], TinyBatches())
     packed = tiny_model()
     packed.get_submodule(KEYS).weight = torch.nn.Parameter(torch.zeros(4, dtype=torch.uint8), requires_grad=False)
     with raises(UsageError, KEYS, "uint8"):
-        compute_mean_loss_gradients(packed, [KEYS], TinyBatches())
+        mean_loss_gradients(packed, [KEYS], TinyBatches())
 
 
 # Starts that move the base model
@@ -169,7 +170,7 @@ def test_a_lora_ga_that_peft_saves_is_lost(tmp_path: Path) -> None:
 def test_lora_ga_begins_along_the_gradient() -> None:
     """A0 = k V[:r]' and B0 = k U[:, r:2r] with k = rows^(1/4) / sqrt(gamma); the base moves by -s B0 A0."""
     model = attached(LoraGa(r=4, gamma=16))
-    u, _, v = decomposed(compute_mean_loss_gradients(tiny_model(), [DOWN], TinyBatches())[DOWN].double().numpy())
+    u, _, v = decomposed(mean_loss_gradients(tiny_model(), [DOWN], TinyBatches())[DOWN].double().numpy())
     a = layer(model, DOWN).lora_A["default"].weight.detach().numpy()
     b = layer(model, DOWN).lora_B["default"].weight.detach().numpy()
     scale = 64**0.25 / 4
@@ -197,7 +198,7 @@ def test_lora_ga_does_not_depend_on_the_size_of_the_gradient() -> None:
 def test_lora_sb_begins_with_the_best_product_for_the_first_step(eta: float) -> None:
     """By default, the step is as large as the first step of the training, from the gradient of 50 lists."""
     model = LoraSb(r=4).attach(tiny_model(), TinyBatches(first_lr=eta), seed=0)
-    found = compute_mean_loss_gradients(tiny_model(), [DOWN, KEYS], TinyBatches(), lists=50)
+    found = mean_loss_gradients(tiny_model(), [DOWN, KEYS], TinyBatches(), lists=50)
     for name, gradient in found.items():
         u, s, v = decomposed(-eta * np.sign(gradient.double().numpy()))
         assert np.allclose(added(model, name), (u[:, :4] * s[:4]) @ v[:4], atol=1e-3 * eta)
@@ -407,6 +408,6 @@ def test_qlora_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     with raises(MissingPrerequisiteError, "qlora", "CUDA", "GPU"):
         attached(Qlora())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("rerank.finetune.adapters.qlora.find_spec", lambda name: None)
+    monkeypatch.setattr("rerank.finetune.adapters.find_spec", lambda name: None)
     with raises(MissingPrerequisiteError, "pip install bitsandbytes"):
         attached(Qlora())

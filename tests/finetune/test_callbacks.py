@@ -9,7 +9,7 @@ import pytest
 
 from rerank.errors import UsageError
 from rerank.finetune.components import CallbackPart
-from rerank.finetune.extra.callbacks.refactor import Refactor
+from rerank.finetune.extra.callbacks import Refactor
 from rerank.finetune.extra.optimizers import LoraPro
 from rerank.finetune.optimizers import Adamw
 
@@ -17,8 +17,8 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from rerank.finetune.extra.callbacks.refactor.factor_balancing import balance_lora_factors  # noqa: E402
 from rerank.finetune.extra.kernels.adamw_variants import find_factor_pairs  # noqa: E402
+from rerank.finetune.extra.kernels.step_callbacks import balance_factors  # noqa: E402
 from tests.finetune.stepping import gradients, lora_model, same_weights, trainer  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_logits, tiny_model  # noqa: E402
 from tests.raising import raises  # noqa: E402
@@ -39,7 +39,7 @@ class Watch(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
 
 def test_the_product_stays_and_the_factors_share_its_singular_values() -> None:
     a, b = gradients(1, 4, 10)[0] * 7, gradients(1, 12, 4, seed=3)[0]
-    found = balance_lora_factors(a, b)
+    found = balance_factors(a, b)
     assert found is not None
     new_a, new_b = found
     assert torch.allclose(new_b @ new_a, b @ a, atol=1e-12)
@@ -54,8 +54,8 @@ def test_the_product_stays_and_the_factors_share_its_singular_values() -> None:
 def test_a_product_of_lower_rank_is_left_alone(rows: int, columns: int, rank: int) -> None:
     a, b = gradients(1, rank, columns)[0], gradients(1, rows, rank)[0]
     b[:, 0] = 0
-    assert balance_lora_factors(a, b) is None
-    assert balance_lora_factors(a, torch.zeros_like(b)) is None
+    assert balance_factors(a, b) is None
+    assert balance_factors(a, torch.zeros_like(b)) is None
 
 
 def test_the_model_computes_the_same_after_it() -> None:

@@ -12,8 +12,8 @@ torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 
 from rerank.errors import DataError, MissingResourceError, UsageError  # noqa: E402
-from rerank.finetune.adapters.lora import Lora  # noqa: E402
-from rerank.finetune.extra.adapters.lora_sb import LoraSb  # noqa: E402
+from rerank.finetune.adapters import Lora  # noqa: E402
+from rerank.finetune.extra.adapters import LoraSb  # noqa: E402
 from rerank.finetune.inspection.averaging import average_adapter_cores  # noqa: E402
 from rerank.finetune.inspection.inspected_model import open_inspected_model  # noqa: E402
 from rerank.finetune.recipe import Recipe  # noqa: E402

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast  # noqa: 
 
 from rerank.backends.hf import Hf  # noqa: E402
 from rerank.errors import DataError  # noqa: E402
-from rerank.finetune.extra.objectives.grpo import group_trainer  # noqa: E402
+from rerank.finetune.extra.kernels import grpo  # noqa: E402
 from rerank.finetune.trainer.base_model import load_training_base_model  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
 from rerank.reranker import Reranker  # noqa: E402
@@ -61,12 +61,12 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> Heard:
     """Rewards that nearly always differ within a group; what they were given for."""
     found: Heard = []
 
-    def reward(self: group_trainer.GrpoPrompt, reply: Sequence[int]) -> float:
+    def reward(self: grpo.GrpoPrompt, reply: Sequence[int]) -> float:
         value = sum(token % 2 for token in reply) / len(reply)
         found.append((self.ids, tuple(reply), value))
         return value
 
-    monkeypatch.setattr(group_trainer.GrpoPrompt, "reward", reward)
+    monkeypatch.setattr(grpo.GrpoPrompt, "reward", reward)
     return found
 
 

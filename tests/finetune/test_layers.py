@@ -12,16 +12,18 @@ import pytest
 
 from rerank.errors import UsageError
 from rerank.finetune.components import CallbackPart
-from rerank.finetune.extra.layers.lisa import Lisa
-from rerank.finetune.extra.layers.owlore import Owlore
+from rerank.finetune.extra.layers import Lisa, Owlore
 from rerank.finetune.optimizers import Adamw, Galore
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
-from rerank.finetune.extra.layers.base.layer_sampling import draw_trained_layers, find_sampled_layers  # noqa: E402
-from rerank.finetune.extra.layers.owlore.outliers import compute_outlier_shares  # noqa: E402
+from rerank.finetune.extra.kernels.step_callbacks import (  # noqa: E402
+    draw_layers,
+    find_layers,
+    outlier_shares,
+)
 from tests.finetune.stepping import (  # noqa: E402
     backward,
     same_weights,
@@ -64,34 +66,34 @@ def run(folder: Path, spec: Any, optimizer: Any = None, resume: Path | None = No
 
 def test_a_draw_depends_on_seed_and_interval_alone() -> None:
     odds = [1.0] * 8
-    first = [draw_trained_layers(odds, 2, 3, interval) for interval in range(20)]
-    assert first == [draw_trained_layers(odds, 2, 3, interval) for interval in range(20)]
-    assert first != [draw_trained_layers(odds, 2, 4, interval) for interval in range(20)]
+    first = [draw_layers(odds, 2, 3, interval) for interval in range(20)]
+    assert first == [draw_layers(odds, 2, 3, interval) for interval in range(20)]
+    assert first != [draw_layers(odds, 2, 4, interval) for interval in range(20)]
     assert all(len(set(drawn)) == 2 and drawn == sorted(drawn) for drawn in first)
     assert {at for drawn in first for at in drawn} == set(range(8))
 
 
 def test_layers_are_drawn_as_often_as_their_odds_say() -> None:
-    counts = Counter(draw_trained_layers([1.0, 2.0, 3.0, 4.0], 1, 0, interval)[0] for interval in range(4000))
+    counts = Counter(draw_layers([1.0, 2.0, 3.0, 4.0], 1, 0, interval)[0] for interval in range(4000))
     assert [counts[at] / 4000 for at in range(4)] == pytest.approx([0.1, 0.2, 0.3, 0.4], abs=0.03)
 
 
 def test_odds_of_nothing_are_drawn_only_where_others_are_too_few() -> None:
-    assert all(draw_trained_layers([0.0, 1.0, 0.0], 1, 0, interval) == [1] for interval in range(50))
-    assert {tuple(draw_trained_layers([0.0, 1.0, 0.0], 2, 0, interval)) for interval in range(50)} == {(0, 1), (1, 2)}
-    assert {tuple(draw_trained_layers([0.0] * 3, 1, 0, interval)) for interval in range(50)} == {(0,), (1,), (2,)}
+    assert all(draw_layers([0.0, 1.0, 0.0], 1, 0, interval) == [1] for interval in range(50))
+    assert {tuple(draw_layers([0.0, 1.0, 0.0], 2, 0, interval)) for interval in range(50)} == {(0, 1), (1, 2)}
+    assert {tuple(draw_layers([0.0] * 3, 1, 0, interval)) for interval in range(50)} == {(0,), (1,), (2,)}
 
 
 def test_layers_are_the_largest_list_of_modules() -> None:
     model = tiny_model(layers=3)
-    assert find_sampled_layers(model) is model.model.layers
+    assert find_layers(model) is model.model.layers
     with warnings.catch_warnings():
         # peft asks transformers for a name that transformers is about to drop.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         adapted = peft.get_peft_model(model, peft.OSFConfig(effective_rank=32, target_modules=["q_proj", "up_proj"]))
-    assert find_sampled_layers(adapted) is model.model.layers
+    assert find_layers(adapted) is model.model.layers
     experts = torch.nn.ModuleList([torch.nn.ModuleList([torch.nn.Linear(2, 2) for _ in range(5)]) for _ in range(2)])
-    assert find_sampled_layers(torch.nn.Sequential(experts)) is experts
+    assert find_layers(torch.nn.Sequential(experts)) is experts
 
 
 def test_what_cannot_be_drawn_is_refused() -> None:
@@ -113,7 +115,7 @@ def test_what_cannot_be_drawn_is_refused() -> None:
 def test_some_layers_train_at_a_time_and_the_optimizer_keeps_only_these(tmp_path: Path) -> None:
     spec = Lisa(n=2, every=2)
     training, watch = run(tmp_path, spec)
-    expected = [draw_trained_layers([1.0] * 4, 2, 5, step // 2) for step in range(8)]
+    expected = [draw_layers([1.0] * 4, 2, 5, step // 2) for step in range(8)]
     assert watch.layers == expected
     assert {at for drawn in expected for at in drawn} == {0, 1, 2, 3}
     assert all(watch.rest)
@@ -213,7 +215,7 @@ def test_outlier_shares_are_numpys() -> None:
         def backward(self, given: Any, lists: int | None = None) -> None:
             raise NotImplementedError
 
-    found = compute_outlier_shares(model, layers, Two(), 2.0)
+    found = outlier_shares(model, layers, Two(), 2.0)
     x = np.concatenate([batch.numpy().reshape(-1, 6) for batch in batches])
     expected = []
     for layer in layers:

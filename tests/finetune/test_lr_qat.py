@@ -14,8 +14,8 @@ transformers = pytest.importorskip("transformers")
 from safetensors.torch import load_file  # noqa: E402
 
 from rerank.errors import UsageError  # noqa: E402
-from rerank.finetune.extra.adapters.lr_qat import INTEGERS, LrQat  # noqa: E402
-from rerank.finetune.extra.adapters.lr_qat.fake_quantisation import fake_quantisation_steps, round_straight_through  # noqa: E402
+from rerank.finetune.extra.adapters import INTEGERS, LrQat  # noqa: E402
+from rerank.finetune.extra.kernels.fake_quantisation import quantisation_steps, round_straight_through  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_ids, tiny_logits, tiny_loss, tiny_model  # noqa: E402
 from tests.raising import raises  # noqa: E402
 
@@ -45,8 +45,8 @@ def train(model: Any, steps: int = 3) -> list[float]:
 def test_the_grid_by_hand() -> None:
     """Two bits and a sign: whole numbers to 3; a step for each pair of columns; zeros have the step 1."""
     weight = torch.tensor([[6.0, -3.0, 0.3, 0.1], [0.0, 0.0, -9.0, 0.5]])
-    assert torch.allclose(fake_quantisation_steps(weight, 3, 2), torch.tensor([[2.0, 0.1], [1.0, 3.0]]))
-    assert torch.allclose(fake_quantisation_steps(weight, 3, 4), torch.tensor([[2.0], [3.0]]))
+    assert torch.allclose(quantisation_steps(weight, 3, 2), torch.tensor([[2.0, 0.1], [1.0, 3.0]]))
+    assert torch.allclose(quantisation_steps(weight, 3, 4), torch.tensor([[2.0], [3.0]]))
 
 
 def test_the_gradient_passes_through_the_rounding() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from rerank.errors import MissingPrerequisiteError, UnknownNameError, UsageError
 from rerank.finetune.component_registry import OBJECTIVES, make_training_components
-from rerank.finetune.extra.objectives import grpo
+from rerank.finetune.extra import objectives
 from rerank.finetune.recipe import Recipe
 from tests.raising import raises
 
@@ -25,7 +25,7 @@ def test_an_objective_stands_in_the_place_of_losses() -> None:
     asked = made(objective={"name": "grpo", "group": 4, "max-tokens": 30})
     assert asked.losses == ()
     parts = make_training_components(asked)
-    assert (parts.objective, parts.losses) == (grpo.Grpo(group=4, max_tokens=30), ())
+    assert (parts.objective, parts.losses) == (objectives.Grpo(group=4, max_tokens=30), ())
     assert Recipe.make(json.loads(asked.model_dump_json())) == asked
     assert make_training_components(Recipe.make({"data": {"lists": ["l.jsonl"]}})).objective is None
 
@@ -35,7 +35,7 @@ def test_it_says_what_it_is(name: str) -> None:
     objective = OBJECTIVES.get(name)
     assert objective.summary
     assert objective.__doc__
-    assert "import torch" not in Path(str(grpo.__file__)).read_text(encoding="utf-8")
+    assert "import torch" not in Path(str(objectives.__file__)).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,9 @@ def test_what_does_not_fit_is_refused(changes: dict[str, Any], named: tuple[str,
 
 
 def test_a_package_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(grpo, "find_spec", lambda name: None)
+    monkeypatch.setattr(objectives, "find_spec", lambda name: None)
     asked = made()
     parts = make_training_components(asked)
+    objective: Any = parts.objective
     with raises(MissingPrerequisiteError, "trl", "datasets", "listrank[train]"):
-        parts.objective.run(asked, parts, tmp_path, device="cpu")
+        objective.run(asked, parts, tmp_path, device="cpu")

@@ -13,8 +13,9 @@ torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 
 from rerank.errors import UnknownNameError, UsageError  # noqa: E402
-from rerank.finetune.adapters.base.peft_trials import try_peft_configuration  # noqa: E402
+from rerank.finetune.adapters import LinearTargets  # noqa: E402
 from rerank.finetune.component_registry import ADAPTERS, make_training_components  # noqa: E402
+from rerank.finetune.kernels.peft_configurations import try_configuration  # noqa: E402
 from rerank.finetune.recipe import Recipe  # noqa: E402
 from rerank.selector import build_from_selector  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_model  # noqa: E402
@@ -118,12 +119,12 @@ def test_seeds_come_from_the_recipe_unless_they_are_given(tmp_path: Path) -> Non
 
 
 def test_trials_tell_what_no_table_says() -> None:
-    assert not try_peft_configuration("fourierft", {}).identity
-    lily, pissa = try_peft_configuration("lily", {}), made(config="lora", init_lora_weights="pissa")
+    assert not try_configuration("fourierft", {}, LinearTargets()).identity
+    lily, pissa = try_configuration("lily", {}, LinearTargets()), made(config="lora", init_lora_weights="pissa")
     assert (lily.identity, lily.moves_base, lily.merges) == (True, False, False)
     assert (pissa.identity, pissa.moves_base, pissa.merges, pissa.vllm) == (True, True, True, False)
     state = torch.random.get_rng_state()
-    nothing = try_peft_configuration("c3a", {"block_size": 500})
+    nothing = try_configuration("c3a", {"block_size": 500}, LinearTargets())
     assert (nothing.identity, nothing.moves_base, nothing.merges) == (False, True, False)
     assert torch.equal(state, torch.random.get_rng_state())
 

@@ -13,8 +13,11 @@ torch = pytest.importorskip("torch")
 
 from rerank.errors import UsageError  # noqa: E402
 from rerank.finetune.component_registry import RANKS  # noqa: E402
-from rerank.finetune.extra.ranks.contribution import Contribution, allocate_ranks_proportionally  # noqa: E402
-from rerank.finetune.extra.ranks.welore import Welore  # noqa: E402
+from rerank.finetune.extra.ranks import (  # noqa: E402
+    Contribution,
+    Welore,
+    allocate_proportionally,
+)
 from rerank.finetune.inspection.spectra import select_common_rank_threshold  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_model  # noqa: E402
 from tests.raising import raises  # noqa: E402
@@ -144,7 +147,7 @@ def test_shares(drawn: list[tuple[float, int]], budget: int, least: int) -> None
     shares = {str(at): weight for at, (weight, _) in enumerate(drawn)}
     most = {str(at): limit for at, (_, limit) in enumerate(drawn)}
     budget = max(budget, least * len(drawn))
-    found = allocate_ranks_proportionally(shares, budget, most, least=least)
+    found = allocate_proportionally(shares, budget, most, least=least)
     assert sum(found.values()) == min(budget, sum(most.values()))
     assert all(min(least, most[name]) <= found[name] <= most[name] for name in shares)
     free = [name for name in shares if found[name] < most[name]]

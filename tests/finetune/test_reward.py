@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rerank.evaluation import evaluate_run
-from rerank.finetune.extra.objectives.grpo.reward import compute_reward, compute_reward_gains, compute_reward_ndcg
+from rerank.finetune.extra.rewards import compute_gains, compute_ndcg, compute_reward
 from rerank.finetune.labels.training_list import TrainingList
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
@@ -41,7 +41,7 @@ BEST = 1.4821315
     ],
 )
 def test_by_hand(text: str, dcg: float) -> None:
-    assert compute_reward(text, compute_reward_gains(listed((2, 0, 1))), labels=NUMBERS, cutoff=10) == pytest.approx(
+    assert compute_reward(text, compute_gains(listed((2, 0, 1))), labels=NUMBERS, cutoff=10) == pytest.approx(
         dcg / BEST, abs=1e-6
     )
 
@@ -54,7 +54,7 @@ def test_the_gold_order_is_worth_one_and_the_reverse_least() -> None:
 
         def worth(positions: tuple[int, ...], given: TrainingList, names: list[str] = names) -> float:
             text = " > ".join(f"[{names[at]}]" for at in positions)
-            return compute_reward(text, compute_reward_gains(given), labels=names, cutoff=len(names))
+            return compute_reward(text, compute_gains(given), labels=names, cutoff=len(names))
 
         given = listed(order)
         others = [worth(tuple(chance.sample(range(n), n)), given) for _ in range(20)]
@@ -65,12 +65,12 @@ def test_the_gold_order_is_worth_one_and_the_reverse_least() -> None:
 
 def test_letters() -> None:
     assert compute_reward(
-        "[C] > [A] > [B]", compute_reward_gains(listed((2, 0, 1))), labels=("A", "B", "C"), cutoff=10
+        "[C] > [A] > [B]", compute_gains(listed((2, 0, 1))), labels=("A", "B", "C"), cutoff=10
     ) == pytest.approx(1)
 
 
 def test_only_the_first_ranks_count() -> None:
-    worth = compute_reward_gains(listed((0, 1, 2)))
+    worth = compute_gains(listed((0, 1, 2)))
     assert compute_reward("[1] > [3] > [2]", worth, labels=NUMBERS, cutoff=1) == 1
     assert compute_reward("[1] > [3] > [2]", worth, labels=NUMBERS, cutoff=2) < 1
 
@@ -88,7 +88,7 @@ def test_only_the_first_ranks_count() -> None:
     ],
 )
 def test_scores_that_are_grades_are_gains(scores: tuple[float, ...], found: tuple[float, ...]) -> None:
-    assert compute_reward_gains(listed((0, 2, 1), scores)) == pytest.approx(found)
+    assert compute_gains(listed((0, 2, 1), scores)) == pytest.approx(found)
 
 
 def test_against_trec_eval() -> None:
@@ -97,11 +97,9 @@ def test_against_trec_eval() -> None:
         n = chance.randint(2, 14)
         grades = [chance.randint(0, 3) for _ in range(n - 1)] + [2]
         order = tuple(sorted(range(n), key=lambda at, grades=grades: -grades[at]))  # type: ignore[misc]
-        worth = compute_reward_gains(listed(order, tuple(map(float, grades))))
+        worth = compute_gains(listed(order, tuple(map(float, grades))))
         said: Any = chance.sample(range(n), n)
         docs = [Document(id=f"d{at}") for at in said]
         qrels = Qrels({"q": {f"d{at}": grade for at, grade in enumerate(grades)}})
         scores = evaluate_run(qrels, Run([Ranking.from_order(QUERY, docs)], name="r"), ["nDCG@10"])
-        assert compute_reward_ndcg(tuple(said), worth, 10) == pytest.approx(
-            next(iter(scores.summary().values())), abs=1e-6
-        )
+        assert compute_ndcg(tuple(said), worth, 10) == pytest.approx(next(iter(scores.summary().values())), abs=1e-6)

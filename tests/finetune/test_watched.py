@@ -13,7 +13,7 @@ pytest.importorskip("peft")
 from safetensors.torch import load_file  # noqa: E402
 
 from rerank.errors import UsageError  # noqa: E402
-from rerank.finetune.extra.adapters.shadow import Shadow  # noqa: E402
+from rerank.finetune.extra.adapters import Shadow  # noqa: E402
 from rerank.finetune.inspection.checkpoint_reader import CheckpointReader  # noqa: E402
 from rerank.finetune.inspection.inspected_model import read_inspected_peft_config  # noqa: E402
 from rerank.finetune.inspection.weight_changes import missing_adapter_modules  # noqa: E402

@@ -227,7 +227,7 @@ class Sara(AdamOptions):
 
     def count_state(self, shapes: Shapes) -> int:
         """Return the number of state values: two moments and an index per trained entry, before ``refine``."""
-        return sum(3 * count_share(rows * columns, self.share) for rows, columns in shapes)
+        return sum(3 * math.ceil(self.share * (rows * columns)) for rows, columns in shapes)
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
         from rerank.finetune.extra.kernels.adamw_variants import SparseAdamW
@@ -235,12 +235,3 @@ class Sara(AdamOptions):
 
         groups = make_parameter_groups(model, weight_decay)
         return SparseAdamW(groups, lr=lr, share=self.share, refine=self.refine, **self.moments)
-
-
-def count_share(size: int, share: float) -> int:
-    """Return the fraction ``share`` of ``size`` entries as a number of entries, rounded up so that it is never 0.
-
-    >>> count_share(10, 0.25)
-    3
-    """
-    return min(size, math.ceil(share * size))

@@ -21,13 +21,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from rerank.finetune.kernels.adamw import ExactStateOptimizer, State, call_closure, step_adamw, widen
-from rerank.finetune.optimizers import ProjectionRule
+
+if TYPE_CHECKING:
+    from rerank.finetune.optimizers import ProjectionRule
 
 #: Maximum growth factor of the norm of an update in one step: gamma in Fira and in APOLLO.
 MAX_GROWTH = 1.01

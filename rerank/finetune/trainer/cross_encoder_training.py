@@ -24,7 +24,7 @@ from transformers.trainer_utils import set_seed
 
 from rerank.backends.cross_encoder import CrossEncoder as CrossEncoderBackend
 from rerank.backends.cross_encoder import load_cross_encoder_model
-from rerank.finetune.adapters.full import Full
+from rerank.finetune.adapters import Full
 from rerank.finetune.components import ListLoss, ListTarget, Optimizer
 from rerank.finetune.labels.training_list import TrainingList
 from rerank.finetune.losses import SentenceTransformers, teacher_scores

@@ -7,6 +7,7 @@ gives dA = s B' g and dB = s g A'. A `GradientAdjustment` replaces dA and dB wit
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from rerank.errors import UsageError
-from rerank.finetune.extra.optimizers import count_share
 from rerank.finetune.kernels.adamw import ExactAdamW, ExactStateOptimizer, State, call_closure, step_adamw, widen
 
 logger = logging.getLogger(__name__)
@@ -221,7 +221,7 @@ class SparseAdamW(ExactStateOptimizer):
                     continue
                 flat, state = weight.view(-1), self.state[weight]
                 if not state:
-                    count = count_share(flat.numel(), self.share)
+                    count = math.ceil(self.share * flat.numel())
                     indices = flat.abs().topk(count, largest=False, sorted=False).indices.sort().values
                     state["entries"] = indices.to(torch.int32) if flat.numel() < 2**31 else indices
                 elif self.refine and int(state["step"]) == self.refine:

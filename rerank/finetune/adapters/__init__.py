@@ -1,1 +1,0 @@
-"""Adapters: methods that decide which parameters of a model are trained. Each module defines one plug-in."""

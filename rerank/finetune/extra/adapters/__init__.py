@@ -1,1 +1,0 @@
-"""Experimental adapters. Each module defines one adapter as a plug-in."""

@@ -1,1 +1,0 @@
-"""Code that experimental adapters share: base classes, presets, and initialisations from gradients."""

@@ -1,0 +1,32 @@
+"""Experimental callbacks that change a model between optimizer steps. Imports no heavy package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from rerank.finetune.components import LORA, CalibrationBatches, ComponentBase, ParameterKind, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refactor(ComponentBase):
+    """Callback that periodically rewrites B A as two factors with equal singular values and resets the moments of both.
+
+    The moments are the running means in the state of the optimizer. The product B A is unchanged up to rounding to the
+    data type of the factors. A pair whose product does not have the full rank of the adapter is left unchanged. The
+    callback never acts after the last step.
+    """
+
+    paper = "Glentis et al., arXiv 2505.22922 (weight refactorization and momentum reset)"
+    summary = "Balances the factors of an adapter periodically and resets their moments"
+    fits: ClassVar[frozenset[ParameterKind]] = LORA
+    reason: ClassVar[str] = "It rewrites lora_A and lora_B, which other adapters lack"
+
+    every: int = option(200, at_least=1)  #: Number of optimizer steps between two rewrites.
+
+    def callback(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
+        """Return the trainer callback for the factor pairs of the model."""
+        from rerank.finetune.extra.kernels.adamw_variants import find_factor_pairs
+        from rerank.finetune.extra.kernels.step_callbacks import RefactorizationCallback
+
+        return RefactorizationCallback(find_factor_pairs(model), every=self.every)

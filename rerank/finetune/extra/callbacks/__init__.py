@@ -1,1 +1,0 @@
-"""Experimental callbacks that change a model between optimizer steps. Each module defines one plug-in."""

@@ -1,0 +1,68 @@
+"""Experimental methods that train a few layers at a time. Imports no heavy package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from rerank.finetune.components import FULL, CalibrationBatches, ComponentBase, ParameterKind, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lisa(ComponentBase):
+    """LISA: a few randomly drawn layers are trained at a time; all others are frozen, without optimizer state.
+
+    LISA saves the memory that the optimizer would need for frozen layers. The saving is small for models with large
+    embeddings and output heads, since these are trained in every step unless ``train_rest`` is off.
+    """
+
+    paper = "Pan et al., NeurIPS 2024, arXiv 2403.17919 (LISA)"
+    summary = "Trains a few layers at a time, which are drawn anew periodically"
+    fits: ClassVar[frozenset[ParameterKind]] = FULL
+    reason: ClassVar[str] = "It freezes layers of the model's own weights; those of adapters are already small"
+
+    n: int = option(2, at_least=1)  #: Number of layers that are trained at a time.
+    every: int = option(20, at_least=1)  #: Number of optimizer steps until new layers are drawn.
+    train_rest: bool = True  #: Train embeddings, output head and last norm in every step.
+
+    def odds(self, model: Any, calibrate: CalibrationBatches) -> list[float]:
+        """Return the odds of drawing each layer; empty if all layers have equal odds."""
+        return []
+
+    def callback(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
+        """Return the trainer callback that samples layers."""
+        from rerank.finetune.extra.kernels.step_callbacks import LayerSamplingCallback
+
+        return LayerSamplingCallback(
+            model,
+            n=self.n,
+            every=self.every,
+            train_rest=self.train_rest,
+            seed=seed,
+            odds=self.odds(model, calibrate),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owlore(Lisa):
+    """Layer sampling as in `lisa`, with odds proportional to the fraction of outlier weights per layer.
+
+    OwLore is meant for the optimizer `galore`. The fractions are computed from the model when the callback is created.
+    When training is resumed, the callback must therefore be created before the weights of the checkpoint are loaded;
+    otherwise, layers would be drawn with other odds.
+    """
+
+    paper = "Li et al., arXiv 2405.18380 (OwLore)"
+    summary = "Layer sampling as in lisa, with more frequent draws of layers with more outliers"
+    differs = "Gradients are projected only if the recipe names the optimizer galore"
+
+    n: int = option(5, at_least=1)
+    every: int = option(50, at_least=1)
+    #: Threshold M: an entry is an outlier if its score exceeds M times the mean score of its matrix.
+    over: float = option(13.0, above=0)
+
+    def odds(self, model: Any, calibrate: CalibrationBatches) -> list[float]:
+        """Return the odds of drawing each layer: its fraction of outlier weights."""
+        from rerank.finetune.extra.kernels.step_callbacks import find_layers, outlier_shares
+
+        return outlier_shares(model, find_layers(model), calibrate, self.over)

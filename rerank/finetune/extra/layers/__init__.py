@@ -1,1 +1,0 @@
-"""Experimental methods that train a few layers at a time. Each module defines one plug-in."""

@@ -1,1 +1,0 @@
-"""Code that layer sampling methods share."""

@@ -1,0 +1,99 @@
+"""Experimental objectives that replace losses: reinforcement learning. Imports no heavy package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rerank.errors import MissingPrerequisiteError, UsageError, ensure
+from rerank.finetune.components import Adapter, ComponentBase, option
+from rerank.methods import open_method
+
+if TYPE_CHECKING:
+    from rerank.finetune.components import RecipeComponents
+    from rerank.finetune.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grpo(ComponentBase):
+    """GRPO on generated permutations with nDCG as the reward, implemented with `trl.GRPOTrainer`.
+
+    A group of replies is sampled for each list. The advantage of a reply is its reward minus the mean reward of its
+    group, divided by the standard deviation of the group's rewards; a group with equal rewards contributes no gradient.
+    The reward is nDCG of the ranking that is parsed from the reply as at inference, with gains from the label
+    (`rerank.finetune.extra.rewards`); a reply without any identifier has the reward 0. The judge makes the prompts.
+    Replies are generated without constrained decoding, even if the judge's ``constrain`` is set, so that the model also
+    learns the format. Every reply is used for one step only, so that no ratio is clipped.
+
+    In a recipe, ``batch_size`` is the number of lists per batch and ``accumulation`` the number of batches per step, as
+    with losses; each list has ``group`` replies. The loss in the metrics stays near 0 and is not informative: monitor
+    ``reward`` instead. For components that need calibration batches, these batches consist of the labelled permutations
+    with the plain language-modelling loss.
+    """
+
+    paper = "Shao et al., 2024, arXiv 2402.03300 (DeepSeekMath, GRPO)"
+    summary = "Reinforcement learning with the nDCG of generated permutations as the reward"
+
+    group: int = option(8, at_least=2)  #: Number of replies per list.
+    temperature: float = 1.0  #: Sampling temperature.
+    #: Weight of the KL divergence from the base model (the estimator of equation 4 of the paper); 0 for none.
+    beta: float = option(0.0, at_least=0)
+    #: Maximum number of tokens per reply; None for the judge's limit, which depends on the list length.
+    max_tokens: int | None = option(None, at_least=1)
+    #: Number of replies per backward pass, a divisor of ``group``; a small number saves memory. None for all replies of
+    #: a batch.
+    together: int | None = option(None, at_least=1)
+    cutoff: int = option(10, at_least=1)  #: Rank cutoff of nDCG.
+
+    def __post_init__(self) -> None:
+        """Check that the options are in range, and that ``together`` divides ``group``."""
+        super().__post_init__()
+        ensure(
+            self.temperature > 0,
+            f"Option temperature is {self.temperature}",
+            expected="above 0, since greedy decoding would make all replies of a group equal",
+        )
+        ensure(
+            self.group % (self.together or 1) == 0,
+            f"Option together is {self.together}, and group is {self.group}",
+            expected="a divisor of group",
+        )
+
+    def check(self, recipe: Recipe, adapter: Adapter) -> None:
+        """Check that the judge generates text, and that GRPO supports the adapter and the settings."""
+        judge = open_method(recipe.method.method).judge.name
+        if judge != "generate":
+            raise UsageError(
+                f"objective = 'grpo' does not support the judge {judge!r} of method = {recipe.method.method!r}, since "
+                "it rewards generated permutations",
+                expected="a method whose judge is generate, such as fullrank or sliding",
+            )
+        dropout = getattr(adapter, "dropout", 0.0)
+        if dropout or recipe.training.neftune:
+            raise UsageError(
+                f"objective = 'grpo' is combined with dropout = {dropout} and neftune = {recipe.training.neftune}: the "
+                "model that generates the replies would differ from the one that is trained on them",
+                expected="dropout = 0 and neftune = 0",
+            )
+        if self.beta and (adapter.moves_base or adapter.saves == "model"):
+            raise UsageError(
+                f"beta = {self.beta} is combined with the adapter {recipe.adapter.name!r}, which modifies the base "
+                "model: the KL divergence needs the unmodified base model during training",
+                expected="beta = 0, or an adapter that does not modify the base model, such as lora",
+            )
+
+    def run(
+        self, recipe: Recipe, parts: RecipeComponents, folder: Path, *, device: str, report_to: Sequence[str] = ()
+    ) -> Any:
+        missing = [name for name in ("trl", "datasets") if find_spec(name) is None]
+        if missing:
+            raise MissingPrerequisiteError(
+                f"objective = 'grpo' needs packages that are not installed: {' and '.join(missing)}",
+                remedy="Run: pip install 'listrank[train]'",
+            )
+        from rerank.finetune.extra.kernels.grpo import GrpoRun
+
+        return GrpoRun(recipe, parts, folder, device=device, report_to=report_to)

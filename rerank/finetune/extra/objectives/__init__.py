@@ -1,1 +1,0 @@
-"""Experimental training objectives that replace losses. Each module defines one plug-in."""

@@ -1,0 +1,116 @@
+"""Experimental methods that choose the adapter's rank for each matrix. Imports no heavy package."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rerank.errors import UsageError
+from rerank.finetune.components import CalibrationBatches, ComponentBase, option
+from rerank.finetune.inspection.spectra import inspected_weight_rank_profile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contribution(ComponentBase):
+    """Rank allocation in proportion to the squared norm of each matrix's gradient under the training loss.
+
+    The paper measures the contribution of filters in image networks by integrated gradients; this class uses the
+    squared gradient norm at the initial weights instead. No rank exceeds the smaller side of its matrix; the excess is
+    distributed among other matrices. A matrix that the loss does not depend on has the contribution 0.
+    """
+
+    paper = "Park et al., ECCV 2024, arXiv 2408.01099 (CoLoRA; here by gradient norms)"
+    summary = "Ranks proportional to the squared gradient norm of each matrix"
+    differs = "Squared gradient norms of matrices instead of integrated gradients of image filters"
+
+    #: Minimum rank of each matrix; the rest of the budget is distributed in proportion. With 0, some are not adapted.
+    least: int = option(0, at_least=0)
+
+    def pattern(self, model: Any, targets: Sequence[str], r: int, calibrate: CalibrationBatches) -> Mapping[str, int]:
+        from rerank.finetune.extra.kernels.factor_starts import mean_loss_gradients
+
+        if not targets or r < max(1, self.least):
+            raise UsageError(
+                f"The mean rank is {r} for {len(targets)} matrices, with least={self.least}",
+                expected="at least one matrix, and a mean rank of at least 1 that is not below least",
+            )
+        gradients = mean_loss_gradients(model, targets, calibrate)
+        weights = {name: float(gradient.double().square().sum()) for name, gradient in gradients.items()}
+        most = {name: min(gradient.shape) for name, gradient in gradients.items()}
+        return allocate_proportionally(weights, r * len(targets), most, least=self.least)
+
+
+def allocate_proportionally(
+    weights: Mapping[str, float], budget: int, most: Mapping[str, int], *, least: int = 0
+) -> dict[str, int]:
+    """Distribute an integer budget in proportion to weights by the largest-remainder method; return the ranks by name.
+
+    Args:
+        weights: Mapping from name to weight, at least 0; if all weights are 0, the shares are equal.
+        budget: Sum of the ranks to return, unless the sum of ``most`` is smaller.
+        most: Mapping from name to maximum rank. The excess over a maximum is distributed among the other names.
+        least: Minimum rank per name; a smaller maximum takes precedence.
+
+    >>> allocate_proportionally({"a": 3.0, "b": 1.0}, 8, {"a": 9, "b": 9})
+    {'a': 6, 'b': 2}
+    >>> allocate_proportionally({"a": 3.0, "b": 1.0}, 8, {"a": 4, "b": 9})
+    {'a': 4, 'b': 4}
+    """
+    allocation = {name: min(least, most[name]) for name in weights}
+    left = min(budget, sum(most.values())) - sum(allocation.values())
+    while left > 0:
+        free = [name for name in weights if allocation[name] < most[name]]
+        total = sum(weights[name] for name in free)
+        quotas = {name: left * (weights[name] / total if total else 1 / len(free)) for name in free}
+        filled = [name for name in free if quotas[name] >= most[name] - allocation[name]]
+        if filled:  # these names get their maximum, and the remaining budget is distributed again among the others
+            for name in filled:
+                left -= most[name] - allocation[name]
+                allocation[name] = most[name]
+            continue
+        # Largest remainders: every name gets the integral part of its quota, and the names with the largest fractional
+        # parts get one more each until the budget is used up.
+        floors = {name: math.floor(quota) for name, quota in quotas.items()}
+        remaining = left - sum(floors.values())
+        rounded_up = sorted(free, key=lambda name: floors[name] - quotas[name])[:remaining]
+        for name in free:
+            allocation[name] += floors[name] + (name in rounded_up)
+        break
+    return allocation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Welore(ComponentBase):
+    """Rank allocation that adapts low-rank matrices with rank ``r`` and leaves all other matrices frozen.
+
+    Singular values are divided by the largest one of their matrix. All matrices share one threshold: the lowest one for
+    which the fraction of values up to it, averaged over matrices, is at least ``reduction``. A matrix is low-rank if
+    its own fraction is at least ``reduction``.
+    """
+
+    paper = "Jaiswal et al., 2024, arXiv 2407.11239 (WeLore)"
+    summary = "Adapts only matrices whose singular values decay quickly, and freezes the others"
+    differs = "The model is not compressed, and an adapter is trained instead of factors of its matrices"
+
+    reduction: float = option(0.5, above=0, below=1)  #: Mean fraction of singular values up to the threshold.
+
+    def pattern(self, model: Any, targets: Sequence[str], r: int, calibrate: CalibrationBatches) -> Mapping[str, int]:
+        import torch
+
+        if not targets or r < 1:
+            raise UsageError(
+                f"The rank is {r} for {len(targets)} matrices", expected="a rank of at least 1 and at least one matrix"
+            )
+        spectra = {}
+        for name in targets:
+            values = torch.linalg.svdvals(model.get_submodule(name).weight.detach().float())
+            # Singular values are divided by the largest one; for a zero matrix, 0 / 0 is replaced by 0.
+            relative: list[float] = (values / values[0]).nan_to_num(0.0).tolist()
+            spectra[name] = [1.0, *relative[1:]]
+        _, retained = inspected_weight_rank_profile(spectra, self.reduction)
+        dropped = {name: 1 - retained[name] / len(values) for name, values in spectra.items()}
+        # Every matrix retains at least one value, so that very small matrices may all stay below the option.
+        least = min(self.reduction, max(dropped.values()))
+        return {name: r if dropped[name] >= least else 0 for name in targets}

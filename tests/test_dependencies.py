@@ -49,7 +49,7 @@ PRIVATE = {
 TRAINERS = [
     "rerank.finetune.trainer.sharded_trainer:ShardedListTrainer",
     "rerank.finetune.trainer.cross_encoder_training:CrossEncoderListTrainer",
-    "rerank.finetune.extra.kernels.grpo:GrpoListTrainer",
+    "rerank.finetune.kernels.grpo:GrpoListTrainer",
 ]
 #: Public functions of the standard library, and an attribute with a default, since transformers no longer sets it.
 _OTHER = {"_asdict", "_replace", "_exit", "_commit_hash"}

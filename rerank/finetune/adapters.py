@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from rerank.errors import MissingPrerequisiteError, UsageError, ensure, error_repr
+from rerank.finetune import kernels
 from rerank.finetune.components import CalibrationBatches, ComponentBase, ParameterKind, Shapes, check_range, option
 
 if TYPE_CHECKING:
@@ -171,14 +172,10 @@ class PeftAdapter(ComponentBase, ABC):
     needs: ClassVar[str] = ""
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        from rerank.finetune.kernels import peft_files
-
-        return peft_files.wrap(model, self.peft_config(model, seed), seed=seed)
+        return kernels.peft_files.wrap(model, self.peft_config(model, seed), seed=seed)
 
     def save(self, model: Any, folder: Path) -> None:
-        from rerank.finetune.kernels import peft_files
-
-        peft_files.save_adapter(model, folder)
+        kernels.peft_files.save_adapter(model, folder)
 
     @abstractmethod
     def peft_config(self, model: Any, seed: int) -> Any:
@@ -199,12 +196,10 @@ class NamedPeftAdapter(LinearTargets, PeftAdapter):
         """Return the fields to set in the configuration of peft, as a mapping from name to value."""
 
     def peft_config(self, model: Any, seed: int) -> Any:
-        from rerank.finetune.kernels import peft_configurations
-
         options = self.peft_options()
         given = "target_modules" in options
-        targets = [] if given else peft_configurations.default_target_modules(self.configuration, self, model)
-        return peft_configurations.make_configuration(self.configuration, options, targets, seed=seed)
+        targets = [] if given else kernels.peft_configurations.default_target_modules(self.configuration, self, model)
+        return kernels.peft_configurations.make_configuration(self.configuration, options, targets, seed=seed)
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
         """Return the model as a `peft.PeftModel` with the adapter attached.
@@ -212,17 +207,13 @@ class NamedPeftAdapter(LinearTargets, PeftAdapter):
         Raises:
             UsageError: peft rejects the configuration for this model.
         """
-        from rerank.finetune.kernels import peft_files
-
         config = self.peft_config(model, seed)
-        with peft_files.convert_errors(self.configuration):
-            return peft_files.wrap(model, config, seed=seed)
+        with kernels.peft_files.convert_errors(self.configuration):
+            return kernels.peft_files.wrap(model, config, seed=seed)
 
     def count_trainable(self, shapes: Shapes) -> int:
         """Return the number of parameters that peft trains when it adapts matrices of these shapes."""
-        from rerank.finetune.kernels.peft_configurations import count_trained
-
-        return count_trained(self.configuration, self.peft_options(), shapes)
+        return kernels.peft_configurations.count_trained(self.configuration, self.peft_options(), shapes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,11 +226,9 @@ class LoraFamily(LowRankTargets, PeftAdapter):
     lora_options: ClassVar[Mapping[str, Any]] = {}
 
     def peft_config(self, model: Any, seed: int) -> Any:
-        from rerank.finetune.kernels import peft_files
-
         ranks = self.ranks(model)
         alphas = {name: self.alpha_for(rank) for name, rank in ranks.items()}
-        return peft_files.lora_config(ranks, alphas, lora_dropout=self.dropout, **self.lora_options)
+        return kernels.peft_files.lora_config(ranks, alphas, lora_dropout=self.dropout, **self.lora_options)
 
     def alpha_for(self, rank: int) -> float:
         """Return the alpha that gives a matrix of rank ``rank`` the same scaling factor as a matrix of rank ``r``."""
@@ -323,7 +312,6 @@ class Qlora(LoraFamily):
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
         self.check_machine()
-        from rerank.finetune.kernels import four_bit
 
         ranks, is_quantised = self.ranks(model), getattr(model, "is_loaded_in_4bit", False)
         originals = {}
@@ -337,10 +325,10 @@ class Qlora(LoraFamily):
             # The error W - Q(W) needs W, which quantisation overwrites; the copies of W stay on the CPU.
             originals = {name: model.get_submodule(name).weight.detach().cpu().clone() for name in ranks}
         if not is_quantised:
-            four_bit.quantise_layers(four_bit.move_to_gpu(model), LinearTargets().module_names(model))
+            kernels.four_bit.quantise_layers(kernels.four_bit.move_to_gpu(model), LinearTargets().module_names(model))
         wrapped = super().attach(model, calibrate, seed=seed)
         if originals:
-            four_bit.start_from_quantisation_error(wrapped, originals)
+            kernels.four_bit.start_from_quantisation_error(wrapped, originals)
         return wrapped
 
     def check_machine(self) -> None:
@@ -450,9 +438,8 @@ class Peft(NamedPeftAdapter):
     def vllm(self) -> bool:  # type: ignore[override]
         """Whether vLLM supports all features of the configuration, as it does for a plain LoRA."""
         from rerank.backends.vllm.adapters import features_unsupported_by_vllm
-        from rerank.finetune.kernels.peft_configurations import make_configuration
 
-        config = make_configuration(self.config, self.options, ["linear"], seed=0)
+        config = kernels.peft_configurations.make_configuration(self.config, self.options, ["linear"], seed=0)
         return not features_unsupported_by_vllm(config.to_dict())
 
     def check_recipe(self, recipe: Recipe) -> None:
@@ -464,26 +451,21 @@ class Peft(NamedPeftAdapter):
             )
         if find_spec("peft") is None:
             raise MissingPrerequisiteError("peft is not installed", remedy="pip install 'listrank[train]'")
-        from rerank.finetune.kernels.peft_configurations import make_configuration
 
         if "target_modules" in self.options and (self.targets != "all-linear" or self.layers is not None):
             raise UsageError(
                 "The adapter 'peft' has both target_modules and targets or layers",
                 expected="either target_modules, or targets and layers",
             )
-        make_configuration(self.config, self.options, ["linear"], seed=recipe.seed)
+        kernels.peft_configurations.make_configuration(self.config, self.options, ["linear"], seed=recipe.seed)
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
         """Return the model wrapped by peft, after checking it with a forward pass over one training list."""
-        from rerank.finetune.kernels.peft_files import convert_errors
-
         wrapped = super().attach(model, calibrate, seed=seed)
-        with convert_errors(self.config):
+        with kernels.peft_files.convert_errors(self.config):
             calibrate.forward(wrapped, lists=1)
         return wrapped
 
     @cached_property
     def _behaviour(self) -> PeftBehaviour:
-        from rerank.finetune.kernels.peft_configurations import try_configuration
-
-        return try_configuration(self.config, self.options, LinearTargets())
+        return kernels.peft_configurations.try_configuration(self.config, self.options, LinearTargets())

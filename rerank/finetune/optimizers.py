@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from rerank.errors import MissingPrerequisiteError, UnknownNameError, UsageError
+from rerank.finetune import kernels
 from rerank.finetune.components import FULL, LORA, PARAMETER_KINDS, ComponentBase, ParameterKind, Shapes, option
 
 if TYPE_CHECKING:
@@ -52,9 +53,7 @@ class Adamw(AdamOptions):
     elementwise: ClassVar[bool] = True
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
-        from rerank.finetune.kernels.adamw import ExactAdamW, make_parameter_groups
-
-        return ExactAdamW(make_parameter_groups(model, weight_decay), lr=lr, **self.moments)
+        return kernels.adamw.ExactAdamW(kernels.adamw.make_parameter_groups(model, weight_decay), lr=lr, **self.moments)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,13 +74,13 @@ class LoraPlus(AdamOptions):
     ratio: float = option(16.0, above=0)
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
-        from rerank.finetune.kernels.adamw import ExactAdamW, make_parameter_groups
-
         def rate(name: str, weight: Any) -> dict[str, float]:
             is_b = "lora_B" in name or "lora_embedding_B" in name
             return {"lr": lr * self.ratio if is_b else lr}
 
-        return ExactAdamW(make_parameter_groups(model, weight_decay, rate), lr=lr, **self.moments)
+        return kernels.adamw.ExactAdamW(
+            kernels.adamw.make_parameter_groups(model, weight_decay, rate), lr=lr, **self.moments
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,12 +140,13 @@ class SubspaceOptions(AdamOptions):
         return total
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
-        from rerank.finetune.kernels.adamw import make_parameter_groups, projectable_matrices
-        from rerank.finetune.kernels.subspace_adamw import SubspaceAdamW
+        projected = kernels.adamw.projectable_matrices(model)
 
-        projected = projectable_matrices(model)
-        groups = make_parameter_groups(model, weight_decay, lambda name, weight: {"projected": weight in projected})
-        return SubspaceAdamW(groups, lr=lr, rule=self.projection_rule, **self.moments)
+        def is_projected(name: str, weight: Any) -> dict[str, bool]:
+            return {"projected": weight in projected}
+
+        groups = kernels.adamw.make_parameter_groups(model, weight_decay, is_projected)
+        return kernels.subspace_adamw.SubspaceAdamW(groups, lr=lr, rule=self.projection_rule, **self.moments)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,9 +319,7 @@ class TransformersOptimizer:
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
         """Return the optimizer. Those with 8 bits keep the moments of embeddings in 32 bits, as transformers does."""
-        from rerank.finetune.kernels.adamw import make_parameter_groups
-
-        optimizer = self._optimizer(make_parameter_groups(model, weight_decay), lr, weight_decay)
+        optimizer = self._optimizer(kernels.adamw.make_parameter_groups(model, weight_decay), lr, weight_decay)
         if self.needs and "8bit" in self.name:
             from bitsandbytes.optim import GlobalOptimManager
             from torch import nn

@@ -12,8 +12,8 @@ import torch
 import transformers
 from torch import nn
 
-from rerank.finetune.extra.kernels.adamw_variants import find_factor_pairs
 from rerank.finetune.kernels.adamw import projectable_matrices, trainable_parameters
+from rerank.finetune.kernels.adamw_variants import find_factor_pairs
 from tests.finetune.tiny import tiny_ids, tiny_model
 
 

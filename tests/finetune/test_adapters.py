@@ -29,7 +29,7 @@ from rerank.finetune.extra.adapters import (  # noqa: E402
     Salt,
     Shadow,
 )
-from rerank.finetune.extra.kernels.factor_starts import gradient_start_factors, mean_loss_gradients  # noqa: E402
+from rerank.finetune.kernels.factor_starts import gradient_start_factors, mean_loss_gradients  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_ids, tiny_logits, tiny_loss, tiny_model  # noqa: E402
 from tests.raising import raises  # noqa: E402
 

@@ -17,8 +17,8 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from rerank.finetune.extra.kernels.adamw_variants import find_factor_pairs  # noqa: E402
-from rerank.finetune.extra.kernels.step_callbacks import balance_factors  # noqa: E402
+from rerank.finetune.kernels.adamw_variants import find_factor_pairs  # noqa: E402
+from rerank.finetune.kernels.step_callbacks import balance_factors  # noqa: E402
 from tests.finetune.stepping import gradients, lora_model, same_weights, trainer  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_logits, tiny_model  # noqa: E402
 from tests.raising import raises  # noqa: E402

@@ -15,7 +15,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from rerank.finetune.extra.kernels.adamw_variants import (  # noqa: E402  # noqa: E402
+from rerank.finetune.kernels.adamw import ExactAdamW  # noqa: E402
+from rerank.finetune.kernels.adamw_variants import (  # noqa: E402
     EquivalentGradientAdamW,
     FactorAdamW,
     FactorPair,
@@ -23,7 +24,6 @@ from rerank.finetune.extra.kernels.adamw_variants import (  # noqa: E402  # noqa
     lora_fa_adjustment,
     lora_pro_adjustment,
 )
-from rerank.finetune.kernels.adamw import ExactAdamW  # noqa: E402
 from tests.finetune.stepping import backward, gradients, lora_model  # noqa: E402
 from tests.finetune.tiny import tiny_ids, tiny_loss, tiny_model  # noqa: E402
 from tests.raising import raises  # noqa: E402

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast  # noqa: 
 
 from rerank.backends.hf import Hf  # noqa: E402
 from rerank.errors import DataError  # noqa: E402
-from rerank.finetune.extra.kernels import grpo  # noqa: E402
+from rerank.finetune.kernels import grpo  # noqa: E402
 from rerank.finetune.trainer.base_model import load_training_base_model  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
 from rerank.reranker import Reranker  # noqa: E402

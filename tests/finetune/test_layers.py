@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
-from rerank.finetune.extra.kernels.step_callbacks import (  # noqa: E402
+from rerank.finetune.kernels.step_callbacks import (  # noqa: E402
     draw_layers,
     find_layers,
     outlier_shares,

@@ -15,7 +15,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 from rerank.errors import UsageError  # noqa: E402
 from rerank.finetune.extra.adapters import INTEGERS, LrQat  # noqa: E402
-from rerank.finetune.extra.kernels.fake_quantisation import quantisation_steps, round_straight_through  # noqa: E402
+from rerank.finetune.kernels.fake_quantisation import quantisation_steps, round_straight_through  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_ids, tiny_logits, tiny_loss, tiny_model  # noqa: E402
 from tests.raising import raises  # noqa: E402
 

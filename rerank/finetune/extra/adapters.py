@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from rerank.errors import MissingResourceError, UsageError, ensure
+from rerank.finetune import kernels
 from rerank.finetune.adapters import LinearTargets, LoraFamily, NamedPeftAdapter, PeftAdapter, check_ranks_fit
 from rerank.finetune.components import CalibrationBatches, ParameterKind, Shapes, option
 from rerank.models.adapters import read_model_adapter_settings
@@ -45,32 +46,21 @@ class FrozenBasis(LinearTargets, PeftAdapter):
     dropout: float = option(0.0, at_least=0, below=1)  #: Dropout probability of the inputs to A.
 
     def peft_config(self, model: Any, seed: int) -> Any:
-        from rerank.finetune.kernels import peft_files
-
         ranks = self.ranks(model)
         # With alpha = r, the scaling factor alpha / r is 1, and the update is exactly B R A.
         alphas = {name: float(rank) for name, rank in ranks.items()}
-        return peft_files.lora_config(ranks, alphas, lora_dropout=self.dropout)
+        return kernels.peft_files.lora_config(ranks, alphas, lora_dropout=self.dropout)
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
         """Return the model with one LoRA layer per adapted matrix, whose factors are those of `factor_builder`."""
-        import torch
-
-        from rerank.finetune.kernels import peft_files
-
         build_factors = self.factor_builder(model, list(self.ranks(model)), calibrate)
         wrapped = super().attach(model, calibrate, seed=seed)
-        torch.manual_seed(seed)  # some bases are drawn at random
-        for name, layer in peft_files.iter_lora_layers(wrapped):
-            weight = layer.get_base_layer().weight.detach()
-            layer.lora_A[peft_files.ADAPTER], layer.lora_B[peft_files.ADAPTER] = build_factors(name, weight.float())
+        kernels.frozen_bases.replace_factors(wrapped, build_factors, seed=seed)
         return wrapped.train(model.training)
 
     def save(self, model: Any, folder: Path) -> None:
         """Write a plain LoRA; the trained matrix R is multiplied into its factors."""
-        from rerank.finetune.kernels import peft_files
-
-        peft_files.save_factors(model, peft_files.read_factors(model), folder)
+        kernels.peft_files.save_factors(model, kernels.peft_files.read_factors(model), folder)
 
     def ranks(self, model: Any) -> dict[str, int]:
         """Return the rank of the saved LoRA per module name.
@@ -106,9 +96,7 @@ class LoraXs(FrozenBasis):
     r: int = option(64, at_least=1)
 
     def factor_modules(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:
-        from rerank.finetune.extra.kernels import frozen_bases
-
-        return frozen_bases.lora_xs_modules(matrix, self.r)
+        return kernels.frozen_bases.lora_xs_modules(matrix, self.r)
 
     def count_trainable(self, shapes: Shapes) -> int:
         return self.r**2 * len(shapes)
@@ -161,20 +149,18 @@ class LoraSb(FrozenBasis):
 
     def factor_builder(self, model: Any, names: Sequence[str], calibrate: CalibrationBatches) -> FactorBuilder:
         """Return a function that builds a matrix's factors, from the first full fine-tuning step or from ``basis``."""
-        from rerank.finetune.extra.kernels import factor_starts, frozen_bases
-
         if self.basis:
-            basis = frozen_bases.read_lora_sb(Path(self.basis), dict.fromkeys(names, self.r))
-            return lambda name, weight: frozen_bases.modules_between(*(f.to(weight.device) for f in basis[name]))
-        gradients = factor_starts.mean_loss_gradients(model, names, calibrate, lists=self.samples)
+            basis = kernels.frozen_bases.read_lora_sb(Path(self.basis), dict.fromkeys(names, self.r))
+            return lambda name, weight: kernels.frozen_bases.modules_between(
+                *(f.to(weight.device) for f in basis[name])
+            )
+        gradients = kernels.factor_starts.mean_loss_gradients(model, names, calibrate, lists=self.samples)
         eta = calibrate.first_lr if self.eta is None else self.eta
         # The first step of a sign-based optimizer such as Adam: D = -eta sign(G).
         return lambda name, weight: self.factor_modules(-eta * gradients[name].sign())
 
     def factor_modules(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:
-        from rerank.finetune.extra.kernels import frozen_bases
-
-        return frozen_bases.lora_sb_modules(matrix, self.r)
+        return kernels.frozen_bases.lora_sb_modules(matrix, self.r)
 
     def count_trainable(self, shapes: Shapes) -> int:
         return self.r**2 * len(shapes)
@@ -201,9 +187,7 @@ class Loldu(FrozenBasis):
         return {name: min(self.r, *shape) for name, shape in sizes}
 
     def factor_modules(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:
-        from rerank.finetune.extra.kernels import frozen_bases
-
-        return frozen_bases.loldu_modules(matrix, self.r)
+        return kernels.frozen_bases.loldu_modules(matrix, self.r)
 
     def count_trainable(self, shapes: Shapes) -> int:
         return sum(min(self.r, *shape) for shape in shapes)
@@ -231,9 +215,7 @@ class Salt(FrozenBasis):
         return {name: rank + self.d for name, rank in super().ranks(model).items()}
 
     def factor_modules(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:
-        from rerank.finetune.extra.kernels import frozen_bases
-
-        return frozen_bases.salt_modules(matrix, self.r, self.d)
+        return kernels.frozen_bases.salt_modules(matrix, self.r, self.d)
 
     def count_trainable(self, shapes: Shapes) -> int:
         """Return the number of trainable parameters: 2 r + 2 d (min(rows, columns) - r) per matrix."""
@@ -257,17 +239,13 @@ class ResidualBaseLora(LoraFamily):
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
         """Return the model with LoRA layers and a copy of their initial factors."""
-        from rerank.finetune.extra.kernels import factor_starts
-
         wrapped = super().attach(model, calibrate, seed=seed)
-        factor_starts.store_start(wrapped)
+        kernels.factor_starts.store_start(wrapped)
         return wrapped
 
     def save(self, model: Any, folder: Path) -> None:
         """Write the learnt difference s (B A - B0 A0) for the unmodified base model, as a LoRA of twice the rank."""
-        from rerank.finetune.extra.kernels import factor_starts
-
-        factor_starts.save_difference(model, folder)
+        kernels.factor_starts.save_difference(model, folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,14 +297,12 @@ class LoraGa(ResidualBaseLora):
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
         """Return the model with LoRA layers initialised from the mean gradient over the calibration batches."""
-        from rerank.finetune.extra.kernels import factor_starts
-
         ranks = self.ranks(model)
         # A0 takes the first r singular directions of the gradient, B0 the next r.
         check_ranks_fit("2 r", {name: 2 * rank for name, rank in ranks.items()}, self.shapes(model))
-        gradients = factor_starts.mean_loss_gradients(model, list(ranks), calibrate)
+        gradients = kernels.factor_starts.mean_loss_gradients(model, list(ranks), calibrate)
         wrapped = super().attach(model, calibrate, seed=seed)
-        factor_starts.start_along_gradients(wrapped, gradients, self.gamma)
+        kernels.factor_starts.start_along_gradients(wrapped, gradients, self.gamma)
         return wrapped
 
 
@@ -396,30 +372,21 @@ class Adalora(LinearTargets, PeftAdapter):
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
         """Return the model with AdaLoRA layers and with buffers for the importance of their terms."""
-        from rerank.finetune.extra.kernels import adalora
-
         wrapped = super().attach(model, calibrate, seed=seed)
-        adalora.register_importance(wrapped)
+        kernels.adalora.register_importance(wrapped)
         return wrapped
 
     def callbacks(self, model: Any) -> list[Any]:
         """Return the callback that prunes terms between optimizer steps."""
-        from rerank.finetune.extra.kernels import adalora
-
-        return [adalora.RankAllocationCallback(model, tinit=self.tinit, tfinal=self.tfinal)]
+        return [kernels.adalora.RankAllocationCallback(model, tinit=self.tinit, tfinal=self.tfinal)]
 
     def penalty(self, model: Any) -> Any:
         """Return ``orthogonality`` times the mean of ||P'P - I|| and ||QQ' - I|| over all factors, a scalar tensor."""
-        from rerank.finetune.extra.kernels import adalora
-
-        return self.orthogonality * adalora.orthogonality_penalty(model)
+        return self.orthogonality * kernels.adalora.orthogonality_penalty(model)
 
     def save(self, model: Any, folder: Path) -> None:
         """Write a plain LoRA of rank ``init_r``, with e multiplied into Q."""
-        from rerank.finetune.extra.kernels import adalora
-        from rerank.finetune.kernels import peft_files
-
-        peft_files.save_factors(model, adalora.fold_factors(model), folder)
+        kernels.peft_files.save_factors(model, kernels.adalora.fold_factors(model), folder)
 
     def count_trainable(self, shapes: Shapes) -> int:
         """Return the number of trainable parameters before pruning: init_r (rows + columns + 1) per matrix."""
@@ -514,8 +481,6 @@ class LrQat(LinearTargets, PeftAdapter):
     group: int | None = option(None, at_least=1)  #: Number of columns that share a step size; None for a whole row.
 
     def peft_config(self, model: Any, seed: int) -> Any:
-        from rerank.finetune.extra.kernels import fake_quantisation
-
         names = self.module_names(model)
         for name, (_, columns) in zip(names, self.shapes(model), strict=True):
             if self.group and columns % self.group:
@@ -523,13 +488,13 @@ class LrQat(LinearTargets, PeftAdapter):
                     f"group={self.group} does not divide the {columns} columns of {name}",
                     expected="a group size that divides the number of columns of every adapted matrix",
                 )
-        return fake_quantisation.peft_config(names, r=self.r, alpha=self.alpha, bits=self.bits, group=self.group)
+        return kernels.fake_quantisation.peft_config(
+            names, r=self.r, alpha=self.alpha, bits=self.bits, group=self.group
+        )
 
     def save(self, model: Any, folder: Path) -> None:
         """Write the model with rounded weights, and the integers with their step sizes."""
-        from rerank.finetune.extra.kernels import fake_quantisation
-
-        fake_quantisation.save(model, folder, INTEGERS, bits=self.bits)
+        kernels.fake_quantisation.save(model, folder, INTEGERS, bits=self.bits)
 
     def count_trainable(self, shapes: Shapes) -> int:
         return sum(self.r * (rows + columns) for rows, columns in shapes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from rerank.finetune import kernels
 from rerank.finetune.components import LORA, CalibrationBatches, ComponentBase, ParameterKind, option
 
 
@@ -26,7 +27,6 @@ class Refactor(ComponentBase):
 
     def callback(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
         """Return the trainer callback for the factor pairs of the model."""
-        from rerank.finetune.extra.kernels.adamw_variants import find_factor_pairs
-        from rerank.finetune.extra.kernels.step_callbacks import RefactorizationCallback
-
-        return RefactorizationCallback(find_factor_pairs(model), every=self.every)
+        return kernels.step_callbacks.RefactorizationCallback(
+            kernels.adamw_variants.find_factor_pairs(model), every=self.every
+        )

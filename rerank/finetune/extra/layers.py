@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from rerank.finetune import kernels
 from rerank.finetune.components import FULL, CalibrationBatches, ComponentBase, ParameterKind, option
 
 
@@ -31,9 +32,7 @@ class Lisa(ComponentBase):
 
     def callback(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
         """Return the trainer callback that samples layers."""
-        from rerank.finetune.extra.kernels.step_callbacks import LayerSamplingCallback
-
-        return LayerSamplingCallback(
+        return kernels.step_callbacks.LayerSamplingCallback(
             model,
             n=self.n,
             every=self.every,
@@ -63,6 +62,6 @@ class Owlore(Lisa):
 
     def odds(self, model: Any, calibrate: CalibrationBatches) -> list[float]:
         """Return the odds of drawing each layer: its fraction of outlier weights."""
-        from rerank.finetune.extra.kernels.step_callbacks import find_layers, outlier_shares
-
-        return outlier_shares(model, find_layers(model), calibrate, self.over)
+        return kernels.step_callbacks.outlier_shares(
+            model, kernels.step_callbacks.find_layers(model), calibrate, self.over
+        )

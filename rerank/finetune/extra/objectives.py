@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rerank.errors import MissingPrerequisiteError, UsageError, ensure
+from rerank.finetune import kernels
 from rerank.finetune.components import Adapter, ComponentBase, option
 from rerank.methods import open_method
 
@@ -94,6 +95,5 @@ class Grpo(ComponentBase):
                 f"objective = 'grpo' needs packages that are not installed: {' and '.join(missing)}",
                 remedy="Run: pip install 'listrank[train]'",
             )
-        from rerank.finetune.extra.kernels.grpo import GrpoRun
 
-        return GrpoRun(recipe, parts, folder, device=device, report_to=report_to)
+        return kernels.grpo.GrpoRun(recipe, parts, folder, device=device, report_to=report_to)

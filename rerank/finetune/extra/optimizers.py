@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rerank.errors import MissingPrerequisiteError, UsageError
+from rerank.finetune import kernels
 from rerank.finetune.components import FULL, LORA, ParameterKind, Shapes, option
 from rerank.finetune.optimizers import AdamOptions, SubspaceOptions
 
@@ -90,9 +91,7 @@ class Gradnormlorp(SubspaceOptions):
             raise _needs_dora(f"The optimizer 'gradnormlorp' is combined with the adapter {recipe.adapter.name!r}")
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
-        from rerank.finetune.kernels.adamw import trainable_parameters
-
-        if not any(".lora_magnitude_vector." in name for name, _ in trainable_parameters(model)):
+        if not any(".lora_magnitude_vector." in name for name, _ in kernels.adamw.trainable_parameters(model)):
             raise _needs_dora("The optimizer 'gradnormlorp' needs DoRA's magnitudes, which the model lacks")
         return super().build(model, lr=lr, weight_decay=weight_decay)
 
@@ -125,14 +124,12 @@ class LoraFa(AdamOptions):
     damping: float = option(1e-8, above=0)  #: Term added to the diagonal of A A' before it is inverted.
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
-        from rerank.finetune.extra.kernels.adamw_variants import FactorAdamW, find_factor_pairs, lora_fa_adjustment
-        from rerank.finetune.kernels.adamw import make_parameter_groups
-
-        pairs = find_factor_pairs(model)
+        pairs = kernels.adamw_variants.find_factor_pairs(model)
         for pair in pairs:
             pair.a.requires_grad_(False)
-        groups = make_parameter_groups(model, weight_decay)
-        return FactorAdamW(groups, pairs=pairs, adjust=lora_fa_adjustment(self.damping), lr=lr, **self.moments)
+        groups = kernels.adamw.make_parameter_groups(model, weight_decay)
+        adjust = kernels.adamw_variants.lora_fa_adjustment(self.damping)
+        return kernels.adamw_variants.FactorAdamW(groups, pairs=pairs, adjust=adjust, lr=lr, **self.moments)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,11 +156,10 @@ class LoraPro(AdamOptions):
         return vectors + sum(2 * m * n for (_, n), (m, _) in zip(matrices[::2], matrices[1::2], strict=True))
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
-        from rerank.finetune.extra.kernels.adamw_variants import EquivalentGradientAdamW, find_factor_pairs
-        from rerank.finetune.kernels.adamw import make_parameter_groups
-
-        groups, pairs = make_parameter_groups(model, weight_decay), find_factor_pairs(model)
-        return EquivalentGradientAdamW(groups, pairs=pairs, damping=self.damping, lr=lr, **self.moments)
+        pairs = kernels.adamw_variants.find_factor_pairs(model)
+        options = {"damping": self.damping, "lr": lr, **self.moments}
+        groups = kernels.adamw.make_parameter_groups(model, weight_decay)
+        return kernels.adamw_variants.EquivalentGradientAdamW(groups, pairs=pairs, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,13 +185,12 @@ class Riemannian(AdamOptions):
                 "The installed version of peft lacks create_riemannian_optimizer",
                 remedy="Run: pip install --upgrade peft",
             ) from error
-        from rerank.finetune.extra.kernels.adamw_variants import find_factor_pairs
-        from rerank.finetune.kernels.adamw import ExactAdamW, exempt_vectors_from_decay
 
-        find_factor_pairs(model)  # raises an error with a remedy if the model has no factor pairs
+        # Raises an error with a remedy if the model has no factor pairs.
+        kernels.adamw_variants.find_factor_pairs(model)
         options = {"lr": lr, "weight_decay": weight_decay, **self.moments}
-        optimizer = create_riemannian_optimizer(model, ExactAdamW, reg=self.reg, **options)
-        optimizer.param_groups = exempt_vectors_from_decay(optimizer.param_groups)
+        optimizer = create_riemannian_optimizer(model, kernels.adamw.ExactAdamW, reg=self.reg, **options)
+        optimizer.param_groups = kernels.adamw.exempt_vectors_from_decay(optimizer.param_groups)
         return optimizer
 
 
@@ -230,8 +225,5 @@ class Sara(AdamOptions):
         return sum(3 * math.ceil(self.share * (rows * columns)) for rows, columns in shapes)
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
-        from rerank.finetune.extra.kernels.adamw_variants import SparseAdamW
-        from rerank.finetune.kernels.adamw import make_parameter_groups
-
-        groups = make_parameter_groups(model, weight_decay)
-        return SparseAdamW(groups, lr=lr, share=self.share, refine=self.refine, **self.moments)
+        groups = kernels.adamw.make_parameter_groups(model, weight_decay)
+        return kernels.adamw_variants.SparseAdamW(groups, lr=lr, share=self.share, refine=self.refine, **self.moments)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rerank.errors import UsageError
+from rerank.finetune import kernels
 from rerank.finetune.components import CalibrationBatches, ComponentBase, option
 from rerank.finetune.inspection.spectra import inspected_weight_rank_profile
 
@@ -29,14 +30,12 @@ class Contribution(ComponentBase):
     least: int = option(0, at_least=0)
 
     def pattern(self, model: Any, targets: Sequence[str], r: int, calibrate: CalibrationBatches) -> Mapping[str, int]:
-        from rerank.finetune.extra.kernels.factor_starts import mean_loss_gradients
-
         if not targets or r < max(1, self.least):
             raise UsageError(
                 f"The mean rank is {r} for {len(targets)} matrices, with least={self.least}",
                 expected="at least one matrix, and a mean rank of at least 1 that is not below least",
             )
-        gradients = mean_loss_gradients(model, targets, calibrate)
+        gradients = kernels.factor_starts.mean_loss_gradients(model, targets, calibrate)
         weights = {name: float(gradient.double().square().sum()) for name, gradient in gradients.items()}
         most = {name: min(gradient.shape) for name, gradient in gradients.items()}
         return allocate_proportionally(weights, r * len(targets), most, least=self.least)

@@ -1,1 +1,44 @@
-"""Computations of training components, which import torch and peft."""
+"""Computations of training components. The modules import torch and peft, so each is imported when it is first used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rerank.finetune.kernels import (
+        adalora,
+        adamw,
+        adamw_variants,
+        factor_starts,
+        fake_quantisation,
+        four_bit,
+        frozen_bases,
+        grpo,
+        peft_configurations,
+        peft_files,
+        step_callbacks,
+        subspace_adamw,
+    )
+
+__all__ = [
+    "adalora",
+    "adamw",
+    "adamw_variants",
+    "factor_starts",
+    "fake_quantisation",
+    "four_bit",
+    "frozen_bases",
+    "grpo",
+    "peft_configurations",
+    "peft_files",
+    "step_callbacks",
+    "subspace_adamw",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import and return a module of this package, so that ``kernels.adamw`` needs no import inside of a function."""
+    if name in __all__:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,8 +12,8 @@ from transformers import TrainerCallback
 
 from rerank.errors import UsageError
 from rerank.finetune.components import CalibrationBatches
-from rerank.finetune.extra.kernels.adamw_variants import FactorPair
 from rerank.finetune.kernels.adamw import widen
+from rerank.finetune.kernels.adamw_variants import FactorPair
 
 
 def find_layers(model: nn.Module) -> nn.ModuleList:

@@ -7,8 +7,9 @@ case. A basis takes as much memory as a LoRA factor; only gradients and optimize
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from rerank.errors import DataError, UsageError
 from rerank.finetune.inspection.checkpoint_reader import CheckpointReader
 from rerank.finetune.inspection.inspected_model import read_inspected_peft_config
 from rerank.finetune.inspection.weight_changes import is_plain_lora, lora_scaling, names_of_lora_factors
+from rerank.finetune.kernels.peft_files import ADAPTER, iter_lora_layers
 
 #: Tolerance for the orthonormality of the columns of B, which were computed in float32.
 _ROUNDING = 1e-3
@@ -134,6 +136,14 @@ class SpectralUpProjection(nn.Module):
         """Map an input of shape (..., r + d) to an output of shape (..., rows)."""
         mixed = functional.linear(inputs[..., self.r :], self.mix)
         return functional.linear(torch.cat([inputs[..., : self.r], mixed], dim=-1), self.basis)
+
+
+def replace_factors(model: Any, build: Callable[[str, Tensor], tuple[nn.Module, nn.Module]], *, seed: int) -> None:
+    """Replace A and B of each LoRA layer by the modules that ``build`` makes of its name and its float32 weight."""
+    torch.manual_seed(seed)  # some bases are drawn at random
+    for name, layer in iter_lora_layers(model):
+        weight = layer.get_base_layer().weight.detach()
+        layer.lora_A[ADAPTER], layer.lora_B[ADAPTER] = build(name, weight.float())
 
 
 # The modules (A, B) of each adapter, for a float32 matrix of shape (rows, columns); k = min(rows, columns)

@@ -1,1 +1,0 @@
-"""Computations of experimental training components, which import torch, peft or trl."""

@@ -32,6 +32,7 @@ from rerank.evaluation.significance.base import Floats
 RIDGE = 1.0
 #: Smallest number of models with which the scores of each model can be predicted from the other models.
 _LEAST_MODELS = 3
+Order = Literal["correlation", "significance"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +114,7 @@ class TaskReductionDesign:
     """Options for reducing the number of tasks of a benchmark."""
 
     goal: Goal = field(default_factory=Goal)
-    order: Literal["correlation", "significance"] = "correlation"  #: Order in which tasks are removed.
+    order: Order = "correlation"  #: Order in which tasks are removed.
     unit: Literal["task", "query"] = "task"  #: Whether the rows that are averaged and tested are tasks or queries.
     criterion: SignificanceCriterion = field(default_factory=SignificanceCriterion)
     least: int = 2  #: Smallest number of remaining tasks.

@@ -34,16 +34,30 @@ OPTIMIZERS = Registry(
     shared={"finetune.optimizers": "adamw apollo galore lora_plus", "finetune.extra.optimizers": _EXTRA_OPTIMIZERS},
 )
 LOSSES = Registry("finetune.losses", "loss", shared={"finetune.losses": _LOSSES})
-
-
-def _experimental(module: str, kind: str, names: str) -> Registry:
-    return Registry(module, kind, experimental=module, shared={module: names})
-
-
-LAYERS = _experimental("finetune.extra.layers", "layer sampling method", "lisa owlore")
-CALLBACKS = _experimental("finetune.extra.callbacks", "callback", "refactor")
-RANKS = _experimental("finetune.extra.ranks", "rank allocation", "contribution welore")
-OBJECTIVES = _experimental("finetune.extra.objectives", "objective", "grpo")
+LAYERS = Registry(
+    "finetune.extra.layers",
+    "layer sampling method",
+    experimental="finetune.extra.layers",
+    shared={"finetune.extra.layers": "lisa owlore"},
+)
+CALLBACKS = Registry(
+    "finetune.extra.callbacks",
+    "callback",
+    experimental="finetune.extra.callbacks",
+    shared={"finetune.extra.callbacks": "refactor"},
+)
+RANKS = Registry(
+    "finetune.extra.ranks",
+    "rank allocation",
+    experimental="finetune.extra.ranks",
+    shared={"finetune.extra.ranks": "contribution welore"},
+)
+OBJECTIVES = Registry(
+    "finetune.extra.objectives",
+    "objective",
+    experimental="finetune.extra.objectives",
+    shared={"finetune.extra.objectives": "grpo"},
+)
 
 
 def make_training_components(recipe: Recipe) -> RecipeComponents:

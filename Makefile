@@ -28,7 +28,7 @@ MEASURE ?=
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-all leaderboard test test-all test-vllm test-lucene test-ray test-integrations test-clients test-api test-browser test-attacks test-lowest lock check lint types docs fix clean
+.PHONY: help demo demo-all leaderboard test test-all test-vllm test-lucene test-ray test-integrations test-clients test-api test-browser test-attacks test-benchmarks test-lowest lock check lint types sizes docs fix clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -77,6 +77,10 @@ test-browser: $(VENV)/.dev $(VENV)/.browser $(VENV)/.serve ## the tests of pages
 test-api: $(API)/.api ## schemathesis against the OpenAPI description of the server, in an environment of its own
 	$(API)/bin/python $(MEASURE) -m pytest -q tests/serving/test_openapi.py
 
+test-benchmarks: $(VENV)/.dev $(VENV)/.hf $(VENV)/.dense $(VENV)/.train $(VENV)/.serve ## every script of benchmarks/, training/ and eval/ once, on a few texts
+	$(BIN)/rerank models pull all-minilm-l6-v2
+	$(BIN)/python benchmarks/smoke.py
+
 test-attacks: $(VENV)/.hf $(VENV)/.dev ## hostile servers, files, texts and signals; ATTACKS=1 tries all
 	ATTACKS=$(ATTACKS) $(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist worksteal -m attack tests/attacks
 
@@ -98,7 +102,7 @@ lock: $(LOCK)/.uv ## write requirements.lock and locks/: versions of all package
 		pyproject.toml --output-file locks/lucene.lock
 	$(COMPILE) -c tests/vllm/requirements.txt --extra vllm pyproject.toml --output-file locks/vllm.lock
 
-check: lint types ## everything that is checked without running it
+check: lint types sizes ## everything that is checked without running it
 
 lint: $(VENV)/.dev ## style
 	$(BIN)/ruff check .
@@ -106,6 +110,9 @@ lint: $(VENV)/.dev ## style
 
 types: $(VENV)/.hf $(VENV)/.mcp $(VENV)/.dev ## mypy, strict
 	$(BIN)/mypy
+
+sizes: $(BIN)/python ## the longest files and functions, as places to look at
+	$(BIN)/python benchmarks/sizes.py
 
 docs: $(VENV)/.docs ## build the documentation site into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -30,6 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--sizes", type=int, nargs=2, default=(20, 100), help="numbers of documents of the two lists")
     parser.add_argument("--child", choices=VARIANTS, help=argparse.SUPPRESS)
     parser.add_argument("--documents", type=int, default=20, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -37,30 +38,31 @@ def main() -> None:
         print(json.dumps(measured(options)))
         return
     found: dict[tuple[str, int], dict[str, float]] = {}
-    for documents in (20, 100):
+    small, large = options.sizes
+    for documents in (small, large):
         for variant in VARIANTS:
             command = [sys.executable, __file__, "--child", variant, "--documents", str(documents)]
             command += ["--model", options.model, "--steps", str(options.steps)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             found[variant, documents] = json.loads(done.stdout.splitlines()[-1])
             print(documents, variant, found[variant, documents], file=sys.stderr)
-    twice = {n: (found["none", n]["rise_mb"], found["again", n]["rise_mb"]) for n in (20, 100)}
+    twice = {n: (found["none", n]["rise_mb"], found["again", n]["rise_mb"]) for n in (small, large)}
     noise = {n: max(1.0, max(pair) - min(pair)) for n, pair in twice.items()}
     logits = {
         (variant, n): max(noise[n], found[variant, n]["rise_mb"] - statistics.mean(twice[n]))
         for variant in ("ours", "plain")
-        for n in (20, 100)
+        for n in (small, large)
     }
-    speed = {n: found["ours", n]["tokens_per_second"] / found["plain", n]["tokens_per_second"] for n in (20, 100)}
+    speed = {n: found["ours", n]["tokens_per_second"] / found["plain", n]["tokens_per_second"] for n in (small, large)}
     result = {
-        "logits_memory_ratio": round(logits["plain", 20] / logits["ours", 20], 2),
-        "logits_memory_ratio_100_documents": round(logits["plain", 100] / logits["ours", 100], 2),
-        "tokens_per_second_ratio": round(speed[20], 3),
-        "tokens_per_second_ratio_100_documents": round(speed[100], 3),
-        "peak_mb_20_documents": found["ours", 20]["peak_mb"],
-        "peak_mb_100_documents": found["ours", 100]["peak_mb"],
+        "logits_memory_ratio": round(logits["plain", small] / logits["ours", small], 2),
+        f"logits_memory_ratio_{large}_documents": round(logits["plain", large] / logits["ours", large], 2),
+        "tokens_per_second_ratio": round(speed[small], 3),
+        f"tokens_per_second_ratio_{large}_documents": round(speed[large], 3),
+        f"peak_mb_{small}_documents": found["ours", small]["peak_mb"],
+        f"peak_mb_{large}_documents": found["ours", large]["peak_mb"],
         "noise_mb": round(max(noise.values()), 1),
-        "plain_peak_mb_100_documents": found["plain", 100]["peak_mb"],
+        f"plain_peak_mb_{large}_documents": found["plain", large]["peak_mb"],
     }
     print(json.dumps(result))
 
@@ -134,7 +136,7 @@ def step(variant: str, module: Any, batch: Any, parameters: list[Any]) -> None:
         elif variant == "plain":
             example = batch["examples"][0]
             labels = batch["ids"].clone()
-            labels[:, : example.label + 1] = -100
+            labels[:, : example.target[0][0] + 1] = -100  # the output at this position predicts the first target token
             loss = module.model(input_ids=batch["ids"], labels=labels, use_cache=False).loss
         else:
             hidden = module.model.get_base_model().get_decoder()(input_ids=batch["ids"], use_cache=False)

@@ -31,11 +31,11 @@ HELP = "--help"
 #: writes, and ``{out}`` is a new path per script.
 ARGUMENTS = {
     "benchmarks/adjudication.py": "--runs {runs} --qrels {qrels} --seeds 1",
-    "benchmarks/assessors.py": "--runs {runs} --people {qrels} --predicted {qrels} --topics 2 --resamples 5",
+    "benchmarks/assessors.py": "--runs {runs} --people {qrels} --predicted {qrels} --topics 3 --resamples 5",
     "benchmarks/attention.py": "--repeat 1 --only passes",
     "benchmarks/batching.py": "--collection requests:{lists} --queries 2 --timed-queries 1",
     "benchmarks/calls.py": "--documents 6",
-    "benchmarks/decoding.py": "--documents 4 --tokens 10 --repeat 1 --skip-float32",
+    "benchmarks/decoding.py": "--documents 4 --tokens 32 --repeat 1 --skip-float32",
     "benchmarks/dl19.py": "--lists {lists} --qrels {qrels} --out {out} --queries 2 --depth 4",
     "benchmarks/evaluation.py": "--runs {runs} --qrels {qrels} --repeat 1",
     "benchmarks/evidence.py": HELP,
@@ -84,10 +84,10 @@ ARGUMENTS = {
 
 
 def write_data(folder: Path) -> dict[str, str]:
-    """Write lists, judgments and runs of three queries about Python's library, and return the placeholders."""
+    """Write lists, judgments and runs of six queries about Python's library, and return the placeholders."""
     collection = open_collection("pydoc")
     qrels = collection.qrels()
-    queries = [query for query in collection.queries() if query.id in qrels][:3]
+    queries = [query for query in collection.queries() if query.id in qrels][:6]
     run = open_first_stage("bm25", collection).search(queries, 6)
     with (folder / "lists.jsonl").open("w", encoding="utf-8") as file:
         for ranking in run.values():

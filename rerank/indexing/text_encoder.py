@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
+from rerank.indexing.vector_options import EncoderOptions, ModelOptions
 from rerank.io.model_base import hash_encoder_folder
 from rerank.lm.loading import (
     complete_weights,
@@ -35,50 +36,6 @@ T = TypeVar("T")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 #: The names under which models store their prompts, in the order in which sentence-transformers looks them up.
 _PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
-
-
-class ModelOptions(Protocol):
-    """Protocol of the options for loading a model."""
-
-    @property
-    def dtype(self) -> str:
-        """Data type of the weights; ``auto`` to choose it by the hardware."""
-
-    @property
-    def device(self) -> str:
-        """Device that runs the model; ``auto`` for the first accelerator, or the CPU if there is none."""
-
-    @property
-    def revision(self) -> str:
-        """Branch, tag or commit on the hub; empty for the default branch."""
-
-    @property
-    def trust_remote_code(self) -> bool:
-        """Whether to run Python code that comes with the model."""
-
-
-class PromptOptions(Protocol):
-    """Protocol of the prompts of an encoder; each is a text, ``auto`` for the model's own prompt, or ``none``."""
-
-    @property
-    def query_prompt(self) -> str:
-        """Text put before every query."""
-
-    @property
-    def passage_prompt(self) -> str:
-        """Text put before every document."""
-
-
-class EncoderOptions(ModelOptions, PromptOptions, Protocol):
-    """Protocol of the options of a `SentenceEncoder`: model loading, prompts and form of the embeddings."""
-
-    @property
-    def normalise(self) -> bool:
-        """Whether to scale embeddings to length 1."""
-
-    @property
-    def dim(self) -> int:
-        """Number of leading dimensions to keep; 0 to keep all."""
 
 
 class Encoder(Protocol):

@@ -1,4 +1,4 @@
-"""Options shared by all first stages with vector search, for loading a model and for indexing its vectors.
+"""Options shared by first stages: those for loading a model, for encoding with it, and for indexing its vectors.
 
 Numpy and faiss are imported only when an index is created.
 """
@@ -26,20 +26,53 @@ _MINIMA = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VectorOptions:
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Options for loading the model of a first stage.
+
+    Attributes:
+        dtype: Data type of the model: ``float32``, ``bfloat16``, ``float16``, or ``auto``, which depends on the
+            hardware. Vectors are always saved as float32.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``, which selects the first accelerator, or the CPU if
+            there is none.
+        revision: Branch, tag or commit on the hub; empty for the default branch.
+        trust_remote_code: Whether to run Python code that comes with the model.
+    """
+
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    device: str = "auto"
+    revision: str = ""
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOptions(ModelOptions):
+    """Options of a model that embeds texts.
+
+    Attributes:
+        query_prompt: Text put before every query; ``auto`` for the prompt saved with the model, ``none`` for no prompt.
+        normalise: Whether to scale vectors to length 1, so that scores are cosines instead of inner products.
+        dim: Number of leading dimensions to keep, for Matryoshka models (Kusupati et al., NeurIPS 2022); 0 to keep all.
+    """
+
+    query_prompt: str = "auto"
+    normalise: bool = True
+    dim: int = 0
+
+    @property
+    def passage_prompt(self) -> str:
+        """Text put before every document; ``none`` if only queries are encoded."""
+        return "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorOptions(ModelOptions):
     """Options shared by all first stages with vector search.
 
     Attributes:
         index: Kind of index: ``flat`` compares the query with every document; ``hnsw`` and ``ivfpq`` are approximate,
             and faster for millions of documents.
-        dtype: Data type of the model: ``float32``, ``bfloat16``, ``float16``, or ``auto``, which depends on the
-            hardware. Embeddings are always saved as float32.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``, which selects the first accelerator, or the CPU if
-            there is none.
         batch_size: Number of documents embedded per batch; a killed process loses at most one batch.
-        revision: Branch, tag or commit on the hub; empty for the default branch.
-        trust_remote_code: Whether to run Python code that comes with the model.
         m: For ``hnsw``: number of links per document.
         ef_construction: For ``hnsw``: number of candidates considered when a document is linked.
         ef_search: For ``hnsw``: number of candidates considered in a search.
@@ -54,11 +87,7 @@ class VectorOptions:
     """
 
     index: Literal["flat", "hnsw", "ivfpq"] = "flat"
-    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
-    device: str = "auto"
     batch_size: int = 32
-    revision: str = ""
-    trust_remote_code: bool = False
     m: int = 32
     ef_construction: int = 200
     ef_search: int = 128

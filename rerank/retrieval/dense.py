@@ -11,7 +11,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from rerank.collections.base import Corpus
-from rerank.indexing.vector_options import VectorOptions
+from rerank.indexing.vector_options import EncoderOptions, VectorOptions
 from rerank.retrieval.base.stages import check_depth
 from rerank.tasks.worker_map import WorkerMap
 from rerank.types import Document, Query, Ranking, Run
@@ -27,26 +27,20 @@ if TYPE_CHECKING:
 _FORMAT = "1"
 
 
-@dataclass(frozen=True, slots=True)
-class Dense(VectorOptions):
-    """The options of dense retrieval, in addition to those of `VectorOptions`.
+@dataclass(frozen=True)
+class Dense(VectorOptions, EncoderOptions):
+    """The options of dense retrieval, in addition to those of `VectorOptions` and `EncoderOptions`.
 
     Attributes:
         model: A name listed by ``rerank models``, a folder, or ``owner/model`` on the hub.
         fields: The text to embed: title and body, or only the body.
-        query_prompt: Text put before every query; ``auto`` for the prompt saved with the model, ``none`` for no prompt.
-        passage_prompt: Text put before every document, with the same special values as above.
-        normalise: Whether to scale vectors to length 1, so that scores are cosines instead of inner products.
-        dim: Number of leading dimensions to keep, for Matryoshka models (Kusupati et al., NeurIPS 2022); 0 to keep all.
+        passage_prompt: Text put before every document, with the special values of ``query_prompt``.
     """
 
     model: str = "all-minilm-l6-v2"
     _: KW_ONLY
     fields: Literal["title+text", "text"] = "title+text"
-    query_prompt: str = "auto"
     passage_prompt: str = "auto"
-    normalise: bool = True
-    dim: int = 0
 
     def __post_init__(self) -> None:
         VectorOptions.__post_init__(self)

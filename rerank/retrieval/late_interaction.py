@@ -12,18 +12,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from rerank.collections.base import Corpus
 from rerank.errors import BackendError, UsageError
 from rerank.indexing.text_encoder import (
-    ModelOptions,
-    PromptOptions,
     encode_in_batch,
     load_model,
     locate_encoder,
     resolve_prompt,
 )
+from rerank.indexing.vector_options import ModelOptions
 from rerank.io.settings_files import try_read_json_object
 from rerank.retrieval import check_first_stage, first_stages, open_first_stage, retriever_index_folders
 from rerank.retrieval.base import HasPrerequisites, Retriever
@@ -32,8 +31,8 @@ from rerank.selector import build_from_selector
 from rerank.types import Query, Ranking, Run
 
 
-@dataclass(frozen=True, slots=True)
-class LateInteraction:
+@dataclass(frozen=True)
+class LateInteraction(ModelOptions):
     """The options of late interaction.
 
     The score of a document is MaxSim: the sum over the query's tokens of the largest inner product with a token of the
@@ -49,13 +48,7 @@ class LateInteraction:
         fields: The text to encode: title and body, or only the body.
         query_prompt: Text put before every query; ``auto`` for the prompt saved with the model, ``none`` for no prompt.
         passage_prompt: Text put before every document, with the same special values as above.
-        dtype: Data type of the model: ``float32``, ``bfloat16``, ``float16``, or ``auto``, which depends on the
-            hardware.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``, which selects the first accelerator, or the CPU if
-            there is none.
         batch_size: Number of documents encoded per batch.
-        revision: Branch, tag or commit on the hub; empty for the default branch.
-        trust_remote_code: Whether to run Python code that comes with the model.
     """
 
     model: str
@@ -65,11 +58,7 @@ class LateInteraction:
     fields: Literal["title+text", "text"] = "title+text"
     query_prompt: str = "auto"
     passage_prompt: str = "auto"
-    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
-    device: str = "auto"
     batch_size: int = 32
-    revision: str = ""
-    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         for name in ("depth", "batch_size"):
@@ -136,18 +125,10 @@ class LateInteractionRetriever:
 _TYPES = {"MultiVectorEncoder", "ColBERT"}
 
 
-class MaxSimOptions(ModelOptions, PromptOptions, Protocol):
-    """Protocol of the options of a `MaxSimScorer`: model loading, prompts and batch size."""
-
-    @property
-    def batch_size(self) -> int:
-        """Number of texts encoded per batch."""
-
-
 class MaxSimScorer:
     """A MultiVectorEncoder of sentence-transformers with its prompts, which scores texts by MaxSim."""
 
-    def __init__(self, model: Any, options: MaxSimOptions) -> None:
+    def __init__(self, model: Any, options: LateInteraction) -> None:
         self._model = model
         self._batch_size = options.batch_size
         self._query_prompt = resolve_prompt(model, options.query_prompt, "query")
@@ -185,7 +166,7 @@ class MaxSimScorer:
         )
 
 
-def load_maxsim_scorer(name: Path | str, options: MaxSimOptions) -> MaxSimScorer:
+def load_maxsim_scorer(name: Path | str, options: LateInteraction) -> MaxSimScorer:
     """Load a MultiVectorEncoder from a folder or the hub.
 
     Args:

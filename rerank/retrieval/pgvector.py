@@ -37,7 +37,7 @@ _URL = "DATABASE_URL"
 _WIDEST = 1000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Pgvector(StoreOptions):
     """The options of retrieval from PostgreSQL, in addition to those of `StoreOptions`.
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _PROVIDER = ServerProvider(keys=("QDRANT_API_KEY",), url_variable="QDRANT_URL", setting="the variable QDRANT_URL")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Qdrant(StoreOptions):
     """The options of retrieval from Qdrant, in addition to those of `StoreOptions`.
 

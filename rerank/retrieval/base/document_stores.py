@@ -11,9 +11,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from rerank.errors import DataError, MissingPrerequisiteError, UsageError
+from rerank.indexing.vector_options import EncoderOptions
 from rerank.retrieval.base.given_documents import given_first_stage_candidates
 from rerank.retrieval.base.stages import check_depth
 from rerank.types import Document, Query, Ranking, Run
@@ -24,23 +25,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreOptions:
-    """Options shared by all first stages that search a document store.
+@dataclass(frozen=True, kw_only=True)
+class StoreOptions(EncoderOptions):
+    """Options shared by all first stages that search a document store; the model embeds only the queries.
 
     Attributes:
         text: Field with the text of a document.
         title: Field with the title of a document; empty if documents have no title.
         model: Embedding model that computed the store's vectors: a name listed by ``rerank models``, a folder, or
             ``owner/model`` on the hub.
-        query_prompt: Text put before every query; ``auto`` for the prompt saved with the model, ``none`` for no prompt.
-        normalise: Whether to scale the vector of a query to length 1.
-        dim: Number of leading dimensions to keep, for Matryoshka models; 0 to keep all.
-        dtype: Data type of the model's weights.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``, which selects the first accelerator, or the CPU if
-            there is none.
-        revision: Branch, tag or commit of the model on the hub; empty for the default branch.
-        trust_remote_code: Whether to run Python code that comes with the model.
         timeout: Seconds to wait for a response from the store, at least 1.
 
     Raises:
@@ -50,13 +43,6 @@ class StoreOptions:
     text: str = "text"
     title: str = ""
     model: str = "all-minilm-l6-v2"
-    query_prompt: str = "auto"
-    normalise: bool = True
-    dim: int = 0
-    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
-    device: str = "auto"
-    revision: str = ""
-    trust_remote_code: bool = False
     timeout: float = 30.0
 
     def __post_init__(self) -> None:
@@ -64,11 +50,6 @@ class StoreOptions:
             raise UsageError(f"Option timeout={self.timeout} of the store is too small", expected="at least 1 second")
         if self.dim < 0:
             raise UsageError(f"Option dim={self.dim} of the store is negative", expected="at least 0")
-
-    @property
-    def passage_prompt(self) -> str:
-        """Always ``none``: no document is encoded, since the store already contains the vectors of the documents."""
-        return "none"
 
     def encoder(self) -> Encoder:
         """Load the embedding model that encodes the queries.

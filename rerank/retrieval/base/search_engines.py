@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _DEEPEST = 10_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SearchEngineOptions(StoreOptions):
     """The options of both search engines, in addition to those of `StoreOptions`.
 
@@ -177,7 +177,7 @@ class SearchEngineOptions(StoreOptions):
             client.close()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Elasticsearch(SearchEngineOptions):
     """The options of retrieval from Elasticsearch, which are those of `SearchEngineOptions`.
 
@@ -213,7 +213,7 @@ class Elasticsearch(SearchEngineOptions):
         return client, (elasticsearch.ApiError, elasticsearch.TransportError)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Opensearch(SearchEngineOptions):
     """The options of retrieval from OpenSearch, which are those of `SearchEngineOptions`.
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _UNSEEN = "unseen.npy"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Images(VectorOptions):
     """Options for retrieving images from the field ``image``, in addition to those of `VectorOptions`.
 

@@ -9,7 +9,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,6 @@ from rerank.errors import BackendError, DataError, MissingResourceError, UsageEr
 from rerank.indexing.text_encoder import (
     Encoder,
     Floats,
-    ModelOptions,
     encode_in_batch,
     encoder_identity,
     locate_encoder,
@@ -31,13 +30,8 @@ from rerank.io.pictures import UNREADABLE, open_picture, require_pillow
 from rerank.io.sealed_folders import storage_errors
 from rerank.lm.loading import complete_weights, named_loading_errors, pick_device, pick_dtype, quiet_transformers
 
-
-class ImageEncoderOptions(ModelOptions, Protocol):
-    """Protocol of the options that `load_image_encoder` reads."""
-
-    @property
-    def query_prompt(self) -> str:
-        """Text put before every query."""
+if TYPE_CHECKING:
+    from rerank.retrieval.images import Images
 
 
 class ImageEncoder:
@@ -124,7 +118,7 @@ class ImageEncoder:
         return value.to(self._model.device, dtype)
 
 
-def load_image_encoder(name: Path | str, options: ImageEncoderOptions) -> ImageEncoder:
+def load_image_encoder(name: Path | str, options: Images) -> ImageEncoder:
     """Load a model from a folder or the hub, with weights in safetensors files only.
 
     Args:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rerank.collections.base import Corpus
 from rerank.errors import UsageError
+from rerank.indexing.vector_options import ModelOptions
 from rerank.retrieval.base.stages import check_depth
 from rerank.tasks.worker_map import WorkerMap
 from rerank.types import Document, Query, Ranking, Run
@@ -30,8 +31,8 @@ _FORMAT = "1"
 _MINIMA = {"max_active_dims": 0, "query_max_active_dims": 0, "batch_size": 1}
 
 
-@dataclass(frozen=True, slots=True)
-class Sparse:
+@dataclass(frozen=True)
+class Sparse(ModelOptions):
     """The options of learned sparse retrieval.
 
     Sources: for SPLADE, Formal et al., SIGIR 2021 and arXiv 2109.10086; for inference-free encoders, which encode
@@ -45,14 +46,8 @@ class Sparse:
         max_active_dims: Maximum number of nonzero dimensions per document; those with the largest weights are kept. 0
             for the setting of the model, which for most models keeps all dimensions.
         query_max_active_dims: Maximum number of nonzero dimensions per query; 0 for the model's setting.
-        dtype: Data type of the model: ``float32``, ``bfloat16``, ``float16``, or ``auto``, which depends on the
-            hardware. Vectors are always saved as float32.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``, which selects the first accelerator, or the CPU if
-            there is none.
         batch_size: Number of documents encoded per batch; a killed process loses at most one batch. A batch needs much
             memory: for each of its tokens, one number per vocabulary term.
-        revision: Branch, tag or commit on the hub; empty for the default branch.
-        trust_remote_code: Whether to run Python code that comes with the model.
     """
 
     model: str
@@ -62,11 +57,7 @@ class Sparse:
     passage_prompt: str = "auto"
     max_active_dims: int = 0
     query_max_active_dims: int = 0
-    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
-    device: str = "auto"
     batch_size: int = 8
-    revision: str = ""
-    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         for name, lowest in _MINIMA.items():

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +30,6 @@ from rerank.indexing.encoding_batches import (
     order_by_length,
 )
 from rerank.indexing.text_encoder import (
-    ModelOptions,
-    PromptOptions,
     encode_in_batch,
     load_model,
     locate_encoder,
@@ -39,6 +37,9 @@ from rerank.indexing.text_encoder import (
     resolve_prompt,
 )
 from rerank.io.model_base import MODULES
+
+if TYPE_CHECKING:
+    from rerank.retrieval.sparse import Sparse
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -242,18 +243,6 @@ def iterate_rows(matrix: csr_array) -> Iterator[tuple[Integers, Floats]]:
         yield matrix.indices[start:end].astype(np.int64), matrix.data[start:end]
 
 
-class SparseEncoderOptions(ModelOptions, PromptOptions, Protocol):
-    """Protocol of the options of a `SentenceSparseEncoder`: model loading, prompts and sparsity."""
-
-    @property
-    def max_active_dims(self) -> int:
-        """Maximum number of nonzero dimensions per passage; 0 for the model's setting."""
-
-    @property
-    def query_max_active_dims(self) -> int:
-        """Maximum number of nonzero dimensions per query; 0 for the model's setting."""
-
-
 class SentenceSparseEncoder:
     """A SparseEncoder of sentence-transformers with its prompts and its maximum numbers of nonzero dimensions.
 
@@ -263,7 +252,7 @@ class SentenceSparseEncoder:
         query_identity: Everything that query vectors depend on, in addition to ``identity``.
     """
 
-    def __init__(self, model: Any, options: SparseEncoderOptions, *, identity: Mapping[str, str]) -> None:
+    def __init__(self, model: Any, options: Sparse, *, identity: Mapping[str, str]) -> None:
         self._model = model
         self._max_dims = options.max_active_dims or model.max_active_dims
         self._query_max_dims = options.query_max_active_dims or model.max_active_dims
@@ -321,7 +310,7 @@ def _tensor_to_rows(tensor: Any) -> csr_array:
     return matrix
 
 
-def load_encoder(name: Path | str, options: SparseEncoderOptions) -> SentenceSparseEncoder:
+def load_encoder(name: Path | str, options: Sparse) -> SentenceSparseEncoder:
     """Load a SparseEncoder from a folder or the hub.
 
     Args:

@@ -11,7 +11,8 @@ from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from rerank.collections.base import Corpus
-from rerank.indexing.vector_options import EncoderOptions, VectorOptions
+from rerank.indexing.model_options import EncoderOptions
+from rerank.indexing.vector_options import VectorOptions
 from rerank.retrieval.base.stages import check_depth
 from rerank.tasks.worker_map import WorkerMap
 from rerank.types import Document, Query, Ranking, Run

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rerank.collections.base import Corpus
 from rerank.errors import UsageError
-from rerank.indexing.vector_options import ModelOptions
+from rerank.indexing.model_options import ModelOptions
 from rerank.retrieval.base.stages import check_depth
 from rerank.tasks.worker_map import WorkerMap
 from rerank.types import Document, Query, Ranking, Run

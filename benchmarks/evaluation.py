@@ -26,7 +26,7 @@ import ir_measures
 import numpy as np
 import pytrec_eval
 
-from rerank.cli.run_files import expand_run_arguments
+from rerank.cli.run_files import expand_folders
 from rerank.evaluation import evaluate_runs, parse_measures
 from rerank.io.run_files import read_qrels, read_run, write_qrels
 from rerank.types import Qrels, Run
@@ -46,7 +46,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         paths, qrels_path = (options.runs, options.qrels) if options.runs else make_up(Path(folder))
-        paths, qrels = expand_run_arguments(paths), read_qrels(qrels_path)
+        paths, qrels = expand_folders(paths), read_qrels(qrels_path)
         result: dict[str, Any] = {"runs": len(paths), "repeat": options.repeat}
         result["read"] = in_turns(
             options.repeat,

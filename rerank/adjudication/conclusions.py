@@ -26,6 +26,7 @@ from rerank.evaluation.comparison_family import ComparisonFamily, options_of_tes
 from rerank.evaluation.pairwise_decisions import check_significance_level, resolve_correction
 from rerank.evaluation.significance import PairTest, correct_p_values, open_significance_test
 from rerank.evaluation.significance.base import SupportsDecision, mean_paired_differences
+from rerank.io.reports import Grid, TableReport, format_cell, make_grid
 
 #: (pairs,) indices into `NAMES`, stored as 8-bit integers because a study holds very many of them.
 Codes = npt.NDArray[np.int8]
@@ -389,3 +390,41 @@ class SignificanceVerdicts:
 def comparison_row(codes: Codes, similarity: Mapping[str, float | None]) -> dict[str, Any]:
     """Return one flat row for reports: category counts, rates and similarities to the gold ranking, by name."""
     return {**PairCategories.from_codes(codes).to_dict(), **similarity}
+
+
+_VERDICTS = ("AA", "AD", "MA", "MD", "PA", "PD", "precision", "recall", "balanced_accuracy", "tau", "tau_ap")
+#: Headings of the columns that a terminal shows only with ``--wide``.
+_MINOR = ("MA", "MD", "PA", "PD", "balanced accuracy", "tau ap")
+
+
+def procedure_of_row(row: Mapping[str, Any]) -> str:
+    """Return the test and the correction of a row as text, such as ``t + holm``."""
+    return str(row["test"]) if row["correction"] == "none" else f"{row['test']} + {row['correction']}"
+
+
+def verdict_grid(rows: Sequence[Mapping[str, Any]], about: Sequence[str] = ()) -> Grid:
+    """Return a table of decisions: counts as integers, mean counts with 1 decimal, rates with 3 decimals.
+
+    Args:
+        rows: Rows with the keys ``measure``, ``test``, ``correction`` and those of `comparison_row`.
+        about: Further keys, which the first columns show.
+    """
+    cells = [
+        [
+            *(row[key] for key in about),
+            row["measure"],
+            procedure_of_row(row),
+            *(format_cell(row[name], 1 if name.isupper() else 3) for name in _VERDICTS),
+        ]
+        for row in rows
+    ]
+    heads = [*about, "measure", "test", *(name.replace("_", " ") for name in _VERDICTS)]
+    return make_grid(heads, cells, minor=_MINOR)._replace(left=len(about) + 2)
+
+
+def verdict_tables(
+    content: Mapping[str, Any], families: Sequence[ComparisonFamily], about: Sequence[str] = ()
+) -> TableReport:
+    """Return the decisions of a study or a comparison as a table, with the significance tests in its legend."""
+    legend = [f"Significant: {family.describe_p()}" for family in families] + [families[0].describe_data()]
+    return TableReport([verdict_grid(content["results"], about)], legend, content["notes"])

@@ -23,6 +23,9 @@ from rerank.adjudication.conclusions import (
     SignificanceVerdicts,
     comparison_row,
     count_errors,
+    procedure_of_row,
+    verdict_grid,
+    verdict_tables,
 )
 from rerank.adjudication.orders import open_judging_order
 from rerank.adjudication.orders.base import JudgingOrder
@@ -34,7 +37,7 @@ from rerank.errors import UsageError, ensure
 from rerank.evaluation import ScoreMatrix
 from rerank.evaluation.comparison import notes_on_judgments
 from rerank.evaluation.pairwise_decisions import check_significance_level, list_caveats_of_test
-from rerank.io.reports import format_csv_table
+from rerank.io.reports import Part, Report, TableReport, format_csv_table
 from rerank.io.text_files import replace_text_file
 from rerank.types import Qrels, Run
 
@@ -156,7 +159,7 @@ class StudyCell:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class AdjudicationStudy:
+class AdjudicationStudy(Report):
     """Results of an adjudication study: how well each method and budget preserves gold conclusions.
 
     Attributes:
@@ -172,6 +175,8 @@ class AdjudicationStudy:
         repeats: Variation between the runs of each repeated system (`SystemRepeats.describe`).
         notes: Caveats for the reader.
     """
+
+    rows_key = "results"
 
     design: StudyDesign
     pool: Pool
@@ -294,6 +299,37 @@ class AdjudicationStudy:
             "notes": list(self.notes),
             "results": self.rows(),
         }
+
+    def tables(self, digits: int = 4) -> TableReport:
+        """Return a table with one row per method, budget, measure and test; the numbers of decimals are fixed."""
+        families = [procedure.family(self.gold, self.design.alpha) for procedure in self.design.procedures]
+        return verdict_tables({"results": self.rows(), "notes": self.notes}, families, ("method", "budget"))
+
+    def parts(self) -> Iterator[Part]:
+        """Yield the decisions by the gold judgments, the table of results, and notes."""
+        rows = self.rows()
+        for row in self.golds():
+            yield (
+                f"gold: {row['significant']} of {row['pairs']} pairs differ significantly by {row['measure']}, "
+                f"{procedure_of_row(row)}, {len(self.topics)} topics"
+            )
+        yield verdict_grid(rows, ("method", "budget"))
+        for repeat in self.repeats:
+            yield (
+                f"{repeat['system']}: mean of {repeat['runs']} runs, {repeat['measure']} {repeat['mean']:.4f}; "
+                f"standard deviation of the runs' means {repeat['sd_of_means']:.4f}, between runs on a topic "
+                f"{repeat['sd_per_topic']:.4f}"
+            )
+        if self.pooled is not None:
+            yield (
+                f"{int(self.pooled.sum())} of {len(self.systems)} systems contributed to the pool; --format json lists "
+                "the pairs with and without these systems (by_contribution)"
+            )
+        yield from (f"note: {text}" for text in self.notes)
+        if any(row["seeds"] > 1 for row in rows):
+            yield "stochastic methods: means over seeds; --format json includes the spread"
+        if not self.design.resamples:
+            yield "no intervals: --resamples 1000 adds intervals, and tests of the methods against each other"
 
     def write(self, folder: Path) -> list[Path]:
         """Write ``study.json`` (`to_dict`), ``study.csv`` (one line per seed) and ``systems.csv`` (errors per system).

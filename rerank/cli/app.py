@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from typer.core import TyperGroup
 
-from rerank.cli.options import expand_option_groups
+from rerank.cli.options import expand_groups
 from rerank.errors import UsageError, expected_value_of_fault
 
 #: The commands in the help text, in this order, by panel.
@@ -85,7 +85,7 @@ def command(name: str, example: str = "", *, group: typer.Typer = app) -> Callab
     def add(function: Function) -> Function:
         epilog = f"Example: {example}" if example else None
         panel: Any = _PANEL_OF[name] if group is app else None
-        group.command(name, epilog=epilog, rich_help_panel=panel)(expand_option_groups(function))
+        group.command(name, epilog=epilog, rich_help_panel=panel)(expand_groups(function))
         return function
 
     return add

@@ -22,7 +22,7 @@ from rerank.cli.options import (
     WideOption,
 )
 from rerank.cli.output import emit, print_note
-from rerank.cli.run_files import expand_run_arguments, read_named_runs, short_run_names
+from rerank.cli.run_files import expand_folders, read_named_runs, short_run_names
 from rerank.collections import open_collection_qrels
 from rerank.errors import UnknownNameError, UsageError
 from rerank.evaluation.baseline_comparison import compare_with_baseline
@@ -194,7 +194,7 @@ def read_compared_runs(
     if scoring.qrels is None:
         raise UsageError("--qrels is missing", expected="runs and qrels, or --matrix", remedy="Add --qrels FILE")
     judged, lowest = open_collection_qrels(scoring.qrels)
-    files = expand_run_arguments(runs)
+    files = expand_folders(runs)
     place = None
     if baseline is not None:
         known = names if len(names) == len(files) else short_run_names(files)
@@ -202,7 +202,7 @@ def read_compared_runs(
         if place is None:
             if not Path(baseline).exists():
                 raise UnknownNameError("baseline", baseline, [*known, *map(str, files)])
-            file, *more = expand_run_arguments([Path(baseline)])
+            file, *more = expand_folders([Path(baseline)])
             if more:
                 raise UsageError(f"--baseline {baseline} contains {1 + len(more)} runs", expected="one run")
             place = next((index for index, other in enumerate(files) if other.resolve() == file.resolve()), None)
@@ -279,7 +279,7 @@ def worth(
             expected="--qrels and one measure",
         )
     qrels, lowest = open_collection_qrels(scoring.qrels)
-    before, *methods = read_named_runs(expand_run_arguments([first, *runs]), names or [])
+    before, *methods = read_named_runs(expand_folders([first, *runs]), names or [])
     options = WorthOptions(relevant=scoring.relevant or lowest, depth=depth, alpha=alpha)
     emit(measure_worth_of_rerankers(qrels, before, methods, measures[0], options), form)
 
@@ -322,7 +322,7 @@ def anova(
         )
     for name, folder, selector in zip(names, folders, qrels, strict=True):
         judged, lowest = open_collection_qrels(selector)
-        runs = read_named_runs(expand_run_arguments([folder]))
+        runs = read_named_runs(expand_folders([folder]))
         compared = score_compared_runs(judged, runs, [measure], relevant=relevant or lowest)
         if len(compared.measures) > 1:
             raise UsageError(

@@ -13,7 +13,7 @@ from typer import Argument, Option
 from rerank.cli.app import command
 from rerank.cli.options import FormatOption, NamesOption, QrelsOption, Relevant, RunsArgument, TableFormatOption
 from rerank.cli.output import emit_content, print_note
-from rerank.cli.run_files import expand_run_arguments, read_named_runs
+from rerank.cli.run_files import expand_folders, read_named_runs
 from rerank.collections import open_collection_qrels, read_query_field
 from rerank.errors import UsageError
 from rerank.evaluation import Scores
@@ -69,7 +69,7 @@ def evaluate(
         )
     judged, lowest = open_collection_qrels(qrels)
     lowest = relevant or lowest
-    files = expand_run_arguments(runs)
+    files = expand_folders(runs)
     opened = read_named_runs(files, names or [])
     results = evaluation.evaluate_runs(judged, opened, measures, relevant=lowest)
     report = evaluation.evaluation_report(

@@ -18,7 +18,7 @@ from rerank.cli.app import command
 from rerank.cli.options import EngineOptions, FormatOption, ModelLoadOptions, PoolDepth
 from rerank.cli.output import emit_content, print_note
 from rerank.cli.qrels import group
-from rerank.cli.run import show_command_progress_bar
+from rerank.cli.run import progress_bar
 from rerank.cli.run_files import read_run_arguments
 from rerank.collections import Collection, open_collection, open_collection_qrels
 from rerank.engines import open_engine
@@ -252,7 +252,7 @@ def _judge_by_model(
         engine.start(backend)
         opened = partial(open_model_backend, model, options, qrels=qrels)
         grading = None if workers is None else GradingWorkers(open_backend=opened, apply=workers)
-        with show_command_progress_bar("judging", session.left) as advance:
+        with progress_bar("judging", session.left) as advance:
             return judge_session_by_model(session, grader, texts, name=model, on_judged=advance, workers=grading)
 
 

@@ -14,8 +14,8 @@ from typer import Argument, Option
 from rerank.cli.app import command, command_group
 from rerank.cli.options import DryRun, FormatOption, ModelLoadOptions
 from rerank.cli.output import emit_content, emit_estimate, format_windows, print_note
-from rerank.cli.run import execute_with_progress_bar, show_command_progress_bar
-from rerank.cli.spec_options import with_spec_command_options
+from rerank.cli.run import execute_with_progress_bar, progress_bar
+from rerank.cli.spec_options import takes_run_spec
 from rerank.collections import open_collection
 from rerank.errors import DataError, PartialFailureError, UsageError
 from rerank.experiment import check_failure_rate
@@ -77,7 +77,7 @@ class MakeOptions:
     "-o labels.jsonl",
     group=group,
 )
-@with_spec_command_options()
+@takes_run_spec()
 def make(
     spec: RunSpec, execution: Execution, labelling: MakeOptions, *, dry_run: DryRun = False, form: FormatOption = "text"
 ) -> None:
@@ -557,7 +557,7 @@ def write_queries(
     writer = model.writer(options.source, options.seed)
     total = (options.count or 0) * (writer.each if writer is not None else 0)
     try:
-        with show_command_progress_bar("queries", total) as on_reply:
+        with progress_bar("queries", total) as on_reply:
             report = make_synthetic_queries(opened, options, output, writer=writer, on_reply=on_reply)
     except KeyboardInterrupt:
         print_note("Stopped. Committed replies are kept; the same command continues.")

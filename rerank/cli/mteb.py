@@ -14,7 +14,7 @@ from rerank.cli.app import command, command_group
 from rerank.cli.options import AlphaOption, FormatOption, QrelsOption, RunsArgument
 from rerank.cli.output import emit, emit_content, format_windows, print_note
 from rerank.cli.run_files import read_run_arguments
-from rerank.cli.spec_options import with_spec_command_options
+from rerank.cli.spec_options import takes_run_spec
 from rerank.collections import open_collection_qrels
 from rerank.errors import DataError, PartialFailureError, RerankError, UsageError
 from rerank.evaluation import read_score_matrix
@@ -56,7 +56,7 @@ def list_tasks(benchmark: Benchmark = "", task: Tasks = None, kind: Kinds = None
     "--model Qwen/Qwen3-4B --out results",
     group=group,
 )
-@with_spec_command_options(
+@takes_run_spec(
     only=[name for name in (*RunSpec.model_fields, *Execution.model_fields) if name not in _OF_TASKS], collection="mteb"
 )
 def run_tasks(

@@ -157,7 +157,7 @@ class EngineOptions:
 # Option groups
 
 
-def expand_option_groups(function: Callable[..., None]) -> Callable[..., None]:
+def expand_groups(function: Callable[..., None]) -> Callable[..., None]:
     """Return a command in which each option group of ``function`` is replaced by one parameter per field.
 
     The class attribute ``panel`` of a group is the heading of the fields that this class itself declares.

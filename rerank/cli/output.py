@@ -96,12 +96,12 @@ def _print_tables(reports: Sequence[TableReport], *, wide: bool | None, most_row
     legends and notes then go to stderr.
     """
     if sys.stdout.isatty():
-        from rerank.cli.terminal_tables import print_terminal_report
+        from rerank.cli.terminal_tables import print_report
 
         for number, report in enumerate(reports):
             if number:
                 typer.echo("")
-            print_terminal_report(report, wide=wide, most_rows=most_rows)
+            print_report(report, wide=wide, most_rows=most_rows)
         return
 
     has_measures = any(report.measure for report in reports)

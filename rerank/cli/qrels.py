@@ -25,9 +25,9 @@ from rerank.cli.options import (
     WideOption,
 )
 from rerank.cli.output import emit, emit_content, print_note
-from rerank.cli.run import show_command_progress_bar
+from rerank.cli.run import progress_bar
 from rerank.cli.run_files import (
-    expand_run_arguments,
+    expand_folders,
     read_named_runs,
     read_run_arguments,
     read_runs_and_pool,
@@ -36,16 +36,12 @@ from rerank.cli.run_files import (
 from rerank.collections import open_collection_qrels
 from rerank.errors import StorageError, UsageError
 from rerank.evaluation import read_query_groups
-from rerank.evaluation.comparison_family import ComparisonFamily
 from rerank.evaluation.pairwise_decisions import check_significance_level
 from rerank.io.reports import Grid, TableReport, format_cell, make_grid, value_with_interval
 from rerank.io.run_files import write_qrels, write_run
 from rerank.io.text_files import check_file_writable
 from rerank.types import Qrels
 
-_VERDICTS = ("AA", "AD", "MA", "MD", "PA", "PD", "precision", "recall", "balanced_accuracy", "tau", "tau_ap")
-#: Headings of the columns that a terminal shows only with ``--wide``.
-_MINOR = ("MA", "MD", "PA", "PD", "balanced accuracy", "tau ap")
 #: Figures whose intervals are printed; --format json contains all intervals.
 _WITH_INTERVAL = ("precision", "recall", "balanced_accuracy", "tau", "tau_ap")
 
@@ -186,15 +182,12 @@ def study(
             ) from error
         check_file_writable(out / "report.html")
     evaluated, pooled = read_runs_and_pool(runs, options.pool_from, names or [])
-    with show_command_progress_bar("judging", len(design.walks)) as on_walk:
+    with progress_bar("judging", len(design.walks)) as on_walk:
         result = run_study(evaluated, gold, design, pool_from=pooled, on_walk=on_walk)
     if out is not None:  # written before anything is printed, because the reader of a pipe may close it
         for path in [*result.write(out), write_study_report(result, out / "report.html")]:
             print_note(f"written: {path}")
-    families = [entry.family(result.gold, design.alpha) for entry in design.procedures]
-    content = result.to_dict()
-    papers = [_table_for_paper(content, families, ("method", "budget"))]
-    emit_content(content, _study_parts(content), table.form, wide=table.wide, key="results", papers=papers)
+    emit(result, table.form, wide=table.wide)
 
 
 def _parse_patterns(option: str, texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -204,57 +197,6 @@ def _parse_patterns(option: str, texts: Sequence[str]) -> tuple[tuple[str, str],
         if not (system and pattern):
             raise UsageError(f"{option} is {text!r}", expected="NAME=PATTERN, as in gpt='gpt-3.5*'")
     return tuple((system, pattern) for system, _, pattern in pairs)
-
-
-def _study_parts(content: dict[str, Any]) -> Iterator[Grid | str]:
-    for row in content["gold"]["all"]:
-        yield (
-            f"gold: {row['significant']} of {row['pairs']} pairs differ significantly by {row['measure']}, "
-            f"{_procedure(row)}, {content['gold']['topics']} topics"
-        )
-    yield _verdict_table(content, ("method", "budget"))
-    for row in content.get("repeats", ()):
-        yield (
-            f"{row['system']}: mean of {row['runs']} runs, {row['measure']} {row['mean']:.4f}; standard deviation of "
-            f"the runs' means {row['sd_of_means']:.4f}, between runs on a topic {row['sd_per_topic']:.4f}"
-        )
-    if "pooled_systems" in content:
-        yield (
-            f"{content['pooled_systems']} of {content['gold']['systems']} systems contributed to the pool; --format "
-            "json lists the pairs with and without these systems (by_contribution)"
-        )
-    yield from (f"note: {text}" for text in content["notes"])
-    if any(row["seeds"] > 1 for row in content["results"]):
-        yield "stochastic methods: means over seeds; --format json includes the spread"
-    if not content["options"].get("resamples"):
-        yield "no intervals: --resamples 1000 adds intervals, and tests of the methods against each other"
-
-
-def _procedure(row: Mapping[str, Any]) -> str:
-    """Return the test and the correction of a row as text, such as ``t + holm``."""
-    return str(row["test"]) if row["correction"] == "none" else f"{row['test']} + {row['correction']}"
-
-
-def _verdict_table(content: Mapping[str, Any], about: Sequence[str] = ()) -> Grid:
-    """Return a table of decisions: counts as integers, mean counts with 1 decimal, rates with 3 decimals."""
-    rows = [
-        [
-            *(row[key] for key in about),
-            row["measure"],
-            _procedure(row),
-            *(format_cell(row[name], 1 if name.isupper() else 3) for name in _VERDICTS),
-        ]
-        for row in content["results"]
-    ]
-    return make_grid([*about, "measure", "test", *(name.replace("_", " ") for name in _VERDICTS)], rows, minor=_MINOR)
-
-
-def _table_for_paper(
-    content: Mapping[str, Any], families: Sequence[ComparisonFamily], about: Sequence[str] = ()
-) -> TableReport:
-    """Return the results of a study of qrels as a table, with the significance tests in its legend."""
-    legend = [f"Significant: {family.describe_p()}" for family in families] + [families[0].describe_data()]
-    return TableReport([_verdict_table(content, about)._replace(left=len(about) + 2)], legend, content["notes"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,6 +236,7 @@ def compare(
     The agreement on common documents (Cohen's kappa) is also reported. With --group, the advantage of a group of runs
     under QRELS_B is reported as well, such as that of rerankers from an assessor's own family.
     """
+    from rerank.adjudication.conclusions import verdict_tables
     from rerank.adjudication.qrels_comparison import compare_with_gold_qrels
 
     procedures, groups = procedure.procedures, _parse_patterns("--group", sampling.groups or [])
@@ -308,7 +251,7 @@ def compare(
     gold, other, *more = files  # an option takes one value, so all runs after the first are parsed as arguments
     reference, lowest = open_collection_qrels(gold)
     result = compare_with_gold_qrels(
-        read_named_runs(expand_run_arguments([*runs, *map(Path, more)]), names or []),
+        read_named_runs(expand_folders([*runs, *map(Path, more)]), names or []),
         reference,
         open_collection_qrels(other)[0],
         procedure.measures or ["nDCG@10"],
@@ -321,17 +264,18 @@ def compare(
         **result.to_dict(resamples=sampling.resamples, seed=sampling.seed, groups=groups),
         "families": [family.to_dict() for family in families],
     }
-    papers = [_table_for_paper(content, families)]
+    papers = [verdict_tables(content, families)]
     emit_content(content, _comparison_parts(content), table.form, wide=table.wide, key="results", papers=papers)
 
 
 def _comparison_parts(content: dict[str, Any]) -> Iterator[Grid | str]:
+    from rerank.adjudication.conclusions import procedure_of_row, verdict_grid
 
-    yield _verdict_table(content)
+    yield verdict_grid(content["results"])
     for row in content["results"]:
         bounds = {name: row["interval"][name] for name in _WITH_INTERVAL if row.get("interval", {}).get(name)}
         if shown := [f"{name} [{low:.3f}, {high:.3f}]" for name, (low, high) in bounds.items()]:
-            yield f"intervals of {row['measure']}, {_procedure(row)}: {', '.join(shown)}"
+            yield f"intervals of {row['measure']}, {procedure_of_row(row)}: {', '.join(shown)}"
     agreement = {name: format_cell(value, 3) for name, value in content["agreement"].items()}
     yield f"{content['topics']} common topics ({content['topics_left_out']} topics omitted), {content['systems']} runs"
     yield (
@@ -502,7 +446,7 @@ def estimate(
     check_significance_level(options.alpha)
     judged, lowest = open_collection_qrels(options.people)
     report = estimate_from_few_judgments(
-        read_named_runs(expand_run_arguments(runs), names or []),
+        read_named_runs(expand_folders(runs), names or []),
         judged,
         open_collection_qrels(options.predicted)[0],
         options.measures or ["nDCG@10"],
@@ -536,7 +480,7 @@ def pool(
     from rerank.adjudication.walks import pool_as_run
 
     order = open_judging_order(method)
-    if any(out.resolve() == file.resolve() for file in expand_run_arguments(runs)):
+    if any(out.resolve() == file.resolve() for file in expand_folders(runs)):
         raise UsageError(
             f"--out {out} is one of the runs", expected="another file", remedy="Choose another --out to keep the run"
         )
@@ -583,7 +527,7 @@ def leave_out(
 
     judged, lowest = open_collection_qrels(qrels)
     result = leave_groups_out(
-        read_named_runs(expand_run_arguments(runs), names or []),
+        read_named_runs(expand_folders(runs), names or []),
         judged,
         measures or ["nDCG@10"],
         groups=_parse_groups(options.group or []),

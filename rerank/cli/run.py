@@ -15,7 +15,7 @@ from typer import Option
 from rerank.cli.app import command
 from rerank.cli.options import DryRun, FormatOption, WideOption
 from rerank.cli.output import emit_content, emit_estimate, format_json, format_windows, print_note
-from rerank.cli.spec_options import ENGINE, RETRIEVAL, with_spec_command_options
+from rerank.cli.spec_options import ENGINE, RETRIEVAL, takes_run_spec
 from rerank.errors import PartialFailureError, RerankError, UsageError
 from rerank.experiment import (
     PreparedRun,
@@ -38,7 +38,7 @@ from rerank.terminal_text import unstripped_output_stream
 
 
 @command("run", "rerank run --collection pydoc --method sliding --model smollm2-135m --depth 30 --max-queries 5")
-@with_spec_command_options()
+@takes_run_spec()
 def run(spec: RunSpec, execution: Execution, *, dry_run: DryRun = False, form: FormatOption = "text") -> None:
     """Retrieve, rerank and evaluate, and save the results in a run folder.
 
@@ -62,7 +62,7 @@ def run(spec: RunSpec, execution: Execution, *, dry_run: DryRun = False, form: F
 
 
 @command("retrieve", "rerank retrieve --collection pydoc --first-stage bm25,k1=1.2 --depth 100 -o bm25.trec")
-@with_spec_command_options(only=(*RETRIEVAL, *ENGINE))
+@takes_run_spec(only=(*RETRIEVAL, *ENGINE))
 def retrieve(
     spec: RunSpec,
     execution: Execution,
@@ -99,7 +99,7 @@ def retrieve(
 
 
 @command("rerank", "rerank rerank --collection requests:lists.jsonl --model smollm2-135m -o reranked.trec")
-@with_spec_command_options(first_stage="candidates")
+@takes_run_spec(first_stage="candidates")
 def rerank(
     spec: RunSpec,
     execution: Execution,
@@ -154,7 +154,7 @@ def execute_with_progress_bar(prepared: PreparedRun, execution: Execution) -> di
 
 
 @contextmanager
-def show_command_progress_bar(title: str, total: int) -> Iterator[Callable[[object], None]]:
+def progress_bar(title: str, total: int) -> Iterator[Callable[[object], None]]:
     """Show a progress bar, and yield a function that advances it by one. The function ignores its argument."""
     with show_progress(title, total, bound="at most") as advance:
         yield lambda done: advance(1)
@@ -274,7 +274,7 @@ class ProbeOptions:
     "rerank robustness --collection pydoc --method sliding --model smollm2-135m --depth 30 --max-queries 5 "
     "--shuffles 2",
 )
-@with_spec_command_options()
+@takes_run_spec()
 def probe_robustness(
     spec: RunSpec, execution: Execution, *, options: ProbeOptions, dry_run: DryRun = False, form: FormatOption = "text"
 ) -> None:

@@ -15,7 +15,7 @@ _ENDS = (".trec", ".run", ".txt", ".json", ".tsv")
 
 def read_run_arguments(paths: Sequence[Path]) -> list[Run]:
     """Read run files, and all run files in folders. A run is named after its file, or by its path if names repeat."""
-    files = expand_run_arguments(paths)
+    files = expand_folders(paths)
     stems = [_stem(file) for file in files]
     return [
         read_run(file, name=stem if stems.count(stem) == 1 else str(file))
@@ -27,7 +27,7 @@ def read_named_runs(files: Sequence[Path], names: Sequence[str] = ()) -> list[Ru
     """Read run files under the given names, or under the shortest path suffixes that distinguish them.
 
     Args:
-        files: Run files, as `expand_run_arguments` returns them.
+        files: Run files, as `expand_folders` returns them.
         names: One name per file, in the same order; if empty, the path suffixes are used.
     """
     if names and len(names) != len(files):
@@ -43,8 +43,8 @@ def read_runs_and_pool(
     runs: Sequence[Path], pool_from: Sequence[Path] | None, names: Sequence[str] = ()
 ) -> tuple[list[Run], list[Run] | None]:
     """Return the runs to evaluate, and the runs whose documents form the pool (None if the evaluated runs form it)."""
-    files = expand_run_arguments(runs)
-    pooled = expand_run_arguments(pool_from or [])
+    files = expand_folders(runs)
+    pooled = expand_folders(pool_from or [])
     evaluated = {path.resolve() for path in files}
     others = [path for path in pooled if path.resolve() not in evaluated]
     read = read_named_runs([*files, *others], [*names, *short_run_names(others)] if names else [])
@@ -60,7 +60,7 @@ def short_run_names(files: Sequence[Path]) -> list[str]:
     )
 
 
-def expand_run_arguments(paths: Sequence[Path]) -> list[Path]:
+def expand_folders(paths: Sequence[Path]) -> list[Path]:
     """Return the given files, with folders replaced by the run files in them.
 
     A run folder is replaced by its run.trec. A folder of run folders, as created by `rerank bench`, is replaced by

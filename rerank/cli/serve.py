@@ -13,7 +13,7 @@ from typer import Option
 
 from rerank.cli.app import command
 from rerank.cli.output import print_note
-from rerank.cli.spec_options import with_ranker_command_options
+from rerank.cli.spec_options import takes_ranker_settings
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -145,7 +145,7 @@ def open_served_ranker(settings: Mapping[str, Any], server: ServerOptions, limit
 
 
 @command("serve", "rerank serve --method sliding --model openai:llama3.2 --base-url http://localhost:11434/v1")
-@with_ranker_command_options
+@takes_ranker_settings
 def serve(
     *,
     settings: dict[str, Any],
@@ -179,7 +179,7 @@ def serve(
 
 
 @command("mcp", "rerank mcp --model smollm2-135m --collection pydoc --runs-folder runs")
-@with_ranker_command_options
+@takes_ranker_settings
 def serve_tools(
     *,
     settings: dict[str, Any],

@@ -1,6 +1,6 @@
 """Command-line options generated from the fields of `RunSpec` and `Execution`, so that flags and TOML files agree.
 
-A command is a function of a `RunSpec`, an `Execution` and its own options. `with_spec_command_options` adds one flag
+A command is a function of a `RunSpec`, an `Execution` and its own options. `takes_run_spec` adds one flag
 per field, and the option ``--spec FILE.toml``. Flags override the values in the file.
 """
 
@@ -48,7 +48,7 @@ RETRIEVAL = ("collection", "first_stage", "depth", "max_queries", "queries", "qr
 ENGINE = ("engine", "workers", "gpus_per_worker", "worker_timeout")
 
 
-def with_spec_command_options(*, only: Sequence[str] = (), **defaults: str) -> Callable[[Command], Command]:
+def takes_run_spec(*, only: Sequence[str] = (), **defaults: str) -> Callable[[Command], Command]:
     """Return a decorator that turns ``command(spec, execution, **own_options)`` into a typer command.
 
     With ``--resume`` and ``--out``, values that are given neither as flags nor in ``--spec`` are read from the run
@@ -97,7 +97,7 @@ def with_spec_command_options(*, only: Sequence[str] = (), **defaults: str) -> C
     return decorate
 
 
-def with_ranker_command_options(function: Command) -> Command:
+def takes_ranker_settings(function: Command) -> Command:
     """Turn ``command(settings, **own_options)`` into a typer command with one flag per setting of a ranker.
 
     ``settings`` contains only the settings that are given as flags, in the form of `RankerSettings`.

@@ -22,7 +22,7 @@ _PART = re.compile(r"[^-_/:,.]*[-_/:,.]+|[^-_/:,.]+")
 _GAP = 2
 
 
-def print_terminal_report(report: TableReport, *, wide: bool | None, most_rows: int | None) -> None:
+def print_report(report: TableReport, *, wide: bool | None, most_rows: int | None) -> None:
     """Print tables, their legend and notes on a terminal.
 
     Minor columns are omitted unless ``wide`` is set. If a table is still too wide, cells that have a short text show

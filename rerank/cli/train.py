@@ -12,8 +12,8 @@ from typer import Argument, Option
 from rerank.cli.app import command, command_group
 from rerank.cli.options import DecompositionDevice, FormatOption, TorchDevice
 from rerank.cli.output import emit, emit_content, print_note
-from rerank.cli.run import execute_with_progress_bar, show_command_progress_bar
-from rerank.cli.spec_options import with_spec_command_options
+from rerank.cli.run import execute_with_progress_bar, progress_bar
+from rerank.cli.spec_options import takes_run_spec
 from rerank.errors import UsageError
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.io.reports import Grid, make_grid
@@ -329,7 +329,7 @@ heads = command_group("heads", "Select attention heads for attention rerankers."
     "--output heads.json",
     group=heads,
 )
-@with_spec_command_options(
+@takes_run_spec(
     only=(
         *("collection", "first_stage", "depth", "max_queries", "queries", "shuffle", "seed", "model", "revision"),
         *("adapter", "dtype", "trust_remote_code", "prompt", "min_passage_tokens", "max_passage_tokens"),
@@ -368,7 +368,7 @@ def select_heads(
     selection = HeadSelection(method=method, count=count, tau=tau)
     check_file_writable(output)
     log = output.with_name(f"{output.name}.calls")
-    with show_command_progress_bar(method, spec.max_queries or 0) as on_reply:
+    with progress_bar(method, spec.max_queries or 0) as on_reply:
         selected = select_attention_heads_by_experiment(spec, execution, selection, log=log, on_reply=on_reply)
     selected.write(output)
     details = selected.details

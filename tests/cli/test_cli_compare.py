@@ -231,11 +231,11 @@ def test_wrong_arguments(cli: Cli, arguments: tuple[str, ...], code: int, messag
 
 
 def test_all_raised_letters_are_parts_of_numbers(capsys: pytest.CaptureFixture[str]) -> None:
-    from rerank.cli.terminal_tables import print_terminal_report
+    from rerank.cli.terminal_tables import print_report
     from rerank.io.reports import LETTERS, Cell, Grid, TableReport
 
     rows: list[list[str | Cell]] = [["a run", Cell("0.5", LETTERS)], ["another", Cell("10.25", "a")]]
-    print_terminal_report(TableReport([Grid(["run", "mean"], rows)]), wide=None, most_rows=None)
+    print_report(TableReport([Grid(["run", "mean"], rows)]), wide=None, most_rows=None)
     _, first, second, *_ = capsys.readouterr().out.splitlines()
     assert first.index("ᵃ") == second.index("ᵃ")
 
@@ -243,12 +243,12 @@ def test_all_raised_letters_are_parts_of_numbers(capsys: pytest.CaptureFixture[s
 def test_a_table_of_long_names_fits_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rerank.cli.terminal_tables import print_terminal_report
+    from rerank.cli.terminal_tables import print_report
     from rerank.io.reports import Grid, TableReport
 
     monkeypatch.setenv("COLUMNS", "40")
     rows = [["smollm2-135m-attention-9a483d528700", "two words", "0.5000", "[0.4718, 0.5469]"]]
-    print_terminal_report(TableReport([Grid(["run", "note", "mean", "interval"], rows)]), wide=None, most_rows=None)
+    print_report(TableReport([Grid(["run", "note", "mean", "interval"], rows)]), wide=None, most_rows=None)
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 49  # numbers are never cut
     parts = [line[:12].strip() for line in lines[1:] if line.strip()]

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from typer.testing import CliRunner
 
-from rerank.cli.options import expand_option_groups
+from rerank.cli.options import expand_groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class Size:
     height: Annotated[int, typer.Option()] = 2
 
 
-@expand_option_groups
+@expand_groups
 def draw(size: Size, name: str = "a", *, loud: bool = False) -> None:
     """Draw something."""
     typer.echo(f"{name} {size.width}x{size.height} {loud}")

@@ -38,7 +38,7 @@ from rerank.backends.fake import Fake
 from rerank.judges import open_judge
 from rerank.prompts import load_prompt
 from rerank.store import CallLog
-from rerank.store.call_log_rows import CALLS_SCHEMA, call_log_reply_columns, call_log_request_columns
+from rerank.store.call_log import CALLS_SCHEMA, row_columns
 from rerank.tasks import Reply, Request
 from rerank.types import Query, Window
 
@@ -136,9 +136,7 @@ def parquet(folder: Path, calls: Sequence[Call], batch: int, *, shard: int) -> d
 
 def table(calls: Sequence[Call]) -> pa.Table:
     """Convert calls to the columns of the call log."""
-    rows = [
-        (*call_log_request_columns(name, request), *call_log_reply_columns(reply)) for name, request, reply in calls
-    ]
+    rows = [row_columns(name, request, reply, "", "")[: len(COLUMNS)] for name, request, reply in calls]
     return pa.table(dict(zip(COLUMNS, zip(*rows, strict=True), strict=True)))
 
 

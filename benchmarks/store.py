@@ -43,8 +43,8 @@ from rerank.backends.fake_server import FakeServer
 from rerank.judges import open_judge
 from rerank.prompts import load_prompt
 from rerank.store import CallLog, LoggingBackend, log_calls
-from rerank.store.call_desk import CallDesk
-from rerank.store.logged_prompts import PromptStorage
+from rerank.store.call_log import PromptStorage
+from rerank.store.logging_backend import CallDesk
 from rerank.tasks import Request
 from rerank.types import Document, Query, Window
 

@@ -40,9 +40,9 @@ from rerank.models import (
 )
 from rerank.models.adapters import adapter_folder, adapter_folder_defaults
 from rerank.pipeline.method_identity import (
-    judge_identity_in_pipeline,
-    passages_identity_text,
-    strategy_identity_in_pipeline,
+    describe_judge,
+    describe_passages,
+    describe_strategy,
 )
 from rerank.pipeline.passages import PassageAggregation
 from rerank.prompts import PromptTemplate, load_prompt
@@ -75,15 +75,14 @@ class RankerPlan:
 
     @property
     def limits(self) -> Limits:
-        """Token budget and decoding options of the judge."""
         return self.config.limits()
 
     def method_identity(self) -> dict[str, str]:
         """Return the texts that represent strategy, judge and passages in the hash of a run."""
         return {
-            "strategy": strategy_identity_in_pipeline(self.method.strategy.name, self.strategy),
-            "judge": judge_identity_in_pipeline(self.method.judge),
-            **({"passages": passages_identity_text(self.passages)} if self.passages else {}),
+            "strategy": describe_strategy(self.method.strategy.name, self.strategy),
+            "judge": describe_judge(self.method.judge),
+            **({"passages": describe_passages(self.passages)} if self.passages else {}),
         }
 
     def open_recorded_judge(self, backend: Backend) -> PromptJudge:

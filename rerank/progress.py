@@ -17,7 +17,7 @@ ProgressFactory = Callable[[str, int, int], AbstractContextManager[Callable[[int
 _INTERVAL = 30.0
 
 
-def write_progress_line_to_stderr(text: str) -> None:
+def write_note_to_stderr(text: str) -> None:
     """Write a line, such as a note on what the process waits for, to stderr."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
@@ -30,7 +30,6 @@ def show_progress(title: str, total: int, done: int = 0, *, bound: str = "") -> 
     Args:
         title: Text shown before the progress, such as ``embedding documents``.
         total: Total number of items.
-        done: Number of items that an earlier process finished.
         bound: Text shown before the total if the total is only a bound, such as ``at most``; otherwise empty.
     """
     started, before = time.monotonic(), done
@@ -55,7 +54,7 @@ def show_detailed_progress(
     The arguments are those of `show_progress`.
     """
     if not sys.stderr.isatty():
-        yield _progress_line_writer(title, f"{bound} {total}".strip())
+        yield _line_writer(title, f"{bound} {total}".strip())
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -77,7 +76,7 @@ def format_time_left(seconds: float | None, *, bound: str = "") -> str:
     return f"{bound} {hours if seconds >= 90 else f'{seconds:.0f} s'} left".strip()
 
 
-def _progress_line_writer(title: str, total: str) -> Callable[[int, str], None]:
+def _line_writer(title: str, total: str) -> Callable[[int, str], None]:
     """Return a function that writes a line at most every `_INTERVAL` seconds; short operations write no line."""
     last_line = time.monotonic()
 
@@ -85,6 +84,6 @@ def _progress_line_writer(title: str, total: str) -> Callable[[int, str], None]:
         nonlocal last_line
         if time.monotonic() - last_line >= _INTERVAL:
             last_line = time.monotonic()
-            write_progress_line_to_stderr(", ".join(filter(None, [f"{title}: {done} of {total}", details])))
+            write_note_to_stderr(", ".join(filter(None, [f"{title}: {done} of {total}", details])))
 
     return show

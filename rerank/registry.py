@@ -56,7 +56,6 @@ class Registry:
     def __init__(
         self, package: str, kind: str, *, experimental: str = "", shared: Mapping[str, str] | None = None
     ) -> None:
-        """Store the package names; nothing is imported yet."""
         self.package = package
         self.kind = kind
         self.experimental = experimental

@@ -21,10 +21,10 @@ from rerank.registry import Registry
 _OPTION = re.compile(r",(?=[A-Za-z_][A-Za-z0-9_-]*=)")
 
 
-def split_selector_outside_parentheses(text: str, separator: re.Pattern[str]) -> list[str]:
+def split_outside_parentheses(text: str, separator: re.Pattern[str]) -> list[str]:
     """Split text at the separators outside parentheses; an unpaired parenthesis is an ordinary character.
 
-    >>> split_selector_outside_parentheses("a+(b+c)+d", re.compile("[+]"))
+    >>> split_outside_parentheses("a+(b+c)+d", re.compile("[+]"))
     ['a', '(b+c)', 'd']
     """
     opened: list[int] = []
@@ -64,7 +64,7 @@ class Selector:
         >>> Selector.parse("hybrid:(bm25,k1=1.2)+dense,depth=50")
         Selector(name='hybrid', argument='(bm25,k1=1.2)+dense', options={'depth': '50'})
         """
-        head, *rest = split_selector_outside_parentheses(text.strip(), _OPTION)
+        head, *rest = split_outside_parentheses(text.strip(), _OPTION)
         name, _, argument = head.partition(":")
         if re.match(r"[A-Za-z_][A-Za-z0-9_-]*=", argument):
             rest.insert(0, argument)
@@ -112,9 +112,7 @@ def build_from_selector_options(
         inspect.signature(factory).bind(*arguments, **converted, **extra)
     except TypeError as error:
         text = ":".join([name, *map(str, arguments)])
-        raise UsageError(
-            _describe_selector_fault(text, name, str(error)), expected=selector_syntax(name, factory)
-        ) from error
+        raise UsageError(_describe_fault(text, name, str(error)), expected=selector_syntax(name, factory)) from error
     return factory(*arguments, **converted, **extra)
 
 
@@ -155,12 +153,12 @@ def convert_option_values(name: str, types: Mapping[str, Any], options: Mapping[
             converted[key] = TypeAdapter(types[key]).validate_python(value)
         except ValidationError as error:
             raise UsageError(
-                f"Option {key}={value!r} of {name!r} is invalid", expected=_describe_selector_option_type(types[key])
+                f"Option {key}={value!r} of {name!r} is invalid", expected=_describe_type(types[key])
             ) from error
     return converted
 
 
-def _describe_selector_fault(text: str, name: str, problem: str) -> str:
+def _describe_fault(text: str, name: str, problem: str) -> str:
     """Describe, in terms of selectors, why a plug-in cannot be created; ``problem`` is Python's message."""
     if problem.startswith("too many positional"):
         return f"{text!r} has an argument after the colon, but {name!r} accepts none"
@@ -176,12 +174,12 @@ def selector_syntax(name: str, factory: Any) -> str:
     return f"{name}{':' if positional else ''}{' '.join(positional)}{''.join(keyword)}"
 
 
-def _describe_selector_option_type(annotation: Any) -> str:
+def _describe_type(annotation: Any) -> str:
     """Describe the type of an option for users who do not write Python."""
     choices = get_args(annotation)
     if get_origin(annotation) is Literal:
         return f"one of: {', '.join(map(str, choices))}"
     if choices:
-        return " or ".join(_describe_selector_option_type(choice) for choice in choices if choice is not type(None))
+        return " or ".join(_describe_type(choice) for choice in choices if choice is not type(None))
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     return words.get(annotation, str(annotation))

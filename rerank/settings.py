@@ -57,7 +57,6 @@ class CheckedSettings(Settings):
     _noun: ClassVar[str] = "setting"
 
     def __init__(self, **values: Any) -> None:
-        """Check and convert the values."""
         for name in values:
             if name not in type(self).model_fields:
                 raise UnknownNameError(self._noun, name, type(self).model_fields)

@@ -10,7 +10,7 @@ import pytest
 from rerank.assemble import assemble_ranker, complete_settings
 from rerank.backends.fake import Fake
 from rerank.errors import UsageError
-from rerank.experiment.prepare import ranker_config_of_run, spec_with_trained_defaults
+from rerank.experiment.prepare import ranker_settings, spec_with_trained_defaults
 from rerank.experiment.spec import RunSpec
 from rerank.judges import Limits
 from rerank.models import MODELS, ModelPreset
@@ -56,7 +56,7 @@ def test_keywords_are_the_settings_except_the_model() -> None:
 
 
 def test_a_run_has_every_setting_of_a_ranker() -> None:
-    assert ranker_config_of_run(RunSpec(collection="pydoc")) == RankerSettings()
+    assert ranker_settings(RunSpec(collection="pydoc")) == RankerSettings()
     assert RankerSettings(seed=3).limits() == Limits()
     assert RankerSettings(seed=3, temperature=0.5).limits() == Limits(seed=3, temperature=0.5)
 

@@ -26,7 +26,7 @@ from rerank.finetune.recipe import Recipe, read_recipe
 from rerank.finetune.trainer.training import train_adapter
 from rerank.models.adapters import AdapterSettings, read_model_adapter_settings
 from rerank.prompts.base import Message
-from rerank.store import RunFolder, hash_run_folder_identity
+from rerank.store import RunFolder, hash_identity
 from rerank.tasks import (
     AttentionTask,
     ContinuationTask,
@@ -174,7 +174,7 @@ def test_a_run_has_the_identity_that_it_had(name: str, tmp_path: Path) -> None:
     require_same_weights(name, folder)
     document, identity = read(folder, "spec.json"), prepare_run(spec_of(folder), Execution()).identity()
     assert identity == document["identity"]
-    assert hash_run_folder_identity(identity) == document["hash"]
+    assert hash_identity(identity) == document["hash"]
 
 
 @pytest.mark.parametrize("name", [param for param in WITH_MODELS if param != "failing"])
@@ -303,7 +303,7 @@ def test_every_kind_of_task_has_digests() -> None:
 def test_the_identity_of_a_specification(row: dict[str, Any]) -> None:
     identity = prepare_run(RunSpec.make(row["spec"]), Execution()).identity()
     assert identity == row["identity"]
-    assert hash_run_folder_identity(identity) == row["hash"]
+    assert hash_identity(identity) == row["hash"]
 
 
 # Recipes, adapters and trainings

@@ -13,7 +13,7 @@ from rerank.assemble import assemble_ranker
 from rerank.backends import BACKENDS
 from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, UnknownNameError, UsageError
 from rerank.judges import judges
-from rerank.methods import Method, _read_method_card, backends_of_method, describe_methods, method_names, open_method
+from rerank.methods import Method, _read_card, backends_of_method, describe_methods, method_names, open_method
 from rerank.selector import Selector
 from rerank.strategies import open_strategy, strategies
 from tests.raising import raises
@@ -138,9 +138,9 @@ def install_card(site: Path, name: str, content: str | bytes | None) -> None:
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of installed distributions."""
     monkeypatch.syspath_prepend(tmp_path)
-    _read_method_card.cache_clear()
+    _read_card.cache_clear()
     yield tmp_path
-    _read_method_card.cache_clear()
+    _read_card.cache_clear()
     sys.modules.pop("cards", None)
 
 

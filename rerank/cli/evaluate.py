@@ -184,9 +184,9 @@ def calibrate(
     The test uses held-out queries. Scores that depend on the other documents of a list, such as attention scores, need
     one run folder per depth.
     """
-    from rerank.experiment.calibrate import calibrate_experiment_runs
+    from rerank.experiment.calibrate import fit_to_runs
 
-    report = calibrate_experiment_runs(runs, out, qrels=qrels, relevant=relevant, tests=test or (), complete=complete)
+    report = fit_to_runs(runs, out, qrels=qrels, relevant=relevant, tests=test or (), complete=complete)
     emit_content(report, _calibration_parts(report), form, key="rows")
     print_note(f"calibration: {report['file']}")
     print_note(f"reliability diagram: {report['diagram']}")

@@ -26,7 +26,7 @@ from rerank.experiment import (
     prepare_run,
     show_run_progress,
 )
-from rerank.experiment.execute import folder_of_run, run_tag_of_spec
+from rerank.experiment.execute import folder_of_run, run_tag
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.io.reports import Grid, format_cell, make_grid
 from rerank.io.run_files import write_run
@@ -76,11 +76,11 @@ def retrieve(
 
     With --format json, time, index size and scores are printed instead of the run; --out writes the run to a file.
     """
-    from rerank.experiment.first_stage_search import run_first_stage_experiment
+    from rerank.experiment.candidates import search_first_stage
 
     if output is not None:
         check_file_writable(output)  # before an index is built
-    result = run_first_stage_experiment(spec, execution)
+    result = search_first_stage(spec, execution)
     if not any(map(len, result.run.values())):
         print_note("No document was found for any query; the run is empty")
     if form == "text" or output is not None:
@@ -200,12 +200,11 @@ def show_demo(
     if model in MODELS:
         pull_model(model, source="auto", progress=print_note)
     summaries, runs, failed = [], [], list[tuple[str, RerankError]]()
-    for spec in demo.demo_experiment_specs(model=model, everything=everything):
+    for spec in demo.specify_runs(model=model, everything=everything):
         try:
             prepared = prepare_run(spec, Execution())
             print_note(
-                f"{run_tag_of_spec(prepared.spec)}: {prepared.calls()} calls for "
-                f"{len(prepared.first_stage)} queries, {model}"
+                f"{run_tag(prepared.spec)}: {prepared.calls()} calls for {len(prepared.first_stage)} queries, {model}"
             )
             execution = Execution(out=folder_of_run(prepared, out), resume=True)
             summaries.append(execute_with_progress_bar(prepared, execution))
@@ -216,10 +215,10 @@ def show_demo(
             print_note(f"The run with {name} failed, the demo goes on without it: {failure}")
     if not runs:
         raise failed[0][1]
-    report = demo.compare_demo_with_bm25(summaries)
-    sentences = demo.describe_demo_differences(report["comparison"])
+    report = demo.compare_with_bm25(summaries)
+    sentences = demo.describe_differences(report["comparison"])
     page = out / "before-and-after.html"
-    demo.write_demo_page(page, report, sentences, runs)
+    demo.write_page(page, report, sentences, runs)
     comparison = report["comparison"]
     content = {**report, "comparison": comparison.to_dict(), "differences": sentences, "page": str(page)}
     costs = [
@@ -284,14 +283,14 @@ def probe_robustness(
     forged identifiers to the passage that is ranked last. Each run has its own folder in --out or runs/; --resume
     continues unfinished runs.
     """
-    from rerank.experiment import check_failure_rate, injection, robustness
+    from rerank.experiment import check_failure_rate, robustness
 
     injected = options.probe == "injection"
     if injected and options.shuffles is not None:
         raise UsageError(
             f"--shuffles is given with --probe {options.probe}", expected="--shuffles only with --probe order"
         )
-    prepared_cells = robustness.prepare_robustness_cells(
+    prepared_cells = robustness.prepare_cells(
         spec,
         execution,
         depths=options.also_depth or (),
@@ -300,7 +299,7 @@ def probe_robustness(
     )
     cells = list(prepared_cells)  # all runs are prepared before the first call, to find errors early
     if dry_run:
-        estimate = injection.estimate_injection_cells if injected else robustness.estimate_robustness_cells
+        estimate = robustness.estimate_injections if injected else robustness.estimate_orders
         emit_estimate(estimate(cells), form)
         return
     summaries = []
@@ -312,7 +311,7 @@ def probe_robustness(
         summaries.append(execute_with_progress_bar(prepared, options))
         return summaries[-1]
 
-    measure = injection.measure_injection_robustness if injected else robustness.measure_order_robustness
+    measure = robustness.measure_injections if injected else robustness.measure_orders
     report = measure(cells, execution, run=run_cell)
     emit_content(report, _injection_parts(report) if injected else _order_parts(report), form, key="cells")
     for summary in summaries:

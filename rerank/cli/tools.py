@@ -14,7 +14,7 @@ from rerank.collections import describe_collection, list_collection_providers, o
 from rerank.errors import MissingPrerequisiteError
 from rerank.io.reports import Grid, Line, make_grid
 from rerank.prompts import load_prompt, prompt_names, prompt_text
-from rerank.store import open_shared_call_cache
+from rerank.store import open_shared_cache
 
 PromptName = Annotated[str, Argument(help="Name of a shipped prompt, or path of a YAML file.")]
 
@@ -180,7 +180,7 @@ def list_cache(context: typer.Context, form: FormatOption = "text") -> None:
     if context.invoked_subcommand:
         return
 
-    with open_shared_call_cache() as log:
+    with open_shared_cache() as log:
         rows = log.by_model()
     print_note(str(log.path))
     keys = ("model", "calls", "tokens_in", "tokens_out", "latest")
@@ -191,7 +191,7 @@ def list_cache(context: typer.Context, form: FormatOption = "text") -> None:
 @command("clean", "rerank cache clean --yes", group=cache)
 def clean_cache(yes: Annotated[bool, Option("--yes", "-y", help="Do not ask for confirmation.")] = False) -> None:
     """Remove all cached calls."""
-    with open_shared_call_cache() as log:
+    with open_shared_cache() as log:
         if not yes:
             typer.confirm(f"Remove {len(log)} calls from {log.path}?", abort=True, err=True)
         print_note(f"{log.clear()} calls removed")

@@ -363,13 +363,13 @@ def select_heads(
 
     To use the list of heads: rerank run --method core,heads=heads.json.
     """
-    from rerank.experiment.head_selection import HeadSelection, select_attention_heads_by_experiment
+    from rerank.experiment.head_selection import HeadSelection, select_by_attention
 
     selection = HeadSelection(method=method, count=count, tau=tau)
     check_file_writable(output)
     log = output.with_name(f"{output.name}.calls")
     with progress_bar(method, spec.max_queries or 0) as on_reply:
-        selected = select_attention_heads_by_experiment(spec, execution, selection, log=log, on_reply=on_reply)
+        selected = select_by_attention(spec, execution, selection, log=log, on_reply=on_reply)
     selected.write(output)
     details = selected.details
     rows = [[layer, head, score] for (layer, head), score in zip(selected.heads, details["scores"], strict=True)]

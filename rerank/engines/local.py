@@ -20,11 +20,9 @@ class Local:
     """An engine that computes all rankings in this process; it has no options."""
 
     def start(self, backend: Backend | None) -> None:
-        """Load the weights of a local model if they are not loaded yet."""
         traits(backend).warm_up()
 
     def rank(self, lists: Iterable[Ranking], job: RankingJob, calls: LoggingBackend) -> Iterator[RankedList]:
-        """Rerank lists, and yield the results in the order of the lists."""
         calls.set_batching(job.flow.batch_size, reuse=job.flow.reuse)
         setup = job.setup
         ranker = Ranker(strategy=setup.strategy, judge=job.judge, passages=setup.passages, top_k=job.top_k)

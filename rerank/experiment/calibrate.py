@@ -16,33 +16,25 @@ from rerank.calibration import (
 from rerank.calibration.ranker_identity import describe_calibrated_ranker_differences
 from rerank.calibration.reliability_diagram import draw_reliability_diagram
 from rerank.collections import open_collection_qrels
-from rerank.errors import DataError, UsageError
+from rerank.errors import DataError, UsageError, ensure
 from rerank.io.model_base import ModelBase
 from rerank.io.text_files import check_file_writable, replace_text_file
 from rerank.store import RunFolder
-from rerank.store.judge_scores import read_judge_scores
+from rerank.store.run_folder import read_judge_scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationRun:
-    """A run folder opened for calibration.
-
-    Attributes:
-        path: Path of the run folder.
-        ranked: The rankings of the run, with their scores and relevance judgments.
-        ranker: Identity of the run's ranker.
-        base: The published model that the ranker runs; None if it is not known.
-        first_stage: Name of the run's first stage.
-    """
+    """A run folder opened for calibration."""
 
     path: Path
-    ranked: RankedCollection
+    ranked: RankedCollection  # the rankings of the run, with their scores and relevance judgments
     ranker: Mapping[str, str]
-    base: ModelBase | None
+    base: ModelBase | None  # the published model that the ranker runs; None if it is not known
     first_stage: str
 
 
-def calibrate_experiment_runs(
+def fit_to_runs(
     runs: Sequence[str | Path],
     out: str | Path,
     *,
@@ -71,16 +63,22 @@ def calibrate_experiment_runs(
     diagram = Path(out).with_suffix(".svg")
     check_file_writable(out)
     check_file_writable(diagram)
-    opened = [open_finished_experiment_with_qrels(path, qrels, relevant=relevant, complete=complete) for path in runs]
+    opened = [open_finished_run(path, qrels, relevant=relevant, complete=complete) for path in runs]
     main = opened[0]
     for other in opened[1:]:
         _check_same_ranker(main, other)
-        _check_same_experiment_first_stage(main, other)
+        ensure(
+            main.first_stage == other.first_stage,
+            f"{str(main.path)!r} has the first stage {main.first_stage!r}, but {str(other.path)!r} has "
+            f"{other.first_stage!r}",
+            expected="runs with the same first stage",
+            remedy="Pass the other run with --test",
+        )
     result = fit_calibration(
         [run.ranked for run in opened],
         ranker=main.ranker,
         first_stage=main.first_stage,
-        tests=[_open_test_experiment_run(text, main, relevant=relevant, complete=complete) for text in tests],
+        tests=[_open_test(text, main, relevant=relevant, complete=complete) for text in tests],
     )
     replace(result.calibration, base=main.base).save(out)
     with replace_text_file(diagram) as file:
@@ -88,27 +86,22 @@ def calibrate_experiment_runs(
     return {"file": str(out), "diagram": str(diagram), **result.report}
 
 
-def _open_test_experiment_run(
-    text: str, main: CalibrationRun, *, relevant: int | None, complete: bool
-) -> RankedCollection:
+def _open_test(text: str, main: CalibrationRun, *, relevant: int | None, complete: bool) -> RankedCollection:
     """Open a run that tests a calibration; ignore its first-stage scores if its first stage differs from ``main``'s."""
-    path, qrels = split_experiment_folder_and_qrels(text)
+    path, qrels = split_folder_and_qrels(text)
     states_no_grade = qrels is not None and Path(qrels).is_file()
-    test = open_finished_experiment_with_qrels(
-        path, qrels, relevant=relevant if states_no_grade else None, complete=complete
-    )
+    test = open_finished_run(path, qrels, relevant=relevant if states_no_grade else None, complete=complete)
     _check_same_ranker(main, test)
     has_scores = test.ranked.has_first_stage_scores and test.first_stage == main.first_stage
     return replace(test.ranked, has_first_stage_scores=has_scores)
 
 
-def open_finished_experiment_with_qrels(
+def open_finished_run(
     path: str | Path, qrels: str | None, *, relevant: int | None = None, complete: bool = False
 ) -> CalibrationRun:
     """Read a finished run folder and its judgments.
 
     Args:
-        path: Path of the run folder.
         qrels: Relevance judgments: a file, or the selector of a collection; if omitted, the judgments in the folder.
         relevant: Lowest grade that counts as relevant; if omitted, the one that the judgments define.
         complete: Whether documents without a judgment count as not relevant.
@@ -122,9 +115,11 @@ def open_finished_experiment_with_qrels(
     run = folder.read_run("run.trec")
     if not len(run):
         raise DataError(f"The run {str(path)!r} has no rankings", expected="at least two queries with candidates")
-    judged, lowest = (
-        open_collection_qrels(qrels) if qrels else (folder.read_qrels(), _relevant_grade_of_experiment(folder))
-    )
+    if qrels:
+        judged, lowest = open_collection_qrels(qrels)
+    else:
+        scores = folder.read_json("scores.json") if (folder.path / "scores.json").is_file() else {}
+        judged, lowest = folder.read_qrels(), int(scores.get("relevant", 1))
     if not judged:
         raise DataError(f"The run {str(path)!r} has no relevance judgments", remedy="Pass --qrels FILE")
     judge = read_judge_scores(folder.path / "judge_scores.jsonl")
@@ -150,7 +145,7 @@ def open_finished_experiment_with_qrels(
     )
 
 
-def split_experiment_folder_and_qrels(text: str) -> tuple[Path, str | None]:
+def split_folder_and_qrels(text: str) -> tuple[Path, str | None]:
     """Split ``FOLDER:QRELS`` into the folder and the selector of judgments, which is None if ``:QRELS`` is missing.
 
     Both parts may contain colons.
@@ -163,25 +158,10 @@ def split_experiment_folder_and_qrels(text: str) -> tuple[Path, str | None]:
     raise UsageError(f"--test {text!r} does not start with a run folder", expected="FOLDER:QRELS")
 
 
-def _relevant_grade_of_experiment(folder: RunFolder) -> int:
-    """Return the lowest grade that counted as relevant when the run was scored."""
-    return int(folder.read_json("scores.json").get("relevant", 1)) if (folder.path / "scores.json").is_file() else 1
-
-
 def _check_same_ranker(first: CalibrationRun, other: CalibrationRun) -> None:
     if differences := describe_calibrated_ranker_differences(first.ranker, other.ranker):
         raise UsageError(
             f"{str(first.path)!r} and {str(other.path)!r} are runs of different rankers: {', '.join(differences)}",
             expected="the same model, adapter, method and prompt",
             remedy="Calibrate each ranker separately",
-        )
-
-
-def _check_same_experiment_first_stage(first: CalibrationRun, other: CalibrationRun) -> None:
-    if first.first_stage != other.first_stage:
-        raise UsageError(
-            f"{str(first.path)!r} has the first stage {first.first_stage!r}, but {str(other.path)!r} has "
-            f"{other.first_stage!r}",
-            expected="runs with the same first stage",
-            remedy="Pass the other run with --test",
         )

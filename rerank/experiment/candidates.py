@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import random
-from collections.abc import Iterator, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
 from rerank.collections import Collection, SupportsCandidateStream, open_collection, open_collection_qrels
+from rerank.engines import open_engine
 from rerank.errors import DataError, UnknownNameError
-from rerank.experiment.candidate_lists import CandidateLists, RankingDigest
-from rerank.experiment.spec import RunSpec
-from rerank.retrieval import open_first_stage
+from rerank.evaluation import evaluate_run, parse_measures
+from rerank.experiment.spec import Execution, RunSpec
+from rerank.io.pictures import picture_hash
+from rerank.retrieval import check_first_stage, open_first_stage, retriever_index_bytes
 from rerank.retrieval.base import Retriever
 from rerank.selector import Selector
 from rerank.types import Qrels, Query, Ranking, Run
@@ -23,20 +30,14 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrievedCandidates:
-    """The candidates that several runs share.
-
-    Attributes:
-        collection: The collection of the queries and documents.
-        qrels: The relevance judgments of the queries used; empty if there are none.
-        first_stage: The first-stage run.
-    """
+    """The candidates that several runs share."""
 
     collection: Collection
-    qrels: Qrels
+    qrels: Qrels  # the relevance judgments of the queries used; empty if there are none
     first_stage: Run
 
 
-def digest_candidates(run: Run) -> str:
+def digest_run(run: Run) -> str:
     """Return the hex SHA-256 of everything in a run that a reranker sees, as `RankingDigest` computes it."""
     digest = RankingDigest()
     for ranking in run.values():
@@ -44,41 +45,37 @@ def digest_candidates(run: Run) -> str:
     return digest.hexdigest()
 
 
-def load_experiment_queries(spec: RunSpec, *, judged_only: bool = True) -> tuple[Collection, list[Query], Qrels]:
+def load_queries(spec: RunSpec, *, judged_only: bool = True) -> tuple[Collection, list[Query], Qrels]:
     """Open the collection of a specification and select its queries and judgments.
 
     If the specification selects queries, only the judgments of these queries are returned. Otherwise, all judgments are
     returned: a judged query that the collection lacks scores 0, as in any other evaluation.
 
     Args:
-        spec: The specification.
         judged_only: Whether to omit queries without judgments, unless there are no judgments at all or queries are
             selected by id. Set it for runs that are scored.
-
-    Returns:
-        The collection, the queries and the judgments.
     """
-    collection, qrels = load_experiment_qrels(spec)
-    return collection, *select_judged_queries_of_experiment(spec, collection, qrels, judged_only=judged_only)
+    collection, qrels = load_qrels(spec)
+    return collection, *select_queries_and_qrels(spec, collection, qrels, judged_only=judged_only)
 
 
-def load_experiment_qrels(spec: RunSpec) -> tuple[Collection, Qrels]:
+def load_qrels(spec: RunSpec) -> tuple[Collection, Qrels]:
     """Open the collection of a specification without reading its queries; return the collection and all judgments."""
     collection = open_collection(spec.collection)
     return collection, open_collection_qrels(spec.qrels)[0] if spec.qrels else collection.qrels()
 
 
-def select_judged_queries_of_experiment(
+def select_queries_and_qrels(
     spec: RunSpec, collection: Collection, qrels: Qrels, *, judged_only: bool
 ) -> tuple[list[Query], Qrels]:
-    """Select queries and judgments for a specification from an open collection, like `load_experiment_queries`."""
-    queries = select_run_queries(spec, collection.queries(), qrels if judged_only else Qrels({}))
+    """Select queries and judgments for a specification from an open collection, like `load_queries`."""
+    queries = select_queries(spec, collection.queries(), qrels if judged_only else Qrels({}))
     if spec.queries or spec.max_queries:
         qrels = Qrels({q.id: qrels[q.id] for q in queries if q.id in qrels}, name=qrels.name)
     return queries, qrels
 
 
-def lowest_relevant_grade_of_spec(spec: RunSpec, collection: Collection) -> int:
+def lowest_relevant_grade(spec: RunSpec, collection: Collection) -> int:
     """Return the lowest grade that binary measures count as relevant.
 
     This is the grade in the specification or, if the specification contains none, the grade of the collection that
@@ -92,15 +89,12 @@ def lowest_relevant_grade_of_spec(spec: RunSpec, collection: Collection) -> int:
     return collection.relevant
 
 
-def retrieve_spec_candidates_for_queries(
+def retrieve_lists(
     spec: RunSpec, collection: Collection, queries: Sequence[Query], *, retriever: Retriever | None = None
 ) -> Run:
     """Retrieve the candidates of a specification; the ranking of a query without candidates is empty.
 
     Args:
-        spec: The specification.
-        collection: The collection of the specification.
-        queries: The queries for which candidates are retrieved.
         retriever: The first stage of the specification, if it is already open.
     """
     run = (retriever or open_first_stage(spec.first_stage, collection)).search(queries, spec.depth)
@@ -112,21 +106,19 @@ def retrieve_spec_candidates_for_queries(
     return Run(lists, name=Selector.parse(spec.first_stage).name)
 
 
-def retrieve_candidates_of_spec(spec: RunSpec, *, judged_only: bool = True) -> RetrievedCandidates:
+def retrieve_shared(spec: RunSpec, *, judged_only: bool = True) -> RetrievedCandidates:
     """Open the collection of a specification and retrieve its candidates, so that several runs can share them."""
-    collection, queries, qrels = load_experiment_queries(spec, judged_only=judged_only)
+    collection, queries, qrels = load_queries(spec, judged_only=judged_only)
     return RetrievedCandidates(
-        collection=collection, qrels=qrels, first_stage=retrieve_spec_candidates_for_queries(spec, collection, queries)
+        collection=collection, qrels=qrels, first_stage=retrieve_lists(spec, collection, queries)
     )
 
 
-def stream_candidates_of_spec(spec: RunSpec, collection: Collection) -> CandidateLists | None:
+def stream_lists(spec: RunSpec, collection: Collection) -> CandidateLists | None:
     """Return the candidate lists that the collection of a specification contains, if they can be streamed.
 
-    Judgments are not used. All lists are read once. If queries are selected by id, their lists are kept in memory.
-
-    Returns:
-        The candidate lists; None if the first stage is not ``candidates`` or the collection cannot stream its lists.
+    Judgments are not used. All lists are read once. If queries are selected by id, their lists are kept in memory. None
+    is returned if the first stage is not ``candidates`` or the collection cannot stream its lists.
     """
     selector = Selector.parse(spec.first_stage)
     is_own = selector.name == "candidates" and not selector.argument and not selector.options
@@ -152,21 +144,24 @@ def stream_candidates_of_spec(spec: RunSpec, collection: Collection) -> Candidat
     return CandidateLists.of(Run(chosen, name=selector.name))
 
 
-def order_candidates_of_spec(run: Run, spec: RunSpec) -> Run:
+def order_run(run: Run, spec: RunSpec) -> Run:
     """Return the candidates of all queries in the order in which the reranker receives them, after any shuffle."""
-    return (
-        run
-        if spec.shuffle == "none"
-        else Run((order_candidate_list_of_spec(r, spec) for r in run.values()), name=run.name)
-    )
+    return Run((order_list(ranking, spec) for ranking in run.values()), name=run.name)
 
 
-def order_candidate_list_of_spec(ranking: Ranking, spec: RunSpec) -> Ranking:
+def order_list(ranking: Ranking, spec: RunSpec) -> Ranking:
     """Return the candidates of one query in the order in which the reranker receives them, after any shuffle."""
-    return ranking if spec.shuffle == "none" else _shuffle_candidates(ranking, spec)
+    if spec.shuffle == "none":
+        return ranking
+    docs = list(ranking.docs)
+    if spec.shuffle == "random":
+        random.Random(f"{spec.seed}/{ranking.query.id}").shuffle(docs)
+    else:
+        docs.reverse()
+    return Ranking.from_order(ranking.query, docs)
 
 
-def select_run_queries(spec: RunSpec, queries: list[Query], qrels: Qrels) -> list[Query]:
+def select_queries(spec: RunSpec, queries: list[Query], qrels: Qrels) -> list[Query]:
     """Select the queries of a run.
 
     If the specification contains ids, the queries with these ids are selected. Otherwise, the queries with judgments
@@ -194,10 +189,103 @@ def _spec_without_queries_error(spec: RunSpec) -> DataError:
     return DataError(f"The collection {spec.collection!r} has no queries", remedy="Use a collection with queries")
 
 
-def _shuffle_candidates(ranking: Ranking, spec: RunSpec) -> Ranking:
-    docs = list(ranking.docs)
-    if spec.shuffle == "random":
-        random.Random(f"{spec.seed}/{ranking.query.id}").shuffle(docs)
-    else:
-        docs.reverse()
-    return Ranking.from_order(ranking.query, docs)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CandidateSurvey:
+    """Digest, number and lengths of candidate lists, computed in one pass over the lists."""
+
+    digest: str  # SHA-256, in hexadecimal, of everything in the lists that a reranker sees (`RankingDigest`)
+    queries: int
+    lengths: Counter[int]  # mapping from each length (number of documents) to the number of lists with that length
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateLists:
+    """Candidate lists that can be read repeatedly. Unless they are kept in memory, they are read one at a time."""
+
+    name: str
+    read: Callable[[], Iterable[Ranking]]  # function that returns an iterator over the candidate lists, one per query
+    kept: Run | None = None  # the candidate lists if they are kept in memory; otherwise None
+
+    @classmethod
+    def of(cls, run: Run) -> CandidateLists:
+        """Return the candidate lists of a run, kept in memory."""
+        return cls(name=run.name, read=run.values, kept=run)
+
+    @cached_property
+    def run(self) -> Run:
+        """All candidate lists, read into memory."""
+        return Run(self, name=self.name) if self.kept is None else self.kept
+
+    @cached_property
+    def survey(self) -> CandidateSurvey:
+        """Digest, number and lengths of the lists; the first access reads all lists."""
+        digest, lengths = RankingDigest(), Counter[int]()
+        for ranking in self.read():
+            digest.add(ranking)
+            lengths[len(ranking)] += 1
+        return CandidateSurvey(digest=digest.hexdigest(), queries=lengths.total(), lengths=lengths)
+
+    def __iter__(self) -> Iterator[Ranking]:
+        """Yield the candidate lists. If they are read from a file, check at the end that the file has not changed."""
+        if self.kept is not None:
+            yield from self.kept.values()
+            return
+        expected, digest = self.survey.digest, RankingDigest()
+        for ranking in self.read():
+            digest.add(ranking)
+            yield ranking
+        if digest.hexdigest() != expected:
+            raise DataError("The candidate file was changed while it was in use", remedy="Restore the file")
+
+
+class RankingDigest:
+    """Incremental SHA-256 of everything in rankings that a reranker sees: queries, documents, pictures and order."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def add(self, ranking: Ranking) -> None:
+        parts = [ranking.query.id, ranking.query.text]
+        for doc in ranking.docs:
+            parts += [doc.id, doc.title, doc.text]
+            if doc.image:
+                parts += ["picture", picture_hash(doc.image)]
+        for part in parts:
+            data = part.encode("utf-8", "surrogatepass")
+            self._hash.update(len(data).to_bytes(8, "big") + data)  # the length marks where a part ends
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstStageResult:
+    """The run that a first stage returns, and its cost."""
+
+    run: Run  # one ranking per query; a ranking is empty if nothing was found for its query
+    seconds: float  # time to open the first stage and to search, including building the index if it does not exist
+    #: Size of the index on disk in megabytes (10^6 bytes), without the document texts; 0 without an index.
+    index_mb: float
+    scores: Mapping[str, float]  # mapping from each measure to its mean over queries; empty without relevance judgments
+
+
+def search_first_stage(spec: RunSpec, execution: Execution | None = None) -> FirstStageResult:
+    """Search all queries of a collection, judged or not, with the first stage of a specification.
+
+    Args:
+        execution: Options that select the engine whose workers encode the texts; by default, this process encodes them.
+    """
+    collection, queries, qrels = load_queries(spec, judged_only=False)
+    relevant = lowest_relevant_grade(spec, collection)
+    parse_measures(spec.measures, relevant=relevant)  # fail before an index is built, which can take hours
+    execution = execution or Execution()
+    with closing(open_engine(execution.engine, **execution.engine_options())) as engine:
+        workers = engine.worker_map()
+        check_first_stage(spec.first_stage, with_workers=workers is not None)
+        engine.start(None)
+        start = time.perf_counter()
+        retriever = open_first_stage(spec.first_stage, collection, workers=workers)
+        run = retrieve_lists(spec, collection, queries, retriever=retriever)
+        seconds = time.perf_counter() - start
+    scores = evaluate_run(qrels, run, spec.measures, relevant=relevant).summary() if qrels else {}
+    return FirstStageResult(run=run, seconds=seconds, index_mb=retriever_index_bytes(retriever) / 1e6, scores=scores)

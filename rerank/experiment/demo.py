@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
+from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from rerank.collections.pydoc import DEMO_SAMPLE
 from rerank.evaluation import Comparison, compare_runs
-from rerank.experiment.demo_page import render_demo_page
 from rerank.experiment.prepare import PreparedRun
 from rerank.experiment.spec import RunSpec
+from rerank.io.page_style import read_page_style
 from rerank.io.text_files import replace_text_file
 from rerank.judges.attention import Attention
+from rerank.judges.attention.evidence import EvidenceSpan
 from rerank.pipeline.evidence import find_evidence
 from rerank.store import CallLog, RunFolder, log_calls
-from rerank.types import Run
+from rerank.types import Document, Qrels, Query, Run
 
 #: Number of candidates. It exceeds one window of twenty, so that full and sliding-window reranking differ.
 DEPTH = 30
@@ -29,13 +33,8 @@ PASSAGE_TOKENS = 48
 MEASURE = "nDCG@10"
 
 
-def demo_experiment_specs(*, model: str, everything: bool = False) -> list[RunSpec]:
-    """Return the specifications of the demonstration's runs.
-
-    Args:
-        model: Selector of the model that reranks.
-        everything: Whether to use all queries instead of the fixed sample.
-    """
+def specify_runs(*, model: str, everything: bool = False) -> list[RunSpec]:
+    """Return the specifications of the demonstration's runs."""
     queries = () if everything else DEMO_SAMPLE
     shared: dict[str, Any] = {"collection": "pydoc", "depth": DEPTH, "queries": queries, "measures": (MEASURE,)}
     full, sliding = (
@@ -46,7 +45,7 @@ def demo_experiment_specs(*, model: str, everything: bool = False) -> list[RunSp
     return [RunSpec(model=model, **shared), full, RunSpec(adapter=ADAPTER, **shared)]
 
 
-def describe_demo_differences(comparison: Comparison) -> list[str]:
+def describe_differences(comparison: Comparison) -> list[str]:
     """Return one sentence per pair of runs: which run is better, or that the difference is not significant."""
     sentences = []
     for pair in comparison.pairs:
@@ -59,14 +58,14 @@ def describe_demo_differences(comparison: Comparison) -> list[str]:
     return sentences
 
 
-def compare_demo_with_bm25(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def compare_with_bm25(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Compare the demonstration's runs with BM25.
 
     Returns:
         ``comparison`` (a `Comparison`) and ``costs`` (one row per run: name, calls, tokens, seconds, windows, folder).
     """
     folders = [RunFolder.existing(summary["folder"]) for summary in summaries]
-    runs = read_demo_runs(folders)
+    runs = _read_runs(folders)
     costs = [{"run": run.name, **summary} for run, summary in zip(runs[1:], summaries, strict=True)]
     comparison = compare_runs(folders[0].read_qrels(), runs, MEASURE)
     counts = ("queries", "windows", "calls", "reused_calls", "tokens_in", "tokens_out", "seconds")
@@ -74,7 +73,7 @@ def compare_demo_with_bm25(summaries: Sequence[dict[str, Any]]) -> dict[str, Any
     return {"comparison": comparison, "costs": [{key: row[key] for key in columns} for row in costs]}
 
 
-def read_demo_runs(folders: Sequence[RunFolder]) -> list[Run]:
+def _read_runs(folders: Sequence[RunFolder]) -> list[Run]:
     """Return the candidates of the first folder, as a run named ``bm25``, and the reranked run of each folder."""
     return [
         Run(folders[0].read_candidates().values(), name="bm25"),
@@ -82,22 +81,18 @@ def read_demo_runs(folders: Sequence[RunFolder]) -> list[Run]:
     ]
 
 
-def write_demo_page(
-    path: Path, report: dict[str, Any], sentences: Sequence[str], prepared: Sequence[PreparedRun]
-) -> None:
+def write_page(path: Path, report: dict[str, Any], sentences: Sequence[str], prepared: Sequence[PreparedRun]) -> None:
     """Write an HTML page with the best documents of each query, before and after reranking.
 
     Args:
         path: Path of the HTML file. Model calls that find the words to shade are logged in a file next to the page, so
             that they are not repeated.
-        report: The result of `compare_demo_with_bm25`.
-        sentences: The result of `describe_demo_differences`.
         prepared: The demonstration's runs. If the judge of the last run uses attention, words are shaded by their
             attention.
     """
-    reranked = read_demo_runs([RunFolder.existing(row["folder"]) for row in report["costs"]])[1:]
+    reranked = _read_runs([RunFolder.existing(row["folder"]) for row in report["costs"]])[1:]
     runs, qrels, last = [prepared[0].first_stage, *reranked], prepared[0].qrels, prepared[-1]
-    render = partial(render_demo_page, report["comparison"], sentences, runs, qrels)
+    render = partial(render_page, report["comparison"], sentences, runs, qrels)
     if isinstance(last.judge, Attention):
         with CallLog(path.with_suffix(".calls.sqlite")) as log:
             backend = log_calls(last.backend, log)
@@ -106,3 +101,91 @@ def write_demo_page(
         page = render(None)
     with replace_text_file(path) as file:
         file.write(page)
+
+
+#: Number of documents per list, and number of characters per document.
+_SHOWN, _CHARACTERS = 5, 220
+#: Number of shades of the words that drew attention.
+_SHADES = 4
+
+#: A function that returns the attention that each word of each document receives.
+FindWords = Callable[[Query, Sequence[Document]], list[tuple[EvidenceSpan, ...]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    """A document in one of the ranked lists of the page."""
+
+    doc: Document
+    score: float  # score of the document, or its reciprocal rank if the ranking has no scores
+    moved: int  # number of ranks by which the document rose compared with the first list; negative if it fell
+    grade: int | None  # relevance grade of the document; None without a judgment
+    #: Pieces of the document's text, each with the shade of its background, from 0 (none) to 4.
+    parts: list[tuple[str, int]]
+
+
+def render_page(
+    comparison: Comparison, sentences: Sequence[str], runs: Sequence[Run], qrels: Qrels, find_words: FindWords | None
+) -> str:
+    """Render the demonstration's page as a self-contained HTML document.
+
+    Args:
+        comparison: The comparison of the runs; its first run is the first stage.
+        runs: The runs, in the order of the comparison; the first run contains the texts of the documents.
+        find_words: Function that returns the attention of the last run's judge to each word of a document; None if this
+            judge uses no attention.
+    """
+    from jinja2 import Environment
+
+    values = comparison.decisions.matrix.values
+    gains = values[:, 1] - values[:, 0]
+    topics = comparison.decisions.matrix.topics
+    best_first = sorted(range(len(topics)), key=lambda topic: (-gains[topic], topic))
+    template = (files("rerank.experiment") / "demo_page.html.j2").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(template).render(
+        css=read_page_style("rerank.experiment", "demo_page.css"),
+        comparison=comparison,
+        sentences=sentences,
+        queries=[
+            (runs[0][topics[n]].query.text, values[n], _lists_of_query(topics[n], runs, qrels, find_words))
+            for n in best_first
+        ],
+        shades=range(1, _SHADES + 1) if find_words else (),
+    )
+
+
+def _lists_of_query(
+    query_id: str, runs: Sequence[Run], qrels: Qrels, find_words: FindWords | None
+) -> list[list[_Entry]]:
+    first = runs[0][query_id]
+    before = {doc.id: (rank, doc) for rank, doc in enumerate(first.docs)}
+    lists = []
+    for run in runs:
+        ranking = run[query_id]
+        docs = [before[doc.id][1] for doc in ranking.docs[:_SHOWN]]
+        words = find_words(first.query, docs) if find_words and run is runs[-1] else [()] * len(docs)
+        lists.append(
+            [
+                _Entry(
+                    doc=doc,
+                    score=ranking.scores[rank] if ranking.scores else 1 / (rank + 1),
+                    moved=before[doc.id][0] - rank,
+                    grade=qrels.get(query_id, {}).get(doc.id),
+                    parts=list(_shade_words(doc.text, spans)),
+                )
+                for rank, (doc, spans) in enumerate(zip(docs, words, strict=True))
+            ]
+        )
+    return lists
+
+
+def _shade_words(text: str, spans: Sequence[EvidenceSpan]) -> Iterator[tuple[str, int]]:
+    """Yield the pieces of the beginning of a text with their shades; the highest score has the darkest shade."""
+    if len(text) > _CHARACTERS:
+        text = text[:_CHARACTERS].rsplit(maxsplit=1)[0] + " …"
+    largest = max((span.score for span in spans), default=0)
+    shades = {span.start: min(_SHADES, int(span.score / largest * (_SHADES + 1))) for span in spans if largest}
+    borders = {0, len(text), *(border for span in spans for border in (span.start, span.end))}
+    for start, end in pairwise(sorted(border for border in borders if border <= len(text))):
+        yield text[start:end], shades.get(start, 0)

@@ -1,7 +1,4 @@
-"""Execution of a prepared run in a run folder, from the first call to the summary.
-
-Writing of a run's results, one list at a time: ranking, judge scores, relevance probabilities, split windows.
-"""
+"""Execution of a prepared run in a run folder, from the first call to the summary."""
 
 from __future__ import annotations
 
@@ -17,18 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from rerank.calibration import first_stage_of_calibration
-from rerank.engines import Engine, RankingJob, open_engine
+from rerank.engines import RankingJob, open_engine
 from rerank.errors import DataError, PartialFailureError, UsageError
-from rerank.experiment.candidates import order_candidate_list_of_spec
+from rerank.experiment.candidates import order_list
 from rerank.experiment.prepare import PreparedRun, prepare_run
-from rerank.experiment.provider_batches import OnBatch, answer_run_in_batches, collect_requests_for_batches
+from rerank.experiment.provider_batches import OnBatch, answer_beforehand, collect_requests
 from rerank.experiment.resuming import continue_without_commit
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.experiment.summary import (
     RunTally,
-    score_reranking_experiment,
-    summarise_experiment,
-    summarise_experiment_scores,
+    score_runs,
+    summarise_run,
+    summarise_scores,
 )
 from rerank.io.paths import named_path_errors
 from rerank.io.run_files import open_trec_run_file
@@ -38,10 +35,10 @@ from rerank.lm.model_files import ModelFiles, cached_snapshot
 from rerank.models import source_of_model
 from rerank.pipeline.results import RankedList
 from rerank.pipeline.stream import Flow
-from rerank.reranker.calibrated import calibrate_list_of_reranker
-from rerank.store import LoggingBackend, RunFolder, hash_run_folder_identity, log_calls, open_shared_call_cache
-from rerank.store.judge_scores import JudgeScores, open_run_folder_judge_scores
-from rerank.tasks import Reply, Request
+from rerank.reranker.calls import calibrate_list
+from rerank.store import LoggingBackend, RunFolder, hash_identity, log_calls, open_shared_cache
+from rerank.store.run_folder import JudgeScores, open_judge_scores
+from rerank.tasks import Reply
 from rerank.tasks.backends import traits
 from rerank.tasks.usage import Usage
 from rerank.types import Ranking, Run
@@ -79,12 +76,6 @@ def execute_run(
 ) -> dict[str, Any]:
     """Execute a prepared run. If its folder already contains the finished run, only score it again.
 
-    Args:
-        prepared: The prepared run.
-        execution: Options for where and how the run is executed.
-        on_reply: Function that is called with each reply.
-        on_batch: Function that is called with each state of a batch at the provider.
-
     Returns:
         The content of summary.json: folder, queries, scores, first_stage_scores, windows, calls, reused_calls,
         tokens_in, tokens_out, seconds and more.
@@ -93,15 +84,26 @@ def execute_run(
     if not execution.overwrite:
         prepared = continue_without_commit(prepared, folder)
     identity = prepared.identity()
-    name = hash_run_folder_identity(identity)
-    flow = _choose_recorded_flow(folder, prepared, execution)
-    document = {"hash": name, **_describe_prepared_run(prepared, identity), "flow": flow.to_json()}
+    name = hash_identity(identity)
+    flow = _choose_flow(folder, prepared, execution)
+    document = {
+        "hash": name,
+        "spec": prepared.spec.recorded(),
+        "identity": identity,
+        "dataset": {"name": prepared.collection.name, "fingerprint": prepared.collection.fingerprint},
+        "environment": describe_environment(),
+        "sources": _describe_sources(prepared),
+        "flow": flow.to_json(),
+    }
     with closing(open_engine(execution.engine, **execution.engine_options())) as engine:
         # before the folder is created, so that an error leaves no folder
-        batched = None if folder.finished else _prepare_calls(prepared, execution, engine)
+        batched = None
+        if not folder.finished:
+            engine.start(prepared.backend)
+            batched = collect_requests(prepared) if execution.provider_batch else None
         with folder.begin(document, resume=execution.resume, overwrite=execution.overwrite):
             if folder.finished:
-                return _rescore_finished_experiment(prepared, folder)
+                return _rescore(prepared, folder)
             folder.write_candidates(prepared.lists, prepared.lists.name)
             if passages := prepared.setup.passages:
                 folder.write_passages(map(passages.expand, prepared.lists))
@@ -109,16 +111,25 @@ def execute_run(
             folder.write_json("spec.json", folder.spec() | {"files": files})
 
             def rank(lists: Iterable[Ranking], backend: LoggingBackend) -> Iterator[RankedList]:
-                answer_run_in_batches(prepared, backend, folder, batched, on_batch)
-                return engine.rank(lists, _ranking_job_of_run(prepared, flow), backend)
+                answer_beforehand(prepared, backend, folder, batched, on_batch)
+                job = RankingJob(
+                    setup=prepared.setup.with_commit_of(prepared.backend),
+                    judge=prepared.judge,
+                    top_k=prepared.spec.top_k,
+                    flow=flow,
+                    queries=prepared.lists.survey.queries,
+                    qrels=prepared.qrels or None,
+                )
+                return engine.rank(lists, job, backend)
 
             tally, usage, result = _rerank_into_folder(prepared, execution, folder, flow, on_reply, rank)
             queries = prepared.lists.survey.queries
-            scores = _write_experiment_scores(prepared, folder, result)
-            summary = summarise_experiment(prepared.spec, tally, usage, queries=queries, scores=scores)
+            scores = _write_scores(prepared, folder, result)
+            summary = summarise_run(prepared.spec, tally, usage, queries=queries, scores=scores)
             summary = {"folder": str(folder.path), "hash": name, **summary}
             files |= {"run.trec": folder.file_hash("run.trec")}
-            folder.write_json("spec.json", folder.spec() | {"files": files} | _record_of_engine(engine))
+            record = {"engine": dict(engine.record())} if engine.record() else {}
+            folder.write_json("spec.json", folder.spec() | {"files": files} | record)
             folder.write_json("summary.json", summary)
             return summary
 
@@ -158,22 +169,22 @@ def check_failure_rate(summary: dict[str, Any], max_failure_rate: float) -> None
 def default_run_folder(spec: RunSpec, name: str) -> Path:
     """Return the default folder of a run, named by method, model and hash of the run's identity."""
     model = spec.model.rstrip("/").rpartition("/")[2].replace(":", "-")
-    return Path("runs") / f"{f'{run_tag_of_spec(spec)}-{model}'[:200]}-{name[:12]}"
+    return Path("runs") / f"{f'{run_tag(spec)}-{model}'[:200]}-{name[:12]}"
 
 
 def folder_of_run(prepared: PreparedRun, parent: Path = Path("runs")) -> Path:
     """Return the folder of a run below ``parent``: its own, or that of the same run before commits were recorded."""
     identity = prepared.identity()
-    folder = parent / default_run_folder(prepared.spec, hash_run_folder_identity(identity)).name
+    folder = parent / default_run_folder(prepared.spec, hash_identity(identity)).name
     model = identity["model"]
     if folder.exists() or not model.get("revision"):
         return folder
     earlier = identity | {"model": model | {"revision": prepared.spec.revision or ""}}
-    without_commit = parent / default_run_folder(prepared.spec, hash_run_folder_identity(earlier)).name
+    without_commit = parent / default_run_folder(prepared.spec, hash_identity(earlier)).name
     return without_commit if without_commit.exists() else folder
 
 
-def run_tag_of_spec(spec: RunSpec) -> str:
+def run_tag(spec: RunSpec) -> str:
     """Return the run tag for run.trec, which is the method or, with an adapter, the adapter's name.
 
     With an adapter, the method follows if it is not the adapter's own. A method whose options contain paths, such as
@@ -198,38 +209,6 @@ def describe_environment() -> dict[str, str]:
     return versions | {"started": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
-def _prepare_calls(prepared: PreparedRun, execution: Execution, engine: Engine) -> dict[str, Request] | None:
-    """Start the engine, and return the requests for the provider's batch interface; None if it is not to be used."""
-    engine.start(prepared.backend)
-    return collect_requests_for_batches(prepared) if execution.provider_batch else None
-
-
-def _ranking_job_of_run(prepared: PreparedRun, flow: Flow) -> RankingJob:
-    return RankingJob(
-        setup=prepared.setup.with_commit_of(prepared.backend),
-        judge=prepared.judge,
-        top_k=prepared.spec.top_k,
-        flow=flow,
-        queries=prepared.lists.survey.queries,
-        qrels=prepared.qrels or None,
-    )
-
-
-def _record_of_engine(engine: Engine) -> dict[str, Any]:
-    record = engine.record()
-    return {"engine": dict(record)} if record else {}
-
-
-def _describe_prepared_run(prepared: PreparedRun, identity: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "spec": prepared.spec.recorded(),
-        "identity": identity,
-        "dataset": {"name": prepared.collection.name, "fingerprint": prepared.collection.fingerprint},
-        "environment": describe_environment(),
-        "sources": _describe_sources(prepared),
-    }
-
-
 def _describe_sources(prepared: PreparedRun) -> dict[str, Any]:
     """Return where the model and the adapter are from; empty for a model that is not loaded from files."""
     files: ModelFiles | None = traits(prepared.backend).files
@@ -250,18 +229,16 @@ def _rerank_into_folder(
     on_reply: OnReply,
     rank: Callable[[Iterable[Ranking], LoggingBackend], Iterator[RankedList]],
 ) -> tuple[RunTally, Usage, Run]:
-    """Rerank all candidate lists with ``rank`` and write the results.
+    """Rerank all candidate lists with ``rank`` and write the results; return their counts, their cost and the run.
 
-    Returns:
-        Counts over the lists, the cost of the calls, and the reranked run. The run is needed only for scoring, so it is
-        empty if there are no relevance judgments.
+    The run is needed only for scoring, so it is empty if there are no relevance judgments.
     """
     shared = execution.call_cache if execution.call_cache is not None else prepared.backend.costs_money
-    name, tally, rankings = run_tag_of_spec(prepared.spec), RunTally(), list[Ranking]()
+    name, tally, rankings = run_tag(prepared.spec), RunTally(), list[Ranking]()
     with (
         folder.calls(prompts=execution.log_prompts) as log,
-        open_shared_call_cache() if shared else nullcontext() as cache,
-        open_experiment_result_files(folder, prepared, name) as write,
+        open_shared_cache() if shared else nullcontext() as cache,
+        open_result_files(folder, prepared, name) as write,
     ):
         backend = log_calls(
             prepared.backend,
@@ -271,7 +248,7 @@ def _rerank_into_folder(
             batch_characters=flow.batch_characters,
             on_reply=on_reply,
         )
-        with closing(_rank_experiment_candidates(prepared, lambda lists: rank(lists, backend))) as lists:
+        with closing(_rank_candidates(prepared, lambda lists: rank(lists, backend))) as lists:
             for candidates, ranked in lists:
                 write(candidates, ranked)
                 tally.add(ranked)
@@ -281,7 +258,7 @@ def _rerank_into_folder(
         return tally, backend.usage, Run(rankings, name=name)
 
 
-def _rank_experiment_candidates(
+def _rank_candidates(
     prepared: PreparedRun, rank: Callable[[Iterable[Ranking]], Iterator[RankedList]]
 ) -> Generator[tuple[Ranking, RankedList]]:
     """Yield, for each query, the candidates in first-stage order and the reranked list."""
@@ -290,13 +267,13 @@ def _rank_experiment_candidates(
     def read() -> Iterator[Ranking]:
         for candidates in prepared.lists:
             in_progress.append(candidates)
-            yield order_candidate_list_of_spec(candidates, prepared.spec)
+            yield order_list(candidates, prepared.spec)
 
     for ranked in rank(read()):
         yield in_progress.popleft(), ranked
 
 
-def _choose_recorded_flow(folder: RunFolder, prepared: PreparedRun, execution: Execution) -> Flow:
+def _choose_flow(folder: RunFolder, prepared: PreparedRun, execution: Execution) -> Flow:
     """Return the flow recorded in a run folder, so that resuming forms the same batches; for a new run, the default."""
     if execution.overwrite or not (folder.path / "spec.json").is_file():
         return Flow.of(prepared.backend, reuse=execution.reuse and not execution.deterministic)
@@ -304,7 +281,7 @@ def _choose_recorded_flow(folder: RunFolder, prepared: PreparedRun, execution: E
     return Flow.unbounded(prepared.backend) if recorded is None else Flow.from_json(recorded)
 
 
-def _rescore_finished_experiment(prepared: PreparedRun, folder: RunFolder) -> dict[str, Any]:
+def _rescore(prepared: PreparedRun, folder: RunFolder) -> dict[str, Any]:
     """Return the summary of a finished run, scored with the current measures and judgments."""
     for name, sha in folder.spec().get("files", {}).items():
         if folder.file_hash(name) != sha:
@@ -315,18 +292,18 @@ def _rescore_finished_experiment(prepared: PreparedRun, folder: RunFolder) -> di
             )
     summary = folder.read_json("summary.json", "calls") | {"folder": str(folder.path)}
     if prepared.qrels:  # without judgments, the recorded scores are kept
-        summary |= summarise_experiment_scores(_write_experiment_scores(prepared, folder, folder.read_run("run.trec")))
+        summary |= summarise_scores(_write_scores(prepared, folder, folder.read_run("run.trec")))
     summary |= {"method": prepared.spec.shown_method, "model": prepared.spec.model, "depth": prepared.spec.depth}
     folder.write_json("summary.json", summary)
     return summary | {"reused_calls": summary["calls"]}
 
 
-def _write_experiment_scores(prepared: PreparedRun, folder: RunFolder, result: Run) -> dict[str, Any] | None:
+def _write_scores(prepared: PreparedRun, folder: RunFolder, result: Run) -> dict[str, Any] | None:
     """Score a run, and write and return the scores; return None if there are no judgments."""
     if not prepared.qrels:
         return None  # before the candidates are read into memory
     spec = prepared.spec
-    scores = score_reranking_experiment(
+    scores = score_runs(
         prepared.qrels, result, prepared.first_stage, measures=spec.measures, relevant=prepared.relevant
     )
     if scores is not None:
@@ -336,32 +313,29 @@ def _write_experiment_scores(prepared: PreparedRun, folder: RunFolder, result: R
 
 
 @contextmanager
-def open_experiment_result_files(
+def open_result_files(
     folder: RunFolder, prepared: PreparedRun, name: str
 ) -> Generator[Callable[[Ranking, RankedList], None]]:
-    """Write the results of a run. All files are replaced when the block ends, or none if it ends with an error.
+    """Yield a function that writes the results of one list, given its candidates in first-stage order.
 
-    Args:
-        folder: The run folder.
-        prepared: The prepared run.
-        name: Name of the run in run.trec.
-
-    Yields:
-        A function that writes one list, given its candidates in first-stage order.
+    All files are replaced when the block ends, or none if it ends with an error.
     """
     with ExitStack() as stack:  # files are replaced in reverse order: run.trec, the sign of a finished run, is the last
         write_run = stack.enter_context(open_trec_run_file(folder.path / "run.trec", name))
-        write_relevance = (
-            stack.enter_context(open_relevance_of_prepared_run(folder.path / "relevance.jsonl", prepared))
-            if prepared.calibration is not None
-            else None
-        )
-        write_scores = stack.enter_context(open_run_folder_judge_scores(folder.path / "judge_scores.jsonl"))
+        write_relevance = None
+        if prepared.calibration is not None:
+            relevance = open_relevance_file(folder.path / "relevance.jsonl", prepared)
+            write_relevance = stack.enter_context(relevance)
+        write_scores = stack.enter_context(open_judge_scores(folder.path / "judge_scores.jsonl"))
         write_split = stack.enter_context(folder.open_splits())
 
         def write(candidates: Ranking, ranked: RankedList) -> None:
             write_run(ranked.ranking)
-            write_scores(_judge_scores_of_experiment_list(ranked))
+            scores = dict(zip(ranked.ranking.doc_ids, ranked.scores, strict=True)) if ranked.score_kind else {}
+            has_scores = any(score is not None for score in scores.values())
+            kind = ranked.score_kind.name if ranked.score_kind and has_scores else ""
+            query = ranked.ranking.query.id
+            write_scores(JudgeScores(query=query, kind=kind, scores=scores if has_scores else {}))
             if write_relevance is not None:
                 write_relevance(candidates, ranked)
             for window, capacity in ranked.split:
@@ -370,26 +344,11 @@ def open_experiment_result_files(
         yield write
 
 
-def _judge_scores_of_experiment_list(ranked: RankedList) -> JudgeScores:
-    is_scored = ranked.score_kind is not None and any(score is not None for score in ranked.scores)
-    kind = ranked.score_kind.name if ranked.score_kind and is_scored else ""
-    scores = dict(zip(ranked.ranking.doc_ids, ranked.scores, strict=True)) if kind else {}
-    return JudgeScores(query=ranked.ranking.query.id, kind=kind, scores=scores)
-
-
 @contextmanager
-def open_relevance_of_prepared_run(
-    path: Path, prepared: PreparedRun
-) -> Generator[Callable[[Ranking, RankedList], None]]:
-    """Write calibrated probabilities one list at a time; the file is replaced if the block ends without an error.
+def open_relevance_file(path: Path, prepared: PreparedRun) -> Generator[Callable[[Ranking, RankedList], None]]:
+    """Yield a function that writes calibrated probabilities of one list, given its candidates with their scores.
 
-    Args:
-        path: Path of the file ``relevance.jsonl`` in a run folder.
-        prepared: The prepared run, which must have a calibration.
-
-    Yields:
-        A function that writes the probabilities of one list, given its candidates with their first-stage scores. An
-        empty list is not written.
+    The file is replaced if the block ends without an error. An empty list is not written.
     """
     calibration = prepared.calibration
     if calibration is None:
@@ -402,7 +361,7 @@ def open_relevance_of_prepared_run(
             if not doc_ids:
                 return
             scores = dict(zip(candidates.doc_ids, candidates.scores, strict=False))
-            calibrated = calibrate_list_of_reranker(calibration, ranked, [scores.get(doc) for doc in doc_ids], name)
+            calibrated = calibrate_list(calibration, ranked, [scores.get(doc) for doc in doc_ids], name)
             row = {
                 "query": ranked.ranking.query.id,
                 "answerable": calibrated.answerable,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from rerank.errors import BackendError, DataError, UnknownNameError, UsageError
 from rerank.evaluation import evaluate_runs
-from rerank.experiment.candidates import order_candidates_of_spec
+from rerank.experiment.candidates import order_run
 from rerank.experiment.prepare import PreparedRun, prepare_run
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.judges.attention import Attention
@@ -29,20 +28,13 @@ Weights = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadSelection:
-    """Options for head selection.
+    """Options for head selection."""
 
-    Attributes:
-        method: ``qrhead``, ``qrhead-ndcg`` or ``core``.
-        count: Number of heads to select; None for the method's default.
-        tau: Temperature of ``core``; the paper uses 0.1 to 0.001, depending on the model.
-    """
-
-    method: str = "qrhead"
-    count: int | None = None
-    tau: float = 0.1
+    method: str = "qrhead"  # ``qrhead``, ``qrhead-ndcg`` or ``core``
+    count: int | None = None  # number of heads to select; None for the method's default
+    tau: float = 0.1  # temperature of ``core``; the paper uses 0.1 to 0.001, depending on the model
 
     def __post_init__(self) -> None:
-        """Check the options."""
         if self.method not in METHODS:
             raise UnknownNameError("method of head selection", self.method, METHODS)
         if (self.count is not None and self.count < 1) or self.tau <= 0:
@@ -51,20 +43,14 @@ class HeadSelection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _QueryAttention:
-    """The attention of every head to the passages of one query.
-
-    Attributes:
-        ranking: The passages in the order of the prompt.
-        weights: Attention weights of shape (layers, heads, passages).
-        gold: Boolean array of shape (passages,): whether each passage is relevant.
-    """
+    """The attention of every head to the passages of one query."""
 
     ranking: Ranking
-    weights: Weights
-    gold: NDArray[np.bool_]
+    weights: Weights  # attention weights of shape (layers, heads, passages)
+    gold: NDArray[np.bool_]  # boolean array of shape (passages,): whether each passage is relevant
 
 
-def score_experiment_heads_by_mass(weights: Weights, gold: NDArray[np.bool_]) -> Weights:
+def score_by_mass(weights: Weights, gold: NDArray[np.bool_]) -> Weights:
     """Compute QRHead's score of each head for one query: its attention to the relevant passages.
 
     QRscore_h = 1/|q| sum over relevant passages d, query tokens i and tokens t of d of A_h[i, t] (Zhang et al., EMNLP
@@ -82,7 +68,7 @@ def score_experiment_heads_by_mass(weights: Weights, gold: NDArray[np.bool_]) ->
     return cast(Weights, weights[:, :, gold].sum(axis=2))
 
 
-def score_experiment_heads_by_contrast(weights: Weights, gold: NDArray[np.bool_], *, tau: float) -> Weights:
+def score_by_contrast(weights: Weights, gold: NDArray[np.bool_], *, tau: float) -> Weights:
     """Compute CoRe's score of each head for one query: the contrast between relevant and irrelevant passages.
 
     S_h = exp(m_p / tau) / (exp(m_p / tau) + sum over irrelevant n of exp(m_n / tau)), averaged over relevant passages p
@@ -107,66 +93,40 @@ def score_experiment_heads_by_contrast(weights: Weights, gold: NDArray[np.bool_]
     return cast(Weights, np.mean(scores, axis=0))
 
 
-def score_experiment_heads_by_ndcg(attention: Sequence[_QueryAttention], qrels: Qrels) -> Weights:
+def score_by_ndcg(attention: Sequence[_QueryAttention], qrels: Qrels) -> Weights:
     """Compute nDCG@10 of the ranking that each head alone produces, as the code of QRHead's authors does for BEIR.
 
     Returns:
         Means over queries, shape (layers, heads).
     """
     layers, heads, _ = attention[0].weights.shape
+
+    def rank(query: _QueryAttention, head: tuple[int, ...]) -> Ranking:
+        return Ranking.from_scores(
+            query.ranking.query, zip(query.ranking.docs, map(float, query.weights[head]), strict=True)
+        )
+
     # One run per head, ordered by layer, then head, so that the means can be reshaped to (layers, heads).
-    runs = [
-        Run(_rank_experiment_list_by_head(query, query.weights[head]) for query in attention)
-        for head in np.ndindex(layers, heads)
-    ]
+    runs = [Run(rank(query, head) for query in attention) for head in np.ndindex(layers, heads)]
     judged = Qrels({query.ranking.query.id: qrels[query.ranking.query.id] for query in attention})
     means = [float(next(iter(scores.summary().values()))) for scores in evaluate_runs(judged, runs, ["nDCG@10"])]
     return np.array(means).reshape(layers, heads)
 
 
-def _rank_experiment_list_by_head(query: _QueryAttention, scores: Weights) -> Ranking:
-    return Ranking.from_scores(query.ranking.query, zip(query.ranking.docs, map(float, scores), strict=True))
-
-
-def _mean_head_score_of_experiment(
-    score: Callable[[Weights, NDArray[np.bool_]], Weights], attention: Sequence[_QueryAttention]
-) -> Weights:
-    return cast(Weights, np.mean([score(query.weights, query.gold) for query in attention], axis=0))
-
-
 @dataclass(frozen=True, slots=True)
 class _Method:
-    """A method of head selection.
-
-    Attributes:
-        count: Number of heads that the authors of the method select.
-        calibrated: Whether the method uses calibrated attention weights.
-        score: Function that maps attention, qrels and tau to scores of shape (layers, heads).
-    """
-
-    count: int
-    calibrated: bool
-    score: Callable[[Sequence[_QueryAttention], Qrels, float], Weights]
+    count: int  # number of heads that the authors of the method select
+    calibrated: bool  # whether the method uses calibrated attention weights
 
 
 METHODS: Mapping[str, _Method] = {
-    "qrhead": _Method(
-        16,
-        False,
-        lambda attention, qrels, tau: _mean_head_score_of_experiment(score_experiment_heads_by_mass, attention),
-    ),
-    "qrhead-ndcg": _Method(16, True, lambda attention, qrels, tau: score_experiment_heads_by_ndcg(attention, qrels)),
-    "core": _Method(
-        8,
-        False,
-        lambda attention, qrels, tau: _mean_head_score_of_experiment(
-            partial(score_experiment_heads_by_contrast, tau=tau), attention
-        ),
-    ),
+    "qrhead": _Method(16, calibrated=False),
+    "qrhead-ndcg": _Method(16, calibrated=True),
+    "core": _Method(8, calibrated=False),
 }
 
 
-def select_attention_heads_by_experiment(
+def select_by_attention(
     spec: RunSpec,
     execution: Execution,
     selection: HeadSelection,
@@ -178,16 +138,20 @@ def select_attention_heads_by_experiment(
 
     Args:
         spec: Specification of collection, first stage, depth, order, model and prompt; its method is ignored.
-        execution: Options for execution.
-        selection: Options for head selection.
         log: Path of the call log. A later selection on the same queries reads the model's replies from it.
-        on_reply: Function that is called with the model's reply for each query.
     """
     method = METHODS[selection.method]
     icr_spec = spec.model_copy(update={"method": f"icr,calibrate={str(method.calibrated).lower()}"})
     prepared = prepare_run(icr_spec, execution)
-    attention, skipped = _collect_head_attention_of_experiment(prepared, log, on_reply)
-    scores = method.score(attention, prepared.qrels, selection.tau)  # (layers, heads)
+    attention, skipped = _collect_attention(prepared, log, on_reply)
+    if selection.method == "qrhead-ndcg":
+        scores = score_by_ndcg(attention, prepared.qrels)  # (layers, heads)
+    elif selection.method == "core":
+        each = [score_by_contrast(query.weights, query.gold, tau=selection.tau) for query in attention]
+        scores = cast(Weights, np.mean(each, axis=0))
+    else:
+        each = [score_by_mass(query.weights, query.gold) for query in attention]
+        scores = cast(Weights, np.mean(each, axis=0))
     best = np.argsort(-scores, axis=None, kind="stable")[: selection.count or method.count]
     heads = [(int(index) // scores.shape[1], int(index) % scores.shape[1]) for index in best]
     details = {
@@ -204,22 +168,25 @@ def select_attention_heads_by_experiment(
         "scores": [float(scores[head]) for head in heads],
         "median_score": float(np.median(scores)),
     }
-    model = model_identity(prepared.backend.identity)
     return HeadList(
         heads=tuple(heads),
-        model=model,
+        model=model_identity(prepared.backend.identity),
         method=selection.method,
         details=details,
         base=model_base_of_backend(prepared.backend),
     )
 
 
-def _collect_head_attention_of_experiment(
+def _collect_attention(
     prepared: PreparedRun, log: Path, on_reply: Callable[[Reply], None]
 ) -> tuple[list[_QueryAttention], int]:
     """Return the heads' attention for each query with relevant and irrelevant candidates, and the number of others."""
-    lists = order_candidates_of_spec(prepared.first_stage, prepared.spec).values()
-    pairs = [(ranking, _relevant_candidates_of_prepared_run(ranking, prepared)) for ranking in lists]
+    lists = order_run(prepared.first_stage, prepared.spec).values()
+    pairs: list[tuple[Ranking, NDArray[np.bool_]]] = []
+    for ranking in lists:
+        grades = prepared.qrels.get(ranking.query.id, {})
+        gold = [grades.get(doc.id, 0) >= prepared.relevant for doc in ranking.docs]
+        pairs.append((ranking, np.array(gold, dtype=bool)))
     useful = [(ranking, gold) for ranking, gold in pairs if gold.any() and not gold.all()]
     if not useful:
         raise DataError(
@@ -232,22 +199,12 @@ def _collect_head_attention_of_experiment(
         judge = cast(Attention, prepared.judge.with_backend(backend))
         windows = [Window(ranking.query, ranking.docs) for ranking, _ in useful]
         replies = judge.backend.generate([judge.request(window, per_head=True) for window in windows])
-    attention = [
-        _QueryAttention(ranking=ranking, weights=_head_attention_of_experiment_reply(reply, len(ranking)), gold=gold)
-        for (ranking, gold), reply in zip(useful, replies, strict=True)
-        if reply.finish != "error"
-    ]
+    attention = []
+    for (ranking, gold), reply in zip(useful, replies, strict=True):
+        if reply.finish != "error":
+            layers, heads = map(int, reply.text.split("x"))
+            weights = np.array(reply.scores).reshape(layers, heads, len(ranking))
+            attention.append(_QueryAttention(ranking=ranking, weights=weights, gold=gold))
     if not attention:
         raise BackendError(f"The model failed for all {len(replies)} queries: {replies[0].error}")
     return attention, len(pairs) - len(attention)
-
-
-def _head_attention_of_experiment_reply(reply: Reply, passages: int) -> Weights:
-    """Return the attention weights, shape (layers, heads, passages), from the reply to a request with ``per_head``."""
-    layers, heads = map(int, reply.text.split("x"))
-    return np.array(reply.scores).reshape(layers, heads, passages)
-
-
-def _relevant_candidates_of_prepared_run(ranking: Ranking, prepared: PreparedRun) -> NDArray[np.bool_]:
-    grades = prepared.qrels.get(ranking.query.id, {})
-    return np.array([grades.get(doc.id, 0) >= prepared.relevant for doc in ranking.docs], dtype=bool)

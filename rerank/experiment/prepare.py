@@ -10,21 +10,21 @@ from rerank.assemble import RankerPlan, RankerSetup, assemble_ranker, assembly_d
 from rerank.calibration import Calibration
 from rerank.collections import Collection
 from rerank.evaluation import parse_measures
-from rerank.experiment.candidate_lists import CandidateLists
 from rerank.experiment.candidates import (
+    CandidateLists,
     RetrievedCandidates,
-    load_experiment_qrels,
-    lowest_relevant_grade_of_spec,
-    retrieve_spec_candidates_for_queries,
-    select_judged_queries_of_experiment,
-    stream_candidates_of_spec,
+    load_qrels,
+    lowest_relevant_grade,
+    retrieve_lists,
+    select_queries_and_qrels,
+    stream_lists,
 )
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.io.paths import named_path_errors
 from rerank.judges import PromptJudge, judges
 from rerank.lm.model_files import one_commit_per_model
 from rerank.models.prices import find_model_prices
-from rerank.reranker.calibrated import open_reranker_setup_calibration
+from rerank.reranker.calls import open_calibration
 from rerank.retrieval import check_first_stage
 from rerank.settings import RankerSettings
 from rerank.tasks import Backend
@@ -33,29 +33,19 @@ from rerank.types import Qrels, Query, Run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedRun:
-    """A run whose collection, candidates, ranker and model are open, ready for the first call.
+    """A run whose collection, candidates, ranker and model are open, ready for the first call."""
 
-    Attributes:
-        spec: The specification, completed with the settings of the adapter.
-        collection: The collection of the queries and documents.
-        lists: The candidate lists, one per query; they may be empty. If there are no judgments, the candidates
-            may be read from a file whenever they are needed.
-        qrels: The relevance judgments of these queries; empty if there are none.
-        relevant: Lowest grade that binary measures count as relevant.
-        setup: The ranker: method, strategy, prompt and limits.
-        backend: The model; if it is local, its weights are loaded at the first call.
-        judge: The judge of the method, which calls this backend.
-        calibration: Calibration that converts scores to probabilities of relevance; None for no probabilities.
-    """
-
-    spec: RunSpec
+    spec: RunSpec  # the specification, completed with the settings of the adapter
     collection: Collection
+    #: The candidate lists, one per query; they may be empty. If there are no judgments, the candidates may be read from
+    #: a file whenever they are needed.
     lists: CandidateLists
-    qrels: Qrels
-    relevant: int
-    setup: RankerSetup
-    backend: Backend
-    judge: PromptJudge
+    qrels: Qrels  # the relevance judgments of these queries; empty if there are none
+    relevant: int  # lowest grade that binary measures count as relevant
+    setup: RankerSetup  # the ranker: method, strategy, prompt and limits
+    backend: Backend  # the model; if it is local, its weights are loaded at the first call
+    judge: PromptJudge  # the judge of the method, which calls this backend
+    #: Calibration that converts scores to probabilities of relevance; None for no probabilities.
     calibration: Calibration | None = None
 
     @property
@@ -105,7 +95,7 @@ def spec_with_trained_defaults(spec: RunSpec) -> RunSpec:
     return spec.model_copy(update=assembly_defaults(given))
 
 
-def ranker_config_of_run(spec: RunSpec, execution: Execution | None = None) -> RankerSettings:
+def ranker_settings(spec: RunSpec, execution: Execution | None = None) -> RankerSettings:
     """Return the ranker's settings for a specification that `spec_with_trained_defaults` has completed."""
     values = {**dict(spec), **dict(execution or Execution())}
     return RankerSettings(**{name: values[name] for name in RankerSettings.model_fields})
@@ -124,59 +114,45 @@ def prepare_run(
     """Open everything that a run needs and check its settings; the weights of a local model may not be loaded yet.
 
     Args:
-        spec: The specification.
-        execution: Options for execution.
-        judged_only: Whether to omit queries without judgments, as in `load_experiment_queries`.
+        judged_only: Whether to omit queries without judgments, as in `load_queries`.
         backend: An open backend for the model of ``spec``, which several runs can share.
-        candidates: The result of `retrieve_candidates_of_spec` for this collection and first stage, which several runs
+        candidates: The result of `retrieve_shared` for this collection and first stage, which several runs
             can share.
 
     Raises:
         RerankError: The run cannot be prepared.
     """
     spec = spec_with_trained_defaults(spec)
-    setup = assemble_ranker(ranker_config_of_run(spec, execution))
+    setup = assemble_ranker(ranker_settings(spec, execution))
     find_model_prices(spec.model)  # raises for an invalid price table now rather than after the last call
+    queries: list[Query] = []
     if candidates:
         collection, qrels = candidates.collection, candidates.qrels
-        found: CandidateLists | list[Query] = CandidateLists.of(candidates.first_stage)
+        lists: CandidateLists | None = CandidateLists.of(candidates.first_stage)
     else:
-        collection, qrels, found = _find_spec_candidates(spec, judged_only=judged_only)
-    relevant = lowest_relevant_grade_of_spec(spec, collection)
+        collection, qrels = load_qrels(spec)
+        lists = None if qrels else stream_lists(spec, collection)
+        if lists is None:
+            queries, qrels = select_queries_and_qrels(spec, collection, qrels, judged_only=judged_only)
+    relevant = lowest_relevant_grade(spec, collection)
     parse_measures(spec.measures, relevant=relevant)
-    _check_before_searching(spec, setup if backend is None else None, searches=isinstance(found, list))
-    if isinstance(found, list):
-        found = CandidateLists.of(retrieve_spec_candidates_for_queries(spec, collection, found))
+    # Everything is checked before searching and loading, which can take minutes.
+    if lists is None:
+        check_first_stage(spec.first_stage)
+    if backend is None:
+        setup.check_backend()
+    lists = lists or CandidateLists.of(retrieve_lists(spec, collection, queries))
     backend = backend or setup.open_backend(qrels=qrels or None, lazy=True)
     judge = setup.open_judge(backend)
     setup.note_other_weights(judge)
     return PreparedRun(
         spec=spec,
         collection=collection,
-        lists=found,
+        lists=lists,
         qrels=qrels,
         relevant=relevant,
         setup=setup,
         backend=backend,
         judge=judge,
-        calibration=open_reranker_setup_calibration(setup, judge),
+        calibration=open_calibration(setup, judge),
     )
-
-
-def _check_before_searching(spec: RunSpec, setup: RankerSetup | None, *, searches: bool) -> None:
-    """Check the first stage and the model's files before searching and loading, which can take minutes."""
-    if searches:
-        check_first_stage(spec.first_stage)
-    if setup is not None:
-        setup.check_backend()
-
-
-def _find_spec_candidates(
-    spec: RunSpec, *, judged_only: bool
-) -> tuple[Collection, Qrels, CandidateLists | list[Query]]:
-    """Return the collection, the judgments, and the candidates if they can be streamed; otherwise the queries."""
-    collection, qrels = load_experiment_qrels(spec)
-    if not qrels and (lists := stream_candidates_of_spec(spec, collection)) is not None:
-        return collection, qrels, lists
-    queries, qrels = select_judged_queries_of_experiment(spec, collection, qrels, judged_only=judged_only)
-    return collection, qrels, queries

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
-from rerank.errors import BackendError, UsageError
-from rerank.experiment.collected_requests import collect_run_requests
+from rerank.errors import BackendError
+from rerank.experiment.estimate import batch_interface, collect_run_requests
 from rerank.experiment.prepare import PreparedRun
 from rerank.store import LoggingBackend, RunFolder
-from rerank.store.batch_record import COLLECTED, SUBMITTING, BatchRecord, RecordedBatch
+from rerank.store.run_folder import COLLECTED, SUBMITTING, BatchRecord, RecordedBatch
 from rerank.tasks import Request
-from rerank.tasks.batches import BatchBackend, BatchInterface, BatchStatus
+from rerank.tasks.batches import BatchInterface, BatchStatus
 
 #: A callback that is called with each observed state of a batch.
 OnBatch = Callable[[BatchStatus], None]
@@ -26,9 +26,9 @@ OnBatch = Callable[[BatchStatus], None]
 _PROBES = 3
 
 
-def collect_requests_for_batches(prepared: PreparedRun) -> dict[str, Request]:
+def collect_requests(prepared: PreparedRun) -> dict[str, Request]:
     """Check that a run can be sent in batches, and return a mapping from digest to request for all its requests."""
-    batch_interface_of_run(prepared)
+    batch_interface(prepared)
     requests: dict[str, Request] = {}
 
     def collect(request: Request) -> None:
@@ -38,7 +38,7 @@ def collect_requests_for_batches(prepared: PreparedRun) -> dict[str, Request]:
     return requests
 
 
-def answer_run_in_batches(
+def answer_beforehand(
     prepared: PreparedRun,
     backend: LoggingBackend,
     folder: RunFolder,
@@ -51,56 +51,29 @@ def answer_run_in_batches(
     they are already paid for.
 
     Args:
-        prepared: The prepared run.
-        backend: The backend of the run with its call log.
-        folder: The run folder.
         requests: Mapping from digest to request for the whole run; None to submit no new batch.
-        on_batch: Function that is called with each observed state of a batch.
     """
     record = BatchRecord(folder)
     if requests is None and not record.unfinished():
         return
-    run = _BatchedRun(
-        backend=backend,
-        interface=batch_interface_of_run(prepared),
-        record=record,
-        requests=collect_requests_for_batches(prepared) if requests is None else requests,
-        on_batch=on_batch,
-    )
+    all_requests = collect_requests(prepared) if requests is None else requests
+    interface = batch_interface(prepared)
+    run = _BatchedRun(backend=backend, interface=interface, record=record, requests=all_requests, on_batch=on_batch)
     run.finish_recorded()
     if requests is not None:
         run.submit_rest()
 
 
-def batch_interface_of_run(prepared: PreparedRun) -> BatchInterface:
-    """Return the batch interface of a run's backend."""
-    if not isinstance(prepared.backend, BatchBackend):
-        raise UsageError(
-            f"--provider-batch cannot be used with the model {prepared.spec.model}",
-            expected="a model behind one server with a batch interface: --model openai:NAME",
-            remedy="Omit --provider-batch",
-        )
-    return prepared.backend.batches
-
-
 @dataclass(kw_only=True)
 class _BatchedRun:
-    """The batches of one execution of a run.
-
-    Attributes:
-        backend: The backend of the run with its call log.
-        interface: The batch interface.
-        record: Record of the batches that were submitted.
-        requests: Mapping from digest to request for the whole run.
-        on_batch: Function that is called with each observed state of a batch.
-        failed: Digests of requests that a batch returned without a reply although the batch had not expired.
-    """
+    """The batches of one execution of a run."""
 
     backend: LoggingBackend
     interface: BatchInterface
-    record: BatchRecord
+    record: BatchRecord  # record of the batches that were submitted
     requests: Mapping[str, Request]
-    on_batch: OnBatch
+    on_batch: OnBatch  # function that is called with each observed state of a batch
+    #: Digests of requests that a batch returned without a reply although the batch had not expired.
     failed: set[str] = field(default_factory=set)
 
     def finish_recorded(self) -> None:
@@ -115,18 +88,18 @@ class _BatchedRun:
 
     def submit_rest(self) -> None:
         """Submit the requests without a reply until each has a reply or has failed in a batch that did not expire."""
-        while rest := self._unanswered():
-            if not self._probe(rest):
+        while True:
+            rest = {digest: request for digest, request in self.requests.items() if digest not in self.failed}
+            rest = dict(self.backend.affordable(self.backend.unanswered(rest)))  # up to the cap on tokens
+            if not rest or not self._probe(rest):
                 return
-            parts = [RecordedBatch.begin(part) for part in self.interface.divide(rest)]
-            submitted = [self._submit(batch) for batch in parts]
+            submitted = []
+            for part in [RecordedBatch.begin(part) for part in self.interface.divide(rest)]:
+                self.record.write(part)  # before it is submitted, so that a killed run can find it
+                found = self.interface.submit(self._of(part.digests), part.key)
+                submitted.append(self.record.write(part, id=found, state="submitted"))
             for batch in submitted:
                 self._finish(batch)
-
-    def _unanswered(self) -> dict[str, Request]:
-        """Return the requests without a reply that the next batches should contain, up to the cap on tokens."""
-        open_requests = {digest: request for digest, request in self.requests.items() if digest not in self.failed}
-        return dict(self.backend.affordable(self.backend.unanswered(open_requests)))
 
     def _probe(self, rest: dict[str, Request]) -> bool:
         """Send requests in ``rest`` live, one by one, until one succeeds; remove them, and return whether any are left.
@@ -147,11 +120,6 @@ class _BatchedRun:
                     remedy="Continue with --resume; without --provider-batch, all requests are sent live",
                 )
         return bool(rest)
-
-    def _submit(self, batch: RecordedBatch) -> RecordedBatch:
-        self.record.write(batch)  # before it is submitted, so that a killed run can find it
-        found = self.interface.submit(self._of(batch.digests), batch.key)
-        return self.record.write(batch, id=found, state="submitted")
 
     def _finish(self, batch: RecordedBatch) -> None:
         """Wait for a batch, commit its replies, and record it as done."""

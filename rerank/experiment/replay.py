@@ -13,22 +13,22 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rerank.assemble import RankerPlan, plan_ranker
+from rerank.assemble import plan_ranker
 from rerank.backends.replay import Replay
 from rerank.errors import DataError, error_repr
-from rerank.experiment.candidates import order_candidate_list_of_spec
-from rerank.experiment.execute import run_tag_of_spec
-from rerank.experiment.prepare import ranker_config_of_run, run_identity_settings
+from rerank.experiment.candidates import order_list
+from rerank.experiment.execute import run_tag
+from rerank.experiment.prepare import ranker_settings, run_identity_settings
 from rerank.experiment.spec import RunSpec
-from rerank.experiment.summary import NAMED_FAILURES, RunTally, score_reranking_experiment, summarise_experiment
+from rerank.experiment.summary import NAMED_FAILURES, RunTally, score_runs, summarise_run
 from rerank.indexing.documents import damaged_corpus_indexes
 from rerank.io.run_files import open_trec_run_file, read_run
 from rerank.judges import Judge, Verdict
 from rerank.judges.base import OversizedWindow, ScoreKind
-from rerank.pipeline.passages import PassageAggregation, expand_ranking_into_passages, make_passage
+from rerank.pipeline.passages import PassageAggregation, make_passage, split_documents
 from rerank.pipeline.results import RankedList, RerankOutcome
 from rerank.pipeline.stream import Flow, Ranker, drive_ranking_stream
-from rerank.store import Call, RunFolder, hash_run_folder_identity
+from rerank.store import Call, RunFolder, hash_identity
 from rerank.tasks import Reply, Request
 from rerank.tasks.usage import Usage
 from rerank.types import Ranking, Run, Window
@@ -38,14 +38,10 @@ _FLOW = Flow(block=256, in_flight=256, batch_size=256, reuse=False)
 
 
 def replay_run_folder(folder: RunFolder) -> tuple[Run, RerankOutcome, Usage]:
-    """Rerank the candidates of a run folder with its recorded replies, and keep everything in memory.
-
-    Returns:
-        The reranked run, the reranked lists with scores and windows, and the cost of the replies used.
-    """
+    """Rerank the candidates of a run folder with its recorded replies; return the run, its lists and their cost."""
     with _replay_lists(folder) as (lists, usage):
         outcome = RerankOutcome(tuple(lists))
-    return Run(outcome.rankings, name=run_tag_of_spec(RunSpec.from_record(folder.spec()["spec"]))), outcome, usage
+    return Run(outcome.rankings, name=run_tag(RunSpec.from_record(folder.spec()["spec"]))), outcome, usage
 
 
 @contextmanager
@@ -55,12 +51,11 @@ def _replay_lists(
     """Yield the reranked lists, one at a time, and the cost of the replies used so far.
 
     Args:
-        folder: The run folder.
         damaged_prompts: A list to which the row numbers of calls with a damaged prompt are added; if None, prompts are
             not read.
     """
     spec = RunSpec.from_record(folder.spec()["spec"])
-    plan = plan_ranker(ranker_config_of_run(spec))
+    plan = plan_ranker(ranker_settings(spec))
     letters = tuple(folder.spec()["identity"].get("letters", "").split())
     with folder.calls(readonly=True) as log:
 
@@ -72,9 +67,9 @@ def _replay_lists(
 
         backend = Replay.by_query(calls_of_query, letters=letters)
         judge = _RecordedJudge(plan.open_recorded_judge(backend), folder.read_splits())
-        splitter = _recorded_splitter(plan, folder)
+        splitter = None if plan.passages is None else _RecordedSplitter(plan.passages, folder.read_passages())
         ranker = Ranker(strategy=plan.strategy, judge=judge, passages=splitter, top_k=spec.top_k)
-        candidates = (order_candidate_list_of_spec(ranking, spec) for ranking in folder.candidate_lists())
+        candidates = (order_list(ranking, spec) for ranking in folder.candidate_lists())
         yield drive_ranking_stream(candidates, ranker, backend, _FLOW), backend.usage
 
 
@@ -94,7 +89,7 @@ class _Replayed:
 @contextmanager
 def _replay_into_file(folder: RunFolder, damaged_prompts: list[int] | None = None) -> Iterator[_Replayed]:
     """Replay a run folder list by list; the file with the reranked run is removed after the block."""
-    name, tally = run_tag_of_spec(RunSpec.from_record(folder.spec()["spec"])), RunTally()
+    name, tally = run_tag(RunSpec.from_record(folder.spec()["spec"])), RunTally()
     with TemporaryDirectory() as temporary:
         path = Path(temporary) / "run.trec"
         with _replay_lists(folder, damaged_prompts) as (lists, usage), open_trec_run_file(path, name) as write:
@@ -106,19 +101,14 @@ def _replay_into_file(folder: RunFolder, damaged_prompts: list[int] | None = Non
 
 @dataclass(frozen=True)
 class _RecordedSplitter:
-    """A splitter that reproduces the recorded number of passages per document, since texts are not recorded.
-
-    Attributes:
-        passages: The passage aggregation of the run.
-        counts: Number of passages in the run, by query id and document id.
-    """
+    """A splitter that reproduces the recorded number of passages per document, since texts are not recorded."""
 
     passages: PassageAggregation
-    counts: Mapping[str, Mapping[str, int]]
+    counts: Mapping[str, Mapping[str, int]]  # number of passages in the run, by query id and document id
 
     def expand(self, ranking: Ranking) -> Ranking:
         counts = self.counts.get(ranking.query.id, {})
-        return expand_ranking_into_passages(
+        return split_documents(
             ranking, lambda doc: [make_passage(doc, n, "") for n in range(1, counts.get(doc.id, 1) + 1)]
         )
 
@@ -127,10 +117,6 @@ class _RecordedSplitter:
 
     def collect_scores(self, passages: Ranking, scores: Mapping[str, float]) -> dict[str, float]:
         return self.passages.collect_scores(passages, scores)
-
-
-def _recorded_splitter(plan: RankerPlan, folder: RunFolder) -> _RecordedSplitter | None:
-    return None if plan.passages is None else _RecordedSplitter(plan.passages, folder.read_passages())
 
 
 @dataclass(frozen=True)
@@ -153,17 +139,12 @@ class _RecordedJudge:
 
 
 def replay_and_rescore_run(folder: RunFolder, measures: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Replay a run folder and score the result; nothing is written.
+    """Replay a run folder, score the result, and return the content of summary.json; nothing is written.
 
-    Args:
-        folder: A run folder. In an unfinished run, windows without a reply count as errors.
-        measures: Measures to use instead of the run's measures; if empty, the run's measures are used.
-
-    Returns:
-        The content of summary.json.
+    In an unfinished run, windows without a reply count as errors. Without ``measures``, those of the run are used.
     """
     with _replay_into_file(folder) as replayed:
-        return {"folder": str(folder.path), **_recompute_replayed_summary(folder, replayed, measures)[0]}
+        return {"folder": str(folder.path), **_recompute_summary(folder, replayed, measures)[0]}
 
 
 def verify_run_folder(folder: RunFolder) -> list[dict[str, Any]]:
@@ -177,44 +158,33 @@ def verify_run_folder(folder: RunFolder) -> list[dict[str, Any]]:
     document, stored = folder.spec(), folder.read_json("summary.json", "calls")
     damaged_prompts: list[int] = []
     with _replay_into_file(folder, damaged_prompts) as replayed:
-        summary, scores = _recompute_replayed_summary(folder, replayed)
+        summary, scores = _recompute_summary(folder, replayed)
         stored_run, computed_run = _first_differing_lines(folder.path / "run.trec", replayed.path)
     spec = RunSpec.from_record(document["spec"])
-    computed = run_identity_settings(spec, plan_ranker(ranker_config_of_run(spec)))
+    computed = run_identity_settings(spec, plan_ranker(ranker_settings(spec)))
     stored_identity = {key: document["identity"].get(key) for key in computed}
-    known = [key for key in summary if key in stored]  # folders of older versions lack later keys
-    rows = [
-        _replay_difference_row("spec.json", "hash", document["hash"], hash_run_folder_identity(document["identity"])),
-        _replay_difference_row("spec.json", "identity of the specification", stored_identity, computed),
-        _replay_difference_row("run.trec", "content", stored_run, computed_run),
-        *(
-            _replay_difference_row(name, "content", sha, folder.file_hash(name))
-            for name, sha in document.get("files", {}).items()
-        ),
-        *(
-            _replay_difference_row(
-                "summary.json",
-                key,
-                _without_unavoidable_replay_differences(stored[key]),
-                _without_unavoidable_replay_differences(summary[key]),
-            )
-            for key in known
-        ),
+    rows: list[tuple[str, str, Any, Any]] = [
+        ("spec.json", "hash", document["hash"], hash_identity(document["identity"])),
+        ("spec.json", "identity of the specification", stored_identity, computed),
+        ("run.trec", "content", stored_run, computed_run),
     ]
-    rows += [
-        _replay_difference_row(str(index), "index", "the hashes of its files", damage)
-        for index, damage in damaged_corpus_indexes(str(document.get("dataset", {}).get("fingerprint", "")))
-    ]
+    rows += [(name, "content", sha, folder.file_hash(name)) for name, sha in document.get("files", {}).items()]
+    for key in summary:
+        if key in stored:  # folders of older versions lack later keys
+            rows.append(("summary.json", key, _reproducible(stored[key]), _reproducible(summary[key])))
+    for index, damage in damaged_corpus_indexes(str(document.get("dataset", {}).get("fingerprint", ""))):
+        rows.append((str(index), "index", "the hashes of its files", damage))
     if damaged_prompts:
         damage = f"{len(damaged_prompts)} are damaged, the first in row {min(damaged_prompts)}"
-        rows.append(_replay_difference_row("calls.sqlite", "prompts", "prompts that can be read", damage))
+        rows.append(("calls.sqlite", "prompts", "prompts that can be read", damage))
     if scores is not None:
         stored_scores = folder.read_json("scores.json")
-        rows += [_replay_difference_row("scores.json", key, stored_scores.get(key), scores[key]) for key in scores]
-    return [row for row in rows if row["stored"] != row["computed"]]
+        rows += [("scores.json", key, stored_scores.get(key), scores[key]) for key in scores]
+    names = ("file", "what", "stored", "computed")
+    return [dict(zip(names, row, strict=True)) for row in rows if row[2] != row[3]]
 
 
-def _recompute_replayed_summary(
+def _recompute_summary(
     folder: RunFolder, replayed: _Replayed, measures: tuple[str, ...] = ()
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Return the expected contents of summary.json and scores.json, without fields that depend on time or user."""
@@ -229,20 +199,16 @@ def _recompute_replayed_summary(
     scores = None
     if qrels:
         runs = replayed.run, folder.read_run("first_stage.trec")
-        scores = score_reranking_experiment(qrels, *runs, measures=measures or spec.measures, relevant=relevant)
+        scores = score_runs(qrels, *runs, measures=measures or spec.measures, relevant=relevant)
     queries = sum(1 for _ in folder.candidate_lists())
-    summary = summarise_experiment(spec, replayed.tally, replayed.usage, queries=queries, scores=scores)
+    summary = summarise_run(spec, replayed.tally, replayed.usage, queries=queries, scores=scores)
     # These fields depend on interruptions, current prices, the model's caches, and texts, which are not recorded.
     for key in ("reused_calls", "cost", "prices", "tokens_cached", "cached_share", "cut"):
         del summary[key]
     return summary, scores
 
 
-def _replay_difference_row(file: str, what: str, stored: Any, computed: Any) -> dict[str, Any]:
-    return {"file": file, "what": what, "stored": stored, "computed": computed}
-
-
-def _without_unavoidable_replay_differences(value: Any) -> Any:
+def _reproducible(value: Any) -> Any:
     """Return a value without the parts that a replay cannot reproduce.
 
     A replay adds up durations in another order, so numbers are rounded. The reason for a missing reply is not recorded,
@@ -251,15 +217,11 @@ def _without_unavoidable_replay_differences(value: Any) -> Any:
     """
     if isinstance(value, list):
         failures = [
-            {**failure, "detail": ""} if failure.get("status") == "error" else failure
-            for failure in value
-            if isinstance(failure, dict)
+            {**row, "detail": ""} if row.get("status") == "error" else row for row in value if isinstance(row, dict)
         ]
-        return (
-            len(failures)
-            if len(failures) == NAMED_FAILURES
-            else sorted(failures, key=lambda row: sorted(map(str, row.items())))
-        )
+        if len(failures) == NAMED_FAILURES:
+            return len(failures)
+        return sorted(failures, key=lambda row: sorted(map(str, row.items())))
     return round(value, 6) if isinstance(value, float) else value
 
 

@@ -30,7 +30,6 @@ def complete_resumed_spec(given: Mapping[str, Any], path: Path) -> dict[str, Any
     changed.
 
     Args:
-        given: The values from flags and from the ``--spec`` file.
         path: The run folder. If it contains no spec.json, the given values specify a new run and are not changed.
 
     Returns:
@@ -42,11 +41,11 @@ def complete_resumed_spec(given: Mapping[str, Any], path: Path) -> dict[str, Any
         return dict(given)
     document = RunFolder.existing(path).spec()
     recorded = document["spec"]
-    earlier = _earlier_spec_defaults(document["identity"].get("model", {}))
+    earlier = _earlier_defaults(document["identity"].get("model", {}))
     values = complete_spec_from_file(given, {**LATER_KEYS, **earlier, **recorded}, path / "spec.json")
     named: dict[str, Any] = {name: values[name] for name in ("adapter", "model") if name in values}
     for name, value in assembly_defaults(named).items():
-        if name not in given and _has_moved_files_on_resume(recorded.get(name), value):
+        if name not in given and _has_moved(recorded.get(name), value):
             values[name] = value
     return values
 
@@ -83,28 +82,24 @@ class _WithIdentity(BackendWrapper):
         return self._identity
 
 
-def _earlier_spec_defaults(model: Mapping[str, str]) -> dict[str, str]:
-    """Return values for settings that the version that wrote spec.json did not have, so that the run behaves as then.
-
-    Args:
-        model: The identity of the run's model.
-    """
+def _earlier_defaults(model: Mapping[str, str]) -> dict[str, str]:
+    """Return values for settings that the version that wrote spec.json lacked, so that the run behaves as then."""
     is_mixed = "adapter" in model and "adapter_dtype" not in model and model["dtype"] != "float32"
     return {"adapter_dtype": "float32"} if is_mixed and "engine" not in model else {}
 
 
-def _has_moved_files_on_resume(recorded: object, own: object) -> bool:
+def _has_moved(recorded: object, own: object) -> bool:
     """Return whether a recorded setting differs from the adapter's only in folders, and one of its files is missing.
 
     A user's file may have the same name as the adapter's file; if the user's file still exists, it is the one to use.
     """
-    if recorded == own or _resumed_setting_without_folders(recorded) != _resumed_setting_without_folders(own):
+    if recorded == own or _without_folders(recorded) != _without_folders(own):
         return False
     options, own_options = (Selector.parse(str(value)).options for value in (recorded, own))
     files = [value for key, value in options.items() if value != own_options.get(key)] or [str(recorded)]
     return not all(Path(file).is_file() for file in files)
 
 
-def _resumed_setting_without_folders(value: object) -> object:
+def _without_folders(value: object) -> object:
     """Return a setting with paths shortened to file names: ``heads=a/b.json`` becomes ``heads=b.json``."""
     return re.sub(r"[^=,]*/", "", value) if isinstance(value, str) else value

@@ -22,7 +22,6 @@ def show_run_progress(prepared: PreparedRun, title: str = "") -> Generator[Calla
     A local model also reports the tokens of the batch in progress, so that the speed is known before the first reply.
 
     Args:
-        prepared: The prepared run.
         title: Text shown before the progress; by default the name of the method.
     """
     total = prepared.calls()
@@ -49,15 +48,9 @@ def show_run_progress(prepared: PreparedRun, title: str = "") -> Generator[Calla
 
 
 class RunSpeed:
-    """Speed of a run so far. Replies that are reused from a log are counted as calls, but not for the speed.
-
-    Args:
-        total: Maximum number of calls.
-        clock: Function that returns the time in seconds.
-    """
+    """Speed of a run so far. Replies that are reused from a log are counted as calls, but not for the speed."""
 
     def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """Start the clock."""
         self.calls = 0
         self._total, self._clock, self._started = total, clock, clock()
         self._new_calls, self._tokens, self._in_progress = 0, 0, 0.0

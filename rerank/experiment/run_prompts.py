@@ -7,31 +7,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from rerank.errors import DataError
-from rerank.experiment.candidates import order_candidate_list_of_spec
+from rerank.experiment.candidates import order_list
 from rerank.experiment.prepare import prepare_run
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.pipeline.stream import Flow, Ranker, drive_ranking_stream
 from rerank.prompts.base import Prompt
 from rerank.store import CallLog, RunFolder
-from rerank.store.row_set import RowSet
+from rerank.store.call_log import RowSet
 from rerank.tasks import Backend, Reply, Request
 from rerank.tasks.backends import BaseBackend, traits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPrompt:
-    """The prompt of one call of a run.
-
-    Attributes:
-        digest: The digest of the request.
-        query_id: Id of the query.
-        doc_ids: Ids of the documents, in the order of the prompt.
-        prompt: The messages of the prompt.
-    """
+    """The prompt of one call of a run."""
 
     digest: str
     query_id: str
-    doc_ids: tuple[str, ...]
+    doc_ids: tuple[str, ...]  # ids of the documents, in the order of the prompt
     prompt: Prompt
 
     def to_json(self) -> dict[str, Any]:
@@ -47,22 +40,22 @@ def read_run_prompts(folder: RunFolder) -> Iterator[RunPrompt]:
     tokenizer. The digests of these requests must then match those in the log.
     """
     with folder.calls(readonly=True) as log:
-        yield from _logged_prompts(log) if log.has_all_prompts() else _rendered_prompts(folder, log)
+        yield from _logged(log) if log.has_all_prompts() else _rendered(folder, log)
 
 
-def _logged_prompts(log: CallLog) -> Iterator[RunPrompt]:
+def _logged(log: CallLog) -> Iterator[RunPrompt]:
     for call in log.calls():
         prompt = log.prompt(call.row) or ()
         yield RunPrompt(digest=call.digest, query_id=call.query_id, doc_ids=call.doc_ids, prompt=prompt)
 
 
-def _rendered_prompts(folder: RunFolder, log: CallLog) -> Iterator[RunPrompt]:
+def _rendered(folder: RunFolder, log: CallLog) -> Iterator[RunPrompt]:
     document = folder.spec()
     prepared = prepare_run(RunSpec.from_record(document["spec"]), Execution())
     backend = _LoggedReplies(log, document["identity"]["model"], prepared.backend, is_complete=folder.finished)
     setup, spec = prepared.setup, prepared.spec
     ranker = Ranker(strategy=setup.strategy, judge=prepared.judge, passages=setup.passages, top_k=spec.top_k)
-    lists = (order_candidate_list_of_spec(ranking, spec) for ranking in prepared.lists)
+    lists = (order_list(ranking, spec) for ranking in prepared.lists)
     for _ in drive_ranking_stream(lists, ranker, backend, Flow.of(backend)):
         yield from backend.rendered
         backend.rendered.clear()
@@ -72,10 +65,8 @@ class _LoggedReplies(BaseBackend):
     """A backend that returns replies only from a call log, and collects the prompt of each call once.
 
     Args:
-        log: The call log of the run.
         identity: The identity of the run's model, which is part of the digests.
         backend: The model, for its token counter; it is not called.
-        is_complete: Whether the log has a reply to every request of the run.
     """
 
     batch_size = 16

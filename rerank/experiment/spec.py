@@ -25,7 +25,7 @@ from rerank.settings import (
     WeightsSettings,
     settings_from_file,
 )
-from rerank.store.logged_prompts import PromptStorage
+from rerank.store.call_log import PromptStorage
 
 Shuffle = Literal["none", "random", "inverse"]
 
@@ -39,7 +39,6 @@ class _Specification(CheckedSettings):
 
     @classmethod
     def make(cls, values: dict[str, Any]) -> Self:
-        """Create the specification from the values of flags or of a file."""
         return cls(**values)
 
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from rerank.evaluation.grade_notes import evaluation_overlap_note
 from rerank.experiment.spec import RunSpec
 from rerank.judges import FAILURES
 from rerank.models.prices import find_model_prices
-from rerank.pipeline.results import RankedList, count_window_statuses_of_ranking
+from rerank.pipeline.results import RankedList, count_statuses
 from rerank.tasks.usage import Usage
 from rerank.types import Qrels, Run
 
@@ -22,34 +22,18 @@ NAMED_FAILURES = 20
 
 @dataclass(kw_only=True)
 class RunTally:
-    """Counts over reranked lists, which a summary reports.
+    """Counts over reranked lists, which a summary reports."""
 
-    Attributes:
-        windows: Number of windows per status, such as ``ok``, including statuses without windows.
-        split: Number of windows that exceeded the context and were ranked in parts.
-        failures: The first failures, up to `NAMED_FAILURES`, each with query, status and detail.
-        passages_cut: Number of passages that were truncated to make a prompt fit in the context.
-        tokens_cut: Number of tokens that were cut off these passages.
-        unmatched_calls: Number of calls in the log that no request of the finished run matches.
-    """
-
-    windows: dict[str, int] = field(default_factory=lambda: count_window_statuses_of_ranking(()))
-    split: int = 0
+    #: Number of windows per status, such as ``ok``, including statuses without windows.
+    windows: dict[str, int] = field(default_factory=lambda: count_statuses(()))
+    split: int = 0  # number of windows that exceeded the context and were ranked in parts
+    #: The first failures, up to `NAMED_FAILURES`, each with query, status and detail.
     failures: list[dict[str, str]] = field(default_factory=list)
-    passages_cut: int = 0
+    passages_cut: int = 0  # number of passages that were truncated to make a prompt fit in the context
     tokens_cut: int = 0
-    unmatched_calls: int = 0
-
-    @classmethod
-    def of(cls, lists: Iterable[RankedList]) -> RunTally:
-        """Return the counts over all given lists."""
-        tally = cls()
-        for ranked in lists:
-            tally.add(ranked)
-        return tally
+    unmatched_calls: int = 0  # number of calls in the log that no request of the finished run matches
 
     def add(self, ranked: RankedList) -> None:
-        """Add the counts of the next list."""
         for window, verdict in ranked.judged:
             self.windows[verdict.status] += 1
             if verdict.status in FAILURES and len(self.failures) < NAMED_FAILURES:
@@ -65,17 +49,13 @@ class RunTally:
         return sum(self.windows[status] for status in FAILURES) / total if total else 0.0
 
 
-def summarise_experiment(
+def summarise_run(
     spec: RunSpec, tally: RunTally, usage: Usage, *, queries: int, scores: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """Return the content of summary.json without the name and hash of the folder.
 
     Args:
-        spec: The specification.
-        tally: Counts over the reranked lists.
-        usage: The cost of the calls.
         queries: Number of queries, including those without candidates.
-        scores: The result of `score_reranking_experiment`; None without relevance judgments.
     """
     prices = find_model_prices(spec.model)
     return {
@@ -83,7 +63,7 @@ def summarise_experiment(
         "model": spec.model,
         "depth": spec.depth,
         "queries": queries,
-        **summarise_experiment_scores(scores),
+        **summarise_scores(scores),
         "windows": tally.windows,
         "split_windows": tally.split,  # windows that exceeded the context and were ranked in parts
         "complete": not tally.windows["error"],  # if false, --resume repeats the calls without a reply
@@ -98,7 +78,7 @@ def summarise_experiment(
     }
 
 
-def summarise_experiment_scores(scores: Mapping[str, Any] | None) -> dict[str, Any]:
+def summarise_scores(scores: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the part of a summary that depends on relevance judgments and measures."""
     if scores is None:
         return {"scores": {}, "first_stage_scores": {}, "missing": 0}
@@ -109,14 +89,10 @@ def summarise_experiment_scores(scores: Mapping[str, Any] | None) -> dict[str, A
     }
 
 
-def score_reranking_experiment(
+def score_runs(
     qrels: Qrels, result: Run, first_stage: Run, *, measures: Sequence[str], relevant: int
 ) -> dict[str, Any] | None:
-    """Return the content of scores.json: means and per-query values of the result and of the first stage.
-
-    Returns:
-        The scores; None without relevance judgments.
-    """
+    """Return the content of scores.json: means and per-query values of both runs; None without judgments."""
     if not qrels:
         return None
     if message := evaluation_overlap_note(qrels, first_stage):
@@ -125,16 +101,10 @@ def score_reranking_experiment(
     return {
         "measures": list(measures),
         "relevant": relevant,
-        **{
-            key: _experiment_scores_as_json(evaluate_run(qrels, value, measures, relevant=relevant))
-            for key, value in runs.items()
-        },
+        **{key: _as_json(evaluate_run(qrels, run, measures, relevant=relevant)) for key, run in runs.items()},
     }
 
 
-def _experiment_scores_as_json(scores: Scores) -> dict[str, Any]:
-    return {
-        "mean": scores.summary(),
-        "missing": len(scores.missing),
-        "per_query": {measure: dict(values) for measure, values in scores.values.items()},
-    }
+def _as_json(scores: Scores) -> dict[str, Any]:
+    per_query = {measure: dict(values) for measure, values in scores.values.items()}
+    return {"mean": scores.summary(), "missing": len(scores.missing), "per_query": per_query}

@@ -24,7 +24,7 @@ from rerank.errors import BackendError
 from rerank.indexing.documents import StoredDocuments
 from rerank.indexing.text_encoder import Encoder, Floats
 from rerank.io.sealed_folders import open_sealed_folder, storage_errors
-from rerank.progress import show_progress, write_progress_line_to_stderr
+from rerank.progress import show_progress, write_note_to_stderr
 from rerank.tasks.worker_map import WorkerMap, check_worker_model
 from rerank.types import Document
 
@@ -186,7 +186,7 @@ def _lock_folder(path: Path) -> Generator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            write_progress_line_to_stderr("Another process is computing these embeddings; waiting for it")
+            write_note_to_stderr("Another process is computing these embeddings; waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

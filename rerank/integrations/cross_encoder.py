@@ -9,7 +9,7 @@ import numpy as np
 
 from rerank.errors import UnknownNameError, UsageError, error_repr
 from rerank.integrations.framework_reranker import FrameworkReranker
-from rerank.reranker.relevance_scores import compute_pair_scores
+from rerank.reranker.hits import compute_pair_scores
 
 
 class CrossEncoderOptions(TypedDict, total=False):

@@ -13,9 +13,8 @@ from rerank.assemble import RankerSetup, assemble_ranker
 from rerank.errors import MissingPrerequisiteError, UsageError
 from rerank.io.forks import ForkLock
 from rerank.reranker import DocumentLike, Hits, RankOptions, Reranker
-from rerank.reranker.hits import check_reranker_top_k
-from rerank.reranker.pickling import check_reranker_backend_pickles
-from rerank.reranker.relevance_scores import compute_relevance_scores
+from rerank.reranker.calls import check_backend_pickles
+from rerank.reranker.hits import check_top_k, compute_relevance_scores
 
 #: Position of a document in the input, from 0, and its relevance score; best first.
 RankedPositions = list[tuple[int, float]]
@@ -58,7 +57,7 @@ class FrameworkReranker(BaseModel):
     def model_post_init(self, context: Any) -> None:
         """Check the settings, without loading the model."""
         super().model_post_init(context)
-        check_reranker_top_k(self.top_n)
+        check_top_k(self.top_n)
         if self.reranker is None:
             self._assemble()
         elif self.model is not None or self.settings:
@@ -86,7 +85,7 @@ class FrameworkReranker(BaseModel):
     def __getstate__(self) -> dict[Any, Any]:
         """Pickle the settings; another process opens the reranker on first use."""
         if self.reranker is not None:  # without this check, LlamaIndex would drop a reranker that cannot be pickled
-            check_reranker_backend_pickles(self.reranker.backend)
+            check_backend_pickles(self.reranker.backend)
         state = super().__getstate__()
         return {**state, "__pydantic_private__": {**state["__pydantic_private__"], "_opened": {}}}
 

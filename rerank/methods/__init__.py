@@ -46,25 +46,16 @@ _GROUP = "rerank.methods"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """A strategy and a judge with their options.
+    """A strategy and a judge with their options."""
 
-    Attributes:
-        name: The name in ``--method``, without options.
-        strategy: The strategy and its options.
-        judge: The judge and its options.
-        backend: The backend that runs the method's models; empty for the default, language models with transformers.
-        prompt: The shipped prompt for the method; empty to use the judge's prompt.
-        paper: The publication that describes the method; empty for a combination without a card.
-        summary: One-line description of the method.
-    """
-
-    name: str
+    name: str  # the name in ``--method``, without options
     strategy: Selector
     judge: Selector
+    #: The backend that runs the method's models; empty for the default, language models with transformers.
     backend: str = ""
-    prompt: str = ""
-    paper: str = ""
-    summary: str = ""
+    prompt: str = ""  # the shipped prompt for the method; empty to use the judge's prompt
+    paper: str = ""  # the publication that describes the method; empty for a combination without a card
+    summary: str = ""  # one-line description of the method
 
     @property
     def own_prompt(self) -> str:
@@ -73,7 +64,6 @@ class Method:
 
     @property
     def options(self) -> Mapping[str, Any]:
-        """The options of the strategy and of the judge."""
         return {**self.strategy.options, **self.judge.options}
 
 
@@ -93,7 +83,7 @@ class _Card:
 
 def method_names() -> list[str]:
     """Return the names of all methods that have a card, sorted."""
-    return sorted({*_built_in_method_names(), *_added_method_cards()})
+    return sorted({*_built_in_names(), *_added_cards()})
 
 
 def open_method(text: str) -> Method:
@@ -108,13 +98,13 @@ def open_method(text: str) -> Method:
         UsageError: The options are not written as KEY=VALUE, or the name is only a strategy or only a judge.
     """
     name, _, rest = text.partition(",")
-    options = _parse_method_options(rest)
+    options = _parse_options(rest)
     if options is None:
         raise UsageError(
             f"The options of the method in {text!r} are not written as KEY=VALUE",
             expected="options as KEY=VALUE after the name, as in sliding,size=10",
         )
-    return _make_method(name, _find_method_card(name), options)
+    return _build(name, _find_card(name), options)
 
 
 def describe_methods() -> list[dict[str, Any]]:
@@ -125,7 +115,19 @@ def describe_methods() -> list[dict[str, Any]]:
     rows = []
     for name in method_names():
         try:
-            rows.append(_describe_method_card(name))
+            card = _find_card(name)
+            method = _build(name, card, {})
+            row = {
+                "name": name,
+                "strategy": method.strategy.name,
+                "judge": method.judge.name,
+                "options": card.options,
+                "backends": backends_of_method(method),
+                "calls_per_100": count_requests_of_method(method, 100),
+                "paper": method.paper,
+                "summary": method.summary,
+            }
+            rows.append(row)
         except RerankError as error:
             warnings.warn(f"The method {name!r} is ignored: {error}", stacklevel=2)
     return rows
@@ -158,47 +160,25 @@ def count_requests_of_method(method: Method, n: int) -> int:
     return windows * int(judges.get(method.judge.name).calls(n))
 
 
-def _make_method(name: str, card: _Card, options: Mapping[str, Any]) -> Method:
-    strategy, judge = _split_method_card_options(card, {**card.parsed, **options})
-    return Method(
-        name=name,
-        strategy=strategy,
-        judge=judge,
-        backend=card.backend,
-        prompt=card.prompt,
-        paper=card.paper,
-        summary=card.summary,
-    )
+def _build(name: str, card: _Card, options: Mapping[str, Any]) -> Method:
+    strategy, judge = _split_options(card, {**card.parsed, **options})
+    about = {key: getattr(card, key) for key in ("backend", "prompt", "paper", "summary")}
+    return Method(name=name, strategy=strategy, judge=judge, **about)
 
 
-def _describe_method_card(name: str) -> dict[str, Any]:
-    card = _find_method_card(name)
-    method = _make_method(name, card, {})
-    return {
-        "name": name,
-        "strategy": method.strategy.name,
-        "judge": method.judge.name,
-        "options": card.options,
-        "backends": backends_of_method(method),
-        "calls_per_100": count_requests_of_method(method, 100),
-        "paper": method.paper,
-        "summary": method.summary,
-    }
-
-
-def _find_method_card(name: str) -> _Card:
+def _find_card(name: str) -> _Card:
     """Return the card with this name, or a new card for ``strategy:judge``."""
-    added = _added_method_cards()
-    if name in _built_in_method_names():
+    added = _added_cards()
+    if name in _built_in_names():
         if name in added:
             warnings.warn(
                 f"The method {name!r} in the package {added[name].value!r} is ignored, because a built-in method has "
                 "this name",
                 stacklevel=2,
             )
-        return _read_method_card(__name__, name)
+        return _read_card(__name__, name)
     if name in added:
-        return _read_method_card(added[name].value, name)
+        return _read_card(added[name].value, name)
     strategy, colon, judge = name.partition(":")
     if colon:
         strategies.get(strategy)
@@ -222,7 +202,7 @@ def _find_method_card(name: str) -> _Card:
 
 
 @cache
-def _read_method_card(package: str, name: str) -> _Card:
+def _read_card(package: str, name: str) -> _Card:
     """Read ``NAME.toml`` from a package, only once, and check everything except its prompt."""
     try:
         data = (files(package) / f"{name}.toml").read_bytes()
@@ -234,13 +214,18 @@ def _read_method_card(package: str, name: str) -> _Card:
         ) from error
     try:
         table = tomllib.loads(data.decode("utf-8"))
-        card = _Card(**table, parsed=_parse_card_texts(table))
+        for key, value in table.items():
+            if not isinstance(value, str):
+                raise ValueError(f"{key} = {value!r} is not a text")
+        if (options := _parse_options(table.get("options", ""))) is None:
+            raise ValueError(f"options = {table['options']!r} is not written as KEY=VALUE,KEY=VALUE")
+        card = _Card(**table, parsed=options)
     except (ValueError, TypeError) as error:
         raise DataError(
             f"The card of the method {name!r} in the package {package!r} is invalid: {error}",
             expected="texts for strategy and judge, and optionally for options, backend, prompt, paper and summary",
         ) from error
-    strategy, judge = _split_method_card_options(card, card.parsed)
+    strategy, judge = _split_options(card, card.parsed)
     open_strategy(strategy)
     convert_selector_options(judge.name, judges.get(judge.name), judge.options)
     if card.backend and card.backend not in BACKENDS:
@@ -248,24 +233,13 @@ def _read_method_card(package: str, name: str) -> _Card:
     return card
 
 
-def _parse_card_texts(table: Mapping[str, Any]) -> Mapping[str, str]:
-    """Check that the values of a card are texts, and return its options."""
-    for key, value in table.items():
-        if not isinstance(value, str):
-            raise ValueError(f"{key} = {value!r} is not a text")
-    options = _parse_method_options(table.get("options", ""))
-    if options is None:
-        raise ValueError(f"options = {table['options']!r} is not written as KEY=VALUE,KEY=VALUE")
-    return options
-
-
-def _parse_method_options(text: str) -> Mapping[str, Any] | None:
+def _parse_options(text: str) -> Mapping[str, Any] | None:
     """Parse ``key=value,key=value``; return None if the text has another form."""
     selector = Selector.parse(f"x,{text}") if text else Selector("x")
     return selector.options if (selector.name, selector.argument) == ("x", "") else None
 
 
-def _split_method_card_options(card: _Card, options: Mapping[str, Any]) -> tuple[Selector, Selector]:
+def _split_options(card: _Card, options: Mapping[str, Any]) -> tuple[Selector, Selector]:
     """Return the strategy and the judge of a card with their options; an option that both have is set for the judge."""
     of_judge = judge_specific_option_names(card.judge)
     known = {*of_judge, *signature(strategies.get(card.strategy)).parameters}
@@ -280,21 +254,17 @@ def _split_method_card_options(card: _Card, options: Mapping[str, Any]) -> tuple
 
 
 @cache
-def _built_in_method_names() -> frozenset[str]:
+def _built_in_names() -> frozenset[str]:
     return frozenset(
         card.name.removesuffix(".toml") for card in files(__name__).iterdir() if card.name.endswith(".toml")
     )
 
 
-def _added_method_cards() -> dict[str, EntryPoint]:
-    return _method_entry_points(tuple(sys.path))
+def _added_cards() -> dict[str, EntryPoint]:
+    return _entry_points(tuple(sys.path))
 
 
 @cache
-def _method_entry_points(path: tuple[str, ...]) -> dict[str, EntryPoint]:
-    """Return a mapping from the name of each method to the entry point of its card.
-
-    The result is cached, because the metadata of all distributions are read. The argument is ``sys.path``, so that a
-    change of the path leads to a new result.
-    """
+def _entry_points(path: tuple[str, ...]) -> dict[str, EntryPoint]:
+    """Return the entry points of cards by name; cached per ``sys.path``, since all distributions are read."""
     return {point.name: point for point in entry_points(group=_GROUP)}

@@ -15,7 +15,7 @@ from rerank.collections import Collection
 from rerank.collections.mteb import TaskSplit, escape_id
 from rerank.errors import PartialFailureError, UsageError
 from rerank.experiment.candidates import RetrievedCandidates
-from rerank.experiment.execute import execute_run, run_tag_of_spec
+from rerank.experiment.execute import execute_run, run_tag
 from rerank.experiment.prepare import PreparedRun, prepare_run
 from rerank.experiment.run_progress import show_run_progress
 from rerank.experiment.spec import Execution, RunSpec
@@ -100,7 +100,7 @@ class MtebReranker:
             "own_lists": f"random {self.spec.seed}" if own == "random" else own,
         }
         return make_mteb_model_meta(
-            f"{run_tag_of_spec(self.spec)}-{model}",
+            f"{run_tag(self.spec)}-{model}",
             compute_mteb_revision(identity),
             kind="cross-encoder",
             max_tokens=float(tokens) if isinstance(tokens, int) else None,

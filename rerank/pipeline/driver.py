@@ -9,18 +9,138 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 from rerank.judges.base import Judge, OversizedWindow, Verdict
 from rerank.pipeline.passages import DocumentSplitter
-from rerank.pipeline.results import LATE, RankedList, final_scores_of_driver, put_documents_first_in_ranking
-from rerank.pipeline.window_splitting import SplittingPlan, WindowAnswer, WindowSplitter
+from rerank.pipeline.results import LATE, RankedList, final_scores
 from rerank.strategies.base import Strategy
 from rerank.tasks import Reply, Request
 from rerank.tasks.usage import Usage
-from rerank.types import Plan, Ranking, Window
+from rerank.types import Document, Order, Plan, Ranking, Window
+
+#: Answer to a window: its order, or the number of its first documents (two or more) that fit in the context.
+WindowAnswer = Order | int
+#: A plan whose windows may be oversized. The answer that it is sent for such a window is the number of documents that
+#: fit.
+SplittingPlan = Generator[list[Window], list[WindowAnswer], Ranking]
+#: The plan for one window: it yields the window or parts of it, is sent the answers, and returns the window's order.
+_WindowPlan = Generator[list[Window], list[WindowAnswer], Order]
+_PlanWindow = Callable[[Window], _WindowPlan]
+
+
+class WindowSplitter:
+    """A wrapper for a strategy's plans that splits oversized windows; the plan does not notice that they are split.
+
+    Attributes:
+        split: The windows that were ranked in parts, each with the number of its documents that fit in the context.
+    """
+
+    def __init__(self) -> None:
+        self.split: list[tuple[Window, int]] = []
+
+    def __call__(self, plan: Plan) -> SplittingPlan:
+        """Return a plan that does the same as ``plan`` but ranks oversized windows in parts."""
+        try:
+            windows = next(plan)
+            while True:
+                windows = plan.send((yield from _run_together([self._plan_window(window) for window in windows])))
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+    def _plan_window(self, window: Window) -> _WindowPlan:
+        """Judge a window, in parts if it is oversized; the windows of parts and of merges may be oversized, too."""
+        (answer,) = yield [window]
+        if not isinstance(answer, int):
+            return answer
+        self.split.append((window, answer))
+        return (yield from split_and_merge(window, answer, self._plan_window))
+
+
+def split_and_merge(window: Window, capacity: int, plan_window: _PlanWindow) -> _WindowPlan:
+    """Rank parts of at most ``capacity`` documents, then merge them by ranking their first documents (heads).
+
+    The order of the heads is final only up to the point where the heads of one part are used up, because the next
+    document of that part has not been compared yet. With a perfect judge, the result is the order of the whole window.
+
+    The number of calls is ceil(n / capacity) for the parts, plus one per merge step; for example, two parts of 50
+    documents with capacity 80 take 2 + 2 calls.
+    """
+    # ceil(n / capacity) parts of almost equal length.
+    count = -(-len(window) // capacity)
+    edges = [index * len(window) // count for index in range(count + 1)]
+    parts = [list(range(start, end)) for start, end in pairwise(edges)]
+    orders = yield from _run_together([plan_window(_part(window, part)) for part in parts])
+    parts = [[part[position] for position in order] for part, order in zip(parts, orders, strict=True)]
+    while len(parts) > 1:
+        merged = yield from _merge(window, parts[:capacity], capacity, plan_window)
+        parts = [*parts[capacity:], merged]
+    return tuple(parts[0])
+
+
+def _merge(
+    window: Window, parts: list[list[int]], capacity: int, plan_window: _PlanWindow
+) -> Generator[list[Window], list[WindowAnswer], list[int]]:
+    merged: list[int] = []
+    while len(parts) > 1 and len(merged) < window.depth:
+        # Each part contributes the same number of heads, so that together they fit in one window.
+        share = capacity // len(parts)
+        heads = [part[:share] for part in parts]
+        shown = [position for head in heads for position in head]
+        order = yield from plan_window(_part(window, shown))
+        ranked = [shown[index] for index in order]
+        final = _count_final(ranked, heads, parts)
+        merged += ranked[:final]
+        removed = set(ranked[:final])
+        # Documents that were ranked but are not final stay at the start of their part, in their new order.
+        rank = {position: index for index, position in enumerate(ranked)}
+        for part in parts:
+            part[:share] = sorted((item for item in part[:share] if item not in removed), key=rank.__getitem__)
+        parts = [part for part in parts if part]
+    return merged + [position for part in parts for position in part]
+
+
+def _count_final(ranked: Sequence[int], heads: Sequence[Sequence[int]], parts: Sequence[Sequence[int]]) -> int:
+    """Return how many ranked heads (first documents of the parts) are final: up to where a part has none left."""
+    # After the last head of a part, the next document of this part, which was not in the window, might come first. A
+    # part all of whose documents were in the window sets no limit.
+    rank = {position: index for index, position in enumerate(ranked)}
+    ends = [
+        max(rank[position] for position in head) + 1
+        for head, part in zip(heads, parts, strict=True)
+        if len(part) > len(head)
+    ]
+    return min(ends, default=len(ranked))
+
+
+def _part(window: Window, positions: Sequence[int]) -> Window:
+    docs: tuple[Document, ...] = tuple(window.docs[position] for position in positions)
+    return Window(window.query, docs, best=window.best)
+
+
+def _run_together(
+    plans: Sequence[_WindowPlan],
+) -> Generator[list[Window], list[WindowAnswer], list[Order]]:
+    """Run the plans of several windows in lockstep, and return their orders.
+
+    In each step, the next windows of all plans are yielded together.
+    """
+    results: dict[int, Order] = {}
+    pending = {index: next(plan) for index, plan in enumerate(plans)}
+    while pending:
+        received = iter((yield [window for windows in pending.values() for window in windows]))
+        answers = {index: [next(received) for _ in windows] for index, windows in pending.items()}
+        pending = {}
+        for index, answer in answers.items():
+            try:
+                pending[index] = plans[index].send(answer)
+            except StopIteration as end:
+                results[index] = end.value
+    return [results[index] for index in range(len(plans))]
+
 
 #: Substitute for each missing reply of a window if only some of its requests were answered by the deadline.
 _LATE = Reply(finish="error", error=LATE)
@@ -28,51 +148,34 @@ _LATE = Reply(finish="error", error=LATE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListOptions:
-    """Options for ranking one list.
+    """Options for ranking one list."""
 
-    Attributes:
-        strategy: Strategy for this list; None for the driver's strategy.
-        top_k: Number of documents to take from the new order; the others follow in input order. None for all.
-        deadline: `time.monotonic` value at which the ranking ends with the windows judged so far; None for no deadline.
-            The code that runs the driver checks the deadline and calls `Driver.expire`.
-    """
-
-    strategy: Strategy | None = None
+    strategy: Strategy | None = None  # strategy for this list; None for the driver's strategy
+    #: Number of documents to take from the new order; the others follow in input order. None for all.
     top_k: int | None = None
+    #: `time.monotonic` value at which the ranking ends with the windows judged so far; None for no deadline. The code
+    #: that runs the driver checks the deadline and calls `Driver.expire`.
     deadline: float | None = None
 
 
 @dataclass(eq=False, slots=True)
 class _OpenWindow:
-    """A window that a plan has yielded and that has not been judged yet.
-
-    Attributes:
-        owner: The ranking to which the window belongs.
-        position: Position of the window among the windows that the plan yielded together.
-        window: The window, with first-stage scores.
-        replies: For each request, its reply, or None if the reply has not arrived.
-        verdict: The verdict; None until all replies have arrived.
-    """
+    """A window that a plan has yielded and that has not been judged yet."""
 
     owner: _OpenRanking
-    position: int
-    window: Window
+    position: int  # position of the window among the windows that the plan yielded together
+    window: Window  # the window, with first-stage scores
+    #: For each request, its reply, or None if the reply has not arrived.
     replies: list[Reply | None] = field(default_factory=list)
-    verdict: Verdict | None = None
+    verdict: Verdict | None = None  # the verdict; None until all replies have arrived
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ticket:
-    """A request that `Driver.next_requests` has returned; it is passed to `Driver.put` together with its reply.
-
-    Attributes:
-        request: The request.
-        key: Key of the ranking to which the request belongs.
-        position: Position of the request among the requests of its window.
-    """
+    """A request that `Driver.next_requests` has returned; it is passed to `Driver.put` together with its reply."""
 
     request: Request
-    key: int
+    key: int  # key of the ranking to which the request belongs
     position: int
     _window: _OpenWindow
 
@@ -84,34 +187,21 @@ class Ticket:
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class _OpenRanking:
-    """A ranking whose plan has not finished.
+    """A ranking whose plan has not finished."""
 
-    Attributes:
-        key: Number of the ranking, as `Driver.add` returned it.
-        given: The list as it was added.
-        shown: The list that is judged: the documents of ``given``, or their passages.
-        top_k: Number of documents to rerank; None for all.
-        plan: The plan of the strategy.
-        splitter: Splits oversized windows, and records the windows that were ranked in parts.
-        windows: The windows that the plan has yielded last.
-        answers: For each of these windows, its order, or its capacity if it is oversized; None until this is known.
-        judged: The judged windows and their verdicts, in the order of judging.
-        usage: Cost of the replies.
-        dropped: Mapping from document id to the largest number of tokens truncated from the document.
-        expired: Whether the deadline passed before the plan finished.
-        closed: Whether the ranking has ended.
-    """
-
-    key: int
+    key: int  # number of the ranking, as `Driver.add` returned it
     given: Ranking
-    shown: Ranking
-    top_k: int | None
+    shown: Ranking  # the list that is judged: the documents of ``given``, or their passages
+    top_k: int | None  # number of documents to rerank; None for all
     plan: SplittingPlan
-    splitter: WindowSplitter
+    splitter: WindowSplitter  # splits oversized windows, and records the windows that were ranked in parts
     windows: list[_OpenWindow] = field(default_factory=list)
+    #: For each of these windows, its order, or its capacity if it is oversized; None until this is known.
     answers: list[WindowAnswer | None] = field(default_factory=list)
+    #: The judged windows and their verdicts, in the order of judging.
     judged: list[tuple[Window, Verdict]] = field(default_factory=list)
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = field(default_factory=Usage)  # cost of the replies
+    #: Mapping from document id to the largest number of tokens truncated from the document.
     dropped: dict[str, int] = field(default_factory=dict)
     expired: bool = False
     closed: bool = False
@@ -124,9 +214,6 @@ class Driver:
     requests are returned in the order in which their windows became due.
 
     Args:
-        strategy: Strategy that decides which windows are judged.
-        judge: Judge that makes the requests of a window and parses the replies.
-        passages: Divides documents into passages for the judge; None to judge whole documents.
         lookahead: Number of batches to render at a time, so that their requests can be sorted before they are returned.
         sort_key: Sort key for rendered requests; None to return requests in the order of their windows.
         scores_single: Whether to judge the only document of a list, for its score, if scores are absolute. Strategies
@@ -143,7 +230,6 @@ class Driver:
         sort_key: Callable[[Request], Any] | None = None,
         scores_single: bool = False,
     ) -> None:
-        """Start without rankings."""
         self._scores_single = scores_single and judge.score_kind is not None and judge.score_kind.scope == "absolute"
         self._strategy, self._judge, self._passages = strategy, judge, passages
         self._lookahead, self._sort_key = lookahead, sort_key
@@ -154,14 +240,12 @@ class Driver:
         self._keys = itertools.count()
 
     def __len__(self) -> int:
-        """Return the number of rankings that are not finished."""
         return len(self._open)
 
     def add(self, ranking: Ranking, options: ListOptions | None = None) -> int:
         """Start a ranking and return its key; a list with a blank query keeps its order without being judged.
 
         Args:
-            ranking: The first-stage list, with or without scores.
             options: Options for this list, such as another strategy than the driver's.
         """
         options = options or ListOptions()
@@ -169,18 +253,12 @@ class Driver:
         shown = self._passages.expand(ranking) if self._passages and has_query else ranking
         strategy: Callable[[Ranking], Plan] = options.strategy or self._strategy
         if not has_query:
-            strategy = _driver_plan_without_windows
+            strategy = _without_windows
         elif self._scores_single and len(shown) == 1:
-            strategy = _driver_plan_for_single_document
+            strategy = _single_window
         splitter = WindowSplitter()
-        state = _OpenRanking(
-            key=next(self._keys),
-            given=ranking,
-            shown=shown,
-            top_k=options.top_k,
-            plan=splitter(strategy(shown)),
-            splitter=splitter,
-        )
+        plan, key = splitter(strategy(shown)), next(self._keys)
+        state = _OpenRanking(key=key, given=ranking, shown=shown, top_k=options.top_k, plan=plan, splitter=splitter)
         self._open[state.key] = state
         self._advance(state, None)
         return state.key
@@ -321,12 +399,14 @@ class Driver:
     def _finish(self, state: _OpenRanking, ranking: Ranking) -> None:
         self.discard(state.key)
         kind = self._judge.score_kind
-        scores = {} if state.expired else final_scores_of_driver(state.shown, state.judged, kind)
+        scores = {} if state.expired else final_scores(state.shown, state.judged, kind)
         if self._passages and state.given.query.text.strip():
             scores = self._passages.collect_scores(ranking, scores)
             ranking = self._passages.collect(state.given, ranking)
-        result = put_documents_first_in_ranking(state.given, ranking.docs[: state.top_k])
-        reranked = {doc.id for doc in ranking.docs[: state.top_k]}
+        best = ranking.docs[: state.top_k]
+        reranked = {doc.id for doc in best}
+        rest = (doc for doc in state.given.docs if doc.id not in reranked)  # in input order
+        result = Ranking.from_order(state.given.query, [*best, *rest])
         ranked = RankedList(
             ranking=result,
             scores=tuple(scores.get(doc_id) if doc_id in reranked else None for doc_id in result.doc_ids),
@@ -344,13 +424,13 @@ class Driver:
         self._finished.append((state.key, error))
 
 
-def _driver_plan_without_windows(ranking: Ranking) -> Plan:
+def _without_windows(ranking: Ranking) -> Plan:
     """Return a plan that judges no windows and keeps the order of the list."""
     yield from ()
     return ranking
 
 
-def _driver_plan_for_single_document(ranking: Ranking) -> Plan:
+def _single_window(ranking: Ranking) -> Plan:
     """Return a plan that judges the whole list as one window, for the score of its only document."""
     yield [Window(ranking.query, ranking.docs)]
     return ranking

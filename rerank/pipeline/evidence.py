@@ -21,20 +21,14 @@ from rerank.types import Document, Query, Window
 
 
 class EvidenceOptions(TypedDict, total=False):
-    """Options of `find_evidence`.
+    """Options of `find_evidence`."""
 
-    Attributes:
-        unit: Unit of spans: sentences (the default) or words.
-        threshold: Minimum fraction of a document's attention that each unit of a span receives, by default 0.1. If
-            None, every unit is a separate span, as needed for a heat map of the text.
-        max_spans: Maximum number of spans per document; None (the default) for all.
-        usage: Totals to which the cost of the requests is added; None (the default) for no totals.
-    """
-
-    unit: EvidenceUnit
+    unit: EvidenceUnit  # unit of spans: sentences (the default) or words
+    #: Minimum fraction of a document's attention that each unit of a span receives, by default 0.1. If None, every unit
+    #: is a separate span, as needed for a heat map of the text.
     threshold: float | None
-    max_spans: int | None
-    usage: Usage | None
+    max_spans: int | None  # maximum number of spans per document; None (the default) for all
+    usage: Usage | None  # totals to which the cost of the requests is added; None (the default) for no totals
 
 
 def find_evidence(
@@ -50,11 +44,7 @@ def find_evidence(
     sent.
 
     Args:
-        judge: An attention judge.
         backend: Backend that answers the requests, such as the judge's own backend or one that also logs the calls.
-        query: The query.
-        documents: The documents, in first-stage order.
-        **options: ``unit``, ``threshold``, ``max_spans`` and ``usage``, as described in `EvidenceOptions`.
 
     Returns:
         One tuple of spans per document, in the given order; the spans are in text order. Offsets are code points of

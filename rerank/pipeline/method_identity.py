@@ -55,27 +55,25 @@ _LATER_OPTIONS_OF_ALL_JUDGES: Mapping[str, Any] = {"first_stage": 0.0}
 _FIRST_PASSAGES_OPTIONS = ("aggregate", "size", "stride")
 
 
-def strategy_identity_in_pipeline(name: str, strategy: Strategy) -> str:
+def describe_strategy(name: str, strategy: Strategy) -> str:
     """Return the text representing a strategy in a run's hash, as in ``Multipass(size=20, stride=10, top_k=None)``."""
     name = name.replace("-", "_")
-    values = _pipeline_identity_option_values(strategy)
-    written = _pipeline_identity_option_names(
-        values, _FIRST_STRATEGY_OPTIONS.get(name, ()), _LATER_STRATEGY_OPTIONS.get(name, {})
-    )
+    values = _option_values(strategy)
+    written = _option_names(values, _FIRST_STRATEGY_OPTIONS.get(name, ()), _LATER_STRATEGY_OPTIONS.get(name, {}))
     shown_name = plugin_class_name(name) if name in _FIRST_STRATEGY_OPTIONS else type(strategy).__qualname__
-    return _format_pipeline_identity(shown_name, {option: repr(values[option]) for option in written})
+    return _format(shown_name, {option: repr(values[option]) for option in written})
 
 
-def passages_identity_text(passages: PassageAggregation) -> str:
+def describe_passages(passages: PassageAggregation) -> str:
     """Return the text that represents a passage aggregation in the hash of a run."""
-    values = _pipeline_identity_option_values(passages)
-    return _format_pipeline_identity(
+    values = _option_values(passages)
+    return _format(
         "Passages",
-        {option: repr(values[option]) for option in _pipeline_identity_option_names(values, _FIRST_PASSAGES_OPTIONS)},
+        {option: repr(values[option]) for option in _option_names(values, _FIRST_PASSAGES_OPTIONS)},
     )
 
 
-def judge_identity_in_pipeline(judge: Selector) -> str:
+def describe_judge(judge: Selector) -> str:
     """Return the text that represents a judge in a run's hash, like ``generate(constrain=True, identifiers=numbers)``.
 
     Options are written as the user gave them, except that paths are shortened to file names, so the hash does not
@@ -84,18 +82,18 @@ def judge_identity_in_pipeline(judge: Selector) -> str:
     name = judge.name.replace("-", "_")
     judge_class = judges.get(name)
     defaults = {
-        field.name: _pipeline_identity_option_default(field)
+        field.name: _option_default(field)
         for field in fields(judge_class)
         if field.name in judge_specific_option_names(name)
     }
     values = defaults | convert_selector_options(judge.name, judge_class, judge.options)
     later = {**_LATER_OPTIONS_OF_ALL_JUDGES, **_LATER_JUDGE_OPTIONS.get(name, {})}
-    written = _pipeline_identity_option_names(values, _FIRST_JUDGE_OPTIONS.get(name, ()), later)
+    written = _option_names(values, _FIRST_JUDGE_OPTIONS.get(name, ()), later)
     texts = defaults | {key: str(value).rpartition("/")[2] for key, value in judge.options.items()}
-    return _format_pipeline_identity(judge.name, {option: str(texts[option]) for option in written})
+    return _format(judge.name, {option: str(texts[option]) for option in written})
 
 
-def _pipeline_identity_option_names(
+def _option_names(
     values: Mapping[str, Any], first: tuple[str, ...], later: Mapping[str, Any] | None = None
 ) -> tuple[str, ...]:
     """Return the options that a method's text contains: those in ``first``, then others that differ from ``later``."""
@@ -103,13 +101,13 @@ def _pipeline_identity_option_names(
     return (*first, *(name for name in values if name not in first and name not in unchanged))
 
 
-def _format_pipeline_identity(name: str, options: Mapping[str, str]) -> str:
+def _format(name: str, options: Mapping[str, str]) -> str:
     return f"{name}({', '.join(f'{option}={text}' for option, text in options.items())})"
 
 
-def _pipeline_identity_option_values(value: Any) -> dict[str, Any]:
+def _option_values(value: Any) -> dict[str, Any]:
     return {field.name: getattr(value, field.name) for field in fields(value) if field.repr}
 
 
-def _pipeline_identity_option_default(field: Field[Any]) -> Any:
+def _option_default(field: Field[Any]) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()

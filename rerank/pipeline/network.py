@@ -24,17 +24,14 @@ from rerank.types import Ranking
 _AHEAD = 4
 
 
-async def drive_ranking_over_network(
+async def drive_list(
     ranking: Ranking, driver: Driver, backend: AsyncBackend, options: ListOptions | None = None
 ) -> RankedList:
     """Rerank one list. This coroutine must run on the background loop; cancelling it cancels its requests.
 
     Args:
-        ranking: The first-stage list.
-        driver: A driver without rankings.
         backend: Backend that answers the requests; its ``batch_size`` is the maximum number of requests in flight for
             this list.
-        options: Options for the list; None for the defaults.
     """
     tasks: dict[asyncio.Task[Reply], Ticket] = {}
     key = driver.add(ranking, options)
@@ -96,10 +93,6 @@ def rank_concurrently(
 
     Args:
         rankings: The first-stage lists; the next list is read when one of the ``in_flight`` rankings has finished.
-        make_driver: Function that returns a driver without rankings.
-        backend: Backend that answers the requests.
-        in_flight: Maximum number of rankings that are open at a time.
-        options: Options for every list; None for the defaults.
     """
     session = _Session(make_driver, backend, options)
     source = iter(rankings)
@@ -135,7 +128,6 @@ class _Session:
 
     Attributes:
         ended: Queue with the position and the result, or the error, of every ranking that has ended.
-        tasks: The tasks of the rankings that have not ended.
     """
 
     def __init__(self, make_driver: Callable[[], Driver], backend: AsyncBackend, options: ListOptions | None) -> None:
@@ -147,21 +139,14 @@ class _Session:
         task = self.tasks[index] = cast("asyncio.Task[Any]", asyncio.current_task())
         task.add_done_callback(lambda _: self.tasks.pop(index))
         try:
-            self.ended.put(
-                (index, await drive_ranking_over_network(ranking, self._make_driver(), self._backend, self._options))
-            )
+            self.ended.put((index, await drive_list(ranking, self._make_driver(), self._backend, self._options)))
         except BaseException as error:
             self.ended.put((index, error))
             raise
 
 
 async def _end_ranking_tasks(tasks: Iterable[asyncio.Task[Any]], *, cancel: bool) -> None:
-    """Wait until all tasks have ended, so that no task commits a reply after the log is closed.
-
-    Args:
-        tasks: The tasks.
-        cancel: Whether to cancel the tasks first.
-    """
+    """Wait until all tasks have ended, so that no task commits a reply after the log is closed."""
     running = list(tasks)
     for task in running:
         if cancel:

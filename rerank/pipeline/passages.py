@@ -35,7 +35,6 @@ class DocumentSplitter(Protocol):
         """Return a mapping from document id to score, computed from the scores of the passages.
 
         Args:
-            passages: The ranked passages.
             scores: Mapping from passage id to score. Documents without a score are omitted from the result.
         """
 
@@ -53,19 +52,13 @@ class PassageAggregation:
     only the first passage of each document is judged, which needs no more calls than truncation. With ``sum``, a
     document has the sum of the scores of its passages, which favours long documents. These are MaxP, FirstP and SumP of
     Dai and Callan (SIGIR 2019, arXiv 1905.09217), applied to reciprocal ranks. Ties keep the input order.
-
-    Attributes:
-        aggregate: ``max``, ``first`` or ``sum``.
-        size: Number of words per passage; in scripts without spaces, each character counts as a word.
-        stride: Number of words between the starts of two passages.
     """
 
-    aggregate: Aggregate = "max"
-    size: int = 150
+    aggregate: Aggregate = "max"  # ``max``, ``first`` or ``sum``
+    size: int = 150  # number of words per passage; in scripts without spaces, each character counts as a word
     stride: int = 75
 
     def __post_init__(self) -> None:
-        """Check the options."""
         if self.aggregate not in get_args(Aggregate):
             raise UnknownNameError("aggregate of passages", self.aggregate, get_args(Aggregate))
         if not 0 < self.stride <= self.size:
@@ -87,8 +80,8 @@ class PassageAggregation:
         for key in selector.options:
             if key not in ("size", "stride"):
                 raise UnknownNameError("option of passages", key, ("size", "stride"))
-        size = _check_passage_words("size", selector.options.get("size", "150"))
-        stride = _check_passage_words("stride", selector.options.get("stride", str(max(1, size // 2))))
+        size = _check_words("size", selector.options.get("size", "150"))
+        stride = _check_words("stride", selector.options.get("stride", str(max(1, size // 2))))
         if selector.argument:
             raise UsageError(
                 f"The value {text!r} for passages has an argument after a colon",
@@ -109,8 +102,7 @@ class PassageAggregation:
         return tuple(make_passage(document, number, text) for number, text in enumerate(texts, 1))
 
     def expand(self, ranking: Ranking) -> Ranking:
-        """Return the passages of all documents of a list, in the order of the list."""
-        return expand_ranking_into_passages(ranking, self.split)
+        return split_documents(ranking, self.split)
 
     def collect(self, documents: Ranking, passages: Ranking) -> Ranking:
         """Return the documents, ordered by the aggregated reciprocal ranks of their passages.
@@ -145,14 +137,14 @@ def make_passage(document: Document, number: int, text: str) -> Document:
     return replace(document, id=f"{document.id}#{number}", text=text, part_of=document.id)
 
 
-def expand_ranking_into_passages(ranking: Ranking, split: Callable[[Document], Iterable[Document]]) -> Ranking:
+def split_documents(ranking: Ranking, split: Callable[[Document], Iterable[Document]]) -> Ranking:
     """Return a list in which documents are replaced by their passages, each with the score of its document, if any."""
     pairs = [(passage, position) for position, doc in enumerate(ranking.docs) for passage in split(doc)]
     scores = tuple(ranking.scores[position] for _, position in pairs) if ranking.scores else ()
     return Ranking(ranking.query, tuple(passage for passage, _ in pairs), scores)
 
 
-def _check_passage_words(name: str, value: str) -> int:
+def _check_words(name: str, value: str) -> int:
     try:
         return int(value)
     except ValueError as error:

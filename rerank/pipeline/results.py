@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from rerank.judges.base import FAILURES, STATUSES, ScoreKind, Verdict
 from rerank.tasks.usage import Usage
-from rerank.types import Document, Ranking, Window
+from rerank.types import Ranking, Window
 
 #: Error of the substitute for a missing reply, if only some requests of a window were answered by the deadline.
 LATE = "the deadline passed before the reply"
@@ -16,34 +16,27 @@ LATE = "the deadline passed before the reply"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankedList:
-    """The result of reranking one list.
+    """The result of reranking one list."""
 
-    Attributes:
-        ranking: The documents, best first; the score at rank r is 1/r.
-        scores: The judge's score of each document, in the order of the ranking; None for a document without a score.
-        score_kind: Kind of these scores; None if the judge returns no scores.
-        judged: The windows that were judged, with first-stage scores, and their verdicts, in the order of judging.
-        split: The windows that were too long for the context, and were therefore ranked in parts and merged, each with
-            the number of documents, from its start, that fit in the context.
-        usage: The cost of the replies for this list.
-        dropped: Mapping from document id to the number of tokens truncated from the document to make a prompt fit; the
-            largest number if the document was in several prompts. If passages were judged, passage ids are used.
-        expired: Whether the deadline passed before all windows were judged; windows that were not judged kept their
-            order.
-    """
-
-    ranking: Ranking
+    ranking: Ranking  # the documents, best first; the score at rank r is 1/r
+    #: The judge's score of each document, in the order of the ranking; None for a document without a score.
     scores: tuple[float | None, ...] = ()
-    score_kind: ScoreKind | None = None
+    score_kind: ScoreKind | None = None  # kind of these scores; None if the judge returns no scores
+    #: The windows that were judged, with first-stage scores, and their verdicts, in the order of judging.
     judged: tuple[tuple[Window, Verdict], ...] = ()
+    #: The windows that were too long for the context, and were therefore ranked in parts and merged, each with the
+    #: number of documents, from its start, that fit in the context.
     split: tuple[tuple[Window, int], ...] = ()
     usage: Usage = field(default_factory=Usage)
+    #: Mapping from document id to the number of tokens truncated from the document to make a prompt fit; the largest
+    #: number if the document was in several prompts. If passages were judged, passage ids are used.
     dropped: Mapping[str, int] = field(default_factory=dict)
+    #: Whether the deadline passed before all windows were judged; windows that were not judged kept their order.
     expired: bool = False
 
     def windows(self) -> dict[str, int]:
         """Return the number of judged windows per status, such as ``ok``, including statuses without windows."""
-        return count_window_statuses_of_ranking(self.judged)
+        return count_statuses(self.judged)
 
     def failures(self) -> list[Verdict]:
         """Return the verdicts of the windows that failed for a reason other than the deadline."""
@@ -53,32 +46,24 @@ class RankedList:
 
 @dataclass(frozen=True, slots=True)
 class RerankOutcome:
-    """The results of reranking several lists.
+    """The results of reranking several lists."""
 
-    Attributes:
-        lists: The reranked lists, one per input list and in the same order.
-    """
-
-    lists: tuple[RankedList, ...]
+    lists: tuple[RankedList, ...]  # the reranked lists, one per input list and in the same order
 
     @property
     def rankings(self) -> tuple[Ranking, ...]:
-        """The rankings of all lists, without the judge's scores and the judged windows."""
         return tuple(ranked.ranking for ranked in self.lists)
 
     @property
     def judged(self) -> tuple[tuple[Window, Verdict], ...]:
-        """Every judged window and its verdict, list by list."""
         return tuple(pair for ranked in self.lists for pair in ranked.judged)
 
     @property
     def split(self) -> tuple[tuple[Window, int], ...]:
-        """The windows that were ranked in parts, as in `RankedList.split`, list by list."""
         return tuple(pair for ranked in self.lists for pair in ranked.split)
 
     def windows(self) -> dict[str, int]:
-        """Return the number of judged windows per status, such as ``ok``, including statuses without windows."""
-        return count_window_statuses_of_ranking(self.judged)
+        return count_statuses(self.judged)
 
     def failure_rate(self) -> float:
         """Return the fraction of windows that failed; 0 if there were no windows."""
@@ -86,7 +71,7 @@ class RerankOutcome:
         return failures / len(self.judged) if self.judged else 0.0
 
 
-def count_window_statuses_of_ranking(judged: Iterable[tuple[Window, Verdict]]) -> dict[str, int]:
+def count_statuses(judged: Iterable[tuple[Window, Verdict]]) -> dict[str, int]:
     """Return the number of judged windows per status, such as ``ok``, including statuses without windows."""
     counts = dict.fromkeys(map(str, STATUSES), 0)
     for _, verdict in judged:
@@ -94,9 +79,7 @@ def count_window_statuses_of_ranking(judged: Iterable[tuple[Window, Verdict]]) -
     return counts
 
 
-def final_scores_of_driver(
-    shown: Ranking, judged: Sequence[tuple[Window, Verdict]], kind: ScoreKind | None
-) -> dict[str, float]:
+def final_scores(shown: Ranking, judged: Sequence[tuple[Window, Verdict]], kind: ScoreKind | None) -> dict[str, float]:
     """Return a mapping from document id to final score, for the documents that have a score.
 
     If scores are absolute, the latest score of a document is used. If scores are comparable only within a window, they
@@ -104,7 +87,6 @@ def final_scores_of_driver(
     window failed has no score.
 
     Args:
-        shown: The list that was judged: documents, or their passages.
         judged: The judged windows and their verdicts, in the order of judging.
         kind: Kind of the scores; None if the judge returns no scores, in which case the result is empty.
     """
@@ -118,9 +100,3 @@ def final_scores_of_driver(
         scores = verdict.scores or (None,) * len(window)
         latest |= zip((doc.id for doc in window.docs), scores, strict=True)
     return {doc_id: score for doc_id, score in latest.items() if score is not None and math.isfinite(score)}
-
-
-def put_documents_first_in_ranking(ranking: Ranking, best: Sequence[Document]) -> Ranking:
-    """Return the ranking with the documents in ``best`` first; the other documents keep their order."""
-    ids = {doc.id for doc in best}
-    return Ranking.from_order(ranking.query, [*best, *(doc for doc in ranking.docs if doc.id not in ids)])

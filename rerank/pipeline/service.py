@@ -47,14 +47,11 @@ class LocalService:
     """A service that runs the rankings of many callers on one local model.
 
     Args:
-        make_driver: Function that returns a driver without rankings.
         backend: Backend that answers the requests; its attribute ``shares_batches`` states whether batches that several
             callers share save time.
-        batch_size: Maximum number of requests per batch.
     """
 
     def __init__(self, make_driver: Callable[[], Driver], backend: Backend, *, batch_size: int) -> None:
-        """Store the arguments; the thread starts with the first ranking."""
         self._make_driver, self._backend, self._batch_size = make_driver, backend, batch_size
         self._shares = traits(backend).shares_batches
         self._submitted: deque[_Job] = deque()
@@ -67,10 +64,6 @@ class LocalService:
         """Add a ranking, and return the future of its result.
 
         If the future is cancelled, the ranking is dropped before the next batch.
-
-        Args:
-            ranking: The first-stage list.
-            options: Options for the list; None for the defaults.
         """
         job = _Job(ranking=ranking, options=options or ListOptions(), future=Future())
         with self._changed:
@@ -122,7 +115,7 @@ class LocalService:
             lane = lanes[0] if self._shares and lanes else _Lane(self._make_driver())
             lane.jobs[lane.driver.add(job.ranking, job.options)] = job
         except Exception as error:  # noqa: BLE001 - the thread must continue to serve other callers
-            _resolve_ranking_future(job.future, error)
+            _resolve(job.future, error)
             return
         if lane not in lanes:
             lanes.append(lane)
@@ -151,7 +144,7 @@ class LocalService:
 
     def _fail_jobs(self, lane: _Lane, error: Exception) -> None:
         for job in lane.jobs.values():
-            _resolve_ranking_future(job.future, error)
+            _resolve(job.future, error)
         lane.jobs.clear()
 
     def _drop_ended(self, lane: _Lane) -> None:
@@ -167,10 +160,10 @@ class LocalService:
     def _deliver(self, lane: _Lane) -> None:
         for key, result in lane.driver.finished():
             if job := lane.jobs.pop(key, None):
-                _resolve_ranking_future(job.future, result)
+                _resolve(job.future, result)
 
 
-def _resolve_ranking_future(future: Future[RankedList], result: RankedList | Exception) -> None:
+def _resolve(future: Future[RankedList], result: RankedList | Exception) -> None:
     """Set the result or the error of a future, unless its caller has cancelled it."""
     if not future.set_running_or_notify_cancel():
         return

@@ -1,11 +1,8 @@
-"""Reranking of a stream of lists, with a bounded number of lists in memory.
-
-Functions that run the driver with ``Backend.generate``, for models in this process.
-"""
+"""Reranking of a stream of lists, with a bounded number of lists in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, Self
@@ -21,6 +18,9 @@ from rerank.tasks import AsyncBackend, Backend, Request
 from rerank.tasks.backends import traits
 from rerank.types import Ranking
 
+#: Number of batches that are rendered ahead and sorted, so that prompts of similar length share a batch.
+LOOKAHEAD = 16
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flow:
@@ -28,20 +28,15 @@ class Flow:
 
     For a model in this process, the flow decides which requests share a batch, and this affects the last bits of the
     scores. A run records its flow, and is resumed with the recorded flow.
-
-    Attributes:
-        block: Number of consecutive lists whose requests may share batches, for a model in this process; None for all.
-        in_flight: Number of lists that are open at a time, for a model behind a network.
-        batch_size: Maximum number of requests per batch.
-        reuse: Whether a model in this process computes a prompt prefix that several requests share only once.
-        batch_characters: Maximum total number of characters of the prompts in a batch, for a model in this process; a
-            longer prompt is the only one in its batch. None for no maximum, as in runs that did not record a maximum.
     """
 
+    #: Number of consecutive lists whose requests may share batches, for a model in this process; None for all.
     block: int | None
-    in_flight: int
+    in_flight: int  # number of lists that are open at a time, for a model behind a network
     batch_size: int
-    reuse: bool = True
+    reuse: bool = True  # whether a model in this process computes a prompt prefix that several requests share only once
+    #: Maximum total number of characters of the prompts in a batch, for a model in this process; a longer prompt is the
+    #: only one in its batch. None for no maximum, as in runs that did not record a maximum.
     batch_characters: int | None = None
 
     @classmethod
@@ -58,7 +53,6 @@ class Flow:
 
     @classmethod
     def from_json(cls, values: Any) -> Self:
-        """Return the flow that `to_json` recorded."""
         names = ("block", "in_flight", "batch_size", "batch_characters")
         sizes: dict[str, Any] = {name: values.get(name) for name in names} if isinstance(values, dict) else {}
         optional = (("block", None), ("batch_characters", None))
@@ -75,33 +69,27 @@ class Flow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranker:
-    """Everything that is needed to rerank a list, except the backend that answers the requests.
-
-    Attributes:
-        strategy: Strategy that decides which windows are judged.
-        judge: Judge that makes the requests of a window and parses the replies.
-        passages: Divides documents into passages for the judge; None to judge whole documents.
-        top_k: Number of documents to rerank; the others keep their input order. None for all.
-        scores_single: Whether to judge the only document of a list for its score, as in `Driver`.
-    """
+    """Everything that is needed to rerank a list, except the backend that answers the requests."""
 
     strategy: Strategy
-    judge: Judge
+    judge: Judge  # judge that makes the requests of a window and parses the replies
+    #: Divides documents into passages for the judge; None to judge whole documents.
     passages: DocumentSplitter | None = None
+    #: Number of documents to rerank; the others keep their input order. None for all.
     top_k: int | None = None
-    scores_single: bool = False
+    scores_single: bool = False  # whether to judge the only document of a list for its score, as in `Driver`
 
     def driver(self, backend: Backend) -> Driver:
         """Return a driver without rankings; prompts for a model in this process are sorted by length or prefix."""
         if isinstance(backend, AsyncBackend):
             return self.arrival_driver()
-        order = driver_sort_key_by_prefix if traits(backend).caches_prefixes else driver_sort_key_by_length
+        key = _prefix if traits(backend).caches_prefixes else _negative_length
         return Driver(
             self.strategy,
             self.judge,
             passages=self.passages,
             lookahead=LOOKAHEAD,
-            sort_key=order,
+            sort_key=key,
             scores_single=self.scores_single,
         )
 
@@ -109,33 +97,40 @@ class Ranker:
         """Return a driver without rankings that does not sort requests, so that no caller of a service is preferred."""
         return Driver(self.strategy, self.judge, passages=self.passages, scores_single=self.scores_single)
 
+    def list_options(self, deadline: float | None = None) -> ListOptions:
+        """Return the options for one list of a driver, whose other lists may have another strategy."""
+        return ListOptions(strategy=self.strategy, top_k=self.top_k, deadline=deadline)
+
+
+def _negative_length(request: Request) -> int:
+    """Return a sort key that puts longer prompts first, so that insufficient memory is noticed at the start."""
+    return -sum(len(message.content) for message in request.prompt)
+
+
+def _prefix(request: Request) -> str:
+    """Return a sort key that puts prompts with the same beginning together, for a backend that caches prefixes."""
+    return "\n".join(message.content for message in request.prompt)
+
 
 def drive_ranking_stream(
     rankings: Iterable[Ranking], ranker: Ranker, backend: Backend, flow: Flow | None = None
 ) -> Iterator[RankedList]:
-    """Rerank lists and yield the results in the order of the lists.
+    """Rerank lists, which are read only shortly before they are processed; yield the results in the same order.
 
     Args:
-        rankings: The first-stage lists; they are read only shortly before they are processed.
-        ranker: Strategy, judge and passages.
-        backend: Backend that answers the requests.
         flow: Limits on concurrent lists and on batches; None for the backend's default.
     """
-    flow = flow or Flow.of(backend)
-    options = ListOptions(top_k=ranker.top_k)
-
-    def make_driver() -> Driver:
-        return ranker.driver(backend)
-
-    if isinstance(backend, AsyncBackend):
-        _ = backend.tokens.context_size  # may send a request to the server, which must not happen on the event loop
-        return yield_driver_results_in_order(
-            rank_concurrently(rankings, make_driver, backend, in_flight=flow.in_flight, options=options)
-        )
-    return rank_in_blocks(rankings, make_driver, backend, block=flow.block, batch_size=flow.batch_size, options=options)
+    flow, options = flow or Flow.of(backend), ranker.list_options()
+    if not isinstance(backend, AsyncBackend):
+        return _rank_in_blocks(rankings, ranker, backend, flow)
+    _ = backend.tokens.context_size  # may send a request to the server, which must not happen on the event loop
+    numbered = rank_concurrently(
+        rankings, lambda: ranker.driver(backend), backend, in_flight=flow.in_flight, options=options
+    )
+    return _in_order(numbered)
 
 
-def yield_driver_results_in_order(results: Iterable[tuple[int, RankedList]]) -> Iterator[RankedList]:
+def _in_order(results: Iterable[tuple[int, RankedList]]) -> Iterator[RankedList]:
     """Yield numbered results in ascending order from 0; results that arrive early are kept until their turn."""
     early: dict[int, RankedList] = {}
     turn = 0
@@ -144,6 +139,24 @@ def yield_driver_results_in_order(results: Iterable[tuple[int, RankedList]]) -> 
         while turn in early:
             yield early.pop(turn)
             turn += 1
+
+
+def _rank_in_blocks(rankings: Iterable[Ranking], ranker: Ranker, backend: Backend, flow: Flow) -> Iterator[RankedList]:
+    """Rerank lists in blocks on a model in this process, and yield the results of each block when it is finished."""
+    source = iter(rankings)
+    while lists := list(islice(source, flow.block)):
+        driver = ranker.driver(backend)
+        keys = [driver.add(ranking, ranker.list_options()) for ranking in lists]
+        while tickets := driver.next_requests(flow.batch_size):
+            replies = backend.generate([ticket.request for ticket in tickets])
+            for ticket, reply in zip(tickets, replies, strict=True):
+                driver.put(ticket, reply)
+        finished = dict(driver.finished())
+        for key in keys:
+            result = finished.pop(key)
+            if not isinstance(result, RankedList):
+                raise result
+            yield result
 
 
 def rank_together(
@@ -158,57 +171,3 @@ def rank_together(
     """Rerank all lists as one block, and return all results at once; `Ranker` describes the arguments."""
     ranker = Ranker(strategy=strategy, judge=judge, passages=passages, top_k=top_k)
     return RerankOutcome(tuple(drive_ranking_stream(rankings, ranker, backend, Flow.unbounded(backend))))
-
-
-#: Number of batches that are rendered ahead and sorted, so that prompts of similar length share a batch.
-LOOKAHEAD = 16
-
-
-def driver_sort_key_by_length(request: Request) -> int:
-    """Return a sort key that puts longer prompts first, so that insufficient memory is noticed at the start."""
-    return -sum(len(message.content) for message in request.prompt)
-
-
-def driver_sort_key_by_prefix(request: Request) -> str:
-    """Return a sort key that puts prompts with the same beginning together, for a backend that caches prefixes."""
-    return "\n".join(message.content for message in request.prompt)
-
-
-def answer_driver_in_batches(driver: Driver, backend: Backend, batch_size: int) -> None:
-    """Answer the requests of a driver, batch by batch, until no ranking is open."""
-    while tickets := driver.next_requests(batch_size):
-        replies = backend.generate([ticket.request for ticket in tickets])
-        for ticket, reply in zip(tickets, replies, strict=True):
-            driver.put(ticket, reply)
-
-
-def rank_in_blocks(
-    rankings: Iterable[Ranking],
-    make_driver: Callable[[], Driver],
-    backend: Backend,
-    *,
-    block: int | None,
-    batch_size: int,
-    options: ListOptions | None = None,
-) -> Iterator[RankedList]:
-    """Rerank lists in blocks, and yield the results of each block, in input order, when it is finished.
-
-    Args:
-        rankings: The first-stage lists; one block is read at a time.
-        make_driver: Function that returns a driver without rankings.
-        backend: Backend that answers the requests.
-        block: Number of lists per block; None for a single block.
-        batch_size: Maximum number of requests per batch.
-        options: Options for every list; None for the defaults.
-    """
-    source = iter(rankings)
-    while lists := list(islice(source, block)):
-        driver = make_driver()
-        keys = [driver.add(ranking, options) for ranking in lists]
-        answer_driver_in_batches(driver, backend, batch_size)
-        finished = dict(driver.finished())
-        for key in keys:
-            result = finished.pop(key)
-            if not isinstance(result, RankedList):
-                raise result
-            yield result

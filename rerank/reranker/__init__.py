@@ -27,22 +27,27 @@ from rerank.io.forks import ForkLock
 from rerank.judges import PromptJudge
 from rerank.judges.attention.evidence import EvidenceSpan
 from rerank.lm.model_files import one_commit_per_model
-from rerank.pipeline.driver import ListOptions
 from rerank.pipeline.evidence import EvidenceOptions, find_evidence
-from rerank.pipeline.network import drive_ranking_over_network
+from rerank.pipeline.network import drive_list
 from rerank.pipeline.passages import PassageAggregation
 from rerank.pipeline.results import RankedList
 from rerank.pipeline.service import LocalService
 from rerank.pipeline.stream import Ranker, drive_ranking_stream
-from rerank.reranker.calibrated import calibrate_list_of_reranker, open_reranker_setup_calibration
-from rerank.reranker.calls import OnFailure, RankCall, RankOptions, check_reranker_on_failure
+from rerank.reranker.calls import (
+    OnFailure,
+    RankCall,
+    RankOptions,
+    calibrate_list,
+    check_backend_pickles,
+    check_on_failure,
+    open_calibration,
+    report_on,
+)
 from rerank.reranker.hits import Cut, Hit, Hits, RankingReport
-from rerank.reranker.pickling import check_reranker_backend_pickles
-from rerank.reranker.reports import report_reranker_ranking
 from rerank.retrieval.base.given_documents import DocumentLike, given_first_stage_candidates, given_first_stage_query
 from rerank.retrieval.base.stages import RunTransformer
 from rerank.settings import RankerOptions
-from rerank.store import NoLog, log_calls, open_shared_call_cache
+from rerank.store import NoLog, log_calls, open_shared_cache
 from rerank.strategies import Strategy
 from rerank.tasks import AsyncBackend, Backend
 from rerank.tasks.backends import traits
@@ -58,41 +63,35 @@ class Reranker(RunTransformer):
 
     At most ``concurrency`` requests to a server are sent at the same time. A model in this process runs in a separate
     thread, batch by batch.
-
-    Attributes:
-        strategy: Strategy that decides which windows are judged.
-        judge: Judge that orders the documents of a window.
-        name: Name of the runs that `transform` returns.
-        passages: Division of long documents into passages; None to judge whole documents.
-        top_k: Rerank only the top K; the remaining documents keep their input order. None reranks all.
-        backend: Backend that answers the requests; by default the backend of the judge.
-        on_failure: ``keep`` to leave a failed window in its given order, or ``raise`` to raise an error.
-        calibration: Calibration that converts scores to probabilities of relevance; None for no probabilities.
-        first_stage: Name of the first stage whose scores are given, such as ``bm25``; None if it is not stated. If the
-            calibration is for another first stage, probabilities are computed without these scores.
     """
 
     strategy: Strategy
     judge: PromptJudge
     name: str = "reranker"
+    #: Division of long documents into passages; None to judge whole documents.
     passages: PassageAggregation | None = None
+    #: Rerank only the top K; the remaining documents keep their input order. None reranks all.
     top_k: int | None = None
+    #: Backend that answers the requests; by default the backend of the judge.
     backend: Backend = field(default=None)  # type: ignore[assignment]  # set on construction
+    #: ``keep`` to leave a failed window in its given order, or ``raise`` to raise an error.
     on_failure: OnFailure = "keep"
+    #: Calibration that converts scores to probabilities of relevance; None for no probabilities.
     calibration: Calibration | None = None
+    #: Name of the first stage whose scores are given, such as ``bm25``; None if it is not stated. If the calibration is
+    #: for another first stage, probabilities are computed without these scores.
     first_stage: str | None = None
     _service: LocalService | None = field(default=None, init=False, repr=False)
     _is_warm: bool = field(default=False, init=False, repr=False)
     _opening: ForkLock = field(default_factory=ForkLock, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Check ``on_failure``, and use the judge's backend if no other backend is given."""
-        check_reranker_on_failure(self.on_failure)
+        check_on_failure(self.on_failure)
         self.backend = self.backend or self.judge.backend
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the reranker without its threads and connections; another process opens its backend again."""
-        check_reranker_backend_pickles(self.backend)
+        check_backend_pickles(self.backend)
         return partial(type(self), **{f.name: getattr(self, f.name) for f in fields(self) if f.init}), ()
 
     @classmethod
@@ -145,7 +144,7 @@ class Reranker(RunTransformer):
             name=setup.method.name.replace(":", "-"),
             passages=setup.passages,
             top_k=setup.config.top_k,
-            calibration=open_reranker_setup_calibration(setup, judge),
+            calibration=open_calibration(setup, judge),
         )
 
     def with_log(self, *, cache: bool = True, max_total_tokens: int | None = None) -> Self:
@@ -157,7 +156,7 @@ class Reranker(RunTransformer):
             max_total_tokens: Cap on the prompt and completion tokens of all rankings together. Requests that could
                 exceed it fail, so their windows keep their order. None for no cap.
         """
-        log = open_shared_call_cache() if cache else NoLog()
+        log = open_shared_cache() if cache else NoLog()
         backend = log_calls(self.backend, log, max_total_tokens=max_total_tokens)
         return replace(self, backend=backend)
 
@@ -169,7 +168,6 @@ class Reranker(RunTransformer):
         not depend on others. Failed windows or a passed deadline cause a note in ``hits.notes`` and a logged warning.
 
         Args:
-            query: The query.
             documents: The candidates in first-stage order, which matters to sliding windows.
             **options: ``scores``, ``top_k``, ``threshold``, ``deadline``, ``on_failure`` and ``instruction``, as
                 described in `RankOptions`.
@@ -184,13 +182,14 @@ class Reranker(RunTransformer):
             BackendError: The model cannot answer at all.
         """
         asked = self._ask(query, documents, options)
-        future = self._submit(asked) if self._warm_up_in_time(asked) else self._expired(asked)
+        if not self._warm_up_in_time(asked):
+            return self._hits(asked, self._expired(asked))
+        future = self._submit(asked)
         try:
-            ranked = future.result()
+            return self._hits(asked, future.result())
         except BaseException:
             future.cancel()
             raise
-        return self._hits(asked, ranked)
 
     async def arank(
         self, query: str | Query, documents: Sequence[DocumentLike], **options: Unpack[RankOptions]
@@ -202,7 +201,7 @@ class Reranker(RunTransformer):
         """
         asked = self._ask(query, documents, options)
         if not (self._is_warm or await asyncio.to_thread(self._warm_up_in_time, asked)):
-            return self._hits(asked, self._expired(asked).result())
+            return self._hits(asked, self._expired(asked))
         if isinstance(self.backend, AsyncBackend):
             work = self._rank_over_network(asked, self.backend)
             return self._hits(asked, await await_on_task_request_loop(work))
@@ -245,11 +244,6 @@ class Reranker(RunTransformer):
     ) -> list[tuple[EvidenceSpan, ...]]:
         """Find the spans of each document that get the most attention from the query, with requests of its own.
 
-        Args:
-            query: The query.
-            documents: The documents.
-            **options: ``unit``, ``threshold``, ``max_spans`` and ``usage``; see `EvidenceOptions`.
-
         Returns:
             One tuple of spans per document, in the given order. A span has a start and an end, in code points of the
             document's text, and a score.
@@ -266,10 +260,9 @@ class Reranker(RunTransformer):
         """Rerank all lists of a run, and return the reranked run."""
         self.warm_up()
         ranker = replace(self._ranker(None), scores_single=False)  # a run has no scores of the judge
-        ranked_lists = drive_ranking_stream(run.values(), ranker, self.backend)
         rankings = []
-        for ranked in ranked_lists:
-            report_reranker_ranking(ranked, self.judge, self.on_failure)
+        for ranked in drive_ranking_stream(run.values(), ranker, self.backend):
+            report_on(ranked, self.judge, self.on_failure)
             rankings.append(ranked.ranking)
         return Run(rankings, name=self.name)
 
@@ -294,19 +287,15 @@ class Reranker(RunTransformer):
         traits(self.backend).close()
 
     async def aclose(self) -> None:
-        """Close the reranker like `close`, without blocking the event loop."""
         await asyncio.to_thread(self.close)
 
     def __enter__(self) -> Self:
-        """Return the reranker, for ``with``."""
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Close the reranker."""
         self.close()
 
     def _ask(self, query: str | Query, documents: Sequence[DocumentLike], options: RankOptions) -> RankCall:
-        """Check the arguments of a ranking and return them as a `RankCall`."""
         if options.get("threshold") is not None and self.calibration is None:
             raise UsageError(
                 f"threshold is {options['threshold']!r}, but the reranker has no calibration",
@@ -336,35 +325,29 @@ class Reranker(RunTransformer):
             return False
         return True
 
-    def _expired(self, asked: RankCall) -> Future[RankedList]:
+    def _expired(self, asked: RankCall) -> RankedList:
         """Return the result of a ranking for which no window was judged before the deadline."""
         driver = self._ranker(asked.top_k).arrival_driver()
         driver.expire(driver.add(asked.ranking))
-        future: Future[RankedList] = Future()
         ((_, ranked),) = driver.finished()
-        if isinstance(ranked, RankedList):
-            future.set_result(ranked)
-        else:
-            future.set_exception(ranked)
-        return future
+        if not isinstance(ranked, RankedList):
+            raise ranked
+        return ranked
 
     def _submit(self, asked: RankCall) -> Future[RankedList]:
         backend = self.backend
         if isinstance(backend, AsyncBackend):
             return submit_to_task_request_loop(self._rank_over_network(asked, backend))
+        ranker = self._ranker(asked.top_k)
         with self._opening:
             if self._service is None:
-                size = self.backend.batch_size
-                self._service = LocalService(self._ranker(None).arrival_driver, backend, batch_size=size)
-            return self._service.submit(asked.ranking, self._list_options(asked))
+                self._service = LocalService(ranker.arrival_driver, backend, batch_size=backend.batch_size)
+            return self._service.submit(asked.ranking, ranker.list_options(asked.deadline))
 
     async def _rank_over_network(self, asked: RankCall, backend: AsyncBackend) -> RankedList:
-        driver = self._ranker(None).arrival_driver()
-        return await drive_ranking_over_network(asked.ranking, driver, backend, self._list_options(asked))
-
-    def _list_options(self, asked: RankCall) -> ListOptions:
         ranker = self._ranker(asked.top_k)
-        return ListOptions(strategy=ranker.strategy, top_k=ranker.top_k, deadline=asked.deadline)
+        options = ranker.list_options(asked.deadline)
+        return await drive_list(asked.ranking, ranker.arrival_driver(), backend, options)
 
     def _ranker(self, top_k: int | None) -> Ranker:
         """Return the ranker for ``top_k`` hits; strategies that can stop early receive this number."""
@@ -375,29 +358,19 @@ class Reranker(RunTransformer):
         return Ranker(strategy=strategy, judge=self.judge, passages=self.passages, top_k=top_k, scores_single=True)
 
     def _hits(self, asked: RankCall, ranked: RankedList) -> Hits:
-        report = report_reranker_ranking(ranked, self.judge, asked.on_failure, asked.deadline)
+        report = report_on(ranked, self.judge, asked.on_failure, asked.deadline)
         positions = [int(doc.id) for doc in ranked.ranking.docs]
         relevance: Sequence[float | None] = [None] * len(positions)
         if self.calibration is not None and positions:
             given = [asked.candidates[position].score for position in positions]
-            calibrated = calibrate_list_of_reranker(self.calibration, ranked, given, self.first_stage)
+            calibrated = calibrate_list(self.calibration, ranked, given, self.first_stage)
             relevance = calibrated.relevance
             report = replace(report, answerable=calibrated.answerable, fit=calibrated.fit)
-        hits = Hits(
-            (
-                Hit(
-                    corpus_id=position,
-                    rank=rank,
-                    score=score,
-                    relevance=probability,
-                    document=asked.candidates[position].document,
-                )
-                for rank, (position, score, probability) in enumerate(
-                    zip(positions, ranked.scores, relevance, strict=True), 1
-                )
-            ),
-            report=report,
-        )
+        found = []
+        for rank, (position, score, probability) in enumerate(zip(positions, ranked.scores, relevance, strict=True), 1):
+            document = asked.candidates[position].document
+            found.append(Hit(corpus_id=position, rank=rank, score=score, relevance=probability, document=document))
+        hits = Hits(found, report=report)
         if asked.threshold is not None:
             hits = hits.at_least(asked.threshold)
         return hits if asked.top_k is None else hits.top_k(asked.top_k)

@@ -1,14 +1,22 @@
-"""The options and the checked arguments of one call of a reranker."""
+"""One call of a reranker: its checked arguments, its report and its calibrated probabilities."""
 
 from __future__ import annotations
 
+import logging
+import pickle
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, Self, TypedDict, get_args
 
-from rerank.errors import UnknownNameError, UsageError
-from rerank.reranker.hits import check_reranker_top_k
+from rerank.assemble import RankerSetup
+from rerank.calibration import CalibratedList, Calibration, identity_bound_to_calibration
+from rerank.errors import PartialFailureError, UnknownNameError, UsageError, ensure
+from rerank.judges import FAILURES, PromptJudge
+from rerank.models.prices import compute_model_cost
+from rerank.pipeline.results import RankedList
+from rerank.reranker.hits import Cut, RankingReport, check_top_k
 from rerank.retrieval.base.given_documents import (
     Candidate,
     DocumentLike,
@@ -16,54 +24,46 @@ from rerank.retrieval.base.given_documents import (
     given_first_stage_query,
     given_first_stage_ranking,
 )
+from rerank.tasks import Backend
+from rerank.tasks.identities import model_base_of_backend
 from rerank.types import Query, Ranking
+
+_log = logging.getLogger("rerank.reranker")
 
 #: What happens if a window fails: ``keep`` leaves the window in its given order, ``raise`` raises an error.
 OnFailure = Literal["keep", "raise"]
 
 
 class RankOptions(TypedDict, total=False):
-    """Options for one ranking.
+    """Options for one ranking."""
 
-    Attributes:
-        scores: First-stage scores of the documents, which then determine the first-stage order. If omitted, the
-            documents' key ``score`` is used; without either, there are no first-stage scores.
-        top_k: Number of hits to return, at least 0; None for all. Methods that can stop early do so.
-        threshold: Minimum calibrated relevance of a hit; hits below it are omitted. None for no threshold.
-        deadline: Seconds from now. Windows that are not judged by then keep their given order; a model in this process
-            still finishes its current batch. None for no limit.
-        on_failure: ``keep`` or ``raise``, as in `Reranker`; None to use the ``on_failure`` of the reranker.
-        instruction: Description of what counts as relevant, for prompts that have a place for it. If the prompt has no
-            such place, the instruction has no effect, and `Hits.notes` contains a note.
-    """
-
+    #: First-stage scores of the documents, which then determine the first-stage order. If omitted, the documents' key
+    #: ``score`` is used; without either, there are no first-stage scores.
     scores: Sequence[float] | None
+    #: Number of hits to return, at least 0; None for all. Methods that can stop early do so.
     top_k: int | None
+    #: Minimum calibrated relevance of a hit; hits below it are omitted. None for no threshold.
     threshold: float | None
+    #: Seconds from now. Windows that are not judged by then keep their given order; a model in this process still
+    #: finishes its current batch. None for no limit.
     deadline: float | None
+    #: ``keep`` or ``raise``, as in `Reranker`; None to use the ``on_failure`` of the reranker.
     on_failure: OnFailure | None
+    #: Description of what counts as relevant, for prompts that have a place for it. If the prompt has no such place,
+    #: the instruction has no effect, and `Hits.notes` contains a note.
     instruction: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankCall:
-    """A checked call of `Reranker.rank`.
+    """A checked call of `Reranker.rank`."""
 
-    Attributes:
-        ranking: The first-stage list; the ids of its documents are their positions.
-        candidates: The documents in the order in which they were given.
-        top_k: Number of hits to return; None for all.
-        threshold: Minimum calibrated relevance of a hit; None for no threshold.
-        deadline: `time.monotonic` value of the deadline; None for no deadline.
-        on_failure: ``keep`` to leave a failed window in its given order, or ``raise`` to raise an error.
-    """
-
-    ranking: Ranking
+    ranking: Ranking  # the first-stage list; the ids of its documents are their positions
     candidates: Sequence[Candidate]
-    top_k: int | None
-    threshold: float | None
-    deadline: float | None
-    on_failure: OnFailure
+    top_k: int | None  # number of hits to return; None for all
+    threshold: float | None  # minimum calibrated relevance of a hit; None for no threshold
+    deadline: float | None  # `time.monotonic` value of the deadline; None for no deadline
+    on_failure: OnFailure  # ``keep`` to leave a failed window in its given order, or ``raise`` to raise an error
 
     @classmethod
     def check(cls, query: str | Query, documents: Sequence[DocumentLike], options: RankOptions) -> Self:
@@ -72,19 +72,19 @@ class RankCall:
             if name not in RankOptions.__annotations__:
                 raise UnknownNameError("option of rank", name, list(RankOptions.__annotations__))
         top_k, threshold, deadline = options.get("top_k"), options.get("threshold"), options.get("deadline")
-        check_reranker_top_k(top_k)
+        check_top_k(top_k)
         for name, value in (("deadline", deadline), ("threshold", threshold)):
-            if value is not None and not _is_numeric_reranker_option(value):
-                raise UsageError(f"{name} is {value!r}", expected="a number, or None")
-        if not isinstance(options.get("instruction") or "", str):
-            raise UsageError(f"instruction is {options['instruction']!r}", expected="a text, or None")
-        if deadline is not None and not deadline > 0:
-            raise UsageError(f"deadline is {deadline!r}", expected="more than 0 seconds, or None for no limit")
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise UsageError(f"threshold is {threshold!r}", expected="a probability from 0 to 1")
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            ensure(value is None or is_number, f"{name} is {value!r}", expected="a number, or None")
+        instruction = options.get("instruction") or ""
+        ensure(isinstance(instruction, str), f"instruction is {instruction!r}", expected="a text, or None")
+        expected = "more than 0 seconds, or None for no limit"
+        ensure(deadline is None or deadline > 0, f"deadline is {deadline!r}", expected=expected)
+        is_probability = threshold is None or 0 <= threshold <= 1
+        ensure(is_probability, f"threshold is {threshold!r}", expected="a probability from 0 to 1")
         candidates = given_first_stage_candidates(documents, options.get("scores"))
         query = given_first_stage_query(query)
-        if instruction := options.get("instruction"):
+        if instruction:
             query = replace(query, instruction=instruction)
         return cls(
             # With top_k=0, the list to rank is empty, so that no model is called.
@@ -93,16 +93,108 @@ class RankCall:
             top_k=top_k,
             threshold=threshold,
             deadline=None if deadline is None else time.monotonic() + deadline,
-            on_failure=check_reranker_on_failure(options.get("on_failure") or "keep"),
+            on_failure=check_on_failure(options.get("on_failure") or "keep"),
         )
 
 
-def _is_numeric_reranker_option(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def check_reranker_on_failure(value: OnFailure) -> OnFailure:
+def check_on_failure(value: OnFailure) -> OnFailure:
     """Return the value of ``on_failure`` after checking it."""
     if value not in get_args(OnFailure):
         raise UnknownNameError("value of on_failure", value, get_args(OnFailure))
     return value
+
+
+def report_on(
+    ranked: RankedList, judge: PromptJudge, on_failure: OnFailure, deadline: float | None = None
+) -> RankingReport:
+    """Return the report on a ranking; if windows failed or the deadline passed, log one warning."""
+    windows = ranked.windows()
+    failures = ranked.failures()
+    degraded = []
+    if failures:
+        counts = ", ".join(f"{n} {status}" for status, n in windows.items() if n and status in FAILURES)
+        degraded.append(f"Windows kept their given order: {counts} of {len(ranked.judged)}. {failures[0].detail}")
+    if ranked.expired:
+        degraded.append("The deadline passed: windows that were not judged kept their given order")
+    if degraded:
+        _log.warning("Degraded ranking of query %r: %s", ranked.ranking.query.id, "; ".join(degraded))
+    if failures and on_failure == "raise":
+        raise PartialFailureError(degraded[0], expected="a verdict on every window (on_failure='raise')")
+    # A verdict may contain a remark even if it did not fail, such as that the judge received no first-stage scores.
+    remarks = dict.fromkeys(verdict.detail for _, verdict in ranked.judged if verdict.status == "ok" and verdict.detail)
+    if ranked.ranking.query.instruction and not judge.template.takes_instruction:
+        remarks[f"The prompt {judge.template.name!r} has no place for an instruction, so it had no effect"] = None
+    if deadline is not None and not ranked.expired and time.monotonic() > deadline:
+        remarks["The ranking is complete but late: the deadline passed during the last batch of the model"] = None
+    return RankingReport(
+        windows=windows,
+        score_kind=ranked.score_kind.name if ranked.score_kind else "",
+        has_absolute_scores=ranked.score_kind is not None and ranked.score_kind.scope == "absolute",
+        usage=ranked.usage,
+        cost=compute_model_cost(judge.backend.identity.get("model", ""), ranked.usage),
+        cut=Cut(passages=len(ranked.dropped), tokens=sum(ranked.dropped.values())),
+        expired=ranked.expired,
+        notes=(*degraded, *remarks),
+    )
+
+
+def open_calibration(setup: RankerSetup, judge: PromptJudge) -> Calibration | None:
+    """Return the calibration that the user named, or that of the adapter or trained model; None if neither exists.
+
+    The calibration of an adapter or trained model is ignored if the ranker has another method, prompt or base model,
+    and with a warning if only the weights of the base model differ.
+    """
+    found = setup.calibration_file(judge.backend)
+    if found is None:
+        return None
+    path, is_named = found
+    calibration, identity = Calibration.load(path), identity_bound_to_calibration(setup.identity(judge))
+    try:
+        calibration.check(identity)
+    except UsageError:
+        if is_named:
+            raise
+        if calibration.differs_in_weights(identity, model_base_of_backend(judge.backend)):
+            _log.warning(
+                "The calibration of %s was fitted with other weights, so hits have no probability of relevance; "
+                "`rerank calibrate` fits one for the weights in use",
+                Path(setup.config.adapter or setup.config.model).name,
+            )
+        return None
+    return calibration
+
+
+def calibrate_list(
+    calibration: Calibration, ranked: RankedList, given: Sequence[float | None], first_stage: str | None
+) -> CalibratedList:
+    """Return the calibrated probabilities of a reranked list.
+
+    Args:
+        given: First-stage scores in the order of the reranked list; None for a document without a score. They are used
+            only if all documents have a score.
+    """
+    known = [score for score in given if score is not None]
+    scores = known if len(known) == len(given) else None
+    return calibration.apply(ranked.scores, scores, first_stage_name=first_stage)
+
+
+class _Discard:
+    def write(self, data: object) -> int:
+        return 0
+
+
+def check_backend_pickles(backend: Backend) -> None:
+    """Check that a backend consists of objects that can be pickled.
+
+    Functions and classes that only some picklers can pickle, such as those of a notebook, cause no error here.
+    """
+    try:
+        pickle.Pickler(_Discard()).dump(backend)
+    except TypeError as error:
+        raise UsageError(
+            f"The reranker cannot be pickled, because its backend {type(backend).__name__} cannot be pickled: {error}",
+            expected="a backend that another process can open again, such as a backend of Reranker.from_pretrained",
+            remedy="Open the reranker in the other process, or give the class of the backend a method __reduce__",
+        ) from error
+    except (AttributeError, pickle.PicklingError):
+        return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -16,29 +16,24 @@ class Hit:
     """A ranked document.
 
     Attributes:
-        corpus_id: Position of the document in the input list, from 0.
-        rank: Rank of the document, from 1.
-        score: The judge's score, of the kind named by `Hits.score_kind`; None if the judge did not score the document.
         rank_score: 1/rank, which is not an estimate of relevance.
-        relevance: Calibrated probability that the document is relevant, which never increases from one rank to the
-            next; None without a calibration.
-        document: The document.
     """
 
-    corpus_id: int
-    rank: int
+    corpus_id: int  # position of the document in the input list, from 0
+    rank: int  # rank of the document, from 1
     document: Document
+    #: The judge's score, of the kind named by `Hits.score_kind`; None if the judge did not score the document.
     score: float | None = None
+    #: Calibrated probability that the document is relevant, which never increases from one rank to the next; None
+    #: without a calibration.
     relevance: float | None = None
 
     @property
     def rank_score(self) -> float:
-        """Reciprocal rank."""
         return 1.0 / self.rank
 
     @property
     def text(self) -> str:
-        """The document's text."""
         return self.document.text
 
     @property
@@ -61,99 +56,74 @@ class Hit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
-    """The amount of text that was cut off documents, so that prompts fit in the context and passages in their limit.
+    """The amount of text that was cut off documents, so that prompts fit in the context and passages in their limit."""
 
-    Attributes:
-        passages: Number of documents, or passages of long documents, that were cut.
-        tokens: Total number of tokens that were cut off.
-    """
-
-    passages: int = 0
-    tokens: int = 0
+    passages: int = 0  # number of documents, or passages of long documents, that were cut
+    tokens: int = 0  # total number of tokens that were cut off
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankingReport:
-    """Information about a ranking, apart from its order.
+    """Information about a ranking, apart from its order."""
 
-    Attributes:
-        windows: Number of judged windows per status, such as ``ok`` or ``error``.
-        score_kind: Kind of the scores, such as ``log-odds of relevance``; empty if the judge computes no scores.
-        has_absolute_scores: Whether scores can be compared with those of other lists.
-        usage: Number of calls, number of tokens, and model time in seconds; replies from a cache count only as calls.
-        cost: Cost in US dollars; None if the price is unknown.
-        cut: Amount of text that was cut off the documents.
-        answerable: Calibrated probability that at least one document is relevant; None without a calibration.
-        fit: Name of the calibration's fit that was used, such as ``judge+first-stage``; empty without a calibration.
-        expired: Whether the deadline passed before all windows were judged.
-        notes: Messages for the user, such as about failed windows or a passed deadline; empty if there are none.
-    """
-
+    #: Number of judged windows per status, such as ``ok`` or ``error``.
     windows: Mapping[str, int] = field(default_factory=dict)
-    score_kind: str = ""
-    has_absolute_scores: bool = False
+    score_kind: str = ""  # kind of the scores, such as ``log-odds of relevance``; empty if the judge computes no scores
+    has_absolute_scores: bool = False  # whether scores can be compared with those of other lists
+    #: Number of calls, number of tokens, and model time in seconds; replies from a cache count only as calls.
     usage: Usage = field(default_factory=Usage)
-    cost: float | None = None
-    cut: Cut = field(default_factory=Cut)
+    cost: float | None = None  # cost in US dollars; None if the price is unknown
+    cut: Cut = field(default_factory=Cut)  # amount of text that was cut off the documents
+    #: Calibrated probability that at least one document is relevant; None without a calibration.
     answerable: float | None = None
+    #: Name of the calibration's fit that was used, such as ``judge+first-stage``; empty without a calibration.
     fit: str = ""
-    expired: bool = False
+    expired: bool = False  # whether the deadline passed before all windows were judged
+    #: Messages for the user, such as about failed windows or a passed deadline; empty if there are none.
     notes: tuple[str, ...] = ()
 
 
 class Hits(tuple[Hit, ...]):
-    """The ranked documents, best first.
+    """The ranked documents, best first."""
 
-    Attributes:
-        report: Information about the ranking; most attributes of the report are also attributes of the hits.
-    """
-
+    #: Information about the ranking; most attributes of the report are also attributes of the hits.
     report: RankingReport
 
     def __new__(cls, hits: Iterable[Hit] = (), *, report: RankingReport | None = None) -> Self:
-        """Build the tuple from hits and the report."""
         self = super().__new__(cls, hits)
         self.report = report or RankingReport()
         return self
 
     @property
     def windows(self) -> Mapping[str, int]:
-        """Number of judged windows per status."""
         return self.report.windows
 
     @property
     def score_kind(self) -> str:
-        """Kind of the scores, such as ``log-odds of relevance``; empty if the judge computes no scores."""
         return self.report.score_kind
 
     @property
     def usage(self) -> Usage:
-        """Number of calls, number of tokens, and model time in seconds."""
         return self.report.usage
 
     @property
     def cost(self) -> float | None:
-        """Cost in US dollars; None if the price is unknown."""
         return self.report.cost
 
     @property
     def cut(self) -> Cut:
-        """Amount of text that was cut off the documents."""
         return self.report.cut
 
     @property
     def answerable(self) -> float | None:
-        """Calibrated probability that at least one document is relevant; None without a calibration."""
         return self.report.answerable
 
     @property
     def expired(self) -> bool:
-        """Whether the deadline passed before all windows were judged."""
         return self.report.expired
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Messages for the user about this ranking, such as about failed windows; empty if there are none."""
         return self.report.notes
 
     def top_k(self, k: int) -> Hits:
@@ -162,7 +132,7 @@ class Hits(tuple[Hit, ...]):
         Raises:
             UsageError: ``k`` is below 0.
         """
-        check_reranker_top_k(k)
+        check_top_k(k)
         return Hits(self[:k], report=self.report)
 
     def at_least(self, threshold: float) -> Hits:
@@ -180,7 +150,56 @@ class Hits(tuple[Hit, ...]):
         return Hits((hit for hit in self if (hit.relevance or 0.0) >= threshold), report=self.report)
 
 
-def check_reranker_top_k(k: object) -> None:
+def check_top_k(k: object) -> None:
     """Check that a value is a valid number of hits, or None."""
     if k is not None and (not isinstance(k, int) or isinstance(k, bool) or k < 0):
         raise UsageError(f"top_k is {k!r}", expected="a whole number from 0, or None for all")
+
+
+#: Probabilities are clipped to [_MARGIN, 1 - _MARGIN].
+_MARGIN = 1e-6
+#: Relative decrease per rank. Clients sort by score, so the order of hits with equal probabilities would be lost.
+_STEP = 1e-9
+
+#: Warning for responses whose scores are computed from ranks.
+RANK_BASED = (
+    "relevance_score is 1 / rank: it shows the order and is not an estimate of relevance. The method has no "
+    "calibration (rerank calibrate)."
+)
+
+
+def compute_relevance_scores(hits: Sequence[Hit]) -> tuple[list[float], list[str]]:
+    """Return the relevance scores of the hits, strictly decreasing and in (0, 1], and warnings about the scores.
+
+    The score of a hit at rank r with the calibrated probability p, clipped to [1e-6, 1 - 1e-6], is p (1 - 1e-9 r).
+    Without a calibration, it is 1 / r.
+    """
+    probabilities = [hit.relevance for hit in hits if hit.relevance is not None]
+    if len(probabilities) < len(hits):
+        return [hit.rank_score for hit in hits], [RANK_BASED]
+    return [
+        min(max(probability, _MARGIN), 1 - _MARGIN) * (1 - hit.rank * _STEP)
+        for hit, probability in zip(hits, probabilities, strict=True)
+    ], []
+
+
+def compute_pair_scores(lists: Sequence[Hits]) -> tuple[list[list[float]], list[str]]:
+    """Return scores of (query, document) pairs from several lists, and warnings about the scores.
+
+    The scores are calibrated probabilities. Without a calibration, they are the judge's own scores if these do not
+    depend on other documents and every hit has one; otherwise they are 1 / rank in the list of the query.
+
+    Returns:
+        For each list, the scores of its hits in their order; and the warnings.
+    """
+    hits = [hit for found in lists for hit in found]
+    if (
+        any(hit.relevance is None for hit in hits)
+        and all(found.report.has_absolute_scores for found in lists)
+        and all(hit.score is not None for hit in hits)
+    ):
+        kinds = ", ".join(dict.fromkeys(found.score_kind for found in lists))
+        warning = f"The scores are the method's own ({kinds}), not probabilities, because it has no calibration."
+        return [[hit.score for hit in found if hit.score is not None] for found in lists], [warning]
+    scored = [compute_relevance_scores(found) for found in lists]
+    return [scores for scores, _ in scored], list(dict.fromkeys(note for _, notes in scored for note in notes))

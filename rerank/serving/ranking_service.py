@@ -12,7 +12,7 @@ from typing import Any
 from rerank.errors import RerankError
 from rerank.judges import FAILURES
 from rerank.reranker import Hits, Reranker
-from rerank.reranker.relevance_scores import compute_relevance_scores
+from rerank.reranker.hits import compute_relevance_scores
 from rerank.serving.api_errors import ApiError
 from rerank.serving.fair_queue import FairQueue
 from rerank.serving.server_metrics import ServerMetrics

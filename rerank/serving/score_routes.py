@@ -6,7 +6,7 @@ import time
 
 from fastapi import FastAPI, Request, Response
 
-from rerank.reranker.relevance_scores import RANK_BASED, compute_pair_scores
+from rerank.reranker.hits import RANK_BASED, compute_pair_scores
 from rerank.serving.api_errors import error_documentation
 from rerank.serving.disconnects import run_while_connected
 from rerank.serving.ranking_service import RankingService

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from rerank.store.call_log import CallLog
-from rerank.store.call_log_repair import CallLogRepair, repair_call_log
-from rerank.store.call_log_rows import Call
+from rerank.store.call_log import Call, CallLog, open_shared_cache
 from rerank.store.logging_backend import LoggingBackend, NoLog, log_calls
-from rerank.store.run_folder import RunFolder, hash_run_folder_identity
-from rerank.store.shared_call_cache import open_shared_call_cache
+from rerank.store.run_folder import CallLogRepair, RunFolder, hash_identity, repair_call_log
 
 __all__ = [
     "Call",
@@ -16,8 +13,8 @@ __all__ = [
     "LoggingBackend",
     "NoLog",
     "RunFolder",
-    "hash_run_folder_identity",
+    "hash_identity",
     "log_calls",
-    "open_shared_call_cache",
+    "open_shared_cache",
     "repair_call_log",
 ]

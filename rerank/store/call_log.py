@@ -5,34 +5,196 @@ The URI and the permissions with which the files of a call log are opened.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import sqlite3
 import threading
+import zlib
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from rerank.errors import DataError, MissingResourceError, StorageError
 from rerank.io.forks import watch_forks
-from rerank.prompts.base import Prompt
-from rerank.store.call_log_rows import (
-    CALLS_SCHEMA,
-    CHECKSUMS_SCHEMA,
-    UNMATCHED_CALLS_SCHEMA,
-    Call,
-    call_from_log_row,
-    call_log_reply_columns,
-    call_log_request_columns,
-    call_log_row_checksum,
-    optional_call_log_fields,
-    prompt_of_log_column,
-)
-from rerank.store.logged_prompts import PROMPTS_SCHEMA, LoggedPrompts, PromptStorage
-from rerank.store.row_set import RowSet
+from rerank.io.paths import cache_dir
+from rerank.prompts.base import Message, Prompt
 from rerank.tasks import Reply, Request
+
+CALLS_SCHEMA = """
+CREATE TABLE IF NOT EXISTS calls (
+    digest TEXT PRIMARY KEY, query_id TEXT NOT NULL, doc_ids TEXT NOT NULL, prompt TEXT NOT NULL,
+    sampling TEXT NOT NULL, text TEXT NOT NULL, tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL,
+    seconds REAL NOT NULL, finish TEXT NOT NULL, model TEXT NOT NULL, created TEXT NOT NULL, more TEXT)
+"""
+#: Row numbers of calls that match no request of the finished run. The table exists only if there have been such calls.
+UNMATCHED_CALLS_SCHEMA = "CREATE TABLE IF NOT EXISTS unmatched_calls (row INTEGER PRIMARY KEY)"
+#: Checksums are in a separate table, so that older versions can still write to the file; their rows have no checksum.
+CHECKSUMS_SCHEMA = "CREATE TABLE IF NOT EXISTS checksums (digest TEXT PRIMARY KEY, sum TEXT NOT NULL)"
+#: Fields of replies that the column ``more`` contains, as a JSON object, if they are not empty.
+_OPTIONAL = ("scores", "thoughts", "steps", "tokens_cached", "search_units", "error", "retries")
+_OPTIONAL += ("served_model", "fingerprint", "is_batched")
+#: Types of the values of these columns in an undamaged row.
+_TYPES = {"text": str, "tokens_in": int, "tokens_out": int, "seconds": float, "finish": str}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One committed call: the window that was judged, and the reply."""
+
+    query_id: str
+    doc_ids: tuple[str, ...]  # the documents of the window, in the order of the prompt
+    seed: int
+    reply: Reply
+    digest: str = ""
+    row: int = 0
+
+
+def row_columns(digest: str, request: Request, reply: Reply, model: str, now: str) -> tuple[Any, ...]:
+    """Return the columns of a call in the order of the table."""
+    doc_ids = json.dumps([doc.id for doc in request.window.docs], ensure_ascii=False)
+    prompt = json.dumps([asdict(message) for message in request.prompt], ensure_ascii=False)
+    more = {name: value for name in _OPTIONAL if (value := getattr(reply, name))}
+    asked = digest, request.window.query.id, doc_ids, prompt, json.dumps(asdict(request.sampling))
+    answered = reply.text, reply.tokens_in, reply.tokens_out, reply.seconds, reply.finish
+    return *asked, *answered, model, now, json.dumps(more, ensure_ascii=False) if more else None
+
+
+def _checksum(row: Sequence[Any]) -> str:
+    """Return the checksum of a row, without empty columns at the end, so that columns can be added to the table."""
+    values = list(row)
+    while values and values[-1] is None:
+        values.pop()
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
+
+
+def _parse_row(number: int, row: Mapping[str, Any]) -> Call:
+    """Return the call that is stored in a row."""
+    extra = json.loads(row["more"]) if row.get("more") else {}
+    extra["scores"] = tuple(map(float, extra.get("scores", ())))
+    fields = {name: row[name] for name in _TYPES}
+    if wrong := [name for name, kind in _TYPES.items() if type(fields[name]) is not kind]:
+        raise TypeError(wrong[0])
+    return Call(
+        query_id=str(row["query_id"]),
+        doc_ids=tuple(map(str, json.loads(row["doc_ids"]))),
+        seed=int(json.loads(row["sampling"])["seed"]),
+        reply=Reply(**fields, **extra),
+        digest=str(row["digest"]),
+        row=number,
+    )
+
+
+#: How prompts are stored: ``once``: compressed, in a separate table; ``full``: as JSON text in the row of the call;
+#: ``none``: not at all.
+PromptStorage = Literal["once", "full", "none"]
+
+PROMPTS_SCHEMA = "CREATE TABLE IF NOT EXISTS prompts (row INTEGER PRIMARY KEY, before INTEGER, packed BLOB NOT NULL)"
+#: Maximum number of bytes of a dictionary that zlib can use.
+_WINDOW = 1 << 15
+#: Number of queries whose dictionaries are kept in memory. If a query that was dropped occurs again, its next prompt is
+#: compressed without a dictionary.
+_QUERIES = 256
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+
+class LoggedPrompts:
+    """The table of the compressed prompts of one call log.
+
+    Each row refers to the previous row of the same query; the prompt of that row is the end of the dictionary for this
+    row. Several processes may therefore write to the same log.
+    """
+
+    def __init__(self) -> None:
+        self._latest: OrderedDict[str, tuple[int, bytes]] = OrderedDict()  # query id -> last row, dictionary after it
+        self._read: OrderedDict[int, bytes] = OrderedDict()  # row number -> dictionary after this row
+
+    def forget(self) -> None:
+        """Clear the compression dictionaries for new prompts, whose prompts may not have been committed."""
+        self._latest.clear()
+
+    def add(self, database: sqlite3.Connection, row: int, query_id: str, prompt: str) -> None:
+        """Store the prompt of a new row of the log, without committing the transaction."""
+        before, dictionary = self._latest.pop(query_id, (None, b""))
+        content = prompt.encode()
+        packer = zlib.compressobj(zdict=dictionary) if dictionary else zlib.compressobj()
+        packed = packer.compress(content) + packer.flush()
+        database.execute("INSERT OR REPLACE INTO prompts VALUES (?, ?, ?)", (row, before, packed))
+        _remember(self._latest, query_id, (row, (dictionary + content)[-_WINDOW:]))
+
+    def read(self, database: sqlite3.Connection, row: int) -> str | None:
+        """Return the prompt of a row; None if the prompt was not stored."""
+        chain: list[tuple[int, bytes]] = []
+        number: int | None = row
+        while number is not None and (number not in self._read or number == row):
+            found = database.execute("SELECT before, packed FROM prompts WHERE row = ?", (number,)).fetchone()
+            if found is None:
+                if number == row:
+                    return None
+                raise ValueError(f"the prompt of row {number} is missing")
+            before, packed = found
+            if before is not None and before >= number:
+                raise ValueError(f"row {number} refers to row {before}, which is not an earlier row")
+            chain.append((number, packed))
+            number = before
+        # A dictionary is usually needed once, for the row that follows, so only the latest one of a query is kept.
+        dictionary = b"" if number is None else self._read.pop(number)
+        content = b""
+        try:
+            for number, packed in reversed(chain):
+                unpacker = zlib.decompressobj(zdict=dictionary) if dictionary else zlib.decompressobj()
+                content = unpacker.decompress(packed)
+                dictionary = (dictionary + content)[-_WINDOW:]
+                _remember(self._read, number, dictionary)
+        except (zlib.error, TypeError) as error:
+            raise ValueError(f"the prompt of row {number} cannot be decompressed: {error}") from error
+        return content.decode()
+
+
+def _remember(table: OrderedDict[_Key, _Value], key: _Key, value: _Value) -> None:
+    table[key] = value
+    table.move_to_end(key)
+    if len(table) > _QUERIES:
+        table.popitem(last=False)
+
+
+#: Number of rows per block.
+_BLOCK = 1024
+
+
+class RowSet:
+    """A set of row numbers of a call log; a number may be as large as SQLite allows."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, int] = {}
+
+    def add(self, number: int) -> bool:
+        block, bit = divmod(number, _BLOCK)
+        present, mask = self._blocks.get(block, 0), 1 << bit
+        self._blocks[block] = present | mask
+        return not present & mask
+
+    def __contains__(self, number: int) -> bool:
+        block, bit = divmod(number, _BLOCK)
+        return bool(self._blocks.get(block, 0) & 1 << bit)
+
+
+def open_shared_cache() -> CallLog:
+    """Open the call log that all runs share, in the user's cache folder."""
+    folder = cache_dir("calls")
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StorageError(f"The folder {str(folder)!r} cannot be created: {error.strerror}") from error
+    return CallLog(folder / "calls.sqlite", prompts="none")  # prompts in the cache would never be read
+
 
 #: Checksum and columns of the rows, with and without the table of the checksums.
 _WITH_CHECKSUMS = "checksums.sum, calls.* FROM calls LEFT JOIN checksums USING (digest)"
@@ -49,7 +211,6 @@ class CallLog(AbstractContextManager["CallLog"]):
 
     Args:
         path: The SQLite file; created if it does not exist.
-        readonly: Whether to open an existing file and never write to it.
         salvage: With ``readonly``: whether to open also a truncated file, of which only a part can be read.
         prompts: How the prompts of new calls are stored: ``once`` (compressed), ``full`` (as text) or ``none``.
     """
@@ -57,7 +218,6 @@ class CallLog(AbstractContextManager["CallLog"]):
     def __init__(
         self, path: Path, *, readonly: bool = False, salvage: bool = False, prompts: PromptStorage = "once"
     ) -> None:
-        """Open or create the file."""
         self.path, self._readonly, self._salvage, self._storage = path, readonly, salvage, prompts
         self._prompts = LoggedPrompts()
         self._source = _WITH_CHECKSUMS
@@ -77,9 +237,15 @@ class CallLog(AbstractContextManager["CallLog"]):
         if self._connection is None:
             if self._readonly and not self.path.is_file():
                 raise MissingResourceError(f"The call log {str(self.path)!r} does not exist")
-            if not self._readonly:
-                make_call_log_private(self.path)
-            uri = call_log_uri(self.path, readonly=self._readonly)
+            uri = self.path.resolve().as_uri()
+            if self._readonly:
+                # If there is no write-ahead log, the file is complete. "immutable" then keeps SQLite from creating
+                # files beside it, which would fail in a read-only folder.
+                log = self.path.with_name(f"{self.path.name}-wal")
+                is_complete = not log.exists() or not log.stat().st_size
+                uri = f"{uri}?{'immutable=1' if is_complete else 'mode=ro'}"
+            else:
+                _make_private(self.path)
             self._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
             # Damaged text is detected by the checksum of its row; a decoding error would not name the row.
             self._connection.text_factory = lambda data: data.decode("utf-8", "replace")
@@ -124,18 +290,13 @@ class CallLog(AbstractContextManager["CallLog"]):
 
         Args:
             rows: Digest, request and reply of each call.
-            model: Name of the model, for listings.
 
         Returns:
             The row number of each call. If the log already contains a reply to the request, the number of that row.
         """
         now = datetime.now(UTC).isoformat(timespec="seconds")
         with self._guard(), self._transaction():
-            return [
-                self._insert((*call_log_request_columns(digest, request), *call_log_reply_columns(reply), *more))
-                for digest, request, reply in rows
-                for more in [(model, now, optional_call_log_fields(reply))]
-            ]
+            return [self._insert(row_columns(*row, model, now)) for row in rows]
 
     def set_aside_unmatched(self, used: RowSet) -> int:
         """Mark calls that match no request of the finished run, so that `calls` omits them; return their number.
@@ -186,7 +347,10 @@ class CallLog(AbstractContextManager["CallLog"]):
             try:
                 (text,) = self._db.execute("SELECT prompt FROM calls WHERE rowid = ?", (row,)).fetchone()
                 text = text or self._stored_prompt(row)
-                return None if text is None else prompt_of_log_column(text)
+                if text is None:
+                    return None
+                turns = json.loads(text)
+                return tuple(Message(turn["role"], turn["content"], tuple(turn.get("images", ()))) for turn in turns)
             except (ValueError, TypeError, KeyError, RecursionError) as error:
                 raise self._damaged(row) from error
 
@@ -283,7 +447,6 @@ class CallLog(AbstractContextManager["CallLog"]):
             return self._db.execute("DELETE FROM calls").rowcount
 
     def __len__(self) -> int:
-        """Return the number of committed calls."""
         with self._guard():
             return int(self._db.execute("SELECT COUNT(*) FROM calls").fetchone()[0])
 
@@ -300,13 +463,11 @@ class CallLog(AbstractContextManager["CallLog"]):
         self.close()
 
     def after_fork_in_parent(self) -> None:
-        """Allow all threads to use the log again."""
         self._lock.release()
 
     after_fork_in_child = after_fork_in_parent
 
     def __exit__(self, *exc: object) -> None:
-        """Close the file."""
         self.close()
 
     def _has_table(self, name: str) -> bool:
@@ -341,7 +502,7 @@ class CallLog(AbstractContextManager["CallLog"]):
     def _add_checksum(self, digest: str) -> int:
         """Store the checksum of a row, computed from the values that SQLite has stored, and return the row's number."""
         number, *row = self._db.execute("SELECT rowid, * FROM calls WHERE digest = ?", (digest,)).fetchone()
-        self._db.execute("INSERT OR IGNORE INTO checksums VALUES (?, ?)", (digest, call_log_row_checksum(row)))
+        self._db.execute("INSERT OR IGNORE INTO checksums VALUES (?, ?)", (digest, _checksum(row)))
         return int(number)
 
     def _checked(self, clause: str, *values: object, source: str = "") -> Iterator[tuple[int, dict[str, Any], bool]]:
@@ -349,13 +510,13 @@ class CallLog(AbstractContextManager["CallLog"]):
         cursor = self._db.execute(f"SELECT calls.rowid, {source or self._source} {clause}", values)
         names = [column[0] for column in cursor.description[2:]]
         for number, checksum, *row in cursor:
-            if checksum is not None and checksum != call_log_row_checksum(row):
+            if checksum is not None and checksum != _checksum(row):
                 raise self._damaged(number)
             yield number, dict(zip(names, row, strict=True)), checksum is not None
 
     def _parse(self, number: int, row: Mapping[str, Any]) -> Call:
         try:
-            return call_from_log_row(number, row)
+            return _parse_row(number, row)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise self._damaged(number) from error
 
@@ -386,18 +547,7 @@ class CallLog(AbstractContextManager["CallLog"]):
             ) from error
 
 
-def call_log_uri(path: Path, *, readonly: bool) -> str:
-    """Return the URI with which SQLite opens a call log, with options such as read-only access."""
-    if not readonly:
-        return path.resolve().as_uri()
-    # If there is no write-ahead log, the file is complete. "immutable" then keeps SQLite from creating files beside
-    # it, which would fail in a read-only folder.
-    log = path.with_name(f"{path.name}-wal")
-    is_complete = not log.exists() or not log.stat().st_size
-    return f"{path.resolve().as_uri()}?{'immutable=1' if is_complete else 'mode=ro'}"
-
-
-def make_call_log_private(path: Path) -> None:
+def _make_private(path: Path) -> None:
     """Allow only the owner to read a log, since prompts and replies may be confidential; create it if it is missing."""
     if not path.exists():
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))

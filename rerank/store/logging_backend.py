@@ -10,11 +10,10 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from rerank.io.forks import watch_forks
-from rerank.store.call_log import CallLog
-from rerank.store.row_set import RowSet
+from rerank.store.call_log import CallLog, RowSet
 from rerank.tasks import AsyncBackend, Backend, CancelledAfterReplyError, Reply, Request
 from rerank.tasks.backends import BackendWrapper, traits
 from rerank.tasks.background_loop import run_on_task_request_loop
@@ -29,27 +28,21 @@ class LoggingBackend(BackendWrapper):
     Batches are formed from all requests before the log is read, with the longest prompts first. A resumed run therefore
     forms the same batches as an uninterrupted run, and results that depend on the padding of a batch cannot differ.
     Failed calls (``finish == "error"``) are not committed, so they are repeated when the run is resumed.
-
-    Attributes:
-        backend: The wrapped backend, which answers the requests that are not in the log.
-        log: The call log of the run.
-        cache: A call log that all runs share; replies are read from this cache and added to it. None for no cache.
-        max_total_tokens: Cap on the sum of prompt and completion tokens. The replies to the first batch that could
-            exceed the cap, and to all later batches, are errors. None for no cap.
-        batch_characters: Maximum total number of characters of the prompts in a batch; None for no maximum.
-        on_reply: Function that is called with each reply, once per request, for progress bars.
-        usage: The usage so far, such as numbers of calls and tokens.
-        used: Row numbers of the log whose replies were used or added.
     """
 
-    backend: Backend
+    backend: Backend  # the wrapped backend, which answers the requests that are not in the log
     log: CallLog | NoLog
+    #: A call log that all runs share; replies are read from this cache and added to it. None for no cache.
     cache: CallLog | None = None
+    #: Cap on the sum of prompt and completion tokens. The replies to the first batch that could exceed the cap, and to
+    #: all later batches, are errors. None for no cap.
     max_total_tokens: int | None = None
+    #: Maximum total number of characters of the prompts in a batch; None for no maximum.
     batch_characters: int | None = None
+    #: Function that is called with each reply, once per request, for progress bars.
     on_reply: Callable[[Reply], None] = field(default=lambda reply: None)
-    usage: Usage = field(default_factory=Usage)
-    used: RowSet = field(default_factory=RowSet)
+    usage: Usage = field(default_factory=Usage)  # the usage so far, such as numbers of calls and tokens
+    used: RowSet = field(default_factory=RowSet)  # row numbers of the log whose replies were used or added
     _capped: bool = False
     _reserved: int = 0  # maximum number of tokens of the requests in flight, if there is a cap
 
@@ -66,7 +59,6 @@ class LoggingBackend(BackendWrapper):
             self.cache.close()
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Return one reply per request, in the order of the requests."""
         identity = self.backend.identity
         digests = [request.digest(identity) for request in requests]
         lengths = [sum(len(message.content) for message in request.prompt) for request in requests]
@@ -131,7 +123,6 @@ class LoggingBackend(BackendWrapper):
                 self.cache.put(self._committable(requests, readable), self._model)
 
     def _commit(self, requests: Mapping[str, Request], replies: Mapping[str, Reply], *, reused: bool) -> None:
-        """Commit replies to the log and count them."""
         calls = self._committable(requests, replies)
         for row, (_, _, reply) in zip(self.log.put(calls, self._model), calls, strict=True):
             self._count(row, reply, reused=reused)
@@ -202,14 +193,9 @@ class LoggingBackend(BackendWrapper):
 
 @dataclass(slots=True)
 class _ArrivedReplies:
-    """Replies that will be committed together.
+    """Replies that will be committed together."""
 
-    Attributes:
-        committed: Future for which the coroutines of these calls wait; done when the replies are committed.
-        requests: Mapping from digest to request.
-        replies: Mapping from digest to reply.
-    """
-
+    #: Future for which the coroutines of these calls wait; done when the replies are committed.
     committed: asyncio.Future[None]
     requests: dict[str, Request] = field(default_factory=dict)
     replies: dict[str, Reply] = field(default_factory=dict)
@@ -228,7 +214,6 @@ class AsyncLoggingBackend(LoggingBackend):
     _arrived: _ArrivedReplies | None = None
 
     def __post_init__(self) -> None:
-        """Register this backend, so that `after_fork_in_child` is called in forked processes."""
         watch_forks(self)
 
     def after_fork_in_child(self) -> None:
@@ -236,13 +221,11 @@ class AsyncLoggingBackend(LoggingBackend):
         self._in_flight, self._reserved, self._arrived = {}, 0, None
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Return one reply per request, in the order of the requests."""
         return run_on_task_request_loop(
             answer_task_requests_concurrently(self.agenerate, requests, limit=self.batch_size)
         )
 
     async def agenerate(self, request: Request) -> Reply:
-        """Return the reply to one request."""
         digest = request.digest(self.backend.identity)
         while digest in self._in_flight:
             await self._in_flight[digest].wait()
@@ -296,7 +279,6 @@ class AsyncLoggingBackend(LoggingBackend):
             arrived.committed.set_result(None)
 
     async def aclose(self) -> None:
-        """Do the same as `close` without blocking the event loop."""
         await asyncio.to_thread(self.close)
 
 
@@ -320,10 +302,158 @@ def log_calls(backend: Backend, log: CallLog | NoLog, **options: Any) -> Logging
 
     Args:
         backend: The backend. If it is asynchronous, the returned backend is asynchronous, too.
-        log: The call log.
         options: Further fields of `LoggingBackend`; the default of ``batch_characters`` is the value of the backend.
     """
     options = {"batch_characters": traits(backend).batch_characters, **options}
     if isinstance(backend, AsyncBackend):
         return AsyncLoggingBackend(backend=backend, log=log, **options)
     return LoggingBackend(backend=backend, log=log, **options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BegunCalls:
+    """The result of `CallDesk.begin` for a batch of requests."""
+
+    #: Mapping from digest to reply, for requests that the model must not answer, because the log or the cache contains
+    #: a reply or because they are refused.
+    replies: Mapping[str, Reply]
+    missing: tuple[str, ...]
+
+
+class CallDesk:
+    """A desk, in the process that owns the call log, logs the calls of other processes; it is not thread-safe.
+
+    Args:
+        backend: The backend with the log, the cache and the token cap of the run; its model is not called.
+    """
+
+    def __init__(self, backend: LoggingBackend) -> None:
+        self._backend = backend
+        self._in_flight: dict[int, dict[str, Request]] = {}
+
+    def begin(self, owner: int, requests: Mapping[str, Request], *, refusal: str = "") -> BegunCalls | None:
+        """Return the recorded replies to a batch, and register the other requests as calls in flight.
+
+        Args:
+            owner: Number of the work item (such as a block of lists) to which the batch belongs.
+            refusal: If not empty, requests without a recorded reply are answered by an error with this text.
+
+        Returns:
+            The recorded replies and the missing digests. None if the requests may fit below the token cap once calls in
+            flight have ended; the caller then has to call `begin` again after `keep`.
+        """
+        backend, in_flight = self._backend, self._in_flight.setdefault(owner, {})
+        replies = backend.look_up(requests)
+        missing = {digest: request for digest, request in requests.items() if digest not in replies}
+        # A lost worker's message may be answered after the work was given to another: tokens are reserved only once.
+        new = {digest: request for digest, request in missing.items() if digest not in in_flight}
+        if not refusal and backend.must_wait(new.values()):
+            return None
+        error = refusal or (backend.over_cap().error if len(backend.affordable(new)) < len(new) else "")
+        if error:  # all or nothing, as in one process
+            replies |= {digest: Reply(finish="error", error=error) for digest in missing}
+            missing = new = {}
+        for reply in replies.values():
+            backend.on_reply(reply)
+        backend.reserve(new.values())
+        in_flight.update(new)
+        return BegunCalls(replies=replies, missing=tuple(missing))
+
+    def keep(self, arrived: Sequence[tuple[int, Mapping[str, Reply]]]) -> None:
+        """Commit replies to calls in flight, all in one transaction; replies to other calls are ignored.
+
+        Args:
+            arrived: Pairs of the number of a work item and a mapping from digest to reply, in the order of arrival. If
+                there are two replies to the same request, the first is committed.
+        """
+        calls: list[tuple[str, Request, Reply]] = []
+        for owner, replies in arrived:
+            in_flight = self._in_flight.get(owner, {})
+            expected = {digest: in_flight.pop(digest) for digest in replies if digest in in_flight}
+            self._backend.release(expected.values())
+            calls += [(digest, request, replies[digest]) for digest, request in expected.items()]
+        first_come = calls[::-1]  # reversed, since a dictionary keeps the last value of a key
+        self._backend.keep({d: request for d, request, _ in first_come}, {d: reply for d, _, reply in first_come})
+        for _, _, reply in calls:
+            self._backend.on_reply(reply)
+
+    def release(self, owner: int) -> int:
+        """Forget the calls in flight of a work item whose worker is lost, and return their number."""
+        requests = self._in_flight.pop(owner, {})
+        self._backend.release(requests.values())
+        return len(requests)
+
+    def has_calls_in_flight(self) -> bool:
+        """Return whether there are calls whose replies have not arrived."""
+        return any(self._in_flight.values())
+
+
+class CallDeskClient(Protocol):
+    """A connection from a process with a model to the `CallDesk` of the process that owns the call log."""
+
+    def begin(self, requests: Mapping[str, Request]) -> BegunCalls:
+        """Send a batch to the desk, and wait for the result of `CallDesk.begin`."""
+
+    def keep(self, replies: Mapping[str, Reply]) -> None:
+        """Send new replies to the desk, and wait until they are committed."""
+
+    async def abegin(self, requests: Mapping[str, Request]) -> BegunCalls:
+        """Do the same as `begin` without blocking the event loop."""
+
+    async def akeep(self, replies: Mapping[str, Reply]) -> None:
+        """Do the same as `keep` without blocking the event loop."""
+
+
+@dataclass(kw_only=True)
+class _DeskBackend(LoggingBackend):
+    """A `LoggingBackend` for a process with a model, which sends its calls to the process that owns the log."""
+
+    log: NoLog = field(default_factory=NoLog)
+    desk: CallDeskClient
+
+    def _answer(self, batch: Mapping[str, Request]) -> dict[str, Reply]:
+        begun = self.desk.begin(batch)
+        replies = dict(begun.replies)
+        if begun.missing:
+            generated = self.backend.generate([batch[digest] for digest in begun.missing])
+            new = dict(zip(begun.missing, generated, strict=True))
+            self.desk.keep(new)
+            replies |= new
+        return replies
+
+
+@dataclass(kw_only=True)
+class _AsyncDeskBackend(AsyncLoggingBackend):
+    """An `AsyncLoggingBackend` that sends its calls to the process that owns the log."""
+
+    log: NoLog = field(default_factory=NoLog)
+    desk: CallDeskClient
+
+    async def agenerate(self, request: Request) -> Reply:
+        digest = request.digest(self.backend.identity)
+        while digest in self._in_flight:
+            await self._in_flight[digest].wait()
+        self._in_flight[digest] = asyncio.Event()
+        try:
+            begun = await self.desk.abegin({digest: request})
+            if not begun.missing:
+                return begun.replies[digest]
+            reply = await self.backend.agenerate(request)
+            await self.desk.akeep({digest: reply})
+        except CancelledAfterReplyError as cancelled:
+            await self.desk.akeep({digest: cancelled.reply})
+            raise
+        finally:
+            self._in_flight.pop(digest).set()
+        return reply
+
+
+def log_calls_at_desk(backend: Backend, desk: CallDeskClient, *, batch_characters: int | None) -> LoggingBackend:
+    """Wrap a backend so that its calls are logged by another process.
+
+    Args:
+        backend: The backend. If it is asynchronous, the returned backend is asynchronous, too.
+    """
+    if isinstance(backend, AsyncBackend):
+        return _AsyncDeskBackend(backend=backend, desk=desk, batch_characters=batch_characters)
+    return _DeskBackend(backend=backend, desk=desk, batch_characters=batch_characters)

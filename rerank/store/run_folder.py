@@ -22,22 +22,23 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
+import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from rerank.errors import DataError, MissingResourceError, StorageError, UsageError, error_repr
-from rerank.io.json_records import JsonRecord, read_json_lines
+from rerank.io.json_records import JsonRecord, parse_json, read_json_lines
 from rerank.io.paths import named_path_errors
 from rerank.io.run_files import open_trec_run_file, read_qrels, read_run, read_run_lists, write_qrels
 from rerank.io.settings_files import read_json_object
-from rerank.io.text_files import replace_text_file
-from rerank.store.call_log import CallLog
-from rerank.store.logged_prompts import PromptStorage
+from rerank.io.text_files import open_text_file, replace_text_file
+from rerank.store.call_log import CallLog, PromptStorage
 from rerank.types import Qrels, Query, Ranking, Run, Window
 
 #: Result files in the order in which they are removed. spec.json is removed last, so that the folder is still a run
@@ -46,7 +47,7 @@ _RESULTS = ("summary.json", "splits.jsonl", "judge_scores.jsonl", "relevance.jso
 _FILES = (*_RESULTS, "batches.json", "first_stage.trec", "queries.jsonl", "qrels.trec", "spec.json")
 
 
-def hash_run_folder_identity(identity: Mapping[str, Any]) -> str:
+def hash_identity(identity: Mapping[str, Any]) -> str:
     """Return the hex SHA-256 of an identity, which is everything that determines the result of a run."""
     text = json.dumps(identity, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
@@ -60,7 +61,6 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Store the path; nothing is read or written."""
         self.path = Path(path)
 
     @classmethod
@@ -87,12 +87,10 @@ class RunFolder:
 
         Args:
             document: The content of spec.json; ``document["hash"]`` is the hash of the run's identity.
-            resume: Whether to continue an unfinished run.
-            overwrite: Whether to delete an existing run.
         """
         self.check_path(overwrite=overwrite)
         with self.locked():
-            for leftover in filter(_is_temporary_run_file, list(self.path.iterdir())):
+            for leftover in filter(_is_temporary, list(self.path.iterdir())):
                 leftover.unlink()
             if overwrite:
                 self._clear()
@@ -128,7 +126,7 @@ class RunFolder:
                     remedy="Delete the folder yourself, or choose another --out",
                 ) from error
         if self.path.is_dir() and not (self.path / "spec.json").is_file():
-            other_files = [e.name for e in self.path.iterdir() if e.name != ".lock" and not _is_temporary_run_file(e)]
+            other_files = [e.name for e in self.path.iterdir() if e.name != ".lock" and not _is_temporary(e)]
             if other_files:
                 raise UsageError(
                     f"{str(self.path)!r} exists and is not a run folder (it contains {other_files[0]!r})",
@@ -167,9 +165,9 @@ class RunFolder:
     def _check(self, document: Mapping[str, Any], *, resume: bool) -> None:
         recorded = self.spec()
         if recorded["hash"] != document["hash"]:
-            command = other_command_of_run_folder(recorded, document)
-            differences = ", ".join(describe_run_folder_differences(recorded, document))
-            commit = other_commit_of_run_folder(recorded, document)
+            command = _other_command(recorded, document)
+            differences = ", ".join(_differences(recorded, document))
+            commit = _other_commit(recorded, document)
             raise UsageError(
                 f"{str(self.path)!r} contains another run: {differences}",
                 remedy=(f"To continue that run, use its own command, `{command} --resume`. " if command else "")
@@ -202,7 +200,6 @@ class RunFolder:
         return CallLog(self.path / "calls.sqlite", readonly=readonly, prompts=prompts)
 
     def spec(self) -> dict[str, Any]:
-        """Return the content of spec.json."""
         content = self.read_json("spec.json", "hash", "spec", "identity")
         for key in ("spec", "identity", "files", "dataset", "environment", "flow"):
             if not isinstance(content.get(key, {}), dict):
@@ -224,7 +221,6 @@ class RunFolder:
         """Read one of the folder's JSON files.
 
         Args:
-            name: Name of the file.
             keys: Keys that the object must contain.
         """
         path = self.path / name
@@ -269,12 +265,7 @@ class RunFolder:
             yield given, ranked
 
     def write_candidates(self, lists: Iterable[Ranking], name: str) -> None:
-        """Write the candidates, without document texts, and the queries, one list at a time.
-
-        Args:
-            lists: The candidate lists.
-            name: Name of the first stage.
-        """
+        """Write the candidates, without document texts, and the queries, one list at a time."""
         with (
             replace_text_file(self.path / "queries.jsonl") as queries,
             open_trec_run_file(self.path / "first_stage.trec", name) as write,
@@ -360,11 +351,10 @@ class RunFolder:
         return read_qrels(path) if path.is_file() else Qrels({})
 
     def write_qrels(self, qrels: Qrels) -> None:
-        """Write the relevance judgments with which the run is scored."""
         write_qrels(qrels, self.path / "qrels.trec")
 
 
-def _is_temporary_run_file(path: Path) -> bool:
+def _is_temporary(path: Path) -> bool:
     """Return whether a file is a leftover of an interrupted atomic write."""
     return path.name.startswith(".") and path.name.endswith(".tmp")
 
@@ -373,12 +363,8 @@ def _is_temporary_run_file(path: Path) -> bool:
 _NOT_IN_IDENTITY = {"measures", "relevant", "qrels", "max_failure_rate"}
 
 
-def describe_run_folder_differences(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
+def _differences(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
     """Describe the differences between two runs: their options or, if these are equal, other parts of the identity.
-
-    Args:
-        recorded: The content of spec.json in the folder.
-        requested: The content of spec.json for the run to be written.
 
     Returns:
         One clause per difference.
@@ -390,7 +376,7 @@ def describe_run_folder_differences(recorded: Mapping[str, Any], requested: Mapp
         if "weights" in keys and all(sources) and sources[0] != sources[1]:
             return [f"its weights are from {sources[0]}, and those here from {sources[1]}"]
         if keys:
-            return [_describe_one_run_folder_difference(part, key, old.get(key), new.get(key)) for key in keys]
+            return [_difference(part, key, old.get(key), new.get(key)) for key in keys]
     return ["its hash is different"]
 
 
@@ -408,10 +394,10 @@ def _with_properties_of_model(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values}
 
 
-def _describe_one_run_folder_difference(part: str, key: str, old: object, new: object) -> str:
+def _difference(part: str, key: str, old: object, new: object) -> str:
     if (part, key) == ("identity", "first_stage"):  # the values are hashes, which would not help the user
         return "its candidates (queries, documents or their texts) differ"
-    return f"{key} is {_shorten_run_folder_value(old)} there and {_shorten_run_folder_value(new)} here"
+    return f"{key} is {_shorten(old)} there and {_shorten(new)} here"
 
 
 #: Commands that write the same files but select queries differently: `rerank run` uses the queries with relevance
@@ -419,19 +405,210 @@ def _describe_one_run_folder_difference(part: str, key: str, old: object, new: o
 _COMMANDS = ("run", "rerank")
 
 
-def other_command_of_run_folder(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
+def _other_command(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
     """Return the command that created a folder if it differs from the current command; empty if equal or unknown."""
     old, new = (str(part.get("environment", {}).get("command")).split(" ")[-1] for part in (recorded, requested))
     return f"rerank {old}" if {old, new} == {*_COMMANDS} else ""
 
 
-def _shorten_run_folder_value(value: object) -> str:
+def _shorten(value: object) -> str:
     text = str(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def other_commit_of_run_folder(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
+def _other_commit(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
     """Return the commit of the model in a folder if the requested run differs only in the commit; else empty."""
     old, new = (_with_properties_of_model(part.get("identity", {})) for part in (recorded, requested))
     commit, other = (str(identity.pop("revision", "")) for identity in (old, new))
     return commit if old == new and commit != other else ""
+
+
+_LINE = '{"query": ID, "kind": TEXT, "scores": {DOCUMENT: NUMBER or null}}'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeScores:
+    """The scores of a judge for one query."""
+
+    query: str
+    kind: str = ""  # type of the scores, such as ``log-odds``; empty if there are no scores
+    #: Mapping from document id to score, or to None for a document without a score. Larger scores mean more relevant.
+    scores: Mapping[str, float | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.scores and not self.kind:
+            raise DataError(f"The judge scores of query {self.query!r} have no kind", expected="a name like log-odds")
+        for doc, score in self.scores.items():
+            if score is not None and not math.isfinite(score):
+                raise DataError(
+                    f"The judge score of document {doc!r} in query {self.query!r} is {score}",
+                    expected="a finite number, or null for no score",
+                )
+
+
+@contextmanager
+def open_judge_scores(path: str | Path) -> Generator[Callable[[JudgeScores], None]]:
+    """Open the file for writing scores one query at a time; it is replaced if the block ends without an error.
+
+    Yields:
+        A function that writes the scores of one query.
+    """
+    with replace_text_file(path) as file:
+
+        def write(row: JudgeScores) -> None:
+            content = {"query": row.query, "kind": row.kind, "scores": dict(row.scores)}
+            file.write(json.dumps(content, ensure_ascii=False) + "\n")
+
+        yield write
+
+
+def read_judge_scores(path: str | Path) -> dict[str, JudgeScores]:
+    """Read the scores of all queries.
+
+    Returns:
+        A mapping from query id to scores; empty if the file does not exist, as in older run folders.
+    """
+    if not Path(path).is_file():
+        return {}
+    table: dict[str, JudgeScores] = {}
+    with open_text_file(Path(path)) as file:
+        for number, line in enumerate(file, 1):
+            where = f"{path}:{number}"
+            row = _parse_scores(line, where)
+            if row.query in table:
+                raise DataError(f"{where}: duplicate query {row.query!r}", expected="each query once")
+            table[row.query] = row
+    return table
+
+
+def _parse_scores(line: str, where: str) -> JudgeScores:
+    row = parse_json(line, where)
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: the line contains {error_repr(row)}", expected=_LINE)
+    query, kind, scores = row.get("query"), row.get("kind", ""), row.get("scores", {})
+    if not isinstance(query, str) or not isinstance(kind, str) or not isinstance(scores, dict):
+        raise DataError(f"{where}: the line contains {error_repr(row)}", expected=_LINE)
+    for doc, score in scores.items():
+        if score is not None and (isinstance(score, bool) or not isinstance(score, (int, float))):
+            raise DataError(f"{where}: the score of {doc!r} is {error_repr(score)}", expected="a number or null")
+    try:
+        return JudgeScores(query=query, kind=kind, scores=scores)
+    except DataError as error:
+        raise DataError(f"{where}: {error.found}", expected=error.expected) from error
+
+
+_FILE = "batches.json"
+#: State of a batch that the provider may or may not have received, and of a batch whose replies are in the call log.
+SUBMITTING, COLLECTED = "submitting", "collected"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedBatch:
+    """A batch of a run."""
+
+    key: str  # random text by which the batch is found in the provider's list of batches
+    digests: tuple[str, ...]
+    id: str = ""  # the provider's id of the batch; empty if no id was received
+    state: str = SUBMITTING  # `SUBMITTING`, then the state that the provider reports, and finally `COLLECTED`
+
+    @classmethod
+    def begin(cls, digests: Iterable[str]) -> RecordedBatch:
+        """Return a new batch with a random key."""
+        return cls(key=f"listrank-{secrets.token_hex(16)}", digests=tuple(digests))
+
+
+class BatchRecord:
+    """The batches of one run folder; every change is written to the file immediately."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._batches: dict[str, RecordedBatch] = {}
+        if (folder.path / _FILE).is_file():
+            for row in folder.read_json(_FILE, "batches")["batches"]:
+                batch = self._parse(row)
+                self._batches[batch.key] = batch
+
+    def unfinished(self) -> list[RecordedBatch]:
+        return [batch for batch in self._batches.values() if batch.state != COLLECTED]
+
+    def write(self, batch: RecordedBatch, **changes: Any) -> RecordedBatch:
+        """Record a batch after changing some of its attributes, and return the changed batch."""
+        changed = self._batches[batch.key] = replace(batch, **changes)
+        self._folder.write_json(_FILE, {"batches": [asdict(each) for each in self._batches.values()]})
+        return changed
+
+    def forget(self, batch: RecordedBatch) -> None:
+        """Remove a batch that the provider never received."""
+        del self._batches[batch.key]
+        self._folder.write_json(_FILE, {"batches": [asdict(each) for each in self._batches.values()]})
+
+    def _parse(self, row: Any) -> RecordedBatch:
+        try:
+            names = {name: row[name] for name in ("key", "id", "state")}
+            digests = row["digests"]
+            if not all(isinstance(text, str) for text in (*names.values(), *digests)) or isinstance(digests, str):
+                raise TypeError("key, id or state is not a string, or digests is not a list of strings")
+            return RecordedBatch(**names, digests=tuple(digests))
+        except (TypeError, KeyError) as error:
+            raise DataError(
+                f"{str(self._folder.path / _FILE)!r} is damaged: {error!r}",
+                expected="key, id, state and digests of every batch",
+                remedy="Restore the file: without it, --resume submits the batches again, and they are paid for twice",
+            ) from error
+
+
+#: Suffixes of the names of the files that SQLite uses for one database.
+_BESIDE = ("", "-wal", "-shm")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallLogRepair:
+    """The result of a repair."""
+
+    kept: int  # number of undamaged calls, which are kept
+    #: Number of damaged rows that were found. Rows on pages that cannot be read are not counted.
+    damaged: int
+    #: Number of kept calls whose prompts cannot be read although prompts were logged, since each prompt is compressed
+    #: together with earlier prompts. `rerank.experiment.run_prompts.read_run_prompts` renders them again.
+    prompts_lost: int
+    original: Path | None  # the damaged file under its new name; None if the log was undamaged and has not been changed
+
+
+def repair_call_log(folder: RunFolder) -> CallLogRepair:
+    """Replace a damaged call log by a log with the undamaged rows; the damaged file is kept under another name.
+
+    A finished run becomes unfinished, so that ``--resume`` repeats the calls that were lost.
+    """
+    path = folder.path / "calls.sqlite"
+    with folder.locked():
+        try:
+            log = CallLog(path, readonly=True, salvage=True)
+        except DataError as error:
+            raise DataError(
+                error.found,
+                expected="a SQLite file whose list of tables can be read",
+                remedy="Move the file and summary.json out of the folder; --resume then repeats all calls",
+            ) from error
+        with log:
+            if log.is_whole():
+                return CallLogRepair(kept=len(log), damaged=0, prompts_lost=0, original=None)
+            rows, damaged, lost = log.whole_rows()
+        try:
+            draft = path.with_name(".calls.sqlite.tmp")
+            for suffix in _BESIDE:
+                Path(f"{draft}{suffix}").unlink(missing_ok=True)
+            with CallLog(draft) as repaired:
+                repaired.put_rows(rows)
+            original = next(p for n in range(1, 1000) if not (p := path.with_name(f"calls.sqlite.damaged{n}")).exists())
+            (folder.path / "summary.json").unlink(missing_ok=True)
+            os.link(path, original)  # calls.sqlite exists at any time, in case the process is killed
+            for suffix in _BESIDE[1:]:
+                if (old := Path(f"{path}{suffix}")).exists():
+                    old.rename(f"{original}{suffix}")
+            draft.replace(path)
+        except OSError as error:
+            raise StorageError(
+                f"The repaired call log cannot be written to {str(folder.path)!r}: {error.strerror or error}",
+                remedy="Free disk space, or check the permissions of the folder",
+            ) from error
+    return CallLogRepair(kept=len(rows), damaged=damaged, prompts_lost=lost, original=original)

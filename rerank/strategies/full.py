@@ -12,7 +12,7 @@ class Full:
     """A strategy that judges all documents in one window.
 
     Calls for n documents: 1 if n > 1, else 0. A list that is too long for the model's context takes more calls: it
-    is divided into parts, which are ranked and merged (`rerank.pipeline.window_splitting`). The summary of the run
+    is divided into parts, which are ranked and merged (`rerank.pipeline.driver`). The summary of the run
     counts such windows.
 
     Attributes:

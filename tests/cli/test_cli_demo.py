@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rerank.experiment.demo import demo_experiment_specs
+from rerank.experiment.demo import specify_runs
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 DEMO = ("demo", "--model", "fake:reversed", "--out", "d")
@@ -59,7 +59,7 @@ def test_all_questions(cli: Cli) -> None:
 
 
 def test_the_demo_of_the_embedded_model_has_its_default_and_one_flag_more() -> None:
-    default, fullrank, adapter = demo_experiment_specs(model="smollm2-135m")
+    default, fullrank, adapter = specify_runs(model="smollm2-135m")
     assert (default.method, fullrank.method, adapter.adapter) == ("auto", "fullrank", "smollm2-135m-attention")
     assert not {"method", "prompt", "max_passage_tokens"} & default.model_fields_set
 

@@ -17,8 +17,8 @@ from rerank import Reranker
 from rerank.adjudication.judging.grader import Grader
 from rerank.backends.fake import Fake
 from rerank.experiment import run_experiment
-from rerank.experiment.calibrate import calibrate_experiment_runs
-from rerank.experiment.robustness import measure_order_robustness, prepare_robustness_cells
+from rerank.experiment.calibrate import fit_to_runs
+from rerank.experiment.robustness import measure_orders, prepare_cells
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.finetune.labels.labelling import LabellingPlan, make_labels, prepare_labelling
 from rerank.finetune.recipe import Recipe
@@ -95,7 +95,7 @@ def command(*words: str) -> None:
 
 def from_robustness(settings: Mapping[str, Any], folder: Path) -> list[str]:
     execution = Execution(out=folder / "robustness", device="cpu")
-    measure_order_robustness(list(prepare_robustness_cells(spec_of(settings), execution, shuffles=0))[:1], execution)
+    measure_orders(list(prepare_cells(spec_of(settings), execution, shuffles=0))[:1], execution)
     (place,) = [path.parent for path in (folder / "robustness").rglob("spec.json") if shuffle_of(path) == "none"]
     return order_in(place)
 
@@ -278,7 +278,7 @@ def test_a_calibration_travels_with_an_adapter_and_with_a_merged_model(trained: 
     write_lists(place, "0", "1")
     summary = run_experiment(spec_of(trained), Execution(out=place / "run", device="cpu"))
     (folder,) = trained.values()
-    calibrate_experiment_runs([place / "run"], place / folder / "rerank-calibration.json", complete=True)
+    fit_to_runs([place / "run"], place / folder / "rerank-calibration.json", complete=True)
     hits = Reranker.from_pretrained(**trained, device="cpu").rank(QUERY, TEXTS)
     relevance = [hit.relevance for hit in hits]
     assert None not in relevance

@@ -18,7 +18,7 @@ from rerank.adjudication.judging import Grader, judge_session_by_model
 from rerank.adjudication.judging.grader import GradingWorkers
 from rerank.engines import open_engine
 from rerank.errors import BackendError
-from rerank.experiment.first_stage_search import run_first_stage_experiment
+from rerank.experiment.candidates import search_first_stage
 from rerank.experiment.spec import Execution
 from rerank.models import BackendOptions, open_model_backend
 from rerank.prompts import load_prompt
@@ -136,7 +136,7 @@ def test_a_first_stage_is_that_of_one_process(
     results = []
     for name, execution in (("one", Execution()), ("ray", Execution(engine="ray", workers=2))):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
-        run = run_first_stage_experiment(spec, execution).run
+        run = search_first_stage(spec, execution).run
         files = sorted((tmp_path / name).glob("listrank/indexes/**/*.npy"))
         results.append((run, [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]))
     torch.set_num_threads(threads)

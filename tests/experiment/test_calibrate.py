@@ -14,13 +14,13 @@ from rerank.calibration import Calibration, identity_bound_to_calibration
 from rerank.errors import DataError, MissingResourceError, UsageError
 from rerank.experiment import run_experiment
 from rerank.experiment.calibrate import (
-    calibrate_experiment_runs,
-    open_finished_experiment_with_qrels,
-    split_experiment_folder_and_qrels,
+    fit_to_runs,
+    open_finished_run,
+    split_folder_and_qrels,
 )
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.store import RunFolder
-from rerank.store.judge_scores import JudgeScores, write_run_folder_judge_scores
+from rerank.store.run_folder import JudgeScores, open_judge_scores
 from tests.raising import raises
 
 Folder = Callable[..., Path]
@@ -38,7 +38,9 @@ def folder(lists: Callable[..., RunSpec], tmp_path: Path) -> Folder:
             for query, ranking in RunFolder(path).read_run("run.trec").items()
         }
         rows = [JudgeScores(query=query, kind=kind, scores=scores[query] if kind else {}) for query in scores]
-        write_run_folder_judge_scores(path / "judge_scores.jsonl", rows)
+        with open_judge_scores(path / "judge_scores.jsonl") as write:
+            for row in rows:
+                write(row)
         return path
 
     return make
@@ -46,7 +48,7 @@ def folder(lists: Callable[..., RunSpec], tmp_path: Path) -> Folder:
 
 def test_a_folder_is_calibrated(folder: Folder, tmp_path: Path) -> None:
     path = folder(kind="log-odds", model="fake:perfect")
-    report = calibrate_experiment_runs([path], tmp_path / "calibration.json", relevant=2)
+    report = fit_to_runs([path], tmp_path / "calibration.json", relevant=2)
     assert (report["queries"], report["depth"], report["fit"]) == (4, 12, "judge+first-stage")
     assert report["auc"] > 0.9
     assert {row["depth"] for row in report["rows"]} == {5, 12}
@@ -63,7 +65,7 @@ def test_a_folder_is_calibrated(folder: Folder, tmp_path: Path) -> None:
 def test_older_folders_have_ranks_only_and_their_own_judgments_decide_the_grade(folder: Folder, tmp_path: Path) -> None:
     path = folder(relevant=3)
     (path / "judge_scores.jsonl").unlink()
-    report = calibrate_experiment_runs([path], tmp_path / "calibration.json")
+    report = fit_to_runs([path], tmp_path / "calibration.json")
     assert report["fit"] == "rank+first-stage"
     assert report["rate"] == pytest.approx(3 / 12)
     assert Calibration.load(report["file"]).relevant == 3
@@ -72,16 +74,16 @@ def test_older_folders_have_ranks_only_and_their_own_judgments_decide_the_grade(
 def test_the_judgments_can_be_others(folder: Folder, tmp_path: Path) -> None:
     qrels = tmp_path / "other.txt"
     qrels.write_text("".join(f"q{q} 0 d{q}-{n} {n % 2}\n" for q in range(3) for n in range(6)), "utf-8")
-    report = calibrate_experiment_runs([folder(kind="log-odds")], tmp_path / "calibration.json", qrels=str(qrels))
+    report = fit_to_runs([folder(kind="log-odds")], tmp_path / "calibration.json", qrels=str(qrels))
     assert (report["queries"], report["documents"], report["unjudged"], report["rate"]) == (3, 18, 18, 0.5)
     path, out = tmp_path / "run", tmp_path / "calibration.json"
-    report = calibrate_experiment_runs([path], out, qrels=str(qrels), complete=True)
+    report = fit_to_runs([path], out, qrels=str(qrels), complete=True)
     assert (report["queries"], report["documents"], report["unjudged"], report["rate"]) == (3, 36, 0, 0.25)
 
 
 def test_folders_of_several_depths_are_fitted_together(folder: Folder, tmp_path: Path) -> None:
     paths = [folder("a", kind="log attention"), folder("b", kind="log attention", depth=6)]
-    report = calibrate_experiment_runs(paths, tmp_path / "calibration.json")
+    report = fit_to_runs(paths, tmp_path / "calibration.json")
     assert {row["depth"] for row in report["rows"]} == {6, 12}
 
 
@@ -89,15 +91,15 @@ def test_folders_of_other_rankers_and_first_stages_are_refused(folder: Folder, t
     main, other, qlm = folder("a"), folder("b", model="fake:perfect"), folder("c", method="qlm")
     out = tmp_path / "calibration.json"
     with raises(UsageError, "different rankers", "fake:reversed", "fake:perfect"):
-        calibrate_experiment_runs([main, other], out)
+        fit_to_runs([main, other], out)
     with raises(UsageError, "different rankers", "judge is"):
-        calibrate_experiment_runs([main], out, tests=[str(qlm)])
+        fit_to_runs([main], out, tests=[str(qlm)])
     spec = json.loads((other / "spec.json").read_text("utf-8"))
     changed = json.loads((main / "spec.json").read_text("utf-8"))
     spec["identity"], spec["spec"]["first_stage"] = changed["identity"], "bm25"
     (other / "spec.json").write_text(json.dumps(spec), "utf-8")
     with raises(UsageError, "candidates", "bm25"):
-        calibrate_experiment_runs([main, other], out)
+        fit_to_runs([main, other], out)
     assert not out.exists()
 
 
@@ -107,15 +109,15 @@ def test_a_test_is_only_reported(folder: Folder, tmp_path: Path) -> None:
     spec["dataset"]["name"] = "other"
     (other / "spec.json").write_text(json.dumps(spec), "utf-8")
     qrels = tmp_path / "qrels.txt"
-    alone = calibrate_experiment_runs([main], tmp_path / "alone.json")
-    report = calibrate_experiment_runs([main], tmp_path / "both.json", tests=[f"{other}:{qrels}"])
+    alone = fit_to_runs([main], tmp_path / "alone.json")
+    report = fit_to_runs([main], tmp_path / "both.json", tests=[f"{other}:{qrels}"])
     rows = [row for row in report["rows"] if not row["held_out"]]
     assert {row["collection"] for row in rows} == {"other"}
     assert [row for row in report["rows"] if row["held_out"]] == alone["rows"]
     fits = [json.loads((tmp_path / name).read_text("utf-8"))["fits"] for name in ("alone.json", "both.json")]
     assert fits[0] == fits[1]
     with raises(DataError, "4 queries", "fitted runs and in a test"):
-        calibrate_experiment_runs([main], tmp_path / "both.json", tests=[str(main)])
+        fit_to_runs([main], tmp_path / "both.json", tests=[str(main)])
 
 
 @pytest.mark.parametrize(("given", "rate_of_file"), [(None, 0.75), (2, 0.5)])
@@ -127,43 +129,45 @@ def test_a_grade_is_for_fitted_runs_and_files_and_a_folder_has_its_own(
     spec["dataset"]["name"] = "other"
     (other / "spec.json").write_text(json.dumps(spec), "utf-8")
     for test, rate in ((f"{other}:{tmp_path / 'qrels.txt'}", rate_of_file), (str(other), 0.25)):
-        report = calibrate_experiment_runs([main], tmp_path / "out.json", relevant=given, tests=[test])
+        report = fit_to_runs([main], tmp_path / "out.json", relevant=given, tests=[test])
         assert {row["rate"] for row in report["rows"] if not row["held_out"] and row["depth"] == 12} == {rate}
 
 
 def test_folders_that_cannot_be_read(folder: Folder, tmp_path: Path) -> None:
     path = folder()
     with raises(MissingResourceError, "missing"):
-        open_finished_experiment_with_qrels(tmp_path / "missing", None)
+        open_finished_run(tmp_path / "missing", None)
     (path / "qrels.trec").unlink()
     with raises(DataError, "no relevance judgments", "--qrels"):
-        open_finished_experiment_with_qrels(path, None)
+        open_finished_run(path, None)
     rows = [JudgeScores(query=f"q{n}", kind=f"kind {n}", scores={"d": 1}) for n in range(2)]
-    write_run_folder_judge_scores(path / "judge_scores.jsonl", rows)
+    with open_judge_scores(path / "judge_scores.jsonl") as write:
+        for row in rows:
+            write(row)
     with raises(DataError, "kind 0, kind 1"):
-        open_finished_experiment_with_qrels(path, str(tmp_path / "qrels.txt"))
+        open_finished_run(path, str(tmp_path / "qrels.txt"))
     (path / "first_stage.trec").write_text("", "utf-8")
     (path / "run.trec").write_text("", "utf-8")
     with raises(DataError, "no rankings"):
-        open_finished_experiment_with_qrels(path, None)
+        open_finished_run(path, None)
     (path / "run.trec").unlink()
     with raises(DataError, "unfinished", "--resume"):
-        open_finished_experiment_with_qrels(path, None)
+        open_finished_run(path, None)
     with raises(UsageError, "No run folder"):
-        calibrate_experiment_runs([], tmp_path / "calibration.json")
+        fit_to_runs([], tmp_path / "calibration.json")
 
 
 def test_nothing_is_computed_for_a_file_that_cannot_be_written(folder: Folder, tmp_path: Path) -> None:
     with raises(MissingResourceError, "no folder"):
-        calibrate_experiment_runs([tmp_path / "unread"], tmp_path / "missing" / "calibration.json")
+        fit_to_runs([tmp_path / "unread"], tmp_path / "missing" / "calibration.json")
 
 
 def test_the_two_parts_of_a_test(tmp_path: Path) -> None:
     for name in ("run", "run:1"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "spec.json").write_text("{}", "utf-8")
-    assert split_experiment_folder_and_qrels(f"{tmp_path}/run:qrels.txt") == (tmp_path / "run", "qrels.txt")
-    assert split_experiment_folder_and_qrels(f"{tmp_path}/run:1:beir:folder") == (tmp_path / "run:1", "beir:folder")
-    assert split_experiment_folder_and_qrels(f"{tmp_path}/run") == (tmp_path / "run", None)
+    assert split_folder_and_qrels(f"{tmp_path}/run:qrels.txt") == (tmp_path / "run", "qrels.txt")
+    assert split_folder_and_qrels(f"{tmp_path}/run:1:beir:folder") == (tmp_path / "run:1", "beir:folder")
+    assert split_folder_and_qrels(f"{tmp_path}/run") == (tmp_path / "run", None)
     with raises(UsageError, "nothing:qrels.txt"):
-        split_experiment_folder_and_qrels("nothing:qrels.txt")
+        split_folder_and_qrels("nothing:qrels.txt")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rerank.evaluation import compare_runs
-from rerank.experiment.demo_page import render_demo_page
+from rerank.experiment.demo import render_page
 from rerank.judges.attention.evidence import EvidenceSpan
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
@@ -27,7 +27,7 @@ def render(words: bool) -> str:
         return [(span(0, 4, 0.5), span(5, 9, 0.1)), (span(3, 6, 1.0),)]
 
     comparison = compare_runs(QRELS, runs(), "nDCG@10")
-    return render_demo_page(comparison, ["no & difference"], runs(), QRELS, find if words else None)
+    return render_page(comparison, ["no & difference"], runs(), QRELS, find if words else None)
 
 
 def test_before_and_after() -> None:

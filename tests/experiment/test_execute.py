@@ -19,8 +19,8 @@ from rerank.experiment import (
     run_experiment,
     verify_run_folder,
 )
-from rerank.experiment.candidates import order_candidates_of_spec
-from rerank.experiment.execute import default_run_folder, run_tag_of_spec
+from rerank.experiment.candidates import order_run
+from rerank.experiment.execute import default_run_folder, run_tag
 from rerank.experiment.prepare import spec_with_trained_defaults
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.io.run_files import read_run, write_run
@@ -131,7 +131,7 @@ def test_only_so_many_queries_and_only_these(lists: Lists, out: Execution, tmp_p
 def test_depth_and_shuffle(lists: Lists, tmp_path: Path) -> None:
     def first(**options: Any) -> list[str]:
         prepared = prepare_run(lists(depth=6, **options), Execution())
-        return list(order_candidates_of_spec(prepared.first_stage, prepared.spec)["q0"].doc_ids)
+        return list(order_run(prepared.first_stage, prepared.spec)["q0"].doc_ids)
 
     given = [f"d0-{n}" for n in range(6)]
     assert first() == given
@@ -227,10 +227,10 @@ def test_a_run_is_named_by_its_adapter(tmp_path: Path) -> None:
     asked = {"collection": "pydoc", "adapter": str(folder)}
     own = spec_with_trained_defaults(RunSpec.make(asked))
     shutil.rmtree(folder)  # a run is named, and replayed, without it
-    assert run_tag_of_spec(own) == "mine"
+    assert run_tag(own) == "mine"
     assert own.shown_method == "icr,heads=heads.json"
-    assert run_tag_of_spec(RunSpec.make(asked | {"method": "sliding,size=4"})) == "mine-sliding-size-4"
-    assert run_tag_of_spec(RunSpec.make({"collection": "pydoc", "method": "icr,heads=/a/b.json"})) == "icr-heads-b.json"
+    assert run_tag(RunSpec.make(asked | {"method": "sliding,size=4"})) == "mine-sliding-size-4"
+    assert run_tag(RunSpec.make({"collection": "pydoc", "method": "icr,heads=/a/b.json"})) == "icr-heads-b.json"
 
 
 def test_the_call_cache_serves_other_runs(lists: Lists, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,7 +339,7 @@ def test_another_way_to_the_same_order_is_another_run(lists: Lists, out: Executi
     run_experiment(lists(shuffle="inverse"), out)
     assert out.out is not None
     turned = RunFolder.existing(out.out).read_candidates()
-    write_run(Run((order_candidates_of_spec(turned, lists(shuffle="inverse"))).values(), name="r"), tmp_path / "r.trec")
+    write_run(Run((order_run(turned, lists(shuffle="inverse"))).values(), name="r"), tmp_path / "r.trec")
     with raises(UsageError, "--out", "--overwrite"):
         run_experiment(lists(first_stage=f"run:{tmp_path / 'r.trec'}"), out)
 

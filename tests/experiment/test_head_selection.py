@@ -13,9 +13,9 @@ import pytest
 from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.experiment.head_selection import (
     HeadSelection,
-    score_experiment_heads_by_contrast,
-    score_experiment_heads_by_mass,
-    select_attention_heads_by_experiment,
+    score_by_contrast,
+    score_by_mass,
+    select_by_attention,
 )
 from rerank.experiment.spec import Execution, RunSpec
 from tests.raising import raises
@@ -25,25 +25,22 @@ GOLD = np.array([False, True, False])
 
 
 def test_the_mass_on_relevant_passages() -> None:
-    assert score_experiment_heads_by_mass(WEIGHTS, GOLD).tolist() == [[0.5, 0.3]]
-    assert score_experiment_heads_by_mass(WEIGHTS, np.array([True, True, False])).tolist() == [[0.7, 0.6]]
+    assert score_by_mass(WEIGHTS, GOLD).tolist() == [[0.5, 0.3]]
+    assert score_by_mass(WEIGHTS, np.array([True, True, False])).tolist() == [[0.7, 0.6]]
 
 
 def test_the_contrast_is_a_softmax_over_one_relevant_passage_and_the_others() -> None:
-    found = score_experiment_heads_by_contrast(WEIGHTS, GOLD, tau=0.1)
+    found = score_by_contrast(WEIGHTS, GOLD, tau=0.1)
     first = math.exp(5) / (math.exp(5) + math.exp(2) + math.exp(1))
     assert found == pytest.approx(np.array([[first, 1 / 3]]))
-    both = score_experiment_heads_by_contrast(WEIGHTS, np.array([True, True, False]), tau=0.1)
+    both = score_by_contrast(WEIGHTS, np.array([True, True, False]), tau=0.1)
     each = [math.exp(m) / (math.exp(m) + math.exp(1)) for m in (2, 5)]
     assert both[0, 0] == pytest.approx(sum(each) / 2)
 
 
 def test_a_small_tau_does_not_overflow() -> None:
-    assert score_experiment_heads_by_contrast(WEIGHTS, GOLD, tau=1e-4).tolist() == [[1.0, pytest.approx(1 / 3)]]
-    assert (
-        score_experiment_heads_by_contrast(WEIGHTS[:, :, ::-1] * 9, np.array([True, False, False]), tau=1e-4)[0, 0]
-        == 0.0
-    )
+    assert score_by_contrast(WEIGHTS, GOLD, tau=1e-4).tolist() == [[1.0, pytest.approx(1 / 3)]]
+    assert score_by_contrast(WEIGHTS[:, :, ::-1] * 9, np.array([True, False, False]), tau=1e-4)[0, 0] == 0.0
 
 
 def test_choices_that_make_no_sense() -> None:
@@ -67,7 +64,7 @@ def test_a_list_comes_out_and_nothing_is_asked_twice(tmp_path: Path, spec: Calla
     log = tmp_path / "heads.json.calls"
     replies: list[Any] = []
     for _ in range(2):
-        found = select_attention_heads_by_experiment(
+        found = select_by_attention(
             spec(), Execution(), HeadSelection(method=method, count=3), log=log, on_reply=replies.append
         )
         assert found.heads == ((0, 0),)  # a fake has one head
@@ -79,4 +76,4 @@ def test_a_list_comes_out_and_nothing_is_asked_twice(tmp_path: Path, spec: Calla
 
 def test_queries_without_relevant_candidates_tell_nothing(tmp_path: Path, spec: Callable[..., RunSpec]) -> None:
     with raises(DataError, "--depth"):
-        select_attention_heads_by_experiment(spec(depth=1), Execution(), HeadSelection(), log=tmp_path / "calls")
+        select_by_attention(spec(depth=1), Execution(), HeadSelection(), log=tmp_path / "calls")

@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from rerank.errors import DataError, UsageError
-from rerank.experiment.injection import (
+from rerank.experiment.robustness import (
     INJECTIONS,
     POSITIONS,
-    estimate_injection_cells,
+    RobustnessCell,
+    estimate_injections,
     inject_into_candidates,
-    measure_injection_robustness,
+    measure_injections,
+    prepare_cells,
 )
-from rerank.experiment.robustness import RobustnessCell, prepare_robustness_cells
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.prompts import load_prompt
 from rerank.tasks import Reply, Request
@@ -29,7 +30,7 @@ VARIANTS = [(attack, position) for attack in INJECTIONS for position in POSITION
 
 
 def with_backend(spec: RunSpec, backend: Any = None) -> list[RobustnessCell]:
-    cells = list(prepare_robustness_cells(spec, Execution(), shuffles=0))
+    cells = list(prepare_cells(spec, Execution(), shuffles=0))
     if backend is None:
         return cells
     (cell,) = cells
@@ -54,7 +55,7 @@ def rows_of(cell: dict[str, Any], key: str) -> dict[tuple[str, str], Any]:
 
 def test_a_model_that_obeys_one_injection(lists: Lists, tmp_path: Path) -> None:
     cells = with_backend(lists(queries=3), Scripted(likes(INJECTIONS["ignore"])))
-    report = measure_injection_robustness(cells, Execution(out=tmp_path / "out"))
+    report = measure_injections(cells, Execution(out=tmp_path / "out"))
     (cell,) = report["cells"]
     assert (report["method"], cell["queries"], cell["rank_before"]) == ("fullrank", 3, 12)
     assert [(row["attack"], row["position"]) for row in cell["attacks"]] == VARIANTS
@@ -73,15 +74,15 @@ def test_a_model_that_obeys_one_injection(lists: Lists, tmp_path: Path) -> None:
 
 def test_finished_runs_answer(lists: Lists, tmp_path: Path) -> None:
     spec, execution = lists(queries=2, model="fake:reversed"), Execution(out=tmp_path / "out")
-    before = measure_injection_robustness(with_backend(spec), execution)
-    again = measure_injection_robustness(with_backend(spec), execution)
+    before = measure_injections(with_backend(spec), execution)
+    again = measure_injections(with_backend(spec), execution)
     assert all(row["reused_calls"] == row["calls"] for row in again["cells"][0]["attacks"])
     assert rows_of(before["cells"][0], "rank") == rows_of(again["cells"][0], "rank")
 
 
 def test_short_lists_have_no_top_ten_and_one_query_no_interval(lists: Lists, tmp_path: Path) -> None:
     cells = with_backend(lists(queries=1, depth=4, model="fake:reversed"))
-    (cell,) = measure_injection_robustness(cells, Execution(out=tmp_path / "out"))["cells"]
+    (cell,) = measure_injections(cells, Execution(out=tmp_path / "out"))["cells"]
     assert {row["top_10"] for row in cell["attacks"]} == {None}
     assert cell["attacks"][0]["rise"] == {"mean": 0, "low": None, "high": None}
 
@@ -100,7 +101,7 @@ def test_nothing_but_the_text_of_the_last_document_changes() -> None:
 
 def test_the_estimate_is_what_the_runs_take(lists: Lists, tmp_path: Path) -> None:
     cells = with_backend(lists(queries=2, model="fake:reversed"))
-    expected = estimate_injection_cells(cells)
+    expected = estimate_injections(cells)
     summaries: list[dict[str, Any]] = []
 
     def run(prepared: Any, execution: Execution) -> dict[str, Any]:
@@ -109,16 +110,16 @@ def test_the_estimate_is_what_the_runs_take(lists: Lists, tmp_path: Path) -> Non
         summaries.append(execute_run(prepared, execution))
         return summaries[-1]
 
-    measure_injection_robustness(cells, Execution(out=tmp_path / "out"), run=run)
+    measure_injections(cells, Execution(out=tmp_path / "out"), run=run)
     assert expected["runs"] == len(summaries) == 1 + len(VARIANTS)
     assert expected["calls"] == sum(summary["calls"] for summary in summaries)
 
 
 def test_what_cannot_be_attacked(lists: Lists, tmp_path: Path) -> None:
     with raises(DataError, "two candidates"):
-        measure_injection_robustness(with_backend(lists(depth=1)), Execution(out=tmp_path / "out"))
+        measure_injections(with_backend(lists(depth=1)), Execution(out=tmp_path / "out"))
     (cell,) = with_backend(lists())
     judge = replace(cell.runs[0].judge, template=load_prompt("listwise_images"))
     pictures: Sequence[RobustnessCell] = [replace(cell, runs=(replace(cell.runs[0], judge=judge),))]
     with raises(UsageError, "pictures"):
-        measure_injection_robustness(pictures, Execution(out=tmp_path / "out"))
+        measure_injections(pictures, Execution(out=tmp_path / "out"))

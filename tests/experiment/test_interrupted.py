@@ -11,8 +11,8 @@ import pytest
 
 from rerank.errors import BackendError, MissingResourceError, UnknownNameError, UsageError
 from rerank.experiment import prepare_run, replay_and_rescore_run, run_experiment, verify_run_folder
-from rerank.experiment.candidates import digest_candidates
-from rerank.experiment.demo import ADAPTER, BASE, DEPTH, METHODS, demo_experiment_specs
+from rerank.experiment.candidates import digest_run
+from rerank.experiment.demo import ADAPTER, BASE, DEPTH, METHODS, specify_runs
 from rerank.experiment.execute import describe_environment
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.models.adapters import shipped_adapters
@@ -113,9 +113,9 @@ def test_an_unfinished_folder_is_replayed_as_far_as_it_came(lists: Lists, tmp_pa
 
 
 def test_the_digest_is_of_what_a_reranker_sees(lists: Lists) -> None:
-    same = [digest_candidates(prepare_run(lists(), Execution()).first_stage) for _ in range(2)]
+    same = [digest_run(prepare_run(lists(), Execution()).first_stage) for _ in range(2)]
     assert same[0] == same[1]
-    assert digest_candidates(prepare_run(lists(depth=3), Execution()).first_stage) != same[0]
+    assert digest_run(prepare_run(lists(depth=3), Execution()).first_stage) != same[0]
 
 
 def test_identity_ignores_how_and_minds_what(lists: Lists) -> None:
@@ -134,12 +134,12 @@ def test_queries_that_are_asked_for_must_be_there(lists: Lists) -> None:
 
 
 def test_the_demo_names_its_folders(tmp_path: Path) -> None:
-    specs = demo_experiment_specs(model="some/where/model/")
+    specs = specify_runs(model="some/where/model/")
     assert [spec.method for spec in specs] == list(METHODS)
     assert all((spec.depth, spec.model) == (DEPTH, "some/where/model/") for spec in specs)
     assert all(len(spec.queries) >= 12 for spec in specs)
-    assert all(spec.queries == () for spec in demo_experiment_specs(model="m", everything=True))
-    *_, adapted = demo_experiment_specs(model=BASE)
+    assert all(spec.queries == () for spec in specify_runs(model="m", everything=True))
+    *_, adapted = specify_runs(model=BASE)
     assert (adapted.adapter, adapted.depth) == (ADAPTER, DEPTH)
     assert adapted.adapter in shipped_adapters()
 

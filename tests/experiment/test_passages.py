@@ -11,7 +11,7 @@ import pytest
 from rerank import Reranker
 from rerank.errors import UnknownNameError
 from rerank.experiment import estimate_run_cost, prepare_run, run_experiment
-from rerank.experiment.execute import run_tag_of_spec
+from rerank.experiment.execute import run_tag
 from rerank.experiment.replay import replay_and_rescore_run, verify_run_folder
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.store import RunFolder
@@ -62,7 +62,7 @@ def test_they_are_a_part_of_the_runs_identity_and_name(long_lists: Lists) -> Non
     assert "passages" not in prepared[0].identity()
     assert prepared[1].identity()["passages"] == "Passages(aggregate='max', size=5, stride=2)"
     assert prepared[1].identity() != prepared[2].identity()
-    assert [run_tag_of_spec(run.spec) for run in prepared[:2]] == ["fullrank", "fullrank-passages-max-size-5"]
+    assert [run_tag(run.spec) for run in prepared[:2]] == ["fullrank", "fullrank-passages-max-size-5"]
 
 
 def test_an_estimate_counts_passages(long_lists: Lists, tmp_path: Path) -> None:

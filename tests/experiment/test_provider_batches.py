@@ -232,7 +232,7 @@ def stop(*_: object) -> Any:
         (batches.OpenaiBatches, "submit"),
         (batches.OpenaiBatches, "wait"),
         (batches.OpenaiBatches, "collect"),
-        ("rerank.store.batch_record.BatchRecord", "unfinished"),
+        ("rerank.store.run_folder.BatchRecord", "unfinished"),
     ],
     ids=["before submission", "while waiting", "before collection", "at the start"],
 )

@@ -11,7 +11,7 @@ import pytest
 from rerank import Reranker, RunSpec
 from rerank.errors import UsageError
 from rerank.experiment import run_experiment
-from rerank.experiment.calibrate import calibrate_experiment_runs
+from rerank.experiment.calibrate import fit_to_runs
 from rerank.experiment.spec import Execution
 from tests.raising import raises
 
@@ -24,7 +24,7 @@ def spec(**values: Any) -> RunSpec:
 @pytest.fixture
 def calibration(tmp_path: Path) -> Path:
     run_experiment(spec(max_queries=12), Execution(out=tmp_path / "fitted"))
-    calibrate_experiment_runs([tmp_path / "fitted"], tmp_path / "calibration.json", complete=True)
+    fit_to_runs([tmp_path / "fitted"], tmp_path / "calibration.json", complete=True)
     return tmp_path / "calibration.json"
 
 

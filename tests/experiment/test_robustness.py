@@ -14,10 +14,10 @@ from rerank.experiment.execute import execute_run
 from rerank.experiment.robustness import (
     candidate_order_name,
     compute_shuffle_agreement,
-    estimate_robustness_cells,
-    measure_order_robustness,
-    prepare_robustness_cells,
-    robustness_kendall_tau,
+    estimate_orders,
+    kendall_tau,
+    measure_orders,
+    prepare_cells,
     vary_candidate_order,
 )
 from rerank.experiment.spec import Execution, RunSpec
@@ -29,7 +29,7 @@ Lists = Callable[..., RunSpec]
 
 def report(spec: RunSpec, out: Path, *, execution: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
     how = Execution.make({"out": out, **(execution or {})})
-    return measure_order_robustness(list(prepare_robustness_cells(spec, how, **options)), how)
+    return measure_orders(list(prepare_cells(spec, how, **options)), how)
 
 
 def test_a_method_that_reads_does_not_care(lists: Lists, tmp_path: Path) -> None:
@@ -64,15 +64,13 @@ def test_depths_times_first_stages_with_one_backend(lists: Lists, tmp_path: Path
     first = tmp_path / "first.trec"
     first.write_text("".join(f"q{q} Q0 d{q}-{n} 0 {n} x\n" for q in range(4) for n in range(12)))
     cells = list(
-        prepare_robustness_cells(
-            spec, Execution(), depths=(4, 8, 100), first_stages=(f"run:{first}", "candidates"), shuffles=0
-        )
+        prepare_cells(spec, Execution(), depths=(4, 8, 100), first_stages=(f"run:{first}", "candidates"), shuffles=0)
     )
     assert [(cell.first_stage, cell.depth) for cell in cells] == [
         (name, depth) for name in ("candidates", f"run:{first}") for depth in (100, 4, 8)
     ]
     assert len({id(run.backend) for cell in cells for run in cell.runs}) == 1
-    found = measure_order_robustness(cells, Execution(out=tmp_path / "out"))
+    found = measure_orders(cells, Execution(out=tmp_path / "out"))
     assert len({row["folder"] for cell in found["cells"] for row in cell["orders"]}) == 12
 
 
@@ -81,7 +79,7 @@ def test_finished_runs_answer_and_rerank_run_finds_them(lists: Lists, tmp_path: 
     report(spec, tmp_path / "out", shuffles=1)
     again = report(spec, tmp_path / "out", shuffles=2)["cells"][0]["orders"]
     assert [row["reused_calls"] for row in again] == [4, 4, 4, 0]
-    (prepared, *_), *_ = (cell.runs for cell in prepare_robustness_cells(spec, Execution()))
+    (prepared, *_), *_ = (cell.runs for cell in prepare_cells(spec, Execution()))
     assert execute_run(prepared, Execution(out=Path(again[0]["folder"])))["reused_calls"] == 4
 
 
@@ -93,14 +91,10 @@ def test_without_judgments_orders_can_still_be_compared(lists: Lists, tmp_path: 
 
 def test_the_estimate_is_what_the_runs_take(lists: Lists, tmp_path: Path) -> None:
     spec = lists(method="sliding", window_size=4, stride=2)
-    cells = list(prepare_robustness_cells(spec, Execution(), depths=(6,), shuffles=1))
-    expected = estimate_robustness_cells(cells)
+    cells = list(prepare_cells(spec, Execution(), depths=(6,), shuffles=1))
+    expected = estimate_orders(cells)
     assert (expected["runs"], expected["cost"]) == (6, None)
-    rows = [
-        row
-        for cell in measure_order_robustness(cells, Execution(out=tmp_path / "o"))["cells"]
-        for row in cell["orders"]
-    ]
+    rows = [row for cell in measure_orders(cells, Execution(out=tmp_path / "o"))["cells"] for row in cell["orders"]]
     assert expected["calls"] == sum(row["calls"] for row in rows)
 
 
@@ -117,7 +111,7 @@ def test_orders_and_their_names() -> None:
 def test_tau_by_its_definition(case: tuple[list[int], list[int]]) -> None:
     a, b = (list(map(str, order)) for order in case)
     signs = [1 if (a.index(x) < a.index(y)) == (b.index(x) < b.index(y)) else -1 for x, y in combinations(sorted(a), 2)]
-    assert robustness_kendall_tau(a, b) == pytest.approx(sum(signs) / len(signs))
+    assert kendall_tau(a, b) == pytest.approx(sum(signs) / len(signs))
 
 
 def test_agreement_leaves_out_what_cannot_be_compared() -> None:

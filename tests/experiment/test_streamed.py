@@ -14,8 +14,7 @@ import pytest
 from rerank.backends.fake import Fake
 from rerank.errors import BackendError, DataError, UnknownNameError
 from rerank.experiment import estimate_run_cost, execute_run, prepare_run, run_experiment, verify_run_folder
-from rerank.experiment.candidate_lists import CandidateLists
-from rerank.experiment.candidates import digest_candidates
+from rerank.experiment.candidates import CandidateLists, digest_run
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.store import RunFolder
 from rerank.types import Ranking
@@ -45,11 +44,7 @@ def test_the_folder_is_that_of_a_run_in_memory(lists: Lists, tmp_path: Path, opt
     prepared = prepare_run(spec, execution)
     in_memory = replace(prepared, lists=CandidateLists.of(prepared.first_stage))
     assert (prepared.lists.kept is None) == ("queries" not in options)
-    assert (
-        prepared.identity()["first_stage"]
-        == digest_candidates(prepared.first_stage)
-        == in_memory.identity()["first_stage"]
-    )
+    assert prepared.identity()["first_stage"] == digest_run(prepared.first_stage) == in_memory.identity()["first_stage"]
     assert estimate_run_cost(prepared) == estimate_run_cost(in_memory)
     whole = execute_run(in_memory, Execution(out=tmp_path / "memory"))
     streamed = execute_run(prepared, execution)

@@ -17,7 +17,7 @@ pytest.importorskip("peft")
 from rerank.cli.app import app  # noqa: E402
 from rerank.errors import DataError, UsageError  # noqa: E402
 from rerank.experiment import run_experiment  # noqa: E402
-from rerank.experiment.robustness import robustness_kendall_tau  # noqa: E402
+from rerank.experiment.robustness import kendall_tau  # noqa: E402
 from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
 from rerank.finetune.extra.transfer import TransferSpec, mean_tau_of_labels, trained_adapter_usage, transfer_adapter  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
@@ -89,7 +89,7 @@ def test_a_student_comes_nearer_to_its_teacher(folder: Path, tmp_path: Path) -> 
     assert all(row["final_list"] == orders[row["qid"]] for row in [*lists, *apart])
     for when in ("before", "after"):
         found = orders_of(tmp_path / "out" / when)
-        mean = sum(robustness_kendall_tau(row["final_list"], found[row["qid"]]) for row in lists) / len(lists)
+        mean = sum(kendall_tau(row["final_list"], found[row["qid"]]) for row in lists) / len(lists)
         assert report["agreement"]["train"][when] == pytest.approx(mean)
 
 

@@ -438,7 +438,7 @@ def list_other_names() -> dict[str, list[str]]:
     from rerank.backends.fake import KINDS
     from rerank.evaluation.significance import CORRECTIONS
     from rerank.experiment.head_selection import METHODS
-    from rerank.experiment.injection import INJECTIONS
+    from rerank.experiment.robustness import INJECTIONS
     from rerank.finetune.labels.label_fusion import FUSION_METHODS
     from rerank.finetune.labels.synthetic_queries import EXTRACTORS
     from rerank.judges import FAILURES, STATUSES
@@ -939,7 +939,7 @@ def take_identity(name: str) -> dict[str, Any]:
     from rerank.experiment import prepare_run
     from rerank.experiment.execute import default_run_folder
     from rerank.experiment.spec import Execution, RunSpec
-    from rerank.store import hash_run_folder_identity
+    from rerank.store import hash_identity
 
     values = {**_IN_LISTS, "model": "fake:perfect", **list_specs()[name]}
     execution = {key: values.pop(key) for key in list(values) if key in Execution.model_fields}
@@ -950,7 +950,7 @@ def take_identity(name: str) -> dict[str, Any]:
         except RerankError as error:
             return {"error": f"{type(error).__name__}: {error}"}
     identity = prepared.identity()
-    hashed = hash_run_folder_identity(identity)
+    hashed = hash_identity(identity)
     identity = {key: _shortened(value) if isinstance(value, str) else value for key, value in identity.items()}
     return {
         "spec": prepared.spec.recorded(),

@@ -19,7 +19,7 @@ from rerank import Qrels, Reranker
 from rerank.backends.fake import Fake
 from rerank.calibration import fit_calibration
 from rerank.errors import UnknownNameError, UsageError
-from rerank.reranker.relevance_scores import compute_relevance_scores
+from rerank.reranker.hits import compute_relevance_scores
 from tests.calibration.synthetic import make_collection
 from tests.integrations.components import ASYNC, FORMS, ComponentForm, Passage
 

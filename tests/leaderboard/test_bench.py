@@ -15,7 +15,7 @@ from rerank.errors import BackendError, DataError
 from rerank.evaluation import Scores
 from rerank.experiment import run_experiment as run_once
 from rerank.experiment import verify_run_folder
-from rerank.experiment.candidates import digest_candidates
+from rerank.experiment.candidates import digest_run
 from rerank.experiment.spec import Execution
 from rerank.io.run_files import write_run
 from rerank.leaderboard.suites import bench as bench_module
@@ -178,7 +178,7 @@ def test_changed_documents_are_another_run_too(tmp_path: Path) -> None:
 
 
 def test_a_first_stage_is_retrieved_once_and_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = counting(monkeypatch, "retrieve_candidates_of_spec")
+    asked = counting(monkeypatch, "retrieve_shared")
     suite = suite_of(write_lists(tmp_path), depths=[10, 5], methods=["fullrank", "sliding"], seeds=[0, 1])
     made = done(suite.model_copy(update={"shuffle": "random"}), tmp_path / "out")
     assert len(made) == 2 * 2 * 2 * 2
@@ -300,9 +300,9 @@ def test_rerankers_of_other_candidates_are_not_compared(tmp_path: Path) -> None:
     found = made[0].planned.candidates
     assert found is not None
     folders = [RunFolder(one.summary["folder"]) for one in made if one.summary]
-    check_suite_candidates(folders[:1], digest_candidates(found.first_stage))
+    check_suite_candidates(folders[:1], digest_run(found.first_stage))
     with pytest.raises(DataError):
-        check_suite_candidates(folders, digest_candidates(found.first_stage))
+        check_suite_candidates(folders, digest_run(found.first_stage))
 
 
 def test_rivals_are_shown_beside_with_what_they_have_in_common(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from rerank.collections import open_collection
 from rerank.errors import DataError, MissingResourceError, RerankError, UnknownNameError, UsageError
-from rerank.experiment.candidates import lowest_relevant_grade_of_spec
+from rerank.experiment.candidates import lowest_relevant_grade
 from rerank.experiment.spec import RunSpec
 from rerank.io.run_files import read_qrels
 from rerank.leaderboard.suites.suite import Suite, read_suite
@@ -145,9 +145,7 @@ def test_the_suites_of_the_checkout_count_from_the_right_grade(path: Path) -> No
         table = group.table
         spec = RunSpec.make(group.values())
         known = table.collection.partition(":")[0] in ("irds", "pydoc")
-        grade = spec.relevant or lowest_relevant_grade_of_spec(
-            spec, open_collection(table.collection if known else "pydoc")
-        )
+        grade = spec.relevant or lowest_relevant_grade(spec, open_collection(table.collection if known else "pydoc"))
         assert grade == (2 if table.title.startswith("dl") else 1), table.title
 
 
@@ -176,11 +174,11 @@ def test_judgments_by_a_selector_bring_their_grade(tmp_path: Path) -> None:
     file = tmp_path / "qrels.txt"
     file.write_text("q 0 d 1\n", encoding="utf-8")
     plain = open_collection("pydoc")
-    assert lowest_relevant_grade_of_spec(RunSpec(collection="pydoc"), plain) == 1
+    assert lowest_relevant_grade(RunSpec(collection="pydoc"), plain) == 1
     deep = "irds:msmarco-passage/trec-dl-2019/judged"
-    assert lowest_relevant_grade_of_spec(RunSpec(collection="pydoc", qrels=deep), plain) == 2
-    assert lowest_relevant_grade_of_spec(RunSpec(collection="pydoc", qrels=deep, relevant=3), plain) == 3
-    assert lowest_relevant_grade_of_spec(RunSpec(collection=deep, qrels=str(file)), open_collection(deep)) == 2
+    assert lowest_relevant_grade(RunSpec(collection="pydoc", qrels=deep), plain) == 2
+    assert lowest_relevant_grade(RunSpec(collection="pydoc", qrels=deep, relevant=3), plain) == 3
+    assert lowest_relevant_grade(RunSpec(collection=deep, qrels=str(file)), open_collection(deep)) == 2
 
 
 def loaded_queries(collection: str, qrels: str | None) -> int:

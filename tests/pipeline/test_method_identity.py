@@ -11,7 +11,7 @@ import pytest
 from rerank.judges import judge_specific_option_names, judges
 from rerank.judges.generate import Generate
 from rerank.pipeline import method_identity as identity
-from rerank.pipeline.method_identity import judge_identity_in_pipeline, strategy_identity_in_pipeline
+from rerank.pipeline.method_identity import describe_judge, describe_strategy
 from rerank.selector import Selector
 from rerank.strategies import strategies
 from rerank.strategies.full import Full
@@ -40,16 +40,14 @@ def test_the_tables_hold_every_option_of_the_classes_that_2d4cd24_had() -> None:
 @pytest.mark.parametrize("default", [2, 3])
 def test_a_changed_default_of_a_plugin_changes_the_hash(default: int) -> None:
     added = make_dataclass("Added", [("size", int, default)], bases=(), frozen=True, kw_only=True)
-    assert strategy_identity_in_pipeline("added", added()) == f"Added(size={default})"
-    assert strategy_identity_in_pipeline("added", added(size=7)) == "Added(size=7)"
+    assert describe_strategy("added", added()) == f"Added(size={default})"
+    assert describe_strategy("added", added(size=7)) == "Added(size=7)"
 
 
 def test_options_of_a_plugin_judge_are_all_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judges, "get", lambda name: Careful)
-    assert (
-        judge_identity_in_pipeline(Selector("careful")) == "careful(constrain=True, identifiers=numbers, patience=3.0)"
-    )
-    given = judge_identity_in_pipeline(Selector("careful", options={"patience": "4"}))
+    assert describe_judge(Selector("careful")) == "careful(constrain=True, identifiers=numbers, patience=3.0)"
+    given = describe_judge(Selector("careful", options={"patience": "4"}))
     assert given == "careful(constrain=True, identifiers=numbers, patience=4)"
 
 
@@ -60,8 +58,8 @@ def test_the_weight_of_the_first_stage_is_written_where_it_counts() -> None:
         "likelihood,first_stage=0.5": "likelihood(first_stage=0.5)",
         "pick,first_stage=2": "pick(by=likelihood, first_stage=2)",
     }
-    assert {text: judge_identity_in_pipeline(Selector.parse(text)) for text in texts} == texts
-    assert judge_identity_in_pipeline(Selector("attention")).endswith("first_stage=0.0)"), "as 2d4cd24 wrote it"
+    assert {text: describe_judge(Selector.parse(text)) for text in texts} == texts
+    assert describe_judge(Selector("attention")).endswith("first_stage=0.0)"), "as 2d4cd24 wrote it"
 
 
 def test_a_later_option_is_written_unless_it_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,12 +67,12 @@ def test_a_later_option_is_written_unless_it_changes_nothing(monkeypatch: pytest
     monkeypatch.setattr(identity, "_FIRST_JUDGE_OPTIONS", {"attention": ("heads",)})
     reproducing = {"layers": "", "calibrate": True, "best_first": False, "first_stage": 1.0}
     monkeypatch.setattr(identity, "_LATER_JUDGE_OPTIONS", {"attention": reproducing})
-    assert judge_identity_in_pipeline(Selector("attention")) == "attention(heads=, first_stage=0.0)"
-    assert judge_identity_in_pipeline(Selector("attention", options={"first_stage": "1"})) == "attention(heads=)"
-    assert judge_identity_in_pipeline(Selector("attention", options={"first_stage": "1", "calibrate": "no"})) == (
+    assert describe_judge(Selector("attention")) == "attention(heads=, first_stage=0.0)"
+    assert describe_judge(Selector("attention", options={"first_stage": "1"})) == "attention(heads=)"
+    assert describe_judge(Selector("attention", options={"first_stage": "1", "calibrate": "no"})) == (
         "attention(heads=, calibrate=no)"
     )
     monkeypatch.setattr(identity, "_FIRST_STRATEGY_OPTIONS", {"full": ()})
     monkeypatch.setattr(identity, "_LATER_STRATEGY_OPTIONS", {"full": {"top_k": 10}})
-    assert strategy_identity_in_pipeline("full", Full()) == "Full(top_k=None)"
-    assert strategy_identity_in_pipeline("full", Full(top_k=10)) == "Full()"
+    assert describe_strategy("full", Full()) == "Full(top_k=None)"
+    assert describe_strategy("full", Full(top_k=10)) == "Full()"

@@ -11,7 +11,7 @@ import pytest
 from rerank.backends.fake import Fake
 from rerank.prompts.base import Message
 from rerank.store import CallLog, LoggingBackend
-from rerank.store.call_desk import CallDesk
+from rerank.store.logging_backend import CallDesk
 from rerank.tasks import Reply, Request, Sampling
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from rerank.errors import DataError, MissingResourceError, StorageError
 from rerank.prompts.base import Message
-from rerank.store import CallLog, open_shared_call_cache
-from rerank.store.row_set import RowSet
+from rerank.store import CallLog, open_shared_cache
+from rerank.store.call_log import RowSet
 from rerank.tasks import Reply, Request, Sampling
 from rerank.types import Document, Query, Window
 from tests.raising import raises
@@ -111,7 +111,7 @@ def test_the_write_ahead_log_is_on(tmp_path: Path) -> None:
 
 def test_the_shared_cache_lies_in_the_users_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with open_shared_call_cache() as log:
+    with open_shared_cache() as log:
         assert log.path == tmp_path / "listrank" / "calls" / "calls.sqlite"
 
 

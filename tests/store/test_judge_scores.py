@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rerank.errors import DataError
-from rerank.store.judge_scores import JudgeScores, read_judge_scores, write_run_folder_judge_scores
+from rerank.store.run_folder import JudgeScores, open_judge_scores, read_judge_scores
 from tests.raising import raises
 
 ROWS = [
@@ -17,7 +17,9 @@ ROWS = [
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     path = tmp_path / "judge_scores.jsonl"
-    write_run_folder_judge_scores(path, ROWS)
+    with open_judge_scores(path) as write:
+        for row in ROWS:
+            write(row)
     assert read_judge_scores(path) == {row.query: row for row in ROWS}
     first = path.read_text("utf-8").splitlines()[0]
     assert first == '{"query": "q1", "kind": "log-odds", "scores": {"d1": -0.1234567890123, "d é": null}}'

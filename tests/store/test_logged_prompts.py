@@ -11,7 +11,7 @@ import pytest
 
 from rerank.errors import DataError
 from rerank.prompts.base import Message, Prompt
-from rerank.store import CallLog, RunFolder, logged_prompts, repair_call_log
+from rerank.store import CallLog, RunFolder, call_log, repair_call_log
 from rerank.tasks import Reply, Request, Sampling
 from rerank.types import Document, Query, Window
 from tests.raising import raises
@@ -40,7 +40,7 @@ def expected(*numbers: int) -> dict[str, Prompt | None]:
 
 @pytest.mark.parametrize("kept", [1, 2, 256])
 def test_prompts_are_read_as_they_were_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
-    monkeypatch.setattr(logged_prompts, "_QUERIES", kept)
+    monkeypatch.setattr(call_log, "_QUERIES", kept)
     with CallLog(tmp_path / "c") as log:
         put(log, *range(50))
     with CallLog(tmp_path / "c") as log, CallLog(tmp_path / "c") as other:  # resumed, by two processes
@@ -54,11 +54,11 @@ def test_prompts_are_read_as_they_were_sent(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_each_prompt_is_unpacked_once_if_queries_alternate_irregularly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logged_prompts, "_QUERIES", 4)
+    monkeypatch.setattr(call_log, "_QUERIES", 4)
     chance, selects = random.Random(0), list[str]()
     with closing(sqlite3.connect(":memory:")) as database:
-        database.execute(logged_prompts.PROMPTS_SCHEMA)
-        writer, reader = logged_prompts.LoggedPrompts(), logged_prompts.LoggedPrompts()
+        database.execute(call_log.PROMPTS_SCHEMA)
+        writer, reader = call_log.LoggedPrompts(), call_log.LoggedPrompts()
         for row in range(1, 201):
             writer.add(database, row, f"q{chance.randrange(4)}", PASSAGES[row % 40])
         database.set_trace_callback(selects.append)

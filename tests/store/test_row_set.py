@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from rerank.store.row_set import RowSet
+from rerank.store.call_log import RowSet
 
 
 def test_it_agrees_with_a_set() -> None:

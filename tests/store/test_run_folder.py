@@ -10,7 +10,7 @@ import pytest
 
 from rerank.errors import DataError, MissingResourceError, StorageError, UsageError
 from rerank.io.run_files import open_trec_run_file
-from rerank.store import RunFolder, hash_run_folder_identity
+from rerank.store import RunFolder, hash_identity
 from rerank.types import Document, Qrels, Query, Ranking, Window
 from tests.raising import raises
 
@@ -18,7 +18,7 @@ from tests.raising import raises
 def document(model: str = "m", command: str = "") -> dict[str, object]:
     identity = {"model": model, "seed": 0}
     return {
-        "hash": hash_run_folder_identity(identity),
+        "hash": hash_identity(identity),
         "identity": identity,
         "spec": {},
         "environment": {"command": f"/usr/bin/rerank {command}"},
@@ -42,8 +42,8 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 def test_the_hash_depends_on_content_not_on_order() -> None:
-    assert hash_run_folder_identity({"a": 1, "b": 2}) == hash_run_folder_identity({"b": 2, "a": 1})
-    assert hash_run_folder_identity({"a": 1}) != hash_run_folder_identity({"a": 2})
+    assert hash_identity({"a": 1, "b": 2}) == hash_identity({"b": 2, "a": 1})
+    assert hash_identity({"a": 1}) != hash_identity({"a": 2})
 
 
 def test_an_unfinished_folder_wants_a_word(folder: RunFolder) -> None:

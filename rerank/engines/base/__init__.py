@@ -18,23 +18,14 @@ from rerank.types import Qrels, Ranking
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankingJob:
-    """The work of an engine: everything that it needs to rank the lists of a run, except the lists and the call log.
+    """The work of an engine: everything that it needs to rank the lists of a run, except the lists and the call log."""
 
-    Attributes:
-        setup: The ranker's settings (strategy, judge, passages), from which a worker can open its own judge.
-        judge: The judge that these settings describe, opened in this process.
-        top_k: Number of documents to rerank; None for all.
-        flow: Limits on how many lists are processed concurrently, and how many requests form a batch.
-        queries: Number of queries, each with one list.
-        qrels: Relevance judgments that ``fake:perfect`` reads; None if there are none.
-    """
-
-    setup: RankerSetup
-    judge: PromptJudge
-    top_k: int | None
-    flow: Flow
-    queries: int
-    qrels: Qrels | None = None
+    setup: RankerSetup  # the ranker's settings (strategy, judge, passages), from which a worker can open its own judge
+    judge: PromptJudge  # the judge that these settings describe, opened in this process
+    top_k: int | None  # number of documents to rerank; None for all
+    flow: Flow  # limits on how many lists are processed concurrently, and how many requests form a batch
+    queries: int  # number of queries, each with one list
+    qrels: Qrels | None = None  # relevance judgments that ``fake:perfect`` reads; None if there are none
 
 
 class Engine(Protocol):
@@ -59,7 +50,6 @@ class Engine(Protocol):
 
         Args:
             lists: The first-stage lists; they are read only shortly before they are processed.
-            job: Description of how to rank the lists.
             calls: The model, opened in this process, with the call log, cache and token cap of the run.
 
         Raises:

@@ -12,19 +12,17 @@ import logging
 import math
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rerank.engines.base import RankingJob
-from rerank.engines.ray.blocks import RankingBlocks, WorkBlocks
-from rerank.engines.ray.exchange import MessageExchange
-from rerank.engines.ray.pool import WorkerPool
+from rerank.engines.ray.blocks import WorkBlocks
+from rerank.engines.ray.pool import MessageExchange, WorkerPool
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
 from rerank.pipeline.results import RankedList
 from rerank.store import LoggingBackend
-from rerank.store.call_desk import CallDesk
+from rerank.store.logging_backend import CallDesk
 from rerank.tasks import AsyncBackend, Backend
 from rerank.tasks.worker_map import WorkerFunction, WorkerMap
 from rerank.types import Ranking
@@ -48,26 +46,20 @@ _MESSAGES = 100_000
 
 @dataclass(slots=True)
 class Ray:
-    """An engine that ranks on a Ray cluster, which is started on this machine if no address is given.
+    """An engine that ranks on a Ray cluster, which is started on this machine if no address is given."""
 
-    Attributes:
-        address: Address of the cluster's head node, ``HOST:PORT``, or ``auto``; empty to use the cluster to which this
-            process is already connected, or else to start a cluster.
-        workers: Number of workers, each of which opens the model once.
-        gpus_per_worker: Number of GPUs per worker; with a fraction, several workers share a GPU.
-        worker_timeout: Seconds after which a worker that has sent no message is restarted; None for no limit.
-    """
-
+    #: Address of the cluster's head node, ``HOST:PORT``, or ``auto``; empty to use the cluster to which this process is
+    #: already connected, or else to start a cluster.
     address: str = ""
     _: KW_ONLY
-    workers: int = 1
-    gpus_per_worker: float = 0.0
+    workers: int = 1  # number of workers, each of which opens the model once
+    gpus_per_worker: float = 0.0  # number of GPUs per worker; with a fraction, several workers share a GPU
+    #: Seconds after which a worker that has sent no message is restarted; None for no limit.
     worker_timeout: float | None = None
     _started: bool = field(default=False, init=False)
     _losses: dict[str, int] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        """Check that the numbers are in range."""
         timeout = self.worker_timeout
         if self.workers < 1 or not 0 <= self.gpus_per_worker < math.inf or (timeout is not None and not timeout > 0):
             raise UsageError(
@@ -78,7 +70,7 @@ class Ray:
 
     def start(self, backend: Backend | None) -> None:
         """Connect to the cluster or start one; the model is opened by the workers, not in this process."""
-        ray = _import_ray()
+        ray = _load_library()
         if not ray.is_initialized():
             self._connect(ray)
         has = ray.cluster_resources()
@@ -92,14 +84,20 @@ class Ray:
                 )
 
     def rank(self, lists: Iterable[Ranking], job: RankingJob, calls: LoggingBackend) -> Iterator[RankedList]:
-        """Rerank lists, and yield the results in the order of the lists."""
-        ray, size = _import_ray(), self._block_size(job)
+        ray, size = _load_library(), self._block_size(job)
         from rerank.engines.ray.worker import RankLists
 
         work = RankLists(
             setup=job.setup, top_k=job.top_k, flow=job.flow, qrels=job.qrels, identity=dict(job.judge.backend.identity)
         )
-        blocks = RankingBlocks(lists, CallDesk(calls), size=size, ahead=self._ahead, share=ray.put)
+        blocks: WorkBlocks[Ranking, RankedList] = WorkBlocks(
+            [lists],
+            size=size,
+            ahead=_BLOCKS_PER_WORKER * self.workers,
+            share=ray.put,
+            describe=lambda ranking: f"query {ranking.query.id!r}",
+            desk=CallDesk(calls),
+        )
         try:
             yield from self._process(work, blocks, math.ceil(job.queries / size))
             blocks.read_to_end()
@@ -116,7 +114,7 @@ class Ray:
     def close(self) -> None:
         """Stop the cluster if `start` started it, or disconnect from it if `start` connected to it."""
         if self._started:
-            _import_ray().shutdown()
+            _load_library().shutdown()
         self._started = False
 
     def _map(
@@ -127,18 +125,14 @@ class Ray:
         count: int,
         together: int = 1,
     ) -> Iterator[Result]:
-        ray = _import_ray()
+        ray = _load_library()
         from rerank.engines.ray.worker import ApplyFunction
 
         blocks: WorkBlocks[Item, Result] = WorkBlocks(
-            rounds, size=together, ahead=self._ahead, share=ray.put, describe=function.describe
+            rounds, size=together, ahead=_BLOCKS_PER_WORKER * self.workers, share=ray.put, describe=function.describe
         )
         if count:
             yield from self._process(ApplyFunction(function), blocks, count)
-
-    @property
-    def _ahead(self) -> int:
-        return _BLOCKS_PER_WORKER * self.workers
 
     def record(self) -> Mapping[str, Any]:
         """Return the engine's name, its workers and GPUs, and the numbers of lost workers and repeated calls."""
@@ -170,12 +164,7 @@ class Ray:
 
     def _process(self, job: WorkerJob, blocks: WorkBlocks[Any, Result], count: int) -> Iterator[Result]:
         """Process all blocks with at most ``count`` workers, and yield the results."""
-        with self._run_workers(job, min(self.workers, max(1, count))) as pool:
-            yield from pool.serve(blocks, self.worker_timeout)
-
-    @contextmanager
-    def _run_workers(self, job: WorkerJob, workers: int) -> Iterator[WorkerPool]:
-        """Yield a pool of running workers, which are stopped when the block of the ``with`` statement ends."""
+        workers = min(self.workers, max(1, count))
         import ray.data
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -196,7 +185,7 @@ class Ray:
         dataset.context.print_on_execution_start = False
         pool = WorkerPool(exchange, dataset)
         try:
-            yield pool
+            yield from pool.serve(blocks, self.worker_timeout)
         finally:
             pool.end()
 
@@ -208,7 +197,7 @@ def _check_head_node(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
 
 
-def _import_ray() -> Any:
+def _load_library() -> Any:
     try:
         import ray
         import ray.data

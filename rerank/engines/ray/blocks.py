@@ -14,21 +14,88 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final, Generic, TypeVar
 
-from rerank.engines.ray.messages import (
-    BeginCalls,
-    BlockMessage,
-    BlockWork,
-    Fail,
-    FinishBlock,
-    KeepCalls,
-    OpenBlock,
-    OpenItem,
-    OpenModel,
-)
 from rerank.errors import BackendError
-from rerank.pipeline.results import RankedList
-from rerank.store.call_desk import CallDesk
-from rerank.types import Ranking
+from rerank.store.logging_backend import CallDesk
+from rerank.tasks import Reply, Request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenModel:
+    """An announcement that a worker is about to open its model. The answer is None."""
+
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenBlock:
+    """A request of a worker for its next block. The answer is a `BlockWork`, or None if there are no more blocks."""
+
+    #: Number of the worker's task. If the worker is lost, Ray repeats the task, and thus this message.
+    ticket: int
+    worker: Any = None  # Ray's handle of the worker, with which the worker can be stopped
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockWork:
+    """A block of items that a worker has to process."""
+
+    block: int  # number of the block, from 0
+    items: Any  # Ray's reference to the items
+    one_by_one: bool  # whether each item must be announced (`OpenItem`) and processed alone, because workers were lost
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockMessage:
+    """A message about one block.
+
+    A worker that was considered lost may be alive; its messages are ignored, because another worker has the block.
+    """
+
+    block: int  # number of the block, from 0
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenItem(BlockMessage):
+    """An announcement that a worker starts to process one item, if items are processed one by one.
+
+    The answer is a reason for giving the item up instead of processing it; empty if there is none. Workers
+    that rerank lists ignore the reason, because their calls are refused one by one.
+    """
+
+    position: int  # position of the item in the block, from 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BeginCalls(BlockMessage):
+    """Requests that a worker is about to send to its model. The answer is a `BegunCalls`."""
+
+    requests: Mapping[str, Request]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepCalls(BlockMessage):
+    """New replies of the model, to be logged. The answer is None, sent when the replies are committed."""
+
+    replies: Mapping[str, Reply]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishBlock(BlockMessage):
+    """The results of a block. The answer is None."""
+
+    results: Sequence[Any]  # the results, in the order of the items of the block
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fail:
+    """An error that ends the work. There is no answer."""
+
+    block: int | None = None  # number of the worker's block; None if the worker has not received a block yet
+    attempt: int = 0  # the attempt of the `BlockWork`; the error of a worker that was considered lost is ignored
+    error: Exception
+
 
 _log = logging.getLogger(__name__)
 Item = TypeVar("Item")
@@ -43,29 +110,20 @@ WAIT: Final = object()
 
 @dataclass(kw_only=True)
 class _Block(Generic[Item, Result]):
-    """A block of items (such as lists to rerank) whose results have not been yielded yet.
-
-    Attributes:
-        items: The items of the block.
-        shared: Reference to the items that is sent to workers in place of the items.
-        worker: The worker that processes the block.
-        results: The results; None until the worker has sent them.
-        stalls: Number of workers that were lost since the last new reply.
-        attempt: Number of workers that were lost while they processed the block.
-        position: Position of the item that is being processed, if items are processed one by one; otherwise None.
-        losses: Mapping from the position of an item to the number of workers that were lost while they processed this
-            item alone.
-        busy_since: `time.monotonic` value of the last answer to the worker; None while the worker waits.
-    """
+    """A block of items (such as lists to rerank) whose results have not been yielded yet."""
 
     items: Sequence[Item]
-    shared: Any
+    shared: Any  # reference to the items that is sent to workers in place of the items
     worker: Any
-    results: Sequence[Result] | None = None
+    results: Sequence[Result] | None = None  # the results; None until the worker has sent them
     stalls: int = 0
-    attempt: int = 0
+    attempt: int = 0  # number of workers that were lost while they processed the block
+    #: Position of the item that is being processed, if items are processed one by one; otherwise None.
     position: int | None = None
+    #: Mapping from the position of an item to the number of workers that were lost while they processed this item
+    #: alone.
     losses: Counter[int] = field(default_factory=Counter)
+    #: `time.monotonic` value of the last answer to the worker; None while the worker waits.
     busy_since: float | None = None
 
 
@@ -75,15 +133,11 @@ class WorkBlocks(Generic[Item, Result]):
     Args:
         rounds: The items, in one or several rounds. A block is read when a worker asks for it, and a round only after
             the results of all earlier rounds have been yielded.
-        size: Number of items per block.
         ahead: Maximum number of open blocks, counted from the oldest block without a result. A worker that asks for a
             further block waits.
         share: Function that returns the reference that is sent to workers in place of the items of a block.
         describe: Function that returns a noun phrase for an item, for messages.
-
-    Attributes:
-        lost_workers: Number of workers that were lost.
-        lost_calls: Number of calls that were in flight when their worker was lost.
+        desk: Desk that looks up and logs the calls of the workers; None if they make none that are logged.
     """
 
     def __init__(
@@ -94,16 +148,16 @@ class WorkBlocks(Generic[Item, Result]):
         ahead: int,
         share: Callable[[Sequence[Item]], Any] = lambda items: items,
         describe: Callable[[Item], str],
+        desk: CallDesk | None = None,
     ) -> None:
-        """Create a state without open blocks."""
         self._rounds = iter(rounds)
         self._round: Iterator[Item] = iter(())
-        self._size, self._ahead, self._share, self._describe = size, ahead, share, describe
+        self._size, self._ahead, self._share, self._describe, self._desk = size, ahead, share, describe, desk
         self._blocks: dict[int, _Block[Item, Result]] = {}
         self._openings: Counter[int] = Counter()  # ticket -> number of times its model was opened for the next block
         self._tickets: dict[int, int] = {}  # ticket -> its last block
         self._oldest = self._read = 0
-        self.lost_workers = self.lost_calls = 0
+        self.lost_workers = self.lost_calls = 0  # calls that were in flight when their worker was lost
 
     def answer(self, message: OpenModel | OpenBlock | BlockMessage | Fail) -> Any:
         """Return the answer to a message, or `WAIT` if the message must be passed again after another message."""
@@ -111,7 +165,9 @@ class WorkBlocks(Generic[Item, Result]):
 
     def answer_all(self, messages: Mapping[int, OpenModel | OpenBlock | BlockMessage | Fail]) -> dict[int, Any]:
         """Return the answers by the keys of their messages, without messages that must wait."""
-        self._keep_replies([message for message in messages.values() if isinstance(message, KeepCalls)])
+        kept = [message for message in messages.values() if isinstance(message, KeepCalls)]
+        if kept and self._desk:  # all in one transaction
+            self._desk.keep([(message.block, message.replies) for message in kept if self._current_block(message)])
         for message in messages.values():  # before calls begin whose replies would be waited for
             if isinstance(message, Fail) and (message.block is None or self._current_block(message) is not None):
                 if message.block is not None:
@@ -128,8 +184,8 @@ class WorkBlocks(Generic[Item, Result]):
             yield from block.results
 
     def has_calls_in_flight(self) -> bool:
-        """Return whether workers have begun calls whose replies they have not sent; False here, without a log."""
-        return False
+        """Return whether workers have begun calls whose replies they have not sent."""
+        return self._desk is not None and self._desk.has_calls_in_flight()
 
     def read_to_end(self) -> None:
         """Read the remaining items, so that their source can check that the items have not changed."""
@@ -152,34 +208,30 @@ class WorkBlocks(Generic[Item, Result]):
         block = self._current_block(message)
         if block is None or isinstance(message, Fail):
             return None
-        block.busy_since = None
-        answer = self._answer_about(block, message)
-        if answer is not WAIT and block.results is None:
-            block.busy_since = time.monotonic()
-        return answer
-
-    def _answer_about(self, block: _Block[Item, Result], message: BlockMessage) -> Any:
+        block.busy_since, answer = None, None
         match message:
             case OpenItem():
                 block.position = message.position
-                return self._refusal(block)
+                answer = self._refusal(block)
+            case BeginCalls() if self._desk:
+                answer = self._desk.begin(message.block, message.requests, refusal=self._refusal(block)) or WAIT
+            case KeepCalls():
+                block.stalls = 0
             case FinishBlock():
                 block.results = message.results
                 self._release_calls(message.block)
-        return None
+        if answer is not WAIT and block.results is None:
+            block.busy_since = time.monotonic()
+        return answer
 
     def _current_block(self, message: BlockMessage | Fail) -> _Block[Item, Result] | None:
         """Return the block of a message; None if another worker has it or has finished it."""
         block = None if message.block is None else self._blocks.get(message.block)
         return None if block is None or block.results is not None or block.attempt != message.attempt else block
 
-    def _keep_replies(self, messages: Sequence[KeepCalls]) -> None:
-        """Commit the replies in these messages in one transaction; do nothing here, without a log."""
-
     def _release_calls(self, number: int) -> int:
-        """Forget the calls in flight of a lost worker's block, and return their number; 0 here, without a log."""
-        del number
-        return 0
+        """Forget the calls in flight of a lost worker's block, and return their number."""
+        return self._desk.release(number) if self._desk else 0
 
     def _refusal(self, block: _Block[Item, Result]) -> str:
         """Return why the item that is processed alone is given up (it ended several workers); empty to process it."""
@@ -244,39 +296,3 @@ class WorkBlocks(Generic[Item, Result]):
                 remedy="Omit this item, or use --engine local to find the cause",
             )
         block.position = None
-
-
-class RankingBlocks(WorkBlocks[Ranking, RankedList]):
-    """Blocks of lists to rerank, whose workers ask the process with the call log for replies before they call a model.
-
-    Args:
-        lists: The first-stage lists.
-        desk: Desk that looks up and logs the calls of the workers.
-        options: Further arguments of `WorkBlocks`.
-    """
-
-    def __init__(self, lists: Iterable[Ranking], desk: CallDesk, **options: Any) -> None:
-        """Create a state without open blocks."""
-        super().__init__([lists], describe=lambda ranking: f"query {ranking.query.id!r}", **options)
-        self._desk = desk
-
-    def has_calls_in_flight(self) -> bool:
-        """Return whether workers have begun calls whose replies they have not sent."""
-        return self._desk.has_calls_in_flight()
-
-    def _answer_about(self, block: _Block[Ranking, RankedList], message: BlockMessage) -> Any:
-        match message:
-            case BeginCalls():
-                begun = self._desk.begin(message.block, message.requests, refusal=self._refusal(block))
-                return WAIT if begun is None else begun
-            case KeepCalls():
-                block.stalls = 0
-                return None
-        return super()._answer_about(block, message)
-
-    def _keep_replies(self, messages: Sequence[KeepCalls]) -> None:
-        if messages:
-            self._desk.keep([(message.block, message.replies) for message in messages if self._current_block(message)])
-
-    def _release_calls(self, number: int) -> int:
-        return self._desk.release(number)

@@ -2,15 +2,56 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from rerank.engines.ray.blocks import WorkBlocks
-from rerank.engines.ray.messages import KeepCalls
+from rerank.engines.ray.blocks import KeepCalls, WorkBlocks
 from rerank.errors import BackendError, RerankError
+
+
+class MessageExchange:
+    """A Ray actor that passes messages of workers to the owner of the run folder, and the answers back."""
+
+    def __init__(self, job: Any) -> None:
+        self._job = job
+        self._messages: dict[int, Any] = {}
+        self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._count = 0
+        self._has_messages = asyncio.Event()
+
+    async def job(self) -> Any:
+        """Return the work that workers fetch when they start."""
+        return self._job
+
+    async def ask(self, message: Any) -> Any:
+        """Pass on a message of a worker, and return the answer after waiting for it."""
+        self._count += 1
+        number = self._count
+        answer = self._answers[number] = asyncio.get_running_loop().create_future()
+        self._messages[number] = message
+        self._has_messages.set()
+        return await answer
+
+    async def serve(self, answers: Mapping[int, Any]) -> dict[int, Any]:
+        """Pass answers on to the workers, wait for the next messages, and return these.
+
+        The keys of both mappings are message numbers. After `wake`, the returned mapping may be empty.
+        """
+        for number, answer in answers.items():
+            self._answers.pop(number).set_result(answer)
+        await self._has_messages.wait()
+        self._has_messages.clear()
+        messages, self._messages = self._messages, {}
+        return messages
+
+    async def wake(self) -> None:
+        """Let `serve` return even if there are no messages."""
+        self._has_messages.set()
+
 
 Result = TypeVar("Result")
 
@@ -19,15 +60,9 @@ _CHECK, _LAST_REPLIES = 1.0, 60.0
 
 
 class WorkerPool:
-    """The running workers of an engine.
-
-    Args:
-        exchange: Handle of the `rerank.engines.ray.exchange.MessageExchange`.
-        dataset: The Ray dataset whose execution runs the tasks of the workers.
-    """
+    """The running workers of an engine."""
 
     def __init__(self, exchange: Any, dataset: Any) -> None:
-        """Start the execution of the tasks in a thread."""
         self._exchange, self._dataset = exchange, dataset
         self._error: Exception | None = None
         self._request: Any = None
@@ -47,7 +82,6 @@ class WorkerPool:
         """Answer the messages of the workers, and yield results, until all blocks are processed.
 
         Args:
-            blocks: The blocks.
             timeout: Seconds after which a worker that has sent no message is restarted; None for no limit.
         """
         import ray

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import ray
 
 from rerank.assemble import RankerSetup
-from rerank.engines.ray.messages import (
+from rerank.engines.ray.blocks import (
     BeginCalls,
     BlockWork,
     Fail,
@@ -27,7 +27,7 @@ from rerank.engines.ray.messages import (
 from rerank.errors import BackendError
 from rerank.pipeline.results import RankedList
 from rerank.pipeline.stream import Flow, Ranker, drive_ranking_stream
-from rerank.store.call_desk import BegunCalls, log_calls_at_desk
+from rerank.store.logging_backend import BegunCalls, log_calls_at_desk
 from rerank.tasks import Backend, Reply, Request
 from rerank.tasks.backends import traits
 from rerank.tasks.worker_map import WorkerFunction, check_worker_model
@@ -51,24 +51,16 @@ class WorkerJob(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class RankLists:
-    """A job that reranks lists; the process that owns the run folder looks up and commits the calls in its log.
+    """A job that reranks lists; the process that owns the run folder looks up and commits the calls in its log."""
 
-    Attributes:
-        setup: The ranker's settings (strategy, judge, passages), from which the worker opens its judge.
-        top_k: Number of documents to rerank; None for all.
-        flow: Limits on how many lists are processed concurrently, and how many requests form a batch.
-        qrels: Relevance judgments that ``fake:perfect`` reads; None if there are none.
-        identity: Identity of the model in the process that owns the run folder; the worker's model must have the same.
-    """
-
-    setup: RankerSetup
-    top_k: int | None
-    flow: Flow
-    qrels: Qrels | None
+    setup: RankerSetup  # the ranker's settings (strategy, judge, passages), from which the worker opens its judge
+    top_k: int | None  # number of documents to rerank; None for all
+    flow: Flow  # limits on how many lists are processed concurrently, and how many requests form a batch
+    qrels: Qrels | None  # relevance judgments that ``fake:perfect`` reads; None if there are none
+    #: Identity of the model in the process that owns the run folder; the worker's model must have the same.
     identity: Mapping[str, str]
 
     def open(self) -> ProcessBlock:
-        """Open the model, and return the function that reranks the lists of a block."""
         setup = self.setup
         backend = setup.open_backend(qrels=self.qrels)
         check_worker_model(backend.identity, self.identity)
@@ -91,16 +83,11 @@ class RankLists:
 
 @dataclass(frozen=True)
 class ApplyFunction:
-    """A job that applies a function to each item.
+    """A job that applies a function to each item."""
 
-    Attributes:
-        function: The function, which loads its model when it is opened.
-    """
-
-    function: WorkerFunction[Any, Any]
+    function: WorkerFunction[Any, Any]  # the function, which loads its model when it is opened
 
     def open(self) -> ProcessBlock:
-        """Open the function, and return the function that applies it to the items of a block."""
         return partial(self._apply, self.function.open())
 
     def _apply(
@@ -115,7 +102,7 @@ class BlockWorker:
     """A Ray actor that opens a job once and processes blocks.
 
     Args:
-        exchange: Handle of the `rerank.engines.ray.exchange.MessageExchange`, which returns the `WorkerJob`.
+        exchange: Handle of the `rerank.engines.ray.pool.MessageExchange`, which returns the `WorkerJob`.
         folder: Working directory of the process that started the workers, to which relative paths refer.
     """
 
@@ -126,7 +113,7 @@ class BlockWorker:
 
     def _open(self, ticket: int) -> ProcessBlock:
         if self._process is None:
-            ask_ray_exchange(self._exchange, OpenModel(ticket=ticket))  # so that losses while loading are counted
+            _ask(self._exchange, OpenModel(ticket=ticket))  # so that losses while loading are counted
             with suppress(OSError):  # another machine may not have this folder, and does not need it for absolute paths
                 os.chdir(self._folder)
             job: WorkerJob = ray.get(self._exchange.job.remote())
@@ -140,54 +127,44 @@ class BlockWorker:
             ticket = int(batch["item"][0])
             process = self._open(ticket)
             question = OpenBlock(ticket=ticket, worker=ray.get_runtime_context().current_actor)
-            while (work := ask_ray_exchange(self._exchange, question)) is not None:
+            while (work := _ask(self._exchange, question)) is not None:
                 desk = BlockDesk(work, self._exchange)
                 results = list(process(ray.get(work.items), work.one_by_one, desk))
-                ask_ray_exchange(self._exchange, FinishBlock(**desk.place, results=results))
+                _ask(self._exchange, FinishBlock(**desk.place, results=results))
         except ray.exceptions.RayError:
             raise  # the work has ended, or Ray repeats the task
         except Exception as error:  # noqa: BLE001 - any error is raised in the process that started the workers
-            ask_ray_exchange(self._exchange, Fail(**(desk.place if desk else {}), error=_picklable(error)))
+            _ask(self._exchange, Fail(**(desk.place if desk else {}), error=_picklable(error)))
         return batch
 
 
 class BlockDesk:
-    """The connection of a worker to the process that started it, for one block.
-
-    Args:
-        work: The work of the block.
-        exchange: Handle of the exchange.
-    """
+    """The connection of a worker to the process that started it, for one block."""
 
     def __init__(self, work: BlockWork, exchange: Any) -> None:
-        """Store the number of the block, the attempt and the handle of the exchange."""
         self.place = {"block": work.block, "attempt": work.attempt}
         self._exchange = exchange
 
     def announce(self, position: int) -> str:
         """Send the position of the next item, and return a reason for giving it up; empty to process it."""
-        return ask_ray_exchange(self._exchange, OpenItem(**self.place, position=position)) or ""
+        return _ask(self._exchange, OpenItem(**self.place, position=position)) or ""
 
     def begin(self, requests: Mapping[str, Request]) -> BegunCalls:
-        """Send a batch of requests, and return the recorded replies and the missing digests after waiting for them."""
-        begun: BegunCalls = ask_ray_exchange(self._exchange, BeginCalls(**self.place, requests=requests))
+        begun: BegunCalls = _ask(self._exchange, BeginCalls(**self.place, requests=requests))
         return begun
 
     def keep(self, replies: Mapping[str, Reply]) -> None:
-        """Send new replies, and wait until they are committed."""
-        ask_ray_exchange(self._exchange, KeepCalls(**self.place, replies=replies))
+        _ask(self._exchange, KeepCalls(**self.place, replies=replies))
 
     async def abegin(self, requests: Mapping[str, Request]) -> BegunCalls:
-        """Do the same as `begin` without blocking the event loop."""
         begun: BegunCalls = await self._exchange.ask.remote(BeginCalls(**self.place, requests=requests))
         return begun
 
     async def akeep(self, replies: Mapping[str, Reply]) -> None:
-        """Do the same as `keep` without blocking the event loop."""
         await self._exchange.ask.remote(KeepCalls(**self.place, replies=replies))
 
 
-def ask_ray_exchange(exchange: Any, message: Any) -> Any:
+def _ask(exchange: Any, message: Any) -> Any:
     """Send a message to the exchange, and return the answer after waiting for it."""
     return ray.get(exchange.ask.remote(message))
 

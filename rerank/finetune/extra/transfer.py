@@ -19,7 +19,7 @@ from typing import Any
 
 from rerank.errors import DataError, UsageError
 from rerank.experiment import PreparedRun, check_failure_rate, execute_run, prepare_run
-from rerank.experiment.robustness import robustness_kendall_tau
+from rerank.experiment.robustness import kendall_tau
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.finetune.component_registry import make_training_components
 from rerank.finetune.labels.label_files import read_labels, write_labels
@@ -175,7 +175,7 @@ def mean_tau_of_labels(labels: Sequence[LabelList], folder: Path) -> float | Non
                 f"The run {str(folder)!r} ranks other documents for query {label.qid!r} than the teacher did",
                 remedy="Start in another folder, because the collection has changed",
             )
-        taus.append(robustness_kendall_tau(label.final, order))
+        taus.append(kendall_tau(label.final, order))
     return sum(taus) / len(taus) if taus else None
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rerank.errors import DataError, UsageError, error_repr
-from rerank.experiment.robustness import robustness_kendall_tau
+from rerank.experiment.robustness import kendall_tau
 
 if TYPE_CHECKING:
     from rerank.finetune.labels.label_list import LabelList
@@ -102,7 +102,7 @@ def training_label_agreement(label: LabelList, other: LabelList | None = None) -
     if len(shared) < 2:
         return None
     orders = ([doc_id for doc_id in ranked.final if doc_id in shared] for ranked in (other, label))
-    return robustness_kendall_tau(next(orders), next(orders))
+    return kendall_tau(next(orders), next(orders))
 
 
 def _why_label_is_dropped(label: LabelList, limits: ListFilter, other: Mapping[str, LabelList] | None) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rerank.errors import DataError, error_repr
-from rerank.experiment.robustness import robustness_kendall_tau
+from rerank.experiment.robustness import kendall_tau
 from rerank.types import Order
 
 
@@ -90,7 +90,7 @@ class LabelList:
     @property
     def tau(self) -> float | None:
         """Kendall's tau between label and shown order: 1 if the orders are equal; None for a single document."""
-        return robustness_kendall_tau(self.initial, self.final) if len(self) > 1 else None
+        return kendall_tau(self.initial, self.final) if len(self) > 1 else None
 
     def take(self, positions: Sequence[int]) -> LabelList:
         """Return the list restricted to the documents at these positions, in this order; their label order is kept.

@@ -9,7 +9,7 @@ from typing import Any
 
 from rerank.errors import DataError, UsageError
 from rerank.experiment import PreparedRun, execute_run, prepare_run
-from rerank.experiment.candidates import load_experiment_queries, retrieve_spec_candidates_for_queries
+from rerank.experiment.candidates import load_queries, retrieve_lists
 from rerank.experiment.estimate import estimate_run_cost
 from rerank.experiment.prepare import spec_with_trained_defaults
 from rerank.experiment.spec import Execution, RunSpec
@@ -128,8 +128,8 @@ def prepare_labelling(
         prepared = prepare_run(spec, execution, judged_only=judged_only)
         collection, candidates, qrels = prepared.collection, prepared.first_stage, prepared.qrels
     else:
-        collection, queries, qrels = load_experiment_queries(spec, judged_only=judged_only)
-        candidates = retrieve_spec_candidates_for_queries(spec, collection, queries)
+        collection, queries, qrels = load_queries(spec, judged_only=judged_only)
+        candidates = retrieve_lists(spec, collection, queries)
     task = LabellingTask(
         spec=spec,
         execution=execution,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rerank.evaluation import Comparison, compare_runs, evaluate_run, parse_measures
-from rerank.experiment.candidates import load_experiment_queries, retrieve_spec_candidates_for_queries
+from rerank.experiment.candidates import load_queries, retrieve_lists
 from rerank.experiment.spec import RunSpec
 from rerank.finetune.recipe import ValidationTable
 from rerank.judges.base import PromptJudge
@@ -43,8 +43,8 @@ class Validation:
             queries=table.queries,
             qrels=table.qrels,
         )
-        collection, queries, qrels = load_experiment_queries(spec)
-        candidates = retrieve_spec_candidates_for_queries(spec, collection, queries)
+        collection, queries, qrels = load_queries(spec)
+        candidates = retrieve_lists(spec, collection, queries)
         return cls(candidates=candidates, qrels=qrels, measure=table.ranking_measure, relevant=collection.relevant)
 
     def rank(self, strategy: Strategy, judge: PromptJudge, name: str) -> tuple[Run, float]:

@@ -16,7 +16,7 @@ from typing import Any
 from rerank.backends.replay import Replay
 from rerank.errors import DataError, MissingResourceError, RerankError
 from rerank.experiment import check_failure_rate, estimate_run_cost, execute_run, prepare_run
-from rerank.experiment.candidates import RetrievedCandidates, retrieve_candidates_of_spec
+from rerank.experiment.candidates import RetrievedCandidates, retrieve_shared
 from rerank.experiment.execute import folder_of_run
 from rerank.experiment.prepare import PreparedRun, spec_with_trained_defaults
 from rerank.experiment.spec import Execution, RunSpec
@@ -31,7 +31,7 @@ from rerank.leaderboard.suites.planning_backend import (
 )
 from rerank.leaderboard.suites.suite import CandidateGroup, Suite, SuiteRun
 from rerank.methods import open_method
-from rerank.store import RunFolder, hash_run_folder_identity
+from rerank.store import RunFolder, hash_identity
 from rerank.tasks import Backend
 from rerank.tasks.identities import lacks_commit
 
@@ -320,7 +320,7 @@ class _Planner:
             planned_run.stored = next((stored for stored in matching if stored.summary), None)
             planned_run.committed = max((stored.replies() for stored in matching), default=0)
             planned_run.expected = self._expected(planned_run, prepared)
-            return planned_run, hash_run_folder_identity(identity)
+            return planned_run, hash_identity(identity)
         except Exception as error:  # noqa: BLE001 - as above
             planned_run.problem = _describe_suite_run_error(error)
             return planned_run, ""
@@ -341,7 +341,7 @@ class _Planner:
         key = tuple(values.get(name) for name in _OF_LISTS)
         if key not in self._found:
             try:
-                self._found[key] = retrieve_candidates_of_spec(spec)
+                self._found[key] = retrieve_shared(spec)
             except Exception as error:  # noqa: BLE001 - as above
                 self._found[key] = _describe_suite_run_error(error)
         return self._found[key]

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from rerank.errors import BackendError
-from rerank.experiment.prepare import ranker_config_of_run
+from rerank.experiment.prepare import ranker_settings
 from rerank.experiment.spec import RunSpec
 from rerank.io.model_base import ModelBase, hash_file_contents_of_model
 from rerank.lm.loading import LANGUAGE, locate_files, named_loading_errors, quiet_transformers, require_torch
@@ -83,7 +83,7 @@ def open_suite_planning_backend(spec: RunSpec, kind: str) -> PlanningBackend:
         spec: Specification of the run, completed with the settings of its adapter.
         kind: Backend of the method, as in `suite_model_has_weights`.
     """
-    options = ranker_config_of_run(spec)
+    options = ranker_settings(spec)
     name = resolve_model_name(split_model_selector(spec.model)[1])
     _, transformers = require_torch()
     files = with_hub_id_of_preset(locate_files(name, options, weights=False))

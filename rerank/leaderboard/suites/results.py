@@ -15,7 +15,7 @@ from typing import Any
 
 from rerank.errors import DataError, MissingResourceError, RerankError, StorageError
 from rerank.evaluation import Comparison, Scores, compare_evaluated_runs, evaluate_run, evaluate_runs
-from rerank.experiment.candidates import RetrievedCandidates, digest_candidates, lowest_relevant_grade_of_spec
+from rerank.experiment.candidates import RetrievedCandidates, digest_run, lowest_relevant_grade
 from rerank.io.reports import format_csv_table
 from rerank.io.run_files import read_run
 from rerank.io.text_files import replace_text_file
@@ -91,7 +91,7 @@ def check_suite_candidates(folders: Sequence[RunFolder], expected: str) -> None:
 
     Args:
         folders: Folders of the runs.
-        expected: Digest of the candidates, as returned by `digest_candidates`.
+        expected: Digest of the candidates, as returned by `digest_run`.
     """
     for folder in folders:
         if folder.spec()["identity"].get("first_stage") != expected:
@@ -117,7 +117,7 @@ def _compare_suite_group(suite: Suite, results: Sequence[SuiteResult]) -> dict[s
     if candidates is None or not candidates.qrels:
         result["notes"] = ["There are no judgments, so nothing is compared."] if candidates else [results[0].problem]
         return result
-    relevant = lowest_relevant_grade_of_spec(results[0].planned.spec, candidates.collection)
+    relevant = lowest_relevant_grade(results[0].planned.spec, candidates.collection)
     systems = _systems_of_suite_group(group, candidates, results, relevant)
     main = systems[0][1][0].measures[0]
     result["systems"] = [_suite_system(name, scores, main) for name, scores in systems]
@@ -146,7 +146,7 @@ def _systems_of_suite_group(
         for result in results
         if result.summary and _is_complete_suite_run(result)
     ]
-    check_suite_candidates([folder for _, folder in finished], digest_candidates(candidates.first_stage))
+    check_suite_candidates([folder for _, folder in finished], digest_run(candidates.first_stage))
     runs = [candidates.first_stage, *(folder.read_run("run.trec") for _, folder in finished)]
     first, *rest = evaluate_runs(candidates.qrels, runs, group.measures, relevant=relevant)
     systems: dict[str, list[Scores]] = {FIRST_STAGE: [first]}

@@ -9,16 +9,26 @@ from typing import Any
 import pytest
 
 from rerank.backends.fake import Fake
-from rerank.engines.ray.blocks import WAIT, RankingBlocks, WorkBlocks
-from rerank.engines.ray.messages import BeginCalls, Fail, FinishBlock, KeepCalls, OpenBlock, OpenItem, OpenModel
+from rerank.engines.ray.blocks import (
+    WAIT,
+    BeginCalls,
+    Fail,
+    FinishBlock,
+    KeepCalls,
+    OpenBlock,
+    OpenItem,
+    OpenModel,
+    WorkBlocks,
+)
 from rerank.errors import BackendError
 from rerank.prompts.base import Message
 from rerank.store import CallLog, LoggingBackend
-from rerank.store.call_desk import CallDesk
+from rerank.store.logging_backend import CallDesk
 from rerank.tasks import Reply, Request, Sampling
 from rerank.types import Document, Query, Ranking
 from tests.raising import raises
 
+Blocks = WorkBlocks[Ranking, Any]
 LISTS = [Ranking.from_order(Query(id=f"q{n}", text="x"), [Document(id="d", text="y")]) for n in range(9)]
 CALL = {"digest": Request(prompt=(Message("user", "x"),), sampling=Sampling(max_tokens=1))}
 
@@ -30,7 +40,7 @@ def read() -> list[Ranking]:
 
 
 @pytest.fixture
-def blocks(read: list[Ranking], tmp_path: Path) -> Iterator[RankingBlocks]:
+def blocks(read: list[Ranking], tmp_path: Path) -> Iterator[Blocks]:
     def lists() -> Iterator[Ranking]:
         for ranking in LISTS:
             read.append(ranking)
@@ -38,7 +48,7 @@ def blocks(read: list[Ranking], tmp_path: Path) -> Iterator[RankingBlocks]:
 
     with CallLog(tmp_path / "calls.sqlite") as log:
         desk = CallDesk(LoggingBackend(backend=Fake("reversed"), log=log))
-        yield RankingBlocks(lists(), desk, size=2, ahead=3)
+        yield WorkBlocks([lists()], size=2, ahead=3, describe=lambda ranking: f"query {ranking.query.id!r}", desk=desk)
 
 
 def open_block(blocks: WorkBlocks[Any, Any], ticket: int, worker: str = "") -> Any:
@@ -52,7 +62,7 @@ def finish(blocks: WorkBlocks[Any, Any], block: int, results: Sequence[Any] = ()
     return list(blocks.take_results())
 
 
-def lose(blocks: RankingBlocks, position: int | None = None) -> Any:
+def lose(blocks: Blocks, position: int | None = None) -> Any:
     """Open the first block, begin a call of a list, and lose the worker; return the answer to the next worker."""
     work = open_block(blocks, 0, "old")
     if work.one_by_one:
@@ -62,7 +72,7 @@ def lose(blocks: RankingBlocks, position: int | None = None) -> Any:
     return open_block(blocks, 0, "new")
 
 
-def test_results_are_yielded_in_order(blocks: RankingBlocks) -> None:
+def test_results_are_yielded_in_order(blocks: Blocks) -> None:
     first, second = open_block(blocks, 0), open_block(blocks, 1)
     assert [ranking.query.id for work in (first, second) for ranking in work.items] == ["q0", "q1", "q2", "q3"]
     assert finish(blocks, 1, ["q2", "q3"]) == []
@@ -71,7 +81,7 @@ def test_results_are_yielded_in_order(blocks: RankingBlocks) -> None:
     assert finish(blocks, 2, ["q4", "q5"]) == ["q4", "q5"]
 
 
-def test_no_block_is_read_that_is_too_far_ahead(blocks: RankingBlocks, read: list[Ranking]) -> None:
+def test_no_block_is_read_that_is_too_far_ahead(blocks: Blocks, read: list[Ranking]) -> None:
     for ticket in range(3):
         assert open_block(blocks, ticket) is not WAIT
     finish(blocks, 1), finish(blocks, 2)
@@ -82,7 +92,7 @@ def test_no_block_is_read_that_is_too_far_ahead(blocks: RankingBlocks, read: lis
     assert len(read) == 8
 
 
-def test_the_last_block_may_be_smaller(blocks: RankingBlocks) -> None:
+def test_the_last_block_may_be_smaller(blocks: Blocks) -> None:
     for block in range(5):
         work = open_block(blocks, 0)
         assert work.block == block
@@ -92,7 +102,7 @@ def test_the_last_block_may_be_smaller(blocks: RankingBlocks) -> None:
     assert blocks.lost_workers == 0
 
 
-def test_a_finished_block_is_not_processed_again(blocks: RankingBlocks) -> None:
+def test_a_finished_block_is_not_processed_again(blocks: Blocks) -> None:
     open_block(blocks, 0)
     finish(blocks, 0)
     assert open_block(blocks, 0, "another").block == 1
@@ -112,7 +122,7 @@ def test_a_round_begins_once_the_results_of_the_last_one_are_taken() -> None:
     assert open_block(blocks, 2).items == [3, 4]
 
 
-def test_lists_are_ranked_one_by_one_after_two_losses_without_a_reply(blocks: RankingBlocks) -> None:
+def test_lists_are_ranked_one_by_one_after_two_losses_without_a_reply(blocks: Blocks) -> None:
     assert not lose(blocks).one_by_one
     blocks.answer(BeginCalls(block=0, attempt=1, requests=CALL))
     blocks.answer(KeepCalls(block=0, attempt=1, replies={"digest": Reply(finish="error", error="none")}))
@@ -121,7 +131,7 @@ def test_lists_are_ranked_one_by_one_after_two_losses_without_a_reply(blocks: Ra
     assert (blocks.lost_workers, blocks.lost_calls) == (3, 1)
 
 
-def test_a_list_that_loses_workers_alone_gets_no_more_calls(blocks: RankingBlocks) -> None:
+def test_a_list_that_loses_workers_alone_gets_no_more_calls(blocks: Blocks) -> None:
     for number in range(5):
         work = open_block(blocks, 0, f"worker {number}")
         if number >= 2:
@@ -134,7 +144,7 @@ def test_a_list_that_loses_workers_alone_gets_no_more_calls(blocks: RankingBlock
     assert blocks.answer(BeginCalls(block=0, attempt=4, requests=CALL)).missing == ("digest",)
 
 
-def test_a_list_that_loses_workers_even_so_ends_the_run(blocks: RankingBlocks) -> None:
+def test_a_list_that_loses_workers_even_so_ends_the_run(blocks: Blocks) -> None:
     with raises(BackendError, "q1"):
         for number in range(9):
             open_block(blocks, 0, f"worker {number}")
@@ -150,7 +160,7 @@ def test_an_item_of_a_function_is_given_up_after_two_losses_alone() -> None:
     assert blocks.answer(OpenItem(block=0, attempt=4, position=0)) == ""
 
 
-def test_a_model_that_ends_its_workers_while_it_is_opened_ends_the_run(blocks: RankingBlocks) -> None:
+def test_a_model_that_ends_its_workers_while_it_is_opened_ends_the_run(blocks: Blocks) -> None:
     for _ in range(3):
         blocks.answer(OpenModel(ticket=0))
     open_block(blocks, 0)
@@ -162,7 +172,7 @@ def test_a_model_that_ends_its_workers_while_it_is_opened_ends_the_run(blocks: R
         blocks.answer(OpenModel(ticket=0))
 
 
-def test_silent_workers_are_overdue_unless_they_wait(blocks: RankingBlocks) -> None:
+def test_silent_workers_are_overdue_unless_they_wait(blocks: Blocks) -> None:
     open_block(blocks, 0, "busy")
     for ticket in (1, 2):
         open_block(blocks, ticket, "waits")
@@ -173,7 +183,7 @@ def test_silent_workers_are_overdue_unless_they_wait(blocks: RankingBlocks) -> N
     assert blocks.overdue_workers(-1) == []
 
 
-def test_a_worker_that_outlives_its_loss_changes_nothing(blocks: RankingBlocks) -> None:
+def test_a_worker_that_outlives_its_loss_changes_nothing(blocks: Blocks) -> None:
     begun = lose(blocks)
     assert begun.attempt == 1
     for message in (
@@ -190,14 +200,14 @@ def test_a_worker_that_outlives_its_loss_changes_nothing(blocks: RankingBlocks) 
     assert not blocks.has_calls_in_flight()
 
 
-def test_no_calls_begin_beside_an_error(blocks: RankingBlocks) -> None:
+def test_no_calls_begin_beside_an_error(blocks: Blocks) -> None:
     open_block(blocks, 0), open_block(blocks, 1)
     with pytest.raises(BackendError):
         blocks.answer_all({0: BeginCalls(block=0, requests=CALL), 1: Fail(block=1, error=BackendError("no model"))})
     assert not blocks.has_calls_in_flight()
 
 
-def test_errors_of_workers_are_raised(blocks: RankingBlocks) -> None:
+def test_errors_of_workers_are_raised(blocks: Blocks) -> None:
     open_block(blocks, 0)
     blocks.answer(BeginCalls(block=0, requests=CALL))
     assert blocks.has_calls_in_flight()

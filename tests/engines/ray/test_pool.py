@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from rerank.engines.ray.blocks import WorkBlocks
-from rerank.engines.ray.messages import FinishBlock, OpenBlock
+from rerank.engines.ray.blocks import FinishBlock, OpenBlock, WorkBlocks
 from rerank.engines.ray.pool import WorkerPool
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rerank.errors import UsageError
-from rerank.experiment.candidates import digest_candidates
+from rerank.experiment.candidates import digest_run
 from rerank.experiment.spec import RunSpec
 from rerank.finetune.labels.teachers.base import LabellingTask, TeacherRanking, rank_by_teacher_scores
 from rerank.retrieval.dense import Dense as Searching
@@ -92,7 +92,7 @@ class _Candidates:
 
     @property
     def fingerprint(self) -> str:
-        return digest_candidates(Run([Ranking.from_order(Query(id="candidates"), self.documents)]))
+        return digest_run(Run([Ranking.from_order(Query(id="candidates"), self.documents)]))
 
     def docs(self) -> Iterator[Document]:
         return iter(self.documents)

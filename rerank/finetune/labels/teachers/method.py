@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from rerank.assemble import plan_ranker
 from rerank.backends.replay import Replay
 from rerank.errors import UsageError
-from rerank.experiment.prepare import ranker_config_of_run
+from rerank.experiment.prepare import ranker_settings
 from rerank.experiment.replay import replay_run_folder
 from rerank.experiment.spec import RunSpec
 from rerank.finetune.labels.teachers.base import LabellingTask, TeacherRanking
@@ -92,7 +92,7 @@ def scores_of_teacher_run(folder: RunFolder) -> dict[str, dict[str, float]]:
         return {}
     with folder.calls(readonly=True) as log:
         calls = list(log.calls())
-    judge = plan_ranker(ranker_config_of_run(spec)).open_recorded_judge(Replay(calls))
+    judge = plan_ranker(ranker_settings(spec)).open_recorded_judge(Replay(calls))
     heard: dict[str, dict[str, float]] = {}
     for call in calls:
         row = heard.setdefault(call.query_id, {})

@@ -116,7 +116,7 @@ The same table for scripts: `rerank methods --training --format json`, a list of
 (`available` or `out-of-scope`), `stability`, `summary`, `paper`, `differs` and `reason`.
 
 The *stability* of a method is `stable` or `experimental`. Experimental methods come from research papers and are used
-by few people: they are tested like the others, but their options may change between versions. Their code is in
+by few people: they are tested like the others, but their options may change between versions. Their classes are in
 `rerank/finetune/extra`. The five adapters that people use come first in the table of adapters; [choosing an
 adapter](choosing.md) says why these. [Formulas](formulas.md) compares every method with its paper and names its test.
 

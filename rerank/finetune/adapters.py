@@ -287,15 +287,12 @@ class Rslora(LoraFamily):
 
 @dataclass(frozen=True, kw_only=True)
 class Qlora(LoraFamily):
-    """LoRA on a base model whose linear layers are quantised to four bits (NF4) by bitsandbytes.
+    """LoRA on a base model whose linear layers are quantised to four bits (NF4, double quantisation) by bitsandbytes.
 
-    A model that was loaded in four bits is used without changes. Otherwise all linear layers except the output head are
-    quantised with double quantisation, including those that are not targets. Quantisation changes the model before
-    training starts (`identity` is False). A model that does not fit into memory in 16 bits has to be loaded in four
-    bits. The saved adapter is a plain LoRA: it is exact on a base model that is quantised in the same way
-    (``BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)``) and
-    approximate on the original model. Merging into quantised weights would round them again (`merges` is False): load
-    the adapter on the 16-bit model and merge it there.
+    A model that was loaded in four bits is used without changes; otherwise all linear layers except the output head are
+    quantised, including those that are not targets. The saved adapter is a plain LoRA: it is exact on a base model that
+    is quantised in the same way, and approximate on the original model. Merging into quantised weights would round them
+    again (`merges` is False).
     """
 
     paper = "Dettmers et al., NeurIPS 2023, arXiv 2305.14314 (QLoRA); LoftQ: arXiv 2310.08659"

@@ -149,13 +149,9 @@ class Adapter(TrainingComponent, Protocol):
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
         """Return the model to train: a `peft.PeftModel`, or ``model`` itself if its own weights are trained.
 
-        Afterwards ``requires_grad`` is True for the trained parameters and False for all others. The result is
-        bit-identical for the same model, data and seed.
-
-        Args:
-            model: A causal language model of transformers, in evaluation mode.
-            calibrate: Calibration batches, for adapters whose initialisation depends on gradients.
-            seed: Random seed; implementations may also seed torch's global generator with it.
+        ``model`` is a causal language model of transformers, in evaluation mode. Afterwards ``requires_grad`` is True
+        for the trained parameters and False for all others. The result is bit-identical for the same model, data and
+        seed; implementations may seed torch's global generator.
 
         Raises:
             UsageError: The options do not fit the model.
@@ -165,23 +161,18 @@ class Adapter(TrainingComponent, Protocol):
     def save(self, model: Any, folder: Path) -> None:
         """Write the trained parameters so that `peft.PeftModel.from_pretrained` loads them onto the base model.
 
-        The saved adapter applies to the unmodified base model. The files are ``adapter_config.json`` and
-        ``adapter_model.safetensors``. If the attribute `saves` is ``model``, a whole model is written instead.
-
-        Args:
-            model: The trained model that `attach` returned. The model is not modified, so that training can continue.
-            folder: An existing folder.
+        The saved adapter (``adapter_config.json`` and ``adapter_model.safetensors`` in an existing folder) applies to
+        the unmodified base model. If the attribute `saves` is ``model``, a whole model is written instead. ``model`` is
+        the result of `attach`; it is not modified, so that training can continue.
         """
 
     def shapes(self, model: Any) -> list[tuple[int, int]]:
         """Return the shape (rows, columns) of each weight matrix that would be adapted, for `count_trainable`."""
 
     def count_trainable(self, shapes: Shapes) -> int:
-        """Return the number of trainable parameters, computed by the formula of the adapter's paper.
+        """Return the number of trainable parameters, by the formula of the adapter's paper.
 
-        Args:
-            shapes: Shape (rows, columns) of every adapted weight matrix. For full fine-tuning, the shapes of all
-                parameters, with vectors as (1, size).
+        For full fine-tuning, ``shapes`` are those of all parameters, with vectors as (1, size).
         """
 
 
@@ -225,10 +216,8 @@ class Optimizer(TrainingComponent, Protocol):
         The state of the optimizer consists of tensors and numbers only, so that ``torch.load(weights_only=True)`` can
         read it, and ``load_state_dict`` restores it bit by bit, independent of the data type of the parameters.
 
-        Args:
-            model: The model that an adapter's `attach` returned.
-            lr: Base learning rate; the scheduler of the trainer scales the learning rate of each parameter group.
-            weight_decay: Decoupled weight decay; not applied to vectors (biases and norms).
+        The scheduler of the trainer scales the learning rate of each parameter group. The decoupled weight decay is not
+        applied to vectors (biases and norms).
         """
 
 
@@ -239,9 +228,7 @@ class SizedOptimizer(Optimizer, Protocol):
     def count_state(self, shapes: Shapes) -> int:
         """Return the number of values in the optimizer state after one step, not counting step counters.
 
-        Args:
-            shapes: Shape (rows, columns) of every matrix that is trained (`build` may freeze some); vectors and
-                embeddings have the shape (1, size).
+        ``shapes`` are those of the trained matrices (`build` may freeze some); vectors and embeddings are (1, size).
         """
 
 
@@ -265,15 +252,9 @@ class RankAllocation(TrainingComponent, Protocol):
     """A method that chooses the adapter's rank for each matrix within a fixed budget."""
 
     def pattern(self, model: Any, targets: Sequence[str], r: int, calibrate: CalibrationBatches) -> Mapping[str, int]:
-        """Return a mapping from module name to rank; the ranks sum to at most ``r`` times the number of targets.
+        """Return the rank of each target, a full name of a module of the unmodified model; their mean is at most ``r``.
 
         Ranks are at least 0. A matrix of rank 0 is not adapted.
-
-        Args:
-            model: The unmodified model.
-            targets: Full names of the modules that will be adapted.
-            r: Mean rank.
-            calibrate: Calibration batches of the training data.
         """
 
 
@@ -295,11 +276,8 @@ class TokenLoss(TrainingComponent, Protocol):
         """Return the weight w_i of each token, shape (tokens,).
 
         The loss is L = (1/T) sum_i w_i (-log P(y_i | x, y_<i)), where T is the number of tokens, not the sum of the
-        weights.
-
-        Args:
-            ranks: Rank (from 1) of the document whose identifier contains the token; 0 for separators and the
-                end-of-text token. Float, shape (tokens,).
+        weights. ``ranks``, a float tensor of the same shape, has the rank (from 1) of the document whose identifier
+        contains the token, and 0 for separators and the end-of-text token.
         """
 
 
@@ -313,12 +291,7 @@ class ListLoss(TrainingComponent, Protocol):
     of: ClassVar[Literal["scores"]]
 
     def __call__(self, scores: Tensor, target: ListTarget) -> Tensor:
-        """Return the loss of one list, a scalar.
-
-        Args:
-            scores: Scores of the model, float32 of shape (documents,); larger is more relevant.
-            target: Label of the list.
-        """
+        """Return the loss of one list, a scalar, for float32 scores of shape (documents,); larger is more relevant."""
 
 
 class TextLoss(TrainingComponent, Protocol):

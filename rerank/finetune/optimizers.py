@@ -60,9 +60,8 @@ class Adamw(AdamOptions):
 class LoraPlus(AdamOptions):
     """AdamW whose learning rate for the LoRA factor B is ``ratio`` times its learning rate for the factor A.
 
-    The parameter groups differ from those of peft's `create_loraplus_optimizer`, which uses the learning rate of B for
-    vectors (DoRA's magnitudes, biases), applies weight decay to magnitudes, and gives factors of embeddings a fixed
-    learning rate. For all other factors, the two optimizers are the same.
+    peft's `create_loraplus_optimizer` differs: it uses the learning rate of B for vectors (DoRA's magnitudes, biases),
+    applies weight decay to magnitudes, and gives factors of embeddings a fixed learning rate.
     """
 
     paper = "Hayou et al., ICML 2024, arXiv 2402.12354 (LoRA+)"
@@ -153,11 +152,8 @@ class SubspaceOptions(AdamOptions):
 class Galore(SubspaceOptions):
     """Adam on projected gradients of matrices; the updates are projected back to the full matrices.
 
-    GaLore keeps r (2 long + short) numbers per (long x short) matrix instead of 2 long short: 66 % fewer at r = 1024 in
-    a 7B model. Each choice of the subspace costs a singular value decomposition of every gradient.
-
-    With ``factors``, GaLore projects the gradients of an adapter's factors instead; ``rank`` should then be below the
-    adapter's rank. For the factors of `dora`, this is the optimizer `gradnormlorp`.
+    Each choice of the subspace costs a singular value decomposition per gradient. With ``factors``, GaLore projects
+    the gradients of an adapter's factors instead; ``rank`` should then be below the adapter's rank.
     """
 
     paper = "Zhao et al., ICML 2024, arXiv 2403.03507 (GaLore)"
@@ -180,12 +176,9 @@ class Galore(SubspaceOptions):
 class Apollo(SubspaceOptions):
     """Adam on a random projection of the gradient; Adam's step sizes then scale the rows of the full gradient.
 
-    APOLLO keeps 2 long r + 2 numbers per (long x short) matrix: both moments, a seed, and the norm of the last update.
-    The norm is kept because the norm of an update may grow by at most 1 % per step. APOLLO-Mini is
-    ``rank=1,tensorwise=true,scale=11.3`` (the square root of 128).
-
-    This is our own implementation: the package apollo-torch, which transformers uses, keeps Python objects in its
-    optimizer state, and training cannot be resumed from such a checkpoint.
+    The norm of an update may grow by at most 1 % per step. APOLLO-Mini is ``rank=1,tensorwise=true,scale=11.3`` (the
+    square root of 128). The package apollo-torch, which transformers uses, keeps Python objects in its optimizer state,
+    and training cannot be resumed from such a checkpoint.
     """
 
     paper = "Zhu et al., MLSys 2025, arXiv 2412.05270 (APOLLO)"

@@ -104,15 +104,14 @@ class LoraXs(FrozenBasis):
 
 @dataclass(frozen=True, kw_only=True)
 class LoraSb(FrozenBasis):
-    """LoRA-SB: the weight becomes W + U R V'; U, V and the initial R come from the first step of full fine-tuning.
+    """LoRA-SB: the weight becomes W + U R V', where only R (r x r) is trained.
 
-    Only R of shape (r, r) is trained. The first step would be D = -eta sign(G), where G is the gradient of the training
-    loss. U S V' is the truncated SVD of D, and R starts as S. The weights have therefore already changed by the best
-    rank-r approximation of D when training begins (`identity` is False).
+    U S V' is the truncated SVD of the first step of full fine-tuning, D = -eta sign(G), where G is the gradient of the
+    training loss. R starts as S, so the model has already changed when training begins (`identity` is False).
 
     With a ``basis``, no gradient is computed: U, V and the initial R are taken from another trained LoRA-SB adapter.
     Adapters that were trained from the same basis on shards of the data have bit-identical U, so that averaging their
-    cores is exact (Fed-SB, Singhal et al., arXiv 2502.15436). The average can be the basis of the next round.
+    cores is exact (Fed-SB, Singhal et al., arXiv 2502.15436).
     """
 
     paper = "Ponkshe et al., 2024, arXiv 2411.19557 (LoRA-SB)"
@@ -197,10 +196,9 @@ class Loldu(FrozenBasis):
 class Salt(FrozenBasis):
     """SALT: in W = U S V', the r largest singular values s become a s + b, and the other directions get an update X Y.
 
-    The update X Y of rank d is added to the block of S that belongs to the other directions. a and b (r numbers each),
-    X (rest x d) and Y (d x rest) are trained, where rest = min(rows, columns) - r. At the start, a = 1, b = 0 and
-    Y = 0. The adapter is saved as a LoRA of rank r + d. All singular directions are kept in memory during training,
-    which takes about as much memory as the model.
+    X (rest x d) and Y (d x rest) with rest = min(rows, columns) - r update the block of S of the other directions. At
+    the start, a = 1, b = 0 and Y = 0. The adapter is saved as a LoRA of rank r + d. All singular directions are kept in
+    memory during training, which takes about as much memory as the model.
     """
 
     paper = "Elsayed et al., 2025, arXiv 2503.16055 (SALT)"
@@ -229,10 +227,9 @@ class Salt(FrozenBasis):
 class ResidualBaseLora(LoraFamily):
     """Base class of LoRA variants that start from a nonzero product s B0 A0 and subtract it from the base weights.
 
-    With the scaling factor s, the base weight W becomes W - s B0 A0, so an adapter (B, A) would be valid only for that
-    modified model. `save` therefore writes the learnt difference s (B A - B0 A0), which is valid for the unmodified
-    model, as a LoRA of twice the rank with the factors [B, -B0] and [A; A0]. Each layer holds the initial factors in
-    the buffers ``start_A`` and ``start_B``, so that they move to other devices together with the model.
+    An adapter (B, A) would be valid only for the modified weights W - s B0 A0. `save` therefore writes the learnt
+    difference s (B A - B0 A0), which is valid for the unmodified model, as a LoRA of twice the rank. Each layer holds
+    the initial factors in buffers, so that they move to other devices together with the model.
     """
 
     moves_base: ClassVar[bool] = True
@@ -253,9 +250,8 @@ class Pissa(ResidualBaseLora):
     """PiSSA: LoRA that starts from the r largest singular directions of W: B0 = U sqrt(S), A0 = sqrt(S) V'.
 
     U S V' is the truncated SVD of W; the residual W - B0 A0 stays in the base model (equations 2 to 4 of the paper,
-    which exchanges the names A and B). Implemented with `peft.LoraConfig`. The adapter is saved as a plain LoRA of rank
-    2 r. If the base model is in 16 bits, the residual is rounded again, and the saved adapter does not correct this
-    rounding error.
+    which exchanges the names A and B). If the base model is in 16 bits, the residual is rounded again, and the saved
+    adapter does not correct this rounding error.
     """
 
     paper = "Meng et al., NeurIPS 2024, arXiv 2404.02948 (PiSSA)"
@@ -282,12 +278,9 @@ class LoraGa(ResidualBaseLora):
     """LoRA initialised with singular vectors of the gradient G = U S V' of the training loss.
 
     A0 consists of the first r rows of V', and B0 of columns r + 1 to 2 r of U, both multiplied by rows^(1/4) /
-    sqrt(gamma); singular values are not used. alpha / r B0 A0 is subtracted from the base weight, so that the outputs
-    of the model do not change. The adapter is saved as a plain LoRA of rank 2 r, which is valid for the unmodified base
-    weights. A matrix that the loss does not depend on has no gradient; it is initialised as in LoRA.
-
-    This package computes the initialisation itself, by the authors' formula: peft multiplies B0 by the singular values
-    of G and does not scale A0.
+    sqrt(gamma). alpha / r B0 A0 is subtracted from the base weight. A matrix that the loss does not depend on is
+    initialised as in LoRA. The formula is that of the authors' code: peft multiplies B0 by the singular values of G and
+    does not scale A0.
     """
 
     paper = "Wang et al., NeurIPS 2024, arXiv 2407.05000 (LoRA-GA)"
@@ -313,14 +306,10 @@ class LoraGa(ResidualBaseLora):
 class Adalora(LinearTargets, PeftAdapter):
     """AdaLoRA: the weight becomes W + alpha / init_r P diag(e) Q, and the least important terms of this sum are pruned.
 
-    The importance of a term is a running mean of |weight times gradient| (section 3.2 of the paper). It is compared
-    across all matrices, so that ranks differ between matrices at the end. Terms are pruned by the trainer callback that
-    `callbacks` returns; without it, each matrix keeps ``init_r`` terms. The adapter is saved as a plain LoRA of rank
-    ``init_r``: e is multiplied into Q, and pruned terms are 0. Implemented with `peft.AdaLoraConfig`, except for the
-    penalty that keeps P and Q orthogonal (equation 4): peft adds it only if the model computes the loss from
-    ``labels``, and the losses of this package do not use ``labels``, so the trainer adds `penalty`.
-
-    AdaLoRA is the closest available method to TriAdaptLoRA, which increases ranks instead.
+    The importance of a term is a running mean of |weight times gradient| (section 3.2 of the paper), compared across
+    all matrices. The callback prunes; without it, each matrix keeps ``init_r`` terms. The adapter is saved as a plain
+    LoRA of rank ``init_r``: e is multiplied into Q, and pruned terms are 0. The trainer adds the penalty that keeps P
+    and Q orthogonal (equation 4): peft does so only if the model computes the loss from ``labels``.
     """
 
     paper = "Zhang et al., ICLR 2023, arXiv 2303.10512 (AdaLoRA)"
@@ -397,13 +386,10 @@ class Adalora(LinearTargets, PeftAdapter):
 class Lift(LinearTargets, PeftAdapter):
     """LIFT: trains only those weights of each matrix that are largest in its low-rank approximation.
 
-    The approximation keeps `filter_rank` singular directions, and r (rows + columns) weights per matrix are trained.
-    They are saved as a SHiRA adapter (Bhardwaj et al., NeurIPS 2024, arXiv 2406.13175; `peft.ShiraConfig`), which can
-    be loaded without this package.
-
-    The paper selects the weights again every few hundred steps. Here they are selected once: after a second selection,
-    the difference from the base model would have more entries than a SHiRA adapter can store, and only a whole model
-    could be saved.
+    The trained weights are saved as a SHiRA adapter (Bhardwaj et al., NeurIPS 2024, arXiv 2406.13175), which can be
+    loaded without this package. The paper selects the weights again every few hundred steps. Here they are selected
+    once: after a second selection, the difference from the base model would have more entries than a SHiRA adapter can
+    store.
     """
 
     paper = "Liu et al., ICML 2025, arXiv 2506.00772 (LIFT)"
@@ -457,14 +443,12 @@ class LrQat(LinearTargets, PeftAdapter):
     """LR-QAT: the weight becomes s clip(round(W / s + alpha / r B A)), and the low-rank factors A and B are trained.
 
     The step size s is the largest |weight| of a row, or of ``group`` columns of a row, divided by 2^(bits-1) - 1; it is
-    not trained. Gradients pass through the rounding unchanged (straight-through estimator). W keeps the data type of
-    the model; the paper stores it in fewer bits.
+    not trained. Gradients pass through the rounding unchanged (straight-through estimator).
 
-    Rounding changes the model before training starts (`identity` is False). The product B A is inside the rounding, so
-    the learnt difference from the base model is not low-rank, and no LoRA can represent it. `save` therefore writes the
-    whole model with the rounded weights, which loads like any other model. It also writes ``integers.safetensors`` with
-    ``NAME.weight`` (int8) and ``NAME.step`` (float32, shape rows x groups) per matrix, where weight = step times
-    integer. In a 16-bit model, the weights in the model files are these products rounded to 16 bits.
+    The product B A is inside the rounding, so no LoRA can represent the learnt difference. `save` therefore writes the
+    whole model with the rounded weights. It also writes ``integers.safetensors`` with ``NAME.weight`` (int8) and
+    ``NAME.step`` (float32, shape rows x groups) per matrix, where weight = step times integer. In a 16-bit model, the
+    weights in the model files are these products rounded to 16 bits.
     """
 
     paper = "Bondarenko et al., 2024, arXiv 2406.06385 (LR-QAT)"
@@ -506,11 +490,8 @@ class Shadow(PeftAdapter):
 
     Let h be the hidden state before a layer and s the hidden state of the shadow network. The input of the layer is
     h + alpha U D (h - s), and a gate moves s towards T(output of the layer). U, D, T, the gate and the network are
-    trained; U starts at 0. Implemented with `peft.ShadowConfig`. The adapter cannot be merged.
-
-    The paper's second loss, on the outputs of the network, is not applied: peft adds it only if the model computes the
-    loss from ``labels``, and the losses of this package do not use ``labels``. ShadowPEFT is the closest available
-    method to IAA, which connects the adapters of the layers by a path outside of the layers.
+    trained; U starts at 0. The paper's second loss, on the outputs of the network, is not applied: peft adds it only if
+    the model computes the loss from ``labels``.
     """
 
     paper = "Li et al., 2026, arXiv 2604.19254 (ShadowPEFT)"

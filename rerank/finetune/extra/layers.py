@@ -13,8 +13,8 @@ from rerank.finetune.components import FULL, CalibrationBatches, ComponentBase, 
 class Lisa(ComponentBase):
     """LISA: a few randomly drawn layers are trained at a time; all others are frozen, without optimizer state.
 
-    LISA saves the memory that the optimizer would need for frozen layers. The saving is small for models with large
-    embeddings and output heads, since these are trained in every step unless ``train_rest`` is off.
+    Models with large embeddings and output heads save little, since these are trained in every step unless
+    ``train_rest`` is off.
     """
 
     paper = "Pan et al., NeurIPS 2024, arXiv 2403.17919 (LISA)"
@@ -46,9 +46,8 @@ class Lisa(ComponentBase):
 class Owlore(Lisa):
     """Layer sampling as in `lisa`, with odds proportional to the fraction of outlier weights per layer.
 
-    OwLore is meant for the optimizer `galore`. The fractions are computed from the model when the callback is created.
-    When training is resumed, the callback must therefore be created before the weights of the checkpoint are loaded;
-    otherwise, layers would be drawn with other odds.
+    The fractions are computed from the model when the callback is created. When training is resumed, the callback must
+    therefore be created before the weights of the checkpoint are loaded.
     """
 
     paper = "Li et al., arXiv 2405.18380 (OwLore)"

@@ -22,17 +22,11 @@ if TYPE_CHECKING:
 class Grpo(ComponentBase):
     """GRPO on generated permutations with nDCG as the reward, implemented with `trl.GRPOTrainer`.
 
-    A group of replies is sampled for each list. The advantage of a reply is its reward minus the mean reward of its
-    group, divided by the standard deviation of the group's rewards; a group with equal rewards contributes no gradient.
-    The reward is nDCG of the ranking that is parsed from the reply as at inference, with gains from the label
-    (`rerank.finetune.extra.rewards`); a reply without any identifier has the reward 0. The judge makes the prompts.
-    Replies are generated without constrained decoding, even if the judge's ``constrain`` is set, so that the model also
-    learns the format. Every reply is used for one step only, so that no ratio is clipped.
-
-    In a recipe, ``batch_size`` is the number of lists per batch and ``accumulation`` the number of batches per step, as
-    with losses; each list has ``group`` replies. The loss in the metrics stays near 0 and is not informative: monitor
-    ``reward`` instead. For components that need calibration batches, these batches consist of the labelled permutations
-    with the plain language-modelling loss.
+    A group of replies is sampled per list. The advantage of a reply is its reward (`rerank.finetune.extra.rewards`)
+    minus the mean reward of its group, divided by the standard deviation of the group's rewards. The judge makes the
+    prompts. Replies are generated without constrained decoding, even if the judge's ``constrain`` is set, so that the
+    model also learns the format. Every reply is used for one step only, so that no ratio is clipped. The loss in the
+    metrics stays near 0 and is not informative: monitor ``reward`` instead.
     """
 
     paper = "Shao et al., 2024, arXiv 2402.03300 (DeepSeekMath, GRPO)"

@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 class Dct(SubspaceOptions):
     """GaLore whose basis consists of r columns of the cosine transform, selected by the gradient.
 
-    DCT-AdamW keeps r (2 long + 1) numbers per (long x short) matrix and needs no singular value decomposition. When
-    columns are selected, DCT-AdamW computes the whole transform of the shorter side (short x short). Moments of columns
-    that remain are kept. The error feedback of the paper is not implemented. The paper selects columns at every step:
-    set ``gap=1``.
+    No singular value decomposition is needed; when columns are selected, the whole transform of the shorter side is
+    computed. Moments of columns that remain are kept. The paper selects columns at every step: set ``gap=1``.
     """
 
     paper = "Modoranu et al., arXiv 2505.17967 (DCT-AdamW)"
@@ -56,8 +54,8 @@ class NaturalGalore(SubspaceOptions):
     """GaLore in which the input of Adam is (F + damping I)^-1 times the projected gradient.
 
     F is the sum of the outer products of the last ``history`` projected gradients in the same subspace, including the
-    current one. These gradients are stored: with ``history=20`` and r = 512, the state for a 7B model is 1.74 times as
-    large as the state of `adamw`, although the abstract claims "without additional memory overhead".
+    current one. Storing them takes more memory than `adamw`, although the abstract claims otherwise: 1.74 times for a
+    7B model with ``history=20`` and r = 512.
     """
 
     paper = "Das, arXiv 2410.16029 (Natural GaLore)"
@@ -71,9 +69,7 @@ class NaturalGalore(SubspaceOptions):
 class Gradnormlorp(SubspaceOptions):
     """`galore` on the gradients of the factors of `dora`, with plain AdamW for the magnitude vectors.
 
-    The paper combines two methods: it normalises the rows of W + alpha / r B A and trains their norms separately
-    (DoRA), and it projects the gradients of B and A (GaLore). The options ``rank`` and ``gap`` are the rank of the
-    paper's subspace and its update interval.
+    The paper combines DoRA, which trains the norms of the rows of W + alpha / r B A separately, with GaLore.
     """
 
     paper = "Huang et al., AAAI 2025, arXiv 2412.19616 (GradNormLoRP)"
@@ -107,12 +103,9 @@ def _needs_dora(problem: str) -> UsageError:
 class LoraFa(AdamOptions):
     """AdamW on the LoRA factor B with the gradient dB (A A')^-1 / s^2, the least-squares optimum; `build` freezes A.
 
-    For the backward pass, a layer then keeps r numbers per token instead of its whole input. `count_state` counts only
-    the parameters that are still trained, without A.
-
-    This is our own implementation. peft's LoraFAOptimizer uses the same correction, but it treats DoRA's magnitudes as
-    factors, computes in bfloat16 wherever bfloat16 is available, keeps moments in the data type of the weights, and
-    fails on a factor without a gradient.
+    For the backward pass, a layer then keeps r numbers per token instead of its whole input. peft's LoraFAOptimizer
+    uses the same correction, but it treats DoRA's magnitudes as factors, computes in bfloat16 wherever it is available,
+    keeps moments in the data type of the weights, and fails on a factor without a gradient.
     """
 
     paper = "Zhang et al., arXiv 2308.03303 (LoRA-FA)"
@@ -137,8 +130,7 @@ class LoraPro(AdamOptions):
     """AdamW on the equivalent gradient of each factor pair; every update is mapped back to the two factors.
 
     The equivalent gradient is the gradient of the matrix that a joint change of both factors corresponds to. Adam's
-    moments have the size of the adapted matrix, m n, instead of the sizes of its factors: the optimizer needs as much
-    memory as AdamW in full fine-tuning of the adapted matrices.
+    moments have the size of the adapted matrix, m n: as much memory as full fine-tuning of the adapted matrices.
     """
 
     paper = "Wang et al., ICLR 2025, arXiv 2407.18242 (LoRA-Pro)"
@@ -202,11 +194,9 @@ class Sara(AdamOptions):
     """AdamW on the weights with the smallest absolute values; all other weights stay bit-identical.
 
     SaRA keeps 3 numbers per trained entry: two moments and the index of the entry. The paper has one threshold for all
-    weights; here the same fraction of each parameter is trained, so that the memory is known in advance. The paper's
-    nuclear-norm penalty and sparse backpropagation are not implemented: gradients are dense.
-
-    This is our own implementation, because the one in pytorch_optimizer keeps a mask over all entries and casts the
-    state that it loads to the data type of the weights.
+    weights; here the same fraction of each parameter is trained, so that the memory is known in advance. The
+    implementation in pytorch_optimizer keeps a mask over all entries and casts the state that it loads to the data type
+    of the weights.
     """
 
     paper = "Hu et al., ICLR 2025, arXiv 2409.06633 (SaRA)"

@@ -13,7 +13,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from rerank.experiment.spec import Execution, RunSpec
 from rerank.finetune.component_registry import make_training_components
 from rerank.finetune.labels.label_files import read_labels, write_labels
 from rerank.finetune.labels.label_list import LabelList
-from rerank.finetune.labels.labelling import LabellingPlan, LabellingResult, make_labels, prepare_labelling
+from rerank.finetune.labels.labelling import LabellingPlan, make_labels, prepare_labelling
 from rerank.finetune.labels.list_texts import query_texts_of_labels
 from rerank.finetune.labels.splits import SplitShares, split_labels
 from rerank.finetune.recipe import Recipe
@@ -36,15 +35,8 @@ from rerank.store import RunFolder
 
 #: Files and folders in the output folder: the run of the teacher, training lists and held-out lists, runs of the
 #: student before and after training, the adapter of the student, and the report.
-TEACHER, LABELS, HELD_OUT, BEFORE, AFTER, STUDENT, REPORT = (
-    "teacher",
-    "labels.jsonl",
-    "held_out.jsonl",
-    "before",
-    "after",
-    "student",
-    "transfer.json",
-)
+TEACHER, LABELS, HELD_OUT = "teacher", "labels.jsonl", "held_out.jsonl"
+BEFORE, AFTER, STUDENT, REPORT = "before", "after", "student", "transfer.json"
 #: Fields of a run specification that determine the candidate lists.
 _LISTS = frozenset({"collection", "first_stage", "depth", "max_queries", "queries", "qrels"})
 
@@ -54,23 +46,16 @@ Execute = Callable[[PreparedRun, Execution], dict[str, Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferSpec:
-    """Specification of the transfer of an adapter to another base model.
+    """Specification of the transfer of an adapter to another base model."""
 
-    Attributes:
-        adapter: The teacher: an adapter trained with `rerank train`, as a folder or a hub id.
-        model: The student: a name of `rerank models`, a folder, or a hub id.
-        spec: Specification of the candidate lists: only its collection, first stage, depth, queries and qrels are used.
-        recipe: Training recipe of the student; its model, lists and collection are replaced.
-        folder: Output folder.
-        held_out: Fraction of the queries that are labelled but not used for training, to measure the agreement on new
-            lists; 0 for none.
-    """
-
-    adapter: str
-    model: str
+    adapter: str  #: The teacher: an adapter trained with `rerank train`, as a folder or a hub id.
+    model: str  #: The student: a name of `rerank models`, a folder, or a hub id.
+    #: Specification of the candidate lists: only its collection, first stage, depth, queries and qrels are used.
     spec: RunSpec
-    recipe: Recipe
-    folder: Path
+    recipe: Recipe  #: Training recipe of the student; its model, lists and collection are replaced.
+    folder: Path  #: Output folder.
+    #: Fraction of the queries that are labelled but not used for training, to measure the agreement on new lists; 0 for
+    #: none.
     held_out: float = 0.1
 
     def __post_init__(self) -> None:
@@ -81,8 +66,7 @@ class TransferSpec:
     def run_spec(self, ranker: Mapping[str, Any]) -> RunSpec:
         """Return the specification of a run that ranks the candidate lists of the transfer with one ranker.
 
-        Args:
-            ranker: Model, method and prompt, as fields of a run specification.
+        ``ranker`` has model, method and prompt, as fields of a run specification.
         """
         return RunSpec.make(self.spec.model_dump(include=set(_LISTS), exclude_none=True) | dict(ranker))
 
@@ -122,21 +106,41 @@ def transfer_adapter(
     """
     recipe = spec.student_recipe()
     make_training_components(recipe)  # so that an inconsistent recipe is reported before the teacher runs
-    _check_new_adapter_transfer_folder(spec.folder / TEACHER, resume=resume)
-    execution = partial(Execution, resume=resume, device=device)
+    if (spec.folder / TEACHER).exists() and not resume:
+        raise UsageError(
+            f"{str(spec.folder)!r} already contains a transfer",
+            expected="a new folder",
+            remedy="Continue it with --resume, or choose another --out",
+        )
+
+    def rank(ranker: Mapping[str, Any], folder: str) -> dict[str, Any]:
+        """Execute a run of the student over all queries, judged or not, and return its summary."""
+        trusting = spec.run_spec(dict(ranker) | {"trust_remote_code": recipe.trust_remote_code})
+        execution = Execution(resume=resume, device=device, out=spec.folder / folder)
+        return run(prepare_run(trusting, execution, judged_only=False), execution)
+
     teacher = spec.run_spec(trained_adapter_usage(spec.adapter))
-    labelled = _make_transfer_labels(teacher, execution(out=spec.folder / TEACHER), run)
-    parts = _write_transfer_training_lists(labelled.labels, spec, recipe.seed)
-    trust = {"trust_remote_code": recipe.trust_remote_code}
-    untrained = {"model": recipe.model, "revision": recipe.revision, **recipe.method.model_dump()}
-    before = _rank_for_adapter_transfer(spec.run_spec(untrained | trust), execution(out=spec.folder / BEFORE), run)
+    execution = Execution(resume=resume, device=device, out=spec.folder / TEACHER)
+    labelled = make_labels(prepare_labelling(teacher, execution, LabellingPlan(), run=run))
+    for summary in labelled.report["teachers"].values():
+        check_failure_rate(summary, teacher.max_failure_rate)
+    labelled.check()
+    parts = _write_lists(labelled.labels, spec, recipe.seed)
+    runs = {"before": rank({"model": recipe.model, "revision": recipe.revision, **recipe.method.model_dump()}, BEFORE)}
     result = train_adapter(recipe, spec.folder / STUDENT, resume=resume, device=device, progress=progress)
-    trained = spec.run_spec(trained_adapter_usage(result.folder) | trust)
-    after = _rank_for_adapter_transfer(trained, execution(out=spec.folder / AFTER), run)
+    runs["after"] = rank(trained_adapter_usage(result.folder), AFTER)
     report = {
-        **{"folder": result.folder, "teacher": spec.adapter, "model": spec.model},
+        "folder": result.folder,
+        "teacher": spec.adapter,
+        "model": spec.model,
         "left_out": labelled.report["left_out"],
-        **_agreement_of_transfer(parts, {"before": before, "after": after}),
+        "lists": len(parts["train"]),
+        "held_out": len(parts["held_out"]),
+        "agreement": {
+            part: {when: mean_tau_of_labels(labels, Path(run["folder"])) for when, run in runs.items()}
+            for part, labels in parts.items()
+        },
+        "failure_rate": {when: run["failure_rate"] for when, run in runs.items()},
         "training": dataclasses.asdict(result),
     }
     with replace_text_file(spec.folder / REPORT) as file:
@@ -179,42 +183,7 @@ def mean_tau_of_labels(labels: Sequence[LabelList], folder: Path) -> float | Non
     return sum(taus) / len(taus) if taus else None
 
 
-def _agreement_of_transfer(
-    parts: Mapping[str, Sequence[LabelList]], runs: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
-    """Return values for the report: numbers of lists, and the student's failure rates and agreement with the labels."""
-    return {
-        "lists": len(parts["train"]),
-        "held_out": len(parts["held_out"]),
-        "agreement": {
-            part: {when: mean_tau_of_labels(labels, Path(run["folder"])) for when, run in runs.items()}
-            for part, labels in parts.items()
-        },
-        "failure_rate": {when: run["failure_rate"] for when, run in runs.items()},
-    }
-
-
-def _check_new_adapter_transfer_folder(folder: Path, *, resume: bool) -> None:
-    if folder.exists() and not resume:
-        raise UsageError(
-            f"{str(folder.parent)!r} already contains a transfer",
-            expected="a new folder",
-            remedy="Continue it with --resume, or choose another --out",
-        )
-
-
-def _make_transfer_labels(spec: RunSpec, execution: Execution, run: Execute) -> LabellingResult:
-    """Execute the run of the teacher and label the lists with its rankings."""
-    result = make_labels(prepare_labelling(spec, execution, LabellingPlan(), run=run))
-    for summary in result.report["teachers"].values():
-        check_failure_rate(summary, spec.max_failure_rate)
-    result.check()
-    return result
-
-
-def _write_transfer_training_lists(
-    labels: tuple[LabelList, ...], spec: TransferSpec, seed: int
-) -> Mapping[str, tuple[LabelList, ...]]:
+def _write_lists(labels: tuple[LabelList, ...], spec: TransferSpec, seed: int) -> Mapping[str, tuple[LabelList, ...]]:
     """Split the lists into training and held-out lists, and write both; existing files must contain the same lists."""
     parts: dict[str, tuple[LabelList, ...]] = {"train": labels, "held_out": ()}
     if spec.held_out:
@@ -233,8 +202,3 @@ def _write_transfer_training_lists(
         if part:
             write_labels(part, path)
     return parts
-
-
-def _rank_for_adapter_transfer(spec: RunSpec, execution: Execution, run: Execute) -> dict[str, Any]:
-    """Execute a run over all queries, judged or not, and return its summary."""
-    return run(prepare_run(spec, execution, judged_only=False), execution)

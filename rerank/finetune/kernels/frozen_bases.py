@@ -40,7 +40,6 @@ class UpProjection(nn.Module):
         return self.basis
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Map an input of shape (..., r) to an output of shape (..., rows)."""
         return functional.linear(inputs, self.basis)
 
 
@@ -67,7 +66,6 @@ class DownProjection(nn.Module):
         return learnt_core[:, None] * self.basis if learnt_core.ndim == 1 else learnt_core @ self.basis
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Map an input of shape (..., columns) to an output of shape (..., r)."""
         learnt_core = self.core - self.start
         projected = functional.linear(inputs, self.basis)  # (..., r)
         return projected * learnt_core if learnt_core.ndim == 1 else functional.linear(projected, learnt_core)
@@ -99,7 +97,6 @@ class SpectralDownProjection(nn.Module):
         return torch.cat([self._value_changes()[:, None] * self.basis[:r], self.mix @ self.basis[r:]])
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Map an input of shape (..., columns) to an output of shape (..., r + d)."""
         r = len(self.values)
         projected = functional.linear(inputs, self.basis)  # (..., k): coordinates in all singular directions
         mixed = functional.linear(projected[..., r:], self.mix)  # (..., d)
@@ -133,7 +130,6 @@ class SpectralUpProjection(nn.Module):
         return torch.cat([self.basis[:, : self.r], self.basis[:, self.r :] @ self.mix], dim=1)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Map an input of shape (..., r + d) to an output of shape (..., rows)."""
         mixed = functional.linear(inputs[..., self.r :], self.mix)
         return functional.linear(torch.cat([inputs[..., : self.r], mixed], dim=-1), self.basis)
 

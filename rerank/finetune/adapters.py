@@ -245,9 +245,6 @@ class Lora(LoraFamily):
     Implemented with `peft.LoraConfig`, which draws A from a uniform distribution; the paper uses a normal distribution.
     """
 
-    paper = "Hu et al., ICLR 2022, arXiv 2106.09685 (LoRA)"
-    summary = "Adds a low-rank product to each matrix"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Dora(LoraFamily):
@@ -257,8 +254,6 @@ class Dora(LoraFamily):
     adapters: merge the adapter first.
     """
 
-    paper = "Liu et al., ICML 2024, arXiv 2402.09353 (DoRA)"
-    summary = "LoRA with the magnitude of each row trained separately from its direction"
     vllm: ClassVar[bool] = False
     lora_options: ClassVar[Mapping[str, Any]] = {"use_dora": True}
 
@@ -274,8 +269,6 @@ class Rslora(LoraFamily):
     Implemented with `peft.LoraConfig`.
     """
 
-    paper = "Kalajdzievski, 2023, arXiv 2312.03732 (rsLoRA)"
-    summary = "LoRA with the scaling factor alpha / sqrt(r), for large ranks"
     lora_options: ClassVar[Mapping[str, Any]] = {"use_rslora": True}
 
     #: Numerator of the scaling factor alpha / sqrt(r). The default gives the factor 4 at r = 16.
@@ -295,9 +288,6 @@ class Qlora(LoraFamily):
     again (`merges` is False).
     """
 
-    paper = "Dettmers et al., NeurIPS 2023, arXiv 2305.14314 (QLoRA); LoftQ: arXiv 2310.08659"
-    summary = "LoRA on a base model quantised to four bits"
-    differs = 'init = "loftq" is one iteration of LoftQ on the base model of QLoRA'
     identity: ClassVar[bool] = False
     merges: ClassVar[bool] = False
     needs: ClassVar[str] = "cuda"
@@ -348,8 +338,6 @@ class Qlora(LoraFamily):
 class Full(ComponentBase):
     """Full fine-tuning: every parameter is trained, and the whole model is saved with its configuration."""
 
-    paper = ""
-    summary = "Trains all weights of the model"
     shape: ClassVar[ParameterKind] = "full"
     identity: ClassVar[bool] = True
     moves_base: ClassVar[bool] = False
@@ -383,9 +371,6 @@ class Peft(NamedPeftAdapter):
     for random seeds have the seed of the recipe by default. The properties `identity`, `moves_base` and `merges` are
     determined by applying the configuration to a small model.
     """
-
-    paper = "Mangrulkar et al., 2022 (the library PEFT)"
-    summary = "Any configuration of peft, such as boft, hra, ia3 or miss"
 
     config: str = ""  #: Type of the configuration, such as ``boft``, or its class, such as ``BOFTConfig``.
     #: Values of the configuration's fields; further keyword arguments of the constructor are added to these values.

@@ -7,13 +7,17 @@ components import torch and peft only inside functions, so listing components is
 from __future__ import annotations
 
 import math
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 from rerank.errors import ensure
 from rerank.finetune.recipe import Recipe
+from rerank.registry import plugin_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +34,12 @@ LORA: frozenset[ParameterKind] = frozenset({"lora"})
 Shapes = Sequence[tuple[int, int]]
 
 
+@cache
+def read_methods() -> Mapping[str, Any]:
+    """Return the content of ``methods.toml``, the table of training methods."""
+    return tomllib.loads(files("rerank.finetune").joinpath("methods.toml").read_text(encoding="utf-8"))
+
+
 def option(default: Value, **limits: float) -> Value:
     """Return the field of an option whose range `ComponentBase` checks; ``limits`` are those of `check_range`."""
     return field(default=default, metadata={"limits": limits})
@@ -37,11 +47,18 @@ def option(default: Value, **limits: float) -> Value:
 
 @dataclass(frozen=True, kw_only=True)
 class ComponentBase:
-    """Base class of the components of this package: it checks the ranges of their options."""
+    """Base class of the components of this package, whose papers and summaries are rows of ``methods.toml``."""
 
     paper: ClassVar[str]
     summary: ClassVar[str]
     differs: ClassVar[str] = ""
+
+    def __init_subclass__(cls) -> None:
+        """Set the attributes of the row with the component's name; base classes and plug-ins have no row."""
+        super().__init_subclass__()
+        row: Mapping[str, str] = read_methods()["components"].get(plugin_name(cls), {})
+        for key in row.keys() - vars(cls).keys():
+            setattr(cls, key, row[key])
 
     def __post_init__(self) -> None:
         """Check the options; subclasses call this method before they check their own options."""

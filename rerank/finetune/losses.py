@@ -49,9 +49,6 @@ def teacher_scores(target: ListTarget, loss: str) -> Tensor:
 class Lm(_OnTokens):
     """Language-modelling loss: all tokens of the label have the weight w_i = 1."""
 
-    paper = ""
-    summary = "Mean negative log-likelihood of the permutation"
-
     def weights(self, ranks: Tensor) -> Tensor:
         return ranks.new_ones(ranks.shape)
 
@@ -65,9 +62,6 @@ class Importance(_OnTokens):
     from the character offsets of the identifiers in the label, so that they are correct for any tokenizer; the authors'
     code recognises separators by one token id.
     """
-
-    paper = "Liu et al., ACL 2025, arXiv 2412.14574 (fullrank)"
-    summary = "Negative log-likelihood of the permutation, weighted by 1 + 1/log2(rank + 1)"
 
     #: Weight of separators and of the end-of-text token; at most 1 in the paper, 1 in its code.
     alpha: float = option(1.0, at_least=0)
@@ -85,9 +79,6 @@ class Reciprocal(_OnTokens):
     The weights decrease faster with the rank than those of `Importance`: the top of the list dominates the loss.
     """
 
-    paper = ""
-    summary = "Negative log-likelihood of the permutation, weighted by 1/rank"
-
     def weights(self, ranks: Tensor) -> Tensor:
         return (1 / ranks.clamp(min=1)).where(ranks > 0, ranks.new_tensor(0.0))
 
@@ -104,9 +95,6 @@ class Ranknet(_OnScores):
     2024, arXiv 2406.15657). FIRST does not divide by the sum of the weights, so its loss for a list of 20 documents is
     about a hundred times as large.
     """
-
-    paper = "Burges et al., ICML 2005; weights of Reddy et al., EMNLP 2024, arXiv 2406.15657 (FIRST)"
-    summary = "Logistic loss on all pairs, with larger weights at the top of the list"
 
     weighted: bool = True  #: If False, all pairs have the weight 1.
 
@@ -131,9 +119,6 @@ class Lambdarank(_OnScores):
     scores. Source: Wang et al., CIKM 2018 (LambdaLoss), with the pair weights of LambdaRank (Burges et al., NIPS 2006).
     The gain 1 / rank works for labels without grades; FIRST's code uses it too.
     """
-
-    paper = "Burges et al., NIPS 2006; Wang et al., CIKM 2018 (LambdaLoss)"
-    summary = "Logistic loss on all pairs, weighted by the nDCG change of a swap"
 
     sigma: float = option(1.0, above=0)  #: Steepness of the logistic function.
 
@@ -161,9 +146,6 @@ class Listmle(_OnScores):
     who use the sum over k; the mean gives lists of different lengths the same weight.
     """
 
-    paper = "Xia et al., ICML 2008 (ListMLE)"
-    summary = "Negative log-likelihood of the labelled order under Plackett-Luce"
-
     def __call__(self, scores: Tensor, target: ListTarget) -> Tensor:
         ordered = scores[target.ranks.argsort()]  # (n,) in the order of the label
         # (n,): log of the sum of exp(s) from rank k to the end, computed as a cumulative sum from the end.
@@ -178,9 +160,6 @@ class Listnet(_OnScores):
     L = -sum_i P_i log softmax(s)_i, with P = softmax(-rank / temperature). Source: Cao et al., ICML 2007; in this
     implementation, ranks replace grades.
     """
-
-    paper = "Cao et al., ICML 2007 (ListNet)"
-    summary = "Cross-entropy between the softmax of the labelled ranks and the softmax of the scores"
 
     #: Spread of P over the ranks; at 1, the first document has a probability of 63 %.
     temperature: float = option(1.0, above=0)
@@ -199,9 +178,6 @@ class Infonce(_OnScores):
     and temperature 0.05, it is the auxiliary loss of BlockRank (arXiv 2510.05396).
     """
 
-    paper = "van den Oord et al., arXiv 1807.03748; BlockRank, arXiv 2510.05396"
-    summary = "The label's first document against all others"
-
     temperature: float = option(0.05, above=0)  #: Divisor of the scores.
     positives: int = option(1, at_least=1)  #: Number of documents, from the top of the label, that count as positive.
 
@@ -218,9 +194,6 @@ class AdrMse(_OnScores):
     p(j before i) = sigmoid((s_j - s_i) / temperature). Source: Schlatt et al., ECIR 2025, arXiv 2405.07920
     (Rank-DistiLLM).
     """
-
-    paper = "Schlatt et al., ECIR 2025, arXiv 2405.07920 (Rank-DistiLLM)"
-    summary = "Squared error of expected ranks, with a logarithmic discount"
 
     #: Divisor of the score differences; small values make expected ranks nearly integral.
     temperature: float = option(1.0, above=0)
@@ -240,9 +213,6 @@ class Distill(_OnScores):
     L = KL(softmax(t / teacher_temperature) || softmax(s / temperature)). Sources: Hinton et al. 2015, arXiv 1503.02531;
     applied to the candidates of a query by Lin et al. 2020, arXiv 2010.11386.
     """
-
-    paper = "Hinton et al., arXiv 1503.02531; Lin et al., arXiv 2010.11386"
-    summary = "Kullback-Leibler divergence from the teacher's distribution over the list"
 
     temperature: float = option(1.0, above=0)  #: Divisor of the model's scores.
     teacher_temperature: float = option(1.0, above=0)  #: Divisor of the teacher's scores.
@@ -270,9 +240,6 @@ class MarginMse(_OnScores):
     (Margin-MSE), applied to a list instead of a pair.
     """
 
-    paper = "Hofstätter et al., arXiv 2010.02666 (Margin-MSE)"
-    summary = "Squared error of the margins between scores, for pointwise judges"
-
     def __call__(self, scores: Tensor, target: ListTarget) -> Tensor:
         teacher = teacher_scores(target, "margin-mse")
         return (((scores - scores.mean()) - (teacher - teacher.mean())) ** 2).mean()
@@ -287,8 +254,6 @@ class SentenceTransformers(ComponentBase):
     """
 
     of: ClassVar[Literal["texts"]] = "texts"
-    paper = "Wang et al., CIKM 2018 (LambdaLoss); the pages of the other classes name theirs"
-    summary = "A loss of sentence-transformers by its class name, for cross-encoders"
 
     loss: str = "LambdaLoss"  #: Name of the class.
     options: Mapping[str, Any] = field(default_factory=dict)  #: Further keyword arguments of the class.

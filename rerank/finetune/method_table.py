@@ -6,12 +6,11 @@ Papers without a component are listed in ``methods.toml``.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import Any
 
 from rerank.finetune.component_registry import ADAPTERS, CALLBACKS, LAYERS, LOSSES, OBJECTIVES, OPTIMIZERS, RANKS
+from rerank.finetune.components import read_methods
 from rerank.registry import Registry
 
 #: Registries of each kind of method, in the order of the table.
@@ -54,8 +53,7 @@ def describe_training_methods() -> list[dict[str, str]]:
             stability = "experimental" if is_experimental else "stable"
             rows.append({"name": name, "kind": kind, "status": "available", "stability": stability, **row})
     known = {(row["name"], row["kind"]) for row in rows}
-    text = files("rerank.finetune").joinpath("methods.toml").read_text(encoding="utf-8")
-    for paper in tomllib.loads(text)["papers"]:
+    for paper in read_methods()["papers"]:
         # If a paper in the file has a component by now, the component describes it.
         if (paper["name"], paper["kind"]) not in known:
             rows.append({"stability": "stable" if paper["status"] == "available" else "", **paper})

@@ -46,8 +46,6 @@ class Adamw(AdamOptions):
     optimizer of this package.
     """
 
-    paper = "Loshchilov and Hutter, ICLR 2019, arXiv 1711.05101 (AdamW)"
-    summary = "Adam with decoupled weight decay; the baseline of all others"
     fits: ClassVar[frozenset[ParameterKind]] = frozenset(PARAMETER_KINDS)
     reason: ClassVar[str] = ""
     elementwise: ClassVar[bool] = True
@@ -64,8 +62,6 @@ class LoraPlus(AdamOptions):
     applies weight decay to magnitudes, and gives factors of embeddings a fixed learning rate.
     """
 
-    paper = "Hayou et al., ICML 2024, arXiv 2402.12354 (LoRA+)"
-    summary = "AdamW with a higher learning rate for B than for A"
     fits: ClassVar[frozenset[ParameterKind]] = LORA
     reason: ClassVar[str] = "It has different learning rates for lora_A and lora_B, which other adapters lack"
 
@@ -156,9 +152,6 @@ class Galore(SubspaceOptions):
     the gradients of an adapter's factors instead; ``rank`` should then be below the adapter's rank.
     """
 
-    paper = "Zhao et al., ICML 2024, arXiv 2403.03507 (GaLore)"
-    summary = "Adam's moments of matrices in the leading singular subspace of their gradients"
-
     factors: bool = False  #: Train the factors of an adapter instead of the weights of the model.
 
     @property
@@ -181,8 +174,6 @@ class Apollo(SubspaceOptions):
     and training cannot be resumed from such a checkpoint.
     """
 
-    paper = "Zhu et al., MLSys 2025, arXiv 2412.05270 (APOLLO)"
-    summary = "Gradients scaled row by row with the step sizes of Adam on a random projection"
     fixed: ClassVar[Mapping[str, Any]] = {"basis": "noise", "rest": "instead"}
 
     rank: int = option(256, above=0)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, make_dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from rerank.errors import MissingResourceError, UsageError, ensure
 from rerank.finetune import kernels
 from rerank.finetune.adapters import LinearTargets, LoraFamily, NamedPeftAdapter, PeftAdapter, check_ranks_fit
-from rerank.finetune.components import CalibrationBatches, ParameterKind, Shapes, option
+from rerank.finetune.components import CalibrationBatches, ParameterKind, Shapes, option, read_methods
 from rerank.models.adapters import read_model_adapter_settings
 from rerank.registry import plugin_class_name
 
@@ -89,10 +87,6 @@ class LoraXs(FrozenBasis):
     from a narrow normal distribution. The gradient at R = 0 is as large as at these small random values.
     """
 
-    paper = "Bałazy et al., 2024, arXiv 2405.17604 (LoRA-XS)"
-    summary = "Trains an r x r matrix between frozen singular vectors of each matrix"
-    differs = "R starts at 0 instead of a narrow normal distribution"
-
     r: int = option(64, at_least=1)
 
     def factor_modules(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:
@@ -114,8 +108,6 @@ class LoraSb(FrozenBasis):
     cores is exact (Fed-SB, Singhal et al., arXiv 2502.15436).
     """
 
-    paper = "Ponkshe et al., 2024, arXiv 2411.19557 (LoRA-SB)"
-    summary = "Trains an r x r matrix between singular vectors of the first full gradient step"
     identity: ClassVar[bool] = False
 
     r: int = option(64, at_least=1)
@@ -173,10 +165,6 @@ class Loldu(FrozenBasis):
     starts as D. The paper also trains a scale per matrix; it is omitted, because it would only multiply Z.
     """
 
-    paper = "Shi et al., 2024, arXiv 2410.13618 (LoLDU)"
-    summary = "Trains the first r pivots of each matrix's LDU decomposition"
-    differs = "Without the trained scale per matrix"
-
     #: Number of trained diagonal entries per matrix; if a matrix has fewer, all min(rows, columns) are trained.
     r: int = option(256, at_least=1)
 
@@ -200,10 +188,6 @@ class Salt(FrozenBasis):
     the start, a = 1, b = 0 and Y = 0. The adapter is saved as a LoRA of rank r + d. All singular directions are kept in
     memory during training, which takes about as much memory as the model.
     """
-
-    paper = "Elsayed et al., 2025, arXiv 2503.16055 (SALT)"
-    summary = "Scales and shifts large singular values, and adds a low-rank update to the rest"
-    differs = "Y starts at 0; no ReLU on singular values, and no penalty on the norms of the updates"
 
     r: int = option(64, at_least=1)  #: Number of singular values that are scaled and shifted.
     d: int = option(8, at_least=1)  #: Rank of the update among the other singular directions.
@@ -254,9 +238,6 @@ class Pissa(ResidualBaseLora):
     adapter does not correct this rounding error.
     """
 
-    paper = "Meng et al., NeurIPS 2024, arXiv 2404.02948 (PiSSA)"
-    summary = "LoRA initialised with the largest singular directions of each matrix"
-
     #: Numerator of the scaling factor alpha / r, as in LoRA; the default gives the factor 1.
     alpha: int = option(16, at_least=1)
     #: Number of subspace iterations of a fast approximate SVD; 0 for the exact SVD.
@@ -282,9 +263,6 @@ class LoraGa(ResidualBaseLora):
     initialised as in LoRA. The formula is that of the authors' code: peft multiplies B0 by the singular values of G and
     does not scale A0.
     """
-
-    paper = "Wang et al., NeurIPS 2024, arXiv 2407.05000 (LoRA-GA)"
-    summary = "LoRA initialised from the gradient of the loss"
 
     gamma: int = option(16, at_least=1)  #: Stability constant; larger values make the initial factors smaller.
 
@@ -312,9 +290,6 @@ class Adalora(LinearTargets, PeftAdapter):
     and Q orthogonal (equation 4): peft does so only if the model computes the loss from ``labels``.
     """
 
-    paper = "Zhang et al., ICLR 2023, arXiv 2303.10512 (AdaLoRA)"
-    summary = "LoRA that reallocates rank between matrices during training"
-    differs = "The norms of the penalty are not squared, as in the authors' code"
     vllm: ClassVar[bool] = True
 
     r: int = option(16, at_least=1)  #: Mean rank at the end of training.
@@ -392,10 +367,6 @@ class Lift(LinearTargets, PeftAdapter):
     store.
     """
 
-    paper = "Liu et al., ICML 2025, arXiv 2506.00772 (LIFT)"
-    summary = "Trains the largest weights of each matrix's low-rank approximation"
-    differs = "Weights are selected once, not again every few hundred steps"
-
     r: int = option(128, at_least=1)  #: Rank of the LoRA that would have the same number of trained weights.
     #: Number of singular directions of the approximation; matrices with fewer directions use all of them.
     filter_rank: int = option(64, at_least=1)
@@ -451,9 +422,6 @@ class LrQat(LinearTargets, PeftAdapter):
     weights in the model files are these products rounded to 16 bits.
     """
 
-    paper = "Bondarenko et al., 2024, arXiv 2406.06385 (LR-QAT)"
-    summary = "Trains low-rank factors inside the rounding to a few bits"
-    differs = "Frozen weights keep the data type of the model instead of fewer bits"
     shape: ClassVar[ParameterKind] = "lora"
     identity: ClassVar[bool] = False
     saves: ClassVar[Literal["adapter", "model"]] = "model"
@@ -494,9 +462,6 @@ class Shadow(PeftAdapter):
     the model computes the loss from ``labels``.
     """
 
-    paper = "Li et al., 2026, arXiv 2604.19254 (ShadowPEFT)"
-    summary = "Trains a small network beside the model that corrects each layer's input"
-    differs = "Without the second loss, on the outputs of the network"
     merges: ClassVar[bool] = False
 
     r: int = option(8, at_least=1)  #: Width of the corrections, of T and of the gate.
@@ -622,10 +587,4 @@ def _make_preset(name: str, row: Mapping[str, Any]) -> type[PeftPreset]:
     )
 
 
-def _read_presets() -> Mapping[str, Any]:
-    text = files("rerank.finetune").joinpath("methods.toml").read_text(encoding="utf-8")
-    rows: Mapping[str, Any] = tomllib.loads(text)["presets"]
-    return rows
-
-
-globals().update({plugin_class_name(name): _make_preset(name, row) for name, row in _read_presets().items()})
+globals().update({plugin_class_name(name): _make_preset(name, row) for name, row in read_methods()["presets"].items()})

@@ -18,8 +18,6 @@ class Refactor(ComponentBase):
     callback never acts after the last step.
     """
 
-    paper = "Glentis et al., arXiv 2505.22922 (weight refactorization and momentum reset)"
-    summary = "Balances the factors of an adapter periodically and resets their moments"
     fits: ClassVar[frozenset[ParameterKind]] = LORA
     reason: ClassVar[str] = "It rewrites lora_A and lora_B, which other adapters lack"
 

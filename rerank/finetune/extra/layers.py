@@ -17,8 +17,6 @@ class Lisa(ComponentBase):
     ``train_rest`` is off.
     """
 
-    paper = "Pan et al., NeurIPS 2024, arXiv 2403.17919 (LISA)"
-    summary = "Trains a few layers at a time, which are drawn anew periodically"
     fits: ClassVar[frozenset[ParameterKind]] = FULL
     reason: ClassVar[str] = "It freezes layers of the model's own weights; those of adapters are already small"
 
@@ -49,10 +47,6 @@ class Owlore(Lisa):
     The fractions are computed from the model when the callback is created. When training is resumed, the callback must
     therefore be created before the weights of the checkpoint are loaded.
     """
-
-    paper = "Li et al., arXiv 2405.18380 (OwLore)"
-    summary = "Layer sampling as in lisa, with more frequent draws of layers with more outliers"
-    differs = "Gradients are projected only if the recipe names the optimizer galore"
 
     n: int = option(5, at_least=1)
     every: int = option(50, at_least=1)

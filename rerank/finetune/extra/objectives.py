@@ -29,9 +29,6 @@ class Grpo(ComponentBase):
     metrics stays near 0 and is not informative: monitor ``reward`` instead.
     """
 
-    paper = "Shao et al., 2024, arXiv 2402.03300 (DeepSeekMath, GRPO)"
-    summary = "Reinforcement learning with the nDCG of generated permutations as the reward"
-
     group: int = option(8, at_least=2)  #: Number of replies per list.
     temperature: float = 1.0  #: Sampling temperature.
     #: Weight of the KL divergence from the base model (the estimator of equation 4 of the paper); 0 for none.

@@ -27,9 +27,6 @@ class Dct(SubspaceOptions):
     computed. Moments of columns that remain are kept. The paper selects columns at every step: set ``gap=1``.
     """
 
-    paper = "Modoranu et al., arXiv 2505.17967 (DCT-AdamW)"
-    summary = "GaLore with columns of the cosine transform as the basis, stored as indices"
-    differs = "Without error feedback; columns are selected every gap steps"
     fixed: ClassVar[Mapping[str, Any]] = {"basis": "cosine"}
 
 
@@ -40,8 +37,6 @@ class Fira(SubspaceOptions):
     The norm of this scaled part may grow by at most 1 % per step; for this limit, one more number per matrix is kept.
     """
 
-    paper = "Chen et al., arXiv 2410.01623 (Fira)"
-    summary = "GaLore plus the scaled rest of the gradient, so that updates have full rank"
     fixed: ClassVar[Mapping[str, Any]] = {"rest": "add"}
 
     #: Factor that multiplies the update inside the subspace, and the projection that is subtracted from the gradient to
@@ -58,9 +53,6 @@ class NaturalGalore(SubspaceOptions):
     7B model with ``history=20`` and r = 512.
     """
 
-    paper = "Das, arXiv 2410.16029 (Natural GaLore)"
-    summary = "GaLore with projected gradients preconditioned by their empirical Fisher matrix"
-
     history: int = option(20, above=0)  #: Number of projected gradients in F.
     damping: float = option(1e-3, above=0)  #: Term added to the diagonal of F.
 
@@ -72,8 +64,6 @@ class Gradnormlorp(SubspaceOptions):
     The paper combines DoRA, which trains the norms of the rows of W + alpha / r B A separately, with GaLore.
     """
 
-    paper = "Huang et al., AAAI 2025, arXiv 2412.19616 (GradNormLoRP)"
-    summary = "GaLore on the factors of the adapter dora"
     fits: ClassVar[frozenset[ParameterKind]] = LORA
     reason: ClassVar[str] = "It projects the gradients of the factors of dora, which other adapters lack"
 
@@ -108,9 +98,6 @@ class LoraFa(AdamOptions):
     keeps moments in the data type of the weights, and fails on a factor without a gradient.
     """
 
-    paper = "Zhang et al., arXiv 2308.03303 (LoRA-FA)"
-    summary = "AdamW on B only, with its gradient corrected for a frozen A"
-    differs = "The gradient of B is corrected as in peft's LoraFAOptimizer"
     fits: ClassVar[frozenset[ParameterKind]] = LORA
     reason: ClassVar[str] = "It freezes lora_A and trains lora_B, which other adapters lack"
 
@@ -133,8 +120,6 @@ class LoraPro(AdamOptions):
     moments have the size of the adapted matrix, m n: as much memory as full fine-tuning of the adapted matrices.
     """
 
-    paper = "Wang et al., ICLR 2025, arXiv 2407.18242 (LoRA-Pro)"
-    summary = "Factor steps that follow AdamW on the matrix; keeps full-size moments"
     fits: ClassVar[frozenset[ParameterKind]] = LORA
     reason: ClassVar[str] = "It adjusts the gradients of lora_A and lora_B together, which other adapters lack"
 
@@ -161,8 +146,6 @@ class Riemannian(AdamOptions):
     peft computes the preconditioned gradients, and this package's AdamW uses them.
     """
 
-    paper = "Zhang and Pilanci, ICML 2024, arXiv 2402.02347 (Riemannian preconditioned LoRA)"
-    summary = "AdamW on factor gradients, each preconditioned by the other factor"
     fits: ClassVar[frozenset[ParameterKind]] = LORA
     reason: ClassVar[str] = "It preconditions lora_A by lora_B and vice versa, which other adapters lack"
 
@@ -199,9 +182,6 @@ class Sara(AdamOptions):
     of the weights.
     """
 
-    paper = "Hu et al., ICLR 2025, arXiv 2409.06633 (SaRA)"
-    summary = "AdamW on the fraction of weights with the smallest absolute values"
-    differs = "One fraction per parameter instead of a threshold for all; no nuclear-norm penalty, dense gradients"
     fits: ClassVar[frozenset[ParameterKind]] = FULL
     reason: ClassVar[str] = "It trains the smallest of the model's own weights, which adapters freeze"
 

@@ -22,10 +22,6 @@ class Contribution(ComponentBase):
     distributed among other matrices. A matrix that the loss does not depend on has the contribution 0.
     """
 
-    paper = "Park et al., ECCV 2024, arXiv 2408.01099 (CoLoRA; here by gradient norms)"
-    summary = "Ranks proportional to the squared gradient norm of each matrix"
-    differs = "Squared gradient norms of matrices instead of integrated gradients of image filters"
-
     #: Minimum rank of each matrix; the rest of the budget is distributed in proportion. With 0, some are not adapted.
     least: int = option(0, at_least=0)
 
@@ -88,10 +84,6 @@ class Welore(ComponentBase):
     which the fraction of values up to it, averaged over matrices, is at least ``reduction``. A matrix is low-rank if
     its own fraction is at least ``reduction``.
     """
-
-    paper = "Jaiswal et al., 2024, arXiv 2407.11239 (WeLore)"
-    summary = "Adapts only matrices whose singular values decay quickly, and freezes the others"
-    differs = "The model is not compressed, and an adapter is trained instead of factors of its matrices"
 
     reduction: float = option(0.5, above=0, below=1)  #: Mean fraction of singular values up to the threshold.
 

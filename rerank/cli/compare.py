@@ -27,11 +27,15 @@ from rerank.collections import open_collection_qrels
 from rerank.errors import UnknownNameError, UsageError
 from rerank.evaluation.baseline_comparison import compare_with_baseline
 from rerank.evaluation.baseline_tests import is_baseline_test
-from rerank.evaluation.compared_runs import ComparedRuns, compared_runs_of_matrix, score_compared_runs
-from rerank.evaluation.comparison import compare_evaluated_measures
+from rerank.evaluation.comparison import (
+    ComparedRuns,
+    compare_evaluated_measures,
+    compared_runs_of_matrix,
+    score_compared_runs,
+)
 from rerank.evaluation.comparison_family import ComparisonOptions
 from rerank.evaluation.pairwise_decisions import check_significance_level, compare_all_runs
-from rerank.evaluation.score_matrix import ScoreMatrix, read_score_matrix
+from rerank.evaluation.scores import ScoreMatrix, read_score_matrix
 from rerank.io.reports import Report
 from rerank.io.text_files import check_file_writable
 
@@ -235,7 +239,7 @@ def power(
 
     Only the standard deviations of the per-topic differences are taken from the runs.
     """
-    from rerank.evaluation.power_report import PowerGoal, report_power_of_runs
+    from rerank.evaluation.power import PowerGoal, report_power_of_runs
 
     compared, name = read_compared_runs(runs, scoring, [], baseline)
     if len(compared.measures) > 1:

@@ -17,7 +17,7 @@ from rerank.cli.run_files import expand_folders, read_named_runs
 from rerank.collections import open_collection_qrels, read_query_field
 from rerank.errors import UsageError
 from rerank.evaluation import Scores
-from rerank.evaluation.grade_notes import evaluation_overlap_note, measure_grade_note, relevance_threshold_note
+from rerank.evaluation.measures import evaluation_overlap_note, measure_grade_note, relevance_threshold_note
 from rerank.io.reports import Grid, make_grid, value_with_interval
 
 

@@ -6,19 +6,28 @@ SciPy and ir_measures are imported when first used.
 from __future__ import annotations
 
 from rerank.evaluation.baseline_comparison import compare_with_baseline
-from rerank.evaluation.compared_runs import score_compared_runs
-from rerank.evaluation.comparison import compare_evaluated_measures, compare_evaluated_runs, compare_runs
+from rerank.evaluation.comparison import (
+    compare_evaluated_measures,
+    compare_evaluated_runs,
+    compare_runs,
+    score_compared_runs,
+)
 from rerank.evaluation.comparison_family import ComparisonOptions
 from rerank.evaluation.comparison_report import Comparison, PairComparison, RunSummary
-from rerank.evaluation.evaluator import evaluate_run, evaluate_runs
-from rerank.evaluation.judgment_coverage import add_coverage_to_evaluation_report, cover_runs_by_judgments
-from rerank.evaluation.measure_bounds import bound_measures
+from rerank.evaluation.evaluator import evaluate_by_group, evaluate_run, evaluate_runs, read_query_groups
+from rerank.evaluation.judgment_coverage import bound_measures, cover_runs_by_judgments
 from rerank.evaluation.measures import parse_measures
 from rerank.evaluation.pairwise_decisions import PairwiseDecisions, compare_all_runs
 from rerank.evaluation.power import paired_t_power, topics_needed_for_power
-from rerank.evaluation.query_groups import add_groups_to_evaluation_report, evaluate_by_group, read_query_groups
-from rerank.evaluation.score_matrix import ScoreMatrix, read_score_matrix
-from rerank.evaluation.scores import Scores, evaluation_records, evaluation_report
+from rerank.evaluation.scores import (
+    ScoreMatrix,
+    Scores,
+    add_coverage_to_evaluation_report,
+    add_groups_to_evaluation_report,
+    evaluation_records,
+    evaluation_report,
+    read_score_matrix,
+)
 from rerank.evaluation.tables import table_of_evaluation, table_of_scores
 
 __all__ = [

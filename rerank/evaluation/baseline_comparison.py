@@ -6,20 +6,18 @@ Equivalence and non-inferiority of paired scores by two one-sided t-tests (TOST)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rerank.errors import UnknownNameError, UsageError
-from rerank.evaluation.baseline_report import BaselineComparison, BaselineRow
-from rerank.evaluation.baseline_tests import BaselineTest, CorrectedPairTest, open_baseline_test
+from rerank.evaluation.baseline_tests import CorrectedPairTest, open_baseline_test
 from rerank.evaluation.comparison import note_missing_queries, with_rounding_for_wilcoxon
 from rerank.evaluation.comparison_family import ComparisonFamily, ComparisonOptions, missing_topics, options_of_test
 from rerank.evaluation.pairwise_decisions import check_significance_level, note_few_topics
 from rerank.evaluation.power import smallest_detectable_difference
-from rerank.evaluation.score_matrix import ScoreMatrix
-from rerank.evaluation.scores import Scores
+from rerank.evaluation.scores import ScoreMatrix, Scores
 from rerank.evaluation.significance import correct_p_values
 from rerank.evaluation.significance.base import (
     BaselineP,
@@ -28,10 +26,143 @@ from rerank.evaluation.significance.base import (
     differences_from_baseline,
     standard_errors,
 )
+from rerank.evaluation.tables import format_confidence_interval, format_measure_score, format_p_value, format_share
+from rerank.io.reports import Cell, Grid, Report, TableReport
 from rerank.selector import Selector
 
 #: Power at which the smallest detectable difference of a row is stated.
 POWER = 0.8
+#: Marks at the mean of a run that is significantly above or below the baseline.
+ABOVE, BELOW = "†", "‡"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineRow:
+    """Comparison of one system with the baseline on one measure."""
+
+    run: str
+    measure: str
+    mean: float  #: Mean score of the system.
+    difference: float  #: Mean score of the system minus that of the baseline.
+    interval: tuple[float, float]  #: 1 - alpha confidence interval of the difference (paired t, for this one alone).
+    p: float | None  #: P-value of this comparison alone; None if the t-test cannot be computed.
+    #: P-value that takes all comparisons into account; None if the t-test cannot be computed.
+    adjusted_p: float | None
+    judged: float | None = None  #: Fraction of the system's top documents that are judged; None if unknown.
+    significant: bool  #: Whether ``adjusted_p`` is at most alpha.
+    #: Interval of the difference; the intervals of all systems jointly cover the true differences with probability
+    #: 1 - alpha.
+    simultaneous_interval: tuple[float, float]
+    #: Smallest true difference that a paired t-test detects with a power of 0.8, given the number of topics and the
+    #: standard deviation of the per-topic differences. The level of this test is alpha divided by the size of the
+    #: family, or alpha if nothing is corrected.
+    detectable: float
+    #: The p-values ``equivalent_p`` and ``not_inferior_p``; empty if no margin was given.
+    claims: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def mark(self) -> str:
+        """Mark in tables: ``†`` if the system is significantly above the baseline, ``‡`` if below; otherwise empty."""
+        return (ABOVE if self.difference > 0 else BELOW) if self.significant else ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as an entry of ``rows`` in the JSON output."""
+        content = asdict(self) | {
+            "interval": list(self.interval),
+            "simultaneous_interval": list(self.simultaneous_interval),
+        }
+        claims: dict[str, float] = content.pop("claims")
+        return content | claims
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BaselineComparison(Report):
+    """Comparison of all systems with a baseline."""
+
+    rows_key = "rows"
+
+    baseline: str
+    family: ComparisonFamily  #: The hypotheses that were tested together, with the test and its correction.
+    matrices: tuple[ScoreMatrix, ...]  #: The scores, one matrix per measure.
+    rows: tuple[BaselineRow, ...]  #: One row per measure and system other than the baseline, in input order.
+    margin: float | None = None  #: Margin of equivalence and non-inferiority; None if they were not tested.
+    #: Fraction of the baseline's top documents that are judged, for each measure; None if unknown.
+    baseline_judged: Mapping[str, float | None] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object of ``rerank compare --baseline B --format json``."""
+        return {
+            "baseline": self.baseline,
+            "family": self.family.to_dict(),
+            "margin": self.margin,
+            "means": [
+                {
+                    "measure": matrix.measure,
+                    "mean": float(matrix.values[:, matrix.systems.index(self.baseline)].mean()),
+                    "judged": self.baseline_judged.get(matrix.measure),
+                }
+                for matrix in self.matrices
+            ],
+            "rows": [row.to_dict() for row in self.rows],
+            "notes": list(self.notes),
+        }
+
+    def sorted_rows(self) -> list[BaselineRow]:
+        """Return the rows sorted by measure and, within each measure, by decreasing mean."""
+        order = {measure: number for number, measure in enumerate(self.family.measures)}
+        return sorted(self.rows, key=lambda row: (order[row.measure], -row.mean))
+
+    def tables(self, digits: int = 4) -> TableReport:
+        """Return a table of means, a table of comparisons, their legend and the notes."""
+        margin = "" if self.margin is None else f" Equivalence and non-inferiority: t, margin {self.margin:g}."
+        legend = [
+            f"{ABOVE} significantly above the baseline {self.baseline}, {BELOW} below: {self.family.describe_p()}",
+            "Difference: run minus baseline. Detectable: smallest true difference found with power 0.8 at the "
+            f"corrected level. Judged: fraction of judged documents at the measure's cutoff, or 10.{margin}",
+            self.family.describe_data(),
+        ]
+        return TableReport([self._table_of_means(digits), self._table_of_comparisons(digits)], legend, self.notes)
+
+    def _table_of_means(self, digits: int) -> Grid:
+        """Return one row per system, best first by the first measure. The best means are bold."""
+        marks = {(row.run, row.measure): row.mark for row in self.rows}
+        means = {m.measure: dict(zip(m.systems, m.values.mean(axis=0).tolist(), strict=True)) for m in self.matrices}
+        first = next(iter(means.values()))
+        rows: list[list[str | Cell]] = []
+        for name in sorted(first, key=lambda system: -first[system]):
+            cells = [
+                Cell(
+                    format_measure_score(row[name], digits),
+                    marks.get((name, measure), ""),
+                    row[name] == max(row.values()),
+                )
+                for measure, row in means.items()
+            ]
+            rows.append([f"{name} (baseline)" if name == self.baseline else name, *cells])
+        return Grid(["run", *means], rows)
+
+    def _table_of_comparisons(self, digits: int) -> Grid:
+        level = f"{100 * (1 - self.family.alpha):g}%"
+        heads = ["run", "measure", "difference", f"{level} interval", f"simultaneous {level}", "p", "adjusted p"]
+        heads += ["detectable", "judged", *(["equivalent", "not inferior"] if self.margin is not None else [])]
+        rows: list[list[str | Cell]] = [
+            [
+                row.run,
+                row.measure,
+                Cell(f"{row.difference:+.{digits}f}", row.mark),
+                format_confidence_interval(*row.interval, digits),
+                format_confidence_interval(*row.simultaneous_interval, digits),
+                format_p_value(row.p),
+                format_p_value(row.adjusted_p),
+                format_measure_score(row.detectable, digits),
+                format_share(row.judged),
+                *(format_p_value(p) for p in row.claims.values()),
+            ]
+            for row in self.sorted_rows()
+        ]
+        minor = (f"simultaneous {level}", "p", "detectable", "judged")
+        return Grid(heads, rows, left=2, minor=[heads.index(name) for name in minor])
 
 
 def compare_with_baseline(
@@ -56,6 +187,8 @@ def compare_with_baseline(
         UsageError: The test cannot be combined with the correction, or an option is out of range.
         DataError: The runs were evaluated on different queries, or on fewer than two.
     """
+    from scipy.stats import t
+
     options, judged = options or ComparisonOptions(), judged or {}
     check_significance_level(options.alpha)
     test = open_baseline_test(with_rounding_for_wilcoxon(options.test), options.correction)
@@ -64,13 +197,57 @@ def compare_with_baseline(
     if baseline not in systems:
         raise UnknownNameError("baseline", baseline, systems)
     index = systems.index(baseline)
-    p_values = _p_values_of_measures([m.values for m in matrices], index, test, options)
-    family = _family_of_baseline_test(test, options, scores, tuple(measures))
-    rows = [
-        replace(row, judged=judged.get((row.run, row.measure)))
-        for matrix, p in zip(matrices, p_values, strict=True)
-        for row in _rows_of_measure(matrix, index, p, test, family, options.margin)
-    ]
+    p_values = [test.p_values(matrix.values, index) for matrix in matrices]
+    if options.across_measures and test.family_wise:
+        p_values = [BaselineP(p.raw, np.minimum(1.0, p.adjusted * len(p_values))) for p in p_values]
+    elif options.across_measures:
+        adjusted = correct_p_values(np.concatenate([p.raw for p in p_values]), test.correction)
+        parts = np.split(adjusted, len(p_values))
+        p_values = [BaselineP(p.raw, part) for p, part in zip(p_values, parts, strict=True)]
+    family = ComparisonFamily(
+        test=options.test,
+        title=test.title,
+        correction=test.correction,
+        family_wise=test.family_wise,
+        alpha=options.alpha,
+        pairs=len(scores) - 1,
+        measures=tuple(measures),
+        across_measures=options.across_measures,
+        topics=len(scores[0].queries),
+        missing=missing_topics(scores),
+        options=options_of_test(test.test if isinstance(test, CorrectedPairTest) else test),
+    )
+    level = family.level_of_single_test
+    rows = []
+    for matrix, p in zip(matrices, p_values, strict=True):
+        d = differences_from_baseline(matrix.values, index)
+        mean, errors = d.mean(axis=0), standard_errors(d)
+        half = errors * t.isf(family.alpha / 2, topics - 1)
+        wide = test.half_widths(matrix.values, index, family.alpha / family.measures_together)
+        # the t-test cannot be computed if all differences are equal and not 0
+        unknown = (errors == 0) & (mean != 0) & (Selector.parse(family.test).name == "t")
+        claims: dict[str, Floats] = {}
+        if options.margin is not None:
+            found, correction = equivalence_p_values(d, options.margin), "holm" if level < family.alpha else "none"
+            claims["equivalent_p"] = correct_p_values(found.equivalent, correction)
+            claims["not_inferior_p"] = correct_p_values(found.not_inferior, correction)
+        means = np.delete(matrix.values.mean(axis=0), index)
+        for j, name in enumerate(system for system in systems if system != baseline):
+            row = BaselineRow(
+                run=name,
+                measure=matrix.measure,
+                mean=float(means[j]),
+                difference=float(mean[j]),
+                interval=(float(mean[j] - half[j]), float(mean[j] + half[j])),
+                simultaneous_interval=(float(mean[j] - wide[j]), float(mean[j] + wide[j])),
+                p=None if unknown[j] else float(p.raw[j]),
+                adjusted_p=None if unknown[j] else float(p.adjusted[j]),
+                judged=judged.get((name, matrix.measure)),
+                significant=bool(p.adjusted[j] <= family.alpha and not unknown[j]),
+                detectable=smallest_detectable_difference(topics, float(errors[j] * np.sqrt(topics)), level, POWER),
+                claims={claim: float(values[j]) for claim, values in claims.items()},
+            )
+            rows.append(row)
     return BaselineComparison(
         baseline=baseline,
         family=family,
@@ -82,105 +259,11 @@ def compare_with_baseline(
     )
 
 
-def _family_of_baseline_test(
-    test: BaselineTest, options: ComparisonOptions, scores: Sequence[Scores], measures: tuple[str, ...]
-) -> ComparisonFamily:
-    return ComparisonFamily(
-        test=options.test,
-        title=test.title,
-        correction=test.correction,
-        family_wise=test.family_wise,
-        alpha=options.alpha,
-        pairs=len(scores) - 1,
-        measures=measures,
-        across_measures=options.across_measures,
-        topics=len(scores[0].queries),
-        missing=missing_topics(scores),
-        options=options_of_test(test.test if isinstance(test, CorrectedPairTest) else test),
-    )
-
-
-def _p_values_of_measures(
-    matrices: Sequence[Floats], baseline: int, test: BaselineTest, options: ComparisonOptions
-) -> list[BaselineP]:
-    """Return the p-values of every measure. If requested, adjusted p-values also account for the number of measures."""
-    found = [test.p_values(values, baseline) for values in matrices]
-    if not options.across_measures:
-        return found
-    if test.family_wise:
-        return [BaselineP(p.raw, np.minimum(1.0, p.adjusted * len(found))) for p in found]
-    adjusted = correct_p_values(np.concatenate([p.raw for p in found]), test.correction)
-    parts = np.split(adjusted, len(found))
-    return [BaselineP(p.raw, part) for p, part in zip(found, parts, strict=True)]
-
-
-def _rows_of_measure(
-    matrix: ScoreMatrix,
-    baseline: int,
-    p: BaselineP,
-    test: BaselineTest,
-    family: ComparisonFamily,
-    margin: float | None,
-) -> list[BaselineRow]:
-    """Return the results on one measure: one row per system other than the baseline, in the order of the matrix."""
-    from scipy.stats import t
-
-    d = differences_from_baseline(matrix.values, baseline)
-    topics, mean, errors = len(d), d.mean(axis=0), standard_errors(d)
-    half = errors * t.isf(family.alpha / 2, topics - 1)
-    wide = test.half_widths(matrix.values, baseline, family.alpha / family.measures_together)
-    # the t-test cannot be computed if all differences are equal and not 0
-    unknown = (errors == 0) & (mean != 0) & (Selector.parse(family.test).name == "t")
-    level = family.level_of_single_test
-    claims = _claims_within_margin(d, margin, level < family.alpha)
-    names = np.delete(np.array(matrix.systems, dtype=object), baseline)
-    means = np.delete(matrix.values.mean(axis=0), baseline)
-    return [
-        BaselineRow(
-            run=str(names[j]),
-            measure=matrix.measure,
-            mean=float(means[j]),
-            difference=float(mean[j]),
-            interval=(float(mean[j] - half[j]), float(mean[j] + half[j])),
-            simultaneous_interval=(float(mean[j] - wide[j]), float(mean[j] + wide[j])),
-            p=None if unknown[j] else float(p.raw[j]),
-            adjusted_p=None if unknown[j] else float(p.adjusted[j]),
-            significant=bool(p.adjusted[j] <= family.alpha and not unknown[j]),
-            detectable=smallest_detectable_difference(topics, float(errors[j] * np.sqrt(topics)), level, POWER),
-            claims={name: float(values[j]) for name, values in claims.items()},
-        )
-        for j in range(len(names))
-    ]
-
-
-def _claims_within_margin(d: Floats, margin: float | None, corrected: bool) -> dict[str, Floats]:
-    """Return the p-values of the tests of equivalence and non-inferiority, by name; empty without a margin.
-
-    Args:
-        d: (topics, systems) differences from the baseline.
-        margin: Largest difference that does not matter, in units of the measure; None to omit these tests.
-        corrected: Whether to correct these p-values by Holm's method.
-    """
-    if margin is None:
-        return {}
-    found = equivalence_p_values(d, margin)
-    name = "holm" if corrected else "none"
-    return {
-        "equivalent_p": correct_p_values(found.equivalent, name),
-        "not_inferior_p": correct_p_values(found.not_inferior, name),
-    }
-
-
 class EquivalenceP(NamedTuple):
-    """P-values of tests with a margin, as arrays of shape (pairs,). Small values are evidence for the claim.
+    """P-values of tests with a margin, as arrays of shape (pairs,). Small values are evidence for the claim."""
 
-    Attributes:
-        equivalent: P-values against the null hypothesis that the true difference is at least the margin in size.
-        not_inferior: P-values against the null hypothesis that the true difference is at most minus the margin.
-    """
-
-    equivalent: Floats
-    not_inferior: Floats
+    equivalent: Floats  #: Against the null hypothesis that the true difference is at least the margin in size.
+    not_inferior: Floats  #: Against the null hypothesis that the true difference is at most minus the margin.
 
 
 def equivalence_p_values(differences: Floats, margin: float) -> EquivalenceP:
@@ -200,13 +283,10 @@ def equivalence_p_values(differences: Floats, margin: float) -> EquivalenceP:
 
     if not (np.isfinite(margin) and margin > 0):
         raise UsageError(f"margin is {margin}", expected="a number above 0, in units of the measure")
-    topics = len(differences)
-    constant = differences.min(axis=0) == differences.max(axis=0)
-    mean = differences.mean(axis=0)
-    error = differences.std(axis=0, ddof=1) / np.sqrt(topics)
+    topics, mean, error = len(differences), differences.mean(axis=0), standard_errors(differences)
     with np.errstate(divide="ignore", invalid="ignore"):
         above = t.sf((mean + margin) / error, topics - 1)
         below = t.sf((margin - mean) / error, topics - 1)
     limit = np.where(differences[0] == 0, 0.0, 1.0)
-    not_inferior = clip_p_values(np.where(constant, limit, above))
-    return EquivalenceP(np.maximum(not_inferior, clip_p_values(np.where(constant, limit, below))), not_inferior)
+    not_inferior = clip_p_values(np.where(error == 0, limit, above))
+    return EquivalenceP(np.maximum(not_inferior, clip_p_values(np.where(error == 0, limit, below))), not_inferior)

@@ -1,4 +1,4 @@
-"""Benchmark-specific measures, implemented as ir_measures measures with their own provider.
+"""Benchmark-specific measures: their formulas, and their classes for ir_measures with their own provider.
 
 A name consists of the benchmark, an underscore and the name of a similar measure in ir_measures: ``INQUIRE_AP@50``.
 Importing this module imports ir_measures; `register_benchmark_measures` adds the measures to it.
@@ -7,19 +7,113 @@ Importing this module imports ir_measures; `register_benchmark_measures` adds th
 from __future__ import annotations
 
 import threading
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import ir_measures
 import numpy as np
+import numpy.typing as npt
 from ir_measures import Evaluator, Measure, Metric, Provider
 from ir_measures.measures.base import Agg
 
-from rerank.evaluation import benchmark_formulas as formulas
-from rerank.evaluation.benchmark_formulas import JudgedRanking, RatioTerm
 
-Grades = Mapping[str, Mapping[str, int]]
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class JudgedRanking:
+    """The ranked list of one query with its relevance judgments."""
+
+    grades: npt.NDArray[np.int64]  #: (documents,) grades of the retrieved documents, best rank first; 0 if unjudged.
+    scores: npt.NDArray[np.float64]  #: (documents,) scores of the retrieved documents, in non-increasing order.
+    judged: npt.NDArray[np.int64]  #: (judgments,) grades of all judged documents, retrieved or not.
+
+    def hits(self, rel: int, cutoff: int) -> npt.NDArray[np.bool_]:
+        """Return a boolean array of shape (min(documents, cutoff),): whether each document is relevant."""
+        return np.asarray(self.grades[:cutoff] >= rel)
+
+    def positives(self, rel: int) -> int:
+        """Return R, the number of relevant documents in the judgments."""
+        return int((self.judged >= rel).sum())
+
+    def ends(self, cutoff: int) -> npt.NDArray[np.intp]:
+        """Return an array of shape (groups,): the last rank, within the cutoff, of each group of tied documents."""
+        scores = self.scores[:cutoff]
+        return np.append(np.flatnonzero(np.diff(scores)) + 1, len(scores))
+
+
+class RatioTerm(float):
+    """One query's numerator and denominator in a micro-averaged measure. The float value is their quotient.
+
+    Micro-averaged measures sum numerators and denominators over queries before dividing. If the denominator is 0, the
+    float value is 0.
+    """
+
+    __slots__ = ("part", "whole")
+    part: float
+    whole: float
+
+    def __new__(cls, part: float, whole: float) -> RatioTerm:
+        """Create the term and compute its quotient."""
+        term = super().__new__(cls, part / whole if whole else 0.0)
+        term.part, term.whole = part, whole
+        return term
+
+
+def inquire_ap(listed: JudgedRanking, rel: int, cutoff: int) -> float:
+    """Compute average precision within the first k ranks, as the benchmark INQUIRE defines it.
+
+    The value is 1 / min(R, k) times the sum, over groups of tied documents, of the number of hits in the group times
+    the precision at the group's last rank. Without ties, this is the sum of the precision at every hit.
+
+    Source: AP@k in INQUIRE's ``src/metrics.py``. It multiplies scikit-learn's ``average_precision_score`` of the first
+    k documents by hits / min(R, k).
+    """
+    hits = listed.hits(rel, cutoff)
+    if not hits.any():
+        return 0.0
+    # (groups,) last rank of each group of ties; without ties, every rank
+    ends = listed.ends(cutoff)
+    hits_so_far = np.cumsum(hits)[ends - 1]  # (groups,) number of hits up to the end of each group
+    # sum over groups of (hits in the group) * (precision at its end)
+    return float(np.sum(np.diff(hits_so_far, prepend=0) * hits_so_far / ends) / min(listed.positives(rel), cutoff))
+
+
+def inquire_ndcg(listed: JudgedRanking, rel: int, cutoff: int) -> float:
+    """Compute INQUIRE's nDCG@k: binary gain, discount log2(rank + 1), ideal list of min(R, k) relevant documents.
+
+    Every document in a group of tied documents gets the mean gain of the group, which gives the expected value over
+    all orders of the ties (McSherry and Najork, ECIR 2008).
+
+    Source: nDCG in INQUIRE's ``src/metrics.py``. It appends the relevant documents that were not retrieved to the list
+    and calls scikit-learn's ``ndcg_score``.
+    """
+    hits = listed.hits(rel, cutoff)
+    if not hits.any():
+        return 0.0
+    best = min(listed.positives(rel), cutoff)
+    # discounted[i] = sum of 1 / log2(rank + 1) over ranks 1 .. i + 1; gained = mean gain of each group
+    discounted = np.cumsum(1 / np.log2(np.arange(2, max(len(hits), best) + 2)))
+    ends = listed.ends(cutoff)
+    gained = np.diff(np.cumsum(hits)[ends - 1], prepend=0) / np.diff(ends, prepend=0)
+    return float(np.sum(gained * np.diff(discounted[ends - 1], prepend=0)) / discounted[best - 1])
+
+
+def t2ranking_recall(listed: JudgedRanking, rel: int, cutoff: int) -> RatioTerm:
+    """Return one query's contribution to T2Ranking's Recall@k: the numbers of hits and of relevant documents.
+
+    Recall@k is the sum of the hits over the run's queries, divided by the sum of the relevant documents.
+    Source: ``src/msmarco_eval.py`` of T2Ranking.
+    """
+    return RatioTerm(float(listed.hits(rel, cutoff).sum()), float(listed.positives(rel)))
+
+
+def t2ranking_rr(listed: JudgedRanking, rel: int, cutoff: int) -> RatioTerm:
+    """Return one query's contribution to T2Ranking's MRR@k: 1 / rank of its first hit, and a denominator of 1.
+
+    MRR@k is the mean of the reciprocal ranks over the run's queries. Source: ``src/msmarco_eval.py`` of T2Ranking.
+    """
+    hits = listed.hits(rel, cutoff)
+    return RatioTerm(1 / (1 + int(hits.argmax())) if hits.any() else 0.0, 1.0)
+
 
 _ir: Any = ir_measures  # parts of the library have no type annotations
 _PARAMS = {
@@ -28,19 +122,18 @@ _PARAMS = {
 }
 
 
-class BenchmarkMeasure(Measure, ABC):
-    """Base class for measures as a benchmark defines them. They have a cutoff and a lowest relevant grade.
-
-    Attributes:
-        WHOLE_RUN: The reason why the measure has no per-query values, as a clause; empty if it has per-query values.
-    """
+class BenchmarkMeasure(Measure):
+    """Base class for measures as a benchmark defines them. They have a cutoff and a lowest relevant grade."""
 
     SUPPORTED_PARAMS = _PARAMS
+    #: The reason why the measure has no per-query values, as a clause; empty if it has per-query values.
     WHOLE_RUN: ClassVar[str] = ""
+    #: Formula of the value of one query; for whole-run measures, of its numerator and denominator.
+    FORMULA: ClassVar[Callable[[JudgedRanking, int, int], float]]
 
-    @abstractmethod
     def value(self, ranking: JudgedRanking) -> float:
         """Compute the measure for one query."""
+        return type(self).FORMULA(ranking, self["rel"], self["cutoff"])
 
     def aggregator(self) -> Agg:
         """Return the aggregator over queries: the mean, or a ratio of sums for whole-run measures."""
@@ -48,53 +141,33 @@ class BenchmarkMeasure(Measure, ABC):
 
 
 class _InquireAP(BenchmarkMeasure):
-    """Average precision of the benchmark INQUIRE (`benchmark_formulas.inquire_ap`)."""
-
     __name__ = NAME = "INQUIRE_AP"
     PRETTY_NAME = "Average precision of INQUIRE"
     SHORT_DESC = "Sum of the precision at each relevant document, divided by min(R, cutoff)."
-
-    def value(self, ranking: JudgedRanking) -> float:
-        """Compute the measure for one query."""
-        return formulas.inquire_ap(ranking, self["rel"], self["cutoff"])
+    FORMULA = inquire_ap
 
 
 class _InquireNDCG(BenchmarkMeasure):
-    """nDCG of the benchmark INQUIRE (`benchmark_formulas.inquire_ndcg`)."""
-
     __name__ = NAME = "INQUIRE_nDCG"
     PRETTY_NAME = "nDCG of INQUIRE"
     SHORT_DESC = "nDCG with a gain of 1 for every relevant document; tied documents share their mean gain."
-
-    def value(self, ranking: JudgedRanking) -> float:
-        """Compute the measure for one query."""
-        return formulas.inquire_ndcg(ranking, self["rel"], self["cutoff"])
+    FORMULA = inquire_ndcg
 
 
 class _T2RankingR(BenchmarkMeasure):
-    """Micro-averaged recall of the benchmark T2Ranking (`benchmark_formulas.evaluate_t2ranking_recall`)."""
-
     __name__ = NAME = "T2Ranking_R"
     PRETTY_NAME = "Recall of T2Ranking (micro)"
     SHORT_DESC = "Fraction of the relevant documents of all judged queries in the run that are within the cutoff."
     WHOLE_RUN = "it is micro-averaged over the documents of all queries"
-
-    def value(self, ranking: JudgedRanking) -> RatioTerm:
-        """Return the query's numbers of hits and of relevant documents, which are summed over queries."""
-        return formulas.evaluate_t2ranking_recall(ranking, self["rel"], self["cutoff"])
+    FORMULA = t2ranking_recall
 
 
 class _T2RankingRR(BenchmarkMeasure):
-    """MRR of the benchmark T2Ranking (`benchmark_formulas.t2ranking_rr`)."""
-
     __name__ = NAME = "T2Ranking_RR"
     PRETTY_NAME = "MRR of T2Ranking"
     SHORT_DESC = "The reciprocal rank of the first relevant document, averaged over the queries of the run."
     WHOLE_RUN = "it is a mean over the queries of the run, judged or not, which differ between runs"
-
-    def value(self, ranking: JudgedRanking) -> RatioTerm:
-        """Return the query's reciprocal rank as numerator and 1 as denominator, which are summed over queries."""
-        return formulas.t2ranking_rr(ranking, self["rel"], self["cutoff"])
+    FORMULA = t2ranking_rr
 
 
 class _RatioOfSums(Agg):
@@ -116,27 +189,29 @@ class _RatioOfSums(Agg):
         return float(RatioTerm(sum(term.part for term in self._terms), sum(term.whole for term in self._terms)))
 
 
+#: The measures, with further names of each.
 _KINDS: dict[Any, list[str]] = {
     _InquireAP: ["INQUIRE_MAP"],
     _InquireNDCG: [],
     _T2RankingR: ["T2Ranking_Recall"],
     _T2RankingRR: ["T2Ranking_MRR"],
 }
-_SUPPORTED = [kind(cutoff=_ir.providers.base.Any(), rel=_ir.providers.base.Any()) for kind in _KINDS]
 
 
 class BenchmarkProvider(Provider):
     """ir_measures provider of the benchmark measures. Tied documents keep their order in the run."""
 
     NAME = "listrank"
-    SUPPORTED_MEASURES = _SUPPORTED
+    SUPPORTED_MEASURES: ClassVar[list[Any]] = [
+        kind(cutoff=_ir.providers.base.Any(), rel=_ir.providers.base.Any()) for kind in _KINDS
+    ]
 
     def _evaluator(self, measures: Iterable[Measure], qrels: Any) -> _Evaluator:
         return _Evaluator(list(measures), _ir.util.QrelsConverter(qrels).as_dict_of_dict())
 
 
 class _Evaluator(Evaluator):
-    def __init__(self, measures: Sequence[Measure], qrels: Grades) -> None:
+    def __init__(self, measures: Sequence[Measure], qrels: Mapping[str, Mapping[str, int]]) -> None:
         super().__init__(measures, set(qrels))
         self._measures = [measure for measure in measures if isinstance(measure, BenchmarkMeasure)]
         self._qrels = qrels
@@ -144,18 +219,16 @@ class _Evaluator(Evaluator):
 
     def _iter_calc(self, run: Any) -> Iterator[Metric]:
         for query, scored in _ir.util.RunConverter(run).as_dict_of_dict().items():
-            ranking = self._listed(self._qrels.get(query, {}), scored)
+            judged = self._qrels.get(query, {})
+            top = sorted(scored.items(), key=lambda item: -item[1])[: self._depth]  # stable: ties keep input order
+            ranking = JudgedRanking(
+                grades=np.array([judged.get(doc, 0) for doc, _ in top], dtype=np.int64),
+                scores=np.array([score for _, score in top], dtype=np.float64),
+                judged=np.array(list(judged.values()), dtype=np.int64),
+            )
             for measure in self._measures:
                 if query in self._qrels or measure.WHOLE_RUN:
                     yield Metric(query, measure, measure.value(ranking))
-
-    def _listed(self, judged: Mapping[str, int], scored: Mapping[str, float]) -> JudgedRanking:
-        top = sorted(scored.items(), key=lambda item: -item[1])[: self._depth]  # stable: ties keep input order
-        return JudgedRanking(
-            grades=np.array([judged.get(doc, 0) for doc, _ in top], dtype=np.int64),
-            scores=np.array([score for _, score in top], dtype=np.float64),
-            judged=np.array(list(judged.values()), dtype=np.int64),
-        )
 
 
 _LOCK = threading.Lock()

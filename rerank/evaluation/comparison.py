@@ -1,40 +1,50 @@
-"""Comparison of runs on one measure: means with confidence intervals, and a significance test for every pair.
+"""Comparison of runs: means with confidence intervals, and a significance test for every pair.
 
-Tests are paired by query and corrected for the number of pairs in the comparison.
-
-Comparisons of the same runs on several measures, as one result.
+Tests are paired by query and corrected for the number of pairs in the comparison. Comparisons of the same runs on
+several measures form one result.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rerank.errors import UsageError
+from rerank.errors import UsageError, ensure
 from rerank.evaluation.comparison_family import ComparisonOptions, missing_topics
 from rerank.evaluation.comparison_report import Comparison, PairComparison, RunSummary
 from rerank.evaluation.evaluator import evaluate_runs
-from rerank.evaluation.grade_notes import evaluation_overlap_note, measure_grade_note, relevance_threshold_note
-from rerank.evaluation.measures import check_measure_has_query_values, parse_measures
+from rerank.evaluation.measures import (
+    check_measure_has_query_values,
+    evaluation_overlap_note,
+    measure_grade_note,
+    parse_measures,
+    relevance_threshold_note,
+)
 from rerank.evaluation.pairwise_decisions import (
     PairwiseDecisions,
     check_significance_level,
     compare_all_runs,
     correct_across_measures,
+    find_outlying_systems,
     list_caveats_of_test,
 )
-from rerank.evaluation.score_matrix import ScoreMatrix
-from rerank.evaluation.scores import Scores
+from rerank.evaluation.scores import ScoreMatrix, Scores
 from rerank.evaluation.significance import correct_p_values, open_significance_test, student_t_interval
-from rerank.evaluation.significance.base import DECIMALS, Floats, clip_p_values, iterate_paired_differences
-from rerank.io.reports import Form, Report, TableReport
+from rerank.evaluation.significance.base import DECIMALS, iterate_paired_differences, sample_variances
+from rerank.io.csv_tables import format_csv_table
+from rerank.io.reports import TableReport
+from rerank.io.text_files import replace_text_file
 from rerank.selector import Selector
 from rerank.types import Qrels, Run
+
+#: Cutoff of the fraction of judged documents for measures without a cutoff.
+_CUTOFF = 10
 
 
 def compare_runs(
@@ -68,14 +78,19 @@ def compare_runs(
         MissingPrerequisiteError: The measure needs a library or program that is not installed.
     """
     runs = list(runs)
-    names = [str(m) for m in parse_measures([measure], relevant=relevant)]
-    if len(names) != 1:
-        raise UsageError(f"{measure!r} stands for {len(names)} measures", expected="a single measure")
-    check_measure_has_query_values(names[0])
+    name = parse_single_measure(measure, relevant)
     check_names_of_compared_runs([run.name for run in runs])
     scores = evaluate_runs(qrels, runs, [measure], relevant=relevant)
-    comparison = compare_evaluated_runs(scores, names[0], test=test, correction=correction, alpha=alpha)
-    return replace(comparison, notes=(*comparison.notes, *notes_on_judgments(qrels, runs, names)))
+    comparison = compare_evaluated_runs(scores, name, test=test, correction=correction, alpha=alpha)
+    return replace(comparison, notes=(*comparison.notes, *notes_on_judgments(qrels, runs, [name])))
+
+
+def parse_single_measure(measure: str, relevant: int) -> str:
+    """Return the name of the measure as ir_measures prints it; the measure must have per-query values."""
+    names = [str(m) for m in parse_measures([measure], relevant=relevant)]
+    ensure(len(names) == 1, f"{measure!r} stands for {len(names)} measures", expected="a single measure")
+    check_measure_has_query_values(names[0])
+    return names[0]
 
 
 def notes_on_judgments(qrels: Qrels, runs: Sequence[Run], measures: Sequence[str], relevant: int = 1) -> list[str]:
@@ -109,55 +124,50 @@ def compare_evaluated_runs(
 def compare_evaluated_measures(
     scores: Sequence[Scores], measures: Sequence[str], options: ComparisonOptions
 ) -> ComparisonSet:
-    """Test every pair of runs on each of several measures.
-
-    Args:
-        scores: Scores of at least two runs with different names, over the same judged queries.
-        measures: The measures, as ir_measures prints them; all scores must include them.
-        options: Test, correction and significance level.
-
-    Raises:
-        UsageError: A reason listed in `compare_evaluated_runs` applies.
-        UnknownNameError: The test or correction does not exist.
-        DataError: The runs were evaluated on different queries, or on fewer than two.
-    """
+    """Test every pair of runs on each of several measures; scores and errors are those of `compare_evaluated_runs`."""
     check_names_of_compared_runs([entry.run for entry in scores])
     check_significance_level(options.alpha)
-    decisions = [
-        compare_all_runs(
-            ScoreMatrix.from_scores(scores, measure),
-            with_rounding_for_wilcoxon(options.test),
-            options.correction,
-            alpha=options.alpha,
-        )
-        for measure in measures
-    ]
+    test = with_rounding_for_wilcoxon(options.test)
+    matrices = [ScoreMatrix.from_scores(scores, measure) for measure in measures]
+    decisions = [compare_all_runs(matrix, test, options.correction, alpha=options.alpha) for matrix in matrices]
     if options.across_measures and len(measures) > 1:
         decisions = correct_across_measures(decisions)
-    return ComparisonSet(tuple(_comparison_of_decisions(scores, entry, options) for entry in decisions))
+    return ComparisonSet(tuple(_describe(scores, entry, options) for entry in decisions))
 
 
-def _comparison_of_decisions(
-    scores: Sequence[Scores], decisions: PairwiseDecisions, options: ComparisonOptions
-) -> Comparison:
-    measure, pairs = decisions.matrix.measure, compare_pairs(decisions)
+def _describe(scores: Sequence[Scores], decisions: PairwiseDecisions, options: ComparisonOptions) -> Comparison:
+    measure, pairs, queries = decisions.matrix.measure, compare_pairs(decisions), len(decisions.matrix.topics)
+    runs = []
+    for entry in scores:
+        low, high = student_t_interval(list(entry.values[measure].values()), 1 - options.alpha)
+        summary = RunSummary(run=entry.run, mean=entry.mean(measure), low=low, high=high, missing=len(entry.missing))
+        runs.append(summary)
+    notes = note_missing_queries(scores)
+    if Selector.parse(decisions.test).name == "t":
+        notes += [
+            f"{pair.a!r} and {pair.b!r}: all {queries} differences are equal, so the t-test cannot be computed; "
+            "use the Wilcoxon p-value."
+            for pair in pairs
+            if pair.untestable
+        ]
+    tester = open_significance_test(decisions.test)
+    notes += list_caveats_of_test(decisions.matrix, tester, decisions.correction, decisions.alpha, noun="queries")
     return Comparison(
         measure=measure,
         alpha=options.alpha,
-        queries=len(decisions.matrix.topics),
-        runs=tuple(_summary_of_compared_run(entry, measure, options.alpha) for entry in scores),
+        queries=queries,
+        runs=tuple(runs),
         pairs=pairs,
         decisions=decisions,
         missing=missing_topics(scores),
         simultaneous=options.simultaneous,
-        notes=_notes_on_comparison(scores, pairs, decisions),
+        notes=tuple(notes),
     )
 
 
 def check_names_of_compared_runs(names: Sequence[str]) -> None:
     """Check that there are at least two runs and that their names differ."""
-    if len(names) < 2:
-        raise UsageError(f"The number of runs to compare is {len(names)}", expected="at least two runs")
+    ensure(len(names) >= 2, f"The number of runs to compare is {len(names)}", expected="at least two runs")
     for name in names:
         if names.count(name) > 1:
             raise UsageError(
@@ -179,23 +189,26 @@ def with_rounding_for_wilcoxon(selector: str) -> str:
     return selector
 
 
-def _summary_of_compared_run(entry: Scores, measure: str, alpha: float) -> RunSummary:
-    low, high = student_t_interval(list(entry.values[measure].values()), 1 - alpha)
-    return RunSummary(run=entry.run, mean=entry.mean(measure), low=low, high=high, missing=len(entry.missing))
-
-
 def compare_pairs(decisions: PairwiseDecisions) -> tuple[PairComparison, ...]:
     """Return one comparison per pair of systems: effect sizes, intervals and p-values."""
+    from scipy.stats import t
+
     matrix = decisions.matrix
     # (queries, pairs), first run minus second, in the order of itertools.combinations
     deltas = np.concatenate(list(iterate_paired_differences(matrix.values)), axis=1)
-    low, mean, high, effect = _effect_sizes_of_pair(deltas, decisions.alpha)
+    spread = np.sqrt(sample_variances(deltas))
+    mean = np.where(spread == 0, deltas[0], deltas.mean(axis=0))  # the mean of equal differences is not rounded
+    # half = t_{1 - alpha/2, n-1} s / sqrt(n);  d_z = mean / s
+    half = float(t.isf(decisions.alpha / 2, len(deltas) - 1)) * spread / math.sqrt(len(deltas))
+    low, high = mean - half, mean + half
+    with np.errstate(divide="ignore", invalid="ignore"):
+        effect = np.where(mean == 0, 0.0, mean / spread)
     raw, adjusted = decisions.p_values()
     # the t-test cannot estimate the variance of constant differences
     is_unknown = (low == high) & (mean != 0) & (Selector.parse(decisions.test).name == "t")
     # Wilcoxon's test is always computed as a second opinion, with the correction of the main test, or with Holm's if
     # the main test controls the family-wise error itself
-    signed = clip_p_values(open_significance_test(with_rounding_for_wilcoxon("wilcoxon")).p_values(matrix.values))
+    signed = open_significance_test(with_rounding_for_wilcoxon("wilcoxon")).p_values(matrix.values)
     columns: dict[str, Any] = {
         "difference": mean,
         "low": low,
@@ -219,26 +232,6 @@ def compare_pairs(decisions: PairwiseDecisions) -> tuple[PairComparison, ...]:
     )
 
 
-def _effect_sizes_of_pair(deltas: Floats, alpha: float) -> tuple[Floats, Floats, Floats, Floats]:
-    """Return, for each pair, the lower end of the t-interval, the mean, the upper end, and Cohen's d_z.
-
-    Args:
-        deltas: (queries, pairs) differences of scores.
-        alpha: Probability that an interval does not cover the true difference.
-    """
-    from scipy.stats import t
-
-    # rounding in the mean of constant differences must not look like variance
-    constant = deltas.min(axis=0) == deltas.max(axis=0)
-    mean = np.where(constant, deltas[0], deltas.mean(axis=0))
-    spread = np.where(constant, 0.0, deltas.std(axis=0, ddof=1))
-    # half = t_{1 - alpha/2, n-1} s / sqrt(n);  d_z = mean / s
-    half = float(t.isf(alpha / 2, len(deltas) - 1)) * spread / math.sqrt(len(deltas))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        effect = np.where(mean == 0, 0.0, mean / spread)
-    return mean - half, mean, mean + half, effect
-
-
 def note_missing_queries(scores: Sequence[Scores]) -> list[str]:
     """Return a note for every run that has no results for some judged queries."""
     return [
@@ -249,31 +242,9 @@ def note_missing_queries(scores: Sequence[Scores]) -> list[str]:
     ]
 
 
-def _notes_on_comparison(
-    scores: Sequence[Scores], pairs: Sequence[PairComparison], decisions: PairwiseDecisions
-) -> tuple[str, ...]:
-    """Return notes on missing queries, on pairs for which the t-test cannot be computed, and on the test in general."""
-    count = len(decisions.matrix.topics)
-    notes = note_missing_queries(scores)
-    tester = open_significance_test(decisions.test)
-    if Selector.parse(decisions.test).name == "t":
-        notes += [
-            f"{pair.a!r} and {pair.b!r}: all {count} differences are equal, so the t-test cannot be computed; "
-            "use the Wilcoxon p-value."
-            for pair in pairs
-            if pair.untestable
-        ]
-    caveats = list_caveats_of_test(decisions.matrix, tester, decisions.correction, decisions.alpha, noun="queries")
-    return (*notes, *caveats)
-
-
 @dataclass(frozen=True, slots=True)
-class ComparisonSet(Report):
-    """One comparison per measure.
-
-    Attributes:
-        comparisons: The comparisons, at least one.
-    """
+class ComparisonSet:
+    """One comparison per measure; there is at least one."""
 
     comparisons: tuple[Comparison, ...]
 
@@ -298,15 +269,91 @@ class ComparisonSet(Report):
         """Return the notes of all comparisons in order, as dictionary keys, which removes repetitions."""
         return dict.fromkeys(note for comparison in self.comparisons for note in comparison.notes)
 
-    def records(self) -> Iterator[dict[str, Any]]:
-        """Yield one row per measure and pair."""
+    def pairs(self) -> Iterator[dict[str, Any]]:
+        """Yield one row per measure and pair, for formats with one line per row."""
         for comparison in self.comparisons:
             for pair in comparison.to_dict()["pairs"]:
                 yield {"measure": comparison.measure, **pair}
 
-    def parts(self) -> list[TableReport]:
+    def reports(self) -> list[TableReport]:
         """Return the tables of the comparisons, one report per measure."""
         return [comparison.tables() for comparison in self.comparisons]
 
-    def to_table(self, form: Form, digits: int = 4) -> str:
-        return "\n\n".join(comparison.to_table(form, digits) for comparison in self.comparisons)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedRuns:
+    """Scores of the runs of a comparison on the same queries, with how much of each run is judged."""
+
+    scores: tuple[Scores, ...]
+    measures: tuple[str, ...]  #: The measures that are compared, as ir_measures prints them.
+    #: Mean fraction of judged documents among the first k, for each pair (run, measure), where k is the cutoff of the
+    #: measure, or 10 if it has none. Empty if the scores do not come from runs.
+    judged: Mapping[tuple[str, str], float]
+    notes: tuple[str, ...] = ()
+
+    def without_outliers(self, keep: str = "") -> ComparedRuns:
+        """Return the scores without runs that are far below the others on the first measure (`find_outlying_systems`).
+
+        A note lists the omitted runs. The run named ``keep``, such as the baseline, is kept in any case.
+        """
+        outlying = find_outlying_systems(ScoreMatrix.from_scores(self.scores, self.measures[0]))
+        names = [name for name in outlying if name != keep]
+        if not names:
+            return self
+        note = f"Omitted, because far below the others on {self.measures[0]}: {', '.join(names)}."
+        kept = tuple(entry for entry in self.scores if entry.run not in names)
+        return replace(self, scores=kept, notes=(*self.notes, note))
+
+    def write_query_differences(self, path: str | Path, baseline: str = "") -> None:
+        """Write a CSV file with one line per measure, pair of runs and query.
+
+        The columns are measure, query, a, b, score_a, score_b and difference (a minus b). The baseline is ``b`` in
+        every pair; if it is empty, all pairs of runs are written.
+        """
+        by_name = {entry.run: entry for entry in self.scores}
+        all_pairs = itertools.combinations(by_name, 2)
+        pairs = [(name, baseline) for name in by_name if name != baseline] if baseline else [*all_pairs]
+        rows: list[tuple[object, ...]] = []
+        for measure in self.measures:
+            matrix = ScoreMatrix.from_scores(self.scores, measure)
+            for a, b in pairs:
+                columns = [matrix.values[:, matrix.systems.index(name)].tolist() for name in (a, b)]
+                columns.append(matrix.deltas(a, b).tolist())
+                rows += [(measure, q, a, b, *numbers) for q, *numbers in zip(matrix.topics, *columns, strict=True)]
+        with replace_text_file(path) as stream:
+            stream.write(format_csv_table(("measure", "query", "a", "b", "score_a", "score_b", "difference"), rows))
+
+
+def score_compared_runs(
+    qrels: Qrels, runs: Sequence[Run], measures: Sequence[str], *, relevant: int = 1
+) -> ComparedRuns:
+    """Evaluate the runs of a comparison per query, and note problems with the judgments.
+
+    Args:
+        qrels: The relevance judgments.
+        runs: At least two runs with different names.
+        measures: Names of measures with per-query values, in a form that `parse_measures` accepts.
+        relevant: Lowest grade that counts as relevant in binary measures whose name does not specify one.
+
+    Raises:
+        UsageError: There are fewer than two runs, two have the same name, or a measure has no per-query values.
+        DataError: A run shares no query with the judgments.
+    """
+    parsed = parse_measures(measures, relevant=relevant)
+    names = [str(measure) for measure in parsed]
+    for name in names:
+        check_measure_has_query_values(name)
+    check_names_of_compared_runs([run.name for run in runs])
+    judged = {name: f"Judged@{m.params.get('cutoff', _CUTOFF)}" for name, m in zip(names, parsed, strict=True)}
+    scores = evaluate_runs(qrels, runs, [*names, *dict.fromkeys(judged.values())], relevant=relevant)
+    return ComparedRuns(
+        scores=tuple(scores),
+        measures=tuple(names),
+        judged={(entry.run, name): entry.mean(share) for entry in scores for name, share in judged.items()},
+        notes=tuple(notes_on_judgments(qrels, runs, names)),
+    )
+
+
+def compared_runs_of_matrix(matrix: ScoreMatrix) -> ComparedRuns:
+    """Create `ComparedRuns` from a score matrix. Fractions of judged documents are then unknown."""
+    return ComparedRuns(scores=tuple(matrix.to_scores()), measures=(matrix.measure or "score",), judged={})

@@ -9,6 +9,7 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any
 
+from rerank.evaluation.scores import Scores
 from rerank.evaluation.significance import TITLES
 from rerank.selector import Selector
 
@@ -18,58 +19,38 @@ _DISTRIBUTIONS = ("listrank", "numpy", "scipy", "ir-measures")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonOptions:
-    """Options for comparing systems.
+    """Options for comparing systems."""
 
-    Attributes:
-        test: Selector of the test.
-        correction: Name of the correction; ``auto`` selects holm, or none if the test controls the family-wise error.
-        alpha: Significance level, applied to the corrected p-values; intervals have confidence level 1 - alpha.
-        across_measures: Whether to correct over all measures together instead of for each measure alone. P-values of
-            tests that control the family-wise error over the systems are multiplied by the number of measures
-            (Bonferroni).
-        simultaneous: Whether to compute simultaneous intervals of all pairs as well. Comparisons with a baseline always
-            include simultaneous intervals.
-        margin: Margin for tests of equivalence to the baseline and of non-inferiority, in units of the measure; None
-            to omit these tests.
-    """
-
-    test: str = "t"
+    test: str = "t"  #: Selector of the test.
+    #: Name of the correction; ``auto`` selects holm, or none if the test controls the family-wise error.
     correction: str = "auto"
+    #: Significance level, applied to the corrected p-values; intervals have confidence level 1 - alpha.
     alpha: float = 0.05
+    #: Whether to correct over all measures together instead of for each measure alone. P-values of tests that control
+    #: the family-wise error over the systems are multiplied by the number of measures (Bonferroni).
     across_measures: bool = False
+    #: Whether to compute simultaneous intervals of all pairs as well. Comparisons with a baseline always include them.
     simultaneous: bool = False
+    #: Margin for tests of equivalence to the baseline and of non-inferiority, in units of the measure; None to omit
+    #: these tests.
     margin: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonFamily:
-    """The hypotheses that were tested together, with the test and its correction.
+    """The hypotheses that were tested together, with the test and its correction."""
 
-    Attributes:
-        test: Selector of the test.
-        title: Name of the test in tables.
-        correction: Name of the correction.
-        family_wise: Whether the test itself controls the family-wise error.
-        alpha: Significance level.
-        pairs: Number of pairs of systems tested per measure.
-        measures: Names of the measures.
-        across_measures: Whether the correction covers all measures together. If not, each measure is its own family.
-        topics: Number of topics.
-        missing: Number of topics without results, for each system with such topics.
-        options: Options of the test with their values.
-    """
-
-    test: str
-    title: str
+    test: str  #: Selector of the test.
+    title: str  #: Name of the test in tables.
     correction: str
-    family_wise: bool
+    family_wise: bool  #: Whether the test itself controls the family-wise error.
     alpha: float
-    pairs: int
+    pairs: int  #: Number of pairs of systems tested per measure.
     measures: tuple[str, ...]
-    across_measures: bool = False
+    across_measures: bool = False  #: Whether the correction covers all measures together, or each is its own family.
     topics: int
-    missing: Mapping[str, int] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    missing: Mapping[str, int] = field(default_factory=dict)  #: Number of topics without results, if any, by system.
+    options: Mapping[str, Any] = field(default_factory=dict)  #: Options of the test with their values.
 
     @property
     def measures_together(self) -> int:
@@ -135,10 +116,6 @@ def library_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in _DISTRIBUTIONS}}
 
 
-def missing_topics(scores: Sequence[Any]) -> dict[str, int]:
-    """Return the number of judged queries without results, for each run with such queries.
-
-    Args:
-        scores: Scores of runs (`rerank.evaluation.Scores`).
-    """
+def missing_topics(scores: Sequence[Scores]) -> dict[str, int]:
+    """Return the number of judged queries without results, for each run with such queries."""
     return {entry.run: len(entry.missing) for entry in scores if entry.missing}

@@ -1,4 +1,4 @@
-"""Evaluation of runs per query with ir_measures.
+"""Evaluation of runs per query with ir_measures, for all queries or per group, such as a category or a language.
 
 Every judged query counts: a judged query for which the run has no documents scores 0. Queries without judgments are
 excluded. Both kinds of queries are listed in the scores. Documents are evaluated in the order of the ranking, even if
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ from rerank.errors import DataError, MissingPrerequisiteError
 from rerank.evaluation.measures import parse_measures, why_measure_needs_whole_run
 from rerank.evaluation.scores import Scores
 from rerank.io.run_files import excluded_documents_of_qrels, qrels_without_excluded_documents
+from rerank.io.text_files import open_text_file
 from rerank.types import Qrels, Ranking, Run
 
 if TYPE_CHECKING:
@@ -26,6 +28,12 @@ if TYPE_CHECKING:
 _OF_JUDGMENTS = ("NumQ", "NumRel")
 #: The measure that also uses pooled documents without a judgment.
 _OF_POOL = "infAP"
+#: The largest grade that gdeval accepts.
+_MAX_GDEVAL_GRADE = 4
+#: Number of queries that are evaluated together; the rankings of no more queries are in memory.
+_BLOCK = 5000
+#: Name of the group for queries without a group.
+NO_GROUP = "(none)"
 
 
 def evaluate_run(qrels: Qrels, run: Run, measures: Iterable[str], *, relevant: int = 1) -> Scores:
@@ -54,12 +62,72 @@ def evaluate_runs(qrels: Qrels, runs: Iterable[Run], measures: Iterable[str], *,
     return [evaluator.scores(run) for run in runs]
 
 
-#: The largest grade that gdeval accepts.
-_MAX_GDEVAL_GRADE = 4
+def evaluate_by_group(
+    qrels: Qrels, run: Run, measures: Iterable[str], groups: Mapping[str, str], *, relevant: int = 1
+) -> dict[str, Scores]:
+    """Evaluate a run on each group of queries separately.
+
+    Measures that have only one value per run are computed for each group as well.
+
+    Args:
+        groups: Name of the group of each query id. Queries without a group, or with an empty group name, form the
+            group ``(none)``. The other arguments are those of `evaluate_run`.
+
+    Returns:
+        The scores of each group, sorted by the name of the group with ``(none)`` last. Groups without a judged query
+        are omitted.
+
+    Raises:
+        UsageError: The name or a parameter of a measure is wrong.
+        DataError: There are no judgments, or none of the judged queries has a group.
+    """
+    judged: dict[str, dict[str, Mapping[str, int]]] = {}
+    for query, grades in qrels.items():
+        judged.setdefault(groups.get(query) or NO_GROUP, {})[query] = grades
+    if not judged.keys() - {NO_GROUP}:
+        raise DataError(
+            f"None of the {len(qrels)} judged queries of {qrels.name} has a group; queries with a group (at most 3 "
+            f"shown): {', '.join(map(repr, list(groups)[:3])) or 'none'}",
+            expected="a group for at least one judged query",
+        )
+    names = list(measures)
+    scores_by_group = {}
+    for group in sorted(judged, key=lambda name: (name == NO_GROUP, name)):
+        rankings = [ranking for query, ranking in run.items() if (groups.get(query) or NO_GROUP) == group]
+        shared = any(ranking.query.id in judged[group] for ranking in rankings)
+        scores_by_group[group] = evaluate_run(
+            Qrels(judged[group], name=f"{qrels.name} ({group})"),
+            Run(rankings if shared else (), name=run.name),
+            names,
+            relevant=relevant,
+        )
+    return scores_by_group
 
 
-#: Number of queries that are evaluated together; the rankings of no more queries are in memory.
-_BLOCK = 5000
+def read_query_groups(path: str | Path, *, of: str = "query") -> dict[str, str]:
+    """Read a file with two columns, query id and group, and return the group of each query id.
+
+    The first whitespace of a line separates the columns, so a group may contain spaces. Empty lines are ignored.
+    ``of`` is the word for the grouped items in error messages.
+
+    Raises:
+        MissingResourceError: The file does not exist.
+        DataError: A line has no group, a query is in two groups, or the file is empty.
+    """
+    groups: dict[str, str] = {}
+    with open_text_file(path) as stream:
+        for number, line in enumerate(stream, 1):
+            fields = line.split(maxsplit=1)
+            if not fields:
+                continue
+            if len(fields) != 2:
+                raise DataError(f"{path}:{number}: {line.strip()!r} has no group", expected=f"a {of} and its group")
+            group = fields[1].strip()
+            if groups.setdefault(fields[0], group) != group:
+                raise DataError(f"{path}:{number}: {of} {fields[0]!r} is in two groups", expected=f"one group per {of}")
+    if not groups:
+        raise DataError(f"{path} is empty", expected=f"a {of} and its group per line")
+    return groups
 
 
 class _Evaluator:
@@ -76,30 +144,44 @@ class _Evaluator:
         _check_grades_of_gdeval(qrels, measures)
         self._queries = {query: str(number) for number, query in enumerate(qrels, 1)}
         self._excluded = excluded_documents_of_qrels(qrels)
-        self._counted = {str(m): _compute_judgment_count_measure(m, qrels) for m in measures if m.NAME in _OF_JUDGMENTS}
+        self._counted = {str(m): _count_judgments(m, qrels) for m in measures if m.NAME in _OF_JUDGMENTS}
         own = [m for m in measures if isinstance(m, BenchmarkMeasure)]
         self._own = _ir_evaluator(own, self._graded(qrels.judged())) if own else None
-        self._groups = _groups_of_measures([m for m in measures if m not in own])
+        self._groups = _group_measures([m for m in measures if m not in own])
         self._names = {id(measure): str(measure) for measure in measures}  # printing a measure takes long
         self._blocks = [list(self._queries)[start : start + _BLOCK] for start in range(0, len(qrels), _BLOCK)]
         self._evaluators = functools.lru_cache(maxsize=1)(self._evaluators_of_block)  # runs of one block share them
         self._evaluators(0)  # raise an error now, not at the first run, if a measure cannot be computed
 
     def _graded(self, qrels: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
-        """Return the judgments in the form that ir_measures receives: query number -> escaped document id -> grade."""
-        return {self._queries[query]: _qrels_safe_for_pytrec_eval(judged) for query, judged in qrels.items()}
+        """Return the judgments in the form that ir_measures receives: query number -> escaped document id -> grade.
+
+        pytrec_eval 0.5.11 reads invalid memory if all grades of a query are negative. In that case, a document with
+        grade 0 is added that no run can contain. The measures do not change: without relevant documents, all are 0.
+        """
+        graded = {}
+        for query, judged in qrels.items():
+            escaped = dict(zip(_escape_document_ids(list(judged)), judged.values(), strict=True))
+            graded[self._queries[query]] = escaped if max(judged.values(), default=-1) >= 0 else {**escaped, "%%": 0}
+        return graded
 
     def _evaluators_of_block(self, index: int) -> list[tuple[Any, int | None]]:
-        """Return, for each group of measures, the evaluator of a block of queries and the required depth of runs."""
+        """Return, for each group of measures, the evaluator of a block of queries and the required depth of runs.
+
+        The depth is the largest cutoff, or None if a measure depends on all documents.
+        """
         qrels = Qrels({query: self._qrels[query] for query in self._blocks[index]})
         graded = self._graded(qrels.judged())
-        # ir_measures would count pooled documents without a judgment as judged
-        pool = [group for group in self._groups if group[0].NAME == _OF_POOL]
-        pooled = self._graded(qrels_without_excluded_documents(qrels)) if pool else {}
-        return [
-            (_ir_evaluator(group, pooled if group in pool else graded), _depth_of_measures(group))
-            for group in self._groups
-        ]
+        evaluators = []
+        for group in self._groups:
+            # ir_measures would count pooled documents without a judgment as judged
+            is_pool = group[0].NAME == _OF_POOL
+            evaluator = _ir_evaluator(
+                group, self._graded(qrels_without_excluded_documents(qrels)) if is_pool else graded
+            )
+            cutoffs = [m.params["cutoff"] for m in group if "cutoff" in m.params and not m.params.get("judged_only")]
+            evaluators.append((evaluator, max(cutoffs) if len(cutoffs) == len(group) else None))
+        return evaluators
 
     def scores(self, run: Run) -> Scores:
         """Evaluate one run, after removing the documents that the judgments exclude for a query."""
@@ -108,13 +190,13 @@ class _Evaluator:
             run = Run(lists, name=run.name)
         if run and not any(query in self._queries for query in run):
             raise DataError(
-                f"Run {run.name!r} (queries {_first_evaluated_query_ids(run)}) shares no query with {self._qrels.name} "
-                f"(queries {_first_evaluated_query_ids(self._qrels)})",
+                f"Run {run.name!r} (queries {_first_ids(run)}) shares no query with {self._qrels.name} "
+                f"(queries {_first_ids(self._qrels)})",
                 remedy="Use judgments of the same queries",
             )
         values: dict[str, dict[str, float]] = {name: {} for name in self._names.values()}
         missing: list[str] = []
-        is_scored = any(len(run[query]) for query in self._queries if query in run)
+        is_scored = any(len(run[query]) for query in self._queries if query in run)  # otherwise all values are 0
         for index in range(len(self._blocks)):
             missing += self._score_block(index, run, values, is_scored=is_scored)
         overall = self._measure_own(run, values)
@@ -130,14 +212,7 @@ class _Evaluator:
         )
 
     def _score_block(self, index: int, run: Run, values: dict[str, dict[str, float]], *, is_scored: bool) -> list[str]:
-        """Add the values of a block of queries to ``values``. Return the queries for which the run has no documents.
-
-        Args:
-            index: Index of the block.
-            run: The run.
-            values: The value of each query id, for each measure; updated in place.
-            is_scored: Whether the run has a document for any judged query; if not, all values are 0.
-        """
+        """Add the values of a block of queries to ``values``. Return the queries for which the run has no documents."""
         queries = self._blocks[index]
         found = {self._queries[q]: ranking for q in queries if (ranking := run.get(q)) is not None and len(ranking)}
         # scores that keep the order of the documents when they are converted to C floats, for up to 2^24 documents
@@ -203,23 +278,13 @@ def _is_plain(text: str) -> bool:
     return text.isascii() and text.isprintable() and " " not in text and "%" not in text
 
 
-def _qrels_safe_for_pytrec_eval(judged: Mapping[str, int]) -> dict[str, int]:
-    """Return a query's judgments with escaped ids, in a form that does not crash pytrec_eval.
-
-    Version 0.5.11 reads invalid memory if all grades of a query are negative. In that case, a document with grade 0 is
-    added that no run can contain. The measures do not change: without relevant documents, all of them are 0.
-    """
-    escaped = dict(zip(_escape_document_ids(list(judged)), judged.values(), strict=True))
-    return escaped if max(judged.values(), default=-1) >= 0 else {**escaped, "%%": 0}
-
-
-def _first_evaluated_query_ids(ids: Iterable[str]) -> str:
+def _first_ids(ids: Iterable[str]) -> str:
     """Return the first three query ids as text for an error message."""
     listed = [repr(name) for _, name in zip(range(4), ids, strict=False)]
     return ", ".join(listed[:3]) + (" ..." if len(listed) > 3 else "")
 
 
-def _compute_judgment_count_measure(measure: Measure, qrels: Qrels) -> dict[str, float]:
+def _count_judgments(measure: Measure, qrels: Qrels) -> dict[str, float]:
     """Return the value of NumQ or NumRel for each query id. These measures depend on the judgments only.
 
     trec_eval includes queries that are missing from the run in these counts; ir_measures does not.
@@ -229,7 +294,7 @@ def _compute_judgment_count_measure(measure: Measure, qrels: Qrels) -> dict[str,
     return {query: float(sum(grade >= measure["rel"] for grade in judged.values())) for query, judged in qrels.items()}
 
 
-def _groups_of_measures(measures: Sequence[Measure]) -> list[list[Measure]]:
+def _group_measures(measures: Sequence[Measure]) -> list[list[Measure]]:
     """Divide measures into groups that ir_measures can compute in one call without wrong values.
 
     If a measure has the parameter ``gains`` or ``judged_only``, ir_measures 0.4.3 may pass modified judgments to the
@@ -240,12 +305,6 @@ def _groups_of_measures(measures: Sequence[Measure]) -> list[list[Measure]]:
     alone = [m for m in selected if m.params.keys() & {"gains", "judged_only"} or m.NAME == _OF_POOL]
     together = [m for m in selected if m not in alone]
     return [*([together] if together else []), *([m] for m in alone)]
-
-
-def _depth_of_measures(measures: Sequence[Measure]) -> int | None:
-    """Return how many documents per query the measures depend on: the largest cutoff, or None for all."""
-    cutoffs = [m.params["cutoff"] for m in measures if "cutoff" in m.params and not m.params.get("judged_only")]
-    return max(cutoffs) if len(cutoffs) == len(measures) else None
 
 
 def _ir_evaluator(measures: Sequence[Measure], graded: Mapping[str, Mapping[str, int]]) -> Any:

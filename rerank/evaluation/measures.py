@@ -2,17 +2,18 @@
 
 The parser of ir_measures is not used, because it depends on Python features that newer versions have removed, and
 because an invalid parameter must raise an error that says how to correct it. Benchmark-specific measures come from
-`benchmark_measures`.
+`benchmark_measures`. The notes at the end warn about grades and judgments that do not suit a measure.
 """
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
-from rerank.errors import UnknownNameError, UsageError
+from rerank.errors import UnknownNameError, UsageError, ensure
+from rerank.types import NOT_JUDGED, UNJUDGED, Qrels, Run
 
 if TYPE_CHECKING:
     from ir_measures import Measure
@@ -44,14 +45,6 @@ _TREC_NAMES = {
 _TREC_FORM = re.compile(r"(?P<name>[A-Za-z0-9_]+?)(?:[._](?P<values>[0-9]*\.?[0-9]+(?:,[0-9]*\.?[0-9]+)*))?")
 
 
-class _Call(NamedTuple):
-    """A measure as the user wrote it: name, parameters and the value after ``@``."""
-
-    name: str
-    params: dict[str, Any]
-    at: Any
-
-
 def parse_measures(names: Iterable[str], *, relevant: int = 1) -> tuple[Measure, ...]:
     """Parse names of measures. The measures keep the order of the names, and duplicates are dropped.
 
@@ -67,12 +60,11 @@ def parse_measures(names: Iterable[str], *, relevant: int = 1) -> tuple[Measure,
         UnknownNameError: The measure does not exist; similar names are suggested.
         UsageError: No name is given, a name cannot be parsed, or a parameter does not exist or has an invalid value.
     """
-    if relevant < 1:
-        raise UsageError(f"relevant is {relevant}", expected="a grade of 1 or more")
+    ensure(relevant >= 1, f"relevant is {relevant}", expected="a grade of 1 or more")
     measures: dict[str, Measure] = {}
     for name in names:
-        for text in _measure_from_trec_name(name.strip()):
-            measure = _build_measure(_parse_measure(text), text, relevant)
+        for text in _from_trec_name(name.strip()):
+            measure = _build(text, relevant)
             measures.setdefault(str(measure), measure)
     if not measures:
         raise UsageError("No measure is given", expected="at least one measure", remedy="Pass a name such as nDCG@10")
@@ -85,7 +77,7 @@ def is_summed_measure(name: str) -> bool:
 
 
 def is_binary_measure(measure: Measure) -> bool:
-    """Return whether a measure is binary: it uses grades only to compare them with its parameter ``rel``."""
+    """Return whether a measure uses grades only to compare them with its parameter ``rel``."""
     rel = measure.SUPPORTED_PARAMS.get("rel")
     return rel is not None and (rel.default == 1 or "rel" in measure.params)
 
@@ -106,12 +98,12 @@ def check_measure_has_query_values(name: str) -> None:
         )
 
 
-def _measure_from_trec_name(name: str) -> list[str]:
+def _from_trec_name(name: str) -> list[str]:
     """Convert a trec_eval name to one or more ir_measures names. Other names are returned unchanged."""
     form = _TREC_FORM.fullmatch(name)
     if form is None:
         return [name]
-    values = (form["values"] or "").split(",") if form["values"] else []
+    values = form["values"].split(",") if form["values"] else []
     ours = _TREC_NAMES.get(form["name"], "")
     if values and ours.endswith("@"):
         return [ours + value for value in values]
@@ -120,8 +112,34 @@ def _measure_from_trec_name(name: str) -> list[str]:
     return [name]
 
 
-def _parse_measure(text: str) -> _Call:
-    """Parse ``Name(key=value, ...)@cutoff``."""
+def _build(text: str, relevant: int) -> Measure:
+    """Build a measure from ``Name(key=value, ...)@cutoff``."""
+    name, given, cutoff = _split(text)
+    template: Any = _look_up(name)
+    params = {**template.params, **given}
+    if cutoff is not None:
+        params[template.AT_PARAM] = cutoff
+    if is_binary_measure(template) and "rel" not in given and relevant != 1:
+        params["rel"] = relevant
+    # ir_measures itself validates parameters only with ``assert``
+    known = template.SUPPORTED_PARAMS
+    for key, value in params.items():
+        if key not in known:
+            takes = ", ".join(sorted(known)) or "none"
+            raise UsageError(f"{text!r} has the unknown parameter {key!r}", expected=f"one of its parameters: {takes}")
+        params[key] = float(value) if known[key].dtype is float and type(value) is int else value
+        if not known[key].validate(params[key]) or not _is_in_range(key, params[key]):
+            raise UsageError(f"{text!r} has {key}={value!r}", expected=_EXPECTED.get(key, f"{known[key].dtype}"))
+    for key, info in known.items():
+        if info.required and key not in params:
+            example = f"{text}@10" if key == template.AT_PARAM == "cutoff" else f"{text} with {key}"
+            raise UsageError(f"{text!r} lacks the required parameter {key}", remedy=f"Write {example}")
+    measure: Measure = type(template)(**params)
+    return measure
+
+
+def _split(text: str) -> tuple[str, dict[str, Any], Any]:
+    """Return the name, the parameters and the value after ``@``, which is None if it is missing."""
     try:
         node = ast.parse(text, mode="eval").body
         cutoff = None
@@ -132,7 +150,7 @@ def _parse_measure(text: str) -> _Call:
             params = {keyword.arg or "**": ast.literal_eval(keyword.value) for keyword in node.keywords}
             node = node.func
         if isinstance(node, ast.Name):
-            return _Call(node.id, params, cutoff)
+            return node.id, params, cutoff
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         pass  # each of these means that the text is not the name of a measure
     raise UsageError(
@@ -142,17 +160,7 @@ def _parse_measure(text: str) -> _Call:
     )
 
 
-def _build_measure(call: _Call, text: str, relevant: int) -> Measure:
-    template = _look_up_measure(call.name)
-    params = {**template.params, **call.params}
-    if call.at is not None:
-        params[template.AT_PARAM] = call.at
-    if is_binary_measure(template) and "rel" not in call.params and relevant != 1:
-        params["rel"] = relevant
-    return type(template)(**_checked_measure_parameters(params, template, text))
-
-
-def _look_up_measure(name: str) -> Measure:
+def _look_up(name: str) -> Measure:
     from ir_measures.measures import registry
 
     from rerank.evaluation.benchmark_measures import register_benchmark_measures
@@ -174,27 +182,6 @@ def _look_up_measure(name: str) -> Measure:
     raise UnknownNameError("measure", name, {*known, *_TREC_NAMES})
 
 
-def _checked_measure_parameters(params: Mapping[str, Any], template: Any, text: str) -> dict[str, Any]:
-    """Validate the parameters and return them, with integers converted to floats where floats are expected.
-
-    ir_measures itself validates only with ``assert``.
-    """
-    known = template.SUPPORTED_PARAMS
-    result: dict[str, Any] = {}
-    for key, value in params.items():
-        if key not in known:
-            takes = ", ".join(sorted(known)) or "none"
-            raise UsageError(f"{text!r} has the unknown parameter {key!r}", expected=f"one of its parameters: {takes}")
-        result[key] = float(value) if known[key].dtype is float and type(value) is int else value
-        if not known[key].validate(result[key]) or not _is_sensible_measure_parameter(key, result[key]):
-            raise UsageError(f"{text!r} has {key}={value!r}", expected=_EXPECTED.get(key, f"{known[key].dtype}"))
-    for key, info in known.items():
-        if info.required and key not in result:
-            example = f"{text}@10" if key == template.AT_PARAM == "cutoff" else f"{text} with {key}"
-            raise UsageError(f"{text!r} lacks the required parameter {key}", remedy=f"Write {example}")
-    return result
-
-
 _EXPECTED = {
     "cutoff": "a whole number, 1 or more",
     "rel": "a grade of 1 or more",
@@ -203,7 +190,7 @@ _EXPECTED = {
 }
 
 
-def _is_sensible_measure_parameter(key: str, value: Any) -> bool:
+def _is_in_range(key: str, value: Any) -> bool:
     """Return whether the value of a measure's parameter is in range, which ir_measures does not always check."""
     if key in ("cutoff", "rel"):
         return type(value) is int and 1 <= value < 2**31
@@ -212,3 +199,64 @@ def _is_sensible_measure_parameter(key: str, value: Any) -> bool:
     if key == "gains":
         return all(type(grade) is int and type(gain) is int and 0 <= gain < 10**6 for grade, gain in value.items())
     return True
+
+
+_GAINS = {"log2": "grade", "exp-log2": "2^grade - 1"}
+
+
+def describe_grade_use(name: str) -> str:
+    """Describe how a measure uses grades, such as ``relevant: grade >= 2``.
+
+    The description is empty if the measure does not use grades, or if an external program decides how they are used.
+    """
+    (measure,) = parse_measures([name])
+    if measure.NAME == "nDCG":
+        mapped = ", ".join(f"{grade} counts {gain}" for grade, gain in sorted(measure.params.get("gains", {}).items()))
+        return f"gain: {_GAINS[measure['dcg']]}{mapped and f' ({mapped})'}, discount: log2(rank + 1)"
+    return f"relevant: grade >= {measure['rel']}" if is_binary_measure(measure) else ""
+
+
+def _highest_grade(qrels: Qrels) -> int:
+    return max((grade for judged in qrels.values() for grade in judged.values()), default=0)
+
+
+def measure_grade_note(qrels: Qrels, names: Iterable[str]) -> str:
+    """Return a warning if judgments are graded and a binary measure does not specify the lowest relevant grade.
+
+    ``names`` are those that ir_measures prints. The note is empty if there is nothing to warn about.
+    """
+    unspecified = [name for name in names if is_binary_measure(parse_measures([name])[0]) and "rel=" not in name]
+    highest = _highest_grade(qrels)
+    if not unspecified or highest < 2:
+        return ""
+    (example,) = parse_measures([unspecified[0]], relevant=2)
+    return (
+        f"{', '.join(unspecified)}: grades from 1 count as relevant, and these judgments have grades up to "
+        f"{highest}. TREC Deep Learning counts from 2: {example}."
+    )
+
+
+def relevance_threshold_note(qrels: Qrels, names: Iterable[str], relevant: int = 1) -> str:
+    """Return a warning if a lowest relevant grade is above all grades in the judgments; otherwise an empty string.
+
+    No document then counts as relevant, and binary measures score 0. ``relevant`` is checked in addition to the lowest
+    relevant grades of the measures.
+    """
+    highest = _highest_grade(qrels)
+    thresholds = [measure["rel"] for measure in parse_measures(names) if is_binary_measure(measure)]
+    if (lowest := max([relevant, *thresholds])) <= highest:
+        return ""
+    return f"No document in {qrels.name} is relevant at grade {lowest} or higher: the highest grade is {highest}."
+
+
+def evaluation_overlap_note(qrels: Qrels, run: Run) -> str:
+    """Return a warning if the run has judged queries but no judged document; otherwise an empty string."""
+    is_shared = False
+    for query, ranking in run.items():
+        if query in qrels and len(ranking):
+            is_shared = True
+            if any(qrels[query].get(doc, UNJUDGED) not in NOT_JUDGED for doc in ranking.doc_ids):
+                return ""
+    if not is_shared:
+        return ""
+    return f"No document of run {run.name!r} is judged in {qrels.name}. Check that both use the same collection."

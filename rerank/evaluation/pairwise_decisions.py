@@ -10,71 +10,50 @@ from typing import Any
 
 import numpy as np
 
-from rerank.errors import UsageError
+from rerank.errors import UsageError, ensure
 from rerank.evaluation.baseline_tests import baseline_tests, is_baseline_test
 from rerank.evaluation.comparison_family import ComparisonFamily, options_of_test
-from rerank.evaluation.outlying_systems import note_outlying_systems
-from rerank.evaluation.score_matrix import ScoreMatrix
+from rerank.evaluation.scores import ScoreMatrix
 from rerank.evaluation.significance import (
+    TITLES,
     base,
     correct_p_values,
     open_significance_test,
     required_p_value,
     tests,
 )
-from rerank.evaluation.significance.base import (
-    Bools,
-    Floats,
-    PairTest,
-    SupportsDecision,
-    SupportsIntervals,
-    iterate_paired_differences,
-    mean_paired_differences,
-    sample_variances,
-)
-from rerank.evaluation.tables import table_of_significant_pairs
-from rerank.io.reports import Report, TableReport
+from rerank.evaluation.significance.base import Bools, Floats, PairTest, SupportsDecision, SupportsIntervals
+from rerank.evaluation.tables import format_measure_score
+from rerank.io.reports import Grid, Report, TableReport
 from rerank.selector import Selector
 
 #: A comparison with fewer topics than this gets a note. Buckley and Voorhees (Evaluating evaluation measure stability,
 #: SIGIR 2000) advise against fewer than 25.
 FEW_TOPICS = 25
+#: Smallest number of systems for which quartiles of means are informative.
+_FEWEST = 5
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PairwiseDecisions(Report):
     """The result of testing every pair of systems on one measure: differences, p-values and decisions.
 
-    Attributes:
-        matrix: The scores.
-        test: Selector of the test.
-        correction: Name of the correction.
-        alpha: Significance level.
-        differences: (pairs,) mean of the first system minus mean of the second, in the order of
-            ``itertools.combinations``.
-        significant: (pairs,) whether the two systems differ significantly.
-        raw: (pairs,) p-values before the correction; None if the test decided without p-values.
-        adjusted: (pairs,) p-values after a correction that also covers other measures; None without such a correction.
-        across: Names of all measures that the correction covers; empty if it covers only the pairs of this measure.
-        notes: Caveats for the reader.
+    Arrays have shape (pairs,), in the order of ``itertools.combinations``.
     """
 
     rows_key = "means"
 
     matrix: ScoreMatrix
-    test: str
+    test: str  #: Selector of the test.
     correction: str
     alpha: float
-    differences: Floats
-    significant: Bools
-    raw: Floats | None = None
+    differences: Floats  #: Mean of the first system minus mean of the second.
+    significant: Bools  #: Whether the two systems differ significantly.
+    raw: Floats | None = None  #: P-values before the correction; None if the test decided without p-values.
+    #: P-values after a correction that also covers other measures; None without such a correction.
     adjusted: Floats | None = None
-    across: tuple[str, ...] = ()
+    across: tuple[str, ...] = ()  #: All measures that the correction covers; empty if it covers only this measure.
     notes: tuple[str, ...] = ()
-
-    def tables(self, digits: int = 4) -> TableReport:
-        """Return a table with one row per system: its mean, and the counts of systems significantly below and above."""
-        return table_of_significant_pairs(self.to_dict(), self.title, digits=digits)
 
     @property
     def title(self) -> str:
@@ -118,14 +97,17 @@ class PairwiseDecisions(Report):
         Tukey's tests have their own intervals. The other tests use Student's t intervals at level alpha / pairs
         (Bonferroni), or at level alpha if nothing is corrected.
         """
-        tester, alpha = open_significance_test(self.test), self.alpha / max(1, len(self.across))
-        if isinstance(tester, SupportsIntervals):
-            return np.full(len(self.significant), tester.half_width(self.matrix.values, alpha))
-        level = alpha if self.correction == "none" else alpha / len(self.significant)
         from scipy.stats import t
 
-        values, topics = self.matrix.values, len(self.matrix.topics)
-        variances = np.concatenate([sample_variances(d) for d in iterate_paired_differences(values)])
+        tester, alpha, values = (
+            open_significance_test(self.test),
+            self.alpha / max(1, len(self.across)),
+            self.matrix.values,
+        )
+        if isinstance(tester, SupportsIntervals):
+            return np.full(len(self.significant), tester.half_width(values, alpha))
+        level, topics = alpha if self.correction == "none" else alpha / len(self.significant), len(values)
+        variances = np.concatenate([base.sample_variances(d) for d in base.iterate_paired_differences(values)])
         return np.asarray(np.sqrt(variances) * (t.isf(level / 2, topics - 1) / np.sqrt(topics)))
 
     def p_values(self) -> tuple[Floats, Floats]:
@@ -164,6 +146,21 @@ class PairwiseDecisions(Report):
             "notes": list(self.notes),
         }
 
+    def tables(self, digits: int = 4) -> TableReport:
+        """Return a table with one row per system (best mean first), the number of significant pairs, and the notes."""
+        content = self.to_dict()
+        rows = [
+            [entry["system"], format_measure_score(entry["mean"], digits), str(entry["beats"]), str(entry["beaten_by"])]
+            for entry in sorted(content["means"], key=lambda entry: -entry["mean"])
+        ]
+        options = "".join(f", {key} {value}" for key, value in content["options"].items() if value is not None)
+        line = (
+            f"{content['significant']} of {content['pairs']} pairs of {content['systems']} systems differ on "
+            f"{content['topics']} topics: {self.title}{options}, correction {TITLES[self.correction]}, "
+            f"significance level {self.alpha:g}."
+        )
+        return TableReport([Grid(["system", "mean", "beats", "beaten by"], rows)], [], [line, *self.notes])
+
 
 def compare_all_runs(
     matrix: ScoreMatrix, test: str = "t", correction: str = "auto", *, alpha: float = 0.05
@@ -191,15 +188,23 @@ def compare_all_runs(
     else:
         raw = tester.p_values(matrix.values)
         significant = correct_p_values(raw, name) <= alpha
+    notes = [*list_caveats_of_test(matrix, tester, name, alpha)]
+    # systems with a constant score are often failed runs
+    constant = [name for name, column in zip(matrix.systems, matrix.values.T, strict=True) if np.ptp(column) == 0]
+    if constant:
+        count = f"{len(constant)} systems have" if len(constant) > 1 else "1 system has"
+        notes.append(
+            f"{count} the same score on every topic, such as {constant[0]!r}: check where the scores come from."
+        )
     return PairwiseDecisions(
         matrix=matrix,
         test=test,
         correction=name,
         alpha=alpha,
-        differences=mean_paired_differences(matrix.values),
+        differences=base.mean_paired_differences(matrix.values),
         significant=significant,
         raw=raw,
-        notes=(*list_caveats_of_test(matrix, tester, name, alpha), *_note_on_constant_scores(matrix)),
+        notes=tuple(notes),
     )
 
 
@@ -233,14 +238,10 @@ def build_significance_test_selector(test: str, *, permutations: int | None = No
     plugin = baseline_tests.get(name) if is_baseline_test(name) else tests.get(name)
     for key in options:
         if key not in inspect.signature(plugin).parameters:
-            resampling_tests = [
-                other.replace("_", "-")
-                for other in tests.names()
-                if key in inspect.signature(tests.get(other)).parameters
-            ]
+            resampling = [n for n in tests.names() if key in inspect.signature(tests.get(n)).parameters]
             raise UsageError(
                 f"The test {name!r} is deterministic and has no option {key!r}",
-                expected=f"one of the tests {', '.join(resampling_tests)}",
+                expected=f"one of the tests {', '.join(n.replace('_', '-') for n in resampling)}",
                 remedy=f"Omit {key}, or choose another test",
             )
     return ",".join([test, *(f"{key}={value}" for key, value in options.items())])
@@ -248,8 +249,7 @@ def build_significance_test_selector(test: str, *, permutations: int | None = No
 
 def check_significance_level(alpha: float) -> None:
     """Check a significance level."""
-    if not 0 < alpha < 1:
-        raise UsageError(f"alpha is {alpha}", expected="a number between 0 and 1")
+    ensure(0 < alpha < 1, f"alpha is {alpha}", expected="a number between 0 and 1")
 
 
 def list_caveats_of_test(
@@ -257,12 +257,7 @@ def list_caveats_of_test(
 ) -> tuple[str, ...]:
     """Return notes on reasons to doubt a test: few topics, p-values that cannot be small enough, or equal scores.
 
-    Args:
-        matrix: The scores.
-        test: The test.
-        correction: Name of the correction.
-        alpha: Significance level.
-        noun: Word for the rows of the matrix in the notes.
+    ``noun`` is the word for the rows of the matrix in the notes.
     """
     topics, pairs = len(matrix.topics), len(matrix.systems) * (len(matrix.systems) - 1) // 2
     notes = note_few_topics(topics, noun)
@@ -276,8 +271,13 @@ def list_caveats_of_test(
     # all systems are equal if the range of their scores is 0 on every topic
     if not np.ptp(matrix.values, axis=1).any():
         notes.append(f"All systems have equal scores on all {noun}: this measure does not distinguish them.")
-    if test.family_wise:
-        notes += note_outlying_systems(matrix)
+    # a failed run widens the distribution of the largest difference, so pairs of other runs lose their significance
+    if test.family_wise and (names := find_outlying_systems(matrix)):
+        listed = ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        notes.append(
+            f"Far below the other systems: {listed}. Tukey's tests pool all systems, so an outlying one can hide "
+            "differences between the others. If they are failed runs, leave them out (compare: --omit-outliers)."
+        )
     return tuple(notes)
 
 
@@ -288,10 +288,14 @@ def note_few_topics(topics: int, noun: str) -> list[str]:
     return [f"Only {topics} {noun}: only large differences can be significant, and p-values are imprecise."]
 
 
-def _note_on_constant_scores(matrix: ScoreMatrix) -> list[str]:
-    """Return a note if systems have a constant score over all topics. Such systems are often failed runs."""
-    names = [name for name, column in zip(matrix.systems, matrix.values.T, strict=True) if np.ptp(column) == 0]
-    if not names:
-        return []
-    count = f"{len(names)} systems have" if len(names) > 1 else "1 system has"
-    return [f"{count} the same score on every topic, such as {names[0]!r}: check where the scores come from."]
+def find_outlying_systems(matrix: ScoreMatrix) -> tuple[str, ...]:
+    """Return the systems whose mean is more than 3 interquartile ranges below the lower quartile of all means.
+
+    Failed runs distort tests that pool all systems. The result is empty if there are too few systems, or if both
+    quartiles are equal. Source of the rule: Tukey, Exploratory data analysis, 1977 (outer fence).
+    """
+    means = matrix.values.mean(axis=0)
+    low, high = np.quantile(means, [0.25, 0.75])
+    if len(means) < _FEWEST or high == low:
+        return ()
+    return tuple(system for system, mean in zip(matrix.systems, means, strict=True) if mean < low - 3 * (high - low))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from rerank.errors import MissingPrerequisiteError, StorageError, UsageError
-from rerank.evaluation.baseline_report import BaselineComparison
+from rerank.evaluation.baseline_comparison import BaselineComparison
 from rerank.evaluation.pairwise_decisions import PairwiseDecisions
 from rerank.evaluation.significance import TITLES
 from rerank.io.text_files import check_file_writable

@@ -1,10 +1,23 @@
-"""Power analysis of the paired t-test: the number of topics needed to detect a difference."""
+"""Power of the paired t-test: the number of topics needed, and what a comparison of existing runs can detect."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import median
+from typing import Any
 
-from rerank.errors import UsageError
+import numpy as np
+
+from rerank.errors import UnknownNameError, UsageError, ensure
+from rerank.evaluation.comparison_family import ComparisonOptions
+from rerank.evaluation.pairwise_decisions import check_significance_level
+from rerank.evaluation.scores import ScoreMatrix, Scores
+from rerank.evaluation.significance.base import sample_variances
+from rerank.evaluation.tables import format_measure_score
+from rerank.io.reports import Grid, Report, TableReport
 
 #: Upper limit of the search for the number of topics.
 _MOST = 10**9
@@ -24,17 +37,13 @@ def paired_t_power(topics: int, difference: float, sd: float, alpha: float = 0.0
         sd: Standard deviation s of the per-topic differences, from an earlier comparison or an estimate.
         alpha: Significance level of a single test.
 
-    Returns:
-        The probability of a significant result, between alpha and 1.
-
     Raises:
         UsageError: A number is out of range.
     """
     from scipy.stats import nct, t
 
-    _check_power_arguments(difference, sd, alpha)
-    if topics < 2:
-        raise UsageError(f"The number of topics is {topics}", expected="at least 2")
+    _check_arguments(difference, sd, alpha)
+    ensure(topics >= 2, f"The number of topics is {topics}", expected="at least 2")
     # power = P(T > t_crit) + P(T < -t_crit), T noncentral with shift d sqrt(n) / s
     bound = float(t.isf(alpha / 2, topics - 1))
     shift = abs(difference) / sd * math.sqrt(topics)
@@ -45,22 +54,17 @@ def paired_t_power(topics: int, difference: float, sd: float, alpha: float = 0.0
 def topics_needed_for_power(difference: float, sd: float, alpha: float = 0.05, power: float = 0.8) -> int:
     """Return the smallest number of topics with which the paired t-test has the given power.
 
+    For m pairs with Bonferroni's correction, pass the level ``alpha`` divided by m.
+
     Examples:
         >>> topics_needed_for_power(0.05, 0.1)
         34
 
-    Args:
-        difference: The true mean difference to detect.
-        sd: Standard deviation of the per-topic differences.
-        alpha: Significance level. For m pairs with Bonferroni's correction, pass the level divided by m.
-        power: Probability of detecting the difference, between 0 and 1.
-
     Raises:
         UsageError: A number is out of range, or more than 10^9 topics are needed.
     """
-    _check_power_arguments(difference, sd, alpha)
-    if not 0 < power < 1:
-        raise UsageError(f"power is {power}", expected="a number between 0 and 1")
+    _check_arguments(difference, sd, alpha)
+    ensure(0 < power < 1, f"power is {power}", expected="a number between 0 and 1")
     # power increases with the number of topics: double the number until the power suffices, then bisect
     high = 2
     while paired_t_power(high, difference, sd, alpha) < power:
@@ -80,23 +84,18 @@ def topics_needed_for_power(difference: float, sd: float, alpha: float = 0.05, p
 def smallest_detectable_difference(topics: int, sd: float, alpha: float = 0.05, power: float = 0.8) -> float:
     """Return the smallest true mean difference that the paired t-test detects with the given power.
 
+    If the standard deviation is 0, the result is 0. For m pairs with Bonferroni's correction, pass the level ``alpha``
+    divided by m; the power must be above it and below 1.
+
     Examples:
         >>> round(smallest_detectable_difference(34, 0.1), 3)
         0.05
-
-    Args:
-        topics: Number of topics, at least 2.
-        sd: Standard deviation of the per-topic differences; if it is 0, the result is 0.
-        alpha: Significance level of a single test. For m pairs with Bonferroni's correction, pass the level
-            divided by m.
-        power: Probability of detecting the difference, above alpha and below 1.
     """
     from scipy.optimize import brentq
 
     if sd == 0:
         return 0.0
-    if not alpha < power < 1:
-        raise UsageError(f"power is {power}", expected=f"a number between alpha ({alpha:g}) and 1")
+    ensure(alpha < power < 1, f"power is {power}", expected=f"a number between alpha ({alpha:g}) and 1")
     # in units of sd / sqrt(n); power increases with the difference, and 1e-9 has a power of alpha
     unit = sd / math.sqrt(topics)
     high = 1.0
@@ -105,18 +104,127 @@ def smallest_detectable_difference(topics: int, sd: float, alpha: float = 0.05, 
     return unit * float(brentq(lambda d: paired_t_power(topics, d * unit, sd, alpha) - power, 1e-9, high))
 
 
-def _check_power_arguments(difference: float, sd: float, alpha: float) -> None:
-    if not math.isfinite(difference) or difference == 0:
-        raise UsageError(
-            f"difference is {difference}",
-            expected="a finite number other than 0",
-            remedy="Pass the smallest difference that matters",
-        )
-    if not math.isfinite(sd) or sd <= 0:
-        raise UsageError(
-            f"sd is {sd}",
-            expected="a finite number above 0",
-            remedy="Use the standard deviation of the differences between two runs",
-        )
-    if not 0 < alpha < 1:
-        raise UsageError(f"alpha is {alpha}", expected="a number between 0 and 1")
+def _check_arguments(difference: float, sd: float, alpha: float) -> None:
+    ensure(
+        math.isfinite(difference) and difference != 0,
+        f"difference is {difference}",
+        expected="a finite number other than 0",
+        remedy="Pass the smallest difference that matters",
+    )
+    ensure(
+        math.isfinite(sd) and sd > 0,
+        f"sd is {sd}",
+        expected="a finite number above 0",
+        remedy="Use the standard deviation of the differences between two runs",
+    )
+    check_significance_level(alpha)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PowerGoal:
+    """The difference that a comparison should detect, and the required power."""
+
+    power: float = 0.8  #: Probability of detecting a true difference.
+    #: The smallest true difference that matters, in units of the measure. If it is None, the number of topics needed is
+    #: not computed.
+    difference: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PowerReport(Report):
+    """Power of the paired t-test for pairs of runs."""
+
+    rows_key = "rows"
+
+    measure: str
+    topics: int
+    alpha: float  #: Significance level of the whole comparison.
+    level: float  #: Level of a single pair: alpha divided by the number of pairs, or alpha without a correction.
+    goal: PowerGoal
+    #: One row per pair: ``a``, ``b``, ``difference`` (observed), ``sd`` (standard deviation of the per-topic
+    #: differences), ``detectable`` (smallest detectable difference) and, if the goal contains a difference,
+    #: ``topics_needed`` (None if all per-topic differences are equal).
+    rows: tuple[dict[str, Any], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object of ``rerank power --format json``."""
+        return {
+            "measure": self.measure,
+            "topics": self.topics,
+            "alpha": self.alpha,
+            "level": self.level,
+            "pairs": len(self.rows),
+            "power": self.goal.power,
+            "difference": self.goal.difference,
+            "median_sd": median(row["sd"] for row in self.rows),
+            "median_detectable": median(row["detectable"] for row in self.rows),
+            "rows": list(self.rows),
+        }
+
+    def tables(self, digits: int = 4) -> TableReport:
+        """Return a table with one row per pair, and its legend."""
+        heads = ["a", "b", "difference", "sd", "detectable", *(["topics"] if self.goal.difference else [])]
+        rows = [
+            [
+                row["a"],
+                row["b"],
+                f"{row['difference']:+.{digits}f}",
+                format_measure_score(row["sd"], digits),
+                format_measure_score(row["detectable"], digits),
+                *(["-" if row["topics_needed"] is None else str(row["topics_needed"])] if self.goal.difference else []),
+            ]
+            for row in self.rows
+        ]
+        legend = [
+            f"{self.measure}, {self.topics} queries. Detectable: smallest true difference that a paired t-test finds "
+            f"with power {self.goal.power:g} at level {self.level:.3g} (alpha {self.alpha:g}, {len(rows)} "
+            f"pair{'s' * (len(rows) != 1)})."
+        ]
+        if self.goal.difference:
+            legend.append(
+                f"Topics: number of topics with which a true difference of {self.goal.difference:g} is found."
+            )
+        return TableReport([Grid(heads, rows, left=2)], legend)
+
+
+def report_power_of_runs(
+    scores: Sequence[Scores],
+    measure: str,
+    *,
+    options: ComparisonOptions | None = None,
+    goal: PowerGoal | None = None,
+    baseline: str = "",
+) -> PowerReport:
+    """Compute what a comparison of runs can detect, from the standard deviations of their per-topic differences.
+
+    The observed differences are not used, because power at the observed difference only restates the p-value (Hoenig
+    and Heisey, American Statistician 2001).
+
+    Args:
+        scores: Scores of at least two runs with different names, over the same judged queries.
+        measure: The measure, as ir_measures prints it.
+        options: Significance level and correction. Every correction except ``none`` divides the level by the number of
+            pairs (Bonferroni), which is conservative for all corrections.
+        goal: The difference to detect and the required power.
+        baseline: Name of the run with which all others are compared; empty for all pairs.
+    """
+    options, goal = options or ComparisonOptions(), goal or PowerGoal()
+    check_significance_level(options.alpha)
+    matrix = ScoreMatrix.from_scores(scores, measure)
+    if baseline and baseline not in matrix.systems:
+        raise UnknownNameError("baseline", baseline, matrix.systems)
+    others = [(name, baseline) for name in matrix.systems if name != baseline]
+    pairs = others if baseline else list(combinations(matrix.systems, 2))
+    level = options.alpha if options.correction == "none" else options.alpha / len(pairs)
+    rows = []
+    for a, b in pairs:
+        deltas = matrix.deltas(a, b)
+        sd = float(np.sqrt(sample_variances(deltas)))
+        row: dict[str, Any] = {"a": a, "b": b, "difference": float(deltas.mean()), "sd": sd}
+        row["detectable"] = smallest_detectable_difference(len(deltas), sd, level, goal.power)
+        if goal.difference is not None:
+            row["topics_needed"] = topics_needed_for_power(goal.difference, sd, level, goal.power) if sd else None
+        rows.append(row)
+    return PowerReport(
+        measure=measure, topics=len(matrix.topics), alpha=options.alpha, level=level, goal=goal, rows=tuple(rows)
+    )

@@ -9,19 +9,18 @@ Similarity of two ranked lists that may contain different documents.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from rerank.errors import UsageError
+from rerank.errors import ensure
 from rerank.evaluation.comparison import note_missing_queries, notes_on_judgments
 from rerank.evaluation.comparison_family import library_versions
 from rerank.evaluation.evaluator import evaluate_runs
 from rerank.evaluation.measures import check_measure_has_query_values, parse_measures
-from rerank.evaluation.scores import Scores
 from rerank.evaluation.significance import paired_t
 from rerank.evaluation.significance.base import DECIMALS, Floats
 from rerank.evaluation.tables import format_measure_score, format_p_value
@@ -47,28 +46,21 @@ class Experiment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reproduction(Report):
-    """Comparison of an original experiment with its reproduction.
-
-    Attributes:
-        same_collection: Whether both experiments have the same judgments, so that topics are paired.
-        depth: Number of documents per topic whose order is compared.
-        rows: Two rows per measure, for ``role`` baseline and advanced: ``original`` and ``again`` (means), ``rmse``
-            (root mean square error of the scores per topic; None on another collection) and ``p`` (two-sided t-test of
-            the two means, paired on the same collection; None if it cannot be computed).
-        orders: On the same collection, one row per role: ``ktu`` (Kendall's tau union) and ``rbo`` (rank-biased
-            overlap), averaged over topics. Empty on another collection.
-        effects: One row per measure: mean improvements ``improvement`` and ``improvement_again``, their ratio ``er``,
-            the relative improvements ``ri`` and ``ri_again``, and ``dri``, ri minus ri_again. A value whose divisor is
-            0 is None.
-        notes: Caveats for the reader.
-    """
+    """Comparison of an original experiment with its reproduction."""
 
     rows_key = "rows"
 
-    same_collection: bool
-    depth: int
+    same_collection: bool  #: Whether both experiments have the same judgments, so that topics are paired.
+    depth: int  #: Number of documents per topic whose order is compared.
+    #: Two rows per measure, for ``role`` baseline and advanced: ``original`` and ``again`` (means), ``rmse`` (root mean
+    #: square error of the scores per topic; None on another collection) and ``p`` (two-sided t-test of the two means,
+    #: paired on the same collection; None if it cannot be computed).
     rows: tuple[dict[str, Any], ...]
+    #: On the same collection, one row per role: ``ktu`` (Kendall's tau union) and ``rbo`` (rank-biased overlap),
+    #: averaged over topics. Empty on another collection.
     orders: tuple[dict[str, Any], ...]
+    #: One row per measure: mean improvements ``improvement`` and ``improvement_again``, their ratio ``er``, relative
+    #: improvements ``ri`` and ``ri_again``, and ``dri``, ri minus ri_again. A value whose divisor is 0 is None.
     effects: tuple[dict[str, Any], ...]
     notes: tuple[str, ...] = ()
 
@@ -135,8 +127,11 @@ def measure_reproduction(
         depth: Number of documents per topic whose order is compared.
         p: Persistence of rank-biased overlap, between 0 and 1.
     """
-    if depth < 2 or not 0 < p < 1:
-        raise UsageError(f"depth is {depth} and p is {p}", expected="a depth of 2 or more, and p between 0 and 1")
+    ensure(
+        depth >= 2 and 0 < p < 1,
+        f"depth is {depth} and p is {p}",
+        expected="a depth of 2 or more, and p between 0 and 1",
+    )
     names = [str(measure) for measure in parse_measures(measures, relevant=relevant)]
     for name in names:
         check_measure_has_query_values(name)
@@ -150,6 +145,9 @@ def measure_reproduction(
         for place, role in enumerate(_ROLES)
     }
     pairs = zip(_ROLES, original.runs, again.runs, strict=True) if same else ()
+    notes: list[str] = []
+    for entry, scores in ((original, before), (again, after)):
+        notes += [*notes_on_judgments(entry.qrels, entry.runs, names), *note_missing_queries(scores)]
     return Reproduction(
         same_collection=same,
         depth=depth,
@@ -159,7 +157,7 @@ def measure_reproduction(
             {"measure": name, **_compare_effects([fmean(part) for role in _ROLES for part in values[name, role]])}
             for name in names
         ),
-        notes=tuple(_notes_on_experiments([(original, before), (again, after)], names)),
+        notes=tuple(notes),
     )
 
 
@@ -212,14 +210,6 @@ def _compare_effects(means: Sequence[float]) -> dict[str, float | None]:
         "ri_again": ri_again,
         "dri": None if ri is None or ri_again is None else ri - ri_again,
     }
-
-
-def _notes_on_experiments(
-    experiments: Sequence[tuple[Experiment, Sequence[Scores]]], names: Sequence[str]
-) -> Iterator[str]:
-    for entry, scores in experiments:
-        yield from notes_on_judgments(entry.qrels, entry.runs, names)
-        yield from note_missing_queries(scores)
 
 
 def kendall_tau_union(original: Sequence[str], other: Sequence[str]) -> float | None:

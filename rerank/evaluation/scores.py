@@ -1,15 +1,25 @@
-"""Scores of one run: values per query, and values that exist only for the whole run."""
+"""Scores of runs: per query, for the whole run, as a matrix of systems, and as the report of ``rerank eval``."""
 
 from __future__ import annotations
 
+import csv
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rerank.errors import DataError, UsageError
-from rerank.evaluation.grade_notes import describe_grade_use
-from rerank.evaluation.measures import check_measure_has_query_values, is_summed_measure
+import numpy as np
+import numpy.typing as npt
+
+from rerank.errors import DataError, UnknownNameError, UsageError, ensure
+from rerank.evaluation.measures import check_measure_has_query_values, describe_grade_use, is_summed_measure
+from rerank.evaluation.significance.base import DECIMALS
+from rerank.io.text_files import open_text_file
+
+if TYPE_CHECKING:
+    from rerank.evaluation.judgment_coverage import JudgmentCoverage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,24 +27,18 @@ class Scores:
     """Scores of one run by one or several measures, per query or for the whole run.
 
     Guarantees: every measure in ``values`` has a finite value for every judged query, in the order of the judgments.
-
-    Attributes:
-        run: Name of the run.
-        values: Value of each query id, for each measure (``values[measure][query]``). Measures are named as ir_measures
-            prints them, in the order requested.
-        overall: Value of each measure that has one value per run and no per-query values. These measures are reported
-            together with the others, but significance tests cannot use them.
-        queries: The judged queries; if omitted, the queries in ``values``.
-        missing: Judged queries for which the run has no documents; they score 0.
-        unjudged: Queries of the run without judgments; they are excluded.
     """
 
     run: str
+    #: Value of each query id, for each measure (``values[measure][query]``). Measures are named as ir_measures prints
+    #: them, in the order requested.
     values: Mapping[str, Mapping[str, float]]
+    #: Value of each measure that has one value per run and no per-query values. These measures are reported together
+    #: with the others, but significance tests cannot use them.
     overall: Mapping[str, float] = field(default_factory=dict)
-    queries: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-    unjudged: tuple[str, ...] = ()
+    queries: tuple[str, ...] = ()  #: The judged queries; if omitted, the queries in ``values``.
+    missing: tuple[str, ...] = ()  #: Judged queries for which the run has no documents; they score 0.
+    unjudged: tuple[str, ...] = ()  #: Queries of the run without judgments; they are excluded.
 
     def __post_init__(self) -> None:
         """Check that every measure has a finite value for every judged query."""
@@ -52,11 +56,12 @@ class Scores:
                         f"{measure} of run {self.run!r} is {value} for query {query!r}", expected="a finite number"
                     )
         for measure, value in self.overall.items():
-            if measure in self.values or not math.isfinite(value):
-                raise DataError(
-                    f"{measure} of run {self.run!r} is {value} for the whole run",
-                    expected="a finite number, for a measure without per-query values",
-                )
+            ensure(
+                measure not in self.values and math.isfinite(value),
+                f"{measure} of run {self.run!r} is {value} for the whole run",
+                expected="a finite number, for a measure without per-query values",
+                error=DataError,
+            )
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -103,6 +108,149 @@ class Scores:
         return {query: {name: row[query] for name, row in self.values.items()} for query in self.queries}
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ScoreMatrix:
+    """Scores of systems on topics by one measure.
+
+    Guarantees: at least two topics and two systems, unique names, finite values.
+    """
+
+    measure: str  #: Empty if unknown.
+    topics: tuple[str, ...]
+    systems: tuple[str, ...]
+    values: npt.NDArray[np.float64]  #: (topics, systems)
+
+    def __post_init__(self) -> None:
+        """Check that names are unique, the shape matches, and all scores are finite."""
+        for kind, names in (("system", self.systems), ("topic", self.topics)):
+            if len(names) < 2:
+                raise DataError(
+                    f"The matrix contains {len(names)} {kind}{'' if len(names) == 1 else 's'}",
+                    expected=f"at least two {kind}s",
+                )
+            name, times = Counter(names).most_common(1)[0]
+            if times > 1:
+                raise DataError(f"Two {kind}s are named {name!r}", remedy=f"Give each {kind} a different name")
+        shape = len(self.topics), len(self.systems)
+        if self.values.shape != shape:
+            raise DataError(f"The scores have shape {self.values.shape}", expected=f"{shape}")
+        if not np.isfinite(self.values).all():
+            topic, system = map(int, np.argwhere(~np.isfinite(self.values))[0])
+            raise DataError(
+                f"System {self.systems[system]!r} scores {self.values[topic, system]} on topic {self.topics[topic]!r}",
+                expected="a finite number",
+            )
+
+    def deltas(self, a: str, b: str) -> npt.NDArray[np.float64]:
+        """Return an array of shape (topics,): the score of system ``a`` minus the score of system ``b``.
+
+        Raises:
+            UnknownNameError: A system does not exist.
+        """
+        for name in (a, b):
+            if name not in self.systems:
+                raise UnknownNameError("system", name, self.systems)
+        first, second = self.systems.index(a), self.systems.index(b)
+        return np.round(self.values[:, first] - self.values[:, second], DECIMALS)
+
+    def without(self, systems: Collection[str]) -> ScoreMatrix:
+        """Return the matrix without the named systems."""
+        kept = [index for index, system in enumerate(self.systems) if system not in systems]
+        return replace(self, systems=tuple(self.systems[index] for index in kept), values=self.values[:, kept])
+
+    def to_scores(self) -> list[Scores]:
+        """Return the scores of every system. The measure is named ``score`` if its name is unknown."""
+        name = self.measure or "score"
+        return [
+            Scores(run=system, values={name: dict(zip(self.topics, map(float, column), strict=True))})
+            for system, column in zip(self.systems, self.values.T, strict=True)
+        ]
+
+    @classmethod
+    def from_scores(cls, scores: Sequence[Scores], measure: str) -> ScoreMatrix:
+        """Build the matrix of one measure from the scores of runs.
+
+        Raises:
+            UsageError: The scores of a run do not include the measure, or the measure has no per-query values.
+            DataError: The runs were evaluated on different queries, or there are fewer than two runs or queries.
+        """
+        topics = scores[0].queries if scores else ()
+        columns = []
+        for entry in scores:
+            row = entry.by_measure(measure)
+            if row.keys() != set(topics):
+                raise DataError(
+                    f"Run {entry.run!r} was evaluated on other queries than {scores[0].run!r}",
+                    expected="runs evaluated with the same judgments",
+                )
+            columns.append([row[topic] for topic in topics])
+        if len(topics) == 1:
+            raise DataError(f"The runs have 1 judged query, {topics[0]!r}", expected="at least 2 to compare runs")
+        values = np.array(columns, dtype=np.float64).reshape(len(columns), len(topics)).T
+        return cls(measure=measure, topics=topics, systems=tuple(entry.run for entry in scores), values=values)
+
+
+_FORM = "a header with the names of the systems, then one row of scores per topic"
+#: Accepted names of the column that holds the topic ids.
+_TOPIC = ("", "topic", "topic_id", "query", "query_id", "qid")
+
+
+def read_score_matrix(path: str | Path) -> ScoreMatrix:
+    """Read a topic x system matrix from a CSV or tab-separated file, optionally gzipped.
+
+    The first row holds the names of the systems. If the first column is named topic, topic_id, query, query_id or qid,
+    or has an empty name, it holds the topic ids. Otherwise topics are numbered from 1.
+
+    Raises:
+        MissingResourceError: The file does not exist.
+        DataError: The file is empty, a row does not match the header, a score is not a finite number, a name occurs
+            twice, or there are fewer than two topics or systems.
+    """
+    path = Path(path)
+    with open_text_file(path) as stream:
+        first = next((line for line in stream if line.strip()), "")
+    lines: list[tuple[str, list[str]]] = []  # location (file and line number) and cells of each row that is not empty
+    with open_text_file(path) as stream:
+        reader = csv.reader(stream, delimiter="\t" if "\t" in first else ",", strict=True)
+        try:
+            for row in reader:
+                cells = [cell.strip() for cell in row]
+                if cells not in ([], [""]):
+                    lines.append((f"{path}, line {reader.line_num}", cells))
+        except csv.Error as error:
+            raise DataError(f"{path}, line {reader.line_num}: {error}", expected="CSV with balanced quotes") from error
+    if not lines:
+        raise DataError(f"{path} is empty", expected=_FORM)
+    (_, header), *rows = lines
+    has_ids = header[0].lower() in _TOPIC
+    systems, topics, values = tuple(header[has_ids:]), [], []
+    if systems and all(map(_is_fraction, systems)):
+        raise DataError(f"The first line of {path} contains numbers, such as {systems[0]!r}", expected=_FORM)
+    for number, (where, row) in enumerate(rows, 1):
+        if len(row) != len(header):
+            raise DataError(f"{where} has {len(row)} columns", expected=f"{len(header)} columns, as in the first line")
+        topics.append(row[0] if has_ids else str(number))
+        values.append([_parse_score(cell, where) for cell in row[has_ids:]])
+    matrix = np.array(values, dtype=np.float64).reshape(len(rows), len(systems))
+    return ScoreMatrix(measure="", topics=tuple(topics), systems=systems, values=matrix)
+
+
+def _parse_score(cell: str, where: str) -> float:
+    try:
+        return float(cell)
+    except ValueError as error:
+        remedy = "If the first column holds topic ids, name it topic or query"
+        raise DataError(f"{where} contains {cell!r}", expected="a number", remedy=remedy) from error
+
+
+def _is_fraction(text: str) -> bool:
+    """Return whether the text is a number with decimals, which is not a plausible name of a system."""
+    try:
+        return not float(text).is_integer()
+    except (ValueError, OverflowError):
+        return False
+
+
 def evaluation_report(
     qrels_name: str, scores: Iterable[tuple[str, Scores]], *, per_query: bool = False
 ) -> dict[str, Any]:
@@ -132,12 +280,43 @@ def evaluation_report(
     return {"qrels": qrels_name, "grades": grade_use, "runs": runs}
 
 
+def add_groups_to_evaluation_report(
+    report: Mapping[str, Any], name: str, group_scores: Sequence[Mapping[str, Scores]]
+) -> dict[str, Any]:
+    """Add scores per group of queries, one result of `evaluate_by_group` per run, to an evaluation report.
+
+    Returns:
+        The report with an additional key ``by``, the name of the grouping. Each run has an additional key ``groups``,
+        which maps the name of a group to ``queries``, ``missing`` and ``scores``.
+    """
+    runs = [
+        {
+            **row,
+            "groups": {
+                group: {"queries": len(scores.queries), "missing": len(scores.missing), "scores": scores.summary()}
+                for group, scores in groups.items()
+            },
+        }
+        for row, groups in zip(report["runs"], group_scores, strict=True)
+    ]
+    return {**report, "by": name, "runs": runs}
+
+
+def add_coverage_to_evaluation_report(
+    report: Mapping[str, Any], coverage: Sequence[JudgmentCoverage]
+) -> dict[str, Any]:
+    """Add the mappings ``judged`` and ``bounds``, whose keys are measures, to each run of an evaluation report."""
+    runs = [
+        {**row, "judged": dict(entry.judged), "bounds": {name: list(pair) for name, pair in entry.bounds.items()}}
+        for row, entry in zip(report["runs"], coverage, strict=True)
+    ]
+    return {**report, "runs": runs}
+
+
 def evaluation_records(report: Mapping[str, Any], covered: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Return the flat rows of an evaluation report for CSV, with one key per measure.
 
-    Args:
-        report: The report.
-        covered: Measures whose judged fraction and bounds are added to the rows of whole runs.
+    Rows of whole runs include the judged fraction and the bounds of the ``covered`` measures.
 
     Returns:
         One row per run and group of queries if the report contains groups; otherwise one row per run and query if it

@@ -1,50 +1,63 @@
-"""Comparison of the same systems over several collections, in which every collection counts equally."""
+"""Comparison of the same systems over several collections, in which every collection counts equally.
+
+The analysis of variance has systems, collections, and topics that are nested in the collections.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from rerank.errors import DataError, UsageError
+from rerank.errors import DataError, ensure
 from rerank.evaluation.comparison_family import ComparisonOptions, library_versions
-from rerank.evaluation.nested_anova import AnovaEffect, analyse_nested_variance
 from rerank.evaluation.pairwise_decisions import check_significance_level
-from rerank.evaluation.score_matrix import ScoreMatrix
+from rerank.evaluation.scores import ScoreMatrix
 from rerank.evaluation.significance import TITLES, correct_p_values
-from rerank.evaluation.significance.base import Floats, clip_p_values, resolve_correction
+from rerank.evaluation.significance.base import Floats, clip_p_values, resolve_correction, sample_variances
 from rerank.evaluation.tables import format_confidence_interval, format_measure_score, format_p_value
 from rerank.io.reports import Cell, Grid, Report, TableReport
+
+#: Sums of squares below this fraction of the total are rounding errors.
+_ROUNDING = 1e-14
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnovaEffect:
+    """One row of the table of an analysis of variance."""
+
+    effect: str  #: Name of the effect, or ``error``.
+    ss: float  #: Sum of squares.
+    df: int  #: Degrees of freedom.
+    ms: float  #: Mean square, ss / df.
+    error: str = ""  #: Name of the effect whose mean square is the denominator of F; empty for the error itself.
+    f: float | None = None  #: F statistic; None if it cannot be computed.
+    p: float | None = None  #: p-value of F; None if ``f`` is None.
+    #: Partial omega squared; None if ``f`` is None. Estimated fraction of variance that the effect explains, among the
+    #: variance that other effects do not explain. It is negative if F is less than 1.
+    omega_squared: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StratifiedComparison(Report):
-    """Comparison of systems over several collections on one measure.
+    """Comparison of systems over several collections on one measure."""
 
-    Attributes:
-        measure: Name of the measure.
-        topics: Number of topics of each collection.
-        alpha: Significance level.
-        correction: Name of the correction over the pairs.
-        systems: One row per system, the best first: ``system``, ``means`` (mean score in each collection) and ``mean``
-            (the unweighted mean of ``means``).
-        pairs: One row per pair: ``a``, ``b``, ``differences`` (mean of a minus mean of b, in each collection),
-            ``difference`` (the unweighted mean of ``differences``), ``interval``, ``df`` (degrees of freedom), ``p``
-            and ``adjusted_p``.
-        anova: Rows of the analysis of variance.
-        notes: Caveats for the reader.
-    """
+    rows_key = "pairs"
 
     rows_key = "pairs"
 
     measure: str
-    topics: Mapping[str, int]
+    topics: Mapping[str, int]  #: Number of topics of each collection.
     alpha: float
-    correction: str
+    correction: str  #: Name of the correction over the pairs.
+    #: One row per system, the best first: ``system``, ``means`` (mean score in each collection) and ``mean`` (the
+    #: unweighted mean of ``means``).
     systems: tuple[dict[str, Any], ...]
+    #: One row per pair: ``a``, ``b``, ``differences`` (mean of a minus mean of b, in each collection), ``difference``
+    #: (the unweighted mean of ``differences``), ``interval``, ``df`` (degrees of freedom), ``p`` and ``adjusted_p``.
     pairs: tuple[dict[str, Any], ...]
     anova: tuple[AnovaEffect, ...]
     notes: tuple[str, ...] = ()
@@ -57,7 +70,7 @@ class StratifiedComparison(Report):
             "alpha": self.alpha,
             "correction": self.correction,
             "versions": library_versions(),
-            "anova": [row.to_dict() for row in self.anova],
+            "anova": [asdict(row) for row in self.anova],
             "systems": list(self.systems),
             "pairs": list(self.pairs),
             "notes": list(self.notes),
@@ -89,10 +102,16 @@ class StratifiedComparison(Report):
             ]
             for row in self.pairs
         ]
+        effects = []
+        for effect in self.anova:
+            tested = ["-", "-", "-"]
+            if effect.f is not None and effect.omega_squared is not None:
+                tested = [f"{effect.f:.2f}", format_p_value(effect.p), f"{effect.omega_squared:.3f}"]
+            effects.append([effect.effect, f"{effect.ss:.4f}", str(effect.df), f"{effect.ms:.4f}", *tested])
         grids = [
             Grid(["system", "mean", *names], means),
             Grid(["a", "b", "difference", "interval", *names, "p"], pairs, left=2),
-            Grid(["effect", "SS", "df", "MS", "F", "p", "omega^2"], [_cells_of_effect(row) for row in self.anova]),
+            Grid(["effect", "SS", "df", "MS", "F", "p", "omega^2"], effects),
         ]
         counted = ", ".join(f"{name} {count}" for name, count in self.topics.items())
         legend = [
@@ -123,10 +142,12 @@ def compare_over_collections(
     options = options or ComparisonOptions()
     check_significance_level(options.alpha)
     correction = resolve_correction("t", options.correction, family_wise=False)
-    if len(matrices) < 2:
-        raise UsageError(
-            f"The number of collections is {len(matrices)}", expected="2 or more", remedy="For one, use rerank compare"
-        )
+    ensure(
+        len(matrices) >= 2,
+        f"The number of collections is {len(matrices)}",
+        expected="2 or more",
+        remedy="For one, use rerank compare",
+    )
     aligned = _align_systems(matrices)
     names = next(iter(matrices.values())).systems
     means = {name: values.mean(axis=0) for name, values in aligned.items()}
@@ -166,8 +187,7 @@ def stratified_t_test(differences: Sequence[Floats], alpha: float = 0.05) -> dic
     from scipy.stats import t
 
     mean = float(np.mean([d.mean() for d in differences]))
-    # rounding in the mean of constant differences must not look like variance
-    parts = np.array([0.0 if np.ptp(d) < 1e-12 else d.var(ddof=1) / len(d) for d in differences])
+    parts = np.array([sample_variances(d, tolerance=1e-12) / len(d) for d in differences])
     if not parts.any():
         return {"difference": mean, "interval": [mean, mean], "df": None, "p": 1.0}
     df = float(parts.sum() ** 2 / (parts**2 / [len(d) - 1 for d in differences]).sum())
@@ -191,8 +211,74 @@ def _align_systems(matrices: Mapping[str, ScoreMatrix]) -> dict[str, Floats]:
     return {name: matrix.values[:, [matrix.systems.index(s) for s in systems]] for name, matrix in matrices.items()}
 
 
-def _cells_of_effect(row: AnovaEffect) -> list[str]:
-    numbers = [f"{row.ss:.4f}", str(row.df), f"{row.ms:.4f}"]
-    if row.f is None or row.omega_squared is None:
-        return [row.effect, *numbers, "-", "-", "-"]
-    return [row.effect, *numbers, f"{row.f:.2f}", format_p_value(row.p), f"{row.omega_squared:.3f}"]
+def analyse_nested_variance(values: Sequence[Floats]) -> tuple[AnovaEffect, ...]:
+    """Decompose the variance of scores: system + collection + topic(collection) + system:collection + error.
+
+    Every system has one score on every topic. The sums of squares are those of type I and of type II, which are equal:
+    all systems have the same topics, so the effects are orthogonal (type III differs for the systems if the
+    collections have different numbers of topics). Topics are a random sample, so the effect of collections is tested
+    against topics; all other effects are tested against the error, the interaction of systems and topics. Collections
+    are fixed: the result says nothing about other collections.
+
+    Partial omega squared = df (F - 1) / (df (F - 1) + N), with N scores, or N topics for collections, which are
+    compared by topic means. Sources: Olejnik and Algina, Generalized eta and omega squared statistics, Psychological
+    Methods 2003; Ferro, Kim and Sanderson, Using collection shards to study retrieval performance effect sizes,
+    TOIS 2019.
+
+    Args:
+        values: One (topics, systems) array of scores per collection, with the same systems.
+    """
+    systems, collections, total = values[0].shape[1], len(values), sum(map(len, values))
+    if systems < 2 or collections < 2 or total <= collections:
+        raise DataError(
+            f"The scores cover {systems} systems, {collections} collections and {total} topics",
+            expected="at least two systems, at least two collections, and more topics than collections",
+        )
+    rows = {
+        name: AnovaEffect(effect=name, ss=ss, df=df, ms=ss / df) for name, (ss, df) in _sums_of_squares(values).items()
+    }
+    counts = dict.fromkeys(rows, total * systems) | {"collection": total}
+    return tuple(
+        row
+        if name == "error"
+        else _compare_effect(row, rows["topic(collection)" if name == "collection" else "error"], counts[name])
+        for name, row in rows.items()
+    )
+
+
+def _sums_of_squares(values: Sequence[Floats]) -> dict[str, tuple[float, int]]:
+    """Return a mapping from each effect to its sum of squares and degrees of freedom.
+
+    Sums of squares within rounding error of 0 are set to 0.
+    """
+    pooled = np.concatenate(values)
+    sizes = np.array([len(scores) for scores in values])
+    total, systems, collections = len(pooled), pooled.shape[1], len(values)
+    grand, of_system, of_topic = pooled.mean(), pooled.mean(axis=0), pooled.mean(axis=1)
+    of_collection = np.array([scores.mean() for scores in values])
+    # (collections, systems) means
+    cells = np.array([scores.mean(axis=0) for scores in values])
+    nested = of_topic - np.repeat(of_collection, sizes)
+    interaction = cells - of_system - of_collection[:, None] + grand
+    rest = pooled - of_topic[:, None] - np.repeat(cells - of_collection[:, None], sizes, axis=0)
+    sums = {
+        "system": (total * ((of_system - grand) ** 2).sum(), systems - 1),
+        "collection": (systems * (sizes @ (of_collection - grand) ** 2), collections - 1),
+        "topic(collection)": (systems * (nested**2).sum(), total - collections),
+        "system:collection": (sizes @ (interaction**2).sum(axis=1), (systems - 1) * (collections - 1)),
+        "error": ((rest**2).sum(), (systems - 1) * (total - collections)),
+    }
+    smallest = _ROUNDING * float((pooled**2).sum())
+    return {name: (float(ss) if ss > smallest else 0.0, df) for name, (ss, df) in sums.items()}
+
+
+def _compare_effect(row: AnovaEffect, error: AnovaEffect, count: int) -> AnovaEffect:
+    """Add F, p and partial omega squared to the row of an effect. All are None if the mean square of the error is 0."""
+    from scipy.stats import f as f_distribution
+
+    if not error.ms:
+        return replace(row, error=error.effect)
+    f = row.ms / error.ms
+    explained = row.df * (f - 1)
+    p = float(clip_p_values(np.array([f_distribution.sf(f, row.df, error.df)]))[0])
+    return replace(row, error=error.effect, f=f, p=p, omega_squared=explained / (explained + count))

@@ -1,36 +1,25 @@
-"""Tables of scores and of pairwise decisions, and the number formats used by all tables of this package."""
+"""Tables of scores, and the number formats used by all tables of this package."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from rerank.evaluation.comparison_family import library_versions
-from rerank.evaluation.score_matrix import ScoreMatrix
 from rerank.evaluation.scores import Scores
-from rerank.evaluation.significance import TITLES
 from rerank.io.reports import Cell, Grid, TableReport, format_tables
 
 
 def table_of_scores(scores: Iterable[tuple[str, Scores]], *, markdown: bool = False, digits: int = 4) -> str:
     """Format a table with one row per run: number of queries, number of missing queries, and each measure.
 
-    Args:
-        scores: Names and scores of the runs, all with the same measures.
-        markdown: Return a Markdown table instead of aligned text.
-        digits: Number of decimals of the values.
+    All scores must have the same measures. The table is aligned text, or Markdown.
     """
     entries = list(scores)
     measures = entries[0][1].measures if entries else ()
-    rows = [
-        [
-            run,
-            str(len(entry.queries)),
-            str(len(entry.missing)),
-            *(format_measure_score(value, digits) for value in entry.summary().values()),
-        ]
-        for run, entry in entries
-    ]
+    rows = []
+    for run, entry in entries:
+        values = [format_measure_score(value, digits) for value in entry.summary().values()]
+        rows.append([run, str(len(entry.queries)), str(len(entry.missing)), *values])
     return format_tables([Grid(["run", "queries", "missing", *measures], rows)], [], "markdown" if markdown else "text")
 
 
@@ -71,28 +60,6 @@ def table_of_evaluation(
     return TableReport([Grid(["run", "queries", "missing", *measures, *more[0]], rows)], legend)
 
 
-def table_of_significant_pairs(content: Mapping[str, Any], title: str, *, digits: int = 4) -> TableReport:
-    """Return a table with one row per system (best mean first), the number of significant pairs, and the notes.
-
-    Args:
-        content: The result of `PairwiseDecisions.to_dict`.
-        title: Title of the significance test.
-        digits: Number of decimals of the means.
-    """
-    systems = sorted(content["means"], key=lambda entry: -entry["mean"])
-    rows = [
-        [entry["system"], format_measure_score(entry["mean"], digits), str(entry["beats"]), str(entry["beaten_by"])]
-        for entry in systems
-    ]
-    options = "".join(f", {key} {value}" for key, value in content["options"].items() if value is not None)
-    line = (
-        f"{content['significant']} of {content['pairs']} pairs of {content['systems']} systems differ on "
-        f"{content['topics']} topics: {title}{options}, correction {TITLES[content['correction']]}, "
-        f"significance level {content['alpha']:g}."
-    )
-    return TableReport([Grid(["system", "mean", "beats", "beaten by"], rows)], [], [line, *content["notes"]])
-
-
 def format_measure_score(value: float, digits: int) -> str:
     """Format a score. A whole number larger than 1 is treated as a count and gets no decimals."""
     return str(int(value)) if value.is_integer() and abs(value) > 1 else f"{value:.{digits}f}"
@@ -101,34 +68,6 @@ def format_measure_score(value: float, digits: int) -> str:
 def format_confidence_interval(low: float, high: float, digits: int) -> str:
     """Format a confidence interval."""
     return f"[{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def cells_of_means(
-    matrices: Sequence[ScoreMatrix], marks: Mapping[tuple[str, str], str], digits: int
-) -> list[tuple[str, list[Cell]]]:
-    """Return each system with one cell per measure, best first by the first measure. The best means are bold.
-
-    Args:
-        matrices: Scores of the same systems, one matrix per measure.
-        marks: Superscript of the mean of each pair (system, measure); pairs without a superscript may be missing.
-        digits: Number of decimals.
-    """
-    means = [dict(zip(m.systems, (float(mean) for mean in m.values.mean(axis=0)), strict=True)) for m in matrices]
-    systems = sorted(matrices[0].systems, key=lambda system: -means[0][system])
-    return [
-        (
-            system,
-            [
-                Cell(
-                    format_measure_score(row[system], digits),
-                    marks.get((system, matrix.measure), ""),
-                    row[system] == max(row.values()),
-                )
-                for matrix, row in zip(matrices, means, strict=True)
-            ],
-        )
-        for system in systems
-    ]
 
 
 def format_share(value: float | None) -> str:

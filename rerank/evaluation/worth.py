@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from rerank.errors import DataError, UsageError
-from rerank.evaluation.comparison import check_names_of_compared_runs, notes_on_judgments
+from rerank.errors import DataError, ensure
+from rerank.evaluation.comparison import check_names_of_compared_runs, notes_on_judgments, parse_single_measure
 from rerank.evaluation.comparison_family import library_versions
 from rerank.evaluation.evaluator import evaluate_runs
-from rerank.evaluation.measures import check_measure_has_query_values, parse_measures
 from rerank.evaluation.significance import student_t_interval
 from rerank.evaluation.significance.base import Floats
 from rerank.evaluation.tables import format_confidence_interval, format_measure_score
@@ -25,43 +24,30 @@ PERFECT = "perfect order"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorthOptions:
-    """Options for computing the worth of rerankers.
+    """Options for computing the worth of rerankers."""
 
-    Attributes:
-        relevant: Lowest grade that counts as relevant in binary measures whose name does not specify one.
-        depth: Number of candidates per query that could be reranked; None for the whole first stage.
-        alpha: Intervals have confidence level 1 - alpha.
-        resamples: Number of bootstrap resamples of queries for the interval of a share.
-        seed: Seed of the resamples.
-    """
-
-    relevant: int = 1
-    depth: int | None = None
-    alpha: float = 0.05
-    resamples: int = 10_000
+    relevant: int = 1  #: Lowest grade that counts as relevant in binary measures whose name does not specify one.
+    depth: int | None = None  #: Number of candidates per query that could be reranked; None for all.
+    alpha: float = 0.05  #: Intervals have confidence level 1 - alpha.
+    resamples: int = 10_000  #: Number of bootstrap resamples of queries for the interval of a share.
     seed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorthReport(Report):
-    """The worth of rerankers by one measure.
+    """The worth of rerankers by one measure."""
 
-    Attributes:
-        measure: Name of the measure.
-        queries: Number of judged queries.
-        options: Options of the computation.
-        rows: First stage, perfect order and methods: ``run``, ``mean``, ``interval``, ``gain`` over the first stage
-            with ``gain_interval`` (paired t), and ``share`` of the perfect order's gain with ``share_interval``
-            (percentile bootstrap over queries). The first stage has no gain and no share (None). The share is also
-            None for the perfect order, and for all runs if the perfect order does not improve on the first stage.
-        notes: Caveats for the reader.
-    """
+    rows_key = "rows"
 
     rows_key = "rows"
 
     measure: str
-    queries: int
+    queries: int  #: Number of judged queries.
     options: WorthOptions
+    #: First stage, perfect order and methods: ``run``, ``mean``, ``interval``, ``gain`` over the first stage with
+    #: ``gain_interval`` (paired t), and ``share`` of the perfect order's gain with ``share_interval`` (percentile
+    #: bootstrap over queries). The first stage has no gain and no share (None). The share is also None for the perfect
+    #: order, and for all runs if the perfect order does not improve on the first stage.
     rows: tuple[dict[str, Any], ...]
     notes: tuple[str, ...] = ()
 
@@ -87,9 +73,9 @@ class WorthReport(Report):
             [
                 row["run"],
                 format_measure_score(row["mean"], digits),
-                _cells_with_interval(row["mean"], row["interval"], digits)[1],
-                *_cells_with_interval(row["gain"], row["gain_interval"], digits),
-                *_cells_with_interval(row["share"], row["share_interval"], 2),
+                format_confidence_interval(*row["interval"], digits),
+                *_with_interval(row["gain"], row["gain_interval"], digits),
+                *_with_interval(row["share"], row["share_interval"], 2),
             ]
             for row in self.rows
         ]
@@ -105,12 +91,8 @@ class WorthReport(Report):
 def perfect_order_of_candidates(qrels: Qrels, first: Run, depth: int | None = None) -> Run:
     """Return the candidates of the first stage, sorted by decreasing grade.
 
-    Unjudged documents count as grade 0. Documents with the same grade keep their order.
-
-    Args:
-        qrels: The relevance judgments.
-        first: The first stage.
-        depth: Number of candidates that are sorted; the others keep their ranks. None for all.
+    Unjudged documents count as grade 0. Documents with the same grade keep their order, and documents below the depth
+    keep their ranks.
     """
     rankings = []
     for query, ranking in first.items():
@@ -125,38 +107,39 @@ def measure_worth_of_rerankers(
 ) -> WorthReport:
     """Compare rerankers with their first stage and with the perfect order of its candidates.
 
-    Args:
-        qrels: The relevance judgments.
-        first: The first stage.
-        methods: Reranked runs of the first stage's candidates.
-        measure: Name of one measure with per-query values.
-        options: Depth, significance level and number of resamples.
+    ``methods`` are reranked runs of the first stage's candidates; the measure must have per-query values.
     """
     options = options or WorthOptions()
-    if options.depth is not None and options.depth < 1:
-        raise UsageError(f"depth is {options.depth}", expected="at least 1")
-    names = [str(m) for m in parse_measures([measure], relevant=options.relevant)]
-    if len(names) != 1:
-        raise UsageError(f"{measure!r} stands for {len(names)} measures", expected="a single measure")
-    check_measure_has_query_values(names[0])
+    ensure(options.depth is None or options.depth >= 1, f"depth is {options.depth}", expected="at least 1")
+    name = parse_single_measure(measure, options.relevant)
     runs = [first, perfect_order_of_candidates(qrels, first, options.depth), *methods]
     check_names_of_compared_runs([run.name for run in runs])
     scores = evaluate_runs(qrels, runs, [measure], relevant=options.relevant)
-    values = np.array([list(entry.by_measure(names[0]).values()) for entry in scores])
-    if values.shape[1] < 2:
-        raise DataError(
-            f"The number of judged queries is {values.shape[1]}", expected="at least 2, which intervals require"
-        )
+    values = np.array([list(entry.by_measure(name).values()) for entry in scores])
+    ensure(
+        values.shape[1] >= 2,
+        f"The number of judged queries is {values.shape[1]}",
+        expected="at least 2, which intervals require",
+        error=DataError,
+    )
+    notes = []
+    for run in methods:
+        foreign = sum(bool(set(ranking.doc_ids) - set(first[q].doc_ids)) for q, ranking in run.items() if q in first)
+        if foreign:  # the run's share may exceed 1
+            notes.append(
+                f"Run {run.name!r} ranks documents that {first.name!r} did not retrieve, for {foreign} queries: it did "
+                "not rerank this first stage alone."
+            )
     return WorthReport(
-        measure=names[0],
+        measure=name,
         queries=values.shape[1],
         options=options,
-        rows=tuple(_row_of_worth(run.name, place, values, options) for place, run in enumerate(runs)),
-        notes=(*_notes_on_candidates(first, methods), *notes_on_judgments(qrels, [first, *methods], names)),
+        rows=tuple(_row(run.name, place, values, options) for place, run in enumerate(runs)),
+        notes=(*notes, *notes_on_judgments(qrels, [first, *methods], [name])),
     )
 
 
-def _row_of_worth(name: str, place: int, values: Floats, options: WorthOptions) -> dict[str, Any]:
+def _row(name: str, place: int, values: Floats, options: WorthOptions) -> dict[str, Any]:
     """Return the row of one run from (runs, queries) scores. Run 0 is the first stage, and run 1 the perfect order."""
     row: dict[str, Any] = {"run": name, "mean": float(values[place].mean())}
     row["interval"] = list(student_t_interval(values[place].tolist(), 1 - options.alpha))
@@ -174,20 +157,7 @@ def _row_of_worth(name: str, place: int, values: Floats, options: WorthOptions) 
     return row
 
 
-def _notes_on_candidates(first: Run, methods: Sequence[Run]) -> list[str]:
-    """Return a note for every run that ranks documents which are not candidates, so its share may exceed 1."""
-    notes = []
-    for run in methods:
-        foreign = sum(bool(set(ranking.doc_ids) - set(first[q].doc_ids)) for q, ranking in run.items() if q in first)
-        if foreign:
-            notes.append(
-                f"Run {run.name!r} ranks documents that {first.name!r} did not retrieve, for {foreign} queries: it did "
-                "not rerank this first stage alone."
-            )
-    return notes
-
-
-def _cells_with_interval(value: float | None, interval: Sequence[float] | None, digits: int) -> list[str]:
+def _with_interval(value: float | None, interval: Sequence[float] | None, digits: int) -> list[str]:
     if value is None or interval is None:
         return ["-", "-"]
     return [f"{value:+.{digits}f}", format_confidence_interval(interval[0], interval[1], digits)]

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rerank.evaluation import Scores, evaluate_run
-from rerank.evaluation.grade_notes import evaluation_overlap_note
+from rerank.evaluation.measures import evaluation_overlap_note
 from rerank.experiment.spec import RunSpec
 from rerank.judges import FAILURES
 from rerank.models.prices import find_model_prices

@@ -13,8 +13,7 @@ from rerank.collections import Collection, collections, open_collection, open_co
 from rerank.collections.trec import Trec
 from rerank.errors import DataError, UsageError
 from rerank.evaluation import Scores, cover_runs_by_judgments, evaluate_runs, parse_measures
-from rerank.evaluation.grade_notes import measure_grade_note
-from rerank.evaluation.measures import check_measure_has_query_values
+from rerank.evaluation.measures import check_measure_has_query_values, measure_grade_note
 from rerank.leaderboard.board_config import BoardConfig
 from rerank.leaderboard.collection_filter import BoardCollection, select_entries_of_board
 from rerank.leaderboard.entries import Entry, entries_of_recorded_scores, find_board_entries

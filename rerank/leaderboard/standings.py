@@ -8,7 +8,7 @@ from typing import Any
 
 from rerank.evaluation import ComparisonOptions, Scores, compare_evaluated_runs, compare_with_baseline
 from rerank.evaluation.baseline_tests import is_baseline_test
-from rerank.evaluation.grade_notes import describe_grade_use
+from rerank.evaluation.measures import describe_grade_use
 from rerank.evaluation.pairwise_decisions import PairwiseDecisions
 from rerank.evaluation.significance import TITLES, student_t_interval
 from rerank.leaderboard.first_stage_gains import FirstStageGain, compare_with_first_stages

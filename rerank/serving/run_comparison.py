@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import MissingResourceError
-from rerank.evaluation.compared_runs import score_compared_runs
-from rerank.evaluation.comparison import compare_evaluated_measures
+from rerank.evaluation.comparison import compare_evaluated_measures, score_compared_runs
 from rerank.evaluation.comparison_family import ComparisonOptions
 from rerank.io.run_files import read_qrels, read_run
 

@@ -175,7 +175,7 @@ def _training_lists(path: Path) -> object:
 
 
 def _matrix(path: Path) -> object:
-    from rerank.evaluation.score_matrix import read_score_matrix
+    from rerank.evaluation.scores import read_score_matrix
 
     return read_score_matrix(path)
 
@@ -187,7 +187,7 @@ def _benchmark(path: Path) -> object:
 
 
 def _groups(path: Path) -> object:
-    from rerank.evaluation.query_groups import read_query_groups
+    from rerank.evaluation.evaluator import read_query_groups
 
     return read_query_groups(path)
 

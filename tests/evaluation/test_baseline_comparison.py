@@ -15,10 +15,10 @@ from statsmodels.stats.weightstats import DescrStatsW
 
 from rerank.errors import UnknownNameError, UsageError
 from rerank.evaluation import ComparisonOptions, Scores, compare_with_baseline, score_compared_runs
-from rerank.evaluation.compared_runs import compared_runs_of_matrix
-from rerank.evaluation.outlying_systems import find_outlying_systems
-from rerank.evaluation.score_matrix import ScoreMatrix
-from rerank.io.reports import convert_rows_to_csv
+from rerank.evaluation.comparison import compared_runs_of_matrix
+from rerank.evaluation.pairwise_decisions import find_outlying_systems
+from rerank.evaluation.scores import ScoreMatrix
+from rerank.io.csv_tables import convert_rows_to_csv
 from rerank.types import Document, Qrels, Query, Ranking, Run
 from tests.raising import raises
 

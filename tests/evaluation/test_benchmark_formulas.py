@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.evaluation.benchmark_formulas import (
+from rerank.evaluation.benchmark_measures import (
     JudgedRanking,
     RatioTerm,
-    evaluate_t2ranking_recall,
     inquire_ap,
     inquire_ndcg,
+    t2ranking_recall,
     t2ranking_rr,
 )
 
@@ -61,14 +61,14 @@ def test_inquire_ndcg_of_ties() -> None:
 def test_shares() -> None:
     assert (RatioTerm(1, 4), RatioTerm(1, 4).part, RatioTerm(1, 4).whole) == (0.25, 1, 4)
     assert RatioTerm(0, 0) == 0.0
-    found = evaluate_t2ranking_recall(listed([2, 0, 3, 1], missed=[2]), 2, 2)
+    found = t2ranking_recall(listed([2, 0, 3, 1], missed=[2]), 2, 2)
     assert (found.part, found.whole) == (1, 3)
     first = t2ranking_rr(listed([1, 0, 3]), 2, 10)
     assert (first, first.part, first.whole) == (1 / 3, 1 / 3, 1)
     assert t2ranking_rr(listed([1, 0, 3]), 2, 2) == 0.0
 
 
-@pytest.mark.parametrize("formula", [inquire_ap, inquire_ndcg, evaluate_t2ranking_recall, t2ranking_rr])
+@pytest.mark.parametrize("formula", [inquire_ap, inquire_ndcg, t2ranking_recall, t2ranking_rr])
 def test_nothing_found(formula: object) -> None:
     assert callable(formula)
     for nothing in (listed([]), listed([], missed=[1, 1]), listed([0, 0, -1]), listed([0], missed=[3])):
@@ -87,7 +87,7 @@ def sorted_list(rows: Sequence[tuple[int, float]], missed: Sequence[int]) -> Jud
 @given(LISTS, MISSED, st.integers(1, 15), st.integers(1, 3))
 def test_bounds(rows: list[tuple[int, float]], missed: list[int], cutoff: int, rel: int) -> None:
     one = sorted_list(rows, missed)
-    for formula in (inquire_ap, inquire_ndcg, evaluate_t2ranking_recall, t2ranking_rr):
+    for formula in (inquire_ap, inquire_ndcg, t2ranking_recall, t2ranking_rr):
         assert 0 <= formula(one, rel, cutoff) <= 1 + 1e-9
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rerank.evaluation import compare_runs
-from rerank.evaluation.grade_notes import (
+from rerank.evaluation.measures import (
     describe_grade_use,
     evaluation_overlap_note,
     measure_grade_note,

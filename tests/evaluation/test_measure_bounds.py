@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rerank.evaluation import evaluate_run, evaluate_runs
-from rerank.evaluation.measure_bounds import bound_measures
+from rerank.evaluation.judgment_coverage import bound_measures
 from rerank.io.run_files import read_qrels, read_run
 from rerank.types import Document, Qrels, Query, Ranking, Run
 

@@ -13,7 +13,7 @@ import statsmodels.api as sm
 from scipy.stats import f_oneway
 
 from rerank.errors import DataError
-from rerank.evaluation.nested_anova import analyse_nested_variance
+from rerank.evaluation.stratified_comparison import analyse_nested_variance
 from tests.raising import raises
 
 LINES = [line for line in Path(__file__).with_name("nested_anova.csv").read_text().splitlines() if line[0] != "#"]

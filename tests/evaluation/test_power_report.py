@@ -8,8 +8,7 @@ from statsmodels.stats.power import TTestPower
 
 from rerank.errors import UsageError
 from rerank.evaluation import ComparisonOptions, Scores
-from rerank.evaluation.power import smallest_detectable_difference
-from rerank.evaluation.power_report import PowerGoal, report_power_of_runs
+from rerank.evaluation.power import PowerGoal, report_power_of_runs, smallest_detectable_difference
 from tests.raising import raises
 
 VALUES = np.random.default_rng(2).normal(0.4, 0.1, (30, 3))

@@ -13,9 +13,14 @@ import numpy as np
 
 from rerank.errors import UnknownNameError, UsageError
 from rerank.evaluation.baseline_tests import CorrectedPairTest, open_baseline_test
-from rerank.evaluation.comparison import note_missing_queries, with_rounding_for_wilcoxon
-from rerank.evaluation.comparison_family import ComparisonFamily, ComparisonOptions, missing_topics, options_of_test
-from rerank.evaluation.pairwise_decisions import check_significance_level, note_few_topics
+from rerank.evaluation.comparison_family import (
+    ComparisonFamily,
+    ComparisonOptions,
+    missing_topics,
+    note_missing_queries,
+    options_of_test,
+)
+from rerank.evaluation.pairwise_decisions import check_significance_level, note_few_topics, with_rounding_for_wilcoxon
 from rerank.evaluation.power import smallest_detectable_difference
 from rerank.evaluation.scores import ScoreMatrix, Scores
 from rerank.evaluation.significance import correct_p_values

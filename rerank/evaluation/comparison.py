@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rerank.errors import UsageError, ensure
-from rerank.evaluation.comparison_family import ComparisonOptions, missing_topics
+from rerank.evaluation.comparison_family import ComparisonOptions, missing_topics, note_missing_queries
 from rerank.evaluation.comparison_report import Comparison, PairComparison, RunSummary
 from rerank.evaluation.evaluator import evaluate_runs
 from rerank.evaluation.measures import (
@@ -33,10 +33,11 @@ from rerank.evaluation.pairwise_decisions import (
     correct_across_measures,
     find_outlying_systems,
     list_caveats_of_test,
+    with_rounding_for_wilcoxon,
 )
 from rerank.evaluation.scores import ScoreMatrix, Scores
 from rerank.evaluation.significance import correct_p_values, open_significance_test, student_t_interval
-from rerank.evaluation.significance.base import DECIMALS, iterate_paired_differences, sample_variances
+from rerank.evaluation.significance.base import iterate_paired_differences, sample_variances
 from rerank.io.csv_tables import format_csv_table
 from rerank.io.reports import TableReport
 from rerank.io.text_files import replace_text_file
@@ -177,18 +178,6 @@ def check_names_of_compared_runs(names: Sequence[str]) -> None:
             )
 
 
-def with_rounding_for_wilcoxon(selector: str) -> str:
-    """Return the selector of a test; for Wilcoxon's test, add an option that rounds the differences.
-
-    Scores of runs are sums of fractions, so equal differences may not be equal in their last bits. Rounding restores
-    the ties.
-    """
-    parsed = Selector.parse(selector)
-    if parsed.name == "wilcoxon" and "decimals" not in parsed.options:
-        return f"{selector},decimals={DECIMALS}"
-    return selector
-
-
 def compare_pairs(decisions: PairwiseDecisions) -> tuple[PairComparison, ...]:
     """Return one comparison per pair of systems: effect sizes, intervals and p-values."""
     from scipy.stats import t
@@ -230,16 +219,6 @@ def compare_pairs(decisions: PairwiseDecisions) -> tuple[PairComparison, ...]:
         PairComparison(a=a, b=b, **dict(zip(columns, row, strict=True)))
         for (a, b), row in zip(system_pairs, rows, strict=True)
     )
-
-
-def note_missing_queries(scores: Sequence[Scores]) -> list[str]:
-    """Return a note for every run that has no results for some judged queries."""
-    return [
-        f"Run {entry.run!r} has no results for {len(entry.missing)} of {len(entry.queries)} judged queries; "
-        "they score 0."
-        for entry in scores
-        if entry.missing
-    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,3 +119,13 @@ def library_versions() -> dict[str, str]:
 def missing_topics(scores: Sequence[Scores]) -> dict[str, int]:
     """Return the number of judged queries without results, for each run with such queries."""
     return {entry.run: len(entry.missing) for entry in scores if entry.missing}
+
+
+def note_missing_queries(scores: Sequence[Scores]) -> list[str]:
+    """Return a note for every run that has no results for some judged queries."""
+    return [
+        f"Run {entry.run!r} has no results for {len(entry.missing)} of {len(entry.queries)} judged queries; "
+        "they score 0."
+        for entry in scores
+        if entry.missing
+    ]

@@ -247,6 +247,18 @@ def build_significance_test_selector(test: str, *, permutations: int | None = No
     return ",".join([test, *(f"{key}={value}" for key, value in options.items())])
 
 
+def with_rounding_for_wilcoxon(selector: str) -> str:
+    """Return the selector of a test; for Wilcoxon's test, add an option that rounds the differences.
+
+    Scores of runs are sums of fractions, so equal differences may not be equal in their last bits. Rounding restores
+    the ties.
+    """
+    parsed = Selector.parse(selector)
+    if parsed.name == "wilcoxon" and "decimals" not in parsed.options:
+        return f"{selector},decimals={base.DECIMALS}"
+    return selector
+
+
 def check_significance_level(alpha: float) -> None:
     """Check a significance level."""
     ensure(0 < alpha < 1, f"alpha is {alpha}", expected="a number between 0 and 1")

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from rerank.errors import ensure
-from rerank.evaluation.comparison import note_missing_queries, notes_on_judgments
-from rerank.evaluation.comparison_family import library_versions
+from rerank.evaluation.comparison import notes_on_judgments
+from rerank.evaluation.comparison_family import library_versions, note_missing_queries
 from rerank.evaluation.evaluator import evaluate_runs
 from rerank.evaluation.measures import check_measure_has_query_values, parse_measures
 from rerank.evaluation.significance import paired_t

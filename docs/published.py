@@ -19,8 +19,8 @@ from rerank.adjudication.study_report import write_study_report
 from rerank.collections import open_collection, open_collection_qrels
 from rerank.leaderboard.board import Board, make_board
 from rerank.leaderboard.board_config import read_board_config
-from rerank.leaderboard.board_costs import COSTS, board_cost_of_run
 from rerank.leaderboard.cost_plot import BOTTOM, LEFT, RIGHT, TOP, WIDTH, layout_cost_plot
+from rerank.leaderboard.entries import COSTS
 from rerank.leaderboard.site import render_site
 from rerank.retrieval import open_first_stage
 from rerank.types import Run
@@ -89,7 +89,7 @@ def draw_cost_plot(board: Board, kind: str) -> str:
     """Return the SVG text of the board's first measure against one type of cost."""
     measure = board.tables[0].measure
     plot = layout_cost_plot(
-        [board_cost_of_run(entry, kind) for entry in board.entries],
+        [entry.cost(kind) for entry in board.entries],
         [list(scores.by_measure(measure).values()) for scores in board.scores],
         [entry.name for entry in board.entries],
     )

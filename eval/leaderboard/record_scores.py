@@ -13,7 +13,7 @@ from pathlib import Path
 from rerank.io.text_files import replace_text_file
 from rerank.leaderboard.board import make_board
 from rerank.leaderboard.board_config import read_board_config
-from rerank.leaderboard.table_exports import board_as_recorded_scores
+from rerank.leaderboard.exports import board_as_recorded_scores
 
 
 def main() -> None:

@@ -6,9 +6,14 @@ with judgments.
 
 from __future__ import annotations
 
-from rerank.calibration.calibration_file import CalibratedList, Calibration, FittedFirstStage
+from rerank.calibration.calibration_file import (
+    CalibratedList,
+    Calibration,
+    FittedFirstStage,
+    first_stage_of_calibration,
+    identity_bound_to_calibration,
+)
 from rerank.calibration.judged_lists import RankedCollection, is_absolute_score_to_calibrate
-from rerank.calibration.ranker_identity import first_stage_of_calibration, identity_bound_to_calibration
 from rerank.calibration.report import CalibrationResult, fit_calibration
 
 __all__ = [

@@ -8,16 +8,14 @@ scores. The scores that are available for a list decide which fits are used.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self, cast
 
-from rerank.calibration.judged_lists import check_finite_scores_to_calibrate
-from rerank.calibration.models import INPUTS, OLDER_INPUTS, Fit, FitName, document_calibration_inputs
-from rerank.calibration.monotone import make_non_increasing
-from rerank.calibration.ranker_identity import WEIGHTS, describe_calibrated_ranker_differences
+from rerank.calibration.models import INPUTS, OLDER_INPUTS, Fit, FitName, document_inputs, make_non_increasing
 from rerank.errors import DataError, UsageError, describe_pydantic_error, error_repr
 from rerank.io.json_records import parse_json
 from rerank.io.model_base import ModelBase
@@ -27,21 +25,58 @@ from rerank.io.text_files import replace_text_file
 _FORMAT = "listrank calibration"
 #: Version of the file format. It increases with every change that older code would misread.
 _VERSION = 1
+#: Keys of a ranker's identity that determine its scores. Data types, batches and limits change scores only slightly.
+BOUND = ("model", "weights", "revision", "adapter", "strategy", "judge", "passages", "heads", "prompt")
+#: Keys that tell which weights of a model were used.
+WEIGHTS = ("model", "weights", "revision")
+
+
+def identity_bound_to_calibration(identity: Mapping[str, Any]) -> dict[str, str]:
+    """Return the part of a run's identity to which a calibration is bound.
+
+    A run's identity is the value of ``identity`` in a run folder's ``spec.json``, or a mapping with the same keys:
+    ``model`` (the identity of the backend), ``strategy``, ``judge``, ``prompt``, and ``passages`` and ``heads`` if they
+    exist. Other keys are ignored.
+    """
+    model = identity.get("model", {})
+    flat = {**identity, **(model if isinstance(model, Mapping) else {"model": model})}
+    return {key: str(flat[key]) for key in BOUND if flat.get(key)}
+
+
+def describe_ranker_differences(fitted: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
+    """Describe how a calibration's ranker differs from another, such as ``prompt is 'a' there and 'b' here``.
+
+    The list is empty if the rankers do not differ. The name of the model is ignored if both rankers have a hash of the
+    weights, because the same model may be stored in several folders.
+    """
+    keys = [key for key in BOUND if fitted.get(key, "") != current.get(key, "")]
+    if fitted.get("weights") and current.get("weights"):
+        keys = [key for key in keys if key != "model"]
+    there, here = (
+        {key: error_repr(value, 70) if (value := ranker.get(key)) else "none" for key in keys}
+        for ranker in (fitted, current)
+    )
+    return [f"{key} is {there[key]} there and {here[key]} here" for key in keys]
+
+
+def first_stage_of_calibration(selector: str) -> str:
+    """Return the name under which a calibration stores a first stage: its selector, without the path of a run file.
+
+    Examples:
+        >>> first_stage_of_calibration("bm25,k1=1.2"), first_stage_of_calibration("run:folder/first.trec")
+        ('bm25,k1=1.2', 'run')
+    """
+    return "run" if selector.startswith("run:") else selector
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibratedList:
-    """The calibrated probabilities of one ranked list: of each document, and of the list as a whole.
+    """The calibrated probabilities of one ranked list: of each document, and of the list as a whole."""
 
-    Attributes:
-        relevance: Probability of relevance of each document, in ranking order and non-increasing.
-        answerable: Probability that at least one document is relevant.
-        fit: Name of the fit that was used, such as ``judge+first-stage``. If only some documents have a judge score,
-            two names separated by a comma.
-    """
-
-    relevance: tuple[float, ...]
-    answerable: float
+    relevance: tuple[float, ...]  #: Probability of relevance of each document, in ranking order and non-increasing.
+    answerable: float  #: Probability that at least one document is relevant.
+    #: Name of the fit that was used, such as ``judge+first-stage``; two names, separated by a comma, if only some
+    #: documents have a judge score.
     fit: str
 
 
@@ -49,14 +84,11 @@ class CalibratedList:
 class FittedFirstStage:
     """The first stage whose scores the calibration was fitted to.
 
-    Attributes:
-        name: Name of the first stage, such as ``bm25``.
-        low: Smallest score in the training set.
-        high: Largest score in the training set. If the median score of a list is outside the range from ``low`` to
-            ``high``, the list is treated as coming from another first stage.
+    If the median score of a list is outside the range from ``low`` to ``high``, the smallest and largest score in the
+    training set, the list is treated as coming from another first stage.
     """
 
-    name: str
+    name: str  #: Name of the first stage, such as ``bm25``.
     low: float
     high: float
 
@@ -65,31 +97,22 @@ class FittedFirstStage:
 class Calibration:
     """The calibration of one ranker: fitted models that convert its scores to probabilities of relevance.
 
-    Attributes:
-        ranker: Identity of the ranker that the calibration is bound to: model, adapter, method and prompt
-            (`identity_bound_to_calibration`).
-        kind: Kind of the judge's scores; empty if the judge has no scores.
-        relevant: Lowest grade that counted as relevant in the first of the runs to which the calibration was fitted.
-        first_stage: The first stage; None if the runs had no first-stage scores.
-        fits: Models of each fit, by the name of the fit.
-        depths: Lengths of the lists that the models were fitted to.
-        report: Calibration measures on held-out queries, for information only.
-        base: The published model whose weights the ranker runs; None if it is not known.
-        holds_for: Other weights of this model (hashes or commits) for which the calibration was shown to hold, each
-            with the evidence. For all other weights it gives no probabilities.
-
     Raises:
         DataError: The set of fits is not complete, or a model does not have the inputs of its fit.
     """
 
+    #: Identity of the ranker that the calibration is bound to: model, adapter, method and prompt
+    #: (`identity_bound_to_calibration`).
     ranker: Mapping[str, str]
-    kind: str
-    relevant: int
-    first_stage: FittedFirstStage | None
+    kind: str  #: Kind of the judge's scores; empty if the judge has no scores.
+    relevant: int  #: Lowest grade that counted as relevant in the first of the runs that the calibration was fitted to.
+    first_stage: FittedFirstStage | None  #: The first stage; None if the runs had no first-stage scores.
     fits: Mapping[FitName, Fit]
-    depths: tuple[int, ...]
-    report: Mapping[str, Any] = field(default_factory=dict)
-    base: ModelBase | None = None
+    depths: tuple[int, ...]  #: Lengths of the lists that the models were fitted to.
+    report: Mapping[str, Any] = field(default_factory=dict)  #: Measures on held-out queries, for information only.
+    base: ModelBase | None = None  #: The published model whose weights the ranker runs; None if it is not known.
+    #: Other weights of this model (hashes or commits) for which the calibration was shown to hold, each with the
+    #: evidence. For all other weights it gives no probabilities.
     holds_for: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -115,8 +138,11 @@ class Calibration:
             MissingResourceError: The file does not exist.
             DataError: The file is not a calibration, or it has another version of the format.
         """
+        from pydantic import TypeAdapter, ValidationError
+
         text = read_settings_text(path, "calibration")
-        content = _parse_calibration_json(text, path)
+        parsed = parse_json(text, str(path))
+        content = parsed if isinstance(parsed, dict) else {}
         if content.get("format") != _FORMAT:
             raise DataError(f"{str(path)!r} is not a calibration", expected="a file that `rerank calibrate` wrote")
         if content.get("version") != _VERSION:
@@ -125,12 +151,6 @@ class Calibration:
                 expected=f"version {_VERSION}",
                 remedy="Fit the calibration again with `rerank calibrate`, or install a newer version of listrank",
             )
-        return cls._parse(text, path)
-
-    @classmethod
-    def _parse(cls, text: str, path: str | Path) -> Self:
-        from pydantic import TypeAdapter, ValidationError
-
         try:
             return TypeAdapter(cls).validate_json(text, strict=True)
         except ValidationError as error:
@@ -150,19 +170,19 @@ class Calibration:
         fields = asdict(self)
         later = {name: value for name in ("base", "holds_for") if (value := fields.pop(name))}
         content = {"format": _FORMAT, "version": _VERSION, **fields, **later}
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        # every innermost list is on one line
+        text = re.sub(r"\[\n([^][{}]*)\n *\]", lambda match: f"[{' '.join(match[1].split())}]", text)
         with replace_text_file(path) as file:
-            file.write(_format_calibration_json(content) + "\n")
+            file.write(text + "\n")
 
     def check(self, ranker_identity: Mapping[str, str]) -> None:
-        """Check that the calibration belongs to a ranker.
-
-        Args:
-            ranker_identity: The result of `identity_bound_to_calibration` for the ranker. Other keys are ignored.
+        """Check that the calibration belongs to the ranker with this result of `identity_bound_to_calibration`.
 
         Raises:
             UsageError: The model, adapter, method or prompt differs. The message lists the differences.
         """
-        if differences := describe_calibrated_ranker_differences(self.ranker, self._as_fitted(ranker_identity)):
+        if differences := describe_ranker_differences(self.ranker, self._as_fitted(ranker_identity)):
             raise UsageError(
                 f"The calibration belongs to another ranker: {', '.join(differences)}",
                 remedy="Fit a calibration for this ranker with `rerank calibrate`, or omit the calibration",
@@ -171,9 +191,7 @@ class Calibration:
     def differs_in_weights(self, ranker_identity: Mapping[str, str], base: ModelBase | None) -> bool:
         """Return whether a ranker differs from that of the calibration only in the weights of one published model.
 
-        Args:
-            ranker_identity: As for `check`.
-            base: The published model whose weights the ranker runs; None if it is not known.
+        ``base`` is the published model whose weights the ranker runs; None if it is not known.
         """
         if self.base is None or not self.base.is_same(base):
             return False
@@ -181,7 +199,7 @@ class Calibration:
             {key: value for key, value in ranker.items() if key not in WEIGHTS}
             for ranker in (self.ranker, self._as_fitted(ranker_identity))
         )
-        return not describe_calibrated_ranker_differences(fitted, current)
+        return not describe_ranker_differences(fitted, current)
 
     def _as_fitted(self, ranker_identity: Mapping[str, str]) -> Mapping[str, str]:
         """Return the identity of a ranker, with the fitted weights in place of weights for which this also holds."""
@@ -218,9 +236,23 @@ class Calibration:
                 ``judge_scores`` instead), or their lengths differ.
             DataError: A score is not finite.
         """
+        if judge_scores is None and first_stage is None:
+            raise UsageError(
+                "The list has no judge scores and no first-stage scores, so its length is unknown",
+                expected="at least one of these two kinds of scores",
+                remedy="Pass one None per document as judge_scores",
+            )
+        if judge_scores is not None and first_stage is not None and len(judge_scores) != len(first_stage):
+            raise UsageError(
+                f"The list has {len(judge_scores)} judge scores and {len(first_stage)} first-stage scores",
+                expected="one of each per document",
+            )
+        for what, values in (("judge score", judge_scores or ()), ("first-stage score", first_stage or ())):
+            for rank, value in enumerate(values, 1):
+                if value is not None and not math.isfinite(value):
+                    raise DataError(f"The {what} at rank {rank} is {value}", expected="a finite number")
         count = len(judge_scores if judge_scores is not None else first_stage or ())
         judge = [None] * count if judge_scores is None else judge_scores
-        _check_scores_to_calibrate(judge_scores, first_stage)
         scores = first_stage if self._is_fitted_to(first_stage, first_stage_name) else None
         if "judge" in self.fits:
             scored = [i for i, score in enumerate(judge) if score is not None]
@@ -233,7 +265,7 @@ class Calibration:
             if positions or (name == "rank" and not used):
                 fit = cast(FitName, name if scores is None else f"{name}+first-stage")
                 used.append(fit)
-                columns = document_calibration_inputs(
+                columns = document_inputs(
                     self.fits[fit].documents.regression.inputs,
                     judge=[judge[i] for i in positions],
                     first_stage=None if scores is None else [scores[i] for i in positions],
@@ -252,30 +284,3 @@ class Calibration:
         if not scores or self.first_stage is None or name not in (None, self.first_stage.name):
             return False
         return self.first_stage.low <= sorted(scores)[len(scores) // 2] <= self.first_stage.high
-
-
-def _parse_calibration_json(text: str, path: str | Path) -> dict[str, Any]:
-    content = parse_json(text, str(path))
-    return content if isinstance(content, dict) else {}
-
-
-def _format_calibration_json(content: Mapping[str, Any]) -> str:
-    """Return indented JSON in which every innermost list is on one line."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    return re.sub(r"\[\n([^][{}]*)\n *\]", lambda match: f"[{' '.join(match[1].split())}]", text)
-
-
-def _check_scores_to_calibrate(judge: Sequence[float | None] | None, first_stage: Sequence[float] | None) -> None:
-    if judge is None and first_stage is None:
-        raise UsageError(
-            "The list has no judge scores and no first-stage scores, so its length is unknown",
-            expected="at least one of these two kinds of scores",
-            remedy="Pass one None per document as judge_scores",
-        )
-    if judge is not None and first_stage is not None and len(judge) != len(first_stage):
-        raise UsageError(
-            f"The list has {len(judge)} judge scores and {len(first_stage)} first-stage scores",
-            expected="one of each per document",
-        )
-    check_finite_scores_to_calibrate(judge or (), "judge score")
-    check_finite_scores_to_calibrate(first_stage or (), "first-stage score")

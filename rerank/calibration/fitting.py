@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from rerank.calibration.calibrators import FITTERS, Method
 from rerank.calibration.judged_lists import JudgedList, JudgedLists
-from rerank.calibration.logistic import LogisticModel, fit_logistic
 from rerank.calibration.models import (
+    FITTERS,
     INPUTS,
     LIST_INPUTS,
     DocumentModel,
     Fit,
     FitName,
-    document_calibration_inputs,
-    list_calibration_inputs,
+    Method,
+    document_inputs,
+    fit_logistic,
+    list_inputs,
+    make_non_increasing,
 )
-from rerank.calibration.monotone import make_non_increasing
 from rerank.errors import DataError
 
 #: Number of folds for predictions on held-out queries, and for the comparison of calibrators. With fewer queries, there
@@ -32,30 +33,19 @@ OUTER_FOLDS, INNER_FOLDS = 10, 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictedList:
-    """A ranked list with its predicted probabilities.
-
-    Attributes:
-        judged: The list with its judgments.
-        relevance: Probability of relevance of every document, non-increasing along the ranking.
-        answerable: Probability that at least one document is relevant.
-    """
+    """A ranked list with its predicted probabilities."""
 
     judged: JudgedList
-    relevance: tuple[float, ...]
-    answerable: float
+    relevance: tuple[float, ...]  #: Probability of relevance of every document, non-increasing along the ranking.
+    answerable: float  #: Probability that at least one document is relevant.
 
 
 @dataclass(frozen=True, slots=True)
 class PredictedLists:
-    """Predictions for the two parts of `JudgedLists`.
+    """Predictions for the two parts of `JudgedLists`."""
 
-    Attributes:
-        documents: Predictions for the lists whose documents are tested.
-        answerable: Predictions for the lists that are tested as a whole.
-    """
-
-    documents: tuple[PredictedList, ...]
-    answerable: tuple[PredictedList, ...]
+    documents: tuple[PredictedList, ...]  #: For the lists whose documents are tested.
+    answerable: tuple[PredictedList, ...]  #: For the lists that are tested as a whole.
 
     def __add__(self, other: PredictedLists) -> PredictedLists:
         """Concatenate two sets of predictions, such as those of two folds."""
@@ -70,7 +60,7 @@ def usable_fit_lists(lists: JudgedLists, fit: FitName) -> JudgedLists:
     return lists.select(JudgedList.with_judge_scores) if "judge" in inputs else lists
 
 
-def check_calibration_labels(lists: JudgedLists) -> None:
+def check_labels(lists: JudgedLists) -> None:
     """Check that a calibration can be fitted to the lists."""
     if (count := len(lists.queries)) < 2:
         raise DataError(
@@ -89,47 +79,45 @@ def check_calibration_labels(lists: JudgedLists) -> None:
         )
 
 
-def fit_calibration_models(lists: JudgedLists, fit: FitName, seed: int = 0) -> Fit:
-    """Fit the models with one set of inputs to all lists.
+def fit_models(lists: JudgedLists, fit: FitName, seed: int = 0) -> Fit:
+    """Fit the models with one set of inputs to all lists, which must be from `usable_fit_lists`.
 
-    Args:
-        lists: The lists, from `usable_fit_lists`.
-        fit: Name of the fit.
-        seed: Seed for the folds in which the calibrators are compared.
+    The calibrators are compared in folds that depend on the seed.
     """
-    documents = _fit_document_models(lists.documents, fit, (_choose_calibrator(lists, fit, seed),))[0]
-    return Fit(documents=documents, lists=_fit_answerable_model(lists.answerable, fit, documents))
+    import numpy as np
+
+    (documents,) = _fit_document_models(lists.documents, fit, [_choose_calibrator(lists, fit, seed)])
+    rows = [list_inputs(documents.probabilities(_columns(ranking, fit))) for ranking in lists.answerable]
+    labels = np.array([ranking.has_relevant for ranking in lists.answerable], dtype=np.float64)
+    return Fit(documents=documents, lists=fit_logistic(LIST_INPUTS, np.array(rows), labels, np.ones(len(rows))))
 
 
-def predict_held_out_probabilities(lists: JudgedLists, fit: FitName, seed: int = 0) -> PredictedLists:
+def predict_held_out(lists: JudgedLists, fit: FitName, seed: int = 0) -> PredictedLists:
     """Predict the probabilities of every list with models that were fitted to other queries.
 
     The calibrator is chosen on the training set of each fold, so the test queries do not influence this choice either.
     """
     predicted = PredictedLists((), ())
-    for number, (train, test) in enumerate(_split_calibration_folds(lists, OUTER_FOLDS, seed)):
-        predicted += predict_by_fit(fit_calibration_models(train, fit, seed + number + 1), test, fit)
+    for number, (train, test) in enumerate(_split_folds(lists, OUTER_FOLDS, seed)):
+        predicted += predict_by_fit(fit_models(train, fit, seed + number + 1), test, fit)
     return predicted
 
 
 def predict_by_fit(models: Fit, lists: JudgedLists, fit: FitName) -> PredictedLists:
     """Predict the probabilities of the lists, which must have all inputs of the fit, with fitted models."""
-    return PredictedLists(
-        *(_predict_all_probabilities(models, part, fit) for part in (lists.documents, lists.answerable))
-    )
+
+    def predict(rankings: Iterable[JudgedList]) -> Iterator[PredictedList]:
+        for ranking in rankings:
+            relevance = models.documents.probabilities(_columns(ranking, fit))
+            answerable = models.answerable(relevance)
+            yield PredictedList(judged=ranking, relevance=tuple(relevance), answerable=answerable)
+
+    return PredictedLists(tuple(predict(lists.documents)), tuple(predict(lists.answerable)))
 
 
-def _predict_all_probabilities(models: Fit, lists: Iterable[JudgedList], fit: FitName) -> tuple[PredictedList, ...]:
-    predicted = []
-    for ranking in lists:
-        relevance = models.documents.probabilities(_calibration_columns(ranking, fit))
-        answerable = models.answerable(relevance)
-        predicted.append(PredictedList(judged=ranking, relevance=tuple(relevance), answerable=answerable))
-    return tuple(predicted)
-
-
-def _calibration_columns(ranking: JudgedList, fit: FitName) -> list[Sequence[float]]:
-    return document_calibration_inputs(
+def _columns(ranking: JudgedList, fit: FitName) -> list[Sequence[float]]:
+    """Return the inputs of the regression, one column of values per input."""
+    return document_inputs(
         INPUTS[fit],
         judge=ranking.judge,
         first_stage=ranking.first_stage,
@@ -138,7 +126,7 @@ def _calibration_columns(ranking: JudgedList, fit: FitName) -> list[Sequence[flo
     )
 
 
-def _split_calibration_folds(lists: JudgedLists, folds: int, seed: int) -> list[tuple[JudgedLists, JudgedLists]]:
+def _split_folds(lists: JudgedLists, folds: int, seed: int) -> list[tuple[JudgedLists, JudgedLists]]:
     """Return the training and test lists of each fold, stratified by the share of relevant documents per query.
 
     Without stratification, a fold with many relevant test documents has few relevant documents in its training set.
@@ -163,11 +151,11 @@ def _split_calibration_folds(lists: JudgedLists, folds: int, seed: int) -> list[
 def _choose_calibrator(lists: JudgedLists, fit: FitName, seed: int) -> Method:
     """Return the kind of calibrator with the lowest Brier score on held-out queries; the simplest if tied."""
     losses = dict.fromkeys(FITTERS, 0.0)
-    for train, test in _split_calibration_folds(lists, INNER_FOLDS, seed):
-        weights = _calibration_depth_weights(test.documents)
-        for method, model in zip(FITTERS, _fit_document_models(train.documents, fit, tuple(FITTERS)), strict=True):
+    for train, test in _split_folds(lists, INNER_FOLDS, seed):
+        weights = _depth_weights(test.documents)
+        for method, model in zip(FITTERS, _fit_document_models(train.documents, fit, FITTERS), strict=True):
             for ranking in test.documents:
-                relevance = model.probabilities(_calibration_columns(ranking, fit))
+                relevance = model.probabilities(_columns(ranking, fit))
                 errors = [
                     (p - label) ** 2 for p, label in zip(relevance, ranking.relevant, strict=True) if label is not None
                 ]
@@ -175,9 +163,7 @@ def _choose_calibrator(lists: JudgedLists, fit: FitName, seed: int) -> Method:
     return min(FITTERS, key=lambda method: losses[method])
 
 
-def _fit_document_models(
-    lists: Sequence[JudgedList], fit: FitName, methods: Sequence[Method]
-) -> tuple[DocumentModel, ...]:
+def _fit_document_models(lists: Sequence[JudgedList], fit: FitName, methods: Iterable[Method]) -> list[DocumentModel]:
     """Fit a regression to the judged documents, and each calibrator to the regression's logits for the same lists.
 
     The regression has so few parameters that its output for these lists is close to its output for new queries.
@@ -186,8 +172,8 @@ def _fit_document_models(
     """
     import numpy as np
 
-    depth_weights = _calibration_depth_weights(lists)
-    columns = [_calibration_columns(ranking, fit) for ranking in lists]
+    depth_weights = _depth_weights(lists)
+    columns = [_columns(ranking, fit) for ranking in lists]
     judged = [[position for position, label in enumerate(ranking.relevant) if label is not None] for ranking in lists]
     labels = np.array([r.relevant[i] for r, kept in zip(lists, judged, strict=True) for i in kept], dtype=np.float64)
     weights = np.array([depth_weights[r.depth] for r, kept in zip(lists, judged, strict=True) for _ in kept])
@@ -196,12 +182,12 @@ def _fit_document_models(
     regression = fit_logistic(INPUTS[fit], values, labels, weights)
     ranked = (make_non_increasing(regression.logits(inputs)) for inputs in columns)
     logits = np.array([values[i] for values, kept in zip(ranked, judged, strict=True) for i in kept])
-    return tuple(
+    return [
         DocumentModel(regression=regression, calibrator=FITTERS[method](logits, labels, weights)) for method in methods
-    )
+    ]
 
 
-def _calibration_depth_weights(lists: Sequence[JudgedList]) -> dict[int, float]:
+def _depth_weights(lists: Sequence[JudgedList]) -> dict[int, float]:
     """Return the weight of each document in lists of each depth. All depths have the same total weight.
 
     The sum of all weights is the largest number of judged documents at any depth, because shorter lists contain the
@@ -211,15 +197,3 @@ def _calibration_depth_weights(lists: Sequence[JudgedList]) -> dict[int, float]:
     for ranking in lists:
         counts[ranking.depth] += sum(label is not None for label in ranking.relevant)
     return {depth: max(counts.values()) / (len(counts) * count) for depth, count in counts.items() if count}
-
-
-def _fit_answerable_model(lists: Sequence[JudgedList], fit: FitName, documents: DocumentModel) -> LogisticModel:
-    """Fit the model that predicts whether a list contains a relevant document.
-
-    ``lists`` are the lists of `JudgedLists.answerable`.
-    """
-    import numpy as np
-
-    rows = [list_calibration_inputs(documents.probabilities(_calibration_columns(ranking, fit))) for ranking in lists]
-    labels = np.array([ranking.has_relevant for ranking in lists], dtype=np.float64)
-    return fit_logistic(LIST_INPUTS, np.array(rows), labels, np.ones(len(lists)))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rerank.errors import DataError
@@ -29,28 +28,17 @@ def is_absolute_score_to_calibrate(kind: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedList:
-    """A ranked list with scores and judgments, for fitting a calibration. Tuples are in the order of the ranking.
+    """A ranked list with scores and judgments, for fitting a calibration. Tuples are in the order of the ranking."""
 
-    Attributes:
-        query: Name of the collection and id of the query.
-        depth: Number of first-stage documents to which the list was cut. Reports have one row per depth.
-        length: List length that the models use as an input. It is larger than the number of documents if some documents
-            were removed.
-        ranks: Rank of each document in the final ranking, from 1.
-        relevant: Whether each document is relevant; None if the document is not judged.
-        judge: The judge's scores; None for documents without a score.
-        first_stage: The first-stage scores; None if there are no scores.
-        first_stage_ranks: The ranks in the first stage, from 1.
-    """
-
-    query: tuple[str, str]
-    depth: int
+    query: tuple[str, str]  #: Name of the collection and id of the query.
+    depth: int  #: Number of first-stage documents to which the list was cut. Reports have one row per depth.
+    #: List length that the models use as an input. It is larger than the number of documents if some were removed.
     length: int
-    ranks: tuple[int, ...]
-    relevant: tuple[bool | None, ...]
-    judge: tuple[float | None, ...]
-    first_stage: tuple[float, ...] | None
-    first_stage_ranks: tuple[int, ...]
+    ranks: tuple[int, ...]  #: Rank of each document in the final ranking, from 1.
+    relevant: tuple[bool | None, ...]  #: Whether each document is relevant; None if the document is not judged.
+    judge: tuple[float | None, ...]  #: The judge's scores; None for documents without a score.
+    first_stage: tuple[float, ...] | None  #: The first-stage scores; None if there are no scores.
+    first_stage_ranks: tuple[int, ...]  #: The ranks in the first stage, from 1.
 
     def __len__(self) -> int:
         """Return the number of documents."""
@@ -97,29 +85,17 @@ class JudgedList:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankedCollection:
-    """The result of one run on one collection: final and first-stage rankings, judge scores and judgments.
+    """The result of one run on one collection: final and first-stage rankings, judge scores and judgments."""
 
-    Attributes:
-        name: Name of the collection. Queries of different collections may have the same id.
-        run: The final rankings.
-        first_stage: The first-stage rankings of the same documents.
-        has_first_stage_scores: Whether ``first_stage`` has real scores. If not, only its order is known.
-        kind: Kind of the judge's scores; empty if the judge has no scores.
-        judge: Judge scores by query id and document id (``judge[query][document]``); None for documents without one.
-        qrels: The judgments.
-        relevant: Lowest grade that counts as relevant in these judgments.
-        is_complete: Whether unjudged documents of a judged query count as not relevant.
-    """
-
-    name: str
-    run: Run
-    first_stage: Run
-    has_first_stage_scores: bool = True
-    kind: str = ""
-    judge: Mapping[str, Mapping[str, float | None]]
+    name: str  #: Name of the collection. Queries of different collections may have the same id.
+    run: Run  #: The final rankings.
+    first_stage: Run  #: The first-stage rankings of the same documents.
+    has_first_stage_scores: bool = True  #: Whether ``first_stage`` has real scores, and not only an order.
+    kind: str = ""  #: Kind of the judge's scores; empty if the judge has no scores.
+    judge: Mapping[str, Mapping[str, float | None]]  #: Judge scores by query id and document id, or None.
     qrels: Qrels
-    relevant: int = 1
-    is_complete: bool = False
+    relevant: int = 1  #: Lowest grade that counts as relevant in these judgments.
+    is_complete: bool = False  #: Whether unjudged documents of a judged query count as not relevant.
 
     def lists(self) -> list[JudgedList]:
         """Return one list per query with all documents of the run; queries without documents are omitted.
@@ -127,45 +103,44 @@ class RankedCollection:
         Raises:
             DataError: A ranking and its first-stage list have different documents.
         """
-        return [self._list(ranking) for ranking in self.run.values() if len(ranking)]
-
-    def _list(self, ranking: Ranking) -> JudgedList:
-        query = ranking.query.id
-        first = self.first_stage[query] if query in self.first_stage else Ranking(ranking.query, (), ())
-        scores = dict(zip(first.doc_ids, first.scores, strict=True))
-        if set(scores) != set(ranking.doc_ids):
-            raise DataError(
-                f"The ranking of query {query!r} in {self.name!r} has {len(ranking)} documents, and its first-stage "
-                f"list has {len(scores)}; their documents differ",
-                expected="the same documents in both",
+        lists = []
+        for query, ranking in self.run.items():
+            if not len(ranking):
+                continue
+            first = self.first_stage[query] if query in self.first_stage else Ranking(ranking.query, (), ())
+            scores = dict(zip(first.doc_ids, first.scores, strict=True))
+            if set(scores) != set(ranking.doc_ids):
+                raise DataError(
+                    f"The ranking of query {query!r} in {self.name!r} has {len(ranking)} documents, and its "
+                    f"first-stage list has {len(scores)}; their documents differ",
+                    expected="the same documents in both",
+                )
+            ranks = {doc: rank for rank, doc in enumerate(first.doc_ids, 1)}
+            grades, judge = self.qrels.get(query, {}), self.judge.get(query, {})
+            unjudged = False if grades and self.is_complete else None
+            judged = JudgedList(
+                query=(self.name, query),
+                depth=len(ranking),
+                length=len(ranking),
+                ranks=tuple(range(1, len(ranking) + 1)),
+                relevant=tuple(grades[doc] >= self.relevant if doc in grades else unjudged for doc in ranking.doc_ids),
+                judge=tuple(judge.get(doc) for doc in ranking.doc_ids),
+                first_stage=tuple(scores[doc] for doc in ranking.doc_ids) if self.has_first_stage_scores else None,
+                first_stage_ranks=tuple(ranks[doc] for doc in ranking.doc_ids),
             )
-        ranks = {doc: rank for rank, doc in enumerate(first.doc_ids, 1)}
-        grades, judge = self.qrels.get(query, {}), self.judge.get(query, {})
-        unjudged = False if grades and self.is_complete else None
-        return JudgedList(
-            query=(self.name, query),
-            depth=len(ranking),
-            length=len(ranking),
-            ranks=tuple(range(1, len(ranking) + 1)),
-            relevant=tuple(grades[doc] >= self.relevant if doc in grades else unjudged for doc in ranking.doc_ids),
-            judge=tuple(judge.get(doc) for doc in ranking.doc_ids),
-            first_stage=tuple(scores[doc] for doc in ranking.doc_ids) if self.has_first_stage_scores else None,
-            first_stage_ranks=tuple(ranks[doc] for doc in ranking.doc_ids),
-        )
+            lists.append(judged)
+        return lists
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedLists:
-    """The lists to which a calibration is fitted.
+    """The lists to which a calibration is fitted."""
 
-    Attributes:
-        documents: Lists for the probability that a document is relevant, one per query and depth.
-        answerable: Lists for the probability that at least one document is relevant. A list with a relevant document
-            occurs twice: once without its judged relevant documents, and once with them. Both are cut to the same
-            number of documents, so a model cannot distinguish them by this number.
-    """
-
+    #: Lists for the probability that a document is relevant, one per query and depth.
     documents: tuple[JudgedList, ...]
+    #: Lists for the probability that at least one document is relevant. A list with a relevant document occurs twice:
+    #: once without its judged relevant documents, and once with them. Both are cut to the same number of documents, so
+    #: a model cannot distinguish them by this number.
     answerable: tuple[JudgedList, ...]
 
     @property
@@ -186,17 +161,22 @@ class JudgedLists:
         return JudgedLists(documents=documents, answerable=answerable)
 
 
-def cut_lists_for_calibration(collections: Sequence[RankedCollection]) -> JudgedLists:
+def cut_lists(collections: Sequence[RankedCollection]) -> JudgedLists:
     """Cut the lists of all runs to the depths at which the calibration is fitted and reported.
 
     Lists with absolute scores are cut at each of `DEPTHS` and also used in full length. Other lists are used only at
     the depth of their run. Lists without a judged document are omitted. If several runs have a list for the same query
     and depth, the list of the deepest run is used.
-
-    Args:
-        collections: The runs.
     """
-    _check_grades_agree(collections)
+    grades: dict[str, int] = {}
+    for run in collections:
+        if run.relevant != grades.setdefault(run.name, run.relevant):
+            raise DataError(
+                f"Two runs of the collection {run.name!r} count grades from {grades[run.name]} and from {run.relevant} "
+                "as relevant",
+                expected="the same lowest relevant grade, since their lists of a query are used together",
+                remedy="Set it with --relevant",
+            )
     documents: dict[tuple[tuple[str, str], int], JudgedList] = {}
     answerable: dict[tuple[tuple[str, str], int], list[JudgedList]] = {}
     sources = [(is_absolute_score_to_calibrate(c.kind), c.lists()) for c in collections]
@@ -207,27 +187,12 @@ def cut_lists_for_calibration(collections: Sequence[RankedCollection]) -> Judged
         for ranking in lists:
             for depth in depths:
                 documents.setdefault((ranking.query, depth), ranking.cut(depth))
-                answerable.setdefault(
-                    (ranking.query, depth), _calibration_list_with_and_without_relevant(ranking, depth)
-                )
+                answerable.setdefault((ranking.query, depth), _with_and_without_relevant(ranking, depth))
     pairs = (ranking for lists in answerable.values() for ranking in lists)
     return JudgedLists(documents=tuple(documents.values()), answerable=tuple(pairs)).select(lambda ranking: ranking)
 
 
-def _check_grades_agree(collections: Sequence[RankedCollection]) -> None:
-    """Check that the same grades count as relevant in all runs of a collection."""
-    first: dict[str, int] = {}
-    for run in collections:
-        if run.relevant != first.setdefault(run.name, run.relevant):
-            raise DataError(
-                f"Two runs of the collection {run.name!r} count grades from {first[run.name]} and from {run.relevant} "
-                "as relevant",
-                expected="the same lowest relevant grade, since their lists of a query are used together",
-                remedy="Set it with --relevant",
-            )
-
-
-def _calibration_list_with_and_without_relevant(ranking: JudgedList, depth: int) -> list[JudgedList]:
+def _with_and_without_relevant(ranking: JudgedList, depth: int) -> list[JudgedList]:
     """Return the list with and without its relevant documents, or only the list itself if it has none.
 
     Both lists have the same number of documents (see `JudgedLists.answerable`). Removed documents are replaced by the
@@ -239,10 +204,3 @@ def _calibration_list_with_and_without_relevant(ranking: JudgedList, depth: int)
     reduced = ranking.without_relevant().cut(depth)
     same_size = replace(ranking.cut(len(reduced)), depth=depth, length=complete.length)
     return [same_size, reduced]
-
-
-def check_finite_scores_to_calibrate(values: Iterable[float | None], what: str) -> None:
-    """Check that scores are finite. None is allowed. ``what`` names the scores in the error message."""
-    for position, value in enumerate(values, 1):
-        if value is not None and not math.isfinite(value):
-            raise DataError(f"The {what} at rank {position} is {value}", expected="a finite number")

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,72 +27,47 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReliabilityBin:
-    """A bin of similar predictions: its mean prediction and its share of positive labels.
+    """A bin of similar predictions."""
 
-    Attributes:
-        predicted: Mean prediction in the bin.
-        observed: Share of positive labels in the bin.
-        count: Number of predictions in the bin.
-    """
-
-    predicted: float
-    observed: float
-    count: int
+    predicted: float  #: Mean prediction in the bin.
+    observed: float  #: Share of positive labels in the bin.
+    count: int  #: Number of predictions in the bin.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
-    """Measures of how well predicted probabilities agree with labels.
+    """Measures of how well predicted probabilities agree with labels."""
 
-    Attributes:
-        queries: Number of queries.
-        count: Number of predictions.
-        rate: Base rate: share of positive labels.
-        ece: Expected calibration error: mean of abs(predicted - observed) over equal-mass bins, weighted by bin size.
-        ece_by_chance: Value of ``ece`` that perfectly calibrated probabilities would have on average with this number
-            of queries.
-        brier: Brier score: mean squared difference between prediction and label.
-        brier_skill: 1 - brier / b, where b is the Brier score of always predicting ``rate``; None if all labels are
-            equal.
-        auc: Probability that a positive label has a larger prediction than a negative label; None if all labels are
-            equal.
-        intervals: 95% intervals of ``ece``, ``brier``, ``brier_skill`` and ``auc``; undefined intervals are omitted.
-        bins: The bins used for the expected calibration error.
-    """
-
-    queries: int
-    count: int
-    rate: float
+    queries: int  #: Number of queries.
+    count: int  #: Number of predictions.
+    rate: float  #: Base rate: share of positive labels.
+    #: Expected calibration error: mean of abs(predicted - observed) over equal-mass bins, weighted by bin size.
     ece: float
+    #: Value of ``ece`` that perfectly calibrated probabilities would have on average with this number of queries.
     ece_by_chance: float
-    brier: float
+    brier: float  #: Brier score: mean squared difference between prediction and label.
+    #: 1 - brier / b, where b is the Brier score of always predicting ``rate``; None if all labels are equal.
     brier_skill: float | None
+    #: Probability that a positive label has a larger prediction than a negative label; None if all labels are equal.
     auc: float | None
+    #: 95% intervals of ``ece``, ``brier``, ``brier_skill`` and ``auc``; undefined intervals are omitted.
     intervals: dict[str, Interval]
-    bins: tuple[ReliabilityBin, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the measures, their intervals and the bins as a JSON object."""
-        return asdict(self)
+    bins: tuple[ReliabilityBin, ...]  #: The bins used for the expected calibration error.
 
 
 def measure_calibration(
     predictions: Sequence[float], labels: Sequence[bool], queries: Sequence[object], seed: int = 0
 ) -> Metrics:
-    """Compute calibration error, Brier score and AUC of predicted probabilities, with intervals.
+    """Compute calibration error, Brier score and AUC of predicted probabilities, with bootstrap intervals.
 
-    Args:
-        predictions: At least one predicted probability.
-        labels: One label per prediction.
-        queries: The query of each prediction.
-        seed: Seed for the bootstrap.
+    There is at least one prediction, and one label and one query per prediction.
     """
     import numpy as np
 
     p, y = np.asarray(predictions, dtype=np.float64), np.asarray(labels, dtype=np.float64)
     position: dict[object, int] = {}
     query = np.array([position.setdefault(name, len(position)) for name in queries])
-    edges = calibration_bin_edges(p)
+    edges = bin_edges(p)
     bins = np.searchsorted(edges, p, side="right")
     sums = _Sums.by_query(p, y, query, bins, len(edges) + 1)
     ones = np.ones((1, len(position)))
@@ -105,8 +80,10 @@ def measure_calibration(
         "ece": sums.ece(counts),
         "brier": sums.brier(counts),
         "brier_skill": sums.skill(counts),
-        "auc": _auc_of_bootstrap_samples(p, y, query, counts),
+        "auc": _auc_of_resamples(p, y, query, counts),
     }
+    defined = {name: values[~np.isnan(values)] for name, values in samples.items()}
+    ends = {name: np.quantile(values, [0.025, 0.975]).tolist() for name, values in defined.items() if len(values)}
     return Metrics(
         queries=len(position),
         count=len(p),
@@ -115,15 +92,17 @@ def measure_calibration(
         ece_by_chance=sums.ece_by_chance(),
         brier=float(brier),
         brier_skill=None if math.isnan(skill) else float(skill),
-        auc=auc_of_probabilities(p, y),
-        intervals={
-            name: interval for name, values in samples.items() if (interval := _interval_of_calibration_metric(values))
-        },
-        bins=_reliability_bins(p, y, bins),
+        auc=exact_auc(p, y),
+        intervals={name: (low, high) for name, (low, high) in ends.items()},
+        bins=tuple(
+            ReliabilityBin(predicted=float(p[bins == b].mean()), observed=float(y[bins == b].mean()), count=int(n))
+            for b, n in enumerate(np.bincount(bins))
+            if n
+        ),
     )
 
 
-def calibration_bin_edges(p: Floats) -> Floats:
+def bin_edges(p: Floats) -> Floats:
     """Return the inner edges of bins with equally many predictions; fewer than `BINS` if many predictions are equal."""
     import numpy as np
 
@@ -132,7 +111,7 @@ def calibration_bin_edges(p: Floats) -> Floats:
     return np.asarray(edges[edges > order[0]])
 
 
-def auc_of_probabilities(p: Floats, y: Floats) -> float | None:
+def exact_auc(p: Floats, y: Floats) -> float | None:
     """Return the area under the ROC curve, with ties counted as one half; None if all labels are equal."""
     from scipy.stats import rankdata
 
@@ -147,19 +126,12 @@ def auc_of_probabilities(p: Floats, y: Floats) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class _Sums:
-    """Sums per query, from which the measures can be computed for any resample of queries.
+    """Sums per query, from which the measures can be computed for any resample of queries."""
 
-    Attributes:
-        size: (queries,) number of predictions.
-        positive: (queries,) number of positive labels.
-        squares: (queries,) sum of squared errors.
-        gaps: (queries, bins) sum of prediction minus label.
-    """
-
-    size: Floats
-    positive: Floats
-    squares: Floats
-    gaps: Floats
+    size: Floats  #: (queries,) number of predictions.
+    positive: Floats  #: (queries,) number of positive labels.
+    squares: Floats  #: (queries,) sum of squared errors.
+    gaps: Floats  #: (queries, bins) sum of prediction minus label.
 
     @classmethod
     def by_query(
@@ -181,8 +153,7 @@ class _Sums:
     def ece(self, counts: Floats) -> Floats:
         """Return an array of shape (samples,): the expected calibration error of each resample.
 
-        Args:
-            counts: (samples, queries) number of times that each query occurs in each resample.
+        ``counts``, (samples, queries), tells how often each query occurs in each resample.
         """
         import numpy as np
 
@@ -217,14 +188,10 @@ class _Sums:
             return np.where(variance > 0, 1 - self.brier(counts) / variance, np.nan)
 
 
-def _auc_of_bootstrap_samples(p: Floats, y: Floats, query: npt.NDArray[np.int64], counts: Floats) -> Floats:
+def _auc_of_resamples(p: Floats, y: Floats, query: npt.NDArray[np.int64], counts: Floats) -> Floats:
     """Return the AUC of each resample, from histograms with at most `_LEVELS` levels; NaN if it is undefined.
 
-    Args:
-        p: (predictions,) probabilities.
-        y: (predictions,) labels.
-        query: (predictions,) index of the query of each prediction.
-        counts: (samples, queries) number of times that each query occurs in each resample.
+    ``query``, (predictions,), is the index of the query of each prediction; ``counts`` is as for `_Sums.ece`.
     """
     import numpy as np
 
@@ -242,23 +209,3 @@ def _auc_of_bootstrap_samples(p: Floats, y: Floats, query: npt.NDArray[np.int64]
     pairs = positive.sum(axis=1) * negative.sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(pairs > 0, (positive * below).sum(axis=1) / pairs, np.nan)
-
-
-def _interval_of_calibration_metric(samples: Floats) -> Interval | None:
-    import numpy as np
-
-    defined = samples[~np.isnan(samples)]
-    if not len(defined):
-        return None
-    low, high = np.quantile(defined, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def _reliability_bins(p: Floats, y: Floats, bins: npt.NDArray[np.int64]) -> tuple[ReliabilityBin, ...]:
-    import numpy as np
-
-    return tuple(
-        ReliabilityBin(predicted=float(p[bins == b].mean()), observed=float(y[bins == b].mean()), count=int(n))
-        for b, n in enumerate(np.bincount(bins))
-        if n
-    )

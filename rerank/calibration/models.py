@@ -1,19 +1,339 @@
-"""The two models of a calibration: one predicts whether a document is relevant, the other whether a list has one.
+"""The models of a calibration: logistic regressions and calibrators, fitted with numpy and applied in pure Python.
 
-Both are applied in pure Python and take a few microseconds per document.
+One model predicts whether a document is relevant, the other whether a list has a relevant document. Applying them takes
+a few microseconds per document.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
 
-from rerank.calibration.calibrators import Calibrator
-from rerank.calibration.logistic import LogisticModel, sigmoid
-from rerank.calibration.monotone import make_non_increasing
-from rerank.errors import DataError
+from rerank.errors import DataError, ensure
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
+
+#: Penalty on the squared coefficients of standardised inputs. It corresponds to a standard normal prior.
+RIDGE = 1.0
+#: Penalty on the squared intercept, which keeps the intercept finite if all labels are equal.
+_INTERCEPT_RIDGE = 1e-3
+#: Small penalty on the parameters of Platt and beta calibration, which keeps the parameters finite.
+_CALIBRATOR_RIDGE = 1e-6
+_MAX_STEPS = 100
+_TOLERANCE = 1e-10
+#: Smallest distance of probabilities from 0 and 1: they are clipped before logarithms are computed.
+_LEAST = 1e-6
+
+
+def sigmoid(logit: float) -> float:
+    """Return 1 / (1 + exp(-logit)) without overflow."""
+    if logit >= 0:
+        return 1.0 / (1.0 + math.exp(-logit))
+    odds = math.exp(logit)
+    return odds / (1.0 + odds)
+
+
+def softplus(value: float) -> float:
+    """Return log(1 + exp(value)) without overflow."""
+    return max(value, 0.0) + math.log1p(math.exp(-abs(value)))
+
+
+def make_non_increasing(values: Sequence[float]) -> list[float]:
+    """Return the non-increasing sequence that is nearest to ``values`` in least squares (pool adjacent violators).
+
+    Neighbours in the wrong order are replaced by their mean, so the sum does not change. The run time is linear.
+
+    Source: Barlow et al. 1972, Statistical inference under order restrictions.
+
+    >>> make_non_increasing([0.5, 0.2, 0.4, 0.1])
+    [0.5, 0.30000000000000004, 0.30000000000000004, 0.1]
+    """
+    totals: list[float] = []
+    counts: list[int] = []
+    for value in values:
+        total, count = value, 1
+        while totals and totals[-1] * count < total * counts[-1]:  # the previous block has a lower mean
+            total += totals.pop()
+            count += counts.pop()
+        totals.append(total)
+        counts.append(count)
+    result: list[float] = []
+    for total, count in zip(totals, counts, strict=True):
+        mean = total / count
+        result += [min(mean, result[-1]) if result else mean] * count  # rounding may increase the last bit
+    return result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogisticModel:
+    """A logistic regression: logit = intercept + sum over inputs of coefficient * (value - mean) / sd."""
+
+    inputs: tuple[str, ...]
+    means: tuple[float, ...]  #: Means of the inputs in the training set.
+    sds: tuple[float, ...]  #: Standard deviations of the inputs in the training set; 1 for an input that was constant.
+    coefficients: tuple[float, ...]  #: Coefficients of the standardised inputs.
+    intercept: float  #: Logit of a row in which all inputs equal their means.
+
+    def __post_init__(self) -> None:
+        """Check that lengths agree, values are finite, and standard deviations are positive."""
+        columns = (self.means, self.sds, self.coefficients)
+        if any(len(column) != len(self.inputs) for column in columns):
+            raise DataError(
+                f"The logistic regression has {len(self.inputs)} inputs, but the numbers of means, standard deviations "
+                f"and coefficients are {', '.join(str(len(c)) for c in columns)}",
+                expected="one of each per input",
+            )
+        if not all(math.isfinite(value) for column in (*columns, (self.intercept,)) for value in column):
+            raise DataError("The logistic regression has a value that is not finite", expected="finite numbers")
+        if any(sd <= 0 for sd in self.sds):
+            raise DataError(
+                f"The standard deviations of the inputs are {list(self.sds)}", expected="positive numbers only"
+            )
+
+    def logits(self, columns: Sequence[Sequence[float]]) -> list[float]:
+        """Return one logit per row; ``columns`` holds one sequence per input, all of the same length."""
+        slopes = [coefficient / sd for coefficient, sd in zip(self.coefficients, self.sds, strict=True)]
+        constant = self.intercept - sum(slope * mean for slope, mean in zip(slopes, self.means, strict=True))
+        logits = [constant] * (len(columns[0]) if columns else 0)
+        for slope, column in zip(slopes, columns, strict=True):
+            logits = [logit + slope * value for logit, value in zip(logits, column, strict=True)]
+        return logits
+
+
+def fit_logistic(inputs: Sequence[str], values: Floats, labels: Floats, weights: Floats) -> LogisticModel:
+    """Fit a logistic regression by Newton's method (iteratively reweighted least squares).
+
+    The penalised log-likelihood is strictly concave, so a solution exists even for separable data and constant inputs.
+
+    Args:
+        inputs: Names of the inputs.
+        values: (rows, inputs) values of the inputs.
+        labels: (rows,) labels; probabilities in [0, 1] are allowed.
+        weights: (rows,) positive weights.
+    """
+    import numpy as np
+
+    means = np.average(values, axis=0, weights=weights)
+    sds = np.sqrt(np.average((values - means) ** 2, axis=0, weights=weights))
+    sds = np.where(sds > 1e-9 * np.maximum(1.0, np.abs(means)), sds, 1.0)
+    design = np.column_stack([np.ones(len(values)), (values - means) / sds])
+    penalty = np.full(design.shape[1], RIDGE)
+    penalty[0] = _INTERCEPT_RIDGE
+    solution = minimise_log_loss(design, labels, weights, penalty)
+    return LogisticModel(
+        inputs=tuple(inputs),
+        means=tuple(means.tolist()),
+        sds=tuple(sds.tolist()),
+        coefficients=tuple(solution[1:].tolist()),
+        intercept=float(solution[0]),
+    )
+
+
+def minimise_log_loss(design: Floats, labels: Floats, weights: Floats, penalty: Floats) -> Floats:
+    """Return the (columns,) coefficients that minimise the weighted, penalised log loss.
+
+    loss(b) = sum_i w_i (log(1 + exp(x_i b)) - y_i x_i b) + sum_j penalty_j b_j^2 / 2
+
+    Args:
+        design: (rows, columns) design matrix with the rows x_i, including a column for the intercept.
+        labels: (rows,) labels y_i.
+        weights: (rows,) weights w_i.
+        penalty: (columns,) positive penalties.
+    """
+    import numpy as np
+
+    def loss(solution: Floats) -> float:
+        logits = design @ solution
+        return float(weights @ (np.logaddexp(0.0, logits) - labels * logits) + penalty @ solution**2 / 2)
+
+    solution = np.zeros(design.shape[1])
+    current = loss(solution)
+    for _ in range(_MAX_STEPS):
+        probabilities = 0.5 * (1.0 + np.tanh(design @ solution / 2))
+        gradient = design.T @ (weights * (probabilities - labels)) + penalty * solution
+        curvature = weights * probabilities * (1.0 - probabilities)
+        step = np.linalg.solve(design.T @ (design * curvature[:, None]) + np.diag(penalty), gradient)
+        size = 1.0
+        while (following := loss(solution - size * step)) > current and size > 1e-8:
+            size /= 2  # a full step can overshoot where the curvature is small
+        solution = solution - size * step
+        if current - following <= _TOLERANCE * (1.0 + abs(current)):
+            break
+        current = following
+    return solution
+
+
+# Calibrators: non-decreasing functions from the logit of a regression to a probability.
+
+Method = Literal["platt", "beta", "isotonic"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Platt:
+    """Platt scaling: p = sigmoid(slope * logit + intercept).
+
+    Source: Platt 1999, Probabilistic outputs for support vector machines.
+    """
+
+    method: Literal["platt"] = "platt"
+    slope: float
+    intercept: float
+
+    def __post_init__(self) -> None:
+        """Check that slope and intercept are finite, and that the slope is not negative."""
+        _check_parameters((self.slope, self.intercept), self.slope)
+
+    def __call__(self, logit: float) -> float:
+        """Return the probability for a logit."""
+        return sigmoid(self.slope * logit + self.intercept)
+
+    @classmethod
+    def fit(cls, logits: Floats, labels: Floats, weights: Floats) -> Platt:
+        """Fit Platt scaling to smoothed labels, as in Platt 1999.
+
+        With n1 positive and n0 negative labels, a positive label becomes (n1 + 1) / (n1 + 2), and a negative label
+        becomes 1 / (n0 + 2).
+        """
+        import numpy as np
+
+        positive = float(weights @ labels)
+        negative = float(weights.sum()) - positive
+        smoothed = np.where(labels > 0.5, (positive + 1) / (positive + 2), 1 / (negative + 2))
+        design = np.column_stack([logits, np.ones(len(logits))])
+        slope, intercept = minimise_log_loss(design, smoothed, weights, np.full(2, _CALIBRATOR_RIDGE))
+        if slope < 0:  # a function that reverses the order is replaced by the best constant function
+            rate = float(weights @ smoothed) / float(weights.sum())
+            slope, intercept = 0.0, math.log(rate / (1 - rate))
+        return cls(slope=float(slope), intercept=float(intercept))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beta:
+    """Beta calibration: p = sigmoid(a log(s) - b log(1 - s) + c) with s = sigmoid(logit).
+
+    Source: Kull, Silva Filho and Flach, AISTATS 2017.
+    """
+
+    method: Literal["beta"] = "beta"
+    a: float
+    b: float
+    c: float
+
+    def __post_init__(self) -> None:
+        """Check that the parameters are finite, and that ``a`` and ``b`` are not negative."""
+        _check_parameters((self.a, self.b, self.c), min(self.a, self.b))
+
+    def __call__(self, logit: float) -> float:
+        """Return the probability for a logit."""
+        return sigmoid(self.b * softplus(logit) - self.a * softplus(-logit) + self.c)
+
+    @classmethod
+    def fit(cls, logits: Floats, labels: Floats, weights: Floats) -> Beta:
+        """Fit beta calibration by logistic regression on log(s) and -log(1 - s).
+
+        If a coefficient is negative, it is set to 0 and the other parameters are fitted again.
+        """
+        import numpy as np
+
+        columns = {"a": -np.logaddexp(0.0, -logits), "b": np.logaddexp(0.0, logits)}
+        while True:
+            design = np.column_stack([*columns.values(), np.ones(len(logits))])
+            solution = minimise_log_loss(design, labels, weights, np.full(design.shape[1], _CALIBRATOR_RIDGE))
+            values = dict(zip([*columns, "c"], solution.tolist(), strict=True))
+            worst = min(columns, key=lambda name: values[name], default="")
+            if not worst or values[worst] >= 0:
+                return cls(a=values.get("a", 0.0), b=values.get("b", 0.0), c=values["c"])
+            del columns[worst]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Isotonic:
+    """Isotonic regression: a non-decreasing function, linear between its points and constant outside their range.
+
+    Source: Zadrozny and Elkan, KDD 2002.
+    """
+
+    method: Literal["isotonic"] = "isotonic"
+    logits: tuple[float, ...]  #: Logits of the points, increasing.
+    probabilities: tuple[float, ...]  #: Probabilities of the points, non-decreasing.
+
+    def __post_init__(self) -> None:
+        """Check that there are points, in order, with finite logits and with probabilities between 0 and 1."""
+        count = len(self.logits)
+        if not count or count != len(self.probabilities):
+            raise DataError(
+                f"The isotonic calibrator has {count} logits and {len(self.probabilities)} probabilities",
+                expected="at least one point, and one probability per point",
+            )
+        increases = all(a < b for a, b in zip(self.logits, self.logits[1:], strict=False))
+        is_ordered = all(a <= b for a, b in zip(self.probabilities, self.probabilities[1:], strict=False))
+        if not increases or not is_ordered or not 0 <= self.probabilities[0] <= self.probabilities[-1] <= 1:
+            raise DataError(
+                "The points of the isotonic calibrator are not in order",
+                expected="increasing logits, and non-decreasing probabilities between 0 and 1",
+            )
+        if not all(map(math.isfinite, self.logits)):
+            raise DataError("A logit of the isotonic calibrator is not finite", expected="finite numbers")
+
+    def __call__(self, logit: float) -> float:
+        """Return the probability for a logit."""
+        logits, probabilities = self.logits, self.probabilities
+        after = bisect_right(logits, logit)
+        if after == 0:
+            return probabilities[0]
+        if after == len(logits):
+            return probabilities[-1]
+        left, right = logits[after - 1], logits[after]
+        low, high = probabilities[after - 1], probabilities[after]
+        return low + (high - low) * (logit - left) / (right - left)
+
+    @classmethod
+    def fit(cls, logits: Floats, labels: Floats, weights: Floats) -> Isotonic:
+        """Fit an isotonic regression.
+
+        Half a positive observation is added at the lowest point and half a negative observation at the highest point,
+        which avoids probabilities of 0 and 1: a few documents with the same label do not show that other labels are
+        impossible.
+        """
+        import numpy as np
+        from scipy.optimize import isotonic_regression
+
+        points, position = np.unique(logits, return_inverse=True)
+        mass = np.bincount(position, weights=weights)
+        positive = np.bincount(position, weights=weights * labels)
+        mass[0] += 0.5
+        mass[-1] += 0.5
+        positive[0] += 0.5
+        fitted = isotonic_regression(positive / mass, weights=mass)
+        # The two ends of each constant block define the function; the points between them are redundant.
+        ends = np.unique(np.concatenate([fitted.blocks[:-1], fitted.blocks[1:] - 1]))
+        return cls(logits=tuple(points[ends].tolist()), probabilities=tuple(fitted.x[ends].tolist()))
+
+
+Calibrator = Platt | Beta | Isotonic
+
+#: Functions that fit the calibrators to compare, simplest first. The simplest is used if several are equally good.
+FITTERS: Mapping[Method, Callable[[Floats, Floats, Floats], Calibrator]] = MappingProxyType(
+    {"platt": Platt.fit, "beta": Beta.fit, "isotonic": Isotonic.fit}
+)
+
+
+def _check_parameters(values: tuple[float, ...], least_slope: float) -> None:
+    ensure(
+        all(map(math.isfinite, values)) and least_slope >= 0,
+        f"The calibrator has the parameters {list(values)}",
+        expected="finite numbers, and no negative slope",
+        error=DataError,
+    )
+
 
 FitName = Literal["judge+first-stage", "judge", "rank+first-stage", "rank"]
 Input = Literal["judge", "log_rank", "first_stage", "log_length"]
@@ -33,11 +353,9 @@ OLDER_INPUTS: Mapping[FitName, tuple[Input, ...]] = {
 }
 #: Inputs of the model for whole lists.
 LIST_INPUTS = ("logit_max", "log_expected")
-#: Smallest distance of probabilities from 0 and 1: they are clipped before logarithms are computed.
-_LEAST = 1e-6
 
 
-def document_calibration_inputs(
+def document_inputs(
     inputs: Sequence[str],
     *,
     judge: Sequence[float | None],
@@ -67,7 +385,7 @@ def document_calibration_inputs(
     return columns
 
 
-def list_calibration_inputs(relevance: Sequence[float]) -> tuple[float, float]:
+def list_inputs(relevance: Sequence[float]) -> tuple[float, float]:
     """Return the two inputs of the model for whole lists, from the probabilities of a list that is not empty.
 
     For probabilities p, the inputs are the logit of the largest p, and log(-sum log(1 - p)). If documents were
@@ -81,36 +399,22 @@ def list_calibration_inputs(relevance: Sequence[float]) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentModel:
-    """Model of the probability that a document is relevant: a logistic regression followed by a calibrator.
+    """Model of the probability that a document is relevant: a logistic regression followed by a calibrator."""
 
-    Attributes:
-        regression: The regression, which combines the inputs into a logit.
-        calibrator: The calibrator. It converts the logits, made non-increasing along the ranking, to probabilities.
-    """
-
-    regression: LogisticModel
-    calibrator: Calibrator
+    regression: LogisticModel  #: The regression, which combines the inputs into a logit.
+    calibrator: Calibrator  #: Converts the logits, made non-increasing along the ranking, to probabilities.
 
     def probabilities(self, columns: Sequence[Sequence[float]]) -> list[float]:
         """Return the probabilities of a whole ranked list, non-increasing because the calibrator is non-decreasing."""
-        return [self.calibrator(logit) for logit in self.logits(columns)]
-
-    def logits(self, columns: Sequence[Sequence[float]]) -> list[float]:
-        """Return the regression's logits of a whole ranked list, made non-increasing along the ranking."""
-        return make_non_increasing(self.regression.logits(columns))
+        return [self.calibrator(logit) for logit in make_non_increasing(self.regression.logits(columns))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """The two models of a calibration for one set of inputs, such as judge scores with first-stage scores.
+    """The two models of a calibration for one set of inputs, such as judge scores with first-stage scores."""
 
-    Attributes:
-        documents: Model of the probability that a document is relevant.
-        lists: Model of the probability that at least one document of a list is relevant.
-    """
-
-    documents: DocumentModel
-    lists: LogisticModel
+    documents: DocumentModel  #: Model of the probability that a document is relevant.
+    lists: LogisticModel  #: Model of the probability that at least one document of a list is relevant.
 
     def __post_init__(self) -> None:
         """Check that the model for whole lists has the inputs `LIST_INPUTS`."""
@@ -121,5 +425,5 @@ class Fit:
         """Return the probability that at least one document is relevant; 0 for an empty list."""
         if not relevance:
             return 0.0
-        (logit,) = self.lists.logits([[value] for value in list_calibration_inputs(relevance)])
+        (logit,) = self.lists.logits([[value] for value in list_inputs(relevance)])
         return sigmoid(logit)

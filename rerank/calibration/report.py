@@ -1,41 +1,45 @@
-"""Fitting of a calibration, and a report of its quality on held-out queries and on other collections."""
+"""Fitting of a calibration, and a report of its quality on held-out queries and on other collections.
+
+Reliability diagrams plot the share of relevant documents against the mean probability of each bin, as SVG.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from html import escape
 from typing import Any
 
 from rerank.calibration.calibration_file import Calibration, FittedFirstStage
 from rerank.calibration.fitting import (
     PredictedList,
-    check_calibration_labels,
-    fit_calibration_models,
+    check_labels,
+    fit_models,
     predict_by_fit,
-    predict_held_out_probabilities,
+    predict_held_out,
     usable_fit_lists,
 )
-from rerank.calibration.judged_lists import JudgedLists, RankedCollection, cut_lists_for_calibration
-from rerank.calibration.metrics import BINS, Metrics, measure_calibration
+from rerank.calibration.judged_lists import JudgedLists, RankedCollection, cut_lists
+from rerank.calibration.metrics import BINS, measure_calibration
 from rerank.calibration.models import INPUTS, Fit, FitName
 from rerank.errors import DataError
 
 #: Description in the report of how the expected calibration error is computed.
 BINNING = f"{BINS} equal-mass bins; equal probabilities share a bin"
+_SIDE = 200  # side length of a square panel of the diagram, in pixels
+_LEFT, _TOP, _GAP, _BOTTOM = 56, 44, 44, 48
+_INK, _FAINT, _POINT = "#222222", "#bbbbbb", "#2b6ca3"
+_TICKS = (0.0, 0.5, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationResult:
-    """A fitted calibration and its report.
+    """A fitted calibration and its report."""
 
-    Attributes:
-        calibration: The calibration, which contains the report without bins.
-        report: The report. It has ``ece``, ``brier``, ``brier_skill``, ``auc``, ``queries``, ``method`` and other
-            values of the first fit at the largest depth; ``rows``, one per fit, collection and depth, for documents;
-            and ``answerable``, the corresponding rows for whole lists.
-    """
-
-    calibration: Calibration
+    calibration: Calibration  #: The calibration, which contains the report without bins.
+    #: The report. It has ``ece``, ``brier``, ``brier_skill``, ``auc``, ``queries``, ``method`` and other values of the
+    #: first fit at the largest depth; ``rows``, one per fit, collection and depth, for documents; and ``answerable``,
+    #: the corresponding rows for whole lists.
     report: Mapping[str, Any]
 
 
@@ -59,126 +63,96 @@ def fit_calibration(
         DataError: The runs are empty, fewer than two queries are judged, all judged documents have the same label, the
             runs have judge scores of different kinds, or a query occurs both in the fitted runs and in a test.
     """
-    kind = _single_kind_of_judge_scores([*collections, *tests])
-    lists = cut_lists_for_calibration(collections)
-    others = [(test.name, cut_lists_for_calibration([test])) for test in tests]
-    _check_queries_not_fitted(lists, [test for _, test in others])
-    fitted_name = ", ".join(sorted({collection.name for collection in collections}))
-    fits: dict[FitName, Fit] = {}
-    rows: list[dict[str, Any]] = []
-    answerable: list[dict[str, Any]] = []
-    for name in _names_of_possible_fits(lists, kind):
-        usable = usable_fit_lists(lists, name)
-        check_calibration_labels(usable)
-        fits[name] = models = fit_calibration_models(usable, name)
-        predictions = [(fitted_name, predict_held_out_probabilities(usable, name))]
-        predictions += [(other, predict_by_fit(models, usable_fit_lists(test, name), name)) for other, test in others]
-        for number, (collection, predicted) in enumerate(predictions):
-            label = {"collection": collection, "held_out": number == 0, "fit": name}
-            label["method"] = models.documents.calibrator.method
-            rows += [label | row for row in _calibration_rows_of_documents(predicted.documents)]
-            answerable += [label | row for row in _calibration_rows_of_lists(predicted.answerable)]
-    report = _calibration_summary(rows, lists) | {"rows": rows, "answerable": answerable}
-    saved = report | {"rows": _rows_without_bins(rows), "answerable": _rows_without_bins(answerable)}
-    first = _first_stage_of_calibration(lists, first_stage)
-    depths = tuple(sorted({ranking.depth for ranking in lists.documents}))
-    grade = collections[0].relevant
-    calibration = Calibration(
-        ranker=ranker, kind=kind, relevant=grade, first_stage=first, fits=fits, depths=depths, report=saved
-    )
-    return CalibrationResult(calibration=calibration, report=report)
-
-
-def _rows_without_bins(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key != "bins"} for row in rows]
-
-
-def _check_queries_not_fitted(fitted: JudgedLists, tests: Iterable[JudgedLists]) -> None:
-    for test in tests:
-        if common := set(fitted.queries) & set(test.queries):
+    kinds = sorted({c.kind for c in (*collections, *tests) if any(c.judge.values())} - {""})
+    if len(kinds) > 1:
+        raise DataError(f"The runs have judge scores of the kinds {', '.join(kinds)}", expected="a single kind")
+    kind = kinds[0] if kinds else ""
+    lists = cut_lists(collections)
+    others = [(test.name, cut_lists([test])) for test in tests]
+    for _, test in others:
+        if common := set(lists.queries) & set(test.queries):
             collection, query = min(common)
             raise DataError(
                 f"{len(common)} queries of {collection!r}, such as {query!r}, occur in the fitted runs and in a test",
                 expected="different queries in a test",
                 remedy="Omit --test: the fitted runs are always reported on held-out queries",
             )
-
-
-def _single_kind_of_judge_scores(collections: Sequence[RankedCollection]) -> str:
-    kinds = sorted({c.kind for c in collections if any(c.judge.values())} - {""})
-    if len(kinds) > 1:
-        raise DataError(f"The runs have judge scores of the kinds {', '.join(kinds)}", expected="a single kind")
-    return kinds[0] if kinds else ""
-
-
-def _names_of_possible_fits(lists: JudgedLists, kind: str) -> list[FitName]:
-    """Return the names of the fits whose inputs are available, starting with the fit with the most inputs."""
-    has_scores = any(ranking.first_stage is not None for ranking in lists.documents)
-    return [
-        name
-        for name, inputs in INPUTS.items()
-        if (kind or "judge" not in inputs) and (has_scores or "first_stage" not in inputs)
-    ]
-
-
-def _first_stage_of_calibration(lists: JudgedLists, name: str) -> FittedFirstStage | None:
+    fitted_name = ", ".join(sorted({collection.name for collection in collections}))
     scores = [score for ranking in lists.documents for score in ranking.first_stage or ()]
-    return FittedFirstStage(name=name, low=min(scores), high=max(scores)) if scores else None
+    fits: dict[FitName, Fit] = {}
+    rows: list[dict[str, Any]] = []
+    answerable: list[dict[str, Any]] = []
+    for name, inputs in INPUTS.items():  # the fit with the most inputs comes first
+        if ("judge" in inputs and not kind) or ("first_stage" in inputs and not scores):
+            continue
+        usable = usable_fit_lists(lists, name)
+        check_labels(usable)
+        fits[name] = models = fit_models(usable, name)
+        predictions = [(fitted_name, predict_held_out(usable, name))]
+        predictions += [(other, predict_by_fit(models, usable_fit_lists(test, name), name)) for other, test in others]
+        for number, (collection, predicted) in enumerate(predictions):
+            label = {"collection": collection, "held_out": number == 0, "fit": name}
+            label["method"] = models.documents.calibrator.method
+            rows += [label | row for row in _rows_of_documents(predicted.documents)]
+            answerable += [label | row for row in _rows_of_lists(predicted.answerable)]
+    report = _summary(rows, lists) | {"rows": rows, "answerable": answerable}
+    saved = report | {
+        part: [{key: value for key, value in row.items() if key != "bins"} for row in report[part]]
+        for part in ("rows", "answerable")
+    }
+    calibration = Calibration(
+        ranker=ranker,
+        kind=kind,
+        relevant=collections[0].relevant,
+        first_stage=FittedFirstStage(name=first_stage, low=min(scores), high=max(scores)) if scores else None,
+        fits=fits,
+        depths=tuple(sorted({ranking.depth for ranking in lists.documents})),
+        report=saved,
+    )
+    return CalibrationResult(calibration=calibration, report=report)
 
 
-def _calibration_rows_of_documents(predicted: Sequence[PredictedList]) -> list[dict[str, Any]]:
+def _rows_of_documents(predicted: Sequence[PredictedList]) -> list[dict[str, Any]]:
     """Return one row per depth with measures of the predicted probabilities of documents."""
     rows = []
-    for depth, lists in _calibrated_lists_by_depth(predicted):
+    for depth, lists in _by_depth(predicted):
         documents = [
             (p, label, ranking.judged.query)
             for ranking in lists
             for p, label in zip(ranking.relevance, ranking.judged.relevant, strict=True)
         ]
         judged = [(p, label, query) for p, label, query in documents if label is not None]
-        metrics = measure_calibration(
-            [p for p, _, _ in judged], [label for _, label, _ in judged], [query for *_, query in judged]
-        )
-        rows.append(
-            {
-                "depth": depth,
-                "unjudged": len(documents) - len(judged),
-                **_named_calibration_measures(metrics, "documents"),
-            }
-        )
+        measures = _measures("documents", *zip(*judged, strict=True))
+        rows.append({"depth": depth, "unjudged": len(documents) - len(judged), **measures})
     return rows
 
 
-def _calibration_rows_of_lists(predicted: Sequence[PredictedList]) -> list[dict[str, Any]]:
+def _rows_of_lists(predicted: Sequence[PredictedList]) -> list[dict[str, Any]]:
     """Return one row per depth with measures of the predicted probability that a list has a relevant document."""
     rows = []
-    for depth, lists in _calibrated_lists_by_depth(predicted):
-        metrics = measure_calibration(
-            [ranking.answerable for ranking in lists],
-            [ranking.judged.has_relevant for ranking in lists],
-            [ranking.judged.query for ranking in lists],
-        )
-        rows.append({"depth": depth, **_named_calibration_measures(metrics, "lists")})
+    for depth, lists in _by_depth(predicted):
+        labels = [ranking.judged.has_relevant for ranking in lists]
+        queries = [ranking.judged.query for ranking in lists]
+        rows.append({"depth": depth, **_measures("lists", [ranking.answerable for ranking in lists], labels, queries)})
     return rows
 
 
-def _calibrated_lists_by_depth(predicted: Iterable[PredictedList]) -> list[tuple[int, list[PredictedList]]]:
+def _by_depth(predicted: Iterable[PredictedList]) -> list[tuple[int, list[PredictedList]]]:
     table: dict[int, list[PredictedList]] = {}
     for ranking in predicted:
         table.setdefault(ranking.judged.depth, []).append(ranking)
     return sorted(table.items())
 
 
-def _named_calibration_measures(metrics: Metrics, counted: str) -> dict[str, Any]:
-    """Return the measures as a row of the report. The key ``count`` gets the name ``counted``; the bins come last."""
-    values = metrics.to_dict()
-    bins = values.pop("bins")
-    return {("queries" if key == "queries" else counted if key == "count" else key): v for key, v in values.items()} | {
-        "bins": bins
-    }
+def _measures(
+    counted: str, predictions: Sequence[float], labels: Sequence[bool], queries: Sequence[object]
+) -> dict[str, Any]:
+    """Return the measures as part of a row, with the number of predictions under the key ``counted``."""
+    values = asdict(measure_calibration(predictions, labels, queries))
+    return {counted if key == "count" else key: value for key, value in values.items()}
 
 
-def _calibration_summary(rows: Sequence[Mapping[str, Any]], lists: JudgedLists) -> dict[str, Any]:
+def _summary(rows: Sequence[Mapping[str, Any]], lists: JudgedLists) -> dict[str, Any]:
     """Return the main measures of the report: those of the first fit at the largest depth, on held-out queries."""
     main = max((row for row in rows if row["held_out"] and row["fit"] == rows[0]["fit"]), key=lambda row: row["depth"])
     unscored = sum(s is None for ranking in lists.documents if ranking.depth == main["depth"] for s in ranking.judge)
@@ -187,3 +161,64 @@ def _calibration_summary(rows: Sequence[Mapping[str, Any]], lists: JudgedLists) 
         "unscored": unscored if "judge" in main["fit"] else None,
         "binning": BINNING,
     }
+
+
+def draw_reliability_diagram(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Draw one panel per row of a report: collections and fits from top to bottom, depths from left to right.
+
+    Each point is a bin, and larger points represent more documents. Probabilities are well calibrated where points lie
+    on the diagonal, and too high where points lie below it. The result is an SVG image as text.
+    """
+    lines = list(dict.fromkeys((row["collection"], row["held_out"], row["fit"]) for row in rows))
+    columns = sorted({row["depth"] for row in rows})
+    width = _LEFT + len(columns) * (_SIDE + _GAP)
+    height = len(lines) * (_TOP + _SIDE + _BOTTOM)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        'font-family="sans-serif" font-size="11">',
+        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
+    ]
+    for row in rows:
+        x = _LEFT + columns.index(row["depth"]) * (_SIDE + _GAP)
+        line = lines.index((row["collection"], row["held_out"], row["fit"]))
+        parts += _panel(row, x, line * (_TOP + _SIDE + _BOTTOM) + _TOP)
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _panel(row: Mapping[str, Any], x: float, y: float) -> list[str]:
+    """Return the SVG elements of one panel. ``x`` and ``y`` are the coordinates of its upper left corner."""
+    queries = "held-out queries" if row["held_out"] else "other collection"
+    low, high = row["intervals"]["ece"]
+    parts = [
+        _text(x, y - 24, f"{row['fit']}, depth {row['depth']}", weight="bold"),
+        _text(x, y - 9, f"{row['collection']}, {queries}", size=9),
+        f'<rect x="{x}" y="{y}" width="{_SIDE}" height="{_SIDE}" fill="none" stroke="{_FAINT}"/>',
+        f'<line x1="{x}" y1="{y + _SIDE}" x2="{x + _SIDE}" y2="{y}" stroke="{_FAINT}" stroke-dasharray="4 3"/>',
+        _text(x + 6, y + 15, f"error {row['ece']:.3f} [{low:.3f}, {high:.3f}]"),
+        _text(x + _SIDE / 2, y + _SIDE + 32, "mean probability", anchor="middle"),
+    ]
+    for tick in _TICKS:
+        parts.append(_text(x + tick * _SIDE, y + _SIDE + 15, f"{tick:g}", anchor="middle"))
+        parts.append(_text(x - 6, y + (1 - tick) * _SIDE + 4, f"{tick:g}", anchor="end"))
+    label_x, label_y = x - 30, y + _SIDE / 2
+    parts.append(
+        f'<text x="{label_x}" y="{label_y}" text-anchor="middle" fill="{_INK}" '
+        f'transform="rotate(-90 {label_x} {label_y})">share relevant</text>'
+    )
+    points = [(x + b["predicted"] * _SIDE, y + (1 - b["observed"]) * _SIDE, b["count"]) for b in row["bins"]]
+    line = " ".join(f"{px:.1f},{py:.1f}" for px, py, _ in points)
+    parts.append(f'<polyline points="{line}" fill="none" stroke="{_POINT}"/>')
+    for px, py, count in points:
+        radius = 2 + 6 * (count / row["documents"]) ** 0.5
+        parts.append(
+            f'<circle cx="{px:.1f}" cy="{py:.1f}" r="{radius:.1f}" fill="{_POINT}" fill-opacity="0.75">'
+            f"<title>{count} documents</title></circle>"
+        )
+    return parts
+
+
+def _text(x: float, y: float, text: str, *, anchor: str = "start", size: int = 11, weight: str = "normal") -> str:
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" font-weight="{weight}" '
+        f'fill="{_INK}">{escape(text)}</text>'
+    )

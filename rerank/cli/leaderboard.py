@@ -79,8 +79,8 @@ def build(
     unknown, not as zero.
     """
     from rerank.leaderboard.board import make_board
+    from rerank.leaderboard.exports import board_records, board_table
     from rerank.leaderboard.site import check_site, write_site
-    from rerank.leaderboard.table_exports import board_records, board_table
 
     check_site(out)
     start = time.perf_counter()
@@ -204,8 +204,8 @@ def export_runs(
 ) -> None:
     """Export runs for other leaderboards: TIREx submissions in OUT/tirex and results of an mteb task in OUT/mteb."""
     from rerank.leaderboard.entries import find_board_entries
-    from rerank.leaderboard.tirex_export import check_folders_of_exported_runs, write_tirex_submission
-    from rerank.mmteb.run_results import write_run_as_mteb_result
+    from rerank.leaderboard.exports import check_folders_of_exported_runs, write_tirex_submission
+    from rerank.mmteb.evaluation import write_run_as_mteb_result
 
     if bool(task) != bool(qrels):
         raise UsageError(

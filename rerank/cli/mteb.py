@@ -43,7 +43,7 @@ group = command_group("mteb", "Evaluate rerankers on MTEB and MMTEB, and find sm
 def list_tasks(benchmark: Benchmark = "", task: Tasks = None, kind: Kinds = None, form: FormatOption = "text") -> None:
     """List the retrieval and reranking tasks of a benchmark, with the licences of their data."""
     from rerank.mmteb import list_mteb_tasks
-    from rerank.mmteb.benchmark_tasks import KINDS, describe_mteb_task
+    from rerank.mmteb.evaluation import KINDS, describe_mteb_task
 
     content = [describe_mteb_task(task_object) for task_object in list_mteb_tasks(benchmark, task or (), kind or KINDS)]
     columns = ("task", "type", "subsets", "main_score", "licence", "data")
@@ -76,7 +76,7 @@ def run_tasks(
     repeated.
     """
     from rerank import mmteb
-    from rerank.mmteb.benchmark_tasks import KINDS
+    from rerank.mmteb.evaluation import KINDS
 
     chosen = mmteb.list_mteb_tasks(benchmark, task or (), kind or KINDS)
     first = mmteb.parse_mteb_first_stage(spec.first_stage)

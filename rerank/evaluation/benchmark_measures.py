@@ -202,7 +202,7 @@ class BenchmarkProvider(Provider):
     """ir_measures provider of the benchmark measures. Tied documents keep their order in the run."""
 
     NAME = "listrank"
-    SUPPORTED_MEASURES: ClassVar[list[Any]] = [
+    SUPPORTED_MEASURES = [  # noqa: RUF012 - an instance variable of the base class
         kind(cutoff=_ir.providers.base.Any(), rel=_ir.providers.base.Any()) for kind in _KINDS
     ]
 

@@ -38,8 +38,7 @@ from rerank.evaluation.pairwise_decisions import (
 from rerank.evaluation.scores import ScoreMatrix, Scores
 from rerank.evaluation.significance import correct_p_values, open_significance_test, student_t_interval
 from rerank.evaluation.significance.base import iterate_paired_differences, sample_variances
-from rerank.io.csv_tables import format_csv_table
-from rerank.io.reports import TableReport
+from rerank.io.reports import Form, Report, TableReport, format_csv_table
 from rerank.io.text_files import replace_text_file
 from rerank.selector import Selector
 from rerank.types import Qrels, Run
@@ -222,7 +221,7 @@ def compare_pairs(decisions: PairwiseDecisions) -> tuple[PairComparison, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class ComparisonSet:
+class ComparisonSet(Report):
     """One comparison per measure; there is at least one."""
 
     comparisons: tuple[Comparison, ...]
@@ -248,15 +247,18 @@ class ComparisonSet:
         """Return the notes of all comparisons in order, as dictionary keys, which removes repetitions."""
         return dict.fromkeys(note for comparison in self.comparisons for note in comparison.notes)
 
-    def pairs(self) -> Iterator[dict[str, Any]]:
-        """Yield one row per measure and pair, for formats with one line per row."""
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Yield one row per measure and pair."""
         for comparison in self.comparisons:
             for pair in comparison.to_dict()["pairs"]:
                 yield {"measure": comparison.measure, **pair}
 
-    def reports(self) -> list[TableReport]:
+    def parts(self) -> list[TableReport]:
         """Return the tables of the comparisons, one report per measure."""
         return [comparison.tables() for comparison in self.comparisons]
+
+    def to_table(self, form: Form, digits: int = 4) -> str:
+        return "\n\n".join(comparison.to_table(form, digits) for comparison in self.comparisons)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,7 +73,7 @@ class WorthReport(Report):
             [
                 row["run"],
                 format_measure_score(row["mean"], digits),
-                format_confidence_interval(*row["interval"], digits),
+                format_confidence_interval(row["interval"][0], row["interval"][1], digits),
                 *_with_interval(row["gain"], row["gain_interval"], digits),
                 *_with_interval(row["share"], row["share_interval"], 2),
             ]

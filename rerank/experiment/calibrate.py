@@ -13,8 +13,8 @@ from rerank.calibration import (
     fit_calibration,
     identity_bound_to_calibration,
 )
-from rerank.calibration.ranker_identity import describe_calibrated_ranker_differences
-from rerank.calibration.reliability_diagram import draw_reliability_diagram
+from rerank.calibration.calibration_file import describe_ranker_differences
+from rerank.calibration.report import draw_reliability_diagram
 from rerank.collections import open_collection_qrels
 from rerank.errors import DataError, UsageError, ensure
 from rerank.io.model_base import ModelBase
@@ -159,7 +159,7 @@ def split_folder_and_qrels(text: str) -> tuple[Path, str | None]:
 
 
 def _check_same_ranker(first: CalibrationRun, other: CalibrationRun) -> None:
-    if differences := describe_calibrated_ranker_differences(first.ranker, other.ranker):
+    if differences := describe_ranker_differences(first.ranker, other.ranker):
         raise UsageError(
             f"{str(first.path)!r} and {str(other.path)!r} are runs of different rankers: {', '.join(differences)}",
             expected="the same model, adapter, method and prompt",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,55 +15,51 @@ from rerank.errors import DataError, UsageError
 from rerank.evaluation import Scores, cover_runs_by_judgments, evaluate_runs, parse_measures
 from rerank.evaluation.measures import check_measure_has_query_values, measure_grade_note
 from rerank.leaderboard.board_config import BoardConfig
-from rerank.leaderboard.collection_filter import BoardCollection, select_entries_of_board
-from rerank.leaderboard.entries import Entry, entries_of_recorded_scores, find_board_entries
-from rerank.leaderboard.first_stage_labels import label_board_first_stages
-from rerank.leaderboard.first_stage_links import declared_board_first_stages, identical_board_lists, link_first_stages
-from rerank.leaderboard.recorded_scores import RecordedScores, digest_judgments, read_recorded_scores
+from rerank.leaderboard.entries import (
+    Entry,
+    RecordedScores,
+    RunOrigin,
+    digest_judgments,
+    entries_of_recorded_scores,
+    find_board_entries,
+    read_recorded_scores,
+)
+from rerank.leaderboard.first_stages import (
+    declared_board_first_stages,
+    identical_board_lists,
+    label_board_first_stages,
+    link_first_stages,
+)
 from rerank.leaderboard.standings import Standings, rank_board_runs
 from rerank.selector import Selector
 from rerank.types import Document, Qrels, Run
 
+#: Smallest fraction of judged documents that two sets of qrels for the same collection share. Different collections can
+#: share ids by coincidence if ids are plain numbers (Cranfield and Vaswani share less than 1 % of the qrels).
+_MIN_OVERLAP = 0.1
+_NAMED = 6
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Board:
-    """A leaderboard of the evaluated runs on one collection.
+    """A leaderboard of the evaluated runs on one collection."""
 
-    Attributes:
-        key: Name of the board in URLs and file names: lowercase letters, digits and dashes.
-        plan: Configuration of the board.
-        topics: Ids of the judged queries.
-        qrels: The relevance judgments; empty if the board consists of recorded scores only.
-        qrels_digest: Digest of the relevance judgments (`digest_judgments`).
-        relevant: The lowest grade that binary measures count as relevant.
-        queries: Mapping from query id to text, for queries whose text is known.
-        docs: Mapping from document id to document; empty unless the configuration names a collection with texts.
-        entries: The runs.
-        before: For each run, the index of the run that it reranked; None if that run is not on the board.
-        identical: For each run, the indexes of the other runs with the same ranked lists.
-        scores: The scores of each run.
-        judged: For each run, a mapping from measure to the mean fraction of judged documents within its cutoff.
-        tables: One table per measure.
-        notes: Notes for readers that apply to all measures.
-        list_notes: The notes about ranked lists or their sources, which cannot be derived from scores.
-    """
-
-    key: str
+    key: str  #: Name of the board in URLs and file names: lowercase letters, digits and dashes.
     plan: BoardConfig
-    topics: tuple[str, ...]
-    qrels: Qrels
-    qrels_digest: str
-    relevant: int
-    queries: Mapping[str, str]
-    docs: Mapping[str, Document]
-    entries: tuple[Entry, ...]
-    before: tuple[int | None, ...]
-    identical: tuple[tuple[int, ...], ...]
+    topics: tuple[str, ...]  #: Ids of the judged queries.
+    qrels: Qrels  #: The relevance judgments; empty if the board consists of recorded scores only.
+    qrels_digest: str  #: Digest of the relevance judgments (`digest_judgments`).
+    relevant: int  #: The lowest grade that binary measures count as relevant.
+    queries: Mapping[str, str]  #: Text by query id, for queries whose text is known.
+    docs: Mapping[str, Document]  #: Document by id; empty unless the configuration names a collection with texts.
+    entries: tuple[Entry, ...]  #: The runs.
+    before: tuple[int | None, ...]  #: For each run, the index of the run that it reranked; None if not on the board.
+    identical: tuple[tuple[int, ...], ...]  #: For each run, the indexes of the other runs with the same ranked lists.
     scores: tuple[Scores, ...]
-    judged: tuple[Mapping[str, float], ...]
-    tables: tuple[Standings, ...]
-    notes: tuple[str, ...]
-    list_notes: tuple[str, ...]
+    judged: tuple[Mapping[str, float], ...]  #: For each run, the mean judged fraction within the cutoff, by measure.
+    tables: tuple[Standings, ...]  #: One table per measure.
+    notes: tuple[str, ...]  #: Notes for readers that apply to all measures.
+    list_notes: tuple[str, ...]  #: The notes about ranked lists or their sources, which cannot be derived from scores.
 
     @property
     def has_lists(self) -> bool:
@@ -114,70 +110,58 @@ def make_board(plan: BoardConfig, *, home: Path, data: Path | None = None, runs:
     """
     for measure in (str(m) for m in parse_measures(plan.measures, relevant=plan.relevant or 1)):
         check_measure_has_query_values(measure)
-    source = _read_board_source(plan, home, data or home, runs)
-    record, qrels = source.record, source.qrels
-    ranked = link_first_stages(source.entries)
-    relevant = plan.relevant or source.relevant
+    base = data or home
+    record = read_recorded_scores(home / plan.scores) if plan.scores else None
+    entries, notes = _read_entries(plan, home, base, runs)
+    qrels, lowest = _open_judgments(plan, base, record, entries)
+    # the collection that contains the query texts; by default, the collection that contains the judgments
+    source = _resolve_path(plan.queries or plan.qrels, base)
+    if source and _names_collection(source):
+        topics: Collection | None = open_collection(source)
+    else:
+        topics = Trec(topics=source) if plan.queries else None
+    texts = {query.id: query.text for query in topics.queries()} if topics else {}
+    entries, others = select_entries_of_board(entries, _board_collection(plan, base, qrels, texts, entries))
+    entries, split = label_board_first_stages(entries)
+    if record:
+        entries = _check_names([*entries_of_recorded_scores(record, home / plan.scores), *entries])
+    notes = [*others, *split, *notes]
+    if not entries:
+        raise DataError(
+            " ".join(notes) or f"The board {plan.title!r} has no runs", expected="at least one finished run"
+        )
+    ranked = link_first_stages(entries)
+    relevant = plan.relevant or lowest
     names = [str(m) for m in parse_measures(plan.measures, relevant=relevant)]
-    scores, judged = _score_board_entries(ranked.entries, qrels, names, record)
+    scores, judged = _score_entries(ranked.entries, qrels, names, record)
     note = measure_grade_note(qrels, names) if qrels else ""
     known = record.notes if record else ()
-    list_notes = tuple(dict.fromkeys(filter(None, [*known, *ranked.notes, *source.notes, note])))
-    options = plan.comparison_options
+    list_notes = tuple(dict.fromkeys(filter(None, [*known, *ranked.notes, *notes, note])))
+    title_key = re.sub(r"[^a-z0-9]+", "-", plan.title.lower()).strip("-")[:40].strip("-")
     return Board(
-        key=_board_entry_key(plan.title),
+        key=title_key or f"board-{hashlib.sha256(plan.title.encode('utf-8', 'replace')).hexdigest()[:8]}",
         plan=plan,
         topics=record.topics if record else tuple(qrels),
         qrels=qrels,
         qrels_digest=record.qrels if record else digest_judgments(qrels),
         relevant=relevant,
-        queries={query: text for entry in ranked.entries for query, text in entry.queries.items()} | source.texts,
-        docs=_board_documents(plan, data or home, ranked.entries, qrels),
+        queries={query: text for entry in ranked.entries for query, text in entry.queries.items()} | texts,
+        docs=_ranked_documents(plan, base, ranked.entries, qrels),
         entries=ranked.entries,
         before=ranked.before,
         identical=identical_board_lists(ranked.entries),
         scores=scores,
         judged=judged,
         tables=tuple(
-            rank_board_runs(scores, name, options=options, baseline=plan.baseline, before=ranked.before)
+            rank_board_runs(scores, name, options=plan.comparison_options, baseline=plan.baseline, before=ranked.before)
             for name in names
         ),
-        notes=(*_first_stage_note_of_board(ranked.entries), *list_notes),
+        notes=(*_note_on_first_stages(ranked.entries), *list_notes),
         list_notes=list_notes,
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _BoardSource:
-    """What a board is built from, as read from files: runs on its collection, judgments, query texts and notes."""
-
-    record: RecordedScores | None
-    entries: list[Entry]
-    qrels: Qrels
-    relevant: int
-    texts: dict[str, str]
-    notes: list[str]
-
-
-def _read_board_source(plan: BoardConfig, home: Path, base: Path, runs: Sequence[Path]) -> _BoardSource:
-    record = read_recorded_scores(home / plan.scores) if plan.scores else None
-    entries, notes = _read_board_entries(plan, home, base, runs)
-    qrels, lowest = _open_board_judgments(plan, base, record, entries)
-    opened = _open_board_queries(plan, base)
-    texts = {query.id: query.text for query in opened.queries()} if opened else {}
-    entries, others = select_entries_of_board(entries, _board_collection(plan, base, qrels, texts, entries))
-    entries, split = label_board_first_stages(entries)
-    if record:
-        entries = _unique_board_entries([*entries_of_recorded_scores(record, home / plan.scores), *entries])
-    notes = [*others, *split, *notes]
-    if not entries:
-        raise DataError(
-            " ".join(notes) or f"The board {plan.title!r} has no runs", expected="at least one finished run"
-        )
-    return _BoardSource(record=record, entries=entries, qrels=qrels, relevant=lowest, texts=texts, notes=notes)
-
-
-def _open_board_judgments(
+def _open_judgments(
     plan: BoardConfig, base: Path, record: RecordedScores | None, entries: Sequence[Entry]
 ) -> tuple[Qrels, int]:
     """Return judgments and lowest relevant grade. With recorded scores alone, judgments are not needed and empty."""
@@ -189,7 +173,7 @@ def _open_board_judgments(
             expected="the judgments with which the scores were computed",
             remedy="Pass --qrels",
         )
-    qrels, lowest = open_collection_qrels(_resolve_board_path(plan.qrels, base))
+    qrels, lowest = open_collection_qrels(_resolve_path(plan.qrels, base))
     if record and digest_judgments(qrels) != record.qrels:
         raise DataError(
             f"The judgments {plan.qrels!r} differ from those of the recorded scores {plan.scores!r}",
@@ -198,7 +182,7 @@ def _open_board_judgments(
     return qrels, record.relevant if record else lowest
 
 
-def _score_board_entries(
+def _score_entries(
     entries: Sequence[Entry], qrels: Qrels, names: Sequence[str], record: RecordedScores | None
 ) -> tuple[tuple[Scores, ...], tuple[Mapping[str, float], ...]]:
     """Return the evaluated or recorded scores of each run, and its fraction of judged documents per measure."""
@@ -221,9 +205,7 @@ def _score_board_entries(
     return tuple(scores), tuple(judged)
 
 
-def _read_board_entries(
-    plan: BoardConfig, home: Path, base: Path, runs: Sequence[Path]
-) -> tuple[list[Entry], list[str]]:
+def _read_entries(plan: BoardConfig, home: Path, base: Path, runs: Sequence[Path]) -> tuple[list[Entry], list[str]]:
     cards = home / plan.cards if plan.cards else None
     entries: list[Entry] = []
     notes: list[str] = []
@@ -231,10 +213,10 @@ def _read_board_entries(
         new, new_notes = find_board_entries(selection.paths(base), defaults=selection.defaults, cards=cards)
         entries, notes = entries + new, notes + new_notes
     new, new_notes = find_board_entries(runs, cards=cards) if runs else ([], [])
-    return _unique_board_entries(entries + new), notes + new_notes
+    return _check_names(entries + new), notes + new_notes
 
 
-def _unique_board_entries(entries: list[Entry]) -> list[Entry]:
+def _check_names(entries: list[Entry]) -> list[Entry]:
     """Return the runs unchanged, after checking that their names differ."""
     seen: dict[str, Entry] = {}
     for entry in entries:
@@ -247,7 +229,7 @@ def _unique_board_entries(entries: list[Entry]) -> list[Entry]:
     return entries
 
 
-def _first_stage_note_of_board(entries: Sequence[Entry]) -> list[str]:
+def _note_on_first_stages(entries: Sequence[Entry]) -> list[str]:
     stages = declared_board_first_stages(entries)
     if len(stages) < 2:
         return []
@@ -259,41 +241,36 @@ def _first_stage_note_of_board(entries: Sequence[Entry]) -> list[str]:
     ]
 
 
-def _resolve_board_path(text: str, base: Path) -> str:
+def _resolve_path(text: str, base: Path) -> str:
     """Return ``base / text`` if this path exists; otherwise ``text``, which is then a selector or another path."""
     return str(base / text) if text and (base / text).exists() else text
 
 
-def _names_board_collection(text: str) -> bool:
+def _names_collection(text: str) -> bool:
     return not Path(text).exists() and Selector.parse(text).name in collections.names()
-
-
-def _open_board_queries(plan: BoardConfig, base: Path) -> Collection | None:
-    """Open the collection that contains the query texts; by default, the collection that contains the judgments."""
-    source = _resolve_board_path(plan.queries or plan.qrels, base)
-    if source and _names_board_collection(source):
-        return open_collection(source)
-    return Trec(topics=source) if plan.queries else None
 
 
 def _board_collection(
     plan: BoardConfig, base: Path, qrels: Qrels, texts: Mapping[str, str], entries: Sequence[Entry]
 ) -> BoardCollection:
     """Return the properties of the board's collection by which runs on other collections are recognised."""
-    named = _resolve_board_path(plan.qrels, base)
+    named = _resolve_path(plan.qrels, base)
     claims = [entry.origin for entry in entries if entry.origin and entry.origin.fingerprint]
     needed = any(
         named not in (origin.collection, origin.qrels) for origin in claims
     )  # computing the fingerprint may require reading all documents
-    fingerprint = open_collection(named).fingerprint if needed and _names_board_collection(named) else ""
+    fingerprint = open_collection(named).fingerprint if needed and _names_collection(named) else ""
     return BoardCollection(named=named, qrels=qrels, fingerprint=fingerprint, queries=texts)
 
 
-def _board_documents(plan: BoardConfig, base: Path, entries: Sequence[Entry], qrels: Qrels) -> dict[str, Document]:
+def _ranked_documents(plan: BoardConfig, base: Path, entries: Sequence[Entry], qrels: Qrels) -> dict[str, Document]:
     """Return the documents whose texts the site shows: those that any run ranks for a judged query."""
     if not plan.texts:
         return {}
-    collection: Collection = open_collection(_resolve_board_selector(plan.texts, base))
+    # a path after the colon is relative to the data folder if it exists there
+    name, colon, argument = plan.texts.partition(":")
+    is_relative = argument and (base / argument).exists()
+    collection: Collection = open_collection(f"{name}{colon}{base / argument}" if is_relative else plan.texts)
     doc_ids = {doc for entry in entries for query, r in entry.run.items() if query in qrels for doc in r.doc_ids}
     lookup = getattr(collection, "lookup", None)
     if lookup is not None:
@@ -301,12 +278,81 @@ def _board_documents(plan: BoardConfig, base: Path, entries: Sequence[Entry], qr
     return {doc.id: doc for doc in collection.docs() if doc.id in doc_ids}
 
 
-def _resolve_board_selector(selector: str, base: Path) -> str:
-    """Return the selector, with a path after the colon resolved relative to the data folder if it exists there."""
-    name, colon, argument = selector.partition(":")
-    return f"{name}{colon}{base / argument}" if argument and (base / argument).exists() else selector
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoardCollection:
+    """Properties of the collection of a board, by which runs on the same collection are recognised."""
+
+    named: str  #: The configured source of the relevance judgments: a file or a selector.
+    qrels: Qrels
+    #: Fingerprint of the collection; empty if the judgments come from a file, or if it is not needed.
+    fingerprint: str = ""
+    queries: Mapping[str, str] = field(default_factory=dict)  #: Text by query id; empty without a source of texts.
 
 
-def _board_entry_key(title: str) -> str:
-    plain = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40].strip("-")
-    return plain or f"board-{hashlib.sha256(title.encode('utf-8', 'replace')).hexdigest()[:8]}"
+def select_entries_of_board(entries: Sequence[Entry], collection: BoardCollection) -> tuple[list[Entry], list[str]]:
+    """Return the runs on the collection of the board, and a note with the number and names of the other runs.
+
+    Runs on other collections would score near zero. Run folders record their collection. Run files do not record it, so
+    run files are always included.
+    """
+    selected = [entry for entry in entries if is_entry_on_board_collection(entry, collection)]
+    selected_ids = {id(entry) for entry in selected}
+    others: dict[str, list[str]] = {}
+    for entry in entries:
+        if id(entry) not in selected_ids:
+            others.setdefault(entry.origin.collection if entry.origin else "", []).append(entry.name)
+    if not others:
+        return selected, []
+    count = sum(map(len, others.values()))
+    listed = "; ".join(f"{_list(names)} (collection {name or 'unknown'!r})" for name, names in others.items())
+    subject = (
+        "1 run folder of another collection was" if count == 1 else f"{count} run folders of other collections were"
+    )
+    return selected, [f"{subject} excluded: {listed}."]
+
+
+def is_entry_on_board_collection(entry: Entry, collection: BoardCollection) -> bool:
+    """Return True if a run belongs to the collection of the board. Plain run files are assumed to belong to it."""
+    origin = entry.origin
+    if origin is None:
+        return True
+    if collection.named in (origin.collection, origin.qrels):
+        return True
+    if collection.fingerprint and collection.fingerprint == origin.fingerprint:
+        return _shares_queries(entry, collection)  # splits with the same documents have the same fingerprint
+    if origin.judged and _same_judgments(origin, collection.qrels):  # the same collection under two names
+        return True
+    if collection.fingerprint and origin.fingerprint:
+        return not origin.judged and _shares_queries(entry, collection)  # two different fingerprints
+    return _shares_queries(entry, collection) and _shares_documents(entry, origin, collection.qrels)
+
+
+def _same_judgments(origin: RunOrigin, qrels: Qrels) -> bool:
+    judged = origin.judged
+    there = judged.keys() <= qrels.keys() if origin.partly else judged.keys() == qrels.keys()
+    return there and all(dict(judged[query]) == dict(qrels[query]) for query in judged)
+
+
+def _shares_queries(entry: Entry, collection: BoardCollection) -> bool:
+    """Return True if run and board share query ids, of which at most half are known to have different texts."""
+    shared = [query for query in entry.run if query in collection.qrels]
+    known = [query for query in shared if entry.queries.get(query) and collection.queries.get(query)]
+    other = sum(
+        entry.queries[query].casefold().split() != collection.queries[query].casefold().split() for query in known
+    )
+    return bool(shared) and 2 * other <= len(shared)
+
+
+def _shares_documents(entry: Entry, origin: RunOrigin, qrels: Qrels) -> bool:
+    """Return True if a run's document ids match the qrels: the ids judged in its folder, or else its ranked ids."""
+    if not origin.judged:
+        return any(doc in qrels[query] for query, r in entry.run.items() if query in qrels for doc in r.doc_ids)
+    shared = [query for query in origin.judged if query in qrels]
+    common = sum(len(origin.judged[query].keys() & qrels[query].keys()) for query in shared)
+    fewer = min(sum(len(judged[query]) for query in shared) for judged in (origin.judged, qrels))
+    return common > _MIN_OVERLAP * fewer
+
+
+def _list(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(map(repr, names[:_NAMED])) + (f" and {more} more" if more > 0 else "")

@@ -15,7 +15,7 @@ Paths are relative to the data folder; the folder of cards is relative to the TO
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -89,7 +89,7 @@ class BoardConfig(BaseModel):
     qrels: str = ""
     """Relevance judgments: a file or the selector of a collection. Optional for a board of recorded scores only."""
     scores: str = ""
-    """File of recorded scores of runs (`rerank.leaderboard.recorded_scores`), relative to the board file."""
+    """File of recorded scores of runs (`rerank.leaderboard.entries`), relative to the board file."""
     queries: str = ""
     """Query texts: a topic file or the selector of a collection."""
     texts: str = ""
@@ -128,23 +128,6 @@ class BoardConfig(BaseModel):
 def read_board_config(path: str | Path) -> BoardConfig:
     """Read a board's TOML file."""
     values = read_toml_file(path, "board")
-    problems = list(_list_unknown_board_keys(values))
-    try:
-        plan = BoardConfig(**{key: value for key, value in values.items() if key in BoardConfig.model_fields})
-    except ValidationError as error:
-        problems += [
-            f"{'.'.join(map(str, fault['loc'])) or 'its keys'}: {describe_pydantic_error(fault)}"
-            for fault in error.errors()
-            if fault["type"] != "extra_forbidden"
-        ]
-    if problems:
-        raise DataError(
-            f"The board {str(path)!r} is invalid: {'; '.join(problems)}", expected="the keys in docs/leaderboard.md"
-        )
-    return plan
-
-
-def _list_unknown_board_keys(values: dict[str, Any]) -> list[str]:
     problems = [
         str(UnknownNameError("key", key, BoardConfig.model_fields))
         for key in values
@@ -159,4 +142,16 @@ def _list_unknown_board_keys(values: dict[str, Any]) -> list[str]:
             for key in row
             if key not in model.model_fields
         ]
-    return problems
+    try:
+        plan = BoardConfig(**{key: value for key, value in values.items() if key in BoardConfig.model_fields})
+    except ValidationError as error:
+        problems += [
+            f"{'.'.join(map(str, fault['loc'])) or 'its keys'}: {describe_pydantic_error(fault)}"
+            for fault in error.errors()
+            if fault["type"] != "extra_forbidden"
+        ]
+    if problems:
+        raise DataError(
+            f"The board {str(path)!r} is invalid: {'; '.join(problems)}", expected="the keys in docs/leaderboard.md"
+        )
+    return plan

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -90,15 +90,12 @@ def parse_submission_card(values: Mapping[str, Any]) -> tuple[Card, list[str]]:
     except ValidationError as error:
         for fault in error.errors():
             name = str(fault["loc"][0])
-            problems.append(f"{name} = {fault['input']!r:.60}: {_describe_card_problem(fault, name)}")
+            expected = describe_pydantic_error(fault)
+            if name == "sha256":
+                expected = "should be 64 lowercase hexadecimal digits"
+            problems.append(f"{name} = {fault['input']!r:.60}: {expected}")
             known.pop(name, None)
     return Card(**known), problems
-
-
-def _describe_card_problem(fault: Any, name: str) -> str:
-    if name == "sha256":
-        return "should be 64 lowercase hexadecimal digits"
-    return describe_pydantic_error(fault)
 
 
 _ENDS = (".trec", ".run", ".txt", ".jsonl", ".json", ".tsv")
@@ -113,14 +110,12 @@ def stem_of_submitted_run(path: Path) -> str:
 class CardIndex:
     """Index that finds the card of a run file: the card whose ``run`` key names the file, or with the same file stem.
 
-    Args:
-        folder: Separate folder of cards for runs in other folders; None if there is no such folder.
+    Folders are read when they are first needed; ``folder`` is a separate folder of cards for runs in other folders.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        """Create the index. Folders are read when they are first needed."""
         self._folder = folder
-        self._named = cache(_submission_cards_naming_run)
+        self._named = cache(_cards_naming_run)
 
     def find(self, run: Path) -> Card:
         """Return the card of a run file, or an empty card if the run file has no card.
@@ -135,11 +130,12 @@ class CardIndex:
             cards = [
                 card
                 for card, name in claims.items()
-                if _submission_card_refers_to_run(card, name, run, by_name=is_separate)
+                if (card.parent / name).resolve() == run.resolve() or (is_separate and name == run.name)
             ]
             if len(cards) > 1:
+                listed = ", ".join(repr(str(card)) for card in cards)
                 raise DataError(
-                    f"{len(cards)} cards name the run file {str(run)!r}: {_list_submission_card_paths(cards)}",
+                    f"{len(cards)} cards name the run file {str(run)!r}: {listed}",
                     expected="one card per run",
                     remedy="Keep one of these cards, and remove the others or correct their run key",
                 )
@@ -157,7 +153,7 @@ class CardIndex:
         return Card()
 
 
-def _submission_cards_naming_run(folder: Path) -> dict[Path, str]:
+def _cards_naming_run(folder: Path) -> dict[Path, str]:
     """Return a mapping from card path to ``run`` key, for the cards in a folder that have this key."""
     names = {}
     for path in sorted(path for path in folder.glob("*.toml") if path.is_file()):
@@ -166,11 +162,3 @@ def _submission_cards_naming_run(folder: Path) -> dict[Path, str]:
         except DataError as error:  # the error is raised again if a run file has the same stem
             warnings.warn(f"{error.found}, so the file is not used as a card", stacklevel=2)
     return {path: run for path, run in names.items() if isinstance(run, str) and run}
-
-
-def _submission_card_refers_to_run(card: Path, name: str, run: Path, *, by_name: bool) -> bool:
-    return (card.parent / name).resolve() == run.resolve() or (by_name and name == run.name)
-
-
-def _list_submission_card_paths(paths: Sequence[Path]) -> str:
-    return ", ".join(repr(str(path)) for path in paths)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -28,20 +28,14 @@ _DIRECTIONS = 24
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlotLabel:
-    """Position of the label of a point, in SVG coordinates.
+    """Position of the label of a point, in SVG coordinates."""
 
-    Attributes:
-        x: Horizontal position of the end of the text that is nearer to the point. A text that is wider than estimated
-            extends away from the point.
-        y: Vertical position of the baseline of the text.
-        anchor: ``end`` if the text is to the left of the point, otherwise ``start``.
-        leader: End of a line from the point to the label; None if the label needs no line.
-    """
-
+    #: Horizontal position of the end of the text that is nearer to the point. A text that is wider than estimated
+    #: extends away from the point.
     x: float
-    y: float
-    anchor: str
-    leader: tuple[float, float] | None
+    y: float  #: Vertical position of the baseline of the text.
+    anchor: str  #: ``end`` if the text is to the left of the point, otherwise ``start``.
+    leader: tuple[float, float] | None  #: End of a line from the point to the label; None if the label needs no line.
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,31 +145,18 @@ class PlotPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScatterPlot:
-    """A plot of effectiveness against cost.
+    """A plot of effectiveness against cost."""
 
-    Attributes:
-        height: Height in SVG units; the width is `WIDTH`.
-        points: One point per run with a known cost.
-        line: Points of the Pareto front by increasing cost, as the ``points`` attribute of an SVG polyline with steps.
-        band: The central 95 % of the fronts of the bootstrap samples, as the ``points`` attribute of an SVG polygon.
-        x_ticks: Positions and labels of the horizontal axis.
-        y_ticks: Positions and labels of the vertical axis.
-        draws: Number of bootstrap samples.
-        y_scale: The value at the upper edge, and the number of SVG units per unit of the measure.
-        unknown: Indexes of the runs with unknown cost.
-        logarithmic: True if the cost axis is logarithmic.
-    """
-
-    height: int
-    points: tuple[PlotPoint, ...]
-    line: str
-    band: str
-    x_ticks: tuple[tuple[float, str], ...]
+    height: int  #: Height in SVG units; the width is `WIDTH`.
+    points: tuple[PlotPoint, ...]  #: One point per run with a known cost.
+    line: str  #: Pareto front by increasing cost, as the ``points`` attribute of an SVG polyline with steps.
+    band: str  #: Central 95 % of the fronts of the bootstrap samples, as the ``points`` attribute of an SVG polygon.
+    x_ticks: tuple[tuple[float, str], ...]  #: Positions and labels of the horizontal axis.
     y_ticks: tuple[tuple[float, str], ...]
-    y_scale: tuple[float, float]
-    draws: int
-    unknown: tuple[int, ...]
-    logarithmic: bool
+    y_scale: tuple[float, float]  #: The value at the upper edge, and the number of SVG units per unit of the measure.
+    draws: int  #: Number of bootstrap samples.
+    unknown: tuple[int, ...]  #: Indexes of the runs with unknown cost.
+    logarithmic: bool  #: True if the cost axis is logarithmic.
 
 
 def pareto_front_of_board(costs: Sequence[float], values: Sequence[float]) -> list[int]:
@@ -215,15 +196,23 @@ def layout_cost_plot(
     scale = _Scale(known)
     height = min(_HIGHEST, _HEIGHT + _PER_POINT * max(0, len(runs) - _FEW))
     drawn = bootstrap_front(known, scores)
-    low, high, step = _cost_axis_span([*means, drawn.lowest, *drawn.high.tolist()])
+    shown = [*means, drawn.lowest, *drawn.high.tolist()]
+    low, high = min(shown), max(shown)
+    margin = max(0.01, 0.03 * (high - low))
+    low, high, step = round_plot_axis(
+        max(0.0, low - margin), min(1.0, high + margin) if high <= 1 else high + margin, 8
+    )
     down = (height - TOP - BOTTOM) / (high - low)
     ticks = [low + n * step for n in range(round((high - low) / step) + 1)]
-    to_y = partial(_plot_height_of_value, high=high, down=down, bottom=height - BOTTOM)
+
+    def to_y(value: float) -> float:
+        return min(height - BOTTOM, max(float(TOP), TOP + (high - value) * down))  # limited to the frame of the plot
+
     xs = [scale.at(cost) for cost in drawn.levels]
     lower, upper, line = (_steps_of_front(xs, [*map(to_y, bound)]) for bound in (drawn.low, drawn.high, drawn.best))
     return ScatterPlot(
         height=height,
-        points=_label_plot_points(
+        points=_label_points(
             runs,
             [(round(scale.at(cost), 1), round(to_y(mean), 1)) for cost, mean in zip(known, means, strict=True)],
             set(pareto_front_of_board(known, means)),
@@ -232,8 +221,8 @@ def layout_cost_plot(
             (LEFT + 2.0, TOP - 8.0, WIDTH - 2.0, height - BOTTOM - 2.0),
             line,
         ),
-        line=_format_plot_points(line),
-        band=_format_plot_points([*upper, *reversed(lower)]),
+        line=_format_points(line),
+        band=_format_points([*upper, *reversed(lower)]),
         x_ticks=tuple(scale.ticks()),
         y_ticks=tuple((round(to_y(tick), 1), f"{tick:.2f}") for tick in ticks),
         y_scale=(high, down),
@@ -243,12 +232,7 @@ def layout_cost_plot(
     )
 
 
-def _plot_height_of_value(value: float, *, high: float, down: float, bottom: float) -> float:
-    """Return the vertical coordinate of a value, limited to the frame of the plot."""
-    return min(bottom, max(float(TOP), TOP + (high - value) * down))
-
-
-def _label_plot_points(
+def _label_points(
     runs: Sequence[int],
     places: Sequence[tuple[float, float]],
     front: set[int],
@@ -275,7 +259,7 @@ def _steps_of_front(xs: Sequence[float], ys: Sequence[float]) -> list[tuple[floa
     return [corner for x, end, y in zip(xs, ends, ys, strict=True) for corner in ((x, y), (end, y))]
 
 
-def _format_plot_points(points: Sequence[tuple[float, float]]) -> str:
+def _format_points(points: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
@@ -303,20 +287,12 @@ class _Scale:
         if not self.logarithmic:
             many = round((self.high - self.low) / self.step)
             return [
-                (round(self.at(v), 1), _format_cost_tick(v))
-                for v in (self.low + n * self.step for n in range(many + 1))
+                (round(self.at(v), 1), _format_tick(v)) for v in (self.low + n * self.step for n in range(many + 1))
             ]
         zero = [(self.at(0), "0")] if self.zero else []
         every = max(1, math.ceil((self.high - self.low) / _TICKS))
         powers = range(int(self.low), int(self.high) + 1, every)
-        return zero + [(round(self.at(10.0**n), 1), _format_cost_tick(10.0**n)) for n in powers]
-
-
-def _cost_axis_span(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return lower bound, upper bound and tick step of an axis that shows the values with a margin."""
-    low, high = min(values), max(values)
-    margin = max(0.01, 0.03 * (high - low))
-    return round_plot_axis(max(0.0, low - margin), min(1.0, high + margin) if high <= 1 else high + margin, 8)
+        return zero + [(round(self.at(10.0**n), 1), _format_tick(10.0**n)) for n in powers]
 
 
 def round_plot_axis(low: float, high: float, steps: int = 5) -> tuple[float, float, float]:
@@ -327,7 +303,7 @@ def round_plot_axis(low: float, high: float, steps: int = 5) -> tuple[float, flo
     return math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step, step
 
 
-def _format_cost_tick(value: float) -> str:
+def _format_tick(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
@@ -342,34 +318,19 @@ TAIL = 0.025
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class BootstrappedFront:
-    """Pareto front of effectiveness against cost, with its uncertainty. Only runs with a known cost are included.
+    """Pareto front of effectiveness against cost, with its uncertainty. Only runs with a known cost are included."""
 
-    Attributes:
-        shares: Fraction of the bootstrap samples in which each run is on the front; shape (runs,).
-        levels: Distinct costs in ascending order; shape (levels,).
-        best: Best mean among the runs that cost at most each level; shape (levels,).
-        low: Lower bound of the central 95 % of the best means of the samples; shape (levels,).
-        high: Upper bound of the central 95 %; shape (levels,).
-        draws: Number of bootstrap samples.
-        lowest: Smallest lower bound of the mean of any run. No selection of runs has a band that extends below it.
-    """
-
-    shares: Floats
-    levels: Floats
-    best: Floats
-    low: Floats
-    high: Floats
-    draws: int
-    lowest: float
+    shares: Floats  #: (runs,) fraction of the bootstrap samples in which each run is on the front.
+    levels: Floats  #: (levels,) distinct costs in ascending order.
+    best: Floats  #: (levels,) best mean among the runs that cost at most each level.
+    low: Floats  #: (levels,) lower bound of the central 95 % of the best means of the samples.
+    high: Floats  #: (levels,) upper bound of the central 95 %.
+    draws: int  #: Number of bootstrap samples.
+    lowest: float  #: Smallest lower bound of the mean of any run. No selection of runs has a band that is below it.
 
 
 def bootstrap_front(costs: Sequence[float], values: Floats) -> BootstrappedFront:
-    """Compute the Pareto front of mean score against cost, and its uncertainty.
-
-    Args:
-        costs: Cost of each run; shape (runs,).
-        values: Scores of shape (runs, topics).
-    """
+    """Compute the Pareto front of mean score against cost, and its uncertainty, from (runs, topics) scores."""
     levels, level_of_run = np.unique(np.asarray(costs, dtype=np.float64), return_inverse=True)
     # Means of shape (runs, draws + 1): one column per sample; the last column is the mean over the original topics.
     counts = _count_sampled_topics(values.shape[1])

@@ -1,24 +1,40 @@
-"""Runs of a leaderboard, read from run files and run folders together with their cards."""
+"""Runs of a leaderboard: read from run files and run folders together with their cards, or recorded scores.
+
+A file of recorded scores holds cards and per-topic scores in JSON, without document ids, texts or lists. A board is
+published from such a file if its runs cannot be redistributed. `exports.board_as_recorded_scores` writes the file, and
+a board built from it has the same tables as the board of the runs.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from rerank.collections.requests import Requests
-from rerank.errors import DataError, MissingResourceError
+from rerank.errors import DataError, MissingResourceError, describe_pydantic_error
 from rerank.experiment.spec import RunSpec
 from rerank.io.file_hashes import file_hash
 from rerank.io.json_records import parse_json
 from rerank.io.run_files import read_run
 from rerank.io.text_files import open_text_file
 from rerank.leaderboard.card import Card, CardIndex, read_submission_card, stem_of_submitted_run
-from rerank.leaderboard.recorded_scores import RecordedRun, RecordedScores, digest_ranked_lists
 from rerank.store import RunFolder
 from rerank.types import Qrels, Run
 
+#: Types of cost: key, axis label, column header, and factor that multiplies the value.
+COSTS = (
+    ("cost", "US dollars per 1,000 queries", "$ / 1,000 q.", 1000.0),
+    ("tokens", "tokens per query", "tokens / q.", 1.0),
+    ("seconds", "seconds per query", "s / q.", 1.0),
+    ("parameters", "billions of parameters of the model", "size, 10⁹", 1e-9),
+)
+FORMAT = "listrank board scores 1"
 #: Suffixes of files in folders of runs that are not run files.
 _BESIDE = (".toml", ".md", ".jsonl", ".csv", ".html")  # cards, notes, tables of rerank bench, the page of rerank demo
 _LISTS = {"candidates", "hits", "ctxs"}
@@ -28,47 +44,75 @@ _CARD = "card.toml"
 _RESULT = "run.trec"
 
 
+class RecordedRun(BaseModel):
+    """The card and the scores of one run whose ranked lists are not published."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    card: Card
+    """Metadata of the run, with the number of queries to which tokens, seconds and cost refer."""
+    lists: str
+    """Digest of the lists (`digest_ranked_lists`), by which runs with identical lists are recognised."""
+    missing: tuple[str, ...] = ()
+    """Judged topics for which the run has no list; they score 0."""
+    judged: dict[str, float]
+    """Mapping from measure to the mean fraction of judged documents within the cutoff of the measure."""
+    scores: dict[str, tuple[float, ...]]
+    """Mapping from measure to one score per topic, in the order of the topics of the file."""
+
+
+class RecordedScores(BaseModel):
+    """The recorded scores of a board: the content of its JSON file, with one `RecordedRun` per run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    format: Literal["listrank board scores 1"]
+    """Name and version of the format."""
+    topics: tuple[str, ...]
+    """Ids of the judged topics."""
+    relevant: int
+    """Lowest grade that binary measures count as relevant."""
+    qrels: str
+    """Digest of the judgments (`digest_judgments`); runs added to the board need judgments with this digest."""
+    notes: tuple[str, ...] = ()
+    """Notes on the ranked lists, which cannot be checked without these lists."""
+    runs: tuple[RecordedRun, ...]
+    """The cards and scores of the runs."""
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        measures = self.runs[0].scores.keys() if self.runs else set()
+        for run in self.runs:
+            if run.scores.keys() != measures:
+                raise ValueError(f"run {run.card.name!r} has other measures than the first run")
+            if any(len(row) != len(self.topics) for row in run.scores.values()):
+                raise ValueError(f"run {run.card.name!r} should have {len(self.topics)} scores per measure")
+        return self
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOrigin:
-    """Provenance of a run, as recorded in its run folder.
+    """Provenance of a run, as recorded in its run folder. A value that is not recorded is empty."""
 
-    Attributes:
-        collection: Selector of the collection; empty if it is not recorded.
-        fingerprint: Fingerprint of the collection at the time of the run; empty if it is not recorded.
-        first_stage: Selector of the first stage.
-        qrels: Source of separately specified relevance judgments; empty if the collection's own judgments were used.
-        partly: True if the run was restricted to some queries of the collection.
-        judged: Relevance judgments with which the run was evaluated; empty if there were no judgments.
-    """
-
-    collection: str = ""
-    fingerprint: str = ""
+    collection: str = ""  #: Selector of the collection.
+    fingerprint: str = ""  #: Fingerprint of the collection at the time of the run.
     first_stage: str = ""
-    qrels: str = ""
-    partly: bool = False
-    judged: Qrels = field(default_factory=lambda: Qrels({}))
+    qrels: str = ""  #: Source of separately specified judgments; empty if the collection's own were used.
+    partly: bool = False  #: True if the run was restricted to some queries of the collection.
+    judged: Qrels = field(default_factory=lambda: Qrels({}))  #: The judgments with which the run was evaluated.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A run on a leaderboard, with its card and what its folder records.
+    """A run on a leaderboard, with its card and what its folder records."""
 
-    Attributes:
-        card: Metadata of the run. The card always has a name.
-        run: The rankings.
-        source: Path of the run file or run folder.
-        first: The candidates that were reranked; None if the source is not a run folder.
-        queries: Mapping from query id to text, for queries whose text is in the source.
-        origin: Provenance recorded in the run folder; None for a run file.
-        recorded: Recorded scores of a run whose lists are unknown, so that ``run`` is empty; None for a run with lists.
-    """
-
-    card: Card
+    card: Card  #: Metadata of the run. The card always has a name.
     run: Run
-    source: Path
-    first: Run | None = None
-    queries: Mapping[str, str] = field(default_factory=dict)
-    origin: RunOrigin | None = None
+    source: Path  #: Path of the run file or run folder.
+    first: Run | None = None  #: The candidates that were reranked; None if the source is not a run folder.
+    queries: Mapping[str, str] = field(default_factory=dict)  #: Texts of queries, if they are in the source.
+    origin: RunOrigin | None = None  #: Provenance recorded in the run folder; None for a run file.
+    #: Recorded scores of a run whose lists are unknown, so that ``run`` is empty; None for a run with lists.
     recorded: RecordedRun | None = None
 
     @property
@@ -86,6 +130,13 @@ class Entry:
         many = self.card.queries or len(self.run)
         return None if total is None or not many else total / many
 
+    def cost(self, kind: str) -> float | None:
+        """Return one type of cost (`COSTS`) in the unit of the plot axis; None if the cost is unknown."""
+        total = getattr(self.card, kind)
+        value = total if kind == "parameters" else self.per_query(total)
+        factor = next(times for key, _, _, times in COSTS if key == kind)
+        return None if value is None else value * factor
+
 
 def find_board_entries(
     paths: Iterable[Path], *, defaults: Card | None = None, cards: Path | None = None
@@ -94,7 +145,7 @@ def find_board_entries(
 
     Args:
         paths: Paths of the runs. Duplicates are read once.
-        defaults: Metadata that apply to all runs; values on cards take priority. None for no metadata.
+        defaults: Metadata that apply to all runs; values on cards take priority.
         cards: Separate folder of cards for runs in other folders. By default, a card is next to its run file, or is the
             file card.toml in a run folder. A card belongs to the file named in its ``run`` key, or to the file with the
             same stem.
@@ -105,16 +156,33 @@ def find_board_entries(
     entries: list[Entry] = []
     notes: list[str] = []
     index = CardIndex(cards)
-    for source in dict.fromkeys(run_path.resolve() for path in paths for run_path in _paths_of_board_runs(Path(path))):
+    for source in dict.fromkeys(run_path.resolve() for path in paths for run_path in _run_paths(Path(path))):
         if source.is_dir():
             folder = RunFolder.existing(source)
             if not folder.finished:
                 notes.append(f"The run folder {source.name!r} is unfinished and was skipped.")
                 continue
-            entries.append(_entry_from_run_folder(folder, defaults or Card()))
+            entries.append(_entry_from_folder(folder, defaults or Card()))
         else:
-            entries.append(_entry_from_run_file(source, index.find(source).with_defaults(defaults or Card())))
-    return _entries_with_unique_names(entries), notes
+            card = index.find(source).with_defaults(defaults or Card())
+            _check_hash(card, source)
+            # from a file of rerank requests, the candidate lists are read as a run
+            run = Requests(str(source)).candidates() if _holds_requests(source) else read_run(source)
+            texts = {query: ranking.query.text for query, ranking in run.items() if ranking.query.text}
+            card = card.with_name(stem_of_submitted_run(source))
+            entries.append(Entry(card=card, run=run, source=source, queries=texts))
+    # equal names get the folder's name as a prefix and, if needed, a number
+    names = [entry.name for entry in entries]
+    long = [e.name if names.count(e.name) == 1 else f"{e.source.parent.name}/{e.name}" for e in entries]
+    unique = [
+        name if long.count(name) == 1 else f"{name} ({long[:number].count(name) + 1})"
+        for number, name in enumerate(long)
+    ]
+    renamed = [
+        replace(entry, card=entry.card.model_copy(update={"name": name}))
+        for entry, name in zip(entries, unique, strict=True)
+    ]
+    return renamed, notes
 
 
 def entries_of_recorded_scores(record: RecordedScores, source: Path) -> list[Entry]:
@@ -122,7 +190,7 @@ def entries_of_recorded_scores(record: RecordedScores, source: Path) -> list[Ent
     return [Entry(card=run.card, run=Run(()), source=source, recorded=run) for run in record.runs]
 
 
-def _paths_of_board_runs(path: Path) -> Iterator[Path]:
+def _run_paths(path: Path) -> Iterator[Path]:
     """Yield the run folders and run files at or below a path."""
     if not path.exists():
         raise MissingResourceError(f"The run {str(path)!r} does not exist", remedy="Check the path")
@@ -133,11 +201,11 @@ def _paths_of_board_runs(path: Path) -> Iterator[Path]:
     if not inside:
         raise DataError(f"The folder {str(path)!r} contains no runs", expected="run folders or run files")
     for entry in inside:
-        yield from _paths_of_board_runs(entry)
+        yield from _run_paths(entry)
 
 
-def _entry_from_run_folder(folder: RunFolder, defaults: Card) -> Entry:
-    known = _card_of_run_folder(folder)
+def _entry_from_folder(folder: RunFolder, defaults: Card) -> Entry:
+    known = _card_of_folder(folder)
     own = folder.path / _CARD
     declared = read_submission_card(own) if own.is_file() else Card()
     if declared.run not in ("", _RESULT):
@@ -146,7 +214,7 @@ def _entry_from_run_folder(folder: RunFolder, defaults: Card) -> Entry:
             expected=f"no run key, or {_RESULT}, the run in the folder of the card",
         )
     card = declared.with_defaults(known).with_defaults(defaults)
-    _check_hash_on_card(card, folder.path / _RESULT)
+    _check_hash(card, folder.path / _RESULT)
     first = folder.read_candidates()
     texts = {query: ranking.query.text for query, ranking in first.items() if ranking.query.text}
     return Entry(
@@ -159,7 +227,7 @@ def _entry_from_run_folder(folder: RunFolder, defaults: Card) -> Entry:
     )
 
 
-def _card_of_run_folder(folder: RunFolder) -> Card:
+def _card_of_folder(folder: RunFolder) -> Card:
     """Return a card with the metadata that a run folder records, such as model, method and tokens."""
     spec = RunSpec.from_record({"collection": "", **folder.spec()["spec"]})
     summary = folder.read_json("summary.json", "tokens_in", "tokens_out", "seconds", "queries")
@@ -195,14 +263,7 @@ def read_origin_of_entry(folder: RunFolder) -> RunOrigin:
     )
 
 
-def _entry_from_run_file(path: Path, card: Card) -> Entry:
-    _check_hash_on_card(card, path)
-    run = _read_entry_run(path)
-    texts = {query: ranking.query.text for query, ranking in run.items() if ranking.query.text}
-    return Entry(card=card.with_name(stem_of_submitted_run(path)), run=run, source=path, queries=texts)
-
-
-def _check_hash_on_card(card: Card, path: Path) -> None:
+def _check_hash(card: Card, path: Path) -> None:
     """Check that the hash of a run file equals the hash on its card, if the card has one."""
     if card.sha256 and card.sha256 != file_hash(path):
         raise DataError(
@@ -212,12 +273,7 @@ def _check_hash_on_card(card: Card, path: Path) -> None:
         )
 
 
-def _read_entry_run(path: Path) -> Run:
-    """Read a run in any supported format. From a file of rerank requests, the candidate lists are read as a run."""
-    return Requests(str(path)).candidates() if _entry_holds_requests(path) else read_run(path)
-
-
-def _entry_holds_requests(path: Path) -> bool:
+def _holds_requests(path: Path) -> bool:
     with open_text_file(path) as stream:
         first = next((line.strip() for line in stream if line.strip()), "")
     if not first.startswith("{"):
@@ -229,16 +285,31 @@ def _entry_holds_requests(path: Path) -> bool:
     return isinstance(record, dict) and bool(_LISTS & record.keys()) and bool({"query", "question"} & record.keys())
 
 
-def _entries_with_unique_names(entries: list[Entry]) -> list[Entry]:
-    """Return the entries with unique names. Equal names get the folder's name as a prefix and, if needed, a number."""
-    names = [entry.name for entry in entries]
-    long = [
-        entry.name if names.count(entry.name) == 1 else f"{entry.source.parent.name}/{entry.name}" for entry in entries
-    ]
-    unique = [
-        name if long.count(name) == 1 else f"{name} ({long[:index].count(name) + 1})" for index, name in enumerate(long)
-    ]
-    return [
-        replace(entry, card=entry.card.model_copy(update={"name": name}))
-        for entry, name in zip(entries, unique, strict=True)
-    ]
+def read_recorded_scores(path: Path) -> RecordedScores:
+    """Read a file of recorded scores."""
+    remedy = "Create the file again with eval/leaderboard/record_scores.py"
+    try:
+        return RecordedScores.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise MissingResourceError(f"The file of scores {str(path)!r} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"]))
+        problem = f"{where}: {describe_pydantic_error(fault)}" if where else describe_pydantic_error(fault)
+        raise DataError(
+            f"The file of scores {str(path)!r} is invalid: {problem}", expected=FORMAT, remedy=remedy
+        ) from error
+
+
+def digest_ranked_lists(run: Run) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of the ordered document ids of all queries."""
+    return _digest({query: ranking.doc_ids for query, ranking in run.items() if len(ranking)})
+
+
+def digest_judgments(qrels: Qrels) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of all judgments."""
+    return _digest({query: sorted(grades.items()) for query, grades in qrels.items()})
+
+
+def _digest(content: Mapping[str, object]) -> str:
+    return hashlib.sha256(repr(sorted(content.items())).encode("utf-8", "surrogatepass")).hexdigest()[:16]

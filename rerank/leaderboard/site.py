@@ -7,6 +7,9 @@ site.js                sorting, filtering, and the view of single queries
 tables/                every table as CSV and LaTeX
 data/BOARD-HASH/       data for site.js: the scores of the board, and the ranked lists, if known, in one file per query
 site.json              names of these files; a later build uses it to remove outdated files
+
+Data files contain JavaScript calls instead of JSON, because a page opened from the file system may load scripts but may
+not fetch other files.
 """
 
 from __future__ import annotations
@@ -16,7 +19,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -24,26 +26,19 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rerank.errors import DataError, StorageError, UsageError
+from rerank.evaluation.baseline_tests import is_baseline_test
 from rerank.evaluation.judgment_coverage import judged_cutoff
+from rerank.evaluation.significance import TITLES
 from rerank.io.atomic_folder import fill_folder
 from rerank.io.page_style import read_page_style
 from rerank.io.text_files import replace_text_file
 from rerank.leaderboard.board import Board
-from rerank.leaderboard.board_costs import COSTS, board_cost_of_run
-from rerank.leaderboard.cost_plot import (
-    BOTTOM,
-    LEFT,
-    RIGHT,
-    TOP,
-    WIDTH,
-    ScatterPlot,
-    layout_cost_plot,
-    round_plot_axis,
-)
-from rerank.leaderboard.first_stage_links import declared_board_first_stages
-from rerank.leaderboard.site_scripts import site_script_of_board, site_script_of_lists
+from rerank.leaderboard.cost_plot import BOTTOM, LEFT, RIGHT, TOP, WIDTH, layout_cost_plot, round_plot_axis
+from rerank.leaderboard.entries import COSTS
+from rerank.leaderboard.exports import board_as_csv, board_as_latex
+from rerank.leaderboard.first_stages import declared_board_first_stages
 from rerank.leaderboard.standings import Standings, format_rank_ranges
-from rerank.leaderboard.table_exports import board_as_csv, board_as_latex
+from rerank.selector import Selector
 
 _LIST = "site.json"
 #: Valid names of files of the site. Other names in a manipulated list could refer to files outside the folder.
@@ -54,15 +49,12 @@ _SHIPPED = ("site_numbers.js", "site.js")
 _COLUMNS, _COSTS = ("weights", "year"), tuple(kind for kind, *_ in COSTS)
 #: Minimum number of runs in a plot.
 _MIN_RUNS = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CostPlot:
-    """A plot of effectiveness against one type of cost, as the page template receives it."""
-
-    kind: str
-    axis: str
-    plot: ScatterPlot
+#: Decimals of the scores. The page only adds them up for bootstrap samples; tests use the p-values of the build.
+_DIGITS = 10
+#: Maximum number of documents per ranked list.
+KEPT = 100
+#: Maximum number of characters per document.
+_LETTERS = 1500
 
 
 def write_site(boards: Sequence[Board], out: str | Path, *, title: str = "Leaderboard") -> Path:
@@ -85,11 +77,11 @@ def write_site(boards: Sequence[Board], out: str | Path, *, title: str = "Leader
     try:
         out.mkdir(parents=True, exist_ok=True)
         # Write the list of files first, so that a later build can remove the files of an interrupted build.
-        _write_site_file(out / _LIST, _format_site_file_list([*before, *content]))
+        _write_file(out / _LIST, _file_list([*before, *content]))
         with fill_folder(out, last="index.html") as draft:  # the old page stays until the new page is complete
             for name, text in content.items():
                 (draft / name).parent.mkdir(parents=True, exist_ok=True)
-                _write_site_file(draft / name, text)
+                _write_file(draft / name, text)
     except OSError as error:
         raise StorageError(f"The folder {str(out)!r} cannot be written: {error.strerror}") from error
     for name in before:
@@ -97,7 +89,7 @@ def write_site(boards: Sequence[Board], out: str | Path, *, title: str = "Leader
             (out / name).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # the folder is not empty
                 (out / name).parent.rmdir()
-    _write_site_file(out / _LIST, _format_site_file_list(content))
+    _write_file(out / _LIST, _file_list(content))
     return out / "index.html"
 
 
@@ -140,8 +132,8 @@ def render_site(boards: Sequence[Board], title: str) -> dict[str, str]:
         for table in board.tables:
             content[f"tables/{site_table_name(board, table)}.csv"] = board_as_csv(board, table)
             content[f"tables/{site_table_name(board, table)}.tex"] = board_as_latex(board, table)
-        views.append(_site_view_of_board(board, folder))
-    content["index.html"] = _render_site_page(views, title)
+        views.append(_view_of_board(board, folder))
+    content["index.html"] = _render_page(views, title)
     return content
 
 
@@ -151,16 +143,17 @@ def site_table_name(board: Board, table: Standings) -> str:
     return f"{board.key}-{measure}"
 
 
-def _render_site_page(views: Sequence[Mapping[str, Any]], title: str) -> str:
+def _render_page(views: Sequence[Mapping[str, Any]], title: str) -> str:
     from jinja2 import Environment
 
     package = files("rerank.leaderboard")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "ranges": format_rank_ranges,
-        "amount": _format_site_amount,
+        "amount": _format_amount,
         "figure": lambda value: f"{value:.3f}" if round(value, 3) == value else f"{value:g}",
-        "address": _is_site_link,
+        # only URLs that are safe to use as a link
+        "address": lambda text: re.fullmatch(r"https?://[^\s\"'<>]+", text) is not None,
         "path": lambda url: urlsplit(url).path.strip("/") or url,
     }
     template = environment.from_string((package / "site.html.j2").read_text(encoding="utf-8"))
@@ -170,15 +163,14 @@ def _render_site_page(views: Sequence[Mapping[str, Any]], title: str) -> str:
         costs=COSTS,
         version=version("listrank"),
         frame={"width": WIDTH, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM},
-        facets={name: _site_facet(views, name) for name in ("category", "language")},
+        facets={
+            name: sorted({value for view in views if (value := getattr(view["board"].plan, name))})
+            for name in ("category", "language")
+        },
     )
 
 
-def _site_facet(views: Sequence[Mapping[str, Any]], name: str) -> list[str]:
-    return sorted({value for view in views if (value := getattr(view["board"].plan, name))})
-
-
-def _site_view_of_board(board: Board, folder: str) -> dict[str, Any]:
+def _view_of_board(board: Board, folder: str) -> dict[str, Any]:
     cards = [entry.card for entry in board.entries]
     return {
         "board": board,
@@ -186,15 +178,15 @@ def _site_view_of_board(board: Board, folder: str) -> dict[str, Any]:
         "groups": sorted({card.group for card in cards if card.group}),
         "stages": sorted(declared_board_first_stages(board.entries)),
         "weights": sorted({card.weights for card in cards if card.weights}),
-        "costs": [{kind: board_cost_of_run(entry, kind) for kind, *_ in COSTS} for entry in board.entries],
+        "costs": [{kind: entry.cost(kind) for kind, *_ in COSTS} for entry in board.entries],
         "known": {key: any(getattr(card, key) not in (None, "") for card in cards) for key in (*_COLUMNS, *_COSTS)},
         "tables": [
             {
                 "number": number,
                 "table": table,
                 "files": site_table_name(board, table),
-                "pictures": _site_cost_plots(board, table),
-                "bars": _site_interval_bars(table),
+                "pictures": _cost_plots(board, table),
+                "bars": _interval_bars(table),
                 "judged": judged_cutoff(table.measure),
             }
             for number, table in enumerate(board.tables)
@@ -202,7 +194,7 @@ def _site_view_of_board(board: Board, folder: str) -> dict[str, Any]:
     }
 
 
-def _site_interval_bars(table: Standings) -> dict[str, Any]:
+def _interval_bars(table: Standings) -> dict[str, Any]:
     """Return the positions of axis labels, means and interval bounds, in percent of the width of a table's column."""
     low, high, step = round_plot_axis(min(run.low for run in table.runs), max(run.high for run in table.runs))
     ticks = [low + step * n for n in range(round((high - low) / step) + 1)]
@@ -216,34 +208,118 @@ def _site_interval_bars(table: Standings) -> dict[str, Any]:
     }
 
 
-def _site_cost_plots(board: Board, table: Standings) -> list[CostPlot]:
+def _cost_plots(board: Board, table: Standings) -> list[dict[str, Any]]:
     values = [list(scores.by_measure(table.measure).values()) for scores in board.scores]
     names = [entry.name for entry in board.entries]
     plots = []
     for kind, axis, _, _ in COSTS:
-        costs = [board_cost_of_run(entry, kind) for entry in board.entries]
+        costs = [entry.cost(kind) for entry in board.entries]
         drawn = layout_cost_plot(costs, values, names) if sum(cost is not None for cost in costs) >= _MIN_RUNS else None
         if drawn is not None:
-            plots.append(CostPlot(kind=kind, axis=axis, plot=drawn))
+            plots.append({"kind": kind, "axis": axis, "plot": drawn})
     return plots
 
 
-def _format_site_amount(value: float | None) -> str:
+def _format_amount(value: float | None) -> str:
     """Format a number for a table of the page; None, for an unknown value, becomes a dash."""
     if value is None:
         return "–"
     return f"{value:,.0f}" if value >= 100 or value == 0 else f"{value:.3g}"
 
 
-def _is_site_link(text: str) -> bool:
-    """Return True if the text is a URL that is safe to use as a link."""
-    return re.fullmatch(r"https?://[^\s\"'<>]+", text) is not None
-
-
-def _format_site_file_list(names: Sequence[str] | Mapping[str, str]) -> str:
+def _file_list(names: Sequence[str] | Mapping[str, str]) -> str:
     return json.dumps({"made_by": "rerank leaderboard build", "files": sorted(set(names))}, indent=1) + "\n"
 
 
-def _write_site_file(path: Path, text: str) -> None:
+def _write_file(path: Path, text: str) -> None:
     with replace_text_file(path) as stream:
         stream.write(text.encode("utf-8", "backslashreplace").decode("utf-8"))
+
+
+def site_script_of_board(board: Board, folder: str) -> str:
+    """Return the script with the scores of a board: one value per run and query.
+
+    ``folder`` is the folder of the board's data files, relative to the page.
+    """
+    queries = board.topics
+    return _script_call(
+        "listrankBoard",
+        {
+            "key": board.key,
+            "folder": folder,
+            "kept": KEPT,
+            "relevant": board.relevant,
+            "costs": {kind: [entry.cost(kind) for entry in board.entries] for kind, *_ in COSTS},
+            "queries": [{"id": query, "text": board.queries.get(query, "")} for query in queries],
+            "runs": [
+                {
+                    "name": entry.name,
+                    "before": before,
+                    "depth": entry.card.depth,
+                    "note": entry.card.note,
+                    "lists": entry.recorded is None,
+                }
+                for entry, before in zip(board.entries, board.before, strict=True)
+            ],
+            "measures": [table.measure for table in board.tables],
+            "tables": [_tests_of_table(board, table) for table in board.tables],
+            "values": [
+                [
+                    [round(row[query], _DIGITS) for query in queries]
+                    for row in (s.by_measure(t.measure) for s in board.scores)
+                ]
+                for t in board.tables
+            ],
+        },
+    )
+
+
+def _tests_of_table(board: Board, table: Standings) -> dict[str, Any]:
+    """Return the data with which site_numbers.js repeats the tests of a table for a selection of the runs."""
+    decisions, test = table.decisions, Selector.parse(board.plan.test).name
+    names = [entry.name for entry in board.entries]
+    # The p-values of Dunnett's test and of max-t depend on all runs, so they cannot be used for a selection.
+    repeats = bool(board.plan.baseline and decisions and not decisions.family_wise and not is_baseline_test(test))
+    return {
+        "p": decisions.p_values()[0].tolist() if decisions else None,
+        "correction": decisions.correction if decisions else "none",
+        "title": TITLES[decisions.correction] if decisions else "",
+        "alpha": board.plan.alpha,
+        "familyWise": bool(decisions and decisions.family_wise),
+        "baseline": names.index(board.plan.baseline) if repeats else None,
+        "means": [run.mean for run in table.runs],
+        "places": [run.place for run in table.runs],
+    }
+
+
+def site_script_of_lists(board: Board, number: int) -> str:
+    """Return the script with the ranked lists of the query with this index, as indexes into the query's documents."""
+    query = board.topics[number]
+    judged = board.qrels[query]
+    places: dict[str, int] = {}
+    lists: list[list[int] | None] = []
+    lengths = []
+    for entry in board.entries:
+        ids = entry.run[query].doc_ids if query in entry.run else ()
+        lengths.append(len(ids))
+        lists.append([places.setdefault(doc, len(places)) for doc in ids[:KEPT]] or None)
+    content: dict[str, Any] = {
+        "query": query,
+        "docs": list(places),
+        "grades": [judged.get(doc) for doc in places],
+        "lists": lists,
+        "lengths": lengths,
+        "judged": sorted(judged.values(), reverse=True)[:KEPT],
+    }
+    texts = {place: board.docs[doc].full_text for doc, place in places.items() if doc in board.docs}
+    if texts:
+        short = {place: text if len(text) <= _LETTERS else text[: _LETTERS - 1] + "…" for place, text in texts.items()}
+        content["texts"] = short
+    return _script_call("listrankLists", {"key": board.key, "number": number, **content})
+
+
+def _script_call(name: str, content: Mapping[str, Any]) -> str:
+    """Return a JavaScript call with one JSON argument, which is escaped to be safe inside scripts."""
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return f"{name}({text});\n"

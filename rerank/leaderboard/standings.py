@@ -11,67 +11,42 @@ from rerank.evaluation.baseline_tests import is_baseline_test
 from rerank.evaluation.measures import describe_grade_use
 from rerank.evaluation.pairwise_decisions import PairwiseDecisions
 from rerank.evaluation.significance import TITLES, student_t_interval
-from rerank.leaderboard.first_stage_gains import FirstStageGain, compare_with_first_stages
+from rerank.leaderboard.first_stages import FirstStageGain, compare_with_first_stages
 
 _NO_TEST = "No test was run: there is only one run or one judged query."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """Position of one run in the ranking by one measure, with its mean and test results.
+    """Position of one run in the ranking by one measure, with its mean and test results."""
 
-    Attributes:
-        place: Rank of the run by its mean, from 1. Runs with equal means keep their input order.
-        mean: Mean over all judged queries.
-        low: Lower bound of the 95 % confidence interval of the mean; the mean itself if there is one query.
-        high: Upper bound of the interval.
-        beats: Ranks of the runs that this run significantly outperforms, ascending.
-        beaten_by: Number of runs that significantly outperform this run.
-        tied: True if the run with the best mean does not significantly outperform this run.
-        missing: Number of judged queries for which the run has no ranked list; they score 0.
-        mark: ``↑`` if the run is significantly above the baseline of the board, ``↓`` if below, otherwise empty.
-        gain: Difference from the run's own first stage; None if the latter is not on the board or no test was run.
-    """
-
-    place: int
-    mean: float
-    low: float
+    place: int  #: Rank of the run by its mean, from 1. Runs with equal means keep their input order.
+    mean: float  #: Mean over all judged queries.
+    low: float  #: Lower bound of the 95 % confidence interval of the mean; the mean itself if there is one query.
     high: float
-    beats: tuple[int, ...]
-    beaten_by: int
-    tied: bool
-    missing: int
-    mark: str = ""
+    beats: tuple[int, ...]  #: Ranks of the runs that this run significantly outperforms, ascending.
+    beaten_by: int  #: Number of runs that significantly outperform this run.
+    tied: bool  #: True if the run with the best mean does not significantly outperform this run.
+    missing: int  #: Number of judged queries for which the run has no ranked list; they score 0.
+    mark: str = ""  #: ``↑`` if the run is significantly above the baseline of the board, ``↓`` if below.
+    #: Difference from the run's own first stage; None if the latter is not on the board or no test was run.
     gain: FirstStageGain | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standings:
-    """Ranking of all runs by one measure, with the results of the significance tests.
+    """Ranking of all runs by one measure, with the results of the significance tests."""
 
-    Attributes:
-        measure: Name of the measure, as in ir_measures.
-        reading: Description of how the measure uses grades; empty if it does not use them.
-        runs: One standing per run, in the order of the scores.
-        pairs: Number of tested pairs.
-        significant: Number of significantly different pairs.
-        rule: Description of the test; empty if no test was run.
-        baseline_rule: Description of the test against the baseline; empty without a baseline.
-        gain_rule: Description of the test of the gains over first stages; empty if there are no gains.
-        decisions: The decisions for all pairs of runs; None if no test was run.
-        notes: Notes on the validity of the results.
-    """
-
-    measure: str
-    reading: str
-    runs: tuple[Standing, ...]
-    pairs: int
-    significant: int
-    rule: str
+    measure: str  #: Name of the measure, as in ir_measures.
+    reading: str  #: Description of how the measure uses grades; empty if it does not use them.
+    runs: tuple[Standing, ...]  #: One standing per run, in the order of the scores.
+    pairs: int = 0  #: Number of tested pairs.
+    significant: int = 0  #: Number of significantly different pairs.
+    rule: str = ""  #: Description of the test; empty if no test was run.
     notes: tuple[str, ...]
-    baseline_rule: str = ""
-    gain_rule: str = ""
-    decisions: PairwiseDecisions | None = None
+    baseline_rule: str = ""  #: Description of the test against the baseline; empty without a baseline.
+    gain_rule: str = ""  #: Description of the test of the gains over first stages; empty if there are no gains.
+    decisions: PairwiseDecisions | None = None  #: The decisions for all pairs of runs; None if no test was run.
 
     @property
     def order(self) -> list[int]:
@@ -102,62 +77,63 @@ def rank_board_runs(
     means = [entry.mean(measure) for entry in scores]
     order = sorted(range(len(scores)), key=lambda index: -means[index])
     places = {index: place for place, index in enumerate(order, 1)}
-    beats, marks, tested = _test_board_runs(scores, measure, options or ComparisonOptions(), baseline)
+    beats, marks, tested = _test_runs(scores, measure, options or ComparisonOptions(), baseline)
     decisions = tested.get("decisions")
     gains, gain_rule = (
         compare_with_first_stages(decisions, before) if decisions and before else ([None] * len(scores), "")
     )
-    standings = tuple(
-        Standing(
+    standings = []
+    for index, entry in enumerate(scores):
+        values = list(entry.by_measure(measure).values())
+        low, high = student_t_interval(values) if len(values) > 1 else (means[index], means[index])
+        standing = Standing(
             place=places[index],
             mean=means[index],
+            low=low,
+            high=high,
             beats=tuple(sorted(places[other] for other in beats[index])),
             beaten_by=sum(index in below for below in beats),
             tied=index not in beats[order[0]],
             missing=len(entry.missing),
             mark=marks.get(entry.run, ""),
             gain=gains[index],
-            **_interval_of_standing(entry, measure, means[index]),
         )
-        for index, entry in enumerate(scores)
-    )
+        standings.append(standing)
     reading = describe_grade_use(measure)
-    return Standings(measure=measure, reading=reading, runs=standings, gain_rule=gain_rule, **tested)
+    return Standings(measure=measure, reading=reading, runs=tuple(standings), gain_rule=gain_rule, **tested)
 
 
-def _test_board_runs(
+def _test_runs(
     scores: Sequence[Scores], measure: str, options: ComparisonOptions, baseline: str
 ) -> tuple[list[tuple[int, ...]], dict[str, str], dict[str, Any]]:
     """Test the runs. Return the runs that each run outperforms, baseline marks by run, and fields of `Standings`."""
-    tested: dict[str, Any] = {"pairs": 0, "significant": 0, "rule": ""}
     if len(scores) < 2 or len(scores[0].queries) < 2:
-        return [() for _ in scores], {}, {**tested, "notes": (_NO_TEST,)}
+        return [() for _ in scores], {}, {"notes": (_NO_TEST,)}
     test = "t" if is_baseline_test(options.test) else options.test
     comparison = compare_evaluated_runs(scores, measure, test=test, correction=options.correction, alpha=options.alpha)
     # The p-values are computed once, because the gains and the page also need them.
     decisions = replace(comparison.decisions, raw=comparison.decisions.p_values()[0])
-    found = decisions.significant
-    marks: dict[str, str] = {}
-    tested = {
-        "pairs": len(found),
-        "significant": int(found.sum()),
-        "rule": _tie_rule_of_standings(decisions),
+    count = len(decisions.significant)
+    pairs = f"{count} pair{'s' * (count != 1)}"
+    if decisions.correction != "none":
+        how = f"after {TITLES[decisions.correction]}'s correction over {pairs}"
+    else:
+        how = f"which holds for {pairs} together" if decisions.family_wise else f"not corrected for {pairs}"
+    tested: dict[str, Any] = {
+        "pairs": count,
+        "significant": int(decisions.significant.sum()),
+        "rule": f"{decisions.title}, two-sided, {how}, level {decisions.alpha:g}",
         "notes": comparison.notes,
         "decisions": decisions,
     }
+    marks: dict[str, str] = {}
     if baseline:
         versus = replace(options, test="dunnett" if decisions.family_wise else options.test)
-        marks, tested["baseline_rule"] = _compare_with_baseline_of_board(scores, measure, baseline, versus)
+        compared = compare_with_baseline(scores, [measure], baseline, versus)
+        marks = {row.run: "↑" if row.difference > 0 else "↓" for row in compared.rows if row.significant}
+        described = compared.family.describe_p()
+        tested["baseline_rule"] = f"↑ significantly above the baseline {baseline}, ↓ below: {described}"
     return decisions.beats(), marks, tested
-
-
-def _compare_with_baseline_of_board(
-    scores: Sequence[Scores], measure: str, baseline: str, options: ComparisonOptions
-) -> tuple[dict[str, str], str]:
-    """Return ``↑`` or ``↓`` by run, for runs that differ significantly, and a description of the test."""
-    compared = compare_with_baseline(scores, [measure], baseline, options)
-    marks = {row.run: "↑" if row.difference > 0 else "↓" for row in compared.rows if row.significant}
-    return marks, f"↑ significantly above the baseline {baseline}, ↓ below: {compared.family.describe_p()}"
 
 
 def format_rank_ranges(places: Sequence[int]) -> str:
@@ -173,19 +149,3 @@ def format_rank_ranges(places: Sequence[int]) -> str:
         else:
             groups.append([place])
     return ", ".join("–".join(map(str, group)) for group in groups)
-
-
-def _interval_of_standing(entry: Scores, measure: str, mean: float) -> dict[str, float]:
-    values = list(entry.by_measure(measure).values())
-    low, high = student_t_interval(values) if len(values) > 1 else (mean, mean)
-    return {"low": low, "high": high}
-
-
-def _tie_rule_of_standings(decisions: PairwiseDecisions) -> str:
-    many = len(decisions.significant)
-    pairs = f"{many} pair{'s' * (many != 1)}"
-    if decisions.correction != "none":
-        how = f"after {TITLES[decisions.correction]}'s correction over {pairs}"
-    else:
-        how = f"which holds for {pairs} together" if decisions.family_wise else f"not corrected for {pairs}"
-    return f"{decisions.title}, two-sided, {how}, level {decisions.alpha:g}"

@@ -25,23 +25,14 @@ SHOWN = 5
 
 @dataclass(kw_only=True)
 class SubmissionReport:
-    """The result of checking a submission.
-
-    Attributes:
-        card: Path of the card.
-        run: Path of the run file; None if it was not found.
-        sha256: SHA-256 of the run file; empty if the file was not found.
-        queries: Number of queries in the run.
-        problems: Problems that must be corrected.
-        notes: Notes on values that may be mistakes.
-    """
+    """The result of checking a submission."""
 
     card: Path
-    run: Path | None = None
-    sha256: str = ""
-    queries: int = 0
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    run: Path | None = None  #: Path of the run file; None if it was not found.
+    sha256: str = ""  #: SHA-256 of the run file; empty if the file was not found.
+    queries: int = 0  #: Number of queries in the run.
+    problems: list[str] = field(default_factory=list)  #: Problems that must be corrected.
+    notes: list[str] = field(default_factory=list)  #: Notes on values that may be mistakes.
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON object that ``rerank leaderboard check --format json`` prints."""
@@ -61,27 +52,24 @@ def check_submission(card: Path, qrels: Qrels) -> SubmissionReport:
     report = SubmissionReport(card=card)
     values = read_toml_file(card, "card")
     read, report.problems = parse_submission_card(values)
-    report.problems += _missing_card_keys(values)
-    report.run = _submitted_run_file(card, values.get("run"), report.problems)
-    if report.run is not None:
-        try:
-            _check_submitted_run(report, read, qrels)
-        except (DataError, MissingResourceError) as error:
-            report.problems.append(str(error))
-    return report
-
-
-def _missing_card_keys(values: dict[str, Any]) -> list[str]:
     required = {
         "name": "name on the leaderboard",
         "first_stage": "first stage that retrieved the candidates",
         "depth": "number of candidates per query",
         "sha256": "hash of the run file",
     }
-    return [f"The card has no {key}: {meaning}." for key, meaning in required.items() if values.get(key) in (None, "")]
+    absent = [key for key in required if values.get(key) in (None, "")]
+    report.problems += [f"The card has no {key}: {required[key]}." for key in absent]
+    report.run = _run_file(card, values.get("run"), report.problems)
+    if report.run is not None:
+        try:
+            _check_run(report, report.run, read, qrels)
+        except (DataError, MissingResourceError) as error:
+            report.problems.append(str(error))
+    return report
 
 
-def _submitted_run_file(card: Path, named: object, problems: list[str]) -> Path | None:
+def _run_file(card: Path, named: object, problems: list[str]) -> Path | None:
     if isinstance(named, str) and named:
         path = card.parent / named
         if path.is_file():
@@ -101,24 +89,32 @@ def _submitted_run_file(card: Path, named: object, problems: list[str]) -> Path 
     return None
 
 
-def _check_submitted_run(report: SubmissionReport, card: Card, qrels: Qrels) -> None:
-    assert report.run is not None  # the caller checks this
-    report.sha256 = file_hash(report.run)
+def _check_run(report: SubmissionReport, run: Path, card: Card, qrels: Qrels) -> None:
+    report.sha256 = file_hash(run)
     if card.sha256 and card.sha256 != report.sha256:
         report.problems.append(f"The run file's SHA-256 is {report.sha256}, but the card contains another hash.")
     elif not card.sha256:
         report.notes.append(f'For the card: sha256 = "{report.sha256}"')
     lists = _Lists()
-    with open_text_file(report.run) as text:
+    with open_text_file(run) as text:
         for number, line in enumerate(text, 1):
             lists.add(number, line.split())
     report.queries = len(lists.scores)
-    report.problems += lists.problems()
+    for faults in lists.faults.values():
+        report.problems += _first_problems(faults)
     if not lists.scores:
         report.problems.append("The run file has no valid lines.")
         return
-    report.problems += _check_submission_against_qrels(lists, card, qrels)
-    report.notes += _submission_remarks(lists, card, qrels)
+    unknown = [
+        f"Query {query!r} is not among the topics of {qrels.name}." for query in lists.scores if query not in qrels
+    ]
+    deep = [
+        f"Query {query!r} has {len(docs)} documents, but the card declares depth {card.depth}."
+        for query, docs in lists.scores.items()
+        if card.depth is not None and len(docs) > card.depth
+    ]
+    report.problems += [*_first_problems(unknown), *_first_problems(deep)]
+    report.notes += _remarks(lists, card, qrels)
 
 
 @dataclass
@@ -155,9 +151,6 @@ class _Lists:
         known[doc] = ranking_score_to_float32(score)
         self.ranks.setdefault(query, []).append((rank, doc))
 
-    def problems(self) -> list[str]:
-        return [line for faults in self.faults.values() for line in _first_submission_problems(faults)]
-
     def disordered(self) -> Iterator[str]:
         """Yield the ids of queries for which the order of the rank column differs from the order of the scores."""
         for query, ranked in self.ranks.items():
@@ -171,20 +164,7 @@ class _Lists:
         self.faults.setdefault(kind, []).append(text)
 
 
-def _check_submission_against_qrels(lists: _Lists, card: Card, qrels: Qrels) -> list[str]:
-    """Return contradictions of a run, as messages: to the qrels (unknown queries), and to its card (depth)."""
-    unknown = [
-        f"Query {query!r} is not among the topics of {qrels.name}." for query in lists.scores if query not in qrels
-    ]
-    deep = [
-        f"Query {query!r} has {len(docs)} documents, but the card declares depth {card.depth}."
-        for query, docs in lists.scores.items()
-        if card.depth is not None and len(docs) > card.depth
-    ]
-    return [*_first_submission_problems(unknown), *_first_submission_problems(deep)]
-
-
-def _submission_remarks(lists: _Lists, card: Card, qrels: Qrels) -> list[str]:
+def _remarks(lists: _Lists, card: Card, qrels: Qrels) -> list[str]:
     notes = []
     missing = [query for query in qrels if query not in lists.scores]
     if missing:
@@ -205,7 +185,7 @@ def _submission_remarks(lists: _Lists, card: Card, qrels: Qrels) -> list[str]:
     return notes
 
 
-def _first_submission_problems(faults: list[str]) -> list[str]:
+def _first_problems(faults: list[str]) -> list[str]:
     more = len(faults) - SHOWN
     return [*faults[:SHOWN], *([f"... and {more} more of this type."] if more > 0 else [])]
 

@@ -5,10 +5,14 @@ The package mteb is imported only when a function first needs it.
 
 from __future__ import annotations
 
-from rerank.mmteb.benchmark_tasks import BENCHMARKS, list_mteb_tasks
-from rerank.mmteb.evaluation import TaskResult, describe_mteb_candidates, evaluate_mteb_task
-from rerank.mmteb.first_stage import MtebFirstStage, parse_mteb_first_stage
-from rerank.mmteb.reranker import MtebReranker
+from rerank.mmteb.evaluation import (
+    BENCHMARKS,
+    TaskResult,
+    describe_mteb_candidates,
+    evaluate_mteb_task,
+    list_mteb_tasks,
+)
+from rerank.mmteb.models import MtebFirstStage, MtebReranker, parse_mteb_first_stage
 
 __all__ = [
     "BENCHMARKS",

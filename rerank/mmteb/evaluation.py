@@ -1,4 +1,6 @@
-"""Evaluation of a reranker on mteb tasks: retrieve candidates, rerank them, and let mteb score the rankings.
+"""Evaluation of rerankers and runs on the text ranking tasks of mteb's benchmarks, with scores by mteb.
+
+Candidates are retrieved or given with the task, then reranked.
 
 The output folder OUT contains:
 
@@ -12,47 +14,94 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rerank.collections.mteb import (
-    check_task,
-    import_mteb,
-    load_task,
-    predictions_file,
-)
-from rerank.errors import DataError, UsageError
+from rerank.collections.mteb import check_task, find_task, import_mteb, load_task, predictions_file
+from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.io.file_hashes import file_hash
 from rerank.io.settings_files import read_json_object
-from rerank.mmteb.first_stage import MtebFirstStage
-from rerank.mmteb.reranker import MtebReranker
+from rerank.mmteb.models import MtebFirstStage, MtebReranker, compute_mteb_revision, make_mteb_model_meta
+from rerank.types import Qrels, Run
 
 #: Source of the candidates for retrieval tasks: a first stage, or the path of predictions saved by mteb.
 FirstStage = MtebFirstStage | str | Path
 #: Key in the result of `describe_mteb_candidates` whose value is the content hash of the predictions.
 _CONTENT = "predictions"
+#: The benchmarks with which this package is tested. `list_mteb_tasks` accepts all benchmarks of mteb.
+BENCHMARKS = ("MTEB(Multilingual, v2)", "MTEB(eng, v2)", "MTEB(cmn, v1)")
+#: Types of tasks that rank texts for a query.
+KINDS = ("Retrieval", "Reranking", "InstructionReranking")
+
+
+def list_mteb_tasks(benchmark: str = "", names: Sequence[str] = (), kinds: Sequence[str] = KINDS) -> list[Any]:
+    """Return the text ranking tasks of a benchmark. Each task has the splits and subsets of the benchmark.
+
+    Args:
+        benchmark: Name or alias of the benchmark, such as ``MMTEB``; empty to select tasks only by name.
+        names: Return only tasks with these names; empty for all tasks of the benchmark.
+        kinds: Return only tasks of these types. Without a benchmark, tasks are not filtered by type.
+
+    Raises:
+        UnknownNameError: The benchmark, task or type does not exist. The message suggests the nearest name.
+        UsageError: Neither a benchmark nor a task is given, or no task matches.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UnknownNameError("type of task", kind, KINDS)
+    if not benchmark:
+        if not names:
+            raise UsageError("Neither a benchmark nor a task is given", remedy=f"Pass --benchmark {BENCHMARKS[1]!r}")
+        return [find_task(name) for name in names]
+    mteb = import_mteb()
+    try:
+        found_benchmark = mteb.get_benchmark(benchmark)
+    except KeyError as error:
+        raise UnknownNameError("benchmark", benchmark, [known.name for known in mteb.get_benchmarks()]) from error
+    tasks = {
+        task.metadata.name: task
+        for task in found_benchmark.tasks
+        if hasattr(task, "convert_to_reranking")
+        and list(task.metadata.modalities) == ["text"]
+        and task.metadata.type in kinds
+    }
+    for name in names:
+        if name not in tasks:
+            raise UnknownNameError(f"task of {benchmark}:", name, tasks)
+    if not tasks:
+        raise UsageError(f"{benchmark} contains no task of the type {' or '.join(kinds)}", expected="at least one")
+    return [tasks[name] for name in dict.fromkeys(names)] if names else list(tasks.values())
+
+
+def describe_mteb_task(task: Any) -> dict[str, Any]:
+    """Return a description of a task: name, type, languages, subsets, splits, main score, licence and data source."""
+    metadata = task.metadata
+    return {
+        "task": metadata.name,
+        "type": metadata.type,
+        "languages": sorted(set(task.languages)),
+        "subsets": len(task.hf_subsets),
+        "splits": list(task.eval_splits),
+        "main_score": metadata.main_score,
+        "licence": metadata.license or "not specified",
+        "data": metadata.dataset.get("path", ""),
+        "revision": metadata.dataset.get("revision", ""),
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskResult:
-    """The result of one task.
-
-    Attributes:
-        task: Name of the task.
-        revision: Revision of the reranker. It depends on the candidates of the task (see `evaluate_mteb_task`).
-        main_score: Name of the main score.
-        rows: One row per split and subset, with the score and the score of the first stage if it was evaluated. If the
-            reranker ran in this process, rows also have token counts, times and window counts.
-        path: Path of mteb's result file.
-    """
+    """The result of one task."""
 
     task: str
-    revision: str
-    main_score: str
+    revision: str  #: Revision of the reranker. It depends on the candidates of the task (see `evaluate_mteb_task`).
+    main_score: str  #: Name of the main score.
+    #: One row per split and subset, with the score and the score of the first stage if it was evaluated; also with
+    #: token counts, times and window counts if the reranker ran in this process.
     rows: tuple[Mapping[str, Any], ...]
-    path: Path
+    path: Path  #: Path of mteb's result file.
 
 
 def evaluate_mteb_task(
@@ -85,29 +134,46 @@ def evaluate_mteb_task(
         PartialFailureError: Some calls got no reply. The other replies are stored.
     """
     place = Path(out)
-    task_copy = _copy_mteb_task(check_task(task))
+    task_copy = copy.copy(check_task(task))  # its candidates are set without changing the original
+    if task_copy.data_loaded:
+        task_copy.dataset = {
+            subset: {split: dict(data) for split, data in splits.items()} for subset, splits in task.dataset.items()
+        }
     by_lists = task_copy.metadata.type == "Retrieval"
-    reranker = reranker.with_first_stage(_mteb_candidates(task_copy, reranker, first_stage, depth) if by_lists else {})
-    result = None if overwrite else _saved_mteb_result(task_copy, reranker, place)
+    reranker = reranker.with_first_stage(_candidates(task_copy, reranker, first_stage, depth) if by_lists else {})
+    result = None if overwrite else _saved_result(task_copy, reranker, place)
     before = None
     if isinstance(first_stage, MtebFirstStage) and by_lists:
-        before = _saved_mteb_result(task_copy, first_stage, place)
+        before = _saved_result(task_copy, first_stage, place)
     seen = len(reranker.reports)
     if result is None:
         load_task(task_copy)
         if by_lists and first_stage is not None:
-            before = _set_mteb_candidates(task_copy, place, first_stage, depth, overwrite=overwrite)
-        result = _evaluate_unless_saved_by_mteb(task_copy, reranker, place, overwrite=overwrite)
+            before = _set_candidates(task_copy, place, first_stage, depth, overwrite=overwrite)
+        result = _evaluate_unless_saved(task_copy, reranker, place, overwrite=overwrite)
+    reports = {(report["split"], report["subset"]): report for report in reranker.reports[seen:]}
+    earlier = _main_scores(before) if before is not None else {}
+    keys = ("windows", "failure_rate", "calls", "reused_calls", "tokens_in", "tokens_out", "seconds", "folder")
+    rows = [
+        {
+            "split": split,
+            "subset": subset,
+            "score": score,
+            "first_stage_score": earlier.get((split, subset)),
+            **{key: reports[split, subset][key] for key in keys if (split, subset) in reports},
+        }
+        for (split, subset), score in _main_scores(result).items()
+    ]
     return TaskResult(
         task=task_copy.metadata.name,
         revision=reranker.mteb_model_meta.revision,
         main_score=task_copy.metadata.main_score,
-        rows=tuple(_mteb_score_rows(result, before, reranker.reports[seen:])),
-        path=_mteb_result_path(task_copy, reranker, place),
+        rows=tuple(rows),
+        path=_result_path(task_copy, reranker, place),
     )
 
 
-def _mteb_candidates(task: Any, reranker: MtebReranker, first_stage: FirstStage | None, depth: int) -> dict[str, Any]:
+def _candidates(task: Any, reranker: MtebReranker, first_stage: FirstStage | None, depth: int) -> dict[str, Any]:
     """Return the description of the candidates, after checking that it matches the reranker."""
     if first_stage is None:
         raise DataError(
@@ -126,13 +192,22 @@ def _mteb_candidates(task: Any, reranker: MtebReranker, first_stage: FirstStage 
     return lists
 
 
-def _set_mteb_candidates(task: Any, place: Path, first_stage: FirstStage, depth: int, *, overwrite: bool) -> Any:
+def _set_candidates(task: Any, place: Path, first_stage: FirstStage, depth: int, *, overwrite: bool) -> Any:
     """Set the candidates of a retrieval task; return mteb's result for the first stage, None for saved predictions."""
     if isinstance(first_stage, MtebFirstStage):
-        result, predictions = _run_mteb_first_stage(task, first_stage, place, overwrite=overwrite)
+        result, predictions = _run_first_stage(task, first_stage, place, overwrite=overwrite)
     else:
         result, predictions = None, predictions_file(first_stage, task.metadata.name)
-    _convert_to_mteb_reranking(task, predictions, depth)
+    saved = _read_json(predictions)
+    parts = [(subset, split) for subset in task.hf_subsets for split in task.eval_splits]
+    if missing := [part for part in parts if not isinstance(_predictions_of_part(saved, *part), dict)]:
+        raise DataError(
+            f"{predictions} contains no predictions for {', '.join(missing[0])}"
+            + (" and others" if len(missing) > 1 else ""),
+            expected="predictions for every evaluated subset and split",
+            remedy="Run mteb.evaluate(encoder, task, prediction_folder=...) to completion",
+        )
+    task.convert_to_reranking(predictions, top_k=depth)
     return result
 
 
@@ -157,7 +232,7 @@ def describe_mteb_candidates(first_stage: FirstStage | None, depth: int, *, task
     files = sorted(source.glob("*_predictions.json")) if source.is_dir() else [source]
     if not files:
         raise DataError(f"{first_stage} contains no predictions", expected="files named TASK_predictions.json")
-    makers = {json.dumps(_read_mteb_json(path).get("mteb_model_meta"), sort_keys=True) for path in files}
+    makers = {json.dumps(_read_json(path).get("mteb_model_meta"), sort_keys=True) for path in files}
     if len(makers) > 1:
         raise DataError(
             f"The predictions in {first_stage} come from {len(makers)} models",
@@ -169,36 +244,36 @@ def describe_mteb_candidates(first_stage: FirstStage | None, depth: int, *, task
     return {**(json.loads(makers.pop()) or {}), "depth": depth, _CONTENT: content}
 
 
-def _run_mteb_first_stage(task: Any, first_stage: MtebFirstStage, place: Path, *, overwrite: bool) -> tuple[Any, Path]:
+def _run_first_stage(task: Any, first_stage: MtebFirstStage, place: Path, *, overwrite: bool) -> tuple[Any, Path]:
     """Run the first stage unless its results are saved. Return its result and the file with all its predictions."""
     first_stage.drop_self = bool(task.ignore_identical_ids)
     meta = first_stage.mteb_model_meta
     folder = place / "predictions" / meta.model_name_as_path() / meta.revision
     path = folder / task.prediction_file_name
-    reusable = path.is_file() and not overwrite and _covers_mteb_task(path, _mteb_result_path(task, first_stage, place))
+    reusable = path.is_file() and not overwrite and _covers_task(path, _result_path(task, first_stage, place))
     if not reusable:
         path.unlink(missing_ok=True)  # mteb would add predictions to an existing file
-    result = _evaluate_unless_saved_by_mteb(task, first_stage, place, overwrite=not reusable, predictions=folder)
+    result = _evaluate_unless_saved(task, first_stage, place, overwrite=not reusable, predictions=folder)
     return result, path
 
 
-def _saved_mteb_result(task: Any, model: Any, place: Path) -> Any:
+def _saved_result(task: Any, model: Any, place: Path) -> Any:
     """Return the saved result of a task; None if it does not exist or is incomplete. No data are loaded."""
-    path = _mteb_result_path(task, model, place)
-    _remove_truncated_mteb_result(path)
+    path = _result_path(task, model, place)
+    _remove_truncated(path)
     if not path.is_file():
         return None
     saved = import_mteb().ResultCache(place).load_task_result(task.metadata.name, model.mteb_model_meta)
     return None if saved is None or saved.get_missing_evaluations(task) else saved
 
 
-def _evaluate_unless_saved_by_mteb(
+def _evaluate_unless_saved(
     task: Any, model: Any, place: Path, *, overwrite: bool, predictions: Path | None = None
 ) -> Any:
     """Return the saved result of a task if it is complete; otherwise evaluate the model and return the new result."""
     mteb = import_mteb()
     cache = mteb.ResultCache(place)
-    _remove_truncated_mteb_result(_mteb_result_path(task, model, place))
+    _remove_truncated(_result_path(task, model, place))
     evaluation = mteb.evaluate(
         model,
         task,
@@ -212,66 +287,33 @@ def _evaluate_unless_saved_by_mteb(
     return evaluation.task_results[0]
 
 
-def _mteb_result_path(task: Any, model: Any, place: Path) -> Path:
+def _result_path(task: Any, model: Any, place: Path) -> Path:
     return Path(import_mteb().ResultCache(place).get_task_result_path(task.metadata.name, model.mteb_model_meta))
 
 
-def _copy_mteb_task(task: Any) -> Any:
-    """Return a copy of a task whose candidates can be set without changing the original."""
-    task_copy = copy.copy(task)
-    if task_copy.data_loaded:
-        task_copy.dataset = {
-            subset: {split: dict(data) for split, data in splits.items()} for subset, splits in task.dataset.items()
-        }
-    return task_copy
-
-
-def _convert_to_mteb_reranking(task: Any, predictions: Path, depth: int) -> None:
-    missing = _missing_mteb_predictions(_read_mteb_json(predictions), task)
-    if missing:
-        raise DataError(
-            f"{predictions} contains no predictions for {missing[0]}" + (" and others" if len(missing) > 1 else ""),
-            expected="predictions for every evaluated subset and split",
-            remedy="Run mteb.evaluate(encoder, task, prediction_folder=...) to completion",
-        )
-    task.convert_to_reranking(predictions, top_k=depth)
-
-
-def _missing_mteb_predictions(saved: Mapping[str, Any], task: Any) -> list[str]:
-    parts = [(subset, split) for subset in task.hf_subsets for split in task.eval_splits]
-    return [
-        f"{subset}, {split}"
-        for subset, split in parts
-        if not isinstance(_mteb_predictions_of_part(saved, subset, split), dict)
-    ]
-
-
-def _mteb_predictions_of_part(saved: Mapping[str, Any], subset: str, split: str) -> Any:
+def _predictions_of_part(saved: Mapping[str, Any], subset: str, split: str) -> Any:
     splits = saved.get(subset)
     return splits.get(split) if isinstance(splits, dict) else None
 
 
-def _covers_mteb_task(path: Path, result: Path) -> bool:
+def _covers_task(path: Path, result: Path) -> bool:
     """Return whether saved predictions are valid and cover every subset and split that has a saved score."""
     try:
-        saved, scored = (
-            _read_mteb_json(path),
-            _read_mteb_json(result)["scores"] if result.is_file() else {},
-        )
+        saved, scored = _read_json(path), _read_json(result)["scores"] if result.is_file() else {}
     except (DataError, KeyError):
         return False
     return all(
-        _mteb_predictions_of_part(saved, row["hf_subset"], split) is not None
+        _predictions_of_part(saved, row["hf_subset"], split) is not None
         for split, rows in scored.items()
         for row in rows
     )
 
 
-def _read_mteb_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     return read_json_object(path, "file of predictions", expected="a JSON object saved by mteb")
 
 
-def _remove_truncated_mteb_result(path: Path) -> None:
+def _remove_truncated(path: Path) -> None:
     """Remove the result file if it is truncated. An interrupted run can leave such a file, and mteb cannot read it."""
     if path.is_file():
         try:
@@ -280,23 +322,70 @@ def _remove_truncated_mteb_result(path: Path) -> None:
             path.unlink()
 
 
-def _mteb_score_rows(result: Any, before: Any, reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    by_part = {(report["split"], report["subset"]): report for report in reports}
-    earlier = _mteb_main_scores(before) if before is not None else {}
-    keys = ("windows", "failure_rate", "calls", "reused_calls", "tokens_in", "tokens_out", "seconds", "folder")
-    return [
-        {
-            "split": split,
-            "subset": subset,
-            "score": score,
-            "first_stage_score": earlier.get((split, subset)),
-            **{key: by_part[split, subset][key] for key in keys if (split, subset) in by_part},
-        }
-        for (split, subset), score in _mteb_main_scores(result).items()
-    ]
-
-
-def _mteb_main_scores(result: Any) -> dict[tuple[str, str], float]:
+def _main_scores(result: Any) -> dict[tuple[str, str], float]:
     return {
         (split, row["hf_subset"]): float(row["main_score"]) for split, rows in result.scores.items() for row in rows
     }
+
+
+def write_run_as_mteb_result(
+    run: Run, qrels: Qrels, task_name: str, out: Path, *, identity: Mapping[str, Any], seconds: float = 0.0
+) -> Path:
+    """Score a run with mteb's measures, and write mteb's result file and the metadata of the model.
+
+    Args:
+        run: The run; its name becomes the name of the model.
+        qrels: The judgments of the task.
+        task_name: Name of a task of mteb with one split and one subset.
+        out: Folder of the results; the file is OUT/results/listrank__NAME/REVISION/TASK.json.
+        identity: Values that determine the result, from which the revision is computed.
+        seconds: Evaluation time for the result file.
+
+    Returns:
+        Path of the result file. ``mteb.ResultCache(OUT).load_results()`` reads it.
+    """
+    task = find_task(task_name)
+    subsets = list(task.metadata.hf_subsets_to_langscripts)
+    if len(task.metadata.eval_splits) != 1 or len(subsets) != 1:
+        raise UsageError(
+            f"{task_name} has {len(task.metadata.eval_splits)} splits and {len(subsets)} subsets",
+            expected="a task with one split and one subset, because a run has one set of queries",
+        )
+    if missing := [query for query in qrels if query not in run or not len(run[query])]:
+        raise DataError(
+            f"Run {run.name!r} has no list for {len(missing)} of {len(qrels)} judged queries, such as {missing[0]!r}",
+            expected="a list for every judged query, because mteb omits queries without a list from its means",
+        )
+    mteb = import_mteb()
+    from mteb._evaluators.retrieval_metrics import calculate_retrieval_scores, make_score_dict
+    from mteb.results import TaskResult as MtebTaskResult
+
+    ranked = {
+        query: {
+            doc: score
+            for doc, score in zip(run[query].doc_ids, run[query].scores, strict=True)
+            if doc != query or not task.ignore_identical_ids
+        }
+        for query in qrels
+    }
+    grades = {query: dict(judged) for query, judged in qrels.judged().items()}
+    found = calculate_retrieval_scores(ranked, grades, list(task.k_values))
+    scores = dict(
+        make_score_dict(
+            ndcg=found.ndcg,
+            _map=found.map,
+            recall=found.recall,
+            precision=found.precision,
+            mrr=found.mrr,
+            naucs=found.naucs,
+            naucs_mrr=found.naucs_mrr,
+            hit_rate=found.hit_rate,
+            task_scores={},
+        )
+    )
+    scores["main_score"] = scores[task.metadata.main_score]
+    result = MtebTaskResult.from_task_results(task, {task.metadata.eval_splits[0]: {subsets[0]: scores}}, seconds)
+    meta = make_mteb_model_meta(run.name, compute_mteb_revision(identity), kind="cross-encoder")
+    cache = mteb.ResultCache(out)
+    cache.save_to_cache(result, meta)
+    return Path(cache.get_task_result_path(task_name, meta))

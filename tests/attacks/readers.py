@@ -93,7 +93,7 @@ def _board(path: Path) -> object:
 
 
 def _recorded_scores(path: Path) -> object:
-    from rerank.leaderboard.recorded_scores import read_recorded_scores
+    from rerank.leaderboard.entries import read_recorded_scores
 
     return read_recorded_scores(path)
 

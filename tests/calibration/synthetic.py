@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 
 from rerank.calibration import RankedCollection
-from rerank.calibration.logistic import sigmoid
+from rerank.calibration.models import sigmoid
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
 

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from rerank.calibration import Calibration, CalibrationResult, RankedCollection, fit_calibration
-from rerank.calibration.calibrators import Platt
-from rerank.calibration.fitting import predict_held_out_probabilities, usable_fit_lists
-from rerank.calibration.judged_lists import cut_lists_for_calibration
-from rerank.calibration.logistic import sigmoid
+from rerank.calibration.fitting import predict_held_out, usable_fit_lists
+from rerank.calibration.judged_lists import cut_lists
+from rerank.calibration.models import Platt, sigmoid
 from rerank.errors import DataError
 from rerank.types import Qrels, Run
 from tests.calibration.synthetic import make_collection, true_probability
@@ -139,30 +138,30 @@ def test_held_out_means_that_no_query_is_in_both_parts() -> None:
 
 def test_held_out_predictions_are_what_users_get(small: RankedCollection) -> None:
     """Every list is predicted once, and its probabilities do not increase along the final ranking."""
-    lists = usable_fit_lists(cut_lists_for_calibration([small]), "judge+first-stage")
-    predicted = predict_held_out_probabilities(lists, "judge+first-stage").documents
+    lists = usable_fit_lists(cut_lists([small]), "judge+first-stage")
+    predicted = predict_held_out(lists, "judge+first-stage").documents
     assert sorted(p.judged.query for p in predicted) == sorted(ranking.query for ranking in lists.documents)
     assert all(list(p.relevance) == sorted(p.relevance, reverse=True) for p in predicted)
 
 
 def test_absolute_scores_are_cut_to_shorter_lists_and_others_are_not() -> None:
     absolute, within = make_collection(queries=6), make_collection(queries=6, kind="log attention")
-    assert {ranking.depth for ranking in cut_lists_for_calibration([absolute]).documents} == {5, 20}
-    assert {ranking.depth for ranking in cut_lists_for_calibration([within]).documents} == {20}
-    assert {r.depth for r in cut_lists_for_calibration([make_collection(queries=6, depth=101)]).documents} == {
+    assert {ranking.depth for ranking in cut_lists([absolute]).documents} == {5, 20}
+    assert {ranking.depth for ranking in cut_lists([within]).documents} == {20}
+    assert {r.depth for r in cut_lists([make_collection(queries=6, depth=101)]).documents} == {
         5,
         20,
         100,
         101,
     }
     shorter = make_collection(queries=6, depth=10, kind="log attention")
-    both = cut_lists_for_calibration([shorter, within])
+    both = cut_lists([shorter, within])
     assert sorted((r.depth, len(r)) for r in both.documents) == [(10, 10)] * 6 + [(20, 20)] * 6
 
 
 def test_a_cut_list_has_the_best_of_the_first_stage_in_the_final_order() -> None:
     source = make_collection(queries=1)
-    (ranking,) = (r for r in cut_lists_for_calibration([source]).documents if r.depth == 5)
+    (ranking,) = (r for r in cut_lists([source]).documents if r.depth == 5)
     best = source.first_stage["q0"].doc_ids[:5]
     order = [doc for doc in source.run["q0"].doc_ids if doc in best]
     assert ranking.judge == tuple(source.judge["q0"][doc] for doc in order)
@@ -171,7 +170,7 @@ def test_a_cut_list_has_the_best_of_the_first_stage_in_the_final_order() -> None
 
 
 def test_half_of_the_lists_lose_their_relevant_documents_and_size_does_not_tell() -> None:
-    lists = cut_lists_for_calibration([make_collection(queries=30)]).answerable
+    lists = cut_lists([make_collection(queries=30)]).answerable
     for depth in (5, 20):
         pairs: dict[object, list[Any]] = {}
         for ranking in lists:
@@ -222,7 +221,7 @@ def test_documents_have_the_same_ranks_in_the_fit_as_later_if_others_have_no_jud
 ) -> None:
     judge = {q: {doc: s for n, (doc, s) in enumerate(row.items()) if n % 2} for q, row in small.judge.items()}
     partly = replace(small, judge=judge, kind="log attention")
-    usable = usable_fit_lists(cut_lists_for_calibration([partly]), "judge").documents
+    usable = usable_fit_lists(cut_lists([partly]), "judge").documents
     assert usable
     for ranking in usable:
         doc_ids, scored = small.run[ranking.query[1]].doc_ids, judge[ranking.query[1]]

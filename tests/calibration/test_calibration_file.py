@@ -158,7 +158,8 @@ def test_the_inputs_decide_the_fit(
 def test_relevance_does_not_increase_even_if_the_scores_do(calibration: Calibration) -> None:
     result = calibration.apply([-2.0, 3.0, 0.0, -1.0], None, first_stage_name=None)
     model = calibration.fits["judge"].documents
-    alone = [model.logits([[score], [math.log(rank)], [math.log(4)]])[0] for rank, score in ((1, -2.0), (2, 3.0))]
+    logits = model.regression.logits
+    alone = [logits([[score], [math.log(rank)], [math.log(4)]])[0] for rank, score in ((1, -2.0), (2, 3.0))]
     assert result.relevance[0] == result.relevance[1] == pytest.approx(model.calibrator(sum(alone) / 2))
     assert list(result.relevance) == sorted(result.relevance, reverse=True)
 

@@ -6,17 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rerank.calibration.calibrators import (
+from rerank.calibration.models import (
     FITTERS,
     Beta,
     Isotonic,
     Method,
     Platt,
-    fit_beta_calibrator,
-    fit_isotonic_calibrator,
-    fit_platt_calibrator,
+    sigmoid,
 )
-from rerank.calibration.logistic import sigmoid
 from rerank.errors import DataError
 
 Array = Any
@@ -82,7 +79,7 @@ def test_weights_count_like_copies() -> None:
     logits, labels = np.array([-2.0, -1.0, 0.0, 1.0, 2.0]), np.array([0.0, 1.0, 0.0, 1.0, 1.0])
     weights = np.array([1.0, 2.0, 3.0, 1.0, 2.0])
     copies = np.repeat(np.arange(5), weights.astype(int))
-    for fit in (fit_platt_calibrator, fit_beta_calibrator, fit_isotonic_calibrator):
+    for fit in (Platt.fit, Beta.fit, Isotonic.fit):
         weighted, copied = fit(logits, labels, weights), fit(logits[copies], labels[copies], np.ones(len(copies)))
         assert [weighted(z) for z in (-2, -0.5, 2)] == pytest.approx([copied(z) for z in (-2, -0.5, 2)], abs=1e-4)
 

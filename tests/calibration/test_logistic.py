@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from rerank.calibration.logistic import LogisticModel, fit_logistic, minimise_log_loss, sigmoid, softplus
+from rerank.calibration.models import LogisticModel, fit_logistic, minimise_log_loss, sigmoid, softplus
 from rerank.errors import DataError
 
 

@@ -5,7 +5,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from rerank.calibration.metrics import auc_of_probabilities, calibration_bin_edges, measure_calibration
+from rerank.calibration.metrics import bin_edges, exact_auc, measure_calibration
 
 NORMAL = NormalDist()
 
@@ -23,10 +23,10 @@ def test_values_by_hand() -> None:
 
 def test_bins_have_equal_mass_and_do_not_split_equal_probabilities() -> None:
     p = np.linspace(0, 1, 1000)
-    assert np.bincount(np.searchsorted(calibration_bin_edges(p), p, side="right")).tolist() == [100] * 10
+    assert np.bincount(np.searchsorted(bin_edges(p), p, side="right")).tolist() == [100] * 10
     ties = np.array([0.2] * 500 + [0.7] * 500)
-    assert np.bincount(np.searchsorted(calibration_bin_edges(ties), ties, side="right")).tolist() == [500, 500]
-    assert calibration_bin_edges(np.array([0.3])).tolist() == []
+    assert np.bincount(np.searchsorted(bin_edges(ties), ties, side="right")).tolist() == [500, 500]
+    assert bin_edges(np.array([0.3])).tolist() == []
 
 
 def test_auc_counts_pairs() -> None:
@@ -34,8 +34,8 @@ def test_auc_counts_pairs() -> None:
     p, y = random.random(200).round(1), (random.random(200) < 0.3).astype(float)
     positive, negative = p[y == 1], p[y == 0]
     pairs = [(a > b) + 0.5 * (a == b) for a in positive for b in negative]
-    assert auc_of_probabilities(p, y) == pytest.approx(np.mean(pairs))
-    assert auc_of_probabilities(p, np.ones(200)) is None
+    assert exact_auc(p, y) == pytest.approx(np.mean(pairs))
+    assert exact_auc(p, np.ones(200)) is None
 
 
 def test_one_label_has_no_skill_and_no_auc() -> None:

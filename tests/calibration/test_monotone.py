@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import isotonic_regression
 
-from rerank.calibration.monotone import make_non_increasing
+from rerank.calibration.models import make_non_increasing
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from rerank.evaluation import ComparisonOptions, Scores, compare_with_baseline, 
 from rerank.evaluation.comparison import compared_runs_of_matrix
 from rerank.evaluation.pairwise_decisions import find_outlying_systems
 from rerank.evaluation.scores import ScoreMatrix
-from rerank.io.csv_tables import convert_rows_to_csv
+from rerank.io.reports import convert_rows_to_csv
 from rerank.types import Document, Qrels, Query, Ranking, Run
 from tests.raising import raises
 

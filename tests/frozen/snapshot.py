@@ -443,7 +443,7 @@ def list_other_names() -> dict[str, list[str]]:
     from rerank.finetune.labels.synthetic_queries import EXTRACTORS
     from rerank.judges import FAILURES, STATUSES
     from rerank.methods import method_names
-    from rerank.mmteb.benchmark_tasks import KINDS as TASK_KINDS
+    from rerank.mmteb.evaluation import KINDS as TASK_KINDS
     from rerank.models import MODELS
     from rerank.models.adapters import shipped_adapters
     from rerank.models.reranker_presets import reranker_presets

@@ -10,9 +10,8 @@ import pytest
 from rerank.errors import DataError
 from rerank.experiment.spec import Execution
 from rerank.io.run_files import write_qrels, write_run
-from rerank.leaderboard.board import Board, make_board
+from rerank.leaderboard.board import Board, BoardCollection, is_entry_on_board_collection, make_board
 from rerank.leaderboard.board_config import BoardConfig
-from rerank.leaderboard.collection_filter import BoardCollection, is_entry_on_board_collection
 from rerank.leaderboard.entries import find_board_entries
 from rerank.leaderboard.suites.bench import execute_suite_runs, plan_suite_runs
 from rerank.types import Document, Qrels, Query, Ranking, Run

@@ -12,9 +12,9 @@ from rerank.io.run_files import read_qrels
 from rerank.leaderboard.board import Board, make_board
 from rerank.leaderboard.board_config import read_board_config
 from rerank.leaderboard.entries import find_board_entries
+from rerank.leaderboard.exports import board_records
 from rerank.leaderboard.site import write_site
 from rerank.leaderboard.submission import check_submission
-from rerank.leaderboard.table_exports import board_records
 
 HOME = Path(__file__).resolve().parents[2] / "eval" / "leaderboard"
 OURS = "listrank"

@@ -8,7 +8,7 @@ from typing import Any
 from rerank.io.run_files import write_qrels, write_run
 from rerank.leaderboard.board import Board, make_board
 from rerank.leaderboard.board_config import BoardConfig
-from rerank.leaderboard.first_stage_links import declared_board_first_stages
+from rerank.leaderboard.first_stages import declared_board_first_stages
 from rerank.types import Run
 from tests.leaderboard.made import card, judged, noisy, run_folder
 

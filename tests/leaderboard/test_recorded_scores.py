@@ -11,9 +11,9 @@ import pytest
 from rerank.errors import DataError, MissingResourceError, UsageError
 from rerank.io.run_files import read_qrels, write_qrels, write_run
 from rerank.leaderboard.board import Board, make_board
-from rerank.leaderboard.recorded_scores import FORMAT, read_recorded_scores
+from rerank.leaderboard.entries import FORMAT, read_recorded_scores
+from rerank.leaderboard.exports import board_as_csv, board_as_recorded_scores
 from rerank.leaderboard.site import render_site
-from rerank.leaderboard.table_exports import board_as_csv, board_as_recorded_scores
 from tests.leaderboard.made import board, card, files, judged, noisy, plan
 from tests.raising import raises
 

@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from rerank.errors import DataError, UsageError
-from rerank.leaderboard.site import check_site, render_site, write_site
-from rerank.leaderboard.site_scripts import site_script_of_lists
-from rerank.leaderboard.table_exports import board_as_csv, board_as_latex
+from rerank.leaderboard.exports import board_as_csv, board_as_latex
+from rerank.leaderboard.site import check_site, render_site, site_script_of_lists, write_site
 from tests.leaderboard.made import HOSTILE, TOPICS, board, files
 from tests.raising import raises
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from rerank.leaderboard.board import make_board
+from rerank.leaderboard.exports import board_as_recorded_scores
 from rerank.leaderboard.site import write_site
 from rerank.leaderboard.standings import rank_board_runs
-from rerank.leaderboard.table_exports import board_as_recorded_scores
 from tests.leaderboard.made import HOSTILE, board, files, plan
 
 pytestmark = pytest.mark.browser

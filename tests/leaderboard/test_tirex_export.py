@@ -9,10 +9,9 @@ import yaml
 
 from rerank.errors import DataError, UsageError
 from rerank.io.run_files import read_run
-from rerank.leaderboard.entries import entries_of_recorded_scores, find_board_entries
-from rerank.leaderboard.recorded_scores import RecordedScores
-from rerank.leaderboard.table_exports import board_as_recorded_scores
-from rerank.leaderboard.tirex_export import (
+from rerank.leaderboard.entries import RecordedScores, entries_of_recorded_scores, find_board_entries
+from rerank.leaderboard.exports import (
+    board_as_recorded_scores,
     check_folders_of_exported_runs,
     folder_of_exported_run,
     write_tirex_submission,

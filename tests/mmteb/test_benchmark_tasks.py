@@ -8,7 +8,7 @@ from rerank.errors import UnknownNameError, UsageError
 
 pytest.importorskip("mteb")
 
-from rerank.mmteb.benchmark_tasks import BENCHMARKS, describe_mteb_task, list_mteb_tasks
+from rerank.mmteb.evaluation import BENCHMARKS, describe_mteb_task, list_mteb_tasks
 from tests.raising import raises
 
 RERANKING = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rerank.errors import UnknownNameError
-from rerank.mmteb.first_stage import hash_mteb_model_contents
+from rerank.mmteb.models import hash_mteb_model_contents
 from rerank.models import model_folder
 
 

@@ -12,7 +12,7 @@ import mteb
 
 from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.evaluation import evaluate_run
-from rerank.mmteb.run_results import write_run_as_mteb_result
+from rerank.mmteb.evaluation import write_run_as_mteb_result
 from rerank.types import Document, Qrels, Query, Ranking, Run
 from tests.raising import raises
 

@@ -56,13 +56,15 @@ class ResamplingOptions:
     def _sign_patterns(self, topics: int, step: int) -> Iterator[Floats]:
         """Yield (draws, topics) arrays of signs, at most ``step`` draws at a time: all patterns, or B random ones."""
         if self.enumerates(topics):
-            patterns = np.array(list(product((1.0, -1.0), repeat=topics)))  # includes the observed pattern
+            # one of these is the observed pattern
+            patterns = np.array(list(product((1.0, -1.0), repeat=topics)), dtype=np.float64)
             for start in range(0, len(patterns), step):
                 yield patterns[start : start + step]
             return
         rng = np.random.default_rng(self.seed)
         for start in range(0, self.permutations, step):
-            yield rng.integers(0, 2, (min(step, self.permutations - start), topics)) * 2.0 - 1.0
+            signs = rng.integers(0, 2, (min(step, self.permutations - start), topics))
+            yield np.asarray(signs * 2.0 - 1.0, dtype=np.float64)
 
 
 class _ResamplingPairTest(ResamplingOptions, SinglePairTest):

@@ -131,7 +131,7 @@ def _exact_signed_rank(ranks: tuple[int, ...], observed: int) -> float:
     """Return the exact p-value from the ascending doubled mid-ranks and the sum of those of positive differences."""
     # the distribution of the sum is symmetric: p = 2 P(W <= min(W+, W-))
     smaller = min(observed, sum(ranks) - observed)
-    return 2 * int(_count_sign_patterns(ranks)[smaller]) / 2 ** len(ranks)
+    return float(2 * int(_count_sign_patterns(ranks)[smaller]) / 2 ** len(ranks))
 
 
 @lru_cache(maxsize=1 << 14)
@@ -191,7 +191,8 @@ def paired_t(differences: Sequence[float]) -> float:
     """
     if len(differences) < 2:
         return 1.0
-    return float(_t_p_values(*map(np.float64, _mean_and_error(differences)), len(differences)))
+    mean, error = (np.array(value) for value in _mean_and_error(differences))
+    return float(_t_p_values(mean, error, len(differences)))
 
 
 def are_differences_constant(differences: Sequence[float]) -> bool:

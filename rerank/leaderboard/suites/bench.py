@@ -2,8 +2,6 @@
 
 Each run returns the same result as `rerank run` with the same specification. The name of its folder contains the hash
 of the run's identity, so results of different specifications never mix.
-
-Run folders in the folder of a suite: finding stored runs, and estimating a model's speed from finished runs.
 """
 
 from __future__ import annotations
@@ -37,21 +35,17 @@ from rerank.tasks.identities import lacks_commit
 
 #: Fields of a specification that identify the model.
 _MODEL = ("model", "adapter", "base_url")
+#: Fields of a specification that determine the candidates.
+_OF_LISTS = ("collection", "first_stage", "depth", "max_queries", "queries", "qrels")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRun:
-    """A run folder of a suite, with its specification and summary.
-
-    Attributes:
-        folder: The run folder.
-        document: Contents of spec.json.
-        summary: Contents of summary.json; None while the run is unfinished.
-    """
+    """A run folder of a suite, with its specification and summary."""
 
     folder: RunFolder
-    document: Mapping[str, Any]
-    summary: Mapping[str, Any] | None
+    document: Mapping[str, Any]  #: Contents of spec.json.
+    summary: Mapping[str, Any] | None  #: Contents of summary.json; None while the run is unfinished.
 
     def holds(self, prepared: PreparedRun, identity: Mapping[str, Any]) -> bool:
         """Return True if the folder holds the given run, with the same candidates, prompt, settings and model.
@@ -85,25 +79,20 @@ class StoredRun:
 
 def read_stored_suite_runs(out: Path) -> list[StoredRun]:
     """Read all run folders in a suite's folder."""
-    return list(_iterate_suite_folders(out))
-
-
-def _iterate_suite_folders(out: Path) -> Iterator[StoredRun]:
+    runs = []
     for path in sorted(out.iterdir()) if out.is_dir() else []:
         if (path / "spec.json").is_file():
             folder = RunFolder(path)
             keys = ("calls", "tokens_in", "tokens_out", "seconds")
             summary = folder.read_json("summary.json", *keys) if folder.finished else None
-            yield StoredRun(folder=folder, document=folder.spec(), summary=summary)
+            runs.append(StoredRun(folder=folder, document=folder.spec(), summary=summary))
+    return runs
 
 
 def estimate_suite_seconds(runs: list[StoredRun], spec: RunSpec, tokens: int) -> float | None:
-    """Estimate how long a model takes for a number of tokens, from finished runs of the same model.
+    """Estimate the seconds that a model takes for a number of tokens, from finished runs of the same model.
 
-    If finished runs with the same method exist, only these are used.
-
-    Returns:
-        Time in seconds; None if no run of the model is finished.
+    If finished runs with the same method exist, only these are used. The estimate is None without any finished run.
     """
     wanted = spec.model_dump(mode="json", include=set(_MODEL))
     model = [run for run in runs if run.summary and all(run.document["spec"].get(x) == wanted[x] for x in _MODEL)]
@@ -118,26 +107,18 @@ Runner = Callable[[PreparedRun, Execution], dict[str, Any]]
 
 @dataclass(kw_only=True)
 class PlannedRun:
-    """A run of a suite before its execution.
+    """A run of a suite before its execution."""
 
-    Attributes:
-        run: The run as the suite defines it.
-        candidates: Candidates, shared with all runs that have the same ones; None if they could not be retrieved.
-        spec: Specification of the run, completed with the settings of its adapter.
-        stored: The finished run in the suite's folder; None if the run is missing or unfinished.
-        expected: Upper bounds of ``calls``, ``tokens_in``, ``tokens_out`` and ``cost``, and an estimate of ``seconds``,
-            which is None if no finished run of the model exists. For a finished run, the measured values.
-        committed: Number of replies that are already stored in the run's folder.
-        problem: Reason why the run cannot be executed; empty if no reason was found.
-    """
-
-    run: SuiteRun
-    spec: RunSpec
+    run: SuiteRun  #: The run as the suite defines it.
+    spec: RunSpec  #: Specification of the run, completed with the settings of its adapter.
+    #: Candidates, shared with all runs that have the same ones; None if they could not be retrieved.
     candidates: RetrievedCandidates | None = None
-    stored: StoredRun | None = None
+    stored: StoredRun | None = None  #: The finished run in the suite's folder; None if it is missing or unfinished.
+    #: Upper bounds of ``calls``, ``tokens_in``, ``tokens_out`` and ``cost``, and an estimate of ``seconds``, which is
+    #: None if no finished run of the model exists. For a finished run, the measured values.
     expected: dict[str, Any] = field(default_factory=dict)
-    committed: int = 0
-    problem: str = ""
+    committed: int = 0  #: Number of replies that are already stored in the run's folder.
+    problem: str = ""  #: Reason why the run cannot be executed; empty if no reason was found.
 
     @property
     def status(self) -> str:
@@ -165,29 +146,20 @@ class PlannedRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuiteResult:
-    """Summary of one run of a suite, or the reason why the run failed.
-
-    Attributes:
-        planned: The planned run.
-        summary: Contents of summary.json; None if the run failed before this file was written.
-        problem: Reason why the run failed or is unfinished; empty otherwise. A run with too many failed windows has
-            both a summary and a problem.
-    """
+    """Summary of one run of a suite, or the reason why the run failed."""
 
     planned: PlannedRun
-    summary: dict[str, Any] | None = None
+    summary: dict[str, Any] | None = None  #: Contents of summary.json; None if the run failed before it was written.
+    #: Reason why the run failed or is unfinished; empty otherwise. A run with too many failed windows has both a
+    #: summary and a problem.
     problem: str = ""
 
 
 def plan_suite_runs(suite: Suite, out: Path, execution: Execution) -> list[PlannedRun]:
     """Plan the runs of a suite: retrieve candidates, find finished runs, and estimate the cost of the others.
 
-    No model is called and no weights are loaded. If a run is identical for several seeds, it is planned once.
-
-    Args:
-        suite: The suite.
-        out: Folder that contains the run folders. It may be missing.
-        execution: Options for the execution, such as device and batch size.
+    No model is called and no weights are loaded. If a run is identical for several seeds, it is planned once. The
+    folder of the run folders may be missing.
     """
     planner = _Planner(read_stored_suite_runs(out), execution)
     seen: set[tuple[str, str, str]] = set()
@@ -240,58 +212,45 @@ def execute_suite_runs(
             yield SuiteResult(planned=planned_run, problem=planned_run.problem)
             continue
         try:
-            summary = (
-                _read_finished_suite_run(planned_run, execution)
-                if planned_run.stored
-                else _execute_suite_run(planned_run, out, execution, run, cache)
-            )
+            if planned_run.stored:
+                summary = _read_finished_run(planned_run, planned_run.stored, execution)
+            else:
+                kind = open_method(planned_run.spec.method).backend
+                backend = cache.take(planned_run.spec, kind)
+                prepared = prepare_run(planned_run.spec, execution, backend=backend, candidates=planned_run.candidates)
+                cache.put(prepared.spec, kind, prepared.backend)
+                folder = folder_of_run(prepared, out)
+                summary = run(prepared, execution.model_copy(update={"out": folder, "resume": True}))
         except Exception as error:  # noqa: BLE001 - a bug in one run must not end the others
             cache.drop()  # a model that failed may be unusable
-            yield SuiteResult(planned=planned_run, problem=_describe_suite_run_error(error))
+            yield SuiteResult(planned=planned_run, problem=_describe_error(error))
             continue
+        problem = ""
         try:
             check_failure_rate(summary, planned_run.spec.max_failure_rate)
+            if not summary.get("complete", True):
+                errors = summary["windows"]["error"]
+                problem = (
+                    f"The run is unfinished: {errors} of its windows got no reply. Repeat the command to retry them."
+                )
         except RerankError as error:
-            yield SuiteResult(planned=planned_run, summary=summary, problem=str(error))
-        else:
-            yield SuiteResult(planned=planned_run, summary=summary, problem=_why_suite_run_is_unfinished(summary))
+            problem = str(error)
+        yield SuiteResult(planned=planned_run, summary=summary, problem=problem)
 
 
-def _describe_suite_run_error(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     """Return the message of an error of this package, or the class and the message of any other error."""
     return str(error) if isinstance(error, RerankError) else repr(error)
 
 
-def _why_suite_run_is_unfinished(summary: dict[str, Any]) -> str:
-    """Return a message if the run is unfinished because some windows got no reply; empty if it is finished."""
-    if summary.get("complete", True):
-        return ""
-    errors = summary["windows"]["error"]
-    return f"The run is unfinished: {errors} of its windows got no reply. Repeat the command to retry them."
-
-
-def _read_finished_suite_run(planned_run: PlannedRun, execution: Execution) -> dict[str, Any]:
+def _read_finished_run(planned_run: PlannedRun, stored: StoredRun, execution: Execution) -> dict[str, Any]:
     """Return the summary of a finished run, scored with the measures of the suite; no model is called."""
-    stored = planned_run.stored
-    if stored is None:
-        raise RuntimeError(f"{planned_run.run} is not finished")
     identity = stored.document["identity"]
     backend = Replay((), identity=identity["model"], letters=tuple(identity.get("letters", "").split()))
     if base := stored.document.get("sources", {}).get("model", {}).get("base"):
         backend.base = ModelBase(**base)
     prepared = prepare_run(planned_run.spec, execution, backend=backend, candidates=planned_run.candidates)
     return execute_run(prepared, execution.model_copy(update={"out": stored.folder.path, "resume": True}))
-
-
-def _execute_suite_run(
-    planned_run: PlannedRun, out: Path, execution: Execution, run: Runner, cache: ModelCache
-) -> dict[str, Any]:
-    kind = open_method(planned_run.spec.method).backend
-    prepared = prepare_run(
-        planned_run.spec, execution, backend=cache.take(planned_run.spec, kind), candidates=planned_run.candidates
-    )
-    cache.put(prepared.spec, kind, prepared.backend)
-    return run(prepared, execution.model_copy(update={"out": folder_of_run(prepared, out), "resume": True}))
 
 
 class _Planner:
@@ -322,7 +281,7 @@ class _Planner:
             planned_run.expected = self._expected(planned_run, prepared)
             return planned_run, hash_identity(identity)
         except Exception as error:  # noqa: BLE001 - as above
-            planned_run.problem = _describe_suite_run_error(error)
+            planned_run.problem = _describe_error(error)
             return planned_run, ""
 
     def _expected(self, planned_run: PlannedRun, prepared: PreparedRun) -> dict[str, Any]:
@@ -343,7 +302,7 @@ class _Planner:
             try:
                 self._found[key] = retrieve_shared(spec)
             except Exception as error:  # noqa: BLE001 - as above
-                self._found[key] = _describe_suite_run_error(error)
+                self._found[key] = _describe_error(error)
         return self._found[key]
 
     def _backend(self, spec: RunSpec) -> Backend | None:
@@ -355,7 +314,3 @@ class _Planner:
         if key not in self._backends:
             self._backends[key] = open_suite_planning_backend(spec, kind)
         return self._backends[key]
-
-
-#: Fields of a specification that determine the candidates.
-_OF_LISTS = ("collection", "first_stage", "depth", "max_queries", "queries", "qrels")

@@ -36,22 +36,14 @@ _MARKS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class PlanningBackend(BaseBackend):
-    """A backend that counts tokens and identifies the model, but cannot generate.
+    """A backend that counts tokens and identifies the model, but cannot generate."""
 
-    Attributes:
-        identity: Model, weights or revision, and adapter. The data type is not included, because it depends on the
-            machine.
-        tokens: Token counter of the model.
-        tasks: The tasks that the model supports.
-        sees_pictures: Whether prompts may show pictures.
-        base: The published model; None if it is not known.
-    """
-
+    #: Model, weights or revision, and adapter. The data type is not included, because it depends on the machine.
     identity: Mapping[str, str]
     tokens: TokenCounter
     tasks: frozenset[type[Any]]
-    sees_pictures: bool = False
-    base: ModelBase | None = None
+    sees_pictures: bool = False  #: Whether prompts may show pictures.
+    base: ModelBase | None = None  #: The published model; None if it is not known.
     batch_size: int = 1
     costs_money: bool = False
 
@@ -63,9 +55,7 @@ class PlanningBackend(BaseBackend):
 def suite_model_has_weights(spec: RunSpec, kind: str) -> bool:
     """Return True if the model of a run is loaded from weights. Fake models and servers have no weights to load.
 
-    Args:
-        spec: Specification of the run.
-        kind: Backend of the method; empty for the default backend of language models.
+    ``kind`` is the backend of the method; it is empty for the default backend of language models.
     """
     return hasattr(backend_class_of_model(spec.model, kind), "load")
 
@@ -79,30 +69,26 @@ def suite_model_key(spec: RunSpec, kind: str) -> tuple[Any, ...]:
 def open_suite_planning_backend(spec: RunSpec, kind: str) -> PlanningBackend:
     """Read the configuration and tokenizer of a model, and hash its files, without loading the weights.
 
-    Args:
-        spec: Specification of the run, completed with the settings of its adapter.
-        kind: Backend of the method, as in `suite_model_has_weights`.
+    The specification is completed with the settings of its adapter; ``kind`` is as in `suite_model_has_weights`.
     """
     options = ranker_settings(spec)
     name = resolve_model_name(split_model_selector(spec.model)[1])
     _, transformers = require_torch()
     files = with_hub_id_of_preset(locate_files(name, options, weights=False))
     code = {"trust_remote_code": options.trust_remote_code}
+    backend = backend_class_of_model(spec.model, kind)
+    # the transformers class that tokenizes inputs, which is a processor for models with images
+    reader_class = getattr(transformers, str(getattr(backend, "classes", LANGUAGE)[1]))
     with quiet_transformers(), named_loading_errors(files):
         config = transformers.AutoConfig.from_pretrained(files.folder, **code)
-        reader = getattr(
-            transformers, _tokenizing_class_of_suite_plan(backend_class_of_model(spec.model, kind))
-        ).from_pretrained(files.folder, **code)
+        reader = reader_class.from_pretrained(files.folder, **code)
     identity = files.identity
     if hasattr(reader, "image_processor"):  # the backend for images uses the same key in its identity
         identity["processor"] = type(reader.image_processor).__name__
     if spec.adapter:
         identity["adapter"] = hash_file_contents_of_model(adapter_folder(spec.adapter))
-    backend = backend_class_of_model(spec.model, kind)
     tasks = tasks_supported_by_backend(backend)
-    tokens = _token_counter_of_suite_plan(
-        config, reader, options, pairs=CrossEncoderTask in tasks, name=identity["model"]
-    )
+    tokens = _token_counter(config, reader, options, pairs=CrossEncoderTask in tasks, name=identity["model"])
     return PlanningBackend(
         identity=identity,
         tokens=tokens,
@@ -112,14 +98,7 @@ def open_suite_planning_backend(spec: RunSpec, kind: str) -> PlanningBackend:
     )
 
 
-def _tokenizing_class_of_suite_plan(backend: Any) -> str:
-    """Return the name of the transformers class that tokenizes inputs, which is a processor for models with images."""
-    return str(getattr(backend, "classes", LANGUAGE)[1])
-
-
-def _token_counter_of_suite_plan(
-    config: Any, reader: Any, options: BackendOptions, *, pairs: bool, name: str
-) -> TokenCounter:
+def _token_counter(config: Any, reader: Any, options: BackendOptions, *, pairs: bool, name: str) -> TokenCounter:
     from rerank.backends.cross_encoder import PairTokens
     from rerank.lm.tokenizers import HfTokens, stated_context_size
 
@@ -141,7 +120,6 @@ class ModelCache:
     """A cache for one loaded model. Two models seldom fit in memory, and runs of one model are executed in sequence."""
 
     def __init__(self) -> None:
-        """Create an empty cache."""
         self._key: tuple[Any, ...] | None = None
         self._backend: Backend | None = None
 

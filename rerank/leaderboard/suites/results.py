@@ -9,12 +9,12 @@ from __future__ import annotations
 import glob
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rerank.errors import DataError, MissingResourceError, RerankError, StorageError
-from rerank.evaluation import Comparison, Scores, compare_evaluated_runs, evaluate_run, evaluate_runs
+from rerank.evaluation import Scores, compare_evaluated_runs, evaluate_run, evaluate_runs
 from rerank.experiment.candidates import RetrievedCandidates, digest_run, lowest_relevant_grade
 from rerank.io.reports import format_csv_table
 from rerank.io.run_files import read_run
@@ -22,7 +22,6 @@ from rerank.io.text_files import replace_text_file
 from rerank.leaderboard.suites.bench import SuiteResult
 from rerank.leaderboard.suites.suite import CandidateGroup, Suite
 from rerank.store import RunFolder
-from rerank.types import Run
 
 #: Name of the system that consists of the candidates in their original order.
 FIRST_STAGE = "first stage"
@@ -61,14 +60,13 @@ def write_suite_results(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         ) from error
     with replace_text_file(out / "results.jsonl") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    flat = [{**_plain_suite_result_row(row), **row["scores"]} for row in rows]
+    flat = []
+    for row in rows:
+        plain = {key: value for key, value in row.items() if not isinstance(value, Mapping)}
+        flat.append({**plain, **row["scores"]})
     columns = list(dict.fromkeys(key for row in flat for key in row))
     with replace_text_file(out / "results.csv") as file:
         file.write(format_csv_table(columns, ([row.get(column) for column in columns] for row in flat)))
-
-
-def _plain_suite_result_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if not isinstance(value, Mapping)}
 
 
 def compare_suite_groups(suite: Suite, results: Sequence[SuiteResult]) -> list[dict[str, Any]]:
@@ -76,23 +74,18 @@ def compare_suite_groups(suite: Suite, results: Sequence[SuiteResult]) -> list[d
 
     Returns:
         One dictionary per group: ``collection``, ``first_stage``, ``depth``, ``queries``, ``systems``, ``rivals`` (rows
-        of `_evaluate_suite_rival`), ``comparison`` (a `Comparison` or None) and ``notes``. Each system has its name,
-        the number of seeds, the means of all measures, and the ``spread`` of the tested measure over the seeds (``sd``,
-        ``lowest`` and ``highest``).
+        of `_evaluate_rival`), ``comparison`` (`rerank.evaluation.Comparison` or None) and ``notes``. Each system has
+        its name, the number of seeds, the means of all measures, and the ``spread`` of the tested measure over the
+        seeds (``sd``, ``lowest`` and ``highest``).
     """
     groups: dict[str, list[SuiteResult]] = {}
     for result in results:
         groups.setdefault(str(result.planned.run.group), []).append(result)
-    return [_compare_suite_group(suite, runs) for runs in groups.values()]
+    return [_compare_group(suite, runs) for runs in groups.values()]
 
 
 def check_suite_candidates(folders: Sequence[RunFolder], expected: str) -> None:
-    """Check that all runs reranked the same candidates.
-
-    Args:
-        folders: Folders of the runs.
-        expected: Digest of the candidates, as returned by `digest_run`.
-    """
+    """Check that all runs reranked the same candidates; ``expected`` is their digest, from `digest_run`."""
     for folder in folders:
         if folder.spec()["identity"].get("first_stage") != expected:
             raise DataError(
@@ -102,7 +95,7 @@ def check_suite_candidates(folders: Sequence[RunFolder], expected: str) -> None:
             )
 
 
-def _compare_suite_group(suite: Suite, results: Sequence[SuiteResult]) -> dict[str, Any]:
+def _compare_group(suite: Suite, results: Sequence[SuiteResult]) -> dict[str, Any]:
     group, candidates = results[0].planned.run.group, results[0].planned.candidates
     result: dict[str, Any] = {
         "collection": group.table.title,
@@ -118,33 +111,42 @@ def _compare_suite_group(suite: Suite, results: Sequence[SuiteResult]) -> dict[s
         result["notes"] = ["There are no judgments, so nothing is compared."] if candidates else [results[0].problem]
         return result
     relevant = lowest_relevant_grade(results[0].planned.spec, candidates.collection)
-    systems = _systems_of_suite_group(group, candidates, results, relevant)
+    systems = _systems_of_group(group, candidates, results, relevant)
     main = systems[0][1][0].measures[0]
-    result["systems"] = [_suite_system(name, scores, main) for name, scores in systems]
-    result["rivals"], notes = _evaluate_suite_rivals(group, candidates, relevant)
+    averages = [average_seeds_of_suite(scores, name) for name, scores in systems]
+    for (name, scores), average in zip(systems, averages, strict=True):
+        means = [run_scores.summary()[main] for run_scores in scores]
+        centre = math.fsum(means) / len(means)
+        squares = math.fsum((value - centre) ** 2 for value in means)
+        sd = math.sqrt(squares / (len(means) - 1)) if len(means) > 1 else None
+        spread = {"sd": sd, "lowest": min(means), "highest": max(means)}
+        row = {"system": name, "seeds": len(scores), "scores": average.summary(), "spread": spread}
+        result["systems"].append(row)
+    result["rivals"], notes = _evaluate_rivals(group, candidates, relevant)
     result["notes"] += notes
     result["notes"] += [
         f"Excluded from the comparison because it is unfinished: "
         f"{result.planned.run.system}, seed {result.planned.spec.seed}. "
         f"{result.problem}"
         for result in results
-        if result.summary and not _is_complete_suite_run(result)
+        if result.summary and not _is_complete(result)
     ]
     try:
-        result["comparison"] = _compared_suite_systems(suite, systems, main)
+        if len(averages) > 1:
+            result["comparison"] = compare_evaluated_runs(
+                averages, main, test=suite.test, correction=suite.correction, alpha=suite.alpha
+            )
     except RerankError as error:
         result["notes"].append(f"Nothing is compared: {error}")
     return result
 
 
-def _systems_of_suite_group(
+def _systems_of_group(
     group: CandidateGroup, candidates: RetrievedCandidates, results: Sequence[SuiteResult], relevant: int
 ) -> list[tuple[str, list[Scores]]]:
     """Return the systems to compare, each with its name and one `Scores` per seed: first stage, then rerankers."""
     finished = [
-        (result, RunFolder(result.summary["folder"]))
-        for result in results
-        if result.summary and _is_complete_suite_run(result)
+        (result, RunFolder(result.summary["folder"])) for result in results if result.summary and _is_complete(result)
     ]
     check_suite_candidates([folder for _, folder in finished], digest_run(candidates.first_stage))
     runs = [candidates.first_stage, *(folder.read_run("run.trec") for _, folder in finished)]
@@ -155,21 +157,9 @@ def _systems_of_suite_group(
     return list(systems.items())
 
 
-def _is_complete_suite_run(result: SuiteResult) -> bool:
+def _is_complete(result: SuiteResult) -> bool:
     """Return True if every call of the run received a reply; other runs count as missing and are resumed."""
     return bool(result.summary and result.summary.get("complete", True))
-
-
-def _suite_system(name: str, scores: Sequence[Scores], main: str) -> dict[str, Any]:
-    means = [run_scores.summary()[main] for run_scores in scores]
-    centre = math.fsum(means) / len(means)
-    sd = math.sqrt(math.fsum((value - centre) ** 2 for value in means) / (len(means) - 1)) if len(means) > 1 else None
-    return {
-        "system": name,
-        "seeds": len(scores),
-        "scores": average_seeds_of_suite(scores, name).summary(),
-        "spread": {"sd": sd, "lowest": min(means), "highest": max(means)},
-    }
 
 
 def average_seeds_of_suite(scores: Sequence[Scores], name: str) -> Scores:
@@ -184,30 +174,28 @@ def average_seeds_of_suite(scores: Sequence[Scores], name: str) -> Scores:
     return Scores(run=name, values=values, overall=overall, queries=first.queries, missing=missing)
 
 
-def _compared_suite_systems(
-    suite: Suite, systems: Sequence[tuple[str, Sequence[Scores]]], main: str
-) -> Comparison | None:
-    if len(systems) < 2:
-        return None
-    scores = [average_seeds_of_suite(several, name) for name, several in systems]
-    return compare_evaluated_runs(scores, main, test=suite.test, correction=suite.correction, alpha=suite.alpha)
-
-
-def _evaluate_suite_rivals(
+def _evaluate_rivals(
     group: CandidateGroup, candidates: RetrievedCandidates, relevant: int
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    rows: list[dict[str, Any]] = []
+    """Evaluate the external runs that match the patterns of a collection; a pattern without a match gives a note."""
+    files: dict[Path, None] = {}
     notes: list[str] = []
-    for path in _run_files_of_suite_rivals(group.table.rivals, notes):
+    for pattern in group.table.rivals:
+        paths = sorted(Path(path) for path in glob.glob(pattern, recursive=True))
+        if not paths:
+            notes.append(str(MissingResourceError(f"No file of a rival matches {pattern!r}", remedy="Check the path")))
+        files |= dict.fromkeys(paths)
+    rows: list[dict[str, Any]] = []
+    for path in files:
         try:
-            rows.append(_evaluate_suite_rival(path, group, candidates, relevant))
+            rows.append(_evaluate_rival(path, group, candidates, relevant))
         except RerankError as error:
             notes.append(f"The rival {str(path)!r} is excluded: {error}")
     rows.sort(key=lambda row: -next(iter(row["scores"].values())))
     return rows, notes
 
 
-def _evaluate_suite_rival(
+def _evaluate_rival(
     path: Path, group: CandidateGroup, candidates: RetrievedCandidates, relevant: int
 ) -> dict[str, Any]:
     """Evaluate an external run (a rival), and compare its documents with the candidates of the group.
@@ -221,7 +209,12 @@ def _evaluate_suite_rival(
         name = name.removesuffix(end)
     run = read_run(path, name=name)
     scores = evaluate_run(candidates.qrels, run, group.measures, relevant=relevant)
-    shares, same = _rival_documents_in_common(run.top(group.depth), candidates.first_stage)
+    top, shares, same = run.top(group.depth), [], True
+    for query, ranking in candidates.first_stage.items():
+        ours, theirs = set(ranking.doc_ids), set(top[query].doc_ids) if query in top else set()
+        same = same and ours == theirs
+        if theirs:
+            shares.append(len(ours & theirs) / len(theirs))
     return {
         "rival": name,
         "file": str(path),
@@ -230,24 +223,3 @@ def _evaluate_suite_rival(
         "candidates": "same" if same else "other",
         "in_common": math.fsum(shares) / len(shares) if shares else None,
     }
-
-
-def _rival_documents_in_common(run: Run, candidates: Run) -> tuple[list[float], bool]:
-    shares, same = [], True
-    for query, ranking in candidates.items():
-        ours, theirs = set(ranking.doc_ids), set(run[query].doc_ids) if query in run else set()
-        same = same and ours == theirs
-        if theirs:
-            shares.append(len(ours & theirs) / len(theirs))
-    return shares, same
-
-
-def _run_files_of_suite_rivals(patterns: Iterable[str], notes: list[str]) -> list[Path]:
-    """Return the files that match the patterns. Add a note to ``notes`` for every pattern without a match."""
-    files: dict[Path, None] = {}
-    for pattern in patterns:
-        paths = sorted(Path(path) for path in glob.glob(pattern, recursive=True))
-        if not paths:
-            notes.append(str(MissingResourceError(f"No file of a rival matches {pattern!r}", remedy="Check the path")))
-        files |= dict.fromkeys(paths)
-    return list(files)

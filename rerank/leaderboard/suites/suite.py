@@ -1,7 +1,4 @@
-"""The suite format (TOML): rerankers, collections and first stages, and the runs that combine them.
-
-Normalisation and checks of the values in a suite's TOML file, and error messages for invalid values.
-"""
+"""The suite format (TOML): rerankers, collections and first stages, and the runs that combine them."""
 
 from __future__ import annotations
 
@@ -26,6 +23,8 @@ _OF_CANDIDATES = {"collection", "first_stage", "depth", "max_queries", "queries"
 _OF_ORDER = {"shuffle", "seed"}
 _OF_RERANKERS = [name for name in RunSpec.model_fields if name not in _OF_CANDIDATES | _OF_ORDER]
 _OPTIONS = [name for name in _OF_RERANKERS if name not in ("method", "model", "adapter")]
+#: Placeholder for the folder given with ``--data``.
+DATA = "{data}"
 
 
 class _Table(BaseModel):
@@ -124,27 +123,28 @@ class Suite(_Table):
             raise ValueError("no models, no adapters and no rerankers are given, so there is nothing to run")
         if self.models and not self.methods:
             raise ValueError("models are given, but no methods to use with these models")
-        check_unique_in_suite("collections", [table.title for table in self.collections])
+        _check_unique("collections", [table.title for table in self.collections])
         for name in ("first_stages", "depths", "methods", "models", "adapters", "seeds", "measures"):
-            check_unique_in_suite(name, getattr(self, name))
+            _check_unique(name, getattr(self, name))
         if min(self.depths, default=1) < 1:
             raise ValueError(f"depths contains {min(self.depths)}; every depth must be at least 1")
         return self
 
     @classmethod
     def make(cls, values: Mapping[str, Any], *, data: str | Path | None = None) -> Suite:
-        """Create a suite from the values of a TOML file.
-
-        Args:
-            values: Values of the file.
-            data: Folder that replaces ``{data}`` in strings.
-        """
-        values = insert_suite_data_folder(normalize_suite_keys(values), data)
-        _check_suite_keys(values)
+        """Create a suite from the values of a TOML file. The folder ``data`` replaces ``{data}`` in strings."""
+        values = _insert_data_folder(_normalize_keys(values), data)
+        _check_keys("key of a suite", values, Suite.model_fields)
+        for table in _tables_in(values.get("collections")):
+            _check_keys("key of a collection in a suite", table, CollectionTable.model_fields)
+        for table in _tables_in(values.get("rerankers")):
+            _check_keys("key of a reranker in a suite", table, ["name", *_OF_RERANKERS])
+        for table in _tables_in([values.get("options")]):
+            _check_keys("key of [options] in a suite", table, _OPTIONS)
         try:
             suite = cls.model_validate(values)
         except ValidationError as error:
-            raise suite_usage_error(error) from error
+            raise _usage_error(error) from error
         suite.systems()
         return suite
 
@@ -156,11 +156,11 @@ class Suite(_Table):
     def systems(self) -> dict[str, dict[str, Any]]:
         """Return a mapping from the name of each reranker to the fields of its run specification."""
         pairs: list[tuple[str, dict[str, Any]]] = [
-            (_suite_label({"method": method, "model": model}), {**self.options, "method": method, "model": model})
+            (_label({"method": method, "model": model}), {**self.options, "method": method, "model": model})
             for model, method in itertools.product(self.models, self.methods)
         ]
         pairs += [(Path(adapter).name, {"adapter": adapter}) for adapter in self.adapters]
-        pairs += [(table.name or _suite_label(table.values), table.values) for table in self.rerankers]
+        pairs += [(table.name or _label(table.values), table.values) for table in self.rerankers]
         systems: dict[str, dict[str, Any]] = {}
         for name, values in pairs:
             if name in systems:
@@ -177,7 +177,11 @@ class Suite(_Table):
     def expand(self) -> list[SuiteRun]:
         """Return all runs, grouped by reranker so that each model is loaded only once."""
         return [
-            SuiteRun(group=group, system=system, spec=RunSpec.make({**group.values(), **values, **self._order(seed)}))
+            SuiteRun(
+                group=group,
+                system=system,
+                spec=RunSpec.make({**group.values(), **values, "shuffle": self.shuffle, "seed": seed}),
+            )
             for (system, values), group, seed in itertools.product(self.systems().items(), self.groups(), self.seeds)
         ]
 
@@ -189,25 +193,15 @@ class Suite(_Table):
                     measures = table.measures or self.measures
                     yield CandidateGroup(table=table, first_stage=first_stage, depth=depth, measures=measures)
 
-    def _order(self, seed: int) -> dict[str, Any]:
-        return {"shuffle": self.shuffle, "seed": seed}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateGroup:
-    """A combination of collection, first stage and depth, which determines the candidates.
+    """A combination of collection, first stage and depth, which determines the candidates."""
 
-    Attributes:
-        table: The collection with its settings.
-        first_stage: Selector of the first stage.
-        depth: Number of candidates per query.
-        measures: Names of the measures. Significance is tested on the first measure.
-    """
-
-    table: CollectionTable
+    table: CollectionTable  #: The collection with its settings.
     first_stage: str
-    depth: int
-    measures: tuple[str, ...]
+    depth: int  #: Number of candidates per query.
+    measures: tuple[str, ...]  #: Names of the measures. Significance is tested on the first measure.
 
     def __str__(self) -> str:
         """Return a short description that is shown in messages."""
@@ -229,17 +223,11 @@ class CandidateGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuiteRun:
-    """One run of a suite.
+    """One run of a suite."""
 
-    Attributes:
-        group: The group of the run, which determines its candidates.
-        system: Name of the reranker in the suite.
-        spec: Specification of the run. Runs that differ only in the seed differ only in this attribute.
-    """
-
-    group: CandidateGroup
-    system: str
-    spec: RunSpec
+    group: CandidateGroup  #: The group of the run, which determines its candidates.
+    system: str  #: Name of the reranker in the suite.
+    spec: RunSpec  #: Specification of the run. Runs that differ only in the seed differ only in this attribute.
 
     def __str__(self) -> str:
         """Return a short description that is shown in messages."""
@@ -249,16 +237,13 @@ class SuiteRun:
 def read_suite(path: str | Path, *, data: str | Path | None = None, trust_remote_code: bool = False) -> Suite:
     """Read a suite from a TOML file. Paths in the file are relative to the working directory.
 
-    Args:
-        path: The TOML file.
-        data: Folder that replaces ``{data}`` in strings.
-        trust_remote_code: Whether the suite may run Python code that comes with its models.
+    The folder ``data`` replaces ``{data}`` in strings.
     """
-    values = insert_suite_data_folder(read_toml_file(path, "suite"), data)
+    values = _insert_data_folder(read_toml_file(path, "suite"), data)
     return Suite.make(settings_from_file(values, path, trust_remote_code=trust_remote_code), data=data)
 
 
-def _suite_label(values: Mapping[str, Any]) -> str:
+def _label(values: Mapping[str, Any]) -> str:
     spec = RunSpec.make({"collection": "none", **values})
     if spec.adapter and spec.method == "auto":
         return Path(spec.adapter).name
@@ -268,26 +253,11 @@ def _suite_label(values: Mapping[str, Any]) -> str:
     return f"{method} {Path(spec.adapter or spec.model).name}"
 
 
-def _check_suite_keys(values: Mapping[str, Any]) -> None:
-    """Check that all keys of the suite and its tables exist."""
-    check_suite_table_keys("key of a suite", values, Suite.model_fields)
-    for table in _suite_tables(values.get("collections")):
-        check_suite_table_keys("key of a collection in a suite", table, CollectionTable.model_fields)
-    for table in _suite_tables(values.get("rerankers")):
-        check_suite_table_keys("key of a reranker in a suite", table, ["name", *_OF_RERANKERS])
-    for table in _suite_tables([values.get("options")]):
-        check_suite_table_keys("key of [options] in a suite", table, _OPTIONS)
-
-
-def _suite_tables(values: Any) -> list[Mapping[str, Any]]:
+def _tables_in(values: Any) -> list[Mapping[str, Any]]:
     return [table for table in values if isinstance(table, Mapping)] if isinstance(values, list) else []
 
 
-#: Placeholder for the folder given with ``--data``.
-DATA = "{data}"
-
-
-def check_unique_in_suite(what: str, values: Sequence[Any]) -> None:
+def _check_unique(what: str, values: Sequence[Any]) -> None:
     """Raise a ValueError if a value occurs more than once. pydantic collects this error."""
     value, times = Counter(values).most_common(1)[0] if values else ("", 1)
     if times > 1:
@@ -295,19 +265,19 @@ def check_unique_in_suite(what: str, values: Sequence[Any]) -> None:
         raise ValueError(f"{what} contains {value!r} {times} times{named}")
 
 
-def normalize_suite_keys(values: Any) -> Any:
+def _normalize_keys(values: Any) -> Any:
     """Return the values with dashes in keys replaced by underscores, at all levels of nesting."""
     if isinstance(values, Mapping):
-        return {str(key).replace("-", "_"): normalize_suite_keys(value) for key, value in values.items()}
-    return [normalize_suite_keys(value) for value in values] if isinstance(values, list) else values
+        return {str(key).replace("-", "_"): _normalize_keys(value) for key, value in values.items()}
+    return [_normalize_keys(value) for value in values] if isinstance(values, list) else values
 
 
-def insert_suite_data_folder(values: Any, data: str | Path | None) -> Any:
+def _insert_data_folder(values: Any, data: str | Path | None) -> Any:
     """Return the values with ``{data}`` replaced by the folder given with ``--data``."""
     if isinstance(values, Mapping):
-        return {key: insert_suite_data_folder(value, data) for key, value in values.items()}
+        return {key: _insert_data_folder(value, data) for key, value in values.items()}
     if isinstance(values, list):
-        return [insert_suite_data_folder(value, data) for value in values]
+        return [_insert_data_folder(value, data) for value in values]
     if not isinstance(values, str) or DATA not in values:
         return values
     if data is None:
@@ -318,14 +288,14 @@ def insert_suite_data_folder(values: Any, data: str | Path | None) -> Any:
     return values.replace(DATA, str(data))
 
 
-def check_suite_table_keys(kind: str, table: Mapping[str, Any], names: Iterable[str]) -> None:
+def _check_keys(kind: str, table: Mapping[str, Any], names: Iterable[str]) -> None:
     """Raise an UnknownNameError if a key of the table does not exist; the message suggests a similar name."""
     for key in table:
         if key not in set(names):
             raise UnknownNameError(kind, key, names)
 
 
-def suite_usage_error(error: ValidationError) -> UsageError:
+def _usage_error(error: ValidationError) -> UsageError:
     """Return a UsageError for the first invalid value of a suite that pydantic found."""
     problem = error.errors()[0]
     where = ".".join(map(str, problem["loc"]))

@@ -1,15 +1,26 @@
-"""Export of a board: tables as CSV, LaTeX, Markdown and HTML, and recorded scores."""
+"""Exports: tables of a board as CSV, LaTeX, Markdown and HTML, recorded scores, and runs as TIREx submissions.
+
+A TIREx submission is a folder with run.txt and ir-metadata.yml. The metadata follow ir-metadata (ir-metadata.org) with
+the fields that tira's format ``run-with-metadata`` requires.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+from rerank.errors import DataError, UsageError, ensure
 from rerank.io.reports import Cell, Grid, TableReport, convert_rows_to_csv
+from rerank.io.run_files import write_run
+from rerank.io.text_files import replace_text_file
 from rerank.leaderboard.board import Board
-from rerank.leaderboard.first_stage_gains import FirstStageGain
-from rerank.leaderboard.recorded_scores import FORMAT, RecordedRun
+from rerank.leaderboard.entries import FORMAT, Entry, RecordedRun
 from rerank.leaderboard.standings import Standings, format_rank_ranges
+from rerank.types import Run
 
 #: Mark of a standing -> value of the column ``versus_baseline``.
 _VERSUS = {"": "", "↑": "above", "↓": "below"}
@@ -28,14 +39,14 @@ def board_records(board: Board, table: Standings) -> list[dict[str, Any]]:
     rows = []
     for index in table.order:
         entry, standing = board.entries[index], table.runs[index]
-        card = entry.card
+        card, gain = entry.card, standing.gain
         rows.append(
             {
                 "place": standing.place,
                 "run": entry.name,
                 "group": card.group,
                 "first_stage": card.first_stage,
-                "depth": _format_board_value(card.depth),
+                "depth": _number(card.depth),
                 "model": card.model,
                 "method": card.method,
                 "measure": table.measure,
@@ -46,32 +57,27 @@ def board_records(board: Board, table: Standings) -> list[dict[str, Any]]:
                 "beats": format_rank_ranges(standing.beats).replace(",", "").replace("–", "-"),
                 "beaten_by": standing.beaten_by,
                 "missing_queries": standing.missing,
-                "tokens_per_query": _format_board_value(entry.per_query(card.tokens)),
-                "seconds_per_query": _format_board_value(entry.per_query(card.seconds)),
-                "dollars_per_query": _format_board_value(entry.per_query(card.cost)),
+                "tokens_per_query": _number(entry.per_query(card.tokens)),
+                "seconds_per_query": _number(entry.per_query(card.seconds)),
+                "dollars_per_query": _number(entry.per_query(card.cost)),
                 "reference": card.reference,
                 "versus_baseline": _VERSUS[standing.mark],
-                **_gain_columns(board, standing.gain),
-                "judged": _format_board_value(board.judged[index].get(table.measure)),
+                "gain_over": board.entries[gain.before].name if gain else "",
+                "gain": f"{gain.difference:.6f}" if gain else "",
+                "gain_low": f"{gain.low:.6f}" if gain else "",
+                "gain_high": f"{gain.high:.6f}" if gain else "",
+                "gain_p": f"{gain.p:.4g}" if gain else "",
+                "gain_significant": int(gain.significant) if gain else "",
+                "judged": _number(board.judged[index].get(table.measure)),
                 "same_lists_as": "; ".join(board.entries[other].name for other in board.identical[index]),
-                "parameters": _format_board_value(card.parameters),
+                "parameters": _number(card.parameters),
                 "weights": card.weights,
-                "year": _format_board_value(card.year),
+                "year": _number(card.year),
                 "source": card.source,
                 "licence": card.licence or "licence not stated",
             }
         )
     return rows
-
-
-def _gain_columns(board: Board, gain: FirstStageGain | None) -> dict[str, Any]:
-    names = ("gain_over", "gain", "gain_low", "gain_high", "gain_p", "gain_significant")
-    if gain is None:
-        return dict.fromkeys(names, "")
-    numbers = (f"{value:.6f}" for value in (gain.difference, gain.low, gain.high))
-    return dict(
-        zip(names, (board.entries[gain.before].name, *numbers, f"{gain.p:.4g}", int(gain.significant)), strict=True)
-    )
 
 
 def board_as_recorded_scores(board: Board) -> str:
@@ -134,5 +140,70 @@ def board_table(board: Board, table: Standings) -> TableReport:
     return TableReport([Grid(heads, rows, left=5)], legend)
 
 
-def _format_board_value(value: float | None) -> str:
+def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.10g}"
+
+
+def write_tirex_submission(entry: Entry, out: Path, *, team: str, collection: str, repository: str) -> Path:
+    """Write a run and its metadata as a TIREx submission.
+
+    Args:
+        entry: The run with its card.
+        out: Folder of all submissions, in which the run gets a folder with its name.
+        team: Name of the team in TIRA.
+        collection: Name of the test collection, such as an id of ir_datasets.
+        repository: Address of the repository with the code of the run.
+
+    Returns:
+        The folder of the submission.
+    """
+    if entry.recorded:
+        raise UsageError(f"The run {entry.name!r} has only recorded scores", expected="a run with ranked lists")
+    for option, value in (("--team", team), ("--collection", collection), ("--repository", repository)):
+        ensure(value.strip(), f"{option} is empty", expected="a value, because tira requires it")
+    folder = out / folder_of_exported_run(entry.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_run(Run(entry.run.values(), name=entry.name), folder / "run.txt")
+    import yaml
+
+    with replace_text_file(folder / "ir-metadata.yml") as stream:
+        yaml.safe_dump(_ir_metadata(entry, team, collection, repository), stream, sort_keys=False, allow_unicode=True)
+    return folder
+
+
+def check_folders_of_exported_runs(names: Iterable[str]) -> None:
+    """Check that every run gets its own folder, so that no run overwrites another run."""
+    seen: dict[str, str] = {}
+    for name in names:
+        if (other := seen.setdefault(folder_of_exported_run(name), name)) != name:
+            raise DataError(
+                f"The runs {other!r} and {name!r} would both be written to {folder_of_exported_run(name)!r}",
+                expected="names that differ in letters or digits",
+                remedy="Change the name in one of the cards",
+            )
+
+
+def folder_of_exported_run(name: str) -> str:
+    """Return the folder name for a run name: characters except letters, digits, ``_``, ``.`` and ``-`` are replaced."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
+
+
+def _ir_metadata(entry: Entry, team: str, collection: str, repository: str) -> dict[str, Any]:
+    card = entry.card
+    first: dict[str, Any] = {"name": card.first_stage, "method": card.first_stage}
+    reranker = {"name": card.name, "method": card.method or card.name, "model": card.model, "k": card.depth}
+    stages = [first, {**reranker, "reranks": card.first_stage}] if card.first_stage else [reranker]
+    described = ", ".join(filter(None, [card.method, card.model, card.first_stage and f"over {card.first_stage}"]))
+    return {
+        "tag": card.name,
+        "actor": {"team": team},
+        "platform": {"software": {"libraries": [f"listrank {version('listrank')}"]}},
+        "implementation": {"source": {"repository": repository}},
+        "data": {"test collection": {"name": collection}},
+        "method": {
+            "name": card.name,
+            "description": card.note or described or card.name,
+            "automatic": True,
+            "retrieval": [{key: value for key, value in stage.items() if value} for stage in stages],
+        },
+    }

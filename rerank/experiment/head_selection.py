@@ -185,8 +185,8 @@ def _collect_attention(
     pairs: list[tuple[Ranking, NDArray[np.bool_]]] = []
     for ranking in lists:
         grades = prepared.qrels.get(ranking.query.id, {})
-        gold = [grades.get(doc.id, 0) >= prepared.relevant for doc in ranking.docs]
-        pairs.append((ranking, np.array(gold, dtype=bool)))
+        is_relevant = [grades.get(doc.id, 0) >= prepared.relevant for doc in ranking.docs]
+        pairs.append((ranking, np.array(is_relevant, dtype=bool)))
     useful = [(ranking, gold) for ranking, gold in pairs if gold.any() and not gold.all()]
     if not useful:
         raise DataError(

@@ -2,6 +2,10 @@
 
 A robust method returns the same ranking for every input order. Each run has its own run folder, which `rerank run`
 with the same settings would also create and reuse.
+
+Injection robustness: how far the last-ranked passage rises if text that addresses the reranker (one of `INJECTIONS`) is
+added to it. Everything else stays the same, including the candidates and their first-stage scores. A method that judges
+only relevance would leave the passage at the end.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The call log: a SQLite database to which every reply of a model is committed as soon as it arrives.
 
-The URI and the permissions with which the files of a call log are opened.
+Prompts are stored compressed: the dictionary of a prompt (RFC 1950, FDICT) is the end of the earlier prompts for the
+same query, so repeated passages, in pairs or in overlapping windows, take up only a few bytes.
 """
 
 from __future__ import annotations
@@ -37,8 +38,10 @@ UNMATCHED_CALLS_SCHEMA = "CREATE TABLE IF NOT EXISTS unmatched_calls (row INTEGE
 #: Checksums are in a separate table, so that older versions can still write to the file; their rows have no checksum.
 CHECKSUMS_SCHEMA = "CREATE TABLE IF NOT EXISTS checksums (digest TEXT PRIMARY KEY, sum TEXT NOT NULL)"
 #: Fields of replies that the column ``more`` contains, as a JSON object, if they are not empty.
-_OPTIONAL = ("scores", "thoughts", "steps", "tokens_cached", "search_units", "error", "retries")
-_OPTIONAL += ("served_model", "fingerprint", "is_batched")
+_OPTIONAL = (
+    *("scores", "thoughts", "steps", "tokens_cached", "search_units", "error", "retries"),
+    *("served_model", "fingerprint", "is_batched"),
+)
 #: Types of the values of these columns in an undamaged row.
 _TYPES = {"text": str, "tokens_in": int, "tokens_out": int, "seconds": float, "finish": str}
 

@@ -2,6 +2,10 @@
 
 A run that is killed loses at most the batch in progress or, with a server, the requests in flight. To resume a run, the
 same requests are sent again; for requests that already have a reply, the logged reply is returned.
+
+If models run in other processes, a `CallDesk` in the process that owns the run folder applies the log, the shared cache
+and the token cap. In a process with a model, `log_calls_at_desk` returns a backend that forms the same batches. Before
+each batch, it asks the desk which requests the model must answer; after the batch, it sends the replies to the desk.
 """
 
 from __future__ import annotations

@@ -13,8 +13,6 @@ qrels.trec         the relevance judgments with which the run was scored, if any
 scores.json        means and per-query values
 splits.jsonl       windows that exceeded the context, with the number of documents that fitted, if any
 summary.json       windows, calls, tokens, seconds; written last
-
-Descriptions, for messages, of the differences between the run in a folder and a run to be written to the folder.
 """
 
 from __future__ import annotations
@@ -308,16 +306,9 @@ class RunFolder:
 
     def read_splits(self) -> dict[tuple[str, tuple[str, ...]], int]:
         """Return a mapping from (query id, document ids) of a split window to how many documents fitted in a prompt."""
-        if not (self.path / "splits.jsonl").is_file():
-            return {}
-        try:
+        with self._damage_named("splits.jsonl", "query, docs and room"):
             rows = [row.fields for row in self._rows("splits.jsonl")]
             return {(row["query"], tuple(row["docs"])): int(row["room"]) for row in rows}
-        except (ValueError, TypeError, KeyError, OverflowError) as error:
-            raise DataError(
-                f"{str(self.path / 'splits.jsonl')!r} is damaged: {error!r}",
-                expected="query, docs and room in every line",
-            ) from error
 
     def write_passages(self, lists: Iterable[Ranking]) -> None:
         """Write the number of passages of each document, so that the run can be replayed without texts."""
@@ -328,20 +319,24 @@ class RunFolder:
 
     def read_passages(self) -> dict[str, dict[str, int]]:
         """Return, by query id and document id, the number of passages; empty if documents were judged whole."""
-        if not (self.path / "passages.jsonl").is_file():
-            return {}
-        try:
+        with self._damage_named("passages.jsonl", "query and docs"):
             rows = [row.fields for row in self._rows("passages.jsonl")]
             return {row["query"]: {doc: int(count) for doc, count in row["docs"].items()} for row in rows}
+
+    @contextmanager
+    def _damage_named(self, name: str, keys: str) -> Iterator[None]:
+        """Raise an error that names the file if the rows read in the block do not have these keys."""
+        try:
+            yield
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-            raise DataError(
-                f"{str(self.path / 'passages.jsonl')!r} is damaged: {error!r}", expected="query and docs in every line"
-            ) from error
+            expected = f"{keys} in every line"
+            raise DataError(f"{str(self.path / name)!r} is damaged: {error!r}", expected=expected) from error
 
     def _rows(self, name: str) -> Iterator[JsonRecord]:
-        """Yield the objects of one of the folder's JSON-lines files, which may be empty."""
+        """Yield the objects of one of the folder's JSON-lines files, which may be empty or, if optional, missing."""
         path = self.path / name
-        if path.is_file() and not path.stat().st_size:
+        is_missing = not path.is_file() and name in ("splits.jsonl", "passages.jsonl")
+        if is_missing or (path.is_file() and not path.stat().st_size):
             return iter(())
         return read_json_lines(path)
 
@@ -428,7 +423,7 @@ _LINE = '{"query": ID, "kind": TEXT, "scores": {DOCUMENT: NUMBER or null}}'
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeScores:
-    """The scores of a judge for one query."""
+    """The scores of a judge for one query, a line of ``judge_scores.jsonl``, which older run folders do not contain."""
 
     query: str
     kind: str = ""  # type of the scores, such as ``log-odds``; empty if there are no scores
@@ -518,7 +513,11 @@ class RecordedBatch:
 
 
 class BatchRecord:
-    """The batches of one run folder; every change is written to the file immediately."""
+    """The batches that a run has submitted to a provider; every change is written to ``batches.json`` immediately.
+
+    A batch is recorded before it is submitted. If the run is killed before it receives the batch's id, it finds the
+    batch by its key when it is resumed, so no batch is submitted twice.
+    """
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder

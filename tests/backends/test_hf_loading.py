@@ -84,7 +84,7 @@ def test_the_hash_depends_on_contents_only(folder: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_adapter_changes_the_weights_and_the_identity(folder: Path, adapter: Path, dtype: str) -> None:
-    plain_options = BackendOptions(**{"dtype": dtype, "device": "cpu"})
+    plain_options = BackendOptions(dtype=dtype, device="cpu")  # type: ignore[arg-type]
     plain = Hf.load(folder, plain_options)
     adapted = Hf.load(folder, plain_options.model_copy(update={"adapter": str(adapter)}))
     assert adapted.identity["adapter"] == hash_file_contents_of_model(adapter)

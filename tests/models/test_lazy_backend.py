@@ -76,7 +76,7 @@ def open_lazily(folder: Path, options: BackendOptions = FP32) -> LazyBackend:
     [("Llama", "auto", {}), ("Qwen3", "float32", {}), ("Gemma3", "bfloat16", {"sliding_window": 16})],
 )
 def test_it_is_the_loaded_backend(tmp_path: Path, kind: str, dtype: str, config: dict[str, Any]) -> None:
-    folder, options = save(tmp_path / "model", kind, **config), BackendOptions(**{"dtype": dtype})
+    folder, options = save(tmp_path / "model", kind, **config), BackendOptions(dtype=dtype)  # type: ignore[arg-type]
     lazy, eager = open_lazily(folder, options), open_model_backend(str(folder), options)
     prompt = list(ASKED.prompt)
     known = (dict(lazy.identity), lazy.batch_size, lazy.tasks, lazy.costs_money, lazy.tokens.context_size)

@@ -171,7 +171,8 @@ class Ray:
         from rerank.engines.ray.worker import BlockWorker
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        exchange_type = ray.remote(num_cpus=0, max_concurrency=_MESSAGES, scheduling_strategy=here)(MessageExchange)
+        remote: Any = ray.remote  # its types do not know this option of actors
+        exchange_type = remote(num_cpus=0, max_concurrency=_MESSAGES, scheduling_strategy=here)(MessageExchange)
         exchange = exchange_type.remote(job)
         dataset = ray.data.from_items(list(range(workers)), override_num_blocks=workers).map_batches(
             BlockWorker,

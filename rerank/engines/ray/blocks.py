@@ -208,7 +208,8 @@ class WorkBlocks(Generic[Item, Result]):
         block = self._current_block(message)
         if block is None or isinstance(message, Fail):
             return None
-        block.busy_since, answer = None, None
+        block.busy_since = None
+        answer: Any = None
         match message:
             case OpenItem():
                 block.position = message.position

@@ -69,20 +69,20 @@ def main() -> None:
 
 def measured(options: Any) -> dict[str, float]:
     """One variant: its peak, its rise, its speed."""
-    from rerank.finetune.trainer.processes import peak_training_memory_mb
+    from rerank.finetune.trainer.processes import peak_memory_mb
     from rerank.lm.loading import quiet_transformers
 
     with tempfile.TemporaryDirectory() as folder, quiet_transformers():
         module, batches, tokens = prepared(options, Path(folder))
         parameters = [p for p in module.parameters() if p.requires_grad]
         step(options.child, module, batches[0], parameters)  # everything is loaded, and small things are allocated
-        before = peak_training_memory_mb()
+        before = peak_memory_mb()
         seconds = []
         for batch in batches[1:]:
             began = time.perf_counter()
             step(options.child, module, batch, parameters)
             seconds.append(time.perf_counter() - began)
-    peak = peak_training_memory_mb()
+    peak = peak_memory_mb()
     return {"peak_mb": peak, "rise_mb": peak - before, "tokens_per_second": tokens / statistics.median(seconds)}
 
 
@@ -92,8 +92,8 @@ def prepared(options: Any, folder: Path) -> tuple[Any, list[Any], int]:
     from rerank.finetune.component_registry import make_training_components
     from rerank.finetune.recipe import Recipe
     from rerank.finetune.trainer.listwise_module import collate_examples
-    from rerank.finetune.trainer.schedule import select_training_documents
-    from rerank.finetune.trainer.training_run import TrainingRun, read_training_and_held_out_lists
+    from rerank.finetune.trainer.schedule import read_lists
+    from rerank.finetune.trainer.training_run import TrainingRun
 
     docs = list(open_collection("pydoc").docs())[: options.documents]
     rows = [{"_id": doc.id, "title": doc.title, "text": doc.text} for doc in docs]
@@ -119,8 +119,8 @@ def prepared(options: Any, folder: Path) -> tuple[Any, list[Any], int]:
     run = TrainingRun(recipe, make_training_components(recipe), folder / "out", device="cpu")
     module = run._attach_adapter()
     module.train()
-    (given,), _ = read_training_and_held_out_lists(recipe)
-    short, full = (run._places.examples.make(select_training_documents(given, range(n))) for n in (2, len(given)))
+    (given,), _ = read_lists(recipe)
+    short, full = (run._places.examples.make(given.take(range(n))) for n in (2, len(given)))
     return module, [collate_examples([short]), *[collate_examples([full])] * options.steps], len(full)
 
 

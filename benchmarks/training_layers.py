@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from rerank.finetune.trainer.cpu_dropout import CpuDropout
-from rerank.finetune.trainer.packed_attention import PackedTrainingRow, compute_packed_training_attention
+from rerank.finetune.trainer.base_model import CpuDropout
+from rerank.finetune.trainer.packed_attention import PackedTrainingRow, compute_packed
 
 PASSAGES, LIST = (100, 120, 90, 125, 110, 118, 95, 122), (2000,)
 HEADS, GROUPS, HEAD_SIZE, WIDTH = 9, 3, 64, 576
@@ -70,7 +70,7 @@ def bounds(lengths: Sequence[int]) -> list[tuple[int, int]]:
 def packed_attention(lengths: Sequence[int], query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Return the attention of the trainer."""
     row = PackedTrainingRow(texts=bounds(lengths))
-    return compute_packed_training_attention(SimpleNamespace(layer_idx=0), query, key, value, None, packing=row)[0]
+    return compute_packed(SimpleNamespace(layer_idx=0), query, key, value, None, packing=row)[0]
 
 
 def attention_of_torch(lengths: Sequence[int], query: Tensor, key: Tensor, value: Tensor) -> Tensor:

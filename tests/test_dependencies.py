@@ -47,7 +47,7 @@ PRIVATE = {
 }  # fmt: skip
 #: Our classes that derive from trainers of libraries.
 TRAINERS = [
-    "rerank.finetune.trainer.sharded_trainer:ShardedListTrainer",
+    "rerank.finetune.trainer.sharding:ShardedListTrainer",
     "rerank.finetune.trainer.cross_encoder_training:CrossEncoderListTrainer",
     "rerank.finetune.kernels.grpo:GrpoListTrainer",
 ]

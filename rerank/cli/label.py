@@ -24,8 +24,7 @@ from rerank.io.reports import Grid, make_grid
 from rerank.io.text_files import check_file_writable
 
 if TYPE_CHECKING:
-    from rerank.finetune.labels.label_list import LabelList
-    from rerank.finetune.labels.training_list import TrainingList
+    from rerank.finetune.labels.lists import LabelList, TrainingList
 
 Lists = Annotated[
     Path,
@@ -86,9 +85,8 @@ def make(
     The teacher `method` writes a run folder (--out), which --resume continues. Lists without a label are omitted and
     counted.
     """
-    from rerank.finetune.labels.label_files import write_labels
-    from rerank.finetune.labels.label_fusion import LabelFusion
-    from rerank.finetune.labels.labelling import LabellingPlan, make_labels, prepare_labelling
+    from rerank.finetune.labels.files import write_labels
+    from rerank.finetune.labels.labelling import LabelFusion, LabellingPlan, make_labels, prepare_labelling
 
     plan = LabellingPlan(
         teachers=tuple(labelling.teacher or ["method"]),
@@ -142,7 +140,7 @@ def check(
     The check of surface features needs texts, so label files need --collection.
     """
     from rerank.finetune.labels.checking import check_labels
-    from rerank.finetune.labels.leaks import THRESHOLD
+    from rerank.finetune.labels.splits import THRESHOLD
 
     labels, lists, skipped = _read_lists(file, collection)
     texts = _look_up_texts(labels, collection, needed=bool(against))
@@ -170,9 +168,7 @@ def _read_lists(file: Path, collection: str | None) -> tuple[list[LabelList], li
         The labels, which refer to documents by id; the lists with texts (None if the file has no texts and no
         collection is given); and the number of omitted lists by reason.
     """
-    from rerank.finetune.labels.label_files import read_labels
-    from rerank.finetune.labels.list_files import open_label_records, read_label_lists_of_file
-    from rerank.finetune.labels.list_texts import label_of_training_list
+    from rerank.finetune.labels.files import open_label_records, read_label_lists_of_file, read_labels
 
     skipped: Counter[str] = Counter()
     form, _ = open_label_records(file)
@@ -181,7 +177,7 @@ def _read_lists(file: Path, collection: str | None) -> tuple[list[LabelList], li
     lists = list(read_label_lists_of_file(file, _open_collection(collection), skipped=skipped))
     if not lists:
         raise DataError(f"{file} contains no usable list ({_format_reasons(skipped)})")
-    return [label_of_training_list(training_list) for training_list in lists], lists, skipped
+    return [training_list.to_label() for training_list in lists], lists, skipped
 
 
 def _checked_parts(report: Mapping[str, Any]) -> Iterator[Grid | str]:
@@ -235,9 +231,9 @@ def filter_lists(
 
     Agreement is Kendall's tau between label and input order or, with --agree-with, between the labels of two teachers.
     """
+    from rerank.finetune.labels.files import read_labels, write_labels
     from rerank.finetune.labels.filters import ListFilter, filter_labels
-    from rerank.finetune.labels.label_files import read_labels, write_labels
-    from rerank.finetune.labels.list_texts import document_lengths_of_labels
+    from rerank.finetune.labels.texts import document_lengths
 
     list_filter = ListFilter(**vars(limits))
     if agree_with is not None and not list_filter.uses_agreement:
@@ -248,7 +244,7 @@ def filter_lists(
     if list_filter.counts_words:
         if collection is None:
             raise UsageError("--min-words and --max-words need --collection", expected="the collection with the texts")
-        words = document_lengths_of_labels(labels, _open_collection(collection))
+        words = document_lengths(labels, _open_collection(collection))
     other = {label.qid: label for label in read_labels(agree_with)} if agree_with is not None else None
     dropped: Counter[str] = Counter()
     selected = list(filter_labels(labels, list_filter, words=words, other=other, dropped=dropped))
@@ -294,8 +290,8 @@ def split(
     """
     from rerank.finetune.labels import splits
     from rerank.finetune.labels.checking import SHOWN
-    from rerank.finetune.labels.label_files import read_labels
-    from rerank.finetune.labels.leaks import THRESHOLD
+    from rerank.finetune.labels.files import read_labels
+    from rerank.finetune.labels.splits import THRESHOLD
 
     shares = splits.SplitShares(dev=dev, test=test, seed=seed)
     if not leaks.leak_check and (leaks.against or leaks.drop_leaks):
@@ -318,7 +314,7 @@ def split(
     shown = [leak.to_dict() for leak in all_leaks[:SHOWN]]
     report = {
         "output": str(output),
-        **splits.write_label_split(replace(parts, train=train), output),
+        **splits.write_split(replace(parts, train=train), output),
         "leaks": len(all_leaks) if leaks.leak_check else None,
         "dropped": len(parts.train) - len(train),
         "leaking": shown,
@@ -350,8 +346,8 @@ class AugmentOptions:
 )
 def augment(variation: AugmentOptions, *, file: Labels, output: Output, form: FormatOption = "text") -> None:
     """Write variants of labeled lists: with shuffled input, fewer documents, or both. Target rankings stay the same."""
-    from rerank.finetune.labels.augment import Augmentation, augment_lists
-    from rerank.finetune.labels.label_files import read_labels, write_labels
+    from rerank.finetune.labels.files import read_labels, write_labels
+    from rerank.finetune.labels.filters import Augmentation, augment_lists
 
     augmentation = Augmentation(**vars(variation))
     _check_output(file, output)
@@ -385,9 +381,9 @@ def convert(
 
     The folder can be used as the collection jsonl:FOLDER.
     """
-    from rerank.finetune.labels.augment import truncate_training_texts
-    from rerank.finetune.labels.list_files import read_label_lists_of_file
-    from rerank.finetune.labels.list_texts import write_label_folder, write_label_folder_marker
+    from rerank.finetune.labels.files import read_label_lists_of_file
+    from rerank.finetune.labels.filters import truncate_texts
+    from rerank.finetune.labels.texts import mark_folder, write_folder
 
     if by not in ("scores", "kind"):
         raise UsageError(f"--by is {by!r}", expected="scores or kind")
@@ -396,12 +392,12 @@ def convert(
         file, _open_collection(collection), seed=seed, use_scores=by == "scores", skipped=skipped
     )
     if cut_words is not None:
-        lists = (truncate_training_texts(training_list, cut_words) for training_list in lists)
-    written = write_label_folder(lists, output)
+        lists = (truncate_texts(training_list, cut_words) for training_list in lists)
+    written = write_folder(lists, output)
     if not written.lists:
         raise DataError(f"{file} contains no usable list ({_format_reasons(skipped)})")
     report = {"output": str(output), **vars(written), "skipped": dict(skipped)}
-    write_label_folder_marker(output, {"convert": {"file": file.name, **report}})
+    mark_folder(output, {"convert": {"file": file.name, **report}})
     emit_content(report, _written_parts(report, "lists", "queries", "documents"), form)
 
 
@@ -418,9 +414,9 @@ def _written_parts(report: Mapping[str, Any], *keys: str) -> Iterator[Grid | str
 
 def _look_up_texts(labels: Sequence[LabelList], collection: str | None, *, needed: bool) -> dict[str, str]:
     """Return a mapping from query id to query text, taken from the labels or else from the collection."""
-    from rerank.finetune.labels.list_texts import query_texts_of_labels
+    from rerank.finetune.labels.texts import query_texts
 
-    texts = query_texts_of_labels(labels, _open_collection(collection))
+    texts = query_texts(labels, _open_collection(collection))
     missing = {label.qid for label in labels} - set(texts)
     if needed and missing:
         raise UsageError(
@@ -522,7 +518,7 @@ class QueryModelOptions(ModelLoadOptions):
             return None
         if self.model is None:
             raise UsageError("--from llm needs --model", expected="a generative model", remedy="Add --model NAME")
-        from rerank.finetune.labels.query_writing import QueryWriter, open_query_prompt
+        from rerank.finetune.labels.queries import QueryWriter, open_query_prompt
         from rerank.models import open_model_backend
 
         template = open_query_prompt(self.prompt)
@@ -550,7 +546,7 @@ def write_queries(
     removed from all documents, so that relevant documents look like the others. A model's replies are logged in the
     folder and reused.
     """
-    from rerank.finetune.labels.synthetic_queries import QueryOptions, make_synthetic_queries
+    from rerank.finetune.labels.queries import QueryOptions, make_synthetic_queries
 
     options = QueryOptions.make(**vars(source))
     opened = open_collection(collection)

@@ -219,7 +219,7 @@ def inspect(
     form: FormatOption = "text",
 ) -> None:
     """Report how training changed each weight matrix: norm, rank, sparsity and intruder dimensions."""
-    from rerank.finetune.inspection.inspected_model import open_inspected_model
+    from rerank.finetune.inspection.checkpoints import open_inspected_model
     from rerank.finetune.inspection.report import InspectionOptions, inspect_trained_matrices
     from rerank.lm.loading import pick_device
 
@@ -295,14 +295,18 @@ def merge(
         raise UsageError(
             f"{len(adapters)} adapters are given", expected="one adapter", remedy="Add --average-core or --concatenate"
         )
-    from rerank.finetune.inspection.averaging import average_adapter_cores, concatenate_adapter_factors
-    from rerank.finetune.inspection.folders import check_new_merge_folder
-    from rerank.finetune.inspection.inspected_model import open_inspected_model
-    from rerank.finetune.inspection.merging import MergeOptions, merge_adapter
+    from rerank.finetune.inspection.checkpoints import open_inspected_model
+    from rerank.finetune.inspection.merging import (
+        MergeOptions,
+        average_adapter_cores,
+        check_new_folder,
+        concatenate_adapter_factors,
+        merge_adapter,
+    )
     from rerank.lm.loading import pick_device
 
     if averages:
-        check_new_merge_folder(out)
+        check_new_folder(out)
         opened = [open_inspected_model(adapter, model) for adapter in adapters]
         count = (average_adapter_cores if average.average_core else concatenate_adapter_factors)(opened, out)
         emit_content({"out": str(out), "adapters": len(opened), "matrices": count}, [], form)

@@ -163,13 +163,13 @@ def _board_entry(path: Path) -> object:
 
 
 def _labels(path: Path) -> object:
-    from rerank.finetune.labels.label_files import read_labels
+    from rerank.finetune.labels.files import read_labels
 
     return list(read_labels(path))
 
 
 def _training_lists(path: Path) -> object:
-    from rerank.finetune.labels.list_files import read_label_lists_of_file
+    from rerank.finetune.labels.files import read_label_lists_of_file
 
     return list(read_label_lists_of_file(path))
 

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
-from rerank.finetune.trainer.cpu_dropout import CpuDropout, use_cpu_dropout  # noqa: E402
+from rerank.finetune.trainer.base_model import CpuDropout, use_cpu_dropout  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
 from tests.finetune.small import recipe  # noqa: E402
 

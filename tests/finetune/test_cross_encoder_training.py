@@ -24,14 +24,15 @@ from rerank.experiment import run_experiment  # noqa: E402
 from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
 from rerank.finetune.component_registry import LOSSES, make_training_components  # noqa: E402
 from rerank.finetune.components import ListTarget  # noqa: E402
-from rerank.finetune.labels.training_list import TrainingList  # noqa: E402
+from rerank.finetune.labels.lists import TrainingList  # noqa: E402
 from rerank.finetune.recipe import Recipe  # noqa: E402
 from rerank.finetune.trainer.cost_estimate import estimate_training  # noqa: E402
-from rerank.finetune.trainer.cross_encoder_recipe import check_cross_encoder_recipe  # noqa: E402
-from rerank.finetune.trainer.schedule import ListSchedule  # noqa: E402
-from rerank.finetune.trainer.training import train_adapter  # noqa: E402
-from rerank.finetune.trainer.training_folder import list_training_checkpoints  # noqa: E402
-from rerank.finetune.trainer.training_run import read_training_and_held_out_lists  # noqa: E402
+from rerank.finetune.trainer.schedule import ListSchedule, read_lists  # noqa: E402
+from rerank.finetune.trainer.training import (  # noqa: E402
+    check_cross_encoder_recipe,
+    train_adapter,
+)
+from rerank.finetune.trainer.training_folder import list_checkpoints  # noqa: E402
 from rerank.tasks import BackendOptions  # noqa: E402
 from tests.finetune.small import WORDS, recipe, validation  # noqa: E402
 from tests.finetune.test_training import losses, same, stopped_and_gone_on_with  # noqa: E402
@@ -68,7 +69,7 @@ def encoder_folder(folder: Path, kind: Any = BertForSequenceClassification, **op
 
 def first_list(asked: Recipe) -> TrainingList:
     """The first list that a training shows."""
-    lists, _ = read_training_and_held_out_lists(asked)
+    lists, _ = read_lists(asked)
     return ListSchedule(lists=lists, length=1, documents=5, shuffle=False, seed=asked.seed)[0]
 
 
@@ -133,7 +134,7 @@ def test_the_loss_on_held_out_lists_selects_the_weights(encoder: Path, collectio
 
     model = CrossEncoder(str(tmp_path / "out"), device="cpu", activation_fn=torch.nn.Identity())
     values = []
-    for held in read_training_and_held_out_lists(asked)[1]:
+    for held in read_lists(asked)[1]:
         scores = torch.tensor(model.predict([(held.query.text, doc.text) for doc in held.docs]))
         target = ListTarget(ranks=torch.tensor(held.ranks), scores=torch.tensor(held.scores))
         values.append(float(LOSSES.get("margin-mse")()(scores, target)))
@@ -168,7 +169,7 @@ train_adapter(Recipe.make(json.loads({asked.model_dump_json()!r})), Path({str(tm
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
-    while len(list_training_checkpoints(tmp_path / "killed")) < 2 and process.poll() is None:
+    while len(list_checkpoints(tmp_path / "killed")) < 2 and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)

@@ -16,7 +16,7 @@ from rerank.errors import DataError, StorageError, UsageError  # noqa: E402
 from rerank.experiment import run_experiment  # noqa: E402
 from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
-from rerank.finetune.trainer.training_folder import list_training_checkpoints  # noqa: E402
+from rerank.finetune.trainer.training_folder import list_checkpoints  # noqa: E402
 from tests.finetune.small import ATTENTION, recipe, validation  # noqa: E402
 from tests.raising import raises  # noqa: E402
 
@@ -63,7 +63,7 @@ def test_a_line_that_was_cut_off_is_written_again(model: Path, collection: Path,
     train_adapter(asked, tmp_path, device="cpu")
     whole = (tmp_path / "metrics.jsonl").read_text()
     (tmp_path / "result.json").unlink()
-    *_, last = list_training_checkpoints(tmp_path)
+    *_, last = list_checkpoints(tmp_path)
     for path in last.iterdir():
         path.unlink()
     last.rmdir()
@@ -76,11 +76,11 @@ def test_a_line_that_was_cut_off_is_written_again(model: Path, collection: Path,
 def test_what_a_killed_process_left_is_removed(model: Path, collection: Path, tmp_path: Path) -> None:
     asked = recipe(model, collection)
     train_adapter(asked, tmp_path, device="cpu")
-    checkpoints = list_training_checkpoints(tmp_path)
+    checkpoints = list_checkpoints(tmp_path)
     shutil.copytree(checkpoints[0], checkpoints[0].with_name("checkpoint-1"))  # killed before it was removed
     (tmp_path / "result.json").unlink()
     train_adapter(asked, tmp_path, device="cpu", resume=True)
-    assert list_training_checkpoints(tmp_path) == checkpoints
+    assert list_checkpoints(tmp_path) == checkpoints
     assert (tmp_path / "metrics.jsonl").read_text().count("train_runtime") == 1
 
 
@@ -142,7 +142,7 @@ def test_a_list_of_many_documents_is_found_before_the_first_step(model: Path, co
     with raises(DataError, "60 passages", "in the recipe") as raised:
         train_adapter(asked, tmp_path / "out", device="cpu")
     assert "in the recipe" in str(raised.value)
-    assert not list_training_checkpoints(tmp_path / "out")
+    assert not list_checkpoints(tmp_path / "out")
 
 
 def test_a_disk_that_is_full_at_the_end(

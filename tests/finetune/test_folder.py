@@ -10,8 +10,10 @@ import pytest
 huggingface_hub = pytest.importorskip("huggingface_hub")
 
 from rerank.errors import BackendError, MissingResourceError  # noqa: E402
-from rerank.finetune.trainer.adapter_card import base_model_name_for_card  # noqa: E402
-from rerank.finetune.trainer.adapter_folder import push_adapter_to_hub  # noqa: E402
+from rerank.finetune.trainer.adapter_folder import (  # noqa: E402
+    hub_id,
+    push_adapter_to_hub,
+)
 from rerank.models.adapters import AdapterSettings  # noqa: E402
 from tests.raising import raises  # noqa: E402
 
@@ -87,5 +89,5 @@ def test_a_hub_that_refuses(hub: Hub, folder: Path) -> None:
 
 
 def test_models_are_called_what_others_call_them() -> None:
-    assert base_model_name_for_card("smollm2-135m") == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    assert base_model_name_for_card("owner/name") == "owner/name"
+    assert hub_id("smollm2-135m") == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert hub_id("owner/name") == "owner/name"

@@ -14,8 +14,8 @@ peft = pytest.importorskip("peft")
 from rerank.errors import DataError, MissingResourceError, UsageError  # noqa: E402
 from rerank.finetune.adapters import Lora  # noqa: E402
 from rerank.finetune.extra.adapters import LoraSb  # noqa: E402
-from rerank.finetune.inspection.averaging import average_adapter_cores  # noqa: E402
-from rerank.finetune.inspection.inspected_model import open_inspected_model  # noqa: E402
+from rerank.finetune.inspection.checkpoints import open_inspected_model  # noqa: E402
+from rerank.finetune.inspection.merging import average_adapter_cores  # noqa: E402
 from rerank.finetune.recipe import Recipe  # noqa: E402
 from rerank.judges.attention.heads import HeadList  # noqa: E402
 from rerank.models.adapters import HEADS, AdapterSettings  # noqa: E402

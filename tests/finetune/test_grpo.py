@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast  # noqa: 
 from rerank.backends.hf import Hf  # noqa: E402
 from rerank.errors import DataError  # noqa: E402
 from rerank.finetune.kernels import grpo  # noqa: E402
-from rerank.finetune.trainer.base_model import load_training_base_model  # noqa: E402
+from rerank.finetune.trainer.base_model import load_base_model  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
 from rerank.reranker import Reranker  # noqa: E402
 from tests.finetune.small import WORDS, collection_folder, recipe  # noqa: E402
@@ -237,12 +237,12 @@ def test_what_trains_stays_in_float32_over_four_bits(
     model: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def packed(*arguments: Any, **options: Any) -> Any:
-        backend, tokenizer = load_training_base_model(*arguments, **options)
+        backend, tokenizer = load_base_model(*arguments, **options)
         backend.model.is_loaded_in_4bit = True  # as the adapter qlora leaves it
         return backend, tokenizer
 
     train_adapter(asked(model, collection), tmp_path / "plain", device="cpu")
-    monkeypatch.setattr("rerank.finetune.trainer.training_run.load_training_base_model", packed)
+    monkeypatch.setattr("rerank.finetune.trainer.training_run.load_base_model", packed)
     train_adapter(asked(model, collection), tmp_path / "packed", device="cpu")
     assert same(tmp_path / "plain", tmp_path / "packed")
 

@@ -16,9 +16,9 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
+from rerank.finetune.trainer.schedule import read_lists
 from rerank.finetune.trainer.training import train_adapter
-from rerank.finetune.trainer.training_folder import list_training_checkpoints
-from rerank.finetune.trainer.training_run import read_training_and_held_out_lists
+from rerank.finetune.trainer.training_folder import list_checkpoints
 from rerank.finetune.trainer.validation import Validation
 from tests.finetune.small import collection_folder, recipe, validation
 from tests.raising import raises
@@ -35,7 +35,7 @@ def looks(folder: Path, key: str) -> list[float]:
 def test_a_share_is_taken_out_by_query(model: Path, collection: Path, share: float) -> None:
     def held_out_queries(seed: int) -> set[str]:
         asked = recipe(model, collection, seed=seed, validation={"share": share})
-        train, held = ({entry.query.text for entry in part} for part in read_training_and_held_out_lists(asked))
+        train, held = ({entry.query.text for entry in part} for part in read_lists(asked))
         assert train
         assert not train & held
         assert len(held) == max(1, round(share * len(train | held)))
@@ -58,7 +58,7 @@ def test_its_loss_selects_the_weights_and_is_the_same_after_a_resume(
     assert f"held-out lists: {min(losses):.4f}" in (tmp_path / "whole" / "README.md").read_text()
     shutil.copytree(tmp_path / "whole", tmp_path / "parts")
     (tmp_path / "parts" / "result.json").unlink()
-    shutil.rmtree(list_training_checkpoints(tmp_path / "parts")[-1])
+    shutil.rmtree(list_checkpoints(tmp_path / "parts")[-1])
     again = train_adapter(asked, tmp_path / "parts", device="cpu", resume=True)
     assert (again.validation, looks(tmp_path / "parts", "eval_loss")) == (result.validation, losses)
     adapters = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("whole", "parts")]
@@ -82,7 +82,7 @@ def test_lists_and_a_collection(model: Path, collection: Path, tmp_path: Path, m
     result = train_adapter(asked, tmp_path / "out", device="cpu")
     assert len(looks(tmp_path / "out", "eval_loss")) == len(looks(tmp_path / "out", "eval_nDCG@10")) == 2
     assert set(result.validation) == {"nDCG@10", "held-out loss"}
-    state = json.loads((list_training_checkpoints(tmp_path / "out")[-1] / "trainer_state.json").read_text())
+    state = json.loads((list_checkpoints(tmp_path / "out")[-1] / "trainer_state.json").read_text())
     best = {"nDCG@10": max, "loss": min}[measure](looks(tmp_path / "out", f"eval_{measure}"))
     assert state["best_metric"] == best
 

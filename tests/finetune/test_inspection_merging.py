@@ -16,11 +16,19 @@ pytest.importorskip("transformers")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from rerank.errors import DataError, MissingResourceError, StorageError, UsageError  # noqa: E402
-from rerank.finetune.inspection import folders  # noqa: E402
-from rerank.finetune.inspection.averaging import average_adapter_cores, concatenate_adapter_factors  # noqa: E402
-from rerank.finetune.inspection.checkpoint_reader import CheckpointReader  # noqa: E402
-from rerank.finetune.inspection.inspected_model import InspectedModel, open_inspected_model  # noqa: E402
-from rerank.finetune.inspection.merging import MARKER, MergeOptions, merge_adapter  # noqa: E402
+from rerank.finetune.inspection import merging  # noqa: E402
+from rerank.finetune.inspection.checkpoints import (  # noqa: E402
+    CheckpointReader,
+    InspectedModel,
+    open_inspected_model,
+)
+from rerank.finetune.inspection.merging import (  # noqa: E402
+    MARKER,
+    MergeOptions,
+    average_adapter_cores,
+    concatenate_adapter_factors,
+    merge_adapter,
+)
 from rerank.finetune.inspection.weight_changes import iterate_weight_changes  # noqa: E402
 from rerank.io.model_base import hash_file_contents_of_model  # noqa: E402
 from rerank.lm.loading import load_language_model, quiet_transformers  # noqa: E402
@@ -197,23 +205,23 @@ class TestFolders:
         (tmp_path / "full/file").write_text("kept")
         (tmp_path / "file").write_text("kept")
         for name in ("full", "file"):
-            with raises(UsageError, name, "--out"), folders.new_merge_folder(tmp_path / name):
+            with raises(UsageError, name, "--out"), merging.new_folder(tmp_path / name):
                 pytest.fail("it was opened")
         assert (tmp_path / "full/file").read_text() == "kept"
 
     def test_an_empty_one_is_filled(self, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()
-        with folders.new_merge_folder(tmp_path / "empty") as made:
+        with merging.new_folder(tmp_path / "empty") as made:
             (made / "file").write_text("new")
         assert (tmp_path / "empty/file").read_text() == "new"
 
     def test_nowhere_to_put_it(self, tmp_path: Path) -> None:
         with raises(MissingResourceError, str(tmp_path)):
-            folders.check_new_merge_folder(tmp_path / "no/such")
+            merging.check_new_folder(tmp_path / "no/such")
 
     def test_what_failed_leaves_nothing(self, tmp_path: Path) -> None:
         for error, raised in ((OSError(28, "No space left"), StorageError), (ValueError("x"), ValueError)):
-            with pytest.raises(raised), folders.new_merge_folder(tmp_path / "out") as made:
+            with pytest.raises(raised), merging.new_folder(tmp_path / "out") as made:
                 (made / "file").write_text("half")
                 raise error
         assert list(tmp_path.iterdir()) == []

@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import UsageError
-from rerank.finetune.labels.augment import Augmentation, augment_lists, truncate_training_texts
-from rerank.finetune.labels.label_list import LabelList
-from rerank.finetune.labels.training_list import TrainingList
+from rerank.finetune.labels.filters import Augmentation, augment_lists, truncate_texts
+from rerank.finetune.labels.lists import LabelList, TrainingList
 from rerank.types import Document, Query
 from tests.raising import raises
 
@@ -70,12 +69,12 @@ def test_lists_of_one_document_stay() -> None:
 
 
 def test_texts_are_cut_alike() -> None:
-    cut = truncate_training_texts(LIST, 2)
+    cut = truncate_texts(LIST, 2)
     assert [(doc.title, doc.text) for doc in cut.docs[:2]] == [("title of", "a two"), ("title of", "b two")]
-    assert truncate_training_texts(LIST, 3).docs[0].text == "a two  three"
-    assert truncate_training_texts(LIST, 99) == LIST
+    assert truncate_texts(LIST, 3).docs[0].text == "a two  three"
+    assert truncate_texts(LIST, 99) == LIST
     with raises(UsageError, "--cut-words is 0"):
-        truncate_training_texts(LIST, 0)
+        truncate_texts(LIST, 0)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import DataError, MissingResourceError
-from rerank.finetune.labels.label_files import read_labels, write_labels
-from rerank.finetune.labels.label_list import LabelList
+from rerank.finetune.labels.files import read_labels, write_labels
+from rerank.finetune.labels.lists import LabelList
 from tests.raising import raises
 
 ABC = LabelList(qid="q", initial=("a", "b", "c"), final=("c", "a", "b"), scores=(0.5, 0.1, 0.9), teacher="t", query="?")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
 from rerank.errors import DataError, UsageError
-from rerank.finetune.labels.filters import ListFilter, filter_labels, training_label_agreement
-from rerank.finetune.labels.label_list import LabelList
+from rerank.finetune.labels.filters import ListFilter, agreement, filter_labels
+from rerank.finetune.labels.lists import LabelList
 from tests.raising import raises
 
 
@@ -39,7 +39,7 @@ def test_agreement_is_kendalls_tau(final: list[int]) -> None:
     names = [f"d{n}" for n in range(7)]
     one = LabelList(qid="q", initial=tuple(names), final=tuple(names[n] for n in final))
     ranks = [final.index(n) for n in range(7)]
-    assert training_label_agreement(one) == pytest.approx(kendalltau(range(7), ranks).statistic)
+    assert agreement(one) == pytest.approx(kendalltau(range(7), ranks).statistic)
 
 
 def test_lists_that_say_too_much_or_too_little_new_are_dropped() -> None:

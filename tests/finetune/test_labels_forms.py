@@ -11,9 +11,13 @@ import pytest
 
 from rerank.collections.jsonl import Jsonl
 from rerank.errors import DataError, UsageError
-from rerank.finetune.labels.conversations import passages_in_training_conversation, read_conversations
-from rerank.finetune.labels.list_files import read_flag_embedding_training_lists, read_label_lists_of_file
-from rerank.finetune.labels.training_list import TrainingList
+from rerank.finetune.labels.files import (
+    passages_of_prompt,
+    read_conversations,
+    read_flag_embedding,
+    read_label_lists_of_file,
+)
+from rerank.finetune.labels.lists import TrainingList
 from rerank.io.json_records import JsonRecord
 from tests.raising import raises
 
@@ -23,7 +27,7 @@ PASSAGES = ["Fleas live for months.", "Bees make honey.", "A flea is small."]
 def flag(*rows: dict[str, Any], **more: Any) -> tuple[list[TrainingList], Counter[str]]:
     skipped: Counter[str] = Counter()
     records = (JsonRecord(f"f:{at}", row) for at, row in enumerate(rows, 1))
-    return list(read_flag_embedding_training_lists(records, skipped=skipped, **more)), skipped
+    return list(read_flag_embedding(records, skipped=skipped, **more)), skipped
 
 
 def texts(one: TrainingList) -> list[str]:
@@ -142,7 +146,7 @@ def test_passages_may_hold_numbers_lines_and_queries() -> None:
     shown = ["one\n\n[7] not the second", "Query: what a query is\nand more", "Rank the 3 passages is a phrase"]
     (one,), _ = conversations(talk(("human", human(shown)), ("gpt", "[1] > [2] > [3]")))
     assert [doc.text for doc in one.docs] == shown
-    assert passages_in_training_conversation("no passages") == []
+    assert passages_of_prompt("no passages") == []
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
-from rerank.finetune.labels.hub_lists import HubDataset, pin_hub_datasets
-from rerank.finetune.labels.list_files import read_label_lists_of_file
+from rerank.finetune.labels.files import read_label_lists_of_file
+from rerank.finetune.labels.hub import HubDataset, pin_hub_datasets
 from tests.raising import raises
 
 datasets = pytest.importorskip("datasets")
@@ -85,7 +85,7 @@ def test_splits_and_what_is_wrong(tmp_path: Path) -> None:
 
 def test_without_a_network_it_says_what_to_do() -> None:
     script = (
-        "from rerank.finetune.labels.list_files import read_label_lists_of_file\n"
+        "from rerank.finetune.labels.files import read_label_lists_of_file\n"
         "from rerank.errors import MissingResourceError\n"
         "try:\n    list(read_label_lists_of_file('hf:absent/data'))\n"
         "except MissingResourceError as error:\n    print(error.remedy)\n"

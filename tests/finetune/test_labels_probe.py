@@ -13,20 +13,20 @@ from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
 from rerank.collections import open_collection
-from rerank.finetune.labels.checking import check_labels, label_statistics
-from rerank.finetune.labels.form_probe import (
+from rerank.finetune.labels.checking import (
     FEW,
     FIRST_WORDS,
     LENGTH,
     FeatureSeparation,
     ProbeReport,
-    best_and_worst_labelled,
-    probe_training_label_form,
-    training_label_separation_auc,
+    best_and_worst,
+    check_labels,
+    label_statistics,
+    probe_form,
+    separation_auc,
 )
-from rerank.finetune.labels.label_list import LabelList
-from rerank.finetune.labels.synthetic_queries import extract_title_as_query
-from rerank.finetune.labels.training_list import TrainingList
+from rerank.finetune.labels.lists import LabelList, TrainingList
+from rerank.finetune.labels.queries import extract_title
 from rerank.retrieval import open_first_stage
 from rerank.types import Document, Query
 
@@ -65,34 +65,29 @@ def told(found: ProbeReport) -> dict[str, FeatureSeparation]:
 
 def test_titles_that_only_the_right_documents_lack_are_flagged() -> None:
     cut = lists(60, lambda doc, right: replace(doc, title="") if right else whole(doc))
-    found = probe_training_label_form(cut)
+    found = probe_form(cut)
     assert found.warns
     assert told(found)[FIRST_WORDS].auc > 0.95
     assert any("first words" in note for note in found.notes)
-    fields = probe_training_label_form(lists(60, lambda doc, right: replace(doc, title="") if right else doc))
+    fields = probe_form(lists(60, lambda doc, right: replace(doc, title="") if right else doc))
     assert told(fields)[FIRST_WORDS].auc == 1
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_titles_that_all_documents_have_or_lack_are_not(seed: int) -> None:
     for show in (lambda doc, right: whole(doc), lambda doc, right: replace(doc, title=""), lambda doc, right: doc):
-        found = probe_training_label_form(lists(60, show, seed=seed))
+        found = probe_form(lists(60, show, seed=seed))
         assert (found.warns, found.notes) == (False, ())
 
 
 def test_texts_that_were_cut_are_flagged_by_their_length() -> None:
     short = lists(40, lambda doc, right: replace(doc, text=" ".join(doc.text.split()[:12])) if right else doc)
-    found = probe_training_label_form(short)
+    found = probe_form(short)
     length = told(found)[LENGTH]
     assert length.warns
     assert length.high < 0.5
     assert any("the best documents have" in note for note in found.notes)
-    assert (
-        told(probe_training_label_form([replace(one, scores=tuple(1 - s for s in one.scores)) for one in short]))[
-            LENGTH
-        ].low
-        > 0.5
-    )
+    assert told(probe_form([replace(one, scores=tuple(1 - s for s in one.scores)) for one in short]))[LENGTH].low > 0.5
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -101,7 +96,7 @@ def test_it_is_silent_where_labels_are_drawn_by_chance(seed: int) -> None:
     chance = random.Random(seed)
     cut = lists(80, lambda doc, right: replace(doc, title="") if right else whole(doc))
     shuffled = [replace(one, order=tuple(chance.sample(range(12), 12)), scores=()) for one in cut]
-    assert not probe_training_label_form(shuffled).warns
+    assert not probe_form(shuffled).warns
 
 
 def test_a_document_that_is_often_the_best_is_no_matter_of_form() -> None:
@@ -109,50 +104,50 @@ def test_a_document_that_is_often_the_best_is_no_matter_of_form() -> None:
     made = lists(60, lambda doc, right: doc)
     hubs = [one.docs[0] for one in made[:10]]
     same = [replace(one, docs=(hubs[at % 10], *one.docs[1:])) for at, one in enumerate(made)]
-    assert told(probe_training_label_form(same))[FIRST_WORDS].auc < 0.65
+    assert told(probe_form(same))[FIRST_WORDS].auc < 0.65
     twins = [replace(one, docs=(replace(one.docs[0], id=f"twin{at}"), *one.docs[1:])) for at, one in enumerate(same)]
-    separated = told(probe_training_label_form(twins))[FIRST_WORDS]
+    separated = told(probe_form(twins))[FIRST_WORDS]
     assert separated.auc > 0.8  # as it would be if each were known by its words
 
 
 def test_several_lists_of_a_query_count_as_one() -> None:
     made = lists(40, lambda doc, right: doc)
     copies = [one for one in made for _ in range(5)]
-    once, often = told(probe_training_label_form(made)), told(probe_training_label_form(copies))
+    once, often = told(probe_form(made)), told(probe_form(copies))
     for a, b in ((once[name], often[name]) for name in (LENGTH, FIRST_WORDS)):
         assert (b.auc, b.low, b.high) == pytest.approx((a.auc, a.low, a.high))
-    assert probe_training_label_form(copies).queries == 40
+    assert probe_form(copies).queries == 40
 
 
 def test_the_ends_of_a_list() -> None:
     docs = tuple(Document(id=f"{at}") for at in range(9))
     one = TrainingList(query=Query(id="q"), docs=docs, order=(8, 7, 6, 5, 4, 3, 2, 1, 0))
-    assert best_and_worst_labelled(one) == ((8, 7), (1, 0))
+    assert best_and_worst(one) == ((8, 7), (1, 0))
     graded = replace(one, scores=(3.0, 0.0, 1.0, 3.0, 0.0, 1.0, 1.0, 1.0, 2.0))
-    assert best_and_worst_labelled(graded) == ((0, 3), (1, 4))
-    assert best_and_worst_labelled(replace(one, scores=tuple(map(float, range(9))))) == ((8, 7), (1, 0))
-    assert best_and_worst_labelled(replace(one, scores=(1.0,) * 9)) == ((), ())
-    assert best_and_worst_labelled(TrainingList(query=Query(id="q"), docs=docs[:1], order=(0,))) == ((), ())
+    assert best_and_worst(graded) == ((0, 3), (1, 4))
+    assert best_and_worst(replace(one, scores=tuple(map(float, range(9))))) == ((8, 7), (1, 0))
+    assert best_and_worst(replace(one, scores=(1.0,) * 9)) == ((), ())
+    assert best_and_worst(TrainingList(query=Query(id="q"), docs=docs[:1], order=(0,))) == ((), ())
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=8), st.lists(st.integers(0, 5), min_size=1, max_size=8))
 def test_auc_is_mann_whitneys(best: list[int], worst: list[int]) -> None:
     expected = mannwhitneyu(best, worst, method="asymptotic").statistic / (len(best) * len(worst))
-    assert training_label_separation_auc(best, worst) == pytest.approx(expected)
+    assert separation_auc(best, worst) == pytest.approx(expected)
 
 
 def test_intervals_hold_their_mean_and_depend_on_the_seed_alone() -> None:
     made = lists(50, lambda doc, right: doc)
-    for one in probe_training_label_form(made).features:
+    for one in probe_form(made).features:
         assert one.low <= one.auc <= one.high
-    assert probe_training_label_form(made) == probe_training_label_form(made)
-    assert probe_training_label_form(made, seed=1) != probe_training_label_form(made)
+    assert probe_form(made) == probe_form(made)
+    assert probe_form(made, seed=1) != probe_form(made)
 
 
 def test_few_lists_are_said_to_be_few_and_none_to_be_none() -> None:
-    few = probe_training_label_form(lists(FEW - 1, lambda doc, right: doc))
+    few = probe_form(lists(FEW - 1, lambda doc, right: doc))
     assert any(str(FEW - 1) in note for note in few.notes)
-    none = probe_training_label_form([replace(one, scores=(1.0,) * 12) for one in lists(3, lambda doc, right: doc)])
+    none = probe_form([replace(one, scores=(1.0,) * 12) for one in lists(3, lambda doc, right: doc)])
     assert (none.lists, none.features, none.warns) == (0, (), False)
     assert len(none.notes) == 1
 
@@ -161,7 +156,7 @@ def test_texts_without_words() -> None:
     blank = [
         replace(one, docs=tuple(replace(d, title="", text="") for d in one.docs)) for one in lists(30, lambda d, r: d)
     ]
-    assert [one.auc for one in probe_training_label_form(blank).features] == [0.5, 0.5]
+    assert [one.auc for one in probe_form(blank).features] == [0.5, 0.5]
 
 
 def test_statistics_by_hand() -> None:
@@ -206,10 +201,10 @@ def test_title_queries_of_cranfield(shared: Path, tmp_path: Path, monkeypatch: p
             scores = (1.0, *[0.0] * len(others))
             query = Query(id=doc.id, text=doc.title)
             found.append(TrainingList(query=query, docs=docs, order=tuple(range(len(docs))), scores=scores))
-        return told(probe_training_label_form(found))
+        return told(probe_form(found))
 
     def cut(doc: Document, right: bool) -> Document:
-        return extract_title_as_query(doc)[1]
+        return extract_title(doc)[1]
 
     only_right = made(lambda doc, right: cut(doc, right) if right else whole(doc))
     assert only_right[FIRST_WORDS].auc == pytest.approx(0.82, abs=0.02)

@@ -9,9 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import DataError, UsageError
-from rerank.finetune.labels.label_list import LabelList
-from rerank.finetune.labels.leaks import THRESHOLD, find_query_leaks, normalise_query_for_leaks, query_trigrams
-from rerank.finetune.labels.splits import SplitShares, find_split_leaks, remove_leaking_lists, split_labels
+from rerank.finetune.labels.lists import LabelList
+from rerank.finetune.labels.splits import (
+    THRESHOLD,
+    SplitShares,
+    find_query_leaks,
+    find_split_leaks,
+    normalise_query,
+    query_trigrams,
+    remove_leaking_lists,
+    split_labels,
+)
 from tests.raising import raises
 
 
@@ -40,7 +48,7 @@ def test_a_query_is_never_on_both_sides() -> None:
     texts = {f"q{at}": f"Question {at // 2}, please!" if at % 2 else f"question {at // 2} please" for at in range(20)}
     for seed in range(5):
         made = split_labels(labels, SplitShares(dev=0.3, seed=seed), texts=texts)
-        train, dev = ({normalise_query_for_leaks(texts[one.qid]) for one in part} for part in (made.train, made.dev))
+        train, dev = ({normalise_query(texts[one.qid]) for one in part} for part in (made.train, made.dev))
         assert not train & dev
         assert len(made.dev) == 3 * 2 * 3  # three of ten texts, two queries each, three lists each
 
@@ -101,7 +109,7 @@ def test_the_threshold_lets_near_misses_pass_and_stops_rewordings() -> None:
 
 
 def test_texts_without_words_are_compared_as_they_are() -> None:
-    assert normalise_query_for_leaks(" ?! ") == "?!"
+    assert normalise_query(" ?! ") == "?!"
     assert [leak.exact for leak in find_query_leaks({"1": "?!"}, {"2": "?!", "3": "!"})] == [True]
     assert find_query_leaks({}, {"1": "x"}) == find_query_leaks({"1": "x"}, {}) == []
     assert find_query_leaks({"1": ""}, {"2": ""}) == []
@@ -125,7 +133,7 @@ def test_leaks_of_a_split_say_where_and_can_be_dropped() -> None:
 
 
 def test_many_queries_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rerank.finetune.labels.leaks._STEP", 3)
+    monkeypatch.setattr("rerank.finetune.labels.splits._STEP", 3)
     queries = {f"{at}": f"word{at} thing{at * 7}" for at in range(10)}
     assert {(leak.train, leak.test) for leak in find_query_leaks(queries, queries, threshold=1)} == {
         (at, at) for at in queries

@@ -13,20 +13,18 @@ import pytest
 
 from rerank.collections import Collection, open_collection
 from rerank.errors import DataError, UnknownNameError, UsageError
-from rerank.finetune.labels.form_probe import probe_training_label_form
-from rerank.finetune.labels.query_writing import (
+from rerank.finetune.labels.checking import probe_form
+from rerank.finetune.labels.lists import TrainingList
+from rerank.finetune.labels.queries import (
+    QueryOptions,
     QueryWriter,
+    default_prompt,
+    extract_first_sentence,
+    extract_title,
+    make_synthetic_queries,
     open_query_prompt,
     parse_written_query,
-    shipped_training_query_prompt,
 )
-from rerank.finetune.labels.synthetic_queries import (
-    QueryOptions,
-    extract_first_sentence_as_query,
-    extract_title_as_query,
-    make_synthetic_queries,
-)
-from rerank.finetune.labels.training_list import TrainingList
 from rerank.prompts import load_prompt
 from rerank.tasks import ContinuationTask, GenerationTask, Reply, Request
 from rerank.types import Document, Query
@@ -74,7 +72,7 @@ def jsonl(path: Path) -> list[dict[str, Any]]:
     ],
 )
 def test_titles_are_cut_from_the_body_too(title: str, text: str, left: str) -> None:
-    query, rest = extract_title_as_query(Document(id="1", title=title, text=text))
+    query, rest = extract_title(Document(id="1", title=title, text=text))
     assert (query, rest.title, rest.text) == (title, "", left)
 
 
@@ -89,7 +87,7 @@ def test_titles_are_cut_from_the_body_too(title: str, text: str, left: str) -> N
     ],
 )
 def test_first_sentences(text: str, query: str, left: str) -> None:
-    found, rest = extract_first_sentence_as_query(Document(id="1", title="T", text=text))
+    found, rest = extract_first_sentence(Document(id="1", title="T", text=text))
     assert (found, rest.title, rest.text) == (query, "T", left)
 
 
@@ -124,7 +122,7 @@ def test_its_lists_do_not_give_themselves_away(collection: Collection, tmp_path:
         order = tuple(range(len(shown)))
         scores = tuple(float(doc.id == source) for doc in shown)
         lists.append(TrainingList(query=query, docs=shown, order=order, scores=scores))
-    assert not probe_training_label_form(lists).warns
+    assert not probe_form(lists).warns
 
 
 def test_the_draw_depends_on_the_seed_alone(collection: Collection, tmp_path: Path) -> None:
@@ -193,7 +191,7 @@ def echo(request: Request) -> Reply:
 
 def writer(say: Callable[[Request], Reply] = echo, **more: Any) -> tuple[QueryWriter, Scripted]:
     scripted = Scripted(say, GenerationTask)
-    return QueryWriter(backend=scripted, template=shipped_training_query_prompt(), **more), scripted
+    return QueryWriter(backend=scripted, template=default_prompt(), **more), scripted
 
 
 def test_a_model_is_shown_the_passage_and_no_query() -> None:
@@ -216,11 +214,11 @@ def test_models_that_cannot_and_numbers_that_do_not_fit() -> None:
     with raises(UsageError, "listwise", "--prompt"):
         QueryWriter(backend=Scripted(echo, GenerationTask), template=load_prompt("listwise"))
     with raises(UsageError, "model"):
-        QueryWriter(backend=Scripted(echo, ContinuationTask), template=shipped_training_query_prompt())
+        QueryWriter(backend=Scripted(echo, ContinuationTask), template=default_prompt())
     with raises(UsageError, "2 queries", "temperature 0", "--temperature"):
         writer(each=2)
     assert open_query_prompt("pointwise").name == "pointwise"
-    assert open_query_prompt(None) is shipped_training_query_prompt()
+    assert open_query_prompt(None) is default_prompt()
 
 
 def test_a_models_queries_are_kept_and_not_asked_for_again(collection: Collection, tmp_path: Path) -> None:

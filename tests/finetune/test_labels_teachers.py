@@ -13,12 +13,10 @@ import pytest
 from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.experiment import run_experiment
 from rerank.experiment.spec import Execution, RunSpec
-from rerank.finetune.labels.label_fusion import LabelFusion
-from rerank.finetune.labels.labelling import LabellingPlan, LabellingResult, make_labels, prepare_labelling
+from rerank.finetune.labels.labelling import LabelFusion, LabellingPlan, LabellingResult, make_labels, prepare_labelling
 from rerank.finetune.labels.teachers import TeacherRanking, open_teacher, teachers
-from rerank.finetune.labels.teachers.base import distillation_ranking_from_list, rank_by_teacher_scores
-from rerank.finetune.labels.teachers.dense import Dense
-from rerank.finetune.labels.teachers.method import Method, scores_of_teacher_run
+from rerank.finetune.labels.teachers.base import rank_by_list, rank_by_scores
+from rerank.finetune.labels.teachers.built_in import Dense, Method, scores_of_run
 from rerank.store import RunFolder
 from rerank.types import Document, Query, Ranking
 from tests.raising import raises
@@ -157,14 +155,14 @@ def test_cross_encoders_scores_are_those_of_the_whole_list(spec: Spec) -> None:
     assert ids(made) == ["5", "4", "3", "2", "1", "0"]
     assert made.labels[0].scores == pytest.approx((-5, -4, -3, -2, -1, 0))
     folder = RunFolder(made.report["teachers"]["full:relate fake:reversed"]["folder"])
-    assert list(scores_of_teacher_run(folder)) == ["q0"]
+    assert list(scores_of_run(folder)) == ["q0"]
 
 
 def test_scores_that_do_not_explain_the_order_are_not_handed_on(spec: Spec) -> None:
     summary = run_experiment(spec(method="full:relate", max_queries=1))
     folder = RunFolder(summary["folder"])
     (folder.path / "run.trec").write_text("".join(f"q0 Q0 d0-{n} {n} {9 - n} x\n" for n in range(6)), "utf-8")
-    assert scores_of_teacher_run(folder) == {}
+    assert scores_of_run(folder) == {}
 
 
 def test_judgments_fall_by_grade_and_ties_keep_their_order(spec: Spec) -> None:
@@ -241,34 +239,32 @@ def ranking(names: str) -> Ranking:
 
 
 def test_opinions_from_rankings_and_scores() -> None:
-    assert distillation_ranking_from_list(ranking("abcd"), ["d", "x", "b"]) == TeacherRanking(
+    assert rank_by_list(ranking("abcd"), ["d", "x", "b"]) == TeacherRanking(
         order=tuple("dbac"), unranked=frozenset("ac")
     )
-    found = rank_by_teacher_scores(ranking("abcd"), {"d": 1.0, "b": 1.0, "a": 2.0, "z": 5.0})
+    found = rank_by_scores(ranking("abcd"), {"d": 1.0, "b": 1.0, "a": 2.0, "z": 5.0})
     assert found.order == tuple("abdc")
     assert (found.scores, found.unranked) == ({"a": 2.0, "b": 1.0, "d": 1.0}, frozenset("c"))
 
 
 def test_fusion_by_ranks() -> None:
     opinions = {
-        "x": distillation_ranking_from_list(ranking("abc"), "cab"),
-        "y": distillation_ranking_from_list(ranking("abc"), "ca"),
+        "x": rank_by_list(ranking("abc"), "cab"),
+        "y": rank_by_list(ranking("abc"), "ca"),
     }
     fused = LabelFusion().join(ranking("abc"), opinions)
     assert fused.order == tuple("cab")
     assert fused.scores == pytest.approx({"c": 2 / 61, "a": 2 / 62, "b": 1 / 63})
     weighted = LabelFusion(weights="0+1").join(ranking("abc"), opinions)
     assert weighted.scores == pytest.approx({"c": 1 / 61, "a": 1 / 62, "b": 0})
-    silent = LabelFusion().join(
-        ranking("abcd"), {name: distillation_ranking_from_list(ranking("abcd"), "c") for name in "xy"}
-    )
+    silent = LabelFusion().join(ranking("abcd"), {name: rank_by_list(ranking("abcd"), "c") for name in "xy"})
     assert (silent.order, silent.unranked) == (tuple("cabd"), frozenset("abd"))
 
 
 def test_fusion_by_scores() -> None:
     opinions = {
-        "x": rank_by_teacher_scores(ranking("abc"), {"a": 0.0, "b": 1.0, "c": 2.0}),
-        "y": rank_by_teacher_scores(ranking("abc"), {"a": 30.0, "b": 20.0}),
+        "x": rank_by_scores(ranking("abc"), {"a": 0.0, "b": 1.0, "c": 2.0}),
+        "y": rank_by_scores(ranking("abc"), {"a": 30.0, "b": 20.0}),
     }
     z = 1.5**0.5  # (2 - 1) / the deviation of 0, 1, 2
     fused = LabelFusion(how="z-score").join(ranking("abc"), opinions)
@@ -279,7 +275,7 @@ def test_fusion_by_scores() -> None:
 
 def test_a_failed_teacher_fails_the_whole() -> None:
     opinions = {
-        "x": distillation_ranking_from_list(ranking("ab"), "ba"),
+        "x": rank_by_list(ranking("ab"), "ba"),
         "y": TeacherRanking(order=("a", "b"), failed="no list"),
     }
     assert LabelFusion().join(ranking("ab"), opinions).failed == "y: no list"

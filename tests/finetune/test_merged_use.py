@@ -13,7 +13,7 @@ pytest.importorskip("peft")
 
 from rerank.experiment import run_experiment  # noqa: E402
 from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
-from rerank.finetune.inspection.inspected_model import open_inspected_model  # noqa: E402
+from rerank.finetune.inspection.checkpoints import open_inspected_model  # noqa: E402
 from rerank.finetune.inspection.merging import MergeOptions, merge_adapter  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
 from rerank.io.run_files import read_run  # noqa: E402

@@ -14,14 +14,14 @@ from rerank.backends.hf import Hf  # noqa: E402
 from rerank.errors import UsageError  # noqa: E402
 from rerank.finetune.component_registry import LOSSES  # noqa: E402
 from rerank.finetune.components import ListTarget  # noqa: E402
-from rerank.finetune.labels.training_list import TrainingList  # noqa: E402
+from rerank.finetune.labels.lists import TrainingList  # noqa: E402
 from rerank.finetune.recipe import ScoreSource  # noqa: E402
 from rerank.finetune.trainer import packed_attention  # noqa: E402
 from rerank.finetune.trainer.examples import (  # noqa: E402
     ExampleBuilder,
     LossInputs,
     TrainingExample,
-    check_judge_can_be_trained,
+    check_judge,
 )
 from rerank.finetune.trainer.listwise_module import (  # noqa: E402
     AttentionScorer,
@@ -74,7 +74,7 @@ def read(
     readout = AttentionScorer(HEADS, learnt=True) if looks.attention else None
     module = ListwiseModule(asked.model, [WeightedLoss(name="it", loss=loss, source=source)], readout)
     before = asked.model.config._attn_implementation
-    packed_attention.register_packed_training_attention()
+    packed_attention.register()
     asked.model.set_attn_implementation(packed_attention.ATTENTION_NAME)
     try:
         found: dict[str, Any] = module(**collate_examples(examples))
@@ -156,8 +156,8 @@ def test_the_target_of_query_likelihood_is_the_query_after_the_best_document() -
 def test_losses_that_do_not_suit_the_judge_are_refused(judge: str, inputs: LossInputs) -> None:
     """A pointwise judge has no attention, only the likelihood judge a target, and trained attention no calibration."""
     with raises(UsageError):
-        check_judge_can_be_trained(Selector.parse(judge), inputs)
-    check_judge_can_be_trained(Selector.parse("attention,calibrate=false"), LossInputs(attention=True))
+        check_judge(Selector.parse(judge), inputs)
+    check_judge(Selector.parse("attention,calibrate=false"), LossInputs(attention=True))
 
 
 def test_letters_and_the_order_behind_them_in_one_pass() -> None:
@@ -224,7 +224,7 @@ def gradients(asked: Any, batches: Sequence[Sequence[TrainingExample]], *, again
     )
     if again:
         enable_activation_checkpointing(asked.model)
-    packed_attention.register_packed_training_attention()
+    packed_attention.register()
     asked.model.set_attn_implementation(packed_attention.ATTENTION_NAME)
     for batch in batches:
         (module(**collate_examples(batch))["loss"] / len(batches)).backward()
@@ -299,7 +299,7 @@ def test_packed_attention_of_16_bits_is_computed_in_32_on_a_cpu(monkeypatch: pyt
     monkeypatch.setattr(packed_attention, "scaled_dot_product_attention", kernel)
     row = packed_attention.PackedTrainingRow(texts=[(0, 7), (7, 19)])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        out, _ = packed_attention.compute_packed_training_attention(
+        out, _ = packed_attention.compute_packed(
             SimpleNamespace(layer_idx=0), query.float(), key.float(), value, None, packing=row, sliding_window=window
         )
     assert out.dtype is torch.bfloat16

@@ -18,7 +18,7 @@ from rerank.finetune.extra.ranks import (  # noqa: E402
     Welore,
     allocate_proportionally,
 )
-from rerank.finetune.inspection.spectra import select_common_rank_threshold  # noqa: E402
+from rerank.finetune.inspection.spectra import common_threshold  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_model  # noqa: E402
 from tests.raising import raises  # noqa: E402
 
@@ -162,9 +162,7 @@ spectrum = st.lists(st.floats(0, 1), max_size=6).map(lambda rest: [1.0, *sorted(
 @given(drawn=st.lists(spectrum, min_size=1, max_size=6), mean=st.integers(1, 8))
 def test_one_threshold(drawn: list[list[float]], mean: int) -> None:
     drop = sum(map(len, drawn)) - mean * len(drawn)
-    threshold, found = select_common_rank_threshold(
-        {str(at): one for at, one in enumerate(drawn)}, drop, lambda values: 1
-    )
+    threshold, found = common_threshold({str(at): one for at, one in enumerate(drawn)}, drop, lambda values: 1)
     assert len(drawn) <= sum(found.values()) <= mean * len(drawn)
     for at, one in enumerate(drawn):
         assert all(value <= threshold for value in one[found[str(at)] :])

@@ -9,7 +9,7 @@ import pytest
 
 from rerank.evaluation import evaluate_run
 from rerank.finetune.extra.rewards import compute_gains, compute_ndcg, compute_reward
-from rerank.finetune.labels.training_list import TrainingList
+from rerank.finetune.labels.lists import TrainingList
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
 QUERY = Query(id="q")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rerank.finetune.labels.training_list import TrainingList
+from rerank.finetune.labels.lists import TrainingList
 from rerank.finetune.trainer.schedule import ListSchedule
 from rerank.types import Document, Query
 

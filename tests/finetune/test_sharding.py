@@ -24,7 +24,7 @@ from rerank.finetune.recipe import Recipe  # noqa: E402
 from rerank.finetune.trainer.cost_estimate import estimate_training  # noqa: E402
 from rerank.finetune.trainer.list_trainer import WEIGHTS  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
-from rerank.finetune.trainer.training_folder import list_training_checkpoints  # noqa: E402
+from rerank.finetune.trainer.training_folder import list_checkpoints  # noqa: E402
 from tests.finetune.small import ATTENTION, model_folder, recipe, validation  # noqa: E402
 from tests.raising import raises  # noqa: E402
 
@@ -241,13 +241,13 @@ def test_sharded_training_killed_and_gone_on_with(model: Path, collection: Path,
         assert {name: part[name] for name in ("weights", "gradients", "state")}.items() <= expected.items()
     killed = tmp_path / "killed"
     started, deadline = start(asked, killed), time.monotonic() + 240
-    while len(list_training_checkpoints(killed)) < 2 and started[0].poll() is None:
+    while len(list_checkpoints(killed)) < 2 and started[0].poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     for process in started:
         process.send_signal(signal.SIGKILL)
     finish(started)
-    assert list_training_checkpoints(killed)
+    assert list_checkpoints(killed)
     assert not (killed / "rerank.json").exists()
     run_in(2, asked, killed, "resume")
     assert same(tensors(killed), tensors(tmp_path / "whole"))
@@ -259,7 +259,7 @@ def test_another_number_of_processes_is_refused(model: Path, collection: Path, t
     asked = recipe(model, collection, training={"steps": 2})
     train_adapter(asked, tmp_path, device="cpu")
     (tmp_path / "result.json").unlink()  # the training was not complete
-    file = list_training_checkpoints(tmp_path)[-1] / WEIGHTS
+    file = list_checkpoints(tmp_path)[-1] / WEIGHTS
     save_file(load_file(file), file, {"lists_per_step": "6"})
     with raises(UsageError, "6 lists per step", "same number of processes"):
         train_adapter(asked, tmp_path, device="cpu", resume=True)

@@ -25,9 +25,9 @@ from rerank.experiment import run_experiment  # noqa: E402
 from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
 from rerank.finetune.component_registry import ADAPTERS  # noqa: E402
 from rerank.finetune.recipe import Recipe  # noqa: E402
+from rerank.finetune.trainer.schedule import read_lists  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
-from rerank.finetune.trainer.training_folder import list_training_checkpoints  # noqa: E402
-from rerank.finetune.trainer.training_run import read_training_and_held_out_lists  # noqa: E402
+from rerank.finetune.trainer.training_folder import list_checkpoints  # noqa: E402
 from rerank.lm.adapter_weights import attach_adapter  # noqa: E402
 from rerank.reranker import Reranker  # noqa: E402
 from tests.finetune.small import ATTENTION, LIKELIHOOD, recipe, validation  # noqa: E402
@@ -274,7 +274,7 @@ def test_a_recipe_that_contradicts_itself_is_refused_before_its_model_is_loaded(
     def load(*_: Any, **__: Any) -> Any:
         raise AssertionError("the model is loaded")
 
-    monkeypatch.setattr("rerank.finetune.trainer.training_run.load_training_base_model", load)
+    monkeypatch.setattr("rerank.finetune.trainer.training_run.load_base_model", load)
     with raises((UsageError, UnknownNameError), named):
         train_adapter(recipe(model, collection, **changes), tmp_path / "out", device="cpu")
 
@@ -283,7 +283,7 @@ def test_epochs_in_the_metrics_are_passes_over_the_lists(model: Path, collection
     asked = recipe(model, collection, training={"steps": 3, "accumulation": 1, "log_every": 1})
     train_adapter(asked, tmp_path, device="cpu")
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    lists = len(read_training_and_held_out_lists(asked)[0])
+    lists = len(read_lists(asked)[0])
     assert [line["epoch"] for line in lines if "loss" in line] == pytest.approx([n / lists for n in (1, 2, 3)])
 
 
@@ -303,7 +303,7 @@ def stopped_and_gone_on_with(asked: Recipe, folder: Path, *, after: int = 3) -> 
 
     with pytest.raises(Stopped):
         train_adapter(asked, folder / "parts", device="cpu", progress=lambda *_: nullcontext(end))
-    assert list_training_checkpoints(folder / "parts"), "there is nothing to go on from"
+    assert list_checkpoints(folder / "parts"), "there is nothing to go on from"
     train_adapter(asked, folder / "parts", device="cpu", resume=True)
     assert losses(folder / "parts") == losses(folder / "whole")
     saved = {path.name for path in (folder / "whole").glob("*.safetensors")}
@@ -324,7 +324,7 @@ train_adapter(Recipe.make(json.loads({asked.model_dump_json()!r})), Path({str(tm
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
-    while len(list_training_checkpoints(tmp_path / "killed")) < 2 and process.poll() is None:
+    while len(list_checkpoints(tmp_path / "killed")) < 2 and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
@@ -390,7 +390,7 @@ def test_a_full_disk(model: Path, collection: Path, tmp_path: Path) -> None:
             train_adapter(asked, tmp_path / "out", device="cpu")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert list_training_checkpoints(tmp_path / "out") == []
+    assert list_checkpoints(tmp_path / "out") == []
     assert not (tmp_path / "out" / "rerank.json").exists()
     assert train_adapter(asked, tmp_path / "out", device="cpu", resume=True).steps == 4
 

@@ -184,7 +184,7 @@ def test_what_is_refused(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_collection_that_changed(folder: Path, tmp_path: Path) -> None:
-    from rerank.finetune.labels.label_list import LabelList
+    from rerank.finetune.labels.lists import LabelList
 
     summary = run_experiment(
         RunSpec(collection=f"jsonl:{folder / 'collection'}", depth=3, max_queries=1, model=str(folder / "b")),

@@ -14,8 +14,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 from rerank.errors import UsageError  # noqa: E402
 from rerank.finetune.extra.adapters import Shadow  # noqa: E402
-from rerank.finetune.inspection.checkpoint_reader import CheckpointReader  # noqa: E402
-from rerank.finetune.inspection.inspected_model import read_inspected_peft_config  # noqa: E402
+from rerank.finetune.inspection.checkpoints import CheckpointReader, read_peft_config  # noqa: E402
 from rerank.finetune.inspection.weight_changes import missing_adapter_modules  # noqa: E402
 from rerank.finetune.recipe import Recipe  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
@@ -62,7 +61,7 @@ def test_what_lies_behind_stays_and_all_else_trains(changes: dict[str, Any], tmp
     # The model had three layers and was cut to two: the settings say which matrices the adapter is for.
     stored, settings = (
         CheckpointReader(tmp_path / "out" / "adapter_model.safetensors"),
-        read_inspected_peft_config(tmp_path / "out"),
+        read_peft_config(tmp_path / "out"),
     )
     assert missing_adapter_modules(stored, CheckpointReader(model), settings) == []
 

@@ -439,8 +439,8 @@ def list_other_names() -> dict[str, list[str]]:
     from rerank.evaluation.significance import CORRECTIONS
     from rerank.experiment.head_selection import METHODS
     from rerank.experiment.robustness import INJECTIONS
-    from rerank.finetune.labels.label_fusion import FUSION_METHODS
-    from rerank.finetune.labels.synthetic_queries import EXTRACTORS
+    from rerank.finetune.labels.labelling import FUSION_METHODS
+    from rerank.finetune.labels.queries import EXTRACTORS
     from rerank.judges import FAILURES, STATUSES
     from rerank.methods import method_names
     from rerank.mmteb.evaluation import KINDS as TASK_KINDS

@@ -25,7 +25,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from rerank.collections import open_collection
-from rerank.finetune.labels.leaks import find_query_leaks
+from rerank.finetune.labels.splits import find_query_leaks
 from rerank.lm.loading import pick_dtype
 from rerank.models import resolve_model_name
 from rerank.retrieval import open_first_stage

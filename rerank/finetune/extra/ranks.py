@@ -10,7 +10,7 @@ from typing import Any
 from rerank.errors import UsageError
 from rerank.finetune import kernels
 from rerank.finetune.components import CalibrationBatches, ComponentBase, option
-from rerank.finetune.inspection.spectra import inspected_weight_rank_profile
+from rerank.finetune.inspection.spectra import rank_profile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ class Welore(ComponentBase):
             # Singular values are divided by the largest one; for a zero matrix, 0 / 0 is replaced by 0.
             relative: list[float] = (values / values[0]).nan_to_num(0.0).tolist()
             spectra[name] = [1.0, *relative[1:]]
-        _, retained = inspected_weight_rank_profile(spectra, self.reduction)
+        _, retained = rank_profile(spectra, self.reduction)
         dropped = {name: 1 - retained[name] / len(values) for name, values in spectra.items()}
         # Every matrix retains at least one value, so that very small matrices may all stay below the option.
         least = min(self.reduction, max(dropped.values()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rerank.finetune.labels.training_list import TrainingList
+from rerank.finetune.labels.lists import TrainingList
 from rerank.judges import FAILURES
 from rerank.judges.generate import parse_verdict
 from rerank.tasks import Reply

@@ -21,11 +21,11 @@ from rerank.experiment import PreparedRun, check_failure_rate, execute_run, prep
 from rerank.experiment.robustness import kendall_tau
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.finetune.component_registry import make_training_components
-from rerank.finetune.labels.label_files import read_labels, write_labels
-from rerank.finetune.labels.label_list import LabelList
+from rerank.finetune.labels.files import read_labels, write_labels
 from rerank.finetune.labels.labelling import LabellingPlan, make_labels, prepare_labelling
-from rerank.finetune.labels.list_texts import query_texts_of_labels
+from rerank.finetune.labels.lists import LabelList
 from rerank.finetune.labels.splits import SplitShares, split_labels
+from rerank.finetune.labels.texts import query_texts
 from rerank.finetune.recipe import Recipe
 from rerank.finetune.trainer.training import train_adapter
 from rerank.io.text_files import replace_text_file
@@ -187,9 +187,7 @@ def _write_lists(labels: tuple[LabelList, ...], spec: TransferSpec, seed: int) -
     """Split the lists into training and held-out lists, and write both; existing files must contain the same lists."""
     parts: dict[str, tuple[LabelList, ...]] = {"train": labels, "held_out": ()}
     if spec.held_out:
-        shares = split_labels(
-            labels, SplitShares(dev=0.0, test=spec.held_out, seed=seed), texts=query_texts_of_labels(labels)
-        )
+        shares = split_labels(labels, SplitShares(dev=0.0, test=spec.held_out, seed=seed), texts=query_texts(labels))
         parts = {"train": shares.train, "held_out": shares.test}
     for name, part in ((LABELS, parts["train"]), (HELD_OUT, parts["held_out"])):
         path = spec.folder / name

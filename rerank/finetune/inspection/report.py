@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from rerank.errors import UsageError
+from rerank.errors import ensure
 from rerank.finetune.inspection import spectra
-from rerank.finetune.inspection.checkpoint_reader import CheckpointReader
-from rerank.finetune.inspection.inspected_model import FULL, InspectedModel
+from rerank.finetune.inspection.checkpoints import FULL, CheckpointReader, InspectedModel
 from rerank.finetune.inspection.weight_changes import WeightChange, iterate_weight_changes, missing_adapter_modules
 from rerank.io.reports import Grid, Report, format_cell, make_grid
 
@@ -24,8 +23,8 @@ class InspectionOptions:
             singular value decompositions that it needs.
         epsilon: Cosine threshold below which a singular vector counts as an intruder dimension.
         tolerance: Entries that changed by at most this value count as unchanged.
-        reduction: Fraction of the singular values of the untrained matrices that `inspected_weight_rank_profile` drops;
-            None for no rank profile.
+        reduction: Fraction of the singular values of the untrained matrices that `spectra.rank_profile` drops; None for
+            no rank profile.
         device: Torch device for the singular value decompositions.
     """
 
@@ -37,18 +36,14 @@ class InspectionOptions:
 
     def __post_init__(self) -> None:
         """Check that ``top``, ``epsilon``, ``tolerance`` and ``reduction`` are in range."""
-        checks = {
-            f"top is {self.top}": (self.top >= 0, "0 or more"),
-            f"epsilon is {self.epsilon}": (0 < self.epsilon <= 1, "a cosine above 0 and at most 1"),
-            f"tolerance is {self.tolerance}": (self.tolerance >= 0, "0 or more"),
-            f"reduction is {self.reduction}": (
-                self.reduction is None or 0 <= self.reduction < 1,
-                "a fraction, at least 0 and below 1",
-            ),
-        }
-        for setting, (is_valid, expected) in checks.items():
-            if not is_valid:
-                raise UsageError(setting, expected=expected)
+        ensure(self.top >= 0, f"top is {self.top}", expected="0 or more")
+        ensure(0 < self.epsilon <= 1, f"epsilon is {self.epsilon}", expected="a cosine above 0 and at most 1")
+        ensure(self.tolerance >= 0, f"tolerance is {self.tolerance}", expected="0 or more")
+        ensure(
+            self.reduction is None or 0 <= self.reduction < 1,
+            f"reduction is {self.reduction}",
+            expected="a fraction, at least 0 and below 1",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +60,7 @@ class MatrixReport:
         entropy_rank: Effective rank of the change: exp of the entropy of its singular values.
         sparsity: Fraction of unchanged entries.
         intruders: Number of intruder dimensions among the leading singular vectors; None if not computed.
-        profile: Rank of the untrained matrix under the common threshold of `inspected_weight_rank_profile`; None if not
-            computed.
+        profile: Rank of the untrained matrix in `spectra.rank_profile`; None if not computed.
     """
 
     name: str
@@ -83,22 +77,14 @@ class MatrixReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection(Report):
-    """Result of inspecting a trained model: reports on its changed matrices, and totals.
-
-    Attributes:
-        subject: The inspected adapter or model.
-        options: Options of the inspection.
-        rows: Reports on the changed matrices, in layer order.
-        totals: Totals, as returned by `summarise_inspection`.
-        notes: Warnings about the result.
-    """
+    """Result of inspecting a trained model: reports on its changed matrices in layer order, totals and warnings."""
 
     rows_key = "matrices"
 
     subject: InspectedModel
     options: InspectionOptions
     rows: tuple[MatrixReport, ...]
-    totals: Mapping[str, Any]
+    totals: Mapping[str, Any]  #: As returned by `summarise_rows`.
     notes: tuple[str, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
@@ -155,44 +141,48 @@ def inspect_trained_matrices(subject: InspectedModel, options: InspectionOptions
         if min(change.delta.shape) == 1:
             vectors += 1
             continue
-        row, values = inspect_trained_matrix(change, options)
+        row, values = inspect_matrix(change, options)
         rows.append(row)
         if values is not None and options.reduction is not None and values[0] > 0:
             before[row.name] = values
         squares[0] += row.norm**2
         squares[1] += float(change.weight.norm()) ** 2
-    totals = summarise_inspection(rows, base, options) | {"vectors": vectors}
+    totals = summarise_rows(rows, base, options) | {"vectors": vectors}
     totals["relative"] = math.sqrt(squares[0] / squares[1]) if squares[1] else None
     if options.reduction is not None and before:
-        totals["threshold"], ranks = spectra.inspected_weight_rank_profile(before, options.reduction)
-        rows = [_matrix_report_with_rank_profile(row, ranks.get(row.name)) for row in rows]
-    return Inspection(
-        subject=subject,
-        options=options,
-        rows=tuple(rows),
-        totals=totals,
-        notes=tuple(_inspection_notes(subject, base, rows)),
-    )
+        totals["threshold"], ranks = spectra.rank_profile(before, options.reduction)
+        rows = [replace(row, profile=ranks.get(row.name)) for row in rows]
+    notes = []
+    if not rows:
+        notes.append("No matrix was changed: this is the untrained model, or an untrained adapter")
+    if subject.kind != FULL and (missing := missing_adapter_modules(subject.tensors(), base, subject.config)):
+        notes.append(
+            f"The adapter targets {len(missing)} matrices of this model for which it has no weights (the first is "
+            f"{missing[0]}), so it may belong to another model"
+        )
+    return Inspection(subject=subject, options=options, rows=tuple(rows), totals=totals, notes=tuple(notes))
 
 
-def inspect_trained_matrix(change: WeightChange, options: InspectionOptions) -> tuple[MatrixReport, list[float] | None]:
+def inspect_matrix(change: WeightChange, options: InspectionOptions) -> tuple[MatrixReport, list[float] | None]:
     """Return the report on one matrix, and the singular values of the untrained matrix.
 
     The singular values are None if the options request neither intruder dimensions nor a rank profile.
     """
+    import torch
+
     weight, delta = change.weight.to(options.device), change.delta.to(options.device)
     if change.factors is None:
-        values = spectra.singular_values_of_change(delta)
+        values = torch.linalg.svdvals(delta)
     else:
         left, right = change.factors
         values = spectra.product_singular_values(left.to(options.device), right.to(options.device))
     old: list[float] | None = None
     count: int | None = None
     if options.top or options.reduction is not None:
-        directions, sigma = spectra.left_singular_vectors_of_change(weight)
+        directions, sigma, _ = torch.linalg.svd(weight, full_matrices=False)
         old = sigma.tolist()
         if options.top:
-            after, _ = spectra.left_singular_vectors_of_change(weight + delta)
+            after, _, _ = torch.linalg.svd(weight + delta, full_matrices=False)
             count = len(spectra.find_intruder_dimensions(directions, after, top=options.top, epsilon=options.epsilon))
     norm, size = float(delta.norm()), float(weight.norm())
     row = MatrixReport(
@@ -209,9 +199,7 @@ def inspect_trained_matrix(change: WeightChange, options: InspectionOptions) -> 
     return row, old
 
 
-def summarise_inspection(
-    rows: Iterable[MatrixReport], base: CheckpointReader, options: InspectionOptions
-) -> dict[str, Any]:
+def summarise_rows(rows: Iterable[MatrixReport], base: CheckpointReader, options: InspectionOptions) -> dict[str, Any]:
     """Compute totals over the reports of all matrices, and over the unchanged matrices.
 
     Returns:
@@ -238,20 +226,3 @@ def summarise_inspection(
         "intruders": sum(counts) if options.top else None,
         "with_intruders": sum(map(bool, counts)) if options.top else None,
     }
-
-
-def _matrix_report_with_rank_profile(row: MatrixReport, rank: int | None) -> MatrixReport:
-    return MatrixReport(**asdict(row) | {"profile": rank})
-
-
-def _inspection_notes(subject: InspectedModel, base: CheckpointReader, rows: list[MatrixReport]) -> Iterable[str]:
-    if not rows:
-        yield "No matrix was changed: this is the untrained model, or an untrained adapter"
-    if subject.kind != FULL:
-        stored = CheckpointReader(subject.folder / "adapter_model.safetensors")
-        missing = missing_adapter_modules(stored, base, subject.config)
-        if missing:
-            yield (
-                f"The adapter targets {len(missing)} matrices of this model for which it has no weights (the first is "
-                f"{missing[0]}), so it may belong to another model"
-            )

@@ -10,31 +10,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from rerank.errors import UsageError
+from rerank.errors import ensure
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-def left_singular_vectors_of_change(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute left singular vectors and singular values, in descending order of the values.
-
-    Args:
-        matrix: Matrix of shape (m, n).
-
-    Returns:
-        Left singular vectors as orthonormal columns, shape (m, p) with p = min(m, n), and singular values, shape (p,).
-    """
-    u, values, _ = _svd_of_change(matrix)
-    return u, values
-
-
-def singular_values_of_change(matrix: Tensor) -> Tensor:
-    """Return the min(m, n) singular values of an (m, n) matrix in descending order."""
-    import torch
-
-    values: Tensor = torch.linalg.svdvals(matrix)
-    return values
 
 
 def product_singular_values(left: Tensor, right: Tensor) -> Tensor:
@@ -54,7 +33,8 @@ def product_singular_values(left: Tensor, right: Tensor) -> Tensor:
 
     _, first = torch.linalg.qr(left)
     _, second = torch.linalg.qr(right.T)
-    return singular_values_of_change(first @ second.T)
+    values: Tensor = torch.linalg.svdvals(first @ second.T)
+    return values
 
 
 def numerical_rank(values: Tensor, size: int, floor: float = 0.0) -> int:
@@ -136,8 +116,10 @@ def shrink_intruder_dimensions(
     Returns:
         The new matrix, and the numbers of intruder dimensions among the leading singular vectors before and after.
     """
-    before, _ = left_singular_vectors_of_change(weight)
-    u, values, vh = _svd_of_change(changed)
+    import torch
+
+    before, _, _ = torch.linalg.svd(weight, full_matrices=False)
+    u, values, vh = torch.linalg.svd(changed, full_matrices=False)
     indices = find_intruder_dimensions(before, u, top=top, epsilon=epsilon)
     if not indices:
         return changed, 0, 0
@@ -148,9 +130,7 @@ def shrink_intruder_dimensions(
     return reduced, len(indices), len(find_intruder_dimensions(before, u[:, order], top=top, epsilon=epsilon))
 
 
-def inspected_weight_rank_profile(
-    spectra: Mapping[str, Sequence[float]], reduction: float
-) -> tuple[float, dict[str, int]]:
+def rank_profile(spectra: Mapping[str, Sequence[float]], reduction: float) -> tuple[float, dict[str, int]]:
     """Compute the rank of each matrix under a common threshold on normalised singular values.
 
     The singular values of each matrix are divided by the largest one. The threshold is the smallest one for which the
@@ -165,14 +145,13 @@ def inspected_weight_rank_profile(
     Returns:
         The threshold (values up to it are dropped), and a mapping from the name of each matrix to its rank.
     """
-    if not 0 <= reduction < 1:
-        raise UsageError(f"The rank reduction is {reduction}", expected="a fraction, at least 0 and below 1")
+    ensure(0 <= reduction < 1, f"The rank reduction is {reduction}", expected="a fraction, at least 0 and below 1")
     scaled = {name: [value / max(values) for value in values] for name, values in spectra.items()}
-    threshold, ranks = select_common_rank_threshold(scaled, reduction, lambda values: 1 / len(values) / len(scaled))
+    threshold, ranks = common_threshold(scaled, reduction, lambda values: 1 / len(values) / len(scaled))
     return max(threshold, 0.0), ranks
 
 
-def select_common_rank_threshold(
+def common_threshold(
     spectra: Mapping[str, Sequence[float]], drop: float, weight: Callable[[Sequence[float]], float]
 ) -> tuple[float, dict[str, int]]:
     """Find the smallest common threshold for which the values up to it have a total weight of at least ``drop``.
@@ -188,7 +167,7 @@ def select_common_rank_threshold(
         The threshold (negative if nothing has to be dropped), and a mapping from the name of each matrix to its number
         of values above the threshold, at least 1.
 
-    >>> select_common_rank_threshold({"flat": [1, 0.9, 0.8], "steep": [1, 0.2, 0.1]}, 2, lambda values: 1)
+    >>> common_threshold({"flat": [1, 0.9, 0.8], "steep": [1, 0.2, 0.1]}, 2, lambda values: 1)
     (0.2, {'flat': 3, 'steep': 1})
     """
     steps = sorted((value, weight(values)) for values in spectra.values() for value in values)
@@ -198,11 +177,3 @@ def select_common_rank_threshold(
             break
         threshold, dropped = value, dropped + value_weight
     return threshold, {name: max(1, sum(value > threshold for value in values)) for name, values in spectra.items()}
-
-
-def _svd_of_change(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return U, the singular values and V' of a matrix (thin singular value decomposition)."""
-    import torch
-
-    u, values, vh = torch.linalg.svd(matrix, full_matrices=False)
-    return u, values, vh

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from rerank.errors import DataError
-from rerank.finetune.inspection.checkpoint_reader import CheckpointReader
-from rerank.finetune.inspection.inspected_model import FULL, InspectedModel
+from rerank.errors import DataError, UsageError
+from rerank.finetune.inspection.checkpoints import FULL, CheckpointReader, InspectedModel
+from rerank.tasks import BackendOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,27 +27,10 @@ _FACTOR = re.compile(r"(?P<module>.+)\.(?P<kind>lora|lora_embedding)_(?P<side>[A
 #: Settings of LoRA that do not affect the change s B A of a weight, except through the factors and the scale s.
 _HARMLESS = frozenset(
     (
-        *(
-            "task_type",
-            "peft_type",
-            "auto_mapping",
-            "base_model_name_or_path",
-            "revision",
-            "inference_mode",
-            "peft_version",
-        ),
-        *(
-            "r",
-            "lora_alpha",
-            "rank_pattern",
-            "alpha_pattern",
-            "use_rslora",
-            "lora_dropout",
-            "fan_in_fan_out",
-            "init_lora_weights",
-        ),
-        *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
-        *("eva_config", "runtime_config", "megatron_core", "qalora_group_size"),
+        *("task_type", "peft_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode"),
+        *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "lora_dropout", "fan_in_fan_out"),
+        *("init_lora_weights", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+        *("peft_version", "eva_config", "runtime_config", "megatron_core", "qalora_group_size"),
     )
 )
 #: Initialisations that leave the base weights unchanged; others, such as PiSSA, change them when loading.
@@ -77,22 +61,18 @@ class WeightChange:
 
 
 def iterate_weight_changes(subject: InspectedModel, base: CheckpointReader) -> Iterator[WeightChange]:
-    """Yield the changed weights in layer order.
-
-    Args:
-        subject: The trained adapter or model.
-        base: Reader for the tensors of the untrained model.
-    """
+    """Yield the changed weights in layer order; ``base`` reads the tensors of the untrained model."""
+    stored = subject.tensors()
     if subject.kind == FULL:
-        changes = _weight_changes_from_model(CheckpointReader(subject.folder), base)
+        names = [name for name in sorted(stored, key=layer_sort_key) if not name.endswith(_BUFFERS)]
+        changes = (_change_of_tensor(name, stored.read(name), base) for name in names)
     else:
-        stored = CheckpointReader(subject.folder / "adapter_model.safetensors")
         check_adapter_layers(stored, base)
-        config = subject.config
-        plain = is_plain_lora(stored, config)
-        changes = (
-            _weight_changes_from_factors(stored, base, config) if plain else _weight_changes_from_merged(subject, base)
-        )
+        if is_plain_lora(stored, config := subject.config):
+            changes = _changes_from_factors(stored, base, config)
+        else:
+            merged = dict(merge_with_peft(subject)[0].named_parameters())
+            changes = (_change_of_tensor(n, merged[n].data, base) for n in sorted(merged, key=layer_sort_key))
     for change in changes:
         if not math.isfinite(float(change.delta.sum())):
             raise DataError(
@@ -103,13 +83,90 @@ def iterate_weight_changes(subject: InspectedModel, base: CheckpointReader) -> I
             yield change
 
 
+def _changes_from_factors(stored: CheckpointReader, base: CheckpointReader, config: Any) -> Iterator[WeightChange]:
+    for module, keys in names_of_lora_factors(stored).items():
+        a, b = (stored.read(keys[side]) for side in "AB")
+        left, right = b * lora_scaling(config, module, len(a)), a
+        if config.fan_in_fan_out or keys["kind"] == "lora_embedding":  # stored transposed
+            left, right = right.T, left.T
+        weight = _untrained_weight(base, module, (left.shape[0], right.shape[1]), f"{module}.weight")
+        yield WeightChange(name=module, weight=weight, delta=left @ right, factors=(left, right))
+
+
+def _change_of_tensor(name: str, changed: Tensor, base: CheckpointReader) -> WeightChange:
+    module = name.removesuffix(".weight")
+    weight = _untrained_weight(base, module, tuple(changed.shape), name)
+    delta = changed.float() - weight
+    if delta.ndim != 2:
+        weight, delta = weight.reshape(1, -1), delta.reshape(1, -1)
+    return WeightChange(name=module, weight=weight, delta=delta, floor=_ROUNDING * float(weight.norm()))
+
+
+def _untrained_weight(base: CheckpointReader, module: str, shape: tuple[int, ...], name: str) -> Tensor:
+    """Read the weight of a module before training, whose tensor is called ``name``, and check its shape."""
+    stored = base.find(name)
+    if stored is None or base.shape(stored) != shape:
+        other = "no weight of this name" if stored is None else f"one of shape {base.shape(stored)}"
+        raise DataError(
+            f"The trained {module} has the shape {shape}, but its shape in {base.folder} is {other}",
+            expected="the base model of the training",
+            remedy="Pass this model with --model",
+        )
+    return base.read(stored)
+
+
+def merge_with_peft(subject: InspectedModel) -> tuple[Any, Any]:
+    """Load the base model in float32 on the CPU, and merge the adapter into it.
+
+    Returns:
+        The merged model (of transformers) and the tokenizer.
+    """
+    if subject.config.is_prompt_learning:
+        raise UsageError(
+            f"Adapter {str(subject.folder)!r} is a learned prompt ({subject.kind}), which changes no weights",
+            expected="an adapter that changes weights, such as LoRA",
+        )
+    import peft
+
+    from rerank.lm.adapter_weights import untie_causal_model_head
+    from rerank.lm.loading import load_language_model, quiet_transformers
+
+    loaded = load_language_model(subject.base, BackendOptions(dtype="float32", device="cpu"))
+    with quiet_transformers(), warnings.catch_warnings():
+        # PEFT warns of tied weights and missing keys.
+        for message in ("Model (?:with|has) `tie_word", "Found missing adapter keys", "Input and output embeddings"):
+            warnings.filterwarnings("ignore", message=message)
+        try:
+            wrapped: Any = peft.PeftModel.from_pretrained(loaded.model, str(subject.folder))
+        except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+            raise UsageError(
+                f"Adapter {str(subject.folder)!r} does not fit the model: {error}",
+                expected="the base model of the training",
+            ) from error
+        try:
+            untie_causal_model_head(wrapped)
+            return wrapped.merge_and_unload(safe_merge=True).eval(), loaded.tokenizer
+        except (ValueError, RuntimeError, AttributeError, TypeError) as error:  # NotImplementedError is a RuntimeError
+            raise UsageError(
+                f"Adapter {str(subject.folder)!r} ({subject.kind}) cannot be merged: {error}",
+                expected="an adapter that PEFT can merge",
+            ) from error
+
+
+# Adapters
+
+
 def is_plain_lora(stored: CheckpointReader, config: Any) -> bool:
     """Return whether an adapter is a plain LoRA: its factors alone determine the weight changes."""
     if str(getattr(config, "peft_type", "")).rpartition(".")[2] != "LORA" or not all(map(_FACTOR.fullmatch, stored)):
         return False
     if config.init_lora_weights not in _STARTS:
         return False
-    return all(f.name in _HARMLESS or getattr(config, f.name) == _default_of_lora_field(f) for f in fields(config))
+    for entry in fields(config):
+        default = entry.default if entry.default_factory is MISSING else entry.default_factory()
+        if entry.name not in _HARMLESS and getattr(config, entry.name) != default:
+            return False
+    return True
 
 
 def check_adapter_layers(stored: CheckpointReader, base: CheckpointReader) -> None:
@@ -170,60 +227,3 @@ def lora_scaling(config: Any, module: str, rank: int) -> float:
     patterns = config.alpha_pattern or {}
     alpha = patterns.get(get_pattern_key(list(patterns), module), config.lora_alpha)
     return float(alpha / (math.sqrt(rank) if config.use_rslora else rank))
-
-
-def _weight_changes_from_factors(
-    stored: CheckpointReader, base: CheckpointReader, config: Any
-) -> Iterator[WeightChange]:
-    for module, keys in names_of_lora_factors(stored).items():
-        a, b = (stored.read(keys[side]) for side in "AB")
-        left, right = b * lora_scaling(config, module, len(a)), a
-        if config.fan_in_fan_out or keys["kind"] == "lora_embedding":  # stored transposed
-            left, right = right.T, left.T
-        weight = _weight_before_training(base, module, (left.shape[0], right.shape[1]))
-        yield WeightChange(name=module, weight=weight, delta=left @ right, factors=(left, right))
-
-
-def _weight_changes_from_merged(subject: InspectedModel, base: CheckpointReader) -> Iterator[WeightChange]:
-    from rerank.finetune.inspection.peft_merging import merge_with_peft
-
-    model, _ = merge_with_peft(subject)
-    parameters = dict(model.named_parameters())
-    for name in sorted(parameters, key=layer_sort_key):
-        yield _weight_change_of_tensor(name, parameters[name].data, base)
-
-
-def _weight_changes_from_model(tuned: CheckpointReader, base: CheckpointReader) -> Iterator[WeightChange]:
-    for name in sorted(tuned, key=layer_sort_key):
-        if name.endswith(_BUFFERS):
-            continue
-        yield _weight_change_of_tensor(name, tuned.read(name), base)
-
-
-def _weight_change_of_tensor(name: str, changed: Tensor, base: CheckpointReader) -> WeightChange:
-    module = name.removesuffix(".weight")
-    weight = _weight_before_training(base, module, tuple(changed.shape), name)
-    delta = changed.float() - weight
-    if delta.ndim != 2:
-        weight, delta = weight.reshape(1, -1), delta.reshape(1, -1)
-    return WeightChange(name=module, weight=weight, delta=delta, floor=_ROUNDING * float(weight.norm()))
-
-
-def _weight_before_training(base: CheckpointReader, module: str, shape: tuple[int, ...], name: str = "") -> Tensor:
-    """Read the weight of a module before training, and check its shape."""
-    stored = base.find(name or f"{module}.weight")
-    if stored is None or base.shape(stored) != shape:
-        other = "no weight of this name" if stored is None else f"one of shape {base.shape(stored)}"
-        raise DataError(
-            f"The trained {module} has the shape {shape}, but its shape in {base.folder} is {other}",
-            expected="the base model of the training",
-            remedy="Pass this model with --model",
-        )
-    return base.read(stored)
-
-
-def _default_of_lora_field(field: Any) -> Any:
-    """Return the default value of a field of peft's LoRA configuration."""
-    if field.default_factory is not MISSING:
-        return field.default_factory()
-    return field.default

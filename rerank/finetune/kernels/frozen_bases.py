@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rerank.errors import DataError, UsageError
-from rerank.finetune.inspection.checkpoint_reader import CheckpointReader
-from rerank.finetune.inspection.inspected_model import read_inspected_peft_config
+from rerank.finetune.inspection.checkpoints import CheckpointReader, read_peft_config
 from rerank.finetune.inspection.weight_changes import is_plain_lora, lora_scaling, names_of_lora_factors
 from rerank.finetune.kernels.peft_files import ADAPTER, iter_lora_layers
 
@@ -192,7 +191,7 @@ def read_lora_sb(folder: Path, ranks: Mapping[str, int]) -> dict[str, tuple[Tens
 
     ``ranks`` maps the names of the modules to the ranks in the adapter that will be trained.
     """
-    stored, config = CheckpointReader(folder / "adapter_model.safetensors"), read_inspected_peft_config(folder)
+    stored, config = CheckpointReader(folder / "adapter_model.safetensors"), read_peft_config(folder)
     keys_of_factors = names_of_lora_factors(stored) if is_plain_lora(stored, config) else {}
     if not keys_of_factors:
         raise _not_lora_sb(folder, "is not a plain LoRA")

@@ -18,14 +18,13 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from rerank.errors import ContextOverflowError, MissingPrerequisiteError
 from rerank.finetune.components import Optimizer
 from rerank.finetune.extra.rewards import compute_gains, compute_reward
-from rerank.finetune.labels.training_list import TrainingList
+from rerank.finetune.labels.lists import TrainingList
 from rerank.finetune.losses import Lm
 from rerank.finetune.trainer.calibration_batches import FirstBatches
 from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs
-from rerank.finetune.trainer.list_trainer import ListTrainer
+from rerank.finetune.trainer.list_trainer import ListTrainer, SingleGpu
 from rerank.finetune.trainer.listwise_module import ListwiseModule, WeightedLoss
-from rerank.finetune.trainer.scheduled_examples import ScheduledExamples
-from rerank.finetune.trainer.trainer_arguments import SingleGpu
+from rerank.finetune.trainer.schedule import ScheduledExamples
 from rerank.finetune.trainer.training_run import TrainingRun
 from rerank.judges.generate import Generate
 from rerank.lm.tokenizers import HfTokens

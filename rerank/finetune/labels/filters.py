@@ -1,31 +1,32 @@
-"""Filtering of labelled lists by agreement of the label with the shown order or another label, and by size."""
+"""Filtering of labelled lists by agreement and size, and augmentation: variants with another input and the same target.
+
+RankZephyr (Pradeep et al. 2023, arXiv 2312.02724) is trained on lists in shuffled orders and of varying length, which
+makes it robust to both.
+"""
 
 from __future__ import annotations
 
+import random
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
-from rerank.errors import DataError, UsageError, error_repr
+from rerank.errors import DataError, UsageError, ensure, error_repr
 from rerank.experiment.robustness import kendall_tau
-
-if TYPE_CHECKING:
-    from rerank.finetune.labels.label_list import LabelList
+from rerank.finetune.labels.lists import LabelList, TrainingList
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListFilter:
-    """Limits that labelled lists and their documents must meet. Documents are dropped first, then lists.
+    """Limits that labelled lists and their documents must meet; None means no limit. Documents are dropped first.
 
     Attributes:
         min_tau: Minimum agreement: Kendall's tau between the label and the shown order, or between the labels of two
             teachers.
         max_tau: Maximum agreement; a list with a larger value mainly teaches the model to keep the shown order.
-        min_docs: Minimum number of documents per list.
-        max_docs: Maximum number of documents per list. In all fields except ``min_docs``, None means no limit.
-        min_words: Minimum number of words per document; shorter documents are dropped from their lists.
-        max_words: Maximum number of words per document; longer documents are dropped from their lists.
+        min_docs: Minimum number of documents per list; ``max_docs`` is the maximum.
+        min_words: Minimum number of words per document, and ``max_words`` the maximum; other documents are dropped.
     """
 
     min_tau: float | None = None
@@ -42,16 +43,18 @@ class ListFilter:
             ("docs", self.min_docs, self.max_docs),
             ("words", self.min_words, self.max_words),
         ):
-            if low is not None and high is not None and low > high:
-                raise UsageError(
-                    f"--min-{name} is {low}, but --max-{name} is {high}",
-                    expected="a minimum that does not exceed the maximum",
-                )
-        if self.min_docs < 1:
-            raise UsageError(f"--min-docs is {self.min_docs}", expected="at least 1")
+            ensure(
+                low is None or high is None or low <= high,
+                f"--min-{name} is {low}, but --max-{name} is {high}",
+                expected="a minimum that does not exceed the maximum",
+            )
+        ensure(self.min_docs >= 1, f"--min-docs is {self.min_docs}", expected="at least 1")
         for name, value in (("--min-tau", self.min_tau), ("--max-tau", self.max_tau)):
-            if value is not None and not -1 <= value <= 1:
-                raise UsageError(f"{name} is {value}", expected="a number from -1 (reversed) to 1 (identical)")
+            ensure(
+                value is None or -1 <= value <= 1,
+                f"{name} is {value}",
+                expected="a number from -1 (reversed) to 1 (identical)",
+            )
 
     @property
     def counts_words(self) -> bool:
@@ -83,15 +86,15 @@ def filter_labels(
         dropped: Counter to which dropped documents and lists are added, by reason.
     """
     for label in labels:
-        remaining = _label_without_wrong_lengths(label, limits, words, dropped) if limits.counts_words else label
-        reason = "too few documents" if remaining is None else _why_label_is_dropped(remaining, limits, other)
+        remaining = _drop_documents(label, limits, words or {}, dropped) if limits.counts_words else label
+        reason = "too few documents" if remaining is None else _reason_to_drop(remaining, limits, other)
         if reason:
             dropped[f"lists: {reason}"] += 1
         elif remaining is not None:
             yield remaining
 
 
-def training_label_agreement(label: LabelList, other: LabelList | None = None) -> float | None:
+def agreement(label: LabelList, other: LabelList | None = None) -> float | None:
     """Return Kendall's tau between label and shown order, or between two labels over their shared documents.
 
     The result is None if there are fewer than two documents to compare.
@@ -101,11 +104,11 @@ def training_label_agreement(label: LabelList, other: LabelList | None = None) -
     shared = set(label.final) & set(other.final)
     if len(shared) < 2:
         return None
-    orders = ([doc_id for doc_id in ranked.final if doc_id in shared] for ranked in (other, label))
-    return kendall_tau(next(orders), next(orders))
+    theirs, ours = ([doc_id for doc_id in ranked.final if doc_id in shared] for ranked in (other, label))
+    return kendall_tau(theirs, ours)
 
 
-def _why_label_is_dropped(label: LabelList, limits: ListFilter, other: Mapping[str, LabelList] | None) -> str:
+def _reason_to_drop(label: LabelList, limits: ListFilter, other: Mapping[str, LabelList] | None) -> str:
     """Return the reason why a list is dropped; empty if it is kept."""
     if len(label) < limits.min_docs:
         return "too few documents"
@@ -115,7 +118,7 @@ def _why_label_is_dropped(label: LabelList, limits: ListFilter, other: Mapping[s
         return ""
     if other is not None and label.qid not in other:
         return "the other teacher has none"
-    tau = training_label_agreement(label, None if other is None else other[label.qid])
+    tau = agreement(label, None if other is None else other[label.qid])
     if tau is None:
         return "fewer than two documents to compare"
     if limits.min_tau is not None and tau < limits.min_tau:
@@ -123,13 +126,13 @@ def _why_label_is_dropped(label: LabelList, limits: ListFilter, other: Mapping[s
     return "too much agreement" if limits.max_tau is not None and tau > limits.max_tau else ""
 
 
-def _label_without_wrong_lengths(
-    label: LabelList, limits: ListFilter, words: Mapping[str, int] | None, dropped: Counter[str]
+def _drop_documents(
+    label: LabelList, limits: ListFilter, words: Mapping[str, int], dropped: Counter[str]
 ) -> LabelList | None:
     """Return the list without documents that are too short or too long; None if no document is left."""
     positions = []
     for position, doc_id in enumerate(label.initial):
-        if words is None or doc_id not in words:
+        if doc_id not in words:
             raise DataError(
                 f"The length of document {error_repr(doc_id)} of query {error_repr(label.qid)} is unknown",
                 expected="a collection that contains the document",
@@ -142,3 +145,81 @@ def _label_without_wrong_lengths(
         else:
             positions.append(position)
     return label.take(positions) if positions else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Augmentation:
+    """Options for the variants that are created from each list.
+
+    Attributes:
+        copies: Number of variants per list.
+        keep: Whether to yield the unchanged list before its variants.
+        shuffle: Whether to show the documents in random order; otherwise they keep their order.
+        docs: Maximum number of documents per variant; None for all.
+        draw: Whether to sample the documents of a variant at random; the number of documents is drawn uniformly from 2
+            to ``docs``. If False, the first ``docs`` documents are used.
+        seed: Random seed.
+    """
+
+    copies: int = 1
+    keep: bool = False
+    shuffle: bool = False
+    docs: int | None = None
+    draw: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check that the options change the lists, that copies differ, and that numbers are in range."""
+        ensure(
+            self.shuffle or self.draw or self.docs is not None,
+            "No option that changes the lists is given",
+            expected="--shuffle, --docs or --draw",
+        )
+        ensure(
+            self.copies >= 1 and (self.docs is None or self.docs >= 2),
+            f"--copies is {self.copies} and --docs is {self.docs}",
+            expected="at least 1 copy, and at least 2 documents",
+        )
+        ensure(
+            self.copies == 1 or self.shuffle or self.draw,
+            f"--copies {self.copies} would create identical copies",
+            expected="--shuffle or --draw, or a single copy",
+        )
+
+    def positions(self, count: int, rng: random.Random) -> list[int]:
+        """Return the positions of the documents of one variant of a list with ``count`` documents, in shown order."""
+        most = count if self.docs is None else min(self.docs, count)
+        if self.draw and count > 1:
+            chosen = sorted(rng.sample(range(count), rng.randint(2, most)))
+        else:
+            chosen = list(range(most))
+        if self.shuffle:
+            rng.shuffle(chosen)
+        return chosen
+
+
+def augment_lists(labels: Iterable[LabelList], options: Augmentation) -> Iterator[LabelList]:
+    """Yield the variants of every list, after the unchanged list if ``keep`` is set.
+
+    Random numbers depend on the seed, the query and the index in the file, so that the same file always yields the same
+    variants.
+    """
+    for index, label in enumerate(labels):
+        if options.keep:
+            yield label
+        for copy in range(options.copies):
+            rng = random.Random(f"{options.seed}/{label.qid}/{index}/{copy}")
+            yield label.take(options.positions(len(label), rng))
+
+
+def truncate_texts(training_list: TrainingList, words: int) -> TrainingList:
+    """Truncate title and text of every document to at most ``words`` words each; the whitespace between them stays."""
+    if words < 1:
+        raise UsageError(f"--cut-words is {words}", expected="at least 1")
+
+    def cut(text: str) -> str:
+        ends = (match.end() for number, match in enumerate(re.finditer(r"\S+", text), 1) if number == words)
+        return text[: next(ends, len(text))]
+
+    docs = tuple(replace(doc, title=cut(doc.title), text=cut(doc.text)) for doc in training_list.docs)
+    return replace(training_list, docs=docs)

@@ -1,51 +1,131 @@
-"""Labelling of first-stage candidates by one or several teachers."""
+"""Labelling of first-stage candidates by one or several teachers, whose rankings are fused."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
-from rerank.errors import DataError, UsageError
+from rerank.errors import DataError, UnknownNameError, UsageError, ensure
 from rerank.experiment import PreparedRun, execute_run, prepare_run
 from rerank.experiment.candidates import load_queries, retrieve_lists
 from rerank.experiment.estimate import estimate_run_cost
 from rerank.experiment.prepare import spec_with_trained_defaults
 from rerank.experiment.spec import Execution, RunSpec
-from rerank.finetune.labels.label_fusion import LabelFusion, check_teacher_names, missing_teacher_scores_error
-from rerank.finetune.labels.label_list import LabelList
+from rerank.finetune.labels.lists import LabelList
 from rerank.finetune.labels.teachers import LabellingTask, Teacher, TeacherRanking, open_teacher
-from rerank.types import Ranking
+from rerank.retrieval.hybrid import (
+    FusionValues,
+    min_max_fusion,
+    parse_weights,
+    reciprocal_rank_fusion,
+    weighted_fusion_sum,
+    z_score_fusion,
+)
+from rerank.types import Document, Ranking
 
+FusionMethod = Literal["rrf", "z-score", "min-max"]
+FUSION_METHODS: tuple[FusionMethod, ...] = get_args(FusionMethod)
+_BY_SCORE: Mapping[str, Callable[[Ranking], FusionValues]] = {"z-score": z_score_fusion, "min-max": min_max_fusion}
 #: Maximum number of failed lists that a report names; the report counts all failed lists.
 NAMED = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelFusion:
+    """A method that fuses the rankings of several teachers into one label, with the formulas of hybrid first stages.
+
+    Attributes:
+        how: ``rrf`` sums 1 / (60 + rank among the candidates) over teachers (Cormack et al., SIGIR 2009); ``z-score``
+            and ``min-max`` sum the scores of the teachers, normalised over the candidates.
+        weights: One number per teacher, separated by ``+``, such as ``0.3+0.7``; all weights are 1 if empty.
+    """
+
+    how: FusionMethod = "rrf"
+    weights: str = ""
+
+    @classmethod
+    def make(cls, how: str, weights: str = "") -> LabelFusion:
+        """Create a fusion from the values of command-line options."""
+        if how not in FUSION_METHODS:
+            raise UnknownNameError("fusion method", how, FUSION_METHODS)
+        return cls(how=how, weights=weights)
+
+    def check(self, teachers: int) -> None:
+        """Check that there is one weight per teacher."""
+        try:
+            parse_weights(self.weights, teachers)
+        except UsageError as error:
+            raise UsageError(
+                f"--weights is {self.weights!r}, but there are {teachers} teachers",
+                expected=f"{teachers} nonnegative numbers, not all 0, such as {'+'.join(['0.5'] * teachers)}",
+            ) from error
+
+    def join(self, candidates: Ranking, rankings: Mapping[str, TeacherRanking]) -> TeacherRanking:
+        """Fuse the rankings of several teachers into one ranking by fused score; ties keep the first-stage order.
+
+        If a teacher does not rank a candidate, the value of the candidate is 0 (``rrf``, ``min-max``) or the lowest
+        value of this teacher (``z-score``). Candidates that no teacher ranks come last. If a teacher failed, the fused
+        ranking counts as failed too. ``rankings`` are in the order of the weights.
+        """
+        weights = parse_weights(self.weights, len(rankings))
+        failed = "; ".join(f"{name}: {ranking.failed}" for name, ranking in rankings.items() if ranking.failed)
+        if failed:
+            return TeacherRanking(order=next(iter(rankings.values())).order, failed=failed)
+        sums = weighted_fusion_sum(
+            [self._values(candidates, name, ranking) for name, ranking in rankings.items()], weights
+        )
+        unranked = frozenset.intersection(*(ranking.unranked for ranking in rankings.values()))
+        ranked = [doc_id for doc_id in candidates.doc_ids if doc_id not in unranked]
+        ordered = sorted(ranked, key=lambda doc_id: -sums[doc_id])
+        last = [doc_id for doc_id in candidates.doc_ids if doc_id in unranked]
+        scores = {doc_id: sums[doc_id] for doc_id in ranked}
+        return TeacherRanking(order=(*ordered, *last), scores=scores, unranked=unranked)
+
+    def _values(self, candidates: Ranking, name: str, ranking: TeacherRanking) -> FusionValues:
+        docs = [Document(id=doc_id) for doc_id in ranking.order if doc_id not in ranking.unranked]
+        if self.how == "rrf":
+            return reciprocal_rank_fusion(Ranking.from_order(candidates.query, docs))
+        if not ranking.scores and docs:
+            raise self.no_scores(name)
+        scored = Ranking(candidates.query, tuple(docs), tuple(ranking.scores[doc.id] for doc in docs))
+        return _BY_SCORE[self.how](scored)
+
+    def no_scores(self, teacher: str) -> UsageError:
+        """Return the error to raise if the method needs scores and a teacher returns none."""
+        return UsageError(
+            f"--fuse {self.how} cannot be used with the teacher {teacher!r}, which returns a ranking without scores",
+            expected="teachers with scores, or --fuse rrf, which needs only ranks",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabellingPlan:
     """The teachers that label lists, and the rules by which labelled lists are kept.
 
-    Attributes:
-        teachers: Selectors of the teachers; the rankings of several teachers are fused.
-        fusion: Fusion method.
-        keep_failed: Whether to keep lists for which the teacher failed; otherwise these lists are skipped.
-        min_docs: Minimum number of documents per list; shorter lists are skipped.
+    Lists with fewer documents than ``min_docs`` are skipped, as are lists for which the teacher failed, unless
+    ``keep_failed`` is set.
     """
 
-    teachers: tuple[str, ...] = ("method",)
+    teachers: tuple[str, ...] = ("method",)  #: Selectors; the rankings of several teachers are fused.
     fusion: LabelFusion = field(default_factory=LabelFusion)
     keep_failed: bool = False
     min_docs: int = 2
 
     def __post_init__(self) -> None:
         """Check the names of the teachers, the fusion weights and ``min_docs``."""
-        if not self.teachers or self.min_docs < 1:
+        ensure(
+            self.teachers and self.min_docs >= 1,
+            f"There are {len(self.teachers)} teachers, and --min-docs is {self.min_docs}",
+            expected="at least 1 teacher, and --min-docs of at least 1",
+        )
+        if repeated := [name for name, count in Counter(self.teachers).items() if count > 1]:
             raise UsageError(
-                f"There are {len(self.teachers)} teachers, and --min-docs is {self.min_docs}",
-                expected="at least 1 teacher, and --min-docs of at least 1",
+                f"--teacher {repeated[0]} is given twice",
+                expected="each teacher once",
+                remedy="To give it more weight, use --weights",
             )
-        check_teacher_names(self.teachers)
         self.fusion.check(len(self.teachers))
 
 
@@ -78,13 +158,7 @@ class LabellingResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabellingJob:
-    """A labelling task with its opened teachers, ready for `make_labels`.
-
-    Attributes:
-        task: The lists to label.
-        teachers: Mapping from the selector of each teacher to the teacher.
-        plan: Teachers, fusion method and rules.
-    """
+    """A labelling task with its opened teachers, by selector, ready for `make_labels`."""
 
     task: LabellingTask
     teachers: Mapping[str, Teacher]
@@ -110,18 +184,14 @@ def prepare_labelling(
 ) -> LabellingJob:
     """Open collection, candidates and teachers, and perform all checks that are possible before labelling.
 
-    Args:
-        spec: Specification of the lists (collection, first stage, depth and queries), and of the method and model of
-            the teacher `method`.
-        execution: Execution options for the run of the teacher `method`.
-        plan: Teachers, fusion method and rules.
-        run: Function that executes a run, for example with a progress bar.
+    ``spec`` specifies the lists (collection, first stage, depth and queries); its method and model, ``execution`` and
+    ``run``, which may show a progress bar, are used by the teacher `method`.
     """
     spec = spec_with_trained_defaults(spec)
     opened = {name: open_teacher(name) for name in plan.teachers}
     for name, teacher in opened.items():
         if len(opened) > 1 and plan.fusion.how != "rrf" and not teacher.scored(spec):
-            raise missing_teacher_scores_error(plan.fusion.how, name)
+            raise plan.fusion.no_scores(name)
     judged_only = any(teacher.judged_only for teacher in opened.values())
     prepared = None
     if any(teacher.runs for teacher in opened.values()):
@@ -144,56 +214,44 @@ def prepare_labelling(
 
 def make_labels(job: LabellingJob) -> LabellingResult:
     """Rank the candidates with the teachers and return labelled lists; without any, `LabellingResult.check` raises."""
-    outputs = {name: teacher.label(job.task) for name, teacher in job.teachers.items()}
-    reports = {_teacher_title(name, job.task.spec): dict(report) for name, (_, report) in outputs.items()}
+    task, plan = job.task, job.plan
+    outputs = {name: teacher.label(task) for name, teacher in job.teachers.items()}
+    # In label files, the teacher `method` is named by its method and model.
+    titles = {name: f"{task.spec.method} {task.spec.model}" if name == "method" else name for name in outputs}
     labels: list[LabelList] = []
     left_out: Counter[str] = Counter()
     failed: list[dict[str, str]] = []
     unranked = 0
-    for query, ranking in job.task.candidates.items():
-        if len(ranking) < job.plan.min_docs:
+    for query, candidates in task.candidates.items():
+        if len(candidates) < plan.min_docs:
             left_out["too few candidates"] += 1
             continue
-        fused = _fuse_teacher_rankings(job, ranking, {name: rankings[query] for name, (rankings, _) in outputs.items()})
-        if fused.failed:
-            failed.append({"query": query, "why": fused.failed})
-            if not job.plan.keep_failed:
-                left_out[fused.failed] += 1
+        rankings = {name: by_query[query] for name, (by_query, _) in outputs.items()}
+        ranking = plan.fusion.join(candidates, rankings) if len(rankings) > 1 else next(iter(rankings.values()))
+        if ranking.failed:
+            failed.append({"query": query, "why": ranking.failed})
+            if not plan.keep_failed:
+                left_out[ranking.failed] += 1
                 continue
-        unranked += len(fused.unranked)
-        labels.append(_label_of_teacher_ranking(ranking, fused, " + ".join(reports)))
+        unranked += len(ranking.unranked)
+        has_all_scores = all(doc_id in ranking.scores for doc_id in candidates.doc_ids)
+        labels.append(
+            LabelList(
+                qid=candidates.query.id,
+                initial=candidates.doc_ids,
+                final=ranking.order,
+                query=candidates.query.text,
+                scores=tuple(ranking.scores[doc_id] for doc_id in candidates.doc_ids) if has_all_scores else (),
+                teacher=" + ".join(titles.values()),
+            )
+        )
     report = {
-        "queries": len(job.task.candidates),
+        "queries": len(task.candidates),
         "written": len(labels),
         "left_out": dict(left_out),
         "failed": failed[:NAMED],
         "failed_lists": len(failed),
         "silent": unranked,
-        "teachers": reports,
+        "teachers": {titles[name]: dict(report) for name, (_, report) in outputs.items()},
     }
     return LabellingResult(labels=tuple(labels), report=report)
-
-
-def _fuse_teacher_rankings(
-    job: LabellingJob, candidates: Ranking, rankings: Mapping[str, TeacherRanking]
-) -> TeacherRanking:
-    if len(rankings) == 1:
-        return next(iter(rankings.values()))
-    return job.plan.fusion.join(candidates, rankings)
-
-
-def _label_of_teacher_ranking(candidates: Ranking, ranking: TeacherRanking, teacher: str) -> LabelList:
-    has_all_scores = all(doc_id in ranking.scores for doc_id in candidates.doc_ids)
-    return LabelList(
-        qid=candidates.query.id,
-        initial=candidates.doc_ids,
-        final=ranking.order,
-        query=candidates.query.text,
-        scores=tuple(ranking.scores[doc_id] for doc_id in candidates.doc_ids) if has_all_scores else (),
-        teacher=teacher,
-    )
-
-
-def _teacher_title(name: str, spec: RunSpec) -> str:
-    """Return the name of a teacher in label files: its selector, or method and model for the teacher `method`."""
-    return f"{spec.method} {spec.model}" if name == "method" else name

@@ -1,29 +1,142 @@
-"""Splits of labelled lists into train, dev and test by query, and detection of queries that leak between them."""
+"""Splits of labelled lists into train, dev and test by query, and detection of test queries that leak into training.
+
+A leak is a training query that is a duplicate or near-duplicate of a test query. The similarity is the Jaccard
+coefficient between the sets of character trigrams of two queries. Trigrams are taken within words that are padded with
+spaces, so word order and repetitions have no effect. The similarity is computed exactly, with a product of sparse
+matrices instead of hashing.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import re
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rerank.errors import DataError, UsageError
-from rerank.finetune.labels.label_files import write_labels
-from rerank.finetune.labels.label_list import LabelList
-from rerank.finetune.labels.leaks import THRESHOLD, Leak, find_query_leaks, normalise_query_for_leaks
-from rerank.finetune.labels.list_texts import make_label_folder, write_label_folder_marker
-from rerank.finetune.labels.training_list import TrainingList
+from rerank.errors import DataError, UsageError, ensure
+from rerank.finetune.labels.files import write_labels
+from rerank.finetune.labels.lists import LabelList, TrainingList
+from rerank.finetune.labels.texts import make_folder, mark_folder
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+#: Minimum Jaccard coefficient of near-duplicate queries: about one word in seven may differ. docs/labels.md shows which
+#: real queries are found.
+THRESHOLD = 0.7
+_WORDS = re.compile(r"\w+")
+#: Number of test queries that are compared with all training queries at a time.
+_STEP = 128
+
+
+# Leaks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leak:
+    """A pair of a training query and a test query that are duplicates or near-duplicates."""
+
+    train: str  #: Id of the training query.
+    test: str  #: Id of the test query.
+    train_text: str
+    test_text: str
+    similarity: float  #: Jaccard coefficient of the trigrams; 1 if both have the same words.
+    exact: bool  #: True if the texts differ only in case, punctuation and whitespace.
+    where: str = ""  #: Name of the test set; empty if there is only one.
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a JSON object."""
+        return asdict(self)
+
+
+def normalise_query(text: str) -> str:
+    """Return the words of a query in lower case, joined by spaces, or the stripped text if it has no words.
+
+    >>> normalise_query("  How do I SORT,  a list?")
+    'how do i sort a list'
+    """
+    return " ".join(_WORDS.findall(unicodedata.normalize("NFKC", text).casefold())) or text.strip()
+
+
+def query_trigrams(text: str) -> frozenset[str]:
+    """Return the character trigrams of the words of a text.
+
+    >>> sorted(query_trigrams("to do"))
+    [' do', ' to', 'do ', 'to ']
+    """
+    padded = (f" {word} " for word in normalise_query(text).split())
+    return frozenset(word[start : start + 3] for word in padded for start in range(len(word) - 2))
+
+
+def find_query_leaks(
+    train: Mapping[str, str], test: Mapping[str, str], *, threshold: float = THRESHOLD, where: str = ""
+) -> list[Leak]:
+    """Find all pairs of a training query and a test query that are near-duplicates, the most similar first.
+
+    ``train`` and ``test`` map query ids to texts, ``threshold`` is the minimum Jaccard coefficient (above 0, at most
+    1), and ``where`` is the name of the test set, which is stored in the leaks.
+    """
+    if not 0 < threshold <= 1:
+        raise UsageError(f"--threshold is {threshold}", expected="a number above 0 and at most 1, such as 0.7")
+    ours, theirs, leaks = list(train.items()), list(test.items()), []
+    for a, b, similarity in _similar_pairs(list(train.values()), list(test.values()), threshold):
+        (train_id, train_text), (test_id, test_text) = ours[a], theirs[b]
+        exact = normalise_query(train_text) == normalise_query(test_text)
+        leaks.append(
+            Leak(
+                train=train_id,
+                test=test_id,
+                train_text=train_text,
+                test_text=test_text,
+                similarity=1.0 if exact else similarity,
+                exact=exact,
+                where=where,
+            )
+        )
+    return sorted(leaks, key=lambda leak: (-leak.exact, -leak.similarity, leak.train, leak.test))
+
+
+def _similar_pairs(ours: Sequence[str], theirs: Sequence[str], threshold: float) -> list[tuple[int, int, float]]:
+    """Return (position in ``ours``, position in ``theirs``, similarity) for query pairs that reach the threshold."""
+    import numpy as np
+
+    if not ours or not theirs:
+        return []
+    columns: dict[str, int] = {}  # trigram -> column
+    a = [[columns.setdefault(gram, len(columns)) for gram in sorted(query_trigrams(text))] for text in ours]
+    b = [[columns.setdefault(gram, len(columns)) for gram in sorted(query_trigrams(text))] for text in theirs]
+    left, right = _indicators(a, len(columns)), _indicators(b, len(columns))
+    sizes = np.array([len(row) for row in a])
+    pairs = []
+    for start in range(0, len(theirs), _STEP):
+        shared = (left @ right[start : start + _STEP].T).tocoo()
+        test_sizes = np.array([len(row) for row in b[start : start + _STEP]])
+        # |A and B| / |A or B|, for the pairs with a common trigram.
+        value = shared.data / (sizes[shared.row] + test_sizes[shared.col] - shared.data)
+        for index in np.flatnonzero(value >= threshold):
+            pairs.append((int(shared.row[index]), start + int(shared.col[index]), float(value[index])))
+    return pairs
+
+
+def _indicators(rows: Sequence[Sequence[int]], columns: int) -> csr_array:
+    """Return a sparse matrix of shape (texts, trigrams) with a 1 for every trigram of a text."""
+    import numpy as np
+    from scipy.sparse import csr_array
+
+    starts = np.cumsum([0, *(len(row) for row in rows)])
+    indices = np.array([column for row in rows for column in row], dtype=np.int64)
+    return csr_array((np.ones(len(indices), dtype=np.int32), indices, starts), shape=(len(rows), max(1, columns)))
+
+
+# Splits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitShares:
-    """Fractions of the queries in the development and test sets of a split; all other queries are the training set.
-
-    Attributes:
-        dev: Fraction of the queries in the development set.
-        test: Fraction of the queries in the test set.
-        seed: Random seed.
-    """
+    """Fractions of the queries in the development and test sets of a split; all other queries are the training set."""
 
     dev: float = 0.1
     test: float = 0.0
@@ -31,22 +144,16 @@ class SplitShares:
 
     def __post_init__(self) -> None:
         """Check that the fractions are not negative, and that their sum is above 0 and below 1."""
-        if min(self.dev, self.test) < 0 or self.dev + self.test >= 1 or self.dev + self.test <= 0:
-            raise UsageError(
-                f"--dev is {self.dev}, and --test is {self.test}",
-                expected="nonnegative fractions whose sum is above 0 and below 1",
-            )
+        ensure(
+            min(self.dev, self.test) >= 0 and 0 < self.dev + self.test < 1,
+            f"--dev is {self.dev}, and --test is {self.test}",
+            expected="nonnegative fractions whose sum is above 0 and below 1",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelSplit:
-    """Training, development and test lists of a split, each in file order.
-
-    Attributes:
-        train: Training lists.
-        dev: Development lists.
-        test: Test lists.
-    """
+    """Training, development and test lists of a split, each in file order."""
 
     train: tuple[LabelList, ...]
     dev: tuple[LabelList, ...]
@@ -57,15 +164,14 @@ def split_labels(labels: Sequence[LabelList], shares: SplitShares, *, texts: Map
     """Split lists by query: all lists of a query, and of queries with the same words, are in the same part.
 
     The result does not depend on the order of the file: queries are sorted by a hash of the seed and their words (or
-    their id, if the text is unknown); the first ones go to test, the next ones to dev, and the rest to train.
-
-    Args:
-        labels: The lists.
-        shares: Sizes of the parts; a part with a positive fraction contains at least one query.
-        texts: Mapping from query ids to texts, for queries whose text is known.
+    their id, if the text is unknown); the first ones go to test, the next ones to dev, and the rest to train. A part
+    with a positive fraction contains at least one query.
     """
-    groups = {label.qid: _training_split_group_of_query(label.qid, texts) for label in labels}
-    part_of = _split_query_groups(set(groups.values()), shares)
+    groups = {
+        qid: f"text {normalise_query(texts[qid])}" if qid in texts else f"id {qid}"
+        for qid in (label.qid for label in labels)
+    }
+    part_of = _split_groups(set(groups.values()), shares)
     parts = {
         name: tuple(label for label in labels if part_of[groups[label.qid]] == name)
         for name in ("train", "dev", "test")
@@ -73,15 +179,15 @@ def split_labels(labels: Sequence[LabelList], shares: SplitShares, *, texts: Map
     return LabelSplit(**parts)
 
 
-def hold_out_training_lists(
+def hold_out_lists(
     lists: Sequence[TrainingList], share: float, *, seed: int
 ) -> tuple[list[TrainingList], list[TrainingList]]:
     """Return the lists to train on, and the lists of a fraction ``share`` of the queries (at least one query).
 
     Lists whose queries have the same words stay together, as in `split_labels`.
     """
-    groups = [normalise_query_for_leaks(entry.query.text) for entry in lists]
-    part_of = _split_query_groups(set(groups), SplitShares(dev=share, seed=seed))
+    groups = [normalise_query(entry.query.text) for entry in lists]
+    part_of = _split_groups(set(groups), SplitShares(dev=share, seed=seed))
     train, dev = (
         [entry for entry, group in zip(lists, groups, strict=True) if part_of[group] == part]
         for part in ("train", "dev")
@@ -89,18 +195,19 @@ def hold_out_training_lists(
     return train, dev
 
 
-def _split_query_groups(groups: Collection[str], shares: SplitShares) -> dict[str, str]:
+def _split_groups(groups: Collection[str], shares: SplitShares) -> dict[str, str]:
     """Return a mapping from each group of queries, which stay together, to the name of its part.
 
     The mapping depends only on the seed and the names of all groups.
     """
     ordered = sorted(groups, key=lambda group: hashlib.sha256(f"{shares.seed}/{group}".encode()).digest())
     test, dev = (max(1, round(share * len(ordered))) if share else 0 for share in (shares.test, shares.dev))
-    if test + dev >= len(ordered):
-        raise DataError(
-            f"{len(ordered)} queries are too few for {test} in test, {dev} in dev and at least one in train",
-            remedy="Label more queries, or choose smaller parts",
-        )
+    ensure(
+        test + dev < len(ordered),
+        f"{len(ordered)} queries are too few for {test} in test, {dev} in dev and at least one in train",
+        remedy="Label more queries, or choose smaller parts",
+        error=DataError,
+    )
     return {
         group: "test" if index < test else "dev" if index < test + dev else "train"
         for index, group in enumerate(ordered)
@@ -114,22 +221,18 @@ def find_split_leaks(
     against: Mapping[str, Mapping[str, str]],
     threshold: float = THRESHOLD,
 ) -> list[Leak]:
-    """Find training queries that are near-duplicates of dev queries, test queries, or further test sets.
+    """Find training queries that are near-duplicates of dev queries, test queries, or the test sets ``against``.
 
-    Args:
-        parts: The split.
-        texts: Mapping from query ids to texts; queries without a text are not compared.
-        against: Further test queries: for each name of a test set, a mapping from query ids to texts.
-        threshold: Minimum similarity of near-duplicate queries, as in `find_query_leaks`.
+    ``texts`` and each test set map query ids to texts; queries without a text are not compared.
     """
-
-    def known(labels: Sequence[LabelList]) -> dict[str, str]:
-        return {label.qid: texts[label.qid] for label in labels if label.qid in texts}
-
-    held = {"dev": known(parts.dev), "test": known(parts.test), **against}
-    train = known(parts.train)
+    train, dev, test = (
+        {label.qid: texts[label.qid] for label in labels if label.qid in texts}
+        for labels in (parts.train, parts.dev, parts.test)
+    )
     return [
-        leak for where, test in held.items() for leak in find_query_leaks(train, test, threshold=threshold, where=where)
+        leak
+        for where, held_out in {"dev": dev, "test": test, **against}.items()
+        for leak in find_query_leaks(train, held_out, threshold=threshold, where=where)
     ]
 
 
@@ -139,13 +242,9 @@ def remove_leaking_lists(labels: Sequence[LabelList], leaks: Sequence[Leak]) -> 
     return tuple(label for label in labels if label.qid not in leaking)
 
 
-def write_label_split(parts: LabelSplit, folder: Path) -> dict[str, int]:
-    """Write train.jsonl, dev.jsonl and test.jsonl; an empty part has no file.
-
-    Returns:
-        The number of lists in each part, by name of the part.
-    """
-    make_label_folder(folder)
+def write_split(parts: LabelSplit, folder: Path) -> dict[str, int]:
+    """Write train.jsonl, dev.jsonl and test.jsonl (an empty part has no file), and return the sizes of the parts."""
+    make_folder(folder)
     labels_of = {"train": parts.train, "dev": parts.dev, "test": parts.test}
     for name, part in labels_of.items():
         path = folder / f"{name}.jsonl"
@@ -154,9 +253,5 @@ def write_label_split(parts: LabelSplit, folder: Path) -> dict[str, int]:
         else:
             path.unlink(missing_ok=True)
     sizes = {name: len(part) for name, part in labels_of.items()}
-    write_label_folder_marker(folder, {"split": sizes})
+    mark_folder(folder, {"split": sizes})
     return sizes
-
-
-def _training_split_group_of_query(qid: str, texts: Mapping[str, str]) -> str:
-    return f"text {normalise_query_for_leaks(texts[qid])}" if qid in texts else f"id {qid}"

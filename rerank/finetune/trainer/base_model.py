@@ -1,4 +1,4 @@
-"""Preparation of the base model: loading, removal of unused layers, and the names of the tensors in checkpoints.
+"""Preparation of the base model: loading, removal of unused layers, dropout, and the tensors of checkpoints.
 
 Imports torch.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from rerank.backends.hf import Hf
 from rerank.finetune.recipe import ReadoutTable, Recipe
@@ -25,7 +26,7 @@ from rerank.tasks import AttentionTask
 _log = logging.getLogger(__name__)
 
 
-def load_training_base_model(recipe: Recipe, *, dtype: str, device: str) -> tuple[Hf, Any]:
+def load_base_model(recipe: Recipe, *, dtype: str, device: str) -> tuple[Hf, Any]:
     """Return the base model as a backend with all weights frozen, and the tokenizer of the model."""
     options = BackendOptions(
         revision=recipe.revision,
@@ -53,7 +54,7 @@ def select_readout_heads(table: ReadoutTable, backend: Hf) -> list[tuple[int, in
     return [(layer, head) for layer, heads in heads_by_layer.items() for head in heads]
 
 
-def truncate_trained_layers(model: Any, layers: int) -> bool:
+def truncate_layers(model: Any, layers: int) -> bool:
     """Keep only the first ``layers`` layers of a model, and return whether any were removed."""
     config, decoder = model.config.get_text_config(), model.get_decoder()
     if not hasattr(decoder, "layers") or len(decoder.layers) <= layers:
@@ -75,7 +76,7 @@ def unwrap_adapted_model(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def training_checkpoint_tensor_names(module: ListwiseModule, before: set[str], *, moved: bool) -> list[str]:
+def checkpoint_tensor_names(module: ListwiseModule, before: set[str], *, moved: bool) -> list[str]:
     """Return the sorted names of the tensors that a checkpoint must contain.
 
     These are the trained tensors and all other tensors that the adapter added or changed.
@@ -100,7 +101,29 @@ def training_checkpoint_tensor_names(module: ListwiseModule, before: set[str], *
     return sorted(distinct.values())
 
 
-def optimizer_state_bytes(optimizer: Any) -> int:
-    """Return the size of the tensors in the optimizer state, in bytes."""
-    entries = (value for entry in optimizer.state.values() for value in entry.values())
-    return sum(value.numel() * value.element_size() for value in entries if isinstance(value, torch.Tensor))
+#: Number of values of an int16; each decides on one element.
+_VALUES = 1 << 16
+
+
+class CpuDropout(nn.Dropout):
+    """Dropout for CPUs that needs a quarter as many random numbers as torch's.
+
+    The probability is rounded to a multiple of 2^-16, so that a 64-bit random number serves 4 elements.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name of the base class)
+        """Return the input with elements set to 0 at random and the others scaled by 1 / (1 - p); in training only."""
+        dropped = round(self.p * _VALUES)
+        if not self.training or not 0 < dropped < _VALUES:
+            return super().forward(input)
+        bits = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
+        mask = torch.empty_like(input, requires_grad=False)
+        torch.ge(bits.view(torch.int16)[: input.numel()].view(input.shape), dropped - _VALUES // 2, out=mask)
+        return input * mask.mul_(_VALUES / (_VALUES - dropped))
+
+
+def use_cpu_dropout(model: nn.Module) -> None:
+    """Make each `torch.nn.Dropout` of a model a `CpuDropout`."""
+    for module in model.modules():
+        if type(module) is nn.Dropout:
+            module.__class__ = CpuDropout  # settings, hooks and places in the model stay

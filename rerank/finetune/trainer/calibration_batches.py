@@ -1,8 +1,8 @@
-"""Calibration batches (the first batches of a training, with its loss), and the fitting of head weights on them.
+"""The first batches of a training, with its loss, for components that are initialised from data. Imports torch.
 
 Head weights are fitted on the attention of each head of the untrained model, which is computed once. The training of
 the model starts from these weights: most of the relevance signal is in a few heads, and training with the learning rate
-of an adapter would find these heads only slowly. Imports torch.
+of an adapter would find these heads only slowly.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from rerank.finetune.trainer.examples import TrainingExample
-from rerank.finetune.trainer.listwise_module import STEEPNESS, ListwiseModule, collate_examples
-from rerank.finetune.trainer.scheduled_examples import ScheduledExamples
+from rerank.finetune.trainer.listwise_module import STEEPNESS, ListwiseModule, autocast, collate_examples
+from rerank.finetune.trainer.schedule import ScheduledExamples
 
 #: Number of steps, learning rate, and L2 penalty for fitting the head weights.
 _STEPS, _RATE, _DECAY = 400, 0.05, 1e-3
@@ -24,7 +24,7 @@ _STEPS, _RATE, _DECAY = 400, 0.05, 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class FirstBatches:
-    """Calibration batches for components that are initialised from data: the first batches of a training.
+    """Calibration batches (`rerank.finetune.components.CalibrationBatches`): the first batches of a training.
 
     Attributes:
         places: Examples in training order.
@@ -45,34 +45,27 @@ class FirstBatches:
     count: int = 8
 
     def forward(self, model: Any, lists: int | None = None) -> None:
-        """Run the batches through ``model`` without gradients.
-
-        Args:
-            model: The model with the adapter attached.
-            lists: Number of lists to process, rounded up to whole batches; None for ``count`` batches.
-        """
+        """Run ``lists`` lists, in whole batches, through ``model`` without gradients; `count` batches if None."""
         module = self.module(model)
         with torch.no_grad():
             for batch in self._batches(lists):
-                self._loss(module, batch)
+                with autocast(self.device, self.dtype):
+                    module(**batch)
 
     def backward(self, model: Any, lists: int | None = None) -> None:
-        """Add the gradient of the mean loss over the batches to ``.grad`` of all parameters except the head weights.
-
-        Args:
-            model: The model with the adapter attached.
-            lists: Number of lists to process, rounded up to whole batches; None for ``count`` batches.
-        """
+        """Add the gradient of the mean loss to ``.grad`` of all parameters except the head weights."""
         module, batches = self.module(model), self._batches(lists)
         for batch in batches:
-            (self._loss(module, batch) / len(batches)).backward()
+            with autocast(self.device, self.dtype):
+                loss = module(**batch)["loss"]
+            (loss / len(batches)).backward()
         if module.readout is not None:
             module.readout.zero_grad()
 
     def fit(self, module: ListwiseModule) -> None:
         """Fit the head weights of a module on the attention of its untrained model over the batches."""
         observed: list[Any] = []
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), autocast(self.device, self.dtype):
             for batch in self._batches():
                 observed += zip(module.attention_shares(**batch), batch["examples"], strict=True)
         fit_head_weights(module, observed)
@@ -80,22 +73,12 @@ class FirstBatches:
     def _batches(self, lists: int | None = None) -> list[dict[str, Any]]:
         asked = self.count if lists is None else math.ceil(lists / self.size)
         count = min(asked, max(1, len(self.places) // self.size))
-        batches = [
-            collate_examples([self.places[start + offset] for offset in range(self.size)])
-            for start in range(0, count * self.size, self.size)
-        ]
+        starts = range(0, count * self.size, self.size)
+        batches = [collate_examples([self.places[start + offset] for offset in range(self.size)]) for start in starts]
         return [
             {key: value.to(self.device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
             for batch in batches
         ]
-
-    def _loss(self, module: ListwiseModule, batch: dict[str, Any]) -> Any:
-        with self._autocast():
-            return module(**batch)["loss"]
-
-    def _autocast(self) -> torch.autocast:
-        kind = self.device.partition(":")[0]
-        return torch.autocast(kind, dtype=torch.bfloat16, enabled=self.dtype == "bfloat16")
 
 
 def fit_head_weights(module: ListwiseModule, observed: Sequence[tuple[torch.Tensor, TrainingExample]]) -> None:

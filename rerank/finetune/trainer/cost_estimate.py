@@ -14,9 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from rerank.errors import UsageError
 from rerank.finetune.component_registry import make_training_components
 from rerank.finetune.components import RecipeComponents, SizedOptimizer
-from rerank.finetune.labels.list_files import open_label_records
+from rerank.finetune.labels.files import open_label_records
 from rerank.finetune.recipe import Recipe
-from rerank.finetune.trainer.cross_encoder_recipe import CROSS_ENCODER_JUDGE, method_of_recipe
+from rerank.finetune.trainer.training import CROSS_ENCODER_JUDGE, method_of_recipe
 from rerank.finetune.training_cost import ModelSize, TrainingSetup, h100_hours, training_flops, training_memory
 from rerank.lm.loading import locate_files, named_loading_errors, pick_device, pick_dtype, quiet_transformers
 from rerank.models import resolve_model_name
@@ -41,9 +41,22 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
         bytes per process, ``weights``, ``gradients``, ``state``, ``gathered``, ``activations`` and ``total``.
     """
     components, table = make_training_components(recipe), recipe.training
-    model = _make_empty_decoder(recipe)
+    if method_of_recipe(recipe).judge.name == CROSS_ENCODER_JUDGE:
+        raise UsageError(
+            f"The cost of method = {recipe.method.method!r} cannot be estimated, because it trains an encoder",
+            expected="a recipe for a language model with a decoder",
+            remedy="Omit --dry-run, and set steps = 1 in [training] to try the recipe",
+        )
+    has_configuration = (Path(recipe.model) / "config.json").is_file()  # weights may be missing
+    model = make_empty_model(
+        recipe.model if has_configuration else resolve_model_name(recipe.model),
+        BackendOptions(revision=recipe.revision, trust_remote_code=recipe.trust_remote_code),
+    )
     size = model_size(model)
-    tokens_per_list = _tokens_per_list(recipe, model.config)
+    tokens_per_list = recipe.method.context_size or int(model.config.get_text_config().max_position_embeddings)
+    if recipe.method.max_passage_tokens is not None:
+        passage = recipe.method.max_passage_tokens + _IDENTIFIER_TOKENS
+        tokens_per_list = min(tokens_per_list, _PROMPT_TOKENS + recipe.data.documents * passage)
     shapes = components.adapter.shapes(model)
     setup = TrainingSetup(
         full=components.adapter.shape == "full",
@@ -57,7 +70,10 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
         outputs=table.batch_size * recipe.data.documents * _IDENTIFIER_TOKENS // 2,
     )
     lists_per_step = table.batch_size * table.accumulation * processes
-    steps = table.steps or _count_steps(recipe, lists_per_step)
+    steps = table.steps
+    if not steps:
+        lists = recipe.data.max_lists or sum(1 for path in recipe.data.lists for _ in open_label_records(path)[1])
+        steps = max(1, math.ceil(table.epochs * lists / lists_per_step))
     tokens = steps * lists_per_step * tokens_per_list
     flops = training_flops(size, length=tokens_per_list, tokens=tokens, full=setup.full)
     memory = training_memory(size, setup)
@@ -72,18 +88,6 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
         **dataclasses.asdict(memory),
         "total": memory.total,
     }
-
-
-def _make_empty_decoder(recipe: Recipe) -> Any:
-    if method_of_recipe(recipe).judge.name == CROSS_ENCODER_JUDGE:
-        raise UsageError(
-            f"The cost of method = {recipe.method.method!r} cannot be estimated, because it trains an encoder",
-            expected="a recipe for a language model with a decoder",
-            remedy="Omit --dry-run, and set steps = 1 in [training] to try the recipe",
-        )
-    options = BackendOptions(revision=recipe.revision, trust_remote_code=recipe.trust_remote_code)
-    has_configuration = (Path(recipe.model) / "config.json").is_file()  # weights may be missing
-    return make_empty_model(recipe.model if has_configuration else resolve_model_name(recipe.model), options)
 
 
 def make_empty_model(name: str | Path, options: BackendOptions) -> Any:
@@ -114,31 +118,17 @@ def model_size(model: Any) -> ModelSize:
     )
 
 
-def _count_steps(recipe: Recipe, lists_per_step: int) -> int:
-    lists = recipe.data.max_lists or sum(1 for path in recipe.data.lists for _ in open_label_records(path)[1])
-    return max(1, math.ceil(recipe.training.epochs * lists / lists_per_step))
-
-
 def _count_state(components: RecipeComponents, shapes: Sequence[tuple[int, int]]) -> int:
+    """Return the size of the optimizer state, given the shapes of the adapted matrices."""
     if not isinstance(components.optimizer, SizedOptimizer):
         raise UsageError(
             "The size of this optimizer's state is not known",
             expected="an optimizer of this package, such as adamw, whose state has the size of transformers' AdamW",
         )
-    return components.optimizer.count_state(_trained_shapes(components.adapter, shapes))
-
-
-def _trained_shapes(adapter: Any, shapes: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
-    """Return the shapes of the trained parameters, given the shapes of the adapted matrices."""
+    adapter: Any = components.adapter
+    trained = shapes  # of the trained parameters
     if adapter.shape == "lora":
-        return [shape for m, n in shapes for shape in ((adapter.r, n), (m, adapter.r))]
-    return shapes if adapter.shape == "full" else [(1, adapter.count_trainable(shapes))]
-
-
-def _tokens_per_list(recipe: Recipe, config: Any) -> int:
-    """Return the number of tokens of the longest possible list."""
-    context = recipe.method.context_size or int(config.get_text_config().max_position_embeddings)
-    if recipe.method.max_passage_tokens is None:
-        return context
-    passage = recipe.method.max_passage_tokens + _IDENTIFIER_TOKENS
-    return min(context, _PROMPT_TOKENS + recipe.data.documents * passage)
+        trained = [shape for m, n in shapes for shape in ((adapter.r, n), (m, adapter.r))]
+    elif adapter.shape != "full":
+        trained = [(1, adapter.count_trainable(shapes))]
+    return components.optimizer.count_state(trained)

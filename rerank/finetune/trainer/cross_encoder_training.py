@@ -26,10 +26,10 @@ from rerank.backends.cross_encoder import CrossEncoder as CrossEncoderBackend
 from rerank.backends.cross_encoder import load_cross_encoder_model
 from rerank.finetune.adapters import Full
 from rerank.finetune.components import ListLoss, ListTarget, Optimizer
-from rerank.finetune.labels.training_list import TrainingList
+from rerank.finetune.labels.lists import TrainingList
 from rerank.finetune.losses import SentenceTransformers, teacher_scores
 from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs
-from rerank.finetune.trainer.list_trainer import ListTrainer
+from rerank.finetune.trainer.list_trainer import ListTrainer, SingleGpu
 from rerank.finetune.trainer.listwise_module import (
     ListwiseModule,
     WeightedLoss,
@@ -37,8 +37,7 @@ from rerank.finetune.trainer.listwise_module import (
     sum_weighted_losses,
     weighted_losses,
 )
-from rerank.finetune.trainer.scheduled_examples import ScheduledExamples
-from rerank.finetune.trainer.trainer_arguments import SingleGpu
+from rerank.finetune.trainer.schedule import ScheduledExamples
 from rerank.finetune.trainer.training_run import TrainingRun
 from rerank.judges.pointwise import Relate
 from rerank.lm.loading import locate_files
@@ -50,8 +49,7 @@ from rerank.types import Window
 class PairBuilder:
     """Builder of query-document pairs, used instead of `rerank.finetune.trainer.examples.ExampleBuilder`.
 
-    Args:
-        judge: The judge that will rank with the model; it truncates passages in the same way as at inference.
+    The judge, which will rank with the model, truncates passages in the same way as at inference.
     """
 
     #: A list is one batch of pairs, which needs no packing.
@@ -83,15 +81,10 @@ def default_prompt(model: CrossEncoder) -> str | None:
 
 
 class CrossEncoderLoss(nn.Module):
-    """The losses of a recipe, combined into one loss module for sentence-transformers.
+    """The losses of a recipe on scores, combined into one loss module for sentence-transformers.
 
-    Args:
-        model: The cross-encoder, with a single output, or with one output each for irrelevant and relevant.
-        losses: Losses on scores. Each loss is averaged over the lists of a batch; the total loss is the weighted sum.
-
-    Attributes:
-        parts: Unweighted value of each loss on the last batch.
-        tokens: Number of tokens of the last batch, including padding.
+    Each loss is averaged over the lists of a batch; the total loss is the weighted sum. The cross-encoder has a single
+    output, or one output each for irrelevant and relevant.
     """
 
     # The attributes have the same meaning as in `ListwiseModule`: in a single process, nothing is sharded.
@@ -102,8 +95,8 @@ class CrossEncoderLoss(nn.Module):
         """Store the arguments, and register a hook that counts the input tokens of the model."""
         super().__init__()
         self.model, self.losses = model, tuple(losses)
-        self.parts: dict[str, Tensor] = {}
-        self.tokens = 0
+        self.parts: dict[str, Tensor] = {}  # unweighted value of each loss on the last batch
+        self.tokens = 0  # number of tokens of the last batch, including padding
         model.register_forward_pre_hook(self._count_tokens)
 
     def _count_tokens(self, model: nn.Module, args: tuple[Any, ...]) -> None:
@@ -112,11 +105,8 @@ class CrossEncoderLoss(nn.Module):
     def forward(self, inputs: Sequence[Any], labels: Sequence[Tensor], prompt: Any = None, task: Any = None) -> Tensor:
         """Return the total loss of one batch, a scalar.
 
-        Args:
-            inputs: The columns ``query``, ``documents``, ``ranks`` and ``query_id`` of `PairBuilder.make`.
-            labels: The column ``label``.
-            prompt: Prompt that the model puts before its inputs; None for models without a prompt.
-            task: Name of the task, for models with a router; other models ignore it.
+        ``inputs`` are the columns query, documents, ranks and query_id of `PairBuilder.make`; ``labels`` is its column
+        label. The model puts ``prompt`` before its inputs; models with a router use ``task``.
         """
         self.tokens = 0
         means = self._means(inputs, labels, prompt=prompt, task=task)
@@ -125,11 +115,7 @@ class CrossEncoderLoss(nn.Module):
         return sum_weighted_losses(self.losses, means, query_ids)
 
     def example_loss(self, example: Mapping[str, Any], device: str) -> dict[str, Any]:
-        """Compute the loss of one row of `PairBuilder.make`; ``device`` is the device of the model.
-
-        Returns:
-            ``loss`` and ``parts``, as from `ListwiseModule.example_loss`.
-        """
+        """Return the loss of one row of `PairBuilder.make`, in the form of `ListwiseModule.example_loss`."""
         label = torch.tensor(example["label"], device=device)
         columns = [[value] for name, value in example.items() if name != "label"]
         loss = self(columns, [label], prompt=default_prompt(self.model))
@@ -156,9 +142,7 @@ class CrossEncoderLoss(nn.Module):
 class LibraryLoss(CrossEncoderLoss):
     """Module that computes a loss of the library sentence-transformers; such a loss runs the model itself.
 
-    Args:
-        model: The cross-encoder.
-        term: The loss, a `rerank.finetune.losses.SentenceTransformers`, with its weight.
+    The loss of the term is a `rerank.finetune.losses.SentenceTransformers`.
     """
 
     def __init__(self, model: CrossEncoder, term: WeightedLoss) -> None:

@@ -1,8 +1,7 @@
 """Training examples: the tokens of a training list, and the positions at which the losses use model outputs.
 
-Prompts come from the judge that will rank with the adapter, so training and inference use the same prompts.
-
-Rendering and tokenization of the target text of a generative reranker: the identifiers, best first.
+Prompts come from the judge that will rank with the adapter, so training and inference use the same prompts. The target
+text of a generative reranker consists of the identifiers, best first.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from pydantic import TypeAdapter
 
 from rerank.errors import ContextOverflowError, UsageError
 from rerank.finetune.components import RecipeComponents
-from rerank.finetune.labels.training_list import TrainingList
+from rerank.finetune.labels.lists import TrainingList
 from rerank.finetune.recipe import Recipe
 from rerank.judges import judges
 from rerank.judges.attention import Attention
@@ -77,17 +76,11 @@ class TrainingExample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossInputs:
-    """Kinds of model outputs that the losses of a recipe use.
+    """Kinds of model outputs that the losses of a recipe use."""
 
-    Attributes:
-        tokens: True if a loss uses the log-probabilities of the target text.
-        logits: True if a loss uses document scores from logits.
-        attention: True if a loss uses document scores from attention weights.
-    """
-
-    tokens: bool = False
-    logits: bool = False
-    attention: bool = False
+    tokens: bool = False  #: True if a loss uses the log-probabilities of the target text.
+    logits: bool = False  #: True if a loss uses document scores from logits.
+    attention: bool = False  #: True if a loss uses document scores from attention weights.
 
     @classmethod
     def of(cls, recipe: Recipe, components: RecipeComponents) -> LossInputs:
@@ -101,7 +94,7 @@ class LossInputs:
         )
 
 
-def check_judge_can_be_trained(judge: Selector, inputs: LossInputs) -> None:
+def check_judge(judge: Selector, inputs: LossInputs) -> None:
     """Check, before the model is loaded, that a judge supports training with losses that use these model outputs."""
     kind = judges.get(judge.name)
     if not issubclass(kind, Attention | Generate | Likelihood | Logits | Relate | Score):
@@ -126,15 +119,10 @@ def check_judge_can_be_trained(judge: Selector, inputs: LossInputs) -> None:
 
 
 class ExampleBuilder:
-    """Builder of training examples with the prompts of a judge.
-
-    Args:
-        judge: The judge that will rank with the adapter.
-        inputs: Kinds of model outputs that the losses use.
-    """
+    """Builder of training examples with the prompts of the judge that will rank with the adapter."""
 
     def __init__(self, judge: PromptJudge, inputs: LossInputs) -> None:
-        """Store the judge and the inputs of the losses, which `check_judge_can_be_trained` has checked."""
+        """Store the judge and the inputs of the losses, which `check_judge` has checked."""
         self._judge, self._inputs = judge, inputs
         self._tokens = cast(HfTokens, judge.backend.tokens)
 
@@ -146,20 +134,13 @@ class ExampleBuilder:
     def make(self, training_list: TrainingList) -> TrainingExample:
         """Build the example of one list."""
         window = Window(training_list.query, training_list.docs)
-        if self.is_pointwise:
-            example = self._pointwise(window, best=training_list.order[0])
-        else:
-            example = self._listwise(window, training_list)
+        example = (self._pointwise if self.is_pointwise else self._listwise)(window, training_list)
         return replace(example, ranks=training_list.ranks, scores=training_list.scores, query=training_list.query.id)
 
-    def _pointwise(self, window: Window, best: int) -> TrainingExample:
+    def _pointwise(self, window: Window, training_list: TrainingList) -> TrainingExample:
         """Build one text per document, with the terms of the score that the judge computes for the document.
 
         For losses on tokens, the target is the query that follows the prompt of the best document.
-
-        Args:
-            window: The query and its documents.
-            best: Position of the best document according to the label.
         """
         texts: list[tuple[int, ...]] = []
         terms: list[tuple[ScoreTerm, ...]] = []
@@ -173,7 +154,7 @@ class ExampleBuilder:
             length += len(text)
         example = TrainingExample(texts=tuple(texts), terms=tuple(terms), ranks=())
         if self._inputs.tokens:
-            target = tuple((position, token) for position, token, _ in terms[best])
+            target = tuple((position, token) for position, token, _ in terms[training_list.order[0]])
             example = replace(example, target=target, target_ranks=(1,) * len(target))
         return example
 
@@ -182,11 +163,8 @@ class ExampleBuilder:
     ) -> tuple[tuple[int, ...], list[ScoreTerm]]:
         """Return the token ids of a document's text, and the terms of the document's score.
 
-        Args:
-            rendered: The rendered prompt.
-            ids: Token ids of the rendered prompt.
-            continuations: Either only the query, whose log-likelihood is the score, or the words yes and no, for the
-                score log P(yes) - log P(no).
+        ``continuations`` is either only the query, whose log-likelihood is the score, or the words yes and no, for the
+        score log P(yes) - log P(no). ``ids`` are the token ids of the rendered prompt.
         """
         last = len(ids) - 1
         if len(continuations) == 1:
@@ -221,7 +199,13 @@ class ExampleBuilder:
         text, spans = render_target_order(tuple(range(n)), order, reply_prefix_of_prompt(fitted.prompt))
         label = tokenize_target_text(self._tokens, rendered, text, spans)
         ids = tuple(self._tokens.ids(rendered))
-        self._check_length(len(ids) + len(label.ids), training_list)
+        length, context = len(ids) + len(label.ids), judge.limits.context_size or self._tokens.context_size
+        if length > context:
+            raise ContextOverflowError(
+                f"Prompt and target of query {training_list.query.id!r} with {len(training_list)} documents have "
+                f"{length} tokens, more than the context of {context} tokens",
+                remedy=_SHORTEN_LIST,
+            )
         example = TrainingExample(texts=(ids,), ranks=())
         if self._inputs.tokens:
             target = tuple((len(ids) - 1 + offset, token) for offset, token in enumerate(label.ids))
@@ -238,26 +222,12 @@ class ExampleBuilder:
             example = replace(example, passages=passages, rows=(located.tail, len(located.ids)))
         return example
 
-    def _check_length(self, length: int, training_list: TrainingList) -> None:
-        context = self._judge.limits.context_size or self._tokens.context_size
-        if length > context:
-            raise ContextOverflowError(
-                f"Prompt and target of query {training_list.query.id!r} with {len(training_list)} documents have "
-                f"{length} tokens, more than the context of {context} tokens",
-                remedy=_SHORTEN_LIST,
-            )
-
     def _with_terms(
         self, example: TrainingExample, rendered: str, names: Sequence[str], label: TargetTokens, prompt: int
     ) -> TrainingExample:
         """Add the score terms: the log-probability of each identifier's first token, where the first identifier starts.
 
-        Args:
-            example: The example without scores.
-            rendered: The rendered prompt.
-            names: Identifier of each document.
-            label: The target tokens.
-            prompt: Number of prompt tokens.
+        ``prompt`` is the number of tokens of the rendered prompt, ``names`` are the identifiers of the documents.
         """
         opened = rendered.endswith("[")
         tokens = [
@@ -286,17 +256,12 @@ SEPARATOR = " > "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetTokens:
-    """The tokens of a target text, with the rank of the document that each token belongs to.
+    """The tokens of a target text, with the rank of the document that each token belongs to."""
 
-    Attributes:
-        ids: Token ids, including the end-of-text token.
-        ranks: Rank of the identifier that each token belongs to, from 1; 0 for separators and the end-of-text token.
-        first: Index of the first token of the first identifier, after its bracket.
-    """
-
-    ids: tuple[int, ...]
+    ids: tuple[int, ...]  #: Token ids, including the end-of-text token.
+    #: Rank of the identifier that each token belongs to, from 1; 0 for separators and the end-of-text token.
     ranks: tuple[int, ...]
-    first: int
+    first: int  #: Index of the first token of the first identifier, after its bracket.
 
 
 def render_target_order(order: Order, names: Sequence[str], prefix: str = "") -> tuple[str, list[tuple[int, int]]]:
@@ -346,18 +311,10 @@ def tokenize_target_text(tokens: HfTokens, rendered: str, text: str, spans: Sequ
     else:
         encoded = tokens.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, starts = encoded["input_ids"], [start for start, _ in encoded["offset_mapping"]]
-    ranks = [_rank_in_target(_first_visible_training_target_offset(text, start), spans) for start in starts]
+    visible = [start + len(text[start:]) - len(text[start:].lstrip()) for start in starts]
+    ranks = [next((rank for rank, (a, b) in enumerate(spans, 1) if a <= start < b), 0) for start in visible]
     name = spans[0][0] + (text[spans[0][0]] == "[")
     first = max(index for index, start in enumerate(starts) if start <= name)
     end = tokens.tokenizer.eos_token_id
     closing = [] if end is None else [end]
     return TargetTokens(ids=(*ids, *closing), ranks=(*ranks, *(0 for _ in closing)), first=first)
-
-
-def _first_visible_training_target_offset(text: str, start: int) -> int:
-    """Return the offset of the first non-whitespace character at or after ``start``."""
-    return start + len(text[start:]) - len(text[start:].lstrip())
-
-
-def _rank_in_target(position: int, spans: Sequence[tuple[int, int]]) -> int:
-    return next((rank for rank, (start, end) in enumerate(spans, 1) if start <= position < end), 0)

@@ -1,12 +1,14 @@
-"""The trainer of the library transformers, adapted to lists of ranked documents. Imports torch.
+"""The trainer of the library transformers, adapted to lists of ranked documents, with its arguments and callbacks.
 
 Differences from transformers: batches follow a `ListSchedule`; optimizers are components; checkpoints contain only
 trained tensors, as safetensors, and are written atomically; validation is a function; a gradient that is not finite
-ends the training.
+ends the training. Imports torch.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,24 +17,71 @@ from typing import Any, cast
 import safetensors.torch
 import torch
 from torch import Tensor
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from rerank.errors import BackendError, DataError, UsageError
 from rerank.finetune.components import Optimizer
+from rerank.finetune.recipe import Recipe
 from rerank.finetune.trainer.listwise_module import ListwiseModule, collate_examples
-from rerank.finetune.trainer.scheduled_examples import ScheduledExamples
-from rerank.finetune.trainer.training_folder import (
-    CHECKPOINTS,
-    list_training_checkpoints,
-    training_storage_errors,
-)
-from rerank.finetune.trainer.weight_sharding import copy_into_shards
+from rerank.finetune.trainer.schedule import ScheduledExamples
+from rerank.finetune.trainer.training_folder import CHECKPOINTS, list_checkpoints, storage_errors
 from rerank.io.atomic_folder import UNFINISHED, discard_folder, move_folder
+from rerank.io.text_files import replace_text_file
 
 #: File of the trained tensors in a checkpoint.
 WEIGHTS = "trained.safetensors"
 #: Metadata key of a checkpoint: number of lists per step, over all processes.
 _PER_STEP = "lists_per_step"
+
+
+def trainer_settings(
+    recipe: Recipe, folder: Path, *, steps: int, device: str, half: bool, report_to: Sequence[str]
+) -> dict[str, Any]:
+    """Return the keyword arguments of `TrainingArguments` for a recipe; with ``half``, it computes in bfloat16."""
+    table, optimizer, validation = recipe.training, recipe.optimizer, recipe.validation
+    return {
+        "output_dir": str(folder),
+        "max_steps": steps,
+        "per_device_train_batch_size": table.batch_size,
+        "gradient_accumulation_steps": table.accumulation,
+        "learning_rate": optimizer.lr,
+        "weight_decay": optimizer.weight_decay,
+        "lr_scheduler_type": table.schedule,
+        "warmup_steps": round(table.warmup * steps),
+        "max_grad_norm": table.max_grad_norm,
+        "neftune_noise_alpha": table.neftune or None,
+        "bf16": half,
+        "use_cpu": device == "cpu",
+        "seed": recipe.seed,
+        "save_strategy": "steps",
+        "save_steps": table.save_every,
+        "save_total_limit": table.keep,
+        "eval_strategy": "steps" if validation else "no",
+        "eval_steps": validation.every if validation else None,
+        "metric_for_best_model": f"eval_{validation.measure}" if validation else None,
+        "greater_is_better": not validation or validation.measure != "loss",
+        "logging_steps": table.log_every,
+        "logging_nan_inf_filter": False,
+        "report_to": list(report_to),
+        "remove_unused_columns": False,
+        "train_sampling_strategy": "sequential",
+        "dataloader_pin_memory": device.startswith("cuda"),
+        "disable_tqdm": True,
+        "average_tokens_across_devices": False,
+    }
+
+
+class SingleGpu(TrainingArguments):
+    """Training arguments that limit a process to one GPU.
+
+    With several GPUs in one process, transformers would use DataParallel, whose batches differ from the batches of the
+    recipe. torchrun starts one process per GPU instead.
+    """
+
+    @property
+    def n_gpu(self) -> int:
+        """Number of GPUs of this process: 1, or 0 without a GPU."""
+        return min(1, int(super().n_gpu))
 
 
 class ListTrainer(Trainer):
@@ -65,7 +114,7 @@ class ListTrainer(Trainer):
         super().__init__(
             model=module,
             args=args,
-            train_dataset=places,
+            train_dataset=cast(Any, places),
             eval_dataset=[] if validate else None,
             data_collator=collate_examples,
         )
@@ -181,20 +230,16 @@ class ListTrainer(Trainer):
         """Number of lists per optimizer step, over all processes."""
         return int(self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size)
 
-    def _checkpoint_tensors(self, state: dict[str, Tensor] | None) -> dict[str, Tensor]:
-        tensors = cast(Any, self.model).state_dict() if state is None else state
-        return {name: value.detach().cpu().contiguous() for name, value in tensors.items() if name in self._kept}
-
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if not self.args.should_save:
             return
         folder = Path(output_dir or self.folder)
-        with training_storage_errors():
+        state = cast(Any, self.model).state_dict() if state_dict is None else state_dict
+        tensors = {name: value.detach().cpu().contiguous() for name, value in state.items() if name in self._kept}
+        with storage_errors():
             folder.mkdir(parents=True, exist_ok=True)
             draft = folder / f"{WEIGHTS}.new"
-            safetensors.torch.save_file(
-                self._checkpoint_tensors(state_dict), str(draft), {_PER_STEP: str(self._per_step)}
-            )
+            safetensors.torch.save_file(tensors, str(draft), {_PER_STEP: str(self._per_step)})
             os.replace(draft, folder / WEIGHTS)
 
     def load_weights(self, folder: Path) -> None:
@@ -207,7 +252,10 @@ class ListTrainer(Trainer):
                 )
             own = cast(Any, self.model).state_dict()
             for name in stored:
-                copy_into_shards(own[name], file.get_tensor(name))
+                self._copy(own[name], file.get_tensor(name))
+
+    def _copy(self, target: Tensor, value: Tensor) -> None:
+        target.copy_(value)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         with safetensors.safe_open(str(Path(resume_from_checkpoint) / WEIGHTS), "pt") as file:
@@ -228,7 +276,7 @@ class ListTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write a checkpoint into a temporary folder, and move it to its final place when it is complete."""
-        with training_storage_errors():
+        with storage_errors():
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()  # each process writes the state of its random generators
             if not self.args.should_save:
@@ -245,6 +293,74 @@ class ListTrainer(Trainer):
         Each checkpoint is moved away before it is deleted, so that the folder never contains an incomplete one.
         """
         draft = self.folder / UNFINISHED
-        for old in list_training_checkpoints(self.folder)[: -int(self.args.save_total_limit or 1)]:
+        for old in list_checkpoints(self.folder)[: -int(self.args.save_total_limit or 1)]:
             draft.mkdir(exist_ok=True)
             discard_folder(old, draft)
+
+
+class MetricsWriter(TrainerCallback):
+    """Callback that writes metrics as JSON lines to ``path``, and calls ``advance(1)`` after each step."""
+
+    def __init__(self, path: Path, advance: Callable[[int], None]) -> None:
+        """Store the path of the metrics file and the function that advances the progress display."""
+        self._path, self._advance = path, advance
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Remove the lines of steps that a resumed training will repeat, and the summaries of earlier processes."""
+        if not state.is_world_process_zero:
+            return
+        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
+        earlier = [line for line in lines if _step_of_line(line) <= state.global_step]
+        with replace_text_file(self._path) as file:
+            file.writelines(f"{line}\n" for line in earlier)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Write one line of metrics."""
+        if state.is_world_process_zero and logs:
+            with storage_errors(), self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Advance the progress display."""
+        self._advance(1)
+
+
+def _step_of_line(line: str) -> float:
+    """Return the step of a metrics line; infinity if the line is truncated or is the summary of an earlier process."""
+    try:
+        values = json.loads(line)
+        return math.inf if "train_runtime" in values else float(values["step"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return math.inf
+
+
+class FinalValidation(TrainerCallback):
+    """Callback that validates after the last step, so that the last weights can be selected too."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Request a validation if this step is the last step."""
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = True
+
+
+class EarlyStopping(TrainerCallback):
+    """Callback that ends the training after ``patience`` validations without improvement.
+
+    Lower values are better for the measure ``loss``, higher values for all others. Validations are counted in the
+    trainer's log history. Checkpoints contain the history, so a resumed training continues the count.
+    """
+
+    def __init__(self, measure: str, patience: int) -> None:
+        """Store measure and patience."""
+        self._key, self._patience = f"eval_{measure}", patience
+        self._best: Callable[[Sequence[float]], float] = min if measure == "loss" else max
+
+    def is_over(self, history: Sequence[Mapping[str, Any]]) -> bool:
+        """Return whether the training should end, given its log history."""
+        values = [entry[self._key] for entry in history if self._key in entry]
+        return bool(values) and len(values) - 1 - values.index(self._best(values)) >= self._patience
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop the training after ``patience`` validations without improvement."""
+        if self.is_over(state.log_history):
+            control.should_training_stop = True

@@ -28,18 +28,11 @@ STEEPNESS = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightedLoss:
-    """One loss of a recipe with its weight, a term of the total loss.
-
-    Attributes:
-        name: Name in the metrics.
-        loss: The loss component.
-        source: Model output from which a `ListLoss` computes document scores; other losses ignore it.
-        weight: Factor by which the loss is multiplied in the total loss.
-    """
+    """One loss of a recipe with its weight, a term of the total loss; ``name`` is its name in the metrics."""
 
     name: str
     loss: TokenLoss | ListLoss | TextLoss
-    source: ScoreSource = "logits"
+    source: ScoreSource = "logits"  #: Model output from which a `ListLoss` computes document scores.
     weight: float = 1.0
 
 
@@ -153,9 +146,18 @@ class ListwiseModule(nn.Module):
         layout, log_probs, row, end = self._run_model(ids, positions, examples)
         values: dict[str, list[Tensor]] = {term.name: [] for term in self.losses}
         for index, example in enumerate(examples):
-            target = _training_list_target(example, ids.device)
+            target = _target(example, ids.device)
             for term in self.losses:
-                values[term.name].append(self._loss_value(term, layout, index, log_probs, row, target))
+                if term.loss.of == "tokens":
+                    chosen = log_probs[slice(*layout.targets[index])]
+                    ranks = torch.tensor(example.target_ranks, dtype=torch.float32, device=log_probs.device)
+                    value = (term.loss.weights(ranks) * -chosen).mean()
+                elif term.source == "logits":
+                    scores = layout.document_scores(index, log_probs[slice(*layout.scores[index])])
+                    value = cast(ListLoss, term.loss)(scores, target)
+                else:
+                    value = self.attention_loss(term, self._shares(row, index), example)
+                values[term.name].append(value)
         means = {name: torch.stack(parts).mean() for name, parts in values.items()}
         loss = sum_weighted_losses(self.losses, means, [example.query for example in examples])
         if self.is_sharded:
@@ -186,54 +188,32 @@ class ListwiseModule(nn.Module):
             logits_to_keep=layout.positions if len(layout.positions) else 1,
             **({"packing": row} if self._packs else {}),
         )
-        log_probs = (
-            _target_log_probabilities(out.logits[0], layout.pairs) if len(layout.positions) else ids.new_zeros(0)
-        )
+        log_probs = ids.new_zeros(0)
+        if len(layout.positions):
+            # log P(token | preceding tokens) of each requested token, in float32; logits: (positions, vocabulary)
+            logits, (rows, tokens) = out.logits[0], layout.pairs
+            normalisers = [chunk.float().logsumexp(dim=-1) for chunk in torch.split(logits, _CHUNK)]
+            log_probs = logits[rows, tokens].float() - torch.cat(normalisers)[rows]
         return layout, log_probs, row, out.logits[0, -1, 0].float()
+
+    def _shares(self, row: PackedTrainingRow, index: int) -> Tensor:
+        """Return the attention that each document of an example receives in each head, shape (heads, documents)."""
+        return torch.cat([row.recorded[index, layer] for layer in self._heads])
 
     def attention_shares(self, ids: Tensor, positions: Tensor, examples: Sequence[TrainingExample]) -> list[Tensor]:
         """Return, per example, the attention that each document receives in each head, shape (heads, documents)."""
         _, _, row, _ = self._run_model(ids, positions, examples)
-        return [torch.cat([row.recorded[index, layer] for layer in self._heads]) for index in range(len(examples))]
+        return [self._shares(row, index) for index in range(len(examples))]
 
     def attention_loss(self, term: WeightedLoss, shares: Tensor, example: TrainingExample) -> Tensor:
-        """Return the value of a loss on attention for one example.
-
-        Args:
-            term: The loss.
-            shares: Attention that each document receives in each head, shape (heads, documents).
-            example: The example.
-        """
+        """Return the value of a loss on attention for one example, whose ``shares`` have shape (heads, documents)."""
         lengths = torch.tensor([max(1, end - start) for start, end in example.passages], device=shares.device)
         mixed = cast(AttentionScorer, self.readout)(shares, lengths.float())
         scores = mixed if term.source == "attention" else mixed.clamp(min=1e-9).log()
-        return cast(ListLoss, term.loss)(scores, _training_list_target(example, shares.device))
-
-    def _loss_value(
-        self,
-        term: WeightedLoss,
-        layout: _Layout,
-        index: int,
-        log_probs: Tensor,
-        row: PackedTrainingRow,
-        target: ListTarget,
-    ) -> Tensor:
-        """Return the value of one loss for one example."""
-        example = layout.examples[index]
-        if term.loss.of == "tokens":
-            start, end = layout.targets[index]
-            ranks = torch.tensor(example.target_ranks, dtype=torch.float32, device=log_probs.device)
-            return (term.loss.weights(ranks) * -log_probs[start:end]).mean()
-        if term.source == "logits":
-            # Score of a document: the sum of factor * log P(token) over its terms.
-            start, end = layout.scores[index]
-            factors, owner, n = layout.factors(index)
-            scores = log_probs.new_zeros(n).index_add(0, owner, factors * log_probs[start:end])
-            return cast(ListLoss, term.loss)(scores, target)
-        return self.attention_loss(term, torch.cat([row.recorded[index, layer] for layer in self._heads]), example)
+        return cast(ListLoss, term.loss)(scores, _target(example, shares.device))
 
 
-def _training_list_target(example: TrainingExample, device: torch.device) -> ListTarget:
+def _target(example: TrainingExample, device: torch.device) -> ListTarget:
     return ListTarget(
         ranks=torch.tensor(example.ranks, dtype=torch.float32, device=device),
         scores=torch.tensor(example.scores, dtype=torch.float32, device=device),
@@ -256,14 +236,12 @@ class _Layout:
     def __init__(
         self, examples: Sequence[TrainingExample], losses: Sequence[WeightedLoss], device: torch.device
     ) -> None:
-        self.examples, self._device = examples, device
+        self._examples, self._device = examples, device
         self.texts: list[tuple[int, int]] = []
         self.targets: list[tuple[int, int]] = []
         self.scores: list[tuple[int, int]] = []
         self.regions: list[AttentionRegion] = []
-        tokens = any(term.loss.of == "tokens" for term in losses)
-        logits = any(term.loss.of == "scores" and term.source == "logits" for term in losses)
-        attention = any(term.loss.of == "scores" and term.source != "logits" for term in losses)
+        sources = {"tokens" if term.loss.of == "tokens" else term.source for term in losses if term.loss.of != "texts"}
         pairs: list[tuple[int, int]] = []
         length = 0
         for example in examples:
@@ -271,15 +249,20 @@ class _Layout:
             for text in example.texts:
                 self.texts.append((length, length + len(text)))
                 length += len(text)
-            if tokens:
+            if "tokens" in sources:
                 self.targets.append((len(pairs), len(pairs) + len(example.target)))
                 pairs += [(begin + position, token) for position, token in example.target]
-            if logits:
+            if "logits" in sources:
                 terms = [(begin + position, token) for document in example.terms for position, token, _ in document]
                 self.scores.append((len(pairs), len(pairs) + len(terms)))
                 pairs += terms
-            if attention:
-                self.regions.append(self._region(example, first, begin))
+            if sources - {"tokens", "logits"}:
+                documents = len(example.passages)
+                owner = torch.full((len(example),), documents, dtype=torch.long)
+                for document, (start, end) in enumerate(example.passages):
+                    owner[start:end] = document
+                rows = (begin + example.rows[0], begin + example.rows[1])
+                self.regions.append(AttentionRegion(text=first, rows=rows, owner=owner.to(device), documents=documents))
         positions = sorted({position for position, _ in pairs})
         row = {position: index for index, position in enumerate(positions)}
         self.positions = torch.tensor(positions, dtype=torch.long, device=device)
@@ -287,31 +270,13 @@ class _Layout:
             [[row[position] for position, _ in pairs], [token for _, token in pairs]], dtype=torch.long, device=device
         )
 
-    def _region(self, example: TrainingExample, text: int, begin: int) -> AttentionRegion:
-        owner = torch.full((len(example),), len(example.passages), dtype=torch.long)
-        for document, (start, end) in enumerate(example.passages):
-            owner[start:end] = document
-        rows = (begin + example.rows[0], begin + example.rows[1])
-        return AttentionRegion(text=text, rows=rows, owner=owner.to(self._device), documents=len(example.passages))
-
-    def factors(self, index: int) -> tuple[Tensor, Tensor, int]:
-        """Return the factor and the document index of each score term of an example, and the number of documents."""
-        terms = self.examples[index].terms
+    def document_scores(self, index: int, log_probs: Tensor) -> Tensor:
+        """Return the scores of an example's documents: the sum of factor * log P(token) over the terms of each."""
+        terms = self._examples[index].terms
         flat = [(factor, document) for document, parts in enumerate(terms) for _, _, factor in parts]
         factors = torch.tensor([factor for factor, _ in flat], device=self._device)
-        return factors, torch.tensor([document for _, document in flat], device=self._device), len(terms)
-
-
-def _target_log_probabilities(logits: Tensor, pairs: Tensor) -> Tensor:
-    """Return log P(token | preceding tokens) of each requested token, in float32, shape (requested,).
-
-    Args:
-        logits: Logits of shape (positions, vocabulary).
-        pairs: Requested pairs, shape (2, requested): rows of ``logits``, and tokens.
-    """
-    rows, tokens = pairs
-    normalisers = [chunk.float().logsumexp(dim=-1) for chunk in torch.split(logits, _CHUNK)]
-    return logits[rows, tokens].float() - torch.cat(normalisers)[rows]
+        owner = torch.tensor([document for _, document in flat], device=self._device)
+        return log_probs.new_zeros(len(terms)).index_add(0, owner, factors * log_probs)
 
 
 def collate_examples(examples: Sequence[TrainingExample]) -> dict[str, Any]:
@@ -320,6 +285,11 @@ def collate_examples(examples: Sequence[TrainingExample]) -> dict[str, Any]:
     ids = [token for text in texts for token in text]
     positions = [position for text in texts for position in range(len(text))]
     return {"ids": torch.tensor([ids]), "positions": torch.tensor([positions]), "examples": list(examples)}
+
+
+def autocast(device: str, dtype: str) -> torch.autocast:
+    """Return the context of a computation in bfloat16; it has no effect for other data types."""
+    return torch.autocast(device.partition(":")[0], dtype=torch.bfloat16, enabled=dtype == "bfloat16")
 
 
 def enable_activation_checkpointing(model: Any) -> None:

@@ -1,6 +1,6 @@
 """Attention for rows packed with several texts: tokens attend to their own text; attention to passages is recorded.
 
-`compute_packed_training_attention` is registered with transformers' attention interface. Each text is one causal call
+`compute_packed` is registered with transformers' attention interface. Each text is one causal call
 of torch's kernel, so packing needs no mask of quadratic size. In layers with recorded heads, the attention rows to
 record are computed a second time, with gradients. Imports torch.
 """
@@ -25,49 +25,36 @@ ATTENTION_NAME = "rerank_training"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionRegion:
-    """The attention rows of one text that are recorded, and the documents that the keys of the text belong to.
+    """The attention rows of one text that are recorded, and the documents that the keys of the text belong to."""
 
-    Attributes:
-        text: Index of the text in the packed row.
-        rows: Start and end (exclusive), in the packed row, of the attention queries whose attention is recorded.
-        owner: Index of the document that each key of the text belongs to, shape (keys,); the value ``documents`` marks
-            keys outside of all documents.
-        documents: Number of documents.
-    """
-
-    text: int
-    rows: tuple[int, int]
+    text: int  #: Index of the text in the packed row.
+    rows: tuple[int, int]  #: Start and end (exclusive), in the packed row, of the queries whose attention is recorded.
+    #: Index of the document that each key of the text belongs to, shape (keys,); the value ``documents`` marks keys
+    #: outside of all documents.
     owner: Tensor
-    documents: int
+    documents: int  #: Number of documents.
 
 
 @dataclass(kw_only=True)
 class PackedTrainingRow:
-    """Layout of one packed row, and the attention recorded while the model processes it.
+    """Layout of one packed row, and the attention recorded while the model processes it."""
 
-    Attributes:
-        texts: Start and end (exclusive) of each text.
-        regions: Regions whose attention is recorded.
-        heads: Mapping from each layer with recorded heads to the indices of these heads.
-        recorded: Mapping from (index of the region, layer) to the attention that each document receives in each head,
-            averaged over the rows of the region, shape (heads, documents).
-    """
-
-    texts: Sequence[tuple[int, int]]
-    regions: Sequence[AttentionRegion] = ()
-    heads: Mapping[int, Sequence[int]] = field(default_factory=dict)
-    #: A UserDict instead of a dict, because FSDP passes copies of builtin containers to a layer, and values that are
-    #: recorded in a copy would be lost.
+    texts: Sequence[tuple[int, int]]  #: Start and end (exclusive) of each text.
+    regions: Sequence[AttentionRegion] = ()  #: Regions whose attention is recorded.
+    heads: Mapping[int, Sequence[int]] = field(default_factory=dict)  #: Layer -> indices of its recorded heads.
+    #: (index of the region, layer) -> attention that each document receives in each head, averaged over the rows of the
+    #: region, shape (heads, documents). A UserDict instead of a dict, because FSDP passes copies of builtin containers
+    #: to a layer, and values that are recorded in a copy would be lost.
     recorded: UserDict[tuple[int, int], Tensor] = field(default_factory=UserDict)
 
 
-def register_packed_training_attention() -> None:
-    """Register `compute_packed_training_attention` with transformers; repeated calls have no effect."""
-    AttentionInterface.register(ATTENTION_NAME, compute_packed_training_attention)
+def register() -> None:
+    """Register `compute_packed` with transformers; repeated calls have no effect."""
+    AttentionInterface.register(ATTENTION_NAME, compute_packed)
     AttentionMaskInterface.register(ATTENTION_NAME, lambda **_: None)
 
 
-def compute_packed_training_attention(
+def compute_packed(
     module: Any,
     query: Tensor,
     key: Tensor,
@@ -93,22 +80,33 @@ def compute_packed_training_attention(
     Returns:
         The output of shape (1, length, heads, head size), and None instead of the attention weights.
     """
-    _check_packed_training_layer(module, more)
+    if "packing" not in more:
+        raise UsageError(
+            f"{type(module).__name__} of this model does not receive the layout of the packed row",
+            expected="a model that passes keyword arguments on to its layers, and an adapter without its own network",
+            remedy="Set batch_size = 1 in [training] and use losses on tokens or logits, or use another adapter",
+        )
+    if more.get("softcap") is not None or more.get("s_aux") is not None or more.get("position_bias") is not None:
+        raise UsageError(
+            f"{type(module).__name__} uses capped attention scores, attention sinks or position biases",
+            expected="plain softmax attention for packed texts and attention losses",
+            remedy="Set batch_size = 1 in [training] and use losses on tokens or logits",
+        )
     row: PackedTrainingRow = more["packing"]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     groups = query.shape[1] // key.shape[1]  # query heads per key-value head
     window: int = more.get("sliding_window") or 0
-    out = _compute_attention_per_text(query, key, value, row.texts, scale, dropout, window)
+    out = _attend_per_text(query, key, value, row.texts, scale, dropout, window)
     for index, region in enumerate(row.regions if module.layer_idx in row.heads else ()):
         heads = list(row.heads[module.layer_idx])
         keys, bounds = key[0, [head // groups for head in heads]], row.texts[region.text]
-        shares = _packed_training_passage_attention(query[0, heads], keys, region, bounds, scale, window)
+        shares = _document_shares(query[0, heads], keys, region, bounds, scale, window)
         # With activation checkpointing, a layer runs again in the backward pass; the first result is kept.
         row.recorded.setdefault((index, module.layer_idx), shares)
     return out.transpose(1, 2), None
 
 
-def _compute_attention_per_text(
+def _attend_per_text(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -127,34 +125,15 @@ def _compute_attention_per_text(
         for start, end in texts:
             queries = query[:, :, start:end]
             keys, values = (states[:, :, start:end].repeat_interleave(groups, dim=1) for states in (key, value))
-            is_masked = 0 < window < end - start
-            mask = _training_sliding_window_mask(end - start, window, query.device) if is_masked else None
+            mask = None
+            if 0 < window < end - start:  # row i attends to the last `window` keys up to and including position i
+                shape = (end - start, end - start)
+                mask = torch.ones(shape, dtype=torch.bool, device=query.device).tril().triu(1 - window)
             out.append(scaled_dot_product_attention(queries, keys, values, mask, dropout, mask is None, scale=scale))
     return torch.cat(out, dim=2).to(dtype)
 
 
-def _check_packed_training_layer(module: Any, more: Mapping[str, Any]) -> None:
-    if "packing" not in more:
-        raise UsageError(
-            f"{type(module).__name__} of this model does not receive the layout of the packed row",
-            expected="a model that passes keyword arguments on to its layers, and an adapter without its own network",
-            remedy="Set batch_size = 1 in [training] and use losses on tokens or logits, or use another adapter",
-        )
-    if more.get("softcap") is not None or more.get("s_aux") is not None or more.get("position_bias") is not None:
-        raise UsageError(
-            f"{type(module).__name__} uses capped attention scores, attention sinks or position biases",
-            expected="plain softmax attention for packed texts and attention losses",
-            remedy="Set batch_size = 1 in [training] and use losses on tokens or logits",
-        )
-
-
-def _training_sliding_window_mask(length: int, window: int, device: torch.device) -> Tensor:
-    """Return a (length, length) mask: row i is True for the last ``window`` keys up to and including position i."""
-    causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
-    return causal.triu(1 - window)
-
-
-def _packed_training_passage_attention(
+def _document_shares(
     query: Tensor, key: Tensor, region: AttentionRegion, bounds: tuple[int, int], scale: float, window: int
 ) -> Tensor:
     """Compute the attention that documents receive, averaged over the rows of a region.

@@ -1,4 +1,4 @@
-"""Functions for the processes of a training under torchrun: device, main process, shared values and memory use."""
+"""The processes of a training under torchrun: device, main process, shared values and memory use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rerank.errors import UsageError
 from rerank.lm.loading import pick_device
 
 
-def training_process_device(device: str) -> str:
+def own_device(device: str) -> str:
     """Return the device of this process; under torchrun, every process has its own GPU."""
     picked = pick_device(device)
     if picked.startswith("cuda:"):
@@ -22,12 +22,12 @@ def training_process_device(device: str) -> str:
     return f"cuda:{os.environ['LOCAL_RANK']}" if picked == "cuda" and "LOCAL_RANK" in os.environ else picked
 
 
-def is_main_training_process() -> bool:
+def is_main() -> bool:
     """Return whether this is the main process, which writes the files: the only process, or the first of several."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def value_of_first_process(value: float) -> float:
+def value_of_first(value: float) -> float:
     """Return the first process's ``value`` in every process, so that all make the same decisions, such as stopping."""
     import torch.distributed
 
@@ -37,7 +37,7 @@ def value_of_first_process(value: float) -> float:
     return values[0]
 
 
-def peak_training_memory_mb() -> float:
+def peak_memory_mb() -> float:
     """Return the peak memory use so far, in MiB: GPU memory if there is a GPU, otherwise memory of this process."""
     import torch
 

@@ -1,17 +1,30 @@
-"""The order in which training lists are shown, with random subsets and random orders of their documents.
+"""The lists of a training, and the order in which they are shown, with random subsets and orders of their documents.
 
 All random choices depend only on the seed and the index, so a resumed training continues exactly as if it had not
-stopped.
+stopped. This module needs no torch.
 """
 
 from __future__ import annotations
 
+import math
+import os
 import random
-from collections.abc import Sequence
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
-from rerank.finetune.labels.training_list import TrainingList
+from rerank.collections import open_collection
+from rerank.errors import ContextOverflowError, DataError, UsageError, ensure
+from rerank.finetune.labels.files import read_label_lists_of_file
+from rerank.finetune.labels.lists import TrainingList
+from rerank.finetune.labels.splits import hold_out_lists, normalise_query
+from rerank.finetune.recipe import Recipe
+
+if TYPE_CHECKING:
+    from rerank.finetune.trainer.examples import ExampleBuilder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,43 +58,131 @@ class ListSchedule:
         """Return the list at an index, with its documents in the order in which they are shown."""
         epoch, offset = divmod(index, len(self.lists))
         rng = random.Random(f"{self.seed}-{index}")
-        position = _training_epoch_order(self.seed, epoch, len(self.lists))[offset]
-        training_list = self.lists[position]
+        training_list = self.lists[_epoch_order(self.seed, epoch, len(self.lists))[offset]]
         positions = list(range(len(training_list)))
         if len(positions) > self.documents:
-            kept = _kept_training_documents(training_list, self.best, self.hard)
+            order, ranks = training_list.order, training_list.ranks
+            negatives = sorted(sorted(order[self.best :]), key=lambda position: position - ranks[position])
+            kept = [*order[: self.best], *negatives[: self.hard]]
             others = [position for position in positions if position not in kept]
             positions = sorted([*kept, *rng.sample(others, self.documents - len(kept))])
         if self.shuffle:
             rng.shuffle(positions)
-        return select_training_documents(training_list, positions)
+        return training_list.take(positions)
 
 
 @lru_cache(maxsize=4)
-def _training_epoch_order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
+def _epoch_order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
     return tuple(random.Random(f"{seed}-epoch-{epoch}").sample(range(count), count))
 
 
-def _kept_training_documents(training_list: TrainingList, best: int, hard: int) -> list[int]:
-    """Return the positions of the documents in every sample: the ``best`` best and the ``hard`` hardest negatives."""
-    others = sorted(training_list.order[best:])
-    ranks = training_list.ranks
-    return [*training_list.order[:best], *sorted(others, key=lambda position: position - ranks[position])[:hard]]
+class ScheduledExamples:
+    """Training examples in the order of a schedule, as a data set of torch; an example is built when it is accessed.
 
-
-def select_training_documents(training_list: TrainingList, positions: Sequence[int]) -> TrainingList:
-    """Return the list restricted to the documents at these positions, in this order; their label order is kept.
-
-    >>> from rerank.types import Document, Query
-    >>> docs = tuple(Document(id=name) for name in "abcd")
-    >>> training_list = TrainingList(query=Query(id="q"), docs=docs, order=(3, 0, 2, 1))
-    >>> select_training_documents(training_list, [2, 3]).order
-    (1, 0)
+    Args:
+        schedule: The schedule.
+        examples: Builder of examples.
+        steps: Number of optimizer steps; every step uses the same number of examples.
     """
-    new_position = {old: new for new, old in enumerate(positions)}
-    return replace(
-        training_list,
-        docs=tuple(training_list.docs[position] for position in positions),
-        order=tuple(new_position[position] for position in training_list.order if position in new_position),
-        scores=tuple(training_list.scores[position] for position in positions) if training_list.scores else (),
+
+    def __init__(self, schedule: ListSchedule, examples: ExampleBuilder, steps: int) -> None:
+        """Store the schedule, the builder of examples and the number of steps."""
+        self._schedule, self.examples, self.steps = schedule, examples, steps
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self._schedule)
+
+    def __getitem__(self, index: int) -> Any:
+        """Build the example at an index."""
+        return self.examples.make(self._schedule[index])
+
+    @property
+    def epochs(self) -> float:
+        """Number of passes over the training lists."""
+        return len(self._schedule) / len(self._schedule.lists)
+
+    def truncated(self, steps: int) -> ScheduledExamples:
+        """Return the examples of the first ``steps`` steps."""
+        length = len(self) // self.steps * steps
+        return ScheduledExamples(replace(self._schedule, length=length), self.examples, steps)
+
+
+def schedule_examples(
+    recipe: Recipe, lists: Sequence[TrainingList], examples: ExampleBuilder, *, held_out: bool = False
+) -> ScheduledExamples:
+    """Return the examples in training order, after checking that the largest lists fit in the context.
+
+    With ``held_out``, there is one example per list; its documents are sampled as in training, but only once for all
+    validations.
+    """
+    table, data = recipe.training, recipe.data
+    lists_per_step = table.batch_size * table.accumulation * int(os.environ.get("WORLD_SIZE", "1"))
+    steps = 1 if held_out else table.steps or max(1, math.ceil(table.epochs * len(lists) / lists_per_step))
+    schedule = ListSchedule(
+        lists=lists,
+        length=len(lists) if held_out else steps * lists_per_step,
+        documents=data.documents,
+        best=data.best,
+        hard=data.hard,
+        shuffle=data.shuffle,
+        seed=recipe.seed,
     )
+    longest = max(lists, key=lambda candidate: sum(len(doc.text) for doc in candidate.docs))
+    for training_list in (longest, max(lists, key=len)):
+        try:
+            examples.make(replace(schedule, lists=[training_list], length=1)[0])
+        except ContextOverflowError as error:
+            raise DataError(f"A list does not fit in the context: {error.found}", remedy=error.remedy) from error
+    return ScheduledExamples(schedule, examples, steps)
+
+
+def read_lists(
+    recipe: Recipe, pinned: Mapping[str, str] | None = None
+) -> tuple[list[TrainingList], list[TrainingList]]:
+    """Return the training lists and the held-out lists of a recipe; lists with a single document are skipped.
+
+    Args:
+        recipe: The recipe.
+        pinned: Mapping from the selectors of data sets in the recipe to the selectors that are read instead, as
+            returned by `pin_hub_datasets`; None to read the data sets as named in the recipe.
+    """
+    data, table, exact = recipe.data, recipe.validation, pinned or {}
+    selectors = [data.collection] * len(data.lists) if isinstance(data.collection, str) else data.collection
+    train, held = _read([exact.get(path, path) for path in data.lists], selectors, data.max_lists), []
+    if table and table.lists:
+        ensure(
+            table.documents_in or len(set(selectors)) <= 1,
+            "[data] lists several collections, but [validation] does not state the collection of its lists",
+            expected="documents_in in [validation]",
+        )
+        selector = table.documents_in or (data.collection if isinstance(data.collection, str) else selectors[0])
+        held = _read([exact.get(path, path) for path in table.lists], [selector] * len(table.lists))
+    if table and table.share:
+        train, more = hold_out_lists(train, table.share, seed=recipe.seed)
+        held += more
+    trained = {normalise_query(entry.query.text) for entry in train}
+    if leaks := [entry.query.text for entry in held if normalise_query(entry.query.text) in trained]:
+        raise DataError(
+            f"{len(leaks)} held-out lists have queries that are also in the training lists, such as {leaks[0]!r}",
+            expected="lists of other queries",
+            remedy="Split the lists by query with `rerank label split`, or use share in [validation]",
+        )
+    return train, held
+
+
+def _read(paths: Sequence[str], selectors: Sequence[str], limit: int | None = None) -> list[TrainingList]:
+    skipped: Counter[str] = Counter()
+    lists: list[TrainingList] = []
+    for path, selector in zip(paths, selectors, strict=True):
+        collection = open_collection(selector) if selector else None
+        lists += read_label_lists_of_file(path, collection, skipped=skipped)
+    if skipped:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
+        warnings.warn(f"Some training lists were skipped: {reasons}", stacklevel=3)
+    lists = [training_list for training_list in lists[:limit] if len(training_list) > 1]
+    if not paths:
+        raise UsageError("data.lists is empty", expected="at least one label file or data set")
+    if not lists:
+        raise DataError(f"No list in {', '.join(paths)} has two or more documents", expected="at least one such list")
+    return lists

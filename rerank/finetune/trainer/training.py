@@ -1,38 +1,32 @@
-"""Train an adapter from a recipe and write it to a folder. Only the functions import torch and transformers.
-
-Selection and configuration of services to which a training reports metrics, such as tensorboard and wandb.
-"""
+"""Train an adapter from a recipe and write it to a folder. Only the functions import torch and transformers."""
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rerank.assemble import complete_settings, plan_ranker
+from rerank.errors import BackendError, MissingPrerequisiteError, UnknownNameError, UsageError, ensure
 from rerank.finetune.component_registry import make_training_components
 from rerank.finetune.components import MachineRequirement, RecipeComponents
-from rerank.finetune.recipe import Recipe
-from rerank.finetune.trainer.cross_encoder_recipe import (
-    CROSS_ENCODER_JUDGE,
-    check_cross_encoder_recipe,
-    method_of_recipe,
-)
-from rerank.finetune.trainer.processes import peak_training_memory_mb
+from rerank.finetune.recipe import MethodTable, ReadoutTable, Recipe
+from rerank.finetune.trainer import processes
+from rerank.methods import Method
 from rerank.models import resolve_model_name
 from rerank.progress import ProgressFactory
 
 if TYPE_CHECKING:
     from rerank.finetune.trainer.training_run import TrainingRun
 
-import os
-import sys
-from importlib.util import find_spec
-
-from rerank.errors import BackendError, MissingPrerequisiteError, UnknownNameError, UsageError
-
+#: The judge of the method ``cross-encoder``.
+CROSS_ENCODER_JUDGE = "relate"
 #: Fields of a result that only the main process knows.
 _MAIN_PROCESS_FIELDS = ("steps", "loss", "trainable", "state_mb", "tokens")
 
@@ -101,13 +95,13 @@ def train_adapter(
     make_run = _pick_run(recipe, components)
     started = time.monotonic()
     run = make_run(recipe, components, folder, device=device, report_to=services)
-    with reporting_environment(folder, services), run.explain_out_of_memory(), _training_process_group():
+    with reporting_environment(folder, services), run.explain_out_of_memory(), _process_group():
         run.train(resume=resume, progress=progress)
     outcome = run.outcome
     if not outcome:  # not the main process
         outcome = dict.fromkeys(_MAIN_PROCESS_FIELDS, 0) | {"validation": {}, "first_stage": {}}
     seconds = round(time.monotonic() - started, 1)
-    return TrainingResult(folder=str(folder), seconds=seconds, peak_mb=peak_training_memory_mb(), **outcome)
+    return TrainingResult(folder=str(folder), seconds=seconds, peak_mb=processes.peak_memory_mb(), **outcome)
 
 
 def _pick_run(recipe: Recipe, components: RecipeComponents) -> Callable[..., TrainingRun]:
@@ -124,7 +118,7 @@ def _pick_run(recipe: Recipe, components: RecipeComponents) -> Callable[..., Tra
 
 
 @contextmanager
-def _training_process_group() -> Iterator[None]:
+def _process_group() -> Iterator[None]:
     """Destroy torch's process group at the end, so that its threads do not communicate while processes exit."""
     import torch.distributed
 
@@ -133,6 +127,64 @@ def _training_process_group() -> Iterator[None]:
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def method_of_recipe(recipe: Recipe) -> Method:
+    """Return the reranking method that a recipe trains a model for, without loading the model."""
+    return plan_ranker(complete_settings({"model": recipe.model, **dict(recipe.method)})).method
+
+
+def check_cross_encoder_recipe(recipe: Recipe, components: RecipeComponents, *, backend: str) -> None:
+    """Check, before anything is loaded, that all settings of a recipe apply to a cross-encoder.
+
+    ``backend`` is the backend of the recipe's method, which ranks with a cross-encoder.
+    """
+    method = recipe.method.method
+    ensure(
+        backend == "cross_encoder",
+        f"method = {method!r} cannot be trained",
+        expected="method = 'cross-encoder', whose models can be trained",
+    )
+    ensure(
+        components.adapter.shape == "full" and components.adapter.saves == "model",
+        f"adapter = {recipe.adapter.name!r} cannot be used with method = {method!r}, which trains a whole model",
+        expected="the adapter full",
+        remedy='Write name = "full" below [adapter]',
+    )
+    for table, loss in zip(recipe.losses, components.losses, strict=True):
+        on = f" with on = {table.on!r}" if table.on else ""
+        ensure(
+            loss.of != "tokens" and table.on in (None, "logits"),
+            f"The loss {table.name!r}{on} cannot be used with method = {method!r}, which generates no text and uses no "
+            "attention weights",
+            expected="losses on scores without 'on', such as distill, ranknet or listnet",
+            remedy="Name one of these losses in [[losses]]",
+        )
+    if (number := os.environ.get("WORLD_SIZE", "1")) != "1":
+        raise UsageError(
+            f"method = {method!r} cannot be trained with {number} processes",
+            expected="a single process, without torchrun",
+        )
+    settings = {
+        f"layers = {recipe.layers.name!r}" if recipe.layers else "": recipe.layers is not None,
+        "the table [readout], which is about attention,": recipe.readout != ReadoutTable(),
+        f"prompt = {recipe.method.prompt!r}": recipe.method.prompt != MethodTable().prompt,
+        f"neftune = {recipe.training.neftune:g}": recipe.training.neftune > 0,
+        "fsdp = true": recipe.training.fsdp,
+    }
+    if unused := [name for name, is_set in settings.items() if is_set]:
+        raise UsageError(
+            f"{' and '.join(unused)} cannot be used with method = {method!r}",
+            expected="a recipe without settings that do not apply to cross-encoders",
+        )
+    if missing := [name for name in ("sentence_transformers", "datasets") if find_spec(name) is None]:
+        raise MissingPrerequisiteError(
+            f"Training for method = {method!r} needs packages that are not installed: {' and '.join(missing)}",
+            remedy="Run: pip install 'listrank[train,cross-encoder]'",
+        )
+
+
+# Services to which a training reports metrics, such as tensorboard and wandb
 
 
 def pick_reporting_services(names: Sequence[str] | None) -> list[str]:
@@ -173,10 +225,6 @@ def reporting_environment(folder: Path, services: Sequence[str]) -> Iterator[Non
     Variables that are already set keep their values, except for the folder of tensorboard. Runs of wandb are offline;
     ``wandb sync`` uploads them. At the end, a wandb run that was started in the context is finished, and the
     variables are restored.
-
-    Args:
-        folder: Output folder of the training.
-        services: Names of the services in use.
     """
     ours = {
         "WANDB_MODE": "offline",

@@ -13,10 +13,10 @@ from typing import Any
 
 import safetensors
 
-from rerank.errors import StorageError, UsageError
-from rerank.finetune.labels.hub_lists import pin_hub_datasets
+from rerank.errors import StorageError, UsageError, ensure
+from rerank.finetune.labels.hub import pin_hub_datasets
 from rerank.finetune.recipe import Recipe
-from rerank.finetune.trainer.processes import is_main_training_process
+from rerank.finetune.trainer import processes
 from rerank.io.settings_files import read_json_object
 from rerank.io.text_files import replace_text_file
 
@@ -29,12 +29,7 @@ _DISK = ("write", "No space", "I/O", os.strerror(errno.ENOSPC))
 
 @dataclass(frozen=True, slots=True)
 class TrainingFolder:
-    """The folder in which a training stores its recipe and its result; only the main process writes.
-
-    Attributes:
-        path: Path of the folder.
-        recipe: The recipe of the training.
-    """
+    """The folder in which a training stores its recipe and its result; only the main process writes."""
 
     path: Path
     recipe: Recipe
@@ -42,7 +37,7 @@ class TrainingFolder:
     def is_complete(self, *, resume: bool) -> bool:
         """Return whether the folder contains the result of this training, so that nothing remains to be done."""
         path, result = self.path / _RECIPE, self.path / _RESULT
-        if not is_main_training_process():
+        if not processes.is_main():
             return result.is_file()
         if not path.is_file():
             return False
@@ -55,24 +50,25 @@ class TrainingFolder:
                 expected="an empty folder, or the folder of a training with the same recipe",
                 remedy="Choose another --out",
             )
-        if not resume:
-            raise UsageError(
-                f"{str(self.path)!r} already contains this training",
-                expected="an empty folder",
-                remedy="Continue it with --resume, or choose another --out",
-            )
+        ensure(
+            resume,
+            f"{str(self.path)!r} already contains this training",
+            expected="an empty folder",
+            remedy="Continue it with --resume, or choose another --out",
+        )
         return result.is_file()
 
     def write_recipe(self, datasets: Mapping[str, str]) -> None:
         """Store the recipe and the selectors of its data sets, after the components were checked against the model."""
-        path = self.path / _RECIPE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if is_main_training_process() and not path.is_file():
+        self.path.mkdir(parents=True, exist_ok=True)
+        if processes.is_main() and not (self.path / _RECIPE).is_file():
             if datasets:
-                with replace_text_file(self.path / _DATASETS) as file:
-                    file.write(json.dumps(datasets, indent=1) + "\n")
-            with replace_text_file(path) as file:
-                file.write(self.recipe.model_dump_json(indent=1) + "\n")
+                self._write(_DATASETS, json.dumps(datasets, indent=1))
+            self._write(_RECIPE, self.recipe.model_dump_json(indent=1))
+
+    def _write(self, name: str, text: str) -> None:
+        with replace_text_file(self.path / name) as file:
+            file.write(text + "\n")
 
     def pin_datasets(self) -> dict[str, str]:
         """Return the commits of the data sets of the recipe, in the form that `pin_hub_datasets` returns.
@@ -90,18 +86,17 @@ class TrainingFolder:
 
     def write_result(self, outcome: Mapping[str, Any]) -> None:
         """Store the result, which marks the training as complete."""
-        with replace_text_file(self.path / _RESULT) as file:
-            file.write(json.dumps(outcome, indent=1) + "\n")
+        self._write(_RESULT, json.dumps(outcome, indent=1))
 
 
-def list_training_checkpoints(folder: Path) -> list[Path]:
+def list_checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints of a training, the oldest first."""
     paths = (folder / CHECKPOINTS).glob("checkpoint-*") if folder.is_dir() else ()
     return sorted(paths, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
 @contextmanager
-def training_storage_errors() -> Iterator[None]:
+def storage_errors() -> Iterator[None]:
     """Convert errors of a full or failing disk into a `StorageError`."""
     try:
         yield

@@ -1,7 +1,4 @@
-"""A training run, which connects the model, the data, the components and the files. Imports torch.
-
-Function that reads the training lists of a recipe and the lists that are held out of the training.
-"""
+"""A training run, which connects the model, the data, the components and the files. Imports torch."""
 
 from __future__ import annotations
 
@@ -9,71 +6,51 @@ import contextlib
 import math
 import os
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from transformers.trainer_utils import set_seed
 
 from rerank.assemble import assemble_ranker
 from rerank.backends.hf import Hf
-from rerank.collections import open_collection
-from rerank.errors import BackendError, DataError, UsageError
+from rerank.errors import BackendError, ensure
 from rerank.finetune.components import RecipeComponents, SupportsCallbacks, SupportsPenalty
-from rerank.finetune.labels.leaks import normalise_query_for_leaks
-from rerank.finetune.labels.list_files import read_label_lists_of_file
-from rerank.finetune.labels.splits import hold_out_training_lists
-from rerank.finetune.labels.training_list import TrainingList
 from rerank.finetune.recipe import Recipe, ValidationTable
-from rerank.finetune.trainer import packed_attention
-from rerank.finetune.trainer.adapter_card import AdapterDescription
-from rerank.finetune.trainer.adapter_folder import write_adapter
+from rerank.finetune.trainer import packed_attention, processes
+from rerank.finetune.trainer.adapter_folder import AdapterDescription, write_adapter
 from rerank.finetune.trainer.base_model import (
+    checkpoint_tensor_names,
     limit_adapter_layers,
-    load_training_base_model,
-    optimizer_state_bytes,
+    load_base_model,
     select_readout_heads,
-    training_checkpoint_tensor_names,
-    truncate_trained_layers,
+    truncate_layers,
     unwrap_adapted_model,
+    use_cpu_dropout,
 )
 from rerank.finetune.trainer.calibration_batches import FirstBatches
-from rerank.finetune.trainer.cpu_dropout import use_cpu_dropout
-from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs, check_judge_can_be_trained
-from rerank.finetune.trainer.held_out_loss import HeldOutLoss
-from rerank.finetune.trainer.list_trainer import ListTrainer
+from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs, check_judge
+from rerank.finetune.trainer.list_trainer import (
+    EarlyStopping,
+    FinalValidation,
+    ListTrainer,
+    MetricsWriter,
+    SingleGpu,
+    trainer_settings,
+)
 from rerank.finetune.trainer.listwise_module import (
     AttentionScorer,
     ListwiseModule,
     enable_activation_checkpointing,
     weighted_losses,
 )
-from rerank.finetune.trainer.processes import (
-    is_main_training_process,
-    peak_training_memory_mb,
-    training_process_device,
-    value_of_first_process,
-)
-from rerank.finetune.trainer.scheduled_examples import (
-    ScheduledExamples,
-    schedule_held_out_examples,
-    schedule_training_examples,
-)
-from rerank.finetune.trainer.sharded_trainer import ShardedListTrainer
-from rerank.finetune.trainer.trainer_arguments import SingleGpu, first_learning_rate, trainer_settings
-from rerank.finetune.trainer.trainer_callbacks import EarlyStopping, FinalValidation, MetricsWriter
-from rerank.finetune.trainer.training_folder import (
-    METRICS,
-    TrainingFolder,
-    list_training_checkpoints,
-    training_storage_errors,
-)
-from rerank.finetune.trainer.validation import Validation
-from rerank.finetune.trainer.validation_rankings import ValidationRankings
-from rerank.finetune.trainer.weight_sharding import reshard_weights, shard_weights
+from rerank.finetune.trainer.schedule import ScheduledExamples, read_lists, schedule_examples
+from rerank.finetune.trainer.sharding import ShardedListTrainer, reshard_weights, shard_weights
+from rerank.finetune.trainer.training_folder import METRICS, TrainingFolder, list_checkpoints, storage_errors
+from rerank.finetune.trainer.validation import Validation, ValidationRankings, held_out_loss
 from rerank.io.settings_files import read_json_object
 from rerank.lm.decoding import is_out_of_memory
 from rerank.lm.loading import pick_dtype, quiet_transformers
@@ -83,15 +60,7 @@ from rerank.tasks.identities import model_base_of_backend
 
 
 class TrainingRun:
-    """One training of a recipe, from loading to saving the adapter. Subclasses override individual steps.
-
-    Args:
-        recipe: The recipe.
-        components: The components of the recipe.
-        folder: Output folder.
-        device: Torch device.
-        report_to: Names of the services to which metrics are reported.
-    """
+    """One training of a recipe, from loading to saving the adapter. Subclasses override individual steps."""
 
     def __init__(
         self,
@@ -103,21 +72,21 @@ class TrainingRun:
         report_to: Sequence[str] = (),
     ) -> None:
         """Check the recipe, and load the lists, the validation data and the base model."""
-        if recipe.training.fsdp and os.environ.get("WORLD_SIZE", "1") == "1":
-            raise UsageError(
-                "fsdp = true is set, but there is only a single process",
-                expected="several processes, which share the weights of the model",
-                remedy="Run torchrun --standalone --nproc-per-node=GPUS -m rerank train ..., or remove fsdp",
-            )
+        ensure(
+            not recipe.training.fsdp or os.environ.get("WORLD_SIZE", "1") != "1",
+            "fsdp = true is set, but there is only a single process",
+            expected="several processes, which share the weights of the model",
+            remedy="Run torchrun --standalone --nproc-per-node=GPUS -m rerank train ..., or remove fsdp",
+        )
         self._recipe, self._components, self._folder = recipe, components, TrainingFolder(folder, recipe)
-        self._device, self._report_to = training_process_device(device), report_to
+        self._device, self._report_to = processes.own_device(device), report_to
         self._dtype = pick_dtype(recipe.training.dtype, self._device)
         # Contradictions in the recipe are reported before the lists and the model are loaded.
         self._setup = assemble_ranker({"model": recipe.model, **dict(recipe.method)})
         self._inputs = inputs = LossInputs.of(recipe, components)
-        check_judge_can_be_trained(self._setup.method.judge, inputs)
+        check_judge(self._setup.method.judge, inputs)
         self._datasets = self._folder.pin_datasets()
-        self._lists, held_out = read_training_and_held_out_lists(recipe, self._datasets)
+        self._lists, held_out = read_lists(recipe, self._datasets)
         table = recipe.validation
         self._validation = Validation.of(table) if table and table.collection else None
         # Trained weights are kept in float32, independent of the data type of the computation.
@@ -129,30 +98,30 @@ class TrainingRun:
         self._readout = AttentionScorer(heads, learnt=recipe.readout.learn) if heads else None
         examples = self._examples(inputs)
         self._places = self._schedule(examples)
-        self._held_out = schedule_held_out_examples(recipe, held_out, examples) if held_out else None
+        self._held_out = schedule_examples(recipe, held_out, examples, held_out=True) if held_out else None
         #: Fields of the result that are the same for all processes; set in the main process only, empty in others.
         self.outcome: dict[str, Any] = {}
 
     def _load_base_model(self, dtype: str, device: str) -> tuple[Any, Any]:
         """Return the base model as a backend, and its tokenizer."""
-        return load_training_base_model(self._recipe, dtype=dtype, device=device)
+        return load_base_model(self._recipe, dtype=dtype, device=device)
 
     def _examples(self, inputs: LossInputs) -> ExampleBuilder:
         return ExampleBuilder(self._setup.open_judge(cast(Backend, self._backend)), inputs)
 
     def _schedule(self, examples: ExampleBuilder) -> ScheduledExamples:
-        return schedule_training_examples(self._recipe, self._lists, examples)
+        return schedule_examples(self._recipe, self._lists, examples)
 
     def _attach_adapter(self) -> ListwiseModule:
         """Attach the adapter to the base model and return the module to train."""
         recipe, model, adapter = self._recipe, self._backend.model, self._components.adapter
         if self._readout and recipe.readout.cut and not (self._inputs.tokens or self._inputs.logits):
             layers = 1 + max(layer for layer, _ in self._readout.heads)
-            if truncate_trained_layers(model, layers):
+            if truncate_layers(model, layers):
                 adapter = limit_adapter_layers(adapter, layers)
         self._own_attention = model.config._attn_implementation
         if self._packs:
-            packed_attention.register_packed_training_attention()
+            packed_attention.register()
             model.set_attn_implementation(packed_attention.ATTENTION_NAME)
         if self._components.ranks:
             pattern = self._components.ranks.pattern(model, adapter.module_names(model), adapter.r, self._batches)
@@ -161,7 +130,7 @@ class TrainingRun:
         before = set(model.state_dict())
         set_seed(recipe.seed)
         module = self._module(adapter.attach(model, self._batches, seed=recipe.seed))
-        self._kept = training_checkpoint_tensor_names(module, before, moved=adapter.moves_base)
+        self._kept = checkpoint_tensor_names(module, before, moved=adapter.moves_base)
         if recipe.training.checkpointing:
             enable_activation_checkpointing(model)
         if recipe.training.fsdp:
@@ -176,13 +145,15 @@ class TrainingRun:
     @property
     def _batches(self) -> FirstBatches:
         """The first batches of the training, for components that are initialised from data."""
-        size, first_lr = self._recipe.training.batch_size, first_learning_rate(self._settings())
-        options: dict[str, Any] = {
-            "device": str(self._backend.model.device),
-            "dtype": self._dtype,
-            "first_lr": first_lr,
-        }
-        return FirstBatches(places=self._places, size=size, module=self._module, **options)
+        settings = self._settings()
+        return FirstBatches(
+            places=self._places,
+            size=self._recipe.training.batch_size,
+            module=self._module,
+            device=str(self._backend.model.device),
+            dtype=self._dtype,
+            first_lr=float(settings["learning_rate"]) / max(1, int(settings["warmup_steps"])),  # of a linear warm-up
+        )
 
     def _module(self, model: Any) -> ListwiseModule:
         losses = weighted_losses(self._recipe, self._components)
@@ -221,10 +192,9 @@ class TrainingRun:
         """Return the validation values by name; the first is the measure that selects a checkpoint."""
         values = rankings.validate() if rankings else {}
         if self._held_out:
-            loss = HeldOutLoss(module=module, examples=self._held_out, device=self._device, dtype=self._dtype)
-            values |= loss.measure()
+            values |= held_out_loss(module, self._held_out, self._device, self._dtype)
         measure = cast(ValidationTable, self._recipe.validation).measure
-        return {measure: value_of_first_process(values.pop(measure)), **values}
+        return {measure: processes.value_of_first(values.pop(measure)), **values}
 
     def _bare_trainer(self, module: ListwiseModule, validate: Callable[[], dict[str, float]] | None) -> ListTrainer:
         """Return the trainer for the module, without callbacks."""
@@ -250,13 +220,22 @@ class TrainingRun:
             if self._device.startswith("cpu"):
                 use_cpu_dropout(module)
             self._folder.write_recipe(self._datasets)
-            last = list_training_checkpoints(self._folder.path)[-1:] if resume else []
+            last = list_checkpoints(self._folder.path)[-1:] if resume else []
             if self._recipe.readout.fit and not last:
                 size = self._recipe.training.batch_size
                 replace(self._batches, count=math.ceil(self._recipe.readout.fit / size)).fit(module)
-            rankings = self._rankings(module)
-            if rankings and not last:
-                rankings.write_before_training()
+            rankings: ValidationRankings | None = None
+            if self._validation:
+                rankings = ValidationRankings(
+                    validation=self._validation,
+                    setup=self._setup,
+                    folder=self._folder.path,
+                    module=module,
+                    readout=self._readout,
+                    open_backend=partial(self._inference_backend, module),
+                )
+                if not last:
+                    rankings.write_before_training()
             done_before = int(last[0].name.rpartition("-")[2]) if last else 0
             with progress("steps", self._places.steps, done_before) as advance:
                 if last and self._stopped_early(last[0]):
@@ -269,22 +248,9 @@ class TrainingRun:
             if rankings and table:
                 rankings.write_after_training(reuse=not last and table.measure != "loss")
             if module.gather_model:
-                module.model = module.gather_model("cpu", keeps=is_main_training_process())
-            if is_main_training_process():
+                module.model = module.gather_model("cpu", keeps=processes.is_main())
+            if processes.is_main():
                 self._save(module, trainer, done, rankings)
-
-    def _rankings(self, module: ListwiseModule) -> ValidationRankings | None:
-        """Return the object that ranks the validation queries with the module; None without a validation collection."""
-        if not self._validation:
-            return None
-        return ValidationRankings(
-            validation=self._validation,
-            setup=self._setup,
-            folder=self._folder.path,
-            module=module,
-            readout=self._readout,
-            open_backend=partial(self._inference_backend, module),
-        )
 
     @contextlib.contextmanager
     def _inference_backend(self, module: ListwiseModule) -> Iterator[Backend]:
@@ -313,15 +279,22 @@ class TrainingRun:
         self, module: ListwiseModule, trainer: ListTrainer, done: Any, rankings: ValidationRankings | None
     ) -> None:
         comparison, means = rankings.compare() if rankings else (None, {})
+        log, table = trainer.state.log_history, self._recipe.validation
         # The loss that transformers returns is a mean over the steps of this process only.
-        losses = [done.training_loss, *(line["loss"] for line in trainer.state.log_history if "loss" in line)]
+        losses = [done.training_loss, *(line["loss"] for line in log if "loss" in line)]
+        validation = dict(means.get("trained", {}))
+        if table and table.has_lists:  # held-out loss of the selected weights
+            best = next(line for line in log if line.get(f"eval_{table.measure}") == trainer.state.best_metric)
+            validation["held-out loss"] = round(best["eval_loss"], 6)
+        state = (value for entry in trainer.optimizer.state.values() for value in entry.values())
+        state_bytes = sum(value.numel() * value.element_size() for value in state if isinstance(value, torch.Tensor))
         self.outcome = {
             "steps": trainer.state.global_step,
             "loss": round(float(losses[-1]), 6),
-            "validation": means.get("trained", {}) | self._selected_loss(trainer.state),
+            "validation": validation,
             "first_stage": means.get("first stage", {}),
             "trainable": sum(value.numel() for value in module.parameters() if value.requires_grad),
-            "state_mb": round(optimizer_state_bytes(trainer.optimizer) / 2**20, 2),
+            "state_mb": round(state_bytes / 2**20, 2),
             "tokens": int(trainer.tokens),
         }
         if self._datasets:
@@ -338,18 +311,9 @@ class TrainingRun:
             outcome=self.outcome,
             comparison=comparison,
         )
-        with training_storage_errors():
+        with storage_errors():
             write_adapter(description, module.model, self._folder.path)
             self._folder.write_result(self.outcome)
-
-    def _selected_loss(self, state: Any) -> dict[str, float]:
-        """Return the held-out loss of the selected weights by name; empty if there are no held-out lists."""
-        table = self._recipe.validation
-        if not (table and table.has_lists):
-            return {}
-        key = f"eval_{table.measure}"
-        selected = next(line for line in state.log_history if line.get(key) == state.best_metric)
-        return {"held-out loss": round(selected["eval_loss"], 6)}
 
     @contextlib.contextmanager
     def explain_out_of_memory(self) -> Iterator[None]:
@@ -361,61 +325,9 @@ class TrainingRun:
                 raise
             recipe, tokens = self._recipe, self._recipe.method.max_passage_tokens or "any number of"
             raise BackendError(
-                f"Out of memory at {peak_training_memory_mb():.0f} MiB, with batches of {recipe.training.batch_size} "
+                f"Out of memory at {processes.peak_memory_mb():.0f} MiB, with batches of {recipe.training.batch_size} "
                 f"lists of {recipe.data.documents} documents of up to {tokens} tokens, and "
                 f"{sum(p.numel() for p in self._backend.model.parameters() if p.requires_grad):,} trained parameters",
                 remedy="Try in this order: batch_size = 1 with a larger accumulation (same gradients), checkpointing = "
                 "true, a smaller max_passage_tokens or documents, an adapter or optimizer with a smaller state",
             ) from error
-
-
-def read_training_and_held_out_lists(
-    recipe: Recipe, pinned: Mapping[str, str] | None = None
-) -> tuple[list[TrainingList], list[TrainingList]]:
-    """Return the training lists and the held-out lists of a recipe; lists with a single document are skipped.
-
-    Args:
-        recipe: The recipe.
-        pinned: Mapping from the selectors of data sets in the recipe to the selectors that are read instead, as
-            returned by `pin_hub_datasets`; None to read the data sets as named in the recipe.
-    """
-    data, table = recipe.data, recipe.validation
-    selectors = [data.collection] * len(data.lists) if isinstance(data.collection, str) else data.collection
-    exact = pinned or {}
-    train, held = _read_lists([exact.get(path, path) for path in data.lists], selectors, data.max_lists), []
-    if table and table.lists:
-        selector = table.documents_in or (data.collection if isinstance(data.collection, str) else selectors[0])
-        if not table.documents_in and len(set(selectors)) > 1:
-            raise UsageError(
-                "[data] lists several collections, but [validation] does not state the collection of its lists",
-                expected="documents_in in [validation]",
-            )
-        held = _read_lists([exact.get(path, path) for path in table.lists], [selector] * len(table.lists))
-    if table and table.share:
-        train, more = hold_out_training_lists(train, table.share, seed=recipe.seed)
-        held += more
-    trained = {normalise_query_for_leaks(entry.query.text) for entry in train}
-    if leaks := [entry.query.text for entry in held if normalise_query_for_leaks(entry.query.text) in trained]:
-        raise DataError(
-            f"{len(leaks)} held-out lists have queries that are also in the training lists, such as {leaks[0]!r}",
-            expected="lists of other queries",
-            remedy="Split the lists by query with `rerank label split`, or use share in [validation]",
-        )
-    return train, held
-
-
-def _read_lists(paths: Sequence[str], selectors: Sequence[str], limit: int | None = None) -> list[TrainingList]:
-    skipped: Counter[str] = Counter()
-    lists: list[TrainingList] = []
-    for path, selector in zip(paths, selectors, strict=True):
-        collection = open_collection(selector) if selector else None
-        lists += read_label_lists_of_file(path, collection, skipped=skipped)
-    if skipped:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
-        warnings.warn(f"Some training lists were skipped: {reasons}", stacklevel=3)
-    lists = [training_list for training_list in lists[:limit] if len(training_list) > 1]
-    if not paths:
-        raise UsageError("data.lists is empty", expected="at least one label file or data set")
-    if not lists:
-        raise DataError(f"No list in {', '.join(paths)} has two or more documents", expected="at least one such list")
-    return lists

@@ -1,35 +1,44 @@
-"""Validation during training: reranking of a collection with the method of the recipe."""
+"""Validation during a training: rankings of a collection with the method of the recipe, and the loss on held-out lists.
+
+Imports torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
 
+import torch
+
+from rerank.assemble import RankerSetup
 from rerank.evaluation import Comparison, compare_runs, evaluate_run, parse_measures
 from rerank.experiment.candidates import load_queries, retrieve_lists
 from rerank.experiment.spec import RunSpec
 from rerank.finetune.recipe import ValidationTable
-from rerank.judges.base import PromptJudge
+from rerank.finetune.trainer import processes
+from rerank.finetune.trainer.adapter_folder import write_current_heads
+from rerank.finetune.trainer.listwise_module import AttentionScorer, ListwiseModule, autocast
+from rerank.finetune.trainer.schedule import ScheduledExamples
+from rerank.io.run_files import read_run, write_run
 from rerank.pipeline.stream import rank_together
-from rerank.strategies import Strategy
+from rerank.tasks import Backend
 from rerank.types import Qrels, Run
+
+#: Files with the rankings of the validation queries by the first stage, the untrained model and the trained model.
+_FIRST, _UNTRAINED, _TRAINED = "first_stage.trec", "untrained.trec", "trained.trec"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:
-    """Validation data (first-stage candidates and relevance judgments), and the measure that selects a checkpoint.
-
-    Attributes:
-        candidates: First-stage rankings of the judged queries.
-        qrels: Relevance judgments.
-        measure: Name of the measure.
-        relevant: Lowest grade that binary measures count as relevant.
-    """
+    """Validation data (first-stage rankings of the judged queries), and the measure that selects a checkpoint."""
 
     candidates: Run
     qrels: Qrels
     measure: str
-    relevant: int
+    relevant: int  #: Lowest grade that binary measures count as relevant.
 
     @classmethod
     def of(cls, table: ValidationTable) -> Validation:
@@ -47,16 +56,112 @@ class Validation:
         candidates = retrieve_lists(spec, collection, queries)
         return cls(candidates=candidates, qrels=qrels, measure=table.ranking_measure, relevant=collection.relevant)
 
-    def rank(self, strategy: Strategy, judge: PromptJudge, name: str) -> tuple[Run, float]:
-        """Rerank the candidates with a strategy and a judge; return the run and the fraction of windows that failed."""
-        outcome = rank_together(self.candidates.values(), strategy, judge, judge.backend)
-        return Run(outcome.rankings, name=name), outcome.failure_rate()
 
-    def measure_run(self, run: Run) -> float:
-        """Return the mean value of the measure over queries."""
-        scores = evaluate_run(self.qrels, run, [self.measure], relevant=self.relevant)
-        return float(next(iter(scores.summary().values())))
+@dataclass(kw_only=True)
+class ValidationRankings:
+    """Rankings of the validation queries by the model in training, with the method of the recipe.
 
-    def compare_runs(self, runs: Sequence[Run]) -> Comparison:
-        """Compare runs pairwise, with paired t-tests and Holm correction."""
-        return compare_runs(self.qrels, runs, self.measure, relevant=self.relevant)
+    Attributes:
+        validation: Candidates, relevance judgments and measure.
+        setup: The components of the recipe's method.
+        folder: Output folder of the training.
+        module: The module that is trained.
+        readout: Trained weights of attention heads, for the judge `attention`; None if no loss uses attention.
+        open_backend: Function that returns a context manager, which yields the model as a backend in inference mode.
+        best: Value of the measure and rankings of the best validation in this process; None before the first one.
+    """
+
+    validation: Validation
+    setup: RankerSetup
+    folder: Path
+    module: ListwiseModule
+    readout: AttentionScorer | None
+    open_backend: Callable[[], AbstractContextManager[Backend]]
+    best: tuple[float, Run] | None = field(default=None, init=False)
+
+    def write_before_training(self) -> None:
+        """Write the rankings by the first stage and by the untrained model."""
+        if processes.is_main():
+            write_run(self.validation.candidates, self.folder / _FIRST)
+        self._rank_into(_UNTRAINED)
+
+    def write_after_training(self, *, reuse: bool) -> None:
+        """Write the rankings by the model with the selected weights.
+
+        With ``reuse``, the rankings of the best validation in this process are written, if there was one.
+        """
+        if self.best and reuse:
+            if processes.is_main():
+                write_run(self.best[1], self.folder / _TRAINED)
+        else:
+            self._rank_into(_TRAINED)
+
+    def validate(self) -> dict[str, float]:
+        """Rank with the current weights, and return the value of the measure by name.
+
+        The key ``failures`` contains the fraction of windows that failed.
+        """
+        run, failures = self._rank("trained")
+        data = self.validation
+        scores = evaluate_run(data.qrels, run, [data.measure], relevant=data.relevant)
+        value = float(next(iter(scores.summary().values())))
+        if self.best is None or value > self.best[0]:
+            self.best = value, run
+        return {data.measure: value, "failures": failures}
+
+    def compare(self) -> tuple[Comparison, dict[str, dict[str, float]]]:
+        """Compare first stage, untrained model and trained model pairwise, with paired t-tests and Holm correction.
+
+        Returns:
+            The comparison of the runs in the folder, and a mapping from the name of each run to a mapping from the
+            name of the measure to its value.
+        """
+        files, data = {"first stage": _FIRST, "untrained": _UNTRAINED, "trained": _TRAINED}, self.validation
+        runs = [Run(read_run(self.folder / file).values(), name=name) for name, file in files.items()]
+        comparison = compare_runs(data.qrels, runs, data.measure, relevant=data.relevant)
+        return comparison, {name: {data.measure: run.mean} for name, run in zip(files, comparison.runs, strict=True)}
+
+    def _rank(self, name: str) -> tuple[Run, float]:
+        """Rerank the candidates with the current weights; return the run and the fraction of windows that failed."""
+        with self.open_backend() as backend, torch.no_grad():
+            options = {}
+            if self.readout and self.setup.method.judge.name == "attention":
+                options["heads"] = str(write_current_heads(self.folder, self.readout, backend.identity))
+            judge = self.setup.open_judge(backend, **options)
+            outcome = rank_together(self.validation.candidates.values(), self.setup.strategy, judge, judge.backend)
+            return Run(outcome.rankings, name=name), outcome.failure_rate()
+
+    def _rank_into(self, file: str) -> None:
+        """Rerank the candidates and write the run; with sharded weights, all processes must take part."""
+        if processes.is_main() or self.module.is_sharded:
+            run, _ = self._rank(file.removesuffix(".trec"))
+            if processes.is_main():
+                write_run(run, self.folder / file)
+
+
+@torch.no_grad()
+def held_out_loss(module: ListwiseModule, examples: ScheduledExamples, device: str, dtype: str) -> dict[str, float]:
+    """Compute the training loss on held-out lists, with the current weights and without dropout or noise.
+
+    Args:
+        module: The module that is trained.
+        examples: One example per list.
+        device: Torch device.
+        dtype: Data type of the computation.
+
+    Returns:
+        The total loss as ``loss`` and each single loss as ``loss_NAME``, averaged over the lists.
+    """
+    values: defaultdict[str, list[float]] = defaultdict(list)
+    was_training = module.training
+    module.eval()
+    try:
+        for index in range(len(examples)):
+            with autocast(device, dtype):
+                out = module.example_loss(examples[index], device)
+            values["loss"].append(float(out["loss"]))
+            for name, value in out["parts"].items():
+                values[f"loss_{name}"].append(float(value))
+    finally:
+        module.train(was_training)
+    return {name: sum(parts) / len(parts) for name, parts in values.items()}

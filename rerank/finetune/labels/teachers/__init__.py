@@ -1,4 +1,4 @@
-"""Teachers, which rank the candidates of a first stage. Each teacher is in its own file and is opened by name.
+"""Teachers, which rank the candidates of a first stage and are opened by name.
 
 First stages without a teacher of the same name, such as ``bm25`` or ``hybrid:bm25+dense``, can be used as teachers too.
 """
@@ -15,7 +15,9 @@ from rerank.selector import Selector, build_from_selector
 
 __all__ = ["LabellingTask", "Teacher", "TeacherRanking", "open_teacher", "teachers"]
 
-teachers = Registry("finetune.labels.teachers", "teacher")
+teachers = Registry(
+    "finetune.labels.teachers", "teacher", shared={"finetune.labels.teachers.built_in": "dense method qrels run search"}
+)
 
 
 def open_teacher(selector: str) -> Teacher:

@@ -77,7 +77,7 @@ class Teacher(Protocol):
         """
 
 
-def distillation_ranking_from_list(
+def rank_by_list(
     candidates: Ranking, ranked: Sequence[str], scores: Mapping[str, float] | None = None
 ) -> TeacherRanking:
     """Rank candidates in the order of a list of ids; candidates that are not in the list come last.
@@ -87,7 +87,7 @@ def distillation_ranking_from_list(
 
     >>> from rerank.types import Document, Query
     >>> given = Ranking.from_order(Query(id="q"), [Document(id=name) for name in "abc"])
-    >>> distillation_ranking_from_list(given, ["c", "x", "b"]).order
+    >>> rank_by_list(given, ["c", "x", "b"]).order
     ('c', 'b', 'a')
     """
     candidate_ids, ranked_ids = set(candidates.doc_ids), set(ranked)
@@ -97,13 +97,13 @@ def distillation_ranking_from_list(
     return TeacherRanking(order=(*found, *unranked), scores=known, unranked=frozenset(unranked))
 
 
-def rank_by_teacher_scores(candidates: Ranking, scores: Mapping[str, float]) -> TeacherRanking:
+def rank_by_scores(candidates: Ranking, scores: Mapping[str, float]) -> TeacherRanking:
     """Rank candidates by descending score; ties keep first-stage order, and candidates without a score come last."""
     known = [doc_id for doc_id in candidates.doc_ids if doc_id in scores]
-    return distillation_ranking_from_list(candidates, sorted(known, key=lambda doc_id: -scores[doc_id]), scores)
+    return rank_by_list(candidates, sorted(known, key=lambda doc_id: -scores[doc_id]), scores)
 
 
-def rank_by_teacher_run(candidates: Iterable[Ranking], run: Run) -> dict[str, TeacherRanking]:
+def rank_by_run(candidates: Iterable[Ranking], run: Run) -> dict[str, TeacherRanking]:
     """Rank candidates in the order of a run, with the scores of the run.
 
     Rankings of queries that are missing in the run, or whose list in the run contains no candidate, are marked as
@@ -117,7 +117,7 @@ def rank_by_teacher_run(candidates: Iterable[Ranking], run: Run) -> dict[str, Te
             continue
         listed = run[query_id]
         scores = dict(zip(listed.doc_ids, listed.scores, strict=True))
-        by_list = distillation_ranking_from_list(ranking, listed.doc_ids, scores)
+        by_list = rank_by_list(ranking, listed.doc_ids, scores)
         if len(by_list.unranked) == len(ranking) > 0:
             by_list = TeacherRanking(order=ranking.doc_ids, failed="the run has none of the candidates")
         rankings[query_id] = by_list

@@ -1,7 +1,4 @@
-"""A labelled list of document ids, as stored in a label file.
-
-With texts, a labelled list becomes a `rerank.finetune.labels.training_list.TrainingList`.
-"""
+"""The two forms of a training list: document ids, as in a label file, and texts, as the model sees them."""
 
 from __future__ import annotations
 
@@ -10,14 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rerank.errors import DataError, error_repr
+from rerank.errors import DataError, ensure, error_repr
 from rerank.experiment.robustness import kendall_tau
-from rerank.types import Order
+from rerank.types import Document, Order, Query
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelList:
     """Document ids of a query in the order shown to the model, and their ranking by a teacher.
+
+    With texts, it becomes a `TrainingList`.
 
     Attributes:
         qid: Query id.
@@ -47,8 +46,8 @@ class LabelList:
             raise self.fault("has no documents", expected="at least one in initial_list")
         for name, ids in (("initial_list", self.initial), ("final_list", self.final)):
             if len(set(ids)) < len(ids):
-                twice = next(doc_id for position, doc_id in enumerate(ids) if doc_id in ids[:position])
-                raise self.fault(f"has document {error_repr(twice)} twice in its {name}", expected="each id once")
+                twice = error_repr(_first_repeated(ids))
+                raise self.fault(f"has document {twice} twice in its {name}", expected="each id once")
         listed = set(self.initial)
         if unknown := [doc_id for doc_id in self.final if doc_id not in listed]:
             raise self.fault(
@@ -95,9 +94,6 @@ class LabelList:
     def take(self, positions: Sequence[int]) -> LabelList:
         """Return the list restricted to the documents at these positions, in this order; their label order is kept.
 
-        Args:
-            positions: Positions in ``initial``, each at most once.
-
         Examples:
             >>> LabelList(qid="q", initial=("a", "b", "c"), final=("c", "a", "b")).take([1, 2]).final
             ('c', 'b')
@@ -123,10 +119,85 @@ class LabelList:
     def fault(self, found: str, *, expected: str = "", remedy: str = "") -> DataError:
         """Return an error about this list whose message starts with file and line, if known, and the query.
 
-        Args:
-            found: Predicate of the sentence, such as ``has no documents``.
-            expected: What is accepted, as in `DataError`.
-            remedy: What to do, as in `DataError`.
+        ``found`` is the predicate of the sentence, such as ``has no documents``.
         """
         where = f"{self.where}: " if self.where else ""
         return DataError(f"{where}the list of query {error_repr(self.qid)} {found}", expected=expected, remedy=remedy)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingList:
+    """A query with the texts of its documents, in the order shown to the model, and their ranking by a teacher."""
+
+    query: Query
+    docs: tuple[Document, ...]
+    order: Order  #: The label: positions in ``docs``, best first; a permutation.
+    scores: tuple[float, ...] = ()  #: Teacher scores in the order of ``docs``; empty if there are none.
+    teacher: str = ""
+
+    def __post_init__(self) -> None:
+        """Check that the label is a permutation of the documents, and that there is one score per document or none."""
+        name = f"The training list of query {error_repr(self.query.id)}"
+        ids = [doc.id for doc in self.docs]
+        ensure(ids, f"{name} is empty", expected="at least one document", error=DataError)
+        if len(set(ids)) < len(ids):
+            raise DataError(
+                f"{name} contains document {error_repr(_first_repeated(ids))} twice", expected="each document once"
+            )
+        ensure(
+            sorted(self.order) == list(range(len(ids))),
+            f"{name} has a label that is not a permutation of its {len(ids)} documents",
+            expected="each position once",
+            error=DataError,
+        )
+        ensure(
+            len(self.scores) in (0, len(ids)),
+            f"{name} has {len(self.scores)} scores for {len(ids)} documents",
+            expected="one score per document, or none",
+            error=DataError,
+        )
+
+    def __len__(self) -> int:
+        """Return the number of documents."""
+        return len(self.docs)
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Rank of each document according to the label, from 1, in the order of ``docs``.
+
+        >>> docs = tuple(Document(id=name) for name in "abc")
+        >>> TrainingList(query=Query(id="q"), docs=docs, order=(2, 0, 1)).ranks
+        (2, 3, 1)
+        """
+        rank_of = {position: rank for rank, position in enumerate(self.order, 1)}
+        return tuple(rank_of[position] for position in range(len(self.docs)))
+
+    def take(self, positions: Sequence[int]) -> TrainingList:
+        """Return the list restricted to the documents at these positions, in this order; their label order is kept.
+
+        >>> docs = tuple(Document(id=name) for name in "abcd")
+        >>> TrainingList(query=Query(id="q"), docs=docs, order=(3, 0, 2, 1)).take([2, 3]).order
+        (1, 0)
+        """
+        new_position = {old: new for new, old in enumerate(positions)}
+        return replace(
+            self,
+            docs=tuple(self.docs[position] for position in positions),
+            order=tuple(new_position[position] for position in self.order if position in new_position),
+            scores=tuple(self.scores[position] for position in positions) if self.scores else (),
+        )
+
+    def to_label(self) -> LabelList:
+        """Return the list with document ids instead of texts."""
+        return LabelList(
+            qid=self.query.id,
+            initial=tuple(doc.id for doc in self.docs),
+            final=tuple(self.docs[position].id for position in self.order),
+            query=self.query.text,
+            scores=self.scores,
+            teacher=self.teacher,
+        )
+
+
+def _first_repeated(ids: Sequence[str]) -> str:
+    return next(doc_id for position, doc_id in enumerate(ids) if doc_id in ids[:position])

@@ -1,4 +1,4 @@
-"""Functions that look up the texts of labelled lists in a collection, and write lists as a separate collection."""
+"""The texts of labelled lists: looked up in a collection, or written together with the lists as a collection."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from typing import Any, TextIO
 
 from rerank.collections import Collection, SupportsLookup
 from rerank.errors import DataError, StorageError, UsageError, error_repr
-from rerank.finetune.labels.label_list import LabelList
-from rerank.finetune.labels.training_list import TrainingList
+from rerank.finetune.labels.lists import LabelList, TrainingList
 from rerank.io.atomic_folder import fill_folder
 from rerank.io.text_files import replace_text_file
 from rerank.types import Document, Query
@@ -35,12 +34,31 @@ def attach_label_texts(labels: Iterable[LabelList], collection: Collection) -> I
     known = {query.id: query.text for query in collection.queries()}
     remaining = iter(labels)
     while batch := list(islice(remaining, _BATCH) if isinstance(collection, SupportsLookup) else remaining):
-        docs = _documents_of_labels(batch, collection)
+        docs = _look_up(batch, collection)
         for label in batch:
-            yield _label_with_documents(label, docs, known)
+            if missing := [doc_id for doc_id in label.initial if doc_id not in docs]:
+                raise label.fault(
+                    f"has {len(missing)} documents that are not in the collection; the first is "
+                    f"{error_repr(missing[0])}",
+                    expected="a collection that contains all documents",
+                    remedy="Check that the labels belong to this collection",
+                )
+            text = label.query or known.get(label.qid, "")
+            if not text.strip():
+                raise label.fault(
+                    "has no query text, and the collection does not contain the query",
+                    expected="a key 'query' in the label file, or a collection that contains the query",
+                )
+            yield TrainingList(
+                query=Query(id=label.qid, text=text),
+                docs=tuple(docs[doc_id] for doc_id in label.initial),
+                order=label.order,
+                scores=label.scores,
+                teacher=label.teacher,
+            )
 
 
-def query_texts_of_labels(labels: Sequence[LabelList], collection: Collection | None = None) -> dict[str, str]:
+def query_texts(labels: Sequence[LabelList], collection: Collection | None = None) -> dict[str, str]:
     """Return a mapping from the query ids of labels to texts; queries without a known text are omitted.
 
     If several lists of a query have a text, the first text is used. If no list has a text, the text of the query is
@@ -54,25 +72,29 @@ def query_texts_of_labels(labels: Sequence[LabelList], collection: Collection | 
     return {label.qid: text for label in labels if (text := own.get(label.qid) or known.get(label.qid, "")).strip()}
 
 
-def document_lengths_of_labels(labels: Iterable[LabelList], collection: Collection) -> dict[str, int]:
+def document_lengths(labels: Iterable[LabelList], collection: Collection) -> dict[str, int]:
     """Return a mapping from document ids to numbers of words in title and text.
 
     Documents that are missing in the collection are omitted.
     """
-    docs = _documents_of_labels(list(labels), collection)
+    docs = _look_up(list(labels), collection)
     return {name: len(doc.full_text.split()) for name, doc in docs.items()}
 
 
-def label_of_training_list(training_list: TrainingList) -> LabelList:
-    """Convert a training list to a label list, which contains document ids instead of texts."""
-    return LabelList(
-        qid=training_list.query.id,
-        initial=tuple(doc.id for doc in training_list.docs),
-        final=tuple(training_list.docs[position].id for position in training_list.order),
-        query=training_list.query.text,
-        scores=training_list.scores,
-        teacher=training_list.teacher,
-    )
+def _look_up(labels: Sequence[LabelList], collection: Collection) -> Mapping[str, Document]:
+    ids = {doc_id for label in labels for doc_id in label.initial}
+    if isinstance(collection, SupportsLookup):
+        return collection.lookup(ids)
+    docs: dict[str, Document] = {}
+    for doc in collection.docs():
+        if doc.id in ids:
+            docs[doc.id] = doc
+            if len(docs) == len(ids):
+                break
+    return docs
+
+
+# Folders
 
 
 @dataclass(kw_only=True)
@@ -84,36 +106,31 @@ class FolderCounts:
     documents: int = 0
 
 
-def write_label_folder(lists: Iterable[TrainingList], folder: Path) -> FolderCounts:
+def write_folder(lists: Iterable[TrainingList], folder: Path) -> FolderCounts:
     """Write labels.jsonl, and the files docs.jsonl and queries.jsonl of the collection ``jsonl:FOLDER``."""
-    make_label_folder(folder)
+    make_folder(folder)
     count = FolderCounts()
     try:
-        with fill_folder(folder, last=LABELS) as draft:
-            _write_training_lists(lists, draft, count)
+        with fill_folder(folder, last=LABELS) as draft, ExitStack() as stack:
+            docs, queries = (
+                _UniqueRows(stack.enter_context(replace_text_file(draft / name)), kind)
+                for name, kind in ((DOCS, "document"), (QUERIES, "query"))
+            )
+            labels = stack.enter_context(replace_text_file(draft / LABELS))
+            for training_list in lists:
+                for doc in training_list.docs:
+                    docs.add(doc.id, document_row(doc))
+                query = training_list.query
+                queries.add(query.id, {"id": query.id, "text": query.text})
+                labels.write(json.dumps(training_list.to_label().to_row(), ensure_ascii=False) + "\n")
+                count.lists += 1
     except OSError as error:
         raise StorageError(f"The folder {str(folder)!r} cannot be written: {error.strerror or error}") from error
+    count.queries, count.documents = len(queries.seen), len(docs.seen)
     return count
 
 
-def _write_training_lists(lists: Iterable[TrainingList], draft: Path, count: FolderCounts) -> None:
-    with ExitStack() as stack:
-        docs, queries = (
-            _UniqueRows(stack.enter_context(replace_text_file(draft / name)), kind)
-            for name, kind in ((DOCS, "document"), (QUERIES, "query"))
-        )
-        labels = stack.enter_context(replace_text_file(draft / LABELS))
-        for training_list in lists:
-            query = training_list.query
-            for doc in training_list.docs:
-                docs.add(doc.id, training_document_row(doc))
-            queries.add(query.id, {"id": query.id, "text": query.text})
-            labels.write(json.dumps(label_of_training_list(training_list).to_row(), ensure_ascii=False) + "\n")
-            count.lists += 1
-    count.queries, count.documents = len(queries.seen), len(docs.seen)
-
-
-def make_label_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """Create an output folder, or reuse a folder that an earlier call created."""
     try:
         if folder.is_dir() and not (folder / MARK).is_file() and (files := sorted(folder.iterdir())):
@@ -125,16 +142,16 @@ def make_label_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"The folder {str(folder)!r} cannot be created: {error.strerror}") from error
-    write_label_folder_marker(folder, {})
+    mark_folder(folder, {})
 
 
-def write_label_folder_marker(folder: Path, description: Mapping[str, Any]) -> None:
+def mark_folder(folder: Path, description: Mapping[str, Any]) -> None:
     """Write a file that marks the folder as written by `rerank label`, and describes the content of the folder."""
     with replace_text_file(folder / MARK) as file:
         file.write(json.dumps({"format": "listrank lists", **description}, ensure_ascii=False, indent=2) + "\n")
 
 
-def training_document_row(doc: Document) -> dict[str, str]:
+def document_row(doc: Document) -> dict[str, str]:
     """Return a document as the JSON object of a line in a ``jsonl:`` collection."""
     return {"id": doc.id, "text": doc.text, **({"title": doc.title} if doc.title else {})}
 
@@ -158,38 +175,3 @@ class _UniqueRows:
                 expected="one text per id",
                 remedy="Use a different id for each text",
             )
-
-
-def _documents_of_labels(labels: Sequence[LabelList], collection: Collection) -> Mapping[str, Document]:
-    ids = {doc_id for label in labels for doc_id in label.initial}
-    if isinstance(collection, SupportsLookup):
-        return collection.lookup(ids)
-    docs: dict[str, Document] = {}
-    for doc in collection.docs():
-        if doc.id in ids:
-            docs[doc.id] = doc
-            if len(docs) == len(ids):
-                break
-    return docs
-
-
-def _label_with_documents(label: LabelList, docs: Mapping[str, Document], known: Mapping[str, str]) -> TrainingList:
-    if missing := [doc_id for doc_id in label.initial if doc_id not in docs]:
-        raise label.fault(
-            f"has {len(missing)} documents that are not in the collection; the first is {error_repr(missing[0])}",
-            expected="a collection that contains all documents",
-            remedy="Check that the labels belong to this collection",
-        )
-    text = label.query or known.get(label.qid, "")
-    if not text.strip():
-        raise label.fault(
-            "has no query text, and the collection does not contain the query",
-            expected="a key 'query' in the label file, or a collection that contains the query",
-        )
-    return TrainingList(
-        query=Query(id=label.qid, text=text),
-        docs=tuple(docs[doc_id] for doc_id in label.initial),
-        order=label.order,
-        scores=label.scores,
-        teacher=label.teacher,
-    )

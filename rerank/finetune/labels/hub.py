@@ -14,16 +14,18 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, UsageError, error_repr
+from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, ensure, error_repr
 from rerank.io.json_records import TEXTS, JsonRecord
 from rerank.selector import Selector, convert_selector_options
 
 #: Names of columns in data sets for training rankers, in order of precedence.
-_QUERIES = ("query", "anchor", "question")
-_POSITIVES = ("positive", "positives", "pos", "positive_passages")
-_NEGATIVES = ("negative", "negatives", "neg", "negative_passages")
-_DOCUMENTS = ("docs", "documents", "passages")
-_GRADES = ("labels", "grades", "scores")
+_COLUMNS = {
+    "query": ("query", "anchor", "question"),
+    "positives": ("positive", "positives", "pos", "positive_passages"),
+    "negatives": ("negative", "negatives", "neg", "negative_passages"),
+    "documents": ("docs", "documents", "passages"),
+    "grades": ("labels", "grades", "scores"),
+}
 _PREFIX = "hf:"
 _COMMIT = re.compile("[0-9a-f]{40}")
 
@@ -31,92 +33,6 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 def is_hub_dataset(path: str | Path) -> bool:
     """Return whether a text is the selector of a data set, such as ``hf:owner/name,split=train``, and not a path."""
     return str(path).startswith(_PREFIX)
-
-
-@dataclass(frozen=True, slots=True)
-class HubDataset:
-    """A data set of training lists, as specified by a selector ``hf:NAME,KEY=VALUE``.
-
-    Attributes:
-        name: Name of the data set on the hub, or path of a local folder.
-        options: Split, configuration, revision and names of the columns.
-    """
-
-    name: str
-    options: HubDatasetOptions
-
-    @classmethod
-    def parse(cls, text: str) -> HubDataset:
-        """Parse a selector, such as ``hf:owner/name,split=train``."""
-        selector = Selector.parse(text)
-        if not selector.argument:
-            raise UsageError(
-                f"The selector {text!r} contains no name of a data set", expected="hf:OWNER/NAME, or hf:FOLDER"
-            )
-        options = convert_selector_options(_PREFIX.rstrip(":"), HubDatasetOptions, selector.options)
-        return cls(selector.argument, HubDatasetOptions(**options))
-
-    def commit(self) -> str:
-        """Return the commit of the data set on the hub that ``revision`` refers to; empty for a local folder."""
-        if Path(self.name).is_dir():
-            return ""
-        return str(self._call("load_dataset_builder").hash)
-
-    def records(self) -> Iterator[JsonRecord]:
-        """Yield the rows of the data set in the format of label files, FlagEmbedding files or conversations."""
-        options = self.options
-        if _COMMIT.fullmatch(options.revision) and (commit := self.commit()) not in ("", options.revision):
-            raise DataError(
-                f"The commit of the data set {self.name!r} in the cache is {commit}",
-                expected=f"commit {options.revision}",
-                remedy="Connect to the network once, so that this commit is downloaded",
-            )
-        for number, row in enumerate(self._call("load_dataset", split=options.split), 1):
-            yield JsonRecord(f"{_PREFIX}{self.name}, row {number}", self._fields(row, number))
-
-    def _call(self, function: str, **more: Any) -> Any:
-        """Call a function of the package datasets with this data set and the arguments ``more``; return its result."""
-        try:
-            datasets = import_module("datasets")  # by name, since it has no types
-        except ImportError as error:
-            raise MissingPrerequisiteError(
-                f"{_PREFIX}{self.name} needs the package datasets, which is not installed",
-                remedy="Run: pip install 'listrank[train]'",
-            ) from error
-        options = self.options
-        try:
-            return getattr(datasets, function)(
-                self.name, options.config or None, revision=options.revision or None, **more
-            )
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            raise MissingResourceError(
-                f"The data set {self.name!r} cannot be loaded: {error}",
-                remedy="Check its name, config, split and revision. Without a network, first load it once with a "
-                "network, or pass the folder of a copy: hf:FOLDER",
-            ) from error
-
-    def _fields(self, row: Mapping[str, Any], number: int) -> Mapping[str, Any]:
-        """Return the fields of a row under the keys of label files, FlagEmbedding files or conversations."""
-        if {"initial_list", "conversations", "messages"} & row.keys():
-            return row
-        options = self.options
-        query = _first_column(row, options.query, _QUERIES)
-        positives = _column_texts(row, options.positives, _POSITIVES)
-        negatives = _column_texts(row, options.negatives, _NEGATIVES)
-        documents = _column_texts(row, options.documents, _DOCUMENTS)
-        grades = _first_column(row, options.grades, _GRADES)
-        fields = {key: row[key] for key in ("id", "_id", "qid", "query_id") if row.get(key) is not None}
-        if query and positives:
-            scores = {key: row[key] for key in ("pos_scores", "neg_scores") if row.get(key)}
-            return fields | {"query": row[query], "pos": positives, "neg": negatives} | scores
-        if query and documents and grades:
-            return fields | {"query": row[query]} | _graded_texts(documents, row[grades], f"{self.name}, row {number}")
-        raise DataError(
-            f"{_PREFIX}{self.name} has the columns {', '.join(row)}",
-            expected="a query with positives and negatives, or with documents and grades",
-            remedy=f"Name the columns: {_PREFIX}{self.name},query=COLUMN,positives=COLUMN,negatives=COLUMN, "
-            "or documents=COLUMN,grades=COLUMN",
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +61,108 @@ class HubDatasetOptions:
     grades: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class HubDataset:
+    """A data set of training lists; ``name`` is its id on the hub, or the path of a local folder."""
+
+    name: str
+    options: HubDatasetOptions
+
+    @classmethod
+    def parse(cls, text: str) -> HubDataset:
+        """Parse a selector, such as ``hf:owner/name,split=train``."""
+        selector = Selector.parse(text)
+        ensure(
+            selector.argument,
+            f"The selector {text!r} contains no name of a data set",
+            expected="hf:OWNER/NAME, or hf:FOLDER",
+        )
+        options = convert_selector_options(_PREFIX.rstrip(":"), HubDatasetOptions, selector.options)
+        return cls(selector.argument, HubDatasetOptions(**options))
+
+    def commit(self) -> str:
+        """Return the commit of the data set on the hub that ``revision`` refers to; empty for a local folder."""
+        if Path(self.name).is_dir():
+            return ""
+        return str(self._call("load_dataset_builder").hash)
+
+    def records(self) -> Iterator[JsonRecord]:
+        """Yield the rows of the data set in the format of label files, FlagEmbedding files or conversations."""
+        options = self.options
+        if _COMMIT.fullmatch(options.revision) and (commit := self.commit()) not in ("", options.revision):
+            raise DataError(
+                f"The commit of the data set {self.name!r} in the cache is {commit}",
+                expected=f"commit {options.revision}",
+                remedy="Connect to the network once, so that this commit is downloaded",
+            )
+        for number, row in enumerate(self._call("load_dataset", split=options.split), 1):
+            where = f"{_PREFIX}{self.name}, row {number}"
+            yield JsonRecord(where, self._fields(row, where))
+
+    def _call(self, function: str, **more: Any) -> Any:
+        """Call a function of the package datasets with this data set and the arguments ``more``; return its result."""
+        try:
+            datasets = import_module("datasets")  # by name, since it has no types
+        except ImportError as error:
+            raise MissingPrerequisiteError(
+                f"{_PREFIX}{self.name} needs the package datasets, which is not installed",
+                remedy="Run: pip install 'listrank[train]'",
+            ) from error
+        options = self.options
+        try:
+            return getattr(datasets, function)(
+                self.name, options.config or None, revision=options.revision or None, **more
+            )
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            raise MissingResourceError(
+                f"The data set {self.name!r} cannot be loaded: {error}",
+                remedy="Check its name, config, split and revision. Without a network, first load it once with a "
+                "network, or pass the folder of a copy: hf:FOLDER",
+            ) from error
+
+    def _fields(self, row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+        """Return the fields of a row under the keys of label files, FlagEmbedding files or conversations."""
+        if {"initial_list", "conversations", "messages"} & row.keys():
+            return row
+        query, grades = self._column(row, "query"), self._column(row, "grades")
+        positives, negatives, documents = (self._texts(row, kind) for kind in ("positives", "negatives", "documents"))
+        fields = {key: row[key] for key in ("id", "_id", "qid", "query_id") if row.get(key) is not None}
+        if query and positives:
+            scores = {key: row[key] for key in ("pos_scores", "neg_scores") if row.get(key)}
+            return fields | {"query": row[query], "pos": positives, "neg": negatives} | scores
+        if query and documents and grades:
+            return fields | {"query": row[query]} | _graded_texts(documents, row[grades], where)
+        raise DataError(
+            f"{_PREFIX}{self.name} has the columns {', '.join(row)}",
+            expected="a query with positives and negatives, or with documents and grades",
+            remedy=f"Name the columns: {_PREFIX}{self.name},query=COLUMN,positives=COLUMN,negatives=COLUMN, "
+            "or documents=COLUMN,grades=COLUMN",
+        )
+
+    def _column(self, row: Mapping[str, Any], kind: str) -> str:
+        """Return the name of the row's column of a kind; empty if there is none that has a value."""
+        named = getattr(self.options, kind)
+        return next((column for column in ([named] if named else _COLUMNS[kind]) if row.get(column) is not None), "")
+
+    def _texts(self, row: Mapping[str, Any], kind: str) -> list[Any]:
+        """Return the texts of a column and of its numbered further columns, such as ``negative_1``, in their order.
+
+        The text of an entry is the entry itself, or the title and the text of an object.
+        """
+        column = self._column(row, kind) or getattr(self.options, kind) or _COLUMNS[kind][0]
+        more = [key for key in row if re.fullmatch(rf"{re.escape(column)}_\d+", key)]
+        texts: list[Any] = []
+        for name in (column, *sorted(more, key=lambda key: int(key.rpartition("_")[2]))):
+            value = row.get(name) or []
+            for entry in value if isinstance(value, list) else [value]:
+                if isinstance(entry, Mapping):
+                    body = next((entry[key] for key in TEXTS if entry.get(key)), "")
+                    texts.append(f"{entry['title']}\n{body}" if entry.get("title") else body)
+                else:
+                    texts.append(entry)
+        return texts
+
+
 def pin_hub_datasets(selectors: Iterable[str]) -> dict[str, str]:
     """Return a mapping from the selector of each hub data set to the same selector with the commit as revision.
 
@@ -158,37 +176,11 @@ def pin_hub_datasets(selectors: Iterable[str]) -> dict[str, str]:
     return pinned
 
 
-def _first_column(row: Mapping[str, Any], name: str, usual: Sequence[str]) -> str:
-    return next((column for column in ([name] if name else usual) if row.get(column) is not None), "")
-
-
-def _column_texts(row: Mapping[str, Any], name: str, usual: Sequence[str]) -> list[Any]:
-    """Return the texts of a column and of its numbered further columns, such as ``negative_1`` and ``negative_2``."""
-    column = _first_column(row, name, usual) or name or usual[0]
-    names = [column, *sorted((key for key in row if re.fullmatch(rf"{re.escape(column)}_\d+", key)), key=_number)]
-    texts: list[Any] = []
-    for value in filter(None, map(row.get, names)):
-        texts += map(_entry_text, value if isinstance(value, list) else [value])
-    return texts
-
-
-def _number(column: str) -> int:
-    return int(column.rpartition("_")[2])
-
-
-def _entry_text(entry: Any) -> Any:
-    """Return the text of an entry: the entry itself, or the title and the text of an object."""
-    if not isinstance(entry, Mapping):
-        return entry
-    body = next((entry[key] for key in TEXTS if entry.get(key)), "")
-    return f"{entry['title']}\n{body}" if entry.get("title") else body
-
-
 def _graded_texts(documents: Sequence[Any], grades: Any, where: str) -> dict[str, Any]:
     """Return a row's documents with the highest grade as positives, its others as negatives, and grades as scores."""
     if not isinstance(grades, list) or len(grades) != len(documents):
         raise DataError(
-            f"{_PREFIX}{where}: there are {len(documents)} documents, and the grades are {error_repr(grades)}",
+            f"{where}: there are {len(documents)} documents, and the grades are {error_repr(grades)}",
             expected="one grade per document",
         )
     best = max(grades)

@@ -91,9 +91,9 @@ def command(name: str, example: str = "", *, group: typer.Typer = app) -> Callab
     return add
 
 
-def command_group(name: str, help: str, *, parent: typer.Typer = app, **options: Any) -> typer.Typer:  # noqa: A002
+def command_group(name: str, summary: str, *, parent: typer.Typer = app, **options: Any) -> typer.Typer:
     """Add a group of commands and return it. Without ``options`` it prints its help if no command follows."""
-    group = typer.Typer(help=help, **options or {"no_args_is_help": True})
+    group = typer.Typer(help=summary, **options or {"no_args_is_help": True})
     panel: Any = _PANEL_OF[name] if parent is app else None
     parent.add_typer(group, name=name, rich_help_panel=panel)
     return group

@@ -48,7 +48,7 @@ models = command_group(
 
 @models.callback()
 @models.command("list")
-def list_models(
+def show_models(
     context: typer.Context,
     rerankers: Annotated[
         bool, Option("--all", help="List the published rerankers that have a preset instead.")
@@ -64,14 +64,14 @@ def list_models(
     """
     if context.invoked_subcommand:
         return
-    from rerank import models
+    from rerank.models import list_models, list_rerankers
 
     if rerankers:
-        rows, keys = models.list_rerankers(), ["name", "family", "kind", "licence", "source", "verified"]
+        rows, keys = list_rerankers(), ["name", "family", "kind", "licence", "source", "verified"]
         cells = [[str(row[key]) for key in keys] for row in rows]
         grid = make_grid(keys, cells, minor=["family", "licence", "source"])
     else:
-        rows = models.list_models()
+        rows = list_models()
         grid = _table_of_rows(rows, minor=("hub_id",))
     emit_content({"models": rows}, [grid], form, wide=wide, key="models")
 

@@ -116,7 +116,6 @@ class Calibration:
     holds_for: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check that the fits are complete and that each model has the inputs of its fit."""
         bases = {"rank", *({"judge"} & {name.partition("+")[0] for name in self.fits})}
         needed = bases if self.first_stage is None else bases | {f"{base}+first-stage" for base in bases}
         if set(self.fits) != needed:

@@ -48,7 +48,6 @@ class PredictedLists:
     answerable: tuple[PredictedList, ...]  #: For the lists that are tested as a whole.
 
     def __add__(self, other: PredictedLists) -> PredictedLists:
-        """Concatenate two sets of predictions, such as those of two folds."""
         return PredictedLists(self.documents + other.documents, self.answerable + other.answerable)
 
 
@@ -116,7 +115,6 @@ def predict_by_fit(models: Fit, lists: JudgedLists, fit: FitName) -> PredictedLi
 
 
 def _columns(ranking: JudgedList, fit: FitName) -> list[Sequence[float]]:
-    """Return the inputs of the regression, one column of values per input."""
     return document_inputs(
         INPUTS[fit],
         judge=ranking.judge,

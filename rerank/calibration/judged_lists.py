@@ -41,17 +41,14 @@ class JudgedList:
     first_stage_ranks: tuple[int, ...]  #: The ranks in the first stage, from 1.
 
     def __len__(self) -> int:
-        """Return the number of documents."""
         return len(self.relevant)
 
     @property
     def has_relevant(self) -> bool:
-        """Whether at least one document is judged relevant."""
         return any(self.relevant)
 
     @property
     def is_judged(self) -> bool:
-        """Whether at least one document is judged."""
         return any(label is not None for label in self.relevant)
 
     def cut(self, depth: int) -> JudgedList:
@@ -149,7 +146,6 @@ class JudgedLists:
         return sorted({ranking.query for ranking in self.documents})
 
     def of(self, queries: Container[tuple[str, str]]) -> JudgedLists:
-        """Return only the lists of the given queries."""
         return self.select(lambda ranking: ranking if ranking.query in queries else None)
 
     def select(self, change: Callable[[JudgedList], JudgedList | None]) -> JudgedLists:

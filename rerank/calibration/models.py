@@ -83,7 +83,6 @@ class LogisticModel:
     intercept: float  #: Logit of a row in which all inputs equal their means.
 
     def __post_init__(self) -> None:
-        """Check that lengths agree, values are finite, and standard deviations are positive."""
         columns = (self.means, self.sds, self.coefficients)
         if any(len(column) != len(self.inputs) for column in columns):
             raise DataError(
@@ -114,7 +113,6 @@ def fit_logistic(inputs: Sequence[str], values: Floats, labels: Floats, weights:
     The penalised log-likelihood is strictly concave, so a solution exists even for separable data and constant inputs.
 
     Args:
-        inputs: Names of the inputs.
         values: (rows, inputs) values of the inputs.
         labels: (rows,) labels; probabilities in [0, 1] are allowed.
         weights: (rows,) positive weights.
@@ -188,11 +186,9 @@ class Platt:
     intercept: float
 
     def __post_init__(self) -> None:
-        """Check that slope and intercept are finite, and that the slope is not negative."""
         _check_parameters((self.slope, self.intercept), self.slope)
 
     def __call__(self, logit: float) -> float:
-        """Return the probability for a logit."""
         return sigmoid(self.slope * logit + self.intercept)
 
     @classmethod
@@ -228,11 +224,9 @@ class Beta:
     c: float
 
     def __post_init__(self) -> None:
-        """Check that the parameters are finite, and that ``a`` and ``b`` are not negative."""
         _check_parameters((self.a, self.b, self.c), min(self.a, self.b))
 
     def __call__(self, logit: float) -> float:
-        """Return the probability for a logit."""
         return sigmoid(self.b * softplus(logit) - self.a * softplus(-logit) + self.c)
 
     @classmethod
@@ -266,7 +260,6 @@ class Isotonic:
     probabilities: tuple[float, ...]  #: Probabilities of the points, non-decreasing.
 
     def __post_init__(self) -> None:
-        """Check that there are points, in order, with finite logits and with probabilities between 0 and 1."""
         count = len(self.logits)
         if not count or count != len(self.probabilities):
             raise DataError(
@@ -284,7 +277,6 @@ class Isotonic:
             raise DataError("A logit of the isotonic calibrator is not finite", expected="finite numbers")
 
     def __call__(self, logit: float) -> float:
-        """Return the probability for a logit."""
         logits, probabilities = self.logits, self.probabilities
         after = bisect_right(logits, logit)
         if after == 0:
@@ -370,7 +362,6 @@ def document_inputs(
         judge: Scores of the judge; if they are an input, no score may be None.
         first_stage: First-stage scores; not None if they are an input.
         ranks: Ranks in the final ranking, from 1.
-        length: Length of the list.
     """
     columns: list[Sequence[float]] = []
     for name in inputs:
@@ -417,7 +408,6 @@ class Fit:
     lists: LogisticModel  #: Model of the probability that at least one document of a list is relevant.
 
     def __post_init__(self) -> None:
-        """Check that the model for whole lists has the inputs `LIST_INPUTS`."""
         if self.lists.inputs != LIST_INPUTS:
             raise DataError(f"The model of lists has the inputs {list(self.lists.inputs)}", expected=str(LIST_INPUTS))
 

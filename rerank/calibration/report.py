@@ -113,7 +113,6 @@ def fit_calibration(
 
 
 def _rows_of_documents(predicted: Sequence[PredictedList]) -> list[dict[str, Any]]:
-    """Return one row per depth with measures of the predicted probabilities of documents."""
     rows = []
     for depth, lists in _by_depth(predicted):
         documents = [
@@ -128,7 +127,6 @@ def _rows_of_documents(predicted: Sequence[PredictedList]) -> list[dict[str, Any
 
 
 def _rows_of_lists(predicted: Sequence[PredictedList]) -> list[dict[str, Any]]:
-    """Return one row per depth with measures of the predicted probability that a list has a relevant document."""
     rows = []
     for depth, lists in _by_depth(predicted):
         labels = [ranking.judged.has_relevant for ranking in lists]

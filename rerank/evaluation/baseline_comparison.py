@@ -71,7 +71,6 @@ class BaselineRow:
         return (ABOVE if self.difference > 0 else BELOW) if self.significant else ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the row as an entry of ``rows`` in the JSON output."""
         content = asdict(self) | {
             "interval": list(self.interval),
             "simultaneous_interval": list(self.simultaneous_interval),
@@ -114,12 +113,10 @@ class BaselineComparison(Report):
         }
 
     def sorted_rows(self) -> list[BaselineRow]:
-        """Return the rows sorted by measure and, within each measure, by decreasing mean."""
         order = {measure: number for number, measure in enumerate(self.family.measures)}
         return sorted(self.rows, key=lambda row: (order[row.measure], -row.mean))
 
     def tables(self, digits: int = 4) -> TableReport:
-        """Return a table of means, a table of comparisons, their legend and the notes."""
         margin = "" if self.margin is None else f" Equivalence and non-inferiority: t, margin {self.margin:g}."
         legend = [
             f"{ABOVE} significantly above the baseline {self.baseline}, {BELOW} below: {self.family.describe_p()}",
@@ -183,7 +180,6 @@ def compare_with_baseline(
     Args:
         scores: Scores of at least two runs with different names, over the same judged queries.
         measures: The measures, as ir_measures prints them; all scores must include them.
-        baseline: Name of the baseline among the runs.
         options: Test, correction and significance level; the test may also be ``dunnett`` or ``max-t``.
         judged: Known fractions of judged documents among the run's top documents, for each pair (run, measure).
 

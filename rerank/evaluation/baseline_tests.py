@@ -77,17 +77,14 @@ class CorrectedPairTest:
 
     @property
     def title(self) -> str:
-        """Name of the test of pairs."""
         return self.test.title
 
     def p_values(self, scores: Floats, baseline: int) -> BaselineP:
-        """Return the uncorrected and the corrected p-values of the pairs that include the baseline."""
         others = [system for system in range(scores.shape[1]) if system != baseline]
         raw = np.concatenate([self.test.p_values(scores[:, [other, baseline]]) for other in others])
         return BaselineP(clip_p_values(raw), correct_p_values(raw, self.correction))
 
     def half_widths(self, scores: Floats, baseline: int, alpha: float) -> Floats:
-        """Return half widths of Bonferroni's t intervals; if the correction is ``none``, of uncorrected t intervals."""
         from scipy.stats import t
 
         differences = differences_from_baseline(scores, baseline)

@@ -52,7 +52,6 @@ class RatioTerm(float):
     whole: float
 
     def __new__(cls, part: float, whole: float) -> RatioTerm:
-        """Create the term and compute its quotient."""
         term = super().__new__(cls, part / whole if whole else 0.0)
         term.part, term.whole = part, whole
         return term
@@ -132,7 +131,6 @@ class BenchmarkMeasure(Measure):
     FORMULA: ClassVar[Callable[[JudgedRanking, int, int], float]]
 
     def value(self, ranking: JudgedRanking) -> float:
-        """Compute the measure for one query."""
         return type(self).FORMULA(ranking, self["rel"], self["cutoff"])
 
     def aggregator(self) -> Agg:
@@ -180,12 +178,10 @@ class _RatioOfSums(Agg):
         self._terms: list[RatioTerm] = []
 
     def add(self, value: float) -> None:
-        """Add the numerator and denominator of one query."""
         if isinstance(value, RatioTerm):
             self._terms.append(value)
 
     def result(self) -> float:
-        """Return the sum of numerators divided by the sum of denominators."""
         return float(RatioTerm(sum(term.part for term in self._terms), sum(term.whole for term in self._terms)))
 
 

@@ -60,14 +60,12 @@ def compare_runs(
     """Evaluate runs and test every pair of them for a significant difference.
 
     Args:
-        qrels: The relevance judgments.
         runs: At least two runs with different names.
         measure: Name of one measure, in a form that `rerank.evaluation.measures.parse_measures` accepts.
         relevant: Lowest grade that counts as relevant in binary measures whose name does not specify one.
         test: Selector of the main test, such as ``"t"`` or ``"permutation,permutations=100000"``.
         correction: Correction for multiple comparisons: none, bonferroni, holm, hochberg, bh or by. ``auto`` selects
             holm, or none for Tukey's tests, which control the family-wise error themselves.
-        alpha: Significance level, applied to the corrected p-values.
 
     Raises:
         UsageError: There are fewer than two runs, two runs have the same name, ``measure`` stands for several measures
@@ -103,14 +101,9 @@ def notes_on_judgments(qrels: Qrels, runs: Sequence[Run], measures: Sequence[str
 def compare_evaluated_runs(
     scores: Sequence[Scores], measure: str, *, test: str = "t", correction: str = "auto", alpha: float = 0.05
 ) -> Comparison:
-    """Test every pair of runs for a significant difference, given their scores.
+    """Test every pair of runs for a significant difference, given their scores over the same judged queries.
 
-    Args:
-        scores: Scores of at least two runs with different names, over the same judged queries.
-        measure: The measure, as ir_measures prints it; all scores must include it.
-        test: Selector of the main test.
-        correction: Correction for multiple comparisons, as in `compare_runs`.
-        alpha: Significance level, applied to the corrected p-values.
+    The measure is named as ir_measures prints it. The options are those of `compare_runs`.
 
     Raises:
         UsageError: The scores of a run do not include the measure, or a reason listed in `compare_runs` applies.
@@ -248,13 +241,11 @@ class ComparisonSet(Report):
         return dict.fromkeys(note for comparison in self.comparisons for note in comparison.notes)
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Yield one row per measure and pair."""
         for comparison in self.comparisons:
             for pair in comparison.to_dict()["pairs"]:
                 yield {"measure": comparison.measure, **pair}
 
     def parts(self) -> list[TableReport]:
-        """Return the tables of the comparisons, one report per measure."""
         return [comparison.tables() for comparison in self.comparisons]
 
     def to_table(self, form: Form, digits: int = 4) -> str:
@@ -310,11 +301,7 @@ def score_compared_runs(
 ) -> ComparedRuns:
     """Evaluate the runs of a comparison per query, and note problems with the judgments.
 
-    Args:
-        qrels: The relevance judgments.
-        runs: At least two runs with different names.
-        measures: Names of measures with per-query values, in a form that `parse_measures` accepts.
-        relevant: Lowest grade that counts as relevant in binary measures whose name does not specify one.
+    ``relevant`` is the lowest grade that counts as relevant in binary measures whose name does not specify one.
 
     Raises:
         UsageError: There are fewer than two runs, two have the same name, or a measure has no per-query values.

@@ -54,12 +54,10 @@ class ComparisonFamily:
 
     @property
     def measures_together(self) -> int:
-        """Number of measures that are corrected for together."""
         return len(self.measures) if self.across_measures else 1
 
     @property
     def size(self) -> int:
-        """Number of hypotheses that are corrected for together."""
         return self.pairs * self.measures_together
 
     @property

@@ -87,17 +87,14 @@ class Comparison(Report):
 
     @property
     def family(self) -> ComparisonFamily:
-        """The hypotheses that were tested together, with the test and its correction."""
         return self.decisions.family(self.missing)
 
     @property
     def test(self) -> str:
-        """Selector of the main test."""
         return self.decisions.test
 
     @property
     def correction(self) -> str:
-        """Name of the correction for multiple comparisons."""
         return self.decisions.correction
 
     def to_markdown(self, digits: int = 4) -> str:
@@ -109,7 +106,6 @@ class Comparison(Report):
         return self.to_table("latex", digits)
 
     def to_html(self, digits: int = 4) -> str:
-        """Return the tables as an HTML fragment."""
         return self.to_table("html", digits)
 
     def deltas(self, a: str, b: str) -> dict[str, float]:

@@ -41,7 +41,6 @@ def evaluate_run(qrels: Qrels, run: Run, measures: Iterable[str], *, relevant: i
 
     Args:
         qrels: The relevance judgments; all their queries count.
-        run: The run.
         measures: Names of the measures, in a form that `parse_measures` accepts.
         relevant: Lowest grade that counts as relevant in binary measures whose name does not specify one.
 

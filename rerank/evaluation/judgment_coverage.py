@@ -58,8 +58,6 @@ def cover_runs_by_judgments(
     """Compute, for each run, the fraction of judged documents and the bounds of its measures.
 
     Args:
-        qrels: The relevance judgments.
-        runs: The runs.
         measures: Measures, as ir_measures prints them. Counts and ``Judged`` are ignored.
         bounds: True to compute the bounds of all measures, False for none, and None for the measures with thin
             judgments (`THIN`).

@@ -57,12 +57,10 @@ class PairwiseDecisions(Report):
 
     @property
     def title(self) -> str:
-        """Title of the test in tables and reports."""
         return str(tests.get(Selector.parse(self.test).name).title)
 
     @property
     def options(self) -> dict[str, Any]:
-        """All options of the test with their values, including defaults."""
         return options_of_test(open_significance_test(self.test))
 
     @property
@@ -111,7 +109,6 @@ class PairwiseDecisions(Report):
         return np.asarray(np.sqrt(variances) * (t.isf(level / 2, topics - 1) / np.sqrt(topics)))
 
     def p_values(self) -> tuple[Floats, Floats]:
-        """Return the p-values before and after the correction, each of shape (pairs,); compute them if missing."""
         raw = open_significance_test(self.test).p_values(self.matrix.values) if self.raw is None else self.raw
         return raw, correct_p_values(raw, self.correction) if self.adjusted is None else self.adjusted
 
@@ -147,7 +144,6 @@ class PairwiseDecisions(Report):
         }
 
     def tables(self, digits: int = 4) -> TableReport:
-        """Return a table with one row per system (best mean first), the number of significant pairs, and the notes."""
         content = self.to_dict()
         rows = [
             [entry["system"], format_measure_score(entry["mean"], digits), str(entry["beats"]), str(entry["beaten_by"])]
@@ -168,11 +164,9 @@ def compare_all_runs(
     """Test every pair of systems for a significant difference.
 
     Args:
-        matrix: The scores.
         test: Selector of a test, such as ``"t"`` or ``"tukey-randomised,permutations=1000"``.
         correction: none, bonferroni, holm, hochberg, bh or by. ``auto`` selects holm, or none if the test controls the
             family-wise error itself.
-        alpha: Significance level.
 
     Raises:
         UnknownNameError: The test or correction does not exist.

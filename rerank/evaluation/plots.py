@@ -35,7 +35,6 @@ def plot_comparison(decisions: PairwiseDecisions, path: str | Path) -> None:
     """Plot the per-topic differences of two systems or, for more than two systems, a heat map of the p-values.
 
     Args:
-        decisions: The test results of all pairs.
         path: File name that ends in .png, .svg or .pdf.
     """
     systems = decisions.matrix.systems
@@ -56,7 +55,7 @@ def check_comparison_plot(path: str | Path) -> None:
             expected=f"a file name that ends in one of {', '.join(FORMS)}",
         )
     check_file_writable(path)
-    _matplotlib_figure_class()
+    _figure_class()
 
 
 def plot_topic_differences(decisions: PairwiseDecisions, a: str, b: str, path: str | Path) -> None:
@@ -66,18 +65,16 @@ def plot_topic_differences(decisions: PairwiseDecisions, a: str, b: str, path: s
     order = np.argsort(-deltas, kind="stable")
     positions, mean = np.arange(len(order)), float(deltas.mean())
     better, worse = int((deltas > 0).sum()), int((deltas < 0).sum())
-    with _drawing_of_comparison(path, width=min(14.0, 4 + 0.13 * len(order)), height=4.2) as axes:
+    with _axes(path, width=min(14.0, 4 + 0.13 * len(order)), height=4.2) as axes:
         axes.bar(positions, deltas[order], color=[_BETTER if d > 0 else _WORSE for d in deltas[order]], width=0.8)
         axes.axhline(0, color="black", linewidth=0.8)
         axes.axhline(mean, color="black", linewidth=0.8, linestyle="--", label=f"mean {mean:+.4f}")
-        axes.set_title(f"{_shorten_run_name(a)} minus {_shorten_run_name(b)}", fontsize=10)
+        axes.set_title(f"{_shorten(a)} minus {_shorten(b)}", fontsize=10)
         axes.set_ylabel(f"difference of {matrix.measure or 'scores'}")
         axes.set_xlabel(f"{len(order)} topics: {better} better, {len(order) - better - worse} equal, {worse} worse")
         axes.margins(x=0.01)
         if len(order) <= _NAMED:
-            axes.set_xticks(
-                positions, [_shorten_run_name(matrix.topics[index], 12) for index in order], rotation=90, fontsize=6
-            )
+            axes.set_xticks(positions, [_shorten(matrix.topics[index], 12) for index in order], rotation=90, fontsize=6)
         else:
             axes.set_xticks([])
         axes.spines[["top", "right"]].set_visible(False)
@@ -93,11 +90,22 @@ def plot_p_values(decisions: PairwiseDecisions, path: str | Path) -> None:
     from matplotlib.colors import BoundaryNorm, ListedColormap
     from matplotlib.patches import Patch
 
-    names, p, steps = _square_of_p_values(decisions)
-    count, significant = len(names), int(decisions.significant.sum())
-    measure = f"{decisions.matrix.measure}: " if decisions.matrix.measure else ""
+    matrix, significant = decisions.matrix, int(decisions.significant.sum())
+    order = np.argsort(-matrix.values.mean(axis=0), kind="stable")
+    names, count = [_shorten(matrix.systems[index]) for index in order], len(order)
+    first, second = np.triu_indices(count, 1)
+    # (systems, systems) symmetric matrix of p-values, reordered by mean; only the upper triangle is shown
+    full = np.full((count, count), np.nan)
+    full[first, second] = full[second, first] = decisions.p_values()[1]
+    p = np.where(np.tri(count, dtype=bool), np.nan, full[np.ix_(order, order)])
+    is_significant = np.zeros((count, count), dtype=bool)
+    is_significant[first, second] = is_significant[second, first] = decisions.significant
+    # indices into _COLOURS, masked where the p-value is NaN
+    reached: Any = sum((p <= decisions.alpha / step).astype(int) for step in _STEPS)
+    steps: Any = np.ma.masked_where(np.isnan(p), is_significant[np.ix_(order, order)] * reached)
+    measure = f"{matrix.measure}: " if matrix.measure else ""
     side = max(4.5, min(14.0, 2.5 + 0.32 * count))
-    with _drawing_of_comparison(path, width=side, height=side + 0.6) as axes:
+    with _axes(path, width=side, height=side + 0.6) as axes:
         axes.imshow(
             steps, cmap=ListedColormap(_COLOURS), norm=BoundaryNorm([0, 1, 2, 3, 4], 4), interpolation="nearest"
         )
@@ -129,14 +137,14 @@ def plot_baseline_comparison(comparison: BaselineComparison, path: str | Path) -
     """
     measure, family = comparison.family.measures[0], comparison.family
     rows = [row for row in comparison.sorted_rows() if row.measure == measure][::-1]
-    with _drawing_of_comparison(path, width=7.5, height=1.6 + 0.26 * len(rows)) as axes:
+    with _axes(path, width=7.5, height=1.6 + 0.26 * len(rows)) as axes:
         for place, row in enumerate(rows):
             colour = "black" if not row.significant else _BETTER if row.difference > 0 else _WORSE
             axes.plot(row.simultaneous_interval, [place, place], color=colour, linewidth=1.2)
             axes.plot([row.difference], [place], "o", color=colour, markersize=4)
         axes.axvline(0, color="black", linewidth=0.8)
-        axes.set_yticks(range(len(rows)), [_shorten_run_name(row.run) for row in rows], fontsize=8)
-        axes.set_xlabel(f"{measure} minus that of {_shorten_run_name(comparison.baseline)}", fontsize=9)
+        axes.set_yticks(range(len(rows)), [_shorten(row.run) for row in rows], fontsize=8)
+        axes.set_xlabel(f"{measure} minus that of {_shorten(comparison.baseline)}", fontsize=9)
         axes.set_title(
             f"Simultaneous {100 * (1 - family.alpha):g}% intervals; colour: significant by {family.title}, "
             f"correction {TITLES[family.correction]}",
@@ -145,32 +153,11 @@ def plot_baseline_comparison(comparison: BaselineComparison, path: str | Path) -
         axes.spines[["top", "right"]].set_visible(False)
 
 
-def _square_of_p_values(decisions: PairwiseDecisions) -> tuple[list[str], Any, Any]:
-    """Return the data of the heat map of pairs of systems: names, p-values and colour steps.
-
-    Returns:
-        System names by decreasing mean; (systems, systems) p-values, NaN unless the row is the better system;
-        (systems, systems) indices into `_COLOURS`, masked where the p-value is NaN.
-    """
-    matrix = decisions.matrix
-    order = np.argsort(-matrix.values.mean(axis=0), kind="stable")
-    count = len(order)
-    first, second = np.triu_indices(count, 1)
-    # symmetric matrix of p-values, reordered by mean; only the upper triangle is shown
-    full = np.full((count, count), np.nan)
-    full[first, second] = full[second, first] = decisions.p_values()[1]
-    p = np.where(np.tri(count, dtype=bool), np.nan, full[np.ix_(order, order)])
-    is_significant = np.zeros((count, count), dtype=bool)
-    is_significant[first, second] = is_significant[second, first] = decisions.significant
-    steps = is_significant[np.ix_(order, order)] * sum((p <= decisions.alpha / step).astype(int) for step in _STEPS)
-    return [_shorten_run_name(matrix.systems[index]) for index in order], p, np.ma.masked_where(np.isnan(p), steps)
-
-
 @contextmanager
-def _drawing_of_comparison(path: str | Path, *, width: float, height: float) -> Iterator[Any]:
+def _axes(path: str | Path, *, width: float, height: float) -> Iterator[Any]:
     """Yield matplotlib axes to draw on. On exit, write the plot to the file."""
     check_comparison_plot(path)
-    figure = _matplotlib_figure_class()(figsize=(width, height), layout="constrained")
+    figure = _figure_class()(figsize=(width, height), layout="constrained")
     yield figure.add_subplot()
     form, buffer = Path(path).suffix.lower().removeprefix("."), io.BytesIO()
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
@@ -184,7 +171,7 @@ def _drawing_of_comparison(path: str | Path, *, width: float, height: float) -> 
         ) from error
 
 
-def _matplotlib_figure_class() -> Any:
+def _figure_class() -> Any:
     """Return matplotlib's Figure class; raise MissingPrerequisiteError if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
@@ -195,6 +182,6 @@ def _matplotlib_figure_class() -> Any:
     return Figure
 
 
-def _shorten_run_name(name: str, limit: int = 36) -> str:
+def _shorten(name: str, limit: int = 36) -> str:
     """Shorten a long name to its end, where paths differ. ``$`` is escaped, because it would start a formula."""
     return (name if len(name) <= limit else f"…{name[1 - limit :]}").replace("$", r"\$")

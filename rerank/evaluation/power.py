@@ -35,7 +35,6 @@ def paired_t_power(topics: int, difference: float, sd: float, alpha: float = 0.0
         topics: Number of topics n, at least 2.
         difference: True mean difference d, in units of the measure.
         sd: Standard deviation s of the per-topic differences, from an earlier comparison or an estimate.
-        alpha: Significance level of a single test.
 
     Raises:
         UsageError: A number is out of range.
@@ -162,7 +161,6 @@ class PowerReport(Report):
         }
 
     def tables(self, digits: int = 4) -> TableReport:
-        """Return a table with one row per pair, and its legend."""
         heads = ["a", "b", "difference", "sd", "detectable", *(["topics"] if self.goal.difference else [])]
         rows = [
             [
@@ -202,10 +200,8 @@ def report_power_of_runs(
 
     Args:
         scores: Scores of at least two runs with different names, over the same judged queries.
-        measure: The measure, as ir_measures prints it.
         options: Significance level and correction. Every correction except ``none`` divides the level by the number of
             pairs (Bonferroni), which is conservative for all corrections.
-        goal: The difference to detect and the required power.
         baseline: Name of the run with which all others are compared; empty for all pairs.
     """
     options, goal = options or ComparisonOptions(), goal or PowerGoal()

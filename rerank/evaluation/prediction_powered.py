@@ -19,17 +19,11 @@ LEAST_JUDGED_TOPICS = 3
 
 
 class PredictionPoweredMean(NamedTuple):
-    """Estimated mean scores or mean differences of several systems.
-
-    Attributes:
-        estimate: (systems,) estimated means.
-        half_width: (systems,) half of the width of the intervals around the estimates.
-        weight: (systems,) weight of the model's judgments: 0 ignores them, 1 trusts them fully.
-    """
+    """Estimated mean scores or mean differences of several systems, as arrays of shape (systems,)."""
 
     estimate: Floats
-    half_width: Floats
-    weight: Floats
+    half_width: Floats  #: Half of the width of the intervals around the estimates.
+    weight: Floats  #: Weight of the model's judgments: 0 ignores them, 1 trusts them fully.
 
 
 def estimate_prediction_powered_mean(
@@ -59,7 +53,6 @@ def estimate_prediction_powered_mean(
         model_only: (N, systems) scores of other topics, computed from the model's judgments.
         weight: Weight of the model's judgments; None for the weight with the smallest variance, chosen per system.
         alpha: Intervals have confidence level 1 - alpha.
-        interval: Kind of interval, as described above.
     """
     from scipy.stats import norm, t
 

@@ -40,7 +40,6 @@ class Experiment:
 
     @property
     def runs(self) -> tuple[Run, Run]:
-        """The two runs: baseline, then advanced run."""
         return self.baseline, self.advanced
 
 
@@ -77,8 +76,6 @@ class Reproduction(Report):
         }
 
     def tables(self, digits: int = 4) -> TableReport:
-        """Return tables of effects, of scores and, on the same collection, of the order of documents."""
-
         def cells(row: dict[str, Any], *keys: str) -> list[str]:
             return ["-" if row[key] is None else format_measure_score(row[key], digits) for key in keys]
 
@@ -120,7 +117,6 @@ def measure_reproduction(
     """Compare an experiment with its reproduction.
 
     Args:
-        original: The original experiment.
         again: The second experiment. If both experiments have the same judgments, topics are paired.
         measures: Names of measures with per-query values.
         relevant: Lowest grade that counts as relevant in binary measures whose name does not specify one.

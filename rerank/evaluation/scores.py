@@ -41,7 +41,6 @@ class Scores:
     unjudged: tuple[str, ...] = ()  #: Queries of the run without judgments; they are excluded.
 
     def __post_init__(self) -> None:
-        """Check that every measure has a finite value for every judged query."""
         if not self.queries:
             object.__setattr__(self, "queries", tuple(next(iter(self.values.values()), {})))
         for measure, row in self.values.items():
@@ -104,7 +103,6 @@ class Scores:
         return {**means, **self.overall}
 
     def by_query(self) -> dict[str, dict[str, float]]:
-        """Return a mapping from each query id to the value of each measure."""
         return {query: {name: row[query] for name, row in self.values.items()} for query in self.queries}
 
 
@@ -121,7 +119,6 @@ class ScoreMatrix:
     values: npt.NDArray[np.float64]  #: (topics, systems)
 
     def __post_init__(self) -> None:
-        """Check that names are unique, the shape matches, and all scores are finite."""
         for kind, names in (("system", self.systems), ("topic", self.topics)):
             if len(names) < 2:
                 raise DataError(
@@ -154,7 +151,6 @@ class ScoreMatrix:
         return np.round(self.values[:, first] - self.values[:, second], DECIMALS)
 
     def without(self, systems: Collection[str]) -> ScoreMatrix:
-        """Return the matrix without the named systems."""
         kept = [index for index, system in enumerate(self.systems) if system not in systems]
         return replace(self, systems=tuple(self.systems[index] for index in kept), values=self.values[:, kept])
 
@@ -257,7 +253,6 @@ def evaluation_report(
     """Build the JSON object of ``rerank eval --format json``.
 
     Args:
-        qrels_name: Name of the judgments, as given by the user.
         scores: Pairs of a run's name and its scores.
         per_query: Whether to add the values of each query, as returned by `Scores.by_query`.
 

@@ -77,7 +77,6 @@ class StratifiedComparison(Report):
         }
 
     def tables(self, digits: int = 4) -> TableReport:
-        """Return tables of means, of pairs and of the analysis of variance."""
         names = list(self.topics)
         best = [max(row["means"][name] for row in self.systems) for name in names]
         means = [
@@ -137,7 +136,6 @@ def compare_over_collections(
     Args:
         matrices: Scores of the same systems by the same measure, for each collection; at least two collections.
         options: Correction and significance level; the test is the stratified t-test.
-        notes: Caveats about the scores.
     """
     options = options or ComparisonOptions()
     check_significance_level(options.alpha)

@@ -31,7 +31,6 @@ def table_of_evaluation(
     Args:
         qrels: Name of the judgments, as given by the user; the legend shows it without folders.
         scores: Scores of at least one run, all with the same measures.
-        digits: Number of decimals of the values.
         columns: Further columns, one mapping of headings to cells per run.
     """
     more = columns or [{}] * len(scores)

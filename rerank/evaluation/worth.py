@@ -66,7 +66,6 @@ class WorthReport(Report):
         }
 
     def tables(self, digits: int = 4) -> TableReport:
-        """Return a table with one row per run, and its legend."""
         level = f"{100 * (1 - self.options.alpha):g}%"
         heads = ["run", self.measure, f"{level} interval", "gain", f"{level} interval", "share", f"{level} interval"]
         rows: list[list[str | Cell]] = [

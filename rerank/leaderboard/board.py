@@ -63,7 +63,6 @@ class Board:
 
     @property
     def has_lists(self) -> bool:
-        """True if the ranked lists of at least one run are known."""
         return any(entry.recorded is None for entry in self.entries)
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,7 +102,6 @@ def make_board(plan: BoardConfig, *, home: Path, data: Path | None = None, runs:
     """Read, evaluate and test the runs of a board.
 
     Args:
-        plan: Configuration of the board.
         home: Folder that contains the folder of cards and the recorded scores.
         data: Folder to which all other paths are relative; ``home`` if omitted.
         runs: Paths of additional runs.
@@ -217,7 +215,6 @@ def _read_entries(plan: BoardConfig, home: Path, base: Path, runs: Sequence[Path
 
 
 def _check_names(entries: list[Entry]) -> list[Entry]:
-    """Return the runs unchanged, after checking that their names differ."""
     seen: dict[str, Entry] = {}
     for entry in entries:
         if entry.name in seen:

@@ -32,7 +32,6 @@ class RunSelection(Card):
     """Glob pattern, such as ``runs/*.gz``; ``**`` matches folders at any depth."""
 
     def paths(self, data: Path) -> list[Path]:
-        """Return the matching run files and run folders."""
         try:
             paths = sorted(path for path in data.glob(self.files) if not path.name.startswith("."))
         except (ValueError, NotImplementedError) as error:
@@ -48,7 +47,6 @@ class RunSelection(Card):
 
     @property
     def defaults(self) -> Card:
-        """Metadata that apply to all selected runs."""
         return Card(**self.model_dump(exclude={"files"}, exclude_unset=True))
 
 
@@ -121,7 +119,6 @@ class BoardConfig(BaseModel):
 
     @property
     def comparison_options(self) -> ComparisonOptions:
-        """Test, correction and significance level of the comparisons."""
         return ComparisonOptions(test=self.test, correction=self.correction, alpha=self.alpha)
 
 

@@ -66,7 +66,6 @@ class Card(BaseModel):
         return self.model_copy(update=values)
 
     def with_name(self, name: str) -> Self:
-        """Return this card, with the given name if it has none."""
         return self if self.name else self.model_copy(update={"name": name})
 
 

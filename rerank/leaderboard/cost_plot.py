@@ -185,7 +185,6 @@ def layout_cost_plot(
     Args:
         costs: Cost of each run, at least 0; None if the cost is unknown.
         values: Scores of shape (runs, topics).
-        names: Names of the runs.
     """
     runs = [at for at, cost in enumerate(costs) if cost is not None]
     if not runs:

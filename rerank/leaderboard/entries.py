@@ -117,7 +117,6 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """Name of the run on the leaderboard."""
         return self.card.name
 
     @cached_property
@@ -191,7 +190,6 @@ def entries_of_recorded_scores(record: RecordedScores, source: Path) -> list[Ent
 
 
 def _run_paths(path: Path) -> Iterator[Path]:
-    """Yield the run folders and run files at or below a path."""
     if not path.exists():
         raise MissingResourceError(f"The run {str(path)!r} does not exist", remedy="Check the path")
     if not path.is_dir() or (path / "spec.json").is_file():
@@ -264,7 +262,6 @@ def read_origin_of_entry(folder: RunFolder) -> RunOrigin:
 
 
 def _check_hash(card: Card, path: Path) -> None:
-    """Check that the hash of a run file equals the hash on its card, if the card has one."""
     if card.sha256 and card.sha256 != file_hash(path):
         raise DataError(
             f"The run file {str(path)!r} has the SHA-256 {file_hash(path)}",

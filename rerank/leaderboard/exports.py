@@ -148,9 +148,7 @@ def write_tirex_submission(entry: Entry, out: Path, *, team: str, collection: st
     """Write a run and its metadata as a TIREx submission.
 
     Args:
-        entry: The run with its card.
         out: Folder of all submissions, in which the run gets a folder with its name.
-        team: Name of the team in TIRA.
         collection: Name of the test collection, such as an id of ir_datasets.
         repository: Address of the repository with the code of the run.
 

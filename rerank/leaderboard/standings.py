@@ -50,7 +50,6 @@ class Standings:
 
     @property
     def order(self) -> list[int]:
-        """Indexes of the runs in ``runs``, best mean first."""
         return sorted(range(len(self.runs)), key=lambda index: self.runs[index].place)
 
 
@@ -66,7 +65,6 @@ def rank_board_runs(
 
     Args:
         scores: Scores of at least one run, with unique names and the same judged queries.
-        measure: Name of the measure, as in ir_measures.
         options: Test, correction over all pairs, and significance level. If the test is ``dunnett`` or ``max-t``, which
             compare with a baseline, pairs of runs are tested by ``t``.
         baseline: Name of a run with which all other runs are also compared; empty for none. Tests that control the

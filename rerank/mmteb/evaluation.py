@@ -120,7 +120,6 @@ def evaluate_mteb_task(
 
     Args:
         task: An mteb task. It is not modified.
-        reranker: The reranker.
         out: Folder of all results.
         first_stage: First stage for retrieval tasks, or the file or folder of predictions saved by ``mteb.evaluate``.
             It is not used for reranking tasks, which contain their own candidate lists.
@@ -335,11 +334,9 @@ def write_run_as_mteb_result(
 
     Args:
         run: The run; its name becomes the name of the model.
-        qrels: The judgments of the task.
         task_name: Name of a task of mteb with one split and one subset.
         out: Folder of the results; the file is OUT/results/listrank__NAME/REVISION/TASK.json.
         identity: Values that determine the result, from which the revision is computed.
-        seconds: Evaluation time for the result file.
 
     Returns:
         Path of the result file. ``mteb.ResultCache(OUT).load_results()`` reads it.

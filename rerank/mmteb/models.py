@@ -80,7 +80,6 @@ class MtebFirstStage:
     """A first stage as an mteb model (``SearchProtocol``), from its selector, such as ``bm25``."""
 
     def __init__(self, selector: str = "bm25") -> None:
-        """Create the model; the index is opened later."""
         self.selector = selector
         #: Whether the document whose id equals the query id is dropped before the ranking is truncated. For some tasks,
         #: mteb drops this document after truncation, so the reranker would receive one candidate fewer.
@@ -102,7 +101,6 @@ class MtebFirstStage:
         return make_mteb_model_meta(self.selector, revision, kind=_KINDS.get(name, "hybrid"))
 
     def index(self, corpus: Any, *, task_metadata: Any, hf_split: str, hf_subset: str, **more: Any) -> None:
-        """Build or open the index of the documents of one subset and split."""
         self._part = TaskSplit(task_metadata, hf_subset, hf_split, {"corpus": corpus, "queries": []})
         self._part.drop_self = self.drop_self
         self._search = open_first_stage(self.selector, self._part)
@@ -192,7 +190,6 @@ class MtebReranker:
 
     Args:
         spec: Specification of the reranker. The collection, first stage and depth are set for each task.
-        out: Folder of the runs.
         execution: Options for the execution. ``out`` and ``resume`` are set for each run.
         backend: A loaded backend for the model of ``spec``; if None, the model is loaded.
         first_stage: Source of the candidates for retrieval tasks (`rerank.mmteb.evaluation.describe_mteb_candidates`).
@@ -208,7 +205,6 @@ class MtebReranker:
         backend: Backend | None = None,
         first_stage: Mapping[str, Any] | None = None,
     ) -> None:
-        """Load the model and check the specification."""
         self._execution = execution or Execution()
         placeholder = RetrievedCandidates(
             collection=cast(Collection, _NoCollection()), qrels=Qrels({}), first_stage=Run(())
@@ -324,7 +320,6 @@ class MtebReranker:
         return table
 
     def folder(self, task: str, subset: str, split: str) -> Path:
-        """Return the run folder of a subset and split."""
         meta = self.mteb_model_meta
         name = f"{meta.name.rpartition('/')[2]}-{meta.revision}"
         return self._out / "runs" / name / task / f"{escape_id(subset).replace('/', '%2F')}.{split}"

@@ -81,13 +81,11 @@ class TukeyAnova:
         )
 
     def half_width(self, scores: Floats, alpha: float) -> float:
-        """Return the honestly significant difference: the critical value times sqrt(MSE / n)."""
         topics, systems = scores.shape
         critical = critical_studentised_range(alpha, systems, (topics - 1) * (systems - 1))
         return critical * float(np.sqrt(anova_mean_square_error(scores) / topics))
 
     def resolution(self, topics: int) -> float:
-        """Return the smallest positive float: p-values have no lower bound."""
         return SMALLEST
 
     def _statistic(self, scores: Floats) -> tuple[Floats, int, int]:
@@ -133,7 +131,6 @@ class Dunnett:
     family_wise: ClassVar[bool] = True
 
     def p_values(self, scores: Floats, baseline: int) -> BaselineP:
-        """Return the two-sided p-values of single t-tests with the pooled variance, and those of Dunnett's test."""
         from scipy.stats import t
 
         error, freedom = self._error(scores)
@@ -145,7 +142,6 @@ class Dunnett:
         return BaselineP(clip_p_values(2 * t.sf(statistic, freedom)), clip_p_values(adjusted))
 
     def half_widths(self, scores: Floats, baseline: int, alpha: float) -> Floats:
-        """Return the half widths of Dunnett's simultaneous intervals, which are equal for all systems."""
         error, freedom = self._error(scores)
         comparisons = scores.shape[1] - 1
         return np.full(comparisons, error * critical_dunnett(alpha, comparisons, freedom) if error else 0.0)

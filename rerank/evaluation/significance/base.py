@@ -74,7 +74,6 @@ class SinglePairTest(ABC):
         """Compute two-sided p-values of all pairs."""
 
     def resolution(self, topics: int) -> float:
-        """Return the smallest positive float: p-values have no lower bound."""
         return SMALLEST
 
 

@@ -44,7 +44,6 @@ class ResamplingOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check that there is at least one draw and that the seed is not negative."""
         if self.permutations < 1:
             raise UsageError(f"permutations is {self.permutations}", expected="at least 1", remedy="Use 1000 or more")
         ensure(self.seed >= 0, f"seed is {self.seed}", expected="a whole number, 0 or more")
@@ -69,7 +68,6 @@ class ResamplingOptions:
 
 class _ResamplingPairTest(ResamplingOptions, SinglePairTest):
     def resolution(self, topics: int) -> float:
-        """Return 1 / (B + 1), the p-value if no draw is as extreme as the sample."""
         return 1 / (self.permutations + 1)
 
 
@@ -86,7 +84,6 @@ class Permutation(_ResamplingPairTest):
     title: ClassVar[str] = "paired randomisation"
 
     def p_values(self, scores: Floats) -> Floats:
-        """Return the two-sided (pairs,) p-values."""
         p_values = []
         for d in iterate_paired_differences(scores):
             # comparing sums is equivalent to comparing means
@@ -100,7 +97,6 @@ class Permutation(_ResamplingPairTest):
         return clip_p_values(np.concatenate(p_values))
 
     def resolution(self, topics: int) -> float:
-        """Return 2 / 2^n if all sign patterns are enumerated, otherwise 1 / (B + 1)."""
         return min(1.0, 2.0 ** (1 - topics)) if self.enumerates(topics) else super().resolution(topics)
 
 
@@ -122,7 +118,6 @@ class MaxT(ResamplingOptions):
     family_wise: ClassVar[bool] = True
 
     def p_values(self, scores: Floats, baseline: int) -> BaselineP:
-        """Return raw p-values from each system's own statistics, and adjusted p-values from the largest statistics."""
         d = differences_from_baseline(scores, baseline)
         observed = _absolute_t(d.mean(axis=0), d) * (1 - _EPSILON)
         alone, together, draws = np.zeros(d.shape[1]), np.zeros(d.shape[1]), 0
@@ -135,7 +130,6 @@ class MaxT(ResamplingOptions):
         return BaselineP(*(clip_p_values((count + extra) / (draws + extra)) for count in (alone, together)))
 
     def half_widths(self, scores: Floats, baseline: int, alpha: float) -> Floats:
-        """Return the half widths: the 1 - alpha quantile of the largest statistic times the standard errors."""
         d = differences_from_baseline(scores, baseline)
         draws = (_absolute_t(signs @ d / len(d), d) for signs in self._sign_patterns(len(d), _STEP))
         quantile = _upper_quantile(np.sort(np.concatenate([statistics.max(axis=1) for statistics in draws])), alpha)
@@ -179,7 +173,6 @@ class Bootstrap(_ResamplingPairTest):
     title: ClassVar[str] = "paired bootstrap"
 
     def p_values(self, scores: Floats) -> Floats:
-        """Return the two-sided (pairs,) p-values."""
         return clip_p_values(np.concatenate([self._p_values_of(d) for d in iterate_paired_differences(scores)]))
 
     def _p_values_of(self, d: Floats) -> Floats:
@@ -224,18 +217,15 @@ class TukeyRandomised(_ResamplingPairTest):
     permutations: int = 100_000
 
     def p_values(self, scores: Floats) -> Floats:
-        """Return the (pairs,) p-values."""
         largest = self._sorted_ranges(scores)
         # one binary search per pair counts the values of q* below |d|, apart from rounding errors
         below = np.searchsorted(largest, np.abs(mean_paired_differences(scores)) - 1e-12, side="left")
         return clip_p_values((1 + len(largest) - below) / (len(largest) + 1))
 
     def half_width(self, scores: Floats, alpha: float) -> float:
-        """Return the 1 - alpha quantile of q*."""
         return _upper_quantile(self._sorted_ranges(scores), alpha)
 
     def _sorted_ranges(self, scores: Floats) -> Floats:
-        """Return the (B,) values of q* in ascending order, from permutations in parallel tasks."""
         step = max(1, _SCORES_PER_TASK // max(1, scores.size))
         sizes = [min(step, self.permutations - start) for start in range(0, self.permutations, step)]
         # one seed per task makes results independent of the number of threads

@@ -43,7 +43,6 @@ class T(SinglePairTest):
     title: ClassVar[str] = "paired t"
 
     def p_values(self, scores: Floats) -> Floats:
-        """Return the two-sided (pairs,) p-values."""
         count = len(scores)
         if count < 2:
             return np.ones(scores.shape[1] * (scores.shape[1] - 1) // 2)
@@ -80,11 +79,9 @@ class Wilcoxon(SinglePairTest):
     decimals: int | None = None
 
     def p_values(self, scores: Floats) -> Floats:
-        """Return the two-sided (pairs,) p-values."""
         return np.concatenate([_signed_rank_p_values(d) for d in iterate_paired_differences(scores, self.decimals)])
 
     def resolution(self, topics: int) -> float:
-        """Return 2 / 2^n if p-values are exact, otherwise the smallest positive float."""
         return float(min(1.0, 2.0 ** (1 - topics))) if topics <= EXACT_UP_TO else SMALLEST
 
 
@@ -160,7 +157,6 @@ class Sign(SinglePairTest):
     title: ClassVar[str] = "sign test, ties dropped"
 
     def p_values(self, scores: Floats) -> Floats:
-        """Return the two-sided (pairs,) p-values."""
         from scipy.stats import binom
 
         p_values = []
@@ -171,7 +167,6 @@ class Sign(SinglePairTest):
         return clip_p_values(np.concatenate(p_values))
 
     def resolution(self, topics: int) -> float:
-        """Return 2 / 2^n, the p-value if one system wins on all n topics."""
         return float(min(1.0, 2.0 ** (1 - topics)))
 
 
@@ -211,7 +206,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean of the values and the standard error of the mean."""
     count = len(values)
     mean = math.fsum(values) / count
     if are_differences_constant(values):  # as in `sample_variances`

@@ -122,7 +122,6 @@ class PlannedRun:
 
     @property
     def status(self) -> str:
-        """State of the run: ``done`` or ``missing``."""
         return "done" if self.stored else "missing"
 
     def to_dict(self) -> dict[str, Any]:
@@ -202,7 +201,6 @@ def execute_suite_runs(
 
     Args:
         planned: Runs returned by `plan_suite_runs`.
-        out: Folder that contains the run folders.
         execution: Options for the execution. ``out`` and ``resume`` are set for each run.
         run: Function that executes one prepared run and returns its summary.
     """

@@ -48,7 +48,6 @@ class PlanningBackend(BaseBackend):
     costs_money: bool = False
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Raise an error, because no weights are loaded."""
         raise BackendError(f"{len(requests)} requests were sent to a backend without weights")
 
 
@@ -135,5 +134,4 @@ class ModelCache:
             self._key, self._backend = suite_model_key(spec, kind), backend
 
     def drop(self) -> None:
-        """Drop the cached model to free its memory before another model is loaded."""
         self._key = self._backend = None

@@ -57,7 +57,6 @@ class CollectionTable(_Table):
 
     @property
     def title(self) -> str:
-        """Name of the collection; its selector if it has no name."""
         return self.name or self.collection
 
 
@@ -71,7 +70,6 @@ class RerankerTable(BaseModel):
 
     @property
     def values(self) -> dict[str, Any]:
-        """Fields of the run specification that the reranker sets."""
         return dict(self.__pydantic_extra__ or {})
 
 
@@ -204,7 +202,6 @@ class CandidateGroup:
     measures: tuple[str, ...]  #: Names of the measures. Significance is tested on the first measure.
 
     def __str__(self) -> str:
-        """Return a short description that is shown in messages."""
         return f"{self.table.title}, {self.first_stage}, depth {self.depth}"
 
     def values(self) -> dict[str, Any]:
@@ -230,7 +227,6 @@ class SuiteRun:
     spec: RunSpec  #: Specification of the run. Runs that differ only in the seed differ only in this attribute.
 
     def __str__(self) -> str:
-        """Return a short description that is shown in messages."""
         return f"{self.group}: {self.system}, seed {self.spec.seed}"
 
 
@@ -289,7 +285,6 @@ def _insert_data_folder(values: Any, data: str | Path | None) -> Any:
 
 
 def _check_keys(kind: str, table: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Raise an UnknownNameError if a key of the table does not exist; the message suggests a similar name."""
     for key in table:
         if key not in set(names):
             raise UnknownNameError(kind, key, names)

@@ -550,12 +550,8 @@ class Shadow(PeftAdapter):
 class PeftPreset(NamedPeftAdapter):
     """Base class of the presets. Each subclass is one row of ``methods.toml``, whose options are its fields."""
 
-    #: The row: the preset's configuration of peft, its options, and fixed values of fields.
+    #: The row: the options of the preset, and fixed values of fields.
     preset: ClassVar[Mapping[str, Any]] = {}
-
-    @property
-    def configuration(self) -> str:
-        return str(self.preset["configuration"])
 
     def peft_options(self) -> Mapping[str, Any]:
         """Return peft's fields with their values: the options of the preset, and the values that it fixes."""
@@ -577,6 +573,7 @@ def _make_preset(name: str, row: Mapping[str, Any]) -> type[PeftPreset]:
         "__module__": __name__,
         "__doc__": f"{row['summary']}; `peft` with the configuration {row['configuration']}.",
         "preset": row,
+        "configuration": row["configuration"],
         "paper": row["paper"],
         "summary": row["summary"],
         "differs": row.get("differs", ""),

@@ -7,41 +7,19 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rerank.finetune.kernels import (
-        adalora as adalora,
-    )
-    from rerank.finetune.kernels import (
-        adamw as adamw,
-    )
-    from rerank.finetune.kernels import (
-        adamw_variants as adamw_variants,
-    )
-    from rerank.finetune.kernels import (
-        factor_starts as factor_starts,
-    )
-    from rerank.finetune.kernels import (
-        fake_quantisation as fake_quantisation,
-    )
-    from rerank.finetune.kernels import (
-        four_bit as four_bit,
-    )
-    from rerank.finetune.kernels import (
-        frozen_bases as frozen_bases,
-    )
-    from rerank.finetune.kernels import (
-        grpo as grpo,
-    )
-    from rerank.finetune.kernels import (
-        peft_configurations as peft_configurations,
-    )
-    from rerank.finetune.kernels import (
-        peft_files as peft_files,
-    )
-    from rerank.finetune.kernels import (
-        step_callbacks as step_callbacks,
-    )
-    from rerank.finetune.kernels import (
-        subspace_adamw as subspace_adamw,
+    from rerank.finetune.kernels import (  # noqa: F401
+        adalora,
+        adamw,
+        adamw_variants,
+        factor_starts,
+        fake_quantisation,
+        four_bit,
+        frozen_bases,
+        grpo,
+        peft_configurations,
+        peft_files,
+        step_callbacks,
+        subspace_adamw,
     )
 
 

@@ -59,7 +59,7 @@ def main() -> None:
     if options.only:
         print(json.dumps(compare_passes(backend, options.repeat)))
         return
-    half = replace(long, task=replace(long.task, layers=(0, backend._model.config.num_hidden_layers // 2 - 1)))
+    half = replace(long, task=replace(long.task, layers=(0, backend.model.config.num_hidden_layers // 2 - 1)))
     ours, plain, early, own = interleaved(
         options.repeat,
         lambda: run(backend, long),
@@ -83,7 +83,7 @@ def main() -> None:
                 "seconds": {"attention": ours.wall, "prefill": plain.wall, "early": early.wall},
                 "peak_mib": {name: rise / 1024 for name, rise in memory.items()},
                 "passes": compare_passes(backend, options.repeat),
-                "dtype": str(backend._model.dtype).removeprefix("torch."),
+                "dtype": str(backend.model.dtype).removeprefix("torch."),
                 "threads": torch.get_num_threads(),
             }
         )
@@ -147,8 +147,8 @@ def run(backend: Any, asked: Request) -> Sequence[float]:
 def forward(backend: Any, asked: Request, *, fast: bool = False) -> None:
     """One plain forward pass over the prompt."""
     (ids,) = backend.tokens.encode([asked.prompt])
-    with torch.inference_mode(), TemporarySettings(backend._model, attention="" if fast else "sdpa"):
-        backend._model(torch.tensor([ids]), use_cache=True, logits_to_keep=1)
+    with torch.inference_mode(), TemporarySettings(backend.model, attention="" if fast else "sdpa"):
+        backend.model(torch.tensor([ids]), use_cache=True, logits_to_keep=1)
 
 
 def weights(backend: Any, prompt: Any, task: AttentionTask, cache: Any = None) -> tuple[torch.Tensor, Any, Any]:
@@ -158,8 +158,8 @@ def weights(backend: Any, prompt: Any, task: AttentionTask, cache: Any = None) -
     """
     found = locate_passage_tokens(backend.tokens, prompt, task.spans, task.tail)
     start = found.tail if cache is not None else 0
-    with torch.inference_mode(), TemporarySettings(backend._model, attention="eager"):
-        out = backend._model(
+    with torch.inference_mode(), TemporarySettings(backend.model, attention="eager"):
+        out = backend.model(
             torch.tensor([found.ids[start:]]),
             output_attentions=True,
             past_key_values=cache,

@@ -67,7 +67,7 @@ def main() -> None:
         "static_writes_the_same": results["static"] == slow,
         "same_order": None,
         "tokens": backend.tokens.count(asked.prompt),
-        "dtype": str(backend._model.dtype).removeprefix("torch."),
+        "dtype": str(backend.model.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "same_order_low": named(chain, slow) == order_of(asked, reply.text),
     }
@@ -100,7 +100,7 @@ def masked_generate(backend: Any, asked: Request, *, cache: str = "dynamic") -> 
     """What `generate` writes under the mask, one token a step, on transformers' own attention and cache."""
     (ids,) = backend.tokens.encode([asked.prompt])
     chain = grammar(backend, asked)
-    end = backend._model.generation_config.eos_token_id
+    end = backend.model.generation_config.eos_token_id
     state, read = chain.start(), len(ids)
 
     def allowed(_: int, sequence: torch.Tensor) -> Sequence[int]:
@@ -117,8 +117,8 @@ def masked_generate(backend: Any, asked: Request, *, cache: str = "dynamic") -> 
         pad_token_id=end,
         cache_implementation=cache,
     )
-    with quiet_transformers(), torch.inference_mode(), TemporarySettings(backend._model, config, "sdpa"):
-        out = backend._model.generate(torch.tensor([ids]), generation_config=config, prefix_allowed_tokens_fn=allowed)
+    with quiet_transformers(), torch.inference_mode(), TemporarySettings(backend.model, config, "sdpa"):
+        out = backend.model.generate(torch.tensor([ids]), generation_config=config, prefix_allowed_tokens_fn=allowed)
     return [token for token in out[0, len(ids) :].tolist() if token != end]
 
 
@@ -143,8 +143,8 @@ def gap(backend: Any, asked: Request, slow: Sequence[int], order: Sequence[int])
     if parting is None:
         return 0.0, 0.0
     (ids,) = backend.tokens.encode([asked.prompt])
-    with torch.inference_mode(), TemporarySettings(backend._model, attention="sdpa"):
-        logits = backend._model(torch.tensor([[*ids, *slow[:parting]]]), logits_to_keep=1).logits[0, -1].float()
+    with torch.inference_mode(), TemporarySettings(backend.model, attention="sdpa"):
+        logits = backend.model(torch.tensor([[*ids, *slow[:parting]]]), logits_to_keep=1).logits[0, -1].float()
     one, other = float(logits[spelled[parting]]), float(logits[slow[parting]])
     return abs(one - other), abs(one - other) / max(abs(one), abs(other))
 

@@ -25,7 +25,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from rerank.backends.fake_server import FakeServer
+from rerank.backends.fake import FakeServer
 from rerank.reranker import Reranker
 
 TEXTS = [f"passage number {n} of the list" for n in range(20)]

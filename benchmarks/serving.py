@@ -233,7 +233,7 @@ def serve_shared_cost() -> None:
     """Run the server of `rankings_per_second` until it is stopped."""
     from rerank import Reranker
     from rerank.serving.app import create_server_app
-    from rerank.serving.opening import create_ranking_service
+    from rerank.serving.ranking_service import create_ranking_service
     from rerank.serving.running import Listener, run_server
 
     app = create_server_app(create_ranking_service(Reranker.from_backend(SharedCost("reversed"), method="fullrank")))

@@ -38,8 +38,7 @@ from typing import Any
 
 import numpy as np
 
-from rerank.backends.fake import Fake
-from rerank.backends.fake_server import FakeServer
+from rerank.backends.fake import Fake, FakeServer
 from rerank.judges import open_judge
 from rerank.prompts import load_prompt
 from rerank.store import CallLog, LoggingBackend, log_calls

@@ -86,17 +86,17 @@ def timed(backend: Any, requests: list[Request]) -> tuple[list[Reply], float]:
 
 def gap(hf: Any, request: Request, ours: Reply, theirs: Reply) -> dict[str, Any]:
     """The first choice on which two orders differ, and how far apart its two tokens are to transformers."""
-    (prompt,) = hf._tokens.encode([request.prompt])
+    (prompt,) = hf.tokens.encode([request.prompt])
     job = Job(index=0, request=request, prompt=prompt, sampling=request.sampling)
     task: Any = request.task
     first, later = identifier_tokens(
-        hf._tokens, task.items, task.separator, end_of_rendered_prompt(hf._tokens, job), job.reply_prefix
+        hf.tokens, task.items, task.separator, end_of_rendered_prompt(hf.tokens, job), job.reply_prefix
     )
     one, other = (_written(reply, task, first, later) for reply in (ours, theirs))
     at = next(at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
     with torch.inference_mode():
         ids = torch.tensor([[*prompt, *other[:at]]])
-        logits = hf._model(input_ids=ids, logits_to_keep=1).logits[0, -1].float()
+        logits = hf.model(input_ids=ids, logits_to_keep=1).logits[0, -1].float()
     return {
         "query": request.window.query.id,
         "token": at,

@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from rerank import Reranker
-from rerank.backends.fake import Fake
-from rerank.backends.fake_server import FakeServer
+from rerank.backends.fake import Fake, FakeServer
 from rerank.errors import BackendError, DataError, UsageError
 from rerank.tasks import Reply, Request
 from rerank.tasks.background_loop import run_on_task_request_loop

@@ -6,4 +6,6 @@ from rerank.registry import Registry
 
 __all__ = ["BACKENDS"]
 
-BACKENDS = Registry("backends", "backend")
+BACKENDS = Registry(
+    "backends", "backend", shared={"backends.fake": "fake fake_server", "backends.encoder_decoder": "seq2seq fusion"}
+)

@@ -163,7 +163,6 @@ def split_documents_for_api(lengths: Sequence[int], query_length: int, limits: R
     """Split a list of documents into parts that are within the limits of a request.
 
     Args:
-        lengths: Number of tokens of each document.
         query_length: Number of tokens of the query, which counts once per document.
         limits: The limits. A document that alone exceeds the token limit becomes a part of its own.
 
@@ -196,21 +195,17 @@ class Api(ServerBackend[RerankApiLimits]):
     default_method = "cross-encoder"
 
     def __init__(self, model: str, address: Address, **options: Any) -> None:
-        """Check the name and the options, without connecting."""
         self._api, self._api_model = _parse_model(model)
         super().__init__(model, address, **options)
 
     @classmethod
     def find_provider(cls, model: str) -> ServerProvider:
-        """Return the provider of the API that the model's name starts with."""
         return _parse_model(model)[0].provider
 
     def make_tokens(self, context_size: Callable[[], int]) -> TokenCounter:
-        """Return a token counter that estimates the length of query-passage pairs."""
         return EstimatedPairTokens(context_size)
 
     async def inspect(self, connection: ServerConnection) -> RerankApiLimits:
-        """Return the limits that the server states, or else the documented limits."""
         api, (context_size, documents) = self._api, (0, 0)
         url, attempts = connection.address.root + api.limits_path, Attempts(connection)
         try:
@@ -237,7 +232,6 @@ class Api(ServerBackend[RerankApiLimits]):
         return limits
 
     def context_size_of(self, description: RerankApiLimits) -> int:
-        """Return the context size that the server states or, if it states none, the one in the API's documentation."""
         return description.context_size
 
     async def answer(self, request: Request) -> Reply:
@@ -271,7 +265,6 @@ class Api(ServerBackend[RerankApiLimits]):
         return [reply]
 
     async def _score(self, connection: ServerConnection, query: str, documents: list[str], estimated: int) -> Reply:
-        """Return the reply to one HTTP request."""
         body = self._api.make_body(self._api_model, query, documents, self._options.context_size)
         attempts = Attempts(connection)
         try:
@@ -319,9 +312,7 @@ def parse_rerank_response(answer: ServerResponse, field: str, *, documents: int,
     score per document, the reply has no scores, and ``error`` states the reason.
 
     Args:
-        answer: The response.
         field: The field that contains the results; empty if the response is the list of results.
-        documents: Number of documents of the request.
         estimated_tokens: Estimated number of prompt tokens, for APIs that do not state it.
     """
     # Token counts are in ``usage`` (Jina, Voyage, vLLM), in ``meta`` (Cohere), or at the top level (ZeroEntropy).

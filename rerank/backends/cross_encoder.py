@@ -1,7 +1,6 @@
 """The backend ``cross_encoder``: scores query-passage pairs with sentence-transformers.
 
-The first turn of a prompt is the query, and each further turn is a passage. Sentence-transformers, torch and
-transformers are imported when a model is loaded, not when this module is imported.
+Sentence-transformers, torch and transformers are imported when a model is loaded, not when this module is imported.
 """
 
 from __future__ import annotations
@@ -9,10 +8,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
+from rerank.errors import BackendError, MissingPrerequisiteError, UsageError, ensure
 from rerank.lm.loading import (
     complete_weights,
     is_of_bypassed_pooler,
@@ -26,13 +26,8 @@ from rerank.lm.model_files import ModelFiles
 from rerank.lm.model_process import LocalModel, require_model_process
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Prompt, TokenCounter
-from rerank.tasks import (
-    BackendOptions,
-    CrossEncoderTask,
-    Reply,
-    Request,
-    resolve_task_context_size,
-)
+from rerank.registry import plugin_name
+from rerank.tasks import BackendOptions, CrossEncoderTask, Reply, Request, resolve_task_context_size
 
 #: Default number of pairs per batch.
 DEFAULT_BATCH = 32
@@ -46,14 +41,10 @@ _GENERATIVE = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
 class PairTokens(HfTokens):
     """A token counter for a cross-encoder, whose input is a pair of query and passage with special tokens.
 
-    Args:
-        tokenizer: The tokenizer.
-        context_size: Maximum number of tokens of one pair.
-        special_tokens: Number of tokens of a pair in addition to its two texts.
+    The context size is that of one pair; ``special_tokens`` is the number of tokens in addition to its two texts.
     """
 
     def __init__(self, tokenizer: Any, *, context_size: int, special_tokens: int) -> None:
-        """Store the number of special tokens."""
         super().__init__(tokenizer, context_size=context_size)
         self._special_tokens = special_tokens
 
@@ -63,119 +54,105 @@ class PairTokens(HfTokens):
         return [query + passage + self._special_tokens for passage in passages or [0]]
 
     def count(self, prompt: Prompt) -> int:
-        """Return the number of tokens of all query-passage pairs of a prompt together."""
         return sum(self.pairs(prompt)) if prompt else 0
 
 
-class CrossEncoder(LocalModel):
+class PassageScorer(LocalModel):
+    """Base class of local rerankers, which score the passages of a query, one request at a time.
+
+    The first turn of a prompt is the query, and each further turn is a passage. Texts are not truncated: a request with
+    a pair longer than the context gets a reply with ``finish="error"``. Subclasses set the token counter.
+    """
+
+    tasks = frozenset({CrossEncoderTask})
+    batch_size = 1  # each request already contains a list of pairs
+    #: It counts the tokens of all pairs of a prompt; the context size limits each pair.
+    tokens: TokenCounter
+
+    def __init__(self, model: Any, identity: Mapping[str, str]) -> None:
+        require_model_process()
+        self.model = model
+        self.identity: dict[str, str] = dict(identity)
+        self._lock = threading.Lock()
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        require_model_process()
+        replies = []
+        with self._lock:
+            for request in requests:
+                started = time.perf_counter()
+                if isinstance(request.task, CrossEncoderTask):
+                    reply = self.score(request.prompt)
+                    replies.append(replace(reply, seconds=time.perf_counter() - started))
+                else:
+                    task, name = type(request.task).__name__, plugin_name(type(self))
+                    error = f"The backend {name} scores pairs of query and passage; it does not support {task}"
+                    replies.append(Reply(finish="error", error=error))
+        return replies
+
+    def score(self, prompt: Prompt) -> Reply:
+        """Return the reply to one request, with one score per passage."""
+        raise NotImplementedError
+
+
+def check_single_device(options: BackendOptions, what: str) -> None:
+    """Check that neither an adapter nor a device map is set for a model; ``what`` says what it is, for the message."""
+    for value, flag in ((options.adapter, "--adapter"), (options.device_map, "--device-map")):
+        ensure(not value, f"{flag} is {value}, but {what}", expected="no adapter and no device map, but one device")
+
+
+class CrossEncoder(PassageScorer):
     """A backend that runs a cross-encoder of sentence-transformers.
 
     Scores are logits without the sigmoid that many models apply: it does not change the order, but its rounding makes
     very relevant passages tie. For a model with two labels (irrelevant, relevant), the score is the log odds of the
     second label, logit 2 - logit 1.
 
-    Texts are not truncated: a request with a pair longer than the context gets a reply with ``finish="error"``.
-
     Args:
         model: ``sentence_transformers.CrossEncoder``, on its device.
-        identity: Name, hash or revision, and dtype of the model.
-        options: Backend options, of which batch size (in pairs) and context size are used; None for the defaults.
+        options: Only batch size (in pairs) and context size have an effect.
     """
 
-    tasks = frozenset({CrossEncoderTask})
-    #: One request at a time, since each request already contains a list of pairs.
-    batch_size = 1
-
     def __init__(self, model: Any, *, identity: Mapping[str, str], options: BackendOptions | None = None) -> None:
-        """Wrap a model that is already loaded. To load a model by name, use `load`."""
-        require_model_process()
+        super().__init__(model, identity)
         options = options or BackendOptions()
         name = identity.get("model", "")
-        if model.num_labels > 2:
-            raise UsageError(
-                f"Model {name!r} has {model.num_labels} labels",
-                expected="a single label, or two labels (irrelevant, relevant)",
-            )
-        self._model = model
-        self._identity = dict(identity)
-        self._lock = threading.Lock()
+        ensure(
+            model.num_labels <= 2,
+            f"Model {name!r} has {model.num_labels} labels",
+            expected="a single label, or two labels (irrelevant, relevant)",
+        )
         self._pairs_per_batch = options.batch_size or DEFAULT_BATCH
         stated = model.max_seq_length if 0 < (model.max_seq_length or 0) < _NO_LIMIT else None
         size = resolve_task_context_size(stated, options, name)
-        self._tokens = PairTokens(
-            model.tokenizer, context_size=size, special_tokens=_count_cross_encoder_special_tokens(model)
-        )
+        special_tokens = _count_special_tokens(model)
+        self.tokens: PairTokens = PairTokens(model.tokenizer, context_size=size, special_tokens=special_tokens)
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> CrossEncoder:
-        """Load a model from a folder or from the hub; only safetensors weights are read.
-
-        Args:
-            name: A folder written by ``save_pretrained``, or an id on the hub.
-            options: Options for loading and running the model; None for the defaults.
-        """
+        """Load a model from a folder or from the hub; only safetensors weights are read."""
         options = options or BackendOptions()
-        for value, flag in ((options.adapter, "--adapter"), (options.device_map, "--device-map")):
-            if value:
-                raise UsageError(
-                    f"{flag} is {value}, but the model is a cross-encoder",
-                    expected="no adapter and no device map, but one device",
-                )
+        check_single_device(options, "the model is a cross-encoder")
         files = locate_files(name, options)
         model, identity = load_cross_encoder_model(files, options)
         backend = cls(model, identity=identity, options=options)
         backend.set_source(files, options)
         return backend
 
-    @property
-    def model(self) -> Any:
-        """The model, a ``sentence_transformers.CrossEncoder``."""
-        return self._model
-
-    @property
-    def identity(self) -> Mapping[str, str]:
-        """Name, hash or revision, and dtype of the model."""
-        return self._identity
-
-    @property
-    def tokens(self) -> TokenCounter:
-        """The token counter. It counts the tokens of all pairs of a prompt; the context size limits each pair."""
-        return self._tokens
-
-    def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Return the replies to all requests, in order, with one score per passage."""
-        require_model_process()
-        with self._lock:
-            return [self._reply(request) for request in requests]
-
-    def _reply(self, request: Request) -> Reply:
-        started = time.perf_counter()
-        if not isinstance(request.task, CrossEncoderTask):
-            task = type(request.task).__name__
-            return Reply(finish="error", error=f"A cross-encoder scores pairs; it does not support {task}")
-        query, *passages = [message.content for message in request.prompt]
-        lengths = self._tokens.pairs(request.prompt)
-        if max(lengths) > self._tokens.context_size:
-            error = f"A pair has {max(lengths)} tokens, but the context holds at most {self._tokens.context_size}"
-            return Reply(tokens_in=sum(lengths), finish="error", error=error)
-        scores = self._scores([(query, passage) for passage in passages])
-        if scores is None:
-            return Reply(
-                tokens_in=sum(lengths), finish="error", error=f"Out of memory on one pair of {max(lengths)} tokens"
-            )
-        return Reply(scores=scores, tokens_in=sum(lengths), seconds=time.perf_counter() - started)
-
-    def _scores(self, pairs: Sequence[tuple[str, str]]) -> tuple[float, ...] | None:
-        """Return one logit per pair; None if a single pair does not fit into memory."""
+    def score(self, prompt: Prompt) -> Reply:
+        """Return the reply to one request; if memory runs out, the batches of pairs are halved."""
         from rerank.lm.decoding import is_out_of_memory
 
-        if not pairs:
-            return ()
-        size = self._pairs_per_batch
-        while size:
+        query, *passages = [message.content for message in prompt]
+        lengths = self.tokens.pairs(prompt)
+        if max(lengths) > self.tokens.context_size:
+            error = f"A pair has {max(lengths)} tokens, but the context holds at most {self.tokens.context_size}"
+            return Reply(tokens_in=sum(lengths), finish="error", error=error)
+        pairs, size = [(query, passage) for passage in passages], self._pairs_per_batch
+        while size and pairs:
             try:
                 with quiet_transformers():
-                    logits = self._model.predict(list(pairs), batch_size=size, show_progress_bar=False)
+                    logits = self.model.predict(pairs, batch_size=size, show_progress_bar=False)
             except (RuntimeError, ValueError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise BackendError(f"The model failed on {len(pairs)} pairs: {error}") from error
@@ -183,8 +160,11 @@ class CrossEncoder(LocalModel):
             else:
                 # Shape (pairs,) for one label; (pairs, 2) for irrelevant and relevant, where the score is the log odds.
                 rows = logits[:, 1] - logits[:, 0] if logits.ndim == 2 else logits
-                return tuple(map(float, rows))
-        return None
+                return Reply(scores=tuple(map(float, rows)), tokens_in=sum(lengths))
+        if not pairs:
+            return Reply(tokens_in=sum(lengths))
+        message = f"Out of memory on one pair of {max(lengths)} tokens"
+        return Reply(tokens_in=sum(lengths), finish="error", error=message)
 
 
 def load_cross_encoder_model(
@@ -192,24 +172,25 @@ def load_cross_encoder_model(
 ) -> tuple[Any, dict[str, str]]:
     """Load a ``sentence_transformers.CrossEncoder``, and return it with its identity.
 
-    Args:
-        files: The files of the model.
-        options: Options for loading the model.
-        new_head: Whether to load encoders without a classification head as well, and add a randomly initialized head
-            with one label, which has to be trained.
+    With ``new_head``, encoders without a classification head are loaded as well, and get a randomly initialized head
+    with one label, which has to be trained.
     """
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
     with quiet_transformers():
-        _require_cross_encoder_backend()
+        try:
+            import sentence_transformers  # noqa: F401
+        except ImportError as error:
+            raise MissingPrerequisiteError(
+                f"A cross-encoder needs sentence-transformers, and importing it failed: {error}",
+                remedy="Run: pip install 'listrank[cross-encoder]'",
+            ) from error
     with quiet_transformers(), named_loading_errors(files, device):
-        model = _open_cross_encoder(files, options, device=device, dtype=dtype, new_head=new_head)
+        model = _open(files, options, device=device, dtype=dtype, new_head=new_head)
     return model, {**files.identity, "dtype": dtype}
 
 
-def _open_cross_encoder(
-    files: ModelFiles, options: BackendOptions, *, device: str, dtype: str, new_head: bool = False
-) -> Any:
+def _open(files: ModelFiles, options: BackendOptions, *, device: str, dtype: str, new_head: bool = False) -> Any:
     """Load the model; raise `UsageError` if it has no classification head, unless ``new_head`` adds one."""
     import sentence_transformers
     import torch
@@ -244,18 +225,7 @@ def _open_cross_encoder(
         )
 
 
-def _require_cross_encoder_backend() -> None:
-    """Check that sentence-transformers can be imported."""
-    try:
-        import sentence_transformers  # noqa: F401
-    except ImportError as error:
-        raise MissingPrerequisiteError(
-            f"A cross-encoder needs sentence-transformers, and importing it failed: {error}",
-            remedy="Run: pip install 'listrank[cross-encoder]'",
-        ) from error
-
-
-def _count_cross_encoder_special_tokens(model: Any) -> int:
+def _count_special_tokens(model: Any) -> int:
     """Return the number of tokens that are added to a pair of texts: separators and the model's default instruction."""
     pair = ["a", "b"]
     instruction = (getattr(model, "prompts", None) or {}).get(getattr(model, "default_prompt_name", None))

@@ -32,19 +32,7 @@ from rerank.errors import UsageError, error_repr
 from rerank.prompts.base import TokenCounter
 from rerank.prompts.identifiers import LETTER_IDENTIFIERS
 from rerank.tasks import DecisionTask, Reply, Request
-from rerank.tasks.dialects.decisions import (
-    ChoiceAnswer,
-    ChoiceQuestion,
-    DecisionAnswer,
-    DecisionChoice,
-    DecisionLevel,
-    DecisionQuestion,
-    DecisionRequest,
-    PredicateAnswer,
-    PredicateQuestion,
-    RefusalAnswer,
-    ScoreQuestion,
-)
+from rerank.tasks.dialects import decisions
 
 if TYPE_CHECKING:  # importing httpx2 takes 0.1 s, so commands without a server avoid it
     from rerank.backends.base.client import Server
@@ -60,7 +48,7 @@ _DIVIDED = frozenset({400, 413, 422})
 _LEAST = 1e-300
 #: Largest amount by which a probability may exceed 1, since servers round probabilities.
 _ROUNDING = 1e-6
-_ANSWER: TypeAdapter[DecisionAnswer] = TypeAdapter(DecisionAnswer)
+_ANSWER: TypeAdapter[decisions.DecisionAnswer] = TypeAdapter(decisions.DecisionAnswer)
 
 
 class DecisionTokens(EstimatedTokens):
@@ -73,7 +61,7 @@ class DecisionTokens(EstimatedTokens):
 class _Asked:
     """A question that waits for its reply."""
 
-    question: DecisionQuestion
+    question: decisions.DecisionQuestion
     task: DecisionTask
     estimated: int  # number of prompt tokens
     reply: asyncio.Future[Reply]
@@ -99,21 +87,17 @@ class Decisions(ServerBackend[int]):
 
     @classmethod
     def find_provider(cls, model: str) -> ServerProvider:
-        """Return OpenAI as the provider, whose server is used if no address is set."""
         if not model:
             raise UsageError("--model decisions: does not contain the name of a model", expected="decisions:NAME")
         return OPENAI
 
     def make_tokens(self, context_size: Callable[[], int]) -> TokenCounter:
-        """Return a token counter that estimates, since the server's tokenizer is unknown."""
         return DecisionTokens(context_size)
 
     async def inspect(self, connection: ServerConnection) -> int:
-        """Return the assumed context size, since the API states none."""
-        return CONTEXT
+        return CONTEXT  # the API states none
 
     def context_size_of(self, description: int) -> int:
-        """Return the assumed context size."""
         return description
 
     async def answer(self, request: Request) -> Reply:
@@ -174,7 +158,7 @@ class Decisions(ServerBackend[int]):
     async def _ask(self, shared: list[dict[str, Any]], batch: Sequence[_Asked], server: Server[int]) -> list[Reply]:
         """Return the replies to several questions. If the server rejects the call, send each half separately."""
         questions = [asked.question.model_copy(update={"name": str(n)}) for n, asked in enumerate(batch)]
-        body = DecisionRequest(model=self._model, input=shared, questions=questions)
+        body = decisions.DecisionRequest(model=self._model, input=shared, questions=questions)
         attempts = Attempts(server.connection)
         try:
             replies = await server.connection.ask(
@@ -197,7 +181,9 @@ class Decisions(ServerBackend[int]):
 # Questions
 
 
-def split_prompt_into_question(request: Request, task: DecisionTask) -> tuple[list[dict[str, Any]], DecisionQuestion]:
+def split_prompt_into_question(
+    request: Request, task: DecisionTask
+) -> tuple[list[dict[str, Any]], decisions.DecisionQuestion]:
     """Divide a prompt into the input, messages that other requests may share, and the question about it.
 
     If the prompt contains text before its passages, such as the query, this text is the input, and the passages are a
@@ -218,15 +204,15 @@ def split_prompt_into_question(request: Request, task: DecisionTask) -> tuple[li
     messages = [{"role": role, "content": content} for role, content in (*turns, ("user", shared))]
     instructions = instructions.strip()
     if task.question == "predicate":
-        return messages, PredicateQuestion(type="predicate", instructions=instructions)
+        return messages, decisions.PredicateQuestion(type="predicate", instructions=instructions)
     if task.question == "choice":
         choices = [
-            DecisionChoice(value=option, description=passage)
+            decisions.DecisionChoice(value=option, description=passage)
             for option, passage in zip(task.options, passages, strict=True)
         ]
-        return messages, ChoiceQuestion(type="choice", instructions=instructions, choices=choices)
-    levels = [DecisionLevel(label=option) for option in reversed(task.options)]
-    return messages, ScoreQuestion(type="score", instructions=instructions, levels=levels)
+        return messages, decisions.ChoiceQuestion(type="choice", instructions=instructions, choices=choices)
+    levels = [decisions.DecisionLevel(label=option) for option in reversed(task.options)]
+    return messages, decisions.ScoreQuestion(type="score", instructions=instructions, levels=levels)
 
 
 # Answers
@@ -294,14 +280,14 @@ def _scores(task: DecisionTask, row: Any) -> tuple[float, ...] | None:
         fault = error.errors()[0]
         place = ".".join(map(str, fault["loc"]))
         raise _UnusableAnswerError(f"Invalid answer: {place}: {fault['msg']}, {error_repr(fault['input'])}") from error
-    if isinstance(found, RefusalAnswer):
+    if isinstance(found, decisions.RefusalAnswer):
         return None
     if found.type != task.question:
         raise _UnusableAnswerError(f"The answer to a {task.question} question has the type {found.type}")
     pairs: list[tuple[Any, float]]
-    if isinstance(found, PredicateAnswer):
+    if isinstance(found, decisions.PredicateAnswer):
         pairs = list(zip(task.options, (found.probability, 1 - found.probability), strict=True))
-    elif isinstance(found, ChoiceAnswer):
+    elif isinstance(found, decisions.ChoiceAnswer):
         pairs = [(row.value, row.probability) for row in found.probabilities]
     else:
         pairs = [(row.label, row.probability) for row in found.probabilities]

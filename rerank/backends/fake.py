@@ -1,4 +1,4 @@
-"""The backend ``fake``: simulated models, correct or deliberately faulty, for documentation, tests and dry runs.
+"""The backends ``fake`` and ``fake-server``: simulated models, correct or faulty, for docs, tests and dry runs.
 
 A fake derives its reply from the window. It reads the text of the prompt only to score words by attention. It returns
 text in the form that a model would generate, and the real parser parses it. Replies are deterministic.
@@ -6,19 +6,20 @@ text in the form that a model would generate, and the real parser parses it. Rep
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import random
 import re
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from pydantic import InstanceOf
 
-from rerank.errors import StorageError, UnknownNameError, UsageError
+from rerank.errors import StorageError, UnknownNameError, ensure
 from rerank.prompts.word_tokens import WordTokens
 from rerank.tasks import (
     AttentionTask,
@@ -33,8 +34,10 @@ from rerank.tasks import (
     Request,
 )
 from rerank.tasks.backends import BaseBackend
+from rerank.tasks.background_loop import await_on_task_request_loop, run_on_task_request_loop
+from rerank.tasks.concurrency_limit import ConcurrencyLimit
 from rerank.tasks.token_positions import format_task_token_positions
-from rerank.types import Document, Order, Qrels, Window
+from rerank.types import Order, Qrels, Window
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -53,13 +56,11 @@ class Fake(BaseBackend):
     - ``fail``: no reply to a fraction of the requests; the other requests get the replies of ``perfect``.
 
     Attributes:
-        kind: Name of the simulated model.
         seed: Seed of ``stutter`` and ``fail``.
         p: Probability that ``stutter`` corrupts a position.
         rate: Fraction of requests that ``fail`` does not answer.
         qrels: Relevance judgments for ``perfect``, ``talk`` and ``fail``.
         context_size: Maximum number of tokens (words and punctuation marks) of prompt and reply together.
-        batch_size: Number of requests per batch.
         delay: Seconds to wait before each reply, for example to have time to interrupt a run.
         log: File that receives one line (the request's digest) per reply.
         served: Digests of the requests that have received a reply, in order.
@@ -77,8 +78,8 @@ class Fake(BaseBackend):
             CrossEncoderTask,
         }
     )
-    #: Pictures are accepted, since replies depend on the window, not on the prompt.
-    sees_pictures = True
+    sees_pictures = True  # replies depend on the window, not on the prompt
+    costs_money = False
 
     kind: str
     _: KW_ONLY
@@ -94,25 +95,20 @@ class Fake(BaseBackend):
     _warned: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Check the options."""
         if self.kind not in KINDS:
             raise UnknownNameError("fake model", self.kind, KINDS)
         for name, value in (("p", self.p), ("rate", self.rate)):
-            if not 0 <= value <= 1:
-                raise UsageError(
-                    f"Option {name}={value} of fake:{self.kind} is out of range", expected="a number from 0 to 1"
-                )
-        if min(self.context_size, self.batch_size) < 1 or self.delay < 0:
-            raise UsageError(
-                f"fake:{self.kind} has context_size={self.context_size}, batch_size={self.batch_size}, "
-                f"delay={self.delay}",
-                expected="sizes of at least 1 and a delay of at least 0",
-            )
+            found = f"Option {name}={value} of fake:{self.kind} is out of range"
+            ensure(0 <= value <= 1, found, expected="a number from 0 to 1")
+        ensure(
+            min(self.context_size, self.batch_size) >= 1 and self.delay >= 0,
+            f"fake:{self.kind} has context_size={self.context_size}, batch_size={self.batch_size}, delay={self.delay}",
+            expected="sizes of at least 1 and a delay of at least 0",
+        )
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """The kind of fake, and the options that affect its replies."""
-        identity = {"model": f"fake:{self.kind}"}
+        identity = {"model": f"fake:{self.kind}"}  # and the options that affect its replies
         if self.kind in ("stutter", "fail"):
             identity["seed"] = str(self.seed)
         if self.kind == "stutter":
@@ -120,67 +116,82 @@ class Fake(BaseBackend):
         if self.kind == "fail":
             identity["rate"] = str(self.rate)
         if self.qrels is not None and self.kind in ("perfect", "talk", "fail"):
-            identity["qrels"] = _fake_backend_qrels_digest(self.qrels)
+            content = sorted((query_id, sorted(judged.items())) for query_id, judged in self.qrels.items())
+            identity["qrels"] = hashlib.sha256(repr(content).encode()).hexdigest()
         return identity
 
     @property
     def tokens(self) -> WordTokens:
-        """A counter of words and punctuation marks."""
         return WordTokens(self.context_size)
 
-    @property
-    def costs_money(self) -> bool:
-        """Whether calls cost money; always false for this backend."""
-        return False
-
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Return the replies to all requests, in order."""
-        identity = self.identity
-        return [self._reply(request, request.digest(identity)) for request in requests]
+        identity, replies = self.identity, []
+        for request in requests:
+            started = time.perf_counter()
+            if self.delay:
+                time.sleep(self.delay)
+            replies.append(self._reply(request, request.digest(identity), started))
+        return replies
 
-    def _reply(self, request: Request, digest: str) -> Reply:
-        started = time.perf_counter()
-        if self.delay:
-            time.sleep(self.delay)
-        return self._reply_now(request, digest, started)
-
-    def _reply_now(self, request: Request, digest: str, started: float) -> Reply:
-        tokens_in = self.tokens.count(request.prompt)
+    def _reply(self, request: Request, digest: str, started: float) -> Reply:
+        tokens_in, task = self.tokens.count(request.prompt), request.task
         # Each request has its own random number generator, so the order of requests and batches has no effect.
         rng = random.Random(f"{self.seed} {digest}")
         if self.kind == "fail" and rng.random() < self.rate:
             reply = Reply(text="", tokens_in=tokens_in, finish="error", error="fake:fail does not answer this request")
-        elif isinstance(request.task, AttentionTask) and request.task.per_token:
-            positions, scores = self._score_words(request, request.task, rng)
+        elif isinstance(task, AttentionTask) and task.per_token:
+            positions, scores = self._score_words(request, task, rng)
             reply = Reply(text=format_task_token_positions(positions), scores=scores, tokens_in=tokens_in)
-        elif not isinstance(request.task, GenerationTask | FusionTask | PermutationTask):
-            shape = "1x1" if isinstance(request.task, AttentionTask) and request.task.per_head else ""  # a single head
+        elif not isinstance(task, GenerationTask | FusionTask | PermutationTask):
+            shape = "1x1" if isinstance(task, AttentionTask) and task.per_head else ""  # a single head
             reply = Reply(text=shape, scores=self._scores(request, rng), tokens_in=tokens_in)
         else:
             text = self._text(request, rng)
             (tokens_out,) = self.tokens.lengths([text])
             seconds = time.perf_counter() - started
             reply = Reply(text=text, tokens_in=tokens_in, tokens_out=tokens_out, seconds=seconds)
-        self._log_request(digest)
+        self.served.append(digest)
+        if self.log is not None:
+            try:
+                with self.log.open("a", encoding="utf-8") as file:
+                    file.write(f"{digest}\n")
+            except OSError as error:
+                raise StorageError(
+                    f"The log {str(self.log)!r} of fake:{self.kind} cannot be written: {error}"
+                ) from error
         return reply
 
     def _text(self, request: Request, rng: random.Random) -> str:
-        window = request.window
+        window, count = request.window, len(request.window)
         # Constrained decoding excludes malformed replies, so no kind of fake returns one.
         if isinstance(request.task, PermutationTask):
             order = self._order(window, rng)[: request.task.count]
             return request.task.separator.join(request.task.items[index] for index in order)
         if self.kind == "stutter":
-            return _fake_stuttered_order(len(window), self.p, rng)
-        permutation = _fake_permutation_text(self._order(window, rng)[: window.depth])
-        return _fake_talkative_reply(permutation, len(window)) if self.kind == "talk" else permutation
+            return _permutation(_stutter(count, self.p, rng))
+        permutation = _permutation(self._order(window, rng)[: window.depth])
+        if self.kind != "talk":
+            return permutation
+        return (
+            f"I read all {count} passages twice and spent 3 minutes on them. In my view, 2 or 3 matter most.\n\n"
+            f"Ranking: {permutation}\n\nThat is 1 list of {count}; I am 90% sure of the first 10."
+        )
 
     def _order(self, window: Window, rng: random.Random) -> Order:
+        positions = range(len(window))
         if self.kind == "reversed":
-            return tuple(reversed(range(len(window))))
+            return tuple(reversed(positions))
         if self.kind == "stutter":
-            return tuple(rng.sample(range(len(window)), len(window)))
-        return self._perfect(window)
+            return tuple(rng.sample(positions, len(window)))
+        if self.qrels is None and not self._warned:
+            self._warned = True
+            warnings.warn(f"fake:{self.kind} has no qrels, so it keeps the input order", stacklevel=2)
+        return tuple(sorted(positions, key=lambda index: -self._judged(window, index)))
+
+    def _judged(self, window: Window, index: int) -> int:
+        """Return the grade of a candidate; for a passage of a document, the document's grade; 0 without qrels."""
+        doc = window.docs[index]
+        return self.qrels.get(window.query.id, {}).get(doc.part_of or doc.id, 0) if self.qrels is not None else 0
 
     def _scores(self, request: Request, rng: random.Random) -> tuple[float, ...]:
         """Return one score per passage or continuation: minus its rank (from 0).
@@ -191,7 +202,8 @@ class Fake(BaseBackend):
         window, task = request.window, request.task
         count = len(task.continuations) if isinstance(task, ContinuationTask) else len(window)
         if len(window) == 1:  # continuations such as Yes and No: the first one gets the grade
-            grade = float(self._grade(window, rng))
+            sign = -1 if self.kind == "reversed" else 1
+            grade = rng.random() if self.kind == "stutter" else float(sign * self._judged(window, 0))
             return (grade, *[0.0] * (count - 1))
         ranks = {index: rank for rank, index in enumerate(self._order(window, rng))}
         return tuple(-float(ranks.get(index, count)) for index in range(count))
@@ -211,46 +223,70 @@ class Fake(BaseBackend):
         ]
         return [[position for position, _ in row] for row in words], tuple(scores)
 
-    def _grade(self, window: Window, rng: random.Random) -> float:
-        if self.kind == "stutter":
-            return rng.random()
-        sign = -1 if self.kind == "reversed" else 1
-        grades = self.qrels.get(window.query.id, {}) if self.qrels is not None else {}
-        return sign * grades.get(_fake_backend_qrels_id(window.docs[0]), 0)
 
-    def _perfect(self, window: Window) -> Order:
-        if self.qrels is None:
-            if not self._warned:
-                self._warned = True
-                warnings.warn(f"fake:{self.kind} has no qrels, so it keeps the input order", stacklevel=2)
-            return tuple(range(len(window)))
-        grades = self.qrels.get(window.query.id, {})
-        return tuple(
-            sorted(range(len(window)), key=lambda index: -grades.get(_fake_backend_qrels_id(window.docs[index]), 0))
+@dataclass(eq=False)
+class FakeServer(Fake):
+    """A `Fake` whose replies take time, like those of a server: ``--model fake-server:reversed,delay=0.2``.
+
+    It accepts requests one by one, waits without blocking and limits concurrency, but needs no server and no network.
+    """
+
+    _: KW_ONLY
+    batch_size: int = 16
+    #: Maximum number of requests that are answered at the same time; the others wait.
+    concurrency: int = 8
+    #: Make every N-th request slow, where N is this number; 0 for no slow requests.
+    slow_every: int = 0
+    #: Delay of a slow request in seconds, instead of ``delay``.
+    slow_delay: float = 0.0
+    arrived: int = field(default=0, init=False, repr=False)
+    in_progress: int = field(default=0, init=False, repr=False)
+    #: The largest number of requests that were answered at the same time.
+    most_in_progress: int = field(default=0, init=False, repr=False)
+    _limit: ConcurrencyLimit = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        Fake.__post_init__(self)
+        ensure(
+            self.concurrency >= 1 and min(self.slow_every, self.slow_delay) >= 0,
+            f"fake-server:{self.kind} has concurrency={self.concurrency}, slow_every={self.slow_every}, "
+            f"slow_delay={self.slow_delay}",
+            expected="a concurrency of at least 1, and no negative number",
         )
+        self._limit = ConcurrencyLimit(self.concurrency)
 
-    def _log_request(self, digest: str) -> None:
-        self.served.append(digest)
-        if self.log is not None:
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        async def answer_all() -> list[Reply]:
+            return list(await asyncio.gather(*map(self._answer, requests)))
+
+        return run_on_task_request_loop(answer_all()) if requests else []
+
+    async def agenerate(self, request: Request) -> Reply:
+        return await await_on_task_request_loop(self._answer(request))
+
+    async def aclose(self) -> None:
+        """Do nothing, since there are no connections."""
+
+    async def _answer(self, request: Request) -> Reply:
+        async with self._limit:
+            started = time.perf_counter()
+            self.arrived += 1
+            self.in_progress += 1
+            self.most_in_progress = max(self.most_in_progress, self.in_progress)
+            is_slow = self.slow_every and self.arrived % self.slow_every == 0
             try:
-                with self.log.open("a", encoding="utf-8") as file:
-                    file.write(f"{digest}\n")
-            except OSError as error:
-                raise StorageError(
-                    f"The log {str(self.log)!r} of fake:{self.kind} cannot be written: {error}"
-                ) from error
+                await asyncio.sleep(self.slow_delay if is_slow else self.delay)
+                reply = self._reply(request, request.digest(self.identity), started)
+            finally:
+                self.in_progress -= 1
+            return replace(reply, seconds=time.perf_counter() - started)
 
 
-def _fake_backend_qrels_id(doc: Document) -> str:
-    """Return the id under which the qrels list a candidate; for a passage of a document, the document's id."""
-    return doc.part_of or doc.id
-
-
-def _fake_permutation_text(order: Order) -> str:
+def _permutation(order: Order) -> str:
     return " > ".join(f"[{index + 1}]" for index in order)
 
 
-def _fake_stuttered_order(count: int, p: float, rng: random.Random) -> str:
+def _stutter(count: int, p: float, rng: random.Random) -> Order:
     """Return a random order. With probability p, an identifier is omitted or followed by a repeated or unknown one."""
     order = list(range(count))
     rng.shuffle(order)
@@ -264,16 +300,4 @@ def _fake_stuttered_order(count: int, p: float, rng: random.Random) -> str:
                 written += [index, rng.choice(written or [index])]
             case "unknown":
                 written += [index, count + rng.randrange(1, 100)]
-    return _fake_permutation_text(tuple(written))
-
-
-def _fake_talkative_reply(permutation: str, count: int) -> str:
-    return (
-        f"I read all {count} passages twice and spent 3 minutes on them. In my view, 2 or 3 matter most.\n\n"
-        f"Ranking: {permutation}\n\nThat is 1 list of {count}; I am 90% sure of the first 10."
-    )
-
-
-def _fake_backend_qrels_digest(qrels: Qrels) -> str:
-    content = sorted((query_id, sorted(judged.items())) for query_id, judged in qrels.items())
-    return hashlib.sha256(repr(content).encode()).hexdigest()
+    return tuple(written)

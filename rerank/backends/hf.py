@@ -20,7 +20,6 @@ from rerank.lm.model_process import LocalModel, require_model_process
 from rerank.lm.tensor_parallel import broadcast_torch_batch, follow_torch_leader, is_causal_model_split
 from rerank.lm.token_meter import OnTokens, TokenMeter
 from rerank.lm.tokenizers import HfTokens, stated_context_size
-from rerank.prompts.base import TokenCounter
 from rerank.tasks import (
     AttentionTask,
     BackendOptions,
@@ -50,8 +49,6 @@ class Hf(LocalModel):
 
     Args:
         model: The model, in evaluation mode on its device.
-        tokenizer: The tokenizer of the model.
-        identity: Name, hash or revision, dtype and adapter of the model.
         options: Backend options; None for the defaults. Only ``batch_size``, ``context_size``, ``reuse`` and
             ``deterministic`` have an effect.
     """
@@ -63,15 +60,14 @@ class Hf(LocalModel):
     def __init__(
         self, model: Any, tokenizer: Any, *, identity: Mapping[str, str], options: BackendOptions | None = None
     ) -> None:
-        """Wrap a model that is already loaded. To load a model by name, use `load`."""
         require_model_process()
         options = options or BackendOptions()
         stated = stated_context_size(model, tokenizer)
         size = resolve_task_context_size(stated, options, identity.get("model", ""))
-        self._model = model
-        self._identity = dict(identity)
-        self._tokens = HfTokens(tokenizer, context_size=size)
-        self._batch_size = self.choose_batch_size(options, model.device.type)
+        self.model = model
+        self.identity = dict(identity)
+        self.tokens = HfTokens(tokenizer, context_size=size)
+        self.batch_size = self.choose_batch_size(options, model.device.type)
         self.batch_characters = self.choose_batch_characters(options, model.device.type)
         self._reuse = options.reuse and not options.deterministic
         # A task changes the model while it runs: attention function, output head, generation config.
@@ -79,12 +75,7 @@ class Hf(LocalModel):
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> Self:
-        """Load a model from a folder or from the hub.
-
-        Args:
-            name: A folder written by ``save_pretrained``, or an id on the hub.
-            options: Options for loading and running the model; None for the defaults.
-        """
+        """Load a model from a folder written by ``save_pretrained`` or from the hub."""
         options = options or BackendOptions()
         loaded = load_language_model(name, options, cls.classes)
         backend = cls(loaded.model, loaded.tokenizer, identity=loaded.identity, options=options)
@@ -95,17 +86,11 @@ class Hf(LocalModel):
 
     @staticmethod
     def choose_batch_size(options: BackendOptions, device: str) -> int:
-        """Return the batch size: 1 if deterministic, else that of the options or the default for ``device``.
-
-        Args:
-            options: The options.
-            device: Type of the device: ``cpu``, ``cuda`` or ``mps``.
-        """
+        """Return the batch size: 1 if deterministic, else that of the options or the default for ``device``, or 4."""
         return 1 if options.deterministic else options.batch_size or DEFAULT_BATCH.get(device, 4)
 
     @staticmethod
     def choose_batch_characters(options: BackendOptions, device: str) -> int | None:
-        """Return the maximum number of characters of the prompts in a batch; None if there is no such limit."""
         return CPU_BATCH_CHARACTERS if device == "cpu" and options.batch_size is None else None
 
     @classmethod
@@ -117,11 +102,10 @@ class Hf(LocalModel):
 
     @classmethod
     def load_described(cls, description: ModelDescription) -> Self:
-        """Load the model that `describe` has described, and use the token counter of the description."""
         options, tokens = description.options, description.tokens
         loaded = load_language_model(description.files.name, options, cls.classes, tokenizer=tokens.tokenizer)
         backend = cls(loaded.model, loaded.tokenizer, identity=loaded.identity, options=options)
-        backend._tokens = tokens
+        backend.tokens = tokens
         backend.set_source(loaded.files, options)
         return backend
 
@@ -135,50 +119,20 @@ class Hf(LocalModel):
         return cls(model.eval(), tokenizer, identity={"model": name, "dtype": dtype}, options=options)
 
     @property
-    def model(self) -> Any:
-        """The transformers model, for training."""
-        return self._model
-
-    @property
-    def identity(self) -> Mapping[str, str]:
-        """Name, hash or revision, dtype, and adapter of the model."""
-        return self._identity
-
-    @property
-    def tokens(self) -> TokenCounter:
-        """The model's token counter."""
-        return self._tokens
-
-    @property
     def shares_batches(self) -> bool:  # type: ignore[override]
         """Whether one batch with requests of several callers is faster than one batch per caller; false on a CPU."""
-        return str(self._model.device.type) != "cpu"
-
-    @property
-    def batch_size(self) -> int:
-        """Number of requests processed together; a batch that does not fit into memory is halved."""
-        return self._batch_size
+        return str(self.model.device.type) != "cpu"
 
     def set_batching(self, batch_size: int, *, reuse: bool) -> None:
-        """Use the batching of a recorded run, so that its results are bit-identical after it is resumed.
-
-        Args:
-            batch_size: Number of requests processed together.
-            reuse: Whether prompt prefixes that several requests share are computed once.
-        """
-        self._batch_size, self._reuse = batch_size, reuse
+        self.batch_size, self._reuse = batch_size, reuse
         vars(self).pop("_prefixes", None)
 
     def report_tokens_to(self, on_tokens: OnTokens | None) -> None:
-        """Set a function that is called with the number of tokens just processed; None to remove it.
-
-        The calls come while a batch is running, so progress is visible before its first reply.
-        """
         self._meter.on_tokens = on_tokens
 
     @cached_property
     def _meter(self) -> TokenMeter:
-        return TokenMeter(self._model)
+        return TokenMeter(self.model)
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """Return the replies to all requests, in order.
@@ -188,10 +142,10 @@ class Hf(LocalModel):
         even in a batch of its own, gets a reply with ``finish="error"``. Only one thread at a time uses the model.
         """
         require_model_process()
-        replies, groups = make_token_jobs(requests, self._tokens, self._identity.get("model", ""))
+        replies, groups = make_token_jobs(requests, self.tokens, self.identity.get("model", ""))
         for jobs in groups:
             jobs.sort(key=lambda job: (-len(job.prompt), job.index))
-            size = 1 if jobs[0].task_type is AttentionTask else self._batch_size
+            size = 1 if jobs[0].task_type is AttentionTask else self.batch_size
             for start in range(0, len(jobs), size):
                 with self._lock:
                     replies |= self._run_batch(jobs[start : start + size])
@@ -205,7 +159,7 @@ class Hf(LocalModel):
         from rerank.lm.decoding import is_out_of_memory
 
         started = time.perf_counter()
-        if is_causal_model_split(self._model):
+        if is_causal_model_split(self.model):
             broadcast_torch_batch(jobs)
         try:
             replies = self._run(jobs)
@@ -232,9 +186,9 @@ class Hf(LocalModel):
 
         with quiet_transformers():
             jobs = decode_thoughts_into_jobs(
-                partial(decode_thought_token_ids, self._model, self._tokens), self._tokens, jobs
+                partial(decode_thought_token_ids, self.model, self.tokens), self.tokens, jobs
             )
-            return TASK_RUNNERS[jobs[0].task_type](self._model, self._tokens, jobs, self._prefixes)
+            return TASK_RUNNERS[jobs[0].task_type](self.model, self.tokens, jobs, self._prefixes)
 
     @cached_property
     def _prefixes(self) -> PrefixCache | None:
@@ -242,12 +196,12 @@ class Hf(LocalModel):
         from rerank.lm.prefix_cache import PrefixCache, supports_prefixes
         from rerank.lm.prefix_store import PrefixStore
 
-        return PrefixCache(self._model, PrefixStore()) if self._reuse and supports_prefixes(self._model) else None
+        return PrefixCache(self.model, PrefixStore()) if self._reuse and supports_prefixes(self.model) else None
 
     def _release(self) -> bool:
         """Free the memory of cached prefixes and of the failed batch; return whether any prefixes were cached."""
         torch, _ = require_torch()
         freed = self._prefixes is not None and self._prefixes.clear()
-        if self._model.device.type == "cuda":
+        if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
         return freed

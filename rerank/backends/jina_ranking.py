@@ -8,13 +8,12 @@ cosine similarity of its vector and the query's vector. Torch and transformers a
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rerank.errors import BackendError, DataError, UsageError
+from rerank.backends.cross_encoder import PassageScorer, check_single_device
+from rerank.errors import BackendError, DataError, UsageError, ensure
 from rerank.lm.loading import (
     complete_weights,
     make_causal_model_identity,
@@ -25,11 +24,10 @@ from rerank.lm.loading import (
     require_torch,
 )
 from rerank.lm.model_files import ModelFiles, locate_model
-from rerank.lm.model_process import LocalModel, require_model_process
 from rerank.lm.tokenizers import HfTokens, stated_context_size
 from rerank.prompts import load_prompt
-from rerank.prompts.base import Prompt, TokenCounter
-from rerank.tasks import BackendOptions, CrossEncoderTask, Reply, Request, resolve_task_context_size
+from rerank.prompts.base import Prompt
+from rerank.tasks import BackendOptions, Reply, resolve_task_context_size
 
 #: Maximum number of passages per forward pass, as in the authors' code.
 DEFAULT_BLOCK = 125
@@ -42,13 +40,10 @@ _PROJECTED = 512
 class RankingTokens(HfTokens):
     """A token counter for prompts whose first turn is the query and whose further turns are passages.
 
-    Args:
-        tokenizer: The tokenizer.
-        context_size: Maximum number of tokens of one forward pass.
+    The context size is that of one forward pass.
     """
 
     def __init__(self, tokenizer: Any, *, context_size: int) -> None:
-        """Count the tokens of the fixed text around the query and the passages."""
         super().__init__(tokenizer, context_size=context_size)
         none, one, two = self.lengths([render_ranking_prompt("", [""] * count) for count in (0, 1, 2)])
         #: Number of tokens around the query, and around each passage; the number of a passage may have three digits.
@@ -69,64 +64,45 @@ class _Vectors(NamedTuple):
     query: Any
 
 
-class JinaRanking(LocalModel):
+class JinaRanking(PassageScorer):
     """A backend that runs jina-reranker-v3 and models of the same class.
 
     Passages that do not fit in one forward pass are divided into blocks. The query then has one vector per block. All
     passages are compared with the weighted mean of these vectors, where the weight of a block is the maximum over its
-    passages of (1 + cosine) / 2, as in the authors' code. Texts are not truncated: a request with a pair longer than
-    the context gets a reply with ``finish="error"``.
+    passages of (1 + cosine) / 2, as in the authors' code.
 
     Args:
         model: The model in evaluation mode on its device, with the attributes ``model`` and ``projector``.
-        tokenizer: The tokenizer of the model.
-        identity: Name, hash or revision, and dtype of the model.
-        options: Backend options; None for the defaults. Only batch size (passages per block) and context size have an
-            effect.
+        options: Only batch size (passages per block) and context size have an effect.
     """
-
-    tasks = frozenset({CrossEncoderTask})
-    #: One request at a time, since each request already contains a list of passages.
-    batch_size = 1
 
     def __init__(
         self, model: Any, tokenizer: Any, *, identity: Mapping[str, str], options: BackendOptions | None = None
     ) -> None:
-        """Wrap a model that is already loaded. To load a model by name, use `load`."""
-        require_model_process()
+        super().__init__(model, identity)
         options = options or BackendOptions()
         added = tokenizer.get_added_vocab()
         for mark in (_PASSAGE_MARK, _QUERY_MARK):
-            if mark not in added:
-                raise DataError(
-                    f"The tokenizer of {identity.get('model', '')!r} lacks the token {mark}",
-                    expected="the tokenizer of the model, which contains this special token",
-                    remedy="Download the model again",
-                )
-        self._model, self._identity = model, dict(identity)
+            ensure(
+                mark in added,
+                f"The tokenizer of {identity.get('model', '')!r} lacks the token {mark}",
+                expected="the tokenizer of the model, which contains this special token",
+                remedy="Download the model again",
+                error=DataError,
+            )
         self._marks = added[_PASSAGE_MARK], added[_QUERY_MARK]
         self._block = options.batch_size or DEFAULT_BLOCK
         if self._block != DEFAULT_BLOCK:  # passages in one forward pass affect each other's scores
-            self._identity["passages_per_pass"] = str(self._block)
+            self.identity["passages_per_pass"] = str(self._block)
         stated = stated_context_size(model, tokenizer)
-        size = resolve_task_context_size(stated, options, self._identity.get("model", ""))
-        self._tokens = RankingTokens(tokenizer, context_size=size)
-        self._lock = threading.Lock()
+        size = resolve_task_context_size(stated, options, self.identity.get("model", ""))
+        self.tokens: RankingTokens = RankingTokens(tokenizer, context_size=size)
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> JinaRanking:
-        """Load a model from a folder or from the hub; only safetensors weights are read, and no code is run.
-
-        Args:
-            name: A folder with the files of the model, or an id on the hub.
-            options: Options for loading and running the model; None for the defaults.
-        """
+        """Load a model from a folder or from the hub; only safetensors weights are read, and no code is run."""
         options = options or BackendOptions()
-        for value, flag in ((options.adapter, "--adapter"), (options.device_map, "--device-map")):
-            if value:
-                raise UsageError(
-                    f"{flag} is {value}, but the backend is jina_ranking", expected="no adapter and no device map"
-                )
+        check_single_device(options, "the backend is jina_ranking")
         device = pick_device(options.device)
         dtype = pick_dtype(options.dtype, device)
         files = locate_model(name, options.revision or "")
@@ -137,57 +113,35 @@ class JinaRanking(LocalModel):
         backend.set_source(files, options)
         return backend
 
-    @property
-    def identity(self) -> Mapping[str, str]:
-        """Name, hash or revision, and dtype of the model."""
-        return self._identity
-
-    @property
-    def tokens(self) -> TokenCounter:
-        """The token counter. The context size limits each forward pass."""
-        return self._tokens
-
-    def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Return the replies to all requests, in order, with one cosine per passage."""
-        require_model_process()
-        with self._lock:
-            return [self._reply(request) for request in requests]
-
-    def _reply(self, request: Request) -> Reply:
+    def score(self, prompt: Prompt) -> Reply:
         from rerank.lm.decoding import is_out_of_memory
 
-        started = time.perf_counter()
-        if not isinstance(request.task, CrossEncoderTask):
-            task = type(request.task).__name__
-            return Reply(finish="error", error=f"The backend jina_ranking scores passages; it does not support {task}")
-        query, *passages = [message.content for message in request.prompt]
-        longest = max((self._tokens.count((request.prompt[0], turn)) for turn in request.prompt[1:]), default=0)
-        if longest > self._tokens.context_size:
-            error = f"A pair needs {longest} tokens, but the context holds at most {self._tokens.context_size}"
+        query, *passages = [message.content for message in prompt]
+        longest = max((self.tokens.count((prompt[0], turn)) for turn in prompt[1:]), default=0)
+        if longest > self.tokens.context_size:
+            error = f"A pair needs {longest} tokens, but the context holds at most {self.tokens.context_size}"
             return Reply(tokens_in=longest, finish="error", error=error)
         texts = [render_ranking_prompt(query, block) for block in self._blocks(query, passages)]
-        rows = [self._tokens.ids(text) for text in texts]
+        rows = [self.tokens.ids(text) for text in texts]
         tokens = sum(map(len, rows))
         try:
             with quiet_transformers():
-                scores = _combine_blocks([self._run_block(row) for row in rows])
+                return Reply(scores=_combine_blocks([self._run_block(row) for row in rows]), tokens_in=tokens)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise BackendError(f"The model failed on {len(passages)} passages: {error}") from error
             advice = "lower --batch-size, the number of passages per forward pass"
-            return Reply(
-                tokens_in=tokens, finish="error", error=f"Out of memory on {max(map(len, rows))} tokens; {advice}"
-            )
-        return Reply(scores=scores, tokens_in=tokens, seconds=time.perf_counter() - started)
+            message = f"Out of memory on {max(map(len, rows))} tokens; {advice}"
+            return Reply(tokens_in=tokens, finish="error", error=message)
 
     def _blocks(self, query: str, passages: Sequence[str]) -> Iterator[list[str]]:
         """Yield the passages in blocks that fit in the context and contain at most ``_block`` passages."""
-        (asked,), lengths = self._tokens.lengths([query]), self._tokens.lengths([*passages])
-        available = self._tokens.context_size - self._tokens.fixed - 2 * asked
+        (asked,), lengths = self.tokens.lengths([query]), self.tokens.lengths([*passages])
+        available = self.tokens.context_size - self.tokens.fixed - 2 * asked
         block: list[str] = []
         left = available
         for passage, length in zip(passages, lengths, strict=True):
-            needed = length + self._tokens.per_passage
+            needed = length + self.tokens.per_passage
             if block and (len(block) == self._block or needed > left):
                 yield block
                 block, left = [], available
@@ -198,10 +152,10 @@ class JinaRanking(LocalModel):
 
     def _run_block(self, ids: Sequence[int]) -> _Vectors:
         torch, _ = require_torch()
-        row = torch.tensor([ids], device=self._model.device)
+        row = torch.tensor([ids], device=self.model.device)
         with torch.inference_mode():
-            states = self._model.model(input_ids=row, use_cache=False).last_hidden_state[0]
-            passages, query = (self._model.projector(states[row[0] == mark]).float() for mark in self._marks)
+            states = self.model.model(input_ids=row, use_cache=False).last_hidden_state[0]
+            passages, query = (self.model.projector(states[row[0] == mark]).float() for mark in self._marks)
         return _Vectors(passages, query[0])
 
 
@@ -223,7 +177,6 @@ def _combine_blocks(blocks: Sequence[_Vectors]) -> tuple[float, ...]:
 
 
 def _load_ranking_model(files: ModelFiles, *, device: str, dtype: str) -> tuple[Any, Any]:
-    """Load the model and its tokenizer without running the code in the model's repository."""
     torch, transformers = require_torch()
     config = transformers.Qwen3Config.from_pretrained(files.folder, trust_remote_code=False)
     if _ARCHITECTURE not in (config.architectures or []):

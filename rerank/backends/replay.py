@@ -25,23 +25,16 @@ _Key = tuple[tuple[str, ...], int]
 
 
 class RecordedCall(Protocol):
-    """A recorded reply and its window."""
+    """A recorded reply and its window: the ids of its documents, in the order of the prompt."""
 
     @property
-    def query_id(self) -> str:
-        """Id of the query."""
-
+    def query_id(self) -> str: ...
     @property
-    def doc_ids(self) -> tuple[str, ...]:
-        """Ids of the window's documents, in the order of the prompt."""
-
+    def doc_ids(self) -> tuple[str, ...]: ...
     @property
-    def seed(self) -> int:
-        """Seed with which the reply was sampled."""
-
+    def seed(self) -> int: ...
     @property
-    def reply(self) -> Reply:
-        """The recorded reply."""
+    def reply(self) -> Reply: ...
 
 
 class _RecordedTokens(WordTokens):
@@ -59,31 +52,22 @@ class Replay(BaseBackend):
     than once, the first reply is used.
 
     Args:
-        calls: The recorded calls of one run.
         identity: Identity of the backend that produced the replies; None for ``{"model": "replay"}``.
         letters: Single-token identifiers of the tokenizer of that backend; empty if the prompts used none.
 
     Attributes:
         usage: The cost of the recorded replies that have been returned; each reply counts once.
-        base: The published model whose weights made the replies; None if it is not known.
     """
 
     tasks = frozenset(get_args(Task))
-    #: Pictures are accepted, since the prompt is ignored.
-    sees_pictures = True
-    #: Users cannot select this backend by name, since it requires the calls of a run.
-    selectable = False
+    sees_pictures = True  # the prompt is ignored
+    selectable = False  # it requires the calls of a run
     batch_size = 1024
     costs_money = False
 
     def __init__(
-        self,
-        calls: Iterable[RecordedCall],
-        *,
-        identity: Mapping[str, str] | None = None,
-        letters: tuple[str, ...] = (),
+        self, calls: Iterable[RecordedCall], *, identity: Mapping[str, str] | None = None, letters: tuple[str, ...] = ()
     ) -> None:
-        """Group the recorded calls by query."""
         by_query: defaultdict[str, list[RecordedCall]] = defaultdict(list)
         for call in calls:
             by_query[call.query_id].append(call)
@@ -92,36 +76,17 @@ class Replay(BaseBackend):
         self._open: OrderedDict[str, dict[_Key, Reply]] = OrderedDict()
         self._unused: dict[str, set[_Key]] = {}
         self.usage = Usage()
-        self._identity = dict(identity or {"model": "replay"})
-        self._tokens = _RecordedTokens(_NO_LIMIT, letters)
+        self.identity = dict(identity or {"model": "replay"})
+        self.tokens = _RecordedTokens(_NO_LIMIT, letters)
 
     @classmethod
     def by_query(cls, calls_of: Callable[[str], Iterable[RecordedCall]], *, letters: tuple[str, ...] = ()) -> Self:
-        """Return a backend that loads the recorded calls of a query when its first request arrives.
-
-        Args:
-            calls_of: Function that returns the recorded calls of a query, given its id.
-            letters: Single-token identifiers, as for `Replay`.
-        """
+        """Return a backend that loads the recorded calls of a query, given its id, when its first request arrives."""
         replay = cls((), letters=letters)
         replay._calls_of, replay._queries = calls_of, _QUERIES
         return replay
 
-    @property
-    def identity(self) -> Mapping[str, str]:
-        """The identity of the recorded backend."""
-        return self._identity
-
-    @property
-    def tokens(self) -> WordTokens:
-        """A counter of words, with an unlimited context."""
-        return self._tokens
-
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Return the recorded replies, in order.
-
-        A request without a recorded reply gets a reply with ``finish="error"``.
-        """
         return [self._find(request) for request in requests]
 
     def _find(self, request: Request) -> Reply:

@@ -54,11 +54,10 @@ class ServerOptions:
 
     def open_search(self) -> CollectionSearch | None:
         """Open the collection to search; return None if no collection is given."""
-        from rerank.serving.opening import ServedCollection
+        from rerank.collections import open_collection
+        from rerank.serving.search_routes import CollectionSearch
 
-        if not self.collection:
-            return None
-        return ServedCollection(selector=self.collection, first_stage=self.first_stage).open()
+        return CollectionSearch.open(open_collection(self.collection), self.first_stage) if self.collection else None
 
     def listener(self) -> Listener:
         """Return the address to listen on, after checking that it is free."""
@@ -124,7 +123,7 @@ def served_name(settings: Mapping[str, Any]) -> str:
 
 def open_served_ranker(settings: Mapping[str, Any], server: ServerOptions, limits: LimitOptions) -> RankingService:
     """Open the ranking service for the ranker that the command line specifies."""
-    from rerank.serving.opening import open_ranking_service
+    from rerank.serving.ranking_service import open_ranking_service
     from rerank.serving.settings import ServerSettings
 
     server_settings = ServerSettings(
@@ -168,7 +167,7 @@ def serve(
 
     check_serving_extra("serve")
     from rerank.serving.app import create_server_app
-    from rerank.serving.server_keys import ServerKeys
+    from rerank.serving.settings import ServerKeys
 
     keys = ServerKeys.load(server.keys_file)
     listener, search = server.listener(), server.open_search()  # before the model, which takes longer
@@ -199,9 +198,8 @@ def serve_tools(
     from rerank.serving import check_serving_extra
 
     check_serving_extra("mcp")
-    from rerank.serving.mcp_server import create_mcp_http_app, create_mcp_server
-    from rerank.serving.run_comparison import RunFolders
-    from rerank.serving.server_keys import ServerKeys
+    from rerank.serving.mcp_server import RunFolders, create_mcp_http_app, create_mcp_server
+    from rerank.serving.settings import ServerKeys
 
     folders = RunFolders(runs_folder) if runs_folder else None
     keys = ServerKeys.load(server.keys_file)

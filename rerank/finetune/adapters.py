@@ -419,10 +419,10 @@ class Peft(NamedPeftAdapter):
     @property
     def vllm(self) -> bool:  # type: ignore[override]
         """Whether vLLM supports all features of the configuration, as it does for a plain LoRA."""
-        from rerank.backends.vllm.adapters import features_unsupported_by_vllm
+        from rerank.backends.vllm.adapters import unsupported_features
 
         config = kernels.peft_configurations.make_configuration(self.config, self.options, ["linear"], seed=0)
-        return not features_unsupported_by_vllm(config.to_dict())
+        return not unsupported_features(config.to_dict())
 
     def check_recipe(self, recipe: Recipe) -> None:
         """Check the name of the configuration and its options before the model is loaded."""

@@ -13,28 +13,19 @@ from rerank.reranker.hits import compute_pair_scores
 
 
 class CrossEncoderOptions(TypedDict, total=False):
-    """Further arguments of the methods of sentence-transformers, which are accepted so that existing calls work.
+    """Further arguments of the methods of sentence-transformers, which are accepted so that existing calls work."""
 
-    Attributes:
-        batch_size: Accepted without effect: the model's own batch size applies.
-        show_progress_bar: Accepted without effect: there is no progress bar.
-        num_workers: Accepted without effect: no workers are needed.
-        convert_to_numpy: Whether scores are numpy numbers (the default) or Python numbers, in a list.
-        convert_to_tensor: Whether scores are tensors of torch; takes precedence over ``convert_to_numpy``.
-    """
-
-    batch_size: int
+    batch_size: int  # without effect, as the two following: the model's own batch size applies
     show_progress_bar: bool | None
     num_workers: int
-    convert_to_numpy: bool
-    convert_to_tensor: bool
+    convert_to_numpy: bool  # whether scores are numpy numbers (the default) or Python numbers, in a list
+    convert_to_tensor: bool  # whether scores are tensors of torch; takes precedence over ``convert_to_numpy``
 
 
 class RerankerCrossEncoder(FrameworkReranker):
     """A reranker with the methods ``rank`` and ``predict`` of `sentence_transformers.CrossEncoder`."""
 
     def __init__(self, model: str | None = None, /, **fields: Any) -> None:
-        """Accept the model as a positional argument, as sentence-transformers does, or as a keyword argument."""
         super().__init__(**fields if model is None else {"model": model, **fields})
 
     def rank(
@@ -48,10 +39,6 @@ class RerankerCrossEncoder(FrameworkReranker):
         """Return one mapping per document, best first, with the keys ``corpus_id`` and ``score``.
 
         With ``return_documents``, the mappings also contain ``text``. ``top_k`` limits the number of documents.
-
-        Raises:
-            UsageError: An option would change the scores.
-            UnknownNameError: An option does not exist.
         """
         _check_options(options)
         return [
@@ -72,8 +59,7 @@ class RerankerCrossEncoder(FrameworkReranker):
             The scores, shape (pairs,), or a number for a single pair; the options select the data type.
 
         Raises:
-            UsageError: An option would change the scores, or a pair does not consist of a query and a document.
-            UnknownNameError: An option does not exist.
+            UsageError: An option would change the scores or does not exist, or a pair is not a query and a document.
         """
         _check_options(options)
         is_pair = len(sentences) > 0 and isinstance(sentences[0], str)

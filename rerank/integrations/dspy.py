@@ -20,12 +20,7 @@ class RerankerModule(dspy.Module):
     A passage is a text, a mapping or a `dspy.Example` with ``text``, or a `rerank.Document`. The prediction contains
     ``passages`` (the given objects, best first), their ``scores``, and ``indices`` (their positions in the input).
 
-    Args:
-        model: The model, as for `Reranker.from_pretrained`.
-        settings: The other arguments of `Reranker.from_pretrained`.
-        reranker: A reranker that is already open, instead of ``model`` and ``settings``.
-        top_n: Number of passages to return; None for all.
-        threshold: Minimum calibrated relevance of the passages to return; None for no threshold.
+    The arguments are those of `FrameworkReranker`.
     """
 
     def __init__(
@@ -43,11 +38,9 @@ class RerankerModule(dspy.Module):
         )
 
     def forward(self, query: str, passages: Sequence[Any]) -> dspy.Prediction:
-        """Return a prediction with the passages, best first."""
         return _predict(passages, self._ranker.rank_positions(query, _documents(passages)))
 
     async def aforward(self, query: str, passages: Sequence[Any]) -> dspy.Prediction:
-        """Return a prediction with the passages, best first, without blocking the event loop."""
         return _predict(passages, await self._ranker.arank_positions(query, _documents(passages)))
 
 

@@ -37,8 +37,7 @@ class FrameworkReranker(BaseModel):
         reranker: A reranker that is already open, instead of ``model`` and ``settings``. A component with an open
             reranker can be pickled, but not be stored as settings.
         top_n: Number of documents to return; None for all.
-        threshold: Minimum calibrated relevance of the documents to return, which requires a calibration; None for no
-            threshold.
+        threshold: Minimum calibrated relevance of the documents to return, which requires a calibration.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
@@ -100,7 +99,6 @@ class FrameworkReranker(BaseModel):
             return self._opened[key]
 
     def warm_up_reranker(self) -> None:
-        """Load the model, or ask its server for the context size."""
         self.open_reranker().warm_up()
 
     def close_reranker(self) -> None:
@@ -133,7 +131,6 @@ class FrameworkReranker(BaseModel):
         return map(_scored_positions, self.open_reranker().rank_many(lists, **self._options(None)))
 
     def describe_model(self) -> str:
-        """Return the name of the model."""
         if self.reranker is not None:
             return str(self.reranker.backend.identity.get("model", self.reranker.name))
         return self._assemble().config.model

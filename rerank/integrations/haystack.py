@@ -19,12 +19,7 @@ except ImportError as error:
 class RerankerComponent:
     """A ranker component; it returns copies of the documents, best first, with the relevance score as their score.
 
-    Args:
-        model: The model, as for `Reranker.from_pretrained`.
-        settings: The other arguments of `Reranker.from_pretrained`.
-        reranker: A reranker that is already open, instead of ``model`` and ``settings``.
-        top_k: Number of documents to return; None for all.
-        threshold: Minimum calibrated relevance of the documents to return; None for no threshold.
+    The arguments are those of `FrameworkReranker`, with ``top_k`` instead of ``top_n``.
     """
 
     def __init__(
@@ -49,23 +44,18 @@ class RerankerComponent:
     async def run_async(
         self, query: str, documents: list[Document], top_k: int | None = None
     ) -> dict[str, list[Document]]:
-        """Return the documents like `run`, without blocking the event loop."""
         return _scored_copies(documents, await self._ranker.arank_positions(query, _texts(documents), top_k))
 
     def warm_up(self) -> None:
-        """Load the model, or ask its server for the context size."""
         self._ranker.warm_up_reranker()
 
     async def warm_up_async(self) -> None:
-        """Load the model like `warm_up`, without blocking the event loop."""
         await asyncio.to_thread(self.warm_up)
 
     def close(self) -> None:
-        """Close the reranker, unless it was already open when it was passed in."""
         self._ranker.close_reranker()
 
     async def close_async(self) -> None:
-        """Close the reranker like `close`, without blocking the event loop."""
         await asyncio.to_thread(self.close)
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,7 +65,6 @@ class RerankerComponent:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> RerankerComponent:
-        """Build a component from the result of `to_dict`."""
         read: RerankerComponent = default_from_dict(cls, data)
         return read
 

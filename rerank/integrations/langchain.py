@@ -21,13 +21,11 @@ class RerankerCompressor(FrameworkReranker, BaseDocumentCompressor):
     """
 
     def compress_documents(self, documents: Sequence[Document], query: str, callbacks: Any = None) -> list[Document]:
-        """Return the documents, best first."""
         return _scored_copies(documents, self.rank_positions(query, _texts(documents)))
 
     async def acompress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Any = None
     ) -> list[Document]:
-        """Return the documents, best first, without blocking the event loop."""
         return _scored_copies(documents, await self.arank_positions(query, _texts(documents)))
 
     def as_runnable(self) -> Runnable[dict[str, Any], list[Document]]:

@@ -25,7 +25,6 @@ class RerankerPostprocessor(FrameworkReranker, BaseNodePostprocessor):
 
     @classmethod
     def class_name(cls) -> str:
-        """Return the name of the class in stored settings."""
         return cls.__name__
 
     def _postprocess_nodes(
@@ -56,7 +55,6 @@ def _texts(nodes: list[NodeWithScore]) -> list[str]:
 
 
 def _end(nodes: list[NodeWithScore], positions: RankedPositions) -> list[NodeWithScore]:
-    """Send LlamaIndex's end event of a reranker, and return the ranked nodes with their scores."""
     ranked = [NodeWithScore(node=nodes[position].node, score=score) for position, score in positions]
     _DISPATCHER.event(ReRankEndEvent(nodes=ranked))
     return ranked

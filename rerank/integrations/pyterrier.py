@@ -23,13 +23,7 @@ class RerankerTransformer(pt.Transformer):
     determines the first-stage order. The output has all columns of the input, and the columns ``score`` (the relevance
     score) and ``rank`` (from 0).
 
-    Args:
-        model: The model, as for `Reranker.from_pretrained`.
-        settings: The other arguments of `Reranker.from_pretrained`.
-        reranker: A reranker that is already open, instead of ``model`` and ``settings``.
-        top_n: Number of documents to return per query; None for all.
-        threshold: Minimum calibrated relevance of the documents to return; None for no threshold.
-        text_field: The column with the text.
+    The arguments are those of `FrameworkReranker`, and the name of the column with the text.
     """
 
     #: Label in diagrams. Without the key ``help_url``, PyTerrier would download an index of its documentation to find
@@ -71,7 +65,6 @@ class RerankerTransformer(pt.Transformer):
         return pd.concat([_reorder_rows(group, positions) for group, positions in ranked], ignore_index=True)
 
     def close(self) -> None:
-        """Close the reranker, unless it was already open when it was passed in."""
         self._ranker.close_reranker()
 
 

@@ -41,15 +41,11 @@ class LocalModel(BaseBackend):
     A model that was passed as an object has neither ``files`` nor a ``settings_folder``.
     """
 
+    identity: Mapping[str, str]
     files: ModelFiles | None = None
     #: Calls cost time but no money, so they are stored only in the run folder.
     costs_money = False
     _options: BackendOptions = BackendOptions()
-
-    @property
-    def identity(self) -> Mapping[str, str]:
-        """All properties of the model that can change a reply."""
-        raise NotImplementedError
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> Self:

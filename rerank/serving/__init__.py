@@ -16,11 +16,7 @@ _PACKAGES = {
 
 
 def check_serving_extra(extra: str) -> None:
-    """Check that the packages of an extra are installed.
-
-    Args:
-        extra: ``serve`` or ``mcp``.
-    """
+    """Check that the packages of an extra are installed."""
     missing = [name for name in _PACKAGES[extra] if find_spec(name) is None]
     if missing:
         raise MissingPrerequisiteError(

@@ -1,4 +1,4 @@
-"""The HTTP application: middleware, errors, health and metrics. The endpoints are in the modules `*_routes`."""
+"""The HTTP application: middleware, errors, health and metrics. Other modules have the endpoints that rank."""
 
 from __future__ import annotations
 
@@ -18,31 +18,28 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Mount, Route
 
 from rerank.errors import RerankError
-from rerank.serving.api_description import describe_server_access
-from rerank.serving.api_errors import (
-    READING_ERRORS,
-    ApiError,
-    api_error_from_exception,
-    api_error_from_http,
-    error_documentation,
-    error_response,
-)
-from rerank.serving.body_errors import invalid_body_error, unreadable_body_error
-from rerank.serving.body_limit import BodyLimitMiddleware
-from rerank.serving.decision_routes import add_decision_routes
-from rerank.serving.disconnects import CLIENT_LEFT_STATUS, ClientLeftError
+from rerank.serving import errors
+from rerank.serving.errors import CLIENT_LEFT_STATUS, READING_ERRORS, ApiError, ClientLeftError, documented
 from rerank.serving.fair_queue import QueueFullError
-from rerank.serving.host_check import HostCheckMiddleware
-from rerank.serving.key_check import KeyCheckMiddleware
-from rerank.serving.playground_routes import add_playground_routes
-from rerank.serving.playground_service import PlaygroundService
+from rerank.serving.middleware import (
+    OPEN_PATHS,
+    BodyLimitMiddleware,
+    HostCheckMiddleware,
+    KeyCheckMiddleware,
+    RequestCountMiddleware,
+    UnexpectedErrorMiddleware,
+)
+from rerank.serving.playground import PlaygroundService, add_playground_routes
 from rerank.serving.ranking_service import RankingService
-from rerank.serving.request_count import RequestCountMiddleware
-from rerank.serving.rerank_routes import SHARED_PATHS, add_rerank_routes, dialect_of_body
-from rerank.serving.score_routes import add_score_routes
+from rerank.serving.routes import (
+    SHARED_PATHS,
+    add_decision_routes,
+    add_rerank_routes,
+    add_score_routes,
+    dialect_of_body,
+)
 from rerank.serving.search_routes import CollectionSearch, add_search_routes
-from rerank.serving.server_keys import ServerKeys
-from rerank.serving.unexpected_errors import UnexpectedErrorMiddleware, log_unexpected_error
+from rerank.serving.settings import ServerKeys
 
 _LOG = logging.getLogger(__name__)
 
@@ -62,9 +59,7 @@ def create_server_app(
     """Create the HTTP application with all its endpoints.
 
     Args:
-        service: Service that ranks documents.
         keys: Keys that clients may use; if there are none, everybody may use the server.
-        search: Search over a collection; None for neither a search endpoint nor search in the playground.
         has_playground: Whether to serve the playground at ``/``, where users may choose methods that need many calls.
     """
     app = FastAPI(
@@ -87,7 +82,7 @@ def create_server_app(
     _add_head_routes(app)
     _add_error_handlers(app)
     keys = keys or ServerKeys()
-    describe_server_access(app, has_keys=bool(keys.digests))
+    _describe_access(app, has_keys=bool(keys.digests))
     app.add_middleware(BodyLimitMiddleware, max_bytes=service.settings.max_body_bytes)
     app.add_middleware(KeyCheckMiddleware, keys=keys)
     if not keys.digests:
@@ -118,14 +113,14 @@ def _lifespan(service: RankingService) -> Callable[[FastAPI], Any]:
 
 
 def _add_status_routes(app: FastAPI, service: RankingService) -> None:
-    @app.get("/health", summary="Check whether the server runs", responses=error_documentation(statuses=(503,)))
+    @app.get("/health", summary="Check whether the server runs", responses=documented(statuses=(503,)))
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
     @app.get(
         "/ready",
         summary="Check whether the model is loaded and requests are accepted",
-        responses=error_documentation(statuses=(503,)),
+        responses=documented(statuses=(503,)),
     )
     async def ready() -> dict[str, str]:
         if not app.state.is_ready:
@@ -138,13 +133,13 @@ def _add_status_routes(app: FastAPI, service: RankingService) -> None:
         response_class=Response,
         responses={
             200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
-            **error_documentation(statuses=READING_ERRORS),
+            **documented(statuses=READING_ERRORS),
         },
     )
     async def metrics() -> Response:
         return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4")
 
-    @app.get("/v1/models", summary="List the server's model", responses=error_documentation(statuses=READING_ERRORS))
+    @app.get("/v1/models", summary="List the server's model", responses=documented(statuses=READING_ERRORS))
     async def models() -> dict[str, Any]:
         model = {"id": service.settings.name, "object": "model", "created": 0, "owned_by": "listrank"}
         return {"object": "list", "data": [model]}
@@ -161,24 +156,48 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         request.state.is_tei = request.scope["path"] in SHARED_PATHS and dialect_of_body(error.body) == "tei"
-        return error_response(request, invalid_body_error(error, request.headers.get("content-type")))
+        return errors.response_for(request, errors.from_invalid_body(error, request.headers.get("content-type")))
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         # FastAPI returns 400 only if reading the body failed for a reason other than invalid JSON syntax.
         is_unreadable = error.status_code == 400
-        answer = unreadable_body_error(error.__cause__) if is_unreadable else api_error_from_http(request, error)
-        return error_response(request, answer)
+        answer = errors.from_unreadable_body(error.__cause__) if is_unreadable else errors.from_http(request, error)
+        return errors.response_for(request, answer)
 
     @app.exception_handler(ClientLeftError)
     async def client_left(request: Request, error: ClientLeftError) -> Response:
         return Response(status_code=CLIENT_LEFT_STATUS)
 
     async def failed(request: Request, error: Exception) -> Response:
-        answer = api_error_from_exception(error)
+        answer = errors.from_exception(error)
         if answer.status == 500:
-            log_unexpected_error(f"A request to {request.scope['path']}", error)
-        return error_response(request, answer)
+            errors.log_unexpected(f"A request to {request.scope['path']}", error)
+        return errors.response_for(request, answer)
 
     for kind in (ApiError, QueueFullError, RerankError, TimeoutError, MemoryError):
         app.add_exception_handler(kind, failed)
+
+
+def _describe_access(app: FastAPI, *, has_keys: bool) -> None:
+    """State in the OpenAPI description that endpoints need a key or, without keys, that they check the host name.
+
+    All endpoints document the errors of both checks, of which a server makes only one.
+    """
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is not None:
+            return app.openapi_schema
+        schema = describe()
+        for path, operations in schema["paths"].items():
+            for operation in operations.values():
+                operation["responses"].pop("421" if has_keys else "401", None)
+                if has_keys and path in OPEN_PATHS:
+                    operation["security"] = []
+        if has_keys:
+            schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            schema["security"] = [{"key": []}]
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -16,27 +16,10 @@ from typing import Any, TypeVar
 from rerank.errors import UsageError
 from rerank.judges import FAILURES, PromptJudge
 from rerank.reranker import Reranker
-from rerank.serving.api_errors import ApiError
+from rerank.serving.errors import ApiError
 from rerank.serving.ranking_service import RankingService
 from rerank.tasks import AsyncBackend, Reply, Request
-from rerank.tasks.dialects.decisions import (
-    ChoiceAnswer,
-    ChoiceProbability,
-    ChoiceQuestion,
-    DecisionAnswer,
-    DecisionChoice,
-    DecisionLevel,
-    DecisionQuestion,
-    DecisionRequest,
-    DecisionResponse,
-    DecisionUsage,
-    InputTokens,
-    LevelProbability,
-    PredicateAnswer,
-    PredicateQuestion,
-    RefusalAnswer,
-    ScoreAnswer,
-)
+from rerank.tasks.dialects import decisions
 from rerank.tasks.usage import Usage
 from rerank.types import Document, Query, Window
 
@@ -45,11 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DecisionService:
-    """Service that answers predicate, choice and score questions with the model of a ranking service.
-
-    Attributes:
-        service: Ranking service whose backend, queue and counters are used.
-    """
+    """Service that answers predicate, choice and score questions with the model, queue and counters of another one."""
 
     service: RankingService = field(repr=False)
 
@@ -62,14 +41,12 @@ class DecisionService:
         return self._open_judge("full:pick", "decision_choice")
 
     def _open_judge(self, method: str, prompt: str) -> PromptJudge:
-        """Return a judge that uses the reranker's backend."""
         try:
             return Reranker.from_backend(self.service.reranker.backend, method=method, prompt=prompt).judge
         except UsageError as error:
             raise ApiError(422, f"The model cannot answer typed questions: {error}") from error
 
-    async def decide(self, request: DecisionRequest, client: str) -> DecisionResponse:
-        """Return the answers to all questions of a request, in their order."""
+    async def decide(self, request: decisions.DecisionRequest, client: str) -> decisions.DecisionResponse:
         text = request.input_text()
         texts: list[str] = []
         for question in request.questions:
@@ -84,34 +61,31 @@ class DecisionService:
             for reply in replies:
                 usage.add(reply)
         answers = [answer for answer, _ in found]
-        self.service.metrics.count_ranking(
-            documents=0,
-            tokens_in=usage.tokens_in,
-            tokens_out=usage.tokens_out,
-            tokens_cached=usage.tokens_cached,
-            is_degraded=any(isinstance(answer, RefusalAnswer) for answer in answers),
-        )
-        return DecisionResponse(
+        is_degraded = any(isinstance(answer, decisions.RefusalAnswer) for answer in answers)
+        self.service.metrics.count_ranking(usage, documents=0, is_degraded=is_degraded)
+        return decisions.DecisionResponse(
             model=self.service.settings.name,
             answers=answers,
-            usage=DecisionUsage(
+            usage=decisions.DecisionUsage(
                 input_tokens=usage.tokens_in,
-                input_tokens_details=InputTokens(cached_tokens=usage.tokens_cached),
+                input_tokens_details=decisions.InputTokens(cached_tokens=usage.tokens_cached),
                 output_tokens=usage.tokens_out,
                 total_tokens=usage.tokens_in + usage.tokens_out,
             ),
         )
 
     async def _answer_all(
-        self, text: str, questions: Sequence[DecisionQuestion]
-    ) -> list[tuple[DecisionAnswer, Sequence[Reply]]]:
+        self, text: str, questions: Sequence[decisions.DecisionQuestion]
+    ) -> list[tuple[decisions.DecisionAnswer, Sequence[Reply]]]:
         if isinstance(self.service.reranker.backend, AsyncBackend):
             return await _gather(self._answer(text, question) for question in questions)
         # A batch in this process cannot be cancelled: one question at a time leaves at most one batch running.
         return [await self._answer(text, question) for question in questions]
 
-    async def _answer(self, text: str, question: DecisionQuestion) -> tuple[DecisionAnswer, Sequence[Reply]]:
-        if isinstance(question, PredicateQuestion):
+    async def _answer(
+        self, text: str, question: decisions.DecisionQuestion
+    ) -> tuple[decisions.DecisionAnswer, Sequence[Reply]]:
+        if isinstance(question, decisions.PredicateQuestion):
             judge, query, texts = self._predicate_judge, Query(id="decision", text=question.instructions), [text]
         else:
             judge, texts = self._choice_judge, _option_texts(question)
@@ -122,7 +96,7 @@ class DecisionService:
         if verdict.status == "error":
             raise ApiError(503, f"The model did not answer: {verdict.detail}")
         if verdict.status in FAILURES:
-            return RefusalAnswer(name=question.name), replies
+            return decisions.RefusalAnswer(name=question.name), replies
         return _typed_answer(question, [score for score in verdict.scores if score is not None]), replies
 
     async def _generate(self, requests: Sequence[Request]) -> list[Reply]:
@@ -142,44 +116,44 @@ async def _gather(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     return [task.result() for task in tasks]
 
 
-def _option_texts(question: DecisionQuestion) -> list[str]:
+def _option_texts(question: decisions.DecisionQuestion) -> list[str]:
     """Return the text of each answer option as it appears in the prompt; a predicate (yes or no) has none."""
-    if isinstance(question, PredicateQuestion):
+    if isinstance(question, decisions.PredicateQuestion):
         return []
-    options = question.choices if isinstance(question, ChoiceQuestion) else question.levels
-    return [_option_text(option) for option in options]
+    options = question.choices if isinstance(question, decisions.ChoiceQuestion) else question.levels
+    texts = []
+    for option in options:
+        value = option.value if isinstance(option, decisions.DecisionChoice) else option.label
+        text = str(value).lower() if isinstance(value, bool) else value
+        texts.append(f"{text}: {option.description}" if option.description else text)
+    return texts
 
 
-def _option_text(option: DecisionChoice | DecisionLevel) -> str:
-    value = option.value if isinstance(option, DecisionChoice) else option.label
-    text = str(value).lower() if isinstance(value, bool) else value
-    return f"{text}: {option.description}" if option.description else text
-
-
-def _typed_answer(question: DecisionQuestion, scores: Sequence[float]) -> DecisionAnswer:
+def _typed_answer(question: decisions.DecisionQuestion, scores: Sequence[float]) -> decisions.DecisionAnswer:
     """Return the answer, computed from the model's scores: log-odds of a predicate, or a log-probability per option."""
-    if isinstance(question, PredicateQuestion):
-        return PredicateAnswer(name=question.name, probability=1 / (1 + math.exp(-max(-700.0, scores[0]))))
+    if isinstance(question, decisions.PredicateQuestion):
+        return decisions.PredicateAnswer(name=question.name, probability=1 / (1 + math.exp(-max(-700.0, scores[0]))))
     highest = max(scores)
     weights = [math.exp(score - highest) for score in scores]
     shares = [weight / sum(weights) for weight in weights]
     confidence = max(shares)
-    if isinstance(question, ChoiceQuestion):
+    if isinstance(question, decisions.ChoiceQuestion):
         values = [choice.value for choice in question.choices]
-        return ChoiceAnswer(
+        return decisions.ChoiceAnswer(
             name=question.name,
             choice=values[shares.index(confidence)],
             confidence=confidence,
             probabilities=[
-                ChoiceProbability(value=value, probability=share) for value, share in zip(values, shares, strict=True)
+                decisions.ChoiceProbability(value=value, probability=share)
+                for value, share in zip(values, shares, strict=True)
             ],
         )
-    return ScoreAnswer(
+    return decisions.ScoreAnswer(
         name=question.name,
         score=sum(position * share for position, share in enumerate(shares)),
         confidence=confidence,
         probabilities=[
-            LevelProbability(label=level.label, value=position, probability=share)
+            decisions.LevelProbability(label=level.label, value=position, probability=share)
             for position, (level, share) in enumerate(zip(question.levels, shares, strict=True))
         ],
     )

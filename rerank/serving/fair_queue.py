@@ -22,7 +22,6 @@ class QueueFullError(Exception):
     """
 
     def __init__(self, retry_after: int) -> None:
-        """Store the number of seconds."""
         super().__init__(f"Too many requests are waiting; try again in {retry_after} s")
         self.retry_after = retry_after
 
@@ -33,14 +32,9 @@ class FairQueue:
     A freed slot goes to the client whose turn it is, and each client's requests are served in order. If the queue is
     full, the newest request of the client with the most waiting requests is refused, so that a client with many
     requests cannot shut out the others. A queue belongs to one event loop.
-
-    Args:
-        slots: Number of requests in progress at the same time.
-        capacity: Maximum number of waiting requests.
     """
 
     def __init__(self, slots: int, capacity: int) -> None:
-        """Create an empty queue."""
         self._slots, self._capacity = slots, capacity
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
         self._seconds = 0.0
@@ -48,7 +42,6 @@ class FairQueue:
 
     @property
     def waiting(self) -> int:
-        """Number of waiting requests."""
         return sum(map(len, self._waiting.values()))
 
     @asynccontextmanager

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from mcp.server.mcpserver import MCPServer
@@ -13,15 +16,15 @@ from mcp.server.transport_security import TransportSecuritySettings
 from pydantic import Field
 from starlette.applications import Starlette
 
-from rerank.serving.api_errors import api_error_from_exception
-from rerank.serving.host_check import HostCheckMiddleware
-from rerank.serving.key_check import KeyCheckMiddleware
+from rerank.errors import MissingResourceError
+from rerank.evaluation.comparison import compare_evaluated_measures, score_compared_runs
+from rerank.evaluation.comparison_family import ComparisonOptions
+from rerank.io.run_files import read_qrels, read_run
+from rerank.serving import errors
+from rerank.serving.middleware import HostCheckMiddleware, KeyCheckMiddleware, UnexpectedErrorMiddleware
 from rerank.serving.ranking_service import RankingService
-from rerank.serving.run_comparison import RunFolders
 from rerank.serving.search_routes import CollectionSearch, SearchRequest, SearchResponse, search_and_rerank
-from rerank.serving.server_keys import ServerKeys
-from rerank.serving.settings import ServerSettings
-from rerank.serving.unexpected_errors import UnexpectedErrorMiddleware, log_unexpected_error
+from rerank.serving.settings import ServerKeys, ServerSettings
 from rerank.tasks.dialects.cohere import CohereRequest, CohereResponse
 
 T = TypeVar("T")
@@ -30,16 +33,45 @@ T = TypeVar("T")
 _CLIENT = "mcp"
 
 
+@dataclass(frozen=True, slots=True)
+class RunFolders:
+    """Folders whose run files, and relevance judgments, clients may name in comparisons. No other file is read."""
+
+    folders: Sequence[Path]
+
+    def __post_init__(self) -> None:
+        for folder in self.folders:
+            if not folder.is_dir():
+                raise MissingResourceError(f"{str(folder)!r} is not a folder", expected="a folder of run files")
+
+    def find(self, name: str) -> Path:
+        """Return the path of a file in the folders; ``name`` is absolute or relative to one of the folders."""
+        for folder in self.folders:
+            with suppress(OSError, ValueError):  # a name that is too long or contains a null character
+                path = (folder / name).resolve()
+                if path.is_relative_to(folder.resolve()) and path.is_file():
+                    return path
+        raise MissingResourceError(
+            f"{name!r} is not a file in the folders of this server",
+            expected=f"a file in {', '.join(str(folder) for folder in self.folders)}",
+        )
+
+    def compare(self, runs: Sequence[str], qrels: str, measures: Sequence[str], test: str) -> dict[str, Any]:
+        """Compare runs, which are named like their files, pair by pair.
+
+        Returns:
+            Means, differences, confidence intervals and p-values, in the format of `rerank compare --format json`.
+        """
+        opened = [read_run(self.find(name), name=name) for name in runs]
+        compared = score_compared_runs(read_qrels(self.find(qrels)), opened, measures)
+        result = compare_evaluated_measures(compared.scores, compared.measures, ComparisonOptions(test=test))
+        return result.with_notes(compared.notes).to_dict()
+
+
 def create_mcp_server(
     service: RankingService, *, search: CollectionSearch | None = None, runs: RunFolders | None = None
 ) -> MCPServer[Any]:
-    """Create the MCP server. The server does not log the arguments of tools, since these contain texts.
-
-    Args:
-        service: Service that ranks documents.
-        search: Search over a collection; if None, the server has no tool `search`.
-        runs: Folders of the runs that may be compared; if None, the server has no tool `compare_runs`.
-    """
+    """Create the MCP server. The server does not log the arguments of tools, since these contain texts."""
     server: MCPServer[Any] = MCPServer("listrank", version=version("listrank"), log_level="WARNING")
     _add_rerank_tool(server, service)
     if search is not None:
@@ -53,17 +85,12 @@ def create_mcp_http_app(server: MCPServer[Any], keys: ServerKeys, settings: Serv
     """Return an application that serves the tools at ``/mcp`` over streamable HTTP.
 
     Args:
-        server: The MCP server.
         keys: Keys that clients may use; if there are none, host names are checked (`HostCheckMiddleware`).
-        settings: Allowed host names and body size limit; None for the defaults.
     """
     settings = settings or ServerSettings()
+    unprotected = TransportSecuritySettings(enable_dns_rebinding_protection=False)  # HostCheckMiddleware does it
     app = server.streamable_http_app(
-        stateless_http=True,
-        max_request_body_size=settings.max_body_bytes,
-        transport_security=TransportSecuritySettings(
-            enable_dns_rebinding_protection=False
-        ),  # HostCheckMiddleware does it
+        stateless_http=True, max_request_body_size=settings.max_body_bytes, transport_security=unprotected
     )
     app.add_middleware(KeyCheckMiddleware, keys=keys)
     if not keys.digests:
@@ -89,7 +116,7 @@ def _add_rerank_tool(server: MCPServer[Any], service: RankingService) -> None:
 
 
 def _add_search_tool(server: MCPServer[Any], service: RankingService, search: CollectionSearch) -> None:
-    @server.tool("search", description=f"Search the collection {search.name!r}, and rerank the documents found.")
+    @server.tool("search", description=f"Search the collection {search.corpus.name!r}, and rerank the documents found.")
     async def search_tool(
         query: Annotated[str, Field(description="Search query.")],
         top_n: Annotated[int, Field(ge=1, le=1000, description="Number of results.")] = 10,
@@ -119,7 +146,7 @@ async def _report_errors(work: Awaitable[T], timeout: float) -> T:
         async with asyncio.timeout(timeout):
             return await work
     except Exception as error:  # noqa: BLE001 - clients get any error
-        answer = api_error_from_exception(error)
+        answer = errors.from_exception(error)
         if answer.status == 500:
-            log_unexpected_error("A tool", error)
+            errors.log_unexpected("A tool", error)
         raise ToolError(answer.message) from None  # the cause may contain texts, and the SDK logs it

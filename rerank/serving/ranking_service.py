@@ -1,24 +1,30 @@
-"""Service that answers parsed rerank requests, with limits, queue, relevance scores, evidence spans and warnings."""
+"""Service that answers parsed rerank requests, with limits, queue, metrics, relevance scores, spans and warnings."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from rerank.errors import RerankError
 from rerank.judges import FAILURES
 from rerank.reranker import Hits, Reranker
 from rerank.reranker.hits import compute_relevance_scores
-from rerank.serving.api_errors import ApiError
+from rerank.serving.errors import ApiError
 from rerank.serving.fair_queue import FairQueue
-from rerank.serving.server_metrics import ServerMetrics
 from rerank.serving.settings import ServerSettings
 from rerank.tasks.dialects.question import EvidenceOfDocument, RankedDocument, RerankAnswer, RerankQuestion
+from rerank.tasks.usage import Usage
 from rerank.types import Query
+
+#: Upper bounds of the histogram of request times, in seconds.
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 #: Function that adds the documents to a question when it is its turn.
 Retrieve = Callable[[RerankQuestion], Awaitable[RerankQuestion]]
@@ -28,6 +34,48 @@ _NO_TIME = 1e-9
 
 #: Warning in answers whose deadline left no time for evidence spans.
 _LATE_SPANS = "relevant_spans is absent: the deadline has passed"
+
+
+class ServerMetrics:
+    """Counters and timings. Every accepted request is counted once when it arrives and once when it ends."""
+
+    def __init__(self, queue: FairQueue) -> None:
+        self._registry = registry = CollectorRegistry()
+        self._accepted = Counter("rerank_requests_accepted", "Requests accepted", ["path"], registry=registry)
+        self._ended = Counter(
+            "rerank_requests_ended", "Requests ended, by status or 'cancelled'", ["path", "status"], registry=registry
+        )
+        self._seconds = Histogram(
+            "rerank_request_seconds", "Seconds per request", ["path"], buckets=_SECONDS, registry=registry
+        )
+        self._documents = Counter("rerank_documents", "Documents ranked", registry=registry)
+        self._degraded = Counter("rerank_answers_degraded", "Answers with failed or late windows", registry=registry)
+        self._tokens = Counter("rerank_tokens", "Tokens of the model", ["kind"], registry=registry)
+        Gauge("rerank_requests_waiting", "Waiting requests", registry=registry).set_function(lambda: queue.waiting)
+        Gauge("rerank_requests_active", "Rankings in progress", registry=registry).set_function(lambda: queue.active)
+
+    @contextmanager
+    def request(self, path: str) -> Iterator[list[str]]:
+        """Count and time one request. The caller appends its status to the yielded list, unless it is cancelled."""
+        status: list[str] = []
+        started = time.monotonic()
+        self._accepted.labels(path).inc()
+        try:
+            yield status
+        finally:
+            self._ended.labels(path, status[0] if status else "cancelled").inc()
+            self._seconds.labels(path).observe(time.monotonic() - started)
+
+    def count_ranking(self, usage: Usage, *, documents: int, is_degraded: bool) -> None:
+        """Count documents and tokens of one ranking, and whether windows failed or missed the deadline."""
+        self._documents.inc(documents)
+        self._degraded.inc(is_degraded)
+        kinds = {"prompt": usage.tokens_in, "completion": usage.tokens_out, "cached": usage.tokens_cached}
+        for kind, count in kinds.items():
+            self._tokens.labels(kind).inc(count)
+
+    def exposition(self) -> bytes:
+        return generate_latest(self._registry)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,10 +101,6 @@ class RankingService:
     """Service that ranks documents for the clients of the server.
 
     Attributes:
-        reranker: The reranker, which any number of tasks may use concurrently.
-        settings: Name and limits of the server.
-        queue: Queue in which requests wait for their turn.
-        metrics: Counters of the server.
         ranker: Settings with which the reranker was opened, for examples of calls; empty if they are unknown.
     """
 
@@ -67,13 +111,7 @@ class RankingService:
     ranker: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     async def answer(self, question: RerankQuestion, client: str, *, retrieve: Retrieve | None = None) -> RerankAnswer:
-        """Rank the documents of a question, and return the answer with relevance scores.
-
-        Args:
-            question: The query, its documents and the options of the request.
-            client: Name of the client in the queue.
-            retrieve: Function that adds the documents, as for `rank`.
-        """
+        """Rank the documents of a question, as `rank` does, and return the answer with relevance scores."""
         ranked = await self.rank(question, client, retrieve=retrieve)
         hits, spans = ranked.hits, ranked.spans
         scores, score_warnings = compute_relevance_scores(hits)
@@ -99,8 +137,6 @@ class RankingService:
         """Rank the documents of a question.
 
         Args:
-            question: The query, its documents and the options of the request.
-            client: Name of the client in the queue.
             query: Query object to use in all requests to the model; None to create it from the question.
             retrieve: Function that adds the documents when it is the question's turn; its time counts towards the
                 deadline. None if the question contains its documents.
@@ -113,12 +149,16 @@ class RankingService:
                 question = await self._within_limits(await retrieve(question))
             hits = await self._rank(question, deadline, query)
             spans, warnings = await self._find_spans(question, hits, deadline)
-        self._count(hits, len(question.documents))
-        empty = [] if question.query.strip() else ["The query is empty, so the documents keep their order"]
+        is_degraded = hits.expired or any(hits.windows.get(status) for status in FAILURES)
+        self.metrics.count_ranking(hits.usage, documents=len(question.documents), is_degraded=is_degraded)
+        notes = [*question.warnings]
+        if question.model not in ("", self.settings.name):
+            notes.insert(0, f"The model {question.model!r} is not served here; {self.settings.name!r} answered")
         if retrieve is not None and not question.documents:
-            empty = ["The first stage found no document for this query"]
-        asked = [*self._note_other_model(question), *question.warnings]
-        warnings = [*asked, *empty, *hits.notes, *_note_mended_windows(hits), *warnings]
+            notes.append("The first stage found no document for this query")
+        elif not question.query.strip():
+            notes.append("The query is empty, so the documents keep their order")
+        warnings = [*notes, *hits.notes, *_note_mended_windows(hits), *warnings]
         return RankedQuestion(question=question, hits=hits, spans=spans, warnings=warnings)
 
     async def _within_limits(self, question: RerankQuestion) -> RerankQuestion:
@@ -139,7 +179,6 @@ class RankingService:
         return replace(question, documents=documents)
 
     def check_documents(self, count: int) -> None:
-        """Check the number of documents of a request."""
         if count > self.settings.max_documents:
             raise ApiError(413, f"The request has {count} documents; expected at most {self.settings.max_documents}")
 
@@ -197,25 +236,38 @@ class RankingService:
             for position, spans in zip(shown, found, strict=True)
         }, []
 
-    def _note_other_model(self, question: RerankQuestion) -> list[str]:
-        if question.model in ("", self.settings.name):
-            return []
-        return [f"The model {question.model!r} is not served here; {self.settings.name!r} answered"]
-
-    def _count(self, hits: Hits, documents: int) -> None:
-        usage = hits.usage
-        degraded = hits.expired or any(hits.windows.get(status) for status in FAILURES)
-        self.metrics.count_ranking(
-            documents=documents,
-            tokens_in=usage.tokens_in,
-            tokens_out=usage.tokens_out,
-            tokens_cached=usage.tokens_cached,
-            is_degraded=degraded,
-        )
-
 
 def _note_mended_windows(hits: Hits) -> list[str]:
     """Return a note on windows whose replies were malformed but usable."""
     mended = {status: n for status, n in hits.windows.items() if n and status != "ok" and status not in FAILURES}
     counts = ", ".join(f"{n} {status}" for status, n in mended.items())
     return [f"Replies were malformed and mended: {counts} of {sum(hits.windows.values())} windows"] if mended else []
+
+
+def create_ranking_service(
+    reranker: Reranker, settings: ServerSettings | None = None, ranker: Mapping[str, Any] | None = None
+) -> RankingService:
+    """Return a ranking service for an open reranker, with its own queue and counters."""
+    settings = settings or ServerSettings()
+    queue = FairQueue(settings.max_active, settings.max_waiting)
+    return RankingService(
+        reranker=reranker, settings=settings, queue=queue, metrics=ServerMetrics(queue), ranker=ranker or {}
+    )
+
+
+def open_ranking_service(
+    ranker: Mapping[str, Any],
+    settings: ServerSettings,
+    *,
+    uses_cache: bool = False,
+    max_total_tokens: int | None = None,
+) -> RankingService:
+    """Open a reranker, whose model is loaded when the server starts, and return a ranking service for it.
+
+    Args:
+        uses_cache: Whether replies to repeated requests are taken from the user's reply cache.
+    """
+    reranker = Reranker.from_pretrained(**ranker)
+    if uses_cache or max_total_tokens is not None:
+        reranker = reranker.with_log(cache=uses_cache, max_total_tokens=max_total_tokens)
+    return create_ranking_service(reranker, settings, ranker)

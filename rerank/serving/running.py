@@ -1,4 +1,4 @@
-"""Serving of an application with uvicorn until a signal stops the server."""
+"""Serving of an application with uvicorn until a signal stops the server, with limits on connections and heads."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import gc
 import logging
 import signal
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from rerank.errors import UsageError
-from rerank.serving.connection_limit import limited_http_protocol
+from rerank.serving import errors
 from rerank.tasks.background_loop import run_on_task_request_loop
 
 _LOG = logging.getLogger(__name__)
@@ -25,28 +28,29 @@ _LOG = logging.getLogger(__name__)
 GRACE = 30
 #: Further seconds in which the remaining requests receive 503, before their connections are closed.
 _LAST_ANSWERS = 3
+#: Seconds after which a client above the limit should try again.
+_RETRY_AFTER = 1
+#: Seconds that a refused connection stays open: many clients read a response only after sending the whole request.
+_REFUSING = 1.0
+#: Minimum number of seconds between two log messages about refused connections.
+_LOG_INTERVAL = 60.0
+#: Maximum number of bytes of an incomplete head, not counting those that arrived together with its beginning.
+_MAX_HEAD = 65_536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """Address on which a server accepts connections, and its connection options.
-
-    Attributes:
-        host: Address to listen on.
-        port: Port to listen on; 0 picks a free port.
-        max_connections: Maximum number of open connections.
-        logs_requests: Whether to log one line per request, without text of queries or documents.
-        trusts_proxy: Whether to take client addresses from the header X-Forwarded-For of a proxy on this machine.
-    """
+    """Address on which a server accepts connections, and its connection options."""
 
     host: str = "127.0.0.1"
-    port: int = 0
+    port: int = 0  # 0 picks a free port
     max_connections: int = 512
+    #: Whether to log one line per request, without text of queries or documents.
     logs_requests: bool = False
+    #: Whether to take client addresses from the header X-Forwarded-For of a proxy on this machine.
     trusts_proxy: bool = False
 
     def open_socket(self) -> socket.socket:
-        """Return a socket that listens on the address."""
         try:
             family, *_, address = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
         except (socket.gaierror, UnicodeError) as error:
@@ -122,9 +126,6 @@ def run_server(app: Starlette, listener: Listener, *, announce: Callable[[str], 
 
     Args:
         app: The application, which must have the middleware `UnexpectedErrorMiddleware`.
-        listener: Address and connection options of the server.
-        announce: Function called with the server's URL once the server accepts requests.
-        grace: Seconds that the stopping server has to finish accepted requests.
     """
     sock = listener.open_socket()
     config = uvicorn.Config(
@@ -148,3 +149,76 @@ def run_server(app: Starlette, listener: Listener, *, announce: Callable[[str], 
             # Python's shutdown would force the native code of the batch to end its thread, which aborts the process.
             signal.signal(server.last_signal, signal.SIG_DFL)
             signal.raise_signal(server.last_signal)
+
+
+def limited_http_protocol(limit: int) -> type[asyncio.Protocol]:
+    """Return uvicorn's protocol class for one server, with limits on open connections and on request heads.
+
+    Uvicorn's own ``limit_concurrency`` leaves connections open and refuses the requests of all of them. Here, only
+    connections above the limit are refused with 503. At most ``limit`` refused connections stay open until the client
+    has read this response; further connections are closed without a response.
+    """
+    refused: set[asyncio.Protocol] = set()
+    next_message = 0.0
+
+    class LimitedProtocol(HttpToolsProtocol):
+        is_in_head, head_bytes = False, 0
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+            nonlocal next_message
+            if len(self.connections) < limit:
+                super().connection_made(transport)
+                return
+            if time.monotonic() >= next_message:
+                next_message = time.monotonic() + _LOG_INTERVAL
+                _LOG.warning("%d connections are open; further ones are refused with 503 (--max-connections)", limit)
+            if len(refused) < limit:
+                transport.set_protocol(_RefusedConnection(transport, refused))
+            else:
+                transport.abort()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            if self.transport is not None:  # else it was aborted above
+                super().connection_lost(exc)
+
+        def on_message_begin(self) -> None:
+            self.is_in_head, self.head_bytes = True, 0
+            super().on_message_begin()
+
+        def on_headers_complete(self) -> None:
+            self.is_in_head = False
+            super().on_headers_complete()
+
+        def data_received(self, data: bytes) -> None:
+            self.head_bytes += len(data) if self.is_in_head else 0
+            super().data_received(data)
+            if self.is_in_head and self.head_bytes > _MAX_HEAD:  # httptools would store a head of any size
+                self.send_400_response(f"The head of the request exceeds {_MAX_HEAD} bytes.")
+
+    return LimitedProtocol
+
+
+class _RefusedConnection(asyncio.Protocol):
+    """A connection that receives 503 before its request is parsed."""
+
+    def __init__(self, transport: asyncio.Transport, refused: set[Any]) -> None:
+        self._transport, self._refused = transport, refused
+        self._end = asyncio.get_running_loop().call_later(_REFUSING, transport.close)
+        self._is_answered = False
+        refused.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_answered:
+            return
+        self._is_answered = True
+        error = errors.ApiError(503, "Too many connections are open; try again later")
+        body = errors.body_of(error, "").model_dump_json().encode()
+        self._transport.write(
+            b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n"
+            b"Content-Length: %d\r\nRetry-After: %d\r\n\r\n%b" % (len(body), _RETRY_AFTER, body)
+        )
+        self._transport.write_eof()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end.cancel()
+        self._refused.discard(self)

@@ -12,8 +12,7 @@ from pydantic import AliasChoices, Field
 from rerank.collections.base import Corpus
 from rerank.retrieval import open_first_stage
 from rerank.retrieval.base import Retriever
-from rerank.serving.api_errors import error_documentation
-from rerank.serving.disconnects import run_while_connected
+from rerank.serving.errors import documented, run_while_connected
 from rerank.serving.ranking_service import RankingService
 from rerank.tasks.dialects.question import ApiBody, GivenText, RerankQuestion
 from rerank.types import Query, Ranking
@@ -53,12 +52,7 @@ class SearchResponse(ApiBody):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionSearch:
-    """A first stage over a loaded collection.
-
-    Attributes:
-        corpus: The collection to search.
-        retriever: The first stage, with its index loaded.
-    """
+    """A first stage over a loaded collection, with its index."""
 
     corpus: Corpus
     retriever: Retriever
@@ -68,13 +62,7 @@ class CollectionSearch:
         """Open a first stage over a collection; its index is built if it does not exist."""
         return cls(corpus=corpus, retriever=open_first_stage(first_stage, corpus))
 
-    @property
-    def name(self) -> str:
-        """Name of the collection."""
-        return self.corpus.name
-
     async def search(self, query: str, depth: int) -> Ranking:
-        """Return the ``depth`` documents that the first stage ranks highest for a query."""
         run = await asyncio.to_thread(self.retriever.search, [Query(id="search", text=query)], depth)
         return run["search"]
 
@@ -88,12 +76,7 @@ def with_candidates(question: RerankQuestion, candidates: Ranking) -> RerankQues
 def add_search_routes(app: FastAPI, service: RankingService, search: CollectionSearch) -> None:
     """Add the endpoint ``/v1/search`` to the application."""
 
-    @app.post(
-        "/v1/search",
-        summary="Retrieve and rerank",
-        response_model_exclude_none=True,
-        responses=error_documentation(),
-    )
+    @app.post("/v1/search", summary="Retrieve and rerank", response_model_exclude_none=True, responses=documented())
     async def search_collection(request: Request, body: SearchRequest) -> SearchResponse:
         work = search_and_rerank(service, search, body, request.state.client)
         return await run_while_connected(request, work, timeout=service.settings.timeout)
@@ -102,14 +85,7 @@ def add_search_routes(app: FastAPI, service: RankingService, search: CollectionS
 async def search_and_rerank(
     service: RankingService, search: CollectionSearch, body: SearchRequest, client: str
 ) -> SearchResponse:
-    """Retrieve documents, rerank them, and return the best documents.
-
-    Args:
-        service: Service that ranks documents.
-        search: Search over the collection.
-        body: The search request.
-        client: Name of the client in the queue.
-    """
+    """Retrieve documents, rerank them, and return the best documents; ``client`` is a name in the queue."""
     service.check_documents(body.depth)
     ranking = Ranking(Query(id="search", text=body.query), ())
 
@@ -144,5 +120,5 @@ async def search_and_rerank(
         model=answer.model,
         results=results,
         usage={"prompt_tokens": answer.tokens_in, "total_tokens": answer.tokens},
-        meta={"warnings": list(answer.warnings), "collection": search.name},
+        meta={"warnings": list(answer.warnings), "collection": search.corpus.name},
     )

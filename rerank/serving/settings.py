@@ -1,10 +1,18 @@
-"""Settings and limits of the server."""
+"""Settings and limits of the server, and the keys of its clients."""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from rerank.errors import UsageError
+from rerank.errors import DataError, MissingResourceError, ensure
+
+#: Environment variable that contains the keys, separated by commas or whitespace.
+KEYS_VARIABLE = "RERANK_SERVER_KEYS"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +42,65 @@ class ServerSettings:
     timeout: float = 600.0
 
     def __post_init__(self) -> None:
-        """Check that all limits are at least their minimum."""
         for name in ("max_body_bytes", "max_documents", "max_request_tokens", "max_active"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}", expected="at least 1")
-        if self.max_waiting < 0:
-            raise UsageError(f"max_waiting is {self.max_waiting}", expected="at least 0")
-        if self.deadline is not None and not self.deadline > 0:
-            raise UsageError(f"The deadline is {self.deadline} s", expected="more than 0 seconds")
-        if not self.timeout > 0:
-            raise UsageError(f"The timeout is {self.timeout} s", expected="more than 0 seconds")
+            ensure(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}", expected="at least 1")
+        ensure(self.max_waiting >= 0, f"max_waiting is {self.max_waiting}", expected="at least 0")
+        ensure(
+            self.deadline is None or self.deadline > 0,
+            f"The deadline is {self.deadline} s",
+            expected="more than 0 seconds",
+        )
+        ensure(self.timeout > 0, f"The timeout is {self.timeout} s", expected="more than 0 seconds")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ServerKeys:
+    """The bearer keys that clients may use; if there are none, everybody may use the server.
+
+    Attributes:
+        digests: SHA-256 digest of each key, so that the keys themselves are not stored.
+    """
+
+    digests: Sequence[bytes] = ()
+
+    @classmethod
+    def load(cls, file: str | Path | None = None) -> ServerKeys:
+        """Read the keys from a file with one key per line or, if ``file`` is None, from the environment."""
+        if file is None:
+            given = os.environ.get(KEYS_VARIABLE, "")
+            keys = given.replace(",", " ").split()
+            ensure(
+                keys or not given,
+                f"{KEYS_VARIABLE} contains no key",
+                expected="keys separated by commas",
+                error=DataError,
+            )
+            return cls.from_keys(keys)
+        try:
+            keys = Path(file).read_text(encoding="utf-8").split()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise MissingResourceError(
+                f"Cannot read the keys in {str(file)!r}: {reason}", expected="a file with one key per line"
+            ) from error
+        ensure(keys, f"The file {str(file)!r} contains no key", expected="one key per line", error=DataError)
+        return cls.from_keys(keys)
+
+    @classmethod
+    def from_keys(cls, keys: Sequence[str]) -> ServerKeys:
+        return cls(tuple(hashlib.sha256(key.encode()).digest() for key in keys))
+
+    def client(self, authorization: str, address: str) -> str | None:
+        """Return a name that distinguishes the client in the queue, or None if its key is missing or wrong.
+
+        All keys are compared in constant time.
+
+        Args:
+            address: The client's address, which is its name if the server has no keys.
+        """
+        if not self.digests:
+            return address
+        scheme, _, key = authorization.partition(" ")
+        given = hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
+        matches = [hmac.compare_digest(given, digest) for digest in self.digests]
+        return given.hex()[:8] if scheme.lower() == "bearer" and any(matches) else None

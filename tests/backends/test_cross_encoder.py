@@ -120,7 +120,7 @@ def test_identity_follows_the_weights_and_the_dtype(folder: Path, loaded: CrossE
 
 def test_memory_that_runs_out_halves_the_batch(loaded: CrossEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[int] = []
-    predict = loaded._model.predict
+    predict = loaded.model.predict
 
     def scarce(room: int) -> Callable[..., Any]:
         def run(pairs: Any, *, batch_size: int, **more: Any) -> Any:
@@ -132,11 +132,11 @@ def test_memory_that_runs_out_halves_the_batch(loaded: CrossEncoder, monkeypatch
         return run
 
     (wanted,) = loaded.generate([request(*PASSAGES)])
-    monkeypatch.setattr(loaded._model, "predict", scarce(4))
+    monkeypatch.setattr(loaded.model, "predict", scarce(4))
     (reply,) = loaded.generate([request(*PASSAGES)])
     assert reply.scores == pytest.approx(wanted.scores, abs=1e-5)
     assert tried == [32, 16, 8, 4]
-    monkeypatch.setattr(loaded._model, "predict", scarce(0))
+    monkeypatch.setattr(loaded.model, "predict", scarce(0))
     (failed,) = loaded.generate([request(*PASSAGES)])
     assert (failed.finish, failed.scores) == ("error", ())
     assert "Out of memory" in failed.error
@@ -146,7 +146,7 @@ def test_another_failure_of_the_model_is_an_error(loaded: CrossEncoder, monkeypa
     def broken(*_: Any, **__: Any) -> Any:
         raise ValueError("Cannot handle batch sizes > 1 if no padding token is defined.")
 
-    monkeypatch.setattr(loaded._model, "predict", broken)
+    monkeypatch.setattr(loaded.model, "predict", broken)
     with raises(BackendError, "5 pairs", "Cannot handle"):
         loaded.generate([request(*PASSAGES)])
 

@@ -7,8 +7,7 @@ import time
 
 import pytest
 
-from rerank.backends.fake import Fake
-from rerank.backends.fake_server import FakeServer
+from rerank.backends.fake import Fake, FakeServer
 from rerank.errors import UsageError
 from rerank.models import open_model_backend
 from rerank.prompts.base import Message

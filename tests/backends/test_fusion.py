@@ -13,7 +13,7 @@ pytest.importorskip("transformers")
 
 import torch
 
-from rerank.backends.fusion import Fusion
+from rerank.backends.encoder_decoder import Fusion
 from rerank.prompts.base import Message
 from rerank.reranker import Reranker
 from rerank.tasks import BackendOptions, FusionTask, GenerationTask, Request, Sampling
@@ -54,7 +54,7 @@ def greedily(model: Any, tokenizer: Any, texts: tuple[str, ...], count: int) -> 
 @pytest.mark.parametrize("texts", [TEXTS, TEXTS[:1], TEXTS[::-1]])
 def test_the_decoder_attends_to_the_states_of_all_texts(texts: tuple[str, ...]) -> None:
     backend = make_backend()
-    tokenizer = backend.tokens.tokenizer  # type: ignore[attr-defined]
+    tokenizer = backend.tokens.tokenizer
     (reply,) = backend.generate([request(*texts)])
     expected = greedily(backend.model, tokenizer, texts, 6)
     ended = expected[-1] == backend.model.config.eos_token_id

@@ -58,7 +58,7 @@ def test_a_reply_ends_at_the_end_token_which_counts_but_is_not_text(
 ) -> None:
     model, tokenizer = tiny_model(), tiny_tokenizer()
     hf = Hf.from_loaded(model, tokenizer)
-    (prompt,) = hf._tokens.encode([request("a").prompt])
+    (prompt,) = hf.tokens.encode([request("a").prompt])
     (free,) = decode_continuations(model, [prompt], [Sampling(max_tokens=12, min_tokens=12)], [0])
     at = next(at for at in range(2, 12) if free[at] not in free[:at])
     model.generation_config.eos_token_id = [257, free[at]]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rerank.backends.seq2seq import Seq2seq
+from rerank.backends.encoder_decoder import Seq2seq
 from rerank.prompts.base import Message
 from rerank.tasks import BackendOptions, ContinuationTask, GenerationTask, Request, Sampling
 from rerank.types import Document, Query, Window

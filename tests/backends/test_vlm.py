@@ -79,7 +79,7 @@ def ask(task: Any, *images: str, text: str = "Is it red?", **sampling: Any) -> R
 
 def inputs_of(vlm: Vlm, request: Request) -> dict[str, Any]:
     """What transformers' own chat template and processor make of a request."""
-    processor: Any = vlm._pictures._processor
+    processor: Any = vlm.tokens._processor
     (turn,) = request.prompt
     first, *rest = turn.content.split(PICTURE)
     parts = [{"type": "text", "text": first}]
@@ -92,7 +92,7 @@ def inputs_of(vlm: Vlm, request: Request) -> dict[str, Any]:
 
 def by_hand(vlm: Vlm, request: Request, text: str) -> float:
     """log P(text | prompt) with one plain call of the model for every token."""
-    processor: Any = vlm._pictures._processor
+    processor: Any = vlm.tokens._processor
     inputs = inputs_of(vlm, request)
     total = 0.0
     for token in processor.tokenizer(text, add_special_tokens=False)["input_ids"]:
@@ -133,7 +133,7 @@ def test_what_is_written_is_what_transformers_writes(vlm: Vlm, paths: list[str])
     with torch.no_grad():
         out = vlm.model.generate(**inputs, max_new_tokens=6, do_sample=False, eos_token_id=257, pad_token_id=258)
     row = [token for token in out[0, inputs["input_ids"].shape[1] :].tolist() if token < 256]
-    processor: Any = vlm._pictures._processor
+    processor: Any = vlm.tokens._processor
     assert reply.text == processor.tokenizer.decode(row)
     assert reply.finish in ("stop", "length")
 
@@ -250,7 +250,7 @@ def test_a_prompt_longer_than_the_context(
     backends: dict[str, Vlm], paths: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vlm: Any = backends["idefics3"]
-    monkeypatch.setattr(vlm._pictures, "_context_size", 60)
+    monkeypatch.setattr(vlm.tokens, "_context_size", 60)
     fits, long = vlm.generate([ask(ContinuationTask(continuations=("Y",)), *paths[:n]) for n in (1, 3)])
     assert fits.finish == "stop"
     assert long.finish == "error"

@@ -175,7 +175,7 @@ def test_a_server_ranks_as_python_does_and_refuses_an_encoder_at_its_start(tmp_p
     from fastapi.testclient import TestClient
 
     from rerank.serving.app import create_server_app
-    from rerank.serving.opening import open_ranking_service
+    from rerank.serving.ranking_service import open_ranking_service
     from rerank.serving.settings import ServerSettings
 
     folder = save(tmp_path / "our-support")

@@ -105,7 +105,7 @@ def test_the_server_answers() -> None:
     from fastapi.testclient import TestClient
 
     from rerank.serving.app import create_server_app
-    from rerank.serving.opening import open_ranking_service
+    from rerank.serving.ranking_service import open_ranking_service
     from rerank.serving.settings import ServerSettings
 
     service = open_ranking_service({"adapter": ADAPTER}, ServerSettings())

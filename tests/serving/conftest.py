@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from rerank import Reranker
-from rerank.serving.server_keys import ServerKeys
-from rerank.serving.settings import ServerSettings
+from rerank.serving.settings import ServerKeys, ServerSettings
 
 Client = Callable[..., Any]
 
@@ -31,7 +30,7 @@ def client() -> Iterator[Client]:
     from fastapi.testclient import TestClient
 
     from rerank.serving.app import create_server_app
-    from rerank.serving.opening import create_ranking_service
+    from rerank.serving.ranking_service import create_ranking_service
 
     opened: list[TestClient] = []
 

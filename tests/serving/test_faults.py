@@ -132,7 +132,7 @@ def test_the_server_itself_logs_no_texts_of_a_bug(
 
 def serve(address: Callable[..., str], reranker: Reranker, **settings: Any) -> tuple[str, Any]:
     from rerank.serving.app import create_server_app
-    from rerank.serving.opening import create_ranking_service
+    from rerank.serving.ranking_service import create_ranking_service
 
     service = create_ranking_service(reranker, ServerSettings(**settings))
     return address(create_server_app(service)), service
@@ -196,7 +196,7 @@ def stopped(tmp_path: Path) -> Iterator[Callable[[str], tuple[subprocess.Popen[s
             "from rerank import Reranker\n"
             "from rerank.backends.fake import Fake\n"
             "from rerank.serving.app import create_server_app\n"
-            "from rerank.serving.opening import create_ranking_service\n"
+            "from rerank.serving.ranking_service import create_ranking_service\n"
             "from rerank.serving.running import Listener, run_server\n"
             "class Hanging(Fake):\n"
             "    def generate(self, requests):\n"

@@ -107,8 +107,8 @@ def ask_raw(url: str, request: bytes) -> bytes:
 @pytest.mark.enable_socket
 def test_keys_in_odd_places_and_path_tricks(address: Callable[..., str]) -> None:
     from rerank.serving.app import create_server_app
-    from rerank.serving.opening import create_ranking_service
-    from rerank.serving.server_keys import ServerKeys
+    from rerank.serving.ranking_service import create_ranking_service
+    from rerank.serving.settings import ServerKeys
 
     service = create_ranking_service(Reranker.from_pretrained("fake:reversed"))
     url = address(create_server_app(service, ServerKeys.from_keys(["the-key"])))
@@ -141,7 +141,7 @@ def test_keys_in_odd_places_and_path_tricks(address: Callable[..., str]) -> None
 @pytest.mark.enable_socket
 def test_a_client_whose_body_is_too_large_reads_the_reason(address: Callable[..., str]) -> None:
     from rerank.serving.app import create_server_app
-    from rerank.serving.opening import create_ranking_service
+    from rerank.serving.ranking_service import create_ranking_service
 
     service = create_ranking_service(Reranker.from_pretrained("fake:reversed"), ServerSettings(max_body_bytes=2**20))
     url = address(create_server_app(service))

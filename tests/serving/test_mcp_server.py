@@ -26,12 +26,10 @@ pytest.importorskip("mcp")
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
-from rerank.serving.mcp_server import create_mcp_http_app, create_mcp_server
-from rerank.serving.opening import create_ranking_service
-from rerank.serving.run_comparison import RunFolders
+from rerank.serving.mcp_server import RunFolders, create_mcp_http_app, create_mcp_server
+from rerank.serving.ranking_service import create_ranking_service
 from rerank.serving.search_routes import CollectionSearch
-from rerank.serving.server_keys import ServerKeys
-from rerank.serving.settings import ServerSettings
+from rerank.serving.settings import ServerKeys, ServerSettings
 
 DOCS = ["snow falls", {"text": "rain falls"}, "the sun shines"]
 SECRET = "a secret text"

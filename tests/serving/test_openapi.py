@@ -14,15 +14,14 @@ from typing import Any
 import pytest
 
 from rerank import Reranker
-from rerank.serving.server_keys import ServerKeys
-from rerank.serving.settings import ServerSettings
+from rerank.serving.settings import ServerKeys, ServerSettings
 
 pytest.importorskip("fastapi")
 
 
 def describe(keys: tuple[str, ...]) -> dict[str, Any]:
     from rerank.serving.app import create_server_app
-    from rerank.serving.opening import create_ranking_service
+    from rerank.serving.ranking_service import create_ranking_service
 
     service = create_ranking_service(Reranker.from_pretrained("fake:reversed"))
     return create_server_app(service, ServerKeys.from_keys(keys)).openapi()
@@ -57,7 +56,7 @@ def test_keys_are_declared_where_they_are_needed() -> None:
 def test_schemathesis_finds_nothing(address: Callable[..., str], tmp_path: Path) -> None:
     pytest.importorskip("schemathesis")
     from rerank.serving.app import create_server_app
-    from rerank.serving.opening import create_ranking_service
+    from rerank.serving.ranking_service import create_ranking_service
 
     service = create_ranking_service(Reranker.from_pretrained("fake:reversed"), ServerSettings(max_documents=20))
     url = address(create_server_app(service))

@@ -21,10 +21,10 @@ from tests.serving.conftest import Client
 
 pytest.importorskip("fastapi")
 
-from rerank.serving.playground_examples import (
-    playground_command_example,
-    playground_curl_example,
-    playground_python_example,
+from rerank.serving.playground import (
+    command_example,
+    curl_example,
+    python_example,
 )
 from rerank.serving.search_routes import CollectionSearch
 
@@ -147,7 +147,7 @@ def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CollectionSearch:
 
 def test_documents_of_a_collection(client: Client, search: CollectionSearch) -> None:
     opened = client(search=search)
-    assert opened.get("/playground/settings").json()["collection"] == search.name
+    assert opened.get("/playground/settings").json()["collection"] == search.corpus.name
     found = rank(opened, query="falls snow", documents=None)
     assert [document["id"] for document in found["documents"]][:2] == ["d0", "d1"]
     assert found["documents"][0]["score"] > found["documents"][1]["score"]
@@ -200,18 +200,18 @@ def test_all_ways_give_the_same_order(client: Client, method: str, tmp_path: Pat
     assert found == again == [hit.corpus_id for hit in direct]
 
 
-@pytest.mark.parametrize("example", [playground_python_example, playground_command_example])
+@pytest.mark.parametrize("example", [python_example, command_example])
 def test_examples_run(example: Any, tmp_path: Path) -> None:
     text = example({"model": "fake:reversed", "method": "sliding", "reuse": False}, hostile_candidates())
     program = [sys.executable, "-c", text]
-    if example is playground_command_example:
+    if example is command_example:
         program = ["bash", "-c", text.replace("rerank rerank", f"{sys.executable} -m rerank rerank", 1)]
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "pwned").exists()
     lines = done.stdout.splitlines()
-    if example is playground_command_example:
+    if example is command_example:
         assert [line.split()[2] for line in lines] == ["3", "2", "1"]
     else:
         assert lines[0].startswith("1 ")
@@ -220,7 +220,7 @@ def test_examples_run(example: Any, tmp_path: Path) -> None:
 
 def test_the_example_of_curl_sends_the_documents(tmp_path: Path) -> None:
     for method, path in (("", "/v2/rerank"), ("icr", "/playground/rank")):
-        text = playground_curl_example("http://127.0.0.1:1", hostile_candidates(), method=method, has_key=True)
+        text = curl_example("http://127.0.0.1:1", hostile_candidates(), method=method, has_key=True)
         shown = text.replace("curl ", f"RERANK_KEY=secret; {sys.executable} -c 'import sys; print(sys.argv[1:])' ", 1)
         done = subprocess.run(["bash", "-c", shown], cwd=tmp_path, capture_output=True, text=True, check=True)
         arguments = eval(done.stdout)

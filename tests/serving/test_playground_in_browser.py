@@ -16,9 +16,9 @@ from rerank.collections import open_collection
 pytest.importorskip("fastapi")
 
 from rerank.serving.app import create_server_app
-from rerank.serving.opening import create_ranking_service
+from rerank.serving.ranking_service import create_ranking_service
 from rerank.serving.search_routes import CollectionSearch
-from rerank.serving.server_keys import ServerKeys
+from rerank.serving.settings import ServerKeys
 
 pytestmark = [pytest.mark.browser, pytest.mark.enable_socket]
 

@@ -51,9 +51,8 @@ def model() -> Scripted:
 def open_provider(address: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> Callable[[Reranker], str]:
     """Return a function that serves a reranker and returns the address."""
     from rerank.serving.app import create_server_app
-    from rerank.serving.opening import create_ranking_service
-    from rerank.serving.server_keys import ServerKeys
-    from rerank.serving.settings import ServerSettings
+    from rerank.serving.ranking_service import create_ranking_service
+    from rerank.serving.settings import ServerKeys, ServerSettings
 
     for name in ("RERANK_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rerank.errors import DataError
-from rerank.serving.server_keys import KEYS_VARIABLE, ServerKeys
+from rerank.serving.settings import KEYS_VARIABLE, ServerKeys
 from tests.raising import raises
 
 

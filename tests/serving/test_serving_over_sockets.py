@@ -28,7 +28,7 @@ pytest.importorskip("fastapi")
 
 from rerank.cli.serve import LimitOptions, ServerOptions, open_served_ranker, served_name
 from rerank.serving.app import create_server_app
-from rerank.serving.opening import create_ranking_service
+from rerank.serving.ranking_service import create_ranking_service
 from rerank.serving.running import Listener
 
 pytestmark = pytest.mark.enable_socket

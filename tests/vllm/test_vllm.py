@@ -163,8 +163,8 @@ def test_no_end_before_the_least_number_of_tokens(vllm: Vllm, hf: Hf) -> None:
 
 
 def test_all_ends_that_the_model_names_end_a_reply_count_and_are_no_text(tiny: Path, tmp_path: Path, hf: Hf) -> None:
-    (prompt,) = hf._tokens.encode([request("a").prompt])
-    (free,) = decode_continuations(hf._model, [prompt], [Sampling(max_tokens=12, min_tokens=12)], [0])
+    (prompt,) = hf.tokens.encode([request("a").prompt])
+    (free,) = decode_continuations(hf.model, [prompt], [Sampling(max_tokens=12, min_tokens=12)], [0])
     at = next(at for at in range(2, 12) if free[at] not in free[:at])
     for path in tiny.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())

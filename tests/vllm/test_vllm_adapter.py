@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rerank.backends.vllm.adapters import vllm_required_rank
+from rerank.backends.vllm.adapters import required_rank
 from rerank.errors import DataError, MissingResourceError, UsageError
 from tests.raising import raises
 
@@ -32,7 +32,7 @@ def folder(tmp_path: Path, **settings: Any) -> Path:
     ],
 )
 def test_the_required_rank(tmp_path: Path, settings: dict[str, Any], rank: int) -> None:
-    assert vllm_required_rank(folder(tmp_path, **settings)) == rank
+    assert required_rank(folder(tmp_path, **settings)) == rank
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_the_required_rank(tmp_path: Path, settings: dict[str, Any], rank: int) 
 )
 def test_what_vllm_does_not_do_is_named(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
     with raises(UsageError, said) as raised:
-        vllm_required_rank(folder(tmp_path, **settings))
+        required_rank(folder(tmp_path, **settings))
     assert "--model hf:" in str(raised.value)
 
 
@@ -62,9 +62,9 @@ def test_what_vllm_does_not_do_is_named(tmp_path: Path, settings: dict[str, Any]
 def test_a_file_that_describes_no_adapter(tmp_path: Path, text: str) -> None:
     (tmp_path / "adapter_config.json").write_text(text)
     with raises(DataError, "adapter_config"):
-        vllm_required_rank(tmp_path)
+        required_rank(tmp_path)
 
 
 def test_no_file(tmp_path: Path) -> None:
     with raises(MissingResourceError, "adapter_config"):
-        vllm_required_rank(tmp_path)
+        required_rank(tmp_path)

@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 
 import torch
 
-from rerank.backends.vllm.masking import mask_vllm_logits
+from rerank.backends.vllm.grammar import mask_logits
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from rerank.backends.vllm.masking import mask_vllm_logits
 def test_each_row_keeps_its_own_tokens(allowed: Mapping[int, Sequence[int]]) -> None:
     logits = torch.randn(5, 50, generator=torch.Generator().manual_seed(0))
     before = logits.clone()
-    assert mask_vllm_logits(logits, allowed) is logits
+    assert mask_logits(logits, allowed) is logits
     for row in range(5):
         kept = set(allowed.get(row, range(50)))
         for token in range(50):
@@ -29,4 +29,4 @@ def test_each_row_keeps_its_own_tokens(allowed: Mapping[int, Sequence[int]]) -> 
 
 def test_a_batch_without_grammars_is_not_changed() -> None:
     logits = torch.randn(2, 5)
-    assert torch.equal(mask_vllm_logits(logits.clone(), {}), logits)
+    assert torch.equal(mask_logits(logits.clone(), {}), logits)

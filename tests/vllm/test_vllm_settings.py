@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rerank.backends.vllm import settings
+from rerank.backends.vllm import engine
 from rerank.errors import UsageError
 from rerank.models import open_model_backend
 from rerank.tasks import BackendOptions
@@ -17,9 +17,9 @@ pytest.importorskip("torch")
 
 
 def arguments(monkeypatch: pytest.MonkeyPatch, **options: Any) -> dict[str, Any]:
-    monkeypatch.setattr(settings, "vllm_device", lambda: "cuda")
+    monkeypatch.setattr(engine, "built_for", lambda: "cuda")
     given = BackendOptions(dtype="float32", **options)
-    return settings.vllm_engine_settings(make_model().config, make_tokenizer(), given)
+    return engine.engine_settings(make_model().config, make_tokenizer(), given)
 
 
 @pytest.mark.parametrize(

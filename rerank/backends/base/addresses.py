@@ -59,7 +59,6 @@ class Address:
 
     @property
     def root(self) -> str:
-        """The address without its path."""
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc}"
 

@@ -22,15 +22,9 @@ S = TypeVar("S")
 
 
 class Server(Generic[S]):
-    """A server and its description of itself.
-
-    Args:
-        connection: The connections to the server.
-        inspect: Coroutine function that asks the server for its description.
-    """
+    """A server and its description of itself."""
 
     def __init__(self, connection: ServerConnection, inspect: Callable[[ServerConnection], Awaitable[S]]) -> None:
-        """Start without a description."""
         self.connection = connection
         self._description: S | None = None
 
@@ -59,10 +53,7 @@ class ServerClient(Generic[S]):
     - A request that a server rejects as invalid is not sent to another one.
 
     Args:
-        connections: The connections to each server.
-        inspect: Coroutine function that asks a server for its description.
         concurrency: Maximum number of simultaneous requests of each server, of all callers together.
-        sleep: Function that waits between checks.
     """
 
     def __init__(
@@ -73,7 +64,6 @@ class ServerClient(Generic[S]):
         concurrency: int,
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
-        """Start without requests."""
         self.servers = [Server(connection, inspect) for connection in connections]
         self._concurrency, self._sleep = concurrency, sleep
         self._start_routing()

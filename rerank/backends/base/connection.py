@@ -70,7 +70,6 @@ def retrying(
     """Return the policy by which a request is sent again after a `RequestFailedError`; the last error is raised.
 
     Args:
-        sleep: Function that waits for a number of seconds.
         retries: Maximum number of attempts after the first; None for the number that the error allows. An error for
             which another attempt cannot help is never retried.
         gives_up: Function, called after every failure, that returns whether to raise the error although another attempt
@@ -120,11 +119,9 @@ class ServerConnection:
     _times_closed: int = field(default=0, init=False, repr=False)
 
     async def __aenter__(self) -> ServerConnection:
-        """Return this object; the first request opens the connections."""
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Close the connections."""
         await self.aclose()
 
     async def aclose(self) -> None:
@@ -143,7 +140,6 @@ class ServerConnection:
 
     @property
     def is_open(self) -> bool:
-        """Whether there may be open connections."""
         return self._client is not None
 
     async def ask(
@@ -162,7 +158,6 @@ class ServerConnection:
             path: Path after the server's base URL, or a complete URL.
             body: JSON body of a POST request; None for a GET request, or for an upload.
             read: Function that parses a response. It raises `RequestFailedError` if another attempt may succeed.
-            attempts: Counter of attempts, if the caller needs their number.
             upload: The parts of a multipart POST request, in the format of httpx2's ``files``; None for no upload.
             retries: Maximum number of attempts after the first, for this request; None for `ServerConnection.retries`.
 
@@ -318,7 +313,6 @@ class ErrorResponses:
         """Return the exception for a response with an error status.
 
         Args:
-            response: The response.
             accepted: Whether the server has accepted other requests. If so, status 403 concerns this request only:
                 gateways send it for content that their filters reject.
         """

@@ -49,7 +49,6 @@ class ServerResponse:
     value: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        """Decode the JSON value."""
         object.__setattr__(self, "value", _decode_json(self.text))
 
     @property
@@ -106,13 +105,11 @@ class RequestFailedError(Exception):
     """Raised if a request got no valid reply; the request may be retried.
 
     Args:
-        message: Error message for the user.
         after: Seconds to wait before the next attempt, if the server states them; otherwise None.
         tries: Maximum number of attempts; 1 if another attempt cannot help.
     """
 
     def __init__(self, message: str, *, after: float | None = None, tries: int = TRIES) -> None:
-        """Store the values that determine whether and when to retry."""
         super().__init__(message)
         self.after, self.tries = after, tries
 
@@ -122,13 +119,11 @@ class RequestRejectedError(Exception):
 
     Args:
         message: Error message with the server's own message and status.
-        status: The HTTP status.
         code: The server's error code; empty if it states none.
         field: Name of the invalid field of the request; empty if the server names none.
     """
 
     def __init__(self, message: str, *, status: int, code: str = "", field: str = "") -> None:
-        """Store the parts of the server's answer."""
         super().__init__(message)
         self.status, self.code, self.field = status, code, field
 
@@ -151,7 +146,6 @@ class Attempts:
     """The attempts of one request to a server, which may need several exchanges."""
 
     def __init__(self, connection: ServerConnection) -> None:
-        """Start without attempts."""
         self.count = 0
         self._connection, self._contacts = connection, connection.contacts
 
@@ -162,11 +156,9 @@ class Attempts:
 
     @property
     def retries(self) -> int:
-        """Number of attempts after the first."""
         return max(0, self.count - 1)
 
     def unavailable(self, error: RequestFailedError, remedy: str) -> ServerUnavailableError:
-        """Return the exception for a server that does not answer."""
         failed = ServerUnavailableError(str(error), remedy=remedy)
         failed.attempts, failed.tries, failed.is_silent = self.count, error.tries, self.is_silent
         return failed

@@ -31,7 +31,6 @@ class RoutedServer:
 
     @property
     def load(self) -> float:
-        """Number of requests in progress and waiting, divided by the number of slots."""
         return (self.in_progress + len(self.waiting)) / self.slots
 
 
@@ -49,7 +48,6 @@ class ServerRouter:
     """
 
     def __init__(self, slots: Sequence[int]) -> None:
-        """Create a server per number of slots, the maximum number of its simultaneous requests."""
         self.servers = [RoutedServer(position, number) for position, number in enumerate(slots)]
         self._homes: OrderedDict[Hashable, RoutedServer] = OrderedDict()
 
@@ -60,11 +58,9 @@ class ServerRouter:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is in progress or waiting."""
         return not any(server.load for server in self.servers)
 
     def has_other(self, position: int) -> bool:
-        """Return whether any server other than the one at ``position`` is not resting."""
         return any(not server.pause for server in self.servers if server.position != position)
 
     async def acquire(self, group: Hashable) -> RoutedServer:
@@ -98,7 +94,6 @@ class ServerRouter:
         server.pause = min(LONGEST_WAIT, 2 * server.pause)
 
     def end_rest(self, server: RoutedServer) -> None:
-        """End the rest of a server, so that it receives requests again."""
         if server.pause:
             server.pause = 0.0
             self._assign()

@@ -38,7 +38,6 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
     belong to the background loop (`rerank.tasks.background_loop`) and are kept between calls until `close`.
 
     Args:
-        model: Name of the model on the server.
         address: The address of the server; `over` is for several servers.
         options: Backend options; None for the defaults. Only concurrency, timeout, retries, batch size and context size
             have an effect.
@@ -65,7 +64,6 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         transport: Any = None,
     ) -> None:
-        """Check the options and the address, without connecting."""
         self._model, self._options = model, options or BackendOptions()
         for name in _LOCAL:
             value = getattr(self._options, name)
@@ -169,13 +167,11 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
 
     @property
     def batch_size(self) -> int:
-        """Batch size in the options; by default twice the concurrency, so that a slow request leaves no server idle."""
-        default = self.requests_in_flight or 2 * self._concurrency
+        default = self.requests_in_flight or 2 * self._concurrency  # so that a slow request leaves no server idle
         return self._options.batch_size or default * len(self._addresses)
 
     @property
     def costs_money(self) -> bool:
-        """Whether calls may cost money: true if a server is on another machine."""
         return not all(address.loopback for address in self._addresses)
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:

@@ -32,20 +32,16 @@ class EstimatedTokens:
     """A `TokenCounter` that estimates counts without a tokenizer."""
 
     def __init__(self, context_size: Callable[[], int]) -> None:
-        """Store a function that returns the context size; it is called when the size is needed."""
         self._context_size = context_size
 
     @property
     def context_size(self) -> int:
-        """Maximum number of tokens of prompt and reply together."""
         return self._context_size()
 
     def count(self, prompt: Prompt) -> int:
-        """Estimate the number of tokens of a prompt, including those of the chat template."""
         return estimate_prompt(prompt)
 
     def lengths(self, texts: list[str]) -> list[int]:
-        """Estimate the number of tokens of each text."""
         return [estimate_text(text) for text in texts]
 
     def cut(self, text: str, tokens: int) -> str:
@@ -66,7 +62,6 @@ class EstimatedPairTokens(EstimatedTokens):
     """`EstimatedTokens` for rerankers. The first turn of a prompt is the query, and each further turn is a passage."""
 
     def count(self, prompt: Prompt) -> int:
-        """Estimate the number of tokens of all query-passage pairs; a query alone is paired with an empty passage."""
         query, *passages = self.lengths([message.content for message in prompt]) if prompt else [0]
         return sum(query + passage + PAIR for passage in passages or [0])
 

@@ -20,14 +20,7 @@ from rerank.backends.openai.dialect import Dialect, inspect_server
 from rerank.backends.openai.replies import parse_reply
 from rerank.errors import BackendError, UsageError
 from rerank.prompts.base import TokenCounter, reply_prefix_of_prompt
-from rerank.tasks import (
-    CancelledAfterReplyError,
-    ContinuationTask,
-    GenerationTask,
-    PermutationTask,
-    Reply,
-    Request,
-)
+from rerank.tasks import CancelledAfterReplyError, ContinuationTask, GenerationTask, PermutationTask, Reply, Request
 
 if TYPE_CHECKING:  # importing httpx2 takes 0.1 s, so commands without a server avoid it
     from rerank.backends.base.client import Server
@@ -48,7 +41,6 @@ class Openai(ServerBackend[Dialect]):
 
     @classmethod
     def find_provider(cls, model: str) -> ServerProvider:
-        """Return OpenAI as the provider, whose server is used if no address is set."""
         if not model:
             raise UsageError(
                 "--model openai: does not contain the name of a model",
@@ -66,7 +58,6 @@ class Openai(ServerBackend[Dialect]):
         return OpenaiBatches(self.client.servers[0])
 
     def make_tokens(self, context_size: Callable[[], int]) -> TokenCounter:
-        """Return a token counter that estimates, since the server's tokenizer is unknown."""
         return EstimatedTokens(context_size)
 
     async def inspect(self, connection: ServerConnection) -> Dialect:

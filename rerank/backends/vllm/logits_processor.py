@@ -10,8 +10,7 @@ import torch
 from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 
-from rerank.backends.vllm.grammar import KEY, NextTokens, parse_vllm_grammar
-from rerank.backends.vllm.masking import mask_vllm_logits
+from rerank.backends.vllm.grammar import KEY, NextTokens, mask_logits, parse_grammar
 from rerank.errors import UsageError
 
 
@@ -20,11 +19,10 @@ class GrammarProcessor(AdapterLogitsProcessor):  # type: ignore[misc, unused-ign
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
-        """Check that the grammar of a request is valid, if the request contains one."""
         data = (sampling_params.extra_args or {}).get(KEY)
         try:
             if data is not None:
-                parse_vllm_grammar(data)([])
+                parse_grammar(data)([])
         except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
             raise ValueError(f"extra_args[{KEY!r}] is not a valid grammar: {error!r}") from error
 
@@ -39,8 +37,8 @@ class GrammarProcessor(AdapterLogitsProcessor):  # type: ignore[misc, unused-ign
         as its argument, and moves the grammar when requests change rows.
         """
         data = (params.extra_args or {}).get(KEY)
-        return None if data is None else parse_vllm_grammar(data)
+        return None if data is None else parse_grammar(data)
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """Restrict the logits of all requests with a grammar, in place; ``logits`` has the shape (rows, vocabulary)."""
-        return mask_vllm_logits(logits, {row: next_tokens() for row, next_tokens in self.req_info.items()})
+        return mask_logits(logits, {row: next_tokens() for row, next_tokens in self.req_info.items()})

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rerank.backends.vllm.grammar import vllm_forced_parameters, vllm_permutation_parameters
+from rerank.backends.vllm.grammar import forced_parameters, permutation_parameters
 from rerank.lm.jobs import Job
 from rerank.lm.local_tasks import (
     continuation_tokens,
@@ -29,14 +29,10 @@ NAMED = 128
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """A tokenized request to a vLLM engine.
-
-    Attributes:
-        prompt: Token ids of the prompt.
-        parameters: Fields of the request's ``SamplingParams``; the defaults are greedy decoding and no detokenization.
-    """
+    """A tokenized request to a vLLM engine."""
 
     prompt: Sequence[int]
+    #: Fields of the request's ``SamplingParams``; the defaults are greedy decoding and no detokenization.
     parameters: Mapping[str, Any]
 
 
@@ -44,11 +40,12 @@ class EngineRequest:
 RunEngine = Callable[[Sequence[EngineRequest]], list[Any]]
 
 
-def _generate_with_engine(run: RunEngine, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
+def _generate(run: RunEngine, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
     requests = []
     for job in jobs:
-        limits = {"max_tokens": job.sampling.max_tokens, "min_tokens": _engine_min_tokens(job)}
-        requests.append(EngineRequest(job.prompt, {**_engine_sampling_parameters(job), **limits}))
+        sampling = job.sampling
+        limits = {"max_tokens": sampling.max_tokens, "min_tokens": min(sampling.min_tokens, sampling.max_tokens)}
+        requests.append(EngineRequest(job.prompt, {**_sampling_parameters(job), **limits}))
     replies = []
     for job, output in zip(jobs, run(requests), strict=True):
         row, ended = list(output.token_ids), output.finish_reason == "stop"
@@ -57,7 +54,7 @@ def _generate_with_engine(run: RunEngine, tokens: HfTokens, jobs: Sequence[Job])
     return replies
 
 
-def _permute_with_engine(run: RunEngine, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
+def _permute(run: RunEngine, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
     """Generate permutations. Tokens at their ends that the grammar determines are added without the engine."""
     pieces = [
         identifier_tokens(tokens, j.task.items, j.task.separator, end_of_rendered_prompt(tokens, j), j.reply_prefix)
@@ -69,7 +66,7 @@ def _permute_with_engine(run: RunEngine, tokens: HfTokens, jobs: Sequence[Job]) 
     requests = []
     for index in unfinished:
         job = jobs[index]
-        parameters = _engine_sampling_parameters(job) | vllm_permutation_parameters(*pieces[index], job.task.count)
+        parameters = _sampling_parameters(job) | permutation_parameters(*pieces[index], job.task.count)
         requests.append(EngineRequest([*job.prompt, *forced[index]], parameters))
     rows = {index: list(output.token_ids) for index, output in zip(unfinished, run(requests), strict=True)}
     replies = []
@@ -88,7 +85,7 @@ def _permute_with_engine(run: RunEngine, tokens: HfTokens, jobs: Sequence[Job]) 
     return replies
 
 
-def _score_continuations_with_engine(run: RunEngine, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
+def _score_continuations(run: RunEngine, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
     """Compute log-probabilities of continuations.
 
     Continuations of one token are scored at the last position of the prompt. Longer continuations are generated under a
@@ -98,11 +95,9 @@ def _score_continuations_with_engine(run: RunEngine, tokens: HfTokens, jobs: Seq
     """
     continuations = [[continuation_tokens(tokens, j, text) for text in j.task.continuations] for j in jobs]
     single = {index for index, texts in enumerate(continuations) if max(map(len, texts), default=0) <= 1}
-    scores = _score_single_tokens_with_engine(
-        run, [(index, jobs[index].prompt, continuations[index]) for index in sorted(single)]
-    )
+    scores = _score_single_tokens(run, [(index, jobs[index].prompt, continuations[index]) for index in sorted(single)])
     longer = [(index, j.prompt, continuations[index]) for index, j in enumerate(jobs) if index not in single]
-    scores |= _score_forced_tokens_with_engine(run, longer)
+    scores |= _score_forced_tokens(run, longer)
     replies = []
     for index, (job, texts) in enumerate(zip(jobs, continuations, strict=True)):
         reply = make_causal_model_reply(job, "", 0, steps=0)
@@ -119,7 +114,7 @@ def _score_continuations_with_engine(run: RunEngine, tokens: HfTokens, jobs: Seq
 _Scored = tuple[int, Sequence[int], Sequence[TokenIds]]
 
 
-def _score_single_tokens_with_engine(run: RunEngine, prompts: Sequence[_Scored]) -> dict[int, dict[TokenIds, float]]:
+def _score_single_tokens(run: RunEngine, prompts: Sequence[_Scored]) -> dict[int, dict[TokenIds, float]]:
     """Return, per job index, a mapping from each continuation of at most one token to its log-probability."""
     scores: dict[int, dict[TokenIds, float]] = {index: {(): 0.0} for index, _, _ in prompts}
     chunks: list[tuple[int, Sequence[int], list[int]]] = []
@@ -135,14 +130,14 @@ def _score_single_tokens_with_engine(run: RunEngine, prompts: Sequence[_Scored])
     return scores
 
 
-def _score_forced_tokens_with_engine(run: RunEngine, prompts: Sequence[_Scored]) -> dict[int, dict[TokenIds, float]]:
+def _score_forced_tokens(run: RunEngine, prompts: Sequence[_Scored]) -> dict[int, dict[TokenIds, float]]:
     """Return, per job index, a mapping from each continuation to the sum of its tokens' log-probabilities.
 
     Continuations that do not fit in the context are missing.
     """
     scores: dict[int, dict[TokenIds, float]] = {index: {(): 0.0} for index, _, _ in prompts}
     scored = [(index, prompt, text) for index, prompt, texts in prompts for text in dict.fromkeys(texts) if text]
-    outputs = run([EngineRequest(prompt, vllm_forced_parameters(text)) for _, prompt, text in scored])
+    outputs = run([EngineRequest(prompt, forced_parameters(text)) for _, prompt, text in scored])
     for (index, _, text), output in zip(scored, outputs, strict=True):
         if tuple(output.token_ids) == text:
             steps = zip(text, output.logprobs, strict=True)
@@ -150,31 +145,27 @@ def _score_forced_tokens_with_engine(run: RunEngine, prompts: Sequence[_Scored])
     return scores
 
 
-def generate_engine_thoughts(run: RunEngine, jobs: Sequence[Job]) -> list[tuple[list[int], bool]]:
+def generate_thoughts(run: RunEngine, jobs: Sequence[Job]) -> list[tuple[list[int], bool]]:
     """Continue the prompts of jobs up to the end of the thoughts; implements `rerank.lm.thinking.ThoughtGenerator`."""
     requests = []
     for job in jobs:
         limits = {"max_tokens": job.sampling.max_tokens, "stop": [CLOSE], "detokenize": True}
-        requests.append(EngineRequest(job.prompt, {**_engine_sampling_parameters(job), **limits}))
+        requests.append(EngineRequest(job.prompt, {**_sampling_parameters(job), **limits}))
     return [(list(output.token_ids), output.finish_reason == "stop") for output in run(requests)]
 
 
 #: Mapping from each class of tasks to the function that executes its jobs.
 TASK_RUNNERS: dict[type[Any], Callable[[RunEngine, HfTokens, Sequence[Job]], list[Reply]]] = {
-    GenerationTask: _generate_with_engine,
-    PermutationTask: _permute_with_engine,
-    ContinuationTask: _score_continuations_with_engine,
-    LikelihoodTask: _score_continuations_with_engine,
+    GenerationTask: _generate,
+    PermutationTask: _permute,
+    ContinuationTask: _score_continuations,
+    LikelihoodTask: _score_continuations,
 }
 
 
-def _engine_sampling_parameters(job: Job) -> dict[str, Any]:
+def _sampling_parameters(job: Job) -> dict[str, Any]:
     """Return the fields of ``SamplingParams`` for temperature, top-p and seed; empty for greedy decoding."""
     sampling = job.sampling
     if sampling.temperature <= 0:
         return {}
     return {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": job.seed}
-
-
-def _engine_min_tokens(job: Job) -> int:
-    return min(job.sampling.min_tokens, job.sampling.max_tokens)

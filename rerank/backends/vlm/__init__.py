@@ -16,7 +16,6 @@ from rerank.io.pictures import UNREADABLE, require_pillow
 from rerank.lm.jobs import Job, limit_decoding_tokens
 from rerank.lm.loading import quiet_transformers
 from rerank.lm.model_process import require_model_process
-from rerank.prompts.base import TokenCounter
 from rerank.tasks import (
     BackendOptions,
     ContinuationTask,
@@ -34,24 +33,17 @@ class Vlm(Hf):
     Chats without pictures work as well. A request whose picture is missing or damaged gets a reply with
     ``finish="error"`` and an error message with the path of the file.
 
-    Args:
-        model: The model, in evaluation mode on its device.
-        processor: The processor of the model.
-        identity: Name, hash or revision, dtype and adapter of the model.
-        options: Backend options; None for the defaults. Only the context size has an effect.
+    The arguments are those of `Hf`, with a processor instead of a tokenizer; only the context size has an effect.
     """
 
     tasks = frozenset({GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask})
-    #: Whether prompts may show pictures.
     sees_pictures = True
-    #: Chats are rendered with the template of the processor.
-    takes_verbatim = False
+    takes_verbatim = False  # chats are rendered with the template of the processor
     classes: ClassVar[tuple[str, str]] = ("AutoModelForImageTextToText", "AutoProcessor")
 
     def __init__(
         self, model: Any, processor: Any, *, identity: Mapping[str, str], options: BackendOptions | None = None
     ) -> None:
-        """Wrap a model that is already loaded. To load a model by name, use `load`."""
         if not hasattr(processor, "image_processor"):
             raise UsageError(
                 f"The processor of model {identity.get('model', '')!r} is a {type(processor).__name__}",
@@ -61,16 +53,12 @@ class Vlm(Hf):
         # Pillow and torchvision resize pictures slightly differently, and transformers uses the one that is installed.
         identity = {**identity, "processor": type(processor.image_processor).__name__}
         super().__init__(model, processor.tokenizer, identity=identity, options=options)
-        self._pictures = VlmTokens(processor, context_size=self._tokens.context_size)
+        self.tokens: VlmTokens = VlmTokens(processor, context_size=self.tokens.context_size)
+        self.batch_size = 1  # pictures need much memory, and models batch prompts with pictures differently
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> Self:
-        """Load a model from a folder or from the hub.
-
-        Args:
-            name: A folder written by ``save_pretrained`` of model and processor, or an id on the hub.
-            options: Options for loading and running the model; None for the defaults.
-        """
+        """Load a model from a folder written by ``save_pretrained`` of model and processor, or from the hub."""
         require_pillow()
         if options and options.device_map == "tp":
             raise UsageError(
@@ -79,22 +67,7 @@ class Vlm(Hf):
             )
         return super().load(name, options)
 
-    @property
-    def tokens(self) -> TokenCounter:
-        """The model's token counter, which also counts the tokens of pictures."""
-        return self._pictures
-
-    @property
-    def batch_size(self) -> int:
-        """The batch size, always 1: pictures need much memory, and models batch prompts with pictures differently."""
-        return 1
-
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Return the replies to all requests, in order, one at a time.
-
-        A request that does not fit in the context or in memory, or whose picture cannot be read, gets a reply with
-        ``finish="error"``. Only one thread at a time uses the model.
-        """
         require_model_process()
         with self._lock:
             return [self._reply(index, request) for index, request in enumerate(requests)]
@@ -118,13 +91,13 @@ class Vlm(Hf):
         from rerank.backends.vlm.tasks import PictureJob
 
         with quiet_transformers():
-            inputs = self._pictures.inputs(request.prompt)
+            inputs = self.tokens.inputs(request.prompt)
         prompt = inputs["input_ids"][0].tolist()
-        available = self._pictures.context_size - len(prompt)
+        available = self.tokens.context_size - len(prompt)
         if available < min(1, request.sampling.max_tokens):
             error = (
                 f"The prompt has {len(prompt)} tokens with its pictures, but the context of "
-                f"{self._identity.get('model', '')!r} holds {self._pictures.context_size} tokens of prompt and reply"
+                f"{self.identity.get('model', '')!r} holds {self.tokens.context_size} tokens of prompt and reply"
             )
             return Reply(tokens_in=len(prompt), finish="error", error=error)
         return PictureJob(
@@ -132,16 +105,11 @@ class Vlm(Hf):
             request=request,
             prompt=prompt,
             sampling=limit_decoding_tokens(request.sampling, available),
-            inputs=self._to_device(inputs),
+            inputs={  # pictures are tensors of floating-point numbers
+                name: value.to(self.model.device, self.model.dtype if value.is_floating_point() else None)
+                for name, value in inputs.items()
+            },
         )
-
-    def _to_device(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Move the tensors to the model's device, and convert floating-point tensors (pictures) to its dtype."""
-        model = self._model
-        return {
-            name: value.to(model.device, model.dtype if value.is_floating_point() else None)
-            for name, value in inputs.items()
-        }
 
     def _run(self, jobs: list[Job]) -> list[Reply]:
         from rerank.backends.vlm.tasks import TASK_RUNNERS, PictureJob
@@ -151,5 +119,5 @@ class Vlm(Hf):
             if not isinstance(job, PictureJob):
                 raise BackendError(f"A job has the class {type(job).__name__}", expected="PictureJob")
             with quiet_transformers():
-                replies.append(TASK_RUNNERS[job.task_type](self._model, self._pictures, job))
+                replies.append(TASK_RUNNERS[job.task_type](self.model, self.tokens, job))
         return replies

@@ -11,13 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from rerank.backends.vlm.tokens import VlmTokens
 from rerank.lm.decoding import decode_continuations, end_of_sequence_tokens
@@ -42,11 +36,7 @@ _PER_TOKEN = {"attention_mask": 1, "mm_token_type_ids": 0, "token_type_ids": 0}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureJob(Job):
-    """A `Job` (tokenized request) with the model inputs of its prompt and pictures.
-
-    Attributes:
-        inputs: Input tensors of the model by name, on its device.
-    """
+    """A `Job` (tokenized request) with the model inputs of its prompt and pictures, on the model's device."""
 
     inputs: Mapping[str, Any] = field(repr=False, compare=False)
 
@@ -56,19 +46,19 @@ class PictureJob(Job):
         return {name: value for name, value in self.inputs.items() if name not in ("input_ids", "attention_mask")}
 
 
-def _generate_with_pictures(model: Any, tokens: VlmTokens, job: PictureJob) -> Reply:
+def _generate(model: Any, tokens: VlmTokens, job: PictureJob) -> Reply:
     (row,) = decode_continuations(model, [job.prompt], [job.sampling], [job.seed], extra_inputs=job.extra_inputs)
     return make_decoding_reply(model, tokens, job, row)
 
 
-def _score_continuations_with_pictures(model: Any, tokens: VlmTokens, job: PictureJob) -> Reply:
+def _score_continuations(model: Any, tokens: VlmTokens, job: PictureJob) -> Reply:
     continuations = [continuation_tokens(tokens, job, text) for text in job.task.continuations]
-    scores = compute_vlm_log_likelihoods(model, job.inputs, continuations)
+    scores = compute_log_likelihoods(model, job.inputs, continuations)
     return replace(make_causal_model_reply(job, "", 0, steps=0), scores=tuple(scores))
 
 
-def _permute_with_pictures(model: Any, tokens: VlmTokens, job: PictureJob) -> Reply:
-    state, count = decode_vlm_permutation(model, job, make_job_grammar(tokens, job))
+def _permute(model: Any, tokens: VlmTokens, job: PictureJob) -> Reply:
+    state, count = decode_permutation(model, job, make_job_grammar(tokens, job))
     return make_causal_model_reply(
         job, format_local_decoding_permutation(job.task, state.order), count, steps=count - 1
     )
@@ -76,28 +66,25 @@ def _permute_with_pictures(model: Any, tokens: VlmTokens, job: PictureJob) -> Re
 
 #: Mapping from each class of tasks to the function that executes a job of this class.
 TASK_RUNNERS: dict[type[Any], Callable[[Any, VlmTokens, PictureJob], Reply]] = {
-    GenerationTask: _generate_with_pictures,
-    PermutationTask: _permute_with_pictures,
-    ContinuationTask: _score_continuations_with_pictures,
-    LikelihoodTask: _score_continuations_with_pictures,
+    GenerationTask: _generate,
+    PermutationTask: _permute,
+    ContinuationTask: _score_continuations,
+    LikelihoodTask: _score_continuations,
 }
 
 
-def compute_vlm_log_likelihoods(
+def compute_log_likelihoods(
     model: Any, inputs: Mapping[str, Any], continuations: Sequence[Sequence[int]]
 ) -> list[float]:
-    """Compute the natural-log probability of each continuation given a prompt with pictures.
+    """Return log P(y | x) = sum_i log P(y_i | x, y_<i) of each continuation y, given a prompt x with pictures.
 
     Continuations that differ only in their last token share a forward pass. The output head and the log-softmax are in
-    float32 for any data type of the model.
+    float32 for any data type of the model. The empty continuation has probability 1.
 
     Args:
         model: A vision-language model of transformers.
         inputs: The processor's output for the prompt, with one row.
-        continuations: Token ids of each continuation. The empty continuation has probability 1.
-
-    Returns:
-        One number per continuation y given prompt x: log P(y | x) = sum_i log P(y_i | x, y_<i).
+        continuations: Token ids of each continuation.
     """
     logs_after: dict[tuple[int, ...], torch.Tensor] = {}  # all tokens but the last -> (tokens, vocabulary)
     scores = []
@@ -105,15 +92,13 @@ def compute_vlm_log_likelihoods(
         for ids in continuations:
             before = tuple(ids[:-1])
             if ids and before not in logs_after:
-                output = call_forward(
-                    model, **_append_to_vlm_inputs(inputs, before), use_cache=False, logits_to_keep=len(ids)
-                )
+                output = call_forward(model, **_append(inputs, before), use_cache=False, logits_to_keep=len(ids))
                 logs_after[before] = output.logits[0, -len(ids) :].float().log_softmax(dim=-1)
             scores.append(float(logs_after[before][range(len(ids)), list(ids)].sum()) if ids else 0.0)
     return scores
 
 
-def _append_to_vlm_inputs(inputs: Mapping[str, Any], ids: Sequence[int]) -> dict[str, Any]:
+def _append(inputs: Mapping[str, Any], ids: Sequence[int]) -> dict[str, Any]:
     """Return the model inputs with text tokens appended; every input with one entry per token is extended."""
     if not ids:
         return dict(inputs)
@@ -126,7 +111,7 @@ def _append_to_vlm_inputs(inputs: Mapping[str, Any], ids: Sequence[int]) -> dict
     return longer
 
 
-def decode_vlm_permutation(model: Any, job: PictureJob, grammar: PermutationGrammar) -> tuple[GrammarState, int]:
+def decode_permutation(model: Any, job: PictureJob, grammar: PermutationGrammar) -> tuple[GrammarState, int]:
     """Generate a permutation for a prompt with pictures, constrained by a grammar.
 
     Returns:
@@ -164,13 +149,11 @@ class _GrammarProcessor(LogitsProcessor):
         self._generator = torch.Generator().manual_seed(seed)
 
     def update(self, input_ids: torch.Tensor) -> None:
-        """Add the tokens generated since the last call to the grammar state."""
         for token in input_ids[0, self._width :].tolist():
             self.state.push(token)
         self._width = input_ids.shape[1]
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Return logits of shape (1, vocabulary) that are -inf for all tokens that are not allowed."""
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # (1, vocabulary)
         self.update(input_ids)
         allowed = list(self.state.allowed())
         restricted = torch.full_like(scores, -torch.inf)
@@ -185,6 +168,5 @@ class _CompleteCriteria(StoppingCriteria):
         self._processor = processor
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        """Return a boolean tensor of shape (1,) that is true if the permutation is complete."""
         self._processor.update(input_ids)
         return torch.tensor([self._processor.state.is_complete], device=input_ids.device)

@@ -16,14 +16,9 @@ from rerank.prompts.base import PICTURE, Message, Prompt
 
 
 class PictureChat(ChatRenderer):
-    """A renderer of chats whose turns are lists of texts and pictures, as vision-language chat templates expect.
-
-    Args:
-        processor: A processor of transformers.
-    """
+    """A renderer of chats whose turns are lists of texts and pictures, as vision-language chat templates expect."""
 
     def __init__(self, processor: Any) -> None:
-        """Load the chat template (of the processor or the tokenizer) and the picture tokens."""
         self._template = processor.chat_template or processor.tokenizer.chat_template
         if not self._template:
             raise UsageError(
@@ -41,27 +36,17 @@ class PictureChat(ChatRenderer):
         self._special = re.compile(f"{self._special.pattern}|{marks}") if marks else self._special
 
     def _apply(self, prompt: Prompt, *, thinking: bool = False) -> str:
-        turns = [{"role": m.role, "content": _vlm_content_parts(m)} for m in prompt]
+        turns = [{"role": m.role, "content": _content_parts(m)} for m in prompt]
         text = self._tokenizer.apply_chat_template(
-            turns,
-            chat_template=self._template,
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=thinking,
+            turns, chat_template=self._template, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
         )
         return str(text)
 
 
 class VlmTokens(HfTokens):
-    """A `TokenCounter` that uses a processor and includes the tokens of pictures.
-
-    Args:
-        processor: The processor.
-        context_size: Maximum number of tokens of prompt, pictures and reply together.
-    """
+    """A `TokenCounter` that uses a processor of transformers and includes the tokens of pictures."""
 
     def __init__(self, processor: Any, *, context_size: int) -> None:
-        """Load the chat template and create the cache of picture sizes."""
         super().__init__(processor.tokenizer, context_size=context_size)
         self._processor = processor
         self.chat: PictureChat = PictureChat(processor)
@@ -87,7 +72,6 @@ class VlmTokens(HfTokens):
         return dict(inputs)
 
     def encode(self, prompts: list[Prompt], *, thinking: bool = False) -> list[list[int]]:
-        """Return the token ids of rendered prompts, including the tokens of pictures."""
         return [self.inputs(prompt)["input_ids"][0].tolist() for prompt in prompts]
 
     def count(self, prompt: Prompt) -> int:
@@ -111,7 +95,7 @@ class VlmTokens(HfTokens):
         return len(with_picture) - len(without)
 
 
-def _vlm_content_parts(message: Message) -> Sequence[dict[str, str]]:
+def _content_parts(message: Message) -> Sequence[dict[str, str]]:
     """Return the parts of a turn, in the form that chat templates expect: texts and placeholders for pictures."""
     if not message.images:
         return [{"type": "text", "text": message.content}]

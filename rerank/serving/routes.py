@@ -1,0 +1,168 @@
+"""Endpoints that rank: the request formats (dialects) of rerank APIs, pairs of texts to score, and typed questions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI, Request, Response
+from pydantic import Discriminator, Tag
+
+from rerank.reranker.hits import RANK_BASED, compute_pair_scores
+from rerank.serving.decision_service import DecisionService
+from rerank.serving.errors import documented, run_while_connected
+from rerank.serving.ranking_service import RankingService
+from rerank.tasks.dialects.cohere import CohereRequest, CohereResponse
+from rerank.tasks.dialects.common import CommonRequest, CommonResponse, CommonUsage
+from rerank.tasks.dialects.decisions import DecisionRequest, DecisionResponse
+from rerank.tasks.dialects.errors import CohereError, CommonError, OpenaiError, SglangError, TeiError
+from rerank.tasks.dialects.mixedbread import MixedbreadRequest, MixedbreadResponse
+from rerank.tasks.dialects.question import RerankAnswer, RerankBody, RerankQuestion
+from rerank.tasks.dialects.scores import PairScore, ScoreRequest, ScoreResponse
+from rerank.tasks.dialects.sglang import SglangResult, sglang_results
+from rerank.tasks.dialects.tei import TeiRequest, TeiResult, tei_results
+from rerank.tasks.dialects.zeroentropy import ZeroentropyResponse
+
+#: Paths that several dialects share; the body of a request determines its dialect.
+SHARED_PATHS = ("/rerank", "/v1/rerank")
+
+#: Response header with the warnings, for dialects whose bodies have no field for warnings.
+WARNINGS_HEADER = "X-Rerank-Warnings"
+
+#: Warning for scores computed from ranks among the documents of the same query.
+_RANKS_OF_QUERIES = (
+    "The scores of different queries cannot be compared: each is 1 / rank among the documents of its query, so a "
+    "query's only document scores 1. The method has no calibration (rerank calibrate)."
+)
+
+
+def dialect_of_body(body: Any) -> Literal["tei", "common"]:
+    """Return the dialect of a request to the shared paths: TEI's requests have ``texts``, all others ``documents``."""
+    is_tei = "texts" in body if isinstance(body, dict) else isinstance(body, TeiRequest)
+    return "tei" if is_tei else "common"
+
+
+_AnyRequest = Annotated[
+    Annotated[CommonRequest, Tag("common")] | Annotated[TeiRequest, Tag("tei")], Discriminator(dialect_of_body)
+]
+
+
+def add_rerank_routes(app: FastAPI, service: RankingService) -> None:
+    """Add the rerank endpoints of all dialects to the application."""
+
+    async def answer(request: Request, body: RerankBody, response: Response | None = None) -> RerankAnswer:
+        """Return the answer; if a response is given, add the answer's warnings to the headers of the response."""
+        work = service.answer(body.to_question(), request.state.client)
+        found = await run_while_connected(request, work, timeout=service.settings.timeout)
+        if response is not None:
+            _add_warnings_header(response, found.warnings)
+        return found
+
+    @app.post(
+        "/v2/rerank",
+        summary="Rerank in the format of Cohere's API version 2",
+        response_model_exclude_none=True,
+        responses=documented(CohereError),
+    )
+    async def rerank_v2(request: Request, body: CohereRequest) -> CohereResponse:
+        return CohereResponse.from_answer(await answer(request, body))
+
+    for_any: dict[str, Any] = {
+        "summary": "Rerank in the format of Cohere's API version 1, Jina, vLLM, Voyage or TEI",
+        "responses": documented(CommonError | TeiError),
+    }
+
+    @app.post(SHARED_PATHS[0], **for_any)
+    @app.post(SHARED_PATHS[1], **for_any)
+    async def rerank_common(
+        request: Request, response: Response, body: _AnyRequest
+    ) -> CommonResponse | list[TeiResult]:
+        request.state.is_tei = isinstance(body, TeiRequest)
+        if isinstance(body, TeiRequest):
+            return tei_results(await answer(request, body, response))
+        return CommonResponse.from_answer(await answer(request, body), repeats_documents=body.return_documents is True)
+
+    @app.post("/sglang/v1/rerank", summary="Rerank in SGLang's format", responses=documented(SglangError))
+    async def rerank_sglang(request: Request, response: Response, body: CommonRequest) -> list[SglangResult]:
+        return sglang_results(await answer(request, body, response))
+
+    @app.post("/v1/reranking", summary="Rerank in Mixedbread's format", responses=documented())
+    async def rerank_mixedbread(request: Request, response: Response, body: MixedbreadRequest) -> MixedbreadResponse:
+        return MixedbreadResponse.from_answer(await answer(request, body, response))
+
+    @app.post("/v1/models/rerank", summary="Rerank in ZeroEntropy's format", responses=documented())
+    async def rerank_zeroentropy(request: Request, response: Response, body: CommonRequest) -> ZeroentropyResponse:
+        return ZeroentropyResponse.from_answer(await answer(request, body, response))
+
+
+def add_score_routes(app: FastAPI, service: RankingService) -> None:
+    """Add the endpoints ``/score`` and ``/v1/score`` to the application."""
+
+    @app.post("/score", summary="Score pairs in the format of vLLM", responses=documented())
+    @app.post("/v1/score", summary="Score pairs in the format of vLLM", responses=documented())
+    async def score(request: Request, response: Response, body: ScoreRequest) -> ScoreResponse:
+        work = _score_pairs(service, body, request.state.client)
+        found, warnings = await run_while_connected(request, work, timeout=service.settings.timeout)
+        _add_warnings_header(response, warnings)
+        return found
+
+
+async def _score_pairs(service: RankingService, body: ScoreRequest, client: str) -> tuple[ScoreResponse, list[str]]:
+    """Rank the documents of each query; return their scores in the order of the request, and the warnings."""
+    by_query: dict[str, list[int]] = {}
+    pairs = body.pairs()
+    service.check_documents(len(pairs))
+    for index, (query, _) in enumerate(pairs):
+        by_query.setdefault(query, []).append(index)
+    seconds, started = service.settings.deadline, time.monotonic()
+    found = []
+    warnings: dict[str, None] = {}
+    for query, indices in by_query.items():
+        question = RerankQuestion(
+            query=query,
+            documents=[pairs[index][1] for index in indices],
+            model=body.model,
+            instruction=body.instruction or "",
+            deadline=None if seconds is None else seconds - (time.monotonic() - started),
+        )
+        ranked = await service.rank(question, client)
+        found.append(ranked.hits)
+        warnings |= dict.fromkeys(ranked.warnings)
+    scores = [0.0] * len(pairs)
+    list_scores, notes = compute_pair_scores(found)
+    for indices, hits, hit_scores in zip(by_query.values(), found, list_scores, strict=True):
+        for hit, score in zip(hits, hit_scores, strict=True):
+            scores[indices[hit.corpus_id]] = score
+    warnings |= dict.fromkeys(notes)
+    tokens_in, tokens_out = (sum(getattr(hits.usage, name) for hits in found) for name in ("tokens_in", "tokens_out"))
+    if len(by_query) > 1 and warnings.pop(RANK_BASED, "") is None:
+        warnings[_RANKS_OF_QUERIES] = None
+    response = ScoreResponse(
+        id=f"score-{time.time_ns():x}",
+        created=int(time.time()),
+        model=service.settings.name,
+        data=[PairScore(index=index, score=score) for index, score in enumerate(scores)],
+        usage=CommonUsage(prompt_tokens=tokens_in, total_tokens=tokens_in + tokens_out),
+    )
+    return response, list(warnings)
+
+
+def add_decision_routes(app: FastAPI, service: RankingService) -> None:
+    """Add the endpoint ``/v1/decisions`` to the application."""
+    decisions = DecisionService(service)
+
+    @app.post("/v1/decisions", summary="Answer typed questions with probabilities", responses=documented(OpenaiError))
+    async def decide(request: Request, body: DecisionRequest) -> DecisionResponse:
+        work = decisions.decide(body, request.state.client)
+        return await run_while_connected(request, work, timeout=service.settings.timeout)
+
+
+def _add_warnings_header(response: Response, warnings: Sequence[str]) -> None:
+    """Add the warnings to the headers of a response, for dialects whose bodies have no field for warnings.
+
+    The header is one line of at most 1000 ASCII characters; other characters are replaced by ``?``.
+    """
+    if warnings:
+        line = " ".join("; ".join(warnings).split())  # a header is one line
+        response.headers[WARNINGS_HEADER] = "".join(c if " " <= c <= "~" else "?" for c in line)[:1000]

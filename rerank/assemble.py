@@ -49,8 +49,7 @@ from rerank.prompts import PromptTemplate, load_prompt
 from rerank.settings import RankerSettings
 from rerank.strategies import Strategy, open_strategy, strategies
 from rerank.tasks import Backend
-from rerank.tasks.backends import traits
-from rerank.tasks.identities import model_base_of_backend
+from rerank.tasks.backends import model_base_of_backend, traits
 from rerank.types import Qrels
 
 _log = logging.getLogger(__name__)

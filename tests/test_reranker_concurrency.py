@@ -18,7 +18,7 @@ from rerank import Reranker
 from rerank.backends.fake import Fake, FakeServer
 from rerank.errors import BackendError, DataError, UsageError
 from rerank.tasks import Reply, Request
-from rerank.tasks.background_loop import run_on_task_request_loop
+from rerank.tasks.concurrency import run_on_loop
 from rerank.types import Plan, Ranking, Window
 from tests.raising import raises
 
@@ -86,7 +86,7 @@ def test_impossible_deadlines(deadline: float) -> None:
         Reranker.from_pretrained("fake:reversed").rank("question", TEXTS, deadline=deadline)
 
 
-@pytest.mark.parametrize("run", [asyncio.run, run_on_task_request_loop], ids=["own loop", "background loop"])
+@pytest.mark.parametrize("run", [asyncio.run, run_on_loop], ids=["own loop", "background loop"])
 def test_cancelling_a_coroutine_cancels_its_requests(run: Callable[[Coroutine[None, None, None]], None]) -> None:
     backend = FakeServer("reversed", delay=30)
     reranker = Reranker.from_backend(backend)

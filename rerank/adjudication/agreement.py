@@ -25,15 +25,11 @@ Grades = Mapping[str, Mapping[str, int]]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Agreement:
-    """Contingency table of two assessors' grades for the same documents.
+    """Contingency table of two assessors' grades for the same documents."""
 
-    Attributes:
-        grades: All grades that either assessor assigned, in ascending order.
-        table: (grades, grades) number of documents with each pair of grades; rows are grades of the first assessor,
-            columns are grades of the second.
-    """
-
-    grades: tuple[int, ...]
+    grades: tuple[int, ...]  # all grades that either assessor assigned, in ascending order
+    #: (grades, grades) number of documents with each pair of grades; rows are grades of the first assessor, columns are
+    #: grades of the second.
     table: Ints
 
     @property
@@ -157,7 +153,6 @@ def krippendorff_alpha(coincidences: Floats, grades: tuple[int, ...], level: Alp
     Args:
         coincidences: (grades, grades) o, from `count_coincidences`.
         grades: The grades, ascending.
-        level: Level of measurement.
     """
     totals = coincidences.sum(axis=1)
     values = np.array(grades, dtype=np.float64)
@@ -176,25 +171,16 @@ LEAST_TOPICS = 5
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AssessorPanel:
-    """Judgments of several assessors, counted by topic.
-
-    Attributes:
-        assessors: Names of the assessors.
-        topics: Topics with a document that at least two assessors have judged.
-        grades: All grades that an assessor assigned, in ascending order.
-        tables: (topics, assessors, assessors, grades, grades) number of documents with each pair of grades of two
-            assessors.
-        coincidences: (topics, grades, grades) coincidences, computed by `count_coincidences`.
-        documents: (topics,) number of documents that at least two assessors have judged.
-        relevant: Lowest relevant grade of each assessor if grades were replaced by 0 and 1, otherwise None.
-    """
+    """Judgments of several assessors, counted by topic."""
 
     assessors: tuple[str, ...]
-    topics: tuple[str, ...]
-    grades: tuple[int, ...]
+    topics: tuple[str, ...]  # topics with a document that at least two assessors have judged
+    grades: tuple[int, ...]  # all grades that an assessor assigned, in ascending order
+    #: (topics, assessors, assessors, grades, grades) number of documents with each pair of grades of two assessors.
     tables: Ints
-    coincidences: Floats
-    documents: Ints
+    coincidences: Floats  # (topics, grades, grades) coincidences, computed by `count_coincidences`
+    documents: Ints  # (topics,) number of documents that at least two assessors have judged
+    #: Lowest relevant grade of each assessor if grades were replaced by 0 and 1, otherwise None.
     relevant: tuple[int, ...] | None = None
 
     @classmethod
@@ -273,7 +259,6 @@ class AssessorPanel:
 
         Args:
             resamples: Number of bootstrap samples of topics; 0 for no intervals.
-            seed: Seed of the samples.
             alpha: Intervals have confidence level 1 - alpha.
         """
         count = len(self.topics)

@@ -187,7 +187,6 @@ def count_errors(codes: Codes, systems: int) -> dict[str, Ints]:
 
     Args:
         codes: (pairs,) codes in the order of ``itertools.combinations``.
-        systems: Number of systems.
     """
     # systems of each pair, in the order of itertools.combinations
     first, second = np.triu_indices(systems, 1)
@@ -316,17 +315,11 @@ def cross_significance_procedures(test: Iterable[str], corrections: Iterable[str
 
 @dataclass(frozen=True, eq=False)
 class SignificanceVerdicts:
-    """Scores of systems on topics, and the significance decisions of every procedure.
+    """Scores of systems on topics, and the significance decisions of every procedure."""
 
-    Attributes:
-        values: (topics, systems) scores.
-        systems: Names of the systems.
-        significant: For every procedure, (pairs,) whether the two systems differ significantly.
-    """
-
-    values: Floats
+    values: Floats  # (topics, systems) scores
     systems: tuple[str, ...]
-    significant: tuple[Bools, ...]
+    significant: tuple[Bools, ...]  # for every procedure, (pairs,) whether the two systems differ significantly
 
     @classmethod
     def from_scores(

@@ -22,27 +22,18 @@ from rerank.types import Qrels, Run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FewJudgmentsReport(Report):
-    """Estimated mean scores of runs, or differences from a baseline, by prediction-powered inference.
-
-    Attributes:
-        people_topics: Topics judged by people and by the model.
-        model_topics: Topics judged only by the model.
-        left_out: Number of topics that the model did not judge.
-        baseline: Name of the baseline; empty if means are estimated instead of differences.
-        alpha: Intervals have confidence level 1 - alpha.
-        rows: One row per measure and run except the baseline: ``measure``, ``run``, ``estimate`` with ``interval``,
-            ``weight`` of the model's judgments, ``people`` with ``people_interval`` (from people's judgments alone) and
-            ``model`` (from the model's judgments alone).
-        notes: Caveats for the reader.
-    """
+    """Estimated mean scores of runs, or differences from a baseline, by prediction-powered inference."""
 
     rows_key = "rows"
 
-    people_topics: tuple[str, ...]
-    model_topics: tuple[str, ...]
-    left_out: int
-    baseline: str
-    alpha: float
+    people_topics: tuple[str, ...]  # topics judged by people and by the model
+    model_topics: tuple[str, ...]  # topics judged only by the model
+    left_out: int  # number of topics that the model did not judge
+    baseline: str  # name of the baseline; empty if means are estimated instead of differences
+    alpha: float  # intervals have confidence level 1 - alpha
+    #: One row per measure and run except the baseline: ``measure``, ``run``, ``estimate`` with ``interval``, ``weight``
+    #: of the model's judgments, ``people`` with ``people_interval`` (from people's judgments alone) and ``model`` (from
+    #: the model's judgments alone).
     rows: tuple[dict[str, Any], ...]
     notes: tuple[str, ...] = ()
 
@@ -95,8 +86,6 @@ def estimate_from_few_judgments(
     The topics that people judged must be a random sample of the topics. A run without documents for a topic scores 0.
 
     Args:
-        runs: The runs.
-        people: People's judgments of some topics.
         model: A model's judgments of all topics.
         measures: Names of measures with per-query values.
         relevant: Lowest grade that counts as relevant in binary measures, in both sets of judgments.

@@ -33,28 +33,22 @@ _CAVEAT = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaveOutStudy(Report):
-    """Results of a leave-one-out study, in which each group of runs in turn is left out of the pool.
-
-    Attributes:
-        depth: Pool depth.
-        topics: Number of judged topics.
-        rows: One row per measure and run: ``measure``, ``run``, ``group``; ``unique`` and ``unique_relevant``, the
-            numbers of judged documents that only the group contributed; the run's mean with all judgments (``mean``)
-            and without the judgments of these documents (``without``), ``difference`` (without minus mean); ``rank``
-            with all judgments, and ``fall``, the number of ranks that the run loses among all runs; ``tau``, Kendall's
-            tau of the rankings of all runs by the two sets of judgments (None if all means are equal).
-        summary: One row per measure: ``measure``; ``mean_change``, the mean of the absolute relative differences;
-            ``largest_drop``, the largest relative loss; ``max_fall``, the largest ``fall``; ``lowest_tau``, the lowest
-            ``tau`` of all groups; ``tau`` between the ranking by all judgments and the ranking in which every run is
-            scored without its own group.
-        notes: Caveats for the reader.
-    """
+    """Results of a leave-one-out study, in which each group of runs in turn is left out of the pool."""
 
     rows_key = "rows"
 
     depth: int
-    topics: int
+    topics: int  # number of judged topics
+    #: One row per measure and run: ``measure``, ``run``, ``group``; ``unique`` and ``unique_relevant``, the numbers of
+    #: judged documents that only the group contributed; the run's mean with all judgments (``mean``) and without the
+    #: judgments of these documents (``without``), ``difference`` (without minus mean); ``rank`` with all judgments, and
+    #: ``fall``, the number of ranks that the run loses among all runs; ``tau``, Kendall's tau of the rankings of all
+    #: runs by the two sets of judgments (None if all means are equal).
     rows: tuple[dict[str, Any], ...]
+    #: One row per measure: ``measure``; ``mean_change``, the mean of the absolute relative differences;
+    #: ``largest_drop``, the largest relative loss; ``max_fall``, the largest ``fall``; ``lowest_tau``, the lowest
+    #: ``tau`` of all groups; ``tau`` between the ranking by all judgments and the ranking in which every run is scored
+    #: without its own group.
     summary: tuple[dict[str, Any], ...]
     notes: tuple[str, ...]
 
@@ -107,7 +101,6 @@ def leave_groups_out(
 
     Args:
         runs: The runs that formed the pool, with different names.
-        qrels: The relevance judgments.
         measures: Names of measures with per-query values.
         groups: Pairs of a group's name and a shell pattern for the names of its runs; other runs form groups of one.
         depth: Number of documents that each run contributed per topic.

@@ -30,16 +30,12 @@ _BATCH_SIZE = 1 << 21
 
 @dataclass(frozen=True, eq=False, slots=True)
 class JudgedView:
-    """Grades of one topic that are known under each of several budgets.
+    """Grades of one topic that are known under each of several budgets."""
 
-    Attributes:
-        found: (budgets, systems, ranks) grades of the retrieved documents. A document that is unjudged under a budget,
-            or has a negative grade, gets 0.
-        judged: (budgets, docs) grades of the pool's documents, with the same rule for 0, in decreasing order.
-    """
-
+    #: (budgets, systems, ranks) grades of the retrieved documents. A document that is unjudged under a budget, or has a
+    #: negative grade, gets 0.
     found: Ints
-    judged: Ints
+    judged: Ints  # (budgets, docs) grades of the pool's documents, with the same rule for 0, in decreasing order
 
     def hits(self, measure: Any) -> Bools:
         """Return (budgets, systems, ranks) whether the document at each rank up to the cutoff is relevant."""
@@ -125,7 +121,6 @@ class Measurer:
 
     Args:
         pool: The pool. Other runs may have contributed to it.
-        runs: The complete runs to evaluate.
         qrels: Gold judgments, which provide the grades of the pool's documents.
         measures: Names of measures, in a form that `rerank.evaluation.parse_measures` accepts.
         relevant: Lowest grade that counts as relevant in binary measures.
@@ -247,17 +242,11 @@ class Measurer:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SystemRepeats:
-    """Assignment of runs to systems. A system's score on a topic is the mean over its runs.
-
-    Attributes:
-        names: Names of the runs.
-        systems: Names of the systems.
-        runs: For every system, the indices of its runs.
-    """
+    """Assignment of runs to systems. A system's score on a topic is the mean over its runs."""
 
     names: tuple[str, ...]
     systems: tuple[str, ...]
-    runs: tuple[tuple[int, ...], ...]
+    runs: tuple[tuple[int, ...], ...]  # for every system, the indices of its runs
 
     @classmethod
     def match(cls, names: Sequence[str], patterns: Sequence[tuple[str, str]]) -> SystemRepeats:

@@ -29,20 +29,14 @@ class PooledTopic:
 
     Guarantees: every document occurs once, and every rank is the document's rank in that run. `pool_runs` sorts
     documents by ascending id.
-
-    Attributes:
-        id: Topic id.
-        docs: Document ids. Other fields refer to a document by its index in this tuple.
-        ranks: (runs, docs) rank of the document in the run, from 1; 0 if the document is not in the run.
-        lengths: (runs,) number of documents of each run within the pool depth, judged or not.
-        union: Number of different documents of all runs within the pool depth, judged or not.
     """
 
     id: str
+    #: Document ids. Other fields refer to a document by its index in this tuple.
     docs: tuple[str, ...]
-    ranks: Ints
-    lengths: Ints
-    union: int
+    ranks: Ints  # (runs, docs) rank of the document in the run, from 1; 0 if the document is not in the run
+    lengths: Ints  # (runs,) number of documents of each run within the pool depth, judged or not
+    union: int  # number of different documents of all runs within the pool depth, judged or not
 
     def __len__(self) -> int:
         return len(self.docs)
@@ -75,13 +69,9 @@ class PooledTopic:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Pool:
-    """The pools of all topics.
+    """The pools of all topics."""
 
-    Attributes:
-        topics: The pools of the topics, in the order of the judgments or, without judgments, of the runs.
-        systems: Names of the runs.
-    """
-
+    #: The pools of the topics, in the order of the judgments or, without judgments, of the runs.
     topics: tuple[PooledTopic, ...]
     systems: tuple[str, ...]
 
@@ -105,7 +95,6 @@ def pool_runs(runs: Sequence[Run], *, depth: int = DEPTH, qrels: Qrels | None = 
     """Build the pools of all topics from the first documents of all runs.
 
     Args:
-        runs: The runs.
         depth: Pool depth: number of documents that each run contributes per topic.
         qrels: Judgments. If given, only topics in the judgments are pooled, and only judged documents unless
             ``unjudged`` is True.
@@ -161,7 +150,6 @@ def group_runs_by_name(
     """Assign runs to groups, such as those of one research group, or the repeats of one system, by their names.
 
     Args:
-        names: Names of the runs.
         patterns: Pairs of the name of a group and a shell pattern, such as ``("gpt", "gpt-3.5*")``. A run that no
             pattern matches is a group of its own.
         fewest: Smallest number of runs that a group with a pattern must have.

@@ -28,29 +28,17 @@ from rerank.types import Qrels, Run
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class QrelsComparison:
-    """Results of comparing a set of judgments with gold judgments: agreement, and decisions about systems.
+    """Results of comparing a set of judgments with gold judgments: agreement, and decisions about systems."""
 
-    Attributes:
-        topics: Topics judged in both sets. Only these topics are evaluated.
-        left_out: Number of topics that are not judged in both sets.
-        systems: Names of the runs.
-        procedures: Tests with their corrections.
-        gold: Significance decisions with the gold judgments, for each measure.
-        other: Significance decisions with the other judgments, for each measure.
-        agreement: Agreement on the documents in both sets of judgments.
-        relevant: Lowest grade that counts as relevant.
-        alpha: Significance level.
-        notes: Caveats for the reader.
-    """
-
+    #: Topics judged in both sets. Only these topics are evaluated.
     topics: tuple[str, ...]
-    left_out: int
+    left_out: int  # number of topics that are not judged in both sets
     systems: tuple[str, ...]
-    procedures: tuple[Procedure, ...]
-    gold: Mapping[str, SignificanceVerdicts]
-    other: Mapping[str, SignificanceVerdicts]
-    agreement: Agreement
-    relevant: int
+    procedures: tuple[Procedure, ...]  # tests with their corrections
+    gold: Mapping[str, SignificanceVerdicts]  # significance decisions with the gold judgments, for each measure
+    other: Mapping[str, SignificanceVerdicts]  # significance decisions with the other judgments, for each measure
+    agreement: Agreement  # agreement on the documents in both sets of judgments
+    relevant: int  # lowest grade that counts as relevant
     alpha: float = 0.05
     notes: tuple[str, ...] = ()
 
@@ -67,7 +55,6 @@ class QrelsComparison:
 
         Args:
             resamples: Number of samples of topics and systems for intervals, as in a study; 0 for none.
-            seed: Seed of the samples.
             groups: Pairs of the name of a group of systems and a shell pattern that matches their names. For each
                 group, the advantage that the other judgments give it is computed, which requires samples.
 
@@ -133,13 +120,8 @@ def compare_with_gold_qrels(
     """Compare the conclusions drawn from a set of judgments with the conclusions drawn from gold judgments.
 
     Args:
-        runs: At least two runs.
-        gold: Reference judgments.
         other: Judgments to compare with the reference judgments.
-        measures: Names of measures.
-        procedures: Tests with their corrections.
         relevant: Lowest grade that counts as relevant in binary measures.
-        alpha: Significance level.
 
     Raises:
         DataError: Fewer than two topics are in both sets of judgments, or there are fewer than two runs.
@@ -173,16 +155,12 @@ def compare_with_gold_qrels(
 
 
 class GroupAdvantage(NamedTuple):
-    """Advantage of a group of systems under judgments other than the gold judgments.
+    """Advantage of a group of systems under judgments other than the gold judgments."""
 
-    Attributes:
-        ranks: Mean number of ranks that the group's systems rise. It is 0 if the mean rank of the group is unchanged.
-        score: Mean score of the group's systems with the other judgments, minus the mean score expected from their
-            scores with gold judgments. The expected score is read off the least-squares line through the systems
-            outside the group.
-    """
-
+    #: Mean number of ranks that the group's systems rise. It is 0 if the mean rank of the group is unchanged.
     ranks: float
+    #: Mean score of the group's systems with the other judgments, minus the mean score expected from their scores with
+    #: gold judgments. The expected score is read off the least-squares line through the systems outside the group.
     score: float
 
 

@@ -32,20 +32,13 @@ _SAMPLES = 2
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class StudyResamples:
-    """Random samples of topics and systems for the intervals of a study; the same for all methods.
+    """Random samples of topics and systems for the intervals of a study; the same for all methods."""
 
-    Attributes:
-        topics: (samples, topics) indices of topics.
-        systems: (samples, systems / 2) indices of systems.
-        gold: Decisions with the gold judgments on every sample, for each measure.
-        procedures: Tests with their corrections.
-        alpha: Significance level.
-    """
-
-    topics: Ints
-    systems: Ints
+    topics: Ints  # (samples, topics) indices of topics
+    systems: Ints  # (samples, systems / 2) indices of systems
+    #: Decisions with the gold judgments on every sample, for each measure.
     gold: Mapping[str, Sequence[SignificanceVerdicts]]
-    procedures: tuple[Procedure, ...]
+    procedures: tuple[Procedure, ...]  # tests with their corrections
     alpha: float
 
     @classmethod
@@ -109,7 +102,6 @@ def figure_intervals(row: Mapping[str, Any], figures: Floats, alpha: float) -> d
     Args:
         row: Values of the figures by name.
         figures: (samples, figures) values of the figures in `RESAMPLED`.
-        alpha: One minus the confidence level.
     """
     intervals: dict[str, list[float] | None] = {}
     for name, values in zip(RESAMPLED, figures.T, strict=True):

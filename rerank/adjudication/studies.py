@@ -53,34 +53,20 @@ _NAMED = 4
 
 @dataclass(frozen=True, kw_only=True)
 class StudyDesign:
-    """Design of an adjudication study, which compares judging orders under limited budgets.
+    """Design of an adjudication study, which compares judging orders under limited budgets."""
 
-    Attributes:
-        methods: Selectors of judging orders.
-        budgets: Judging budgets.
-        measures: Names of measures.
-        procedures: Tests with their corrections.
-        relevant: Lowest grade that counts as relevant in binary measures and for judging orders.
-        depth: Pool depth.
-        unjudged: Whether to keep documents without a gold judgment in the pool; they count as not relevant.
-        alpha: Significance level.
-        seeds: Number of times that a stochastic order is repeated, each time with another seed.
-        seed: The first seed; repetitions use consecutive seeds.
-        resamples: Number of samples of topics and systems for intervals and for tests of methods; 0 for none.
-        repeats: Pairs of the name of a system and a shell pattern. Runs whose names match are repeats of that system.
-    """
-
-    methods: tuple[str, ...]
+    methods: tuple[str, ...]  # selectors of judging orders
     budgets: tuple[AdjudicationBudget, ...]
     measures: tuple[str, ...] = ("nDCG@10",)
-    procedures: tuple[Procedure, ...] = (Procedure("t", "bh"),)
-    relevant: int = 1
+    procedures: tuple[Procedure, ...] = (Procedure("t", "bh"),)  # tests with their corrections
+    relevant: int = 1  # lowest grade that counts as relevant in binary measures and for judging orders
     depth: int = DEPTH
-    unjudged: bool = False
+    unjudged: bool = False  # whether to keep documents without a gold judgment in the pool; they count as not relevant
     alpha: float = 0.05
-    seeds: int = 10
-    seed: int = 0
-    resamples: int = 0
+    seeds: int = 10  # number of times that a stochastic order is repeated, each time with another seed
+    seed: int = 0  # the first seed; repetitions use consecutive seeds
+    resamples: int = 0  # number of samples of topics and systems for intervals and for tests of methods; 0 for none
+    #: Pairs of the name of a system and a shell pattern. Runs whose names match are repeats of that system.
     repeats: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
@@ -117,34 +103,21 @@ class StudyDesign:
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class StudyCell:
-    """Result of one walk through the pool up to one budget, evaluated with one measure and one test.
+    """Result of one walk through the pool up to one budget, evaluated with one measure and one test."""
 
-    Attributes:
-        method: Selector of the judging order.
-        seed: Seed of the walk.
-        budget: Judging budget.
-        measure: Name of the measure.
-        procedure: The test with its correction.
-        judged: Number of judged documents over all topics.
-        topics: Number of topics with judged documents.
-        relevant: Number of relevant judged documents.
-        codes: (pairs,) category code of every pair of systems (`conclusions.NAMES`).
-        similarity: Similarities to the gold ranking of systems, by name (tau, tau_ap, rbo, max_drop).
-        rank_changes: (systems,) number of ranks by which each system falls from the gold ranking.
-        resampled: (samples, figures) figures on the samples of topics and systems of this walk; None without samples.
-    """
-
-    method: str
+    method: str  # selector of the judging order
     seed: int
     budget: AdjudicationBudget
     measure: str
-    procedure: Procedure
-    judged: int
-    topics: int
-    relevant: int
-    codes: Codes
+    procedure: Procedure  # the test with its correction
+    judged: int  # number of judged documents over all topics
+    topics: int  # number of topics with judged documents
+    relevant: int  # number of relevant judged documents
+    codes: Codes  # (pairs,) category code of every pair of systems (`conclusions.NAMES`)
+    #: Similarities to the gold ranking of systems, by name (tau, tau_ap, rbo, max_drop).
     similarity: Mapping[str, float | None]
-    rank_changes: Ints
+    rank_changes: Ints  # (systems,) number of ranks by which each system falls from the gold ranking
+    #: (samples, figures) figures on the samples of topics and systems of this walk; None without samples.
     resampled: Floats | None = None
 
     @property
@@ -160,32 +133,23 @@ class StudyCell:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AdjudicationStudy(Report):
-    """Results of an adjudication study: how well each method and budget preserves gold conclusions.
-
-    Attributes:
-        design: Design of the study.
-        pool: The pool.
-        qrels: Name of the gold judgments.
-        topics: Topics of the gold judgments. All of them are evaluated.
-        gold: Significance decisions with the gold judgments, for each measure.
-        cells: One cell per method, seed, budget, measure and test.
-        whole: One cell per measure and test, with the whole pool judged. All methods reach these values when the budget
-            covers the whole pool.
-        pooled: (systems,) whether the system contributed to the pool; None if the pool was formed from all runs.
-        repeats: Variation between the runs of each repeated system (`SystemRepeats.describe`).
-        notes: Caveats for the reader.
-    """
+    """Results of an adjudication study: how well each method and budget preserves gold conclusions."""
 
     rows_key = "results"
 
     design: StudyDesign
     pool: Pool
     qrels: str
+    #: Topics of the gold judgments. All of them are evaluated.
     topics: tuple[str, ...]
-    gold: Mapping[str, SignificanceVerdicts]
-    cells: tuple[StudyCell, ...]
+    gold: Mapping[str, SignificanceVerdicts]  # significance decisions with the gold judgments, for each measure
+    cells: tuple[StudyCell, ...]  # one cell per method, seed, budget, measure and test
+    #: One cell per measure and test, with the whole pool judged. All methods reach these values when the budget covers
+    #: the whole pool.
     whole: tuple[StudyCell, ...]
+    #: (systems,) whether the system contributed to the pool; None if the pool was formed from all runs.
     pooled: Bools | None = None
+    #: Variation between the runs of each repeated system (`SystemRepeats.describe`).
     repeats: tuple[Mapping[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -401,7 +365,6 @@ def run_study(
     Args:
         runs: At least two runs to evaluate.
         qrels: Gold judgments. They provide the grades for the judging orders, and the reference conclusions.
-        design: Design of the study.
         pool_from: Runs that form the pool; by default, all runs. Systems without a run among them did not contribute.
         on_walk: Called with the method after each walk through the pool.
 

@@ -71,9 +71,7 @@ def find_disagreements(
     """Find settings in which the best method by tau is not the best by recall of significant differences.
 
     Args:
-        rows: Rows of the study.
         contrasts: Tests of the methods against each other, if the study has samples of topics and systems.
-        alpha: Significance level of these tests.
 
     Returns:
         One entry per measure, test and budget with such a disagreement: the rows of the best method by tau (``ranks``)

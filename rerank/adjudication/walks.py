@@ -25,16 +25,12 @@ _EXPECTED = "10 (documents per topic), 10% (of each topic's pool, at most 100%) 
 
 @dataclass(frozen=True, slots=True)
 class AdjudicationBudget:
-    """Limit on the number of documents to judge.
+    """Limit on the number of documents to judge."""
 
-    Attributes:
-        kind: ``topic`` limits the documents per topic, ``share`` the percentage of each topic's pool, and ``total`` the
-            documents over all topics.
-        amount: Number of documents; for ``share``, a percentage.
-    """
-
+    #: ``topic`` limits the documents per topic, ``share`` the percentage of each topic's pool, and ``total`` the
+    #: documents over all topics.
     kind: Literal["topic", "share", "total"]
-    amount: float
+    amount: float  # number of documents; for ``share``, a percentage
 
     def __post_init__(self) -> None:
         whole = self.kind == "share" or float(self.amount).is_integer()
@@ -143,16 +139,11 @@ class JudgingSequence:
 
     The next document depends only on earlier judgments, so the documents judged with a small budget are a prefix of
     those judged with a larger one.
-
-    Attributes:
-        pool: The pool.
-        docs: For every topic, the indices of its documents in judging order.
-        sequence: (documents,) index of the topic of each judgment if the order chooses among all topics; otherwise
-            None.
     """
 
     pool: Pool
-    docs: tuple[Ints, ...]
+    docs: tuple[Ints, ...]  # for every topic, the indices of its documents in judging order
+    #: (documents,) index of the topic of each judgment if the order chooses among all topics; otherwise None.
     sequence: Ints | None = None
 
     def sizes(self, budget: AdjudicationBudget) -> Ints:
@@ -176,8 +167,6 @@ def judge_pool_in_order(
     have an advantage with every seed, and the result would depend on how documents are named.
 
     Args:
-        order: The judging order.
-        pool: The pool.
         relevant: For every topic, a boolean array of shape (docs,): whether each document is relevant.
         seed: Seed for stochastic orders.
         ties_by_id: Whether to break ties by document id, as a judging session does.

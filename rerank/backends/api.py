@@ -33,11 +33,8 @@ from rerank.backends.base.token_estimate import PAIR, EstimatedPairTokens
 from rerank.errors import UnknownNameError, UsageError, error_repr
 from rerank.prompts.base import Prompt, TokenCounter
 from rerank.tasks import CrossEncoderTask, Reply, Request
-from rerank.tasks.dialects.cohere import CohereRequest
-from rerank.tasks.dialects.common import CommonRequest
 from rerank.tasks.dialects.question import ApiBody
-from rerank.tasks.dialects.scores import ScoreRequest
-from rerank.tasks.dialects.tei import TeiRequest
+from rerank.tasks.dialects.rerank import CohereRequest, CommonRequest, ScoreRequest, TeiRequest
 
 if TYPE_CHECKING:  # importing httpx2 takes 0.1 s, so commands without a server avoid it
     from rerank.backends.base.client import Server

@@ -11,7 +11,7 @@ from typing import Protocol, Self, get_args
 from rerank.prompts.word_tokens import WordTokens
 from rerank.tasks import Reply, Request, Task
 from rerank.tasks.backends import BaseBackend
-from rerank.tasks.usage import Usage
+from rerank.tasks.requests import Usage
 
 #: Practically unlimited context size: replies are looked up by window, so no prompt may be refused or truncated.
 _NO_LIMIT = 1 << 40

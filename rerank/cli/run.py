@@ -33,7 +33,7 @@ from rerank.io.run_files import write_run
 from rerank.io.text_files import check_file_writable, open_text_file, replace_text_file
 from rerank.progress import show_progress
 from rerank.store import RunFolder
-from rerank.tasks.batches import BatchStatus
+from rerank.tasks.backends import BatchStatus
 from rerank.terminal_text import unstripped_output_stream
 
 

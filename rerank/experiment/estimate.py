@@ -20,8 +20,8 @@ from rerank.models.prices import compute_model_cost, estimate_search_units
 from rerank.pipeline.stream import Flow, Ranker, drive_ranking_stream
 from rerank.strategies.base import Strategy
 from rerank.tasks import CrossEncoderTask, Reply, Request
-from rerank.tasks.batches import BatchBackend, BatchInterface
-from rerank.tasks.usage import Usage
+from rerank.tasks.backends import BatchBackend, BatchInterface
+from rerank.tasks.requests import Usage
 from rerank.types import Plan, Ranking, Window
 
 _INDEPENDENT = "a method whose calls do not depend on each other's replies, such as fullrank or pointwise"

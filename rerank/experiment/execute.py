@@ -40,7 +40,7 @@ from rerank.store import LoggingBackend, RunFolder, hash_identity, log_calls, op
 from rerank.store.run_folder import JudgeScores, open_judge_scores
 from rerank.tasks import Reply
 from rerank.tasks.backends import traits
-from rerank.tasks.usage import Usage
+from rerank.tasks.requests import Usage
 from rerank.types import Ranking, Run
 
 #: A callback that is called with each reply.

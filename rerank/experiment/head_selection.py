@@ -20,7 +20,7 @@ from rerank.judges.attention.heads import HeadList, model_identity
 from rerank.store.call_log import CallLog
 from rerank.store.logging_backend import log_calls
 from rerank.tasks import Reply
-from rerank.tasks.identities import model_base_of_backend
+from rerank.tasks.backends import model_base_of_backend
 from rerank.types import Qrels, Ranking, Run, Window
 
 Weights = NDArray[np.float64]

@@ -18,7 +18,7 @@ from rerank.experiment.prepare import PreparedRun
 from rerank.store import LoggingBackend, RunFolder
 from rerank.store.run_folder import COLLECTED, SUBMITTING, BatchRecord, RecordedBatch
 from rerank.tasks import Request
-from rerank.tasks.batches import BatchInterface, BatchStatus
+from rerank.tasks.backends import BatchInterface, BatchStatus
 
 #: A callback that is called with each observed state of a batch.
 OnBatch = Callable[[BatchStatus], None]

@@ -30,7 +30,7 @@ from rerank.pipeline.results import RankedList, RerankOutcome
 from rerank.pipeline.stream import Flow, Ranker, drive_ranking_stream
 from rerank.store import Call, RunFolder, hash_identity
 from rerank.tasks import Reply, Request
-from rerank.tasks.usage import Usage
+from rerank.tasks.requests import Usage
 from rerank.types import Ranking, Run, Window
 
 #: Numbers of candidate lists and of requests that are replayed together; they do not affect the result.

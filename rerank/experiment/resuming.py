@@ -16,8 +16,7 @@ from rerank.io.paths import named_path_errors
 from rerank.selector import Selector
 from rerank.store import RunFolder
 from rerank.tasks import Backend
-from rerank.tasks.backends import BackendWrapper
-from rerank.tasks.identities import lacks_commit
+from rerank.tasks.backends import BackendWrapper, lacks_commit
 
 _log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from rerank.experiment.spec import RunSpec
 from rerank.judges import FAILURES
 from rerank.models.prices import find_model_prices
 from rerank.pipeline.results import RankedList, count_statuses
-from rerank.tasks.usage import Usage
+from rerank.tasks.requests import Usage
 from rerank.types import Qrels, Run
 
 #: Maximum number of failures that a summary lists.

@@ -45,15 +45,11 @@ FAILURES: frozenset[Status] = frozenset({"empty", "refused", "error"})
 
 @dataclass(frozen=True, slots=True)
 class ScoreKind:
-    """The meaning of a judge's scores.
+    """The meaning of a judge's scores."""
 
-    Attributes:
-        name: The quantity, such as ``log-likelihood of the query``; a larger score means more relevant.
-        scope: ``absolute`` if scores from different windows can be compared; ``within`` if a score depends on the other
-            documents of its window.
-    """
-
-    name: str
+    name: str  # the quantity, such as ``log-likelihood of the query``; a larger score means more relevant
+    #: ``absolute`` if scores from different windows can be compared; ``within`` if a score depends on the other
+    #: documents of its window.
     scope: Literal["absolute", "within"]
 
 
@@ -63,19 +59,13 @@ IDENTIFIER_SCORES = ScoreKind("log-probability of the identifier", "within")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """The order of one window and how it was obtained.
+    """The order of one window and how it was obtained."""
 
-    Attributes:
-        order: A permutation of the window's positions; the identity permutation if the replies contain no order.
-        status: Status of the replies.
-        detail: Description of the repairs or of the failure; empty if there was neither.
-        scores: One score per document, in the order of the window; None for documents without a score. Empty if the
-            judge does not assign scores.
-    """
-
-    order: Order
+    order: Order  # a permutation of the window's positions; the identity permutation if the replies contain no order
     status: Status
-    detail: str = ""
+    detail: str = ""  # description of the repairs or of the failure; empty if there was neither
+    #: One score per document, in the order of the window; None for documents without a score. Empty if the judge does
+    #: not assign scores.
     scores: tuple[float | None, ...] = ()
 
 
@@ -131,13 +121,9 @@ def failed_verdict(replies: Sequence[Reply], count: int) -> Verdict | None:
 
 @dataclass(frozen=True, slots=True)
 class OversizedWindow:
-    """The answer of a judge to a window that does not fit in the model's context, so it has to be divided.
+    """The answer of a judge to a window that does not fit in the model's context, so it has to be divided."""
 
-    Attributes:
-        capacity: Number of documents, counted from the head of the window, that fit; at least two, but not all.
-    """
-
-    capacity: int
+    capacity: int  # number of documents, counted from the head of the window, that fit; at least two, but not all
 
 
 class Judge(Protocol):
@@ -172,12 +158,6 @@ class PromptJudge:
     A subclass declares the tasks that it needs, makes the requests for one window, parses the replies, and states the
     meaning of its scores. Its additional fields are its options, as in ``--method pick,by=likelihood``.
 
-    Attributes:
-        backend: The backend that runs the requests.
-        template: The prompt template.
-        limits: Token budget and decoding settings.
-        first_stage: Weight of the first-stage score in the order of a window, for judges that sort by score.
-
     Raises:
         UsageError: The backend supports none of the tasks, it does not support the pictures that the prompt shows, the
             limits contradict each other or exceed the context of the model, or ``first_stage`` is negative, is not
@@ -195,8 +175,8 @@ class PromptJudge:
 
     backend: Backend
     template: PromptTemplate
-    limits: Limits = field(default_factory=Limits)
-    first_stage: float = 0.0
+    limits: Limits = field(default_factory=Limits)  # token budget and decoding settings
+    first_stage: float = 0.0  # weight of the first-stage score in the order of a window, for judges that sort by score
 
     def __post_init__(self) -> None:
         """Check the backend and the limits. Checks that need a tokenizer are deferred to the first request."""
@@ -385,7 +365,6 @@ def continuation_request(
     task is a `DecisionTask` with the type of question that the judge declares.
 
     Args:
-        window: The documents of the prompt.
         continuations: Texts that may follow the prompt.
         labels: Identifiers of the passages, if they are not 1, 2, ...
 
@@ -493,7 +472,6 @@ class PointwiseJudge(PromptJudge):
 
     @property
     def score_kind(self) -> ScoreKind:
-        """The meaning of a document's score, which does not depend on the other documents."""
         return ScoreKind(self.score_name, "absolute")
 
     @abstractmethod
@@ -505,7 +483,6 @@ class PointwiseJudge(PromptJudge):
         """Return a document's score from the log-probabilities of the continuations; larger is more relevant."""
 
     def make_requests(self, window: Window) -> list[Request]:
-        """Return one request per document, with its passage truncated so that it fits."""
         continuations = self.continuations(window.query)
         self._check_words(continuations)
         return [

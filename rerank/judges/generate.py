@@ -45,28 +45,24 @@ SPARE_TOKENS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Generate(ListwiseJudge):
-    """A judge that lets the model generate the order of a window, with constrained decoding or as text that is parsed.
-
-    Attributes:
-        constrain: Allow only identifiers that have not been generated yet, if the backend supports constrained
-            decoding; no reply can then be malformed. Otherwise the completion is parsed.
-        identifiers: ``numbers``, which published models were trained with, or ``letters`` of one token each.
-    """
+    """A judge that lets the model generate the order of a window, constrained or as text that is parsed."""
 
     needs: ClassVar[tuple[type[Any], ...]] = (PermutationTask, GenerationTask)
 
+    #: Allow only identifiers that have not been generated yet, if the backend supports constrained decoding; no reply
+    #: can then be malformed. Otherwise the completion is parsed.
     constrain: bool = True
+    #: ``numbers``, which published models were trained with, or ``letters`` of one token each.
     identifiers: Alphabet = "numbers"
     _reply_tokens: dict[tuple[str, ...], int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def suggest_prompt(cls, options: Mapping[str, str]) -> str:
-        """Return the name of the built-in prompt for letters; empty for numbers, which any listwise prompt shows."""
         return "listwise_letters" if options.get("identifiers") == "letters" else ""
 
     @property
     def score_kind(self) -> ScoreKind | None:
-        """Log-probabilities of the choices in constrained decoding, given the previous choices; None for free text."""
+        # given the previous choices; free text has no scores
         is_constrained = self.constrain and self.supports(PermutationTask)
         return ScoreKind("log-probability of the choice", "within") if is_constrained else None
 
@@ -75,13 +71,11 @@ class Generate(ListwiseJudge):
         return _letters(self) if self.identifiers == "letters" else {}
 
     def make_requests(self, window: Window) -> list[Request]:
-        """Return a list of one request, with passages truncated so that prompt and reply fit in the context."""
         labels = make_prompt_identifiers(self.identifiers, len(window), self.backend.tokens)
         reply_tokens = self.reply_tokens(labels, window.depth)
         return [_generation_request(self, window, labels, reply_tokens, window.depth, self.constrain)]
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
-        """Return the order parsed from the window's only reply, with log-probabilities if decoding was constrained."""
         labels = make_prompt_identifiers(self.identifiers, len(window), self.backend.tokens)
         verdict = parse_verdict(replies[0], len(window), depth=window.depth, labels=labels)
         choices = replies[0].scores
@@ -121,11 +115,9 @@ class Fuse(Generate):
 
     @classmethod
     def suggest_prompt(cls, options: Mapping[str, str]) -> str:
-        """Return the name of the built-in prompt, which shows one passage."""
         return cls.prompt
 
     def make_requests(self, window: Window) -> list[Request]:
-        """Return a list of one request, whose turns are the texts of the passages."""
         labels = make_prompt_identifiers(self.identifiers, len(window), self.backend.tokens)
         fitted = [
             self.budget.fit(self.template, Window(window.query, (doc,)), reply_tokens=0, labels=[label])
@@ -161,11 +153,9 @@ class Logits(ListwiseJudge):
         return _letters(self)
 
     def make_requests(self, window: Window) -> list[Request]:
-        """Return a list of one request for the log-probability of each identifier at the start of the completion."""
         return [_identifier_request(self, window)]
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
-        """Order the window by decreasing log-probability."""
         return failed_verdict(replies, len(window)) or self.rank_by_score(replies[0].scores, window)
 
 
@@ -174,23 +164,19 @@ class Pick(ListwiseJudge):
     """A judge that asks which document of a window is the most relevant. It makes one request per window.
 
     A window without a usable reply is a failure. The window keeps its order, so its first document counts as the best.
-
-    Attributes:
-        by: ``likelihood`` orders the whole window by log P(identifier | prompt); ties keep their order.
-            ``generation`` lets the model generate one identifier; this document comes first, and the others keep their
-            order.
-        constrain: With ``generation``, allow only an identifier, if the backend supports constrained decoding. Models
-            that were trained to generate more, such as tags, need ``false``; the completion is then parsed.
-        identifiers: ``letters`` of one token each, or ``numbers``, which need ``generation``.
     """
 
     needs = (ContinuationTask, DecisionTask, PermutationTask, GenerationTask)
     question = "choice"
     prompt = "pick"
 
+    #: ``likelihood`` orders the whole window by log P(identifier | prompt); ties keep their order. ``generation`` lets
+    #: the model generate one identifier; this document comes first, and the others keep their order.
     by: Literal["likelihood", "generation"] = "likelihood"
+    #: With ``generation``, allow only an identifier, if the backend supports constrained decoding. Models that were
+    #: trained to generate more, such as tags, need ``false``; the completion is then parsed.
     constrain: bool = True
-    identifiers: Alphabet = "letters"
+    identifiers: Alphabet = "letters"  # ``letters`` of one token each, or ``numbers``, which need ``generation``
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -209,12 +195,10 @@ class Pick(ListwiseJudge):
 
     @property
     def score_kind(self) -> ScoreKind | None:
-        """Log-probabilities of the identifiers; None if the choice is generated."""
         return IDENTIFIER_SCORES if self.sorts_by_score else None
 
     @property
     def sorts_by_score(self) -> bool:
-        """Whether the order comes from the log-probabilities of the identifiers."""
         return self.by == "likelihood"
 
     @property
@@ -222,7 +206,6 @@ class Pick(ListwiseJudge):
         return _letters(self) if self.identifiers == "letters" else {}
 
     def make_requests(self, window: Window) -> list[Request]:
-        """Return a list of one request that asks for the most relevant document."""
         if self.sorts_by_score:
             return [_identifier_request(self, window)]
         labels = make_prompt_identifiers(self.identifiers, len(window), self.backend.tokens)
@@ -230,7 +213,6 @@ class Pick(ListwiseJudge):
         return [_generation_request(self, window, labels, reply_tokens, 1, self.constrain)]
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
-        """Order the window by decreasing log-probability, or put the chosen document first."""
         count, reply = len(window), replies[0]
         if self.sorts_by_score:
             return failed_verdict(replies, count) or self.rank_by_score(reply.scores, window)
@@ -282,7 +264,6 @@ def parse_verdict(
     """Return the verdict on a window, parsed from a generated reply; a missing or unreadable reply is a failure.
 
     Args:
-        reply: The reply.
         count: Number of documents in the window.
         depth: Number of documents that were requested; None for all. A reply with this many documents does not count as
             partial.
@@ -312,10 +293,6 @@ class Rate(ListwiseJudge):
     The window is shuffled before it is divided, so that documents do not compete only with their neighbours. The score
     of a document is its mean over the repeats; documents without a score keep their positions. The reply may contain
     an explanation before the scores, for which ``thinking_tokens`` tokens are added to its maximum length.
-
-    Attributes:
-        group: Maximum number of documents per request.
-        repeats: Number of times that the window is shuffled, divided and scored.
     """
 
     needs = (GenerationTask,)
@@ -324,8 +301,8 @@ class Rate(ListwiseJudge):
     sorts_by_score = True
     _DEFAULTS: ClassVar[tuple[int, int]] = (20, 2)
 
-    group: int = _DEFAULTS[0]
-    repeats: int = _DEFAULTS[1]
+    group: int = _DEFAULTS[0]  # maximum number of documents per request
+    repeats: int = _DEFAULTS[1]  # number of times that the window is shuffled, divided and scored
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -334,12 +311,11 @@ class Rate(ListwiseJudge):
 
     @classmethod
     def calls(cls, n: int) -> int:
-        """Return the number of requests for a window of ``n`` documents with the default options."""
+        """Return the number of requests with the default options."""
         group, repeats = cls._DEFAULTS
         return repeats * -(-n // group)
 
     def make_requests(self, window: Window) -> list[Request]:
-        """Return one request per group and repeat, with passages truncated so that prompt and reply fit."""
         requests = []
         for positions in self._groups(window):
             docs = tuple(window.docs[position] for position in positions)

@@ -39,18 +39,14 @@ class Score(PointwiseJudge):
     word is a single token, this is the difference of their logits. It equals log(p / (1 - p)), where p is
     monoT5's softmax over the two logits, so the order is the same. Other spellings of the words are not considered.
     n documents need n requests.
-
-    Attributes:
-        yes: The word for a relevant document, spelled as at the start of a completion.
-        no: The word for a document that is not relevant.
     """
 
     needs = (ContinuationTask, DecisionTask)
     prompt = "pointwise"
     score_name = "log-odds of relevance"
 
-    yes: str = "Yes"
-    no: str = "No"
+    yes: str = "Yes"  # the word for a relevant document, spelled as at the start of a completion
+    no: str = "No"  # the word for a document that is not relevant
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,16 +67,13 @@ class WordLogit(PointwiseJudge):
 
     The log-probability of the word would give another order, since the normaliser of the softmax differs between
     documents. n documents need n requests with one forward pass each.
-
-    Attributes:
-        word: The word, which must be a single token.
     """
 
     needs = (LogitTask,)
     prompt = "pointwise"
     score_name = "logit of the word"
 
-    word: str = "Yes"
+    word: str = "Yes"  # the word, which must be a single token
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -116,7 +109,7 @@ class Likelihood(PointwiseJudge):
             )
 
     def continuations(self, query: Query) -> tuple[str, ...]:
-        """Return the only continuation: the query, as a single line without marks of chat turns."""
+        # a single line without marks of chat turns
         return (escape_turn_marks(collapse_passage_whitespace(query.text), self.budget.turn_marks),)
 
     def score(self, logs: Sequence[float]) -> float:
@@ -131,16 +124,14 @@ class Relate(PromptJudge):
     part of the context that the query leaves free, or to ``max_passage_tokens`` if that is less. If the query leaves
     less than ``min_passage_tokens``, a `ContextOverflowError` is raised. The query is never truncated. The prompt of
     the request contains the texts that are scored: one message with the query, then one per document.
-
-    Attributes:
-        together: Whether the model reads the documents of a window together, as jina-reranker-v3 does, so that a score
-            depends on the other documents.
     """
 
     needs = (CrossEncoderTask,)
     prompt = "pair"
     sorts_by_score = True
 
+    #: Whether the model reads the documents of a window together, as jina-reranker-v3 does, so that a score depends on
+    #: the other documents.
     together: bool = False
 
     def __post_init__(self) -> None:
@@ -154,13 +145,11 @@ class Relate(PromptJudge):
 
     @property
     def score_kind(self) -> ScoreKind:
-        """The meaning of the scores, which can be compared between lists unless documents are read together."""
         if self.together:
             return ScoreKind("relevance within the list", "within")
         return ScoreKind("cross-encoder score", "absolute")
 
     def make_requests(self, window: Window) -> list[Request]:
-        """Return a list of one request for the scores of all query-document pairs."""
         query = escape_turn_marks(collapse_passage_whitespace(window.query.text), self.budget.turn_marks)
         whole = [Window(window.query, (replace(doc, title="", text=doc.full_text),)) for doc in window.docs]
         fitted = [self.budget.fit(self.template, pair, reply_tokens=0) for pair in whole]
@@ -170,5 +159,4 @@ class Relate(PromptJudge):
         return [Request(prompt=prompt, sampling=sampling, window=window, task=task, dropped=dropped)]
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
-        """Order the window by decreasing score."""
         return failed_verdict(replies, len(window)) or self.rank_by_score(replies[0].scores, window)

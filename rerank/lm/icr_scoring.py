@@ -28,7 +28,7 @@ from rerank.lm.token_offsets import locate_tokens
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Prompt
 from rerank.tasks import AttentionTask
-from rerank.tasks.token_positions import format_task_token_positions
+from rerank.tasks.kinds import format_token_positions
 
 #: Maximum number of tokens directly before the tails in which prompts may differ, since a token can span the boundary.
 _BOUNDARY = 8
@@ -48,7 +48,7 @@ class AttentionScores:
     scores: list[float]
     tokens: int  # number of prompt tokens
     #: Description of the order of the scores: with ``per_head``, the numbers of layers and heads, such as ``30x9``;
-    #: with ``per_token``, the positions of the tokens (`rerank.tasks.token_positions`); otherwise empty.
+    #: with ``per_token``, the positions of the tokens (`rerank.tasks.kinds`); otherwise empty.
     layout: str = ""
 
 
@@ -87,7 +87,7 @@ def score_with_causal_model_attention(
         # c_t of equation 2 for every token of the passages.
         token_scores = [score for real, null in zip(rows[0], null_row, strict=True) for score in (real - null).tolist()]
         positions = locate_tokens(tokens, prompt, prompts[0], task.spans)
-        return AttentionScores(token_scores, length, format_task_token_positions(positions))
+        return AttentionScores(token_scores, length, format_token_positions(positions))
     scores = [
         sum_calibrated_attention_tensors(real, null, filtered=bool(task.null))
         for real, null in zip(rows[0], null_row, strict=True)

@@ -32,7 +32,7 @@ import platformdirs
 
 from rerank.errors import DataError
 from rerank.io.settings_files import read_toml_file
-from rerank.tasks.usage import Usage
+from rerank.tasks.requests import Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

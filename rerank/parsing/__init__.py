@@ -31,23 +31,15 @@ _REQUESTED_FORM = re.compile(rf"{_IDENTIFIER}(?:\s*>\s*{_IDENTIFIER})*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParsedReply:
-    """The ranking in a reply, and how it was parsed.
+    """The ranking in a reply, and how it was parsed."""
 
-    Attributes:
-        order: Positions (from 0) of the passages that the reply ranks, best first, without duplicates.
-        missing: Positions of the passages that the reply does not rank, in input order.
-        duplicates: Identifiers (from 1) that occur more than once.
-        unknown: Numbers that the reply uses as identifiers, but that are not identifiers of the prompt.
-        status: One of the values of `ParseStatus`.
-        detail: Description of the repairs; empty if nothing was repaired.
-    """
-
-    order: tuple[int, ...]
-    missing: tuple[int, ...]
-    duplicates: tuple[int, ...] = ()
+    order: tuple[int, ...]  # positions (from 0) of the passages that the reply ranks, best first, without duplicates
+    missing: tuple[int, ...]  # positions of the passages that the reply does not rank, in input order
+    duplicates: tuple[int, ...] = ()  # identifiers (from 1) that occur more than once
+    #: Numbers that the reply uses as identifiers, but that are not identifiers of the prompt.
     unknown: tuple[int, ...] = ()
     status: ParseStatus
-    detail: str = ""
+    detail: str = ""  # description of the repairs; empty if nothing was repaired
 
     @property
     def permutation(self) -> tuple[int, ...]:

@@ -37,19 +37,12 @@ _BRACKETED = re.compile(r"\[\s?\d{1,100}\s?\]")
 
 @dataclass(frozen=True, slots=True)
 class Interpretation:
-    """One way to interpret a reply as a ranking.
+    """One way to interpret a reply as a ranking."""
 
-    Attributes:
-        numbers: Identifiers as written, best first, including duplicate and unknown identifiers.
-        strength: How clearly the reply states an order: `CHAIN`, `LISTED` or `MENTIONED`.
-        form: Description of the form in which the ranking is written, for `ParsedReply.detail`.
-        position: Position in the reply, used to prefer later interpretations.
-    """
-
-    numbers: tuple[int, ...]
-    strength: int
-    form: str
-    position: int
+    numbers: tuple[int, ...]  # identifiers as written, best first, including duplicate and unknown identifiers
+    strength: int  # how clearly the reply states an order: `CHAIN`, `LISTED` or `MENTIONED`
+    form: str  # description of the form in which the ranking is written, for `ParsedReply.detail`
+    position: int  # position in the reply, used to prefer later interpretations
 
     def distinct(self, count: int) -> int:
         """Return how many different passages of ``1 .. count`` the interpretation contains."""

@@ -42,19 +42,13 @@ class Token(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """A mention of a passage in a reply, such as "[2]" or "Passage 2".
+    """A mention of a passage in a reply, such as "[2]" or "Passage 2"."""
 
-    Attributes:
-        number: The number as written.
-        form: ``bracket`` for [2], ``list`` for a number in [2, 1], ``label`` for Passage 2, ``bare`` for a lone number.
-        start: Index of the first token of the mention.
-        end: Index after the last token of the mention.
-    """
-
-    number: int
+    number: int  # the number as written
+    #: ``bracket`` for [2], ``list`` for a number in [2, 1], ``label`` for Passage 2, ``bare`` for a lone number.
     form: Form
-    start: int
-    end: int
+    start: int  # index of the first token of the mention
+    end: int  # index after the last token of the mention
 
 
 def tokenize(text: str) -> list[Token]:

@@ -19,7 +19,7 @@ from rerank.pipeline.passages import DocumentSplitter
 from rerank.pipeline.results import LATE, RankedList, final_scores
 from rerank.strategies.base import Strategy
 from rerank.tasks import Reply, Request
-from rerank.tasks.usage import Usage
+from rerank.tasks.requests import Usage
 from rerank.types import Document, Order, Plan, Ranking, Window
 
 #: Answer to a window: its order, or the number of its first documents (two or more) that fit in the context.

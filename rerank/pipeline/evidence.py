@@ -16,7 +16,7 @@ from rerank.judges.attention.evidence import (
     select_evidence,
 )
 from rerank.tasks import Backend
-from rerank.tasks.usage import Usage
+from rerank.tasks.requests import Usage
 from rerank.types import Document, Query, Window
 
 

@@ -1,6 +1,6 @@
 """Functions that run the driver with ``AsyncBackend.agenerate``, for models behind a network.
 
-Rankings run on the background event loop of the process (`rerank.tasks.background_loop`), which owns the connections.
+Rankings run on the background event loop of the process (`rerank.tasks.concurrency`), which owns the connections.
 Every ranking is a coroutine. The backend limits the number of simultaneous requests over all rankings, so the next
 request is sent as soon as any other request ends.
 """
@@ -16,7 +16,7 @@ from typing import Any, cast
 from rerank.pipeline.driver import Driver, ListOptions, Ticket
 from rerank.pipeline.results import RankedList
 from rerank.tasks import Reply
-from rerank.tasks.background_loop import run_on_task_request_loop, submit_to_task_request_loop
+from rerank.tasks.concurrency import run_on_loop, submit_to_loop
 from rerank.tasks.requests import AsyncBackend
 from rerank.types import Ranking
 
@@ -107,7 +107,7 @@ def rank_concurrently(
                 and read < oldest + _AHEAD * in_flight
                 and (ranking := next(source, None)) is not None
             ):
-                submit_to_task_request_loop(session.rank(read, ranking))
+                submit_to_loop(session.rank(read, ranking))
                 unfinished.add(read)
                 read += 1
             if not unfinished:
@@ -120,7 +120,7 @@ def rank_concurrently(
             yield index, result
     finally:
         # After an error, requests in flight may complete, since they may be billed; after Ctrl-C, they are cancelled.
-        run_on_task_request_loop(_end_ranking_tasks(list(session.tasks.values()), cancel=not is_failed))
+        run_on_loop(_end_ranking_tasks(list(session.tasks.values()), cancel=not is_failed))
 
 
 class _Session:

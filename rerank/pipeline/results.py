@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rerank.judges.base import FAILURES, STATUSES, ScoreKind, Verdict
-from rerank.tasks.usage import Usage
+from rerank.tasks.requests import Usage
 from rerank.types import Ranking, Window
 
 #: Error of the substitute for a missing reply, if only some requests of a window were answered by the deadline.

@@ -51,7 +51,7 @@ from rerank.store import NoLog, log_calls, open_shared_cache
 from rerank.strategies import Strategy
 from rerank.tasks import AsyncBackend, Backend
 from rerank.tasks.backends import traits
-from rerank.tasks.background_loop import await_on_task_request_loop, submit_to_task_request_loop
+from rerank.tasks.concurrency import await_on_loop, submit_to_loop
 from rerank.types import Query, Ranking, Run
 
 __all__ = ["Cut", "DocumentLike", "Hit", "Hits", "OnFailure", "RankOptions", "RankingReport", "Reranker"]
@@ -204,7 +204,7 @@ class Reranker(RunTransformer):
             return self._hits(asked, self._expired(asked))
         if isinstance(self.backend, AsyncBackend):
             work = self._rank_over_network(asked, self.backend)
-            return self._hits(asked, await await_on_task_request_loop(work))
+            return self._hits(asked, await await_on_loop(work))
         return self._hits(asked, await asyncio.wrap_future(self._submit(asked)))
 
     def rank_many(
@@ -337,7 +337,7 @@ class Reranker(RunTransformer):
     def _submit(self, asked: RankCall) -> Future[RankedList]:
         backend = self.backend
         if isinstance(backend, AsyncBackend):
-            return submit_to_task_request_loop(self._rank_over_network(asked, backend))
+            return submit_to_loop(self._rank_over_network(asked, backend))
         ranker = self._ranker(asked.top_k)
         with self._opening:
             if self._service is None:

@@ -25,7 +25,7 @@ from rerank.retrieval.base.given_documents import (
     given_first_stage_ranking,
 )
 from rerank.tasks import Backend
-from rerank.tasks.identities import model_base_of_backend
+from rerank.tasks.backends import model_base_of_backend
 from rerank.types import Query, Ranking
 
 _log = logging.getLogger("rerank.reranker")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from rerank.errors import UsageError
-from rerank.tasks.usage import Usage
+from rerank.tasks.requests import Usage
 from rerank.types import Document
 
 

@@ -20,9 +20,8 @@ from rerank.io.forks import watch_forks
 from rerank.store.call_log import CallLog, RowSet
 from rerank.tasks import AsyncBackend, Backend, CancelledAfterReplyError, Reply, Request
 from rerank.tasks.backends import BackendWrapper, traits
-from rerank.tasks.background_loop import run_on_task_request_loop
-from rerank.tasks.concurrent_replies import answer_task_requests_concurrently
-from rerank.tasks.usage import Usage
+from rerank.tasks.concurrency import answer_concurrently, run_on_loop
+from rerank.tasks.requests import Usage
 
 
 @dataclass(kw_only=True)
@@ -225,9 +224,7 @@ class AsyncLoggingBackend(LoggingBackend):
         self._in_flight, self._reserved, self._arrived = {}, 0, None
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        return run_on_task_request_loop(
-            answer_task_requests_concurrently(self.agenerate, requests, limit=self.batch_size)
-        )
+        return run_on_loop(answer_concurrently(self.agenerate, requests, limit=self.batch_size))
 
     async def agenerate(self, request: Request) -> Reply:
         digest = request.digest(self.backend.identity)

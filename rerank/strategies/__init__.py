@@ -1,4 +1,4 @@
-"""Strategies decide which windows of a ranking are judged. Each module defines one strategy, opened by its name."""
+"""Strategies decide which windows of a ranking are judged; they are opened by name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from rerank.strategies.base import Strategy
 
 __all__ = ["Strategy", "open_strategy", "strategies"]
 
-strategies = Registry("strategies", "strategy")
+strategies = Registry(
+    "strategies",
+    "strategy",
+    shared={
+        "strategies.sliding": "full multipass sliding",
+        "strategies.setwise": "all_pairs bubblesort heapsort",
+        "strategies.tournament": "tournament tournament_graph tournament_sort",
+    },
+)
 
 
 def open_strategy(selector: str | Selector) -> Strategy:

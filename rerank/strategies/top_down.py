@@ -6,11 +6,10 @@ Source: Parry, MacAvaney and Ganguly, arXiv 2405.14589, in its parallel form.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
-from rerank.errors import UsageError
-from rerank.types import Document, Order, Plan, Query, Ranking, Window
+from rerank.errors import ensure
+from rerank.types import Document, Plan, Ranking, Window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,33 +32,37 @@ class TopDown:
 
     With a perfect judge, the best document always comes first, and with a budget of n, all ranks up to the pivot are
     correct.
-
-    Attributes:
-        size: Number of documents per window.
-        budget: Maximum number of documents ranked again, raised to one per window if it is lower; None for ``size``.
-            If the first stage is poor, use the length of the list, so that every document above the pivot is reranked.
-        top_k: Number of best documents to rank. It is also the rank of the pivot, up to ``size - 1``; None for half a
-            window.
     """
 
-    size: int = 20
+    size: int = 20  # number of documents per window
+    #: Maximum number of documents ranked again, raised to one per window if it is lower; None for ``size``. If the
+    #: first stage is poor, use the length of the list, so that every document above the pivot is reranked.
     budget: int | None = None
+    #: Number of best documents to rank. It is also the rank of the pivot, up to ``size - 1``; None for half a window.
     top_k: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the options."""
-        if self.size < 3:
-            raise UsageError(f"The window size is {self.size}", expected="at least 3: the pivot and two others")
+        ensure(self.size >= 3, f"The window size is {self.size}", expected="at least 3: the pivot and two others")
         for name, value in (("budget", self.budget), ("top_k", self.top_k)):
-            if value is not None and value < 1:
-                raise UsageError(f"{name} is {value}", expected="at least 1")
+            ensure(value is None or value >= 1, f"{name} is {value}", expected="at least 1")
 
     def __call__(self, ranking: Ranking) -> Plan:
         """Yield the head, then all other documents with the pivot, then the documents that are ranked again."""
-        docs, settled = list(ranking.docs), list[Document]()
+        docs, settled, rank, step = list(ranking.docs), list[Document](), self._pivot_rank, self.size - 1
         while len(docs) > self.size:
-            above, pivot, below = yield from self._rank_head(ranking.query, docs)
-            better, worse = yield from self._compare_with_pivot(ranking.query, pivot, docs[self.size :])
+            head_best = None if self.top_k is None else rank
+            (order,) = yield [Window(ranking.query, tuple(docs[: self.size]), best=head_best)]
+            head = [docs[position] for position in order]
+            above, pivot, below = head[: rank - 1], head[rank - 1], head[rank:]
+            # The pivot is shown first, so a window without a valid answer, which keeps its order, promotes no document.
+            windows = [
+                Window(ranking.query, (pivot, *docs[start : start + step]))
+                for start in range(self.size, len(docs), step)
+            ]
+            better, worse = [], list[Document]()  # better than the pivot per window, and all that are worse
+            for window, order in zip(windows, (yield windows), strict=True):
+                better.append([window.docs[position] for position in order[: order.index(0)]])
+                worse += [window.docs[position] for position in order[order.index(0) + 1 :]]
             settled = [pivot, *below, *worse, *settled]
             if not any(better):
                 return Ranking.from_order(ranking.query, [*above, *settled])
@@ -74,7 +77,6 @@ class TopDown:
         return Ranking.from_order(ranking.query, [*docs, *settled])
 
     def calls(self, n: int) -> int:
-        """Return the maximum number of calls, reached if every document is ranked above the pivot."""
         calls = 0
         while n > self.size:
             # c(n) = 1 + m + c(b): the head, the windows with the pivot, and the documents ranked again
@@ -95,26 +97,3 @@ class TopDown:
         """Return the maximum number of documents that are ranked again."""
         # m + 1 keeps the best document of each of the m windows, and the best one of the head.
         return max(self.budget or self.size, self._windows(n) + 1)
-
-    def _rank_head(
-        self, query: Query, docs: Sequence[Document]
-    ) -> Generator[list[Window], list[Order], tuple[list[Document], Document, list[Document]]]:
-        """Rank the head (first window); return the documents above the pivot, the pivot, and the documents below it."""
-        best = None if self.top_k is None else self._pivot_rank
-        (order,) = yield [Window(query, tuple(docs[: self.size]), best=best)]
-        ranked = [docs[position] for position in order]
-        return ranked[: self._pivot_rank - 1], ranked[self._pivot_rank - 1], ranked[self._pivot_rank :]
-
-    def _compare_with_pivot(
-        self, query: Query, pivot: Document, docs: Sequence[Document]
-    ) -> Generator[list[Window], list[Order], tuple[list[list[Document]], list[Document]]]:
-        """Compare documents with the pivot; return the documents above it per window, and all documents below it."""
-        step = self.size - 1
-        # The pivot is shown first, so a window without a valid answer, which keeps its order, promotes no document.
-        windows = [Window(query, (pivot, *docs[start : start + step])) for start in range(0, len(docs), step)]
-        better, worse = [], list[Document]()
-        for window, order in zip(windows, (yield windows), strict=True):
-            pivot_index = order.index(0)
-            better.append([window.docs[position] for position in order[:pivot_index]])
-            worse += [window.docs[position] for position in order[pivot_index + 1 :]]
-        return better, worse

@@ -2,8 +2,11 @@
 
 from rerank.settings import DTYPES, FileAddress, ServerAddress
 from rerank.tasks.backends import (
+    BackendOptions,
+    resolve_task_context_size,
     task_backend_is_selectable,
     task_backend_sees_pictures,
+    task_backend_settings_folder,
     task_backend_takes_verbatim,
     tasks_supported_by_backend,
 )
@@ -20,7 +23,6 @@ from rerank.tasks.kinds import (
     QuestionType,
     Task,
 )
-from rerank.tasks.options import BackendOptions, resolve_task_context_size, task_backend_settings_folder
 from rerank.tasks.requests import AsyncBackend, Backend, CancelledAfterReplyError, Finish, Reply, Request, Sampling
 
 __all__ = [

@@ -1,15 +1,19 @@
-"""Optional attributes of backends, which the protocol `Backend` leaves open: their defaults and their delegation."""
+"""Backends: their optional attributes with defaults and delegation, batch interfaces, identities and context sizes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
+from rerank.errors import UsageError, ensure
 from rerank.io.model_base import ModelBase
 from rerank.prompts.base import TokenCounter
+from rerank.settings import ModelSettings
 from rerank.tasks.kinds import GenerationTask
-from rerank.tasks.requests import Backend
+from rerank.tasks.requests import Backend, Reply, Request
 
 
 class BaseBackend:
@@ -131,3 +135,141 @@ def task_backend_takes_verbatim(backend: Any) -> bool:
 def task_backend_is_selectable(backend: Any) -> bool:
     """Return whether users can select a backend with the model name; true unless its class states otherwise."""
     return traits(backend).selectable
+
+
+# Batch interfaces
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchStatus:
+    """The state of a batch of requests at its provider."""
+
+    id: str
+    state: str  # name of the state in the provider's API
+    total: int = 0  # number of requests in the batch; 0 if the provider has not counted them yet
+    done: int = 0  # number of requests that have been answered or have failed
+    has_ended: bool = False  # whether the batch has reached a final state
+    #: Whether the batch ended because its time limit was reached. The requests that were not answered may be submitted
+    #: in another batch.
+    has_expired: bool = False
+    problem: str = ""  # why the provider stopped the batch; empty if it was completed or has expired
+    files: tuple[str, ...] = ()  # names of the files that contain the results
+    omitted: tuple[str, ...] = ()  # fields that were left out of the requests because the server refuses them
+
+
+@dataclass(kw_only=True)
+class BatchReplies:
+    """The results of a batch of requests."""
+
+    #: Mapping from the digest of each request to its reply. Requests that failed are missing.
+    replies: dict[str, Reply] = field(default_factory=dict)
+    #: Messages about requests that failed and about lines of the results that were ignored.
+    problems: list[str] = field(default_factory=list)
+
+
+class BatchInterface(Protocol):
+    """A provider's batch interface: many requests in one file, answered within a day at a lower price.
+
+    Its methods block, and raise `BackendError` if the provider cannot be used.
+    """
+
+    def divide(self, requests: Mapping[str, Request]) -> Iterator[dict[str, Request]]:
+        """Divide requests, keyed by their digests, into as many batches as the provider's limits require."""
+
+    def submit(self, requests: Mapping[str, Request], key: str) -> str:
+        """Submit a batch, unless the provider already has a batch with this key, and return the id of the batch.
+
+        Args:
+            requests: Mapping from the digest of each request to the request.
+            key: A text that is unique to the batch, at most 64 characters long.
+        """
+
+    def find(self, key: str) -> str:
+        """Return the id of the batch that was submitted with this key; empty if the provider has none."""
+
+    def wait(self, batch_id: str, on_status: Callable[[BatchStatus], None]) -> BatchStatus:
+        """Wait until a batch has ended, and call ``on_status`` with each status received from the provider."""
+
+    def collect(self, status: BatchStatus, requests: Mapping[str, Request]) -> BatchReplies:
+        """Return the results of a batch that has ended, for the given requests only."""
+
+
+@runtime_checkable
+class BatchBackend(Backend, Protocol):
+    """A backend whose provider has a batch interface."""
+
+    @property
+    def batches(self) -> BatchInterface:
+        """The batch interface of the provider."""
+
+
+# Identities and settings
+
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def model_base_of_backend(backend: Any) -> ModelBase | None:
+    """Return the published model whose weights a backend, or the backend that it wraps, runs; None if not known."""
+    while backend is not None:
+        base: ModelBase | None = getattr(backend, "base", None)
+        if base is not None:
+            return base
+        backend = getattr(backend, "backend", None)
+    return None
+
+
+def lacks_commit(recorded: Mapping[str, str], current: Mapping[str, str], revision: str | None = None) -> bool:
+    """Return whether two identities of a model on the hub differ only in a commit that was not recorded.
+
+    With transformers 5.24 or later, earlier versions of this package recorded the revision that the user named.
+
+    Args:
+        current: The identity of the model in use.
+        revision: The revision that the user names now; None if it is not known.
+    """
+    branch = recorded.get("revision", "")
+    return (
+        bool(_COMMIT.fullmatch(current.get("revision", "")))
+        and not _COMMIT.fullmatch(branch)
+        and revision in (None, branch)
+        and {**recorded, "revision": ""} == {**current, "revision": ""}
+    )
+
+
+#: The name under which the arguments of backends refer to the settings of their model.
+BackendOptions = ModelSettings
+
+
+def task_backend_settings_folder(name: str | Path, options: BackendOptions) -> Path | None:
+    """Return the absolute path of the folder whose settings apply to a loaded model: the adapter's, or the model's.
+
+    Returns:
+        None for an id on the hub.
+    """
+    folder = Path(options.adapter or name)
+    return folder.absolute() if folder.is_dir() else None
+
+
+def resolve_task_context_size(stated: int | None, options: BackendOptions, model: str) -> int:
+    """Return the context size of a model: the size that the model states or, if None, the size in the options.
+
+    A smaller size in the options does not change the result; it limits prompts elsewhere (`PromptBudget`).
+
+    Raises:
+        UsageError: The size in the options exceeds the stated size, or neither is known.
+    """
+    if stated and options.context_size:
+        ensure(
+            options.context_size <= stated,
+            f"--context-size is {options.context_size}",
+            expected=f"at most {stated}, the context size of the model",
+            remedy="Omit --context-size to use the whole context",
+        )
+    if (size := stated or options.context_size) is None:
+        raise UsageError(
+            f"Model {model!r} does not state its context size",
+            expected="max_position_embeddings in its config",
+            remedy="Set --context-size TOKENS",
+        )
+    return size

@@ -6,10 +6,12 @@ log, token budget, cache and replay treat all tasks in the same way, so a new ki
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from rerank.errors import UsageError
+from rerank.errors import DataError, UsageError, ensure, error_repr
 from rerank.prompts.base import Prompt
 
 
@@ -36,24 +38,15 @@ class PermutationTask:
 
     Some backends also return ``scores``, one per identifier in the order of the text: the log-probability of the
     identifier among the unused ones, log P(identifier | prompt, identifiers before it).
-
-    Attributes:
-        items: Identifiers of the candidates, including brackets, such as ``("[1]", "[2]")``.
-        separator: The text between two identifiers.
-        count: Number of identifiers to generate.
-
-    Raises:
-        UsageError: Identifiers are repeated, or there are fewer than ``count``.
     """
 
     format_name: ClassVar[str] = "Permute"
 
-    items: tuple[str, ...]
-    separator: str = " > "
-    count: int
+    items: tuple[str, ...]  # identifiers of the candidates, including brackets, such as ``("[1]", "[2]")``
+    separator: str = " > "  # the text between two identifiers
+    count: int  # number of identifiers to generate
 
     def __post_init__(self) -> None:
-        """Check count and identifiers."""
         if not 1 <= self.count <= len(self.items) or len(set(self.items)) < len(self.items):
             raise UsageError(
                 f"A permutation task asks for {self.count} of the identifiers {list(self.items)}",
@@ -63,14 +56,11 @@ class PermutationTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContinuationTask:
-    """Log-probabilities of possible continuations; the reply contains one per continuation in ``scores``.
-
-    Attributes:
-        continuations: Texts that may follow the prompt. The log-probabilities of the tokens of a text are summed.
-    """
+    """Log-probabilities of possible continuations; the reply contains one per continuation in ``scores``."""
 
     format_name: ClassVar[str] = "Weigh"
 
+    #: Texts that may follow the prompt. The log-probabilities of the tokens of a text are summed.
     continuations: tuple[str, ...]
 
 
@@ -96,43 +86,68 @@ class AttentionTask:
     """Attention that each passage receives from the end of the prompt; the reply contains one score per passage.
 
     Source: ICR, Chen, Gutiérrez and Su, ICLR 2025, arXiv 2410.02642.
-
-    Attributes:
-        spans: Start and end (exclusive) of each passage in the last user turn, in characters.
-        tail: Index of the first character of the final instruction in that turn. The attention from there to the end of
-            the prompt is used.
-        null: The same chat with a content-free query, for calibration; empty for no calibration.
-        heads: (layer, head) pairs to use, counted from 0; empty for all heads.
-        weights: Factor by which the attention of each head in ``heads`` is multiplied; empty for factors of 1.
-        length_power: Exponent p of the factor n^p by which the score of a passage with n tokens is multiplied: scores
-            are sums over tokens for 0, and means for -1.
-        layers: First and last layer to use; None for all layers.
-        per_head: Whether to return the scores of every head, ordered by layer, head and passage. The reply's text then
-            contains the numbers of layers and heads, such as ``30x9``, and the token filter is not applied.
-        per_token: Whether to return one score per token of the passages, ordered by passage and token. The reply's text
-            then contains the position of every token (`rerank.tasks.token_positions`), and neither the token filter nor
-            ``length_power`` is applied.
-
-    Raises:
-        UsageError: Both ``per_head`` and ``per_token`` are set.
     """
 
     format_name: ClassVar[str] = "Attend"
 
-    spans: tuple[tuple[int, int], ...]
+    spans: tuple[tuple[int, int], ...]  # start and end (exclusive) of each passage in the last user turn, in characters
+    #: Index of the first character of the final instruction in that turn. The attention from there to the end of the
+    #: prompt is used.
     tail: int
-    null: Prompt = ()
-    heads: tuple[tuple[int, int], ...] = ()
+    null: Prompt = ()  # the same chat with a content-free query, for calibration; empty for no calibration
+    heads: tuple[tuple[int, int], ...] = ()  # (layer, head) pairs to use, counted from 0; empty for all heads
+    #: Factor by which the attention of each head in ``heads`` is multiplied; empty for factors of 1.
     weights: tuple[float, ...] = ()
+    #: Exponent p of the factor n^p by which the score of a passage with n tokens is multiplied: scores are sums over
+    #: tokens for 0, and means for -1.
     length_power: float = 0.0
-    layers: tuple[int, int] | None = None
+    layers: tuple[int, int] | None = None  # first and last layer to use; None for all layers
+    #: Whether to return the scores of every head, ordered by layer, head and passage. The reply's text then contains
+    #: the numbers of layers and heads, such as ``30x9``, and the token filter is not applied.
     per_head: bool = False
+    #: Whether to return one score per token of the passages, ordered by passage and token. The reply's text then
+    #: contains the position of every token (`format_token_positions`), and neither the token filter nor
+    #: ``length_power`` is applied.
     per_token: bool = False
 
     def __post_init__(self) -> None:
-        """Check that scores per head and per token are not both requested."""
-        if self.per_head and self.per_token:
-            raise UsageError("Attention per head and per token was requested", expected="one of them per request")
+        both = self.per_head and self.per_token
+        ensure(not both, "Attention per head and per token was requested", expected="one of them per request")
+
+
+def format_token_positions(positions: Sequence[Sequence[int]]) -> str:
+    """Format the text of a reply to an `AttentionTask` with ``per_token``: a JSON list with one list per passage.
+
+    It has the positions of the passage's tokens, in characters from the start of the passage's span in the prompt. The
+    reply's scores belong to the same tokens, passage by passage.
+
+    >>> format_token_positions([[0, 4], []])
+    '[[0,4],[]]'
+    """
+    return json.dumps([list(row) for row in positions], separators=(",", ":"))
+
+
+def read_token_scores(text: str, scores: Sequence[float], passages: int) -> list[list[tuple[int, float]]]:
+    """Return, per passage, the (position, score) pair of each token, from the text and the scores of a reply.
+
+    >>> read_token_scores("[[0,4],[]]", (0.25, 0.5), 2)
+    [[(0, 0.25), (4, 0.5)], []]
+    """
+    try:
+        rows = [[int(position) for position in row] for row in json.loads(text)]
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise DataError(
+            f"The token positions in a reply are {error_repr(text)}",
+            expected="a JSON list of lists of whole numbers",
+        ) from error
+    counted = sum(map(len, rows))
+    if len(rows) != passages or counted != len(scores):
+        raise DataError(
+            f"A reply has {len(scores)} scores for {counted} tokens of {len(rows)} passages",
+            expected=f"one score per token of {passages} passages",
+        )
+    remaining = iter(scores)
+    return [[(position, next(remaining)) for position in row] for row in rows]
 
 
 #: Type of a question to a decision API. The answer to a question is a probability per option.
@@ -147,28 +162,19 @@ class DecisionTask:
 
     Decision APIs accept an input and questions about it instead of a prompt. The task therefore states the positions of
     the passages in the prompt.
-
-    Attributes:
-        question: ``predicate`` for a statement that is true or false, ``choice`` for one of several values, or
-            ``score`` for one of several levels.
-        options: The options: two words that stand for true and false, the values, or the levels from the highest to the
-            lowest.
-        spans: Start and end (exclusive) of each passage in the last user turn, in characters.
-        tail: Index of the first character of the final instruction in that turn.
-
-    Raises:
-        UsageError: The number of options is wrong, or options are repeated.
     """
 
     format_name: ClassVar[str] = "Decide"
 
+    #: ``predicate`` for a statement that is true or false, ``choice`` for one of several values, or ``score`` for one
+    #: of several levels.
     question: QuestionType
+    #: The options: two words that stand for true and false, the values, or the levels from the highest to the lowest.
     options: tuple[str, ...]
-    spans: tuple[tuple[int, int], ...]
-    tail: int
+    spans: tuple[tuple[int, int], ...]  # start and end (exclusive) of each passage in the last user turn, in characters
+    tail: int  # index of the first character of the final instruction in that turn
 
     def __post_init__(self) -> None:
-        """Check the options."""
         most = 2 if self.question == "predicate" else MAX_OPTIONS
         if not 2 <= len(self.options) <= most or len(set(self.options)) < len(self.options):
             raise UsageError(

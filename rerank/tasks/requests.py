@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from rerank.errors import UsageError
+from rerank.errors import ensure
 from rerank.io.pictures import picture_hash
 from rerank.io.text_files import replace_lone_surrogates
 from rerank.prompts.base import Prompt, TokenCounter
@@ -24,32 +24,19 @@ Finish = Literal["stop", "length", "refused", "error"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """Decoding settings of a request.
+    """Decoding settings of a request."""
 
-    Attributes:
-        max_tokens: Maximum number of tokens to generate.
-        min_tokens: Minimum number of tokens before the end of sequence.
-        temperature: Sampling temperature; 0 for greedy decoding.
-        top_p: Probability mass of nucleus sampling; no effect on greedy decoding.
-        seed: Seed of sampling; no effect on greedy decoding.
-        thinking: Maximum number of tokens for the thoughts of a reasoning model before its answer, in addition to
-            ``max_tokens``; 0 for no thoughts.
-
-    Raises:
-        UsageError: The temperature is negative or not finite.
-    """
-
-    max_tokens: int
-    min_tokens: int = 0
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
+    max_tokens: int  # maximum number of tokens to generate
+    min_tokens: int = 0  # minimum number of tokens before the end of sequence
+    temperature: float = 0.0  # 0 for greedy decoding
+    top_p: float = 1.0  # probability mass of nucleus sampling; no effect on greedy decoding
+    seed: int = 0  # no effect on greedy decoding
+    #: Maximum number of tokens for the thoughts of a reasoning model, in addition to ``max_tokens``; 0 for no thoughts.
     thinking: int = 0
 
     def __post_init__(self) -> None:
-        """Check the temperature."""
-        if not 0 <= self.temperature < math.inf:
-            raise UsageError(f"The temperature is {self.temperature}", expected="a finite number of at least 0")
+        found = f"The temperature is {self.temperature}"
+        ensure(0 <= self.temperature < math.inf, found, expected="a finite number of at least 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,19 +44,17 @@ class Request:
     """One request to a model: a prompt, a task and decoding settings.
 
     Attributes:
-        prompt: The chat.
-        sampling: Decoding settings.
-        window: The window from which the prompt was rendered. It is not passed to models, only to the call log and to
-            the fake backend.
         task: The task, one of the classes in `rerank.tasks.kinds`.
-        dropped: Number of tokens that were cut from each document of the window to make the prompt fit; empty if no
-            document was cut. It is neither passed to models nor part of the digest.
     """
 
     prompt: Prompt
     sampling: Sampling
+    #: The window from which the prompt was rendered. It is not passed to models, only to the call log and to the fake
+    #: backend.
     window: Window = field(default_factory=lambda: Window(Query(id=""), ()))
     task: Task = GenerationTask()  # noqa: RUF009 - frozen and empty
+    #: Number of tokens that were cut from each document of the window to make the prompt fit; empty if no document was
+    #: cut. It is neither passed to models nor part of the digest.
     dropped: tuple[int, ...] = field(default=(), compare=False)
 
     def digest(self, identity: Mapping[str, str]) -> str:
@@ -80,14 +65,13 @@ class Request:
         """
         about = [self.window.query.id, [doc.id for doc in self.window.docs]]
         turns = [[m.role, m.content, *map(picture_hash, m.images)] for m in self.prompt]
-        content: list[Any] = [
-            dict(identity),
-            turns,
-            _drop_task_request_defaults(asdict(self.sampling)),
-            about,
-        ]
+        content: list[Any] = [dict(identity), turns, _without_defaults(asdict(self.sampling)), about]
         if not isinstance(self.task, GenerationTask):
-            fields = _drop_task_request_defaults(asdict(self.task, dict_factory=_request_message_without_images))
+            # a message has ``images`` only if there are some, since earlier versions had no such field
+            values = asdict(
+                self.task, dict_factory=lambda pairs: dict(pair for pair in pairs if pair != ("images", ()))
+            )
+            fields = _without_defaults(values)
             # Looked up in the class itself: a subclass without its own name must not share the digests of its parent.
             name = vars(type(self.task)).get("format_name", type(self.task).__name__)
             content.append({"task": name, **fields})
@@ -99,61 +83,89 @@ class Request:
 _LATER_FIELDS = frozenset({"thinking", "weights", "length_power", "per_token"})
 
 
-def _drop_task_request_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+def _without_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields for a request's digest, which excludes newer fields with their default value."""
     return {name: value for name, value in values.items() if value or name not in _LATER_FIELDS}
 
 
-def _request_message_without_images(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a message as a dict, without ``images`` if there are none, since earlier versions had no such field."""
-    return dict(pair for pair in pairs if pair != ("images", ()))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """The reply of a model to a request.
+    """The reply of a model to a request."""
 
-    Attributes:
-        text: The generated text, including the beginning that the prompt contains; empty if there is none.
-        scores: The scores, for tasks that request scores; otherwise empty.
-        thoughts: Thoughts of a reasoning model before its answer; not part of ``text``.
-        tokens_in: Number of prompt tokens.
-        tokens_out: Number of completion tokens.
-        tokens_cached: Number of the prompt tokens that were taken from a cache instead of being computed.
-        search_units: Number of search units that an API bills instead of tokens.
-        seconds: Wall-clock time of this call; the time of a batch is divided evenly among its calls.
-        steps: Number of forward passes after the prefill; 0 if the backend does not report it.
-        finish: Why the reply ended: ``stop``, ``length`` (token limit), ``refused`` (content filter) or ``error``.
-        error: Error message if there is nothing to parse, because no reply arrived (``finish`` is "error") or the reply
-            is invalid; otherwise empty.
-        retries: Number of attempts after the first that the reply took.
-        served_model: Name of the model that answered; empty if the server does not state it.
-        fingerprint: The server's identifier of the configuration with which the model ran; empty if it states none.
-        is_batched: Whether the reply came through the provider's batch interface, for which other prices apply.
-        reused: Whether the reply comes from a log or a cache of replies instead of the model.
-    """
-
+    #: The generated text, including the beginning that the prompt contains; empty if there is none.
     text: str = ""
-    scores: tuple[float, ...] = ()
-    thoughts: str = ""
+    scores: tuple[float, ...] = ()  # empty unless the task requests scores
+    thoughts: str = ""  # thoughts of a reasoning model before its answer; not part of ``text``
     tokens_in: int = 0
     tokens_out: int = 0
-    tokens_cached: int = 0
-    search_units: float = 0.0
-    seconds: float = 0.0
-    steps: int = 0
+    tokens_cached: int = 0  # prompt tokens that were taken from a cache instead of being computed
+    search_units: float = 0.0  # search units that an API bills instead of tokens
+    seconds: float = 0.0  # wall-clock time of this call; the time of a batch is divided evenly among its calls
+    steps: int = 0  # forward passes after the prefill; 0 if the backend does not report it
     finish: Finish = "stop"
+    #: Error message if there is nothing to parse, because no reply arrived (``finish`` is "error") or it is invalid.
     error: str = ""
-    retries: int = 0
-    served_model: str = ""
-    fingerprint: str = ""
-    is_batched: bool = False
+    retries: int = 0  # number of attempts after the first that the reply took
+    served_model: str = ""  # name of the model that answered; empty if the server does not state it
+    fingerprint: str = ""  # the server's identifier of the configuration of the model; empty if it states none
+    is_batched: bool = False  # whether it came through the provider's batch interface, for which other prices apply
+    #: Whether the reply comes from a log or a cache of replies instead of the model.
     reused: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         """Replace lone surrogates, which a model may generate and no log can store."""
         for name in ("text", "thoughts", "error"):
             object.__setattr__(self, name, replace_lone_surrogates(getattr(self, name)))
+
+
+@dataclass(kw_only=True)
+class Usage:
+    """The total number of calls, number of tokens and time in seconds of several replies."""
+
+    calls: int = 0
+    reused_calls: int = 0  # replies that came from a call log instead of the model
+    tokens_in: int = 0
+    tokens_out: int = 0
+    seconds: float = 0.0  # total model time, measured when the replies were generated
+    steps: int = 0  # forward passes after the prefill, if the backend reports them
+    truncated: int = 0  # replies that ended at their token limit
+    tokens_cached: int = 0  # prompt tokens that were taken from the model's cache instead of being computed
+    search_units: float = 0.0  # search units that APIs billed instead of tokens
+    retries: int = 0  # attempts after the first that the replies took
+    served_models: dict[str, int] = field(default_factory=dict)  # replies per model that answered, if servers name it
+    fingerprints: dict[str, int] = field(default_factory=dict)  # replies per fingerprint, if servers state one
+    #: The part of ``calls``, ``tokens_in``, ``tokens_out`` and ``tokens_cached`` that came through a provider's batch
+    #: interface; empty if there was none.
+    batched: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def cached_share(self) -> float:
+        """The fraction of the prompt tokens that were taken from a cache; 0 if there are no prompt tokens."""
+        return min(1.0, self.tokens_cached / self.tokens_in) if self.tokens_in else 0.0
+
+    def add_answer(self, reply: Reply) -> None:
+        """Add the new cost of a reply: a reused reply counts as a call without tokens, a failed reply is ignored."""
+        if reply.finish != "error":
+            self.add(Reply() if reply.reused else reply, reused=reply.reused)
+
+    def add(self, reply: Reply, *, reused: bool = False) -> None:
+        """Add a reply and all its tokens to the totals; with ``reused``, also count it as a reused call."""
+        self.calls += 1
+        self.reused_calls += reused
+        self.tokens_in += reply.tokens_in
+        self.tokens_out += reply.tokens_out
+        self.seconds += reply.seconds
+        self.steps += reply.steps
+        self.truncated += reply.finish == "length"
+        self.tokens_cached += reply.tokens_cached
+        self.search_units += reply.search_units
+        self.retries += reply.retries
+        for counts, name in ((self.served_models, reply.served_model), (self.fingerprints, reply.fingerprint)):
+            if name:
+                counts[name] = counts.get(name, 0) + 1
+        if reply.is_batched:
+            part = {"calls": 1} | {n: getattr(reply, n) for n in ("tokens_in", "tokens_out", "tokens_cached")}
+            self.batched = {name: self.batched.get(name, 0) + count for name, count in part.items()}
 
 
 class CancelledAfterReplyError(asyncio.CancelledError):
@@ -207,7 +219,7 @@ class Backend(Protocol):
 class AsyncBackend(Backend, Protocol):
     """A backend that waits for a network. It accepts single requests, from many callers at the same time.
 
-    Its connections belong to the background loop (`rerank.tasks.background_loop`), are opened by the first request, and
+    Its connections belong to the background loop (`rerank.tasks.concurrency`), are opened by the first request, and
     are kept for later requests.
     """
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol, TypeVar
 
 from rerank.errors import BackendError
-from rerank.tasks.identities import lacks_commit
+from rerank.tasks.backends import lacks_commit
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -35,7 +35,6 @@ class WorkerFunction(Protocol[ItemIn, ResultOut]):
         """Return a result in place of the result of an item that has crashed its workers.
 
         Args:
-            item: The item.
             reason: What happened, for messages.
 
         Raises:
@@ -57,14 +56,10 @@ class WorkerMap(Protocol):
         """Yield the results in the order of the items.
 
         Args:
-            function: The function.
             rounds: The items, in rounds. A round is iterated lazily, and only after the results of all earlier rounds
                 have been yielded, so its items may depend on these results.
             count: Upper bound on the number of times that items are sent to a worker.
             together: Number of items that are sent to a worker at once.
-
-        Raises:
-            RerankError: The function fails on an item, or the workers are lost; no further result is yielded.
         """
 
 

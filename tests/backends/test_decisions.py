@@ -22,7 +22,7 @@ from rerank.judges.base import OversizedWindow
 from rerank.models import open_model_backend
 from rerank.prompts import load_prompt
 from rerank.tasks import BackendOptions, DecisionTask, GenerationTask, Reply, Request
-from rerank.tasks.background_loop import run_on_task_request_loop
+from rerank.tasks.concurrency import run_on_loop
 from tests.backends.decision_server import decide, decided, open_decision_server
 from tests.backends.faulty_server import Act, FaultyServer, error, raw
 from tests.cli.conftest import Cli, cli, lists, own_folders
@@ -274,7 +274,7 @@ def test_a_call_is_cancelled_if_all_its_questions_are() -> None:
             await asyncio.wait([*tasks, call])
             return [*states, str(call.done())]
 
-        assert run_on_task_request_loop(cancel()) == ["False", "True"]
+        assert run_on_loop(cancel()) == ["False", "True"]
         backend.close()
 
 

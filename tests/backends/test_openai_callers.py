@@ -26,7 +26,7 @@ from rerank.prompts.base import Message
 from rerank.store import CallLog, log_calls
 from rerank.store.logging_backend import AsyncLoggingBackend
 from rerank.tasks import AsyncBackend, BackendOptions, Reply, Request, Sampling
-from rerank.tasks.background_loop import run_on_task_request_loop
+from rerank.tasks.concurrency import run_on_loop
 from tests.backends.faulty_server import Act, Answer, FaultyServer, error, models, raw, said
 from tests.raising import raises
 
@@ -67,7 +67,7 @@ def test_a_reply_without_content_is_committed_if_its_repetition_is_cancelled(tmp
             await asyncio.wait([task])
             assert task.cancelled()
 
-        run_on_task_request_loop(interrupted())
+        run_on_loop(interrupted())
         assert (len(log), logged.usage.calls, len(server.asked)) == (1, 1, 2)
         (reply,) = logged.generate([request()])
         assert (reply.reused, bool(reply.error), len(server.asked)) == (True, True, 2)
@@ -175,7 +175,7 @@ class TestManyCallers:
                 return await asyncio.gather(*(backend.agenerate(request(text)) for text in ("slow", "fast", "fast")))
 
             started = time.perf_counter()
-            slow, fast, last = run_on_task_request_loop(together())
+            slow, fast, last = run_on_loop(together())
             assert slow.seconds >= 0.3
             assert max(fast.seconds, last.seconds) < slow.seconds
             assert slow.seconds + fast.seconds + last.seconds <= time.perf_counter() - started
@@ -188,8 +188,8 @@ class TestManyCallers:
                 return backend.generate([request()])
 
             with raises(UsageError, "background event loop"):
-                run_on_task_request_loop(blocking())
-            assert run_on_task_request_loop(backend.agenerate(request())).text == "[2] > [1]"
+                run_on_loop(blocking())
+            assert run_on_loop(backend.agenerate(request())).text == "[2] > [1]"
 
     def test_a_server_that_is_not_there_is_tried_once_for_all(self) -> None:
         waits = Waits()
@@ -199,7 +199,7 @@ class TestManyCallers:
             calls = (backend.agenerate(request()) for _ in range(8))
             return await asyncio.gather(*calls, return_exceptions=True)
 
-        failures = run_on_task_request_loop(eight())
+        failures = run_on_loop(eight())
         assert [type(failure) for failure in failures] == [ServerUnavailableError] * 8
         assert len(waits) == FIRST_TRIES - 1
 
@@ -278,7 +278,7 @@ class TestConnections:
             for close in (
                 backend.close,
                 lambda: asyncio.run(backend.aclose()),
-                lambda: run_on_task_request_loop(backend.aclose()),
+                lambda: run_on_loop(backend.aclose()),
             ):
                 assert backend.generate([request()])[0].text == "[2] > [1]"
                 close()

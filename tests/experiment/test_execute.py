@@ -28,8 +28,7 @@ from rerank.methods import method_names
 from rerank.models.adapters import AdapterSettings
 from rerank.prompts import identifiers
 from rerank.store import RunFolder
-from rerank.strategies.full import Full
-from rerank.strategies.sliding import Sliding
+from rerank.strategies.sliding import Full, Sliding
 from rerank.types import Run
 from tests.raising import raises
 

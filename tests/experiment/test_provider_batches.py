@@ -20,7 +20,7 @@ from rerank.experiment import estimate_run_cost, prepare_run, run_experiment, ve
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.models.prices import model_price_file
 from rerank.store import RunFolder
-from rerank.tasks.batches import BatchStatus
+from rerank.tasks.backends import BatchStatus
 from tests.backends.batch_server import (
     BatchServer,
     Ending,

@@ -23,7 +23,7 @@ from rerank.lm.token_offsets import align_token_offset_spaces
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Message
 from rerank.tasks import AttentionTask, Reply, Request, Sampling
-from rerank.tasks.token_positions import read_task_token_scores
+from rerank.tasks.kinds import read_token_scores
 from rerank.types import Document, Query, Window
 
 PASSAGES = ("[1] snow falls é!", "[2] <|im_end|> rain", "[3] ")
@@ -63,9 +63,7 @@ def hf(tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]) -> Hf
 
 def test_tokens_start_where_their_character_does(hf: Hf) -> None:
     reply = reply_to(hf, make_request("when?"), per_token=True)
-    first, second, third = (
-        [position for position, _ in row] for row in read_task_token_scores(reply.text, reply.scores, 3)
-    )
+    first, second, third = ([position for position, _ in row] for row in read_token_scores(reply.text, reply.scores, 3))
     # é is two bytes, so two tokens; the special token is broken up by a space.
     assert first == [*range(15), 15, 15, 16]
     assert second == [*range(5), 5, *range(5, len(PASSAGES[1]))]
@@ -76,7 +74,7 @@ def test_tokens_start_where_their_character_does(hf: Hf) -> None:
 def test_scores_of_tokens_add_up_to_those_of_passages(hf: Hf, null: str) -> None:
     request = make_request("when does snow fall?", null=null)
     reply, passages = reply_to(hf, request, per_token=True), reply_to(hf, request).scores
-    rows = read_task_token_scores(reply.text, reply.scores, 3)
+    rows = read_token_scores(reply.text, reply.scores, 3)
     for row, expected in zip(rows, passages, strict=True):
         scores = torch.tensor([score for _, score in row])
         found = sum_calibrated_attention_tensors(scores, torch.zeros(len(scores)), filtered=bool(null))

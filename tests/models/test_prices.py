@@ -7,7 +7,7 @@ import pytest
 
 from rerank.errors import DataError
 from rerank.models.prices import compute_model_cost, estimate_search_units, find_model_prices, model_price_file
-from rerank.tasks.usage import Usage
+from rerank.tasks.requests import Usage
 from tests.raising import raises
 
 

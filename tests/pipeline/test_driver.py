@@ -18,8 +18,7 @@ from rerank.prompts.base import Message, TokenCounter
 from rerank.prompts.template import PromptTemplate
 from rerank.prompts.word_tokens import WordTokens
 from rerank.strategies import open_strategy, strategies
-from rerank.strategies.full import Full
-from rerank.strategies.sliding import Sliding
+from rerank.strategies.sliding import Full, Sliding
 from rerank.tasks import Reply, Request, Sampling
 from rerank.types import Document, Plan, Query, Ranking, Window
 from tests.judging import SilentJudge, drive_silently

@@ -14,7 +14,7 @@ from rerank.pipeline import method_identity as identity
 from rerank.pipeline.method_identity import describe_judge, describe_strategy
 from rerank.selector import Selector
 from rerank.strategies import strategies
-from rerank.strategies.full import Full
+from rerank.strategies.sliding import Full
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from rerank.prompts.word_tokens import WordTokens
 from rerank.store import CallLog, LoggingBackend, NoLog, log_calls
 from rerank.store.logging_backend import AsyncLoggingBackend
 from rerank.tasks import Backend, Reply, Request, Sampling
-from rerank.tasks.usage import Usage
+from rerank.tasks.requests import Usage
 
 
 class Echo:

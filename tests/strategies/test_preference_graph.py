@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import random
 
-from rerank.strategies.base.preference_graph import PreferenceGraph
+from rerank.strategies.base import PreferenceGraph
 
 
 def test_figure_2_of_the_paper() -> None:
@@ -12,7 +12,7 @@ def test_figure_2_of_the_paper() -> None:
     graph = PreferenceGraph(26)
 
     def race(*runners: int) -> None:
-        graph.add_window_order(sorted(runners), len(runners))
+        graph.add_order(sorted(runners), len(runners))
 
     def stats(horse: int) -> tuple[int, int]:
         return graph.count_better(horse), graph.count_worse(horse)
@@ -31,7 +31,7 @@ def test_figure_3_of_the_paper_cycles_are_tiers() -> None:
     """a > {b, c, d} > e > f, where b > c > d > b."""
     graph = PreferenceGraph(6)
     for order in ([0, 1, 2, 3], [3, 1], [0, 3, 4, 5], [1, 4], [2, 4]):
-        graph.add_window_order(order, len(order))
+        graph.add_order(order, len(order))
     assert [graph.count_better(position) for position in range(6)] == [0, 1, 1, 1, 4, 5]
     assert [graph.count_worse(position) for position in range(6)] == [5, 2, 2, 2, 1, 0]
     assert [graph.tier(position) for position in range(6)] == [0b1, 0b1110, 0b1110, 0b1110, 0b10000, 0b100000]
@@ -41,8 +41,8 @@ def test_figure_3_of_the_paper_cycles_are_tiers() -> None:
 
 def test_documents_that_were_not_ranked_are_only_below_the_ranked_ones() -> None:
     graph = PreferenceGraph(5)
-    graph.add_window_order([2, 0, 4, 3], 2)
+    graph.add_order([2, 0, 4, 3], 2)
     assert graph.below == [0b11000, 0, 0b11001, 0, 0]
     assert [graph.is_resolved(position) for position in range(5)] == [False] * 5
-    graph.add_window_order([2, 1], 2)
+    graph.add_order([2, 1], 2)
     assert [graph.is_resolved(position) for position in range(5)] == [False, False, True, False, False]

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from rerank.tasks.concurrency_limit import ConcurrencyLimit, SharedCall
+from rerank.tasks.concurrency import ConcurrencyLimit, SharedCall
 
 
 def test_the_limit_holds_and_is_used() -> None:

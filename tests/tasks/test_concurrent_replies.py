@@ -12,8 +12,7 @@ import pytest
 from rerank.errors import BackendError
 from rerank.prompts.base import Message
 from rerank.tasks import AsyncBackend, Backend, Reply, Request, Sampling
-from rerank.tasks.background_loop import run_on_task_request_loop
-from rerank.tasks.concurrent_replies import iterate_task_replies
+from rerank.tasks.concurrency import iterate_replies, run_on_loop
 
 
 def request(text: str) -> Request:
@@ -58,27 +57,27 @@ class Local:
 
 
 def test_replies_of_a_local_model() -> None:
-    replies = iterate_task_replies(cast(Backend, Local()), [request("a"), request("b")])
+    replies = iterate_replies(cast(Backend, Local()), [request("a"), request("b")])
     assert [(position, reply.text) for position, reply in replies] == [(0, "a"), (1, "b")]
 
 
 def test_a_hanging_request_holds_back_no_other() -> None:
     network = Network()
     assert isinstance(network, AsyncBackend)
-    replies = iterate_task_replies(network, [request("hang"), *(request(str(n)) for n in range(1, 16))])
+    replies = iterate_replies(network, [request("hang"), *(request(str(n)) for n in range(1, 16))])
     assert sorted(next(replies)[0] for _ in range(15)) == [*range(1, 16)]
     replies.close()  # type: ignore[attr-defined]
-    run_on_task_request_loop(asyncio.sleep(0.01))
+    run_on_loop(asyncio.sleep(0.01))
     assert network.cancelled == 1
 
 
 def test_an_error_of_all_requests_is_a_reply_beside_others() -> None:
     network = Network()
     network.batch_size = 1
-    replies = dict(iterate_task_replies(network, [request("a"), request("fatal"), request("b")]))
+    replies = dict(iterate_replies(network, [request("a"), request("fatal"), request("b")]))
     assert [(replies[n].text, replies[n].finish) for n in range(3)] == [("a", "stop"), ("", "error"), ("b", "stop")]
 
 
 def test_an_error_of_all_requests_without_any_reply() -> None:
     with pytest.raises(BackendError):
-        dict(iterate_task_replies(Network(), [request("fatal"), request("fatal")]))
+        dict(iterate_replies(Network(), [request("fatal"), request("fatal")]))

@@ -20,7 +20,7 @@ from rerank.judges import PromptJudge, Verdict
 from rerank.judges.base import continuation_request, failed_verdict, rank_window_by_score
 from rerank.prompts import PromptTemplate
 from rerank.tasks import Backend, ContinuationTask, DecisionTask, GenerationTask, Reply, Request, Sampling
-from rerank.tasks.concurrent_replies import iterate_task_replies
+from rerank.tasks.concurrency import iterate_replies
 from rerank.tasks.worker_map import WorkerMap, check_worker_model
 from rerank.types import Window
 
@@ -32,30 +32,18 @@ _NOTHING = -1000.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradedReply:
-    """The grade parsed from a model's reply.
+    """The grade parsed from a model's reply."""
 
-    Attributes:
-        grade: The grade; None if the reply contains no grade.
-        reply: The generated text; empty if grades were compared by likelihood.
-        detail: Reason why there is no grade; empty if there is a grade.
-        answered: Whether the backend returned a reply. If not, the request can be repeated.
-    """
-
-    grade: int | None
-    reply: str = ""
-    detail: str = ""
+    grade: int | None  # the grade; None if the reply contains no grade
+    reply: str = ""  # the generated text; empty if grades were compared by likelihood
+    detail: str = ""  # reason why there is no grade; empty if there is a grade
+    #: Whether the backend returned a reply. If not, the request can be repeated.
     answered: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grader(PromptJudge):
     """A language model that grades documents one at a time, with one request per document.
-
-    Attributes:
-        grades: All grades of the scale in ascending order. The prompt must explain them.
-        by: ``likelihood`` selects the grade g with the largest log P(g | prompt), and the lowest grade if several are
-            tied. No text is generated, and every reply yields a grade. ``generation`` parses generated text. ``auto``
-            selects ``likelihood`` if the backend supports it, otherwise ``generation``.
 
     Raises:
         UsageError: The backend does not support the requested mode, or the prompt is for several passages.
@@ -65,7 +53,11 @@ class Grader(PromptJudge):
     question = "score"
     prompt = "grade"
 
+    #: All grades of the scale in ascending order. The prompt must explain them.
     grades: tuple[int, ...] = SCALE
+    #: ``likelihood`` selects the grade g with the largest log P(g | prompt), and the lowest grade if several are tied.
+    #: No text is generated, and every reply yields a grade. ``generation`` parses generated text. ``auto`` selects
+    #: ``likelihood`` if the backend supports it, otherwise ``generation``.
     by: Literal["auto", "likelihood", "generation"] = "auto"
 
     def __post_init__(self) -> None:
@@ -220,11 +212,8 @@ def judge_session_by_model(
     is saved and the topic is skipped until the next call of this function.
 
     Args:
-        session: The session.
-        grader: The assessor.
         texts: Queries and documents of the pool.
         name: Name of the assessor in the judgment file.
-        on_judged: Called after each judged document.
         workers: Workers that process the same batches in place of the backend of ``grader``; None to use that backend.
 
     Returns:
@@ -264,21 +253,16 @@ def _replies_of_backend(
     """Let the grader's backend process the pending documents in batches. Yield each document with its reply."""
     while batch := list(islice(session.pending(excluding=waiting), max(1, grader.backend.batch_size))):
         requests = [grader.request(texts.window(pending)) for pending in batch]
-        for position, reply in iterate_task_replies(grader.backend, requests):
+        for position, reply in iterate_replies(grader.backend, requests):
             yield batch[position], reply
 
 
 @dataclass(frozen=True, kw_only=True)
 class GradingWorkers:
-    """Workers (other processes or machines) that each open the grader's model and process batches of requests.
+    """Workers (other processes or machines) that each open the grader's model and process batches of requests."""
 
-    Attributes:
-        open_backend: Function that opens the model in a worker.
-        apply: Function that applies a task to batches of requests in the workers.
-    """
-
-    open_backend: Callable[[], Backend]
-    apply: WorkerMap
+    open_backend: Callable[[], Backend]  # function that opens the model in a worker
+    apply: WorkerMap  # function that applies a task to batches of requests in the workers
 
     def replies(
         self, session: JudgingSession, grader: Grader, texts: PoolTexts, waiting: Mapping[str, str]

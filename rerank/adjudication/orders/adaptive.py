@@ -133,13 +133,10 @@ class _Bandit(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class _ForgettingBandit(_Bandit):
-    """Base class for bandits that can give less weight to older outcomes.
+    """Base class for bandits that can give less weight to older outcomes."""
 
-    Attributes:
-        rate: Fraction by which the earlier outcomes of a run are discounted whenever one of its documents is judged.
-            With 0, nothing is forgotten (a stationary bandit); with 1, only the latest outcome is remembered.
-    """
-
+    #: Fraction by which the earlier outcomes of a run are discounted whenever one of its documents is judged. With 0,
+    #: nothing is forgotten (a stationary bandit); with 1, only the latest outcome is remembered.
     rate: float = 0.0
 
     def __post_init__(self) -> None:
@@ -201,16 +198,12 @@ class EpsNGreedy(_Bandit):
     With K runs, judgment t explores a random run with probability min(1, c K / (d^2 t)).
 
     Source: Auer, Cesa-Bianchi and Fischer 2002, figure 3; for pools Losada et al., IP&M 2017.
-
-    Attributes:
-        c: Exploration factor; larger values explore longer.
-        d: Exploration scale, above 0 and at most 1; smaller values explore longer.
     """
 
     title: ClassVar[str] = "epsilon-n-greedy"
 
-    c: float = 0.01
-    d: float = 0.1
+    c: float = 0.01  # exploration factor; larger values explore longer
+    d: float = 0.1  # exploration scale, above 0 and at most 1; smaller values explore longer
 
     def __post_init__(self) -> None:
         ensure(
@@ -256,13 +249,11 @@ class Hedge(AdaptiveOrder):
     0.5 (-1)^rel g(d, s). The weight w_s is proportional to beta^(sum of the losses of s). Weights are stored as
     logarithms, because beta^loss underflows.
     Source: Aslam, Pavlu and Savell, A unified model for metasearch, pooling, and system evaluation, CIKM 2003.
-
-    Attributes:
-        beta: Decay factor of the weights, between 0 and 1. Weights decay faster with smaller values.
     """
 
     title: ClassVar[str] = "Hedge"
 
+    #: Decay factor of the weights, between 0 and 1. Weights decay faster with smaller values.
     beta: float = 0.1
 
     def __post_init__(self) -> None:

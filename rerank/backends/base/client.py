@@ -16,7 +16,7 @@ from rerank.backends.base.routing import RoutedServer, ServerRouter
 from rerank.errors import BackendError
 from rerank.io.forks import watch_forks
 from rerank.tasks import Reply
-from rerank.tasks.concurrency_limit import SharedCall
+from rerank.tasks.concurrency import SharedCall
 
 S = TypeVar("S")
 

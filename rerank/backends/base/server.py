@@ -14,8 +14,11 @@ from rerank.io.forks import ForkLock, watch_forks
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import BackendOptions, Reply, Request
 from rerank.tasks.backends import BaseBackend
-from rerank.tasks.background_loop import await_on_task_request_loop, run_on_task_request_loop
-from rerank.tasks.concurrent_replies import answer_task_requests_concurrently
+from rerank.tasks.concurrency import (
+    answer_concurrently,
+    await_on_loop,
+    run_on_loop,
+)
 
 if TYPE_CHECKING:  # importing httpx2 takes 0.1 s, so commands without a server avoid it
     from rerank.backends.base.client import ServerClient
@@ -35,7 +38,7 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
     """Base class of backends for a model behind one or several servers; ``S`` is the description of a server.
 
     The servers are first contacted by the first request. All threads and event loops share the connections, which
-    belong to the background loop (`rerank.tasks.background_loop`) and are kept between calls until `close`.
+    belong to the background loop (`rerank.tasks.concurrency`) and are kept between calls until `close`.
 
     Args:
         address: The address of the server; `over` is for several servers.
@@ -157,7 +160,7 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
     def _context_size(self) -> int:
         """Return the context size in the options or, if None, the servers', which the first call requests."""
         if self._size is None:
-            self._size = run_on_task_request_loop(self.client.smallest(self.context_size_of))
+            self._size = run_on_loop(self.client.smallest(self.context_size_of))
         return self._size
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -187,7 +190,7 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
         """
         servers = len(self.client.servers)
         limit = (self.requests_in_flight or self._concurrency) * (servers if servers == 1 else 2 * servers)
-        return run_on_task_request_loop(answer_task_requests_concurrently(self.answer, requests, limit=limit))
+        return run_on_loop(answer_concurrently(self.answer, requests, limit=limit))
 
     async def agenerate(self, request: Request) -> Reply:
         """Return the reply to one request. It may be called on any event loop and by several callers at the same time.
@@ -199,7 +202,7 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
             BackendError: No request can be answered: no server, no such model, a rejected key, no credit.
             UsageError: The context size in the options exceeds that of a server, or a server lacks a capability.
         """
-        return await await_on_task_request_loop(self.answer(request))
+        return await await_on_loop(self.answer(request))
 
     @property
     def client(self) -> ServerClient[S]:
@@ -225,12 +228,12 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
     def close(self) -> None:
         """Close the connections; requests in progress fail, and a later request opens new connections."""
         if self._client is not None and self._client.is_open:
-            run_on_task_request_loop(self._client.aclose())
+            run_on_loop(self._client.aclose())
 
     async def aclose(self) -> None:
         """Close the connections without blocking; may be called on any event loop."""
         if self._client is not None and self._client.is_open:
-            await await_on_task_request_loop(self._client.aclose())
+            await await_on_loop(self._client.aclose())
 
 
 def group_of(request: Request) -> tuple[str, str]:

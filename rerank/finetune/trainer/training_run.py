@@ -56,7 +56,7 @@ from rerank.lm.decoding import is_out_of_memory
 from rerank.lm.loading import pick_dtype, quiet_transformers
 from rerank.progress import ProgressFactory
 from rerank.tasks import Backend, BackendOptions
-from rerank.tasks.identities import model_base_of_backend
+from rerank.tasks.backends import model_base_of_backend
 
 
 class TrainingRun:

@@ -20,8 +20,8 @@ from rerank.judges.base import FAILURES, ListwiseJudge, ScoreKind, Verdict, fail
 from rerank.prompts.budget import FittedPrompt, PromptBudget
 from rerank.prompts.passages import collapse_passage_whitespace
 from rerank.tasks import AttentionTask, Reply, Request, Sampling
-from rerank.tasks.identities import model_base_of_backend
-from rerank.tasks.token_positions import read_task_token_scores
+from rerank.tasks.backends import model_base_of_backend
+from rerank.tasks.kinds import read_token_scores
 from rerank.types import Window
 
 #: The content-free query whose attention is subtracted (ICR's calibration).
@@ -36,15 +36,6 @@ class Attention(ListwiseJudge):
     of t, summed over layers and heads and averaged over the attending tokens. The attending tokens are those of the
     instruction and the query after the passages. Passages are shown in reverse order, so the first stage's best passage
     is next to the query.
-
-    Attributes:
-        heads: The attention heads to use: the path of a file that ``rerank heads select`` has written; ``qrhead`` or
-            ``core`` for the published list of the model; or empty for all heads.
-        layers: First and last layer to use, counted from 0, such as ``8-15``; empty for all. Layers above the last one
-            are not computed.
-        calibrate: Subtract the attention that the tokens receive from the null query, and drop tokens far below the
-            mean of their passage.
-        best_first: Show the first stage's best passage first instead of last.
     """
 
     needs = (AttentionTask,)
@@ -52,10 +43,16 @@ class Attention(ListwiseJudge):
     prompt = "icr_qa"
     sorts_by_score = True
 
+    #: The attention heads to use: the path of a file that ``rerank heads select`` has written; ``qrhead`` or ``core``
+    #: for the published list of the model; or empty for all heads.
     heads: str = ""
+    #: First and last layer to use, counted from 0, such as ``8-15``; empty for all. Layers above the last one are not
+    #: computed.
     layers: str = ""
+    #: Subtract the attention that the tokens receive from the null query, and drop tokens far below the mean of their
+    #: passage.
     calibrate: bool = True
-    best_first: bool = False
+    best_first: bool = False  # show the first stage's best passage first instead of last
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,7 +61,6 @@ class Attention(ListwiseJudge):
 
     @property
     def score_kind(self) -> ScoreKind:
-        """The meaning of the scores: log attention, or calibrated attention, a difference that may be negative."""
         return ScoreKind("attention minus that of a null query" if self.calibrate else "log attention", "within")
 
     @cached_property
@@ -80,18 +76,16 @@ class Attention(ListwiseJudge):
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """The hash of the head list, since two files with the same name may contain different heads."""
+        # two files with the same name may contain different heads
         return {"heads": self._heads.digest} if self._heads else {}
 
     def make_requests(self, window: Window) -> list[Request]:
-        """Return a list of one request, with passages truncated so that the prompt fits in the context."""
         return [self.request(window)]
 
     def request(self, window: Window, *, per_head: bool = False, per_token: bool = False) -> Request:
         """Return the request for a window.
 
         Args:
-            window: The window.
             per_head: Request separate scores for every head, as needed to select heads.
             per_token: Request a score for every token, as needed for evidence.
         """
@@ -164,7 +158,6 @@ class Attention(ListwiseJudge):
         `select_evidence` selects the units with large shares.
 
         Args:
-            window: The window.
             reply: The reply to its `evidence_request`.
             unit: Whether to score sentences or words.
 
@@ -181,14 +174,13 @@ class Attention(ListwiseJudge):
         prefixes = find_prefixes(template, collapse_passage_whitespace(window.query.text), passages)
         step = 1 if self.best_first else -1
         shown = zip(window.docs, passages[::step], prefixes[::step], strict=True)
-        rows = read_task_token_scores(reply.text, reply.scores, len(window))
+        rows = read_token_scores(reply.text, reply.scores, len(window))
         return tuple(
             score_passage(document, passage, prefix, tokens, unit)
             for (document, passage, prefix), tokens in zip(shown, rows, strict=True)
         )
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
-        """Order the window by decreasing score."""
         if failure := failed_verdict(replies, len(window)):
             return failure
         attention = replies[0].scores
@@ -200,7 +192,7 @@ class Attention(ListwiseJudge):
         return replace(verdict, scores=scores)
 
     def scores_to_combine(self, scores: Sequence[float]) -> Sequence[float]:
-        """Return the scores to combine with first-stage scores: log attention if all are positive, else attention."""
+        """Return log attention if all scores are positive, else attention."""
         return [math.log(score) for score in scores] if all(score > 0 for score in scores) else scores
 
 

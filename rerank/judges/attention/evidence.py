@@ -44,17 +44,12 @@ _PRIVATE_USE = range(0xE000, 0xF900)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvidenceSpan:
-    """One or more consecutive sentences or words of a document's text.
+    """One or more consecutive sentences or words of a document's text."""
 
-    Attributes:
-        start: Offset of the first character, in code points of the text.
-        end: Offset of the end (exclusive).
-        score: Share of the passage's attention that the span receives, from 0 to 1. Shares allow comparing spans within
-            a passage; they do not tell whether the passage is relevant.
-    """
-
-    start: int
-    end: int
+    start: int  # offset of the first character, in code points of the text
+    end: int  # offset of the end (exclusive)
+    #: Share of the passage's attention that the span receives, from 0 to 1. Shares allow comparing spans within a
+    #: passage; they do not tell whether the passage is relevant.
     score: float
 
     def __post_init__(self) -> None:
@@ -95,7 +90,6 @@ def map_passage(document: Document, shown: str) -> list[int | None]:
     r"""Map the characters of a passage in a prompt to the text of its document.
 
     Args:
-        document: The document.
         shown: The passage in the prompt, which may be truncated: a prefix of `passage_text`, except for brackets.
 
     Returns:
@@ -121,7 +115,6 @@ def score_passage(
     """Score the sentences or words of a document from the tokens of its passage in a prompt.
 
     Args:
-        document: The document.
         shown: The passage in the prompt, which may be truncated.
         prefix: The text before the passage in its part (span) of the prompt.
         tokens: Pairs of the position of a token within the span and its score.

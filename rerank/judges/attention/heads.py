@@ -26,26 +26,20 @@ BESIDE = "beside"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadList:
-    """Attention heads of one model, best first.
+    """Attention heads of one model, best first."""
 
-    Attributes:
-        heads: (layer, head) pairs, both counted from 0.
-        weights: Weight of each head, in the same order; empty if all heads have the same weight.
-        length_power: Exponent p; the attention of a passage is multiplied by (its length in tokens)^p. 0 for no factor.
-        model: Identity of the model for which the heads were selected. The value `BESIDE` stands for the weights or the
-            adapter in the folder of the file, since a file in the folder cannot contain the hash of the folder.
-        method: How the heads were selected: ``qrhead``, ``core``, or ``trained`` with an adapter.
-        details: Data and settings of the selection, and scores of the heads, for information only.
-        base: The published model for which the heads were selected. Other weights of this model are accepted. None if
-            it is not known, in which case the heads fit only the weights in ``model``.
-    """
-
-    heads: tuple[tuple[int, int], ...]
+    heads: tuple[tuple[int, int], ...]  # (layer, head) pairs, both counted from 0
+    #: Identity of the model for which the heads were selected. The value `BESIDE` stands for the weights or the adapter
+    #: in the folder of the file, since a file in the folder cannot contain the hash of the folder.
     model: Mapping[str, str]
-    method: str
+    method: str  # how the heads were selected: ``qrhead``, ``core``, or ``trained`` with an adapter
+    #: Data and settings of the selection, and scores of the heads, for information only.
     details: Mapping[str, Any] = field(default_factory=dict)
-    weights: tuple[float, ...] = ()
+    weights: tuple[float, ...] = ()  # weight of each head, in the same order; empty if all heads have the same weight
+    #: Exponent p; the attention of a passage is multiplied by (its length in tokens)^p. 0 for no factor.
     length_power: float = 0.0
+    #: The published model for which the heads were selected. Other weights of this model are accepted. None if it is
+    #: not known, in which case the heads fit only the weights in ``model``.
     base: ModelBase | None = None
 
     @property
@@ -102,7 +96,6 @@ def open_attention_heads(name: str, identity: Mapping[str, str], base: ModelBase
 
     Args:
         name: Path of a file, or ``qrhead`` or ``core`` for the published list of this model.
-        identity: Identity of the backend.
         base: The published model whose weights the backend runs; None if it is not known.
     """
     if name in _PUBLISHED:

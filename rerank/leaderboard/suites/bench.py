@@ -31,7 +31,7 @@ from rerank.leaderboard.suites.suite import CandidateGroup, Suite, SuiteRun
 from rerank.methods import open_method
 from rerank.store import RunFolder, hash_identity
 from rerank.tasks import Backend
-from rerank.tasks.identities import lacks_commit
+from rerank.tasks.backends import lacks_commit
 
 #: Fields of a specification that identify the model.
 _MODEL = ("model", "adapter", "base_url")

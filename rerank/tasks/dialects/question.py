@@ -21,49 +21,29 @@ GivenDocument = GivenText | dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpanSettings:
-    """Settings for the evidence spans that a client requests.
+    """Settings for the evidence spans that a client requests."""
 
-    Attributes:
-        threshold: Minimum share of a document's attention that every unit in a span receives; None makes every unit a
-            span.
-        max_spans: Maximum number of spans per document; None for all.
-        unit: Unit of which spans consist: sentences or words.
-    """
-
+    #: Minimum share of a document's attention that every unit in a span receives; None makes every unit a span.
     threshold: float | None = 0.1
-    unit: Literal["sentence", "word"] = "sentence"
-    max_spans: int | None = None
+    unit: Literal["sentence", "word"] = "sentence"  # what spans consist of
+    max_spans: int | None = None  # maximum number per document; None for all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerankQuestion:
-    """The content of a rerank request, in a form that is independent of the API.
-
-    Attributes:
-        query: The query.
-        documents: The texts of the documents, in the order of the request.
-        model: Name of the model in the request; empty if it is missing.
-        top_n: Number of results; None for all.
-        returns_documents: Whether results contain the texts.
-        scores: First-stage scores, one per document; None if the request contains none.
-        instruction: Description of what counts as relevant; empty for none.
-        max_document_tokens: Maximum number of tokens of a document; None for the ranker's own limit.
-        deadline: Seconds for the whole ranking; None for the server's own limit.
-        spans: Settings for the evidence spans to return; None to return none.
-        warnings: Messages about requested settings that have no effect.
-    """
+    """The content of a rerank request, in a form that is independent of the API."""
 
     query: str
-    documents: Sequence[str]
+    documents: Sequence[str]  # the texts, in the order of the request
     model: str = ""
-    top_n: int | None = None
-    returns_documents: bool = False
-    scores: Sequence[float] | None = None
-    instruction: str = ""
-    max_document_tokens: int | None = None
-    deadline: float | None = None
-    spans: SpanSettings | None = None
-    warnings: Sequence[str] = ()
+    top_n: int | None = None  # number of results; None for all
+    returns_documents: bool = False  # whether results contain the texts
+    scores: Sequence[float] | None = None  # first-stage scores, one per document
+    instruction: str = ""  # what counts as relevant
+    max_document_tokens: int | None = None  # None for the ranker's own limit
+    deadline: float | None = None  # seconds for the whole ranking; None for the server's own limit
+    spans: SpanSettings | None = None  # None to return no evidence spans
+    warnings: Sequence[str] = ()  # about requested settings that have no effect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,47 +57,35 @@ class EvidenceOfDocument:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankedDocument:
-    """One document in the answer to a rerank request.
+    """One document in the answer to a rerank request."""
 
-    Attributes:
-        index: Position of the document in the request, from 0.
-        relevance_score: A number in (0, 1], strictly decreasing along the results.
-        spans: Evidence spans; None if the client did not request them or the method cannot compute them.
-    """
-
-    index: int
-    relevance_score: float
+    index: int  # position of the document in the request, from 0
+    relevance_score: float  # in (0, 1], strictly decreasing along the results
+    #: None if the client did not request evidence spans or the method cannot compute them.
     spans: tuple[EvidenceOfDocument, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerankAnswer:
-    """The answer to a rerank request, in a form that is independent of the API.
-
-    Attributes:
-        id: Unique id of the answer.
-        model: Name of the model that answered.
-        question: The question.
-        results: The documents, best first.
-        tokens_in: Number of prompt tokens.
-        tokens_out: Number of completion tokens.
-        tokens_cached: Number of prompt tokens that were taken from a cache.
-        warnings: Messages about problems with the scores or the order; empty if there are none.
-    """
+    """The answer to a rerank request, in a form that is independent of the API."""
 
     id: str
-    model: str
+    model: str  # name of the model that answered
     question: RerankQuestion
-    results: Sequence[RankedDocument]
+    results: Sequence[RankedDocument]  # best first
     tokens_in: int = 0
     tokens_out: int = 0
-    tokens_cached: int = 0
-    warnings: Sequence[str] = field(default_factory=tuple)
+    tokens_cached: int = 0  # prompt tokens that were taken from a cache
+    warnings: Sequence[str] = field(default_factory=tuple)  # about problems with the scores or the order
 
     @property
     def tokens(self) -> int:
         """Number of prompt and completion tokens."""
         return self.tokens_in + self.tokens_out
+
+    def text(self, result: RankedDocument) -> str | None:
+        """Return the text of a result, if the client requested the texts."""
+        return self.question.documents[result.index] if self.question.returns_documents else None
 
 
 class ApiBody(BaseModel):
@@ -127,27 +95,23 @@ class ApiBody(BaseModel):
 
 
 class RerankBody(ApiBody):
-    """Base class of the requests of all dialects, with the fields that our server accepts in each of them.
+    """Base class of the requests of all dialects, with the fields that our server accepts in each of them."""
 
-    Attributes:
-        deadline_ms: Milliseconds for the whole ranking. Documents that are not judged by then keep their order.
-        scores: First-stage scores, one per document, in the order of the documents.
-        instruction: Description of what counts as relevant. The field may also be named ``instruct``, as in Jina's and
-            Qwen's clients.
-    """
-
+    #: Milliseconds for the whole ranking. Documents that are not judged by then keep their order.
     deadline_ms: float | None = Field(default=None, gt=0, le=86_400_000)
-    scores: list[float] | None = None
+    scores: list[float] | None = None  # first-stage scores, one per document, in the order of the documents
+    #: Description of what counts as relevant. The field may also be named ``instruct``, as in Jina's and Qwen's
+    #: clients.
     instruction: GivenText | None = Field(default=None, validation_alias=AliasChoices("instruction", "instruct"))
 
     @abstractmethod
     def to_question(self) -> RerankQuestion:
         """Convert the request to a `RerankQuestion`."""
 
-    @property
-    def deadline(self) -> float | None:
-        """Seconds for the whole ranking; None for the server's own limit."""
-        return None if self.deadline_ms is None else self.deadline_ms / 1000
+    def question(self, **fields: Any) -> RerankQuestion:
+        """Return a question with the given fields and those that all dialects have."""
+        deadline = None if self.deadline_ms is None else self.deadline_ms / 1000
+        return RerankQuestion(scores=self.scores, instruction=self.instruction or "", deadline=deadline, **fields)
 
 
 def document_texts(documents: Sequence[GivenDocument], rank_fields: Sequence[str] | None = None) -> list[str]:
@@ -156,19 +120,20 @@ def document_texts(documents: Sequence[GivenDocument], rank_fields: Sequence[str
     An object is represented by its ``rank_fields``, one ``name: value`` per line. Without ``rank_fields``, it is
     represented by its field ``text`` or, if that is missing, by all fields that are texts or numbers.
     """
-    return [_document_text(document, rank_fields, position) for position, document in enumerate(documents)]
-
-
-def _document_text(document: GivenDocument, rank_fields: Sequence[str] | None, position: int) -> str:
-    if isinstance(document, str):
-        return document
-    if not rank_fields and isinstance(document.get("text"), str):
-        return replace_lone_surrogates(str(document["text"]))
-    named: Mapping[str, Any] = {name: document.get(name) for name in rank_fields} if rank_fields else document
-    lines = [
-        f"{name}: {value}" for name, value in named.items() if isinstance(value, (str, int, float)) and value != ""
-    ]
-    if not lines:
-        found = f"Document {position} has no text: its fields are {error_repr(list(document), 200)}"
-        raise DataError(found, expected="a field that is a text or a number")
-    return replace_lone_surrogates("\n".join(lines))
+    texts = []
+    for position, document in enumerate(documents):
+        if isinstance(document, str):
+            texts.append(document)
+            continue
+        if not rank_fields and isinstance(document.get("text"), str):
+            texts.append(replace_lone_surrogates(str(document["text"])))
+            continue
+        named: Mapping[str, Any] = {name: document.get(name) for name in rank_fields} if rank_fields else document
+        lines = [
+            f"{name}: {value}" for name, value in named.items() if isinstance(value, (str, int, float)) and value != ""
+        ]
+        if not lines:
+            found = f"Document {position} has no text: its fields are {error_repr(list(document), 200)}"
+            raise DataError(found, expected="a field that is a text or a number")
+        texts.append(replace_lone_surrogates("\n".join(lines)))
+    return texts

@@ -13,11 +13,11 @@ from typing import NoReturn
 import pytest
 
 from rerank.errors import UsageError
-from rerank.tasks.background_loop import (
-    await_on_task_request_loop,
-    get_task_request_loop,
-    run_on_task_request_loop,
-    submit_to_task_request_loop,
+from rerank.tasks.concurrency import (
+    await_on_loop,
+    get_loop,
+    run_on_loop,
+    submit_to_loop,
 )
 from tests.raising import raises
 
@@ -34,8 +34,8 @@ async def fail() -> NoReturn:
 def test_all_callers_share_one_thread_that_is_not_theirs() -> None:
     with ThreadPoolExecutor(8) as pool:
         idents = {
-            *pool.map(lambda _: run_on_task_request_loop(where()), range(32)),
-            submit_to_task_request_loop(where()).result(),
+            *pool.map(lambda _: run_on_loop(where()), range(32)),
+            submit_to_loop(where()).result(),
             asyncio.run(hop()),
         }
     assert len(idents) == 1
@@ -44,34 +44,32 @@ def test_all_callers_share_one_thread_that_is_not_theirs() -> None:
 
 
 async def hop() -> int:
-    return await await_on_task_request_loop(where())
+    return await await_on_loop(where())
 
 
 def test_run_where_an_event_loop_runs() -> None:
     async def inside() -> int:
-        return run_on_task_request_loop(where())
+        return run_on_loop(where())
 
     assert asyncio.run(inside()) != threading.get_ident()
 
 
 def test_errors_reach_the_caller() -> None:
     with pytest.raises(KeyError, match="of the coroutine"):
-        run_on_task_request_loop(fail())
+        run_on_loop(fail())
     with pytest.raises(KeyError, match="of the coroutine"):
-        submit_to_task_request_loop(fail()).result()
+        submit_to_loop(fail()).result()
     with pytest.raises(KeyError, match="of the coroutine"):
-        asyncio.run(await_on_task_request_loop(fail()))
+        asyncio.run(await_on_loop(fail()))
 
 
 def test_waiting_for_oneself_is_refused() -> None:
     async def inner() -> int:
-        return run_on_task_request_loop(where())
+        return run_on_loop(where())
 
     with raises(UsageError, "background event loop", "agenerate"):
-        run_on_task_request_loop(inner())
-    assert run_on_task_request_loop(await_on_task_request_loop(where())) == run_on_task_request_loop(
-        where()
-    )  # awaiting is possible
+        run_on_loop(inner())
+    assert run_on_loop(await_on_loop(where())) == run_on_loop(where())  # awaiting is possible
 
 
 def test_an_interrupted_wait_cancels_the_coroutine_and_waits_for_its_end() -> None:
@@ -97,7 +95,7 @@ def interrupt_a_wait() -> None:
             events.append("ended")
 
     with pytest.raises(KeyboardInterrupt):
-        run_on_task_request_loop(interrupted())
+        run_on_loop(interrupted())
     assert events == ["ended"]
 
 
@@ -113,14 +111,14 @@ def test_cancelling_reaches_the_coroutine() -> None:
             raise
 
     async def cancel() -> None:
-        task = asyncio.create_task(await_on_task_request_loop(endless()))
+        task = asyncio.create_task(await_on_loop(endless()))
         await asyncio.to_thread(started.wait)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
     started = threading.Event()
-    future = submit_to_task_request_loop(endless())
+    future = submit_to_loop(endless())
     assert started.wait(10)
     future.cancel()
     assert cancelled.wait(10)
@@ -138,7 +136,7 @@ def test_a_coroutine_that_cancels_itself() -> None:
         await asyncio.sleep(60)
 
     with pytest.raises(CancelledError):
-        run_on_task_request_loop(cancel_itself())
+        run_on_loop(cancel_itself())
 
 
 def python(code: str) -> str:
@@ -152,8 +150,8 @@ def python(code: str) -> str:
 def test_importing_starts_nothing() -> None:
     code = """
 import threading
-import rerank.tasks.background_loop
-print(threading.active_count(), rerank.tasks.background_loop._background)
+import rerank.tasks.concurrency
+print(threading.active_count(), rerank.tasks.concurrency._background)
 """
     assert python(code) == "1 None"
 
@@ -161,20 +159,20 @@ print(threading.active_count(), rerank.tasks.background_loop._background)
 def test_a_forked_process_has_its_own_loop_and_both_end() -> None:
     code = """
 import asyncio, os, sys, threading
-from rerank.tasks import background_loop
+from rerank.tasks import concurrency
 async def endless():
     await asyncio.sleep(60)
 async def loop():
     return id(asyncio.get_running_loop())
-first = background_loop.run_on_task_request_loop(loop())
-background_loop.submit_to_task_request_loop(endless())
+first = concurrency.run_on_loop(loop())
+concurrency.submit_to_loop(endless())
 if not (child := os.fork()):
     assert threading.active_count() == 1
-    assert background_loop.run_on_task_request_loop(loop()) != first
-    background_loop.submit_to_task_request_loop(endless())
+    assert concurrency.run_on_loop(loop()) != first
+    concurrency.submit_to_loop(endless())
     sys.exit(3)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
-assert background_loop.run_on_task_request_loop(loop()) == first
+assert concurrency.run_on_loop(loop()) == first
 print("ended")
 """
     assert python(code) == "ended"
@@ -183,17 +181,17 @@ print("ended")
 def test_a_fork_while_another_thread_starts_the_loop() -> None:
     code = """
 import os, threading
-from rerank.tasks import background_loop
-with background_loop._lock:
+from rerank.tasks import concurrency
+with concurrency._lock:
     child = os.fork()
     if not child:
         async def one():
             return 1
-        os._exit(background_loop.run_on_task_request_loop(one()))
+        os._exit(concurrency.run_on_loop(one()))
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     assert python(code) == "1"
 
 
 def test_the_loop_of_a_process_stays() -> None:
-    assert get_task_request_loop() is get_task_request_loop()
+    assert get_loop() is get_loop()

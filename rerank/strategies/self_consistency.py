@@ -1,9 +1,18 @@
-"""Compute the order that contradicts the fewest pairwise votes; exact for small cycles of majorities."""
+"""Permutation self-consistency: the list is judged in several random orders, and the results are aggregated.
+
+Source: Tang et al., NAACL 2024, arXiv 2310.07712. The aggregate is the order that contradicts fewest pairwise votes,
+exact for small cycles of majorities.
+"""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
+
+from rerank.strategies.base import check_passes
+from rerank.types import Plan, Ranking, Window
 
 #: Components of at most this many items are solved exactly, by dynamic programming over 2^12 subsets.
 MAX_EXACT_SIZE = 12
@@ -12,12 +21,54 @@ MAX_EXACT_SIZE = 12
 Votes = Sequence[Sequence[int]]
 
 
-def count_strategy_order_votes(orders: Sequence[Sequence[int]], n: int, *, depth: int | None = None) -> list[list[int]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelfConsistency:
+    """A strategy that judges the whole list in ``passes`` random orders and returns the Kemeny order of the results.
+
+    The Kemeny order minimises the sum of Kendall distances to the results. The computed order is exact if each cycle of
+    contradicting majorities involves at most 12 documents; larger components are ordered by Borda count and local
+    search (`kemeny_order`). Ties keep the input order.
+
+    If ``top_k`` is set, only the first ``top_k`` documents of a result are ordered; the others are tied. If the judge
+    fails on a random order, this random order is used as its result.
+
+    Calls for n documents: passes if n > 1, else 0; all in one round. A list that is too long for the model's context
+    takes more calls, as in `Full`.
+    """
+
+    #: Number of random orders. The paper uses m = 20; 5 orders achieve two thirds of the gain of 20 orders.
+    passes: int = 5
+    top_k: int | None = None  # number of best documents to rank in each result; None for all
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_passes(self.passes)
+
+    def __call__(self, ranking: Ranking) -> Plan:
+        """Yield the whole list in all random orders at once."""
+        n = len(ranking)
+        if n < 2:
+            return ranking
+        shuffles = [list(range(n)) for _ in range(self.passes)]
+        for index, positions in enumerate(shuffles):
+            random.Random(f"{self.seed}/{ranking.query.id}/{index}").shuffle(positions)
+        windows = [
+            Window(ranking.query, tuple(ranking.docs[position] for position in positions), best=self.top_k)
+            for positions in shuffles
+        ]
+        orders = yield windows
+        ranked = [[positions[index] for index in order] for positions, order in zip(shuffles, orders, strict=True)]
+        return ranking.reorder(0, tuple(kemeny_order(count_votes(ranked, n, depth=self.top_k))))
+
+    def calls(self, n: int) -> int:
+        return self.passes * (n > 1)
+
+
+def count_votes(orders: Sequence[Sequence[int]], n: int, *, depth: int | None = None) -> list[list[int]]:
     """Count how many orders of ``range(n)`` have a before b, for all pairs (a, b).
 
     Args:
         orders: The orders, best first.
-        n: Number of items.
         depth: Number of leading positions of each order that are meaningful; the items after them are tied.
     """
     votes = [[0] * n for _ in range(n)]
@@ -45,8 +96,7 @@ def kemeny_order(votes: Votes) -> list[int]:
     ordered = sorted(first, key=lambda item: (-reach[item].bit_count(), first[item], item))
     components = [list(members) for _, members in groupby(ordered, key=first.__getitem__)]
     solved = (
-        _exact_kemeny_strategy_order(votes, part) if len(part) <= MAX_EXACT_SIZE else _local_kemeny_order(votes, part)
-        for part in components
+        _exact_order(votes, part) if len(part) <= MAX_EXACT_SIZE else _local_order(votes, part) for part in components
     )
     return [item for part in solved for item in part]
 
@@ -62,7 +112,7 @@ def _reachable_by_majority(votes: Votes) -> list[int]:
     return reach
 
 
-def _exact_kemeny_strategy_order(votes: Votes, component: Sequence[int]) -> list[int]:
+def _exact_order(votes: Votes, component: Sequence[int]) -> list[int]:
     """Return the optimal order of a component by dynamic programming over subsets, O(2^k k^2)."""
     size = len(component)
     # cost[S] = min over i in S of cost[S - {i}] + sum over j in S of votes[j][i], where i comes first; S is a bit set.
@@ -81,7 +131,7 @@ def _exact_kemeny_strategy_order(votes: Votes, component: Sequence[int]) -> list
     return order
 
 
-def _local_kemeny_order(votes: Votes, component: Sequence[int]) -> list[int]:
+def _local_order(votes: Votes, component: Sequence[int]) -> list[int]:
     borda = sorted(component, key=lambda a: (-sum(votes[a][b] for b in component), a))
     order: list[int] = []
     for a in borda:

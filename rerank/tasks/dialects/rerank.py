@@ -1,0 +1,470 @@
+"""Bodies of rerank and score APIs: Cohere (versions 1 and 2), Jina, vLLM, Voyage, Mixedbread, SGLang, TEI, ZeroEntropy.
+
+A request can be converted to a `RerankQuestion`, and a response is created from a `RerankAnswer`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import AliasChoices, Field
+
+from rerank.errors import DataError
+from rerank.tasks.dialects.question import (
+    ApiBody,
+    GivenDocument,
+    GivenText,
+    RerankAnswer,
+    RerankBody,
+    RerankQuestion,
+    SpanSettings,
+    document_texts,
+)
+
+# Cohere, version 2: ``POST /v2/rerank``
+
+
+class RelevantSpans(ApiBody):
+    """Settings for returning the relevant spans of documents: mode, minimum score and maximum number per document."""
+
+    mode: Literal["enabled", "disabled"] = "disabled"
+    threshold: float | None = Field(default=None, ge=0, le=1)
+    max_spans: int | None = Field(default=None, ge=1)
+
+
+class CohereRequest(RerankBody):
+    """A request of Cohere's rerank API, version 2. If ``top_n`` is 0, all results are returned."""
+
+    model: str = ""
+    query: GivenText
+    documents: list[GivenDocument]
+    top_n: int | None = Field(default=None, ge=0)
+    max_tokens_per_doc: int | None = Field(default=None, ge=1)
+    return_documents: bool = False
+    relevant_spans: RelevantSpans | None = None
+    priority: int | None = None
+
+    def to_question(self) -> RerankQuestion:
+        asked = self.relevant_spans
+        spans = None
+        if asked is not None and asked.mode == "enabled":
+            defaults = SpanSettings()
+            threshold = defaults.threshold if asked.threshold is None else asked.threshold
+            spans = SpanSettings(threshold=threshold, max_spans=asked.max_spans)
+        return self.question(
+            query=self.query,
+            documents=document_texts(self.documents),
+            model=self.model,
+            top_n=self.top_n or None,
+            returns_documents=self.return_documents,
+            max_document_tokens=self.max_tokens_per_doc,
+            spans=spans,
+        )
+
+
+class CohereSpan(ApiBody):
+    """A relevant span, in code points [start, end) of the document."""
+
+    start: int
+    end: int
+    score: float
+
+
+class CohereDocument(ApiBody):
+    """The document of a result, returned on request."""
+
+    text: str
+
+
+class CohereResult(ApiBody):
+    """Index and relevance score of one document, with its spans and text if they were requested."""
+
+    index: int
+    relevance_score: float
+    relevant_spans: list[CohereSpan] | None = None
+    document: CohereDocument | None = None
+
+
+class CohereResponse(ApiBody):
+    """A response of Cohere's rerank API, version 2. ``meta`` has the version, tokens, billed units and warnings."""
+
+    id: str
+    results: list[CohereResult]
+    meta: dict[str, Any]
+
+    @classmethod
+    def from_answer(cls, answer: RerankAnswer) -> CohereResponse:
+        results = [
+            CohereResult(
+                index=result.index,
+                relevance_score=result.relevance_score,
+                relevant_spans=None
+                if result.spans is None
+                else [CohereSpan(start=span.start, end=span.end, score=span.score) for span in result.spans],
+                document=None if (text := answer.text(result)) is None else CohereDocument(text=text),
+            )
+            for result in answer.results
+        ]
+        return cls(id=answer.id, results=results, meta=cohere_meta(answer, version="2"))
+
+
+def cohere_meta(answer: RerankAnswer, *, version: str) -> dict[str, Any]:
+    """Return the field ``meta`` of a response, for the given version of the API."""
+    meta: dict[str, Any] = {
+        "api_version": {"version": version},
+        "billed_units": {"search_units": 1},
+        "tokens": {"input_tokens": answer.tokens_in, "output_tokens": answer.tokens_out},
+        "cached_tokens": answer.tokens_cached,
+    }
+    if answer.warnings:
+        meta["warnings"] = list(answer.warnings)
+    return meta
+
+
+# One request body and one response body for Cohere version 1, Jina, vLLM and Voyage. The response contains the results
+# twice: in ``results`` for Cohere, Jina and vLLM, and in ``data`` for Voyage.
+
+
+class CommonRequest(RerankBody):
+    """A request of any of the four rerank APIs. If ``top_n`` is 0, all results are returned, as in vLLM.
+
+    The field ``results`` of the response contains the texts unless ``return_documents`` is false.
+    """
+
+    model: str = ""
+    query: GivenText
+    documents: list[GivenDocument]
+    top_n: int | None = Field(default=None, ge=0, validation_alias=AliasChoices("top_n", "top_k"))
+    return_documents: bool | None = None
+    rank_fields: list[str] | None = None
+    max_tokens_per_doc: int | None = Field(default=None, ge=0)
+
+    def to_question(self) -> RerankQuestion:
+        return self.question(
+            query=self.query,
+            documents=document_texts(self.documents, self.rank_fields),
+            model=self.model,
+            top_n=self.top_n or None,
+            returns_documents=self.return_documents is not False,
+            max_document_tokens=self.max_tokens_per_doc or None,
+        )
+
+
+class CommonDocument(ApiBody):
+    """The document of a result, as an object that contains its text."""
+
+    text: str
+
+
+class CommonResult(ApiBody):
+    """A result for Cohere version 1, Jina and vLLM."""
+
+    index: int
+    relevance_score: float
+    document: CommonDocument | None = None
+
+
+class VoyageResult(ApiBody):
+    """A result for Voyage, in which the document is a plain text."""
+
+    index: int
+    relevance_score: float
+    document: str | None = None
+
+
+class CommonUsage(ApiBody):
+    """Numbers of prompt tokens and of all tokens."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class CommonResponse(ApiBody):
+    """A response that clients of all four APIs can parse."""
+
+    id: str
+    object: Literal["list"] = "list"
+    model: str
+    results: list[CommonResult]
+    data: list[VoyageResult]
+    usage: CommonUsage
+    meta: dict[str, Any]
+
+    @classmethod
+    def from_answer(cls, answer: RerankAnswer, *, repeats_documents: bool = False) -> CommonResponse:
+        """Convert an answer. With ``repeats_documents``, ``data`` has the texts too: Voyage's clients request them."""
+        results, data = [], []
+        for result in answer.results:
+            index, score, text = result.index, result.relevance_score, answer.text(result)
+            document = None if text is None else CommonDocument(text=text)
+            results.append(CommonResult(index=index, relevance_score=score, document=document))
+            shown = text if repeats_documents else None
+            data.append(VoyageResult(index=index, relevance_score=score, document=shown))
+        return cls(
+            id=answer.id,
+            model=answer.model,
+            results=results,
+            data=data,
+            usage=CommonUsage(prompt_tokens=answer.tokens_in, total_tokens=answer.tokens),
+            meta=cohere_meta(answer, version="1"),
+        )
+
+
+# Mixedbread: ``POST /v1/reranking``
+
+
+class MixedbreadRequest(RerankBody):
+    """A request of Mixedbread's rerank API, whose field ``rewrite_query`` is ignored."""
+
+    model: str = ""
+    query: str
+    input: list[GivenDocument]
+    top_k: int | None = Field(default=None, ge=1)
+    return_input: bool = False
+    rank_fields: list[str] | None = None
+
+    def to_question(self) -> RerankQuestion:
+        return self.question(
+            query=self.query,
+            documents=document_texts(self.input, self.rank_fields),
+            model=self.model,
+            top_n=self.top_k,
+            returns_documents=self.return_input,
+        )
+
+
+class MixedbreadResult(ApiBody):
+    """Index and score of one document, with its text if ``return_input`` is true."""
+
+    index: int
+    score: float
+    input: str | None = None
+    object: Literal["rank_result"] = "rank_result"
+
+
+class MixedbreadResponse(ApiBody):
+    """A response of Mixedbread's rerank API."""
+
+    object: Literal["list"] = "list"
+    model: str
+    data: list[MixedbreadResult]
+    usage: CommonUsage
+    top_k: int
+    return_input: bool
+
+    @classmethod
+    def from_answer(cls, answer: RerankAnswer) -> MixedbreadResponse:
+        return cls(
+            model=answer.model,
+            data=[
+                MixedbreadResult(index=result.index, score=result.relevance_score, input=answer.text(result))
+                for result in answer.results
+            ],
+            usage=CommonUsage(prompt_tokens=answer.tokens_in, total_tokens=answer.tokens),
+            top_k=len(answer.results),
+            return_input=answer.question.returns_documents,
+        )
+
+
+# SGLang, which responds with a list: ``POST /v1/rerank``, or ``/sglang/v1/rerank`` on our server
+
+
+class SglangResult(ApiBody):
+    """Index and score of one document, with its text if it was requested."""
+
+    score: float
+    document: str | None = None
+    index: int
+    meta_info: dict[str, Any]
+
+
+def sglang_results(answer: RerankAnswer) -> list[SglangResult]:
+    """Convert a `RerankAnswer` to the list of results that SGLang returns, best first."""
+    info = {"id": answer.id, "prompt_tokens": answer.tokens_in, "warnings": list(answer.warnings)}
+    return [
+        SglangResult(
+            score=result.relevance_score,
+            document=answer.text(result),
+            index=result.index,
+            meta_info=info,
+        )
+        for result in answer.results
+    ]
+
+
+# Text Embeddings Inference (TEI): ``POST /rerank`` with ``texts``; the response is a list
+
+
+class TeiRequest(RerankBody):
+    """A request of TEI's rerank API. Long texts are always truncated at the end, and scores are never raw."""
+
+    query: GivenText
+    texts: list[GivenText]
+    raw_scores: bool = False
+    return_text: bool = False
+    truncate: bool | None = None
+    truncation_direction: Literal["Left", "Right", "left", "right"] = "Right"
+
+    def to_question(self) -> RerankQuestion:
+        """Convert the request to a `RerankQuestion`, with a warning for each setting that has no effect."""
+        warnings = []
+        if self.raw_scores:
+            warnings.append("raw_scores has no effect: the server has no raw scores that clients could compare")
+        if self.truncate is False:
+            warnings.append("truncate: false has no effect: texts that are too long are truncated")
+        if self.truncation_direction.lower() == "left":
+            warnings.append("truncation_direction has no effect: texts that are too long are truncated at the end")
+        return self.question(
+            query=self.query,
+            documents=self.texts,
+            returns_documents=self.return_text,
+            warnings=warnings,
+        )
+
+
+class TeiResult(ApiBody):
+    """Index and score of one document, with its text if ``return_text`` is true."""
+
+    index: int
+    score: float
+    text: str | None = None
+
+
+def tei_results(answer: RerankAnswer) -> list[TeiResult]:
+    """Convert a `RerankAnswer` to the list of results that TEI returns, best first."""
+    return [
+        TeiResult(index=result.index, score=result.relevance_score, text=answer.text(result))
+        for result in answer.results
+    ]
+
+
+# ZeroEntropy: ``POST /v1/models/rerank``. Its requests are parsed as `CommonRequest`.
+
+
+class ZeroentropyResult(ApiBody):
+    """Index and relevance score of one document."""
+
+    index: int
+    relevance_score: float
+
+
+class ZeroentropyResponse(ApiBody):
+    """A response of ZeroEntropy's rerank API, without the latencies that ZeroEntropy reports."""
+
+    results: list[ZeroentropyResult]
+    total_bytes: int
+    total_tokens: int
+
+    @classmethod
+    def from_answer(cls, answer: RerankAnswer) -> ZeroentropyResponse:
+        texts = [answer.question.query, *answer.question.documents]
+        return cls(
+            results=[
+                ZeroentropyResult(index=result.index, relevance_score=result.relevance_score)
+                for result in answer.results
+            ],
+            total_bytes=sum(len(text.encode("utf-8", "surrogatepass")) for text in texts),
+            total_tokens=answer.tokens,
+        )
+
+
+# vLLM's score API, ``POST /score``: the scores of pairs of texts, in the order of the request
+
+
+#: One text or several.
+Texts = GivenText | list[GivenText]
+
+
+class ScoreRequest(ApiBody):
+    """A request of vLLM's score API: one query and any number of documents, or as many queries as documents.
+
+    Attributes:
+        model: Name of the model in the request; empty if it is missing.
+        queries: The queries. The field may also be named ``text_1`` or ``data_1``.
+        documents: The documents. The field may also be named ``items``, ``text_2`` or ``data_2``.
+        instruction: Description of what counts as relevant.
+    """
+
+    model: str = ""
+    queries: Texts = Field(validation_alias=AliasChoices("text_1", "queries", "data_1"), serialization_alias="text_1")
+    documents: Texts = Field(
+        validation_alias=AliasChoices("text_2", "documents", "items", "data_2"), serialization_alias="text_2"
+    )
+    instruction: GivenText | None = None
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Return the (query, document) pairs."""
+        queries = [self.queries] if isinstance(self.queries, str) else self.queries
+        documents = [self.documents] if isinstance(self.documents, str) else self.documents
+        if len(queries) == 1:
+            queries = queries * len(documents)
+        if len(queries) != len(documents):
+            raise DataError(
+                f"The request contains {len(queries)} queries and {len(documents)} documents",
+                expected="one query, or as many queries as documents",
+            )
+        return list(zip(queries, documents, strict=True))
+
+
+class PairScore(ApiBody):
+    """The score of a pair; ``index`` is the position of the pair in the request, from 0."""
+
+    index: int
+    object: Literal["score"] = "score"
+    score: float
+
+
+class ScoreResponse(ApiBody):
+    """A response of vLLM's score API, with one score per pair."""
+
+    id: str
+    object: Literal["list"] = "list"
+    created: int
+    model: str
+    data: list[PairScore]
+    usage: CommonUsage
+
+
+# Bodies of error responses, in the format of each API
+
+
+class CohereError(ApiBody):
+    """Body of an error response of Cohere's API, version 2."""
+
+    message: str
+
+
+class ErrorDetails(ApiBody):
+    """The details of an error in the format of OpenAI and vLLM; ``code`` is the HTTP status."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: int
+
+
+class OpenaiError(ApiBody):
+    """Body of an error response of OpenAI's API."""
+
+    error: ErrorDetails
+
+
+class CommonError(ApiBody):
+    """Body of an error response for Cohere 1 (``message``), Jina and Voyage (``detail``), and vLLM (``error``)."""
+
+    message: str
+    detail: str
+    error: ErrorDetails
+
+
+class TeiError(ApiBody):
+    """Body of an error response of TEI."""
+
+    error: str
+    error_type: Literal["Validation", "Overloaded", "Backend"]
+
+
+class SglangError(ErrorDetails):
+    """Body of an error response of SGLang."""
+
+    object: Literal["error"] = "error"

@@ -34,9 +34,8 @@ from rerank.tasks import (
     Request,
 )
 from rerank.tasks.backends import BaseBackend
-from rerank.tasks.background_loop import await_on_task_request_loop, run_on_task_request_loop
-from rerank.tasks.concurrency_limit import ConcurrencyLimit
-from rerank.tasks.token_positions import format_task_token_positions
+from rerank.tasks.concurrency import ConcurrencyLimit, await_on_loop, run_on_loop
+from rerank.tasks.kinds import format_token_positions
 from rerank.types import Order, Qrels, Window
 
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -141,7 +140,7 @@ class Fake(BaseBackend):
             reply = Reply(text="", tokens_in=tokens_in, finish="error", error="fake:fail does not answer this request")
         elif isinstance(task, AttentionTask) and task.per_token:
             positions, scores = self._score_words(request, task, rng)
-            reply = Reply(text=format_task_token_positions(positions), scores=scores, tokens_in=tokens_in)
+            reply = Reply(text=format_token_positions(positions), scores=scores, tokens_in=tokens_in)
         elif not isinstance(task, GenerationTask | FusionTask | PermutationTask):
             shape = "1x1" if isinstance(task, AttentionTask) and task.per_head else ""  # a single head
             reply = Reply(text=shape, scores=self._scores(request, rng), tokens_in=tokens_in)
@@ -259,10 +258,10 @@ class FakeServer(Fake):
         async def answer_all() -> list[Reply]:
             return list(await asyncio.gather(*map(self._answer, requests)))
 
-        return run_on_task_request_loop(answer_all()) if requests else []
+        return run_on_loop(answer_all()) if requests else []
 
     async def agenerate(self, request: Request) -> Reply:
-        return await await_on_task_request_loop(self._answer(request))
+        return await await_on_loop(self._answer(request))
 
     async def aclose(self) -> None:
         """Do nothing, since there are no connections."""

@@ -20,7 +20,7 @@ from rerank.serving.errors import ApiError
 from rerank.serving.ranking_service import RankingService
 from rerank.tasks import AsyncBackend, Reply, Request
 from rerank.tasks.dialects import decisions
-from rerank.tasks.usage import Usage
+from rerank.tasks.requests import Usage
 from rerank.types import Document, Query, Window
 
 T = TypeVar("T")

@@ -29,8 +29,8 @@ from rerank.errors import (
     expected_value_of_fault,
 )
 from rerank.serving.fair_queue import QueueFullError
-from rerank.tasks.dialects.errors import CohereError, CommonError, ErrorDetails, OpenaiError, SglangError, TeiError
 from rerank.tasks.dialects.question import ApiBody
+from rerank.tasks.dialects.rerank import CohereError, CommonError, ErrorDetails, OpenaiError, SglangError, TeiError
 
 _LOG = logging.getLogger(__name__)
 

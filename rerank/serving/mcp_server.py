@@ -25,7 +25,7 @@ from rerank.serving.middleware import HostCheckMiddleware, KeyCheckMiddleware, U
 from rerank.serving.ranking_service import RankingService
 from rerank.serving.search_routes import CollectionSearch, SearchRequest, SearchResponse, search_and_rerank
 from rerank.serving.settings import ServerKeys, ServerSettings
-from rerank.tasks.dialects.cohere import CohereRequest, CohereResponse
+from rerank.tasks.dialects.rerank import CohereRequest, CohereResponse
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ from rerank.serving.errors import ApiError
 from rerank.serving.fair_queue import FairQueue
 from rerank.serving.settings import ServerSettings
 from rerank.tasks.dialects.question import EvidenceOfDocument, RankedDocument, RerankAnswer, RerankQuestion
-from rerank.tasks.usage import Usage
+from rerank.tasks.requests import Usage
 from rerank.types import Query
 
 #: Upper bounds of the histogram of request times, in seconds.

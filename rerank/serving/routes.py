@@ -13,16 +13,31 @@ from rerank.reranker.hits import RANK_BASED, compute_pair_scores
 from rerank.serving.decision_service import DecisionService
 from rerank.serving.errors import documented, run_while_connected
 from rerank.serving.ranking_service import RankingService
-from rerank.tasks.dialects.cohere import CohereRequest, CohereResponse
-from rerank.tasks.dialects.common import CommonRequest, CommonResponse, CommonUsage
 from rerank.tasks.dialects.decisions import DecisionRequest, DecisionResponse
-from rerank.tasks.dialects.errors import CohereError, CommonError, OpenaiError, SglangError, TeiError
-from rerank.tasks.dialects.mixedbread import MixedbreadRequest, MixedbreadResponse
 from rerank.tasks.dialects.question import RerankAnswer, RerankBody, RerankQuestion
-from rerank.tasks.dialects.scores import PairScore, ScoreRequest, ScoreResponse
-from rerank.tasks.dialects.sglang import SglangResult, sglang_results
-from rerank.tasks.dialects.tei import TeiRequest, TeiResult, tei_results
-from rerank.tasks.dialects.zeroentropy import ZeroentropyResponse
+from rerank.tasks.dialects.rerank import (
+    CohereError,
+    CohereRequest,
+    CohereResponse,
+    CommonError,
+    CommonRequest,
+    CommonResponse,
+    CommonUsage,
+    MixedbreadRequest,
+    MixedbreadResponse,
+    OpenaiError,
+    PairScore,
+    ScoreRequest,
+    ScoreResponse,
+    SglangError,
+    SglangResult,
+    TeiError,
+    TeiRequest,
+    TeiResult,
+    ZeroentropyResponse,
+    sglang_results,
+    tei_results,
+)
 
 #: Paths that several dialects share; the body of a request determines its dialect.
 SHARED_PATHS = ("/rerank", "/v1/rerank")

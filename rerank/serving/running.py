@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from rerank.errors import UsageError
 from rerank.serving import errors
-from rerank.tasks.background_loop import run_on_task_request_loop
+from rerank.tasks.concurrency import run_on_loop
 
 _LOG = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ def run_server(app: Starlette, listener: Listener, *, announce: Callable[[str], 
     # Requests to remote models run on the background loop. The server runs there too, so that its rankings never switch
     # threads. Signals reach only the main thread.
     with sock, server.capture_signals():
-        run_on_task_request_loop(server.serve(sockets=[sock]))
+        run_on_loop(server.serve(sockets=[sock]))
         if server.last_signal is not None and getattr(app.state, "is_model_busy", False):
             # Python's shutdown would force the native code of the batch to end its thread, which aborts the process.
             signal.signal(server.last_signal, signal.SIG_DFL)

@@ -29,8 +29,8 @@ from rerank.backends.openai.dialect import Dialect
 from rerank.backends.openai.replies import parse_reply
 from rerank.errors import BackendError
 from rerank.tasks import Request
-from rerank.tasks.background_loop import run_on_task_request_loop
-from rerank.tasks.batches import BatchReplies, BatchStatus
+from rerank.tasks.backends import BatchReplies, BatchStatus
+from rerank.tasks.concurrency import run_on_loop
 
 T = TypeVar("T")
 
@@ -69,16 +69,16 @@ class OpenaiBatches:
             yield part
 
     def submit(self, requests: Mapping[str, Request], key: str) -> str:
-        return run_on_task_request_loop(self._submit(requests, key))
+        return run_on_loop(self._submit(requests, key))
 
     def find(self, key: str) -> str:
-        return run_on_task_request_loop(_answered(self._find(key)))
+        return run_on_loop(_answered(self._find(key)))
 
     def wait(self, batch_id: str, on_status: Callable[[BatchStatus], None]) -> BatchStatus:
-        return run_on_task_request_loop(self._wait(batch_id, on_status))
+        return run_on_loop(self._wait(batch_id, on_status))
 
     def collect(self, status: BatchStatus, requests: Mapping[str, Request]) -> BatchReplies:
-        return run_on_task_request_loop(self._collect(status, requests))
+        return run_on_loop(self._collect(status, requests))
 
     async def _submit(self, requests: Mapping[str, Request], key: str) -> str:
         dialect = await self.server.describe()

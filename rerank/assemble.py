@@ -20,6 +20,7 @@ from rerank.errors import UsageError
 from rerank.io.model_base import ModelBinding
 from rerank.io.paths import named_path_errors
 from rerank.judges import (
+    Judge,
     Limits,
     PromptJudge,
     check_judge_prompt_runs_on_backend,
@@ -45,6 +46,7 @@ from rerank.pipeline.method_identity import (
     describe_strategy,
 )
 from rerank.pipeline.passages import PassageAggregation
+from rerank.pipeline.stream import Ranker
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.settings import RankerSettings
 from rerank.strategies import Strategy, open_strategy, strategies
@@ -75,6 +77,10 @@ class RankerPlan:
     @property
     def limits(self) -> Limits:
         return self.config.limits()
+
+    def ranker(self, judge: Judge) -> Ranker:
+        """Return what reranks lists with a judge, except the backend that answers its requests."""
+        return Ranker(strategy=self.strategy, judge=judge, passages=self.passages, top_k=self.config.top_k)
 
     def method_identity(self) -> dict[str, str]:
         """Return the texts that represent strategy, judge and passages in the hash of a run."""
@@ -260,9 +266,7 @@ def _warn_of_other_recipe(plan: RankerPlan, prompt: str) -> None:
 def complete_settings(settings: Mapping[str, Any], backend: Backend | None = None) -> RankerSettings:
     """Complete settings with those of the adapter or the trained model, and then with the defaults.
 
-    Args:
-        settings: The given settings; None counts as missing.
-        backend: The backend of the model, if it is already open.
+    A setting that is None counts as missing. ``backend`` is the backend of the model, if it is already open.
     """
     given = {
         name: os.fspath(value) if isinstance(value, os.PathLike) else value

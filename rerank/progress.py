@@ -29,7 +29,6 @@ def show_progress(title: str, total: int, done: int = 0, *, bound: str = "") -> 
 
     Args:
         title: Text shown before the progress, such as ``embedding documents``.
-        total: Total number of items.
         bound: Text shown before the total if the total is only a bound, such as ``at most``; otherwise empty.
     """
     started, before = time.monotonic(), done

@@ -44,7 +44,6 @@ class Selector:
     """A parsed selector, such as ``bm25,k1=1.2``.
 
     Attributes:
-        name: Name in a registry.
         argument: The text after the colon; empty if there is no colon.
         options: The ``key=value`` pairs; dashes in the keys are replaced by underscores.
     """
@@ -79,15 +78,10 @@ class Selector:
 
 
 def build_from_selector(registry: Registry, selector: str | Selector, **extra: Any) -> Any:
-    """Build a plug-in from a selector, which contains the name, the argument and the options of the plug-in.
+    """Build a plug-in from a selector; ``extra`` are further keyword arguments, which a selector may not set.
 
     The argument is passed as a positional argument, and the options as keyword arguments. The values are converted to
     the annotated types, so ``k1=1.2`` is a float if the class declares a float.
-
-    Args:
-        registry: The registry with the plug-in.
-        selector: The selector, parsed or not.
-        extra: Further keyword arguments, which a selector may not set.
     """
     selector = Selector.parse(selector) if isinstance(selector, str) else selector
     arguments = (selector.argument,) if selector.argument else ()
@@ -99,12 +93,7 @@ def build_from_selector_options(
 ) -> Any:
     """Build a plug-in from its name and options, as a selector or a TOML table contains them.
 
-    Args:
-        registry: The registry with the plug-in.
-        name: Name of the plug-in.
-        options: Keyword arguments, converted to the annotated types.
-        arguments: Positional arguments.
-        extra: Further keyword arguments, which ``options`` may not contain.
+    ``extra`` are further keyword arguments, which ``options`` may not contain.
     """
     factory = registry.get(name)
     converted = convert_selector_options(name, factory, options, fixed=extra)
@@ -119,14 +108,7 @@ def build_from_selector_options(
 def convert_selector_options(
     name: str, factory: Any, options: Mapping[str, Any], *, fixed: Container[str] = ()
 ) -> dict[str, Any]:
-    """Convert the options of a plug-in to the types that its class declares.
-
-    Args:
-        name: Name of the plug-in, for messages.
-        factory: The class of the plug-in, whose keyword arguments are the options.
-        options: The options, as a selector or a TOML table contains them.
-        fixed: Keyword arguments that ``options`` may not contain.
-    """
+    """Convert options to the types that the class of a plug-in declares; ``fixed`` may not be among them."""
     annotated = factory if is_dataclass(factory) else getattr(factory, "__init__", factory)
     hints = get_type_hints(annotated, include_extras=True)
     parameters = inspect.signature(factory).parameters.items()
@@ -138,13 +120,7 @@ def convert_selector_options(
 
 
 def convert_option_values(name: str, types: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert the values of options to the types of the options.
-
-    Args:
-        name: Name of the plug-in or table that contains the options, for messages.
-        types: Type of every known option, by name.
-        options: The options, as a selector or a TOML table contains them.
-    """
+    """Convert the values of options to the types of the options."""
     converted = {}
     for key, value in options.items():
         if key not in types:

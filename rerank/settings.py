@@ -237,9 +237,7 @@ def settings_from_file(values: Any, file: str | Path, *, trust_remote_code: bool
     Server addresses, at all levels of nesting, therefore become `FileAddress` objects.
 
     Args:
-        values: The parsed content.
         file: Path of the file.
-        trust_remote_code: Whether the user permits remote code, on the command line or in Python.
     """
     if isinstance(values, Mapping):
         return {key: _setting_from_file(str(key), value, file, trust_remote_code) for key, value in values.items()}

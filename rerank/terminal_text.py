@@ -35,12 +35,7 @@ def strip_control_characters(text: str) -> str:
 
 
 class _StrippedStream:
-    """A text stream that removes control characters from all text that is written to it.
-
-    Attributes:
-        rich_proxied_file: The wrapped stream. Rich looks for this attribute, and writes its control sequences directly
-            to that stream.
-    """
+    """A text stream that removes control characters from all text that is written to it."""
 
     def __init__(self, stream: TextIO) -> None:
         self.rich_proxied_file = stream

@@ -8,7 +8,7 @@ from typing import Any
 
 from rerank.engines.base import RankingJob
 from rerank.pipeline.results import RankedList
-from rerank.pipeline.stream import Ranker, drive_ranking_stream
+from rerank.pipeline.stream import drive_ranking_stream
 from rerank.store import LoggingBackend
 from rerank.tasks import Backend
 from rerank.tasks.backends import traits
@@ -24,9 +24,7 @@ class Local:
 
     def rank(self, lists: Iterable[Ranking], job: RankingJob, calls: LoggingBackend) -> Iterator[RankedList]:
         calls.set_batching(job.flow.batch_size, reuse=job.flow.reuse)
-        setup = job.setup
-        ranker = Ranker(strategy=setup.strategy, judge=job.judge, passages=setup.passages, top_k=job.top_k)
-        return drive_ranking_stream(lists, ranker, calls, job.flow)
+        return drive_ranking_stream(lists, job.setup.ranker(job.judge), calls, job.flow)
 
     def worker_map(self) -> None:
         """Return None, since there are no workers."""

@@ -76,11 +76,9 @@ def select_queries_and_qrels(
 
 
 def lowest_relevant_grade(spec: RunSpec, collection: Collection) -> int:
-    """Return the lowest grade that binary measures count as relevant.
+    """Return the lowest grade that binary measures count as relevant: the specification's, or that of the judgments.
 
-    This is the grade in the specification or, if the specification contains none, the grade of the collection that
-    provides the judgments. A qrels file does not state a grade, so the grade of the searched collection is used for its
-    judgments.
+    A qrels file does not state a grade, so the grade of the searched collection is used for its judgments.
     """
     if spec.relevant is not None:
         return spec.relevant
@@ -92,11 +90,7 @@ def lowest_relevant_grade(spec: RunSpec, collection: Collection) -> int:
 def retrieve_lists(
     spec: RunSpec, collection: Collection, queries: Sequence[Query], *, retriever: Retriever | None = None
 ) -> Run:
-    """Retrieve the candidates of a specification; the ranking of a query without candidates is empty.
-
-    Args:
-        retriever: The first stage of the specification, if it is already open.
-    """
+    """Retrieve the candidates of a specification; the ranking of a query without candidates is empty."""
     run = (retriever or open_first_stage(spec.first_stage, collection)).search(queries, spec.depth)
     if empty := [query.id for query in queries if query.id not in run or not run[query.id].docs]:
         _LOG.warning(
@@ -162,11 +156,7 @@ def order_list(ranking: Ranking, spec: RunSpec) -> Ranking:
 
 
 def select_queries(spec: RunSpec, queries: list[Query], qrels: Qrels) -> list[Query]:
-    """Select the queries of a run.
-
-    If the specification contains ids, the queries with these ids are selected. Otherwise, the queries with judgments
-    are selected or, if there are no judgments, all queries. The number of queries is limited to ``max_queries``.
-    """
+    """Select up to ``max_queries`` queries: those named, or else those with judgments, or all if there are none."""
     if spec.queries:
         by_id = {query.id: query for query in queries}
         for query_id in spec.queries:
@@ -226,7 +216,6 @@ class CandidateLists:
         return CandidateSurvey(digest=digest.hexdigest(), queries=lengths.total(), lengths=lengths)
 
     def __iter__(self) -> Iterator[Ranking]:
-        """Yield the candidate lists. If they are read from a file, check at the end that the file has not changed."""
         if self.kept is not None:
             yield from self.kept.values()
             return

@@ -59,11 +59,7 @@ def describe_differences(comparison: Comparison) -> list[str]:
 
 
 def compare_with_bm25(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Compare the demonstration's runs with BM25.
-
-    Returns:
-        ``comparison`` (a `Comparison`) and ``costs`` (one row per run: name, calls, tokens, seconds, windows, folder).
-    """
+    """Compare the runs with BM25: return ``comparison``, and in ``costs`` calls, tokens and seconds of each run."""
     folders = [RunFolder.existing(summary["folder"]) for summary in summaries]
     runs = _read_runs(folders)
     costs = [{"run": run.name, **summary} for run, summary in zip(runs[1:], summaries, strict=True)]

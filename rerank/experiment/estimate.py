@@ -17,7 +17,7 @@ from rerank.experiment.candidates import order_list
 from rerank.experiment.prepare import PreparedRun
 from rerank.judges.base import Judge, OversizedWindow, ScoreKind, Verdict
 from rerank.models.prices import compute_model_cost, estimate_search_units
-from rerank.pipeline.stream import Flow, Ranker, drive_ranking_stream
+from rerank.pipeline.stream import Flow, drive_ranking_stream
 from rerank.strategies.base import Strategy
 from rerank.tasks import CrossEncoderTask, Reply, Request
 from rerank.tasks.backends import BatchBackend, BatchInterface
@@ -88,13 +88,9 @@ class _OneRound:
 def collect_run_requests(
     prepared: PreparedRun, on_request: Callable[[Request], None], *, in_one_round: bool = False
 ) -> None:
-    """Call a function with each request of a run, assuming that every reply keeps the order of the documents.
-
-    Args:
-        in_one_round: Whether to check that no request depends on a reply, so that the requests are those of the run.
-    """
+    """Call a function with each request of a run, assuming that every reply keeps the order of the documents."""
     judge = _CollectingJudge(judge=prepared.judge, on_request=on_request, divides=not in_one_round)
-    ranker = Ranker(strategy=prepared.setup.strategy, judge=judge, passages=prepared.setup.passages)
+    ranker = prepared.setup.ranker(judge)
     if in_one_round:
         ranker = replace(ranker, strategy=_OneRound(strategy=ranker.strategy, name=prepared.spec.shown_method))
     lists = (order_list(ranking, prepared.spec) for ranking in prepared.lists)
@@ -115,9 +111,6 @@ def batch_interface(prepared: PreparedRun) -> BatchInterface:
 
 def estimate_run_cost(prepared: PreparedRun, *, in_batches: bool = False) -> dict[str, Any]:
     """Estimate the calls and tokens of a prepared run, without calling the model.
-
-    Args:
-        in_batches: Whether the run's requests are sent through the provider's batch interface.
 
     Returns:
         ``queries``; upper bounds ``calls``, ``tokens_in`` and ``tokens_out``; ``cost`` in US dollars, None if unknown.

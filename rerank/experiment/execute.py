@@ -76,9 +76,7 @@ def execute_run(
 ) -> dict[str, Any]:
     """Execute a prepared run. If its folder already contains the finished run, only score it again.
 
-    Returns:
-        The content of summary.json: folder, queries, scores, first_stage_scores, windows, calls, reused_calls,
-        tokens_in, tokens_out, seconds and more.
+    The result is the content of summary.json: folder, queries, scores, windows, calls, tokens_in and more.
     """
     folder = RunFolder(execution.out or folder_of_run(prepared))
     if not execution.overwrite:

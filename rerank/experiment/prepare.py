@@ -116,8 +116,7 @@ def prepare_run(
     Args:
         judged_only: Whether to omit queries without judgments, as in `load_queries`.
         backend: An open backend for the model of ``spec``, which several runs can share.
-        candidates: The result of `retrieve_shared` for this collection and first stage, which several runs
-            can share.
+        candidates: The result of `retrieve_shared` for this collection and first stage.
 
     Raises:
         RerankError: The run cannot be prepared.

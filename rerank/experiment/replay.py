@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,7 +27,7 @@ from rerank.judges import Judge, Verdict
 from rerank.judges.base import OversizedWindow, ScoreKind
 from rerank.pipeline.passages import PassageAggregation, make_passage, split_documents
 from rerank.pipeline.results import RankedList, RerankOutcome
-from rerank.pipeline.stream import Flow, Ranker, drive_ranking_stream
+from rerank.pipeline.stream import Flow, drive_ranking_stream
 from rerank.store import Call, RunFolder, hash_identity
 from rerank.tasks import Reply, Request
 from rerank.tasks.requests import Usage
@@ -67,8 +67,9 @@ def _replay_lists(
 
         backend = Replay.by_query(calls_of_query, letters=letters)
         judge = _RecordedJudge(plan.open_recorded_judge(backend), folder.read_splits())
-        splitter = None if plan.passages is None else _RecordedSplitter(plan.passages, folder.read_passages())
-        ranker = Ranker(strategy=plan.strategy, judge=judge, passages=splitter, top_k=spec.top_k)
+        ranker = plan.ranker(judge)
+        if plan.passages is not None:
+            ranker = replace(ranker, passages=_RecordedSplitter(plan.passages, folder.read_passages()))
         candidates = (order_list(ranking, spec) for ranking in folder.candidate_lists())
         yield drive_ranking_stream(candidates, ranker, backend, _FLOW), backend.usage
 
@@ -148,12 +149,9 @@ def replay_and_rescore_run(folder: RunFolder, measures: tuple[str, ...] = ()) ->
 
 
 def verify_run_folder(folder: RunFolder) -> list[dict[str, Any]]:
-    """Recompute every number of a finished run folder, and check its prompts and the indexes of its collection.
+    """Recompute every number of a finished run folder, and return one row per difference; empty if nothing differs.
 
-    Prompts are checked if they are in the call log, and indexes if they are in the cache.
-
-    Returns:
-        One row per difference, with the keys ``file``, ``what``, ``stored`` and ``computed``; empty if nothing differs.
+    Prompts are checked, too, if they are in the call log, and indexes of the collection if they are in the cache.
     """
     document, stored = folder.spec(), folder.read_json("summary.json", "calls")
     damaged_prompts: list[int] = []

@@ -26,15 +26,9 @@ def complete_resumed_spec(given: Mapping[str, Any], path: Path) -> dict[str, Any
     """Complete a run specification from the folder of the run to resume.
 
     All values in spec.json, including null, override the defaults, so that a run can be resumed after a default has
-    changed.
-
-    Args:
-        path: The run folder. If it contains no spec.json, the given values specify a new run and are not changed.
-
-    Returns:
-        The given values, completed from spec.json. If a recorded file of the adapter no longer exists at its path, for
-        example because the run was started on another machine, the path is replaced by that of the same file in the
-        adapter's folder.
+    changed. If a recorded file of the adapter no longer exists at its path, for example because the run was started on
+    another machine, the path is replaced by that of the same file in the adapter's folder. Without a spec.json, the
+    given values specify a new run and are not changed.
     """
     if "collection" in given and not (path / "spec.json").is_file():
         return dict(given)

@@ -72,11 +72,7 @@ def prepare_cells(
     first_stages: Sequence[str] = (),
     shuffles: int = 3,
 ) -> Iterator[RobustnessCell]:
-    """Prepare all runs, cell by cell (first stage and depth), with one shared backend; the model is not called.
-
-    Args:
-        spec: The specification, with the depth and the first stage of the first cell.
-    """
+    """Prepare all runs, cell by cell (first stage and depth), with one shared backend; the model is not called."""
     backend = None
     for first_stage in dict.fromkeys((spec.first_stage, *first_stages)):
         for depth in dict.fromkeys((spec.depth, *depths)):

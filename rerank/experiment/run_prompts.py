@@ -10,7 +10,7 @@ from rerank.errors import DataError
 from rerank.experiment.candidates import order_list
 from rerank.experiment.prepare import prepare_run
 from rerank.experiment.spec import Execution, RunSpec
-from rerank.pipeline.stream import Flow, Ranker, drive_ranking_stream
+from rerank.pipeline.stream import Flow, drive_ranking_stream
 from rerank.prompts.base import Prompt
 from rerank.store import CallLog, RunFolder
 from rerank.store.call_log import RowSet
@@ -53,10 +53,8 @@ def _rendered(folder: RunFolder, log: CallLog) -> Iterator[RunPrompt]:
     document = folder.spec()
     prepared = prepare_run(RunSpec.from_record(document["spec"]), Execution())
     backend = _LoggedReplies(log, document["identity"]["model"], prepared.backend, is_complete=folder.finished)
-    setup, spec = prepared.setup, prepared.spec
-    ranker = Ranker(strategy=setup.strategy, judge=prepared.judge, passages=setup.passages, top_k=spec.top_k)
-    lists = (order_list(ranking, spec) for ranking in prepared.lists)
-    for _ in drive_ranking_stream(lists, ranker, backend, Flow.of(backend)):
+    lists = (order_list(ranking, prepared.spec) for ranking in prepared.lists)
+    for _ in drive_ranking_stream(lists, prepared.setup.ranker(prepared.judge), backend, Flow.of(backend)):
         yield from backend.rendered
         backend.rendered.clear()
 
@@ -65,7 +63,6 @@ class _LoggedReplies(BaseBackend):
     """A backend that returns replies only from a call log, and collects the prompt of each call once.
 
     Args:
-        identity: The identity of the run's model, which is part of the digests.
         backend: The model, for its token counter; it is not called.
     """
 

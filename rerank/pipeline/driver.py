@@ -33,11 +33,7 @@ _PlanWindow = Callable[[Window], _WindowPlan]
 
 
 class WindowSplitter:
-    """A wrapper for a strategy's plans that splits oversized windows; the plan does not notice that they are split.
-
-    Attributes:
-        split: The windows that were ranked in parts, each with the number of its documents that fit in the context.
-    """
+    """A wrapper for a strategy's plans that splits oversized windows; the plan does not notice that they are split."""
 
     def __init__(self) -> None:
         self.split: list[tuple[Window, int]] = []
@@ -243,11 +239,7 @@ class Driver:
         return len(self._open)
 
     def add(self, ranking: Ranking, options: ListOptions | None = None) -> int:
-        """Start a ranking and return its key; a list with a blank query keeps its order without being judged.
-
-        Args:
-            options: Options for this list, such as another strategy than the driver's.
-        """
+        """Start a ranking and return its key; a list with a blank query keeps its order without being judged."""
         options = options or ListOptions()
         has_query = bool(ranking.query.text.strip())
         shown = self._passages.expand(ranking) if self._passages and has_query else ranking

@@ -43,9 +43,6 @@ def find_evidence(
     Documents are not truncated to the judge's limit on passages. If they do not fit in one prompt, several prompts are
     sent.
 
-    Args:
-        backend: Backend that answers the requests, such as the judge's own backend or one that also logs the calls.
-
     Returns:
         One tuple of spans per document, in the given order; the spans are in text order. Offsets are code points of
         `Document.text`, without the title. A document without text has no spans. If a single document does not fit in

@@ -90,7 +90,6 @@ class Reranker(RunTransformer):
         self.backend = self.backend or self.judge.backend
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the reranker without its threads and connections; another process opens its backend again."""
         check_backend_pickles(self.backend)
         return partial(type(self), **{f.name: getattr(self, f.name) for f in fields(self) if f.init}), ()
 
@@ -122,7 +121,6 @@ class Reranker(RunTransformer):
         """Use a backend that is already open, so that several methods share one loaded model.
 
         Args:
-            backend: The backend. Settings for loading a model have no effect, because its model is already loaded.
             **settings: As for `from_pretrained`. A missing setting is taken from the adapter or the trained model that
                 the backend loaded, if the backend has a ``settings_folder``. The prompt is chosen for the model that is
                 named in the backend's identity.

@@ -13,11 +13,7 @@ from rerank.types import Document
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """A ranked document.
-
-    Attributes:
-        rank_score: 1/rank, which is not an estimate of relevance.
-    """
+    """A ranked document; its ``rank_score`` is 1/rank, which is not an estimate of relevance."""
 
     corpus_id: int  # position of the document in the input list, from 0
     rank: int  # rank of the document, from 1
@@ -127,11 +123,6 @@ class Hits(tuple[Hit, ...]):
         return self.report.notes
 
     def top_k(self, k: int) -> Hits:
-        """Return the first ``k`` hits.
-
-        Raises:
-            UsageError: ``k`` is below 0.
-        """
         check_top_k(k)
         return Hits(self[:k], report=self.report)
 
@@ -188,9 +179,6 @@ def compute_pair_scores(lists: Sequence[Hits]) -> tuple[list[list[float]], list[
 
     The scores are calibrated probabilities. Without a calibration, they are the judge's own scores if these do not
     depend on other documents and every hit has one; otherwise they are 1 / rank in the list of the query.
-
-    Returns:
-        For each list, the scores of its hits in their order; and the warnings.
     """
     hits = [hit for found in lists for hit in found]
     if (

@@ -231,7 +231,6 @@ class CallLog(AbstractContextManager["CallLog"]):
             _ = self._db
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the path and the options, with which another process opens the file again."""
         return partial(CallLog, self.path.absolute(), readonly=self._readonly, prompts=self._storage), ()
 
     @property
@@ -290,9 +289,6 @@ class CallLog(AbstractContextManager["CallLog"]):
 
     def put(self, rows: Sequence[tuple[str, Request, Reply]], model: str) -> list[int]:
         """Commit replies in one transaction.
-
-        Args:
-            rows: Digest, request and reply of each call.
 
         Returns:
             The row number of each call. If the log already contains a reply to the request, the number of that row.

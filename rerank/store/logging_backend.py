@@ -50,7 +50,6 @@ class LoggingBackend(BackendWrapper):
     _reserved: int = 0  # maximum number of tokens of the requests in flight, if there is a cap
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle backend, logs, cap, batch size and usage; copies count their usage separately."""
         copied = ("backend", "log", "cache", "max_total_tokens", "batch_characters", "usage")
         return partial(type(self), **{name: getattr(self, name) for name in copied}), ()
 
@@ -336,7 +335,6 @@ class CallDesk:
         """Return the recorded replies to a batch, and register the other requests as calls in flight.
 
         Args:
-            owner: Number of the work item (such as a block of lists) to which the batch belongs.
             refusal: If not empty, requests without a recorded reply are answered by an error with this text.
 
         Returns:

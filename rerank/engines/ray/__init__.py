@@ -87,9 +87,7 @@ class Ray:
         ray, size = _load_library(), self._block_size(job)
         from rerank.engines.ray.worker import RankLists
 
-        work = RankLists(
-            setup=job.setup, top_k=job.top_k, flow=job.flow, qrels=job.qrels, identity=dict(job.judge.backend.identity)
-        )
+        work = RankLists(setup=job.setup, flow=job.flow, qrels=job.qrels, identity=dict(job.judge.backend.identity))
         blocks: WorkBlocks[Ranking, RankedList] = WorkBlocks(
             [lists],
             size=size,

@@ -135,8 +135,6 @@ class WorkBlocks(Generic[Item, Result]):
             the results of all earlier rounds have been yielded.
         ahead: Maximum number of open blocks, counted from the oldest block without a result. A worker that asks for a
             further block waits.
-        share: Function that returns the reference that is sent to workers in place of the items of a block.
-        describe: Function that returns a noun phrase for an item, for messages.
         desk: Desk that looks up and logs the calls of the workers; None if they make none that are logged.
     """
 

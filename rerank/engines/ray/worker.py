@@ -54,20 +54,16 @@ class RankLists:
     """A job that reranks lists; the process that owns the run folder looks up and commits the calls in its log."""
 
     setup: RankerSetup  # the ranker's settings (strategy, judge, passages), from which the worker opens its judge
-    top_k: int | None  # number of documents to rerank; None for all
     flow: Flow  # limits on how many lists are processed concurrently, and how many requests form a batch
     qrels: Qrels | None  # relevance judgments that ``fake:perfect`` reads; None if there are none
     #: Identity of the model in the process that owns the run folder; the worker's model must have the same.
     identity: Mapping[str, str]
 
     def open(self) -> ProcessBlock:
-        setup = self.setup
-        backend = setup.open_backend(qrels=self.qrels)
+        backend = self.setup.open_backend(qrels=self.qrels)
         check_worker_model(backend.identity, self.identity)
         traits(backend).set_batching(self.flow.batch_size, reuse=self.flow.reuse)
-        judge = setup.open_judge(backend)
-        ranker = Ranker(strategy=setup.strategy, judge=judge, passages=setup.passages, top_k=self.top_k)
-        return partial(self._rank, ranker, backend)
+        return partial(self._rank, self.setup.ranker(self.setup.open_judge(backend)), backend)
 
     def _rank(
         self, ranker: Ranker, backend: Backend, lists: Sequence[Ranking], one_by_one: bool, desk: BlockDesk

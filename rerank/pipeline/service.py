@@ -138,7 +138,9 @@ class LocalService:
         """Drop cancelled rankings, end rankings whose deadline has passed, and deliver the results of finished ones."""
         try:
             self._drop_ended(lane)
-            self._deliver(lane)
+            for key, result in lane.driver.finished():
+                if job := lane.jobs.pop(key, None):
+                    _resolve(job.future, result)
         except Exception as error:  # noqa: BLE001 - as above
             self._fail_jobs(lane, error)
 
@@ -156,11 +158,6 @@ class LocalService:
                 del lane.jobs[key]
             elif job.options.deadline is not None and now >= job.options.deadline:
                 lane.driver.expire(key)
-
-    def _deliver(self, lane: _Lane) -> None:
-        for key, result in lane.driver.finished():
-            if job := lane.jobs.pop(key, None):
-                _resolve(job.future, result)
 
 
 def _resolve(future: Future[RankedList], result: RankedList | Exception) -> None:

@@ -142,7 +142,7 @@ class CheckpointReader:
         self._files: dict[str, Any] = {}  # name of a tensor -> file, as a memory map
         for path in _weight_files(folder):
             with _read_errors(path):
-                file = safe_open(path, framework="pt")
+                file: Any = safe_open(path, framework="pt")
             self._files |= dict.fromkeys(file.keys(), file)
 
     def __iter__(self) -> Iterator[str]:

@@ -63,6 +63,7 @@ class WeightChange:
 def iterate_weight_changes(subject: InspectedModel, base: CheckpointReader) -> Iterator[WeightChange]:
     """Yield the changed weights in layer order; ``base`` reads the tensors of the untrained model."""
     stored = subject.tensors()
+    changes: Iterator[WeightChange]
     if subject.kind == FULL:
         names = [name for name in sorted(stored, key=layer_sort_key) if not name.endswith(_BUFFERS)]
         changes = (_change_of_tensor(name, stored.read(name), base) for name in names)

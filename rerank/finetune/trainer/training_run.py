@@ -286,7 +286,7 @@ class TrainingRun:
         if table and table.has_lists:  # held-out loss of the selected weights
             best = next(line for line in log if line.get(f"eval_{table.measure}") == trainer.state.best_metric)
             validation["held-out loss"] = round(best["eval_loss"], 6)
-        state = (value for entry in trainer.optimizer.state.values() for value in entry.values())
+        state = (value for entry in cast(Any, trainer.optimizer).state.values() for value in entry.values())
         state_bytes = sum(value.numel() * value.element_size() for value in state if isinstance(value, torch.Tensor))
         self.outcome = {
             "steps": trainer.state.global_step,

@@ -39,11 +39,9 @@ class InspectedModel:
 
     @property
     def config(self) -> Any:
-        """Configuration of the adapter, as a PEFT object."""
         return read_peft_config(self.folder)
 
     def tensors(self) -> CheckpointReader:
-        """Return a reader for the tensors of the adapter, or of the complete model."""
         return CheckpointReader(self.folder if self.kind == FULL else self.folder / ADAPTER_WEIGHTS)
 
 
@@ -135,7 +133,6 @@ class CheckpointReader:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Read the headers of the safetensors files, which contain the names of the tensors."""
         from safetensors import safe_open
 
         self.folder = folder
@@ -146,15 +143,12 @@ class CheckpointReader:
             self._files |= dict.fromkeys(file.keys(), file)
 
     def __iter__(self) -> Iterator[str]:
-        """Yield the names of all stored tensors in alphabetical order."""
         return iter(sorted(self._files))
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of a tensor without reading it."""
         return tuple(self._files[name].get_slice(name).get_shape())
 
     def dtype(self, name: str) -> Any:
-        """Return the stored data type of a tensor."""
         with _read_errors(self.folder):
             return self._files[name].get_slice(name)[:0].dtype
 
@@ -174,7 +168,6 @@ class CheckpointReader:
         return any(name.startswith(spelling) for spelling in _spellings(prefix) for name in self._files)
 
     def read(self, name: str) -> Tensor:
-        """Read a tensor, in float32."""
         with _read_errors(self.folder):
             tensor: Tensor = self._files[name].get_tensor(name)
         if not tensor.is_floating_point():
@@ -187,7 +180,6 @@ class CheckpointReader:
 
 
 def _spellings(name: str) -> list[str]:
-    """Return the names under which a tensor may be stored: its name, with and without model prefixes."""
     without = [name.removeprefix(prefix) for prefix in _PREFIXES if name.startswith(prefix)]
     return [name, *(prefix + name for prefix in _PREFIXES), *without]
 
@@ -218,7 +210,6 @@ def _weight_files(folder: Path) -> list[Path]:
 
 @contextmanager
 def _read_errors(path: Path) -> Iterator[None]:
-    """Convert errors that occur while a file is read into a `DataError`."""
     from safetensors import SafetensorError
 
     try:

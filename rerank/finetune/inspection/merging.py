@@ -104,7 +104,6 @@ class MergeOptions:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        """Check that ``reduce``, ``top`` and ``epsilon`` are in range, and that ``dtype`` is known."""
         ensure(
             self.reduce is None or 0 <= self.reduce <= 1,
             f"--reduce-intruders is {self.reduce}",
@@ -132,8 +131,6 @@ class MergeResult:
     """Result of merging an adapter into its base model.
 
     Attributes:
-        out: Folder of the merged model.
-        dtype: Data type of the weights of the merged model.
         changed: Number of matrices and vectors that differ from the base model.
         rounded: Norm of the rounding error that ``dtype`` causes, divided by the norm of the weight change. A value
             near 1 means that rounding removed most of the training. None if nothing changed.
@@ -147,7 +144,6 @@ class MergeResult:
     reduced: tuple[IntruderReduction, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as the JSON object that ``rerank merge --format json`` prints."""
         return {
             "out": str(self.out),
             "dtype": self.dtype,
@@ -168,7 +164,6 @@ def merge_adapter(subject: InspectedModel, out: Path, options: MergeOptions | No
 
     Args:
         subject: An adapter, or a complete model whose intruder dimensions are to be reduced.
-        out: New folder.
         options: Options for merging; the defaults if omitted.
     """
     options = options or MergeOptions()
@@ -224,7 +219,6 @@ def merge_adapter(subject: InspectedModel, out: Path, options: MergeOptions | No
 
 
 def _load_trained(subject: InspectedModel, base: CheckpointReader, options: MergeOptions) -> tuple[Any, Any]:
-    """Load the trained model in float32, and its tokenizer."""
     if subject.kind == FULL:
         ensure(
             options.reduce is not None,
@@ -250,7 +244,6 @@ def _written_dtype(base: Path, name: str) -> Any:
 
 
 def _copy_use(trained: Path, folder: Path) -> None:
-    """Copy method, prompt and limits, if they exist."""
     for name in _USE:
         if (trained / name).is_file():
             shutil.copyfile(trained / name, folder / name)
@@ -273,7 +266,6 @@ class _Shard:
         return self.stored.read(self.modules[module][side])
 
     def scale(self, module: str) -> float:
-        """Return the factor by which PEFT multiplies B A."""
         return lora_scaling(self.config, module, self.stored.shape(self.modules[module]["A"])[0])
 
 
@@ -348,7 +340,6 @@ def concatenate_adapter_factors(adapters: Sequence[InspectedModel], out: Path) -
 
 
 def _open_shards(adapters: Sequence[InspectedModel]) -> list[_Shard]:
-    """Open the adapters and check that they can be combined."""
     ensure(
         len(adapters) >= 2,
         f"The number of adapters to average is {len(adapters)}",

@@ -35,7 +35,6 @@ class InspectionOptions:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        """Check that ``top``, ``epsilon``, ``tolerance`` and ``reduction`` are in range."""
         ensure(self.top >= 0, f"top is {self.top}", expected="0 or more")
         ensure(0 < self.epsilon <= 1, f"epsilon is {self.epsilon}", expected="a cosine above 0 and at most 1")
         ensure(self.tolerance >= 0, f"tolerance is {self.tolerance}", expected="0 or more")
@@ -51,12 +50,8 @@ class MatrixReport:
     """Report on one matrix that training changed: size, rank and sparsity of the change.
 
     Attributes:
-        name: Name of the module in the model.
-        rows: Number of rows of the stored matrix.
-        columns: Number of columns of the stored matrix.
         norm: Frobenius norm of the change.
         relative: Norm of the change divided by the norm of the untrained matrix; None if the untrained matrix is 0.
-        rank: Numerical rank of the change.
         entropy_rank: Effective rank of the change: exp of the entropy of its singular values.
         sparsity: Fraction of unchanged entries.
         intruders: Number of intruder dimensions among the leading singular vectors; None if not computed.
@@ -88,7 +83,6 @@ class Inspection(Report):
     notes: tuple[str, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as the JSON object that ``rerank inspect --format json`` prints."""
         options = asdict(self.options)
         del options["device"]
         return {
@@ -102,7 +96,6 @@ class Inspection(Report):
         }
 
     def parts(self) -> Iterator[Grid | str]:
-        """Yield a table with one row per matrix, and the totals in words."""
         heads = ["matrix", "rows", "columns", "|d|/|W|", "rank", "entropy rank", "unmoved", "intruders"]
         profile = self.options.reduction is not None
         rows = [

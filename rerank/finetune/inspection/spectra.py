@@ -89,7 +89,6 @@ def find_intruder_dimensions(before: Tensor, after: Tensor, *, top: int = 10, ep
         before: Left singular vectors of W, shape (m, p).
         after: Left singular vectors of W + dW, shape (m, p'), by descending singular value.
         top: Number of leading vectors of ``after`` that are checked.
-        epsilon: Threshold on the absolute cosine.
 
     Returns:
         Column indices of the intruder dimensions in ``after``.
@@ -110,8 +109,6 @@ def shrink_intruder_dimensions(
         weight: W, shape (m, n).
         changed: W + dW, shape (m, n).
         factor: From 0 (removes intruder dimensions) to 1 (changes nothing).
-        top: Number of leading singular vectors that are checked.
-        epsilon: Threshold on the absolute cosine.
 
     Returns:
         The new matrix, and the numbers of intruder dimensions among the leading singular vectors before and after.

@@ -46,7 +46,6 @@ class WeightChange:
     """A weight matrix before training, and its change by training.
 
     Attributes:
-        name: Full name of the module in the model.
         weight: Weight before training, in float32, shape (m, n); a vector has the shape (1, n).
         delta: Weight after training minus ``weight``, shape (m, n).
         factors: Factors of ``delta``, shapes (m, r) and (r, n); None if they are unknown.

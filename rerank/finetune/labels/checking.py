@@ -55,12 +55,9 @@ def check_labels(
     """Check labelled lists before training: statistics, the probe of superficial features, and leaked test queries.
 
     Args:
-        labels: The lists.
         lists: The same lists with texts, for the probe; None if the texts are not available.
-        texts: Texts of the queries by id, as far as they are known.
         against: Test queries that must not be trained on: texts by query id, by name of the test set.
         threshold: Minimum similarity of near-duplicate queries, as in `find_query_leaks`.
-        seed: Random seed of the bootstrap.
 
     Returns:
         The values of `label_statistics`; ``probe`` (result of `ProbeReport.to_dict`; None without texts); ``leaks``
@@ -126,7 +123,6 @@ class FeatureSeparation:
         return reversed_length or (self.auc >= WARN and self.low > 0.5)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a JSON object."""
         return {"feature": self.feature, "auc": self.auc, "ci": [self.low, self.high], "warns": self.warns}
 
 
@@ -145,7 +141,6 @@ class ProbeReport:
         return any(feature.warns for feature in self.features)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a JSON object."""
         return {
             "lists": self.lists,
             "queries": self.queries,

@@ -150,7 +150,6 @@ def write_labels(lists: Iterable[LabelList], target: str | Path | TextIO) -> int
     """Write labelled lists to a label file, one per line, and return their number.
 
     Args:
-        lists: The lists.
         target: A stream, or the path of a file that is replaced atomically (gzipped if its name ends in ``.gz``).
 
     Raises:
@@ -206,7 +205,6 @@ def read_flag_embedding(
     score 1) come before negatives (with score 0), in file order.
 
     Args:
-        records: JSON objects of the file.
         seed: Random seed of the shown order.
         use_scores: Whether to use the teacher scores, if there are any.
         skipped: Counter to which skipped lists (without a negative) and repeated texts are added, by reason.

@@ -37,7 +37,6 @@ class ListFilter:
     max_words: int | None = None
 
     def __post_init__(self) -> None:
-        """Check that the limits are in range, and that no minimum exceeds its maximum."""
         for name, low, high in (
             ("tau", self.min_tau, self.max_tau),
             ("docs", self.min_docs, self.max_docs),
@@ -78,12 +77,9 @@ def filter_labels(
     """Yield the labelled lists that meet the limits, without documents that are too short or too long.
 
     Args:
-        labels: The lists.
-        limits: The limits.
         words: Mapping from document ids to numbers of words; required if document lengths are limited.
         other: Mapping from query ids to lists of another teacher. If given, the agreement is measured between the two
             labels, over the documents in both; otherwise between the label and the shown order.
-        dropped: Counter to which dropped documents and lists are added, by reason.
     """
     for label in labels:
         remaining = _drop_documents(label, limits, words or {}, dropped) if limits.counts_words else label
@@ -109,7 +105,6 @@ def agreement(label: LabelList, other: LabelList | None = None) -> float | None:
 
 
 def _reason_to_drop(label: LabelList, limits: ListFilter, other: Mapping[str, LabelList] | None) -> str:
-    """Return the reason why a list is dropped; empty if it is kept."""
     if len(label) < limits.min_docs:
         return "too few documents"
     if limits.max_docs is not None and len(label) > limits.max_docs:
@@ -129,7 +124,6 @@ def _reason_to_drop(label: LabelList, limits: ListFilter, other: Mapping[str, La
 def _drop_documents(
     label: LabelList, limits: ListFilter, words: Mapping[str, int], dropped: Counter[str]
 ) -> LabelList | None:
-    """Return the list without documents that are too short or too long; None if no document is left."""
     positions = []
     for position, doc_id in enumerate(label.initial):
         if doc_id not in words:
@@ -158,7 +152,6 @@ class Augmentation:
         docs: Maximum number of documents per variant; None for all.
         draw: Whether to sample the documents of a variant at random; the number of documents is drawn uniformly from 2
             to ``docs``. If False, the first ``docs`` documents are used.
-        seed: Random seed.
     """
 
     copies: int = 1
@@ -169,7 +162,6 @@ class Augmentation:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check that the options change the lists, that copies differ, and that numbers are in range."""
         ensure(
             self.shuffle or self.draw or self.docs is not None,
             "No option that changes the lists is given",

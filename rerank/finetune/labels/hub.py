@@ -44,11 +44,6 @@ class HubDatasetOptions:
         config: Configuration of the data set; empty for the default.
         revision: Branch, tag or commit; empty for the default branch. A training stores the commit, and uses the same
             commit when it is resumed.
-        query: Name of the column with the query.
-        positives: Name of the column with the relevant text or texts.
-        negatives: Name of the column with the other text or texts.
-        documents: Name of the column with the texts of a graded list.
-        grades: Name of the column with the grades of these texts.
     """
 
     split: str = "train"

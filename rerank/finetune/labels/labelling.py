@@ -47,13 +47,11 @@ class LabelFusion:
 
     @classmethod
     def make(cls, how: str, weights: str = "") -> LabelFusion:
-        """Create a fusion from the values of command-line options."""
         if how not in FUSION_METHODS:
             raise UnknownNameError("fusion method", how, FUSION_METHODS)
         return cls(how=how, weights=weights)
 
     def check(self, teachers: int) -> None:
-        """Check that there is one weight per teacher."""
         try:
             parse_weights(self.weights, teachers)
         except UsageError as error:
@@ -114,7 +112,6 @@ class LabellingPlan:
     min_docs: int = 2
 
     def __post_init__(self) -> None:
-        """Check the names of the teachers, the fusion weights and ``min_docs``."""
         ensure(
             self.teachers and self.min_docs >= 1,
             f"There are {len(self.teachers)} teachers, and --min-docs is {self.min_docs}",
@@ -134,7 +131,6 @@ class LabellingResult:
     """Labelled lists, and a report about the labelling.
 
     Attributes:
-        labels: The labelled lists.
         report: ``queries`` (number of queries), ``written`` (number of labelled lists), ``left_out`` (number of lists
             without a label, by reason), ``failed`` (the first `NAMED` failed lists with their reasons),
             ``failed_lists`` (number of all failed lists), ``silent`` (number of candidates that no teacher ranked) and
@@ -145,7 +141,6 @@ class LabellingResult:
     report: dict[str, Any]
 
     def check(self) -> None:
-        """Check that at least one list is labelled."""
         if self.labels:
             return
         first = "; ".join(f"query {failure['query']}: {failure['why']}" for failure in self.report["failed"][:3])

@@ -41,7 +41,6 @@ class LabelList:
     where: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Check that the label is a permutation of the list, and check the scores."""
         if not self.initial:
             raise self.fault("has no documents", expected="at least one in initial_list")
         for name, ids in (("initial_list", self.initial), ("final_list", self.final)):
@@ -72,7 +71,6 @@ class LabelList:
             raise self.fault("has a score that is not finite", expected="finite numbers")
 
     def __len__(self) -> int:
-        """Return the number of documents."""
         return len(self.initial)
 
     @property
@@ -136,7 +134,6 @@ class TrainingList:
     teacher: str = ""
 
     def __post_init__(self) -> None:
-        """Check that the label is a permutation of the documents, and that there is one score per document or none."""
         name = f"The training list of query {error_repr(self.query.id)}"
         ids = [doc.id for doc in self.docs]
         ensure(ids, f"{name} is empty", expected="at least one document", error=DataError)
@@ -158,7 +155,6 @@ class TrainingList:
         )
 
     def __len__(self) -> int:
-        """Return the number of documents."""
         return len(self.docs)
 
     @property

@@ -76,7 +76,6 @@ class QueryOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check that the numbers are in range, and that the source ``llm`` has a number of documents."""
         ensure(
             self.source != "llm" or self.count is not None,
             "--from llm is used without --count",
@@ -92,7 +91,6 @@ class QueryOptions:
 
     @classmethod
     def make(cls, source: str, **options: Any) -> QueryOptions:
-        """Create options from the values of command-line options."""
         if source not in EXTRACTORS:
             raise UnknownNameError("source of queries", source, EXTRACTORS)
         return cls(source=cast(QuerySource, source), **options)
@@ -109,11 +107,8 @@ def make_synthetic_queries(
     """Create queries and write them into a folder; replies of a model are logged there and reused by later calls.
 
     Args:
-        collection: Collection with the documents.
-        options: Options for creating queries.
         folder: Output folder; files of an earlier call are overwritten, except the log of replies.
         writer: Query writer; required for the source ``llm``, and not allowed for other sources.
-        on_reply: Function that is called after each reply.
 
     Returns:
         ``folder``, ``documents`` and ``queries`` (numbers written), and ``dropped`` (numbers dropped, by reason).
@@ -279,8 +274,6 @@ class QueryWriter:
     """Query writer, which generates search queries for documents with a language model.
 
     Attributes:
-        backend: Backend of the model.
-        template: Prompt template for a single passage.
         each: Number of queries generated per document.
         temperature: Sampling temperature; 0 is greedy decoding, which allows only one query per document.
         seed: Random seed for the first query of each document; the seed increases by 1 for each further query.
@@ -293,7 +286,6 @@ class QueryWriter:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check that the prompt, the backend and the numbers are suitable for generating queries."""
         ensure(
             self.template.method == "pointwise",
             f"The prompt {self.template.name!r} for generating queries has 'method: {self.template.method}'",

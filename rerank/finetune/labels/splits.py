@@ -48,7 +48,6 @@ class Leak:
     where: str = ""  #: Name of the test set; empty if there is only one.
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a JSON object."""
         return asdict(self)
 
 
@@ -143,7 +142,6 @@ class SplitShares:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check that the fractions are not negative, and that their sum is above 0 and below 1."""
         ensure(
             min(self.dev, self.test) >= 0 and 0 < self.dev + self.test < 1,
             f"--dev is {self.dev}, and --test is {self.test}",

@@ -46,8 +46,6 @@ def write_adapter(description: AdapterDescription, model: Any, folder: Path) -> 
 
     Args:
         description: All information except the weights.
-        model: The trained model.
-        folder: Output folder of the training.
     """
     recipe, adapter = description.recipe, description.adapter
     with fill_folder(folder, last=SETTINGS) as draft:

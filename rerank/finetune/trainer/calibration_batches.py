@@ -30,8 +30,6 @@ class FirstBatches:
         places: Examples in training order.
         size: Number of lists per batch.
         module: Function that combines a model with the losses of the recipe into a `ListwiseModule`.
-        device: Torch device.
-        dtype: Data type of the computation.
         first_lr: Learning rate of the first optimizer step.
         count: Maximum number of batches.
     """

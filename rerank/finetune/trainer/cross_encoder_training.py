@@ -56,7 +56,6 @@ class PairBuilder:
     is_pointwise = False
 
     def __init__(self, judge: Relate) -> None:
-        """Store the judge."""
         self._judge = judge
 
     def make(self, training_list: TrainingList) -> dict[str, Any]:
@@ -92,7 +91,6 @@ class CrossEncoderLoss(nn.Module):
     gather_model = None
 
     def __init__(self, model: CrossEncoder, losses: Sequence[WeightedLoss]) -> None:
-        """Store the arguments, and register a hook that counts the input tokens of the model."""
         super().__init__()
         self.model, self.losses = model, tuple(losses)
         self.parts: dict[str, Tensor] = {}  # unweighted value of each loss on the last batch
@@ -122,7 +120,6 @@ class CrossEncoderLoss(nn.Module):
         return {"loss": loss, "parts": self.parts}
 
     def _means(self, inputs: Sequence[Any], labels: Sequence[Tensor], **context: Any) -> dict[str, Tensor]:
-        """Return the mean of each loss over the lists of a batch."""
         queries, documents, ranks, _ = inputs
         pairs = [(query, doc) for query, docs in zip(queries, documents, strict=True) for doc in docs]
         features = batch_to_device(self.model.preprocess(pairs, **context), self.model.device)
@@ -146,7 +143,6 @@ class LibraryLoss(CrossEncoderLoss):
     """
 
     def __init__(self, model: CrossEncoder, term: WeightedLoss) -> None:
-        """Build the loss of sentence-transformers for the cross-encoder."""
         super().__init__(model, [term])
         self._settings = cast(SentenceTransformers, term.loss)
         self._library_loss = self._settings.build(model)
@@ -166,12 +162,10 @@ class ScheduledListCollator(CrossEncoderDataCollator):
     """Collator that builds the lists of a batch from their positions, which are the rows of the data set."""
 
     def __init__(self, model: CrossEncoder, places: ScheduledExamples) -> None:
-        """Store the lists in training order."""
         super().__init__(preprocess_fn=model.preprocess, prompts=default_prompt(model))
         self._places = places
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return the batch of the lists at the positions that the rows contain."""
         return cast(dict[str, Any], super().__call__([self._places[row["place"]] for row in features]))
 
 
@@ -195,7 +189,6 @@ class CrossEncoderListTrainer(ListTrainer, CrossEncoderTrainer):
         kept: Sequence[str],
         validate: Callable[[], dict[str, float]] | None = None,
     ) -> None:
-        """Set up the trainer of sentence-transformers."""
         dataset = Dataset.from_dict({"place": list(range(len(places)))})
         CrossEncoderTrainer.__init__(
             self,
@@ -211,14 +204,12 @@ class CrossEncoderListTrainer(ListTrainer, CrossEncoderTrainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Compute the loss as sentence-transformers does, and store the value of each term for the metrics."""
         value = CrossEncoderTrainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
         module = cast(CrossEncoderLoss, self.loss)
         self._count_batch(module.tokens, module.parts)
         return value
 
     def get_batch_sampler(self, dataset: Any, batch_size: int, drop_last: bool, *_: Any, **__: Any) -> BatchSampler:
-        """Return a sampler that keeps the order of the schedule."""
         return BatchSampler(SequentialSampler(dataset), batch_size=batch_size, drop_last=drop_last)
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
@@ -281,7 +272,6 @@ class CrossEncoderRun(TrainingRun):
 
     @contextmanager
     def _inference_backend(self, module: ListwiseModule) -> Iterator[Backend]:
-        """Yield the backend with the model that is being trained, and restore training mode afterwards."""
         training = self._backend.model.training
         try:
             yield self._backend

@@ -56,7 +56,6 @@ class TrainingExample:
         rows: Start and end (exclusive) of the attention rows that are averaged; (0, 0) if no loss uses attention.
         ranks: Rank of each document according to the label, from 1.
         scores: Teacher scores; empty if there are none.
-        query: Id of the query, for error messages.
     """
 
     texts: tuple[tuple[int, ...], ...]
@@ -70,7 +69,6 @@ class TrainingExample:
     query: str = ""
 
     def __len__(self) -> int:
-        """Return the number of tokens of all texts together."""
         return sum(map(len, self.texts))
 
 
@@ -84,7 +82,6 @@ class LossInputs:
 
     @classmethod
     def of(cls, recipe: Recipe, components: RecipeComponents) -> LossInputs:
-        """Return the kinds of model outputs that the losses of a recipe use."""
         pairs = list(zip(recipe.losses, components.losses, strict=True))
         sources = {table.on or "logits" for table, loss in pairs if loss.of == "scores"}
         return cls(
@@ -122,7 +119,6 @@ class ExampleBuilder:
     """Builder of training examples with the prompts of the judge that will rank with the adapter."""
 
     def __init__(self, judge: PromptJudge, inputs: LossInputs) -> None:
-        """Store the judge and the inputs of the losses, which `check_judge` has checked."""
         self._judge, self._inputs = judge, inputs
         self._tokens = cast(HfTokens, judge.backend.tokens)
 
@@ -132,7 +128,6 @@ class ExampleBuilder:
         return isinstance(self._judge, PointwiseJudge)
 
     def make(self, training_list: TrainingList) -> TrainingExample:
-        """Build the example of one list."""
         window = Window(training_list.query, training_list.docs)
         example = (self._pointwise if self.is_pointwise else self._listwise)(window, training_list)
         return replace(example, ranks=training_list.ranks, scores=training_list.scores, query=training_list.query.id)
@@ -179,7 +174,6 @@ class ExampleBuilder:
         return whole[len(ids)] if whole[: len(ids)] == list(ids) else self._tokens.plain(word)[0]
 
     def _listwise(self, window: Window, training_list: TrainingList) -> TrainingExample:
-        """Build one text with all documents of the list."""
         judge, n = self._judge, len(window)
         alphabet: Alphabet = "letters" if isinstance(judge, Logits) else getattr(judge, "identifiers", "numbers")
         names = make_prompt_identifiers(alphabet, n, self._tokens)
@@ -300,7 +294,6 @@ def tokenize_target_text(tokens: HfTokens, rendered: str, text: str, spans: Sequ
     Args:
         tokens: A fast tokenizer.
         rendered: The prompt, including the chat template.
-        text: The target text.
         spans: Character spans of the identifiers in ``text``, best first.
     """
     prompt = tokens.ids(rendered)

@@ -80,7 +80,6 @@ class SingleGpu(TrainingArguments):
 
     @property
     def n_gpu(self) -> int:
-        """Number of GPUs of this process: 1, or 0 without a GPU."""
         return min(1, int(super().n_gpu))
 
 
@@ -88,10 +87,8 @@ class ListTrainer(Trainer):
     """Trainer of a `ListwiseModule` on training lists.
 
     Args:
-        module: The module to train.
         args: Arguments of transformers; ``output_dir`` is the folder of the training.
         places: Examples in training order.
-        optimizer: The optimizer component.
         kept: Names of the tensors that a checkpoint must contain.
         validate: Function that evaluates the model on held-out data and returns a mapping from names to values; the
             first entry is the measure that selects the best checkpoint. None without validation.
@@ -110,7 +107,6 @@ class ListTrainer(Trainer):
         kept: Sequence[str],
         validate: Callable[[], dict[str, float]] | None = None,
     ) -> None:
-        """Set up transformers' trainer."""
         super().__init__(
             model=module,
             args=args,
@@ -142,7 +138,6 @@ class ListTrainer(Trainer):
         self._epochs = places.epochs
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """Build the optimizer from the optimizer component of the recipe."""
         if self.optimizer is None:
             decay = float(self.args.weight_decay)
             self.optimizer = self._part.build(self.model, lr=self.args.learning_rate, weight_decay=decay)
@@ -156,7 +151,6 @@ class ListTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Compute the total loss in the module, and store the value of each loss for the metrics."""
         out = model(**inputs)
         self._count_batch(inputs["ids"].numel(), out["parts"])
         return (out["loss"], out) if return_outputs else out["loss"]
@@ -227,7 +221,6 @@ class ListTrainer(Trainer):
 
     @property
     def _per_step(self) -> int:
-        """Number of lists per optimizer step, over all processes."""
         return int(self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -243,7 +236,6 @@ class ListTrainer(Trainer):
             os.replace(draft, folder / WEIGHTS)
 
     def load_weights(self, folder: Path) -> None:
-        """Copy the tensors of a checkpoint into the module."""
         with safetensors.safe_open(str(folder / WEIGHTS), "pt") as file, torch.no_grad():
             if set(stored := file.keys()) != set(self._kept):
                 raise DataError(
@@ -302,7 +294,6 @@ class MetricsWriter(TrainerCallback):
     """Callback that writes metrics as JSON lines to ``path``, and calls ``advance(1)`` after each step."""
 
     def __init__(self, path: Path, advance: Callable[[int], None]) -> None:
-        """Store the path of the metrics file and the function that advances the progress display."""
         self._path, self._advance = path, advance
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -315,13 +306,11 @@ class MetricsWriter(TrainerCallback):
             file.writelines(f"{line}\n" for line in earlier)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Write one line of metrics."""
         if state.is_world_process_zero and logs:
             with storage_errors(), self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Advance the progress display."""
         self._advance(1)
 
 
@@ -338,7 +327,6 @@ class FinalValidation(TrainerCallback):
     """Callback that validates after the last step, so that the last weights can be selected too."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Request a validation if this step is the last step."""
         if state.global_step >= state.max_steps:
             control.should_evaluate = True
 
@@ -351,16 +339,13 @@ class EarlyStopping(TrainerCallback):
     """
 
     def __init__(self, measure: str, patience: int) -> None:
-        """Store measure and patience."""
         self._key, self._patience = f"eval_{measure}", patience
         self._best: Callable[[Sequence[float]], float] = min if measure == "loss" else max
 
     def is_over(self, history: Sequence[Mapping[str, Any]]) -> bool:
-        """Return whether the training should end, given its log history."""
         values = [entry[self._key] for entry in history if self._key in entry]
         return bool(values) and len(values) - 1 - values.index(self._best(values)) >= self._patience
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Stop the training after ``patience`` validations without improvement."""
         if self.is_over(state.log_history):
             control.should_training_stop = True

@@ -48,7 +48,6 @@ def sum_weighted_losses(terms: Sequence[WeightedLoss], means: Mapping[str, Tenso
     """Return the total loss of a batch, a scalar.
 
     Args:
-        terms: The terms of the total loss.
         means: Mean of each loss over the lists of the batch, by name.
         queries: Ids of the queries of the lists.
     """
@@ -71,11 +70,9 @@ class AttentionScorer(nn.Module):
 
     Args:
         heads: (layer, head) pairs.
-        learnt: Whether the weights and the power are trained.
     """
 
     def __init__(self, heads: Sequence[tuple[int, int]], *, learnt: bool) -> None:
-        """Initialise all heads with equal weights, and the power with 0."""
         super().__init__()
         self.heads = tuple(sorted(heads))
         self.logits = nn.Parameter(torch.zeros(len(heads)), requires_grad=learnt)
@@ -110,7 +107,6 @@ class ListwiseModule(nn.Module):
     def __init__(
         self, model: Any, losses: Sequence[WeightedLoss], readout: AttentionScorer | None = None, *, packs: bool = True
     ) -> None:
-        """Store the arguments, and group the heads by layer."""
         super().__init__()
         self.model, self.losses, self.readout, self._packs = model, tuple(losses), readout, packs
         #: True if weights are sharded. FSDP then gathers a layer for the backward pass only when a gradient reaches the
@@ -125,7 +121,6 @@ class ListwiseModule(nn.Module):
 
     @property
     def config(self) -> Any:
-        """Configuration of the model, which the trainer reads."""
         return self.model.config
 
     def get_input_embeddings(self) -> Any:
@@ -138,7 +133,6 @@ class ListwiseModule(nn.Module):
         Args:
             ids: Token ids of the concatenated texts of all examples, shape (1, length).
             positions: Position of each token in its own text, shape (1, length).
-            examples: The examples.
 
         Returns:
             ``loss`` (the total loss), and ``parts`` (the unweighted value of each loss by name, for the metrics).
@@ -165,7 +159,6 @@ class ListwiseModule(nn.Module):
         return {"loss": loss, "parts": {name: value.detach() for name, value in means.items()}}
 
     def example_loss(self, example: TrainingExample, device: str) -> dict[str, Any]:
-        """Return the result of `forward` for a single example; ``device`` is the device of the model."""
         batch = collate_examples([example])
         out: dict[str, Any] = self(**batch | {key: batch[key].to(device) for key in ("ids", "positions")})
         return out
@@ -201,7 +194,6 @@ class ListwiseModule(nn.Module):
         return torch.cat([row.recorded[index, layer] for layer in self._heads])
 
     def attention_shares(self, ids: Tensor, positions: Tensor, examples: Sequence[TrainingExample]) -> list[Tensor]:
-        """Return, per example, the attention that each document receives in each head, shape (heads, documents)."""
         _, _, row, _ = self._run_model(ids, positions, examples)
         return [self._shares(row, index) for index in range(len(examples))]
 

@@ -67,7 +67,6 @@ def compute_packed(
     """Compute the attention of one layer over a packed row, with the signature of transformers' attention interface.
 
     Args:
-        module: The attention layer.
         query: Queries of shape (1, heads, length, head size).
         key: Keys of shape (1, key-value heads, length, head size).
         value: Values of shape (1, key-value heads, length, head size).
@@ -143,7 +142,6 @@ def _document_shares(
     Args:
         query: Queries of shape (heads, length, head size).
         key: Keys of shape (heads, length, head size), with key-value heads repeated for each query head.
-        region: The rows over which attention is averaged, and the documents.
         bounds: Start and end (exclusive) of the text.
         scale: Factor by which attention scores are multiplied.
         window: Size of a sliding window; 0 for full causal attention.

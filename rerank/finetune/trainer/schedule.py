@@ -33,13 +33,11 @@ class ListSchedule:
 
     Attributes:
         lists: The lists; every epoch visits each of them once, in a new random order.
-        length: Length of the sequence.
         documents: Maximum number of documents per list; longer lists are subsampled at every visit.
         best: Number of best documents, according to the label, that every sample contains.
         hard: Number of hard negatives that every sample contains: the documents whose rank in the label is furthest
             below their position in the list. The other documents are drawn at random.
         shuffle: Whether documents are shown in random order; otherwise they keep the order of the list.
-        seed: Random seed.
     """
 
     lists: Sequence[TrainingList]
@@ -51,11 +49,9 @@ class ListSchedule:
     seed: int
 
     def __len__(self) -> int:
-        """Return the number of lists in the sequence, over all epochs."""
         return self.length
 
     def __getitem__(self, index: int) -> TrainingList:
-        """Return the list at an index, with its documents in the order in which they are shown."""
         epoch, offset = divmod(index, len(self.lists))
         rng = random.Random(f"{self.seed}-{index}")
         training_list = self.lists[_epoch_order(self.seed, epoch, len(self.lists))[offset]]
@@ -80,30 +76,23 @@ class ScheduledExamples:
     """Training examples in the order of a schedule, as a data set of torch; an example is built when it is accessed.
 
     Args:
-        schedule: The schedule.
-        examples: Builder of examples.
         steps: Number of optimizer steps; every step uses the same number of examples.
     """
 
     def __init__(self, schedule: ListSchedule, examples: ExampleBuilder, steps: int) -> None:
-        """Store the schedule, the builder of examples and the number of steps."""
         self._schedule, self.examples, self.steps = schedule, examples, steps
 
     def __len__(self) -> int:
-        """Return the number of examples."""
         return len(self._schedule)
 
     def __getitem__(self, index: int) -> Any:
-        """Build the example at an index."""
         return self.examples.make(self._schedule[index])
 
     @property
     def epochs(self) -> float:
-        """Number of passes over the training lists."""
         return len(self._schedule) / len(self._schedule.lists)
 
     def truncated(self, steps: int) -> ScheduledExamples:
-        """Return the examples of the first ``steps`` steps."""
         length = len(self) // self.steps * steps
         return ScheduledExamples(replace(self._schedule, length=length), self.examples, steps)
 
@@ -143,7 +132,6 @@ def read_lists(
     """Return the training lists and the held-out lists of a recipe; lists with a single document are skipped.
 
     Args:
-        recipe: The recipe.
         pinned: Mapping from the selectors of data sets in the recipe to the selectors that are read instead, as
             returned by `pin_hub_datasets`; None to read the data sets as named in the recipe.
     """

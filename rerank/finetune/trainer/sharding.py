@@ -38,7 +38,6 @@ def shard_weights(module: ListwiseModule, kept: Collection[str], device: str, dt
     Args:
         module: The module with the adapter attached, on the CPU or on the device.
         kept: Names of the tensors in checkpoints; they are not sharded unless all weights are.
-        device: Torch device of this process, to which the module is moved.
         dtype: Data type of the computation: ``float32`` or ``bfloat16``.
     """
     model = unwrap_adapted_model(module.model)
@@ -97,14 +96,10 @@ class ModelGatherer:
     """Callable that gathers the weights of a sharded model into an unsharded copy, for inference and for saving.
 
     The sharded model itself cannot be used for inference, which reads weights outside of `forward` and stops `forward`
-    early; FSDP supports neither.
-
-    Args:
-        model: The model before it is sharded.
+    early; FSDP supports neither. A gatherer is made before the model is sharded, and keeps its structure and buffers.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        """Store a copy of the model's structure and buffers without its weights."""
         empty = {id(value): nn.Parameter(torch.empty_like(value, device="meta")) for value in model.parameters()}
         self._model, self._skeleton = model, copy.deepcopy(model, dict(empty))
 
@@ -128,13 +123,12 @@ class ShardedListTrainer(ListTrainer):
     """
 
     def __init__(self, module: ListwiseModule, *args: Any, **options: Any) -> None:
-        """Set up the trainer without DistributedDataParallel, which rejects sharded weights."""
         super().__init__(module, *args, **options)
+        # Without DistributedDataParallel, which rejects sharded weights.
         self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
         self._shards_state = trains_whole_model(module)
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """Build the optimizer over the sharded parameters."""
         reshard_weights(cast(nn.Module, self.model))
         return super().create_optimizer(model)
 

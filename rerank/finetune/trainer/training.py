@@ -36,14 +36,11 @@ class TrainingResult:
     """Result of training an adapter: its folder, validation values and resource use.
 
     Attributes:
-        folder: Folder of the adapter.
-        steps: Number of optimizer steps.
         loss: Mean training loss in the last line of the metrics.
         validation: Validation measure and held-out loss of the saved weights, by name; empty without validation.
         first_stage: Validation measure of the first-stage rankings, by name; empty without a validation collection.
         seconds: Wall time of this process.
         peak_mb: Peak memory use in MiB: GPU memory if there is a GPU, otherwise memory of the process.
-        trainable: Number of trained parameters.
         state_mb: Size of the optimizer state in MiB.
         tokens: Number of tokens processed by this process.
         datasets: Mapping from the selector of each hub data set in the recipe to the same selector with the commit
@@ -75,13 +72,9 @@ def train_adapter(
     """Train a model as a recipe describes, and write the adapter with its model card into a folder.
 
     Args:
-        recipe: The recipe.
-        folder: Output folder, also for checkpoints and metrics.
         resume: Whether to continue from the last complete checkpoint, if there is one.
-        device: Torch device.
         report_to: Names of the services to which metrics are reported, as in transformers. If None, tensorboard is used
             if it is installed. The services may change when a training is resumed.
-        progress: Function that opens a progress display.
 
     Returns:
         The result. In processes other than the main process, most fields are 0 or empty.

@@ -81,7 +81,6 @@ class TrainingFolder:
         return pin_hub_datasets([*self.recipe.data.lists, *(table.lists if table else ())])
 
     def read_result(self) -> dict[str, Any]:
-        """Return the stored result of a completed training."""
         return read_json_object(self.path / _RESULT, "result of the training")
 
     def write_result(self, outcome: Mapping[str, Any]) -> None:

@@ -71,7 +71,6 @@ class TrainingRun:
         device: str,
         report_to: Sequence[str] = (),
     ) -> None:
-        """Check the recipe, and load the lists, the validation data and the base model."""
         ensure(
             not recipe.training.fsdp or os.environ.get("WORLD_SIZE", "1") != "1",
             "fsdp = true is set, but there is only a single process",
@@ -103,7 +102,6 @@ class TrainingRun:
         self.outcome: dict[str, Any] = {}
 
     def _load_base_model(self, dtype: str, device: str) -> tuple[Any, Any]:
-        """Return the base model as a backend, and its tokenizer."""
         return load_base_model(self._recipe, dtype=dtype, device=device)
 
     def _examples(self, inputs: LossInputs) -> ExampleBuilder:
@@ -113,7 +111,6 @@ class TrainingRun:
         return schedule_examples(self._recipe, self._lists, examples)
 
     def _attach_adapter(self) -> ListwiseModule:
-        """Attach the adapter to the base model and return the module to train."""
         recipe, model, adapter = self._recipe, self._backend.model, self._components.adapter
         if self._readout and recipe.readout.cut and not (self._inputs.tokens or self._inputs.logits):
             layers = 1 + max(layer for layer, _ in self._readout.heads)
@@ -197,7 +194,6 @@ class TrainingRun:
         return {measure: processes.value_of_first(values.pop(measure)), **values}
 
     def _bare_trainer(self, module: ListwiseModule, validate: Callable[[], dict[str, float]] | None) -> ListTrainer:
-        """Return the trainer for the module, without callbacks."""
         make = ShardedListTrainer if self._recipe.training.fsdp else ListTrainer
         return make(
             module,
@@ -209,7 +205,6 @@ class TrainingRun:
         )
 
     def train(self, *, resume: bool, progress: ProgressFactory) -> None:
-        """Train to the end and save the adapter."""
         if self._folder.is_complete(resume=resume):
             self.outcome = self._folder.read_result()
             return

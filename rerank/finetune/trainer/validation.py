@@ -62,12 +62,7 @@ class ValidationRankings:
     """Rankings of the validation queries by the model in training, with the method of the recipe.
 
     Attributes:
-        validation: Candidates, relevance judgments and measure.
-        setup: The components of the recipe's method.
-        folder: Output folder of the training.
-        module: The module that is trained.
         readout: Trained weights of attention heads, for the judge `attention`; None if no loss uses attention.
-        open_backend: Function that returns a context manager, which yields the model as a backend in inference mode.
         best: Value of the measure and rankings of the best validation in this process; None before the first one.
     """
 
@@ -80,7 +75,6 @@ class ValidationRankings:
     best: tuple[float, Run] | None = field(default=None, init=False)
 
     def write_before_training(self) -> None:
-        """Write the rankings by the first stage and by the untrained model."""
         if processes.is_main():
             write_run(self.validation.candidates, self.folder / _FIRST)
         self._rank_into(_UNTRAINED)
@@ -144,10 +138,7 @@ def held_out_loss(module: ListwiseModule, examples: ScheduledExamples, device: s
     """Compute the training loss on held-out lists, with the current weights and without dropout or noise.
 
     Args:
-        module: The module that is trained.
         examples: One example per list.
-        device: Torch device.
-        dtype: Data type of the computation.
 
     Returns:
         The total loss as ``loss`` and each single loss as ``loss_NAME``, averaged over the lists.

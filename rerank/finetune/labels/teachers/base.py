@@ -37,12 +37,8 @@ class LabellingTask:
 
     Attributes:
         spec: Run specification; only the teacher `method` uses its method and model.
-        execution: Execution options of a run.
-        collection: Collection with the documents.
-        candidates: First-stage ranking of every query, with texts.
         qrels: Relevance judgments of the specification or the collection; empty if there are none.
         prepared: Prepared run of the specification, for the teacher `method`; None if no teacher needs it.
-        execute: Function that executes a run and returns its summary.
     """
 
     spec: RunSpec

@@ -57,7 +57,6 @@ class Method:
         return method.strategy.name == "full" and issubclass(judge, Relate | PointwiseJudge) and not weight
 
     def label(self, task: LabellingTask) -> tuple[Mapping[str, TeacherRanking], Mapping[str, Any]]:
-        """Execute or resume the reranking run, and return its rankings."""
         if task.prepared is None:
             raise UsageError(
                 "The teacher 'method' has no prepared run", expected="a labelling task from prepare_labelling"
@@ -109,29 +108,32 @@ def scores_of_run(folder: RunFolder) -> dict[str, dict[str, float]]:
     return complete
 
 
+class _ScoredTeacher:
+    """What most teachers share: they execute no run, need no judgments, and their rankings have scores."""
+
+    __slots__ = ()
+    runs: ClassVar[bool] = False
+    judged_only: ClassVar[bool] = False
+
+    def scored(self, spec: RunSpec) -> bool:
+        return True
+
+
 @dataclass(frozen=True, slots=True)
-class Dense(DenseRetriever):
+class Dense(_ScoredTeacher, DenseRetriever):
     """Teacher that ranks with an embedding model. Its options are those of the first stage `dense`.
 
     Only candidates are embedded, not the collection. Embeddings are stored batch by batch in the cache of
     `rerank.retrieval.dense`, so that an interrupted process can be continued.
     """
 
-    runs: ClassVar[bool] = False
-    judged_only: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
-        """Reject options that would have no effect."""
         DenseRetriever.__post_init__(self)
         ensure(
             self.index == "flat",
             f"The teacher dense does not support index={self.index}",
             expected="no option index, because every candidate is scored",
         )
-
-    def scored(self, spec: RunSpec) -> bool:
-        """Return True: the scores are similarities."""
-        return True
 
     def label(self, task: LabellingTask) -> tuple[Mapping[str, TeacherRanking], Mapping[str, Any]]:
         """Rank the candidates by cosine similarity, or by inner product if ``normalise`` is False."""
@@ -188,7 +190,7 @@ class _Candidates:
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
+class Search(_ScoredTeacher):
     """Teacher that ranks candidates with a first stage, usually not the one that retrieved the candidates.
 
     The first stage retrieves at least `DEPTH` documents per query, or as many as the candidate lists are deep.
@@ -198,13 +200,9 @@ class Search:
             parentheses if it is part of a teacher's selector, as in ``search:(bm25,k1=1.2)``.
     """
 
-    runs: ClassVar[bool] = False
-    judged_only: ClassVar[bool] = False
-
     selector: str
 
     def __post_init__(self) -> None:
-        """Check the selector before anything is retrieved."""
         build_from_selector(retrieval.first_stages, self._plain)
 
     @property
@@ -212,12 +210,7 @@ class Search:
         enclosed = self.selector[:1] + self.selector[-1:] == "()"
         return self.selector[1:-1] if enclosed else self.selector
 
-    def scored(self, spec: RunSpec) -> bool:
-        """Return True: the scores come from the first stage."""
-        return True
-
     def label(self, task: LabellingTask) -> tuple[Mapping[str, TeacherRanking], Mapping[str, Any]]:
-        """Rank the candidates in the order of the first stage."""
         queries = [ranking.query for ranking in task.candidates.values()]
         first_stage = retrieval.open_first_stage(self._plain, task.collection)
         run = first_stage.search(queries, max(DEPTH, task.spec.depth))
@@ -225,7 +218,7 @@ class Search:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class Run(_ScoredTeacher):
     """Teacher that ranks as in an existing run. Candidates that are missing in the run come last.
 
     The report of the labelling counts the missing candidates. The scores in the run of a listwise reranker are
@@ -235,22 +228,14 @@ class Run:
         path: Run file, in any format that `rerank.io.run_files.read_run` supports.
     """
 
-    runs: ClassVar[bool] = False
-    judged_only: ClassVar[bool] = False
-
     path: str
 
-    def scored(self, spec: RunSpec) -> bool:
-        """Return True: the scores come from the run."""
-        return True
-
     def label(self, task: LabellingTask) -> tuple[Mapping[str, TeacherRanking], Mapping[str, Any]]:
-        """Rank the candidates in the order of the run file."""
         return rank_by_run(task.candidates.values(), read_run(self.path)), {}
 
 
 @dataclass(frozen=True, slots=True)
-class Qrels:
+class Qrels(_ScoredTeacher):
     """Teacher that ranks by relevance judgments, the highest grade first; ties keep first-stage order.
 
     Unjudged documents count as grade 0; the report states their number. A list whose documents all have the same grade
@@ -260,17 +245,11 @@ class Qrels:
         file: A qrels file or the selector of a collection; if empty, the qrels of the run specification are used.
     """
 
-    runs: ClassVar[bool] = False
     judged_only: ClassVar[bool] = True
 
     file: str = ""
 
-    def scored(self, spec: RunSpec) -> bool:
-        """Return True: the scores are grades."""
-        return True
-
     def label(self, task: LabellingTask) -> tuple[Mapping[str, TeacherRanking], Mapping[str, Any]]:
-        """Rank the candidates by grade."""
         qrels = open_collection_qrels(self.file)[0] if self.file else task.qrels
         ensure(
             qrels,

@@ -84,24 +84,17 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeOptions:
-    """Options for merging an adapter into its base model.
+    """Options for merging an adapter into its base model."""
 
-    Attributes:
-        reduce: Factor by which the singular values of intruder dimensions are multiplied, from 0 (removed) to 1
-            (unchanged); None for no reduction.
-        top: Number of leading singular vectors that are checked for intruder dimensions.
-        epsilon: Cosine threshold below which a singular vector counts as an intruder dimension.
-        dtype: Data type of the written weights; ``auto`` uses the data type of the base model.
-        allow_rounding: Write the model even if ``dtype`` alters the weight change by more than `MAX_ROUNDING`.
-        device: Torch device for the singular value decompositions.
-    """
-
+    #: Factor by which the singular values of intruder dimensions are multiplied, from 0 (removed) to 1 (unchanged);
+    #: None for no reduction.
     reduce: float | None = None
-    top: int = 10
-    epsilon: float = 0.5
-    dtype: str = "float32"
+    top: int = 10  #: Number of leading singular vectors that are checked for intruder dimensions.
+    epsilon: float = 0.5  #: Cosine threshold below which a singular vector counts as an intruder dimension.
+    dtype: str = "float32"  #: Data type of the written weights; ``auto`` uses the data type of the base model.
+    #: Write the model even if ``dtype`` alters the weight change by more than `MAX_ROUNDING`.
     allow_rounding: bool = False
-    device: str = "cpu"
+    device: str = "cpu"  #: Torch device for the singular value decompositions.
 
     def __post_init__(self) -> None:
         ensure(
@@ -128,19 +121,15 @@ class IntruderReduction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeResult:
-    """Result of merging an adapter into its base model.
-
-    Attributes:
-        changed: Number of matrices and vectors that differ from the base model.
-        rounded: Norm of the rounding error that ``dtype`` causes, divided by the norm of the weight change. A value
-            near 1 means that rounding removed most of the training. None if nothing changed.
-        reduced: Numbers of intruder dimensions of each changed matrix; empty without a reduction.
-    """
+    """Result of merging an adapter into its base model."""
 
     out: Path
     dtype: str
-    changed: int
+    changed: int  #: Number of matrices and vectors that differ from the base model.
+    #: Norm of the rounding error that ``dtype`` causes, divided by the norm of the weight change. A value near 1 means
+    #: that rounding removed most of the training. None if nothing changed.
     rounded: float | None
+    #: Numbers of intruder dimensions of each changed matrix; empty without a reduction.
     reduced: tuple[IntruderReduction, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:

@@ -16,23 +16,17 @@ from rerank.io.reports import Grid, Report, format_cell, make_grid
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InspectionOptions:
-    """Options for the inspection of how training changed the weights of a model.
+    """Options for the inspection of how training changed the weights of a model."""
 
-    Attributes:
-        top: Number of leading singular vectors that are checked for intruder dimensions; 0 skips the check and the
-            singular value decompositions that it needs.
-        epsilon: Cosine threshold below which a singular vector counts as an intruder dimension.
-        tolerance: Entries that changed by at most this value count as unchanged.
-        reduction: Fraction of the singular values of the untrained matrices that `spectra.rank_profile` drops; None for
-            no rank profile.
-        device: Torch device for the singular value decompositions.
-    """
-
+    #: Number of leading singular vectors that are checked for intruder dimensions; 0 skips the check and the singular
+    #: value decompositions that it needs.
     top: int = 10
-    epsilon: float = 0.5
-    tolerance: float = 1e-5
+    epsilon: float = 0.5  #: Cosine threshold below which a singular vector counts as an intruder dimension.
+    tolerance: float = 1e-5  #: Entries that changed by at most this value count as unchanged.
+    #: Fraction of the singular values of the untrained matrices that `spectra.rank_profile` drops; None for no rank
+    #: profile.
     reduction: float | None = None
-    device: str = "cpu"
+    device: str = "cpu"  #: Torch device for the singular value decompositions.
 
     def __post_init__(self) -> None:
         ensure(self.top >= 0, f"top is {self.top}", expected="0 or more")
@@ -47,27 +41,20 @@ class InspectionOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatrixReport:
-    """Report on one matrix that training changed: size, rank and sparsity of the change.
-
-    Attributes:
-        norm: Frobenius norm of the change.
-        relative: Norm of the change divided by the norm of the untrained matrix; None if the untrained matrix is 0.
-        entropy_rank: Effective rank of the change: exp of the entropy of its singular values.
-        sparsity: Fraction of unchanged entries.
-        intruders: Number of intruder dimensions among the leading singular vectors; None if not computed.
-        profile: Rank of the untrained matrix in `spectra.rank_profile`; None if not computed.
-    """
+    """Report on one matrix that training changed: size, rank and sparsity of the change."""
 
     name: str
     rows: int
     columns: int
-    norm: float
+    norm: float  #: Frobenius norm of the change.
+    #: Norm of the change divided by the norm of the untrained matrix; None if the untrained matrix is 0.
     relative: float | None
     rank: int
-    entropy_rank: float
-    sparsity: float
+    entropy_rank: float  #: Effective rank of the change: exp of the entropy of its singular values.
+    sparsity: float  #: Fraction of unchanged entries.
+    #: Number of intruder dimensions among the leading singular vectors; None if not computed.
     intruders: int | None = None
-    profile: int | None = None
+    profile: int | None = None  #: Rank of the untrained matrix in `spectra.rank_profile`; None if not computed.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,20 +43,14 @@ _ROUNDING = 8 * 2.0**-24
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class WeightChange:
-    """A weight matrix before training, and its change by training.
-
-    Attributes:
-        weight: Weight before training, in float32, shape (m, n); a vector has the shape (1, n).
-        delta: Weight after training minus ``weight``, shape (m, n).
-        factors: Factors of ``delta``, shapes (m, r) and (r, n); None if they are unknown.
-        floor: Singular values of ``delta`` up to this value may be rounding errors.
-    """
+    """A weight matrix before training, and its change by training."""
 
     name: str
-    weight: Tensor
-    delta: Tensor
+    weight: Tensor  #: Weight before training, in float32, shape (m, n); a vector has the shape (1, n).
+    delta: Tensor  #: Weight after training minus ``weight``, shape (m, n).
+    #: Factors of ``delta``, shapes (m, r) and (r, n); None if they are unknown.
     factors: tuple[Tensor, Tensor] | None = None
-    floor: float = 0.0
+    floor: float = 0.0  #: Singular values of ``delta`` up to this value may be rounding errors.
 
 
 def iterate_weight_changes(subject: InspectedModel, base: CheckpointReader) -> Iterator[WeightChange]:

@@ -19,20 +19,15 @@ from rerank.finetune.labels.lists import LabelList, TrainingList
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListFilter:
-    """Limits that labelled lists and their documents must meet; None means no limit. Documents are dropped first.
+    """Limits that labelled lists and their documents must meet; None means no limit. Documents are dropped first."""
 
-    Attributes:
-        min_tau: Minimum agreement: Kendall's tau between the label and the shown order, or between the labels of two
-            teachers.
-        max_tau: Maximum agreement; a list with a larger value mainly teaches the model to keep the shown order.
-        min_docs: Minimum number of documents per list; ``max_docs`` is the maximum.
-        min_words: Minimum number of words per document, and ``max_words`` the maximum; other documents are dropped.
-    """
-
+    #: Minimum agreement: Kendall's tau between the label and the shown order, or between the labels of two teachers.
     min_tau: float | None = None
+    #: Maximum agreement; a list with a larger value mainly teaches the model to keep the shown order.
     max_tau: float | None = None
-    min_docs: int = 2
+    min_docs: int = 2  #: Minimum number of documents per list; ``max_docs`` is the maximum.
     max_docs: int | None = None
+    #: Minimum number of words per document, and ``max_words`` the maximum; other documents are dropped.
     min_words: int | None = None
     max_words: int | None = None
 
@@ -143,21 +138,14 @@ def _drop_documents(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augmentation:
-    """Options for the variants that are created from each list.
+    """Options for the variants that are created from each list."""
 
-    Attributes:
-        copies: Number of variants per list.
-        keep: Whether to yield the unchanged list before its variants.
-        shuffle: Whether to show the documents in random order; otherwise they keep their order.
-        docs: Maximum number of documents per variant; None for all.
-        draw: Whether to sample the documents of a variant at random; the number of documents is drawn uniformly from 2
-            to ``docs``. If False, the first ``docs`` documents are used.
-    """
-
-    copies: int = 1
-    keep: bool = False
-    shuffle: bool = False
-    docs: int | None = None
+    copies: int = 1  #: Number of variants per list.
+    keep: bool = False  #: Whether to yield the unchanged list before its variants.
+    shuffle: bool = False  #: Whether to show the documents in random order; otherwise they keep their order.
+    docs: int | None = None  #: Maximum number of documents per variant; None for all.
+    #: Whether to sample the documents of a variant at random; the number of documents is drawn uniformly from 2 to
+    #: ``docs``. If False, the first ``docs`` documents are used.
     draw: bool = False
     seed: int = 0
 

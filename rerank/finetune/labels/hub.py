@@ -37,17 +37,12 @@ def is_hub_dataset(path: str | Path) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubDatasetOptions:
-    """Options of a hub data set and names of its columns; for an empty column name, common column names are tried.
+    """Options of a hub data set and names of its columns; for an empty column name, common column names are tried."""
 
-    Attributes:
-        split: Name of the split, or a slice of it such as ``train[:1000]``.
-        config: Configuration of the data set; empty for the default.
-        revision: Branch, tag or commit; empty for the default branch. A training stores the commit, and uses the same
-            commit when it is resumed.
-    """
-
-    split: str = "train"
-    config: str = ""
+    split: str = "train"  #: Name of the split, or a slice of it such as ``train[:1000]``.
+    config: str = ""  #: Configuration of the data set; empty for the default.
+    #: Branch, tag or commit; empty for the default branch. A training stores the commit, and uses the same commit when
+    #: it is resumed.
     revision: str = ""
     query: str = ""
     positives: str = ""

@@ -34,16 +34,12 @@ NAMED = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelFusion:
-    """A method that fuses the rankings of several teachers into one label, with the formulas of hybrid first stages.
+    """A method that fuses the rankings of several teachers into one label, with the formulas of hybrid first stages."""
 
-    Attributes:
-        how: ``rrf`` sums 1 / (60 + rank among the candidates) over teachers (Cormack et al., SIGIR 2009); ``z-score``
-            and ``min-max`` sum the scores of the teachers, normalised over the candidates.
-        weights: One number per teacher, separated by ``+``, such as ``0.3+0.7``; all weights are 1 if empty.
-    """
-
+    #: ``rrf`` sums 1 / (60 + rank among the candidates) over teachers (Cormack et al., SIGIR 2009); ``z-score`` and
+    #: ``min-max`` sum the scores of the teachers, normalised over the candidates.
     how: FusionMethod = "rrf"
-    weights: str = ""
+    weights: str = ""  #: One number per teacher, separated by ``+``, such as ``0.3+0.7``; all weights are 1 if empty.
 
     @classmethod
     def make(cls, how: str, weights: str = "") -> LabelFusion:
@@ -128,16 +124,13 @@ class LabellingPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabellingResult:
-    """Labelled lists, and a report about the labelling.
-
-    Attributes:
-        report: ``queries`` (number of queries), ``written`` (number of labelled lists), ``left_out`` (number of lists
-            without a label, by reason), ``failed`` (the first `NAMED` failed lists with their reasons),
-            ``failed_lists`` (number of all failed lists), ``silent`` (number of candidates that no teacher ranked) and
-            ``teachers`` (report of each teacher, by name).
-    """
+    """Labelled lists, and a report about the labelling."""
 
     labels: tuple[LabelList, ...]
+    #: ``queries`` (number of queries), ``written`` (number of labelled lists), ``left_out`` (number of lists without a
+    #: label, by reason), ``failed`` (the first `NAMED` failed lists with their reasons), ``failed_lists`` (number of
+    #: all failed lists), ``silent`` (number of candidates that no teacher ranked) and ``teachers`` (report of each
+    #: teacher, by name).
     report: dict[str, Any]
 
     def check(self) -> None:

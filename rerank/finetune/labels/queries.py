@@ -59,19 +59,15 @@ class GeneratedQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryOptions:
-    """Options for creating synthetic queries: their source, number, length and round-trip filter.
-
-    Attributes:
-        count: Number of source documents, sampled at random; None for all documents.
-        within: N of the round-trip filter: a query is kept only if its source document is among the top N of the first
-            stage; 0 disables the filter.
-    """
+    """Options for creating synthetic queries: their source, number, length and round-trip filter."""
 
     source: QuerySource
-    count: int | None = None
+    count: int | None = None  #: Number of source documents, sampled at random; None for all documents.
     min_words: int = 3
     max_words: int = 32
     first_stage: str = "bm25"
+    #: N of the round-trip filter: a query is kept only if its source document is among the top N of the first stage; 0
+    #: disables the filter.
     within: int = 20
     seed: int = 0
 
@@ -271,19 +267,13 @@ _AROUND = " \t\"'`*“”„«»‘’"
 
 @dataclass(frozen=True, kw_only=True)
 class QueryWriter:
-    """Query writer, which generates search queries for documents with a language model.
-
-    Attributes:
-        each: Number of queries generated per document.
-        temperature: Sampling temperature; 0 is greedy decoding, which allows only one query per document.
-        seed: Random seed for the first query of each document; the seed increases by 1 for each further query.
-    """
+    """Query writer, which generates search queries for documents with a language model."""
 
     backend: Backend
     template: PromptTemplate
-    each: int = 1
-    temperature: float = 0.0
-    seed: int = 0
+    each: int = 1  #: Number of queries generated per document.
+    temperature: float = 0.0  #: Sampling temperature; 0 is greedy decoding, which allows only one query per document.
+    seed: int = 0  #: Random seed for the first query of each document; the seed increases by 1 for each further query.
 
     def __post_init__(self) -> None:
         ensure(

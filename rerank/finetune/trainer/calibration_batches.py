@@ -24,23 +24,16 @@ _STEPS, _RATE, _DECAY = 400, 0.05, 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class FirstBatches:
-    """Calibration batches (`rerank.finetune.components.CalibrationBatches`): the first batches of a training.
+    """Calibration batches (`rerank.finetune.components.CalibrationBatches`): the first batches of a training."""
 
-    Attributes:
-        places: Examples in training order.
-        size: Number of lists per batch.
-        module: Function that combines a model with the losses of the recipe into a `ListwiseModule`.
-        first_lr: Learning rate of the first optimizer step.
-        count: Maximum number of batches.
-    """
-
-    places: ScheduledExamples
-    size: int
+    places: ScheduledExamples  #: Examples in training order.
+    size: int  #: Number of lists per batch.
+    #: Function that combines a model with the losses of the recipe into a `ListwiseModule`.
     module: Callable[[Any], ListwiseModule]
     device: str
     dtype: str
-    first_lr: float
-    count: int = 8
+    first_lr: float  #: Learning rate of the first optimizer step.
+    count: int = 8  #: Maximum number of batches.
 
     def forward(self, model: Any, lists: int | None = None) -> None:
         """Run ``lists`` lists, in whole batches, through ``model`` without gradients; `count` batches if None."""

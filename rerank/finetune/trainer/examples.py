@@ -44,28 +44,22 @@ class TrainingExample:
     """One training list as tokens: a single text, or one text per document.
 
     Positions refer to the concatenation of all texts.
-
-    Attributes:
-        texts: Token ids of each text.
-        target: (position, token) of each target token: the model output at the position predicts the token. Empty if
-            no loss uses tokens.
-        target_ranks: Rank of the document that each target token belongs to, as in `TargetTokens`.
-        terms: For each document, the (position, token, factor) terms of its score, which is the sum of factor times
-            log-probability; empty if no loss uses logits.
-        passages: Start and end (exclusive) of the tokens of each document; empty if no loss uses attention.
-        rows: Start and end (exclusive) of the attention rows that are averaged; (0, 0) if no loss uses attention.
-        ranks: Rank of each document according to the label, from 1.
-        scores: Teacher scores; empty if there are none.
     """
 
-    texts: tuple[tuple[int, ...], ...]
+    texts: tuple[tuple[int, ...], ...]  #: Token ids of each text.
+    #: (position, token) of each target token: the model output at the position predicts the token. Empty if no loss
+    #: uses tokens.
     target: tuple[tuple[int, int], ...] = ()
-    target_ranks: tuple[int, ...] = ()
+    target_ranks: tuple[int, ...] = ()  #: Rank of the document that each target token belongs to, as in `TargetTokens`.
+    #: For each document, the (position, token, factor) terms of its score, which is the sum of factor times log-
+    #: probability; empty if no loss uses logits.
     terms: tuple[tuple[ScoreTerm, ...], ...] = ()
+    #: Start and end (exclusive) of the tokens of each document; empty if no loss uses attention.
     passages: tuple[tuple[int, int], ...] = ()
+    #: Start and end (exclusive) of the attention rows that are averaged; (0, 0) if no loss uses attention.
     rows: tuple[int, int] = (0, 0)
-    ranks: tuple[int, ...]
-    scores: tuple[float, ...] = ()
+    ranks: tuple[int, ...]  #: Rank of each document according to the label, from 1.
+    scores: tuple[float, ...] = ()  #: Teacher scores; empty if there are none.
     query: str = ""
 
     def __len__(self) -> int:

@@ -29,23 +29,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ListSchedule:
-    """A sequence of training lists over several epochs.
+    """A sequence of training lists over several epochs."""
 
-    Attributes:
-        lists: The lists; every epoch visits each of them once, in a new random order.
-        documents: Maximum number of documents per list; longer lists are subsampled at every visit.
-        best: Number of best documents, according to the label, that every sample contains.
-        hard: Number of hard negatives that every sample contains: the documents whose rank in the label is furthest
-            below their position in the list. The other documents are drawn at random.
-        shuffle: Whether documents are shown in random order; otherwise they keep the order of the list.
-    """
-
-    lists: Sequence[TrainingList]
+    lists: Sequence[TrainingList]  #: The lists; every epoch visits each of them once, in a new random order.
     length: int
-    documents: int
-    best: int = 0
+    documents: int  #: Maximum number of documents per list; longer lists are subsampled at every visit.
+    best: int = 0  #: Number of best documents, according to the label, that every sample contains.
+    #: Number of hard negatives that every sample contains: the documents whose rank in the label is furthest below
+    #: their position in the list. The other documents are drawn at random.
     hard: int = 0
-    shuffle: bool
+    shuffle: bool  #: Whether documents are shown in random order; otherwise they keep the order of the list.
     seed: int
 
     def __len__(self) -> int:

@@ -33,30 +33,21 @@ _MAIN_PROCESS_FIELDS = ("steps", "loss", "trainable", "state_mb", "tokens")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingResult:
-    """Result of training an adapter: its folder, validation values and resource use.
-
-    Attributes:
-        loss: Mean training loss in the last line of the metrics.
-        validation: Validation measure and held-out loss of the saved weights, by name; empty without validation.
-        first_stage: Validation measure of the first-stage rankings, by name; empty without a validation collection.
-        seconds: Wall time of this process.
-        peak_mb: Peak memory use in MiB: GPU memory if there is a GPU, otherwise memory of the process.
-        state_mb: Size of the optimizer state in MiB.
-        tokens: Number of tokens processed by this process.
-        datasets: Mapping from the selector of each hub data set in the recipe to the same selector with the commit
-            that was used.
-    """
+    """Result of training an adapter: its folder, validation values and resource use."""
 
     folder: str
     steps: int
-    loss: float
+    loss: float  #: Mean training loss in the last line of the metrics.
+    #: Validation measure and held-out loss of the saved weights, by name; empty without validation.
     validation: dict[str, float]
+    #: Validation measure of the first-stage rankings, by name; empty without a validation collection.
     first_stage: dict[str, float]
-    seconds: float
-    peak_mb: float
+    seconds: float  #: Wall time of this process.
+    peak_mb: float  #: Peak memory use in MiB: GPU memory if there is a GPU, otherwise memory of the process.
     trainable: int
-    state_mb: float
-    tokens: int
+    state_mb: float  #: Size of the optimizer state in MiB.
+    tokens: int  #: Number of tokens processed by this process.
+    #: Mapping from the selector of each hub data set in the recipe to the same selector with the commit that was used.
     datasets: dict[str, str] = field(default_factory=dict)
 
 

@@ -59,19 +59,16 @@ class Validation:
 
 @dataclass(kw_only=True)
 class ValidationRankings:
-    """Rankings of the validation queries by the model in training, with the method of the recipe.
-
-    Attributes:
-        readout: Trained weights of attention heads, for the judge `attention`; None if no loss uses attention.
-        best: Value of the measure and rankings of the best validation in this process; None before the first one.
-    """
+    """Rankings of the validation queries by the model in training, with the method of the recipe."""
 
     validation: Validation
     setup: RankerSetup
     folder: Path
     module: ListwiseModule
+    #: Trained weights of attention heads, for the judge `attention`; None if no loss uses attention.
     readout: AttentionScorer | None
     open_backend: Callable[[], AbstractContextManager[Backend]]
+    #: Value of the measure and rankings of the best validation in this process; None before the first one.
     best: tuple[float, Run] | None = field(default=None, init=False)
 
     def write_before_training(self) -> None:

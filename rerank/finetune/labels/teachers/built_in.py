@@ -194,12 +194,10 @@ class Search(_ScoredTeacher):
     """Teacher that ranks candidates with a first stage, usually not the one that retrieved the candidates.
 
     The first stage retrieves at least `DEPTH` documents per query, or as many as the candidate lists are deep.
-
-    Attributes:
-        selector: Selector such as ``bm25,k1=1.2`` or ``hybrid:bm25+dense``. A selector with options is enclosed in
-            parentheses if it is part of a teacher's selector, as in ``search:(bm25,k1=1.2)``.
     """
 
+    #: Selector such as ``bm25,k1=1.2`` or ``hybrid:bm25+dense``. A selector with options is enclosed in parentheses if
+    #: it is part of a teacher's selector, as in ``search:(bm25,k1=1.2)``.
     selector: str
 
     def __post_init__(self) -> None:
@@ -223,12 +221,9 @@ class Run(_ScoredTeacher):
 
     The report of the labelling counts the missing candidates. The scores in the run of a listwise reranker are
     reciprocal ranks (1, 1/2 ...), not relevance estimates.
-
-    Attributes:
-        path: Run file, in any format that `rerank.io.run_files.read_run` supports.
     """
 
-    path: str
+    path: str  #: Run file, in any format that `rerank.io.run_files.read_run` supports.
 
     def label(self, task: LabellingTask) -> tuple[Mapping[str, TeacherRanking], Mapping[str, Any]]:
         return rank_by_run(task.candidates.values(), read_run(self.path)), {}
@@ -240,13 +235,11 @@ class Qrels(_ScoredTeacher):
 
     Unjudged documents count as grade 0; the report states their number. A list whose documents all have the same grade
     has no label, because its order would be the first-stage order.
-
-    Attributes:
-        file: A qrels file or the selector of a collection; if empty, the qrels of the run specification are used.
     """
 
     judged_only: ClassVar[bool] = True
 
+    #: A qrels file or the selector of a collection; if empty, the qrels of the run specification are used.
     file: str = ""
 
     def label(self, task: LabellingTask) -> tuple[Mapping[str, TeacherRanking], Mapping[str, Any]]:

@@ -17,17 +17,10 @@ if TYPE_CHECKING:
 
 
 def product_singular_values(left: Tensor, right: Tensor) -> Tensor:
-    """Compute the singular values of a product of two thin factors without computing the product.
+    """Compute the singular values of a product of factors, (m, r) and (r, n), without computing the product.
 
     With Q R = left and Q' R' = right^T, the product is Q (R R'^T) Q'^T. Its singular values are therefore the singular
-    values of the small matrix R R'^T.
-
-    Args:
-        left: Factor of shape (m, r).
-        right: Factor of shape (r, n).
-
-    Returns:
-        The min(m, n, r) singular values in descending order.
+    values of the small matrix R R'^T. The min(m, n, r) values are in descending order.
     """
     import torch
 
@@ -40,13 +33,9 @@ def product_singular_values(left: Tensor, right: Tensor) -> Tensor:
 def numerical_rank(values: Tensor, size: int, floor: float = 0.0) -> int:
     """Return the number of singular values that exceed the level of rounding errors.
 
-    A singular value sigma counts if sigma > max(size * eps * sigma_1, floor), where eps is the machine epsilon of the
-    data type. Without ``floor``, this is the default of ``matrix_rank`` in numpy and torch.
-
-    Args:
-        values: Singular values of shape (p,), in descending order.
-        size: The larger dimension of the matrix.
-        floor: Upper bound on the rounding errors of earlier computations.
+    A singular value sigma (in descending order) counts if sigma > max(size * eps * sigma_1, floor), where size is the
+    larger dimension of the matrix, eps is the machine epsilon of the data type, and floor bounds the rounding errors of
+    earlier computations. Without floor, this is the default of ``matrix_rank`` in numpy and torch.
     """
     import torch
 
@@ -87,11 +76,8 @@ def find_intruder_dimensions(before: Tensor, after: Tensor, *, top: int = 10, ep
 
     Args:
         before: Left singular vectors of W, shape (m, p).
-        after: Left singular vectors of W + dW, shape (m, p'), by descending singular value.
-        top: Number of leading vectors of ``after`` that are checked.
-
-    Returns:
-        Column indices of the intruder dimensions in ``after``.
+        after: Left singular vectors of W + dW, shape (m, p'), by descending singular value; the result are the indices
+            of the intruders among its first ``top`` columns.
     """
     nearest = (before.T @ after[:, :top]).abs().amax(dim=0)
     return [index for index, cosine in enumerate(nearest.tolist()) if cosine < epsilon]
@@ -103,12 +89,8 @@ def shrink_intruder_dimensions(
     """Multiply the singular values of intruder dimensions of W + dW by ``factor``.
 
     The result is W + dW + (factor - 1) sum_j sigma_j u_j v_j^T, summed over the intruder dimensions j. Source:
-    Shuttleworth et al., arXiv 2410.21228, section 5, where the factor is called lambda.
-
-    Args:
-        weight: W, shape (m, n).
-        changed: W + dW, shape (m, n).
-        factor: From 0 (removes intruder dimensions) to 1 (changes nothing).
+    Shuttleworth et al., arXiv 2410.21228, section 5, where the factor, from 0 (removes intruders) to 1, is called
+    lambda. ``weight`` is W, ``changed`` is W + dW, both of shape (m, n).
 
     Returns:
         The new matrix, and the numbers of intruder dimensions among the leading singular vectors before and after.
@@ -135,12 +117,8 @@ def rank_profile(spectra: Mapping[str, Sequence[float]], reduction: float) -> tu
     value. Matrices whose singular values decay quickly lose many of them; these matrices suit low-rank training.
     Source: Jaiswal et al., From GaLore to WeLore, arXiv 2407.11239, section 3.
 
-    Args:
-        spectra: Mapping from the name of each matrix to its singular values, at least one of them positive.
-        reduction: Mean fraction of dropped singular values, at least 0 and below 1.
-
     Returns:
-        The threshold (values up to it are dropped), and a mapping from the name of each matrix to its rank.
+        The threshold (values up to it are dropped), and the rank of each matrix by name.
     """
     ensure(0 <= reduction < 1, f"The rank reduction is {reduction}", expected="a fraction, at least 0 and below 1")
     scaled = {name: [value / max(values) for value in values] for name, values in spectra.items()}
@@ -154,15 +132,11 @@ def common_threshold(
     """Find the smallest common threshold for which the values up to it have a total weight of at least ``drop``.
 
     The threshold is found by sorting; bisection would converge to the same value. Equal values are dropped together.
-
-    Args:
-        spectra: Mapping from the name of each matrix to its singular values divided by the largest one.
-        drop: Minimum total weight of the dropped values.
-        weight: Function that returns the weight of each singular value of a spectrum.
+    ``spectra`` are the singular values of each matrix divided by the largest one; ``weight`` returns the weight of each
+    value of a spectrum.
 
     Returns:
-        The threshold (negative if nothing has to be dropped), and a mapping from the name of each matrix to its number
-        of values above the threshold, at least 1.
+        The threshold (negative if nothing has to be dropped), and the number of values above it by matrix, at least 1.
 
     >>> common_threshold({"flat": [1, 0.9, 0.8], "steep": [1, 0.2, 0.1]}, 2, lambda values: 1)
     (0.2, {'flat': 3, 'steep': 1})

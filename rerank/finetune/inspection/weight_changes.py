@@ -59,14 +59,14 @@ def iterate_weight_changes(subject: InspectedModel, base: CheckpointReader) -> I
     changes: Iterator[WeightChange]
     if subject.kind == FULL:
         names = [name for name in sorted(stored, key=layer_sort_key) if not name.endswith(_BUFFERS)]
-        changes = (_change_of_tensor(name, stored.read(name), base) for name in names)
+        changes = (_from_tensor(name, stored.read(name), base) for name in names)
     else:
         check_adapter_layers(stored, base)
         if is_plain_lora(stored, config := subject.config):
-            changes = _changes_from_factors(stored, base, config)
+            changes = _from_factors(stored, base, config)
         else:
             merged = dict(merge_with_peft(subject)[0].named_parameters())
-            changes = (_change_of_tensor(n, merged[n].data, base) for n in sorted(merged, key=layer_sort_key))
+            changes = (_from_tensor(n, merged[n].data, base) for n in sorted(merged, key=layer_sort_key))
     for change in changes:
         if not math.isfinite(float(change.delta.sum())):
             raise DataError(
@@ -77,26 +77,26 @@ def iterate_weight_changes(subject: InspectedModel, base: CheckpointReader) -> I
             yield change
 
 
-def _changes_from_factors(stored: CheckpointReader, base: CheckpointReader, config: Any) -> Iterator[WeightChange]:
+def _from_factors(stored: CheckpointReader, base: CheckpointReader, config: Any) -> Iterator[WeightChange]:
     for module, keys in names_of_lora_factors(stored).items():
         a, b = (stored.read(keys[side]) for side in "AB")
         left, right = b * lora_scaling(config, module, len(a)), a
         if config.fan_in_fan_out or keys["kind"] == "lora_embedding":  # stored transposed
             left, right = right.T, left.T
-        weight = _untrained_weight(base, module, (left.shape[0], right.shape[1]), f"{module}.weight")
+        weight = _read_untrained(base, module, (left.shape[0], right.shape[1]), f"{module}.weight")
         yield WeightChange(name=module, weight=weight, delta=left @ right, factors=(left, right))
 
 
-def _change_of_tensor(name: str, changed: Tensor, base: CheckpointReader) -> WeightChange:
+def _from_tensor(name: str, changed: Tensor, base: CheckpointReader) -> WeightChange:
     module = name.removesuffix(".weight")
-    weight = _untrained_weight(base, module, tuple(changed.shape), name)
+    weight = _read_untrained(base, module, tuple(changed.shape), name)
     delta = changed.float() - weight
     if delta.ndim != 2:
         weight, delta = weight.reshape(1, -1), delta.reshape(1, -1)
     return WeightChange(name=module, weight=weight, delta=delta, floor=_ROUNDING * float(weight.norm()))
 
 
-def _untrained_weight(base: CheckpointReader, module: str, shape: tuple[int, ...], name: str) -> Tensor:
+def _read_untrained(base: CheckpointReader, module: str, shape: tuple[int, ...], name: str) -> Tensor:
     """Read the weight of a module before training, whose tensor is called ``name``, and check its shape."""
     stored = base.find(name)
     if stored is None or base.shape(stored) != shape:

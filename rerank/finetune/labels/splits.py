@@ -169,7 +169,7 @@ def split_labels(labels: Sequence[LabelList], shares: SplitShares, *, texts: Map
         qid: f"text {normalise_query(texts[qid])}" if qid in texts else f"id {qid}"
         for qid in (label.qid for label in labels)
     }
-    part_of = _split_groups(set(groups.values()), shares)
+    part_of = _assign_parts(set(groups.values()), shares)
     parts = {
         name: tuple(label for label in labels if part_of[groups[label.qid]] == name)
         for name in ("train", "dev", "test")
@@ -185,7 +185,7 @@ def hold_out_lists(
     Lists whose queries have the same words stay together, as in `split_labels`.
     """
     groups = [normalise_query(entry.query.text) for entry in lists]
-    part_of = _split_groups(set(groups), SplitShares(dev=share, seed=seed))
+    part_of = _assign_parts(set(groups), SplitShares(dev=share, seed=seed))
     train, dev = (
         [entry for entry, group in zip(lists, groups, strict=True) if part_of[group] == part]
         for part in ("train", "dev")
@@ -193,7 +193,7 @@ def hold_out_lists(
     return train, dev
 
 
-def _split_groups(groups: Collection[str], shares: SplitShares) -> dict[str, str]:
+def _assign_parts(groups: Collection[str], shares: SplitShares) -> dict[str, str]:
     """Return a mapping from each group of queries, which stay together, to the name of its part.
 
     The mapping depends only on the seed and the names of all groups.

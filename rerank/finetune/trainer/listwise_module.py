@@ -45,12 +45,7 @@ def weighted_losses(recipe: Recipe, components: RecipeComponents) -> list[Weight
 
 
 def sum_weighted_losses(terms: Sequence[WeightedLoss], means: Mapping[str, Tensor], queries: Sequence[str]) -> Tensor:
-    """Return the total loss of a batch, a scalar.
-
-    Args:
-        means: Mean of each loss over the lists of the batch, by name.
-        queries: Ids of the queries of the lists.
-    """
+    """Return the total loss of a batch, a scalar; ``means`` are the losses by name, ``queries`` ids for messages."""
     loss = cast(Tensor, sum(term.weight * means[term.name] for term in terms))
     if not torch.isfinite(loss):
         raise BackendError(
@@ -84,12 +79,7 @@ class AttentionScorer(nn.Module):
         return (STEEPNESS * self.logits).softmax(dim=0)
 
     def forward(self, shares: Tensor, lengths: Tensor) -> Tensor:
-        """Return one score per document, computed from its attention and its length.
-
-        Args:
-            shares: Attention that each document receives in each head, shape (heads, documents).
-            lengths: Number of tokens of each document, shape (documents,).
-        """
+        """Return one score per document, from its attention (heads, documents) and its length (documents,)."""
         # A matrix product is avoided, because autocast would compute it in bfloat16.
         return (self.weights[:, None] * shares).sum(dim=0) * lengths**self.power
 

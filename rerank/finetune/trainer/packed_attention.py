@@ -69,7 +69,7 @@ def compute_packed(
     Args:
         query: Queries of shape (1, heads, length, head size).
         key: Keys of shape (1, key-value heads, length, head size).
-        value: Values of shape (1, key-value heads, length, head size).
+        value: Values of the same shape as the keys.
         attention_mask: Not used.
         scaling: Factor by which attention scores are multiplied; 1 / sqrt(head size) if None.
         dropout: Dropout probability of the attention weights.

@@ -48,7 +48,6 @@ class Goal:
         return {name: value for name, value in values.items() if value is not None}
 
     def __post_init__(self) -> None:
-        """Check that a minimum is given and that all minimums are from 0 to 1."""
         for name, value in self._minimums.items():
             ensure(0 <= value <= 1, f"The minimum {name} is {value}", expected="a number from 0 to 1")
         ensure(self._minimums, "The goal has no minimum", expected="a minimum of tau, recall or precision")
@@ -160,7 +159,6 @@ class ReducedBenchmark(Report):
     notes: tuple[str, ...] = ()  #: Caveats for the reader.
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON object of ``rerank mteb choose --format json``."""
         return {
             "kind": self.kind,
             **self.whole,

@@ -44,12 +44,8 @@ def choose_smallest_pool(
     """Find the smallest pool depth k at which the conclusions from the reduced corpus meet the goal.
 
     Args:
-        runs: The systems. Their full rankings are the reference.
-        qrels: The judgments. Their relevant documents are in every reduced corpus.
-        goal: The goal.
         makers: Names of the runs whose first k documents form the pools; all runs if empty.
         measure: Measure for scoring systems. A binary measure should set its lowest relevant grade: ``AP(rel=2)@100``.
-        depths: Values of k to try.
         criterion: The significance test; by default paired t-tests with Benjamini-Hochberg correction.
 
     Raises:

@@ -41,11 +41,8 @@ def choose_fewest_queries(
     A draw is a random order of the queries. Every sample takes the first queries of a draw, so samples are nested.
 
     Args:
-        matrix: (queries, systems) scores.
-        goal: The goal.
         criterion: The significance test; by default paired t-tests with Benjamini-Hochberg correction.
         sizes: Numbers of queries to try; by default twelve numbers from two to all queries, in a geometric series.
-        seeds: Number of draws.
         seed: The seed of the first draw; other draws use consecutive seeds.
 
     Raises:

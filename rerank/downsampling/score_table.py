@@ -89,13 +89,12 @@ class ScoreTable:
 
 
 def read_benchmark_table(path: str | Path, *, drop_incomplete: bool = False) -> ScoreTable:
-    """Read scores in any of the supported formats.
+    """Read scores in any of the supported formats, from a file, optionally gzipped, or a folder of mteb's results.
 
     In mteb's results, the score on a task is the mean over the splits and subsets that all models have. If other splits
     or subsets are omitted, the function warns and adds a note to the table.
 
     Args:
-        path: A file, optionally gzipped, or a folder of mteb's results.
         drop_incomplete: Whether to exclude models that lack a score that another model has, instead of raising an
             error.
 

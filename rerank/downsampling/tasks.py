@@ -55,7 +55,6 @@ def predict_omitted(scores: Floats, *, ridge: float = RIDGE) -> list[TaskPredict
 
     Args:
         scores: (tasks, models) scores for at least two tasks and three models.
-        ridge: Weight of the penalty on squared coefficients.
     """
     standard = standardise(scores)
     kernel = standard.T @ standard  # (models, models); to remove a task, subtract the outer product of its row
@@ -79,13 +78,9 @@ def standardise(scores: Floats) -> Floats:
 def predict_left_out(kernel: Floats, targets: Floats, ridge: float) -> Floats:
     """Predict each model's score by ridge regression fitted to the other models, with an unpenalised intercept.
 
-    If H is the smoother matrix of the regression fitted to all models, the leave-one-out prediction is exactly
+    ``kernel`` (models, models) has the inner products of the centred predictors, and ``targets`` (models,) the values
+    y. If H is the smoother matrix of the regression fitted to all models, the leave-one-out prediction is exactly
     y - (y - Hy) / (1 - diag H).
-
-    Args:
-        kernel: (models, models) inner products of the centred predictors.
-        targets: (models,) the values y to predict.
-        ridge: Weight of the penalty.
     """
     models = len(targets)
     # H = K (K + ridge I)^-1 + 1/n; the second term is the unpenalised intercept
@@ -125,7 +120,6 @@ class TaskReductionDesign:
     ridge: float = RIDGE  #: Weight of the penalty in the regression that predicts tasks.
 
     def __post_init__(self) -> None:
-        """Check that the numbers are in range."""
         if self.least < 1 or self.ridge <= 0 or not 0 <= self.hold_out < 1:
             raise UsageError(
                 f"least is {self.least}, ridge is {self.ridge} and hold_out is {self.hold_out}",

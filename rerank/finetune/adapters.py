@@ -98,7 +98,6 @@ class LowRankTargets(LinearTargets):
     rank_pattern: Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
-        """Check the options and the ranks in ``rank_pattern``."""
         super().__post_init__()
         for name, rank in (self.rank_pattern or {}).items():
             check_range(f"rank_pattern[{name}]", rank, at_least=0)
@@ -385,7 +384,6 @@ class Peft(NamedPeftAdapter):
         options: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> None:
-        """Store the arguments; `check_recipe` checks the options of the configuration, which needs peft."""
         values = {"config": config, "targets": targets, "layers": layers, "options": {**(options or {}), **more}}
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -425,7 +423,6 @@ class Peft(NamedPeftAdapter):
         return not unsupported_features(config.to_dict())
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Check the name of the configuration and its options before the model is loaded."""
         if not self.config:
             raise UsageError(
                 "The adapter 'peft' is used without its option config",
@@ -442,7 +439,6 @@ class Peft(NamedPeftAdapter):
         kernels.peft_configurations.make_configuration(self.config, self.options, ["linear"], seed=recipe.seed)
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        """Return the model wrapped by peft, after checking it with a forward pass over one training list."""
         wrapped = super().attach(model, calibrate, seed=seed)
         with kernels.peft_files.convert_errors(self.config):
             calibrate.forward(wrapped, lists=1)

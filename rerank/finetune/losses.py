@@ -259,7 +259,6 @@ class SentenceTransformers(ComponentBase):
     options: Mapping[str, Any] = field(default_factory=dict)  #: Further keyword arguments of the class.
 
     def __post_init__(self) -> None:
-        """Check that ``loss`` is one of the supported classes."""
         if self.loss not in _LIST_LOSSES + _PAIR_LOSSES:
             raise UnknownNameError("loss of sentence-transformers", self.loss, _LIST_LOSSES + _PAIR_LOSSES)
 
@@ -269,7 +268,6 @@ class SentenceTransformers(ComponentBase):
         return self.loss in _PAIR_LOSSES
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Check that the recipe trains a cross-encoder, and that it has no other loss."""
         method = recipe.method.method
         if method.partition(",")[0] != "cross-encoder":
             raise UsageError(

@@ -216,8 +216,6 @@ def find_transformers_optimizer(name: str, options: Mapping[str, Any], *, own: S
 
     Args:
         name: A value of ``optim`` of `TrainingArguments`, with underscores or hyphens.
-        options: Options of the optimizer's class.
-        own: Names of the optimizers of this package, for the message.
 
     Raises:
         UnknownNameError: Neither this package nor transformers has an optimizer with this name.

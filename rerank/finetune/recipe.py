@@ -294,7 +294,6 @@ def read_recipe(path: str | Path, *, trust_remote_code: bool = False) -> Recipe:
     """Read a recipe from a TOML file.
 
     Args:
-        path: The TOML file.
         trust_remote_code: Whether the recipe may run Python code that comes with its models.
     """
     values = read_toml_file(path, "recipe")

@@ -134,7 +134,6 @@ def training_flops(size: ModelSize, *, length: int, tokens: int, full: bool) -> 
     Logits are computed at few positions and are not counted.
 
     Args:
-        size: Sizes of the model.
         length: Number of tokens per text.
         tokens: Number of tokens in the whole training.
         full: True if all weights of the model are trained.

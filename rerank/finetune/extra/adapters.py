@@ -50,14 +50,12 @@ class FrozenBasis(LinearTargets, PeftAdapter):
         return kernels.peft_files.lora_config(ranks, alphas, lora_dropout=self.dropout)
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        """Return the model with one LoRA layer per adapted matrix, whose factors are those of `factor_builder`."""
         build_factors = self.factor_builder(model, list(self.ranks(model)), calibrate)
         wrapped = super().attach(model, calibrate, seed=seed)
         kernels.frozen_bases.replace_factors(wrapped, build_factors, seed=seed)
         return wrapped.train(model.training)
 
     def save(self, model: Any, folder: Path) -> None:
-        """Write a plain LoRA; the trained matrix R is multiplied into its factors."""
         kernels.peft_files.save_factors(model, kernels.peft_files.read_factors(model), folder)
 
     def ranks(self, model: Any) -> dict[str, int]:
@@ -122,7 +120,6 @@ class LoraSb(FrozenBasis):
     basis: str = ""
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Check that ``basis`` is the folder of an adapter that was trained on the recipe's base model."""
         folder = Path(self.basis)
         if not self.basis:
             return
@@ -219,13 +216,11 @@ class ResidualBaseLora(LoraFamily):
     moves_base: ClassVar[bool] = True
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        """Return the model with LoRA layers and a copy of their initial factors."""
         wrapped = super().attach(model, calibrate, seed=seed)
         kernels.factor_starts.store_start(wrapped)
         return wrapped
 
     def save(self, model: Any, folder: Path) -> None:
-        """Write the learnt difference s (B A - B0 A0) for the unmodified base model, as a LoRA of twice the rank."""
         kernels.factor_starts.save_difference(model, folder)
 
 
@@ -249,7 +244,6 @@ class Pissa(ResidualBaseLora):
         return {"init_lora_weights": f"pissa_niter_{self.niter}" if self.niter else "pissa"}
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        """Return the model with PiSSA's factors and the residual base weights."""
         check_ranks_fit("r", self.ranks(model), self.shapes(model))
         return super().attach(model, calibrate, seed=seed)
 
@@ -267,7 +261,6 @@ class LoraGa(ResidualBaseLora):
     gamma: int = option(16, at_least=1)  #: Stability constant; larger values make the initial factors smaller.
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        """Return the model with LoRA layers initialised from the mean gradient over the calibration batches."""
         ranks = self.ranks(model)
         # A0 takes the first r singular directions of the gradient, B0 the next r.
         check_ranks_fit("2 r", {name: 2 * rank for name, rank in ranks.items()}, self.shapes(model))
@@ -306,7 +299,6 @@ class Adalora(LinearTargets, PeftAdapter):
     orthogonality: float = option(0.5, at_least=0)
 
     def __post_init__(self) -> None:
-        """Check that the options are in range and leave steps for pruning."""
         super().__post_init__()
         ensure(self.initial_rank >= self.r, f"Option init_r is {self.init_r}", expected=f"at least {self.r}")
         ensure(
@@ -335,21 +327,17 @@ class Adalora(LinearTargets, PeftAdapter):
         )
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        """Return the model with AdaLoRA layers and with buffers for the importance of their terms."""
         wrapped = super().attach(model, calibrate, seed=seed)
         kernels.adalora.register_importance(wrapped)
         return wrapped
 
     def callbacks(self, model: Any) -> list[Any]:
-        """Return the callback that prunes terms between optimizer steps."""
         return [kernels.adalora.RankAllocationCallback(model, tinit=self.tinit, tfinal=self.tfinal)]
 
     def penalty(self, model: Any) -> Any:
-        """Return ``orthogonality`` times the mean of ||P'P - I|| and ||QQ' - I|| over all factors, a scalar tensor."""
         return self.orthogonality * kernels.adalora.orthogonality_penalty(model)
 
     def save(self, model: Any, folder: Path) -> None:
-        """Write a plain LoRA of rank ``init_r``, with e multiplied into Q."""
         kernels.peft_files.save_factors(model, kernels.adalora.fold_factors(model), folder)
 
     def count_trainable(self, shapes: Shapes) -> int:
@@ -445,7 +433,6 @@ class LrQat(LinearTargets, PeftAdapter):
         )
 
     def save(self, model: Any, folder: Path) -> None:
-        """Write the model with rounded weights, and the integers with their step sizes."""
         kernels.fake_quantisation.save(model, folder, INTEGERS, bits=self.bits)
 
     def count_trainable(self, shapes: Shapes) -> int:
@@ -471,7 +458,6 @@ class Shadow(PeftAdapter):
     layers: int | None = None  #: Correct only the first N layers; None for all.
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        """Return the model with the shadow network, and with a correction of the input of each adapted layer."""
         wrapped = super().attach(model, calibrate, seed=seed)
         last = [module for module in wrapped.modules() if hasattr(module, "shadow_update_gate")][-1]
         # The shadow state after the last layer is not used.
@@ -487,7 +473,6 @@ class Shadow(PeftAdapter):
         return wrapped
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Check that no loss reads attention and no texts are packed, because the shadow network supports neither."""
         from rerank.methods import open_method
 
         watched = [loss.name for loss in recipe.losses if loss.on in ("attention", "log-attention")]
@@ -554,7 +539,6 @@ class PeftPreset(NamedPeftAdapter):
     preset: ClassVar[Mapping[str, Any]] = {}
 
     def peft_options(self) -> Mapping[str, Any]:
-        """Return peft's fields with their values: the options of the preset, and the values that it fixes."""
         values = {}
         for name, declared in self.preset["options"].items():
             value = getattr(self, name)

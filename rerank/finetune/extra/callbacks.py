@@ -24,7 +24,6 @@ class Refactor(ComponentBase):
     every: int = option(200, at_least=1)  #: Number of optimizer steps between two rewrites.
 
     def callback(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        """Return the trainer callback for the factor pairs of the model."""
         return kernels.step_callbacks.RefactorizationCallback(
             kernels.adamw_variants.find_factor_pairs(model), every=self.every
         )

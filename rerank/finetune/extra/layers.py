@@ -29,7 +29,6 @@ class Lisa(ComponentBase):
         return []
 
     def callback(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        """Return the trainer callback that samples layers."""
         return kernels.step_callbacks.LayerSamplingCallback(
             model,
             n=self.n,

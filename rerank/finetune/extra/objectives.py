@@ -41,7 +41,6 @@ class Grpo(ComponentBase):
     cutoff: int = option(10, at_least=1)  #: Rank cutoff of nDCG.
 
     def __post_init__(self) -> None:
-        """Check that the options are in range, and that ``together`` divides ``group``."""
         super().__post_init__()
         ensure(
             self.temperature > 0,
@@ -55,7 +54,6 @@ class Grpo(ComponentBase):
         )
 
     def check(self, recipe: Recipe, adapter: Adapter) -> None:
-        """Check that the judge generates text, and that GRPO supports the adapter and the settings."""
         judge = open_method(recipe.method.method).judge.name
         if judge != "generate":
             raise UsageError(

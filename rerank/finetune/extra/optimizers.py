@@ -72,7 +72,6 @@ class Gradnormlorp(SubspaceOptions):
     rank: int = option(4, above=0)
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Check that the adapter is `dora`."""
         if recipe.adapter.name != "dora":
             raise _needs_dora(f"The optimizer 'gradnormlorp' is combined with the adapter {recipe.adapter.name!r}")
 

@@ -55,10 +55,8 @@ def compute_reward(text: str, gains: Sequence[float], *, labels: Sequence[str], 
     missing documents follow in the order in which they were shown. A reply without any identifier has the reward 0.
 
     Args:
-        text: The reply, including its beginning that is part of the prompt.
         gains: Gain of each document, from `compute_gains`.
         labels: Identifiers (labels) of the documents in the prompt, in the order in which they were shown.
-        cutoff: Rank cutoff of nDCG.
     """
     parsed = parse_verdict(Reply(text=text), len(gains), labels=labels)
     return 0.0 if parsed.status in FAILURES else compute_ndcg(parsed.order, gains, cutoff)

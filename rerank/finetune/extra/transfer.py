@@ -59,7 +59,6 @@ class TransferSpec:
     held_out: float = 0.1
 
     def __post_init__(self) -> None:
-        """Check that ``held_out`` is at least 0 and below 1."""
         if not 0 <= self.held_out < 1:
             raise UsageError(f"--held-out is {self.held_out}", expected="a fraction, at least 0 and below 1")
 
@@ -89,13 +88,6 @@ def transfer_adapter(
     progress: ProgressFactory = lambda title, total, done: nullcontext(lambda steps: None),
 ) -> dict[str, Any]:
     """Label lists with the teacher, train the student on them, and measure how well student and teacher agree.
-
-    Args:
-        spec: Specification of the transfer.
-        resume: Continue where an earlier call stopped.
-        device: Torch device.
-        run: Function that executes a run.
-        progress: Function that opens a progress display.
 
     Returns:
         The content of ``transfer.json``: ``folder`` of the new adapter, ``teacher``, ``model``, ``left_out`` (number of

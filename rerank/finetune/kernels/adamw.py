@@ -46,7 +46,6 @@ def make_parameter_groups(
     """Return groups of the trainable parameters for a torch optimizer: vectors have no weight decay, all others have.
 
     Args:
-        model: Each of its trainable parameters belongs to exactly one group.
         weight_decay: Weight decay of parameters that are not vectors.
         extra: Further options of a parameter; parameters with equal options share a group.
 
@@ -97,7 +96,6 @@ def step_adamw(weights: Sequence[Tensor], grads: Sequence[Tensor], states: Seque
     Weights narrower than float32 are processed one at a time, since each needs a float32 copy during its step.
 
     Args:
-        weights: Parameters to update.
         grads: Gradients of the parameters, of the same shapes.
         states: States of the parameters, with ``step``, ``exp_avg`` and ``exp_avg_sq`` as in torch; empty before the
             first step.
@@ -183,7 +181,6 @@ class ExactAdamW(ExactStateOptimizer):
     """AdamW whose moments have at least float32 precision, independent of the data type of the weights."""
 
     def adjusted_gradients(self) -> Mapping[Tensor, Tensor]:
-        """Return a mapping from weights to the gradients to use instead of their own; empty except in subclasses."""
         return {}
 
     @torch.no_grad()

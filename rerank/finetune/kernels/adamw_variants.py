@@ -78,7 +78,6 @@ class FactorAdamW(ExactAdamW):
         self._adjust = adjust
 
     def adjusted_gradients(self) -> Mapping[Tensor, Tensor]:
-        """Return the adjusted gradients of all pairs whose B has a gradient."""
         adjusted: dict[Tensor, Tensor] = {}
         for pair in self._pairs:
             a, b = pair.a.grad, pair.b.grad

@@ -47,7 +47,6 @@ class FakeQuantisedLinear(Linear):  # type: ignore[misc, unused-ignore]  # where
     step: Tensor
 
     def __init__(self, base_layer: Any, adapter_name: str, *, bits: int, group: int | None, **options: Any) -> None:
-        """Initialise from a linear layer, with the arguments of peft's LoRA layer."""
         super().__init__(base_layer, adapter_name, **options)
         self.bits = bits
         self.group = base_layer.in_features if group is None else group

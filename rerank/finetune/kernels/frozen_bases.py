@@ -74,14 +74,14 @@ class SpectralDownProjection(nn.Module):
     """Module that computes h = [((a - 1) s + b) V1' x; Y V2' x] for the right singular vectors V = [V1 V2] of a matrix.
 
     ``gain`` a and ``shift`` b, both of shape (r,), scale and shift the r largest singular values s. ``mix`` Y, of shape
-    (d, k - r), combines the other k - r directions. At the start, a = 1, b = 0 and Y = 0.
+    (d, k - r), combines the other k - r directions. At the start, a = 1, b = 0 and Y = 0. ``directions`` is V' of shape
+    (k, columns), and ``values`` are the r largest singular values.
     """
 
     basis: Tensor
     values: Tensor
 
     def __init__(self, directions: Tensor, values: Tensor, d: int) -> None:
-        """Initialise from V' of shape (k, columns) and the r largest singular values."""
         super().__init__()
         self.register_buffer("basis", directions.detach().float().contiguous())
         self.register_buffer("values", values.detach().float().clone())
@@ -110,12 +110,12 @@ class SpectralUpProjection(nn.Module):
     """Module that computes y = U1 h1 + U2 X h2, with the left singular vectors U = [U1 U2] of a matrix.
 
     ``mix`` X, of shape (k - r, d), is trained. It is drawn at random with torch's global generator, like A in LoRA.
+    ``directions`` is U of shape (rows, k).
     """
 
     basis: Tensor
 
     def __init__(self, directions: Tensor, r: int, d: int) -> None:
-        """Initialise from U of shape (rows, k)."""
         super().__init__()
         self.register_buffer("basis", directions.detach().float().contiguous())
         self.r = r

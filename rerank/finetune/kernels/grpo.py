@@ -61,7 +61,6 @@ class GrpoPromptBuilder:
     """
 
     def __init__(self, judge: Generate, objective: Grpo, documents: int) -> None:
-        """Store the judge, and determine the maximum number of tokens per reply."""
         self._judge, self._cutoff = judge, objective.cutoff
         self._tokens = cast(HfTokens, judge.backend.tokens)
         longest = make_prompt_identifiers(judge.identifiers, documents, self._tokens)
@@ -109,7 +108,6 @@ class GrpoListTrainer(ListTrainer, GRPOTrainer):
         kept: Sequence[str],
         validate: Callable[[], dict[str, float]] | None = None,
     ) -> None:
-        """Initialise trl's trainer for the language model inside ``module``."""
         if not hasattr(GRPOTrainer, "_tokenize_prompts"):  # otherwise the indices of examples would become prompts
             raise MissingPrerequisiteError(
                 "The installed version of trl tokenises prompts in an unsupported way",
@@ -137,7 +135,6 @@ class GrpoListTrainer(ListTrainer, GRPOTrainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the loss of GRPO, which trl computes."""
         return GRPOTrainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
 
     def _rewards(self) -> Callable[..., list[float]]:

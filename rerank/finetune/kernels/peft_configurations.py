@@ -66,8 +66,6 @@ def make_configuration(name: str, options: Mapping[str, Any], targets: list[str]
     """Build a `peft.PeftConfig` for a causal language model from the options in a recipe.
 
     Args:
-        name: Type or class name of the configuration.
-        options: Values of the configuration's fields, as a recipe contains them.
         targets: Names of the adapted modules, unless ``options`` contains ``target_modules``.
         seed: Random seed; assigned to every seed field of the configuration that ``options`` does not contain.
 

@@ -112,10 +112,7 @@ def save_factors(model: Any, factors: Factors, folder: Path, *, scaling: float =
     """Write low-rank factors as a plain LoRA adapter, whichever method trained the factors.
 
     Args:
-        model: The wrapped model, which provides the name of the base model.
         factors: Factors of every adapted matrix; ranks may differ.
-        folder: An existing folder.
-        scaling: Scaling factor of the products B A.
     """
     ranks = {name: a.shape[0] for name, (_, a) in factors.items()}
     config = lora_config(ranks, {name: scaling * rank for name, rank in ranks.items()})

@@ -38,7 +38,6 @@ def draw_layers(odds: Sequence[float], n: int, seed: int, interval: int) -> list
     Args:
         odds: Odds per layer, at least 0; only their ratios matter. If all are 0, layers have equal odds.
         n: Number of layers to draw, at most ``len(odds)``.
-        seed: Seed of the training.
         interval: Index of the draw, from 0. The result depends only on the arguments.
     """
     # With the lower bound, layers with odds 0 can be drawn if fewer than n other layers exist.
@@ -58,11 +57,7 @@ class LayerSamplingCallback(TrainerCallback):
 
     Args:
         model: The model to train. Only parameters that are trainable now are ever modified.
-        n: Number of layers that are trained at a time.
-        every: Number of optimizer steps until new layers are drawn.
         odds: Odds per layer; empty for equal odds.
-        train_rest: Train the parameters outside of layers (embeddings, head, last norm) in every step.
-        seed: Seed of the draws.
 
     Raises:
         UsageError: The model has fewer than ``n`` layers, or no list of layers.
@@ -200,12 +195,7 @@ def balance_factors(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor] | None:
 
 
 class RefactorizationCallback(TrainerCallback):
-    """Callback that balances all factor pairs and resets their moments every N optimizer steps, but not after the last.
-
-    Args:
-        pairs: The factor pairs.
-        every: Number of optimizer steps between two rewrites of the factors.
-    """
+    """Callback that balances all factor pairs and resets their moments every N steps, but not after the last."""
 
     def __init__(self, pairs: list[FactorPair], *, every: int) -> None:
         self.pairs = pairs

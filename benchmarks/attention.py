@@ -30,7 +30,7 @@ import torch
 
 from rerank.collections import open_collection
 from rerank.judges import Limits, open_judge
-from rerank.lm.icr_scoring import sum_calibrated_attention_tensors
+from rerank.lm.icr_scoring import sum_calibrated
 from rerank.lm.loading import quiet_transformers
 from rerank.lm.passage_spans import locate_passage_tokens
 from rerank.lm.temporary_settings import TemporarySettings
@@ -190,7 +190,7 @@ def compare(backend: Any, asked: Request) -> tuple[float, bool]:
     scores = run(backend, asked)
     largest = max(map(abs, filtered))
     error = max(abs(a - b) for a, b in zip(scores, filtered, strict=True)) / largest
-    kept = [sum_calibrated_attention_tensors(c, torch.zeros_like(c)) for c in expected]
+    kept = [sum_calibrated(c, torch.zeros_like(c)) for c in expected]
     return error, all(abs(a - b) < 1e-3 * largest for a, b in zip(scores, kept, strict=True))
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from rerank.backends.hf import Hf
 from rerank.collections import open_collection
 from rerank.judges import Limits, open_judge
-from rerank.lm.jobs import Job, make_token_jobs
+from rerank.lm.jobs import Job, tokenize_requests
 from rerank.lm.joined_tokens import JoinedTokenizer, _open_ends
 from rerank.lm.local_tasks import continuation_tokens, make_job_grammar
 from rerank.lm.passage_spans import locate_passage_tokens
@@ -57,7 +57,7 @@ class HostOnly:
         self.count = 0
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        _, groups = make_token_jobs(requests, self.tokens, "none")
+        _, groups = tokenize_requests(requests, self.tokens, "none")
         for job in (job for jobs in groups for job in jobs):
             self.count += len(job.prompt)
             self._prepare(job)

@@ -28,8 +28,7 @@ import torch
 from rerank import Reranker
 from rerank.backends.hf import Hf
 from rerank.collections import open_collection
-from rerank.lm.prefix_cache import PrefixCache
-from rerank.lm.prefix_store import PrefixStore
+from rerank.lm.prefix_cache import PrefixCache, PrefixStore
 from rerank.models import BackendOptions, open_model_backend
 from rerank.prompts.base import Prompt
 from rerank.retrieval import open_first_stage

@@ -39,7 +39,7 @@ from rerank.models import (
     recipe_of_model,
     reranker_preset_of_model,
 )
-from rerank.models.adapters import adapter_folder, adapter_folder_defaults
+from rerank.models.adapters import adapter_folder, read_defaults
 from rerank.pipeline.method_identity import (
     describe_judge,
     describe_passages,
@@ -294,7 +294,7 @@ def assembly_defaults(settings: Mapping[str, Any], backend: Backend | None = Non
     """
     given = {key: value for key, value in settings.items() if (key, value) != ("method", "auto")}
     folder = _settings_folder(given, backend)
-    values = adapter_folder_defaults(folder, given) if folder else {}
+    values = read_defaults(folder, given) if folder else {}
     if "method" in given or "method" in values:
         return values
     own = traits(backend).default_method if backend else default_method_of_model(given.get("model", ""))

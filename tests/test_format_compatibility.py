@@ -24,7 +24,7 @@ from rerank.experiment.spec import LATER_KEYS, Execution, RunSpec
 from rerank.finetune.component_registry import make_training_components
 from rerank.finetune.recipe import Recipe, read_recipe
 from rerank.finetune.trainer.training import train_adapter
-from rerank.models.adapters import AdapterSettings, read_model_adapter_settings
+from rerank.models.adapters import AdapterSettings, read_settings
 from rerank.prompts.base import Message
 from rerank.store import RunFolder, hash_identity
 from rerank.tasks import (
@@ -356,8 +356,8 @@ def test_adapters_and_merged_models_say_how_they_are_used(inputs: Path) -> None:
         min_passage_tokens=1,
         max_passage_tokens=40,
     )
-    assert read_model_adapter_settings(inputs / "adapter") == expected
-    merged = read_model_adapter_settings(inputs / "merged")
+    assert read_settings(inputs / "adapter") == expected
+    merged = read_settings(inputs / "merged")
     assert merged is not None
     assert (merged.method, merged.max_passage_tokens) == (expected.method, expected.max_passage_tokens)
 

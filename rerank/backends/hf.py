@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from rerank.errors import BackendError
-from rerank.lm.jobs import Job, make_token_jobs
+from rerank.lm.forward_pass import OnTokens, TokenMeter
+from rerank.lm.jobs import Job, tokenize_requests
 from rerank.lm.loading import LANGUAGE, load_language_model, quiet_transformers, require_torch
-from rerank.lm.model_process import LocalModel, require_model_process
-from rerank.lm.tensor_parallel import broadcast_torch_batch, follow_torch_leader, is_causal_model_split
-from rerank.lm.token_meter import OnTokens, TokenMeter
+from rerank.lm.model_process import LocalModel, broadcast_batch, follow_leader, is_split, require_model_process
 from rerank.lm.tokenizers import HfTokens, stated_context_size
 from rerank.tasks import (
     AttentionTask,
@@ -80,8 +79,8 @@ class Hf(LocalModel):
         loaded = load_language_model(name, options, cls.classes)
         backend = cls(loaded.model, loaded.tokenizer, identity=loaded.identity, options=options)
         backend.set_source(loaded.files, options)
-        if is_causal_model_split(loaded.model):
-            follow_torch_leader(backend._run)
+        if is_split(loaded.model):
+            follow_leader(backend._run)
         return backend
 
     @staticmethod
@@ -96,9 +95,9 @@ class Hf(LocalModel):
     @classmethod
     def describe(cls, name: str | Path, options: BackendOptions) -> ModelDescription | None:
         """Describe the model that `load` would load, such as its identity; None if that requires loading it."""
-        from rerank.lm.model_description import describe_causal_model
+        from rerank.lm.model_description import describe_files
 
-        return describe_causal_model(name, options) if cls.classes == LANGUAGE else None
+        return describe_files(name, options) if cls.classes == LANGUAGE else None
 
     @classmethod
     def load_described(cls, description: ModelDescription) -> Self:
@@ -142,7 +141,7 @@ class Hf(LocalModel):
         even in a batch of its own, gets a reply with ``finish="error"``. Only one thread at a time uses the model.
         """
         require_model_process()
-        replies, groups = make_token_jobs(requests, self.tokens, self.identity.get("model", ""))
+        replies, groups = tokenize_requests(requests, self.tokens, self.identity.get("model", ""))
         for jobs in groups:
             jobs.sort(key=lambda job: (-len(job.prompt), job.index))
             size = 1 if jobs[0].task_type is AttentionTask else self.batch_size
@@ -159,8 +158,8 @@ class Hf(LocalModel):
         from rerank.lm.decoding import is_out_of_memory
 
         started = time.perf_counter()
-        if is_causal_model_split(self.model):
-            broadcast_torch_batch(jobs)
+        if is_split(self.model):
+            broadcast_batch(jobs)
         try:
             replies = self._run(jobs)
         except (RuntimeError, MemoryError) as error:
@@ -181,20 +180,17 @@ class Hf(LocalModel):
         return self._run_batch(jobs[:half]) | self._run_batch(jobs[half:])
 
     def _run(self, jobs: list[Job]) -> list[Reply]:
+        from rerank.lm.jobs import add_thoughts
         from rerank.lm.local_tasks import TASK_RUNNERS, decode_thought_token_ids
-        from rerank.lm.thinking import decode_thoughts_into_jobs
 
         with quiet_transformers():
-            jobs = decode_thoughts_into_jobs(
-                partial(decode_thought_token_ids, self.model, self.tokens), self.tokens, jobs
-            )
+            jobs = add_thoughts(partial(decode_thought_token_ids, self.model, self.tokens), self.tokens, jobs)
             return TASK_RUNNERS[jobs[0].task_type](self.model, self.tokens, jobs, self._prefixes)
 
     @cached_property
     def _prefixes(self) -> PrefixCache | None:
         """The cache of prompt prefixes; None if prefixes are not reused."""
-        from rerank.lm.prefix_cache import PrefixCache, supports_prefixes
-        from rerank.lm.prefix_store import PrefixStore
+        from rerank.lm.prefix_cache import PrefixCache, PrefixStore, supports_prefixes
 
         return PrefixCache(self.model, PrefixStore()) if self._reuse and supports_prefixes(self.model) else None
 

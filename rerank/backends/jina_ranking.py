@@ -16,7 +16,7 @@ from rerank.backends.cross_encoder import PassageScorer, check_single_device
 from rerank.errors import BackendError, DataError, UsageError, ensure
 from rerank.lm.loading import (
     complete_weights,
-    make_causal_model_identity,
+    make_identity,
     named_loading_errors,
     pick_device,
     pick_dtype,
@@ -108,7 +108,7 @@ class JinaRanking(PassageScorer):
         files = locate_model(name, options.revision or "")
         with quiet_transformers(), named_loading_errors(files, device):
             model, tokenizer = _load_ranking_model(files, device=device, dtype=dtype)
-        identity = make_causal_model_identity(files, options, dtype)
+        identity = make_identity(files, options, dtype)
         backend = cls(model, tokenizer, identity=identity, options=options)
         backend.set_source(files, options)
         return backend

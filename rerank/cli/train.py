@@ -18,7 +18,7 @@ from rerank.errors import UsageError
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.io.reports import Grid, make_grid
 from rerank.io.text_files import check_file_writable
-from rerank.models.adapters import read_model_adapter_settings
+from rerank.models.adapters import read_settings
 from rerank.progress import show_progress
 
 TrustRemoteCode = Annotated[
@@ -320,7 +320,7 @@ def merge(
     print_note(f"{merged.changed} matrices and vectors changed; written in {merged.dtype}: {merged.out}")
     if merged.rounded is not None and merged.rounded > 0.01:
         print_note(f"Rounding to {merged.dtype} altered the weight update by {100 * merged.rounded:.1f} % of its norm")
-    if use := read_model_adapter_settings(merged.out):
+    if use := read_settings(merged.out):
         print_note(f"To use it: rerank run --collection COLLECTION --model {merged.out} (method {use.method})")
 
 

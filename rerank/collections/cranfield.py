@@ -72,7 +72,6 @@ class Cranfield(FileCollection):
         super().__init__(layout.name, files, relevant=relevant)
 
     def docs(self) -> Iterator[Document]:
-        """Yield the documents in file order."""
 
         def documents() -> Iterator[tuple[str, Document]]:
             for record in read_smart_format_file(self.files.docs[0]):

@@ -62,7 +62,6 @@ class Irds:
         return bool(self._dataset.has(kind))
 
     def docs(self) -> Iterator[Document]:
-        """Yield the documents in the order of ir_datasets."""
         return check_unique_ids(((self.name, doc) for doc in self._docs()), "document")
 
     def _docs(self) -> Iterator[Document]:

@@ -130,7 +130,6 @@ class Beir(FileCollection):
         self.drop_self = drop_self
 
     def docs(self) -> Iterator[Document]:
-        """Yield the documents in file order."""
         return read_json_lines_file_documents(self.files.docs[0])
 
     def queries(self) -> list[Query]:

@@ -354,7 +354,6 @@ class TaskSplit:
         return TaskDocuments(self._data["corpus"], self.name)
 
     def docs(self) -> Iterator[Document]:
-        """Return an iterator over the documents in the order of their rows."""
         return iter(self.texts)
 
     def lookup(self, ids: Iterable[str]) -> dict[str, Document]:

@@ -73,7 +73,6 @@ class Requests(FileCollection):
                     )
 
     def queries(self) -> list[Query]:
-        """Return all queries in file order."""
         return [request.query for request in self._requests()]
 
     def candidates(self) -> Run:

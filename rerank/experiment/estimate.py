@@ -16,7 +16,7 @@ from rerank.errors import UsageError
 from rerank.experiment.candidates import order_list
 from rerank.experiment.prepare import PreparedRun
 from rerank.judges.base import Judge, OversizedWindow, ScoreKind, Verdict
-from rerank.models.prices import compute_model_cost, estimate_search_units
+from rerank.models.prices import compute_cost, estimate_search_units
 from rerank.pipeline.stream import Flow, drive_ranking_stream
 from rerank.strategies.base import Strategy
 from rerank.tasks import CrossEncoderTask, Reply, Request
@@ -142,5 +142,5 @@ def estimate_run_cost(prepared: PreparedRun, *, in_batches: bool = False) -> dic
         "calls": calls,
         "tokens_in": tokens_in,
         "tokens_out": tokens_out,
-        "cost": compute_model_cost(prepared.spec.model, most),
+        "cost": compute_cost(prepared.spec.model, most),
     }

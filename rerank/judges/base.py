@@ -11,9 +11,9 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol, Self, get_args
 
 from rerank.errors import ContextOverflowError, UsageError
-from rerank.prompts.budget import PromptBudget, check_prompt_passage_limits
+from rerank.prompts.budget import PromptBudget, check_limits
 from rerank.prompts.escaping import escape_turn_marks
-from rerank.prompts.passages import collapse_passage_whitespace
+from rerank.prompts.passages import collapse_whitespace
 from rerank.prompts.template import PromptTemplate
 from rerank.registry import plugin_name
 from rerank.settings import PromptLimits
@@ -192,7 +192,7 @@ class PromptJudge:
         model = self.backend.identity.get("model", "")
         self.check(self.backend, model)
         check_judge_prompt_runs_on_backend(self.template, self.backend, model)
-        check_prompt_passage_limits(self.limits.min_passage_tokens, self.limits.max_passage_tokens)
+        check_limits(self.limits.min_passage_tokens, self.limits.max_passage_tokens)
         if self.limits.context_size is not None:
             _ = self.budget
 
@@ -397,7 +397,7 @@ def _decision_request(
         )
     fitted = judge.budget.fit(judge.template, window, reply_tokens=0, labels=labels)
     template = judge.template.with_instruction(window.query.instruction)
-    query = escape_turn_marks(collapse_passage_whitespace(window.query.text), judge.budget.turn_marks)
+    query = escape_turn_marks(collapse_whitespace(window.query.text), judge.budget.turn_marks)
     spans, tail = template.spans(query, fitted.passages, labels=labels)
     task = DecisionTask(question=judge.question, options=tuple(options), spans=spans, tail=tail)
     return Request(

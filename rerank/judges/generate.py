@@ -26,7 +26,7 @@ from rerank.judges.base import (
     failed_verdict,
 )
 from rerank.parsing import parse_identifier_scores, parse_permutation
-from rerank.prompts.identifiers import Alphabet, make_prompt_identifiers, single_token_prompt_identifiers
+from rerank.prompts.identifiers import Alphabet, make_identifiers, single_token_letters
 from rerank.tasks import (
     ContinuationTask,
     DecisionTask,
@@ -71,12 +71,12 @@ class Generate(ListwiseJudge):
         return _letters(self) if self.identifiers == "letters" else {}
 
     def make_requests(self, window: Window) -> list[Request]:
-        labels = make_prompt_identifiers(self.identifiers, len(window), self.backend.tokens)
+        labels = make_identifiers(self.identifiers, len(window), self.backend.tokens)
         reply_tokens = self.reply_tokens(labels, window.depth)
         return [_generation_request(self, window, labels, reply_tokens, window.depth, self.constrain)]
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
-        labels = make_prompt_identifiers(self.identifiers, len(window), self.backend.tokens)
+        labels = make_identifiers(self.identifiers, len(window), self.backend.tokens)
         verdict = parse_verdict(replies[0], len(window), depth=window.depth, labels=labels)
         choices = replies[0].scores
         if verdict.status in FAILURES or not choices or len(choices) > len(window):
@@ -118,7 +118,7 @@ class Fuse(Generate):
         return cls.prompt
 
     def make_requests(self, window: Window) -> list[Request]:
-        labels = make_prompt_identifiers(self.identifiers, len(window), self.backend.tokens)
+        labels = make_identifiers(self.identifiers, len(window), self.backend.tokens)
         fitted = [
             self.budget.fit(self.template, Window(window.query, (doc,)), reply_tokens=0, labels=[label])
             for doc, label in zip(window.docs, labels, strict=True)
@@ -208,7 +208,7 @@ class Pick(ListwiseJudge):
     def make_requests(self, window: Window) -> list[Request]:
         if self.sorts_by_score:
             return [_identifier_request(self, window)]
-        labels = make_prompt_identifiers(self.identifiers, len(window), self.backend.tokens)
+        labels = make_identifiers(self.identifiers, len(window), self.backend.tokens)
         reply_tokens = max(self.backend.tokens.lengths([f"[{label}]" for label in labels])) + SPARE_TOKENS
         return [_generation_request(self, window, labels, reply_tokens, 1, self.constrain)]
 
@@ -220,7 +220,7 @@ class Pick(ListwiseJudge):
         text = reply.text.rstrip()
         if reply.finish == "stop" and "[" in text and "]" not in text:
             reply = replace(reply, text=f"{text}]")
-        labels = make_prompt_identifiers(self.identifiers, count, self.backend.tokens)
+        labels = make_identifiers(self.identifiers, count, self.backend.tokens)
         verdict = parse_verdict(reply, count, depth=1, labels=labels)
         if verdict.status in FAILURES:
             return verdict
@@ -230,7 +230,7 @@ class Pick(ListwiseJudge):
 
 def _letters(judge: ListwiseJudge) -> dict[str, str]:
     """Return the letters that the backend's tokenizer allows as identifiers, since replies are parsed with them."""
-    return {"letters": " ".join(single_token_prompt_identifiers(judge.backend.tokens))}
+    return {"letters": " ".join(single_token_letters(judge.backend.tokens))}
 
 
 def _identifier_request(judge: ListwiseJudge, window: Window) -> Request:
@@ -239,7 +239,7 @@ def _identifier_request(judge: ListwiseJudge, window: Window) -> Request:
     A continuation is ``A`` if the prompt ends with the opening bracket, else ``[A``. The closing bracket is omitted, so
     that a letter that is a single token remains one.
     """
-    labels = make_prompt_identifiers("letters", len(window), judge.backend.tokens)
+    labels = make_identifiers("letters", len(window), judge.backend.tokens)
     has_bracket = judge.template.reply_prefix.endswith("[")
     continuations = [label if has_bracket else f"[{label}" for label in labels]
     return continuation_request(judge, window, continuations, labels=labels)

@@ -17,7 +17,7 @@ from rerank.judges.base import PointwiseJudge, PromptJudge, ScoreKind, Verdict, 
 from rerank.prompts import load_prompt
 from rerank.prompts.base import Message
 from rerank.prompts.escaping import escape_turn_marks
-from rerank.prompts.passages import collapse_passage_whitespace
+from rerank.prompts.passages import collapse_whitespace
 from rerank.tasks import (
     ContinuationTask,
     CrossEncoderTask,
@@ -110,7 +110,7 @@ class Likelihood(PointwiseJudge):
 
     def continuations(self, query: Query) -> tuple[str, ...]:
         # a single line without marks of chat turns
-        return (escape_turn_marks(collapse_passage_whitespace(query.text), self.budget.turn_marks),)
+        return (escape_turn_marks(collapse_whitespace(query.text), self.budget.turn_marks),)
 
     def score(self, logs: Sequence[float]) -> float:
         return logs[0]
@@ -150,7 +150,7 @@ class Relate(PromptJudge):
         return ScoreKind("cross-encoder score", "absolute")
 
     def make_requests(self, window: Window) -> list[Request]:
-        query = escape_turn_marks(collapse_passage_whitespace(window.query.text), self.budget.turn_marks)
+        query = escape_turn_marks(collapse_whitespace(window.query.text), self.budget.turn_marks)
         whole = [Window(window.query, (replace(doc, title="", text=doc.full_text),)) for doc in window.docs]
         fitted = [self.budget.fit(self.template, pair, reply_tokens=0) for pair in whole]
         prompt = tuple(Message("user", text) for text in (query, *(prompt.passages[0] for prompt in fitted)))

@@ -18,7 +18,7 @@ from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceEr
 from rerank.tasks import BackendOptions
 
 
-def check_adapter_before_torch_loading(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
     """Check that a folder contains a PEFT adapter in the safetensors format.
 
     Pickled weights are not accepted, because loading them can run code.
@@ -51,7 +51,7 @@ def check_weight_files(folder: Path) -> None:
             ) from error
 
 
-def causal_model_casts_adapter(options: BackendOptions, dtype: str) -> bool:
+def is_cast(options: BackendOptions, dtype: str) -> bool:
     """Return whether an adapter should be cast to the data type of its model.
 
     Only LoRA adapters are cast, and only if the model is not in float32. Other kinds of adapters, such as DoRA and
@@ -84,25 +84,30 @@ def attach_adapter(model: Any, folder: Path, *, cast: bool = False) -> Any:
         ) from error
     import torch
 
-    check_adapter_before_torch_loading(folder)
+    check_folder(folder)
     check_weight_files(folder)
-    with _named_adapter_errors(folder):
+    with _named_errors(folder):
         wrapped = peft.PeftModel.from_pretrained(model, str(folder))
     if any(config.is_prompt_learning for config in wrapped.peft_config.values()):
         raise UsageError(
             f"Adapter {str(folder)!r} is a learned prompt", expected="an adapter that changes weights, such as LoRA"
         )
     if model.dtype == torch.float32:
-        untie_causal_model_head(wrapped)
-        with _named_adapter_errors(folder):
+        untie_head(wrapped)
+        with _named_errors(folder):
             return wrapped.merge_and_unload().eval()
     if cast:
-        _cast_lora_after_torch_loading(wrapped, model.dtype)
+        from peft.tuners.lora import LoraLayer
+
+        for layer in wrapped.modules():
+            if isinstance(layer, LoraLayer):
+                for name in layer.adapter_layer_names:  # the modules with the factors of matrices and embeddings
+                    getattr(layer, name).to(model.dtype)
     return wrapped.get_base_model().eval()
 
 
 @contextmanager
-def _named_adapter_errors(folder: Path) -> Iterator[None]:
+def _named_errors(folder: Path) -> Iterator[None]:
     """Convert errors of PEFT about an adapter to a `UsageError`, and warnings of missing weights to a `DataError`."""
     ordinary = (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ArithmeticError, ImportError)
     try:
@@ -122,17 +127,7 @@ def _named_adapter_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _cast_lora_after_torch_loading(wrapped: Any, dtype: Any) -> None:
-    """Cast the low-rank factors of all adapted layers to a data type, in place."""
-    from peft.tuners.lora import LoraLayer
-
-    for layer in wrapped.modules():
-        if isinstance(layer, LoraLayer):
-            for name in layer.adapter_layer_names:  # the modules with the factors of matrices and embeddings
-                getattr(layer, name).to(dtype)
-
-
-def untie_causal_model_head(wrapped: Any) -> None:
+def untie_head(wrapped: Any) -> None:
     """Untie the output head from the token embeddings if one of them is adapted and both share one tensor.
 
     If they remained tied, merging an adapter into one of the two layers would also change the other.

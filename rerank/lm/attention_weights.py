@@ -17,7 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from rerank.errors import UsageError
+from rerank.errors import UsageError, ensure
 from rerank.lm import cpu_attention
 
 #: Name under which the functions are registered in the attention interface of transformers.
@@ -127,11 +127,9 @@ def capture_attention_forward(
     """Compute attention for one prompt and capture weights, with the signature that transformers expects.
 
     Args:
-        module: The attention layer.
         query: Queries of shape (1, heads, queries, head size), after RoPE.
         key: Keys of shape (1, key-value heads, keys, head size), after RoPE.
         value: Values of shape (1, key-value heads, keys, head size).
-        attention_mask: The result of `make_capture_mask`.
         scaling: Factor by which the scores are multiplied; 1/sqrt(head size) if None.
         kwargs: ``softcap`` (Gemma 2), ``s_aux`` (sinks of gpt-oss), and arguments passed on to transformers.
 
@@ -139,13 +137,24 @@ def capture_attention_forward(
         The output, of shape (1, queries, heads, head size), and None in place of attention weights.
     """
     capture = _CAPTURE.get()
-    _check_capture_support(module, kwargs)
+    ensure(
+        kwargs.get("position_bias") is None,
+        f"{type(module).__name__} adds position biases to its attention scores",
+        expected="a model with rotary position embeddings",
+        remedy="Use another model, or another method",
+    )
+    ensure(
+        getattr(module, "is_causal", True) is not False,
+        f"{type(module).__name__} also attends to later tokens",
+        expected="a causal decoder",
+        remedy="Use another model, or another method",
+    )
     layer: int = module.layer_idx
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     formula = _WeightFormula(scale, kwargs.get("softcap"), kwargs.get("s_aux"))
     if capture.heads:
         # All heads are computed, because later layers need the output; the callback gets the selected rows.
-        out, weights = _chunked_attention((query, key, value), attention_mask, formula, capture.skip)
+        out, weights = _in_chunks((query, key, value), attention_mask, formula, capture.skip)
         if layer in capture.heads:
             capture.on_weights(layer, weights[list(capture.heads[layer])])
     if layer == capture.last:
@@ -157,25 +166,10 @@ def capture_attention_forward(
     if formula.is_standard:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     # No standard kernel supports softcaps or sinks, so the output is computed here, and the weights are discarded.
-    return _chunked_attention((query, key, value), attention_mask, formula, None)[0].transpose(1, 2), None
+    return _in_chunks((query, key, value), attention_mask, formula, None)[0].transpose(1, 2), None
 
 
-def _check_capture_support(module: Any, kwargs: Mapping[str, Any]) -> None:
-    if kwargs.get("position_bias") is not None:
-        raise UsageError(
-            f"{type(module).__name__} adds position biases to its attention scores",
-            expected="a model with rotary position embeddings",
-            remedy="Use another model, or another method",
-        )
-    if getattr(module, "is_causal", True) is False:
-        raise UsageError(
-            f"{type(module).__name__} also attends to later tokens",
-            expected="a causal decoder",
-            remedy="Use another model, or another method",
-        )
-
-
-def _chunked_attention(
+def _in_chunks(
     states: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     mask: torch.Tensor | None,
     formula: _WeightFormula,
@@ -188,7 +182,6 @@ def _chunked_attention(
             head size).
         mask: Booleans of shape (1, 1, queries, keys), true if a key is visible; None for causal attention without a KV
             cache.
-        formula: Function that converts scores to weights.
         skip: Number of leading queries that are excluded from the mean; None if the mean is not needed.
 
     Returns:
@@ -209,7 +202,14 @@ def _chunked_attention(
         rows = query[0, :, start : start + step].float() * formula.scale
         # Heads of a group share its keys: (groups, heads per group * chunk, keys) -> (heads, chunk, keys).
         scores = torch.bmm(rows.reshape(groups, -1, size), columns).view(heads, -1, keys)
-        weights = formula.weights(scores, _visible_keys(mask, start, scores.shape[1], keys, query.device))
+        # (1, chunk, keys): true for the keys that a query sees. Without a mask, query i sees the keys 0 to i.
+        rows_of_chunk = scores.shape[1]
+        visible = (
+            torch.ones(1, rows_of_chunk, keys, dtype=torch.bool, device=query.device).tril(start)
+            if mask is None
+            else mask[0, :, start : start + rows_of_chunk]
+        )
+        weights = formula.weights(scores, visible)
         # The first ``skip`` queries are excluded; max(0, skip - start) of them are in this chunk.
         if skip is not None:
             total += weights[:, max(0, skip - start) :].sum(dim=1)
@@ -218,14 +218,3 @@ def _chunked_attention(
         out[0, :, start : start + step] = torch.bmm(packed, values).view(heads, -1, value.shape[-1])
     # 1/|I_q| sum over the tail I_q, the inner sum of equation 1 of ICR (arXiv 2410.02642).
     return out, total / max(1, length - (skip or 0))
-
-
-def _visible_keys(mask: torch.Tensor | None, start: int, length: int, keys: int, device: torch.device) -> torch.Tensor:
-    """Return booleans of shape (1, length, keys) that are true for the keys that each query sees.
-
-    The queries are the ``length`` queries that begin with query ``start``.
-    """
-    if mask is not None:
-        return mask[0, :, start : start + length]
-    # Row i is query start + i, which sees the keys 0 to start + i.
-    return torch.ones(1, length, keys, dtype=torch.bool, device=device).tril(start)

@@ -25,9 +25,6 @@ class ChatRenderer:
     - Without a template, the turns are joined by blank lines, as base models expect plain text.
     - Thinking modes are switched off unless requested, since thoughts use up the tokens of the reply.
     - Special tokens spelled out in a passage are broken up by a space, so that no passage can end a turn.
-
-    Args:
-        tokenizer: A transformers tokenizer.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -36,15 +33,21 @@ class ChatRenderer:
         added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         special = sorted({*added, *map(str, tokenizer.all_special_tokens)}, key=len, reverse=True)
         self._special = re.compile("|".join(re.escape(token) for token in special if len(token) > 1) or r"(?!)")
+        self._takes_system = False
         if self.has_template:
-            self._check_template_ends()
-        self._takes_system = self.has_template and self._accepts_system()
+            # The model's template is rendered within limits of time and memory, since its loops may not end.
+            if not ends_in_child_process(lambda: [self._apply(prompt) for prompt in (_TALK, _PROBE)]):
+                raise DataError(
+                    "The model's chat template was not rendered within 5 seconds and 1 GB of memory",
+                    expected="a template whose loops end",
+                    remedy="Check chat_template.jinja or tokenizer_config.json in the folder of the model",
+                )
+            self._takes_system = self._accepts_system()
 
     def render(self, prompt: Prompt, *, thinking: bool = False) -> str:
         """Return the text of a prompt, up to the point where the model continues.
 
         Args:
-            prompt: The chat.
             thinking: Whether to switch on the thinking mode of the template.
         """
         prefix = reply_prefix_of_prompt(prompt)
@@ -57,12 +60,8 @@ class ChatRenderer:
         if not self.has_template:
             return "\n\n".join(m.content for m in escaped) + "\n\n" + prefix
         try:
-            return (
-                self._apply(
-                    escaped if self._takes_system else merge_causal_model_system_turns(escaped), thinking=thinking
-                )
-                + prefix
-            )
+            chat = escaped if self._takes_system else merge_system_turns(escaped)
+            return self._apply(chat, thinking=thinking) + prefix
         except TemplateError as error:
             raise BackendError(
                 f"The model's chat template refuses a chat with the roles {[m.role for m in prompt]}: {error}",
@@ -82,21 +81,19 @@ class ChatRenderer:
 
     def escape(self, text: str) -> str:
         """Insert a space into each special token that is spelled out in a text."""
-        return self._special.sub(_insert_template_space, text)
+        return self._special.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
 
     def locate(self, prompt: Prompt, text: str, positions: Iterable[tuple[int, int]]) -> list[int]:
         """Convert positions in the turns of a prompt to positions in its rendered text.
 
         Args:
-            prompt: The chat.
-            text: The rendered chat.
             positions: Pairs of the index of a turn and a character offset in its content.
 
         Returns:
             Character offsets in the rendered text. Positions in turns that the template omits or rewrites are left out.
         """
         contents = [turn.content if turn.role == "verbatim" else self.escape(turn.content) for turn in prompt]
-        starts = _find_causal_model_turns(contents, text)
+        starts = _find_turns(contents, text)
         located = []
         for turn, offset in positions:
             before = prompt[turn].content[:offset]
@@ -106,20 +103,6 @@ class ChatRenderer:
             if start is not None and contents[turn].startswith(escaped):
                 located.append(max(0, start + len(escaped)))
         return located
-
-    def _check_template_ends(self) -> None:
-        """Check that the model's template is rendered within limits of time and memory, since its loops may not end."""
-
-        def render() -> None:
-            for prompt in (_TALK, _PROBE):
-                self._apply(prompt)
-
-        if not ends_in_child_process(render):
-            raise DataError(
-                "The model's chat template was not rendered within 5 seconds and 1 GB of memory",
-                expected="a template whose loops end",
-                remedy="Check chat_template.jinja or tokenizer_config.json in the folder of the model",
-            )
 
     def _accepts_system(self) -> bool:
         try:
@@ -135,7 +118,7 @@ class ChatRenderer:
         return str(text)
 
 
-def merge_causal_model_system_turns(prompt: Prompt) -> Prompt:
+def merge_system_turns(prompt: Prompt) -> Prompt:
     """Move the text of the system turns to the beginning of the first user turn."""
     system = [m.content for m in prompt if m.role == "system"]
     turns = [m for m in prompt if m.role != "system"]
@@ -146,7 +129,7 @@ def merge_causal_model_system_turns(prompt: Prompt) -> Prompt:
     return tuple(turns)
 
 
-def _find_causal_model_turns(contents: Sequence[str], text: str) -> list[int | None]:
+def _find_turns(contents: Sequence[str], text: str) -> list[int | None]:
     """Return the offset of each turn's content in a rendered chat, even if it was stripped; None if not found."""
     starts: list[int | None] = []
     end = 0
@@ -158,7 +141,3 @@ def _find_causal_model_turns(contents: Sequence[str], text: str) -> list[int | N
         starts.append(start - content.index(shown) if start >= 0 else None)
         end = start + len(shown) if start >= 0 else end
     return starts
-
-
-def _insert_template_space(match: re.Match[str]) -> str:
-    return f"{match.group()[0]} {match.group()[1:]}"

@@ -34,7 +34,7 @@ _BLOCK = 128
 _WIDTH = 1024
 
 #: Maximum number of query tokens on top of a KV cache that count as a decoding step.
-_FEW = 16
+FEW = 16
 
 
 def supports_cpu_attention(model: Any) -> bool:
@@ -69,21 +69,15 @@ def make_padding_mask(**arguments: Any) -> torch.Tensor | None:
         on top of a cache (except for more than 16 queries without padding). Otherwise the padding mask, of shape
         (batch, keys), or None if there is no padding.
     """
+    mask: torch.Tensor | None = arguments["attention_mask"]
     on_cache = arguments["q_length"] > 1 and arguments["q_length"] != arguments["kv_length"]
-    if on_cache and arguments["q_length"] > _FEW and _attention_has_all_keys(arguments):
+    ends_at_last_key = arguments.get("q_offset", 0) + arguments["q_length"] == arguments["kv_length"]
+    if on_cache and arguments["q_length"] > FEW and ends_at_last_key and (mask is None or bool(mask.all())):
         on_cache = False  # a later block of a long prompt without padding: causal masking suffices
     if arguments["mask_function"] is not causal_mask_function or arguments.get("local_size") or on_cache:
         full: torch.Tensor | None = sdpa_mask(**arguments | {"allow_is_causal_skip": False})
         return full
-    mask: torch.Tensor | None = arguments["attention_mask"]
     return None if mask is None or bool(mask.all()) else mask[:, : arguments["kv_length"]]
-
-
-def _attention_has_all_keys(arguments: dict[str, Any]) -> bool:
-    """Return whether the keys are exactly the cached tokens and the tokens of this pass, without padding."""
-    mask = arguments["attention_mask"]
-    ends_at_last_key = arguments.get("q_offset", 0) + arguments["q_length"] == arguments["kv_length"]
-    return ends_at_last_key and (mask is None or bool(mask.all()))
 
 
 def cpu_attention_forward(
@@ -98,19 +92,17 @@ def cpu_attention_forward(
     """Compute attention, with the signature that transformers expects of an attention function.
 
     Args:
-        module: The attention layer.
         query: Queries of shape (batch, heads, queries, head size), after RoPE.
         key: Keys of shape (batch, key-value heads, keys, head size), after RoPE.
         value: Values of shape (batch, key-value heads, keys, head size).
         attention_mask: The result of `make_padding_mask`.
         scaling: Factor by which the scores are multiplied; 1/sqrt(head size) if None.
-        kwargs: Arguments passed on to transformers.
 
     Returns:
         The output, of shape (batch, queries, heads, head size), and None in place of attention weights.
     """
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    few = query.shape[2] <= _FEW and query.shape[2] != key.shape[2]
+    few = query.shape[2] <= FEW and query.shape[2] != key.shape[2]
     if few and (attention_mask is None or attention_mask.ndim == 2 or attention_mask.shape[1] == 1):
         return _decoding_step(query, key, value, attention_mask, scale).transpose(1, 2), None
     if attention_mask is not None and attention_mask.ndim == 4:
@@ -118,11 +110,7 @@ def cpu_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
         return result
-    causal = (
-        _causal_blocks
-        if query.dtype == torch.bfloat16 and "amx_bf16" not in processor_flags()
-        else _cpu_causal_attention_kernel
-    )
+    causal = _causal_blocks if query.dtype == torch.bfloat16 and "amx_bf16" not in processor_flags() else _causal_kernel
     if attention_mask is None:
         return causal(query, key, value, scale).transpose(1, 2), None
     out = torch.zeros_like(query)
@@ -146,7 +134,6 @@ def _decoding_step(
         key: Keys of shape (batch, groups, keys, head size); the heads of a group share its keys.
         value: Values of the same shape as ``key``.
         mask: Mask of shape (batch, keys) for one query per row, or of shape (batch, 1, queries, keys); None for none.
-        scale: Factor by which the scores are multiplied.
 
     Returns:
         The output, of the same shape as ``query``.
@@ -161,9 +148,7 @@ def _decoding_step(
     return out.view(batch, heads, length, size)
 
 
-def _cpu_causal_attention_kernel(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
-) -> torch.Tensor:
+def _causal_kernel(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
     length, keys = query.shape[2], key.shape[2]
     if length == keys:
         return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
@@ -210,12 +195,12 @@ def _causal_blocks(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, 
                 out[group, :, start:end] = (weights @ values[group, :width]).view(-1, end - start, size)
 
     longest_first = range((length - 1) // _BLOCK * _BLOCK, -1, -_BLOCK)
-    list(_cpu_attention_thread_pool(torch.get_num_threads()).map(block, longest_first))
+    list(_thread_pool(torch.get_num_threads()).map(block, longest_first))
     return out.view(batch, heads, length, size)
 
 
 @cache
-def _cpu_attention_thread_pool(threads: int) -> ThreadPoolExecutor:
+def _thread_pool(threads: int) -> ThreadPoolExecutor:
     """Return a pool whose threads run torch single-threaded; the thread count of other threads is unaffected."""
     barrier = Barrier(threads + 1)
 

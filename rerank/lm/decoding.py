@@ -17,10 +17,10 @@ from transformers import (
     StoppingCriteriaList,
     StopStringCriteria,
 )
+from transformers.generation.logits_process import TopPLogitsWarper
 
 from rerank.lm.forward_pass import kv_cache_argument_name
 from rerank.lm.kv_cache import make_kv_cache
-from rerank.lm.sampling import add_decoding_logits_noise
 from rerank.lm.temporary_settings import TemporarySettings
 from rerank.tasks import Sampling
 
@@ -39,7 +39,6 @@ def decode_continuations(
     Args:
         model: A causal language model of transformers.
         prompts: Token ids, one list per row; they are padded on the left here.
-        samplings: Sampling settings of each row.
         seeds: Seed of each row; the samples of a row do not depend on the other rows of the batch.
         until: A stop string and the tokenizer that is needed to find it; None for no stop string.
         extra_inputs: Further model inputs such as pixel values, for a single row.
@@ -60,6 +59,10 @@ def decode_continuations(
         pad_token_id=pad,
         use_cache=True,
     )
+    criteria = StoppingCriteriaList([_LengthCriteria(samplings, width)])
+    if until is not None:
+        text, tokenizer = until
+        criteria.append(StopStringCriteria(tokenizer, [text]))
     with TemporarySettings(model, config) as cpu_kernel:
         name = kv_cache_argument_name(model)
         cache = {name: make_kv_cache(model.config, width + config.max_new_tokens)} if cpu_kernel else {}
@@ -68,7 +71,7 @@ def decode_continuations(
             attention_mask=mask,
             generation_config=config,
             logits_processor=LogitsProcessorList([_SamplingProcessor(samplings, seeds, ends, width)]),
-            stopping_criteria=_stopping_criteria(samplings, width, until),
+            stopping_criteria=criteria,
             **(extra_inputs or {}),
             **cache,
         )
@@ -99,16 +102,6 @@ def _up_to_end(row: list[int], ends: list[int]) -> list[int]:
     return row if end is None else row[: end + 1]
 
 
-def _stopping_criteria(
-    samplings: Sequence[Sampling], width: int, until: tuple[str, Any] | None
-) -> StoppingCriteriaList:
-    criteria: list[StoppingCriteria] = [_LengthCriteria(samplings, width)]
-    if until is not None:
-        text, tokenizer = until
-        criteria.append(StopStringCriteria(tokenizer, [text]))
-    return StoppingCriteriaList(criteria)
-
-
 class _SamplingProcessor(LogitsProcessor):
     """A logits processor that applies the minimum length and sampling settings of each row, which may differ."""
 
@@ -124,7 +117,7 @@ class _SamplingProcessor(LogitsProcessor):
             if generated < sampling.min_tokens:
                 scores[row, self._ends] = -torch.inf
             # Shape (vocabulary,): logits / temperature + Gumbel noise, whose argmax is a sample (Gumbel-max trick).
-            scores[row] = add_decoding_logits_noise(scores[row], sampling, self._generators[row])
+            scores[row] = add_noise(scores[row], sampling, self._generators[row])
         return scores
 
 
@@ -139,3 +132,24 @@ class _LengthCriteria(StoppingCriteria):
         """Return a boolean tensor of shape (rows,) that is true for rows that have reached their limit."""
         generated = input_ids.shape[1] - self._width
         return torch.tensor([generated >= limit for limit in self._limits], device=input_ids.device)
+
+
+def add_noise(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> torch.Tensor:
+    """Return logits whose argmax is the next token: unchanged for greedy decoding, with Gumbel noise for sampling.
+
+    The argmax of log-probability + Gumbel noise is a sample from the distribution (Gumbel-max trick). Decoding loops
+    can therefore stay greedy, and each row of a batch has its own generator.
+
+    Args:
+        logits: Logits of the allowed tokens, of shape (tokens,).
+        sampling: Sampling settings, of which temperature and ``top_p`` have an effect.
+        generator: Random number generator of the row.
+    """
+    if sampling.temperature <= 0:
+        return logits
+    logits = logits.float() / sampling.temperature
+    if sampling.top_p < 1:
+        logits = TopPLogitsWarper(sampling.top_p)(None, logits[None])[0]
+    # If E ~ Exponential(1), then -log E ~ Gumbel(0, 1). The noise is drawn on the CPU, to be the same on all devices.
+    noise = torch.empty(logits.shape).exponential_(generator=generator).log_().neg_()
+    return logits + noise.to(logits.device)

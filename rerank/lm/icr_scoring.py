@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -21,10 +22,9 @@ from rerank.lm.attention_weights import AttentionCapture, capture_attention
 from rerank.lm.cpu_attention import supports_cpu_attention
 from rerank.lm.forward_pass import call_forward
 from rerank.lm.kv_cache import make_kv_cache, restore_kv_cache, snapshot_kv_cache
-from rerank.lm.passage_spans import PromptSpans, locate_passage_tokens
+from rerank.lm.model_process import is_split
+from rerank.lm.passage_spans import PromptSpans, locate_passage_tokens, locate_tokens
 from rerank.lm.temporary_settings import TemporarySettings
-from rerank.lm.tensor_parallel import is_causal_model_split
-from rerank.lm.token_offsets import locate_tokens
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Prompt
 from rerank.tasks import AttentionTask
@@ -52,24 +52,19 @@ class AttentionScores:
     layout: str = ""
 
 
-def score_with_causal_model_attention(
-    model: Any, tokens: HfTokens, prompt: Prompt, task: AttentionTask
-) -> AttentionScores:
+def score_with_attention(model: Any, tokens: HfTokens, prompt: Prompt, task: AttentionTask) -> AttentionScores:
     """Score the passages of a prompt by the attention that they receive.
 
     Args:
-        model: A causal language model of transformers.
-        tokens: The tokenizer of the model.
-        prompt: The chat.
         task: The passages, the null query, and the layers and heads to use.
     """
-    if is_causal_model_split(model):
+    if is_split(model):
         raise UsageError(
             "The attention of a model whose weight matrices are split over processes is not available",
             expected="all heads of a layer in one process",
             remedy="Use --device-map auto",
         )
-    heads = select_causal_model_heads(model.config.get_text_config(), task)
+    heads = select_heads(model.config.get_text_config(), task)
     prompts = [locate_passage_tokens(tokens, prompt, task.spans, task.tail)]
     if task.null:
         prompts.append(locate_passage_tokens(tokens, task.null, task.spans, task.tail))
@@ -89,8 +84,7 @@ def score_with_causal_model_attention(
         positions = locate_tokens(tokens, prompt, prompts[0], task.spans)
         return AttentionScores(token_scores, length, format_token_positions(positions))
     scores = [
-        sum_calibrated_attention_tensors(real, null, filtered=bool(task.null))
-        for real, null in zip(rows[0], null_row, strict=True)
+        sum_calibrated(real, null, filtered=bool(task.null)) for real, null in zip(rows[0], null_row, strict=True)
     ]
     # Readouts of trained models multiply the score of a passage of n tokens by n^p; the paper has no such factor.
     if task.length_power:
@@ -99,7 +93,7 @@ def score_with_causal_model_attention(
     return AttentionScores(scores, length)
 
 
-def sum_calibrated_attention_tensors(real: torch.Tensor, null: torch.Tensor, *, filtered: bool = True) -> float:
+def sum_calibrated(real: torch.Tensor, null: torch.Tensor, *, filtered: bool = True) -> float:
     """Compute the score of one passage, S = sum_t c_t with c_t = s_t(query) - s_t(null query) (equation 2).
 
     Tokens t with c_t <= mean(c) - 2 sd(c) are excluded; sd is the unbiased standard deviation. Nothing is excluded if
@@ -108,9 +102,8 @@ def sum_calibrated_attention_tensors(real: torch.Tensor, null: torch.Tensor, *, 
     Args:
         real: Attention from the query, s_t(query), of shape (tokens,).
         null: Attention from the null query, s_t(null query), of shape (tokens,).
-        filtered: Whether to exclude outliers.
 
-    >>> sum_calibrated_attention_tensors(torch.tensor([0.5, 0.25]), torch.tensor([0.25, 0.25]))
+    >>> sum_calibrated(torch.tensor([0.5, 0.25]), torch.tensor([0.25, 0.25]))
     0.25
     """
     # c_t, of shape (tokens,): differences of nearly equal float32 sums, so mean and deviation are computed in float64.
@@ -120,7 +113,7 @@ def sum_calibrated_attention_tensors(real: torch.Tensor, null: torch.Tensor, *, 
     return float(c.sum())
 
 
-def select_causal_model_heads(config: Any, task: AttentionTask) -> dict[int, tuple[int, ...]]:
+def select_heads(config: Any, task: AttentionTask) -> dict[int, tuple[int, ...]]:
     """Return the heads that a task uses, as a mapping from each layer to its heads."""
     layers, heads = config.num_hidden_layers, config.num_attention_heads
     first, last = task.layers or (0, layers - 1)
@@ -148,7 +141,6 @@ class _AttentionRunner:
     """A runner of forward passes over prompts that differ only in their tails (the final instructions with the query).
 
     Args:
-        heads: Mapping from each layer to its heads to use.
         head_weights: Mapping from (layer, head) pairs to the factor by which the attention of the head is multiplied;
             1 if missing.
         per_head: Whether to collect sums per head and passage instead of per token.
@@ -178,7 +170,9 @@ class _AttentionRunner:
             summed over the tokens of each passage, of shape (layers, heads, passages).
         """
         # Length of the identical prefix of all prompts, up to the tails. Its keys and values are computed only once.
-        common = min(prompts[0].tail, *(_count_common_tokens(prompts[0].ids, other.ids) for other in prompts))
+        rows = [prompt.ids for prompt in prompts]
+        equal = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*rows, strict=False))
+        common = min(prompts[0].tail, sum(1 for _ in equal))
         if any(prompt.tail - common > _BOUNDARY for prompt in prompts):
             raise UsageError(
                 "The prompt shows the query before the passages, so the null query cannot share their KV cache",
@@ -232,9 +226,3 @@ class _AttentionRunner:
         block = torch.tensor([list(ids)], device=self._model.device)
         with capture_attention(capture):
             call_forward(self._model, cache=cache, input_ids=block, use_cache=True, logits_to_keep=1)
-
-
-def _count_common_tokens(left: Sequence[int], right: Sequence[int]) -> int:
-    """Return the length in tokens of the common prefix of two prompts."""
-    pairs = enumerate(zip(left, right, strict=False))
-    return next((index for index, (a, b) in pairs if a != b), min(len(left), len(right)))

@@ -1,9 +1,12 @@
-"""Jobs: tokenized requests to a local model, with token limits that fit its context."""
+"""Jobs: tokenized requests to a local model, with token limits that fit its context, and the thoughts before an answer.
+
+Thoughts of reasoning models are generated freely, and closed by force if they do not end within a token budget.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,9 +55,7 @@ class Job:
         """Return this job with the model's thoughts added.
 
         Args:
-            thoughts: Text of the thoughts.
             prompt: Token ids of the prompt, the thoughts and the closing tag.
-            thought_tokens: Number of generated tokens of the thoughts.
         """
         return replace(self.with_prompt(prompt), thoughts=thoughts, thought_tokens=thought_tokens)
 
@@ -66,19 +67,18 @@ class Job:
         return replace(self, prompt=prompt, boundaries=boundaries)
 
 
-def limit_decoding_tokens(sampling: Sampling, available: int) -> Sampling:
+def limit_tokens(sampling: Sampling, available: int) -> Sampling:
     """Return the sampling settings with ``max_tokens`` lowered to ``available`` if it is larger."""
     return replace(sampling, max_tokens=min(sampling.max_tokens, available))
 
 
-def make_token_jobs(
+def tokenize_requests(
     requests: Sequence[Request], tokens: HfTokens, model: str
 ) -> tuple[dict[int, Reply], list[list[Job]]]:
     """Tokenize requests and group them by the class of their tasks.
 
     Args:
         tokens: The model's token counter, which also contains the context size.
-        model: Name of the model, for messages.
 
     Returns:
         A mapping from the index of each request that does not fit in the context to its error reply, and the jobs of
@@ -96,8 +96,64 @@ def make_token_jobs(
             )
             refused[index] = Reply(tokens_in=len(prompt), finish="error", error=error)
         else:
-            sampling = limit_decoding_tokens(request.sampling, available)
+            sampling = limit_tokens(request.sampling, available)
             boundaries = tokens.boundaries(request.prompt)
             job = Job(index=index, request=request, prompt=prompt, sampling=sampling, boundaries=boundaries)
             groups.setdefault(job.task_type, []).append(job)
     return refused, list(groups.values())
+
+
+_OPEN, CLOSE = "<think>", "</think>"
+#: Number of tokens by which thoughts may grow when they are tokenized again together with the closing tag.
+_SPARE = 4
+
+#: Function that continues the prompts of jobs until `CLOSE` or the token limit. It returns, for each job, the new token
+#: ids and whether the last of them is an end-of-sequence token.
+ThoughtGenerator = Callable[[Sequence[Job]], Sequence[tuple[list[int], bool]]]
+
+
+def add_thoughts(generate: ThoughtGenerator, tokens: HfTokens, jobs: Sequence[Job]) -> list[Job]:
+    """Generate the requested thoughts and return all jobs, with prompts to which the thoughts have been added.
+
+    The budget in tokens is ``sampling.thinking``. Thoughts that are still open at the end of the budget are closed, so
+    that they never use up the tokens of the answer. A thought is also opened for models that were not trained to think.
+
+    Args:
+        jobs: The jobs; those without a budget are returned unchanged.
+    """
+    opened = [_open_thought(tokens, job) for job in jobs if job.sampling.thinking]
+    thinking = [job for job in opened if job.sampling.max_tokens]
+    if not thinking:
+        return list(jobs)
+    originals = {job.index: job for job in jobs}
+    finished = {}
+    for opened_job, (row, ended) in zip(thinking, generate(thinking), strict=True):
+        job = originals[opened_job.index]
+        text, closed, _ = tokens.text(row, special=True).partition(CLOSE)
+        if ended and not closed:  # the end-of-sequence token is not part of the thoughts
+            text = tokens.text(row[:-1], special=True)
+        closing = tokens.plain(f"{text}{_close_thought(job)}")
+        finished[job.index] = job.with_thoughts(text.strip(), [*opened_job.prompt, *closing], len(row))
+    return [finished.get(job.index, job) for job in jobs]
+
+
+def _close_thought(job: Job) -> str:
+    """Return the closing tag and the text after it: a blank line, except in a verbatim prompt, and the reply prefix."""
+    between = "" if job.request.prompt[0].role == "verbatim" else "\n\n"
+    return f"{CLOSE}{between}{job.reply_prefix}"
+
+
+def _open_thought(tokens: HfTokens, job: Job) -> Job:
+    """Return the job that generates the thoughts. Its prompt ends with a mark that begins the thinking.
+
+    The token limit of this job leaves space for the answer, and is 0 if the prompt fills the context.
+    """
+    text = tokens.render(job.request.prompt, thinking=True)
+    text = text[: len(text) - len(job.reply_prefix)] if job.reply_prefix else text
+    if not text.rstrip().endswith(_OPEN):
+        text += f"{_OPEN}\n"
+    prompt = tokens.ids(text)
+    closing = len(tokens.plain(_close_thought(job))) + _SPARE
+    available = tokens.context_size - len(prompt) - closing - job.sampling.max_tokens
+    sampling = replace(job.sampling, max_tokens=max(0, min(job.sampling.thinking, available)), min_tokens=0)
+    return replace(job.with_prompt(prompt), sampling=sampling)

@@ -89,9 +89,7 @@ class JoinedTokenizer:
     """A tokenizer that tokenizes texts piece by piece and keeps the token ids of the pieces.
 
     Args:
-        tokenizer: A tokenizer of transformers.
         open_ends: The characters after which a space is no joint.
-        dictionaries: Dictionaries with the token ids of the words of corpora.
     """
 
     def __init__(self, tokenizer: Any, open_ends: str, dictionaries: Sequence[TokenDictionary] = ()) -> None:
@@ -132,9 +130,6 @@ class JoinedTokenizer:
 
     def prefix_lengths(self, text: str, ends: Sequence[int]) -> list[int | None]:
         """Return the number of tokens of each prefix of a text, if these tokens are also the first tokens of the text.
-
-        Args:
-            ends: Number of characters of each prefix.
 
         Returns:
             Number of tokens of each prefix; None for a prefix whose tokens depend on the text after it.
@@ -219,11 +214,6 @@ def tokenize_corpus(
 
     Afterwards, all backends with the same tokenizer use this dictionary. Token ids, prompts and results do not change.
 
-    Args:
-        read_docs: Function that yields the documents of the corpus.
-        fingerprint: A hash of the corpus.
-        tokens: The token counter of a backend.
-
     Returns:
         The folder of the dictionary, and its number of distinct words.
     """
@@ -246,9 +236,6 @@ def token_starts(offsets: Iterable[tuple[int, int]]) -> list[int]:
     """Return the position of the first character of each token, in non-decreasing order.
 
     A token without characters, such as a special token that the tokenizer adds, starts where the preceding token ends.
-
-    Args:
-        offsets: Start and end (exclusive) of each token, in characters.
     """
     starts: list[int] = []
     last_end = 0

@@ -18,9 +18,6 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
 
     ``keys`` and ``values`` are views of the filled part, of shape (batch, key-value heads, tokens, head size), so that
     all other methods of `DynamicLayer` work unchanged.
-
-    Args:
-        capacity: Number of tokens for which memory is allocated.
     """
 
     def __init__(self, capacity: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -17,9 +17,9 @@ from typing import Any
 
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
 from rerank.io.model_base import hash_file_contents_of_model
-from rerank.lm.adapter_weights import attach_adapter, causal_model_casts_adapter
+from rerank.lm.adapter_weights import attach_adapter, is_cast
 from rerank.lm.model_files import ModelFiles, locate_model, remedy_for_class
-from rerank.lm.tensor_parallel import torch_parallel_loading_arguments as tensor_parallel
+from rerank.lm.model_process import parallel_arguments as tensor_parallel
 from rerank.tasks import BackendOptions
 
 #: Flags of x86 processors that multiply bfloat16 matrices in hardware.
@@ -121,7 +121,7 @@ class LoadedModel:
 
     model: Any  # the model in evaluation mode, on its device
     tokenizer: Any  # its tokenizer, or its processor if it accepts images
-    identity: dict[str, str]  # its identity (`make_causal_model_identity`)
+    identity: dict[str, str]  # its identity (`make_identity`)
     files: ModelFiles  # the files from which it was loaded
 
 
@@ -140,18 +140,32 @@ def load_language_model(
         tokenizer: The tokenizer; None to load it.
     """
     device = pick_device(options.device)
-    placement = _device_placement(options)
+    placement: dict[str, Any] = {"device_map": options.device_map or device}
+    if options.device_map and options.device != "auto":
+        raise UsageError(
+            f"--device-map {options.device_map} and --device {options.device} exclude each other",
+            expected="only one of them, since a device map distributes a model over all devices",
+        )
+    if options.device_map == "tp":
+        placement = tensor_parallel()
     dtype = pick_dtype(options.dtype, device)
     files = locate_files(name, options)
     if classes == LANGUAGE:
         files.check_generates()
+    _, transformers = require_torch()
+    code = {"trust_remote_code": options.trust_remote_code}
     with quiet_transformers():
-        model, tokenizer = _load_model_and_tokenizer(
-            files, options, dtype, placement or {"device_map": device}, classes, tokenizer
-        )
+        with named_loading_errors(files, next(iter(placement.values()))):
+            if tokenizer is None:
+                tokenizer = getattr(transformers, classes[1]).from_pretrained(files.folder, **code)
+            with complete_weights(files):
+                model = getattr(transformers, classes[0]).from_pretrained(
+                    files.folder, dtype=dtype, use_safetensors=True, **placement, **code
+                )
+        model = model.eval()
         if options.adapter:
-            model = attach_adapter(model, Path(options.adapter), cast=causal_model_casts_adapter(options, dtype))
-        identity = make_causal_model_identity(files, options, dtype)
+            model = attach_adapter(model, Path(options.adapter), cast=is_cast(options, dtype))
+        identity = make_identity(files, options, dtype)
     return LoadedModel(model=model, tokenizer=tokenizer, identity=identity, files=files)
 
 
@@ -160,7 +174,7 @@ def locate_files(name: str | Path, options: BackendOptions, *, weights: bool = T
     return locate_model(name, options.revision or "", weights=weights, code=options.trust_remote_code)
 
 
-def make_causal_model_identity(files: ModelFiles, options: BackendOptions, dtype: str) -> dict[str, str]:
+def make_identity(files: ModelFiles, options: BackendOptions, dtype: str) -> dict[str, str]:
     """Return the identity of a local model that `load_language_model` loads.
 
     Args:
@@ -175,42 +189,9 @@ def make_causal_model_identity(files: ModelFiles, options: BackendOptions, dtype
     identity = {**files.identity, "dtype": dtype}
     if options.adapter:
         identity["adapter"] = hash_file_contents_of_model(Path(options.adapter))
-        if causal_model_casts_adapter(options, dtype):
+        if is_cast(options, dtype):
             identity["adapter_dtype"] = dtype
     return identity
-
-
-def _device_placement(options: BackendOptions) -> dict[str, Any]:
-    """Return the arguments of ``from_pretrained`` that distribute a model over devices; empty for one device."""
-    if not options.device_map:
-        return {}
-    if options.device != "auto":
-        raise UsageError(
-            f"--device-map {options.device_map} and --device {options.device} exclude each other",
-            expected="only one of them, since a device map distributes a model over all devices",
-        )
-    return tensor_parallel() if options.device_map == "tp" else {"device_map": options.device_map}
-
-
-def _load_model_and_tokenizer(
-    files: ModelFiles,
-    options: BackendOptions,
-    dtype: str,
-    placement: dict[str, Any],
-    classes: tuple[str, str],
-    tokenizer: Any,
-) -> tuple[Any, Any]:
-    """Load the model, and load the tokenizer too if ``tokenizer`` is None."""
-    _, transformers = require_torch()
-    code = {"trust_remote_code": options.trust_remote_code}
-    with named_loading_errors(files, next(iter(placement.values()), options.device)):
-        if tokenizer is None:
-            tokenizer = getattr(transformers, classes[1]).from_pretrained(files.folder, **code)
-        with complete_weights(files):
-            model = getattr(transformers, classes[0]).from_pretrained(
-                files.folder, dtype=dtype, use_safetensors=True, **placement, **code
-            )
-        return model.eval(), tokenizer
 
 
 #: Only one thread at a time may replace the method that loads weights.
@@ -235,7 +216,15 @@ def complete_weights(files: ModelFiles, *, unused: Callable[[str], bool] = lambd
         missing = sorted(weight for weight in info["missing_keys"] if not unused(weight))
         if missing and get_ident() == thread:  # other threads may load models of their own
             stated = getattr(model.config, "architectures", None) or ()
-            raise _incomplete_weights_error(files, cls.__name__, stated, missing)
+            found = (
+                f"Model {str(files)!r} lacks weights of the class {cls.__name__}, which would be random: "
+                f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
+            )
+            if cls.__name__ in stated:
+                expected, remedy = "a checkpoint with all weights", "Download or save the model again"
+                raise DataError(found, expected=expected, remedy=remedy)
+            expected = f"to be opened as {' or '.join(stated)}" if stated else "a checkpoint with all weights"
+            raise UsageError(found, expected=expected, remedy=remedy_for_class(stated))
         return (model, info) if output_loading_info else model
 
     with _checking:
@@ -256,27 +245,9 @@ def is_of_bypassed_pooler(weight: str, files: ModelFiles) -> bool:
     return weight.startswith("pooler.") and "pooler_output" not in settings
 
 
-def _incomplete_weights_error(
-    files: ModelFiles, loaded: str, stated: Sequence[str], missing: Sequence[str]
-) -> UsageError | DataError:
-    found = (
-        f"Model {str(files)!r} lacks weights of the class {loaded}, which would be random: "
-        f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
-    )
-    if loaded in stated:
-        return DataError(found, expected="a checkpoint with all weights", remedy="Download or save the model again")
-    expected = f"to be opened as {' or '.join(stated)}" if stated else "a checkpoint with all weights"
-    return UsageError(found, expected=expected, remedy=remedy_for_class(stated))
-
-
 @contextmanager
 def named_loading_errors(name: str | Path | ModelFiles, where: object = "") -> Iterator[None]:
-    """Convert errors of transformers and safetensors while loading a model to errors of this project.
-
-    Args:
-        name: Name of the model, for messages.
-        where: Device to which the model is loaded, for messages.
-    """
+    """Convert errors of transformers and safetensors while loading a model to errors of this project."""
     from safetensors import SafetensorError
 
     try:

@@ -12,13 +12,12 @@ from functools import lru_cache
 from typing import Any
 
 from rerank.lm.decoding import decode_continuations, end_of_sequence_tokens
-from rerank.lm.icr_scoring import score_with_causal_model_attention
-from rerank.lm.jobs import Job
+from rerank.lm.icr_scoring import score_with_attention
+from rerank.lm.jobs import CLOSE, Job
 from rerank.lm.log_likelihood import compute_log_likelihoods
 from rerank.lm.permutation_decoding import decode_permutations
 from rerank.lm.permutation_grammar import PermutationGrammar, TokenIds, tokenize_identifiers, tokenize_text_after
 from rerank.lm.prefix_cache import CachedPrefix, PrefixCache
-from rerank.lm.thinking import CLOSE
 from rerank.lm.tokenizers import HfTokens
 from rerank.tasks import (
     AttentionTask,
@@ -35,7 +34,7 @@ from rerank.tasks import (
 _TAIL = 32
 
 
-def _decode_causal_model_texts(model: Any, tokens: HfTokens, jobs: Sequence[Job], _: PrefixCache | None) -> list[Reply]:
+def _decode_texts(model: Any, tokens: HfTokens, jobs: Sequence[Job], _: PrefixCache | None) -> list[Reply]:
     rows = decode_continuations(model, [j.prompt for j in jobs], [j.sampling for j in jobs], [j.seed for j in jobs])
     return [make_decoding_reply(model, tokens, job, row) for job, row in zip(jobs, rows, strict=True)]
 
@@ -44,11 +43,11 @@ def make_decoding_reply(model: Any, tokens: HfTokens, job: Job, row: list[int]) 
     """Return the reply for the newly generated token ids ``row``, which may end with an end-of-sequence token."""
     ended = bool(row) and row[-1] in end_of_sequence_tokens(model)
     text = job.reply_prefix + tokens.text(row[:-1] if ended else row)
-    return make_causal_model_reply(job, text, len(row), steps=len(row) - 1, ended=ended)
+    return make_reply(job, text, len(row), steps=len(row) - 1, ended=ended)
 
 
 def decode_thought_token_ids(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[tuple[list[int], bool]]:
-    """Continue the prompts of jobs up to the end of the thoughts; implements `rerank.lm.thinking.ThoughtGenerator`."""
+    """Continue the prompts of jobs up to the end of the thoughts; implements `rerank.lm.jobs.ThoughtGenerator`."""
     until = (CLOSE, tokens.tokenizer)
     rows = decode_continuations(
         model, [j.prompt for j in jobs], [j.sampling for j in jobs], [j.seed for j in jobs], until=until
@@ -57,49 +56,41 @@ def decode_thought_token_ids(model: Any, tokens: HfTokens, jobs: Sequence[Job]) 
     return [(row, bool(row) and row[-1] in ends) for row in rows]
 
 
-def _decode_causal_model_permutations(
-    model: Any, tokens: HfTokens, jobs: Sequence[Job], cache: PrefixCache | None
-) -> list[Reply]:
+def _decode_permutations(model: Any, tokens: HfTokens, jobs: Sequence[Job], cache: PrefixCache | None) -> list[Reply]:
     grammars = [make_job_grammar(tokens, job) for job in jobs]
     prompts, samplings = [j.prompt for j in jobs], [j.sampling for j in jobs]
-    prefixes = _load_job_prefixes(jobs, cache)
+    prefixes = _load_prefixes(jobs, cache)
     rows = decode_permutations(model, prompts, grammars, samplings, [j.seed for j in jobs], prefixes=prefixes)
     replies = []
     for job, row in zip(jobs, rows, strict=True):
-        reply = make_causal_model_reply(
-            job, format_local_decoding_permutation(job.task, row.state.order), len(row.tokens), steps=row.steps
-        )
+        reply = make_reply(job, format_permutation(job.task, row.state.order), len(row.tokens), steps=row.steps)
         replies.append(replace(reply, scores=tuple(row.log_probs), tokens_cached=row.prefix.reused))
     return replies
 
 
-def _load_job_prefixes(jobs: Sequence[Job], cache: PrefixCache | None) -> list[CachedPrefix]:
+def _load_prefixes(jobs: Sequence[Job], cache: PrefixCache | None) -> list[CachedPrefix]:
     """Return the cached prefix of each prompt in a batch; without a cache, all prefixes are empty."""
     if cache is None:
         return [CachedPrefix()] * len(jobs)
     return cache.load([job.prompt for job in jobs], plan_prefixes(jobs))
 
 
-def _score_causal_model_continuations(
-    model: Any, tokens: HfTokens, jobs: Sequence[Job], cache: PrefixCache | None
-) -> list[Reply]:
+def _score_continuations(model: Any, tokens: HfTokens, jobs: Sequence[Job], cache: PrefixCache | None) -> list[Reply]:
     prompts = [job.prompt for job in jobs]
     continuations = [tokenize_continuations(tokens, job) for job in jobs]
-    prefixes = _load_job_prefixes(jobs, cache)
+    prefixes = _load_prefixes(jobs, cache)
     as_logits = jobs[0].task_type is LogitTask
     rows = compute_log_likelihoods(model, prompts, continuations, prefixes=prefixes, as_logits=as_logits)
     return [
-        replace(make_causal_model_reply(job, "", 0, steps=0), scores=tuple(row), tokens_cached=prefix.reused)
+        replace(make_reply(job, "", 0, steps=0), scores=tuple(row), tokens_cached=prefix.reused)
         for job, row, prefix in zip(jobs, rows, prefixes, strict=True)
     ]
 
 
-def _score_causal_model_attention(
-    model: Any, tokens: HfTokens, jobs: Sequence[Job], _: PrefixCache | None
-) -> list[Reply]:
+def _score_attention(model: Any, tokens: HfTokens, jobs: Sequence[Job], _: PrefixCache | None) -> list[Reply]:
     replies = []
     for job in jobs:  # one by one, since the prompts are long
-        result = score_with_causal_model_attention(model, tokens, job.request.prompt, job.task)
+        result = score_with_attention(model, tokens, job.request.prompt, job.task)
         replies.append(Reply(text=result.layout, scores=tuple(result.scores), tokens_in=result.tokens))
     return replies
 
@@ -107,16 +98,16 @@ def _score_causal_model_attention(
 #: Mapping from each class of tasks to the function that executes its jobs. The last argument of the function is the
 #: cache of prompt prefixes; None for no reuse.
 TASK_RUNNERS: dict[type[Any], Callable[[Any, HfTokens, Sequence[Job], PrefixCache | None], list[Reply]]] = {
-    GenerationTask: _decode_causal_model_texts,
-    PermutationTask: _decode_causal_model_permutations,
-    ContinuationTask: _score_causal_model_continuations,
-    LikelihoodTask: _score_causal_model_continuations,
-    LogitTask: _score_causal_model_continuations,
-    AttentionTask: _score_causal_model_attention,
+    GenerationTask: _decode_texts,
+    PermutationTask: _decode_permutations,
+    ContinuationTask: _score_continuations,
+    LikelihoodTask: _score_continuations,
+    LogitTask: _score_continuations,
+    AttentionTask: _score_attention,
 }
 
 
-def format_local_decoding_permutation(task: PermutationTask, order: Sequence[int]) -> str:
+def format_permutation(task: PermutationTask, order: Sequence[int]) -> str:
     """Return the text of a permutation, given the indices of its identifiers in ``task.items``."""
     return task.separator.join(task.items[index] for index in order)
 
@@ -143,11 +134,8 @@ def identifier_tokens(
     """Return the token ids of each identifier at the beginning of a reply, and those after a separator.
 
     Args:
-        tokens: The tokenizer.
-        items: The identifiers, including brackets.
         separator: The text between two identifiers.
         end: Last characters of the rendered prompt, since the tokens of a text depend on what precedes it.
-        prefix: The beginning of the reply that the prompt contains.
     """
     return tokenize_identifiers(tokens.plain, items, separator, before=end, prefix=prefix)
 
@@ -179,11 +167,10 @@ def end_of_rendered_prompt(tokens: HfTokens, job: Job) -> str:
     return tokens.render(job.request.prompt)[-_TAIL:]
 
 
-def make_causal_model_reply(job: Job, text: str, tokens: int, *, steps: int, ended: bool = True) -> Reply:
+def make_reply(job: Job, text: str, tokens: int, *, steps: int, ended: bool = True) -> Reply:
     """Create the reply to a job, with its token counts.
 
     Args:
-        text: Text of the answer.
         tokens: Number of completion tokens, without thoughts.
         steps: Number of forward passes after the prefill, without thoughts.
         ended: Whether the answer is complete; otherwise, it was truncated.
@@ -218,42 +205,22 @@ def plan_prefixes(jobs: Sequence[Job]) -> list[tuple[int, ...]]:
 
     At least one token of each prompt remains, since its logits are needed.
     """
-    prefixes = [[tuple(job.prompt[:end]) for end in _proper_prefix_ends(job, job.boundaries)] for job in jobs]
+    prefixes = [[tuple(job.prompt[:end]) for end in job.boundaries if 0 < end < len(job.prompt)] for job in jobs]
     counts = Counter(prefix for row in prefixes for prefix in row)
-    return [
-        _choose_prefix_ends(row, [counts[prefix] - 1 for prefix in row], _find_repeating_prefixes(job))
-        for job, row in zip(jobs, prefixes, strict=True)
-    ]
-
-
-def _choose_prefix_ends(
-    prefixes: Sequence[Sequence[int]], others: Sequence[int], repeating: Sequence[int]
-) -> tuple[int, ...]:
-    """Return the lengths of the prefixes of one prompt that are computed once and kept.
-
-    Args:
-        prefixes: The prefixes of the prompt that end at a boundary of its template.
-        others: For each prefix, the number of other prompts of the batch that begin with it.
-        repeating: Lengths of the prefixes that are expected to occur in other batches.
-    """
-    chosen, start = [], 0
-    for prefix, sharing, sharing_more in zip(prefixes, others, [*others, 0][1:], strict=True):
-        end = len(prefix)
-        if end in repeating or (sharing > sharing_more and sharing * (end - start) >= _MIN_SAVED):
-            chosen.append(end)
-            start = end
-    return tuple(chosen)
-
-
-def _find_repeating_prefixes(job: Job) -> list[int]:
-    """Return the lengths of the prefixes of a job's prompt that are expected to occur in other batches."""
-    passages = len(job.request.window.docs)
-    before = len(job.boundaries) - passages  # the last boundaries are those of the passages
-    if passages > 1 and before >= 0 and job.boundaries[before] >= _FIRST_PASSAGE_SHARE * len(job.prompt):
-        before += 1
-    return _proper_prefix_ends(job, job.boundaries[: max(0, before)])
-
-
-def _proper_prefix_ends(job: Job, ends: Sequence[int]) -> list[int]:
-    """Return the ends for which neither the prefix of the prompt nor the remainder is empty."""
-    return [end for end in ends if 0 < end < len(job.prompt)]
+    plan = []
+    for job, row in zip(jobs, prefixes, strict=True):
+        # Prefixes that are expected to occur in other batches; the last boundaries are those of the passages.
+        passages = len(job.request.window.docs)
+        before = len(job.boundaries) - passages
+        if passages > 1 and before >= 0 and job.boundaries[before] >= _FIRST_PASSAGE_SHARE * len(job.prompt):
+            before += 1
+        repeating = job.boundaries[: max(0, before)]
+        others = [counts[prefix] - 1 for prefix in row]  # prompts of the batch that begin with the same prefix
+        chosen, start = [], 0
+        for prefix, sharing, sharing_more in zip(row, others, [*others, 0][1:], strict=True):
+            end = len(prefix)
+            if end in repeating or (sharing > sharing_more and sharing * (end - start) >= _MIN_SAVED):
+                chosen.append(end)
+                start = end
+        plan.append(tuple(chosen))
+    return plan

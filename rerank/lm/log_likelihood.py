@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
@@ -16,10 +15,9 @@ from torch import Tensor
 
 from rerank.errors import UsageError
 from rerank.lm.forward_pass import call_forward, kv_cache_of_output
-from rerank.lm.output_head import OutputHead
 from rerank.lm.prefix_cache import CachedPrefix, compute_on_cache, make_filled_cache
 from rerank.lm.prefix_logits import compute_packed_logits, compute_padded_logits
-from rerank.lm.temporary_settings import TemporarySettings
+from rerank.lm.temporary_settings import OutputHead, TemporarySettings
 
 _Ids = Sequence[int]
 #: Number of continuations processed in one batch; each needs a copy of the prompt's KV cache.
@@ -62,12 +60,8 @@ def compute_log_likelihoods(
     simple = [index for index in nonempty if max(map(len, continuations[index])) <= shared[index] + 1]
     with TemporarySettings(model) as cpu_kernel, OutputHead(model):
         if simple:
-            rows = _Rows(
-                [prompts[index] for index in simple],
-                [continuations[index] for index in simple],
-                [prefixes[index] for index in simple],
-            )
-            scores = _score_continuations_in_prefill(model, rows, pad, packed=cpu_kernel, as_logits=as_logits)
+            rows = [(prompts[index], continuations[index], prefixes[index]) for index in simple]
+            scores = _score_in_prefill(model, rows, pad, packed=cpu_kernel, as_logits=as_logits)
             for index, row in zip(simple, scores, strict=True):
                 results[index] = row
         for index in sorted(set(nonempty) - set(simple)):
@@ -81,34 +75,34 @@ def _shared_tokens(texts: Sequence[_Ids]) -> list[int]:
     return [token for token, *_ in columns][: max(0, max(map(len, texts)) - 1)]
 
 
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """The rows of a forward pass: prompts, their continuations and their cached prefixes."""
-
-    prompts: Sequence[_Ids]
-    continuations: Sequence[Sequence[_Ids]]
-    prefixes: Sequence[CachedPrefix]
-
-
-def _score_continuations_in_prefill(
-    model: Any, rows: _Rows, pad: int, *, packed: bool, as_logits: bool = False
+def _score_in_prefill(
+    model: Any,
+    rows: Sequence[tuple[_Ids, Sequence[_Ids], CachedPrefix]],
+    pad: int,
+    *,
+    packed: bool,
+    as_logits: bool = False,
 ) -> list[list[float]]:
-    """Score, in one pass, rows whose continuations have at most one token after their common prefix."""
-    shared = [_shared_tokens(texts) for texts in rows.continuations]
-    inputs = [[*prompt, *tokens] for prompt, tokens in zip(rows.prompts, shared, strict=True)]
+    """Score, in one pass, rows whose continuations have at most one token after their common prefix.
+
+    Each row is a prompt with its continuations and its cached prefix.
+    """
+    prefixes = [prefix for _, _, prefix in rows]
+    shared = [_shared_tokens(texts) for _, texts, _ in rows]
+    inputs = [[*prompt, *tokens] for (prompt, _, _), tokens in zip(rows, shared, strict=True)]
     last = [len(tokens) + 1 for tokens in shared]
-    if not any(prefix.length for prefix in rows.prefixes):
+    if not any(prefix.length for prefix in prefixes):
         batch, _ = _prefill_logits(model, inputs, max(last), pad)
         logits = [row[-count:] for row, count in zip(batch, last, strict=True)]
     elif packed:
-        logits = compute_packed_logits(model, inputs, rows.prefixes, last)
+        logits = compute_packed_logits(model, inputs, prefixes, last)
     else:
-        logits = compute_padded_logits(model, inputs, rows.prefixes, last, pad)
+        logits = compute_padded_logits(model, inputs, prefixes, last, pad)
     results = []
-    for row, texts in zip(logits, rows.continuations, strict=True):
+    for row, (_, texts, _) in zip(logits, rows, strict=True):
         # Shape (shared + 1, vocabulary): the position before each shared token, and the position after the last one.
         logs = row if as_logits else row.log_softmax(dim=-1)
-        results.append([_sum_log_softmax_entries(logs, text) for text in texts])
+        results.append([_sum(logs, text) for text in texts])
     return results
 
 
@@ -125,27 +119,22 @@ def _score_with_kv_cache(
     else:
         logits, cache = _prefill_logits(model, [inputs], len(shared) + 1, pad, use_cache=True)
     if not hasattr(cache, "batch_repeat_interleave"):  # a state that cannot be copied: one full pass per continuation
-        return [
-            _score_continuations_in_prefill(model, _Rows([prompt], [[text]], [prefix]), pad, packed=False)[0][0]
-            for text in texts
-        ]
+        return [_score_in_prefill(model, [(prompt, [text], prefix)], pad, packed=False)[0][0] for text in texts]
     # Shape (shared + 1, vocabulary): log P of each shared token, and of the first token after the shared tokens.
     logs = logits[0].log_softmax(dim=-1)
-    scores = [_sum_log_softmax_entries(logs, text[: len(shared) + 1]) for text in texts]
+    scores = [_sum(logs, text[: len(shared) + 1]) for text in texts]
     longer = [index for index, text in enumerate(texts) if len(text) > len(shared) + 1]
     for start in range(0, len(longer), _BATCH):
         batch = longer[start : start + _BATCH]
         # The first token of a remainder is scored above; here it is the input that predicts the second token.
         remainders = [texts[index][len(shared) :] for index in batch]
-        values = _score_remainders_with_kv_cache(model, deepcopy(cache), len(inputs), remainders, pad)
+        values = _score_remainders(model, deepcopy(cache), len(inputs), remainders, pad)
         for index, value in zip(batch, values, strict=True):
             scores[index] += value
     return scores
 
 
-def _score_remainders_with_kv_cache(
-    model: Any, cache: Any, cached: int, texts: Sequence[_Ids], pad: int
-) -> list[float]:
+def _score_remainders(model: Any, cache: Any, cached: int, texts: Sequence[_Ids], pad: int) -> list[float]:
     """Return, per text, the log-probability of all tokens but the first, given the cache and the first token."""
     cache.batch_repeat_interleave(len(texts))
     width = max(map(len, texts)) - 1
@@ -158,7 +147,7 @@ def _score_remainders_with_kv_cache(
     )
     # (texts, width, vocabulary): position i is after token i of a text and predicts token i + 1.
     logs = output.logits.float().log_softmax(dim=-1)
-    return [_sum_log_softmax_entries(row, text[1:]) for row, text in zip(logs, texts, strict=True)]
+    return [_sum(row, text[1:]) for row, text in zip(logs, texts, strict=True)]
 
 
 def _prefill_logits(
@@ -175,6 +164,6 @@ def _prefill_logits(
     return output.logits[:, -last:].float(), kv_cache_of_output(model, output)
 
 
-def _sum_log_softmax_entries(logs: Tensor, text: _Ids) -> float:
+def _sum(logs: Tensor, text: _Ids) -> float:
     """Return sum_i logs[i, y_i] for a text y. ``logs`` is (positions, vocabulary), and position i predicts y_i."""
     return float(logs[range(len(text)), list(text)].sum())

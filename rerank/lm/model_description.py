@@ -18,7 +18,7 @@ from rerank.io.settings_files import try_read_json_object
 from rerank.lm.loading import (
     LANGUAGE,
     locate_files,
-    make_causal_model_identity,
+    make_identity,
     named_loading_errors,
     pick_device,
     pick_dtype,
@@ -55,11 +55,10 @@ class ModelDescription:
         return HfTokens(tokenizer, context_size=size)
 
 
-def describe_causal_model(name: str | Path, options: BackendOptions) -> ModelDescription | None:
+def describe_files(name: str | Path, options: BackendOptions) -> ModelDescription | None:
     """Describe a language model that `rerank.lm.loading.load_language_model` would load.
 
     Args:
-        name: Folder of the model, or its id on the hub.
         options: Revision, adapter, dtype, device and context size.
 
     Returns:
@@ -76,8 +75,13 @@ def describe_causal_model(name: str | Path, options: BackendOptions) -> ModelDes
     files = locate_files(name, options, weights=False)
     files.check_generates()
     options = options.model_copy(update={"revision": files.commit or options.revision})
-    config = _read_causal_model_config(files)
-    identity = make_causal_model_identity(files, options, pick_dtype(options.dtype, device))
+    config: Any = try_read_json_object(files.folder / "config.json")
+    if isinstance(config.get("max_position_embeddings"), int) and "text_config" not in config:
+        config = SimpleNamespace(max_position_embeddings=config["max_position_embeddings"])
+    else:
+        with quiet_transformers(), named_loading_errors(files):
+            config = require_torch()[1].AutoConfig.from_pretrained(files.folder, trust_remote_code=False)
+    identity = make_identity(files, options, pick_dtype(options.dtype, device))
     if limit := stated_context_size(SimpleNamespace(config=config), None):
         resolve_task_context_size(limit, options, identity["model"])  # reports early if the context is too long
     return ModelDescription(files=files, options=options, identity=identity, device=device, config=config)
@@ -85,27 +89,13 @@ def describe_causal_model(name: str | Path, options: BackendOptions) -> ModelDes
 
 def load_tokenizer(folder: Path, options: BackendOptions) -> Any:
     """Load the tokenizer that ``AutoTokenizer`` would load, without importing torch if its class is certain."""
+    settings = try_read_json_object(folder / "tokenizer_config.json")
+    is_generic = settings.get("tokenizer_class") in _GENERIC_TOKENIZERS and "auto_map" not in settings
+    is_plain = try_read_json_object(folder / "config.json").get("model_type") in _PLAIN_TYPES
     with quiet_transformers(), named_loading_errors(folder):
-        if _has_generic_tokenizer(folder):
+        if is_generic and is_plain and (folder / "tokenizer.json").is_file():
             from transformers import PreTrainedTokenizerFast
 
             return PreTrainedTokenizerFast.from_pretrained(folder)
         code = options.trust_remote_code
         return getattr(require_torch()[1], LANGUAGE[1]).from_pretrained(folder, trust_remote_code=code)
-
-
-def _has_generic_tokenizer(folder: Path) -> bool:
-    if not (folder / "tokenizer.json").is_file():
-        return False
-    settings = try_read_json_object(folder / "tokenizer_config.json")
-    is_generic = settings.get("tokenizer_class") in _GENERIC_TOKENIZERS and "auto_map" not in settings
-    return is_generic and try_read_json_object(folder / "config.json").get("model_type") in _PLAIN_TYPES
-
-
-def _read_causal_model_config(files: ModelFiles) -> Any:
-    """Return the config of a model, or only its context size if ``config.json`` in its folder states it."""
-    stated = try_read_json_object(files.folder / "config.json")
-    if isinstance(stated.get("max_position_embeddings"), int) and "text_config" not in stated:
-        return SimpleNamespace(max_position_embeddings=stated["max_position_embeddings"])
-    with quiet_transformers(), named_loading_errors(files):
-        return require_torch()[1].AutoConfig.from_pretrained(files.folder, trust_remote_code=False)

@@ -169,7 +169,6 @@ def locate_model(name: str | Path, revision: str = "", *, weights: bool = True, 
     """Return the local files of a model, after downloading those that are missing if it is on the hub.
 
     Args:
-        name: A folder, or an id on the hub.
         revision: Branch, tag or commit on the hub; empty for the default branch. Ignored for a folder.
         weights: Whether the weights are needed, or only the files that describe the model.
         code: Whether the Python code of the repository is needed.

@@ -1,10 +1,14 @@
-"""The base class of backends for local models, and a check that no model is used in a forked process.
+"""The base class of backends for local models, and the processes that use a model. Torch is imported on use.
 
 The threads of torch and the state of an accelerator do not survive a fork, so a model of the parent process would hang.
+With tensor parallelism, one model is split over the processes that torchrun started. Only process 0 (the leader) runs
+the program. It broadcasts every batch before it calls the model, and the other processes (followers) take part in the
+same forward passes.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -12,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
-from rerank.errors import BackendError, UsageError
+from rerank.errors import BackendError, RerankError, UsageError
 from rerank.io.model_base import ModelBase
 from rerank.lm.model_files import ModelFiles, locate_model
 from rerank.tasks import BackendOptions
@@ -84,11 +88,11 @@ def _reopen_in_process(
     options: BackendOptions,
     identity: tuple[tuple[str, str], ...],
 ) -> Any:
-    return _reopen_local_model(os.getpid(), load, files, options, identity)
+    return _reopen(os.getpid(), load, files, options, identity)
 
 
 @lru_cache(maxsize=1)  # a worker that receives the same reranker with every task loads its model once
-def _reopen_local_model(
+def _reopen(
     process: int,
     load: Callable[[str | Path, BackendOptions], Any],
     files: ModelFiles,
@@ -105,3 +109,59 @@ def _reopen_local_model(
             remedy="Use the same files and the same kind of device, or open the reranker in this process",
         )
     return backend
+
+
+def count_tensor_parallel_processes() -> int:
+    """Return the number of processes that torchrun started; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def parallel_arguments() -> dict[str, Any]:
+    """Return the arguments of ``from_pretrained`` that split a model over all processes."""
+    if count_tensor_parallel_processes() < 2:
+        raise UsageError(
+            "--device-map is tp, but there is only one process",
+            expected="one process per device, started by torchrun",
+            remedy="Run: torchrun --nproc-per-node DEVICES -m rerank ...; or use --device-map auto",
+        )
+    try:
+        from transformers.distributed.configuration_utils import DistributedConfig
+
+        return {"distributed_config": DistributedConfig(tp_plan="auto")}
+    except (ImportError, TypeError):  # an older transformers
+        return {"tp_plan": "auto"}
+
+
+def is_split(model: Any) -> bool:
+    """Return whether each process holds only a part of every weight matrix."""
+    return (getattr(model, "_tp_size", None) or 1) > 1
+
+
+def follow_leader(process: Callable[[Any], Any]) -> None:
+    """Process every broadcast batch in a follower until the leader ends, then exit; return at once in the leader.
+
+    Args:
+        process: Function that a follower calls with each batch, as the leader does itself.
+    """
+    import torch.distributed as distributed
+
+    if distributed.get_rank() == 0:
+        atexit.register(broadcast_batch, None)
+        return
+    while True:
+        objects: list[Any] = [None]
+        distributed.broadcast_object_list(objects, src=0)
+        if objects[0] is None:
+            raise SystemExit(0)
+        try:
+            process(objects[0])
+        except (RuntimeError, MemoryError, RerankError):  # the leader has the same error and reports it
+            continue
+
+
+def broadcast_batch(batch: Any) -> None:
+    """Send the next batch to the followers; None tells them to exit."""
+    import torch.distributed as distributed
+
+    if distributed.is_initialized():
+        distributed.broadcast_object_list([batch], src=0)

@@ -1,7 +1,7 @@
-"""Find the token spans of the passages in a rendered chat, and the first token of the final instruction.
+"""Find the tokens of the passages in a rendered chat, their positions, and the first token of the final instruction.
 
-The spans come from the tokenizer's offset mapping of the whole text, since passages that are tokenized one by one may
-have different tokens.
+The position of a token is that of its first character in the whole text, since passages that are tokenized one by one
+may have different tokens. If a byte-level tokenizer divides a character into several tokens, they share its position.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ def locate_passage_tokens(tokens: HfTokens, prompt: Prompt, spans: Sequence[tupl
     A token belongs to the span that contains its first character.
 
     Args:
-        tokens: The tokenizer.
-        prompt: The chat.
         spans: Start and end (exclusive) of each passage in the last user turn, in characters.
         tail: Index of the first character of the final instruction in that turn.
     """
@@ -41,7 +39,7 @@ def locate_passage_tokens(tokens: HfTokens, prompt: Prompt, spans: Sequence[tupl
         )
     text = tokens.render(prompt)
     content = next(message.content for message in reversed(prompt) if message.role == "user")
-    offset = _find_turn_in_prompt(tokens.chat.escape(content), text)
+    offset = _find_turn(tokens.chat.escape(content), text)
     positions = [position for span in spans for position in span] + [tail]
     if tokens.chat.escape(content) != content:
         # Escaping special tokens lengthens the text, so the character positions are those in the escaped text.
@@ -51,7 +49,7 @@ def locate_passage_tokens(tokens: HfTokens, prompt: Prompt, spans: Sequence[tupl
     return PromptSpans(ids=tuple(ids), spans=tuple(passages), tail=counts[-1])
 
 
-def _find_turn_in_prompt(content: str, text: str) -> int:
+def _find_turn(content: str, text: str) -> int:
     """Return the character offset of a turn in a rendered chat, even if the template has stripped the turn."""
     offset = text.rfind(content)
     if offset < 0:
@@ -63,3 +61,45 @@ def _find_turn_in_prompt(content: str, text: str) -> int:
             remedy="Use another model, or another method",
         )
     return offset
+
+
+def locate_tokens(
+    tokens: HfTokens, prompt: Prompt, located: PromptSpans, spans: Sequence[tuple[int, int]]
+) -> list[list[int]]:
+    """Return the position of each token of the passages, in characters from the start of its passage.
+
+    Args:
+        spans: Start and end (exclusive) of each passage in the last user turn, in characters.
+    """
+    text = tokens.render(prompt)
+    content = next(message.content for message in reversed(prompt) if message.role == "user")
+    escaped = tokens.chat.escape(content)
+    ids, starts = tokens.starts(text)
+    if tuple(ids) != tuple(located.ids):
+        raise BackendError(
+            "The tokenizer returns different tokens when offsets are requested, so tokens cannot be located",
+            remedy="Use another model for evidence",
+        )
+    offset = _find_turn(escaped, text)
+    positions = align_spaces(content, escaped) if escaped != content else range(len(content))
+    return [
+        [positions[starts[token] - offset] - start for token in range(token_span.start, token_span.stop)]
+        for token_span, (start, _) in zip(located.spans, spans, strict=True)
+    ]
+
+
+def align_spaces(text: str, longer: str) -> list[int]:
+    """Return, for each character of ``longer``, its position in ``text``; ``longer`` is ``text`` with added spaces.
+
+    An added space has the position of the character after it.
+
+    >>> align_spaces("a<s>b", "a< s>b")
+    [0, 1, 2, 2, 3, 4]
+    """
+    positions = []
+    at = 0
+    for character in longer:
+        positions.append(at)
+        if at < len(text) and text[at] == character:
+            at += 1
+    return positions

@@ -23,14 +23,13 @@ from typing import Any
 import torch
 
 from rerank.lm.cpu_attention import has_full_attention
+from rerank.lm.decoding import add_noise
 from rerank.lm.forward_pass import call_forward
 from rerank.lm.kv_cache import make_kv_cache
-from rerank.lm.output_head import OutputHead
 from rerank.lm.permutation_grammar import GrammarState, PermutationGrammar
 from rerank.lm.prefix_cache import CachedPrefix
 from rerank.lm.prefix_logits import compute_packed_logits, merge_prefixes
-from rerank.lm.sampling import add_decoding_logits_noise
-from rerank.lm.temporary_settings import TemporarySettings
+from rerank.lm.temporary_settings import OutputHead, TemporarySettings
 from rerank.tasks import Sampling
 
 
@@ -66,7 +65,7 @@ class DecodingRow:
             The tokens of the next forward pass; empty if the permutation is complete.
         """
         # The allowed tokens are in ascending order and argmax takes the first maximum, so the lowest id wins a tie.
-        best = int(add_decoding_logits_noise(logits, self.sampling, self.generator).argmax())
+        best = int(add_noise(logits, self.sampling, self.generator).argmax())
         token = self.state.allowed()[best]
         self._open_log_prob += float(logits.float().log_softmax(dim=-1)[best])
         self.state.push(token)
@@ -103,9 +102,6 @@ def decode_permutations(
     Args:
         model: A causal language model of transformers.
         prompts: Token ids, one list per row.
-        grammars: Grammar of each row.
-        samplings: Sampling settings of each row.
-        seeds: Seed of each row.
         prefixes: The cached prefix of each prompt, shorter than the prompt; empty to compute all prompts from their
             first token.
 
@@ -120,11 +116,11 @@ def decode_permutations(
     batches = [rows] if has_full_attention(model.config) else [[row] for row in rows]
     with TemporarySettings(model) as cpu_kernel, OutputHead(model) as head:
         for batch in batches:
-            _decode_permutation_token_batch(model, batch, head, packed=cpu_kernel)
+            _decode_batch(model, batch, head, packed=cpu_kernel)
     return rows
 
 
-def _decode_permutation_token_batch(model: Any, rows: Sequence[DecodingRow], head: OutputHead, *, packed: bool) -> None:
+def _decode_batch(model: Any, rows: Sequence[DecodingRow], head: OutputHead, *, packed: bool) -> None:
     pending = [row.begin() for row in rows]
     if not any(pending):
         return
@@ -152,7 +148,6 @@ class _BlockRunner:
     """A runner of forward passes on blocks of tokens, on top of a KV cache.
 
     Args:
-        rows: Number of rows.
         cache: An empty KV cache.
     """
 

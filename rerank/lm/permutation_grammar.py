@@ -32,9 +32,7 @@ class PermutationGrammar:
     """The grammar of one reply, a permutation of identifiers.
 
     Args:
-        first: Token ids of each identifier at the beginning of the reply.
         later: Token ids of the separator and each identifier, when the identifier follows another one.
-        count: Number of identifiers to generate.
     """
 
     def __init__(self, first: Sequence[TokenIds], later: Sequence[TokenIds], count: int) -> None:
@@ -42,7 +40,7 @@ class PermutationGrammar:
         self.size = len(first)
         #: Maximum number of tokens of a reply.
         self.max_tokens = count * max(map(len, [*first, *later]))
-        self.first, self.later = _build_identifier_tree(first), _build_identifier_tree(later)
+        self.first, self.later = _build_tree(first), _build_tree(later)
 
     def start(self) -> GrammarState:
         """Return the state before the first token."""
@@ -110,7 +108,6 @@ def tokenize_identifiers(
 
     Args:
         encode: Function that converts a text to token ids, without special tokens.
-        items: The identifiers, including brackets.
         separator: The text between two identifiers.
         before: The end of the prompt, including ``prefix``.
         prefix: The beginning of the reply that the prompt contains.
@@ -137,7 +134,7 @@ def tokenize_text_after(encode: Callable[[str], TokenIds], before: str, text: st
     return whole[len(head) :] if whole[: len(head)] == head else encode(text)
 
 
-def _build_identifier_tree(sequences: Sequence[TokenIds]) -> _Node:
+def _build_tree(sequences: Sequence[TokenIds]) -> _Node:
     root = _Node()
     for item, tokens in enumerate(sequences):
         node = root

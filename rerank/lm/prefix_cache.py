@@ -1,23 +1,83 @@
-"""Compute the KV cache of each prompt prefix (such as the instruction) only once. Imports torch at import time."""
+"""Compute and keep the KV cache of each prompt prefix (such as the instruction). Imports torch at import time."""
 
 from __future__ import annotations
 
 import hashlib
 from array import array
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers.cache_utils import Cache
 
 from rerank.lm.cpu_attention import has_full_attention
 from rerank.lm.forward_pass import call_forward
 from rerank.lm.kv_cache import PreallocatedLayer, make_kv_cache
-from rerank.lm.output_head import OutputHead
-from rerank.lm.prefix_store import PrefixSegment, PrefixStore
-from rerank.lm.temporary_settings import TemporarySettings
-from rerank.lm.tensor_parallel import is_causal_model_split
+from rerank.lm.model_process import is_split
+from rerank.lm.temporary_settings import OutputHead, TemporarySettings
+
+#: Default limit of a store in bytes: in bfloat16, enough for 46,000 tokens of SmolLM2-135M or 8,000 tokens of a model
+#: with 8 billion parameters.
+DEFAULT_LIMIT = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixSegment:
+    """Keys and values of the tokens that a prefix adds to the shorter prefix that it extends."""
+
+    #: One tensor per layer, of shape (1, key-value heads, tokens, head size), after RoPE.
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]  # one tensor per layer, of the same shape as in ``keys``
+
+    @property
+    def size(self) -> int:
+        """Size of all keys and values in bytes."""
+        return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
+
+
+class PrefixStore:
+    """A store of prefix segments by key. If the limit is exceeded, the least recently used ones are dropped.
+
+    Args:
+        limit: Maximum total size in bytes; with 0, no segment is kept.
+
+    Attributes:
+        size: Total size of the stored segments in bytes.
+    """
+
+    def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
+        self._limit = limit
+        self._segments: OrderedDict[bytes, PrefixSegment] = OrderedDict()
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._segments)
+
+    def get(self, key: bytes) -> PrefixSegment | None:
+        """Return a segment and mark it as recently used; None if it is not in the store."""
+        segment = self._segments.get(key)
+        if segment is not None:
+            self._segments.move_to_end(key)
+        return segment
+
+    def put(self, key: bytes, segment: PrefixSegment) -> None:
+        """Add a segment, unless it is larger than the limit or its key is already in the store."""
+        if segment.size > self._limit or key in self._segments:
+            return
+        self._segments[key] = segment
+        self.size += segment.size
+        while self.size > self._limit:
+            _, dropped = self._segments.popitem(last=False)
+            self.size -= dropped.size
+
+    def clear(self) -> None:
+        """Drop all segments."""
+        self._segments.clear()
+        self.size = 0
+
 
 #: Types of RoPE whose frequencies depend on the length of the prompt.
 _ROPE_BY_LENGTH = ("dynamic", "longrope")
@@ -56,7 +116,13 @@ class PrefixCache:
         """
         if not any(plan):
             return [CachedPrefix() for _ in prompts]
-        self._drop_prefixes_of_other_weights()
+        # Clear the store if the model was trained, or its weights were replaced, since the last batch. A parameter that
+        # is overwritten has another version, and one that is replaced has another address.
+        parameters = self._model.parameters()
+        weights = hash(tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters))
+        if weights != self._weights:
+            self._store.clear()
+        self._weights = weights
         batch: dict[bytes, PrefixSegment] = {}  # since the store may drop segments that the batch still needs
         with TemporarySettings(self._model), OutputHead(self._model) as head:
             head.token_ids = [0]  # no logits are needed
@@ -73,7 +139,7 @@ class PrefixCache:
     ) -> CachedPrefix:
         segments: list[PrefixSegment] = []
         start = reused = 0
-        for end, key in zip(ends, _prefix_keys(prompt, ends), strict=True):
+        for end, key in zip(ends, _keys_of(prompt, ends), strict=True):
             segment = batch.get(key) or self._store.get(key)
             if segment is None:
                 segment = self._extend(segments, start, prompt[start:end])
@@ -98,13 +164,6 @@ class PrefixCache:
             values=tuple(layer.values[:, :, own].clone() for layer in layers),
         )
 
-    def _drop_prefixes_of_other_weights(self) -> None:
-        """Clear the store if the model was trained, or its weights were replaced, since the last batch."""
-        weights = hash(tuple(_prefix_cache_weight_stamp(parameter) for parameter in self._model.parameters()))
-        if weights != self._weights:
-            self._store.clear()
-        self._weights = weights
-
 
 def supports_prefixes(model: Any) -> bool:
     """Return whether the KV cache of a prefix is the first part of the KV cache of the whole prompt.
@@ -113,7 +172,7 @@ def supports_prefixes(model: Any) -> bool:
     the length of the whole prompt. Models whose weights are split or sharded over processes are also excluded, because
     all processes must run the same forward passes.
     """
-    if not has_full_attention(model.config) or is_causal_model_split(model):
+    if not has_full_attention(model.config) or is_split(model):
         return False
     rope = str([getattr(model.config, name, None) for name in ("rope_parameters", "rope_scaling")])
     if any(kind in rope for kind in _ROPE_BY_LENGTH):
@@ -139,7 +198,6 @@ def compute_on_cache(
     """Run a forward pass of one row on top of a KV cache, add the new tokens to the cache, and return the output.
 
     Args:
-        start: Number of tokens in the cache.
         last: Number of positions at the end whose logits are computed.
         padding: Number of padding tokens after the new tokens. New tokens do not attend to the padding.
     """
@@ -166,7 +224,7 @@ def round_pass_length(tokens: int) -> int:
     return -(-tokens // step) * step
 
 
-def _prefix_keys(prompt: Sequence[int], ends: Sequence[int]) -> Iterator[bytes]:
+def _keys_of(prompt: Sequence[int], ends: Sequence[int]) -> Iterator[bytes]:
     """Yield the key of each prefix: a hash of its tokens and of the prefixes that it extends.
 
     The KV cache of the same tokens differs in its last bits if it was computed in different pieces. The key therefore
@@ -177,8 +235,3 @@ def _prefix_keys(prompt: Sequence[int], ends: Sequence[int]) -> Iterator[bytes]:
         key = hashlib.blake2b(key + array("q", prompt[start:end]).tobytes(), digest_size=32).digest()
         yield key
         start = end
-
-
-def _prefix_cache_weight_stamp(parameter: Any) -> tuple[int, int]:
-    """Return two numbers that change if a parameter is overwritten (its version) or replaced (its address)."""
-    return parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version

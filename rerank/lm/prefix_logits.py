@@ -1,25 +1,107 @@
 """Compute logits at the ends of prompts whose prefixes are cached, by processing only the remaining tokens.
 
-Imports torch at import time.
+Several prompts (rows) are concatenated into one sequence, so that their tokens share the matrix products of a forward
+pass. The attention of each row sees only this row and its prefix. Imports torch at import time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, chain, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache
 
-from rerank.lm import prefix_attention
+from rerank.lm.cpu_attention import FEW, cpu_attention_forward
 from rerank.lm.forward_pass import call_forward
 from rerank.lm.kv_cache import make_kv_cache
-from rerank.lm.prefix_attention import PackedRow, PackedSequence, pack_sequence_into_rows
-from rerank.lm.prefix_cache import CachedPrefix, round_pass_length
+from rerank.lm.prefix_cache import CachedPrefix, PrefixSegment, round_pass_length
 from rerank.lm.temporary_settings import TemporarySettings
+
+#: Name under which the functions are registered in the attention interface of transformers.
+NAME = "rerank_packed"
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRow:
+    """One of the prompts (rows) that are concatenated into one sequence."""
+
+    start: int  # position of the row's first token in the sequence
+    end: int  # position after the row's last token
+    #: The KV cache of the row's prefix, in consecutive segments; empty for no prefix.
+    segments: Sequence[PrefixSegment]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedSequence:
+    """Prompts (rows) that a model processes as one concatenated sequence."""
+
+    rows: Sequence[PackedRow]  # the rows; tokens after the last row are padding
+    #: Function that is called in each layer with the index of the layer, and with the keys and the values of each row,
+    #: including its prefix, of shape (1, key-value heads, tokens, head size).
+    on_layer: Callable[[int, list[torch.Tensor], list[torch.Tensor]], None] = lambda layer, keys, values: None
+
+
+_SEQUENCE: ContextVar[PackedSequence] = ContextVar("sequence")
+
+
+@contextmanager
+def _pack(sequence: PackedSequence) -> Iterator[None]:
+    """Treat the input of forward passes inside the ``with`` block as concatenated rows instead of one sequence."""
+    token = _SEQUENCE.set(sequence)
+    try:
+        yield
+    finally:
+        _SEQUENCE.reset(token)
+
+
+def packed_attention_forward(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Compute causal attention within each row and its prefix, with the signature that transformers expects.
+
+    Args:
+        query: Queries of all rows, of shape (1, heads, tokens, head size), after RoPE.
+        key: Keys of all rows, of shape (1, key-value heads, tokens, head size), after RoPE.
+        value: Values of all rows, of the same shape as ``key``.
+        attention_mask: Always None.
+        scaling: Factor by which the scores are multiplied; 1/sqrt(head size) if None.
+        kwargs: Arguments passed on to `cpu_attention_forward`.
+
+    Returns:
+        The output, of shape (1, tokens, heads, head size), and None in place of attention weights.
+    """
+    layer, sequence = module.layer_idx, _SEQUENCE.get()
+    out = torch.zeros_like(query.transpose(1, 2))
+    all_keys, all_values = [], []
+    for row in sequence.rows:
+        own = (slice(None), slice(None), slice(row.start, row.end))
+        keys = torch.cat([*(segment.keys[layer] for segment in row.segments), key[own]], dim=2)
+        values = torch.cat([*(segment.values[layer] for segment in row.segments), value[own]], dim=2)
+        length, key_count = row.end - row.start, keys.shape[2]
+        # A mask is needed only if a few tokens follow a prefix.
+        few = length <= FEW and length != key_count
+        mask = torch.ones(1, 1, length, key_count, dtype=torch.bool).tril(key_count - length) if few else None
+        found, _ = cpu_attention_forward(module, query[own], keys, values, mask, scaling, **kwargs)
+        out[:, row.start : row.end] = found
+        all_keys.append(keys)
+        all_values.append(values)
+    sequence.on_layer(layer, all_keys, all_values)
+    return out, None
+
 
 _Ids = Sequence[int]
 
@@ -33,7 +115,6 @@ def compute_packed_logits(
 
     Args:
         rows: Token ids of each row, including its prefix.
-        prefixes: The cached prefix of each row, shorter than the row.
         last: Number of positions at the end of each row whose logits are needed.
         cache: An empty KV cache to fill with the rows, padded on the left; None for no cache.
 
@@ -51,8 +132,9 @@ def compute_packed_logits(
     sequence = (
         PackedSequence(packed) if cache is None else PackedSequence(packed, partial(_fill_cache_layer, cache.layers))
     )
-    prefix_attention.register_prefix_attention()
-    with TemporarySettings(model, attention=prefix_attention.NAME), pack_sequence_into_rows(sequence):
+    AttentionInterface.register(NAME, packed_attention_forward)
+    AttentionMaskInterface.register(NAME, lambda **_: None)
+    with TemporarySettings(model, attention=NAME), _pack(sequence):
         output = call_forward(
             model,
             input_ids=torch.tensor([[*chain.from_iterable(rests), *padding]]),
@@ -87,7 +169,6 @@ def compute_padded_logits(
 
     Args:
         rows: Token ids of each row, including its prefix.
-        prefixes: The cached prefix of each row, shorter than the row.
         last: Number of positions at the end of each row whose logits are needed.
         pad: Token id for padding, which may be any token, since padding is masked.
 

@@ -1,13 +1,22 @@
-"""Change settings of a model temporarily: attention function and generation config. Imports torch at import time."""
+"""Change a model temporarily: its attention function, generation config and output head. Imports torch at import time.
+
+In bfloat16, logits near 20 are rounded to steps of 1/8, so many identifiers would tie. With a vocabulary of 50,000
+tokens or more, the head dominates the cost of a short step, although a choice among ten tokens needs only ten rows.
+Softcaps and factors that the model applies to its logits stay in effect.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.functional import linear
 from transformers import GenerationConfig
 
 from rerank.lm import cpu_attention
+from rerank.lm.model_process import is_split
 
 
 class TemporarySettings:
@@ -47,3 +56,67 @@ class TemporarySettings:
         if self._attention:
             self._model.set_attn_implementation(self._own_attention)
         self._mode.__exit__(None, None, None)
+
+
+#: Number of rows of the weight matrix that are converted to float32 at a time on an accelerator.
+_SLICE = 1 << 14
+
+#: Number of entries of the weight matrix that are converted at a time on a CPU: 4 MiB in float32, which fit in its
+#: caches. Buffers of more than 32 MiB are mapped anew for every slice, which took seven times as long as the
+#: computation itself.
+_CPU_ENTRIES = 1 << 20
+
+
+class OutputHead:
+    """A context manager that replaces the output head of a model by its float32 version, which causes fewer ties.
+
+    A quantised, split, offloaded or wrapped head remains unchanged, since only its own code can apply its weights.
+
+    Attributes:
+        token_ids: Ids of the tokens whose logits are computed; None for the whole vocabulary.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._layer = model.get_output_embeddings()
+        self._replaced = _is_plain(self._layer) and not is_split(model)
+        self.token_ids: list[int] | None = None
+
+    def __enter__(self) -> OutputHead:
+        if self._replaced:
+            self._layer.forward = self._logits
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._replaced:
+            del self._layer.forward
+
+    def select(self, logits: Tensor, tokens: Sequence[int]) -> Tensor:
+        """Return the logits of the given tokens, of shape (len(tokens),).
+
+        Args:
+            logits: Logits of shape (len(token_ids),) or, if the head was not replaced, (vocabulary,).
+            tokens: Token ids, all of which are in ``token_ids``.
+        """
+        if self._replaced and self.token_ids is not None:
+            # The replaced head computes one logit per token, in the order of token_ids.
+            column = {token: index for index, token in enumerate(self.token_ids)}
+            return logits[[column[token] for token in tokens]]
+        return logits[list(tokens)]
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """Compute logits of shape (batch, positions, tokens) from hidden states (batch, positions, hidden size)."""
+        weight, bias = self._layer.weight, self._layer.bias
+        # With layers on several devices, hidden states may be on another device than the head.
+        hidden = hidden.to(weight.device, torch.float32)
+        if self.token_ids is not None:
+            weight, bias = weight[self.token_ids], None if bias is None else bias[self.token_ids]
+        # The matrix is converted in slices, so that it never exists in float32 as a whole.
+        size = max(1, _CPU_ENTRIES // weight.shape[1]) if weight.device.type == "cpu" else _SLICE
+        logits = torch.cat([linear(hidden, rows.float()) for rows in weight.split(size)], dim=-1)
+        return logits if bias is None else logits + bias.float()
+
+
+def _is_plain(layer: Any) -> bool:
+    if type(layer) is not torch.nn.Linear or type(layer.weight) is not torch.nn.Parameter or "forward" in vars(layer):
+        return False
+    return layer.weight.dtype in (torch.float32, torch.bfloat16, torch.float16) and layer.weight.device.type != "meta"

@@ -58,7 +58,6 @@ def write_dictionary(words: Iterable[str], folder: Path, tokenize: Callable[[str
     Args:
         words: The words; if several words have the same hash, only one of them is stored.
         folder: An empty folder.
-        tokenize: Function that returns the token ids of a word.
     """
     distinct = list(dict.fromkeys(words))
     keys, first = np.unique(np.array(list(map(_hash, distinct)), np.uint64), return_index=True)

@@ -51,8 +51,9 @@ class HfTokens:
         self._join = join
         self.chat = ChatRenderer(tokenizer)
         self._context_size = context_size
+        # The rendered text is about as long as the texts of the turns.
         self._prompts: BoundedMemo[tuple[Prompt, bool], TokenizedPrompt] = BoundedMemo(
-            _PROMPTS_BYTES, _tokenizer_cache_entry_size
+            _PROMPTS_BYTES, lambda _, found: ENTRY_BYTES + 2 * sys.getsizeof(found.text) + 8 * len(found.ids)
         )
 
     @property
@@ -226,11 +227,6 @@ class HfTokens:
 def _verbatim_sections(prompt: Prompt) -> list[str]:
     """Return the sections of a verbatim prompt, which are tokenized one by one; empty for any other prompt."""
     return [turn.content for turn in prompt if turn.role == "verbatim"]
-
-
-def _tokenizer_cache_entry_size(_: tuple[Prompt, bool], tokenized: TokenizedPrompt) -> int:
-    # The rendered text is about as long as the texts of the turns.
-    return ENTRY_BYTES + 2 * sys.getsizeof(tokenized.text) + 8 * len(tokenized.ids)
 
 
 def stated_context_size(model: Any, tokenizer: Any) -> int | None:

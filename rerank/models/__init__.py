@@ -26,13 +26,16 @@ from rerank.models.presets import (
     MARKER,
     MODELS,
     ModelPreset,
+    RerankerPreset,
     is_model_downloaded,
     list_models,
+    list_rerankers,
     model_folder,
     read_model_source,
     recipe_of_model_folder,
+    recognise_reranker,
+    reranker_presets,
 )
-from rerank.models.reranker_presets import RerankerPreset, list_rerankers, recognise_reranker, reranker_presets
 from rerank.selector import Selector, build_from_selector
 from rerank.tasks import Backend, BackendOptions, task_backend_is_selectable
 from rerank.tasks.backends import traits
@@ -187,7 +190,7 @@ def resolve_model_name(name: str) -> Path | str:
         UsageError: The name belongs to an adapter or a backend.
         UnknownNameError: The name is neither a preset, a folder nor a hub id.
     """
-    path = _local_path_of_model(name)
+    path = _local_path(name)
     if name in MODELS:
         if not is_model_downloaded(name):
             raise MissingResourceError(
@@ -203,7 +206,7 @@ def resolve_model_name(name: str) -> Path | str:
             remedy=f"Use --adapter {name}; the folder of the adapter names its base model",
         )
     if path.is_dir():
-        return _checked_model_folder(path)
+        return _checked_folder(path)
     preset = next((preset for preset in reranker_presets().values() if name in (preset.name, preset.hub_id)), None)
     if preset:
         return preset.checked_hub_id()
@@ -262,7 +265,7 @@ def model_settings_folder(selector: str) -> Path | None:
         The folder; None if the backend loads no weights.
     """
     name, argument = split_model_selector(selector)
-    return _local_path_of_model(argument) if hasattr(BACKENDS.get(name), "load") else None
+    return _local_path(argument) if hasattr(BACKENDS.get(name), "load") else None
 
 
 def default_method_of_model(selector: str) -> str:
@@ -270,7 +273,7 @@ def default_method_of_model(selector: str) -> str:
     return traits(BACKENDS.get(split_model_selector(selector)[0])).default_method
 
 
-def _local_path_of_model(name: str) -> Path:
+def _local_path(name: str) -> Path:
     """Return the local path of a model (the folder of a preset, or the name as a path), which may not exist."""
     return model_folder(name) if name in MODELS else Path(name).expanduser()
 
@@ -288,7 +291,7 @@ def _check_not_a_backend(name: str) -> None:
         )
 
 
-def _checked_model_folder(folder: Path) -> Path:
+def _checked_folder(folder: Path) -> Path:
     """Return the folder after checking that it contains a model, before torch is imported."""
     if not (folder / "config.json").is_file():
         is_adapter = (folder / "adapter_config.json").is_file()
@@ -343,7 +346,19 @@ def open_model_backend(
         options = options.model_copy(update={"adapter": str(adapter_folder(options.adapter))})
     backend_type = backend_class_of_model(selector, kind)
     _, argument = split_model_selector(selector, kind)
-    _check_options_of_backend(options, backend_type, selector)
+    ensure(
+        not options.base_url or hasattr(backend_type, "connect"),
+        f"--base-url cannot be used with --model {selector}, which uses no server",
+        expected="--model openai:NAME, api:API/NAME or decisions:NAME, with the model's name on that server",
+        remedy="Change --model, or omit --base-url",
+    )
+    for flag in ("tensor_parallel_size", "pipeline_parallel_size"):
+        ensure(
+            not getattr(options, flag) or traits(backend_type).takes_parallel_sizes,
+            f"--{flag.replace('_', '-')} {getattr(options, flag)} cannot be used with --model {selector}",
+            expected="--model vllm:NAME",
+            remedy="Omit the option. Other local models support --device-map; servers have their own options",
+        )
     if hasattr(backend_type, "load"):  # loads weights
         if argument in MODELS and MODELS[argument].kind != "language":
             raise UsageError(
@@ -351,7 +366,18 @@ def open_model_backend(
                 expected="a language model or a cross-encoder",
                 remedy=f"Use it for the first stage: --first-stage dense:{argument}",
             )
-        return _load_model_backend(backend_type, resolve_model_name(argument), options, lazy=lazy)
+        name, description = resolve_model_name(argument), None
+        # Paths are absolute, because the working directory may change before the weights are loaded.
+        name = name.absolute() if isinstance(name, Path) else name
+        if lazy and hasattr(backend_type, "describe"):
+            adapter = str(Path(options.adapter).absolute()) if options.adapter else ""
+            description = backend_type.describe(name, options.model_copy(update={"adapter": adapter}))
+        loaded: Any = (
+            backend_type.load(name, options) if description is None else LazyBackend(backend_type, description)
+        )
+        if traits(loaded).files:
+            loaded.files = with_hub_id_of_preset(loaded.files)
+        return cast(Backend, loaded)
     if hasattr(backend_type, "connect"):  # connects to a server, which has its own names for models
         if isinstance(options.base_url, tuple):
             from rerank.backends.base.server import ServerBackend  # commands without a server start faster
@@ -362,41 +388,12 @@ def open_model_backend(
                 expected="one address, for this backend",
             )
         return cast(Backend, backend_type.connect(argument, options))
-    backend: Backend = build_from_selector(BACKENDS, selector)
-    return (
-        _configure_named_fake_model(backend, options, qrels)
-        if Selector.parse(selector).name.replace("_", "-") in _FAKE_BACKENDS
-        else backend
-    )
-
-
-def _check_options_of_backend(options: BackendOptions, backend_type: Any, selector: str) -> None:
-    """Check that all options that are set apply to the backend."""
-    if options.base_url and not hasattr(backend_type, "connect"):
-        raise UsageError(
-            f"--base-url cannot be used with --model {selector}, which uses no server",
-            expected="--model openai:NAME, api:API/NAME or decisions:NAME, with the model's name on that server",
-            remedy="Change --model, or omit --base-url",
-        )
-    for flag in ("tensor_parallel_size", "pipeline_parallel_size"):
-        if getattr(options, flag) and not traits(backend_type).takes_parallel_sizes:
-            raise UsageError(
-                f"--{flag.replace('_', '-')} {getattr(options, flag)} cannot be used with --model {selector}",
-                expected="--model vllm:NAME",
-                remedy="Omit the option. Other local models support --device-map; servers have their own options",
-            )
-
-
-def _load_model_backend(backend_type: Any, name: Path | str, options: BackendOptions, *, lazy: bool) -> Backend:
-    description = None
-    # Paths are absolute, because the working directory may change before the weights are loaded.
-    name = name.absolute() if isinstance(name, Path) else name
-    if lazy and hasattr(backend_type, "describe"):
-        adapter = str(Path(options.adapter).absolute()) if options.adapter else ""
-        description = backend_type.describe(name, options.model_copy(update={"adapter": adapter}))
-    backend: Any = backend_type.load(name, options) if description is None else LazyBackend(backend_type, description)
-    if traits(backend).files:
-        backend.files = with_hub_id_of_preset(backend.files)
+    backend: Any = build_from_selector(BACKENDS, selector)
+    if Selector.parse(selector).name.replace("_", "-") in _FAKE_BACKENDS:
+        values = {"batch_size": options.batch_size, "qrels": qrels}
+        if hasattr(backend, "concurrency"):
+            values["concurrency"] = options.concurrency
+        backend = dataclasses.replace(backend, **{key: value for key, value in values.items() if value is not None})
     return cast(Backend, backend)
 
 
@@ -431,13 +428,3 @@ def split_model_selector(selector: str, kind: str = "") -> tuple[str, str]:
     if colon and name.replace("-", "_") in BACKENDS.names():
         return name, argument
     return kind or "hf", selector
-
-
-def _configure_named_fake_model(fake: Any, options: BackendOptions, qrels: Qrels | None) -> Backend:
-    values: dict[str, Any] = {"batch_size": options.batch_size, "qrels": qrels}
-    if hasattr(fake, "concurrency"):
-        values["concurrency"] = options.concurrency
-    configured: Backend = dataclasses.replace(
-        fake, **{key: value for key, value in values.items() if value is not None}
-    )
-    return configured

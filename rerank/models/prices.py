@@ -26,7 +26,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import platformdirs
 
@@ -97,32 +96,29 @@ def find_model_prices(model: str) -> TokenPrices | None:
     row = table.get(model, table.get(model.partition(":")[2]))
     if row is None:
         return None
+    shown = dict(row) if isinstance(row, Mapping) else row
+    wrong = DataError(
+        f"The price of {model!r} in {str(path)!r} is {shown!r}",
+        expected="numbers of at least 0: input and output, and optionally cached, in US dollars per million tokens; "
+        "or search, per thousand search units; optionally batch, a factor; and no other keys except date and source",
+    )
     try:
         known = {"input": 0, "output": 0, "search": 0, **row} if "search" in row else {"search": 0, **row}
         prices = {name: float(known[name]) for name in ("input", "output", "search")}
         prices |= {name: float(row.get(name, other)) for name, other in (("cached", prices["input"]), ("batch", 1.0))}
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-        raise _wrong_model_price_error(model, path, row) from error
+        raise wrong from error
     # Without this check, a misspelt key would be ignored, and the cost would be wrong.
     is_misspelt = bool(row.keys() - prices.keys() - {"date", "source"})
     if is_misspelt or not all(math.isfinite(price) and price >= 0 for price in prices.values()):
-        raise _wrong_model_price_error(model, path, row)
+        raise wrong
     return TokenPrices(**prices, date=str(row.get("date", "")), source=str(row.get("source", "")))
 
 
-def compute_model_cost(model: str, usage: Usage) -> float | None:
+def compute_cost(model: str, usage: Usage) -> float | None:
     """Compute the cost of calls in US dollars; None if the price table has no row for the model.
 
     The cost is also None if it depends on search units whose number is unknown, as in `TokenPrices.cost`.
     """
     prices = find_model_prices(model)
     return None if prices is None else prices.cost(usage)
-
-
-def _wrong_model_price_error(model: str, path: Path, row: Any) -> DataError:
-    shown = dict(row) if isinstance(row, Mapping) else row
-    return DataError(
-        f"The price of {model!r} in {str(path)!r} is {shown!r}",
-        expected="numbers of at least 0: input and output, and optionally cached, in US dollars per million tokens; "
-        "or search, per thousand search units; optionally batch, a factor; and no other keys except date and source",
-    )

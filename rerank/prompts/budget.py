@@ -17,10 +17,10 @@ from rerank.prompts.base import PICTURE, Prompt, TokenCounter
 from rerank.prompts.bounded_memo import ENTRY_BYTES, BoundedMemo
 from rerank.prompts.escaping import PromptEscaping, escape_turn_marks
 from rerank.prompts.passages import (
-    collapse_passage_whitespace,
+    collapse_whitespace,
     passage_text,
-    picture_marks_in_prompt,
-    replace_prompt_picture_marks,
+    picture_marks,
+    replace_picture_marks,
 )
 from rerank.prompts.template import PromptTemplate
 from rerank.types import Document, Window
@@ -49,12 +49,12 @@ class FittedPrompt:
     dropped: tuple[int, ...] = ()
 
 
-def prompt_passage_token_cap(lengths: Sequence[int], budget: int) -> int:
+def find_cap(lengths: Sequence[int], budget: int) -> int:
     """Return the largest cap on passage lengths for which sum(min(length, cap)) <= budget (water-filling).
 
     The cap is at most the longest length, and 0 if the budget is negative.
 
-    >>> prompt_passage_token_cap([10, 2, 10], 12)
+    >>> find_cap([10, 2, 10], 12)
     5
     """
     left, rest = budget, len(lengths)
@@ -82,7 +82,7 @@ class PromptBudget:
         max_passage_tokens: int | None = None,
         context_size: int | None = None,
     ) -> None:
-        check_prompt_passage_limits(floor, max_passage_tokens)
+        check_limits(floor, max_passage_tokens)
         if context_size is not None:
             ensure(
                 0 < context_size <= tokens.context_size,
@@ -113,7 +113,6 @@ class PromptBudget:
         one or two more. Pictures are never resized.
 
         Args:
-            reply_tokens: Number of tokens to reserve for the reply.
             labels: Identifiers of the passages; 1, 2, ... if None.
         """
         available = self._context - reply_tokens
@@ -121,7 +120,7 @@ class PromptBudget:
         if template.pictures:
             return self._fit_pictures(template, window, available=available, labels=labels)
         escaping = template.escaping(labels)
-        query = escaping.escape(collapse_passage_whitespace(window.query.text), self.turn_marks)
+        query = escaping.escape(collapse_whitespace(window.query.text), self.turn_marks)
         texts, lengths = self._passages_of(window.docs, escaping)
 
         def fill(passages: Sequence[str]) -> Prompt:
@@ -154,10 +153,10 @@ class PromptBudget:
         self, template: PromptTemplate, window: Window, *, available: int, labels: Sequence[str] | None
     ) -> FittedPrompt:
         """Render the prompt of a window of pictures, which are never resized."""
-        query = escape_turn_marks(collapse_passage_whitespace(window.query.text.replace(PICTURE, " ")), self.turn_marks)
-        marks = picture_marks_in_prompt(window.docs)
+        query = escape_turn_marks(collapse_whitespace(window.query.text.replace(PICTURE, " ")), self.turn_marks)
+        marks = picture_marks(window.docs)
         rendered = template.render(query, marks, scores=window.scores or None, labels=labels)
-        prompt = replace_prompt_picture_marks(rendered, window.docs)
+        prompt = replace_picture_marks(rendered, window.docs)
         tokens = self._tokens.count(prompt)
         if tokens > available:
             raise ContextOverflowError(
@@ -181,7 +180,7 @@ class PromptBudget:
         longest = max(lengths, default=0)
         highest = longest if self._max is None else min(longest, self._max)
         lowest = min(self._floor, highest)
-        level = prompt_passage_token_cap(lengths, available - fixed)
+        level = find_cap(lengths, available - fixed)
         fits, fails = lowest - 1, highest + 1  # exclusive bounds: neither cap has been tried
         best: FittedPrompt | None = None
         for tries in itertools.count():
@@ -191,7 +190,7 @@ class PromptBudget:
             fitted = self._truncated(fill, texts, lengths, cap)
             # Tokens outside the passages are now known to be fitted.tokens minus those of the truncated passages.
             passage_tokens = sum(min(length, cap) for length in lengths)
-            level = prompt_passage_token_cap(lengths, available - fitted.tokens + passage_tokens)
+            level = find_cap(lengths, available - fitted.tokens + passage_tokens)
             if fitted.tokens <= available:
                 best, fits = fitted, cap
             else:
@@ -215,7 +214,7 @@ class PromptBudget:
         return FittedPrompt(prompt=prompt, tokens=tokens, passages=shown, cut=cut, cap=cap, dropped=dropped)
 
 
-def check_prompt_passage_limits(floor: int, max_passage_tokens: int | None) -> None:
+def check_limits(floor: int, max_passage_tokens: int | None) -> None:
     """Check the limits on the length of passages."""
     ensure(floor >= 0, f"--min-passage-tokens is {floor}", expected="at least 0")
     ensure(

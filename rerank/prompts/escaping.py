@@ -17,7 +17,7 @@ from string import ascii_letters
 _OPENING, _CLOSING, _ROUND = "[［【〔〖⟦", "]］】〕〗⟧", "()（）"
 _BRACKET = re.compile(f"([{re.escape(_OPENING + _CLOSING + _ROUND)}])")
 _NUMBER = re.compile(r"[\d⁰¹²³⁴-⁹₀-₉\u2460-\u249b\u24eb-\u24ff\u2776-\u2793\u3251-\u325f\u32b1-\u32bf]")
-#: One or two capital letters on their own: every letter identifier that `make_prompt_identifiers` can return.
+#: One or two capital letters on their own: every letter identifier that `make_identifiers` can return.
 _LETTERS = re.compile(r"(?<![A-Za-z])[A-Z]{1,2}(?![A-Za-z])")
 #: Full-width, circled, mathematical and other forms of letters that Unicode normalization replaces by one ASCII letter.
 _LETTER_FORMS = {

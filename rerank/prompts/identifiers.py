@@ -21,18 +21,16 @@ Alphabet = Literal["numbers", "letters"]
 LETTER_IDENTIFIERS = (*ascii_uppercase, *(a + b for a, b in product(ascii_uppercase, repeat=2)))
 
 
-def make_prompt_identifiers(alphabet: Alphabet, count: int, tokens: TokenCounter) -> tuple[str, ...]:
+def make_identifiers(alphabet: Alphabet, count: int, tokens: TokenCounter) -> tuple[str, ...]:
     """Return identifiers for ``count`` passages, without brackets.
 
     Args:
         alphabet: ``numbers`` are 1, 2, ...; ``letters`` are A to Z, then the pairs of letters that are a single token
             after a square bracket.
-        count: Number of passages.
-        tokens: The model's token counter.
     """
     if alphabet == "numbers":
         return tuple(map(str, range(1, count + 1)))
-    letters = single_token_prompt_identifiers(tokens)
+    letters = single_token_letters(tokens)
     if len(letters) < count:
         raise UsageError(
             f"A window has {count} candidates, but this tokenizer has only {len(letters)} letters and pairs "
@@ -43,18 +41,18 @@ def make_prompt_identifiers(alphabet: Alphabet, count: int, tokens: TokenCounter
     return letters[:count]
 
 
-def single_token_prompt_identifiers(tokens: TokenCounter) -> tuple[str, ...]:
+def single_token_letters(tokens: TokenCounter) -> tuple[str, ...]:
     """Return all letters and pairs of letters that are a single token, the shortest first.
 
     If the token counter has an attribute ``letters`` that is not empty, as in a replay, the identifiers in this
     attribute are returned instead.
     """
     recorded: tuple[str, ...] = getattr(tokens, "letters", ())
-    return recorded or _find_prompt_identifier_letters(cast(Hashable, tokens))
+    return recorded or _find_letters(cast(Hashable, tokens))
 
 
 @lru_cache(maxsize=16)
-def _find_prompt_identifier_letters(counter: Hashable) -> tuple[str, ...]:
+def _find_letters(counter: Hashable) -> tuple[str, ...]:
     """Return the letters, then the pairs of letters, that add exactly one token between square brackets."""
     tokens = cast(TokenCounter, counter)
     (bracket,) = tokens.lengths(["["])

@@ -14,14 +14,14 @@ from rerank.io.text_files import replace_lone_surrogates
 from rerank.prompts.base import PICTURE, Prompt
 from rerank.types import Document
 
-#: Mark of a document's picture in a rendered prompt, which `replace_prompt_picture_marks` replaces.
+#: Mark of a document's picture in a rendered prompt, which `replace_picture_marks` replaces.
 _MARK = re.compile(f"{PICTURE}([0-9]+){PICTURE}")
 
 
-def collapse_passage_whitespace(text: str) -> str:
+def collapse_whitespace(text: str) -> str:
     r"""Replace runs of whitespace by one space, so that a passage is a single line, and lone surrogates by U+FFFD.
 
-    >>> collapse_passage_whitespace("  two \n lines\u2028")
+    >>> collapse_whitespace("  two \n lines\u2028")
     'two lines'
     """
     return replace_lone_surrogates(" ".join(text.split()))
@@ -33,7 +33,7 @@ def passage_text(doc: Document) -> str:
     >>> passage_text(Document(id="1", title="Fleas", text="They live two months."))
     'Title: Fleas Content: They live two months.'
     """
-    title, body = collapse_passage_whitespace(doc.title), collapse_passage_whitespace(doc.text)
+    title, body = collapse_whitespace(doc.title), collapse_whitespace(doc.text)
     if doc.image and not title and not body:
         raise DataError(
             f"Document {doc.id!r} is a picture without text, but this prompt shows texts",
@@ -43,7 +43,7 @@ def passage_text(doc: Document) -> str:
     return f"Title: {title} Content: {body}" if title else body
 
 
-def picture_marks_in_prompt(docs: Sequence[Document]) -> list[str]:
+def picture_marks(docs: Sequence[Document]) -> list[str]:
     """Return the marks that stand for the documents' pictures while a prompt is rendered."""
     for doc in docs:
         if not doc.image:
@@ -55,7 +55,7 @@ def picture_marks_in_prompt(docs: Sequence[Document]) -> list[str]:
     return [f"{PICTURE}{index}{PICTURE}" for index in range(len(docs))]
 
 
-def replace_prompt_picture_marks(prompt: Prompt, docs: Sequence[Document]) -> Prompt:
+def replace_picture_marks(prompt: Prompt, docs: Sequence[Document]) -> Prompt:
     """Replace the marks in a rendered prompt by the documents' pictures."""
     indices = [[int(index) for index in _MARK.findall(message.content)] for message in prompt]
     shown = {index for of_turn in indices for index in of_turn}

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 from rerank.errors import DataError, UnknownNameError, ensure
 from rerank.prompts.base import PICTURE, Message, RenderedPrompt
 from rerank.prompts.escaping import PromptEscaping
-from rerank.prompts.passages import collapse_passage_whitespace
+from rerank.prompts.passages import collapse_whitespace
 
 Syntax = Literal["braces", "jinja"]
 PromptMethod = Literal["listwise", "singleturn_listwise", "multiturn_listwise", "pointwise"]
@@ -297,7 +297,6 @@ class PromptTemplate:
         """Render the chat and record the positions where its sections end.
 
         Args:
-            query: Text of the query.
             passages: Texts of the passages, in the order of their identifiers.
             scores: First-stage scores of the passages, for prompts that show them.
             labels: Identifiers of the passages, without brackets; 1, 2, ... if None.
@@ -431,4 +430,4 @@ class PromptTemplate:
 
 @lru_cache(maxsize=256)
 def _with_instruction(template: PromptTemplate, instruction: str) -> PromptTemplate:
-    return replace(template, instruction=collapse_passage_whitespace(instruction))
+    return replace(template, instruction=collapse_whitespace(instruction))

@@ -35,7 +35,7 @@ class WordTokens:
 
     def lengths(self, texts: list[str]) -> list[int]:
         """Return the number of words and punctuation marks of each text."""
-        return [_count_words(text) for text in texts]
+        return [_count(text) for text in texts]
 
     def picture_tokens(self, path: str) -> int:
         """Return 1: a picture counts as one placeholder token, and is not read."""
@@ -49,7 +49,7 @@ class WordTokens:
         return text[: words[tokens - 1].end()] if tokens > 0 else ""
 
 
-def _count_words(text: str) -> int:
+def _count(text: str) -> int:
     """Return the number of matches of `_WORD`, without creating them if the text is ASCII."""
     if not text.isascii():
         return len(_WORD.findall(text))

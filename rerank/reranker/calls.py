@@ -14,7 +14,7 @@ from rerank.assemble import RankerSetup
 from rerank.calibration import CalibratedList, Calibration, identity_bound_to_calibration
 from rerank.errors import PartialFailureError, UnknownNameError, UsageError, ensure
 from rerank.judges import FAILURES, PromptJudge
-from rerank.models.prices import compute_model_cost
+from rerank.models.prices import compute_cost
 from rerank.pipeline.results import RankedList
 from rerank.reranker.hits import Cut, RankingReport, check_top_k
 from rerank.retrieval.base.given_documents import (
@@ -131,7 +131,7 @@ def report_on(
         score_kind=ranked.score_kind.name if ranked.score_kind else "",
         has_absolute_scores=ranked.score_kind is not None and ranked.score_kind.scope == "absolute",
         usage=ranked.usage,
-        cost=compute_model_cost(judge.backend.identity.get("model", ""), ranked.usage),
+        cost=compute_cost(judge.backend.identity.get("model", ""), ranked.usage),
         cut=Cut(passages=len(ranked.dropped), tokens=sum(ranked.dropped.values())),
         expired=ranked.expired,
         notes=(*degraded, *remarks),

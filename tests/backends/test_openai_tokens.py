@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from rerank.backends.base.token_estimate import EstimatedTokens, lower_bound
 from rerank.prompts.base import Message
-from rerank.prompts.identifiers import make_prompt_identifiers
+from rerank.prompts.identifiers import make_identifiers
 from tests.raising import raises
 
 TOKENS = EstimatedTokens(lambda: 4096)
@@ -63,9 +63,9 @@ def test_joining_texts_with_a_line_break_adds_little(one: str, other: str) -> No
 def test_letters_are_those_that_are_one_token_everywhere() -> None:
     from rerank.errors import UsageError
 
-    assert make_prompt_identifiers("letters", 26, TOKENS)[-1] == "Z"
+    assert make_identifiers("letters", 26, TOKENS)[-1] == "Z"
     with raises(UsageError, "26", "27"):
-        make_prompt_identifiers("letters", 27, TOKENS)
+        make_identifiers("letters", 27, TOKENS)
 
 
 @pytest.mark.model

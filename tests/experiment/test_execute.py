@@ -381,7 +381,7 @@ def test_names_of_one_token_are_those_of_the_runs_tokenizer(
     """Past Z, which pairs of letters are one token is the tokenizer's affair."""
     names = (*map(chr, range(65, 91)), "QX", "ZZ", "AB", "KJ")
     with monkeypatch.context() as patch:
-        patch.setattr(identifiers, "_find_prompt_identifier_letters", lambda counter: names)
+        patch.setattr(identifiers, "_find_letters", lambda counter: names)
         summary = run_experiment(lists(model="fake:perfect", depth=30, method="fullrank,identifiers=letters"), out)
     assert summary["windows"]["ok"] == 4
     assert verify_run_folder(RunFolder.existing(summary["folder"])) == []

@@ -21,7 +21,7 @@ from rerank.experiment.robustness import kendall_tau  # noqa: E402
 from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
 from rerank.finetune.extra.transfer import TransferSpec, mean_tau_of_labels, trained_adapter_usage, transfer_adapter  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
-from rerank.models.adapters import read_model_adapter_settings  # noqa: E402
+from rerank.models.adapters import read_settings  # noqa: E402
 from tests.finetune.small import collection_folder, model_folder, recipe  # noqa: E402
 from tests.raising import raises  # noqa: E402
 
@@ -74,7 +74,7 @@ def test_a_student_comes_nearer_to_its_teacher(folder: Path, tmp_path: Path) -> 
     assert taus["after"] > taus["before"]
     assert -1 <= report["agreement"]["held_out"]["after"] <= 1
     assert report["training"]["steps"] == 40
-    trained = read_model_adapter_settings(tmp_path / "out" / "student")
+    trained = read_settings(tmp_path / "out" / "student")
     assert trained is not None
     assert trained.model == str(folder / "b")
     kept = json.loads((tmp_path / "out" / "student" / "recipe.json").read_text())

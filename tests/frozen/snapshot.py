@@ -446,7 +446,7 @@ def list_other_names() -> dict[str, list[str]]:
     from rerank.mmteb.evaluation import KINDS as TASK_KINDS
     from rerank.models import MODELS
     from rerank.models.adapters import shipped_adapters
-    from rerank.models.reranker_presets import reranker_presets
+    from rerank.models.presets import reranker_presets
     from rerank.pipeline.passages import Aggregate
     from rerank.prompts import prompt_names
 

@@ -14,7 +14,7 @@ pytest.importorskip("transformers")
 from tokenizers.processors import TemplateProcessing
 
 from rerank.errors import BackendError
-from rerank.lm.chat_templates import ChatRenderer, merge_causal_model_system_turns
+from rerank.lm.chat_templates import ChatRenderer, merge_system_turns
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Message, Prompt
 from tests.backends.conftest import CHATML
@@ -51,8 +51,8 @@ def test_where_the_system_role_is_refused_or_dropped_it_goes_into_the_first_user
 
 def test_merging_leaves_later_turns_alone() -> None:
     chat = (*CHAT, Message("assistant", "[1]"), Message("user", "Again."))
-    assert merge_causal_model_system_turns(chat) == (Message("user", "You rank.\n\nRank these."), *chat[2:])
-    assert merge_causal_model_system_turns(chat[1:]) == chat[1:]
+    assert merge_system_turns(chat) == (Message("user", "You rank.\n\nRank these."), *chat[2:])
+    assert merge_system_turns(chat[1:]) == chat[1:]
 
 
 def test_without_a_template_turns_are_plain_text(tiny_tokenizer: Callable[..., Any]) -> None:

@@ -84,9 +84,9 @@ def test_blocks_equal_the_formula(
     scores = scores.masked_fill(torch.ones(length, length).triu(1).bool(), -torch.inf)
     expected = scores.softmax(-1) @ value.repeat_interleave(repeat, 1)
     assert torch.allclose(cpu_attention._causal_blocks(query, key, value, 0.3), expected, atol=1e-5)
-    assert torch.allclose(cpu_attention._cpu_causal_attention_kernel(query, key, value, 0.3), expected, atol=1e-5)
+    assert torch.allclose(cpu_attention._causal_kernel(query, key, value, 0.3), expected, atol=1e-5)
     last = (slice(None), slice(None), slice(length // 3, None))  # a later piece, its keys those of all before it too
-    for causal in (cpu_attention._causal_blocks, cpu_attention._cpu_causal_attention_kernel):
+    for causal in (cpu_attention._causal_blocks, cpu_attention._causal_kernel):
         assert torch.allclose(causal(query[last], key, value, 0.3), expected[last], atol=1e-5)
 
 

@@ -17,7 +17,7 @@ import torch
 from rerank.backends.hf import Hf
 from rerank.errors import UsageError
 from rerank.lm import attention_weights, icr_scoring
-from rerank.lm.icr_scoring import sum_calibrated_attention_tensors
+from rerank.lm.icr_scoring import sum_calibrated
 from rerank.lm.loading import quiet_transformers
 from rerank.prompts.base import Message, Prompt
 from rerank.tasks import AttentionTask, Request, Sampling
@@ -287,7 +287,7 @@ def test_the_settings_of_the_model_are_restored(
 
 def test_the_token_filter_by_hand() -> None:
     def score(*c: float, filtered: bool = True) -> float:
-        return sum_calibrated_attention_tensors(torch.tensor(c), torch.zeros(len(c)), filtered=filtered)
+        return sum_calibrated(torch.tensor(c), torch.zeros(len(c)), filtered=filtered)
 
     outlier = (1.0,) * 9 + (-5.0,)
     assert score(*outlier) == 9.0

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("transformers")
 
-from rerank.lm.jobs import Job, make_token_jobs
+from rerank.lm.jobs import Job, tokenize_requests
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts import load_prompt
 from rerank.prompts.base import Message, Prompt
@@ -28,7 +28,7 @@ def request(prompt: Prompt, **options: Any) -> Request:
 
 
 def jobs_of(prompts: Sequence[Prompt], tokens: HfTokens) -> list[Job]:
-    refused, groups = make_token_jobs([request(prompt) for prompt in prompts], tokens, "small")
+    refused, groups = tokenize_requests([request(prompt) for prompt in prompts], tokens, "small")
     assert not refused
     return [job for jobs in groups for job in jobs]
 
@@ -147,7 +147,7 @@ def test_a_prompt_that_leaves_no_space_is_refused_and_a_short_one_limits_the_rep
     length = tokens.count(prompt)
     for size, expected in ((length, None), (length + 1, 1), (length + 9, 4)):
         small = HfTokens(tokens.tokenizer, context_size=size)
-        refused, groups = make_token_jobs([request(prompt)], small, "small")
+        refused, groups = tokenize_requests([request(prompt)], small, "small")
         if expected is None:
             assert refused[0].tokens_in == length
             assert f"{length} tokens" in refused[0].error
@@ -158,5 +158,5 @@ def test_a_prompt_that_leaves_no_space_is_refused_and_a_short_one_limits_the_rep
 def test_jobs_are_grouped_by_task(tokens: HfTokens) -> None:
     prompt = load_prompt("pick").render("fleas", PASSAGES)
     requests = [request(prompt), request(prompt, task=LikelihoodTask(continuations=("a",))), request(prompt)]
-    _, groups = make_token_jobs(requests, tokens, "small")
+    _, groups = tokenize_requests(requests, tokens, "small")
     assert [[job.index for job in group] for group in groups] == [[0, 2], [1]]

@@ -15,8 +15,7 @@ import torch
 from rerank.lm.jobs import Job
 from rerank.lm.local_tasks import plan_prefixes
 from rerank.lm.log_likelihood import compute_log_likelihoods
-from rerank.lm.prefix_cache import CachedPrefix, PrefixCache, round_pass_length, supports_prefixes
-from rerank.lm.prefix_store import PrefixStore
+from rerank.lm.prefix_cache import CachedPrefix, PrefixCache, PrefixStore, round_pass_length, supports_prefixes
 from tests.lm.prefixed_jobs import make_job, piece
 
 LETTERS = [[65], [66], [67]]

@@ -15,8 +15,7 @@ import torch
 from rerank.lm.local_tasks import plan_prefixes
 from rerank.lm.permutation_decoding import DecodingRow, decode_permutations
 from rerank.lm.permutation_grammar import PermutationGrammar
-from rerank.lm.prefix_cache import PrefixCache
-from rerank.lm.prefix_store import PrefixStore
+from rerank.lm.prefix_cache import PrefixCache, PrefixStore
 from rerank.tasks import Sampling
 from tests.lm.prefixed_jobs import make_job, piece
 

@@ -8,7 +8,7 @@ pytest.importorskip("torch")
 
 import torch
 
-from rerank.lm.prefix_store import PrefixSegment, PrefixStore
+from rerank.lm.prefix_cache import PrefixSegment, PrefixStore
 
 
 def segment(tokens: int) -> PrefixSegment:

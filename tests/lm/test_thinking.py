@@ -12,8 +12,7 @@ pytest.importorskip("transformers")
 
 from rerank.backends.hf import Hf
 from rerank.lm import decoding, local_tasks
-from rerank.lm.jobs import Job
-from rerank.lm.thinking import decode_thoughts_into_jobs
+from rerank.lm.jobs import Job, add_thoughts
 from rerank.prompts.base import Message
 from rerank.tasks import ContinuationTask, GenerationTask, PermutationTask, Request, Sampling, Task
 from rerank.types import Document, Query, Window
@@ -73,9 +72,7 @@ def test_the_mark_that_ends_a_turn_is_no_thought(hf: Hf, ended: bool, thoughts: 
     tokens: Any = hf.tokens
     request = asked(64)
     job = Job(index=0, request=request, prompt=tokens.ids("x"), sampling=request.sampling)
-    (thought,) = decode_thoughts_into_jobs(
-        lambda jobs: [(list(tokens.plain("so be it")), ended) for _ in jobs], tokens, [job]
-    )
+    (thought,) = add_thoughts(lambda jobs: [(list(tokens.plain("so be it")), ended) for _ in jobs], tokens, [job])
     assert thought.thoughts == thoughts
 
 
@@ -96,7 +93,7 @@ def test_after_a_verbatim_prompt_the_answer_follows_the_closing_tag(hf: Hf) -> N
         task=ContinuationTask(continuations=(" true", " false")),
     )
     job = Job(index=0, request=request, prompt=tokens.encode([request.prompt])[0], sampling=request.sampling)
-    (thought,) = decode_thoughts_into_jobs(lambda jobs: [(list(tokens.plain(" so be it")), False)], tokens, [job])
+    (thought,) = add_thoughts(lambda jobs: [(list(tokens.plain(" so be it")), False)], tokens, [job])
     assert tokens.text(thought.prompt, special=True).endswith("Is it relevant?\n<think> so be it</think>")
 
 

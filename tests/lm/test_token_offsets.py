@@ -15,11 +15,10 @@ import torch
 
 from rerank.backends.hf import Hf
 from rerank.errors import BackendError
-from rerank.lm import token_offsets
-from rerank.lm.icr_scoring import sum_calibrated_attention_tensors
+from rerank.lm import passage_spans
+from rerank.lm.icr_scoring import sum_calibrated
 from rerank.lm.loading import quiet_transformers
-from rerank.lm.passage_spans import locate_passage_tokens
-from rerank.lm.token_offsets import align_token_offset_spaces
+from rerank.lm.passage_spans import align_spaces, locate_passage_tokens
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Message
 from rerank.tasks import AttentionTask, Reply, Request, Sampling
@@ -77,7 +76,7 @@ def test_scores_of_tokens_add_up_to_those_of_passages(hf: Hf, null: str) -> None
     rows = read_token_scores(reply.text, reply.scores, 3)
     for row, expected in zip(rows, passages, strict=True):
         scores = torch.tensor([score for _, score in row])
-        found = sum_calibrated_attention_tensors(scores, torch.zeros(len(scores)), filtered=bool(null))
+        found = sum_calibrated(scores, torch.zeros(len(scores)), filtered=bool(null))
         assert found == pytest.approx(expected, rel=1e-3, abs=1e-6)
     assert reply.tokens_in == reply_to(hf, request).tokens_in
 
@@ -98,7 +97,7 @@ def test_other_tokens_with_offsets_are_refused(hf: Hf, monkeypatch: pytest.Monke
         located = locate_passage_tokens(tokens, request.prompt, request.task.spans, request.task.tail)
     other = replace(located, ids=located.ids[1:])
     with pytest.raises(BackendError):
-        token_offsets.locate_tokens(tokens, request.prompt, other, request.task.spans)
+        passage_spans.locate_tokens(tokens, request.prompt, other, request.task.spans)
 
 
 @pytest.mark.parametrize(
@@ -111,4 +110,4 @@ def test_other_tokens_with_offsets_are_refused(hf: Hf, monkeypatch: pytest.Monke
     ],
 )
 def test_inserted_spaces_are_aligned(text: str, longer: str, expected: list[int]) -> None:
-    assert align_token_offset_spaces(text, longer) == expected
+    assert align_spaces(text, longer) == expected

@@ -16,8 +16,8 @@ from rerank.models.adapters import (
     SETTINGS,
     AdapterSettings,
     adapter_folder,
-    adapter_folder_defaults,
-    read_model_adapter_settings,
+    read_defaults,
+    read_settings,
     shipped_adapters,
 )
 from tests.raising import raises
@@ -34,18 +34,18 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_what_is_written_is_read(folder: Path) -> None:
-    assert read_model_adapter_settings(folder) == SAID
+    assert read_settings(folder) == SAID
 
 
 def test_it_decides_what_the_user_does_not(folder: Path) -> None:
-    assert adapter_folder_defaults(folder, {}) == {
+    assert read_defaults(folder, {}) == {
         "model": "smollm2-135m",
         "method": f"icr,calibrate=false,heads={folder / HEADS}",
         "min_passage_tokens": 32,
         "max_passage_tokens": 64,
         "prompt": str(folder / PROMPT),
     }
-    assert adapter_folder_defaults(folder, {"prompt": "listwise", "max_passage_tokens": 10}).keys() == {
+    assert read_defaults(folder, {"prompt": "listwise", "max_passage_tokens": 10}).keys() == {
         "model",
         "method",
         "min_passage_tokens",
@@ -53,19 +53,19 @@ def test_it_decides_what_the_user_does_not(folder: Path) -> None:
 
 
 def test_another_method_gets_the_model_only(folder: Path) -> None:
-    assert adapter_folder_defaults(folder, {"method": "sliding"}) == {"model": "smollm2-135m"}
+    assert read_defaults(folder, {"method": "sliding"}) == {"model": "smollm2-135m"}
 
 
 def test_adapters_of_others_say_nothing(tmp_path: Path) -> None:
-    assert read_model_adapter_settings(tmp_path) is None
-    assert adapter_folder_defaults(tmp_path, {}) == {}
+    assert read_settings(tmp_path) is None
+    assert read_defaults(tmp_path, {}) == {}
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"format": 2}', '{"format": 1}', "no json"])
 def test_files_that_say_something_else(tmp_path: Path, text: str) -> None:
     (tmp_path / SETTINGS).write_text(text)
     with raises(DataError, "format 1", SETTINGS):
-        read_model_adapter_settings(tmp_path)
+        read_settings(tmp_path)
 
 
 def test_a_selector_is_the_folder_that_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,10 +100,10 @@ def test_an_adapter_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("name", shipped_adapters())
 def test_adapters_that_come_along_are_whole(name: str) -> None:
     folder = shipped_adapters()[name]
-    said = read_model_adapter_settings(folder)
+    said = read_settings(folder)
     assert said is not None
     assert MODELS[said.model].kind == "language"
-    open_method(adapter_folder_defaults(folder, {})["method"])
+    open_method(read_defaults(folder, {})["method"])
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 20 * 2**20
     card = (folder / "README.md").read_text(encoding="utf-8")
     for words in ("license:", "base_model:", "nDCG@10"):

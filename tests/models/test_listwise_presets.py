@@ -11,7 +11,7 @@ import pytest
 from rerank.assemble import complete_settings
 from rerank.judges import Limits, open_judge
 from rerank.methods import open_method
-from rerank.models.reranker_presets import RerankerPreset, recognise_reranker, reranker_presets
+from rerank.models.presets import RerankerPreset, recognise_reranker, reranker_presets
 from rerank.prompts import load_prompt
 from rerank.tasks import ContinuationTask, GenerationTask, Reply, Request
 from rerank.types import Document

@@ -14,7 +14,7 @@ from rerank.assemble import assemble_ranker, complete_settings
 from rerank.errors import UnknownNameError, UsageError
 from rerank.models import list_rerankers, resolve_model_name
 from rerank.models.download import pull_model
-from rerank.models.reranker_presets import recognise_reranker, reranker_presets
+from rerank.models.presets import recognise_reranker, reranker_presets
 from rerank.prompts import load_prompt, prompt_names
 from rerank.settings import RankerSettings
 from tests.raising import raises

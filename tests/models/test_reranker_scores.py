@@ -19,7 +19,7 @@ import torch
 from rerank.assemble import assemble_ranker
 from rerank.errors import UsageError
 from rerank.judges import PromptJudge
-from rerank.models.reranker_presets import recognise_reranker, reranker_presets
+from rerank.models.presets import recognise_reranker, reranker_presets
 from rerank.types import Document, Query, Window
 from tests.backends.conftest import make_model, make_tokenizer
 from tests.backends.test_seq2seq import make_t5, make_t5_tokenizer

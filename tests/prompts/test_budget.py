@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rerank.errors import ContextOverflowError, DataError, UsageError
 from rerank.prompts import load_prompt
 from rerank.prompts.base import Prompt
-from rerank.prompts.budget import FittedPrompt, PromptBudget, prompt_passage_token_cap
+from rerank.prompts.budget import FittedPrompt, PromptBudget, find_cap
 from rerank.prompts.passages import passage_text
 from rerank.prompts.template import PromptTemplate
 from rerank.types import Document, Query, Window
@@ -116,7 +116,7 @@ def test_the_cap_is_the_largest_that_fits(texts: list[str], context: int) -> Non
 @settings(deadline=None)
 @given(lengths=st.lists(st.integers(0, 100), max_size=20), budget=st.integers(-50, 1000))
 def test_water_level(lengths: list[int], budget: int) -> None:
-    level = prompt_passage_token_cap(lengths, budget)
+    level = find_cap(lengths, budget)
     assert level <= max(lengths, default=0)
     assert sum(min(n, level) for n in lengths) <= max(budget, 0)
     if level < max(lengths, default=0) and budget >= 0:

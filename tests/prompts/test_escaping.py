@@ -17,7 +17,7 @@ from rerank.parsing.clean import normalize_signs
 from rerank.parsing.mentions import find_mentions, tokenize
 from rerank.prompts import load_prompt, parse_template
 from rerank.prompts.escaping import PromptEscaping, escape_passage_brackets, escape_turn_marks
-from rerank.prompts.passages import collapse_passage_whitespace
+from rerank.prompts.passages import collapse_whitespace
 
 MARKS = st.sampled_from([*"[]［］【】〔〕〖〗⟦⟧()（）", *",;:>=|#&<-–.*_`\"'\\ \n", "&gt;"])
 NUMBERS = st.sampled_from([*"1279０５²₃①⑫⑴㉑٣", "12", "100"])
@@ -141,7 +141,7 @@ def test_real_passages_have_no_marks_and_hardly_a_letter_in_brackets(shared: Pat
     """Requests of older runs are asked again only if their text changes."""
     file = shared / "data/msmarco_candidates/BM25/retrieve_results_dl19.json.gz"
     lists = json.loads(gzip.decompress(file.read_bytes()))
-    passages = [collapse_passage_whitespace(hit["content"]) for ranking in lists for hit in ranking["hits"]]
+    passages = [collapse_whitespace(hit["content"]) for ranking in lists for hit in ranking["hits"]]
     assert [passage for passage in passages if escape_turn_marks(passage) != passage] == []
     numbered = map(escape_passage_brackets, passages)
     changed = sum(escape_passage_brackets(text, letters=True) != text for text in numbered)

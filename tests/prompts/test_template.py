@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rerank.errors import DataError, MissingResourceError, RerankError, UnknownNameError
 from rerank.prompts import PromptTemplate, load_prompt, parse_template, prompt_names, prompt_text
 from rerank.prompts.base import Message, Prompt, RenderedPrompt
-from rerank.prompts.passages import collapse_passage_whitespace, passage_text
+from rerank.prompts.passages import collapse_whitespace, passage_text
 from rerank.prompts.template import PromptExample, compile_section
 from rerank.types import Document
 from tests.raising import raises
@@ -251,7 +251,7 @@ def test_brackets_can_be_left_alone() -> None:
 def test_passage_text() -> None:
     assert passage_text(Document(id="1")) == ""
     assert passage_text(Document(id="1", title=" A ", text="b\t[3]")) == "Title: A Content: b [3]"
-    assert collapse_passage_whitespace("\u3000a\u2028b ") == "a b"
+    assert collapse_whitespace("\u3000a\u2028b ") == "a b"
 
 
 def test_the_digest_follows_content_and_not_the_name() -> None:

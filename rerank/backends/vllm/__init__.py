@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rerank.errors import BackendError, UsageError
-from rerank.lm.jobs import Job, make_token_jobs
+from rerank.lm.jobs import Job, tokenize_requests
 from rerank.lm.loading import quiet_transformers
 from rerank.lm.model_process import LocalModel, require_model_process
 from rerank.lm.tokenizers import HfTokens
@@ -88,7 +88,7 @@ class Vllm(LocalModel):
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         require_model_process()
         started = time.perf_counter()
-        replies, groups = make_token_jobs(requests, self.tokens, self.identity.get("model", ""))
+        replies, groups = tokenize_requests(requests, self.tokens, self.identity.get("model", ""))
         for jobs in groups:
             replies |= {job.index: reply for job, reply in zip(jobs, self._run(jobs), strict=True)}
         seconds = (time.perf_counter() - started) / max(1, len(requests))
@@ -96,10 +96,10 @@ class Vllm(LocalModel):
 
     def _run(self, jobs: list[Job]) -> list[Reply]:
         from rerank.backends.vllm.tasks import TASK_RUNNERS, generate_thoughts
-        from rerank.lm.thinking import decode_thoughts_into_jobs
+        from rerank.lm.jobs import add_thoughts
 
         with self._lock, quiet_transformers():
-            jobs = decode_thoughts_into_jobs(partial(generate_thoughts, self._run_engine), self.tokens, jobs)
+            jobs = add_thoughts(partial(generate_thoughts, self._run_engine), self.tokens, jobs)
             return TASK_RUNNERS[jobs[0].task_type](self._run_engine, self.tokens, jobs)
 
     def _run_engine(self, requests: Sequence[EngineRequest]) -> list[Any]:

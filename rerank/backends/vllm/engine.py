@@ -21,10 +21,10 @@ from weakref import WeakSet
 
 from rerank.backends.vllm.adapters import required_rank
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
-from rerank.lm.adapter_weights import check_adapter_before_torch_loading
+from rerank.lm.adapter_weights import check_folder
 from rerank.lm.loading import (
     locate_files,
-    make_causal_model_identity,
+    make_identity,
     named_loading_errors,
     pick_dtype,
     quiet_transformers,
@@ -108,11 +108,11 @@ def plan_engine(name: str | Path, options: BackendOptions) -> EnginePlan:
         settings = engine_settings(config, tokenizer, options)
         device = built_for()
     if options.adapter:
-        check_adapter_before_torch_loading(Path(options.adapter))
+        check_folder(Path(options.adapter))
         settings |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": required_rank(Path(options.adapter))}
     # Different rounding can reverse near ties, so the engine is part of the identity. vLLM casts adapters by itself.
     as_stored = options.model_copy(update={"adapter_dtype": "float32"})
-    identity = make_causal_model_identity(files, as_stored, settings["dtype"]) | {"engine": "vllm"}
+    identity = make_identity(files, as_stored, settings["dtype"]) | {"engine": "vllm"}
     return EnginePlan(
         files=files, options=options, settings=settings, tokenizer=tokenizer, identity=identity, device=device
     )

@@ -10,16 +10,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rerank.backends.vllm.grammar import forced_parameters, permutation_parameters
-from rerank.lm.jobs import Job
+from rerank.lm.jobs import CLOSE, Job
 from rerank.lm.local_tasks import (
     continuation_tokens,
     end_of_rendered_prompt,
-    format_local_decoding_permutation,
+    format_permutation,
     identifier_tokens,
-    make_causal_model_reply,
+    make_reply,
 )
 from rerank.lm.permutation_grammar import PermutationGrammar, TokenIds
-from rerank.lm.thinking import CLOSE
 from rerank.lm.tokenizers import HfTokens
 from rerank.tasks import ContinuationTask, GenerationTask, LikelihoodTask, PermutationTask, Reply
 
@@ -50,7 +49,7 @@ def _generate(run: RunEngine, tokens: HfTokens, jobs: Sequence[Job]) -> list[Rep
     for job, output in zip(jobs, run(requests), strict=True):
         row, ended = list(output.token_ids), output.finish_reason == "stop"
         text = job.reply_prefix + tokens.text(row[:-1] if ended else row)
-        replies.append(make_causal_model_reply(job, text, len(row), steps=len(row) - 1, ended=ended))
+        replies.append(make_reply(job, text, len(row), steps=len(row) - 1, ended=ended))
     return replies
 
 
@@ -78,10 +77,8 @@ def _permute(run: RunEngine, tokens: HfTokens, jobs: Sequence[Job]) -> list[Repl
             state.push(token)
             count += 1
         count += len(state.push_forced())
-        text = format_local_decoding_permutation(job.task, state.order)
-        replies.append(
-            make_causal_model_reply(job, text, count, steps=len(rows.get(index, ())) - 1, ended=state.is_complete)
-        )
+        text = format_permutation(job.task, state.order)
+        replies.append(make_reply(job, text, count, steps=len(rows.get(index, ())) - 1, ended=state.is_complete))
     return replies
 
 
@@ -100,7 +97,7 @@ def _score_continuations(run: RunEngine, tokens: HfTokens, jobs: Sequence[Job]) 
     scores |= _score_forced_tokens(run, longer)
     replies = []
     for index, (job, texts) in enumerate(zip(jobs, continuations, strict=True)):
-        reply = make_causal_model_reply(job, "", 0, steps=0)
+        reply = make_reply(job, "", 0, steps=0)
         if all(text in scores[index] for text in texts):
             reply = replace(reply, scores=tuple(scores[index][text] for text in texts))
         else:
@@ -146,7 +143,7 @@ def _score_forced_tokens(run: RunEngine, prompts: Sequence[_Scored]) -> dict[int
 
 
 def generate_thoughts(run: RunEngine, jobs: Sequence[Job]) -> list[tuple[list[int], bool]]:
-    """Continue the prompts of jobs up to the end of the thoughts; implements `rerank.lm.thinking.ThoughtGenerator`."""
+    """Continue the prompts of jobs up to the end of the thoughts; implements `rerank.lm.jobs.ThoughtGenerator`."""
     requests = []
     for job in jobs:
         limits = {"max_tokens": job.sampling.max_tokens, "stop": [CLOSE], "detokenize": True}

@@ -13,7 +13,7 @@ from rerank.backends.hf import Hf
 from rerank.backends.vlm.tokens import VlmTokens
 from rerank.errors import BackendError, UsageError
 from rerank.io.pictures import UNREADABLE, require_pillow
-from rerank.lm.jobs import Job, limit_decoding_tokens
+from rerank.lm.jobs import Job, limit_tokens
 from rerank.lm.loading import quiet_transformers
 from rerank.lm.model_process import require_model_process
 from rerank.tasks import (
@@ -104,7 +104,7 @@ class Vlm(Hf):
             index=index,
             request=request,
             prompt=prompt,
-            sampling=limit_decoding_tokens(request.sampling, available),
+            sampling=limit_tokens(request.sampling, available),
             inputs={  # pictures are tensors of floating-point numbers
                 name: value.to(self.model.device, self.model.dtype if value.is_floating_point() else None)
                 for name, value in inputs.items()

@@ -14,20 +14,18 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from rerank.backends.vlm.tokens import VlmTokens
-from rerank.lm.decoding import decode_continuations, end_of_sequence_tokens
+from rerank.lm.decoding import add_noise, decode_continuations, end_of_sequence_tokens
 from rerank.lm.forward_pass import call_forward
 from rerank.lm.jobs import Job
 from rerank.lm.local_tasks import (
     continuation_tokens,
-    format_local_decoding_permutation,
-    make_causal_model_reply,
+    format_permutation,
     make_decoding_reply,
     make_job_grammar,
+    make_reply,
 )
-from rerank.lm.output_head import OutputHead
 from rerank.lm.permutation_grammar import GrammarState, PermutationGrammar
-from rerank.lm.sampling import add_decoding_logits_noise
-from rerank.lm.temporary_settings import TemporarySettings
+from rerank.lm.temporary_settings import OutputHead, TemporarySettings
 from rerank.tasks import ContinuationTask, GenerationTask, LikelihoodTask, PermutationTask, Reply, Sampling
 
 #: Mapping from each model input with one value per token to its value for a text token.
@@ -54,14 +52,12 @@ def _generate(model: Any, tokens: VlmTokens, job: PictureJob) -> Reply:
 def _score_continuations(model: Any, tokens: VlmTokens, job: PictureJob) -> Reply:
     continuations = [continuation_tokens(tokens, job, text) for text in job.task.continuations]
     scores = compute_log_likelihoods(model, job.inputs, continuations)
-    return replace(make_causal_model_reply(job, "", 0, steps=0), scores=tuple(scores))
+    return replace(make_reply(job, "", 0, steps=0), scores=tuple(scores))
 
 
 def _permute(model: Any, tokens: VlmTokens, job: PictureJob) -> Reply:
     state, count = decode_permutation(model, job, make_job_grammar(tokens, job))
-    return make_causal_model_reply(
-        job, format_local_decoding_permutation(job.task, state.order), count, steps=count - 1
-    )
+    return make_reply(job, format_permutation(job.task, state.order), count, steps=count - 1)
 
 
 #: Mapping from each class of tasks to the function that executes a job of this class.
@@ -157,7 +153,7 @@ class _GrammarProcessor(LogitsProcessor):
         self.update(input_ids)
         allowed = list(self.state.allowed())
         restricted = torch.full_like(scores, -torch.inf)
-        restricted[0, allowed] = add_decoding_logits_noise(scores[0, allowed], self._sampling, self._generator)
+        restricted[0, allowed] = add_noise(scores[0, allowed], self._sampling, self._generator)
         return restricted
 
 

@@ -51,7 +51,6 @@ class Pydoc:
         return [Query(id=query_id, text=text) for query_id, text in rows]
 
     def qrels(self) -> Qrels:
-        """Return the judgments."""
         grades: dict[str, dict[str, int]] = {}
         for line in _read("qrels.txt").splitlines():
             query_id, _, doc_id, grade = line.split()

@@ -13,7 +13,7 @@ from rerank.errors import MissingResourceError, UsageError, ensure
 from rerank.finetune import kernels
 from rerank.finetune.adapters import LinearTargets, LoraFamily, NamedPeftAdapter, PeftAdapter, check_ranks_fit
 from rerank.finetune.components import CalibrationBatches, ParameterKind, Shapes, option, read_methods
-from rerank.models.adapters import read_model_adapter_settings
+from rerank.models.adapters import read_settings
 from rerank.registry import plugin_class_name
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class LoraSb(FrozenBasis):
                 f"basis = {self.basis!r} contains no adapter",
                 expected="the folder of a LoRA-SB adapter, or of an average of such adapters",
             )
-        trained = read_model_adapter_settings(folder)
+        trained = read_settings(folder)
         if trained and trained.model != recipe.model:
             raise UsageError(
                 f"basis = {self.basis!r} was trained on {trained.model!r}, but the recipe's model is {recipe.model!r}",

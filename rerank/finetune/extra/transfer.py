@@ -29,7 +29,7 @@ from rerank.finetune.labels.texts import query_texts
 from rerank.finetune.recipe import Recipe
 from rerank.finetune.trainer.training import train_adapter
 from rerank.io.text_files import replace_text_file
-from rerank.models.adapters import adapter_folder, adapter_folder_defaults
+from rerank.models.adapters import adapter_folder, read_defaults
 from rerank.progress import ProgressFactory
 from rerank.store import RunFolder
 
@@ -149,7 +149,7 @@ def trained_adapter_usage(adapter: str) -> dict[str, Any]:
     folder = Path(adapter).expanduser()
     is_model = folder.is_dir() and not (folder / "adapter_config.json").is_file()
     folder = folder if is_model else adapter_folder(adapter)
-    values = adapter_folder_defaults(folder, {})
+    values = read_defaults(folder, {})
     if not values:
         raise UsageError(
             f"The settings of the adapter {adapter!r} do not state its base model and method",

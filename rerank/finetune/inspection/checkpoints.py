@@ -12,7 +12,7 @@ from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceEr
 from rerank.io.settings_files import read_json_object
 from rerank.lm.model_files import locate_model
 from rerank.models import MODELS, is_model_downloaded, resolve_model_name
-from rerank.models.adapters import adapter_folder, read_model_adapter_settings
+from rerank.models.adapters import adapter_folder, read_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,7 +96,7 @@ def _stated_base(folder: Path, settings: dict[str, Any]) -> tuple[str, str]:
 
     Both are empty if the settings state no base model; the revision is empty if the settings state no revision.
     """
-    ours = read_model_adapter_settings(folder)
+    ours = read_settings(folder)
     if ours is not None:
         return ours.model.removeprefix("hf:"), ours.revision or ""
     named = settings.get("base_model_name_or_path")

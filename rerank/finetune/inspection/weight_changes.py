@@ -122,7 +122,7 @@ def merge_with_peft(subject: InspectedModel) -> tuple[Any, Any]:
         )
     import peft
 
-    from rerank.lm.adapter_weights import untie_causal_model_head
+    from rerank.lm.adapter_weights import untie_head
     from rerank.lm.loading import load_language_model, quiet_transformers
 
     loaded = load_language_model(subject.base, BackendOptions(dtype="float32", device="cpu"))
@@ -138,7 +138,7 @@ def merge_with_peft(subject: InspectedModel) -> tuple[Any, Any]:
                 expected="the base model of the training",
             ) from error
         try:
-            untie_causal_model_head(wrapped)
+            untie_head(wrapped)
             return wrapped.merge_and_unload(safe_merge=True).eval(), loaded.tokenizer
         except (ValueError, RuntimeError, AttributeError, TypeError) as error:  # NotImplementedError is a RuntimeError
             raise UsageError(

@@ -29,7 +29,7 @@ from rerank.finetune.trainer.training_run import TrainingRun
 from rerank.judges.generate import Generate
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import reply_prefix_of_prompt
-from rerank.prompts.identifiers import make_prompt_identifiers
+from rerank.prompts.identifiers import make_identifiers
 from rerank.tasks import Backend
 from rerank.types import Window
 
@@ -63,7 +63,7 @@ class GrpoPromptBuilder:
     def __init__(self, judge: Generate, objective: Grpo, documents: int) -> None:
         self._judge, self._cutoff = judge, objective.cutoff
         self._tokens = cast(HfTokens, judge.backend.tokens)
-        longest = make_prompt_identifiers(judge.identifiers, documents, self._tokens)
+        longest = make_identifiers(judge.identifiers, documents, self._tokens)
         self.max_tokens = objective.max_tokens or judge.reply_tokens(longest, documents)
 
     def make(self, training_list: TrainingList) -> GrpoPrompt:
@@ -80,7 +80,7 @@ class GrpoPromptBuilder:
         return GrpoPrompt(
             ids=ids,
             reply_prefix=reply_prefix_of_prompt(request.prompt),
-            labels=tuple(make_prompt_identifiers(self._judge.identifiers, len(training_list), self._tokens)),
+            labels=tuple(make_identifiers(self._judge.identifiers, len(training_list), self._tokens)),
             gains=compute_gains(training_list),
             cutoff=self._cutoff,
             tokens=self._tokens,

@@ -33,7 +33,7 @@ from rerank.io.text_files import replace_text_file
 from rerank.parsing.clean import is_refusal, strip_thoughts
 from rerank.prompts import PromptTemplate, load_prompt, parse_template
 from rerank.prompts.budget import PromptBudget
-from rerank.prompts.passages import collapse_passage_whitespace
+from rerank.prompts.passages import collapse_whitespace
 from rerank.retrieval import open_first_stage
 from rerank.store import CallLog, log_calls
 from rerank.tasks import Backend, GenerationTask, Reply, Request, Sampling, tasks_supported_by_backend
@@ -229,7 +229,7 @@ def extract_title(doc: Document) -> tuple[str, Document]:
     start = list(_WORD.finditer(text))[: len(title)]
     if title and [word[0].casefold() for word in start] == title:  # the same words, in any case and punctuation
         text = text[start[-1].end() :].lstrip(" \t\r\n.,:;!?-–—)\"'")
-    return collapse_passage_whitespace(doc.title), replace(doc, title="", text=text)
+    return collapse_whitespace(doc.title), replace(doc, title="", text=text)
 
 
 def extract_first_sentence(doc: Document) -> tuple[str, Document]:
@@ -241,7 +241,7 @@ def extract_first_sentence(doc: Document) -> tuple[str, Document]:
     """
     found = _END.search(doc.text)
     end = found.end() if found else len(doc.text)
-    return collapse_passage_whitespace(doc.text[:end]), replace(doc, text=doc.text[end:].strip())
+    return collapse_whitespace(doc.text[:end]), replace(doc, text=doc.text[end:].strip())
 
 
 #: Functions that return the query of a document (empty if there is none) and the remaining document.

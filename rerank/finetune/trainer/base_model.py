@@ -18,7 +18,7 @@ from rerank.finetune.recipe import ReadoutTable, Recipe
 from rerank.finetune.trainer.listwise_module import ListwiseModule
 from rerank.judges.attention import parse_layers
 from rerank.judges.attention.heads import open_attention_heads
-from rerank.lm.icr_scoring import select_causal_model_heads
+from rerank.lm.icr_scoring import select_heads
 from rerank.lm.loading import load_language_model
 from rerank.models import BackendOptions, resolve_model_name, with_hub_id_of_preset
 from rerank.tasks import AttentionTask
@@ -50,7 +50,7 @@ def select_readout_heads(table: ReadoutTable, backend: Hf) -> list[tuple[int, in
         if path.is_file() and not heads.fits_exactly(backend.identity, path.parent):
             _log.warning("The heads in %s were selected with other weights of %s", path, backend.identity["model"])
     task = AttentionTask(spans=(), tail=0, heads=listed, layers=parse_layers(table.layers))
-    heads_by_layer = select_causal_model_heads(backend.model.config.get_text_config(), task)
+    heads_by_layer = select_heads(backend.model.config.get_text_config(), task)
     return [(layer, head) for layer, heads in heads_by_layer.items() for head in heads]
 
 

@@ -25,8 +25,8 @@ from rerank.lm.passage_spans import locate_passage_tokens
 from rerank.lm.permutation_grammar import tokenize_text_after
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import reply_prefix_of_prompt
-from rerank.prompts.identifiers import Alphabet, make_prompt_identifiers
-from rerank.prompts.passages import collapse_passage_whitespace
+from rerank.prompts.identifiers import Alphabet, make_identifiers
+from rerank.prompts.passages import collapse_whitespace
 from rerank.selector import Selector
 from rerank.tasks import ContinuationTask
 from rerank.types import Order, Window
@@ -170,7 +170,7 @@ class ExampleBuilder:
     def _listwise(self, window: Window, training_list: TrainingList) -> TrainingExample:
         judge, n = self._judge, len(window)
         alphabet: Alphabet = "letters" if isinstance(judge, Logits) else getattr(judge, "identifiers", "numbers")
-        names = make_prompt_identifiers(alphabet, n, self._tokens)
+        names = make_identifiers(alphabet, n, self._tokens)
         reverse = isinstance(judge, Attention) and not judge.best_first
         positions = list(range(n))[:: -1 if reverse else 1]  # position in the prompt -> position in the list
         shown = replace(window, docs=tuple(window.docs[position] for position in positions))
@@ -202,7 +202,7 @@ class ExampleBuilder:
             example = self._with_terms(example, rendered, [name_of[position] for position in range(n)], label, len(ids))
         if self._inputs.attention:
             char_spans, tail = judge.template.spans(
-                collapse_passage_whitespace(window.query.text), fitted.passages, labels=labels
+                collapse_whitespace(window.query.text), fitted.passages, labels=labels
             )
             located = locate_passage_tokens(self._tokens, fitted.prompt, char_spans, tail)
             spans_of = dict(zip(positions, ((span.start, span.stop) for span in located.spans), strict=True))

@@ -18,7 +18,7 @@ from rerank.judges.attention.evidence import EvidenceSpan, EvidenceUnit, find_pr
 from rerank.judges.attention.heads import HeadList, open_attention_heads
 from rerank.judges.base import FAILURES, ListwiseJudge, ScoreKind, Verdict, failed_verdict
 from rerank.prompts.budget import FittedPrompt, PromptBudget
-from rerank.prompts.passages import collapse_passage_whitespace
+from rerank.prompts.passages import collapse_whitespace
 from rerank.tasks import AttentionTask, Reply, Request, Sampling
 from rerank.tasks.backends import model_base_of_backend
 from rerank.tasks.kinds import read_token_scores
@@ -91,7 +91,7 @@ class Attention(ListwiseJudge):
         """
         fitted = self._fit(window, self._evidence_budget if per_token else self.budget)
         template = self.template.with_instruction(window.query.instruction)
-        spans, tail = template.spans(collapse_passage_whitespace(window.query.text), fitted.passages)
+        spans, tail = template.spans(collapse_whitespace(window.query.text), fitted.passages)
         heads = None if per_head else self._heads
         task = AttentionTask(
             spans=spans if self.best_first else spans[::-1],  # in window order, not in prompt order
@@ -111,7 +111,7 @@ class Attention(ListwiseJudge):
         """Return the prompt of a window, with passages truncated so that it fits, also with the null query."""
         excess = 0
         if self.calibrate:
-            lengths = self.backend.tokens.lengths([NULL_QUERY, collapse_passage_whitespace(window.query.text)])
+            lengths = self.backend.tokens.lengths([NULL_QUERY, collapse_whitespace(window.query.text)])
             # One additional token, since the tokens of a query may merge differently with the text around it.
             excess = max(0, lengths[0] - lengths[1] + 1)
         # The last passage is nearest to the query, so the first stage's best is shown last.
@@ -171,7 +171,7 @@ class Attention(ListwiseJudge):
             )
         passages = self._fit(window, self._evidence_budget).passages
         template = self.template.with_instruction(window.query.instruction)
-        prefixes = find_prefixes(template, collapse_passage_whitespace(window.query.text), passages)
+        prefixes = find_prefixes(template, collapse_whitespace(window.query.text), passages)
         step = 1 if self.best_first else -1
         shown = zip(window.docs, passages[::step], prefixes[::step], strict=True)
         rows = read_token_scores(reply.text, reply.scores, len(window))

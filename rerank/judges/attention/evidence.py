@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from rerank.errors import DataError, UsageError, ensure
-from rerank.prompts.passages import collapse_passage_whitespace, passage_text
+from rerank.prompts.passages import collapse_whitespace, passage_text
 from rerank.prompts.template import PromptTemplate
 from rerank.types import Document
 
@@ -105,7 +105,7 @@ def map_passage(document: Document, shown: str) -> list[int | None]:
         positions += [word.start(), *range(word.start(), word.end())]
     if not document.title.strip():
         return positions[1 : 1 + len(shown)]
-    title = len(passage_text(document)) - len(collapse_passage_whitespace(document.text))
+    title = len(passage_text(document)) - len(collapse_whitespace(document.text))
     return ([None] * (title - bool(positions)) + positions)[: len(shown)]
 
 

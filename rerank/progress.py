@@ -76,7 +76,6 @@ def format_time_left(seconds: float | None, *, bound: str = "") -> str:
 
 
 def _line_writer(title: str, total: str) -> Callable[[int, str], None]:
-    """Return a function that writes a line at most every `_INTERVAL` seconds; short operations write no line."""
     last_line = time.monotonic()
 
     def show(done: int, details: str) -> None:

@@ -33,5 +33,4 @@ class Local:
         """Do nothing, since the model is kept for later runs."""
 
     def record(self) -> Mapping[str, Any]:
-        """Return an empty mapping, since a spec.json without an engine means this one."""
         return {}

@@ -198,7 +198,6 @@ class CandidateLists:
 
     @classmethod
     def of(cls, run: Run) -> CandidateLists:
-        """Return the candidate lists of a run, kept in memory."""
         return cls(name=run.name, read=run.values, kept=run)
 
     @cached_property

@@ -6,7 +6,7 @@ import json
 import platform
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -108,8 +108,15 @@ def execute_run(
             files = {name: folder.file_hash(name) for name in ("first_stage.trec", "queries.jsonl")}
             folder.write_json("spec.json", folder.spec() | {"files": files})
 
-            def rank(lists: Iterable[Ranking], backend: LoggingBackend) -> Iterator[RankedList]:
+            def rerank(backend: LoggingBackend) -> Generator[tuple[Ranking, RankedList]]:
                 answer_beforehand(prepared, backend, folder, batched, on_batch)
+                in_progress: deque[Ranking] = deque()
+
+                def read() -> Iterator[Ranking]:
+                    for candidates in prepared.lists:
+                        in_progress.append(candidates)
+                        yield order_list(candidates, prepared.spec)
+
                 job = RankingJob(
                     setup=prepared.setup.with_commit_of(prepared.backend),
                     judge=prepared.judge,
@@ -118,9 +125,10 @@ def execute_run(
                     queries=prepared.lists.survey.queries,
                     qrels=prepared.qrels or None,
                 )
-                return engine.rank(lists, job, backend)
+                for ranked in engine.rank(read(), job, backend):
+                    yield in_progress.popleft(), ranked
 
-            tally, usage, result = _rerank_into_folder(prepared, execution, folder, flow, on_reply, rank)
+            tally, usage, result = _rerank_into_folder(prepared, execution, folder, flow, on_reply, rerank)
             queries = prepared.lists.survey.queries
             scores = _write_scores(prepared, folder, result)
             summary = summarise_run(prepared.spec, tally, usage, queries=queries, scores=scores)
@@ -225,9 +233,9 @@ def _rerank_into_folder(
     folder: RunFolder,
     flow: Flow,
     on_reply: OnReply,
-    rank: Callable[[Iterable[Ranking], LoggingBackend], Iterator[RankedList]],
+    rerank: Callable[[LoggingBackend], Generator[tuple[Ranking, RankedList]]],
 ) -> tuple[RunTally, Usage, Run]:
-    """Rerank all candidate lists with ``rank`` and write the results; return their counts, their cost and the run.
+    """Write the results of ``rerank``, which yields candidates and reranked lists; return counts, cost and the run.
 
     The run is needed only for scoring, so it is empty if there are no relevance judgments.
     """
@@ -246,7 +254,7 @@ def _rerank_into_folder(
             batch_characters=flow.batch_characters,
             on_reply=on_reply,
         )
-        with closing(_rank_candidates(prepared, lambda lists: rank(lists, backend))) as lists:
+        with closing(rerank(backend)) as lists:
             for candidates, ranked in lists:
                 write(candidates, ranked)
                 tally.add(ranked)
@@ -254,21 +262,6 @@ def _rerank_into_folder(
                     rankings.append(ranked.ranking)
         tally.unmatched_calls = log.set_aside_unmatched(backend.used)
         return tally, backend.usage, Run(rankings, name=name)
-
-
-def _rank_candidates(
-    prepared: PreparedRun, rank: Callable[[Iterable[Ranking]], Iterator[RankedList]]
-) -> Generator[tuple[Ranking, RankedList]]:
-    """Yield, for each query, the candidates in first-stage order and the reranked list."""
-    in_progress: deque[Ranking] = deque()
-
-    def read() -> Iterator[Ranking]:
-        for candidates in prepared.lists:
-            in_progress.append(candidates)
-            yield order_list(candidates, prepared.spec)
-
-    for ranked in rank(read()):
-        yield in_progress.popleft(), ranked
 
 
 def _choose_flow(folder: RunFolder, prepared: PreparedRun, execution: Execution) -> Flow:
@@ -280,7 +273,6 @@ def _choose_flow(folder: RunFolder, prepared: PreparedRun, execution: Execution)
 
 
 def _rescore(prepared: PreparedRun, folder: RunFolder) -> dict[str, Any]:
-    """Return the summary of a finished run, scored with the current measures and judgments."""
     for name, sha in folder.spec().get("files", {}).items():
         if folder.file_hash(name) != sha:
             raise DataError(
@@ -297,7 +289,6 @@ def _rescore(prepared: PreparedRun, folder: RunFolder) -> dict[str, Any]:
 
 
 def _write_scores(prepared: PreparedRun, folder: RunFolder, result: Run) -> dict[str, Any] | None:
-    """Score a run, and write and return the scores; return None if there are no judgments."""
     if not prepared.qrels:
         return None  # before the candidates are read into memory
     spec = prepared.spec

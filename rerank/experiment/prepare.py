@@ -50,7 +50,6 @@ class PreparedRun:
 
     @property
     def first_stage(self) -> Run:
-        """The candidate lists as a run; they are read into memory."""
         return self.lists.run
 
     def identity(self) -> dict[str, Any]:

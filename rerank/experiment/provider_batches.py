@@ -77,7 +77,6 @@ class _BatchedRun:
     failed: set[str] = field(default_factory=set)
 
     def finish_recorded(self) -> None:
-        """Collect the replies of the batches that an earlier execution submitted."""
         for batch in self.record.unfinished():
             if batch.state == SUBMITTING:
                 if not (found := self.interface.find(batch.key)):
@@ -122,7 +121,6 @@ class _BatchedRun:
         return bool(rest)
 
     def _finish(self, batch: RecordedBatch) -> None:
-        """Wait for a batch, commit its replies, and record it as done."""
         status = self.interface.wait(batch.id, self.on_batch)
         requests = self._of(batch.digests)
         results = self.interface.collect(status, requests)

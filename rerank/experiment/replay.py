@@ -185,7 +185,6 @@ def verify_run_folder(folder: RunFolder) -> list[dict[str, Any]]:
 def _recompute_summary(
     folder: RunFolder, replayed: _Replayed, measures: tuple[str, ...] = ()
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Return the expected contents of summary.json and scores.json, without fields that depend on time or user."""
     spec = RunSpec.from_record(folder.spec()["spec"])
     qrels = folder.read_qrels()
     relevant = folder.read_json("scores.json", "relevant")["relevant"] if qrels else 1

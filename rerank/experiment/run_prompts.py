@@ -28,7 +28,6 @@ class RunPrompt:
     prompt: Prompt
 
     def to_json(self) -> dict[str, Any]:
-        """Return a dictionary for JSON, with the messages in the format of chat APIs."""
         turns = [{"role": turn.role, "content": turn.content} for turn in self.prompt]
         return {"digest": self.digest, "query": self.query_id, "docs": list(self.doc_ids), "prompt": turns}
 

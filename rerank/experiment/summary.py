@@ -44,7 +44,6 @@ class RunTally:
         self.tokens_cut += sum(ranked.dropped.values())
 
     def failure_rate(self) -> float:
-        """Return the fraction of windows that failed; 0 if there were no windows."""
         total = sum(self.windows.values())
         return sum(self.windows[status] for status in FAILURES) / total if total else 0.0
 

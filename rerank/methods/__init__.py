@@ -167,7 +167,6 @@ def _build(name: str, card: _Card, options: Mapping[str, Any]) -> Method:
 
 
 def _find_card(name: str) -> _Card:
-    """Return the card with this name, or a new card for ``strategy:judge``."""
     added = _added_cards()
     if name in _built_in_names():
         if name in added:

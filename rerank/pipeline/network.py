@@ -94,7 +94,18 @@ def rank_concurrently(
     Args:
         rankings: The first-stage lists; the next list is read when one of the ``in_flight`` rankings has finished.
     """
-    session = _Session(make_driver, backend, options)
+    ended: queue.SimpleQueue[tuple[int, RankedList | BaseException]] = queue.SimpleQueue()
+    tasks: dict[int, asyncio.Task[Any]] = {}  # the rankings that have not ended, on the background loop
+
+    async def rank(index: int, ranking: Ranking) -> None:
+        task = tasks[index] = cast("asyncio.Task[Any]", asyncio.current_task())
+        task.add_done_callback(lambda _: tasks.pop(index))
+        try:
+            ended.put((index, await drive_list(ranking, make_driver(), backend, options)))
+        except BaseException as error:
+            ended.put((index, error))
+            raise
+
     source = iter(rankings)
     unfinished: set[int] = set()
     read, is_failed = 0, False
@@ -107,12 +118,12 @@ def rank_concurrently(
                 and read < oldest + _AHEAD * in_flight
                 and (ranking := next(source, None)) is not None
             ):
-                submit_to_loop(session.rank(read, ranking))
+                submit_to_loop(rank(read, ranking))
                 unfinished.add(read)
                 read += 1
             if not unfinished:
                 return
-            index, result = session.ended.get()
+            index, result = ended.get()
             unfinished.remove(index)
             if not isinstance(result, RankedList):
                 is_failed = True
@@ -120,29 +131,7 @@ def rank_concurrently(
             yield index, result
     finally:
         # After an error, requests in flight may complete, since they may be billed; after Ctrl-C, they are cancelled.
-        run_on_loop(_end_ranking_tasks(list(session.tasks.values()), cancel=not is_failed))
-
-
-class _Session:
-    """Rankings on the background loop that report their results to a thread.
-
-    Attributes:
-        ended: Queue with the position and the result, or the error, of every ranking that has ended.
-    """
-
-    def __init__(self, make_driver: Callable[[], Driver], backend: AsyncBackend, options: ListOptions | None) -> None:
-        self._make_driver, self._backend, self._options = make_driver, backend, options
-        self.ended: queue.SimpleQueue[tuple[int, RankedList | BaseException]] = queue.SimpleQueue()
-        self.tasks: dict[int, asyncio.Task[Any]] = {}
-
-    async def rank(self, index: int, ranking: Ranking) -> None:
-        task = self.tasks[index] = cast("asyncio.Task[Any]", asyncio.current_task())
-        task.add_done_callback(lambda _: self.tasks.pop(index))
-        try:
-            self.ended.put((index, await drive_list(ranking, self._make_driver(), self._backend, self._options)))
-        except BaseException as error:
-            self.ended.put((index, error))
-            raise
+        run_on_loop(_end_ranking_tasks(list(tasks.values()), cancel=not is_failed))
 
 
 async def _end_ranking_tasks(tasks: Iterable[asyncio.Task[Any]], *, cancel: bool) -> None:

@@ -90,7 +90,6 @@ class PassageAggregation:
         return cls(aggregate=selector.name, size=size, stride=stride)  # type: ignore[arg-type]  # looked up above
 
     def split(self, document: Document) -> tuple[Document, ...]:
-        """Return the passages of a document that are to be judged, at least one."""
         words = [match.span() for match in _WORD.finditer(document.text)]
         starts = range(0, max(1, len(words) - self.size + self.stride), self.stride)
         if self.aggregate == "first":

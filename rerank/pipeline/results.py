@@ -35,7 +35,6 @@ class RankedList:
     expired: bool = False
 
     def windows(self) -> dict[str, int]:
-        """Return the number of judged windows per status, such as ``ok``, including statuses without windows."""
         return count_statuses(self.judged)
 
     def failures(self) -> list[Verdict]:
@@ -66,7 +65,6 @@ class RerankOutcome:
         return count_statuses(self.judged)
 
     def failure_rate(self) -> float:
-        """Return the fraction of windows that failed; 0 if there were no windows."""
         failures = sum(verdict.status in FAILURES for _, verdict in self.judged)
         return failures / len(self.judged) if self.judged else 0.0
 

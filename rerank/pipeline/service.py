@@ -77,7 +77,6 @@ class LocalService:
         return job.future
 
     def after_fork_in_child(self) -> None:
-        """Reset the service in a forked process, in which the threads of the parent do not exist."""
         self._submitted, self._changed, self._thread = deque(), threading.Condition(), None
 
     def close(self) -> None:

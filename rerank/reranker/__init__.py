@@ -324,7 +324,6 @@ class Reranker(RunTransformer):
         return True
 
     def _expired(self, asked: RankCall) -> RankedList:
-        """Return the result of a ranking for which no window was judged before the deadline."""
         driver = self._ranker(asked.top_k).arrival_driver()
         driver.expire(driver.add(asked.ranking))
         ((_, ranked),) = driver.finished()

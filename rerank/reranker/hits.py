@@ -34,7 +34,6 @@ class Hit:
 
     @property
     def source(self) -> Mapping[str, Any]:
-        """Further keys of the input document, such as its URL, which do not affect the ranking."""
         return self.document.source
 
     def to_json(self) -> dict[str, Any]:

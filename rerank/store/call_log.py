@@ -77,7 +77,6 @@ def _checksum(row: Sequence[Any]) -> str:
 
 
 def _parse_row(number: int, row: Mapping[str, Any]) -> Call:
-    """Return the call that is stored in a row."""
     extra = json.loads(row["more"]) if row.get("more") else {}
     extra["scores"] = tuple(map(float, extra.get("scores", ())))
     fields = {name: row[name] for name in _TYPES}
@@ -133,7 +132,6 @@ class LoggedPrompts:
         _remember(self._latest, query_id, (row, (dictionary + content)[-_WINDOW:]))
 
     def read(self, database: sqlite3.Connection, row: int) -> str | None:
-        """Return the prompt of a row; None if the prompt was not stored."""
         chain: list[tuple[int, bytes]] = []
         number: int | None = row
         while number is not None and (number not in self._read or number == row):
@@ -354,7 +352,6 @@ class CallLog(AbstractContextManager["CallLog"]):
                 raise self._damaged(row) from error
 
     def has_all_prompts(self) -> bool:
-        """Return whether the prompts of all calls that the run used are in the log."""
         with self._guard():
             stored = "SELECT row FROM prompts" if self._has_table("prompts") else ""
             clause = f"WHERE prompt = '' AND calls.rowid NOT IN ({stored}) AND {self._used_rows()} LIMIT 1"
@@ -369,7 +366,6 @@ class CallLog(AbstractContextManager["CallLog"]):
         return self._prompts.read(self._db, number) if self._has_table("prompts") else None
 
     def is_whole(self) -> bool:
-        """Return whether the file, all rows and their stored prompts are undamaged."""
         with suppress(DataError):
             with self._guard():
                 problems = self._db.execute("PRAGMA integrity_check").fetchall()
@@ -377,7 +373,6 @@ class CallLog(AbstractContextManager["CallLog"]):
         return False
 
     def damaged_prompts(self, calls: Iterable[Call]) -> Iterator[int]:
-        """Yield the row number of each given call whose stored prompt is damaged."""
         for call in calls:
             try:
                 self.prompt(call.row)
@@ -423,7 +418,6 @@ class CallLog(AbstractContextManager["CallLog"]):
         return [row for _, row, _ in found]
 
     def put_rows(self, rows: Sequence[Sequence[Any]]) -> None:
-        """Commit rows that the method `whole_rows` of another log returned."""
         with self._guard(), self._transaction():
             for row in rows:
                 self._insert(row)
@@ -438,7 +432,6 @@ class CallLog(AbstractContextManager["CallLog"]):
         return [dict(zip(keys, row, strict=True)) for row in rows]
 
     def clear(self) -> int:
-        """Remove all calls, and return the number of removed calls."""
         with self._guard(), self._db:
             self._db.execute("DELETE FROM checksums")
             self._db.execute("DELETE FROM prompts")
@@ -479,7 +472,6 @@ class CallLog(AbstractContextManager["CallLog"]):
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """Commit everything that the ``with`` block writes, or nothing if the block ends with an error."""
         try:
             with self._db:
                 yield
@@ -499,7 +491,6 @@ class CallLog(AbstractContextManager["CallLog"]):
         return number
 
     def _add_checksum(self, digest: str) -> int:
-        """Store the checksum of a row, computed from the values that SQLite has stored, and return the row's number."""
         number, *row = self._db.execute("SELECT rowid, * FROM calls WHERE digest = ?", (digest,)).fetchone()
         self._db.execute("INSERT OR IGNORE INTO checksums VALUES (?, ?)", (digest, _checksum(row)))
         return int(number)

@@ -88,7 +88,6 @@ class LoggingBackend(BackendWrapper):
             yield batch
 
     def _answer(self, batch: Mapping[str, Request]) -> dict[str, Reply]:
-        """Return the replies to one batch: those in the log or the cache, and new replies of the wrapped backend."""
         reused = self.look_up(batch)
         missing = {digest: request for digest, request in batch.items() if digest not in reused}
         affordable = self.affordable(missing)
@@ -100,7 +99,6 @@ class LoggingBackend(BackendWrapper):
         return {digest: reused.get(digest) or generated.get(digest) or self.over_cap() for digest in batch}
 
     def unanswered(self, requests: Mapping[str, Request]) -> dict[str, Request]:
-        """Return the requests without a reply in the log or the cache, as a mapping from digest to request."""
         answered = self.look_up(requests)
         return {digest: request for digest, request in requests.items() if digest not in answered}
 
@@ -117,7 +115,6 @@ class LoggingBackend(BackendWrapper):
         return {digest: replace(reply, reused=True) for digest, reply in reused.items()}
 
     def keep(self, requests: Mapping[str, Request], generated: Mapping[str, Reply]) -> None:
-        """Commit new replies to the log and the cache, and count them."""
         if generated:
             self._commit(requests, generated, reused=False)
             if self.cache is not None:  # replies that could not be parsed are omitted, so that other runs ask again
@@ -189,7 +186,6 @@ class LoggingBackend(BackendWrapper):
 
     @staticmethod
     def _committable(requests: Mapping[str, Request], replies: Mapping[str, Reply]) -> list[tuple[str, Request, Reply]]:
-        """Return digest, request and reply of the calls that did not fail."""
         return [(digest, requests[digest], reply) for digest, reply in replies.items() if reply.finish != "error"]
 
 
@@ -286,11 +282,9 @@ class NoLog:
     """A call log that stores nothing, to count tokens without a file; a repeated request is sent and counted again."""
 
     def rows(self, digests: Sequence[str]) -> dict[str, tuple[int, Reply]]:
-        """Return an empty mapping, since no reply is stored."""
         return {}
 
     def put(self, rows: Sequence[tuple[str, Request, Reply]], model: str) -> list[None]:
-        """Store nothing, and return None instead of a row number for each call."""
         return [None] * len(rows)
 
     def close(self) -> None:
@@ -383,7 +377,6 @@ class CallDesk:
         return len(requests)
 
     def has_calls_in_flight(self) -> bool:
-        """Return whether there are calls whose replies have not arrived."""
         return any(self._in_flight.values())
 
 

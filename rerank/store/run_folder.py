@@ -64,7 +64,6 @@ class RunFolder:
     @classmethod
     @named_path_errors()
     def existing(cls, path: str | Path) -> RunFolder:
-        """Open an existing run folder."""
         folder = cls(path)
         if not (folder.path / "spec.json").is_file():
             raise MissingResourceError(
@@ -194,7 +193,6 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
 
     def calls(self, *, readonly: bool = False, prompts: PromptStorage = "once") -> CallLog:
-        """Open the call log; the arguments are those of `CallLog`."""
         return CallLog(self.path / "calls.sqlite", readonly=readonly, prompts=prompts)
 
     def spec(self) -> dict[str, Any]:
@@ -233,7 +231,6 @@ class RunFolder:
         return content
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write one of the folder's JSON files atomically."""
         with replace_text_file(self.path / name) as file:
             file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
@@ -263,7 +260,6 @@ class RunFolder:
             yield given, ranked
 
     def write_candidates(self, lists: Iterable[Ranking], name: str) -> None:
-        """Write the candidates, without document texts, and the queries, one list at a time."""
         with (
             replace_text_file(self.path / "queries.jsonl") as queries,
             open_trec_run_file(self.path / "first_stage.trec", name) as write,
@@ -350,7 +346,6 @@ class RunFolder:
 
 
 def _is_temporary(path: Path) -> bool:
-    """Return whether a file is a leftover of an interrupted atomic write."""
     return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
@@ -508,7 +503,6 @@ class RecordedBatch:
 
     @classmethod
     def begin(cls, digests: Iterable[str]) -> RecordedBatch:
-        """Return a new batch with a random key."""
         return cls(key=f"listrank-{secrets.token_hex(16)}", digests=tuple(digests))
 
 
@@ -531,13 +525,11 @@ class BatchRecord:
         return [batch for batch in self._batches.values() if batch.state != COLLECTED]
 
     def write(self, batch: RecordedBatch, **changes: Any) -> RecordedBatch:
-        """Record a batch after changing some of its attributes, and return the changed batch."""
         changed = self._batches[batch.key] = replace(batch, **changes)
         self._folder.write_json(_FILE, {"batches": [asdict(each) for each in self._batches.values()]})
         return changed
 
     def forget(self, batch: RecordedBatch) -> None:
-        """Remove a batch that the provider never received."""
         del self._batches[batch.key]
         self._folder.write_json(_FILE, {"batches": [asdict(each) for each in self._batches.values()]})
 

@@ -69,7 +69,6 @@ class Ray:
             )
 
     def start(self, backend: Backend | None) -> None:
-        """Connect to the cluster or start one; the model is opened by the workers, not in this process."""
         ray = _load_library()
         if not ray.is_initialized():
             self._connect(ray)
@@ -110,7 +109,6 @@ class Ray:
         return self._map
 
     def close(self) -> None:
-        """Stop the cluster if `start` started it, or disconnect from it if `start` connected to it."""
         if self._started:
             _load_library().shutdown()
         self._started = False

@@ -158,7 +158,6 @@ class WorkBlocks(Generic[Item, Result]):
         self.lost_workers = self.lost_calls = 0  # calls that were in flight when their worker was lost
 
     def answer(self, message: OpenModel | OpenBlock | BlockMessage | Fail) -> Any:
-        """Return the answer to a message, or `WAIT` if the message must be passed again after another message."""
         return self.answer_all({0: message}).get(0, WAIT)
 
     def answer_all(self, messages: Mapping[int, OpenModel | OpenBlock | BlockMessage | Fail]) -> dict[int, Any]:
@@ -224,7 +223,6 @@ class WorkBlocks(Generic[Item, Result]):
         return answer
 
     def _current_block(self, message: BlockMessage | Fail) -> _Block[Item, Result] | None:
-        """Return the block of a message; None if another worker has it or has finished it."""
         block = None if message.block is None else self._blocks.get(message.block)
         return None if block is None or block.results is not None or block.attempt != message.attempt else block
 

@@ -24,11 +24,9 @@ class MessageExchange:
         self._has_messages = asyncio.Event()
 
     async def job(self) -> Any:
-        """Return the work that workers fetch when they start."""
         return self._job
 
     async def ask(self, message: Any) -> Any:
-        """Pass on a message of a worker, and return the answer after waiting for it."""
         self._count += 1
         number = self._count
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
@@ -109,7 +107,6 @@ class WorkerPool:
             raise self._failed(self._error) from self._error
 
     def _answer(self, blocks: WorkBlocks[Any, Any], messages: Mapping[int, Any]) -> dict[int, Any]:
-        """Return the answers to those messages that need not wait."""
         try:
             return blocks.answer_all(messages)
         except Exception:
@@ -151,7 +148,6 @@ class WorkerPool:
         )
 
     def end(self) -> None:
-        """Stop the exchange, which also ends the execution: the next message of each worker fails."""
         import ray
 
         with suppress(Exception):  # the cluster may be gone

@@ -23,9 +23,8 @@ from rerank.serving.errors import CLIENT_LEFT_STATUS, READING_ERRORS, ApiError, 
 from rerank.serving.fair_queue import QueueFullError
 from rerank.serving.middleware import (
     OPEN_PATHS,
+    AccessMiddleware,
     BodyLimitMiddleware,
-    HostCheckMiddleware,
-    KeyCheckMiddleware,
     RequestCountMiddleware,
     UnexpectedErrorMiddleware,
 )
@@ -84,9 +83,7 @@ def create_server_app(
     keys = keys or ServerKeys()
     _describe_access(app, has_keys=bool(keys.digests))
     app.add_middleware(BodyLimitMiddleware, max_bytes=service.settings.max_body_bytes)
-    app.add_middleware(KeyCheckMiddleware, keys=keys)
-    if not keys.digests:
-        app.add_middleware(HostCheckMiddleware, names=service.settings.allowed_hosts)
+    app.add_middleware(AccessMiddleware, keys=keys, names=service.settings.allowed_hosts)
     app.add_middleware(UnexpectedErrorMiddleware)
     paths = {route.path for route in app.routes if isinstance(route, Route | Mount)}
     app.add_middleware(RequestCountMiddleware, metrics=service.metrics, paths=paths)

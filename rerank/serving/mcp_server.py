@@ -21,7 +21,7 @@ from rerank.evaluation.comparison import compare_evaluated_measures, score_compa
 from rerank.evaluation.comparison_family import ComparisonOptions
 from rerank.io.run_files import read_qrels, read_run
 from rerank.serving import errors
-from rerank.serving.middleware import HostCheckMiddleware, KeyCheckMiddleware, UnexpectedErrorMiddleware
+from rerank.serving.middleware import AccessMiddleware, UnexpectedErrorMiddleware
 from rerank.serving.ranking_service import RankingService
 from rerank.serving.search_routes import CollectionSearch, SearchRequest, SearchResponse, search_and_rerank
 from rerank.serving.settings import ServerKeys, ServerSettings
@@ -85,16 +85,14 @@ def create_mcp_http_app(server: MCPServer[Any], keys: ServerKeys, settings: Serv
     """Return an application that serves the tools at ``/mcp`` over streamable HTTP.
 
     Args:
-        keys: Keys that clients may use; if there are none, host names are checked (`HostCheckMiddleware`).
+        keys: Keys that clients may use; if there are none, host names are checked.
     """
     settings = settings or ServerSettings()
-    unprotected = TransportSecuritySettings(enable_dns_rebinding_protection=False)  # HostCheckMiddleware does it
+    unprotected = TransportSecuritySettings(enable_dns_rebinding_protection=False)  # AccessMiddleware does it
     app = server.streamable_http_app(
         stateless_http=True, max_request_body_size=settings.max_body_bytes, transport_security=unprotected
     )
-    app.add_middleware(KeyCheckMiddleware, keys=keys)
-    if not keys.digests:
-        app.add_middleware(HostCheckMiddleware, names=settings.allowed_hosts)
+    app.add_middleware(AccessMiddleware, keys=keys, names=settings.allowed_hosts)
     app.add_middleware(UnexpectedErrorMiddleware)
     return app
 

@@ -1,4 +1,4 @@
-"""ASGI middleware: counts of requests, unexpected errors, host names, keys, and the size of bodies."""
+"""ASGI middleware: counts of requests, unexpected errors, access by key or host name, and the size of bodies."""
 
 from __future__ import annotations
 
@@ -79,33 +79,48 @@ class UnexpectedErrorMiddleware:
                 await errors.response_for(Request(scope), errors.from_exception(error))(scope, receive, send)
 
 
-class HostCheckMiddleware:
-    """Middleware that responds with 421 if the header Host or Origin names a host that is not this server.
+class AccessMiddleware:
+    """Middleware that responds with 401 if a required key is missing or wrong, before the body is read.
 
-    It protects a server that needs no keys: a page of another site can make its host name resolve to this machine (DNS
-    rebinding). Its requests then carry that name, whereas requests to an IP address or to ``localhost`` come from pages
-    and programs of the user.
+    Otherwise, it stores the client's name in ``request.state.client``. A server that needs no keys responds with 421 if
+    the header Host or Origin names a host that is not this server: a page of another site can make its host name
+    resolve to this machine (DNS rebinding). Its requests then carry that name, whereas requests to an IP address or to
+    ``localhost`` come from pages and programs of the user.
 
     Args:
+        keys: Keys that clients may use; if there are none, host names are checked.
         names: Further host names of the server; ``*`` allows all host names.
     """
 
-    def __init__(self, app: ASGIApp, names: Collection[str] = ()) -> None:
-        self._app, self._names = app, {"localhost", *(name.lower().rstrip(".") for name in names)}
+    def __init__(self, app: ASGIApp, keys: ServerKeys, names: Collection[str] = ()) -> None:
+        self._app, self._keys = app, keys
+        self._names = {"localhost", *(name.lower().rstrip(".") for name in names)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in _STATUS_PATHS and "*" not in self._names:
-            for header, value in scope["headers"]:
-                if header in (b"host", b"origin") and not self._is_named(value.decode("latin-1")):
-                    name = header.decode().capitalize()
-                    error = ApiError(
-                        421,
-                        f"The header {name} is {value.decode('latin-1')[:100]!r}; expected an IP address or localhost. "
-                        "To use this name, start the server with --allowed-host NAME or with keys",
-                    )
-                    await errors.response_for(Request(scope), error)(scope, receive, send)
-                    return
+        if scope["type"] == "http":
+            request = Request(scope)
+            address = request.client.host if request.client else ""
+            client = self._keys.client(request.headers.get("authorization", ""), address)
+            if (error := self._refusal(scope, client)) is not None:
+                await errors.response_for(request, error)(scope, receive, send)
+                return
+            request.state.client = client or address
         await self._app(scope, receive, send)
+
+    def _refusal(self, scope: Scope, client: str | None) -> ApiError | None:
+        if client is None and scope["path"] not in OPEN_PATHS:
+            message = "The key is missing or wrong; expected Authorization: Bearer KEY"
+            return ApiError(401, message, {"WWW-Authenticate": "Bearer"})
+        if self._keys.digests or scope["path"] in _STATUS_PATHS or "*" in self._names:
+            return None
+        for header, value in scope["headers"]:
+            if header in (b"host", b"origin") and not self._is_named(value.decode("latin-1")):
+                return ApiError(
+                    421,
+                    f"The header {header.decode().capitalize()} is {value.decode('latin-1')[:100]!r}; expected an IP "
+                    "address or localhost. To use this name, start the server with --allowed-host NAME or with keys",
+                )
+        return None
 
     def _is_named(self, value: str) -> bool:
         try:  # an origin has a scheme, and Host has none
@@ -113,32 +128,6 @@ class HostCheckMiddleware:
             return host in self._names or bool(ip_address(host.partition("%")[0]))
         except ValueError:
             return False
-
-
-class KeyCheckMiddleware:
-    """Middleware that responds with 401 if a required key is missing or wrong, before the body is read.
-
-    Otherwise, it stores the client's name in ``request.state.client``.
-    """
-
-    def __init__(self, app: ASGIApp, keys: ServerKeys) -> None:
-        self._app, self._keys = app, keys
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        request = Request(scope)
-        address = request.client.host if request.client else ""
-        client = self._keys.client(request.headers.get("authorization", ""), address)
-        if client is None and scope["path"] not in OPEN_PATHS:
-            error = ApiError(
-                401, "The key is missing or wrong; expected Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"}
-            )
-            await errors.response_for(request, error)(scope, receive, send)
-            return
-        request.state.client = client or address
-        await self._app(scope, receive, send)
 
 
 class BodyLimitMiddleware:

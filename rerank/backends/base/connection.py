@@ -52,8 +52,6 @@ CONNECT = 10.0
 MAX_BYTES = 64 << 20
 #: ``wbits`` of zlib for gzip.
 _GZIP = 31
-#: Headers that do not describe decompressed content.
-_OF_ENCODED_CONTENT = ("content-encoding", "content-length", "transfer-encoding")
 #: Seconds after which an idle connection is not used again. Uvicorn, which vLLM and SGLang use, closes it after 5 s.
 #: Encrypted connections take longer to open, and servers on the internet keep them open for a minute or more.
 _IDLE, _IDLE_ENCRYPTED = 4.0, 50.0
@@ -211,8 +209,8 @@ class ServerConnection:
         try:
             async with asyncio.timeout(self.timeout):  # httpx2's own limit restarts with every byte received
                 method = "POST" if is_post else "GET"
-                async with self._open().stream(method, url, headers=headers, **content) as stream:
-                    response, unreadable = await _read_limited(stream)
+                async with self._open().stream(method, url, headers=headers, **content) as response:
+                    received = await _read_limited(response)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             tries = TRIES if self.contacts else FIRST_TRIES
             raise RequestFailedError(f"No connection to {url}: {error or type(error).__name__}", tries=tries) from error
@@ -225,10 +223,13 @@ class ServerConnection:
             self.contacts += 1
             raise RequestFailedError(f"The connection to {url} broke: {error or type(error).__name__}") from error
         self.contacts += 1
+        # A stated charset is ignored, since JSON is Unicode and decoding must not fail.
+        text = errors.mask(received.decode(json.detect_encoding(received), "replace")) if received is not None else ""
         if response.status_code >= 300:
-            raise errors.read(response, accepted=self.accepted)
+            raise errors.read(response, text, accepted=self.accepted)
         self.accepted = self.accepted or is_post
-        return ServerResponse(errors.mask(_decode(response)), unreadable)
+        # A response that is too long has been billed like any other, so it is not an exception.
+        return ServerResponse(text, f"{url} returned more than {MAX_BYTES >> 20} MB" if received is None else "")
 
     def _open(self) -> httpx2.AsyncClient:
         """Return the HTTP client of the running event loop, and open it if necessary.
@@ -253,31 +254,17 @@ class ServerConnection:
         return self._client
 
 
-async def _read_limited(response: httpx2.Response) -> tuple[httpx2.Response, str]:
-    """Return a response with its content, and an error message that is empty if the content fits in `MAX_BYTES`.
-
-    A response that is too long has been billed like any other, so it is returned without content and not raised as an
-    exception.
-    """
+async def _read_limited(response: httpx2.Response) -> bytes | None:
+    """Return the content of a response, or None if it is longer than `MAX_BYTES`."""
     content = bytearray()
     async for part in response.aiter_raw():  # raw, since httpx2 decompresses whole chunks, far beyond the limit
         content += part
         if len(content) > MAX_BYTES:
-            break
+            return None
     if response.headers.get("content-encoding", "").strip().lower() in ("gzip", "x-gzip"):
         with suppress(zlib.error):  # content that is not gzip is used unchanged
             content = bytearray(zlib.decompressobj(_GZIP).decompress(content, MAX_BYTES + 1))
-    too_long = len(content) > MAX_BYTES
-    headers = {name: value for name, value in response.headers.items() if name not in _OF_ENCODED_CONTENT}
-    read = httpx2.Response(
-        response.status_code, headers=headers, content=b"" if too_long else bytes(content), request=response.request
-    )
-    return read, f"{response.url} returned more than {MAX_BYTES >> 20} MB" if too_long else ""
-
-
-def _decode(response: httpx2.Response) -> str:
-    """Decode a response as Unicode. A stated charset is ignored, since JSON is Unicode and decoding must not fail."""
-    return response.content.decode(json.detect_encoding(response.content), "replace")
+    return None if len(content) > MAX_BYTES else bytes(content)
 
 
 #: Tasks that close connections. They are stored here because event loops keep only weak references to tasks.
@@ -309,14 +296,14 @@ class ErrorResponses:
     address: Address
     key: str = field(repr=False)
 
-    def read(self, response: httpx2.Response, *, accepted: bool) -> Exception:
-        """Return the exception for a response with an error status.
+    def read(self, response: httpx2.Response, text: str, *, accepted: bool) -> Exception:
+        """Return the exception for a response with an error status, given its masked text.
 
         Args:
             accepted: Whether the server has accepted other requests. If so, status 403 concerns this request only:
                 gateways send it for content that their filters reject.
         """
-        status, text = response.status_code, self.mask(_decode(response))
+        status = response.status_code
         body = decode_json_object(text)
         error = body.get("error", body)  # in any of the usual formats
         error = {"message": error} if isinstance(error, str) else object_in(error)
@@ -327,7 +314,14 @@ class ErrorResponses:
         found, code = " ".join((stated("message", "detail") or text).split()) or "nothing", stated("code", "type")
         message = self.redact(f"HTTP {status} from {response.url}: {found}")
         if status == 401 or (status == 403 and not accepted):
-            return self._unauthorised(message)
+            names = " or ".join(self.address.provider.keys)
+            if self.key:
+                return BackendError(message, remedy=f"The server refuses the key in {names}; set a valid key")
+            if not self.address.private:
+                return BackendError(
+                    message, remedy="No key was sent, since http to another machine is not encrypted; use https"
+                )
+            return BackendError(message, expected=f"a key in the environment variable {names}", remedy="Set it")
         if status == 402 or code in _QUOTA:
             return BackendError(message, remedy="The account has no credit left; add credit, then use --resume")
         if status < 400:
@@ -347,16 +341,6 @@ class ErrorResponses:
     def redact(self, text: str) -> str:
         """Remove the API key from an error message of the server, and shorten the message."""
         return shorten(self.mask(text))
-
-    def _unauthorised(self, message: str) -> BackendError:
-        names = " or ".join(self.address.provider.keys)
-        if self.key:
-            return BackendError(message, remedy=f"The server refuses the key in {names}; set a valid key")
-        if not self.address.private:
-            return BackendError(
-                message, remedy="No key was sent, since http to another machine is not encrypted; use https"
-            )
-        return BackendError(message, expected=f"a key in the environment variable {names}", remedy="Set it")
 
 
 def _pattern_of_key(key: str) -> re.Pattern[str]:

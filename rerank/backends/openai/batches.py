@@ -8,9 +8,10 @@ contains its key, so that a batch whose id was never received can be found in th
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from rerank.backends.base.client import Server
 from rerank.backends.base.connection import retrying
@@ -31,8 +32,6 @@ from rerank.errors import BackendError
 from rerank.tasks import Request
 from rerank.tasks.backends import BatchReplies, BatchStatus
 from rerank.tasks.concurrency import run_on_loop
-
-T = TypeVar("T")
 
 #: Limits of one batch. OpenAI allows 50,000 requests and 200 MB, but the file of results must fit into one response.
 MOST_REQUESTS, MOST_BYTES = 10_000, 100 << 20
@@ -69,10 +68,12 @@ class OpenaiBatches:
             yield part
 
     def submit(self, requests: Mapping[str, Request], key: str) -> str:
-        return run_on_loop(self._submit(requests, key))
+        with _named_errors():
+            return run_on_loop(self._submit(requests, key))
 
     def find(self, key: str) -> str:
-        return run_on_loop(_answered(self._find(key)))
+        with _named_errors():
+            return run_on_loop(self._find(key))
 
     def wait(self, batch_id: str, on_status: Callable[[BatchStatus], None]) -> BatchStatus:
         return run_on_loop(self._wait(batch_id, on_status))
@@ -86,9 +87,6 @@ class OpenaiBatches:
         lines = ({"custom_id": digest, "method": "POST", "url": _ENDPOINT, "body": body} for digest, body in bodies)
         omitted = ",".join(sorted(dialect.refused))
         content = "".join(json.dumps(line) + "\n" for line in lines).encode()
-        return await _answered(self._upload_and_create(content, key, omitted))
-
-    async def _upload_and_create(self, content: bytes, key: str, omitted: str) -> str:
         connection = self.server.connection
         if known := await self._find(key):  # also fails now if there is no batch interface
             return known
@@ -187,10 +185,11 @@ def _read_result(
             results.replies[digest] = replace(reply, is_batched=True)
 
 
-async def _answered(question: Awaitable[T]) -> T:
-    """Return the result of a coroutine; if its request fails or is rejected, raise `BackendError`."""
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    """Raise `BackendError` if a request to the batch interface fails or is rejected."""
     try:
-        return await question
+        yield
     except RequestFailedError as error:
         raise BackendError(str(error), remedy=_LATER) from error
     except RequestRejectedError as error:

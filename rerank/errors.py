@@ -38,7 +38,6 @@ class RerankError(Exception):
     exit_code = 1
 
     def __init__(self, found: str, *, expected: str = "", remedy: str = "") -> None:
-        """Store the three parts separately, for JSON output."""
         self.found = found
         self.expected = expected
         self.remedy = remedy
@@ -113,8 +112,6 @@ class UnknownNameError(UsageError):
 
         Args:
             kind: Kind of thing that the name refers to, such as ``strategy``.
-            name: The unknown name.
-            known: The known names.
             if_none: The remedy if no name is known.
             otherwise: The remedy if no known name is similar.
             limit: Maximum number of known names listed in the message.

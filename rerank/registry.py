@@ -66,7 +66,6 @@ class Registry:
         return sorted({*self._built_in(), *self._added()})
 
     def __contains__(self, name: str) -> bool:
-        """Return whether a plug-in has this name; dashes and underscores are equivalent."""
         return name.replace("-", "_") in self.names()
 
     def get(self, name: str) -> Any:

@@ -135,7 +135,6 @@ class Ranking:
     _ids: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)  # set by from_ids
 
     def __post_init__(self) -> None:
-        """Check the invariants of the ranking."""
         ids, scores = self.doc_ids, list(self.scores)
         if (
             len(scores) not in (0, len(ids))
@@ -207,7 +206,6 @@ class Ranking:
         return cls(query, ordered, tuple(1.0 / rank for rank in range(1, len(ordered) + 1)))
 
     def __len__(self) -> int:
-        """Return the number of documents."""
         return len(self._ids or self.docs)
 
     @property
@@ -274,7 +272,6 @@ class Run(Mapping[str, Ranking]):
     __slots__ = ("_rankings", "name")
 
     def __init__(self, rankings: Iterable[Ranking], *, name: str = "run") -> None:
-        """Index the rankings by query id."""
         table: dict[str, Ranking] = {}
         for ranking in rankings:
             if ranking.query.id in table:
@@ -284,23 +281,18 @@ class Run(Mapping[str, Ranking]):
         self.name = name
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the rankings, since a read-only mapping cannot be pickled."""
         return partial(Run, tuple(self.values()), name=self.name), ()
 
     def __getitem__(self, query_id: str) -> Ranking:
-        """Return the ranking of one query."""
         return self._rankings[query_id]
 
     def __iter__(self) -> Iterator[str]:
-        """Iterate over the query ids in input order."""
         return iter(self._rankings)
 
     def __len__(self) -> int:
-        """Return the number of queries."""
         return len(self._rankings)
 
     def __repr__(self) -> str:
-        """Return the name and size instead of thousands of documents."""
         return f"Run({self.name!r}, {len(self)} queries)"
 
     def top(self, k: int) -> Run:
@@ -327,26 +319,21 @@ class Qrels(Mapping[str, Mapping[str, int]]):
     __slots__ = ("_grades", "name")
 
     def __init__(self, grades: Mapping[str, Mapping[str, int]], *, name: str = "qrels") -> None:
-        """Copy the grades into read-only mappings."""
         self._grades: Mapping[str, Mapping[str, int]] = MappingProxyType(
             {query_id: MappingProxyType(dict(judged)) for query_id, judged in grades.items()}
         )
         self.name = name
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the grades, since read-only mappings cannot be pickled."""
         return partial(Qrels, {query_id: dict(judged) for query_id, judged in self.items()}, name=self.name), ()
 
     def __getitem__(self, query_id: str) -> Mapping[str, int]:
-        """Return the grades of one query."""
         return self._grades[query_id]
 
     def __iter__(self) -> Iterator[str]:
-        """Iterate over the query ids in input order."""
         return iter(self._grades)
 
     def __len__(self) -> int:
-        """Return the number of queries."""
         return len(self._grades)
 
     def judged(self) -> Qrels:
@@ -355,7 +342,6 @@ class Qrels(Mapping[str, Mapping[str, int]]):
         return Qrels(rows, name=self.name)
 
     def __repr__(self) -> str:
-        """Return name and size."""
         return f"Qrels({self.name!r}, {len(self)} queries, {sum(map(len, self.values()))} judgments)"
 
 
@@ -376,7 +362,6 @@ class Window:
     best: int | None = None
 
     def __post_init__(self) -> None:
-        """Check that the scores are complete."""
         if self.scores and len(self.scores) != len(self.docs):
             raise DataError(
                 f"A window of query {self.query.id!r} has {len(self.docs)} documents but {len(self.scores)} scores",
@@ -384,7 +369,6 @@ class Window:
             )
 
     def __len__(self) -> int:
-        """Return the number of documents."""
         return len(self.docs)
 
     @property

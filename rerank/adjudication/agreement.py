@@ -132,9 +132,6 @@ def count_coincidences(counts: Ints) -> Floats:
 
     o_ck = sum over documents of n_c (n_k - [c = k]) / (n - 1). For each document, n_c is the number of assessors who
     gave it grade c, and n is the number of all its judgments. Documents with fewer than two judgments do not count.
-
-    Args:
-        counts: (documents, grades) number of assessors who gave the document the grade.
     """
     judgments = counts.sum(axis=1)
     paired = counts[judgments > 1].astype(np.float64)

@@ -292,7 +292,6 @@ class Procedure:
         )
 
     def __str__(self) -> str:
-        """Return the test and the correction as text, or only the test if it needs no correction."""
         return self.test if self.family_wise else f"{self.test} + {self.correction}"
 
 
@@ -400,7 +399,6 @@ def verdict_grid(rows: Sequence[Mapping[str, Any]], about: Sequence[str] = ()) -
 
     Args:
         rows: Rows with the keys ``measure``, ``test``, ``correction`` and those of `comparison_row`.
-        about: Further keys, which the first columns show.
     """
     cells = [
         [

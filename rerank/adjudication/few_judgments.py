@@ -86,8 +86,6 @@ def estimate_from_few_judgments(
     The topics that people judged must be a random sample of the topics. A run without documents for a topic scores 0.
 
     Args:
-        model: A model's judgments of all topics.
-        measures: Names of measures with per-query values.
         relevant: Lowest grade that counts as relevant in binary measures, in both sets of judgments.
         baseline: Name of the run from which differences are estimated; empty to estimate means.
         alpha: Intervals have confidence level 1 - alpha.

@@ -100,8 +100,6 @@ def leave_groups_out(
     """Score runs without the judgments of documents that only their group contributed to the pool.
 
     Args:
-        runs: The runs that formed the pool, with different names.
-        measures: Names of measures with per-query values.
         groups: Pairs of a group's name and a shell pattern for the names of its runs; other runs form groups of one.
         depth: Number of documents that each run contributed per topic.
         relevant: Lowest grade that counts as relevant in binary measures, and in the counts of documents.

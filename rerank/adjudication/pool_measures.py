@@ -121,16 +121,10 @@ class Measurer:
 
     Args:
         pool: The pool. Other runs may have contributed to it.
-        qrels: Gold judgments, which provide the grades of the pool's documents.
         measures: Names of measures, in a form that `rerank.evaluation.parse_measures` accepts.
         relevant: Lowest grade that counts as relevant in binary measures.
         repeats: Pairs of the name of a system and a shell pattern that matches the names of its runs, which are repeats
             of the system. By default, every run is a system.
-
-    Attributes:
-        repeats: Assignment of the runs to systems.
-        run_scores: Scores of the runs with the gold judgments, for each measure.
-        gold: Scores of the systems with the gold judgments, for each measure.
     """
 
     def __init__(
@@ -213,7 +207,6 @@ class Measurer:
         Args:
             index: Index of the topic in the pool.
             order: (docs,) indices of the documents in judging order.
-            sizes: (budgets,) number of judged documents under each budget.
         """
         grades, lists = self._grades[index], self._lists[index]
         position = np.empty(len(order) + 1, dtype=np.int64)

@@ -76,7 +76,6 @@ class Pool:
     systems: tuple[str, ...]
 
     def __len__(self) -> int:
-        """Return the total number of documents over all topics."""
         return sum(map(len, self.topics))
 
     def to_dict(self) -> dict[str, Any]:

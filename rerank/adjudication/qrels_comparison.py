@@ -120,7 +120,6 @@ def compare_with_gold_qrels(
     """Compare the conclusions drawn from a set of judgments with the conclusions drawn from gold judgments.
 
     Args:
-        other: Judgments to compare with the reference judgments.
         relevant: Lowest grade that counts as relevant in binary measures.
 
     Raises:
@@ -173,7 +172,6 @@ def compute_advantage(gold: Floats, other: Floats, group: Bools) -> GroupAdvanta
     Args:
         gold: (systems,) mean scores with gold judgments.
         other: (systems,) mean scores with the other judgments.
-        group: (systems,) whether the system belongs to the group.
     """
     from scipy.stats import rankdata
 

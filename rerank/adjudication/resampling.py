@@ -100,7 +100,6 @@ def figure_intervals(row: Mapping[str, Any], figures: Floats, alpha: float) -> d
     undefined in most samples.
 
     Args:
-        row: Values of the figures by name.
         figures: (samples, figures) values of the figures in `RESAMPLED`.
     """
     intervals: dict[str, list[float] | None] = {}
@@ -123,9 +122,7 @@ def compare_methods(
     of methods for one figure.
 
     Args:
-        rows: Values of the figures by name, for each method.
         figures: (samples, figures) values of the figures in `RESAMPLED`, for each method.
-        alpha: One minus the confidence level of the intervals.
 
     Yields:
         One row per figure in `CONTRASTED` and pair of methods for which the difference is defined.

@@ -366,7 +366,6 @@ def run_study(
         runs: At least two runs to evaluate.
         qrels: Gold judgments. They provide the grades for the judging orders, and the reference conclusions.
         pool_from: Runs that form the pool; by default, all runs. Systems without a run among them did not contribute.
-        on_walk: Called with the method after each walk through the pool.
 
     Raises:
         UnknownNameError: A method, test, correction or measure does not exist.

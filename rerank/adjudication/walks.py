@@ -38,7 +38,6 @@ class AdjudicationBudget:
             raise UsageError(f"The budget {self} is invalid", expected=_EXPECTED)
 
     def __str__(self) -> str:
-        """Return the budget in the form that `parse` accepts."""
         return {"topic": "{:.15g}", "share": "{:.15g}%", "total": "total:{:.15g}"}[self.kind].format(self.amount)
 
     @classmethod
@@ -76,7 +75,6 @@ class JudgingWalk:
 
     Args:
         begin: Function that starts the order and returns its generator of (topic, document) indices.
-        limit: Largest number of documents to judge.
     """
 
     def __init__(self, begin: Callable[[], WalkAcross], limit: int) -> None:
@@ -169,7 +167,6 @@ def judge_pool_in_order(
     Args:
         relevant: For every topic, a boolean array of shape (docs,): whether each document is relevant.
         seed: Seed for stochastic orders.
-        ties_by_id: Whether to break ties by document id, as a judging session does.
     """
     # (docs,) per topic: documents in random order, because orders break ties by position
     keep = ties_by_id or not order.random

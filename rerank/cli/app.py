@@ -76,11 +76,7 @@ app = typer.Typer(
 
 
 def command(name: str, example: str = "", *, group: typer.Typer = app) -> Callable[[Function], Function]:
-    """Return a decorator that adds a function to a group of commands. Its option groups become options.
-
-    Args:
-        example: A command line, which the help text shows.
-    """
+    """Return a decorator that adds a function to a group of commands. Its option groups become options."""
 
     def add(function: Function) -> Function:
         epilog = f"Example: {example}" if example else None

@@ -108,10 +108,6 @@ def _parts(
     """Yield a table of the runs and, if requested, tables of the queries and of the query groups; then the notes.
 
     Args:
-        report: The evaluation report.
-        scores: Scores of the first run, from which the names of the measures are taken.
-        columns: For each run, a mapping from heading to cell, for the columns about judged documents.
-        details: Options that select what is printed.
         notes: Notes on the judgments; empty notes are omitted.
     """
     runs, names = report["runs"], scores.measures

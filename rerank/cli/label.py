@@ -440,8 +440,6 @@ def _notes_on_leaks(leaking: Sequence[Mapping[str, Any]], count: int, *, dropped
 
     Args:
         leaking: The leaks to show; further leaks are only counted.
-        count: Total number of leaks.
-        dropped: Whether the leaking lists were dropped.
     """
     for leak in leaking:
         kind = "identical" if leak["exact"] else f"similar ({leak['similarity']:.2f})"

@@ -26,7 +26,6 @@ def emit(report: Report, form: TableFormat = "text", *, wide: bool | None = None
     """Print the result of a command in the requested format.
 
     Args:
-        report: The result.
         wide: Whether to show all columns on a terminal; None if the command has no option for this.
         most_rows: Maximum number of rows of a main table on a terminal; None for all.
     """

@@ -77,7 +77,6 @@ class ServerOptions:
         """Serve an application until a signal stops the server. Print the URL once requests are accepted.
 
         Args:
-            app: The application.
             listener: The address, as `listener` returns it before models are loaded.
             has_keys: Whether clients need keys. If not, a note is printed if other machines may reach the server.
             path: Path of the application, which is appended to the printed URL.

@@ -29,7 +29,6 @@ def print_report(report: TableReport, *, wide: bool | None, most_rows: int | Non
     this text, and text is wrapped between words. Numbers are never truncated, even if lines exceed the terminal.
 
     Args:
-        report: The tables.
         wide: Whether to show all columns; None if the command has no option for this.
         most_rows: Maximum number of rows of the main table; None for all.
     """
@@ -77,7 +76,6 @@ class _Column:
     """A column that is as wide as its longest cell, and can shrink to its longest word, number or part of a name."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        """Compute the widths from the cells; the first cell is the heading."""
         head, *values = texts
         numbers = all(_NUMBER.fullmatch(value.strip()) for value in values)
         self.is_number = numbers and any(map(str.strip, values))

@@ -226,11 +226,7 @@ def _all_cells(grid: Grid) -> list[list[Cell]]:
 
 
 def table_as_text_cells(grid: Grid, *, short: bool = False) -> list[list[str]]:
-    """Return the rows of a table as text, the heads first, with superscript marks of equal width in each column.
-
-    Args:
-        short: Whether to use the short texts of cells that have one.
-    """
+    """Return the rows of a table as text, the heads first, with superscript marks of equal width in each column."""
     rows = _all_cells(grid)
     raised = [max((len(cell.above) for cell in column), default=0) for column in zip(*rows, strict=True)]
     return [

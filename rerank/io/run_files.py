@@ -294,7 +294,6 @@ def _parse_json(text: str, source: str, convert: Callable[[object], Number]) -> 
     """Parse a run or judgments in the form ``{query: {document: number}}``.
 
     Args:
-        source: Name of the file in messages.
         convert: Checks and converts a number; its `ValueError` contains what is expected.
     """
 

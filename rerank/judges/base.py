@@ -179,7 +179,6 @@ class PromptJudge:
     first_stage: float = 0.0  # weight of the first-stage score in the order of a window, for judges that sort by score
 
     def __post_init__(self) -> None:
-        """Check the backend and the limits. Checks that need a tokenizer are deferred to the first request."""
         if not 0 <= self.first_stage < math.inf:
             raise UsageError(f"first_stage is {self.first_stage}", expected="a finite weight of at least 0")
         if self.first_stage and not self.sorts_by_score:
@@ -197,7 +196,6 @@ class PromptJudge:
             _ = self.budget
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the attributes to copy or pickle, without the prompt budget, which contains a backend's tokenizer."""
         return {name: value for name, value in vars(self).items() if not isinstance(value, PromptBudget)}
 
     @cached_property
@@ -213,10 +211,6 @@ class PromptJudge:
     @classmethod
     def check(cls, backend: Any, model: str) -> None:
         """Check that a backend supports at least one of the tasks that the judge needs.
-
-        Args:
-            backend: The backend, or its class before a model is loaded.
-            model: The model's name as the user wrote it, for the message.
 
         Raises:
             UsageError: The backend supports none of the tasks.

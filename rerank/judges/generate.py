@@ -264,7 +264,6 @@ def parse_verdict(
     """Return the verdict on a window, parsed from a generated reply; a missing or unreadable reply is a failure.
 
     Args:
-        count: Number of documents in the window.
         depth: Number of documents that were requested; None for all. A reply with this many documents does not count as
             partial.
         labels: Identifiers of the documents, if they are not 1, 2, ...

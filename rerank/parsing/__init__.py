@@ -66,7 +66,6 @@ def parse_permutation(text: str, count: int, labels: Sequence[str] | None = None
 
     Args:
         text: The reply; any text is allowed.
-        count: Number of passages in the prompt.
         labels: Identifiers of the passages, if they are not 1, 2, ...
 
     >>> parse_permutation("Here is the ranking of the 3 passages: [2] > [1] > [3]", 3).order
@@ -157,7 +156,6 @@ def parse_identifier_scores(text: str, count: int) -> dict[int, float]:
 
     Args:
         text: The reply; any text is allowed. Thoughts, and explanations in tags such as ``<reason>``, are ignored.
-        count: Number of passages in the prompt.
 
     Returns:
         A mapping from the position (from 0) of each scored passage to its score; empty if there are no scores. Unknown

@@ -138,7 +138,6 @@ class PreferenceGraph:
         """Add the preferences of a judged window.
 
         Args:
-            positions: The documents of the window, best first.
             depth: Number of documents that the judge ranked, at least 1. The order of the other documents is ignored.
         """
         ranked, others = positions[:depth], positions[depth:]

@@ -45,7 +45,6 @@ class SelfConsistency:
         check_passes(self.passes)
 
     def __call__(self, ranking: Ranking) -> Plan:
-        """Yield the whole list in all random orders at once."""
         n = len(ranking)
         if n < 2:
             return ranking

@@ -28,7 +28,6 @@ class AllPairs:
     """
 
     def __call__(self, ranking: Ranking) -> Plan:
-        """Yield all pairs, in both orders."""
         n = len(ranking)
         pairs = [pair for a, b in combinations(range(n), 2) for pair in ((a, b), (b, a))]
         if not pairs:
@@ -65,7 +64,6 @@ class Bubblesort:
         check_choice(self.size, self.top_k)
 
     def __call__(self, ranking: Ranking) -> Plan:
-        """Yield one window at a time, in one or both orders, with the winner of the previous window of the pass."""
         n = len(ranking)
         winners: dict[tuple[str, ...], int] = {}
         for first in range(min(self.top_k, n - 1)):
@@ -115,7 +113,6 @@ class Heapsort:
         ensure(self._children >= 1, f"The number of children per node is {self.children}", expected="at least 1")
 
     def __call__(self, ranking: Ranking) -> Plan:
-        """Yield nodes with their children: all nodes of a depth at once while the heap is built, then one at a time."""
         n = len(ranking)
         heap = list(range(n))  # positions in the input list
         # Build the heap from the last level up: when a level sinks, all subtrees below it are already heaps.

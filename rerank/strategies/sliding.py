@@ -25,7 +25,6 @@ class Full:
     top_k: int | None = None  # number of best documents to rank; None for all
 
     def __call__(self, ranking: Ranking) -> Plan:
-        """Yield the whole list as one window."""
         if len(ranking) > 1:
             (order,) = yield [Window(ranking.query, ranking.docs, best=self.top_k)]
             ranking = ranking.reorder(0, order)
@@ -94,7 +93,6 @@ class Multipass:
             )
 
     def __call__(self, ranking: Ranking) -> Plan:
-        """Yield one window at a time over the positions that are not final yet."""
         n = len(ranking)
         for first in self._pass_starts(n):
             for start, end in window_spans(n, self.size, self.stride, first):

@@ -47,7 +47,6 @@ class TopDown:
             ensure(value is None or value >= 1, f"{name} is {value}", expected="at least 1")
 
     def __call__(self, ranking: Ranking) -> Plan:
-        """Yield the head, then all other documents with the pivot, then the documents that are ranked again."""
         docs, settled, rank, step = list(ranking.docs), list[Document](), self._pivot_rank, self.size - 1
         while len(docs) > self.size:
             head_best = None if self.top_k is None else rank

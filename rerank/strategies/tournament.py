@@ -112,7 +112,6 @@ class Tournament:
         check_passes(self.passes)
 
     def __call__(self, ranking: Ranking) -> Plan:
-        """Yield, for each stage, the groups of all tournaments together."""
         n = len(ranking)
         tournaments = [
             _State(n, random.Random(f"{self.seed}/{ranking.query.id}/{index}")) for index in range(self.passes)
@@ -255,7 +254,6 @@ class TournamentSort:
         check_choice(self.size, self.top_k)
 
     def __call__(self, ranking: Ranking) -> Plan:
-        """Yield, for each round, all windows of its contenders together."""
         n = len(ranking)
         graph = PreferenceGraph(n)
         best = list[int]()

@@ -180,7 +180,6 @@ class BatchInterface(Protocol):
         """Submit a batch, unless the provider already has a batch with this key, and return the id of the batch.
 
         Args:
-            requests: Mapping from the digest of each request to the request.
             key: A text that is unique to the batch, at most 64 characters long.
         """
 
@@ -225,7 +224,6 @@ def lacks_commit(recorded: Mapping[str, str], current: Mapping[str, str], revisi
     With transformers 5.24 or later, earlier versions of this package recorded the revision that the user named.
 
     Args:
-        current: The identity of the model in use.
         revision: The revision that the user names now; None if it is not known.
     """
     branch = recorded.get("revision", "")

@@ -219,7 +219,6 @@ class ConcurrencyLimit:
         self._semaphore = asyncio.Semaphore(limit)
 
     def __reduce__(self) -> tuple[type[ConcurrencyLimit], tuple[int]]:
-        """Pickle the limit without the coroutines of this process."""
         return ConcurrencyLimit, (self._limit,)
 
     async def __aenter__(self) -> None:
@@ -245,7 +244,6 @@ class SharedCall(Generic[T]):
         self._waiting = 0
 
     async def __call__(self) -> T:
-        """Return the result of the coroutine, or raise its exception."""
         loop = asyncio.get_running_loop()
         if self._task is None or self._task.done() or self._task.get_loop() is not loop:
             self._task, self._waiting = loop.create_task(self._make()), 0
@@ -270,7 +268,6 @@ async def answer_concurrently(
     cost money. Otherwise, each request that failed with such an error gets a `Reply` with the error message.
 
     Args:
-        answer: Coroutine function that returns the reply to one request.
         requests: The requests, or other values that ``answer`` accepts in their place, such as positions.
     """
     slots = asyncio.Semaphore(limit)

@@ -113,7 +113,6 @@ class Reply:
     reused: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Replace lone surrogates, which a model may generate and no log can store."""
         for name in ("text", "thoughts", "error"):
             object.__setattr__(self, name, replace_lone_surrogates(getattr(self, name)))
 
@@ -176,7 +175,6 @@ class CancelledAfterReplyError(asyncio.CancelledError):
     """
 
     def __init__(self, reply: Reply) -> None:
-        """Store the reply."""
         super().__init__()
         self.reply = reply
 

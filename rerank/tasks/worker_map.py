@@ -59,7 +59,6 @@ class WorkerMap(Protocol):
             rounds: The items, in rounds. A round is iterated lazily, and only after the results of all earlier rounds
                 have been yielded, so its items may depend on these results.
             count: Upper bound on the number of times that items are sent to a worker.
-            together: Number of items that are sent to a worker at once.
         """
 
 

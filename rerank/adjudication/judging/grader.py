@@ -212,8 +212,6 @@ def judge_session_by_model(
     is saved and the topic is skipped until the next call of this function.
 
     Args:
-        texts: Queries and documents of the pool.
-        name: Name of the assessor in the judgment file.
         workers: Workers that process the same batches in place of the backend of ``grader``; None to use that backend.
 
     Returns:

@@ -34,7 +34,6 @@ class JudgmentJournal:
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
-        """Read the file if it exists."""
         self.path = path
         self.about = dict(about)
         self.lines: list[tuple[int, dict[str, Any]]] = []

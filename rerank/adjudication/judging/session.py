@@ -214,13 +214,10 @@ class JudgingSession:
     """A session in which an assessor judges a pool. Create it with `JudgingSession.open`.
 
     Attributes:
-        pool: The pool.
-        terms: Settings of the session.
         history: The judgments that were not undone, in the order in which they were made.
     """
 
     def __init__(self, journal: JudgmentJournal, pool: Pool, terms: JudgingTerms) -> None:
-        """Open the walks of the judging order and replay the judgments in the journal."""
         self.pool, self.terms = pool, terms
         self.history: list[Judgment] = []
         self._journal = journal
@@ -239,9 +236,6 @@ class JudgingSession:
     @classmethod
     def open(cls, path: str | Path, pool: Pool, terms: JudgingTerms) -> JudgingSession:
         """Start a session, or resume it from a file. Nothing is written before the first judgment.
-
-        Args:
-            path: The journal, a file of JSON lines with the settings in the first line.
 
         Raises:
             UsageError: The file was written for another pool or with other settings.

@@ -86,7 +86,6 @@ class Attention(ListwiseJudge):
         """Return the request for a window.
 
         Args:
-            per_head: Request separate scores for every head, as needed to select heads.
             per_token: Request a score for every token, as needed for evidence.
         """
         fitted = self._fit(window, self._evidence_budget if per_token else self.budget)
@@ -159,7 +158,6 @@ class Attention(ListwiseJudge):
 
         Args:
             reply: The reply to its `evidence_request`.
-            unit: Whether to score sentences or words.
 
         Returns:
             For each document, in window order, the units of the part of its text that the prompt shows. The truncated

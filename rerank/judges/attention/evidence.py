@@ -116,9 +116,7 @@ def score_passage(
 
     Args:
         shown: The passage in the prompt, which may be truncated.
-        prefix: The text before the passage in its part (span) of the prompt.
         tokens: Pairs of the position of a token within the span and its score.
-        unit: Whether to score sentences or words.
 
     Returns:
         All units of the document's text that the prompt shows, in order; the last one may be truncated.
@@ -146,9 +144,7 @@ def score_units(
     about as often (docs/evidence.md), but only sums are shares.
 
     Args:
-        text: The text, up to the point where it was truncated.
         tokens: Pairs of the position of a token's first character in the text and its score c_t.
-        unit: Whether to score sentences or words.
 
     >>> tokens = [(0, 0.5), (3, 1.0), (10, -0.1), (13, 0.5)]
     >>> [span.score for span in score_units("It rains. It snows.", tokens)]

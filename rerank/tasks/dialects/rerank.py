@@ -382,7 +382,6 @@ class ScoreRequest(ApiBody):
         model: Name of the model in the request; empty if it is missing.
         queries: The queries. The field may also be named ``text_1`` or ``data_1``.
         documents: The documents. The field may also be named ``items``, ``text_2`` or ``data_2``.
-        instruction: Description of what counts as relevant.
     """
 
     model: str = ""

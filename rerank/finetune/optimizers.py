@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rerank.errors import MissingPrerequisiteError, UnknownNameError, UsageError
 from rerank.finetune import kernels
@@ -78,60 +78,43 @@ class LoraPlus(AdamOptions):
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProjectionRule:
-    """Rule for the projection of matrix gradients, as `rerank.finetune.kernels.subspace_adamw` applies it."""
-
-    rank: int  #: Dimension of the subspace; at most the shorter side of the matrix.
-    gap: int  #: Number of steps between two choices of the subspace.
-    scale: float  #: Factor of the update, projected back from the subspace or scaled as a whole.
-    #: Basis of the subspace: singular vectors, columns of the cosine transform, or Gaussian noise.
-    basis: Literal["svd", "cosine", "noise"] = "svd"
-    #: Treatment of the part of the gradient outside the subspace. ``drop`` ignores it; ``add`` adds it with a scaling
-    #: factor (Fira); ``instead`` scales the full gradient instead of the projected one (APOLLO).
-    rest: Literal["drop", "add", "instead"] = "drop"
-    tensorwise: bool = False  #: Use one scaling factor per matrix instead of one per row.
-    history: int = 0  #: Number of projected gradients in the Fisher matrix; 0 for no preconditioning.
-    damping: float = 1e-3  #: Term added to the diagonal of the Fisher matrix.
-    seed: int = 0  #: Seed of the Gaussian noise.
-
-    def count_state(self, long: int, short: int) -> int:
-        """Return the number of state values of a (long x short) matrix."""
-        rank = min(self.rank, short)
-        stored_basis = {"svd": rank * short, "cosine": rank, "noise": 1}[self.basis]
-        norm = 0 if self.rest == "drop" else 1
-        return 2 * long * rank + stored_basis + norm + self.history * long * rank
-
-
 @dataclass(frozen=True, kw_only=True)
 class SubspaceOptions(AdamOptions):
     """Options of optimizers that save memory by keeping their moments in a subspace.
 
-    A subclass is a row: options with the names of fields of `ProjectionRule`, and the fields that it fixes.
+    The attributes below, which `rerank.finetune.kernels.subspace_adamw` reads, define a method. A subclass is a row: it
+    sets some of them, and makes options of others.
     """
 
     fits: ClassVar[frozenset[ParameterKind]] = FULL
     reason: ClassVar[str] = "It projects gradients of whole weight matrices; those of adapters are already small"
-    #: Fields of the `ProjectionRule` that define the method.
-    fixed: ClassVar[Mapping[str, Any]] = {}
+    #: Basis of the subspace: singular vectors (``svd``), columns of the cosine transform (``cosine``) or ``noise``.
+    basis = "svd"
+    #: Treatment of the part of the gradient outside the subspace. ``drop`` ignores it; ``add`` adds it with a scaling
+    #: factor (Fira); ``instead`` scales the full gradient instead of the projected one (APOLLO).
+    rest = "drop"
+    tensorwise = False  #: Use one scaling factor per matrix instead of one per row.
+    history = 0  #: Number of projected gradients in the Fisher matrix; 0 for no preconditioning.
+    damping = 1e-3  #: Term added to the diagonal of the Fisher matrix.
+    seed = 0  #: Seed of the Gaussian noise.
 
     rank: int = option(128, above=0)  #: Dimension of the subspace; at most the shorter side of the matrix.
     gap: int = option(200, above=0)  #: Number of steps between two choices of the subspace.
-    scale: float = option(0.25, above=0)  #: Factor by which the updates of matrices are multiplied.
-
-    @property
-    def projection_rule(self) -> ProjectionRule:
-        """The rule for the projection of matrix gradients."""
-        names = {entry.name for entry in fields(ProjectionRule)} & {entry.name for entry in fields(self)}
-        return ProjectionRule(**{name: getattr(self, name) for name in names}, **self.fixed)
+    #: Factor of the update of a matrix, projected back from the subspace or scaled as a whole.
+    scale: float = option(0.25, above=0)
 
     def count_state(self, shapes: Shapes) -> int:
         """Return the number of state values of all matrices, plus two moments per entry of other parameters."""
-        rule, total = self.projection_rule, 0
+        total = 0
         for sides in shapes:
             long, short = max(sides), min(sides)
-            # Vectors and embeddings, given as (1, size), keep the two moments of AdamW.
-            total += rule.count_state(long, short) if short > 1 else 2 * long
+            if short == 1:  # vectors and embeddings, given as (1, size), keep the two moments of AdamW
+                total += 2 * long
+                continue
+            rank = min(self.rank, short)
+            stored_basis = {"svd": rank * short, "cosine": rank, "noise": 1}[self.basis]
+            norm = 0 if self.rest == "drop" else 1
+            total += 2 * long * rank + stored_basis + norm + self.history * long * rank
         return total
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
@@ -141,7 +124,7 @@ class SubspaceOptions(AdamOptions):
             return {"projected": weight in projected}
 
         groups = kernels.adamw.make_parameter_groups(model, weight_decay, is_projected)
-        return kernels.subspace_adamw.SubspaceAdamW(groups, lr=lr, rule=self.projection_rule, **self.moments)
+        return kernels.subspace_adamw.SubspaceAdamW(groups, lr=lr, rule=self, **self.moments)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,12 +157,13 @@ class Apollo(SubspaceOptions):
     and training cannot be resumed from such a checkpoint.
     """
 
-    fixed: ClassVar[Mapping[str, Any]] = {"basis": "noise", "rest": "instead"}
+    basis = "noise"
+    rest = "instead"
 
     rank: int = option(256, above=0)
     scale: float = option(1.0, above=0)
-    tensorwise: bool = False  #: Use one scaling factor per matrix instead of one per row.
-    seed: int = 0  #: Seed of the projections.
+    tensorwise: bool = False
+    seed: int = 0
 
 
 # Optimizers of transformers, by the names that its `TrainingArguments` accepts as ``optim``.

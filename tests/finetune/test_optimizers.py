@@ -86,7 +86,8 @@ def test_gradnorm_keeps_little_of_what_adamw_keeps_of_factors() -> None:
 def test_gradnorm_is_galore_on_the_factors_of_dora_alone() -> None:
     made: list[Optimizer] = [Gradnormlorp(), Galore(factors=True, rank=4)]
     ours, galore = (one.build(lora_model(dora=True, r=16), lr=1e-3, weight_decay=0.0) for one in made)
-    assert ours.rule == galore.rule
+    for name in ("basis", "rest", "tensorwise", "history", "damping", "seed", "rank", "gap", "scale"):
+        assert getattr(ours.rule, name) == getattr(galore.rule, name)
     with raises(UsageError, "gradnormlorp", "dora"):
         Gradnormlorp().build(lora_model(), lr=1e-3, weight_decay=0.0)
     least = {"data": {"lists": ["a"]}, "optimizer": {"name": "gradnormlorp"}}

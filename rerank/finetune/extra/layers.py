@@ -29,14 +29,8 @@ class Lisa(ComponentBase):
         return []
 
     def callback(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        return kernels.step_callbacks.LayerSamplingCallback(
-            model,
-            n=self.n,
-            every=self.every,
-            train_rest=self.train_rest,
-            seed=seed,
-            odds=self.odds(model, calibrate),
-        )
+        odds = self.odds(model, calibrate)
+        return kernels.step_callbacks.LayerSamplingCallback(model, self, odds=odds, seed=seed)
 
 
 @dataclass(frozen=True, kw_only=True)

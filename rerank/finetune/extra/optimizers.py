@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,7 +26,7 @@ class Dct(SubspaceOptions):
     computed. Moments of columns that remain are kept. The paper selects columns at every step: set ``gap=1``.
     """
 
-    fixed: ClassVar[Mapping[str, Any]] = {"basis": "cosine"}
+    basis = "cosine"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +36,7 @@ class Fira(SubspaceOptions):
     The norm of this scaled part may grow by at most 1 % per step; for this limit, one more number per matrix is kept.
     """
 
-    fixed: ClassVar[Mapping[str, Any]] = {"rest": "add"}
+    rest = "add"
 
     #: Factor that multiplies the update inside the subspace, and the projection that is subtracted from the gradient to
     #: obtain the part outside; with 1, the default of the authors' code, both are as in the paper.
@@ -53,8 +52,8 @@ class NaturalGalore(SubspaceOptions):
     7B model with ``history=20`` and r = 512.
     """
 
-    history: int = option(20, above=0)  #: Number of projected gradients in F.
-    damping: float = option(1e-3, above=0)  #: Term added to the diagonal of F.
+    history: int = option(20, above=0)
+    damping: float = option(1e-3, above=0)
 
 
 @dataclass(frozen=True, kw_only=True)

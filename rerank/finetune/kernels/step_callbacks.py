@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from rerank.errors import UsageError
 from rerank.finetune.components import CalibrationBatches
 from rerank.finetune.kernels.adamw import widen
 from rerank.finetune.kernels.adamw_variants import FactorPair
+
+if TYPE_CHECKING:
+    from rerank.finetune.extra.layers import Lisa
 
 
 def find_layers(model: nn.Module) -> nn.ModuleList:
@@ -55,37 +58,25 @@ class LayerSamplingCallback(TrainerCallback):
     and step, so training that is resumed within an interval draws the layers of that interval again, and several
     processes draw the same layers.
 
-    Args:
-        model: The model to train. Only parameters that are trainable now are ever modified.
-        odds: Odds per layer; empty for equal odds.
+    Only parameters of the model that are trainable now are ever modified. ``odds`` has odds per layer, and is empty for
+    equal odds.
 
     Raises:
         UsageError: The model has fewer than ``n`` layers, or no list of layers.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        n: int,
-        every: int,
-        train_rest: bool,
-        seed: int,
-        odds: Sequence[float] = (),
-    ) -> None:
+    def __init__(self, model: nn.Module, options: Lisa, *, odds: Sequence[float], seed: int) -> None:
         layers = find_layers(model)
-        if n > len(layers):
+        if options.n > len(layers):
             raise UsageError(
-                f"n is {n}, but the model has only {len(layers)} layers",
+                f"n is {options.n}, but the model has only {len(layers)} layers",
                 expected=f"a number from 1 to {len(layers)}",
             )
         self.layers = [[weight for weight in layer.parameters() if weight.requires_grad] for layer in layers]
         inside = {weight for layer in self.layers for weight in layer}
         self.rest = [weight for weight in model.parameters() if weight.requires_grad and weight not in inside]
         self.odds = list(odds) or [1.0] * len(layers)
-        self.n = n
-        self.every = every
-        self.train_rest = train_rest
+        self.options = options
         self.seed = seed
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -103,12 +94,12 @@ class LayerSamplingCallback(TrainerCallback):
                 expected="an optimizer over the parameters of all layers",
                 remedy="Build the optimizer before layers are frozen",
             )
-        _set_trainable(self.rest, self.train_rest, optimizer)
+        _set_trainable(self.rest, self.options.train_rest, optimizer)
         self._activate(state.global_step, optimizer)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Draw new layers to train at the beginning of each interval of ``every`` steps."""
-        if state.global_step % self.every == 0:
+        if state.global_step % self.options.every == 0:
             self._activate(state.global_step, kwargs["optimizer"])
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -118,7 +109,7 @@ class LayerSamplingCallback(TrainerCallback):
 
     def active(self, step: int) -> list[int]:
         """Return the indices (from 0) of the layers that are trained in optimizer step ``step`` (from 0)."""
-        return draw_layers(self.odds, self.n, self.seed, step // self.every)
+        return draw_layers(self.odds, self.options.n, self.seed, step // self.options.every)
 
     def _activate(self, step: int, optimizer: Any) -> None:
         active = self.active(step)

@@ -29,13 +29,13 @@ from torch import Tensor
 from rerank.finetune.kernels.adamw import ExactStateOptimizer, State, call_closure, step_adamw, widen
 
 if TYPE_CHECKING:
-    from rerank.finetune.optimizers import ProjectionRule
+    from rerank.finetune.optimizers import SubspaceOptions
 
 #: Maximum growth factor of the norm of an update in one step: gamma in Fira and in APOLLO.
 MAX_GROWTH = 1.01
 
 
-def choose_basis(rule: ProjectionRule, state: State, grad: Tensor, rank: int, place: int) -> None:
+def choose_basis(rule: SubspaceOptions, state: State, grad: Tensor, rank: int, place: int) -> None:
     """Choose the basis for a gradient (m x n) and store it in ``state``.
 
     ``svd`` stores the first r right singular vectors of the gradient (n x r). ``cosine`` stores the indices of the r
@@ -61,7 +61,7 @@ def choose_basis(rule: ProjectionRule, state: State, grad: Tensor, rank: int, pl
         state["columns"] = columns
 
 
-def basis_matrix(rule: ProjectionRule, state: State, like: Tensor, rank: int) -> Tensor:
+def basis_matrix(rule: SubspaceOptions, state: State, like: Tensor, rank: int) -> Tensor:
     """Return P of shape (n, r) for a gradient with the same shape (m, n) as ``like``."""
     if rule.basis == "svd":
         basis: Tensor = state["basis"]
@@ -106,7 +106,7 @@ class SubspaceAdamW(ExactStateOptimizer):
     updated by plain AdamW.
     """
 
-    def __init__(self, params: list[State], *, rule: ProjectionRule, **options: Any) -> None:
+    def __init__(self, params: list[State], *, rule: SubspaceOptions, **options: Any) -> None:
         super().__init__(params, **options)
         self.rule = rule
         weights = (weight for group in self.param_groups for weight in group["params"])

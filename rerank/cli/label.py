@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -90,7 +90,7 @@ def make(
 
     plan = LabellingPlan(
         teachers=tuple(labelling.teacher or ["method"]),
-        fusion=LabelFusion.make(labelling.fuse, labelling.weights),
+        fusion=LabelFusion(how=labelling.fuse, weights=labelling.weights),
         keep_failed=labelling.keep_failed,
         min_docs=labelling.min_docs,
     )
@@ -311,7 +311,7 @@ def split(
             expected="lists without leaks",
             remedy="Label other queries, or raise --threshold",
         )
-    shown = [leak.to_dict() for leak in all_leaks[:SHOWN]]
+    shown = [asdict(leak) for leak in all_leaks[:SHOWN]]
     report = {
         "output": str(output),
         **splits.write_split(replace(parts, train=train), output),
@@ -546,7 +546,7 @@ def write_queries(
     """
     from rerank.finetune.labels.queries import QueryOptions, make_synthetic_queries
 
-    options = QueryOptions.make(**vars(source))
+    options = QueryOptions(**vars(source))
     opened = open_collection(collection)
     writer = model.writer(options.source, options.seed)
     total = (options.count or 0) * (writer.each if writer is not None else 0)

@@ -242,7 +242,7 @@ def test_what_trains_stays_in_float32_over_four_bits(
         return backend, tokenizer
 
     train_adapter(asked(model, collection), tmp_path / "plain", device="cpu")
-    monkeypatch.setattr("rerank.finetune.trainer.training_run.load_base_model", packed)
+    monkeypatch.setattr("rerank.finetune.trainer.base_model.load_base_model", packed)
     train_adapter(asked(model, collection), tmp_path / "packed", device="cpu")
     assert same(tmp_path / "plain", tmp_path / "packed")
 

@@ -155,7 +155,7 @@ def test_a_strange_folder_is_left_alone(collection: Collection, tmp_path: Path) 
 
 def test_what_is_asked_for_is_checked() -> None:
     with raises(UnknownNameError, "'title'"):
-        QueryOptions.make("titel")
+        QueryOptions(source="titel")
     with raises(UsageError, "--from llm", "--count"):
         QueryOptions(source="llm")
     with raises(UsageError, "--min-words is 5", "--max-words is 3"):

@@ -289,7 +289,7 @@ def test_scores_are_asked_for_before_anything_is_run(spec: Spec) -> None:
         spec(), Execution(), LabellingPlan(teachers=("method",), fusion=LabelFusion(how="z-score"))
     )  # alone nothing is joined
     with raises(UnknownNameError, "z-score"):
-        LabelFusion.make("zscore")
+        LabelFusion(how="zscore")
 
 
 def test_several_teachers(spec: Spec) -> None:

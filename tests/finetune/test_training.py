@@ -274,7 +274,7 @@ def test_a_recipe_that_contradicts_itself_is_refused_before_its_model_is_loaded(
     def load(*_: Any, **__: Any) -> Any:
         raise AssertionError("the model is loaded")
 
-    monkeypatch.setattr("rerank.finetune.trainer.training_run.load_base_model", load)
+    monkeypatch.setattr("rerank.finetune.trainer.base_model.load_base_model", load)
     with raises((UsageError, UnknownNameError), named):
         train_adapter(recipe(model, collection, **changes), tmp_path / "out", device="cpu")
 

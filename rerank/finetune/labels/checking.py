@@ -18,8 +18,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -72,7 +72,7 @@ def check_labels(
         **label_statistics(labels),
         "probe": None if lists is None else probe_form(lists, seed=seed).to_dict(),
         "leaks": len(leaks) if against else None,
-        "leaking": [leak.to_dict() for leak in leaks[:SHOWN]],
+        "leaking": [asdict(leak) for leak in leaks[:SHOWN]],
     }
 
 
@@ -150,8 +150,7 @@ class ProbeReport:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Form:
+class _Form(NamedTuple):
     """Length and first words of a document in one list. They may differ in a list that truncates the document."""
 
     doc: str
@@ -159,8 +158,7 @@ class _Form:
     words: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Ends:
+class _Ends(NamedTuple):
     """Superficial features of the best and the worst documents of a list."""
 
     query: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 from rerank.errors import DataError, UnknownNameError, UsageError, ensure
 from rerank.experiment import PreparedRun, execute_run, prepare_run
@@ -25,8 +25,7 @@ from rerank.retrieval.hybrid import (
 )
 from rerank.types import Document, Ranking
 
-FusionMethod = Literal["rrf", "z-score", "min-max"]
-FUSION_METHODS: tuple[FusionMethod, ...] = get_args(FusionMethod)
+FUSION_METHODS = ("rrf", "z-score", "min-max")
 _BY_SCORE: Mapping[str, Callable[[Ranking], FusionValues]] = {"z-score": z_score_fusion, "min-max": min_max_fusion}
 #: Maximum number of failed lists that a report names; the report counts all failed lists.
 NAMED = 20
@@ -38,14 +37,12 @@ class LabelFusion:
 
     #: ``rrf`` sums 1 / (60 + rank among the candidates) over teachers (Cormack et al., SIGIR 2009); ``z-score`` and
     #: ``min-max`` sum the scores of the teachers, normalised over the candidates.
-    how: FusionMethod = "rrf"
+    how: str = "rrf"
     weights: str = ""  #: One number per teacher, separated by ``+``, such as ``0.3+0.7``; all weights are 1 if empty.
 
-    @classmethod
-    def make(cls, how: str, weights: str = "") -> LabelFusion:
-        if how not in FUSION_METHODS:
-            raise UnknownNameError("fusion method", how, FUSION_METHODS)
-        return cls(how=how, weights=weights)
+    def __post_init__(self) -> None:
+        if self.how not in FUSION_METHODS:
+            raise UnknownNameError("fusion method", self.how, FUSION_METHODS)
 
     def check(self, teachers: int) -> None:
         try:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 from rerank.collections import Collection
 from rerank.collections.jsonl import Jsonl
@@ -39,7 +39,6 @@ from rerank.store import CallLog, log_calls
 from rerank.tasks import Backend, GenerationTask, Reply, Request, Sampling, tasks_supported_by_backend
 from rerank.types import Document, Qrels, Query, Window
 
-QuerySource = Literal["title", "first-sentence", "llm"]
 QRELS, CALLS = "qrels.txt", "calls.sqlite"
 
 
@@ -61,7 +60,7 @@ class GeneratedQuery:
 class QueryOptions:
     """Options for creating synthetic queries: their source, number, length and round-trip filter."""
 
-    source: QuerySource
+    source: str  #: One of `EXTRACTORS`.
     count: int | None = None  #: Number of source documents, sampled at random; None for all documents.
     min_words: int = 3
     max_words: int = 32
@@ -72,6 +71,8 @@ class QueryOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.source not in EXTRACTORS:
+            raise UnknownNameError("source of queries", self.source, EXTRACTORS)
         ensure(
             self.source != "llm" or self.count is not None,
             "--from llm is used without --count",
@@ -84,12 +85,6 @@ class QueryOptions:
             f"and --count is {self.count}",
             expected="--min-words at least 1 and at most --max-words, --within at least 0, --count at least 1",
         )
-
-    @classmethod
-    def make(cls, source: str, **options: Any) -> QueryOptions:
-        if source not in EXTRACTORS:
-            raise UnknownNameError("source of queries", source, EXTRACTORS)
-        return cls(source=cast(QuerySource, source), **options)
 
 
 def make_synthetic_queries(

@@ -12,9 +12,9 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rerank.errors import DataError, UsageError, ensure
 from rerank.finetune.labels.files import write_labels
@@ -46,9 +46,6 @@ class Leak:
     similarity: float  #: Jaccard coefficient of the trigrams; 1 if both have the same words.
     exact: bool  #: True if the texts differ only in case, punctuation and whitespace.
     where: str = ""  #: Name of the test set; empty if there is only one.
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def normalise_query(text: str) -> str:

@@ -6,7 +6,6 @@ Imports torch.
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +63,6 @@ def truncate_layers(model: Any, layers: int) -> bool:
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:layers]
     return True
-
-
-def limit_adapter_layers(adapter: Any, layers: int) -> Any:
-    """Return the adapter limited to the first ``layers`` layers; adapter files still fit the complete model."""
-    return replace(adapter, layers=min(layers, adapter.layers or layers)) if hasattr(adapter, "layers") else adapter
 
 
 def unwrap_adapted_model(model: Any) -> Any:

@@ -21,7 +21,6 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from rerank.errors import BackendError, DataError, UsageError
 from rerank.finetune.components import Optimizer
-from rerank.finetune.recipe import Recipe
 from rerank.finetune.trainer.listwise_module import ListwiseModule, collate_examples
 from rerank.finetune.trainer.schedule import ScheduledExamples
 from rerank.finetune.trainer.training_folder import CHECKPOINTS, list_checkpoints, storage_errors
@@ -32,43 +31,6 @@ from rerank.io.text_files import replace_text_file
 WEIGHTS = "trained.safetensors"
 #: Metadata key of a checkpoint: number of lists per step, over all processes.
 _PER_STEP = "lists_per_step"
-
-
-def trainer_settings(
-    recipe: Recipe, folder: Path, *, steps: int, device: str, half: bool, report_to: Sequence[str]
-) -> dict[str, Any]:
-    """Return the keyword arguments of `TrainingArguments` for a recipe; with ``half``, it computes in bfloat16."""
-    table, optimizer, validation = recipe.training, recipe.optimizer, recipe.validation
-    return {
-        "output_dir": str(folder),
-        "max_steps": steps,
-        "per_device_train_batch_size": table.batch_size,
-        "gradient_accumulation_steps": table.accumulation,
-        "learning_rate": optimizer.lr,
-        "weight_decay": optimizer.weight_decay,
-        "lr_scheduler_type": table.schedule,
-        "warmup_steps": round(table.warmup * steps),
-        "max_grad_norm": table.max_grad_norm,
-        "neftune_noise_alpha": table.neftune or None,
-        "bf16": half,
-        "use_cpu": device == "cpu",
-        "seed": recipe.seed,
-        "save_strategy": "steps",
-        "save_steps": table.save_every,
-        "save_total_limit": table.keep,
-        "eval_strategy": "steps" if validation else "no",
-        "eval_steps": validation.every if validation else None,
-        "metric_for_best_model": f"eval_{validation.measure}" if validation else None,
-        "greater_is_better": not validation or validation.measure != "loss",
-        "logging_steps": table.log_every,
-        "logging_nan_inf_filter": False,
-        "report_to": list(report_to),
-        "remove_unused_columns": False,
-        "train_sampling_strategy": "sequential",
-        "dataloader_pin_memory": device.startswith("cuda"),
-        "disable_tqdm": True,
-        "average_tokens_across_devices": False,
-    }
 
 
 class SingleGpu(TrainingArguments):

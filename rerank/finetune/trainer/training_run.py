@@ -20,17 +20,8 @@ from rerank.backends.hf import Hf
 from rerank.errors import BackendError, ensure
 from rerank.finetune.components import RecipeComponents, SupportsCallbacks, SupportsPenalty
 from rerank.finetune.recipe import Recipe, ValidationTable
-from rerank.finetune.trainer import packed_attention, processes
+from rerank.finetune.trainer import base_model, packed_attention, processes
 from rerank.finetune.trainer.adapter_folder import AdapterDescription, write_adapter
-from rerank.finetune.trainer.base_model import (
-    checkpoint_tensor_names,
-    limit_adapter_layers,
-    load_base_model,
-    select_readout_heads,
-    truncate_layers,
-    unwrap_adapted_model,
-    use_cpu_dropout,
-)
 from rerank.finetune.trainer.calibration_batches import FirstBatches
 from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs, check_judge
 from rerank.finetune.trainer.list_trainer import (
@@ -39,7 +30,6 @@ from rerank.finetune.trainer.list_trainer import (
     ListTrainer,
     MetricsWriter,
     SingleGpu,
-    trainer_settings,
 )
 from rerank.finetune.trainer.listwise_module import (
     AttentionScorer,
@@ -93,7 +83,7 @@ class TrainingRun:
         # A model that will be sharded need not fit on one device.
         place = "cpu" if recipe.training.fsdp else self._device
         self._backend, self._tokenizer = self._load_base_model(weights, place)
-        heads = select_readout_heads(recipe.readout, self._backend) if inputs.attention else []
+        heads = base_model.select_readout_heads(recipe.readout, self._backend) if inputs.attention else []
         self._readout = AttentionScorer(heads, learnt=recipe.readout.learn) if heads else None
         examples = self._examples(inputs)
         self._places = self._schedule(examples)
@@ -102,7 +92,7 @@ class TrainingRun:
         self.outcome: dict[str, Any] = {}
 
     def _load_base_model(self, dtype: str, device: str) -> tuple[Any, Any]:
-        return load_base_model(self._recipe, dtype=dtype, device=device)
+        return base_model.load_base_model(self._recipe, dtype=dtype, device=device)
 
     def _examples(self, inputs: LossInputs) -> ExampleBuilder:
         return ExampleBuilder(self._setup.open_judge(cast(Backend, self._backend)), inputs)
@@ -114,8 +104,9 @@ class TrainingRun:
         recipe, model, adapter = self._recipe, self._backend.model, self._components.adapter
         if self._readout and recipe.readout.cut and not (self._inputs.tokens or self._inputs.logits):
             layers = 1 + max(layer for layer, _ in self._readout.heads)
-            if truncate_layers(model, layers):
-                adapter = limit_adapter_layers(adapter, layers)
+            if base_model.truncate_layers(model, layers) and hasattr(adapter, "layers"):
+                # Adapter files still fit the complete model.
+                adapter = replace(adapter, layers=min(layers, adapter.layers or layers))
         self._own_attention = model.config._attn_implementation
         if self._packs:
             packed_attention.register()
@@ -127,7 +118,7 @@ class TrainingRun:
         before = set(model.state_dict())
         set_seed(recipe.seed)
         module = self._module(adapter.attach(model, self._batches, seed=recipe.seed))
-        self._kept = checkpoint_tensor_names(module, before, moved=adapter.moves_base)
+        self._kept = base_model.checkpoint_tensor_names(module, before, moved=adapter.moves_base)
         if recipe.training.checkpointing:
             enable_activation_checkpointing(model)
         if recipe.training.fsdp:
@@ -157,14 +148,38 @@ class TrainingRun:
         return ListwiseModule(model, losses, self._readout, packs=self._packs)
 
     def _settings(self) -> dict[str, Any]:
-        return trainer_settings(
-            self._recipe,
-            self._folder.path,
-            steps=self._places.steps,
-            device=self._device,
-            half=self._dtype == "bfloat16",
-            report_to=self._report_to,
-        )
+        """Return the keyword arguments of transformers' `TrainingArguments`."""
+        table, optimizer, validation = self._recipe.training, self._recipe.optimizer, self._recipe.validation
+        return {
+            "output_dir": str(self._folder.path),
+            "max_steps": self._places.steps,
+            "per_device_train_batch_size": table.batch_size,
+            "gradient_accumulation_steps": table.accumulation,
+            "learning_rate": optimizer.lr,
+            "weight_decay": optimizer.weight_decay,
+            "lr_scheduler_type": table.schedule,
+            "warmup_steps": round(table.warmup * self._places.steps),
+            "max_grad_norm": table.max_grad_norm,
+            "neftune_noise_alpha": table.neftune or None,
+            "bf16": self._dtype == "bfloat16",
+            "use_cpu": self._device == "cpu",
+            "seed": self._recipe.seed,
+            "save_strategy": "steps",
+            "save_steps": table.save_every,
+            "save_total_limit": table.keep,
+            "eval_strategy": "steps" if validation else "no",
+            "eval_steps": validation.every if validation else None,
+            "metric_for_best_model": f"eval_{validation.measure}" if validation else None,
+            "greater_is_better": not validation or validation.measure != "loss",
+            "logging_steps": table.log_every,
+            "logging_nan_inf_filter": False,
+            "report_to": list(self._report_to),
+            "remove_unused_columns": False,
+            "train_sampling_strategy": "sequential",
+            "dataloader_pin_memory": self._device.startswith("cuda"),
+            "disable_tqdm": True,
+            "average_tokens_across_devices": False,
+        }
 
     def _trainer(
         self, module: ListwiseModule, rankings: ValidationRankings | None, advance: Callable[[int], None]
@@ -213,7 +228,7 @@ class TrainingRun:
             warnings.filterwarnings("ignore", message=".*pin_memory.*")
             module = self._attach_adapter()
             if self._device.startswith("cpu"):
-                use_cpu_dropout(module)
+                base_model.use_cpu_dropout(module)
             self._folder.write_recipe(self._datasets)
             last = list_checkpoints(self._folder.path)[-1:] if resume else []
             if self._recipe.readout.fit and not last:
@@ -250,7 +265,7 @@ class TrainingRun:
     @contextlib.contextmanager
     def _inference_backend(self, module: ListwiseModule) -> Iterator[Backend]:
         """Yield the trained model as a backend in inference mode, and restore training mode afterwards."""
-        model = unwrap_adapted_model(module.model)
+        model = base_model.unwrap_adapted_model(module.model)
         if module.gather_model:
             model = module.gather_model(str(model.device))
         training, attention = module.model.training, model.config._attn_implementation

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from rerank.errors import UnknownNameError, UsageError, describe_pydantic_error
 from rerank.io.settings_files import read_toml_file
-from rerank.settings import settings_from_file
+from rerank.settings import PassageLimits, settings_from_file
 
 #: Source of the document scores of a `ListLoss`. ``logits``: the log-probabilities that the judge uses (of identifiers,
 #: of words such as yes and no, or of the query). ``attention``: the attention that each passage receives from the end
@@ -92,19 +92,13 @@ class DataTable(_Table):
         return self
 
 
-class MethodTable(_Table):
+class MethodTable(PassageLimits):
     """The table of a recipe with the ranking method for which the model is trained. It is stored with the adapter."""
 
     method: str = "fullrank"
     """Name of a method, or ``strategy:judge``, with options."""
     prompt: str = "auto"
     """Name of a shipped prompt or path of a YAML file."""
-    min_passage_tokens: int = Field(default=32, ge=1)
-    """Minimum number of tokens kept of each passage."""
-    max_passage_tokens: int | None = Field(default=None, ge=1)
-    """Truncate passages to at most this many tokens."""
-    context_size: int | None = Field(default=None, ge=1)
-    """Context size in tokens, if it should be smaller than the model supports."""
 
     @model_validator(mode="after")
     def _passages_may_be_as_long_as_they_must(self) -> Self:

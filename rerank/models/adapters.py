@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import ConfigDict, ValidationError
 
 from rerank.errors import DataError, MissingResourceError, describe_pydantic_error
 from rerank.io.paths import named_path_errors
@@ -19,6 +20,7 @@ from rerank.io.text_files import replace_text_file
 from rerank.lm.adapter_weights import check_folder
 from rerank.lm.model_files import locate_model
 from rerank.selector import Selector
+from rerank.settings import PassageLimits
 
 #: File with the settings in an adapter's folder.
 SETTINGS = "rerank.json"
@@ -32,21 +34,19 @@ _FORMAT = 1
 _SHIPPED = Path(__file__).parent.parent / "shipped"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterSettings:
+class AdapterSettings(PassageLimits):
     """The settings with which an adapter was trained and should be used."""
 
+    model_config = ConfigDict(extra="ignore")
+
     model: str  # base model, in the form of ``--model``
-    method: str  # Method, in the form of ``--method``; files named by its options are in the adapter's folder
+    method: str  # method, in the form of ``--method``; files named by its options are in the adapter's folder
     revision: str | None = None  # revision of the base model on the hub; None if the training did not set one
-    min_passage_tokens: int = 32  # minimum number of tokens kept of each passage
-    max_passage_tokens: int | None = None  # maximum number of tokens kept of each passage; None for no limit
-    context_size: int | None = None  # context size to use, in tokens; None for the model's whole context
 
     def write(self, folder: Path) -> None:
         """Write the settings into an adapter's folder; the caller writes the prompt, which is a separate file."""
         with replace_text_file(folder / SETTINGS) as file:
-            file.write(json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n")
+            file.write(json.dumps({"format": _FORMAT, **self.model_dump()}, indent=1) + "\n")
 
 
 def shipped_adapters() -> dict[str, Path]:
@@ -59,15 +59,13 @@ def read_settings(folder: Path) -> AdapterSettings | None:
     path = folder / SETTINGS
     if not path.is_file():
         return None
-    from pydantic import TypeAdapter, ValidationError
-
     content = read_json_object(
         path, "file of adapter settings", expected=f"a file written by `rerank train`, format {_FORMAT}"
     )
     try:
         if content.get("format") != _FORMAT:
             raise ValueError(f"the format is {content.get('format')!r:.60}")
-        return TypeAdapter(AdapterSettings).validate_json(json.dumps(content), strict=True)
+        return AdapterSettings.model_validate_json(json.dumps(content), strict=True)
     except ValueError as error:
         fault = error.errors()[0] if isinstance(error, ValidationError) else None
         found = f"{'.'.join(map(str, fault['loc']))} {describe_pydantic_error(fault)}" if fault else error

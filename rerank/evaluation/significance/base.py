@@ -6,7 +6,6 @@ All tests are paired, because the systems are compared on the same topics.
 from __future__ import annotations
 
 import sys
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -63,15 +62,10 @@ class SupportsIntervals(Protocol):
         """Return the half width of intervals that jointly cover all differences with probability 1 - alpha."""
 
 
-class SinglePairTest(ABC):
+class SinglePairTest:
     """Base class for tests that treat each pair separately. Their p-values have no lower bound by default."""
 
-    title: ClassVar[str] = ""
     family_wise: ClassVar[bool] = False
-
-    @abstractmethod
-    def p_values(self, scores: Floats) -> Floats:
-        """Compute two-sided p-values of all pairs."""
 
     def resolution(self, topics: int) -> float:
         return SMALLEST
@@ -168,65 +162,9 @@ def clip_p_values(p: Floats) -> Floats:
 # adjusted p-values, step-down becomes a running maximum and step-up a running minimum.
 
 
-def bonferroni(p: Floats) -> Floats:
-    """Multiply the p-values by m, which controls the family-wise error."""
-    return np.minimum(1.0, p * len(p))
-
-
-def holm(p: Floats) -> Floats:
-    """Adjust p-values by the step-down procedure with (m - i + 1) p_(i).
-
-    Source: Holm, Scandinavian J. of Statistics 1979.
-    """
+def _step_down(p: Floats, factors: npt.NDArray[Any]) -> Floats:
     order = np.argsort(p, kind="stable")
-    return _restore_order(np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p)))), order)
-
-
-def hochberg(p: Floats) -> Floats:
-    """Adjust p-values by the step-up procedure with (m - i + 1) p_(i), which assumes independent tests.
-
-    Source: Hochberg, Biometrika 1988.
-    """
-    return _step_up(p, len(p) - np.arange(len(p)))
-
-
-def benjamini_hochberg(p: Floats) -> Floats:
-    """Adjust p-values by the step-up procedure with m p_(i) / i, which controls the false discovery rate.
-
-    Source: Benjamini and Hochberg 1995.
-    """
-    return _step_up(p, len(p) / np.arange(1, len(p) + 1))
-
-
-def benjamini_yekutieli(p: Floats) -> Floats:
-    """Adjust p-values by the step-up procedure with (1 + 1/2 + ... + 1/m) m p_(i) / i.
-
-    Unlike `benjamini_hochberg`, the procedure allows any dependence between the tests.
-    Source: Benjamini and Yekutieli 2001.
-    """
-    ranks = np.arange(1, len(p) + 1)
-    return _step_up(p, len(p) / ranks * (1 / ranks).sum())
-
-
-#: Functions that adjust p-values, by the name of the correction.
-CORRECTIONS: dict[str, Callable[[Floats], Floats]] = {
-    "none": lambda p: p,
-    "bonferroni": bonferroni,
-    "holm": holm,
-    "hochberg": hochberg,
-    "bh": benjamini_hochberg,
-    "by": benjamini_yekutieli,
-}
-
-#: Titles of the corrections in tables and reports, by name.
-TITLES = {
-    "none": "none",
-    "bonferroni": "Bonferroni",
-    "holm": "Holm",
-    "hochberg": "Hochberg",
-    "bh": "Benjamini-Hochberg",
-    "by": "Benjamini-Yekutieli",
-}
+    return _restore_order(np.maximum.accumulate(p[order] * factors), order)
 
 
 def _step_up(p: Floats, factors: npt.NDArray[Any]) -> Floats:
@@ -240,6 +178,32 @@ def _restore_order(adjusted: Floats, order: npt.NDArray[np.intp]) -> Floats:
     back = np.empty_like(adjusted)
     back[order] = np.minimum(1.0, adjusted)
     return back
+
+
+#: Functions that adjust p-values, by the name of the correction.
+CORRECTIONS: dict[str, Callable[[Floats], Floats]] = {
+    "none": lambda p: p,
+    # m p_(i), controls the family-wise error
+    "bonferroni": lambda p: np.minimum(1.0, p * len(p)),
+    # step-down with (m - i + 1) p_(i): Holm, Scandinavian J. of Statistics 1979
+    "holm": lambda p: _step_down(p, len(p) - np.arange(len(p))),
+    # step-up with (m - i + 1) p_(i), assumes independent tests: Hochberg, Biometrika 1988
+    "hochberg": lambda p: _step_up(p, len(p) - np.arange(len(p))),
+    # step-up with m p_(i) / i, controls the false discovery rate: Benjamini and Hochberg 1995
+    "bh": lambda p: _step_up(p, len(p) / np.arange(1, len(p) + 1)),
+    # step-up with (1 + 1/2 + ... + 1/m) m p_(i) / i, for any dependence between tests: Benjamini and Yekutieli 2001
+    "by": lambda p: _step_up(p, len(p) / (ranks := np.arange(1, len(p) + 1)) * (1 / ranks).sum()),
+}
+
+#: Titles of the corrections in tables and reports, by name.
+TITLES = {
+    "none": "none",
+    "bonferroni": "Bonferroni",
+    "holm": "Holm",
+    "hochberg": "Hochberg",
+    "bh": "Benjamini-Hochberg",
+    "by": "Benjamini-Yekutieli",
+}
 
 
 def correct_p_values(p: Floats, name: str) -> Floats:

@@ -22,7 +22,7 @@ from rerank.leaderboard.cost_plot import (
     TOP,
     WIDTH,
     layout_cost_plot,
-    pareto_front_of_board,
+    pareto_front,
 )
 
 RUNS = 60
@@ -99,7 +99,7 @@ def _matplotlib(costs: Sequence[float], values: Sequence[float]) -> str:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "listrank"}):
         figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout="constrained")
         axes = figure.add_subplot()
-        front = pareto_front_of_board(costs, values)
+        front = pareto_front(costs, values)
         axes.plot([costs[run] for run in front], [values[run] for run in front], color="#4a90c4")
         for run, (cost, value) in enumerate(zip(costs, values, strict=True)):
             (point,) = axes.plot([cost], [value], marker="o", markersize=6 if run in front else 4, color="#4a90c4")
@@ -119,7 +119,7 @@ def _plotly(costs: Sequence[float], values: Sequence[float]) -> str:
     """Draw with plotly, its script in the page, since the site must open without a network."""
     from plotly import graph_objects
 
-    front = pareto_front_of_board(costs, values)
+    front = pareto_front(costs, values)
     names = [f"run-{run}" for run in range(len(costs))]
     figure = graph_objects.Figure(
         [

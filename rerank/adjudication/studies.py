@@ -36,7 +36,7 @@ from rerank.adjudication.walks import AdjudicationBudget, judge_pool_in_order
 from rerank.errors import UsageError, ensure
 from rerank.evaluation import ScoreMatrix
 from rerank.evaluation.comparison import notes_on_judgments
-from rerank.evaluation.pairwise_decisions import check_significance_level, list_caveats_of_test
+from rerank.evaluation.pairwise_decisions import check_significance_level, list_caveats
 from rerank.io.reports import Part, Report, TableReport, format_csv_table
 from rerank.io.text_files import replace_text_file
 from rerank.types import Qrels, Run
@@ -456,12 +456,12 @@ def _judge_pool(
 
 
 def notes_on_tests(matrices: Iterable[ScoreMatrix], procedures: Sequence[Procedure], alpha: float) -> Iterator[str]:
-    """Yield reasons to doubt a test (`list_caveats_of_test`), and a warning if there are few pairs of systems."""
+    """Yield reasons to doubt a test (`list_caveats`), and a warning if there are few pairs of systems."""
     pairs = 0
     for matrix in matrices:
         pairs = len(matrix.systems) * (len(matrix.systems) - 1) // 2
         for procedure in procedures:
-            yield from list_caveats_of_test(matrix, procedure.significance_test, procedure.correction, alpha)
+            yield from list_caveats(matrix, procedure.significance_test, procedure.correction, alpha)
     if pairs < FEW_PAIRS:
         yield f"Only {pairs} {'pair' if pairs == 1 else 'pairs'} of systems: fractions of pairs are unreliable."
 

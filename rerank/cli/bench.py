@@ -72,15 +72,15 @@ def bench(
 
     Finished runs are not repeated. If a run fails, the other runs are still executed, and the exit code is 7.
     """
-    from rerank.leaderboard.suites.bench import SuiteResult, execute_suite_runs, plan_suite_runs, sum_suite_costs
-    from rerank.leaderboard.suites.results import compare_suite_groups, suite_result_row, write_suite_results
+    from rerank.leaderboard.suites.bench import SuiteResult, execute_runs, plan_runs, sum_costs
+    from rerank.leaderboard.suites.results import compare_groups, run_row, write_rows
     from rerank.leaderboard.suites.suite import read_suite
 
     opened = read_suite(suite, data=data, trust_remote_code=options.trust_remote_code)
     opened = opened.with_models(model) if model else opened
     folder, execution = out or Path("runs") / opened.name, options.execution()
-    planned = plan_suite_runs(opened, folder, execution)
-    expected = sum_suite_costs(planned)
+    planned = plan_runs(opened, folder, execution)
+    expected = sum_costs(planned)
     about: dict[str, Any] = {"suite": opened.name, "out": str(folder)}
     if dry_run:
         content = {**about, "total": expected, "runs": [run.to_dict() for run in planned]}
@@ -94,20 +94,20 @@ def bench(
     print_note(_format_plan(opened, expected))
     results: list[SuiteResult] = []
     runner = _ProgressRunner(len(planned), sum(run.stored is not None for run in planned))
-    for result in execute_suite_runs(planned, folder, execution, run=runner):
+    for result in execute_runs(planned, folder, execution, run=runner):
         results.append(result)
         later = [
             SuiteResult(planned=p, summary=dict(p.stored.summary or {})) for p in planned[len(results) :] if p.stored
         ]
         # written after each run, because an interruption must not lose results
-        write_suite_results(folder, [suite_result_row(opened, each) for each in (*results, *later)])
+        write_rows(folder, [run_row(opened, each) for each in (*results, *later)])
         if result.problem:
             print_note(f"failed: {result.planned.run}: {result.problem}")
-    groups = compare_suite_groups(opened, results)
+    groups = compare_groups(opened, results)
     failures = [{"run": str(result.planned.run), "problem": result.problem} for result in results if result.problem]
     content = {
         **about,
-        "runs": [suite_result_row(opened, result) for result in results],
+        "runs": [run_row(opened, result) for result in results],
         "groups": [{**group, "comparison": c.to_dict() if (c := group["comparison"]) else None} for group in groups],
         "failures": failures,
     }

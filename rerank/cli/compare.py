@@ -117,7 +117,7 @@ def compare(
 
     _check_options(scoring, significance, family, report)
     if report.picture is not None:
-        plots.check_comparison_plot(report.picture)
+        plots.check_path(report.picture)
     if report.per_query is not None:
         check_file_writable(report.per_query)
     if matrix is not None:
@@ -273,7 +273,7 @@ def worth(
 
     The perfect order sorts the first stage's candidates by their relevance grades.
     """
-    from rerank.evaluation.worth import WorthOptions, measure_worth_of_rerankers
+    from rerank.evaluation.worth import WorthOptions, measure_gains
 
     check_significance_level(alpha)
     measures = scoring.measures or ["nDCG@10"]
@@ -285,7 +285,7 @@ def worth(
     qrels, lowest = open_collection_qrels(scoring.qrels)
     before, *methods = read_named_runs(expand_folders([first, *runs]), names or [])
     options = WorthOptions(relevant=scoring.relevant or lowest, depth=depth, alpha=alpha)
-    emit(measure_worth_of_rerankers(qrels, before, methods, measures[0], options), form)
+    emit(measure_gains(qrels, before, methods, measures[0], options), form)
 
 
 @command("anova", "rerank anova one/ two/ --qrels one.txt --qrels two.txt -m nDCG@10")

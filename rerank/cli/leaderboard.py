@@ -203,9 +203,9 @@ def export_runs(
     task: Annotated[str | None, Option(help="Task of mteb; also write its result files. Needs --qrels.")] = None,
 ) -> None:
     """Export runs for other leaderboards: TIREx submissions in OUT/tirex and results of an mteb task in OUT/mteb."""
-    from rerank.leaderboard.entries import find_board_entries
-    from rerank.leaderboard.exports import check_folders_of_exported_runs, write_tirex_submission
-    from rerank.mmteb.evaluation import write_run_as_mteb_result
+    from rerank.leaderboard.entries import find_runs
+    from rerank.leaderboard.exports import check_folders, write_tirex
+    from rerank.mmteb.evaluation import write_run_as_result
 
     if bool(task) != bool(qrels):
         raise UsageError(
@@ -213,15 +213,13 @@ def export_runs(
             expected="both options or neither",
         )
     judgments = open_collection_qrels(qrels)[0] if qrels else None
-    entries, notes = find_board_entries(runs)
+    entries, notes = find_runs(runs)
     for note in notes:
         print_note(f"note: {note}")
-    check_folders_of_exported_runs(entry.name for entry in entries)
+    check_folders(entry.name for entry in entries)
     for entry in entries:
-        typer.echo(
-            write_tirex_submission(entry, out / "tirex", team=team, collection=collection, repository=repository)
-        )
+        typer.echo(write_tirex(entry, out / "tirex", team=team, collection=collection, repository=repository))
         if task and judgments is not None:
             run = Run(entry.run.values(), name=entry.name)
             identity = {"lists": entry.digest, "card": entry.card.model_dump(exclude_defaults=True)}
-            typer.echo(write_run_as_mteb_result(run, judgments, task, out / "mteb", identity=identity))
+            typer.echo(write_run_as_result(run, judgments, task, out / "mteb", identity=identity))

@@ -43,9 +43,9 @@ group = command_group("mteb", "Evaluate rerankers on MTEB and MMTEB, and find sm
 def list_tasks(benchmark: Benchmark = "", task: Tasks = None, kind: Kinds = None, form: FormatOption = "text") -> None:
     """List the retrieval and reranking tasks of a benchmark, with the licences of their data."""
     from rerank.mmteb import list_mteb_tasks
-    from rerank.mmteb.evaluation import KINDS, describe_mteb_task
+    from rerank.mmteb.evaluation import KINDS, describe_task
 
-    content = [describe_mteb_task(task_object) for task_object in list_mteb_tasks(benchmark, task or (), kind or KINDS)]
+    content = [describe_task(task_object) for task_object in list_mteb_tasks(benchmark, task or (), kind or KINDS)]
     columns = ("task", "type", "subsets", "main_score", "licence", "data")
     emit_content(content, [make_grid(columns, [[row[name] for name in columns] for row in content])], form)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hi
 from typer import Argument, Option
 
 from rerank.evaluation.comparison_family import ComparisonOptions
-from rerank.evaluation.pairwise_decisions import build_significance_test_selector
+from rerank.evaluation.pairwise_decisions import build_test_selector
 from rerank.experiment.spec import Execution
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class SignificanceOptions:
     @property
     def selector(self) -> str:
         """The test and its options as a selector, the text from which library functions create the test."""
-        return build_significance_test_selector(self.test, permutations=self.permutations, seed=self.seed)
+        return build_test_selector(self.test, permutations=self.permutations, seed=self.seed)
 
     def comparison_options(self, **family: Any) -> ComparisonOptions:
         """Return the comparison options that the library functions accept; ``family`` contains their other fields."""

@@ -19,7 +19,7 @@ from rerank.downsampling.conclusions import (
 )
 from rerank.errors import UsageError
 from rerank.evaluation import ScoreMatrix
-from rerank.evaluation.pairwise_decisions import list_caveats_of_test
+from rerank.evaluation.pairwise_decisions import list_caveats
 
 #: Fraction of the random draws that must meet the goal.
 OFTEN = 0.9
@@ -78,7 +78,7 @@ def choose_fewest_queries(
     indices = [] if selected is None else sorted(selected.tolist())
     verdicts = verdicts_of(matrix.values[indices], matrix.systems, significance) if indices else gold
     procedure = significance.procedure
-    caveats = list_caveats_of_test(
+    caveats = list_caveats(
         matrix, procedure.significance_test, procedure.correction, significance.alpha, noun="queries"
     )
     return ReducedBenchmark(

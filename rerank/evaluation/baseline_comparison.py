@@ -31,7 +31,7 @@ from rerank.evaluation.significance.base import (
     differences_from_baseline,
     standard_errors,
 )
-from rerank.evaluation.tables import format_confidence_interval, format_measure_score, format_p_value, format_share
+from rerank.evaluation.tables import format_interval, format_p_value, format_score, format_share
 from rerank.io.reports import Cell, Grid, Report, TableReport
 from rerank.selector import Selector
 
@@ -135,7 +135,7 @@ class BaselineComparison(Report):
         for name in sorted(first, key=lambda system: -first[system]):
             cells = [
                 Cell(
-                    format_measure_score(row[name], digits),
+                    format_score(row[name], digits),
                     marks.get((name, measure), ""),
                     row[name] == max(row.values()),
                 )
@@ -153,11 +153,11 @@ class BaselineComparison(Report):
                 row.run,
                 row.measure,
                 Cell(f"{row.difference:+.{digits}f}", row.mark),
-                format_confidence_interval(*row.interval, digits),
-                format_confidence_interval(*row.simultaneous_interval, digits),
+                format_interval(*row.interval, digits),
+                format_interval(*row.simultaneous_interval, digits),
                 format_p_value(row.p),
                 format_p_value(row.adjusted_p),
-                format_measure_score(row.detectable, digits),
+                format_score(row.detectable, digits),
                 format_share(row.judged),
                 *(format_p_value(p) for p in row.claims.values()),
             ]

@@ -32,7 +32,7 @@ from rerank.evaluation.pairwise_decisions import (
     compare_all_runs,
     correct_across_measures,
     find_outlying_systems,
-    list_caveats_of_test,
+    list_caveats,
     with_rounding_for_wilcoxon,
 )
 from rerank.evaluation.scores import ScoreMatrix, Scores
@@ -77,7 +77,7 @@ def compare_runs(
     """
     runs = list(runs)
     name = parse_single_measure(measure, relevant)
-    check_names_of_compared_runs([run.name for run in runs])
+    check_names([run.name for run in runs])
     scores = evaluate_runs(qrels, runs, [measure], relevant=relevant)
     comparison = compare_evaluated_runs(scores, name, test=test, correction=correction, alpha=alpha)
     return replace(comparison, notes=(*comparison.notes, *notes_on_judgments(qrels, runs, [name])))
@@ -118,7 +118,7 @@ def compare_evaluated_measures(
     scores: Sequence[Scores], measures: Sequence[str], options: ComparisonOptions
 ) -> ComparisonSet:
     """Test every pair of runs on each of several measures; scores and errors are those of `compare_evaluated_runs`."""
-    check_names_of_compared_runs([entry.run for entry in scores])
+    check_names([entry.run for entry in scores])
     check_significance_level(options.alpha)
     test = with_rounding_for_wilcoxon(options.test)
     matrices = [ScoreMatrix.from_scores(scores, measure) for measure in measures]
@@ -144,7 +144,7 @@ def _describe(scores: Sequence[Scores], decisions: PairwiseDecisions, options: C
             if pair.untestable
         ]
     tester = open_significance_test(decisions.test)
-    notes += list_caveats_of_test(decisions.matrix, tester, decisions.correction, decisions.alpha, noun="queries")
+    notes += list_caveats(decisions.matrix, tester, decisions.correction, decisions.alpha, noun="queries")
     return Comparison(
         measure=measure,
         alpha=options.alpha,
@@ -158,7 +158,7 @@ def _describe(scores: Sequence[Scores], decisions: PairwiseDecisions, options: C
     )
 
 
-def check_names_of_compared_runs(names: Sequence[str]) -> None:
+def check_names(names: Sequence[str]) -> None:
     """Check that there are at least two runs and that their names differ."""
     ensure(len(names) >= 2, f"The number of runs to compare is {len(names)}", expected="at least two runs")
     for name in names:
@@ -311,7 +311,7 @@ def score_compared_runs(
     names = [str(measure) for measure in parsed]
     for name in names:
         check_measure_has_query_values(name)
-    check_names_of_compared_runs([run.name for run in runs])
+    check_names([run.name for run in runs])
     judged = {name: f"Judged@{m.params.get('cutoff', _CUTOFF)}" for name, m in zip(names, parsed, strict=True)}
     scores = evaluate_runs(qrels, runs, [*names, *dict.fromkeys(judged.values())], relevant=relevant)
     return ComparedRuns(

@@ -11,7 +11,7 @@ from typing import Any
 from rerank.evaluation.comparison_family import ComparisonFamily
 from rerank.evaluation.pairwise_decisions import PairwiseDecisions
 from rerank.evaluation.significance import TITLES
-from rerank.evaluation.tables import format_confidence_interval, format_measure_score, format_p_value
+from rerank.evaluation.tables import format_interval, format_p_value, format_score
 from rerank.io.reports import LETTERS, Cell, Grid, Report, TableReport
 from rerank.selector import Selector
 
@@ -188,8 +188,8 @@ class Comparison(Report):
         for index in order:
             run = self.runs[index]
             marks = "".join(sorted(letters[other] for other in beats[index])) if letters else ""
-            mean = Cell(format_measure_score(run.mean, digits), marks, run.mean == self.runs[order[0]].mean)
-            cells: list[str | Cell] = [run.run, mean, format_confidence_interval(run.low, run.high, digits)]
+            mean = Cell(format_score(run.mean, digits), marks, run.mean == self.runs[order[0]].mean)
+            cells: list[str | Cell] = [run.run, mean, format_interval(run.low, run.high, digits)]
             rows.append([letters[index], *cells] if letters else [*cells, str(len(beats[index]))])
         heads = ["run", self.measure, f"{100 * (1 - self.alpha):g}% interval"]
         return Grid(["", *heads], rows, left=2) if letters else Grid([*heads, "beats"], rows)
@@ -216,8 +216,8 @@ class Comparison(Report):
                 [
                     *(Cell(run, short=short.get(run, "")) for run in (pair.a, pair.b)),
                     f"{pair.difference:+.{digits}f}",
-                    format_confidence_interval(pair.low, pair.high, digits),
-                    *(format_confidence_interval(*ends, digits) for ends in simultaneous[number : number + 1]),
+                    format_interval(pair.low, pair.high, digits),
+                    *(format_interval(*ends, digits) for ends in simultaneous[number : number + 1]),
                     f"{pair.effect:+.2f}",
                     f"{pair.wins}/{pair.ties}/{pair.losses}",
                     *(Cell(format_p_value(p), star) for p, star in zip(p_values, stars, strict=True)),

@@ -145,7 +145,7 @@ class _Evaluator:
         self._excluded = excluded_documents_of_qrels(qrels)
         self._counted = {str(m): _count_judgments(m, qrels) for m in measures if m.NAME in _OF_JUDGMENTS}
         own = [m for m in measures if isinstance(m, BenchmarkMeasure)]
-        self._own = _ir_evaluator(own, self._graded(qrels.judged())) if own else None
+        self._own = _open_pipeline(own, self._graded(qrels.judged())) if own else None
         self._groups = _group_measures([m for m in measures if m not in own])
         self._names = {id(measure): str(measure) for measure in measures}  # printing a measure takes long
         self._blocks = [list(self._queries)[start : start + _BLOCK] for start in range(0, len(qrels), _BLOCK)]
@@ -175,7 +175,7 @@ class _Evaluator:
         for group in self._groups:
             # ir_measures would count pooled documents without a judgment as judged
             is_pool = group[0].NAME == _OF_POOL
-            evaluator = _ir_evaluator(
+            evaluator = _open_pipeline(
                 group, self._graded(qrels_without_excluded_documents(qrels)) if is_pool else graded
             )
             cutoffs = [m.params["cutoff"] for m in group if "cutoff" in m.params and not m.params.get("judged_only")]
@@ -306,7 +306,7 @@ def _group_measures(measures: Sequence[Measure]) -> list[list[Measure]]:
     return [*([together] if together else []), *([m] for m in alone)]
 
 
-def _ir_evaluator(measures: Sequence[Measure], graded: Mapping[str, Mapping[str, int]]) -> Any:
+def _open_pipeline(measures: Sequence[Measure], graded: Mapping[str, Mapping[str, int]]) -> Any:
     import ir_measures
 
     pipeline: Any = ir_measures.DefaultPipeline

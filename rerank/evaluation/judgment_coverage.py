@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rerank.evaluation.measures import is_summed_measure, parse_measures
-from rerank.evaluation.tables import format_confidence_interval
+from rerank.evaluation.tables import format_interval
 from rerank.types import NOT_JUDGED, UNJUDGED, Qrels, Ranking, Run
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class JudgmentCoverage:
         """Return table columns as a mapping from headings to cells: judged fractions, then bounds of measures."""
         fractions = {f"judged@{self.cutoffs[name]}": f"{self.judged[name]:.4f}" for name in measures}
         bounded = [name for name in measures if name in self.bounds]
-        return fractions | {f"{name} bounds": format_confidence_interval(*self.bounds[name], 4) for name in bounded}
+        return fractions | {f"{name} bounds": format_interval(*self.bounds[name], 4) for name in bounded}
 
 
 def cover_runs_by_judgments(

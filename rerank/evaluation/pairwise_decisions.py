@@ -23,7 +23,7 @@ from rerank.evaluation.significance import (
     tests,
 )
 from rerank.evaluation.significance.base import Bools, Floats, PairTest, SupportsDecision, SupportsIntervals
-from rerank.evaluation.tables import format_measure_score
+from rerank.evaluation.tables import format_score
 from rerank.io.reports import Grid, Report, TableReport
 from rerank.selector import Selector
 
@@ -146,7 +146,7 @@ class PairwiseDecisions(Report):
     def tables(self, digits: int = 4) -> TableReport:
         content = self.to_dict()
         rows = [
-            [entry["system"], format_measure_score(entry["mean"], digits), str(entry["beats"]), str(entry["beaten_by"])]
+            [entry["system"], format_score(entry["mean"], digits), str(entry["beats"]), str(entry["beaten_by"])]
             for entry in sorted(content["means"], key=lambda entry: -entry["mean"])
         ]
         options = "".join(f", {key} {value}" for key, value in content["options"].items() if value is not None)
@@ -182,7 +182,7 @@ def compare_all_runs(
     else:
         raw = tester.p_values(matrix.values)
         significant = correct_p_values(raw, name) <= alpha
-    notes = [*list_caveats_of_test(matrix, tester, name, alpha)]
+    notes = [*list_caveats(matrix, tester, name, alpha)]
     # systems with a constant score are often failed runs
     constant = [name for name, column in zip(matrix.systems, matrix.values.T, strict=True) if np.ptp(column) == 0]
     if constant:
@@ -225,7 +225,7 @@ def resolve_correction(test: str, correction: str) -> str:
     return base.resolve_correction(test, correction, family_wise=tests.get(Selector.parse(test).name).family_wise)
 
 
-def build_significance_test_selector(test: str, *, permutations: int | None = None, seed: int | None = None) -> str:
+def build_test_selector(test: str, *, permutations: int | None = None, seed: int | None = None) -> str:
     """Return the selector of a test with the given number of permutations and seed. None keeps the test's default."""
     options = {key: value for key, value in (("permutations", permutations), ("seed", seed)) if value is not None}
     name = Selector.parse(test).name
@@ -258,7 +258,7 @@ def check_significance_level(alpha: float) -> None:
     ensure(0 < alpha < 1, f"alpha is {alpha}", expected="a number between 0 and 1")
 
 
-def list_caveats_of_test(
+def list_caveats(
     matrix: ScoreMatrix, test: PairTest, correction: str, alpha: float, *, noun: str = "topics"
 ) -> tuple[str, ...]:
     """Return notes on reasons to doubt a test: few topics, p-values that cannot be small enough, or equal scores.

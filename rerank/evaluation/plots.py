@@ -44,7 +44,7 @@ def plot_comparison(decisions: PairwiseDecisions, path: str | Path) -> None:
         plot_p_values(decisions, path)
 
 
-def check_comparison_plot(path: str | Path) -> None:
+def check_path(path: str | Path) -> None:
     """Check that a plot can be written to a path. Call this before expensive computations.
 
     Raises the errors of `plot_comparison`.
@@ -86,7 +86,7 @@ def plot_p_values(decisions: PairwiseDecisions, path: str | Path) -> None:
 
     Raises the errors of `plot_comparison`.
     """
-    check_comparison_plot(path)
+    check_path(path)
     from matplotlib.colors import BoundaryNorm, ListedColormap
     from matplotlib.patches import Patch
 
@@ -156,7 +156,7 @@ def plot_baseline_comparison(comparison: BaselineComparison, path: str | Path) -
 @contextmanager
 def _axes(path: str | Path, *, width: float, height: float) -> Iterator[Any]:
     """Yield matplotlib axes to draw on. On exit, write the plot to the file."""
-    check_comparison_plot(path)
+    check_path(path)
     figure = _figure_class()(figsize=(width, height), layout="constrained")
     yield figure.add_subplot()
     form, buffer = Path(path).suffix.lower().removeprefix("."), io.BytesIO()

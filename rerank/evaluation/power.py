@@ -16,7 +16,7 @@ from rerank.evaluation.comparison_family import ComparisonOptions
 from rerank.evaluation.pairwise_decisions import check_significance_level
 from rerank.evaluation.scores import ScoreMatrix, Scores
 from rerank.evaluation.significance.base import sample_variances
-from rerank.evaluation.tables import format_measure_score
+from rerank.evaluation.tables import format_score
 from rerank.io.reports import Grid, Report, TableReport
 
 #: Upper limit of the search for the number of topics.
@@ -167,8 +167,8 @@ class PowerReport(Report):
                 row["a"],
                 row["b"],
                 f"{row['difference']:+.{digits}f}",
-                format_measure_score(row["sd"], digits),
-                format_measure_score(row["detectable"], digits),
+                format_score(row["sd"], digits),
+                format_score(row["detectable"], digits),
                 *(["-" if row["topics_needed"] is None else str(row["topics_needed"])] if self.goal.difference else []),
             ]
             for row in self.rows

@@ -23,7 +23,7 @@ from rerank.evaluation.evaluator import evaluate_runs
 from rerank.evaluation.measures import check_measure_has_query_values, parse_measures
 from rerank.evaluation.significance import paired_t
 from rerank.evaluation.significance.base import DECIMALS, Floats
-from rerank.evaluation.tables import format_measure_score, format_p_value
+from rerank.evaluation.tables import format_p_value, format_score
 from rerank.io.reports import Grid, Report, TableReport
 from rerank.types import Qrels, Run
 
@@ -77,7 +77,7 @@ class Reproduction(Report):
 
     def tables(self, digits: int = 4) -> TableReport:
         def cells(row: dict[str, Any], *keys: str) -> list[str]:
-            return ["-" if row[key] is None else format_measure_score(row[key], digits) for key in keys]
+            return ["-" if row[key] is None else format_score(row[key], digits) for key in keys]
 
         effects = ("improvement", "improvement_again", "er", "ri", "ri_again", "dri")
         grids = [

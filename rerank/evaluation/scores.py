@@ -226,12 +226,12 @@ def read_score_matrix(path: str | Path) -> ScoreMatrix:
         if len(row) != len(header):
             raise DataError(f"{where} has {len(row)} columns", expected=f"{len(header)} columns, as in the first line")
         topics.append(row[0] if has_ids else str(number))
-        values.append([_parse_score(cell, where) for cell in row[has_ids:]])
+        values.append([_parse_cell(cell, where) for cell in row[has_ids:]])
     matrix = np.array(values, dtype=np.float64).reshape(len(rows), len(systems))
     return ScoreMatrix(measure="", topics=tuple(topics), systems=systems, values=matrix)
 
 
-def _parse_score(cell: str, where: str) -> float:
+def _parse_cell(cell: str, where: str) -> float:
     try:
         return float(cell)
     except ValueError as error:

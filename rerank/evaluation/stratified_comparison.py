@@ -18,7 +18,7 @@ from rerank.evaluation.pairwise_decisions import check_significance_level
 from rerank.evaluation.scores import ScoreMatrix
 from rerank.evaluation.significance import TITLES, correct_p_values
 from rerank.evaluation.significance.base import Floats, clip_p_values, resolve_correction, sample_variances
-from rerank.evaluation.tables import format_confidence_interval, format_measure_score, format_p_value
+from rerank.evaluation.tables import format_interval, format_p_value, format_score
 from rerank.io.reports import Cell, Grid, Report, TableReport
 
 #: Sums of squares below this fraction of the total are rounding errors.
@@ -82,9 +82,9 @@ class StratifiedComparison(Report):
         means = [
             [
                 row["system"],
-                format_measure_score(row["mean"], digits),
+                format_score(row["mean"], digits),
                 *(
-                    Cell(format_measure_score(row["means"][name], digits), "", row["means"][name] == top)
+                    Cell(format_score(row["means"][name], digits), "", row["means"][name] == top)
                     for name, top in zip(names, best, strict=True)
                 ),
             ]
@@ -95,7 +95,7 @@ class StratifiedComparison(Report):
                 row["a"],
                 row["b"],
                 f"{row['difference']:+.{digits}f}",
-                format_confidence_interval(row["interval"][0], row["interval"][1], digits),
+                format_interval(row["interval"][0], row["interval"][1], digits),
                 *(f"{row['differences'][name]:+.{digits}f}" for name in names),
                 format_p_value(row["adjusted_p"]),
             ]

@@ -18,7 +18,7 @@ def table_of_scores(scores: Iterable[tuple[str, Scores]], *, markdown: bool = Fa
     measures = entries[0][1].measures if entries else ()
     rows = []
     for run, entry in entries:
-        values = [format_measure_score(value, digits) for value in entry.summary().values()]
+        values = [format_score(value, digits) for value in entry.summary().values()]
         rows.append([run, str(len(entry.queries)), str(len(entry.missing)), *values])
     return format_tables([Grid(["run", "queries", "missing", *measures], rows)], [], "markdown" if markdown else "text")
 
@@ -41,7 +41,7 @@ def table_of_evaluation(
             entry.run,
             str(len(entry.queries)),
             str(len(entry.missing)),
-            *(Cell(format_measure_score(value, digits), "", value == best[m]) for m, value in summary.items()),
+            *(Cell(format_score(value, digits), "", value == best[m]) for m, value in summary.items()),
             *added.values(),
         ]
         for entry, summary, added in sorted(zip(scores, summaries, more, strict=True), key=lambda t: -t[1][measures[0]])
@@ -59,12 +59,12 @@ def table_of_evaluation(
     return TableReport([Grid(["run", "queries", "missing", *measures, *more[0]], rows)], legend)
 
 
-def format_measure_score(value: float, digits: int) -> str:
+def format_score(value: float, digits: int) -> str:
     """Format a score. A whole number larger than 1 is treated as a count and gets no decimals."""
     return str(int(value)) if value.is_integer() and abs(value) > 1 else f"{value:.{digits}f}"
 
 
-def format_confidence_interval(low: float, high: float, digits: int) -> str:
+def format_interval(low: float, high: float, digits: int) -> str:
     """Format a confidence interval."""
     return f"[{low:.{digits}f}, {high:.{digits}f}]"
 

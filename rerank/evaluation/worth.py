@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from rerank.errors import DataError, ensure
-from rerank.evaluation.comparison import check_names_of_compared_runs, notes_on_judgments, parse_single_measure
+from rerank.evaluation.comparison import check_names, notes_on_judgments, parse_single_measure
 from rerank.evaluation.comparison_family import library_versions
 from rerank.evaluation.evaluator import evaluate_runs
 from rerank.evaluation.significance import student_t_interval
 from rerank.evaluation.significance.base import Floats
-from rerank.evaluation.tables import format_confidence_interval, format_measure_score
+from rerank.evaluation.tables import format_interval, format_score
 from rerank.io.reports import Cell, Grid, Report, TableReport
 from rerank.types import Qrels, Ranking, Run
 
@@ -71,8 +71,8 @@ class WorthReport(Report):
         rows: list[list[str | Cell]] = [
             [
                 row["run"],
-                format_measure_score(row["mean"], digits),
-                format_confidence_interval(row["interval"][0], row["interval"][1], digits),
+                format_score(row["mean"], digits),
+                format_interval(row["interval"][0], row["interval"][1], digits),
                 *_with_interval(row["gain"], row["gain_interval"], digits),
                 *_with_interval(row["share"], row["share_interval"], 2),
             ]
@@ -101,7 +101,7 @@ def perfect_order_of_candidates(qrels: Qrels, first: Run, depth: int | None = No
     return Run(rankings, name=PERFECT)
 
 
-def measure_worth_of_rerankers(
+def measure_gains(
     qrels: Qrels, first: Run, methods: Sequence[Run], measure: str, options: WorthOptions | None = None
 ) -> WorthReport:
     """Compare rerankers with their first stage and with the perfect order of its candidates.
@@ -112,7 +112,7 @@ def measure_worth_of_rerankers(
     ensure(options.depth is None or options.depth >= 1, f"depth is {options.depth}", expected="at least 1")
     name = parse_single_measure(measure, options.relevant)
     runs = [first, perfect_order_of_candidates(qrels, first, options.depth), *methods]
-    check_names_of_compared_runs([run.name for run in runs])
+    check_names([run.name for run in runs])
     scores = evaluate_runs(qrels, runs, [measure], relevant=options.relevant)
     values = np.array([list(entry.by_measure(name).values()) for entry in scores])
     ensure(
@@ -159,4 +159,4 @@ def _row(name: str, place: int, values: Floats, options: WorthOptions) -> dict[s
 def _with_interval(value: float | None, interval: Sequence[float] | None, digits: int) -> list[str]:
     if value is None or interval is None:
         return ["-", "-"]
-    return [f"{value:+.{digits}f}", format_confidence_interval(interval[0], interval[1], digits)]
+    return [f"{value:+.{digits}f}", format_interval(interval[0], interval[1], digits)]

@@ -20,17 +20,17 @@ from rerank.leaderboard.entries import (
     RecordedScores,
     RunOrigin,
     digest_judgments,
-    entries_of_recorded_scores,
-    find_board_entries,
+    find_runs,
     read_recorded_scores,
+    runs_of_record,
 )
 from rerank.leaderboard.first_stages import (
-    declared_board_first_stages,
-    identical_board_lists,
-    label_board_first_stages,
+    declared_selectors,
+    identical_lists,
+    label_candidates,
     link_first_stages,
 )
-from rerank.leaderboard.standings import Standings, rank_board_runs
+from rerank.leaderboard.standings import Standings, rank_runs
 from rerank.selector import Selector
 from rerank.types import Document, Qrels, Run
 
@@ -119,10 +119,10 @@ def make_board(plan: BoardConfig, *, home: Path, data: Path | None = None, runs:
     else:
         topics = Trec(topics=source) if plan.queries else None
     texts = {query.id: query.text for query in topics.queries()} if topics else {}
-    entries, others = select_entries_of_board(entries, _board_collection(plan, base, qrels, texts, entries))
-    entries, split = label_board_first_stages(entries)
+    entries, others = select_entries(entries, _collection_to_match(plan, base, qrels, texts, entries))
+    entries, split = label_candidates(entries)
     if record:
-        entries = _check_names([*entries_of_recorded_scores(record, home / plan.scores), *entries])
+        entries = _check_names([*runs_of_record(record, home / plan.scores), *entries])
     notes = [*others, *split, *notes]
     if not entries:
         raise DataError(
@@ -147,11 +147,11 @@ def make_board(plan: BoardConfig, *, home: Path, data: Path | None = None, runs:
         docs=_ranked_documents(plan, base, ranked.entries, qrels),
         entries=ranked.entries,
         before=ranked.before,
-        identical=identical_board_lists(ranked.entries),
+        identical=identical_lists(ranked.entries),
         scores=scores,
         judged=judged,
         tables=tuple(
-            rank_board_runs(scores, name, options=plan.comparison_options, baseline=plan.baseline, before=ranked.before)
+            rank_runs(scores, name, options=plan.comparison_options, baseline=plan.baseline, before=ranked.before)
             for name in names
         ),
         notes=(*_note_on_first_stages(ranked.entries), *list_notes),
@@ -208,9 +208,9 @@ def _read_entries(plan: BoardConfig, home: Path, base: Path, runs: Sequence[Path
     entries: list[Entry] = []
     notes: list[str] = []
     for selection in plan.runs:
-        new, new_notes = find_board_entries(selection.paths(base), defaults=selection.defaults, cards=cards)
+        new, new_notes = find_runs(selection.paths(base), defaults=selection.defaults, cards=cards)
         entries, notes = entries + new, notes + new_notes
-    new, new_notes = find_board_entries(runs, cards=cards) if runs else ([], [])
+    new, new_notes = find_runs(runs, cards=cards) if runs else ([], [])
     return _check_names(entries + new), notes + new_notes
 
 
@@ -227,7 +227,7 @@ def _check_names(entries: list[Entry]) -> list[Entry]:
 
 
 def _note_on_first_stages(entries: Sequence[Entry]) -> list[str]:
-    stages = declared_board_first_stages(entries)
+    stages = declared_selectors(entries)
     if len(stages) < 2:
         return []
     unknown = sum(not entry.card.first_stage for entry in entries)
@@ -247,7 +247,7 @@ def _names_collection(text: str) -> bool:
     return not Path(text).exists() and Selector.parse(text).name in collections.names()
 
 
-def _board_collection(
+def _collection_to_match(
     plan: BoardConfig, base: Path, qrels: Qrels, texts: Mapping[str, str], entries: Sequence[Entry]
 ) -> BoardCollection:
     """Return the properties of the board's collection by which runs on other collections are recognised."""
@@ -286,13 +286,13 @@ class BoardCollection:
     queries: Mapping[str, str] = field(default_factory=dict)  #: Text by query id; empty without a source of texts.
 
 
-def select_entries_of_board(entries: Sequence[Entry], collection: BoardCollection) -> tuple[list[Entry], list[str]]:
+def select_entries(entries: Sequence[Entry], collection: BoardCollection) -> tuple[list[Entry], list[str]]:
     """Return the runs on the collection of the board, and a note with the number and names of the other runs.
 
     Runs on other collections would score near zero. Run folders record their collection. Run files do not record it, so
     run files are always included.
     """
-    selected = [entry for entry in entries if is_entry_on_board_collection(entry, collection)]
+    selected = [entry for entry in entries if is_on_collection(entry, collection)]
     selected_ids = {id(entry) for entry in selected}
     others: dict[str, list[str]] = {}
     for entry in entries:
@@ -308,7 +308,7 @@ def select_entries_of_board(entries: Sequence[Entry], collection: BoardCollectio
     return selected, [f"{subject} excluded: {listed}."]
 
 
-def is_entry_on_board_collection(entry: Entry, collection: BoardCollection) -> bool:
+def is_on_collection(entry: Entry, collection: BoardCollection) -> bool:
     """Return True if a run belongs to the collection of the board. Plain run files are assumed to belong to it."""
     origin = entry.origin
     if origin is None:

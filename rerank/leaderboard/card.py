@@ -69,9 +69,9 @@ class Card(BaseModel):
         return self if self.name else self.model_copy(update={"name": name})
 
 
-def read_submission_card(path: str | Path) -> Card:
+def read_card(path: str | Path) -> Card:
     """Read a card from a TOML file."""
-    card, problems = parse_submission_card(read_toml_file(path, "card"))
+    card, problems = parse_card(read_toml_file(path, "card"))
     if problems:
         raise DataError(
             f"The card {str(path)!r} is invalid: {'; '.join(problems)}",
@@ -80,7 +80,7 @@ def read_submission_card(path: str | Path) -> Card:
     return card
 
 
-def parse_submission_card(values: Mapping[str, Any]) -> tuple[Card, list[str]]:
+def parse_card(values: Mapping[str, Any]) -> tuple[Card, list[str]]:
     """Return a card with the valid values, and one message per invalid key or value."""
     problems = [str(UnknownNameError("key", key, Card.model_fields)) for key in values if key not in Card.model_fields]
     known = {key: value for key, value in values.items() if key in Card.model_fields}
@@ -100,7 +100,7 @@ def parse_submission_card(values: Mapping[str, Any]) -> tuple[Card, list[str]]:
 _ENDS = (".trec", ".run", ".txt", ".jsonl", ".json", ".tsv")
 
 
-def stem_of_submitted_run(path: Path) -> str:
+def stem_of_run(path: Path) -> str:
     """Return the name of a run file without its suffixes."""
     name = path.name.removesuffix(".gz")
     return next((name.removesuffix(end) for end in _ENDS if name.endswith(end)), name)
@@ -114,7 +114,7 @@ class CardIndex:
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
-        self._named = cache(_cards_naming_run)
+        self._named = cache(_named_runs)
 
     def find(self, run: Path) -> Card:
         """Return the card of a run file, or an empty card if the run file has no card.
@@ -138,7 +138,7 @@ class CardIndex:
                     expected="one card per run",
                     remedy="Keep one of these cards, and remove the others or correct their run key",
                 )
-            own = folder / f"{stem_of_submitted_run(run)}.toml"
+            own = folder / f"{stem_of_run(run)}.toml"
             if not cards and own.is_file():
                 if own not in claims:
                     cards = [own]
@@ -148,11 +148,11 @@ class CardIndex:
                         expected=f"no run key, or {run.name}, the run file with the same stem and folder",
                     )
             if cards:
-                return read_submission_card(cards[0])
+                return read_card(cards[0])
         return Card()
 
 
-def _cards_naming_run(folder: Path) -> dict[Path, str]:
+def _named_runs(folder: Path) -> dict[Path, str]:
     """Return a mapping from card path to ``run`` key, for the cards in a folder that have this key."""
     names = {}
     for path in sorted(path for path in folder.glob("*.toml") if path.is_file()):

@@ -54,7 +54,7 @@ class _Box:
         return min(max(x, self.left), self.right), min(max(y, self.top), self.bottom)
 
 
-def place_plot_labels(
+def place_labels(
     points: Sequence[tuple[float, float]],
     texts: Sequence[str],
     frame: tuple[float, float, float, float],
@@ -159,12 +159,12 @@ class ScatterPlot:
     logarithmic: bool  #: True if the cost axis is logarithmic.
 
 
-def pareto_front_of_board(costs: Sequence[float], values: Sequence[float]) -> list[int]:
+def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
     """Return the indexes of the runs on the Pareto front, by increasing cost.
 
     A run is on the front if no other run is at least as good in both cost and value and better in one of them.
 
-    >>> pareto_front_of_board([1, 2, 3, 3], [0.5, 0.4, 0.7, 0.6])
+    >>> pareto_front([1, 2, 3, 3], [0.5, 0.4, 0.7, 0.6])
     [0, 2]
     """
     order = sorted(range(len(costs)), key=lambda at: (costs[at], -values[at]))
@@ -198,9 +198,7 @@ def layout_cost_plot(
     shown = [*means, drawn.lowest, *drawn.high.tolist()]
     low, high = min(shown), max(shown)
     margin = max(0.01, 0.03 * (high - low))
-    low, high, step = round_plot_axis(
-        max(0.0, low - margin), min(1.0, high + margin) if high <= 1 else high + margin, 8
-    )
+    low, high, step = round_axis(max(0.0, low - margin), min(1.0, high + margin) if high <= 1 else high + margin, 8)
     down = (height - TOP - BOTTOM) / (high - low)
     ticks = [low + n * step for n in range(round((high - low) / step) + 1)]
 
@@ -214,7 +212,7 @@ def layout_cost_plot(
         points=_label_points(
             runs,
             [(round(scale.at(cost), 1), round(to_y(mean), 1)) for cost, mean in zip(known, means, strict=True)],
-            set(pareto_front_of_board(known, means)),
+            set(pareto_front(known, means)),
             drawn.shares.tolist(),
             names,
             (LEFT + 2.0, TOP - 8.0, WIDTH - 2.0, height - BOTTOM - 2.0),
@@ -244,7 +242,7 @@ def _label_points(
     order = sorted(range(len(runs)), key=lambda at: (at not in front, -shares[at], places[at][1]))
     short = [name if len(name) <= _LABEL else f"{name[: _LABEL - 1]}…" for name in (names[run] for run in runs)]
     # Reserve the width of the largest share, since a filter on the page can change the share.
-    labels = place_plot_labels([places[at] for at in order], [f"{short[at]} 100%" for at in order], area, line)
+    labels = place_labels([places[at] for at in order], [f"{short[at]} 100%" for at in order], area, line)
     label_of = dict(zip(order, labels, strict=True))
     return tuple(
         PlotPoint(run=run, x=x, y=y, front=at in front, share=shares[at], name=short[at], label=label_of[at])
@@ -273,7 +271,7 @@ class _Scale:
             self.low, self.high = float(math.floor(math.log10(min(above)))), float(math.ceil(math.log10(max(above))))
             self.start = LEFT + (60 if self.zero else 10)
         else:
-            self.low, self.high, self.step = round_plot_axis(0.0, max(above, default=1.0))
+            self.low, self.high, self.step = round_axis(0.0, max(above, default=1.0))
             self.start = LEFT + 10
 
     def at(self, cost: float) -> float:
@@ -294,7 +292,7 @@ class _Scale:
         return zero + [(round(self.at(10.0**n), 1), _format_tick(10.0**n)) for n in powers]
 
 
-def round_plot_axis(low: float, high: float, steps: int = 5) -> tuple[float, float, float]:
+def round_axis(low: float, high: float, steps: int = 5) -> tuple[float, float, float]:
     """Return round bounds of an axis that contains two values, and a step size that gives about ``steps`` steps."""
     raw = (high - low or 1.0) / steps
     power = 10.0 ** math.floor(math.log10(raw))

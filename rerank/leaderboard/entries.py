@@ -23,7 +23,7 @@ from rerank.io.file_hashes import file_hash
 from rerank.io.json_records import parse_json
 from rerank.io.run_files import read_run
 from rerank.io.text_files import open_text_file
-from rerank.leaderboard.card import Card, CardIndex, read_submission_card, stem_of_submitted_run
+from rerank.leaderboard.card import Card, CardIndex, read_card, stem_of_run
 from rerank.store import RunFolder
 from rerank.types import Qrels, Run
 
@@ -137,7 +137,7 @@ class Entry:
         return None if value is None else value * factor
 
 
-def find_board_entries(
+def find_runs(
     paths: Iterable[Path], *, defaults: Card | None = None, cards: Path | None = None
 ) -> tuple[list[Entry], list[str]]:
     """Read runs from run folders, from run files, and from folders that contain them at any depth.
@@ -168,7 +168,7 @@ def find_board_entries(
             # from a file of rerank requests, the candidate lists are read as a run
             run = Requests(str(source)).candidates() if _holds_requests(source) else read_run(source)
             texts = {query: ranking.query.text for query, ranking in run.items() if ranking.query.text}
-            card = card.with_name(stem_of_submitted_run(source))
+            card = card.with_name(stem_of_run(source))
             entries.append(Entry(card=card, run=run, source=source, queries=texts))
     # equal names get the folder's name as a prefix and, if needed, a number
     names = [entry.name for entry in entries]
@@ -184,7 +184,7 @@ def find_board_entries(
     return renamed, notes
 
 
-def entries_of_recorded_scores(record: RecordedScores, source: Path) -> list[Entry]:
+def runs_of_record(record: RecordedScores, source: Path) -> list[Entry]:
     """Return the runs of a file of recorded scores."""
     return [Entry(card=run.card, run=Run(()), source=source, recorded=run) for run in record.runs]
 
@@ -205,7 +205,7 @@ def _run_paths(path: Path) -> Iterator[Path]:
 def _entry_from_folder(folder: RunFolder, defaults: Card) -> Entry:
     known = _card_of_folder(folder)
     own = folder.path / _CARD
-    declared = read_submission_card(own) if own.is_file() else Card()
+    declared = read_card(own) if own.is_file() else Card()
     if declared.run not in ("", _RESULT):
         raise DataError(
             f"The card {str(own)!r} names the run {declared.run!r}",

@@ -144,7 +144,7 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.10g}"
 
 
-def write_tirex_submission(entry: Entry, out: Path, *, team: str, collection: str, repository: str) -> Path:
+def write_tirex(entry: Entry, out: Path, *, team: str, collection: str, repository: str) -> Path:
     """Write a run and its metadata as a TIREx submission.
 
     Args:
@@ -159,7 +159,7 @@ def write_tirex_submission(entry: Entry, out: Path, *, team: str, collection: st
         raise UsageError(f"The run {entry.name!r} has only recorded scores", expected="a run with ranked lists")
     for option, value in (("--team", team), ("--collection", collection), ("--repository", repository)):
         ensure(value.strip(), f"{option} is empty", expected="a value, because tira requires it")
-    folder = out / folder_of_exported_run(entry.name)
+    folder = out / folder_of_run(entry.name)
     folder.mkdir(parents=True, exist_ok=True)
     write_run(Run(entry.run.values(), name=entry.name), folder / "run.txt")
     import yaml
@@ -169,19 +169,19 @@ def write_tirex_submission(entry: Entry, out: Path, *, team: str, collection: st
     return folder
 
 
-def check_folders_of_exported_runs(names: Iterable[str]) -> None:
+def check_folders(names: Iterable[str]) -> None:
     """Check that every run gets its own folder, so that no run overwrites another run."""
     seen: dict[str, str] = {}
     for name in names:
-        if (other := seen.setdefault(folder_of_exported_run(name), name)) != name:
+        if (other := seen.setdefault(folder_of_run(name), name)) != name:
             raise DataError(
-                f"The runs {other!r} and {name!r} would both be written to {folder_of_exported_run(name)!r}",
+                f"The runs {other!r} and {name!r} would both be written to {folder_of_run(name)!r}",
                 expected="names that differ in letters or digits",
                 remedy="Change the name in one of the cards",
             )
 
 
-def folder_of_exported_run(name: str) -> str:
+def folder_of_run(name: str) -> str:
     """Return the folder name for a run name: characters except letters, digits, ``_``, ``.`` and ``-`` are replaced."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
 

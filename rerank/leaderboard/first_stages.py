@@ -19,7 +19,7 @@ from rerank.errors import UnknownNameError, UsageError
 from rerank.evaluation.pairwise_decisions import PairwiseDecisions
 from rerank.evaluation.significance import TITLES, correct_p_values, student_t_interval
 from rerank.evaluation.significance.base import Floats
-from rerank.leaderboard.card import Card, stem_of_submitted_run
+from rerank.leaderboard.card import Card, stem_of_run
 from rerank.leaderboard.entries import Entry, digest_ranked_lists
 from rerank.selector import Selector
 from rerank.types import Run
@@ -79,7 +79,7 @@ def link_first_stages(entries: Sequence[Entry]) -> LinkedRuns:
     return LinkedRuns(entries=tuple(everything), before=tuple(before), notes=tuple(notes))
 
 
-def declared_board_first_stages(entries: Iterable[Entry]) -> list[str]:
+def declared_selectors(entries: Iterable[Entry]) -> list[str]:
     """Return the distinct first stages that the cards of the runs declare."""
     return list(dict.fromkeys(entry.card.first_stage for entry in entries if entry.card.first_stage))
 
@@ -140,7 +140,7 @@ def _count(count: int, one: str, more: str) -> str:
     return f"{count} {one if count == 1 else more}"
 
 
-def identical_board_lists(entries: Sequence[Entry]) -> tuple[tuple[int, ...], ...]:
+def identical_lists(entries: Sequence[Entry]) -> tuple[tuple[int, ...], ...]:
     """Return, for each run, the indexes of the other runs with the same documents in the same order for all queries."""
     groups: dict[str, list[int]] = {}
     for index, entry in enumerate(entries):
@@ -150,7 +150,7 @@ def identical_board_lists(entries: Sequence[Entry]) -> tuple[tuple[int, ...], ..
     )
 
 
-def label_board_first_stages(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
+def label_candidates(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
     """Give runs with different candidates different first-stage labels. Return the runs and a note per changed label.
 
     Two candidate lists count as equal if one is a prefix of the other, because the depth only truncates a list. If the
@@ -158,7 +158,7 @@ def label_board_first_stages(entries: Sequence[Entry]) -> tuple[list[Entry], lis
     cards are kept.
     """
     sources = [entry for entry in entries if entry.origin is None and entry.card.group == FIRST]
-    entries = [_with_label(entry, _declared_stage(entry, sources)) for entry in entries]
+    entries = [_with_label(entry, _declared_selector(entry, sources)) for entry in entries]
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
         if _has_recorded_label(entry):
@@ -189,7 +189,7 @@ def _has_recorded_label(entry: Entry) -> bool:
     return bool(entry.origin and entry.first is not None and entry.card.first_stage == entry.origin.first_stage)
 
 
-def _declared_stage(entry: Entry, sources: Sequence[Entry]) -> str | None:
+def _declared_selector(entry: Entry, sources: Sequence[Entry]) -> str | None:
     """Return the first stage that a board's run declares whose lists start with the entry's candidates, or None."""
     mine = _lists(entry.first) if _has_recorded_label(entry) else {}
     for source in sources:
@@ -233,7 +233,7 @@ def _distinguish(kinds: Sequence[Sequence[Entry]]) -> list[str]:
 def _short_names(selectors: Sequence[str]) -> list[str]:
     """Return short names of collections: the shortest path suffixes that differ, or else the whole selectors."""
     paths = [Path(Selector.parse(text).argument if text else "") for text in selectors]
-    parts = [(*path.parts[:-1], stem_of_submitted_run(path)) if path.parts else () for path in paths]
+    parts = [(*path.parts[:-1], stem_of_run(path)) if path.parts else () for path in paths]
     count_distinct = len(set(selectors))
     for count in range(1, max(map(len, parts), default=0) + 1):
         names = ["/".join(part[-count:]) for part in parts]

@@ -33,10 +33,10 @@ from rerank.io.atomic_folder import fill_folder
 from rerank.io.page_style import read_page_style
 from rerank.io.text_files import replace_text_file
 from rerank.leaderboard.board import Board
-from rerank.leaderboard.cost_plot import BOTTOM, LEFT, RIGHT, TOP, WIDTH, layout_cost_plot, round_plot_axis
+from rerank.leaderboard.cost_plot import BOTTOM, LEFT, RIGHT, TOP, WIDTH, layout_cost_plot, round_axis
 from rerank.leaderboard.entries import COSTS
 from rerank.leaderboard.exports import board_as_csv, board_as_latex
-from rerank.leaderboard.first_stages import declared_board_first_stages
+from rerank.leaderboard.first_stages import declared_selectors
 from rerank.leaderboard.standings import Standings, format_rank_ranges
 from rerank.selector import Selector
 
@@ -122,22 +122,20 @@ def render_site(boards: Sequence[Board], title: str) -> dict[str, str]:
     content |= {name: (package / name).read_text(encoding="utf-8") for name in _SHIPPED}
     views = []
     for board in boards:
-        lists = [site_script_of_lists(board, number) for number in range(len(board.topics) if board.has_lists else 0)]
-        digest = hashlib.sha256(
-            "".join([*lists, site_script_of_board(board, "")]).encode("utf-8", "replace")
-        ).hexdigest()
+        lists = [script_of_lists(board, number) for number in range(len(board.topics) if board.has_lists else 0)]
+        digest = hashlib.sha256("".join([*lists, script_of_board(board, "")]).encode("utf-8", "replace")).hexdigest()
         folder = f"data/{board.key}-{digest[:10]}"
         content |= {f"{folder}/{number}.js": text for number, text in enumerate(lists)}
-        content[f"{folder}/board.js"] = site_script_of_board(board, folder)
+        content[f"{folder}/board.js"] = script_of_board(board, folder)
         for table in board.tables:
-            content[f"tables/{site_table_name(board, table)}.csv"] = board_as_csv(board, table)
-            content[f"tables/{site_table_name(board, table)}.tex"] = board_as_latex(board, table)
+            content[f"tables/{table_name(board, table)}.csv"] = board_as_csv(board, table)
+            content[f"tables/{table_name(board, table)}.tex"] = board_as_latex(board, table)
         views.append(_view_of_board(board, folder))
     content["index.html"] = _render_page(views, title)
     return content
 
 
-def site_table_name(board: Board, table: Standings) -> str:
+def table_name(board: Board, table: Standings) -> str:
     """Return the file name of an exported table, without suffix."""
     measure = re.sub(r"[^a-z0-9]+", "-", table.measure.lower()).strip("-")
     return f"{board.key}-{measure}"
@@ -176,7 +174,7 @@ def _view_of_board(board: Board, folder: str) -> dict[str, Any]:
         "board": board,
         "folder": folder,
         "groups": sorted({card.group for card in cards if card.group}),
-        "stages": sorted(declared_board_first_stages(board.entries)),
+        "stages": sorted(declared_selectors(board.entries)),
         "weights": sorted({card.weights for card in cards if card.weights}),
         "costs": [{kind: entry.cost(kind) for kind, *_ in COSTS} for entry in board.entries],
         "known": {key: any(getattr(card, key) not in (None, "") for card in cards) for key in (*_COLUMNS, *_COSTS)},
@@ -184,7 +182,7 @@ def _view_of_board(board: Board, folder: str) -> dict[str, Any]:
             {
                 "number": number,
                 "table": table,
-                "files": site_table_name(board, table),
+                "files": table_name(board, table),
                 "pictures": _cost_plots(board, table),
                 "bars": _interval_bars(table),
                 "judged": judged_cutoff(table.measure),
@@ -196,7 +194,7 @@ def _view_of_board(board: Board, folder: str) -> dict[str, Any]:
 
 def _interval_bars(table: Standings) -> dict[str, Any]:
     """Return the positions of axis labels, means and interval bounds, in percent of the width of a table's column."""
-    low, high, step = round_plot_axis(min(run.low for run in table.runs), max(run.high for run in table.runs))
+    low, high, step = round_axis(min(run.low for run in table.runs), max(run.high for run in table.runs))
     ticks = [low + step * n for n in range(round((high - low) / step) + 1)]
 
     def percent(value: float) -> float:
@@ -236,7 +234,7 @@ def _write_file(path: Path, text: str) -> None:
         stream.write(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
-def site_script_of_board(board: Board, folder: str) -> str:
+def script_of_board(board: Board, folder: str) -> str:
     """Return the script with the scores of a board: one value per run and query.
 
     ``folder`` is the folder of the board's data files, relative to the page.
@@ -292,7 +290,7 @@ def _tests_of_table(board: Board, table: Standings) -> dict[str, Any]:
     }
 
 
-def site_script_of_lists(board: Board, number: int) -> str:
+def script_of_lists(board: Board, number: int) -> str:
     """Return the script with the ranked lists of the query with this index, as indexes into the query's documents."""
     query = board.topics[number]
     judged = board.qrels[query]

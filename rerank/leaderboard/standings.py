@@ -53,7 +53,7 @@ class Standings:
         return sorted(range(len(self.runs)), key=lambda index: self.runs[index].place)
 
 
-def rank_board_runs(
+def rank_runs(
     scores: Sequence[Scores],
     measure: str,
     *,

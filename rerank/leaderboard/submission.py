@@ -16,7 +16,7 @@ from rerank.errors import DataError, MissingResourceError, RerankError, error_re
 from rerank.io.file_hashes import file_hash
 from rerank.io.settings_files import read_toml_file
 from rerank.io.text_files import open_text_file
-from rerank.leaderboard.card import Card, parse_submission_card, stem_of_submitted_run
+from rerank.leaderboard.card import Card, parse_card, stem_of_run
 from rerank.types import Qrels, ranking_score_to_float32
 
 #: Maximum number of problems of one type that are listed. Further problems are only counted.
@@ -51,7 +51,7 @@ def check_submission(card: Path, qrels: Qrels) -> SubmissionReport:
     """Check a card and its run file: the file named in the card, or the file next to the card with the same stem."""
     report = SubmissionReport(card=card)
     values = read_toml_file(card, "card")
-    read, report.problems = parse_submission_card(values)
+    read, report.problems = parse_card(values)
     required = {
         "name": "name on the leaderboard",
         "first_stage": "first stage that retrieved the candidates",
@@ -76,9 +76,7 @@ def _run_file(card: Path, named: object, problems: list[str]) -> Path | None:
             return path
         problems.append(f"The card names the run file {named!r}, but {str(path)!r} does not exist.")
         return None
-    beside = [
-        p for p in sorted(card.parent.iterdir()) if p.is_file() and p != card and stem_of_submitted_run(p) == card.stem
-    ]
+    beside = [p for p in sorted(card.parent.iterdir()) if p.is_file() and p != card and stem_of_run(p) == card.stem]
     if len(beside) == 1:
         return beside[0]
     problems.append(

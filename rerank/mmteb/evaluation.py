@@ -23,7 +23,7 @@ from rerank.collections.mteb import check_task, find_task, import_mteb, load_tas
 from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.io.file_hashes import file_hash
 from rerank.io.settings_files import read_json_object
-from rerank.mmteb.models import MtebFirstStage, MtebReranker, compute_mteb_revision, make_mteb_model_meta
+from rerank.mmteb.models import MtebFirstStage, MtebReranker, compute_revision, make_meta
 from rerank.types import Qrels, Run
 
 #: Source of the candidates for retrieval tasks: a first stage, or the path of predictions saved by mteb.
@@ -75,7 +75,7 @@ def list_mteb_tasks(benchmark: str = "", names: Sequence[str] = (), kinds: Seque
     return [tasks[name] for name in dict.fromkeys(names)] if names else list(tasks.values())
 
 
-def describe_mteb_task(task: Any) -> dict[str, Any]:
+def describe_task(task: Any) -> dict[str, Any]:
     """Return a description of a task: name, type, languages, subsets, splits, main score, licence and data source."""
     metadata = task.metadata
     return {
@@ -327,7 +327,7 @@ def _main_scores(result: Any) -> dict[tuple[str, str], float]:
     }
 
 
-def write_run_as_mteb_result(
+def write_run_as_result(
     run: Run, qrels: Qrels, task_name: str, out: Path, *, identity: Mapping[str, Any], seconds: float = 0.0
 ) -> Path:
     """Score a run with mteb's measures, and write mteb's result file and the metadata of the model.
@@ -382,7 +382,7 @@ def write_run_as_mteb_result(
     )
     scores["main_score"] = scores[task.metadata.main_score]
     result = MtebTaskResult.from_task_results(task, {task.metadata.eval_splits[0]: {subsets[0]: scores}}, seconds)
-    meta = make_mteb_model_meta(run.name, compute_mteb_revision(identity), kind="cross-encoder")
+    meta = make_meta(run.name, compute_revision(identity), kind="cross-encoder")
     cache = mteb.ResultCache(out)
     cache.save_to_cache(result, meta)
     return Path(cache.get_task_result_path(task_name, meta))

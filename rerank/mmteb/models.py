@@ -44,13 +44,13 @@ ORGANISATION = "listrank"
 _KINDS = {"bm25": "sparse", "lucene": "sparse", "sparse": "sparse", "dense": "dense"}
 
 
-def compute_mteb_revision(identity: Mapping[str, Any]) -> str:
+def compute_revision(identity: Mapping[str, Any]) -> str:
     """Return the first 12 hexadecimal digits of the SHA-256 of an identity (all values that determine a result)."""
     text = json.dumps(identity, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def make_mteb_model_meta(name: str, revision: str, *, kind: str, **known: Any) -> Any:
+def make_meta(name: str, revision: str, *, kind: str, **known: Any) -> Any:
     """Create the metadata of a model for mteb. Unknown fields are None.
 
     Characters of the name that are invalid in folder names are replaced by dashes. ``kind`` is the model type of mteb:
@@ -95,10 +95,10 @@ class MtebFirstStage:
             RerankError: The first stage or an option does not exist, or a file cannot be read.
         """
         name = Selector.parse(self.selector).name
-        content = hash_mteb_model_contents(self.selector)
+        content = hash_contents(self.selector)
         identity = {"selector": self.selector, "listrank": version("listrank")}
-        revision = compute_mteb_revision({**identity, **({"content": content} if content else {})})
-        return make_mteb_model_meta(self.selector, revision, kind=_KINDS.get(name, "hybrid"))
+        revision = compute_revision({**identity, **({"content": content} if content else {})})
+        return make_meta(self.selector, revision, kind=_KINDS.get(name, "hybrid"))
 
     def index(self, corpus: Any, *, task_metadata: Any, hf_split: str, hf_subset: str, **more: Any) -> None:
         self._part = TaskSplit(task_metadata, hf_subset, hf_split, {"corpus": corpus, "queries": []})
@@ -154,7 +154,7 @@ def parse_mteb_first_stage(text: str) -> MtebFirstStage | Path:
     return path if "/" in text or path.exists() else MtebFirstStage(text)
 
 
-def hash_mteb_model_contents(selector: str) -> dict[str, str]:
+def hash_contents(selector: str) -> dict[str, str]:
     """Return the SHA-256 of each file, folder and known model that a first stage's options name, by its name.
 
     Paths that do not exist are omitted. They raise an error when the first stage is opened.
@@ -251,9 +251,9 @@ class MtebReranker:
             "first_stage": self.first_stage,
             "own_lists": f"random {self.spec.seed}" if own == "random" else own,
         }
-        return make_mteb_model_meta(
+        return make_meta(
             f"{run_tag(self.spec)}-{model}",
-            compute_mteb_revision(identity),
+            compute_revision(identity),
             kind="cross-encoder",
             max_tokens=float(tokens) if isinstance(tokens, int) else None,
             adapted_from=self.spec.model if self.spec.model.count("/") == 1 else None,

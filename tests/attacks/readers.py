@@ -81,9 +81,9 @@ def _recipe(path: Path) -> object:
 
 
 def _card(path: Path) -> object:
-    from rerank.leaderboard.card import read_submission_card
+    from rerank.leaderboard.card import read_card
 
-    return read_submission_card(path)
+    return read_card(path)
 
 
 def _board(path: Path) -> object:
@@ -157,9 +157,9 @@ def _resumed(path: Path) -> object:
 
 
 def _board_entry(path: Path) -> object:
-    from rerank.leaderboard.entries import find_board_entries
+    from rerank.leaderboard.entries import find_runs
 
-    return find_board_entries([path])
+    return find_runs([path])
 
 
 def _labels(path: Path) -> object:

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rerank.io.reports import format_csv_table
-from rerank.leaderboard.suites.results import write_suite_results
+from rerank.leaderboard.suites.results import write_rows
 from rerank.terminal_text import strip_control_characters
 from tests.attacks.scale import scaled_count
 from tests.backends.faulty_server import FaultyServer, error, models, said
@@ -198,7 +198,7 @@ def test_no_cell_of_a_table_is_a_formula(text: str) -> None:
 
 def test_a_suite_writes_no_formulas() -> None:
     row = {"collection": "=cmd|' /C calc'!A0", "system": "@x", "scores": {"=AP": -0.5}, "problem": "-x"}
-    write_suite_results(Path("out"), [row])
+    write_rows(Path("out"), [row])
     cells = list(csv.reader(io.StringIO(Path("out/results.csv").read_text(encoding="utf-8"))))
     assert all(cell == "-0.5" or cell[:1] not in {*"=+-@"} for line in cells for cell in line)
     assert json.loads(Path("out/results.jsonl").read_text()) == row  # which programs read

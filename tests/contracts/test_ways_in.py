@@ -23,7 +23,7 @@ from rerank.experiment.spec import Execution, RunSpec
 from rerank.finetune.labels.labelling import LabellingPlan, make_labels, prepare_labelling
 from rerank.finetune.recipe import Recipe
 from rerank.finetune.trainer.training import train_adapter
-from rerank.leaderboard.suites.bench import execute_suite_runs, plan_suite_runs
+from rerank.leaderboard.suites.bench import execute_runs, plan_runs
 from rerank.leaderboard.suites.suite import Suite
 from rerank.models import MARKER, open_model_backend
 from rerank.prompts import load_prompt
@@ -109,8 +109,8 @@ def from_bench(settings: Mapping[str, Any], folder: Path) -> list[str]:
     row = {key: value for key, value in settings.items() if key not in ("device", "seed")}
     suite = Suite.make({**shared, "seeds": [settings.get("seed", 0)], "rerankers": [row]})
     execution = Execution(device="cpu")
-    planned = plan_suite_runs(suite, folder / "bench", execution)
-    assert [made.problem for made in execute_suite_runs(planned, folder / "bench", execution)] == [""]
+    planned = plan_runs(suite, folder / "bench", execution)
+    assert [made.problem for made in execute_runs(planned, folder / "bench", execution)] == [""]
     (spec,) = (folder / "bench").rglob("spec.json")
     return order_in(spec.parent)
 

@@ -10,7 +10,7 @@ import pytest
 
 from rerank.errors import UnknownNameError, UsageError
 from rerank.evaluation import ScoreMatrix, compare_all_runs
-from rerank.evaluation.pairwise_decisions import build_significance_test_selector
+from rerank.evaluation.pairwise_decisions import build_test_selector
 from tests.raising import raises
 
 
@@ -95,13 +95,13 @@ def test_unknown_names() -> None:
 
 
 def test_options_of_chance() -> None:
-    assert build_significance_test_selector("t") == "t"
-    assert build_significance_test_selector("bootstrap", permutations=5, seed=3) == "bootstrap,permutations=5,seed=3"
-    assert build_significance_test_selector("permutation,seed=1", permutations=5) == "permutation,seed=1,permutations=5"
+    assert build_test_selector("t") == "t"
+    assert build_test_selector("bootstrap", permutations=5, seed=3) == "bootstrap,permutations=5,seed=3"
+    assert build_test_selector("permutation,seed=1", permutations=5) == "permutation,seed=1,permutations=5"
     with raises(UsageError, "'seed'", "sign", "bootstrap, permutation, tukey-randomised"):
-        build_significance_test_selector("sign", seed=3)
+        build_test_selector("sign", seed=3)
     with raises(UnknownNameError, "test"):
-        build_significance_test_selector("sgn", seed=3)
+        build_test_selector("sgn", seed=3)
 
 
 def notes(values: npt.NDArray[np.float64], test: str = "t", correction: str = "auto") -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rerank.errors import UsageError
-from rerank.evaluation.worth import PERFECT, WorthOptions, measure_worth_of_rerankers, perfect_order_of_candidates
+from rerank.evaluation.worth import PERFECT, WorthOptions, measure_gains, perfect_order_of_candidates
 from rerank.types import Document, Qrels, Query, Ranking, Run
 from tests.raising import raises
 
@@ -31,7 +31,7 @@ def test_shares_of_the_possible_gain() -> None:
     first, none, half, all_of_it = (
         run(n, *o) for n, o in (("f", ["xa"]), ("n", ["xa"]), ("h", ["ax"] * 10 + ["xa"]), ("p", ["ax"]))
     )
-    rows = measure_worth_of_rerankers(QRELS, first, [none, half, all_of_it], "RR").rows
+    rows = measure_gains(QRELS, first, [none, half, all_of_it], "RR").rows
     assert [row["run"] for row in rows] == ["f", PERFECT, "n", "h", "p"]
     assert [row["mean"] for row in rows] == pytest.approx([0.5, 1, 0.5, 0.75, 1])
     assert [row["share"] for row in rows] == [None, None, 0.0, pytest.approx(0.5), 1.0]
@@ -41,8 +41,8 @@ def test_shares_of_the_possible_gain() -> None:
 
 
 def test_documents_of_another_first_stage_are_said() -> None:
-    found = measure_worth_of_rerankers(QRELS, run("f", "xa"), [run("g", "ab")], "RR", WorthOptions(alpha=0.1))
+    found = measure_gains(QRELS, run("f", "xa"), [run("g", "ab")], "RR", WorthOptions(alpha=0.1))
     assert any("'g'" in note and "20 queries" in note for note in found.notes)
     assert "90% interval" in found.to_table("text")
     with raises(UsageError, "depth is 0"):
-        measure_worth_of_rerankers(QRELS, run("f", "xa"), [], "RR", WorthOptions(depth=0))
+        measure_gains(QRELS, run("f", "xa"), [], "RR", WorthOptions(depth=0))

@@ -22,16 +22,16 @@ from rerank.leaderboard.suites import bench as bench_module
 from rerank.leaderboard.suites.bench import (
     PlannedRun,
     SuiteResult,
-    execute_suite_runs,
-    plan_suite_runs,
-    sum_suite_costs,
+    execute_runs,
+    plan_runs,
+    sum_costs,
 )
 from rerank.leaderboard.suites.results import (
-    average_seeds_of_suite,
-    check_suite_candidates,
-    compare_suite_groups,
-    suite_result_row,
-    write_suite_results,
+    average_seeds,
+    check_candidates,
+    compare_groups,
+    run_row,
+    write_rows,
 )
 from rerank.leaderboard.suites.suite import Suite
 from rerank.store import RunFolder
@@ -43,7 +43,7 @@ HOW = Execution()
 
 
 def done(suite: Suite, out: Path) -> list[SuiteResult]:
-    return list(execute_suite_runs(plan_suite_runs(suite, out, HOW), out, HOW))
+    return list(execute_runs(plan_runs(suite, out, HOW), out, HOW))
 
 
 def statuses(planned: list[PlannedRun]) -> list[str]:
@@ -78,25 +78,25 @@ def test_a_run_is_what_rerank_run_makes(tmp_path: Path) -> None:
 
 def test_a_plan_says_what_is_missing_and_what_it_takes(tmp_path: Path) -> None:
     suite, out = suite_of(write_lists(tmp_path)), tmp_path / "out"
-    before = plan_suite_runs(suite, out, HOW)
+    before = plan_runs(suite, out, HOW)
     assert statuses(before) == ["missing", "missing"]
     assert [one.expected["calls"] for one in before] == [5, 5]
     assert [one.to_dict()["seconds"] for one in before] == [None, None]
-    sums = sum_suite_costs(before)
+    sums = sum_costs(before)
     assert (sums["missing"], sums["calls"], sums["seconds"]) == (2, 10, None)
     assert sums["tokens"] == sum(one.to_dict()["tokens"] for one in before) > 0
     assert not out.exists(), "planning leaves something behind"
 
     done(suite.with_models(["fake:perfect"]), out)
-    after = plan_suite_runs(suite, out, HOW)
+    after = plan_runs(suite, out, HOW)
     assert statuses(after) == ["done", "missing"]
     assert after[0].stored is not None
     assert after[0].stored.summary is not None
     assert after[0].to_dict()["tokens"] == after[0].stored.summary["tokens_in"] + after[0].stored.summary["tokens_out"]
-    assert sum_suite_costs(after)["calls"] == 5
+    assert sum_costs(after)["calls"] == 5
     # Nobody has run fake:reversed here, so how fast it is is not known; of fake:perfect it is.
     assert after[1].to_dict()["seconds"] is None
-    longer = plan_suite_runs(suite_of(write_lists(tmp_path, "longer", queries=8)), out, HOW)[0].to_dict()
+    longer = plan_runs(suite_of(write_lists(tmp_path, "longer", queries=8)), out, HOW)[0].to_dict()
     took = after[0].stored.summary
     speed = took["seconds"] / (took["tokens_in"] + took["tokens_out"])
     assert longer["status"] == "missing"
@@ -142,7 +142,7 @@ def test_stopped_in_the_middle_it_goes_on_and_asks_nothing_twice(
         patch.setattr(Fake, "generate", stopping)
         with pytest.raises(Stopped):
             done(suite, out)
-    planned = plan_suite_runs(suite, out, HOW)
+    planned = plan_runs(suite, out, HOW)
     assert [(one.status, one.committed) for one in planned] == (
         [("missing", 1), ("missing", 0)] if after == 1 else [("done", 5), ("missing", 2)]
     )
@@ -161,11 +161,11 @@ def test_another_specification_has_another_folder(tmp_path: Path) -> None:
     done(suite_of(collection), out)
     kept = {path.name: (path / "summary.json").read_bytes() for path in out.iterdir()}
     changed = suite_of(collection, options={"max_passage_tokens": 40})
-    assert statuses(plan_suite_runs(changed, out, HOW)) == ["missing", "missing"]
+    assert statuses(plan_runs(changed, out, HOW)) == ["missing", "missing"]
     done(changed, out)
     assert len(list(out.iterdir())) == 4
     assert {name: (out / name / "summary.json").read_bytes() for name in kept} == kept
-    assert statuses(plan_suite_runs(suite_of(collection), out, HOW)) == ["done", "done"]
+    assert statuses(plan_runs(suite_of(collection), out, HOW)) == ["done", "done"]
 
 
 def test_changed_documents_are_another_run_too(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_changed_documents_are_another_run_too(tmp_path: Path) -> None:
     path = tmp_path / "lists.jsonl"
     path.write_text(path.read_text(encoding="utf-8").replace("text d0-0", "another text"), encoding="utf-8")
     suite = suite_of(f"requests:{path},qrels={tmp_path / 'lists.qrels'}")
-    assert statuses(plan_suite_runs(suite, out, HOW)) == ["missing", "missing"]
+    assert statuses(plan_runs(suite, out, HOW)) == ["missing", "missing"]
 
 
 def test_a_first_stage_is_retrieved_once_and_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,16 +187,16 @@ def test_a_first_stage_is_retrieved_once_and_shared(tmp_path: Path, monkeypatch:
 
 def test_a_seed_that_changes_nothing_is_left_out(tmp_path: Path) -> None:
     collection = write_lists(tmp_path)
-    greedy = plan_suite_runs(suite_of(collection, seeds=[0, 1, 2]), tmp_path, HOW)
+    greedy = plan_runs(suite_of(collection, seeds=[0, 1, 2]), tmp_path, HOW)
     assert [one.spec.seed for one in greedy] == [0, 0]
-    mixed = plan_suite_runs(suite_of(collection, seeds=[0, 1, 2], shuffle="random"), tmp_path, HOW)
+    mixed = plan_runs(suite_of(collection, seeds=[0, 1, 2], shuffle="random"), tmp_path, HOW)
     assert [one.spec.seed for one in mixed] == [0, 1, 2, 0, 1, 2]
 
 
 def test_several_seeds_are_one_system_by_its_mean_for_a_query(tmp_path: Path) -> None:
     suite = suite_of(write_lists(tmp_path), models=["fake:reversed"], seeds=[0, 1, 2], shuffle="random")
     made = done(suite, tmp_path / "out")
-    (group,) = compare_suite_groups(suite, made)
+    (group,) = compare_groups(suite, made)
     first, system = group["systems"]
     assert (first["system"], first["seeds"], first["spread"]["sd"]) == ("first stage", 1, None)
     means = [one.summary["scores"]["nDCG@10"] for one in made if one.summary]
@@ -217,7 +217,7 @@ def test_several_seeds_are_one_system_by_its_mean_for_a_query(tmp_path: Path) ->
 def test_averaging_counts_a_query_that_one_seed_lacks() -> None:
     one = Scores(run="a", values={"m": {"q": 1.0, "r": 0.5}}, overall={"t": 1.0})
     two = Scores(run="b", values={"m": {"q": 0.0, "r": 0.0}}, overall={"t": 0.0}, missing=("r",))
-    mean = average_seeds_of_suite([one, two], "both")
+    mean = average_seeds([one, two], "both")
     assert (mean.run, mean.values["m"], mean.overall, mean.missing) == (
         "both",
         {"q": 0.5, "r": 0.25},
@@ -258,7 +258,7 @@ def test_a_failing_run_leaves_the_others_alone(
     assert problems[False, "fake:fail"].summary is not None
     assert "p=7" in problems[False, "fake:stutter,p=7"].problem
     assert problems[False, "fake:perfect"].problem == ""
-    here, gone = compare_suite_groups(suite, made)
+    here, gone = compare_groups(suite, made)
     assert [system["system"] for system in here["systems"]] == ["first stage", "fullrank fake:perfect"]
     assert gone["comparison"] is None
     assert "nowhere" in gone["notes"][0]
@@ -277,38 +277,38 @@ def test_an_unfinished_run_is_not_compared_and_named(tmp_path: Path, monkeypatch
     monkeypatch.setattr(Fake, "generate", failing)
     made = done(suite, out)
     assert "unfinished: 1 of its windows got no reply" in made[0].problem
-    assert suite_result_row(suite, made[0])["problem"] == made[0].problem
-    (group,) = compare_suite_groups(suite, made)
+    assert run_row(suite, made[0])["problem"] == made[0].problem
+    (group,) = compare_groups(suite, made)
     assert [one["system"] for one in group["systems"]] == ["first stage", "fullrank fake:reversed"]
     assert [run.run for run in group["comparison"].runs] == ["first stage", "fullrank fake:reversed"]
     (said,) = group["notes"]
     assert "fullrank fake:perfect, seed 0" in said
     monkeypatch.setattr(Fake, "generate", generate)
-    assert statuses(plan_suite_runs(suite, out, HOW)) == ["missing", "done"]
+    assert statuses(plan_runs(suite, out, HOW)) == ["missing", "done"]
     again = done(suite, out)
     assert [one.problem for one in again] == ["", ""]
-    assert len(compare_suite_groups(suite, again)[0]["systems"]) == 3
+    assert len(compare_groups(suite, again)[0]["systems"]) == 3
 
 
 def test_rerankers_of_other_candidates_are_not_compared(tmp_path: Path) -> None:
     tables = [{"name": n, "collection": write_lists(tmp_path, n, shift=s)} for n, s in (("a", 0), ("b", 1))]
     suite = suite_of(tables, depths=[10, 5])
     made = done(suite, tmp_path / "out")
-    groups = compare_suite_groups(suite, made)
+    groups = compare_groups(suite, made)
     assert [(g["collection"], g["depth"]) for g in groups] == [("a", 10), ("a", 5), ("b", 10), ("b", 5)]
     assert all(len(group["comparison"].runs) == 3 for group in groups)
     found = made[0].planned.candidates
     assert found is not None
     folders = [RunFolder(one.summary["folder"]) for one in made if one.summary]
-    check_suite_candidates(folders[:1], digest_run(found.first_stage))
+    check_candidates(folders[:1], digest_run(found.first_stage))
     with pytest.raises(DataError):
-        check_suite_candidates(folders, digest_run(found.first_stage))
+        check_candidates(folders, digest_run(found.first_stage))
 
 
 def test_rivals_are_shown_beside_with_what_they_have_in_common(tmp_path: Path) -> None:
     collection = write_lists(tmp_path)
     suite = suite_of(collection)
-    found = plan_suite_runs(suite, tmp_path / "out", HOW)[0].candidates
+    found = plan_runs(suite, tmp_path / "out", HOW)[0].candidates
     assert found is not None
     lists = found.first_stage
     same = Run((Ranking.from_order(r.query, r.docs[::-1]) for r in lists.values()), name="same")
@@ -319,7 +319,7 @@ def test_rivals_are_shown_beside_with_what_they_have_in_common(tmp_path: Path) -
     (tmp_path / "rivals" / "bad.run").write_text("nonsense\n", encoding="utf-8")
     table = {"collection": collection, "rivals": [f"{tmp_path}/rivals/*", f"{tmp_path}/none/*.run"]}
     suite = suite_of([table])
-    (group,) = compare_suite_groups(suite, done(suite, tmp_path / "out"))
+    (group,) = compare_groups(suite, done(suite, tmp_path / "out"))
     rivals = {one["rival"]: one for one in group["rivals"]}
     assert {name: (one["candidates"], one["in_common"]) for name, one in rivals.items()} == {
         "same": ("same", 1.0),
@@ -335,13 +335,13 @@ def test_rivals_are_shown_beside_with_what_they_have_in_common(tmp_path: Path) -
 def test_without_judgments_nothing_is_compared(tmp_path: Path) -> None:
     collection = write_lists(tmp_path).partition(",")[0]
     suite = suite_of(collection, models=["fake:reversed"])
-    (group,) = compare_suite_groups(suite, done(suite, tmp_path / "out"))
+    (group,) = compare_groups(suite, done(suite, tmp_path / "out"))
     assert (group["comparison"], group["notes"]) == (None, ["There are no judgments, so nothing is compared."])
 
 
 def test_one_judged_query_is_measured_and_not_compared(tmp_path: Path) -> None:
     suite = suite_of(write_lists(tmp_path, queries=1))
-    (group,) = compare_suite_groups(suite, done(suite, tmp_path / "out"))
+    (group,) = compare_groups(suite, done(suite, tmp_path / "out"))
     assert group["comparison"] is None
     assert "1 judged query" in group["notes"][0]
     assert len(group["systems"]) == 3
@@ -350,7 +350,7 @@ def test_one_judged_query_is_measured_and_not_compared(tmp_path: Path) -> None:
 def test_results_are_rows(tmp_path: Path) -> None:
     suite, out = suite_of(write_lists(tmp_path), measures=["nDCG@10", "P@3"]), tmp_path / "out"
     made = done(suite, out)
-    write_suite_results(out, [suite_result_row(suite, one) for one in made])
+    write_rows(out, [run_row(suite, one) for one in made])
     rows = [json.loads(line) for line in (out / "results.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [(one["system"], one["depth"], one["first_stage"]) for one in rows] == [
         ("fullrank fake:perfect", 10, "candidates"),
@@ -372,7 +372,7 @@ def test_dl19(shared: Path, tmp_path: Path) -> None:
     suite = read_suite(path, data=shared / "data").with_models(["fake:perfect"])
     made = done(suite, tmp_path / "out")
     assert [one.problem for one in made] == [""] * 4
-    bm25, splade = compare_suite_groups(suite, made)
+    bm25, splade = compare_groups(suite, made)
     assert bm25["systems"][0]["scores"]["nDCG@10"] == pytest.approx(0.5058, abs=5e-5)
     assert splade["systems"][0]["scores"]["nDCG@10"] == pytest.approx(0.7308, abs=5e-5)
     assert list(bm25["systems"][0]["scores"]) == ["nDCG@10", "AP(rel=2)@100", "RR(rel=2)@10"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rerank.leaderboard.cost_plot import bootstrap_front, pareto_front_of_board, sample_topics
+from rerank.leaderboard.cost_plot import bootstrap_front, pareto_front, sample_topics
 
 
 def test_shares_and_band() -> None:
@@ -17,7 +17,7 @@ def test_shares_and_band() -> None:
     on, best = np.zeros(5), np.zeros((1000, 4))
     for draw, topics in enumerate(drawn):
         means = np.round(values[:, topics].mean(axis=1), 12)
-        on[pareto_front_of_board(costs, means.tolist())] += 1
+        on[pareto_front(costs, means.tolist())] += 1
         best[draw] = [max(means[np.array(costs) <= level]) for level in (0, 1, 2, 3)]
     assert found.shares == pytest.approx(on / 1000)
     assert found.low == pytest.approx(np.sort(best, axis=0)[25])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rerank.errors import DataError, MissingResourceError
-from rerank.leaderboard.card import Card, parse_submission_card, read_submission_card
+from rerank.leaderboard.card import Card, parse_card, read_card
 from tests.raising import raises
 
 
@@ -26,9 +26,9 @@ def test_a_card_goes_over_another() -> None:
 
 def test_a_card_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('name = "a"\ndepth = 100\nseconds = 1.5\n')
-    assert read_submission_card(tmp_path / "a.toml") == Card(name="a", depth=100, seconds=1.5)
+    assert read_card(tmp_path / "a.toml") == Card(name="a", depth=100, seconds=1.5)
     with pytest.raises(MissingResourceError):
-        read_submission_card(tmp_path / "b.toml")
+        read_card(tmp_path / "b.toml")
 
 
 @pytest.mark.parametrize(
@@ -47,10 +47,10 @@ def test_a_card_is_read(tmp_path: Path) -> None:
 def test_a_wrong_card(text: str, fault: str, tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text(text)
     with raises(DataError, "a.toml", fault):
-        read_submission_card(tmp_path / "a.toml")
+        read_card(tmp_path / "a.toml")
 
 
 def test_every_fault_is_told() -> None:
-    card, problems = parse_submission_card({"nmae": "a", "depth": -1, "tokens": "many", "model": "m"})
+    card, problems = parse_card({"nmae": "a", "depth": -1, "tokens": "many", "model": "m"})
     assert card == Card(model="m")
     assert len(problems) == 3

@@ -10,10 +10,10 @@ import pytest
 from rerank.errors import DataError
 from rerank.experiment.spec import Execution
 from rerank.io.run_files import write_qrels, write_run
-from rerank.leaderboard.board import Board, BoardCollection, is_entry_on_board_collection, make_board
+from rerank.leaderboard.board import Board, BoardCollection, is_on_collection, make_board
 from rerank.leaderboard.board_config import BoardConfig
-from rerank.leaderboard.entries import find_board_entries
-from rerank.leaderboard.suites.bench import execute_suite_runs, plan_suite_runs
+from rerank.leaderboard.entries import find_runs
+from rerank.leaderboard.suites.bench import execute_runs, plan_runs
 from rerank.types import Document, Qrels, Query, Ranking, Run
 from tests.leaderboard.lists import suite_of, write_lists
 from tests.leaderboard.made import judged, noisy, run_folder
@@ -44,9 +44,9 @@ def test_a_suite_of_two_collections_becomes_a_board_of_the_chosen_one(tmp_path: 
     one, two = write_lists(tmp_path, "one"), write_lists(tmp_path, "two", shift=40)
     (tmp_path / "runs").mkdir()
     suite = suite_of([{"collection": one}, {"collection": two}])
-    assert [
-        m.problem for m in execute_suite_runs(plan_suite_runs(suite, tmp_path / "runs", HOW), tmp_path / "runs", HOW)
-    ] == [""] * 4
+    assert [m.problem for m in execute_runs(plan_runs(suite, tmp_path / "runs", HOW), tmp_path / "runs", HOW)] == [
+        ""
+    ] * 4
     for chosen in (one, "one.qrels"):
         made = board(tmp_path, chosen)
         assert {entry.origin.collection for entry in made.entries if entry.origin} == {one}
@@ -110,7 +110,7 @@ def test_one_collection_by_two_selectors(tmp_path: Path) -> None:
     (tmp_path / "copy" / "one.qrels").write_text((tmp_path / "one.qrels").read_text())
     (tmp_path / "runs").mkdir()
     suite = suite_of([{"collection": copy, "max_queries": 3}], models=["fake:reversed"])
-    list(execute_suite_runs(plan_suite_runs(suite, tmp_path / "runs", HOW), tmp_path / "runs", HOW))
+    list(execute_runs(plan_runs(suite, tmp_path / "runs", HOW), tmp_path / "runs", HOW))
     assert len(board(tmp_path, one).entries) == 2
 
 
@@ -120,13 +120,11 @@ def test_documents_in_common_do_not_make_other_queries_the_boards(tmp_path: Path
     run_folder(tmp_path / "ours", first, first, dataset={"fingerprint": "f"})
     other = Run([Ranking.from_order(Query(id="z", text="z"), [Document(id="d0-0")])], name="run")
     run_folder(tmp_path / "theirs", other, other, dataset={"fingerprint": "f"})
-    entries, _ = find_board_entries([tmp_path])
+    entries, _ = find_runs([tmp_path])
     ground = BoardCollection(named="t2ranking:here", qrels=judged(), fingerprint="f")
-    assert [entry.name for entry in entries if is_entry_on_board_collection(entry, ground)] == ["ours"]
+    assert [entry.name for entry in entries if is_on_collection(entry, ground)] == ["ours"]
     ours = next(entry for entry in entries if entry.name == "ours")
-    assert not is_entry_on_board_collection(
-        ours, BoardCollection(named="x", qrels=Qrels({"z": {"d": 1}}), fingerprint="g")
-    )
+    assert not is_on_collection(ours, BoardCollection(named="x", qrels=Qrels({"z": {"d": 1}}), fingerprint="g"))
 
 
 def test_a_run_file_stays(tmp_path: Path) -> None:

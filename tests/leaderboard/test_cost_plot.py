@@ -16,7 +16,7 @@ from rerank.leaderboard.cost_plot import (
     WIDTH,
     ScatterPlot,
     layout_cost_plot,
-    pareto_front_of_board,
+    pareto_front,
 )
 
 
@@ -36,7 +36,7 @@ def test_the_front_is_what_no_other_beats(pairs: list[tuple[int, int]]) -> None:
         cost, value = pairs[at]
         return any(c <= cost and v >= value and (c, v) != (cost, value) for c, v in pairs)
 
-    found = pareto_front_of_board([cost for cost, _ in pairs], [value for _, value in pairs])
+    found = pareto_front([cost for cost, _ in pairs], [value for _, value in pairs])
     assert sorted(found) == [at for at in range(len(pairs)) if not beaten(at)]
     assert [pairs[at][0] for at in found] == sorted(pairs[at][0] for at in found)
 

@@ -11,7 +11,7 @@ import pytest
 from rerank.io.run_files import read_qrels
 from rerank.leaderboard.board import Board, make_board
 from rerank.leaderboard.board_config import read_board_config
-from rerank.leaderboard.entries import find_board_entries
+from rerank.leaderboard.entries import find_runs
 from rerank.leaderboard.exports import board_records
 from rerank.leaderboard.site import write_site
 from rerank.leaderboard.submission import check_submission
@@ -147,4 +147,4 @@ def test_a_run_of_the_board_as_a_submission(shared: Path, tmp_path: Path) -> Non
     assert found.problems == ["The card has no sha256: hash of the run file."]
     (tmp_path / "colbert_rankgpt4.toml").write_text(card + found.notes[0].partition(": ")[2])
     assert check_submission(tmp_path / "colbert_rankgpt4.toml", qrels).problems == []
-    assert find_board_entries([tmp_path])[0][0].card.sha256 == found.sha256
+    assert find_runs([tmp_path])[0][0].card.sha256 == found.sha256

@@ -11,8 +11,8 @@ import pytest
 from rerank.errors import DataError, MissingResourceError
 from rerank.io.file_hashes import file_hash
 from rerank.io.run_files import write_run
-from rerank.leaderboard.card import Card, CardIndex, stem_of_submitted_run
-from rerank.leaderboard.entries import find_board_entries
+from rerank.leaderboard.card import Card, CardIndex, stem_of_run
+from rerank.leaderboard.entries import find_runs
 from tests.leaderboard.made import HOSTILE, TOPICS, card, files, judged, noisy, run_folder
 from tests.raising import raises
 
@@ -20,7 +20,7 @@ from tests.raising import raises
 def test_a_folder_of_everything(tmp_path: Path) -> None:
     runs = files(tmp_path) / "runs"
     (runs / "before-and-after.html").write_text("the page of rerank demo", encoding="utf-8")
-    entries, notes = find_board_entries([runs])
+    entries, notes = find_runs([runs])
     assert notes == []
     found = {entry.name: entry for entry in entries}
     assert set(found) == {"good", "better", "plain", f"<b>{HOSTILE}</b>", "short"}
@@ -39,7 +39,7 @@ def test_an_unfinished_run_is_left_out_and_named(tmp_path: Path) -> None:
     first = noisy(judged(), 1, 1)
     run_folder(tmp_path / "done", first, first)
     run_folder(tmp_path / "half", first, first, summary={"complete": False})
-    entries, notes = find_board_entries([tmp_path])
+    entries, notes = find_runs([tmp_path])
     assert [entry.name for entry in entries] == ["done"]
     assert notes == ["The run folder 'half' is unfinished and was skipped."]
 
@@ -47,7 +47,7 @@ def test_an_unfinished_run_is_left_out_and_named(tmp_path: Path) -> None:
 def test_a_run_folder_may_have_a_card(tmp_path: Path) -> None:
     first = noisy(judged(), 1, 1)
     card(run_folder(tmp_path / "done", first, first) / "card.toml", name="mine", group="ours")
-    ((entry,), _) = find_board_entries([tmp_path])
+    ((entry,), _) = find_runs([tmp_path])
     assert (entry.name, entry.card.group, entry.card.method) == ("mine", "ours", "sliding")
 
 
@@ -56,9 +56,7 @@ def test_a_file_of_requests_is_a_run(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_bytes(gzip.compress(json.dumps(rows).encode()))
     (tmp_path / "lines.jsonl").write_text(json.dumps(rows[0]) + "\n")
     (tmp_path / "table.json").write_text('{"7": {"b": 1.0}}')
-    entries, _ = find_board_entries(
-        [tmp_path, tmp_path / "lines.jsonl"]
-    )  # in folders, such files are tables of benchmarks
+    entries, _ = find_runs([tmp_path, tmp_path / "lines.jsonl"])  # in folders, such files are tables of benchmarks
     assert {entry.name: entry.run["7"].doc_ids for entry in entries} == {
         "list": ("a",),
         "lines": ("a",),
@@ -71,7 +69,7 @@ def test_equal_names_get_their_folders(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         write_run(noisy(judged(), 1, 1), tmp_path / folder / "same.trec")
-    entries, _ = find_board_entries([tmp_path / "a" / "same.trec", tmp_path, tmp_path / "b"])
+    entries, _ = find_runs([tmp_path / "a" / "same.trec", tmp_path, tmp_path / "b"])
     assert [entry.name for entry in entries] == ["a/same", "b/same"]
 
 
@@ -79,7 +77,7 @@ def test_defaults_and_a_folder_of_cards(tmp_path: Path) -> None:
     write_run(noisy(judged(), 1, 1), tmp_path / "x.run.gz")
     (tmp_path / "cards").mkdir()
     card(tmp_path / "cards" / "x.toml", model="m")
-    ((entry,), _) = find_board_entries(
+    ((entry,), _) = find_runs(
         [tmp_path / "x.run.gz"], defaults=Card(model="other", group="g"), cards=tmp_path / "cards"
     )
     assert (entry.name, entry.card.model, entry.card.group) == ("x", "m", "g")
@@ -88,36 +86,36 @@ def test_defaults_and_a_folder_of_cards(tmp_path: Path) -> None:
 def test_the_hash_of_a_card_is_held_against_the_file(tmp_path: Path) -> None:
     write_run(noisy(judged(), 1, 1), tmp_path / "x.trec")
     card(tmp_path / "x.toml", sha256=file_hash(tmp_path / "x.trec"))
-    find_board_entries([tmp_path / "x.trec"])
+    find_runs([tmp_path / "x.trec"])
     card(tmp_path / "x.toml", sha256="0" * 64)
     with raises(DataError, "0" * 64):
-        find_board_entries([tmp_path / "x.trec"])
+        find_runs([tmp_path / "x.trec"])
 
 
 def test_a_card_names_its_run(tmp_path: Path) -> None:
     write_run(noisy(judged(), 1, 1), tmp_path / "x.trec")
     card(tmp_path / "about.toml", run="x.trec", model="m", sha256=file_hash(tmp_path / "x.trec"))
     (tmp_path / "board.toml").write_text('title = "no card"\n')
-    ((entry,), _) = find_board_entries([tmp_path])
+    ((entry,), _) = find_runs([tmp_path])
     assert (entry.name, entry.card.model) == ("x", "m")
     card(tmp_path / "about.toml", run="x.trec", sha256="0" * 64)
     with raises(DataError, "0" * 64):
-        find_board_entries([tmp_path])
+        find_runs([tmp_path])
     card(tmp_path / "about.toml", run="x.trec")
     card(tmp_path / "again.toml", run="x.trec")
     with raises(DataError, "about.toml", "again.toml", "x.trec"):
-        find_board_entries([tmp_path])
+        find_runs([tmp_path])
 
 
 def test_a_card_that_names_another_run_is_not_the_one_of_its_name(tmp_path: Path) -> None:
     for name in ("x", "y"):
         write_run(noisy(judged(), 1, 1), tmp_path / f"{name}.trec")
     card(tmp_path / "x.toml", run="y.trec", model="m")
-    entries, _ = find_board_entries([tmp_path])
+    entries, _ = find_runs([tmp_path])
     assert {entry.name: entry.card.model for entry in entries} == {"x": "", "y": "m"}
     card(tmp_path / "x.toml", run="nowhere.trec", model="m")
     with raises(DataError, "'nowhere.trec'", "x.toml"):
-        find_board_entries([tmp_path])
+        find_runs([tmp_path])
 
 
 def test_a_card_in_a_folder_of_cards_names_its_run(tmp_path: Path) -> None:
@@ -126,7 +124,7 @@ def test_a_card_in_a_folder_of_cards_names_its_run(tmp_path: Path) -> None:
     write_run(noisy(judged(), 1, 1), tmp_path / "runs" / "x.trec")
     for said in ("x.trec", "../runs/x.trec"):
         card(tmp_path / "cards" / "about.toml", run=said, model="m")
-        ((entry,), _) = find_board_entries([tmp_path / "runs"], cards=tmp_path / "cards")
+        ((entry,), _) = find_runs([tmp_path / "runs"], cards=tmp_path / "cards")
         assert entry.card.model == "m"
 
 
@@ -134,27 +132,27 @@ def test_the_card_of_a_run_folder_is_held_against_its_run(tmp_path: Path) -> Non
     first = noisy(judged(), 1, 1)
     folder = run_folder(tmp_path / "done", first, first)
     card(folder / "card.toml", run="run.trec", sha256=file_hash(folder / "run.trec"))
-    find_board_entries([tmp_path])
+    find_runs([tmp_path])
     card(folder / "card.toml", sha256="0" * 64)
     with raises(DataError, "0" * 64):
-        find_board_entries([tmp_path])
+        find_runs([tmp_path])
     card(folder / "card.toml", run="first_stage.trec")
     with raises(DataError, "'first_stage.trec'"):
-        find_board_entries([tmp_path])
+        find_runs([tmp_path])
 
 
 def test_nothing_there(tmp_path: Path) -> None:
     with raises(MissingResourceError, "missing.trec"):
-        find_board_entries([tmp_path / "missing.trec"])
+        find_runs([tmp_path / "missing.trec"])
     with raises(DataError, tmp_path):
-        find_board_entries([tmp_path])
+        find_runs([tmp_path])
     (tmp_path / "notes.txt").write_text("this is no run\n")
     with raises(DataError, "notes.txt"):
-        find_board_entries([tmp_path])
+        find_runs([tmp_path])
 
 
 def test_names_without_endings() -> None:
-    assert [stem_of_submitted_run(Path(name)) for name in ("a.run.gz", "b.trec", "c.v2.txt", "d")] == [
+    assert [stem_of_run(Path(name)) for name in ("a.run.gz", "b.trec", "c.v2.txt", "d")] == [
         "a",
         "b",
         "c.v2",

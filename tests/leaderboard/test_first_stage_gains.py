@@ -8,7 +8,7 @@ from scipy.stats import ttest_rel
 from statsmodels.stats.multitest import multipletests
 
 from rerank.evaluation import ComparisonOptions, Scores
-from rerank.leaderboard.standings import rank_board_runs
+from rerank.leaderboard.standings import rank_runs
 from tests.leaderboard.test_standings import made
 
 BEFORE = (4, 4, 3, None, None)
@@ -22,7 +22,7 @@ def columns(scores: list[Scores]) -> list[np.ndarray]:
 def test_gains_are_corrected_together(correction: str, name: str) -> None:
     scores = made()
     values = columns(scores)
-    found = rank_board_runs(scores, "nDCG@10", options=ComparisonOptions(correction=correction), before=BEFORE)
+    found = rank_runs(scores, "nDCG@10", options=ComparisonOptions(correction=correction), before=BEFORE)
     tests = [ttest_rel(values[run], values[first]) for run, first in enumerate(BEFORE) if first is not None]
     adjusted = multipletests([test.pvalue for test in tests], method=name)[1]
     gains = [run.gain for run in found.runs if run.gain]
@@ -38,7 +38,7 @@ def test_gains_are_corrected_together(correction: str, name: str) -> None:
 
 def test_a_test_of_all_pairs_together_is_not_corrected_again() -> None:
     scores = made()
-    found = rank_board_runs(scores, "nDCG@10", options=ComparisonOptions(test="tukey-anova"), before=BEFORE)
+    found = rank_runs(scores, "nDCG@10", options=ComparisonOptions(test="tukey-anova"), before=BEFORE)
     assert found.decisions is not None
     p = found.decisions.p_values()[0]
     gain = found.runs[0].gain
@@ -47,6 +47,6 @@ def test_a_test_of_all_pairs_together_is_not_corrected_again() -> None:
 
 
 def test_without_first_stages_there_are_no_gains() -> None:
-    found = rank_board_runs(made(), "nDCG@10", before=(None,) * 5)
+    found = rank_runs(made(), "nDCG@10", before=(None,) * 5)
     assert found.gain_rule == ""
     assert all(run.gain is None for run in found.runs)

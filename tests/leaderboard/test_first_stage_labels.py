@@ -8,7 +8,7 @@ from typing import Any
 from rerank.io.run_files import write_qrels, write_run
 from rerank.leaderboard.board import Board, make_board
 from rerank.leaderboard.board_config import BoardConfig
-from rerank.leaderboard.first_stages import declared_board_first_stages
+from rerank.leaderboard.first_stages import declared_selectors
 from rerank.types import Run
 from tests.leaderboard.made import card, judged, noisy, run_folder
 
@@ -42,7 +42,7 @@ def test_candidates_of_two_files_have_two_labels(tmp_path: Path) -> None:
         **{"a": bm25, "b": bm25, "c": splade},
         **{f"{bm25}, first 25": bm25, f"{bm25}, first 10": bm25, f"{splade}, first 25": splade},
     }
-    assert declared_board_first_stages(made.entries) == [bm25, splade], "the filter takes them together"
+    assert declared_selectors(made.entries) == [bm25, splade], "the filter takes them together"
     assert "2 different first stages" in made.notes[0]
     assert any("3 runs have the first stage 'candidates'" in note and repr(splade) in note for note in made.notes)
 
@@ -77,4 +77,4 @@ def test_lists_that_are_on_the_board_lend_their_label(tmp_path: Path) -> None:
     made = board(tmp_path)
     found = stages(made)
     assert (found["a"], found["b"], found["lists"]) == ("BM25", "candidates", "BM25")
-    assert declared_board_first_stages(made.entries) == ["BM25", "candidates"]
+    assert declared_selectors(made.entries) == ["BM25", "candidates"]

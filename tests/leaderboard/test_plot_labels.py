@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 
-from rerank.leaderboard.cost_plot import CHARACTER, LINE, PlotLabel, place_plot_labels
+from rerank.leaderboard.cost_plot import CHARACTER, LINE, PlotLabel, place_labels
 
 FRAME = (0.0, 0.0, 900.0, 500.0)
 
@@ -28,7 +28,7 @@ def test_labels_cover_no_label_no_point_and_no_line() -> None:
     points[30:] = [points[0]] * 10  # equal results, as repeats of one model have
     texts = [f"run number {at} 100%" for at in range(40)]
     line = [(100.0, 400.0), (500.0, 400.0), (500.0, 200.0), (900.0, 200.0)]
-    labels = place_plot_labels(points, texts, FRAME, line)
+    labels = place_labels(points, texts, FRAME, line)
     boxes = [box(label, text) for label, text in zip(labels, texts, strict=True)]
     assert not any(overlap(a, b) for a, b in combinations(boxes, 2))
     assert all(left >= 0 and top >= 0 and right <= 900.1 and low <= 500.1 for left, top, right, low in boxes)
@@ -41,5 +41,5 @@ def test_labels_cover_no_label_no_point_and_no_line() -> None:
 
 
 def test_a_label_that_fits_nowhere_is_still_placed() -> None:
-    (label,) = place_plot_labels([(5.0, 5.0)], ["much too long"], (0.0, 0.0, 20.0, 20.0))
+    (label,) = place_labels([(5.0, 5.0)], ["much too long"], (0.0, 0.0, 20.0, 20.0))
     assert label.x == 0

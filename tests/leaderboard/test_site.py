@@ -14,7 +14,7 @@ import pytest
 
 from rerank.errors import DataError, UsageError
 from rerank.leaderboard.exports import board_as_csv, board_as_latex
-from rerank.leaderboard.site import check_site, render_site, site_script_of_lists, write_site
+from rerank.leaderboard.site import check_site, render_site, script_of_lists, write_site
 from tests.leaderboard.made import HOSTILE, TOPICS, board, files
 from tests.raising import raises
 
@@ -98,7 +98,7 @@ def test_only_addresses_become_links(folder: Path) -> None:
 
 def test_the_lists_of_a_query(folder: Path) -> None:
     made = board(folder)
-    content = called(site_script_of_lists(made, 4))
+    content = called(script_of_lists(made, 4))
     at = [entry.name for entry in made.entries].index("good")
     docs = [content["docs"][place] for place in content["lists"][at]]
     assert tuple(docs) == made.entries[at].run["q4"].doc_ids
@@ -111,9 +111,9 @@ def test_the_lists_of_a_query(folder: Path) -> None:
 def test_texts_are_shown_where_a_collection_has_them(folder: Path) -> None:
     (folder / "docs.jsonl").write_text(json.dumps({"_id": "d4-0", "text": HOSTILE}))
     made = board(folder, texts=f"jsonl:docs={folder / 'docs.jsonl'}")
-    content = called(site_script_of_lists(made, 4))
+    content = called(script_of_lists(made, 4))
     assert content["texts"] == {str(content["docs"].index("d4-0")): HOSTILE}
-    assert HOSTILE not in site_script_of_lists(made, 4)
+    assert HOSTILE not in script_of_lists(made, 4)
 
 
 def test_csv(folder: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from rerank.leaderboard.board import make_board
 from rerank.leaderboard.exports import board_as_recorded_scores
 from rerank.leaderboard.site import write_site
-from rerank.leaderboard.standings import rank_board_runs
+from rerank.leaderboard.standings import rank_runs
 from tests.leaderboard.made import HOSTILE, board, files, plan
 
 pytestmark = pytest.mark.browser
@@ -257,7 +257,7 @@ def test_a_filter_decides_as_a_board_of_the_runs_that_it_leaves(chromium: Any, t
     for subset in (*combinations(range(6), 3), (0, 1, 2, 3, 4), tuple(range(6))):
         before = [subset.index(first) if first in subset else None for first in (found.before[run] for run in subset)]
         named = [found.entries[run].name for run in subset]
-        again = rank_board_runs(
+        again = rank_runs(
             [found.scores[run] for run in subset],
             table.measure,
             options=found.plan.comparison_options,

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import t, ttest_rel
 
 from rerank.evaluation import ComparisonOptions, Scores, evaluate_runs
-from rerank.leaderboard.standings import format_rank_ranges, rank_board_runs
+from rerank.leaderboard.standings import format_rank_ranges, rank_runs
 from tests.leaderboard.made import judged, noisy
 
 NOISES = (0.1, 0.15, 1.0, 2.0, 6.0)
@@ -22,7 +22,7 @@ def made() -> list[Scores]:
 
 def test_places_and_intervals() -> None:
     scores = made()
-    found = rank_board_runs(scores, "nDCG@10")
+    found = rank_runs(scores, "nDCG@10")
     values = np.array([list(entry.values["nDCG@10"].values()) for entry in scores])
     assert [run.mean for run in found.runs] == pytest.approx(values.mean(axis=1))
     assert [run.place for run in found.runs] == (len(values) - values.mean(axis=1).argsort().argsort()).tolist()
@@ -33,7 +33,7 @@ def test_places_and_intervals() -> None:
 
 def test_who_beats_whom_by_bonferroni() -> None:
     scores = made()
-    found = rank_board_runs(scores, "nDCG@10", options=ComparisonOptions(correction="bonferroni"))
+    found = rank_runs(scores, "nDCG@10", options=ComparisonOptions(correction="bonferroni"))
     values = [list(entry.values["nDCG@10"].values()) for entry in scores]
     beats: dict[int, set[int]] = {at: set() for at in range(5)}
     for a, b in combinations(range(5), 2):
@@ -52,7 +52,7 @@ def test_who_beats_whom_by_bonferroni() -> None:
 
 
 def test_one_run_is_not_tested() -> None:
-    found = rank_board_runs(made()[:1], "nDCG@10")
+    found = rank_runs(made()[:1], "nDCG@10")
     assert (found.pairs, found.significant, found.rule) == (0, 0, "")
     assert found.runs[0].tied
     assert found.notes
@@ -60,13 +60,13 @@ def test_one_run_is_not_tested() -> None:
 
 def test_one_query_has_no_interval() -> None:
     scores = [Scores(run=name, values={"nDCG@10": {"q": value}}) for name, value in (("a", 0.2), ("b", 0.4))]
-    found = rank_board_runs(scores, "nDCG@10")
+    found = rank_runs(scores, "nDCG@10")
     assert [(run.place, run.low, run.high) for run in found.runs] == [(2, 0.2, 0.2), (1, 0.4, 0.4)]
 
 
 def test_equal_means_keep_their_order() -> None:
     scores = [Scores(run=name, values={"nDCG@10": {"q": 0.2, "r": 0.3}}) for name in "abc"]
-    assert [run.place for run in rank_board_runs(scores, "nDCG@10").runs] == [1, 2, 3]
+    assert [run.place for run in rank_runs(scores, "nDCG@10").runs] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(("places", "text"), [((), ""), ((3,), "3"), ((1, 2), "1–2"), ((4, 7, 8, 9, 12), "4, 7–9, 12")])
@@ -77,9 +77,9 @@ def test_ranges(places: tuple[int, ...], text: str) -> None:
 def test_a_baseline_is_marked() -> None:
     scores = made()
     for test in ("t", "dunnett", "tukey-anova"):
-        found = rank_board_runs(scores, "nDCG@10", options=ComparisonOptions(test=test), baseline=scores[0].run)
+        found = rank_runs(scores, "nDCG@10", options=ComparisonOptions(test=test), baseline=scores[0].run)
         worst = max(range(len(scores)), key=lambda at: found.runs[at].place)
         assert found.runs[0].mark == ""
         assert found.runs[worst].mark in ("↓", "")
         assert scores[0].run in found.baseline_rule
-    assert rank_board_runs(scores, "nDCG@10").baseline_rule == ""
+    assert rank_runs(scores, "nDCG@10").baseline_rule == ""

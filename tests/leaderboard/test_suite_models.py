@@ -12,8 +12,8 @@ pytest.importorskip("torch")
 from rerank.backends.hf import Hf
 from rerank.errors import BackendError, MissingResourceError
 from rerank.experiment.spec import Execution, RunSpec
-from rerank.leaderboard.suites.bench import execute_suite_runs, plan_suite_runs
-from rerank.leaderboard.suites.planning_backend import ModelCache, PlanningBackend, open_suite_planning_backend
+from rerank.leaderboard.suites.bench import execute_runs, plan_runs
+from rerank.leaderboard.suites.planning_backend import ModelCache, PlanningBackend, open_without_weights
 from rerank.leaderboard.suites.suite import Suite
 from rerank.prompts.word_tokens import WordTokens
 from rerank.tasks import Backend
@@ -50,45 +50,43 @@ def over(folder: Path, *models: Path, **values: Any) -> Suite:
 
 def test_a_model_is_described_for_the_plan_and_loaded_once_for_all_its_runs(tmp_path: Path, loads: list[str]) -> None:
     suite = over(tmp_path, model_folder(tmp_path / "one"), model_folder(tmp_path / "two", layers=2))
-    planned = plan_suite_runs(suite, tmp_path / "out", HOW)
+    planned = plan_runs(suite, tmp_path / "out", HOW)
     assert [one.problem for one in planned] == [""] * 8
     assert loads == [], "a plan loads weights"
-    made = list(execute_suite_runs(planned, tmp_path / "out", HOW))
+    made = list(execute_runs(planned, tmp_path / "out", HOW))
     assert [one.problem for one in made] == [""] * 8
     assert loads == ["one", "two"]
     for one in made:
         assert one.summary
         expected = one.planned.expected
         assert (one.summary["calls"], one.summary["tokens_in"]) == (expected["calls"], expected["tokens_in"])
-    again = plan_suite_runs(suite, tmp_path / "out", HOW)
+    again = plan_runs(suite, tmp_path / "out", HOW)
     assert [one.status for one in again] == ["done"] * 8
-    assert [one.problem for one in execute_suite_runs(again, tmp_path / "out", HOW)] == [""] * 8
+    assert [one.problem for one in execute_runs(again, tmp_path / "out", HOW)] == [""] * 8
     assert loads == ["one", "two"], "a finished run loads its model"
 
 
 def test_other_weights_in_the_same_folder_are_another_model(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "one")
     suite = over(tmp_path, folder, methods=["icr"], depths=[3])
-    assert [
-        one.problem for one in execute_suite_runs(plan_suite_runs(suite, tmp_path / "out", HOW), tmp_path / "out", HOW)
-    ] == [""]
+    assert [one.problem for one in execute_runs(plan_runs(suite, tmp_path / "out", HOW), tmp_path / "out", HOW)] == [""]
     asked = suite.model_copy(update={"options": {"dtype": "bfloat16"}})
-    assert [one.status for one in plan_suite_runs(asked, tmp_path / "out", HOW)] == ["missing"]
-    assert [one.status for one in plan_suite_runs(suite, tmp_path / "out", HOW)] == ["done"]
+    assert [one.status for one in plan_runs(asked, tmp_path / "out", HOW)] == ["missing"]
+    assert [one.status for one in plan_runs(suite, tmp_path / "out", HOW)] == ["done"]
     model_folder(folder, layers=2)
-    (planned,) = plan_suite_runs(suite, tmp_path / "out", HOW)
+    (planned,) = plan_runs(suite, tmp_path / "out", HOW)
     assert planned.status == "missing"
     assert planned.to_dict()["seconds"] > 0, "the speed of the model of that name is not used"
-    assert [one.problem for one in execute_suite_runs([planned], tmp_path / "out", HOW)] == [""]
+    assert [one.problem for one in execute_runs([planned], tmp_path / "out", HOW)] == [""]
     assert len(list((tmp_path / "out").iterdir())) == 2
 
 
 def test_a_model_that_is_not_there_is_a_problem_of_its_runs(tmp_path: Path) -> None:
     suite = over(tmp_path, tmp_path / "nowhere", methods=["icr"], depths=[3])
-    (planned,) = plan_suite_runs(suite, tmp_path / "out", HOW)
+    (planned,) = plan_runs(suite, tmp_path / "out", HOW)
     assert "nowhere" in planned.problem
     assert planned.to_dict()["tokens"] is None
-    (made,) = execute_suite_runs([planned], tmp_path / "out", HOW)
+    (made,) = execute_runs([planned], tmp_path / "out", HOW)
     assert made.problem == planned.problem
 
 
@@ -108,26 +106,26 @@ def test_a_vision_language_model_is_described_with_its_pictures(tmp_path: Path, 
     }
     model, out = str(make_llava(tmp_path / "llava")), tmp_path / "out"
     suite = suite_of([table], models=[model], methods=[method], depths=[4], options={"dtype": "float32"})
-    (planned,) = plan_suite_runs(suite, out, HOW)
+    (planned,) = plan_runs(suite, out, HOW)
     assert (planned.problem, planned.status) == ("", "missing")
-    (made,) = execute_suite_runs([planned], out, HOW)
+    (made,) = execute_runs([planned], out, HOW)
     assert made.problem == ""
     assert made.summary
     assert made.summary["tokens_in"] == planned.expected["tokens_in"] > 0
-    (again,) = plan_suite_runs(suite, out, HOW)
+    (again,) = plan_runs(suite, out, HOW)
     assert (again.problem, again.status) == ("", "done")
-    assert [m.problem for m in execute_suite_runs([again], out, HOW)] == [""]
+    assert [m.problem for m in execute_runs([again], out, HOW)] == [""]
     assert len([path for path in out.iterdir() if path.is_dir()]) == 1
 
 
 def test_what_is_described_answers_nothing(tmp_path: Path) -> None:
     spec = RunSpec(collection="pydoc", model=str(model_folder(tmp_path / "one")))
-    described = open_suite_planning_backend(spec, "")
+    described = open_without_weights(spec, "")
     assert described.tasks == Hf.tasks
     with pytest.raises(BackendError):
         described.generate([])
     with pytest.raises(MissingResourceError):
-        open_suite_planning_backend(spec.model_copy(update={"adapter": str(tmp_path / "nowhere")}), "")
+        open_without_weights(spec.model_copy(update={"adapter": str(tmp_path / "nowhere")}), "")
 
 
 def test_one_model_is_held_at_a_time(tmp_path: Path) -> None:

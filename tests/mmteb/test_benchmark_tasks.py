@@ -8,7 +8,7 @@ from rerank.errors import UnknownNameError, UsageError
 
 pytest.importorskip("mteb")
 
-from rerank.mmteb.evaluation import BENCHMARKS, describe_mteb_task, list_mteb_tasks
+from rerank.mmteb.evaluation import BENCHMARKS, describe_task, list_mteb_tasks
 from tests.raising import raises
 
 RERANKING = {
@@ -29,13 +29,13 @@ RERANKING = {
 def test_the_tasks_of_the_three_benchmarks(benchmark: str, retrieval: int) -> None:
     assert {task.metadata.name for task in list_mteb_tasks(benchmark, kinds=["Reranking"])} == RERANKING[benchmark]
     assert len(list_mteb_tasks(benchmark, kinds=["Retrieval"])) == retrieval
-    told = [describe_mteb_task(task) for task in list_mteb_tasks(benchmark)]
+    told = [describe_task(task) for task in list_mteb_tasks(benchmark)]
     assert all(row["licence"] and row["data"] and row["splits"] for row in told)
 
 
 def test_a_row() -> None:
     (task,) = list_mteb_tasks("MTEB(cmn, v1)", ["T2Reranking"])
-    assert describe_mteb_task(task) == {
+    assert describe_task(task) == {
         "task": "T2Reranking",
         "type": "Reranking",
         "languages": ["cmn"],

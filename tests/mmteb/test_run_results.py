@@ -12,7 +12,7 @@ import mteb
 
 from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.evaluation import evaluate_run
-from rerank.mmteb.evaluation import write_run_as_mteb_result
+from rerank.mmteb.evaluation import write_run_as_result
 from rerank.types import Document, Qrels, Query, Ranking, Run
 from tests.raising import raises
 
@@ -29,7 +29,7 @@ def run_of(**orders: str) -> Run:
 
 def test_the_loader_of_mteb_reads_the_result(tmp_path: Path) -> None:
     run = run_of(q1="d2 d1 d3", q2="q2 d4 d1")
-    path = write_run_as_mteb_result(run, GRADES, "TRECDL2019", tmp_path, identity={"a": 1}, seconds=2.0)
+    path = write_run_as_result(run, GRADES, "TRECDL2019", tmp_path, identity={"a": 1}, seconds=2.0)
     assert path.parent.parent.name == "listrank__my-run"
     found = mteb.ResultCache(tmp_path).load_results(include_remote=False, validate_and_filter=True)
     (model,) = found.model_results
@@ -44,15 +44,15 @@ def test_the_loader_of_mteb_reads_the_result(tmp_path: Path) -> None:
 
 def test_the_revision_tells_results_apart(tmp_path: Path) -> None:
     run = run_of(q1="d1", q2="d4")
-    paths = {write_run_as_mteb_result(run, GRADES, "TRECDL2019", tmp_path, identity={"a": n}) for n in (1, 1, 2)}
+    paths = {write_run_as_result(run, GRADES, "TRECDL2019", tmp_path, identity={"a": n}) for n in (1, 1, 2)}
     assert len(paths) == 2
 
 
 def test_what_is_refused(tmp_path: Path) -> None:
     with raises(DataError, "'my run'", "'q2'"):
-        write_run_as_mteb_result(run_of(q1="d1"), GRADES, "TRECDL2019", tmp_path, identity={})
+        write_run_as_result(run_of(q1="d1"), GRADES, "TRECDL2019", tmp_path, identity={})
     with raises(UnknownNameError, "TRECDL2O19"):
-        write_run_as_mteb_result(run_of(q1="d1"), GRADES, "TRECDL2O19", tmp_path, identity={})
+        write_run_as_result(run_of(q1="d1"), GRADES, "TRECDL2O19", tmp_path, identity={})
     with raises(UsageError, "MIRACLRetrieval"):
-        write_run_as_mteb_result(run_of(q1="d1"), GRADES, "MIRACLRetrieval", tmp_path, identity={})
+        write_run_as_result(run_of(q1="d1"), GRADES, "MIRACLRetrieval", tmp_path, identity={})
     assert not list(tmp_path.iterdir())

@@ -23,9 +23,9 @@ from rerank.judges.attention.heads import model_identity
 from rerank.leaderboard.suites.planning_backend import (
     ModelCache,
     PlanningBackend,
-    open_suite_planning_backend,
-    suite_model_has_weights,
-    suite_model_key,
+    model_has_weights,
+    model_key,
+    open_without_weights,
 )
 from rerank.leaderboard.suites.suite import CandidateGroup, Suite, SuiteRun
 from rerank.methods import open_method
@@ -77,7 +77,7 @@ class StoredRun:
             return 0
 
 
-def read_stored_suite_runs(out: Path) -> list[StoredRun]:
+def read_stored_runs(out: Path) -> list[StoredRun]:
     """Read all run folders in a suite's folder."""
     runs = []
     for path in sorted(out.iterdir()) if out.is_dir() else []:
@@ -89,7 +89,7 @@ def read_stored_suite_runs(out: Path) -> list[StoredRun]:
     return runs
 
 
-def estimate_suite_seconds(runs: list[StoredRun], spec: RunSpec, tokens: int) -> float | None:
+def estimate_seconds(runs: list[StoredRun], spec: RunSpec, tokens: int) -> float | None:
     """Estimate the seconds that a model takes for a number of tokens, from finished runs of the same model.
 
     If finished runs with the same method exist, only these are used. The estimate is None without any finished run.
@@ -154,13 +154,13 @@ class SuiteResult:
     problem: str = ""
 
 
-def plan_suite_runs(suite: Suite, out: Path, execution: Execution) -> list[PlannedRun]:
+def plan_runs(suite: Suite, out: Path, execution: Execution) -> list[PlannedRun]:
     """Plan the runs of a suite: retrieve candidates, find finished runs, and estimate the cost of the others.
 
     No model is called and no weights are loaded. If a run is identical for several seeds, it is planned once. The
     folder of the run folders may be missing.
     """
-    planner = _Planner(read_stored_suite_runs(out), execution)
+    planner = _Planner(read_stored_runs(out), execution)
     seen: set[tuple[str, str, str]] = set()
     planned = []
     for run in suite.expand():
@@ -172,7 +172,7 @@ def plan_suite_runs(suite: Suite, out: Path, execution: Execution) -> list[Plann
     return planned
 
 
-def sum_suite_costs(planned: Sequence[PlannedRun]) -> dict[str, Any]:
+def sum_costs(planned: Sequence[PlannedRun]) -> dict[str, Any]:
     """Count runs by state, and sum the estimated calls, tokens and seconds of the missing runs.
 
     ``seconds`` is None if the estimate is unknown for any run. ``problems`` is the number of runs that cannot be
@@ -191,7 +191,7 @@ def sum_suite_costs(planned: Sequence[PlannedRun]) -> dict[str, Any]:
     }
 
 
-def execute_suite_runs(
+def execute_runs(
     planned: Sequence[PlannedRun], out: Path, execution: Execution, *, run: Runner = execute_run
 ) -> Iterator[SuiteResult]:
     """Execute missing runs, resume unfinished runs, and read finished runs from their folders.
@@ -200,7 +200,7 @@ def execute_suite_runs(
     a time.
 
     Args:
-        planned: Runs returned by `plan_suite_runs`.
+        planned: Runs returned by `plan_runs`.
         execution: Options for the execution. ``out`` and ``resume`` are set for each run.
         run: Function that executes one prepared run and returns its summary.
     """
@@ -289,7 +289,7 @@ class _Planner:
                 for key in ("calls", "tokens_in", "tokens_out", "cost", "seconds")
             }
         expected = estimate_run_cost(prepared)
-        seconds = estimate_suite_seconds(self._stored, planned_run.spec, expected["tokens_in"] + expected["tokens_out"])
+        seconds = estimate_seconds(self._stored, planned_run.spec, expected["tokens_in"] + expected["tokens_out"])
         return expected | {"seconds": seconds}
 
     def _candidates(self, group: CandidateGroup, spec: RunSpec) -> RetrievedCandidates | str:
@@ -306,9 +306,9 @@ class _Planner:
     def _backend(self, spec: RunSpec) -> Backend | None:
         """Return a backend that plans without loading weights; None if the model's own backend loads none anyway."""
         kind = open_method(spec.method).backend
-        if not suite_model_has_weights(spec, kind):
+        if not model_has_weights(spec, kind):
             return None
-        key = suite_model_key(spec, kind)
+        key = model_key(spec, kind)
         if key not in self._backends:
-            self._backends[key] = open_suite_planning_backend(spec, kind)
+            self._backends[key] = open_without_weights(spec, kind)
         return self._backends[key]

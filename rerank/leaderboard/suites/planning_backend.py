@@ -51,7 +51,7 @@ class PlanningBackend(BaseBackend):
         raise BackendError(f"{len(requests)} requests were sent to a backend without weights")
 
 
-def suite_model_has_weights(spec: RunSpec, kind: str) -> bool:
+def model_has_weights(spec: RunSpec, kind: str) -> bool:
     """Return True if the model of a run is loaded from weights. Fake models and servers have no weights to load.
 
     ``kind`` is the backend of the method; it is empty for the default backend of language models.
@@ -59,16 +59,16 @@ def suite_model_has_weights(spec: RunSpec, kind: str) -> bool:
     return hasattr(backend_class_of_model(spec.model, kind), "load")
 
 
-def suite_model_key(spec: RunSpec, kind: str) -> tuple[Any, ...]:
+def model_key(spec: RunSpec, kind: str) -> tuple[Any, ...]:
     """Return the cache key of a loaded model. Runs with equal keys can share the model."""
     loading = (spec.revision, spec.adapter, spec.dtype, spec.trust_remote_code, spec.context_size)
     return (spec.model, kind, *loading)
 
 
-def open_suite_planning_backend(spec: RunSpec, kind: str) -> PlanningBackend:
+def open_without_weights(spec: RunSpec, kind: str) -> PlanningBackend:
     """Read the configuration and tokenizer of a model, and hash its files, without loading the weights.
 
-    The specification is completed with the settings of its adapter; ``kind`` is as in `suite_model_has_weights`.
+    The specification is completed with the settings of its adapter; ``kind`` is as in `model_has_weights`.
     """
     options = ranker_settings(spec)
     name = resolve_model_name(split_model_selector(spec.model)[1])
@@ -124,14 +124,14 @@ class ModelCache:
 
     def take(self, spec: RunSpec, kind: str) -> Backend | None:
         """Return the cached model if this run uses the same model; otherwise drop it and return None."""
-        if self._key != suite_model_key(spec, kind):
+        if self._key != model_key(spec, kind):
             self.drop()
         return self._backend
 
     def put(self, spec: RunSpec, kind: str, backend: Backend) -> None:
         """Cache a backend that loads weights. Others are not cached, because they may depend on the qrels of a run."""
-        if suite_model_has_weights(spec, kind):
-            self._key, self._backend = suite_model_key(spec, kind), backend
+        if model_has_weights(spec, kind):
+            self._key, self._backend = model_key(spec, kind), backend
 
     def drop(self) -> None:
         self._key = self._backend = None

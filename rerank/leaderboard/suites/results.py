@@ -29,7 +29,7 @@ _TOOK = ("queries", "calls", "tokens_in", "tokens_out", "seconds", "cost", "fail
 _ENDS = (".gz", ".trec", ".run", ".txt")
 
 
-def suite_result_row(suite: Suite, result: SuiteResult) -> dict[str, Any]:
+def run_row(suite: Suite, result: SuiteResult) -> dict[str, Any]:
     """Return the JSON object for the result of a run, one line of results.jsonl."""
     run, spec, summary = result.planned.run, result.planned.spec, result.summary or {}
     return {
@@ -50,7 +50,7 @@ def suite_result_row(suite: Suite, result: SuiteResult) -> dict[str, Any]:
     }
 
 
-def write_suite_results(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_rows(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write results.jsonl and results.csv atomically. The CSV file has one column per measure."""
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def write_suite_results(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         file.write(format_csv_table(columns, ([row.get(column) for column in columns] for row in flat)))
 
 
-def compare_suite_groups(suite: Suite, results: Sequence[SuiteResult]) -> list[dict[str, Any]]:
+def compare_groups(suite: Suite, results: Sequence[SuiteResult]) -> list[dict[str, Any]]:
     """Compare the runs of each group with one another and with their candidates.
 
     Returns:
@@ -84,7 +84,7 @@ def compare_suite_groups(suite: Suite, results: Sequence[SuiteResult]) -> list[d
     return [_compare_group(suite, runs) for runs in groups.values()]
 
 
-def check_suite_candidates(folders: Sequence[RunFolder], expected: str) -> None:
+def check_candidates(folders: Sequence[RunFolder], expected: str) -> None:
     """Check that all runs reranked the same candidates; ``expected`` is their digest, from `digest_run`."""
     for folder in folders:
         if folder.spec()["identity"].get("first_stage") != expected:
@@ -113,7 +113,7 @@ def _compare_group(suite: Suite, results: Sequence[SuiteResult]) -> dict[str, An
     relevant = lowest_relevant_grade(results[0].planned.spec, candidates.collection)
     systems = _systems_of_group(group, candidates, results, relevant)
     main = systems[0][1][0].measures[0]
-    averages = [average_seeds_of_suite(scores, name) for name, scores in systems]
+    averages = [average_seeds(scores, name) for name, scores in systems]
     for (name, scores), average in zip(systems, averages, strict=True):
         means = [run_scores.summary()[main] for run_scores in scores]
         centre = math.fsum(means) / len(means)
@@ -148,7 +148,7 @@ def _systems_of_group(
     finished = [
         (result, RunFolder(result.summary["folder"])) for result in results if result.summary and _is_complete(result)
     ]
-    check_suite_candidates([folder for _, folder in finished], digest_run(candidates.first_stage))
+    check_candidates([folder for _, folder in finished], digest_run(candidates.first_stage))
     runs = [candidates.first_stage, *(folder.read_run("run.trec") for _, folder in finished)]
     first, *rest = evaluate_runs(candidates.qrels, runs, group.measures, relevant=relevant)
     systems: dict[str, list[Scores]] = {FIRST_STAGE: [first]}
@@ -162,7 +162,7 @@ def _is_complete(result: SuiteResult) -> bool:
     return bool(result.summary and result.summary.get("complete", True))
 
 
-def average_seeds_of_suite(scores: Sequence[Scores], name: str) -> Scores:
+def average_seeds(scores: Sequence[Scores], name: str) -> Scores:
     """Average the scores of several runs of one reranker: per-query values, and values of whole-run measures."""
     first = scores[0]
     values = {

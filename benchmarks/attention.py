@@ -37,7 +37,7 @@ from rerank.lm.temporary_settings import TemporarySettings
 from rerank.models import BackendOptions, open_model_backend
 from rerank.prompts import load_prompt
 from rerank.retrieval import open_first_stage
-from rerank.tasks import AttentionTask, Request
+from rerank.tasks import AttentionTask, Reply, Request
 from rerank.types import Document, Window
 
 
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("passes",), help="measure the passes over 20 passages alone")
     parser.add_argument("--child", choices=("attend", "forward"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    backend = open_model_backend(options.model, BackendOptions(dtype="auto"))
+    backend: Any = open_model_backend(options.model, BackendOptions(dtype="auto"))
     long = request(backend, documents=100, tokens=62)
     if options.child:
         action = run if options.child == "attend" else forward
@@ -59,6 +59,7 @@ def main() -> None:
     if options.only:
         print(json.dumps(compare_passes(backend, options.repeat)))
         return
+    assert isinstance(long.task, AttentionTask)
     half = replace(long, task=replace(long.task, layers=(0, backend.model.config.num_hidden_layers // 2 - 1)))
     ours, plain, early, own = interleaved(
         options.repeat,
@@ -138,6 +139,7 @@ def request(backend: Any, *, documents: int, tokens: int | None = None, words: i
 
 def run(backend: Any, asked: Request) -> Sequence[float]:
     """Ours."""
+    reply: Reply
     (reply,) = backend.generate([asked])
     if reply.error:
         raise SystemExit(reply.error)

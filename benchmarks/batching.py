@@ -12,6 +12,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from counting import counted
@@ -43,8 +44,8 @@ def main() -> None:
     counted("sliding", model, few[:1], limits)  # warms up
     together, alone = 0.0, 0.0
     for part in (few[: len(few) // 2], few[len(few) // 2 :]):  # in turns
-        together += seconds(lambda part=part: counted("sliding", model, part, limits))
-        alone += sum(seconds(lambda one=one: counted("sliding", model, [one], limits)) for one in part)
+        together += seconds(partial(counted, "sliding", model, part, limits))
+        alone += sum(seconds(partial(counted, "sliding", model, [one], limits)) for one in part)
     print(
         json.dumps(
             {

@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--skip-float32", action="store_true", help="leave out the slow comparison in float32")
     options = parser.parse_args()
-    backend = open_model_backend(options.model, BackendOptions(dtype="auto"))
+    backend: Any = open_model_backend(options.model, BackendOptions(dtype="auto"))
     asked = request(backend, options.documents, options.tokens)
     few = replace(asked, task=replace(asked.task, count=min(10, options.documents)))
     actions: dict[str, Any] = {
@@ -110,7 +110,7 @@ def masked_generate(backend: Any, asked: Request, *, cache: str = "dynamic") -> 
         read = len(sequence)
         return state.allowed() or [end]
 
-    config = GenerationConfig(
+    config = GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=chain.max_tokens + 1,
         do_sample=False,
         eos_token_id=end,

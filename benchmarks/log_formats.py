@@ -123,7 +123,10 @@ def parquet(folder: Path, calls: Sequence[Call], batch: int, *, shard: int) -> d
             os.close(descriptor)
 
     def select(column: str, values: Sequence[str]) -> list[dict[str, Any]]:
-        return ds.dataset(folder).to_table(REPLY, filter=pc.field(column).isin(values)).to_pylist()
+        found: list[dict[str, Any]] = (
+            ds.dataset(folder).to_table(REPLY, filter=pc.field(column).isin(values)).to_pylist()
+        )
+        return found
 
     return {
         "write": timed(write, split(calls, shard), len(calls)),

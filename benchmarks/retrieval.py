@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -72,7 +73,8 @@ def in_a_process(name: str, documents: int, room: Path) -> dict[str, object]:
         command = [sys.executable, __file__, "--measure", name, str(documents), str(file)]
         environment = os.environ | {"XDG_CACHE_HOME": cache}
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    row: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return row
 
 
 def measure(name: str, documents: int, file: Path) -> dict[str, object]:
@@ -108,7 +110,7 @@ def measure_vectors(name: str, file: Path) -> tuple[float, float]:
     from rerank.retrieval.dense import Dense
 
     matrix = np.asarray(np.load(file, mmap_mode="r"))
-    kind = Dense(index=name).vector_index()
+    kind = Dense(index=cast(Any, name)).vector_index()
     queries = vectors(np.random.default_rng(0), QUERIES + WARM_UP)
     id_ranks = np.arange(len(matrix))
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
@@ -170,7 +172,8 @@ def text_of(ranks: np.ndarray) -> str:
 def vectors(random: np.random.Generator, count: int) -> np.ndarray:
     """Rows of length 1 in random directions."""
     rows = random.standard_normal((count, DIMENSIONS), dtype=np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    normalised: np.ndarray = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return normalised
 
 
 if __name__ == "__main__":

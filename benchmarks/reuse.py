@@ -50,7 +50,7 @@ class BothSides:
     def __init__(self, model: Hf) -> None:
         options = BackendOptions(batch_size=model.batch_size, reuse=False)
         self._reuse = model
-        self._plain = Hf(model.model, model._tokens.tokenizer, identity=model.identity, options=options)
+        self._plain = Hf(model.model, model.tokens.tokenizer, identity=model.identity, options=options)
         self.start()
 
     def __getattr__(self, name: str) -> Any:
@@ -86,7 +86,7 @@ class BothSides:
 
     def encode(self, prompts: list[Prompt]) -> list[list[int]]:
         """The token ids of prompts."""
-        return self._reuse._tokens.encode(prompts)
+        return self._reuse.tokens.encode(prompts)
 
     def same_bits(self) -> bool:
         """Answer the first batches again, from the store as it is, from an empty one and from none."""
@@ -122,7 +122,7 @@ def main() -> None:
     print(json.dumps(figures))
 
 
-def measure(options: argparse.Namespace, lists: Sequence[Any], dtype: str) -> dict[str, Any]:
+def measure(options: argparse.Namespace, lists: Sequence[Any], dtype: Any) -> dict[str, Any]:
     """Run all methods with a model in one dtype."""
     model = open_model_backend(options.model, BackendOptions(dtype=dtype))
     assert isinstance(model, Hf)
@@ -186,19 +186,19 @@ def differing_calls(sides: BothSides, near: float) -> float | None:
     if not calls:
         return None
     differing = sum(
-        choice(one) != choice(other) and not (not one.text and close(one, other, near)) for one, other in calls
+        choice(one) != choice(other) and (bool(one.text) or not close(one, other, near)) for one, other in calls
     )
     return differing / len(calls)
 
 
-def choice(reply: Reply) -> Any:
+def choice(reply: Reply) -> str | int:
     """The generated order, else the first choice by scores."""
     return reply.text or max(range(len(reply.scores)), key=reply.scores.__getitem__)
 
 
 def close(one: Reply, other: Reply, near: float) -> bool:
     """Whether the two choices are nearly tied on both sides."""
-    first, second = choice(one), choice(other)
+    first, second = (max(range(len(reply.scores)), key=reply.scores.__getitem__) for reply in (one, other))
     return all(abs(reply.scores[first] - reply.scores[second]) < near for reply in (one, other))
 
 

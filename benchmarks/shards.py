@@ -27,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from retrieval import DEPTH, peak_bytes, vectors, write_vectors
@@ -101,17 +102,17 @@ def main() -> None:
     print(json.dumps({"rows": rows, "identical": len({row["digest"] for row in rows[1:]}) == 1}))
 
 
-def in_a_process(options: argparse.Namespace, measured: str, room: str) -> dict:
+def in_a_process(options: argparse.Namespace, measured: str, room: str) -> dict[str, Any]:
     command = [sys.executable, __file__, options.kind, "--documents", str(options.documents)]
     command += ["--queries", str(options.queries), "--folder", room, "--measure", measured]
     environment = os.environ | {"XDG_CACHE_HOME": room}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    row = json.loads(done.stdout.splitlines()[-1])
+    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     print(json.dumps(row), file=sys.stderr, flush=True)
     return row
 
 
-def measure_bm25(options: argparse.Namespace) -> dict:
+def measure_bm25(options: argparse.Namespace) -> dict[str, Any]:
     from rerank.retrieval.bm25 import Bm25
 
     corpus = SyntheticCorpus(options.documents)
@@ -151,7 +152,7 @@ def measure_bm25(options: argparse.Namespace) -> dict:
     return row
 
 
-def measure_flat(options: argparse.Namespace) -> dict:
+def measure_flat(options: argparse.Namespace) -> dict[str, Any]:
     from rerank.indexing.vector_index import FlatIndex, nearest_vectors
 
     file = options.folder / "vectors.npy"

@@ -72,7 +72,7 @@ ARGUMENTS = {
     "eval/leaderboard/minilm_runs.py": "--lists {lists} --out {out}",
     "eval/leaderboard/record_scores.py": HELP,
     "training/ablation/ablation.py": HELP,
-    "training/smollm2-135m-attention/corpus.py": HELP,
+    "training/smollm2-135m-attention/passages.py": HELP,
     "training/smollm2-135m-attention/gather.py": "--out {out}",
     "training/smollm2-135m-likelihood/agreement.py": HELP,
     "training/smollm2-135m-likelihood/calibrate.py": HELP,

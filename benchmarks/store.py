@@ -110,7 +110,7 @@ def measure_server(connections: int) -> dict[str, float]:
             commits += 1
             return put(*arguments)
 
-        log.put = count_commit  # type: ignore[method-assign]
+        log.put = count_commit  # type: ignore[method-assign,assignment]
         log_calls(backend, log).generate(requests)
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     return {

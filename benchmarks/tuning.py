@@ -80,7 +80,9 @@ def chosen_rows(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if not line["reason"] and line["chosen_by"] > best.get(key, {"chosen_by": float("-inf")})["chosen_by"]:
             best[key] = line
     rows = list(best.values())
-    adjusted = correct_p_values(np.array([row["p"] for row in rows]), "holm") if rows else []
+    if not rows:
+        return []
+    adjusted = correct_p_values(np.array([row["p"] for row in rows]), "holm")
     return [{**row, "holm": float(p), "moved": bool(p <= 0.05)} for row, p in zip(rows, adjusted, strict=True)]
 
 

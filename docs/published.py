@@ -66,9 +66,9 @@ def published_files() -> Iterator[tuple[str, str]]:
     boards = {name: board_without_topic_ids(name) for name in ("dl19", "dl21")}
     for path, text in render_site(list(boards.values()), "TREC Deep Learning, passages").items():
         yield f"published/boards/{path}", text
-    for path in (Path(linked) for linked in LINKED if linked.endswith(".svg")):
-        name, _, kind = path.stem.partition("-")
-        yield path.as_posix(), draw_cost_plot(boards[name], kind)
+    for linked in (Path(linked) for linked in LINKED if linked.endswith(".svg")):
+        name, _, kind = linked.stem.partition("-")
+        yield linked.as_posix(), draw_cost_plot(boards[name], kind)
     yield from study_files()
 
 

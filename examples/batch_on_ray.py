@@ -5,6 +5,7 @@ python batch_on_ray.py jsonl:FOLDER     all queries of a folder with docs.jsonl 
 """
 
 import sys
+from pathlib import Path
 
 from rerank import RunSpec
 from rerank.experiment import run_experiment
@@ -20,7 +21,7 @@ spec = RunSpec(
 
 # "ray" starts Ray on this machine, and "ray:HOST:PORT" uses a cluster. This process alone writes the folder, so
 # `resume` continues after whatever ended the run or a worker. Workers share the lists in blocks of 8 batches.
-execution = Execution(out="runs/ray", resume=True, engine="ray", workers=2, batch_size=1)
+execution = Execution(out=Path("runs/ray"), resume=True, engine="ray", workers=2, batch_size=1)
 summary = run_experiment(spec, execution)
 
 print("windows:", summary["windows"])

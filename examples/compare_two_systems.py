@@ -7,7 +7,7 @@
 from rerank import Run, compare_runs, open_collection, open_first_stage, read_qrels, read_run
 
 # Your own files: RUNS = ("bm25.trec", "mine.trec") and QRELS = "qrels.txt"
-RUNS = ()
+RUNS: tuple[str, ...] = ()
 QRELS = ""
 
 # %% [markdown]

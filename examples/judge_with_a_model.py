@@ -33,12 +33,12 @@ match sys.argv[1:]:
         selector, model = "jsonl:judged", "smollm2-135m"
         folder = Path("judged")
         folder.mkdir(exist_ok=True)
-        docs = [{"id": f"d{q}{n}", "text": text} for q, row in enumerate(SAMPLE) for n, text in enumerate(row[1:])]
-        (folder / "docs.jsonl").write_text("\n".join(map(json.dumps, docs)))
-        queries = [{"id": f"q{q}", "text": row[0]} for q, row in enumerate(SAMPLE)]
-        (folder / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)))
-        grades = [f"q{q} 0 d{q}{n} {grade}" for q in range(len(SAMPLE)) for n, grade in enumerate((3, 1, 0))]
-        (folder / "qrels.txt").write_text("\n".join(grades))
+        rows = [{"id": f"d{q}{n}", "text": text} for q, row in enumerate(SAMPLE) for n, text in enumerate(row[1:])]
+        (folder / "docs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        topics = [{"id": f"q{q}", "text": row[0]} for q, row in enumerate(SAMPLE)]
+        (folder / "queries.jsonl").write_text("\n".join(map(json.dumps, topics)))
+        lines = [f"q{q} 0 d{q}{n} {grade}" for q in range(len(SAMPLE)) for n, grade in enumerate((3, 1, 0))]
+        (folder / "qrels.txt").write_text("\n".join(lines))
     case _:
         sys.exit(__doc__)
 
@@ -47,7 +47,7 @@ people = collection.qrels()
 # One prompt per document. `rerank qrels judge` does the same for a pool of runs, and can be interrupted.
 backend = open_model_backend(model)
 grader = Grader(backend=backend, template=load_prompt("grade"))
-grades = {}
+grades: dict[str, dict[str, int]] = {}
 for query in collection.queries():
     docs = fetch_documents(collection, people[query.id])
     replies = backend.generate(grader.make_requests(Window(query, tuple(docs.values()))))

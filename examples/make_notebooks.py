@@ -18,7 +18,7 @@ def make_notebook(script: str) -> dict[str, Any]:
     for number, (kind, body) in enumerate(re.findall(r"^# %%(.*)\n((?:(?!# %%).*\n)*)", script, re.M)):
         is_text = kind.strip() == "[markdown]"
         source = (re.sub(r"^# ?", "", body, flags=re.M) if is_text else body).strip()
-        cell = {"cell_type": "markdown" if is_text else "code", "id": f"cell-{number}", "metadata": {}}
+        cell: dict[str, Any] = {"cell_type": "markdown" if is_text else "code", "id": f"cell-{number}", "metadata": {}}
         cell |= {} if is_text else {"execution_count": None, "outputs": []}
         cells.append({**cell, "source": source.splitlines(keepends=True)})
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}

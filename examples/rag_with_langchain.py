@@ -39,11 +39,13 @@ class MiniLm(Embeddings):
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Return one vector per passage."""
-        return self.encoder.passages(texts).tolist()
+        vectors: list[list[float]] = self.encoder.passages(texts).tolist()
+        return vectors
 
     def embed_query(self, text: str) -> list[float]:
         """Return the vector of a query."""
-        return self.encoder.queries([text])[0].tolist()
+        vector: list[float] = self.encoder.queries([text])[0].tolist()
+        return vector
 
 
 # %% [markdown]

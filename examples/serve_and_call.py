@@ -9,22 +9,19 @@ import sys
 from urllib.request import Request, urlopen
 
 MODEL = "smollm2-135m"
-BODY = {
-    "query": "how do I sort a list",
-    "documents": [
-        "list.append adds an item to the end of a list.",
-        "random.shuffle puts a list in random order.",
-        "sorted returns a new sorted list.",
-    ],
-    "top_n": 2,
-}
+DOCUMENTS = [
+    "list.append adds an item to the end of a list.",
+    "random.shuffle puts a list in random order.",
+    "sorted returns a new sorted list.",
+]
+BODY = {"query": "how do I sort a list", "documents": DOCUMENTS, "top_n": 2}
 
 # In production: `rerank serve --model smollm2-135m` by itself. Port 0 picks a free one.
 command = [sys.executable, "-m", "rerank", "serve", "--model", MODEL, "--port", "0"]
 with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
     try:
         # The server prints its address when the model is loaded and requests are accepted.
-        address = server.stdout.readline().strip()
+        address = server.stdout.readline().strip() if server.stdout else ""
         if not address:
             sys.exit("The server did not start; its message is above.")
 
@@ -36,5 +33,5 @@ with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         server.terminate()
 
 for result in answer["results"]:
-    print(f"{result['relevance_score']:.3f}  {BODY['documents'][result['index']]}")
+    print(f"{result['relevance_score']:.3f}  {DOCUMENTS[result['index']]}")
 print("the server has ended")

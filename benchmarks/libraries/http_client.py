@@ -28,7 +28,7 @@ import openai
 from libraries.processes import Settings, added, import_seconds
 from rerank.backends.base.addresses import Address
 from rerank.backends.base.connection import ServerConnection
-from rerank.backends.base.responses import RequestFailedError
+from rerank.backends.base.responses import RequestFailedError, ServerResponse
 
 KEY = "sk-a-key-of-this-benchmark"
 REMOTE = "http://gpu.example/v1"
@@ -146,10 +146,10 @@ def _median(values: Iterator[float]) -> float:
     return round(statistics.median(values), 2)
 
 
-def _text(body: dict[str, Any]) -> str:
+def _text(response: ServerResponse) -> str:
     """Read the completion, as the backend does: a reply without one is a failure that is worth another try."""
     try:
-        return str(body["choices"][0]["message"]["content"])
+        return str(response.body["choices"][0]["message"]["content"])
     except (KeyError, IndexError, TypeError) as error:
         raise RequestFailedError("The reply holds no completion") from error
 

@@ -14,19 +14,12 @@ import jinja2
 import numpy as np
 
 from libraries.processes import Settings, added, cpu_seconds, import_seconds
-from rerank.leaderboard.cost_plot import (
-    BOTTOM,
-    HEIGHT,
-    LEFT,
-    RIGHT,
-    TOP,
-    WIDTH,
-    layout_cost_plot,
-    pareto_front,
-)
+from rerank.leaderboard.cost_plot import BOTTOM, LEFT, RIGHT, TOP, WIDTH, layout_cost_plot, pareto_front
 
 RUNS = 60
 MEASURE, AXIS, KIND = "nDCG@10", "tokens per query", "tokens"
+NAMES = [f"run-{run}" for run in range(RUNS)]
+HEIGHT = 900
 
 
 def measure(settings: Settings) -> dict[str, Any]:
@@ -76,16 +69,21 @@ def _row(draw: Callable[[], str], repeat: int) -> dict[str, Any]:
 def _own_painter() -> Callable[[Sequence[float], Sequence[float]], str]:
     """Return a function that draws with the template's own macro."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"ranges": str, "amount": lambda value: f"{value:,.0f}", "address": bool}
+    environment.filters |= {"ranges": str, "amount": lambda value: f"{value:,.0f}", "address": bool, "figure": str}
     template = environment.from_string((files("rerank.leaderboard") / "site.html.j2").read_text(encoding="utf-8"))
-    frame = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM}
+    frame = {"width": WIDTH, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM}
     module: Any = template.make_module({"views": [], "costs": [], "facets": {}, "frame": frame})
 
     def draw(costs: Sequence[float], values: Sequence[float]) -> str:
-        entries = [SimpleNamespace(name=f"run-{run}") for run in range(len(costs))]
-        view = SimpleNamespace(board=SimpleNamespace(entries=entries), costs=[{KIND: cost} for cost in costs])
+        entries = [SimpleNamespace(name=name) for name in NAMES]
+        plan = SimpleNamespace(title="runs")
+        view = SimpleNamespace(
+            board=SimpleNamespace(entries=entries, plan=plan), costs=[{KIND: cost} for cost in costs]
+        )
         table = SimpleNamespace(measure=MEASURE, runs=[SimpleNamespace(mean=value) for value in values])
-        drawn = SimpleNamespace(kind=KIND, axis=AXIS, plot=layout_cost_plot(costs, values))
+        drawn = SimpleNamespace(
+            kind=KIND, axis=AXIS, plot=layout_cost_plot(costs, [[value] for value in values], NAMES)
+        )
         return str(module.picture(view, table, drawn))
 
     return draw
@@ -120,10 +118,9 @@ def _plotly(costs: Sequence[float], values: Sequence[float]) -> str:
     from plotly import graph_objects
 
     front = pareto_front(costs, values)
-    names = [f"run-{run}" for run in range(len(costs))]
     figure = graph_objects.Figure(
         [
-            graph_objects.Scatter(x=list(costs), y=list(values), text=names, mode="markers"),
+            graph_objects.Scatter(x=list(costs), y=list(values), text=NAMES, mode="markers"),
             graph_objects.Scatter(x=[costs[run] for run in front], y=[values[run] for run in front], mode="lines"),
         ]
     )

@@ -33,7 +33,7 @@ class Order:
     window: int
     stride: int
     top: int
-    lists: list
+    lists: list[dict[str, Any]]
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Tally:
     replies: int = 0
     malformed: int = 0
     counted_by: str = "no replies: scores"
-    raw: list = field(default_factory=list)
+    raw: list[tuple[str, int]] = field(default_factory=list)
 
 
 #: Query and documents ({"id", "text"}, as given) -> ids, best first.
@@ -69,7 +69,7 @@ def serve(distribution: str, systems: Mapping[str, Callable[[Order, Tally], Rank
     Path(sys.argv[2]).write_text(json.dumps(answer), encoding="utf-8")
 
 
-def _answer(order: Order, opened: Callable[[Order, Tally], Rank]) -> dict:
+def _answer(order: Order, opened: Callable[[Order, Tally], Rank]) -> dict[str, Any]:
     tally = Tally()
     rank = opened(order, tally)
     first = order.lists[0]
@@ -120,6 +120,6 @@ def readable(model: str) -> str:
     return str(folder)
 
 
-def rewrite(path: Path, table: dict) -> None:
+def rewrite(path: Path, table: dict[str, Any]) -> None:
     path.unlink()
     path.write_text(json.dumps(table), encoding="utf-8")

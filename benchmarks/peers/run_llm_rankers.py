@@ -5,6 +5,8 @@ Its sliding windows need transformers 4: with 5, `apply_chat_template` returns a
 
 from __future__ import annotations
 
+from typing import Any
+
 from exchange import Order, Rank, Tally, readable, serve
 
 
@@ -42,7 +44,7 @@ def counting(ranker, tally: Tally) -> Rank:
     return rank
 
 
-def common(order: Order) -> dict:
+def common(order: Order) -> dict[str, Any]:
     if order.dtype != "float32":
         raise ValueError("llm-rankers loads models in float32 on a processor, whatever is asked for")
     return {"model_name_or_path": readable(order.model), "tokenizer_name_or_path": None, "device": "cpu"}
@@ -79,7 +81,7 @@ def sliding(order: Order, tally: Tally) -> Rank:
 
     ranker = ListwiseLlmRanker(**common(order), window_size=order.window, step_size=order.stride)
     tally.counted_by = "rerank.parsing"
-    return watched(ranker, tally, lambda output, docs: tally.raw.append([output, len(docs)]))
+    return watched(ranker, tally, lambda output, docs: tally.raw.append((output, len(docs))))
 
 
 def pointwise(order: Order, tally: Tally) -> Rank:

@@ -54,7 +54,7 @@ def rankgpt(order: Order, tally: Tally) -> Rank:
             prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
             tally.prompt_tokens += len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
             tally.reply_tokens += len(tokenizer(reply, add_special_tokens=False)["input_ids"])
-            tally.raw.append([reply, len(docs)])
+            tally.raw.append((reply, len(docs)))
             return reply
 
         ranker._query_llm = watched

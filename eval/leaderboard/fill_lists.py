@@ -12,9 +12,8 @@ from pathlib import Path
 
 from rerank.collections.requests import Requests
 from rerank.io.run_files import write_run
-from rerank.pipeline.results import put_documents_first_in_ranking
 from rerank.store import RunFolder
-from rerank.types import Run
+from rerank.types import Ranking, Run
 
 CARD = """name = "SmolLM2-135M, the default method, first 20"
 group = "listrank"
@@ -42,7 +41,9 @@ def main() -> None:
     folder = RunFolder.existing(options.folder)
     reranked, rankings = folder.read_run("run.trec"), []
     for given in Requests(options.lists).candidates().values():
-        rankings.append(put_documents_first_in_ranking(given, reranked[given.query.id].docs))
+        best = reranked[given.query.id]
+        below = [doc for doc in given.docs if doc.id not in set(best.doc_ids)]
+        rankings.append(Ranking.from_order(given.query, [*best.docs, *below]))
     write_run(Run(rankings, name=options.out.name), options.out.with_name(f"{options.out.name}.run.gz"))
     summary = folder.read_json("summary.json", "tokens_in", "tokens_out")
     card = CARD.format(tokens=summary["tokens_in"] + summary["tokens_out"])

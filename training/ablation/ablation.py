@@ -18,8 +18,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 from rerank.collections import open_collection
@@ -28,13 +27,12 @@ from rerank.experiment import run_experiment
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.finetune.recipe import Recipe
 from rerank.finetune.trainer.training import train_adapter
-from rerank.judges.base import Verdict, rank_window_by_score
+from rerank.judges.base import rank_window_by_score
 from rerank.models.adapters import PROMPT
-from rerank.pipeline.stream import rank_together
 from rerank.retrieval import open_first_stage
 from rerank.store import RunFolder
 from rerank.strategies.sliding import Sliding
-from rerank.types import Ranking, Window
+from rerank.types import Ranking
 
 #: The whole list at once, and windows over it.
 METHODS = ("fullrank", "sliding,size=10,stride=5")
@@ -42,18 +40,17 @@ METHODS = ("fullrank", "sliding,size=10,stride=5")
 STUDENTS = (("lm", "complete"), ("importance", "complete"), ("importance", "sliding"))
 
 
-@dataclass(frozen=True)
-class Known:
-    """A judge that knows the scores of all documents."""
-
-    scores: dict[str, dict[str, float]]
-
-    def order(self, windows: Sequence[Window]) -> list[Verdict]:
-        """Sort each window."""
-        return [
-            rank_window_by_score([self.scores[window.query.id][doc.id] for doc in window.docs], len(window))
-            for window in windows
-        ]
+def slide(ranking: Ranking, scores: Mapping[str, float]) -> Ranking:
+    """Return what one pass of sliding windows, each sorted by the scores, makes of a list."""
+    plan = Sliding(size=8, stride=4)(ranking)
+    windows = next(plan)
+    while True:
+        orders = [rank_window_by_score([scores[doc.id] for doc in w.docs], len(w)).order for w in windows]
+        try:
+            windows = plan.send(orders)
+        except StopIteration as end:
+            slid: Ranking = end.value
+            return slid
 
 
 def label(folder: Path, selector: str, count: int) -> None:
@@ -72,8 +69,7 @@ def label(folder: Path, selector: str, count: int) -> None:
     for ranking in lists:
         vectors = encoder.encode([ranking.query.text, *(doc.text for doc in ranking.docs)], normalize_embeddings=True)
         scores[ranking.query.id] = dict(zip(ranking.doc_ids, (vectors[1:] @ vectors[0]).tolist(), strict=True))
-    judge = Known(scores)
-    slid = rank_together(lists, Sliding(size=8, stride=4), judge, judge.backend).rankings
+    slid = [slide(one, scores[one.query.id]) for one in lists]
     whole = [
         Ranking.from_order(one.query, sorted(one.docs, key=lambda doc: -scores[one.query.id][doc.id])) for one in lists
     ]

@@ -10,7 +10,7 @@ mkdir -p "$work/labels"
 ln -sfn "$CRANFIELD" "$work/cranfield"
 rerank models pull smollm2-135m
 rerank models pull all-minilm-l6-v2
-python corpus.py --wordnet /usr/share/wordnet --topics "${TOPICS:-408}" --out "$work/passages.jsonl"
+python passages.py --wordnet /usr/share/wordnet --topics "${TOPICS:-408}" --out "$work/passages.jsonl"
 python gather.py --out "$work/collections" --passages "$work/passages.jsonl" --foldoc /usr/share/dictd \
     --wordnet /usr/share/wordnet --cranfield "$CRANFIELD" --vaswani "$VASWANI"
 for folder in "$work"/collections/*; do

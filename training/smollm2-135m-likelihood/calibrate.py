@@ -66,6 +66,7 @@ def main() -> None:
     adapter = adapter_of(given.name, given.work.resolve())
     setup = assemble_ranker({"adapter": adapter} if adapter else untrained_settings())
     judge = setup.open_judge(setup.open_backend())
+    assert judge.score_kind is not None
     kind = judge.score_kind.name
     fitted, tests = (
         [ranked(part, given, adapter, kind, depth) for part in parts for depth in given.depth]

@@ -128,7 +128,8 @@ def main() -> None:
     chance = random.Random(given.seed)
     sources = tomllib.loads(Path(__file__).with_name("sources.toml").read_text(encoding="utf-8"))["source"]
     given.out.mkdir(parents=True, exist_ok=True)
-    counts, seen = {}, set()
+    counts: dict[str, dict[str, Any]] = {}
+    seen: set[str] = set()
     with (given.out / "docs.jsonl").open("w", encoding="utf-8") as file:
         for source in sources:
             passages = [passage for passage in read_source(source, given.packages) if passage[1] not in seen]

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from rerank.collections import Collection, open_collection, open_collection_qrels
+from rerank.collections.requests import Requests
 from rerank.retrieval import open_first_stage
 from rerank.retrieval.base.given_documents import InMemoryCorpus
 from rerank.retrieval.hybrid import reciprocal_rank_fusion
@@ -93,15 +94,15 @@ class ListSource:
     def _passages(self, year: str, stage: str, depth: int) -> Run:
         """Return lists of TREC Deep Learning (passages)."""
         makers: dict[str, Callable[[], Run]] = {
-            "BM25": lambda: self._requests("BM25", year).candidates().top(depth),
-            "SPLADE++": lambda: self._requests("SPLADE_P_P_ENSEMBLE_DISTIL", year).candidates().top(depth),
-            "MiniLM": lambda: reorder_by_encoder(self._requests("BM25", year).candidates().top(depth)),
+            "BM25": lambda: self._requests("BM25", year).top(depth),
+            "SPLADE++": lambda: self._requests("SPLADE_P_P_ENSEMBLE_DISTIL", year).top(depth),
+            "MiniLM": lambda: reorder_by_encoder(self._requests("BM25", year).top(depth)),
             "RRF": lambda: fuse([self._passages(year, each, depth) for each in ("BM25", "SPLADE++")], depth),
         }
         return makers[stage]()
 
-    def _requests(self, stage: str, year: str) -> Collection:
-        return open_collection(f"requests:{self.data}/msmarco_candidates/{stage}/retrieve_results_dl{year}.json.gz")
+    def _requests(self, stage: str, year: str) -> Run:
+        return Requests(f"{self.data}/msmarco_candidates/{stage}/retrieve_results_dl{year}.json.gz").candidates()
 
 
 def reorder_by_encoder(run: Run) -> Run:

@@ -19,6 +19,7 @@ from rerank.judges.base import window_z_scores
 from rerank.judges.pointwise import Likelihood
 from rerank.reranker import Reranker
 from rerank.tasks import Reply, Request
+from rerank.tasks.backends import traits
 from rerank.types import Ranking, Run, Window
 
 HERE = Path(__file__).parent
@@ -85,10 +86,11 @@ def _score_passages(reranker: Reranker, missing: Sequence[tuple[Ranking, list[in
     """Yield the scores of a judge that sees one passage, in batches in which equal passages are neighbours."""
     requests: list[Request] = []
     for ranking, indices in missing:
-        docs, scores = (tuple(values[index] for index in indices) for values in (ranking.docs, ranking.scores))
+        docs = tuple(ranking.docs[index] for index in indices)
+        scores = tuple(ranking.scores[index] for index in indices)
         requests += reranker.judge.make_requests(Window(ranking.query, docs, scores)) if docs else ()
     requests.sort(key=lambda request: (len(str(request.prompt)), str(request.prompt)))
-    reranker.backend.set_batching(BATCH, reuse=True)
+    traits(reranker.backend).set_batching(BATCH, reuse=True)
     for start in range(0, len(requests), BATCH):
         batch = requests[start : start + BATCH]
         replies = reranker.backend.generate(batch)

@@ -58,7 +58,8 @@ class Writer:
         self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
         self.tokenizer.pad_token = self.tokenizer.eos_token
         dtype = getattr(torch, pick_dtype("auto", "cpu"))
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        self.model.train(False)
         self.prefix = self.tokenizer(EXAMPLES, return_tensors="pt", add_special_tokens=False)["input_ids"]
         self.cache = DynamicCache(config=self.model.config)
         with torch.inference_mode():

@@ -4,7 +4,7 @@ Both are written by SmolLM2-135M-Instruct (Apache-2.0), which is told a noun, it
 free to use, copy and distribute) and what to write about. They are fluent and often wrong, which does no harm here:
 a teacher says how near a passage is to a question, and neither is ever shown as true.
 
-    python training/smollm2-135m-attention/corpus.py --wordnet /usr/share/wordnet --topics 3000 --out passages.jsonl
+    python training/smollm2-135m-attention/passages.py --wordnet /usr/share/wordnet --topics 3000 --out passages.jsonl
 
 One JSON object a line: id, topic, gloss, text, question. A second call with the same --out goes on where it stopped.
 """
@@ -16,6 +16,7 @@ import json
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -75,14 +76,14 @@ class Writer:
     def __init__(self, seed: int) -> None:
         folder = str(resolve_model_name("smollm2-135m"))
         self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+        self.model.train(False)
         torch.manual_seed(seed)
 
     def reply(self, asked: list[str], length: int, temperature: float) -> list[str]:
         chats = [[{"role": "user", "content": text}] for text in asked]
-        return self.go_on(
-            self.tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True), length, temperature
-        )
+        prompts: Any = self.tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
+        return self.go_on(prompts, length, temperature)
 
     def go_on(self, texts: list[str], length: int, temperature: float) -> list[str]:
         rows = self.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)

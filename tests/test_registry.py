@@ -14,10 +14,9 @@ import rerank
 from rerank import registry
 from rerank.errors import MissingPrerequisiteError, UnknownNameError, UsageError
 from rerank.registry import Registry, plugin_class_name
+from rerank.strategies import strategies as STRATEGIES
 from rerank.strategies.sliding import Sliding
 from tests.raising import raises
-
-STRATEGIES = Registry("strategies", "strategy")
 
 
 def plug_in(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

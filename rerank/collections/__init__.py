@@ -85,10 +85,6 @@ def open_collection_qrels(text: str) -> tuple[Qrels, int]:
 def read_query_field(text: str, field: str) -> Mapping[str, str]:
     """Return a mapping from query id to the value of one field of the queries, such as their category.
 
-    Args:
-        text: Selector of the collection.
-        field: Name of the field.
-
     Raises:
         UsageError: ``text`` is not the selector of a collection whose queries have fields.
         UnknownNameError: The queries have no such field; the message suggests similar names.

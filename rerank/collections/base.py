@@ -131,8 +131,6 @@ def require_path(path: str | Path, kind: str, *, folder: bool = False) -> Path:
     """Return ``path`` with ``~`` expanded, after checking that it exists and, with ``folder``, that it is a folder.
 
     Args:
-        path: The path.
-        kind: Description of what is expected, for messages.
         folder: Whether the path must be that of a folder.
     """
     expanded = Path(path).expanduser()
@@ -204,9 +202,7 @@ class FileCollection:
 
     Args:
         name: Name in run tags and tables; whitespace is replaced by ``_``.
-        files: The files of the collection.
         language: ISO 639 code of the documents' language.
-        relevant: Lowest grade that binary measures count as relevant.
     """
 
     #: Name of the format. It must never change, because fingerprints, and so saved indexes, depend on it.

@@ -228,7 +228,6 @@ def _read_csv(path: Path, columns: Sequence[str]) -> Iterator[JsonRecord]:
 
     Args:
         path: The file; its first line contains the column names.
-        columns: Required columns.
     """
     with open_text_file(path) as stream:
         rows = csv.reader(stream, strict=True)

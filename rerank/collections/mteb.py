@@ -40,93 +40,6 @@ _UNWRITABLE = re.compile('[%\\s\0\ufeff\ud800-\udfff]|^[\\[{"]')
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-class Mteb:
-    """A subset and split of one of mteb's tasks, e.g. ``T2Reranking``; needs ``listrank[mteb]``.
-
-    The lists of a reranking task are the candidates. In many tasks, a list starts with the relevant documents, so use
-    ``--shuffle random``; otherwise, a reranker that keeps the input order would have a perfect score.
-
-    Args:
-        task: Name of the task.
-        subset: Name of the subset, usually a language; required if the task has several subsets.
-        split: Name of the split; required if mteb evaluates several splits.
-        predictions: File, or its folder, with first-stage rankings saved by
-            ``mteb.evaluate(..., prediction_folder=...)``, which become the candidates; empty for the task's own lists.
-        top_k: Maximum number of documents to use from each ranking in ``predictions``.
-        language: ISO 639 code of the documents' language, ``mul`` for several languages, ``und`` for none; empty for
-            the language that mteb states.
-
-    Attributes:
-        relevant: Always 1, since mteb's binary measures count every grade above 0 as relevant.
-    """
-
-    def __init__(
-        self,
-        task: str,
-        *,
-        subset: str = "",
-        split: str = "",
-        predictions: str = "",
-        top_k: int = 100,
-        language: str = "",
-    ) -> None:
-        self._open(find_task(task), subset, split, language)
-        self._saved = predictions_file(predictions, task) if predictions else None
-        self._top_k = top_k
-
-    @classmethod
-    def from_task(cls, task: Any, *, subset: str = "", split: str = "") -> Mteb:
-        """Return the collection for a task object, such as a task that is not registered in mteb."""
-        collection = cls.__new__(cls)
-        collection._open(check_task(task), subset, split)
-        collection._saved, collection._top_k = None, 100
-        return collection
-
-    def _open(self, task: Any, subset: str, split: str, language: str = "") -> None:
-        self.relevant = 1
-        self._task = task
-        self._subset = _choose_subset_or_split("subset", subset, task.hf_subsets, task.metadata.name)
-        self._split = _choose_subset_or_split("split", split, task.eval_splits, task.metadata.name)
-        parts = [task.metadata.name, *([] if self._subset == "default" else [self._subset]), self._split]
-        self.name = escape_id("/".join(parts))
-        self.language = check_language_code(language) if language else language_of_subset(task.metadata, self._subset)
-        self.drop_self = bool(task.ignore_identical_ids)
-
-    @cached_property
-    def _task_split(self) -> TaskSplit:
-        task = load_task(self._task)
-        if self._saved is None:
-            return open_split(task, self._subset, self._split)
-        lists = _read_predictions(self._saved, self._subset, self._split)
-        best = top_candidates(lists, self._top_k)
-        return open_split(task, self._subset, self._split, candidates=best)
-
-    def docs(self) -> Iterator[Document]:
-        return self._task_split.docs()
-
-    def lookup(self, ids: Iterable[str]) -> dict[str, Document]:
-        return self._task_split.lookup(ids)
-
-    def queries(self) -> list[Query]:
-        """Return the judged queries, with their instructions in the text as in mteb; all queries if none is judged."""
-        return self._task_split.queries()
-
-    def qrels(self) -> Qrels:
-        return self._task_split.qrels()
-
-    def excluded(self) -> Mapping[str, frozenset[str]]:
-        return self._task_split.excluded()
-
-    def candidates(self) -> Run:
-        """Return the predictions or, if none are given, the task's candidate lists, with document texts."""
-        return self._task_split.candidates()
-
-    @property
-    def fingerprint(self) -> str:
-        """Hex SHA-256 of the task, the candidate lists, and the data set's commit or, without a commit, its texts."""
-        return self._task_split.fingerprint
-
-
 def _choose_subset_or_split(kind: str, name: str, known: Sequence[str], task: str) -> str:
     """Return the name of a subset or split after checking it; if ``name`` is empty, return the only one."""
     if name and name not in known:
@@ -284,10 +197,6 @@ class TaskDocuments:
 
     Args:
         rows: mteb's ``corpus``, a data set with the columns id, text and optionally title.
-        where: Description of the data for messages.
-
-    Attributes:
-        own_ids: Mapping from escaped document id to id in mteb.
     """
 
     def __init__(self, rows: Any, where: str) -> None:
@@ -324,9 +233,6 @@ class TaskSplit:
 
     Args:
         subset: Name of the subset in mteb, ``default`` if there is only one.
-        split: Name of the split.
-        data: mteb's data of the split: corpus, queries, and optionally relevant_docs and top_ranked.
-        drop_self: Whether to drop a document with the query's own id from its ranking.
         allowed: Mapping from the id of a query in mteb to the ids in mteb of the documents that may be ranked for it.
             All documents may be ranked for queries that are not in the mapping; None for no restrictions.
     """
@@ -345,13 +251,18 @@ class TaskSplit:
         self.name = escape_id("/".join(parts))
         self.language = language_of_subset(metadata, subset)
         self.relevant, self.drop_self = 1, drop_self
-        self._metadata, self._subset, self._split, self._data = metadata, subset, split, data
-        self.allowed = allowed or {}
+        self._metadata, self._subset, self._split = metadata, subset, split
+        self._data, self.allowed = data, allowed or {}
+
+    @property
+    def _content(self) -> tuple[Mapping[str, Any], Mapping[str, Iterable[str]]]:
+        """The data of the split in mteb, and the documents that may be ranked for each query with a restriction."""
+        return self._data, self.allowed
 
     @cached_property
     def texts(self) -> TaskDocuments:
         """The documents of the split."""
-        return TaskDocuments(self._data["corpus"], self.name)
+        return TaskDocuments(self._content[0]["corpus"], self.name)
 
     def docs(self) -> Iterator[Document]:
         return iter(self.texts)
@@ -367,7 +278,7 @@ class TaskSplit:
 
     @cached_property
     def _queries(self) -> list[Query]:
-        rows = self._data["queries"]
+        rows = self._content[0]["queries"]
         queries = [
             Query(
                 id=escape_id(str(row["id"])),
@@ -382,7 +293,7 @@ class TaskSplit:
     @cached_property
     def own_queries(self) -> dict[str, str]:
         """Mapping from escaped query id to query id in mteb."""
-        return {escape_id(str(own)): own for own in self._data["queries"]["id"]}
+        return {escape_id(str(own)): own for own in self._content[0]["queries"]["id"]}
 
     def qrels(self) -> Qrels:
         """Return the judgments; empty if there are none."""
@@ -390,7 +301,7 @@ class TaskSplit:
 
     @cached_property
     def _judged(self) -> Qrels:
-        relevant_docs = self._data.get("relevant_docs") or {}
+        relevant_docs = self._content[0].get("relevant_docs") or {}
         table = {
             escape_id(str(query)): {escape_id(str(doc)): int(grade) for doc, grade in judged.items()}
             for query, judged in relevant_docs.items()
@@ -401,7 +312,7 @@ class TaskSplit:
     def excluded(self) -> dict[str, frozenset[str]]:
         """Return a mapping from query id to the documents that must not be ranked for it, as in BRIGHT."""
         every = frozenset(self.texts.own_ids.values())
-        rows = {str(query): every.difference(map(str, docs)) for query, docs in self.allowed.items()}
+        rows = {str(query): every.difference(map(str, docs)) for query, docs in self._content[1].items()}
         return {escape_id(query): frozenset(map(escape_id, docs)) for query, docs in rows.items() if docs}
 
     def candidates(self) -> Run:
@@ -409,7 +320,7 @@ class TaskSplit:
 
         If a list contains a document several times, only its first occurrence counts.
         """
-        lists = self._data.get("top_ranked")
+        lists = self._content[0].get("top_ranked")
         if not lists:
             return Run((), name=self.name)
         ids = {escape_id(str(query)): [escape_id(str(doc)) for doc in docs] for query, docs in lists.items()}
@@ -444,29 +355,77 @@ class TaskSplit:
                 digest.update(json.dumps([doc.id, doc.title, doc.text]).encode())
             for query_id, judged in self.qrels().items():
                 digest.update(json.dumps([query_id, sorted(judged.items())]).encode())
-        digest.update(json.dumps(self._data.get("top_ranked") or {}, default=str).encode())
+        digest.update(json.dumps(self._content[0].get("top_ranked") or {}, default=str).encode())
         return digest.hexdigest()
 
 
-def open_split(task: Any, subset: str, split: str, *, candidates: Mapping[str, Any] | None = None) -> TaskSplit:
-    """Return one subset and split of a loaded task.
+class Mteb(TaskSplit):
+    """A subset and split of one of mteb's tasks, e.g. ``T2Reranking``; needs ``listrank[mteb]``.
+
+    The lists of a reranking task are the candidates. In many tasks, a list starts with the relevant documents, so use
+    ``--shuffle random``; otherwise, a reranker that keeps the input order would have a perfect score.
 
     Args:
-        subset: Name of the subset.
-        split: Name of the split.
-        candidates: Mapping from query to candidate documents that replaces the task's own lists; None to keep those.
+        subset: Name of the subset, usually a language; required if the task has several subsets.
+        split: Name of the split; required if mteb evaluates several splits.
+        predictions: File, or its folder, with first-stage rankings saved by
+            ``mteb.evaluate(..., prediction_folder=...)``, which become the candidates; empty for the task's own lists.
+        top_k: Maximum number of documents to use from each ranking in ``predictions``.
+        language: ISO 639 code of the documents' language, ``mul`` for several languages, ``und`` for none; empty for
+            the language that mteb states.
+
+    Attributes:
+        relevant: Always 1, since mteb's binary measures count every grade above 0 as relevant.
     """
-    for kind, name, known in (("subset", subset, task.dataset), ("split", split, task.dataset.get(subset, {}))):
-        if name not in known:
-            raise UnknownNameError(f"{kind} of {task.metadata.name}:", name, map(str, known))
-    data = task.dataset[subset][split]
-    drop_self = bool(task.ignore_identical_ids)
-    allowed: Mapping[str, Iterable[str]] = {}
-    lists, size = data.get("top_ranked") or {}, len(data["corpus"])
-    # The lists of a retrieval task are not candidates: each contains the whole corpus except the query's excluded ids.
-    # A retrieval task that was converted to reranking has short lists, which are candidates.
-    if task.metadata.type == "Retrieval" and all(2 * len(docs) > size for docs in lists.values()):
-        data, allowed = {**data, "top_ranked": None}, lists
-    if candidates is not None:
-        data = {**data, "top_ranked": candidates}
-    return TaskSplit(task.metadata, subset, split, data, drop_self=drop_self, allowed=allowed)
+
+    def __init__(
+        self,
+        task: str,
+        *,
+        subset: str = "",
+        split: str = "",
+        predictions: str = "",
+        top_k: int = 100,
+        language: str = "",
+    ) -> None:
+        self._open(find_task(task), subset, split, language)
+        self._saved = predictions_file(predictions, task) if predictions else None
+        self._top_k = top_k
+
+    @classmethod
+    def from_task(cls, task: Any, *, subset: str = "", split: str = "") -> Mteb:
+        """Return the collection for a task object, such as a task that is not registered in mteb."""
+        collection = cls.__new__(cls)
+        collection._open(check_task(task), subset, split)
+        collection._saved, collection._top_k = None, 100
+        return collection
+
+    def _open(self, task: Any, subset: str, split: str, language: str = "") -> None:
+        self._task = task
+        subset = _choose_subset_or_split("subset", subset, task.hf_subsets, task.metadata.name)
+        split = _choose_subset_or_split("split", split, task.eval_splits, task.metadata.name)
+        super().__init__(task.metadata, subset, split, {}, drop_self=bool(task.ignore_identical_ids))
+        if language:
+            self.language = check_language_code(language)
+
+    @cached_property
+    def _content(self) -> tuple[Mapping[str, Any], Mapping[str, Iterable[str]]]:
+        """The data of the task, which is loaded on first use, with the predictions in place of its own lists."""
+        task = load_task(self._task)
+        for kind, name, known in (
+            ("subset", self._subset, task.dataset),
+            ("split", self._split, task.dataset.get(self._subset, {})),
+        ):
+            if name not in known:
+                raise UnknownNameError(f"{kind} of {task.metadata.name}:", name, map(str, known))
+        data = task.dataset[self._subset][self._split]
+        allowed: Mapping[str, Iterable[str]] = {}
+        lists, size = data.get("top_ranked") or {}, len(data["corpus"])
+        # The lists of a retrieval task are not candidates: each contains the whole corpus except the query's excluded
+        # ids. A retrieval task that was converted to reranking has short lists, which are candidates.
+        if task.metadata.type == "Retrieval" and all(2 * len(docs) > size for docs in lists.values()):
+            data, allowed = {**data, "top_ranked": None}, lists
+        if self._saved is not None:
+            saved = _read_predictions(self._saved, self._subset, self._split)
+            data = {**data, "top_ranked": top_candidates(saved, self._top_k)}
+        return data, allowed

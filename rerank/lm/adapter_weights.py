@@ -70,11 +70,7 @@ def is_cast(options: BackendOptions, dtype: str) -> bool:
 
 
 def attach_adapter(model: Any, folder: Path, *, cast: bool = False) -> Any:
-    """Attach an adapter to a model and return the model. In float32, the adapter is merged, since merging is exact.
-
-    Args:
-        cast: Whether to cast the weights of the adapter to the data type of the model.
-    """
+    """Attach an adapter to a model and return the model. In float32, the adapter is merged, since merging is exact."""
     try:
         import peft
     except ImportError as error:

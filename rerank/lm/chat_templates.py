@@ -45,11 +45,7 @@ class ChatRenderer:
             self._takes_system = self._accepts_system()
 
     def render(self, prompt: Prompt, *, thinking: bool = False) -> str:
-        """Return the text of a prompt, up to the point where the model continues.
-
-        Args:
-            thinking: Whether to switch on the thinking mode of the template.
-        """
+        """Return the text of a prompt, up to the point where the model continues."""
         prefix = reply_prefix_of_prompt(prompt)
         turns = prompt[:-1] if prefix else prompt
         escaped = tuple(replace(m, content=self.escape(m.content)) for m in turns)

@@ -37,11 +37,9 @@ def decode_continuations(
     """Generate a continuation of each prompt, including the end-of-sequence token if it was generated.
 
     Args:
-        model: A causal language model of transformers.
         prompts: Token ids, one list per row; they are padded on the left here.
         seeds: Seed of each row; the samples of a row do not depend on the other rows of the batch.
         until: A stop string and the tokenizer that is needed to find it; None for no stop string.
-        extra_inputs: Further model inputs such as pixel values, for a single row.
 
     Returns:
         The new token ids of each row.
@@ -143,7 +141,6 @@ def add_noise(logits: torch.Tensor, sampling: Sampling, generator: torch.Generat
     Args:
         logits: Logits of the allowed tokens, of shape (tokens,).
         sampling: Sampling settings, of which temperature and ``top_p`` have an effect.
-        generator: Random number generator of the row.
     """
     if sampling.temperature <= 0:
         return logits

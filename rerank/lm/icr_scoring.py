@@ -53,11 +53,7 @@ class AttentionScores:
 
 
 def score_with_attention(model: Any, tokens: HfTokens, prompt: Prompt, task: AttentionTask) -> AttentionScores:
-    """Score the passages of a prompt by the attention that they receive.
-
-    Args:
-        task: The passages, the null query, and the layers and heads to use.
-    """
+    """Score the passages of a prompt by the attention that they receive."""
     if is_split(model):
         raise UsageError(
             "The attention of a model whose weight matrices are split over processes is not available",

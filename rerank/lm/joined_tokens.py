@@ -86,11 +86,7 @@ class TokenPieces(NamedTuple):
 
 
 class JoinedTokenizer:
-    """A tokenizer that tokenizes texts piece by piece and keeps the token ids of the pieces.
-
-    Args:
-        open_ends: The characters after which a space is no joint.
-    """
+    """A tokenizer that tokenizes texts piece by piece and keeps the token ids of the pieces."""
 
     def __init__(self, tokenizer: Any, open_ends: str, dictionaries: Sequence[TokenDictionary] = ()) -> None:
         self.tokenizer, self._dictionaries = tokenizer, dictionaries
@@ -299,11 +295,7 @@ def _steps(component: Any) -> list[dict[str, Any]]:
 
 
 def _splits_at_joint(step: dict[str, Any], *, makes_metaspace: bool) -> bool | None:
-    """Return whether a pre-tokenizer begins a new word at each joint, or leaves it as it is; None if unknown.
-
-    Args:
-        makes_metaspace: Whether the normalizer has replaced all spaces.
-    """
+    """Return whether a pre-tokenizer begins a new word at each joint, or leaves it as it is; None if unknown."""
     kind = step["type"]
     if kind in ("Digits", "Metaspace"):
         return kind == "Metaspace" and bool(step.get("split", True))

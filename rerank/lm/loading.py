@@ -135,7 +135,6 @@ def load_language_model(
     """Load a model from a folder or the hub.
 
     Args:
-        options: Revision, adapter, dtype, device and device map.
         classes: Classes of transformers that load the model and its tokenizer or processor.
         tokenizer: The tokenizer; None to load it.
     """
@@ -179,7 +178,6 @@ def make_identity(files: ModelFiles, options: BackendOptions, dtype: str) -> dic
 
     Args:
         options: Backend options. Only ``adapter`` and ``adapter_dtype`` have an effect.
-        dtype: Data type of the weights.
 
     Returns:
         A mapping with the keys ``model``; ``weights`` (hash of a folder) or ``revision`` (commit on the hub);
@@ -204,9 +202,6 @@ def complete_weights(files: ModelFiles, *, unused: Callable[[str], bool] = lambd
 
     Weights that are tied to others, and those that transformers does not store, are not missing. The method of
     transformers is replaced inside the block, because sentence-transformers calls it without asking what was missing.
-
-    Args:
-        unused: Function that returns whether a weight has no effect on the result.
     """
     base: Any = require_torch()[1].PreTrainedModel
     thread = get_ident()

@@ -122,7 +122,6 @@ def make_permutation_grammar(tokens: HfTokens, task: PermutationTask, end: str, 
 
     Args:
         end: Last characters of the rendered prompt, since the tokens of a text depend on what precedes it.
-        prefix: The beginning of the reply that the prompt contains.
     """
     return PermutationGrammar(*identifier_tokens(tokens, task.items, task.separator, end, prefix), task.count)
 
@@ -134,7 +133,6 @@ def identifier_tokens(
     """Return the token ids of each identifier at the beginning of a reply, and those after a separator.
 
     Args:
-        separator: The text between two identifiers.
         end: Last characters of the rendered prompt, since the tokens of a text depend on what precedes it.
     """
     return tokenize_identifiers(tokens.plain, items, separator, before=end, prefix=prefix)

@@ -40,7 +40,6 @@ def compute_log_likelihoods(
     the whole vocabulary, because log-probabilities require the softmax's normaliser. The output head is in float32.
 
     Args:
-        model: A causal language model of transformers.
         prompts: Token ids, one list per row; they are padded on the left here.
         continuations: Token ids of any number of continuations per row. The empty continuation has probability 1.
         pad: Token id for padding, which may be any token, since padding is masked.

@@ -58,9 +58,6 @@ class ModelDescription:
 def describe_files(name: str | Path, options: BackendOptions) -> ModelDescription | None:
     """Describe a language model that `rerank.lm.loading.load_language_model` would load.
 
-    Args:
-        options: Revision, adapter, dtype, device and context size.
-
     Returns:
         The description; None if the model must be loaded first, because of a device map or its own code.
     """

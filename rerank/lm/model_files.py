@@ -171,7 +171,6 @@ def locate_model(name: str | Path, revision: str = "", *, weights: bool = True, 
     Args:
         revision: Branch, tag or commit on the hub; empty for the default branch. Ignored for a folder.
         weights: Whether the weights are needed, or only the files that describe the model.
-        code: Whether the Python code of the repository is needed.
     """
     if Path(name).is_dir():
         source = try_read_json_object(Path(name) / MARKER)

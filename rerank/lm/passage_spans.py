@@ -29,7 +29,6 @@ def locate_passage_tokens(tokens: HfTokens, prompt: Prompt, spans: Sequence[tupl
     A token belongs to the span that contains its first character.
 
     Args:
-        spans: Start and end (exclusive) of each passage in the last user turn, in characters.
         tail: Index of the first character of the final instruction in that turn.
     """
     if not tokens.tokenizer.is_fast:
@@ -66,11 +65,7 @@ def _find_turn(content: str, text: str) -> int:
 def locate_tokens(
     tokens: HfTokens, prompt: Prompt, located: PromptSpans, spans: Sequence[tuple[int, int]]
 ) -> list[list[int]]:
-    """Return the position of each token of the passages, in characters from the start of its passage.
-
-    Args:
-        spans: Start and end (exclusive) of each passage in the last user turn, in characters.
-    """
+    """Return the position of each token of the passages, in characters from the start of its passage."""
     text = tokens.render(prompt)
     content = next(message.content for message in reversed(prompt) if message.role == "user")
     escaped = tokens.chat.escape(content)

@@ -100,7 +100,6 @@ def decode_permutations(
     tokens, so their rows are decoded one by one.
 
     Args:
-        model: A causal language model of transformers.
         prompts: Token ids, one list per row.
         prefixes: The cached prefix of each prompt, shorter than the prompt; empty to compute all prompts from their
             first token.

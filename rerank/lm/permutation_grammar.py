@@ -18,7 +18,6 @@ class _Node:
 
     Attributes:
         children: Mapping from each token id to a child node.
-        items: Indices of the identifiers below this node.
     """
 
     __slots__ = ("children", "items")
@@ -48,11 +47,7 @@ class PermutationGrammar:
 
 
 class GrammarState:
-    """The state of a partly generated permutation.
-
-    Attributes:
-        order: Indices of the identifiers generated so far.
-    """
+    """The state of a partly generated permutation."""
 
     __slots__ = ("_grammar", "_node", "_unused", "order")
 
@@ -108,9 +103,7 @@ def tokenize_identifiers(
 
     Args:
         encode: Function that converts a text to token ids, without special tokens.
-        separator: The text between two identifiers.
         before: The end of the prompt, including ``prefix``.
-        prefix: The beginning of the reply that the prompt contains.
 
     Returns:
         Token ids of each identifier at the beginning of the reply, and token ids of the separator and each identifier.

@@ -27,7 +27,6 @@ class TemporarySettings:
     `rerank.lm.cpu_attention` is active.
 
     Args:
-        model: A causal language model of transformers.
         config: The generation config to use; None keeps the model's own.
         attention: Name of the attention function; if empty, the CPU kernel is used for models that it supports.
     """

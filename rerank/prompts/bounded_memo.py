@@ -24,7 +24,6 @@ class BoundedMemo(Generic[K, V]):
     Args:
         limit: Maximum total size of all entries, in the unit of ``size``. An entry larger than half of the limit is not
             stored.
-        size: Function that returns the size of an entry, given its key and value.
     """
 
     def __init__(self, limit: int, size: Callable[[K, V], int]) -> None:

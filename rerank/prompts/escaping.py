@@ -64,7 +64,6 @@ class PromptEscaping:
         """Escape the marks of turns in a text and, if ``brackets`` is set, the identifiers in square brackets.
 
         Args:
-            text: A query, a passage or an instruction of a query.
             own_marks: Marks of the model's tokenizer, in addition to those of published chat templates.
         """
         if not _BRACKET_OR_MARK_START.search(text):
@@ -79,9 +78,6 @@ def escape_passage_brackets(text: str, *, letters: bool = False) -> str:
     Brackets are also replaced if there are words next to the number, since "[Passage 3]" is an identifier too. An
     unmatched bracket is replaced where a reader would add the missing one: at the end of the text, before another
     opening bracket, and after a number at the beginning of the text.
-
-    Args:
-        letters: Whether one or two capital letters are identifiers too, as in "[B]" and "[Passage AB]".
 
     >>> escape_passage_brackets("as shown in [12] and [Passage 3], see a[i]")
     'as shown in (12) and (Passage 3), see a[i]'

@@ -298,7 +298,6 @@ class PromptTemplate:
 
         Args:
             passages: Texts of the passages, in the order of their identifiers.
-            scores: First-stage scores of the passages, for prompts that show them.
             labels: Identifiers of the passages, without brackets; 1, 2, ... if None.
         """
         names = list(labels) if labels is not None else [str(number) for number in range(1, len(passages) + 1)]

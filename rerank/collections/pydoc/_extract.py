@@ -52,9 +52,6 @@ def read_docstring_documents(folder: Path) -> tuple[Document, ...]:
     the name of the public module that re-exports the definition (`_public_names`); definitions that no public
     module re-exports are omitted. The title is the id with the signature. The text is the docstring without
     indentation; for a class, the docstring of ``__init__`` follows.
-
-    Args:
-        folder: The folder of the library's source files.
     """
     was_on = gc.isenabled()
     gc.disable()  # cyclic garbage collection would take 3/4 of the time without being able to free syntax trees

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rerank.errors import BackendError
 from rerank.io.forks import ForkLock
@@ -17,37 +17,12 @@ from rerank.lm.model_process import LocalModel
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import (
     Backend,
-    BackendOptions,
     Reply,
     Request,
     task_backend_settings_folder,
     tasks_supported_by_backend,
 )
 from rerank.tasks.backends import traits
-
-
-class Description(Protocol):
-    """The result of the ``describe`` method of a backend's class: a model whose weights are not loaded."""
-
-    @property
-    def files(self) -> ModelFiles:
-        """The files of the model."""
-
-    @property
-    def options(self) -> BackendOptions:
-        """Options for loading the model."""
-
-    @property
-    def identity(self) -> Mapping[str, str]:
-        """Names and values that identify the backend and its model."""
-
-    @property
-    def device(self) -> str:
-        """The device onto which the model will be loaded."""
-
-    @property
-    def tokens(self) -> TokenCounter:
-        """The token counter of the backend."""
 
 
 class LazyBackend:
@@ -58,10 +33,11 @@ class LazyBackend:
     Args:
         backend_type: The class of the backend, with the methods ``load_described(description)`` and
             ``choose_batch_size(options, kind of device)``.
-        description: The description that ``backend_type.describe`` returned.
+        description: What ``backend_type.describe`` returned, such as a `ModelDescription`: the files, options, identity,
+            device and token counter of a model whose weights are not loaded.
     """
 
-    def __init__(self, backend_type: Any, description: Description) -> None:
+    def __init__(self, backend_type: Any, description: Any) -> None:
         self._type, self._description = backend_type, description
         self.files: ModelFiles | None = getattr(description, "files", None)
         self._loaded: Backend | None = None
@@ -70,27 +46,24 @@ class LazyBackend:
 
     @property
     def tasks(self) -> frozenset[type[Any]]:
-        """The tasks that the backend supports."""
         return tasks_supported_by_backend(self._type)
 
     @property
     def costs_money(self) -> bool:
-        """Whether calls cost money."""
         return bool(self._type.costs_money)
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """Names and values that identified the backend and its model when it was described."""
-        return self._description.identity
+        identity: Mapping[str, str] = self._description.identity
+        return identity
 
     @property
     def tokens(self) -> TokenCounter:
-        """The model's token counter; the tokenizer is loaded at the first access."""
-        return self._description.tokens
+        tokens: TokenCounter = self._description.tokens  # the tokenizer is loaded at the first access
+        return tokens
 
     @property
     def batch_size(self) -> int:
-        """Maximum number of requests per batch."""
         kind = self._description.device.partition(":")[0]
         return int(self._type.choose_batch_size(self._description.options, kind))
 
@@ -103,18 +76,15 @@ class LazyBackend:
 
     @property
     def settings_folder(self) -> Path | None:
-        """The folder with the settings of the adapter or the trained model; None if it is not known."""
         name: str | Path = self.files.folder if self.files else getattr(self._description, "name", "")
         return task_backend_settings_folder(name, self._description.options)
 
     @property
     def base(self) -> ModelBase | None:
-        """The published model whose weights these are; None if it is not known."""
         return self.files.base if self.files else None
 
     @property
     def is_loaded(self) -> bool:
-        """Whether the model is loaded."""
         return self._loaded is not None
 
     def warm_up(self) -> Backend:
@@ -149,7 +119,6 @@ class LazyBackend:
             traits(self._loaded).close()
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Return the replies to all requests, in order."""
         return self.warm_up().generate(requests)
 
     def __getattr__(self, name: str) -> Any:

@@ -33,7 +33,7 @@ class LazyBackend:
     Args:
         backend_type: The class of the backend, with the methods ``load_described(description)`` and
             ``choose_batch_size(options, kind of device)``.
-        description: What ``backend_type.describe`` returned, such as a `ModelDescription`: the files, options, identity,
+        description: What ``backend_type.describe`` returned, such as a `ModelDescription`: files, options, identity,
             device and token counter of a model whose weights are not loaded.
     """
 

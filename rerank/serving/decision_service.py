@@ -18,7 +18,7 @@ from rerank.judges import FAILURES, PromptJudge
 from rerank.reranker import Reranker
 from rerank.serving.errors import ApiError
 from rerank.serving.ranking_service import RankingService
-from rerank.tasks import AsyncBackend, Reply, Request
+from rerank.tasks import AsyncBackend, Reply
 from rerank.tasks.dialects import decisions
 from rerank.tasks.requests import Usage
 from rerank.types import Document, Query, Window
@@ -55,7 +55,10 @@ class DecisionService:
             texts += [text, question.instructions, *options]  # every question reads the whole input
         await self.service.check_tokens(texts)
         async with self.service.queue.slot(client):
-            found = await self._answer_all(text, request.questions)
+            if isinstance(self.service.reranker.backend, AsyncBackend):
+                found = await _gather(self._answer(text, question) for question in request.questions)
+            else:  # a batch in this process cannot be cancelled, so at most one batch may be running
+                found = [await self._answer(text, question) for question in request.questions]
         usage = Usage()
         for _, replies in found:
             for reply in replies:
@@ -74,14 +77,6 @@ class DecisionService:
             ),
         )
 
-    async def _answer_all(
-        self, text: str, questions: Sequence[decisions.DecisionQuestion]
-    ) -> list[tuple[decisions.DecisionAnswer, Sequence[Reply]]]:
-        if isinstance(self.service.reranker.backend, AsyncBackend):
-            return await _gather(self._answer(text, question) for question in questions)
-        # A batch in this process cannot be cancelled: one question at a time leaves at most one batch running.
-        return [await self._answer(text, question) for question in questions]
-
     async def _answer(
         self, text: str, question: decisions.DecisionQuestion
     ) -> tuple[decisions.DecisionAnswer, Sequence[Reply]]:
@@ -91,19 +86,17 @@ class DecisionService:
             judge, texts = self._choice_judge, _option_texts(question)
             query = Query(id="decision", text=text, instruction=question.instructions)
         window = Window(query, tuple(Document(id=str(index), text=shown) for index, shown in enumerate(texts)))
-        replies = await self._generate(await asyncio.to_thread(judge.make_requests, window))
+        requests, backend = await asyncio.to_thread(judge.make_requests, window), self.service.reranker.backend
+        if isinstance(backend, AsyncBackend):
+            replies = await _gather(map(backend.agenerate, requests))
+        else:
+            replies = await asyncio.to_thread(backend.generate, requests)
         verdict = await asyncio.to_thread(judge.verdict, window, replies)
         if verdict.status == "error":
             raise ApiError(503, f"The model did not answer: {verdict.detail}")
         if verdict.status in FAILURES:
             return decisions.RefusalAnswer(name=question.name), replies
         return _typed_answer(question, [score for score in verdict.scores if score is not None]), replies
-
-    async def _generate(self, requests: Sequence[Request]) -> list[Reply]:
-        backend = self.service.reranker.backend
-        if isinstance(backend, AsyncBackend):
-            return await _gather(map(backend.agenerate, requests))
-        return await asyncio.to_thread(backend.generate, requests)
 
 
 async def _gather(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -338,7 +338,7 @@ def test_a_deadline_bounds_the_loading_of_the_model_too() -> None:
     def load() -> None:
         time.sleep(1.0)
 
-    backend.warm_up = load  # type: ignore[attr-defined]
+    backend.warm_up = load  # type: ignore[method-assign]
     began = time.perf_counter()
     hits = reranker.rank("question", TEXTS, deadline=0.2)
     assert time.perf_counter() - began < 0.8

@@ -47,7 +47,6 @@ class Hf(LocalModel):
     """A backend that runs a causal language model with the library transformers.
 
     Args:
-        model: The model, in evaluation mode on its device.
         options: Backend options; None for the defaults. Only ``batch_size``, ``context_size``, ``reuse`` and
             ``deterministic`` have an effect.
     """

@@ -55,7 +55,6 @@ def fit_calibration(
     Args:
         collections: The runs, at least one. Their depths and collections may differ.
         ranker: Identity of the ranker, from `identity_bound_to_calibration`.
-        first_stage: Name of the first stage of all runs.
         tests: Runs of the same ranker on other queries. The calibration is not fitted to them, only tested on them. Set
             ``has_first_stage_scores=False`` if such a run has another first stage.
 

@@ -121,12 +121,7 @@ class Cranfield(FileCollection):
 
 
 def grade_to_gain(grade: int, where: str) -> int:
-    """Convert a grade of Cranfield to a gain: 1, 2, 3, 4 become 4, 3, 2, 1, and -1 and 5 become 0.
-
-    Args:
-        grade: The grade in the file.
-        where: File and line of the grade, for messages.
-    """
+    """Convert a grade of Cranfield to a gain: 1, 2, 3, 4 become 4, 3, 2, 1, and -1 and 5 become 0."""
     if grade not in (-1, 1, 2, 3, 4, 5):
         raise DataError(f"{where}: the grade is {grade}", expected="1 (complete answer) to 5 (no interest), or -1")
     return max(0, 5 - grade) if grade > 0 else 0

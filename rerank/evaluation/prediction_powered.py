@@ -50,7 +50,6 @@ def estimate_prediction_powered_mean(
     Args:
         people: (n, systems) scores computed from people's judgments.
         model: (n, systems) scores of the same topics, computed from the model's judgments.
-        model_only: (N, systems) scores of other topics, computed from the model's judgments.
         weight: Weight of the model's judgments; None for the weight with the smallest variance, chosen per system.
         alpha: Intervals have confidence level 1 - alpha.
     """

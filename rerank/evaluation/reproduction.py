@@ -118,7 +118,6 @@ def measure_reproduction(
 
     Args:
         again: The second experiment. If both experiments have the same judgments, topics are paired.
-        measures: Names of measures with per-query values.
         relevant: Lowest grade that counts as relevant in binary measures whose name does not specify one.
         depth: Number of documents per topic whose order is compared.
         p: Persistence of rank-biased overlap, between 0 and 1.

@@ -253,7 +253,6 @@ def evaluation_report(
     """Build the JSON object of ``rerank eval --format json``.
 
     Args:
-        scores: Pairs of a run's name and its scores.
         per_query: Whether to add the values of each query, as returned by `Scores.by_query`.
 
     Returns:

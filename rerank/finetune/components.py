@@ -61,7 +61,6 @@ class ComponentBase:
             setattr(cls, key, row[key])
 
     def __post_init__(self) -> None:
-        """Check the options; subclasses call this method before they check their own options."""
         for entry in fields(self):
             if limits := entry.metadata.get("limits"):
                 check_range(entry.name, getattr(self, entry.name), **limits)

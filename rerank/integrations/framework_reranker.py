@@ -82,7 +82,6 @@ class FrameworkReranker(BaseModel):
         return self.model_copy()
 
     def __getstate__(self) -> dict[Any, Any]:
-        """Pickle the settings; another process opens the reranker on first use."""
         if self.reranker is not None:  # without this check, LlamaIndex would drop a reranker that cannot be pickled
             check_backend_pickles(self.reranker.backend)
         state = super().__getstate__()

@@ -102,9 +102,7 @@ def make_board(plan: BoardConfig, *, home: Path, data: Path | None = None, runs:
     """Read, evaluate and test the runs of a board.
 
     Args:
-        home: Folder that contains the folder of cards and the recorded scores.
         data: Folder to which all other paths are relative; ``home`` if omitted.
-        runs: Paths of additional runs.
     """
     for measure in (str(m) for m in parse_measures(plan.measures, relevant=plan.relevant or 1)):
         check_measure_has_query_values(measure)

@@ -148,9 +148,7 @@ def write_tirex(entry: Entry, out: Path, *, team: str, collection: str, reposito
     """Write a run and its metadata as a TIREx submission.
 
     Args:
-        out: Folder of all submissions, in which the run gets a folder with its name.
         collection: Name of the test collection, such as an id of ir_datasets.
-        repository: Address of the repository with the code of the run.
 
     Returns:
         The folder of the submission.

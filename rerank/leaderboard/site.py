@@ -63,7 +63,6 @@ def write_site(boards: Sequence[Board], out: str | Path, *, title: str = "Leader
     Args:
         boards: Boards with unique keys.
         out: Folder of the site. It must be new or empty, or contain a site from an earlier build.
-        title: Title of the page.
 
     Returns:
         Path of index.html.

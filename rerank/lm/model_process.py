@@ -71,7 +71,6 @@ class LocalModel(BaseBackend):
         self.settings_folder = Path(options.adapter or files.folder).absolute()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the arguments of ``load``, and the identity, to check that the other process loads the same model."""
         if self.files is None:
             raise UsageError(
                 f"The model {self.identity.get('model', '')!r} exists only in the memory of this process",

@@ -120,11 +120,9 @@ def evaluate_mteb_task(
 
     Args:
         task: An mteb task. It is not modified.
-        out: Folder of all results.
         first_stage: First stage for retrieval tasks, or the file or folder of predictions saved by ``mteb.evaluate``.
             It is not used for reranking tasks, which contain their own candidate lists.
         depth: Number of candidates per query that a first stage retrieves.
-        overwrite: Whether to repeat the evaluation and replace existing results.
 
     Raises:
         UsageError: The revision of the reranker refers to other candidates.
@@ -334,9 +332,7 @@ def write_run_as_result(
 
     Args:
         run: The run; its name becomes the name of the model.
-        task_name: Name of a task of mteb with one split and one subset.
         out: Folder of the results; the file is OUT/results/listrank__NAME/REVISION/TASK.json.
-        identity: Values that determine the result, from which the revision is computed.
 
     Returns:
         Path of the result file. ``mteb.ResultCache(OUT).load_results()`` reads it.

@@ -189,7 +189,6 @@ class MtebReranker:
     shuffled with the seed unless the specification sets another order. Candidates from a first stage keep their order.
 
     Args:
-        spec: Specification of the reranker. The collection, first stage and depth are set for each task.
         execution: Options for the execution. ``out`` and ``resume`` are set for each run.
         backend: A loaded backend for the model of ``spec``; if None, the model is loaded.
         first_stage: Source of the candidates for retrieval tasks (`rerank.mmteb.evaluation.describe_mteb_candidates`).

@@ -148,7 +148,6 @@ def documented(
     """Return the error responses of an endpoint for the OpenAPI description.
 
     Args:
-        shape: Type of the bodies of the endpoint's errors, or a union of types.
         statuses: The statuses of its errors; by default those of endpoints that call the model.
     """
     return {status: {"model": shape, "description": _DESCRIPTIONS[status]} for status in statuses}

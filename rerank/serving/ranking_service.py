@@ -84,7 +84,6 @@ class RankedQuestion:
 
     Attributes:
         question: The question, with its documents truncated to its ``max_document_tokens``, if given.
-        hits: The ranked documents, best first.
         spans: Mapping from the ``corpus_id`` of each hit to the evidence spans of its document; None without spans.
         warnings: Warnings about fields of the request that have no effect, failed or mended windows, a missed deadline
             and missing spans.
@@ -262,11 +261,7 @@ def open_ranking_service(
     uses_cache: bool = False,
     max_total_tokens: int | None = None,
 ) -> RankingService:
-    """Open a reranker, whose model is loaded when the server starts, and return a ranking service for it.
-
-    Args:
-        uses_cache: Whether replies to repeated requests are taken from the user's reply cache.
-    """
+    """Open a reranker, whose model is loaded when the server starts, and return a ranking service for it."""
     reranker = Reranker.from_pretrained(**ranker)
     if uses_cache or max_total_tokens is not None:
         reranker = reranker.with_log(cache=uses_cache, max_total_tokens=max_total_tokens)

@@ -20,7 +20,6 @@ class ServerSettings:
     """Settings of the HTTP server: its name and host names, and limits for requests.
 
     Attributes:
-        name: Name of the model in responses.
         max_body_bytes: Maximum size of a request body, in bytes.
         max_documents: Maximum number of documents per request.
         max_request_tokens: Maximum number of tokens per request, in the query and all documents together.

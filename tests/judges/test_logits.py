@@ -105,7 +105,7 @@ def test_it_equals_the_logits_of_a_plain_pass() -> None:
     windows = [window(*(f"passage {n} of some words" for n in range(count))) for count in (5, 26, 1)]
     for asked, verdict in zip(windows, judge_windows(made, windows), strict=True):
         (request,) = made.make_requests(asked)
-        (ids,) = hf.tokens.encode([request.prompt])  # type: ignore[attr-defined]
+        (ids,) = hf.tokens.encode([request.prompt])
         with torch.inference_mode():
             logits = model(torch.tensor([ids])).logits[0, -1]
         letters = [tokenizer.convert_tokens_to_ids(chr(ord("A") + at)) for at in range(len(asked))]

@@ -190,7 +190,7 @@ def test_it_equals_plain_passes() -> None:
     query = tokenizer("a question", add_special_tokens=False)["input_ids"]
     wanted = []
     for request in made.make_requests(THREE):
-        (ids,) = hf.tokens.encode([request.prompt])  # type: ignore[attr-defined]
+        (ids,) = hf.tokens.encode([request.prompt])
         with torch.inference_mode():
             logs = model(torch.tensor([[*ids, *query]])).logits[0].log_softmax(dim=-1)
         wanted.append(sum(float(logs[len(ids) - 1 + at, token]) for at, token in enumerate(query)))

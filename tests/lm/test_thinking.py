@@ -60,7 +60,7 @@ def test_thoughts_that_close_themselves_are_not_spun_out(hf: Hf, monkeypatch: py
         if until is None:
             return real(model, prompts, samplings, seeds)
         assert until[0] == "</think>"
-        return [list(hf.tokens.plain(said)) for _ in prompts]  # type: ignore[attr-defined]
+        return [list(hf.tokens.plain(said)) for _ in prompts]
 
     monkeypatch.setattr(local_tasks, "decode_continuations", closing)
     (reply,) = hf.generate([asked(64)])

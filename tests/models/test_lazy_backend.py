@@ -275,9 +275,7 @@ def test_a_backend_of_a_plug_in_needs_no_files(folder: Path) -> None:
     assert dict(lazy.warm_up().identity) == {"model": "m"}
 
     class Local(LocalModel):
-        @property
-        def identity(self) -> dict[str, str]:
-            return {"model": "m"}
+        identity: Mapping[str, str] = {"model": "m"}
 
         @classmethod
         def load(cls, name: str | Path, options: BackendOptions | None = None) -> Local:

@@ -127,7 +127,7 @@ def test_a_folder_without_a_commit_is_resumed_with_a_notice(
     spec = lists(model=cross_encoder, dtype="float32", queries=3, depth=3)
     prepared = prepare_run(spec, Execution())
     backend = prepared.backend
-    backend.identity = {**backend.identity, "revision": ""}  # type: ignore[attr-defined]
+    backend.identity = {**backend.identity, "revision": ""}  # type: ignore[misc]
     old = execute_run(prepared, Execution(out=tmp_path / "run"))
     (tmp_path / "run" / "summary.json").unlink()
     (tmp_path / "run" / "run.trec").unlink()
@@ -271,7 +271,7 @@ def test_a_run_of_one_revision_is_not_continued_with_another(
     hub.tag("acme/pairs", "v2", locate_model(cross_encoder).commit)
     spec = lists(model=cross_encoder, dtype="float32", queries=1, depth=3, revision="v1")
     prepared = prepare_run(spec, Execution())
-    prepared.backend.identity = {**prepared.backend.identity, "revision": "v1"}  # type: ignore[attr-defined]
+    prepared.backend.identity = {**prepared.backend.identity, "revision": "v1"}  # type: ignore[misc]
     old = execute_run(prepared, Execution(out=tmp_path / "run"))
     with raises(UsageError, "contains another run"):
         run_experiment(spec.model_copy(update={"revision": "v2"}), Execution(out=tmp_path / "run", resume=True))
@@ -283,7 +283,7 @@ def test_the_default_folder_of_a_run_without_a_commit_is_found(
 ) -> None:
     spec = lists(model=cross_encoder, dtype="float32", queries=2, depth=3)
     prepared = prepare_run(spec, Execution())
-    prepared.backend.identity = {**prepared.backend.identity, "revision": ""}  # type: ignore[attr-defined]
+    prepared.backend.identity = {**prepared.backend.identity, "revision": ""}  # type: ignore[misc]
     old = execute_run(prepared, Execution())
     again = run_experiment(spec, Execution(resume=True))
     assert (again["folder"], again["reused_calls"]) == (old["folder"], 2)

@@ -40,10 +40,7 @@ class Address:
 
     Attributes:
         url: The base URL, up to ``/v1``, without a trailing slash.
-        name: Host, port and path, which identify the server.
-        loopback: Whether the server is on this machine.
         file: Path of the file from which the address was read (`FileAddress`); empty if the user set the address.
-        provider: Provider of the server, which determines the key that is sent to it.
     """
 
     url: str

@@ -93,7 +93,6 @@ class ServerClient(Generic[S]):
 
         Args:
             group: Key that is equal for requests whose prompts share a prefix.
-            send: Coroutine function that sends the requests to a server, whose description is known.
 
         Raises:
             BackendError: No server can be reached, or a server refuses all requests.

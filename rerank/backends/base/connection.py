@@ -153,7 +153,6 @@ class ServerConnection:
         """Send a request, with retries, and return the parsed response.
 
         Args:
-            path: Path after the server's base URL, or a complete URL.
             body: JSON body of a POST request; None for a GET request, or for an upload.
             read: Function that parses a response. It raises `RequestFailedError` if another attempt may succeed.
             upload: The parts of a multipart POST request, in the format of httpx2's ``files``; None for no upload.

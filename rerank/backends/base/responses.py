@@ -39,7 +39,6 @@ class ServerResponse:
     """A complete HTTP response with a success status.
 
     Attributes:
-        text: The body of the response.
         unreadable: Error message for the user if the body was not read completely; otherwise empty.
         value: The parsed JSON value, such as a list; None if the body is not valid JSON.
     """
@@ -118,7 +117,6 @@ class RequestRejectedError(Exception):
     """Raised if the server refused a request as invalid. Retrying it cannot help.
 
     Args:
-        message: Error message with the server's own message and status.
         code: The server's error code; empty if it states none.
         field: Name of the invalid field of the request; empty if the server names none.
     """
@@ -132,9 +130,7 @@ class ServerUnavailableError(BackendError):
     """Raised if a server does not answer a request that another server could answer.
 
     Attributes:
-        attempts: Number of attempts that were made.
         tries: Maximum number of attempts per request for this kind of failure.
-        is_silent: Whether there was no connection to the server.
     """
 
     attempts = 0

@@ -45,7 +45,6 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
         options: Backend options; None for the defaults. Only concurrency, timeout, retries, batch size and context size
             have an effect.
         sleep: Function that waits between attempts; replaced in tests.
-        transport: Replacement for the network, for tests.
 
     Raises:
         UsageError: An option is set that only applies when the server is started, such as the dtype; two addresses
@@ -164,7 +163,6 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
         return self._size
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the arguments of the constructor: another process opens its own connections and reads its own key."""
         options = {"options": self._options, "sleep": self._sleep, "transport": self._transport}
         return partial(type(self).over, self._model, self._addresses, **options), ()
 

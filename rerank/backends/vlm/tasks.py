@@ -78,7 +78,6 @@ def compute_log_likelihoods(
     float32 for any data type of the model. The empty continuation has probability 1.
 
     Args:
-        model: A vision-language model of transformers.
         inputs: The processor's output for the prompt, with one row.
         continuations: Token ids of each continuation.
     """

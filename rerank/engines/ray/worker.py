@@ -99,7 +99,6 @@ class BlockWorker:
 
     Args:
         exchange: Handle of the `rerank.engines.ray.pool.MessageExchange`, which returns the `WorkerJob`.
-        folder: Working directory of the process that started the workers, to which relative paths refer.
     """
 
     def __init__(self, exchange: Any, folder: Path) -> None:

@@ -49,7 +49,6 @@ def open_inspected_model(name: str, model: str = "") -> InspectedModel:
     """Locate a trained adapter or model and its base model.
 
     Args:
-        name: Folder of an adapter or of a trained model, or hub id of an adapter.
         model: The untrained model, in a form that `rerank.models.resolve_model_name` accepts; if empty, the base model
             that is named in the settings of the trained model.
     """
@@ -126,11 +125,7 @@ def read_peft_config(folder: Path) -> Any:
 
 
 class CheckpointReader:
-    """Reader of the tensors of a model; values are returned in float32.
-
-    Args:
-        folder: A model folder with one or several safetensors files, or one such file.
-    """
+    """Reader of the tensors of a model; values are returned in float32."""
 
     def __init__(self, folder: Path) -> None:
         from safetensors import safe_open

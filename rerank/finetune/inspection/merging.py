@@ -146,7 +146,6 @@ def merge_adapter(subject: InspectedModel, out: Path, options: MergeOptions | No
     the same way as the adapter.
 
     Args:
-        subject: An adapter, or a complete model whose intruder dimensions are to be reduced.
         options: Options for merging; the defaults if omitted.
     """
     options = options or MergeOptions()

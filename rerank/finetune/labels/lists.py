@@ -19,13 +19,10 @@ class LabelList:
     With texts, it becomes a `TrainingList`.
 
     Attributes:
-        qid: Query id.
         initial: Document ids in the order in which they are shown to the model.
         final: The label: the same ids, best first.
         query: Query text; empty if it has to be looked up.
         scores: Teacher scores in the order of ``initial``; empty if there are none.
-        teacher: Name of the teacher.
-        where: File and line of the list, for error messages.
 
     Raises:
         DataError: The list is empty or contains an id twice, the label is not a permutation of the list, the number of

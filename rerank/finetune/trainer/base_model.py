@@ -76,7 +76,6 @@ def checkpoint_tensor_names(module: ListwiseModule, before: set[str], *, moved: 
     These are the trained tensors and all other tensors that the adapter added or changed.
 
     Args:
-        before: Names of the tensors in the model's state dict before the adapter was attached.
         moved: True if the adapter has changed the base weights of the adapted matrices.
     """
     trained = {name for name, value in module.named_parameters() if value.requires_grad}

@@ -78,7 +78,6 @@ def fit_head_weights(module: ListwiseModule, observed: Sequence[tuple[torch.Tens
     Without head weights, or without a loss on attention, the function does nothing.
 
     Args:
-        module: The module before training.
         observed: For each list, the attention of the untrained model, shape (heads, documents), and the example.
     """
     readout = module.readout

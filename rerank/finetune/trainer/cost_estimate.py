@@ -31,7 +31,6 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
     """Estimate memory and time of a training, assuming that all lists are as long as the recipe permits.
 
     Args:
-        processes: Number of processes that torchrun would start.
         device: Torch device; it determines the data type if the recipe sets ``dtype = "auto"``.
 
     Returns:

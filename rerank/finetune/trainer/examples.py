@@ -287,7 +287,6 @@ def tokenize_target_text(tokens: HfTokens, rendered: str, text: str, spans: Sequ
 
     Args:
         tokens: A fast tokenizer.
-        rendered: The prompt, including the chat template.
         spans: Character spans of the identifiers in ``text``, best first.
     """
     prompt = tokens.ids(rendered)

@@ -212,7 +212,6 @@ class _Layout:
             ``positions``, the second row tokens.
         targets: Start and end (exclusive) in ``pairs`` of the target tokens of each example.
         scores: Start and end (exclusive) in ``pairs`` of the score terms of each example.
-        regions: Attention region of each example.
     """
 
     def __init__(

@@ -143,7 +143,6 @@ def _document_shares(
         query: Queries of shape (heads, length, head size).
         key: Keys of shape (heads, length, head size), with key-value heads repeated for each query head.
         bounds: Start and end (exclusive) of the text.
-        scale: Factor by which attention scores are multiplied.
         window: Size of a sliding window; 0 for full causal attention.
     """
     first, last = region.rows

@@ -36,7 +36,6 @@ def shard_weights(module: ListwiseModule, kept: Collection[str], device: str, dt
     gathered in the data type of the computation, and gradients are summed in float32.
 
     Args:
-        module: The module with the adapter attached, on the CPU or on the device.
         kept: Names of the tensors in checkpoints; they are not sharded unless all weights are.
         dtype: Data type of the computation: ``float32`` or ``bfloat16``.
     """

@@ -202,7 +202,6 @@ def execute_runs(
     Args:
         planned: Runs returned by `plan_runs`.
         execution: Options for the execution. ``out`` and ``resume`` are set for each run.
-        run: Function that executes one prepared run and returns its summary.
     """
     cache = ModelCache()
     for planned_run in planned:

@@ -275,11 +275,10 @@ def test_a_backend_of_a_plug_in_needs_no_files(folder: Path) -> None:
     assert dict(lazy.warm_up().identity) == {"model": "m"}
 
     class Local(LocalModel):
-        identity: Mapping[str, str] = {"model": "m"}
-
         @classmethod
         def load(cls, name: str | Path, options: BackendOptions | None = None) -> Local:
             backend = cls()
+            backend.identity = {"model": "m"}
             backend.set_source(name, options or FP32)
             return backend
 

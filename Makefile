@@ -77,7 +77,7 @@ test-browser: $(VENV)/.dev $(VENV)/.browser $(VENV)/.serve ## the tests of pages
 test-api: $(API)/.api ## schemathesis against the OpenAPI description of the server, in an environment of its own
 	$(API)/bin/python $(MEASURE) -m pytest -q tests/serving/test_openapi.py
 
-test-benchmarks: $(VENV)/.dev $(VENV)/.hf $(VENV)/.dense $(VENV)/.train $(VENV)/.serve ## every script of benchmarks/, training/ and eval/ once, on a few texts
+test-benchmarks: $(VENV)/.dev $(VENV)/.hf $(VENV)/.dense $(VENV)/.train $(VENV)/.serve $(VENV)/.ray ## every script of benchmarks/, training/ and eval/ once, on a few texts
 	$(BIN)/rerank models pull all-minilm-l6-v2
 	$(BIN)/python benchmarks/smoke.py
 

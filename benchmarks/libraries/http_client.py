@@ -84,7 +84,7 @@ def measure(settings: Settings) -> dict[str, Any]:
         },
         "import_seconds": import_seconds(
             settings.repeat,
-            ours="from rerank.backends.openai import http",
+            ours="from rerank.backends import openai",
             library="import openai; openai.AsyncOpenAI(api_key='none').chat.completions",
         ),
         "added": added("openai"),

@@ -9,7 +9,7 @@ and one over the null query alone (some 32 tokens) on top of the passages' keys 
 forward pass of transformers' own over the same prompt, keys and values kept, logits of the last token only;
 `seconds_over_own_prefill` compares with the same pass on our kernel. Ratios are of wall-clock times; those under `cpu`
 are of CPU seconds of all threads. Memory is the rise of the process's peak while the pass runs, each in a process of
-its own. `--only passes` measures the passes over 20 passages alone.
+its own. `--only passes` measures the passes over --passages alone.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--only", choices=("passes",), help="measure the passes over 20 passages alone")
+    parser.add_argument("--only", choices=("passes",), help="measure the passes over whole prompts alone")
+    parser.add_argument("--passages", type=int, default=20, help="passages of these prompts")
     parser.add_argument("--child", choices=("attend", "forward"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     backend: Any = open_model_backend(options.model, BackendOptions(dtype="auto"))
@@ -57,7 +58,7 @@ def main() -> None:
         print(peak(lambda: action(backend, long)))
         return
     if options.only:
-        print(json.dumps(compare_passes(backend, options.repeat)))
+        print(json.dumps(compare_passes(backend, options.repeat, options.passages)))
         return
     assert isinstance(long.task, AttentionTask)
     half = replace(long, task=replace(long.task, layers=(0, backend.model.config.num_hidden_layers // 2 - 1)))
@@ -83,7 +84,7 @@ def main() -> None:
                 "same_tokens_kept": same,
                 "seconds": {"attention": ours.wall, "prefill": plain.wall, "early": early.wall},
                 "peak_mib": {name: rise / 1024 for name, rise in memory.items()},
-                "passes": compare_passes(backend, options.repeat),
+                "passes": compare_passes(backend, options.repeat, options.passages),
                 "dtype": str(backend.model.dtype).removeprefix("torch."),
                 "threads": torch.get_num_threads(),
             }
@@ -101,9 +102,9 @@ def ratios_to_prefills(kind: str, ours: Seconds, plain: Seconds, early: Seconds,
     }
 
 
-def compare_passes(backend: Any, repeat: int) -> dict[str, Any]:
-    """The judge on 20 passages against full attention weights, computed in two whole passes and as the authors do."""
-    words = request(backend, documents=20, words=90)
+def compare_passes(backend: Any, repeat: int, passages: int) -> dict[str, Any]:
+    """The judge on some passages against full attention weights, computed in two whole passes and as the authors do."""
+    words = request(backend, documents=passages, words=90)
     whole, shared = (torch.cat(reference(backend, words, shared=kind)) for kind in (False, True))
     ours, eager, authors = interleaved(
         repeat,

@@ -42,7 +42,7 @@ DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 ARGUMENTS: dict[str, str | Sequence[str] | None] = {
     "benchmarks/adjudication.py": "--runs {runs} --qrels {qrels} --seeds 1",
     "benchmarks/assessors.py": "--runs {runs} --people {qrels} --predicted {qrels} --topics 3 --resamples 5",
-    "benchmarks/attention.py": "--repeat 1 --only passes",
+    "benchmarks/attention.py": "--repeat 1 --only passes --passages 3",
     "benchmarks/batching.py": "--collection requests:{lists} --queries 2 --timed-queries 1",
     "benchmarks/calls.py": "--documents 6",
     "benchmarks/decoding.py": "--documents 4 --tokens 32 --repeat 1 --skip-float32",

@@ -36,11 +36,7 @@ from numpy.typing import NDArray
 
 from rerank.assemble import assemble_ranker
 from rerank.indexing.text_analysis import make_analyzer
-from rerank.judges.attention.evidence import (
-    EvidenceSpan,
-    select_evidence,
-    split_sentences,
-)
+from rerank.judges.attention.evidence import EvidenceSpan, select_evidence, split_sentences
 from rerank.models.presets import model_folder
 from rerank.types import Document, Query, Window
 

@@ -24,10 +24,9 @@ from rerank.backends.hf import Hf
 from rerank.collections import open_collection
 from rerank.judges import Limits, open_judge
 from rerank.lm.jobs import Job, tokenize_requests
-from rerank.lm.joined_tokens import JoinedTokenizer, _open_ends
+from rerank.lm.joined_tokens import JoinedTokenizer, TokenDictionary, _open_ends
 from rerank.lm.local_tasks import continuation_tokens, make_job_grammar
 from rerank.lm.passage_spans import locate_passage_tokens
-from rerank.lm.token_dictionary import TokenDictionary
 from rerank.lm.tokenizers import HfTokens
 from rerank.methods import open_method
 from rerank.models import resolve_model_name

@@ -20,7 +20,7 @@ from reference_pages import write_reference_pages
 from rerank.assemble import DEFAULT_METHOD
 from rerank.backends import BACKENDS
 from rerank.errors import UsageError
-from rerank.finetune.method_table import describe_training_methods, training_components_of_kind
+from rerank.finetune.component_registry import describe_training_methods, training_components_of_kind
 from rerank.finetune.recipe import describe_recipe_keys
 from rerank.methods import describe_methods
 from rerank.models import list_rerankers, recipe_of_model, reranker_preset_of_model

@@ -40,11 +40,7 @@ from rerank.models import (
     reranker_preset_of_model,
 )
 from rerank.models.adapters import adapter_folder, read_defaults
-from rerank.pipeline.method_identity import (
-    describe_judge,
-    describe_passages,
-    describe_strategy,
-)
+from rerank.pipeline.method_identity import describe_judge, describe_passages, describe_strategy
 from rerank.pipeline.passages import PassageAggregation
 from rerank.pipeline.stream import Ranker
 from rerank.prompts import PromptTemplate, load_prompt

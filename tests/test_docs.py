@@ -264,10 +264,7 @@ def test_the_style_and_the_scripts_of_the_site_exist() -> None:
 def test_a_block_that_is_run_holds_only_commands_of_ours() -> None:
     with pytest.raises(AssertionError, match="no command of ours"):
         run_line("make demo")
-    assert [b.not_run for b in blocks("*Not run: x.*\n\n```bash\nmake\n```\n```bash\nrerank\n```\n")] == [
-        True,
-        False,
-    ]
+    assert [b.not_run for b in blocks("*Not run: x.*\n\n```bash\nmake\n```\n```bash\nrerank\n```\n")] == [True, False]
 
 
 def test_a_printed_command_that_would_fail_is_found(parser_only: Any) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from rerank.experiment import prepare_run, replay_and_rescore_run, run_experiment, verify_run_folder
-from rerank.experiment.resuming import complete_resumed_spec
+from rerank.experiment.execute import complete_resumed_spec
 from rerank.experiment.spec import LATER_KEYS, Execution, RunSpec
 from rerank.finetune.component_registry import make_training_components
 from rerank.finetune.recipe import Recipe, read_recipe

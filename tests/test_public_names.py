@@ -39,8 +39,7 @@ def test_no_module_hides_a_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "package",
-    ["evaluation", "evaluation.significance", "retrieval", "collections", "strategies", "judges", "prompts"],
+    "package", ["evaluation", "evaluation.significance", "retrieval", "collections", "strategies", "judges", "prompts"]
 )
 def test_the_names_of_the_packages(package: str) -> None:
     module = importlib.import_module(f"rerank.{package}")

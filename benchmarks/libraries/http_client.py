@@ -78,10 +78,7 @@ def measure(settings: Settings) -> dict[str, Any]:
             name: {"ours": _behaviour(_ask_ours, acts), "library": _behaviour(_ask_sdk, acts)}
             for name, acts in SCENARIOS.items()
         },
-        "key_sent_over_plain_http": {
-            "ours": asyncio.run(_ours_sends_key()),
-            "library": asyncio.run(_sdk_sends_key()),
-        },
+        "key_sent_over_plain_http": {"ours": asyncio.run(_ours_sends_key()), "library": asyncio.run(_sdk_sends_key())},
         "import_seconds": import_seconds(
             settings.repeat,
             ours="from rerank.backends import openai",

@@ -40,10 +40,7 @@ def opened(order: Order, tally: Tally) -> Rank:
 
     backend, method = order.system.split(" ")
     reranker = Reranker.from_pretrained(
-        f"{backend}:{order.model}",
-        method=METHODS[method].format(**vars(order)),
-        dtype=order.dtype,
-        device="cpu",
+        f"{backend}:{order.model}", method=METHODS[method].format(**vars(order)), dtype=order.dtype, device="cpu"
     )
     reranker.judge = reranker.judge.with_backend(Counted(reranker.judge.backend, tally))
     written = method.partition("-")[0] in ("sliding", "fullrank")

@@ -120,11 +120,7 @@ def leave_groups_out(
         unique = _documents_of_group_only(pool, indices)
         reduced = score_matrices(_without_documents(judged, unique), runs, names) if unique else gold
         grades = [judged[topic][doc] for topic, docs in unique.items() for doc in docs]
-        about = {
-            "group": group,
-            "unique": len(grades),
-            "unique_relevant": sum(grade >= relevant for grade in grades),
-        }
+        about = {"group": group, "unique": len(grades), "unique_relevant": sum(grade >= relevant for grade in grades)}
         for name in names:
             rows[name] += _rows_of_group(gold[name], reduced[name], indices, about)
     pooled = f"{len(pool) / sum(map(len, judged.values())):.1%} of the judged documents are in the pool of these runs."

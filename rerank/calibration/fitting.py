@@ -116,11 +116,7 @@ def predict_by_fit(models: Fit, lists: JudgedLists, fit: FitName) -> PredictedLi
 
 def _columns(ranking: JudgedList, fit: FitName) -> list[Sequence[float]]:
     return document_inputs(
-        INPUTS[fit],
-        judge=ranking.judge,
-        first_stage=ranking.first_stage,
-        ranks=ranking.ranks,
-        length=ranking.length,
+        INPUTS[fit], judge=ranking.judge, first_stage=ranking.first_stage, ranks=ranking.ranks, length=ranking.length
     )
 
 

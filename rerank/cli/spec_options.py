@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 
 from rerank.cli.options import replace_parameters
 from rerank.errors import UnknownNameError, UsageError
-from rerank.experiment.resuming import complete_resumed_spec
+from rerank.experiment.execute import complete_resumed_spec
 from rerank.experiment.spec import Execution, RunSpec, read_run_spec
 from rerank.lm.model_files import one_commit_per_model
 from rerank.settings import RankerSettings

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, Literal
 
 import typer
@@ -12,8 +17,11 @@ from rerank.cli.options import FormatOption, WideOption
 from rerank.cli.output import emit_content, print_note
 from rerank.collections import describe_collection, list_collection_providers, open_collection
 from rerank.errors import MissingPrerequisiteError
+from rerank.io.paths import cache_dir
 from rerank.io.reports import Grid, Line, make_grid
+from rerank.models import MODELS, is_model_downloaded
 from rerank.prompts import load_prompt, prompt_names, prompt_text
+from rerank.retrieval.lucene import find_java
 from rerank.store import open_shared_cache
 
 PromptName = Annotated[str, Argument(help="Name of a shipped prompt, or path of a YAML file.")]
@@ -155,7 +163,7 @@ def methods(
     With --training, list adapters, optimizers, layer sampling, callbacks, objectives and analysis.
     """
     if training:
-        from rerank.finetune.method_table import KEYS, describe_training_methods
+        from rerank.finetune.component_registry import KEYS, describe_training_methods
 
         rows = describe_training_methods()
         cells = [[str(row[key]) for key in KEYS] for row in rows]
@@ -200,7 +208,7 @@ def clean_cache(yes: Annotated[bool, Option("--yes", "-y", help="Do not ask for 
 @command("doctor", "rerank doctor")
 def doctor(form: FormatOption = "text") -> None:
     """Check the installation and print how to install missing parts. The exit code is 3 if any part is broken."""
-    from rerank.cli.doctor import examine_installation
+    from rerank.cli.tools import examine_installation
 
     checks: list[dict[str, Any]] = [*examine_installation()]
     emit_content({"checks": checks}, [_table_of_rows(checks)], form, key="checks")
@@ -210,3 +218,81 @@ def doctor(form: FormatOption = "text") -> None:
             f"Broken parts of the installation: {', '.join(check['check'] for check in broken)}",
             remedy="; ".join(dict.fromkeys(check["remedy"] for check in broken)),
         )
+
+
+#: Name of a distribution, name of its module, and extra that installs it (empty for the base installation).
+_PARTS = (
+    ("ir-measures", "ir_measures", ""),
+    ("pytrec-eval-terrier", "pytrec_eval", ""),
+    ("bm25s", "bm25s", ""),
+    ("PyStemmer", "Stemmer", ""),
+    ("scipy", "scipy", ""),
+    ("httpx2", "httpx2", ""),
+    ("tenacity", "tenacity", ""),
+    ("ir-datasets", "ir_datasets", "irds"),
+    ("matplotlib", "matplotlib", "plots"),
+    ("torch", "torch", "hf"),
+    ("transformers", "transformers", "hf"),
+    ("peft", "peft", "hf"),
+    ("sentence-transformers", "sentence_transformers", "cross-encoder"),
+    ("faiss-cpu", "faiss", "dense"),
+    ("jieba", "jieba", "cjk"),
+    ("fugashi", "fugashi", "cjk"),
+    ("pillow", "PIL", "images"),
+    ("trl", "trl", "train"),
+    ("mteb", "mteb", "mteb"),
+    ("pyserini", "pyserini", "lucene"),
+    ("psycopg", "psycopg", "pgvector"),
+    ("qdrant-client", "qdrant_client", "qdrant"),
+    ("opensearch-py", "opensearchpy", "opensearch"),
+    ("elasticsearch", "elasticsearch", "elasticsearch"),
+    ("ray", "ray", "ray"),
+    ("vllm", "vllm", "vllm"),
+)
+
+
+def examine_installation() -> list[dict[str, str]]:
+    """Check all parts of the installation.
+
+    Returns:
+        Rows with ``check``, ``state`` (``ok``, ``broken``, or ``absent`` for a missing optional part), ``found`` and
+        ``remedy``.
+    """
+    rows = [_row("python", "ok", f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores")]
+    rows += [_examine_part(*part) for part in _PARTS]
+    try:
+        home, release = find_java()  # only the first stage ``lucene`` needs it
+        rows.append(_row("java", "ok", f"{release} in {home}"))
+    except MissingPrerequisiteError as error:
+        rows.append(_row("java", "absent", error.found, error.remedy))
+    for name in MODELS:
+        if is_model_downloaded(name):
+            rows.append(_row(f"model {name}", "ok", "downloaded"))
+        else:
+            rows.append(_row(f"model {name}", "absent", "", f"rerank models pull {name}"))
+    path = cache_dir()
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    if os.access(existing, os.W_OK):
+        free = shutil.disk_usage(existing).free / 1e9
+        rows.append(_row("cache folder", "ok", f"{path}, {free:.0f} GB free"))
+    else:
+        remedy = "Set XDG_CACHE_HOME to a writable folder"
+        rows.append(_row("cache folder", "broken", f"{path} is not writable", remedy))
+    return rows
+
+
+def _row(check: str, state: str, found: str, remedy: str = "") -> dict[str, str]:
+    return {"check": check, "state": state, "found": found, "remedy": remedy}
+
+
+def _examine_part(distribution: str, module: str, extra: str) -> dict[str, str]:
+    remedy = f"pip install 'listrank[{extra}]'" if extra else "pip install --force-reinstall listrank"
+    try:
+        installed = version(distribution)
+    except PackageNotFoundError:
+        return _row(distribution, "absent" if extra else "broken", "", remedy)
+    try:
+        importlib.import_module(module)
+    except (ImportError, OSError) as error:  # OSError: a shared library cannot be loaded
+        return _row(distribution, "broken", f"{installed}, but it cannot be imported: {error}", remedy)
+    return _row(distribution, "ok", installed)

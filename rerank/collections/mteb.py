@@ -94,8 +94,7 @@ def import_mteb() -> Any:
         import mteb
     except ImportError as error:
         raise MissingPrerequisiteError(
-            f"The package mteb is needed, but cannot be imported ({error})",
-            remedy="Run: pip install 'listrank[mteb]'",
+            f"The package mteb is needed, but cannot be imported ({error})", remedy="Run: pip install 'listrank[mteb]'"
         ) from error
     if not hasattr(mteb, "evaluate"):
         raise MissingPrerequisiteError(
@@ -220,9 +219,7 @@ class TaskDocuments:
         where = f"{self._where}, document {own_id!r}"
         title = parse_json_text(row.get("title") or "", where)
         return Document(
-            id=escape_id(own_id),
-            title=title.strip(),
-            text=parse_json_text(row["text"] or "", where).strip(),
+            id=escape_id(own_id), title=title.strip(), text=parse_json_text(row["text"] or "", where).strip()
         )
 
 
@@ -280,11 +277,7 @@ class TaskSplit:
     def _queries(self) -> list[Query]:
         rows = self._content[0]["queries"]
         queries = [
-            Query(
-                id=escape_id(str(row["id"])),
-                text=parse_json_text(_query_text(row), self.name),
-            )
-            for row in rows
+            Query(id=escape_id(str(row["id"])), text=parse_json_text(_query_text(row), self.name)) for row in rows
         ]
         if len({query.id for query in queries}) < len(queries):
             raise DataError(f"{self.name}: there is a duplicate query id", expected="each id once")

@@ -94,10 +94,7 @@ def count_pairs(whole: SignificanceVerdicts) -> dict[str, int]:
 def compare(gold: SignificanceVerdicts, cheap: SignificanceVerdicts) -> dict[str, Any]:
     """Compare a reduced benchmark (``cheap``) with the full one (``gold``): pair categories, rates, similarities."""
     (codes,) = cheap.categorise_against(gold)
-    return {
-        **comparison_row(codes, cheap.compare_ranking(gold)),
-        "spearman": spearman(gold.means, cheap.means),
-    }
+    return {**comparison_row(codes, cheap.compare_ranking(gold)), "spearman": spearman(gold.means, cheap.means)}
 
 
 def spearman(first: Floats, second: Floats) -> float | None:

@@ -53,8 +53,7 @@ def choose_fewest_queries(
     tried = sorted({*(sizes or series), total}, reverse=True)
     if seeds < 1 or tried[-1] < 2 or tried[0] > total:
         raise UsageError(
-            f"seeds is {seeds}, and the sizes are {tried}",
-            expected=f"seeds of 1 or more, and sizes from 2 to {total}",
+            f"seeds is {seeds}, and the sizes are {tried}", expected=f"seeds of 1 or more, and sizes from 2 to {total}"
         )
     significance = criterion or SignificanceCriterion()
     gold = verdicts_of(matrix.values, matrix.systems, significance)

@@ -134,11 +134,7 @@ class BaselineComparison(Report):
         rows: list[list[str | Cell]] = []
         for name in sorted(first, key=lambda system: -first[system]):
             cells = [
-                Cell(
-                    format_score(row[name], digits),
-                    marks.get((name, measure), ""),
-                    row[name] == max(row.values()),
-                )
+                Cell(format_score(row[name], digits), marks.get((name, measure), ""), row[name] == max(row.values()))
                 for measure, row in means.items()
             ]
             rows.append([f"{name} (baseline)" if name == self.baseline else name, *cells])

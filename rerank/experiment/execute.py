@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
+import re
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from rerank.assemble import assembly_defaults
 from rerank.calibration import first_stage_of_calibration
 from rerank.engines import RankingJob, open_engine
 from rerank.errors import DataError, PartialFailureError, UsageError
 from rerank.experiment.candidates import order_list
 from rerank.experiment.prepare import PreparedRun, prepare_run
 from rerank.experiment.provider_batches import OnBatch, answer_beforehand, collect_requests
-from rerank.experiment.resuming import continue_without_commit
-from rerank.experiment.spec import Execution, RunSpec
-from rerank.experiment.summary import (
-    RunTally,
-    score_runs,
-    summarise_run,
-    summarise_scores,
-)
+from rerank.experiment.spec import LATER_KEYS, Execution, RunSpec, complete_spec_from_file
+from rerank.experiment.summary import RunTally, score_runs, summarise_run, summarise_scores
 from rerank.io.paths import named_path_errors
 from rerank.io.run_files import open_trec_run_file
 from rerank.io.text_files import replace_text_file
@@ -36,10 +34,11 @@ from rerank.models import source_of_model
 from rerank.pipeline.results import RankedList
 from rerank.pipeline.stream import Flow
 from rerank.reranker.calls import calibrate_list
+from rerank.selector import Selector
 from rerank.store import LoggingBackend, RunFolder, hash_identity, log_calls, open_shared_cache
 from rerank.store.run_folder import JudgeScores, open_judge_scores
-from rerank.tasks import Reply
-from rerank.tasks.backends import traits
+from rerank.tasks import Backend, Reply
+from rerank.tasks.backends import BackendWrapper, lacks_commit, traits
 from rerank.tasks.requests import Usage
 from rerank.types import Ranking, Run
 
@@ -360,3 +359,83 @@ def open_relevance_file(path: Path, prepared: PreparedRun) -> Generator[Callable
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
         yield write
+
+
+_log = logging.getLogger(__name__)
+
+
+@named_path_errors()
+def complete_resumed_spec(given: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Complete a run specification from the folder of the run to resume.
+
+    All values in spec.json, including null, override the defaults, so that a run can be resumed after a default has
+    changed. If a recorded file of the adapter no longer exists at its path, for example because the run was started on
+    another machine, the path is replaced by that of the same file in the adapter's folder. Without a spec.json, the
+    given values specify a new run and are not changed.
+    """
+    if "collection" in given and not (path / "spec.json").is_file():
+        return dict(given)
+    document = RunFolder.existing(path).spec()
+    recorded = document["spec"]
+    earlier = _earlier_defaults(document["identity"].get("model", {}))
+    values = complete_spec_from_file(given, {**LATER_KEYS, **earlier, **recorded}, path / "spec.json")
+    named: dict[str, Any] = {name: values[name] for name in ("adapter", "model") if name in values}
+    for name, value in assembly_defaults(named).items():
+        if name not in given and _has_moved(recorded.get(name), value):
+            values[name] = value
+    return values
+
+
+def continue_without_commit(prepared: PreparedRun, folder: RunFolder) -> PreparedRun:
+    """Return the run with the model's recorded identity if the folder is of a version that recorded no commit.
+
+    Otherwise the run would be another one, and its logged calls could not be used. A notice is logged, because the
+    weights of the first calls are not known.
+    """
+    if not (folder.path / "spec.json").is_file():
+        return prepared
+    recorded, current = folder.spec()["identity"].get("model", {}), prepared.backend.identity
+    if not isinstance(recorded, Mapping) or not lacks_commit(recorded, current, prepared.spec.revision or ""):
+        return prepared
+    _log.warning(
+        "%s was written by a version that did not record the commit of %s; the run continues with commit %s",
+        folder.path,
+        current["model"],
+        current["revision"][:12],
+    )
+    backend = cast(Backend, _WithIdentity(prepared.backend, recorded))
+    return replace(prepared, backend=backend, judge=prepared.judge.with_backend(backend))
+
+
+class _WithIdentity(BackendWrapper):
+    """A backend with another identity; everything else is that of the wrapped backend."""
+
+    def __init__(self, backend: Backend, identity: Mapping[str, str]) -> None:
+        self.backend, self._identity = backend, dict(identity)
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        return self._identity
+
+
+def _earlier_defaults(model: Mapping[str, str]) -> dict[str, str]:
+    """Return values for settings that the version that wrote spec.json lacked, so that the run behaves as then."""
+    is_mixed = "adapter" in model and "adapter_dtype" not in model and model["dtype"] != "float32"
+    return {"adapter_dtype": "float32"} if is_mixed and "engine" not in model else {}
+
+
+def _has_moved(recorded: object, own: object) -> bool:
+    """Return whether a recorded setting differs from the adapter's only in folders, and one of its files is missing.
+
+    A user's file may have the same name as the adapter's file; if the user's file still exists, it is the one to use.
+    """
+    if recorded == own or _without_folders(recorded) != _without_folders(own):
+        return False
+    options, own_options = (Selector.parse(str(value)).options for value in (recorded, own))
+    files = [value for key, value in options.items() if value != own_options.get(key)] or [str(recorded)]
+    return not all(Path(file).is_file() for file in files)
+
+
+def _without_folders(value: object) -> object:
+    """Return a setting with paths shortened to file names: ``heads=a/b.json`` becomes ``heads=b.json``."""
+    return re.sub(r"[^=,]*/", "", value) if isinstance(value, str) else value

@@ -257,11 +257,7 @@ class Bm25Weights:
             idf = np.log(np.maximum((total - frequencies + 0.5) / (frequencies + 0.5), 1))
         else:
             idf = np.log(total / frequencies)
-        return cls(
-            idf=idf.astype(np.float32),
-            norm=norm,
-            scale=k1 + 1 if method == "atire" else 1.0,
-        )
+        return cls(idf=idf.astype(np.float32), norm=norm, scale=k1 + 1 if method == "atire" else 1.0)
 
     def __call__(self, terms: Ints, docs: Ints, counts: Ints) -> Floats:
         """Return the weights of postings, shape (postings,), from their terms, documents and term frequencies."""

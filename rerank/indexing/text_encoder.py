@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
-from rerank.indexing.model_options import EncoderOptions, ModelOptions
+from rerank.indexing.options import EncoderOptions, ModelOptions
 from rerank.io.model_base import hash_encoder_folder
 from rerank.lm.loading import (
     complete_weights,

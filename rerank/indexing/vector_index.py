@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from rerank.errors import UsageError
 from rerank.indexing.documents import even_document_ranges
-from rerank.indexing.text_encoder import Floats
 from rerank.io.sealed_folders import storage_errors
 
+Floats = NDArray[np.float32]
 Positions = NDArray[np.int64]
 #: A search function. It takes queries, shape (queries, size), and a depth, and returns scores and positions, both of
 #: shape (queries, depth), best first. If there are fewer results, the remaining positions are -1.

@@ -24,16 +24,7 @@ T = TypeVar("T")
 _MARKER = "marker.json"
 _PREFIX = ".building-"
 #: Exceptions that are raised when a damaged or unreadable folder is read.
-_DAMAGE = (
-    OSError,
-    MissingResourceError,
-    EOFError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    RecursionError,
-)
+_DAMAGE = (OSError, MissingResourceError, EOFError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 @contextlib.contextmanager

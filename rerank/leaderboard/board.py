@@ -24,12 +24,7 @@ from rerank.leaderboard.entries import (
     read_recorded_scores,
     runs_of_record,
 )
-from rerank.leaderboard.first_stages import (
-    declared_selectors,
-    identical_lists,
-    label_candidates,
-    link_first_stages,
-)
+from rerank.leaderboard.first_stages import declared_selectors, identical_lists, label_candidates, link_first_stages
 from rerank.leaderboard.standings import Standings, rank_runs
 from rerank.selector import Selector
 from rerank.types import Document, Qrels, Run

@@ -137,10 +137,7 @@ class _Lists:
         except ValueError:
             score = math.nan
         if not math.isfinite(score):
-            self._fault(
-                "scores",
-                f"line {number}: score {error_repr(text)} of document {doc!r} is not a finite number",
-            )
+            self._fault("scores", f"line {number}: score {error_repr(text)} of document {doc!r} is not a finite number")
             score = -math.inf
         known = self.scores.setdefault(query, {})
         if doc in known:

@@ -136,8 +136,7 @@ def download_model_from_hub(preset: ModelPreset, target: Path, report: Progress)
         )
     except Exception as error:  # the hub's client and its HTTP library raise many kinds of errors
         raise MissingResourceError(
-            f"{preset.hub_id} cannot be downloaded from the hub: {error!r}",
-            remedy="Use --source package, or try again",
+            f"{preset.hub_id} cannot be downloaded from the hub: {error!r}", remedy="Use --source package, or try again"
         ) from error
     shutil.rmtree(target / ".cache", ignore_errors=True)
     return {"source": "hub", "id": preset.hub_id, "revision": commit}

@@ -15,13 +15,7 @@ from rerank.io.model_base import ModelBase
 from rerank.lm.model_files import ModelFiles
 from rerank.lm.model_process import LocalModel
 from rerank.prompts.base import TokenCounter
-from rerank.tasks import (
-    Backend,
-    Reply,
-    Request,
-    task_backend_settings_folder,
-    tasks_supported_by_backend,
-)
+from rerank.tasks import Backend, Reply, Request, task_backend_settings_folder, tasks_supported_by_backend
 from rerank.tasks.backends import traits
 
 

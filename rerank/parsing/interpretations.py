@@ -119,11 +119,7 @@ def _ascending_runs(tokens: Sequence[Token], mentions: Sequence[Mention]) -> lis
 
     If ``>`` is adjacent ("[1] > [2] < [3]"), the signs contradict each other, and neither end is the best.
     """
-    signs = [
-        "",
-        *(_sign_between(tokens, left.end, right.start) for left, right in itertools.pairwise(mentions)),
-        "",
-    ]
+    signs = ["", *(_sign_between(tokens, left.end, right.start) for left, right in itertools.pairwise(mentions)), ""]
     interpretations: list[Interpretation] = []
     start = 0
     for index in range(1, len(signs)):  # signs[index] is between mentions[index - 1] and mentions[index]

@@ -117,9 +117,7 @@ def _part(window: Window, positions: Sequence[int]) -> Window:
     return Window(window.query, docs, best=window.best)
 
 
-def _run_together(
-    plans: Sequence[_WindowPlan],
-) -> Generator[list[Window], list[WindowAnswer], list[Order]]:
+def _run_together(plans: Sequence[_WindowPlan]) -> Generator[list[Window], list[WindowAnswer], list[Order]]:
     """Run the plans of several windows in lockstep, and return their orders.
 
     In each step, the next windows of all plans are yielded together.

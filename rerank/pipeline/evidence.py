@@ -9,12 +9,7 @@ from typing import TypedDict, Unpack
 from rerank.errors import UsageError
 from rerank.judges import PromptJudge
 from rerank.judges.attention import Attention
-from rerank.judges.attention.evidence import (
-    THRESHOLD,
-    EvidenceSpan,
-    EvidenceUnit,
-    select_evidence,
-)
+from rerank.judges.attention.evidence import THRESHOLD, EvidenceSpan, EvidenceUnit, select_evidence
 from rerank.tasks import Backend
 from rerank.tasks.requests import Usage
 from rerank.types import Document, Query, Window

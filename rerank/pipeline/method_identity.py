@@ -68,8 +68,7 @@ def describe_passages(passages: PassageAggregation) -> str:
     """Return the text that represents a passage aggregation in the hash of a run."""
     values = _option_values(passages)
     return _format(
-        "Passages",
-        {option: repr(values[option]) for option in _option_names(values, _FIRST_PASSAGES_OPTIONS)},
+        "Passages", {option: repr(values[option]) for option in _option_names(values, _FIRST_PASSAGES_OPTIONS)}
     )
 
 

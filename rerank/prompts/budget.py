@@ -16,12 +16,7 @@ from rerank.errors import ContextOverflowError, ensure
 from rerank.prompts.base import PICTURE, Prompt, TokenCounter
 from rerank.prompts.bounded_memo import ENTRY_BYTES, BoundedMemo
 from rerank.prompts.escaping import PromptEscaping, escape_turn_marks
-from rerank.prompts.passages import (
-    collapse_whitespace,
-    passage_text,
-    picture_marks,
-    replace_picture_marks,
-)
+from rerank.prompts.passages import collapse_whitespace, passage_text, picture_marks, replace_picture_marks
 from rerank.prompts.template import PromptTemplate
 from rerank.types import Document, Window
 

@@ -86,8 +86,7 @@ class JinjaSection:
             ) from error
         except (RecursionError, MemoryError, OverflowError, SyntaxError) as error:  # nested too deeply for Python
             raise DataError(
-                f"{_shorten(text)} is not a valid Jinja template: {type(error).__name__}",
-                expected="less nesting",
+                f"{_shorten(text)} is not a valid Jinja template: {type(error).__name__}", expected="less nesting"
             ) from error
         self.text = text
         #: Names of the variables that the template reads but does not set.

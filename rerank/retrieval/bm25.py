@@ -17,11 +17,7 @@ from typing import Literal
 
 from rerank.collections.base import Corpus
 from rerank.errors import UsageError
-from rerank.indexing.bm25_index import (
-    inverse_document_frequency,
-    query_side_weights,
-    saturated_weights,
-)
+from rerank.indexing.bm25_index import inverse_document_frequency, query_side_weights, saturated_weights
 from rerank.indexing.text_analysis import Analyzer, make_analyzer
 from rerank.retrieval.base.stages import check_depth
 from rerank.types import Document, Query, Ranking, Run
@@ -101,10 +97,7 @@ class Bm25Retriever:
         from rerank.io.sealed_folders import open_sealed_folder
 
         self._analyze: Analyzer = make_analyzer(
-            corpus.language,
-            stemmer=options.stemmer,
-            stop_words=options.stop_words,
-            segmenting=options.segmenter,
+            corpus.language, stemmer=options.stemmer, stop_words=options.stop_words, segmenting=options.segmenter
         )
         words_of = self._analyze.words_of
         self._documents = documents = document_files.open_documents(corpus)

@@ -11,8 +11,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from rerank.collections.base import Corpus
-from rerank.indexing.model_options import EncoderOptions
-from rerank.indexing.vector_options import VectorOptions
+from rerank.indexing.options import EncoderOptions, VectorOptions
 from rerank.retrieval.base.stages import check_depth
 from rerank.tasks.worker_map import WorkerMap
 from rerank.types import Document, Query, Ranking, Run
@@ -95,11 +94,7 @@ class DenseRetriever:
     stage: ClassVar[str] = "dense"
 
     def __init__(
-        self,
-        options: VectorOptions,
-        corpus: Corpus,
-        encoder: Encoder,
-        workers: EncodingWorkers[Floats] | None = None,
+        self, options: VectorOptions, corpus: Corpus, encoder: Encoder, workers: EncodingWorkers[Floats] | None = None
     ) -> None:
         # imported here, so that inspecting the options does not import numpy
         from rerank.indexing import documents as document_files

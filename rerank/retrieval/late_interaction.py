@@ -16,13 +16,8 @@ from typing import Any, Literal
 
 from rerank.collections.base import Corpus
 from rerank.errors import BackendError, UsageError
-from rerank.indexing.model_options import ModelOptions
-from rerank.indexing.text_encoder import (
-    encode_in_batch,
-    load_model,
-    locate_encoder,
-    resolve_prompt,
-)
+from rerank.indexing.options import ModelOptions
+from rerank.indexing.text_encoder import encode_in_batch, load_model, locate_encoder, resolve_prompt
 from rerank.io.settings_files import try_read_json_object
 from rerank.retrieval import check_first_stage, first_stages, open_first_stage, retriever_index_folders
 from rerank.retrieval.base import HasPrerequisites, Retriever

@@ -137,8 +137,7 @@ def read_token_scores(text: str, scores: Sequence[float], passages: int) -> list
         rows = [[int(position) for position in row] for row in json.loads(text)]
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise DataError(
-            f"The token positions in a reply are {error_repr(text)}",
-            expected="a JSON list of lists of whole numbers",
+            f"The token positions in a reply are {error_repr(text)}", expected="a JSON list of lists of whole numbers"
         ) from error
     counted = sum(map(len, rows))
     if len(rows) != passages or counted != len(scores):

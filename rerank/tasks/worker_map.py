@@ -46,12 +46,7 @@ class WorkerMap(Protocol):
     """Protocol for applying a function to items in several processes."""
 
     def __call__(
-        self,
-        function: WorkerFunction[Item, Result],
-        rounds: Iterable[Iterable[Item]],
-        *,
-        count: int,
-        together: int = 1,
+        self, function: WorkerFunction[Item, Result], rounds: Iterable[Iterable[Item]], *, count: int, together: int = 1
     ) -> Iterator[Result]:
         """Yield the results in the order of the items.
 

@@ -5,11 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rerank.adjudication.qrels_comparison import (
-    compute_advantage,
-    find_group,
-    resample_advantage,
-)
+from rerank.adjudication.qrels_comparison import compute_advantage, find_group, resample_advantage
 from rerank.errors import UsageError
 
 GROUP = np.array([True, True, *[False] * 8])

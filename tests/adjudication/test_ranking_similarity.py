@@ -8,13 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
-from rerank.adjudication.conclusions import (
-    kendall_tau,
-    rank_biased_overlap,
-    rank_changes,
-    rank_systems,
-    tau_ap,
-)
+from rerank.adjudication.conclusions import kendall_tau, rank_biased_overlap, rank_changes, rank_systems, tau_ap
 
 means = st.lists(st.integers(0, 6), min_size=2, max_size=12)
 

@@ -425,14 +425,7 @@ def test_what_has_no_grade_is_left_out_of_the_qrels(tmp_path: Path) -> None:
     second = judge(session, 2, seconds=1.5)
     write_qrels(session.qrels(), tmp_path / "qrels.txt")
     assert dict(read_qrels(tmp_path / "qrels.txt")) == {"t0": {second.doc: 2}}
-    assert session.to_dict() == {
-        "judged": 1,
-        "skipped": 1,
-        "failed": 0,
-        "left": 4,
-        "relevant": 1,
-        "seconds": 3.5,
-    }
+    assert session.to_dict() == {"judged": 1, "skipped": 1, "failed": 0, "left": 4, "relevant": 1, "seconds": 3.5}
 
 
 @pytest.mark.parametrize("grades", [(), (1,), (1, 0), (0, 0, 1), (0, 10), (-1, 1)])

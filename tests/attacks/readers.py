@@ -150,7 +150,7 @@ def _run_folder(path: Path) -> object:
 
 
 def _resumed(path: Path) -> object:
-    from rerank.experiment.resuming import complete_resumed_spec
+    from rerank.experiment.execute import complete_resumed_spec
     from rerank.experiment.spec import RunSpec
 
     return RunSpec.make(complete_resumed_spec({}, path))

@@ -35,10 +35,7 @@ from tests.backends.faulty_server import Act, FaultyServer, error, models, raw, 
 from tests.cli.conftest import Cli, cli, lists, own_folders  # noqa: F401
 from tests.raising import raises
 
-pytestmark = [
-    pytest.mark.enable_socket,
-    pytest.mark.filterwarnings("ignore:The server ignores"),
-]
+pytestmark = [pytest.mark.enable_socket, pytest.mark.filterwarnings("ignore:The server ignores")]
 
 KEY = "sk-proj/Secret+of-this=test"
 #: Every command that takes a run specification and asks a model: flags besides the specification.
@@ -203,11 +200,7 @@ def test_a_suite_gets_no_key(
     ids=" ".join,
 )
 def test_a_run_folder_gets_no_key(
-    words: tuple[str, ...],
-    cli: Cli,
-    lists: tuple[str, ...],
-    server: FaultyServer,
-    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...], cli: Cli, lists: tuple[str, ...], server: FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupted_folder(lists, server, monkeypatch)
     server.looked.clear()
@@ -231,11 +224,7 @@ def test_a_run_folder_gets_no_key(
     ids=" ".join,
 )
 def test_looking_at_a_folder_asks_nobody(
-    words: tuple[str, ...],
-    cli: Cli,
-    lists: tuple[str, ...],
-    server: FaultyServer,
-    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...], cli: Cli, lists: tuple[str, ...], server: FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupted_folder(lists, server, monkeypatch)
     server.looked.clear()
@@ -404,12 +393,7 @@ def everything_written(folder: Path) -> str:
 
 @pytest.mark.parametrize(("place", "asked"), share_of(tuple(ECHOES), ("a chat", "the models")))
 def test_a_key_that_the_server_repeats_is_shown_nowhere(
-    place: str,
-    asked: str,
-    cli: Cli,
-    lists: tuple[str, ...],
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+    place: str, asked: str, cli: Cli, lists: tuple[str, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     act = ECHOES[place]
     caplog.set_level(logging.WARNING)

@@ -171,10 +171,7 @@ CHANGES: dict[str, tuple[Callable[[list[Any]], list[Any]], Sequence[str]]] = {
     "below 0": (lambda rows: [_named(rows[0], probability=-0.1), *rows[1:]], ["unread", "ok", "ok", "ok"]),
     "no probability": (lambda rows: [{"type": "predicate", "name": "0"}, *rows[1:]], ["unread", "ok", "ok", "ok"]),
     "another type": (
-        lambda rows: [
-            {"type": "choice", "name": "0", "choice": "A", "confidence": 1, "probabilities": []},
-            *rows[1:],
-        ],
+        lambda rows: [{"type": "choice", "name": "0", "choice": "A", "confidence": 1, "probabilities": []}, *rows[1:]],
         ["unread", "ok", "ok", "ok"],
     ),
     "an unknown type": (lambda rows: [_named(rows[0], type="guess"), *rows[1:]], ["unread", "ok", "ok", "ok"]),

@@ -275,11 +275,7 @@ class TestConnections:
         with FaultyServer([FINE]) as server:
             backend = connect(server)
             backend.close()  # nothing is open yet
-            for close in (
-                backend.close,
-                lambda: asyncio.run(backend.aclose()),
-                lambda: run_on_loop(backend.aclose()),
-            ):
+            for close in (backend.close, lambda: asyncio.run(backend.aclose()), lambda: run_on_loop(backend.aclose())):
                 assert backend.generate([request()])[0].text == "[2] > [1]"
                 close()
                 close()

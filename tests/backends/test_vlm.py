@@ -17,13 +17,7 @@ pytest.importorskip("PIL")
 import torch
 
 from rerank.backends.vlm import Vlm
-from rerank.errors import (
-    BackendError,
-    DataError,
-    MissingPrerequisiteError,
-    MissingResourceError,
-    UsageError,
-)
+from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
 from rerank.io.pictures import open_picture
 from rerank.judges import Limits, open_judge
 from rerank.models import open_model_backend

@@ -148,12 +148,7 @@ def test_absolute_scores_are_cut_to_shorter_lists_and_others_are_not() -> None:
     absolute, within = make_collection(queries=6), make_collection(queries=6, kind="log attention")
     assert {ranking.depth for ranking in cut_lists([absolute]).documents} == {5, 20}
     assert {ranking.depth for ranking in cut_lists([within]).documents} == {20}
-    assert {r.depth for r in cut_lists([make_collection(queries=6, depth=101)]).documents} == {
-        5,
-        20,
-        100,
-        101,
-    }
+    assert {r.depth for r in cut_lists([make_collection(queries=6, depth=101)]).documents} == {5, 20, 100, 101}
     shorter = make_collection(queries=6, depth=10, kind="log attention")
     both = cut_lists([shorter, within])
     assert sorted((r.depth, len(r)) for r in both.documents) == [(10, 10)] * 6 + [(20, 20)] * 6

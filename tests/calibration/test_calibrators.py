@@ -6,14 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rerank.calibration.models import (
-    FITTERS,
-    Beta,
-    Isotonic,
-    Method,
-    Platt,
-    sigmoid,
-)
+from rerank.calibration.models import FITTERS, Beta, Isotonic, Method, Platt, sigmoid
 from rerank.errors import DataError
 
 Array = Any

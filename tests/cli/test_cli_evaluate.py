@@ -28,10 +28,7 @@ def test_eval_json_is_the_contract(cli: Cli) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     report = json.loads(done.stdout)
     assert report["qrels"] == "qrels.txt"
-    assert report["grades"] == {
-        "nDCG@10": "gain: grade, discount: log2(rank + 1)",
-        "AP(rel=2)": "relevant: grade >= 2",
-    }
+    assert report["grades"] == {"nDCG@10": "gain: grade, discount: log2(rank + 1)", "AP(rel=2)": "relevant: grade >= 2"}
     first, second = report["runs"]
     assert (first["run"], first["queries"], first["missing"]) == ("good.trec", 5, 0)
     assert first["scores"] == {"nDCG@10": 1.0, "AP(rel=2)": 1.0}

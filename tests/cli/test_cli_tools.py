@@ -87,7 +87,7 @@ def test_a_cache_file_that_is_none(cli: Cli, tmp_path: Path) -> None:
 
 def test_doctor_in_all_formats(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"check": "python", "state": "ok", "found": "3.11", "remedy": ""}]
-    monkeypatch.setattr("rerank.cli.doctor.examine_installation", lambda: rows)
+    monkeypatch.setattr("rerank.cli.tools.examine_installation", lambda: rows)
     assert json.loads(cli("doctor", "--format", "json").stdout) == {"checks": rows}
     assert json.loads(cli("doctor", "--format", "jsonl").stdout) == rows[0]
     done = cli("doctor")
@@ -97,7 +97,7 @@ def test_doctor_in_all_formats(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_doctor_fails_where_the_base_is_broken(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     row = {"check": "scipy", "state": "broken", "found": "", "remedy": "pip install it"}
-    monkeypatch.setattr("rerank.cli.doctor.examine_installation", lambda: [row])
+    monkeypatch.setattr("rerank.cli.tools.examine_installation", lambda: [row])
     done = cli("doctor")
     assert done.returncode == 3
     assert "scipy\tbroken" in done.stdout

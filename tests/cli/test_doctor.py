@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rerank.cli import doctor
+from rerank.cli import tools
 from rerank.models import MARKER, model_folder
 
 
@@ -14,15 +14,15 @@ from rerank.models import MARKER, model_folder
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     # Only the base: what the extras' modules do when they are imported is not asked here.
-    monkeypatch.setattr(doctor, "_PARTS", tuple(part for part in doctor._PARTS if not part[2]))
+    monkeypatch.setattr(tools, "_PARTS", tuple(part for part in tools._PARTS if not part[2]))
 
 
 def row(check: str) -> dict[str, str]:
-    return next(row for row in doctor.examine_installation() if row["check"] == check)
+    return next(row for row in tools.examine_installation() if row["check"] == check)
 
 
 def test_the_base_is_all_right_here() -> None:
-    rows = doctor.examine_installation()
+    rows = tools.examine_installation()
     assert [set(row) for row in rows] == [{"check", "state", "found", "remedy"}] * len(rows)
     assert {row["state"] for row in rows if not row["check"].startswith(("model ", "java"))} == {"ok"}
     assert row("python")["found"].startswith(".".join(map(str, sys.version_info[:2])))
@@ -51,7 +51,7 @@ def test_a_model_and_how_to_get_it() -> None:
 def test_parts_that_are_not_installed(
     monkeypatch: pytest.MonkeyPatch, part: tuple[str, str, str], state: str, remedy: str
 ) -> None:
-    monkeypatch.setattr(doctor, "_PARTS", (part,))
+    monkeypatch.setattr(tools, "_PARTS", (part,))
     assert (row("no-such-thing")["state"], row("no-such-thing")["remedy"]) == (state, remedy)
 
 
@@ -70,7 +70,7 @@ def test_a_version_that_cannot_be_found_is_absence(monkeypatch: pytest.MonkeyPat
     def gone(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(doctor, "version", gone)
+    monkeypatch.setattr(tools, "version", gone)
     assert row("scipy")["state"] == "broken"
 
 

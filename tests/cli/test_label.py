@@ -34,7 +34,7 @@ def test_a_method_labels_and_is_a_run(cli: Cli, lists: tuple[str, ...]) -> None:
     flags = ("label", "make", *lists, "--method", "multipass", "--window-size", "6", "--stride", "3", "-o", "l.jsonl")
     report = spoken(cli(*flags, "--out", "folder", "--format", "json"))
     assert list(report) == [
-        *("output", "queries", "written", "left_out", "failed", "failed_lists", "silent", "teachers"),
+        *("output", "queries", "written", "left_out", "failed", "failed_lists", "silent", "teachers")
     ]
     (told,) = report["teachers"].values()
     assert (report["written"], told["folder"], told["reused_calls"]) == (4, "folder", 0)

@@ -24,8 +24,7 @@ def test_records() -> None:
     collection = Beir(str(SAMPLE))
     docs = list(collection.docs())
     assert docs[2] == Document(
-        id="chain",
-        text="A bicycle chain wants oil on the inside of its links; wipe off what stays on the outside.",
+        id="chain", text="A bicycle chain wants oil on the inside of its links; wipe off what stays on the outside."
     )
     assert docs[3].title == "Moss in the lawn"
     assert collection.qrels()["q-stale"] == {"bread": 2, "moss": 0}

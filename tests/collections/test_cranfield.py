@@ -60,9 +60,7 @@ def test_cisi() -> None:
     collection = Cranfield(str(DATA / "cisi"))
     assert collection.name == "cisi"
     assert list(collection.docs())[0] == Document(
-        id="1",
-        title="Sorting Slips by Hand",
-        text="Forty thousand slips were sorted by two clerks in a week.",
+        id="1", title="Sorting Slips by Hand", text="Forty thousand slips were sorted by two clerks in a week."
     )
     assert collection.queries()[1] == Query(id="7", text="What does a shelf mark say about a book?")
     assert {query: dict(judged) for query, judged in collection.qrels().items()} == {"1": {"1": 1}, "7": {"2": 1}}

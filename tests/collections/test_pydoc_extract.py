@@ -101,7 +101,7 @@ def test_re_exports_count_once_under_the_public_name(tmp_path: Path) -> None:
         },
     )
     assert sorted(found) == [
-        *("keeper.sub.k", "later.f", "pack.open.i", "pack.renamed", "plain.c", "star.a", "whole.j"),
+        *("keeper.sub.k", "later.f", "pack.open.i", "pack.renamed", "plain.c", "star.a", "whole.j")
     ]
 
 

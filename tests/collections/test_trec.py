@@ -156,9 +156,7 @@ def test_names_of_title_and_text(tmp_path: Path, tag: str, body: str) -> None:
         ("<doc><docid>3</docid><docno>a</docno><dochdr>h</dochdr>x</doc>", [("a", "x")]),
         (
             "<DOC><DOCNO>a</DOCNO><TEXT><F P=106> x </F><!-- n\n --> 3<4 if p<y and z>w</TEXT></DOC>",
-            [
-                ("a", "x 3<4 if p<y and z>w"),
-            ],
+            [("a", "x 3<4 if p<y and z>w")],
         ),
         ("<DOC><DOCNO>a</DOCNO><TEXT></TEXT></DOC>", [("a", "")]),
         ("<DOC><DOCNO>a</DOCNO></DOC>", [("a", "")]),

@@ -18,11 +18,7 @@ pytest.importorskip("peft")
 
 from rerank.finetune.adapters import Dora, Lora  # noqa: E402
 from rerank.finetune.kernels.adamw import trainable_parameters  # noqa: E402
-from tests.finetune.stepping import (  # noqa: E402
-    backward,
-    lora_model,
-    trainable_shapes,
-)
+from tests.finetune.stepping import backward, lora_model, trainable_shapes  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_ids, tiny_loss, tiny_model  # noqa: E402
 
 #: Beside each with its defaults, the one whose options change what it fits.

@@ -23,10 +23,7 @@ def fitted_again(predictors: np.ndarray, wanted: np.ndarray, ridge: float) -> li
 @pytest.mark.parametrize(("tasks", "models"), [(2, 9), (5, 12), (30, 8)])
 def test_leaving_a_model_out_is_fitting_again_without_it(tasks: int, models: int) -> None:
     chance = np.random.default_rng(tasks)
-    predictors, wanted = (
-        standardise(chance.normal(size=(tasks, models))),
-        chance.normal(size=models),
-    )
+    predictors, wanted = (standardise(chance.normal(size=(tasks, models))), chance.normal(size=models))
     ours = predict_left_out(predictors.T @ predictors, wanted, 0.7)
     assert ours == pytest.approx(fitted_again(predictors, wanted, 0.7), abs=1e-9)
 

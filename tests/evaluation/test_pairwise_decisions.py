@@ -48,7 +48,7 @@ def test_the_dictionary_is_the_contract() -> None:
         **{"options": {"permutations": 5000, "seed": 0}, "correction": "bh", "alpha": 0.01, "notes": []},
     }
     assert [(m["system"], m["beats"], m["beaten_by"]) for m in means] == [
-        *(("s0", 0, 3), ("s1", 1, 2), ("s2", 2, 1), ("s3", 3, 0)),
+        *(("s0", 0, 3), ("s1", 1, 2), ("s2", 2, 1), ("s3", 3, 0))
     ]
     assert means[3]["mean"] == pytest.approx(0.6, abs=0.1)
 

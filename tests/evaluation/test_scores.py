@@ -10,14 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import DataError, MissingPrerequisiteError, UsageError
-from rerank.evaluation import (
-    Scores,
-    evaluate_run,
-    evaluate_runs,
-    evaluation_report,
-    parse_measures,
-    table_of_scores,
-)
+from rerank.evaluation import Scores, evaluate_run, evaluate_runs, evaluation_report, parse_measures, table_of_scores
 from rerank.types import Document, Qrels, Query, Ranking, Run
 from tests.raising import raises
 

@@ -13,11 +13,7 @@ import pytest
 from rerank.calibration import Calibration, identity_bound_to_calibration
 from rerank.errors import DataError, MissingResourceError, UsageError
 from rerank.experiment import run_experiment
-from rerank.experiment.calibrate import (
-    fit_to_runs,
-    open_finished_run,
-    split_folder_and_qrels,
-)
+from rerank.experiment.calibrate import fit_to_runs, open_finished_run, split_folder_and_qrels
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.store import RunFolder
 from rerank.store.run_folder import JudgeScores, open_judge_scores

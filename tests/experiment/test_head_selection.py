@@ -11,12 +11,7 @@ import numpy as np
 import pytest
 
 from rerank.errors import DataError, UnknownNameError, UsageError
-from rerank.experiment.head_selection import (
-    HeadSelection,
-    score_by_contrast,
-    score_by_mass,
-    select_by_attention,
-)
+from rerank.experiment.head_selection import HeadSelection, score_by_contrast, score_by_mass, select_by_attention
 from rerank.experiment.spec import Execution, RunSpec
 from tests.raising import raises
 

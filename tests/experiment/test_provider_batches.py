@@ -21,16 +21,7 @@ from rerank.experiment.spec import Execution, RunSpec
 from rerank.models.prices import model_price_file
 from rerank.store import RunFolder
 from rerank.tasks.backends import BatchStatus
-from tests.backends.batch_server import (
-    BatchServer,
-    Ending,
-    Line,
-    all_answered,
-    answered,
-    completion,
-    expired,
-    refused,
-)
+from tests.backends.batch_server import BatchServer, Ending, Line, all_answered, answered, completion, expired, refused
 from tests.raising import raises
 
 pytestmark = pytest.mark.enable_socket

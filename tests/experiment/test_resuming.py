@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from rerank.errors import DataError, MissingResourceError
-from rerank.experiment import resuming, spec
+from rerank.experiment import execute, spec
+from rerank.experiment.execute import complete_resumed_spec
 from rerank.experiment.prepare import spec_with_trained_defaults
-from rerank.experiment.resuming import complete_resumed_spec
 from rerank.experiment.spec import LATER_KEYS, RunSpec
 from rerank.models.adapters import adapter_folder
 from tests.raising import raises
@@ -88,7 +88,7 @@ def test_a_recorded_null_precedes_a_default(tmp_path: Path, monkeypatch: pytest.
 def test_a_key_that_the_run_did_not_have_gets_the_value_of_that_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (resuming, spec):
+    for module in (execute, spec):
         monkeypatch.setattr(module, "LATER_KEYS", {"thinking_tokens": 5})
     folder = write_spec(tmp_path / "a")
     assert complete_resumed_spec({}, folder)["thinking_tokens"] == 5

@@ -75,11 +75,7 @@ def test_the_spec_of_a_run_folder_in(tmp_path: Path) -> None:
         ({"collection": "x", "depth": "deep"}, UsageError, "--depth is 'deep'"),
         ({"collection": "x", "measures": "AP"}, UsageError, "--measures is 'AP'"),
         ({"collection": "x", "measures": [1]}, UsageError, "--measures.0 is 1"),
-        (
-            {"collection": "x", "shuffle": "some"},
-            UsageError,
-            "'none', 'random' or 'inverse'",
-        ),
+        ({"collection": "x", "shuffle": "some"}, UsageError, "'none', 'random' or 'inverse'"),
         ({"collection": "x", "dtype": "int4"}, UsageError, "--dtype is 'int4'"),
         ({"collection": "x", "max_failure_rate": 1.5}, UsageError, "--max-failure-rate is 1.5"),
         ({"collection": "x", "temperature": float("nan")}, UsageError, "--temperature is nan"),

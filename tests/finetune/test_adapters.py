@@ -18,17 +18,7 @@ from safetensors.torch import load_file  # noqa: E402
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError  # noqa: E402
 from rerank.finetune.adapters import Qlora  # noqa: E402
 from rerank.finetune.component_registry import ADAPTERS  # noqa: E402
-from rerank.finetune.extra.adapters import (  # noqa: E402
-    Adalora,
-    Lift,
-    Loldu,
-    LoraGa,
-    LoraSb,
-    LoraXs,
-    Pissa,
-    Salt,
-    Shadow,
-)
+from rerank.finetune.extra.adapters import Adalora, Lift, Loldu, LoraGa, LoraSb, LoraXs, Pissa, Salt, Shadow  # noqa: E402
 from rerank.finetune.kernels.factor_starts import gradient_start_factors, mean_loss_gradients  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_ids, tiny_logits, tiny_loss, tiny_model  # noqa: E402
 from tests.raising import raises  # noqa: E402

@@ -28,10 +28,7 @@ from rerank.finetune.labels.lists import TrainingList  # noqa: E402
 from rerank.finetune.recipe import Recipe  # noqa: E402
 from rerank.finetune.trainer.cost_estimate import estimate_training  # noqa: E402
 from rerank.finetune.trainer.schedule import ListSchedule, read_lists  # noqa: E402
-from rerank.finetune.trainer.training import (  # noqa: E402
-    check_cross_encoder_recipe,
-    train_adapter,
-)
+from rerank.finetune.trainer.training import check_cross_encoder_recipe, train_adapter  # noqa: E402
 from rerank.finetune.trainer.training_folder import list_checkpoints  # noqa: E402
 from rerank.tasks import BackendOptions  # noqa: E402
 from tests.finetune.small import WORDS, recipe, validation  # noqa: E402

@@ -10,10 +10,7 @@ import pytest
 huggingface_hub = pytest.importorskip("huggingface_hub")
 
 from rerank.errors import BackendError, MissingResourceError  # noqa: E402
-from rerank.finetune.trainer.adapter_folder import (  # noqa: E402
-    hub_id,
-    push_adapter_to_hub,
-)
+from rerank.finetune.trainer.adapter_folder import hub_id, push_adapter_to_hub  # noqa: E402
 from rerank.models.adapters import AdapterSettings  # noqa: E402
 from tests.raising import raises  # noqa: E402
 

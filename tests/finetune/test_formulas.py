@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-from rerank.finetune.method_table import KIND_REGISTRIES, describe_training_methods, training_components_of_kind
+from rerank.finetune.component_registry import KIND_REGISTRIES, describe_training_methods, training_components_of_kind
 
 ROOT = Path(__file__).resolve().parents[2]
 _ROW = re.compile(

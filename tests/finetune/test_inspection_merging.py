@@ -17,11 +17,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from rerank.errors import DataError, MissingResourceError, StorageError, UsageError  # noqa: E402
 from rerank.finetune.inspection import merging  # noqa: E402
-from rerank.finetune.inspection.checkpoints import (  # noqa: E402
-    CheckpointReader,
-    InspectedModel,
-    open_inspected_model,
-)
+from rerank.finetune.inspection.checkpoints import CheckpointReader, InspectedModel, open_inspected_model  # noqa: E402
 from rerank.finetune.inspection.merging import (  # noqa: E402
     MARKER,
     MergeOptions,

@@ -76,10 +76,7 @@ def test_equal_texts_are_one_document_and_counted() -> None:
         ({"query": "q", "pos": [], "neg": ["n"]}, "f:1: pos is"),
         ({"query": "q", "pos": ["p"], "neg": "n"}, "f:1: neg is 'n'"),
         ({"query": "q", "pos": ["p"], "neg": [3]}, "f:1: the value is 3"),
-        (
-            {"query": "q", "pos": ["p"], "neg": ["n"], "pos_scores": [1]},
-            "1 pos_scores and 0 neg_scores",
-        ),
+        ({"query": "q", "pos": ["p"], "neg": ["n"], "pos_scores": [1]}, "1 pos_scores and 0 neg_scores"),
     ],
 )
 def test_other_shapes_are_refused(row: dict[str, Any], message: str) -> None:

@@ -191,10 +191,7 @@ def test_what_a_run_lacks_comes_last_and_is_counted(spec: Spec, tmp_path: Path) 
     assert ids(made) == ["4", "1", "0", "2", "3", "5"]
     assert not made.labels[0].scores  # not all have one
     assert made.report["silent"] == 4
-    assert made.report["left_out"] == {
-        "the run has no list for the query": 1,
-        "the run has none of the candidates": 1,
-    }
+    assert made.report["left_out"] == {"the run has no list for the query": 1, "the run has none of the candidates": 1}
 
 
 def test_embeddings_score_the_candidates_alone(spec: Spec) -> None:
@@ -248,10 +245,7 @@ def test_opinions_from_rankings_and_scores() -> None:
 
 
 def test_fusion_by_ranks() -> None:
-    opinions = {
-        "x": rank_by_list(ranking("abc"), "cab"),
-        "y": rank_by_list(ranking("abc"), "ca"),
-    }
+    opinions = {"x": rank_by_list(ranking("abc"), "cab"), "y": rank_by_list(ranking("abc"), "ca")}
     fused = LabelFusion().join(ranking("abc"), opinions)
     assert fused.order == tuple("cab")
     assert fused.scores == pytest.approx({"c": 2 / 61, "a": 2 / 62, "b": 1 / 63})
@@ -274,10 +268,7 @@ def test_fusion_by_scores() -> None:
 
 
 def test_a_failed_teacher_fails_the_whole() -> None:
-    opinions = {
-        "x": rank_by_list(ranking("ab"), "ba"),
-        "y": TeacherRanking(order=("a", "b"), failed="no list"),
-    }
+    opinions = {"x": rank_by_list(ranking("ab"), "ba"), "y": TeacherRanking(order=("a", "b"), failed="no list")}
     assert LabelFusion().join(ranking("ab"), opinions).failed == "y: no list"
 
 

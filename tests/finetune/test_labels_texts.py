@@ -12,12 +12,7 @@ from rerank.collections import open_collection
 from rerank.errors import DataError, UsageError
 from rerank.finetune.labels.files import read_labels
 from rerank.finetune.labels.lists import LabelList, TrainingList
-from rerank.finetune.labels.texts import (
-    attach_label_texts,
-    document_lengths,
-    query_texts,
-    write_folder,
-)
+from rerank.finetune.labels.texts import attach_label_texts, document_lengths, query_texts, write_folder
 from rerank.types import Document, Query
 from tests.raising import raises
 

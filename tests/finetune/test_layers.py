@@ -19,17 +19,8 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
-from rerank.finetune.kernels.step_callbacks import (  # noqa: E402
-    draw_layers,
-    find_layers,
-    outlier_shares,
-)
-from tests.finetune.stepping import (  # noqa: E402
-    backward,
-    same_weights,
-    trainable_shapes,
-    trainer,
-)
+from rerank.finetune.kernels.step_callbacks import draw_layers, find_layers, outlier_shares  # noqa: E402
+from tests.finetune.stepping import backward, same_weights, trainable_shapes, trainer  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_ids, tiny_loss, tiny_model  # noqa: E402
 from tests.raising import raises  # noqa: E402
 

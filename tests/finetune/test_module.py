@@ -17,12 +17,7 @@ from rerank.finetune.components import ListTarget  # noqa: E402
 from rerank.finetune.labels.lists import TrainingList  # noqa: E402
 from rerank.finetune.recipe import ScoreSource  # noqa: E402
 from rerank.finetune.trainer import packed_attention  # noqa: E402
-from rerank.finetune.trainer.examples import (  # noqa: E402
-    ExampleBuilder,
-    LossInputs,
-    TrainingExample,
-    check_judge,
-)
+from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs, TrainingExample, check_judge  # noqa: E402
 from rerank.finetune.trainer.listwise_module import (  # noqa: E402
     AttentionScorer,
     ListwiseModule,

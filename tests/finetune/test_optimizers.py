@@ -18,11 +18,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from rerank.finetune.kernels.adamw import (  # noqa: E402
-    ExactAdamW,
-    make_parameter_groups,
-    projectable_matrices,
-)
+from rerank.finetune.kernels.adamw import ExactAdamW, make_parameter_groups, projectable_matrices  # noqa: E402
 from tests.finetune.stepping import (  # noqa: E402
     LinearModel,
     backward,

@@ -13,11 +13,7 @@ torch = pytest.importorskip("torch")
 
 from rerank.errors import UsageError  # noqa: E402
 from rerank.finetune.component_registry import RANKS  # noqa: E402
-from rerank.finetune.extra.ranks import (  # noqa: E402
-    Contribution,
-    Welore,
-    allocate_proportionally,
-)
+from rerank.finetune.extra.ranks import Contribution, Welore, allocate_proportionally  # noqa: E402
 from rerank.finetune.inspection.spectra import common_threshold  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_model  # noqa: E402
 from tests.raising import raises  # noqa: E402

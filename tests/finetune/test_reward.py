@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rerank.evaluation import evaluate_run
-from rerank.finetune.extra.rewards import compute_gains, compute_ndcg, compute_reward
+from rerank.finetune.extra.objectives import compute_gains, compute_ndcg, compute_reward
 from rerank.finetune.labels.lists import TrainingList
 from rerank.types import Document, Qrels, Query, Ranking, Run
 

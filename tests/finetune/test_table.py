@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from rerank.errors import UsageError
-from rerank.finetune import method_table as table
-from rerank.finetune.component_registry import make_training_components
-from rerank.finetune.method_table import (
+from rerank.finetune import component_registry as table
+from rerank.finetune.component_registry import (
     KEYS,
     KIND_REGISTRIES,
     STABILITIES,
     STATUSES,
     describe_training_methods,
+    make_training_components,
     training_components_of_kind,
 )
 from rerank.finetune.recipe import Recipe
@@ -221,7 +221,7 @@ def test_a_new_part_takes_the_place_of_its_paper(monkeypatch: pytest.MonkeyPatch
 
 def test_the_table_needs_nothing_heavy() -> None:
     code = (
-        "import sys; from rerank.finetune.method_table import describe_training_methods as f; f();"
+        "import sys; from rerank.finetune.component_registry import describe_training_methods as f; f();"
         "print([name for name in ('torch', 'transformers', 'peft', 'scipy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

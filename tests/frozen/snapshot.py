@@ -1463,7 +1463,7 @@ def execute_command(words: Sequence[str], stdin: bytes = b"") -> tuple[int, str,
         stack.enter_context(mock.patch.object(os, "_exit", _exit_without_ending(os.getpid(), os._exit)))
         if words[:1] == ["doctor"]:  # the installed packages differ between machines, and importing them takes long
             row = {"check": "python", "state": "ok", "found": "3.11", "remedy": ""}
-            stack.enter_context(mock.patch("rerank.cli.doctor.examine_installation", return_value=[row]))
+            stack.enter_context(mock.patch("rerank.cli.tools.examine_installation", return_value=[row]))
         stack.enter_context(warnings.catch_warnings())
         warnings.resetwarnings()
         warnings.simplefilter("ignore")

@@ -4,11 +4,7 @@ import math
 
 import pytest
 
-from rerank.indexing.bm25_index import (
-    inverse_document_frequency,
-    query_side_weights,
-    saturated_weights,
-)
+from rerank.indexing.bm25_index import inverse_document_frequency, query_side_weights, saturated_weights
 
 
 @pytest.mark.parametrize(("k3", "expected"), [(0, (1, 1)), (8, (9 * 3 / 11, 1)), (1e9, (3, 1))])

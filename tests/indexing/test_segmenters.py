@@ -100,12 +100,7 @@ def test_no_character_is_lost(code: str, text: str) -> None:
     [("zh", "jieba", "Chinese"), ("ja", "fugashi", "Japanese"), ("cmn", "jieba", "Chinese")],
 )
 def test_without_the_package(
-    make_corpus: MakeCorpus,
-    cache: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    language: str,
-    module: str,
-    package: str,
+    make_corpus: MakeCorpus, cache: Path, monkeypatch: pytest.MonkeyPatch, language: str, module: str, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     for made in (text_analysis._segment_chinese, text_analysis._segment_japanese):

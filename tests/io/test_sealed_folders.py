@@ -103,10 +103,7 @@ def test_damage_that_building_does_not_mend_is_an_error(tmp_path: Path) -> None:
     def broken(folder: Path) -> str:
         raise ValueError("bad bytes")
 
-    with (
-        pytest.warns(UserWarning, match="built again"),
-        pytest.raises(StorageError),
-    ):
+    with pytest.warns(UserWarning, match="built again"), pytest.raises(StorageError):
         open_sealed_folder(tmp_path / "index", MADE, write, broken)
 
 

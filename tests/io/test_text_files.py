@@ -171,10 +171,7 @@ def test_full_disk_at_the_last_moment(tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with (
-        pytest.raises(StorageError),
-        replace_text_file(tmp_path / "a") as text,
-    ):
+    with pytest.raises(StorageError), replace_text_file(tmp_path / "a") as text:
         text.write("x")
     assert not list(tmp_path.iterdir())
 

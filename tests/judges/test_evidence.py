@@ -178,9 +178,7 @@ def test_fake_models_are_deterministic_and_stutter_is_random() -> None:
 
 
 @given(
-    st.text(alphabet="ab [1]\n\t\u3000.", max_size=60),
-    st.text(alphabet="ab [1]\n", max_size=12),
-    st.integers(0, 80),
+    st.text(alphabet="ab [1]\n\t\u3000.", max_size=60), st.text(alphabet="ab [1]\n", max_size=12), st.integers(0, 80)
 )
 def test_every_character_of_a_prompt_is_found_in_the_text(text: str, title: str, cut: int) -> None:
     document = Document(id="1", text=text, title=title)
@@ -250,10 +248,7 @@ def spans(*scores: float) -> list[EvidenceSpan]:
 
 def test_neighbours_above_the_threshold_are_merged() -> None:
     found = select_evidence(spans(0.25, 0.125, 0.0625, 0.5, 0.0625))
-    assert found == (
-        EvidenceSpan(start=0, end=19, score=0.375),
-        EvidenceSpan(start=30, end=39, score=0.5),
-    )
+    assert found == (EvidenceSpan(start=0, end=19, score=0.375), EvidenceSpan(start=30, end=39, score=0.5))
     assert select_evidence(spans(0.25, 0.125, 0.0625, 0.5), max_spans=1) == found[1:]
     assert select_evidence(spans(0.25, 0.125, 0.0625, 0.5), threshold=0.6) == ()
     (whole,) = select_evidence(spans(0.25, 0.25, 0.5), threshold=0.0)

@@ -19,20 +19,8 @@ from rerank.experiment.candidates import digest_run
 from rerank.experiment.spec import Execution
 from rerank.io.run_files import write_run
 from rerank.leaderboard.suites import bench as bench_module
-from rerank.leaderboard.suites.bench import (
-    PlannedRun,
-    SuiteResult,
-    execute_runs,
-    plan_runs,
-    sum_costs,
-)
-from rerank.leaderboard.suites.results import (
-    average_seeds,
-    check_candidates,
-    compare_groups,
-    run_row,
-    write_rows,
-)
+from rerank.leaderboard.suites.bench import PlannedRun, SuiteResult, execute_runs, plan_runs, sum_costs
+from rerank.leaderboard.suites.results import average_seeds, check_candidates, compare_groups, run_row, write_rows
 from rerank.leaderboard.suites.suite import Suite
 from rerank.store import RunFolder
 from rerank.tasks import Reply

@@ -8,16 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.leaderboard.cost_plot import (
-    BOTTOM,
-    LEFT,
-    RIGHT,
-    TOP,
-    WIDTH,
-    ScatterPlot,
-    layout_cost_plot,
-    pareto_front,
-)
+from rerank.leaderboard.cost_plot import BOTTOM, LEFT, RIGHT, TOP, WIDTH, ScatterPlot, layout_cost_plot, pareto_front
 
 
 def drawn_of(costs: list[float | None], means: list[float]) -> ScatterPlot | None:

@@ -152,12 +152,7 @@ def test_nothing_there(tmp_path: Path) -> None:
 
 
 def test_names_without_endings() -> None:
-    assert [stem_of_run(Path(name)) for name in ("a.run.gz", "b.trec", "c.v2.txt", "d")] == [
-        "a",
-        "b",
-        "c.v2",
-        "d",
-    ]
+    assert [stem_of_run(Path(name)) for name in ("a.run.gz", "b.trec", "c.v2.txt", "d")] == ["a", "b", "c.v2", "d"]
 
 
 def test_a_broken_file_of_another_name_is_taken_for_no_card(tmp_path: Path) -> None:

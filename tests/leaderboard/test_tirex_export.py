@@ -10,12 +10,7 @@ import yaml
 from rerank.errors import DataError, UsageError
 from rerank.io.run_files import read_run
 from rerank.leaderboard.entries import RecordedScores, find_runs, runs_of_record
-from rerank.leaderboard.exports import (
-    board_as_recorded_scores,
-    check_folders,
-    folder_of_run,
-    write_tirex,
-)
+from rerank.leaderboard.exports import board_as_recorded_scores, check_folders, folder_of_run, write_tirex
 from tests.leaderboard.made import HOSTILE, board, files
 from tests.raising import raises
 

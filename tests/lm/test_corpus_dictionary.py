@@ -10,8 +10,7 @@ pytest.importorskip("transformers")
 
 from rerank.collections import open_collection
 from rerank.errors import UsageError
-from rerank.lm.joined_tokens import tokenize_corpus
-from rerank.lm.token_dictionary import open_dictionaries
+from rerank.lm.joined_tokens import open_dictionaries, tokenize_corpus
 from rerank.lm.tokenizers import HfTokens
 from rerank.models import open_model_backend
 from rerank.prompts.passages import passage_text

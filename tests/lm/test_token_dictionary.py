@@ -12,9 +12,8 @@ import pytest
 pytest.importorskip("transformers")
 
 from rerank.errors import DataError
-from rerank.lm import token_dictionary
-from rerank.lm.joined_tokens import JoinedTokenizer, _open_ends
-from rerank.lm.token_dictionary import TokenDictionary, dictionaries_folder, open_dictionaries
+from rerank.lm import joined_tokens
+from rerank.lm.joined_tokens import JoinedTokenizer, TokenDictionary, _open_ends, dictionaries_folder, open_dictionaries
 from tests.lm.small_tokenizers import CORPUS, FAMILIES, gpt2, llama2, make
 from tests.raising import raises
 
@@ -62,7 +61,7 @@ def test_words_in_the_dictionary_are_not_tokenized(tmp_path: Path, monkeypatch: 
 
 
 def test_words_with_the_same_hash_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_dictionary, "_hash", lambda word: 7)
+    monkeypatch.setattr(joined_tokens, "_hash", lambda word: 7)
     dictionary = written(gpt2, tmp_path, "alpha beta")
     assert len(dictionary) == sum(dictionary.find(word) is not None for word in ("x", "alpha", "beta")) == 1
 

@@ -36,9 +36,7 @@ def make_request(query: str, *, null: str = "N/A", passages: Sequence[str] = PAS
         spans.append((at, at + len(passage)))
         at += len(passage) + 1
     task = AttentionTask(
-        spans=tuple(spans),
-        tail=len(body) + 1,
-        null=(Message("user", body + TAIL + null),) if null else (),
+        spans=tuple(spans), tail=len(body) + 1, null=(Message("user", body + TAIL + null),) if null else ()
     )
     docs = tuple(Document(id=str(index)) for index in range(len(passages)))
     return Request(
@@ -102,12 +100,7 @@ def test_other_tokens_with_offsets_are_refused(hf: Hf, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(
     ("text", "longer", "expected"),
-    [
-        ("ab", "ab", [0, 1]),
-        ("<s> a", "< s> a", [0, 1, 1, 2, 3, 4]),
-        ("a<s>", "a< s>", [0, 1, 2, 2, 3]),
-        ("", "", []),
-    ],
+    [("ab", "ab", [0, 1]), ("<s> a", "< s> a", [0, 1, 1, 2, 3, 4]), ("a<s>", "a< s>", [0, 1, 2, 2, 3]), ("", "", [])],
 )
 def test_inserted_spaces_are_aligned(text: str, longer: str, expected: list[int]) -> None:
     assert align_spaces(text, longer) == expected

@@ -149,18 +149,10 @@ def test_top_k_counts_documents() -> None:
     passages = PassageAggregation(size=2, stride=2)
     assert drive_silently([given_list], open_strategy("full"), judge, top_k=2, passages=passages).rankings[
         0
-    ].doc_ids == (
-        "o",
-        "s",
-        "l",
-    )
+    ].doc_ids == ("o", "s", "l")
     assert drive_silently([given_list], open_strategy("full"), judge, top_k=1, passages=passages).rankings[
         0
-    ].doc_ids == (
-        "o",
-        "l",
-        "s",
-    )
+    ].doc_ids == ("o", "l", "s")
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=8), st.sampled_from(["max", "first", "sum"]), st.randoms())

@@ -74,10 +74,7 @@ def test_other_kinds_are_refused(value: str) -> None:
 def test_the_budget_counts_it_and_never_cuts_it() -> None:
     window = Window(Query(id="q", text="milk"), (Document(id="d", text="c" * 50),))
     prefix = "Sure: ["
-    begun, plain = (
-        parse_template(f"{YAML}reply_prefix: '{prefix}'", "x"),
-        parse_template(YAML, "x"),
-    )
+    begun, plain = (parse_template(f"{YAML}reply_prefix: '{prefix}'", "x"), parse_template(YAML, "x"))
     budget = PromptBudget(Characters(60), floor=5)
     with_it, without = (budget.fit(template, window, reply_tokens=10) for template in (begun, plain))
     assert with_it.tokens == without.tokens == 50

@@ -136,11 +136,7 @@ def test_scores_are_the_formula(
 
 @pytest.mark.parametrize(
     ("method", "score"),
-    [
-        ("lucene", math.log(1 + 3.5 / 1.5) / 1.9),
-        ("robertson", math.log(3.5 / 1.5) / 1.9),
-        ("atire", math.log(4)),
-    ],
+    [("lucene", math.log(1 + 3.5 / 1.5) / 1.9), ("robertson", math.log(3.5 / 1.5) / 1.9), ("atire", math.log(4))],
 )
 def test_methods(make_corpus: MakeCorpus, method: str, score: float) -> None:
     corpus = make_corpus("wing", "water", "air", "flow")

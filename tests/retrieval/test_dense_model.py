@@ -111,8 +111,7 @@ def test_a_default_prompt_stands_in(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"dim": 6}, {"normalise": False}, {"passage_prompt": "w1 "}, {"dtype": "bfloat16"}, {"fields": "text"}],
+    "options", [{"dim": 6}, {"normalise": False}, {"passage_prompt": "w1 "}, {"dtype": "bfloat16"}, {"fields": "text"}]
 )
 def test_what_makes_other_embeddings(
     folder: Path, make_corpus: MakeCorpus, cache: Path, options: dict[str, Any]

@@ -43,12 +43,7 @@ QUERIES = [Query(id="b"), Query(id="z")]
 
 @pytest.mark.parametrize(
     ("drop_self", "k", "expected"),
-    [
-        (True, 1, ["a", "a"]),
-        (True, 2, ["ac", "ab"]),
-        (True, 4, ["acd", "abcd"]),
-        (False, 2, ["ab", "ab"]),
-    ],
+    [(True, 1, ["a", "a"]), (True, 2, ["ac", "ab"]), (True, 4, ["acd", "abcd"]), (False, 2, ["ab", "ab"])],
 )
 def test_the_query_itself_is_dropped_and_costs_no_place(drop_self: bool, k: int, expected: list[str]) -> None:
     stage = open_first_stage("candidates", Lists(drop_self))

@@ -111,11 +111,7 @@ def test_a_stage_without_a_list_gives_nothing_and_queries_keep_their_order() -> 
 
 ids = st.text("abcdefgh", min_size=1, max_size=2)
 lists = st.dictionaries(ids, st.integers(-9, 9).map(float), max_size=12)
-OPTIONS: list[dict[str, object]] = [
-    {},
-    {"method": "weighted"},
-    {"method": "weighted", "normalize": "z-score"},
-]
+OPTIONS: list[dict[str, object]] = [{}, {"method": "weighted"}, {"method": "weighted", "normalize": "z-score"}]
 
 
 @given(lists, st.integers(2, 3), st.sampled_from(OPTIONS))

@@ -287,13 +287,7 @@ def test_documents_without_a_row_come_last_and_are_said(clip: Path, make_corpus:
     ],
 )
 def test_wrong_embeddings(
-    clip: Path,
-    make_corpus: MakeCorpus,
-    tmp_path: Path,
-    rows: Any,
-    ids: list[str],
-    error: type[Exception],
-    message: str,
+    clip: Path, make_corpus: MakeCorpus, tmp_path: Path, rows: Any, ids: list[str], error: type[Exception], message: str
 ) -> None:
     options = save_rows(tmp_path, rows, ids)
     with pytest.raises(error, match=message):

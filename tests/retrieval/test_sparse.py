@@ -22,11 +22,7 @@ from rerank.collections.base import Corpus
 from rerank.errors import BackendError, MissingPrerequisiteError, StorageError, UsageError
 from rerank.retrieval import first_stages, open_first_stage
 from rerank.retrieval.sparse import Sparse, SparseRetriever
-from rerank.retrieval.sparse.vectors import (
-    _block_edges,
-    _concatenate_ranges,
-    _Rows,
-)
+from rerank.retrieval.sparse.vectors import _block_edges, _concatenate_ranges, _Rows
 from rerank.types import Document, Query, ranking_tie_sort_key
 from tests.raising import raises
 from tests.retrieval.encoders import FakeSparse
@@ -66,9 +62,7 @@ def test_lists_are_those_of_a_dense_product(
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    counts=st.lists(st.integers(0, 6), min_size=1, max_size=30),
-    documents=st.integers(1, 9),
-    weights=st.integers(1, 12),
+    counts=st.lists(st.integers(0, 6), min_size=1, max_size=30), documents=st.integers(1, 9), weights=st.integers(1, 12)
 )
 def test_blocks_cover_every_document_and_keep_to_their_bounds(counts: list[int], documents: int, weights: int) -> None:
     with pytest.MonkeyPatch.context() as patch:

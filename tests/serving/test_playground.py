@@ -21,11 +21,7 @@ from tests.serving.conftest import Client
 
 pytest.importorskip("fastapi")
 
-from rerank.serving.playground import (
-    command_example,
-    curl_example,
-    python_example,
-)
+from rerank.serving.playground import command_example, curl_example, python_example
 from rerank.serving.search_routes import CollectionSearch
 
 DOCS = ["one", "two", "three"]

@@ -9,10 +9,7 @@ from rerank.errors import DataError
 from rerank.store.run_folder import JudgeScores, open_judge_scores, read_judge_scores
 from tests.raising import raises
 
-ROWS = [
-    JudgeScores(query="q1", kind="log-odds", scores={"d1": -0.1234567890123, "d é": None}),
-    JudgeScores(query="q2"),
-]
+ROWS = [JudgeScores(query="q1", kind="log-odds", scores={"d1": -0.1234567890123, "d é": None}), JudgeScores(query="q2")]
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

@@ -13,12 +13,7 @@ from typing import NoReturn
 import pytest
 
 from rerank.errors import UsageError
-from rerank.tasks.concurrency import (
-    await_on_loop,
-    get_loop,
-    run_on_loop,
-    submit_to_loop,
-)
+from rerank.tasks.concurrency import await_on_loop, get_loop, run_on_loop, submit_to_loop
 from tests.raising import raises
 
 

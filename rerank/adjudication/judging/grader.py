@@ -98,10 +98,7 @@ class Grader(PromptJudge):
         limits = self.limits
         fitted = self.budget.fit(self.template, window, reply_tokens=REPLY_TOKENS + limits.thinking_tokens)
         sampling = Sampling(
-            max_tokens=REPLY_TOKENS,
-            temperature=limits.temperature,
-            seed=limits.seed,
-            thinking=limits.thinking_tokens,
+            max_tokens=REPLY_TOKENS, temperature=limits.temperature, seed=limits.seed, thinking=limits.thinking_tokens
         )
         return Request(prompt=fitted.prompt, sampling=sampling, window=window, task=GenerationTask())
 

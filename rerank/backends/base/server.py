@@ -14,11 +14,7 @@ from rerank.io.forks import ForkLock, watch_forks
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import BackendOptions, Reply, Request
 from rerank.tasks.backends import BaseBackend
-from rerank.tasks.concurrency import (
-    answer_concurrently,
-    await_on_loop,
-    run_on_loop,
-)
+from rerank.tasks.concurrency import answer_concurrently, await_on_loop, run_on_loop
 
 if TYPE_CHECKING:  # importing httpx2 takes 0.1 s, so commands without a server avoid it
     from rerank.backends.base.client import ServerClient

@@ -114,12 +114,7 @@ class Ray:
         self._started = False
 
     def _map(
-        self,
-        function: WorkerFunction[Item, Result],
-        rounds: Iterable[Iterable[Item]],
-        *,
-        count: int,
-        together: int = 1,
+        self, function: WorkerFunction[Item, Result], rounds: Iterable[Iterable[Item]], *, count: int, together: int = 1
     ) -> Iterator[Result]:
         ray = _load_library()
         from rerank.engines.ray.worker import ApplyFunction

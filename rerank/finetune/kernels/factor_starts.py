@@ -36,8 +36,7 @@ def mean_loss_gradients(
     for name, weight in weights.items():
         if not weight.is_floating_point():
             raise UsageError(
-                f"{name} is quantised ({weight.dtype}) and has no gradient",
-                remedy="Load the model in 16 or 32 bits",
+                f"{name} is quantised ({weight.dtype}) and has no gradient", remedy="Load the model in 16 or 32 bits"
             )
     # The caller's flags and gradients are restored below, even if the loss fails.
     before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]

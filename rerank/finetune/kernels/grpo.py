@@ -17,7 +17,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from rerank.errors import ContextOverflowError, MissingPrerequisiteError
 from rerank.finetune.components import Optimizer
-from rerank.finetune.extra.rewards import compute_gains, compute_reward
+from rerank.finetune.extra.objectives import compute_gains, compute_reward
 from rerank.finetune.labels.lists import TrainingList
 from rerank.finetune.losses import Lm
 from rerank.finetune.trainer.calibration_batches import FirstBatches

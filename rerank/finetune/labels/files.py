@@ -212,10 +212,7 @@ def read_flag_embedding(
     for number, record in enumerate(records, 1):
         words = parse_json_text(record.fields.get("query"), record.where)
         ensure(
-            words.strip(),
-            f"{record.where}: the query is blank",
-            expected="a text that is not blank",
-            error=DataError,
+            words.strip(), f"{record.where}: the query is blank", expected="a text that is not blank", error=DataError
         )
         query = Query(id=_query_id(record, number), text=words)
         positive, negative = _strings(record, "pos"), _strings(record, "neg")

@@ -168,11 +168,7 @@ def render_card(description: AdapterDescription) -> str:
     library = "peft" if is_adapter else "transformers"
     if description.setup.method.backend == "cross_encoder":
         library = "sentence-transformers"
-    header = {
-        "base_model": base,
-        "library_name": library,
-        "tags": ["reranking", "information-retrieval", "listrank"],
-    }
+    header = {"base_model": base, "library_name": library, "tags": ["reranking", "information-retrieval", "listrank"]}
     losses = ", ".join(
         f"{loss.name} on {loss.on}" if "on" in loss.model_fields_set else loss.name for loss in recipe.losses
     )

@@ -24,13 +24,7 @@ from rerank.finetune.trainer import base_model, packed_attention, processes
 from rerank.finetune.trainer.adapter_folder import AdapterDescription, write_adapter
 from rerank.finetune.trainer.calibration_batches import FirstBatches
 from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs, check_judge
-from rerank.finetune.trainer.list_trainer import (
-    EarlyStopping,
-    FinalValidation,
-    ListTrainer,
-    MetricsWriter,
-    SingleGpu,
-)
+from rerank.finetune.trainer.list_trainer import EarlyStopping, FinalValidation, ListTrainer, MetricsWriter, SingleGpu
 from rerank.finetune.trainer.listwise_module import (
     AttentionScorer,
     ListwiseModule,
@@ -53,13 +47,7 @@ class TrainingRun:
     """One training of a recipe, from loading to saving the adapter. Subclasses override individual steps."""
 
     def __init__(
-        self,
-        recipe: Recipe,
-        components: RecipeComponents,
-        folder: Path,
-        *,
-        device: str,
-        report_to: Sequence[str] = (),
+        self, recipe: Recipe, components: RecipeComponents, folder: Path, *, device: str, report_to: Sequence[str] = ()
     ) -> None:
         ensure(
             not recipe.training.fsdp or os.environ.get("WORLD_SIZE", "1") != "1",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from rerank.errors import DataError, MissingPrerequisiteError, UsageError
-from rerank.indexing.model_options import EncoderOptions
+from rerank.indexing.options import EncoderOptions
 from rerank.retrieval.base.given_documents import given_first_stage_candidates
 from rerank.retrieval.base.stages import check_depth
 from rerank.types import Document, Query, Ranking, Run

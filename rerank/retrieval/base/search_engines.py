@@ -245,9 +245,6 @@ class Opensearch(SearchEngineOptions):
             "headers": {"Authorization": f"ApiKey {key}"} if key else None,
         }
         client = opensearchpy.OpenSearch(
-            address,
-            timeout=self.timeout,
-            max_retries=0,
-            **{name: value for name, value in options.items() if value},
+            address, timeout=self.timeout, max_retries=0, **{name: value for name, value in options.items() if value}
         )
         return client, (opensearchpy.OpenSearchException,)

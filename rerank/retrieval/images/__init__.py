@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rerank.collections.base import Corpus
 from rerank.errors import DataError, RerankError, UsageError
-from rerank.indexing.vector_options import VectorOptions
+from rerank.indexing.options import VectorOptions
 from rerank.io.pictures import open_picture, picture_size
 from rerank.retrieval.dense import DenseRetriever
 from rerank.types import Document
@@ -133,10 +133,7 @@ class ImageRetriever(DenseRetriever):
         index.write(matrix, folder)
 
     def _read(self, index: VectorIndex, matrix: Floats, folder: Path) -> Searcher:
-        from rerank.retrieval.images.encoder import (
-            rank_documents_without_vector_last,
-            read_documents_without_vector,
-        )
+        from rerank.retrieval.images.encoder import rank_documents_without_vector_last, read_documents_without_vector
 
         unseen = read_documents_without_vector(folder / _UNSEEN, len(matrix))
         self._unseen = unseen.tolist()

@@ -142,12 +142,7 @@ class LuceneRetriever:
 
 
 def _open_existing(options: Lucene, corpus: Corpus) -> LuceneRetriever:
-    from rerank.retrieval.lucene.index import (
-        LuceneIndex,
-        LuceneScoring,
-        analyzer_code,
-        locate_index,
-    )
+    from rerank.retrieval.lucene.index import LuceneIndex, LuceneScoring, analyzer_code, locate_index
 
     folder = locate_index(options.index)
     scoring = LuceneScoring(k1=options.k1, b=options.b, feedback=options.feedback)

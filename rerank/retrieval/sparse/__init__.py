@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rerank.collections.base import Corpus
 from rerank.errors import UsageError
-from rerank.indexing.model_options import ModelOptions
+from rerank.indexing.options import ModelOptions
 from rerank.retrieval.base.stages import check_depth
 from rerank.tasks.worker_map import WorkerMap
 from rerank.types import Document, Query, Ranking, Run
@@ -101,11 +101,7 @@ class SparseRetriever:
     """A retriever with the sparse vectors of one collection and their model, created by `Sparse.over`."""
 
     def __init__(
-        self,
-        options: Sparse,
-        corpus: Corpus,
-        encoder: SparseEncoder,
-        workers: EncodingWorkers[csr_array] | None = None,
+        self, options: Sparse, corpus: Corpus, encoder: SparseEncoder, workers: EncodingWorkers[csr_array] | None = None
     ) -> None:
         # imported here, so that inspecting the options does not import numpy
         from rerank.indexing import documents as document_files

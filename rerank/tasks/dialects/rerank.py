@@ -282,12 +282,7 @@ def sglang_results(answer: RerankAnswer) -> list[SglangResult]:
     """Convert a `RerankAnswer` to the list of results that SGLang returns, best first."""
     info = {"id": answer.id, "prompt_tokens": answer.tokens_in, "warnings": list(answer.warnings)}
     return [
-        SglangResult(
-            score=result.relevance_score,
-            document=answer.text(result),
-            index=result.index,
-            meta_info=info,
-        )
+        SglangResult(score=result.relevance_score, document=answer.text(result), index=result.index, meta_info=info)
         for result in answer.results
     ]
 
@@ -315,10 +310,7 @@ class TeiRequest(RerankBody):
         if self.truncation_direction.lower() == "left":
             warnings.append("truncation_direction has no effect: texts that are too long are truncated at the end")
         return self.question(
-            query=self.query,
-            documents=self.texts,
-            returns_documents=self.return_text,
-            warnings=warnings,
+            query=self.query, documents=self.texts, returns_documents=self.return_text, warnings=warnings
         )
 
 

@@ -68,7 +68,7 @@ ARGUMENTS: dict[str, str | Sequence[str] | None] = {
     "benchmarks/scale_simulation.py": "--queries 200 --workers 1 2",
     "benchmarks/scaling.py": "--windows 10 --delay 0.01",
     "benchmarks/serving.py": "--requests 20 --clients 2 --delay 0.01 --minutes 0.2 --no-rate",
-    "benchmarks/shards.py": "bm25 --documents 300 --shards 1:1,2:1 --queries 5",
+    "benchmarks/shards.py": "bm25 --documents 300 --shards 1:1,2:1 --queries 500",
     "benchmarks/significance.py": "--permutations 50",
     "benchmarks/sizes.py": "--most 2",
     "benchmarks/startup.py": "",

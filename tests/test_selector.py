@@ -7,12 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import UnknownNameError, UsageError
-from rerank.registry import Registry
 from rerank.selector import Selector, build_from_selector, selector_syntax
+from rerank.strategies import strategies as STRATEGIES
 from rerank.strategies.sliding import Sliding
 from tests.raising import raises
-
-STRATEGIES = Registry("strategies", "strategy")
 
 
 @given(

@@ -68,6 +68,7 @@ class PassageScorer(LocalModel):
     batch_size = 1  # each request already contains a list of pairs
     #: It counts the tokens of all pairs of a prompt; the context size limits each pair.
     tokens: TokenCounter
+    model: Any
 
     def __init__(self, model: Any, identity: Mapping[str, str]) -> None:
         require_model_process()

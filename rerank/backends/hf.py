@@ -54,6 +54,8 @@ class Hf(LocalModel):
     tasks = frozenset({GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask, LogitTask, AttentionTask})
     #: Classes of transformers that load the model and its tokenizer.
     classes: ClassVar[tuple[str, str]] = LANGUAGE
+    #: The transformers model.
+    model: Any
 
     def __init__(
         self, model: Any, tokenizer: Any, *, identity: Mapping[str, str], options: BackendOptions | None = None

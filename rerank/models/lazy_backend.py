@@ -118,6 +118,9 @@ class LazyBackend:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # copying and pickling look up such names before _type is set
             raise AttributeError(name)
+        is_set_on_instances = any(name in vars(base).get("__annotations__", ()) for base in self._type.__mro__)
+        if is_set_on_instances and not hasattr(self._type, name):
+            return getattr(self.warm_up(), name)
         value = getattr(self._type, name)  # raises AttributeError for unknown attributes, without loading the model
         is_of_instances = callable(value) or isinstance(value, property)
         return getattr(self.warm_up(), name) if is_of_instances else value

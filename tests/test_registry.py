@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
+import re
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -43,7 +44,9 @@ def test_several_plug_ins_share_a_module() -> None:
 def all_registries() -> list[Registry]:
     """Every registry of the package; those of training are found through their module."""
     names = [module.name for module in pkgutil.walk_packages(rerank.__path__, "rerank.")]
-    modules = [importlib.import_module(name) for name in names if "Registry(" in source_of(name)]
+    modules = [
+        importlib.import_module(name) for name in names if re.search(r"(?<![A-Za-z])Registry\(", source_of(name))
+    ]
     found = {id(value): value for module in modules for value in vars(module).values() if isinstance(value, Registry)}
     return list(found.values())
 

@@ -73,7 +73,6 @@ def train(
     from rerank.finetune.component_registry import make_training_components
     from rerank.finetune.recipe import read_recipe
     from rerank.finetune.trainer.adapter_folder import push_adapter_to_hub
-    from rerank.finetune.trainer.cost_estimate import estimate_training
     from rerank.finetune.trainer.training import train_adapter
 
     read = read_recipe(recipe, trust_remote_code=trust_remote_code)
@@ -85,6 +84,8 @@ def train(
         )
     rows: list[list[object]]
     if options.dry_run:
+        from rerank.finetune.trainer.cost_estimate import estimate_training  # imports torch
+
         found = estimate_training(read, processes=options.processes, device=options.device)
         counts = ("parameters", "trained", "steps", "tokens_per_list", "tokens")
         rows = [[name.replace("_", " "), f"{found[name]:,}"] for name in counts]

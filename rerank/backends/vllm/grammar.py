@@ -2,18 +2,19 @@
 
 There are two kinds of grammars: a permutation of identifiers (`rerank.lm.permutation_grammar`), and a forced token
 sequence whose log-probabilities are needed. Grammars are encoded as lists of numbers, since the engine may run in
-another process. This module works on token ids and imports torch, but not vLLM.
+another process. This module works on token ids and needs no vLLM; only `mask_logits` imports torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from rerank.lm.permutation_grammar import PermutationGrammar, TokenIds
+
+if TYPE_CHECKING:
+    import torch
 
 #: Key of the grammar in ``SamplingParams.extra_args``.
 KEY = "rerank"
@@ -91,6 +92,8 @@ def mask_logits(logits: torch.Tensor, allowed: Mapping[int, Sequence[int]]) -> t
         logits: Logits of shape (rows, vocabulary).
         allowed: Mapping from each restricted row to its allowed tokens; rows that are missing are not restricted.
     """
+    import torch
+
     rows = [row for row, tokens in allowed.items() for _ in tokens]
     tokens = [token for tokens in allowed.values() for token in tokens]
     if not allowed:

@@ -29,7 +29,7 @@ def nodes(python_path: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     small = {"object_store_memory": 80_000_000, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, connect=False, head_node_args={"num_cpus": 2, **small})
     yield cluster
-    cluster.shutdown()  # type: ignore[no-untyped-call]
+    cluster.shutdown()  # type: ignore[no-untyped-call, unused-ignore]  # where Ray is not installed, it is Any
 
 
 def test_a_machine_that_is_lost_loses_nothing(lists: Lists, tmp_path: Path, nodes: Any, python_path: str) -> None:

@@ -29,24 +29,19 @@ def missing_framework_error(extra: str, error: ImportError) -> MissingPrerequisi
 
 
 class FrameworkReranker(BaseModel):
-    """A reranker for frameworks, which is opened on first use and stored as settings. Copies share the open reranker.
-
-    Attributes:
-        model: The model, as for `Reranker.from_pretrained`.
-        settings: The other arguments of `Reranker.from_pretrained`, such as ``{"method": "sliding"}``.
-        reranker: A reranker that is already open, instead of ``model`` and ``settings``. A component with an open
-            reranker can be pickled, but not be stored as settings.
-        top_n: Number of documents to return; None for all.
-        threshold: Minimum calibrated relevance of the documents to return, which requires a calibration.
-    """
+    """A reranker for frameworks, opened on first use and stored as settings. Copies share the open reranker."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     # pydantic does not check these fields, so that users of frameworks without pydantic do not see its errors.
-    model: SkipValidation[str | None] = None
+    model: SkipValidation[str | None] = None  #: The model, as for `Reranker.from_pretrained`.
+    #: The other arguments of `Reranker.from_pretrained`, such as ``{"method": "sliding"}``.
     settings: SkipValidation[dict[str, Any]] = Field(default_factory=dict)
+    #: A reranker that is already open, instead of ``model`` and ``settings``. A component with an open reranker can be
+    #: pickled, but not be stored as settings.
     reranker: SkipValidation[Any] = Field(default=None, repr=False)
-    top_n: SkipValidation[int | None] = None
+    top_n: SkipValidation[int | None] = None  #: Number of documents to return; None for all.
+    #: Minimum calibrated relevance of the documents to return, which requires a calibration.
     threshold: SkipValidation[float | None] = None
 
     #: Rerankers by model and settings, so that a copy with other settings does not use the wrong one.

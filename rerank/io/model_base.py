@@ -35,17 +35,12 @@ _SHAPES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelBase:
-    """A published model: its id on the hub, and what all its weights have in common.
+    """A published model: its id on the hub, and what all its weights have in common."""
 
-    Attributes:
-        hub_id: ``owner/name`` on the hub.
-        shapes: Values of ``config.json`` that determine the shapes of the weights, as far as it states them.
-        tokenizer: Hex SHA-256 of the vocabulary; empty if the folder has no ``tokenizer.json``.
-    """
-
-    hub_id: str
+    hub_id: str  #: ``owner/name`` on the hub.
+    #: Values of ``config.json`` that determine the shapes of the weights, as far as it states them.
     shapes: Mapping[str, Any]
-    tokenizer: str = ""
+    tokenizer: str = ""  #: Hex SHA-256 of the vocabulary; empty if the folder has no ``tokenizer.json``.
 
     def __post_init__(self) -> None:
         if not (isinstance(self.hub_id, str) and isinstance(self.shapes, Mapping) and isinstance(self.tokenizer, str)):

@@ -23,17 +23,12 @@ _READ = frozenset({"doc", "document", "docid", "qid", "title", "score", "rank", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerankRequest:
-    """A request, read from a file, to rerank the candidates of a query.
-
-    Attributes:
-        docs: The candidates in input order.
-        scores: Scores of the candidates; None for a score that is missing or null.
-    """
+    """A request, read from a file, to rerank the candidates of a query."""
 
     where: str
     query: Query
-    docs: tuple[Document, ...]
-    scores: tuple[float | None, ...]
+    docs: tuple[Document, ...]  #: The candidates in input order.
+    scores: tuple[float | None, ...]  #: Scores of the candidates; None for a score that is missing or null.
 
     @classmethod
     def from_record(cls, record: JsonRecord, number: int) -> RerankRequest:

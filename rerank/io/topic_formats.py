@@ -22,16 +22,12 @@ _SMART_FIELD = re.compile(r"\.([TABWXKNC])\s*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmartRecord:
-    """A record of a file in the SMART format.
-
-    Attributes:
-        number: The number after ``.I``, without leading zeros.
-        fields: Mapping from the letter of a field to its text. Only the first line with a letter starts a field; later
-            lines with the same letter are text.
-    """
+    """A record of a file in the SMART format."""
 
     where: str
-    number: str
+    number: str  #: The number after ``.I``, without leading zeros.
+    #: Mapping from the letter of a field to its text. Only the first line with a letter starts a field; later lines
+    #: with the same letter are text.
     fields: Mapping[str, str]
 
 
@@ -175,15 +171,11 @@ _FIELD = re.compile(r"<(/?)([A-Za-z][\w.-]*)(?:\s[^<>]*)?>")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrecTopic:
-    """A topic read from a file.
-
-    Attributes:
-        fields: Mapping from lower-case tag to text, which has no line breaks.
-    """
+    """A topic read from a file."""
 
     where: str
     id: str
-    fields: Mapping[str, str]
+    fields: Mapping[str, str]  #: Mapping from lower-case tag to text, which has no line breaks.
 
     def field(self, name: str) -> str:
         """Return the text of the field with this name or tag; empty if the field is missing."""

@@ -28,8 +28,7 @@ from rerank.leaderboard.card import Card
 class RunSelection(Card):
     """A selection of run files, with metadata that apply to all of them. Cards override these metadata."""
 
-    files: str
-    """Glob pattern, such as ``runs/*.gz``; ``**`` matches folders at any depth."""
+    files: str  #: Glob pattern, such as ``runs/*.gz``; ``**`` matches folders at any depth.
 
     def paths(self, data: Path) -> list[Path]:
         try:
@@ -53,63 +52,47 @@ class RunSelection(Card):
 class PublishedTable(BaseModel):
     """Published scores of other rerankers. They were not measured here, so they are shown in a separate table."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    #: Source of the figures: a table of a paper, or a file of a repository and its version.
     table: str = Field(min_length=1)
-    """Source of the figures: a table of a paper, or a file of a repository and its version."""
-    measured_by: str = Field(min_length=1)
-    """Authors who measured the figures."""
-    measure: str = Field(min_length=1)
-    """Name of the measure in the source."""
+    measured_by: str = Field(min_length=1)  #: Authors who measured the figures.
+    measure: str = Field(min_length=1)  #: Name of the measure in the source.
+    #: First stage of the candidates; "not stated" if the source does not name it.
     first_stage: str = Field(min_length=1)
-    """First stage of the candidates; "not stated" if the source does not name it."""
+    #: Number of candidates per query; if omitted, the source does not state it.
     depth: int | None = Field(default=None, ge=1)
-    """Number of candidates per query; if omitted, the source does not state it."""
-    url: str = ""
-    """Address of the source."""
-    figures: dict[str, float] = Field(min_length=1)
-    """Mapping from the name of each reranker to its figure."""
+    url: str = ""  #: Address of the source.
+    figures: dict[str, float] = Field(min_length=1)  #: Mapping from the name of each reranker to its figure.
 
 
 class BoardConfig(BaseModel):
     """Configuration of a leaderboard: its collection, judgments, measures, significance test and runs."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    title: str
-    """Title of the collection on the page."""
-    collection: str = ""
-    """Id of the collection, such as ``msmarco-passage/trec-dl-2019``."""
-    category: str = ""
-    """Type of search, such as "web search". Boards can be filtered by it on the page."""
-    language: str = ""
-    """One or several ISO 639 codes. Boards can be filtered by language on the page."""
+    title: str  #: Title of the collection on the page.
+    collection: str = ""  #: Id of the collection, such as ``msmarco-passage/trec-dl-2019``.
+    category: str = ""  #: Type of search, such as "web search". Boards can be filtered by it on the page.
+    language: str = ""  #: One or several ISO 639 codes. Boards can be filtered by language on the page.
+    #: Relevance judgments: a file or the selector of a collection. Optional for a board of recorded scores only.
     qrels: str = ""
-    """Relevance judgments: a file or the selector of a collection. Optional for a board of recorded scores only."""
-    scores: str = ""
-    """File of recorded scores of runs (`rerank.leaderboard.entries`), relative to the board file."""
-    queries: str = ""
-    """Query texts: a topic file or the selector of a collection."""
+    scores: str = ""  #: File of recorded scores of runs (`rerank.leaderboard.entries`), relative to the board file.
+    queries: str = ""  #: Query texts: a topic file or the selector of a collection.
+    #: Selector of the collection whose document texts are shown; if omitted, only document ids are shown.
     texts: str = ""
-    """Selector of the collection whose document texts are shown; if omitted, only document ids are shown."""
+    #: Measures. Each measure has its own table; the table of the first measure is shown first.
     measures: tuple[str, ...] = Field(default=("nDCG@10",), min_length=1)
-    """Measures. Each measure has its own table; the table of the first measure is shown first."""
+    #: Lowest grade that binary measures count as relevant; if omitted, the collection's lowest relevant grade, or 1.
     relevant: int | None = Field(default=None, ge=1)
-    """Lowest grade that binary measures count as relevant; if omitted, the collection's lowest relevant grade, or 1."""
-    test: str = "t"
-    """Selector of the significance test."""
-    correction: str = "auto"
-    """Correction for multiple comparisons over all pairs."""
-    alpha: float = Field(default=0.05, gt=0, lt=1)
-    """Significance level after the correction."""
+    test: str = "t"  #: Selector of the significance test.
+    correction: str = "auto"  #: Correction for multiple comparisons over all pairs.
+    alpha: float = Field(default=0.05, gt=0, lt=1)  #: Significance level after the correction.
+    #: Name of a run with which all other runs are compared, with the same test and correction; empty for none.
     baseline: str = ""
-    """Name of a run with which all other runs are compared, with the same test and correction; empty for none."""
-    cards: str = ""
-    """Folder of cards. A card has the same file stem as its run file."""
-    runs: tuple[RunSelection, ...] = ()
-    """Selections of the run files and run folders on the board."""
-    published: tuple[PublishedTable, ...] = ()
-    """Tables of figures that others published, which are shown separately."""
+    cards: str = ""  #: Folder of cards. A card has the same file stem as its run file.
+    runs: tuple[RunSelection, ...] = ()  #: Selections of the run files and run folders on the board.
+    published: tuple[PublishedTable, ...] = ()  #: Tables of figures that others published, which are shown separately.
 
     @model_validator(mode="after")
     def _has_judgments_or_scores(self) -> Self:

@@ -17,48 +17,32 @@ from rerank.io.settings_files import read_toml_file
 class Card(BaseModel):
     """Metadata of a run. Tokens, seconds and cost are totals over all queries."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    name: str = ""
-    """Name of the run on the leaderboard; the stem of the run file if omitted."""
+    name: str = ""  #: Name of the run on the leaderboard; the stem of the run file if omitted.
+    #: Path of the run file, relative to the card; if omitted, the run file with the same stem as the card.
     run: str = ""
-    """Path of the run file, relative to the card; if omitted, the run file with the same stem as the card."""
-    group: str = ""
-    """Category of the run, such as "official" or "LLM reranker"."""
-    first_stage: str = ""
-    """Description or selector of the first stage that retrieved the candidates."""
-    before: str = ""
-    """Name, on the leaderboard, of the run that was reranked."""
-    depth: int | None = Field(default=None, ge=1)
-    """Number of candidates per query."""
-    model: str = ""
-    """The reranking model."""
-    method: str = ""
-    """The reranking method."""
-    parameters: float | None = Field(default=None, gt=0)
-    """Number of parameters of the model."""
+    group: str = ""  #: Category of the run, such as "official" or "LLM reranker".
+    first_stage: str = ""  #: Description or selector of the first stage that retrieved the candidates.
+    before: str = ""  #: Name, on the leaderboard, of the run that was reranked.
+    depth: int | None = Field(default=None, ge=1)  #: Number of candidates per query.
+    model: str = ""  #: The reranking model.
+    method: str = ""  #: The reranking method.
+    parameters: float | None = Field(default=None, gt=0)  #: Number of parameters of the model.
+    #: Whether the weights of the model can be downloaded: "open" or "closed".
     weights: Literal["", "open", "closed"] = ""
-    """Whether the weights of the model can be downloaded: "open" or "closed"."""
-    year: int | None = Field(default=None, ge=1950, le=2100)
-    """Year in which the model or the run was published."""
-    tokens: int | None = Field(default=None, ge=0)
-    """Total number of prompt and completion tokens."""
-    seconds: float | None = Field(default=None, ge=0)
-    """Total time in seconds."""
-    cost: float | None = Field(default=None, ge=0)
-    """Total cost in US dollars."""
+    year: int | None = Field(default=None, ge=1950, le=2100)  #: Year in which the model or the run was published.
+    tokens: int | None = Field(default=None, ge=0)  #: Total number of prompt and completion tokens.
+    seconds: float | None = Field(default=None, ge=0)  #: Total time in seconds.
+    cost: float | None = Field(default=None, ge=0)  #: Total cost in US dollars.
+    #: Number of queries over which tokens, seconds and cost are summed; if omitted, all queries of the run file.
     queries: int | None = Field(default=None, ge=1)
-    """Number of queries over which tokens, seconds and cost are summed; if omitted, all queries of the run file."""
-    reference: str = ""
-    """Reference: a URL or a paper."""
-    source: str = ""
-    """Where the run file comes from: a URL or a description."""
+    reference: str = ""  #: Reference: a URL or a paper.
+    source: str = ""  #: Where the run file comes from: a URL or a description.
+    #: Licence of the run file, as its source states it. If omitted, the board says "licence not stated".
     licence: str = ""
-    """Licence of the run file, as its source states it. If omitted, the board says "licence not stated"."""
-    note: str = ""
-    """Note for readers."""
-    sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")
-    """Hex SHA-256 of the bytes of the run file."""
+    note: str = ""  #: Note for readers.
+    sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")  #: Hex SHA-256 of the bytes of the run file.
 
     def with_defaults(self, other: Card) -> Self:
         """Return a copy of this card in which omitted values are taken from ``other``."""

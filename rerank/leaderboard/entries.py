@@ -47,37 +47,29 @@ _RESULT = "run.trec"
 class RecordedRun(BaseModel):
     """The card and the scores of one run whose ranked lists are not published."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    card: Card
-    """Metadata of the run, with the number of queries to which tokens, seconds and cost refer."""
-    lists: str
-    """Digest of the lists (`digest_ranked_lists`), by which runs with identical lists are recognised."""
-    missing: tuple[str, ...] = ()
-    """Judged topics for which the run has no list; they score 0."""
+    card: Card  #: Metadata of the run, with the number of queries to which tokens, seconds and cost refer.
+    lists: str  #: Digest of the lists (`digest_ranked_lists`), by which runs with identical lists are recognised.
+    missing: tuple[str, ...] = ()  #: Judged topics for which the run has no list; they score 0.
+    #: Mapping from measure to the mean fraction of judged documents within the cutoff of the measure.
     judged: dict[str, float]
-    """Mapping from measure to the mean fraction of judged documents within the cutoff of the measure."""
+    #: Mapping from measure to one score per topic, in the order of the topics of the file.
     scores: dict[str, tuple[float, ...]]
-    """Mapping from measure to one score per topic, in the order of the topics of the file."""
 
 
 class RecordedScores(BaseModel):
     """The recorded scores of a board: the content of its JSON file, with one `RecordedRun` per run."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal["listrank board scores 1"]
-    """Name and version of the format."""
-    topics: tuple[str, ...]
-    """Ids of the judged topics."""
-    relevant: int
-    """Lowest grade that binary measures count as relevant."""
+    format: Literal["listrank board scores 1"]  #: Name and version of the format.
+    topics: tuple[str, ...]  #: Ids of the judged topics.
+    relevant: int  #: Lowest grade that binary measures count as relevant.
+    #: Digest of the judgments (`digest_judgments`); runs added to the board need judgments with this digest.
     qrels: str
-    """Digest of the judgments (`digest_judgments`); runs added to the board need judgments with this digest."""
-    notes: tuple[str, ...] = ()
-    """Notes on the ranked lists, which cannot be checked without these lists."""
-    runs: tuple[RecordedRun, ...]
-    """The cards and scores of the runs."""
+    notes: tuple[str, ...] = ()  #: Notes on the ranked lists, which cannot be checked without these lists.
+    runs: tuple[RecordedRun, ...]  #: The cards and scores of the runs.
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:

@@ -80,33 +80,26 @@ class ServerMetrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankedQuestion:
-    """Ranking of the documents of a question (a parsed rerank request).
+    """Ranking of the documents of a question (a parsed rerank request)."""
 
-    Attributes:
-        question: The question, with its documents truncated to its ``max_document_tokens``, if given.
-        spans: Mapping from the ``corpus_id`` of each hit to the evidence spans of its document; None without spans.
-        warnings: Warnings about fields of the request that have no effect, failed or mended windows, a missed deadline
-            and missing spans.
-    """
-
-    question: RerankQuestion
+    question: RerankQuestion  #: The question, with its documents truncated to its ``max_document_tokens``, if given.
     hits: Hits
+    #: Mapping from the ``corpus_id`` of each hit to the evidence spans of its document; None without spans.
     spans: Mapping[int, tuple[EvidenceOfDocument, ...]] | None
+    #: Warnings about fields of the request that have no effect, failed or mended windows, a missed deadline and missing
+    #: spans.
     warnings: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankingService:
-    """Service that ranks documents for the clients of the server.
-
-    Attributes:
-        ranker: Settings with which the reranker was opened, for examples of calls; empty if they are unknown.
-    """
+    """Service that ranks documents for the clients of the server."""
 
     reranker: Reranker
     settings: ServerSettings
     queue: FairQueue
     metrics: ServerMetrics = field(repr=False)
+    #: Settings with which the reranker was opened, for examples of calls; empty if they are unknown.
     ranker: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     async def answer(self, question: RerankQuestion, client: str, *, retrieve: Retrieve | None = None) -> RerankAnswer:

@@ -17,28 +17,20 @@ KEYS_VARIABLE = "RERANK_SERVER_KEYS"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
-    """Settings of the HTTP server: its name and host names, and limits for requests.
-
-    Attributes:
-        max_body_bytes: Maximum size of a request body, in bytes.
-        max_documents: Maximum number of documents per request.
-        max_request_tokens: Maximum number of tokens per request, in the query and all documents together.
-        max_waiting: Maximum number of requests that wait for their turn; further requests are refused with 429.
-        max_active: Maximum number of rankings in progress at the same time.
-        deadline: Seconds for a ranking if the request sets no deadline; None for no limit.
-        allowed_hosts: Host names besides ``localhost`` that clients without keys may use; ``*`` allows all names.
-        timeout: Seconds after which an unfinished request ends with 504, including its wait for a turn.
-    """
+    """Settings of the HTTP server: its name and host names, and limits for requests."""
 
     name: str = "listrank"
-    max_body_bytes: int = 10 * 2**20
-    max_documents: int = 1000
+    max_body_bytes: int = 10 * 2**20  #: Maximum size of a request body, in bytes.
+    max_documents: int = 1000  #: Maximum number of documents per request.
+    #: Maximum number of tokens per request, in the query and all documents together.
     max_request_tokens: int = 1_000_000
+    #: Maximum number of requests that wait for their turn; further requests are refused with 429.
     max_waiting: int = 256
-    max_active: int = 64
-    deadline: float | None = None
+    max_active: int = 64  #: Maximum number of rankings in progress at the same time.
+    deadline: float | None = None  #: Seconds for a ranking if the request sets no deadline; None for no limit.
+    #: Host names besides ``localhost`` that clients without keys may use; ``*`` allows all names.
     allowed_hosts: tuple[str, ...] = ()
-    timeout: float = 600.0
+    timeout: float = 600.0  #: Seconds after which an unfinished request ends with 504, including its wait for a turn.
 
     def __post_init__(self) -> None:
         for name in ("max_body_bytes", "max_documents", "max_request_tokens", "max_active"):
@@ -54,13 +46,9 @@ class ServerSettings:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ServerKeys:
-    """The bearer keys that clients may use; if there are none, everybody may use the server.
+    """The bearer keys that clients may use; if there are none, everybody may use the server."""
 
-    Attributes:
-        digests: SHA-256 digest of each key, so that the keys themselves are not stored.
-    """
-
-    digests: Sequence[bytes] = ()
+    digests: Sequence[bytes] = ()  #: SHA-256 digest of each key, so that the keys themselves are not stored.
 
     @classmethod
     def load(cls, file: str | Path | None = None) -> ServerKeys:

@@ -28,32 +28,24 @@ DATA = "{data}"
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class CollectionTable(_Table):
     """A collection of a suite, with settings that override those of the suite for runs on it."""
 
-    collection: str
-    """Selector of the collection."""
-    name: str = ""
-    """Name of the collection in the results; the selector if omitted."""
-    qrels: str | None = None
-    """Relevance judgments to use instead of the collection's own judgments."""
+    collection: str  #: Selector of the collection.
+    name: str = ""  #: Name of the collection in the results; the selector if omitted.
+    qrels: str | None = None  #: Relevance judgments to use instead of the collection's own judgments.
+    #: Lowest grade that binary measures count as relevant; if omitted, the collection's own lowest relevant grade.
     relevant: int | None = Field(default=None, ge=1)
-    """Lowest grade that binary measures count as relevant; if omitted, the collection's own lowest relevant grade."""
-    measures: tuple[str, ...] = ()
-    """Measures for this collection; the suite's measures if omitted."""
-    first_stages: tuple[str, ...] = ()
-    """First stages for this collection; the suite's first stages if omitted."""
-    depths: tuple[int, ...] = ()
-    """Depths for this collection; the suite's depths if omitted."""
-    max_queries: int | None = Field(default=None, ge=1)
-    """Use only the first N queries."""
-    queries: tuple[str, ...] = ()
-    """Use only the queries with these ids."""
+    measures: tuple[str, ...] = ()  #: Measures for this collection; the suite's measures if omitted.
+    first_stages: tuple[str, ...] = ()  #: First stages for this collection; the suite's first stages if omitted.
+    depths: tuple[int, ...] = ()  #: Depths for this collection; the suite's depths if omitted.
+    max_queries: int | None = Field(default=None, ge=1)  #: Use only the first N queries.
+    queries: tuple[str, ...] = ()  #: Use only the queries with these ids.
+    #: External run files or glob patterns. These runs are evaluated and shown, but not tested for significance.
     rivals: tuple[str, ...] = ()
-    """External run files or glob patterns. These runs are evaluated and shown, but not tested for significance."""
 
     @property
     def title(self) -> str:
@@ -65,8 +57,7 @@ class RerankerTable(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    name: str = ""
-    """Name of the reranker in the results; method and model if omitted."""
+    name: str = ""  #: Name of the reranker in the results; method and model if omitted.
 
     @property
     def values(self) -> dict[str, Any]:
@@ -76,38 +67,27 @@ class RerankerTable(BaseModel):
 class Suite(_Table):
     """A suite: collections, first stages, rerankers, and settings for the comparison of their runs."""
 
+    #: Name of the suite and of its default folder: letters, digits, dots, dashes and underscores.
     name: str = Field(pattern=r"^[\w-][\w.-]{0,199}$")
-    """Name of the suite and of its default folder: letters, digits, dots, dashes and underscores."""
-    about: str = ""
-    """Description for readers."""
-    collections: tuple[CollectionTable, ...] = Field(min_length=1)
-    """Collections, each as a table or as a selector."""
-    first_stages: tuple[str, ...] = Field(default=("bm25",), min_length=1)
-    """Selectors of first stages."""
-    depths: tuple[int, ...] = Field(default=(100,), min_length=1)
-    """Numbers of candidates per query."""
+    about: str = ""  #: Description for readers.
+    collections: tuple[CollectionTable, ...] = Field(min_length=1)  #: Collections, each as a table or as a selector.
+    first_stages: tuple[str, ...] = Field(default=("bm25",), min_length=1)  #: Selectors of first stages.
+    depths: tuple[int, ...] = Field(default=(100,), min_length=1)  #: Numbers of candidates per query.
+    #: Methods. Every method is combined with every model; ``auto`` is the method of the model.
     methods: tuple[str, ...] = ("auto",)
-    """Methods. Every method is combined with every model; ``auto`` is the method of the model."""
-    models: tuple[str, ...] = ()
-    """Models, in the form that ``--model`` accepts."""
-    adapters: tuple[str, ...] = ()
-    """Adapters. Each adapter determines its model and method."""
-    rerankers: tuple[RerankerTable, ...] = ()
-    """Additional rerankers, with one table per reranker."""
+    models: tuple[str, ...] = ()  #: Models, in the form that ``--model`` accepts.
+    adapters: tuple[str, ...] = ()  #: Adapters. Each adapter determines its model and method.
+    rerankers: tuple[RerankerTable, ...] = ()  #: Additional rerankers, with one table per reranker.
+    #: Further fields of the run specification. They apply to all combinations of methods and models.
     options: Mapping[str, Any] = {}
-    """Further fields of the run specification. They apply to all combinations of methods and models."""
-    shuffle: Shuffle = "none"
-    """Order in which rerankers receive the candidates."""
+    shuffle: Shuffle = "none"  #: Order in which rerankers receive the candidates.
+    #: Seeds. Every run is repeated with each seed; comparisons use the mean over seeds per query.
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
-    """Seeds. Every run is repeated with each seed; comparisons use the mean over seeds per query."""
+    #: Measures, named as in ir_measures or trec_eval. Significance is tested on the first measure.
     measures: tuple[str, ...] = Field(default=("nDCG@10",), min_length=1)
-    """Measures, named as in ir_measures or trec_eval. Significance is tested on the first measure."""
-    test: str = "t"
-    """Selector of the significance test."""
-    correction: str = "auto"
-    """Correction of p-values for multiple comparisons."""
-    alpha: float = Field(default=0.05, gt=0, lt=1)
-    """Significance level."""
+    test: str = "t"  #: Selector of the significance test.
+    correction: str = "auto"  #: Correction of p-values for multiple comparisons.
+    alpha: float = Field(default=0.05, gt=0, lt=1)  #: Significance level.
 
     @field_validator("collections", mode="before")
     @classmethod

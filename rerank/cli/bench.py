@@ -31,15 +31,11 @@ class BenchOptions(EngineOptions):
     device_map: Annotated[
         str, Option(help="Distribute models over devices: auto, balanced, sequential or tp.", show_default=False)
     ] = ""
-    batch_size: Annotated[int | None, Option(help="Number of prompts per batch; if omitted, the backend decides.")] = (
-        None
-    )
-    concurrency: Annotated[int | None, Option(help="Number of simultaneous requests to a server.")] = None
-    timeout: Annotated[float | None, Option(help="Seconds to wait for a reply from a server.")] = None
-    retries: Annotated[int | None, Option(help="Number of retries if a server does not reply.")] = None
-    trust_remote_code: Annotated[
-        bool, Option("--trust-remote-code", help="Permit the suite to run Python code that comes with its models.")
-    ] = False
+    batch_size: Annotated[int | None, "Number of prompts per batch; if omitted, the backend decides."] = None
+    concurrency: Annotated[int | None, "Number of simultaneous requests to a server."] = None
+    timeout: Annotated[float | None, "Seconds to wait for a reply from a server."] = None
+    retries: Annotated[int | None, "Number of retries if a server does not reply."] = None
+    trust_remote_code: Annotated[bool, "Permit the suite to run Python code that comes with its models."] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +55,11 @@ def bench(
     out: Annotated[
         Path | None, Option("--out", "-o", help="Folder of the runs. (default: runs/ and the suite's name)")
     ] = None,
-    data: Annotated[Path | None, Option(help="Folder that replaces {data} in the suite.")] = None,
+    data: Annotated[Path | None, "Folder that replaces {data} in the suite."] = None,
     model: Annotated[
-        list[str] | None,
-        Option("--model", help="Model that replaces the suite's models, adapters and rerankers; repeatable."),
+        list[str] | None, "Model that replaces the suite's models, adapters and rerankers; repeatable."
     ] = None,
-    dry_run: Annotated[
-        bool, Option("--dry-run", help="Report which runs are finished, and estimate the cost of the missing runs.")
-    ] = False,
+    dry_run: Annotated[bool, "Report which runs are finished, and estimate the cost of the missing runs."] = False,
 ) -> None:
     """Execute the missing runs of a suite, resume unfinished runs, and compare runs with the same candidates.
 

@@ -49,22 +49,17 @@ class FamilyOptions:
 
     baseline: Annotated[
         str | None,
-        Option(
-            help="Compare all other runs with this run only: a run file or the name of a run. --test then also accepts "
-            "dunnett and max-t."
-        ),
+        "Compare all other runs with this run only: a run file or the name of a run. --test then also accepts "
+        "dunnett and max-t.",
     ] = None
     margin: Annotated[
-        float | None, Option(help="With --baseline: also test equivalence and non-inferiority (TOST) with this margin.")
+        float | None, "With --baseline: also test equivalence and non-inferiority (TOST) with this margin."
     ] = None
-    across_measures: Annotated[
-        bool, Option("--across-measures", help="Correct over all measures together, not per measure.")
-    ] = False
-    simultaneous: Annotated[bool, Option("--simultaneous", help="Also show simultaneous confidence intervals.")] = False
-    omit_outliers: Annotated[
-        bool,
-        Option("--omit-outliers", help="Omit runs more than 3 interquartile ranges below the lower quartile of means."),
-    ] = False
+    across_measures: Annotated[bool, "Correct over all measures together, not per measure."] = False
+    simultaneous: Annotated[bool, "Also show simultaneous confidence intervals."] = False
+    omit_outliers: Annotated[bool, "Omit runs more than 3 interquartile ranges below the lower quartile of means."] = (
+        False
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +75,7 @@ class ReportOptions:
             "intervals of the differences from a baseline.",
         ),
     ] = None
-    per_query: Annotated[
-        Path | None, Option("--per-query", help="CSV file for the differences of every pair on every query.")
-    ] = None
+    per_query: Annotated[Path | None, "CSV file for the differences of every pair on every query."] = None
     show_all: Annotated[
         bool, Option("--all", help=f"Show all pairs on a terminal, not only the first {_PAIRS_ON_TERMINAL}.")
     ] = False
@@ -103,9 +96,7 @@ def compare(
     ] = None,
     matrix: Annotated[
         Path | None,
-        Option(
-            help="CSV file of scores instead of runs: one row per topic, one column per system, names in the first row."
-        ),
+        "CSV file of scores instead of runs: one row per topic, one column per system, names in the first row.",
     ] = None,
 ) -> None:
     """Compare runs pair by pair, or with a baseline: differences, intervals, a paired test with a correction.
@@ -226,13 +217,13 @@ def power(
     *,
     runs: RunsArgument,
     baseline: Annotated[
-        str | None, Option(help="Compare all other runs with this run only: a run file or the name of a run.")
+        str | None, "Compare all other runs with this run only: a run file or the name of a run."
     ] = None,
     difference: Annotated[
-        float | None, Option(help="Smallest difference that matters; adds the number of topics it requires.")
+        float | None, "Smallest difference that matters; adds the number of topics it requires."
     ] = None,
-    power: Annotated[float, Option(help="Probability of detecting a true difference.")] = 0.8,
-    alpha: Annotated[float, Option(help="Significance level, which is divided by the number of pairs.")] = 0.05,
+    power: Annotated[float, "Probability of detecting a true difference."] = 0.8,
+    alpha: Annotated[float, "Significance level, which is divided by the number of pairs."] = 0.05,
     form: TableFormatOption = "text",
 ) -> None:
     """Report the differences that a paired t-test can detect, and the number of topics needed for a difference.
@@ -294,15 +285,14 @@ def anova(
         list[Path], Argument(metavar="FOLDER...", help="Folder of runs per collection; file names identify systems.")
     ],
     qrels: Annotated[
-        list[str],
-        Option(help="Relevance judgments: a file, or the selector of a collection; once per folder, in order."),
+        list[str], "Relevance judgments: a file, or the selector of a collection; once per folder, in order."
     ],
     measure: Annotated[str, Option("--measure", "-m", help="Measure with per-query values.")] = "nDCG@10",
     relevant: Annotated[
         int | None, Option(min=1, help="Lowest grade that counts as relevant. (default: as in each collection, or 1)")
     ] = None,
     correction: Annotated[
-        str, Option(help="Correction over the pairs: none, bonferroni, holm, hochberg, bh, by, or auto (holm).")
+        str, "Correction over the pairs: none, bonferroni, holm, hochberg, bh, by, or auto (holm)."
     ] = "auto",
     alpha: AlphaOption = 0.05,
     form: TableFormatOption = "text",
@@ -348,9 +338,7 @@ def reproduce(
         ),
     ],
     qrels: QrelsOption,
-    qrels_again: Annotated[
-        str | None, Option(help="Judgments of the repeated experiment, if it was on another collection.")
-    ] = None,
+    qrels_again: Annotated[str | None, "Judgments of the repeated experiment, if it was on another collection."] = None,
     measures: MeasuresOption = None,
     relevant: Annotated[
         int | None, Option(min=1, help="Lowest grade that counts as relevant. (default: as in --qrels, or 1)")

@@ -28,10 +28,8 @@ class DetailOptions:
     per_query: Annotated[bool, Option("--per-query", "-q", help="Also print the scores per query.")] = False
     by: Annotated[
         str,
-        Option(
-            help="Also score groups of queries: a field of the collection's queries, such as category, or a file with "
-            "the columns query and group."
-        ),
+        "Also score groups of queries: a field of the collection's queries, such as category, or a file with "
+        "the columns query and group.",
     ] = ""
     bounds: Annotated[
         bool | None,
@@ -150,10 +148,9 @@ def calibrate(
     runs: Annotated[
         list[Path], Argument(metavar="RUN...", help="Folders of finished runs with the same ranker and first stage.")
     ],
-    out: Annotated[Path, Option(help="Calibration file to write; a reliability diagram (svg) is written next to it.")],
+    out: Annotated[Path, "Calibration file to write; a reliability diagram (svg) is written next to it."],
     qrels: Annotated[
-        str | None,
-        Option(help="Relevance judgments: a file, or the selector of a collection. (default: the folder's own)"),
+        str | None, "Relevance judgments: a file, or the selector of a collection. (default: the folder's own)"
     ] = None,
     relevant: Annotated[
         int | None,
@@ -168,10 +165,7 @@ def calibrate(
         Option(metavar="RUN:QRELS", help="Run on other queries, used only to test the calibration; repeatable."),
     ] = None,
     complete: Annotated[
-        bool,
-        Option(
-            "--complete", help="Count unjudged documents as not relevant, for qrels that list only relevant documents."
-        ),
+        bool, "Count unjudged documents as not relevant, for qrels that list only relevant documents."
     ] = False,
     form: FormatOption = "text",
 ) -> None:

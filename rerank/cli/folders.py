@@ -35,10 +35,8 @@ def replay(
     ] = None,
     prompts: Annotated[
         Path | None,
-        Option(
-            help="Also write the prompts of all calls to this file, as JSON lines; those that are not in the call log "
-            "are rendered again from the collection."
-        ),
+        "Also write the prompts of all calls to this file, as JSON lines; those that are not in the call log "
+        "are rendered again from the collection.",
     ] = None,
     form: FormatOption = "text",
 ) -> None:
@@ -64,7 +62,7 @@ def replay(
 @command("verify", "rerank verify runs/FOLDER")
 def verify(
     folder: Folder,
-    repair: Annotated[bool, Option("--repair", help="Replace a damaged call log by a log of its intact rows.")] = False,
+    repair: Annotated[bool, "Replace a damaged call log by a log of its intact rows."] = False,
     form: FormatOption = "text",
 ) -> None:
     """Recompute all numbers in a run folder and list the differences. The exit code is 5 if there are any.

@@ -35,16 +35,16 @@ if TYPE_CHECKING:
     from rerank.adjudication.judging.session import JudgingSession, JudgingTerms, PendingJudgment, PoolTexts
 
 
-Judge = Annotated[Literal["person", "llm"], Option(help="Assessor: a person at the keyboard, or a model.")]
+Judge = Annotated[Literal["person", "llm"], "Assessor: a person at the keyboard, or a model."]
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgingTaskOptions:
     """Options that select the documents to judge, their order, the grades and who judges."""
 
-    collection: Annotated[str, Option(help="Collection that contains the texts of queries and documents.")]
-    method: Annotated[str, Option(help="Judging order, such as mtf, hedge or depth.")]
-    budget: Annotated[str, Option(help="Budget: 10 (documents per topic), 10% (of each pool) or total:5000.")]
+    collection: Annotated[str, "Collection that contains the texts of queries and documents."]
+    method: Annotated[str, "Judging order, such as mtf, hedge or depth."]
+    budget: Annotated[str, "Budget: 10 (documents per topic), 10% (of each pool) or total:5000."]
     depth: PoolDepth = 100
     relevant: Annotated[
         int | None,
@@ -54,7 +54,7 @@ class JudgingTaskOptions:
             "collection)",
         ),
     ] = None
-    grades: Annotated[str, Option(help="Available grades, starting with the least relevant.")] = "0,1,2,3"
+    grades: Annotated[str, "Available grades, starting with the least relevant."] = "0,1,2,3"
     seed: Annotated[int, Option(min=0, help="Seed for stochastic methods.")] = 0
     judge: Judge = "person"
 
@@ -65,16 +65,12 @@ class AssessorOptions(ModelLoadOptions, EngineOptions):
 
     panel = "Model"
 
-    model: Annotated[str | None, Option(help="Model for --judge llm.")] = None
-    prompt: Annotated[str | None, Option(help="Name of a shipped prompt or path of a YAML file. (default: grade)")] = (
-        None
-    )
+    model: Annotated[str | None, "Model for --judge llm."] = None
+    prompt: Annotated[str | None, "Name of a shipped prompt or path of a YAML file. (default: grade)"] = None
     by: Annotated[
         str | None,
-        Option(
-            help="Grading mode of a model: likelihood (of each grade), generation (of a reply), or auto (likelihood if "
-            "supported). (default: auto)"
-        ),
+        "Grading mode of a model: likelihood (of each grade), generation (of a reply), or auto (likelihood if "
+        "supported). (default: auto)",
     ] = None
 
     def check(self, judge: str) -> None:
@@ -94,17 +90,12 @@ class AssessorOptions(ModelLoadOptions, EngineOptions):
 class JudgmentFileOptions:
     """Options for the files of judgments."""
 
-    out: Annotated[Path, Option(help="JSON lines file for all judgments; if it exists, the session continues.")]
-    qrels_out: Annotated[Path | None, Option(help="Qrels file to write at the end.")] = None
+    out: Annotated[Path, "JSON lines file for all judgments; if it exists, the session continues."]
+    qrels_out: Annotated[Path | None, "Qrels file to write at the end."] = None
     unjudged: Annotated[
-        bool,
-        Option(
-            "--unjudged", help="Also write the unjudged documents of the pool to --qrels-out, with grade -1 (infAP)."
-        ),
+        bool, "Also write the unjudged documents of the pool to --qrels-out, with grade -1 (infAP)."
     ] = False
-    against: Annotated[
-        str | None, Option(help="Qrels for measuring agreement: a file, or the selector of a collection.")
-    ] = None
+    against: Annotated[str | None, "Qrels for measuring agreement: a file, or the selector of a collection."] = None
 
     def check(self) -> None:
         """Check that the files can be written."""

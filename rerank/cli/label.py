@@ -35,15 +35,14 @@ Lists = Annotated[
 Labels = Annotated[Path, Argument(metavar="FILE", help="Label file; gzipped files are accepted.")]
 Output = Annotated[Path, Option("--output", "-o", help="Label file to write.")]
 Folder = Annotated[Path, Option("--output", "-o", help="Folder to write.")]
-Collection = Annotated[str | None, Option(help="Collection that contains the documents referenced by id.")]
+Collection = Annotated[str | None, "Collection that contains the documents referenced by id."]
 Against = Annotated[
-    list[str] | None,
-    Option(help="Collection, or jsonl:queries=FILE, whose queries must not be in training data; repeatable."),
+    list[str] | None, "Collection, or jsonl:queries=FILE, whose queries must not be in training data; repeatable."
 ]
 Threshold = Annotated[
-    float | None, Option(help="Minimum Jaccard coefficient of trigrams for near-duplicate queries. (default: 0.7)")
+    float | None, "Minimum Jaccard coefficient of trigrams for near-duplicate queries. (default: 0.7)"
 ]
-Seed = Annotated[int, Option(help="Seed for random choices.")]
+Seed = Annotated[int, "Seed for random choices."]
 
 group = command_group("label", "Create, check, filter, split and augment training lists.")
 
@@ -55,18 +54,12 @@ class MakeOptions:
     output: Annotated[Path, Option("--output", "-o", help="Label file to write, one JSON object per line.")]
     teacher: Annotated[
         list[str] | None,
-        Option(
-            help="Teacher: method (a run with --method and --model), run:FILE, qrels, qrels:FILE, dense:MODEL, or any "
-            "first stage; repeatable, to fuse several teachers. (default: method)"
-        ),
+        "Teacher: method (a run with --method and --model), run:FILE, qrels, qrels:FILE, dense:MODEL, or any "
+        "first stage; repeatable, to fuse several teachers. (default: method)",
     ] = None
-    fuse: Annotated[
-        str, Option(help="Fusion of several teachers: rrf (uses ranks), z-score or min-max (use scores).")
-    ] = "rrf"
-    weights: Annotated[str, Option(help="One weight per teacher, as in 0.3+0.7. (default: all 1)")] = ""
-    keep_failed: Annotated[
-        bool, Option("--keep-failed", help="Keep lists for which the teacher failed, in the order before the failure.")
-    ] = False
+    fuse: Annotated[str, "Fusion of several teachers: rrf (uses ranks), z-score or min-max (use scores)."] = "rrf"
+    weights: Annotated[str, "One weight per teacher, as in 0.3+0.7. (default: all 1)"] = ""
+    keep_failed: Annotated[bool, "Keep lists for which the teacher failed, in the order before the failure."] = False
     min_docs: Annotated[int, Option(min=1, help="Omit lists with fewer candidates than this.")] = 2
 
 
@@ -130,9 +123,7 @@ def check(
     collection: Collection = None,
     against: Against = None,
     threshold: Threshold = None,
-    strict: Annotated[
-        bool, Option("--strict", help="Exit with code 5 if surface features predict labels or a query leaks.")
-    ] = False,
+    strict: Annotated[bool, "Exit with code 5 if surface features predict labels or a query leaks."] = False,
     form: FormatOption = "text",
 ) -> None:
     """Check training lists: report counts, whether surface features predict the labels, and leaked test queries.
@@ -206,12 +197,12 @@ def _checked_parts(report: Mapping[str, Any]) -> Iterator[Grid | str]:
 class FilterOptions:
     """Conditions that training lists and their documents must meet to be kept."""
 
-    min_tau: Annotated[float | None, Option(help="Minimum agreement (Kendall's tau, from -1 to 1).")] = None
-    max_tau: Annotated[float | None, Option(help="Maximum agreement (Kendall's tau, from -1 to 1).")] = None
-    min_docs: Annotated[int, Option(help="Minimum number of documents per list.")] = 2
-    max_docs: Annotated[int | None, Option(help="Maximum number of documents per list.")] = None
-    min_words: Annotated[int | None, Option(help="Remove documents with fewer words from their lists.")] = None
-    max_words: Annotated[int | None, Option(help="Remove documents with more words from their lists.")] = None
+    min_tau: Annotated[float | None, "Minimum agreement (Kendall's tau, from -1 to 1)."] = None
+    max_tau: Annotated[float | None, "Maximum agreement (Kendall's tau, from -1 to 1)."] = None
+    min_docs: Annotated[int, "Minimum number of documents per list."] = 2
+    max_docs: Annotated[int | None, "Maximum number of documents per list."] = None
+    min_words: Annotated[int | None, "Remove documents with fewer words from their lists."] = None
+    max_words: Annotated[int | None, "Remove documents with more words from their lists."] = None
 
 
 @command("filter", "rerank label filter labels.jsonl --max-tau 0.9 --min-docs 10 -o kept.jsonl", group=group)
@@ -222,8 +213,7 @@ def filter_lists(
     output: Output,
     collection: Collection = None,
     agree_with: Annotated[
-        Path | None,
-        Option(help="Label file of another teacher; agreement is then measured between both labels of a query."),
+        Path | None, "Label file of another teacher; agreement is then measured between both labels of a query."
     ] = None,
     form: FormatOption = "text",
 ) -> None:
@@ -264,7 +254,7 @@ class LeakOptions:
     collection: Collection = None
     against: Against = None
     threshold: Threshold = None
-    drop_leaks: Annotated[bool, Option("--drop-leaks", help="Omit lists with leaking queries from train.")] = False
+    drop_leaks: Annotated[bool, "Omit lists with leaking queries from train."] = False
     leak_check: Annotated[
         bool, Option("--leak-check/--no-leak-check", help="Search for leaks, which needs the texts of the queries.")
     ] = True
@@ -278,8 +268,8 @@ def split(
     *,
     file: Labels,
     output: Folder,
-    dev: Annotated[float, Option(help="Fraction of the queries for validation during training.")] = 0.1,
-    test: Annotated[float, Option(help="Fraction of the queries for the final test.")] = 0.0,
+    dev: Annotated[float, "Fraction of the queries for validation during training."] = 0.1,
+    test: Annotated[float, "Fraction of the queries for the final test."] = 0.0,
     seed: Seed = 0,
     form: FormatOption = "text",
 ) -> None:
@@ -327,15 +317,11 @@ def split(
 class AugmentOptions:
     """Options for augmentation: how many variants of each training list are written, and how they differ."""
 
-    shuffle: Annotated[bool, Option("--shuffle", help="Shuffle the input order of the documents.")] = False
-    docs: Annotated[
-        int | None, Option(help="Maximum number of documents per variant; the first documents are kept.")
-    ] = None
-    draw: Annotated[
-        bool, Option("--draw", help="Draw a random number of random documents, from 2 to --docs (or to all).")
-    ] = False
-    copies: Annotated[int, Option(help="Number of variants per list.")] = 1
-    keep: Annotated[bool, Option("--keep", help="Also write each original list before its variants.")] = False
+    shuffle: Annotated[bool, "Shuffle the input order of the documents."] = False
+    docs: Annotated[int | None, "Maximum number of documents per variant; the first documents are kept."] = None
+    draw: Annotated[bool, "Draw a random number of random documents, from 2 to --docs (or to all)."] = False
+    copies: Annotated[int, "Number of variants per list."] = 1
+    keep: Annotated[bool, "Also write each original list before its variants."] = False
     seed: Seed = 0
 
 
@@ -372,9 +358,9 @@ def convert(
         int | None, Option(min=1, help="Truncate titles and bodies to at most this many words.")
     ] = None,
     by: Annotated[
-        str, Option(help="Labels in FlagEmbedding files: scores (if there are any), or kind (positive, negative).")
+        str, "Labels in FlagEmbedding files: scores (if there are any), or kind (positive, negative)."
     ] = "scores",
-    seed: Annotated[int, Option(help="Seed for the input order of texts from FlagEmbedding files.")] = 0,
+    seed: Annotated[int, "Seed for the input order of texts from FlagEmbedding files."] = 0,
     form: FormatOption = "text",
 ) -> None:
     """Convert lists of any format, with their texts, to a folder with docs.jsonl, queries.jsonl and labels.jsonl.
@@ -477,15 +463,11 @@ class QuerySourceOptions:
             "--from", help="Source of queries: title or first-sentence of documents, or llm (generated by a model)."
         ),
     ]
-    count: Annotated[int | None, Option(help="Number of documents to draw at random. (default: all)")] = None
-    min_words: Annotated[int, Option(help="Minimum number of words of a query.")] = 3
-    max_words: Annotated[int, Option(help="Maximum number of words of a query.")] = 32
-    first_stage: Annotated[
-        str, Option(help="First stage that must find the document of a query for the query to be kept.")
-    ] = "bm25"
-    within: Annotated[
-        int, Option(help="Depth within which the first stage must find the document; 0 keeps all queries.")
-    ] = 20
+    count: Annotated[int | None, "Number of documents to draw at random. (default: all)"] = None
+    min_words: Annotated[int, "Minimum number of words of a query."] = 3
+    max_words: Annotated[int, "Maximum number of words of a query."] = 32
+    first_stage: Annotated[str, "First stage that must find the document of a query for the query to be kept."] = "bm25"
+    within: Annotated[int, "Depth within which the first stage must find the document; 0 keeps all queries."] = 20
     seed: Seed = 0
 
 
@@ -495,13 +477,12 @@ class QueryModelOptions(ModelLoadOptions):
 
     panel = "Model"
 
-    model: Annotated[str | None, Option(help="Model that generates queries.")] = None
-    each: Annotated[int | None, Option(help="Number of queries generated per document. (default: 1)")] = None
+    model: Annotated[str | None, "Model that generates queries."] = None
+    each: Annotated[int | None, "Number of queries generated per document. (default: 1)"] = None
     temperature: Annotated[
-        float | None,
-        Option(help="Sampling temperature; must be above 0 for several queries per document. (default: 0)"),
+        float | None, "Sampling temperature; must be above 0 for several queries per document. (default: 0)"
     ] = None
-    prompt: Annotated[str | None, Option(help="Prompt file for one passage. (default: the built-in prompt)")] = None
+    prompt: Annotated[str | None, "Prompt file for one passage. (default: the built-in prompt)"] = None
 
     def writer(self, source: str, seed: int) -> Any:
         """Return a query writer with a loaded model for ``--from llm``; None for other sources."""
@@ -534,7 +515,7 @@ def write_queries(
     source: QuerySourceOptions,
     model: QueryModelOptions,
     *,
-    collection: Annotated[str, Option(help="Collection that contains the documents.")],
+    collection: Annotated[str, "Collection that contains the documents."],
     output: Annotated[Path, Option("--output", "-o", help="Folder to write, usable as the collection jsonl:FOLDER.")],
     form: FormatOption = "text",
 ) -> None:

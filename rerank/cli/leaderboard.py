@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer import Argument, Option
+from typer import Argument
 
 from rerank.cli.app import command, command_group
 from rerank.cli.options import (
@@ -38,23 +38,15 @@ group = command_group("leaderboard", "Build a website that compares results, and
 class BoardOptions:
     """Options for the content of a leaderboard."""
 
-    board: Annotated[
-        list[Path] | None, Option("--board", help="TOML file of a board; repeatable, one board per collection.")
-    ] = None
-    data: Annotated[
-        Path | None, Option("--data", help="Folder for relative paths in board files. (default: folder of the board)")
-    ] = None
+    board: Annotated[list[Path] | None, "TOML file of a board; repeatable, one board per collection."] = None
+    data: Annotated[Path | None, "Folder for relative paths in board files. (default: folder of the board)"] = None
     qrels: OptionalQrels = None
-    queries: Annotated[
-        str | None, Option("--queries", help="Texts of the queries: a topics file, or the selector of a collection.")
-    ] = None
-    texts: Annotated[
-        str | None, Option("--texts", help="Selector of the collection whose document texts are shown.")
-    ] = None
-    title: Annotated[str | None, Option("--title", help="Title of the page. (default: Leaderboard)")] = None
+    queries: Annotated[str | None, "Texts of the queries: a topics file, or the selector of a collection."] = None
+    texts: Annotated[str | None, "Selector of the collection whose document texts are shown."] = None
+    title: Annotated[str | None, "Title of the page. (default: Leaderboard)"] = None
     measures: MeasuresOption = None
     baseline: Annotated[
-        str | None, Option(help="Run with which all others are also compared; --test then also accepts dunnett, max-t.")
+        str | None, "Run with which all others are also compared; --test then also accepts dunnett, max-t."
     ] = None
     relevant: Relevant = None
 
@@ -70,7 +62,7 @@ def build(
             metavar="RUNS...", help="Run folders, run files (with or without cards), or folders that contain them."
         ),
     ] = None,
-    out: Annotated[Path, Option("--out", help="Folder for the site; its page is index.html.")],
+    out: Annotated[Path, "Folder for the site; its page is index.html."],
     form: TableFormatOption = "text",
 ) -> None:
     """Build a website from run folders and run files: tables, significance, costs, and the rankings per query.
@@ -193,14 +185,12 @@ def export_runs(
     runs: Annotated[
         list[Path], Argument(metavar="RUNS...", help="Run folders, run files with cards, or folders that contain them.")
     ],
-    out: Annotated[Path, Option("--out", help="Folder for the exported files.")],
-    collection: Annotated[str, Option(help="Name of the test collection for TIREx, such as an ir_datasets id.")],
-    team: Annotated[str, Option(help="Name of the team for TIREx.")],
-    repository: Annotated[str, Option(help="Address of the repository with the code of the runs, for TIREx.")],
-    qrels: Annotated[
-        str | None, Option("--qrels", help="Judgments for mteb's scores: a file, or the selector of a collection.")
-    ] = None,
-    task: Annotated[str | None, Option(help="Task of mteb; also write its result files. Needs --qrels.")] = None,
+    out: Annotated[Path, "Folder for the exported files."],
+    collection: Annotated[str, "Name of the test collection for TIREx, such as an ir_datasets id."],
+    team: Annotated[str, "Name of the team for TIREx."],
+    repository: Annotated[str, "Address of the repository with the code of the runs, for TIREx."],
+    qrels: Annotated[str | None, "Judgments for mteb's scores: a file, or the selector of a collection."] = None,
+    task: Annotated[str | None, "Task of mteb; also write its result files. Needs --qrels."] = None,
 ) -> None:
     """Export runs for other leaderboards: TIREx submissions in OUT/tirex and results of an mteb task in OUT/mteb."""
     from rerank.leaderboard.entries import find_runs

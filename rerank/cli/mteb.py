@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: Fields of a run specification that the tasks determine.
 _OF_TASKS = {"collection", "max_queries", "queries", "qrels", "measures", "relevant", "out", "resume"}
 
-Benchmark = Annotated[str, Option(help='Name or alias of the benchmark in mteb, such as "MTEB(eng, v2)".')]
+Benchmark = Annotated[str, 'Name or alias of the benchmark in mteb, such as "MTEB(eng, v2)".']
 Tasks = Annotated[list[str] | None, Option("--task", "--tasks", help="Use only this task; repeatable.")]
 Kinds = Annotated[
     list[str] | None,
@@ -165,20 +165,20 @@ DropIncomplete = Annotated[bool, Option("--drop-incomplete", help="Omit models t
 class GoalOptions:
     """Options for the conclusions about systems that a smaller benchmark must preserve, and their significance test."""
 
-    keep: Annotated[str, Option(help="Conclusions to preserve: ranking, significance or both.")] = "ranking"
-    min_tau: Annotated[
-        float, Option(help="Minimum Kendall's tau between the rankings of systems on reduced and on full data.")
-    ] = 0.9
-    min_recall: Annotated[
-        float, Option(help="Minimum fraction of the significant differences on full data that are preserved.")
-    ] = 0.9
+    keep: Annotated[str, "Conclusions to preserve: ranking, significance or both."] = "ranking"
+    min_tau: Annotated[float, "Minimum Kendall's tau between the rankings of systems on reduced and on full data."] = (
+        0.9
+    )
+    min_recall: Annotated[float, "Minimum fraction of the significant differences on full data that are preserved."] = (
+        0.9
+    )
     min_precision: Annotated[
-        float, Option(help="Minimum fraction of the significant differences on reduced data that full data confirm.")
+        float, "Minimum fraction of the significant differences on reduced data that full data confirm."
     ] = 0.9
-    test: Annotated[str, Option(help="Paired test: t, wilcoxon, sign, permutation, bootstrap ...")] = "t"
-    correction: Annotated[
-        str, Option(help="Correction for multiple comparisons: none, bonferroni, holm, hochberg, bh or by.")
-    ] = "bh"
+    test: Annotated[str, "Paired test: t, wilcoxon, sign, permutation, bootstrap ..."] = "t"
+    correction: Annotated[str, "Correction for multiple comparisons: none, bonferroni, holm, hochberg, bh or by."] = (
+        "bh"
+    )
     alpha: AlphaOption = 0.05
 
     @property
@@ -211,16 +211,14 @@ class TaskDropOptions:
 
     order: Annotated[
         str,
-        Option(
-            help="Task to drop first: correlation (the task that the others predict best) or significance (the task "
-            "whose removal changes the significant differences least)."
-        ),
+        "Task to drop first: correlation (the task that the others predict best) or significance (the task "
+        "whose removal changes the significant differences least).",
     ] = "correlation"
-    unit: Annotated[
-        str | None, Option(help="Unit of the test: task or query. (default: query if there are per-query scores)")
-    ] = None
+    unit: Annotated[str | None, "Unit of the test: task or query. (default: query if there are per-query scores)"] = (
+        None
+    )
     least: Annotated[int, Option(min=1, help="Minimum number of tasks to keep.")] = 2
-    always: Annotated[list[str] | None, Option(help="Task that is never dropped; repeatable.")] = None
+    always: Annotated[list[str] | None, "Task that is never dropped; repeatable."] = None
     hold_out: Annotated[float, Option(min=0, max=0.9, help="Fraction of models held out to test the choice.")] = 0.0
     seed: Annotated[int, Option(min=0, help="Seed for drawing the held-out models.")] = 0
 
@@ -308,8 +306,7 @@ def choose_pool(
     runs: RunsArgument,
     qrels: QrelsOption,
     out: Annotated[
-        Path | None,
-        Option(help="JSON lines file for the document ids of the chosen corpus, which is the union of all pools."),
+        Path | None, "JSON lines file for the document ids of the chosen corpus, which is the union of all pools."
     ] = None,
     form: FormatOption = "text",
 ) -> None:

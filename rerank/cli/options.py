@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from typer import Argument, Option
 
@@ -59,8 +59,8 @@ Relevant = Annotated[
 LowestGrade = Annotated[
     int | None, Option(min=1, help="Lowest grade that counts as relevant; 2 for TREC Deep Learning. (default: 1)")
 ]
-AlphaOption = Annotated[float, Option(help="Significance level.")]
-IntervalAlpha = Annotated[float, Option(help="Intervals have the confidence level 1 - alpha.")]
+AlphaOption = Annotated[float, "Significance level."]
+IntervalAlpha = Annotated[float, "Intervals have the confidence level 1 - alpha."]
 PoolDepth = Annotated[int, Option(min=1, help="Pool depth: number of documents pooled from each run.")]
 SampleSeed = Annotated[int, Option(min=0, help="Seed of the samples.")]
 
@@ -78,15 +78,13 @@ class MeasureOptions:
 class SignificanceOptions:
     """Options for the significance test of pairs of systems."""
 
-    test: Annotated[
-        str, Option(help="Paired test: t, wilcoxon, sign, permutation, bootstrap, tukey-randomised or tukey-anova.")
-    ] = "t"
+    test: Annotated[str, "Paired test: t, wilcoxon, sign, permutation, bootstrap, tukey-randomised or tukey-anova."] = (
+        "t"
+    )
     correction: Annotated[
         str,
-        Option(
-            help="Correction for multiple comparisons: none, bonferroni, holm, hochberg, bh, by, or auto (none for "
-            "Tukey's tests, otherwise holm)."
-        ),
+        "Correction for multiple comparisons: none, bonferroni, holm, hochberg, bh, by, or auto (none for "
+        "Tukey's tests, otherwise holm).",
     ] = "auto"
     alpha: AlphaOption = 0.05
     permutations: Annotated[
@@ -107,8 +105,8 @@ class SignificanceOptions:
 
 # Models
 
-TorchDevice = Annotated[str, Option(help="Torch device.")]
-DecompositionDevice = Annotated[str, Option(help="Torch device for decompositions.")]
+TorchDevice = Annotated[str, "Torch device."]
+DecompositionDevice = Annotated[str, "Torch device for decompositions."]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,12 +115,12 @@ class ModelLoadOptions:
 
     panel = "Model"
 
-    device: Annotated[str | None, Option(help="Torch device: cpu, cuda, cuda:1, mps or auto. (default: auto)")] = None
-    dtype: Annotated[str | None, Option(help="Data type: float32, bfloat16, float16 or auto. (default: auto)")] = None
+    device: Annotated[str | None, "Torch device: cpu, cuda, cuda:1, mps or auto. (default: auto)"] = None
+    dtype: Annotated[str | None, "Data type: float32, bfloat16, float16 or auto. (default: auto)"] = None
     batch_size: Annotated[int | None, Option(min=1, help="Number of prompts per batch.")] = None
     base_url: Annotated[
         list[str] | None,
-        Option(help="Address of the server of an openai:, api: or decisions: model; repeatable for several servers."),
+        "Address of the server of an openai:, api: or decisions: model; repeatable for several servers.",
     ] = None
 
     def options(self) -> BackendOptions:
@@ -139,14 +137,10 @@ class EngineOptions:
 
     panel = "Model"
 
-    engine: Annotated[str | None, Option(help="Where the model runs: local, ray, or ray:ADDRESS. (default: local)")] = (
-        None
-    )
-    workers: Annotated[int | None, Option(help="Number of workers of the engine ray.")] = None
-    gpus_per_worker: Annotated[float | None, Option(help="Number of GPUs per worker of the engine ray.")] = None
-    worker_timeout: Annotated[
-        float | None, Option(help="Restart a worker that has returned no reply for this many seconds.")
-    ] = None
+    engine: Annotated[str | None, "Where the model runs: local, ray, or ray:ADDRESS. (default: local)"] = None
+    workers: Annotated[int | None, "Number of workers of the engine ray."] = None
+    gpus_per_worker: Annotated[float | None, "Number of GPUs per worker of the engine ray."] = None
+    worker_timeout: Annotated[float | None, "Restart a worker that has returned no reply for this many seconds."] = None
 
     def execution(self) -> Execution:
         """Return the options of this group that are fields of `Execution`; other options are ignored."""
@@ -160,7 +154,8 @@ class EngineOptions:
 def expand_groups(function: Callable[..., None]) -> Callable[..., None]:
     """Return a command in which each option group of ``function`` is replaced by one parameter per field.
 
-    The class attribute ``panel`` of a group is the heading of the fields that this class itself declares.
+    The class attribute ``panel`` of a group is the heading of the fields that this class itself declares. In groups and
+    commands, ``Annotated[TYPE, "..."]`` is an option with this help, and without a negative flag if the type is bool.
     """
     parameters = list(inspect.signature(function, eval_str=True).parameters.values())
     groups: dict[str, Any] = {p.name: p.annotation for p in parameters if is_dataclass(p.annotation)}
@@ -168,21 +163,14 @@ def expand_groups(function: Callable[..., None]) -> Callable[..., None]:
     for parameter in parameters:
         group = groups.get(parameter.name)
         if group is None:
-            expanded.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            expanded.append(_option_parameter(parameter.name, parameter.annotation, parameter.default))
             continue
         hints = get_type_hints(group, include_extras=True)
         for field in fields(group):
             declaring = next(cls for cls in group.__mro__ if field.name in vars(cls).get("__annotations__", ()))
-            kind, option = get_args(hints[field.name])
-            if panel := vars(declaring).get("panel"):
-                option = copy.copy(option)
-                option.rich_help_panel = panel
             default = inspect.Parameter.empty if field.default is MISSING else field.default
-            expanded.append(
-                inspect.Parameter(
-                    field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
-                )
-            )
+            panel = vars(declaring).get("panel")
+            expanded.append(_option_parameter(field.name, hints[field.name], default, panel))
 
     @functools.wraps(function)
     def command(**values: Any) -> None:
@@ -193,6 +181,19 @@ def expand_groups(function: Callable[..., None]) -> Callable[..., None]:
         function(**values, **options)
 
     return replace_parameters(command, expanded)
+
+
+def _option_parameter(name: str, annotation: Any, default: Any, panel: str | None = None) -> inspect.Parameter:
+    kind, *metadata = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
+    if metadata:
+        option = copy.copy(metadata[0])
+        if isinstance(option, str):
+            flags = [f"--{name.replace('_', '-')}"] if kind is bool else []
+            option = Option(*flags, help=option)
+        if panel:
+            option.rich_help_panel = panel
+        annotation = Annotated[kind, option]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def replace_parameters(command: Callable[..., None], parameters: list[inspect.Parameter]) -> Callable[..., None]:

@@ -55,17 +55,13 @@ class ProcedureOptions:
     measures: MeasuresOption = None
     test: Annotated[
         list[str] | None,
-        Option(
-            help="Paired test: t, wilcoxon, sign, permutation, bootstrap, tukey-randomised or tukey-anova; repeatable. "
-            "(default: t)"
-        ),
+        "Paired test: t, wilcoxon, sign, permutation, bootstrap, tukey-randomised or tukey-anova; repeatable. "
+        "(default: t)",
     ] = None
     correction: Annotated[
         list[str] | None,
-        Option(
-            help="Correction for multiple comparisons: none, bonferroni, holm, hochberg, bh, by, or auto "
-            "(none for Tukey's tests, otherwise holm); repeatable. (default: auto, as in rerank compare)"
-        ),
+        "Correction for multiple comparisons: none, bonferroni, holm, hochberg, bh, by, or auto "
+        "(none for Tukey's tests, otherwise holm); repeatable. (default: auto, as in rerank compare)",
     ] = None
     alpha: AlphaOption = 0.05
     relevant: LowestGrade = None
@@ -92,23 +88,16 @@ class StudyOptions:
 
     method: Annotated[
         list[str] | None,
-        Option(
-            help="Judging order: docid, random, depth, ntcir, borda, combmnz, condorcet, rrf, dcg, rbp-a, rbp-b, "
-            "rbp-c, mtf, mtf-global, hedge, mm, mm-ns, ts, ucb1-tuned, eps-n-greedy, llm:RUN, or all (except llm:RUN); "
-            "repeatable. (default: depth and mtf)"
-        ),
+        "Judging order: docid, random, depth, ntcir, borda, combmnz, condorcet, rrf, dcg, rbp-a, rbp-b, "
+        "rbp-c, mtf, mtf-global, hedge, mm, mm-ns, ts, ucb1-tuned, eps-n-greedy, llm:RUN, or all (except llm:RUN); "
+        "repeatable. (default: depth and mtf)",
     ] = None
     budget: Annotated[
         list[str] | None,
-        Option(
-            help="Budget: 10 (documents per topic), 10% (of each pool) or total:5000; repeatable. (default: 10% to "
-            "100%)"
-        ),
+        "Budget: 10 (documents per topic), 10% (of each pool) or total:5000; repeatable. (default: 10% to 100%)",
     ] = None
     depth: PoolDepth = 100
-    unjudged: Annotated[
-        bool, Option("--unjudged", help="Also pool documents without a gold judgment; they count as not relevant.")
-    ] = False
+    unjudged: Annotated[bool, "Also pool documents without a gold judgment; they count as not relevant."] = False
     seeds: Annotated[int, Option(min=1, help="Number of repetitions of each stochastic method.")] = 10
     seed: Annotated[int, Option(min=0, help="First seed.")] = 0
     resamples: Annotated[
@@ -139,8 +128,8 @@ def study(
     table: TableOptions,
     *,
     runs: RunsArgument,
-    qrels: Annotated[str, Option("--qrels", help="Gold qrels: a file, or the selector of a collection.")],
-    out: Annotated[Path | None, Option(help="Folder for study.json, study.csv, systems.csv and report.html.")] = None,
+    qrels: Annotated[str, "Gold qrels: a file, or the selector of a collection."],
+    out: Annotated[Path | None, "Folder for study.json, study.csv, systems.csv and report.html."] = None,
     names: NamesOption = None,
 ) -> None:
     """Simulate judging fewer documents and report which significant differences between runs are preserved.
@@ -308,9 +297,9 @@ class AgreementOptions:
         ),
     ] = None
     weights: Annotated[
-        Literal["none", "linear", "quadratic"], Option(help="Disagreement weights of the kappas in the printed table.")
+        Literal["none", "linear", "quadratic"], "Disagreement weights of the kappas in the printed table."
     ] = "none"
-    by_topic: Annotated[bool, Option("--by-topic", help="Also print alpha for every topic.")] = False
+    by_topic: Annotated[bool, "Also print alpha for every topic."] = False
     resamples: Annotated[int, Option(min=0, help="Number of bootstrap samples of topics for intervals.")] = 1000
     seed: SampleSeed = 0
     alpha: IntervalAlpha = 0.05
@@ -416,15 +405,13 @@ def _agreement_parts(content: Mapping[str, Any], kappa: str, *, by_topic: bool) 
 class EstimateOptions:
     """Options for estimates that correct a model's judgments by those of people (prediction-powered inference)."""
 
-    people: Annotated[str, Option(help="Qrels of a random sample of topics, judged by people.")]
-    predicted: Annotated[str, Option(help="Qrels of all topics, judged by a model.")]
+    people: Annotated[str, "Qrels of a random sample of topics, judged by people."]
+    predicted: Annotated[str, "Qrels of all topics, judged by a model."]
     measures: MeasuresOption = None
     relevant: Annotated[
         int | None, Option(min=1, help="Lowest grade that counts as relevant in both qrels. (default: 1)")
     ] = None
-    baseline: Annotated[
-        str | None, Option(help="Name of a run: estimate the differences of the other runs from it.")
-    ] = None
+    baseline: Annotated[str | None, "Name of a run: estimate the differences of the other runs from it."] = None
     alpha: IntervalAlpha = 0.05
 
 
@@ -460,14 +447,12 @@ def estimate(
 @command("pool", "rerank qrels pool a.trec b.trec --depth 50 --out pool.trec", group=group)
 def pool(
     runs: RunsArgument,
-    out: Annotated[Path, Option(help="File for the pool, a TREC run.")],
+    out: Annotated[Path, "File for the pool, a TREC run."],
     depth: PoolDepth = 100,
-    method: Annotated[str, Option(help="Judging order that sorts the pool and needs no judgments.")] = "rrf",
-    qrels: Annotated[
-        str | None, Option(help="Judgments to write to --qrels-out: a file, or the selector of a collection.")
-    ] = None,
+    method: Annotated[str, "Judging order that sorts the pool and needs no judgments."] = "rrf",
+    qrels: Annotated[str | None, "Judgments to write to --qrels-out: a file, or the selector of a collection."] = None,
     qrels_out: Annotated[
-        Path | None, Option(help="Qrels file for the pool: unjudged documents have grade -1, which infAP needs.")
+        Path | None, "Qrels file for the pool: unjudged documents have grade -1, which infAP needs."
     ] = None,
     form: FormatOption = "text",
 ) -> None:

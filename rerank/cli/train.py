@@ -26,9 +26,7 @@ TrustRemoteCode = Annotated[
 ]
 BaseModel = Annotated[str, Option("--model", help="Untrained base model, if the adapter does not record its location.")]
 TopVectors = Annotated[int, Option("--top", help="Number of singular vectors examined for intruders.")]
-Epsilon = Annotated[
-    float, Option(help="Cosine threshold below which a singular vector counts as an intruder dimension.")
-]
+Epsilon = Annotated[float, "Cosine threshold below which a singular vector counts as an intruder dimension."]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +44,7 @@ class TrainOptions:
             show_default=False,
         ),
     ] = None
-    dry_run: Annotated[
-        bool, Option("--dry-run", help="Estimate memory and time from the recipe, without loading the model.")
-    ] = False
+    dry_run: Annotated[bool, "Estimate memory and time from the recipe, without loading the model."] = False
     processes: Annotated[int, Option(help="Number of processes (GPUs) that --dry-run assumes.", min=1)] = 1
 
 
@@ -58,7 +54,7 @@ def train(
     *,
     recipe: Annotated[Path, Argument(help="TOML file of the recipe.", show_default=False)],
     out: Annotated[Path, Option("--out", "-o", help="Folder for the adapter, its checkpoints and its metrics.")],
-    resume: Annotated[bool, Option("--resume", help="Continue from the last checkpoint.")] = False,
+    resume: Annotated[bool, "Continue from the last checkpoint."] = False,
     trust_remote_code: TrustRemoteCode = False,
     push: Annotated[
         str,
@@ -126,9 +122,9 @@ class TransferListOptions:
     """Options for the candidate lists that the teacher ranks and the student learns from."""
 
     collection: Annotated[str, Option("--collection", "--dataset", help="Selector of the collection.")]
-    first_stage: Annotated[str, Option(help="Selector of the first stage.")] = "bm25"
-    depth: Annotated[int, Option(help="Number of candidates per query.")] = 20
-    max_queries: Annotated[int | None, Option(help="Use only the first N queries.")] = None
+    first_stage: Annotated[str, "Selector of the first stage."] = "bm25"
+    depth: Annotated[int, "Number of candidates per query."] = 20
+    max_queries: Annotated[int | None, "Use only the first N queries."] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,13 +132,13 @@ class TransferOptions:
     """Options for the student, which is trained on the teacher's rankings, and for the execution."""
 
     to: Annotated[str, Option("--to", metavar="MODEL", help="Base model of the student.")]
-    recipe: Annotated[Path, Option(help="Recipe for the training; its model, lists and collection are replaced.")]
-    held_out: Annotated[float, Option(help="Fraction of the queries that are labelled but not trained on.")] = 0.1
+    recipe: Annotated[Path, "Recipe for the training; its model, lists and collection are replaced."]
+    held_out: Annotated[float, "Fraction of the queries that are labelled but not trained on."] = 0.1
     trust_remote_code: TrustRemoteCode = False
     out: Annotated[
         Path, Option("--out", "-o", help="Folder for all results; its subfolder student contains the adapter.")
     ]
-    resume: Annotated[bool, Option("--resume", help="Continue an unfinished transfer.")] = False
+    resume: Annotated[bool, "Continue an unfinished transfer."] = False
     device: TorchDevice = "auto"
 
 
@@ -194,11 +190,9 @@ def transfer(
 class InspectOptions:
     """Options for the analysis of how training changed weight matrices."""
 
-    top: Annotated[
-        int, Option("--top", help="Number of singular vectors examined for intruder dimensions; 0 skips the search.")
-    ] = 10
+    top: Annotated[int, "Number of singular vectors examined for intruder dimensions; 0 skips the search."] = 10
     epsilon: Epsilon = 0.5
-    tolerance: Annotated[float, Option(help="Entries whose absolute change is at most this count as unchanged.")] = 1e-5
+    tolerance: Annotated[float, "Entries whose absolute change is at most this count as unchanged."] = 1e-5
     reduction: Annotated[
         float | None,
         Option(
@@ -235,12 +229,8 @@ def inspect(
 class AverageOptions:
     """Options for averaging several adapters."""
 
-    average_core: Annotated[
-        bool, Option("--average-core", help="Average LoRA-SB adapters that were trained on shards with the same bases.")
-    ] = False
-    concatenate: Annotated[
-        bool, Option("--concatenate", help="Average LoRA adapters exactly; the rank of the result is the sum of ranks.")
-    ] = False
+    average_core: Annotated[bool, "Average LoRA-SB adapters that were trained on shards with the same bases."] = False
+    concatenate: Annotated[bool, "Average LoRA adapters exactly; the rank of the result is the sum of ranks."] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,14 +246,11 @@ class SingleMergeOptions:
     ] = None
     top: TopVectors = 10
     epsilon: Epsilon = 0.5
-    dtype: Annotated[
-        str, Option(help="Data type of the weights: float32, bfloat16, float16, or auto (as in the base model).")
-    ] = "float32"
+    dtype: Annotated[str, "Data type of the weights: float32, bfloat16, float16, or auto (as in the base model)."] = (
+        "float32"
+    )
     allow_rounding: Annotated[
-        bool,
-        Option(
-            "--allow-rounding", help="Write the model even if the data type alters the weight update by more than 10 %."
-        ),
+        bool, "Write the model even if the data type alters the weight update by more than 10 %."
     ] = False
     device: DecompositionDevice = "auto"
 
@@ -352,16 +339,13 @@ def select_heads(
     ],
     method: Annotated[
         str,
-        Option(
-            "--method",
-            help="Score of a head: qrhead (attention to relevant passages), qrhead-ndcg (nDCG@10 of the head alone) or "
-            "core (contrast between relevant and irrelevant passages).",
-        ),
+        "Score of a head: qrhead (attention to relevant passages), qrhead-ndcg (nDCG@10 of the head alone) or "
+        "core (contrast between relevant and irrelevant passages).",
     ] = "qrhead",
     count: Annotated[
         int | None, Option("--count", min=1, help="Number of heads to select. (default: 16; core: 8)")
     ] = None,
-    tau: Annotated[float, Option("--tau", help="Temperature of the method core.")] = 0.1,
+    tau: Annotated[float, "Temperature of the method core."] = 0.1,
     form: FormatOption = "text",
 ) -> None:
     """Select the attention heads of a model that attend to relevant passages, based on a few judged queries.

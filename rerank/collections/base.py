@@ -128,11 +128,7 @@ def fetch_documents(corpus: Corpus, ids: Iterable[str]) -> dict[str, Document]:
 
 
 def require_path(path: str | Path, kind: str, *, folder: bool = False) -> Path:
-    """Return ``path`` with ``~`` expanded, after checking that it exists and, with ``folder``, that it is a folder.
-
-    Args:
-        folder: Whether the path must be that of a folder.
-    """
+    """Return ``path`` with ``~`` expanded, after checking that it exists and, with ``folder``, that it is a folder."""
     expanded = Path(path).expanduser()
     try:
         exists = expanded.exists()
@@ -202,7 +198,6 @@ class FileCollection:
 
     Args:
         name: Name in run tags and tables; whitespace is replaced by ``_``.
-        language: ISO 639 code of the documents' language.
     """
 
     #: Name of the format. It must never change, because fingerprints, and so saved indexes, depend on it.
@@ -218,7 +213,6 @@ class FileCollection:
 
     @property
     def selecting(self) -> Mapping[str, str]:
-        """Mapping from name to value of the options that determine which content is read from the files."""
         return {}
 
     @cached_property
@@ -227,11 +221,9 @@ class FileCollection:
         return self.files.digest({"format": self.format_name or type(self).__name__, **self.selecting})
 
     def qrels(self) -> Qrels:
-        """Return the judgments, which are read on the first call; empty if there are none."""
         return self._judged
 
     def excluded(self) -> Mapping[str, frozenset[str]]:
-        """Return, by query id, the documents that must not be ranked, which have the grade `rerank.types.EXCLUDED`."""
         return excluded_documents_of_qrels(self.qrels())
 
     @cached_property

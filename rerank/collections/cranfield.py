@@ -52,7 +52,6 @@ class Cranfield(FileCollection):
     CISI's judgments have no grades, so the grade of each is 1; query and document ids are the numbers in the files.
 
     Args:
-        folder: The folder, with plain or gzipped files.
         relevant: Lowest gain that binary measures count as relevant.
     """
 
@@ -81,7 +80,6 @@ class Cranfield(FileCollection):
         return check_unique_ids(documents(), "document")
 
     def queries(self) -> list[Query]:
-        """Return all queries in file order, each as a single line of text."""
         queries = []
         for position, record in enumerate(read_smart_format_file(self.files.queries[0]), 1):
             if not record.fields.get("W"):

@@ -42,7 +42,6 @@ class Inquire(FileCollection):
     annotated images. These suffice to score runs but not to rank, since the benchmark's corpus has five million images.
 
     Args:
-        split: ``test`` or ``val``.
         images: A CSV file of all images, with the columns image_id and image_path; empty for the annotated images.
         root: The folder to which image paths are relative; empty for the current folder.
     """
@@ -84,11 +83,9 @@ class Inquire(FileCollection):
         return _unique(images) if self.files.docs == self.files.qrels else check_unique_ids(images, "image")
 
     def queries(self) -> list[Query]:
-        """Return all queries of the split, in file order."""
         return list(check_unique_ids(((where, query) for where, query, _ in self._rows()), "query"))
 
     def query_fields(self) -> Mapping[str, Mapping[str, str]]:
-        """Return the fields supercategory, category and iconic_group as a mapping field -> query id -> value."""
         return _invert({query.id: fields for _, query, fields in self._rows()})
 
     def _rows(self) -> Iterator[tuple[str, Query, dict[str, str]]]:
@@ -156,11 +153,9 @@ class InquireRerank(FileCollection):
 
     @property
     def selecting(self) -> Mapping[str, str]:
-        """Mapping with the option ``root``, which determines the image paths of the documents."""
         return {"root": str(self._root.resolve()) if self._root else ""}
 
     def docs(self) -> Iterator[Document]:
-        """Return an iterator over the images of all lists, each once, in order of first occurrence."""
         seen: dict[str, Document] = {}
         for group in self._groups:
             for doc, _, _ in group.images.values():
@@ -173,15 +168,12 @@ class InquireRerank(FileCollection):
         return iter(seen.values())
 
     def queries(self) -> list[Query]:
-        """Return all queries, in order of first occurrence."""
         return [group.query for group in self._groups]
 
     def query_fields(self) -> Mapping[str, Mapping[str, str]]:
-        """Return the fields supercategory, category and iconic_group as a mapping field -> query id -> value."""
         return _invert({group.query.id: group.fields for group in self._groups})
 
     def candidates(self) -> Run:
-        """Return the candidate lists, sorted by clip_score, descending."""
         rankings = (
             Ranking.from_scores(group.query, ((doc, score) for doc, score, _ in group.images.values()))
             for group in self._groups
@@ -224,11 +216,7 @@ class InquireRerank(FileCollection):
 
 
 def _read_csv(path: Path, columns: Sequence[str]) -> Iterator[JsonRecord]:
-    """Yield the rows of a CSV file, each as a record that maps column names to texts.
-
-    Args:
-        path: The file; its first line contains the column names.
-    """
+    """Yield the rows of a CSV file, each as a record that maps column names to texts."""
     with open_text_file(path) as stream:
         rows = csv.reader(stream, strict=True)
         try:

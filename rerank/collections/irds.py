@@ -71,7 +71,6 @@ class Irds:
                     yield _convert_document(doc, self.name)
 
     def lookup(self, ids: Iterable[str]) -> dict[str, Document]:
-        """Return the documents with these ids, from ir_datasets' store; unknown ids are omitted."""
         if not self._has("docs"):
             return {}
         with _named_errors(self.name):
@@ -79,7 +78,6 @@ class Irds:
         return {doc_id: _convert_document(doc, self.name) for doc_id, doc in documents.items()}
 
     def queries(self) -> list[Query]:
-        """Return all queries in the order of ir_datasets; empty if there are none."""
         if not self._has("queries"):
             return []
         with _named_errors(self.name):
@@ -87,11 +85,9 @@ class Irds:
         return list(check_unique_ids(queries, "query"))
 
     def qrels(self) -> Qrels:
-        """Return the judgments, which are read on the first call; empty if there are none."""
         return self._judged
 
     def excluded(self) -> Mapping[str, frozenset[str]]:
-        """Return, by query id, the documents that must not be ranked for the query, as in the benchmark BRIGHT."""
         return excluded_documents_of_qrels(self.qrels())
 
     @cached_property
@@ -106,7 +102,6 @@ class Irds:
         return Qrels(table, name=self.name)
 
     def candidates(self) -> Run:
-        """Return the candidate lists of the data set's queries, with document texts; empty if there are no lists."""
         rows: dict[str, list[tuple[str, float | None]]] = {}
         if self._has("scoreddocs"):
             with _named_errors(self.name):

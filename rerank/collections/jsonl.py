@@ -46,8 +46,6 @@ class Jsonl(FileCollection):
         docs: The file of the documents; replaces the one in the folder.
         queries: The file of the queries; replaces the one in the folder.
         qrels: The file of the judgments, in any supported format; replaces the one in the folder.
-        language: ISO 639 code of the documents' language.
-        relevant: Lowest grade that binary measures count as relevant.
     """
 
     format_name: ClassVar[str] = "Jsonl"
@@ -85,13 +83,11 @@ class Jsonl(FileCollection):
         super().__init__(name_of_path(shown), CollectionFiles(**files), language=language, relevant=relevant)
 
     def docs(self) -> Iterator[Document]:
-        """Yield the documents in file order, with absolute paths of pictures; nothing if there are none."""
         for path in self.files.docs:
             for doc in read_json_lines_file_documents(path):
                 yield replace(doc, image=str(path.resolve().parent / doc.image)) if doc.image else doc
 
     def queries(self) -> list[Query]:
-        """Return all queries in file order; empty if there are none."""
         return read_json_lines_query_file(self.files.queries[0]) if self.files.queries else []
 
 
@@ -102,11 +98,8 @@ class Beir(FileCollection):
     used, and there are no judgments. Source: Thakur et al., NeurIPS 2021 Datasets and Benchmarks.
 
     Args:
-        folder: The folder.
         split: Name of a file in ``qrels``, without extension.
         drop_self: Whether to apply BEIR's rule, by which a document with the query's own id is dropped.
-        language: ISO 639 code of the documents' language.
-        relevant: Lowest grade that binary measures count as relevant.
     """
 
     format_name: ClassVar[str] = "Beir"
@@ -152,10 +145,8 @@ class Pictures(FileCollection):
     and folders whose names begin with a dot are omitted. Pictures are not decoded.
 
     Args:
-        folder: The folder.
         queries: A file of queries as JSON lines, ``{"id": ..., "text": ...}``; empty for no queries.
         qrels: A file of judgments, in any supported format; empty for no judgments.
-        relevant: Lowest grade that binary measures count as relevant.
     """
 
     def __init__(self, folder: str, *, queries: str = "", qrels: str = "", relevant: int = 1) -> None:
@@ -167,14 +158,12 @@ class Pictures(FileCollection):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of the folder's path and the pictures' ids and bytes; every picture is read once."""
         whole = hashlib.sha256(f"Pictures {self._folder}".encode("utf-8", "surrogatepass"))
         for doc in self.docs():
             whole.update(f"{doc.id}\0{picture_hash(doc.image)}\n".encode("utf-8", "surrogatepass"))
         return whole.hexdigest()
 
     def docs(self) -> Iterator[Document]:
-        """Return an iterator over the pictures as documents, sorted by path."""
         pictures = sorted(path for path in self._folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
         inner = [(path.relative_to(self._folder), path) for path in pictures]
         shown = [(own, path) for own, path in inner if not any(part.startswith(".") for part in own.parts)]
@@ -185,7 +174,6 @@ class Pictures(FileCollection):
         return (Document(id=_NOT_IN_IDS.sub(_escape, own.as_posix()), image=str(path)) for own, path in shown)
 
     def queries(self) -> list[Query]:
-        """Return all queries in file order; empty if no file of queries is given."""
         return read_json_lines_query_file(self.files.queries[0]) if self.files.queries else []
 
 

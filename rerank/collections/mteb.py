@@ -63,11 +63,7 @@ def predictions_file(path: str | Path, task: str) -> Path:
 
 
 def _read_predictions(path: Path, subset: str, split: str) -> Mapping[str, Mapping[str, float]]:
-    """Return the scores of one subset and split, read from a file saved by ``mteb.evaluate``.
-
-    Returns:
-        A mapping query -> document -> score.
-    """
+    """Return the scores of one subset and split, read from a file saved by ``mteb.evaluate``."""
     saved = read_json_object(path, "file of predictions")
     try:
         lists = saved[subset][split]
@@ -229,7 +225,6 @@ class TaskSplit:
     Ids are escaped with `escape_id`, so that run files can contain them.
 
     Args:
-        subset: Name of the subset in mteb, ``default`` if there is only one.
         allowed: Mapping from the id of a query in mteb to the ids in mteb of the documents that may be ranked for it.
             All documents may be ranked for queries that are not in the mapping; None for no restrictions.
     """
@@ -253,19 +248,16 @@ class TaskSplit:
 
     @property
     def _content(self) -> tuple[Mapping[str, Any], Mapping[str, Iterable[str]]]:
-        """The data of the split in mteb, and the documents that may be ranked for each query with a restriction."""
         return self._data, self.allowed
 
     @cached_property
     def texts(self) -> TaskDocuments:
-        """The documents of the split."""
         return TaskDocuments(self._content[0]["corpus"], self.name)
 
     def docs(self) -> Iterator[Document]:
         return iter(self.texts)
 
     def lookup(self, ids: Iterable[str]) -> dict[str, Document]:
-        """Return the documents with these ids; unknown ids are omitted."""
         return self.texts.lookup(ids)
 
     def queries(self) -> list[Query]:
@@ -285,11 +277,9 @@ class TaskSplit:
 
     @cached_property
     def own_queries(self) -> dict[str, str]:
-        """Mapping from escaped query id to query id in mteb."""
         return {escape_id(str(own)): own for own in self._content[0]["queries"]["id"]}
 
     def qrels(self) -> Qrels:
-        """Return the judgments; empty if there are none."""
         return self._judged
 
     @cached_property
@@ -303,7 +293,6 @@ class TaskSplit:
         return Qrels(table, name=self.name)
 
     def excluded(self) -> dict[str, frozenset[str]]:
-        """Return a mapping from query id to the documents that must not be ranked for it, as in BRIGHT."""
         every = frozenset(self.texts.own_ids.values())
         rows = {str(query): every.difference(map(str, docs)) for query, docs in self._content[1].items()}
         return {escape_id(query): frozenset(map(escape_id, docs)) for query, docs in rows.items() if docs}
@@ -366,9 +355,6 @@ class Mteb(TaskSplit):
         top_k: Maximum number of documents to use from each ranking in ``predictions``.
         language: ISO 639 code of the documents' language, ``mul`` for several languages, ``und`` for none; empty for
             the language that mteb states.
-
-    Attributes:
-        relevant: Always 1, since mteb's binary measures count every grade above 0 as relevant.
     """
 
     def __init__(

@@ -31,8 +31,6 @@ class Requests(FileCollection):
         qrels: A file of judgments, since requests contain none; empty for no judgments.
         order: ``given`` to keep the order of the file, or ``score`` to sort each list by score and tied documents by
             id, both descending.
-        language: ISO 639 code of the documents' language.
-        relevant: Lowest grade that binary measures count as relevant.
     """
 
     format_name: ClassVar[str] = "Requests"
@@ -53,11 +51,9 @@ class Requests(FileCollection):
 
     @property
     def selecting(self) -> dict[str, str]:
-        """Mapping with the option ``order``, which determines the order within each candidate list."""
         return {"order": self.order}
 
     def docs(self) -> Iterator[Document]:
-        """Yield the documents of all lists, each once, in order of first occurrence."""
         seen: dict[str, bytes] = {}
         for request in self._requests():
             for doc in request.docs:
@@ -76,11 +72,9 @@ class Requests(FileCollection):
         return [request.query for request in self._requests()]
 
     def candidates(self) -> Run:
-        """Return the candidate lists, with document texts."""
         return Run(self.candidate_lists(), name=self.name)
 
     def candidate_lists(self) -> Iterator[Ranking]:
-        """Yield the candidate lists, with document texts, in file order."""
         for request in self._requests():
             yield request.sorted_by_score() if self.order == "score" else request.in_given_order()
 

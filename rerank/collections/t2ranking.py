@@ -49,8 +49,6 @@ class T2ranking(FileCollection):
     Documents are looked up by id without reading the whole file, unless collection.tsv is gzipped.
 
     Args:
-        split: ``dev``, ``train`` or ``test``.
-        task: ``reranking`` or ``retrieval``.
         candidates: A file of candidate lists, with the columns query, passage, rank, and optionally score. The lists of
             the split's queries become the collection's candidates. Empty for no candidates.
         depth: Maximum rank to read from the candidate lists; the texts of these passages are kept in memory.
@@ -99,11 +97,9 @@ class T2ranking(FileCollection):
         return check_unique_ids(((where, self._document(number, text)) for where, number, text in rows), "document")
 
     def lookup(self, ids: Iterable[str]) -> dict[str, Document]:
-        """Return the passages with these ids; unknown ids are omitted."""
         return {number: self._document(number, text) for number, text in lookup_numbered_rows(self.files.docs[0], ids)}
 
     def queries(self) -> list[Query]:
-        """Return all queries of the split, in file order."""
         rows = read_numbered_rows(self.files.queries[0], "query")
         return list(
             check_unique_ids(((where, Query(id=number, text=text.strip())) for where, number, text in rows), "query")
@@ -193,14 +189,6 @@ def _read_lists(path: Path, queries: Container[str], depth: int, *, has_zero: bo
 
     Columns are separated by whitespace. Rows with passage 0 are padding. If the collection has a passage 0, the first
     such row of a list is a candidate, and only the others are padding.
-
-    Args:
-        queries: Ids of the queries whose lists are read.
-        depth: Maximum number of candidates per query.
-        has_zero: Whether the collection contains a passage 0.
-
-    Returns:
-        A mapping from each query that has a list to its candidates, sorted by rank.
     """
     lists: dict[str, dict[int, tuple[str, float | None]]] = {}
     for where, fields in _read_rows(path):

@@ -49,8 +49,6 @@ class Trec(FileCollection):
         topics: A file of topics, whose format is detected from its content; empty for no topics.
         qrels: A file of judgments; empty for no judgments.
         fields: Fields that form the query text, joined with ``+``: title, description, narrative, or tags of the file.
-        language: ISO 639 code of the documents' language.
-        relevant: Lowest grade that binary measures count as relevant.
     """
 
     format_name: ClassVar[str] = "Trec"
@@ -83,15 +81,12 @@ class Trec(FileCollection):
 
     @property
     def selecting(self) -> Mapping[str, str]:
-        """Mapping with the option ``fields``, the names of the fields that form the query texts."""
         return {"fields": "+".join(self.fields)}
 
     def docs(self) -> Iterator[Document]:
-        """Return an iterator over the documents, file by file."""
         return check_unique_ids((pair for path in self.files.docs for pair in _read_documents(path)), "document")
 
     def queries(self) -> list[Query]:
-        """Return all topics in file order, each with the chosen fields as one line of text."""
         if not self.files.queries:
             return []
         topics = read_trec_format_topics(self.files.queries[0])

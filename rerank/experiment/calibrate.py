@@ -48,7 +48,6 @@ def fit_to_runs(
     Args:
         runs: Finished run folders with the same ranker and the same first stage; their depths may differ.
         out: Path of the calibration file; the diagram has the same name with the extension ``.svg``.
-        qrels: Relevance judgments: a file, or the selector of a collection; if omitted, the judgments in the folders.
         relevant: Lowest grade that counts as relevant in the fitted runs, and in tests with a file of judgments, which
             states no grade; if omitted, each run's judgments define it.
         tests: Runs of the same ranker on other collections, as ``FOLDER:QRELS``. The calibration is not fitted to them,
@@ -99,13 +98,7 @@ def _open_test(text: str, main: CalibrationRun, *, relevant: int | None, complet
 def open_finished_run(
     path: str | Path, qrels: str | None, *, relevant: int | None = None, complete: bool = False
 ) -> CalibrationRun:
-    """Read a finished run folder and its judgments.
-
-    Args:
-        qrels: Relevance judgments: a file, or the selector of a collection; if omitted, the judgments in the folder.
-        relevant: Lowest grade that counts as relevant; if omitted, the one that the judgments define.
-        complete: Whether documents without a judgment count as not relevant.
-    """
+    """Read a finished run folder and its judgments."""
     folder = RunFolder.existing(path)
     document = folder.read_json("spec.json", "spec", "identity")
     if not (folder.path / "run.trec").is_file():

@@ -126,8 +126,6 @@ def render_page(
     """Render the demonstration's page as a self-contained HTML document.
 
     Args:
-        comparison: The comparison of the runs; its first run is the first stage.
-        runs: The runs, in the order of the comparison; the first run contains the texts of the documents.
         find_words: Function that returns the attention of the last run's judge to each word of a document; None if this
             judge uses no attention.
     """

@@ -56,11 +56,7 @@ def run_experiment(
     on_reply: OnReply = lambda reply: None,
     on_batch: OnBatch = lambda status: None,
 ) -> dict[str, Any]:
-    """Prepare and execute a run and return its summary.
-
-    Raises:
-        RerankError: The run cannot be prepared or executed; committed calls are kept.
-    """
+    """Prepare and execute a run and return its summary."""
     execution = execution or Execution()
     check_run_folder(execution)
     return execute_run(prepare_run(spec, execution), execution, on_reply=on_reply, on_batch=on_batch)
@@ -151,11 +147,7 @@ def check_run_folder(execution: Execution) -> None:
 
 
 def check_failure_rate(summary: dict[str, Any], max_failure_rate: float) -> None:
-    """Check that no more windows failed than allowed; all results are already saved.
-
-    Raises:
-        PartialFailureError: The failure rate exceeds ``max_failure_rate``.
-    """
+    """Check that no more windows failed than allowed; all results are already saved."""
     rate = summary["failure_rate"]
     if rate > max_failure_rate:
         counts = ", ".join(f"{summary['windows'][status]} {status}" for status in sorted(FAILURES))

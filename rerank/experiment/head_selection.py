@@ -59,10 +59,6 @@ def score_by_mass(weights: Weights, gold: NDArray[np.bool_]) -> Weights:
     Args:
         weights: Attention weights of shape (layers, heads, passages), averaged over query tokens and summed over
             passage tokens.
-        gold: Boolean array of shape (passages,): whether each passage is relevant.
-
-    Returns:
-        Scores of shape (layers, heads).
     """
     # Equation 3; the weights already contain the mean over query tokens (1/|q|) and the sum over passage tokens t.
     return cast(Weights, weights[:, :, gold].sum(axis=2))
@@ -73,14 +69,6 @@ def score_by_contrast(weights: Weights, gold: NDArray[np.bool_], *, tau: float) 
 
     S_h = exp(m_p / tau) / (exp(m_p / tau) + sum over irrelevant n of exp(m_n / tau)), averaged over relevant passages p
     (Tran et al., arXiv 2510.02219).
-
-    Args:
-        weights: Attention weights m of shape (layers, heads, passages).
-        gold: Boolean array of shape (passages,): whether each passage is relevant.
-        tau: Temperature; must be positive.
-
-    Returns:
-        Scores of shape (layers, heads).
     """
     scaled = weights / tau  # m / tau, shape (layers, heads, passages)
     scores = []
@@ -94,11 +82,7 @@ def score_by_contrast(weights: Weights, gold: NDArray[np.bool_], *, tau: float) 
 
 
 def score_by_ndcg(attention: Sequence[_QueryAttention], qrels: Qrels) -> Weights:
-    """Compute nDCG@10 of the ranking that each head alone produces, as the code of QRHead's authors does for BEIR.
-
-    Returns:
-        Means over queries, shape (layers, heads).
-    """
+    """Compute nDCG@10 of the ranking that each head alone produces, as the code of QRHead's authors does for BEIR."""
     layers, heads, _ = attention[0].weights.shape
 
     def rank(query: _QueryAttention, head: tuple[int, ...]) -> Ranking:
@@ -138,7 +122,6 @@ def select_by_attention(
 
     Args:
         spec: Specification of collection, first stage, depth, order, model and prompt; its method is ignored.
-        log: Path of the call log. A later selection on the same queries reads the model's replies from it.
     """
     method = METHODS[selection.method]
     icr_spec = spec.model_copy(update={"method": f"icr,calibrate={str(method.calibrated).lower()}"})

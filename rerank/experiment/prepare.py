@@ -116,9 +116,6 @@ def prepare_run(
         judged_only: Whether to omit queries without judgments, as in `load_queries`.
         backend: An open backend for the model of ``spec``, which several runs can share.
         candidates: The result of `retrieve_shared` for this collection and first stage.
-
-    Raises:
-        RerankError: The run cannot be prepared.
     """
     spec = spec_with_trained_defaults(spec)
     setup = assemble_ranker(ranker_settings(spec, execution))

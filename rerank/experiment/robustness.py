@@ -191,12 +191,7 @@ POSITIONS = ("before", "after")
 
 
 def inject_into_candidates(candidates: Run, targets: Mapping[str, str], injection: str, position: str) -> Run:
-    """Return candidates in which one document per query contains the text of an attack.
-
-    Args:
-        targets: Mapping from query id to the id of the attacked document; other queries are omitted.
-        position: ``before`` or ``after`` the text of the document.
-    """
+    """Return candidates in which one document per query contains the text of an attack."""
 
     def inject(doc: Document, query: str) -> Document:
         texts = [INJECTIONS[injection].replace("{query}", query), doc.text]
@@ -222,10 +217,6 @@ def measure_injections(
     cells: Sequence[RobustnessCell], execution: Execution, *, run: Runner = execute_run
 ) -> dict[str, Any]:
     """Run every cell (first stage and depth) without and with each attack; measure how far attacked passages rise.
-
-    Args:
-        cells: The prepared runs; only the first run of each cell is used.
-        execution: Options for execution; ``out`` is the parent of the run folders, ``runs/`` if it is None.
 
     Returns:
         ``method``, ``model`` and ``cells``: ``first_stage``, ``depth``, ``queries`` (with at least two candidates),

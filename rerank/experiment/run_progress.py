@@ -20,9 +20,6 @@ def show_run_progress(prepared: PreparedRun, title: str = "") -> Generator[Calla
     """Show the progress of a run, and yield the function that `execute_run` calls with each reply.
 
     A local model also reports the tokens of the batch in progress, so that the speed is known before the first reply.
-
-    Args:
-        title: Text shown before the progress; by default the name of the method.
     """
     total = prepared.calls()
     with show_detailed_progress(title or prepared.setup.method.name, total, bound="at most") as show:

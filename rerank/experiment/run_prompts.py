@@ -59,11 +59,7 @@ def _rendered(folder: RunFolder, log: CallLog) -> Iterator[RunPrompt]:
 
 
 class _LoggedReplies(BaseBackend):
-    """A backend that returns replies only from a call log, and collects the prompt of each call once.
-
-    Args:
-        backend: The model, for its token counter; it is not called.
-    """
+    """A backend that returns replies only from a call log, and collects the prompt of each call once."""
 
     batch_size = 16
     costs_money = False

@@ -94,10 +94,6 @@ class RunSpec(_Specification, PromptLimits, WeightsSettings, MethodSettings, Can
 
         The specification does not permit sending keys to the recorded server or running remote code, so it is only for
         inspecting the run.
-
-        Raises:
-            UnknownNameError: A key does not exist.
-            UsageError: A value is invalid.
         """
         recorded = settings_from_file({**LATER_KEYS, **values}, "spec.json", trust_remote_code=True)
         return cls.make({**recorded, "trust_remote_code": False})

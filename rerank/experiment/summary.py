@@ -51,11 +51,7 @@ class RunTally:
 def summarise_run(
     spec: RunSpec, tally: RunTally, usage: Usage, *, queries: int, scores: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Return the content of summary.json without the name and hash of the folder.
-
-    Args:
-        queries: Number of queries, including those without candidates.
-    """
+    """Return the content of summary.json without the name and hash of the folder."""
     prices = find_model_prices(spec.model)
     return {
         "method": spec.shown_method,

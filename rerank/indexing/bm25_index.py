@@ -41,8 +41,6 @@ def write_inverted_index(
     Args:
         folder: Folder for the index files, in the format of bm25s; arrays are saved without pickles.
         shards: For each shard, the terms of its documents, in the order of the collection.
-        options: The options ``k1``, ``b`` and ``method`` of bm25s.
-        processes: Maximum number of processes.
     """
     with storage_errors(folder), tempfile.TemporaryDirectory(prefix=f"{folder.name}-", dir=folder.parent) as scratch:
         parts = [Path(scratch) / str(number) for number in range(len(shards))]
@@ -103,7 +101,6 @@ class InvertedIndex:
     """A memory-mapped index of one or several shards.
 
     Attributes:
-        shards: The index of each shard, as an object of bm25s.
         starts: Position of the first document of each shard, followed by the number of all documents.
     """
 
@@ -122,7 +119,6 @@ class InvertedIndex:
         self.starts: list[int] = [0, *accumulate(sizes)]
 
     def document_frequency(self, term: str) -> int:
-        """Return the number of documents that contain a term."""
         if (column := self.vocabulary.get(term)) is None:
             return 0
         starts = (shard.scores["indptr"] for shard in self.shards)
@@ -137,7 +133,6 @@ class InvertedIndex:
             terms: The terms of the query; terms that occur in no document are ignored.
             weights: Mapping from term to weight in the query; None to weight each term by its number of occurrences.
             id_ranks: Rank of each document's id among all ids in ascending order, for ties, shape (documents,).
-            k: Maximum number of documents, at least 1.
         """
         known = [self.vocabulary[term] for term in terms if term in self.vocabulary]
         if not known:
@@ -159,14 +154,7 @@ class InvertedIndex:
 
 
 def weighted_document_scores(index: bm25s.BM25, vocabulary: Mapping[str, int], weights: Mapping[str, float]) -> Floats:
-    """Return, for each document, the sum over terms of the weight in the query times the BM25 weight in the document.
-
-    Args:
-        weights: Mapping from term to weight in the query; terms that occur in no document are ignored.
-
-    Returns:
-        The scores, shape (documents,).
-    """
+    """Return, per document, the sum over terms of query weight times BM25 weight; unknown terms are ignored."""
     starts, documents, values = (index.scores[name] for name in ("indptr", "indices", "data"))
     scores = np.zeros(index.scores["num_docs"], dtype=np.float32)
     for term, weight in weights.items():
@@ -202,7 +190,6 @@ def top_positions_of_scores(scores: Floats, id_ranks: NDArray[np.int64], k: int)
     Args:
         scores: Scores of the documents, shape (documents,).
         id_ranks: Rank of each document's id among all ids in ascending order, for ties, shape (documents,).
-        k: Maximum number of documents, at least 1.
     """
     positions = np.flatnonzero(scores > 0)
     if len(positions) > k:
@@ -225,17 +212,11 @@ BLOCK = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Bm25Weights:
-    """BM25 weights of terms in documents, by the formulas of Kamphuis et al. (ECIR 2020), as implemented in bm25s.
+    """BM25 weights of terms in documents, by the formulas of Kamphuis et al. (ECIR 2020), as implemented in bm25s."""
 
-    Attributes:
-        idf: Inverse document frequencies, shape (terms,).
-        norm: Length norms of the documents, ``k1 * (1 - b + b * length / average length)``, shape (documents,).
-        scale: ``k1 + 1`` for ATIRE, 1 otherwise.
-    """
-
-    idf: Floats
-    norm: Doubles
-    scale: float
+    idf: Floats  # inverse document frequencies, shape (terms,)
+    norm: Doubles  # length norms of the documents, ``k1 * (1 - b + b * length / average length)``, shape (documents,)
+    scale: float  # ``k1 + 1`` for ATIRE, 1 otherwise
 
     @classmethod
     def from_statistics(
@@ -267,17 +248,12 @@ class Bm25Weights:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CollectionStatistics:
-    """Counts over all shards of a collection, on which the weights in every shard depend.
-
-    Attributes:
-        vocabulary: Mapping from term to term number, in order of first occurrence.
-        frequencies: Document frequency of each term, shape (terms,).
-    """
+    """Counts over all shards of a collection, on which the weights in every shard depend."""
 
     documents: int
     words: int
-    vocabulary: Mapping[str, int]
-    frequencies: Longs
+    vocabulary: Mapping[str, int]  # mapping from term to term number, in order of first occurrence
+    frequencies: Longs  # document frequency of each term, shape (terms,)
 
     @classmethod
     def of_shards(cls, folders: Iterable[Path]) -> CollectionStatistics:
@@ -298,7 +274,6 @@ class Postings:
     """A builder of the postings of one shard. It is a context manager, and needs a folder for its exclusive use.
 
     Attributes:
-        vocabulary: Mapping from term to term number, in order of first occurrence.
         frequencies: Document frequency of each term, shape (terms,); complete after `finish`.
     """
 
@@ -320,7 +295,6 @@ class Postings:
         self._stack.close()
 
     def add(self, terms: list[str]) -> None:
-        """Add the terms of the next document."""
         vocabulary = self.vocabulary
         self._words.extend([vocabulary.setdefault(term, len(vocabulary)) for term in terms])
         self.lengths.append(len(terms))
@@ -368,7 +342,6 @@ class SavedPostings:
         )
 
     def terms(self) -> list[str]:
-        """Return the terms of the shard, in the order of their numbers."""
         terms: list[str] = json.loads((self._folder / _TERMS).read_text(encoding="ascii"))
         return terms
 
@@ -424,9 +397,6 @@ def query_side_weights(
     The weight is idf(t) qtf / (qtf + k1 (1 - b + b |q| / avgdl)), where qtf is the number of occurrences of the term in
     the query. Sources: Ge, Sharifymoghaddam and Lin, Lighting the Way for BRIGHT, 2025 (arXiv 2509.02558), and
     Anserini's QuerySideBm25QueryGenerator.
-
-    Args:
-        average_length: Average number of terms per document of the collection.
     """
     saturation = k1 * (1 - b + b * len(terms) / average_length)
     return {term: idf(term) * count / (count + saturation) for term, count in Counter(terms).items()}

@@ -32,7 +32,6 @@ class StoredDocuments:
     """The memory-mapped documents of one corpus, accessed by position.
 
     Attributes:
-        folder: The folder of the files; indexes are stored beside it.
         id_ranks: Rank of each document's id among all ids in ascending order, for ties, shape (documents,).
     """
 
@@ -137,9 +136,6 @@ def _check_ids(name: str, ids: list[str]) -> None:
 
 def even_document_ranges(documents: int, largest: int) -> list[tuple[int, int]]:
     """Divide documents into the fewest ranges of at most ``largest`` documents, of almost equal sizes.
-
-    Returns:
-        The start (inclusive) and the end (exclusive) of each range.
 
     >>> even_document_ranges(10, 4)
     [(0, 3), (3, 6), (6, 10)]

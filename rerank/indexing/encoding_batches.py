@@ -48,11 +48,7 @@ class RowFiles(Protocol[AddedRows]):
         """Create files that contain no documents yet."""
 
     def resume(self, folder: Path, done: int) -> None:
-        """Prepare the files to continue after the first ``done`` documents.
-
-        Raises:
-            OSError, EOFError or ValueError: The files do not contain the first ``done`` documents.
-        """
+        """Prepare the files to continue after the first ``done`` documents."""
 
     def add(self, folder: Path, positions: Sequence[int], rows: AddedRows) -> None:
         """Write the next documents and flush them to the disk; ``positions`` are their positions in the collection."""
@@ -63,26 +59,17 @@ class RowFiles(Protocol[AddedRows]):
 
 @dataclass(frozen=True, slots=True)
 class EncodingJob(Generic[T]):
-    """A corpus, and the functions and batch size with which its documents are encoded.
-
-    Attributes:
-        encode: Function that encodes the texts of a batch, and returns one row per text.
-        batch_size: Number of documents per batch. The saved files may be reused with another batch size.
-        workers: Workers that encode the batches instead of ``encode``; None to encode in this process.
-    """
+    """A corpus, and the functions and batch size with which its documents are encoded."""
 
     documents: StoredDocuments
-    encode: Callable[[Sequence[str]], T]
+    encode: Callable[[Sequence[str]], T]  # function that encodes the texts of a batch, and returns one row per text
     text: TextSelector
-    batch_size: int
+    batch_size: int  # number of documents per batch. The saved files may be reused with another batch size.
+    #: Workers that encode the batches instead of ``encode``; None to encode in this process.
     workers: EncodingWorkers[T] | None = None
 
     def batches(self, done: int) -> Generator[tuple[list[int], T]]:
-        """Yield the positions and the rows of each batch, in the order of `order_by_length`.
-
-        Args:
-            done: Number of documents at the start of this order that are skipped, since they are already encoded.
-        """
+        """Yield the positions and the rows of each batch, in the order of `order_by_length`."""
         order = order_by_length(self.documents)
         starts = range(done, len(order), self.batch_size)
 
@@ -214,8 +201,6 @@ def open_embeddings(
 
     Args:
         made_from: Everything that the embeddings depend on; it determines the folder's name.
-        batch_size: Number of documents per batch. The saved embeddings may be reused with another batch size.
-        workers: Workers that embed the texts instead of this process; None to embed the texts in this process.
 
     Returns:
         The embeddings, shape (documents, encoder.size), as a read-only memory map of the file.
@@ -293,11 +278,7 @@ class TextEncoder(Protocol[EncodedRows]):
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeTexts(Generic[T]):
-    """The function by which workers encode batches of texts.
-
-    Attributes:
-        identity: Identity of the encoder in the process that writes the index; a worker's encoder must have the same.
-    """
+    """The function by which workers encode batches of texts."""
 
     load: Callable[[], TextEncoder[T]]
     identity: Mapping[str, str]

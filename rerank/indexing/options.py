@@ -21,35 +21,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """Options for loading the model of a first stage.
+    """Options for loading the model of a first stage."""
 
-    Attributes:
-        dtype: Data type of the model: ``float32``, ``bfloat16``, ``float16``, or ``auto``, which depends on the
-            hardware. Vectors are always saved as float32.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``, which selects the first accelerator, or the CPU if
-            there is none.
-        revision: Branch, tag or commit on the hub; empty for the default branch.
-        trust_remote_code: Whether to run Python code that comes with the model.
-    """
-
+    #: Data type of the model: ``float32``, ``bfloat16``, ``float16``, or ``auto``, which depends on the hardware.
+    #: Vectors are always saved as float32.
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    #: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``, which selects the first accelerator, or the CPU if there is
+    #: none.
     device: str = "auto"
-    revision: str = ""
-    trust_remote_code: bool = False
+    revision: str = ""  # branch, tag or commit on the hub; empty for the default branch
+    trust_remote_code: bool = False  # whether to run Python code that comes with the model
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderOptions(ModelOptions):
-    """Options of a model that embeds texts.
+    """Options of a model that embeds texts."""
 
-    Attributes:
-        query_prompt: Text put before every query; ``auto`` for the prompt saved with the model, ``none`` for no prompt.
-        normalise: Whether to scale vectors to length 1, so that scores are cosines instead of inner products.
-        dim: Number of leading dimensions to keep, for Matryoshka models (Kusupati et al., NeurIPS 2022); 0 to keep all.
-    """
-
+    #: Text put before every query; ``auto`` for the prompt saved with the model, ``none`` for no prompt.
     query_prompt: str = "auto"
-    normalise: bool = True
+    normalise: bool = True  # whether to scale vectors to length 1, so that scores are cosines instead of inner products
+    #: Number of leading dimensions to keep, for Matryoshka models (Kusupati et al., NeurIPS 2022); 0 to keep all.
     dim: int = 0
 
     @property
@@ -68,34 +59,24 @@ _MINIMA = {
 
 @dataclass(frozen=True, kw_only=True)
 class VectorOptions(ModelOptions):
-    """Options shared by all first stages with vector search.
+    """Options shared by all first stages with vector search."""
 
-    Attributes:
-        index: Kind of index: ``flat`` compares the query with every document; ``hnsw`` and ``ivfpq`` are approximate,
-            and faster for millions of documents.
-        batch_size: Number of documents embedded per batch; a killed process loses at most one batch.
-        m: For ``hnsw``: number of links per document.
-        ef_construction: For ``hnsw``: number of candidates considered when a document is linked.
-        ef_search: For ``hnsw``: number of candidates considered in a search.
-        nlist: For ``ivfpq``: number of cells; 0 to choose it by the number of documents.
-        pq: For ``ivfpq``: number of bytes per document code, which must divide the dimension (m of product
-            quantisation); 0 for the largest divisor up to a quarter of the dimension.
-        nprobe: For ``ivfpq``: number of cells visited in a search.
-        rescore: For ``ivfpq``: number of candidates rescored with their full embeddings; 0 to keep the scores of the
-            codes.
-        shard_documents: For ``flat``: maximum number of documents per shard; shards are searched one after another, and
-            results do not depend on their size.
-    """
-
+    #: Kind of index: ``flat`` compares the query with every document; ``hnsw`` and ``ivfpq`` are approximate, and
+    #: faster for millions of documents.
     index: Literal["flat", "hnsw", "ivfpq"] = "flat"
-    batch_size: int = 32
-    m: int = 32
-    ef_construction: int = 200
-    ef_search: int = 128
-    nlist: int = 0
+    batch_size: int = 32  # number of documents embedded per batch; a killed process loses at most one batch
+    m: int = 32  # for ``hnsw``: number of links per document
+    ef_construction: int = 200  # for ``hnsw``: number of candidates considered when a document is linked
+    ef_search: int = 128  # for ``hnsw``: number of candidates considered in a search
+    nlist: int = 0  # for ``ivfpq``: number of cells; 0 to choose it by the number of documents
+    #: For ``ivfpq``: number of bytes per document code, which must divide the dimension (m of product quantisation); 0
+    #: for the largest divisor up to a quarter of the dimension.
     pq: int = 0
-    nprobe: int = 32
+    nprobe: int = 32  # for ``ivfpq``: number of cells visited in a search
+    #: For ``ivfpq``: number of candidates rescored with their full embeddings; 0 to keep the scores of the codes.
     rescore: int = 1000
+    #: For ``flat``: maximum number of documents per shard; shards are searched one after another, and results do not
+    #: depend on their size.
     shard_documents: int = 1_000_000
 
     def __post_init__(self) -> None:

@@ -90,16 +90,11 @@ def _character_pairs(run: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Analyzer:
-    """An analyzer for documents and queries, which splits a text into terms, drops stop words and stems the rest.
-
-    Attributes:
-        stem: Function that stems a list of terms; None for no stemming.
-        words_of: The segmenter for scripts without spaces; None for character pairs.
-    """
+    """An analyzer for documents and queries, which splits a text into terms, drops stop words and stems the rest."""
 
     stop_words: frozenset[str]
-    stem: Callable[[list[str]], list[str]] | None
-    words_of: Segmenter | None = None
+    stem: Callable[[list[str]], list[str]] | None  # function that stems a list of terms; None for no stemming
+    words_of: Segmenter | None = None  # the segmenter for scripts without spaces; None for character pairs
 
     def __call__(self, text: str) -> list[str]:
         terms = [term for term in split_into_terms(text, self.words_of) if term not in self.stop_words]
@@ -218,23 +213,17 @@ _KANA = "\u3040-\u30ff\u31f0-\u31ff"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segmenter:
-    """A word segmenter for runs of characters, which are contiguous characters of one script.
+    """A word segmenter for runs of characters, which are contiguous characters of one script."""
 
-    Attributes:
-        identity: Names and versions of the segmenter's packages, on which an index depends.
-        cut: Function that returns the words of a run, in order.
-    """
-
-    identity: str
+    identity: str  # names and versions of the segmenter's packages, on which an index depends
     reads: re.Pattern[str]
-    cut: Callable[[str], list[str]]
+    cut: Callable[[str], list[str]]  # function that returns the words of a run, in order
 
 
 def make_segmenter(code: str, *, base_forms: bool) -> Segmenter | None:
     """Return the segmenter of a language, or None if the language has no segmenter.
 
     Args:
-        code: Language code from `rerank.indexing.text_analysis.normalize_language`.
         base_forms: Whether to replace inflected words by their dictionary forms (Japanese only).
     """
     if code == "zh":

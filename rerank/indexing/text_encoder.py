@@ -87,20 +87,12 @@ class SentenceEncoder:
         }
 
     def queries(self, texts: Sequence[str]) -> Floats:
-        """Embed queries one at a time, because other texts in a batch would change the last digits of a vector.
-
-        Returns:
-            The embeddings, shape (queries, size).
-        """
+        """Embed queries one at a time, because other texts in a batch would change the last digits of a vector."""
         rows = [self._encode(self._model.encode_query, [text], self.query_prompt) for text in texts]
         return np.concatenate(rows) if rows else np.empty((0, self.size), dtype=np.float32)
 
     def passages(self, texts: Sequence[str]) -> Floats:
-        """Embed passages in one batch, or in smaller batches if memory runs out.
-
-        Returns:
-            The embeddings, shape (passages, size).
-        """
+        """Embed passages in one batch, or in smaller batches if memory runs out."""
         return self._encode(self._model.encode_document, texts, self._passage_prompt)
 
     def _encode(self, encode: Callable[..., Any], texts: Sequence[str], prompt: str) -> Floats:
@@ -122,21 +114,13 @@ class SentenceEncoder:
 
 
 def encode_in_batch(encode: Callable[[list[str], int], T], texts: Sequence[str]) -> T:
-    """Encode texts in one batch, or in smaller batches if memory runs out; lone surrogates are replaced by U+FFFD.
-
-    Args:
-        encode: Function that encodes texts with a given batch size, and returns one row per text.
-    """
+    """Encode texts in one batch, or in smaller batches if memory runs out; lone surrogates are replaced by U+FFFD."""
     clean = [_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text) for text in texts]
     return run_halving_batches(lambda size: encode(clean, size), len(clean), "texts")
 
 
 def run_halving_batches(run: Callable[[int], T], count: int, what: str) -> T:
-    """Run a model over ``count`` inputs as one batch, and halve the batch size while memory runs out.
-
-    Args:
-        what: Plural noun for the inputs in messages, such as ``texts``.
-    """
+    """Run a model over ``count`` inputs as one batch, and halve the batch size while memory runs out."""
     from rerank.lm.decoding import is_out_of_memory
 
     require_model_process()
@@ -152,11 +136,7 @@ def run_halving_batches(run: Callable[[int], T], count: int, what: str) -> T:
 
 
 def load_text_encoder(name: Path | str, options: EncoderOptions) -> SentenceEncoder:
-    """Load a sentence-transformers model from a folder or the hub.
-
-    Args:
-        name: The folder, or ``owner/model`` on the hub.
-    """
+    """Load a sentence-transformers model from a folder or the hub."""
     require_encoder_packages()
     model, identity = load_model("SentenceTransformer", locate_encoder(name, options), options)
     return SentenceEncoder(model, options, identity=identity)
@@ -211,12 +191,7 @@ def require_encoder_packages(*, stage: str = "dense", faiss: bool = True, senten
 
 
 def resolve_prompt(model: Any, prompt: str, kind: str) -> str:
-    """Return the text put before queries or documents; for ``auto``, the prompt saved with the model.
-
-    Args:
-        prompt: The text, ``auto``, or ``none`` for an empty prompt.
-        kind: ``query`` or ``document``.
-    """
+    """Return the text put before queries or documents; for ``auto``, the prompt saved with the model."""
     if prompt != "auto":
         return "" if prompt == "none" else prompt
     prompts: Mapping[str, str] = getattr(model, "prompts", None) or {}

@@ -47,11 +47,7 @@ class VectorIndex(Protocol):
         """Build the index over the rows of ``matrix``, shape (documents, size), and save it in ``folder``."""
 
     def read(self, matrix: Floats, folder: Path) -> Searcher:
-        """Open the index saved in ``folder``, and return its search function.
-
-        Raises:
-            ValueError: The index was not built over these vectors.
-        """
+        """Open the index saved in ``folder``, and return its search function."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +56,18 @@ class FlatIndex:
 
     The matrix is searched shard by shard, each with all queries, so that a matrix that is larger than the memory is
     read once instead of once for every few queries.
-
-    Attributes:
-        shard_documents: Maximum number of vectors in a shard.
     """
 
-    shard_documents: int
+    shard_documents: int  # maximum number of vectors in a shard
 
     @property
     def made_with(self) -> Mapping[str, int | str]:
-        """An empty mapping, since nothing is saved."""
         return {}
 
     def write(self, matrix: Floats, folder: Path) -> None:
         """Do nothing, since the matrix itself is searched."""
 
     def read(self, matrix: Floats, folder: Path) -> Searcher:
-        """Return a search function over the matrix itself."""
-
         def search(queries: Floats, depth: int) -> tuple[Floats, Positions]:
             scores, positions = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
             for start, end in even_document_ranges(len(matrix), self.shard_documents):
@@ -112,31 +102,22 @@ def _search_in_groups(search: Searcher) -> Searcher:
 
 @dataclass(frozen=True, slots=True)
 class HnswIndex:
-    """A layered graph of near neighbours (Malkov and Yashunin, TPAMI 2020). The graph contains a copy of the vectors.
+    """A layered graph of near neighbours (Malkov and Yashunin, TPAMI 2020). It contains a copy of the vectors."""
 
-    Attributes:
-        m: Number of links per vector and layer; in the lowest layer, twice as many.
-        ef_construction: Number of candidates considered when a vector is linked.
-        ef_search: Number of candidates considered in a search; faiss considers at least as many as the search depth.
-    """
-
-    m: int
-    ef_construction: int
-    ef_search: int
+    m: int  # number of links per vector and layer; in the lowest layer, twice as many
+    ef_construction: int  # number of candidates considered when a vector is linked
+    ef_search: int  # number of candidates considered in a search; faiss considers at least as many as the search depth
 
     @property
     def made_with(self) -> Mapping[str, int | str]:
-        """The settings on which the saved HNSW graph depends, and the version of faiss."""
         return {"m": self.m, "ef_construction": self.ef_construction, "faiss": str(_import_faiss().__version__)}
 
     def write(self, matrix: Floats, folder: Path) -> None:
-        """Build and save the HNSW graph."""
         index = _import_faiss().IndexHNSWFlat(matrix.shape[1], self.m, _import_faiss().METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = self.ef_construction
         _fill(index, matrix, folder)
 
     def read(self, matrix: Floats, folder: Path) -> Searcher:
-        """Memory-map the HNSW graph, and return its search function."""
         index = _read(matrix, folder, "IO_FLAG_MMAP_IFC")
         parameters = _import_faiss().SearchParametersHNSW(efSearch=self.ef_search)
         return _search_in_groups(lambda queries, depth: index.search(queries, depth, params=parameters))
@@ -148,23 +129,17 @@ class IvfPqIndex:
 
     The vectors are divided into cells of near vectors, and each vector is stored as a code.
 
-
-    Attributes:
-        nlist: Number of cells; 0 for four times the square root of the number of documents n, but at most n / 39.
-        m: Number of bytes per code, which must divide the dimension; 0 for the largest divisor of the dimension up to a
-            quarter of it.
-        nprobe: Number of cells visited in a search.
-        rescore: Number of candidates rescored with the saved embeddings; 0 to keep the scores of the codes.
     """
 
-    nlist: int
+    nlist: int  # number of cells; 0 for four times the square root of the number of documents n, but at most n / 39
+    #: Number of bytes per code, which must divide the dimension; 0 for the largest divisor of the dimension up to a
+    #: quarter of it.
     m: int
-    nprobe: int
-    rescore: int
+    nprobe: int  # number of cells visited in a search
+    rescore: int  # number of candidates rescored with the saved embeddings; 0 to keep the scores of the codes
 
     @property
     def made_with(self) -> Mapping[str, int | str]:
-        """The settings on which the saved IVF-PQ index depends, and the version of faiss."""
         return {"nlist": self.nlist, "m": self.m, "faiss": str(_import_faiss().__version__)}
 
     def write(self, matrix: Floats, folder: Path) -> None:
@@ -191,7 +166,6 @@ class IvfPqIndex:
         _fill(index, matrix, folder)
 
     def read(self, matrix: Floats, folder: Path) -> Searcher:
-        """Memory-map the IVF-PQ index, and return its search function."""
         index = _read(matrix, folder, "IO_FLAG_MMAP")
         parameters = _import_faiss().SearchParametersIVF(nprobe=min(self.nprobe, index.nlist))
 
@@ -214,9 +188,6 @@ def nearest_vectors(
     the results contain all tied vectors.
 
     Args:
-        search: The search function of an open index.
-        queries: Vectors of the queries, shape (queries, size).
-        k: Maximum number of results per query, at least 1.
         id_ranks: Rank of each document's id among all ids in ascending order, for ties, shape (documents,).
     """
     for start in range(0, len(queries), _BATCH):

@@ -38,9 +38,6 @@ first_stages = Registry(
 def check_first_stage(selector: str, *, with_workers: bool = False) -> None:
     """Check the name and the options of a first stage, without opening an index or loading a model.
 
-    Args:
-        with_workers: Whether the worker processes of an engine (``--engine``) will encode the texts.
-
     Raises:
         UnknownNameError: There is no such first stage or option.
         UsageError: An option is out of range, or the first stage cannot use workers but ``with_workers`` is set.
@@ -69,7 +66,6 @@ def open_first_stage(selector: str, corpus: Corpus, *, workers: WorkerMap | None
     Raises:
         UnknownNameError: There is no such first stage or option.
         UsageError: The corpus is no collection, such as a list of texts, or an option is out of range.
-        RerankError: The first stage cannot be opened.
     """
     check_first_stage(selector, with_workers=workers is not None)
     if not hasattr(corpus, "docs"):

@@ -29,37 +29,27 @@ _NOT_INDEXED = frozenset({"segmenter", "query_weights", "k3", "shard_documents",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bm25:
-    """The options of BM25 retrieval with bm25s.
+    """The options of BM25 retrieval with bm25s."""
 
-    Attributes:
-        k1: Term frequency saturation; 0 ignores term frequencies.
-        b: Length normalization, 0 to 1.
-        method: Variant of BM25, named as in bm25s (Kamphuis et al., ECIR 2020): ``lucene`` (no negative weights),
-            ``robertson`` or ``atire``.
-        fields: The text to index: title and body, or only the body.
-        stemmer: ``auto`` (chosen by the collection's language), ``none``, or the name of a Snowball algorithm.
-        stop_words: ``auto`` (chosen by the collection's language), ``none``, or the name of a list in bm25s, such as
-            ``en_plus``.
-        segmenter: ``auto`` to segment collections in Chinese and Japanese with jieba and MeCab (extra ``cjk``), or
-            ``pairs`` for character pairs, which are used for all other scripts without spaces.
-        query_weights: Weight of a term in the query: the number of its occurrences (``counts``), or its BM25 weight in
-            the query (``bm25``), which suits queries as long as documents.
-        k3: Saturation of the number of occurrences of a term in the query; None for no saturation.
-        shard_documents: Maximum number of documents in a shard of the index. Results do not depend on it.
-        processes: Number of processes that build shards; 0 for the number of available processors.
-    """
-
-    k1: float = 0.9
-    b: float = 0.4
+    k1: float = 0.9  # term frequency saturation; 0 ignores term frequencies
+    b: float = 0.4  # length normalization, 0 to 1
+    #: Variant of BM25, named as in bm25s (Kamphuis et al., ECIR 2020): ``lucene`` (no negative weights), ``robertson``
+    #: or ``atire``.
     method: Literal["lucene", "robertson", "atire"] = "lucene"
-    fields: Literal["title+text", "text"] = "title+text"
+    fields: Literal["title+text", "text"] = "title+text"  # the text to index: title and body, or only the body
+    #: ``auto`` (chosen by the collection's language), ``none``, or the name of a Snowball algorithm.
     stemmer: str = "auto"
+    #: ``auto`` (chosen by the collection's language), ``none``, or the name of a list in bm25s, such as ``en_plus``.
     stop_words: str = "auto"
+    #: ``auto`` to segment collections in Chinese and Japanese with jieba and MeCab (extra ``cjk``), or ``pairs`` for
+    #: character pairs, which are used for all other scripts without spaces.
     segmenter: Literal["auto", "pairs"] = "auto"
+    #: Weight of a term in the query: the number of its occurrences (``counts``), or its BM25 weight in the query
+    #: (``bm25``), which suits queries as long as documents.
     query_weights: Literal["counts", "bm25"] = "counts"
-    k3: float | None = None
-    shard_documents: int = 250_000
-    processes: int = 0
+    k3: float | None = None  # saturation of the number of occurrences of a term in the query; None for no saturation
+    shard_documents: int = 250_000  # maximum number of documents in a shard of the index. Results do not depend on it.
+    processes: int = 0  # number of processes that build shards; 0 for the number of available processors
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.k1) and self.k1 >= 0):
@@ -76,7 +66,6 @@ class Bm25:
                 raise UsageError(f"BM25 has {name}={getattr(self, name)}", expected=f"at least {lowest}")
 
     def over(self, corpus: Corpus) -> Bm25Retriever:
-        """Open the index of ``corpus``, after building it if needed."""
         return Bm25Retriever(self, corpus)
 
     def _text(self, doc: Document) -> str:
@@ -84,11 +73,7 @@ class Bm25:
 
 
 class Bm25Retriever:
-    """A retriever that searches one collection with BM25, created by `Bm25.over`.
-
-    Attributes:
-        folders: The folder of the index; with ``query_weights=bm25``, also the folder of the average document length.
-    """
+    """A retriever that searches one collection with BM25, created by `Bm25.over`."""
 
     def __init__(self, options: Bm25, corpus: Corpus) -> None:
         # imported here, so that inspecting the options does not import numpy

@@ -29,29 +29,21 @@ _FORMAT = "1"
 
 @dataclass(frozen=True)
 class Dense(VectorOptions, EncoderOptions):
-    """The options of dense retrieval, in addition to those of `VectorOptions` and `EncoderOptions`.
+    """The options of dense retrieval, in addition to those of `VectorOptions` and `EncoderOptions`."""
 
-    Attributes:
-        model: A name listed by ``rerank models``, a folder, or ``owner/model`` on the hub.
-        fields: The text to embed: title and body, or only the body.
-        passage_prompt: Text put before every document, with the special values of ``query_prompt``.
-    """
-
-    model: str = "all-minilm-l6-v2"
+    model: str = "all-minilm-l6-v2"  # a name listed by ``rerank models``, a folder, or ``owner/model`` on the hub
     _: KW_ONLY
-    fields: Literal["title+text", "text"] = "title+text"
-    passage_prompt: str = "auto"
+    fields: Literal["title+text", "text"] = "title+text"  # the text to embed: title and body, or only the body
+    passage_prompt: str = "auto"  # text put before every document, with the special values of ``query_prompt``
 
     def __post_init__(self) -> None:
         VectorOptions.__post_init__(self)
         self._check_minima({"dim": 0})
 
     def over(self, corpus: Corpus) -> DenseRetriever:
-        """Load the model and open the index of ``corpus``, after building it if needed."""
         return DenseRetriever(self, corpus, self._load())
 
     def over_with_workers(self, corpus: Corpus, workers: WorkerMap) -> DenseRetriever:
-        """Return the same retriever as `over`, but let the workers embed the documents and the queries."""
         import numpy as np
 
         from rerank.indexing.encoding_batches import EncodingWorkers
@@ -68,27 +60,19 @@ class Dense(VectorOptions, EncoderOptions):
         return load_text_encoder(locate_retrieval_model(self.model), self)
 
     def check_prerequisites(self) -> None:
-        """Check that sentence-transformers and faiss are installed."""
         from rerank.indexing.text_encoder import require_encoder_packages
 
         require_encoder_packages()
 
     def text_of(self, doc: Document) -> str:
-        """Return the text of a document to embed: title and body, or only the body."""
         return doc.text if self.fields == "text" else doc.full_text
 
     def made_from(self, documents: StoredDocuments) -> Mapping[str, str]:
-        """Return a mapping with ``fields``, the only option on which embeddings depend besides corpus and encoder."""
         return {"fields": self.fields}
 
 
 class DenseRetriever:
-    """A retriever with the vectors of one collection and the model that computed them, created by `Dense.over`.
-
-    Attributes:
-        identity: Everything that the saved index depends on.
-        folders: The folder of the embeddings and the folder of the index.
-    """
+    """A retriever with the vectors of one collection and the model that computed them, created by `Dense.over`."""
 
     #: Name of the first stage, used in the names of folders and runs.
     stage: ClassVar[str] = "dense"

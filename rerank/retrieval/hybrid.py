@@ -22,26 +22,21 @@ _PLUS = re.compile("[+]")
 
 @dataclass(frozen=True, slots=True)
 class Hybrid:
-    """The options of hybrid retrieval.
+    """The options of hybrid retrieval."""
 
-    Attributes:
-        stages: Two or more selectors of first stages, joined by ``+``. A selector that has options or contains a ``+``
-            must be in parentheses: ``hybrid:(bm25,k1=1.2)+(run:a+b.trec)``.
-        method: ``rrf`` fuses reciprocal ranks (Cormack et al., SIGIR 2009), ``weighted`` adds normalized scores.
-        k: For ``rrf``: the constant added to ranks, at least 0; the default is 60, as in the paper.
-        normalize: For ``weighted``: ``min-max`` (the default) or ``z-score``, applied to each ranking.
-        weights: One weight per stage, joined by ``+``: ``weights=0.3+0.7``; if empty, every weight is 1.
-        depth: Number of documents that each stage retrieves, even if fewer are requested, so a shorter ranking is a
-            prefix of a longer one. If more documents are requested, each stage retrieves that many. The default of 1000
-            is the usual depth of TREC runs.
-    """
-
+    #: Two or more selectors of first stages, joined by ``+``. A selector that has options or contains a ``+`` must be
+    #: in parentheses: ``hybrid:(bm25,k1=1.2)+(run:a+b.trec)``.
     stages: str
     _: KW_ONLY
+    #: ``rrf`` fuses reciprocal ranks (Cormack et al., SIGIR 2009), ``weighted`` adds normalized scores.
     method: Literal["rrf", "weighted"] = "rrf"
-    k: int | None = None
+    k: int | None = None  # for ``rrf``: the constant added to ranks, at least 0; the default is 60, as in the paper
+    #: For ``weighted``: ``min-max`` (the default) or ``z-score``, applied to each ranking.
     normalize: Literal["min-max", "z-score"] | None = None
-    weights: str = ""
+    weights: str = ""  # one weight per stage, joined by ``+``: ``weights=0.3+0.7``; if empty, every weight is 1
+    #: Number of documents that each stage retrieves, even if fewer are requested, so a shorter ranking is a prefix of a
+    #: longer one. If more documents are requested, each stage retrieves that many. The default of 1000 is the usual
+    #: depth of TREC runs.
     depth: int = 10 * DEPTH
 
     def __post_init__(self) -> None:
@@ -70,17 +65,14 @@ class Hybrid:
 
     @property
     def nested_stages(self) -> tuple[str, ...]:
-        """The selectors of the fused first stages."""
         return tuple(split_stages(self.stages))
 
     def over(self, corpus: Corpus) -> HybridRetriever:
-        """Open every stage over ``corpus``, after checking the prerequisites of all stages."""
         self.check_prerequisites()
         # open_first_stage drops the query's own document, which must not take up a rank or affect the normalization
         return HybridRetriever(self, tuple(open_first_stage(selector, corpus) for selector in self.nested_stages))
 
     def check_prerequisites(self) -> None:
-        """Check that the prerequisites of all stages are installed."""
         for selector in self.nested_stages:
             if isinstance(stage := build_from_selector(first_stages, selector), HasPrerequisites):
                 stage.check_prerequisites()
@@ -102,7 +94,6 @@ class HybridRetriever:
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """Folders of the indexes of all stages."""
         return tuple(sorted(frozenset().union(*map(retriever_index_folders, self.retrievers))))
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
@@ -165,14 +156,10 @@ def parse_weights(text: str, stages: int) -> tuple[float, ...]:
 
 @dataclass(frozen=True, slots=True)
 class FusionValues:
-    """The values that one ranked list assigns to documents, before they are added to those of other lists.
-
-    Attributes:
-        missing: The value of documents that are not in the list.
-    """
+    """The values that one ranked list assigns to documents, before they are added to those of other lists."""
 
     values: Mapping[str, float]
-    missing: float = 0.0
+    missing: float = 0.0  # the value of documents that are not in the list
 
     def __getitem__(self, doc_id: str) -> float:
         return self.values.get(doc_id, self.missing)

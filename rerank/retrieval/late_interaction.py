@@ -33,27 +33,21 @@ class LateInteraction(ModelOptions):
     The score of a document is MaxSim: the sum over the query's tokens of the largest inner product with a token of the
     document, s(q, d) = sum_i max_j q_i . d_j (Khattab and Zaharia, SIGIR 2020, arXiv 2004.12832, equation 3). For
     models that were trained with the mean over the query's tokens instead of the sum, the score is this mean.
-
-    Attributes:
-        model: A folder, or ``owner/model`` on the hub.
-        candidates: Selector of the first stage that retrieves the candidates; in parentheses if it has options:
-            ``candidates=(bm25,k1=1.2)``.
-        depth: Number of candidates per query, even if fewer documents are requested, so a shorter ranking is a prefix
-            of a longer one. If more documents are requested, more candidates are scored.
-        fields: The text to encode: title and body, or only the body.
-        query_prompt: Text put before every query; ``auto`` for the prompt saved with the model, ``none`` for no prompt.
-        passage_prompt: Text put before every document, with the same special values as above.
-        batch_size: Number of documents encoded per batch.
     """
 
-    model: str
+    model: str  # a folder, or ``owner/model`` on the hub
     _: KW_ONLY
+    #: Selector of the first stage that retrieves the candidates; in parentheses if it has options:
+    #: ``candidates=(bm25,k1=1.2)``.
     candidates: str = "bm25"
+    #: Number of candidates per query, even if fewer documents are requested, so a shorter ranking is a prefix of a
+    #: longer one. If more documents are requested, more candidates are scored.
     depth: int = DEPTH
-    fields: Literal["title+text", "text"] = "title+text"
+    fields: Literal["title+text", "text"] = "title+text"  # the text to encode: title and body, or only the body
+    #: Text put before every query; ``auto`` for the prompt saved with the model, ``none`` for no prompt.
     query_prompt: str = "auto"
-    passage_prompt: str = "auto"
-    batch_size: int = 32
+    passage_prompt: str = "auto"  # text put before every document, with the same special values as above
+    batch_size: int = 32  # number of documents encoded per batch
 
     def __post_init__(self) -> None:
         for name in ("depth", "batch_size"):
@@ -63,12 +57,10 @@ class LateInteraction(ModelOptions):
 
     @property
     def nested_stages(self) -> tuple[str]:
-        """The selector of the candidates' first stage, without its outer parentheses."""
         text = self.candidates.strip()
         return (text[1:-1].strip() if text[:1] + text[-1:] == "()" else text,)
 
     def over(self, corpus: Corpus) -> LateInteractionRetriever:
-        """Open the first stage of the candidates, and load the model."""
         from rerank.retrieval.base.model_folders import locate_retrieval_model
         from rerank.retrieval.late_interaction import load_maxsim_scorer
 
@@ -78,7 +70,6 @@ class LateInteraction(ModelOptions):
         return LateInteractionRetriever(self, open_first_stage(*self.nested_stages, corpus), scorer)
 
     def check_prerequisites(self) -> None:
-        """Check that sentence-transformers and the prerequisites of the candidates' first stage are installed."""
         from rerank.indexing.text_encoder import require_encoder_packages
 
         require_encoder_packages(stage="late-interaction", faiss=False)
@@ -96,7 +87,6 @@ class LateInteractionRetriever:
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """Folders of the index of the candidates' first stage."""
         return tuple(sorted(retriever_index_folders(self.candidates)))
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
@@ -162,11 +152,7 @@ class MaxSimScorer:
 
 
 def load_maxsim_scorer(name: Path | str, options: LateInteraction) -> MaxSimScorer:
-    """Load a MultiVectorEncoder from a folder or the hub.
-
-    Args:
-        name: The folder, or ``owner/model`` on the hub.
-    """
+    """Load a MultiVectorEncoder from a folder or the hub."""
     files = locate_encoder(name, options)
     model, _ = load_model("MultiVectorEncoder", files, options)
     if not _has_trained_token_vectors(files.folder):

@@ -39,32 +39,23 @@ _WIDEST = 1000
 
 @dataclass(frozen=True)
 class Pgvector(StoreOptions):
-    """The options of retrieval from PostgreSQL, in addition to those of `StoreOptions`.
+    """The options of retrieval from PostgreSQL, in addition to those of `StoreOptions`."""
 
-    Attributes:
-        table: Name of the table or view, optionally with its schema: ``schema.table``.
-        id: Column with the identifier.
-        vector: Column with the vector, of the type ``vector`` or ``halfvec``.
-        distance: Distance between vectors; should match the index of the column, if there is an index.
-    """
-
-    table: str
+    table: str  # name of the table or view, optionally with its schema: ``schema.table``
     _: KW_ONLY
-    id: str = "id"
-    vector: str = "embedding"
+    id: str = "id"  # column with the identifier
+    vector: str = "embedding"  # column with the vector, of the type ``vector`` or ``halfvec``
+    #: Distance between vectors; should match the index of the column, if there is an index.
     distance: Literal["cosine", "inner-product", "l2"] = "cosine"
 
     def over(self, corpus: Corpus) -> StoreRetriever:
-        """Load the model, check the table, and return a retriever over it."""
         self.check_prerequisites()
         return self.retriever(self.encoder())
 
     def check_prerequisites(self) -> None:
-        """Check that psycopg and sentence-transformers are installed."""
         require_client("psycopg", "pgvector")
 
     def retriever(self, encoder: Encoder) -> StoreRetriever:
-        """Check the table, and return a retriever that encodes queries with ``encoder``."""
         with _connect_to_database(self.timeout) as connection:
             kind = self._check_table(connection, encoder.size)
 

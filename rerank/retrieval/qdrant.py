@@ -31,32 +31,23 @@ _PROVIDER = ServerProvider(keys=("QDRANT_API_KEY",), url_variable="QDRANT_URL", 
 
 @dataclass(frozen=True)
 class Qdrant(StoreOptions):
-    """The options of retrieval from Qdrant, in addition to those of `StoreOptions`.
+    """The options of retrieval from Qdrant, in addition to those of `StoreOptions`."""
 
-    Attributes:
-        collection: Name of the collection.
-        path: Folder of the local mode; empty for the server at ``QDRANT_URL``, with the key in ``QDRANT_API_KEY``.
-        id: Field of the payload with the identifier; empty for the point's id.
-        vector: Name of the vector to search, for points with named vectors; empty for the unnamed vector.
-    """
-
-    collection: str
+    collection: str  # name of the collection
     _: KW_ONLY
+    #: Folder of the local mode; empty for the server at ``QDRANT_URL``, with the key in ``QDRANT_API_KEY``.
     path: str = ""
-    id: str = ""
-    vector: str = ""
+    id: str = ""  # field of the payload with the identifier; empty for the point's id
+    vector: str = ""  # name of the vector to search, for points with named vectors; empty for the unnamed vector
 
     def over(self, corpus: Corpus) -> StoreRetriever:
-        """Load the model, check the collection, and return a retriever over it."""
         self.check_prerequisites()
         return self.retriever(self.encoder())
 
     def check_prerequisites(self) -> None:
-        """Check that qdrant-client and sentence-transformers are installed."""
         require_client("qdrant_client", "qdrant")
 
     def retriever(self, encoder: Encoder) -> StoreRetriever:
-        """Check the collection, and return a retriever that encodes queries with ``encoder``."""
         with self._connect() as client:
             sign = self._check_collection(client, encoder.size)
 

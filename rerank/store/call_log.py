@@ -211,7 +211,6 @@ class CallLog(AbstractContextManager["CallLog"]):
     use of the log opens it again. Any thread may use the log.
 
     Args:
-        path: The SQLite file; created if it does not exist.
         salvage: With ``readonly``: whether to open also a truncated file, of which only a part can be read.
         prompts: How the prompts of new calls are stored: ``once`` (compressed), ``full`` (as text) or ``none``.
     """
@@ -299,9 +298,6 @@ class CallLog(AbstractContextManager["CallLog"]):
         """Mark calls that match no request of the finished run, so that `calls` omits them; return their number.
 
         An earlier version of the program may have sent other requests for the same windows. Their replies are kept.
-
-        Args:
-            used: The row numbers of the calls that the run used; all others are marked.
         """
         with self._guard(), self._db:
             unmatched = [row for row in self._db.execute("SELECT rowid FROM calls") if row[0] not in used]

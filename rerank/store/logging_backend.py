@@ -74,7 +74,6 @@ class LoggingBackend(BackendWrapper):
         return [replies[digest] for digest in digests]
 
     def _batches(self, order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Yield batches of request indices, given their order and the lengths of the prompts in characters."""
         batch: list[int] = []
         for index in order:
             too_long = self.batch_characters is not None and (
@@ -159,7 +158,6 @@ class LoggingBackend(BackendWrapper):
         return self._spent + self._reserved + sum(map(self._most_tokens, requests)) > self.max_total_tokens
 
     def reserve(self, requests: Iterable[Request]) -> None:
-        """Reserve the maximum number of tokens of requests that are sent now."""
         if self.max_total_tokens is not None:
             self._reserved += sum(map(self._most_tokens, requests))
 
@@ -295,7 +293,6 @@ def log_calls(backend: Backend, log: CallLog | NoLog, **options: Any) -> Logging
     """Wrap a backend so that its calls are logged.
 
     Args:
-        backend: The backend. If it is asynchronous, the returned backend is asynchronous, too.
         options: Further fields of `LoggingBackend`; the default of ``batch_characters`` is the value of the backend.
     """
     options = {"batch_characters": traits(backend).batch_characters, **options}
@@ -315,11 +312,7 @@ class BegunCalls:
 
 
 class CallDesk:
-    """A desk, in the process that owns the call log, logs the calls of other processes; it is not thread-safe.
-
-    Args:
-        backend: The backend with the log, the cache and the token cap of the run; its model is not called.
-    """
+    """A desk, in the process that owns the call log, logs the calls of other processes; it is not thread-safe."""
 
     def __init__(self, backend: LoggingBackend) -> None:
         self._backend = backend
@@ -441,11 +434,7 @@ class _AsyncDeskBackend(AsyncLoggingBackend):
 
 
 def log_calls_at_desk(backend: Backend, desk: CallDeskClient, *, batch_characters: int | None) -> LoggingBackend:
-    """Wrap a backend so that its calls are logged by another process.
-
-    Args:
-        backend: The backend. If it is asynchronous, the returned backend is asynchronous, too.
-    """
+    """Wrap a backend so that its calls are logged by another process."""
     if isinstance(backend, AsyncBackend):
         return _AsyncDeskBackend(backend=backend, desk=desk, batch_characters=batch_characters)
     return _DeskBackend(backend=backend, desk=desk, batch_characters=batch_characters)

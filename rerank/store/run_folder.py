@@ -52,11 +52,7 @@ def hash_identity(identity: Mapping[str, Any]) -> str:
 
 
 class RunFolder:
-    """The folder of one run.
-
-    Args:
-        path: The folder, which need not exist yet.
-    """
+    """The folder of one run."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -214,11 +210,7 @@ class RunFolder:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def read_json(self, name: str, *keys: str) -> dict[str, Any]:
-        """Read one of the folder's JSON files.
-
-        Args:
-            keys: Keys that the object must contain.
-        """
+        """Read one of the folder's JSON files."""
         path = self.path / name
         try:
             content = read_json_object(path, f"file {name} of the run folder")
@@ -275,7 +267,6 @@ class RunFolder:
         return Run(self._with_query_texts(run), name=run.name)
 
     def candidate_lists(self) -> Iterator[Ranking]:
-        """Yield the lists that `read_candidates` returns, without holding all lists of a large run in memory."""
         return self._with_query_texts(self.read_run("first_stage.trec"))
 
     def _with_query_texts(self, run: Run) -> Iterator[Ranking]:
@@ -354,11 +345,7 @@ _NOT_IN_IDENTITY = {"measures", "relevant", "qrels", "max_failure_rate"}
 
 
 def _differences(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
-    """Describe the differences between two runs: their options or, if these are equal, other parts of the identity.
-
-    Returns:
-        One clause per difference.
-    """
+    """Describe the differences between two runs: their options or, if these are equal, other parts of the identity."""
     for part, ignored in (("spec", _NOT_IN_IDENTITY), ("identity", set())):
         old, new = _with_properties_of_model(recorded.get(part, {})), _with_properties_of_model(requested[part])
         keys = [key for key in {**old, **new} if key not in ignored and old.get(key) != new.get(key)]
@@ -438,11 +425,7 @@ class JudgeScores:
 
 @contextmanager
 def open_judge_scores(path: str | Path) -> Generator[Callable[[JudgeScores], None]]:
-    """Open the file for writing scores one query at a time; it is replaced if the block ends without an error.
-
-    Yields:
-        A function that writes the scores of one query.
-    """
+    """Open the file for writing scores one query at a time; it is replaced if the block ends without an error."""
     with replace_text_file(path) as file:
 
         def write(row: JudgeScores) -> None:
@@ -453,11 +436,7 @@ def open_judge_scores(path: str | Path) -> Generator[Callable[[JudgeScores], Non
 
 
 def read_judge_scores(path: str | Path) -> dict[str, JudgeScores]:
-    """Read the scores of all queries.
-
-    Returns:
-        A mapping from query id to scores; empty if the file does not exist, as in older run folders.
-    """
+    """Read the scores of all queries."""
     if not Path(path).is_file():
         return {}
     table: dict[str, JudgeScores] = {}

@@ -38,15 +38,12 @@ class Pydoc:
 
     @property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of the documents, the questions and the judgments."""
         return _fingerprint()
 
     def docs(self) -> Iterator[Document]:
-        """Return an iterator over the documents, sorted by id."""
         return iter(read_standard_library_documents())
 
     def queries(self) -> list[Query]:
-        """Return the questions, in file order."""
         rows = (line.split("\t") for line in _read("questions.tsv").splitlines())
         return [Query(id=query_id, text=text) for query_id, text in rows]
 
@@ -58,7 +55,6 @@ class Pydoc:
         return Qrels(grades, name="pydoc")
 
     def lookup(self, ids: Iterable[str]) -> dict[str, Document]:
-        """Return the documents with these ids; unknown ids are omitted."""
         table = _documents_by_id()
         return {doc_id: table[doc_id] for doc_id in ids if doc_id in table}
 

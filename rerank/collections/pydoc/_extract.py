@@ -231,7 +231,6 @@ def _imported_module(node: ast.ImportFrom, package: str) -> str:
 
 
 def _names_in_dunder_all(source: _Source) -> set[str]:
-    """Return the strings that are assigned or added to ``__all__``."""
     names: set[str] = set()
     for node in _statements(source.tree.body):
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]

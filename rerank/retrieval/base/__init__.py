@@ -32,9 +32,6 @@ class Retriever(Protocol):
 
         Retrievers that search return an empty ranking for a query without results. Retrievers that only look up
         existing rankings (``run``, ``candidates``) omit queries without a ranking; evaluation reports their number.
-
-        Raises:
-            UsageError: ``k`` is below 1.
         """
 
 

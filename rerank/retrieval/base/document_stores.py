@@ -27,23 +27,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class StoreOptions(EncoderOptions):
-    """Options shared by all first stages that search a document store; the model embeds only the queries.
+    """Options shared by all first stages that search a document store; the model embeds only the queries."""
 
-    Attributes:
-        text: Field with the text of a document.
-        title: Field with the title of a document; empty if documents have no title.
-        model: Embedding model that computed the store's vectors: a name listed by ``rerank models``, a folder, or
-            ``owner/model`` on the hub.
-        timeout: Seconds to wait for a response from the store, at least 1.
-
-    Raises:
-        UsageError: A number is out of range.
-    """
-
-    text: str = "text"
-    title: str = ""
+    text: str = "text"  # field with the text of a document
+    title: str = ""  # field with the title of a document; empty if documents have no title
+    #: Embedding model that computed the store's vectors: a name listed by ``rerank models``, a folder, or
+    #: ``owner/model`` on the hub.
     model: str = "all-minilm-l6-v2"
-    timeout: float = 30.0
+    timeout: float = 30.0  # seconds to wait for a response from the store, at least 1
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.timeout) and self.timeout >= 1):
@@ -52,12 +43,7 @@ class StoreOptions(EncoderOptions):
             raise UsageError(f"Option dim={self.dim} of the store is negative", expected="at least 0")
 
     def encoder(self) -> Encoder:
-        """Load the embedding model that encodes the queries.
-
-        Raises:
-            MissingPrerequisiteError: The extra ``dense`` is not installed.
-            MissingResourceError: The model does not exist, or was not pulled.
-        """
+        """Load the embedding model that encodes the queries."""
         from rerank.indexing.text_encoder import load_text_encoder
         from rerank.retrieval.base.model_folders import locate_retrieval_model
 
@@ -65,11 +51,7 @@ class StoreOptions(EncoderOptions):
 
 
 def require_client(package: str, extra: str, *, model: bool = True) -> None:
-    """Check that the client of a store can be imported, and also the packages that an embedding model needs.
-
-    Raises:
-        MissingPrerequisiteError: A package cannot be imported.
-    """
+    """Check that the client of a store can be imported, and also the packages that an embedding model needs."""
     from rerank.indexing.text_encoder import require_encoder_packages
 
     try:
@@ -84,15 +66,7 @@ def require_client(package: str, extra: str, *, model: bool = True) -> None:
 
 
 def check_dimension(place: str, found: int | None, model: str, size: int) -> None:
-    """Check that the vectors of a store have as many dimensions as those of the model.
-
-    Args:
-        place: Description of the table, collection or index, for messages.
-        found: Number of dimensions in the store; None if unknown, in which case nothing is checked.
-
-    Raises:
-        UsageError: The dimensions differ.
-    """
+    """Check that the vectors of a store have as many dimensions as those of the model."""
     if found is not None and found != size:
         raise UsageError(
             f"The vectors of {place} have {found} dimensions, but those of the model {model!r} have {size}",
@@ -102,15 +76,7 @@ def check_dimension(place: str, found: int | None, model: str, size: int) -> Non
 
 
 def find_part(kind: str, name: str, known: Mapping[str, T], place: str) -> T:
-    """Return the part of a store with a given name, such as a column.
-
-    Args:
-        kind: Kind of part, such as ``column``, for messages.
-        place: Description of the table, collection or index, for messages.
-
-    Raises:
-        UsageError: There is no such part.
-    """
+    """Return the part of a store with a given name, such as a column."""
     if name not in known:
         listed = ", ".join(sorted(known)[:12]) or "none"
         raise UsageError(f"There is no {kind} {name!r} in {place}", expected=f"one of (at most 12 shown): {listed}")
@@ -119,19 +85,12 @@ def find_part(kind: str, name: str, known: Mapping[str, T], place: str) -> T:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreHit:
-    """A document as returned by a store, before its values are checked.
+    """A document as returned by a store, before its values are checked."""
 
-    Attributes:
-        id: The identifier; None if it is missing.
-        text: The text; None if it is missing.
-        title: The title; None if the document has no title.
-        score: The score; higher is better.
-    """
-
-    id: object
-    text: object
-    title: object
-    score: float
+    id: object  # the identifier; None if it is missing
+    text: object  # the text; None if it is missing
+    title: object  # the title; None if the document has no title
+    score: float  # the score; higher is better
 
 
 class StoreSearch(Protocol):
@@ -143,25 +102,19 @@ class StoreSearch(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StoreRetriever:
-    """A retriever over a document store.
-
-    Attributes:
-        place: Description of the table, collection or index for messages, such as ``the table 'docs'``.
-        connect: Function that returns a context manager, which connects to the store and provides the search function.
-            Each call of `search` connects once.
-        deepest: Maximum number of documents per query that the store returns.
-    """
+    """A retriever over a document store."""
 
     name: str
-    place: str
+    place: str  # description of the table, collection or index for messages, such as ``the table 'docs'``
+    #: Function that returns a context manager, which connects to the store and provides the search function. Each call
+    #: of `search` connects once.
     connect: Callable[[], AbstractContextManager[StoreSearch]]
-    deepest: int = 1_000_000
+    deepest: int = 1_000_000  # maximum number of documents per query that the store returns
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return up to ``k`` documents per query; the ranking of a query without text is empty.
 
         Raises:
-            UsageError: ``k`` is below 1 or above ``deepest``.
             DataError: A document has no id or no text, or two documents have the same id.
             BackendError: The store cannot be reached, or does not respond in time.
         """

@@ -22,24 +22,15 @@ _KEYS = frozenset({"id", "text", "title", "image", "score"})
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A document to rank.
-
-    Attributes:
-        score: Its first-stage score; None if it has no score.
-        has_id: Whether the document came with an id; otherwise, its id is its position in the input.
-    """
+    """A document to rank."""
 
     document: Document
-    score: float | None = None
-    has_id: bool = True
+    score: float | None = None  # its first-stage score; None if it has no score
+    has_id: bool = True  # whether the document came with an id; otherwise, its id is its position in the input
 
 
 def given_first_stage_query(value: object) -> Query:
-    """Return a `Query` unchanged, or convert a text to a query with the id ``0``.
-
-    Raises:
-        UsageError: The value is neither a text nor a `Query`.
-    """
+    """Return a `Query` unchanged, or convert a text to a query with the id ``0``."""
     if isinstance(value, str):
         return Query(id="0", text=value)
     if not isinstance(value, Query) or not isinstance(value.text, str):
@@ -48,11 +39,7 @@ def given_first_stage_query(value: object) -> Query:
 
 
 def check_first_stage_queries(values: Iterable[object]) -> None:
-    """Check that all queries of a pipeline are `Query` objects, whose ids name the rankings of a run.
-
-    Raises:
-        UsageError: One of them is something else.
-    """
+    """Check that all queries of a pipeline are `Query` objects, whose ids name the rankings of a run."""
     for value in values:
         if not isinstance(value, Query):
             raise UsageError(
@@ -67,10 +54,6 @@ def given_first_stage_candidates(values: object, scores: Sequence[float] | None 
 
     Args:
         scores: One first-stage score per document; None if the documents contain the scores or have none.
-
-    Raises:
-        UsageError: The documents are not a list, or the number of scores is wrong.
-        DataError: A document has no text, or one of its values has the wrong type.
     """
     if isinstance(values, (str, bytes, Document, Mapping)) or not isinstance(values, Iterable):
         raise UsageError(
@@ -166,8 +149,6 @@ class InMemoryCorpus:
     Args:
         documents: The documents: texts, `Document` objects or mappings. The id of a document without an id is its
             position in the list. Scores are ignored.
-        name: Short name for messages and tables.
-        language: ISO 639-1 code of the documents' language.
 
     Raises:
         UsageError: The documents are not a list.
@@ -193,18 +174,15 @@ class InMemoryCorpus:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of the ids, titles, texts and pictures."""
         digest = hashlib.sha256()
         for doc in self._documents.values():
             digest.update(repr((doc.id, doc.title, doc.text, doc.image)).encode())
         return digest.hexdigest()
 
     def docs(self) -> Iterator[Document]:
-        """Yield the documents in the order of the list."""
         return iter(self._documents.values())
 
     def lookup(self, ids: Iterable[str]) -> dict[str, Document]:
-        """Return the documents with these ids; unknown ids are omitted."""
         return {doc_id: self._documents[doc_id] for doc_id in ids if doc_id in self._documents}
 
     def with_source(self, doc: Document) -> Document:

@@ -13,15 +13,6 @@ def locate_retrieval_model(name: str, *, kind: str = "embedding") -> Path | str:
     """Return the local folder or the hub id of a model.
 
     A folder with ``modules.json`` is accepted even if its weights are in sub-folders.
-
-    Args:
-        name: The name of a preset (listed by ``rerank models``), a folder, or ``owner/model`` on the hub.
-        kind: The kind of model that the first stage needs, such as ``embedding``.
-
-    Raises:
-        UsageError: The name is a preset whose kind is not ``kind``.
-        MissingResourceError: There is no such folder, or the model was not pulled.
-        UnknownNameError: The name is not a preset, folder or hub id.
     """
     if name in MODELS and (other := MODELS[name].kind) != kind:
         example = next((card.name for card in MODELS.values() if card.kind == kind), "")

@@ -34,14 +34,7 @@ _DEEPEST = 10_000
 
 @dataclass(frozen=True)
 class SearchEngineOptions(StoreOptions):
-    """The options of both search engines, in addition to those of `StoreOptions`.
-
-    Attributes:
-        index: Name or alias of the index.
-        id: Field with the identifier; empty for the engine's own identifier, ``_id``.
-        vector: Field with the vectors, for nearest-neighbour search; if empty, the words of the query are searched in
-            the field named by ``text`` with BM25, whose statistics cover all shards.
-    """
+    """The options of both search engines, in addition to those of `StoreOptions`."""
 
     #: Name of the first stage and of its extra.
     engine: ClassVar[str]
@@ -50,24 +43,19 @@ class SearchEngineOptions(StoreOptions):
     #: Name of the property that contains the dimension of vectors in the mapping of a field.
     dimension: ClassVar[str]
 
-    index: str
+    index: str  # name or alias of the index
     _: KW_ONLY
-    id: str = ""
+    id: str = ""  # field with the identifier; empty for the engine's own identifier, ``_id``
+    #: Field with the vectors, for nearest-neighbour search; if empty, the words of the query are searched in the field
+    #: named by ``text`` with BM25, whose statistics cover all shards.
     vector: str = ""
 
     def over(self, corpus: Corpus) -> StoreRetriever:
-        """Return a retriever over the index after checking it; the model is loaded only if vectors are searched.
-
-        Raises:
-            MissingPrerequisiteError: An extra is not installed.
-            UsageError: The index or a field does not exist, or index and model have vectors of different dimensions.
-            BackendError: The server cannot be reached, or does not respond in time.
-        """
+        """Return a retriever over the index after checking it; the model is loaded only if vectors are searched."""
         self.check_prerequisites()
         return self.retriever(self.encoder() if self.vector else None)
 
     def check_prerequisites(self) -> None:
-        """Check that the client is installed and, if vectors are searched, sentence-transformers as well."""
         require_client(self.package, self.engine, model=bool(self.vector))
 
     def retriever(self, encoder: Encoder | None) -> StoreRetriever:
@@ -196,11 +184,9 @@ class Elasticsearch(SearchEngineOptions):
         return {"knn": {"field": self.vector, "query_vector": vector, "k": depth, "num_candidates": candidates}}
 
     def search_arguments(self, body: dict[str, Any], kind: dict[str, str]) -> dict[str, Any]:
-        """Return the keys of the body and the URL parameters as arguments; ``_source`` is renamed to ``source``."""
         return {("source" if name == "_source" else name): value for name, value in body.items()} | kind
 
     def open_client(self, address: str, **settings: Any) -> tuple[Any, tuple[type[Exception], ...]]:
-        """Return a client that does not retry failed requests, and the exception classes that it raises."""
         import elasticsearch
 
         options = {"api_key": settings["api_key"], "basic_auth": settings["user"], "ca_certs": settings["ca_certs"]}
@@ -227,15 +213,12 @@ class Opensearch(SearchEngineOptions):
     dimension: ClassVar[str] = "dimension"
 
     def vector_query(self, vector: list[float], depth: int) -> dict[str, Any]:
-        """Return a query of the k-NN plug-in for the ``depth`` vectors nearest to ``vector``."""
         return {"query": {"knn": {self.vector: {"vector": vector, "k": depth}}}}
 
     def search_arguments(self, body: dict[str, Any], kind: dict[str, str]) -> dict[str, Any]:
-        """Return the request body and the URL parameters as the arguments ``body`` and ``params``."""
         return {"body": body, "params": kind}
 
     def open_client(self, address: str, **settings: Any) -> tuple[Any, tuple[type[Exception], ...]]:
-        """Return a client that does not retry failed requests, and the exception class that it raises."""
         import opensearchpy
 
         key = settings["api_key"]

@@ -27,11 +27,7 @@ DEPTH = 100
 
 
 def check_depth(k: int) -> int:
-    """Return ``k``, the number of documents per query, after checking it.
-
-    Raises:
-        UsageError: ``k`` is below 1.
-    """
+    """Return ``k``, the number of documents per query, after checking it."""
     if k < 1:
         raise UsageError(f"The number of documents per query is {k}", expected="at least 1")
     return k
@@ -67,25 +63,17 @@ class RunSource(ABC):
 
 @dataclass(frozen=True, slots=True)
 class RetrieverSource(RunSource):
-    """A retriever as a pipeline source; ``% k`` sets the search depth to ``k`` instead of truncating a longer ranking.
-
-    Attributes:
-        k: Number of documents per query.
-    """
+    """A retriever as a pipeline source; ``% k`` sets the search depth to ``k`` instead of truncating a ranking."""
 
     retriever: Retriever
-    k: int = DEPTH
+    k: int = DEPTH  # number of documents per query
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return up to ``k`` documents per query, so that a source can be used as a retriever."""
         return self.retriever.search(queries, check_depth(k))
 
     def __call__(self, queries: Sequence[Query]) -> Run:
-        """Return up to ``self.k`` documents per query.
-
-        Raises:
-            UsageError: A query is not a `Query`.
-        """
+        """Return up to ``self.k`` documents per query."""
         check_first_stage_queries(queries)
         return self.search(queries, self.k)
 
@@ -125,15 +113,11 @@ SearchFunction = Callable[[str], Iterable[DocumentLike]]
 
 @dataclass(frozen=True, slots=True)
 class Search(RunSource):
-    """A pipeline source that calls a function to find the documents for a query.
+    """A pipeline source that calls a function to find the documents for a query."""
 
-    Attributes:
-        function: Function that takes the text of a query and returns documents, best first. Each document is a text, a
-            `Document` or a mapping. If all documents have a ``score``, they are sorted by score. A document without an
-            id receives an id made from the query id and the document's position.
-        k: Maximum number of documents to keep per query.
-    """
-
+    #: Function that takes the text of a query and returns documents, best first. Each document is a text, a `Document`
+    #: or a mapping. If all documents have a ``score``, they are sorted by score. A document without an id receives an
+    #: id made from the query id and the document's position.
     function: SearchFunction
     k: int = DEPTH
 
@@ -171,18 +155,14 @@ def _with_unique_id(query: Query, position: int, candidate: Candidate) -> Docume
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExcludingRetriever:
-    """A retriever that drops the documents excluded for a query; a dropped document does not take up a rank.
-
-    Attributes:
-        excluded: Mapping from query id to the ids of the documents to drop.
-    """
+    """A retriever that drops the documents excluded for a query; a dropped document does not take up a rank."""
 
     retriever: Retriever
+    #: Mapping from query id to the ids of the documents to drop.
     excluded: Mapping[str, frozenset[str]] = field(default_factory=dict)
     drops_self: bool = False
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
-        """Return up to ``k`` documents per query, none of them excluded."""
         check_depth(k)
         # Thousands of documents may be excluded, but few of them rank high: only rankings that become too short are
         # retrieved again at a greater depth.
@@ -211,7 +191,6 @@ class SourceRetriever:
     corpus: SupportsSource
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
-        """Return up to ``k`` documents per query."""
         run = self.retriever.search(queries, k)
         return Run((self._with_sources(ranking) for ranking in run.values()), name=run.name)
 

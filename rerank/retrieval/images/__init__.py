@@ -34,20 +34,16 @@ class Images(VectorOptions):
 
     Scores are cosines. Documents whose pictures are missing or unreadable stay in the collection: they come last in
     every ranking that is deep enough, with a score below all cosines, and a warning states their number.
-
-    Attributes:
-        model: A model that embeds texts and pictures (CLIP, SigLIP ...): a folder, or ``owner/model`` on the hub.
-        query_prompt: Text put before every query, such as ``a photo of ``.
-        embeddings: Path of an .npy file with embeddings computed by this model, float16 or float32, one row per
-            picture. If it is given, no picture is opened; if empty, the pictures are embedded.
-        ids: Path of a file with the document ids in the order of the rows: a text file with one id per line, or an .npy
-            file. Required with ``embeddings``.
     """
 
-    model: str
+    model: str  # a model that embeds texts and pictures (CLIP, SigLIP ...): a folder, or ``owner/model`` on the hub
     _: KW_ONLY
-    query_prompt: str = ""
+    query_prompt: str = ""  # text put before every query, such as ``a photo of ``
+    #: Path of an .npy file with embeddings computed by this model, float16 or float32, one row per picture. If it is
+    #: given, no picture is opened; if empty, the pictures are embedded.
     embeddings: str = ""
+    #: Path of a file with the document ids in the order of the rows: a text file with one id per line, or an .npy file.
+    #: Required with ``embeddings``.
     ids: str = ""
 
     def __post_init__(self) -> None:
@@ -59,7 +55,6 @@ class Images(VectorOptions):
             )
 
     def over(self, corpus: Corpus) -> ImageRetriever:
-        """Load the model and open the index of ``corpus``, after building it if needed."""
         from rerank.retrieval.base.model_folders import locate_retrieval_model
         from rerank.retrieval.images.encoder import PrecomputedEmbeddings, load_image_encoder
 
@@ -69,7 +64,6 @@ class Images(VectorOptions):
         return ImageRetriever(self, corpus, encoder)
 
     def check_prerequisites(self) -> None:
-        """Check that torch, transformers, faiss and Pillow are installed."""
         from rerank.retrieval.images.encoder import require_packages
 
         require_packages()
@@ -102,9 +96,6 @@ class ImageRetriever(DenseRetriever):
     """A retriever with the picture embeddings of one collection and their model, created by `Images.over`.
 
     The embedding of an unreadable picture is a row of zeros.
-
-    Attributes:
-        unseen: Ids of the documents whose picture cannot be read or has no precomputed embedding.
     """
 
     stage: ClassVar[str] = "images"

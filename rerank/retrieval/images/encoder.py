@@ -38,9 +38,6 @@ class ImageEncoder:
     """An encoder of queries and pictures: a model with a text tower and an image tower, and its processor.
 
     Vectors have length 1, so that inner products are cosines.
-
-    Attributes:
-        identity: Everything that picture embeddings depend on, apart from the pictures.
     """
 
     def __init__(self, model: Any, processor: Any, *, identity: Mapping[str, str], query_prompt: str = "") -> None:
@@ -119,11 +116,7 @@ class ImageEncoder:
 
 
 def load_image_encoder(name: Path | str, options: Images) -> ImageEncoder:
-    """Load a model from a folder or the hub, with weights in safetensors files only.
-
-    Args:
-        name: The folder, or ``owner/model`` on the hub.
-    """
+    """Load a model from a folder or the hub, with weights in safetensors files only."""
     require_packages()
     import transformers
 
@@ -147,7 +140,6 @@ def require_packages() -> None:
 
 
 def _max_tokens(model: Any) -> int:
-    """Return the context size of the text tower in tokens."""
     text = getattr(model.config, "text_config", model.config)
     return int(getattr(text, "max_position_embeddings", None) or 77)
 
@@ -161,9 +153,6 @@ class PrecomputedEmbeddings:
         embeddings: Path of an .npy file with an array of shape (documents, size), float16 or float32.
         ids: Path of a file with the document ids in the order of the rows: a text file with one id per line, or an
             .npy file.
-
-    Attributes:
-        identity: Mapping with a hash of the ids and all rows.
     """
 
     def __init__(self, embeddings: str, ids: str, encoder: Encoder) -> None:
@@ -185,7 +174,6 @@ class PrecomputedEmbeddings:
         self.identity: Mapping[str, str] = {"embeddings": _digest(self._path, names)}
 
     def queries(self, texts: Sequence[str]) -> Floats:
-        """Embed queries with the wrapped encoder."""
         return self._encoder.queries(texts)
 
     def passages(self, texts: Sequence[str]) -> Floats:
@@ -268,7 +256,6 @@ def rank_documents_without_vector_last(search: Searcher, unseen: Positions, docu
     Args:
         search: Search function of the index, which returns documents without a vector with a cosine of 0, or omits
             them.
-        unseen: Positions of the documents without a vector, in ascending order.
     """
     if not len(unseen):
         return search

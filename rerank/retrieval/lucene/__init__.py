@@ -35,29 +35,21 @@ class Lucene:
 
     Text is analyzed by Anserini's analyzer for the collection's language. If there is no such analyzer, words are only
     lower-cased; stop words are kept, and there is no stemming.
-
-    Attributes:
-        index: An existing index with the document ids of the collection: a folder, or the name of one of Pyserini's
-            prebuilt indexes, such as ``msmarco-v1-passage-full``, which is downloaded if needed. If empty, the index is
-            built from the collection.
-        k1: Term frequency saturation; 0 ignores term frequencies.
-        b: Length normalization, 0 to 1.
-        rm3: Whether to expand the query with terms of the top documents (RM3; Abdul-Jaleel et al., TREC 2004).
-        fb_docs: Number of feedback documents of RM3; None for 10.
-        fb_terms: Number of feedback terms of RM3; None for 10.
-        original_weight: Weight of the original query in RM3, 0 to 1; None for 0.5.
-        fields: The text to index: title and body, or only the body; None for title and body. Not allowed with
-            ``index``.
     """
 
+    #: An existing index with the document ids of the collection: a folder, or the name of one of Pyserini's prebuilt
+    #: indexes, such as ``msmarco-v1-passage-full``, which is downloaded if needed. If empty, the index is built from
+    #: the collection.
     index: str = ""
     _: KW_ONLY
-    k1: float = 0.9
-    b: float = 0.4
+    k1: float = 0.9  # term frequency saturation; 0 ignores term frequencies
+    b: float = 0.4  # length normalization, 0 to 1
+    #: Whether to expand the query with terms of the top documents (RM3; Abdul-Jaleel et al., TREC 2004).
     rm3: bool = False
-    fb_docs: int | None = None
-    fb_terms: int | None = None
-    original_weight: float | None = None
+    fb_docs: int | None = None  # number of feedback documents of RM3; None for 10
+    fb_terms: int | None = None  # number of feedback terms of RM3; None for 10
+    original_weight: float | None = None  # weight of the original query in RM3, 0 to 1; None for 0.5
+    #: The text to index: title and body, or only the body; None for title and body. Not allowed with ``index``.
     fields: Literal["title+text", "text"] | None = None
 
     def __post_init__(self) -> None:
@@ -83,14 +75,12 @@ class Lucene:
 
     @property
     def feedback(self) -> tuple[int, int, float] | None:
-        """Number of feedback documents, number of feedback terms and weight of the query in RM3; None without RM3."""
         if not self.rm3:
             return None
         weight = 0.5 if self.original_weight is None else self.original_weight
         return self.fb_docs or 10, self.fb_terms or 10, weight
 
     def check_prerequisites(self) -> None:
-        """Check that Pyserini and a JDK are installed."""
         missing = [name for name in ("pyserini", "jnius") if not find_spec(name)]
         if missing:
             raise MissingPrerequisiteError(
@@ -100,25 +90,20 @@ class Lucene:
         find_java()
 
     def over(self, corpus: Corpus) -> LuceneRetriever:
-        """Open the index, after building it from ``corpus`` if needed."""
         self.check_prerequisites()
         return _open_existing(self, corpus) if self.index else _open_cached(self, corpus)
 
 
 @dataclass(frozen=True, slots=True)
 class LuceneRetriever:
-    """A retriever that searches one collection with Lucene, created by `Lucene.over`.
+    """A retriever that searches one collection with Lucene, created by `Lucene.over`."""
 
-    Attributes:
-        find: Function of a query text and a depth k that returns pairs of an id in the index and a score, best first,
-            including all ties at rank k.
-        order: Function that returns the tie-breaking key of an id in the index; among ties, larger keys rank first.
-        texts: Function that returns a mapping from ids in the index to documents.
-        folders: The folder of the index.
-    """
-
+    #: Function of a query text and a depth k that returns pairs of an id in the index and a score, best first,
+    #: including all ties at rank k.
     find: Callable[[str, int], list[tuple[str, float]]]
+    #: Function that returns the tie-breaking key of an id in the index; among ties, larger keys rank first.
     order: Callable[[str], Any]
+    #: Function that returns a mapping from ids in the index to documents.
     texts: Callable[[Iterable[str]], Mapping[str, Document]]
     folders: tuple[Path, ...] = ()
 

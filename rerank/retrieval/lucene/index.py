@@ -36,17 +36,11 @@ _LOGGERS: list[Any] = []
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LuceneScoring:
-    """The parameters of BM25 and, if ``feedback`` is set, of RM3, which is then applied to the results of BM25.
+    """The parameters of BM25 and, if ``feedback`` is set, of RM3, which is then applied to the results of BM25."""
 
-    Attributes:
-        k1: Term frequency saturation of BM25.
-        b: Length normalization of BM25, 0 to 1.
-        feedback: Number of feedback documents, number of feedback terms and weight of the original query in RM3; None
-            for no RM3.
-    """
-
-    k1: float
-    b: float
+    k1: float  # term frequency saturation of BM25
+    b: float  # length normalization of BM25, 0 to 1
+    #: Number of feedback documents, number of feedback terms and weight of the original query in RM3; None for no RM3.
     feedback: tuple[int, int, float] | None = None
 
 
@@ -88,11 +82,7 @@ class LuceneIndex:
     """A Lucene index that is open for searching."""
 
     def __init__(self, folder: Path, language: str, scoring: LuceneScoring) -> None:
-        """Open a Lucene index for searching.
-
-        Args:
-            language: Language code from `analyzer_code`, which selects the analyzer for queries.
-        """
+        """Open a Lucene index for searching."""
         find = _java_class_finder()
         from jnius import JavaException, cast
 
@@ -119,7 +109,6 @@ class LuceneIndex:
         return int(self._reader.numDocs())
 
     def close(self) -> None:
-        """Close the index files."""
         self._reader.close()
 
     def search(self, text: str, k: int) -> list[tuple[str, float]]:
@@ -199,8 +188,6 @@ def write_index(folder: Path, documents: Iterable[str], language: str) -> None:
 
     Args:
         folder: The empty target folder; temporary files are written beside it.
-        documents: The text of each document, in the order of the collection.
-        language: Language code from `rerank.retrieval.lucene.index.analyzer_code`.
     """
     with storage_errors(folder), tempfile.TemporaryDirectory(prefix=f"{folder.name}-", dir=folder.parent) as scratch:
         written = total = 0
@@ -244,11 +231,7 @@ def _run_indexer(source: Path, folder: Path, language: str) -> None:
 
 
 def locate_index(name: str) -> Path:
-    """Return the folder of an index; a prebuilt index is downloaded once, into the cache of Pyserini.
-
-    Args:
-        name: A folder, or the name of a prebuilt index (``msmarco-v1-passage-full``).
-    """
+    """Return the folder of an index; a prebuilt index is downloaded once, into the cache of Pyserini."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder

@@ -37,26 +37,20 @@ class Sparse(ModelOptions):
 
     Sources: for SPLADE, Formal et al., SIGIR 2021 and arXiv 2109.10086; for inference-free encoders, which encode
     queries with a table of weights instead of a model, Geng et al., arXiv 2411.04403.
-
-    Attributes:
-        model: A folder, or ``owner/model`` on the hub.
-        fields: The text to encode: title and body, or only the body.
-        query_prompt: Text put before every query; ``auto`` for the prompt saved with the model, ``none`` for no prompt.
-        passage_prompt: Text put before every document, with the same special values as above.
-        max_active_dims: Maximum number of nonzero dimensions per document; those with the largest weights are kept. 0
-            for the setting of the model, which for most models keeps all dimensions.
-        query_max_active_dims: Maximum number of nonzero dimensions per query; 0 for the model's setting.
-        batch_size: Number of documents encoded per batch; a killed process loses at most one batch. A batch needs much
-            memory: for each of its tokens, one number per vocabulary term.
     """
 
-    model: str
+    model: str  # a folder, or ``owner/model`` on the hub
     _: KW_ONLY
-    fields: Literal["title+text", "text"] = "title+text"
+    fields: Literal["title+text", "text"] = "title+text"  # the text to encode: title and body, or only the body
+    #: Text put before every query; ``auto`` for the prompt saved with the model, ``none`` for no prompt.
     query_prompt: str = "auto"
-    passage_prompt: str = "auto"
+    passage_prompt: str = "auto"  # text put before every document, with the same special values as above
+    #: Maximum number of nonzero dimensions per document; those with the largest weights are kept. 0 for the setting of
+    #: the model, which for most models keeps all dimensions.
     max_active_dims: int = 0
-    query_max_active_dims: int = 0
+    query_max_active_dims: int = 0  # maximum number of nonzero dimensions per query; 0 for the model's setting
+    #: Number of documents encoded per batch; a killed process loses at most one batch. A batch needs much memory: for
+    #: each of its tokens, one number per vocabulary term.
     batch_size: int = 8
 
     def __post_init__(self) -> None:
@@ -67,11 +61,9 @@ class Sparse(ModelOptions):
                 )
 
     def over(self, corpus: Corpus) -> SparseRetriever:
-        """Load the model and open the vectors of ``corpus``, after computing them if needed."""
         return SparseRetriever(self, corpus, self._load())
 
     def over_with_workers(self, corpus: Corpus, workers: WorkerMap) -> SparseRetriever:
-        """Return the same retriever as `over`, but let the workers encode the documents and the queries."""
         from scipy.sparse import vstack
 
         from rerank.indexing.encoding_batches import EncodingWorkers
@@ -88,7 +80,6 @@ class Sparse(ModelOptions):
         return load_encoder(locate_retrieval_model(self.model, kind="sparse"), self)
 
     def check_prerequisites(self) -> None:
-        """Check that sentence-transformers is installed."""
         from rerank.retrieval.sparse.vectors import require_packages
 
         require_packages()

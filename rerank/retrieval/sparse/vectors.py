@@ -98,8 +98,6 @@ class SparseVectors:
 
         Args:
             dimensions: Nonzero dimensions of the query, ascending, shape (n,).
-            weights: Weights of the query in these dimensions, shape (n,).
-            k: Maximum number of documents, at least 1.
             id_ranks: Rank of each document's id among all ids in ascending order, for ties, shape (documents,).
         """
         positions, scores = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
@@ -138,8 +136,6 @@ def open_sparse_vectors(
 
     Args:
         made_from: Everything that the vectors depend on; it determines the folder's name.
-        batch_size: Number of documents per batch. The saved vectors may be reused with another batch size.
-        workers: Workers that encode the texts instead of this process; None to encode the texts in this process.
     """
     folder = documents.folder.with_name(f"sparse-{folder_key(made_from)}")
     files = _Rows(order_by_length(documents), encoder.size)
@@ -151,13 +147,9 @@ def open_sparse_vectors(
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Files to which vectors are appended, and which are finally converted to blocks stored by column.
+    """Files to which vectors are appended, and which are finally converted to blocks stored by column."""
 
-    Attributes:
-        order: Positions in the collection, in the order in which documents are encoded.
-    """
-
-    order: Integers
+    order: Integers  # positions in the collection, in the order in which documents are encoded
     size: int
 
     def begin(self, folder: Path) -> None:
@@ -213,7 +205,6 @@ class _Rows:
 
 
 def _map_file(path: Path, dtype: str) -> NDArray[Any]:
-    """Memory-map the numbers of a file; return an empty array for an empty file, which cannot be mapped."""
     return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
 
 
@@ -244,13 +235,7 @@ def iterate_rows(matrix: csr_array) -> Iterator[tuple[Integers, Floats]]:
 
 
 class SentenceSparseEncoder:
-    """A SparseEncoder of sentence-transformers with its prompts and its maximum numbers of nonzero dimensions.
-
-    Attributes:
-        size: Dimension of the vectors; for SPLADE, the size of the vocabulary.
-        identity: Everything that passage vectors depend on, apart from the passages.
-        query_identity: Everything that query vectors depend on, in addition to ``identity``.
-    """
+    """A SparseEncoder of sentence-transformers with its prompts and its maximum numbers of nonzero dimensions."""
 
     def __init__(self, model: Any, options: Sparse, *, identity: Mapping[str, str]) -> None:
         self._model = model
@@ -270,11 +255,7 @@ class SentenceSparseEncoder:
         }
 
     def queries(self, texts: Sequence[str]) -> csr_array:
-        """Encode queries one at a time, since other texts in a batch would change the last digits of a vector.
-
-        Returns:
-            An array of shape (texts, size).
-        """
+        """Encode queries one at a time, since other texts in a batch would change the last digits of a vector."""
         encode = self._model.encode_query
         rows = [self._encode(encode, [text], self._query_prompt, self._query_max_dims) for text in texts]
         stacked: Any = vstack(rows, format="csr") if rows else csr_array((0, self.size), dtype=np.float32)
@@ -282,11 +263,7 @@ class SentenceSparseEncoder:
         return vectors
 
     def passages(self, texts: Sequence[str]) -> csr_array:
-        """Encode passages in one batch, or in smaller batches if memory runs out.
-
-        Returns:
-            An array of shape (texts, size).
-        """
+        """Encode passages in one batch, or in smaller batches if memory runs out."""
         return self._encode(self._model.encode_document, texts, self._passage_prompt, self._max_dims)
 
     def _encode(self, encode: Callable[..., Any], texts: Sequence[str], prompt: str, max_dims: int | None) -> csr_array:
@@ -311,11 +288,7 @@ def _tensor_to_rows(tensor: Any) -> csr_array:
 
 
 def load_encoder(name: Path | str, options: Sparse) -> SentenceSparseEncoder:
-    """Load a SparseEncoder from a folder or the hub.
-
-    Args:
-        name: The folder, or ``owner/model`` on the hub.
-    """
+    """Load a SparseEncoder from a folder or the hub."""
     require_packages()
     files = locate_encoder(name, options)
     model, identity = load_model("SparseEncoder", files, options)

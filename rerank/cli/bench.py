@@ -120,7 +120,6 @@ class _ProgressRunner:
         self._total, self._current = total, done
 
     def __call__(self, prepared: PreparedRun, execution: Execution) -> dict[str, Any]:
-
         self._current += 1
         spec = prepared.spec
         print_note(
@@ -148,7 +147,6 @@ def _format_plan(suite: Suite, expected: Mapping[str, Any]) -> str:
 
 
 def _plan_parts(suite: Suite, planned: Sequence[PlannedRun], expected: Mapping[str, Any]) -> Iterator[Grid | str]:
-
     keys = ("status", "calls", "committed", "tokens")
     rows = [(run.run, run.to_dict()) for run in planned]
     cells = [[run, *("unknown" if row[k] is None else row[k] for k in keys), _format_seconds(row)] for run, row in rows]
@@ -160,7 +158,6 @@ def _plan_parts(suite: Suite, planned: Sequence[PlannedRun], expected: Mapping[s
 def _result_parts(
     groups: Sequence[dict[str, Any]], results: Sequence[SuiteResult]
 ) -> Iterator[Grid | TableReport | str]:
-
     if not sys.stdout.isatty():  # one table of all pairs instead of one per group, for a pipe or file
         places = ("collection", "first_stage", "depth")
         mains = [(group, group["comparison"].tables().main) for group in groups if group["comparison"]]

@@ -24,7 +24,7 @@ from rerank.cli.options import (
 from rerank.cli.output import emit, print_note
 from rerank.cli.run_files import expand_folders, read_named_runs, short_run_names
 from rerank.collections import open_collection_qrels
-from rerank.errors import UnknownNameError, UsageError
+from rerank.errors import UnknownNameError, UsageError, ensure
 from rerank.evaluation.baseline_comparison import compare_with_baseline
 from rerank.evaluation.baseline_tests import is_baseline_test
 from rerank.evaluation.comparison import (
@@ -172,7 +172,6 @@ def _check_options(
 
 
 def _read_matrix(path: Path, names: list[str]) -> ComparedRuns:
-
     matrix = read_score_matrix(path)
     if names and len(names) != len(matrix.systems):
         raise UsageError(f"--name is given {len(names)} times", expected=f"once per system ({len(matrix.systems)})")
@@ -198,8 +197,7 @@ def read_compared_runs(
             if not Path(baseline).exists():
                 raise UnknownNameError("baseline", baseline, [*known, *map(str, files)])
             file, *more = expand_folders([Path(baseline)])
-            if more:
-                raise UsageError(f"--baseline {baseline} contains {1 + len(more)} runs", expected="one run")
+            ensure(not more, f"--baseline {baseline} contains {1 + len(more)} runs", expected="one run")
             place = next((index for index, other in enumerate(files) if other.resolve() == file.resolve()), None)
             if place is None:
                 place = 0
@@ -233,8 +231,7 @@ def power(
     from rerank.evaluation.power import PowerGoal, report_power_of_runs
 
     compared, name = read_compared_runs(runs, scoring, [], baseline)
-    if len(compared.measures) > 1:
-        raise UsageError(f"{len(compared.measures)} measures are given", expected="one measure")
+    ensure(len(compared.measures) <= 1, f"{len(compared.measures)} measures are given", expected="one measure")
     report = report_power_of_runs(
         compared.scores,
         compared.measures[0],

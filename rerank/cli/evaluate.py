@@ -183,7 +183,6 @@ def calibrate(
 
 
 def _calibration_parts(report: Mapping[str, Any]) -> Iterator[Grid | str]:
-
     measures = ("ece", "brier", "brier_skill", "auc")
 
     def cells(row: Mapping[str, Any], name: str, count: str) -> list[object]:

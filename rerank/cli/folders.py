@@ -12,7 +12,7 @@ from typer import Argument, Option
 from rerank.cli.app import command
 from rerank.cli.options import FormatOption
 from rerank.cli.output import emit_content, print_note
-from rerank.errors import DataError, UsageError
+from rerank.errors import DataError, ensure
 from rerank.experiment import replay_and_rescore_run, verify_run_folder
 from rerank.io.reports import Line, make_grid
 from rerank.io.text_files import open_text_file, replace_text_file
@@ -102,8 +102,7 @@ def parse(
     """Parse a model's reply: print the order of passages, and missing, repeated and unknown identifiers (from 1)."""
     from rerank.parsing import parse_permutation
 
-    if count < 0:
-        raise UsageError(f"--count is {count}", expected="0 or more")
+    ensure(count >= 0, f"--count is {count}", expected="0 or more")
     if file is None:
         text = sys.stdin.buffer.read().decode("utf-8", "replace")
     else:

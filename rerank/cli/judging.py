@@ -22,7 +22,7 @@ from rerank.cli.run import progress_bar
 from rerank.cli.run_files import read_run_arguments
 from rerank.collections import Collection, open_collection, open_collection_qrels
 from rerank.engines import open_engine
-from rerank.errors import PartialFailureError, UsageError
+from rerank.errors import PartialFailureError, UsageError, ensure
 from rerank.io.reports import Grid, make_grid
 from rerank.io.run_files import write_qrels
 from rerank.io.text_files import check_file_writable
@@ -203,8 +203,7 @@ def _terms(task: JudgingTaskOptions, assessor: AssessorOptions, collection: Coll
     judged_by = {"judge": "person"}
     if task.judge == "llm":
         model, prompt, by = assessor.model or "", assessor.prompt or Grader.prompt, assessor.by or "auto"
-        if by not in ("auto", "likelihood", "generation"):
-            raise UsageError(f"--by is {by!r}", expected="likelihood, generation or auto")
+        ensure(by in ("auto", "likelihood", "generation"), f"--by is {by!r}", expected="likelihood, generation or auto")
         if prompt == Grader.prompt and tuple(grades) != SCALE:
             raise UsageError(
                 f"The grades are {','.join(map(str, grades))}, but the prompt {prompt!r} defines 0,1,2,3",
@@ -248,7 +247,6 @@ def _judge_by_model(
 
 
 def _parts(content: Mapping[str, Any]) -> Iterator[Grid | str]:
-
     columns = ("judged", "relevant", "skipped", "failed", "left")
     yield make_grid(columns, [[content[name] for name in columns]])
     alike = content["agreement"]

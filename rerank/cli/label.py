@@ -17,7 +17,7 @@ from rerank.cli.output import emit_content, emit_estimate, format_windows, print
 from rerank.cli.run import execute_with_progress_bar, progress_bar
 from rerank.cli.spec_options import takes_run_spec
 from rerank.collections import open_collection
-from rerank.errors import DataError, PartialFailureError, UsageError
+from rerank.errors import DataError, PartialFailureError, UsageError, ensure
 from rerank.experiment import check_failure_rate
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.io.reports import Grid, make_grid
@@ -104,7 +104,6 @@ def make(
 
 
 def _made_parts(report: Mapping[str, Any]) -> Iterator[Grid | str]:
-
     counts = [report[key] for key in ("queries", "written", "failed_lists", "silent")]
     yield make_grid(["queries", "lists", "failed", "candidates without a label"], [counts])
     yield from (f"omitted: {count}, {reason}" for reason, count in report["left_out"].items())
@@ -166,13 +165,11 @@ def _read_lists(file: Path, collection: str | None) -> tuple[list[LabelList], li
     if form == "labels" and collection is None:
         return list(read_labels(file)), None, skipped
     lists = list(read_label_lists_of_file(file, _open_collection(collection), skipped=skipped))
-    if not lists:
-        raise DataError(f"{file} contains no usable list ({_format_reasons(skipped)})")
+    ensure(lists, f"{file} contains no usable list ({_format_reasons(skipped)})", error=DataError)
     return [training_list.to_label() for training_list in lists], lists, skipped
 
 
 def _checked_parts(report: Mapping[str, Any]) -> Iterator[Grid | str]:
-
     sizes, probe = report["docs_per_list"], report["probe"] or {}
     rows = [
         *([name, report[name]] for name in ("lists", "queries", "documents")),
@@ -371,8 +368,7 @@ def convert(
     from rerank.finetune.labels.filters import truncate_texts
     from rerank.finetune.labels.texts import mark_folder, write_folder
 
-    if by not in ("scores", "kind"):
-        raise UsageError(f"--by is {by!r}", expected="scores or kind")
+    ensure(by in ("scores", "kind"), f"--by is {by!r}", expected="scores or kind")
     skipped: Counter[str] = Counter()
     lists = read_label_lists_of_file(
         file, _open_collection(collection), seed=seed, use_scores=by == "scores", skipped=skipped
@@ -380,8 +376,7 @@ def convert(
     if cut_words is not None:
         lists = (truncate_texts(training_list, cut_words) for training_list in lists)
     written = write_folder(lists, output)
-    if not written.lists:
-        raise DataError(f"{file} contains no usable list ({_format_reasons(skipped)})")
+    ensure(written.lists, f"{file} contains no usable list ({_format_reasons(skipped)})", error=DataError)
     report = {"output": str(output), **vars(written), "skipped": dict(skipped)}
     mark_folder(output, {"convert": {"file": file.name, **report}})
     emit_content(report, _written_parts(report, "lists", "queries", "documents"), form)
@@ -437,14 +432,11 @@ def _notes_on_leaks(leaking: Sequence[Mapping[str, Any]], count: int, *, dropped
 
 
 def _check_output(file: Path, output: Path) -> None:
-
     check_file_writable(output)
-    if file.resolve() == output.resolve():
-        raise UsageError(f"--output {output} is the input file", expected="another file")
+    ensure(file.resolve() != output.resolve(), f"--output {output} is the input file", expected="another file")
 
 
 def _open_collection(collection: str | None) -> Any:
-
     return open_collection(collection) if collection is not None else None
 
 

@@ -128,7 +128,6 @@ def _plans(
 
 
 def _parts(content: dict[str, Any]) -> Iterator[Grid | str]:
-
     for board in content["boards"]:
         for standings in board["tables"]:
             rows = [[place, name, mean] for place, (name, mean) in enumerate(standings["means"].items(), 1)]

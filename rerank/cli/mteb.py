@@ -16,7 +16,7 @@ from rerank.cli.output import emit, emit_content, format_windows, print_note
 from rerank.cli.run_files import read_run_arguments
 from rerank.cli.spec_options import takes_run_spec
 from rerank.collections import open_collection_qrels
-from rerank.errors import DataError, PartialFailureError, RerankError, UsageError
+from rerank.errors import DataError, PartialFailureError, RerankError, UsageError, ensure
 from rerank.evaluation import read_score_matrix
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.io.reports import format_cell, make_grid
@@ -337,6 +337,5 @@ def choose_pool(
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> Any:
-    if value not in known:
-        raise UsageError(f"--{name} is {value!r}", expected=" or ".join(known))
+    ensure(value in known, f"--{name} is {value!r}", expected=" or ".join(known))
     return value

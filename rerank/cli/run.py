@@ -318,7 +318,6 @@ def probe_robustness(
 
 
 def _order_parts(report: dict[str, Any]) -> Iterator[Grid | str]:
-
     measures = list(report["cells"][0]["first_stage_scores"])
     rows: list[list[object]] = []
     for cell in report["cells"]:
@@ -334,7 +333,6 @@ def _order_parts(report: dict[str, Any]) -> Iterator[Grid | str]:
 
 
 def _injection_parts(report: dict[str, Any]) -> Iterator[Grid | str]:
-
     rows = [
         [
             *(cell["first_stage"], cell["depth"], row["attack"], row["position"], cell["rank_before"], row["rank"]),
@@ -349,5 +347,4 @@ def _injection_parts(report: dict[str, Any]) -> Iterator[Grid | str]:
 
 
 def _format_interval(value: dict[str, float | None] | None) -> str:
-
     return "{} [{}, {}]".format(*(format_cell(value[key], 2) for key in ("mean", "low", "high"))) if value else "-"

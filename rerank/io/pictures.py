@@ -9,7 +9,7 @@ import warnings
 from functools import lru_cache
 from typing import Any
 
-from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError
+from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, ensure
 
 __all__ = ["UNREADABLE", "open_picture", "picture_hash", "picture_size", "require_pillow"]
 
@@ -37,8 +37,7 @@ def open_picture(path: str) -> Any:
     image = require_pillow()
     from PIL import ImageOps
 
-    if not path:
-        raise MissingResourceError("The document has no picture", expected="the path of a picture")
+    ensure(path, "The document has no picture", expected="the path of a picture", error=MissingResourceError)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # warnings about how the file was written

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rerank.errors import DataError, UnknownNameError
+from rerank.errors import DataError, UnknownNameError, ensure
 from rerank.io.json_records import parse_json_id
 from rerank.io.text_files import open_text_file
 
@@ -119,8 +119,7 @@ def read_sgml_file_blocks(path: Path, names: Sequence[str]) -> Iterator[SgmlBloc
                 parts.append(line[position:])
     if start:
         raise DataError(f"{path}:{start}: the element that starts here is not closed", expected="a closing tag")
-    if is_empty:
-        raise DataError(f"{path} contains no {shown}", expected=f"at least one element {shown}")
+    ensure(not is_empty, f"{path} contains no {shown}", expected=f"at least one element {shown}", error=DataError)
 
 
 def _unpaired_tag_error(tag: str, where: str, start: int) -> DataError:
@@ -196,8 +195,7 @@ def read_trec_format_topics(path: Path) -> list[TrecTopic]:
     """Read a file of topics; the format is detected from the first character."""
     with open_text_file(path) as stream:
         first = next((line.strip() for line in stream if line.strip()), "")
-    if not first:
-        raise DataError(f"{path} is empty", expected="at least one topic")
+    ensure(first, f"{path} is empty", expected="at least one topic", error=DataError)
     if first.startswith("<"):
         return [_parse_block(block) for block in read_sgml_file_blocks(path, ("top", "topic"))]
     return list(_read_tsv(path))

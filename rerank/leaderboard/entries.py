@@ -17,7 +17,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from rerank.collections.requests import Requests
-from rerank.errors import DataError, MissingResourceError, describe_pydantic_error
+from rerank.errors import DataError, MissingResourceError, describe_pydantic_error, ensure
 from rerank.experiment.spec import RunSpec
 from rerank.io.file_hashes import file_hash
 from rerank.io.json_records import parse_json
@@ -182,14 +182,12 @@ def runs_of_record(record: RecordedScores, source: Path) -> list[Entry]:
 
 
 def _run_paths(path: Path) -> Iterator[Path]:
-    if not path.exists():
-        raise MissingResourceError(f"The run {str(path)!r} does not exist", remedy="Check the path")
+    ensure(path.exists(), f"The run {str(path)!r} does not exist", remedy="Check the path", error=MissingResourceError)
     if not path.is_dir() or (path / "spec.json").is_file():
         yield path
         return
     inside = [p for p in sorted(path.iterdir()) if not p.name.startswith(".") and p.suffix not in _BESIDE]
-    if not inside:
-        raise DataError(f"The folder {str(path)!r} contains no runs", expected="run folders or run files")
+    ensure(inside, f"The folder {str(path)!r} contains no runs", expected="run folders or run files", error=DataError)
     for entry in inside:
         yield from _run_paths(entry)
 

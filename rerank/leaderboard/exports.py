@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rerank.errors import DataError, UsageError, ensure
+from rerank.errors import DataError, ensure
 from rerank.io.reports import Cell, Grid, TableReport, convert_rows_to_csv
 from rerank.io.run_files import write_run
 from rerank.io.text_files import replace_text_file
@@ -153,8 +153,7 @@ def write_tirex(entry: Entry, out: Path, *, team: str, collection: str, reposito
     Returns:
         The folder of the submission.
     """
-    if entry.recorded:
-        raise UsageError(f"The run {entry.name!r} has only recorded scores", expected="a run with ranked lists")
+    ensure(not entry.recorded, f"The run {entry.name!r} has only recorded scores", expected="a run with ranked lists")
     for option, value in (("--team", team), ("--collection", collection), ("--repository", repository)):
         ensure(value.strip(), f"{option} is empty", expected="a value, because tira requires it")
     folder = out / folder_of_run(entry.name)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rerank.collections.mteb import check_task, find_task, import_mteb, load_task, predictions_file
-from rerank.errors import DataError, UnknownNameError, UsageError
+from rerank.errors import DataError, UnknownNameError, UsageError, ensure
 from rerank.io.file_hashes import file_hash
 from rerank.io.settings_files import read_json_object
 from rerank.mmteb.models import MtebFirstStage, MtebReranker, compute_revision, make_meta
@@ -70,8 +70,7 @@ def list_mteb_tasks(benchmark: str = "", names: Sequence[str] = (), kinds: Seque
     for name in names:
         if name not in tasks:
             raise UnknownNameError(f"task of {benchmark}:", name, tasks)
-    if not tasks:
-        raise UsageError(f"{benchmark} contains no task of the type {' or '.join(kinds)}", expected="at least one")
+    ensure(tasks, f"{benchmark} contains no task of the type {' or '.join(kinds)}", expected="at least one")
     return [tasks[name] for name in dict.fromkeys(names)] if names else list(tasks.values())
 
 

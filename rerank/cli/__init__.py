@@ -47,11 +47,7 @@ class _ClosedOutput(io.TextIOBase):
 
 
 def main() -> None:
-    """Run the command line. A `RerankError` is printed as one message and determines the exit code.
-
-    Operating system errors that no other code has converted to a `RerankError`, and a lack of memory, are handled in
-    the same way.
-    """
+    """Run the command line; errors, also of the operating system or for lack of memory, determine the exit code."""
     warnings.showwarning = _print_warning
     _replace_closed_streams()
     strip_output_streams()

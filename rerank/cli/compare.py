@@ -181,10 +181,7 @@ def _read_matrix(path: Path, names: list[str]) -> ComparedRuns:
 def read_compared_runs(
     runs: list[Path], scoring: MeasureOptions, names: list[str], baseline: str | None
 ) -> tuple[ComparedRuns, str | None]:
-    """Return the scores of the runs, and the name of the baseline run (None without a baseline).
-
-    If the baseline is not one of the runs, it becomes the first of them.
-    """
+    """Return the scores of the runs, and the name of the baseline, which is added as the first run if necessary."""
     if scoring.qrels is None:
         raise UsageError("--qrels is missing", expected="runs and qrels, or --matrix", remedy="Add --qrels FILE")
     judged, lowest = open_collection_qrels(scoring.qrels)

@@ -103,11 +103,7 @@ def _parts(
     details: DetailOptions,
     notes: Sequence[str],
 ) -> Iterator[Grid | str]:
-    """Yield a table of the runs and, if requested, tables of the queries and of the query groups; then the notes.
-
-    Args:
-        notes: Notes on the judgments; empty notes are omitted.
-    """
+    """Yield a table of the runs and, if requested, tables of the queries and of the query groups; then the notes."""
     runs, names = report["runs"], scores.measures
     shown = sorted(zip(runs, columns, strict=True), key=lambda pair: -next(iter(pair[0]["scores"].values())))
     heads = ["queries", "missing", *names]

@@ -314,11 +314,7 @@ class Keyboard:
 
 @contextmanager
 def open_keyboard(stream: TextIO) -> Iterator[Keyboard]:
-    """Yield a keyboard that reads keys one by one, without Enter and without echo. Ctrl-C still interrupts.
-
-    Args:
-        stream: A terminal. Its settings are restored when the context ends.
-    """
+    """Yield a keyboard that reads single keys of a terminal, without Enter and echo; Ctrl-C still interrupts."""
     import termios
     import tty
 

@@ -152,12 +152,7 @@ def check(
 
 
 def _read_lists(file: Path, collection: str | None) -> tuple[list[LabelList], list[TrainingList] | None, Counter[str]]:
-    """Read training lists of any format.
-
-    Returns:
-        The labels, which refer to documents by id; the lists with texts (None if the file has no texts and no
-        collection is given); and the number of omitted lists by reason.
-    """
+    """Return labels by document id, the lists if their texts are known, and the number of omitted lists by reason."""
     from rerank.finetune.labels.files import open_label_records, read_label_lists_of_file, read_labels
 
     skipped: Counter[str] = Counter()
@@ -417,11 +412,7 @@ def _load_test_queries(selectors: Sequence[str] | None) -> dict[str, dict[str, s
 
 
 def _notes_on_leaks(leaking: Sequence[Mapping[str, Any]], count: int, *, dropped: bool = False) -> Iterator[str]:
-    """Yield notes on training queries that are identical or similar to a test query.
-
-    Args:
-        leaking: The leaks to show; further leaks are only counted.
-    """
+    """Yield notes on ``count`` training queries that are like a test query, of which those in ``leaking`` are shown."""
     for leak in leaking:
         kind = "identical" if leak["exact"] else f"similar ({leak['similarity']:.2f})"
         yield f"leak: {leak['train_text']!r} and {leak['test_text']!r} of {leak['where']} are {kind}"

@@ -23,12 +23,7 @@ _UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 def emit(report: Report, form: TableFormat = "text", *, wide: bool | None = None, most_rows: int | None = None) -> None:
-    """Print the result of a command in the requested format.
-
-    Args:
-        wide: Whether to show all columns on a terminal; None if the command has no option for this.
-        most_rows: Maximum number of rows of a main table on a terminal; None for all.
-    """
+    """Print a result; ``wide`` is None without such an option; ``most_rows`` limits the main table on a terminal."""
     if form == "json":
         typer.echo(format_json(report.to_dict(), indent=2 if sys.stdout.isatty() else None))
     elif form == "jsonl":
@@ -91,8 +86,7 @@ def _print_grid(grid: Grid, *, wide: bool | None) -> None:
 def _print_tables(reports: Sequence[TableReport], *, wide: bool | None, most_rows: int | None = None) -> None:
     """Print tables with their legends and notes, so that they fit the terminal.
 
-    A pipe or file receives only the complete main table, tab-separated, with a column for the measure if there is one;
-    legends and notes then go to stderr.
+    A pipe or file receives only the complete main table, tab-separated, with a column for the measure if there is one.
     """
     if sys.stdout.isatty():
         from rerank.cli.terminal_tables import print_report

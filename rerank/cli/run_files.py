@@ -24,12 +24,7 @@ def read_run_arguments(paths: Sequence[Path]) -> list[Run]:
 
 
 def read_named_runs(files: Sequence[Path], names: Sequence[str] = ()) -> list[Run]:
-    """Read run files under the given names, or under the shortest path suffixes that distinguish them.
-
-    Args:
-        files: Run files, as `expand_folders` returns them.
-        names: One name per file, in the same order; if empty, the path suffixes are used.
-    """
+    """Read run files under the given names (one per file) or else under the shortest distinct path suffixes."""
     if names and len(names) != len(files):
         raise UsageError(
             f"--name is given {len(names)} times for {len(files)} runs",
@@ -61,11 +56,7 @@ def short_run_names(files: Sequence[Path]) -> list[str]:
 
 
 def expand_folders(paths: Sequence[Path]) -> list[Path]:
-    """Return the given files, with folders replaced by the run files in them.
-
-    A run folder is replaced by its run.trec. A folder of run folders, as created by `rerank bench`, is replaced by
-    their run.trec files.
-    """
+    """Return the files, with each folder replaced by the run files in it or in the run folders in it."""
     files: list[Path] = []
     for path in paths:
         inside = sorted(path.iterdir()) if path.is_dir() else []

@@ -69,13 +69,7 @@ class ServerOptions:
         return listener
 
     def run(self, app: Starlette, listener: Listener, *, has_keys: bool, path: str = "") -> None:
-        """Serve an application until a signal stops the server. Print the URL once requests are accepted.
-
-        Args:
-            listener: The address, as `listener` returns it before models are loaded.
-            has_keys: Whether clients need keys. If not, a note is printed if other machines may reach the server.
-            path: Path of the application, which is appended to the printed URL.
-        """
+        """Serve an application until a signal stops the server; print its URL once it accepts requests."""
         from rerank.serving.running import run_server
 
         def announce(address: str) -> None:

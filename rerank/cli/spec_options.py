@@ -52,11 +52,7 @@ def takes_run_spec(*, only: Sequence[str] = (), **defaults: str) -> Callable[[Co
     """Return a decorator that turns ``command(spec, execution, **own_options)`` into a typer command.
 
     With ``--resume`` and ``--out``, values that are given neither as flags nor in ``--spec`` are read from the run
-    folder.
-
-    Args:
-        only: Fields that the command offers as options; if empty, all fields.
-        defaults: Default values of this command, which override the default values of the fields.
+    folder. ``only`` are the fields that become options (all if empty), and ``defaults`` override defaults of fields.
     """
     offered = {name: field for name, field in _FIELDS.items() if not only or name in only}
 
@@ -98,10 +94,7 @@ def takes_run_spec(*, only: Sequence[str] = (), **defaults: str) -> Callable[[Co
 
 
 def takes_ranker_settings(function: Command) -> Command:
-    """Turn ``command(settings, **own_options)`` into a typer command with one flag per setting of a ranker.
-
-    ``settings`` contains only the settings that are given as flags, in the form of `RankerSettings`.
-    """
+    """Turn ``command(settings, **own_options)`` into a typer command with one flag per setting of a ranker."""
     fields = {name: f for name, f in _FIELDS.items() if name in RankerSettings.model_fields}
     own = [p for name, p in inspect.signature(function, eval_str=True).parameters.items() if name != "settings"]
 

@@ -23,14 +23,10 @@ _GAP = 2
 
 
 def print_report(report: TableReport, *, wide: bool | None, most_rows: int | None) -> None:
-    """Print tables, their legend and notes on a terminal.
+    """Print tables, their legend and notes on a terminal; `rerank.cli.output.emit` describes the arguments.
 
     Minor columns are omitted unless ``wide`` is set. If a table is still too wide, cells that have a short text show
     this text, and text is wrapped between words. Numbers are never truncated, even if lines exceed the terminal.
-
-    Args:
-        wide: Whether to show all columns; None if the command has no option for this.
-        most_rows: Maximum number of rows of the main table; None for all.
     """
     console = Console(highlight=False)
     for grid in report.grids:

@@ -250,12 +250,7 @@ _PARTS = (
 
 
 def examine_installation() -> list[dict[str, str]]:
-    """Check all parts of the installation.
-
-    Returns:
-        Rows with ``check``, ``state`` (``ok``, ``broken``, or ``absent`` for a missing optional part), ``found`` and
-        ``remedy``.
-    """
+    """Return one row per part: ``check``, ``state`` (ok, broken, or absent if optional), ``found`` and ``remedy``."""
     rows = [_row("python", "ok", f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores")]
     rows += [_examine_part(*part) for part in _PARTS]
     try:

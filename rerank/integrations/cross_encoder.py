@@ -36,10 +36,7 @@ class RerankerCrossEncoder(FrameworkReranker):
         return_documents: bool = False,
         **options: Unpack[CrossEncoderOptions],
     ) -> list[dict[str, Any]]:
-        """Return one mapping per document, best first, with the keys ``corpus_id`` and ``score``.
-
-        With ``return_documents``, the mappings also contain ``text``. ``top_k`` limits the number of documents.
-        """
+        """Return the best ``top_k`` documents, best first: ``corpus_id``, ``score`` and, if requested, ``text``."""
         _check_options(options)
         return [
             {"corpus_id": position, "score": score, **({"text": documents[position]} if return_documents else {})}

@@ -15,12 +15,10 @@ except ImportError as error:
 
 
 class RerankerModule(dspy.Module):
-    """A module that reranks passages for a query; it has no parameters to optimize.
+    """A module that reranks passages for a query; it has the arguments of `FrameworkReranker` and no parameters.
 
     A passage is a text, a mapping or a `dspy.Example` with ``text``, or a `rerank.Document`. The prediction contains
     ``passages`` (the given objects, best first), their ``scores``, and ``indices`` (their positions in the input).
-
-    The arguments are those of `FrameworkReranker`.
     """
 
     def __init__(

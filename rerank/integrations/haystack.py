@@ -17,10 +17,7 @@ except ImportError as error:
 
 @component
 class RerankerComponent:
-    """A ranker component; it returns copies of the documents, best first, with the relevance score as their score.
-
-    The arguments are those of `FrameworkReranker`, with ``top_k`` instead of ``top_n``.
-    """
+    """A ranker that returns scored copies of the documents, best first, with the arguments of `FrameworkReranker`."""
 
     def __init__(
         self,

@@ -15,10 +15,7 @@ except ImportError as error:
 
 
 class RerankerCompressor(FrameworkReranker, BaseDocumentCompressor):
-    """A document compressor that reranks, for example in a `ContextualCompressionRetriever`.
-
-    The compressor returns copies of the documents, best first, with the score in ``metadata["relevance_score"]``.
-    """
+    """A document compressor that returns copies, best first, with the score in ``metadata["relevance_score"]``."""
 
     def compress_documents(self, documents: Sequence[Document], query: str, callbacks: Any = None) -> list[Document]:
         return _scored_copies(documents, self.rank_positions(query, _texts(documents)))

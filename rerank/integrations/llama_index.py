@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rerank.errors import ensure
+from rerank.errors import UsageError
 from rerank.integrations.framework_reranker import FrameworkReranker, RankedPositions, missing_framework_error
 
 try:
@@ -41,7 +41,8 @@ class RerankerPostprocessor(FrameworkReranker, BaseNodePostprocessor):
 
     def _start(self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None) -> str:
         """Send LlamaIndex's start event of a reranker, and return the query as text."""
-        ensure(query_bundle is not None, "No query was passed", expected="query_bundle or query_str")
+        if query_bundle is None:
+            raise UsageError("No query was passed", expected="query_bundle or query_str")
         top_n = len(nodes) if self.top_n is None else self.top_n
         _DISPATCHER.event(
             ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=top_n, model_name=self.describe_model())

@@ -21,9 +21,8 @@ class RerankerTransformer(pt.Transformer):
 
     The input must have the columns ``qid``, ``query``, ``docno`` and the text. If there is a column ``score``, it
     determines the first-stage order. The output has all columns of the input, and the columns ``score`` (the relevance
-    score) and ``rank`` (from 0).
-
-    The arguments are those of `FrameworkReranker`, and the name of the column with the text.
+    score) and ``rank`` (from 0). The arguments are those of `FrameworkReranker`, and the name of the column with the
+    text.
     """
 
     #: Label in diagrams. Without the key ``help_url``, PyTerrier would download an index of its documentation to find

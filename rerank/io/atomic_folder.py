@@ -23,12 +23,7 @@ UNFINISHED = ".unfinished"
 
 @contextlib.contextmanager
 def draft_folder(folder: Path, *, prefix: str = "", mode: int = 0o777) -> Generator[Path]:
-    """Yield an empty temporary folder beside ``folder``; it is removed when the block ends, unless it was moved.
-
-    Args:
-        folder: The final path, to which `move_folder` renames the draft later. Its parent must exist.
-        prefix: Start of the temporary folder's name; if empty, ``.NAME.``, with the name of ``folder``.
-    """
+    """Yield an empty temporary folder beside ``folder``; it is removed when the block ends, unless it was moved."""
     with temporary_folder(folder.absolute().parent, prefix or f".{folder.name}.") as temporary:
         draft = temporary / "new"
         draft.mkdir(mode)
@@ -36,13 +31,9 @@ def draft_folder(folder: Path, *, prefix: str = "", mode: int = 0o777) -> Genera
 
 
 def move_folder(draft: Path, folder: Path, *, keep: Callable[[Path], bool] | None = None) -> None:
-    """Rename ``draft`` to ``folder``, on the same file system.
+    """Rename ``draft`` to ``folder``, on the same file system; an empty folder at this path is replaced.
 
-    Args:
-        folder: The new path. An empty folder at this path is replaced.
-        keep: Function that is called with the new path if a folder exists there. If it returns True, that folder is
-            kept and ``draft`` is not moved; otherwise, the folder is replaced. None if an existing folder must be
-            empty.
+    Any other folder there must not exist, or is replaced unless ``keep``, called with its path, returns True.
     """
     if keep is not None and folder.is_dir():
         if keep(folder):
@@ -59,27 +50,14 @@ def move_folder(draft: Path, folder: Path, *, keep: Callable[[Path], bool] | Non
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Generator[Path]:
-    """Yield an empty folder that becomes ``folder`` when the block ends without an exception.
-
-    After an exception, the folder is removed.
-
-    Args:
-        folder: The final path. Its parent must exist; the path itself must not exist, or must be an empty folder.
-    """
+    """Yield an empty folder that becomes ``folder``, a new path or an empty folder, when the block ends normally."""
     with draft_folder(folder) as draft:
         yield draft
         move_folder(draft, folder)
 
 
 def discard_folder(folder: Path, parent: Path | None = None, *, prefix: str = ".discarded-") -> None:
-    """Rename a folder and then delete it, so that other processes never see a partly deleted folder.
-
-    Args:
-        folder: The folder; nothing happens if another process has removed it.
-        parent: Folder on the same file system into which ``folder`` is moved before it is deleted; None for the parent
-            of ``folder``.
-        prefix: Start of the name of the temporary folder into which ``folder`` is moved.
-    """
+    """Rename a folder, if it exists, and then delete it, so that other processes never see a partly deleted folder."""
     temporary = temporary_folder(parent or folder.absolute().parent, prefix)
     with temporary as discarded, contextlib.suppress(FileNotFoundError):
         folder.rename(discarded / folder.name)
@@ -89,8 +67,8 @@ def discard_folder(folder: Path, parent: Path | None = None, *, prefix: str = ".
 def fill_folder(folder: Path, *, last: str) -> Generator[Path]:
     """Yield an empty folder inside ``folder``, and move its files into ``folder`` when the block ends normally.
 
-    This is meant for folders that also contain other files. The file ``last`` is moved after the others, because its
-    presence tells readers that the others are complete. Existing files with the same names are replaced.
+    Existing files with the same names are replaced. The file ``last`` is moved after the others, because its presence
+    tells readers that the others are complete.
     """
     draft = folder / UNFINISHED
     shutil.rmtree(draft, ignore_errors=True)

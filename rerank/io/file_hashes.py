@@ -20,10 +20,7 @@ _FRESH = 2_000_000_000
 
 
 def file_hash(path: Path) -> str:
-    """Return the hex SHA-256 of a file's bytes.
-
-    A cached hash is used while the size, both times (mtime and ctime) and the inode are unchanged.
-    """
+    """Return the hex SHA-256 of a file, from the cache while size, times (mtime and ctime) and inode are unchanged."""
     try:
         stat = path.stat()
         name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:24]

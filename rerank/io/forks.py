@@ -31,12 +31,7 @@ _forking: list[Any] = []
 
 
 def watch_forks(watched: object) -> None:
-    """Call an object's methods around every fork of this process, as long as the object exists.
-
-    Args:
-        watched: The object. Its methods ``before_fork``, ``after_fork_in_parent`` and ``after_fork_in_child`` are
-            called; each of these methods is optional.
-    """
+    """Call an object's ``before_fork``, ``after_fork_in_parent`` and ``after_fork_in_child``, if any, at each fork."""
     key = id(watched)
     _watched[key] = weakref.ref(watched, lambda _: _watched.pop(key, None))
 
@@ -97,10 +92,6 @@ def run_in_forked_processes(work: Callable[[int], None], count: int, processes: 
     ``work`` must not need other threads or a GPU. It is called in this process if one process is enough, and on systems
     other than Linux, where a fork may break the system's own libraries. Each of n processes handles every n-th number
     and then ends, so that no process remains if this process is killed.
-
-    Args:
-        work: Function that is called with each number; its result is ignored.
-        processes: Maximum number of processes, at least 1.
     """
     processes = min(processes, count) if sys.platform == "linux" else 1
     if processes <= 1:
@@ -160,15 +151,10 @@ def _work_on_numbers(work: Callable[[int], None], numbers: range, sender: Connec
 
 
 def ends_in_child_process(work: Callable[[], object], *, seconds: float = 5.0, memory: int = 1 << 30) -> bool:
-    """Return whether a function ends within limits of time and memory.
+    """Return whether a function ends, by returning or raising, within limits of time and of additional memory (bytes).
 
-    What the function returns or raises is ignored, but an exception that reports a lack of memory counts as exceeding
-    the limit. The function is called in a forked process, which starts in milliseconds but has neither other threads
-    nor a GPU.
-
-    Args:
-        work: Function without arguments.
-        memory: Limit of the additional memory, in bytes; enforced only on Linux.
+    An exception that reports a lack of memory counts as exceeding the limit, which is enforced only on Linux. The
+    function is called in a forked process, which starts in milliseconds but has neither other threads nor a GPU.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # about other threads, which the child does not need

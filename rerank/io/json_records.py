@@ -99,12 +99,7 @@ def parse_json_text(value: object, where: str) -> str:
 
 
 def check_unique_ids(items: Iterable[tuple[str, _Item]], kind: str) -> Iterator[_Item]:
-    """Yield documents or queries, and check that their ids are unique; only the ids are kept in memory.
-
-    Args:
-        items: Documents or queries, each with its position in a file.
-        kind: Noun for the items in messages, such as ``document``.
-    """
+    """Yield documents or queries (``kind``), given with their positions in a file, after checking their ids."""
     seen: set[str] = set()
     for where, item in items:
         if item.id in seen:

@@ -147,13 +147,7 @@ def module_folders(folder: Path) -> list[str]:
 
 
 def listed_modules(folder: Path) -> list[str]:
-    """Return ``""`` and the paths that the module lists of a sentence-transformers model name, sorted.
-
-    Paths outside the folder are ignored.
-
-    Raises:
-        DataError: A list of modules is malformed.
-    """
+    """Return ``""`` and the paths in the folder that a sentence-transformers model lists as modules, sorted."""
     names = {"", *_listed_names(folder / MODULES, lambda modules: [module.get("path", "") for module in modules])}
     # A router has further modules, one per route, each in its own folder.
     for name in sorted(names):
@@ -173,10 +167,7 @@ def _listed_names(file: Path, names: Callable[[Any], Iterable[Any]]) -> list[str
 
 @lru_cache(maxsize=256)
 def _hash_content(path: Path, _mtime: int, _size: int) -> str:
-    """Return the hash of a file; fields of a JSON file that do not affect the model are ignored.
-
-    The file's modification time and size are part of the cache key, so a changed file is hashed again.
-    """
+    """Return the hash of a file without JSON fields that do not affect the model; time and size are cache keys."""
     if path.suffix == ".json":
         content = _without_bookkeeping(path)
         if content is not None:

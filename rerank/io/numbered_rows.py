@@ -52,13 +52,7 @@ def is_whole_number(text: str) -> bool:
 
 
 def read_numbered_rows(path: Path, kind: str) -> Iterator[tuple[str, str, str]]:
-    """Yield each row as a tuple of its position for messages, its number, and its text after the tab.
-
-    A first line that does not begin with a number is a header and is skipped.
-
-    Args:
-        kind: Noun for the numbered items in messages, such as ``passage``.
-    """
+    """Yield the position, number, and text after the tab of each row, a ``kind`` in messages; a header is skipped."""
     with open_text_file(path) as stream:
         for number, line in enumerate(stream, 1):
             first, tab, rest = line.rstrip("\n").partition("\t")

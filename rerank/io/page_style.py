@@ -6,14 +6,6 @@ from importlib.resources import files
 
 
 def read_page_style(package: str, name: str) -> str:
-    """Return the shared style sheet, followed by that of a page.
-
-    Args:
-        package: Package that contains the style sheet of the page, such as ``rerank.leaderboard``.
-        name: Path of the style sheet in the package, such as ``site.css``.
-
-    Returns:
-        CSS without references to other files.
-    """
+    """Return the shared style sheet, followed by that of a page: the file ``name`` of ``package``."""
     sheets = files("rerank.io") / "page.css", files(package) / name
     return "".join(sheet.read_text(encoding="utf-8") for sheet in sheets)

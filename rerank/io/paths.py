@@ -31,9 +31,6 @@ def cache_dir(*parts: str) -> Path:
 
     The folder is ``$XDG_CACHE_HOME/listrank`` if this environment variable is set, otherwise the default of the
     operating system, such as ``~/.cache/listrank``.
-
-    Args:
-        parts: Names of nested sub-folders, such as ``"indexes"``.
     """
     import platformdirs  # imported here, so that commands without a cache start faster
 

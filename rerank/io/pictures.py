@@ -29,11 +29,7 @@ def require_pillow() -> Any:
 
 
 def open_picture(path: str) -> Any:
-    """Open a picture file as RGB; EXIF orientation is applied, and only the first frame of an animation is used.
-
-    Returns:
-        A fully loaded ``PIL.Image.Image`` of mode RGB.
-    """
+    """Return a loaded RGB ``PIL.Image.Image``, with EXIF orientation applied, of the first frame of a picture file."""
     image = require_pillow()
     from PIL import ImageOps
 

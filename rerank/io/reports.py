@@ -51,11 +51,7 @@ def make_grid(
     further: bool = False,
     title: str = "",
 ) -> Grid:
-    """Return a table of any values; floats get ``digits`` decimals, and None becomes a dash.
-
-    Args:
-        minor: Headings of the columns that a terminal shows only on request.
-    """
+    """Return a table of any values; floats get ``digits`` decimals, and None becomes a dash."""
     heads = list(heads)
     cells = [[format_cell(value, digits) for value in row] for row in rows]
     hidden = [index for index, head in enumerate(heads) if head in minor]
@@ -202,10 +198,7 @@ _LATEX = str.maketrans(
 
 
 def format_tables(grids: Sequence[Grid], lines: Sequence[str], form: Form = "text") -> str:
-    """Format tables, followed by lines of text, each a separate paragraph.
-
-    ``latex`` needs the package booktabs, and textcomp in old distributions.
-    """
+    """Format tables, followed by paragraphs of text. ``latex`` needs booktabs, and textcomp in old distributions."""
     if form == "text":
         return "\n\n".join([*map(_format_text, grids), *(["\n".join(lines)] if lines else [])])
     if form == "markdown":
@@ -319,9 +312,8 @@ _FORMULA = re.compile(r"[\t\n]|\s*[=+@\uff1d\uff0b\uff0d\uff20-]")
 def format_csv_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a table as CSV with a header; None becomes an empty cell.
 
-    Spreadsheet programs evaluate a text that looks like a formula, and formulas can run programs and send data.
-    Therefore, an apostrophe, which spreadsheet programs do not show, is put before such a text. Numbers are not
-    changed.
+    Spreadsheet programs evaluate a text that looks like a formula, which can run programs and send data. Therefore, an
+    apostrophe, which these programs do not show, is put before such a text. Numbers are not changed.
     """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

@@ -32,11 +32,7 @@ class RerankRequest:
 
     @classmethod
     def from_record(cls, record: JsonRecord, number: int) -> RerankRequest:
-        """Build a request from a JSON object in one of the three formats.
-
-        Args:
-            number: The object's number in the file, from 1; used as the query's id if the object contains none.
-        """
+        """Build a request from an object in any of the three formats; ``number`` is the id of a query without id."""
         entries = record.get(_CANDIDATES)
         if not isinstance(entries, list):
             raise DataError(
@@ -59,10 +55,7 @@ class RerankRequest:
         return cls(where=record.where, query=query, docs=docs, scores=scores)
 
     def in_given_order(self) -> Ranking:
-        """Return the candidates in input order, with their scores if all are present and do not increase.
-
-        Otherwise, the score at rank r is 1/r.
-        """
+        """Return the candidates in input order, with their scores if all exist and do not increase, else 1 / rank."""
         scores = [score for score in self.scores if score is not None]
         non_increasing = all(below <= above for above, below in pairwise(scores))
         if len(scores) == len(self.docs) and non_increasing:
@@ -96,11 +89,7 @@ def _parse_query(record: JsonRecord, entries: Sequence[Any], number: int) -> Que
 
 
 def _parse_candidate(entry: object, where: str, default_id: str) -> tuple[Document, float | None]:
-    """Parse a candidate, and return its document and its score; the score is None if it is missing.
-
-    A candidate is a string or an object. In an object, the document is a string, a nested object, or the object's own
-    fields.
-    """
+    """Return the document and the score (None without one) of a string or an object, which may nest its document."""
     if isinstance(entry, str):
         return Document(id=default_id, text=parse_json_text(entry, where)), None
     if not isinstance(entry, Mapping):
@@ -141,11 +130,7 @@ def _parse_candidate_score(value: object, where: str) -> float | None:
 
 
 def format_request_row(candidates: Ranking, result: Ranking) -> dict[str, Any]:
-    """Return a reranked list in the format of rank_llm, with the texts and the other keys of the candidates.
-
-    Args:
-        result: The reranked list; its documents need only ids.
-    """
+    """Return a reranked list in rank_llm's format, with the texts and the other keys of the candidates."""
     docs = {doc.id: doc for doc in candidates.docs}
     hits = [
         {**docs[doc.id].source, "docid": doc.id, "score": score, "doc": _candidate_to_json_record(docs[doc.id])}

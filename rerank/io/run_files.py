@@ -66,10 +66,7 @@ def read_run(path: str | Path, *, name: str | None = None) -> Run:
     Scores are converted to single precision, and documents are sorted by score and id, as in trec_eval; TREC's rank
     column and anything after the tag are ignored. In MS MARCO's format, the score at rank r is 1/r. Documents have ids
     but no text. Each ranking of a large file is read when it is accessed, unless the file is compressed or in JSON, or
-    the lines of its queries are scattered.
-
-    Args:
-        name: Name of the run; None for the tag in the first line or, without tags, the file name without extensions.
+    the lines of its queries are scattered. The default name is the tag in the first line or the file name.
 
     Raises:
         MissingResourceError: The file does not exist, or is a folder.
@@ -98,11 +95,7 @@ def read_run(path: str | Path, *, name: str | None = None) -> Run:
 
 
 def read_run_lists(path: str | Path) -> Iterator[Ranking]:
-    """Yield the rankings of a TREC run written by this package, with consecutive and sorted lines for each query.
-
-    Args:
-        path: The file; it may be empty.
-    """
+    """Yield the rankings of a TREC run of this package, with consecutive and sorted lines for each query."""
     path = Path(path)
     with open_text_file(path) as text:
         for query, together in groupby(_split_rows(text, 1), key=lambda row: row[1][0] if row[1] else ""):
@@ -111,14 +104,11 @@ def read_run_lists(path: str | Path) -> Iterator[Ranking]:
 
 
 def write_run(run: Run, target: str | Path | TextIO) -> None:
-    """Write a run in the six-column TREC format.
+    """Write a run in the six-column TREC format to a stream or a file, gzipped if its name ends in ``.gz``.
 
     Ranks start at 1. Where needed, scores are lowered so that they strictly decrease in single precision; programs that
     sort the lines by score therefore keep the ranking. Whitespace in the run's name is replaced by ``_`` in the tag.
-    Queries without documents are omitted.
-
-    Args:
-        target: A stream, or a file, which is replaced atomically (gzipped if its name ends in ``.gz``).
+    Queries without documents are omitted, and an existing file is replaced atomically.
 
     Raises:
         DataError: An id is empty, contains whitespace, or begins like JSON.
@@ -132,14 +122,7 @@ def write_run(run: Run, target: str | Path | TextIO) -> None:
 
 @contextlib.contextmanager
 def open_trec_run_file(target: str | Path | TextIO, name: str) -> Generator[Callable[[Ranking], None]]:
-    """Open a TREC run for writing one ranking at a time, in the format of `write_run`.
-
-    Args:
-        target: A stream, or a file, which is replaced atomically if the block ends without an error.
-
-    Yields:
-        A function that writes one ranking.
-    """
+    """Yield a function that writes a ranking as `write_run` does; a file is replaced when the block ends normally."""
     tag = "".join("_" if _is_unwritable(c) else c for c in name) or "run"
     with _open_target(target) as stream:
         yield lambda ranking: stream.writelines(_format_lines(ranking, tag))
@@ -148,10 +131,8 @@ def open_trec_run_file(target: str | Path | TextIO, name: str) -> Generator[Call
 def read_qrels(path: str | Path) -> Qrels:
     """Read judgments: TREC or MS MARCO (4 columns), BEIR (3 columns, optional header) or JSON, plain or gzipped.
 
-    Grades are whole numbers; ``1.0`` is converted to 1. A judgment that is repeated with the same grade counts once.
-
-    Args:
-        path: The file. JSON has the format ``{query: {document: grade}}``.
+    JSON has the format ``{query: {document: grade}}``. Grades are whole numbers; ``1.0`` is converted to 1. A judgment
+    that is repeated with the same grade counts once.
 
     Raises:
         MissingResourceError: The file does not exist.
@@ -169,12 +150,7 @@ def read_qrels(path: str | Path) -> Qrels:
 
 
 def write_qrels(qrels: Qrels, target: str | Path | TextIO) -> None:
-    """Write judgments in the four-column TREC qrels format.
-
-    Args:
-        qrels: The judgments. Queries without judgments are omitted.
-        target: A stream, or a file, which is replaced atomically (gzipped if its name ends in ``.gz``).
-    """
+    """Write judgments in the four-column TREC format, as `write_run` does; queries without judgments are omitted."""
     lines = (
         f"{_check_id(query, 'query')} 0 {_check_id(doc, 'document')} {grade}\n"
         for query, judged in qrels.items()
@@ -291,11 +267,7 @@ def _parse_msmarco(rows: Iterator[Row], path: Path) -> dict[str, dict[str, float
 
 
 def _parse_json(text: str, source: str, convert: Callable[[object], Number]) -> dict[str, dict[str, Number]]:
-    """Parse a run or judgments in the form ``{query: {document: number}}``.
-
-    Args:
-        convert: Checks and converts a number; its `ValueError` contains what is expected.
-    """
+    """Parse ``{query: {document: number}}``; a `ValueError` of ``convert`` contains what is expected of a number."""
 
     def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         """Refuse repeated keys, of which Python's parser would silently keep only the last value."""
@@ -387,13 +359,10 @@ class NotIndexedError(Exception):
 
 
 class IndexedRun(Run):
-    """A run in a file in which the lines of each query are consecutive, or in a few consecutive blocks.
+    """A run in an uncompressed file in which the lines of each query are consecutive, or in a few consecutive blocks.
 
     The whole file is read once, to check all lines and to record the position of each block. A ranking is parsed
     whenever it is accessed. Memory is needed only for the query ids and for three numbers per block.
-
-    Args:
-        path: The file, which must not be compressed.
     """
 
     def __init__(

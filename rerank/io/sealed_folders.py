@@ -45,12 +45,11 @@ def open_sealed_folder(
     """Return the result of ``load`` on ``folder``, after building the folder if it is absent or damaged.
 
     Args:
-        folder: The path of the folder.
         made_from: Everything that the content depends on (format, versions, options). A folder whose marker contains
             other values is built again.
         build: Function that is called with an empty folder and writes the files, without sub-folders, into it.
-        load: Function that is called with the complete folder and returns the result. If it raises OSError, EOFError,
-            ValueError, KeyError or TypeError, the folder counts as damaged.
+        load: Function that is called with the complete folder. If it raises OSError, EOFError, ValueError, KeyError or
+            TypeError, the folder counts as damaged.
     """
     _remove_leftover_drafts(folder)
     damage = ""
@@ -97,10 +96,7 @@ def _write_marker(folder: Path, made_from: Mapping[str, str]) -> None:
 
 
 def sealed_folders(parent: Path) -> Iterator[tuple[Path, str]]:
-    """Yield each sealed folder in ``parent`` with a description of its damage; nothing is built or removed.
-
-    The description is empty if the folder is not damaged.
-    """
+    """Yield each sealed folder in ``parent`` with a description of its damage, or ""; nothing is built or removed."""
     for marker in sorted(parent.glob(f"[!.]*/{_MARKER}")):
         try:
             _check_seal(marker.parent)

@@ -16,11 +16,7 @@ _MAX_CHARACTERS = 64 << 20
 
 
 def read_settings_text(path: str | Path, what: str, *, expected: str = "") -> str:
-    """Return the whole text of a settings file.
-
-    Args:
-        what: Noun for the file in messages, such as ``recipe`` or ``suite``.
-    """
+    """Return the whole text of a settings file, which messages call ``what``, such as ``recipe`` or ``suite``."""
     try:
         with open_text_file(path) as file:
             text = file.read(_MAX_CHARACTERS + 1)
@@ -36,20 +32,12 @@ def read_settings_text(path: str | Path, what: str, *, expected: str = "") -> st
 
 
 def read_toml_file(path: str | Path, what: str) -> dict[str, Any]:
-    """Return the content of a TOML file as nested dictionaries.
-
-    Args:
-        what: Noun for the file in messages, such as ``recipe`` or ``suite``.
-    """
+    """Return the content of a TOML file, which messages call ``what``, as nested dictionaries."""
     return parse_toml(read_settings_text(path, what, expected="a TOML file"), f"The {what} {str(path)!r}")
 
 
 def parse_toml(text: str, where: str) -> dict[str, Any]:
-    """Parse a text in TOML, and return its content as nested dictionaries.
-
-    Args:
-        where: Description of the text at the beginning of messages, such as ``The recipe 'a.toml'``.
-    """
+    """Parse a text in TOML into nested dictionaries; messages begin with ``where``, such as ``The recipe 'a.toml'``."""
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
@@ -57,11 +45,7 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
 
 
 def read_json_object(path: str | Path, what: str, *, expected: str = "a JSON object") -> dict[str, Any]:
-    """Return the JSON object in a file.
-
-    Args:
-        what: Noun for the file in messages, such as ``head list``.
-    """
+    """Return the JSON object in a file, which messages call ``what``, such as ``head list``."""
     text, where = read_settings_text(path, what, expected=expected), f"The {what} {str(path)!r}"
     try:
         content = parse_json(text, where)

@@ -28,12 +28,7 @@ _LINE_BYTES, _BLANK_BYTES, _GZIP_BYTES, _GZIP_RATIO = 1 << 30, 1 << 22, 1 << 28,
 
 
 class _TextBytes(io.RawIOBase):
-    """A byte stream that raises an error at NUL bytes, at very long lines, and if a gzip file is a decompression bomb.
-
-    Args:
-        compressed: The stream of the gzip file, whose position is the number of compressed bytes read; None if the file
-            is not compressed.
-    """
+    """A byte stream that raises an error at NUL bytes, very long lines, and decompression bombs (if compressed)."""
 
     def __init__(self, inner: IO[bytes], path: Path, compressed: IO[bytes] | None) -> None:
         self._inner = inner
@@ -124,14 +119,7 @@ def _first_line_not_in_utf8(path: Path) -> int:
 
 
 def open_text_file(path: str | Path) -> AbstractContextManager[TextIO]:
-    """Open a UTF-8 text file for reading; a byte order mark is skipped, and gzip is detected by its first bytes.
-
-    Args:
-        path: The file; its extension is ignored.
-
-    Returns:
-        A context manager that yields the text stream, with LF line ends.
-    """
+    """Open a UTF-8 text file as a stream with LF line ends; a byte order mark is skipped, and gzip is detected."""
     return _named_read_errors(Path(path))
 
 
@@ -154,11 +142,7 @@ def _open_replacement(path: Path) -> Generator[TextIO]:
 
 
 def check_file_writable(path: str | Path) -> None:
-    """Check that a file can be written, without creating or changing anything.
-
-    Args:
-        path: The file, which may exist.
-    """
+    """Check that a file can be written, without creating or changing anything."""
     try:
         target = Path(path)
         if target.is_dir():
@@ -181,14 +165,7 @@ def check_file_writable(path: str | Path) -> None:
 
 @contextlib.contextmanager
 def replace_text_file(path: str | Path) -> Generator[TextIO]:
-    """Replace a text file atomically: the old content is kept until the new text is complete.
-
-    Args:
-        path: The file; gzipped if its name ends in ``.gz``. Its folder must exist.
-
-    Yields:
-        A stream to write to.
-    """
+    """Yield a stream for the new text of a file, replaced atomically; it is gzipped if its name ends in ``.gz``."""
     check_file_writable(path)
     try:
         with _open_replacement(Path(path)) as text:

@@ -94,11 +94,7 @@ class Board:
 
 
 def make_board(plan: BoardConfig, *, home: Path, data: Path | None = None, runs: Sequence[Path] = ()) -> Board:
-    """Read, evaluate and test the runs of a board.
-
-    Args:
-        data: Folder to which all other paths are relative; ``home`` if omitted.
-    """
+    """Read, evaluate and test the runs of a board, whose paths are relative to ``data`` or else to ``home``."""
     for measure in (str(m) for m in parse_measures(plan.measures, relevant=plan.relevant or 1)):
         check_measure_has_query_values(measure)
     base = data or home
@@ -280,10 +276,9 @@ class BoardCollection:
 
 
 def select_entries(entries: Sequence[Entry], collection: BoardCollection) -> tuple[list[Entry], list[str]]:
-    """Return the runs on the collection of the board, and a note with the number and names of the other runs.
+    """Return the runs on the collection of the board, and a note on the other runs, which would score near zero.
 
-    Runs on other collections would score near zero. Run folders record their collection. Run files do not record it, so
-    run files are always included.
+    Run folders record their collection. Run files do not record it, so they are always included.
     """
     selected = [entry for entry in entries if is_on_collection(entry, collection)]
     selected_ids = {id(entry) for entry in selected}

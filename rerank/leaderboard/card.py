@@ -91,17 +91,14 @@ def stem_of_run(path: Path) -> str:
 
 
 class CardIndex:
-    """Index that finds the card of a run file: the card whose ``run`` key names the file, or with the same file stem.
-
-    Folders are read when they are first needed; ``folder`` is a separate folder of cards for runs in other folders.
-    """
+    """Index of cards by run file, by ``run`` key or stem, beside the runs and in a separate ``folder`` of cards."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
         self._named = cache(_named_runs)
 
     def find(self, run: Path) -> Card:
-        """Return the card of a run file, or an empty card if the run file has no card.
+        """Return the card of a run file, or an empty card.
 
         In the separate folder of cards, the ``run`` key may be the name of the run file without its folder.
         """

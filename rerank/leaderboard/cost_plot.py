@@ -60,14 +60,12 @@ def place_labels(
     frame: tuple[float, float, float, float],
     line: Sequence[tuple[float, float]] = (),
 ) -> list[PlotLabel]:
-    """Place one label per point.
+    """Place one label per point, in the order of the points.
 
     Labels are placed one after the other, each at the nearest free position around its point. If there is no free
     position within the frame, a label gets the position where it covers the smallest area.
 
     Args:
-        points: Coordinates of the points. Labels of earlier points are placed first.
-        texts: One text per point.
         frame: Left, top, right and bottom of the area for labels.
         line: Corners of a line with horizontal and vertical parts, which labels also avoid.
     """
@@ -129,10 +127,7 @@ _TICKS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlotPoint:
-    """A run in a plot. ``x`` and ``y`` are SVG coordinates, measured from the upper left corner.
-
-    ``share`` is the fraction of the bootstrap samples of topics in which the run is on the Pareto front.
-    """
+    """A run in a plot, in SVG coordinates; ``share`` is the fraction of samples in which it is on the front."""
 
     run: int
     x: float
@@ -180,12 +175,7 @@ def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
 def layout_cost_plot(
     costs: Sequence[float | None], values: Sequence[Sequence[float]], names: Sequence[str]
 ) -> ScatterPlot | None:
-    """Compute the layout of a plot of effectiveness against cost. Return None if no cost is known.
-
-    Args:
-        costs: Cost of each run, at least 0; None if the cost is unknown.
-        values: Scores of shape (runs, topics).
-    """
+    """Lay out a plot of effectiveness, from (runs, topics) scores, against cost; None if no cost is known."""
     runs = [at for at, cost in enumerate(costs) if cost is not None]
     if not runs:
         return None

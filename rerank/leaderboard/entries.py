@@ -134,15 +134,9 @@ def find_runs(
 ) -> tuple[list[Entry], list[str]]:
     """Read runs from run folders, from run files, and from folders that contain them at any depth.
 
-    Args:
-        paths: Paths of the runs. Duplicates are read once.
-        defaults: Metadata that apply to all runs; values on cards take priority.
-        cards: Separate folder of cards for runs in other folders. By default, a card is next to its run file, or is the
-            file card.toml in a run folder. A card belongs to the file named in its ``run`` key, or to the file with the
-            same stem.
-
-    Returns:
-        The runs, and one note per unfinished run folder. Unfinished run folders are skipped.
+    Return the runs, and one note per unfinished run folder, which is skipped. A card is next to its run file, in the
+    run folder (card.toml), or in the separate folder ``cards``; it belongs to the file named in its ``run`` key, or to
+    the file with the same stem. Values of ``defaults`` apply to all runs whose cards omit them.
     """
     entries: list[Entry] = []
     notes: list[str] = []

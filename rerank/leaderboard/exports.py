@@ -32,10 +32,7 @@ def board_as_csv(board: Board, table: Standings) -> str:
 
 
 def board_records(board: Board, table: Standings) -> list[dict[str, Any]]:
-    """Return the table of one measure as flat rows for CSV, one per run, best run first.
-
-    The column ``beats`` contains the ranks of the runs that the run significantly outperforms, such as ``4 7-9``.
-    """
+    """Return a table as flat rows, best run first; ``beats`` has the ranks of outperformed runs, such as ``4 7-9``."""
     rows = []
     for index in table.order:
         entry, standing = board.entries[index], table.runs[index]
@@ -81,10 +78,7 @@ def board_records(board: Board, table: Standings) -> list[dict[str, Any]]:
 
 
 def board_as_recorded_scores(board: Board) -> str:
-    """Return the content of a file of recorded scores, from which the same tables can be built without the runs.
-
-    Each run is one line. Seconds are omitted, because they depend on the machine and on its load.
-    """
+    """Return a file of recorded scores, which give the same tables without the runs; seconds depend on the machine."""
     names = [entry.name for entry in board.entries]
     runs = []
     for index, (entry, scores, before) in enumerate(zip(board.entries, board.scores, board.before, strict=True)):
@@ -109,11 +103,7 @@ def board_as_latex(board: Board, table: Standings) -> str:
 
 
 def board_table(board: Board, table: Standings) -> TableReport:
-    """Return a table of a board, best run first.
-
-    Superscripts at a mean are the ranks of the runs that the run significantly outperforms, and an arrow if the run
-    differs significantly from the baseline.
-    """
+    """Return a table, best run first; superscripts: ranks of outperformed runs, and an arrow for the baseline."""
     best = table.runs[table.order[0]].mean
     rows: list[list[str | Cell]] = []
     for index in table.order:
@@ -145,14 +135,7 @@ def _number(value: float | None) -> str:
 
 
 def write_tirex(entry: Entry, out: Path, *, team: str, collection: str, repository: str) -> Path:
-    """Write a run and its metadata as a TIREx submission.
-
-    Args:
-        collection: Name of the test collection, such as an id of ir_datasets.
-
-    Returns:
-        The folder of the submission.
-    """
+    """Write a run and its metadata as a TIREx submission, and return its folder."""
     ensure(not entry.recorded, f"The run {entry.name!r} has only recorded scores", expected="a run with ranked lists")
     for option, value in (("--team", team), ("--collection", collection), ("--repository", repository)):
         ensure(value.strip(), f"{option} is empty", expected="a value, because tira requires it")

@@ -204,10 +204,7 @@ def _with_label(entry: Entry, label: str | None) -> Entry:
 
 
 def _candidate_lists_agree(entry: Entry, other: Entry) -> bool:
-    """Return True if two runs reranked the same candidates: for every common query, one list is a prefix of the other.
-
-    Without common queries, return True if the collections are the same.
-    """
+    """Return whether one of both lists of every common query is a prefix, or else whether the collections are equal."""
     mine, theirs = _lists(entry.first), _lists(other.first)
     common = mine.keys() & theirs.keys()
     if not common:
@@ -258,16 +255,10 @@ class FirstStageGain:
 def compare_with_first_stages(
     decisions: PairwiseDecisions, before: Sequence[int | None]
 ) -> tuple[tuple[FirstStageGain | None, ...], str]:
-    """Test each run against its first stage. The correction covers all gains, not all pairs of runs.
+    """Return the gain of each run over its first stage, or None, and a description of the test ("" without gains).
 
-    Args:
-        decisions: The decisions for all pairs of runs, whose p-values, correction and level are used. P-values of tests
-            that control the family-wise error cover all pairs, so they are not corrected again.
-        before: Index of the first stage of each run; None if it is not on the board.
-
-    Returns:
-        The gains, one per run (None if its first stage is not on the board), and a description of the test, which is
-        empty if there are no gains.
+    The correction covers all gains, not all pairs of runs. P-values of tests that control the family-wise error cover
+    all pairs, so they are not corrected again.
     """
     values = decisions.matrix.values
     pairs = [(run, first) for run, first in enumerate(before) if first is not None]

@@ -58,15 +58,7 @@ _LETTERS = 1500
 
 
 def write_site(boards: Sequence[Board], out: str | Path, *, title: str = "Leaderboard") -> Path:
-    """Write the leaderboard site, and remove outdated files of an earlier build.
-
-    Args:
-        boards: Boards with unique keys.
-        out: Folder of the site. It must be new or empty, or contain a site from an earlier build.
-
-    Returns:
-        Path of index.html.
-    """
+    """Write the site into a new or empty folder, or replace that of an earlier build. Return the path of index.html."""
     keys = [board.key for board in boards]
     if twice := [key for key in keys if keys.count(key) > 1]:
         raise DataError(f"Two boards have the name {twice[0]!r}", remedy="Change the title of one of the boards")
@@ -234,10 +226,7 @@ def _write_file(path: Path, text: str) -> None:
 
 
 def script_of_board(board: Board, folder: str) -> str:
-    """Return the script with the scores of a board: one value per run and query.
-
-    ``folder`` is the folder of the board's data files, relative to the page.
-    """
+    """Return the script with the scores per run and query; ``folder`` contains the data files of the board."""
     queries = board.topics
     return _script_call(
         "listrankBoard",

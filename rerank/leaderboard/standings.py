@@ -65,12 +65,11 @@ def rank_runs(
 
     Args:
         scores: Scores of at least one run, with unique names and the same judged queries.
-        options: Test, correction over all pairs, and significance level. If the test is ``dunnett`` or ``max-t``, which
-            compare with a baseline, pairs of runs are tested by ``t``.
-        baseline: Name of a run with which all other runs are also compared; empty for none. Tests that control the
-            family-wise error over all pairs are replaced by Dunnett's test for this comparison.
-        before: For each run, the index of its first stage, with which the run is also compared; None if the first stage
-            is not on the board.
+        options: Test, correction over all pairs, and level. Pairs are tested by ``t`` if the test is ``dunnett`` or
+            ``max-t``, which compare with a baseline.
+        baseline: Name of a run with which all others are also compared, by Dunnett's test if the test controls the
+            family-wise error over all pairs; empty for none.
+        before: For each run, the index of its first stage, with which it is also compared; None if not on the board.
     """
     means = [entry.mean(measure) for entry in scores]
     order = sorted(range(len(scores)), key=lambda index: -means[index])

@@ -37,12 +37,9 @@ KINDS = ("Retrieval", "Reranking", "InstructionReranking")
 
 
 def list_mteb_tasks(benchmark: str = "", names: Sequence[str] = (), kinds: Sequence[str] = KINDS) -> list[Any]:
-    """Return the text ranking tasks of a benchmark. Each task has the splits and subsets of the benchmark.
+    """Return the text ranking tasks of a benchmark or of any benchmark, with the splits and subsets of the benchmark.
 
-    Args:
-        benchmark: Name or alias of the benchmark, such as ``MMTEB``; empty to select tasks only by name.
-        names: Return only tasks with these names; empty for all tasks of the benchmark.
-        kinds: Return only tasks of these types. Without a benchmark, tasks are not filtered by type.
+    Only tasks with these names (all if empty) and, with a benchmark, of these types are returned.
 
     Raises:
         UnknownNameError: The benchmark, task or type does not exist. The message suggests the nearest name.
@@ -114,14 +111,8 @@ def evaluate_mteb_task(
 ) -> TaskResult:
     """Rerank the candidates of a task and let mteb score the rankings. Existing results are read from their files.
 
-    The revision of the reranker depends on the candidates. For a retrieval task, it depends on the first stage, or on
-    the file of predictions for this task. For a reranking task, it does not depend on a first stage.
-
-    Args:
-        task: An mteb task. It is not modified.
-        first_stage: First stage for retrieval tasks, or the file or folder of predictions saved by ``mteb.evaluate``.
-            It is not used for reranking tasks, which contain their own candidate lists.
-        depth: Number of candidates per query that a first stage retrieves.
+    A retrieval task needs a first stage, or the file or folder of predictions saved by ``mteb.evaluate``, on which the
+    revision of the reranker then depends; a reranking task has its own candidate lists. The task is not modified.
 
     Raises:
         UsageError: The revision of the reranker refers to other candidates.
@@ -208,12 +199,9 @@ def _set_candidates(task: Any, place: Path, first_stage: FirstStage, depth: int,
 
 
 def describe_mteb_candidates(first_stage: FirstStage | None, depth: int, *, task: str = "") -> dict[str, Any]:
-    """Return a description of the candidates, which becomes part of the revision of a reranker.
+    """Return a description of a first stage or of predictions, which becomes part of the revision of a reranker.
 
-    Args:
-        first_stage: First stage or predictions, as in `evaluate_mteb_task`.
-        depth: Number of candidates per query.
-        task: Task whose predictions in a folder are used; if empty, all predictions in the folder are used.
+    Without a ``task``, it covers the predictions for all tasks in a folder.
 
     Raises:
         DataError: There are no predictions, or they come from several models.
@@ -327,14 +315,9 @@ def _main_scores(result: Any) -> dict[tuple[str, str], float]:
 def write_run_as_result(
     run: Run, qrels: Qrels, task_name: str, out: Path, *, identity: Mapping[str, Any], seconds: float = 0.0
 ) -> Path:
-    """Score a run with mteb's measures, and write mteb's result file and the metadata of the model.
+    """Score a run with mteb's measures, and write a result file that ``mteb.ResultCache(OUT).load_results()`` reads.
 
-    Args:
-        run: The run; its name becomes the name of the model.
-        out: Folder of the results; the file is OUT/results/listrank__NAME/REVISION/TASK.json.
-
-    Returns:
-        Path of the result file. ``mteb.ResultCache(OUT).load_results()`` reads it.
+    The name of the run becomes that of the model, as in OUT/results/listrank__NAME/REVISION/TASK.json.
     """
     task = find_task(task_name)
     subsets = list(task.metadata.hf_subsets_to_langscripts)

@@ -51,11 +51,7 @@ def compute_revision(identity: Mapping[str, Any]) -> str:
 
 
 def make_meta(name: str, revision: str, *, kind: str, **known: Any) -> Any:
-    """Create the metadata of a model for mteb. Unknown fields are None.
-
-    Characters of the name that are invalid in folder names are replaced by dashes. ``kind`` is the model type of mteb:
-    ``cross-encoder``, ``dense``, ``sparse`` or ``hybrid``; ``known`` are further metadata fields.
-    """
+    """Create mteb's metadata of a model of a type (cross-encoder, dense, sparse or hybrid); unknown fields are None."""
     import_mteb()
     from mteb.models import ModelMeta
 
@@ -89,11 +85,7 @@ class MtebFirstStage:
 
     @property
     def mteb_model_meta(self) -> Any:
-        """Model metadata. The revision depends on all options and on the contents of files and models named in them.
-
-        Raises:
-            RerankError: The first stage or an option does not exist, or a file cannot be read.
-        """
+        """Model metadata; the revision depends on all options and on the contents of files and models in them."""
         name = Selector.parse(self.selector).name
         content = hash_contents(self.selector)
         identity = {"selector": self.selector, "listrank": version("listrank")}
@@ -108,14 +100,7 @@ class MtebFirstStage:
     def search(
         self, queries: Any, *, task_metadata: Any, hf_split: str, hf_subset: str, top_k: int, **more: Any
     ) -> dict[str, dict[str, float]]:
-        """Retrieve the top ``top_k`` documents of each query.
-
-        Returns:
-            A mapping from each query id to a mapping from document ids to scores, which are strictly decreasing.
-
-        Raises:
-            UsageError: `index` was not called, or candidate lists to rerank were passed.
-        """
+        """Return the best ``top_k`` documents of each query, with strictly decreasing scores."""
         if self._part is None or self._search is None:
             raise UsageError(
                 "search() was called before index()", remedy="Pass the model to mteb.evaluate, which calls both"
@@ -155,10 +140,7 @@ def parse_mteb_first_stage(text: str) -> MtebFirstStage | Path:
 
 
 def hash_contents(selector: str) -> dict[str, str]:
-    """Return the SHA-256 of each file, folder and known model that a first stage's options name, by its name.
-
-    Paths that do not exist are omitted. They raise an error when the first stage is opened.
-    """
+    """Return SHA-256 by name of each existing file, folder and known model that the options of a first stage name."""
     hashes = {}
     for text in _option_texts(build_from_selector(first_stages, selector)):
         path = model_folder(text) if text in MODELS else Path(text).expanduser() if text else None
@@ -230,10 +212,7 @@ class MtebReranker:
         return cls(spec, out=out, backend=backend, first_stage=first_stage)
 
     def with_first_stage(self, first_stage: Mapping[str, Any]) -> MtebReranker:
-        """Return a reranker for candidates from another source. Both rerankers share the model and ``reports``.
-
-        The description of the source is empty for the tasks' own candidate lists.
-        """
+        """Return a reranker for other candidates (empty for the tasks' own) with the same model and ``reports``."""
         other = copy.copy(self)
         other.first_stage = dict(first_stage)
         vars(other).pop("mteb_model_meta", None)
@@ -265,16 +244,9 @@ class MtebReranker:
     def search(
         self, queries: Any, *, task_metadata: Any, hf_split: str, hf_subset: str, top_ranked: Any = None, **more: Any
     ) -> dict[str, dict[str, float]]:
-        """Rerank the candidate lists of a subset and split.
+        """Rerank all candidates of a subset and split; each document's score is 1 / rank.
 
-        Returns:
-            A mapping from each query id to a mapping from document ids to 1 / rank, which is empty for queries without
-            candidates. All candidates are returned, so mteb's ``top_k`` has no effect.
-
-        Raises:
-            UsageError: There are no candidate lists.
-            PartialFailureError: Some calls got no reply. mteb then saves no score, and the next run repeats these
-                calls.
+        If some calls got no reply, mteb saves no score (`PartialFailureError`), and the next run repeats these calls.
         """
         if top_ranked is None or self._corpus is None:
             raise UsageError(
@@ -324,10 +296,7 @@ class MtebReranker:
         return self._out / "runs" / name / task / f"{escape_id(subset).replace('/', '%2F')}.{split}"
 
     def _shuffle(self, kind: str) -> str:
-        """Return the order in which the candidates of a task of the type ``kind`` are reranked.
-
-        This is the order in the specification; but if that order is ``none``, the tasks' own lists are shuffled.
-        """
+        """Return the order of candidates in a type of task; the tasks' own lists are shuffled instead of ``none``."""
         return "random" if self.spec.shuffle == "none" and kind != "Retrieval" else self.spec.shuffle
 
 

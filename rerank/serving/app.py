@@ -55,11 +55,9 @@ def create_server_app(
     search: CollectionSearch | None = None,
     has_playground: bool = True,
 ) -> FastAPI:
-    """Create the HTTP application with all its endpoints.
+    """Create the HTTP application with all its endpoints; without keys, everybody may use the server.
 
-    Args:
-        keys: Keys that clients may use; if there are none, everybody may use the server.
-        has_playground: Whether to serve the playground at ``/``, where users may choose methods that need many calls.
+    The playground at ``/`` lets users choose methods that need many calls.
     """
     app = FastAPI(
         title="listrank",
@@ -177,10 +175,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 
 def _describe_access(app: FastAPI, *, has_keys: bool) -> None:
-    """State in the OpenAPI description that endpoints need a key or, without keys, that they check the host name.
-
-    All endpoints document the errors of both checks, of which a server makes only one.
-    """
+    """State in the OpenAPI description that endpoints need a key or, without keys, that they check the host name."""
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:

@@ -145,20 +145,12 @@ def response_for(request: Request, error: ApiError) -> JSONResponse:
 def documented(
     shape: Any = CommonError, statuses: Iterable[int] = tuple(_DESCRIPTIONS)
 ) -> dict[int | str, dict[str, Any]]:
-    """Return the error responses of an endpoint for the OpenAPI description.
-
-    Args:
-        statuses: The statuses of its errors; by default those of endpoints that call the model.
-    """
+    """Return the error responses of an endpoint for OpenAPI, by default those of endpoints that call the model."""
     return {status: {"model": shape, "description": _DESCRIPTIONS[status]} for status in statuses}
 
 
 def log_unexpected(what: str, error: BaseException) -> None:
-    """Log the types and stack frames of an error and its causes, without messages, which may contain documents.
-
-    Args:
-        what: The operation that failed, as the subject of the log message, such as ``A tool``.
-    """
+    """Log types and stack frames of an error and its causes, without messages, which may contain documents."""
     parts = []
     cause: BaseException | None = error
     while cause is not None:
@@ -197,12 +189,7 @@ def from_invalid_body(error: RequestValidationError, content_type: str | None) -
 
 
 def from_unreadable_body(cause: BaseException | None) -> ApiError:
-    """Return the error for a body that could not be parsed for a reason other than invalid JSON syntax.
-
-    Args:
-        cause: Exception raised while the body was parsed. None and unknown exceptions are reported as a body that ended
-            early.
-    """
+    """Return the error for a body that could not be parsed, though not for its syntax; by default, it ended early."""
     match cause:
         case UnicodeDecodeError():
             reason = f"byte {cause.start} is not valid UTF-8"

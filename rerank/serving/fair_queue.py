@@ -15,11 +15,7 @@ _LEAST_WAIT, _MOST_WAIT = 1, 60
 
 
 class QueueFullError(Exception):
-    """Raised for a request that is refused because too many requests are waiting.
-
-    Attributes:
-        retry_after: Number of seconds after which the queue is probably shorter.
-    """
+    """Raised for a request that is refused because too many requests are waiting, with the seconds to wait."""
 
     def __init__(self, retry_after: int) -> None:
         super().__init__(f"Too many requests are waiting; try again in {retry_after} s")

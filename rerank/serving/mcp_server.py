@@ -57,11 +57,7 @@ class RunFolders:
         )
 
     def compare(self, runs: Sequence[str], qrels: str, measures: Sequence[str], test: str) -> dict[str, Any]:
-        """Compare runs, which are named like their files, pair by pair.
-
-        Returns:
-            Means, differences, confidence intervals and p-values, in the format of `rerank compare --format json`.
-        """
+        """Compare runs, which are named like their files, and return the content of `rerank compare --format json`."""
         opened = [read_run(self.find(name), name=name) for name in runs]
         compared = score_compared_runs(read_qrels(self.find(qrels)), opened, measures)
         result = compare_evaluated_measures(compared.scores, compared.measures, ComparisonOptions(test=test))
@@ -82,11 +78,7 @@ def create_mcp_server(
 
 
 def create_mcp_http_app(server: MCPServer[Any], keys: ServerKeys, settings: ServerSettings | None = None) -> Starlette:
-    """Return an application that serves the tools at ``/mcp`` over streamable HTTP.
-
-    Args:
-        keys: Keys that clients may use; if there are none, host names are checked.
-    """
+    """Return an application with the tools at ``/mcp`` over streamable HTTP; without keys, host names are checked."""
     settings = settings or ServerSettings()
     unprotected = TransportSecuritySettings(enable_dns_rebinding_protection=False)  # AccessMiddleware does it
     app = server.streamable_http_app(

@@ -29,11 +29,7 @@ _DROPPED_LIMITS, _DROPPING = 10, 20.0
 
 
 class RequestCountMiddleware:
-    """Middleware that counts requests, including those refused before they reach an endpoint.
-
-    Args:
-        paths: Paths of the endpoints; all other paths count as ``other``, so that clients cannot add metric labels.
-    """
+    """Middleware that counts all requests; unknown paths are ``other``, so that clients cannot add metric labels."""
 
     def __init__(self, app: ASGIApp, metrics: ServerMetrics, paths: Collection[str]) -> None:
         self._app, self._metrics, self._paths = app, metrics, paths
@@ -83,13 +79,9 @@ class AccessMiddleware:
     """Middleware that responds with 401 if a required key is missing or wrong, before the body is read.
 
     Otherwise, it stores the client's name in ``request.state.client``. A server that needs no keys responds with 421 if
-    the header Host or Origin names a host that is not this server: a page of another site can make its host name
-    resolve to this machine (DNS rebinding). Its requests then carry that name, whereas requests to an IP address or to
-    ``localhost`` come from pages and programs of the user.
-
-    Args:
-        keys: Keys that clients may use; if there are none, host names are checked.
-        names: Further host names of the server; ``*`` allows all host names.
+    the header Host or Origin names a host that is not among ``names`` (``*`` allows all): a page of another site can
+    make its host name resolve to this machine (DNS rebinding). Its requests then carry that name, whereas requests to
+    an IP address or to ``localhost`` come from pages and programs of the user.
     """
 
     def __init__(self, app: ASGIApp, keys: ServerKeys, names: Collection[str] = ()) -> None:
@@ -131,11 +123,7 @@ class AccessMiddleware:
 
 
 class BodyLimitMiddleware:
-    """Middleware that responds with 413 if a body is larger than allowed, even without a header Content-Length.
-
-    Args:
-        app: The application; it must handle an `HTTPException` raised while it reads a body.
-    """
+    """Middleware that responds with 413 if a body is larger than allowed, even without a header Content-Length."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app, self._max_bytes = app, max_bytes

@@ -89,10 +89,7 @@ class PlaygroundRequest(ApiBody):
 
 @dataclass(frozen=True, kw_only=True)
 class PlaygroundService:
-    """Service that ranks with any method that the server's model supports.
-
-    The limits, the queue and the counters of the ranking service, which has the server's own method, apply to all.
-    """
+    """Service that ranks with any method of the server's model, within the limits and the queue of the server."""
 
     service: RankingService = field(repr=False)
     search: CollectionSearch | None = None
@@ -125,10 +122,7 @@ class PlaygroundService:
         return rows
 
     async def rank(self, body: PlaygroundRequest, request: Request) -> dict[str, Any]:
-        """Rank documents with one of the methods, and return all that the page shows.
-
-        Names of methods with options are not accepted, since some options name files.
-        """
+        """Rank with a method (without options, as some name files), and return all that the page shows."""
         query, started = await self._query(body), time.monotonic()
         methods = await asyncio.to_thread(lambda: self.methods)
         if body.method not in methods:
@@ -260,10 +254,7 @@ def _text_endpoint(text: str, kind: str) -> Any:
 
 
 def curl_example(url: str, candidates: Ranking, *, method: str, has_key: bool) -> str:
-    """Return a curl command that requests the ranking from the server at ``url``.
-
-    If the server needs a key, the command reads it from the environment variable ``RERANK_KEY``.
-    """
+    """Return a curl command that requests the ranking, with a key that it reads from the variable ``RERANK_KEY``."""
     # The server's own method is available without the playground's endpoint.
     path = "/playground/rank" if method else "/v2/rerank"
     body: dict[str, Any] = {"query": candidates.query.text, "documents": _texts(candidates)}

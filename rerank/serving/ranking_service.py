@@ -126,12 +126,9 @@ class RankingService:
     async def rank(
         self, question: RerankQuestion, client: str, *, query: Query | None = None, retrieve: Retrieve | None = None
     ) -> RankedQuestion:
-        """Rank the documents of a question.
+        """Rank the documents of a question, with the given query object or a new one.
 
-        Args:
-            query: Query object to use in all requests to the model; None to create it from the question.
-            retrieve: Function that adds the documents when it is the question's turn; its time counts towards the
-                deadline. None if the question contains its documents.
+        ``retrieve`` adds the documents when it is the question's turn; its time counts towards the deadline.
         """
         seconds = self.settings.deadline if question.deadline is None else question.deadline
         deadline = None if seconds is None else time.monotonic() + seconds

@@ -174,10 +174,7 @@ def add_decision_routes(app: FastAPI, service: RankingService) -> None:
 
 
 def _add_warnings_header(response: Response, warnings: Sequence[str]) -> None:
-    """Add the warnings to the headers of a response, for dialects whose bodies have no field for warnings.
-
-    The header is one line of at most 1000 ASCII characters; other characters are replaced by ``?``.
-    """
+    """Add warnings as a header of at most 1000 ASCII characters, for dialects whose bodies have no such field."""
     if warnings:
         line = " ".join("; ".join(warnings).split())  # a header is one line
         response.headers[WARNINGS_HEADER] = "".join(c if " " <= c <= "~" else "?" for c in line)[:1000]

@@ -122,10 +122,8 @@ class _AnnouncingServer(uvicorn.Server):
 def run_server(app: Starlette, listener: Listener, *, announce: Callable[[str], None], grace: int = GRACE) -> None:
     """Serve an application until SIGTERM or SIGINT; then finish accepted requests. A second signal ends these at once.
 
-    If the model is still processing a batch at the end, the signal ends the process without Python's finalizers.
-
-    Args:
-        app: The application, which must have the middleware `UnexpectedErrorMiddleware`.
+    If the model is still processing a batch at the end, the signal ends the process without Python's finalizers. The
+    application must have the middleware `UnexpectedErrorMiddleware`.
     """
     sock = listener.open_socket()
     config = uvicorn.Config(

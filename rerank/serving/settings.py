@@ -78,13 +78,7 @@ class ServerKeys:
         return cls(tuple(hashlib.sha256(key.encode()).digest() for key in keys))
 
     def client(self, authorization: str, address: str) -> str | None:
-        """Return a name that distinguishes the client in the queue, or None if its key is missing or wrong.
-
-        All keys are compared in constant time.
-
-        Args:
-            address: The client's address, which is its name if the server has no keys.
-        """
+        """Return the client's name in the queue (its address without keys), or None if its key is missing or wrong."""
         if not self.digests:
             return address
         scheme, _, key = authorization.partition(" ")

@@ -90,10 +90,7 @@ def read_stored_runs(out: Path) -> list[StoredRun]:
 
 
 def estimate_seconds(runs: list[StoredRun], spec: RunSpec, tokens: int) -> float | None:
-    """Estimate the seconds that a model takes for a number of tokens, from finished runs of the same model.
-
-    If finished runs with the same method exist, only these are used. The estimate is None without any finished run.
-    """
+    """Estimate seconds for a number of tokens from finished runs of the model, if possible with the same method."""
     wanted = spec.model_dump(mode="json", include=set(_MODEL))
     model = [run for run in runs if run.summary and all(run.document["spec"].get(x) == wanted[x] for x in _MODEL)]
     similar = [run for run in model if run.document["spec"].get("method") == spec.method] or model
@@ -157,8 +154,7 @@ class SuiteResult:
 def plan_runs(suite: Suite, out: Path, execution: Execution) -> list[PlannedRun]:
     """Plan the runs of a suite: retrieve candidates, find finished runs, and estimate the cost of the others.
 
-    No model is called and no weights are loaded. If a run is identical for several seeds, it is planned once. The
-    folder of the run folders may be missing.
+    No model is called and no weights are loaded. If a run is identical for several seeds, it is planned once.
     """
     planner = _Planner(read_stored_runs(out), execution)
     seen: set[tuple[str, str, str]] = set()
@@ -173,11 +169,7 @@ def plan_runs(suite: Suite, out: Path, execution: Execution) -> list[PlannedRun]
 
 
 def sum_costs(planned: Sequence[PlannedRun]) -> dict[str, Any]:
-    """Count runs by state, and sum the estimated calls, tokens and seconds of the missing runs.
-
-    ``seconds`` is None if the estimate is unknown for any run. ``problems`` is the number of runs that cannot be
-    executed; these runs are excluded from the sums.
-    """
+    """Count runs by state, and sum what the missing runs without problems cost; unknown ``seconds`` are None."""
     rows = [planned_run.to_dict() for planned_run in planned if not planned_run.stored and not planned_run.problem]
     seconds = [row["seconds"] for row in rows]
     return {
@@ -194,14 +186,9 @@ def sum_costs(planned: Sequence[PlannedRun]) -> dict[str, Any]:
 def execute_runs(
     planned: Sequence[PlannedRun], out: Path, execution: Execution, *, run: Runner = execute_run
 ) -> Iterator[SuiteResult]:
-    """Execute missing runs, resume unfinished runs, and read finished runs from their folders.
+    """Execute missing runs, resume unfinished ones, and read finished ones; only one model is loaded at a time.
 
-    A run that fails is yielded with its problem, and execution continues with the next run. Only one model is loaded at
-    a time.
-
-    Args:
-        planned: Runs returned by `plan_runs`.
-        execution: Options for the execution. ``out`` and ``resume`` are set for each run.
+    A run that fails is yielded with its problem, and the next run follows. ``out`` and ``resume`` are set for each run.
     """
     cache = ModelCache()
     for planned_run in planned:

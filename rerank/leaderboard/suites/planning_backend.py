@@ -52,10 +52,7 @@ class PlanningBackend(BaseBackend):
 
 
 def model_has_weights(spec: RunSpec, kind: str) -> bool:
-    """Return True if the model of a run is loaded from weights. Fake models and servers have no weights to load.
-
-    ``kind`` is the backend of the method; it is empty for the default backend of language models.
-    """
+    """Return whether a run's model is loaded from weights; ``kind`` is the backend of its method (default: "")."""
     return hasattr(backend_class_of_model(spec.model, kind), "load")
 
 
@@ -66,10 +63,7 @@ def model_key(spec: RunSpec, kind: str) -> tuple[Any, ...]:
 
 
 def open_without_weights(spec: RunSpec, kind: str) -> PlanningBackend:
-    """Read the configuration and tokenizer of a model, and hash its files, without loading the weights.
-
-    The specification is completed with the settings of its adapter; ``kind`` is as in `model_has_weights`.
-    """
+    """Read a model's configuration and tokenizer, and hash its files; ``spec`` includes the settings of its adapter."""
     options = ranker_settings(spec)
     name = resolve_model_name(split_model_selector(spec.model)[1])
     _, transformers = require_torch()

@@ -72,11 +72,9 @@ def write_rows(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def compare_groups(suite: Suite, results: Sequence[SuiteResult]) -> list[dict[str, Any]]:
     """Compare the runs of each group with one another and with their candidates.
 
-    Returns:
-        One dictionary per group: ``collection``, ``first_stage``, ``depth``, ``queries``, ``systems``, ``rivals`` (rows
-        of `_evaluate_rival`), ``comparison`` (`rerank.evaluation.Comparison` or None) and ``notes``. Each system has
-        its name, the number of seeds, the means of all measures, and the ``spread`` of the tested measure over the
-        seeds (``sd``, ``lowest`` and ``highest``).
+    Return one dictionary per group: ``collection``, ``first_stage``, ``depth``, ``queries``, ``systems``, ``rivals``
+    (rows of `_evaluate_rival`), ``comparison`` (`rerank.evaluation.Comparison` or None) and ``notes``. Each system has
+    its name, the number of seeds, the means of all measures, and the ``spread`` of the tested measure over the seeds.
     """
     groups: dict[str, list[SuiteResult]] = {}
     for result in results:
@@ -201,8 +199,7 @@ def _evaluate_rival(
     """Evaluate an external run (a rival), and compare its documents with the candidates of the group.
 
     The rival's lists are truncated to the depth of the group. ``in_common`` is the fraction of its documents that are
-    candidates, averaged over the queries of the rival. ``candidates`` is ``same`` if both sets of documents are equal
-    for every query, otherwise ``other``.
+    candidates, averaged over its queries. ``candidates`` is ``same`` if both sets are equal for every query.
     """
     name = path.name
     for end in _ENDS:

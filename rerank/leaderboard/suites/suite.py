@@ -211,10 +211,7 @@ class SuiteRun:
 
 
 def read_suite(path: str | Path, *, data: str | Path | None = None, trust_remote_code: bool = False) -> Suite:
-    """Read a suite from a TOML file. Paths in the file are relative to the working directory.
-
-    The folder ``data`` replaces ``{data}`` in strings.
-    """
+    """Read a suite from a TOML file. Its paths are relative to the working directory; ``data`` replaces ``{data}``."""
     values = _insert_data_folder(read_toml_file(path, "suite"), data)
     return Suite.make(settings_from_file(values, path, trust_remote_code=trust_remote_code), data=data)
 

@@ -27,7 +27,7 @@ from transformers import GenerationConfig
 from rerank.collections import open_collection
 from rerank.judges import Limits, open_judge
 from rerank.lm.loading import quiet_transformers
-from rerank.lm.local_tasks import make_permutation_grammar
+from rerank.lm.local_tasks import identifier_tokens
 from rerank.lm.permutation_grammar import PermutationGrammar
 from rerank.lm.temporary_settings import TemporarySettings
 from rerank.models import BackendOptions, open_model_backend
@@ -93,7 +93,10 @@ def request(backend: Any, documents: int, tokens: int) -> Request:
 def grammar(backend: Any, asked: Request) -> PermutationGrammar:
     """The grammar of the reply."""
     assert isinstance(asked.task, PermutationTask)
-    return make_permutation_grammar(backend.tokens, asked.task, backend.tokens.render(asked.prompt)[-32:], "")
+    end = backend.tokens.render(asked.prompt)[-32:]
+    return PermutationGrammar(
+        *identifier_tokens(backend.tokens, asked.task.items, asked.task.separator, end, ""), asked.task.count
+    )
 
 
 def masked_generate(backend: Any, asked: Request, *, cache: str = "dynamic") -> list[int]:

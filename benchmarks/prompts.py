@@ -25,7 +25,7 @@ from rerank.collections import open_collection
 from rerank.judges import Limits, open_judge
 from rerank.lm.jobs import Job, tokenize_requests
 from rerank.lm.joined_tokens import JoinedTokenizer, TokenDictionary, _open_ends
-from rerank.lm.local_tasks import continuation_tokens, make_job_grammar
+from rerank.lm.local_tasks import make_job_grammar, tokenize_continuations
 from rerank.lm.passage_spans import locate_passage_tokens
 from rerank.lm.tokenizers import HfTokens
 from rerank.methods import open_method
@@ -67,8 +67,7 @@ class HostOnly:
         if isinstance(job.task, PermutationTask):
             make_job_grammar(self.tokens, job)
         elif isinstance(job.task, ContinuationTask):
-            for text in job.task.continuations:
-                continuation_tokens(self.tokens, job, text)
+            tokenize_continuations(self.tokens, job)
         elif isinstance(job.task, AttentionTask):
             for prompt in filter(None, (job.request.prompt, job.task.null)):
                 locate_passage_tokens(self.tokens, prompt, job.task.spans, job.task.tail)

@@ -157,11 +157,9 @@ RERANK_APIS: Mapping[str, RerankApi] = {
 
 
 def split_documents_for_api(lengths: Sequence[int], query_length: int, limits: RerankApiLimits) -> list[range]:
-    """Split a list of documents into parts that are within the limits of a request.
+    """Split a list of documents into parts within the limits; the tokens of the query count once per document.
 
-    Args:
-        query_length: Number of tokens of the query, which counts once per document.
-        limits: The limits. A document that alone exceeds the token limit becomes a part of its own.
+    A document that alone exceeds the token limit becomes a part of its own.
 
     >>> split_documents_for_api([5, 5, 5], 1, RerankApiLimits(documents=2, tokens=100))
     [range(0, 2), range(2, 3)]
@@ -232,7 +230,6 @@ class Api(ServerBackend[RerankApiLimits]):
         return description.context_size
 
     async def answer(self, request: Request) -> Reply:
-        """Return the reply to one request. Its passages are divided over as many HTTP requests as the API requires."""
         if not isinstance(request.task, CrossEncoderTask):
             task = type(request.task).__name__
             return Reply(finish="error", error=f"A rerank API scores pairs; it does not support {task}")
@@ -303,14 +300,10 @@ _RESULTS = TypeAdapter(list[ScoredIndex])
 
 
 def parse_rerank_response(answer: ServerResponse, field: str, *, documents: int, estimated_tokens: int) -> Reply:
-    """Convert a response to a reply with one score per document.
+    """Convert a response, whose results are in ``field`` (empty: it is their list), to one score per document.
 
     Every complete response has been billed and therefore becomes a reply. If it does not contain exactly one finite
     score per document, the reply has no scores, and ``error`` states the reason.
-
-    Args:
-        field: The field that contains the results; empty if the response is the list of results.
-        estimated_tokens: Estimated number of prompt tokens, for APIs that do not state it.
     """
     # Token counts are in ``usage`` (Jina, Voyage, vLLM), in ``meta`` (Cohere), or at the top level (ZeroEntropy).
     usage, meta = object_in(answer.body.get("usage")), object_in(answer.body.get("meta"))

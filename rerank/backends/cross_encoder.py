@@ -39,10 +39,7 @@ _GENERATIVE = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
 
 
 class PairTokens(HfTokens):
-    """A token counter for a cross-encoder, whose input is a pair of query and passage with special tokens.
-
-    The context size is that of one pair; ``special_tokens`` is the number of tokens in addition to its two texts.
-    """
+    """A token counter for pairs of query and passage with special tokens; the context size is that of one pair."""
 
     def __init__(self, tokenizer: Any, *, context_size: int, special_tokens: int) -> None:
         super().__init__(tokenizer, context_size=context_size)
@@ -103,15 +100,11 @@ def check_single_device(options: BackendOptions, what: str) -> None:
 
 
 class CrossEncoder(PassageScorer):
-    """A backend that runs a cross-encoder of sentence-transformers.
+    """A backend that runs a cross-encoder of sentence-transformers (``model``, on its device).
 
-    Scores are logits without the sigmoid that many models apply: it does not change the order, but its rounding makes
-    very relevant passages tie. For a model with two labels (irrelevant, relevant), the score is the log odds of the
-    second label, logit 2 - logit 1.
-
-    Args:
-        model: ``sentence_transformers.CrossEncoder``, on its device.
-        options: Only batch size (in pairs) and context size have an effect.
+    Scores are logits without the sigmoid that many models apply: it does not change the order, but its rounding
+    makes very relevant passages tie. For a model with two labels (irrelevant, relevant), the score is the log odds
+    of the second label, logit 2 - logit 1. Only the options batch size (in pairs) and context size have an effect.
     """
 
     def __init__(self, model: Any, *, identity: Mapping[str, str], options: BackendOptions | None = None) -> None:

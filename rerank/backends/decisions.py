@@ -52,15 +52,13 @@ _ANSWER: TypeAdapter[decisions.DecisionAnswer] = TypeAdapter(decisions.DecisionA
 
 
 class DecisionTokens(EstimatedTokens):
-    """A token counter that estimates. It allows all letters as identifiers, since an option may have several tokens."""
+    """A token counter that estimates, and allows all letters as identifiers, which may have several tokens."""
 
     letters = LETTER_IDENTIFIERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Asked:
-    """A question that waits for its reply."""
-
     question: decisions.DecisionQuestion
     task: DecisionTask
     estimated: int  # number of prompt tokens
@@ -256,11 +254,7 @@ def parse_response(answer: ServerResponse, batch: Sequence[_Asked]) -> list[Repl
 
 
 def _find_answers(answer: ServerResponse, count: int) -> list[Any]:
-    """Return the answer to each question, or None for a question with no answer or several answers.
-
-    Answers are found by the names of the questions, or by their order if the response contains all of them without
-    names.
-    """
+    """Return the answer to each question, by name, or by order if none has a name; None if it has none or several."""
     rows = answer.body.get("answers")
     rows = rows if isinstance(rows, list) else []
     names = [object_in(row).get("name") for row in rows]

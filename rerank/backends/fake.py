@@ -210,10 +210,7 @@ class Fake(BaseBackend):
     def _score_words(
         self, request: Request, task: AttentionTask, rng: random.Random
     ) -> tuple[list[list[int]], tuple[float, ...]]:
-        """Return the positions of the words of each passage, and a score per word: 1 if it occurs in the query, else 0.
-
-        Scores of ``stutter`` are random.
-        """
+        """Return the word positions of each passage, and 1 per word in the query, else 0 (random for ``stutter``)."""
         content = next(turn.content for turn in reversed(request.prompt) if turn.role == "user")
         query = set(_WORD.findall(request.window.query.text.lower()))
         words = [[(w.start(), w[0]) for w in _WORD.finditer(content[start:end])] for start, end in task.spans]
@@ -227,7 +224,8 @@ class Fake(BaseBackend):
 class FakeServer(Fake):
     """A `Fake` whose replies take time, like those of a server: ``--model fake-server:reversed,delay=0.2``.
 
-    It accepts requests one by one, waits without blocking and limits concurrency, but needs no server and no network.
+    It accepts requests one by one, waits without blocking and limits concurrency, but needs no server and no
+    network.
     """
 
     _: KW_ONLY

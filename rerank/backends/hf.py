@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from rerank.errors import BackendError
-from rerank.lm.forward_pass import OnTokens, TokenMeter
 from rerank.lm.jobs import Job, tokenize_requests
-from rerank.lm.loading import LANGUAGE, load_language_model, quiet_transformers, require_torch
+from rerank.lm.loading import (
+    LANGUAGE,
+    ModelDescription,
+    describe_files,
+    load_language_model,
+    quiet_transformers,
+    require_torch,
+)
 from rerank.lm.model_process import LocalModel, broadcast_batch, follow_leader, is_split, require_model_process
 from rerank.lm.tokenizers import HfTokens, stated_context_size
 from rerank.tasks import (
@@ -33,7 +39,6 @@ from rerank.tasks import (
 )
 
 if TYPE_CHECKING:
-    from rerank.lm.model_description import ModelDescription
     from rerank.lm.prefix_cache import PrefixCache
 
 #: Default batch size per kind of device. On a CPU, larger batches gain little and need more memory.
@@ -46,9 +51,7 @@ CPU_BATCH_CHARACTERS = 48_000
 class Hf(LocalModel):
     """A backend that runs a causal language model with the library transformers.
 
-    Args:
-        options: Backend options; None for the defaults. Only ``batch_size``, ``context_size``, ``reuse`` and
-            ``deterministic`` have an effect.
+    Only the options ``batch_size``, ``context_size``, ``reuse`` and ``deterministic`` have an effect.
     """
 
     tasks = frozenset({GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask, LogitTask, AttentionTask})
@@ -70,6 +73,7 @@ class Hf(LocalModel):
         self.batch_size = self.choose_batch_size(options, model.device.type)
         self.batch_characters = self.choose_batch_characters(options, model.device.type)
         self._reuse = options.reuse and not options.deterministic
+        self._hooks: list[Any] = []  # of `report_tokens_to`
         # A task changes the model while it runs: attention function, output head, generation config.
         self._lock = threading.Lock()
 
@@ -96,8 +100,6 @@ class Hf(LocalModel):
     @classmethod
     def describe(cls, name: str | Path, options: BackendOptions) -> ModelDescription | None:
         """Describe the model that `load` would load, such as its identity; None if that requires loading it."""
-        from rerank.lm.model_description import describe_files
-
         return describe_files(name, options) if cls.classes == LANGUAGE else None
 
     @classmethod
@@ -127,12 +129,26 @@ class Hf(LocalModel):
         self.batch_size, self._reuse = batch_size, reuse
         vars(self).pop("_prefixes", None)
 
-    def report_tokens_to(self, on_tokens: OnTokens | None) -> None:
-        self._meter.on_tokens = on_tokens
+    def report_tokens_to(self, on_tokens: Callable[[float], None] | None) -> None:
+        """Call a function after each layer with the number of tokens divided by the number of layers; None ends it.
 
-    @cached_property
-    def _meter(self) -> TokenMeter:
-        return TokenMeter(self.model)
+        The layers are the first list of modules whose length is the number of layers in the config of the model.
+        """
+        from torch.nn import ModuleList
+
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        if on_tokens is None:
+            return
+        count = self.model.config.get_text_config().num_hidden_layers
+
+        def report(layer: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            if inputs:
+                on_tokens(inputs[0].shape[:-1].numel() * (1 / count))
+
+        lists = (module for module in self.model.modules() if isinstance(module, ModuleList) and len(module) == count)
+        self._hooks = [layer.register_forward_hook(report) for layer in next(lists, ())]
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """Return the replies to all requests, in order.

@@ -38,10 +38,7 @@ _PROJECTED = 512
 
 
 class RankingTokens(HfTokens):
-    """A token counter for prompts whose first turn is the query and whose further turns are passages.
-
-    The context size is that of one forward pass.
-    """
+    """A token counter for prompts whose first turn is the query; the context size is that of one forward pass."""
 
     def __init__(self, tokenizer: Any, *, context_size: int) -> None:
         super().__init__(tokenizer, context_size=context_size)
@@ -65,15 +62,12 @@ class _Vectors(NamedTuple):
 
 
 class JinaRanking(PassageScorer):
-    """A backend that runs jina-reranker-v3 and models of the same class.
+    """A backend that runs jina-reranker-v3 and models of the same class, with attributes ``model`` and ``projector``.
 
-    Passages that do not fit in one forward pass are divided into blocks. The query then has one vector per block. All
-    passages are compared with the weighted mean of these vectors, where the weight of a block is the maximum over its
-    passages of (1 + cosine) / 2, as in the authors' code.
-
-    Args:
-        model: The model in evaluation mode on its device, with the attributes ``model`` and ``projector``.
-        options: Only batch size (passages per block) and context size have an effect.
+    Passages that do not fit in one forward pass are divided into blocks. The query then has one vector per block.
+    All passages are compared with the weighted mean of these vectors, where the weight of a block is the maximum
+    over its passages of (1 + cosine) / 2, as in the authors' code. Only the options batch size (passages per block)
+    and context size have an effect.
     """
 
     def __init__(

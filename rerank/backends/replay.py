@@ -48,15 +48,9 @@ class _RecordedTokens(WordTokens):
 class Replay(BaseBackend):
     """A backend that returns the reply recorded for the window and seed of a request.
 
-    The prompt is ignored, so a run can be replayed without the texts of its documents. If a window was recorded more
-    than once, the first reply is used.
-
-    Args:
-        identity: Identity of the backend that produced the replies; None for ``{"model": "replay"}``.
-        letters: Single-token identifiers of the tokenizer of that backend; empty if the prompts used none.
-
-    Attributes:
-        usage: The cost of the recorded replies that have been returned; each reply counts once.
+    The prompt is ignored, so a run can be replayed without the texts of its documents. If a window was recorded
+    more than once, the first reply is used. ``identity`` and ``letters`` (single-token identifiers of the
+    tokenizer, empty if the prompts used none) are those of the backend that produced the replies.
     """
 
     tasks = frozenset(get_args(Task))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rerank.engines.base import RankingJob
+from rerank.engines import RankingJob
 from rerank.pipeline.results import RankedList
 from rerank.pipeline.stream import drive_ranking_stream
 from rerank.store import LoggingBackend

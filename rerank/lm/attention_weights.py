@@ -58,15 +58,13 @@ class _WeightFormula:
 
     @property
     def is_standard(self) -> bool:
-        """Whether a standard attention kernel can compute this function."""
         return self.softcap is None and self.sinks is None
 
     def weights(self, scores: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         """Return the weights, of shape (heads, queries, keys). With sinks, the weights of a query sum to less than 1.
 
-        Args:
-            scores: Scaled scores of shape (heads, queries, keys), which are overwritten.
-            visible: Booleans of shape (1, queries, keys), true if the query sees the key.
+        Scores, of the same shape and scaled, are overwritten; ``visible``, (1, queries, keys), is true if the
+        query sees the key.
         """
         if self.softcap is not None:
             scores = scores.div_(self.softcap).tanh_().mul_(self.softcap)
@@ -126,15 +124,8 @@ def capture_attention_forward(
 ) -> tuple[torch.Tensor, None]:
     """Compute attention for one prompt and capture weights, with the signature that transformers expects.
 
-    Args:
-        query: Queries of shape (1, heads, queries, head size), after RoPE.
-        key: Keys of shape (1, key-value heads, keys, head size), after RoPE.
-        value: Values of shape (1, key-value heads, keys, head size).
-        scaling: Factor by which the scores are multiplied; 1/sqrt(head size) if None.
-        kwargs: ``softcap`` (Gemma 2), ``s_aux`` (sinks of gpt-oss), and arguments passed on to transformers.
-
-    Returns:
-        The output, of shape (1, queries, heads, head size), and None in place of attention weights.
+    Shapes are those of `rerank.lm.cpu_attention.cpu_attention_forward` for a batch of 1. Among the further
+    arguments are ``softcap`` (Gemma 2) and ``s_aux`` (sinks of gpt-oss).
     """
     capture = _CAPTURE.get()
     ensure(
@@ -177,16 +168,10 @@ def _in_chunks(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute attention and its mean weights in float32, a chunk of query tokens at a time.
 
-    Args:
-        states: Query of shape (1, heads, queries, head size), and key and value of shape (1, key-value heads, keys,
-            head size).
-        mask: Booleans of shape (1, 1, queries, keys), true if a key is visible; None for causal attention without a KV
-            cache.
-        skip: Number of leading queries that are excluded from the mean; None if the mean is not needed.
-
-    Returns:
-        The output, of shape (1, heads, queries, head size), and the weights, averaged over queries, of shape
-        (heads, keys).
+    The states are query, (1, heads, queries, head size), and key and value, (1, key-value heads, keys, head size).
+    The mask, (1, 1, queries, keys), is true if a key is visible; None stands for causal attention without a KV
+    cache. The first ``skip`` queries are excluded from the mean, which is not needed if this is None. The output
+    has the shape (1, heads, queries, head size), and the weights, averaged over queries, (heads, keys).
     """
     query, key, value = states
     _, heads, length, size = query.shape

@@ -67,10 +67,7 @@ class ChatRenderer:
 
     @cached_property
     def text_start(self) -> str:
-        """The token that the tokenizer adds at the start of a text; empty if it adds none or has no chat template.
-
-        Rendered chats do not need it, since chat templates contain it.
-        """
+        """The token that the tokenizer adds before a text; empty if none, or if there is no chat template."""
         start = self._tokenizer.bos_token_id
         is_added = self.has_template and start is not None and self._tokenizer("a")["input_ids"][:1] == [start]
         return str(self._tokenizer.bos_token) if is_added else ""
@@ -80,13 +77,9 @@ class ChatRenderer:
         return self._special.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
 
     def locate(self, prompt: Prompt, text: str, positions: Iterable[tuple[int, int]]) -> list[int]:
-        """Convert positions in the turns of a prompt to positions in its rendered text.
+        """Convert positions (turn, character in its content) in a prompt to character offsets in its rendered text.
 
-        Args:
-            positions: Pairs of the index of a turn and a character offset in its content.
-
-        Returns:
-            Character offsets in the rendered text. Positions in turns that the template omits or rewrites are left out.
+        Positions in turns that the template omits or rewrites are left out.
         """
         contents = [turn.content if turn.role == "verbatim" else self.escape(turn.content) for turn in prompt]
         starts = _find_turns(contents, text)

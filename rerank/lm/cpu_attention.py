@@ -56,7 +56,7 @@ def has_full_attention(config: Any) -> bool:
 
 
 def register_cpu_attention() -> None:
-    """Register this module's attention and mask functions with transformers; repeated calls have no effect."""
+    """Register this module's functions with transformers; repeated calls have no effect."""
     AttentionInterface.register(NAME, cpu_attention_forward)
     AttentionMaskInterface.register(NAME, make_padding_mask)
 
@@ -64,10 +64,9 @@ def register_cpu_attention() -> None:
 def make_padding_mask(**arguments: Any) -> torch.Tensor | None:
     """Return the mask for `cpu_attention_forward`; called by transformers in place of its own mask function.
 
-    Returns:
-        The four-dimensional mask of transformers if attention is not purely causal, or if several queries are processed
-        on top of a cache (except for more than 16 queries without padding). Otherwise the padding mask, of shape
-        (batch, keys), or None if there is no padding.
+    It is the four-dimensional mask of transformers if attention is not purely causal, or if several queries are
+    processed on top of a cache (except for more than 16 queries without padding). Otherwise it is the padding mask,
+    of shape (batch, keys), or None if there is no padding.
     """
     mask: torch.Tensor | None = arguments["attention_mask"]
     on_cache = arguments["q_length"] > 1 and arguments["q_length"] != arguments["kv_length"]
@@ -91,15 +90,9 @@ def cpu_attention_forward(
 ) -> tuple[torch.Tensor, None]:
     """Compute attention, with the signature that transformers expects of an attention function.
 
-    Args:
-        query: Queries of shape (batch, heads, queries, head size), after RoPE.
-        key: Keys of shape (batch, key-value heads, keys, head size), after RoPE.
-        value: Values of shape (batch, key-value heads, keys, head size).
-        attention_mask: The result of `make_padding_mask`.
-        scaling: Factor by which the scores are multiplied; 1/sqrt(head size) if None.
-
-    Returns:
-        The output, of shape (batch, queries, heads, head size), and None in place of attention weights.
+    Queries have the shape (batch, heads, queries, head size), keys and values (batch, key-value heads, keys, head
+    size), both after RoPE; the mask is that of `make_padding_mask`. The output has the shape (batch, queries,
+    heads, head size).
     """
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     few = query.shape[2] <= FEW and query.shape[2] != key.shape[2]
@@ -126,17 +119,8 @@ def _decoding_step(
 ) -> torch.Tensor:
     """Compute attention of a few queries on top of a cache.
 
-    Heads that share keys (grouped-query attention) are treated as further queries of one head. Each key is then read
-    from memory only once.
-
-    Args:
-        query: Queries of shape (batch, heads, queries, head size).
-        key: Keys of shape (batch, groups, keys, head size); the heads of a group share its keys.
-        value: Values of the same shape as ``key``.
-        mask: Mask of shape (batch, keys) for one query per row, or of shape (batch, 1, queries, keys); None for none.
-
-    Returns:
-        The output, of the same shape as ``query``.
+    Heads that share keys (grouped-query attention) are treated as further queries of one head, so each key is read
+    from memory only once. The mask has the shape (batch, keys) for one query per row, or (batch, 1, queries, keys).
     """
     batch, heads, length, size = query.shape
     groups = key.shape[1]

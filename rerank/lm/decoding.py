@@ -19,8 +19,7 @@ from transformers import (
 )
 from transformers.generation.logits_process import TopPLogitsWarper
 
-from rerank.lm.forward_pass import kv_cache_argument_name
-from rerank.lm.kv_cache import make_kv_cache
+from rerank.lm.forward_pass import kv_cache_argument_name, make_kv_cache
 from rerank.lm.temporary_settings import TemporarySettings
 from rerank.tasks import Sampling
 
@@ -36,13 +35,8 @@ def decode_continuations(
 ) -> list[list[int]]:
     """Generate a continuation of each prompt, including the end-of-sequence token if it was generated.
 
-    Args:
-        prompts: Token ids, one list per row; they are padded on the left here.
-        seeds: Seed of each row; the samples of a row do not depend on the other rows of the batch.
-        until: A stop string and the tokenizer that is needed to find it; None for no stop string.
-
-    Returns:
-        The new token ids of each row.
+    The samples of a row depend on its seed and not on the other rows of the batch. ``until`` is a stop string, with
+    the tokenizer that is needed to find it.
     """
     width = max(map(len, prompts))
     ends = end_of_sequence_tokens(model)
@@ -127,20 +121,15 @@ class _LengthCriteria(StoppingCriteria):
         self._width = width
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        """Return a boolean tensor of shape (rows,) that is true for rows that have reached their limit."""
         generated = input_ids.shape[1] - self._width
         return torch.tensor([generated >= limit for limit in self._limits], device=input_ids.device)
 
 
 def add_noise(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> torch.Tensor:
-    """Return logits whose argmax is the next token: unchanged for greedy decoding, with Gumbel noise for sampling.
+    """Return logits, of shape (tokens,), whose argmax is the next token: with Gumbel noise, unless decoding is greedy.
 
-    The argmax of log-probability + Gumbel noise is a sample from the distribution (Gumbel-max trick). Decoding loops
-    can therefore stay greedy, and each row of a batch has its own generator.
-
-    Args:
-        logits: Logits of the allowed tokens, of shape (tokens,).
-        sampling: Sampling settings, of which temperature and ``top_p`` have an effect.
+    The argmax of log-probability + Gumbel noise is a sample from the distribution (Gumbel-max trick). Decoding
+    loops can therefore stay greedy, and each row of a batch has its own generator.
     """
     if sampling.temperature <= 0:
         return logits

@@ -1,4 +1,7 @@
-"""A forward pass that works with different model classes and versions of transformers."""
+"""Forward passes of different model classes and versions of transformers, and their KV caches. Imports torch.
+
+The memory of a KV cache is preallocated: new tokens are written in place instead of copying the whole cache.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,14 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+import torch
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+from rerank.errors import UsageError
+
 
 def call_forward(model: Any, *, cache: Any = None, **arguments: Any) -> Any:
-    """Call a model with only the arguments that its ``forward`` accepts.
-
-    Some models do not accept ``position_ids`` or ``logits_to_keep``.
-
-    Args:
-        cache: The KV cache of the tokens processed so far; None to start without one.
-        arguments: Arguments for the model's ``forward``; those that it does not accept are dropped.
-    """
+    """Call a model with those arguments that it accepts; some lack ``position_ids`` or ``logits_to_keep``."""
     names = _parameters(type(model).forward)
     accepted = {name: value for name, value in arguments.items() if name in names}
     return model(**accepted, **({} if cache is None else {kv_cache_argument_name(model): cache}))
@@ -37,31 +38,78 @@ def _parameters(function: Callable[..., Any]) -> frozenset[str]:
     return frozenset(inspect.signature(function).parameters)
 
 
-#: Function that is called with a number of tokens; a token that has passed half of the layers counts as half a token.
-OnTokens = Callable[[float], None]
+class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
+    """The KV cache of one layer, with memory for ``capacity`` tokens, which grows if more tokens are added.
 
-
-class TokenMeter:
-    """A meter that reports how many tokens a causal language model has processed, layer by layer.
-
-    Attributes:
-        on_tokens: Function that is called after each layer with the number of tokens divided by the number of layers,
-            so that the sum over a forward pass is its number of tokens; None to report nothing.
+    ``keys`` and ``values`` are views of the filled part, of shape (batch, key-value heads, tokens, head size), so that
+    all other methods of `DynamicLayer` work unchanged.
     """
 
-    def __init__(self, model: Any) -> None:
-        """Add hooks to the layers of a model.
+    def __init__(self, capacity: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._capacity = capacity
+        self._buffers: tuple[torch.Tensor, torch.Tensor] | None = None
 
-        The layers are the first list of modules whose length is the number of layers in the config of the model.
-        """
-        from torch.nn import ModuleList
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append the keys and values of new tokens and return those of all tokens."""
+        start = int(self.get_seq_length())
+        end = start + key_states.shape[-2]
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        keys, values = self._reserve(key_states, value_states, start, end)
+        # (batch, key-value heads, tokens, head size): only the new tokens are written.
+        keys[:, :, start:end] = key_states
+        values[:, :, start:end] = value_states
+        self.keys, self.values = keys[:, :, :end], values[:, :, :end]
+        return self.keys, self.values
 
-        self.on_tokens: OnTokens | None = None
-        count = model.config.get_text_config().num_hidden_layers
-        lists = (module for module in model.modules() if isinstance(module, ModuleList) and len(module) == count)
-        for layer in next(lists, ()):
-            layer.register_forward_hook(lambda layer, inputs, output: self._report(inputs, 1 / count))
+    def _reserve(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, start: int, end: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return buffers with the cached tokens and capacity for ``end`` tokens; enlarge the buffers if needed."""
+        cached = self.keys
+        # transformers may have replaced ``keys`` (reordered batch); they are then no longer views of our buffers.
+        is_view = self._buffers is not None and (
+            start == 0 or cached is None or cached.data_ptr() == self._buffers[0].data_ptr()
+        )
+        if self._buffers is not None and is_view and end <= self._buffers[0].shape[-2]:
+            return self._buffers
+        # Doubling keeps the total cost of copying linear in the number of tokens.
+        capacity = max(self._capacity, end if start == 0 else 2 * end)
+        buffers = []
+        for new, old in ((key_states, cached), (value_states, self.values)):
+            buffer = new.new_empty((*new.shape[:-2], capacity, new.shape[-1]))
+            if start and old is not None:
+                buffer[:, :, :start] = old
+            buffers.append(buffer)
+        self._buffers = (buffers[0], buffers[1])
+        return self._buffers
 
-    def _report(self, inputs: tuple[Any, ...], share: float) -> None:
-        if self.on_tokens is not None and inputs:
-            self.on_tokens(inputs[0].shape[:-1].numel() * share)
+
+def make_kv_cache(config: Any, capacity: int) -> Cache:
+    """Return an empty KV cache for a model; its full-attention layers have memory for ``capacity`` tokens."""
+    cache = DynamicCache(config=config)
+    cache.layers = [PreallocatedLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def snapshot_kv_cache(cache: Cache) -> list[dict[str, Any]]:
+    """Return the state that `restore_kv_cache` needs; nothing is copied, since layers never overwrite cached tokens."""
+    for layer in cache.layers:
+        if type(layer) not in (PreallocatedLayer, DynamicLayer, DynamicSlidingWindowLayer):
+            raise UsageError(
+                f"This model has layers with a recurrent state ({type(layer).__name__})",
+                expected="a decoder in which every layer is an attention layer",
+                remedy="Use another model, or another method",
+            )
+    return [dict(vars(layer)) for layer in cache.layers]
+
+
+def restore_kv_cache(cache: Cache, state: list[dict[str, Any]]) -> None:
+    """Remove all tokens that were added since `snapshot_kv_cache`."""
+    for layer, attributes in zip(cache.layers, state, strict=True):
+        # The stored views end at the snapshot; later tokens stay in the buffer until they are overwritten.
+        vars(layer).clear()
+        vars(layer).update(attributes)

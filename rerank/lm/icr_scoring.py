@@ -9,8 +9,7 @@ computed for their tokens only. Imports torch at import time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -20,14 +19,13 @@ from rerank.errors import UsageError
 from rerank.lm import attention_weights
 from rerank.lm.attention_weights import AttentionCapture, capture_attention
 from rerank.lm.cpu_attention import supports_cpu_attention
-from rerank.lm.forward_pass import call_forward
-from rerank.lm.kv_cache import make_kv_cache, restore_kv_cache, snapshot_kv_cache
+from rerank.lm.forward_pass import call_forward, make_kv_cache, restore_kv_cache, snapshot_kv_cache
 from rerank.lm.model_process import is_split
 from rerank.lm.passage_spans import PromptSpans, locate_passage_tokens, locate_tokens
 from rerank.lm.temporary_settings import TemporarySettings
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Prompt
-from rerank.tasks import AttentionTask
+from rerank.tasks import AttentionTask, Reply
 from rerank.tasks.kinds import format_token_positions
 
 #: Maximum number of tokens directly before the tails in which prompts may differ, since a token can span the boundary.
@@ -40,45 +38,35 @@ _PREFILL_BLOCK = 2048
 _ROUNDING = 1e-5
 
 
-@dataclass(frozen=True, slots=True)
-class AttentionScores:
-    """The result of an `AttentionTask`."""
+def score_with_attention(model: Any, tokens: HfTokens, prompt: Prompt, task: AttentionTask) -> Reply:
+    """Score the passages of a prompt by the attention that they receive.
 
-    #: One score per passage; with ``per_head``, one per layer, head and passage; with ``per_token``, one per token.
-    scores: list[float]
-    tokens: int  # number of prompt tokens
-    #: Description of the order of the scores: with ``per_head``, the numbers of layers and heads, such as ``30x9``;
-    #: with ``per_token``, the positions of the tokens (`rerank.tasks.kinds`); otherwise empty.
-    layout: str = ""
-
-
-def score_with_attention(model: Any, tokens: HfTokens, prompt: Prompt, task: AttentionTask) -> AttentionScores:
-    """Score the passages of a prompt by the attention that they receive."""
+    The reply has one score per passage; with ``per_head``, one per layer, head and passage; with ``per_token``, one per
+    token. Its text describes their order: with ``per_head``, the numbers of layers and heads, such as ``30x9``; with
+    ``per_token``, the positions of the tokens (`rerank.tasks.kinds`); otherwise it is empty.
+    """
     if is_split(model):
         raise UsageError(
             "The attention of a model whose weight matrices are split over processes is not available",
             expected="all heads of a layer in one process",
             remedy="Use --device-map auto",
         )
-    heads = select_heads(model.config.get_text_config(), task)
     prompts = [locate_passage_tokens(tokens, prompt, task.spans, task.tail)]
     if task.null:
         prompts.append(locate_passage_tokens(tokens, task.null, task.spans, task.tail))
-    head_weights = dict(zip(task.heads, task.weights, strict=True)) if task.weights else {}
-    attention = _AttentionRunner(model, heads, head_weights=head_weights, per_head=task.per_head).read(prompts)
-    length = len(prompts[0].ids)
+    attention, length = _read_attention(model, prompts, task), len(prompts[0].ids)
     if task.per_head:
         per_head = attention[0] - attention[1] if task.null else attention[0]  # (layers, heads, passages)
         layers, head_count, _ = per_head.shape
-        return AttentionScores(per_head.flatten().tolist(), length, f"{layers}x{head_count}")
+        return Reply(text=f"{layers}x{head_count}", scores=tuple(per_head.flatten().tolist()), tokens_in=length)
     # For each prompt and passage, s_t of the passage's tokens: (tokens,). Equation 2 subtracts s_t of the null query.
     rows = [[row[span] for span in located.spans] for row, located in zip(attention, prompts, strict=True)]
     null_row = rows[1] if task.null else [torch.zeros_like(row) for row in rows[0]]
     if task.per_token:
         # c_t of equation 2 for every token of the passages.
         token_scores = [score for real, null in zip(rows[0], null_row, strict=True) for score in (real - null).tolist()]
-        positions = locate_tokens(tokens, prompt, prompts[0], task.spans)
-        return AttentionScores(token_scores, length, format_token_positions(positions))
+        layout = format_token_positions(locate_tokens(tokens, prompt, prompts[0], task.spans))
+        return Reply(text=layout, scores=tuple(token_scores), tokens_in=length)
     scores = [
         sum_calibrated(real, null, filtered=bool(task.null)) for real, null in zip(rows[0], null_row, strict=True)
     ]
@@ -86,18 +74,14 @@ def score_with_attention(model: Any, tokens: HfTokens, prompt: Prompt, task: Att
     if task.length_power:
         lengths = [max(1, span.stop - span.start) for span in prompts[0].spans]
         scores = [score * length**task.length_power for score, length in zip(scores, lengths, strict=True)]
-    return AttentionScores(scores, length)
+    return Reply(scores=tuple(scores), tokens_in=length)
 
 
 def sum_calibrated(real: torch.Tensor, null: torch.Tensor, *, filtered: bool = True) -> float:
     """Compute the score of one passage, S = sum_t c_t with c_t = s_t(query) - s_t(null query) (equation 2).
 
-    Tokens t with c_t <= mean(c) - 2 sd(c) are excluded; sd is the unbiased standard deviation. Nothing is excluded if
-    the passage has one token or sd is 0 up to float32 rounding.
-
-    Args:
-        real: Attention from the query, s_t(query), of shape (tokens,).
-        null: Attention from the null query, s_t(null query), of shape (tokens,).
+    Tokens t with c_t <= mean(c) - 2 sd(c) are excluded; sd is the unbiased standard deviation. Nothing is excluded
+    if the passage has one token or sd is 0 up to float32 rounding. Both arguments, s_t, have the shape (tokens,).
 
     >>> sum_calibrated(torch.tensor([0.5, 0.25]), torch.tensor([0.25, 0.25]))
     0.25
@@ -133,92 +117,71 @@ def select_heads(config: Any, task: AttentionTask) -> dict[int, tuple[int, ...]]
     return selected
 
 
-class _AttentionRunner:
-    """A runner of forward passes over prompts that differ only in their tails (the final instructions with the query).
+def _read_attention(model: Any, prompts: Sequence[PromptSpans], task: AttentionTask) -> list[torch.Tensor]:
+    """Return the attention that the tokens of each prompt receive from its tail (the final instruction with the query).
 
-    Args:
-        head_weights: Mapping from (layer, head) pairs to the factor by which the attention of the head is multiplied;
-            1 if missing.
-        per_head: Whether to collect sums per head and passage instead of per token.
+    The prompts differ only in their tails. The attention of a prompt is summed over layers and heads, of shape
+    (tokens,); with ``per_head``, it is summed over the tokens of each passage, of shape (layers, heads, passages).
     """
+    config = model.config.get_text_config()
+    heads = select_heads(config, task)
+    # Layers above the last one with a selected head are not computed.
+    last, cpu_kernel = max(heads), supports_cpu_attention(model)
+    head_weights = dict(zip(task.heads, task.weights, strict=True)) if task.weights else {}
+    factors = {
+        layer: torch.tensor([head_weights.get((layer, head), 1.0) for head in layer_heads], device=model.device)
+        for layer, layer_heads in heads.items()
+    }
+    # Length of the identical prefix of all prompts, up to the tails. Its keys and values are computed only once.
+    equal = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*(prompt.ids for prompt in prompts), strict=False))
+    common = min(prompts[0].tail, sum(1 for _ in equal))
+    if any(prompt.tail - common > _BOUNDARY for prompt in prompts):
+        raise UsageError(
+            "The prompt shows the query before the passages, so the null query cannot share their KV cache",
+            expected="for calibration, a prompt with the query after the passages",
+            remedy="Use --prompt icr_qa, or --method icr,calibrate=false",
+        )
+    cache = make_kv_cache(model.config, max(len(prompt.ids) for prompt in prompts))
 
-    def __init__(
-        self,
-        model: Any,
-        heads: dict[int, tuple[int, ...]],
-        *,
-        head_weights: Mapping[tuple[int, int], float],
-        per_head: bool,
-    ) -> None:
-        self._model, self._heads, self._per_head = model, heads, per_head
-        self._factors = {
-            layer: torch.tensor([head_weights.get((layer, head), 1.0) for head in layer_heads], device=model.device)
-            for layer, layer_heads in heads.items()
-        }
-        # Layers above the last one with a selected head are not computed.
-        self._last, self._cpu_kernel = max(heads), supports_cpu_attention(model)
+    def run(ids: Sequence[int], capture: AttentionCapture) -> None:
+        block = torch.tensor([list(ids)], device=model.device)
+        with capture_attention(capture):
+            call_forward(model, cache=cache, input_ids=block, use_cache=True, logits_to_keep=1)
 
-    def read(self, prompts: Sequence[PromptSpans]) -> list[torch.Tensor]:
-        """Return the attention that the tokens of each prompt receive from its tail.
-
-        Returns:
-            For each prompt, attention summed over layers and heads, of shape (tokens,); with ``per_head``, attention
-            summed over the tokens of each passage, of shape (layers, heads, passages).
-        """
-        # Length of the identical prefix of all prompts, up to the tails. Its keys and values are computed only once.
-        rows = [prompt.ids for prompt in prompts]
-        equal = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*rows, strict=False))
-        common = min(prompts[0].tail, sum(1 for _ in equal))
-        if any(prompt.tail - common > _BOUNDARY for prompt in prompts):
-            raise UsageError(
-                "The prompt shows the query before the passages, so the null query cannot share their KV cache",
-                expected="for calibration, a prompt with the query after the passages",
-                remedy="Use --prompt icr_qa, or --method icr,calibrate=false",
-            )
-        attention_weights.register_attention_weights()
-        cache = make_kv_cache(self._model.config, max(len(prompt.ids) for prompt in prompts))
-        with TemporarySettings(self._model, attention=attention_weights.NAME):
-            # Other kernels need a mask of quadratic size for later blocks, so the prefix is then a single block.
-            step = _PREFILL_BLOCK if self._cpu_kernel else max(1, common)
-            for start in range(0, common, step):
-                block = prompts[0].ids[start : min(common, start + step)]
-                self._run(block, cache, AttentionCapture(last=self._last, cpu_kernel=self._cpu_kernel))
-            # Each prompt appends its own tail to the cache of the shared prefix, which is restored afterwards.
-            state = snapshot_kv_cache(cache)
-            results = []
-            for prompt in prompts:
-                results.append(self._read_tail(prompt, common, cache))
-                restore_kv_cache(cache, state)
-        return results
-
-    def _read_tail(self, prompt: PromptSpans, common: int, cache: Any) -> torch.Tensor:
+    def read_tail(prompt: PromptSpans) -> torch.Tensor:
         length = len(prompt.ids)
-        config = self._model.config.get_text_config()
-        if self._per_head:
-            total = torch.zeros(config.num_hidden_layers, config.num_attention_heads, len(prompt.spans))
-        else:
-            total = torch.zeros(length)
+        shape = (
+            (config.num_hidden_layers, config.num_attention_heads, len(prompt.spans)) if task.per_head else (length,)
+        )
+        total = torch.zeros(shape)
 
         def add(layer: int, weights: torch.Tensor) -> None:
             # Equation 1: s_t = sum_l sum_h 1/|I_q| sum_{j in I_q} a^{l,h}_{j,t}. ``weights``, (heads, keys), is already
             # the mean over the tail tokens I_q. Keys outside a sliding window are missing on the left and add nothing.
-            if not self._per_head:
-                total[length - weights.shape[1] :] += (self._factors[layer] @ weights).cpu()
+            if not task.per_head:
+                total[length - weights.shape[1] :] += (factors[layer] @ weights).cpu()
                 return
             # Shape (heads, tokens), padded on the left, since spans are counted from the first token of the prompt.
             padded = torch.zeros(weights.shape[0], length)
             padded[:, length - weights.shape[1] :] = weights.cpu()
             sums = [padded[:, span].sum(dim=1) for span in prompt.spans]
-            total[layer, list(self._heads[layer])] = torch.stack(sums, dim=1)
+            total[layer, list(heads[layer])] = torch.stack(sums, dim=1)
 
         skip = prompt.tail - common
-        capture = AttentionCapture(
-            last=self._last, cpu_kernel=self._cpu_kernel, skip=skip, heads=self._heads, on_weights=add
-        )
-        self._run(prompt.ids[common:], cache, capture)
+        capture = AttentionCapture(last=last, cpu_kernel=cpu_kernel, skip=skip, heads=heads, on_weights=add)
+        run(prompt.ids[common:], capture)
         return total
 
-    def _run(self, ids: Sequence[int], cache: Any, capture: AttentionCapture) -> None:
-        block = torch.tensor([list(ids)], device=self._model.device)
-        with capture_attention(capture):
-            call_forward(self._model, cache=cache, input_ids=block, use_cache=True, logits_to_keep=1)
+    attention_weights.register_attention_weights()
+    with TemporarySettings(model, attention=attention_weights.NAME):
+        # Other kernels need a mask of quadratic size for later blocks, so the prefix is then a single block.
+        step = _PREFILL_BLOCK if cpu_kernel else max(1, common)
+        for start in range(0, common, step):
+            run(prompts[0].ids[start : min(common, start + step)], AttentionCapture(last=last, cpu_kernel=cpu_kernel))
+        # Each prompt appends its own tail to the cache of the shared prefix, which is restored afterwards.
+        state = snapshot_kv_cache(cache)
+        results = []
+        for prompt in prompts:
+            results.append(read_tail(prompt))
+            restore_kv_cache(cache, state)
+    return results

@@ -37,7 +37,6 @@ class Job:
 
     @property
     def task(self) -> Any:
-        """The task, an instance of `task_type`."""
         return self.request.task
 
     @property
@@ -50,14 +49,6 @@ class Job:
         """The seed of this job. It depends only on the prompt and the request's seed, not on the batch."""
         digest = hashlib.sha256(repr((self.sampling.seed, list(self.prompt))).encode()).digest()
         return int.from_bytes(digest[:8], "big") >> 1
-
-    def with_thoughts(self, thoughts: str, prompt: Sequence[int], thought_tokens: int) -> Job:
-        """Return this job with the model's thoughts added.
-
-        Args:
-            prompt: Token ids of the prompt, the thoughts and the closing tag.
-        """
-        return replace(self.with_prompt(prompt), thoughts=thoughts, thought_tokens=thought_tokens)
 
     def with_prompt(self, prompt: Sequence[int]) -> Job:
         """Return this job with other token ids. Boundaries are kept if the ids before them are unchanged."""
@@ -77,12 +68,8 @@ def tokenize_requests(
 ) -> tuple[dict[int, Reply], list[list[Job]]]:
     """Tokenize requests and group them by the class of their tasks.
 
-    Args:
-        tokens: The model's token counter, which also contains the context size.
-
-    Returns:
-        A mapping from the index of each request that does not fit in the context to its error reply, and the jobs of
-        the other requests, one list per class of tasks.
+    The result is a mapping from the index of each request that does not fit in the context to its error reply, and
+    the jobs of the other requests, one list per class of tasks.
     """
     refused: dict[int, Reply] = {}
     groups: dict[type[Any], list[Job]] = {}
@@ -115,11 +102,9 @@ ThoughtGenerator = Callable[[Sequence[Job]], Sequence[tuple[list[int], bool]]]
 def add_thoughts(generate: ThoughtGenerator, tokens: HfTokens, jobs: Sequence[Job]) -> list[Job]:
     """Generate the requested thoughts and return all jobs, with prompts to which the thoughts have been added.
 
-    The budget in tokens is ``sampling.thinking``. Thoughts that are still open at the end of the budget are closed, so
-    that they never use up the tokens of the answer. A thought is also opened for models that were not trained to think.
-
-    Args:
-        jobs: The jobs; those without a budget are returned unchanged.
+    The budget in tokens is ``sampling.thinking``; jobs without one are returned unchanged. Thoughts that are still
+    open at the end of the budget are closed, so that they never use up the tokens of the answer. A thought is also
+    opened for models that were not trained to think.
     """
     opened = [_open_thought(tokens, job) for job in jobs if job.sampling.thinking]
     thinking = [job for job in opened if job.sampling.max_tokens]
@@ -133,7 +118,8 @@ def add_thoughts(generate: ThoughtGenerator, tokens: HfTokens, jobs: Sequence[Jo
         if ended and not closed:  # the end-of-sequence token is not part of the thoughts
             text = tokens.text(row[:-1], special=True)
         closing = tokens.plain(f"{text}{_close_thought(job)}")
-        finished[job.index] = job.with_thoughts(text.strip(), [*opened_job.prompt, *closing], len(row))
+        complete = job.with_prompt([*opened_job.prompt, *closing])
+        finished[job.index] = replace(complete, thoughts=text.strip(), thought_tokens=len(row))
     return [finished.get(job.index, job) for job in jobs]
 
 

@@ -76,11 +76,9 @@ class TokenPieces(NamedTuple):
 
     @property
     def length(self) -> int:
-        """The number of tokens of the text."""
         return sum(map(len, self.ids))
 
     def joined(self) -> list[int]:
-        """Return the token ids of the whole text."""
         return list(chain.from_iterable(self.ids))
 
     def starts(self) -> tuple[list[int], list[int]]:
@@ -130,11 +128,7 @@ class JoinedTokenizer:
         write_dictionary(words(), folder, self._tokenize)
 
     def prefix_lengths(self, text: str, ends: Sequence[int]) -> list[int | None]:
-        """Return the number of tokens of each prefix of a text, if these tokens are also the first tokens of the text.
-
-        Returns:
-            Number of tokens of each prefix; None for a prefix whose tokens depend on the text after it.
-        """
+        """Return the number of tokens of each prefix of a text; None if its tokens depend on the text after it."""
         (divided,) = self.divide([text])
         starts, before = divided.starts()
         indices = [bisect_right(starts, end) - 1 for end in ends]
@@ -213,10 +207,8 @@ def tokenize_corpus(
 ) -> tuple[Path, int]:
     """Write the token ids of all words of a corpus to the cache folder, unless it already contains them.
 
-    Afterwards, all backends with the same tokenizer use this dictionary. Token ids, prompts and results do not change.
-
-    Returns:
-        The folder of the dictionary, and its number of distinct words.
+    Afterwards, all backends with the same tokenizer use this dictionary. Token ids, prompts and results do not
+    change. The result is the folder of the dictionary, and its number of distinct words.
     """
     joined: JoinedTokenizer | None = getattr(tokens, "joined", None)
     if joined is None:
@@ -376,12 +368,7 @@ class TokenDictionary:
 
 
 def write_dictionary(words: Iterable[str], folder: Path, tokenize: Callable[[str], Iterable[int]]) -> None:
-    """Write the files of a `TokenDictionary`; all distinct words must fit into memory.
-
-    Args:
-        words: The words; if several words have the same hash, only one of them is stored.
-        folder: An empty folder.
-    """
+    """Write the files of a `TokenDictionary` into an empty folder; all distinct words must fit into memory."""
     distinct = list(dict.fromkeys(words))
     keys, first = np.unique(np.array(list(map(_hash, distinct)), np.uint64), return_index=True)
     texts, ids, text_ends, id_ends = bytearray(), array("I"), array("q", [0]), array("q", [0])

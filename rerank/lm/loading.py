@@ -1,26 +1,32 @@
-"""Load local models, tokenizers and adapters with transformers and PEFT. Torch is imported when it is needed."""
+"""Load local models, tokenizers and adapters with transformers and PEFT, or describe models without their weights.
+
+Importing torch and loading weights takes seconds. Counting tokens or reading a finished run requires neither, so torch
+is imported only when it is needed.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from threading import RLock, get_ident
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
 from rerank.io.model_base import hash_file_contents_of_model
-from rerank.lm.adapter_weights import attach_adapter, is_cast
+from rerank.io.settings_files import try_read_json_object
 from rerank.lm.model_files import ModelFiles, locate_model, remedy_for_class
 from rerank.lm.model_process import parallel_arguments as tensor_parallel
-from rerank.tasks import BackendOptions
+from rerank.lm.tokenizers import HfTokens, stated_context_size
+from rerank.tasks import BackendOptions, resolve_task_context_size
 
 #: Flags of x86 processors that multiply bfloat16 matrices in hardware.
 _BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
@@ -132,12 +138,7 @@ LANGUAGE = ("AutoModelForCausalLM", "AutoTokenizer")
 def load_language_model(
     name: str | Path, options: BackendOptions, classes: tuple[str, str] = LANGUAGE, *, tokenizer: Any = None
 ) -> LoadedModel:
-    """Load a model from a folder or the hub.
-
-    Args:
-        classes: Classes of transformers that load the model and its tokenizer or processor.
-        tokenizer: The tokenizer; None to load it.
-    """
+    """Load a model from a folder or the hub, with these classes of transformers; no ``tokenizer`` to load it, too."""
     device = pick_device(options.device)
     placement: dict[str, Any] = {"device_map": options.device_map or device}
     if options.device_map and options.device != "auto":
@@ -176,13 +177,9 @@ def locate_files(name: str | Path, options: BackendOptions, *, weights: bool = T
 def make_identity(files: ModelFiles, options: BackendOptions, dtype: str) -> dict[str, str]:
     """Return the identity of a local model that `load_language_model` loads.
 
-    Args:
-        options: Backend options. Only ``adapter`` and ``adapter_dtype`` have an effect.
-
-    Returns:
-        A mapping with the keys ``model``; ``weights`` (hash of a folder) or ``revision`` (commit on the hub);
-        ``dtype``; ``adapter`` (hash of its folder), if there is an adapter; and ``adapter_dtype``, if the adapter is
-        cast. Without ``adapter_dtype``, the adapter is in float32, as in all runs before this option existed.
+    Its keys are ``model``; ``weights`` (hash of a folder) or ``revision`` (commit on the hub); ``dtype``;
+    ``adapter`` (hash of its folder), if there is an adapter; and ``adapter_dtype``, if the adapter is cast. Without
+    ``adapter_dtype``, the adapter is in float32, as in all runs before this option existed.
     """
     identity = {**files.identity, "dtype": dtype}
     if options.adapter:
@@ -266,3 +263,191 @@ def named_loading_errors(name: str | Path | ModelFiles, where: object = "") -> I
         ) from error
     except RuntimeError as error:
         raise BackendError(f"Model {str(name)!r} cannot be loaded on {where}: {error}") from error
+
+
+#: Names of the generic tokenizer class, which needs no file other than ``tokenizer.json``.
+_GENERIC_TOKENIZERS = frozenset({"TokenizersBackend", "PreTrainedTokenizerFast"})
+#: Model types for which ``AutoTokenizer`` (which imports torch) does not replace a generic tokenizer by another class.
+_PLAIN_TYPES = frozenset({"llama"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelDescription:
+    """The properties of a language model that are known before its weights are loaded."""
+
+    #: The files of the model; if it is on the hub, its weights may not have been downloaded yet.
+    files: ModelFiles
+    options: BackendOptions  # options for loading the model; the revision is the commit
+    identity: dict[str, str]  # the identity that the loaded model will have
+    device: str  # the device to which the model will be loaded
+    config: Any  # the config of the model, or an object with the same ``max_position_embeddings``
+
+    @cached_property
+    def tokens(self) -> HfTokens:
+        """The token counter; the tokenizer is loaded at the first access."""
+        tokenizer = load_tokenizer(self.files.folder, self.options)
+        stated = stated_context_size(SimpleNamespace(config=self.config), tokenizer)
+        size = resolve_task_context_size(stated, self.options, self.identity["model"])
+        return HfTokens(tokenizer, context_size=size)
+
+
+def describe_files(name: str | Path, options: BackendOptions) -> ModelDescription | None:
+    """Describe a model that `load_language_model` would load; None if a device map or its own code require loading."""
+    if options.device_map or options.trust_remote_code:
+        return None
+    for package in ("torch", "transformers", *(["peft"] if options.adapter else [])):
+        if find_spec(package) is None:
+            raise MissingPrerequisiteError(
+                f"A local model needs {package}, which is not installed", remedy="Run: pip install 'listrank[hf]'"
+            )
+    device = pick_device(options.device)
+    files = locate_files(name, options, weights=False)
+    files.check_generates()
+    options = options.model_copy(update={"revision": files.commit or options.revision})
+    config: Any = try_read_json_object(files.folder / "config.json")
+    if isinstance(config.get("max_position_embeddings"), int) and "text_config" not in config:
+        config = SimpleNamespace(max_position_embeddings=config["max_position_embeddings"])
+    else:
+        with quiet_transformers(), named_loading_errors(files):
+            config = require_torch()[1].AutoConfig.from_pretrained(files.folder, trust_remote_code=False)
+    identity = make_identity(files, options, pick_dtype(options.dtype, device))
+    if limit := stated_context_size(SimpleNamespace(config=config), None):
+        resolve_task_context_size(limit, options, identity["model"])  # reports early if the context is too long
+    return ModelDescription(files=files, options=options, identity=identity, device=device, config=config)
+
+
+def load_tokenizer(folder: Path, options: BackendOptions) -> Any:
+    """Load the tokenizer that ``AutoTokenizer`` would load, without importing torch if its class is certain."""
+    settings = try_read_json_object(folder / "tokenizer_config.json")
+    is_generic = settings.get("tokenizer_class") in _GENERIC_TOKENIZERS and "auto_map" not in settings
+    is_plain = try_read_json_object(folder / "config.json").get("model_type") in _PLAIN_TYPES
+    with quiet_transformers(), named_loading_errors(folder):
+        if is_generic and is_plain and (folder / "tokenizer.json").is_file():
+            from transformers import PreTrainedTokenizerFast
+
+            return PreTrainedTokenizerFast.from_pretrained(folder)
+        code = options.trust_remote_code
+        return getattr(require_torch()[1], LANGUAGE[1]).from_pretrained(folder, trust_remote_code=code)
+
+
+def check_folder(folder: Path) -> None:
+    """Check that a folder contains a PEFT adapter in safetensors; loading pickled weights can run code."""
+    missing = [name for name in ("adapter_config.json", "adapter_model.safetensors") if not (folder / name).is_file()]
+    if missing and (folder / "config.json").is_file() and "adapter_config.json" in missing:
+        raise UsageError(
+            f"Adapter folder {str(folder)!r} contains a model", expected="an adapter", remedy="Name it with --model"
+        )
+    if missing:
+        raise MissingResourceError(
+            f"Adapter folder {str(folder)!r} lacks {' and '.join(missing)}",
+            expected="the files that save_pretrained of PEFT writes",
+            remedy="Complete an interrupted training with rerank train --resume, and convert pickled adapters (.bin), "
+            "which can run code, to safetensors",
+        )
+
+
+def check_weight_files(folder: Path) -> None:
+    """Check that the weights in a folder are complete: the size of each file matches its header."""
+    from safetensors import SafetensorError, safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise DataError(
+                f"The weights {str(path)!r} are damaged: {error}", remedy="Download, copy or save them again"
+            ) from error
+
+
+def is_cast(options: BackendOptions, dtype: str) -> bool:
+    """Return whether an adapter should be cast to the data type of its model.
+
+    Only LoRA adapters are cast, and only if the model is not in float32. Other kinds of adapters, such as DoRA and
+    orthogonal adapters, compute norms or inverses of their weights, for which half precision is not accurate
+    enough.
+    """
+    if dtype == "float32" or options.adapter_dtype == "float32":
+        return False
+    try:
+        config = json.loads((Path(options.adapter or "") / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # reported when the adapter is attached
+        return False
+    return isinstance(config, dict) and config.get("peft_type") == "LORA" and not config.get("use_dora")
+
+
+def attach_adapter(model: Any, folder: Path, *, cast: bool = False) -> Any:
+    """Attach an adapter to a model and return the model. In float32, the adapter is merged, since merging is exact.
+
+    By default, PEFT computes low-rank adapters in float32. In a model in bfloat16, each adapted matrix then has to
+    convert its input to float32 and its output back. To avoid this, the adapter is cast to the data type of the model
+    (docs/decisions/0014-adapters-in-the-dtype-of-the-model.md).
+    """
+    try:
+        import peft
+    except ImportError as error:
+        raise MissingPrerequisiteError(
+            f"Adapter {str(folder)!r} needs peft, but importing it failed: {error}",
+            remedy="Run: pip install 'listrank[hf]'",
+        ) from error
+    import torch
+
+    check_folder(folder)
+    check_weight_files(folder)
+    with _named_errors(folder):
+        wrapped = peft.PeftModel.from_pretrained(model, str(folder))
+    if any(config.is_prompt_learning for config in wrapped.peft_config.values()):
+        raise UsageError(
+            f"Adapter {str(folder)!r} is a learned prompt", expected="an adapter that changes weights, such as LoRA"
+        )
+    if model.dtype == torch.float32:
+        untie_head(wrapped)
+        with _named_errors(folder):
+            return wrapped.merge_and_unload().eval()
+    if cast:
+        from peft.tuners.lora import LoraLayer
+
+        for layer in wrapped.modules():
+            if isinstance(layer, LoraLayer):
+                for name in layer.adapter_layer_names:  # the modules with the factors of matrices and embeddings
+                    getattr(layer, name).to(model.dtype)
+    return wrapped.get_base_model().eval()
+
+
+@contextmanager
+def _named_errors(folder: Path) -> Iterator[None]:
+    """Convert errors of PEFT about an adapter to a `UsageError`, and warnings of missing weights to a `DataError`."""
+    ordinary = (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ArithmeticError, ImportError)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Found missing adapter keys|Adapter name '", UserWarning)
+            yield
+    except UserWarning as error:  # the missing weights of the adapter would be those of a new one
+        raise DataError(
+            f"Adapter {str(folder)!r} is incomplete: {' '.join(str(error).split())[:200]}",
+            expected="all weights that its configuration names",
+            remedy="Download or save the adapter again",
+        ) from error
+    except ordinary as error:
+        raise UsageError(
+            f"Adapter {str(folder)!r} does not fit the model: {error}",
+            expected="an adapter that was trained on this model",
+        ) from error
+
+
+def untie_head(wrapped: Any) -> None:
+    """Untie the output head from the token embeddings if one of them is adapted and both share one tensor.
+
+    If they remained tied, merging an adapter into one of the two layers would also change the other.
+    """
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    model: Any = wrapped.get_base_model()
+    first, last = model.get_input_embeddings(), model.get_output_embeddings()
+    if not any(isinstance(layer, BaseTunerLayer) for layer in (first, last)):
+        return
+    first, last = (getattr(layer, "base_layer", layer) for layer in (first, last))
+    if first.weight is last.weight:
+        last.weight = torch.nn.Parameter(last.weight.detach().clone())
+        model.config.tie_word_embeddings = False

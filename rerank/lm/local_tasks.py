@@ -47,7 +47,7 @@ def make_decoding_reply(model: Any, tokens: HfTokens, job: Job, row: list[int]) 
 
 
 def decode_thought_token_ids(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[tuple[list[int], bool]]:
-    """Continue the prompts of jobs up to the end of the thoughts; implements `rerank.lm.jobs.ThoughtGenerator`."""
+    """Continue the prompts of jobs up to the end of the thoughts (`rerank.lm.jobs.ThoughtGenerator`)."""
     until = (CLOSE, tokens.tokenizer)
     rows = decode_continuations(
         model, [j.prompt for j in jobs], [j.sampling for j in jobs], [j.seed for j in jobs], until=until
@@ -69,7 +69,6 @@ def _decode_permutations(model: Any, tokens: HfTokens, jobs: Sequence[Job], cach
 
 
 def _load_prefixes(jobs: Sequence[Job], cache: PrefixCache | None) -> list[CachedPrefix]:
-    """Return the cached prefix of each prompt in a batch; without a cache, all prefixes are empty."""
     if cache is None:
         return [CachedPrefix()] * len(jobs)
     return cache.load([job.prompt for job in jobs], plan_prefixes(jobs))
@@ -88,11 +87,8 @@ def _score_continuations(model: Any, tokens: HfTokens, jobs: Sequence[Job], cach
 
 
 def _score_attention(model: Any, tokens: HfTokens, jobs: Sequence[Job], _: PrefixCache | None) -> list[Reply]:
-    replies = []
-    for job in jobs:  # one by one, since the prompts are long
-        result = score_with_attention(model, tokens, job.request.prompt, job.task)
-        replies.append(Reply(text=result.layout, scores=tuple(result.scores), tokens_in=result.tokens))
-    return replies
+    # One by one, since the prompts are long.
+    return [score_with_attention(model, tokens, job.request.prompt, job.task) for job in jobs]
 
 
 #: Mapping from each class of tasks to the function that executes its jobs. The last argument of the function is the
@@ -113,17 +109,14 @@ def format_permutation(task: PermutationTask, order: Sequence[int]) -> str:
 
 
 def make_job_grammar(tokens: HfTokens, job: Job) -> PermutationGrammar:
-    """Return the grammar of the reply to a job with a `PermutationTask`."""
-    return make_permutation_grammar(tokens, job.task, end_of_rendered_prompt(tokens, job), job.reply_prefix)
+    """Return the grammar of the reply to a job with a `PermutationTask`, in tokens of this tokenizer."""
+    return PermutationGrammar(*job_identifier_tokens(tokens, job), job.task.count)
 
 
-def make_permutation_grammar(tokens: HfTokens, task: PermutationTask, end: str, prefix: str) -> PermutationGrammar:
-    """Return the grammar of the reply to a task, in tokens of this tokenizer.
-
-    Args:
-        end: Last characters of the rendered prompt, since the tokens of a text depend on what precedes it.
-    """
-    return PermutationGrammar(*identifier_tokens(tokens, task.items, task.separator, end, prefix), task.count)
+def job_identifier_tokens(tokens: HfTokens, job: Job) -> tuple[list[TokenIds], list[TokenIds]]:
+    """Return the token ids of a job's identifiers at the beginning of the reply, and after a separator."""
+    end = end_of_rendered_prompt(tokens, job)
+    return identifier_tokens(tokens, job.task.items, job.task.separator, end, job.reply_prefix)
 
 
 @lru_cache(maxsize=64)
@@ -132,22 +125,16 @@ def identifier_tokens(
 ) -> tuple[list[TokenIds], list[TokenIds]]:
     """Return the token ids of each identifier at the beginning of a reply, and those after a separator.
 
-    Args:
-        end: Last characters of the rendered prompt, since the tokens of a text depend on what precedes it.
+    They depend on ``end``, the last characters of the rendered prompt.
     """
     return tokenize_identifiers(tokens.plain, items, separator, before=end, prefix=prefix)
 
 
-def continuation_tokens(tokens: HfTokens, job: Job, text: str) -> TokenIds:
-    """Return the token ids of a text after the prompt of a job; special tokens that the text spells out are escaped."""
-    return _tokenize_after_prompt(tokens, end_of_rendered_prompt(tokens, job), text)
-
-
 def tokenize_continuations(tokens: HfTokens, job: Job) -> list[TokenIds]:
-    """Return the token ids of all continuations of a job.
+    """Return the token ids of all continuations of a job; special tokens that they spell out are escaped.
 
-    For a `LogitTask`, words are tokenized without the prompt, as rerankers do. These words are defined by the method,
-    not by users, and may be special tokens.
+    For a `LogitTask`, words are tokenized without the prompt, as rerankers do. These words are defined by the
+    method, not by users, and may be special tokens.
     """
     if job.task_type is LogitTask:
         return [tokens.plain(text) for text in job.task.continuations]
@@ -166,12 +153,10 @@ def end_of_rendered_prompt(tokens: HfTokens, job: Job) -> str:
 
 
 def make_reply(job: Job, text: str, tokens: int, *, steps: int, ended: bool = True) -> Reply:
-    """Create the reply to a job, with its token counts.
+    """Create the reply to a job.
 
-    Args:
-        tokens: Number of completion tokens, without thoughts.
-        steps: Number of forward passes after the prefill, without thoughts.
-        ended: Whether the answer is complete; otherwise, it was truncated.
+    The numbers of completion tokens and of ``steps`` (forward passes after the prefill) exclude thoughts. An answer
+    that has not ``ended`` was truncated.
     """
     return Reply(
         text=text,

@@ -15,8 +15,13 @@ from torch import Tensor
 
 from rerank.errors import UsageError
 from rerank.lm.forward_pass import call_forward, kv_cache_of_output
-from rerank.lm.prefix_cache import CachedPrefix, compute_on_cache, make_filled_cache
-from rerank.lm.prefix_logits import compute_packed_logits, compute_padded_logits
+from rerank.lm.prefix_cache import (
+    CachedPrefix,
+    compute_on_cache,
+    compute_packed_logits,
+    compute_padded_logits,
+    make_filled_cache,
+)
 from rerank.lm.temporary_settings import OutputHead, TemporarySettings
 
 _Ids = Sequence[int]
@@ -33,21 +38,16 @@ def compute_log_likelihoods(
     prefixes: Sequence[CachedPrefix] = (),
     as_logits: bool = False,
 ) -> list[list[float]]:
-    """Compute the natural-log probability of each continuation given its prompt, or its logit.
+    """Compute log P(y | x) = sum_i log P(y_i | x, y_<i) of each continuation y given its prompt x, or the logit of y.
 
-    Prompts with a single continuation, or whose continuations differ only in their last token, share one forward pass.
-    Other continuations share the KV cache of their prompt. Logits are computed only at the needed positions, but for
-    the whole vocabulary, because log-probabilities require the softmax's normaliser. The output head is in float32.
+    Prompts with a single continuation, or whose continuations differ only in their last token, share one forward
+    pass. Other continuations share the KV cache of their prompt. Logits are computed only at the needed positions,
+    but for the whole vocabulary, because log-probabilities require the softmax's normaliser. The output head is in
+    float32.
 
-    Args:
-        prompts: Token ids, one list per row; they are padded on the left here.
-        continuations: Token ids of any number of continuations per row. The empty continuation has probability 1.
-        pad: Token id for padding, which may be any token, since padding is masked.
-        prefixes: The cached prefix of each prompt, shorter than the prompt; empty to compute whole prompts.
-        as_logits: Whether to return logits before the softmax, for continuations of a single token.
-
-    Returns:
-        For each prompt x, one number per continuation y: log P(y | x) = sum_i log P(y_i | x, y_<i), or the logit of y.
+    The empty continuation has probability 1. ``pad`` may be any token, since padding is masked. ``prefixes`` are
+    the cached prefixes, each shorter than its prompt; with none, whole prompts are computed. ``as_logits`` returns
+    logits before the softmax, for continuations of a single token.
     """
     if not all(map(len, prompts)):
         raise UsageError("Likelihoods after an empty prompt are not defined", expected="a prompt of at least one token")
@@ -82,10 +82,7 @@ def _score_in_prefill(
     packed: bool,
     as_logits: bool = False,
 ) -> list[list[float]]:
-    """Score, in one pass, rows whose continuations have at most one token after their common prefix.
-
-    Each row is a prompt with its continuations and its cached prefix.
-    """
+    """Score, in one pass, rows whose continuations have at most one token after their common prefix."""
     prefixes = [prefix for _, _, prefix in rows]
     shared = [_shared_tokens(texts) for _, texts, _ in rows]
     inputs = [[*prompt, *tokens] for (prompt, _, _), tokens in zip(rows, shared, strict=True)]

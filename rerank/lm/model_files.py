@@ -80,7 +80,8 @@ class ModelFiles:
     def check_generates(self) -> None:
         """Check that the stated class is not one that generates no text, such as an encoder or a classifier.
 
-        Transformers opens many of these as language models, with an output head that is random or was not trained.
+        Transformers opens many of these as language models, with an output head that is random or was not
+        trained.
         """
         if not (self.folder / "config.json").is_file() and (self.folder / "adapter_config.json").is_file():
             adapter = try_read_json_object(self.folder / "adapter_config.json")
@@ -168,9 +169,8 @@ def one_commit_per_model() -> Iterator[None]:
 def locate_model(name: str | Path, revision: str = "", *, weights: bool = True, code: bool = False) -> ModelFiles:
     """Return the local files of a model, after downloading those that are missing if it is on the hub.
 
-    Args:
-        revision: Branch, tag or commit on the hub; empty for the default branch. Ignored for a folder.
-        weights: Whether the weights are needed, or only the files that describe the model.
+    ``revision`` is a branch, tag or commit on the hub; it is ignored for a folder. Without ``weights``, only the
+    files that describe the model are needed.
     """
     if Path(name).is_dir():
         source = try_read_json_object(Path(name) / MARKER)

@@ -53,7 +53,7 @@ class LocalModel(BaseBackend):
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> Self:
-        """Load a model from a folder or from the hub; implemented by subclasses."""
+        """Load a model from a folder or from the hub."""
         raise NotImplementedError
 
     @property
@@ -81,13 +81,8 @@ class LocalModel(BaseBackend):
         return _reopen_in_process, (type(self).load, files, self._options, tuple(self.identity.items()))
 
 
-def _reopen_in_process(
-    load: Callable[[str | Path, BackendOptions], Any],
-    files: ModelFiles,
-    options: BackendOptions,
-    identity: tuple[tuple[str, str], ...],
-) -> Any:
-    return _reopen(os.getpid(), load, files, options, identity)
+def _reopen_in_process(*source: Any) -> Any:
+    return _reopen(os.getpid(), *source)
 
 
 @lru_cache(maxsize=1)  # a worker that receives the same reranker with every task loads its model once
@@ -137,11 +132,7 @@ def is_split(model: Any) -> bool:
 
 
 def follow_leader(process: Callable[[Any], Any]) -> None:
-    """Process every broadcast batch in a follower until the leader ends, then exit; return at once in the leader.
-
-    Args:
-        process: Function that a follower calls with each batch, as the leader does itself.
-    """
+    """Process every broadcast batch in a follower until the leader ends, then exit; return at once in the leader."""
     import torch.distributed as distributed
 
     if distributed.get_rank() == 0:

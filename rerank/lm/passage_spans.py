@@ -26,10 +26,8 @@ class PromptSpans:
 def locate_passage_tokens(tokens: HfTokens, prompt: Prompt, spans: Sequence[tuple[int, int]], tail: int) -> PromptSpans:
     """Convert character spans in the last user turn to token spans in the rendered prompt.
 
-    A token belongs to the span that contains its first character.
-
-    Args:
-        tail: Index of the first character of the final instruction in that turn.
+    A token belongs to the span that contains its first character. ``tail`` is the index of the first character of
+    the final instruction in that turn.
     """
     if not tokens.tokenizer.is_fast:
         raise UsageError(

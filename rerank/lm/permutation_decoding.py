@@ -24,11 +24,9 @@ import torch
 
 from rerank.lm.cpu_attention import has_full_attention
 from rerank.lm.decoding import add_noise
-from rerank.lm.forward_pass import call_forward
-from rerank.lm.kv_cache import make_kv_cache
+from rerank.lm.forward_pass import call_forward, make_kv_cache
 from rerank.lm.permutation_grammar import GrammarState, PermutationGrammar
-from rerank.lm.prefix_cache import CachedPrefix
-from rerank.lm.prefix_logits import compute_packed_logits, merge_prefixes
+from rerank.lm.prefix_cache import CachedPrefix, compute_packed_logits, merge_prefixes
 from rerank.lm.temporary_settings import OutputHead, TemporarySettings
 from rerank.tasks import Sampling
 
@@ -58,11 +56,8 @@ class DecodingRow:
     def choose(self, logits: torch.Tensor) -> list[int]:
         """Append the best or a sampled allowed token (ties: the lowest id) and the forced tokens after it.
 
-        Args:
-            logits: Logits of the allowed tokens, of shape (allowed tokens,).
-
-        Returns:
-            The tokens of the next forward pass; empty if the permutation is complete.
+        ``logits`` are those of the allowed tokens. The result are the tokens of the next pass; empty if the
+        permutation is complete.
         """
         # The allowed tokens are in ascending order and argmax takes the first maximum, so the lowest id wins a tie.
         best = int(add_noise(logits, self.sampling, self.generator).argmax())
@@ -93,19 +88,12 @@ def decode_permutations(
     *,
     prefixes: Sequence[CachedPrefix] = (),
 ) -> list[DecodingRow]:
-    """Generate one permutation per prompt.
+    """Generate one permutation per prompt, and return the rows.
 
     Rows are decoded in one batch: the pending tokens of each row are padded on the left to the same length, and
     positions count real tokens only. Models with sliding windows or recurrent layers cannot ignore padding between
-    tokens, so their rows are decoded one by one.
-
-    Args:
-        prompts: Token ids, one list per row.
-        prefixes: The cached prefix of each prompt, shorter than the prompt; empty to compute all prompts from their
-            first token.
-
-    Returns:
-        The rows, with complete permutations.
+    tokens, so their rows are decoded one by one. ``prefixes`` are the cached prefixes, each shorter than its
+    prompt.
     """
     cached = prefixes or [CachedPrefix()] * len(prompts)
     rows = [
@@ -144,11 +132,7 @@ def _decode_batch(model: Any, rows: Sequence[DecodingRow], head: OutputHead, *, 
 
 
 class _BlockRunner:
-    """A runner of forward passes on blocks of tokens, on top of a KV cache.
-
-    Args:
-        cache: An empty KV cache.
-    """
+    """A runner of forward passes on blocks of tokens, on top of a KV cache, which is empty at first."""
 
     def __init__(self, model: Any, rows: int, cache: Any) -> None:
         self._model, self._cache = model, cache
@@ -160,10 +144,7 @@ class _BlockRunner:
     ) -> torch.Tensor:
         """Process the first block of each row without its cached prefix, and return logits as `read` does.
 
-        Args:
-            prompts: Token ids of the first block of each row, including its prefix; empty if the row has no choice.
-            prefixes: The cached prefix of each row; an empty prefix if its block is empty.
-            packed: Whether `rerank.lm.cpu_attention` supports the model.
+        Blocks include their prefixes; both are empty if the row has no choice.
         """
         if not packed:
             width = max(prefix.length for prefix in prefixes)
@@ -181,10 +162,9 @@ class _BlockRunner:
         return torch.cat([row if len(row) else row.new_zeros(1, size) for row in logits])
 
     def read(self, blocks: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Process one block per row and return the logits after the last token of each block.
+        """Process one block per row and return the logits after its last token, of shape (rows, tokens of the head).
 
-        The logits have shape (rows, tokens of the head). An empty block is filled with padding, which is masked in all
-        later passes.
+        An empty block is filled with padding, which is masked in all later passes.
         """
         width = max(map(len, blocks))
         # Shape (rows, width) each: ids padded on the left, and 1 for real tokens.

@@ -30,8 +30,8 @@ class _Node:
 class PermutationGrammar:
     """The grammar of one reply, a permutation of identifiers.
 
-    Args:
-        later: Token ids of the separator and each identifier, when the identifier follows another one.
+    ``first`` are the token ids of each identifier at the beginning, and ``later`` those of the separator and the
+    identifier.
     """
 
     def __init__(self, first: Sequence[TokenIds], later: Sequence[TokenIds], count: int) -> None:
@@ -42,7 +42,6 @@ class PermutationGrammar:
         self.first, self.later = _build_tree(first), _build_tree(later)
 
     def start(self) -> GrammarState:
-        """Return the state before the first token."""
         return GrammarState(self)
 
 
@@ -59,12 +58,10 @@ class GrammarState:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all requested identifiers have been generated."""
         return len(self.order) == self._grammar.count
 
     @property
     def max_tokens(self) -> int:
-        """Maximum number of tokens of the whole permutation."""
         return self._grammar.max_tokens
 
     def allowed(self) -> TokenIds:
@@ -99,14 +96,8 @@ def tokenize_identifiers(
 ) -> tuple[list[TokenIds], list[TokenIds]]:
     """Return the token ids of identifiers as the model would generate them, for `PermutationGrammar`.
 
-    Tokenization depends on the preceding text, so each identifier is tokenized together with this text.
-
-    Args:
-        encode: Function that converts a text to token ids, without special tokens.
-        before: The end of the prompt, including ``prefix``.
-
-    Returns:
-        Token ids of each identifier at the beginning of the reply, and token ids of the separator and each identifier.
+    Tokenization depends on the preceding text, so each identifier is tokenized together with this text: ``before``
+    is the end of the prompt, including ``prefix``.
     """
     for item in items:
         if not item.startswith(prefix):

@@ -1,4 +1,9 @@
-"""Compute and keep the KV cache of each prompt prefix (such as the instruction). Imports torch at import time."""
+"""Compute and keep the KV cache of each prompt prefix (such as the instruction), and logits at the ends of prompts.
+
+Only the tokens after the cached prefix are processed for these logits. Several prompts (rows) are concatenated into one
+sequence, so that their tokens share the matrix products of a forward pass. The attention of each row sees only this row
+and its prefix. Imports torch at import time.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +11,18 @@ import hashlib
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache
 
-from rerank.lm.cpu_attention import has_full_attention
-from rerank.lm.forward_pass import call_forward
-from rerank.lm.kv_cache import PreallocatedLayer, make_kv_cache
+from rerank.lm.cpu_attention import FEW, cpu_attention_forward, has_full_attention
+from rerank.lm.forward_pass import PreallocatedLayer, call_forward, make_kv_cache
 from rerank.lm.model_process import is_split
 from rerank.lm.temporary_settings import OutputHead, TemporarySettings
 
@@ -39,14 +46,7 @@ class PrefixSegment:
 
 
 class PrefixStore:
-    """A store of prefix segments by key. If the limit is exceeded, the least recently used ones are dropped.
-
-    Args:
-        limit: Maximum total size in bytes; with 0, no segment is kept.
-
-    Attributes:
-        size: Total size of the stored segments in bytes.
-    """
+    """A store of prefix segments by key; above ``limit`` bytes, the least recently used ones are dropped."""
 
     def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
         self._limit = limit
@@ -74,7 +74,6 @@ class PrefixStore:
             self.size -= dropped.size
 
     def clear(self) -> None:
-        """Drop all segments."""
         self._segments.clear()
         self.size = 0
 
@@ -94,13 +93,10 @@ class CachedPrefix:
 
 
 class PrefixCache:
-    """A cache that computes prefixes of prompts for one model and keeps them in a store.
+    """A cache that computes prefixes of prompts for a model that `supports_prefixes`, and keeps them in a store.
 
     A prefix is always computed in the same way: in a batch of one row, on top of the prefix that it extends. Its
     values are therefore bit-identical, whatever the store contains.
-
-    Args:
-        model: A causal language model of transformers that `supports_prefixes`.
     """
 
     def __init__(self, model: Any, store: PrefixStore) -> None:
@@ -110,9 +106,8 @@ class PrefixCache:
     def load(self, prompts: Sequence[Sequence[int]], plan: Sequence[Sequence[int]]) -> list[CachedPrefix]:
         """Return the planned prefix of each prompt in a batch, from the store or newly computed.
 
-        Args:
-            prompts: Token ids, one list per prompt.
-            plan: Lengths of the planned prefixes of each prompt, in increasing order (`rerank.lm.local_tasks`).
+        ``plan`` contains the lengths of the prefixes of each prompt, in increasing order
+        (`rerank.lm.local_tasks`).
         """
         if not any(plan):
             return [CachedPrefix() for _ in prompts]
@@ -197,9 +192,7 @@ def compute_on_cache(
 ) -> Any:
     """Run a forward pass of one row on top of a KV cache, add the new tokens to the cache, and return the output.
 
-    Args:
-        last: Number of positions at the end whose logits are computed.
-        padding: Number of padding tokens after the new tokens. New tokens do not attend to the padding.
+    Logits are computed for the ``last`` positions. New tokens do not attend to the ``padding`` tokens after them.
     """
     end = start + len(ids) + padding
     return call_forward(
@@ -235,3 +228,139 @@ def _keys_of(prompt: Sequence[int], ends: Sequence[int]) -> Iterator[bytes]:
         key = hashlib.blake2b(key + array("q", prompt[start:end]).tobytes(), digest_size=32).digest()
         yield key
         start = end
+
+
+_Ids = Sequence[int]
+#: Name under which the functions are registered in the attention interface of transformers.
+NAME = "rerank_packed"
+
+
+#: The sequence that a forward pass processes: the span of each row in the sequence (tokens after the last row are
+#: padding), the cached prefix of each row, and the empty KV cache to fill with the rows, if any.
+_SEQUENCE: ContextVar[tuple[list[tuple[int, int]], Sequence[CachedPrefix], Cache | None]] = ContextVar("sequence")
+
+
+def packed_attention_forward(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Compute causal attention within each row and its prefix, with the signature that transformers expects.
+
+    Shapes are those of `rerank.lm.cpu_attention.cpu_attention_forward`, where a batch of 1 contains the tokens of
+    all rows.
+    """
+    layer, (spans, prefixes, cache) = module.layer_idx, _SEQUENCE.get()
+    out = torch.zeros_like(query.transpose(1, 2))
+    all_keys, all_values = [], []
+    for (start, end), prefix in zip(spans, prefixes, strict=True):
+        own = (slice(None), slice(None), slice(start, end))
+        keys = torch.cat([*(segment.keys[layer] for segment in prefix.segments), key[own]], dim=2)
+        values = torch.cat([*(segment.values[layer] for segment in prefix.segments), value[own]], dim=2)
+        length, key_count = end - start, keys.shape[2]
+        # A mask is needed only if a few tokens follow a prefix.
+        few = length <= FEW and length != key_count
+        mask = torch.ones(1, 1, length, key_count, dtype=torch.bool).tril(key_count - length) if few else None
+        found, _ = cpu_attention_forward(module, query[own], keys, values, mask, scaling, **kwargs)
+        out[:, start:end] = found
+        all_keys.append(keys)
+        all_values.append(values)
+    if cache is not None:
+        # Rows of shape (1, key-value heads, tokens, head size) are padded on the left to the same length.
+        width = max(row.shape[2] for row in all_keys)
+        padded = []
+        for rows in (all_keys, all_values):
+            batch = rows[0].new_zeros(len(rows), rows[0].shape[1], width, rows[0].shape[3])
+            for target, row in zip(batch, rows, strict=True):
+                target[:, width - row.shape[2] :] = row[0]
+            padded.append(batch)
+        cache.layers[layer].update(*padded)
+    return out, None
+
+
+def compute_packed_logits(
+    model: Any, rows: Sequence[_Ids], prefixes: Sequence[CachedPrefix], last: Sequence[int], cache: Cache | None = None
+) -> list[Tensor]:
+    """Compute the logits at the ``last`` positions of each row, with the rows processed as one sequence.
+
+    The model must be supported by `rerank.lm.cpu_attention`. Rows include their prefixes. An empty KV cache is
+    filled with the rows, padded on the left. For each row, the result is float32 logits of shape (last, tokens of
+    the head).
+    """
+    rests = [list(row[prefix.length :]) for row, prefix in zip(rows, prefixes, strict=True)]
+    spans = list(pairwise(accumulate(map(len, rests), initial=0)))
+    positions = [
+        position for row, prefix in zip(rows, prefixes, strict=True) for position in range(prefix.length, len(row))
+    ]
+    needed = [position for (_, end), count in zip(spans, last, strict=True) for position in range(end - count, end)]
+    padding = [0] * (round_pass_length(len(positions)) - len(positions))
+    AttentionInterface.register(NAME, packed_attention_forward)
+    AttentionMaskInterface.register(NAME, lambda **_: None)
+    token = _SEQUENCE.set((spans, prefixes, cache))
+    try:
+        with TemporarySettings(model, attention=NAME):
+            output = call_forward(
+                model,
+                input_ids=torch.tensor([[*chain.from_iterable(rests), *padding]]),
+                position_ids=torch.tensor([[*positions, *padding]]),
+                use_cache=False,
+                logits_to_keep=torch.tensor(needed),
+            )
+    finally:
+        _SEQUENCE.reset(token)
+    return list(output.logits[0].float().split(list(last)))
+
+
+def compute_padded_logits(
+    model: Any, rows: Sequence[_Ids], prefixes: Sequence[CachedPrefix], last: Sequence[int], pad: int
+) -> list[Tensor]:
+    """Compute the logits at the ``last`` positions of each row, in a padded batch on top of a padded KV cache.
+
+    This works on any device. Rows include their prefixes. ``pad`` may be any token, since padding is masked. For
+    each row, the result is float32 logits of shape (last, vocabulary).
+    """
+    rests = [list(row[prefix.length :]) for row, prefix in zip(rows, prefixes, strict=True)]
+    cached, width = max(prefix.length for prefix in prefixes), max(map(len, rests))
+    device = model.device
+    mask = torch.tensor(
+        [
+            [1] * prefix.length + [0] * (cached - prefix.length + width - len(rest)) + [1] * len(rest)
+            for rest, prefix in zip(rests, prefixes, strict=True)
+        ],
+        device=device,
+    )
+    cache = make_kv_cache(model.config, cached + width)
+    merge_prefixes(prefixes, cache)
+    output = call_forward(
+        model,
+        cache=cache,
+        input_ids=torch.tensor([[pad] * (width - len(rest)) + rest for rest in rests], device=device),
+        attention_mask=mask,
+        # RoPE positions count real tokens only, not the padding between prefix and remainder.
+        position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, cached:],
+        use_cache=True,
+        logits_to_keep=max(last),
+    )
+    return [logits[-count:].float() for logits, count in zip(output.logits, last, strict=True)]
+
+
+def merge_prefixes(prefixes: Sequence[CachedPrefix], cache: Cache) -> None:
+    """Copy the prefix of each row in a batch to an empty KV cache; shorter prefixes are padded at their ends."""
+    width = max(prefix.length for prefix in prefixes)
+    some = next(prefix.segments[0] for prefix in prefixes if prefix.segments)
+    layers: list[Any] = cache.layers
+    for number, layer in enumerate(layers):
+        merged = []
+        for name in ("keys", "values"):
+            like = getattr(some, name)[number]
+            rows = like.new_zeros(len(prefixes), like.shape[1], width, like.shape[3])
+            for row, prefix in zip(rows, prefixes, strict=True):
+                if prefix.segments:
+                    pieces = [getattr(segment, name)[number][0] for segment in prefix.segments]
+                    row[:, : prefix.length] = torch.cat(pieces, dim=1)
+            merged.append(rows)
+        layer.update(*merged)

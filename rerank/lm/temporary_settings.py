@@ -22,13 +22,9 @@ from rerank.lm.model_process import is_split
 class TemporarySettings:
     """A context manager that changes a model's settings and restores them afterwards.
 
-    Inside the block, no gradients are recorded. With ``config``, the model's own generation defaults do not apply: a
-    repetition penalty, for example, would forbid identifiers. The value of ``with ... as`` is true if
-    `rerank.lm.cpu_attention` is active.
-
-    Args:
-        config: The generation config to use; None keeps the model's own.
-        attention: Name of the attention function; if empty, the CPU kernel is used for models that it supports.
+    Inside the block, no gradients are recorded. With ``config``, the model's own generation defaults do not apply:
+    a repetition penalty, for example, would forbid identifiers. Without the name of an attention function, the CPU
+    kernel is used for models that it supports; the value of ``with ... as`` is true if it is active.
     """
 
     def __init__(self, model: Any, config: GenerationConfig | None = None, attention: str = "") -> None:
@@ -69,10 +65,8 @@ _CPU_ENTRIES = 1 << 20
 class OutputHead:
     """A context manager that replaces the output head of a model by its float32 version, which causes fewer ties.
 
-    A quantised, split, offloaded or wrapped head remains unchanged, since only its own code can apply its weights.
-
-    Attributes:
-        token_ids: Ids of the tokens whose logits are computed; None for the whole vocabulary.
+    Only the logits of ``token_ids`` are computed; None stands for the whole vocabulary. A quantised, split,
+    offloaded or wrapped head remains unchanged, since only its own code can apply its weights.
     """
 
     def __init__(self, model: Any) -> None:
@@ -90,11 +84,9 @@ class OutputHead:
             del self._layer.forward
 
     def select(self, logits: Tensor, tokens: Sequence[int]) -> Tensor:
-        """Return the logits of the given tokens, of shape (len(tokens),).
+        """Return the logits, of shape (len(tokens),), of some of the ``token_ids``.
 
-        Args:
-            logits: Logits of shape (len(token_ids),) or, if the head was not replaced, (vocabulary,).
-            tokens: Token ids, all of which are in ``token_ids``.
+        The logits have shape (len(token_ids),) or, if the head was not replaced, (vocabulary,).
         """
         if self._replaced and self.token_ids is not None:
             # The replaced head computes one logit per token, in the order of token_ids.

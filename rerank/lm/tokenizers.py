@@ -34,32 +34,19 @@ class TokenizedPrompt:
 class HfTokens:
     """A `TokenCounter` that uses a transformers tokenizer.
 
-    Texts are tokenized from cached pieces if that is exact (`rerank.lm.joined_tokens`), otherwise as a whole. The token
-    ids are the same in both cases.
-
-    Args:
-        context_size: Maximum number of tokens of prompt and reply together.
-        join: Whether to tokenize texts from pieces if that is exact.
-
-    Attributes:
-        tokenizer: The tokenizer.
-        chat: Renderer of chats with the tokenizer's chat template.
+    With ``join``, texts are tokenized from cached pieces if that is exact (`rerank.lm.joined_tokens`), otherwise as
+    a whole. The token ids are the same in both cases.
     """
 
     def __init__(self, tokenizer: Any, *, context_size: int, join: bool = True) -> None:
         self.tokenizer = tokenizer
         self._join = join
         self.chat = ChatRenderer(tokenizer)
-        self._context_size = context_size
+        self.context_size = context_size  # maximum number of tokens of prompt and reply together
         # The rendered text is about as long as the texts of the turns.
         self._prompts: BoundedMemo[tuple[Prompt, bool], TokenizedPrompt] = BoundedMemo(
             _PROMPTS_BYTES, lambda _, found: ENTRY_BYTES + 2 * sys.getsizeof(found.text) + 8 * len(found.ids)
         )
-
-    @property
-    def context_size(self) -> int:
-        """Maximum number of tokens of prompt and reply together."""
-        return self._context_size
 
     @cached_property
     def turn_marks(self) -> tuple[str, ...]:
@@ -77,21 +64,18 @@ class HfTokens:
         return [list(self._tokenize(prompt, thinking=thinking).ids) for prompt in prompts]
 
     def ids(self, text: str) -> list[int]:
-        """Return the token ids of a rendered prompt."""
         if self.joined is None:
             return self._call(text, add_special_tokens=not self.chat.has_template)
         before, after = self._special
         return [*before, *self.joined.divide([text])[0].joined(), *after]
 
     def boundaries(self, prompt: Prompt) -> tuple[int, ...]:
-        """Return the lengths in tokens of the prefixes of a prompt that end at the boundaries of its template.
+        """Return the lengths in tokens of a prompt's prefixes that end at boundaries of its template, in order.
 
-        Every prompt that begins with the text of such a prefix also begins with its token ids. If a token spans a
-        boundary, the boundary is moved before the preceding whitespace or omitted.
-
-        Returns:
-            Numbers of tokens, in increasing order; empty if the prompt was not rendered from a template, or if the
-            tokenizer does not tokenize the text before and after a boundary independently.
+        Every prompt that begins with the text of such a prefix also begins with its token ids. If a token spans
+        a boundary, the boundary is moved before the preceding whitespace or omitted. There are none if the
+        prompt was not rendered from a template, or the tokenizer does not tokenize the text before and after a
+        boundary independently.
         """
         if len(sections := _verbatim_sections(prompt)) > 1:
             *ends, whole = accumulate(map(len, self._ids_of_sections(sections)))
@@ -108,13 +92,7 @@ class HfTokens:
         return tuple(sorted(length for length in found if length < len(tokenized.ids)))
 
     def tokens_before(self, text: str, positions: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Tokenize a rendered prompt and count, for each position, the tokens that start before it.
-
-        Requires a fast tokenizer.
-
-        Returns:
-            The token ids, and one count per position.
-        """
+        """Tokenize a rendered prompt with a fast tokenizer, and count the tokens that start before each position."""
         if self.joined is None or self._special[1]:  # special tokens at the end start where the last token ends
             ids, starts = self.starts(text)
             return ids, [bisect_left(starts, position) for position in positions]
@@ -123,9 +101,9 @@ class HfTokens:
         return self.ids(text), [len(before) + count if position else 0 for position, count in counts]
 
     def starts(self, text: str) -> tuple[list[int], list[int]]:
-        """Return the token ids of a rendered prompt and the start of each token in characters, in non-decreasing order.
+        """Return the token ids of a rendered prompt and each token's first character, in order; needs a fast tokenizer.
 
-        Requires a fast tokenizer. A special token that the tokenizer adds starts where the preceding token ends.
+        A special token that the tokenizer adds starts where the preceding token ends.
         """
         encoding = self.tokenizer(text, add_special_tokens=not self.chat.has_template, return_offsets_mapping=True)
         return encoding["input_ids"], token_starts(encoding["offset_mapping"])
@@ -141,7 +119,6 @@ class HfTokens:
         return tuple(self.joined.divide([text])[0].joined())
 
     def count(self, prompt: Prompt) -> int:
-        """Return the number of tokens of a rendered prompt."""
         return len(self.encode([prompt])[0])
 
     def lengths(self, texts: list[str]) -> list[int]:
@@ -155,8 +132,7 @@ class HfTokens:
     def cut(self, text: str, tokens: int) -> str:
         """Return the longest prefix of a text that ends at a token boundary and has at most ``tokens`` tokens.
 
-        A prefix may be tokenized differently from the whole text. The tokens of the prefix are therefore counted again,
-        and the prefix is shortened further if there are too many.
+        A prefix may be tokenized differently from the whole text, so its tokens are counted again.
         """
         if tokens <= 0:
             return ""
@@ -164,10 +140,7 @@ class HfTokens:
         return next((text[:end] for end in ends if self.lengths([text[:end]])[0] <= tokens), "")
 
     def _ends(self, text: str, tokens: int) -> Iterable[int]:
-        """Return candidates for the end of the longest prefix with at most ``tokens`` tokens, in descending order.
-
-        The candidates are positions in characters.
-        """
+        """Return candidates for the end of the prefix, in characters and in descending order."""
         if not self.tokenizer.is_fast:
             longest = bisect_right(range(len(text) + 1), tokens, key=lambda end: self.lengths([text[:end]])[0]) - 1
             return list(range(longest, 0, -1))

@@ -18,7 +18,7 @@ from rerank.errors import DataError, MissingResourceError, RerankError, UnknownN
 from rerank.io.model_base import MODULES
 from rerank.io.paths import named_path_errors
 from rerank.io.settings_files import try_read_json_object
-from rerank.lm.adapter_weights import check_weight_files
+from rerank.lm.loading import check_weight_files
 from rerank.lm.model_files import ModelFiles, cached_snapshot, locate_model, remedy_for_class
 from rerank.models.adapters import adapter_folder, shipped_adapters
 from rerank.models.lazy_backend import LazyBackend
@@ -75,12 +75,7 @@ def prompt_for_model(model: str, prompt: str = "auto") -> str:
 
 
 def reranker_preset_of_model(selector: str, revision: str = "") -> RerankerPreset | None:
-    """Return the preset of a published reranker, whatever backend runs it; None for other models.
-
-    Args:
-        selector: The model, as in ``--model``.
-        revision: Branch, tag or commit on the hub; empty for the default branch.
-    """
+    """Return the preset of a published reranker, whatever backend runs it; None for other models."""
     _, name = split_model_selector(selector)
     if name in MODELS:
         return None
@@ -91,10 +86,8 @@ def reranker_preset_of_model(selector: str, revision: str = "") -> RerankerPrese
 def recipe_of_model(selector: str, folder: Path | None, revision: str = "") -> Mapping[str, Any]:
     """Return the settings, including the method, that ``auto`` selects for a model; empty if none are known.
 
-    Args:
-        selector: The model, as in ``--model``, or its adapter; empty if the model is not known.
-        folder: The folder from which the model or the adapter is loaded; None if it is on the hub.
-        revision: Branch, tag or commit on the hub; empty for the default branch.
+    The selector is that of the model or of its adapter, and empty if the model is not known; the folder is the one
+    from which it is loaded, and None if it is on the hub.
     """
     recipe = recipe_of_model_folder(folder)
     if recipe or not selector:
@@ -125,9 +118,8 @@ def _loads_weights(selector: str) -> bool:
 def _describing_files(selector: str, revision: str) -> ModelFiles | None:
     """Return the files that describe a model: its folder, or those of its commit on the hub, without weights.
 
-    Returns:
-        The files; None for the name of a preset, for a model that loads no weights, and if the hub cannot be read, an
-        error that loading the model reports.
+    There are none for the name of a preset, for a model that loads no weights, and if the hub cannot be read, an
+    error that loading the model reports.
     """
     _, name = split_model_selector(selector)
     path = Path(name).expanduser()
@@ -180,15 +172,12 @@ def _recipe_of_class(selector: str, files: ModelFiles) -> Mapping[str, Any]:
 def resolve_model_name(name: str) -> Path | str:
     """Return the folder of a model, or its id on the hub.
 
-    Args:
-        name: The name of a preset, a folder, or ``owner/model`` on the hub. The name of a reranker's preset stands for
-            its id on the hub, unless a folder has this name.
+    The name is that of a preset, a folder, or ``owner/model`` on the hub. The name of a reranker's preset stands
+    for its id on the hub, unless a folder has this name.
 
-    Raises:
-        MissingResourceError: The preset was not downloaded, or the folder does not exist or lacks files.
-        DataError: The name is the path of a file, or the weights have an unsupported format.
-        UsageError: The name belongs to an adapter or a backend.
-        UnknownNameError: The name is neither a preset, a folder nor a hub id.
+    Raises `MissingResourceError` if the preset was not downloaded, or the folder does not exist or lacks files;
+    `DataError` if it is a file, or the weights have an unsupported format; `UsageError` for an adapter or a
+    backend; and `UnknownNameError` otherwise.
     """
     path = _local_path(name)
     if name in MODELS:
@@ -253,16 +242,10 @@ def check_model_files(selector: str, options: BackendOptions, kind: str = "") ->
 
 
 def model_settings_folder(selector: str) -> Path | None:
-    """Return the folder that contains the settings of a trained or merged model, if it has any.
+    """Return the folder, which may not exist, of a trained or merged model; None if the backend loads no weights.
 
-    This is the folder that `open_model_backend` loads for this selector: a preset takes precedence over a folder of the
-    same name, and ``hf:FOLDER`` stands for ``FOLDER``. The folder may not exist, because the model may be on the hub.
-
-    Args:
-        selector: The selector, as for `open_model_backend`.
-
-    Returns:
-        The folder; None if the backend loads no weights.
+    This is the folder that `open_model_backend` loads for this selector: a preset takes precedence over a folder of
+    the same name, and ``hf:FOLDER`` stands for ``FOLDER``.
     """
     name, argument = split_model_selector(selector)
     return _local_path(argument) if hasattr(BACKENDS.get(name), "load") else None
@@ -328,18 +311,16 @@ def open_model_backend(
 ) -> Backend:
     """Open the model that ``--model`` names.
 
-    Args:
-        selector: A model's name, folder or hub id; a fake model such as ``fake:perfect`` or ``fake:stutter,p=0.3``; or
-            ``NAME:ARGUMENT`` for a backend from another distribution.
-        options: Options for loading and running the model. Fakes use only batch size and concurrency.
-        qrels: The relevance judgments that ``fake:perfect`` reads.
-        kind: Backend to use if the selector names none; transformers if empty.
-        lazy: Whether to load the weights only at the first call, if the backend can be described without them
-            (`LazyBackend`). Errors in the weights are then raised by that call.
+    The selector is a model's name, folder or hub id; a fake model such as ``fake:perfect`` or
+    ``fake:stutter,p=0.3``; or ``NAME:ARGUMENT`` for a backend from another distribution. ``kind`` is the backend if
+    the selector names none; transformers if empty. Fakes use only the options batch size and concurrency, and
+    ``fake:perfect`` the qrels.
 
-    Raises:
-        UsageError: The selector cannot be opened as a model, or an option does not apply to its backend.
-        RerankError: `resolve_model_name` or the backend fails.
+    If ``lazy``, and the backend can be described without its weights, these are loaded at the first call
+    (`LazyBackend`), which then raises their errors.
+
+    Raises `UsageError` if the selector cannot be opened as a model, or an option does not apply to its backend; and
+    the errors of `resolve_model_name` and of the backend.
     """
     options = options or BackendOptions()
     if options.adapter:
@@ -416,13 +397,10 @@ def backend_class_of_model(selector: str, kind: str = "") -> Any:
 
 
 def split_model_selector(selector: str, kind: str = "") -> tuple[str, str]:
-    """Split a model's selector into the name of its backend and the backend's argument.
+    """Split a model's selector into the name of its backend (``kind`` or ``hf`` if none) and the backend's argument.
 
-    If the selector names no backend, the result contains the backend ``kind``, or ``hf`` if ``kind`` is empty.
-
-    Examples:
-        >>> split_model_selector("openai:gpt-4o"), split_model_selector("smollm2-135m")
-        (('openai', 'gpt-4o'), ('hf', 'smollm2-135m'))
+    >>> split_model_selector("openai:gpt-4o"), split_model_selector("smollm2-135m")
+    (('openai', 'gpt-4o'), ('hf', 'smollm2-135m'))
     """
     name, colon, argument = selector.partition(":")
     if colon and name.replace("-", "_") in BACKENDS.names():

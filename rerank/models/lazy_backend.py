@@ -22,13 +22,10 @@ from rerank.tasks.backends import traits
 class LazyBackend:
     """A backend that loads its model at the first call.
 
-    All other methods and properties of the backend's class are available too; using them loads the model.
-
-    Args:
-        backend_type: The class of the backend, with the methods ``load_described(description)`` and
-            ``choose_batch_size(options, kind of device)``.
-        description: What ``backend_type.describe`` returned, such as a `ModelDescription`: files, options, identity,
-            device and token counter of a model whose weights are not loaded.
+    All other methods and properties of the backend's class are available too; using them loads the model. The class
+    has the methods ``load_described(description)`` and ``choose_batch_size(options, kind of device)``. The
+    description is what its ``describe`` returned, such as a `ModelDescription`: files, options, identity, device
+    and token counter of a model whose weights are not loaded.
     """
 
     def __init__(self, backend_type: Any, description: Any) -> None:

@@ -219,14 +219,10 @@ def reranker_presets() -> Mapping[str, RerankerPreset]:
 
 
 def recognise_reranker(model: str | Path) -> RerankerPreset | None:
-    """Return the preset of a model; None if it belongs to no known family.
+    """Return the preset of a model, or the most similar preset of its family; None if it belongs to no known family.
 
-    Args:
-        model: Name of a preset, hub id or folder. A folder is recognised by its name, by the name that its
-            configuration states, by values of its configuration, or by its chat template.
-
-    Returns:
-        The preset of this model, or, if only the family is known, the most similar preset of the family.
+    The model is the name of a preset, a hub id or a folder. A folder is recognised by its name, by the name that
+    its configuration states, by values of its configuration, or by its chat template.
     """
     presets, name = reranker_presets(), str(model)
     folder = Path(model).expanduser()

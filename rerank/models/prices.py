@@ -47,10 +47,9 @@ class TokenPrices:
     source: str = ""  # address at which the prices were read; empty if not stated
 
     def cost(self, usage: Usage) -> float | None:
-        """Compute the cost of calls in US dollars. Cached tokens are a part of the prompt tokens, as with OpenAI.
+        """Compute the cost in US dollars; None if search units have a price, but the API did not report their number.
 
-        Returns:
-            The cost; None if search units have a price, but the API did not report their number.
+        Cached tokens are a part of the prompt tokens, as with OpenAI.
         """
         if self.search and usage.tokens_in and not usage.search_units:
             return None
@@ -84,11 +83,7 @@ def model_price_file() -> Path:
 
 
 def find_model_prices(model: str) -> TokenPrices | None:
-    """Return the prices of a model; None if the price table has no row for it.
-
-    Args:
-        model: The model, in the form of ``--model``.
-    """
+    """Return the prices of a model, in the form of ``--model``; None if the price table has no row for it."""
     path = model_price_file()
     if not path.is_file():
         return None
@@ -116,9 +111,6 @@ def find_model_prices(model: str) -> TokenPrices | None:
 
 
 def compute_cost(model: str, usage: Usage) -> float | None:
-    """Compute the cost of calls in US dollars; None if the price table has no row for the model.
-
-    The cost is also None if it depends on search units whose number is unknown, as in `TokenPrices.cost`.
-    """
+    """Compute the cost of calls in US dollars; None without a row in the price table, and as in `TokenPrices.cost`."""
     prices = find_model_prices(model)
     return None if prices is None else prices.cost(usage)

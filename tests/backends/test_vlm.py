@@ -244,7 +244,7 @@ def test_a_prompt_longer_than_the_context(
     backends: dict[str, Vlm], paths: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vlm: Any = backends["idefics3"]
-    monkeypatch.setattr(vlm.tokens, "_context_size", 60)
+    monkeypatch.setattr(vlm.tokens, "context_size", 60)
     fits, long = vlm.generate([ask(ContinuationTask(continuations=("Y",)), *paths[:n]) for n in (1, 3)])
     assert fits.finish == "stop"
     assert long.finish == "error"

@@ -28,7 +28,7 @@ from rerank.finetune.recipe import Recipe  # noqa: E402
 from rerank.finetune.trainer.schedule import read_lists  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
 from rerank.finetune.trainer.training_folder import list_checkpoints  # noqa: E402
-from rerank.lm.adapter_weights import attach_adapter  # noqa: E402
+from rerank.lm.loading import attach_adapter  # noqa: E402
 from rerank.reranker import Reranker  # noqa: E402
 from tests.finetune.small import ATTENTION, LIKELIHOOD, recipe, validation  # noqa: E402
 from tests.raising import raises  # noqa: E402

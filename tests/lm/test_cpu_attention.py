@@ -14,7 +14,7 @@ import torch
 
 from rerank.lm import cpu_attention
 from rerank.lm.decoding import decode_continuations
-from rerank.lm.kv_cache import PreallocatedLayer, make_kv_cache
+from rerank.lm.forward_pass import PreallocatedLayer, make_kv_cache
 from rerank.lm.loading import quiet_transformers
 from rerank.tasks import Sampling
 

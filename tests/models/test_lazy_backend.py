@@ -24,7 +24,7 @@ from rerank.experiment.estimate import estimate_run_cost
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.io import file_hashes, model_base
 from rerank.lm import loading
-from rerank.lm.model_description import load_tokenizer
+from rerank.lm.loading import load_tokenizer
 from rerank.lm.model_process import LocalModel
 from rerank.models import open_model_backend
 from rerank.models.lazy_backend import LazyBackend

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rerank.backends.vllm.adapters import required_rank
+from rerank.backends.vllm.engine import required_rank
 from rerank.errors import DataError, MissingResourceError, UsageError
 from tests.raising import raises
 

@@ -36,12 +36,7 @@ OPENAI = ServerProvider(
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """The address of a server.
-
-    Attributes:
-        url: The base URL, up to ``/v1``, without a trailing slash.
-        file: Path of the file from which the address was read (`FileAddress`); empty if the user set the address.
-    """
+    """The address of a server."""
 
     url: str
     name: str
@@ -140,10 +135,7 @@ def api_key_for_server(address: Address) -> str:
 
 
 def key_configuration_file() -> Path:
-    """Return the path of the user's configuration file.
-
-    Keys may be sent to the addresses in its list ``key_addresses`` even if they were read from a file.
-    """
+    """Return the path of the user's configuration, whose list ``key_addresses`` names addresses that may get keys."""
     import platformdirs  # imported here, so that commands without a server start faster
 
     return platformdirs.user_config_path("listrank") / "config.toml"

@@ -43,17 +43,13 @@ class Server(Generic[S]):
 class ServerClient(Generic[S]):
     """A client of one or several servers. All its coroutines run on the background loop, so they need no locks.
 
-    `ServerRouter` decides which server receives a request, and limits the requests in progress. With several servers:
-
-    - A request that a server does not answer (no connection, a timeout, status 429 or 5xx, and so on) is sent to
-      another server at once. While no other server works, it is repeated by the rules for one server.
-    - A server that did not answer a request then rests: it receives no requests for a second, and twice as long after
-      every failed check, up to half a minute. A check is a cheap request. A reply from the server to any request ends
-      its rest period.
-    - A request that a server rejects as invalid is not sent to another one.
-
-    Args:
-        concurrency: Maximum number of simultaneous requests of each server, of all callers together.
+    `ServerRouter` decides which server receives a request, and limits the requests of all callers in progress on a
+    server to ``concurrency``. With several servers, a request that a server does not answer (no connection, a
+    timeout, status 429 or 5xx, and so on) is sent to another server at once; while no other server works, it is
+    repeated by the rules for one server. The server that did not answer then rests: it receives no requests for a
+    second, and twice as long after every failed check (a cheap request), up to half a minute. A reply from the
+    server to any request ends its rest period. A request that a server rejects as invalid is not sent to another
+    one.
     """
 
     def __init__(
@@ -88,14 +84,10 @@ class ServerClient(Generic[S]):
     async def exchange(self, group: Hashable, send: Callable[[Server[S]], Awaitable[list[Reply]]]) -> list[Reply]:
         """Call a function with a server that has a free slot, and return its replies to one or more requests.
 
-        The time of the replies includes retries, but not the wait for other requests; it is divided evenly. If no
-        server answers, there is a single reply, with the error.
-
-        Args:
-            group: Key that is equal for requests whose prompts share a prefix.
-
-        Raises:
-            BackendError: No server can be reached, or a server refuses all requests.
+        ``group`` is equal for requests whose prompts share a prefix. The time of the replies includes retries,
+        but not the wait for other requests; it is divided evenly. If no server answers, there is a single
+        reply, with the error. A `BackendError` is raised if no server can be reached, or a server refuses all
+        requests.
         """
         if len(self.servers) == 1:  # before the limit: all requests wait for the description without holding a slot
             await self.servers[0].describe()
@@ -191,7 +183,6 @@ class ServerClient(Generic[S]):
         return bool(self._checks) or any(server.connection.is_open for server in self.servers)
 
     async def aclose(self) -> None:
-        """Close the connections; requests in progress fail, and a later request opens new connections."""
         for position, check in self._checks.items():
             check.cancel()
             self.router.end_rest(self.router.servers[position])

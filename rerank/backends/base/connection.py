@@ -67,11 +67,9 @@ def retrying(
 ) -> tenacity.AsyncRetrying:
     """Return the policy by which a request is sent again after a `RequestFailedError`; the last error is raised.
 
-    Args:
-        retries: Maximum number of attempts after the first; None for the number that the error allows. An error for
-            which another attempt cannot help is never retried.
-        gives_up: Function, called after every failure, that returns whether to raise the error although another attempt
-            is allowed.
+    ``retries`` is the maximum number of attempts after the first; None for the number that the error allows. An
+    error for which another attempt cannot help is never retried. ``gives_up`` is called after every failure, and
+    returns whether to raise the error although another attempt is allowed.
     """
 
     def should_stop(state: tenacity.RetryCallState) -> bool:
@@ -125,8 +123,7 @@ class ServerConnection:
     async def aclose(self) -> None:
         """Close the connections; requests in progress raise `BackendError`.
 
-        This must run on the event loop that opened the connections; on any other loop, the connections are dropped
-        without being closed.
+        On another event loop than the one that opened the connections, they are dropped without being closed.
         """
         client, self._client = self._client, None
         if client is None or self._loop is not asyncio.get_running_loop():
@@ -150,19 +147,14 @@ class ServerConnection:
         upload: Mapping[str, Any] | None = None,
         retries: int | None = None,
     ) -> T:
-        """Send a request, with retries, and return the parsed response.
+        """Send a request, with retries (at most those of the connection if None), and return the parsed response.
 
-        Args:
-            body: JSON body of a POST request; None for a GET request, or for an upload.
-            read: Function that parses a response. It raises `RequestFailedError` if another attempt may succeed.
-            upload: The parts of a multipart POST request, in the format of httpx2's ``files``; None for no upload.
-            retries: Maximum number of attempts after the first, for this request; None for `ServerConnection.retries`.
+        The request is a POST of a JSON body or of an ``upload`` (parts in the format of httpx2's ``files``), or
+        else a GET. ``read`` parses a response; it raises `RequestFailedError` if another attempt may succeed.
 
-        Raises:
-            RequestFailedError: No attempt got a valid response.
-            RequestRejectedError: The server refuses the request as invalid.
-            BackendError: No request can be answered: the key is missing or refused, there is no credit, or the
-                connection was closed.
+        Raises `RequestFailedError` if no attempt got a valid response, `RequestRejectedError` if the server
+        refuses the request as invalid, and `BackendError` if no request can be answered: the key is missing or
+        refused, there is no credit, or the connection was closed.
         """
         url = path if "://" in path else self.address.url + path
         errors = ErrorResponses(self.address, api_key_for_server(self.address))
@@ -298,9 +290,8 @@ class ErrorResponses:
     def read(self, response: httpx2.Response, text: str, *, accepted: bool) -> Exception:
         """Return the exception for a response with an error status, given its masked text.
 
-        Args:
-            accepted: Whether the server has accepted other requests. If so, status 403 concerns this request only:
-                gateways send it for content that their filters reject.
+        If the server has ``accepted`` other requests, status 403 concerns this request only: gateways send it
+        for content that their filters reject.
         """
         status = response.status_code
         body = decode_json_object(text)
@@ -349,10 +340,7 @@ def _pattern_of_key(key: str) -> re.Pattern[str]:
 
 
 def parse_retry_after(value: str) -> float | None:
-    """Parse a Retry-After header, a number of seconds or an HTTP date (RFC 9110, section 10.2.3), and return seconds.
-
-    None is returned if the header is invalid.
-    """
+    """Convert a Retry-After header, seconds or an HTTP date (RFC 9110, section 10.2.3), to seconds; None if invalid."""
     with suppress(ValueError):
         return None if math.isnan(seconds := float(value)) else max(0.0, seconds)
     try:

@@ -36,12 +36,7 @@ _FILTERED = ("content_filter", "content_policy_violation")
 
 @dataclass(frozen=True, slots=True)
 class ServerResponse:
-    """A complete HTTP response with a success status.
-
-    Attributes:
-        unreadable: Error message for the user if the body was not read completely; otherwise empty.
-        value: The parsed JSON value, such as a list; None if the body is not valid JSON.
-    """
+    """A complete HTTP response with a success status."""
 
     text: str
     unreadable: str = ""
@@ -103,9 +98,8 @@ def shorten(text: str) -> str:
 class RequestFailedError(Exception):
     """Raised if a request got no valid reply; the request may be retried.
 
-    Args:
-        after: Seconds to wait before the next attempt, if the server states them; otherwise None.
-        tries: Maximum number of attempts; 1 if another attempt cannot help.
+    ``after`` is the number of seconds to wait before the next attempt, if the server states it, and ``tries`` the
+    maximum number of attempts; 1 if another attempt cannot help.
     """
 
     def __init__(self, message: str, *, after: float | None = None, tries: int = TRIES) -> None:
@@ -114,11 +108,9 @@ class RequestFailedError(Exception):
 
 
 class RequestRejectedError(Exception):
-    """Raised if the server refused a request as invalid. Retrying it cannot help.
+    """Raised if the server refused a request as invalid, so that retrying cannot help.
 
-    Args:
-        code: The server's error code; empty if it states none.
-        field: Name of the invalid field of the request; empty if the server names none.
+    The server's error code and the name of the invalid field are empty if it states none.
     """
 
     def __init__(self, message: str, *, status: int, code: str = "", field: str = "") -> None:
@@ -127,11 +119,7 @@ class RequestRejectedError(Exception):
 
 
 class ServerUnavailableError(BackendError):
-    """Raised if a server does not answer a request that another server could answer.
-
-    Attributes:
-        tries: Maximum number of attempts per request for this kind of failure.
-    """
+    """Raised if a server does not answer a request that another server could answer."""
 
     attempts = 0
     tries = 1
@@ -162,11 +150,9 @@ class Attempts:
     def failed_reply(self, error: RequestFailedError | RequestRejectedError, model: str) -> Reply:
         """Return the reply to a request that failed or was rejected.
 
-        Raises:
-            ServerUnavailableError: There is no connection to the server, or the request failed and there are other
-                servers.
-            BackendError: The model or the path does not exist on the server, so no other request can be answered
-                either.
+        Raises `ServerUnavailableError` if there is no connection to the server, or the request failed and there
+        are other servers; and `BackendError` if the model or the path does not exist on the server, so no other
+        request can be answered either.
         """
         if isinstance(error, RequestFailedError):
             if self.is_silent or self._connection.has_other_server is not None:

@@ -90,7 +90,6 @@ class ServerRouter:
             self._assign()
 
     def extend_rest(self, server: RoutedServer) -> None:
-        """Double the pause of a server that has failed its check, up to the longest wait between attempts."""
         server.pause = min(LONGEST_WAIT, 2 * server.pause)
 
     def end_rest(self, server: RoutedServer) -> None:
@@ -124,10 +123,7 @@ class ServerRouter:
 
     @staticmethod
     def _start_next(server: RoutedServer, queue: RoutedServer) -> bool:
-        """Assign a slot of ``server`` to the first request that waits for the server ``queue``.
-
-        Return False if no request waits for that server.
-        """
+        """Give a slot of ``server`` to the first request that waits for ``queue``; return False if there is none."""
         while queue.waiting:
             slot = queue.waiting.popleft()
             if not slot.done():  # otherwise its caller was cancelled

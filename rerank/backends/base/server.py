@@ -34,18 +34,12 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
     """Base class of backends for a model behind one or several servers; ``S`` is the description of a server.
 
     The servers are first contacted by the first request. All threads and event loops share the connections, which
-    belong to the background loop (`rerank.tasks.concurrency`) and are kept between calls until `close`.
+    belong to the background loop (`rerank.tasks.concurrency`) and are kept between calls until `close`. Only the
+    options concurrency, timeout, retries, batch size and context size have an effect.
 
-    Args:
-        address: The address of the server; `over` is for several servers.
-        options: Backend options; None for the defaults. Only concurrency, timeout, retries, batch size and context size
-            have an effect.
-        sleep: Function that waits between attempts; replaced in tests.
-
-    Raises:
-        UsageError: An option is set that only applies when the server is started, such as the dtype; two addresses
-            belong to the same server; or an address was read from a file, and a key would be sent to it without the
-            user's permission.
+    Raises `UsageError` if an option is set that only applies when the server is started, such as the dtype; if two
+    addresses belong to the same server; or if an address was read from a file, and a key would be sent to it
+    without the user's permission.
     """
 
     #: Servers render chats with the template of their model.
@@ -108,12 +102,7 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
 
     @classmethod
     def connect(cls, model: str, options: BackendOptions | None = None) -> Self:
-        """Return the backend for a model on the servers whose addresses are in the options, without connecting.
-
-        Raises:
-            UsageError: The model or an address is missing or invalid, or as for the class.
-            UnknownNameError: The API in the model's name is unknown.
-        """
+        """Return the backend for a model on the servers whose addresses are in the options, without connecting."""
         options = options or BackendOptions()
         texts = options.base_url if isinstance(options.base_url, tuple) else [options.base_url or ""]
         provider = cls.find_provider(model)
@@ -122,11 +111,7 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
     @classmethod
     @abstractmethod
     def find_provider(cls, model: str) -> ServerProvider:
-        """Return the provider of the server on which a model runs.
-
-        Raises:
-            UsageError: The model is missing.
-        """
+        """Return the provider of the server on which a model runs; raise `UsageError` if the model is missing."""
 
     @abstractmethod
     def make_tokens(self, context_size: Callable[[], int]) -> TokenCounter:
@@ -134,11 +119,7 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
 
     @abstractmethod
     async def inspect(self, connection: ServerConnection) -> S:
-        """Ask a server for its description, before the first request is sent to it.
-
-        Raises:
-            BackendError: The server does not answer, or requires a key.
-        """
+        """Ask a server for its description, before the first request is sent to it."""
 
     @abstractmethod
     def context_size_of(self, description: S) -> int:
@@ -146,11 +127,7 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
 
     @abstractmethod
     async def answer(self, request: Request) -> Reply:
-        """Return the reply to one request; runs on the background loop.
-
-        Raises:
-            BackendError: No request can be answered.
-        """
+        """Return the reply to one request; runs on the background loop."""
 
     def _context_size(self) -> int:
         """Return the context size in the options or, if None, the servers', which the first call requests."""
@@ -174,13 +151,11 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """Return the replies to all requests, in order; may be called by several threads, and while an event loop runs.
 
-        At most ``concurrency`` requests run at the same time on each server. Requests to busy or failing servers are
-        retried after increasing waits, or after the wait that the server asks for. If a request is never answered, its
-        reply has ``finish="error"``.
-
-        Raises:
-            BackendError: No request can be answered: no server, no such model, a rejected key, no credit.
-            UsageError: The context size in the options exceeds that of a server.
+        At most ``concurrency`` requests run at the same time on each server. Requests to busy or failing
+        servers are retried after increasing waits, or after the wait that the server asks for. If a request is
+        never answered, its reply has ``finish="error"``. Raises `BackendError` if no request can be answered:
+        no server, no such model, a rejected key, no credit; and `UsageError` if the context size in the options
+        exceeds that of a server.
         """
         servers = len(self.client.servers)
         limit = (self.requests_in_flight or self._concurrency) * (servers if servers == 1 else 2 * servers)
@@ -189,12 +164,8 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
     async def agenerate(self, request: Request) -> Reply:
         """Return the reply to one request. It may be called on any event loop and by several callers at the same time.
 
-        At most ``concurrency`` requests of all callers together run at the same time on each server; the others wait.
-        Cancelling the call cancels the HTTP request, or the wait before a retry.
-
-        Raises:
-            BackendError: No request can be answered: no server, no such model, a rejected key, no credit.
-            UsageError: The context size in the options exceeds that of a server, or a server lacks a capability.
+        The limit and the errors are those of `generate`. Cancelling the call cancels the HTTP request, or the
+        wait before a retry.
         """
         return await await_on_loop(self.answer(request))
 

@@ -45,10 +45,7 @@ class EstimatedTokens:
         return [estimate_text(text) for text in texts]
 
     def cut(self, text: str, tokens: int) -> str:
-        """Return the longest prefix of a text that has at most ``tokens`` estimated tokens.
-
-        The prefix ends between two pieces of the text, such as words.
-        """
+        """Return the longest prefix that ends between two pieces, such as words, and has at most ``tokens`` tokens."""
         end, spent = 0, 0
         for stop, cost in _pieces(text):
             spent += cost

@@ -32,10 +32,7 @@ CONTEXT = 8192
 
 
 class Openai(ServerBackend[Dialect]):
-    """A backend for a model behind OpenAI-compatible servers.
-
-    A server is contacted when the first request is sent, or when the context size is needed and not set in the options.
-    """
+    """A backend for a model behind OpenAI-compatible servers."""
 
     tasks = frozenset({GenerationTask, PermutationTask, ContinuationTask})
 
@@ -61,7 +58,6 @@ class Openai(ServerBackend[Dialect]):
         return EstimatedTokens(context_size)
 
     async def inspect(self, connection: ServerConnection) -> Dialect:
-        """Detect the kind of server, its models and its context size."""
         dialect = await inspect_server(connection, self._model)
         size, available = self._options.context_size, dialect.context_size
         if size and available and size > available:
@@ -82,7 +78,6 @@ class Openai(ServerBackend[Dialect]):
         return description.context_size or CONTEXT
 
     async def answer(self, request: Request) -> Reply:
-        """Return the reply to one request; a failed request gets a reply with ``finish="error"``."""
         (reply,) = await self.client.exchange(group_of(request), partial(self._ask, request))
         return reply
 

@@ -243,10 +243,7 @@ def is_same_model(requested: str, answered: str) -> bool:
 
 
 async def inspect_server(connection: ServerConnection, model: str) -> Dialect:
-    """Request the server's list of models and derive its kind and context size from the list.
-
-    A server without such a list, or with an invalid one, is treated as a plain server.
-    """
+    """Request a server's list of models, and derive its kind and context size; a server without one is plain."""
     plain, attempts = Dialect(kind="plain", model=model, url=connection.address.url), Attempts(connection)
     try:
         rows = await connection.ask("/models", read=_model_rows, attempts=attempts)
@@ -275,17 +272,12 @@ def _model_rows(answer: ServerResponse) -> list[dict[str, Any]]:
 
 
 def _context_size(row: dict[str, Any]) -> int | None:
-    """Return the context size in a model's description; None if the description states none.
-
-    The field is ``max_model_len`` (vLLM, SGLang), ``context_length`` (some gateways) or ``meta.n_ctx`` (llama.cpp).
-    """
+    """Return the size that vLLM and SGLang, some gateways, and llama.cpp state in a model's description, if any."""
     sizes = (row.get("max_model_len"), row.get("context_length"), object_in(row.get("meta")).get("n_ctx"))
     return next(filter(None, map(count_in, sizes)), None)
 
 
 async def _slot_size_of_llama_server(connection: ServerConnection) -> int | None:
-    """Return the context size per request, which older versions of llama.cpp state only in ``/props``."""
-
     def read(answer: ServerResponse) -> int | None:
         return count_in(object_in(answer.body.get("default_generation_settings")).get("n_ctx")) or None
 

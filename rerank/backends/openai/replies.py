@@ -43,13 +43,10 @@ class _UnreadableReplyError(Exception):
 
 
 def parse_reply(answer: ServerResponse, request: Request, sent: ServerRequest) -> tuple[Reply, bool]:
-    """Convert a response to a reply; the caller sets the reply's time in seconds and its number of retries.
+    """Convert a response to a reply, and return whether it has content; the caller sets its seconds and retries.
 
-    Every complete response has been billed and therefore becomes a reply. If the response cannot be parsed, the text of
-    the reply is empty and ``error`` states the reason.
-
-    Returns:
-        The reply, and whether the reply has content.
+    Every complete response has been billed and therefore becomes a reply. If the response cannot be parsed, the
+    text of the reply is empty and ``error`` states the reason.
     """
     body = answer.body
     if body.get("error") and not body.get("choices"):
@@ -73,7 +70,7 @@ def parse_reply(answer: ServerResponse, request: Request, sent: ServerRequest) -
 
 
 def _choice(answer: ServerResponse) -> dict[str, Any]:
-    """Return the only choice in a response; raise `_UnreadableReplyError` if there is not exactly one message."""
+    """Return the only choice in a response."""
     if answer.unreadable:
         raise _UnreadableReplyError(answer.unreadable)
     choices = answer.body.get("choices")
@@ -97,7 +94,6 @@ def _check_not_truncated(processed: int, request: Request) -> None:
 
 
 def _add_content(reply: Reply, choice: Mapping[str, Any], request: Request, sent: ServerRequest) -> Reply:
-    """Add the text or the scores of a choice to a reply that contains only token counts so far."""
     message = object_in(choice.get("message"))
     reason = name_in(choice.get("finish_reason"))
     finish: Finish = "refused" if message.get("refusal") else _ENDS.get(reason, "stop")
@@ -134,10 +130,7 @@ def _text(content: Any) -> str:
 
 
 def _permutation_in_json(text: str, task: PermutationTask) -> str:
-    """Convert a JSON reply to the text of a permutation.
-
-    A truncated reply is converted up to its last complete identifier. Any other text is returned unchanged.
-    """
+    """Convert a JSON reply, up to the last complete identifier if truncated, to the text of a permutation."""
     order = decode_json_object(text).get("order")
     if isinstance(order, list) and order:
         return task.separator.join(str(item) for item in order if isinstance(item, str | int))
@@ -150,8 +143,9 @@ def _permutation_in_json(text: str, task: PermutationTask) -> str:
 def _scores(choice: Mapping[str, Any], task: ContinuationTask) -> tuple[float, ...]:
     """Return one log-probability per continuation.
 
-    A server lists only the most likely tokens. A continuation that is not listed gets the lowest listed value, an upper
-    bound of its log-probability. Likely continuations can thus be distinguished, while unlikely continuations tie.
+    A server lists only the most likely tokens. A continuation that is not listed gets the lowest listed value, an
+    upper bound of its log-probability. Likely continuations can thus be distinguished, while unlikely continuations
+    tie.
     """
     listed = _top_logprobs(choice)
     scores = [_log_probability(text, listed) for text in task.continuations]
@@ -183,11 +177,7 @@ def _top_logprobs(choice: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _log_probability(text: str, listed: Mapping[str, float]) -> float | None:
-    """Return the log-probability of the token equal to ``text``.
-
-    If this token is not listed, return the log of the summed probabilities of all tokens equal to ``text`` after
-    stripping whitespace; None if there is no such token.
-    """
+    """Return the log-probability of ``text``, or of all tokens together that differ only in whitespace."""
     if text in listed:
         return listed[text]
     matching = [value for token, value in listed.items() if token.strip() == text.strip() != ""]

@@ -38,12 +38,10 @@ DEFAULT_BATCH = 1024
 
 
 class Vllm(LocalModel):
-    """A backend that runs a causal language model with vLLM.
+    """A backend that runs a causal language model with vLLM; of the options, only the batch size has an effect.
 
-    Attention scores are not supported, since vLLM's kernels do not return attention weights. A process holds one model:
-    loading another model stops the first one.
-
-    Of the options, only the batch size has an effect.
+    Attention scores are not supported, since vLLM's kernels do not return attention weights. A process holds one
+    model: loading another model stops the first one.
     """
 
     tasks = frozenset({GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask})

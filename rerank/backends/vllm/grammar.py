@@ -25,12 +25,9 @@ NextTokens = Callable[[Sequence[int]], Sequence[int]]
 def permutation_parameters(first: Sequence[TokenIds], later: Sequence[TokenIds], size: int) -> dict[str, Any]:
     """Return the fields of ``SamplingParams`` that restrict a reply to ``PermutationGrammar(first, later, size)``.
 
-    The grammar starts after the first forced tokens, which are appended to the prompt. It ends with the last choice,
-    since the forced tokens after the last choice are known. The end is marked by a token that no identifier contains.
-
-    Args:
-        first: Token ids of each identifier at the first position.
-        later: Token ids of each identifier at later positions, after the separator.
+    The grammar starts after the first forced tokens, which are appended to the prompt. It ends with the last
+    choice, since the forced tokens after the last choice are known. The end is marked by a token that no identifier
+    contains.
     """
     used = {token for ids in (*first, *later) for token in ids}
     end = next(token for token in count() if token not in used)
@@ -60,9 +57,7 @@ def _forced_tokens(tokens: list[int]) -> NextTokens:
 
 
 def _permutation_tokens(grammar: PermutationGrammar, end: int) -> NextTokens:
-    """Return a function that returns the allowed next tokens of a permutation, given the tokens generated so far.
-
-    The function stores how much of the reply it has processed. The reply may already have tokens at its first call.
+    """Return a function that returns the allowed next tokens of a permutation, given all tokens generated so far.
 
     A token that was not allowed (NaN logits can cause one) ends the reply. The result is then an incomplete
     permutation; raising an exception instead would stop the engine.
@@ -84,13 +79,10 @@ def _permutation_tokens(grammar: PermutationGrammar, end: int) -> NextTokens:
 
 
 def mask_logits(logits: torch.Tensor, allowed: Mapping[int, Sequence[int]]) -> torch.Tensor:
-    """Set the logits of all tokens that are not allowed to minus infinity, in place.
+    """Set the logits, (rows, vocabulary), of all tokens that are not allowed to minus infinity, in place.
 
-    All rows are changed together, with one transfer to the device and a few kernel calls for any number of rows.
-
-    Args:
-        logits: Logits of shape (rows, vocabulary).
-        allowed: Mapping from each restricted row to its allowed tokens; rows that are missing are not restricted.
+    ``allowed`` maps each restricted row to its allowed tokens. All rows are changed together, with one transfer to
+    the device and a few kernel calls for any number of rows.
     """
     import torch
 

@@ -33,8 +33,8 @@ class GrammarProcessor(AdapterLogitsProcessor):  # type: ignore[misc, unused-ign
     def new_req_logits_processor(self, params: SamplingParams) -> NextTokens | None:
         """Return the grammar of a request that enters the batch or returns to it; None if the request has none.
 
-        The base class stores the grammar in ``req_info`` under the row of the request, with the tokens generated so far
-        as its argument, and moves the grammar when requests change rows.
+        The base class stores the grammar in ``req_info`` under the row of the request, with the tokens
+        generated so far as its argument, and moves the grammar when requests change rows.
         """
         data = (params.extra_args or {}).get(KEY)
         return None if data is None else parse_grammar(data)

@@ -11,13 +11,7 @@ from typing import Any
 
 from rerank.backends.vllm.grammar import forced_parameters, permutation_parameters
 from rerank.lm.jobs import CLOSE, Job
-from rerank.lm.local_tasks import (
-    continuation_tokens,
-    end_of_rendered_prompt,
-    format_permutation,
-    identifier_tokens,
-    make_reply,
-)
+from rerank.lm.local_tasks import format_permutation, job_identifier_tokens, make_reply, tokenize_continuations
 from rerank.lm.permutation_grammar import PermutationGrammar, TokenIds
 from rerank.lm.tokenizers import HfTokens
 from rerank.tasks import ContinuationTask, GenerationTask, LikelihoodTask, PermutationTask, Reply
@@ -55,10 +49,7 @@ def _generate(run: RunEngine, tokens: HfTokens, jobs: Sequence[Job]) -> list[Rep
 
 def _permute(run: RunEngine, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
     """Generate permutations. Tokens at their ends that the grammar determines are added without the engine."""
-    pieces = [
-        identifier_tokens(tokens, j.task.items, j.task.separator, end_of_rendered_prompt(tokens, j), j.reply_prefix)
-        for j in jobs
-    ]
+    pieces = [job_identifier_tokens(tokens, job) for job in jobs]
     states = [PermutationGrammar(*piece, j.task.count).start() for j, piece in zip(jobs, pieces, strict=True)]
     forced = [state.push_forced() for state in states]
     unfinished = [index for index, state in enumerate(states) if not state.is_complete]
@@ -90,7 +81,7 @@ def _score_continuations(run: RunEngine, tokens: HfTokens, jobs: Sequence[Job]) 
     bypass the prefix cache and prefill the prompt once per continuation.) The two kinds of requests never share a
     batch, because vLLM would then return the log-probabilities of wrong tokens.
     """
-    continuations = [[continuation_tokens(tokens, j, text) for text in j.task.continuations] for j in jobs]
+    continuations = [tokenize_continuations(tokens, job) for job in jobs]
     single = {index for index, texts in enumerate(continuations) if max(map(len, texts), default=0) <= 1}
     scores = _score_single_tokens(run, [(index, jobs[index].prompt, continuations[index]) for index in sorted(single)])
     longer = [(index, j.prompt, continuations[index]) for index, j in enumerate(jobs) if index not in single]

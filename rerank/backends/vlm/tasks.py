@@ -13,19 +13,19 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from rerank.backends.vlm.tokens import VlmTokens
 from rerank.lm.decoding import add_noise, decode_continuations, end_of_sequence_tokens
 from rerank.lm.forward_pass import call_forward
 from rerank.lm.jobs import Job
 from rerank.lm.local_tasks import (
-    continuation_tokens,
     format_permutation,
     make_decoding_reply,
     make_job_grammar,
     make_reply,
+    tokenize_continuations,
 )
 from rerank.lm.permutation_grammar import GrammarState, PermutationGrammar
 from rerank.lm.temporary_settings import OutputHead, TemporarySettings
+from rerank.lm.tokenizers import HfTokens
 from rerank.tasks import ContinuationTask, GenerationTask, LikelihoodTask, PermutationTask, Reply, Sampling
 
 #: Mapping from each model input with one value per token to its value for a text token.
@@ -44,24 +44,23 @@ class PictureJob(Job):
         return {name: value for name, value in self.inputs.items() if name not in ("input_ids", "attention_mask")}
 
 
-def _generate(model: Any, tokens: VlmTokens, job: PictureJob) -> Reply:
+def _generate(model: Any, tokens: HfTokens, job: PictureJob) -> Reply:
     (row,) = decode_continuations(model, [job.prompt], [job.sampling], [job.seed], extra_inputs=job.extra_inputs)
     return make_decoding_reply(model, tokens, job, row)
 
 
-def _score_continuations(model: Any, tokens: VlmTokens, job: PictureJob) -> Reply:
-    continuations = [continuation_tokens(tokens, job, text) for text in job.task.continuations]
-    scores = compute_log_likelihoods(model, job.inputs, continuations)
+def _score_continuations(model: Any, tokens: HfTokens, job: PictureJob) -> Reply:
+    scores = compute_log_likelihoods(model, job.inputs, tokenize_continuations(tokens, job))
     return replace(make_reply(job, "", 0, steps=0), scores=tuple(scores))
 
 
-def _permute(model: Any, tokens: VlmTokens, job: PictureJob) -> Reply:
+def _permute(model: Any, tokens: HfTokens, job: PictureJob) -> Reply:
     state, count = decode_permutation(model, job, make_job_grammar(tokens, job))
     return make_reply(job, format_permutation(job.task, state.order), count, steps=count - 1)
 
 
 #: Mapping from each class of tasks to the function that executes a job of this class.
-TASK_RUNNERS: dict[type[Any], Callable[[Any, VlmTokens, PictureJob], Reply]] = {
+TASK_RUNNERS: dict[type[Any], Callable[[Any, HfTokens, PictureJob], Reply]] = {
     GenerationTask: _generate,
     PermutationTask: _permute,
     ContinuationTask: _score_continuations,
@@ -74,12 +73,9 @@ def compute_log_likelihoods(
 ) -> list[float]:
     """Return log P(y | x) = sum_i log P(y_i | x, y_<i) of each continuation y, given a prompt x with pictures.
 
-    Continuations that differ only in their last token share a forward pass. The output head and the log-softmax are in
-    float32 for any data type of the model. The empty continuation has probability 1.
-
-    Args:
-        inputs: The processor's output for the prompt, with one row.
-        continuations: Token ids of each continuation.
+    Continuations that differ only in their last token share a forward pass. The output head and the log-softmax are
+    in float32 for any data type of the model. The empty continuation has probability 1. The inputs are the
+    processor's output for the prompt, with one row.
     """
     logs_after: dict[tuple[int, ...], torch.Tensor] = {}  # all tokens but the last -> (tokens, vocabulary)
     scores = []
@@ -107,11 +103,7 @@ def _append(inputs: Mapping[str, Any], ids: Sequence[int]) -> dict[str, Any]:
 
 
 def decode_permutation(model: Any, job: PictureJob, grammar: PermutationGrammar) -> tuple[GrammarState, int]:
-    """Generate a permutation for a prompt with pictures, constrained by a grammar.
-
-    Returns:
-        The complete grammar state and the number of tokens of the reply.
-    """
+    """Generate a permutation constrained by a grammar; return its state and the number of tokens of the reply."""
     state = grammar.start()
     forced = state.push_forced()
     if state.is_complete:  # a single identifier needs no model

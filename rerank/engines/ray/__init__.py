@@ -16,7 +16,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rerank.engines.base import RankingJob
+from rerank.engines import RankingJob
 from rerank.engines.ray.blocks import WorkBlocks
 from rerank.engines.ray.pool import MessageExchange, WorkerPool
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError

@@ -47,10 +47,7 @@ class BlockWork:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockMessage:
-    """A message about one block.
-
-    A worker that was considered lost may be alive; its messages are ignored, because another worker has the block.
-    """
+    """A message about one block; those of a worker that was considered lost, but is alive, are ignored."""
 
     block: int  # number of the block, from 0
     attempt: int = 0
@@ -130,12 +127,10 @@ class _Block(Generic[Item, Result]):
 class WorkBlocks(Generic[Item, Result]):
     """A state machine that distributes blocks of items to workers, and yields the results in the order of the items.
 
-    Args:
-        rounds: The items, in one or several rounds. A block is read when a worker asks for it, and a round only after
-            the results of all earlier rounds have been yielded.
-        ahead: Maximum number of open blocks, counted from the oldest block without a result. A worker that asks for a
-            further block waits.
-        desk: Desk that looks up and logs the calls of the workers; None if they make none that are logged.
+    The items come in one or several rounds. A block is read when a worker asks for it, and a round only after the
+    results of all earlier rounds have been yielded. At most ``ahead`` blocks are open, counted from the oldest
+    block without a result; a worker that asks for a further block waits. The desk looks up and logs the calls of
+    the workers.
     """
 
     def __init__(
@@ -181,7 +176,6 @@ class WorkBlocks(Generic[Item, Result]):
             yield from block.results
 
     def has_calls_in_flight(self) -> bool:
-        """Return whether workers have begun calls whose replies they have not sent."""
         return self._desk is not None and self._desk.has_calls_in_flight()
 
     def read_to_end(self) -> None:

@@ -35,9 +35,9 @@ class MessageExchange:
         return await answer
 
     async def serve(self, answers: Mapping[int, Any]) -> dict[int, Any]:
-        """Pass answers on to the workers, wait for the next messages, and return these.
+        """Pass answers on to the workers, wait for the next messages, and return these, by message number.
 
-        The keys of both mappings are message numbers. After `wake`, the returned mapping may be empty.
+        After `wake`, the returned mapping may be empty.
         """
         for number, answer in answers.items():
             self._answers.pop(number).set_result(answer)
@@ -79,8 +79,7 @@ class WorkerPool:
     def serve(self, blocks: WorkBlocks[Any, Result], timeout: float | None) -> Iterator[Result]:
         """Answer the messages of the workers, and yield results, until all blocks are processed.
 
-        Args:
-            timeout: Seconds after which a worker that has sent no message is restarted; None for no limit.
+        A worker that has sent no message for ``timeout`` seconds is restarted.
         """
         import ray
 
@@ -114,10 +113,7 @@ class WorkerPool:
             raise
 
     def _exchange_messages(self, answers: Mapping[int, Any]) -> dict[int, Any] | None:
-        """Send answers, and return the next messages; None if there are none yet.
-
-        After None, this method must be called again with the same answers.
-        """
+        """Send answers, and return the next messages; after None, call again with the same answers."""
         import ray
 
         self._request = self._request or self._exchange.serve.remote(answers)

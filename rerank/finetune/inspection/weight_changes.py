@@ -122,8 +122,7 @@ def merge_with_peft(subject: InspectedModel) -> tuple[Any, Any]:
         )
     import peft
 
-    from rerank.lm.adapter_weights import untie_head
-    from rerank.lm.loading import load_language_model, quiet_transformers
+    from rerank.lm.loading import load_language_model, quiet_transformers, untie_head
 
     loaded = load_language_model(subject.base, BackendOptions(dtype="float32", device="cpu"))
     with quiet_transformers(), warnings.catch_warnings():

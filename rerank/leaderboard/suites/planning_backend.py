@@ -99,7 +99,7 @@ def _token_counter(config: Any, reader: Any, options: BackendOptions, *, pairs: 
     tokenizer = reader.tokenizer if sees else reader
     size = resolve_task_context_size(stated_context_size(SimpleNamespace(config=config), tokenizer), options, name)
     if sees:
-        from rerank.backends.vlm.tokens import VlmTokens
+        from rerank.backends.vlm import VlmTokens
         from rerank.io.pictures import require_pillow
 
         require_pillow()

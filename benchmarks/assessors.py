@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import t
 
+from rerank.adjudication.few_judgments import estimate_prediction_powered_mean
 from rerank.adjudication.pool_measures import score_matrices
 from rerank.adjudication.pools import Floats
 from rerank.cli.run_files import read_run_arguments
-from rerank.evaluation.prediction_powered import estimate_prediction_powered_mean
 from rerank.io.run_files import read_qrels
 from rerank.types import Qrels, Run
 

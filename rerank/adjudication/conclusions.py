@@ -22,8 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rerank.adjudication.pools import Bools, Floats, Ints
-from rerank.evaluation.comparison_family import ComparisonFamily, options_of_test
-from rerank.evaluation.pairwise_decisions import check_significance_level, resolve_correction
+from rerank.evaluation.pairwise_decisions import (
+    ComparisonFamily,
+    check_significance_level,
+    options_of_test,
+    resolve_correction,
+)
 from rerank.evaluation.significance import PairTest, correct_p_values, open_significance_test
 from rerank.evaluation.significance.base import SupportsDecision, mean_paired_differences
 from rerank.io.reports import Grid, TableReport, format_cell, make_grid

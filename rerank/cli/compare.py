@@ -33,8 +33,7 @@ from rerank.evaluation.comparison import (
     compared_runs_of_matrix,
     score_compared_runs,
 )
-from rerank.evaluation.comparison_family import ComparisonOptions
-from rerank.evaluation.pairwise_decisions import check_significance_level, compare_all_runs
+from rerank.evaluation.pairwise_decisions import ComparisonOptions, check_significance_level, compare_all_runs
 from rerank.evaluation.scores import ScoreMatrix, read_score_matrix
 from rerank.io.reports import Report
 from rerank.io.text_files import check_file_writable
@@ -225,7 +224,7 @@ def power(
 
     Only the standard deviations of the per-topic differences are taken from the runs.
     """
-    from rerank.evaluation.power import PowerGoal, report_power_of_runs
+    from rerank.evaluation.power import report_power_of_runs
 
     compared, name = read_compared_runs(runs, scoring, [], baseline)
     ensure(len(compared.measures) <= 1, f"{len(compared.measures)} measures are given", expected="one measure")
@@ -233,7 +232,8 @@ def power(
         compared.scores,
         compared.measures[0],
         options=ComparisonOptions(alpha=alpha),
-        goal=PowerGoal(power=power, difference=difference),
+        power=power,
+        difference=difference,
         baseline=name or "",
     )
     emit(report, form)

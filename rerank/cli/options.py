@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 
 from typer import Argument, Option
 
-from rerank.evaluation.comparison_family import ComparisonOptions
-from rerank.evaluation.pairwise_decisions import build_test_selector
+from rerank.evaluation.pairwise_decisions import ComparisonOptions, build_test_selector
 from rerank.experiment.spec import Execution
 
 if TYPE_CHECKING:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from rerank.adjudication.conclusions import Procedure
 from rerank.downsampling.conclusions import Goal, ReducedBenchmark, ReductionStep, SignificanceCriterion
-from rerank.downsampling.pools import choose_smallest_pool
-from rerank.downsampling.queries import choose_fewest_queries
 from rerank.downsampling.score_table import ScoreTable, read_benchmark_table
+from rerank.downsampling.sizes import choose_fewest_queries, choose_smallest_pool
 from rerank.downsampling.tasks import TaskReductionDesign, choose_fewest_tasks
 
 __all__ = [

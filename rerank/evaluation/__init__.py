@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from rerank.evaluation.baseline_comparison import compare_with_baseline
 from rerank.evaluation.comparison import (
+    Comparison,
+    PairComparison,
+    RunSummary,
     compare_evaluated_measures,
     compare_evaluated_runs,
     compare_runs,
     score_compared_runs,
 )
-from rerank.evaluation.comparison_family import ComparisonOptions
-from rerank.evaluation.comparison_report import Comparison, PairComparison, RunSummary
 from rerank.evaluation.evaluator import evaluate_by_group, evaluate_run, evaluate_runs, read_query_groups
 from rerank.evaluation.judgment_coverage import bound_measures, cover_runs_by_judgments
 from rerank.evaluation.measures import parse_measures
-from rerank.evaluation.pairwise_decisions import PairwiseDecisions, compare_all_runs
+from rerank.evaluation.pairwise_decisions import ComparisonOptions, PairwiseDecisions, compare_all_runs
 from rerank.evaluation.power import paired_t_power, topics_needed_for_power
 from rerank.evaluation.scores import (
     ScoreMatrix,
@@ -27,8 +28,9 @@ from rerank.evaluation.scores import (
     evaluation_records,
     evaluation_report,
     read_score_matrix,
+    table_of_evaluation,
+    table_of_scores,
 )
-from rerank.evaluation.tables import table_of_evaluation, table_of_scores
 
 __all__ = [
     "Comparison",

@@ -1,7 +1,4 @@
-"""Comparison of many systems with one baseline, on one or several measures.
-
-Equivalence and non-inferiority of paired scores by two one-sided t-tests (TOST).
-"""
+"""Comparison of many systems with one baseline, with tests of equivalence and non-inferiority (TOST)."""
 
 from __future__ import annotations
 
@@ -13,16 +10,18 @@ import numpy as np
 
 from rerank.errors import UnknownNameError, UsageError
 from rerank.evaluation.baseline_tests import CorrectedPairTest, open_baseline_test
-from rerank.evaluation.comparison_family import (
+from rerank.evaluation.pairwise_decisions import (
     ComparisonFamily,
     ComparisonOptions,
+    check_significance_level,
     missing_topics,
+    note_few_topics,
     note_missing_queries,
     options_of_test,
+    with_rounding_for_wilcoxon,
 )
-from rerank.evaluation.pairwise_decisions import check_significance_level, note_few_topics, with_rounding_for_wilcoxon
 from rerank.evaluation.power import smallest_detectable_difference
-from rerank.evaluation.scores import ScoreMatrix, Scores
+from rerank.evaluation.scores import ScoreMatrix, Scores, format_interval, format_p_value, format_score
 from rerank.evaluation.significance import correct_p_values
 from rerank.evaluation.significance.base import (
     BaselineP,
@@ -31,8 +30,7 @@ from rerank.evaluation.significance.base import (
     differences_from_baseline,
     standard_errors,
 )
-from rerank.evaluation.tables import format_interval, format_p_value, format_score, format_share
-from rerank.io.reports import Cell, Grid, Report, TableReport
+from rerank.io.reports import Cell, Grid, Report, TableReport, format_cell
 from rerank.selector import Selector
 
 #: Power at which the smallest detectable difference of a row is stated.
@@ -66,8 +64,7 @@ class BaselineRow:
     claims: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def mark(self) -> str:
-        """Mark in tables: ``†`` if the system is significantly above the baseline, ``‡`` if below; otherwise empty."""
+    def mark(self) -> str:  # in tables
         return (ABOVE if self.difference > 0 else BELOW) if self.significant else ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -127,7 +124,6 @@ class BaselineComparison(Report):
         return TableReport([self._table_of_means(digits), self._table_of_comparisons(digits)], legend, self.notes)
 
     def _table_of_means(self, digits: int) -> Grid:
-        """Return one row per system, best first by the first measure. The best means are bold."""
         marks = {(row.run, row.measure): row.mark for row in self.rows}
         means = {m.measure: dict(zip(m.systems, m.values.mean(axis=0).tolist(), strict=True)) for m in self.matrices}
         first = next(iter(means.values()))
@@ -154,7 +150,7 @@ class BaselineComparison(Report):
                 format_p_value(row.p),
                 format_p_value(row.adjusted_p),
                 format_score(row.detectable, digits),
-                format_share(row.judged),
+                format_cell(row.judged, 2),
                 *(format_p_value(p) for p in row.claims.values()),
             ]
             for row in self.sorted_rows()
@@ -180,7 +176,6 @@ def compare_with_baseline(
         judged: Known fractions of judged documents among the run's top documents, for each pair (run, measure).
 
     Raises:
-        UnknownNameError: The baseline, the test or the correction does not exist.
         UsageError: The test cannot be combined with the correction, or an option is out of range.
         DataError: The runs were evaluated on different queries, or on fewer than two.
     """
@@ -264,17 +259,13 @@ class EquivalenceP(NamedTuple):
 
 
 def equivalence_p_values(differences: Floats, margin: float) -> EquivalenceP:
-    """Test whether mean differences lie within a margin.
+    """Test whether the mean differences of (topics, pairs) scores lie within a margin, in units of the measure.
 
-    The p-value of equivalence is the larger of the p-values of two one-sided t-tests, for d > -margin and for
-    d < margin. Equivalence holds at level alpha if and only if the 1 - 2 alpha confidence interval lies within the
-    margins. If all differences are equal, their variance cannot be estimated: p is the smallest reported p-value if all
-    differences are 0, and 1 otherwise. Source: Schuirmann, J. Pharmacokinetics and Biopharmaceutics
-    1987; Lakens, SPPS 2017.
-
-    Args:
-        differences: (topics, pairs) scores of a system minus those of the baseline.
-        margin: Largest difference that does not matter, in units of the measure.
+    The p-value of equivalence is the larger of the p-values of two one-sided t-tests, for d > -margin and for d <
+    margin. Equivalence holds at level alpha if and only if the 1 - 2 alpha confidence interval lies within the margins.
+    If all differences are equal, their variance cannot be estimated: p is the smallest reported p-value if all
+    differences are 0, and 1 otherwise. Source: Schuirmann, J. Pharmacokinetics and Biopharmaceutics 1987; Lakens, SPPS
+    2017.
     """
     from scipy.stats import t
 

@@ -34,13 +34,9 @@ baseline_tests = Registry(
 def open_baseline_test(selector: str, correction: str = "auto") -> BaselineTest:
     """Create a test against a baseline: ``dunnett``, ``max-t``, or a test of pairs with a correction.
 
-    Args:
-        selector: Selector of the test, such as ``"max-t,permutations=100000"`` or ``"wilcoxon"``.
-        correction: Correction of a test of pairs over the comparisons with the baseline. ``auto`` selects holm, or none
-            for a test that controls the family-wise error itself.
+    ``auto`` selects the correction holm, or none for a test that controls the family-wise error itself.
 
     Raises:
-        UnknownNameError: The test, the correction or an option does not exist.
         UsageError: The test cannot be combined with the correction, or it tests all pairs of systems together.
     """
     if is_baseline_test(selector):

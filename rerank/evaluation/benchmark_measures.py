@@ -27,7 +27,7 @@ class JudgedRanking:
     judged: npt.NDArray[np.int64]  #: (judgments,) grades of all judged documents, retrieved or not.
 
     def hits(self, rel: int, cutoff: int) -> npt.NDArray[np.bool_]:
-        """Return a boolean array of shape (min(documents, cutoff),): whether each document is relevant."""
+        """Return (min(documents, cutoff),) whether each document is relevant."""
         return np.asarray(self.grades[:cutoff] >= rel)
 
     def positives(self, rel: int) -> int:
@@ -35,7 +35,7 @@ class JudgedRanking:
         return int((self.judged >= rel).sum())
 
     def ends(self, cutoff: int) -> npt.NDArray[np.intp]:
-        """Return an array of shape (groups,): the last rank, within the cutoff, of each group of tied documents."""
+        """Return (groups,) the last rank, within the cutoff, of each group of tied documents."""
         scores = self.scores[:cutoff]
         return np.append(np.flatnonzero(np.diff(scores)) + 1, len(scores))
 
@@ -122,7 +122,7 @@ _PARAMS = {
 
 
 class BenchmarkMeasure(Measure):
-    """Base class for measures as a benchmark defines them. They have a cutoff and a lowest relevant grade."""
+    """A measure as a benchmark defines it, with a cutoff and a lowest relevant grade."""
 
     SUPPORTED_PARAMS = _PARAMS
     #: The reason why the measure has no per-query values, as a clause; empty if it has per-query values.
@@ -134,7 +134,6 @@ class BenchmarkMeasure(Measure):
         return type(self).FORMULA(ranking, self["rel"], self["cutoff"])
 
     def aggregator(self) -> Agg:
-        """Return the aggregator over queries: the mean, or a ratio of sums for whole-run measures."""
         return _RatioOfSums() if self.WHOLE_RUN else super().aggregator()
 
 

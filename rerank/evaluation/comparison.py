@@ -9,15 +9,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rerank.errors import UsageError, ensure
-from rerank.evaluation.comparison_family import ComparisonOptions, missing_topics, note_missing_queries
-from rerank.evaluation.comparison_report import Comparison, PairComparison, RunSummary
 from rerank.evaluation.evaluator import evaluate_runs
 from rerank.evaluation.measures import (
     check_measure_has_query_values,
@@ -27,18 +25,22 @@ from rerank.evaluation.measures import (
     relevance_threshold_note,
 )
 from rerank.evaluation.pairwise_decisions import (
+    ComparisonFamily,
+    ComparisonOptions,
     PairwiseDecisions,
     check_significance_level,
     compare_all_runs,
     correct_across_measures,
     find_outlying_systems,
     list_caveats,
+    missing_topics,
+    note_missing_queries,
     with_rounding_for_wilcoxon,
 )
-from rerank.evaluation.scores import ScoreMatrix, Scores
-from rerank.evaluation.significance import correct_p_values, open_significance_test, student_t_interval
+from rerank.evaluation.scores import ScoreMatrix, Scores, format_interval, format_p_value, format_score
+from rerank.evaluation.significance import TITLES, correct_p_values, open_significance_test, student_t_interval
 from rerank.evaluation.significance.base import iterate_paired_differences, sample_variances
-from rerank.io.reports import Form, Report, TableReport, format_csv_table
+from rerank.io.reports import LETTERS, Cell, Form, Grid, Report, TableReport, format_csv_table
 from rerank.io.text_files import replace_text_file
 from rerank.selector import Selector
 from rerank.types import Qrels, Run
@@ -71,7 +73,6 @@ def compare_runs(
         UsageError: There are fewer than two runs, two runs have the same name, ``measure`` stands for several measures
             or has no per-query values, alpha is not between 0 and 1, or the test cannot be combined with the
             correction.
-        UnknownNameError: The measure, test or correction does not exist.
         DataError: Fewer than two queries are judged, or a run shares no query with the judgments.
         MissingPrerequisiteError: The measure needs a library or program that is not installed.
     """
@@ -103,12 +104,7 @@ def compare_evaluated_runs(
 ) -> Comparison:
     """Test every pair of runs for a significant difference, given their scores over the same judged queries.
 
-    The measure is named as ir_measures prints it. The options are those of `compare_runs`.
-
-    Raises:
-        UsageError: The scores of a run do not include the measure, or a reason listed in `compare_runs` applies.
-        UnknownNameError: The test or correction does not exist.
-        DataError: The runs were evaluated on different queries, or on fewer than two.
+    The measure is named as ir_measures prints it. Options and errors are those of `compare_runs`.
     """
     options = ComparisonOptions(test=test, correction=correction, alpha=alpha)
     return compare_evaluated_measures(scores, [measure], options).comparisons[0]
@@ -159,7 +155,6 @@ def _describe(scores: Sequence[Scores], decisions: PairwiseDecisions, options: C
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Check that there are at least two runs and that their names differ."""
     ensure(len(names) >= 2, f"The number of runs to compare is {len(names)}", expected="at least two runs")
     for name in names:
         if names.count(name) > 1:
@@ -237,7 +232,7 @@ class ComparisonSet(Report):
         }
 
     def notes(self) -> dict[str, None]:
-        """Return the notes of all comparisons in order, as dictionary keys, which removes repetitions."""
+        """Return the notes of all comparisons in order, without repetitions."""
         return dict.fromkeys(note for comparison in self.comparisons for note in comparison.notes)
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -266,7 +261,7 @@ class ComparedRuns:
     def without_outliers(self, keep: str = "") -> ComparedRuns:
         """Return the scores without runs that are far below the others on the first measure (`find_outlying_systems`).
 
-        A note lists the omitted runs. The run named ``keep``, such as the baseline, is kept in any case.
+        A note lists them. The run named ``keep``, such as the baseline, is kept in any case.
         """
         outlying = find_outlying_systems(ScoreMatrix.from_scores(self.scores, self.measures[0]))
         names = [name for name in outlying if name != keep]
@@ -277,11 +272,7 @@ class ComparedRuns:
         return replace(self, scores=kept, notes=(*self.notes, note))
 
     def write_query_differences(self, path: str | Path, baseline: str = "") -> None:
-        """Write a CSV file with one line per measure, pair of runs and query.
-
-        The columns are measure, query, a, b, score_a, score_b and difference (a minus b). The baseline is ``b`` in
-        every pair; if it is empty, all pairs of runs are written.
-        """
+        """Write a CSV file with one line per measure, pair of runs (all, or those with a baseline as ``b``) and query."""
         by_name = {entry.run: entry for entry in self.scores}
         all_pairs = itertools.combinations(by_name, 2)
         pairs = [(name, baseline) for name in by_name if name != baseline] if baseline else [*all_pairs]
@@ -300,8 +291,6 @@ def score_compared_runs(
     qrels: Qrels, runs: Sequence[Run], measures: Sequence[str], *, relevant: int = 1
 ) -> ComparedRuns:
     """Evaluate the runs of a comparison per query, and note problems with the judgments.
-
-    ``relevant`` is the lowest grade that counts as relevant in binary measures whose name does not specify one.
 
     Raises:
         UsageError: There are fewer than two runs, two have the same name, or a measure has no per-query values.
@@ -323,5 +312,206 @@ def score_compared_runs(
 
 
 def compared_runs_of_matrix(matrix: ScoreMatrix) -> ComparedRuns:
-    """Create `ComparedRuns` from a score matrix. Fractions of judged documents are then unknown."""
+    """Create `ComparedRuns` from a score matrix; fractions of judged documents are unknown."""
     return ComparedRuns(scores=tuple(matrix.to_scores()), measures=(matrix.measure or "score",), judged={})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """Mean score of one run in a comparison, with its confidence interval."""
+
+    run: str
+    mean: float  #: Mean score over all judged queries.
+    low: float  #: Lower end of the mean's 1 - alpha confidence interval (Student's t over queries).
+    high: float
+    missing: int  #: Number of judged queries that are missing from the run; they score 0.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairComparison:
+    """Comparison of two runs, a and b."""
+
+    a: str
+    b: str
+    difference: float  #: Mean of a minus mean of b.
+    low: float  #: Lower end of the difference's 1 - alpha confidence interval (paired t, for this pair alone).
+    high: float
+    #: Cohen's d_z, the mean of the differences divided by their standard deviation. It is infinite if the standard
+    #: deviation is 0 and the mean is not.
+    effect: float
+    wins: int  #: Number of queries on which a is better.
+    ties: int
+    losses: int
+    p: float | None  #: Two-sided p-value of the main test; None if it is the t-test and the pair is `untestable`.
+    p_adjusted: float | None  #: ``p`` after the correction; None if ``p`` is None.
+    p_wilcoxon: float  #: Two-sided p-value of Wilcoxon's signed-rank test, with zero differences dropped.
+    #: ``p_wilcoxon`` after the same correction over all pairs, or after Holm's correction if the main test controls the
+    #: family-wise error itself.
+    p_wilcoxon_adjusted: float
+    significant: bool  #: Whether the main test finds a difference at the comparison's significance level.
+
+    @property
+    def untestable(self) -> bool:  # all differences are equal, so the t-test has no estimate of their variance
+        return self.low == self.high and self.difference != 0
+
+    @property
+    def hedges(self) -> float:
+        """Hedges' g: J(n - 1) times `effect`, which corrects the bias of small samples.
+
+        J(v) = gamma(v / 2) / (sqrt(v / 2) gamma((v - 1) / 2)). Source: Hedges, Journal of Educational Statistics 1981.
+        """
+        freedom = self.wins + self.ties + self.losses - 1
+        if freedom < 2 or not self.effect:
+            return 0.0
+        # log-gamma avoids overflow with many queries
+        logarithm = math.lgamma(freedom / 2) - math.lgamma((freedom - 1) / 2)
+        return self.effect * math.exp(logarithm) / math.sqrt(freedom / 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison(Report):
+    """Results of comparing runs on one measure."""
+
+    rows_key = "pairs"
+
+    measure: str  #: Name of the measure, as ir_measures prints it.
+    alpha: float
+    queries: int  #: Number of judged queries, which is the sample size of every test.
+    runs: tuple[RunSummary, ...]
+    pairs: tuple[PairComparison, ...]  #: One entry per pair of runs; ``a`` is the run that comes first in the input.
+    decisions: PairwiseDecisions = field(repr=False, compare=False)  #: The scores, the test and its results as arrays.
+    missing: Mapping[str, int] = field(default_factory=dict)  #: Number of judged queries without results, if any.
+    simultaneous: bool = False  #: Whether simultaneous intervals of the differences are shown.
+    notes: tuple[str, ...] = ()
+
+    @property
+    def family(self) -> ComparisonFamily:
+        return self.decisions.family(self.missing)
+
+    @property
+    def test(self) -> str:
+        return self.decisions.test
+
+    @property
+    def correction(self) -> str:
+        return self.decisions.correction
+
+    def to_markdown(self, digits: int = 4) -> str:
+        """Return the tables in Markdown."""
+        return self.to_table("markdown", digits)
+
+    def to_latex(self, digits: int = 4) -> str:
+        """Return the tables in LaTeX, which requires the package booktabs."""
+        return self.to_table("latex", digits)
+
+    def to_html(self, digits: int = 4) -> str:
+        return self.to_table("html", digits)
+
+    def deltas(self, a: str, b: str) -> dict[str, float]:
+        """Return, for each query id, the score of run ``a`` minus the score of run ``b``."""
+        matrix = self.decisions.matrix
+        return dict(zip(matrix.topics, (float(d) for d in matrix.deltas(a, b)), strict=True))
+
+    def plot(self, path: str | Path) -> None:
+        """Plot per-query differences for two runs, or a heat map of the p-values for more, to a png, svg or pdf file."""
+        from rerank.evaluation.plots import plot_comparison
+
+        plot_comparison(self.decisions, path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object of ``rerank compare --format json``."""
+        pairs, effects = [], []
+        for pair in self.pairs:
+            entry = asdict(pair)
+            ci = [entry.pop("low"), entry.pop("high")]
+            sizes = {"d_z": entry.pop("effect"), "hedges_g": pair.hedges}
+            pairs.append({**entry, "ci": ci})
+            finite = {key: v if math.isfinite(v) else None for key, v in sizes.items()}
+            effects.append({"a": pair.a, "b": pair.b, **finite})
+        content: dict[str, Any] = {
+            "measure": self.measure,
+            "alpha": self.alpha,
+            "queries": self.queries,
+            "runs": [
+                {"run": r.run, "queries": self.queries, "missing": r.missing, "mean": r.mean, "ci": [r.low, r.high]}
+                for r in self.runs
+            ],
+            "pairs": pairs,
+            "effects": effects,
+            "tests": {
+                "p": f"{self.decisions.title}, two-sided",
+                "p_wilcoxon": "Wilcoxon signed-rank, two-sided, zeros dropped",
+            },
+            "test": Selector.parse(self.test).name,
+            "options": self.decisions.options,
+            "correction": self.correction,
+            "family": self.family.to_dict(),
+        }
+        if self.simultaneous:
+            intervals = zip(self.pairs, self._simultaneous_intervals(), strict=True)
+            content["simultaneous"] = [{"a": pair.a, "b": pair.b, "ci": list(ends)} for pair, ends in intervals]
+        return {**content, "notes": list(self.notes)}
+
+    def tables(self, digits: int = 4) -> TableReport:
+        """Return a table of means (best run first), a table of pairs, the legend of both tables, and the notes.
+
+        Letters at a mean show the runs with a significantly lower mean, or a count if there are too many runs. On a
+        narrow terminal, the table of pairs shows each run as its letter.
+        """
+        order = sorted(range(len(self.runs)), key=lambda index: -self.runs[index].mean)
+        letters = dict(zip(order, LETTERS, strict=False)) if len(self.runs) <= len(LETTERS) else {}
+        legend = [
+            f"* significant: {self.family.describe_p()}",
+            f"{'Letters at a mean: runs that it is significantly above. ' if letters else ''}d: mean of the "
+            "differences divided by their standard deviation.",
+            self.family.describe_data(),
+        ]
+        grids = [self._table_of_means(order, letters, digits), self._table_of_pairs(letters, digits)]
+        return TableReport(grids, legend, self.notes, measure=self.measure)
+
+    def _simultaneous_intervals(self) -> list[tuple[float, float]]:
+        half_widths = self.decisions.simultaneous_half_widths().tolist()
+        return [(p.difference - half, p.difference + half) for p, half in zip(self.pairs, half_widths, strict=True)]
+
+    def _table_of_means(self, order: list[int], letters: Mapping[int, str], digits: int) -> Grid:
+        beats = self.decisions.beats()
+        rows: list[list[str | Cell]] = []
+        for index in order:
+            run = self.runs[index]
+            marks = "".join(sorted(letters[other] for other in beats[index])) if letters else ""
+            mean = Cell(format_score(run.mean, digits), marks, run.mean == self.runs[order[0]].mean)
+            cells: list[str | Cell] = [run.run, mean, format_interval(run.low, run.high, digits)]
+            rows.append([letters[index], *cells] if letters else [*cells, str(len(beats[index]))])
+        heads = ["run", self.measure, f"{100 * (1 - self.alpha):g}% interval"]
+        return Grid(["", *heads], rows, left=2) if letters else Grid([*heads, "beats"], rows)
+
+    def _table_of_pairs(self, letters: Mapping[int, str], digits: int) -> Grid:
+        level, name = f"{100 * (1 - self.alpha):g}%", Selector.parse(self.test).name
+        is_corrected = self.correction != "none"
+        heads = ["a", "b", "a - b", f"{level} interval", *([f"simultaneous {level}"] if self.simultaneous else [])]
+        heads += ["d", "win/tie/loss", f"p ({name})", *([TITLES[self.correction]] if is_corrected else [])]
+        minor = {heads.index("win/tie/loss")} if self.simultaneous else set()
+        second: list[str] = []
+        if name != "wilcoxon":
+            correction = self.decisions.correction_of_second_test
+            second = ["p (Wilcoxon)", *([TITLES[correction]] if correction != "none" else [])]
+            minor |= set(range(len(heads), len(heads) + len(second)))
+        short = {self.runs[index].run: letter for index, letter in letters.items()}
+        simultaneous = self._simultaneous_intervals() if self.simultaneous else []
+        rows: list[list[str | Cell]] = []
+        for number, pair in enumerate(self.pairs):
+            p_values = [pair.p, *([pair.p_adjusted] if is_corrected else [])]
+            stars = [*([""] if is_corrected else []), "*" if pair.significant else ""]
+            rows.append(
+                [
+                    *(Cell(run, short=short.get(run, "")) for run in (pair.a, pair.b)),
+                    f"{pair.difference:+.{digits}f}",
+                    format_interval(pair.low, pair.high, digits),
+                    *(format_interval(*ends, digits) for ends in simultaneous[number : number + 1]),
+                    f"{pair.effect:+.2f}",
+                    f"{pair.wins}/{pair.ties}/{pair.losses}",
+                    *(Cell(format_p_value(p), star) for p, star in zip(p_values, stars, strict=True)),
+                    *map(format_p_value, (pair.p_wilcoxon, pair.p_wilcoxon_adjusted)[: len(second)]),
+                ]
+            )
+        return Grid([*heads, *second], rows, left=2, minor=minor)

@@ -37,10 +37,9 @@ NO_GROUP = "(none)"
 
 
 def evaluate_run(qrels: Qrels, run: Run, measures: Iterable[str], *, relevant: int = 1) -> Scores:
-    """Evaluate one run.
+    """Evaluate one run on all judged queries.
 
     Args:
-        qrels: The relevance judgments; all their queries count.
         measures: Names of the measures, in a form that `parse_measures` accepts.
         relevant: Lowest grade that counts as relevant in binary measures whose name does not specify one.
 
@@ -64,20 +63,13 @@ def evaluate_runs(qrels: Qrels, runs: Iterable[Run], measures: Iterable[str], *,
 def evaluate_by_group(
     qrels: Qrels, run: Run, measures: Iterable[str], groups: Mapping[str, str], *, relevant: int = 1
 ) -> dict[str, Scores]:
-    """Evaluate a run on each group of queries separately.
+    """Evaluate a run on each group of queries separately, also by measures that have only one value per run.
 
-    Measures that have only one value per run are computed for each group as well.
-
-    Args:
-        groups: Name of the group of each query id. Queries without a group, or with an empty group name, form the
-            group ``(none)``. The other arguments are those of `evaluate_run`.
-
-    Returns:
-        The scores of each group, sorted by the name of the group with ``(none)`` last. Groups without a judged query
-        are omitted.
+    ``groups`` names the group of each query id; queries without one form the group ``(none)``. The other arguments are
+    those of `evaluate_run`. The result is sorted by the name of the group with ``(none)`` last; groups without a judged
+    query are omitted.
 
     Raises:
-        UsageError: The name or a parameter of a measure is wrong.
         DataError: There are no judgments, or none of the judged queries has a group.
     """
     judged: dict[str, dict[str, Mapping[str, int]]] = {}
@@ -106,11 +98,10 @@ def evaluate_by_group(
 def read_query_groups(path: str | Path, *, of: str = "query") -> dict[str, str]:
     """Read a file with two columns, query id and group, and return the group of each query id.
 
-    The first whitespace of a line separates the columns, so a group may contain spaces. Empty lines are ignored.
-    ``of`` is the word for the grouped items in error messages.
+    The first whitespace of a line separates the columns, so a group may contain spaces. Empty lines are ignored. ``of``
+    is the word for the grouped items in error messages.
 
     Raises:
-        MissingResourceError: The file does not exist.
         DataError: A line has no group, a query is in two groups, or the file is empty.
     """
     groups: dict[str, str] = {}
@@ -183,7 +174,7 @@ class _Evaluator:
         return evaluators
 
     def scores(self, run: Run) -> Scores:
-        """Evaluate one run, after removing the documents that the judgments exclude for a query."""
+        """Evaluate one run without the documents that the judgments exclude for a query."""
         if self._excluded:
             lists = (ranking.without(*self._excluded.get(query, ())) for query, ranking in run.items())
             run = Run(lists, name=run.name)
@@ -258,7 +249,7 @@ def _check_grades_of_gdeval(qrels: Qrels, measures: Sequence[Measure]) -> None:
 
 
 def _scores_by_escaped_id(ranking: Ranking, scores: Sequence[float]) -> dict[str, float]:
-    """Return the score of each escaped document id. If there are n scores, only the first n documents are included."""
+    """Return the score of each escaped document id, for as many documents as there are scores."""
     return dict(zip(_escape_document_ids(ranking.doc_ids[: len(scores)]), scores, strict=False))
 
 
@@ -278,7 +269,6 @@ def _is_plain(text: str) -> bool:
 
 
 def _first_ids(ids: Iterable[str]) -> str:
-    """Return the first three query ids as text for an error message."""
     listed = [repr(name) for _, name in zip(range(4), ids, strict=False)]
     return ", ".join(listed[:3]) + (" ..." if len(listed) > 3 else "")
 

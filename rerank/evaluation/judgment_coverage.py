@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rerank.evaluation.measures import is_summed_measure, parse_measures
-from rerank.evaluation.tables import format_interval
+from rerank.evaluation.scores import format_interval
 from rerank.types import NOT_JUDGED, UNJUDGED, Qrels, Ranking, Run
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class JudgmentCoverage:
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
 
     def columns(self, measures: Sequence[str]) -> dict[str, str]:
-        """Return table columns as a mapping from headings to cells: judged fractions, then bounds of measures."""
+        """Return cells of a table by their headings: judged fractions, then bounds."""
         fractions = {f"judged@{self.cutoffs[name]}": f"{self.judged[name]:.4f}" for name in measures}
         bounded = [name for name in measures if name in self.bounds]
         return fractions | {f"{name} bounds": format_interval(*self.bounds[name], 4) for name in bounded}
@@ -57,13 +57,9 @@ def cover_runs_by_judgments(
 ) -> tuple[list[JudgmentCoverage], list[str]]:
     """Compute, for each run, the fraction of judged documents and the bounds of its measures.
 
-    Args:
-        measures: Measures, as ir_measures prints them. Counts and ``Judged`` are ignored.
-        bounds: True to compute the bounds of all measures, False for none, and None for the measures with thin
-            judgments (`THIN`).
-
-    Returns:
-        One entry per run, and the names of the measures selected for bounds. A selected measure may have no bounds.
+    ``measures`` are named as ir_measures prints them; counts and ``Judged`` are ignored. ``bounds`` requests the bounds
+    of all measures or none; by default, of those with thin judgments (`THIN`). The second result names the selected
+    measures, which may have no bounds.
     """
     parsed = [m for m in parse_measures(measures) if m.NAME != "Judged" and not is_summed_measure(str(m))]
     cutoffs = {str(m): judged_cutoff(str(m)) for m in parsed}
@@ -92,7 +88,6 @@ def cover_runs_by_judgments(
 
 
 def judged_cutoff(measure: str) -> int:
-    """Return the cutoff of a measure, or `CUTOFF` if it has none."""
     return int(parse_measures([measure])[0].params.get("cutoff", CUTOFF))
 
 
@@ -109,7 +104,7 @@ class PartlyJudgedRanking:
     def of(
         cls, ranking: Ranking | None, judged: Mapping[str, int], highest: int, cutoff: int | None
     ) -> PartlyJudgedRanking:
-        """Look up the grades of a ranking down to the cutoff. ``ranking=None`` means a ranking without documents."""
+        """Look up the grades of a ranking down to the cutoff; None is a ranking without documents."""
         docs = ranking.doc_ids[:cutoff] if ranking is not None else ()
         return cls(
             grades=np.array([max(0, judged.get(doc, 0)) for doc in docs], dtype=np.int64),
@@ -119,7 +114,7 @@ class PartlyJudgedRanking:
         )
 
     def relevant(self, grade: int) -> tuple[Floats, Floats]:
-        """Return two (ranks,) arrays of 0 and 1: documents known to be relevant, and documents that may be relevant."""
+        """Return two (ranks,) arrays of 0 and 1: documents known to be relevant, and those that may be."""
         known = self.grades >= grade
         return known.astype(np.float64), (known | self.unjudged).astype(np.float64)
 
@@ -136,15 +131,9 @@ def has_bounds(measure: Measure) -> bool:
 def bound_measures(
     qrels: Qrels, run: Run, measures: Iterable[str], *, relevant: int = 1
 ) -> dict[str, dict[str, Bounds]]:
-    """Compute the smallest and largest values that a run's measures could have once all its documents are judged.
+    """Compute the smallest and largest value of each judged query that is possible once all documents are judged.
 
     Measures are named as `parse_measures` accepts them; those without bounds are omitted.
-
-    Returns:
-        The smallest and the largest value of each judged query, for each measure.
-
-    Raises:
-        UsageError: The name or a parameter of a measure is wrong.
     """
     graded = qrels.judged()
     highest = max((grade for judged in graded.values() for grade in judged.values()), default=0)

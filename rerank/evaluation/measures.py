@@ -1,8 +1,7 @@
 """Parser for measure names in ir_measures notation (``AP(rel=2)@100``) and trec_eval notation (``ndcg_cut_10``).
 
 The parser of ir_measures is not used, because it depends on Python features that newer versions have removed, and
-because an invalid parameter must raise an error that says how to correct it. Benchmark-specific measures come from
-`benchmark_measures`. The notes at the end warn about grades and judgments that do not suit a measure.
+because an invalid parameter must raise an error that says how to correct it.
 """
 
 from __future__ import annotations
@@ -46,15 +45,11 @@ _TREC_FORM = re.compile(r"(?P<name>[A-Za-z0-9_]+?)(?:[._](?P<values>[0-9]*\.?[0-
 
 
 def parse_measures(names: Iterable[str], *, relevant: int = 1) -> tuple[Measure, ...]:
-    """Parse names of measures. The measures keep the order of the names, and duplicates are dropped.
+    """Parse names of measures; they keep their order, and duplicates are dropped. ``P_5,10`` stands for two measures.
 
-    Args:
-        names: Names in the notation of ir_measures or trec_eval. ``P_5,10`` stands for two measures.
-        relevant: Lowest grade that counts as relevant in binary measures whose name does not specify one. It becomes
-            part of the printed name: with 2 (the rule of TREC Deep Learning), ``AP`` becomes ``AP(rel=2)``.
-
-    Returns:
-        Measure objects of ir_measures. This package uses ``str(measure)`` as the name of a measure.
+    Binary measures whose name does not specify the lowest ``relevant`` grade get it as a part of their printed name:
+    with 2 (the rule of TREC Deep Learning), ``AP`` becomes ``AP(rel=2)``. This package uses ``str(measure)`` as the
+    name of a measure.
 
     Raises:
         UnknownNameError: The measure does not exist; similar names are suggested.
@@ -88,7 +83,6 @@ def why_measure_needs_whole_run(measure: Measure) -> str:
 
 
 def check_measure_has_query_values(name: str) -> None:
-    """Check that a measure has per-query values."""
     (measure,) = parse_measures([name])
     if reason := why_measure_needs_whole_run(measure):
         raise UsageError(
@@ -113,7 +107,6 @@ def _from_trec_name(name: str) -> list[str]:
 
 
 def _build(text: str, relevant: int) -> Measure:
-    """Build a measure from ``Name(key=value, ...)@cutoff``."""
     name, given, cutoff = _split(text)
     template: Any = _look_up(name)
     params = {**template.params, **given}
@@ -205,10 +198,7 @@ _GAINS = {"log2": "grade", "exp-log2": "2^grade - 1"}
 
 
 def describe_grade_use(name: str) -> str:
-    """Describe how a measure uses grades, such as ``relevant: grade >= 2``.
-
-    The description is empty if the measure does not use grades, or if an external program decides how they are used.
-    """
+    """Describe how a measure uses grades, such as ``relevant: grade >= 2``; empty if it does not, or if it is unknown."""
     (measure,) = parse_measures([name])
     if measure.NAME == "nDCG":
         mapped = ", ".join(f"{grade} counts {gain}" for grade, gain in sorted(measure.params.get("gains", {}).items()))
@@ -221,9 +211,10 @@ def _highest_grade(qrels: Qrels) -> int:
 
 
 def measure_grade_note(qrels: Qrels, names: Iterable[str]) -> str:
-    """Return a warning if judgments are graded and a binary measure does not specify the lowest relevant grade.
+    """Return a warning if judgments are graded and a binary measure does not specify the lowest relevant grade, else
+    "".
 
-    ``names`` are those that ir_measures prints. The note is empty if there is nothing to warn about.
+    ``names`` are those that ir_measures prints.
     """
     unspecified = [name for name in names if is_binary_measure(parse_measures([name])[0]) and "rel=" not in name]
     highest = _highest_grade(qrels)
@@ -237,10 +228,9 @@ def measure_grade_note(qrels: Qrels, names: Iterable[str]) -> str:
 
 
 def relevance_threshold_note(qrels: Qrels, names: Iterable[str], relevant: int = 1) -> str:
-    """Return a warning if a lowest relevant grade is above all grades in the judgments; otherwise an empty string.
+    """Return a warning if a lowest relevant grade is above all grades in the judgments, else "".
 
-    No document then counts as relevant, and binary measures score 0. ``relevant`` is checked in addition to the lowest
-    relevant grades of the measures.
+    No document then counts as relevant, and binary measures score 0. ``relevant`` is checked, too.
     """
     highest = _highest_grade(qrels)
     thresholds = [measure["rel"] for measure in parse_measures(names) if is_binary_measure(measure)]
@@ -250,7 +240,7 @@ def relevance_threshold_note(qrels: Qrels, names: Iterable[str], relevant: int =
 
 
 def evaluation_overlap_note(qrels: Qrels, run: Run) -> str:
-    """Return a warning if the run has judged queries but no judged document; otherwise an empty string."""
+    """Return a warning if the run has judged queries but no judged document, else ""."""
     is_shared = False
     for query, ranking in run.items():
         if query in qrels and len(ranking):

@@ -1,10 +1,10 @@
-"""Significance decisions for all pairs of systems, made with one test, one correction and one significance level."""
+"""Significance decisions for all pairs of systems, and the family of hypotheses that a comparison tested."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -12,8 +12,7 @@ import numpy as np
 
 from rerank.errors import UsageError, ensure
 from rerank.evaluation.baseline_tests import baseline_tests, is_baseline_test
-from rerank.evaluation.comparison_family import ComparisonFamily, options_of_test
-from rerank.evaluation.scores import ScoreMatrix
+from rerank.evaluation.scores import ScoreMatrix, Scores, format_score, library_versions
 from rerank.evaluation.significance import (
     TITLES,
     base,
@@ -23,7 +22,6 @@ from rerank.evaluation.significance import (
     tests,
 )
 from rerank.evaluation.significance.base import Bools, Floats, PairTest, SupportsDecision, SupportsIntervals
-from rerank.evaluation.tables import format_score
 from rerank.io.reports import Grid, Report, TableReport
 from rerank.selector import Selector
 
@@ -36,7 +34,7 @@ _FEWEST = 5
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PairwiseDecisions(Report):
-    """The result of testing every pair of systems on one measure: differences, p-values and decisions.
+    """The result of testing every pair of systems on one measure.
 
     Arrays have shape (pairs,), in the order of ``itertools.combinations``.
     """
@@ -65,16 +63,13 @@ class PairwiseDecisions(Report):
 
     @property
     def family_wise(self) -> bool:
-        """True if the test itself controls the family-wise error. Such a test needs no correction."""
         return bool(tests.get(Selector.parse(self.test).name).family_wise)
 
     @property
     def correction_of_second_test(self) -> str:
-        """Correction for a second test of the pairs: that of the main test, or holm if the main test needs none."""
         return "holm" if self.family_wise else self.correction
 
     def family(self, missing: Mapping[str, int] | None = None) -> ComparisonFamily:
-        """Return the family of hypotheses that was tested. ``missing``: how many topics each system lacks, if any."""
         return ComparisonFamily(
             test=self.test,
             title=self.title,
@@ -97,11 +92,8 @@ class PairwiseDecisions(Report):
         """
         from scipy.stats import t
 
-        tester, alpha, values = (
-            open_significance_test(self.test),
-            self.alpha / max(1, len(self.across)),
-            self.matrix.values,
-        )
+        tester, values = open_significance_test(self.test), self.matrix.values
+        alpha = self.alpha / max(1, len(self.across))
         if isinstance(tester, SupportsIntervals):
             return np.full(len(self.significant), tester.half_width(values, alpha))
         level, topics = alpha if self.correction == "none" else alpha / len(self.significant), len(values)
@@ -118,8 +110,7 @@ class PairwiseDecisions(Report):
         index_pairs = combinations(range(len(below)), 2)
         for (a, b), is_significant, difference in zip(index_pairs, self.significant, self.differences, strict=True):
             if is_significant:
-                better, worse = (a, b) if difference > 0 else (b, a)
-                below[better].append(worse)
+                below[a if difference > 0 else b].append(b if difference > 0 else a)
         return [tuple(sorted(indices)) for indices in below]
 
     def to_dict(self) -> dict[str, Any]:
@@ -163,13 +154,10 @@ def compare_all_runs(
 ) -> PairwiseDecisions:
     """Test every pair of systems for a significant difference.
 
-    Args:
-        test: Selector of a test, such as ``"t"`` or ``"tukey-randomised,permutations=1000"``.
-        correction: none, bonferroni, holm, hochberg, bh or by. ``auto`` selects holm, or none if the test controls the
-            family-wise error itself.
+    ``test`` is a selector, such as ``"tukey-randomised,permutations=1000"``. ``auto`` selects the correction holm, or
+    none if the test controls the family-wise error itself.
 
     Raises:
-        UnknownNameError: The test or correction does not exist.
         UsageError: The test cannot be combined with the correction, or alpha is not between 0 and 1.
     """
     check_significance_level(alpha)
@@ -221,12 +209,11 @@ def correct_across_measures(decisions: Sequence[PairwiseDecisions]) -> list[Pair
 
 
 def resolve_correction(test: str, correction: str) -> str:
-    """Return the name of the correction to use with a test. ``auto`` is replaced by the test's default."""
     return base.resolve_correction(test, correction, family_wise=tests.get(Selector.parse(test).name).family_wise)
 
 
 def build_test_selector(test: str, *, permutations: int | None = None, seed: int | None = None) -> str:
-    """Return the selector of a test with the given number of permutations and seed. None keeps the test's default."""
+    """Return the selector of a test with the given number of permutations and seed; None keeps the test's default."""
     options = {key: value for key, value in (("permutations", permutations), ("seed", seed)) if value is not None}
     name = Selector.parse(test).name
     plugin = baseline_tests.get(name) if is_baseline_test(name) else tests.get(name)
@@ -242,7 +229,7 @@ def build_test_selector(test: str, *, permutations: int | None = None, seed: int
 
 
 def with_rounding_for_wilcoxon(selector: str) -> str:
-    """Return the selector of a test; for Wilcoxon's test, add an option that rounds the differences.
+    """Return the selector of a test with an option that rounds the differences, if it is Wilcoxon's test.
 
     Scores of runs are sums of fractions, so equal differences may not be equal in their last bits. Rounding restores
     the ties.
@@ -254,7 +241,6 @@ def with_rounding_for_wilcoxon(selector: str) -> str:
 
 
 def check_significance_level(alpha: float) -> None:
-    """Check a significance level."""
     ensure(0 < alpha < 1, f"alpha is {alpha}", expected="a number between 0 and 1")
 
 
@@ -263,7 +249,7 @@ def list_caveats(
 ) -> tuple[str, ...]:
     """Return notes on reasons to doubt a test: few topics, p-values that cannot be small enough, or equal scores.
 
-    ``noun`` is the word for the rows of the matrix in the notes.
+    ``noun`` is the word for the rows of the matrix.
     """
     topics, pairs = len(matrix.topics), len(matrix.systems) * (len(matrix.systems) - 1) // 2
     notes = note_few_topics(topics, noun)
@@ -288,7 +274,6 @@ def list_caveats(
 
 
 def note_few_topics(topics: int, noun: str) -> list[str]:
-    """Return a note if there are fewer than `FEW_TOPICS` topics; ``noun`` is the note's word for topics."""
     if topics >= FEW_TOPICS:
         return []
     return [f"Only {topics} {noun}: only large differences can be significant, and p-values are imprecise."]
@@ -297,11 +282,114 @@ def note_few_topics(topics: int, noun: str) -> list[str]:
 def find_outlying_systems(matrix: ScoreMatrix) -> tuple[str, ...]:
     """Return the systems whose mean is more than 3 interquartile ranges below the lower quartile of all means.
 
-    Failed runs distort tests that pool all systems. The result is empty if there are too few systems, or if both
-    quartiles are equal. Source of the rule: Tukey, Exploratory data analysis, 1977 (outer fence).
+    Failed runs distort tests that pool all systems. There are none among few systems, or if both quartiles are equal.
+    Source of the rule: Tukey, Exploratory data analysis, 1977 (outer fence).
     """
     means = matrix.values.mean(axis=0)
     low, high = np.quantile(means, [0.25, 0.75])
     if len(means) < _FEWEST or high == low:
         return ()
     return tuple(system for system, mean in zip(matrix.systems, means, strict=True) if mean < low - 3 * (high - low))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonOptions:
+    """Options for comparing systems."""
+
+    test: str = "t"  #: Selector of the test.
+    #: Name of the correction; ``auto`` selects holm, or none if the test controls the family-wise error.
+    correction: str = "auto"
+    #: Significance level, applied to the corrected p-values; intervals have confidence level 1 - alpha.
+    alpha: float = 0.05
+    #: Whether to correct over all measures together instead of for each measure alone. P-values of tests that control
+    #: the family-wise error over the systems are multiplied by the number of measures (Bonferroni).
+    across_measures: bool = False
+    #: Whether to compute simultaneous intervals of all pairs as well. Comparisons with a baseline always include them.
+    simultaneous: bool = False
+    #: Margin for tests of equivalence to the baseline and of non-inferiority, in units of the measure; None to omit
+    #: these tests.
+    margin: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonFamily:
+    """The hypotheses that were tested together, with the test and its correction."""
+
+    test: str  #: Selector of the test.
+    title: str  #: Name of the test in tables.
+    correction: str
+    family_wise: bool  #: Whether the test itself controls the family-wise error.
+    alpha: float
+    pairs: int  #: Number of pairs of systems tested per measure.
+    measures: tuple[str, ...]
+    across_measures: bool = False  #: Whether the correction covers all measures together, or each is its own family.
+    topics: int
+    missing: Mapping[str, int] = field(default_factory=dict)  #: Number of topics without results, if any, by system.
+    options: Mapping[str, Any] = field(default_factory=dict)  #: Options of the test with their values.
+
+    @property
+    def measures_together(self) -> int:
+        return len(self.measures) if self.across_measures else 1
+
+    @property
+    def size(self) -> int:
+        return self.pairs * self.measures_together
+
+    @property
+    def level_of_single_test(self) -> float:
+        """Bonferroni level of a single test: alpha / size, or alpha without a correction."""
+        return self.alpha if self.correction == "none" and not self.family_wise else self.alpha / self.size
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the value of ``family`` in the JSON of every command that compares systems."""
+        return {
+            "test": Selector.parse(self.test).name,
+            "options": dict(self.options),
+            "correction": self.correction,
+            "alpha": self.alpha,
+            "pairs": self.pairs,
+            "measures": list(self.measures),
+            "across_measures": self.across_measures,
+            "size": self.size,
+            "topics": self.topics,
+            "missing_topics": dict(self.missing),
+            "versions": library_versions(),
+        }
+
+    def describe_p(self) -> str:
+        """Describe which p-values are called significant, for the legend below a table."""
+        pairs = f"{self.pairs} pair{'s' * (self.pairs != 1)}"
+        measures = self.measures_together
+        if self.correction != "none":
+            how = f"after {TITLES[self.correction]}'s correction over {pairs}"
+            how += f" x {measures} measures" if measures > 1 else ""
+        elif self.family_wise:
+            how = f"which controls the family-wise error over {pairs}"
+            how += f", times {measures} measures (Bonferroni)" if measures > 1 else ""
+        else:
+            how = "not corrected"
+        return f"p ({self.title}, two-sided), {how}, is at most {self.alpha:g}; {self.topics} queries."
+
+    def describe_data(self) -> str:
+        missing = ", ".join(f"{name} {count}" for name, count in self.missing.items()) or "none"
+        options = ", ".join(f"{key} {value}" for key, value in self.options.items() if value is not None)
+        versions = ", ".join(f"{name} {number}" for name, number in library_versions().items())
+        return f"Missing queries: {missing}. {options and f'Options of the test: {options}. '}Versions: {versions}."
+
+
+def options_of_test(test: object) -> dict[str, Any]:
+    return {f.name: getattr(test, f.name) for f in fields(test)} if is_dataclass(test) else {}
+
+
+def missing_topics(scores: Sequence[Scores]) -> dict[str, int]:
+    """Return the number of judged queries without results, for each run with such queries."""
+    return {entry.run: len(entry.missing) for entry in scores if entry.missing}
+
+
+def note_missing_queries(scores: Sequence[Scores]) -> list[str]:
+    return [
+        f"Run {entry.run!r} has no results for {len(entry.missing)} of {len(entry.queries)} judged queries; "
+        "they score 0."
+        for entry in scores
+        if entry.missing
+    ]

@@ -1,6 +1,6 @@
 """Plots of comparisons: per-topic differences of two systems, and the p-values of all pairs.
 
-Plots need matplotlib (the extra ``plots``). Each plot has its own figure and does not use matplotlib's global state.
+Each plot has its own figure and does not use matplotlib's global state.
 """
 
 from __future__ import annotations
@@ -32,11 +32,7 @@ _NAMED = 80
 
 
 def plot_comparison(decisions: PairwiseDecisions, path: str | Path) -> None:
-    """Plot the per-topic differences of two systems or, for more than two systems, a heat map of the p-values.
-
-    Args:
-        path: File name that ends in .png, .svg or .pdf.
-    """
+    """Plot the per-topic differences of two systems or, for more than two systems, a heat map of the p-values."""
     systems = decisions.matrix.systems
     if len(systems) == 2:
         plot_topic_differences(decisions, systems[0], systems[1], path)
@@ -45,10 +41,7 @@ def plot_comparison(decisions: PairwiseDecisions, path: str | Path) -> None:
 
 
 def check_path(path: str | Path) -> None:
-    """Check that a plot can be written to a path. Call this before expensive computations.
-
-    Raises the errors of `plot_comparison`.
-    """
+    """Check, before expensive computations, that a plot can be written to a path."""
     if Path(path).suffix.lower() not in FORMS:
         raise UsageError(
             f"The plot file {str(path)!r} has an unsupported extension",
@@ -82,10 +75,7 @@ def plot_topic_differences(decisions: PairwiseDecisions, a: str, b: str, path: s
 
 
 def plot_p_values(decisions: PairwiseDecisions, path: str | Path) -> None:
-    """Plot a heat map of the corrected p-values of all pairs. The row is the better system; dark means small.
-
-    Raises the errors of `plot_comparison`.
-    """
+    """Plot a heat map of the corrected p-values of all pairs. The row is the better system; dark means small."""
     check_path(path)
     from matplotlib.colors import BoundaryNorm, ListedColormap
     from matplotlib.patches import Patch
@@ -131,10 +121,7 @@ def plot_p_values(decisions: PairwiseDecisions, path: str | Path) -> None:
 
 
 def plot_baseline_comparison(comparison: BaselineComparison, path: str | Path) -> None:
-    """Plot the difference of every run from the baseline with its simultaneous interval, best run at the top.
-
-    Raises the errors of `plot_comparison`; only the first measure is plotted.
-    """
+    """Plot, for the first measure, the differences from the baseline with simultaneous intervals, best run at the top."""
     measure, family = comparison.family.measures[0], comparison.family
     rows = [row for row in comparison.sorted_rows() if row.measure == measure][::-1]
     with _axes(path, width=7.5, height=1.6 + 0.26 * len(rows)) as axes:
@@ -172,7 +159,6 @@ def _axes(path: str | Path, *, width: float, height: float) -> Iterator[Any]:
 
 
 def _figure_class() -> Any:
-    """Return matplotlib's Figure class; raise MissingPrerequisiteError if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

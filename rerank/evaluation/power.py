@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from statistics import median
 from typing import Any
@@ -12,12 +11,10 @@ from typing import Any
 import numpy as np
 
 from rerank.errors import UnknownNameError, UsageError, ensure
-from rerank.evaluation.comparison_family import ComparisonOptions
-from rerank.evaluation.pairwise_decisions import check_significance_level
-from rerank.evaluation.scores import ScoreMatrix, Scores
+from rerank.evaluation.pairwise_decisions import ComparisonOptions, check_significance_level
+from rerank.evaluation.scores import ScoreMatrix, Scores, format_score
 from rerank.evaluation.significance.base import sample_variances
-from rerank.evaluation.tables import format_score
-from rerank.io.reports import Grid, Report, TableReport
+from rerank.io.reports import Grid, PlainReport, TableReport
 
 #: Upper limit of the search for the number of topics.
 _MOST = 10**9
@@ -26,15 +23,10 @@ _MOST = 10**9
 def paired_t_power(topics: int, difference: float, sd: float, alpha: float = 0.05) -> float:
     """Compute the power of the two-sided paired t-test.
 
-    Let n be the number of topics, d the true mean difference and s the standard deviation of the differences. The t
-    statistic follows the noncentral t distribution with n - 1 degrees of freedom and noncentrality d sqrt(n) / s.
-    Source: Cohen, Statistical power analysis for the behavioral sciences, 1988, section 2.5; Sakai, Topic set size
-    design, Information Retrieval Journal 2016.
-
-    Args:
-        topics: Number of topics n, at least 2.
-        difference: True mean difference d, in units of the measure.
-        sd: Standard deviation s of the per-topic differences, from an earlier comparison or an estimate.
+    Let n be the number of topics, at least 2, d the true mean difference and s the standard deviation of the
+    differences (``sd``). The t statistic follows the noncentral t distribution with n - 1 degrees of freedom and
+    noncentrality d sqrt(n) / s. Source: Cohen, Statistical power analysis for the behavioral sciences, 1988, section
+    2.5; Sakai, Topic set size design, Information Retrieval Journal 2016.
 
     Raises:
         UsageError: A number is out of range.
@@ -119,81 +111,16 @@ def _check_arguments(difference: float, sd: float, alpha: float) -> None:
     check_significance_level(alpha)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PowerGoal:
-    """The difference that a comparison should detect, and the required power."""
-
-    power: float = 0.8  #: Probability of detecting a true difference.
-    #: The smallest true difference that matters, in units of the measure. If it is None, the number of topics needed is
-    #: not computed.
-    difference: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PowerReport(Report):
-    """Power of the paired t-test for pairs of runs."""
-
-    rows_key = "rows"
-
-    measure: str
-    topics: int
-    alpha: float  #: Significance level of the whole comparison.
-    level: float  #: Level of a single pair: alpha divided by the number of pairs, or alpha without a correction.
-    goal: PowerGoal
-    #: One row per pair: ``a``, ``b``, ``difference`` (observed), ``sd`` (standard deviation of the per-topic
-    #: differences), ``detectable`` (smallest detectable difference) and, if the goal contains a difference,
-    #: ``topics_needed`` (None if all per-topic differences are equal).
-    rows: tuple[dict[str, Any], ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON object of ``rerank power --format json``."""
-        return {
-            "measure": self.measure,
-            "topics": self.topics,
-            "alpha": self.alpha,
-            "level": self.level,
-            "pairs": len(self.rows),
-            "power": self.goal.power,
-            "difference": self.goal.difference,
-            "median_sd": median(row["sd"] for row in self.rows),
-            "median_detectable": median(row["detectable"] for row in self.rows),
-            "rows": list(self.rows),
-        }
-
-    def tables(self, digits: int = 4) -> TableReport:
-        heads = ["a", "b", "difference", "sd", "detectable", *(["topics"] if self.goal.difference else [])]
-        rows = [
-            [
-                row["a"],
-                row["b"],
-                f"{row['difference']:+.{digits}f}",
-                format_score(row["sd"], digits),
-                format_score(row["detectable"], digits),
-                *(["-" if row["topics_needed"] is None else str(row["topics_needed"])] if self.goal.difference else []),
-            ]
-            for row in self.rows
-        ]
-        legend = [
-            f"{self.measure}, {self.topics} queries. Detectable: smallest true difference that a paired t-test finds "
-            f"with power {self.goal.power:g} at level {self.level:.3g} (alpha {self.alpha:g}, {len(rows)} "
-            f"pair{'s' * (len(rows) != 1)})."
-        ]
-        if self.goal.difference:
-            legend.append(
-                f"Topics: number of topics with which a true difference of {self.goal.difference:g} is found."
-            )
-        return TableReport([Grid(heads, rows, left=2)], legend)
-
-
 def report_power_of_runs(
     scores: Sequence[Scores],
     measure: str,
     *,
     options: ComparisonOptions | None = None,
-    goal: PowerGoal | None = None,
+    power: float = 0.8,
+    difference: float | None = None,
     baseline: str = "",
-) -> PowerReport:
-    """Compute what a comparison of runs can detect, from the standard deviations of their per-topic differences.
+) -> PlainReport:
+    """Report what a comparison of runs can detect, from the standard deviations of their per-topic differences.
 
     The observed differences are not used, because power at the observed difference only restates the p-value (Hoenig
     and Heisey, American Statistician 2001).
@@ -202,9 +129,16 @@ def report_power_of_runs(
         scores: Scores of at least two runs with different names, over the same judged queries.
         options: Significance level and correction. Every correction except ``none`` divides the level by the number of
             pairs (Bonferroni), which is conservative for all corrections.
+        power: Required probability of detecting a true difference.
+        difference: The smallest true difference that matters; None to omit the number of topics needed to detect it.
         baseline: Name of the run with which all others are compared; empty for all pairs.
+
+    Returns:
+        The JSON object of ``rerank power``. Each of its ``rows`` has the pair ``a`` and ``b``, its observed
+        ``difference``, ``sd`` (standard deviation of the per-topic differences), ``detectable`` (smallest detectable
+        difference) and, if a difference is given, ``topics_needed`` (None if all per-topic differences are equal).
     """
-    options, goal = options or ComparisonOptions(), goal or PowerGoal()
+    options = options or ComparisonOptions()
     check_significance_level(options.alpha)
     matrix = ScoreMatrix.from_scores(scores, measure)
     if baseline and baseline not in matrix.systems:
@@ -212,15 +146,36 @@ def report_power_of_runs(
     others = [(name, baseline) for name in matrix.systems if name != baseline]
     pairs = others if baseline else list(combinations(matrix.systems, 2))
     level = options.alpha if options.correction == "none" else options.alpha / len(pairs)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    cells = []
     for a, b in pairs:
         deltas = matrix.deltas(a, b)
-        sd = float(np.sqrt(sample_variances(deltas)))
-        row: dict[str, Any] = {"a": a, "b": b, "difference": float(deltas.mean()), "sd": sd}
-        row["detectable"] = smallest_detectable_difference(len(deltas), sd, level, goal.power)
-        if goal.difference is not None:
-            row["topics_needed"] = topics_needed_for_power(goal.difference, sd, level, goal.power) if sd else None
-        rows.append(row)
-    return PowerReport(
-        measure=measure, topics=len(matrix.topics), alpha=options.alpha, level=level, goal=goal, rows=tuple(rows)
-    )
+        sd, mean = float(np.sqrt(sample_variances(deltas))), float(deltas.mean())
+        detectable = smallest_detectable_difference(len(deltas), sd, level, power)
+        rows.append({"a": a, "b": b, "difference": mean, "sd": sd, "detectable": detectable})
+        cells.append([a, b, f"{mean:+.4f}", format_score(sd, 4), format_score(detectable, 4)])
+        if difference is not None:
+            needed = topics_needed_for_power(difference, sd, level, power) if sd else None
+            rows[-1]["topics_needed"] = needed
+            cells[-1].append("-" if needed is None else str(needed))
+    topics, of_pairs = len(matrix.topics), f"{len(rows)} pair{'s' * (len(rows) != 1)}"
+    legend = [
+        f"{measure}, {topics} queries. Detectable: smallest true difference that a paired t-test finds with power "
+        f"{power:g} at level {level:.3g} (alpha {options.alpha:g}, {of_pairs})."
+    ]
+    if difference:
+        legend.append(f"Topics: number of topics with which a true difference of {difference:g} is found.")
+    content = {
+        "measure": measure,
+        "topics": topics,
+        "alpha": options.alpha,
+        "level": level,
+        "pairs": len(rows),
+        "power": power,
+        "difference": difference,
+        "median_sd": median(row["sd"] for row in rows),
+        "median_detectable": median(row["detectable"] for row in rows),
+        "rows": rows,
+    }
+    heads = ["a", "b", "difference", "sd", "detectable", *(["topics"] if difference else [])]
+    return PlainReport(content=content, key="rows", shown=[TableReport([Grid(heads, cells, left=2)], legend)])

@@ -3,8 +3,6 @@
 The measures are those of Breuer, Ferro, Fuhr, Maistro, Sakai, Schaer and Soboroff, How to measure the reproducibility
 of system-oriented IR experiments, SIGIR 2020. On the same collection, they compare documents, scores per topic and the
 effect; on another collection, only the effect and the distributions of scores.
-
-Similarity of two ranked lists that may contain different documents.
 """
 
 from __future__ import annotations
@@ -18,13 +16,13 @@ import numpy as np
 
 from rerank.errors import ensure
 from rerank.evaluation.comparison import notes_on_judgments
-from rerank.evaluation.comparison_family import library_versions, note_missing_queries
 from rerank.evaluation.evaluator import evaluate_runs
 from rerank.evaluation.measures import check_measure_has_query_values, parse_measures
+from rerank.evaluation.pairwise_decisions import note_missing_queries
+from rerank.evaluation.scores import format_p_value, format_score, library_versions
 from rerank.evaluation.significance import paired_t
 from rerank.evaluation.significance.base import DECIMALS, Floats
-from rerank.evaluation.tables import format_p_value, format_score
-from rerank.io.reports import Grid, Report, TableReport
+from rerank.io.reports import Grid, PlainReport, TableReport
 from rerank.types import Qrels, Run
 
 _ROLES = ("baseline", "advanced")
@@ -43,68 +41,6 @@ class Experiment:
         return self.baseline, self.advanced
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reproduction(Report):
-    """Comparison of an original experiment with its reproduction."""
-
-    rows_key = "rows"
-
-    same_collection: bool  #: Whether both experiments have the same judgments, so that topics are paired.
-    depth: int  #: Number of documents per topic whose order is compared.
-    #: Two rows per measure, for ``role`` baseline and advanced: ``original`` and ``again`` (means), ``rmse`` (root mean
-    #: square error of the scores per topic; None on another collection) and ``p`` (two-sided t-test of the two means,
-    #: paired on the same collection; None if it cannot be computed).
-    rows: tuple[dict[str, Any], ...]
-    #: On the same collection, one row per role: ``ktu`` (Kendall's tau union) and ``rbo`` (rank-biased overlap),
-    #: averaged over topics. Empty on another collection.
-    orders: tuple[dict[str, Any], ...]
-    #: One row per measure: mean improvements ``improvement`` and ``improvement_again``, their ratio ``er``, relative
-    #: improvements ``ri`` and ``ri_again``, and ``dri``, ri minus ri_again. A value whose divisor is 0 is None.
-    effects: tuple[dict[str, Any], ...]
-    notes: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON object of ``rerank reproduce --format json``."""
-        return {
-            "same_collection": self.same_collection,
-            "depth": self.depth,
-            "effects": list(self.effects),
-            "rows": list(self.rows),
-            "orders": list(self.orders),
-            "versions": library_versions(),
-            "notes": list(self.notes),
-        }
-
-    def tables(self, digits: int = 4) -> TableReport:
-        def cells(row: dict[str, Any], *keys: str) -> list[str]:
-            return ["-" if row[key] is None else format_score(row[key], digits) for key in keys]
-
-        effects = ("improvement", "improvement_again", "er", "ri", "ri_again", "dri")
-        grids = [
-            Grid(
-                ["measure", "improvement", "again", "ER", "RI", "RI again", "DeltaRI"],
-                [[row["measure"], *cells(row, *effects)] for row in self.effects],
-            ),
-            Grid(
-                ["measure", "run", "original", "again", "RMSE", "p"],
-                [
-                    [row["measure"], row["role"], *cells(row, "original", "again", "rmse"), format_p_value(row["p"])]
-                    for row in self.rows
-                ],
-                left=2,
-            ),
-        ]
-        if self.orders:
-            orders = [[row["role"], *cells(row, "ktu", "rbo")] for row in self.orders]
-            grids.append(Grid(["run", "tau union", "RBO"], orders))
-        kind = "the same collection, paired" if self.same_collection else "another collection, unpaired"
-        legend = [
-            f"Second experiment on {kind} t-test. ER: effect ratio, ideally 1; DeltaRI: difference of relative "
-            f"improvements, ideally 0.{f' Orders: first {self.depth} documents.' if self.orders else ''}"
-        ]
-        return TableReport(grids, legend, self.notes, after=len(grids) - 1)
-
-
 def measure_reproduction(
     original: Experiment,
     again: Experiment,
@@ -113,20 +49,25 @@ def measure_reproduction(
     relevant: int = 1,
     depth: int = 1000,
     p: float = 0.95,
-) -> Reproduction:
-    """Compare an experiment with its reproduction.
+) -> PlainReport:
+    """Compare an experiment with its reproduction. If both have the same judgments, topics are paired.
 
     Args:
-        again: The second experiment. If both experiments have the same judgments, topics are paired.
         relevant: Lowest grade that counts as relevant in binary measures whose name does not specify one.
         depth: Number of documents per topic whose order is compared.
         p: Persistence of rank-biased overlap, between 0 and 1.
+
+    Returns:
+        The JSON object of ``rerank reproduce``. ``rows`` has two rows per measure, for ``role`` baseline and advanced:
+        ``original`` and ``again`` (means), ``rmse`` (root mean square error of the scores per topic; None on another
+        collection) and ``p`` (two-sided t-test of the two means; None if it cannot be computed). ``orders`` has one row
+        per role on the same collection: ``ktu`` (Kendall's tau union) and ``rbo`` (rank-biased overlap), averaged over
+        topics. ``effects`` has one row per measure: mean improvements ``improvement`` and ``improvement_again``, their
+        ratio ``er``, relative improvements ``ri`` and ``ri_again``, and ``dri``, ri minus ri_again. A value whose
+        divisor is 0 is None.
     """
-    ensure(
-        depth >= 2 and 0 < p < 1,
-        f"depth is {depth} and p is {p}",
-        expected="a depth of 2 or more, and p between 0 and 1",
-    )
+    found = f"depth is {depth} and p is {p}"
+    ensure(depth >= 2 and 0 < p < 1, found, expected="a depth of 2 or more, and p between 0 and 1")
     names = [str(measure) for measure in parse_measures(measures, relevant=relevant)]
     for name in names:
         check_measure_has_query_values(name)
@@ -143,21 +84,47 @@ def measure_reproduction(
     notes: list[str] = []
     for entry, scores in ((original, before), (again, after)):
         notes += [*notes_on_judgments(entry.qrels, entry.runs, names), *note_missing_queries(scores)]
-    return Reproduction(
-        same_collection=same,
-        depth=depth,
-        rows=tuple({"measure": n, "role": r, **_compare_scores(*pair, same=same)} for (n, r), pair in values.items()),
-        orders=tuple({"role": role, **_compare_orders(x, y, original.qrels, depth, p)} for role, x, y in pairs),
-        effects=tuple(
-            {"measure": name, **_compare_effects([fmean(part) for role in _ROLES for part in values[name, role]])}
-            for name in names
-        ),
-        notes=tuple(notes),
-    )
+    effects: list[dict[str, Any]] = [
+        {"measure": name, **_compare_effects([fmean(part) for role in _ROLES for part in values[name, role]])}
+        for name in names
+    ]
+    rows = [{"measure": n, "role": r, **_compare_scores(*pair, same=same)} for (n, r), pair in values.items()]
+    orders = [{"role": role, **_compare_orders(x, y, original.qrels, depth, p)} for role, x, y in pairs]
+    content = {
+        "same_collection": same,
+        "depth": depth,
+        "effects": effects,
+        "rows": rows,
+        "orders": orders,
+        "versions": library_versions(),
+        "notes": notes,
+    }
+
+    def cells(row: dict[str, Any], *keys: str) -> list[str]:
+        return ["-" if row[key] is None else format_score(row[key], 4) for key in keys]
+
+    gains = ("improvement", "improvement_again", "er", "ri", "ri_again", "dri")
+    heads = ["measure", "improvement", "again", "ER", "RI", "RI again", "DeltaRI"]
+    of_scores = [
+        [row["measure"], row["role"], *cells(row, "original", "again", "rmse"), format_p_value(row["p"])]
+        for row in rows
+    ]
+    grids = [
+        Grid(heads, [[row["measure"], *cells(row, *gains)] for row in effects]),
+        Grid(["measure", "run", "original", "again", "RMSE", "p"], of_scores, left=2),
+    ]
+    if orders:
+        grids.append(Grid(["run", "tau union", "RBO"], [[row["role"], *cells(row, "ktu", "rbo")] for row in orders]))
+    kind = "the same collection, paired" if same else "another collection, unpaired"
+    legend = [
+        f"Second experiment on {kind} t-test. ER: effect ratio, ideally 1; DeltaRI: difference of relative "
+        f"improvements, ideally 0.{f' Orders: first {depth} documents.' if orders else ''}"
+    ]
+    table = TableReport(grids, legend, notes, after=len(grids) - 1)
+    return PlainReport(content=content, key="rows", shown=[table])
 
 
 def _compare_scores(original: Floats, again: Floats, *, same: bool) -> dict[str, Any]:
-    """Return means, root mean square error and p-value of two (topics,) arrays; paired if the topics are the same."""
     from scipy.stats import ttest_ind
 
     row: dict[str, Any] = {"original": float(original.mean()), "again": float(again.mean()), "rmse": None, "p": None}
@@ -172,7 +139,6 @@ def _compare_scores(original: Floats, again: Floats, *, same: bool) -> dict[str,
 
 
 def _compare_orders(original: Run, again: Run, qrels: Qrels, depth: int, p: float) -> dict[str, Any]:
-    """Return the means of ``ktu`` and ``rbo`` over the judged queries in both runs; None if no query has a value."""
     lists = [
         [[doc.id for doc in run[query].docs[:depth]] for run in (original, again)]
         for query in qrels
@@ -187,11 +153,7 @@ def _compare_orders(original: Run, again: Run, qrels: Qrels, depth: int, p: floa
 
 
 def _compare_effects(means: Sequence[float]) -> dict[str, float | None]:
-    """Return the improvements of both experiments and their ratios, as in `Reproduction.effects`.
-
-    Args:
-        means: Means of the baseline (original, again) and of the advanced run (original, again).
-    """
+    """Return a row of effects from the means of the baseline (original, again) and of the advanced run."""
     baseline, baseline_again, advanced, advanced_again = means
     # a gain that is a rounding error of equal means must not be a divisor
     gain, gain_again = round(advanced - baseline, DECIMALS), round(advanced_again - baseline_again, DECIMALS)
@@ -208,16 +170,12 @@ def _compare_effects(means: Sequence[float]) -> dict[str, float | None]:
 
 
 def kendall_tau_union(original: Sequence[str], other: Sequence[str]) -> float | None:
-    """Compute Kendall's tau union of two lists, cut to the length of the shorter one.
+    """Compute Kendall's tau union of two lists, cut to the length of the shorter one; None below two documents.
 
     Documents are numbered by their position in the union of the lists: first the documents of the original list, then
     those that only the other list contains. Tau compares the two sequences of numbers rank by rank. It measures the
-    order of the documents that both lists contain, not how many there are: two lists without a common document have
-    tau 1. Source: Breuer, Ferro, Fuhr, Maistro, Sakai, Schaer and Soboroff, How to measure the reproducibility of
-    system-oriented IR experiments, SIGIR 2020, section 3.1.
-
-    Returns:
-        A value from -1 to 1; None for lists with fewer than two documents.
+    order of the documents that both lists contain, not how many there are: two lists without a common document have tau
+    1. Source: section 3.1 of Breuer et al.
     """
     from scipy.stats import kendalltau
 
@@ -232,12 +190,9 @@ def rank_biased_overlap(first: Sequence[str], second: Sequence[str], p: float = 
     """Compute rank-biased overlap down to the end of the longer list, divided by its largest value at this depth.
 
     RBO = (sum over d of p^(d - 1) A_d) / (sum over d of p^(d - 1)), where A_d is the number of documents that the first
-    d ranks of both lists share, divided by d. Two equal lists have RBO 1. Sources: Webber, Moffat and Zobel, A
+    d ranks of both lists share, divided by d. It is None if both lists are empty. Sources: Webber, Moffat and Zobel, A
     similarity measure for indefinite rankings, TOIS 2010, equation 4; normalised as by Clarke, Vtyurina and Smucker,
     TOIS 2021.
-
-    Returns:
-        A value from 0 to 1; None if both lists are empty.
     """
     depth = max(len(first), len(second))
     if not depth:

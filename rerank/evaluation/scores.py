@@ -1,12 +1,15 @@
-"""Scores of runs: per query, for the whole run, as a matrix of systems, and as the report of ``rerank eval``."""
+"""Scores of runs: per query, for the whole run, as a matrix of systems, and as report and tables of ``rerank eval``."""
 
 from __future__ import annotations
 
 import csv
 import math
+import platform
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +19,7 @@ import numpy.typing as npt
 from rerank.errors import DataError, UnknownNameError, UsageError, ensure
 from rerank.evaluation.measures import check_measure_has_query_values, describe_grade_use, is_summed_measure
 from rerank.evaluation.significance.base import DECIMALS
+from rerank.io.reports import Cell, Grid, TableReport, format_tables
 from rerank.io.text_files import open_text_file
 
 if TYPE_CHECKING:
@@ -24,17 +28,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """Scores of one run by one or several measures, per query or for the whole run.
-
-    Guarantees: every measure in ``values`` has a finite value for every judged query, in the order of the judgments.
-    """
+    """Scores of one run by one or several measures, per query or for the whole run; all are finite."""
 
     run: str
-    #: Value of each query id, for each measure (``values[measure][query]``). Measures are named as ir_measures prints
-    #: them, in the order requested.
+    #: Value of every judged query, in the order of the judgments, for each measure (``values[measure][query]``).
+    #: Measures are named as ir_measures prints them, in the order requested.
     values: Mapping[str, Mapping[str, float]]
-    #: Value of each measure that has one value per run and no per-query values. These measures are reported together
-    #: with the others, but significance tests cannot use them.
+    #: Values of measures that have one value per run and none per query, so significance tests cannot use them.
     overall: Mapping[str, float] = field(default_factory=dict)
     queries: tuple[str, ...] = ()  #: The judged queries; if omitted, the queries in ``values``.
     missing: tuple[str, ...] = ()  #: Judged queries for which the run has no documents; they score 0.
@@ -83,19 +83,12 @@ class Scores:
         )
 
     def mean(self, measure: str) -> float:
-        """Return the arithmetic mean of a measure over all judged queries, including queries missing from the run.
-
-        Raises:
-            UsageError: The measure was not computed, or it has no per-query values; its value is then in `overall`.
-        """
+        """Return the mean of a measure over all judged queries, including those missing from the run."""
         row = self.by_measure(measure)
         return math.fsum(row.values()) / len(row)
 
     def summary(self) -> dict[str, float]:
-        """Return the mean of each measure over queries. Counts (NumQ, NumRel, NumRet) are summed, as in trec_eval.
-
-        Whole-run measures come last, with their single value.
-        """
+        """Return the mean of each measure over queries; counts (NumQ, NumRel, NumRet) are summed, as in trec_eval."""
         means = {
             name: math.fsum(row.values()) if is_summed_measure(name) else self.mean(name)
             for name, row in self.values.items()
@@ -108,10 +101,7 @@ class Scores:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ScoreMatrix:
-    """Scores of systems on topics by one measure.
-
-    Guarantees: at least two topics and two systems, unique names, finite values.
-    """
+    """Scores of systems on topics by one measure: at least two of each, with unique names and finite values."""
 
     measure: str  #: Empty if unknown.
     topics: tuple[str, ...]
@@ -139,11 +129,7 @@ class ScoreMatrix:
             )
 
     def deltas(self, a: str, b: str) -> npt.NDArray[np.float64]:
-        """Return an array of shape (topics,): the score of system ``a`` minus the score of system ``b``.
-
-        Raises:
-            UnknownNameError: A system does not exist.
-        """
+        """Return an array of shape (topics,): the score of system ``a`` minus the score of system ``b``."""
         for name in (a, b):
             if name not in self.systems:
                 raise UnknownNameError("system", name, self.systems)
@@ -198,7 +184,6 @@ def read_score_matrix(path: str | Path) -> ScoreMatrix:
     or has an empty name, it holds the topic ids. Otherwise topics are numbered from 1.
 
     Raises:
-        MissingResourceError: The file does not exist.
         DataError: The file is empty, a row does not match the header, a score is not a finite number, a name occurs
             twice, or there are fewer than two topics or systems.
     """
@@ -240,7 +225,6 @@ def _parse_cell(cell: str, where: str) -> float:
 
 
 def _is_fraction(text: str) -> bool:
-    """Return whether the text is a number with decimals, which is not a plausible name of a system."""
     try:
         return not float(text).is_integer()
     except (ValueError, OverflowError):
@@ -252,12 +236,9 @@ def evaluation_report(
 ) -> dict[str, Any]:
     """Build the JSON object of ``rerank eval --format json``.
 
-    Args:
-        per_query: Whether to add the values of each query, as returned by `Scores.by_query`.
-
-    Returns:
-        An object with ``qrels``, ``grades`` (how each measure uses grades) and ``runs``. Each run has ``run`` (its
-        name), ``queries`` (number of judged queries), ``missing`` and ``unjudged`` (numbers of queries) and ``scores``.
+    It has ``qrels``, ``grades`` (how each measure uses grades) and ``runs``, each with ``run`` (its name), numbers of
+    ``queries`` (judged), ``missing`` and ``unjudged`` ones, ``scores``, and ``per_query`` if it is requested
+    (`Scores.by_query`).
     """
     runs: list[dict[str, Any]] = []
     grade_use: dict[str, str] = {}
@@ -279,9 +260,8 @@ def add_groups_to_evaluation_report(
 ) -> dict[str, Any]:
     """Add scores per group of queries, one result of `evaluate_by_group` per run, to an evaluation report.
 
-    Returns:
-        The report with an additional key ``by``, the name of the grouping. Each run has an additional key ``groups``,
-        which maps the name of a group to ``queries``, ``missing`` and ``scores``.
+    ``by`` holds the name of the grouping, and ``groups`` of each run maps groups to ``queries``, ``missing`` and
+    ``scores``.
     """
     runs = [
         {
@@ -310,11 +290,8 @@ def add_coverage_to_evaluation_report(
 def evaluation_records(report: Mapping[str, Any], covered: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Return the flat rows of an evaluation report for CSV, with one key per measure.
 
-    Rows of whole runs include the judged fraction and the bounds of the ``covered`` measures.
-
-    Returns:
-        One row per run and group of queries if the report contains groups; otherwise one row per run and query if it
-        contains per-query values; otherwise one row per run.
+    There is one row per run and group if the report contains groups, else one per run and query if it contains
+    per-query values, else one per run, with the judged fraction and the bounds of the ``covered`` measures.
     """
     rows: list[dict[str, Any]] = []
     for row in report["runs"]:
@@ -330,3 +307,76 @@ def evaluation_records(report: Mapping[str, Any], covered: Sequence[str] = ()) -
                     coverage |= dict(zip((f"{measure}_low", f"{measure}_high"), row["bounds"][measure], strict=True))
             rows.append({**row, **row["scores"], **coverage})
     return rows
+
+
+#: Python packages whose versions can affect the computed values.
+_DISTRIBUTIONS = ("listrank", "numpy", "scipy", "ir-measures")
+
+
+@cache
+def library_versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that compute measures and tests."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _DISTRIBUTIONS}}
+
+
+def table_of_scores(scores: Iterable[tuple[str, Scores]], *, markdown: bool = False, digits: int = 4) -> str:
+    """Format runs with the same measures as aligned text or Markdown: queries, missing queries, and each measure."""
+    entries = list(scores)
+    measures = entries[0][1].measures if entries else ()
+    rows = []
+    for run, entry in entries:
+        values = [format_score(value, digits) for value in entry.summary().values()]
+        rows.append([run, str(len(entry.queries)), str(len(entry.missing)), *values])
+    return format_tables([Grid(["run", "queries", "missing", *measures], rows)], [], "markdown" if markdown else "text")
+
+
+def table_of_evaluation(
+    qrels: str, scores: Sequence[Scores], *, digits: int = 4, columns: Sequence[Mapping[str, str]] = ()
+) -> TableReport:
+    """Return a table for a paper with one row per run, sorted by the first measure. The best values are bold.
+
+    Args:
+        qrels: Name of the judgments, as given by the user; the legend shows it without folders.
+        scores: Scores of at least one run, all with the same measures.
+        columns: Further columns, one mapping of headings to cells per run.
+    """
+    more = columns or [{}] * len(scores)
+    measures, summaries = scores[0].measures, [entry.summary() for entry in scores]
+    best = {measure: max(summary[measure] for summary in summaries) for measure in measures}
+    rows: list[list[str | Cell]] = [
+        [
+            entry.run,
+            str(len(entry.queries)),
+            str(len(entry.missing)),
+            *(Cell(format_score(value, digits), "", value == best[m]) for m, value in summary.items()),
+            *added.values(),
+        ]
+        for entry, summary, added in sorted(zip(scores, summaries, more, strict=True), key=lambda t: -t[1][measures[0]])
+    ]
+    versions = ", ".join(f"{name} {number}" for name, number in library_versions().items())
+    legend = [
+        f"Means over {len(scores[0].queries)} queries, judgments: {qrels.rpartition('/')[2]}. "
+        f"Queries without a ranking score 0. Bold: best value. Versions: {versions}."
+    ]
+    if more[0]:
+        legend.append(
+            "judged@k: fraction of judged documents among the first k; bounds: smallest and largest value that judging "
+            "the others could lead to."
+        )
+    return TableReport([Grid(["run", "queries", "missing", *measures, *more[0]], rows)], legend)
+
+
+def format_score(value: float, digits: int) -> str:
+    """Format a score. A whole number larger than 1 is treated as a count and gets no decimals."""
+    return str(int(value)) if value.is_integer() and abs(value) > 1 else f"{value:.{digits}f}"
+
+
+def format_interval(low: float, high: float, digits: int) -> str:
+    return f"[{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def format_p_value(p: float | None) -> str:
+    """Format a p-value with four decimals, a smaller one as ``<0.0001``, and None as a dash."""
+    if p is None:
+        return "-"
+    return f"{p:.4f}" if p >= 0.00005 else "<0.0001"

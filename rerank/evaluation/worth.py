@@ -10,12 +10,11 @@ import numpy as np
 
 from rerank.errors import DataError, ensure
 from rerank.evaluation.comparison import check_names, notes_on_judgments, parse_single_measure
-from rerank.evaluation.comparison_family import library_versions
 from rerank.evaluation.evaluator import evaluate_runs
+from rerank.evaluation.scores import format_interval, format_score, library_versions
 from rerank.evaluation.significance import student_t_interval
 from rerank.evaluation.significance.base import Floats
-from rerank.evaluation.tables import format_interval, format_score
-from rerank.io.reports import Cell, Grid, Report, TableReport
+from rerank.io.reports import Grid, PlainReport, TableReport
 from rerank.types import Qrels, Ranking, Run
 
 #: Name of the perfect order in results.
@@ -33,65 +32,10 @@ class WorthOptions:
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorthReport(Report):
-    """The worth of rerankers by one measure."""
-
-    rows_key = "rows"
-
-    rows_key = "rows"
-
-    measure: str
-    queries: int  #: Number of judged queries.
-    options: WorthOptions
-    #: First stage, perfect order and methods: ``run``, ``mean``, ``interval``, ``gain`` over the first stage with
-    #: ``gain_interval`` (paired t), and ``share`` of the perfect order's gain with ``share_interval`` (percentile
-    #: bootstrap over queries). The first stage has no gain and no share (None). The share is also None for the perfect
-    #: order, and for all runs if the perfect order does not improve on the first stage.
-    rows: tuple[dict[str, Any], ...]
-    notes: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON object of ``rerank worth --format json``."""
-        return {
-            "measure": self.measure,
-            "queries": self.queries,
-            "depth": self.options.depth,
-            "alpha": self.options.alpha,
-            "resamples": self.options.resamples,
-            "seed": self.options.seed,
-            "rows": list(self.rows),
-            "versions": library_versions(),
-            "notes": list(self.notes),
-        }
-
-    def tables(self, digits: int = 4) -> TableReport:
-        level = f"{100 * (1 - self.options.alpha):g}%"
-        heads = ["run", self.measure, f"{level} interval", "gain", f"{level} interval", "share", f"{level} interval"]
-        rows: list[list[str | Cell]] = [
-            [
-                row["run"],
-                format_score(row["mean"], digits),
-                format_interval(row["interval"][0], row["interval"][1], digits),
-                *_with_interval(row["gain"], row["gain_interval"], digits),
-                *_with_interval(row["share"], row["share_interval"], 2),
-            ]
-            for row in self.rows
-        ]
-        candidates = "all candidates" if self.options.depth is None else f"the first {self.options.depth} candidates"
-        legend = [
-            f"{self.queries} queries. Perfect order: {candidates} of the first stage by decreasing grade, unjudged "
-            "last. Gain: mean minus that of the first stage (paired t interval). Share: gain divided by that of the "
-            f"perfect order (bootstrap over queries, {self.options.resamples} resamples, seed {self.options.seed})."
-        ]
-        return TableReport([Grid(heads, rows, minor=[2])], legend, self.notes)
-
-
 def perfect_order_of_candidates(qrels: Qrels, first: Run, depth: int | None = None) -> Run:
-    """Return the candidates of the first stage, sorted by decreasing grade.
+    """Return the candidates of the first stage, down to the depth, by decreasing grade; unjudged ones count as grade 0.
 
-    Unjudged documents count as grade 0. Documents with the same grade keep their order, and documents below the depth
-    keep their ranks.
+    Documents with the same grade keep their order.
     """
     rankings = []
     for query, ranking in first.items():
@@ -103,10 +47,15 @@ def perfect_order_of_candidates(qrels: Qrels, first: Run, depth: int | None = No
 
 def measure_gains(
     qrels: Qrels, first: Run, methods: Sequence[Run], measure: str, options: WorthOptions | None = None
-) -> WorthReport:
-    """Compare rerankers with their first stage and with the perfect order of its candidates.
+) -> PlainReport:
+    """Compare reranked runs (``methods``) with their first stage and with the perfect order of its candidates.
 
-    ``methods`` are reranked runs of the first stage's candidates; the measure must have per-query values.
+    Returns:
+        The JSON object of ``rerank worth``. Its ``rows`` are the first stage, the perfect order and the methods, with
+        ``run``, ``mean``, ``interval``, ``gain`` over the first stage with ``gain_interval`` (paired t), and ``share``
+        of the perfect order's gain with ``share_interval`` (percentile bootstrap over queries). The first stage has no
+        gain and no share (None). The share is also None for the perfect order, and for all runs if the perfect order
+        does not improve on the first stage.
     """
     options = options or WorthOptions()
     ensure(options.depth is None or options.depth >= 1, f"depth is {options.depth}", expected="at least 1")
@@ -115,12 +64,9 @@ def measure_gains(
     check_names([run.name for run in runs])
     scores = evaluate_runs(qrels, runs, [measure], relevant=options.relevant)
     values = np.array([list(entry.by_measure(name).values()) for entry in scores])
-    ensure(
-        values.shape[1] >= 2,
-        f"The number of judged queries is {values.shape[1]}",
-        expected="at least 2, which intervals require",
-        error=DataError,
-    )
+    queries = values.shape[1]
+    found = f"The number of judged queries is {queries}"
+    ensure(queries >= 2, found, expected="at least 2, which intervals require", error=DataError)
     notes = []
     for run in methods:
         foreign = sum(bool(set(ranking.doc_ids) - set(first[q].doc_ids)) for q, ranking in run.items() if q in first)
@@ -129,13 +75,39 @@ def measure_gains(
                 f"Run {run.name!r} ranks documents that {first.name!r} did not retrieve, for {foreign} queries: it did "
                 "not rerank this first stage alone."
             )
-    return WorthReport(
-        measure=name,
-        queries=values.shape[1],
-        options=options,
-        rows=tuple(_row(run.name, place, values, options) for place, run in enumerate(runs)),
-        notes=(*notes, *notes_on_judgments(qrels, [first, *methods], [name])),
-    )
+    notes += notes_on_judgments(qrels, [first, *methods], [name])
+    rows = [_row(run.name, place, values, options) for place, run in enumerate(runs)]
+    content = {
+        "measure": name,
+        "queries": queries,
+        "depth": options.depth,
+        "alpha": options.alpha,
+        "resamples": options.resamples,
+        "seed": options.seed,
+        "rows": rows,
+        "versions": library_versions(),
+        "notes": notes,
+    }
+    level = f"{100 * (1 - options.alpha):g}%"
+    heads = ["run", name, f"{level} interval", "gain", f"{level} interval", "share", f"{level} interval"]
+    cells = [
+        [
+            row["run"],
+            format_score(row["mean"], 4),
+            format_interval(row["interval"][0], row["interval"][1], 4),
+            *_with_interval(row["gain"], row["gain_interval"], 4),
+            *_with_interval(row["share"], row["share_interval"], 2),
+        ]
+        for row in rows
+    ]
+    candidates = "all candidates" if options.depth is None else f"the first {options.depth} candidates"
+    legend = [
+        f"{queries} queries. Perfect order: {candidates} of the first stage by decreasing grade, unjudged last. Gain: "
+        "mean minus that of the first stage (paired t interval). Share: gain divided by that of the perfect order "
+        f"(bootstrap over queries, {options.resamples} resamples, seed {options.seed})."
+    ]
+    table = TableReport([Grid(heads, cells, minor=[2])], legend, notes)
+    return PlainReport(content=content, key="rows", shown=[table])
 
 
 def _row(name: str, place: int, values: Floats, options: WorthOptions) -> dict[str, Any]:

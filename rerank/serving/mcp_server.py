@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 
 from rerank.errors import MissingResourceError
 from rerank.evaluation.comparison import compare_evaluated_measures, score_compared_runs
-from rerank.evaluation.comparison_family import ComparisonOptions
+from rerank.evaluation.pairwise_decisions import ComparisonOptions
 from rerank.io.run_files import read_qrels, read_run
 from rerank.serving import errors
 from rerank.serving.middleware import AccessMiddleware, UnexpectedErrorMiddleware

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rerank.adjudication.few_judgments import estimate_from_few_judgments
+from rerank.adjudication.few_judgments import estimate_from_few_judgments, estimate_prediction_powered_mean
 from rerank.errors import DataError, UnknownNameError
 from rerank.evaluation import evaluate_runs
-from rerank.evaluation.prediction_powered import estimate_prediction_powered_mean
 from rerank.evaluation.significance import student_t_interval
 from rerank.types import Document, Qrels, Query, Ranking, Run
 

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rerank.adjudication.judging.journal import JudgmentJournal
 from rerank.adjudication.judging.session import (
     JudgingSession,
     JudgingTerms,
     Judgment,
+    JudgmentJournal,
     PendingJudgment,
     hash_pool,
     parse_grades,

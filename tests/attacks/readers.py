@@ -257,7 +257,7 @@ def _mteb(folder: Path) -> object:
 
 
 def _journal(path: Path) -> object:
-    from rerank.adjudication.judging.journal import JudgmentJournal
+    from rerank.adjudication.judging.session import JudgmentJournal
 
     return JudgmentJournal(path, {"pool": "p"}).lines
 

@@ -7,7 +7,7 @@ import pytest
 
 from rerank.downsampling import Goal, choose_fewest_queries, choose_smallest_pool
 from rerank.downsampling.conclusions import ReductionStep, find_smallest
-from rerank.downsampling.pools import documents_per_query, reduce_run, union
+from rerank.downsampling.sizes import documents_per_query, reduce_run, union
 from rerank.errors import UnknownNameError, UsageError
 from rerank.evaluation import ScoreMatrix, evaluate_run
 from rerank.types import Document, Qrels, Query, Ranking, Run

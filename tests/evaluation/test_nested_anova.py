@@ -38,16 +38,16 @@ def test_p_is_never_0() -> None:
     """The p-value of a huge effect is too small for a float."""
     noise = np.random.default_rng(0).normal(0, 1e-4, (2, 200, 4))
     system, *_ = analyse_nested_variance([part + np.arange(4) for part in noise])
-    assert system.p is not None
-    assert 0 < system.p < 1e-300
+    assert system["p"] is not None
+    assert 0 < system["p"] < 1e-300
 
 
 @pytest.mark.parametrize(("values", "reference"), cases())
 def test_r_gives_the_same(values: Any, reference: Any) -> None:
     for row in analyse_nested_variance(values):
-        tested = row.effect not in ("error", "topic(collection)")  # R does not test the topics
-        found = (row.ss, row.df, row.f, row.p) if tested else (row.ss, row.df)
-        assert found == pytest.approx(tuple(reference[row.effect][: len(found)]), rel=1e-8)
+        tested = row["effect"] not in ("error", "topic(collection)")  # R does not test the topics
+        found = (row["ss"], row["df"], row["f"], row["p"]) if tested else (row["ss"], row["df"])
+        assert found == pytest.approx(tuple(reference[row["effect"]][: len(found)]), rel=1e-8)
 
 
 @pytest.mark.filterwarnings("ignore:The design matrix is rank-deficient")
@@ -64,42 +64,44 @@ def test_statsmodels_gives_the_same(values: Any) -> None:
         columns = [np.ones(len(topic))[:, None]] + [(f[:, None] == np.unique(f)).astype(float) for f in factors]
         return float(sm.OLS(scores.ravel(), np.hstack(columns)).fit().ssr)
 
-    found = {row.effect: row for row in analyse_nested_variance(values)}
+    found = {row["effect"]: row for row in analyse_nested_variance(values)}
     cell = system * len(values) + collection
-    assert found["system"].ss == pytest.approx(rest() - rest(system))
-    assert found["system"].ss == pytest.approx(rest(topic) - rest(topic, system))
-    assert found["collection"].ss == pytest.approx(rest(system) - rest(system, collection))
-    assert found["topic(collection)"].ss == pytest.approx(rest(system, collection) - rest(system, topic))
-    assert found["system:collection"].ss == pytest.approx(rest(system, topic) - rest(system, topic, cell))
-    assert found["error"].ss == pytest.approx(rest(topic, cell))
-    assert sum(row.ss for row in found.values()) == pytest.approx(rest())
-    assert found["topic(collection)"].f == pytest.approx(found["topic(collection)"].ms / found["error"].ms)
+    assert found["system"]["ss"] == pytest.approx(rest() - rest(system))
+    assert found["system"]["ss"] == pytest.approx(rest(topic) - rest(topic, system))
+    assert found["collection"]["ss"] == pytest.approx(rest(system) - rest(system, collection))
+    assert found["topic(collection)"]["ss"] == pytest.approx(rest(system, collection) - rest(system, topic))
+    assert found["system:collection"]["ss"] == pytest.approx(rest(system, topic) - rest(system, topic, cell))
+    assert found["error"]["ss"] == pytest.approx(rest(topic, cell))
+    assert sum(row["ss"] for row in found.values()) == pytest.approx(rest())
+    assert found["topic(collection)"]["f"] == pytest.approx(found["topic(collection)"]["ms"] / found["error"]["ms"])
 
 
 @pytest.mark.parametrize("values", [values for values, _ in cases()])
 def test_collections_are_compared_by_topic_means(values: Any) -> None:
-    row = next(row for row in analyse_nested_variance(values) if row.effect == "collection")
+    row = next(row for row in analyse_nested_variance(values) if row["effect"] == "collection")
     means = [part.mean(axis=1) for part in values]
-    assert (row.f, row.p) == pytest.approx(tuple(f_oneway(*means)))
+    assert (row["f"], row["p"]) == pytest.approx(tuple(f_oneway(*means)))
     # omega squared of a one-way analysis: (SS_b - df MS_w) / (SS_t + MS_w)
     within = sum(((part - part.mean()) ** 2).sum() for part in means) / (sum(map(len, means)) - len(means))
     total = ((np.concatenate(means) - np.concatenate(means).mean()) ** 2).sum()
     between = total - within * (sum(map(len, means)) - len(means))
-    assert row.omega_squared == pytest.approx((between - (len(means) - 1) * within) / (total + within))
+    assert row["omega_squared"] == pytest.approx((between - (len(means) - 1) * within) / (total + within))
 
 
 def test_partial_omega_squared_by_hand() -> None:
-    rows = {row.effect: row for row in analyse_nested_variance(cases()[1][0])}
-    error, count = rows["error"].ms, 19 * 3
+    rows = {row["effect"]: row for row in analyse_nested_variance(cases()[1][0])}
+    error, count = rows["error"]["ms"], 19 * 3
     for name in ("system", "topic(collection)", "system:collection"):
         row = rows[name]
         # Olejnik and Algina: (SS - df MS_e) / (SS + (N - df) MS_e)
-        assert row.omega_squared == pytest.approx((row.ss - row.df * error) / (row.ss + (count - row.df) * error))
+        assert row["omega_squared"] == pytest.approx(
+            (row["ss"] - row["df"] * error) / (row["ss"] + (count - row["df"]) * error)
+        )
 
 
 def test_scores_without_error() -> None:
     flat = analyse_nested_variance([np.outer(np.arange(1.0, 4.0), [1, 1]), np.outer(np.arange(2.0, 6.0), [1, 1])])
-    assert [(row.effect, row.ss > 0, row.f is None) for row in flat] == [
+    assert [(row["effect"], row["ss"] > 0, row["f"] is None) for row in flat] == [
         ("system", False, True),
         ("collection", True, False),
         ("topic(collection)", True, True),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rerank.adjudication.few_judgments import estimate_prediction_powered_mean
 from rerank.errors import DataError, UsageError
-from rerank.evaluation.prediction_powered import estimate_prediction_powered_mean
 
 PEOPLE = [0.908, -0.011, 0.584, 0.386, 0.409, 0.457, 0.096, 0.454, 0.327, 1.165, 0.545, 0.429]
 MODEL = [0.698, 0.161, 0.381, 0.415, 0.601, 0.481, 0.54, 0.487, 0.468, 1.191, 0.682, 0.414]

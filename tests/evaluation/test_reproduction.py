@@ -44,13 +44,13 @@ def scores(entry: Experiment, role: str) -> list[float]:
 def test_the_same_collection() -> None:
     qrels = qrels_of(9, 0)
     original, again = experiment(qrels, 1), experiment(qrels, 11)
-    found = measure_reproduction(original, again, ["nDCG@5"], depth=6, p=0.8)
-    assert found.same_collection
-    for row in found.rows:
+    found = measure_reproduction(original, again, ["nDCG@5"], depth=6, p=0.8).to_dict()
+    assert found["same_collection"]
+    for row in found["rows"]:
         x, y = (np.array(scores(entry, row["role"])) for entry in (original, again))
         assert (row["original"], row["again"]) == pytest.approx((x.mean(), y.mean()))
         assert (row["rmse"], row["p"]) == pytest.approx((np.sqrt(((x - y) ** 2).mean()), ttest_rel(x, y).pvalue))
-    for row in found.orders:
+    for row in found["orders"]:
         pairs = [[getattr(e, row["role"])[q].doc_ids[:6] for e in (original, again)] for q in qrels]
         assert row["ktu"] == pytest.approx(sum(kendall_tau_union(a, b) or 0 for a, b in pairs) / len(pairs))
         assert row["rbo"] == pytest.approx(sum(rank_biased_overlap(a, b, 0.8) or 0 for a, b in pairs) / len(pairs))
@@ -59,7 +59,7 @@ def test_the_same_collection() -> None:
 def test_effects() -> None:
     first, second = qrels_of(9, 0), qrels_of(14, 5)
     original, again = experiment(first, 1), experiment(second, 11)
-    (row,) = measure_reproduction(original, again, ["nDCG@5"]).effects
+    (row,) = measure_reproduction(original, again, ["nDCG@5"]).to_dict()["effects"]
     b, a, b2, a2 = (np.mean(scores(e, role)) for e in (original, again) for role in ("baseline", "advanced"))
     assert row["er"] == pytest.approx((a2 - b2) / (a - b))
     assert row["dri"] == pytest.approx((a - b) / b - (a2 - b2) / b2)
@@ -68,8 +68,9 @@ def test_effects() -> None:
 def test_another_collection() -> None:
     original, again = experiment(qrels_of(9, 0), 1), experiment(qrels_of(14, 5), 11)
     found = measure_reproduction(original, again, ["nDCG@5"])
-    assert (found.same_collection, found.orders) == (False, ())
-    for row in found.rows:
+    content = found.to_dict()
+    assert (content["same_collection"], content["orders"]) == (False, [])
+    for row in content["rows"]:
         x, y = (scores(entry, row["role"]) for entry in (original, again))
         assert (row["rmse"], row["p"]) == (None, pytest.approx(ttest_ind(x, y).pvalue))
     assert "another collection" in found.to_table("text")
@@ -78,19 +79,21 @@ def test_another_collection() -> None:
 def test_an_exact_reproduction() -> None:
     original = experiment(qrels_of(5, 0), 1)
     shuffled = Qrels({query: original.qrels[query] for query in [*original.qrels][::-1]})
-    found = measure_reproduction(original, replace(original, qrels=shuffled), ["nDCG@5", "P@3"])
-    assert {(row["rmse"], row["p"]) for row in found.rows} == {(0.0, 1.0)}
-    assert [row["ktu"] for row in found.orders] == pytest.approx([1.0, 1.0])
-    assert [row["rbo"] for row in found.orders] == pytest.approx([1.0, 1.0])
-    assert [(row["er"], row["dri"]) for row in found.effects] == [(1.0, 0.0)] * 2
+    found = measure_reproduction(original, replace(original, qrels=shuffled), ["nDCG@5", "P@3"]).to_dict()
+    assert {(row["rmse"], row["p"]) for row in found["rows"]} == {(0.0, 1.0)}
+    assert [row["ktu"] for row in found["orders"]] == pytest.approx([1.0, 1.0])
+    assert [row["rbo"] for row in found["orders"]] == pytest.approx([1.0, 1.0])
+    assert [(row["er"], row["dri"]) for row in found["effects"]] == [(1.0, 0.0)] * 2
 
 
 def test_nothing_to_divide_by() -> None:
     original = experiment(qrels_of(5, 0), 1)
-    found = measure_reproduction(replace(original, advanced=original.baseline), original, ["Success@8", "nDCG@5"])
-    assert [row["er"] for row in found.effects] == [None, None]
+    found = measure_reproduction(
+        replace(original, advanced=original.baseline), original, ["Success@8", "nDCG@5"]
+    ).to_dict()
+    assert [row["er"] for row in found["effects"]] == [None, None]
     nothing = Qrels({query: dict.fromkeys(DOCS, 0) for query in original.qrels})
-    (row,) = measure_reproduction(replace(original, qrels=nothing), original, ["P@3"]).effects
+    (row,) = measure_reproduction(replace(original, qrels=nothing), original, ["P@3"]).to_dict()["effects"]
     assert (row["ri"], row["dri"]) == (None, None)
 
 
@@ -107,7 +110,7 @@ def test_equal_means_of_different_scores_have_no_effect() -> None:
 
     original = Experiment(baseline=run("a", 1, 2), advanced=run("b", 3, 0), qrels=qrels)
     again = replace(original, advanced=run("c", 3, 3))
-    (row,) = measure_reproduction(original, again, ["P@10"]).effects
+    (row,) = measure_reproduction(original, again, ["P@10"]).to_dict()["effects"]
     assert (row["improvement"], row["er"]) == (0.0, None)
 
 

@@ -39,20 +39,24 @@ def test_two_strata_are_welchs_test() -> None:
 def test_collections_count_equally() -> None:
     one, two = matrix(10, 1), matrix(40, 2, "cab")
     found = compare_over_collections({"one": one, "two": two}, ComparisonOptions(correction="bh"))
-    assert (found.measure, found.topics, found.correction) == ("AP", {"one": 10, "two": 40}, "bh")
-    for row in found.systems:
+    content = found.to_dict()
+    assert (content["measure"], content["correction"]) == ("AP", "bh")
+    assert content["collections"] == [{"collection": "one", "topics": 10}, {"collection": "two", "topics": 40}]
+    for row in content["systems"]:
         means = [m.values[:, m.systems.index(row["system"])].mean() for m in (one, two)]
         assert row["mean"] == pytest.approx(np.mean(means))
         assert list(row["means"].values()) == pytest.approx(means)
-    assert [row["mean"] for row in found.systems] == sorted((row["mean"] for row in found.systems), reverse=True)
-    by_name = {row["system"]: row["mean"] for row in found.systems}
-    for row in found.pairs:
+    assert [row["mean"] for row in content["systems"]] == sorted(
+        (row["mean"] for row in content["systems"]), reverse=True
+    )
+    by_name = {row["system"]: row["mean"] for row in content["systems"]}
+    for row in content["pairs"]:
         assert row["difference"] == pytest.approx(by_name[row["a"]] - by_name[row["b"]])
         assert list(row["differences"].values()) == pytest.approx(
             [m.deltas(row["a"], row["b"]).mean() for m in (one, two)]
         )
-    adjusted = multipletests([row["p"] for row in found.pairs], method="fdr_bh")[1]
-    assert [row["adjusted_p"] for row in found.pairs] == pytest.approx(adjusted)
+    adjusted = multipletests([row["p"] for row in content["pairs"]], method="fdr_bh")[1]
+    assert [row["adjusted_p"] for row in content["pairs"]] == pytest.approx(adjusted)
     assert "topic(collection)" in found.to_table("text")
 
 

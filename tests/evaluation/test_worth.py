@@ -31,7 +31,7 @@ def test_shares_of_the_possible_gain() -> None:
     first, none, half, all_of_it = (
         run(n, *o) for n, o in (("f", ["xa"]), ("n", ["xa"]), ("h", ["ax"] * 10 + ["xa"]), ("p", ["ax"]))
     )
-    rows = measure_gains(QRELS, first, [none, half, all_of_it], "RR").rows
+    rows = measure_gains(QRELS, first, [none, half, all_of_it], "RR").to_dict()["rows"]
     assert [row["run"] for row in rows] == ["f", PERFECT, "n", "h", "p"]
     assert [row["mean"] for row in rows] == pytest.approx([0.5, 1, 0.5, 0.75, 1])
     assert [row["share"] for row in rows] == [None, None, 0.0, pytest.approx(0.5), 1.0]
@@ -42,7 +42,7 @@ def test_shares_of_the_possible_gain() -> None:
 
 def test_documents_of_another_first_stage_are_said() -> None:
     found = measure_gains(QRELS, run("f", "xa"), [run("g", "ab")], "RR", WorthOptions(alpha=0.1))
-    assert any("'g'" in note and "20 queries" in note for note in found.notes)
+    assert any("'g'" in note and "20 queries" in note for note in found.to_dict()["notes"])
     assert "90% interval" in found.to_table("text")
     with raises(UsageError, "depth is 0"):
         measure_gains(QRELS, run("f", "xa"), [], "RR", WorthOptions(depth=0))

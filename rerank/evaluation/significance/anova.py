@@ -55,10 +55,8 @@ class TukeyAnova:
     family_wise: ClassVar[bool] = True
 
     def p_values(self, scores: Floats) -> Floats:
-        """Return the (pairs,) p-values, interpolated if there are more than `_EXACT` pairs.
-
-        SciPy needs a few milliseconds per p-value. `significant` does not use these p-values: it compares q with one
-        exact quantile.
+        """Return the (pairs,) p-values, interpolated if there are more than `_EXACT` pairs, since each takes
+        milliseconds.
         """
         q, systems, freedom = self._statistic(scores)
         if freedom < 1 or not q.any():
@@ -74,11 +72,10 @@ class TukeyAnova:
         return clip_p_values(np.asarray(np.exp(PchipInterpolator(nodes, logs)(q))))
 
     def significant(self, scores: Floats, alpha: float) -> Bools:
-        """Return a boolean array of shape (pairs,): whether q reaches the critical value at level ``alpha``."""
         q, systems, freedom = self._statistic(scores)
-        return (
-            q >= critical_studentised_range(alpha, systems, freedom) if freedom >= 1 else np.zeros(len(q), dtype=bool)
-        )
+        if freedom < 1:
+            return np.zeros(len(q), dtype=bool)
+        return q >= critical_studentised_range(alpha, systems, freedom)
 
     def half_width(self, scores: Floats, alpha: float) -> float:
         topics, systems = scores.shape
@@ -89,10 +86,9 @@ class TukeyAnova:
         return SMALLEST
 
     def _statistic(self, scores: Floats) -> tuple[Floats, int, int]:
-        """Return q for every pair, shape (pairs,), the number of systems, and the degrees of freedom."""
+        """Return (pairs,) q, the number of systems, and the degrees of freedom."""
         topics, systems = scores.shape
         freedom = (topics - 1) * (systems - 1)
-        # (pairs,) |d|
         d = np.abs(mean_paired_differences(scores))
         if freedom < 1:
             return d, systems, freedom
@@ -109,7 +105,6 @@ def studentised_range_tail(q: Floats, systems: int, freedom: int) -> Floats:
 
 @lru_cache(maxsize=256)
 def critical_studentised_range(alpha: float, systems: int, freedom: int) -> float:
-    """Return the quantile of the studentised range that is exceeded with probability ``alpha``."""
     from scipy.stats import studentized_range
 
     return float(studentized_range.isf(alpha, systems, freedom))
@@ -156,12 +151,8 @@ def dunnett_tail(statistic: float, comparisons: int, freedom: int) -> float:
     """Return P(max_j |T_j| > t) for T_j = (Z_j - Z_0) / (sqrt(2) S), all Z standard normal and S^2 = chi^2_v / v.
 
     Given Z_0 = z and S = s, the Z_j are independent and |T_j| <= t means |Z_j - z| <= sqrt(2) s t. With q the
-    probability of |Z_j - z| > sqrt(2) s t, the tail is the expectation of 1 - (1 - q)^k over z and s.
-
-    Args:
-        statistic: The value t, at least 0.
-        comparisons: Number k of systems that are compared with the baseline.
-        freedom: Degrees of freedom v of the variance estimate.
+    probability of |Z_j - z| > sqrt(2) s t, the tail is the expectation of 1 - (1 - q)^k over z and s. ``statistic`` is
+    t, ``comparisons`` is the number k of systems, and ``freedom`` is v.
     """
     from scipy.special import ndtr
     from scipy.stats import chi, norm
@@ -182,7 +173,6 @@ def dunnett_tail(statistic: float, comparisons: int, freedom: int) -> float:
 
 @lru_cache(maxsize=256)
 def critical_dunnett(alpha: float, comparisons: int, freedom: int) -> float:
-    """Return the critical value of Dunnett's test, which the largest |t| exceeds with probability ``alpha``."""
     from scipy.optimize import brentq
     from scipy.stats import t
 

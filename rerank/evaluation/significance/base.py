@@ -37,9 +37,8 @@ class PairTest(Protocol):
     def p_values(self, scores: Floats) -> Floats:
         """Compute the two-sided p-values of all pairs of systems from (topics, systems) scores.
 
-        Returns:
-            (pairs,) p-values in the order of ``itertools.combinations``, above 0 and at most 1. The p-value is 1 if
-            there is nothing to test.
+        They have shape (pairs,), in the order of ``itertools.combinations``, and are above 0 and at most 1, which they
+        are if there is nothing to test.
         """
 
     def resolution(self, topics: int) -> float:
@@ -51,7 +50,7 @@ class SupportsDecision(Protocol):
     """A significance test that can decide which pairs differ without computing p-values, which would be slower."""
 
     def significant(self, scores: Floats, alpha: float) -> Bools:
-        """Return a boolean array of shape (pairs,): whether two systems differ at the uncorrected level ``alpha``."""
+        """Return (pairs,) whether two systems differ at the uncorrected level ``alpha``."""
 
 
 @runtime_checkable
@@ -97,17 +96,14 @@ class BaselineTest(Protocol):
         """Compute two-sided p-values of all systems but the baseline; ``scores`` has shape (topics, systems)."""
 
     def half_widths(self, scores: Floats, baseline: int, alpha: float) -> Floats:
-        """Return the half widths of simultaneous intervals of the differences from the baseline, shape (systems - 1,).
-
-        The intervals jointly cover all differences with probability 1 - alpha.
-        """
+        """Return (systems - 1,) half widths of intervals that jointly cover all differences with probability 1 - alpha."""
 
 
 def iterate_paired_differences(scores: Floats, decimals: int | None = DECIMALS) -> Iterator[Floats]:
     """Yield the differences of all pairs (first system minus second) in batches of shape (topics, pairs in the batch).
 
-    Pairs are in the order of ``itertools.combinations``. Differences are rounded to ``decimals``, so that equal scores
-    tie, or not at all if it is None.
+    Pairs are in the order of ``itertools.combinations``. Differences are rounded to ``decimals``, if any, so that equal
+    scores tie.
     """
     first, second = np.triu_indices(scores.shape[1], 1)
     # number of pairs per batch
@@ -119,14 +115,14 @@ def iterate_paired_differences(scores: Floats, decimals: int | None = DECIMALS) 
 
 
 def mean_paired_differences(scores: Floats) -> Floats:
-    """Return an array of shape (pairs,): the mean of the first system minus the mean of the second."""
+    """Return (pairs,) the mean of the first system minus the mean of the second."""
     first, second = np.triu_indices(scores.shape[1], 1)
     means = scores.mean(axis=0)
     return np.asarray(np.round(means[first] - means[second], DECIMALS))
 
 
 def differences_from_baseline(scores: Floats, baseline: int) -> Floats:
-    """Return the scores of the other systems minus the scores of the baseline, shape (topics, systems - 1).
+    """Return (topics, systems - 1) scores of the other systems minus those of the baseline.
 
     The differences are rounded, so that systems whose scores differ only by rounding errors are tied on the topic.
     """
@@ -134,7 +130,6 @@ def differences_from_baseline(scores: Floats, baseline: int) -> Floats:
 
 
 def are_constant(values: Floats, tolerance: float = 0.0) -> Bools:
-    """Return, for each column of (topics, columns) values, whether all values are equal."""
     return np.asarray(np.ptp(values, axis=0) <= tolerance)
 
 
@@ -173,8 +168,6 @@ def _step_up(p: Floats, factors: npt.NDArray[Any]) -> Floats:
 
 
 def _restore_order(adjusted: Floats, order: npt.NDArray[np.intp]) -> Floats:
-    """Return sorted p-values in their original order, with values above 1 clipped to 1."""
-    # inverse of the sorting permutation
     back = np.empty_like(adjusted)
     back[order] = np.minimum(1.0, adjusted)
     return back
@@ -207,11 +200,7 @@ TITLES = {
 
 
 def correct_p_values(p: Floats, name: str) -> Floats:
-    """Adjust the (pairs,) p-values with the named correction.
-
-    Raises:
-        UnknownNameError: The correction does not exist.
-    """
+    """Adjust the (pairs,) p-values with the named correction."""
     if name not in CORRECTIONS:
         raise UnknownNameError("correction", name, CORRECTIONS)
     return CORRECTIONS[name](p)
@@ -220,8 +209,8 @@ def correct_p_values(p: Floats, name: str) -> Floats:
 def required_p_value(name: str, alpha: float, pairs: int) -> float:
     """Return the p-value that a test must be able to reach so that at least one pair can become significant.
 
-    The step-up procedures of Hochberg and of Benjamini and Hochberg reject all pairs if all p-values are at most alpha.
-    With these corrections, a test only needs to reach alpha.
+    The step-up procedures of Hochberg and of Benjamini and Hochberg reject all pairs if all p-values are at most alpha,
+    so a test only needs to reach alpha.
     """
     if name in ("bonferroni", "holm"):
         return alpha / pairs
@@ -232,11 +221,8 @@ def required_p_value(name: str, alpha: float, pairs: int) -> float:
 def resolve_correction(test: str, correction: str, *, family_wise: bool) -> str:
     """Return the name of the correction to use with a test. ``auto`` is replaced by the test's default.
 
-    A test that controls the family-wise error itself (``family_wise``) can only be combined with ``none`` and ``auto``.
-
     Raises:
-        UnknownNameError: The correction does not exist.
-        UsageError: The test cannot be combined with the correction.
+        UsageError: The correction is not ``none``, although the test controls the family-wise error itself.
     """
     if correction == "auto":
         return "none" if family_wise else "holm"

@@ -176,7 +176,6 @@ class Bootstrap(_ResamplingPairTest):
         return clip_p_values(np.concatenate([self._p_values_of(d) for d in iterate_paired_differences(scores)]))
 
     def _p_values_of(self, d: Floats) -> Floats:
-        """Return the p-values of a batch of pairs from their (topics, pairs) differences."""
         count, pairs = d.shape
         constant = are_constant(d)
         if count < 2 or constant.all():

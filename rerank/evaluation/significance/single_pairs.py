@@ -51,7 +51,6 @@ class T(SinglePairTest):
 
 
 def _t_p_values(mean: Floats, error: Floats, topics: int) -> Floats:
-    """Return the p-values of differences with these means and standard errors of the mean; 1 if the error is 0."""
     from scipy.stats import t
 
     # sf is the upper tail, doubled for a two-sided test
@@ -86,7 +85,7 @@ class Wilcoxon(SinglePairTest):
 
 
 def _signed_rank_p_values(d: Floats) -> Floats:
-    """Return the (pairs,) p-values from the (topics, pairs) differences. Ranks and ties come from a single sort."""
+    """Return (pairs,) p-values from (topics, pairs) differences. Ranks and ties come from a single sort."""
     from scipy.stats import norm
 
     # (pairs, topics), so that sorting works on contiguous rows
@@ -133,7 +132,7 @@ def _exact_signed_rank(ranks: tuple[int, ...], observed: int) -> float:
 
 @lru_cache(maxsize=1 << 14)
 def _count_sign_patterns(ranks: tuple[int, ...]) -> npt.NDArray[np.int64]:
-    """Return an array of counts: entry s is the number of sign patterns whose positive ranks sum to at most s.
+    """Return, for each sum s, the number of sign patterns whose positive ranks sum to at most s.
 
     Without ties, the array depends only on the number of ranks, so caching is effective.
     """
@@ -161,7 +160,6 @@ class Sign(SinglePairTest):
 
         p_values = []
         for d in iterate_paired_differences(scores):
-            # (pairs,) each
             wins, losses = (d > 0).sum(axis=0), (d < 0).sum(axis=0)
             p_values.append(2 * binom.cdf(np.minimum(wins, losses), wins + losses, 0.5))
         return clip_p_values(np.concatenate(p_values))

@@ -9,7 +9,7 @@ from typing import Any
 
 from rerank.errors import BackendError, MissingResourceError, ensure
 from rerank.evaluation import Comparison
-from rerank.evaluation.tables import format_p_value
+from rerank.evaluation.scores import format_p_value
 from rerank.finetune.inspection.checkpoints import ADAPTER_WEIGHTS, CheckpointReader
 from rerank.finetune.inspection.weight_changes import is_plain_lora
 from rerank.finetune.recipe import ComponentTable, Recipe

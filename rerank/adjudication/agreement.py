@@ -28,26 +28,22 @@ class Agreement:
     """Contingency table of two assessors' grades for the same documents."""
 
     grades: tuple[int, ...]  # all grades that either assessor assigned, in ascending order
-    #: (grades, grades) number of documents with each pair of grades; rows are grades of the first assessor, columns are
-    #: grades of the second.
+    #: (grades, grades) number of documents; rows are grades of the first assessor, columns of the second.
     table: Ints
 
     @property
     def documents(self) -> int:
-        """Number of documents that both assessors have judged."""
         return int(self.table.sum())
 
     @property
     def overlap(self) -> float | None:
-        """Fraction of documents with equal grades; None if there are no documents."""
         return float(np.trace(self.table)) / self.documents if self.documents else None
 
     def kappa(self, weights: str = "none") -> float | None:
-        """Compute `cohen_kappa` with ``none``, ``linear`` or ``quadratic`` weights; None if kappa is undefined."""
         return _number_or_none(float(cohen_kappa(self.table, self.grades, weights)))
 
     def binary(self, relevant: int) -> Agreement:
-        """Return the agreement on binary relevance. Grades of at least ``relevant`` become 1, lower grades become 0."""
+        """Return the agreement on binary relevance: grades of at least ``relevant`` become 1, lower grades 0."""
         high = np.array(self.grades) >= relevant
         # merge the table into 2 x 2 cells
         table = np.array(
@@ -56,7 +52,7 @@ class Agreement:
         return Agreement(grades=(0, 1), table=table)
 
     def to_dict(self, relevant: int) -> dict[str, Any]:
-        """Return table, overlap and kappas as a JSON object. Keys with ``binary`` refer to binary relevance."""
+        """Return a JSON object, in which keys with ``binary`` refer to binary relevance."""
         binary = self.binary(relevant)
         return {
             "documents": self.documents,
@@ -79,8 +75,8 @@ def cohen_kappa(tables: Ints, grades: tuple[int, ...], weights: str) -> Floats:
     For each cell of the table, o is the observed fraction of documents, and e is the fraction expected by chance from
     the two assessors' marginal distributions. The disagreement weight w of a cell is 0 on the diagonal. Off the
     diagonal, it is 1 (``none``), the distance between the two grades (``linear``) or the squared distance
-    (``quadratic``). Kappa is NaN if there are no documents, or if the agreement expected by chance is complete.
-    Source: Cohen 1960; for the weighted form, Cohen, Psychological Bulletin 1968.
+    (``quadratic``). Kappa is NaN if there are no documents, or if the agreement expected by chance is complete. Source:
+    Cohen 1960; for the weighted form, Cohen, Psychological Bulletin 1968.
     """
     values = np.array(grades, dtype=np.float64)
     # (grades, grades) |a - b| between grade values, not between their positions: grades may have gaps, such as 0, 1, 3
@@ -143,13 +139,10 @@ def count_coincidences(counts: Ints) -> Floats:
 def krippendorff_alpha(coincidences: Floats, grades: tuple[int, ...], level: AlphaLevel) -> float:
     """Compute alpha = 1 - (n - 1) sum o d / sum n_c n_k d. Alpha is NaN without pairs, or if only one grade occurs.
 
-    o are the coincidences, n_c is the sum of row c, n is the sum of all rows, and d is the squared distance of two
-    grades: 1 (``nominal``), (c - k)^2 (``interval``), or the squared number of judgments with grades from one of the
-    two to the other, where judgments with these two grades count half (``ordinal``).
-
-    Args:
-        coincidences: (grades, grades) o, from `count_coincidences`.
-        grades: The grades, ascending.
+    o are the (grades, grades) coincidences of the ascending grades, n_c is the sum of row c, n is the sum of all rows,
+    and d is the squared distance of two grades: 1 (``nominal``), (c - k)^2 (``interval``), or the squared number of
+    judgments with grades from one of the two to the other, where judgments with these two grades count half
+    (``ordinal``).
     """
     totals = coincidences.sum(axis=1)
     values = np.array(grades, dtype=np.float64)
@@ -184,13 +177,10 @@ class AssessorPanel:
     def from_qrels(
         cls, assessors: Mapping[str, Mapping[str, Mapping[str, int]]], relevant: Sequence[int] | None = None
     ) -> AssessorPanel:
-        """Create a panel by counting the judgments of at least two assessors.
+        """Create a panel from the grades of at least two assessors by name, topic and document.
 
-        Args:
-            assessors: Grades by name of the assessor, topic and document (``assessors[name][topic][document]``).
-                Documents with grade -1 are not judged.
-            relevant: For every assessor, the lowest grade that becomes 1; lower grades become 0. None keeps the grades,
-                which then must have the same meaning for all assessors.
+        ``relevant`` is the lowest grade of every assessor that becomes 1; lower grades become 0. None keeps the grades,
+        which then must have the same meaning for all assessors.
 
         Raises:
             UsageError: There are fewer than two assessors, or ``relevant`` does not contain one grade per assessor.
@@ -234,29 +224,19 @@ class AssessorPanel:
         )
 
     def kappas(self, weights: str = "none", topics: Ints | None = None) -> Floats:
-        """Return the (assessors, assessors) matrix of Cohen's kappa (`cohen_kappa`); NaN where it is undefined.
-
-        Args:
-            weights: ``none``, ``linear`` or ``quadratic``.
-            topics: (topics,) number of times that each topic counts; None to count each topic once.
-        """
+        """Return (assessors, assessors) `cohen_kappa`; each topic counts once, or as often as in (topics,)."""
         return cohen_kappa(_sum_over_topics(self.tables, topics), self.grades, weights)
 
     def alphas(self, topics: Ints | None = None) -> Floats:
-        """Return Krippendorff's alpha for each level of `ALPHA_LEVELS`, shape (levels,); NaN where it is undefined.
-
-        Args:
-            topics: (topics,) number of times that each topic counts; None to count each topic once.
-        """
+        """Return (levels,) Krippendorff's alpha, NaN where it is undefined; topics count as in `kappas`."""
         coincidences = _sum_over_topics(self.coincidences, topics)
         return np.array([krippendorff_alpha(coincidences, self.grades, level) for level in ALPHA_LEVELS])
 
     def to_dict(self, *, resamples: int = 1000, seed: int = 0, alpha: float = 0.05) -> dict[str, Any]:
         """Return the JSON object of ``rerank qrels agreement --format json``.
 
-        Args:
-            resamples: Number of bootstrap samples of topics; 0 for no intervals.
-            alpha: Intervals have confidence level 1 - alpha.
+        Intervals have confidence level 1 - alpha and come from bootstrap samples of topics; there are none without
+        samples.
         """
         count = len(self.topics)
         drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
@@ -309,15 +289,11 @@ class AssessorPanel:
 
 
 def _sum_over_topics(counts: npt.NDArray[Any], topics: Ints | None) -> npt.NDArray[Any]:
-    """Sum counts of shape (topics, ...) over topics, weighted by ``topics``; None weights all topics by 1."""
     return np.asarray(counts.sum(axis=0) if topics is None else np.tensordot(topics, counts, axes=1))
 
 
 def _mark_grades(judgments: Sequence[Mapping[str, int]], grades: Sequence[int]) -> Ints:
-    """One-hot encode the grades of one topic, as an array of shape (assessors, documents, grades).
-
-    An entry is 1 if the assessor gave the document this grade, otherwise 0.
-    """
+    """Return (assessors, documents, grades) whether the assessor gave the document this grade, as 0 or 1."""
     docs = {doc: index for index, doc in enumerate(dict.fromkeys(doc for judged in judgments for doc in judged))}
     column = {grade: index for index, grade in enumerate(grades)}
     marks = np.zeros((len(judgments), len(docs), len(grades)), dtype=np.int64)

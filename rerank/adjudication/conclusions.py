@@ -52,8 +52,8 @@ _DISAGREE = np.array([[7, 5], [4, 1]], dtype=np.int8)
 class PairCategories:
     """Number of system pairs per category of (dis)agreement between gold and cheap judgments, and rates of them.
 
-    A mixed pair is ``missed`` if it is significant only with gold judgments, and ``spurious`` if it is significant only
-    with cheap judgments. A rate is None if it would be 0 / 0.
+    A mixed pair is ``missed`` if it is significant only with gold judgments, and ``spurious`` if only with cheap
+    judgments. A rate is None if it would be 0 / 0.
     """
 
     AA: int
@@ -67,22 +67,18 @@ class PairCategories:
 
     @classmethod
     def from_codes(cls, codes: Codes) -> PairCategories:
-        """Count how many pairs have each category code of `categorise_pairs`."""
         return cls(**dict(zip(NAMES, np.bincount(codes, minlength=len(NAMES)).tolist(), strict=True)))
 
     @property
     def MA(self) -> int:
-        """Number of mixed agreements: same sign, significant with only one kind of judgments."""
         return self.MA_missed + self.MA_spurious
 
     @property
     def MD(self) -> int:
-        """Number of mixed disagreements: opposite signs, significant with only one kind of judgments."""
         return self.MD_missed + self.MD_spurious
 
     @property
     def pairs(self) -> int:
-        """Number of all pairs."""
         return self.AA + self.AD + self.MA + self.MD + self.PA + self.PD
 
     @property
@@ -97,31 +93,21 @@ class PairCategories:
 
     @property
     def precision(self) -> float | None:
-        """Precision of the significant pairs, AA / (AA + AD + spurious).
-
-        Fraction of the pairs significant with cheap judgments that gold judgments confirm in the same direction.
-        """
+        """AA / (AA + AD + spurious), the share of pairs significant with cheap judgments that gold ones confirm."""
         return _ratio(self.AA, self.cheap)
 
     @property
     def recall(self) -> float | None:
-        """Recall of the significant pairs, AA / (AA + AD + missed).
-
-        Fraction of the pairs significant with gold judgments that cheap judgments retain in the same direction.
-        """
+        """AA / (AA + AD + missed), the share of pairs significant with gold judgments that cheap ones retain."""
         return _ratio(self.AA, self.gold)
 
     @property
     def f1(self) -> float | None:
-        """Harmonic mean of precision and recall, 2 AA / (gold + cheap)."""
         return _ratio(2 * self.AA, self.gold + self.cheap)
 
     @property
     def publication_bias(self) -> float | None:
-        """Fraction of pairs significant with cheap judgments that gold judgments do not confirm: 1 - precision.
-
-        Source: Ferro and Sanderson 2022.
-        """
+        """Share of pairs significant with cheap judgments that gold ones do not confirm. Ferro and Sanderson 2022."""
         return None if self.precision is None else 1 - self.precision
 
     @property
@@ -141,10 +127,7 @@ class PairCategories:
 
     @property
     def balanced_accuracy(self) -> float | None:
-        """(TPR + TNR) / 2 of the significance decisions, ignoring direction. Source: McKechnie et al. 2025.
-
-        Pairs that are significant with gold judgments are the positive class.
-        """
+        """(TPR + TNR) / 2 of the significance decisions, ignoring direction; gold decides. McKechnie et al. 2025."""
         if self.type_1 is None or self.type_2 is None:
             return None
         return (2 - self.type_1 - self.type_2) / 2
@@ -163,7 +146,6 @@ class PairCategories:
         return self.cheap / self.pairs
 
     def to_dict(self) -> dict[str, float | None]:
-        """Return the counts of the categories followed by the rates, by name."""
         counts = {name: getattr(self, name) for name in ("AA", "AD", "MA", "MD", "PA", "PD")}
         return {**counts, **asdict(self), **{name: getattr(self, name) for name in RATES}}
 
@@ -173,11 +155,7 @@ def _ratio(part: float, whole: float) -> float | None:
 
 
 def categorise_pairs(gold: Floats, gold_significant: Bools, cheap: Floats, cheap_significant: Bools) -> Codes:
-    """Return an array of shape (pairs,): the category code of every pair, which is an index into `NAMES`.
-
-    All arguments have shape (pairs,): the differences of means with gold and with cheap judgments, and whether they are
-    significant.
-    """
+    """Return (pairs,) category codes, from (pairs,) differences of means and whether they are significant."""
     # row and column of the code tables
     verdicts = gold_significant.astype(np.intp), cheap_significant.astype(np.intp)
     return np.asarray(np.where(np.sign(gold) == np.sign(cheap), _AGREE[verdicts], _DISAGREE[verdicts]))
@@ -187,10 +165,7 @@ def count_errors(codes: Codes, systems: int) -> dict[str, Ints]:
     """Count, for every system, its pairs that are missed, spurious or turned into the opposite (category AD).
 
     The counts show whether the judgments are fair to all systems, or whether errors are concentrated on a few systems.
-    Source: Otero, Parapar and Barreiro, SIGIR 2025.
-
-    Args:
-        codes: (pairs,) codes in the order of ``itertools.combinations``.
+    The codes are in the order of ``itertools.combinations``. Source: Otero, Parapar and Barreiro, SIGIR 2025.
     """
     # systems of each pair, in the order of itertools.combinations
     first, second = np.triu_indices(systems, 1)
@@ -213,14 +188,14 @@ def rank_systems(means: Floats, names: Sequence[str]) -> Ints:
 
 
 def ranks_in(ranking: Ints) -> Ints:
-    """Return an array of shape (systems,): the rank of each system in a ranking, counted from 0."""
+    """Return (systems,) the rank of each system in a ranking, counted from 0."""
     ranks = np.empty_like(ranking)
     ranks[ranking] = np.arange(len(ranking))
     return ranks
 
 
 def rank_changes(gold: Ints, cheap: Ints) -> Ints:
-    """Return an array of shape (systems,): by how many ranks each system falls from the gold to the cheap ranking."""
+    """Return (systems,) by how many ranks each system falls from the gold to the cheap ranking."""
     return ranks_in(cheap) - ranks_in(gold)
 
 
@@ -272,16 +247,14 @@ class Procedure:
 
     @cached_property
     def significance_test(self) -> PairTest:
-        """The test that ``test`` selects. The object is cached, because a study uses it thousands of times."""
+        """The test that ``test`` selects, cached because a study uses it thousands of times."""
         return open_significance_test(self.test)
 
     @property
     def family_wise(self) -> bool:
-        """True if the test itself controls the family-wise error."""
         return self.significance_test.family_wise
 
     def family(self, verdicts: Mapping[str, SignificanceVerdicts], alpha: float) -> ComparisonFamily:
-        """Return the family of hypotheses that was tested: all pairs of systems on every measure in ``verdicts``."""
         first = next(iter(verdicts.values()))
         return ComparisonFamily(
             test=self.test,
@@ -303,7 +276,6 @@ def cross_significance_procedures(test: Iterable[str], corrections: Iterable[str
     """Return all combinations of a test and a correction. A test that needs no correction occurs once, with ``none``.
 
     Raises:
-        UnknownNameError: A test or correction does not exist.
         UsageError: A correction is given, but every test controls the family-wise error itself.
     """
     names, requested = list(test), list(corrections)
@@ -360,14 +332,13 @@ class SignificanceVerdicts:
         return rank_systems(self.means, self.systems)
 
     def categorise_against(self, gold: SignificanceVerdicts) -> list[Codes]:
-        """Compare the decisions with those in ``gold``: return (pairs,) category codes for every procedure."""
+        """Return (pairs,) category codes of the decisions for every procedure."""
         return [
             categorise_pairs(gold.differences, by_gold, self.differences, by_cheap)
             for by_gold, by_cheap in zip(gold.significant, self.significant, strict=True)
         ]
 
     def rank_changes(self, gold: SignificanceVerdicts) -> Ints:
-        """Return an array of shape (systems,): by how many ranks each system falls compared with the gold ranking."""
         return rank_changes(gold.ranking, self.ranking)
 
     def compare_ranking(self, gold: SignificanceVerdicts) -> dict[str, float | None]:
@@ -384,7 +355,7 @@ class SignificanceVerdicts:
 
 
 def comparison_row(codes: Codes, similarity: Mapping[str, float | None]) -> dict[str, Any]:
-    """Return one flat row for reports: category counts, rates and similarities to the gold ranking, by name."""
+    """Return category counts, rates and similarities to the gold ranking, by name."""
     return {**PairCategories.from_codes(codes).to_dict(), **similarity}
 
 
@@ -401,8 +372,8 @@ def procedure_of_row(row: Mapping[str, Any]) -> str:
 def verdict_grid(rows: Sequence[Mapping[str, Any]], about: Sequence[str] = ()) -> Grid:
     """Return a table of decisions: counts as integers, mean counts with 1 decimal, rates with 3 decimals.
 
-    Args:
-        rows: Rows with the keys ``measure``, ``test``, ``correction`` and those of `comparison_row`.
+    Rows have the keys ``measure``, ``test``, ``correction``, those of `comparison_row` and the further ones in
+    ``about``.
     """
     cells = [
         [

@@ -1,4 +1,9 @@
-"""Estimates of mean scores of runs, from people's judgments of some topics and a model's judgments of all topics."""
+"""Estimates of mean scores of runs, from people's judgments of some topics and a model's judgments of all topics.
+
+Source of prediction-powered inference: Angelopoulos et al., Prediction-powered inference, Science 2023; for the tuned
+weight, Angelopoulos, Duchi and Zrnic, PPI++, arXiv 2311.01453; in retrieval, Oosterhuis et al., Reliable confidence
+intervals for information retrieval evaluation using generative A.I., KDD 2024.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from rerank.adjudication.agreement import judged_topics
-from rerank.adjudication.pools import Floats
 from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.evaluation import Scores, evaluate_runs, parse_measures
 from rerank.evaluation.comparison import notes_on_judgments
@@ -50,7 +54,6 @@ class FewJudgmentsReport(Report):
         }
 
     def tables(self, digits: int = 4) -> TableReport:
-        """Return a table with one row per run: the estimate, and the values from people alone and the model alone."""
         rows = [
             [
                 row["run"],
@@ -84,11 +87,7 @@ def estimate_from_few_judgments(
     """Estimate the means of runs, or their differences from a baseline, by prediction-powered inference.
 
     The topics that people judged must be a random sample of the topics. A run without documents for a topic scores 0.
-
-    Args:
-        relevant: Lowest grade that counts as relevant in binary measures, in both sets of judgments.
-        baseline: Name of the run from which differences are estimated; empty to estimate means.
-        alpha: Intervals have confidence level 1 - alpha.
+    The intervals have confidence level 1 - alpha.
 
     Raises:
         UsageError: A measure does not exist or has no per-query values.
@@ -192,7 +191,6 @@ def estimate_prediction_powered_mean(
         people: (n, systems) scores computed from people's judgments.
         model: (n, systems) scores of the same topics, computed from the model's judgments.
         weight: Weight of the model's judgments; None for the weight with the smallest variance, chosen per system.
-        alpha: Intervals have confidence level 1 - alpha.
     """
     from scipy.stats import norm, t
 
@@ -214,7 +212,7 @@ def estimate_prediction_powered_mean(
 
 
 def _tune_weights(people: Floats, model: Floats, model_only: Floats) -> Floats:
-    """Return the (systems,) weights of the model's judgments that minimise the variance of the estimates."""
+    """Return (systems,) weights of the model's judgments that minimise the variance of the estimates."""
     covariance = ((people - people.mean(axis=0)) * (model - model.mean(axis=0))).mean(axis=0)
     spread = np.concatenate([model, model_only]).var(axis=0, ddof=1) * (1 + len(model) / len(model_only))
     return np.asarray(np.divide(covariance, spread, out=np.zeros_like(covariance), where=spread > 0).clip(0, 1))

@@ -22,7 +22,7 @@ from rerank.adjudication.pools import DEPTH, Pool, group_runs_by_name, pool_runs
 from rerank.errors import DataError
 from rerank.evaluation import ScoreMatrix, parse_measures
 from rerank.evaluation.comparison import notes_on_judgments
-from rerank.io.reports import Grid, Report, TableReport
+from rerank.io.reports import Grid, Report, TableReport, format_cell
 from rerank.types import Qrels, Run
 
 _CAVEAT = (
@@ -64,7 +64,6 @@ class LeaveOutStudy(Report):
         }
 
     def tables(self, digits: int = 4) -> TableReport:
-        """Return a table with one row per measure and run, best first, and the summary of each measure in words."""
         heads = ["measure", "run", "group", "unique", "relevant", "mean", "without", "change", "rank", "fall", "tau"]
         rows = [
             [
@@ -73,7 +72,7 @@ class LeaveOutStudy(Report):
                 *(f"{row[key]:.{digits}f}" for key in ("mean", "without")),
                 f"{row['difference']:+.{digits}f}",
                 *(str(row[key]) for key in ("rank", "fall")),
-                _cell_of_tau(row["tau"]),
+                format_cell(row["tau"], 3),
             ]
             for row in self.rows
         ]
@@ -81,8 +80,8 @@ class LeaveOutStudy(Report):
             f"{row['measure']}, {self.topics} topics, pool depth {self.depth}: without the documents of its own group, "
             f"the mean of a run changes by {row['mean_change']:.1%} on average and falls by at most "
             f"{row['largest_drop']:.1%}; the most ranks that a run loses: {row['max_fall']}; Kendall's tau is "
-            f"{_cell_of_tau(row['tau'])} if every run is scored without its group, and at least "
-            f"{_cell_of_tau(row['lowest_tau'])} if one group is left out for all runs."
+            f"{format_cell(row['tau'], 3)} if every run is scored without its group, and at least "
+            f"{format_cell(row['lowest_tau'], 3)} if one group is left out for all runs."
             for row in self.summary
         ]
         return TableReport([Grid(heads, rows, left=3)], legend, self.notes)
@@ -190,7 +189,3 @@ def _summary_of_rows(measure: str, rows: Sequence[Mapping[str, Any]]) -> dict[st
         "lowest_tau": min(taus, default=None),
         "tau": kendall_tau(means, without),
     }
-
-
-def _cell_of_tau(tau: float | None) -> str:
-    return "-" if tau is None else f"{tau:.3f}"

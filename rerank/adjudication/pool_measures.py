@@ -2,10 +2,8 @@
 
 ir_measures evaluates one set of judgments at a time. In a study, runs and grades stay the same, and only the set of
 judged documents changes. This module therefore maps grades to the ranks of the runs once and evaluates all budgets of a
-judging order together. Measures are defined as in trec_eval, as everywhere in this package. Measures without a formula
-in this module are computed by ir_measures, which is slower.
-
-Several runs of one stochastic system (repeats) count as one system in a study.
+judging order together. Measures are defined as in trec_eval. Those without a formula here are computed by ir_measures,
+which is slower. Several runs of one stochastic system (repeats) count as one system.
 """
 
 from __future__ import annotations
@@ -32,8 +30,7 @@ _BATCH_SIZE = 1 << 21
 class JudgedView:
     """Grades of one topic that are known under each of several budgets."""
 
-    #: (budgets, systems, ranks) grades of the retrieved documents. A document that is unjudged under a budget, or has a
-    #: negative grade, gets 0.
+    #: (budgets, systems, ranks) grades of retrieved documents; 0 if unjudged under a budget, or negative.
     found: Ints
     judged: Ints  # (budgets, docs) grades of the pool's documents, with the same rule for 0, in decreasing order
 
@@ -42,7 +39,7 @@ class JudgedView:
         return np.asarray(self.found[..., : measure.params.get("cutoff")] >= measure["rel"])
 
     def relevant(self, measure: Any) -> Floats:
-        """Return an array of shape (budgets,): the number of documents that are judged relevant."""
+        """Return (budgets,) the number of documents that are judged relevant."""
         return np.asarray((self.judged >= measure["rel"]).sum(axis=1), dtype=np.float64)
 
 
@@ -61,7 +58,6 @@ def _ndcg(view: JudgedView, measure: Any) -> Floats:
 
 
 def _ap(view: JudgedView, measure: Any) -> Floats:
-    """Compute the sum of the precision at each relevant document, divided by the number of relevant documents."""
     hits = view.hits(measure)
     ranks = np.arange(1, hits.shape[-1] + 1)
     # (budgets, systems, ranks) precision at each hit
@@ -70,24 +66,20 @@ def _ap(view: JudgedView, measure: Any) -> Floats:
 
 
 def _precision(view: JudgedView, measure: Any) -> Floats:
-    """Compute P@k: number of relevant documents among the first k, divided by k."""
     return np.asarray(view.hits(measure).sum(axis=-1) / measure["cutoff"])
 
 
 def _recall(view: JudgedView, measure: Any) -> Floats:
-    """Compute R@k: number of relevant documents among the first k, divided by the number of relevant documents."""
     return _shares(view.hits(measure).sum(axis=-1, dtype=np.float64), view.relevant(measure))
 
 
 def _reciprocal_rank(view: JudgedView, measure: Any) -> Floats:
-    """Compute 1 / rank of the first relevant document."""
     hits = view.hits(measure)
     # argmax is the index of the first hit; it is also 0 if there is no hit
     return np.where(hits.any(axis=-1), 1 / (1.0 + hits.argmax(axis=-1)), 0.0)
 
 
 def _success(view: JudgedView, measure: Any) -> Floats:
-    """Compute Success@k: 1 if any of the first k documents is relevant, otherwise 0."""
     return np.asarray(view.hits(measure).any(axis=-1), dtype=np.float64)
 
 
@@ -121,8 +113,6 @@ class Measurer:
 
     Args:
         pool: The pool. Other runs may have contributed to it.
-        measures: Names of measures, in a form that `rerank.evaluation.parse_measures` accepts.
-        relevant: Lowest grade that counts as relevant in binary measures.
         repeats: Pairs of the name of a system and a shell pattern that matches the names of its runs, which are repeats
             of the system. By default, every run is a system.
     """
@@ -168,19 +158,17 @@ class Measurer:
 
     @property
     def slow(self) -> tuple[str, ...]:
-        """Names of the measures without a formula here, which ir_measures computes one budget at a time."""
         return tuple(name for name, m in zip(self.names, self.measures, strict=True) if find_formula(m) is None)
 
     def relevant_documents(self, grade: int) -> list[Bools]:
-        """Return, for every topic of the pool, a boolean array of shape (docs,): whether gold grade >= ``grade``."""
+        """Return, for every topic of the pool, (docs,) whether gold grade >= ``grade``."""
         return [grades >= grade for grades in self._grades]
 
     def measure(self, ordering: JudgingSequence, budgets: Sequence[AdjudicationBudget]) -> Mapping[str, Floats]:
         """Evaluate all runs once per budget, with only the judgments that the budget covers.
 
-        Returns:
-            (budgets, topics, systems) scores for each measure. The topics are the topics of the gold judgments. All
-            systems score 0 on a topic without judgments.
+        The scores of each measure have shape (budgets, topics, systems), with the topics of the gold judgments. All
+        systems score 0 on a topic without judgments.
         """
         shape = (len(budgets), len(self.topics), len(self._runs))
         values = {name: np.zeros(shape) for name in self.names}
@@ -202,12 +190,7 @@ class Measurer:
         return {name: self.repeats.average(scores) for name, scores in values.items()}
 
     def _view(self, index: int, order: Ints, sizes: Ints) -> JudgedView:
-        """Return the grades of a topic that are known after judging the first documents of an order.
-
-        Args:
-            index: Index of the topic in the pool.
-            order: (docs,) indices of the documents in judging order.
-        """
+        """Return the grades of a topic that are known after judging the first of its (docs,) ordered documents."""
         grades, lists = self._grades[index], self._lists[index]
         position = np.empty(len(order) + 1, dtype=np.int64)
         position[order] = np.arange(len(order))
@@ -220,10 +203,9 @@ class Measurer:
         return JudgedView(found, -np.sort(-judged, axis=1))
 
     def cheap(self, ordering: JudgingSequence, sizes: Ints) -> Qrels:
-        """Return the judgments under one budget: those of the first ``sizes`` documents of each topic of the pool.
+        """Return the judgments of the first ``sizes`` documents of each topic of the pool; the others are unjudged.
 
-        The other documents of the pool are included as unjudged. A topic without judgments gets a placeholder document
-        with grade 0.
+        A topic without judgments gets a placeholder document with grade 0.
         """
         table: dict[str, dict[str, int]] = {topic: {} for topic in self.topics}
         for topic, order, size in zip(self.pool.topics, ordering.docs, sizes, strict=True):
@@ -243,30 +225,27 @@ class SystemRepeats:
 
     @classmethod
     def match(cls, names: Sequence[str], patterns: Sequence[tuple[str, str]]) -> SystemRepeats:
-        """Assign runs to systems by their names, with the patterns of `group_runs_by_name`."""
         members = group_runs_by_name(names, patterns, fewest=2)
         return cls(names=tuple(names), systems=tuple(members), runs=tuple(map(tuple, members.values())))
 
     def contributed(self, pooled: Container[str]) -> Bools:
-        """Return an array of shape (systems,): whether any run of the system is named in ``pooled``."""
+        """Return (systems,) whether any run of the system is named in ``pooled``."""
         return np.array([any(self.names[run] in pooled for run in runs) for runs in self.runs])
 
     def average(self, values: Floats) -> Floats:
-        """Average (..., runs) scores over the runs of each system and return (..., systems) scores."""
+        """Average (..., runs) scores over the runs of each system."""
         if all(len(runs) == 1 for runs in self.runs):
             return values
         return np.stack([values[..., list(runs)].mean(axis=-1) for runs in self.runs], axis=-1)
 
     def average_matrix(self, matrix: ScoreMatrix) -> ScoreMatrix:
-        """Average the scores of a matrix whose systems are the runs."""
         return replace(matrix, systems=self.systems, values=self.average(matrix.values))
 
     def describe(self, matrices: Mapping[str, ScoreMatrix]) -> list[dict[str, Any]]:
-        """Return the variation between the runs of each repeated system, given the scores of the runs by measure.
+        """Return a row per repeated system and measure: the variation between its runs, given the scores of the runs.
 
-        Returns:
-            One row per repeated system and measure: the mean; ``sd_of_means``, the standard deviation of the runs'
-            means; and ``sd_per_topic``, the root of the mean over topics of the variance between runs.
+        ``sd_of_means`` is the standard deviation of the runs' means; ``sd_per_topic`` is the root of the mean over
+        topics of the variance between runs.
         """
         rows = []
         for system, runs in zip(self.systems, self.runs, strict=True):

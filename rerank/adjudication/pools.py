@@ -25,11 +25,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PooledTopic:
-    """The pool of one topic: the documents to judge, and their ranks in the runs.
-
-    Guarantees: every document occurs once, and every rank is the document's rank in that run. `pool_runs` sorts
-    documents by ascending id.
-    """
+    """The pool of one topic: the documents to judge, each once, and their ranks in the runs."""
 
     id: str
     #: Document ids. Other fields refer to a document by its index in this tuple.
@@ -42,10 +38,7 @@ class PooledTopic:
         return len(self.docs)
 
     def reordered(self, docs: Ints) -> PooledTopic:
-        """Return the topic with its documents in another order, given as a permutation of their indices.
-
-        Judging orders break ties by position, so this changes only how ties are broken.
-        """
+        """Return the topic with its documents in another order, a permutation of their indices, which breaks ties."""
         return replace(self, docs=tuple(self.docs[doc] for doc in docs.tolist()), ranks=self.ranks[:, docs])
 
     @cached_property
@@ -91,13 +84,9 @@ class Pool:
 
 
 def pool_runs(runs: Sequence[Run], *, depth: int = DEPTH, qrels: Qrels | None = None, unjudged: bool = False) -> Pool:
-    """Build the pools of all topics from the first documents of all runs.
+    """Build the pools of all topics from the first ``depth`` documents of all runs, by ascending id.
 
-    Args:
-        depth: Pool depth: number of documents that each run contributes per topic.
-        qrels: Judgments. If given, only topics in the judgments are pooled, and only judged documents unless
-            ``unjudged`` is True.
-        unjudged: Whether to keep documents without a judgment.
+    With judgments, only their topics are pooled, and only judged documents unless ``unjudged`` is True.
 
     Raises:
         UsageError: The depth is below 1.
@@ -148,13 +137,9 @@ def group_runs_by_name(
 ) -> dict[str, list[int]]:
     """Assign runs to groups, such as those of one research group, or the repeats of one system, by their names.
 
-    Args:
-        patterns: Pairs of the name of a group and a shell pattern, such as ``("gpt", "gpt-3.5*")``. A run that no
-            pattern matches is a group of its own.
-        fewest: Smallest number of runs that a group with a pattern must have.
-
-    Returns:
-        The indices of the runs of each group, by the name of the group, in the order of the runs.
+    ``patterns`` are pairs of the name of a group and a shell pattern, such as ``("gpt", "gpt-3.5*")``. A run that no
+    pattern matches is a group of its own; a pattern must match ``fewest`` runs. The result holds the indices of the
+    runs of each group, in the order of the runs.
     """
     members: dict[str, list[int]] = {}
     for index, name in enumerate(names):

@@ -1,8 +1,7 @@
 """Comparison of two sets of judgments for the same topics: their agreement, and the conclusions drawn from each.
 
-Use it to compare the judgments of two people, of a language model and people, or incomplete and complete judgments.
-
-Advantage of a group of systems: how much higher other judgments rank the group than gold judgments do.
+Use it to compare the judgments of two people, of a language model and people, or incomplete and complete judgments. The
+advantage of a group of systems is how much higher other judgments rank the group than gold judgments do.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class QrelsComparison:
     notes: tuple[str, ...] = ()
 
     def codes(self) -> dict[tuple[str, Procedure], Codes]:
-        """Return, for each measure and procedure, the (pairs,) category codes (`conclusions.Codes`)."""
+        """Return (pairs,) category codes for each measure and procedure."""
         return {
             (measure, procedure): codes
             for measure, gold in self.gold.items()
@@ -92,11 +91,9 @@ class QrelsComparison:
         return content
 
     def _advantage(self, name: str, group: Bools, measure: str, resamples: int, seed: int) -> dict[str, Any]:
-        """Return the advantage that the other judgments give a group of systems by one measure, with intervals."""
         gold, other = self.gold[measure], self.other[measure]
-        low, high = resample_advantage(
-            gold.values, other.values, group, resamples=resamples, seed=seed, alpha=self.alpha
-        )
+        scores = gold.values, other.values
+        low, high = resample_advantage(*scores, group, resamples=resamples, seed=seed, alpha=self.alpha)
         return {
             "group": name,
             "systems": int(group.sum()),
@@ -118,9 +115,6 @@ def compare_with_gold_qrels(
     alpha: float = 0.05,
 ) -> QrelsComparison:
     """Compare the conclusions drawn from a set of judgments with the conclusions drawn from gold judgments.
-
-    Args:
-        relevant: Lowest grade that counts as relevant in binary measures.
 
     Raises:
         DataError: Fewer than two topics are in both sets of judgments, or there are fewer than two runs.
@@ -164,14 +158,10 @@ class GroupAdvantage(NamedTuple):
 
 
 def compute_advantage(gold: Floats, other: Floats, group: Bools) -> GroupAdvantage:
-    """Compute the advantage of a group of systems under judgments other than the gold judgments.
+    """Compute the advantage of a group of systems, from all (systems,) mean scores with gold and with other judgments.
 
     More lenient judgments raise all scores, but the scores of good systems less than others. The line through the
     systems outside the group accounts for this effect as far as the effect is linear.
-
-    Args:
-        gold: (systems,) mean scores with gold judgments.
-        other: (systems,) mean scores with the other judgments.
     """
     from scipy.stats import rankdata
 
@@ -187,9 +177,9 @@ def compute_advantage(gold: Floats, other: Floats, group: Bools) -> GroupAdvanta
 def resample_advantage(
     gold: Floats, other: Floats, group: Bools, *, resamples: int, seed: int, alpha: float
 ) -> tuple[GroupAdvantage, GroupAdvantage]:
-    """Return the lower and upper bounds of the advantage, by the percentile bootstrap over topics.
+    """Return the bounds of the 1 - alpha interval of the advantage, by the percentile bootstrap over topics.
 
-    The scores have shape (topics, systems). Intervals have confidence level 1 - alpha.
+    The scores have shape (topics, systems).
     """
     topics = len(gold)
     drawn = np.random.default_rng(seed).multinomial(topics, np.full(topics, 1 / topics), size=resamples) / topics
@@ -199,7 +189,7 @@ def resample_advantage(
 
 
 def find_group(systems: Sequence[str], name: str, pattern: str) -> Bools:
-    """Return a boolean array of shape (systems,): whether the name of each system matches a shell pattern."""
+    """Return (systems,) whether the name of each system matches a shell pattern."""
     group = np.array([fnmatchcase(system, pattern) for system in systems])
     if not group.any() or (~group).sum() < 3:
         raise UsageError(

@@ -51,7 +51,6 @@ class StudyResamples:
         seed: int,
         alpha: float,
     ) -> StudyResamples:
-        """Draw samples, and test all pairs of systems on them with the gold judgments (``gold``, by measure)."""
         ensure(resamples >= 2, f"resamples is {resamples}", expected="at least 2", remedy="Use 1000")
         rng = np.random.default_rng([seed, _SAMPLES])
         topics, systems = next(iter(gold.values())).values.shape
@@ -69,10 +68,7 @@ class StudyResamples:
         return replace(drawn, gold=decisions)
 
     def evaluate(self, measure: str, cheap: SignificanceVerdicts, samples: Sequence[int]) -> Floats:
-        """Compute rates and ranking similarities on samples of topics and systems.
-
-        Returns an array of shape (procedures, samples, figures) with the figures in `RESAMPLED`; NaN if undefined.
-        """
+        """Return (procedures, samples, figures) values of the figures in `RESAMPLED`; NaN if undefined."""
         figures = np.empty((len(self.procedures), len(samples), len(RESAMPLED)))
         for column, index in enumerate(samples):
             gold, decided = self.gold[measure][index], self._decide(index, cheap)
@@ -83,7 +79,6 @@ class StudyResamples:
         return figures
 
     def _decide(self, index: int, verdicts: SignificanceVerdicts) -> SignificanceVerdicts:
-        """Repeat the significance decisions on one sample: its systems, on its topics."""
         systems = self.systems[index]
         return SignificanceVerdicts.from_scores(
             verdicts.values[np.ix_(self.topics[index], systems)],
@@ -94,13 +89,10 @@ class StudyResamples:
 
 
 def figure_intervals(row: Mapping[str, Any], figures: Floats, alpha: float) -> dict[str, list[float] | None]:
-    """Return the interval of each figure: value +- z times its standard deviation over samples.
+    """Return the interval of each figure in `RESAMPLED`: value +- z times its standard deviation over samples.
 
-    Intervals are clipped to the range of the figure. The interval of a figure is None if the figure is undefined, or is
-    undefined in most samples.
-
-    Args:
-        figures: (samples, figures) values of the figures in `RESAMPLED`.
+    ``figures`` has shape (samples, figures). Intervals are clipped to the range of the figure, and None if the figure
+    is undefined, or is undefined in most samples.
     """
     intervals: dict[str, list[float] | None] = {}
     for name, values in zip(RESAMPLED, figures.T, strict=True):
@@ -119,13 +111,7 @@ def compare_methods(
 
     Both methods are evaluated on the same samples; each sample belongs to one seed of a method. A difference is divided
     by its standard deviation over samples and compared with the normal distribution. Holm's correction covers all pairs
-    of methods for one figure.
-
-    Args:
-        figures: (samples, figures) values of the figures in `RESAMPLED`, for each method.
-
-    Yields:
-        One row per figure in `CONTRASTED` and pair of methods for which the difference is defined.
+    of methods for one figure. ``figures`` are (samples, figures) values of the figures in `RESAMPLED`.
     """
     from scipy.stats import norm
 

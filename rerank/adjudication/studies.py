@@ -81,7 +81,6 @@ class StudyDesign:
 
     @cached_property
     def orders(self) -> dict[str, JudgingOrder]:
-        """Judging order of each method, by the method's selector."""
         return {method: open_judging_order(method) for method in self.methods}
 
     @property
@@ -90,13 +89,12 @@ class StudyDesign:
         return [(method, self.seed + offset) for method in self.methods for offset in range(self.repetitions(method))]
 
     def repetitions(self, method: str) -> int:
-        """Return how often a method is run, each time with another seed: ``seeds`` if it is stochastic, otherwise 1."""
         return self.seeds if self.orders[method].random else 1
 
     def samples_of_walk(self, method: str, seed: int) -> range:
-        """Return which samples of topics and systems evaluate one method and seed, as indices.
+        """Return the samples of topics and systems for one method and seed: each seed takes its turn.
 
-        Samples are assigned to the seeds in turn, so that intervals include the variation over seeds.
+        Intervals thus include the variation over seeds.
         """
         return range(seed - self.seed, self.resamples, self.repetitions(method))
 
@@ -122,11 +120,10 @@ class StudyCell:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """Method, budget, measure, test and correction, which together with the seed identify the cell."""
+        """What, together with the seed, identifies the cell (`KEYS`)."""
         return (self.method, str(self.budget), self.measure, self.procedure.test, self.procedure.correction)
 
     def numbers(self) -> dict[str, Any]:
-        """Return all counts, rates and similarities by name."""
         counts = {"judged": self.judged, "topics_judged": self.topics, "relevant": self.relevant}
         return {**counts, **comparison_row(self.codes, self.similarity)}
 
@@ -144,8 +141,7 @@ class AdjudicationStudy(Report):
     topics: tuple[str, ...]
     gold: Mapping[str, SignificanceVerdicts]  # significance decisions with the gold judgments, for each measure
     cells: tuple[StudyCell, ...]  # one cell per method, seed, budget, measure and test
-    #: One cell per measure and test, with the whole pool judged. All methods reach these values when the budget covers
-    #: the whole pool.
+    #: One cell per measure and test, with the whole pool judged, which is the limit of all methods.
     whole: tuple[StudyCell, ...]
     #: (systems,) whether the system contributed to the pool; None if the pool was formed from all runs.
     pooled: Bools | None = None
@@ -155,11 +151,9 @@ class AdjudicationStudy(Report):
 
     @property
     def systems(self) -> tuple[str, ...]:
-        """Names of the evaluated systems."""
         return next(iter(self.gold.values())).systems
 
     def groups(self) -> dict[tuple[str, ...], list[StudyCell]]:
-        """Group the cells that differ only by seed."""
         groups: dict[tuple[str, ...], list[StudyCell]] = {}
         for cell in self.cells:
             groups.setdefault(cell.key, []).append(cell)
@@ -270,7 +264,6 @@ class AdjudicationStudy(Report):
         return verdict_tables({"results": self.rows(), "notes": self.notes}, families, ("method", "budget"))
 
     def parts(self) -> Iterator[Part]:
-        """Yield the decisions by the gold judgments, the table of results, and notes."""
         rows = self.rows()
         for row in self.golds():
             yield (
@@ -296,11 +289,7 @@ class AdjudicationStudy(Report):
             yield "no intervals: --resamples 1000 adds intervals, and tests of the methods against each other"
 
     def write(self, folder: Path) -> list[Path]:
-        """Write ``study.json`` (`to_dict`), ``study.csv`` (one line per seed) and ``systems.csv`` (errors per system).
-
-        Raises:
-            StorageError: A file cannot be written.
-        """
+        """Write ``study.json`` (`to_dict`), ``study.csv`` (a line per seed) and ``systems.csv`` (errors per system)."""
         folder.mkdir(parents=True, exist_ok=True)
         seeds = [{**dict(zip(KEYS, cell.key, strict=True)), "seed": cell.seed, **cell.numbers()} for cell in self.cells]
         tables = {"study.csv": seeds, "systems.csv": list(self._by_system())}
@@ -317,11 +306,7 @@ class AdjudicationStudy(Report):
         return [folder / name for name in files]
 
     def _by_system(self) -> Iterator[dict[str, Any]]:
-        """Yield one row per setting and system: its missed, spurious and reversed pairs, averaged over seeds.
-
-        ``rank_change`` is the mean number of ranks by which the system falls. If the pool was formed from some systems
-        only, ``pooled`` is 1 for these systems and 0 for the others.
-        """
+        """Yield, per setting and system, its missed, spurious and reversed pairs, averaged over seeds."""
         systems = self.systems
         for key, cells in self.groups().items():
             counts_by_seed = [count_errors(cell.codes, len(systems)) for cell in cells]
@@ -340,10 +325,7 @@ def escape_unencodable(text: str) -> str:
 
 
 def _mean_values(results: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, float]]:
-    """Return, for each named value, mean and standard deviation over the results in which it is defined.
-
-    The mean is None if the value is undefined in all results. The standard deviation is 0 for fewer than two values.
-    """
+    """Return mean and standard deviation of each value over the results that define it; None and 0 if none does."""
     means, spread = {}, {}
     for name in results[0]:
         values = [numbers[name] for numbers in results if numbers[name] is not None]
@@ -363,7 +345,6 @@ def run_study(
     """Judge the pool with every method and budget, and compare the conclusions with those from gold judgments.
 
     Args:
-        runs: At least two runs to evaluate.
         qrels: Gold judgments. They provide the grades for the judging orders, and the reference conclusions.
         pool_from: Runs that form the pool; by default, all runs. Systems without a run among them did not contribute.
 
@@ -467,7 +448,6 @@ def notes_on_tests(matrices: Iterable[ScoreMatrix], procedures: Sequence[Procedu
 
 
 def _notes_on_pool(pool: Pool, qrels: Qrels, whole: Sequence[StudyCell], *, depth: int, relevant: int) -> Iterator[str]:
-    """Yield caveats about judged documents outside the pool, which no method can judge."""
     if empty := len(qrels) - len(pool.topics):
         yield f"{empty} of {len(qrels)} topics have no document in the pool; all systems score 0 on them."
     pooled = {topic.id: set(topic.docs) for topic in pool.topics}
@@ -491,7 +471,7 @@ def _notes_on_pool(pool: Pool, qrels: Qrels, whole: Sequence[StudyCell], *, dept
 
 
 def _notes_on_budgets(cells: Iterable[StudyCell], topics: int) -> Iterator[str]:
-    """Yield a single warning that lists the budgets that leave topics without judgments, if there are any."""
+    """Yield a warning that lists the budgets that leave topics without judgments, if there are any."""
     cases = dict.fromkeys(
         f"{cell.method} {cell.budget} ({topics - cell.topics} of {topics})" for cell in cells if cell.topics < topics
     )

@@ -22,8 +22,7 @@ from rerank.evaluation.significance import TITLES, open_significance_test
 from rerank.io.page_style import read_page_style
 from rerank.io.text_files import replace_text_file
 
-#: Largest number of pair codes in the page, one character each. If there are more, only the codes of the first measure
-#: and test are included.
+#: Largest number of pair codes in the page; if there are more, it has only those of the first measure and test.
 _DRAWN = 4_000_000
 _SETTING = ("measure", "test", "correction", "budget")
 _CURVES = ("recall", "precision", "f1", "balanced_accuracy", "tau", "tau_ap")
@@ -70,13 +69,9 @@ def find_disagreements(
 ) -> list[dict[str, Any]]:
     """Find settings in which the best method by tau is not the best by recall of significant differences.
 
-    Args:
-        contrasts: Tests of the methods against each other, if the study has samples of topics and systems.
-
-    Returns:
-        One entry per measure, test and budget with such a disagreement: the rows of the best method by tau (``ranks``)
-        and of the best method by recall (``keeps``). A setting is omitted unless the two methods differ in both tau and
-        recall by more than the samples explain or, without samples, by more than the seeds explain.
+    Each has the rows of the best method by tau (``ranks``) and by recall (``keeps``). A setting is omitted unless the
+    two methods differ in both tau and recall by more than the samples explain (``contrasts``) or, without samples, by
+    more than the seeds explain.
     """
     p_values = {
         (*(row[k] for k in (*_SETTING, "figure")), frozenset((row["method_a"], row["method_b"]))): row["adjusted_p"]
@@ -97,11 +92,9 @@ def find_disagreements(
 def group_best_methods(
     rows: Sequence[Mapping[str, Any]], contrasts: Sequence[Mapping[str, Any]], alpha: float
 ) -> list[dict[str, Any]]:
-    """Return, for every setting and figure, the best method and the methods that do not differ from it significantly.
+    """Return, for every setting and figure (recall and tau), the row of the best method, and its equals.
 
-    Returns:
-        One entry per measure, test, budget and figure (recall and tau): ``best``, the row of the best method, and
-        ``equal``, names of the other methods whose difference from it is not significant after the correction.
+    These are the methods whose difference from it is not significant after the correction.
     """
     groups = []
     for setting, group in _rows_by_setting(rows).items():
@@ -158,7 +151,6 @@ def _test_title(row: Mapping[str, Any]) -> str:
 
 
 def _script_data(study: AdjudicationStudy, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the data from which the page's script draws the charts and tables of the study."""
     first, groups = study.cells[0], study.groups()
     drawn = sum(len(cells[0].codes) for cells in groups.values()) <= _DRAWN
     return {

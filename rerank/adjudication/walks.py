@@ -27,8 +27,7 @@ _EXPECTED = "10 (documents per topic), 10% (of each topic's pool, at most 100%) 
 class AdjudicationBudget:
     """Limit on the number of documents to judge."""
 
-    #: ``topic`` limits the documents per topic, ``share`` the percentage of each topic's pool, and ``total`` the
-    #: documents over all topics.
+    #: Limits documents per topic, the percentage of each topic's pool (``share``), or documents over all topics.
     kind: Literal["topic", "share", "total"]
     amount: float  # number of documents; for ``share``, a percentage
 
@@ -50,7 +49,7 @@ class AdjudicationBudget:
         return cls(kind, float(match["amount"]))
 
     def sizes(self, pools: Sequence[int]) -> Ints:
-        """Return an array of shape (topics,): the number of documents to judge per topic, given the sizes of the pools.
+        """Return (topics,) the number of documents to judge per topic, given the sizes of the pools.
 
         A share is rounded half to even, as Python's ``round`` does. A total is divided equally among topics. No topic
         gets more documents than its pool contains. The remainder is distributed in rounds of one document per topic, in
@@ -71,11 +70,7 @@ class AdjudicationBudget:
 
 
 class JudgingWalk:
-    """Execution of a judging order, for one topic or across all, up to a limit. It starts at the first request.
-
-    Args:
-        begin: Function that starts the order and returns its generator of (topic, document) indices.
-    """
+    """Execution of a judging order, for one topic or across all, up to a limit. It starts at the first request."""
 
     def __init__(self, begin: Callable[[], WalkAcross], limit: int) -> None:
         self.limit = limit
@@ -86,7 +81,7 @@ class JudgingWalk:
 
     @property
     def next(self) -> tuple[int, int] | None:
-        """The next document: the index of its topic in the pool, and its index within the topic; None at the end."""
+        """The indices of the topic and of the next document within the topic; None at the end."""
         if self.done >= self.limit:
             return None
         if self._walk is None:
@@ -95,7 +90,6 @@ class JudgingWalk:
         return self._next
 
     def answer(self, relevant: bool) -> None:
-        """Record whether the current document is relevant, and advance to the next one."""
         if self.next is None or self._walk is None:
             raise IndexError("the walk has ended")
         self.done += 1
@@ -145,7 +139,7 @@ class JudgingSequence:
     sequence: Ints | None = None
 
     def sizes(self, budget: AdjudicationBudget) -> Ints:
-        """Return an array of shape (topics,): how many documents of each topic are judged within the budget.
+        """Return (topics,) how many documents of each topic are judged within the budget.
 
         An order that chooses among all topics may divide the total budget among the topics in any way.
         """
@@ -159,14 +153,10 @@ class JudgingSequence:
 def judge_pool_in_order(
     order: JudgingOrder, pool: Pool, relevant: Sequence[Bools], *, seed: int = 0, ties_by_id: bool = False
 ) -> JudgingSequence:
-    """Return the sequence in which an order judges the whole pool, given the relevance of all documents.
+    """Return the sequence in which an order judges the whole pool, given for every topic whether (docs,) are relevant.
 
     A stochastic order breaks ties between documents by the seed. If ties were broken by id, the same documents would
     have an advantage with every seed, and the result would depend on how documents are named.
-
-    Args:
-        relevant: For every topic, a boolean array of shape (docs,): whether each document is relevant.
-        seed: Seed for stochastic orders.
     """
     # (docs,) per topic: documents in random order, because orders break ties by position
     keep = ties_by_id or not order.random
@@ -195,10 +185,7 @@ def judge_pool_in_order(
 
 
 def pool_as_run(pool: Pool, order: JudgingOrder) -> Run:
-    """Return the pool as one run. The documents of each topic are ranked by an order that needs no judgments.
-
-    Ties are broken by document id.
-    """
+    """Return the pool as one run, ranked by an order that needs no judgments. Ties are broken by document id."""
     if not isinstance(order, StaticOrder):
         raise UsageError(
             f"The judging order {plugin_name(type(order))!r} depends on judgments or is stochastic",

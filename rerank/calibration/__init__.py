@@ -6,6 +6,8 @@ with judgments.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from rerank.calibration.calibration_file import (
     CalibratedList,
     Calibration,
@@ -14,7 +16,9 @@ from rerank.calibration.calibration_file import (
     identity_bound_to_calibration,
 )
 from rerank.calibration.judged_lists import RankedCollection, is_absolute_score_to_calibrate
-from rerank.calibration.report import CalibrationResult, fit_calibration
+
+if TYPE_CHECKING:
+    from rerank.calibration.report import CalibrationResult, fit_calibration
 
 __all__ = [
     "CalibratedList",
@@ -27,3 +31,12 @@ __all__ = [
     "identity_bound_to_calibration",
     "is_absolute_score_to_calibrate",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what fits calibrations, and numpy with it, on first use (PEP 562)."""
+    if name in ("CalibrationResult", "fit_calibration"):
+        from rerank.calibration import report
+
+        return getattr(report, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -46,8 +46,8 @@ def identity_bound_to_calibration(identity: Mapping[str, Any]) -> dict[str, str]
 def describe_ranker_differences(fitted: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
     """Describe how a calibration's ranker differs from another, such as ``prompt is 'a' there and 'b' here``.
 
-    The list is empty if the rankers do not differ. The name of the model is ignored if both rankers have a hash of the
-    weights, because the same model may be stored in several folders.
+    The name of the model is ignored if both rankers have a hash of the weights, because the same model may be stored in
+    several folders.
     """
     keys = [key for key in BOUND if fitted.get(key, "") != current.get(key, "")]
     if fitted.get("weights") and current.get("weights"):
@@ -62,9 +62,8 @@ def describe_ranker_differences(fitted: Mapping[str, str], current: Mapping[str,
 def first_stage_of_calibration(selector: str) -> str:
     """Return the name under which a calibration stores a first stage: its selector, without the path of a run file.
 
-    Examples:
-        >>> first_stage_of_calibration("bm25,k1=1.2"), first_stage_of_calibration("run:folder/first.trec")
-        ('bm25,k1=1.2', 'run')
+    >>> first_stage_of_calibration("bm25,k1=1.2"), first_stage_of_calibration("run:folder/first.trec")
+    ('bm25,k1=1.2', 'run')
     """
     return "run" if selector.startswith("run:") else selector
 
@@ -75,8 +74,7 @@ class CalibratedList:
 
     relevance: tuple[float, ...]  #: Probability of relevance of each document, in ranking order and non-increasing.
     answerable: float  #: Probability that at least one document is relevant.
-    #: Name of the fit that was used, such as ``judge+first-stage``; two names, separated by a comma, if only some
-    #: documents have a judge score.
+    #: Name of the fit, such as ``judge+first-stage``; two names with a comma if only some documents have a judge score.
     fit: str
 
 
@@ -84,8 +82,8 @@ class CalibratedList:
 class FittedFirstStage:
     """The first stage whose scores the calibration was fitted to.
 
-    If the median score of a list is outside the range from ``low`` to ``high``, the smallest and largest score in the
-    training set, the list is treated as coming from another first stage.
+    If the median score of a list is not from ``low`` to ``high``, the extremes in the training set, the list is treated
+    as coming from another first stage.
     """
 
     name: str  #: Name of the first stage, such as ``bm25``.
@@ -95,14 +93,9 @@ class FittedFirstStage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """The calibration of one ranker: fitted models that convert its scores to probabilities of relevance.
+    """The calibration of one ranker: fitted models that convert its scores to probabilities of relevance."""
 
-    Raises:
-        DataError: The set of fits is not complete, or a model does not have the inputs of its fit.
-    """
-
-    #: Identity of the ranker that the calibration is bound to: model, adapter, method and prompt
-    #: (`identity_bound_to_calibration`).
+    #: Identity of the ranker that the calibration is bound to (`identity_bound_to_calibration`).
     ranker: Mapping[str, str]
     kind: str  #: Kind of the judge's scores; empty if the judge has no scores.
     relevant: int  #: Lowest grade that counted as relevant in the first of the runs that the calibration was fitted to.
@@ -134,7 +127,6 @@ class Calibration:
         """Load a calibration file and check it. No code in the file is executed.
 
         Raises:
-            MissingResourceError: The file does not exist.
             DataError: The file is not a calibration, or it has another version of the format.
         """
         from pydantic import TypeAdapter, ValidationError
@@ -160,12 +152,7 @@ class Calibration:
             raise DataError(f"{str(path)!r}: {error.found}", expected=error.expected) from error
 
     def save(self, path: str | Path) -> None:
-        """Write the calibration file. An existing file is replaced atomically.
-
-        Raises:
-            MissingResourceError: The folder does not exist.
-            StorageError: The file cannot be written.
-        """
+        """Write the calibration file. An existing file is replaced atomically."""
         fields = asdict(self)
         later = {name: value for name in ("base", "holds_for") if (value := fields.pop(name))}
         content = {"format": _FORMAT, "version": _VERSION, **fields, **later}
@@ -188,10 +175,7 @@ class Calibration:
             )
 
     def differs_in_weights(self, ranker_identity: Mapping[str, str], base: ModelBase | None) -> bool:
-        """Return whether a ranker differs from that of the calibration only in the weights of one published model.
-
-        ``base`` is the published model whose weights the ranker runs; None if it is not known.
-        """
+        """Return whether a ranker differs from the calibration's only in the weights of one published model."""
         if self.base is None or not self.base.is_same(base):
             return False
         fitted, current = (
@@ -220,12 +204,12 @@ class Calibration:
         *,
         first_stage_name: str | None,
     ) -> CalibratedList:
-        """Convert the scores of one ranked list to probabilities of relevance.
+        """Convert the scores of one ranked list, in ranking order, to probabilities of relevance.
 
         Args:
-            judge_scores: Raw scores of the judge in ranking order, with None for documents without a score. Pass None
-                instead of a list if the judge has no scores.
-            first_stage: Raw first-stage scores in ranking order; None if there are no scores.
+            judge_scores: Raw scores of the judge, with None for documents without a score. Pass None instead of a list
+                if the judge has no scores.
+            first_stage: Raw first-stage scores; None if there are no scores.
             first_stage_name: Name of the first stage; None if it is not known. If the name differs from the name in the
                 calibration, or the median score is outside the range in the training set, the fit without first-stage
                 scores is used.
@@ -253,11 +237,8 @@ class Calibration:
         count = len(judge_scores if judge_scores is not None else first_stage or ())
         judge = [None] * count if judge_scores is None else judge_scores
         scores = first_stage if self._is_fitted_to(first_stage, first_stage_name) else None
-        if "judge" in self.fits:
-            scored = [i for i, score in enumerate(judge) if score is not None]
-            others = [i for i, score in enumerate(judge) if score is None]
-        else:
-            scored, others = [], list(range(count))
+        scored = [i for i, score in enumerate(judge) if score is not None] if "judge" in self.fits else []
+        others = sorted({*range(count)} - {*scored})
         probabilities = [0.0] * count
         used: list[FitName] = []
         for positions, name in ((scored, "judge"), (others, "rank")):
@@ -279,7 +260,6 @@ class Calibration:
         )
 
     def _is_fitted_to(self, scores: Sequence[float] | None, name: str | None) -> bool:
-        """Return whether the name and the range of the scores match the first stage of the training set."""
         if not scores or self.first_stage is None or name not in (None, self.first_stage.name):
             return False
         return self.first_stage.low <= sorted(scores)[len(scores) // 2] <= self.first_stage.high

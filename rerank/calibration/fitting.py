@@ -5,29 +5,35 @@ All lists of a query are in the same fold, so no document of a test query is eve
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from rerank.calibration.judged_lists import JudgedList, JudgedLists
+from rerank.calibration.metrics import Floats
 from rerank.calibration.models import (
-    FITTERS,
     INPUTS,
     LIST_INPUTS,
+    Beta,
+    Calibrator,
     DocumentModel,
     Fit,
     FitName,
+    Isotonic,
+    LogisticModel,
     Method,
+    Platt,
     document_inputs,
-    fit_logistic,
     list_inputs,
     make_non_increasing,
 )
 from rerank.errors import DataError
 
-#: Number of folds for predictions on held-out queries, and for the comparison of calibrators. With fewer queries, there
-#: is one fold per query.
+#: Folds for predictions on held-out queries, and to compare calibrators; with fewer queries, one fold per query.
 OUTER_FOLDS, INNER_FOLDS = 10, 5
 
 
@@ -40,15 +46,8 @@ class PredictedList:
     answerable: float  #: Probability that at least one document is relevant.
 
 
-@dataclass(frozen=True, slots=True)
-class PredictedLists:
-    """Predictions for the two parts of `JudgedLists`."""
-
-    documents: tuple[PredictedList, ...]  #: For the lists whose documents are tested.
-    answerable: tuple[PredictedList, ...]  #: For the lists that are tested as a whole.
-
-    def __add__(self, other: PredictedLists) -> PredictedLists:
-        return PredictedLists(self.documents + other.documents, self.answerable + other.answerable)
+#: Predictions for the lists whose documents are tested, and for those that are tested as a whole (`JudgedLists`).
+Predictions = tuple[list[PredictedList], list[PredictedList]]
 
 
 def usable_fit_lists(lists: JudgedLists, fit: FitName) -> JudgedLists:
@@ -79,31 +78,28 @@ def check_labels(lists: JudgedLists) -> None:
 
 
 def fit_models(lists: JudgedLists, fit: FitName, seed: int = 0) -> Fit:
-    """Fit the models with one set of inputs to all lists, which must be from `usable_fit_lists`.
-
-    The calibrators are compared in folds that depend on the seed.
-    """
-    import numpy as np
-
+    """Fit the models with one set of inputs to lists from `usable_fit_lists`; the folds depend on the seed."""
     (documents,) = _fit_document_models(lists.documents, fit, [_choose_calibrator(lists, fit, seed)])
     rows = [list_inputs(documents.probabilities(_columns(ranking, fit))) for ranking in lists.answerable]
     labels = np.array([ranking.has_relevant for ranking in lists.answerable], dtype=np.float64)
     return Fit(documents=documents, lists=fit_logistic(LIST_INPUTS, np.array(rows), labels, np.ones(len(rows))))
 
 
-def predict_held_out(lists: JudgedLists, fit: FitName, seed: int = 0) -> PredictedLists:
+def predict_held_out(lists: JudgedLists, fit: FitName, seed: int = 0) -> Predictions:
     """Predict the probabilities of every list with models that were fitted to other queries.
 
     The calibrator is chosen on the training set of each fold, so the test queries do not influence this choice either.
     """
-    predicted = PredictedLists((), ())
+    documents: list[PredictedList] = []
+    answerable: list[PredictedList] = []
     for number, (train, test) in enumerate(_split_folds(lists, OUTER_FOLDS, seed)):
-        predicted += predict_by_fit(fit_models(train, fit, seed + number + 1), test, fit)
-    return predicted
+        found = predict_by_fit(fit_models(train, fit, seed + number + 1), test, fit)
+        documents, answerable = documents + found[0], answerable + found[1]
+    return documents, answerable
 
 
-def predict_by_fit(models: Fit, lists: JudgedLists, fit: FitName) -> PredictedLists:
-    """Predict the probabilities of the lists, which must have all inputs of the fit, with fitted models."""
+def predict_by_fit(models: Fit, lists: JudgedLists, fit: FitName) -> Predictions:
+    """Predict the probabilities of lists that have all inputs of the fit."""
 
     def predict(rankings: Iterable[JudgedList]) -> Iterator[PredictedList]:
         for ranking in rankings:
@@ -111,7 +107,7 @@ def predict_by_fit(models: Fit, lists: JudgedLists, fit: FitName) -> PredictedLi
             answerable = models.answerable(relevance)
             yield PredictedList(judged=ranking, relevance=tuple(relevance), answerable=answerable)
 
-    return PredictedLists(tuple(predict(lists.documents)), tuple(predict(lists.answerable)))
+    return list(predict(lists.documents)), list(predict(lists.answerable))
 
 
 def _columns(ranking: JudgedList, fit: FitName) -> list[Sequence[float]]:
@@ -164,8 +160,6 @@ def _fit_document_models(lists: Sequence[JudgedList], fit: FitName, methods: Ite
     Calibrators are fitted to logits that are made non-increasing along the ranking, as in prediction: averaging
     neighbours after the calibration would make the largest probabilities too small.
     """
-    import numpy as np
-
     depth_weights = _depth_weights(lists)
     columns = [_columns(ranking, fit) for ranking in lists]
     judged = [[position for position, label in enumerate(ranking.relevant) if label is not None] for ranking in lists]
@@ -191,3 +185,125 @@ def _depth_weights(lists: Sequence[JudgedList]) -> dict[int, float]:
     for ranking in lists:
         counts[ranking.depth] += sum(label is not None for label in ranking.relevant)
     return {depth: max(counts.values()) / (len(counts) * count) for depth, count in counts.items() if count}
+
+
+#: Penalty on the squared coefficients of standardised inputs. It corresponds to a standard normal prior.
+RIDGE = 1.0
+#: Penalty on the squared intercept, which keeps the intercept finite if all labels are equal.
+_INTERCEPT_RIDGE = 1e-3
+#: Small penalty on the parameters of Platt and beta calibration, which keeps the parameters finite.
+_CALIBRATOR_RIDGE = 1e-6
+_MAX_STEPS = 100
+_TOLERANCE = 1e-10
+
+
+def fit_logistic(inputs: Sequence[str], values: Floats, labels: Floats, weights: Floats) -> LogisticModel:
+    """Fit a logistic regression by Newton's method (iteratively reweighted least squares).
+
+    Values have shape (rows, inputs), labels, which may be probabilities, and positive weights (rows,). The penalised
+    log-likelihood is strictly concave, so a solution exists even for separable data and constant inputs.
+    """
+    means = np.average(values, axis=0, weights=weights)
+    sds = np.sqrt(np.average((values - means) ** 2, axis=0, weights=weights))
+    sds = np.where(sds > 1e-9 * np.maximum(1.0, np.abs(means)), sds, 1.0)
+    design = np.column_stack([np.ones(len(values)), (values - means) / sds])
+    penalty = np.full(design.shape[1], RIDGE)
+    penalty[0] = _INTERCEPT_RIDGE
+    solution = minimise_log_loss(design, labels, weights, penalty)
+    return LogisticModel(
+        inputs=tuple(inputs),
+        means=tuple(means.tolist()),
+        sds=tuple(sds.tolist()),
+        coefficients=tuple(solution[1:].tolist()),
+        intercept=float(solution[0]),
+    )
+
+
+def minimise_log_loss(design: Floats, labels: Floats, weights: Floats, penalty: Floats) -> Floats:
+    """Return the (columns,) coefficients b that minimise the weighted, penalised log loss.
+
+    loss(b) = sum_i w_i (log(1 + exp(x_i b)) - y_i x_i b) + sum_j penalty_j b_j^2 / 2, where the x_i are the rows of the
+    design matrix, which includes a column for the intercept.
+    """
+
+    def loss(solution: Floats) -> float:
+        logits = design @ solution
+        return float(weights @ (np.logaddexp(0.0, logits) - labels * logits) + penalty @ solution**2 / 2)
+
+    solution = np.zeros(design.shape[1])
+    current = loss(solution)
+    for _ in range(_MAX_STEPS):
+        probabilities = 0.5 * (1.0 + np.tanh(design @ solution / 2))
+        gradient = design.T @ (weights * (probabilities - labels)) + penalty * solution
+        curvature = weights * probabilities * (1.0 - probabilities)
+        step = np.linalg.solve(design.T @ (design * curvature[:, None]) + np.diag(penalty), gradient)
+        size = 1.0
+        while (following := loss(solution - size * step)) > current and size > 1e-8:
+            size /= 2  # a full step can overshoot where the curvature is small
+        solution = solution - size * step
+        if current - following <= _TOLERANCE * (1.0 + abs(current)):
+            break
+        current = following
+    return solution
+
+
+def fit_platt(logits: Floats, labels: Floats, weights: Floats) -> Platt:
+    """Fit Platt scaling to smoothed labels, as in Platt 1999.
+
+    With n1 positive and n0 negative labels, a positive label becomes (n1 + 1) / (n1 + 2), and a negative label
+    becomes 1 / (n0 + 2).
+    """
+    positive = float(weights @ labels)
+    negative = float(weights.sum()) - positive
+    smoothed = np.where(labels > 0.5, (positive + 1) / (positive + 2), 1 / (negative + 2))
+    design = np.column_stack([logits, np.ones(len(logits))])
+    slope, intercept = minimise_log_loss(design, smoothed, weights, np.full(2, _CALIBRATOR_RIDGE))
+    if slope < 0:  # a function that reverses the order is replaced by the best constant function
+        rate = float(weights @ smoothed) / float(weights.sum())
+        slope, intercept = 0.0, math.log(rate / (1 - rate))
+    return Platt(slope=float(slope), intercept=float(intercept))
+
+
+def fit_beta(logits: Floats, labels: Floats, weights: Floats) -> Beta:
+    """Fit beta calibration by logistic regression on log(s) and -log(1 - s).
+
+    If a coefficient is negative, it is set to 0 and the other parameters are fitted again.
+    """
+    columns = {"a": -np.logaddexp(0.0, -logits), "b": np.logaddexp(0.0, logits)}
+    while True:
+        design = np.column_stack([*columns.values(), np.ones(len(logits))])
+        solution = minimise_log_loss(design, labels, weights, np.full(design.shape[1], _CALIBRATOR_RIDGE))
+        values = dict(zip([*columns, "c"], solution.tolist(), strict=True))
+        worst = min(columns, key=lambda name: values[name], default="")
+        if not worst or values[worst] >= 0:
+            return Beta(a=values.get("a", 0.0), b=values.get("b", 0.0), c=values["c"])
+        del columns[worst]
+
+
+def fit_isotonic(logits: Floats, labels: Floats, weights: Floats) -> Isotonic:
+    """Fit an isotonic regression.
+
+    Half a positive observation is added at the lowest point and half a negative observation at the highest point,
+    which avoids probabilities of 0 and 1: a few documents with the same label do not show that other labels are
+    impossible.
+    """
+    from scipy.optimize import isotonic_regression
+
+    points, position = np.unique(logits, return_inverse=True)
+    mass = np.bincount(position, weights=weights)
+    positive = np.bincount(position, weights=weights * labels)
+    mass[0] += 0.5
+    mass[-1] += 0.5
+    positive[0] += 0.5
+    fitted = isotonic_regression(positive / mass, weights=mass)
+    # The two ends of each constant block define the function; the points between them are redundant.
+    ends = np.unique(np.concatenate([fitted.blocks[:-1], fitted.blocks[1:] - 1]))
+    return Isotonic(logits=tuple(points[ends].tolist()), probabilities=tuple(fitted.x[ends].tolist()))
+
+
+#: Functions that fit the calibrators to compare, simplest first. The simplest is used if several are equally good.
+FITTERS: dict[Method, Callable[[Floats, Floats, Floats], Calibrator]] = {
+    "platt": fit_platt,
+    "beta": fit_beta,
+    "isotonic": fit_isotonic,
+}

@@ -19,9 +19,8 @@ DEPTHS = (5, 20, 100)
 def is_absolute_score_to_calibrate(kind: str) -> bool:
     """Return whether scores of this kind are absolute: they do not depend on the other documents of the window.
 
-    Examples:
-        >>> [is_absolute_score_to_calibrate(kind) for kind in ("log-odds of relevance", "log attention", "")]
-        [True, False, False]
+    >>> [is_absolute_score_to_calibrate(kind) for kind in ("log-odds of relevance", "log attention", "")]
+    [True, False, False]
     """
     return kind.startswith(_ABSOLUTE)
 
@@ -65,7 +64,6 @@ class JudgedList:
         return replace(reduced, ranks=tuple(range(1, len(reduced) + 1)))
 
     def with_judge_scores(self) -> JudgedList:
-        """Return the list without the documents that have no judge score. Length and ranks do not change."""
         return self._select([i for i, score in enumerate(self.judge) if score is not None])
 
     def _select(self, positions: Sequence[int]) -> JudgedList:
@@ -142,7 +140,6 @@ class JudgedLists:
 
     @property
     def queries(self) -> list[tuple[str, str]]:
-        """Sorted names of the queries, as in `JudgedList.query`."""
         return sorted({ranking.query for ranking in self.documents})
 
     def of(self, queries: Container[tuple[str, str]]) -> JudgedLists:

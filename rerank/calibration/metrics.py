@@ -8,13 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+import numpy as np
+import numpy.typing as npt
 
-    Floats = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float64]
 
 #: Number of bins for the expected calibration error.
 BINS = 10
@@ -58,12 +56,7 @@ class Metrics:
 def measure_calibration(
     predictions: Sequence[float], labels: Sequence[bool], queries: Sequence[object], seed: int = 0
 ) -> Metrics:
-    """Compute calibration error, Brier score and AUC of predicted probabilities, with bootstrap intervals.
-
-    There is at least one prediction, and one label and one query per prediction.
-    """
-    import numpy as np
-
+    """Compute calibration error, Brier score and AUC of one or more predictions, with bootstrap intervals."""
     p, y = np.asarray(predictions, dtype=np.float64), np.asarray(labels, dtype=np.float64)
     position: dict[object, int] = {}
     query = np.array([position.setdefault(name, len(position)) for name in queries])
@@ -104,8 +97,6 @@ def measure_calibration(
 
 def bin_edges(p: Floats) -> Floats:
     """Return the inner edges of bins with equally many predictions; fewer than `BINS` if many predictions are equal."""
-    import numpy as np
-
     order = np.sort(p)
     edges: Floats = np.unique(order[[len(p) * number // BINS for number in range(1, BINS)]])
     return np.asarray(edges[edges > order[0]])
@@ -137,8 +128,6 @@ class _Sums:
     def by_query(
         cls, p: Floats, y: Floats, query: npt.NDArray[np.int64], bins: npt.NDArray[np.int64], width: int
     ) -> _Sums:
-        import numpy as np
-
         def total(cells: npt.NDArray[np.int64], values: Floats, count: int) -> Floats:
             return np.bincount(cells, weights=values, minlength=count).astype(np.float64)
 
@@ -151,12 +140,10 @@ class _Sums:
         )
 
     def ece(self, counts: Floats) -> Floats:
-        """Return an array of shape (samples,): the expected calibration error of each resample.
+        """Return (samples,) the expected calibration error of each resample.
 
         ``counts``, (samples, queries), tells how often each query occurs in each resample.
         """
-        import numpy as np
-
         # size of bin / number of predictions * abs(mean gap of bin) = abs(sum of gaps in bin) / number of predictions
         return np.asarray(np.abs(counts @ self.gaps).sum(axis=1) / (counts @ self.size))
 
@@ -167,8 +154,6 @@ class _Sums:
         variance is estimated from the squared deviations of the gaps per query. The mean absolute value of a normal
         variable with mean 0 and standard deviation s is s sqrt(2 / pi).
         """
-        import numpy as np
-
         count = len(self.size)
         if count < 2:
             return 0.0
@@ -180,8 +165,6 @@ class _Sums:
 
     def skill(self, counts: Floats) -> Floats:
         """Return the Brier skill score of each resample of queries; NaN if all its labels are equal."""
-        import numpy as np
-
         rate = (counts @ self.positive) / (counts @ self.size)
         variance = rate * (1 - rate)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -193,8 +176,6 @@ def _auc_of_resamples(p: Floats, y: Floats, query: npt.NDArray[np.int64], counts
 
     ``query``, (predictions,), is the index of the query of each prediction; ``counts`` is as for `_Sums.ece`.
     """
-    import numpy as np
-
     levels = np.unique(p)
     if len(levels) > _LEVELS:
         levels = np.unique(np.quantile(p, np.linspace(0, 1, _LEVELS), method="lower"))

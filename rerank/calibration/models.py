@@ -1,4 +1,4 @@
-"""The models of a calibration: logistic regressions and calibrators, fitted with numpy and applied in pure Python.
+"""The models of a calibration: logistic regressions and calibrators, applied in pure Python.
 
 One model predicts whether a document is relevant, the other whether a list has a relevant document. Applying them takes
 a few microseconds per document.
@@ -8,27 +8,12 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from rerank.errors import DataError, ensure
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    Floats = npt.NDArray[np.float64]
-
-#: Penalty on the squared coefficients of standardised inputs. It corresponds to a standard normal prior.
-RIDGE = 1.0
-#: Penalty on the squared intercept, which keeps the intercept finite if all labels are equal.
-_INTERCEPT_RIDGE = 1e-3
-#: Small penalty on the parameters of Platt and beta calibration, which keeps the parameters finite.
-_CALIBRATOR_RIDGE = 1e-6
-_MAX_STEPS = 100
-_TOLERANCE = 1e-10
 #: Smallest distance of probabilities from 0 and 1: they are clipped before logarithms are computed.
 _LEAST = 1e-6
 
@@ -107,68 +92,6 @@ class LogisticModel:
         return logits
 
 
-def fit_logistic(inputs: Sequence[str], values: Floats, labels: Floats, weights: Floats) -> LogisticModel:
-    """Fit a logistic regression by Newton's method (iteratively reweighted least squares).
-
-    The penalised log-likelihood is strictly concave, so a solution exists even for separable data and constant inputs.
-
-    Args:
-        values: (rows, inputs) values of the inputs.
-        labels: (rows,) labels; probabilities in [0, 1] are allowed.
-        weights: (rows,) positive weights.
-    """
-    import numpy as np
-
-    means = np.average(values, axis=0, weights=weights)
-    sds = np.sqrt(np.average((values - means) ** 2, axis=0, weights=weights))
-    sds = np.where(sds > 1e-9 * np.maximum(1.0, np.abs(means)), sds, 1.0)
-    design = np.column_stack([np.ones(len(values)), (values - means) / sds])
-    penalty = np.full(design.shape[1], RIDGE)
-    penalty[0] = _INTERCEPT_RIDGE
-    solution = minimise_log_loss(design, labels, weights, penalty)
-    return LogisticModel(
-        inputs=tuple(inputs),
-        means=tuple(means.tolist()),
-        sds=tuple(sds.tolist()),
-        coefficients=tuple(solution[1:].tolist()),
-        intercept=float(solution[0]),
-    )
-
-
-def minimise_log_loss(design: Floats, labels: Floats, weights: Floats, penalty: Floats) -> Floats:
-    """Return the (columns,) coefficients that minimise the weighted, penalised log loss.
-
-    loss(b) = sum_i w_i (log(1 + exp(x_i b)) - y_i x_i b) + sum_j penalty_j b_j^2 / 2
-
-    Args:
-        design: (rows, columns) design matrix with the rows x_i, including a column for the intercept.
-        labels: (rows,) labels y_i.
-        weights: (rows,) weights w_i.
-        penalty: (columns,) positive penalties.
-    """
-    import numpy as np
-
-    def loss(solution: Floats) -> float:
-        logits = design @ solution
-        return float(weights @ (np.logaddexp(0.0, logits) - labels * logits) + penalty @ solution**2 / 2)
-
-    solution = np.zeros(design.shape[1])
-    current = loss(solution)
-    for _ in range(_MAX_STEPS):
-        probabilities = 0.5 * (1.0 + np.tanh(design @ solution / 2))
-        gradient = design.T @ (weights * (probabilities - labels)) + penalty * solution
-        curvature = weights * probabilities * (1.0 - probabilities)
-        step = np.linalg.solve(design.T @ (design * curvature[:, None]) + np.diag(penalty), gradient)
-        size = 1.0
-        while (following := loss(solution - size * step)) > current and size > 1e-8:
-            size /= 2  # a full step can overshoot where the curvature is small
-        solution = solution - size * step
-        if current - following <= _TOLERANCE * (1.0 + abs(current)):
-            break
-        current = following
-    return solution
-
-
 # Calibrators: non-decreasing functions from the logit of a regression to a probability.
 
 Method = Literal["platt", "beta", "isotonic"]
@@ -191,25 +114,6 @@ class Platt:
     def __call__(self, logit: float) -> float:
         return sigmoid(self.slope * logit + self.intercept)
 
-    @classmethod
-    def fit(cls, logits: Floats, labels: Floats, weights: Floats) -> Platt:
-        """Fit Platt scaling to smoothed labels, as in Platt 1999.
-
-        With n1 positive and n0 negative labels, a positive label becomes (n1 + 1) / (n1 + 2), and a negative label
-        becomes 1 / (n0 + 2).
-        """
-        import numpy as np
-
-        positive = float(weights @ labels)
-        negative = float(weights.sum()) - positive
-        smoothed = np.where(labels > 0.5, (positive + 1) / (positive + 2), 1 / (negative + 2))
-        design = np.column_stack([logits, np.ones(len(logits))])
-        slope, intercept = minimise_log_loss(design, smoothed, weights, np.full(2, _CALIBRATOR_RIDGE))
-        if slope < 0:  # a function that reverses the order is replaced by the best constant function
-            rate = float(weights @ smoothed) / float(weights.sum())
-            slope, intercept = 0.0, math.log(rate / (1 - rate))
-        return cls(slope=float(slope), intercept=float(intercept))
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beta:
@@ -228,24 +132,6 @@ class Beta:
 
     def __call__(self, logit: float) -> float:
         return sigmoid(self.b * softplus(logit) - self.a * softplus(-logit) + self.c)
-
-    @classmethod
-    def fit(cls, logits: Floats, labels: Floats, weights: Floats) -> Beta:
-        """Fit beta calibration by logistic regression on log(s) and -log(1 - s).
-
-        If a coefficient is negative, it is set to 0 and the other parameters are fitted again.
-        """
-        import numpy as np
-
-        columns = {"a": -np.logaddexp(0.0, -logits), "b": np.logaddexp(0.0, logits)}
-        while True:
-            design = np.column_stack([*columns.values(), np.ones(len(logits))])
-            solution = minimise_log_loss(design, labels, weights, np.full(design.shape[1], _CALIBRATOR_RIDGE))
-            values = dict(zip([*columns, "c"], solution.tolist(), strict=True))
-            worst = min(columns, key=lambda name: values[name], default="")
-            if not worst or values[worst] >= 0:
-                return cls(a=values.get("a", 0.0), b=values.get("b", 0.0), c=values["c"])
-            del columns[worst]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,35 +173,8 @@ class Isotonic:
         low, high = probabilities[after - 1], probabilities[after]
         return low + (high - low) * (logit - left) / (right - left)
 
-    @classmethod
-    def fit(cls, logits: Floats, labels: Floats, weights: Floats) -> Isotonic:
-        """Fit an isotonic regression.
-
-        Half a positive observation is added at the lowest point and half a negative observation at the highest point,
-        which avoids probabilities of 0 and 1: a few documents with the same label do not show that other labels are
-        impossible.
-        """
-        import numpy as np
-        from scipy.optimize import isotonic_regression
-
-        points, position = np.unique(logits, return_inverse=True)
-        mass = np.bincount(position, weights=weights)
-        positive = np.bincount(position, weights=weights * labels)
-        mass[0] += 0.5
-        mass[-1] += 0.5
-        positive[0] += 0.5
-        fitted = isotonic_regression(positive / mass, weights=mass)
-        # The two ends of each constant block define the function; the points between them are redundant.
-        ends = np.unique(np.concatenate([fitted.blocks[:-1], fitted.blocks[1:] - 1]))
-        return cls(logits=tuple(points[ends].tolist()), probabilities=tuple(fitted.x[ends].tolist()))
-
 
 Calibrator = Platt | Beta | Isotonic
-
-#: Functions that fit the calibrators to compare, simplest first. The simplest is used if several are equally good.
-FITTERS: Mapping[Method, Callable[[Floats, Floats, Floats], Calibrator]] = MappingProxyType(
-    {"platt": Platt.fit, "beta": Beta.fit, "isotonic": Isotonic.fit}
-)
 
 
 def _check_parameters(values: tuple[float, ...], least_slope: float) -> None:
@@ -355,13 +214,10 @@ def document_inputs(
     ranks: Sequence[int],
     length: int,
 ) -> list[Sequence[float]]:
-    """Return the inputs of the regression for one ranked list: one column of values per input.
+    """Return the inputs of the regression for one ranked list, one column of values per name in `INPUTS`.
 
-    Args:
-        inputs: Names of the inputs (`INPUTS`).
-        judge: Scores of the judge; if they are an input, no score may be None.
-        first_stage: First-stage scores; not None if they are an input.
-        ranks: Ranks in the final ranking, from 1.
+    If they are an input, judge scores must not be None, nor the first-stage scores. Ranks are those of the final
+    ranking, from 1.
     """
     columns: list[Sequence[float]] = []
     for name in inputs:

@@ -89,11 +89,11 @@ def fit_calibration(
         fits[name] = models = fit_models(usable, name)
         predictions = [(fitted_name, predict_held_out(usable, name))]
         predictions += [(other, predict_by_fit(models, usable_fit_lists(test, name), name)) for other, test in others]
-        for number, (collection, predicted) in enumerate(predictions):
+        for number, (collection, (documents, whole_lists)) in enumerate(predictions):
             label = {"collection": collection, "held_out": number == 0, "fit": name}
             label["method"] = models.documents.calibrator.method
-            rows += [label | row for row in _rows_of_documents(predicted.documents)]
-            answerable += [label | row for row in _rows_of_lists(predicted.answerable)]
+            rows += [label | row for row in _rows_of_documents(documents)]
+            answerable += [label | row for row in _rows_of_lists(whole_lists)]
     report = _summary(rows, lists) | {"rows": rows, "answerable": answerable}
     saved = report | {
         part: [{key: value for key, value in row.items() if key != "bins"} for row in report[part]]
@@ -144,13 +144,11 @@ def _by_depth(predicted: Iterable[PredictedList]) -> list[tuple[int, list[Predic
 def _measures(
     counted: str, predictions: Sequence[float], labels: Sequence[bool], queries: Sequence[object]
 ) -> dict[str, Any]:
-    """Return the measures as part of a row, with the number of predictions under the key ``counted``."""
     values = asdict(measure_calibration(predictions, labels, queries))
     return {counted if key == "count" else key: value for key, value in values.items()}
 
 
 def _summary(rows: Sequence[Mapping[str, Any]], lists: JudgedLists) -> dict[str, Any]:
-    """Return the main measures of the report: those of the first fit at the largest depth, on held-out queries."""
     main = max((row for row in rows if row["held_out"] and row["fit"] == rows[0]["fit"]), key=lambda row: row["depth"])
     unscored = sum(s is None for ranking in lists.documents if ranking.depth == main["depth"] for s in ranking.judge)
     return {
@@ -183,7 +181,6 @@ def draw_reliability_diagram(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _panel(row: Mapping[str, Any], x: float, y: float) -> list[str]:
-    """Return the SVG elements of one panel. ``x`` and ``y`` are the coordinates of its upper left corner."""
     queries = "held-out queries" if row["held_out"] else "other collection"
     low, high = row["intervals"]["ece"]
     parts = [

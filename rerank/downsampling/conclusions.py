@@ -35,11 +35,9 @@ class Goal:
 
     #: Kendall's tau-b between the systems' means in the reduced and in the full benchmark.
     tau: float | None = 0.9
-    #: Fraction of the significant differences in the full benchmark that the reduced benchmark also finds, in the same
-    #: direction.
+    #: Fraction of the significant differences in the full benchmark that the reduced one finds, in the same direction.
     recall: float | None = None
-    #: Fraction of the significant differences in the reduced benchmark that the full benchmark confirms, in the same
-    #: direction.
+    #: Fraction of the significant differences in the reduced benchmark that the full one confirms.
     precision: float | None = None
 
     @property
@@ -134,7 +132,6 @@ class ReductionStep:
     more: Mapping[str, Any]  #: Additional values for reports, such as the number of documents.
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the step as one flat JSON object."""
         return {"size": self.size, "label": self.label, "met": self.met, **self.more, **self.figures}
 
 
@@ -145,8 +142,7 @@ class ReducedBenchmark(Report):
     rows_key = "steps"
 
     kind: str  #: Part of the benchmark that was reduced: ``tasks``, ``queries`` or ``pool``.
-    #: Numbers of systems, rows, pairs and significant pairs in the full benchmark, and further values that depend on
-    #: ``kind``.
+    #: Numbers of systems, rows, pairs and significant pairs in the full benchmark, and values that depend on ``kind``.
     whole: Mapping[str, Any]
     steps: tuple[ReductionStep, ...]  #: The sizes that were tried, largest first.
     chosen: ReductionStep | None  #: None if no step meets the goal.
@@ -167,7 +163,6 @@ class ReducedBenchmark(Report):
         }
 
     def parts(self) -> Iterator[Grid | str]:
-        """Yield a table of the steps, the chosen size and what it keeps."""
         whole, steps = self.whole, [step.to_dict() for step in self.steps]
         yield (
             f"all: {whole['systems']} systems, {whole['rows']} rows, {whole['significant']} of {whole['pairs']} "
@@ -196,10 +191,9 @@ class ReducedBenchmark(Report):
 
 
 def find_smallest(steps: tuple[ReductionStep, ...]) -> ReductionStep | None:
-    """Return the step with the smallest size such that it and all larger sizes meet the goal.
+    """Return the step with the smallest size such that it and all larger sizes meet the goal, if any.
 
     If a larger size misses the goal, a smaller size that meets the goal is not chosen: it may meet the goal by chance.
-    Return None if the largest size does not meet the goal.
     """
     smallest = None
     for step in sorted(steps, key=lambda step: -step.size):

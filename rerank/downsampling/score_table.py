@@ -77,11 +77,7 @@ class ScoreTable:
         return self.means[[row[task] for task in tasks]]
 
     def matrix(self) -> ScoreMatrix:
-        """Return the per-query scores on all tasks. If there are several tasks, a row is named ``task/query``.
-
-        Raises:
-            UsageError: Per-query scores are unknown.
-        """
+        """Return the per-query scores on all tasks. If there are several tasks, a row is named ``task/query``."""
         values = self.rows(list(self.tasks), unit="query")
         several = len(self.tasks) > 1
         names = [f"{task}/{query}" if several else query for task, own in self.queries.items() for query in own]
@@ -92,14 +88,10 @@ def read_benchmark_table(path: str | Path, *, drop_incomplete: bool = False) -> 
     """Read scores in any of the supported formats, from a file, optionally gzipped, or a folder of mteb's results.
 
     In mteb's results, the score on a task is the mean over the splits and subsets that all models have. If other splits
-    or subsets are omitted, the function warns and adds a note to the table.
-
-    Args:
-        drop_incomplete: Whether to exclude models that lack a score that another model has, instead of raising an
-            error.
+    or subsets are omitted, the function warns and adds a note to the table. ``drop_incomplete`` excludes models that
+    lack a score that another model has.
 
     Raises:
-        MissingResourceError: The file does not exist.
         DataError: The format is unknown, a score occurs twice or is not a number, or scores are missing.
     """
     location = Path(path)
@@ -114,7 +106,6 @@ def read_benchmark_table(path: str | Path, *, drop_incomplete: bool = False) -> 
 
 
 def _tabulate(cells: Sequence[_Cell], source: str, *, drop_incomplete: bool) -> ScoreTable:
-    """Build the table from single scores, after checking that no score is duplicated or missing."""
     scores: dict[str, dict[tuple[str, str], float]] = {}
     for model, task, query, value, location in cells:
         model_scores = scores.setdefault(model, {})
@@ -152,7 +143,6 @@ def _tabulate(cells: Sequence[_Cell], source: str, *, drop_incomplete: bool) -> 
 
 
 def _read_file(path: Path) -> Iterable[_Cell]:
-    """Read a file of scores. The first line determines its format."""
     with open_text_file(path) as stream:
         first = next((line for line in stream if line.strip()), "")
     return _read_json_lines(path) if first.lstrip().startswith("{") else _read_csv(path, "\t" if "\t" in first else ",")

@@ -1,4 +1,11 @@
-"""Reduction of the number of queries: find how many random queries lead to the same conclusions as all queries."""
+"""Reduction of the number of queries, or of the corpus, to the smallest size that leads to the same conclusions.
+
+A corpus is reduced to the relevant documents and hard negatives, which are the first documents of some runs. The pool
+of a query consists of its relevant documents and the first documents of the runs. The reduced corpus is the union of
+the pools of all queries. To evaluate a system on the reduced corpus, documents outside it are removed from the system's
+rankings. This gives the exact ranking that the system would return if its document scores are independent of other
+documents (dense and cross-encoder models). It is an approximation for BM25, whose term weights would change.
+"""
 
 from __future__ import annotations
 
@@ -79,10 +86,8 @@ def choose_fewest_queries(
     selected = first_success[chosen.size] if chosen else None
     indices = [] if selected is None else sorted(selected.tolist())
     verdicts = verdicts_of(matrix.values[indices], matrix.systems, significance) if indices else gold
-    procedure = significance.procedure
-    caveats = list_caveats(
-        matrix, procedure.significance_test, procedure.correction, significance.alpha, noun="queries"
-    )
+    test, correction = significance.procedure.significance_test, significance.procedure.correction
+    caveats = list_caveats(matrix, test, correction, significance.alpha, noun="queries")
     return ReducedBenchmark(
         kind="queries",
         whole=count_pairs(gold),
@@ -173,7 +178,6 @@ def documents_per_query(makers: Sequence[Run], qrels: Qrels, depth: int) -> dict
 
 
 def _relevant(qrels: Qrels) -> list[frozenset[str]]:
-    """Return the ids of the relevant documents (grade 1 or more) of each query."""
     return [frozenset(doc for doc, grade in judged.items() if grade >= 1) for judged in qrels.values()]
 
 

@@ -51,11 +51,7 @@ class TaskPredictability:
 
 
 def predict_omitted(scores: Floats, *, ridge: float = RIDGE) -> list[TaskPredictability]:
-    """Predict the scores on each task from the scores on the other tasks, and return how well that works per task.
-
-    Args:
-        scores: (tasks, models) scores for at least two tasks and three models.
-    """
+    """Return how well the scores on each task are predicted by those on the others, from (tasks, models) scores."""
     standard = standardise(scores)
     kernel = standard.T @ standard  # (models, models); to remove a task, subtract the outer product of its row
     return [
@@ -188,12 +184,10 @@ class _Search:
         self.gold = self.verdicts(tuple(table.tasks))
 
     def verdicts(self, tasks: Sequence[str]) -> SignificanceVerdicts:
-        """Return the significance decisions for all pairs of models, based on some tasks."""
         values = self._table.rows(tasks, unit=self._design.unit)[:, self._models]
         return verdicts_of(values, self._names, self._design.criterion)
 
     def figures(self, tasks: Sequence[str]) -> dict[str, Any]:
-        """Return the metrics that compare conclusions from some tasks with conclusions from all tasks."""
         return compare(self.gold, self.verdicts(tasks))
 
     def drop(self, remaining: tuple[str, ...]) -> tuple[ReductionStep, tuple[str, ...]] | None:

@@ -53,12 +53,10 @@ class BaselineRow:
     adjusted_p: float | None
     judged: float | None = None  #: Fraction of the system's top documents that are judged; None if unknown.
     significant: bool  #: Whether ``adjusted_p`` is at most alpha.
-    #: Interval of the difference; the intervals of all systems jointly cover the true differences with probability
-    #: 1 - alpha.
+    #: Intervals of all systems jointly cover the true differences with probability 1 - alpha.
     simultaneous_interval: tuple[float, float]
-    #: Smallest true difference that a paired t-test detects with a power of 0.8, given the number of topics and the
-    #: standard deviation of the per-topic differences. The level of this test is alpha divided by the size of the
-    #: family, or alpha if nothing is corrected.
+    #: Smallest true difference that a paired t-test detects with a power of 0.8, at the level alpha divided by the size
+    #: of the family (at alpha without a correction), given the standard deviation of the per-topic differences.
     detectable: float
     #: The p-values ``equivalent_p`` and ``not_inferior_p``; empty if no margin was given.
     claims: Mapping[str, float] = field(default_factory=dict)

@@ -155,6 +155,7 @@ def _describe(scores: Sequence[Scores], decisions: PairwiseDecisions, options: C
 
 
 def check_names(names: Sequence[str]) -> None:
+    """Check that there are at least two runs and that their names differ."""
     ensure(len(names) >= 2, f"The number of runs to compare is {len(names)}", expected="at least two runs")
     for name in names:
         if names.count(name) > 1:
@@ -272,7 +273,7 @@ class ComparedRuns:
         return replace(self, scores=kept, notes=(*self.notes, note))
 
     def write_query_differences(self, path: str | Path, baseline: str = "") -> None:
-        """Write a CSV file with one line per measure, pair of runs (all, or those with a baseline as ``b``) and query."""
+        """Write a CSV file with a line per measure, pair of runs (all, or those with a baseline as ``b``) and query."""
         by_name = {entry.run: entry for entry in self.scores}
         all_pairs = itertools.combinations(by_name, 2)
         pairs = [(name, baseline) for name in by_name if name != baseline] if baseline else [*all_pairs]
@@ -336,8 +337,7 @@ class PairComparison:
     difference: float  #: Mean of a minus mean of b.
     low: float  #: Lower end of the difference's 1 - alpha confidence interval (paired t, for this pair alone).
     high: float
-    #: Cohen's d_z, the mean of the differences divided by their standard deviation. It is infinite if the standard
-    #: deviation is 0 and the mean is not.
+    #: Cohen's d_z, the mean of the differences divided by their standard deviation; infinite if only the latter is 0.
     effect: float
     wins: int  #: Number of queries on which a is better.
     ties: int
@@ -345,8 +345,7 @@ class PairComparison:
     p: float | None  #: Two-sided p-value of the main test; None if it is the t-test and the pair is `untestable`.
     p_adjusted: float | None  #: ``p`` after the correction; None if ``p`` is None.
     p_wilcoxon: float  #: Two-sided p-value of Wilcoxon's signed-rank test, with zero differences dropped.
-    #: ``p_wilcoxon`` after the same correction over all pairs, or after Holm's correction if the main test controls the
-    #: family-wise error itself.
+    #: ``p_wilcoxon`` after the same correction, or Holm's if the main test controls the family-wise error itself.
     p_wilcoxon_adjusted: float
     significant: bool  #: Whether the main test finds a difference at the comparison's significance level.
 
@@ -413,7 +412,7 @@ class Comparison(Report):
         return dict(zip(matrix.topics, (float(d) for d in matrix.deltas(a, b)), strict=True))
 
     def plot(self, path: str | Path) -> None:
-        """Plot per-query differences for two runs, or a heat map of the p-values for more, to a png, svg or pdf file."""
+        """Plot per-query differences of two runs, or a heat map of the p-values of more, to a png, svg or pdf file."""
         from rerank.evaluation.plots import plot_comparison
 
         plot_comparison(self.decisions, path)

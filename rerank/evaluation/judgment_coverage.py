@@ -38,11 +38,9 @@ class JudgmentCoverage:
     """How much of one run is judged, per measure, and how far complete judgments could change the measures."""
 
     cutoffs: Mapping[str, int]  #: Cutoff of each measure, or `CUTOFF` if it has none.
-    #: Fraction of judged documents among the first ``cutoff`` documents, for each measure; the mean over the judged
-    #: queries for which the run has documents, or 1 if there are no such queries.
+    #: Mean fraction of judged documents within the cutoff over judged queries with documents, or 1 if there are none.
     judged: Mapping[str, float]
-    #: Smallest and largest value of each measure under all completions of the judgments (`bound_measures`), both
-    #: averaged over all judged queries; only measures whose bounds were computed.
+    #: Means over queries of the smallest and largest values (`bound_measures`) of measures with computed bounds.
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
 
     def columns(self, measures: Sequence[str]) -> dict[str, str]:
@@ -88,6 +86,7 @@ def cover_runs_by_judgments(
 
 
 def judged_cutoff(measure: str) -> int:
+    """Return the cutoff of a measure, or `CUTOFF` if it has none."""
     return int(parse_measures([measure])[0].params.get("cutoff", CUTOFF))
 
 

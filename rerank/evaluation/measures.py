@@ -83,6 +83,7 @@ def why_measure_needs_whole_run(measure: Measure) -> str:
 
 
 def check_measure_has_query_values(name: str) -> None:
+    """Check that a measure has per-query values."""
     (measure,) = parse_measures([name])
     if reason := why_measure_needs_whole_run(measure):
         raise UsageError(
@@ -198,7 +199,7 @@ _GAINS = {"log2": "grade", "exp-log2": "2^grade - 1"}
 
 
 def describe_grade_use(name: str) -> str:
-    """Describe how a measure uses grades, such as ``relevant: grade >= 2``; empty if it does not, or if it is unknown."""
+    """Describe how a measure uses grades, such as ``relevant: grade >= 2``; empty if unknown, or if it does not."""
     (measure,) = parse_measures([name])
     if measure.NAME == "nDCG":
         mapped = ", ".join(f"{grade} counts {gain}" for grade, gain in sorted(measure.params.get("gains", {}).items()))
@@ -211,10 +212,9 @@ def _highest_grade(qrels: Qrels) -> int:
 
 
 def measure_grade_note(qrels: Qrels, names: Iterable[str]) -> str:
-    """Return a warning if judgments are graded and a binary measure does not specify the lowest relevant grade, else
-    "".
+    """Return a warning if judgments are graded and a binary measure does not specify the lowest relevant grade.
 
-    ``names`` are those that ir_measures prints.
+    ``names`` are those that ir_measures prints. The note is empty if there is nothing to warn about.
     """
     unspecified = [name for name in names if is_binary_measure(parse_measures([name])[0]) and "rel=" not in name]
     highest = _highest_grade(qrels)

@@ -209,6 +209,7 @@ def correct_across_measures(decisions: Sequence[PairwiseDecisions]) -> list[Pair
 
 
 def resolve_correction(test: str, correction: str) -> str:
+    """Return the name of the correction to use with a test; ``auto`` is the test's default."""
     return base.resolve_correction(test, correction, family_wise=tests.get(Selector.parse(test).name).family_wise)
 
 
@@ -241,6 +242,7 @@ def with_rounding_for_wilcoxon(selector: str) -> str:
 
 
 def check_significance_level(alpha: float) -> None:
+    """Check that a significance level is between 0 and 1."""
     ensure(0 < alpha < 1, f"alpha is {alpha}", expected="a number between 0 and 1")
 
 
@@ -274,6 +276,7 @@ def list_caveats(
 
 
 def note_few_topics(topics: int, noun: str) -> list[str]:
+    """Return a note if there are fewer than `FEW_TOPICS` topics."""
     if topics >= FEW_TOPICS:
         return []
     return [f"Only {topics} {noun}: only large differences can be significant, and p-values are imprecise."]
@@ -306,8 +309,7 @@ class ComparisonOptions:
     across_measures: bool = False
     #: Whether to compute simultaneous intervals of all pairs as well. Comparisons with a baseline always include them.
     simultaneous: bool = False
-    #: Margin for tests of equivalence to the baseline and of non-inferiority, in units of the measure; None to omit
-    #: these tests.
+    #: Margin of equivalence and non-inferiority, in units of the measure; None to omit these tests.
     margin: float | None = None
 
 
@@ -378,6 +380,7 @@ class ComparisonFamily:
 
 
 def options_of_test(test: object) -> dict[str, Any]:
+    """Return all options of a test with their values, including defaults."""
     return {f.name: getattr(test, f.name) for f in fields(test)} if is_dataclass(test) else {}
 
 
@@ -387,6 +390,7 @@ def missing_topics(scores: Sequence[Scores]) -> dict[str, int]:
 
 
 def note_missing_queries(scores: Sequence[Scores]) -> list[str]:
+    """Return a note for every run that has no results for some judged queries."""
     return [
         f"Run {entry.run!r} has no results for {len(entry.missing)} of {len(entry.queries)} judged queries; "
         "they score 0."

@@ -121,7 +121,7 @@ def plot_p_values(decisions: PairwiseDecisions, path: str | Path) -> None:
 
 
 def plot_baseline_comparison(comparison: BaselineComparison, path: str | Path) -> None:
-    """Plot, for the first measure, the differences from the baseline with simultaneous intervals, best run at the top."""
+    """Plot the differences from the baseline on the first measure with simultaneous intervals, best run at the top."""
     measure, family = comparison.family.measures[0], comparison.family
     rows = [row for row in comparison.sorted_rows() if row.measure == measure][::-1]
     with _axes(path, width=7.5, height=1.6 + 0.26 * len(rows)) as axes:

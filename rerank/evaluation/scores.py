@@ -372,6 +372,7 @@ def format_score(value: float, digits: int) -> str:
 
 
 def format_interval(low: float, high: float, digits: int) -> str:
+    """Format a confidence interval."""
     return f"[{low:.{digits}f}, {high:.{digits}f}]"
 
 

@@ -113,8 +113,9 @@ def compare_over_collections(
     ]
     legend = [
         f"{measure}; topics: {', '.join(f'{name} {count}' for name, count in topics.items())}. Means and differences "
-        f"weigh collections equally; p and the interval ({1 - options.alpha:.0%}, for one pair) are from the stratified "
-        f"t-test, p after the correction {TITLES[correction]} over {len(pairs)} pair{'s' * (len(pairs) != 1)}.",
+        f"weigh collections equally; p and the interval ({1 - options.alpha:.0%}, for one pair) are from the "
+        f"stratified t-test, p after the correction {TITLES[correction]} over {len(pairs)} "
+        f"pair{'s' * (len(pairs) != 1)}.",
         "Analysis of variance: sums of squares of type I (equal to type II), topics nested in collections; F of "
         "collection: against topic(collection), other F: against error; partial omega squared.",
     ]
@@ -201,7 +202,7 @@ def analyse_nested_variance(values: Sequence[Floats]) -> list[dict[str, Any]]:
 
 
 def _sums_of_squares(values: Sequence[Floats]) -> dict[str, tuple[float, int]]:
-    """Return the sum of squares, 0 if it is within rounding error of 0, and the degrees of freedom of each effect."""
+    """Return sum of squares, 0 if within rounding error of 0, and degrees of freedom of each effect."""
     pooled = np.concatenate(values)
     sizes = np.array([len(scores) for scores in values])
     total, systems, collections = len(pooled), pooled.shape[1], len(values)

@@ -55,7 +55,6 @@ def check_judge_runs_on_backend(selector: str | Selector, backend: Any, model: s
     """Check that a backend, or its class before a model is loaded, supports a task that the judge needs.
 
     Raises:
-        UnknownNameError: No judge has this name.
         UsageError: The backend supports none of the tasks.
     """
     selector = Selector.parse(selector) if isinstance(selector, str) else selector

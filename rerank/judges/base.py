@@ -48,8 +48,7 @@ class ScoreKind:
     """The meaning of a judge's scores."""
 
     name: str  # the quantity, such as ``log-likelihood of the query``; a larger score means more relevant
-    #: ``absolute`` if scores from different windows can be compared; ``within`` if a score depends on the other
-    #: documents of its window.
+    #: ``absolute`` if scores of different windows are comparable; ``within`` if they depend on the other documents.
     scope: Literal["absolute", "within"]
 
 
@@ -64,16 +63,14 @@ class Verdict:
     order: Order  # a permutation of the window's positions; the identity permutation if the replies contain no order
     status: Status
     detail: str = ""  # description of the repairs or of the failure; empty if there was neither
-    #: One score per document, in the order of the window; None for documents without a score. Empty if the judge does
-    #: not assign scores.
+    #: One score per document of the window, or None; empty if the judge does not assign scores.
     scores: tuple[float | None, ...] = ()
 
 
 def rank_window_by_score(scores: Sequence[float], count: int) -> Verdict:
     """Order a window of ``count`` documents by decreasing score; ties keep the input order.
 
-    If the number of scores is wrong or a score is NaN, the status is ``empty``, and the verdict contains the input
-    order and no scores.
+    If the number of scores is wrong or a score is NaN, the window is ``empty``, with the input order and no scores.
 
     >>> rank_window_by_score((0.1, 0.7, 0.1), 3).order
     (1, 0, 2)
@@ -130,8 +127,7 @@ class Judge(Protocol):
     """A judge orders the documents of a window: it makes requests, which the driver sends, and parses the replies."""
 
     @property
-    def score_kind(self) -> ScoreKind | None:
-        """The meaning of the scores in the judge's verdicts; None if the verdicts contain no scores."""
+    def score_kind(self) -> ScoreKind | None: ...
 
     def requests(self, window: Window) -> list[Request] | OversizedWindow:
         """Return the requests for one window, or an `OversizedWindow` if not all of its documents fit in the context.
@@ -141,10 +137,7 @@ class Judge(Protocol):
         """
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
-        """Return the verdict on a window, given the replies to its requests in the order of the requests.
-
-        If the window fails, the verdict has a failure status; no exception is raised.
-        """
+        """Return the verdict, given the replies in the order of the requests; a failure is a status, not an error."""
 
 
 #: The name under which judges refer to the limits of their prompts.
@@ -157,11 +150,6 @@ class PromptJudge:
 
     A subclass declares the tasks that it needs, makes the requests for one window, parses the replies, and states the
     meaning of its scores. Its additional fields are its options, as in ``--method pick,by=likelihood``.
-
-    Raises:
-        UsageError: The backend supports none of the tasks, it does not support the pictures that the prompt shows, the
-            limits contradict each other or exceed the context of the model, or ``first_stage`` is negative, is not
-            finite, or is set for a judge that does not sort by score.
     """
 
     #: Types of tasks that the judge can use, the preferred type first.
@@ -210,11 +198,7 @@ class PromptJudge:
 
     @classmethod
     def check(cls, backend: Any, model: str) -> None:
-        """Check that a backend supports at least one of the tasks that the judge needs.
-
-        Raises:
-            UsageError: The backend supports none of the tasks.
-        """
+        """Check that a backend supports at least one of the tasks that the judge needs."""
         if not tasks_supported_by_backend(backend) & set(cls.needs):
             name = plugin_name(backend if isinstance(backend, type) else type(backend))
             needed = " or ".join(task.__name__ for task in cls.needs)
@@ -242,7 +226,6 @@ class PromptJudge:
 
     @property
     def score_kind(self) -> ScoreKind | None:
-        """The meaning of the scores in the verdicts; None if the verdicts contain no scores."""
         return None
 
     @property
@@ -259,27 +242,22 @@ class PromptJudge:
         """
 
     @abstractmethod
-    def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
-        """Return the verdict on a window, given the replies to its requests."""
+    def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict: ...
 
     def rank_by_score(self, scores: Sequence[float], window: Window) -> Verdict:
         """Order a window by z(score) + ``first_stage`` * z(first-stage score), or by the score alone.
 
         Both are z-scores within the window. Infinite scores stay first or last, regardless of the first stage. If the
         window has no first-stage scores, only the judge's scores are used, and the verdict's detail states this. The
-        verdict has the judge's own scores and the status that `rank_window_by_score` assigns.
+        verdict has the judge's own scores.
         """
         verdict = rank_window_by_score(scores, len(window))
         if not self.first_stage or verdict.status in FAILURES:
             return verdict
         if not window.scores:
             return replace(verdict, detail="no first-stage scores were given, so only the judge's scores counted")
-        combined = [
-            own + self.first_stage * first
-            for own, first in zip(
-                window_z_scores(self.scores_to_combine(scores)), window_z_scores(window.scores), strict=True
-            )
-        ]
+        own, first = window_z_scores(self.scores_to_combine(scores)), window_z_scores(window.scores)
+        combined = [a + self.first_stage * b for a, b in zip(own, first, strict=True)]
         return replace(rank_window_by_score(combined, len(window)), scores=verdict.scores)
 
     def rank_scored_documents(self, scores: Sequence[float | None], window: Window) -> Verdict:
@@ -306,24 +284,15 @@ class PromptJudge:
         return scores
 
     def requests(self, window: Window) -> list[Request] | OversizedWindow:
-        """Return the requests for one window, or an `OversizedWindow` if not all of its documents fit in the context.
-
-        Raises:
-            ContextOverflowError: The window does not fit, and dividing it into smaller windows would not help.
-        """
         return self.make_requests(window)
 
     def with_backend(self, backend: Backend) -> Self:
-        """Return this judge with another backend of the same model, such as a backend that logs replies.
-
-        Files are not read again.
-        """
+        """Return this judge with another backend of the same model, such as one that logs replies; reads no files."""
         judge = copy.copy(self)
         object.__setattr__(judge, "backend", backend)
         return judge
 
     def supports(self, task: type[Any]) -> bool:
-        """Return whether the backend supports a type of task."""
         return task in tasks_supported_by_backend(self.backend)
 
 
@@ -331,8 +300,8 @@ def check_judge_prompt_runs_on_backend(template: PromptTemplate, backend: Any, m
     """Check that a backend, or its class before a model is loaded, accepts a prompt.
 
     Raises:
-        UsageError: The prompt shows pictures, and the backend does not state that it supports them; or the prompt is
-            verbatim, and the backend applies a chat template of its own.
+        UsageError: The backend does not state that it supports the pictures of the prompt; or the prompt is verbatim,
+            and the backend applies a chat template of its own.
     """
     if template.verbatim and not task_backend_takes_verbatim(backend):
         raise UsageError(
@@ -355,12 +324,8 @@ def continuation_request(
 
     Passages are truncated so that the prompt and the longest continuation fit. The task is of the first type in
     ``judge.needs``: `ContinuationTask` for single tokens, or `LikelihoodTask` for longer texts. If the prompt is plain
-    text without chat turns, the continuations begin with a space. If the backend supports only `DecisionTask`, the
-    task is a `DecisionTask` with the type of question that the judge declares.
-
-    Args:
-        continuations: Texts that may follow the prompt.
-        labels: Identifiers of the passages, if they are not 1, 2, ...
+    text without chat turns, the continuations begin with a space. If the backend supports only `DecisionTask`, the task
+    asks the judge's type of question. ``labels`` are the identifiers of the passages, if they are not 1, 2, ...
 
     Raises:
         ContextOverflowError: The window does not fit in the context even with passages at their minimum length.
@@ -383,7 +348,6 @@ def continuation_request(
 def _decision_request(
     judge: PromptJudge, window: Window, options: Sequence[str], *, labels: Sequence[str] | None
 ) -> Request:
-    """Return a request for the log-probability of each option as the answer to the judge's question."""
     if len(options) > MAX_OPTIONS:
         raise ContextOverflowError(
             f"The question has {len(options)} options, and decision APIs accept at most {MAX_OPTIONS}",
@@ -400,11 +364,7 @@ def _decision_request(
 
 
 class ListwiseJudge(PromptJudge):
-    """Base class of judges that show a whole window in one request. The context limits the size of the window.
-
-    Raises:
-        UsageError: The prompt shows a single passage.
-    """
+    """Base class of judges that show a whole window in one request. The context limits the size of the window."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -440,9 +400,6 @@ class PointwiseJudge(PromptJudge):
     """Base class of judges that score one document at a time, with one request per document, and sort by score.
 
     Windows can have any length, and documents do not affect each other.
-
-    Raises:
-        UsageError: The prompt shows several passages.
     """
 
     needs: ClassVar[tuple[type[Any], ...]] = (ContinuationTask,)
@@ -469,8 +426,7 @@ class PointwiseJudge(PromptJudge):
         return ScoreKind(self.score_name, "absolute")
 
     @abstractmethod
-    def continuations(self, query: Query) -> tuple[str, ...]:
-        """Return the continuations of a document's prompt whose log-probabilities are needed."""
+    def continuations(self, query: Query) -> tuple[str, ...]: ...
 
     @abstractmethod
     def score(self, logs: Sequence[float]) -> float:
@@ -494,7 +450,6 @@ class PointwiseJudge(PromptJudge):
         return replace(doc, title="", text=doc.full_text) if self.template.verbatim and doc.title else doc
 
     def _check_words(self, words: Sequence[str]) -> None:
-        """Check that words are single tokens, if the judge reads logits or the prompt is verbatim."""
         task = self.needs[0]
         if not (task is LogitTask or (task is ContinuationTask and self.template.verbatim)):
             return

@@ -87,10 +87,7 @@ class Generate(ListwiseJudge):
         return replace(verdict, scores=tuple(scores))
 
     def reply_tokens(self, labels: Sequence[str], depth: int) -> int:
-        """Return the maximum number of tokens of a reply with ``depth`` identifiers.
-
-        This is the number of tokens of the ``depth`` longest identifiers, joined by ``>``, plus `SPARE_TOKENS`.
-        """
+        """Return the maximum number of tokens of a reply: the ``depth`` longest identifiers, and `SPARE_TOKENS`."""
         key = (*labels, str(depth))
         if key not in self._reply_tokens:
             # Later identifiers are at least as long as earlier ones, so any order of ``depth`` identifiers fits.
@@ -248,7 +245,6 @@ def _identifier_request(judge: ListwiseJudge, window: Window) -> Request:
 def _generation_request(
     judge: ListwiseJudge, window: Window, labels: Sequence[str], reply_tokens: int, count: int, constrain: bool
 ) -> Request:
-    """Return the request to generate ``count`` of the identifiers, with constrained decoding if wanted and possible."""
     limits, thinking = judge.limits, judge.limits.thinking_tokens
     fitted = judge.budget.fit(judge.template, window, reply_tokens=reply_tokens + thinking, labels=labels)
     sampling = Sampling(max_tokens=reply_tokens, temperature=limits.temperature, seed=limits.seed, thinking=thinking)
@@ -263,10 +259,8 @@ def parse_verdict(
 ) -> Verdict:
     """Return the verdict on a window, parsed from a generated reply; a missing or unreadable reply is a failure.
 
-    Args:
-        depth: Number of documents that were requested; None for all. A reply with this many documents does not count as
-            partial.
-        labels: Identifiers of the documents, if they are not 1, 2, ...
+    A reply with as many documents as were requested (``depth``; None for all) does not count as partial. ``labels`` are
+    the identifiers of the documents, if they are not 1, 2, ...
     """
     if (reply.error or reply.finish == "error") and (failed := failed_verdict([reply], count)):
         return failed
@@ -309,8 +303,7 @@ class Rate(ListwiseJudge):
         ensure(min(self.group, self.repeats) >= 1, found, expected="at least 1 each")
 
     @classmethod
-    def calls(cls, n: int) -> int:
-        """Return the number of requests with the default options."""
+    def calls(cls, n: int) -> int:  # with the default options
         group, repeats = cls._DEFAULTS
         return repeats * -(-n // group)
 
@@ -326,11 +319,7 @@ class Rate(ListwiseJudge):
         return requests
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
-        """Order the window by mean score.
-
-        If a request fails, its documents are ordered by their other scores, and the window counts as a failure. A
-        window without any score has the status ``empty``.
-        """
+        """Order the window by mean score, documents of a failed request by their other scores; it is then a failure."""
         ratings: list[list[float]] = [[] for _ in window.docs]
         for group, reply in zip(self._groups(window), replies, strict=True):
             for position, score in _parse_ratings(reply.text, len(group)).items():
@@ -351,10 +340,7 @@ class Rate(ListwiseJudge):
 
 
 def _parse_ratings(text: str, count: int) -> dict[int, float]:
-    """Return a mapping from positions to scores; a reply that is a ranking is converted to evenly spaced scores.
-
-    The mapping is empty if the reply contains neither scores nor a ranking of at least two documents.
-    """
+    """Return scores by position; a reply that is a ranking is converted to evenly spaced scores, others to none."""
     if ratings := parse_identifier_scores(text, count):
         return ratings
     ranked = parse_permutation(text, count).order

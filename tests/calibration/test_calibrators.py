@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rerank.calibration.models import FITTERS, Beta, Isotonic, Method, Platt, sigmoid
+from rerank.calibration.fitting import FITTERS
+from rerank.calibration.models import Beta, Isotonic, Method, Platt, sigmoid
 from rerank.errors import DataError
 
 Array = Any
@@ -72,7 +73,7 @@ def test_weights_count_like_copies() -> None:
     logits, labels = np.array([-2.0, -1.0, 0.0, 1.0, 2.0]), np.array([0.0, 1.0, 0.0, 1.0, 1.0])
     weights = np.array([1.0, 2.0, 3.0, 1.0, 2.0])
     copies = np.repeat(np.arange(5), weights.astype(int))
-    for fit in (Platt.fit, Beta.fit, Isotonic.fit):
+    for fit in FITTERS.values():
         weighted, copied = fit(logits, labels, weights), fit(logits[copies], labels[copies], np.ones(len(copies)))
         assert [weighted(z) for z in (-2, -0.5, 2)] == pytest.approx([copied(z) for z in (-2, -0.5, 2)], abs=1e-4)
 

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from rerank.calibration.models import LogisticModel, fit_logistic, minimise_log_loss, sigmoid, softplus
+from rerank.calibration.fitting import fit_logistic, minimise_log_loss
+from rerank.calibration.models import LogisticModel, sigmoid, softplus
 from rerank.errors import DataError
 
 

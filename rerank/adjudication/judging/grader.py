@@ -71,7 +71,7 @@ class Grader(PromptJudge):
 
     @property
     def weighs(self) -> bool:
-        """True if the grade is chosen by likelihood instead of being parsed from generated text."""
+        """Whether the grade is chosen by likelihood instead of being parsed from generated text."""
         return self.by == "likelihood" or (self.by == "auto" and self._can_weigh)
 
     @property
@@ -83,16 +83,10 @@ class Grader(PromptJudge):
         return n
 
     def make_requests(self, window: Window) -> list[Request]:
-        """Return one request per document. Documents are truncated to fit in the context."""
         return [self.request(Window(window.query, (doc,))) for doc in window.docs]
 
     def request(self, window: Window) -> Request:
-        """Return the request for a window of one document.
-
-        Raises:
-            ContextOverflowError: The prompt does not fit in the context even if the document is truncated to the
-                minimum length.
-        """
+        """Return the request for a window of one document, which is truncated to fit in the context."""
         if self.weighs:
             return continuation_request(self, window, [str(grade) for grade in reversed(self.grades)])
         limits = self.limits
@@ -103,7 +97,7 @@ class Grader(PromptJudge):
         return Request(prompt=fitted.prompt, sampling=sampling, window=window, task=GenerationTask())
 
     def read(self, reply: Reply) -> GradedReply:
-        """Return the grade in the generated text, or the reason why there is none.
+        """Return the grade in a reply, or the reason why there is none.
 
         If grades are compared by likelihood, this is the most likely grade; the lowest of them if several are tied.
         """
@@ -200,19 +194,14 @@ def judge_session_by_model(
     on_judged: Callable[[PendingJudgment], None] = lambda pending: None,
     workers: GradingWorkers | None = None,
 ) -> dict[str, str]:
-    """Let a model judge the remaining documents of a session.
+    """Let a model judge the remaining documents of a session; return the errors of topics that got no reply.
 
     A judging order must wait for a judgment before it can choose the next document of a topic. All topics therefore
     advance at the same pace, and a batch contains documents of many topics. A judgment is saved as soon as its reply
     arrives; a model in this process returns the replies of a batch together. A reply without a grade is saved as a
     judgment without a grade and counts as not relevant for the judging order. If the backend returns no reply, nothing
-    is saved and the topic is skipped until the next call of this function.
-
-    Args:
-        workers: Workers that process the same batches in place of the backend of ``grader``; None to use that backend.
-
-    Returns:
-        The error message of each topic that was skipped because the backend returned no reply.
+    is saved and the topic is skipped until the next call of this function. ``workers`` process the same batches in
+    place of the backend of ``grader``.
 
     Raises:
         BackendError: The backend cannot be used at all. Earlier judgments are saved.
@@ -245,7 +234,6 @@ def judge_session_by_model(
 def _replies_of_backend(
     session: JudgingSession, grader: Grader, texts: PoolTexts, waiting: Mapping[str, str]
 ) -> Generator[tuple[PendingJudgment, Reply]]:
-    """Let the grader's backend process the pending documents in batches. Yield each document with its reply."""
     while batch := list(islice(session.pending(excluding=waiting), max(1, grader.backend.batch_size))):
         requests = [grader.request(texts.window(pending)) for pending in batch]
         for position, reply in iterate_replies(grader.backend, requests):

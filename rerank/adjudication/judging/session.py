@@ -44,8 +44,7 @@ class JudgingTerms:
     relevant: int = 1  # lowest grade that counts as relevant for the judging order
     #: All grades of the scale, as digits in ascending order. A person enters a grade with a single key.
     grades: tuple[int, ...] = SCALE
-    #: Description of the assessor: ``{"judge": "person"}``, or ``llm`` with additional keys for the model and the
-    #: prompt.
+    #: Who judges: ``{"judge": "person"}``, or ``llm`` with additional keys for the model and the prompt.
     judge: Mapping[str, str] = field(default_factory=lambda: {"judge": "person"})
 
     def __post_init__(self) -> None:
@@ -86,7 +85,7 @@ def parse_grades(text: str) -> tuple[int, ...]:
 
 
 def hash_pool(pool: Pool) -> str:
-    """Return the hexadecimal SHA-256 hash of a pool's systems, topics, documents and ranks, to detect another pool."""
+    """Return the hexadecimal SHA-256 hash of a pool's systems, topics, documents and ranks."""
     digest = hashlib.sha256(json.dumps(pool.systems).encode())
     for topic in pool.topics:
         contents = [topic.id, topic.docs, topic.lengths.tolist(), topic.union]
@@ -98,9 +97,8 @@ def hash_pool(pool: Pool) -> str:
 def describe_changes(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """Describe the differences between the settings stored in a file and the current settings.
 
-    Examples:
-        >>> describe_changes({"seed": 0, "depth": 100}, {"seed": 1, "depth": 100})
-        ['--seed is 0 in the file and 1 now']
+    >>> describe_changes({"seed": 0, "depth": 100}, {"seed": 1, "depth": 100})
+    ['--seed is 0 in the file and 1 now']
     """
 
     def show(value: object) -> str:
@@ -145,7 +143,6 @@ class Judgment:
     detail: str = ""  # error message of a failed judgment; otherwise empty
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON object that is written to the judgment file."""
         line: dict[str, Any] = {"topic": self.topic, "doc": self.doc, "grade": self.grade, "judge": self.judge}
         line["seconds"] = round(self.seconds, 3)
         more = {"gap": self.gap, "reply": self.reply, "detail": self.detail}
@@ -153,11 +150,7 @@ class Judgment:
 
     @classmethod
     def from_dict(cls, line: Mapping[str, Any], grades: tuple[int, ...]) -> Judgment:
-        """Create a judgment from a JSON object of the judgment file.
-
-        Raises:
-            ValueError: The object is not a judgment with one of these grades. The message says why.
-        """
+        """Create a judgment from a line of the file; ValueError says why it is none with one of these grades."""
         topic, doc, grade, gap = (line.get(key) for key in ("topic", "doc", "grade", "gap"))
         if not isinstance(topic, str) or not isinstance(doc, str):
             raise ValueError('the line is neither a judgment with "topic" and "doc" nor an undo')
@@ -196,7 +189,6 @@ class PoolTexts:
         return cls(queries=known, docs=fetch_documents(corpus, {doc for topic in pool.topics for doc in topic.docs}))
 
     def window(self, pending: PendingJudgment) -> Window:
-        """Return the window to judge: the query and the single document of a pending judgment."""
         return Window(self.queries[pending.topic], (self.docs[pending.doc],))
 
 
@@ -214,8 +206,7 @@ class JudgingPosition:
 class JudgingSession:
     """A session in which an assessor judges a pool. Create it with `JudgingSession.open`.
 
-    Attributes:
-        history: The judgments that were not undone, in the order in which they were made.
+    ``history`` has the judgments that were not undone, in the order in which they were made.
     """
 
     def __init__(self, journal: JudgmentJournal, pool: Pool, terms: JudgingTerms) -> None:
@@ -254,14 +245,10 @@ class JudgingSession:
 
     @property
     def left(self) -> int:
-        """Number of documents that can still be judged within the budget."""
         return sum(walk.limit - walk.done for walk in self._walks)
 
     def next(self) -> PendingJudgment | None:
-        """Return the next document to judge, from the first topic that is not complete; None at the end.
-
-        If the order chooses among all topics, return the next document of the order.
-        """
+        """Return the next document to judge, from the first topic that is not complete; None at the end."""
         return next((self._pending(*walk.next) for walk in self._walks if walk.next is not None), None)
 
     def pending(self, *, excluding: Container[str] = ()) -> list[PendingJudgment]:
@@ -295,18 +282,13 @@ class JudgingSession:
         self._take(judgment)
 
     def undo(self) -> Judgment | None:
-        """Undo the last judgment. It stays in the file, and a line that cancels it is added.
-
-        Returns:
-            The cancelled judgment, whose document is pending again; None if there is no judgment.
-        """
+        """Undo and return the last judgment, if any. It stays in the file, and a line that cancels it is added."""
         if not self.history:
             return None
         self._journal.add({"undo": True})
         return self._untake()
 
     def position(self, pending: PendingJudgment) -> JudgingPosition:
-        """Return the position of a pending document in the session."""
         walk = self._walks[self._number(pending.topic)]
         walks = [other for other in self._walks if other.limit]
         return JudgingPosition(
@@ -325,7 +307,6 @@ class JudgingSession:
         return Qrels({topic: judged for topic, judged in table.items() if judged}, name=str(self._journal.path))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return numbers of graded, skipped, failed, remaining and relevant documents, and the time in seconds."""
         gaps = [judgment.gap for judgment in self.history]
         return {
             "judged": gaps.count(None),
@@ -337,7 +318,6 @@ class JudgingSession:
         }
 
     def _fresh(self) -> list[JudgingWalk]:
-        """Return new walks of the judging order, before the first judgment."""
         return open_walks(self._order, self.pool, self.terms.budget, seed=self.terms.seed)
 
     def _number(self, topic: str) -> int:
@@ -349,11 +329,10 @@ class JudgingSession:
         return PendingJudgment(pooled_topic.id, pooled_topic.docs[doc])
 
     def _relevant(self, judgment: Judgment) -> bool:
-        """Return whether a judged document counts as relevant for the judging order; False if it has no grade."""
         return judgment.grade is not None and judgment.grade >= self.terms.relevant
 
     def _problem(self, judgment: Judgment) -> str:
-        """Return the reason why a judgment cannot be recorded, such as an unexpected document; empty if it can be."""
+        """Return the reason why a judgment cannot be recorded; empty if it can be."""
         if judgment.topic not in self._places:
             return f"topic {judgment.topic!r} is not in the pool"
         position = self._walks[self._number(judgment.topic)].next
@@ -381,7 +360,6 @@ class JudgingSession:
         return problem
 
     def _take(self, judgment: Judgment) -> None:
-        """Add a judgment to the history, and advance the judging order of its topic to the next document."""
         self._walks[self._number(judgment.topic)].answer(self._relevant(judgment))
         self.history.append(judgment)
 
@@ -398,22 +376,21 @@ class JudgingSession:
         return last
 
 
-FORMAT = "listrank judgments"
-VERSION = 1
+_FORMAT = "listrank judgments"
+_VERSION = 1
 #: Line that marks the previous line as incomplete because of a crash. The previous line is then ignored.
 _TORN = {"torn": True}
 
 
 class JudgmentJournal:
-    """The file of a session's judgments, to which lines are only added. A new file is created with the first line.
+    """The append-only file of a session's judgments, in JSON lines. A new file is created with the first line.
 
-    Args:
-        path: Path of a new or an existing file.
-        about: Contents of the first line of a new file, in addition to format and version.
+    Each line is synced to disk before the next document is shown. A crash may leave the last line incomplete. This is
+    detected when the file is opened again; the line is then ignored, and a line that marks it as incomplete is written
+    before the next judgment.
 
-    Attributes:
-        about: Contents of the first line, without format and version.
-        lines: The other lines as pairs of line number (from 1) and JSON object.
+    Attributes: about: Contents of the first line, in addition to format and version. lines: The other lines as pairs of
+    line number (from 1) and JSON object.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
@@ -431,7 +408,7 @@ class JudgmentJournal:
         except (OSError, ValueError) as error:  # ValueError: the path contains a NUL character
             raise MissingResourceError(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from error
         self._size = len(data)
-        first = _encode({"format": FORMAT, "version": VERSION, **about})
+        first = _encode({"format": _FORMAT, "version": _VERSION, **about})
         if len(data) < len(first) and first.startswith(data):  # new file, or incomplete first line
             self._before = first[len(data) :]
         else:
@@ -465,22 +442,21 @@ class JudgmentJournal:
         self._before = b""
 
     def _read(self, data: bytes) -> None:
-        """Parse the lines of an existing file and detect incomplete lines."""
         parts = data.split(b"\n")
         is_complete = parts[-1] == b""
         lines = parts[:-1] if is_complete else parts
         rows = [_parse(line) for line in lines]
         about = rows[0]
-        if about is None or about.pop("format", None) != FORMAT:
+        if about is None or about.pop("format", None) != _FORMAT:
             raise DataError(
                 f"{self.path} exists and is not a file of judgments",
-                expected=f'a first line of JSON with "format": "{FORMAT}"',
+                expected=f'a first line of JSON with "format": "{_FORMAT}"',
                 remedy="Choose another --out; this file was not changed",
             )
-        if (version := about.pop("version", None)) != VERSION:
+        if (version := about.pop("version", None)) != _VERSION:
             raise DataError(
                 f"{self.path} has version {error_repr(version)} of the format",
-                expected=f"version {VERSION}",
+                expected=f"version {_VERSION}",
                 remedy="Use the version of listrank that wrote the file",
             )
         self.about = about
@@ -512,7 +488,6 @@ def _encode(line: Mapping[str, Any]) -> bytes:
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """Return the JSON object in a line; None if the line is not a JSON object."""
     try:
         row = json.loads(line.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):

@@ -30,9 +30,5 @@ def open_judging_order(selector: str) -> JudgingOrder:
 
 def static_judging_orders() -> list[str]:
     """Return the names of the orders that do not depend on judgments."""
-    classes = ((name, orders.get(name)) for name in orders.names())
-    return [
-        name.replace("_", "-")
-        for name, order_class in classes
-        if isinstance(order_class, type) and issubclass(order_class, StaticOrder)
-    ]
+    found = {name.replace("_", "-"): orders.get(name) for name in orders.names()}
+    return [name for name, order in found.items() if isinstance(order, type) and issubclass(order, StaticOrder)]

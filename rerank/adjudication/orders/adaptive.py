@@ -54,7 +54,6 @@ class MtfGlobal(Mtf):
     title: ClassVar[str] = "Move-to-Front over all topics"
 
     def across(self, topics: Sequence[PooledTopic], rng: RandomGenerator) -> WalkAcross:
-        """Yield the documents of all topics in judging order."""
         return _move_to_front(topics, rng)
 
 
@@ -123,10 +122,9 @@ class _Bandit(ABC):
 
     @abstractmethod
     def values(self, arms: _Arms, rng: RandomGenerator) -> Floats:
-        """Return (runs,) values of the runs. The run with the largest value provides the next document."""
+        """Return (runs,) values; the run with the largest one provides the next document."""
 
     def learn(self, arms: _Arms, runs: list[int], relevant: bool) -> None:
-        """Count the judgment as a hit or a miss of the ``runs`` that contain the document."""
         arms.plays += 1
         (arms.hits if relevant else arms.misses)[runs] += 1
 
@@ -152,9 +150,7 @@ class _ForgettingBandit(_Bandit):
 
 @dataclass(frozen=True, kw_only=True)
 class Mm(_ForgettingBandit):
-    """MaxMean: judge the next document of the run with the largest value (1 + relevant) / (2 + judged).
-
-    Both are numbers of documents of the run.
+    """MaxMean: judge the next document of the run with the largest (1 + relevant) / (2 + judged documents).
 
     Source: Losada et al., IP&M 2017.
     """
@@ -167,10 +163,7 @@ class Mm(_ForgettingBandit):
 
 @dataclass(frozen=True, kw_only=True)
 class MmNs(Mm):
-    """MaxMean (`mm`) that forgets older judgments of a run. With rate 1, only its latest judgment counts.
-
-    Source: Losada et al. 2017.
-    """
+    """MaxMean that forgets older judgments of a run; with rate 1, only its latest counts. Losada et al. 2017."""
 
     title: ClassVar[str] = "MaxMean, non-stationary"
 
@@ -282,7 +275,7 @@ class _HedgeState:
 
 
 def hedge_gains(topic: PooledTopic) -> Floats:
-    """Return an array of shape (runs, docs): the gains g(d, s) of `Hedge`."""
+    """Return (runs, docs) the gains g(d, s) of `Hedge`."""
     from scipy.special import gammaln
 
     union, lengths = float(topic.union), topic.lengths.astype(np.float64)
@@ -302,17 +295,14 @@ class _ResidualOrder(RankBiasedWeights, AdaptiveOrder):
 
     @abstractmethod
     def worth(self, base: Floats, residual: Floats) -> Floats:
-        """Return an array of shape (runs,): the factor by which a run's RBP weights count in the scores of documents.
+        """Return (runs,) factors of a run's RBP weights in the scores of documents.
 
-        Args:
-            base: (runs,) sum of the RBP weights of the documents judged relevant.
-            residual: (runs,) 1 minus the sum of the RBP weights of all judged documents.
+        ``base`` (runs,) is the sum of the RBP weights of the documents judged relevant; ``residual`` (runs,) is 1 minus
+        the sum of the RBP weights of all judged documents.
         """
 
 
 class _ResidualState:
-    """State of a `_ResidualOrder`: for every run, the RBP earned by relevant documents (base) and the residual."""
-
     def __init__(self, order: _ResidualOrder, weights: Floats) -> None:
         self._order = order
         self._weights = weights  # (runs, docs)

@@ -18,10 +18,9 @@ from rerank.adjudication.pools import Floats, PooledTopic
 from rerank.errors import ensure
 
 RandomGenerator = np.random.Generator
-#: Generator that yields the index of the next document to judge and receives whether it is relevant. Every document is
-#: yielded once.
+#: Yields the index of the next document to judge, each once, and receives whether it is relevant.
 Walk = Generator[int, bool, None]
-#: Generator over the documents of all topics. It yields pairs of topic index and document index.
+#: Yields pairs of topic index and document index, over the documents of all topics.
 WalkAcross = Generator[tuple[int, int], bool, None]
 
 
@@ -30,8 +29,7 @@ class JudgingOrder(Protocol):
 
     #: Name of the order in reports.
     title: ClassVar[str]
-    #: Whether the order is stochastic: it chooses at random, or leaves ties, which a study breaks at random. A study
-    #: repeats stochastic orders with several seeds.
+    #: Whether it chooses, or leaves ties, at random. A study repeats stochastic orders with several seeds.
     random: ClassVar[bool]
 
     def __call__(self, topic: PooledTopic, rng: RandomGenerator) -> Walk:
@@ -61,7 +59,7 @@ class StaticOrder(ABC):
 
     @abstractmethod
     def scores(self, topic: PooledTopic) -> Floats:
-        """Return an array of shape (docs,): the score of each document. Documents with larger scores come first."""
+        """Return (docs,) scores of the documents. Documents with larger scores come first."""
 
 
 class AdaptiveOrder(ABC):
@@ -84,18 +82,16 @@ class AdaptiveOrder(ABC):
             state.learn(doc, (yield doc))
 
     @abstractmethod
-    def begin(self, topic: PooledTopic) -> AdaptiveState:
-        """Return the initial state, from which the first scores are computed."""
+    def begin(self, topic: PooledTopic) -> AdaptiveState: ...
 
 
 class AdaptiveState(Protocol):
     """Protocol for the state of an adaptive order, which is updated after every judgment."""
 
     def scores(self) -> Floats:
-        """Return an array of shape (docs,): the current score of each document. The caller may modify the array."""
+        """Return (docs,) current scores of the documents, an array that the caller may modify."""
 
-    def learn(self, doc: int, relevant: bool) -> None:
-        """Update the state with the judgment of a document, which changes later scores."""
+    def learn(self, doc: int, relevant: bool) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,12 +104,12 @@ class RankBiasedWeights:
         ensure(0 < self.p < 1, f"p is {self.p}", expected="a number between 0 and 1", remedy="Use 0.8, as in the paper")
 
     def weights(self, topic: PooledTopic) -> Floats:
-        """Return an array of shape (runs, docs): RBP weights (1 - p) p^(rank - 1); 0 for documents not in the run."""
+        """Return (runs, docs) RBP weights (1 - p) p^(rank - 1); 0 for documents not in the run."""
         return np.asarray(np.where(topic.retrieved, (1 - self.p) * self.p ** (topic.ranks - 1.0), 0.0))
 
 
 class RunCursor:
-    """Cursor that finds the next unjudged document of each run on a topic. It has one position per run."""
+    """Cursor that finds the next unjudged document of each run on a topic."""
 
     def __init__(self, topic: PooledTopic) -> None:
         self._lists = topic.lists

@@ -16,7 +16,7 @@ from rerank.io.run_files import read_run
 
 
 def sum_over_runs(values: Floats) -> Floats:
-    """Sum (runs, docs) values over runs. Values are sorted first, which makes the sum independent of the run order."""
+    """Sum (runs, docs) values over runs, sorted first, so that the sum is independent of the order of the runs."""
     return np.asarray(np.sort(values, axis=0).sum(axis=0))
 
 
@@ -114,10 +114,9 @@ class Condorcet(StaticOrder):
 
 
 def condorcet_majorities(topic: PooledTopic) -> Bools:
-    """Return a boolean array of shape (docs, docs): whether more runs rank document i above j than below it."""
+    """Return (docs, docs) whether more runs rank the row document above the column document than below it."""
     votes = np.zeros((len(topic), len(topic)), dtype=np.int32)
     for row in np.where(topic.retrieved, topic.ranks, np.iinfo(np.int64).max):
-        # (docs, docs) votes for the row document over the column document
         votes += row[:, None] < row[None]
     return np.asarray(votes > votes.T)
 
@@ -183,12 +182,10 @@ class Ntcir(StaticOrder):
 
 
 class Llm(StaticOrder):
-    """Order given by run files, such as the output of ``rerank run``. Other documents follow.
+    """Order given by a run file or a folder of run files, such as the output of ``rerank run``.
 
-    Documents that no run file contains come last, ordered by their best rank in the runs of the pool.
-
-    Args:
-        path: A run file, or a folder of run files. Several runs are combined by reciprocal rank fusion with k = 60.
+    Several runs are combined by reciprocal rank fusion with k = 60. Documents that no run file contains come last,
+    ordered by their best rank in the runs of the pool.
     """
 
     title: ClassVar[str] = "order of an LLM"

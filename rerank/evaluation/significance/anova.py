@@ -55,9 +55,7 @@ class TukeyAnova:
     family_wise: ClassVar[bool] = True
 
     def p_values(self, scores: Floats) -> Floats:
-        """Return the (pairs,) p-values, interpolated if there are more than `_EXACT` pairs, since each takes
-        milliseconds.
-        """
+        """Return (pairs,) p-values; more than `_EXACT` of them are interpolated, since each takes milliseconds."""
         q, systems, freedom = self._statistic(scores)
         if freedom < 1 or not q.any():
             return np.ones(len(q))
@@ -105,6 +103,7 @@ def studentised_range_tail(q: Floats, systems: int, freedom: int) -> Floats:
 
 @lru_cache(maxsize=256)
 def critical_studentised_range(alpha: float, systems: int, freedom: int) -> float:
+    """Return the quantile of the studentised range that is exceeded with probability ``alpha``."""
     from scipy.stats import studentized_range
 
     return float(studentized_range.isf(alpha, systems, freedom))
@@ -173,6 +172,7 @@ def dunnett_tail(statistic: float, comparisons: int, freedom: int) -> float:
 
 @lru_cache(maxsize=256)
 def critical_dunnett(alpha: float, comparisons: int, freedom: int) -> float:
+    """Return the value that the largest |t| of Dunnett's test exceeds with probability ``alpha``."""
     from scipy.optimize import brentq
     from scipy.stats import t
 

@@ -81,22 +81,19 @@ class BaselineTest(Protocol):
     """A test that compares every system with one baseline on the same topics."""
 
     @property
-    def title(self) -> str:
-        """Name of the test in tables and reports."""
+    def title(self) -> str: ...  # name in tables and reports
 
     @property
-    def correction(self) -> str:
-        """Name of the correction; ``none`` if the test controls the family-wise error itself."""
+    def correction(self) -> str: ...  # ``none`` if the test controls the family-wise error itself
 
     @property
-    def family_wise(self) -> bool:
-        """Whether the test itself controls the family-wise error over all comparisons with the baseline."""
+    def family_wise(self) -> bool: ...  # whether the test controls the family-wise error over all comparisons
 
     def p_values(self, scores: Floats, baseline: int) -> BaselineP:
         """Compute two-sided p-values of all systems but the baseline; ``scores`` has shape (topics, systems)."""
 
     def half_widths(self, scores: Floats, baseline: int, alpha: float) -> Floats:
-        """Return (systems - 1,) half widths of intervals that jointly cover all differences with probability 1 - alpha."""
+        """Return (systems - 1,) half widths of intervals that cover all differences with probability 1 - alpha."""
 
 
 def iterate_paired_differences(scores: Floats, decimals: int | None = DECIMALS) -> Iterator[Floats]:
@@ -130,6 +127,7 @@ def differences_from_baseline(scores: Floats, baseline: int) -> Floats:
 
 
 def are_constant(values: Floats, tolerance: float = 0.0) -> Bools:
+    """Return, for each column of (topics, columns) values, whether all values are equal."""
     return np.asarray(np.ptp(values, axis=0) <= tolerance)
 
 

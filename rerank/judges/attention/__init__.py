@@ -83,11 +83,7 @@ class Attention(ListwiseJudge):
         return [self.request(window)]
 
     def request(self, window: Window, *, per_head: bool = False, per_token: bool = False) -> Request:
-        """Return the request for a window.
-
-        Args:
-            per_token: Request a score for every token, as needed for evidence.
-        """
+        """Return the request for a window, with a score for every token if they are needed for evidence."""
         fitted = self._fit(window, self._evidence_budget if per_token else self.budget)
         template = self.template.with_instruction(window.query.instruction)
         spans, tail = template.spans(collapse_whitespace(window.query.text), fitted.passages)
@@ -152,21 +148,14 @@ class Attention(ListwiseJudge):
     def evidence(
         self, window: Window, reply: Reply, unit: EvidenceUnit = "sentence"
     ) -> tuple[tuple[EvidenceSpan, ...], ...]:
-        """Return the sentences or words of each document with their shares of the attention.
+        """Return the sentences or words of each document, in window order, with their shares of the attention.
 
-        `select_evidence` selects the units with large shares.
-
-        Args:
-            reply: The reply to its `evidence_request`.
-
-        Returns:
-            For each document, in window order, the units of the part of its text that the prompt shows. The truncated
-            rest of the text has no units.
+        `select_evidence` selects the units with large shares. ``reply`` is that to the `evidence_request`. The rest of
+        a truncated text, which the prompt does not show, has no units.
         """
         if reply.finish in ("error", "refused"):
-            raise PartialFailureError(
-                f"The evidence could not be extracted: {reply.error or 'the request was refused'}"
-            )
+            reason = reply.error or "the request was refused"
+            raise PartialFailureError(f"The evidence could not be extracted: {reason}")
         passages = self._fit(window, self._evidence_budget).passages
         template = self.template.with_instruction(window.query.instruction)
         prefixes = find_prefixes(template, collapse_whitespace(window.query.text), passages)

@@ -87,14 +87,10 @@ def find_prefixes(template: PromptTemplate, query: str, passages: Sequence[str])
 
 
 def map_passage(document: Document, shown: str) -> list[int | None]:
-    r"""Map the characters of a passage in a prompt to the text of its document.
+    r"""Return, for each character of a passage that a prompt shows, its position in the text of its document.
 
-    Args:
-        shown: The passage in the prompt, which may be truncated: a prefix of `passage_text`, except for brackets.
-
-    Returns:
-        For each character of ``shown``, its position in `Document.text`. A space before a word has the position of the
-        word. The position is None for characters of the title and of its label.
+    ``shown`` may be truncated: a prefix of `passage_text`, except for brackets. A space before a word has the position
+    of the word. The position is None for characters of the title and of its label.
 
     >>> map_passage(Document(id="1", text=" two \n lines"), "two li")
     [1, 2, 3, 7, 7, 8]
@@ -114,12 +110,7 @@ def score_passage(
 ) -> tuple[EvidenceSpan, ...]:
     """Score the sentences or words of a document from the tokens of its passage in a prompt.
 
-    Args:
-        shown: The passage in the prompt, which may be truncated.
-        tokens: Pairs of the position of a token within the span and its score.
-
-    Returns:
-        All units of the document's text that the prompt shows, in order; the last one may be truncated.
+    ``tokens`` are pairs of the position of a token within the span and its score. The last unit may be truncated.
     """
     positions = map_passage(document, shown)
     # A token may begin with the space before the passage.
@@ -139,12 +130,10 @@ def score_units(
 ) -> tuple[EvidenceSpan, ...]:
     """Divide a text into sentences or words and score them by the attention that their tokens receive.
 
-    The score of a unit is the sum of max(0, c_t) over its tokens, divided by the same sum over all tokens; it is 0
-    if no token has a positive score. Sums are not divided by the length of the unit: means find planted sentences
-    about as often (docs/evidence.md), but only sums are shares.
-
-    Args:
-        tokens: Pairs of the position of a token's first character in the text and its score c_t.
+    The score of a unit is the sum of max(0, c_t) over its tokens, divided by the same sum over all tokens; it is 0 if
+    no token has a positive score. Sums are not divided by the length of the unit: means find planted sentences about as
+    often (docs/evidence.md), but only sums are shares. ``tokens`` are pairs of the position of a token's first
+    character in the text and c_t.
 
     >>> tokens = [(0, 0.5), (3, 1.0), (10, -0.1), (13, 0.5)]
     >>> [span.score for span in score_units("It rains. It snows.", tokens)]
@@ -194,8 +183,7 @@ def select_evidence(
     return tuple(sorted(best, key=lambda span: span.start))
 
 
-#: Maximum length of a sentence in characters: in general, and in scripts without spaces, whose characters carry more
-#: information.
+#: Longest sentence in characters, and in scripts without spaces, whose characters carry more information.
 _LONGEST, _LONGEST_UNSPACED = 400, 140
 
 _CLOSING = "\"'”’»)\\]"

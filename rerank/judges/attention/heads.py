@@ -53,7 +53,6 @@ class HeadList:
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def write(self, path: str | Path) -> None:
-        """Write a JSON file that `open_attention_heads` reads."""
         later = ("weights", "length_power", "base")
         content = {key: value for key, value in asdict(self).items() if value or key not in later}
         with replace_text_file(path) as file:
@@ -94,9 +93,8 @@ def model_identity(identity: Mapping[str, str]) -> dict[str, str]:
 def open_attention_heads(name: str, identity: Mapping[str, str], base: ModelBase | None = None) -> HeadList:
     """Open a head list and check that its heads were selected for the model in use, maybe with other weights.
 
-    Args:
-        name: Path of a file, or ``qrhead`` or ``core`` for the published list of this model.
-        base: The published model whose weights the backend runs; None if it is not known.
+    ``name`` is the path of a file, or ``qrhead`` or ``core`` for the published list of this model. ``base`` is the
+    published model whose weights the backend runs; None if it is not known.
     """
     if name in _PUBLISHED:
         return _published_heads(name, identity)

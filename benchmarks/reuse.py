@@ -28,7 +28,7 @@ import torch
 from rerank import Reranker
 from rerank.backends.hf import Hf
 from rerank.collections import open_collection
-from rerank.lm.prefix_cache import PrefixCache, PrefixStore
+from rerank.lm.prefix_cache import DEFAULT_LIMIT, PrefixCache
 from rerank.models import BackendOptions, open_model_backend
 from rerank.prompts.base import Prompt
 from rerank.retrieval import open_first_stage
@@ -60,11 +60,11 @@ class BothSides:
         """Forget all counts and prefixes."""
         self.batches: list[tuple[list[Request], list[Reply], list[Reply]]] = []
         self.seconds = {"reuse": 0.0, "plain": 0.0}
-        self.set_store(PrefixStore())
+        self.drop_prefixes()
 
-    def set_store(self, store: PrefixStore) -> None:
-        """Replace the store of prefixes."""
-        self._reuse.__dict__["_prefixes"] = PrefixCache(self._reuse.model, store)
+    def drop_prefixes(self, limit: int = DEFAULT_LIMIT) -> None:
+        """Start with an empty cache of prefixes of at most this number of bytes."""
+        self._reuse.__dict__["_prefixes"] = PrefixCache(self._reuse.model, limit)
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """Answer the requests in batches, the longest first."""
@@ -89,12 +89,12 @@ class BothSides:
         return self._reuse.tokens.encode(prompts)
 
     def same_bits(self) -> bool:
-        """Answer the first batches again, from the store as it is, from an empty one and from none."""
+        """Answer the first batches again, from the cache as it is, from an empty one and from none."""
         first = self.batches[:REPEATED]
         same = True
-        for store in (None, PrefixStore(), PrefixStore(0)):
-            if store is not None:
-                self.set_store(store)
+        for limit in (None, DEFAULT_LIMIT, 0):
+            if limit is not None:
+                self.drop_prefixes(limit)
             for batch, replies, _ in first:
                 again = self._reuse.generate(batch)
                 same &= [(r.scores, r.text) for r in again] == [(r.scores, r.text) for r in replies]

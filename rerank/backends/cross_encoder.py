@@ -21,6 +21,7 @@ from rerank.lm.loading import (
     pick_device,
     pick_dtype,
     quiet_transformers,
+    require_torch,
 )
 from rerank.lm.model_files import ModelFiles
 from rerank.lm.model_process import LocalModel, require_model_process
@@ -173,50 +174,43 @@ def load_cross_encoder_model(
     dtype = pick_dtype(options.dtype, device)
     with quiet_transformers():
         try:
-            import sentence_transformers  # noqa: F401
+            import sentence_transformers
         except ImportError as error:
             raise MissingPrerequisiteError(
                 f"A cross-encoder needs sentence-transformers, and importing it failed: {error}",
                 remedy="Run: pip install 'listrank[cross-encoder]'",
             ) from error
-    with quiet_transformers(), named_loading_errors(files, device):
-        model = _open(files, options, device=device, dtype=dtype, new_head=new_head)
-    return model, {**files.identity, "dtype": dtype}
-
-
-def _open(files: ModelFiles, options: BackendOptions, *, device: str, dtype: str, new_head: bool = False) -> Any:
-    """Load the model; raise `UsageError` if it has no classification head, unless ``new_head`` adds one."""
-    import sentence_transformers
-    import torch
-    import transformers
-
+    torch, transformers = require_torch()
     classes: list[str] = []
-    if not files.is_library_cross_encoder:
-        code = {"trust_remote_code": options.trust_remote_code}
-        classes = transformers.AutoConfig.from_pretrained(files.folder, **code).architectures or []
-    has_head = files.is_library_cross_encoder or any(name.endswith(_ARCHITECTURE) for name in classes)
-    is_generative = any(name.endswith(_GENERATIVE) for name in classes)
-    if not has_head and (is_generative or not new_head):
-        raise UsageError(
-            f"Model {str(files)!r} is a {' or '.join(classes) or 'model of unknown class'}",
-            expected=f"a cross-encoder, whose class ends with {_ARCHITECTURE}"
-            + (", or an encoder such as BERT" if new_head else ""),
-            remedy="Use a cross-encoder; to score documents one by one with a language model, use --method pointwise",
-        )
-    files.check_tokenizer()
+    with quiet_transformers(), named_loading_errors(files, device):
+        if not files.is_library_cross_encoder:
+            code = {"trust_remote_code": options.trust_remote_code}
+            classes = transformers.AutoConfig.from_pretrained(files.folder, **code).architectures or []
+        has_head = files.is_library_cross_encoder or any(name.endswith(_ARCHITECTURE) for name in classes)
+        is_generative = any(name.endswith(_GENERATIVE) for name in classes)
+        if not has_head and (is_generative or not new_head):
+            raise UsageError(
+                f"Model {str(files)!r} is a {' or '.join(classes) or 'model of unknown class'}",
+                expected=f"a cross-encoder, whose class ends with {_ARCHITECTURE}"
+                + (", or an encoder such as BERT" if new_head else ""),
+                remedy="Use a cross-encoder; to score documents one by one with a language model, use "
+                "--method pointwise",
+            )
+        files.check_tokenizer()
 
-    def unused(weight: str) -> bool:
-        """Return whether a weight is of a new head, which is to be trained, or of a pooler that modules bypass."""
-        return not has_head or (files.is_library_cross_encoder and is_of_bypassed_pooler(weight, files))
+        def unused(weight: str) -> bool:
+            """Return whether a weight is of a new head, which is to be trained, or of a pooler that modules bypass."""
+            return not has_head or (files.is_library_cross_encoder and is_of_bypassed_pooler(weight, files))
 
-    with complete_weights(files, unused=unused):
-        return sentence_transformers.CrossEncoder(
-            str(files.folder),
-            device=device,
-            activation_fn=torch.nn.Identity(),
-            model_kwargs={"dtype": dtype, "use_safetensors": True},
-            trust_remote_code=options.trust_remote_code,
-        )
+        with complete_weights(files, unused=unused):
+            model = sentence_transformers.CrossEncoder(
+                str(files.folder),
+                device=device,
+                activation_fn=torch.nn.Identity(),
+                model_kwargs={"dtype": dtype, "use_safetensors": True},
+                trust_remote_code=options.trust_remote_code,
+            )
+    return model, {**files.identity, "dtype": dtype}
 
 
 def _count_special_tokens(model: Any) -> int:

@@ -207,9 +207,9 @@ class Hf(LocalModel):
     @cached_property
     def _prefixes(self) -> PrefixCache | None:
         """The cache of prompt prefixes; None if prefixes are not reused."""
-        from rerank.lm.prefix_cache import PrefixCache, PrefixStore, supports_prefixes
+        from rerank.lm.prefix_cache import PrefixCache, supports_prefixes
 
-        return PrefixCache(self.model, PrefixStore()) if self._reuse and supports_prefixes(self.model) else None
+        return PrefixCache(self.model) if self._reuse and supports_prefixes(self.model) else None
 
     def _release(self) -> bool:
         """Free the memory of cached prefixes and of the failed batch; return whether any prefixes were cached."""

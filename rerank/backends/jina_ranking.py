@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rerank.backends.cross_encoder import PassageScorer, check_single_device
 from rerank.errors import BackendError, DataError, UsageError, ensure
@@ -54,11 +54,8 @@ class RankingTokens(HfTokens):
         return self.fixed + 2 * query + sum(passages) + self.per_passage * max(1, len(passages))
 
 
-class _Vectors(NamedTuple):
-    """Float32 vectors of a block of passages, of shape (passages, 512), and of the query, of shape (512,)."""
-
-    passages: Any
-    query: Any
+#: Float32 vectors of a block of passages, of shape (passages, 512), and of the query, of shape (512,).
+_Vectors = tuple[Any, Any]
 
 
 class JinaRanking(PassageScorer):
@@ -150,7 +147,7 @@ class JinaRanking(PassageScorer):
         with torch.inference_mode():
             states = self.model.model(input_ids=row, use_cache=False).last_hidden_state[0]
             passages, query = (self.model.projector(states[row[0] == mark]).float() for mark in self._marks)
-        return _Vectors(passages, query[0])
+        return passages, query[0]
 
 
 def render_ranking_prompt(query: str, passages: Sequence[str]) -> str:
@@ -164,10 +161,9 @@ def _combine_blocks(blocks: Sequence[_Vectors]) -> tuple[float, ...]:
     if not blocks:
         return ()
     cosine = torch.nn.functional.cosine_similarity
-    weights = [(1 + cosine(block.passages, block.query[None]).max()) / 2 for block in blocks]
     # A cosine does not depend on the length of a vector, so the weights need not be divided by their sum.
-    query = sum(weight * block.query for weight, block in zip(weights, blocks, strict=True))
-    return tuple(cosine(torch.cat([block.passages for block in blocks]), query[None]).tolist())
+    query = sum((1 + cosine(passages, query[None]).max()) / 2 * query for passages, query in blocks)
+    return tuple(cosine(torch.cat([passages for passages, _ in blocks]), query[None]).tolist())
 
 
 def _load_ranking_model(files: ModelFiles, *, device: str, dtype: str) -> tuple[Any, Any]:

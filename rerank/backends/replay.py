@@ -38,11 +38,9 @@ class RecordedCall(Protocol):
 
 
 class _RecordedTokens(WordTokens):
-    """A token counter that counts words, and allows the single-token identifiers of the recorded run."""
+    """A token counter that counts words, and allows the single-token identifiers (``letters``) of the recorded run."""
 
-    def __init__(self, context_size: int, letters: tuple[str, ...]) -> None:
-        super().__init__(context_size)
-        self.letters = letters
+    letters: tuple[str, ...]
 
 
 class Replay(BaseBackend):
@@ -65,13 +63,14 @@ class Replay(BaseBackend):
         by_query: defaultdict[str, list[RecordedCall]] = defaultdict(list)
         for call in calls:
             by_query[call.query_id].append(call)
-        self._calls_of: Callable[[str], Iterable[RecordedCall]] = partial(_calls_of_query, dict(by_query))
+        self._calls_of: Callable[[str], Iterable[RecordedCall]] = partial(_get, dict(by_query))
         self._queries = sys.maxsize
         self._open: OrderedDict[str, dict[_Key, Reply]] = OrderedDict()
         self._unused: dict[str, set[_Key]] = {}
         self.usage = Usage()
         self.identity = dict(identity or {"model": "replay"})
-        self.tokens = _RecordedTokens(_NO_LIMIT, letters)
+        self.tokens = _RecordedTokens(_NO_LIMIT)
+        self.tokens.letters = letters
 
     @classmethod
     def by_query(cls, calls_of: Callable[[str], Iterable[RecordedCall]], *, letters: tuple[str, ...] = ()) -> Self:
@@ -112,5 +111,5 @@ class Replay(BaseBackend):
         return self._open[query_id]
 
 
-def _calls_of_query(calls: Mapping[str, Iterable[RecordedCall]], query_id: str) -> Iterable[RecordedCall]:
+def _get(calls: Mapping[str, Iterable[RecordedCall]], query_id: str) -> Iterable[RecordedCall]:
     return calls.get(query_id, ())

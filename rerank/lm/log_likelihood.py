@@ -123,27 +123,21 @@ def _score_with_kv_cache(
     for start in range(0, len(longer), _BATCH):
         batch = longer[start : start + _BATCH]
         # The first token of a remainder is scored above; here it is the input that predicts the second token.
-        remainders = [texts[index][len(shared) :] for index in batch]
-        values = _score_remainders(model, deepcopy(cache), len(inputs), remainders, pad)
-        for index, value in zip(batch, values, strict=True):
-            scores[index] += value
+        rests = [texts[index][len(shared) :] for index in batch]
+        copies = deepcopy(cache)
+        copies.batch_repeat_interleave(len(rests))
+        cached, width = len(inputs), max(map(len, rests)) - 1
+        # Padded on the right, where causal attention hides the padding from all real tokens.
+        ids = torch.tensor([[*rest[:-1], *[pad] * (width - len(rest) + 1)] for rest in rests], device=model.device)
+        mask = torch.ones((len(rests), cached + width), dtype=torch.long, device=model.device)
+        positions = torch.arange(cached, cached + width, device=model.device).expand(len(rests), -1)
+        output = call_forward(
+            model, cache=copies, input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True
+        )
+        # (rests, width, vocabulary): position i is after token i of a remainder and predicts token i + 1.
+        for index, row, rest in zip(batch, output.logits.float().log_softmax(dim=-1), rests, strict=True):
+            scores[index] += _sum(row, rest[1:])
     return scores
-
-
-def _score_remainders(model: Any, cache: Any, cached: int, texts: Sequence[_Ids], pad: int) -> list[float]:
-    """Return, per text, the log-probability of all tokens but the first, given the cache and the first token."""
-    cache.batch_repeat_interleave(len(texts))
-    width = max(map(len, texts)) - 1
-    # Padded on the right, where causal attention hides the padding from all real tokens.
-    ids = torch.tensor([[*text[:-1], *[pad] * (width - len(text) + 1)] for text in texts], device=model.device)
-    mask = torch.ones((len(texts), cached + width), dtype=torch.long, device=model.device)
-    positions = torch.arange(cached, cached + width, device=model.device).expand(len(texts), -1)
-    output = call_forward(
-        model, cache=cache, input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True
-    )
-    # (texts, width, vocabulary): position i is after token i of a text and predicts token i + 1.
-    logs = output.logits.float().log_softmax(dim=-1)
-    return [_sum(row, text[1:]) for row, text in zip(logs, texts, strict=True)]
 
 
 def _prefill_logits(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -25,8 +24,9 @@ from rerank.lm.cpu_attention import FEW, cpu_attention_forward, has_full_attenti
 from rerank.lm.forward_pass import PreallocatedLayer, call_forward, make_kv_cache
 from rerank.lm.model_process import is_split
 from rerank.lm.temporary_settings import OutputHead, TemporarySettings
+from rerank.prompts.bounded_memo import BoundedMemo
 
-#: Default limit of a store in bytes: in bfloat16, enough for 46,000 tokens of SmolLM2-135M or 8,000 tokens of a model
+#: Default limit of a cache in bytes: in bfloat16, enough for 46,000 tokens of SmolLM2-135M or 8,000 tokens of a model
 #: with 8 billion parameters.
 DEFAULT_LIMIT = 1 << 30
 
@@ -45,39 +45,6 @@ class PrefixSegment:
         return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
 
 
-class PrefixStore:
-    """A store of prefix segments by key; above ``limit`` bytes, the least recently used ones are dropped."""
-
-    def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
-        self._limit = limit
-        self._segments: OrderedDict[bytes, PrefixSegment] = OrderedDict()
-        self.size = 0
-
-    def __len__(self) -> int:
-        return len(self._segments)
-
-    def get(self, key: bytes) -> PrefixSegment | None:
-        """Return a segment and mark it as recently used; None if it is not in the store."""
-        segment = self._segments.get(key)
-        if segment is not None:
-            self._segments.move_to_end(key)
-        return segment
-
-    def put(self, key: bytes, segment: PrefixSegment) -> None:
-        """Add a segment, unless it is larger than the limit or its key is already in the store."""
-        if segment.size > self._limit or key in self._segments:
-            return
-        self._segments[key] = segment
-        self.size += segment.size
-        while self.size > self._limit:
-            _, dropped = self._segments.popitem(last=False)
-            self.size -= dropped.size
-
-    def clear(self) -> None:
-        self._segments.clear()
-        self.size = 0
-
-
 #: Types of RoPE whose frequencies depend on the length of the prompt.
 _ROPE_BY_LENGTH = ("dynamic", "longrope")
 
@@ -93,41 +60,44 @@ class CachedPrefix:
 
 
 class PrefixCache:
-    """A cache that computes prefixes of prompts for a model that `supports_prefixes`, and keeps them in a store.
+    """A cache of the prefixes of prompts, of at most ``limit`` bytes, for a model that `supports_prefixes`.
 
     A prefix is always computed in the same way: in a batch of one row, on top of the prefix that it extends. Its
-    values are therefore bit-identical, whatever the store contains.
+    values are therefore bit-identical, whatever the cache contains.
     """
 
-    def __init__(self, model: Any, store: PrefixStore) -> None:
-        self._model, self._store = model, store
+    def __init__(self, model: Any, limit: int = DEFAULT_LIMIT) -> None:
+        self._model, self._limit = model, limit
+        self._segments = self._make_memo()
         self._weights = 0
 
+    def _make_memo(self) -> BoundedMemo[bytes, PrefixSegment]:
+        return BoundedMemo(self._limit, lambda _, segment: segment.size)
+
     def load(self, prompts: Sequence[Sequence[int]], plan: Sequence[Sequence[int]]) -> list[CachedPrefix]:
-        """Return the planned prefix of each prompt in a batch, from the store or newly computed.
+        """Return the planned prefix of each prompt in a batch, from the cache or newly computed.
 
         ``plan`` contains the lengths of the prefixes of each prompt, in increasing order
         (`rerank.lm.local_tasks`).
         """
         if not any(plan):
             return [CachedPrefix() for _ in prompts]
-        # Clear the store if the model was trained, or its weights were replaced, since the last batch. A parameter that
-        # is overwritten has another version, and one that is replaced has another address.
+        # Drop all if the model was trained, or its weights were replaced, since the last batch. A parameter that is
+        # overwritten has another version, and one that is replaced has another address.
         parameters = self._model.parameters()
         weights = hash(tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters))
         if weights != self._weights:
-            self._store.clear()
+            self.clear()
         self._weights = weights
-        batch: dict[bytes, PrefixSegment] = {}  # since the store may drop segments that the batch still needs
+        batch: dict[bytes, PrefixSegment] = {}  # since the cache may drop segments that the batch still needs
         with TemporarySettings(self._model), OutputHead(self._model) as head:
             head.token_ids = [0]  # no logits are needed
             return [self._load_prefix(prompt, ends, batch) for prompt, ends in zip(prompts, plan, strict=True)]
 
     def clear(self) -> bool:
-        """Drop all prefixes, and return whether the store contained any."""
-        had_some = len(self._store) > 0
-        self._store.clear()
-        return had_some
+        """Drop all prefixes, and return whether there were any."""
+        dropped, self._segments = self._segments, self._make_memo()
+        return len(dropped) > 0
 
     def _load_prefix(
         self, prompt: Sequence[int], ends: Sequence[int], batch: dict[bytes, PrefixSegment]
@@ -135,10 +105,10 @@ class PrefixCache:
         segments: list[PrefixSegment] = []
         start = reused = 0
         for end, key in zip(ends, _keys_of(prompt, ends), strict=True):
-            segment = batch.get(key) or self._store.get(key)
+            segment = batch.get(key) or self._segments.get_all([key])[0]
             if segment is None:
                 segment = self._extend(segments, start, prompt[start:end])
-                self._store.put(key, segment)
+                self._segments.put_all([(key, segment)])
             else:
                 reused += end - start
             batch[key] = segment

@@ -71,7 +71,15 @@ class OutputHead:
 
     def __init__(self, model: Any) -> None:
         self._layer = model.get_output_embeddings()
-        self._replaced = _is_plain(self._layer) and not is_split(model)
+        layer = self._layer
+        self._replaced = (
+            type(layer) is torch.nn.Linear
+            and type(layer.weight) is torch.nn.Parameter
+            and "forward" not in vars(layer)
+            and layer.weight.dtype in (torch.float32, torch.bfloat16, torch.float16)
+            and layer.weight.device.type != "meta"
+            and not is_split(model)
+        )
         self.token_ids: list[int] | None = None
 
     def __enter__(self) -> OutputHead:
@@ -105,9 +113,3 @@ class OutputHead:
         size = max(1, _CPU_ENTRIES // weight.shape[1]) if weight.device.type == "cpu" else _SLICE
         logits = torch.cat([linear(hidden, rows.float()) for rows in weight.split(size)], dim=-1)
         return logits if bias is None else logits + bias.float()
-
-
-def _is_plain(layer: Any) -> bool:
-    if type(layer) is not torch.nn.Linear or type(layer.weight) is not torch.nn.Parameter or "forward" in vars(layer):
-        return False
-    return layer.weight.dtype in (torch.float32, torch.bfloat16, torch.float16) and layer.weight.device.type != "meta"

@@ -40,10 +40,6 @@ class LazyBackend:
         return tasks_supported_by_backend(self._type)
 
     @property
-    def costs_money(self) -> bool:
-        return bool(self._type.costs_money)
-
-    @property
     def identity(self) -> Mapping[str, str]:
         identity: Mapping[str, str] = self._description.identity
         return identity

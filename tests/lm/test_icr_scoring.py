@@ -16,7 +16,7 @@ import torch
 
 from rerank.backends.hf import Hf
 from rerank.errors import UsageError
-from rerank.lm import attention_weights, icr_scoring
+from rerank.lm import icr_scoring
 from rerank.lm.icr_scoring import sum_calibrated
 from rerank.lm.loading import quiet_transformers
 from rerank.prompts.base import Message, Prompt
@@ -201,13 +201,13 @@ def test_passages_are_prefilled_once_and_memory_is_not_quadratic(
     tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shapes: list[tuple[int, int]] = []
-    plain = attention_weights._WeightFormula.weights
+    plain = icr_scoring._WeightFormula.weights
 
     def measured(self: Any, scores: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         shapes.append((scores.shape[1], scores.shape[2]))
         return plain(self, scores, visible)
 
-    monkeypatch.setattr(attention_weights._WeightFormula, "weights", measured)
+    monkeypatch.setattr(icr_scoring._WeightFormula, "weights", measured)
     model = tiny_model()
     read: list[int] = []
     model.model.embed_tokens.register_forward_hook(lambda _, given, __: read.append(given[0].shape[1]))

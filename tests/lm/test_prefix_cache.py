@@ -15,7 +15,7 @@ import torch
 from rerank.lm.jobs import Job
 from rerank.lm.local_tasks import plan_prefixes
 from rerank.lm.log_likelihood import compute_log_likelihoods
-from rerank.lm.prefix_cache import CachedPrefix, PrefixCache, PrefixStore, round_pass_length, supports_prefixes
+from rerank.lm.prefix_cache import CachedPrefix, PrefixCache, round_pass_length, supports_prefixes
 from tests.lm.prefixed_jobs import make_job, piece
 
 LETTERS = [[65], [66], [67]]
@@ -64,7 +64,7 @@ def test_float32_scores_are_those_without_a_cache(
     make: Callable[..., Any], attention: str, jobs: list[Job], texts: list[list[int]]
 ) -> None:
     model = make(attention)
-    cache = PrefixCache(model, PrefixStore())
+    cache = PrefixCache(model)
     expected = compute_log_likelihoods(model, [job.prompt for job in jobs], [texts] * len(jobs))
     for _ in range(2):
         assert largest_difference(score(cache, jobs, [texts] * len(jobs)), expected) < 1e-4
@@ -76,10 +76,10 @@ def test_a_warm_a_cold_and_no_store_give_the_same_bits(make: Callable[..., Any],
     model = make(attention, dtype)
     batches = [PAIRS[:2], PAIRS[2:], MIXED]
     texts = [LETTERS, QUERY_TEXT, ANYTHING, LETTERS]
-    cold = [score(PrefixCache(model, PrefixStore()), batch, texts[: len(batch)]) for batch in batches]
-    without = PrefixCache(model, PrefixStore(0))
-    small = PrefixCache(model, PrefixStore(100_000))
-    warm = PrefixCache(model, PrefixStore())
+    cold = [score(PrefixCache(model), batch, texts[: len(batch)]) for batch in batches]
+    without = PrefixCache(model, 0)
+    small = PrefixCache(model, 100_000)
+    warm = PrefixCache(model)
     for job in reversed(PAIRS):  # each prefix after others than in the batches
         score(warm, [job], [LETTERS])
     for cache in (without, small, warm):
@@ -88,7 +88,7 @@ def test_a_warm_a_cold_and_no_store_give_the_same_bits(make: Callable[..., Any],
 
 def test_prefixes_are_computed_once_and_alone(make: Callable[..., Any]) -> None:
     model = make()
-    cache = PrefixCache(model, PrefixStore())
+    cache = PrefixCache(model)
     shapes: list[tuple[int, ...]] = []
     model.model.embed_tokens.register_forward_hook(lambda _, inputs, out: shapes.append(tuple(out.shape[:2])))
     score(cache, PAIRS[:2], [LETTERS] * 2)
@@ -100,7 +100,7 @@ def test_prefixes_are_computed_once_and_alone(make: Callable[..., Any]) -> None:
 
 
 def test_tokens_that_were_not_computed_for_a_prompt_are_counted(make: Callable[..., Any]) -> None:
-    cache = PrefixCache(make(), PrefixStore())
+    cache = PrefixCache(make())
     prompts, plan = [job.prompt for job in PAIRS], plan_prefixes(PAIRS)
     assert [prefix.length for prefix in cache.load(prompts, plan)] == [95, 175, 95, 47]
     assert [prefix.reused for prefix in cache.load(prompts, plan)] == [95, 175, 95, 47]
@@ -110,7 +110,7 @@ def test_tokens_that_were_not_computed_for_a_prompt_are_counted(make: Callable[.
 
 def test_the_same_tokens_in_other_pieces_are_another_prefix(make: Callable[..., Any]) -> None:
     """They may differ in the last bits."""
-    cache = PrefixCache(make(), PrefixStore())
+    cache = PrefixCache(make())
     (whole,) = cache.load([PAIRS[0].prompt], [(95,)])
     (pieces,) = cache.load([PAIRS[0].prompt], [(30, 95)])
     assert (whole.reused, pieces.reused) == (0, 0)
@@ -120,26 +120,26 @@ def test_the_same_tokens_in_other_pieces_are_another_prefix(make: Callable[..., 
 def test_prefixes_of_other_weights_are_dropped(make: Callable[..., Any]) -> None:
     """A training changes the model under the cache."""
     model = make()
-    cache = PrefixCache(model, PrefixStore())
+    cache = PrefixCache(model)
     before = score(cache, PAIRS, [LETTERS] * 4)
     with torch.no_grad():
         model.model.layers[0].mlp.up_proj.weight.mul_(1.5)
     after = score(cache, PAIRS, [LETTERS] * 4)
-    assert after == score(PrefixCache(model, PrefixStore()), PAIRS, [LETTERS] * 4)
+    assert after == score(PrefixCache(model), PAIRS, [LETTERS] * 4)
     assert largest_difference(before, after) > 0.01
     model.model.layers[0].mlp.up_proj.weight.data = torch.zeros(64, 32)
-    assert score(cache, PAIRS, [LETTERS] * 4) == score(PrefixCache(model, PrefixStore()), PAIRS, [LETTERS] * 4)
+    assert score(cache, PAIRS, [LETTERS] * 4) == score(PrefixCache(model), PAIRS, [LETTERS] * 4)
 
 
 def test_the_model_is_left_as_it_was(make: Callable[..., Any]) -> None:
     model = make()
-    score(PrefixCache(model, PrefixStore()), PAIRS, [LETTERS] * 4)
+    score(PrefixCache(model), PAIRS, [LETTERS] * 4)
     assert model.config._attn_implementation == "sdpa"
     assert "forward" not in vars(model.lm_head)
 
 
 def test_nothing_is_planned_nothing_is_computed(make: Callable[..., Any]) -> None:
-    cache = PrefixCache(make(), PrefixStore())
+    cache = PrefixCache(make())
     assert cache.load([[1, 2]], [()]) == [CachedPrefix()]
     assert cache.load([], []) == []
 

@@ -15,7 +15,7 @@ import torch
 from rerank.lm.local_tasks import plan_prefixes
 from rerank.lm.permutation_decoding import DecodingRow, decode_permutations
 from rerank.lm.permutation_grammar import PermutationGrammar
-from rerank.lm.prefix_cache import PrefixCache, PrefixStore
+from rerank.lm.prefix_cache import PrefixCache
 from rerank.tasks import Sampling
 from tests.lm.prefixed_jobs import make_job, piece
 
@@ -61,7 +61,7 @@ def test_float32_permutations_are_those_without_a_cache(
 ) -> None:
     """A permutation of one identifier is forced, so that its row has nothing to process."""
     model = make(attention)
-    found, expected = decode(model, PrefixCache(model, PrefixStore()), sizes), decode(model, None, sizes)
+    found, expected = decode(model, PrefixCache(model), sizes), decode(model, None, sizes)
     for row, wanted in zip(found, expected, strict=True):
         assert (row.tokens, row.steps) == (wanted.tokens, wanted.steps)
         assert row.log_probs == pytest.approx(wanted.log_probs, abs=1e-4)
@@ -72,11 +72,11 @@ def test_float32_permutations_are_those_without_a_cache(
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_a_warm_a_cold_and_no_store_give_the_same_bits(make: Callable[..., Any], attention: str, dtype: str) -> None:
     model = make(attention, dtype)
-    cold = decode(model, PrefixCache(model, PrefixStore()))
+    cold = decode(model, PrefixCache(model))
     assert [row.prefix.reused for row in cold] == [0, 97, 0]
-    cache = PrefixCache(model, PrefixStore())
+    cache = PrefixCache(model)
     for job in reversed(JOBS):  # each prefix after others than in the batch
         cache.load([job.prompt], plan_prefixes([job]))
-    warm, without = decode(model, cache), decode(model, PrefixCache(model, PrefixStore(0)))
+    warm, without = decode(model, cache), decode(model, PrefixCache(model, 0))
     assert [row.prefix.reused for row in warm] == [107, 142, 0]
     assert figures(warm) == figures(cold) == figures(without)

@@ -8,8 +8,7 @@ contains its key, so that a batch whose id was never received can be found in th
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,12 +67,10 @@ class OpenaiBatches:
             yield part
 
     def submit(self, requests: Mapping[str, Request], key: str) -> str:
-        with _named_errors():
-            return run_on_loop(self._submit(requests, key))
+        return _run(self._submit(requests, key))
 
     def find(self, key: str) -> str:
-        with _named_errors():
-            return run_on_loop(self._find(key))
+        return _run(self._find(key))
 
     def wait(self, batch_id: str, on_status: Callable[[BatchStatus], None]) -> BatchStatus:
         return run_on_loop(self._wait(batch_id, on_status))
@@ -185,11 +182,10 @@ def _read_result(
             results.replies[digest] = replace(reply, is_batched=True)
 
 
-@contextmanager
-def _named_errors() -> Iterator[None]:
-    """Raise `BackendError` if a request to the batch interface fails or is rejected."""
+def _run(call: Coroutine[Any, Any, str]) -> str:
+    """Call the batch interface; raise `BackendError` if a request fails or is rejected."""
     try:
-        yield
+        return run_on_loop(call)
     except RequestFailedError as error:
         raise BackendError(str(error), remedy=_LATER) from error
     except RequestRejectedError as error:

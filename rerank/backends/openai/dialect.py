@@ -24,7 +24,7 @@ from rerank.backends.base.responses import (
 )
 from rerank.errors import BackendError
 from rerank.prompts.base import reply_prefix_of_prompt
-from rerank.tasks import ContinuationTask, PermutationTask, Reply, Request, Sampling
+from rerank.tasks import ContinuationTask, PermutationTask, Reply, Request
 
 if TYPE_CHECKING:
     from rerank.backends.base.connection import ServerConnection
@@ -98,7 +98,15 @@ class Dialect:
         scores = isinstance(task, ContinuationTask)
         # With thinking, the log-probabilities of the first token would belong to a thought, not to the answer.
         sampling = replace(request.sampling, thinking=0) if scores else request.sampling
-        optional = {key: value for key, value in self._optional_fields(sampling).items() if key not in self.refused}
+        fields: dict[str, Any] = {"temperature": sampling.temperature}
+        if sampling.temperature > 0:
+            fields |= {"top_p": sampling.top_p, "seed": sampling.seed}
+        if self.kind != "plain":
+            fields["chat_template_kwargs"] = {"enable_thinking": sampling.thinking > 0}
+        fields |= _PLAIN_DECODING[self.kind]
+        if sampling.min_tokens and self.kind in ("vllm", "sglang"):
+            fields["min_tokens"] = sampling.min_tokens
+        optional = {key: value for key, value in fields.items() if key not in self.refused}
         end = len(prompt) - (prompt[-1].role == "assistant" and not prefix)
         turns = [{"role": "user" if t.role == "text" else t.role, "content": t.content} for t in prompt[:end]]
         body = {"model": self.model, "messages": turns, **optional}
@@ -115,18 +123,6 @@ class Dialect:
         body["max_completion_tokens" if "max_tokens" in self.refused else "max_tokens"] = max_tokens + sampling.thinking
         omittable = {*optional, CONSTRAINT} if form else {*optional}
         return ServerRequest(body=body, optional=frozenset(omittable), reply_prefix=prefix, constraint=form)
-
-    def _optional_fields(self, sampling: Sampling) -> dict[str, Any]:
-        """Return the fields for decoding settings; they override the model's and server's defaults if possible."""
-        fields: dict[str, Any] = {"temperature": sampling.temperature}
-        if sampling.temperature > 0:
-            fields |= {"top_p": sampling.top_p, "seed": sampling.seed}
-        if self.kind != "plain":
-            fields["chat_template_kwargs"] = {"enable_thinking": sampling.thinking > 0}
-        fields |= _PLAIN_DECODING[self.kind]
-        if sampling.min_tokens and self.kind in ("vllm", "sglang"):
-            fields["min_tokens"] = sampling.min_tokens
-        return fields
 
     def omit_refused_field(self, sent: ServerRequest, error: RequestRejectedError) -> bool:
         """If a refused field can be omitted, warn and omit it from now on; return whether it can be omitted."""

@@ -63,7 +63,13 @@ def parse_reply(answer: ServerResponse, request: Request, sent: ServerRequest) -
     )
     try:
         choice = _choice(answer)
-        _check_not_truncated(tokens_in + cached, request)  # some servers count cached tokens separately
+        processed, words = tokens_in + cached, token_estimate.lower_bound(request.prompt)
+        if 0 < processed < words // 2:  # with cached tokens, since some servers count them separately
+            raise _UnreadableReplyError(
+                f"The server processed {processed} tokens of a prompt of {words} words, so it truncated the prompt; "
+                "increase its context size (Ollama: OLLAMA_CONTEXT_LENGTH), or set --context-size to its current size; "
+                f"then {_ASK_AGAIN}"
+            )
         return _add_content(reply, choice, request, sent), True
     except _UnreadableReplyError as error:
         return replace(reply, error=shorten(str(error))), error.has_content
@@ -80,17 +86,6 @@ def _choice(answer: ServerResponse) -> dict[str, Any]:
     if not object_in(choice.get("message")):
         raise _UnreadableReplyError(f"The answer contains no message: {answer.text or 'nothing'}", has_content=False)
     return choice
-
-
-def _check_not_truncated(processed: int, request: Request) -> None:
-    """Check the number of prompt tokens, since some servers silently truncate a prompt that is too long."""
-    words = token_estimate.lower_bound(request.prompt)
-    if 0 < processed < words // 2:
-        raise _UnreadableReplyError(
-            f"The server processed {processed} tokens of a prompt of {words} words, so it truncated the prompt; "
-            "increase its context size (Ollama: OLLAMA_CONTEXT_LENGTH), or set --context-size to its current size; "
-            f"then {_ASK_AGAIN}"
-        )
 
 
 def _add_content(reply: Reply, choice: Mapping[str, Any], request: Request, sent: ServerRequest) -> Reply:

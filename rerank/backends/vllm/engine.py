@@ -204,7 +204,10 @@ def engine_settings(config: Any, tokenizer: Any, options: BackendOptions) -> dic
             expected=f"{device}, the device for which the installed vLLM was built",
             remedy="Omit --device; CUDA_VISIBLE_DEVICES selects among several GPUs",
         )
-    length = _max_length(config, tokenizer, options)
+    stated = stated_context_size(SimpleNamespace(config=config), tokenizer)
+    length = resolve_task_context_size(stated, options, getattr(config, "model_type", ""))
+    if options.context_size and options.context_size != stated:
+        length = options.context_size + 1  # for a token that vLLM always generates
     settings: dict[str, Any] = {
         "dtype": _dtype(device, options),
         "max_model_len": length,
@@ -228,13 +231,6 @@ def built_for() -> str:
     from vllm.platforms import current_platform
 
     return str(current_platform.device_type)
-
-
-def _max_length(config: Any, tokenizer: Any, options: BackendOptions) -> int:
-    """Return the engine's maximum length: the context size plus a token that vLLM always generates, or the model's."""
-    stated = stated_context_size(SimpleNamespace(config=config), tokenizer)
-    size = resolve_task_context_size(stated, options, getattr(config, "model_type", ""))
-    return options.context_size + 1 if options.context_size and options.context_size != stated else size
 
 
 def _dtype(device: str, options: BackendOptions) -> str:

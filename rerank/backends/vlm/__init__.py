@@ -84,17 +84,13 @@ class Vlm(Hf):
         if type(request.task) not in self.tasks:
             task = type(request.task).__name__
             return Reply(finish="error", error=f"The backend 'vlm' does not support {task}")
-        try:
-            job = self._job(index, request)
-        except UNREADABLE as error:
-            return Reply(finish="error", error=str(error))
-        return job if isinstance(job, Reply) else self._run_batch([job])[index]
-
-    def _job(self, index: int, request: Request) -> Job | Reply:
         from rerank.backends.vlm.tasks import PictureJob
 
-        with quiet_transformers():
-            inputs = self.tokens.inputs(request.prompt)
+        try:
+            with quiet_transformers():
+                inputs = self.tokens.inputs(request.prompt)
+        except UNREADABLE as error:
+            return Reply(finish="error", error=str(error))
         prompt = inputs["input_ids"][0].tolist()
         available = self.tokens.context_size - len(prompt)
         if available < min(1, request.sampling.max_tokens):
@@ -103,7 +99,7 @@ class Vlm(Hf):
                 f"{self.identity.get('model', '')!r} holds {self.tokens.context_size} tokens of prompt and reply"
             )
             return Reply(tokens_in=len(prompt), finish="error", error=error)
-        return PictureJob(
+        job = PictureJob(
             index=index,
             request=request,
             prompt=prompt,
@@ -113,6 +109,7 @@ class Vlm(Hf):
                 for name, value in inputs.items()
             },
         )
+        return self._run_batch([job])[index]
 
     def _run(self, jobs: list[Job]) -> list[Reply]:
         from rerank.backends.vlm.tasks import TASK_RUNNERS, PictureJob

@@ -54,6 +54,7 @@ ARGUMENTS: dict[str, str | Sequence[str] | None] = {
     "benchmarks/library_choices.py": "--only bm25,plot,power,measures --documents 500 --repeat 1",
     "benchmarks/log_formats.py": "--queries 4 --batch 2",
     "benchmarks/mutants.py": "--root {mutants} --count 2",
+    "benchmarks/pairs.py": f"{ROOT} --pairs 1 --only reading",
     "benchmarks/path.py": "--model fake:reversed",
     "benchmarks/peers.py": ["--queries", "1", "--depth", "3", "--only", "hf pointwise"],
     "benchmarks/peers/run_llm_rankers.py": None,

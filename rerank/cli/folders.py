@@ -41,7 +41,7 @@ def replay(
     form: FormatOption = "text",
 ) -> None:
     """Parse the recorded replies of a run again, and score the result. Nothing is written to the folder."""
-    from rerank.experiment.run_prompts import read_run_prompts
+    from rerank.experiment.replay import read_run_prompts
 
     opened = RunFolder.existing(folder)
     if prompts is not None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from rerank.experiment.estimate import estimate_run_cost
-from rerank.experiment.execute import check_failure_rate, check_run_folder, execute_run, run_experiment
+from rerank.experiment.execute import (
+    check_failure_rate,
+    check_run_folder,
+    execute_run,
+    run_experiment,
+    show_run_progress,
+)
 from rerank.experiment.prepare import PreparedRun, prepare_run
 from rerank.experiment.replay import replay_and_rescore_run, replay_run_folder, verify_run_folder
-from rerank.experiment.run_progress import show_run_progress
 
 __all__ = [
     "PreparedRun",

@@ -7,10 +7,12 @@ import logging
 import platform
 import re
 import sys
+import time
+import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,19 +22,22 @@ from rerank.assemble import assembly_defaults
 from rerank.calibration import first_stage_of_calibration
 from rerank.engines import RankingJob, open_engine
 from rerank.errors import DataError, PartialFailureError, UsageError
+from rerank.evaluation import Scores, evaluate_run
+from rerank.evaluation.measures import evaluation_overlap_note
 from rerank.experiment.candidates import order_list
+from rerank.experiment.estimate import OnBatch, answer_beforehand, collect_requests
 from rerank.experiment.prepare import PreparedRun, prepare_run
-from rerank.experiment.provider_batches import OnBatch, answer_beforehand, collect_requests
 from rerank.experiment.spec import LATER_KEYS, Execution, RunSpec, complete_spec_from_file
-from rerank.experiment.summary import RunTally, score_runs, summarise_run, summarise_scores
 from rerank.io.paths import named_path_errors
 from rerank.io.run_files import open_trec_run_file
 from rerank.io.text_files import replace_text_file
 from rerank.judges import FAILURES
 from rerank.lm.model_files import ModelFiles, cached_snapshot
 from rerank.models import source_of_model
-from rerank.pipeline.results import RankedList
+from rerank.models.prices import find_model_prices
+from rerank.pipeline.results import RankedList, count_statuses
 from rerank.pipeline.stream import Flow
+from rerank.progress import format_time_left, show_detailed_progress
 from rerank.reranker.calls import calibrate_list
 from rerank.selector import Selector
 from rerank.store import LoggingBackend, RunFolder, hash_identity, log_calls, open_shared_cache
@@ -40,7 +45,7 @@ from rerank.store.run_folder import JudgeScores, open_judge_scores
 from rerank.tasks import Backend, Reply
 from rerank.tasks.backends import BackendWrapper, lacks_commit, traits
 from rerank.tasks.requests import Usage
-from rerank.types import Ranking, Run
+from rerank.types import Qrels, Ranking, Run
 
 #: A callback that is called with each reply.
 OnReply = Callable[[Reply], None]
@@ -431,3 +436,155 @@ def _has_moved(recorded: object, own: object) -> bool:
 def _without_folders(value: object) -> object:
     """Return a setting with paths shortened to file names: ``heads=a/b.json`` becomes ``heads=b.json``."""
     return re.sub(r"[^=,]*/", "", value) if isinstance(value, str) else value
+
+
+#: Maximum number of failures that a summary lists.
+NAMED_FAILURES = 20
+
+
+@dataclass(kw_only=True)
+class RunTally:
+    """Counts over reranked lists, which a summary reports."""
+
+    #: Number of windows per status, such as ``ok``, including statuses without windows.
+    windows: dict[str, int] = field(default_factory=lambda: count_statuses(()))
+    split: int = 0  # number of windows that exceeded the context and were ranked in parts
+    #: The first failures, up to `NAMED_FAILURES`, each with query, status and detail.
+    failures: list[dict[str, str]] = field(default_factory=list)
+    passages_cut: int = 0  # number of passages that were truncated to make a prompt fit in the context
+    tokens_cut: int = 0
+    unmatched_calls: int = 0  # number of calls in the log that no request of the finished run matches
+
+    def add(self, ranked: RankedList) -> None:
+        for window, verdict in ranked.judged:
+            self.windows[verdict.status] += 1
+            if verdict.status in FAILURES and len(self.failures) < NAMED_FAILURES:
+                failure = {"query": window.query.id, "status": str(verdict.status), "detail": verdict.detail}
+                self.failures.append(failure)
+        self.split += len(ranked.split)
+        self.passages_cut += len(ranked.dropped)
+        self.tokens_cut += sum(ranked.dropped.values())
+
+    def failure_rate(self) -> float:
+        total = sum(self.windows.values())
+        return sum(self.windows[status] for status in FAILURES) / total if total else 0.0
+
+
+def summarise_run(
+    spec: RunSpec, tally: RunTally, usage: Usage, *, queries: int, scores: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return the content of summary.json without the name and hash of the folder."""
+    prices = find_model_prices(spec.model)
+    return {
+        "method": spec.shown_method,
+        "model": spec.model,
+        "depth": spec.depth,
+        "queries": queries,
+        **summarise_scores(scores),
+        "windows": tally.windows,
+        "split_windows": tally.split,  # windows that exceeded the context and were ranked in parts
+        "complete": not tally.windows["error"],  # if false, --resume repeats the calls without a reply
+        "failure_rate": tally.failure_rate(),
+        "failures": tally.failures,
+        "cut": {"passages": tally.passages_cut, "tokens": tally.tokens_cut},
+        **vars(usage),
+        **({"unmatched_calls": tally.unmatched_calls} if tally.unmatched_calls else {}),
+        "cached_share": usage.cached_share,
+        "cost": None if prices is None else prices.cost(usage),
+        "prices": None if prices is None else asdict(prices),
+    }
+
+
+def summarise_scores(scores: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the part of a summary that depends on relevance judgments and measures."""
+    if scores is None:
+        return {"scores": {}, "first_stage_scores": {}, "missing": 0}
+    return {
+        "scores": scores["run"]["mean"],
+        "first_stage_scores": scores["first_stage"]["mean"],
+        "missing": scores["run"]["missing"],
+    }
+
+
+def score_runs(
+    qrels: Qrels, result: Run, first_stage: Run, *, measures: Sequence[str], relevant: int
+) -> dict[str, Any] | None:
+    """Return the content of scores.json: means and per-query values of both runs; None without judgments."""
+    if not qrels:
+        return None
+    if message := evaluation_overlap_note(qrels, first_stage):
+        warnings.warn(message, stacklevel=2)
+    runs = {"run": result, "first_stage": first_stage}
+    return {
+        "measures": list(measures),
+        "relevant": relevant,
+        **{key: _as_json(evaluate_run(qrels, run, measures, relevant=relevant)) for key, run in runs.items()},
+    }
+
+
+def _as_json(scores: Scores) -> dict[str, Any]:
+    per_query = {measure: dict(values) for measure, values in scores.values.items()}
+    return {"mean": scores.summary(), "missing": len(scores.missing), "per_query": per_query}
+
+
+#: Minimum number of seconds between two updates: layers report tokens more often than anyone can read.
+_SECONDS_BETWEEN_UPDATES = 0.2
+
+
+@contextmanager
+def show_run_progress(prepared: PreparedRun, title: str = "") -> Generator[Callable[[Reply], None]]:
+    """Show the progress of a run, and yield the function that `execute_run` calls with each reply.
+
+    A local model also reports the tokens of the batch in progress, so that the speed is known before the first reply.
+    """
+    total = prepared.calls()
+    with show_detailed_progress(title or prepared.setup.method.name, total, bound="at most") as show:
+        speed, shown = RunSpeed(total), 0.0
+
+        def on_reply(reply: Reply) -> None:
+            speed.add_reply(reply)
+            show(speed.calls, speed.describe())
+
+        def on_tokens(tokens: float) -> None:
+            nonlocal shown
+            speed.add_tokens_in_progress(tokens)
+            if (now := time.monotonic()) - shown >= _SECONDS_BETWEEN_UPDATES:
+                shown = now
+                show(speed.calls, speed.describe())
+
+        backend = traits(prepared.backend)
+        backend.report_tokens_to(on_tokens)
+        try:
+            yield on_reply
+        finally:
+            backend.report_tokens_to(None)
+
+
+class RunSpeed:
+    """Speed of a run so far. Replies that are reused from a log are counted as calls, but not for the speed."""
+
+    def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.calls = 0
+        self._total, self._clock, self._started = total, clock, clock()
+        self._new_calls, self._tokens, self._in_progress = 0, 0, 0.0
+
+    def add_reply(self, reply: Reply) -> None:
+        """Count a reply; its tokens replace those counted for incomplete replies."""
+        self.calls += 1
+        if not reply.reused:
+            self._new_calls += 1
+            self._tokens += reply.tokens_in - reply.tokens_cached + reply.tokens_out
+            self._in_progress = 0.0
+
+    def add_tokens_in_progress(self, tokens: float) -> None:
+        """Count tokens processed for an incomplete reply; a token after half of the layers counts as 0.5."""
+        self._in_progress += tokens
+
+    def describe(self) -> str:
+        """Describe the number of tokens, the speed and, from the first new reply on, the time left at this speed."""
+        seconds = max(self._clock() - self._started, 1e-9)
+        tokens = self._tokens + self._in_progress
+        speed = [f"{tokens:,.0f} tokens", f"{tokens / seconds:,.0f}/s"] if tokens else []
+        more = self._total - self.calls
+        left = more * seconds / self._new_calls if more > 0 and self._new_calls else None
+        return ", ".join(filter(None, [*speed, format_time_left(left, bound="at most")]))

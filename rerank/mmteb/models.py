@@ -23,9 +23,8 @@ from rerank.collections import Collection
 from rerank.collections.mteb import TaskSplit, escape_id, import_mteb
 from rerank.errors import PartialFailureError, UsageError
 from rerank.experiment.candidates import RetrievedCandidates
-from rerank.experiment.execute import execute_run, run_tag
+from rerank.experiment.execute import execute_run, run_tag, show_run_progress
 from rerank.experiment.prepare import PreparedRun, prepare_run
-from rerank.experiment.run_progress import show_run_progress
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.io.file_hashes import file_hash, folder_hash
 from rerank.io.model_base import hash_encoder_folder

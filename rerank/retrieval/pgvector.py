@@ -8,27 +8,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from rerank.collections.base import Corpus
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
-from rerank.retrieval.base.document_stores import (
-    StoreHit,
-    StoreOptions,
-    StoreRetriever,
-    StoreSearch,
-    check_dimension,
-    find_part,
-    require_client,
-)
+from rerank.retrieval.base.document_stores import StoreHit, StoreOptions, check_dimension, find_part
 
 if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.sql import Composed
-
-    from rerank.indexing.text_encoder import Encoder
 
 #: For each distance: the operator of pgvector, and the score as a function of the operator's value ``d``.
 _OPERATORS = {"cosine": ("<=>", "1 - d"), "inner-product": ("<#>", "-d"), "l2": ("<->", "-d")}
@@ -41,6 +30,9 @@ _WIDEST = 1000
 class Pgvector(StoreOptions):
     """The options of retrieval from PostgreSQL, in addition to those of `StoreOptions`."""
 
+    stage: ClassVar[str] = "pgvector"
+    package: ClassVar[str] = "psycopg"
+
     table: str  # name of the table or view, optionally with its schema: ``schema.table``
     _: KW_ONLY
     id: str = "id"  # column with the identifier
@@ -48,31 +40,18 @@ class Pgvector(StoreOptions):
     #: Distance between vectors; should match the index of the column, if there is an index.
     distance: Literal["cosine", "inner-product", "l2"] = "cosine"
 
-    def over(self, corpus: Corpus) -> StoreRetriever:
-        self.check_prerequisites()
-        return self.retriever(self.encoder())
+    @property
+    def place(self) -> str:
+        return f"the table {self.table!r}"
 
-    def check_prerequisites(self) -> None:
-        require_client("psycopg", "pgvector")
+    def connect(self) -> AbstractContextManager[Connection[Any]]:
+        return _connect_to_database(self.timeout)
 
-    def retriever(self, encoder: Encoder) -> StoreRetriever:
-        with _connect_to_database(self.timeout) as connection:
-            kind = self._check_table(connection, encoder.size)
-
-        @contextmanager
-        def connect() -> Iterator[StoreSearch]:
-            with _connect_to_database(self.timeout) as connection:
-                statement = self._statement(kind)
-
-                def search(query: str, depth: int) -> list[StoreHit]:
-                    vector = str(encoder.queries([query])[0].tolist())
-                    _widen_index_scan(connection, depth)
-                    rows = connection.execute(statement, {"vector": vector, "depth": depth}).fetchall()
-                    return [StoreHit(id=row[0], text=row[1], title=row[2], score=row[3]) for row in rows]
-
-                yield search
-
-        return StoreRetriever("pgvector", f"the table {self.table!r}", connect)
+    def find(self, client: Connection[Any], checked: str, encoder: Any, query: str, depth: int) -> list[StoreHit]:
+        vector = str(encoder.queries([query])[0].tolist())
+        _widen_index_scan(client, depth)
+        rows = client.execute(self._statement(checked), {"vector": vector, "depth": depth}).fetchall()
+        return [StoreHit(id=row[0], text=row[1], title=row[2], score=row[3]) for row in rows]
 
     def _table(self) -> Any:
         from psycopg.sql import Identifier
@@ -98,28 +77,30 @@ class Pgvector(StoreOptions):
             score=SQL(score),
         )
 
-    def _check_table(self, connection: Connection[Any], size: int) -> str:
-        """Check the table, its columns and the dimension of its vectors, and return the type of the vectors."""
-        place, quoted = f"the table {self.table!r}", self._table().as_string(connection)
-        if not connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'vector'").fetchone():
+    def check(self, client: Connection[Any], encoder: Any) -> str:
+        """Return the type of the vectors."""
+        quoted = self._table().as_string(client)
+        if not client.execute("SELECT 1 FROM pg_extension WHERE extname = 'vector'").fetchone():
             raise MissingPrerequisiteError(
                 "The database does not have the extension pgvector",
                 remedy="Run in this database: CREATE EXTENSION vector",
             )
-        if connection.execute("SELECT to_regclass(%s)", [quoted]).fetchone() == (None,):
+        if client.execute("SELECT to_regclass(%s)", [quoted]).fetchone() == (None,):
             raise UsageError(f"There is no table {quoted} in the database", expected="TABLE or SCHEMA.TABLE")
-        rows = connection.execute(
+        rows = client.execute(
             "SELECT attname, t.typname, atttypmod FROM pg_attribute JOIN pg_type t ON t.oid = atttypid "
             "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
             [quoted],
         ).fetchall()
-        columns = {name: (kind, size) for name, kind, size in rows}
+        columns = {name: (kind, dimension) for name, kind, dimension in rows}
         for name in (self.id, self.text, *([self.title] if self.title else [])):
-            find_part("column", name, columns, place)
-        kind, dimension = find_part("column", self.vector, columns, place)
+            find_part("column", name, columns, self.place)
+        kind, dimension = find_part("column", self.vector, columns, self.place)
         if kind not in ("vector", "halfvec"):
-            raise UsageError(f"The column {self.vector!r} of {place} has the type {kind}", expected="vector or halfvec")
-        check_dimension(place, dimension if dimension > 0 else None, self.model, size)
+            raise UsageError(
+                f"The column {self.vector!r} of {self.place} has the type {kind}", expected="vector or halfvec"
+            )
+        check_dimension(self.place, dimension if dimension > 0 else None, self.model, encoder.size)
         return str(kind)
 
 

@@ -6,25 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rerank.backends.base.addresses import Address, ServerProvider, api_key_for_server
-from rerank.collections.base import Corpus
 from rerank.errors import BackendError, MissingResourceError
-from rerank.retrieval.base.document_stores import (
-    StoreHit,
-    StoreOptions,
-    StoreRetriever,
-    StoreSearch,
-    check_dimension,
-    find_part,
-    require_client,
-)
+from rerank.retrieval.base.document_stores import StoreHit, StoreOptions, check_dimension, find_part
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
-
-    from rerank.indexing.text_encoder import Encoder
 
 _PROVIDER = ServerProvider(keys=("QDRANT_API_KEY",), url_variable="QDRANT_URL", setting="the variable QDRANT_URL")
 
@@ -33,6 +22,9 @@ _PROVIDER = ServerProvider(keys=("QDRANT_API_KEY",), url_variable="QDRANT_URL", 
 class Qdrant(StoreOptions):
     """The options of retrieval from Qdrant, in addition to those of `StoreOptions`."""
 
+    stage: ClassVar[str] = "qdrant"
+    package: ClassVar[str] = "qdrant_client"
+
     collection: str  # name of the collection
     _: KW_ONLY
     #: Folder of the local mode; empty for the server at ``QDRANT_URL``, with the key in ``QDRANT_API_KEY``.
@@ -40,38 +32,19 @@ class Qdrant(StoreOptions):
     id: str = ""  # field of the payload with the identifier; empty for the point's id
     vector: str = ""  # name of the vector to search, for points with named vectors; empty for the unnamed vector
 
-    def over(self, corpus: Corpus) -> StoreRetriever:
-        self.check_prerequisites()
-        return self.retriever(self.encoder())
-
-    def check_prerequisites(self) -> None:
-        require_client("qdrant_client", "qdrant")
-
-    def retriever(self, encoder: Encoder) -> StoreRetriever:
-        with self._connect() as client:
-            sign = self._check_collection(client, encoder.size)
-
-        @contextmanager
-        def connect() -> Iterator[StoreSearch]:
-            with self._connect() as client:
-
-                def search(query: str, depth: int) -> list[StoreHit]:
-                    found = client.query_points(
-                        self.collection,
-                        query=encoder.queries([query])[0].tolist(),
-                        using=self.vector or None,
-                        limit=depth,
-                        with_payload=True,
-                    )
-                    return [self._hit(point, sign) for point in found.points]
-
-                yield search
-
-        return StoreRetriever("qdrant", self._place, connect)
-
     @property
-    def _place(self) -> str:
+    def place(self) -> str:
         return f"the collection {self.collection!r} of Qdrant"
+
+    def find(self, client: QdrantClient, checked: int, encoder: Any, query: str, depth: int) -> list[StoreHit]:
+        found = client.query_points(
+            self.collection,
+            query=encoder.queries([query])[0].tolist(),
+            using=self.vector or None,
+            limit=depth,
+            with_payload=True,
+        )
+        return [self._hit(point, checked) for point in found.points]
 
     def _hit(self, point: Any, sign: int) -> StoreHit:
         payload = point.payload or {}
@@ -82,19 +55,19 @@ class Qdrant(StoreOptions):
             score=sign * point.score,
         )
 
-    def _check_collection(self, client: QdrantClient, size: int) -> int:
-        """Check the collection; return the sign that makes higher scores better: 1 for similarity, -1 for distance."""
+    def check(self, client: QdrantClient, encoder: Any) -> int:
+        """Return the sign that makes higher scores better: 1 for similarity, -1 for distance."""
         if not client.collection_exists(self.collection):
             known = {found.name: None for found in client.get_collections().collections}
             find_part("collection", self.collection, known, "Qdrant")
         vectors: Any = client.get_collection(self.collection).config.params.vectors
         named = vectors if isinstance(vectors, dict) else {"": vectors}
-        vector = find_part("vector", self.vector, named, self._place)
-        check_dimension(self._place, vector.size, self.model, size)
+        vector = find_part("vector", self.vector, named, self.place)
+        check_dimension(self.place, vector.size, self.model, encoder.size)
         return 1 if vector.distance.value in ("Cosine", "Dot") else -1
 
     @contextmanager
-    def _connect(self) -> Iterator[QdrantClient]:
+    def connect(self) -> Iterator[QdrantClient]:
         from qdrant_client import QdrantClient
         from qdrant_client.http.exceptions import ApiException
 

@@ -539,7 +539,7 @@ class CallLogRepair:
     #: Number of damaged rows that were found. Rows on pages that cannot be read are not counted.
     damaged: int
     #: Number of kept calls whose prompts cannot be read although prompts were logged, since each prompt is compressed
-    #: together with earlier prompts. `rerank.experiment.run_prompts.read_run_prompts` renders them again.
+    #: together with earlier prompts. `rerank.experiment.replay.read_run_prompts` renders them again.
     prompts_lost: int
     original: Path | None  # the damaged file under its new name; None if the log was undamaged and has not been changed
 

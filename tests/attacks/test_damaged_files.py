@@ -12,7 +12,7 @@ import pytest
 
 from rerank.errors import RerankError
 from rerank.experiment import run_experiment, verify_run_folder
-from rerank.experiment.run_prompts import read_run_prompts
+from rerank.experiment.replay import read_run_prompts
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.store import CallLog, RunFolder, repair_call_log
 from tests.attacks.scale import scaled_count

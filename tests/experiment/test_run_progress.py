@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rerank.experiment.run_progress import RunSpeed
+from rerank.experiment.execute import RunSpeed
 from rerank.tasks import Reply
 
 

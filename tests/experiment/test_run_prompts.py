@@ -11,7 +11,7 @@ import pytest
 
 from rerank.errors import DataError
 from rerank.experiment import run_experiment, verify_run_folder
-from rerank.experiment.run_prompts import read_run_prompts
+from rerank.experiment.replay import read_run_prompts
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.store import RunFolder, repair_call_log
 from tests.raising import raises

@@ -5,10 +5,11 @@ Documents are read once from the collection, stored once per corpus, and shared 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import IO
@@ -65,6 +66,11 @@ class StoredDocuments:
 
     def __iter__(self) -> Iterator[Document]:
         return (self[position] for position in range(len(self)))
+
+
+def folder_key(made_from: Mapping[str, str]) -> str:
+    """Return a short folder name that identifies ``made_from``: 16 hex digits of its SHA-256."""
+    return hashlib.sha256(json.dumps(dict(made_from), sort_keys=True).encode("utf-8")).hexdigest()[:16]
 
 
 def corpus_folder(corpus: Corpus) -> Path:

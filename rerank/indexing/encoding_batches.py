@@ -7,7 +7,6 @@ disk. Only one process at a time writes to this folder; the others wait for its 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -21,24 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank.errors import BackendError
-from rerank.indexing.documents import StoredDocuments
-from rerank.indexing.text_encoder import Encoder, Floats
+from rerank.indexing.documents import StoredDocuments, folder_key
+from rerank.indexing.text_encoder import Floats, TextEncoder
 from rerank.io.sealed_folders import open_sealed_folder, storage_errors
 from rerank.progress import show_progress, write_note_to_stderr
 from rerank.tasks.worker_map import WorkerMap, check_worker_model
 from rerank.types import Document
 
 _COUNT = "committed.json"
-TextSelector = Callable[[Document], str]
 T = TypeVar("T")
 AddedRows = TypeVar("AddedRows", contravariant=True)
 Loaded = TypeVar("Loaded")
-EncodedRows = TypeVar("EncodedRows", covariant=True)
-
-
-def folder_key(made_from: Mapping[str, str]) -> str:
-    """Return a short folder name that identifies ``made_from``: 16 hex digits of its SHA-256."""
-    return hashlib.sha256(json.dumps(dict(made_from), sort_keys=True).encode("utf-8")).hexdigest()[:16]
 
 
 class RowFiles(Protocol[AddedRows]):
@@ -59,14 +51,13 @@ class RowFiles(Protocol[AddedRows]):
 
 @dataclass(frozen=True, slots=True)
 class EncodingJob(Generic[T]):
-    """A corpus, and the functions and batch size with which its documents are encoded."""
+    """A corpus, and the encoder and batch size with which its documents are encoded."""
 
     documents: StoredDocuments
-    encode: Callable[[Sequence[str]], T]  # function that encodes the texts of a batch, and returns one row per text
-    text: TextSelector
+    encoder: TextEncoder[T]
+    text: Callable[[Document], str]
     batch_size: int  # number of documents per batch. The saved files may be reused with another batch size.
-    #: Workers that encode the batches instead of ``encode``; None to encode in this process.
-    workers: EncodingWorkers[T] | None = None
+    workers: EncodingWorkers[T] | None = None  # workers that encode instead of this process, if not None
 
     def batches(self, done: int) -> Generator[tuple[list[int], T]]:
         """Yield the positions and the rows of each batch, in the order of `order_by_length`."""
@@ -78,7 +69,8 @@ class EncodingJob(Generic[T]):
             return selected
 
         batches = ([self.text(self.documents[position]) for position in positions(start)] for start in starts)
-        encoded = map(self.encode, batches) if self.workers is None else self.workers.passages(batches, len(starts))
+        encode = self.encoder.passages
+        encoded = map(encode, batches) if self.workers is None else self.workers.passages(batches, len(starts))
         yield from zip(map(positions, starts), encoded, strict=True)
 
 
@@ -112,14 +104,6 @@ def open_encoded_files(
         loaded = open_sealed_folder(folder, made_from, build, load)
         shutil.rmtree(partial, ignore_errors=True)  # only now, so that no batches are lost if the process is killed
     return loaded
-
-
-def link_or_copy(path: Path, target: Path) -> None:
-    """Hard-link a file to a second path, or copy it if the file system has no hard links."""
-    try:
-        os.link(path, target)
-    except OSError:
-        shutil.copyfile(path, target)
 
 
 def _encode_missing(partial: Path, made_from: Mapping[str, str], job: EncodingJob[T], files: RowFiles[T]) -> None:
@@ -178,39 +162,24 @@ def _lock_folder(path: Path) -> Generator[None]:
         yield
 
 
-__all__ = ["embeddings_folder", "folder_key", "open_embeddings"]
-
 _FILE = "embeddings.npy"
 
 
-def embeddings_folder(documents: StoredDocuments, made_from: Mapping[str, str]) -> Path:
-    """Return the folder of the embeddings that depend on ``made_from``, beside the folder of the documents."""
-    return documents.folder.with_name(f"embeddings-{folder_key(made_from)}")
-
-
-def open_embeddings(
-    documents: StoredDocuments,
-    encoder: Encoder,
-    made_from: Mapping[str, str],
-    *,
-    text: TextSelector,
-    batch_size: int,
-    workers: EncodingWorkers[Floats] | None = None,
-) -> Floats:
+def open_embeddings(job: EncodingJob[Floats], made_from: Mapping[str, str]) -> tuple[Floats, Path]:
     """Memory-map the embeddings of a corpus, after computing those that are missing.
 
     Args:
         made_from: Everything that the embeddings depend on; it determines the folder's name.
 
     Returns:
-        The embeddings, shape (documents, encoder.size), as a read-only memory map of the file.
+        The embeddings, shape (documents, size), as a read-only memory map of the file, and the folder of the file.
     """
-    folder = embeddings_folder(documents, made_from)
-    job = EncodingJob(documents, encoder.passages, text, batch_size, workers)
-    files = _Matrix((len(documents), encoder.size))
-    return open_encoded_files(
+    folder = job.documents.folder.with_name(f"embeddings-{folder_key(made_from)}")
+    files = _Matrix((len(job.documents), job.encoder.size))
+    matrix = open_encoded_files(
         folder, made_from, job, files, lambda complete: _map_embeddings(complete / _FILE, files.shape)
     )
+    return matrix, folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +209,10 @@ class _Matrix:
             os.fsync(file.fileno())
 
     def finish(self, folder: Path, target: Path) -> None:
-        link_or_copy(folder / _FILE, target / _FILE)
+        try:
+            os.link(folder / _FILE, target / _FILE)
+        except OSError:  # the file system has no hard links
+            shutil.copyfile(folder / _FILE, target / _FILE)
 
 
 def _map_embeddings(path: Path, shape: tuple[int, int]) -> Floats:
@@ -260,20 +232,6 @@ def _data_offset(file: IO[bytes]) -> int:
 _QUERIES = 32
 #: Number of batches of passages that a worker receives at once, so that exchanging messages takes little time.
 _BATCHES = 8
-
-
-class TextEncoder(Protocol[EncodedRows]):
-    """Protocol of an encoder whose vectors are rows of any type, dense or sparse."""
-
-    @property
-    def identity(self) -> Mapping[str, str]:
-        """Everything that passage vectors depend on, apart from the passages."""
-
-    def queries(self, texts: Sequence[str]) -> EncodedRows:
-        """Encode queries one at a time, and return one row per text."""
-
-    def passages(self, texts: Sequence[str]) -> EncodedRows:
-        """Encode passages as one batch, and return one row per text."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,7 @@ from rerank.lm.model_process import require_model_process
 
 Floats = NDArray[np.float32]
 T = TypeVar("T")
+EncodedRows = TypeVar("EncodedRows", covariant=True)
 
 #: Lone surrogates, which collections may contain and tokenizers do not accept.
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -38,26 +39,30 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
 
-class Encoder(Protocol):
-    """Protocol of encoders, which compute the embeddings of queries and passages."""
+class TextEncoder(Protocol[EncodedRows]):
+    """Protocol of encoders of queries and passages; the rows that they return may be dense or sparse."""
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """Everything that passage embeddings depend on, apart from the passages."""
+        """Everything that passage vectors depend on, apart from the passages."""
 
     @property
-    def query_prompt(self) -> str:
-        """Text put before every query."""
+    def query_identity(self) -> Mapping[str, str]:
+        """Everything that query vectors depend on, in addition to ``identity``. Saved vectors do not depend on it."""
 
     @property
     def size(self) -> int:
-        """Dimension of the embeddings."""
+        """Dimension of the vectors."""
 
-    def queries(self, texts: Sequence[str]) -> Floats:
-        """Embed queries one at a time, and return a float32 array of shape (queries, size)."""
+    def queries(self, texts: Sequence[str]) -> EncodedRows:
+        """Encode queries one at a time, and return an array of shape (queries, size)."""
 
-    def passages(self, texts: Sequence[str]) -> Floats:
-        """Embed passages as one batch, and return a float32 array of shape (passages, size)."""
+    def passages(self, texts: Sequence[str]) -> EncodedRows:
+        """Encode passages as one batch, and return an array of shape (passages, size)."""
+
+
+#: An encoder whose vectors are float32 rows, called embeddings.
+Encoder = TextEncoder[Floats]
 
 
 class SentenceEncoder:
@@ -70,7 +75,8 @@ class SentenceEncoder:
         self._model = model
         self._normalise = options.normalise
         self._dim: int | None = None
-        self.query_prompt = resolve_prompt(model, options.query_prompt, "query")
+        self._query_prompt = resolve_prompt(model, options.query_prompt, "query")
+        self.query_identity = {"query_prompt": self._query_prompt}
         self._passage_prompt = resolve_prompt(model, options.passage_prompt, "document")
         # a trial embedding, since not every model states its dimension
         full_size = self.passages(["a"]).shape[1]
@@ -88,7 +94,7 @@ class SentenceEncoder:
 
     def queries(self, texts: Sequence[str]) -> Floats:
         """Embed queries one at a time, because other texts in a batch would change the last digits of a vector."""
-        rows = [self._encode(self._model.encode_query, [text], self.query_prompt) for text in texts]
+        rows = [self._encode(self._model.encode_query, [text], self._query_prompt) for text in texts]
         return np.concatenate(rows) if rows else np.empty((0, self.size), dtype=np.float32)
 
     def passages(self, texts: Sequence[str]) -> Floats:
@@ -100,17 +106,16 @@ class SentenceEncoder:
             rows = encode(batch, prompt=prompt, batch_size=size, show_progress_bar=False)
             return np.asarray(rows, dtype=np.float32)
 
-        return self._truncate_and_normalise(encode_in_batch(embed, texts))
-
-    def _truncate_and_normalise(self, rows: Floats) -> Floats:
-        rows = rows[:, : self._dim]
+        rows = encode_in_batch(embed, texts)[:, : self._dim]
         if not np.isfinite(rows).all():
             raise BackendError("The model returned an embedding that is not finite", remedy="Try dtype=float32")
-        if self._normalise:
-            lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-            # the lower bound leaves an all-zero embedding at 0 instead of NaN
-            rows = rows / np.maximum(lengths, np.finfo(np.float32).tiny)
-        return np.ascontiguousarray(rows, dtype=np.float32)
+        return unit_rows(rows) if self._normalise else np.ascontiguousarray(rows, dtype=np.float32)
+
+
+def unit_rows(rows: Any) -> Floats:
+    """Scale the rows of an array to length 1; a row of zeros stays at 0 instead of becoming NaN."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.ascontiguousarray(rows / np.maximum(lengths, np.finfo(np.float32).tiny), dtype=np.float32)
 
 
 def encode_in_batch(encode: Callable[[list[str], int], T], texts: Sequence[str]) -> T:

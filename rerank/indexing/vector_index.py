@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,20 +34,6 @@ _CHUNK, _FOR_EACH_CELL = 50_000, 128
 _SEED = 0
 #: Number of centroids that a one-byte code can distinguish.
 _CENTRES = 256
-
-
-class VectorIndex(Protocol):
-    """Protocol of types of vector index, such as HNSW, with their settings."""
-
-    @property
-    def made_with(self) -> Mapping[str, int | str]:
-        """The settings on which the saved files depend, without settings that only affect searching."""
-
-    def write(self, matrix: Floats, folder: Path) -> None:
-        """Build the index over the rows of ``matrix``, shape (documents, size), and save it in ``folder``."""
-
-    def read(self, matrix: Floats, folder: Path) -> Searcher:
-        """Open the index saved in ``folder``, and return its search function."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +163,11 @@ class IvfPqIndex:
             return scores[:, :depth], positions[:, :depth]
 
         return _search_in_groups(search)
+
+
+#: The types of vector index. Each has ``made_with``, the settings on which the saved files depend (without those that
+#: only affect searching), and the methods ``write``, which builds and saves the index, and ``read``, which opens it.
+VectorIndex = FlatIndex | HnswIndex | IvfPqIndex
 
 
 def nearest_vectors(

@@ -5,7 +5,6 @@ The index is stored in the user's cache folder and memory-mapped when it is used
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import unicodedata
@@ -96,7 +95,7 @@ class Bm25Retriever:
             "unicode": unicodedata.unidata_version,
             **({"segmenter": words_of.identity} if words_of else {}),
         }
-        key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
+        key = document_files.folder_key(made_from)
         folder = documents.folder.with_name(f"bm25-{key}")
         self.folders: tuple[Path, ...] = (folder,)
         self._options, self._average_length = options, 0.0

@@ -93,16 +93,15 @@ class DenseRetriever:
             **options.made_from(documents),
             "encoder": json.dumps(dict(encoder.identity), sort_keys=True),
         }
-        matrix = encoding_batches.open_embeddings(
-            documents, encoder, made_from, text=options.text_of, batch_size=options.batch_size, workers=workers
-        )
+        job = encoding_batches.EncodingJob(documents, encoder, options.text_of, options.batch_size, workers)
+        matrix, embeddings = encoding_batches.open_embeddings(job, made_from)
         index = options.vector_index()
         self.identity: Mapping[str, str] = made_from | {
-            "query_prompt": encoder.query_prompt,
+            **encoder.query_identity,
             "index": json.dumps({"kind": options.index, **index.made_with}, sort_keys=True),
         }
-        folder = documents.folder.with_name(f"{self.stage}-{encoding_batches.folder_key(self.identity)}")
-        self.folders = (encoding_batches.embeddings_folder(documents, made_from), folder)
+        folder = documents.folder.with_name(f"{self.stage}-{document_files.folder_key(self.identity)}")
+        self.folders = (embeddings, folder)
         self._search = open_sealed_folder(
             folder,
             self.identity,

@@ -17,7 +17,6 @@ from typing import Any, Literal
 from rerank.collections.base import Corpus
 from rerank.errors import BackendError, UsageError
 from rerank.indexing.options import ModelOptions
-from rerank.indexing.text_encoder import encode_in_batch, load_model, locate_encoder, resolve_prompt
 from rerank.io.settings_files import try_read_json_object
 from rerank.retrieval import check_first_stage, first_stages, open_first_stage, retriever_index_folders
 from rerank.retrieval.base import HasPrerequisites, Retriever
@@ -62,7 +61,6 @@ class LateInteraction(ModelOptions):
 
     def over(self, corpus: Corpus) -> LateInteractionRetriever:
         from rerank.retrieval.base.model_folders import locate_retrieval_model
-        from rerank.retrieval.late_interaction import load_maxsim_scorer
 
         self.check_prerequisites()
         scorer = load_maxsim_scorer(locate_retrieval_model(self.model, kind="multi-vector"), self)
@@ -114,6 +112,8 @@ class MaxSimScorer:
     """A MultiVectorEncoder of sentence-transformers with its prompts, which scores texts by MaxSim."""
 
     def __init__(self, model: Any, options: LateInteraction) -> None:
+        from rerank.indexing.text_encoder import resolve_prompt
+
         self._model = model
         self._batch_size = options.batch_size
         self._query_prompt = resolve_prompt(model, options.query_prompt, "query")
@@ -145,6 +145,8 @@ class MaxSimScorer:
 
     def _encode(self, side: str, texts: Sequence[str], prompt: str) -> list[Any]:
         """Return one tensor of shape (tokens, dimensions) per text."""
+        from rerank.indexing.text_encoder import encode_in_batch
+
         encode = getattr(self._model, f"encode_{side}")
         return encode_in_batch(
             lambda batch, size: list(encode(batch, prompt=prompt, batch_size=size, show_progress_bar=False)), texts
@@ -153,6 +155,9 @@ class MaxSimScorer:
 
 def load_maxsim_scorer(name: Path | str, options: LateInteraction) -> MaxSimScorer:
     """Load a MultiVectorEncoder from a folder or the hub."""
+    # imported here, so that inspecting the options does not import numpy
+    from rerank.indexing.text_encoder import load_model, locate_encoder
+
     files = locate_encoder(name, options)
     model, _ = load_model("MultiVectorEncoder", files, options)
     if not _has_trained_token_vectors(files.folder):

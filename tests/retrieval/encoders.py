@@ -28,7 +28,7 @@ class Fake:
     def __init__(self, size: int = 16, *, identity: Mapping[str, str] | None = None, query_prompt: str = "") -> None:
         self.size = size
         self.identity: Mapping[str, str] = identity or {"weights": "fake"}
-        self.query_prompt = query_prompt
+        self.query_identity = {"query_prompt": query_prompt}
         self.batches: list[list[str]] = []
 
     def queries(self, texts: Sequence[str]) -> Floats:

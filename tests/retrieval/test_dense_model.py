@@ -94,12 +94,12 @@ def test_prompts(prompted: Path, options: dict[str, str], query: str, passage: s
     encoder = load(prompted, normalise=False, **options)
     assert encoder.queries(["w1"]) == pytest.approx(plainly(prompted, [f"{query}w1"]), abs=1e-5)
     assert encoder.passages(["w1"]) == pytest.approx(plainly(prompted, [f"{passage}w1"]), abs=1e-5)
-    assert (encoder.query_prompt, encoder.identity["passage_prompt"]) == (query, passage)
+    assert (encoder.query_identity["query_prompt"], encoder.identity["passage_prompt"]) == (query, passage)
 
 
 def test_a_model_without_prompts_has_none(folder: Path) -> None:
     encoder = load(folder)
-    assert (encoder.query_prompt, encoder.identity["passage_prompt"]) == ("", "")
+    assert (encoder.query_identity["query_prompt"], encoder.identity["passage_prompt"]) == ("", "")
 
 
 def test_a_default_prompt_stands_in(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from rerank.indexing.text_encoder import (
     locate_encoder,
     require_encoder_packages,
     run_halving_batches,
+    unit_rows,
 )
 from rerank.indexing.vector_index import Positions, Searcher
 from rerank.io.file_hashes import file_hash
@@ -48,7 +49,7 @@ class ImageEncoder:
                 expected="a model that embeds texts and pictures, such as CLIP or SigLIP, with its processor",
             )
         self._model, self._processor = model, processor
-        self.query_prompt = query_prompt
+        self._query_prompt, self.query_identity = query_prompt, {"query_prompt": query_prompt}
         self._max_tokens = _max_tokens(model)
         # Pillow and torchvision resize slightly differently, and transformers uses the one that is installed.
         self.identity = {**identity, "processor": type(processor.image_processor).__name__}
@@ -56,7 +57,7 @@ class ImageEncoder:
 
     def queries(self, texts: Sequence[str]) -> Floats:
         """Embed queries one at a time; queries longer than the model's context are truncated with a warning."""
-        prompted = [self.query_prompt + text for text in texts]
+        prompted = [self._query_prompt + text for text in texts]
         with quiet_transformers():
             lengths = [len(self._processor.tokenizer(text)["input_ids"]) for text in prompted]
         if cut := sum(length > self._max_tokens for length in lengths):
@@ -107,8 +108,7 @@ class ImageEncoder:
         rows = getattr(out, "pooler_output", out).float().cpu().numpy()
         if not np.isfinite(rows).all():
             raise BackendError("The model returned an embedding that is not finite", remedy="Try dtype=float32")
-        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-        return np.ascontiguousarray(rows / np.maximum(lengths, np.finfo(np.float32).tiny), dtype=np.float32)
+        return unit_rows(rows)
 
     def _to_model(self, value: Any) -> Any:
         dtype = self._model.dtype if value.is_floating_point() else None
@@ -170,7 +170,7 @@ class PrecomputedEmbeddings:
                 f"{embeddings} has embeddings of dimension {self.size}, but the model has dimension {encoder.size}",
                 expected="the model that computed the embeddings",
             )
-        self._encoder, self.query_prompt = encoder, encoder.query_prompt
+        self._encoder, self.query_identity = encoder, encoder.query_identity
         self.identity: Mapping[str, str] = {"embeddings": _digest(self._path, names)}
 
     def queries(self, texts: Sequence[str]) -> Floats:
@@ -185,8 +185,7 @@ class PrecomputedEmbeddings:
         if not np.isfinite(rows).all():
             bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
             raise DataError(f"Row {sources[bad]} of {self._path} (document {texts[bad]!r}) has a non-finite value")
-        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-        return np.asarray(rows / np.maximum(lengths, np.finfo(np.float32).tiny), dtype=np.float32)
+        return unit_rows(rows)
 
 
 def _load_array(path: Path) -> Any:

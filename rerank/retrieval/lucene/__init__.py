@@ -7,8 +7,6 @@ The index is built from the collection and stored in the user's cache folder, or
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 import re
@@ -139,7 +137,7 @@ def _open_existing(options: Lucene, corpus: Corpus) -> LuceneRetriever:
 
 
 def _open_cached(options: Lucene, corpus: Corpus) -> LuceneRetriever:
-    from rerank.indexing.documents import open_documents
+    from rerank.indexing.documents import folder_key, open_documents
     from rerank.io.sealed_folders import open_sealed_folder
     from rerank.retrieval.lucene.index import LuceneIndex, LuceneScoring, analyzer_code, write_index
 
@@ -151,9 +149,8 @@ def _open_cached(options: Lucene, corpus: Corpus) -> LuceneRetriever:
         "fields": options.fields or "title+text",
         "pyserini": version("pyserini"),
     }
-    key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
     texts = (doc.text if options.fields == "text" else doc.full_text for doc in documents)
-    index_path = documents.folder.with_name(f"lucene-{key}")
+    index_path = documents.folder.with_name(f"lucene-{folder_key(made_from)}")
     index = open_sealed_folder(
         index_path,
         made_from,

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
     from rerank.indexing.encoding_batches import EncodingWorkers
-    from rerank.retrieval.sparse.vectors import Floats, Integers, SentenceSparseEncoder, SparseEncoder
+    from rerank.indexing.text_encoder import TextEncoder
+    from rerank.retrieval.sparse.vectors import Floats, Integers, SentenceSparseEncoder
 
 _FORMAT = "1"
 #: Minimum values of the options that are counts.
@@ -92,10 +93,15 @@ class SparseRetriever:
     """A retriever with the sparse vectors of one collection and their model, created by `Sparse.over`."""
 
     def __init__(
-        self, options: Sparse, corpus: Corpus, encoder: SparseEncoder, workers: EncodingWorkers[csr_array] | None = None
+        self,
+        options: Sparse,
+        corpus: Corpus,
+        encoder: TextEncoder[csr_array],
+        workers: EncodingWorkers[csr_array] | None = None,
     ) -> None:
         # imported here, so that inspecting the options does not import numpy
         from rerank.indexing import documents as document_files
+        from rerank.indexing.encoding_batches import EncodingJob
         from rerank.retrieval.sparse import vectors as sparse_vectors
 
         self._encode_queries = (workers or encoder).queries
@@ -106,9 +112,8 @@ class SparseRetriever:
             "fields": options.fields,
             "encoder": json.dumps(dict(encoder.identity), sort_keys=True),
         }
-        self._vectors = sparse_vectors.open_sparse_vectors(
-            documents, encoder, made_from, text=options._text, batch_size=options.batch_size, workers=workers
-        )
+        job = EncodingJob(documents, encoder, options._text, options.batch_size, workers)
+        self._vectors = sparse_vectors.open_sparse_vectors(job, made_from)
         self._iter_rows = sparse_vectors.iterate_rows
         self.identity: Mapping[str, str] = {**made_from, **encoder.query_identity}
         self.folders: tuple[Path, ...] = (self._vectors.folder,)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +20,8 @@ from scipy.sparse import csr_array, vstack
 
 from rerank.errors import BackendError, UsageError
 from rerank.indexing.bm25_index import top_positions_of_scores
-from rerank.indexing.documents import StoredDocuments
-from rerank.indexing.encoding_batches import (
-    EncodingJob,
-    EncodingWorkers,
-    TextSelector,
-    folder_key,
-    open_encoded_files,
-    order_by_length,
-)
+from rerank.indexing.documents import folder_key
+from rerank.indexing.encoding_batches import EncodingJob, open_encoded_files, order_by_length
 from rerank.indexing.text_encoder import (
     encode_in_batch,
     load_model,
@@ -49,28 +42,6 @@ Integers = NDArray[np.int64]
 _COUNTS, _DIMENSIONS, _VALUES = ("counts.bin", "<i4"), ("dimensions.bin", "<i4"), ("values.bin", "<f4")
 #: Maximum numbers of documents and of weights per block; a document with more weights is a block by itself.
 _DOCUMENTS, _WEIGHTS = 1 << 15, 1 << 24
-
-
-class SparseEncoder(Protocol):
-    """Protocol of sparse encoders, which return float32 rows with sorted columns and without stored zeros."""
-
-    @property
-    def identity(self) -> Mapping[str, str]:
-        """Everything that passage vectors depend on, apart from the passages."""
-
-    @property
-    def query_identity(self) -> Mapping[str, str]:
-        """Everything that query vectors depend on, in addition to ``identity``. Saved files do not depend on it."""
-
-    @property
-    def size(self) -> int:
-        """Dimension of the vectors."""
-
-    def queries(self, texts: Sequence[str]) -> csr_array:
-        """Encode queries one at a time, and return an array of shape (queries, size)."""
-
-    def passages(self, texts: Sequence[str]) -> csr_array:
-        """Encode passages as one batch, and return an array of shape (passages, size)."""
 
 
 class SparseVectors:
@@ -123,25 +94,21 @@ class SparseVectors:
         return products
 
 
-def open_sparse_vectors(
-    documents: StoredDocuments,
-    encoder: SparseEncoder,
-    made_from: Mapping[str, str],
-    *,
-    text: TextSelector,
-    batch_size: int,
-    workers: EncodingWorkers[csr_array] | None = None,
-) -> SparseVectors:
+def open_sparse_vectors(job: EncodingJob[csr_array], made_from: Mapping[str, str]) -> SparseVectors:
     """Memory-map the vectors of a corpus, after computing those that are missing.
+
+    The encoder returns float32 rows with sorted columns and without stored zeros.
 
     Args:
         made_from: Everything that the vectors depend on; it determines the folder's name.
     """
-    folder = documents.folder.with_name(f"sparse-{folder_key(made_from)}")
-    files = _Rows(order_by_length(documents), encoder.size)
-    job = EncodingJob(documents, encoder.passages, text, batch_size, workers)
+    folder, size = job.documents.folder.with_name(f"sparse-{folder_key(made_from)}"), job.encoder.size
     return open_encoded_files(
-        folder, made_from, job, files, lambda complete: SparseVectors(complete, len(documents), encoder.size)
+        folder,
+        made_from,
+        job,
+        _Rows(order_by_length(job.documents), size),
+        lambda complete: SparseVectors(complete, len(job.documents), size),
     )
 
 

@@ -158,9 +158,8 @@ class Dense(_ScoredTeacher, DenseRetriever):
             "encoder": json.dumps(dict(encoder.identity), sort_keys=True),
         }
         documents = document_files.open_documents(texts)
-        matrix = encoding_batches.open_embeddings(
-            documents, encoder, made_from, text=self.text_of, batch_size=self.batch_size
-        )
+        job = encoding_batches.EncodingJob(documents, encoder, self.text_of, self.batch_size)
+        matrix, _ = encoding_batches.open_embeddings(job, made_from)
         rows = {doc.id: row for row, doc in enumerate(texts.documents)}
         rankings = {}
         for query, ranking in task.candidates.items():

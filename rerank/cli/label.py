@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -79,11 +79,12 @@ def make(
     counted.
     """
     from rerank.finetune.labels.files import write_labels
-    from rerank.finetune.labels.labelling import LabelFusion, LabellingPlan, make_labels, prepare_labelling
+    from rerank.finetune.labels.labelling import LabellingPlan, make_labels, prepare_labelling
 
     plan = LabellingPlan(
         teachers=tuple(labelling.teacher or ["method"]),
-        fusion=LabelFusion(how=labelling.fuse, weights=labelling.weights),
+        fuse=labelling.fuse,
+        weights=labelling.weights,
         keep_failed=labelling.keep_failed,
         min_docs=labelling.min_docs,
     )
@@ -286,7 +287,7 @@ def split(
         test_queries = _load_test_queries(leaks.against)
         threshold = THRESHOLD if leaks.threshold is None else leaks.threshold
         all_leaks = splits.find_split_leaks(parts, texts, against=test_queries, threshold=threshold)
-    train = splits.remove_leaking_lists(parts.train, all_leaks) if leaks.drop_leaks else parts.train
+    train = splits.remove_leaking_lists(parts["train"], all_leaks) if leaks.drop_leaks else parts["train"]
     if not train:
         raise DataError(
             "All lists of the part train contain leaking queries",
@@ -296,9 +297,9 @@ def split(
     shown = [asdict(leak) for leak in all_leaks[:SHOWN]]
     report = {
         "output": str(output),
-        **splits.write_split(replace(parts, train=train), output),
+        **splits.write_split({**parts, "train": train}, output),
         "leaks": len(all_leaks) if leaks.leak_check else None,
-        "dropped": len(parts.train) - len(train),
+        "dropped": len(parts["train"]) - len(train),
         "leaking": shown,
     }
     notes = _notes_on_leaks(shown, len(all_leaks), dropped=leaks.drop_leaks)
@@ -371,8 +372,8 @@ def convert(
     if cut_words is not None:
         lists = (truncate_texts(training_list, cut_words) for training_list in lists)
     written = write_folder(lists, output)
-    ensure(written.lists, f"{file} contains no usable list ({_format_reasons(skipped)})", error=DataError)
-    report = {"output": str(output), **vars(written), "skipped": dict(skipped)}
+    ensure(written["lists"], f"{file} contains no usable list ({_format_reasons(skipped)})", error=DataError)
+    report = {"output": str(output), **written, "skipped": dict(skipped)}
     mark_folder(output, {"convert": {"file": file.name, **report}})
     emit_content(report, _written_parts(report, "lists", "queries", "documents"), form)
 

@@ -106,7 +106,7 @@ class SupportsSource(Protocol):
         """Return a document with the further keys that it has in this corpus, if it is one of its documents."""
 
 
-def fetch_documents(corpus: Corpus, ids: Iterable[str]) -> dict[str, Document]:
+def fetch_documents(corpus: Corpus, ids: Iterable[str], *, allow_missing: bool = False) -> dict[str, Document]:
     """Return the documents with these ids, by random access if supported, otherwise in one pass over the corpus."""
     requested = set(ids)
     if isinstance(corpus, SupportsLookup):
@@ -118,7 +118,7 @@ def fetch_documents(corpus: Corpus, ids: Iterable[str]) -> dict[str, Document]:
                 documents[doc.id] = doc
             if len(documents) == len(requested):
                 break
-    if missing := sorted(requested - documents.keys()):
+    if not allow_missing and (missing := sorted(requested - documents.keys())):
         raise DataError(
             f"{len(missing)} of {len(requested)} documents are not in the collection {corpus.name!r}, "
             f"including {', '.join(map(repr, missing[:3]))}",

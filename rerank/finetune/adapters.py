@@ -39,11 +39,7 @@ class LinearTargets(ComponentBase):
     layers: int | None = option(None, at_least=1)  #: Adapt only the first N transformer layers; None for all.
 
     def module_names(self, model: Any) -> list[str]:
-        """Return the full names of the modules that are adapted, in the order of the unmodified model.
-
-        Raises:
-            UsageError: The options select no linear layer of the model.
-        """
+        """Return the full names of the modules that are adapted, in the order of the unmodified model."""
         import torch
 
         head = model.get_output_embeddings()
@@ -103,11 +99,7 @@ class LowRankTargets(LinearTargets):
             check_range(f"rank_pattern[{name}]", rank, at_least=0)
 
     def ranks(self, model: Any) -> dict[str, int]:
-        """Return a mapping from the name of each adapted module to its rank.
-
-        Raises:
-            UsageError: The rank pattern and the targets contain different modules, or all ranks are 0.
-        """
+        """Return a mapping from the name of each adapted module to its rank."""
         names = self.module_names(model)
         if self.rank_pattern is None:
             return dict.fromkeys(names, self.r)
@@ -143,9 +135,6 @@ def check_ranks_fit(name_of_rank: str, ranks: Mapping[str, int], shapes: Shapes)
         name_of_rank: Such as ``r``, for the error message.
         ranks: Rank per module name.
         shapes: Shapes (rows, columns) of these modules, in the same order.
-
-    Raises:
-        UsageError: A rank is too large; the message names the matrix.
     """
     for (name, rank), (rows, columns) in zip(ranks.items(), shapes, strict=True):
         ensure(

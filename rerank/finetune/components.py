@@ -323,12 +323,7 @@ class Objective(TrainingComponent, Protocol):
     """A training objective that replaces the losses of a recipe, such as GRPO."""
 
     def check(self, recipe: Recipe, adapter: Adapter) -> None:
-        """Check that the recipe can be trained with this objective, before anything is loaded.
-
-        Raises:
-            UsageError: The objective does not support the method, the adapter or a setting; the message states the
-                reason.
-        """
+        """Check that the recipe can be trained with this objective, before anything is loaded."""
 
     def run(
         self, recipe: Recipe, parts: RecipeComponents, folder: Path, *, device: str, report_to: Sequence[str] = ()

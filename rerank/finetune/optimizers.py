@@ -200,10 +200,6 @@ def find_transformers_optimizer(name: str, options: Mapping[str, Any], *, own: S
 
     Args:
         name: A value of ``optim`` of `TrainingArguments`, with underscores or hyphens.
-
-    Raises:
-        UnknownNameError: Neither this package nor transformers has an optimizer with this name.
-        UsageError: The optimizer cannot be used for the training of a recipe.
     """
     from transformers.training_args import OptimizerNames
 
@@ -296,12 +292,7 @@ class TransformersOptimizer:
         return optimizer
 
     def _optimizer(self, groups: list[Any], lr: float, weight_decay: float) -> Any:
-        """Construct the optimizer of transformers with the recipe's options.
-
-        Raises:
-            UnknownNameError: An option does not exist.
-            UsageError: The value of an option is invalid.
-        """
+        """Construct the optimizer of transformers with the recipe's options."""
         from transformers import Trainer, TrainingArguments
         from transformers.training_args import OptimizerNames
 

@@ -33,13 +33,13 @@ TEXTS = {f"q{at}": f"question about subject{at}" for at in range(20)}
 
 def test_shares_are_as_asked_and_do_not_depend_on_the_files_order() -> None:
     made = split_labels(LABELS, SplitShares(dev=0.2, test=0.1, seed=3), texts=TEXTS)
-    assert [len(part) for part in (made.train, made.dev, made.test)] == [14, 4, 2]
-    assert sorted(one.qid for part in (made.train, made.dev, made.test) for one in part) == sorted(TEXTS)
+    assert [len(part) for part in (made["train"], made["dev"], made["test"])] == [14, 4, 2]
+    assert sorted(one.qid for part in (made["train"], made["dev"], made["test"]) for one in part) == sorted(TEXTS)
     mixed = random.Random(0).sample(LABELS, len(LABELS))
     again = split_labels(mixed, SplitShares(dev=0.2, test=0.1, seed=3), texts=TEXTS)
-    assert {one.qid for one in again.dev} == {one.qid for one in made.dev}
-    assert {one.qid for one in split_labels(LABELS, SplitShares(dev=0.2, test=0.1, seed=4), texts=TEXTS).dev} != {
-        one.qid for one in made.dev
+    assert {one.qid for one in again["dev"]} == {one.qid for one in made["dev"]}
+    assert {one.qid for one in split_labels(LABELS, SplitShares(dev=0.2, test=0.1, seed=4), texts=TEXTS)["dev"]} != {
+        one.qid for one in made["dev"]
     }
 
 
@@ -48,14 +48,14 @@ def test_a_query_is_never_on_both_sides() -> None:
     texts = {f"q{at}": f"Question {at // 2}, please!" if at % 2 else f"question {at // 2} please" for at in range(20)}
     for seed in range(5):
         made = split_labels(labels, SplitShares(dev=0.3, seed=seed), texts=texts)
-        train, dev = ({normalise_query(texts[one.qid]) for one in part} for part in (made.train, made.dev))
+        train, dev = ({normalise_query(texts[one.qid]) for one in part} for part in (made["train"], made["dev"]))
         assert not train & dev
-        assert len(made.dev) == 3 * 2 * 3  # three of ten texts, two queries each, three lists each
+        assert len(made["dev"]) == 3 * 2 * 3  # three of ten texts, two queries each, three lists each
 
 
 def test_without_texts_ids_are_what_counts() -> None:
     made = split_labels([*LABELS, *LABELS], SplitShares(dev=0.1), texts={})
-    assert (len(made.train), len(made.dev), made.test) == (36, 4, ())
+    assert (len(made["train"]), len(made["dev"]), made["test"]) == (36, 4, ())
 
 
 def test_shares_that_leave_nothing() -> None:
@@ -81,13 +81,13 @@ def test_pairs_are_those_of_a_plain_comparison(train: list[str], test: list[str]
             x, y = query_trigrams(left), query_trigrams(right)
             if x | y and len(x & y) / len(x | y) >= threshold:
                 expected.add((a, b))
-    assert {(leak.train, leak.test) for leak in find_query_leaks(ours, theirs, threshold=threshold)} == expected
+    assert {(leak.train, leak.test) for leak in find_query_leaks(ours, {"": theirs}, threshold=threshold)} == expected
 
 
 def test_the_coefficient_by_hand() -> None:
     assert query_trigrams("to do to") == {" to", "to ", " do", "do "}
     assert query_trigrams("a, A") == {" a "}
-    (leak,) = find_query_leaks({"1": "to do"}, {"2": "do be"}, threshold=0.3)
+    (leak,) = find_query_leaks({"1": "to do"}, {"": {"2": "do be"}}, threshold=0.3)
     assert leak.similarity == pytest.approx(2 / 6)  # shared: " do", "do "; besides: " to", "to ", " be", "be "
     assert not leak.exact
 
@@ -100,19 +100,19 @@ def test_the_threshold_lets_near_misses_pass_and_stops_rewordings() -> None:
         "c": "Je,ice cube ana  watoto?",
         "d": "what's the capital of France",
     }
-    found = {(leak.train, leak.test): leak for leak in find_query_leaks(said, asked)}
+    found = {(leak.train, leak.test): leak for leak in find_query_leaks(said, {"": asked})}
     assert set(found) == {("1", "d"), ("2", "b"), ("3", "c")}
     assert found["3", "c"].exact
     assert found["3", "c"].similarity == 1
     assert min(leak.similarity for leak in found.values()) >= THRESHOLD
-    assert [leak.exact for leak in find_query_leaks(said, asked)] == [True, False, False]
+    assert [leak.exact for leak in find_query_leaks(said, {"": asked})] == [True, False, False]
 
 
 def test_texts_without_words_are_compared_as_they_are() -> None:
     assert normalise_query(" ?! ") == "?!"
-    assert [leak.exact for leak in find_query_leaks({"1": "?!"}, {"2": "?!", "3": "!"})] == [True]
-    assert find_query_leaks({}, {"1": "x"}) == find_query_leaks({"1": "x"}, {}) == []
-    assert find_query_leaks({"1": ""}, {"2": ""}) == []
+    assert [leak.exact for leak in find_query_leaks({"1": "?!"}, {"": {"2": "?!", "3": "!"}})] == [True]
+    assert find_query_leaks({}, {"": {"1": "x"}}) == find_query_leaks({"1": "x"}, {"": {}}) == []
+    assert find_query_leaks({"1": ""}, {"": {"2": ""}}) == []
     with raises(UsageError, "--threshold is 0"):
         find_query_leaks({}, {}, threshold=0)
 
@@ -120,21 +120,21 @@ def test_texts_without_words_are_compared_as_they_are() -> None:
 def test_leaks_of_a_split_say_where_and_can_be_dropped() -> None:
     texts = {f"q{at}": f"{chr(97 + at) * 3}{chr(98 + at)}{chr(99 + at)}x{at}" for at in range(20)}
     made = split_labels(LABELS, SplitShares(dev=0.1, test=0.1), texts=texts)
-    held, lost = made.dev[0].qid, made.train[0].qid
-    texts[made.train[1].qid] = f"{texts[held]} x"
+    held, lost = made["dev"][0].qid, made["train"][0].qid
+    texts[made["train"][1].qid] = f"{texts[held]} x"
     elsewhere = {"their queries": {held: texts[lost].upper()}}
     found = find_split_leaks(made, texts, against=elsewhere, threshold=0.6)
     assert {(leak.train, leak.where, leak.exact) for leak in found} == {
-        (made.train[1].qid, "dev", False),
+        (made["train"][1].qid, "dev", False),
         (lost, "their queries", True),
     }
-    kept = remove_leaking_lists(made.train, found)
-    assert [one.qid for one in kept] == [one.qid for one in made.train[2:]]
+    kept = remove_leaking_lists(made["train"], found)
+    assert [one.qid for one in kept] == [one.qid for one in made["train"][2:]]
 
 
 def test_many_queries_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rerank.finetune.labels.splits._STEP", 3)
     queries = {f"{at}": f"word{at} thing{at * 7}" for at in range(10)}
-    assert {(leak.train, leak.test) for leak in find_query_leaks(queries, queries, threshold=1)} == {
+    assert {(leak.train, leak.test) for leak in find_query_leaks(queries, {"": queries}, threshold=1)} == {
         (at, at) for at in queries
     }

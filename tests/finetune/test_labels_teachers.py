@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.experiment import run_experiment
 from rerank.experiment.spec import Execution, RunSpec
-from rerank.finetune.labels.labelling import LabelFusion, LabellingPlan, LabellingResult, make_labels, prepare_labelling
+from rerank.finetune.labels.labelling import LabellingPlan, LabellingResult, make_labels, prepare_labelling
 from rerank.finetune.labels.teachers import TeacherRanking, open_teacher, teachers
 from rerank.finetune.labels.teachers.base import rank_by_list, rank_by_scores
 from rerank.finetune.labels.teachers.built_in import Dense, Method, scores_of_run
@@ -23,6 +24,7 @@ from tests.raising import raises
 from tests.retrieval.encoders import Fake
 
 Spec = Callable[..., RunSpec]
+TWO = LabellingPlan(teachers=("x", "y"))
 every = pytest.mark.parametrize("name", teachers.names())
 
 
@@ -228,7 +230,7 @@ def test_names_that_are_none() -> None:
     with raises(UsageError, "--teacher bm25", "--weights"):
         LabellingPlan(teachers=("bm25", "bm25"))
     with raises(UsageError, "--weights is '1', but there are 2 teachers"):
-        LabellingPlan(teachers=("bm25", "qrels"), fusion=LabelFusion(weights="1"))
+        LabellingPlan(teachers=("bm25", "qrels"), weights="1")
 
 
 def ranking(names: str) -> Ranking:
@@ -246,12 +248,12 @@ def test_opinions_from_rankings_and_scores() -> None:
 
 def test_fusion_by_ranks() -> None:
     opinions = {"x": rank_by_list(ranking("abc"), "cab"), "y": rank_by_list(ranking("abc"), "ca")}
-    fused = LabelFusion().join(ranking("abc"), opinions)
+    fused = TWO.fuse_rankings(ranking("abc"), opinions)
     assert fused.order == tuple("cab")
     assert fused.scores == pytest.approx({"c": 2 / 61, "a": 2 / 62, "b": 1 / 63})
-    weighted = LabelFusion(weights="0+1").join(ranking("abc"), opinions)
+    weighted = replace(TWO, weights="0+1").fuse_rankings(ranking("abc"), opinions)
     assert weighted.scores == pytest.approx({"c": 1 / 61, "a": 1 / 62, "b": 0})
-    silent = LabelFusion().join(ranking("abcd"), {name: rank_by_list(ranking("abcd"), "c") for name in "xy"})
+    silent = TWO.fuse_rankings(ranking("abcd"), {name: rank_by_list(ranking("abcd"), "c") for name in "xy"})
     assert (silent.order, silent.unranked) == (tuple("cabd"), frozenset("abd"))
 
 
@@ -261,26 +263,28 @@ def test_fusion_by_scores() -> None:
         "y": rank_by_scores(ranking("abc"), {"a": 30.0, "b": 20.0}),
     }
     z = 1.5**0.5  # (2 - 1) / the deviation of 0, 1, 2
-    fused = LabelFusion(how="z-score").join(ranking("abc"), opinions)
+    fused = replace(TWO, fuse="z-score").fuse_rankings(ranking("abc"), opinions)
     assert fused.scores == pytest.approx({"a": -z + 1, "b": 0 - 1, "c": z - 1})  # y's lowest is what c gets from it
     assert fused.order == tuple("cab")
-    assert LabelFusion(how="min-max").join(ranking("abc"), opinions).scores == pytest.approx({"a": 1, "b": 0.5, "c": 1})
+    assert replace(TWO, fuse="min-max").fuse_rankings(ranking("abc"), opinions).scores == pytest.approx(
+        {"a": 1, "b": 0.5, "c": 1}
+    )
 
 
 def test_a_failed_teacher_fails_the_whole() -> None:
     opinions = {"x": rank_by_list(ranking("ab"), "ba"), "y": TeacherRanking(order=("a", "b"), failed="no list")}
-    assert LabelFusion().join(ranking("ab"), opinions).failed == "y: no list"
+    assert TWO.fuse_rankings(ranking("ab"), opinions).failed == "y: no list"
 
 
 def test_scores_are_asked_for_before_anything_is_run(spec: Spec) -> None:
-    plan = LabellingPlan(teachers=("method", "bm25"), fusion=LabelFusion(how="z-score"))
+    plan = LabellingPlan(teachers=("method", "bm25"), fuse="z-score")
     with raises(UsageError, "'method'", "--fuse rrf"):
         prepare_labelling(spec(), Execution(), plan)
     prepare_labelling(
-        spec(), Execution(), LabellingPlan(teachers=("method",), fusion=LabelFusion(how="z-score"))
+        spec(), Execution(), LabellingPlan(teachers=("method",), fuse="z-score")
     )  # alone nothing is joined
     with raises(UnknownNameError, "z-score"):
-        LabelFusion(how="zscore")
+        LabellingPlan(fuse="zscore")
 
 
 def test_several_teachers(spec: Spec) -> None:

@@ -75,10 +75,10 @@ def test_lists_become_a_collection_of_their_own(tmp_path: Path, folder: str) -> 
     lists = list(attach_label_texts([LABEL, replace(LABEL, final=("a", "b"))], open_collection(folder)))
     target = tmp_path / "made"
     written = write_folder(lists, target)
-    assert (written.lists, written.queries, written.documents) == (2, 1, 2)
+    assert (written["lists"], written["queries"], written["documents"]) == (2, 1, 2)
     again = list(attach_label_texts(read_labels(target / "labels.jsonl"), open_collection(f"jsonl:{target}")))
     assert again == lists
-    assert write_folder(lists[:1], target).lists == 1  # its own folder is written anew
+    assert write_folder(lists[:1], target)["lists"] == 1  # its own folder is written anew
 
 
 def test_a_strange_folder_is_left_alone(tmp_path: Path, folder: str) -> None:

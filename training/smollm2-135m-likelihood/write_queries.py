@@ -139,7 +139,7 @@ def main() -> None:
     queries = usable_queries(read_rows(given.out / "replies.jsonl"))
     run = open_first_stage("bm25", collection).search(queries, WITHIN)
     found = [query for query in queries if query.id in run[query.id].doc_ids]
-    tested = {f"{name} {query.id}": query.text for name in given.against for query in open_collection(name).queries()}
+    tested = {name: {query.id: query.text for query in open_collection(name).queries()} for name in given.against}
     leaks = find_query_leaks({query.id: query.text for query in found}, tested)
     leaked = {leak.train for leak in leaks}
     found = [query for query in found if query.id not in leaked]

@@ -59,11 +59,7 @@ class FrozenBasis(LinearTargets, PeftAdapter):
         kernels.peft_files.save_factors(model, kernels.peft_files.read_factors(model), folder)
 
     def ranks(self, model: Any) -> dict[str, int]:
-        """Return the rank of the saved LoRA per module name.
-
-        Raises:
-            UsageError: A matrix has fewer singular directions than ``r``.
-        """
+        """Return the rank of the saved LoRA per module name."""
         ranks = dict.fromkeys(self.module_names(model), self.r)
         check_ranks_fit("r", ranks, self.shapes(model))
         return ranks

@@ -180,7 +180,7 @@ def _write_lists(labels: tuple[LabelList, ...], spec: TransferSpec, seed: int) -
     parts: dict[str, tuple[LabelList, ...]] = {"train": labels, "held_out": ()}
     if spec.held_out:
         shares = split_labels(labels, SplitShares(dev=0.0, test=spec.held_out, seed=seed), texts=query_texts(labels))
-        parts = {"train": shares.train, "held_out": shares.test}
+        parts = {"train": shares["train"], "held_out": shares["test"]}
     for name, part in ((LABELS, parts["train"]), (HELD_OUT, parts["held_out"])):
         path = spec.folder / name
         if (tuple(read_labels(path)) if path.is_file() else part) != part:

@@ -48,9 +48,6 @@ def make_parameter_groups(
     Args:
         weight_decay: Weight decay of parameters that are not vectors.
         extra: Further options of a parameter; parameters with equal options share a group.
-
-    Raises:
-        UsageError: The model has no trainable parameter.
     """
     groups: dict[tuple[Any, ...], State] = {}
     for name, weight in trainable_parameters(model):
@@ -159,11 +156,7 @@ class ExactStateOptimizer(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     def load_state_dict(self, state_dict: State) -> None:
-        """Load the result of `state_dict`; parameters without an entry start with an empty state.
-
-        Raises:
-            ValueError: The parameter groups differ from those of this optimizer.
-        """
+        """Load the result of `state_dict`; parameters without an entry start with an empty state."""
         # Groups and options only: torch would cast the state to the data type of the parameters.
         super().load_state_dict({**state_dict, "state": {}})
         indices = chain.from_iterable(group["params"] for group in state_dict["param_groups"])

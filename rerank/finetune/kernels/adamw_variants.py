@@ -38,9 +38,6 @@ def find_factor_pairs(model: nn.Module) -> list[FactorPair]:
     """Return the factor pairs of all LoRA layers of peft in which at least one factor is trainable.
 
     Factors that are computed from other parameters are omitted.
-
-    Raises:
-        UsageError: The model has no trainable factor pair.
     """
     pairs = []
     for module in model.modules():

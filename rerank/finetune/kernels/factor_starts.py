@@ -27,10 +27,6 @@ def mean_loss_gradients(
     layers above the last layer whose attention it reads. The model is unchanged afterwards. During the call,
     memory holds one gradient per weight, in the weight's data type. ``lists`` is the number of training lists over
     which the loss is averaged; None for the default of the batches.
-
-    Raises:
-        UsageError: A weight is quantised and therefore has no gradient.
-        BackendError: The loss depends on none of the weights, or a gradient is not finite.
     """
     weights = {name: model.get_submodule(name).weight for name in names}
     for name, weight in weights.items():

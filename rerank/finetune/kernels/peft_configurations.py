@@ -44,11 +44,7 @@ _ROUNDING = 1e-4
 
 
 def find_type(name: str) -> PeftType:
-    """Return the member of `peft.PeftType` with this name (``boft``) or configuration class (``BOFTConfig``).
-
-    Raises:
-        UnknownNameError: peft has no such configuration; the message lists the types that peft has.
-    """
+    """Return the member of `peft.PeftType` with this name (``boft``) or configuration class (``BOFTConfig``)."""
     known = {}
     for kind, configuration in PEFT_TYPE_TO_CONFIG_MAPPING.items():
         known[_comparable(kind.value)] = known[_comparable(configuration.__name__)] = kind
@@ -68,10 +64,6 @@ def make_configuration(name: str, options: Mapping[str, Any], targets: list[str]
     Args:
         targets: Names of the adapted modules, unless ``options`` contains ``target_modules``.
         seed: Random seed; assigned to every seed field of the configuration that ``options`` does not contain.
-
-    Raises:
-        UnknownNameError: peft has no such configuration, or the configuration has no such field.
-        UsageError: peft rejects a value, or this package cannot train the method; the message states the reason.
     """
     kind = find_type(name)
     configuration = PEFT_TYPE_TO_CONFIG_MAPPING[kind]
@@ -125,9 +117,6 @@ def default_target_modules(name: str, targets: LinearTargets, model: Any) -> lis
 
     peft lists the usual modules of a method for many architectures, such as the norms of a Llama for ``ln_tuning``.
     Modules of this list are adapted if none of them is linear; otherwise the selected linear layers are adapted.
-
-    Raises:
-        UsageError: The options select no linear layer of the model.
     """
     mapping = getattr(PEFT_TYPE_TO_TUNER_MAPPING[find_type(name)], "target_module_mapping", {})
     suffixes = mapping.get(model.config.model_type, ())
@@ -206,12 +195,7 @@ def _are_equal(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def count_trained(name: str, options: Mapping[str, Any], shapes: Shapes) -> int:
-    """Return the number of parameters that peft trains when it adapts matrices of these shapes.
-
-    Raises:
-        UsageError: The configuration does not fit the matrices, or the method reads the values of matrices that are too
-            large to be allocated for counting.
-    """
+    """Return the number of parameters that peft trains when it adapts matrices of these shapes."""
     options = {key: value for key, value in options.items() if key != "target_modules"}
     try:
         return _count_on_device("meta", name, options, shapes)

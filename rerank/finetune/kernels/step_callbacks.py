@@ -20,11 +20,7 @@ if TYPE_CHECKING:
 
 
 def find_layers(model: nn.Module) -> nn.ModuleList:
-    """Return the layers of a model: the module list with the most parameters; among ties, the outermost list.
-
-    Raises:
-        UsageError: The model has no module list.
-    """
+    """Return the layers of a model: the module list with the most parameters; among ties, the outermost list."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     if not lists:
         raise UsageError(
@@ -60,9 +56,6 @@ class LayerSamplingCallback(TrainerCallback):
 
     Only parameters of the model that are trainable now are ever modified. ``odds`` has odds per layer, and is empty for
     equal odds.
-
-    Raises:
-        UsageError: The model has fewer than ``n`` layers, or no list of layers.
     """
 
     def __init__(self, model: nn.Module, options: Lisa, *, odds: Sequence[float], seed: int) -> None:
@@ -80,11 +73,7 @@ class LayerSamplingCallback(TrainerCallback):
         self.seed = seed
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Draw the layers to train in the current interval, when training starts or is resumed.
-
-        Raises:
-            UsageError: The optimizer does not contain the parameters of some layers.
-        """
+        """Draw the layers to train in the current interval, when training starts or is resumed."""
         optimizer = kwargs["optimizer"]
         known = {weight for group in optimizer.param_groups for weight in group["params"]}
         missing = sum(weight not in known for layer in self.layers for weight in layer)

@@ -63,11 +63,7 @@ def check_labels(
         The values of `label_statistics`; ``probe`` (result of `ProbeReport.to_dict`; None without texts); ``leaks``
         (number of leaks; None without test queries); and ``leaking`` (the first `SHOWN` leaks).
     """
-    leaks = [
-        leak
-        for name, test in against.items()
-        for leak in find_query_leaks(texts, test, threshold=threshold, where=name)
-    ]
+    leaks = find_query_leaks(texts, against, threshold=threshold)
     return {
         **label_statistics(labels),
         "probe": None if lists is None else probe_form(lists, seed=seed).to_dict(),
@@ -158,11 +154,8 @@ class _Form(NamedTuple):
     words: tuple[str, ...]
 
 
-class _Ends(NamedTuple):
-    """Superficial features of the best and the worst documents of a list."""
-
-    query: str
-    sides: tuple[tuple[_Form, ...], tuple[_Form, ...]]
+#: Query id of a list, and the superficial features of its best and of its worst documents.
+_Ends = tuple[str, tuple[tuple[_Form, ...], tuple[_Form, ...]]]
 
 
 def probe_form(lists: Iterable[TrainingList], *, seed: int = 0) -> ProbeReport:
@@ -171,15 +164,15 @@ def probe_form(lists: Iterable[TrainingList], *, seed: int = 0) -> ProbeReport:
     for training_list in lists:
         best, worst = best_and_worst(training_list)
         if best and worst:
-            ends.append(_Ends(training_list.query.id, (_forms(training_list, best), _forms(training_list, worst))))
+            ends.append((training_list.query.id, (_forms(training_list, best), _forms(training_list, worst))))
     if not ends:
         note = "No list has two documents with different labels."
         return ProbeReport(lists=0, queries=0, features=(), notes=(note,))
     lengths: list[Pairs] = []
-    for entry in ends:
-        long, short = ([float(form.length) for form in side] for side in entry.sides)
+    for _, sides in ends:
+        long, short = ([float(form.length) for form in side] for side in sides)
         lengths.append((long, short))
-    queries = [entry.query for entry in ends]
+    queries = [query for query, _ in ends]
     features = (
         _separation(LENGTH, lengths, queries, seed),
         _separation(FIRST_WORDS, _first_word_scores(ends), queries, seed),
@@ -260,12 +253,12 @@ def _first_word_scores(all_ends: Sequence[_Ends]) -> list[Pairs]:
     nothing about its form is unusual. All documents of a list are scored by the same model, so that only their words
     matter.
     """
-    appearances = [Counter(form for ends in all_ends for form in ends.sides[side]) for side in (0, 1)]
+    appearances = [Counter(form for _, sides in all_ends for form in sides[side]) for side in (0, 1)]
     words = [_count_words(counts) for counts in appearances]
     total = [counts.total() for counts in appearances]
     own: dict[str, set[_Form]] = {}
-    for ends in all_ends:
-        own.setdefault(ends.query, set()).update(*ends.sides)
+    for query, sides in all_ends:
+        own.setdefault(query, set()).update(*sides)
     models = {
         query: [words[side] - _count_words({form: appearances[side][form] for form in forms}) for side in (0, 1)]
         for query, forms in own.items()
@@ -282,8 +275,8 @@ def _first_word_scores(all_ends: Sequence[_Ends]) -> list[Pairs]:
         return odds
 
     pairs: list[Pairs] = []
-    for ends in all_ends:
-        best, worst = ([log_odds(form, ends.query) for form in side] for side in ends.sides)
+    for query, sides in all_ends:
+        best, worst = ([log_odds(form, query) for form in side] for side in sides)
         pairs.append((best, worst))
     return pairs
 

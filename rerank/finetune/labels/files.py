@@ -61,7 +61,6 @@ def read_label_lists_of_file(
         skipped: Counter to which skipped lists are added, by reason; if None, a warning reports them at the end.
 
     Raises:
-        MissingResourceError: The file does not exist.
         DataError: The format is unknown, or a line is invalid; the message names the line.
         UsageError: The file is a label file, and no collection is given.
     """
@@ -124,12 +123,7 @@ def _records(path: Path) -> Iterator[JsonRecord]:
 
 
 def read_labels(path: str | Path) -> Iterator[LabelList]:
-    """Yield the lists of a label file, which may be gzipped. A query may have several lists.
-
-    Raises:
-        MissingResourceError: The file does not exist.
-        DataError: The file is empty, or a line is not a valid list; the message names the line.
-    """
+    """Yield the lists of a label file, which may be gzipped. A query may have several lists."""
     return (parse_label(record) for record in read_json_lines(Path(path)))
 
 
@@ -149,12 +143,7 @@ def parse_label(record: JsonRecord) -> LabelList:
 def write_labels(lists: Iterable[LabelList], target: str | Path | TextIO) -> int:
     """Write labelled lists to a label file, one per line, and return their number.
 
-    Args:
-        target: A stream, or the path of a file that is replaced atomically (gzipped if its name ends in ``.gz``).
-
-    Raises:
-        MissingResourceError: The folder of the file does not exist.
-        StorageError: The file cannot be written.
+    ``target`` is a stream, or the path of a file that is replaced atomically (gzipped if its name ends in ``.gz``).
     """
     count = 0
     with replace_text_file(target) if isinstance(target, str | Path) else nullcontext(target) as stream:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from rerank.errors import DataError, UnknownNameError, UsageError, ensure
@@ -32,28 +32,46 @@ NAMED = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LabelFusion:
-    """A method that fuses the rankings of several teachers into one label, with the formulas of hybrid first stages."""
+class LabellingPlan:
+    """The teachers that label lists, how their rankings are fused into one label, and which lists are kept.
 
+    Rankings are fused with the formulas of hybrid first stages. Lists with fewer documents than ``min_docs`` are
+    skipped, as are lists for which the teacher failed, unless ``keep_failed`` is set.
+    """
+
+    teachers: tuple[str, ...] = ("method",)  #: Selectors; the rankings of several teachers are fused.
     #: ``rrf`` sums 1 / (60 + rank among the candidates) over teachers (Cormack et al., SIGIR 2009); ``z-score`` and
     #: ``min-max`` sum the scores of the teachers, normalised over the candidates.
-    how: str = "rrf"
+    fuse: str = "rrf"
     weights: str = ""  #: One number per teacher, separated by ``+``, such as ``0.3+0.7``; all weights are 1 if empty.
+    keep_failed: bool = False
+    min_docs: int = 2
 
     def __post_init__(self) -> None:
-        if self.how not in FUSION_METHODS:
-            raise UnknownNameError("fusion method", self.how, FUSION_METHODS)
+        if self.fuse not in FUSION_METHODS:
+            raise UnknownNameError("fusion method", self.fuse, FUSION_METHODS)
+        count = len(self.teachers)
+        ensure(
+            count and self.min_docs >= 1,
+            f"There are {count} teachers, and --min-docs is {self.min_docs}",
+            expected="at least 1 teacher, and --min-docs of at least 1",
+        )
+        if repeated := [name for name, times in Counter(self.teachers).items() if times > 1]:
+            raise UsageError(
+                f"--teacher {repeated[0]} is given twice",
+                expected="each teacher once",
+                remedy="To give it more weight, use --weights",
+            )
 
-    def check(self, teachers: int) -> None:
         try:
-            parse_weights(self.weights, teachers)
+            parse_weights(self.weights, count)
         except UsageError as error:
             raise UsageError(
-                f"--weights is {self.weights!r}, but there are {teachers} teachers",
-                expected=f"{teachers} nonnegative numbers, not all 0, such as {'+'.join(['0.5'] * teachers)}",
+                f"--weights is {self.weights!r}, but there are {count} teachers",
+                expected=f"{count} nonnegative numbers, not all 0, such as {'+'.join(['0.5'] * count)}",
             ) from error
 
-    def join(self, candidates: Ranking, rankings: Mapping[str, TeacherRanking]) -> TeacherRanking:
+    def fuse_rankings(self, candidates: Ranking, rankings: Mapping[str, TeacherRanking]) -> TeacherRanking:
         """Fuse the rankings of several teachers into one ranking by fused score; ties keep the first-stage order.
 
         If a teacher does not rank a candidate, the value of the candidate is 0 (``rrf``, ``min-max``) or the lowest
@@ -76,47 +94,19 @@ class LabelFusion:
 
     def _values(self, candidates: Ranking, name: str, ranking: TeacherRanking) -> FusionValues:
         docs = [Document(id=doc_id) for doc_id in ranking.order if doc_id not in ranking.unranked]
-        if self.how == "rrf":
+        if self.fuse == "rrf":
             return reciprocal_rank_fusion(Ranking.from_order(candidates.query, docs))
         if not ranking.scores and docs:
             raise self.no_scores(name)
         scored = Ranking(candidates.query, tuple(docs), tuple(ranking.scores[doc.id] for doc in docs))
-        return _BY_SCORE[self.how](scored)
+        return _BY_SCORE[self.fuse](scored)
 
     def no_scores(self, teacher: str) -> UsageError:
         """Return the error to raise if the method needs scores and a teacher returns none."""
         return UsageError(
-            f"--fuse {self.how} cannot be used with the teacher {teacher!r}, which returns a ranking without scores",
+            f"--fuse {self.fuse} cannot be used with the teacher {teacher!r}, which returns a ranking without scores",
             expected="teachers with scores, or --fuse rrf, which needs only ranks",
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabellingPlan:
-    """The teachers that label lists, and the rules by which labelled lists are kept.
-
-    Lists with fewer documents than ``min_docs`` are skipped, as are lists for which the teacher failed, unless
-    ``keep_failed`` is set.
-    """
-
-    teachers: tuple[str, ...] = ("method",)  #: Selectors; the rankings of several teachers are fused.
-    fusion: LabelFusion = field(default_factory=LabelFusion)
-    keep_failed: bool = False
-    min_docs: int = 2
-
-    def __post_init__(self) -> None:
-        ensure(
-            self.teachers and self.min_docs >= 1,
-            f"There are {len(self.teachers)} teachers, and --min-docs is {self.min_docs}",
-            expected="at least 1 teacher, and --min-docs of at least 1",
-        )
-        if repeated := [name for name, count in Counter(self.teachers).items() if count > 1]:
-            raise UsageError(
-                f"--teacher {repeated[0]} is given twice",
-                expected="each teacher once",
-                remedy="To give it more weight, use --weights",
-            )
-        self.fusion.check(len(self.teachers))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,8 +165,8 @@ def prepare_labelling(
     spec = spec_with_trained_defaults(spec)
     opened = {name: open_teacher(name) for name in plan.teachers}
     for name, teacher in opened.items():
-        if len(opened) > 1 and plan.fusion.how != "rrf" and not teacher.scored(spec):
-            raise plan.fusion.no_scores(name)
+        if len(opened) > 1 and plan.fuse != "rrf" and not teacher.scored(spec):
+            raise plan.no_scores(name)
     judged_only = any(teacher.judged_only for teacher in opened.values())
     prepared = None
     if any(teacher.runs for teacher in opened.values()):
@@ -212,7 +202,7 @@ def make_labels(job: LabellingJob) -> LabellingResult:
             left_out["too few candidates"] += 1
             continue
         rankings = {name: by_query[query] for name, (by_query, _) in outputs.items()}
-        ranking = plan.fusion.join(candidates, rankings) if len(rankings) > 1 else next(iter(rankings.values()))
+        ranking = plan.fuse_rankings(candidates, rankings) if len(rankings) > 1 else next(iter(rankings.values()))
         if ranking.failed:
             failed.append({"query": query, "why": ranking.failed})
             if not plan.keep_failed:

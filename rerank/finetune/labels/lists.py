@@ -17,23 +17,13 @@ class LabelList:
     """Document ids of a query in the order shown to the model, and their ranking by a teacher.
 
     With texts, it becomes a `TrainingList`.
-
-    Attributes:
-        initial: Document ids in the order in which they are shown to the model.
-        final: The label: the same ids, best first.
-        query: Query text; empty if it has to be looked up.
-        scores: Teacher scores in the order of ``initial``; empty if there are none.
-
-    Raises:
-        DataError: The list is empty or contains an id twice, the label is not a permutation of the list, the number of
-            scores is not the number of documents, or a score is not finite.
     """
 
     qid: str
-    initial: tuple[str, ...]
-    final: tuple[str, ...]
-    query: str = ""
-    scores: tuple[float, ...] = ()
+    initial: tuple[str, ...]  #: Document ids in the order in which they are shown to the model.
+    final: tuple[str, ...]  #: The label: the same ids, best first.
+    query: str = ""  #: Query text; empty if it has to be looked up.
+    scores: tuple[float, ...] = ()  #: Teacher scores in the order of ``initial``; empty if there are none.
     teacher: str = ""
     where: str = field(default="", compare=False, repr=False)
 

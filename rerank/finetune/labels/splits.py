@@ -14,15 +14,11 @@ import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rerank.errors import DataError, UsageError, ensure
 from rerank.finetune.labels.files import write_labels
 from rerank.finetune.labels.lists import LabelList, TrainingList
 from rerank.finetune.labels.texts import make_folder, mark_folder
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_array
 
 #: Minimum Jaccard coefficient of near-duplicate queries: about one word in seven may differ. docs/labels.md shows which
 #: real queries are found.
@@ -68,43 +64,56 @@ def query_trigrams(text: str) -> frozenset[str]:
 
 
 def find_query_leaks(
-    train: Mapping[str, str], test: Mapping[str, str], *, threshold: float = THRESHOLD, where: str = ""
+    train: Mapping[str, str], tests: Mapping[str, Mapping[str, str]], *, threshold: float = THRESHOLD
 ) -> list[Leak]:
-    """Find all pairs of a training query and a test query that are near-duplicates, the most similar first.
+    """Find the pairs of a training query and a near-duplicate test query: per test set, the most similar pairs first.
 
-    ``train`` and ``test`` map query ids to texts, ``threshold`` is the minimum Jaccard coefficient (above 0, at most
-    1), and ``where`` is the name of the test set, which is stored in the leaks.
+    ``train`` and each of the ``tests``, which have names, map query ids to texts; ``threshold`` is the minimum Jaccard
+    coefficient (above 0, at most 1).
     """
     if not 0 < threshold <= 1:
         raise UsageError(f"--threshold is {threshold}", expected="a number above 0 and at most 1, such as 0.7")
-    ours, theirs, leaks = list(train.items()), list(test.items()), []
-    for a, b, similarity in _similar_pairs(list(train.values()), list(test.values()), threshold):
-        (train_id, train_text), (test_id, test_text) = ours[a], theirs[b]
-        exact = normalise_query(train_text) == normalise_query(test_text)
-        leaks.append(
-            Leak(
-                train=train_id,
-                test=test_id,
-                train_text=train_text,
-                test_text=test_text,
-                similarity=1.0 if exact else similarity,
-                exact=exact,
-                where=where,
+    leaks: list[Leak] = []
+    for where, test in tests.items():
+        ours, theirs, found = list(train.items()), list(test.items()), []
+        for a, b, similarity in _similar_pairs(list(train.values()), list(test.values()), threshold):
+            (train_id, train_text), (test_id, test_text) = ours[a], theirs[b]
+            exact = normalise_query(train_text) == normalise_query(test_text)
+            found.append(
+                Leak(
+                    train=train_id,
+                    test=test_id,
+                    train_text=train_text,
+                    test_text=test_text,
+                    similarity=1.0 if exact else similarity,
+                    exact=exact,
+                    where=where,
+                )
             )
-        )
-    return sorted(leaks, key=lambda leak: (-leak.exact, -leak.similarity, leak.train, leak.test))
+        leaks += sorted(found, key=lambda leak: (-leak.exact, -leak.similarity, leak.train, leak.test))
+    return leaks
 
 
 def _similar_pairs(ours: Sequence[str], theirs: Sequence[str], threshold: float) -> list[tuple[int, int, float]]:
     """Return (position in ``ours``, position in ``theirs``, similarity) for query pairs that reach the threshold."""
     import numpy as np
+    from scipy.sparse import csr_array
 
     if not ours or not theirs:
         return []
     columns: dict[str, int] = {}  # trigram -> column
+
+    def indicators(rows: Sequence[Sequence[int]]) -> csr_array:
+        """Return a sparse matrix of shape (texts, trigrams) with a 1 for every trigram of a text."""
+        starts = np.cumsum([0, *(len(row) for row in rows)])
+        indices = np.array([column for row in rows for column in row], dtype=np.int64)
+        return csr_array(
+            (np.ones(len(indices), dtype=np.int32), indices, starts), shape=(len(rows), max(1, len(columns)))
+        )
+
     a = [[columns.setdefault(gram, len(columns)) for gram in sorted(query_trigrams(text))] for text in ours]
     b = [[columns.setdefault(gram, len(columns)) for gram in sorted(query_trigrams(text))] for text in theirs]
-    left, right = _indicators(a, len(columns)), _indicators(b, len(columns))
+    left, right = indicators(a), indicators(b)
     sizes = np.array([len(row) for row in a])
     pairs = []
     for start in range(0, len(theirs), _STEP):
@@ -117,17 +126,11 @@ def _similar_pairs(ours: Sequence[str], theirs: Sequence[str], threshold: float)
     return pairs
 
 
-def _indicators(rows: Sequence[Sequence[int]], columns: int) -> csr_array:
-    """Return a sparse matrix of shape (texts, trigrams) with a 1 for every trigram of a text."""
-    import numpy as np
-    from scipy.sparse import csr_array
-
-    starts = np.cumsum([0, *(len(row) for row in rows)])
-    indices = np.array([column for row in rows for column in row], dtype=np.int64)
-    return csr_array((np.ones(len(indices), dtype=np.int32), indices, starts), shape=(len(rows), max(1, columns)))
-
-
 # Splits
+
+
+#: The lists of a split under ``train``, ``dev`` and ``test``, each part in file order.
+LabelSplit = Mapping[str, tuple[LabelList, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,15 +149,6 @@ class SplitShares:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelSplit:
-    """Training, development and test lists of a split, each in file order."""
-
-    train: tuple[LabelList, ...]
-    dev: tuple[LabelList, ...]
-    test: tuple[LabelList, ...]
-
-
 def split_labels(labels: Sequence[LabelList], shares: SplitShares, *, texts: Mapping[str, str]) -> LabelSplit:
     """Split lists by query: all lists of a query, and of queries with the same words, are in the same part.
 
@@ -167,11 +161,10 @@ def split_labels(labels: Sequence[LabelList], shares: SplitShares, *, texts: Map
         for qid in (label.qid for label in labels)
     }
     part_of = _assign_parts(set(groups.values()), shares)
-    parts = {
+    return {
         name: tuple(label for label in labels if part_of[groups[label.qid]] == name)
         for name in ("train", "dev", "test")
     }
-    return LabelSplit(**parts)
 
 
 def hold_out_lists(
@@ -220,15 +213,10 @@ def find_split_leaks(
 
     ``texts`` and each test set map query ids to texts; queries without a text are not compared.
     """
-    train, dev, test = (
-        {label.qid: texts[label.qid] for label in labels if label.qid in texts}
-        for labels in (parts.train, parts.dev, parts.test)
-    )
-    return [
-        leak
-        for where, held_out in {"dev": dev, "test": test, **against}.items()
-        for leak in find_query_leaks(train, held_out, threshold=threshold, where=where)
-    ]
+    known = {
+        name: {label.qid: texts[label.qid] for label in part if label.qid in texts} for name, part in parts.items()
+    }
+    return find_query_leaks(known.pop("train"), {**known, **against}, threshold=threshold)
 
 
 def remove_leaking_lists(labels: Sequence[LabelList], leaks: Sequence[Leak]) -> tuple[LabelList, ...]:
@@ -240,13 +228,12 @@ def remove_leaking_lists(labels: Sequence[LabelList], leaks: Sequence[Leak]) -> 
 def write_split(parts: LabelSplit, folder: Path) -> dict[str, int]:
     """Write train.jsonl, dev.jsonl and test.jsonl (an empty part has no file), and return the sizes of the parts."""
     make_folder(folder)
-    labels_of = {"train": parts.train, "dev": parts.dev, "test": parts.test}
-    for name, part in labels_of.items():
+    for name, part in parts.items():
         path = folder / f"{name}.jsonl"
         if part:
             write_labels(part, path)
         else:
             path.unlink(missing_ok=True)
-    sizes = {name: len(part) for name, part in labels_of.items()}
+    sizes = {name: len(part) for name, part in parts.items()}
     mark_folder(folder, {"split": sizes})
     return sizes

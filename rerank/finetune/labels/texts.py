@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rerank.collections import Collection, SupportsLookup
+from rerank.collections.base import fetch_documents
 from rerank.errors import DataError, StorageError, UsageError, error_repr
 from rerank.finetune.labels.lists import LabelList, TrainingList
 from rerank.io.atomic_folder import fill_folder
@@ -26,15 +27,13 @@ def attach_label_texts(labels: Iterable[LabelList], collection: Collection) -> I
     """Yield the labelled lists as training lists, with the texts of queries and documents.
 
     If the collection supports lookup by id, documents are looked up for a batch of lists at a time; otherwise the
-    collection is read once. The text of a query is taken from the label if the label has one.
-
-    Raises:
-        DataError: The collection lacks a document or a query; the message names file and line of the list.
+    collection is read once. The text of a query is taken from the label if the label has one. A document or query that
+    the collection lacks is a `DataError`, whose message names file and line of the list.
     """
     known = {query.id: query.text for query in collection.queries()}
     remaining = iter(labels)
     while batch := list(islice(remaining, _BATCH) if isinstance(collection, SupportsLookup) else remaining):
-        docs = _look_up(batch, collection)
+        docs = fetch_documents(collection, {doc_id for label in batch for doc_id in label.initial}, allow_missing=True)
         for label in batch:
             if missing := [doc_id for doc_id in label.initial if doc_id not in docs]:
                 raise label.fault(
@@ -73,43 +72,23 @@ def query_texts(labels: Sequence[LabelList], collection: Collection | None = Non
 
 
 def document_lengths(labels: Iterable[LabelList], collection: Collection) -> dict[str, int]:
-    """Return a mapping from document ids to numbers of words in title and text.
-
-    Documents that are missing in the collection are omitted.
-    """
-    docs = _look_up(list(labels), collection)
-    return {name: len(doc.full_text.split()) for name, doc in docs.items()}
-
-
-def _look_up(labels: Sequence[LabelList], collection: Collection) -> Mapping[str, Document]:
+    """Return a mapping from the ids of the documents in the collection to numbers of words in title and text."""
     ids = {doc_id for label in labels for doc_id in label.initial}
-    if isinstance(collection, SupportsLookup):
-        return collection.lookup(ids)
-    docs: dict[str, Document] = {}
-    for doc in collection.docs():
-        if doc.id in ids:
-            docs[doc.id] = doc
-            if len(docs) == len(ids):
-                break
-    return docs
+    docs = fetch_documents(collection, ids, allow_missing=True)
+    return {name: len(doc.full_text.split()) for name, doc in docs.items()}
 
 
 # Folders
 
 
-@dataclass(kw_only=True)
-class FolderCounts:
-    """Number of lists, number of queries and number of documents that were written to a folder."""
+def write_folder(lists: Iterable[TrainingList], folder: Path) -> dict[str, int]:
+    """Write labels.jsonl, and the files docs.jsonl and queries.jsonl of the collection ``jsonl:FOLDER``.
 
-    lists: int = 0
-    queries: int = 0
-    documents: int = 0
-
-
-def write_folder(lists: Iterable[TrainingList], folder: Path) -> FolderCounts:
-    """Write labels.jsonl, and the files docs.jsonl and queries.jsonl of the collection ``jsonl:FOLDER``."""
+    Returns:
+        Numbers of ``lists``, ``queries`` and ``documents`` that were written.
+    """
     make_folder(folder)
-    count = FolderCounts()
+    count = 0
     try:
         with fill_folder(folder, last=LABELS) as draft, ExitStack() as stack:
             docs, queries = (
@@ -123,11 +102,10 @@ def write_folder(lists: Iterable[TrainingList], folder: Path) -> FolderCounts:
                 query = training_list.query
                 queries.add(query.id, {"id": query.id, "text": query.text})
                 labels.write(json.dumps(training_list.to_label().to_row(), ensure_ascii=False) + "\n")
-                count.lists += 1
+                count += 1
     except OSError as error:
         raise StorageError(f"The folder {str(folder)!r} cannot be written: {error.strerror or error}") from error
-    count.queries, count.documents = len(queries.seen), len(docs.seen)
-    return count
+    return {"lists": count, "queries": len(queries.seen), "documents": len(docs.seen)}
 
 
 def make_folder(folder: Path) -> None:

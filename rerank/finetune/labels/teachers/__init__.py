@@ -21,12 +21,7 @@ teachers = Registry(
 
 
 def open_teacher(selector: str) -> Teacher:
-    """Open a teacher, such as ``method``, ``run:FILE``, ``qrels``, ``dense`` or ``bm25,k1=1.2``.
-
-    Raises:
-        UnknownNameError: The teacher or an option does not exist; the message suggests the nearest name.
-        UsageError: An option is invalid.
-    """
+    """Open a teacher, such as ``method``, ``run:FILE``, ``qrels``, ``dense`` or ``bm25,k1=1.2``."""
     name = Selector.parse(selector).name.replace("-", "_")
     if name in teachers.names():
         return cast(Teacher, build_from_selector(teachers, selector))

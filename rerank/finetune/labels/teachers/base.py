@@ -16,37 +16,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherRanking:
-    """Ranking of the candidates of one query by a teacher.
+    """Ranking of the candidates of one query by a teacher."""
 
-    Attributes:
-        order: Ids of all candidates, best first.
-        scores: Mapping from document ids to teacher scores; empty if the teacher computes no scores.
-        unranked: Ids of candidates that the teacher does not rank; they come last, in first-stage order.
-        failed: Reason why this ranking cannot be used as a label; empty if it can be used.
-    """
-
-    order: tuple[str, ...]
-    scores: Mapping[str, float] = field(default_factory=dict)
+    order: tuple[str, ...]  #: Ids of all candidates, best first.
+    scores: Mapping[str, float] = field(default_factory=dict)  #: By document id; empty if the teacher computes none.
+    #: Ids of candidates that the teacher does not rank; they come last, in first-stage order.
     unranked: frozenset[str] = frozenset()
-    failed: str = ""
+    failed: str = ""  #: Reason why this ranking cannot be used as a label; empty if it can be used.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabellingTask:
-    """Candidates to label, with all inputs that teachers may need.
+    """Candidates to label, with all inputs that teachers may need."""
 
-    Attributes:
-        spec: Run specification; only the teacher `method` uses its method and model.
-        qrels: Relevance judgments of the specification or the collection; empty if there are none.
-        prepared: Prepared run of the specification, for the teacher `method`; None if no teacher needs it.
-    """
-
-    spec: RunSpec
+    spec: RunSpec  #: Only the teacher `method` uses its method and model.
     execution: Execution
     collection: Collection
     candidates: Run
-    qrels: Qrels
-    prepared: PreparedRun | None
+    qrels: Qrels  #: Relevance judgments of the specification or the collection; empty if there are none.
+    prepared: PreparedRun | None  #: Prepared run for the teacher `method`; None if no teacher needs it.
     execute: Callable[[PreparedRun, Execution], dict[str, Any]]
 
 
@@ -65,11 +53,7 @@ class Teacher(Protocol):
         """Rank the candidates of every query, to be used as labels.
 
         Returns:
-            A mapping from the id of every query in ``task.candidates`` to its ranking, and further values for the
-            report.
-
-        Raises:
-            RerankError: The teacher cannot be used.
+            A ranking for every query of ``task.candidates``, by query id, and further values for the report.
         """
 
 
@@ -102,19 +86,19 @@ def rank_by_scores(candidates: Ranking, scores: Mapping[str, float]) -> TeacherR
 def rank_by_run(candidates: Iterable[Ranking], run: Run) -> dict[str, TeacherRanking]:
     """Rank candidates in the order of a run, with the scores of the run.
 
-    Rankings of queries that are missing in the run, or whose list in the run contains no candidate, are marked as
-    failed.
+    Rankings of queries that the run lacks, or whose list in the run contains no candidate, are marked as failed.
     """
     rankings = {}
     for ranking in candidates:
-        query_id = ranking.query.id
+        query_id, failed = ranking.query.id, ""
         if query_id not in run:
-            rankings[query_id] = TeacherRanking(order=ranking.doc_ids, failed="the run has no list for the query")
-            continue
-        listed = run[query_id]
-        scores = dict(zip(listed.doc_ids, listed.scores, strict=True))
-        by_list = rank_by_list(ranking, listed.doc_ids, scores)
-        if len(by_list.unranked) == len(ranking) > 0:
-            by_list = TeacherRanking(order=ranking.doc_ids, failed="the run has none of the candidates")
-        rankings[query_id] = by_list
+            failed = "the run has no list for the query"
+        else:
+            listed = run[query_id]
+            scores = dict(zip(listed.doc_ids, listed.scores, strict=True))
+            rankings[query_id] = rank_by_list(ranking, listed.doc_ids, scores)
+            if len(rankings[query_id].unranked) == len(ranking) > 0:
+                failed = "the run has none of the candidates"
+        if failed:
+            rankings[query_id] = TeacherRanking(order=ranking.doc_ids, failed=failed)
     return rankings

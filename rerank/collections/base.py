@@ -106,24 +106,29 @@ class SupportsSource(Protocol):
         """Return a document with the further keys that it has in this corpus, if it is one of its documents."""
 
 
-def fetch_documents(corpus: Corpus, ids: Iterable[str], *, allow_missing: bool = False) -> dict[str, Document]:
+def fetch_documents(corpus: Corpus, ids: Iterable[str]) -> dict[str, Document]:
     """Return the documents with these ids, by random access if supported, otherwise in one pass over the corpus."""
     requested = set(ids)
-    if isinstance(corpus, SupportsLookup):
-        documents = corpus.lookup(requested)
-    else:
-        documents = {}
-        for doc in corpus.docs() if requested else ():
-            if doc.id in requested:
-                documents[doc.id] = doc
-            if len(documents) == len(requested):
-                break
-    if not allow_missing and (missing := sorted(requested - documents.keys())):
+    documents = find_documents(corpus, requested)
+    if missing := sorted(requested - documents.keys()):
         raise DataError(
             f"{len(missing)} of {len(requested)} documents are not in the collection {corpus.name!r}, "
             f"including {', '.join(map(repr, missing[:3]))}",
             remedy="Check that the run belongs to this collection",
         )
+    return documents
+
+
+def find_documents(corpus: Corpus, ids: set[str]) -> dict[str, Document]:
+    """Return those of the documents that the corpus contains, as `fetch_documents` finds them."""
+    if isinstance(corpus, SupportsLookup):
+        return corpus.lookup(ids)
+    documents: dict[str, Document] = {}
+    for doc in corpus.docs() if ids else ():
+        if doc.id in ids:
+            documents[doc.id] = doc
+        if len(documents) == len(ids):
+            break
     return documents
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rerank.collections import Collection, SupportsLookup
-from rerank.collections.base import fetch_documents
+from rerank.collections.base import find_documents
 from rerank.errors import DataError, StorageError, UsageError, error_repr
 from rerank.finetune.labels.lists import LabelList, TrainingList
 from rerank.io.atomic_folder import fill_folder
@@ -33,7 +33,7 @@ def attach_label_texts(labels: Iterable[LabelList], collection: Collection) -> I
     known = {query.id: query.text for query in collection.queries()}
     remaining = iter(labels)
     while batch := list(islice(remaining, _BATCH) if isinstance(collection, SupportsLookup) else remaining):
-        docs = fetch_documents(collection, {doc_id for label in batch for doc_id in label.initial}, allow_missing=True)
+        docs = find_documents(collection, {doc_id for label in batch for doc_id in label.initial})
         for label in batch:
             if missing := [doc_id for doc_id in label.initial if doc_id not in docs]:
                 raise label.fault(
@@ -74,7 +74,7 @@ def query_texts(labels: Sequence[LabelList], collection: Collection | None = Non
 def document_lengths(labels: Iterable[LabelList], collection: Collection) -> dict[str, int]:
     """Return a mapping from the ids of the documents in the collection to numbers of words in title and text."""
     ids = {doc_id for label in labels for doc_id in label.initial}
-    docs = fetch_documents(collection, ids, allow_missing=True)
+    docs = find_documents(collection, ids)
     return {name: len(doc.full_text.split()) for name, doc in docs.items()}
 
 

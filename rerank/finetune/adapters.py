@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from rerank.errors import MissingPrerequisiteError, UsageError, ensure, error_repr
 from rerank.finetune import kernels
 from rerank.finetune.components import CalibrationBatches, ComponentBase, ParameterKind, Shapes, check_range, option
+from rerank.finetune.recipe import Recipe
 
 if TYPE_CHECKING:
     from rerank.finetune.kernels.peft_configurations import PeftBehaviour
-    from rerank.finetune.recipe import Recipe
 
 #: Number of module names that a message lists.
 _SHOWN = 8
@@ -131,10 +131,8 @@ class LowRankTargets(LinearTargets):
 def check_ranks_fit(name_of_rank: str, ranks: Mapping[str, int], shapes: Shapes) -> None:
     """Check that no rank exceeds the smaller side of its matrix.
 
-    Args:
-        name_of_rank: Such as ``r``, for the error message.
-        ranks: Rank per module name.
-        shapes: Shapes (rows, columns) of these modules, in the same order.
+    ``name_of_rank``, such as ``r``, is for the error message; ``ranks`` are per module name, and ``shapes`` (rows,
+    columns) are those of the same modules in the same order.
     """
     for (name, rank), (rows, columns) in zip(ranks.items(), shapes, strict=True):
         ensure(
@@ -190,11 +188,7 @@ class NamedPeftAdapter(LinearTargets, PeftAdapter):
         return kernels.peft_configurations.make_configuration(self.configuration, options, targets, seed=seed)
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        """Return the model as a `peft.PeftModel` with the adapter attached.
-
-        Raises:
-            UsageError: peft rejects the configuration for this model.
-        """
+        """Return the model as a `peft.PeftModel` with the adapter attached; peft may reject the configuration."""
         config = self.peft_config(model, seed)
         with kernels.peft_files.convert_errors(self.configuration):
             return kernels.peft_files.wrap(model, config, seed=seed)

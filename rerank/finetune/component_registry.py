@@ -15,13 +15,19 @@ from rerank.finetune.recipe import ComponentTable, Recipe
 from rerank.registry import Registry
 from rerank.selector import build_from_selector_options
 
-#: The plug-ins of each module. All those below ``extra`` are experimental.
+#: The plug-ins of the modules that have many. Everything below ``extra`` is experimental.
 _LOSSES = (
     "adr_mse distill importance infonce lambdarank listmle listnet lm margin_mse ranknet reciprocal "
     "sentence_transformers"
 )
 _EXTRA_ADAPTERS = "adalora lift loldu lora_ga lora_sb lora_xs lr_qat pissa salt shadow lokr oft osf randlora vera"
 _EXTRA_OPTIMIZERS = "dct fira gradnormlorp lora_fa lora_pro natural_galore riemannian sara"
+
+
+def _experimental(package: str, kind: str, names: str) -> Registry:
+    return Registry(package, kind, experimental=package, shared={package: names})
+
+
 ADAPTERS = Registry(
     "finetune.adapters",
     "adapter",
@@ -35,37 +41,17 @@ OPTIMIZERS = Registry(
     shared={"finetune.optimizers": "adamw apollo galore lora_plus", "finetune.extra.optimizers": _EXTRA_OPTIMIZERS},
 )
 LOSSES = Registry("finetune.losses", "loss", shared={"finetune.losses": _LOSSES})
-LAYERS = Registry(
-    "finetune.extra.layers",
-    "layer sampling method",
-    experimental="finetune.extra.layers",
-    shared={"finetune.extra.layers": "lisa owlore"},
-)
-CALLBACKS = Registry(
-    "finetune.extra.callbacks",
-    "callback",
-    experimental="finetune.extra.callbacks",
-    shared={"finetune.extra.callbacks": "refactor"},
-)
-RANKS = Registry(
-    "finetune.extra.ranks",
-    "rank allocation",
-    experimental="finetune.extra.ranks",
-    shared={"finetune.extra.ranks": "contribution welore"},
-)
-OBJECTIVES = Registry(
-    "finetune.extra.objectives",
-    "objective",
-    experimental="finetune.extra.objectives",
-    shared={"finetune.extra.objectives": "grpo"},
-)
+LAYERS = _experimental("finetune.extra.layers", "layer sampling method", "lisa owlore")
+CALLBACKS = _experimental("finetune.extra.callbacks", "callback", "refactor")
+RANKS = _experimental("finetune.extra.ranks", "rank allocation", "contribution welore")
+OBJECTIVES = _experimental("finetune.extra.objectives", "objective", "grpo")
 
 
 def make_training_components(recipe: Recipe) -> RecipeComponents:
     """Construct the components of a recipe, and check that they can be combined."""
     components = RecipeComponents(
         adapter=_build(ADAPTERS, recipe.adapter),
-        optimizer=_build_optimizer(recipe.optimizer),
+        optimizer=_build(OPTIMIZERS, recipe.optimizer),
         layers=_build(LAYERS, recipe.layers),
         callbacks=tuple(_build(CALLBACKS, table) for table in recipe.callbacks),
         ranks=_build(RANKS, recipe.ranks),
@@ -96,15 +82,10 @@ def make_training_components(recipe: Recipe) -> RecipeComponents:
 
 
 def _build(registry: Registry, table: ComponentTable | None) -> Any:
-    return table and build_from_selector_options(registry, table.name, table.options)
-
-
-def _build_optimizer(table: ComponentTable) -> Optimizer:
-    if table.name not in OPTIMIZERS:
+    if registry is OPTIMIZERS and table and table.name not in OPTIMIZERS:
         own = [name.replace("_", "-") for name in OPTIMIZERS.names()]
         return find_transformers_optimizer(table.name, table.options, own=own)
-    optimizer: Optimizer = _build(OPTIMIZERS, table)
-    return optimizer
+    return table and build_from_selector_options(registry, table.name, table.options)
 
 
 def _check_parameter_kinds(recipe: Recipe, components: RecipeComponents) -> None:
@@ -168,15 +149,12 @@ USUAL_ADAPTERS = ("lora", "dora", "rslora", "qlora", "full")
 def describe_training_methods() -> list[dict[str, str]]:
     """Return one row per component, and one row per paper that is not implemented by a component.
 
-    Rows are sorted by kind, status, stability and name; within a kind, `USUAL_ADAPTERS` come first.
-
-    Returns:
-        Rows with the keys ``name``, as used in recipes; ``kind``, a key of `KIND_REGISTRIES` (losses have the kind
-        ``objective``, rank allocations the kind ``analysis``); ``status``, one of `STATUSES`; ``stability``, one of
-        `STABILITIES`, empty if the method is not implemented; ``summary``, a description in one line, with the kind of
-        trained parameters for adapters; ``paper``, the publication, empty for common knowledge; ``differs``, a
-        description of how the implementation differs from the publication, empty if it does not; and ``reason``, the
-        reason why the method is not implemented and the name of the closest method, empty if the method is available.
+    Rows are sorted by kind, status, stability and name; within a kind, `USUAL_ADAPTERS` come first. Their keys are
+    ``name``, as used in recipes; ``kind``, a key of `KIND_REGISTRIES` (losses have the kind ``objective``, rank
+    allocations ``analysis``); ``status``, one of `STATUSES`; ``stability``, one of `STABILITIES`, empty if the method
+    is not implemented; ``summary``, one line, for adapters with the kind of trained parameters; ``paper``, empty for
+    common knowledge; ``differs``, how the implementation differs from the paper, empty if it does not; and ``reason``,
+    why the method is not implemented and the name of the closest one, empty if the method is available.
     """
     rows = []
     for kind, registries in KIND_REGISTRIES.items():

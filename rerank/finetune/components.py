@@ -103,11 +103,9 @@ class RecipeConstraint(Protocol):
     """A component with its own check of the recipe, such as a loss that works only with cross-encoders."""
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Check the recipe before anything is loaded.
+        """Raise a `UsageError` with the reason if a setting of the recipe does not work with this component.
 
-        Raises:
-            UsageError: A setting of the recipe does not work with this component; the message states the reason.
-            MissingResourceError: A folder named by an option lacks required files.
+        Nothing has been loaded then. If a folder named by an option lacks files, raise a `MissingResourceError`.
         """
 
 
@@ -116,11 +114,7 @@ class MachineRequirement(Protocol):
     """A component that needs a particular device or package."""
 
     def check_machine(self) -> None:
-        """Check that this machine meets the requirement, before anything is loaded.
-
-        Raises:
-            MissingPrerequisiteError: A required device or package is missing.
-        """
+        """Raise a `MissingPrerequisiteError` if a device or package is missing, before anything is loaded."""
 
 
 class CalibrationBatches(Protocol):
@@ -167,11 +161,7 @@ class Adapter(TrainingComponent, Protocol):
 
         ``model`` is a causal language model of transformers, in evaluation mode. Afterwards ``requires_grad`` is True
         for the trained parameters and False for all others. The result is bit-identical for the same model, data and
-        seed; implementations may seed torch's global generator.
-
-        Raises:
-            UsageError: The options do not fit the model.
-            MissingPrerequisiteError: A prerequisite is missing, such as CUDA.
+        seed; implementations may seed torch's global generator. Options that do not fit the model are a `UsageError`.
         """
 
     def save(self, model: Any, folder: Path) -> None:
@@ -323,7 +313,7 @@ class Objective(TrainingComponent, Protocol):
     """A training objective that replaces the losses of a recipe, such as GRPO."""
 
     def check(self, recipe: Recipe, adapter: Adapter) -> None:
-        """Check that the recipe can be trained with this objective, before anything is loaded."""
+        """Raise a `UsageError` with the reason if the objective does not support the recipe; nothing is loaded yet."""
 
     def run(
         self, recipe: Recipe, parts: RecipeComponents, folder: Path, *, device: str, report_to: Sequence[str] = ()
@@ -331,10 +321,6 @@ class Objective(TrainingComponent, Protocol):
         """Prepare the training; return a `rerank.finetune.trainer.training_run.TrainingRun` that can be started.
 
         ``report_to`` names the services to which metrics are reported.
-
-        Raises:
-            MissingPrerequisiteError: A required package is not installed.
-            RerankError: One of the errors of `rerank.finetune.trainer.training.train_adapter` occurred.
         """
 
 

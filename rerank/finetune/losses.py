@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.finetune.components import ComponentBase, ListTarget, option
+from rerank.finetune.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from rerank.finetune.recipe import Recipe
 
 #: Losses of sentence-transformers on whole lists, and on single pairs of query and document.
 _LIST_LOSSES = ("ADRMSELoss", "LambdaLoss", "ListMLELoss", "ListNetLoss", "PListMLELoss", "RankNetLoss")

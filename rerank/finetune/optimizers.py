@@ -8,14 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from rerank.errors import MissingPrerequisiteError, UnknownNameError, UsageError
 from rerank.finetune import kernels
 from rerank.finetune.components import FULL, LORA, PARAMETER_KINDS, ComponentBase, ParameterKind, Shapes, option
-
-if TYPE_CHECKING:
-    from rerank.finetune.recipe import Recipe
+from rerank.finetune.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,11 +194,7 @@ _REFUSED = (
 
 
 def find_transformers_optimizer(name: str, options: Mapping[str, Any], *, own: Sequence[str]) -> TransformersOptimizer:
-    """Return the optimizer of transformers with this name.
-
-    Args:
-        name: A value of ``optim`` of `TrainingArguments`, with underscores or hyphens.
-    """
+    """Return the optimizer of transformers with this value of `TrainingArguments.optim`; hyphens are accepted."""
     from transformers.training_args import OptimizerNames
 
     name, theirs = name.replace("-", "_"), [str(member.value) for member in OptimizerNames]
@@ -240,11 +234,7 @@ class TransformersOptimizer:
         return next(found, ("", ""))
 
     def check_machine(self) -> None:
-        """Check that the package and the device that the optimizer needs are available.
-
-        Raises:
-            MissingPrerequisiteError: The package or the device is missing.
-        """
+        """Check that the package and the device that the optimizer needs are available."""
         import torch
 
         module, distribution = self._package
@@ -260,11 +250,7 @@ class TransformersOptimizer:
             )
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Check the options, and reject components that drop optimizer state if the optimizer cannot create it again.
-
-        Raises:
-            UsageError: An option is invalid, or the optimizer does not fit the other components.
-        """
+        """Check the options, and reject components that drop optimizer state that the optimizer cannot create again."""
         try:
             self.check_machine()
         except MissingPrerequisiteError:

@@ -27,10 +27,8 @@ class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class ComponentTable(BaseModel):
+class ComponentTable(_Table, extra="allow"):
     """A table of a recipe that names a component; all further keys are options of the component."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
     name: str
 

@@ -13,13 +13,12 @@ from rerank.errors import MissingResourceError, UsageError, ensure
 from rerank.finetune import kernels
 from rerank.finetune.adapters import LinearTargets, LoraFamily, NamedPeftAdapter, PeftAdapter, check_ranks_fit
 from rerank.finetune.components import CalibrationBatches, ParameterKind, Shapes, option, read_methods
+from rerank.finetune.recipe import Recipe
 from rerank.models.adapters import read_settings
 from rerank.registry import plugin_class_name
 
 if TYPE_CHECKING:
     import torch
-
-    from rerank.finetune.recipe import Recipe
 
 #: Function that takes a module name and the module's float32 weight (rows, columns), and returns the modules that
 #: replace A and B.
@@ -65,7 +64,6 @@ class FrozenBasis(LinearTargets, PeftAdapter):
         return ranks
 
     def factor_builder(self, model: Any, names: Sequence[str], calibrate: CalibrationBatches) -> FactorBuilder:
-        """Return the function that builds both factors of a matrix from its name and weight."""
         return lambda name, weight: self.factor_modules(weight)
 
     @abstractmethod

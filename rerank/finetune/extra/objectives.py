@@ -7,21 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rerank.errors import MissingPrerequisiteError, UsageError, ensure
 from rerank.finetune import kernels
-from rerank.finetune.components import Adapter, ComponentBase, option
+from rerank.finetune.components import Adapter, ComponentBase, RecipeComponents, option
 from rerank.finetune.labels.lists import TrainingList
+from rerank.finetune.recipe import Recipe
 from rerank.judges import FAILURES
 from rerank.judges.generate import parse_verdict
 from rerank.methods import open_method
 from rerank.tasks import Reply
 from rerank.types import Order
-
-if TYPE_CHECKING:
-    from rerank.finetune.components import RecipeComponents
-    from rerank.finetune.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +132,7 @@ def compute_reward(text: str, gains: Sequence[float], *, labels: Sequence[str], 
 
     The reply is parsed as at inference (`rerank.judges.generate`): repeated and unknown identifiers are dropped, and
     missing documents follow in the order in which they were shown. A reply without any identifier has the reward 0.
-
-    Args:
-        gains: Gain of each document, from `compute_gains`.
-        labels: Identifiers (labels) of the documents in the prompt, in the order in which they were shown.
+    ``gains`` and ``labels`` (identifiers in the prompt) are per document, in the order in which they were shown.
     """
     parsed = parse_verdict(Reply(text=text), len(gains), labels=labels)
     return 0.0 if parsed.status in FAILURES else compute_ndcg(parsed.order, gains, cutoff)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from rerank.errors import MissingPrerequisiteError, UsageError
 from rerank.finetune import kernels
 from rerank.finetune.components import FULL, LORA, ParameterKind, Shapes, option
 from rerank.finetune.optimizers import AdamOptions, SubspaceOptions
-
-if TYPE_CHECKING:
-    from rerank.finetune.recipe import Recipe
-
+from rerank.finetune.recipe import Recipe
 
 # Moments in a subspace
 

@@ -42,11 +42,9 @@ def allocate_proportionally(
 ) -> dict[str, int]:
     """Distribute an integer budget in proportion to weights by the largest-remainder method; return the ranks by name.
 
-    Args:
-        weights: Mapping from name to weight, at least 0; if all weights are 0, the shares are equal.
-        budget: Sum of the ranks to return, unless the sum of ``most`` is smaller.
-        most: Mapping from name to maximum rank. The excess over a maximum is distributed among the other names.
-        least: Minimum rank per name; a smaller maximum takes precedence.
+    All mappings are by name. If all weights are 0, the shares are equal. The excess over a maximum in ``most`` is
+    distributed among the other names, so the sum of the ranks is the budget or, if smaller, the sum of ``most``. No
+    rank is below ``least`` unless its maximum is.
 
     >>> allocate_proportionally({"a": 3.0, "b": 1.0}, 8, {"a": 9, "b": 9})
     {'a': 6, 'b': 2}

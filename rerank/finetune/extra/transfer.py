@@ -93,8 +93,7 @@ def transfer_adapter(
         The content of ``transfer.json``: ``folder`` of the new adapter, ``teacher``, ``model``, ``left_out`` (number of
         lists without a label, per reason), ``lists`` and ``held_out`` (numbers of lists), ``agreement`` (``train`` and
         ``held_out``, each ``before`` and ``after`` training: mean Kendall tau between student and teacher, None without
-        lists), ``failure_rate`` (of the student's windows, ``before`` and ``after`` training), and ``training`` (fields
-        of a `TrainingResult`).
+        lists), ``failure_rate`` (``before`` and ``after``), and ``training`` (fields of a `TrainingResult`).
     """
     recipe = spec.student_recipe()
     make_training_components(recipe)  # so that an inconsistent recipe is reported before the teacher runs
@@ -143,8 +142,7 @@ def transfer_adapter(
 def trained_adapter_usage(adapter: str) -> dict[str, Any]:
     """Return the base model, the method and the prompt of a trained adapter, as fields of a run specification.
 
-    Args:
-        adapter: A folder or a hub id; a folder with a complete model is its own base model.
+    ``adapter`` is a folder or a hub id; a folder with a complete model is its own base model.
     """
     folder = Path(adapter).expanduser()
     is_model = folder.is_dir() and not (folder / "adapter_config.json").is_file()

@@ -46,12 +46,7 @@ class InspectedModel:
 
 
 def open_inspected_model(name: str, model: str = "") -> InspectedModel:
-    """Locate a trained adapter or model and its base model.
-
-    Args:
-        model: The untrained model, in a form that `rerank.models.resolve_model_name` accepts; if empty, the base model
-            that is named in the settings of the trained model.
-    """
+    """Locate a trained adapter or model, and its base model: ``model``, or if empty the one that its settings name."""
     folder, written = Path(name).expanduser(), {}
     if folder.is_dir() and not (folder / _SETTINGS).is_file():
         if not (folder / "config.json").is_file():

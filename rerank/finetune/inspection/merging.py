@@ -144,9 +144,6 @@ def merge_adapter(subject: InspectedModel, out: Path, options: MergeOptions | No
     Weights are merged in float32 and rounded once at the end; memory must hold the base model in float32. Method,
     prompt, limits and heads of an adapter trained with `rerank train` are copied, so that ``--model FOLDER`` ranks in
     the same way as the adapter.
-
-    Args:
-        options: Options for merging; the defaults if omitted.
     """
     options = options or MergeOptions()
     check_new_folder(out)
@@ -252,14 +249,11 @@ class _Shard:
 
 
 def average_adapter_cores(adapters: Sequence[InspectedModel], out: Path) -> int:
-    """Average two or more adapters with the same B, such as LoRA-SB adapters trained on shards.
+    """Average two or more adapters with the same B, and return the number of adapted matrices.
 
-    A LoRA-SB adapter is saved as B and A = (R - R0) A0. B, R0 and A0 are the same in all adapters, so the mean of A is
-    the A of the mean core R. The new folder contains a plain LoRA adapter, with prompt, settings and averaged head
-    weights if there are any.
-
-    Returns:
-        Number of adapted matrices.
+    A LoRA-SB adapter is saved as B and A = (R - R0) A0. B, R0 and A0 are the same in all adapters trained on shards, so
+    the mean of A is the A of the mean core R. The new folder contains a plain LoRA adapter, with prompt, settings and
+    averaged head weights if there are any.
     """
     shards = _open_shards(adapters)
     first = shards[0]
@@ -289,13 +283,10 @@ def average_adapter_cores(adapters: Sequence[InspectedModel], out: Path) -> int:
 
 
 def concatenate_adapter_factors(adapters: Sequence[InspectedModel], out: Path) -> int:
-    """Concatenate the factors of two or more adapters: B = [B_1 .. B_n], A = [s_1 A_1 .. s_n A_n] / n, with scale 1.
+    """Concatenate the factors of two or more adapters, and return the number of adapted matrices.
 
-    The result equals the mean of the weight changes up to rounding; its rank is the sum of the ranks. The new folder
-    has the same files as that of `average_adapter_cores`.
-
-    Returns:
-        Number of adapted matrices.
+    B = [B_1 .. B_n] and A = [s_1 A_1 .. s_n A_n] / n, with scale 1. The product equals the mean of the weight changes
+    up to rounding; its rank is the sum of the ranks. The files are those of `average_adapter_cores`.
     """
     import torch
 

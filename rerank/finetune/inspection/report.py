@@ -182,11 +182,8 @@ def inspect_matrix(change: WeightChange, options: InspectionOptions) -> tuple[Ma
 def summarise_rows(rows: Iterable[MatrixReport], base: CheckpointReader, options: InspectionOptions) -> dict[str, Any]:
     """Compute totals over the reports of all matrices, and over the unchanged matrices.
 
-    Returns:
-        ``matrices`` (number of changed matrices), ``unchanged`` (number of unchanged matrices), ``parameters`` (number
-        of entries of changed matrices), ``sparsity`` (over changed matrices), ``sparsity_of_model`` (over all
-        matrices), ``mean_rank``, ``mean_entropy_rank``, ``intruders`` (number of intruder dimensions), and
-        ``with_intruders`` (number of matrices that have any).
+    ``parameters`` is the number of entries of changed matrices, ``sparsity`` the fraction of unchanged entries in them
+    and ``sparsity_of_model`` that in all matrices, ``with_intruders`` the number of matrices with intruder dimensions.
     """
     listed = list(rows)
     sizes = [row.rows * row.columns for row in listed]

@@ -110,11 +110,7 @@ def _read_untrained(base: CheckpointReader, module: str, shape: tuple[int, ...],
 
 
 def merge_with_peft(subject: InspectedModel) -> tuple[Any, Any]:
-    """Load the base model in float32 on the CPU, and merge the adapter into it.
-
-    Returns:
-        The merged model (of transformers) and the tokenizer.
-    """
+    """Load the base model in float32 on the CPU, and merge the adapter into it; return the model and the tokenizer."""
     if subject.config.is_prompt_learning:
         raise UsageError(
             f"Adapter {str(subject.folder)!r} is a learned prompt ({subject.kind}), which changes no weights",
@@ -178,10 +174,7 @@ def check_adapter_layers(stored: CheckpointReader, base: CheckpointReader) -> No
 
 
 def missing_adapter_modules(stored: CheckpointReader, base: CheckpointReader, config: Any) -> list[str]:
-    """Return the modules that the settings of an adapter list as targets, but for which the adapter has no tensors.
-
-    Such modules indicate that the adapter was trained on another model.
-    """
+    """Return the targets in an adapter's settings that lack tensors; they indicate that it belongs to another model."""
     from peft.tuners.tuners_utils import check_target_module_exists
 
     if not getattr(config, "target_modules", None):
@@ -201,9 +194,9 @@ def layer_sort_key(name: str) -> list[Any]:
 
 
 def names_of_lora_factors(stored: CheckpointReader) -> dict[str, dict[str, str]]:
-    """Return a mapping from each module of a LoRA adapter to the tensor names of its factors, in layer order.
+    """Return the tensor names of the factors (``A``, ``B``) of each module of a LoRA adapter, in layer order.
 
-    The inner mapping has the keys ``A``, ``B`` and ``kind``: ``lora``, or ``lora_embedding`` for an embedding.
+    The key ``kind`` has the value ``lora``, or ``lora_embedding`` for an embedding.
     """
     modules: dict[str, dict[str, str]] = {}
     for key in sorted(stored, key=layer_sort_key):

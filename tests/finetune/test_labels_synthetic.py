@@ -18,7 +18,6 @@ from rerank.finetune.labels.lists import TrainingList
 from rerank.finetune.labels.queries import (
     QueryOptions,
     QueryWriter,
-    default_prompt,
     extract_first_sentence,
     extract_title,
     make_synthetic_queries,
@@ -191,7 +190,7 @@ def echo(request: Request) -> Reply:
 
 def writer(say: Callable[[Request], Reply] = echo, **more: Any) -> tuple[QueryWriter, Scripted]:
     scripted = Scripted(say, GenerationTask)
-    return QueryWriter(backend=scripted, template=default_prompt(), **more), scripted
+    return QueryWriter(backend=scripted, template=open_query_prompt(None), **more), scripted
 
 
 def test_a_model_is_shown_the_passage_and_no_query() -> None:
@@ -202,11 +201,11 @@ def test_a_model_is_shown_the_passage_and_no_query() -> None:
     assert first.window.query.id == "a"
     dropped: Counter[str] = Counter()
     docs = [Document(id=name, title=f"On {name}", text="x") for name in "ab"]
-    assert [(one.doc, one.number, one.text) for one in made.write(docs, dropped)] == [
-        ("a", 1, "where does a grow 7"),
-        ("a", 2, "where does a grow 8"),
-        ("b", 1, "where does b grow 7"),
-        ("b", 2, "where does b grow 8"),
+    assert [(doc, query.id, query.text) for doc, query in made.write(docs, dropped)] == [
+        ("a", "a#1", "where does a grow 7"),
+        ("a", "a#2", "where does a grow 8"),
+        ("b", "b#1", "where does b grow 7"),
+        ("b", "b#2", "where does b grow 8"),
     ]
 
 
@@ -214,11 +213,11 @@ def test_models_that_cannot_and_numbers_that_do_not_fit() -> None:
     with raises(UsageError, "listwise", "--prompt"):
         QueryWriter(backend=Scripted(echo, GenerationTask), template=load_prompt("listwise"))
     with raises(UsageError, "model"):
-        QueryWriter(backend=Scripted(echo, ContinuationTask), template=default_prompt())
+        QueryWriter(backend=Scripted(echo, ContinuationTask), template=open_query_prompt(None))
     with raises(UsageError, "2 queries", "temperature 0", "--temperature"):
         writer(each=2)
     assert open_query_prompt("pointwise").name == "pointwise"
-    assert open_query_prompt(None) is default_prompt()
+    assert open_query_prompt(None).name == "query_writing"
 
 
 def test_a_models_queries_are_kept_and_not_asked_for_again(collection: Collection, tmp_path: Path) -> None:

@@ -13,8 +13,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
 from rerank.finetune.recipe import Recipe, read_recipe  # noqa: E402
-from rerank.finetune.trainer.cost_estimate import estimate_training  # noqa: E402
-from rerank.finetune.training_cost import h100_hours  # noqa: E402
+from rerank.finetune.trainer.cost_estimate import estimate_training, h100_hours  # noqa: E402
 from tests.finetune.small import recipe  # noqa: E402
 
 PAPER = Path(__file__).parents[2] / "training" / "fullrank-paper"

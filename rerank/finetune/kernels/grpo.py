@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from rerank.errors import ContextOverflowError, MissingPrerequisiteError
-from rerank.finetune.components import Optimizer
 from rerank.finetune.extra.objectives import compute_gains, compute_reward
 from rerank.finetune.labels.lists import TrainingList
 from rerank.finetune.losses import Lm
@@ -98,16 +97,7 @@ class GrpoListTrainer(ListTrainer, GRPOTrainer):
     built when they are needed.
     """
 
-    def __init__(
-        self,
-        module: ListwiseModule,
-        args: GRPOConfig,
-        places: ScheduledExamples,
-        *,
-        optimizer: Optimizer,
-        kept: Sequence[str],
-        validate: Callable[[], dict[str, float]] | None = None,
-    ) -> None:
+    def __init__(self, module: ListwiseModule, args: GRPOConfig, places: ScheduledExamples, **recipe: Any) -> None:
         if not hasattr(GRPOTrainer, "_tokenize_prompts"):  # otherwise the indices of examples would become prompts
             raise MissingPrerequisiteError(
                 "The installed version of trl tokenises prompts in an unsupported way",
@@ -124,13 +114,14 @@ class GrpoListTrainer(ListTrainer, GRPOTrainer):
             reward_funcs=cast(Any, self._rewards()),
             args=args,
             train_dataset=dataset.from_dict({"prompt": [str(place) for place in range(len(places))]}),
-            eval_dataset=cast(Any, [] if validate else None),
+            eval_dataset=cast(Any, [] if recipe["validate"] else None),
             processing_class=cast(GrpoPrompt, places[0]).tokens.tokenizer,
         )
         for parameter, value in before:  # trl rounds trained parameters if the base is in 4 bits; small steps get lost
             if parameter.dtype != value.dtype:
                 parameter.data = value.to(parameter.device)
-        self._use_recipe(places, optimizer, kept, validate)
+        recipe["kept"] = [name.removeprefix("model.") for name in recipe["kept"]]
+        self._use_recipe(places, **recipe)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -156,6 +147,8 @@ class GrpoListTrainer(ListTrainer, GRPOTrainer):
 
 class GrpoRun(TrainingRun):
     """A training run with GRPO; the arguments are the same as for `TrainingRun`."""
+
+    _trainer_types: ClassVar[tuple[Any, Any]] = (GrpoListTrainer, SingleGpuGrpoConfig)
 
     def _examples(self, inputs: LossInputs) -> ExampleBuilder:
         judge = cast(Generate, self._judge())
@@ -208,17 +201,10 @@ class GrpoRun(TrainingRun):
         }
 
     def _bare_trainer(self, module: ListwiseModule, validate: Callable[[], dict[str, float]] | None) -> ListTrainer:
-        trainer = GrpoListTrainer(
-            module,
-            SingleGpuGrpoConfig(**self._settings()),
-            self._places,
-            optimizer=self._components.optimizer,
-            kept=[name.removeprefix("model.") for name in self._kept],
-            validate=validate,
-        )
+        trainer = super()._bare_trainer(module, validate)
         # beta is not passed with trl's arguments, because trl would then copy the adapter as the reference model. The
         # reference should be the base model, which is obtained by disabling the adapter.
-        trainer.beta = self._objective.beta
+        cast(GrpoListTrainer, trainer).beta = self._objective.beta
         return trainer
 
     def _save(self, module: ListwiseModule, trainer: ListTrainer, done: Any, *rest: Any) -> None:

@@ -18,7 +18,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -40,20 +39,8 @@ from rerank.tasks import Backend, GenerationTask, Reply, Request, Sampling, task
 from rerank.types import Document, Qrels, Query, Window
 
 QRELS, CALLS = "qrels.txt", "calls.sqlite"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GeneratedQuery:
-    """A query made from a document; ``number`` is its index among the queries of the document, from 1."""
-
-    doc: str
-    number: int
-    text: str
-
-    @property
-    def query(self) -> Query:
-        """The query with an id that names its document."""
-        return Query(id=f"{self.doc}#{self.number}", text=self.text)
+#: The id of the document that a query is made from, and the query, whose id is that of the document with a number.
+Generated = tuple[str, Query]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,9 +84,7 @@ def make_synthetic_queries(
 ) -> dict[str, Any]:
     """Create queries and write them into a folder; replies of a model are logged there and reused by later calls.
 
-    Args:
-        folder: Output folder; files of an earlier call are overwritten, except the log of replies.
-        writer: Query writer; required for the source ``llm``, and not allowed for other sources.
+    ``writer`` is required for the source ``llm``, and not allowed for other sources.
 
     Returns:
         ``folder``, ``documents`` and ``queries`` (numbers written), and ``dropped`` (numbers dropped, by reason).
@@ -113,14 +98,22 @@ def make_synthetic_queries(
     make_folder(folder)
     documents, sources = _write_documents(collection, options, folder, dropped)
     if writer is None:
-        generated = [GeneratedQuery(doc=doc.id, number=1, text=text) for doc, text in sources]
+        generated = [(doc.id, Query(id=f"{doc.id}#1", text=text)) for doc, text in sources]
     else:
         with CallLog(folder / CALLS) as log:
             logged = replace(writer, backend=log_calls(writer.backend, log, on_reply=on_reply))
             generated = list(logged.write([doc for doc, _ in sources], dropped))
-    fitting = [one for one in generated if options.min_words <= len(one.text.split()) <= options.max_words]
+    fitting = [
+        (doc, query) for doc, query in generated if options.min_words <= len(query.text.split()) <= options.max_words
+    ]
     dropped["queries too short or too long"] += len(generated) - len(fitting)
-    kept = _retrieve_sources(_unique(fitting, dropped), options, folder, dropped)
+    kept = _unique(fitting, dropped)
+    if options.within and kept:
+        corpus = Jsonl(docs=str(folder / DOCS))
+        run = open_first_stage(options.first_stage, corpus).search([query for _, query in kept], options.within)
+        retrieved = [(doc, query) for doc, query in kept if query.id in run and doc in run[query.id].doc_ids]
+        dropped["queries that do not find their document again"] += len(kept) - len(retrieved)
+        kept = retrieved
     if not kept:
         counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
         message = f"No query is left for {collection.name!r} ({counts or 'its documents contain none'})"
@@ -130,9 +123,9 @@ def make_synthetic_queries(
             message, remedy="Allow other lengths, search deeper with --within, or choose another source with --from"
         )
     with replace_text_file(folder / QUERIES) as file:
-        for query in (one.query for one in kept):
+        for _, query in kept:
             file.write(json.dumps({"id": query.id, "text": query.text}, ensure_ascii=False) + "\n")
-    write_qrels(Qrels({one.query.id: {one.doc: 1} for one in kept}), folder / QRELS)
+    write_qrels(Qrels({query.id: {doc: 1} for doc, query in kept}), folder / QRELS)
     counts_written = {"documents": documents, "queries": len(kept), "dropped": dict(+dropped)}
     mark_folder(folder, {"collection": collection.name, "from": options.source, **counts_written})
     return {"folder": str(folder), **counts_written}
@@ -167,42 +160,24 @@ def _write_documents(
     return count, [(doc, query) for _, doc, query in sample]
 
 
-def _unique(generated: Sequence[GeneratedQuery], dropped: Counter[str]) -> list[GeneratedQuery]:
+def _unique(generated: Sequence[Generated], dropped: Counter[str]) -> list[Generated]:
     """Return the queries without duplicates.
 
     A query that comes from several documents is dropped entirely, because it has several relevant documents.
     """
     sources: dict[str, set[str]] = {}
-    for one in generated:
-        sources.setdefault(normalise_query(one.text), set()).add(one.doc)
-    unique: dict[str, GeneratedQuery] = {}
-    for one in generated:
-        words = normalise_query(one.text)
+    for doc, query in generated:
+        sources.setdefault(normalise_query(query.text), set()).add(doc)
+    unique: dict[str, Generated] = {}
+    for doc, query in generated:
+        words = normalise_query(query.text)
         if len(sources[words]) > 1:
             dropped["queries that several documents give"] += 1
         elif words in unique:
             dropped["queries that a document gives twice"] += 1
         else:
-            unique[words] = one
+            unique[words] = (doc, query)
     return list(unique.values())
-
-
-def _retrieve_sources(
-    generated: list[GeneratedQuery], options: QueryOptions, folder: Path, dropped: Counter[str]
-) -> list[GeneratedQuery]:
-    """Return the queries whose source document the first stage retrieves among the top ``within``."""
-    if not options.within or not generated:
-        return generated
-    corpus = Jsonl(docs=str(folder / DOCS))
-    queries = [one.query for one in generated]
-    run = open_first_stage(options.first_stage, corpus).search(queries, options.within)
-    retrieved = [
-        one
-        for one, query in zip(generated, queries, strict=True)
-        if query.id in run and one.doc in run[query.id].doc_ids
-    ]
-    dropped["queries that do not find their document again"] += len(generated) - len(retrieved)
-    return retrieved
 
 
 # Extraction from documents
@@ -302,7 +277,7 @@ class QueryWriter:
                 requests.append(Request(prompt=prompt, sampling=sampling, window=window, task=GenerationTask()))
         return requests
 
-    def write(self, docs: Sequence[Document], dropped: Counter[str]) -> Iterator[GeneratedQuery]:
+    def write(self, docs: Sequence[Document], dropped: Counter[str]) -> Iterator[Generated]:
         """Generate queries for all documents, and count calls that gave no query in ``dropped``, by reason.
 
         Calls counted under ``no reply`` failed, and may succeed if they are repeated.
@@ -311,22 +286,18 @@ class QueryWriter:
         for index, reply in enumerate(self.backend.generate(requests)):
             if reply.finish == "error":
                 dropped["no reply"] += 1
-            elif query := parse_written_query(reply.text):
-                yield GeneratedQuery(doc=requests[index].window.docs[0].id, number=index % self.each + 1, text=query)
+            elif text := parse_written_query(reply.text):
+                doc = requests[index].window.docs[0].id
+                yield doc, Query(id=f"{doc}#{index % self.each + 1}", text=text)
             else:
                 dropped["no query in the reply"] += 1
 
 
-@cache
-def default_prompt() -> PromptTemplate:
-    """Return the default prompt for generating queries."""
-    text = (files(__package__) / "query_writing.yaml").read_text(encoding="utf-8")
-    return parse_template(text, "query_writing")
-
-
 def open_query_prompt(name: str | None) -> PromptTemplate:
     """Load the prompt for generating queries by its name, or the default prompt if no name is given."""
-    return load_prompt(name) if name else default_prompt()
+    if name:
+        return load_prompt(name)
+    return parse_template((files(__package__) / "query_writing.yaml").read_text(encoding="utf-8"), "query_writing")
 
 
 def parse_written_query(reply: str) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from rerank.finetune.components import RecipeComponents, SizedOptimizer
 from rerank.finetune.labels.files import open_label_records
 from rerank.finetune.recipe import Recipe
 from rerank.finetune.trainer.training import CROSS_ENCODER_JUDGE, method_of_recipe
-from rerank.finetune.training_cost import ModelSize, TrainingSetup, h100_hours, training_flops, training_memory
 from rerank.lm.loading import locate_files, named_loading_errors, pick_device, pick_dtype, quiet_transformers
 from rerank.models import resolve_model_name
 from rerank.tasks import BackendOptions
@@ -27,16 +26,59 @@ from rerank.tasks import BackendOptions
 _PROMPT_TOKENS, _IDENTIFIER_TOKENS = 200, 10
 
 
+#: Dense bfloat16 operations per second of an H100 SXM (NVIDIA's data sheet, without sparsity).
+H100_FLOPS = 989e12
+#: Fraction of these operations per second that a training achieves, as a lower and an upper value. The upper value was
+#: measured by others: MPT-7B on 8 H100, texts of 8,192 tokens, sharded and with checkpointing (mosaicml/llm-foundry,
+#: scripts/train/benchmarking). The lower value is an assumption for batches of one list.
+MODEL_FLOPS_UTILISATION = (0.2, 0.37)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSize:
+    """Sizes of a decoder, for the formulas of memory and operations."""
+
+    layers: int  #: Number of layers.
+    layer: int  #: Number of parameters of one layer.
+    #: Number of parameters outside of the layers: embeddings, final norm, and the output matrix unless it is tied to
+    #: the embeddings.
+    outside: int
+    width: int  #: Size of the hidden states.
+    inner: int  #: Size of the hidden states of the feed-forward network.
+    query: int  #: Number of query heads times the head size.
+    key: int  #: Number of key heads times the head size.
+    vocabulary: int  #: Number of tokens of the vocabulary.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSetup:
+    """Settings of a training that determine its memory."""
+
+    full: bool  #: True if all weights of the model are trained; False if they are frozen and an adapter is trained.
+    trained: int  #: Number of trained parameters.
+    state: int  #: Number of values in the optimizer state, without step counters.
+    processes: int  #: Number of processes, each with one GPU.
+    sharded: bool  #: True if weights are sharded over the processes (``fsdp = true``).
+    half: bool  #: True if the computation is in bfloat16, False if it is in float32.
+    checkpointing: bool  #: True if activations are recomputed in the backward pass.
+    tokens: int  #: Number of tokens per batch.
+    outputs: int  #: Number of tokens per batch whose logits a loss uses.
+
+    @property
+    def bytes(self) -> int:
+        """Number of bytes per value of the computation: 2 in bfloat16, 4 in float32."""
+        return 2 if self.half else 4
+
+
 def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -> dict[str, Any]:
     """Estimate memory and time of a training, assuming that all lists are as long as the recipe permits.
 
-    Args:
-        device: Torch device; it determines the data type if the recipe sets ``dtype = "auto"``.
+    ``device`` determines the data type if the recipe sets ``dtype = "auto"``.
 
     Returns:
-        A dictionary with ``parameters``, ``trained``, ``steps``, ``tokens_per_list`` and ``tokens`` (both upper
-        bounds), ``flops``, and ``h100_hours`` (all processes together; the lowest and the highest estimate); and, in
-        bytes per process, ``weights``, ``gradients``, ``state``, ``gathered``, ``activations`` and ``total``.
+        ``parameters``, ``trained``, ``steps``, ``tokens_per_list`` and ``tokens`` (both upper bounds), ``flops``,
+        ``h100_hours`` (all processes together; the lowest and the highest estimate), and the parts of
+        `training_memory`.
     """
     components, table = make_training_components(recipe), recipe.training
     if method_of_recipe(recipe).judge.name == CROSS_ENCODER_JUDGE:
@@ -74,17 +116,15 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
         steps = max(1, math.ceil(table.epochs * lists / lists_per_step))
     tokens = steps * lists_per_step * tokens_per_list
     flops = training_flops(size, length=tokens_per_list, tokens=tokens, full=setup.full)
-    memory = training_memory(size, setup)
     return {
-        "parameters": size.parameters,
+        "parameters": size.layers * size.layer + size.outside,
         "trained": setup.trained,
         "steps": steps,
         "tokens_per_list": tokens_per_list,
         "tokens": tokens,
         "flops": flops,
         "h100_hours": h100_hours(flops),
-        **dataclasses.asdict(memory),
-        "total": memory.total,
+        **training_memory(size, setup),
     }
 
 
@@ -130,3 +170,61 @@ def _count_state(components: RecipeComponents, shapes: Sequence[tuple[int, int]]
     elif adapter.shape != "full":
         trained = [(1, adapter.count_trainable(shapes))]
     return components.optimizer.count_state(trained)
+
+
+def training_memory(size: ModelSize, setup: TrainingSetup) -> dict[str, int]:
+    """Return the memory that a training needs in one process, in bytes, by its parts, and their ``total``.
+
+    Trained weights, gradients and optimizer state need 4 bytes per value; frozen weights need b bytes, which is 2 in
+    bfloat16 and 4 in float32. N is the number of parameters of the model, N_layers the number of parameters in its
+    layers, A the number of parameters of the adapter, and P the number of processes (1 without sharding).
+
+        full fine-tuning:  weights 4 N / P,  gradients 4 N / P,  AdamW's state 8 N / P
+        with adapter:      weights b (N - N_layers) + b N_layers / P + 4 A,  gradients 4 A,  AdamW's state 8 A
+
+    These are exact. ``gathered`` and ``activations`` are estimates: they depend on the kernels of the model and on
+    torch's allocator.
+    """
+    shares = setup.processes if setup.sharded else 1
+    layers = size.layers * size.layer
+    if setup.full:
+        weights, parts = 4 * setup.trained // shares, shares
+    else:
+        weights, parts = setup.bytes * (size.outside + layers // shares) + 4 * setup.trained, 1
+    # Two layers are gathered at a time. In full fine-tuning, the weights outside of the layers are gathered too, and
+    # the gradients of one layer and of the weights outside of the layers are not yet distributed.
+    gathered = 2 * size.layer * setup.bytes if setup.sharded else 0
+    if setup.sharded and setup.full:
+        gathered += size.layer * (setup.bytes + 4) + 2 * 4 * size.outside
+    # Attention kernels keep no attention matrix. For each token, a layer keeps the residual stream and its normalised
+    # copy in float32, both twice. In the data type of the computation, it keeps the normalised copies, queries and keys
+    # before and after rotation, values, the outputs of attention, and the four hidden states of a gated feed-forward
+    # network. With checkpointing, all layers except one keep only their input.
+    kept = 16 * size.width + setup.bytes * (3 * size.width + 3 * size.query + 3 * size.key + 4 * size.inner)
+    kept_by_layers = 4 * size.width * size.layers + kept if setup.checkpointing else kept * size.layers
+    memory = {
+        "weights": weights,
+        "gradients": 4 * setup.trained // parts,
+        "state": 4 * setup.state // parts,
+        "gathered": gathered,
+        "activations": setup.tokens * kept_by_layers + setup.outputs * size.vocabulary * (setup.bytes + 8),
+    }
+    return memory | {"total": sum(memory.values())}
+
+
+def training_flops(size: ModelSize, *, length: int, tokens: int, full: bool) -> float:
+    """Return the number of floating-point operations of a training.
+
+    Recomputed activations are not counted, which is the convention for model FLOPs utilisation. Each parameter of a
+    layer needs per token 2 operations in the forward pass, 2 for the gradient of the inputs, and 2 for the gradient of
+    the weights if they are trained, as all are with ``full``. Causal attention adds per token 6 times layers,
+    ``length`` of the texts and width of the queries. Logits are computed at few positions and are not counted.
+    """
+    matrices = (6 if full else 4) * size.layers * size.layer
+    return float(tokens) * (matrices + 6 * size.layers * length * size.query)
+
+
+def h100_hours(flops: float) -> tuple[float, float]:
+    """Return the shortest and the longest time that one H100 needs for the operations of a training, in hours."""
+    low, high = MODEL_FLOPS_UTILISATION
+    return flops / (high * H100_FLOPS) / 3600, flops / (low * H100_FLOPS) / 3600

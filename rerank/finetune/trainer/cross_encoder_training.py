@@ -6,12 +6,12 @@ losses on scores, optimizers, checkpoints and validation, as for all other train
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from datasets import Dataset
@@ -25,7 +25,7 @@ from transformers.trainer_utils import set_seed
 from rerank.backends.cross_encoder import CrossEncoder as CrossEncoderBackend
 from rerank.backends.cross_encoder import load_cross_encoder_model
 from rerank.finetune.adapters import Full
-from rerank.finetune.components import ListLoss, ListTarget, Optimizer
+from rerank.finetune.components import ListLoss, ListTarget
 from rerank.finetune.labels.lists import TrainingList
 from rerank.finetune.losses import SentenceTransformers, teacher_scores
 from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs
@@ -180,14 +180,7 @@ class CrossEncoderListTrainer(ListTrainer, CrossEncoderTrainer):
     """
 
     def __init__(
-        self,
-        module: CrossEncoderLoss,
-        args: CrossEncoderTrainingArguments,
-        places: ScheduledExamples,
-        *,
-        optimizer: Optimizer,
-        kept: Sequence[str],
-        validate: Callable[[], dict[str, float]] | None = None,
+        self, module: CrossEncoderLoss, args: CrossEncoderTrainingArguments, places: ScheduledExamples, **recipe: Any
     ) -> None:
         dataset = Dataset.from_dict({"place": list(range(len(places)))})
         CrossEncoderTrainer.__init__(
@@ -195,11 +188,11 @@ class CrossEncoderListTrainer(ListTrainer, CrossEncoderTrainer):
             model=module.model,
             args=args,
             train_dataset=dataset,
-            eval_dataset=dataset if validate else None,
+            eval_dataset=dataset if recipe["validate"] else None,
             loss=module,
             data_collator=ScheduledListCollator(module.model, places),
         )
-        self._use_recipe(places, optimizer, kept, validate)
+        self._use_recipe(places, **recipe)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -227,6 +220,8 @@ class FullCrossEncoder(Full):
 
 class CrossEncoderRun(TrainingRun):
     """A training run of a cross-encoder; the arguments are the same as for `TrainingRun`."""
+
+    _trainer_types: ClassVar[tuple[Any, Any]] = (CrossEncoderListTrainer, SingleGpuCrossEncoderArguments)
 
     def _load_base_model(self, dtype: str, device: str) -> tuple[Any, Any]:
         recipe = self._recipe
@@ -259,16 +254,6 @@ class CrossEncoderRun(TrainingRun):
         terms = weighted_losses(recipe, self._components)
         own = terms[0].loss.of != "texts"
         return cast(ListwiseModule, CrossEncoderLoss(model, terms) if own else LibraryLoss(model, terms[0]))
-
-    def _bare_trainer(self, module: ListwiseModule, validate: Callable[[], dict[str, float]] | None) -> ListTrainer:
-        return CrossEncoderListTrainer(
-            cast(CrossEncoderLoss, module),
-            SingleGpuCrossEncoderArguments(**self._settings()),
-            self._places,
-            optimizer=self._components.optimizer,
-            kept=self._kept,
-            validate=validate,
-        )
 
     @contextmanager
     def _inference_backend(self, module: ListwiseModule) -> Iterator[Backend]:

@@ -84,13 +84,7 @@ class ListTrainer(Trainer):
             )
         self._use_recipe(places, optimizer, kept, validate)
 
-    def _use_recipe(
-        self,
-        places: ScheduledExamples,
-        optimizer: Optimizer,
-        kept: Sequence[str],
-        validate: Callable[[], dict[str, float]] | None,
-    ) -> None:
+    def _use_recipe(self, places: ScheduledExamples, optimizer: Optimizer, kept: Sequence[str], validate: Any) -> None:
         """Store the settings that transformers' trainer lacks; the arguments are the same as for the constructor."""
         self.remove_callback(PrinterCallback)
         self._part, self._kept, self._validate = optimizer, frozenset(kept), validate

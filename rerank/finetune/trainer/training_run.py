@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from transformers.trainer_utils import set_seed
@@ -45,6 +45,9 @@ from rerank.tasks.backends import model_base_of_backend
 
 class TrainingRun:
     """One training of a recipe, from loading to saving the adapter. Subclasses override individual steps."""
+
+    #: Class of the trainer, and of its arguments.
+    _trainer_types: ClassVar[tuple[Any, Any]] = (ListTrainer, SingleGpu)
 
     def __init__(
         self, recipe: Recipe, components: RecipeComponents, folder: Path, *, device: str, report_to: Sequence[str] = ()
@@ -197,15 +200,16 @@ class TrainingRun:
         return {measure: processes.value_of_first(values.pop(measure)), **values}
 
     def _bare_trainer(self, module: ListwiseModule, validate: Callable[[], dict[str, float]] | None) -> ListTrainer:
-        make = ShardedListTrainer if self._recipe.training.fsdp else ListTrainer
-        return make(
+        make, arguments = self._trainer_types
+        trainer: ListTrainer = (ShardedListTrainer if self._recipe.training.fsdp else make)(
             module,
-            SingleGpu(**self._settings()),
+            arguments(**self._settings()),
             self._places,
             optimizer=self._components.optimizer,
             kept=self._kept,
             validate=validate,
         )
+        return trainer
 
     def train(self, *, resume: bool, progress: ProgressFactory) -> None:
         if self._folder.is_complete(resume=resume):

@@ -40,19 +40,14 @@ def _buffer_name(kind: str, name: str) -> str:
 class RankAllocationCallback(TrainerCallback):
     """Trainer callback that sets peft's pruning schedule and prunes terms after each optimizer step.
 
-    Args:
-        model: A `peft.PeftModel` with AdaLoRA layers.
-        tinit: Fraction of the optimizer steps before pruning starts.
-        tfinal: Fraction of the optimizer steps, at the end of training, during which ranks no longer change.
+    ``tinit`` and ``tfinal`` are the fractions of the optimizer steps before pruning starts, and, at the end of
+    training, during which ranks no longer change.
     """
 
     def __init__(self, model: Any, *, tinit: float, tfinal: float) -> None:
-        self.model = model
-        self.tinit = tinit
-        self.tfinal = tfinal
+        self.model, self.tinit, self.tfinal = model, tinit, tfinal
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Set the steps at which pruning starts and ends, from the number of optimizer steps."""
         config = self.model.peft_config[peft_files.ADAPTER]
         config.total_step = state.max_steps
         config.tinit = int(state.max_steps * self.tinit)

@@ -43,11 +43,9 @@ def projectable_matrices(model: nn.Module) -> set[nn.Parameter]:
 def make_parameter_groups(
     model: nn.Module, weight_decay: float, extra: GroupOptions = lambda name, weight: {}
 ) -> list[State]:
-    """Return groups of the trainable parameters for a torch optimizer: vectors have no weight decay, all others have.
+    """Return groups of the trainable parameters for a torch optimizer; vectors have no weight decay.
 
-    Args:
-        weight_decay: Weight decay of parameters that are not vectors.
-        extra: Further options of a parameter; parameters with equal options share a group.
+    ``extra`` returns further options of a parameter; parameters with equal options share a group.
     """
     groups: dict[tuple[Any, ...], State] = {}
     for name, weight in trainable_parameters(model):
@@ -90,13 +88,9 @@ def call_closure(closure: Callable[[], Any] | None) -> Any:
 def step_adamw(weights: Sequence[Tensor], grads: Sequence[Tensor], states: Sequence[State], group: State) -> None:
     """Apply one step of AdamW (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2) in place.
 
-    Weights narrower than float32 are processed one at a time, since each needs a float32 copy during its step.
-
-    Args:
-        grads: Gradients of the parameters, of the same shapes.
-        states: States of the parameters, with ``step``, ``exp_avg`` and ``exp_avg_sq`` as in torch; empty before the
-            first step.
-        group: Options: ``lr``, ``betas``, ``eps`` and ``weight_decay``.
+    Weights narrower than float32 are processed one at a time, since each needs a float32 copy during its step. A state
+    has ``step``, ``exp_avg`` and ``exp_avg_sq`` as in torch, and is empty before the first step; ``group`` has ``lr``,
+    ``betas``, ``eps`` and ``weight_decay``.
     """
     wide_enough = []
     for weight, grad, state in zip(weights, grads, states, strict=True):

@@ -197,9 +197,8 @@ class EquivalentGradientAdamW(ExactStateOptimizer):
 class SparseAdamW(ExactStateOptimizer):
     """AdamW that updates only a fraction of the entries of each parameter, and keeps moments only for these entries.
 
-    Args:
-        share: Fraction of the entries of every parameter that are trained: those with the smallest absolute values.
-        refine: Number of steps after which entries that are no longer among the smallest are frozen; 0 for never.
+    The fraction ``share`` with the smallest absolute values is trained. After ``refine`` steps, entries that are no
+    longer among the smallest are frozen; 0 for never.
     """
 
     def __init__(self, params: list[State], *, share: float, refine: int, **options: Any) -> None:

@@ -24,9 +24,9 @@ def mean_loss_gradients(
     """Return a mapping from module name to the gradient of the mean loss, in float32, of shape (rows, columns).
 
     A gradient is 0 if the loss does not depend on the weight: for example, a loss on attention does not depend on the
-    layers above the last layer whose attention it reads. The model is unchanged afterwards. During the call,
-    memory holds one gradient per weight, in the weight's data type. ``lists`` is the number of training lists over
-    which the loss is averaged; None for the default of the batches.
+    layers above the last layer whose attention it reads. The model is unchanged afterwards. During the call, memory
+    holds one gradient per weight, in the weight's data type. ``lists`` is the number of training lists over which the
+    loss is averaged; None for the default of the batches.
     """
     weights = {name: model.get_submodule(name).weight for name in names}
     for name, weight in weights.items():

@@ -187,9 +187,9 @@ def modules_between(b: Tensor, a: Tensor) -> tuple[nn.Module, nn.Module]:
 
 
 def read_lora_sb(folder: Path, ranks: Mapping[str, int]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return a mapping from module name to the factors (B, A) of a saved LoRA-SB adapter; B has orthonormal columns.
+    """Return the factors (B, A) of a saved LoRA-SB adapter by module name; B has orthonormal columns.
 
-    ``ranks`` maps the names of the modules to the ranks in the adapter that will be trained.
+    ``ranks`` are those of the adapter that will be trained, by module name.
     """
     stored, config = CheckpointReader(folder / "adapter_model.safetensors"), read_peft_config(folder)
     keys_of_factors = names_of_lora_factors(stored) if is_plain_lora(stored, config) else {}

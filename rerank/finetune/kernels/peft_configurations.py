@@ -61,9 +61,8 @@ def _comparable(name: str) -> str:
 def make_configuration(name: str, options: Mapping[str, Any], targets: list[str], *, seed: int) -> Any:
     """Build a `peft.PeftConfig` for a causal language model from the options in a recipe.
 
-    Args:
-        targets: Names of the adapted modules, unless ``options`` contains ``target_modules``.
-        seed: Random seed; assigned to every seed field of the configuration that ``options`` does not contain.
+    ``targets`` are the names of the adapted modules, unless ``options`` contains ``target_modules``; ``seed`` is
+    assigned to every seed field of the configuration that ``options`` does not contain.
     """
     kind = find_type(name)
     configuration = PEFT_TYPE_TO_CONFIG_MAPPING[kind]

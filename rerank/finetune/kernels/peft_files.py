@@ -109,11 +109,7 @@ def save_adapter(model: Any, folder: Path) -> None:
 
 
 def save_factors(model: Any, factors: Factors, folder: Path, *, scaling: float = 1.0) -> None:
-    """Write low-rank factors as a plain LoRA adapter, whichever method trained the factors.
-
-    Args:
-        factors: Factors of every adapted matrix; ranks may differ.
-    """
+    """Write the factors of all adapted matrices, whose ranks may differ, as a plain LoRA adapter."""
     ranks = {name: a.shape[0] for name, (_, a) in factors.items()}
     config = lora_config(ranks, {name: scaling * rank for name, rank in ranks.items()})
     trained = model.peft_config[ADAPTER]

@@ -34,10 +34,8 @@ def find_layers(model: nn.Module) -> nn.ModuleList:
 def draw_layers(odds: Sequence[float], n: int, seed: int, interval: int) -> list[int]:
     """Draw ``n`` layers without replacement, and return their indices in ascending order.
 
-    Args:
-        odds: Odds per layer, at least 0; only their ratios matter. If all are 0, layers have equal odds.
-        n: Number of layers to draw, at most ``len(odds)``.
-        interval: Index of the draw, from 0. The result depends only on the arguments.
+    Only the ratios of the ``odds`` per layer (at least 0) matter; if all are 0, layers have equal odds. ``interval`` is
+    the index of the draw, from 0. The result depends only on the arguments.
     """
     # With the lower bound, layers with odds 0 can be drawn if fewer than n other layers exist.
     weights = np.maximum(odds, 1e-12)
@@ -87,12 +85,10 @@ class LayerSamplingCallback(TrainerCallback):
         self._activate(state.global_step, optimizer)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Draw new layers to train at the beginning of each interval of ``every`` steps."""
         if state.global_step % self.options.every == 0:
             self._activate(state.global_step, kwargs["optimizer"])
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Make all parameters trainable again that were trainable before training."""
         for weight in (*self.rest, *(weight for layer in self.layers for weight in layer)):
             weight.requires_grad_(True)
 

@@ -114,7 +114,6 @@ class SubspaceAdamW(ExactStateOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every weight that has a gradient; return the loss of the closure, or None without a closure."""
         loss = call_closure(closure)
         for group in self.param_groups:
             ready = [weight for weight in group["params"] if weight.grad is not None]

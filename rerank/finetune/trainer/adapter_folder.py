@@ -42,11 +42,7 @@ class AdapterDescription:
 
 
 def write_adapter(description: AdapterDescription, model: Any, folder: Path) -> None:
-    """Write all files of an adapter; the settings are written last, so a folder that contains them is complete.
-
-    Args:
-        description: All information except the weights.
-    """
+    """Write all files of an adapter; the settings are written last, so a folder that contains them is complete."""
     recipe, adapter = description.recipe, description.adapter
     with fill_folder(folder, last=SETTINGS) as draft:
         adapter.save(model, draft)
@@ -118,15 +114,10 @@ def _round_plain_lora(folder: Path) -> None:
 
 
 def push_adapter_to_hub(folder: Path, repository: str, *, private: bool = True) -> str:
-    """Upload an adapter folder without checkpoints and logs, with the hub token from the environment.
+    """Upload an adapter folder without checkpoints and logs, with the hub token from the environment; return its URL.
 
-    Args:
-        folder: A folder written by `write_adapter`.
-        repository: ``owner/name``; created if it does not exist.
-        private: Whether a new repository is private; an existing repository keeps its visibility.
-
-    Returns:
-        URL of the repository.
+    The ``repository``, ``owner/name``, is created if it does not exist. ``private`` applies to a new repository; an
+    existing one keeps its visibility.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError

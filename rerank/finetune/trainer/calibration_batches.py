@@ -75,10 +75,8 @@ class FirstBatches:
 def fit_head_weights(module: ListwiseModule, observed: Sequence[tuple[torch.Tensor, TrainingExample]]) -> None:
     """Fit the head weights and the length exponent by minimising the losses on attention; nothing else changes.
 
-    Without head weights, or without a loss on attention, the function does nothing.
-
-    Args:
-        observed: For each list, the attention of the untrained model, shape (heads, documents), and the example.
+    Without head weights, or without a loss on attention, the function does nothing. ``observed`` has, for each list,
+    the attention of the untrained model, shape (heads, documents), and the example.
     """
     readout = module.readout
     losses = [term for term in module.losses if term.loss.of == "scores" and term.source != "logits"]

@@ -255,16 +255,13 @@ class TargetTokens:
 def render_target_order(order: Order, names: Sequence[str], prefix: str = "") -> tuple[str, list[tuple[int, int]]]:
     """Return the target text of an order, and the character span of each identifier with its brackets.
 
+    ``names`` has the identifier of each document, without brackets. ``prefix`` is the start of the completion that is
+    already part of the prompt; if it ends in ``[``, the target text starts without this bracket.
+
     >>> render_target_order((1, 0), ("1", "2"))
     ('[2] > [1]', [(0, 3), (6, 9)])
     >>> render_target_order((1, 0), ("1", "2"), prefix="Order: [")
     ('2] > [1]', [(0, 2), (5, 8)])
-
-    Args:
-        order: Positions of the documents, best first.
-        names: Identifier of each document, without brackets.
-        prefix: Start of the completion that is already part of the prompt. If it ends in ``[``, the target text starts
-            without this bracket.
     """
     items = [f"[{names[position]}]" for position in order]
     skipped = 1 if prefix.endswith("[") else 0  # the opening bracket is already in the prompt
@@ -277,17 +274,13 @@ def render_target_order(order: Order, names: Sequence[str], prefix: str = "") ->
 
 
 def tokenize_target_text(tokens: HfTokens, rendered: str, text: str, spans: Sequence[tuple[int, int]]) -> TargetTokens:
-    """Tokenize a target text that follows a prompt.
+    """Tokenize a target text that follows a prompt; ``spans`` are the character spans of its identifiers, best first.
 
     Prompt and target are tokenized together. If a token spans the border between them, the target is tokenized alone,
     because at inference the prompt tokens are fixed before the first completion token.
 
     A token belongs to the identifier that contains the token's first non-whitespace character. A token outside of all
     identifiers is a separator.
-
-    Args:
-        tokens: A fast tokenizer.
-        spans: Character spans of the identifiers in ``text``, best first.
     """
     prompt = tokens.ids(rendered)
     ids, starts = tokens.starts(rendered + text)

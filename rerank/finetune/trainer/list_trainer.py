@@ -48,12 +48,9 @@ class SingleGpu(TrainingArguments):
 class ListTrainer(Trainer):
     """Trainer of a `ListwiseModule` on training lists.
 
-    Args:
-        args: Arguments of transformers; ``output_dir`` is the folder of the training.
-        places: Examples in training order.
-        kept: Names of the tensors that a checkpoint must contain.
-        validate: Function that evaluates the model on held-out data and returns a mapping from names to values; the
-            first entry is the measure that selects the best checkpoint. None without validation.
+    ``places`` are the examples in training order, ``kept`` the names of the tensors that a checkpoint must contain.
+    ``validate`` evaluates the model on held-out data and returns values by name, the first of which is the measure that
+    selects the best checkpoint; None without validation. The ``output_dir`` of the arguments is the training's folder.
     """
 
     #: Function that returns a loss term that depends only on the trained parameters; None without such a term.

@@ -59,12 +59,9 @@ def sum_weighted_losses(terms: Sequence[WeightedLoss], means: Mapping[str, Tenso
 class AttentionScorer(nn.Module):
     """Document scores from attention: S_d = |d|^power * sum_h w_h a_hd.
 
-    a_hd is the attention that document d receives in head h, w is the softmax of one parameter per head, and |d| is the
-    number of tokens of d. With power 0, the attention is summed over tokens, which favours long documents; with power
-    -1, it is averaged over tokens, which favours short documents.
-
-    Args:
-        heads: (layer, head) pairs.
+    a_hd is the attention that document d receives in head h, a pair (layer, head); w is the softmax of one parameter
+    per head, and |d| is the number of tokens of d. With power 0, the attention is summed over tokens, which favours
+    long documents; with power -1, it is averaged over tokens, which favours short documents.
     """
 
     def __init__(self, heads: Sequence[tuple[int, int]], *, learnt: bool) -> None:
@@ -87,11 +84,9 @@ class AttentionScorer(nn.Module):
 class ListwiseModule(nn.Module):
     """A language model together with the losses of a recipe, which `forward` computes.
 
-    Args:
-        model: The model returned by the ``attach`` method of an adapter.
-        losses: Losses. Each loss is averaged over the lists of a batch; the total loss is the weighted sum.
-        readout: Weights of attention heads; None if no loss uses attention.
-        packs: True if the model uses `packed_attention`; otherwise a batch must consist of a single text.
+    Each loss is averaged over the lists of a batch; the total loss is the weighted sum. ``model`` is what an adapter's
+    ``attach`` returned, and ``readout`` is None if no loss uses attention. Unless the model uses `packed_attention`
+    (``packs``), a batch must consist of a single text.
     """
 
     def __init__(
@@ -118,14 +113,10 @@ class ListwiseModule(nn.Module):
         return self.model.get_input_embeddings()
 
     def forward(self, ids: Tensor, positions: Tensor, examples: Sequence[TrainingExample]) -> dict[str, Any]:
-        """Compute the loss of one batch.
+        """Compute the loss of one batch, given the token ids of the texts of all examples, of shape (1, length).
 
-        Args:
-            ids: Token ids of the concatenated texts of all examples, shape (1, length).
-            positions: Position of each token in its own text, shape (1, length).
-
-        Returns:
-            ``loss`` (the total loss), and ``parts`` (the unweighted value of each loss by name, for the metrics).
+        ``positions``, of the same shape, are those of the tokens in their own texts. Returns ``loss`` (the total loss),
+        and ``parts`` (the unweighted value of each loss by name, for the metrics).
         """
         layout, log_probs, row, end = self._run_model(ids, positions, examples)
         values: dict[str, list[Tensor]] = {term.name: [] for term in self.losses}
@@ -203,24 +194,15 @@ def _target(example: TrainingExample, device: torch.device) -> ListTarget:
 
 
 class _Layout:
-    """Positions of texts, requested logits and attention regions in a packed row.
-
-    Attributes:
-        texts: Start and end (exclusive) of each text.
-        positions: Positions whose logits are computed, in ascending order.
-        pairs: The requested log-probabilities, shape (2, requested): the first row contains indices into
-            ``positions``, the second row tokens.
-        targets: Start and end (exclusive) in ``pairs`` of the target tokens of each example.
-        scores: Start and end (exclusive) in ``pairs`` of the score terms of each example.
-    """
+    """Positions of texts, requested logits and attention regions in a packed row; ends are exclusive."""
 
     def __init__(
         self, examples: Sequence[TrainingExample], losses: Sequence[WeightedLoss], device: torch.device
     ) -> None:
         self._examples, self._device = examples, device
-        self.texts: list[tuple[int, int]] = []
-        self.targets: list[tuple[int, int]] = []
-        self.scores: list[tuple[int, int]] = []
+        self.texts: list[tuple[int, int]] = []  # start and end of each text
+        self.targets: list[tuple[int, int]] = []  # start and end in `pairs` of the target tokens of each example
+        self.scores: list[tuple[int, int]] = []  # start and end in `pairs` of the score terms of each example
         self.regions: list[AttentionRegion] = []
         sources = {"tokens" if term.loss.of == "tokens" else term.source for term in losses if term.loss.of != "texts"}
         pairs: list[tuple[int, int]] = []
@@ -246,6 +228,8 @@ class _Layout:
                 self.regions.append(AttentionRegion(text=first, rows=rows, owner=owner.to(device), documents=documents))
         positions = sorted({position for position, _ in pairs})
         row = {position: index for index, position in enumerate(positions)}
+        # The positions whose logits are computed, in ascending order; and the requested log-probabilities, shape (2,
+        # requested): the first row has indices into these positions, the second row tokens.
         self.positions = torch.tensor(positions, dtype=torch.long, device=device)
         self.pairs = torch.tensor(
             [[row[position] for position, _ in pairs], [token for _, token in pairs]], dtype=torch.long, device=device

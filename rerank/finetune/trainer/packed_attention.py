@@ -66,18 +66,10 @@ def compute_packed(
 ) -> tuple[Tensor, None]:
     """Compute the attention of one layer over a packed row, with the signature of transformers' attention interface.
 
-    Args:
-        query: Queries of shape (1, heads, length, head size).
-        key: Keys of shape (1, key-value heads, length, head size).
-        value: Values of the same shape as the keys.
-        attention_mask: Not used.
-        scaling: Factor by which attention scores are multiplied; 1 / sqrt(head size) if None.
-        dropout: Dropout probability of the attention weights.
-        more: ``packing``, the `PackedTrainingRow` that was passed to the model; ``sliding_window``, the number of keys
-            per position (0 or None for all earlier keys); and further arguments of transformers, which are ignored.
-
-    Returns:
-        The output of shape (1, length, heads, head size), and None instead of the attention weights.
+    The queries have the shape (1, heads, length, head size), keys and values (1, key-value heads, length, head size),
+    and the output (1, length, heads, head size). The mask is not used. ``scaling`` is by default 1 / sqrt(head size).
+    ``more`` has ``packing``, the `PackedTrainingRow` that was passed to the model; ``sliding_window``, the number of
+    keys per position (0 or None for all earlier keys); and further arguments of transformers, which are ignored.
     """
     if "packing" not in more:
         raise UsageError(
@@ -135,15 +127,10 @@ def _attend_per_text(
 def _document_shares(
     query: Tensor, key: Tensor, region: AttentionRegion, bounds: tuple[int, int], scale: float, window: int
 ) -> Tensor:
-    """Compute the attention that documents receive, averaged over the rows of a region.
+    """Compute the attention that documents receive, averaged over the rows of a region: (heads, documents), in float32.
 
-    The result has the shape (heads, documents) and is computed in float32.
-
-    Args:
-        query: Queries of shape (heads, length, head size).
-        key: Keys of shape (heads, length, head size), with key-value heads repeated for each query head.
-        bounds: Start and end (exclusive) of the text.
-        window: Size of a sliding window; 0 for full causal attention.
+    Queries and keys have the shape (heads, length, head size), with key-value heads repeated for each query head;
+    ``bounds`` are those of the text, ``window`` is the size of a sliding window, or 0 for full causal attention.
     """
     first, last = region.rows
     start, _ = bounds

@@ -68,8 +68,7 @@ def _epoch_order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
 class ScheduledExamples:
     """Training examples in the order of a schedule, as a data set of torch; an example is built when it is accessed.
 
-    Args:
-        steps: Number of optimizer steps; every step uses the same number of examples.
+    Each of the optimizer ``steps`` uses the same number of examples.
     """
 
     def __init__(self, schedule: ListSchedule, examples: ExampleBuilder, steps: int) -> None:
@@ -124,9 +123,7 @@ def read_lists(
 ) -> tuple[list[TrainingList], list[TrainingList]]:
     """Return the training lists and the held-out lists of a recipe; lists with a single document are skipped.
 
-    Args:
-        pinned: Mapping from the selectors of data sets in the recipe to the selectors that are read instead, as
-            returned by `pin_hub_datasets`; None to read the data sets as named in the recipe.
+    ``pinned`` maps the selectors of data sets to those that are read instead, as `pin_hub_datasets` returns them.
     """
     data, table, exact = recipe.data, recipe.validation, pinned or {}
     selectors = [data.collection] * len(data.lists) if isinstance(data.collection, str) else data.collection

@@ -33,11 +33,8 @@ def shard_weights(module: ListwiseModule, kept: Collection[str], device: str, dt
 
     A layer is gathered for its forward and backward pass, and resharded afterwards. After this call, whenever one
     process runs the model, all processes have to run it. Trained weights keep their data type, float32; the layers are
-    gathered in the data type of the computation, and gradients are summed in float32.
-
-    Args:
-        kept: Names of the tensors in checkpoints; they are not sharded unless all weights are.
-        dtype: Data type of the computation: ``float32`` or ``bfloat16``.
+    gathered in the data type of the computation, and gradients are summed in float32. Tensors of checkpoints (``kept``)
+    are not sharded unless all weights are.
     """
     model = unwrap_adapted_model(module.model)
     layers = getattr(model.get_decoder(), "layers", None)

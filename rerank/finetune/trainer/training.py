@@ -62,13 +62,9 @@ def train_adapter(
 ) -> TrainingResult:
     """Train a model as a recipe describes, and write the adapter with its model card into a folder.
 
-    Args:
-        resume: Whether to continue from the last complete checkpoint, if there is one.
-        report_to: Names of the services to which metrics are reported, as in transformers. If None, tensorboard is used
-            if it is installed. The services may change when a training is resumed.
-
-    Returns:
-        The result. In processes other than the main process, most fields are 0 or empty.
+    With ``resume``, continue from the last complete checkpoint, if there is one. ``report_to`` names the services to
+    which metrics are reported, as in transformers, by default tensorboard if it is installed; they may change when a
+    training is resumed. In processes other than the main process, most fields of the result are 0 or empty.
     """
     components = make_training_components(recipe)
     for component in (components.adapter, components.optimizer):
@@ -174,8 +170,7 @@ def check_cross_encoder_recipe(recipe: Recipe, components: RecipeComponents, *, 
 def pick_reporting_services(names: Sequence[str] | None) -> list[str]:
     """Return the names of the services, as transformers' argument ``report_to`` accepts them.
 
-    Args:
-        names: Names of services, or ``none`` for no service. If None, tensorboard is used if it is installed.
+    ``names`` may be ``none`` for no service. If None, tensorboard is used if it is installed.
     """
     if names is None:
         return ["tensorboard"] if find_spec("tensorboard") else []

@@ -88,10 +88,7 @@ class ValidationRankings:
             self._rank_into(_TRAINED)
 
     def validate(self) -> dict[str, float]:
-        """Rank with the current weights, and return the value of the measure by name.
-
-        The key ``failures`` contains the fraction of windows that failed.
-        """
+        """Rank with the current weights; return the value of the measure, and the fraction of windows with failures."""
         run, failures = self._rank("trained")
         data = self.validation
         scores = evaluate_run(data.qrels, run, [data.measure], relevant=data.relevant)
@@ -103,9 +100,7 @@ class ValidationRankings:
     def compare(self) -> tuple[Comparison, dict[str, dict[str, float]]]:
         """Compare first stage, untrained model and trained model pairwise, with paired t-tests and Holm correction.
 
-        Returns:
-            The comparison of the runs in the folder, and a mapping from the name of each run to a mapping from the
-            name of the measure to its value.
+        Also return the value of the measure of each run, by name of the run and of the measure.
         """
         files, data = {"first stage": _FIRST, "untrained": _UNTRAINED, "trained": _TRAINED}, self.validation
         runs = [Run(read_run(self.folder / file).values(), name=name) for name, file in files.items()]
@@ -134,11 +129,8 @@ class ValidationRankings:
 def held_out_loss(module: ListwiseModule, examples: ScheduledExamples, device: str, dtype: str) -> dict[str, float]:
     """Compute the training loss on held-out lists, with the current weights and without dropout or noise.
 
-    Args:
-        examples: One example per list.
-
-    Returns:
-        The total loss as ``loss`` and each single loss as ``loss_NAME``, averaged over the lists.
+    There is one example per list. Returns the total loss as ``loss`` and each single loss as ``loss_NAME``, averaged
+    over the lists.
     """
     values: defaultdict[str, list[float]] = defaultdict(list)
     was_training = module.training

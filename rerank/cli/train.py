@@ -302,7 +302,7 @@ def merge(
         return
     settings = MergeOptions(**{**vars(options), "device": pick_device(options.device)})
     merged = merge_adapter(open_inspected_model(adapters[0], model), out, settings)
-    rows = [[row.name, row.before, row.after] for row in merged.reduced]
+    rows = [list(row.values()) for row in merged.reduced]
     grids = [make_grid(["matrix", "intruders", "after"], rows)] if rows else []
     emit_content(merged.to_dict(), grids, form)
     print_note(f"{merged.changed} matrices and vectors changed; written in {merged.dtype}: {merged.out}")

@@ -72,7 +72,6 @@ class LinearTargets(ComponentBase):
         return any(name == target or name.endswith(f".{target}") for target in targets)
 
     def shapes(self, model: Any) -> list[tuple[int, int]]:
-        """Return the shape (rows, columns) of the weight of every adapted matrix."""
         # The weight tensor is not used, because it has another shape if it is quantised.
         modules = map(model.get_submodule, self._adapted_names(model))
         return [(module.out_features, module.in_features) for module in modules]
@@ -99,7 +98,6 @@ class LowRankTargets(LinearTargets):
             check_range(f"rank_pattern[{name}]", rank, at_least=0)
 
     def ranks(self, model: Any) -> dict[str, int]:
-        """Return a mapping from the name of each adapted module to its rank."""
         names = self.module_names(model)
         if self.rank_pattern is None:
             return dict.fromkeys(names, self.r)
@@ -116,7 +114,6 @@ class LowRankTargets(LinearTargets):
         return list(self.ranks(model))  # in the order of `rank_pattern` if it is set
 
     def count_trainable(self, shapes: Shapes) -> int:
-        """Return the number of trainable parameters: r (rows + columns) per matrix, where `rank_pattern` may set r."""
         ranks = [self.r] * len(shapes)
         if self.rank_pattern is not None:
             ranks = [rank for rank in self.rank_pattern.values() if rank]
@@ -194,7 +191,6 @@ class NamedPeftAdapter(LinearTargets, PeftAdapter):
             return kernels.peft_files.wrap(model, config, seed=seed)
 
     def count_trainable(self, shapes: Shapes) -> int:
-        """Return the number of parameters that peft trains when it adapts matrices of these shapes."""
         return kernels.peft_configurations.count_trained(self.configuration, self.peft_options(), shapes)
 
 
@@ -240,7 +236,6 @@ class Dora(LoraFamily):
     lora_options: ClassVar[Mapping[str, Any]] = {"use_dora": True}
 
     def count_trainable(self, shapes: Shapes) -> int:
-        """Return the number of trainable parameters: r (rows + columns) + rows per matrix."""
         return super().count_trainable(shapes) + sum(rows for rows, _ in shapes)
 
 
@@ -294,10 +289,12 @@ class Qlora(LoraFamily):
             # The error W - Q(W) needs W, which quantisation overwrites; the copies of W stay on the CPU.
             originals = {name: model.get_submodule(name).weight.detach().cpu().clone() for name in ranks}
         if not is_quantised:
-            kernels.four_bit.quantise_layers(kernels.four_bit.move_to_gpu(model), LinearTargets().module_names(model))
+            kernels.factor_starts.quantise_layers(
+                kernels.factor_starts.move_to_gpu(model), LinearTargets().module_names(model)
+            )
         wrapped = super().attach(model, calibrate, seed=seed)
         if originals:
-            kernels.four_bit.start_from_quantisation_error(wrapped, originals)
+            kernels.factor_starts.start_from_quantisation_error(wrapped, originals)
         return wrapped
 
     def check_machine(self) -> None:

@@ -32,7 +32,6 @@ class AdamOptions(ComponentBase):
         return {"betas": (self.beta1, self.beta2), "eps": self.eps}
 
     def count_state(self, shapes: Shapes) -> int:
-        """Return the number of state values: two moments per trainable parameter."""
         return sum(2 * rows * columns for rows, columns in shapes)
 
 
@@ -278,7 +277,6 @@ class TransformersOptimizer:
         return optimizer
 
     def _optimizer(self, groups: list[Any], lr: float, weight_decay: float) -> Any:
-        """Construct the optimizer of transformers with the recipe's options."""
         from transformers import Trainer, TrainingArguments
         from transformers.training_args import OptimizerNames
 

@@ -275,7 +275,6 @@ class Recipe(_Table):
 
     @classmethod
     def make(cls, values: Mapping[str, Any]) -> Recipe:
-        """Create a recipe from the values of a TOML or JSON file."""
         try:
             return cls.model_validate(_with_underscores(values))
         except ValidationError as error:

@@ -145,7 +145,7 @@ def test_the_reduction_is_that_of_peft_before_it_cuts_the_rank(base: Path, tmp_p
 
     adapter = intruding(base, tmp_path / "a", std=0.06)
     made = merge_adapter(opened(adapter), tmp_path / "out", MergeOptions(reduce=0.4, top=6))
-    assert all(row.before > 0 for row in made.reduced)
+    assert all(row["before"] > 0 for row in made.reduced)
     with quiet_transformers():
         model = peft.PeftModel.from_pretrained(load_base(base), str(adapter))
         options = {"top_k": 6, "threshold_epsilon": 0.5, "mitigation_lambda": 0.4, "logging_sink": None}
@@ -153,10 +153,10 @@ def test_the_reduction_is_that_of_peft_before_it_cuts_the_rank(base: Path, tmp_p
     before, after = CheckpointReader(base), CheckpointReader(tmp_path / "out")
     lost = []
     for row in made.reduced:
-        key = f"{row.name}.weight"
+        key = f"{row['name']}.weight"
         u, s, vh = torch.linalg.svd(after.read(key) - before.read(key), full_matrices=False)
         cut = (u[:, :4] * s[:4]) @ vh[:4]
-        theirs = model.get_submodule(f"base_model.model.{row.name}").get_delta_weight("intruder_reduced")
+        theirs = model.get_submodule(f"base_model.model.{row['name']}").get_delta_weight("intruder_reduced")
         assert torch.allclose(cut, theirs, atol=1e-4)
         lost.append(float(s[4:].norm() / s.norm()))
     assert max(lost) > 0.05  # what the cut to the adapter's rank takes away
@@ -168,10 +168,10 @@ def test_a_factor_of_one_changes_nothing_and_zero_leaves_none_behind(base: Path,
     same = merge_adapter(opened(adapter), tmp_path / "same", MergeOptions(reduce=1.0))
     plain = answers(model_of(tmp_path / "plain"))
     assert torch.allclose(answers(model_of(tmp_path / "same")), plain, atol=1e-3)
-    assert [row.after for row in same.reduced] == [row.before for row in same.reduced]
+    assert [row["after"] for row in same.reduced] == [row["before"] for row in same.reduced]
     gone = merge_adapter(opened(adapter), tmp_path / "gone", MergeOptions(reduce=0.0, top=3))
-    assert all(row.before == 3 for row in gone.reduced)
-    assert sum(row.after for row in gone.reduced) < sum(row.before for row in gone.reduced)
+    assert all(row["before"] == 3 for row in gone.reduced)
+    assert sum(row["after"] for row in gone.reduced) < sum(row["before"] for row in gone.reduced)
     assert gone.to_dict()["intruders"] == 18
 
 
@@ -183,7 +183,7 @@ def test_a_whole_model_can_be_reduced_too_and_needs_no_merging(base: Path, tmp_p
     assert not (tmp_path / "again").exists()
     again = merge_adapter(whole, tmp_path / "again", MergeOptions(reduce=0.5))
     other = merge_adapter(opened(tmp_path / "a"), tmp_path / "once", MergeOptions(reduce=0.5))
-    assert [row.before for row in again.reduced] == [row.before for row in other.reduced]
+    assert [row["before"] for row in again.reduced] == [row["before"] for row in other.reduced]
     assert torch.allclose(answers(model_of(tmp_path / "again")), answers(model_of(tmp_path / "once")), atol=1e-3)
 
 

@@ -13,7 +13,7 @@ pytest.importorskip("bitsandbytes")
 
 from rerank.errors import UsageError  # noqa: E402
 from rerank.finetune.adapters import LinearTargets, Qlora  # noqa: E402
-from rerank.finetune.kernels import four_bit, peft_files  # noqa: E402
+from rerank.finetune.kernels import factor_starts, peft_files  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_ids, tiny_logits, tiny_loss, tiny_model  # noqa: E402
 from tests.raising import raises  # noqa: E402
 
@@ -24,12 +24,12 @@ DOWN = "model.layers.1.mlp.down_proj"
 @pytest.fixture(autouse=True)
 def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Qlora, "check_machine", lambda self: None)
-    monkeypatch.setattr("rerank.finetune.kernels.four_bit.move_to_gpu", lambda model: model)
+    monkeypatch.setattr("rerank.finetune.kernels.factor_starts.move_to_gpu", lambda model: model)
 
 
 def packed() -> Any:
     model = tiny_model()
-    four_bit.quantise_layers(model, LinearTargets().module_names(model))
+    factor_starts.quantise_layers(model, LinearTargets().module_names(model))
     return model
 
 
@@ -76,7 +76,7 @@ def test_loftq_makes_up_for_what_packing_loses() -> None:
     """By as much as a product of this rank can: what is left has the singular values from the fifth on."""
     model = attached(Qlora(r=4, init="loftq"))
     layer = dict(peft_files.iter_lora_layers(model))[DOWN]
-    lost = tiny_model().get_submodule(DOWN).weight.detach() - four_bit.dequantise(layer.get_base_layer())
+    lost = tiny_model().get_submodule(DOWN).weight.detach() - factor_starts.dequantise(layer.get_base_layer())
     made_up = layer.scaling["default"] * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     best = torch.linalg.svdvals(lost)[4:].square().sum().sqrt()
     assert (lost - made_up.detach()).norm().item() == pytest.approx(best.item(), rel=1e-4)

@@ -160,7 +160,6 @@ class Loldu(FrozenBasis):
     r: int = option(256, at_least=1)
 
     def ranks(self, model: Any) -> dict[str, int]:
-        """Return a mapping from module name to the rank of the saved LoRA: the minimum of r, rows and columns."""
         sizes = zip(self.module_names(model), self.shapes(model), strict=True)
         return {name: min(self.r, *shape) for name, shape in sizes}
 
@@ -184,14 +183,12 @@ class Salt(FrozenBasis):
     d: int = option(8, at_least=1)  #: Rank of the update among the other singular directions.
 
     def ranks(self, model: Any) -> dict[str, int]:
-        """Return a mapping from module name to the rank of the saved LoRA, which is r + d."""
         return {name: rank + self.d for name, rank in super().ranks(model).items()}
 
     def factor_modules(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:
         return kernels.frozen_bases.salt_modules(matrix, self.r, self.d)
 
     def count_trainable(self, shapes: Shapes) -> int:
-        """Return the number of trainable parameters: 2 r + 2 d (min(rows, columns) - r) per matrix."""
         return sum(2 * self.r + 2 * self.d * (min(shape) - self.r) for shape in shapes)
 
 
@@ -234,7 +231,6 @@ class Pissa(ResidualBaseLora):
 
     @property
     def lora_options(self) -> Mapping[str, Any]:  # type: ignore[override]
-        """Fields of `peft.LoraConfig` that select PiSSA's initialisation."""
         return {"init_lora_weights": f"pissa_niter_{self.niter}" if self.niter else "pissa"}
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
@@ -497,7 +493,6 @@ class Shadow(PeftAdapter):
         )
 
     def shapes(self, model: Any) -> list[tuple[int, int]]:
-        """Return the shape (rows, columns) of every matrix of the corrected layers."""
         return self._inside.shapes(model)
 
     @property

@@ -47,7 +47,6 @@ class Owlore(Lisa):
     over: float = option(13.0, above=0)
 
     def odds(self, model: Any, calibrate: CalibrationBatches) -> list[float]:
-        """Return the odds of drawing each layer: its fraction of outlier weights."""
         return kernels.step_callbacks.outlier_shares(
             model, kernels.step_callbacks.find_layers(model), calibrate, self.over
         )

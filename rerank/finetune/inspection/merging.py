@@ -20,7 +20,7 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,15 +105,6 @@ class MergeOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IntruderReduction:
-    """Numbers of intruder dimensions among the leading singular vectors of a module, before and after the reduction."""
-
-    name: str
-    before: int
-    after: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class MergeResult:
     """Result of merging an adapter into its base model."""
 
@@ -123,8 +114,9 @@ class MergeResult:
     #: Norm of the rounding error that ``dtype`` causes, divided by the norm of the weight change. A value near 1 means
     #: that rounding removed most of the training. None if nothing changed.
     rounded: float | None
-    #: Numbers of intruder dimensions of each changed matrix; empty without a reduction.
-    reduced: tuple[IntruderReduction, ...] = field(default=())
+    #: ``name`` of each changed matrix, and its numbers of intruder dimensions among the leading singular vectors
+    #: ``before`` and ``after`` the reduction; empty without a reduction.
+    reduced: tuple[dict[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -132,9 +124,9 @@ class MergeResult:
             "dtype": self.dtype,
             "changed": self.changed,
             "rounded": self.rounded,
-            "matrices": [asdict(row) for row in self.reduced],
-            "intruders": sum(row.before for row in self.reduced),
-            "intruders_after": sum(row.after for row in self.reduced),
+            "matrices": list(self.reduced),
+            "intruders": sum(row["before"] for row in self.reduced),
+            "intruders_after": sum(row["after"] for row in self.reduced),
         }
 
 
@@ -151,7 +143,7 @@ def merge_adapter(subject: InspectedModel, out: Path, options: MergeOptions | No
     model, tokenizer = _load_trained(subject, base, options)
     dtype = _written_dtype(subject.base, options.dtype)
     dtype_name = str(dtype).removeprefix("torch.")
-    rows: list[IntruderReduction] = []
+    rows: list[dict[str, Any]] = []
     squares = [0.0, 0.0]  # squared norms of the rounding errors, and of the changes
     changed = 0
     for name, parameter in model.named_parameters():
@@ -169,7 +161,7 @@ def merge_adapter(subject: InspectedModel, out: Path, options: MergeOptions | No
                 epsilon=options.epsilon,
             )
             parameter.data.copy_(reduced)
-            rows.append(IntruderReduction(name=name.removesuffix(".weight"), before=before, after=after))
+            rows.append({"name": name.removesuffix(".weight"), "before": before, "after": after})
         squares[0] += float((parameter.data - parameter.data.to(dtype).float()).norm()) ** 2
         squares[1] += float((parameter.data - weight).norm()) ** 2
     rounded = math.sqrt(squares[0] / squares[1]) if squares[1] else None

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
         adamw_variants,
         factor_starts,
         fake_quantisation,
-        four_bit,
         frozen_bases,
         grpo,
         peft_configurations,

@@ -172,7 +172,6 @@ class ExactAdamW(ExactStateOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every weight that has a gradient, and return the loss from the closure, or None without a closure."""
         loss = call_closure(closure)
         adjusted = self.adjusted_gradients()
         for group in self.param_groups:

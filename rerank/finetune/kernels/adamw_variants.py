@@ -208,7 +208,6 @@ class SparseAdamW(ExactStateOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update the selected entries of every weight that has a gradient."""
         loss = call_closure(closure)
         for group in self.param_groups:
             for weight in group["params"]:

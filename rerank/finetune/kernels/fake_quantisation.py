@@ -52,13 +52,10 @@ class FakeQuantisedLinear(Linear):  # type: ignore[misc, unused-ignore]  # where
         self.group = base_layer.in_features if group is None else group
         self.register_buffer("step", quantisation_steps(base_layer.weight, bits, self.group))
 
-    def _base(self) -> Any:
-        return self.get_base_layer()
-
     def integers(self) -> Tensor:
         """Return the quantised weight in units of the step size: whole numbers, as floats that can have gradients."""
         # round(W / s + scaling B A), clipped to the signed range of ``bits`` bits; all of shape (rows, columns).
-        base = self._base().weight.float() / self._step_matrix()
+        base = self.get_base_layer().weight.float() / self._step_matrix()
         factors: Any = (self.lora_A, self.lora_B)
         a, b = (factor[peft_files.ADAPTER].weight for factor in factors)
         shifted: Tensor = base + self.scaling[peft_files.ADAPTER] * (b @ a)
@@ -73,7 +70,6 @@ class FakeQuantisedLinear(Linear):  # type: ignore[misc, unused-ignore]  # where
         return self.step.repeat_interleave(self.group, dim=1)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Map an input of shape (..., columns) to an output of shape (..., rows)."""
         if self.disable_adapters or self.merged:
             outputs: Tensor = super().forward(x, *args, **kwargs)
         elif torch.is_grad_enabled():
@@ -83,11 +79,11 @@ class FakeQuantisedLinear(Linear):  # type: ignore[misc, unused-ignore]  # where
         return outputs
 
     def _quantised_forward(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.quantised().to(x.dtype), self._base().bias)
+        return functional.linear(x, self.quantised().to(x.dtype), self.get_base_layer().bias)
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """Return the quantised weight minus the weight of the base model, shape (rows, columns)."""
-        weight: Tensor = self._base().weight
+        weight: Tensor = self.get_base_layer().weight
         return (self.quantised() - weight.float()).to(weight.dtype)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
@@ -97,7 +93,7 @@ class FakeQuantisedLinear(Linear):  # type: ignore[misc, unused-ignore]  # where
         """
         if self.merged:
             return
-        weight = self._base().weight
+        weight = self.get_base_layer().weight
         weight.data = self.quantised().detach().to(weight.dtype)
         self.merged_adapters.append(peft_files.ADAPTER)
 

@@ -175,7 +175,6 @@ class GrpoRun(TrainingRun):
 
     @property
     def _batches(self) -> FirstBatches:
-        """Calibration batches with one labelled permutation each."""
         return replace(super()._batches, places=self._gold, size=1)
 
     def _module(self, model: Any) -> ListwiseModule:

@@ -132,7 +132,6 @@ class SubspaceAdamW(ExactStateOptimizer):
         return loss
 
     def _update(self, grad: Tensor, state: State, group: State, place: int) -> Tensor:
-        """Return the update (m x n) of a matrix before it is multiplied by the learning rate."""
         rule, rank = self.rule, min(self.rule.rank, grad.shape[1])
         steps = int(state.get("step", 0))
         if steps % rule.gap == 0:

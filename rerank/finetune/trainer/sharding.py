@@ -151,7 +151,6 @@ class ShardedListTrainer(ListTrainer):
         super().load_weights(folder)
 
     def _copy(self, target: Tensor, value: Tensor) -> None:
-        """Copy a whole tensor into a tensor that may be sharded; each process copies its part and sends nothing."""
         if isinstance(target, DTensor):
             on_device = value.to(target.device)
             value = distribute_tensor(on_device, target.device_mesh, target.placements, src_data_rank=None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +12,9 @@ from typer import Argument, Option
 from rerank.cli.app import command
 from rerank.cli.options import EngineOptions, FormatOption, TorchDevice, WideOption
 from rerank.cli.output import emit_content, print_note
+from rerank.cli.run import execute_with_progress_bar
 from rerank.errors import PartialFailureError
-from rerank.experiment import PreparedRun, execute_run, show_run_progress
+from rerank.experiment import PreparedRun
 from rerank.experiment.spec import Execution
 from rerank.io.reports import Grid, TableReport, cell_text, format_cell, make_grid
 
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from rerank.leaderboard.suites.suite import Suite
 
 
-@dataclass(frozen=True, kw_only=True)
 class BenchOptions(EngineOptions):
-    """Options for the execution of the suite's runs, and for permission to run code that comes with its models."""
+    """Options for the execution of the suite's runs, permission to run their code, and the output of the results."""
 
     device: TorchDevice = "auto"
     device_map: Annotated[
@@ -36,12 +35,6 @@ class BenchOptions(EngineOptions):
     timeout: Annotated[float | None, "Seconds to wait for a reply from a server."] = None
     retries: Annotated[int | None, "Number of retries if a server does not reply."] = None
     trust_remote_code: Annotated[bool, "Permit the suite to run Python code that comes with its models."] = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchOutputOptions:
-    """Options for the output of the suite's results."""
-
     wide: WideOption = False
     form: FormatOption = "text"
 
@@ -50,7 +43,6 @@ class BenchOutputOptions:
 def bench(
     suite: Annotated[Path, Argument(metavar="SUITE", help="TOML file of the suite.", show_default=False)],
     options: BenchOptions,
-    output: BenchOutputOptions,
     *,
     out: Annotated[
         Path | None, Option("--out", "-o", help="Folder of the runs. (default: runs/ and the suite's name)")
@@ -77,7 +69,7 @@ def bench(
     about: dict[str, Any] = {"suite": opened.name, "out": str(folder)}
     if dry_run:
         content = {**about, "total": expected, "runs": [run.to_dict() for run in planned]}
-        emit_content(content, _plan_parts(opened, planned, expected), output.form, key="runs")
+        emit_content(content, _plan_parts(opened, planned, expected), options.form, key="runs")
         if expected["problems"]:
             first = next(run.problem for run in planned if run.problem)
             raise PartialFailureError(
@@ -86,8 +78,17 @@ def bench(
         return
     print_note(_format_plan(opened, expected))
     results: list[SuiteResult] = []
-    runner = _ProgressRunner(len(planned), sum(run.stored is not None for run in planned))
-    for result in execute_runs(planned, folder, execution, run=runner):
+    current = sum(run.stored is not None for run in planned)
+
+    def run_one(prepared: PreparedRun, execution: Execution) -> dict[str, Any]:
+        nonlocal current
+        current += 1
+        spec = prepared.spec
+        where = f"{spec.collection}, {spec.first_stage}, depth {spec.depth}"
+        print_note(f"{current} of {len(planned)}: {where}: {execution.out}")
+        return execute_with_progress_bar(prepared, execution, again="the same command continues")
+
+    for result in execute_runs(planned, folder, execution, run=run_one):
         results.append(result)
         later = [
             SuiteResult(planned=p, summary=dict(p.stored.summary or {})) for p in planned[len(results) :] if p.stored
@@ -104,34 +105,13 @@ def bench(
         "groups": [{**group, "comparison": c.to_dict() if (c := group["comparison"]) else None} for group in groups],
         "failures": failures,
     }
-    emit_content(content, _result_parts(groups, results), output.form, wide=output.wide, key="runs")
+    emit_content(content, _result_parts(groups, results), options.form, wide=options.wide, key="runs")
     if failures:
         listed = "; ".join(f"{failure['run']}: {failure['problem']}" for failure in failures)
         raise PartialFailureError(
             f"{len(failures)} of {len(results)} runs failed. {listed}",
             remedy=f"The other runs are saved in {str(folder)!r}; the same command repeats only the failed runs",
         )
-
-
-class _ProgressRunner:
-    """Callable that executes a run, after printing its number, with a progress bar."""
-
-    def __init__(self, total: int, done: int) -> None:
-        self._total, self._current = total, done
-
-    def __call__(self, prepared: PreparedRun, execution: Execution) -> dict[str, Any]:
-        self._current += 1
-        spec = prepared.spec
-        print_note(
-            f"{self._current} of {self._total}: {spec.collection}, {spec.first_stage}, depth {spec.depth}: "
-            f"{execution.out}"
-        )
-        try:
-            with show_run_progress(prepared) as on_reply:
-                return execute_run(prepared, execution, on_reply=on_reply)
-        except KeyboardInterrupt:
-            print_note("Stopped. Committed calls are kept; the same command continues.")
-            sys.exit(130)
 
 
 def _format_plan(suite: Suite, expected: Mapping[str, Any]) -> str:
@@ -172,13 +152,10 @@ def _result_parts(
             rows = [[row["system"], *(row["scores"][m] for m in measures)] for row in group["systems"]]
             yield make_grid(["means", *measures], rows, further=True)
         spread = ("sd", "lowest", "highest")
-        repeated = [
-            [row["system"], row["seeds"], *(row["spread"][key] for key in spread)]
-            for row in group["systems"]
-            if row["seeds"] > 1
-        ]
+        repeated = [row for row in group["systems"] if row["seeds"] > 1]
         if repeated:
-            yield make_grid(["over seeds", "seeds", *spread], repeated, further=True)
+            rows = [[row["system"], row["seeds"], *(row["spread"][key] for key in spread)] for row in repeated]
+            yield make_grid(["over seeds", "seeds", *spread], rows, further=True)
         if group["rivals"]:
             measures = list(group["rivals"][0]["scores"])
             rows = [
@@ -198,15 +175,9 @@ def _result_parts(
         yield from group["notes"]
     if len(groups) > 1:
         yield "Only runs in the same group are compared, because each group has its own candidates."
-    rows = [
-        [
-            result.planned.run,
-            *(result.summary[key] for key in ("calls", "tokens_in", "tokens_out")),
-            _format_seconds(result.summary),
-        ]
-        for result in results
-        if result.summary
-    ]
+    keys = ("calls", "tokens_in", "tokens_out")
+    costs = [(result.planned.run, summary) for result in results if (summary := result.summary)]
+    rows = [[run, *(summary[key] for key in keys), _format_seconds(summary)] for run, summary in costs]
     yield make_grid(["run", "calls", "tokens in", "tokens out", "model seconds"], rows, further=True)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
@@ -15,6 +16,8 @@ from rerank.cli.options import (
     MeasureOptions,
     MeasuresOption,
     NamesOption,
+    OptionalRuns,
+    OptionGroup,
     QrelsOption,
     RunsArgument,
     SignificanceOptions,
@@ -35,15 +38,13 @@ from rerank.evaluation.comparison import (
 )
 from rerank.evaluation.pairwise_decisions import ComparisonOptions, check_significance_level, compare_all_runs
 from rerank.evaluation.scores import ScoreMatrix, read_score_matrix
-from rerank.io.reports import Report
 from rerank.io.text_files import check_file_writable
 
 #: Number of pairs that a table on a terminal shows without --all.
 _PAIRS_ON_TERMINAL = 20
 
 
-@dataclass(frozen=True, kw_only=True)
-class FamilyOptions:
+class FamilyOptions(OptionGroup):
     """Options for which pairs are compared, and which comparisons are corrected together as a family of tests."""
 
     baseline: Annotated[
@@ -61,8 +62,7 @@ class FamilyOptions:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReportOptions:
+class ReportOptions(OptionGroup):
     """Options for the output of a comparison."""
 
     names: NamesOption = None
@@ -89,10 +89,7 @@ def compare(
     family: FamilyOptions,
     report: ReportOptions,
     *,
-    runs: Annotated[
-        list[Path] | None,
-        Argument(metavar="RUN...", help="Run files (TREC, MS MARCO or JSON; may be gzipped), or folders of run files."),
-    ] = None,
+    runs: OptionalRuns = None,
     matrix: Annotated[
         Path | None,
         "CSV file of scores instead of runs: one row per topic, one column per system, names in the first row.",
@@ -105,8 +102,17 @@ def compare(
     """
     from rerank.evaluation import plots
 
-    _check_options(scoring, significance, family, report)
+    # options that cannot be combined raise an error before any file is read
+    check_significance_level(significance.alpha)
+    selector = significance.selector  # reports an invalid test
+    without_baseline = {"--margin": family.margin is not None, f"--test {selector}": is_baseline_test(selector)}
+    for flag, is_used in without_baseline.items():
+        if is_used and family.baseline is None:
+            raise UsageError(f"{flag} needs --baseline", expected="a baseline", remedy="Add --baseline RUN")
+    names = report.names or []
     if report.picture is not None:
+        if len(scoring.measures or []) > 1:
+            raise UsageError(f"--plot {report.picture} is given with several measures", expected="one measure per plot")
         plots.check_path(report.picture)
     if report.per_query is not None:
         check_file_writable(report.per_query)
@@ -119,9 +125,13 @@ def compare(
                 expected="either runs with qrels, or a matrix of scores alone",
                 remedy=f"Omit either {conflicting[0]} or --matrix",
             )
-        compared, baseline = _read_matrix(matrix, report.names or []), family.baseline
+        given = read_score_matrix(matrix)
+        if names and len(names) != len(given.systems):
+            raise UsageError(f"--name is given {len(names)} times", expected=f"once per system ({len(given.systems)})")
+        compared = compared_runs_of_matrix(replace(given, systems=tuple(names) or given.systems))
+        baseline = family.baseline
     else:
-        compared, baseline = read_compared_runs(runs or [], scoring, report.names or [], family.baseline)
+        compared, baseline = read_compared_runs(runs or [], scoring, names, family.baseline)
     if family.omit_outliers:
         compared = compared.without_outliers(baseline or "")
     options = significance.comparison_options(
@@ -131,50 +141,23 @@ def compare(
         compared.write_query_differences(report.per_query, baseline or "")
         print_note(f"differences per query: {report.per_query}")
 
-    def show(result: Report) -> None:
-        emit(result, report.form, wide=report.wide, most_rows=None if report.show_all else _PAIRS_ON_TERMINAL)
-
+    result: Any
     if baseline is not None:
-        versus = compare_with_baseline(compared.scores, compared.measures, baseline, options, judged=compared.judged)
-        versus = replace(versus, notes=(*versus.notes, *compared.notes))
-        show(versus)
-        if report.picture is not None:
-            plots.plot_baseline_comparison(versus, report.picture)
+        result = compare_with_baseline(compared.scores, compared.measures, baseline, options, judged=compared.judged)
+        result = replace(result, notes=(*result.notes, *compared.notes))
+        plot = partial(plots.plot_baseline_comparison, result)
     elif matrix is not None:
         scores = replace(ScoreMatrix.from_scores(compared.scores, compared.measures[0]), measure="")
-        decisions = compare_all_runs(scores, options.test, options.correction, alpha=options.alpha)
-        decisions = replace(decisions, notes=(*decisions.notes, *compared.notes))
-        show(decisions)
-        if report.picture is not None:
-            plots.plot_comparison(decisions, report.picture)
+        result = compare_all_runs(scores, options.test, options.correction, alpha=options.alpha)
+        result = replace(result, notes=(*result.notes, *compared.notes))
+        plot = partial(plots.plot_comparison, result)
     else:
         result = compare_evaluated_measures(compared.scores, compared.measures, options).with_notes(compared.notes)
-        show(result)
-        if report.picture is not None:
-            result.comparisons[0].plot(report.picture)
+        plot = result.comparisons[0].plot
+    emit(result, report.form, wide=report.wide, most_rows=None if report.show_all else _PAIRS_ON_TERMINAL)
     if report.picture is not None:
+        plot(report.picture)
         print_note(f"plot: {report.picture}")
-
-
-def _check_options(
-    scoring: MeasureOptions, significance: SignificanceOptions, family: FamilyOptions, report: ReportOptions
-) -> None:
-    """Check for options that cannot be combined, before any file is read."""
-    check_significance_level(significance.alpha)
-    selector = significance.selector  # reports an invalid test
-    without_baseline = {"--margin": family.margin is not None, f"--test {selector}": is_baseline_test(selector)}
-    for flag, is_used in without_baseline.items():
-        if is_used and family.baseline is None:
-            raise UsageError(f"{flag} needs --baseline", expected="a baseline", remedy="Add --baseline RUN")
-    if report.picture is not None and len(scoring.measures or []) > 1:
-        raise UsageError(f"--plot {report.picture} is given with several measures", expected="one measure per plot")
-
-
-def _read_matrix(path: Path, names: list[str]) -> ComparedRuns:
-    matrix = read_score_matrix(path)
-    if names and len(names) != len(matrix.systems):
-        raise UsageError(f"--name is given {len(names)} times", expected=f"once per system ({len(matrix.systems)})")
-    return compared_runs_of_matrix(replace(matrix, systems=tuple(names) or matrix.systems))
 
 
 def read_compared_runs(

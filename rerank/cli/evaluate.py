@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Argument, Option
 
 from rerank.cli.app import command
-from rerank.cli.options import FormatOption, NamesOption, QrelsOption, Relevant, RunsArgument, TableFormatOption
+from rerank.cli.options import (
+    FormatOption,
+    NamesOption,
+    OptionGroup,
+    QrelsOption,
+    Relevant,
+    RunsArgument,
+    TableFormatOption,
+)
 from rerank.cli.output import emit_content, print_note
 from rerank.cli.run_files import expand_folders, read_named_runs
 from rerank.collections import open_collection_qrels, read_query_field
@@ -21,8 +28,7 @@ from rerank.evaluation.measures import evaluation_overlap_note, measure_grade_no
 from rerank.io.reports import Grid, make_grid, value_with_interval
 
 
-@dataclass(frozen=True, kw_only=True)
-class DetailOptions:
+class DetailOptions(OptionGroup):
     """Options for details that are shown in addition to the scores over all queries."""
 
     per_query: Annotated[bool, Option("--per-query", "-q", help="Also print the scores per query.")] = False

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 from typer import Argument, Option
 
 from rerank.cli.app import command
-from rerank.cli.options import EngineOptions, FormatOption, ModelLoadOptions, PoolDepth
+from rerank.cli.options import EngineOptions, FormatOption, ModelLoadOptions, OptionGroup, PoolDepth
 from rerank.cli.output import emit_content, print_note
 from rerank.cli.qrels import group
 from rerank.cli.run import progress_bar
@@ -38,8 +38,7 @@ if TYPE_CHECKING:
 Judge = Annotated[Literal["person", "llm"], "Assessor: a person at the keyboard, or a model."]
 
 
-@dataclass(frozen=True, kw_only=True)
-class JudgingTaskOptions:
+class JudgingTaskOptions(OptionGroup):
     """Options that select the documents to judge, their order, the grades and who judges."""
 
     collection: Annotated[str, "Collection that contains the texts of queries and documents."]
@@ -59,7 +58,6 @@ class JudgingTaskOptions:
     judge: Judge = "person"
 
 
-@dataclass(frozen=True, kw_only=True)
 class AssessorOptions(ModelLoadOptions, EngineOptions):
     """Options for a model as assessor."""
 
@@ -86,8 +84,7 @@ class AssessorOptions(ModelLoadOptions, EngineOptions):
             raise UsageError("--judge llm needs --model", expected="the name of a model", remedy="Add --model NAME")
 
 
-@dataclass(frozen=True, kw_only=True)
-class JudgmentFileOptions:
+class JudgmentFileOptions(OptionGroup):
     """Options for the files of judgments."""
 
     out: Annotated[Path, "JSON lines file for all judgments; if it exists, the session continues."]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
 from rerank.cli.app import command, command_group
-from rerank.cli.options import DryRun, FormatOption, ModelLoadOptions
+from rerank.cli.options import DryRun, FormatOption, ModelLoadOptions, OptionGroup
 from rerank.cli.output import emit_content, emit_estimate, format_windows, print_note
 from rerank.cli.run import execute_with_progress_bar, progress_bar
 from rerank.cli.spec_options import takes_run_spec
@@ -47,8 +47,7 @@ Seed = Annotated[int, "Seed for random choices."]
 group = command_group("label", "Create, check, filter, split and augment training lists.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class MakeOptions:
+class MakeOptions(OptionGroup):
     """Options for creating training lists, which teachers rank."""
 
     output: Annotated[Path, Option("--output", "-o", help="Label file to write, one JSON object per line.")]
@@ -186,8 +185,7 @@ def _checked_parts(report: Mapping[str, Any]) -> Iterator[Grid | str]:
     yield from probe.get("notes", ())
 
 
-@dataclass(frozen=True, kw_only=True)
-class FilterOptions:
+class FilterOptions(OptionGroup):
     """Conditions that training lists and their documents must meet to be kept."""
 
     min_tau: Annotated[float | None, "Minimum agreement (Kendall's tau, from -1 to 1)."] = None
@@ -240,8 +238,7 @@ def filter_lists(
     emit_content(report, _written_parts(report, "lists", "kept"), form)
 
 
-@dataclass(frozen=True, kw_only=True)
-class LeakOptions:
+class LeakOptions(OptionGroup):
     """Options for the search for leaks: training queries that are identical or similar to a test query."""
 
     collection: Collection = None
@@ -306,8 +303,7 @@ def split(
     emit_content(report, [*_written_parts(report, "train", "dev", "test", "leaks"), *notes], form)
 
 
-@dataclass(frozen=True, kw_only=True)
-class AugmentOptions:
+class AugmentOptions(OptionGroup):
     """Options for augmentation: how many variants of each training list are written, and how they differ."""
 
     shuffle: Annotated[bool, "Shuffle the input order of the documents."] = False
@@ -437,8 +433,7 @@ def _format_reasons(counted: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in counted.items()) or "it contains none"
 
 
-@dataclass(frozen=True, kw_only=True)
-class QuerySourceOptions:
+class QuerySourceOptions(OptionGroup):
     """Options for creating queries from the documents of a collection."""
 
     source: Annotated[
@@ -455,7 +450,6 @@ class QuerySourceOptions:
     seed: Seed = 0
 
 
-@dataclass(frozen=True, kw_only=True)
 class QueryModelOptions(ModelLoadOptions):
     """Options for the model that generates queries."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +15,7 @@ from rerank.cli.options import (
     FormatOption,
     MeasuresOption,
     OptionalQrels,
+    OptionGroup,
     QrelsOption,
     Relevant,
     SignificanceOptions,
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 group = command_group("leaderboard", "Build a website that compares results, and check submissions.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class BoardOptions:
+class BoardOptions(OptionGroup):
     """Options for the content of a leaderboard."""
 
     board: Annotated[list[Path] | None, "TOML file of a board; repeatable, one board per collection."] = None

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
 from rerank.cli.app import command, command_group
-from rerank.cli.options import AlphaOption, FormatOption, QrelsOption, RunsArgument
+from rerank.cli.options import AlphaOption, FormatOption, OptionGroup, QrelsOption, RunsArgument
 from rerank.cli.output import emit, emit_content, format_windows, print_note
 from rerank.cli.run_files import read_run_arguments
 from rerank.cli.spec_options import takes_run_spec
@@ -161,8 +160,7 @@ Scores = Annotated[
 DropIncomplete = Annotated[bool, Option("--drop-incomplete", help="Omit models that lack a score.")]
 
 
-@dataclass(frozen=True, kw_only=True)
-class GoalOptions:
+class GoalOptions(OptionGroup):
     """Options for the conclusions about systems that a smaller benchmark must preserve, and their significance test."""
 
     keep: Annotated[str, "Conclusions to preserve: ranking, significance or both."] = "ranking"
@@ -205,8 +203,7 @@ class GoalOptions:
         return SignificanceCriterion(procedure=procedure, alpha=self.alpha)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TaskDropOptions:
+class TaskDropOptions(OptionGroup):
     """Options for dropping tasks from a benchmark."""
 
     order: Annotated[
@@ -249,8 +246,7 @@ def choose_tasks(
     emit(choose_fewest_tasks(table, design), form)
 
 
-@dataclass(frozen=True, kw_only=True)
-class QueryDrawOptions:
+class QueryDrawOptions(OptionGroup):
     """Options for drawing random samples of queries from a benchmark."""
 
     sizes: Annotated[
@@ -285,8 +281,7 @@ def choose_queries(
     emit(reduced, form)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PoolOptions:
+class PoolOptions(OptionGroup):
     """Options for pools of hard negatives, and for the measure by which systems are compared."""
 
     makers: Annotated[

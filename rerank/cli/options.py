@@ -8,7 +8,17 @@ import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from typer import Argument, Option
 
@@ -37,10 +47,9 @@ DryRun = Annotated[bool, Option("--dry-run", help="Estimate calls, tokens and co
 
 # Runs, judgments, measures and tests
 
-RunsArgument = Annotated[
-    list[Path],
-    Argument(metavar="RUN...", help="Run files (TREC, MS MARCO or JSON; may be gzipped), or folders of run files."),
-]
+_RUNS = Argument(metavar="RUN...", help="Run files (TREC, MS MARCO or JSON; may be gzipped), or folders of run files.")
+RunsArgument = Annotated[list[Path], _RUNS]
+OptionalRuns = Annotated[list[Path] | None, _RUNS]
 NamesOption = Annotated[
     list[str] | None,
     Option("--name", help="Name of a run in the output; repeat it for all runs, in order. (default: end of the path)"),
@@ -64,8 +73,17 @@ PoolDepth = Annotated[int, Option(min=1, help="Pool depth: number of documents p
 SampleSeed = Annotated[int, Option(min=0, help="Seed of the samples.")]
 
 
-@dataclass(frozen=True, kw_only=True)
-class MeasureOptions:
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+class OptionGroup:
+    """Base class of groups, frozen dataclasses whose fields are options of a command; ``panel`` is their heading."""
+
+    panel: ClassVar[str] = ""
+
+    def __init_subclass__(cls) -> None:
+        dataclass(frozen=True, kw_only=True)(cls)
+
+
+class MeasureOptions(OptionGroup):
     """Options for scoring runs: relevance judgments and measures."""
 
     qrels: OptionalQrels = None
@@ -73,8 +91,7 @@ class MeasureOptions:
     relevant: Relevant = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class SignificanceOptions:
+class SignificanceOptions(OptionGroup):
     """Options for the significance test of pairs of systems."""
 
     test: Annotated[str, "Paired test: t, wilcoxon, sign, permutation, bootstrap, tukey-randomised or tukey-anova."] = (
@@ -108,8 +125,7 @@ TorchDevice = Annotated[str, "Torch device."]
 DecompositionDevice = Annotated[str, "Torch device for decompositions."]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelLoadOptions:
+class ModelLoadOptions(OptionGroup):
     """Options for loading a model. Omitted options are None."""
 
     panel = "Model"
@@ -130,8 +146,7 @@ class ModelLoadOptions:
         return BackendOptions(**{name: value for name, value in given.items() if value is not None})
 
 
-@dataclass(frozen=True, kw_only=True)
-class EngineOptions:
+class EngineOptions(OptionGroup):
     """Options for the processes that run a model. Omitted options are None."""
 
     panel = "Model"
@@ -143,8 +158,8 @@ class EngineOptions:
 
     def execution(self) -> Execution:
         """Return the options of this group that are fields of `Execution`; other options are ignored."""
-        given = {key: value for key, value in vars(self).items() if value is not None}
-        return Execution.make({key: value for key, value in given.items() if key in Execution.model_fields})
+        given = {k: v for k, v in vars(self).items() if v is not None and k in Execution.model_fields}
+        return Execution.make(given)
 
 
 # Option groups
@@ -153,8 +168,7 @@ class EngineOptions:
 def expand_groups(function: Callable[..., None]) -> Callable[..., None]:
     """Return a command in which each option group of ``function`` is replaced by one parameter per field.
 
-    The class attribute ``panel`` of a group is the heading of the fields that this class itself declares. In groups and
-    commands, ``Annotated[TYPE, "..."]`` is an option with this help, and without a negative flag if the type is bool.
+    In groups and commands, ``Annotated[TYPE, "..."]`` is an option with this help, without a negative flag for bools.
     """
     parameters = list(inspect.signature(function, eval_str=True).parameters.values())
     groups: dict[str, Any] = {p.name: p.annotation for p in parameters if is_dataclass(p.annotation)}
@@ -168,8 +182,7 @@ def expand_groups(function: Callable[..., None]) -> Callable[..., None]:
         for field in fields(group):
             declaring = next(cls for cls in group.__mro__ if field.name in vars(cls).get("__annotations__", ()))
             default = inspect.Parameter.empty if field.default is MISSING else field.default
-            panel = vars(declaring).get("panel")
-            expanded.append(_option_parameter(field.name, hints[field.name], default, panel))
+            expanded.append(_option_parameter(field.name, hints[field.name], default, vars(declaring).get("panel")))
 
     @functools.wraps(function)
     def command(**values: Any) -> None:
@@ -187,8 +200,7 @@ def _option_parameter(name: str, annotation: Any, default: Any, panel: str | Non
     if metadata:
         option = copy.copy(metadata[0])
         if isinstance(option, str):
-            flags = [f"--{name.replace('_', '-')}"] if kind is bool else []
-            option = Option(*flags, help=option)
+            option = Option(*[f"--{name.replace('_', '-')}"] if kind is bool else [], help=option)
         if panel:
             option.rich_help_panel = panel
         annotation = Annotated[kind, option]

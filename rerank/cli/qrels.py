@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +17,7 @@ from rerank.cli.options import (
     LowestGrade,
     MeasuresOption,
     NamesOption,
+    OptionGroup,
     PoolDepth,
     QrelsOption,
     RunsArgument,
@@ -48,8 +49,7 @@ _WITH_INTERVAL = ("precision", "recall", "balanced_accuracy", "tau", "tau_ap")
 group = command_group("qrels", "Create relevance judgments and study cheaper judging strategies.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProcedureOptions:
+class ProcedureOptions(OptionGroup):
     """Options for measures and significance tests."""
 
     measures: MeasuresOption = None
@@ -74,16 +74,14 @@ class ProcedureOptions:
         return cross_significance_procedures(self.test or ["t"], self.correction or ["auto"])
 
 
-@dataclass(frozen=True, kw_only=True)
-class TableOptions:
+class TableOptions(OptionGroup):
     """Options for the output of a command whose result is a wide table."""
 
     wide: WideOption = False
     form: TableFormatOption = "text"
 
 
-@dataclass(frozen=True, kw_only=True)
-class StudyOptions:
+class StudyOptions(OptionGroup):
     """Options for simulations in which only a part of the documents is judged."""
 
     method: Annotated[
@@ -188,8 +186,7 @@ def _parse_patterns(option: str, texts: Sequence[str]) -> tuple[tuple[str, str],
     return tuple((system, pattern) for system, _, pattern in pairs)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SamplingOptions:
+class SamplingOptions(OptionGroup):
     """Options for bootstrap intervals and, only with intervals, for whether the qrels favour groups of runs."""
 
     resamples: Annotated[int, Option(min=0, help="Number of bootstrap samples for intervals, such as 1000.")] = 0
@@ -284,8 +281,7 @@ def _comparison_parts(content: dict[str, Any]) -> Iterator[Grid | str]:
     yield from (f"note: {text}" for text in content["notes"])
 
 
-@dataclass(frozen=True, kw_only=True)
-class AgreementOptions:
+class AgreementOptions(OptionGroup):
     """Options for the agreement of assessors and its intervals."""
 
     relevant: Annotated[
@@ -401,8 +397,7 @@ def _agreement_parts(content: Mapping[str, Any], kappa: str, *, by_topic: bool) 
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class EstimateOptions:
+class EstimateOptions(OptionGroup):
     """Options for estimates that correct a model's judgments by those of people (prediction-powered inference)."""
 
     people: Annotated[str, "Qrels of a random sample of topics, judged by people."]
@@ -478,8 +473,7 @@ def pool(
     emit_content(content, [make_grid(content, [map(str, content.values())])], form)
 
 
-@dataclass(frozen=True, kw_only=True)
-class LeaveOutOptions:
+class LeaveOutOptions(OptionGroup):
     """Options for the pool, and for the groups of runs that are left out together."""
 
     depth: PoolDepth = 100

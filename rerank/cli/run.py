@@ -6,14 +6,13 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO
 
 from typer import Option
 
 from rerank.cli.app import command
-from rerank.cli.options import DryRun, FormatOption, WideOption
+from rerank.cli.options import DryRun, FormatOption, OptionGroup, WideOption
 from rerank.cli.output import emit_content, emit_estimate, format_json, format_windows, print_note
 from rerank.cli.spec_options import ENGINE, RETRIEVAL, takes_run_spec
 from rerank.errors import PartialFailureError, RerankError, UsageError
@@ -135,7 +134,9 @@ def rerank(
     check_failure_rate(summary, spec.max_failure_rate)
 
 
-def execute_with_progress_bar(prepared: PreparedRun, execution: Execution) -> dict[str, Any]:
+def execute_with_progress_bar(
+    prepared: PreparedRun, execution: Execution, *, again: str = "the same command with --resume continues"
+) -> dict[str, Any]:
     """Execute a run with a progress bar on stderr. On Ctrl-C, print how to continue the run, and exit."""
     seen: dict[str, BatchStatus] = {}
 
@@ -149,7 +150,7 @@ def execute_with_progress_bar(prepared: PreparedRun, execution: Execution) -> di
         with show_run_progress(prepared) as on_reply:
             return execute_run(prepared, execution, on_reply=on_reply, on_batch=show_batch)
     except KeyboardInterrupt:
-        print_note("Stopped. Committed calls are kept; the same command with --resume continues.")
+        print_note(f"Stopped. Committed calls are kept; {again}.")
         sys.exit(130)
 
 
@@ -253,8 +254,7 @@ def show_demo(
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeOptions:
+class ProbeOptions(OptionGroup):
     """Options for how the candidates of a robustness test are varied."""
 
     probe: Annotated[

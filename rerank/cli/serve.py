@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from socket import gethostname
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,7 @@ import typer
 from typer import Option
 
 from rerank.cli.app import command
+from rerank.cli.options import OptionGroup
 from rerank.cli.output import print_note
 from rerank.cli.spec_options import takes_ranker_settings
 
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from rerank.serving.search_routes import CollectionSearch
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServerOptions:
+class ServerOptions(OptionGroup):
     """Options for the server's address, its clients and the collection that it searches."""
 
     panel = "Server"
@@ -82,8 +81,7 @@ class ServerOptions:
         run_server(app, listener, announce=announce)
 
 
-@dataclass(frozen=True, kw_only=True)
-class LimitOptions:
+class LimitOptions(OptionGroup):
     """Options for the limits of requests and of the server."""
 
     panel = "Limits"

@@ -206,8 +206,6 @@ def clean_cache(yes: Annotated[bool, Option("--yes", "-y", help="Do not ask for 
 @command("doctor", "rerank doctor")
 def doctor(form: FormatOption = "text") -> None:
     """Check the installation and print how to install missing parts. The exit code is 3 if any part is broken."""
-    from rerank.cli.tools import examine_installation
-
     checks: list[dict[str, Any]] = [*examine_installation()]
     emit_content({"checks": checks}, [_table_of_rows(checks)], form, key="checks")
     broken = [check for check in checks if check["state"] == "broken"]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Argument, Option
 
 from rerank.cli.app import command, command_group
-from rerank.cli.options import DecompositionDevice, FormatOption, TorchDevice
+from rerank.cli.options import DecompositionDevice, FormatOption, OptionGroup, TorchDevice
 from rerank.cli.output import emit, emit_content, print_note
 from rerank.cli.run import execute_with_progress_bar, progress_bar
 from rerank.cli.spec_options import takes_run_spec
@@ -29,8 +28,7 @@ TopVectors = Annotated[int, Option("--top", help="Number of singular vectors exa
 Epsilon = Annotated[float, "Cosine threshold below which a singular vector counts as an intruder dimension."]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainOptions:
+class TrainOptions(OptionGroup):
     """Options that do not affect the trained weights, such as the device and the reporting of metrics."""
 
     device: TorchDevice = "auto"
@@ -117,20 +115,13 @@ def _print_use(folder: Path) -> None:
     print_note(f"To use it: rerank run --collection COLLECTION {flag} {folder}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class TransferListOptions:
-    """Options for the candidate lists that the teacher ranks and the student learns from."""
+class TransferOptions(OptionGroup):
+    """Options for the candidate lists that the teacher ranks, the student that learns from them, and the execution."""
 
     collection: Annotated[str, Option("--collection", "--dataset", help="Selector of the collection.")]
     first_stage: Annotated[str, "Selector of the first stage."] = "bm25"
     depth: Annotated[int, "Number of candidates per query."] = 20
     max_queries: Annotated[int | None, "Use only the first N queries."] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TransferOptions:
-    """Options for the student, which is trained on the teacher's rankings, and for the execution."""
-
     to: Annotated[str, Option("--to", metavar="MODEL", help="Base model of the student.")]
     recipe: Annotated[Path, "Recipe for the training; its model, lists and collection are replaced."]
     held_out: Annotated[float, "Fraction of the queries that are labelled but not trained on."] = 0.1
@@ -148,7 +139,6 @@ class TransferOptions:
     "--out adapters/second",
 )
 def transfer(
-    lists: TransferListOptions,
     options: TransferOptions,
     *,
     adapter: Annotated[str, Argument(help="Adapter of the teacher, written by `rerank train`.", show_default=False)],
@@ -161,10 +151,11 @@ def transfer(
     from rerank.finetune.extra.transfer import TransferSpec, transfer_adapter
     from rerank.finetune.recipe import read_recipe
 
+    of_lists = ("collection", "first_stage", "depth", "max_queries")
     transfer_spec = TransferSpec(
         adapter=adapter,
         model=options.to,
-        spec=RunSpec.make(vars(lists)),
+        spec=RunSpec.make({name: getattr(options, name) for name in of_lists}),
         recipe=read_recipe(options.recipe, trust_remote_code=options.trust_remote_code),
         folder=options.out,
         held_out=options.held_out,
@@ -186,8 +177,7 @@ def transfer(
     _print_use(Path(report["folder"]))
 
 
-@dataclass(frozen=True, kw_only=True)
-class InspectOptions:
+class InspectOptions(OptionGroup):
     """Options for the analysis of how training changed weight matrices."""
 
     top: Annotated[int, "Number of singular vectors examined for intruder dimensions; 0 skips the search."] = 10
@@ -225,16 +215,7 @@ def inspect(
         print_note(message)
 
 
-@dataclass(frozen=True, kw_only=True)
-class AverageOptions:
-    """Options for averaging several adapters."""
-
-    average_core: Annotated[bool, "Average LoRA-SB adapters that were trained on shards with the same bases."] = False
-    concatenate: Annotated[bool, "Average LoRA adapters exactly; the rank of the result is the sum of ranks."] = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class SingleMergeOptions:
+class SingleMergeOptions(OptionGroup):
     """Options for merging one adapter."""
 
     reduce: Annotated[
@@ -257,9 +238,10 @@ class SingleMergeOptions:
 
 @command("merge", "rerank merge adapter --out merged --reduce-intruders 0.75")
 def merge(
-    average: AverageOptions,
-    options: SingleMergeOptions,
     *,
+    average_core: Annotated[bool, "Average LoRA-SB adapters that were trained on shards with the same bases."] = False,
+    concatenate: Annotated[bool, "Average LoRA adapters exactly; the rank of the result is the sum of ranks."] = False,
+    options: SingleMergeOptions,
     adapters: Annotated[list[str], Argument(metavar="ADAPTER...", help="Folders or hub ids of PEFT adapters.")],
     out: Annotated[Path, Option("--out", "-o", help="New folder for the merged model or the averaged adapter.")],
     model: BaseModel = "",
@@ -270,9 +252,9 @@ def merge(
     A single adapter is merged into its base model; other commands accept the result as --model. With --average-core or
     --concatenate, several adapters are averaged into one adapter.
     """
-    if average.average_core and average.concatenate:
+    if average_core and concatenate:
         raise UsageError("--average-core is given with --concatenate", expected="one of these options")
-    averages = average.average_core or average.concatenate
+    averages = average_core or concatenate
     if averages and options.reduce is not None:
         raise UsageError(
             "--reduce-intruders cannot be used with several adapters",
@@ -296,7 +278,7 @@ def merge(
     if averages:
         check_new_folder(out)
         opened = [open_inspected_model(adapter, model) for adapter in adapters]
-        count = (average_adapter_cores if average.average_core else concatenate_adapter_factors)(opened, out)
+        count = (average_adapter_cores if average_core else concatenate_adapter_factors)(opened, out)
         emit_content({"out": str(out), "adapters": len(opened), "matrices": count}, [], form)
         print_note(f"{len(opened)} adapters of {count} matrices averaged: {out}")
         return

@@ -202,7 +202,7 @@ NOT_RANKING = {
     "rerank.cli.judging": {"rerank.models.backend_class_of_model", "rerank.models.open_model_backend"},
     "rerank.cli.label": {"rerank.models.open_model_backend"},
     "rerank.cli.tools": {"rerank.models.open_model_backend"},
-    "rerank.leaderboard.suites.planning_backend": {"rerank.models.backend_class_of_model"},
+    "rerank.leaderboard.suites.bench": {"rerank.models.backend_class_of_model"},
 }
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from rerank.adjudication.conclusions import NAMES
 from rerank.adjudication.studies import AdjudicationStudy, escape_unencodable
 from rerank.evaluation.significance import TITLES, open_significance_test
-from rerank.io.page_style import read_page_style
+from rerank.io.reports import read_page_style
 from rerank.io.text_files import replace_text_file
 
 #: Largest number of pair codes in the page; if there are more, it has only those of the first measure and test.

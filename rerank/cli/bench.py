@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from rerank.cli.app import command
-from rerank.cli.options import EngineOptions, FormatOption, TorchDevice, WideOption
+from rerank.cli.options import EngineOptions, FormatOption, OptionGroup, TorchDevice, WideOption
 from rerank.cli.output import emit_content, print_note
 from rerank.cli.run import execute_with_progress_bar
 from rerank.errors import PartialFailureError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class BenchOptions(EngineOptions):
-    """Options for the execution of the suite's runs, permission to run their code, and the output of the results."""
+    """Options for the execution of the suite's runs, and for permission to run code that comes with its models."""
 
     device: TorchDevice = "auto"
     device_map: Annotated[
@@ -35,6 +35,11 @@ class BenchOptions(EngineOptions):
     timeout: Annotated[float | None, "Seconds to wait for a reply from a server."] = None
     retries: Annotated[int | None, "Number of retries if a server does not reply."] = None
     trust_remote_code: Annotated[bool, "Permit the suite to run Python code that comes with its models."] = False
+
+
+class BenchOutputOptions(OptionGroup):
+    """Options for the output of the suite's results."""
+
     wide: WideOption = False
     form: FormatOption = "text"
 
@@ -43,6 +48,7 @@ class BenchOptions(EngineOptions):
 def bench(
     suite: Annotated[Path, Argument(metavar="SUITE", help="TOML file of the suite.", show_default=False)],
     options: BenchOptions,
+    output: BenchOutputOptions,
     *,
     out: Annotated[
         Path | None, Option("--out", "-o", help="Folder of the runs. (default: runs/ and the suite's name)")
@@ -69,7 +75,7 @@ def bench(
     about: dict[str, Any] = {"suite": opened.name, "out": str(folder)}
     if dry_run:
         content = {**about, "total": expected, "runs": [run.to_dict() for run in planned]}
-        emit_content(content, _plan_parts(opened, planned, expected), options.form, key="runs")
+        emit_content(content, _plan_parts(opened, planned, expected), output.form, key="runs")
         if expected["problems"]:
             first = next(run.problem for run in planned if run.problem)
             raise PartialFailureError(
@@ -105,7 +111,7 @@ def bench(
         "groups": [{**group, "comparison": c.to_dict() if (c := group["comparison"]) else None} for group in groups],
         "failures": failures,
     }
-    emit_content(content, _result_parts(groups, results), options.form, wide=options.wide, key="runs")
+    emit_content(content, _result_parts(groups, results), output.form, wide=output.wide, key="runs")
     if failures:
         listed = "; ".join(f"{failure['run']}: {failure['problem']}" for failure in failures)
         raise PartialFailureError(

@@ -81,7 +81,7 @@ def verify(
         return
     rows = verify_run_folder(RunFolder.existing(folder))  # one row per difference
     result = {"folder": str(folder), "verified": not rows, "differences": rows}
-    cells = [[_shorten(str(cell)) for cell in row.values()] for row in rows]
+    cells = [[f"{text[:47]}..." if len(text := str(cell)) > 50 else text for cell in row.values()] for row in rows]
     match = f"{folder}: all numbers match the recorded replies"
     emit_content(result, [make_grid(["file", "what", "stored", "computed"], cells)] if rows else [match], form)
     if rows:
@@ -112,7 +112,3 @@ def parse(
     order = Line(" > ".join(f"[{number}]" for number in result["order"]))
     notes = [f"{key}: {result[key]}" for key in ("status", "missing", "repeated", "foreign") if result[key]]
     emit_content(result, [order, "; ".join(notes)], form)
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= 50 else text[:47] + "..."

@@ -97,15 +97,9 @@ def run_tasks(
             failed[name] = error
             print_note(f"{name}: {error}")
     rows: list[dict[str, Any]] = [
-        {
-            "task": result.task,
-            "revision": result.revision,
-            "main_score": result.main_score,
-            **row,
-            "path": str(result.path),
-        }
-        for result in results
-        for row in result.rows
+        {"task": r.task, "revision": r.revision, "main_score": r.main_score, **row, "path": str(r.path)}
+        for r in results
+        for row in r.rows
     ]
     content = {
         "model": reranker.mteb_model_meta.name,

@@ -46,7 +46,8 @@ def print_report(report: TableReport, *, wide: bool | None, most_rows: int | Non
 
 def _print_grid(grid: Grid, console: Console) -> None:
     cells = table_as_text_cells(grid)
-    if _total_width(cells) > console.width:
+    widths = [max(map(width_in_terminal, column)) for column in zip(*cells, strict=True)]
+    if sum(widths) + _GAP * (len(widths) - 1) > console.width:
         cells = table_as_text_cells(grid, short=True)
     columns = [_Column(texts) for texts in zip(*cells, strict=True)]
     gaps = _GAP * (len(columns) - 1)
@@ -102,11 +103,6 @@ class _Column:
                 else:
                     lines[-1] = longer
         return lines
-
-
-def _total_width(cells: Sequence[Sequence[str]]) -> int:
-    widths = [max(map(width_in_terminal, column)) for column in zip(*cells, strict=True)]
-    return sum(widths) + _GAP * (len(widths) - 1)
 
 
 def _plain(text: str) -> Text:

@@ -14,7 +14,7 @@ from rerank.collections.pydoc import DEMO_SAMPLE
 from rerank.evaluation import Comparison, compare_runs
 from rerank.experiment.prepare import PreparedRun
 from rerank.experiment.spec import RunSpec
-from rerank.io.page_style import read_page_style
+from rerank.io.reports import read_page_style
 from rerank.io.text_files import replace_text_file
 from rerank.judges.attention import Attention
 from rerank.judges.attention.evidence import EvidenceSpan

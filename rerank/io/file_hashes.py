@@ -27,15 +27,20 @@ def file_hash(path: Path) -> str:
         cache = cache_dir("hashes") / f"{name}.json"
         state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
         large = stat.st_size >= _LARGE
-        if large and (known := _read_cached(cache, state)):
-            return known
+        if large:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+                known = json.loads(cache.read_text("utf-8"))
+                if known["state"] == state and known["sha256"]:
+                    return str(known["sha256"])
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise MissingResourceError(f"{path} cannot be read: {error.strerror or error}") from error
     if large and max(stat.st_mtime_ns, stat.st_ctime_ns) < time.time_ns() - _FRESH:
         with contextlib.suppress(OSError):  # if the cache cannot be written, the next call reads the file again
-            _write_cached(cache, state, digest)
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            with temporary_file(cache) as draft:
+                draft.write_text(json.dumps({"state": state, "sha256": digest}), "utf-8")
     return digest
 
 
@@ -45,17 +50,3 @@ def folder_hash(folder: Path) -> str:
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(os.fsencode(path.relative_to(folder)) + b"\0" + file_hash(path).encode() + b"\n")
     return digest.hexdigest()
-
-
-def _read_cached(path: Path, state: list[int]) -> str:
-    try:
-        cached = json.loads(path.read_text("utf-8"))
-        return str(cached["sha256"]) if cached["state"] == state else ""
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return ""
-
-
-def _write_cached(path: Path, state: list[int], digest: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with temporary_file(path) as draft:
-        draft.write_text(json.dumps({"state": state, "sha256": digest}), "utf-8")

@@ -110,9 +110,18 @@ def run_in_forked_processes(work: Callable[[int], None], count: int, processes: 
             sender.close()
             running.append((process, receiver))
         waiting: list[Any] = [receiver for _, receiver in running]
+        ready: Any
         while waiting:
             for ready in wait(waiting):
-                _raise_error_of_process(ready)
+                try:
+                    error = ready.recv()
+                except EOFError:
+                    raise BackendError(
+                        "A process was killed before its work was done",
+                        remedy="Check whether memory or the disk is full, and use fewer processes or smaller shards",
+                    ) from None
+                if error:
+                    raise error
                 waiting.remove(ready)
     except BaseException:
         for process, _ in running:
@@ -122,18 +131,6 @@ def run_in_forked_processes(work: Callable[[int], None], count: int, processes: 
         for process, receiver in running:
             process.join()
             receiver.close()
-
-
-def _raise_error_of_process(receiver: Any) -> None:
-    try:
-        error = receiver.recv()
-    except EOFError:
-        raise BackendError(
-            "A process was killed before its work was done",
-            remedy="Check whether memory or the disk is full, and use fewer processes or smaller shards",
-        ) from None
-    if error:
-        raise error
 
 
 def _work_on_numbers(work: Callable[[int], None], numbers: range, sender: Connection) -> None:
@@ -182,7 +179,11 @@ def ends_in_child_process(work: Callable[[], object], *, seconds: float = 5.0, m
 def _work_and_exit(work: Callable[[], object], memory: int, write_end: int) -> None:
     code = 1
     try:
-        _limit_memory(memory)
+        with contextlib.suppress(OSError, ValueError):  # no /proc, or a lower limit is set already
+            import resource
+
+            pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+            resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory,) * 2)
         work()
         code = 0
     except BaseException as error:  # noqa: BLE001, since the child must never return to the caller's code
@@ -192,14 +193,6 @@ def _work_and_exit(work: Callable[[], object], memory: int, write_end: int) -> N
             os.write(write_end, bytes([code]))
         finally:
             os._exit(code)
-
-
-def _limit_memory(memory: int) -> None:
-    import resource
-
-    with contextlib.suppress(OSError, ValueError):  # no /proc, or a lower limit is set already
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory,) * 2)
 
 
 def _is_lack_of_memory(error: BaseException | None) -> bool:

@@ -54,13 +54,16 @@ class JsonRecord:
 
     def document(self) -> Document:
         """Return the object as a document."""
-        image = self.image()
         return Document(
             id=self.identifier(DOC_IDS, "document"),
-            text=self.text(TEXTS) if not image or self.get(TEXTS) is not None else "",
+            text=self.body(),
             title=parse_json_text(self.fields.get("title") or "", self.where),
-            image=image,
+            image=self.image(),
         )
+
+    def body(self) -> str:
+        """Return the text of the document; it may be missing, and is then empty, if there is an image."""
+        return self.text(TEXTS) if not self.image() or self.get(TEXTS) is not None else ""
 
     def image(self) -> str:
         """Return the path stored under ``image``; empty if it is missing or null."""
@@ -114,8 +117,13 @@ def read_json_lines(path: Path) -> Iterator[JsonRecord]:
     with open_text_file(path) as stream:
         for number, line in enumerate(stream, 1):
             if line.strip():
-                is_empty = False
-                yield JsonRecord(f"{path}:{number}", _parse_object(line, f"{path}:{number}"))
+                is_empty, where = False, f"{path}:{number}"
+                value = parse_json(line, where)
+                if not isinstance(value, dict):
+                    raise DataError(
+                        f"{where}: the line contains {error_repr(value)}", expected="one JSON object per line"
+                    )
+                yield JsonRecord(where, value)
     if is_empty:
         raise DataError(f"{path} is empty", expected="JSON lines, with at least one object")
 
@@ -136,13 +144,6 @@ def parse_json(line: str, where: str) -> Any:
         return json.loads(line, object_pairs_hook=_reject_duplicate_keys)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: invalid JSON ({error})", remedy="Repair or remove the invalid text") from error
-
-
-def _parse_object(line: str, where: str) -> Mapping[str, Any]:
-    value = parse_json(line, where)
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: the line contains {error_repr(value)}", expected="one JSON object per line")
-    return value
 
 
 def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -168,18 +168,12 @@ def _listed_names(file: Path, names: Callable[[Any], Iterable[Any]]) -> list[str
 @lru_cache(maxsize=256)
 def _hash_content(path: Path, _mtime: int, _size: int) -> str:
     """Return the hash of a file without JSON fields that do not affect the model; time and size are cache keys."""
-    if path.suffix == ".json":
-        content = _without_bookkeeping(path)
-        if content is not None:
-            return hashlib.sha256(content).hexdigest()
-    return file_hash(path)
-
-
-def _without_bookkeeping(path: Path) -> bytes | None:
+    if path.suffix != ".json":
+        return file_hash(path)
     try:
         content: Any = json.loads(path.read_bytes())
     except (ValueError, RecursionError):  # the loader reports malformed files
-        return None
+        return file_hash(path)
     if isinstance(content, dict):
         content = {key: value for key, value in content.items() if key not in _BOOKKEEPING}
-    return json.dumps(content, sort_keys=True).encode()
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

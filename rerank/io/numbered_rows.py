@@ -14,9 +14,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rerank.errors import DataError, MissingResourceError, StorageError, error_repr
+from rerank.errors import DataError, MissingResourceError, error_repr
 from rerank.io.atomic_folder import temporary_file
 from rerank.io.paths import cache_dir
+from rerank.io.sealed_folders import storage_errors
 from rerank.io.text_files import open_text_file
 
 if TYPE_CHECKING:
@@ -121,7 +122,12 @@ def _load_offsets(path: Path) -> NDArray[np.int64]:
         if table.dtype == np.int64 and table.ndim == 2 and len(table) == 2:
             return table
     table = _scan_offsets(path)
-    _write_offsets(table, cache)
+    with storage_errors(cache.parent):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_file(cache) as temporary, temporary.open("wb") as file:
+            np.save(file, table, allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
     return table
 
 
@@ -143,19 +149,3 @@ def _scan_offsets(path: Path) -> NDArray[np.int64]:
     if len(duplicates):
         raise DataError(f"Row {table[0, duplicates[0]]} occurs twice in {path}", expected="each number once")
     return table
-
-
-def _write_offsets(table: NDArray[np.int64], target: Path) -> None:
-    import numpy as np
-
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with temporary_file(target) as temporary, temporary.open("wb") as file:
-            np.save(file, table, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise StorageError(
-            f"Files cannot be written in {target.parent}: {error.strerror or error}",
-            remedy="Free some space, or set XDG_CACHE_HOME to a folder on another disk",
-        ) from error

@@ -10,6 +10,7 @@ import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any, ClassVar, Literal, NamedTuple
 
 Form = Literal["text", "markdown", "latex", "html"]
@@ -350,3 +351,9 @@ def convert_rows_to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
                 cells[key] = value
         flat.append(cells)
     return format_csv_table(list(flat[0]) if flat else [], [list(cells.values()) for cells in flat])
+
+
+def read_page_style(package: str, name: str) -> str:
+    """Return the shared style sheet, followed by that of a page: the file ``name`` of ``package``."""
+    sheets = files("rerank.io") / "page.css", files(package) / name
+    return "".join(sheet.read_text(encoding="utf-8") for sheet in sheets)

@@ -102,19 +102,12 @@ def _parse_candidate(entry: object, where: str, default_id: str) -> tuple[Docume
         doc_id = inner.get(("docid", *DOC_IDS))
     document = Document(
         id=default_id if doc_id in (None, "") else parse_json_id(doc_id, "document", where),
-        text=_candidate_text(doc, inner),
+        text=parse_json_text(doc, where) if isinstance(doc, str) else inner.body(),
         title=parse_json_text(inner.get(("title",)) or "", where),
         image=inner.image(),
         source={key: value for key, value in entry.items() if key not in _READ},
     )
     return document, _parse_candidate_score(outer.get(("score",)), where)
-
-
-def _candidate_text(doc: object, inner: JsonRecord) -> str:
-    """Return the text of a candidate; empty if the candidate has an image but no text."""
-    if isinstance(doc, str):
-        return parse_json_text(doc, inner.where)
-    return inner.text(TEXTS) if not inner.image() or inner.get(TEXTS) is not None else ""
 
 
 def _parse_candidate_score(value: object, where: str) -> float | None:

@@ -33,17 +33,6 @@ from rerank.types import (
     ranking_scores_to_float32,
 )
 
-__all__ = [
-    "open_text_file",
-    "open_trec_run_file",
-    "read_qrels",
-    "read_run",
-    "read_run_lists",
-    "replace_text_file",
-    "write_qrels",
-    "write_run",
-]
-
 _RUN_COLUMNS = "6 columns (query Q0 document rank score tag) or 3 (query document rank)"
 _QRELS_COLUMNS = "4 columns (query 0 document grade) or 3 (query document grade)"
 _GRADES = "a whole number of at most six digits"

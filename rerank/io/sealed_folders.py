@@ -51,7 +51,9 @@ def open_sealed_folder(
         load: Function that is called with the complete folder. If it raises OSError, EOFError, ValueError, KeyError or
             TypeError, the folder counts as damaged.
     """
-    _remove_leftover_drafts(folder)
+    with contextlib.suppress(OSError):  # drafts of killed processes, in the folder's parent and the parent's siblings
+        for parent in folder.absolute().parent.parent.iterdir():
+            remove_leftover_folders(parent, _PREFIX)
     damage = ""
     for _ in range(3):  # a damaged folder may be discarded by this process or by a concurrent one
         if not folder.is_dir():
@@ -67,13 +69,6 @@ def open_sealed_folder(
     raise StorageError(f"{folder} cannot be read after it was built ({damage})", remedy="Check the disk of this folder")
 
 
-def _remove_leftover_drafts(folder: Path) -> None:
-    """Remove the temporary folders of killed processes from the parent of ``folder`` and from the parent's siblings."""
-    with contextlib.suppress(OSError):
-        for parent in folder.absolute().parent.parent.iterdir():
-            remove_leftover_folders(parent, _PREFIX)
-
-
 def _build(folder: Path, made_from: Mapping[str, str], build: Callable[[Path], None]) -> None:
     with contextlib.ExitStack() as stack:
         with storage_errors(folder.parent):
@@ -81,18 +76,13 @@ def _build(folder: Path, made_from: Mapping[str, str], build: Callable[[Path], N
             draft = stack.enter_context(draft_folder(folder, prefix=_PREFIX, mode=0o700))
         build(draft)
         with storage_errors(folder.parent):
-            _write_marker(draft, made_from)
+            sizes = sync_files(draft)
+            hashes = {name: file_hash(draft / name) for name in sizes}
+            with (draft / _MARKER).open("w", encoding="utf-8") as marker:  # after the files are on the disk
+                json.dump({"made_from": dict(made_from), "sizes": sizes, "sha256": hashes}, marker, indent=1)
+                marker.flush()
+                os.fsync(marker.fileno())
             move_folder(draft, folder, keep=lambda _: True)  # a concurrent process wrote the same content
-
-
-def _write_marker(folder: Path, made_from: Mapping[str, str]) -> None:
-    """Write the marker with the size and the hash of every file, after all files have been flushed to the disk."""
-    sizes = sync_files(folder)
-    hashes = {name: file_hash(folder / name) for name in sizes}
-    with (folder / _MARKER).open("w", encoding="utf-8") as marker:
-        json.dump({"made_from": dict(made_from), "sizes": sizes, "sha256": hashes}, marker, indent=1)
-        marker.flush()
-        os.fsync(marker.fileno())
 
 
 def sealed_folders(parent: Path) -> Iterator[tuple[Path, str]]:

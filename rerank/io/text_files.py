@@ -9,7 +9,6 @@ import os
 import re
 import zlib
 from collections.abc import Generator
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TextIO, cast
 
@@ -96,7 +95,9 @@ def open_text_bytes(path: Path) -> Generator[io.BufferedReader]:
 
 
 @contextlib.contextmanager
-def _named_read_errors(path: Path) -> Generator[TextIO]:
+def open_text_file(path: str | Path) -> Generator[TextIO]:
+    """Open a UTF-8 text file as a stream with LF line ends; a byte order mark is skipped, and gzip is detected."""
+    path = Path(path)
     with open_text_bytes(path) as stream:
         try:
             yield io.TextIOWrapper(stream, encoding="utf-8-sig")
@@ -116,11 +117,6 @@ def _first_line_not_in_utf8(path: Path) -> int:
             except UnicodeDecodeError:
                 return number
     return 0
-
-
-def open_text_file(path: str | Path) -> AbstractContextManager[TextIO]:
-    """Open a UTF-8 text file as a stream with LF line ends; a byte order mark is skipped, and gzip is detected."""
-    return _named_read_errors(Path(path))
 
 
 @contextlib.contextmanager

@@ -24,7 +24,13 @@ from rerank.leaderboard.entries import (
     read_recorded_scores,
     runs_of_record,
 )
-from rerank.leaderboard.first_stages import declared_selectors, identical_lists, label_candidates, link_first_stages
+from rerank.leaderboard.first_stages import (
+    declared_selectors,
+    first_names,
+    identical_lists,
+    label_candidates,
+    link_first_stages,
+)
 from rerank.leaderboard.standings import Standings, rank_runs
 from rerank.selector import Selector
 from rerank.types import Document, Qrels, Run
@@ -32,7 +38,6 @@ from rerank.types import Document, Qrels, Run
 #: Smallest fraction of judged documents that two sets of qrels for the same collection share. Different collections can
 #: share ids by coincidence if ids are plain numbers (Cranfield and Vaswani share less than 1 % of the qrels).
 _MIN_OVERLAP = 0.1
-_NAMED = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,7 +294,7 @@ def select_entries(entries: Sequence[Entry], collection: BoardCollection) -> tup
     if not others:
         return selected, []
     count = sum(map(len, others.values()))
-    listed = "; ".join(f"{_list(names)} (collection {name or 'unknown'!r})" for name, names in others.items())
+    listed = "; ".join(f"{first_names(names)} (collection {name or 'unknown'!r})" for name, names in others.items())
     subject = (
         "1 run folder of another collection was" if count == 1 else f"{count} run folders of other collections were"
     )
@@ -336,8 +341,3 @@ def _shares_documents(entry: Entry, origin: RunOrigin, qrels: Qrels) -> bool:
     common = sum(len(origin.judged[query].keys() & qrels[query].keys()) for query in shared)
     fewer = min(sum(len(judged[query]) for query in shared) for judged in (origin.judged, qrels))
     return common > _MIN_OVERLAP * fewer
-
-
-def _list(names: Sequence[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(map(repr, names[:_NAMED])) + (f" and {more} more" if more > 0 else "")

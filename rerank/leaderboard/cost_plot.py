@@ -1,9 +1,4 @@
-"""Layout of plots of effectiveness against cost, with the Pareto front. The page template draws the plots.
-
-Uncertainty of a Pareto front of effectiveness against cost, estimated by a bootstrap over topics.
-
-Placement of the labels of a scatter plot, so that labels do not cover points, lines or other labels.
-"""
+"""Layout of plots of effectiveness against cost: labels, and the Pareto front with its uncertainty over topics."""
 
 from __future__ import annotations
 
@@ -197,16 +192,20 @@ def layout_cost_plot(
 
     xs = [scale.at(cost) for cost in drawn.levels]
     lower, upper, line = (_steps_of_front(xs, [*map(to_y, bound)]) for bound in (drawn.low, drawn.high, drawn.best))
+    places = [(round(scale.at(cost), 1), round(to_y(mean), 1)) for cost, mean in zip(known, means, strict=True)]
+    front, shares = set(pareto_front(known, means)), drawn.shares.tolist()
+    # Points on the Pareto front are labelled first, so their labels are nearest. A label has the width of the largest
+    # share, since a filter on the page can change the share.
+    order = sorted(range(len(runs)), key=lambda at: (at not in front, -shares[at], places[at][1]))
+    short = [name if len(name) <= _LABEL else f"{name[: _LABEL - 1]}…" for name in (names[run] for run in runs)]
+    area = (LEFT + 2.0, TOP - 8.0, WIDTH - 2.0, height - BOTTOM - 2.0)
+    labels = place_labels([places[at] for at in order], [f"{short[at]} 100%" for at in order], area, line)
+    label_of = dict(zip(order, labels, strict=True))
     return ScatterPlot(
         height=height,
-        points=_label_points(
-            runs,
-            [(round(scale.at(cost), 1), round(to_y(mean), 1)) for cost, mean in zip(known, means, strict=True)],
-            set(pareto_front(known, means)),
-            drawn.shares.tolist(),
-            names,
-            (LEFT + 2.0, TOP - 8.0, WIDTH - 2.0, height - BOTTOM - 2.0),
-            line,
+        points=tuple(
+            PlotPoint(run=run, x=x, y=y, front=at in front, share=shares[at], name=short[at], label=label_of[at])
+            for at, (run, (x, y)) in enumerate(zip(runs, places, strict=True))
         ),
         line=_format_points(line),
         band=_format_points([*upper, *reversed(lower)]),
@@ -216,27 +215,6 @@ def layout_cost_plot(
         draws=drawn.draws,
         unknown=tuple(at for at, cost in enumerate(costs) if cost is None),
         logarithmic=scale.logarithmic,
-    )
-
-
-def _label_points(
-    runs: Sequence[int],
-    places: Sequence[tuple[float, float]],
-    front: set[int],
-    shares: Sequence[float],
-    names: Sequence[str],
-    area: tuple[float, float, float, float],
-    line: Sequence[tuple[float, float]],
-) -> tuple[PlotPoint, ...]:
-    """Return the points with labels. Points on the Pareto front are labelled first, so their labels are nearest."""
-    order = sorted(range(len(runs)), key=lambda at: (at not in front, -shares[at], places[at][1]))
-    short = [name if len(name) <= _LABEL else f"{name[: _LABEL - 1]}…" for name in (names[run] for run in runs)]
-    # Reserve the width of the largest share, since a filter on the page can change the share.
-    labels = place_labels([places[at] for at in order], [f"{short[at]} 100%" for at in order], area, line)
-    label_of = dict(zip(order, labels, strict=True))
-    return tuple(
-        PlotPoint(run=run, x=x, y=y, front=at in front, share=shares[at], name=short[at], label=label_of[at])
-        for at, (run, (x, y)) in enumerate(zip(runs, places, strict=True))
     )
 
 

@@ -187,34 +187,11 @@ def _run_paths(path: Path) -> Iterator[Path]:
 
 
 def _entry_from_folder(folder: RunFolder, defaults: Card) -> Entry:
-    known = _card_of_folder(folder)
-    own = folder.path / _CARD
-    declared = read_card(own) if own.is_file() else Card()
-    if declared.run not in ("", _RESULT):
-        raise DataError(
-            f"The card {str(own)!r} names the run {declared.run!r}",
-            expected=f"no run key, or {_RESULT}, the run in the folder of the card",
-        )
-    card = declared.with_defaults(known).with_defaults(defaults)
-    _check_hash(card, folder.path / _RESULT)
-    first = folder.read_candidates()
-    texts = {query: ranking.query.text for query, ranking in first.items() if ranking.query.text}
-    return Entry(
-        card=card,
-        run=folder.read_run(_RESULT),
-        source=folder.path,
-        first=first,
-        queries=texts,
-        origin=read_origin_of_entry(folder),
-    )
-
-
-def _card_of_folder(folder: RunFolder) -> Card:
-    """Return a card with the metadata that a run folder records, such as model, method and tokens."""
-    spec = RunSpec.from_record({"collection": "", **folder.spec()["spec"]})
-    summary = folder.read_json("summary.json", "tokens_in", "tokens_out", "seconds", "queries")
+    """Return a run with the metadata and the provenance that its folder records; older folders record fewer values."""
+    document, summary = folder.spec(), folder.read_json("summary.json", "tokens_in", "tokens_out", "seconds", "queries")
+    spec, dataset = RunSpec.from_record({"collection": "", **document["spec"]}), document.get("dataset")
     try:
-        return Card(
+        known = Card(
             name=folder.path.name,
             first_stage=spec.first_stage,
             depth=spec.depth,
@@ -229,13 +206,18 @@ def _card_of_folder(folder: RunFolder) -> Card:
         raise DataError(
             f"The summary.json of {str(folder.path)!r} contains a value that is not a number", remedy="Repeat the run"
         ) from error
-
-
-def read_origin_of_entry(folder: RunFolder) -> RunOrigin:
-    """Read the provenance from a run folder. Older folders record only some of the values."""
-    document = folder.spec()
-    spec, dataset = RunSpec.from_record({"collection": "", **document["spec"]}), document.get("dataset")
-    return RunOrigin(
+    own = folder.path / _CARD
+    declared = read_card(own) if own.is_file() else Card()
+    if declared.run not in ("", _RESULT):
+        raise DataError(
+            f"The card {str(own)!r} names the run {declared.run!r}",
+            expected=f"no run key, or {_RESULT}, the run in the folder of the card",
+        )
+    card = declared.with_defaults(known).with_defaults(defaults)
+    _check_hash(card, folder.path / _RESULT)
+    first = folder.read_candidates()
+    texts = {query: ranking.query.text for query, ranking in first.items() if ranking.query.text}
+    origin = RunOrigin(
         collection=spec.collection,
         fingerprint=str(dataset.get("fingerprint") or "") if isinstance(dataset, dict) else "",
         first_stage=spec.first_stage,
@@ -243,6 +225,8 @@ def read_origin_of_entry(folder: RunFolder) -> RunOrigin:
         partly=bool(spec.max_queries or spec.queries),
         judged=folder.read_qrels(),
     )
+    run = folder.read_run(_RESULT)
+    return Entry(card=card, run=run, source=folder.path, first=first, queries=texts, origin=origin)
 
 
 def _check_hash(card: Card, path: Path) -> None:

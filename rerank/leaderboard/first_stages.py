@@ -42,7 +42,11 @@ def link_first_stages(entries: Sequence[Entry]) -> LinkedRuns:
     """Add the first-stage runs stored in run folders to the runs, and find the run that each run reranked."""
     everything = list(entries)
     # a reranker that changed nothing equals its candidates but is not their source
-    sources = {entry.digest: index for index, entry in reversed([*enumerate(entries)]) if not _reranks(entry)}
+    sources = {
+        entry.digest: index
+        for index, entry in reversed([*enumerate(entries)])
+        if entry.first is None and not (entry.card.before or entry.card.method)
+    }
     before: list[int | None] = [None] * len(entries)
     for index, entry in enumerate(entries):
         if entry.first is not None and not entry.card.before:
@@ -84,11 +88,6 @@ def declared_selectors(entries: Iterable[Entry]) -> list[str]:
     return list(dict.fromkeys(entry.card.first_stage for entry in entries if entry.card.first_stage))
 
 
-def _reranks(entry: Entry) -> bool:
-    """Return True if a run is known to be the output of a reranker, from its candidates or its card."""
-    return entry.first is not None or bool(entry.card.before or entry.card.method)
-
-
 def _lists(run: Run | None) -> dict[str, tuple[str, ...]]:
     return {} if run is None else {query: ranking.doc_ids for query, ranking in run.items() if len(ranking)}
 
@@ -127,13 +126,18 @@ def _deviations(stage: str, depth: int | None, group: Sequence[Entry]) -> list[s
     }
     if not apart:
         return []
-    shown = ", ".join(map(repr, list(apart)[:_NAMED])) + (f" and {len(apart) - _NAMED} more" * (len(apart) > _NAMED))
     suffix = f" at depth {depth}" if depth else ""
     return [
         f"Of {len(group)} runs that declare the first stage {stage!r}{suffix}, "
         f"{_count(len(apart), 'ranks', 'rank')} different documents from the others, "
-        f"in up to {_count(max(apart.values()), 'query', 'queries')}: {shown}."
+        f"in up to {_count(max(apart.values()), 'query', 'queries')}: {first_names(list(apart))}."
     ]
+
+
+def first_names(names: Sequence[str]) -> str:
+    """Return the first names, separated by commas, and the number of the others."""
+    more = len(names) - _NAMED
+    return ", ".join(map(repr, names[:_NAMED])) + (f" and {more} more" if more > 0 else "")
 
 
 def _count(count: int, one: str, more: str) -> str:

@@ -30,7 +30,7 @@ from rerank.evaluation.baseline_tests import is_baseline_test
 from rerank.evaluation.judgment_coverage import judged_cutoff
 from rerank.evaluation.significance import TITLES
 from rerank.io.atomic_folder import fill_folder
-from rerank.io.page_style import read_page_style
+from rerank.io.reports import read_page_style
 from rerank.io.text_files import replace_text_file
 from rerank.leaderboard.board import Board
 from rerank.leaderboard.cost_plot import BOTTOM, LEFT, RIGHT, TOP, WIDTH, layout_cost_plot, round_axis

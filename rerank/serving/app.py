@@ -76,7 +76,9 @@ def create_server_app(
     if has_playground:
         add_playground_routes(app, PlaygroundService(service=service, search=search))
     _add_status_routes(app, service)
-    _add_head_routes(app)
+    for route in list(app.routes):  # HEAD for each GET endpoint, as HTTP requires; health checks use it
+        if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
+            app.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
     _add_error_handlers(app)
     keys = keys or ServerKeys()
     _describe_access(app, has_keys=bool(keys.digests))
@@ -138,13 +140,6 @@ def _add_status_routes(app: FastAPI, service: RankingService) -> None:
     async def models() -> dict[str, Any]:
         model = {"id": service.settings.name, "object": "model", "created": 0, "owned_by": "listrank"}
         return {"object": "list", "data": [model]}
-
-
-def _add_head_routes(app: FastAPI) -> None:
-    """Add a HEAD endpoint for each GET endpoint, as HTTP requires; health checks use HEAD."""
-    for route in list(app.routes):
-        if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
-            app.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
 
 
 def _add_error_handlers(app: FastAPI) -> None:

@@ -69,11 +69,50 @@ def create_mcp_server(
 ) -> MCPServer[Any]:
     """Create the MCP server. The server does not log the arguments of tools, since these contain texts."""
     server: MCPServer[Any] = MCPServer("listrank", version=version("listrank"), log_level="WARNING")
-    _add_rerank_tool(server, service)
+    timeout = service.settings.timeout
+
+    @server.tool()
+    async def rerank(
+        query: Annotated[str, Field(description="Query for which the documents are ranked.")],
+        documents: Annotated[list[str | dict[str, Any]], Field(description="Texts, or objects with a field text.")],
+        top_n: Annotated[int | None, Field(ge=1, description="Number of results; all if omitted.")] = None,
+    ) -> CohereResponse:
+        """Order documents by their relevance to a query, best first; index is the position in the given list."""
+        body = CohereRequest(query=query, documents=[*documents], top_n=top_n, return_documents=True)
+
+        async def answer() -> CohereResponse:
+            return CohereResponse.from_answer(await service.answer(body.to_question(), _CLIENT))
+
+        return await _report_errors(answer(), timeout)
+
     if search is not None:
-        _add_search_tool(server, service, search)
+
+        @server.tool(
+            "search", description=f"Search the collection {search.corpus.name!r}, and rerank the documents found."
+        )
+        async def search_tool(
+            query: Annotated[str, Field(description="Search query.")],
+            top_n: Annotated[int, Field(ge=1, le=1000, description="Number of results.")] = 10,
+            depth: Annotated[int, Field(ge=1, le=1000, description="Number of documents to rerank.")] = 100,
+        ) -> SearchResponse:
+            body = SearchRequest(query=query, top_n=top_n, depth=depth)
+            return await _report_errors(search_and_rerank(service, search, body, _CLIENT), timeout)
+
     if runs is not None:
-        _add_compare_tool(server, runs, service.settings.timeout)
+        folders = ", ".join(str(folder) for folder in runs.folders)
+
+        @server.tool(description=f"Test differences between runs for significance. Files are in: {folders}.")
+        async def compare_runs(
+            run_files: Annotated[
+                list[str], Field(min_length=2, max_length=50, description="Run files in TREC format.")
+            ],
+            qrels_file: Annotated[str, Field(description="File of relevance judgments.")],
+            measures: Annotated[list[str] | None, Field(description="Measures such as nDCG@10, the default.")] = None,
+            test: Annotated[str, Field(description="Paired test: t, wilcoxon, sign, permutation or bootstrap.")] = "t",
+        ) -> dict[str, Any]:
+            work = asyncio.to_thread(runs.compare, run_files, qrels_file, measures or ["nDCG@10"], test)
+            return await _report_errors(work, timeout)
+
     return server
 
 
@@ -87,47 +126,6 @@ def create_mcp_http_app(server: MCPServer[Any], keys: ServerKeys, settings: Serv
     app.add_middleware(AccessMiddleware, keys=keys, names=settings.allowed_hosts)
     app.add_middleware(UnexpectedErrorMiddleware)
     return app
-
-
-def _add_rerank_tool(server: MCPServer[Any], service: RankingService) -> None:
-    @server.tool()
-    async def rerank(
-        query: Annotated[str, Field(description="Query for which the documents are ranked.")],
-        documents: Annotated[list[str | dict[str, Any]], Field(description="Texts, or objects with a field text.")],
-        top_n: Annotated[int | None, Field(ge=1, description="Number of results; all if omitted.")] = None,
-    ) -> CohereResponse:
-        """Order documents by their relevance to a query, best first; index is the position in the given list."""
-        body = CohereRequest(query=query, documents=[*documents], top_n=top_n, return_documents=True)
-
-        async def answer() -> CohereResponse:
-            return CohereResponse.from_answer(await service.answer(body.to_question(), _CLIENT))
-
-        return await _report_errors(answer(), service.settings.timeout)
-
-
-def _add_search_tool(server: MCPServer[Any], service: RankingService, search: CollectionSearch) -> None:
-    @server.tool("search", description=f"Search the collection {search.corpus.name!r}, and rerank the documents found.")
-    async def search_tool(
-        query: Annotated[str, Field(description="Search query.")],
-        top_n: Annotated[int, Field(ge=1, le=1000, description="Number of results.")] = 10,
-        depth: Annotated[int, Field(ge=1, le=1000, description="Number of documents to rerank.")] = 100,
-    ) -> SearchResponse:
-        body = SearchRequest(query=query, top_n=top_n, depth=depth)
-        return await _report_errors(search_and_rerank(service, search, body, _CLIENT), service.settings.timeout)
-
-
-def _add_compare_tool(server: MCPServer[Any], runs: RunFolders, timeout: float) -> None:
-    folders = ", ".join(str(folder) for folder in runs.folders)
-
-    @server.tool(description=f"Test differences between runs for significance. Files are in: {folders}.")
-    async def compare_runs(
-        run_files: Annotated[list[str], Field(min_length=2, max_length=50, description="Run files in TREC format.")],
-        qrels_file: Annotated[str, Field(description="File of relevance judgments.")],
-        measures: Annotated[list[str] | None, Field(description="Measures such as nDCG@10, the default.")] = None,
-        test: Annotated[str, Field(description="Paired test: t, wilcoxon, sign, permutation or bootstrap.")] = "t",
-    ) -> dict[str, Any]:
-        work = asyncio.to_thread(runs.compare, run_files, qrels_file, measures or ["nDCG@10"], test)
-        return await _report_errors(work, timeout)
 
 
 async def _report_errors(work: Awaitable[T], timeout: float) -> T:

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from rerank.collections import Collection, fetch_documents
 from rerank.errors import RerankError, UnknownNameError, UsageError
-from rerank.io.page_style import read_page_style
+from rerank.io.reports import read_page_style
 from rerank.judges.attention import Attention
 from rerank.methods import method_names, open_method
 from rerank.reranker import Reranker

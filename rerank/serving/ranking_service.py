@@ -147,7 +147,12 @@ class RankingService:
             notes.append("The first stage found no document for this query")
         elif not question.query.strip():
             notes.append("The query is empty, so the documents keep their order")
-        warnings = [*notes, *hits.notes, *_note_mended_windows(hits), *warnings]
+        mended = {status: n for status, n in hits.windows.items() if n and status != "ok" and status not in FAILURES}
+        counts = ", ".join(f"{n} {status}" for status, n in mended.items())
+        notes += hits.notes
+        if mended:
+            notes.append(f"Replies were malformed and mended: {counts} of {sum(hits.windows.values())} windows")
+        warnings = [*notes, *warnings]
         return RankedQuestion(question=question, hits=hits, spans=spans, warnings=warnings)
 
     async def _within_limits(self, question: RerankQuestion) -> RerankQuestion:
@@ -224,13 +229,6 @@ class RankingService:
             position: tuple(EvidenceOfDocument(start=span.start, end=span.end, score=span.score) for span in spans)
             for position, spans in zip(shown, found, strict=True)
         }, []
-
-
-def _note_mended_windows(hits: Hits) -> list[str]:
-    """Return a note on windows whose replies were malformed but usable."""
-    mended = {status: n for status, n in hits.windows.items() if n and status != "ok" and status not in FAILURES}
-    counts = ", ".join(f"{n} {status}" for status, n in mended.items())
-    return [f"Replies were malformed and mended: {counts} of {sum(hits.windows.values())} windows"] if mended else []
 
 
 def create_ranking_service(

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from rerank.io.page_style import read_page_style
+from rerank.io.reports import read_page_style
 
 PAGES = {
     "rerank.leaderboard": "site.css",

@@ -12,8 +12,7 @@ pytest.importorskip("torch")
 from rerank.backends.hf import Hf
 from rerank.errors import BackendError, MissingResourceError
 from rerank.experiment.spec import Execution, RunSpec
-from rerank.leaderboard.suites.bench import execute_runs, plan_runs
-from rerank.leaderboard.suites.planning_backend import ModelCache, PlanningBackend, open_without_weights
+from rerank.leaderboard.suites.bench import ModelCache, PlanningBackend, execute_runs, open_without_weights, plan_runs
 from rerank.leaderboard.suites.suite import Suite
 from rerank.prompts.word_tokens import WordTokens
 from rerank.tasks import Backend

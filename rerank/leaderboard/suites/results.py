@@ -38,11 +38,7 @@ def run_row(suite: Suite, result: SuiteResult) -> dict[str, Any]:
         "first_stage": run.group.first_stage,
         "depth": run.group.depth,
         "system": run.system,
-        "method": spec.method,
-        "model": spec.model,
-        "adapter": spec.adapter,
-        "seed": spec.seed,
-        "shuffle": spec.shuffle,
+        **{key: getattr(spec, key) for key in ("method", "model", "adapter", "seed", "shuffle")},
         "scores": summary.get("scores", {}),
         "first_stage_scores": summary.get("first_stage_scores", {}),
         **{key: summary.get(key) for key in _TOOK},
@@ -123,11 +119,9 @@ def _compare_group(suite: Suite, results: Sequence[SuiteResult]) -> dict[str, An
     result["rivals"], notes = _evaluate_rivals(group, candidates, relevant)
     result["notes"] += notes
     result["notes"] += [
-        f"Excluded from the comparison because it is unfinished: "
-        f"{result.planned.run.system}, seed {result.planned.spec.seed}. "
-        f"{result.problem}"
-        for result in results
-        if result.summary and not _is_complete(result)
+        f"Excluded from the comparison because it is unfinished: {run.system}, seed {run.spec.seed}. {one.problem}"
+        for one in results
+        if (run := one.planned.run) and one.summary and not _is_complete(one)
     ]
     try:
         if len(averages) > 1:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from rerank import Reranker
 from rerank.errors import DataError, PartialFailureError, UnknownNameError, UsageError
 from rerank.experiment import (
     check_failure_rate,
@@ -19,8 +20,9 @@ from rerank.experiment import (
     run_experiment,
     verify_run_folder,
 )
+from rerank.experiment.calibrate import fit_to_runs
 from rerank.experiment.candidates import order_run
-from rerank.experiment.execute import default_run_folder, run_tag
+from rerank.experiment.execute import RunSpeed, default_run_folder, run_tag
 from rerank.experiment.prepare import spec_with_trained_defaults
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.io.run_files import read_run, write_run
@@ -29,6 +31,7 @@ from rerank.models.adapters import AdapterSettings
 from rerank.prompts import identifiers
 from rerank.store import RunFolder
 from rerank.strategies.sliding import Full, Sliding
+from rerank.tasks import Reply
 from rerank.types import Run
 from tests.raising import raises
 
@@ -411,3 +414,66 @@ def test_windows_overlap_by_half_unless_told_otherwise(lists: Lists, given: dict
     strategy = prepare_run(lists(method="sliding", **given), Execution()).setup.strategy
     assert isinstance(strategy, Sliding)
     assert strategy.stride == stride
+
+
+def test_speed_and_remaining_time_of_new_calls() -> None:
+    now = 0.0
+    speed = RunSpeed(102, clock=lambda: now)
+    assert speed.describe() == ""
+    now = 5.0
+    speed.add_tokens_in_progress(500)
+    assert speed.describe() == "500 tokens, 100/s"  # no reply yet, so no remaining time
+    now = 10.0
+    speed.add_tokens_in_progress(500)
+    speed.add_reply(Reply(tokens_in=1200, tokens_cached=250, tokens_out=50))
+    assert speed.describe() == "1,000 tokens, 100/s, at most 17 min left"
+    speed.add_reply(Reply(tokens_in=9, reused=True))
+    assert speed.describe() == "1,000 tokens, 100/s, at most 17 min left"
+    now = 20.0
+    speed.add_reply(Reply(tokens_in=1000))
+    assert speed.describe() == "2,000 tokens, 100/s, at most 16 min left"
+    assert speed.calls == 3
+
+
+def test_replies_from_a_log_alone_have_no_speed() -> None:
+    speed = RunSpeed(2)
+    speed.add_reply(Reply(tokens_in=9, reused=True))
+    assert speed.describe() == ""
+
+
+def spec(**values: Any) -> RunSpec:
+    chosen = {"collection": "pydoc", "model": "fake:stutter", "method": "pointwise", "depth": 8, "max_queries": 6}
+    return RunSpec.make({**chosen, **values})
+
+
+@pytest.fixture
+def calibration(tmp_path: Path) -> Path:
+    run_experiment(spec(max_queries=12), Execution(out=tmp_path / "fitted"))
+    fit_to_runs([tmp_path / "fitted"], tmp_path / "calibration.json", complete=True)
+    return tmp_path / "calibration.json"
+
+
+def test_a_run_writes_probabilities_and_a_reranker_gives_the_same_kind(calibration: Path, tmp_path: Path) -> None:
+    run_experiment(spec(), Execution(out=tmp_path / "run", calibration=str(calibration)))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "relevance.jsonl").read_text("utf-8").splitlines()]
+    assert len(rows) == 6
+    for row in rows:
+        values = list(row["relevance"].values())
+        assert values == sorted(values, reverse=True)
+        assert all(0 <= value <= 1 for value in (*values, row["answerable"]))
+        assert row["fit"] == "judge+first-stage"
+    reranker = Reranker.from_pretrained("fake:stutter", method="pointwise", calibration=str(calibration))
+    hits = reranker.rank("open a file", ["a", "b", "c", "d"])
+    relevance = [hit.relevance or 0.0 for hit in hits]
+    assert relevance == sorted(relevance, reverse=True)
+    assert hits.report.fit == "judge"  # no first-stage scores were given
+    assert hits.answerable is not None
+    kept = reranker.rank("open a file", ["a", "b", "c", "d"], threshold=relevance[1])
+    assert len(kept) == sum(value >= relevance[1] for value in relevance) >= 2
+
+
+def test_a_calibration_of_another_ranker_is_refused(calibration: Path, tmp_path: Path) -> None:
+    with raises(UsageError, "another ranker"):
+        run_experiment(spec(method="fullrank"), Execution(out=tmp_path / "other", calibration=str(calibration)))
+    with raises(UsageError, "another ranker"):
+        Reranker.from_pretrained("fake:stutter", method="fullrank", calibration=str(calibration))

@@ -1,20 +1,25 @@
-"""Completing the settings of a resumed run from its folder."""
+"""Runs that are interrupted and resumed, and the settings that they take from their folder."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rerank.errors import DataError, MissingResourceError
-from rerank.experiment import execute, spec
-from rerank.experiment.execute import complete_resumed_spec
+from rerank.errors import BackendError, DataError, MissingResourceError, UnknownNameError, UsageError
+from rerank.experiment import execute, prepare_run, replay_and_rescore_run, run_experiment, spec, verify_run_folder
+from rerank.experiment.candidates import digest_run
+from rerank.experiment.demo import ADAPTER, BASE, DEPTH, METHODS, specify_runs
+from rerank.experiment.execute import complete_resumed_spec, describe_environment
 from rerank.experiment.prepare import spec_with_trained_defaults
-from rerank.experiment.spec import LATER_KEYS, RunSpec
-from rerank.models.adapters import adapter_folder
+from rerank.experiment.spec import LATER_KEYS, Execution, RunSpec
+from rerank.models.adapters import adapter_folder, shipped_adapters
+from rerank.store import RunFolder
 from tests.raising import raises
 
 SHIPPED = "smollm2-135m-attention"
@@ -156,3 +161,154 @@ def test_a_method_that_is_not_the_adapters_own_is_kept(tmp_path: Path) -> None:
 
 def elsewhere(method: str) -> str:
     return method.replace("heads=", "heads=/elsewhere/adapter/")
+
+
+Lists = Callable[..., RunSpec]
+COLLECTION = Path(__file__).parents[1] / "fixtures" / "v2d4cd24" / "inputs" / "collection"
+
+
+class Stopped(BaseException):
+    """As a kill is: nobody catches it."""
+
+
+@pytest.mark.parametrize("at", range(8))
+def test_stopped_at_any_file(lists: Lists, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    spec = lists(model="fake:stutter", method="sliding", window_size=4, stride=2)
+    whole = run_experiment(spec, Execution(out=tmp_path / "whole"))
+    replaced: list[str] = []
+    replace = Path.replace
+
+    def stopping(self: Path, target: str | Path) -> Path:
+        if len(replaced) == at:
+            raise Stopped
+        replaced.append(Path(target).name)
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", stopping)
+        with pytest.raises(Stopped):
+            run_experiment(spec, Execution(out=tmp_path / "run"))
+    assert not (tmp_path / "run" / "summary.json").exists()
+    again = run_experiment(spec, Execution(out=tmp_path / "run", resume=True))
+    varying = {"folder", "reused_calls", "seconds"}
+    assert {k: v for k, v in again.items() if k not in varying} == {k: v for k, v in whole.items() if k not in varying}
+    assert again["reused_calls"] == (0 if at < 4 else whole["calls"])
+    for name in ("run.trec", "first_stage.trec", "qrels.trec", "scores.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_backend_that_breaks_keeps_what_it_said(
+    lists: Lists, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rerank.backends.fake import Fake
+
+    generate = Fake.generate
+
+    def breaking(self: Fake, requests: Any) -> Any:
+        if len(self.served) >= 2:
+            raise BackendError("out of memory")
+        return generate(self, requests)
+
+    spec, place = lists(model="fake:reversed,batch_size=1"), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Fake, "generate", breaking)
+        with pytest.raises(BackendError):
+            run_experiment(spec, Execution(out=place))
+    with raises(UsageError, "2", "--resume"):
+        run_experiment(spec, Execution(out=place))
+    again = run_experiment(spec, Execution(out=place, resume=True))
+    assert (again["calls"], again["reused_calls"]) == (4, 2)
+
+
+def test_requests_whose_text_a_later_version_changes_are_repeated_and_counted(
+    lists: Lists, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the run had begun before marks of turns were escaped in passages."""
+    spec = lists(model="fake:stutter,batch_size=1")  # which replies otherwise to another prompt
+    file = tmp_path / "lists.jsonl"
+    file.write_text(file.read_text().replace("of list 1", "of <|im_end|> 1"))
+    with monkeypatch.context() as patch:
+        patch.setattr("rerank.prompts.escaping.escape_turn_marks", lambda text, own_marks: text)
+        before = run_experiment(spec, Execution(out=tmp_path / "run"))
+    (tmp_path / "run" / "summary.json").unlink()
+    again = run_experiment(spec, Execution(out=tmp_path / "run", resume=True))
+    assert "unmatched_calls" not in before
+    assert (again["calls"], again["reused_calls"], again["unmatched_calls"]) == (4, 3, 1)
+    folder = RunFolder.existing(tmp_path / "run")
+    with folder.calls(readonly=True) as log:
+        assert len(log) == 5
+    assert verify_run_folder(folder) == []
+    run_experiment(spec, Execution(out=tmp_path / "new"))
+    assert (tmp_path / "run" / "run.trec").read_bytes() == (tmp_path / "new" / "run.trec").read_bytes()
+
+
+def test_an_unfinished_folder_is_replayed_as_far_as_it_came(lists: Lists, tmp_path: Path) -> None:
+    capped = run_experiment(
+        lists(model="fake:reversed,batch_size=1"), Execution(out=tmp_path / "run", max_total_tokens=600)
+    )
+    folder = RunFolder.existing(tmp_path / "run")
+    assert replay_and_rescore_run(folder)["windows"] == capped["windows"]
+    assert {row["what"] for row in verify_run_folder(folder)} <= {
+        "failures"
+    }  # why a window was not asked is not recorded
+    (tmp_path / "run" / "summary.json").unlink()
+    with raises(MissingResourceError, "summary.json", "--resume"):
+        verify_run_folder(folder)
+
+
+def test_the_digest_is_of_what_a_reranker_sees(lists: Lists) -> None:
+    same = [digest_run(prepare_run(lists(), Execution()).first_stage) for _ in range(2)]
+    assert same[0] == same[1]
+    assert digest_run(prepare_run(lists(depth=3), Execution()).first_stage) != same[0]
+
+
+def test_identity_ignores_how_and_minds_what(lists: Lists) -> None:
+    base = prepare_run(lists(), Execution()).identity()
+    assert prepare_run(lists(measures=("AP",)), Execution(device="cpu", batch_size=1)).identity() == base
+    assert prepare_run(lists(seed=1), Execution()).identity() == base  # greedy decoding has no seed
+    warm = prepare_run(lists(temperature=0.5), Execution()).identity()
+    assert prepare_run(lists(temperature=0.5, seed=1), Execution()).identity() != warm
+    for change in ({"temperature": 0.5}, {"prompt": "listwise_multiturn"}, {"method": "sliding"}):
+        assert prepare_run(lists(**change), Execution()).identity() != base, change
+
+
+def test_queries_that_are_asked_for_must_be_there(lists: Lists) -> None:
+    with raises(UnknownNameError, "Did you mean 'q1'"):
+        prepare_run(lists().model_copy(update={"queries": ("q11",)}), Execution())
+
+
+def test_the_demo_names_its_folders(tmp_path: Path) -> None:
+    specs = specify_runs(model="some/where/model/")
+    assert [spec.method for spec in specs] == list(METHODS)
+    assert all((spec.depth, spec.model) == (DEPTH, "some/where/model/") for spec in specs)
+    assert all(len(spec.queries) >= 12 for spec in specs)
+    assert all(spec.queries == () for spec in specify_runs(model="m", everything=True))
+    *_, adapted = specify_runs(model=BASE)
+    assert (adapted.adapter, adapted.depth) == (ADAPTER, DEPTH)
+    assert adapted.adapter in shipped_adapters()
+
+
+def test_a_strategy_that_is_no_dataclass_is_refused(lists: Lists, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rerank.strategies.strategies.get", lambda name: object)
+    with raises(UsageError, "'full'", "dataclass"):
+        prepare_run(lists(), Execution())
+
+
+def test_the_environment_leaves_out_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules[describe_environment.__module__]  # the package has a function of the same name
+    monkeypatch.setattr(module, "_RECORDED", ("numpy", "no-such-distribution"))
+    found = describe_environment()
+    assert found["numpy"]
+    assert found["started"].endswith("+00:00")
+    assert "no-such-distribution" not in found
+
+
+def test_verify_names_a_damaged_index_of_the_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    spec = RunSpec.make({"collection": f"jsonl:{COLLECTION}", "model": "fake:perfect", "max_queries": 2, "depth": 5})
+    folder = RunFolder(run_experiment(spec, Execution(out=tmp_path / "run"))["folder"])
+    assert verify_run_folder(folder) == []
+    (marker,) = (tmp_path / "cache").rglob("bm25-*/marker.json")
+    file = next(path for path in sorted(marker.parent.iterdir()) if path != marker and path.stat().st_size)
+    file.write_bytes(bytes(byte ^ 1 for byte in file.read_bytes()))
+    assert [(row["file"], row["what"]) for row in verify_run_folder(folder)] == [(str(marker.parent), "index")]

@@ -1,3 +1,5 @@
+"""BM25 with bm25s, on small collections, Cranfield and Vaswani."""
+
 from __future__ import annotations
 
 import math
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from rerank.collections import open_collection
 from rerank.collections.base import Corpus
 from rerank.errors import DataError, UnknownNameError, UsageError
+from rerank.evaluation import evaluate_run
 from rerank.indexing.bm25_index import top_positions_of_scores
 from rerank.retrieval import open_first_stage
 from rerank.retrieval.bm25 import Bm25
@@ -241,3 +244,24 @@ def test_query_weights_need_no_other_index(make_corpus: MakeCorpus, cache: Path)
 def test_query_weights_that_do_not_exist(options: str) -> None:
     with raises(UsageError, "k3" if "k3" in options else "query_weights"):
         open_first_stage(f"bm25,{options}", open_collection("pydoc"))
+
+
+def average_precision(selector: str, shared: Path, depth: int) -> float:
+    files = {"docs": "doc-text.trec.gz", "topics": "query-text.trec", "qrels": "qrels"}
+    named = ",".join(f"{kind}={shared / 'data/vaswani' / name}" for kind, name in files.items())
+    collection = open_collection(f"trec:{named}")
+    found = open_first_stage(selector, collection).search(collection.queries(), depth)
+    return evaluate_run(collection.qrels(), found, [f"AP@{depth}"]).mean(f"AP@{depth}")
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("depth", "expected", "within"), [(1000, 0.289, 0.01), (100, 0.2651, 0.0001)])
+def test_bm25(shared: Path, depth: int, expected: float, within: float) -> None:
+    assert average_precision("bm25", shared, depth) == pytest.approx(expected, abs=within)
+
+
+@pytest.mark.lucene
+@pytest.mark.shared
+def test_lucene(shared: Path) -> None:
+    assert average_precision("lucene", shared, 100) == pytest.approx(0.2612, abs=0.0006)
+    assert average_precision("lucene", shared, 1000) == pytest.approx(0.289, abs=0.01)

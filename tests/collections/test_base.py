@@ -1,18 +1,132 @@
-"""What holds for every collection that is read from files, shown on the samples in data/."""
+"""Opening collections by name, the files of collections, and lookups in them."""
 
 from __future__ import annotations
 
 import gzip
+import re
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
-from rerank.collections import Collection, SupportsCandidates, fetch_documents, open_collection
+from rerank.collections import (
+    Collection,
+    SupportsCandidates,
+    describe_collection,
+    fetch_documents,
+    list_collection_providers,
+    open_collection,
+    open_collection_qrels,
+)
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
+from rerank.types import Document
 from tests.raising import raises
 
 DATA = Path(__file__).resolve().parents[2] / "data"
+
+
+def test_unknown_names_get_a_suggestion() -> None:
+    with raises(UnknownNameError, "'bier'", "'beir'"):
+        open_collection("bier:data")
+
+
+def test_a_missing_or_needless_argument_shows_the_usage() -> None:
+    with raises(UsageError, "beir:FOLDER"):
+        open_collection("beir")
+    with pytest.raises(UsageError):
+        open_collection("trec:somewhere")
+
+
+def test_option_values_are_converted() -> None:
+    collection = open_collection(f"beir:{DATA}/beir,drop_self=no,relevant=2")
+    assert (collection.drop_self, collection.relevant) == (False, 2)
+    with raises(UsageError, "order='best'"):
+        open_collection(f"requests:{DATA}/requests/rankgpt.json,order=best")
+    with raises(UsageError, "relevant='high'"):
+        open_collection("irds:vaswani,relevant=high")
+    assert open_collection("irds:vaswani,relevant=2,drop_self=true").relevant == 2
+
+
+def test_every_provider_says_what_it_is() -> None:
+    rows = {row["name"]: row for row in list_collection_providers()}
+    assert {"beir", "cranfield", "irds", "jsonl", "requests", "trec"} <= set(rows)
+    assert all(row["about"] and row["usage"].startswith(row["name"]) for row in rows.values())
+
+
+def test_describe() -> None:
+    told = describe_collection(open_collection(f"cranfield:{DATA}/cranfield"))
+    assert told.pop("fingerprint") == open_collection(f"cranfield:{DATA}/cranfield").fingerprint
+    assert told == {
+        "name": "cranfield",
+        "language": "en",
+        "documents": 4,
+        "queries": 2,
+        "judged_queries": 2,
+        "judgments": 5,
+        "relevant_from_grade": 1,
+        "drop_self": False,
+    }
+
+
+def test_judgments_come_from_a_file_or_a_collection() -> None:
+    qrels, relevant = open_collection_qrels(f"{DATA}/trec/qrels.txt")
+    assert (len(qrels), relevant) == (2, 1)
+    qrels, relevant = open_collection_qrels(f"cranfield:{DATA}/cranfield,relevant=3")
+    assert (dict(qrels["2"]), relevant) == ({"2": 3, "1": 1}, 3)
+
+
+def test_cranfields_own_file_is_no_plain_qrels() -> None:
+    # read as a plain file its grades would be taken the wrong way round
+    qrels, _ = open_collection_qrels(f"{DATA}/cranfield/cranqrel")
+    assert qrels["1"] == {"1": 1, "2": 3, "4": -1}
+    with pytest.raises(DataError):
+        open_collection_qrels(f"{DATA}/cranfield/cran.qry")
+
+
+DOCS = [Document(id=str(i), text=f"text {i}") for i in range(5)]
+
+
+class Streamed:
+    name, language, fingerprint = "streamed", "en", "0" * 64
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def docs(self) -> Iterator[Document]:
+        for doc in DOCS:
+            self.read += 1
+            yield doc
+
+
+class Indexed(Streamed):
+    def lookup(self, ids: Iterable[str]) -> dict[str, Document]:
+        return {doc.id: doc for doc in DOCS if doc.id in set(ids)}
+
+
+def test_one_pass_that_ends_with_the_last_document_wanted() -> None:
+    corpus = Streamed()
+    assert fetch_documents(corpus, ["2", "0", "2"]) == {"0": DOCS[0], "2": DOCS[2]}
+    assert corpus.read == 3
+
+
+def test_nothing_wanted_reads_nothing() -> None:
+    corpus = Streamed()
+    assert fetch_documents(corpus, []) == {}
+    assert corpus.read == 0
+
+
+def test_random_access_where_there_is_any() -> None:
+    corpus = Indexed()
+    assert fetch_documents(corpus, iter(["4"])) == {"4": DOCS[4]}
+    assert corpus.read == 0
+
+
+@pytest.mark.parametrize("corpus", [Streamed(), Indexed()])
+def test_documents_that_are_not_there(corpus: Streamed) -> None:
+    with raises(DataError, "4", "5", "'streamed'", "'a'", "'b'", "'c'"):
+        fetch_documents(corpus, ["a", "b", "c", "d", "1"])
+
 
 SAMPLES = {
     "beir:data/beir": (5, 2, 3),
@@ -166,3 +280,31 @@ def test_a_file_that_vanishes_before_it_is_hashed(tmp_path: Path) -> None:
     (tmp_path / "docs.jsonl").unlink()
     with pytest.raises(MissingResourceError):
         _ = collection.fingerprint
+
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ("docs/formats.md", "data/README.md")
+SELECTOR = re.compile(r"`((?:beir|trec|jsonl|cranfield|requests):[^`\s]*data/[^`\s]*)`")
+
+
+def shown() -> list[str]:
+    return sorted({selector for page in PAGES for selector in SELECTOR.findall((ROOT / page).read_text("utf-8"))})
+
+
+@pytest.mark.parametrize("selector", shown())
+def test_selectors_on_the_page(selector: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    told = describe_collection(open_collection(selector))
+    assert told["documents"] + told["queries"] > 0
+
+
+def test_every_sample_folder_is_shown_and_every_provider_described() -> None:
+    folders = {path.name for path in (ROOT / "data").iterdir() if path.is_dir()}
+    assert folders == {match for selector in shown() for match in re.findall(r"data/([a-z]+)", selector)}
+    page = (ROOT / "docs/formats.md").read_text("utf-8")
+    assert re.findall(r"^### `(\w+):`", page, re.M) == ["beir", "trec", "jsonl", "cranfield", "requests", "irds"]
+
+
+def test_judgments_of_a_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert open_collection_qrels("cranfield:data/cranfield")[0]["1"] == {"1": 4, "2": 2, "4": 0}

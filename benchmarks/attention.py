@@ -32,8 +32,8 @@ from rerank.collections import open_collection
 from rerank.judges import Limits, open_judge
 from rerank.lm.icr_scoring import sum_calibrated
 from rerank.lm.loading import quiet_transformers
-from rerank.lm.passage_spans import locate_passage_tokens
 from rerank.lm.temporary_settings import TemporarySettings
+from rerank.lm.tokenizers import locate_passage_tokens
 from rerank.models import BackendOptions, open_model_backend
 from rerank.prompts import load_prompt
 from rerank.retrieval import open_first_stage

@@ -26,8 +26,7 @@ from rerank.judges import Limits, open_judge
 from rerank.lm.jobs import Job, tokenize_requests
 from rerank.lm.joined_tokens import JoinedTokenizer, TokenDictionary, _open_ends
 from rerank.lm.local_tasks import make_job_grammar, tokenize_continuations
-from rerank.lm.passage_spans import locate_passage_tokens
-from rerank.lm.tokenizers import HfTokens
+from rerank.lm.tokenizers import HfTokens, locate_passage_tokens
 from rerank.methods import open_method
 from rerank.models import resolve_model_name
 from rerank.pipeline.stream import rank_together

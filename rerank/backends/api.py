@@ -31,7 +31,7 @@ from rerank.backends.base.responses import (
 from rerank.backends.base.server import ServerBackend, group_of
 from rerank.backends.base.token_estimate import PAIR, EstimatedPairTokens
 from rerank.errors import UnknownNameError, UsageError, error_repr
-from rerank.prompts.base import Prompt, TokenCounter
+from rerank.prompts.base import Prompt
 from rerank.tasks import CrossEncoderTask, Reply, Request
 from rerank.tasks.dialects.question import ApiBody
 from rerank.tasks.dialects.rerank import CohereRequest, CommonRequest, ScoreRequest, TeiRequest
@@ -188,6 +188,7 @@ class Api(ServerBackend[RerankApiLimits]):
 
     tasks = frozenset({CrossEncoderTask})
     default_method = "cross-encoder"
+    token_counter = EstimatedPairTokens
 
     def __init__(self, model: str, address: Address, **options: Any) -> None:
         self._api, self._api_model = _parse_model(model)
@@ -196,9 +197,6 @@ class Api(ServerBackend[RerankApiLimits]):
     @classmethod
     def find_provider(cls, model: str) -> ServerProvider:
         return _parse_model(model)[0].provider
-
-    def make_tokens(self, context_size: Callable[[], int]) -> TokenCounter:
-        return EstimatedPairTokens(context_size)
 
     async def inspect(self, connection: ServerConnection) -> RerankApiLimits:
         api, (context_size, documents) = self._api, (0, 0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,6 @@ from rerank.backends.base.responses import (
 from rerank.backends.base.server import ServerBackend
 from rerank.backends.base.token_estimate import EstimatedTokens, estimate_prompt
 from rerank.errors import UsageError, error_repr
-from rerank.prompts.base import TokenCounter
 from rerank.prompts.identifiers import LETTER_IDENTIFIERS
 from rerank.tasks import DecisionTask, Reply, Request
 from rerank.tasks.dialects import decisions
@@ -76,6 +75,7 @@ class Decisions(ServerBackend[int]):
 
     tasks = frozenset({DecisionTask})
     default_method = "pointwise"
+    token_counter = DecisionTokens
     requests_in_flight = MAX_QUESTIONS
 
     def after_fork_in_child(self) -> None:
@@ -88,9 +88,6 @@ class Decisions(ServerBackend[int]):
         if not model:
             raise UsageError("--model decisions: does not contain the name of a model", expected="decisions:NAME")
         return OPENAI
-
-    def make_tokens(self, context_size: Callable[[], int]) -> TokenCounter:
-        return DecisionTokens(context_size)
 
     async def inspect(self, connection: ServerConnection) -> int:
         return CONTEXT  # the API states none

@@ -68,8 +68,11 @@ def decode_continuations(
             **cache,
         )
     # generate() pads rows that end early, so each is cut at its end token and its own limit.
-    pairs = zip(output[:, width:].tolist(), samplings, strict=True)
-    return [_up_to_end(row[: sampling.max_tokens], ends) for row, sampling in pairs]
+    rows = []
+    for row, sampling in zip(output[:, width:].tolist(), samplings, strict=True):
+        end = next((index + 1 for index, token in enumerate(row) if token in ends), len(row))
+        rows.append(row[: min(end, sampling.max_tokens)])
+    return rows
 
 
 def end_of_sequence_tokens(model: Any) -> list[int]:
@@ -87,11 +90,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
     )
-
-
-def _up_to_end(row: list[int], ends: list[int]) -> list[int]:
-    end = next((index for index, token in enumerate(row) if token in ends), None)
-    return row if end is None else row[: end + 1]
 
 
 class _SamplingProcessor(LogitsProcessor):

@@ -26,9 +26,8 @@ from rerank.lm import cpu_attention
 from rerank.lm.cpu_attention import supports_cpu_attention
 from rerank.lm.forward_pass import call_forward, make_kv_cache, restore_kv_cache, snapshot_kv_cache
 from rerank.lm.model_process import is_split
-from rerank.lm.passage_spans import PromptSpans, locate_passage_tokens, locate_tokens
 from rerank.lm.temporary_settings import TemporarySettings
-from rerank.lm.tokenizers import HfTokens
+from rerank.lm.tokenizers import HfTokens, PromptSpans, locate_passage_tokens, locate_tokens
 from rerank.prompts.base import Prompt
 from rerank.tasks import AttentionTask, Reply
 from rerank.tasks.kinds import format_token_positions

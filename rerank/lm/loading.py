@@ -24,7 +24,7 @@ from rerank.errors import BackendError, DataError, MissingPrerequisiteError, Mis
 from rerank.io.model_base import hash_file_contents_of_model
 from rerank.io.settings_files import try_read_json_object
 from rerank.lm.model_files import ModelFiles, locate_model, remedy_for_class
-from rerank.lm.model_process import parallel_arguments as tensor_parallel
+from rerank.lm.model_process import parallel_arguments
 from rerank.lm.tokenizers import HfTokens, stated_context_size
 from rerank.tasks import BackendOptions, resolve_task_context_size
 
@@ -147,7 +147,7 @@ def load_language_model(
             expected="only one of them, since a device map distributes a model over all devices",
         )
     if options.device_map == "tp":
-        placement = tensor_parallel()
+        placement = parallel_arguments()
     dtype = pick_dtype(options.dtype, device)
     files = locate_files(name, options)
     if classes == LANGUAGE:

@@ -105,14 +105,9 @@ def _reopen(
     return backend
 
 
-def count_tensor_parallel_processes() -> int:
-    """Return the number of processes that torchrun started; 1 without torchrun."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def parallel_arguments() -> dict[str, Any]:
     """Return the arguments of ``from_pretrained`` that split a model over all processes."""
-    if count_tensor_parallel_processes() < 2:
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:  # the number of processes that torchrun started
         raise UsageError(
             "--device-map is tp, but there is only one process",
             expected="one process per device, started by torchrun",

@@ -112,7 +112,7 @@ def _decode_batch(model: Any, rows: Sequence[DecodingRow], head: OutputHead, *, 
     if not any(pending):
         return
     # A step is as wide as the row with the most pending tokens, so every row may cause padding in all other rows.
-    capacity = max(map(len, pending)) + sum(row.state.max_tokens for row in rows)
+    capacity = max(map(len, pending)) + sum(row.state.grammar.max_tokens for row in rows)
     reader = _BlockRunner(model, len(rows), make_kv_cache(model.config, capacity))
     # A row without a choice has no tokens to process.
     prefixes = [row.prefix if block else CachedPrefix() for row, block in zip(rows, pending, strict=True)]

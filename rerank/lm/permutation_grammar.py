@@ -48,21 +48,17 @@ class PermutationGrammar:
 class GrammarState:
     """The state of a partly generated permutation."""
 
-    __slots__ = ("_grammar", "_node", "_unused", "order")
+    __slots__ = ("_node", "_unused", "grammar", "order")
 
     def __init__(self, grammar: PermutationGrammar) -> None:
-        self._grammar = grammar
+        self.grammar = grammar
         self._node = grammar.first
         self._unused = set(range(grammar.size))
         self.order: list[int] = []
 
     @property
     def is_complete(self) -> bool:
-        return len(self.order) == self._grammar.count
-
-    @property
-    def max_tokens(self) -> int:
-        return self._grammar.max_tokens
+        return len(self.order) == self.grammar.count
 
     def allowed(self) -> TokenIds:
         """Return the allowed next token ids in ascending order; empty if the permutation is complete."""
@@ -80,7 +76,7 @@ class GrammarState:
             (item,) = self._node.items
             self._unused.discard(item)
             self.order.append(item)
-            self._node = self._grammar.later
+            self._node = self.grammar.later
 
     def push_forced(self) -> list[int]:
         """Append and return the tokens without an alternative, up to the next choice or the end of the permutation."""

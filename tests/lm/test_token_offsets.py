@@ -15,11 +15,10 @@ import torch
 
 from rerank.backends.hf import Hf
 from rerank.errors import BackendError
-from rerank.lm import passage_spans
+from rerank.lm import tokenizers
 from rerank.lm.icr_scoring import sum_calibrated
 from rerank.lm.loading import quiet_transformers
-from rerank.lm.passage_spans import align_spaces, locate_passage_tokens
-from rerank.lm.tokenizers import HfTokens
+from rerank.lm.tokenizers import HfTokens, align_spaces, locate_passage_tokens
 from rerank.prompts.base import Message
 from rerank.tasks import AttentionTask, Reply, Request, Sampling
 from rerank.tasks.kinds import read_token_scores
@@ -95,7 +94,7 @@ def test_other_tokens_with_offsets_are_refused(hf: Hf, monkeypatch: pytest.Monke
         located = locate_passage_tokens(tokens, request.prompt, request.task.spans, request.task.tail)
     other = replace(located, ids=located.ids[1:])
     with pytest.raises(BackendError):
-        passage_spans.locate_tokens(tokens, request.prompt, other, request.task.spans)
+        tokenizers.locate_tokens(tokens, request.prompt, other, request.task.spans)
 
 
 @pytest.mark.parametrize(

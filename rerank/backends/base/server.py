@@ -9,9 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from rerank.backends.base.addresses import Address, ServerProvider, api_key_for_server
+from rerank.backends.base.token_estimate import EstimatedTokens
 from rerank.errors import ensure
 from rerank.io.forks import ForkLock, watch_forks
-from rerank.prompts.base import TokenCounter
 from rerank.tasks import BackendOptions, Reply, Request
 from rerank.tasks.backends import BaseBackend
 from rerank.tasks.concurrency import answer_concurrently, await_on_loop, run_on_loop
@@ -44,6 +44,8 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
 
     #: Servers render chats with the template of their model.
     takes_verbatim = False
+    #: The class of the token counter, which asks for the context size when it is needed.
+    token_counter: type[EstimatedTokens] = EstimatedTokens
     #: Number of requests that may wait to be sent together, if one HTTP call contains several requests.
     requests_in_flight: int | None = None
 
@@ -72,7 +74,7 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
         self._creating = ForkLock()
         self._size: int | None = self._options.context_size
         #: The model's token counter. If its counts are estimates, they are meant to be too high rather than too low.
-        self.tokens = self.make_tokens(self._context_size)
+        self.tokens = self.token_counter(self._context_size)
         self.after_fork_in_child()
         watch_forks(self)
 
@@ -112,10 +114,6 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
     @abstractmethod
     def find_provider(cls, model: str) -> ServerProvider:
         """Return the provider of the server on which a model runs; raise `UsageError` if the model is missing."""
-
-    @abstractmethod
-    def make_tokens(self, context_size: Callable[[], int]) -> TokenCounter:
-        """Return a token counter for the model, which calls ``context_size`` when the context size is needed."""
 
     @abstractmethod
     async def inspect(self, connection: ServerConnection) -> S:

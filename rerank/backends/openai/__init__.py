@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,11 +14,10 @@ from typing import TYPE_CHECKING
 from rerank.backends.base.addresses import OPENAI, ServerProvider
 from rerank.backends.base.responses import Attempts, RequestFailedError, RequestRejectedError, ServerResponse
 from rerank.backends.base.server import ServerBackend, group_of
-from rerank.backends.base.token_estimate import EstimatedTokens
 from rerank.backends.openai.dialect import Dialect, inspect_server
 from rerank.backends.openai.replies import parse_reply
 from rerank.errors import BackendError, UsageError
-from rerank.prompts.base import TokenCounter, reply_prefix_of_prompt
+from rerank.prompts.base import reply_prefix_of_prompt
 from rerank.tasks import CancelledAfterReplyError, ContinuationTask, GenerationTask, PermutationTask, Reply, Request
 
 if TYPE_CHECKING:  # importing httpx2 takes 0.1 s, so commands without a server avoid it
@@ -53,9 +51,6 @@ class Openai(ServerBackend[Dialect]):
         from rerank.backends.openai.batches import OpenaiBatches
 
         return OpenaiBatches(self.client.servers[0])
-
-    def make_tokens(self, context_size: Callable[[], int]) -> TokenCounter:
-        return EstimatedTokens(context_size)
 
     async def inspect(self, connection: ServerConnection) -> Dialect:
         dialect = await inspect_server(connection, self._model)

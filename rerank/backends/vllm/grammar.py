@@ -45,15 +45,12 @@ def forced_parameters(tokens: Sequence[int]) -> dict[str, Any]:
 def parse_grammar(data: dict[str, Any]) -> NextTokens:
     """Convert the grammar that a request contains to a function that returns the allowed next tokens."""
     if "script" in data:
-        return _forced_tokens([int(token) for token in data["script"]])
+        tokens = [int(token) for token in data["script"]]
+        if not tokens:
+            raise ValueError("the list of forced tokens is empty")
+        return lambda generated: [tokens[min(len(generated), len(tokens) - 1)]]
     first, later = ([tuple(map(int, ids)) for ids in data[key]] for key in ("first", "later"))
     return _permutation_tokens(PermutationGrammar(first, later, int(data["count"])), int(data["end"]))
-
-
-def _forced_tokens(tokens: list[int]) -> NextTokens:
-    if not tokens:
-        raise ValueError("the list of forced tokens is empty")
-    return lambda generated: [tokens[min(len(generated), len(tokens) - 1)]]
 
 
 def _permutation_tokens(grammar: PermutationGrammar, end: int) -> NextTokens:

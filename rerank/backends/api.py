@@ -102,10 +102,6 @@ def _score_body(model: str, query: str, documents: list[str], max_tokens: int | 
     return ScoreRequest.model_validate({"model": model, "text_1": query, "text_2": documents})
 
 
-def _read_limits_of_tei(body: Mapping[str, Any], model: str) -> tuple[int, int]:
-    return count_in(body.get("max_input_length")), count_in(body.get("max_client_batch_size"))
-
-
 def _read_limits_of_vllm(body: Mapping[str, Any], model: str) -> tuple[int, int]:
     own = next((row for row in objects_in(body.get("data")) if row.get("id") == model), {})
     return count_in(own.get("max_model_len")), 0
@@ -148,7 +144,10 @@ RERANK_APIS: Mapping[str, RerankApi] = {
         version="",
         limits=RerankApiLimits(documents=32, context_size=512),
         limits_path="/info",
-        read_limits=_read_limits_of_tei,
+        read_limits=lambda body, _: (
+            count_in(body.get("max_input_length")),
+            count_in(body.get("max_client_batch_size")),
+        ),
         serves_one_model=True,
     ),
     "vllm": RerankApi(make_body=_common_body, **_VLLM),

@@ -53,16 +53,6 @@ class Fake(BaseBackend):
     - ``stutter``: a random order with repeated, missing and unknown identifiers.
     - ``talk``: the perfect order inside prose with other numbers.
     - ``fail``: no reply to a fraction of the requests; the other requests get the replies of ``perfect``.
-
-    Attributes:
-        seed: Seed of ``stutter`` and ``fail``.
-        p: Probability that ``stutter`` corrupts a position.
-        rate: Fraction of requests that ``fail`` does not answer.
-        qrels: Relevance judgments for ``perfect``, ``talk`` and ``fail``.
-        context_size: Maximum number of tokens (words and punctuation marks) of prompt and reply together.
-        delay: Seconds to wait before each reply, for example to have time to interrupt a run.
-        log: File that receives one line (the request's digest) per reply.
-        served: Digests of the requests that have received a reply, in order.
     """
 
     tasks = frozenset(
@@ -82,15 +72,15 @@ class Fake(BaseBackend):
 
     kind: str
     _: KW_ONLY
-    seed: int = 0
-    p: float = 0.3
-    rate: float = 1.0
-    qrels: InstanceOf[Qrels] | None = None
-    context_size: int = 8192
+    seed: int = 0  # of ``stutter`` and ``fail``
+    p: float = 0.3  # probability that ``stutter`` corrupts a position
+    rate: float = 1.0  # fraction of requests that ``fail`` does not answer
+    qrels: InstanceOf[Qrels] | None = None  # for ``perfect``, ``talk`` and ``fail``
+    context_size: int = 8192  # maximum number of words and punctuation marks of prompt and reply together
     batch_size: int = 8
-    delay: float = 0.0
-    log: Path | None = None
-    served: list[str] = field(default_factory=list, init=False, repr=False)
+    delay: float = 0.0  # seconds to wait before each reply, for example to have time to interrupt a run
+    log: Path | None = None  # file that receives one line (the request's digest) per reply
+    served: list[str] = field(default_factory=list, init=False, repr=False)  # digests of the answered requests
     _warned: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -58,24 +58,13 @@ class Engine(Protocol):
     """
 
     def start(self, backend: Backend | None) -> None:
-        """Prepare everything that `rank` needs.
-
-        Args:
-            backend: The model, opened in this process; None if this process has not opened it.
-
-        Raises:
-            RerankError: A model cannot be loaded, or a cluster cannot be reached or is too small.
-        """
+        """Prepare everything that `rank` needs; the backend is None if this process has not opened the model."""
 
     def rank(self, lists: Iterable[Ranking], job: RankingJob, calls: LoggingBackend) -> Iterator[RankedList]:
-        """Rerank lists, and yield the results in the order of the lists.
+        """Rerank lists, which are read only shortly before, and yield the results in the order of the lists.
 
-        Args:
-            lists: The first-stage lists; they are read only shortly before they are processed.
-            calls: The model, opened in this process, with the call log, cache and token cap of the run.
-
-        Raises:
-            RerankError: A list cannot be ranked, or the model cannot answer at all; committed calls are kept.
+        ``calls`` is the model, opened in this process, with the call log, cache and token cap of the run. If a list
+        cannot be ranked, or the model cannot answer at all, committed calls are kept.
         """
 
     def worker_map(self) -> WorkerMap | None:

@@ -218,8 +218,11 @@ def _download_snapshot(name: str, revision: str, patterns: list[str], ignored: l
             snapshot_download(name, revision=revision or None, allow_patterns=patterns, ignore_patterns=ignored)
         )
     except Exception as error:
+        kinds = [kind.__name__ for kind in type(error).__mro__]
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        why = next((reason for kind, reason in _REASONS.items() if kind in kinds), first)
         raise MissingResourceError(
-            f"Model {name!r}{f' at {revision}' if revision else ''} cannot be downloaded: {_why(error)}",
+            f"Model {name!r}{f' at {revision}' if revision else ''} cannot be downloaded: {why}",
             expected="a folder, or the id of a model on the hub that you may read",
             remedy="Check the name, the revision and the network; for a private or gated model, set HF_TOKEN",
         ) from error
@@ -235,9 +238,3 @@ _REASONS = {
     "RepositoryNotFoundError": "the hub has no such repository, or you may not read it",
     "LocalEntryNotFoundError": "it is not in the cache, and the hub cannot be reached, or HF_HUB_OFFLINE is set",
 }
-
-
-def _why(error: Exception) -> str:
-    kinds = [kind.__name__ for kind in type(error).__mro__]
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return next((reason for kind, reason in _REASONS.items() if kind in kinds), first)

@@ -14,11 +14,7 @@ TokenIds = tuple[int, ...]
 
 
 class _Node:
-    """A node of the prefix tree of the tokens of all identifiers.
-
-    Attributes:
-        children: Mapping from each token id to a child node.
-    """
+    """A node of the prefix tree of the tokens of all identifiers."""
 
     __slots__ = ("children", "items")
 

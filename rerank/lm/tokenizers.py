@@ -230,11 +230,9 @@ def locate_passage_tokens(tokens: HfTokens, prompt: Prompt, spans: Sequence[tupl
             f"{type(tokens.tokenizer).__name__} provides no offset mapping from tokens to characters",
             expected="a model with a fast tokenizer (tokenizer.json)",
         )
-    text = tokens.render(prompt)
-    content = next(message.content for message in reversed(prompt) if message.role == "user")
-    offset = _find_turn(tokens.chat.escape(content), text)
+    text, content, escaped, offset = _find_turn(tokens, prompt)
     positions = [position for span in spans for position in span] + [tail]
-    if tokens.chat.escape(content) != content:
+    if escaped != content:
         # Escaping special tokens lengthens the text, so the character positions are those in the escaped text.
         positions = [len(tokens.chat.escape(content[:position])) for position in positions]
     ids, counts = tokens.tokens_before(text, [offset + position for position in positions])
@@ -242,34 +240,34 @@ def locate_passage_tokens(tokens: HfTokens, prompt: Prompt, spans: Sequence[tupl
     return PromptSpans(ids=tuple(ids), spans=tuple(passages), tail=counts[-1])
 
 
-def _find_turn(content: str, text: str) -> int:
-    """Return the character offset of a turn in a rendered chat, even if the template has stripped the turn."""
-    offset = text.rfind(content)
+def _find_turn(tokens: HfTokens, prompt: Prompt) -> tuple[str, str, str, int]:
+    """Return the rendered prompt, its last user turn, the escaped turn, and its offset, even if it was stripped."""
+    text = tokens.render(prompt)
+    content = next(message.content for message in reversed(prompt) if message.role == "user")
+    escaped = tokens.chat.escape(content)
+    offset = text.rfind(escaped)
     if offset < 0:
-        stripped = content.strip()
-        offset = text.rfind(stripped) - content.index(stripped) if stripped in text else -1
+        stripped = escaped.strip()
+        offset = text.rfind(stripped) - escaped.index(stripped) if stripped in text else -1
     if offset < 0:
         raise BackendError(
             "The model's chat template rewrites the user turn, so the passages cannot be located in the prompt",
             remedy="Use another model, or another method",
         )
-    return offset
+    return text, content, escaped, offset
 
 
 def locate_tokens(
     tokens: HfTokens, prompt: Prompt, located: PromptSpans, spans: Sequence[tuple[int, int]]
 ) -> list[list[int]]:
     """Return the position of each token of the passages, in characters from the start of its passage."""
-    text = tokens.render(prompt)
-    content = next(message.content for message in reversed(prompt) if message.role == "user")
-    escaped = tokens.chat.escape(content)
+    text, content, escaped, offset = _find_turn(tokens, prompt)
     ids, starts = tokens.starts(text)
     if tuple(ids) != tuple(located.ids):
         raise BackendError(
             "The tokenizer returns different tokens when offsets are requested, so tokens cannot be located",
             remedy="Use another model for evidence",
         )
-    offset = _find_turn(escaped, text)
     positions = align_spaces(content, escaped) if escaped != content else range(len(content))
     return [
         [positions[starts[token] - offset] - start for token in range(token_span.start, token_span.stop)]

@@ -115,11 +115,8 @@ class ServerRouter:
             while server.in_progress < server.slots and self._start_next(server, server):
                 pass
         for server in self.usable:
-            while server.in_progress < server.slots and (longest := self._longest_queue()).waiting:
-                self._start_next(server, longest)
-
-    def _longest_queue(self) -> RoutedServer:
-        return max(self.servers, key=lambda server: len(server.waiting))
+            while server.in_progress < server.slots and any(other.waiting for other in self.servers):
+                self._start_next(server, max(self.servers, key=lambda other: len(other.waiting)))
 
     @staticmethod
     def _start_next(server: RoutedServer, queue: RoutedServer) -> bool:

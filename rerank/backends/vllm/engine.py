@@ -205,11 +205,20 @@ def engine_settings(config: Any, tokenizer: Any, options: BackendOptions) -> dic
             remedy="Omit --device; CUDA_VISIBLE_DEVICES selects among several GPUs",
         )
     stated = stated_context_size(SimpleNamespace(config=config), tokenizer)
+    dtype = options.dtype
+    if device != "cpu":
+        dtype = pick_dtype(dtype, device)
+    elif dtype not in ("auto", "float32"):
+        raise UsageError(
+            f"--dtype is {dtype}, but vLLM runs on a CPU",
+            expected="float32: in other dtypes, the CPU build returns wrong results for some prompts",
+            remedy="Omit --dtype, or use --model hf:NAME",
+        )
     length = resolve_task_context_size(stated, options, getattr(config, "model_type", ""))
     if options.context_size and options.context_size != stated:
         length = options.context_size + 1  # for a token that vLLM always generates
     settings: dict[str, Any] = {
-        "dtype": _dtype(device, options),
+        "dtype": "float32" if device == "cpu" else dtype,
         "max_model_len": length,
         "enable_prefix_caching": True,
         "logits_processors": [_PROCESSOR],
@@ -231,18 +240,6 @@ def built_for() -> str:
     from vllm.platforms import current_platform
 
     return str(current_platform.device_type)
-
-
-def _dtype(device: str, options: BackendOptions) -> str:
-    if device != "cpu":
-        return pick_dtype(options.dtype, device)
-    if options.dtype not in ("auto", "float32"):
-        raise UsageError(
-            f"--dtype is {options.dtype}, but vLLM runs on a CPU",
-            expected="float32: in other dtypes, the CPU build returns wrong results for some prompts",
-            remedy="Omit --dtype, or use --model hf:NAME",
-        )
-    return "float32"
 
 
 def _tensor_parallel_size(options: BackendOptions) -> int:

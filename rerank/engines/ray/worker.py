@@ -42,11 +42,7 @@ class WorkerJob(Protocol):
     """Protocol of the work that workers do with blocks. A job must be picklable."""
 
     def open(self) -> ProcessBlock:
-        """Open the model, and return the function that processes a block.
-
-        Raises:
-            RerankError: The model cannot be opened.
-        """
+        """Open the model, and return the function that processes a block."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,12 +15,11 @@ import pytest
 from rerank import Reranker
 from rerank.backends.api import RERANK_APIS, Api, RerankApiLimits, split_documents_for_api
 from rerank.backends.base.addresses import Address
-from rerank.errors import BackendError, UnknownNameError, UsageError
+from rerank.errors import UnknownNameError, UsageError
 from rerank.models import open_model_backend
 from rerank.prompts.base import Message
 from rerank.tasks import BackendOptions, CrossEncoderTask, FileAddress, Reply, Request, Sampling
-from tests.backends.faulty_server import Act, FaultyServer, error, raw
-from tests.backends.rerank_servers import APIS, open_server, scored, without
+from tests.backends.faulty_server import APIS, Act, FaultyServer, error, open_server, raw, scored, without
 from tests.cli.conftest import Cli, cli, lists, own_folders
 from tests.raising import raises
 
@@ -173,28 +172,6 @@ def test_failures_are_tried_again(name: str) -> None:
     assert (reply.scores, reply.retries, len(server.asked)) == ((0.25, 0.5, 0.75, 1.0), 3, 4)
 
 
-@pytest.mark.parametrize("name", APIS)
-@pytest.mark.parametrize(
-    "act", [error(429, headers={"Retry-After": "0"}), error(500), ERROR_503, error(400, "too long"), Act(close=True)]
-)
-def test_a_request_without_an_answer_is_an_error(name: str, act: Act) -> None:
-    reply, server = ask(name, [act], retries=1)
-    assert (reply.scores, reply.finish) == ((), "error")
-    assert len(server.asked) == (1 if act.status == 400 else 2)
-
-
-def test_a_wait_that_is_too_long_is_not_waited_for() -> None:
-    reply, server = ask("cohere", [error(429, headers={"Retry-After": "3600"})])
-    assert (reply.finish, len(server.asked)) == ("error", 1)
-
-
-@pytest.mark.parametrize("name", APIS)
-def test_a_server_that_hangs(name: str) -> None:
-    reply, server = ask(name, [replace(raw({}), wait=5.0)], timeout=0.2, retries=0)
-    assert (reply.finish, len(server.asked)) == ("error", 1)
-    assert "--timeout" in reply.error
-
-
 MISBEHAVIOURS: dict[str, Any] = {
     **dict.fromkeys(SPOILED),
     **SHAPELESS,
@@ -307,12 +284,6 @@ def test_a_key_is_not_sent_to_an_address_that_only_a_file_names(monkeypatch: pyt
     open_model_backend("api:jina/m", BackendOptions(base_url=foreign))
 
 
-@pytest.mark.parametrize("status", [401, 402, 404])
-def test_what_no_request_can_change_ends_the_run(status: int) -> None:
-    with raises(BackendError):
-        ask("jina", [error(status, f"no: {KEY}")])
-
-
 def test_a_key_that_is_repeated_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JINA_API_KEY", KEY)
     reply, _ = ask("jina", [error(400, f"wrong {KEY}")])
@@ -371,12 +342,3 @@ def test_costs_are_known_before_and_after_a_run(cli: Cli, lists: tuple[str, ...]
         flags = (*lists[:-2], "--model", "api:jina/m", "--base-url", server.root, "--out", "jina")
         assert cli("run", *flags).returncode == 0
     assert json.loads(Path("jina/summary.json").read_text())["cost"] == pytest.approx(4 * 77 * 0.02 / 1e6)
-
-
-def test_the_token_cap_holds(cli: Cli, lists: tuple[str, ...]) -> None:
-    with open_server("jina", [scored("jina")]) as server:
-        flags = (*lists[:-2], "--model", "api:jina/m", "--base-url", server.root, "--out", "out")
-        done = cli("run", *flags, "--max-total-tokens", 400, "--max-failure-rate", 1)
-        assert done.returncode == 0, done.stderr
-        assert 0 < len(server.asked) < 4
-    assert len(Path("out/run.trec").read_text().splitlines()) == 48

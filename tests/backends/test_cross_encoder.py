@@ -18,7 +18,7 @@ from rerank.errors import BackendError, DataError, MissingResourceError, RerankE
 from rerank.models import open_model_backend
 from rerank.prompts.base import Message
 from rerank.reranker import Reranker
-from rerank.tasks import BackendOptions, CrossEncoderTask, Reply, Request, Sampling
+from rerank.tasks import BackendOptions, CrossEncoderTask, Request, Sampling
 from tests.backends.pairs import save
 from tests.raising import raises
 
@@ -90,11 +90,6 @@ def test_batches_do_not_matter(folder: Path, loaded: CrossEncoder, size: int) ->
         [request(*PASSAGES)]
     )
     assert parts.scores == pytest.approx(whole.scores, abs=1e-5)
-
-
-def test_nothing_asked(loaded: CrossEncoder) -> None:
-    assert loaded.generate([]) == []
-    assert loaded.generate([request()])[0].scores == ()
 
 
 def test_what_it_cannot_do_is_a_reply_that_says_so(loaded: CrossEncoder) -> None:
@@ -219,10 +214,3 @@ def test_the_method_opens_it_and_cuts_what_is_too_long(folder: Path, monkeypatch
 def test_language_models_judges_are_refused(loaded: CrossEncoder) -> None:
     with raises(UsageError, "'generate'"):
         Reranker.from_backend(loaded, method="fullrank")
-
-
-def test_replies_of_a_failed_request_keep_the_others(loaded: CrossEncoder) -> None:
-    good, bad, again = loaded.generate([request("w1"), request("w2 " * 30), request("w1")])
-    assert isinstance(good, Reply)
-    assert good.scores == again.scores
-    assert (bad.finish, bad.scores) == ("error", ())

@@ -16,15 +16,14 @@ import pytest
 from rerank import Reranker
 from rerank.backends.base.addresses import Address
 from rerank.backends.decisions import Decisions
-from rerank.errors import BackendError, UsageError
+from rerank.errors import UsageError
 from rerank.judges import open_judge
 from rerank.judges.base import OversizedWindow
 from rerank.models import open_model_backend
 from rerank.prompts import load_prompt
 from rerank.tasks import BackendOptions, DecisionTask, GenerationTask, Reply, Request
 from rerank.tasks.concurrency import run_on_loop
-from tests.backends.decision_server import decide, decided, open_decision_server
-from tests.backends.faulty_server import Act, FaultyServer, error, raw
+from tests.backends.faulty_server import Act, FaultyServer, decide, decided, error, open_decision_server, raw
 from tests.cli.conftest import Cli, cli, lists, own_folders
 from tests.judges.scripted import window
 from tests.judging import requests_of
@@ -246,12 +245,6 @@ def test_a_rejected_call_is_divided() -> None:
     assert [outcome(reply) for reply in replies] == ["ok"] * 5 + ["error"] + ["ok"] * 2
     assert [len(asked["questions"]) for asked in server.asked] == [8, 4, 4, 2, 1, 1, 2]
     assert [round(math.exp(reply.scores[0]) * 1000) for reply in replies if reply.scores] == [1, 2, 3, 4, 5, 7, 8]
-
-
-@pytest.mark.parametrize("status", [401, 402, 404])
-def test_what_no_request_can_change_ends_the_run(status: int) -> None:
-    with raises(BackendError):
-        ask(predicates(2), error(status))
 
 
 def test_a_call_is_cancelled_if_all_its_questions_are() -> None:

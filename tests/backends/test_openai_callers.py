@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from rerank.backends.base.addresses import Address
-from rerank.backends.base.responses import FIRST_TRIES, TRIES, ServerUnavailableError
+from rerank.backends.base.responses import FIRST_TRIES, ServerUnavailableError
 from rerank.backends.openai import Openai
 from rerank.errors import BackendError, UsageError
 from rerank.prompts.base import Message
@@ -369,9 +369,6 @@ class TestRetries:
 
     def test_a_slow_server(self) -> None:
         assert self.outcome([NEVER], retries=2, timeout=0.15) == ("error", 3)
-
-    def test_without_it_the_error_decides(self) -> None:
-        assert self.outcome([error(503)]) == ("error", TRIES)
 
     @pytest.mark.parametrize("act", [error(400), error(429, headers={"Retry-After": "3600"})])
     def test_what_cannot_help_is_not_tried(self, act: Act) -> None:

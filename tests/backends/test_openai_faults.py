@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-import socket
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 
 from rerank.backends.base.addresses import Address
-from rerank.backends.base.responses import FIRST_TRIES, SLOW_TRIES, TRIES
+from rerank.backends.base.responses import SLOW_TRIES, TRIES
 from rerank.backends.openai import Openai
 from rerank.errors import BackendError, UsageError
 from rerank.experiment import run_experiment
@@ -249,11 +248,6 @@ def test_a_slow_server_is_asked_less_often() -> None:
     assert len(server.asked) == SLOW_TRIES
 
 
-def test_a_slow_answer_then_a_fast_one() -> None:
-    (reply,), _, _ = ask([SLOW, FINE], timeout=0.5)
-    assert reply.text == "[2] > [1]"
-
-
 def test_one_failure_leaves_the_others_alone() -> None:
     def moody(body: dict[str, Any]) -> Act:
         return error(400, "no") if "q3" in body["messages"][0]["content"] else FINE
@@ -353,33 +347,6 @@ def test_why_it_ended() -> None:
     assert finish(said(None, "stop", refusal="I cannot help with that.")) == ("refused", "")
     assert finish(error(400, "filtered", code="content_filter")) == ("refused", "")
     assert finish(said(None)) == ("stop", "")
-
-
-def test_nobody_there() -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
-        waits = Waits()
-        with raises(BackendError, url, "--base-url"):
-            Openai("m", Address.parse(url), sleep=waits).generate([request()])
-    assert len(waits) == FIRST_TRIES - 1
-
-
-def test_gone_in_the_middle_of_a_run() -> None:
-    waits = Waits()
-    with FaultyServer([FINE]) as server:
-        backend = Openai("m", Address.parse(server.url), sleep=waits)
-        assert backend.generate([request()])[0].text
-    with raises(BackendError, "--resume"):
-        backend.generate([request(), request()])
-    assert len(waits) == 2 * (TRIES - 1)
-
-
-def test_no_more_than_so_many_at_once_and_connections_are_used_again() -> None:
-    replies, server, _ = ask([replace(FINE, wait=0.02)], count=12, concurrency=3)
-    assert len(replies) == 12
-    assert server.most == 3
-    assert server.connections <= 4
 
 
 def test_where_an_event_loop_runs_already() -> None:

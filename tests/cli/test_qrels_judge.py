@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from rerank.terminal_text import strip_control_characters
-from tests.backends.decision_server import decided, open_decision_server
+from tests.backends.faulty_server import decided, open_decision_server
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 TOPICS = 3

@@ -14,8 +14,7 @@ import pytest
 from rerank.backends.api import Api
 from rerank.prompts.base import Message
 from rerank.tasks import BackendOptions, CrossEncoderTask, Request, Sampling
-from tests.backends.decision_server import decided, open_decision_server
-from tests.backends.rerank_servers import APIS, open_server, scored
+from tests.backends.faulty_server import APIS, decided, open_decision_server, open_server, scored
 from tests.clients.conftest import DOCS, Rows, note_version
 
 pytestmark = [pytest.mark.clients, pytest.mark.allow_hosts(["127.0.0.1"])]

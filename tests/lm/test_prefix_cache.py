@@ -15,7 +15,10 @@ import torch
 from rerank.lm.jobs import Job
 from rerank.lm.local_tasks import plan_prefixes
 from rerank.lm.log_likelihood import compute_log_likelihoods
+from rerank.lm.permutation_decoding import DecodingRow, decode_permutations
+from rerank.lm.permutation_grammar import PermutationGrammar
 from rerank.lm.prefix_cache import CachedPrefix, PrefixCache, round_pass_length, supports_prefixes
+from rerank.tasks import Sampling
 from tests.lm.prefixed_jobs import make_job, piece
 
 LETTERS = [[65], [66], [67]]
@@ -167,3 +170,57 @@ def test_forward_passes_have_few_lengths() -> None:
     lengths = {tokens: round_pass_length(tokens) for tokens in range(1, 8193)}
     assert all(0 <= rounded - tokens < max(16, tokens / 31) for tokens, rounded in lengths.items())
     assert len(set(lengths.values())) <= 160
+
+
+GREEDY = Sampling(max_tokens=1)
+JOBS = [
+    make_job([piece(1, 90), piece(2, 7), *(piece(40 + 10 * number, length) for number in range(4)), piece(3, 15)], 4)
+    for length in (10, 45)
+] + [make_job([piece(9, 33)], 0)]
+
+
+def grammar(size: int) -> PermutationGrammar:
+    """Identifiers ``A0``, ``A1``, ..., after ``>``; the first token is forced."""
+    return PermutationGrammar(
+        [(65, 48 + number) for number in range(size)], [(62, 65, 48 + number) for number in range(size)], size
+    )
+
+
+def decode(model: Any, cache: PrefixCache | None, sizes: Sequence[int] = (4, 4, 3)) -> list[DecodingRow]:
+    prompts, grammars = [job.prompt for job in JOBS], [grammar(size) for size in sizes]
+    prefixes = cache.load(prompts, plan_prefixes(JOBS)) if cache else ()
+    return decode_permutations(model, prompts, grammars, [GREEDY] * 3, [0] * 3, prefixes=prefixes)
+
+
+def figures(rows: Sequence[DecodingRow]) -> list[tuple[list[int], list[float]]]:
+    return [(row.tokens, row.log_probs) for row in rows]
+
+
+@pytest.mark.parametrize("sizes", [(4, 4, 3), (1, 4, 3), (4, 4, 1)])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_float32_permutations_are_those_without_a_cache(
+    make: Callable[..., Any], attention: str, sizes: tuple[int, ...]
+) -> None:
+    """A permutation of one identifier is forced, so that its row has nothing to process."""
+    model = make(attention)
+    found, expected = decode(model, PrefixCache(model), sizes), decode(model, None, sizes)
+    for row, wanted in zip(found, expected, strict=True):
+        assert (row.tokens, row.steps) == (wanted.tokens, wanted.steps)
+        assert row.log_probs == pytest.approx(wanted.log_probs, abs=1e-4)
+    assert len({tuple(row.tokens) for row in found}) > 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_warm_a_cold_and_no_cache_give_the_same_permutations(
+    make: Callable[..., Any], attention: str, dtype: str
+) -> None:
+    model = make(attention, dtype)
+    cold = decode(model, PrefixCache(model))
+    assert [row.prefix.reused for row in cold] == [0, 97, 0]
+    cache = PrefixCache(model)
+    for job in reversed(JOBS):  # each prefix after others than in the batch
+        cache.load([job.prompt], plan_prefixes([job]))
+    warm, without = decode(model, cache), decode(model, PrefixCache(model, 0))
+    assert [row.prefix.reused for row in warm] == [107, 142, 0]
+    assert figures(warm) == figures(cold) == figures(without)

@@ -11,9 +11,20 @@ import pytest
 
 pytest.importorskip("transformers")
 
-from rerank.errors import DataError
+from rerank.collections import open_collection
+from rerank.errors import DataError, UsageError
 from rerank.lm import joined_tokens
-from rerank.lm.joined_tokens import JoinedTokenizer, TokenDictionary, _open_ends, dictionaries_folder, open_dictionaries
+from rerank.lm.joined_tokens import (
+    JoinedTokenizer,
+    TokenDictionary,
+    _open_ends,
+    dictionaries_folder,
+    open_dictionaries,
+    tokenize_corpus,
+)
+from rerank.lm.tokenizers import HfTokens
+from rerank.models import open_model_backend
+from rerank.prompts.passages import passage_text
 from tests.lm.small_tokenizers import CORPUS, FAMILIES, gpt2, llama2, make
 from tests.raising import raises
 
@@ -80,3 +91,29 @@ def test_a_damaged_dictionary_is_an_error(tmp_path: Path, monkeypatch: pytest.Mo
     (folder / "marker.json").write_text('{"sizes": {"ids.npy": 1}, "made_from": {}}')
     with raises(DataError, "ids.npy", "tokenize"):
         open_dictionaries(make(gpt2))
+
+
+COLLECTION = f"jsonl:{Path(__file__).parents[2] / 'data' / 'jsonl'}"
+
+
+def test_later_tokenizers_find_the_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    corpus, before = open_collection(COLLECTION), HfTokens(make(gpt2), context_size=512)
+    texts = [passage_text(doc) for doc in corpus.docs()]
+    lengths = before.lengths(texts)
+    made = folder, words = tokenize_corpus(corpus.docs, corpus.fingerprint, before)
+    written = (folder / "ids.npy").stat().st_mtime_ns
+    assert tokenize_corpus(corpus.docs, corpus.fingerprint, before) == made
+    assert (folder / "ids.npy").stat().st_mtime_ns == written
+    (dictionary,) = open_dictionaries(make(gpt2))
+    assert len(dictionary) == words > 10
+    assert HfTokens(make(gpt2), context_size=512).lengths(texts) == lengths
+    (folder / "ids.npy").write_bytes(b"")
+    with pytest.warns(UserWarning, match="built again"):
+        assert tokenize_corpus(corpus.docs, corpus.fingerprint, before) == made
+
+
+def test_models_without_such_a_tokenizer_are_refused() -> None:
+    for tokens in (open_model_backend("fake:perfect").tokens, HfTokens(make(gpt2), context_size=512, join=False)):
+        with pytest.raises(UsageError):
+            tokenize_corpus(list, "", tokens)

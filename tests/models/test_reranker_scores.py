@@ -22,7 +22,7 @@ from rerank.judges import PromptJudge
 from rerank.models.presets import recognise_reranker, reranker_presets
 from rerank.types import Document, Query, Window
 from tests.backends.conftest import make_model, make_tokenizer
-from tests.backends.test_seq2seq import make_t5, make_t5_tokenizer
+from tests.backends.test_encoder_decoder import make_t5, make_t5_tokenizer
 from tests.judging import judge_windows
 from tests.raising import raises
 

@@ -230,8 +230,15 @@ def parse_response(answer: ServerResponse, batch: Sequence[_Asked]) -> list[Repl
     usage = object_in(body.get("usage"))
     cached = object_in(usage.get("input_tokens_details")).get("cached_tokens")
     totals = [count_in(total) for total in (usage.get("input_tokens"), usage.get("output_tokens"), cached)]
+    # Answers are found by name, or by order if none has a name; None stands for no answer or several answers.
+    rows = body.get("answers")
+    rows = rows if isinstance(rows, list) else []
+    names = [object_in(row).get("name") for row in rows]
+    if len(rows) != len(batch) or any(name is not None for name in names):
+        expected = [str(position) for position in range(len(batch))]
+        rows = [rows[names.index(name)] if names.count(name) == 1 else None for name in expected]
     replies = []
-    for position, (asked, row) in enumerate(zip(batch, _find_answers(answer, len(batch)), strict=True)):
+    for position, (asked, row) in enumerate(zip(batch, rows, strict=True)):
         tokens_in, tokens_out, tokens_cached = (
             total * (position + 1) // len(batch) - total * position // len(batch) for total in totals
         )
@@ -248,17 +255,6 @@ def parse_response(answer: ServerResponse, batch: Sequence[_Asked]) -> list[Repl
         else:
             replies.append(replace(reply, scores=scores or (), finish="refused" if scores is None else "stop"))
     return replies
-
-
-def _find_answers(answer: ServerResponse, count: int) -> list[Any]:
-    """Return the answer to each question, by name, or by order if none has a name; None if it has none or several."""
-    rows = answer.body.get("answers")
-    rows = rows if isinstance(rows, list) else []
-    names = [object_in(row).get("name") for row in rows]
-    if len(rows) == count and all(name is None for name in names):
-        return rows
-    expected = [str(position) for position in range(count)]
-    return [rows[names.index(name)] if names.count(name) == 1 else None for name in expected]
 
 
 def _scores(task: DecisionTask, row: Any) -> tuple[float, ...] | None:

@@ -58,34 +58,27 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         end = start + key_states.shape[-2]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        keys, values = self._reserve(key_states, value_states, start, end)
-        # (batch, key-value heads, tokens, head size): only the new tokens are written.
-        keys[:, :, start:end] = key_states
-        values[:, :, start:end] = value_states
-        self.keys, self.values = keys[:, :, :end], values[:, :, :end]
-        return self.keys, self.values
-
-    def _reserve(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, start: int, end: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return buffers with the cached tokens and capacity for ``end`` tokens; enlarge the buffers if needed."""
         cached = self.keys
         # transformers may have replaced ``keys`` (reordered batch); they are then no longer views of our buffers.
         is_view = self._buffers is not None and (
             start == 0 or cached is None or cached.data_ptr() == self._buffers[0].data_ptr()
         )
-        if self._buffers is not None and is_view and end <= self._buffers[0].shape[-2]:
-            return self._buffers
-        # Doubling keeps the total cost of copying linear in the number of tokens.
-        capacity = max(self._capacity, end if start == 0 else 2 * end)
-        buffers = []
-        for new, old in ((key_states, cached), (value_states, self.values)):
-            buffer = new.new_empty((*new.shape[:-2], capacity, new.shape[-1]))
-            if start and old is not None:
-                buffer[:, :, :start] = old
-            buffers.append(buffer)
-        self._buffers = (buffers[0], buffers[1])
-        return self._buffers
+        if self._buffers is None or not is_view or end > self._buffers[0].shape[-2]:
+            # Doubling keeps the total cost of copying linear in the number of tokens.
+            capacity = max(self._capacity, end if start == 0 else 2 * end)
+            buffers = []
+            for new, old in ((key_states, cached), (value_states, self.values)):
+                buffer = new.new_empty((*new.shape[:-2], capacity, new.shape[-1]))
+                if start and old is not None:
+                    buffer[:, :, :start] = old
+                buffers.append(buffer)
+            self._buffers = (buffers[0], buffers[1])
+        keys, values = self._buffers
+        # (batch, key-value heads, tokens, head size): only the new tokens are written.
+        keys[:, :, start:end] = key_states
+        values[:, :, start:end] = value_states
+        self.keys, self.values = keys[:, :, :end], values[:, :, :end]
+        return self.keys, self.values
 
 
 def make_kv_cache(config: Any, capacity: int) -> Cache:

@@ -91,7 +91,9 @@ class ModelFiles:
                 remedy=f"Use --model {adapter.get('base_model_name_or_path') or 'BASE_MODEL'} --adapter {self}",
             )
         has_own_code = "AutoModelForCausalLM" in (self.config.get("auto_map") or ())
-        if self.classes and not has_own_code and all(map(_generates_nothing, self.classes)):
+        # The names of encoders, decoders without a head, and classifiers.
+        others = r".*(ForMaskedLM|Classification|ForRanking|ForRetrieval|ColBERT|(?<!Head)(?<!Heads)Model)"
+        if self.classes and not has_own_code and all(re.fullmatch(others, name) for name in self.classes):
             raise UsageError(
                 f"Model {str(self)!r} has the class {' or '.join(self.classes)}, which generates no text",
                 expected="a language model for this method",
@@ -127,12 +129,6 @@ class ModelFiles:
 
     def __str__(self) -> str:
         return str(self.name)
-
-
-def _generates_nothing(name: str) -> bool:
-    """Return whether a class of transformers, by its name, is an encoder, a decoder without a head, or a classifier."""
-    ends = ("ForMaskedLM", "Classification", "ForRanking", "ForRetrieval", "ColBERT")
-    return name.endswith(ends) or bool(re.search(r"(?<!Head)(?<!Heads)Model$", name))
 
 
 def remedy_for_class(classes: Sequence[str]) -> str:

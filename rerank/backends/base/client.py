@@ -114,17 +114,12 @@ class ServerClient(Generic[S]):
                 retries = server.connection.retries
                 tries = error.tries if retries is None else 1 + retries
                 if not self._has_other(slot.position) or failures >= max(tries, len(self.servers)):
-                    return [self._failed_reply()]
+                    silent = [failure for failure in self._failures.values() if failure.is_silent]
+                    if len(silent) == len(self.servers) and all(server.pause for server in self.router.servers):
+                        raise self._unanswered() from error  # no server can be reached
+                    return [Reply(finish="error", error=self._unanswered().found)]
             finally:
                 self.router.release(slot)
-
-    def _failed_reply(self) -> Reply:
-        """Return the error reply to a request that no server has answered; raise it if no server can be reached."""
-        error = self._unanswered()
-        silent = [failure for failure in self._failures.values() if failure.is_silent]
-        if len(silent) == len(self.servers) and all(server.pause for server in self.router.servers):
-            raise error
-        return Reply(finish="error", error=error.found)
 
     def _unanswered(self) -> BackendError:
         failures = [f"{self._name(position)} ({self._failures[position].found})" for position in sorted(self._failures)]

@@ -126,24 +126,23 @@ class Dialect:
 
     def omit_refused_field(self, sent: ServerRequest, error: RequestRejectedError) -> bool:
         """If a refused field can be omitted, warn and omit it from now on; return whether it can be omitted."""
-        name = self._find_refused_field(sent, str(error), error.field) if error.status in (400, 422) else ""
+        name, message = "", str(error)
+        if error.status in (400, 422):
+            if "max_completion_tokens" in message and "max_completion_tokens" not in sent.body:
+                name = "max_tokens"
+            else:
+                named = error.field.partition(".")[0]  # else the field is looked for in the message
+
+                def is_meant(optional: str) -> bool:
+                    words = (optional, *_ALIASES.get(optional, ()))
+                    return named in words or (not named and any(re.search(rf"\b{word}\b", message) for word in words))
+
+                name = next(filter(is_meant, sorted(sent.optional)), "")
         if name and name not in self.refused:
             self.refused.add(name)
             if name != "max_tokens":  # the limit is then sent under its other name
                 warnings.warn(f"The server refuses the field {name!r}, which is now omitted: {error}", stacklevel=2)
         return bool(name)
-
-    @staticmethod
-    def _find_refused_field(sent: ServerRequest, message: str, named: str) -> str:
-        """Return the refused part of a request, as named by the server or in its message, if it can be omitted."""
-        if "max_completion_tokens" in message and "max_completion_tokens" not in sent.body:
-            return "max_tokens"
-        for name in sorted(sent.optional):
-            words = (name, *_ALIASES.get(name, ()))
-            is_mentioned = not named and any(re.search(rf"\b{word}\b", message) for word in words)
-            if named.partition(".")[0] in words or is_mentioned:
-                return name
-        return ""
 
     def check_reply(self, sent: ServerRequest, request: Request, reply: Reply) -> None:
         """Warn if another model answered, the constraint was silently ignored, or thoughts used up all tokens."""

@@ -142,21 +142,6 @@ def _scores(choice: Mapping[str, Any], task: ContinuationTask) -> tuple[float, .
     upper bound of its log-probability. Likely continuations can thus be distinguished, while unlikely continuations
     tie.
     """
-    listed = _top_logprobs(choice)
-    scores = [_log_probability(text, listed) for text in task.continuations]
-    if all(score is None for score in scores):
-        top = ", ".join(map(repr, sorted(listed, key=listed.__getitem__, reverse=True)[:5]))
-        raise _UnreadableReplyError(
-            f"None of {error_repr(list(task.continuations))} is among the {len(listed)} most likely first tokens "
-            f"that the server lists ({top} ...); servers return log-probabilities of single tokens only. Use a method "
-            "that generates text, or run the model through transformers: --model hf:NAME"
-        )
-    floor = min(listed.values())
-    return tuple(floor if score is None else score for score in scores)
-
-
-def _top_logprobs(choice: Mapping[str, Any]) -> dict[str, float]:
-    """Return a mapping from each token listed for the first position to its log-probability."""
     try:
         rows = choice["logprobs"]["content"][0]["top_logprobs"]
         # In ascending order, so that the most likely of several tokens with the same text is kept.
@@ -168,7 +153,17 @@ def _top_logprobs(choice: Mapping[str, Any]) -> dict[str, float]:
         ) from error
     if not listed or any(math.isnan(value) or value > 1e-3 for value in listed.values()):
         raise _UnreadableReplyError(f"Log-probabilities are missing, NaN or positive: {listed}")
-    return {token: max(value, _LEAST) for token, value in listed.items()}
+    listed = {token: max(value, _LEAST) for token, value in listed.items()}
+    scores = [_log_probability(text, listed) for text in task.continuations]
+    if all(score is None for score in scores):
+        top = ", ".join(map(repr, sorted(listed, key=listed.__getitem__, reverse=True)[:5]))
+        raise _UnreadableReplyError(
+            f"None of {error_repr(list(task.continuations))} is among the {len(listed)} most likely first tokens "
+            f"that the server lists ({top} ...); servers return log-probabilities of single tokens only. Use a method "
+            "that generates text, or run the model through transformers: --model hf:NAME"
+        )
+    floor = min(listed.values())
+    return tuple(floor if score is None else score for score in scores)
 
 
 def _log_probability(text: str, listed: Mapping[str, float]) -> float | None:

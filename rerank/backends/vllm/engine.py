@@ -230,8 +230,16 @@ def engine_settings(config: Any, tokenizer: Any, options: BackendOptions) -> dic
         "use_tqdm_on_load": False,
     }
     if device == "cpu":
-        # A CPU has no CUDA graphs to capture. A fixed cache size saves vLLM the profiling run that would determine it.
-        settings |= {"enforce_eager": True, "kv_cache_memory_bytes": _cache_bytes(config, length)}
+        # A CPU has no CUDA graphs to capture. A fixed cache size saves vLLM the profiling run that would determine it:
+        # a few full-length prompts, but at most a quarter of the free memory. Inside vLLM, the environment variable
+        # VLLM_CPU_KVCACHE_SPACE (GiB) overrides this size.
+        psutil: Any = import_module("psutil")  # a dependency of vLLM
+        text = config.get_text_config()
+        heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+        size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        per_token = 2 * text.num_hidden_layers * heads * size * 4  # key and value, 4 bytes per float32
+        cache = int(min(_PROMPTS * length * per_token, psutil.virtual_memory().available // 4))
+        settings |= {"enforce_eager": True, "kv_cache_memory_bytes": cache}
     return settings
 
 
@@ -258,20 +266,6 @@ def _tensor_parallel_size(options: BackendOptions) -> int:
         return options.tensor_parallel_size
     torch, _ = require_torch()
     return max(1, torch.cuda.device_count()) if options.device_map else 1
-
-
-def _cache_bytes(config: Any, length: int) -> int:
-    """Return the size in bytes of the KV cache on a CPU.
-
-    The cache holds a few full-length prompts, but takes at most a quarter of the free memory. The environment variable
-    ``VLLM_CPU_KVCACHE_SPACE`` (GiB) overrides this size inside vLLM.
-    """
-    psutil: Any = import_module("psutil")  # a dependency of vLLM
-    text = config.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    per_token = 2 * text.num_hidden_layers * heads * size * 4  # key and value, 4 bytes per float32
-    return int(min(_PROMPTS * length * per_token, psutil.virtual_memory().available // 4))
 
 
 #: Values to which vLLM's maximum rank can be set; the smallest sufficient value is used.

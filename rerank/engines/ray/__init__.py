@@ -83,7 +83,11 @@ class Ray:
                 )
 
     def rank(self, lists: Iterable[Ranking], job: RankingJob, calls: LoggingBackend) -> Iterator[RankedList]:
-        ray, size = _load_library(), self._block_size(job)
+        ray = _load_library()
+        size = job.flow.block or job.queries  # if results depend on blocks, they are those of a run in one process
+        if isinstance(job.judge.backend, AsyncBackend):
+            size = min(size, math.ceil(job.queries / (_SHARES * self.workers)))
+        size = max(1, size)
         from rerank.engines.ray.worker import RankLists
 
         work = RankLists(setup=job.setup, flow=job.flow, qrels=job.qrels, identity=dict(job.judge.backend.identity))
@@ -135,8 +139,10 @@ class Ray:
             logging.getLogger(name).setLevel(logging.ERROR)
         # Workers wait for the model most of the time, so there may be more workers than processors.
         local: dict[str, Any] = {"num_cpus": self.workers, "include_dashboard": False}
+        host, _, port = self.address.rpartition(":")
         try:
-            _check_head_node(self.address)
+            if host and "/" not in self.address and port.isdecimal():  # connect once: Ray would try again for minutes
+                socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
             ray.init(**({"address": self.address} if self.address else local), logging_level=logging.ERROR)
         except (OSError, OverflowError, RuntimeError, ValueError) as error:
             raise BackendError(
@@ -145,13 +151,6 @@ class Ray:
                 remedy="Start this command on a machine of the cluster, or omit the address",
             ) from error
         self._started = True
-
-    def _block_size(self, job: RankingJob) -> int:
-        """Return the number of lists per block; if results depend on it, it is the same as for a run in one process."""
-        largest = job.flow.block or job.queries
-        if isinstance(job.judge.backend, AsyncBackend):
-            largest = min(largest, math.ceil(job.queries / (_SHARES * self.workers)))
-        return max(1, largest)
 
     def _process(self, job: WorkerJob, blocks: WorkBlocks[Any, Result], count: int) -> Iterator[Result]:
         """Process all blocks with at most ``count`` workers, and yield the results."""
@@ -180,13 +179,6 @@ class Ray:
             yield from pool.serve(blocks, self.worker_timeout)
         finally:
             pool.end()
-
-
-def _check_head_node(address: str) -> None:
-    """Connect once to the port in an address, if it has one; Ray itself would try again for minutes."""
-    host, _, port = address.rpartition(":")
-    if host and "/" not in address and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
 
 
 def _load_library() -> Any:

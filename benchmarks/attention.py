@@ -30,9 +30,9 @@ import torch
 
 from rerank.collections import open_collection
 from rerank.judges import Limits, open_judge
+from rerank.lm.forward_pass import TemporarySettings
 from rerank.lm.icr_scoring import sum_calibrated
 from rerank.lm.loading import quiet_transformers
-from rerank.lm.temporary_settings import TemporarySettings
 from rerank.lm.tokenizers import locate_passage_tokens
 from rerank.models import BackendOptions, open_model_backend
 from rerank.prompts import load_prompt

@@ -26,10 +26,10 @@ from transformers import GenerationConfig
 
 from rerank.collections import open_collection
 from rerank.judges import Limits, open_judge
+from rerank.lm.forward_pass import TemporarySettings
 from rerank.lm.loading import quiet_transformers
 from rerank.lm.local_tasks import identifier_tokens
 from rerank.lm.permutation_grammar import PermutationGrammar
-from rerank.lm.temporary_settings import TemporarySettings
 from rerank.models import BackendOptions, open_model_backend
 from rerank.prompts import load_prompt
 from rerank.retrieval import open_first_stage

@@ -397,7 +397,7 @@ class Peft(NamedPeftAdapter):
     @property
     def vllm(self) -> bool:  # type: ignore[override]
         """Whether vLLM supports all features of the configuration, as it does for a plain LoRA."""
-        from rerank.backends.vllm.engine import unsupported_features
+        from rerank.backends.vllm import unsupported_features
 
         config = kernels.peft_configurations.make_configuration(self.config, self.options, ["linear"], seed=0)
         return not unsupported_features(config.to_dict())

@@ -19,8 +19,7 @@ from transformers import (
 )
 from transformers.generation.logits_process import TopPLogitsWarper
 
-from rerank.lm.forward_pass import kv_cache_argument_name, make_kv_cache
-from rerank.lm.temporary_settings import TemporarySettings
+from rerank.lm.forward_pass import TemporarySettings, kv_cache_argument_name, make_kv_cache
 from rerank.tasks import Sampling
 
 

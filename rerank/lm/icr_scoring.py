@@ -24,9 +24,8 @@ from transformers.masking_utils import sdpa_mask
 from rerank.errors import UsageError, ensure
 from rerank.lm import cpu_attention
 from rerank.lm.cpu_attention import supports_cpu_attention
-from rerank.lm.forward_pass import call_forward, make_kv_cache, restore_kv_cache, snapshot_kv_cache
+from rerank.lm.forward_pass import TemporarySettings, call_forward, make_kv_cache, restore_kv_cache, snapshot_kv_cache
 from rerank.lm.model_process import is_split
-from rerank.lm.temporary_settings import TemporarySettings
 from rerank.lm.tokenizers import HfTokens, PromptSpans, locate_passage_tokens, locate_tokens
 from rerank.prompts.base import Prompt
 from rerank.tasks import AttentionTask, Reply

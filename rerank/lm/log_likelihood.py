@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rerank.errors import UsageError
-from rerank.lm.forward_pass import call_forward, kv_cache_of_output
+from rerank.lm.forward_pass import OutputHead, TemporarySettings, call_forward, kv_cache_of_output
 from rerank.lm.prefix_cache import (
     CachedPrefix,
     compute_on_cache,
@@ -22,7 +22,6 @@ from rerank.lm.prefix_cache import (
     compute_padded_logits,
     make_filled_cache,
 )
-from rerank.lm.temporary_settings import OutputHead, TemporarySettings
 
 _Ids = Sequence[int]
 #: Number of continuations processed in one batch; each needs a copy of the prompt's KV cache.

@@ -24,10 +24,9 @@ import torch
 
 from rerank.lm.cpu_attention import has_full_attention
 from rerank.lm.decoding import add_noise
-from rerank.lm.forward_pass import call_forward, make_kv_cache
+from rerank.lm.forward_pass import OutputHead, TemporarySettings, call_forward, make_kv_cache
 from rerank.lm.permutation_grammar import GrammarState, PermutationGrammar
 from rerank.lm.prefix_cache import CachedPrefix, compute_packed_logits, merge_prefixes
-from rerank.lm.temporary_settings import OutputHead, TemporarySettings
 from rerank.tasks import Sampling
 
 

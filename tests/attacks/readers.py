@@ -236,8 +236,7 @@ def _reply_text(path: Path) -> object:
 def _server_reply(path: Path) -> object:
     """Read an answer of a server as the backend does."""
     from rerank.backends.base.responses import RequestFailedError, ServerResponse
-    from rerank.backends.openai.dialect import ServerRequest
-    from rerank.backends.openai.replies import parse_reply
+    from rerank.backends.openai.dialect import ServerRequest, parse_reply
     from rerank.prompts.base import Message
     from rerank.tasks import ContinuationTask, GenerationTask, Request, Sampling
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from rerank.backends.base.addresses import Address
+from rerank.backends.base.client import RoutedServer, ServerRouter
 from rerank.backends.base.responses import ServerUnavailableError
-from rerank.backends.base.routing import RoutedServer, ServerRouter
 from rerank.backends.base.server import ServerBackend
 from rerank.backends.openai import Openai
 from rerank.errors import BackendError, UsageError

@@ -14,8 +14,7 @@ pytest.importorskip("transformers")
 from tokenizers.processors import TemplateProcessing
 
 from rerank.errors import BackendError
-from rerank.lm.chat_templates import ChatRenderer, merge_system_turns
-from rerank.lm.tokenizers import HfTokens
+from rerank.lm.tokenizers import ChatRenderer, HfTokens, merge_system_turns
 from rerank.prompts.base import Message, Prompt
 from tests.backends.conftest import CHATML
 from tests.lm.small_tokenizers import FAMILIES, make

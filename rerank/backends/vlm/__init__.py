@@ -15,11 +15,10 @@ from typing import Any, ClassVar, Self
 from rerank.backends.hf import Hf
 from rerank.errors import BackendError, UsageError
 from rerank.io.pictures import UNREADABLE, open_picture, require_pillow
-from rerank.lm.chat_templates import ChatRenderer
 from rerank.lm.jobs import Job, limit_tokens
 from rerank.lm.loading import quiet_transformers
 from rerank.lm.model_process import require_model_process
-from rerank.lm.tokenizers import HfTokens
+from rerank.lm.tokenizers import ChatRenderer, HfTokens
 from rerank.prompts.base import PICTURE, Message, Prompt
 from rerank.tasks import (
     BackendOptions,

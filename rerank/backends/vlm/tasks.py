@@ -14,7 +14,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from rerank.lm.decoding import add_noise, decode_continuations, end_of_sequence_tokens
-from rerank.lm.forward_pass import call_forward
+from rerank.lm.forward_pass import OutputHead, TemporarySettings, call_forward
 from rerank.lm.jobs import Job
 from rerank.lm.local_tasks import (
     format_permutation,
@@ -24,7 +24,6 @@ from rerank.lm.local_tasks import (
     tokenize_continuations,
 )
 from rerank.lm.permutation_grammar import GrammarState, PermutationGrammar
-from rerank.lm.temporary_settings import OutputHead, TemporarySettings
 from rerank.lm.tokenizers import HfTokens
 from rerank.tasks import ContinuationTask, GenerationTask, LikelihoodTask, PermutationTask, Reply, Sampling
 

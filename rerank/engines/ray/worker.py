@@ -91,7 +91,7 @@ class ApplyFunction:
 
 
 class BlockWorker:
-    """A Ray actor that opens a job, sent by `rerank.engines.ray.pool.MessageExchange`, and processes blocks."""
+    """A Ray actor that opens a job, sent by `rerank.engines.ray.MessageExchange`, and processes blocks."""
 
     def __init__(self, exchange: Any, folder: Path) -> None:
         """Store the handle; the model is opened before the first block, so that its errors are reported like others."""

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from rerank.backends.fake import Fake
+from rerank.engines.ray import WorkerPool
 from rerank.engines.ray.blocks import (
     WAIT,
     BeginCalls,
@@ -24,7 +25,6 @@ from rerank.engines.ray.blocks import (
     OpenModel,
     WorkBlocks,
 )
-from rerank.engines.ray.pool import WorkerPool
 from rerank.errors import BackendError
 from rerank.prompts.base import Message
 from rerank.store import CallLog, LoggingBackend

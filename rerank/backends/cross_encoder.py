@@ -120,8 +120,11 @@ class CrossEncoder(PassageScorer):
         self._pairs_per_batch = options.batch_size or DEFAULT_BATCH
         stated = model.max_seq_length if 0 < (model.max_seq_length or 0) < _NO_LIMIT else None
         size = resolve_task_context_size(stated, options, name)
-        special_tokens = _count_special_tokens(model)
-        self.tokens: PairTokens = PairTokens(model.tokenizer, context_size=size, special_tokens=special_tokens)
+        # The tokens that are added to a pair of texts: separators and the model's default instruction.
+        instruction = (getattr(model, "prompts", None) or {}).get(getattr(model, "default_prompt_name", None))
+        whole = len(model.preprocess([("a", "b")], prompt=instruction)["input_ids"][0])
+        special = whole - sum(map(len, model.tokenizer(["a", "b"], add_special_tokens=False)["input_ids"]))
+        self.tokens: PairTokens = PairTokens(model.tokenizer, context_size=size, special_tokens=special)
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> CrossEncoder:
@@ -211,11 +214,3 @@ def load_cross_encoder_model(
                 trust_remote_code=options.trust_remote_code,
             )
     return model, {**files.identity, "dtype": dtype}
-
-
-def _count_special_tokens(model: Any) -> int:
-    """Return the number of tokens that are added to a pair of texts: separators and the model's default instruction."""
-    pair = ["a", "b"]
-    instruction = (getattr(model, "prompts", None) or {}).get(getattr(model, "default_prompt_name", None))
-    whole = len(model.preprocess([tuple(pair)], prompt=instruction)["input_ids"][0])
-    return whole - sum(len(ids) for ids in model.tokenizer(pair, add_special_tokens=False)["input_ids"])

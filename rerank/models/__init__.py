@@ -32,7 +32,6 @@ from rerank.models.presets import (
     list_rerankers,
     model_folder,
     read_model_source,
-    recipe_of_model_folder,
     recognise_reranker,
     reranker_presets,
 )
@@ -89,7 +88,7 @@ def recipe_of_model(selector: str, folder: Path | None, revision: str = "") -> M
     The selector is that of the model or of its adapter, and empty if the model is not known; the folder is the one
     from which it is loaded, and None if it is on the hub.
     """
-    recipe = recipe_of_model_folder(folder)
+    recipe: Mapping[str, Any] = next((own.recipe for own in MODELS.values() if model_folder(own.name) == folder), {})
     if recipe or not selector:
         return recipe
     is_adapter = bool(folder and (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file())

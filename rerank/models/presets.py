@@ -71,11 +71,6 @@ def read_model_source(folder: Path) -> dict[str, str] | None:
     return marker
 
 
-def recipe_of_model_folder(folder: Path | None) -> Mapping[str, Any]:
-    """Return the recipe of the preset whose files are in this folder; empty if there is no such preset."""
-    return next((preset.recipe for preset in MODELS.values() if model_folder(preset.name) == folder), {})
-
-
 def is_model_downloaded(name: str) -> bool:
     """Return whether all files of a model are in the user's cache."""
     return (model_folder(name) / MARKER).is_file()

@@ -326,17 +326,19 @@ class ErrorResponses:
 
     def mask(self, text: str) -> str:
         """Replace the API key in a text from the server, which may be JSON, by asterisks."""
-        return _pattern_of_key(self.key).sub("***", text) if len(self.key) >= _SECRET else text
+        key = self.key
+        if len(key) < _SECRET:
+            return text
+        # Any character of the key may be escaped as in JSON.
+        forms = (
+            (c, json.dumps(c)[1:-1], f"\\u{ord(c):04x}", f"\\u{ord(c):04X}", f"\\{c}" if c == "/" else c) for c in key
+        )
+        pattern = "".join(f"(?:{'|'.join(map(re.escape, dict.fromkeys(form)))})" for form in forms)
+        return re.sub(pattern, "***", text)
 
     def redact(self, text: str) -> str:
         """Remove the API key from an error message of the server, and shorten the message."""
         return shorten(self.mask(text))
-
-
-def _pattern_of_key(key: str) -> re.Pattern[str]:
-    """Return a pattern that matches an API key even if some of its characters are escaped as in JSON."""
-    forms = ((c, json.dumps(c)[1:-1], f"\\u{ord(c):04x}", f"\\u{ord(c):04X}", f"\\{c}" if c == "/" else c) for c in key)
-    return re.compile("".join(f"(?:{'|'.join(map(re.escape, dict.fromkeys(form)))})" for form in forms))
 
 
 def parse_retry_after(value: str) -> float | None:

@@ -12,6 +12,7 @@ import math
 import re
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -259,8 +260,10 @@ async def inspect_server(connection: ServerConnection, model: str) -> Dialect:
     by_id = {name: row for row in rows if (name := name_in(row.get("id")))}
     own = by_id.get(model, rows[0] if len(rows) == 1 else {})
     size = _context_size(own) or _context_size(by_id.get(name_in(own.get("parent")), {}))
-    if kind == "llamacpp" and size is None:
-        size = await _slot_size_of_llama_server(connection)
+    if kind == "llamacpp" and size is None:  # older versions state the context size per request only in ``/props``
+        with suppress(RequestFailedError, RequestRejectedError):
+            props = await connection.ask(f"{connection.address.root}/props", read=lambda answer: answer.body)
+            size = count_in(object_in(props.get("default_generation_settings")).get("n_ctx")) or None
     return replace(plain, kind=kind, models=tuple(by_id), context_size=size)
 
 
@@ -275,16 +278,6 @@ def _context_size(row: dict[str, Any]) -> int | None:
     """Return the size that vLLM and SGLang, some gateways, and llama.cpp state in a model's description, if any."""
     sizes = (row.get("max_model_len"), row.get("context_length"), object_in(row.get("meta")).get("n_ctx"))
     return next(filter(None, map(count_in, sizes)), None)
-
-
-async def _slot_size_of_llama_server(connection: ServerConnection) -> int | None:
-    def read(answer: ServerResponse) -> int | None:
-        return count_in(object_in(answer.body.get("default_generation_settings")).get("n_ctx")) or None
-
-    try:
-        return await connection.ask(f"{connection.address.root}/props", read=read)
-    except (RequestFailedError, RequestRejectedError):
-        return None
 
 
 # Replies. A response that cannot be parsed becomes a reply without text, so that the ranking parser never gets it.

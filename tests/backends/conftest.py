@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -53,18 +53,6 @@ def make_model(kind: str = "Llama", *, seed: int = 0, **config: Any) -> Any:
     torch.manual_seed(seed)
     made = getattr(transformers, f"{kind}TextConfig", None) or getattr(transformers, f"{kind}Config")
     return getattr(transformers, f"{kind}ForCausalLM")(made(**settings)).eval()
-
-
-@pytest.fixture(scope="session")
-def tiny_model() -> Callable[..., Any]:
-    """Makes a model: `make_model`."""
-    return make_model
-
-
-@pytest.fixture(scope="session")
-def tiny_tokenizer() -> Callable[..., Any]:
-    """Makes a tokenizer: `make_tokenizer`."""
-    return make_tokenizer
 
 
 @pytest.fixture(autouse=True)

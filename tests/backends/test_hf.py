@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +18,7 @@ from rerank.lm.jobs import Job
 from rerank.prompts.base import Message
 from rerank.reranker import Reranker
 from rerank.tasks import BackendOptions, Reply, Request, Sampling
+from tests.backends.conftest import make_model, make_tokenizer
 from tests.lm.prefixed_jobs import make_job, piece
 
 TEXTS = ("b", "a question of some length, so that others are padded", "a short one", "quite another thing")
@@ -29,8 +29,8 @@ def request(text: str, **sampling: Any) -> Request:
 
 
 @pytest.fixture
-def hf(tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]) -> Hf:
-    return Hf.from_loaded(tiny_model(), tiny_tokenizer(), options=BackendOptions(batch_size=3))
+def hf() -> Hf:
+    return Hf.from_loaded(make_model(), make_tokenizer(), options=BackendOptions(batch_size=3))
 
 
 def essence(replies: list[Reply]) -> list[tuple[str, int, int, str]]:
@@ -55,10 +55,8 @@ def test_each_request_has_its_own_limit(hf: Hf) -> None:
     assert [(r.tokens_out, r.finish) for r in replies] == [(1, "length"), (5, "length"), (9, "length")]
 
 
-def test_a_reply_ends_at_the_end_token_which_counts_but_is_not_text(
-    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
-) -> None:
-    model, tokenizer = tiny_model(), tiny_tokenizer()
+def test_a_reply_ends_at_the_end_token_which_counts_but_is_not_text() -> None:
+    model, tokenizer = make_model(), make_tokenizer()
     hf = Hf.from_loaded(model, tokenizer)
     (prompt,) = hf.tokens.encode([request("a").prompt])
     (free,) = decode_continuations(model, [prompt], [Sampling(max_tokens=12, min_tokens=12)], [0])
@@ -71,12 +69,10 @@ def test_a_reply_ends_at_the_end_token_which_counts_but_is_not_text(
     assert (longer.finish, longer.tokens_out) == ("length", 12)
 
 
-def test_a_model_without_an_end_token_runs_to_its_limit(
-    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
-) -> None:
-    model = tiny_model(eos_token_id=None)
+def test_a_model_without_an_end_token_runs_to_its_limit() -> None:
+    model = make_model(eos_token_id=None)
     model.generation_config.eos_token_id = None
-    replies = Hf.from_loaded(model, tiny_tokenizer()).generate([request("a", max_tokens=4), request("bcd")])
+    replies = Hf.from_loaded(model, make_tokenizer()).generate([request("a", max_tokens=4), request("bcd")])
     assert [(r.tokens_out, r.finish) for r in replies] == [(4, "length"), (12, "length")]
 
 
@@ -107,14 +103,12 @@ def test_sampling_draws_from_the_models_distribution(hf: Hf) -> None:
     assert {int(nucleus(ids, scores).argmax()) for _ in range(300)} == {0, 1}
 
 
-def test_the_models_own_decoding_defaults_stay_out_and_are_given_back(
-    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
-) -> None:
-    model = tiny_model()
-    plain = essence(Hf.from_loaded(model, tiny_tokenizer()).generate([request("a", min_tokens=12)]))
+def test_the_models_own_decoding_defaults_stay_out_and_are_given_back() -> None:
+    model = make_model()
+    plain = essence(Hf.from_loaded(model, make_tokenizer()).generate([request("a", min_tokens=12)]))
     model.generation_config.update(repetition_penalty=5.0, do_sample=True, temperature=0.6)
     kept = model.generation_config
-    assert essence(Hf.from_loaded(model, tiny_tokenizer()).generate([request("a", min_tokens=12)])) == plain
+    assert essence(Hf.from_loaded(model, make_tokenizer()).generate([request("a", min_tokens=12)])) == plain
     assert model.generation_config is kept
     assert model.config._attn_implementation == "sdpa"
 
@@ -178,17 +172,15 @@ def test_another_failure_is_a_backend_error(hf: Hf, monkeypatch: pytest.MonkeyPa
         hf.generate([request("a")])
 
 
-def test_the_context_must_be_stated_somewhere(
-    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
-) -> None:
+def test_the_context_must_be_stated_somewhere() -> None:
     silent = SimpleNamespace(config=SimpleNamespace(), device=SimpleNamespace(type="cpu"))
     with pytest.raises(UsageError, match="--context-size"):
-        Hf(silent, tiny_tokenizer(), identity={"model": "silent"})
-    given = Hf(silent, tiny_tokenizer(), identity={}, options=BackendOptions(context_size=100))
+        Hf(silent, make_tokenizer(), identity={"model": "silent"})
+    given = Hf(silent, make_tokenizer(), identity={}, options=BackendOptions(context_size=100))
     assert given.tokens.context_size == 100
-    tokenizer = tiny_tokenizer()
+    tokenizer = make_tokenizer()
     tokenizer.model_max_length = 77
-    assert Hf.from_loaded(tiny_model(), tokenizer).tokens.context_size == 77
+    assert Hf.from_loaded(make_model(), tokenizer).tokens.context_size == 77
 
 
 def test_properties(hf: Hf) -> None:
@@ -208,11 +200,9 @@ def test_the_embedded_model_answers() -> None:
     assert backend.tokens.context_size == 8192
 
 
-def test_threads_that_share_a_model_take_turns(
-    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
-) -> None:
+def test_threads_that_share_a_model_take_turns() -> None:
     """Tasks change the model while they run: how it attends, its last matrix, its settings."""
-    hf = Hf.from_loaded(tiny_model(max_position_embeddings=1024), tiny_tokenizer())
+    hf = Hf.from_loaded(make_model(max_position_embeddings=1024), make_tokenizer())
     documents = [f"passage {at} about nothing much" for at in range(4)]
     rerankers = [Reranker.from_backend(hf, method=name) for name in ("fullrank", "icr", "pointwise")]
     alone = [[hit.corpus_id for hit in one.rank("what?", documents)] for one in rerankers]
@@ -232,13 +222,9 @@ def job(index: int, first: int, second: int) -> Job:
 JOBS = [job(0, 0, 1), job(1, 1, 0), job(2, 0, 2)]
 
 
-@pytest.fixture
-def make(tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]) -> Callable[..., Hf]:
-    def build(window: int | None = None, **options: Any) -> Hf:
-        model = tiny_model("Mistral", sliding_window=window)
-        return Hf.from_loaded(model, tiny_tokenizer(), options=BackendOptions(**options))
-
-    return build
+def make(window: int | None = None, **options: Any) -> Hf:
+    model = make_model("Mistral", sliding_window=window)
+    return Hf.from_loaded(model, make_tokenizer(), options=BackendOptions(**options))
 
 
 def run(hf: Hf) -> list[Reply]:
@@ -246,7 +232,7 @@ def run(hf: Hf) -> list[Reply]:
     return [replies[index] for index in range(len(JOBS))]
 
 
-def test_scores_are_those_without_reuse_and_cached_tokens_are_counted(make: Callable[..., Hf]) -> None:
+def test_scores_are_those_without_reuse_and_cached_tokens_are_counted() -> None:
     hf, plain = make(), make(reuse=False)
     expected = run(plain)
     first, again = run(hf), run(hf)
@@ -260,7 +246,7 @@ def test_scores_are_those_without_reuse_and_cached_tokens_are_counted(make: Call
     assert [reply.tokens_cached for reply in expected] == [0, 0, 0]
 
 
-def test_deterministic_replies_depend_on_their_request_alone(make: Callable[..., Hf]) -> None:
+def test_deterministic_replies_depend_on_their_request_alone() -> None:
     hf = make(deterministic=True, batch_size=3)
     assert hf.batch_size == 1
     alone = [hf._run_batch([one])[one.index] for one in JOBS]
@@ -271,9 +257,7 @@ def test_deterministic_replies_depend_on_their_request_alone(make: Callable[...,
     ]
 
 
-def test_cached_prefixes_make_way_for_a_batch_before_it_is_halved(
-    make: Callable[..., Hf], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cached_prefixes_make_way_for_a_batch_before_it_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
     """The halves would be other batches, whose scores differ in the last bits."""
     hf = make()
     expected = run(hf)
@@ -291,5 +275,5 @@ def test_cached_prefixes_make_way_for_a_batch_before_it_is_halved(
     assert calls == [3, 3]
 
 
-def test_a_model_whose_cache_cannot_be_cropped_runs_without_reuse(make: Callable[..., Hf]) -> None:
+def test_a_model_whose_cache_cannot_be_cropped_runs_without_reuse() -> None:
     assert [reply.tokens_cached for _ in range(2) for reply in run(make(window=8))] == [0] * 6

@@ -6,7 +6,6 @@ import json
 import pickle
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from rerank.lm import loading
 from rerank.models.adapters import adapter_folder
 from rerank.prompts.base import Message
 from rerank.tasks import BackendOptions, Request, Sampling
+from tests.backends.conftest import make_model, make_tokenizer
 from tests.raising import raises
 
 FP32 = BackendOptions(dtype="float32", device="cpu")
@@ -32,27 +32,25 @@ ASKED = Request(prompt=(Message("user", "a"),), sampling=Sampling(max_tokens=8, 
 
 
 @pytest.fixture
-def folder(tmp_path: Path, tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]) -> Path:
+def folder(tmp_path: Path) -> Path:
     with loading.quiet_transformers():
-        tiny_model().save_pretrained(tmp_path / "tiny")
-        tiny_tokenizer().save_pretrained(tmp_path / "tiny")
+        make_model().save_pretrained(tmp_path / "tiny")
+        make_tokenizer().save_pretrained(tmp_path / "tiny")
     return tmp_path / "tiny"
 
 
 @pytest.fixture
-def adapter(tmp_path: Path, tiny_model: Callable[..., Any]) -> Path:
+def adapter(tmp_path: Path) -> Path:
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
     with loading.quiet_transformers():
-        peft.get_peft_model(tiny_model(), config).save_pretrained(str(tmp_path / "lora"))
+        peft.get_peft_model(make_model(), config).save_pretrained(str(tmp_path / "lora"))
     return tmp_path / "lora"
 
 
-def test_a_folder_loads_and_answers_as_the_model_did(
-    folder: Path, tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
-) -> None:
+def test_a_folder_loads_and_answers_as_the_model_did(folder: Path) -> None:
     loaded = Hf.load(folder, FP32)
-    in_memory = Hf.from_loaded(tiny_model(), tiny_tokenizer())
+    in_memory = Hf.from_loaded(make_model(), make_tokenizer())
     assert loaded.generate([ASKED])[0].text == in_memory.generate([ASKED])[0].text
     assert dict(loaded.identity) == {
         "model": "tiny",
@@ -114,11 +112,11 @@ def test_an_adapter_has_the_dtype_of_the_model_unless_asked_otherwise(folder: Pa
     assert not torch.equal(*rounded)
 
 
-def test_an_adapter_with_norms_stays_in_float32(folder: Path, tmp_path: Path, tiny_model: Callable[..., Any]) -> None:
+def test_an_adapter_with_norms_stays_in_float32(folder: Path, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(r=2, target_modules=["q_proj"], use_dora=True, task_type="CAUSAL_LM")
     with loading.quiet_transformers():
-        peft.get_peft_model(tiny_model(), config).save_pretrained(str(tmp_path / "dora"))
+        peft.get_peft_model(make_model(), config).save_pretrained(str(tmp_path / "dora"))
     backend = Hf.load(folder, BackendOptions(dtype="bfloat16", device="cpu", adapter=str(tmp_path / "dora")))
     assert lora_dtypes(backend) == {torch.float32}
     assert "adapter_dtype" not in backend.identity
@@ -161,11 +159,11 @@ def test_an_adapter_that_is_neither_here_nor_on_the_hub(monkeypatch: pytest.Monk
         adapter_folder("somebody/lora")
 
 
-def test_a_learned_prompt_is_refused(folder: Path, tmp_path: Path, tiny_model: Callable[..., Any]) -> None:
+def test_a_learned_prompt_is_refused(folder: Path, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
     config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     with loading.quiet_transformers():
-        peft.get_peft_model(tiny_model(), config).save_pretrained(str(tmp_path / "prompt"))
+        peft.get_peft_model(make_model(), config).save_pretrained(str(tmp_path / "prompt"))
     with raises(UsageError, "prompt"):
         Hf.load(folder, BackendOptions(device="cpu", dtype="float32", adapter=str(tmp_path / "prompt")))
 
@@ -289,17 +287,17 @@ def test_a_pickled_backend_is_opened_once_per_process_and_answers_equally(folder
     assert copy.generate([ASKED])[0].text == loaded.generate([ASKED])[0].text
 
 
-def test_only_the_same_model_is_opened_again(folder: Path, tiny_model: Callable[..., Any]) -> None:
+def test_only_the_same_model_is_opened_again(folder: Path) -> None:
     pickled = pickle.dumps(Hf.load(folder, FP32))
     with loading.quiet_transformers():
-        tiny_model(seed=1).save_pretrained(folder)
+        make_model(seed=1).save_pretrained(folder)
     with raises(BackendError, str(folder)):
         pickle.loads(pickled)
 
 
-def test_a_model_in_memory_has_no_pickle(tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]) -> None:
+def test_a_model_in_memory_has_no_pickle() -> None:
     with raises(UsageError, "in-memory"):
-        pickle.dumps(Hf.from_loaded(tiny_model(), tiny_tokenizer()))
+        pickle.dumps(Hf.from_loaded(make_model(), make_tokenizer()))
 
 
 def test_a_forked_process_does_not_use_the_model_of_its_parent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from rerank.tasks import (
     Sampling,
 )
 from rerank.types import Document, Query, Window
-from tests.backends.conftest import make_tokenizer
+from tests.backends.conftest import make_model, make_tokenizer
 from tests.backends.seeing import MAKERS, draw, make_qwen
 from tests.judging import judge_windows
 from tests.raising import raises
@@ -299,12 +298,10 @@ def test_an_order_that_is_written_freely_is_parsed(backends: dict[str, Vlm], pat
     assert sorted(verdict.order) == [0, 1, 2]
 
 
-def test_models_of_texts_are_refused_where_pictures_are_shown(
-    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any], backends: dict[str, Vlm], paths: list[str]
-) -> None:
+def test_models_of_texts_are_refused_where_pictures_are_shown(backends: dict[str, Vlm], paths: list[str]) -> None:
     from rerank.backends.hf import Hf
 
-    texts = Hf.from_loaded(tiny_model(), tiny_tokenizer())
+    texts = Hf.from_loaded(make_model(), make_tokenizer())
     with raises(UsageError, "in-memory", "vlm:NAME"):
         Reranker.from_backend(texts, method="fullrank-images")
     with raises(DataError, "'d0'"):

@@ -1,5 +1,5 @@
-"""Tiny models with random weights, shared with the tests of backends."""
+"""One thread, as in the tests of backends."""
 
-from tests.backends.conftest import _one_thread, tiny_model, tiny_tokenizer
+from tests.backends.conftest import _one_thread
 
-__all__ = ["_one_thread", "tiny_model", "tiny_tokenizer"]
+__all__ = ["_one_thread"]

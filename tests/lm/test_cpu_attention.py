@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from rerank.lm.decoding import decode_continuations
 from rerank.lm.forward_pass import PreallocatedLayer, make_kv_cache
 from rerank.lm.loading import quiet_transformers
 from rerank.tasks import Sampling
+from tests.backends.conftest import make_model
 
 KINDS = ("Llama", "Mistral", "Qwen2", "Qwen3")
 
@@ -40,10 +41,8 @@ def plain_greedy(model: Any, rows: Sequence[Sequence[int]], new: int) -> list[li
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("lengths", [(150,), (40, 7, 1, 40)])
-def test_float32_gives_the_tokens_of_plain_greedy_decoding(
-    tiny_model: Callable[..., Any], kind: str, lengths: tuple[int, ...]
-) -> None:
-    model = tiny_model(kind, eos_token_id=None)
+def test_float32_gives_the_tokens_of_plain_greedy_decoding(kind: str, lengths: tuple[int, ...]) -> None:
+    model = make_model(kind, eos_token_id=None)
     model.generation_config.eos_token_id = None
     assert cpu_attention.supports_cpu_attention(model)
     rows = prompts(*lengths)
@@ -54,11 +53,9 @@ def test_float32_gives_the_tokens_of_plain_greedy_decoding(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("amx", [True, False])
-def test_bfloat16_gives_the_numbers_of_eager_attention(
-    tiny_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, kind: str, amx: bool
-) -> None:
+def test_bfloat16_gives_the_numbers_of_eager_attention(monkeypatch: pytest.MonkeyPatch, kind: str, amx: bool) -> None:
     monkeypatch.setattr(cpu_attention, "processor_flags", lambda: frozenset({"amx_bf16"} if amx else set()))
-    model = tiny_model(kind, initializer_range=0.1).to(torch.bfloat16)
+    model = make_model(kind, initializer_range=0.1).to(torch.bfloat16)
     cpu_attention.register_cpu_attention()
     ids = torch.tensor(prompts(300))
     logits = []
@@ -90,19 +87,19 @@ def test_blocks_equal_the_formula(
         assert torch.allclose(causal(query[last], key, value, 0.3), expected[last], atol=1e-5)
 
 
-def test_only_plain_models_take_the_fast_path(tiny_model: Callable[..., Any]) -> None:
-    assert not cpu_attention.supports_cpu_attention(tiny_model("Mistral", sliding_window=16))
+def test_only_plain_models_take_the_fast_path() -> None:
+    assert not cpu_attention.supports_cpu_attention(make_model("Mistral", sliding_window=16))
     assert not cpu_attention.supports_cpu_attention(
-        tiny_model("Qwen2", use_sliding_window=True, sliding_window=16, max_window_layers=1)
+        make_model("Qwen2", use_sliding_window=True, sliding_window=16, max_window_layers=1)
     )
-    assert not cpu_attention.supports_cpu_attention(tiny_model("Gemma2", sliding_window=16, query_pre_attn_scalar=8))
-    eager = tiny_model()
+    assert not cpu_attention.supports_cpu_attention(make_model("Gemma2", sliding_window=16, query_pre_attn_scalar=8))
+    eager = make_model()
     eager.set_attn_implementation("eager")
     assert not cpu_attention.supports_cpu_attention(eager)
 
 
-def test_a_model_with_sliding_layers_is_decoded_by_transformers_alone(tiny_model: Callable[..., Any]) -> None:
-    model = tiny_model("Mistral", sliding_window=16, eos_token_id=None)
+def test_a_model_with_sliding_layers_is_decoded_by_transformers_alone() -> None:
+    model = make_model("Mistral", sliding_window=16, eos_token_id=None)
     model.generation_config.eos_token_id = None
     rows = prompts(60, 50)
     with quiet_transformers():
@@ -110,9 +107,9 @@ def test_a_model_with_sliding_layers_is_decoded_by_transformers_alone(tiny_model
 
 
 @pytest.mark.parametrize("first", [30, 16])
-def test_more_tokens_on_top_of_a_cache(tiny_model: Callable[..., Any], first: int) -> None:
+def test_more_tokens_on_top_of_a_cache(first: int) -> None:
     """A few of them by transformers' own mask, many as a piece of a long prompt."""
-    model = tiny_model()
+    model = make_model()
     ids = torch.tensor(prompts(40))
     with torch.inference_mode():
         expected = model(ids).logits

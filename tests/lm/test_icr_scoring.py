@@ -22,6 +22,7 @@ from rerank.lm.loading import quiet_transformers
 from rerank.prompts.base import Message, Prompt
 from rerank.tasks import AttentionTask, Request, Sampling
 from rerank.types import Document, Query, Window
+from tests.backends.conftest import make_model, make_tokenizer
 from tests.raising import raises
 
 PASSAGES = ("[1] snow falls", "[2] ", "[3] rain in the hills, all day long", "[4] x", "[5] snow falls")
@@ -127,10 +128,8 @@ def close(found: Sequence[float], expected: Sequence[float]) -> bool:
     return all(abs(a - b) <= 1e-3 * largest for a, b in zip(found, expected, strict=True))
 
 
-def test_scores_equal_the_definition(
-    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any], kind: str
-) -> None:
-    model, tokenizer = tiny_model(kind, **KINDS[kind]), tiny_tokenizer()
+def test_scores_equal_the_definition(kind: str) -> None:
+    model, tokenizer = make_model(kind, **KINDS[kind]), make_tokenizer()
     with quiet_transformers():
         found = ask(Hf.from_loaded(model, tokenizer), task())
         expected = Reference(model, tokenizer).scores("when does snow fall?", task(), everything)
@@ -140,24 +139,16 @@ def test_scores_equal_the_definition(
 
 @pytest.mark.parametrize("piece", [7, 20, 64])
 @pytest.mark.parametrize("name", ["Llama", "Qwen3", "Gemma2"])
-def test_long_prompts_are_prefilled_in_blocks(
-    tiny_model: Callable[..., Any],
-    tiny_tokenizer: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
-    piece: int,
-) -> None:
-    hf = Hf.from_loaded(tiny_model(name, **KINDS[name]), tiny_tokenizer())
+def test_long_prompts_are_prefilled_in_blocks(monkeypatch: pytest.MonkeyPatch, name: str, piece: int) -> None:
+    hf = Hf.from_loaded(make_model(name, **KINDS[name]), make_tokenizer())
     whole = ask(hf, task())
     monkeypatch.setattr(icr_scoring, "_PREFILL_BLOCK", piece)
     assert close(ask(hf, task()), whole)
 
 
 @pytest.mark.parametrize("name", ["Llama", "Gemma2"])
-def test_heads_and_layers_are_chosen(
-    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any], name: str
-) -> None:
-    model, tokenizer = tiny_model(name, **KINDS[name], num_hidden_layers=4), tiny_tokenizer()
+def test_heads_and_layers_are_chosen(name: str) -> None:
+    model, tokenizer = make_model(name, **KINDS[name], num_hidden_layers=4), make_tokenizer()
     hf, reference = Hf.from_loaded(model, tokenizer), Reference(model, tokenizer)
     query = "when does snow fall?"
     with quiet_transformers():
@@ -173,10 +164,8 @@ def test_heads_and_layers_are_chosen(
     assert torch.allclose(each, torch.stack(sums, 2).float(), atol=1e-5)
 
 
-def test_without_a_null_query_nothing_is_subtracted_or_filtered(
-    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
-) -> None:
-    model, tokenizer = tiny_model(), tiny_tokenizer()
+def test_without_a_null_query_nothing_is_subtracted_or_filtered() -> None:
+    model, tokenizer = make_model(), make_tokenizer()
     found = ask(Hf.from_loaded(model, tokenizer), task(null=()))
     with quiet_transformers():
         weights, begin = Reference(model, tokenizer).weights("when does snow fall?", task())
@@ -185,21 +174,17 @@ def test_without_a_null_query_nothing_is_subtracted_or_filtered(
     assert all(score > 0 for score in found)
 
 
-def test_layers_above_the_last_one_used_do_not_run(
-    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
-) -> None:
-    model = tiny_model(num_hidden_layers=4)
+def test_layers_above_the_last_one_used_do_not_run() -> None:
+    model = make_model(num_hidden_layers=4)
     ran: list[int] = []
     for at, layer in enumerate(model.model.layers):
         layer.mlp.register_forward_hook(lambda *_, at=at: ran.append(at))
     model.lm_head.register_forward_hook(lambda *_: ran.append(99))
-    ask(Hf.from_loaded(model, tiny_tokenizer()), task(layers=(1, 2)))
+    ask(Hf.from_loaded(model, make_tokenizer()), task(layers=(1, 2)))
     assert sorted(set(ran)) == [0, 1]  # of the last layer no more than its attention
 
 
-def test_passages_are_prefilled_once_and_memory_is_not_quadratic(
-    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_passages_are_prefilled_once_and_memory_is_not_quadratic(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes: list[tuple[int, int]] = []
     plain = icr_scoring._WeightFormula.weights
 
@@ -208,33 +193,29 @@ def test_passages_are_prefilled_once_and_memory_is_not_quadratic(
         return plain(self, scores, visible)
 
     monkeypatch.setattr(icr_scoring._WeightFormula, "weights", measured)
-    model = tiny_model()
+    model = make_model()
     read: list[int] = []
     model.model.embed_tokens.register_forward_hook(lambda _, given, __: read.append(given[0].shape[1]))
-    ask(Hf.from_loaded(model, tiny_tokenizer()), task())
+    ask(Hf.from_loaded(model, make_tokenizer()), task())
     documents, real, null = read
     assert documents > 100
     assert max(rows for rows, _ in shapes) == max(real, null) < documents
     assert len(shapes) == 2 * 2
 
 
-def test_ties_stay_ties_and_one_passage_is_enough(
-    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
-) -> None:
-    even = tiny_model()  # attends to everything alike
+def test_ties_stay_ties_and_one_passage_is_enough() -> None:
+    even = make_model()  # attends to everything alike
     for weights in even.parameters():
         weights.data.zero_()
-    hf = Hf.from_loaded(even, tiny_tokenizer())
+    hf = Hf.from_loaded(even, make_tokenizer())
     same = ("[1] abc", "[2] abc")
     scores = ask(hf, task(passages=same), passages=same)
     assert scores[0] == pytest.approx(scores[1], abs=1e-6)
     assert len(ask(hf, task(passages=("[1] abc",)), passages=("[1] abc",))) == 1
 
 
-def test_special_tokens_in_a_passage_move_nothing(
-    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
-) -> None:
-    hf = Hf.from_loaded(tiny_model(), tiny_tokenizer())
+def test_special_tokens_in_a_passage_move_nothing() -> None:
+    hf = Hf.from_loaded(make_model(), make_tokenizer())
     marked = ("[1] <|im_end|> snow <|im_start|>", "[2] falls")
     written = tuple(text.replace("<|", "< |") for text in marked)
     assert ask(hf, task(passages=marked), passages=marked) == pytest.approx(
@@ -242,12 +223,10 @@ def test_special_tokens_in_a_passage_move_nothing(
     )
 
 
-def test_a_model_with_recurrent_states_is_refused(
-    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
-) -> None:
-    mamba = tiny_model("Mamba", state_size=4, num_hidden_layers=2, head_dim=None)
+def test_a_model_with_recurrent_states_is_refused() -> None:
+    mamba = make_model("Mamba", state_size=4, num_hidden_layers=2, head_dim=None)
     mamba.config.num_attention_heads = 4
-    hf = Hf(mamba, tiny_tokenizer(), identity={"model": "mamba"}, options=_context())
+    hf = Hf(mamba, make_tokenizer(), identity={"model": "mamba"}, options=_context())
     with quiet_transformers(), pytest.raises(UsageError):
         ask(hf, task())
 
@@ -259,26 +238,20 @@ def _context() -> Any:
 
 
 @pytest.mark.parametrize(("asked", "named"), [({"heads": ((7, 0),)}, ("(7, 0)",)), ({"layers": (1, 5)}, ("1", "5"))])
-def test_heads_that_the_model_lacks_are_refused(
-    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any], asked: dict[str, Any], named: tuple[str, ...]
-) -> None:
+def test_heads_that_the_model_lacks_are_refused(asked: dict[str, Any], named: tuple[str, ...]) -> None:
     with raises(UsageError, *named):
-        ask(Hf.from_loaded(tiny_model(), tiny_tokenizer()), task(**asked))
+        ask(Hf.from_loaded(make_model(), make_tokenizer()), task(**asked))
 
 
-def test_a_query_before_the_passages_is_refused(
-    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
-) -> None:
+def test_a_query_before_the_passages_is_refused() -> None:
     null = (Message("user", "Something else entirely; " + content("N/A")),)
     with raises(UsageError, "--prompt icr_qa"):
-        ask(Hf.from_loaded(tiny_model(), tiny_tokenizer()), task(null=null))
+        ask(Hf.from_loaded(make_model(), make_tokenizer()), task(null=null))
 
 
-def test_the_settings_of_the_model_are_restored(
-    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
-) -> None:
-    model = tiny_model()
-    hf = Hf.from_loaded(model, tiny_tokenizer())
+def test_the_settings_of_the_model_are_restored() -> None:
+    model = make_model()
+    hf = Hf.from_loaded(model, make_tokenizer())
     before = hf.generate([Request(prompt=chat("a"), sampling=Sampling(max_tokens=5))])
     ask(hf, task())
     assert model.config._attn_implementation == "sdpa"

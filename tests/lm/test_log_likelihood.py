@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ import torch
 from rerank.errors import UsageError
 from rerank.lm import log_likelihood
 from rerank.lm.log_likelihood import compute_log_likelihoods
+from tests.backends.conftest import make_model
 
 GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}
 #: Class of model -> its settings; windows are shorter than the prompts, so that they matter.
@@ -33,7 +34,7 @@ CONTINUATIONS: list[list[list[int]]] = [
 ]
 
 
-def make(make_model: Callable[..., Any], kind: str, *, dtype: str = "float32") -> Any:
+def make(kind: str, *, dtype: str = "float32") -> Any:
     if kind == "GPT2":
         import transformers
 
@@ -67,23 +68,23 @@ def largest_difference(one: Sequence[Sequence[float]], other: Sequence[Sequence[
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_float32_equals_one_pass_a_token(tiny_model: Callable[..., Any], kind: str) -> None:
-    model = make(tiny_model, kind)
+def test_float32_equals_one_pass_a_token(kind: str) -> None:
+    model = make(kind)
     assert largest_difference(compute_log_likelihoods(model, PROMPTS, CONTINUATIONS), expected(model)) < 1e-4
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bfloat16_is_near_what_its_weights_mean(tiny_model: Callable[..., Any], kind: str) -> None:
-    model = make(tiny_model, kind, dtype="bfloat16")
+def test_bfloat16_is_near_what_its_weights_mean(kind: str) -> None:
+    model = make(kind, dtype="bfloat16")
     found = compute_log_likelihoods(model, PROMPTS, CONTINUATIONS)
     wanted = expected(model.float())
     size = max(abs(value) for row in wanted for value in row)
     assert largest_difference(found, wanted) < 0.05 * size
 
 
-def test_bfloat16_models_give_float32_logits_and_are_left_as_they_were(tiny_model: Callable[..., Any]) -> None:
+def test_bfloat16_models_give_float32_logits_and_are_left_as_they_were() -> None:
     """Rounded logits of a vocabulary are few different numbers, so that identifiers tie."""
-    model = make(tiny_model, "Llama", dtype="bfloat16")
+    model = make("Llama", dtype="bfloat16")
     every = [[token] for token in range(260)]
     (found,) = compute_log_likelihoods(model, [PROMPTS[0]], [every])
     with torch.inference_mode():
@@ -95,8 +96,8 @@ def test_bfloat16_models_give_float32_logits_and_are_left_as_they_were(tiny_mode
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_a_head_with_a_bias_is_multiplied_with_it(tiny_model: Callable[..., Any]) -> None:
-    model = make(tiny_model, "Llama", dtype="bfloat16")
+def test_a_head_with_a_bias_is_multiplied_with_it() -> None:
+    model = make("Llama", dtype="bfloat16")
     model.lm_head = torch.nn.Linear(32, 260, bias=True).to(torch.bfloat16)
     with torch.no_grad():
         model.lm_head.bias[65] = 30.0
@@ -106,10 +107,8 @@ def test_a_head_with_a_bias_is_multiplied_with_it(tiny_model: Callable[..., Any]
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.25)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_batches_and_padding_do_not_matter(
-    tiny_model: Callable[..., Any], kind: str, dtype: str, tolerance: float
-) -> None:
-    model = make(tiny_model, kind, dtype=dtype)
+def test_batches_and_padding_do_not_matter(kind: str, dtype: str, tolerance: float) -> None:
+    model = make(kind, dtype=dtype)
     together = compute_log_likelihoods(model, PROMPTS, CONTINUATIONS)
     pairs = zip(PROMPTS, CONTINUATIONS, strict=True)
     alone = [compute_log_likelihoods(model, [prompt], [texts])[0] for prompt, texts in pairs]
@@ -118,25 +117,23 @@ def test_batches_and_padding_do_not_matter(
     assert largest_difference(together, turned) < tolerance
 
 
-def test_more_continuations_than_are_read_side_by_side(tiny_model: Callable[..., Any]) -> None:
-    model = make(tiny_model, "Llama")
+def test_more_continuations_than_are_read_side_by_side() -> None:
+    model = make("Llama")
     texts = [[65 + at % 3, at, at + 1] for at in range(2 * log_likelihood._BATCH + 1)]
     (found,) = compute_log_likelihoods(model, [PROMPTS[0]], [texts])
     assert found == pytest.approx([plainly(model, PROMPTS[0], text) for text in texts], abs=1e-4)
 
 
-def test_a_state_that_cannot_be_copied_is_built_again(
-    tiny_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = make(tiny_model, "Llama")
+def test_a_state_that_cannot_be_copied_is_built_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make("Llama")
     wanted = compute_log_likelihoods(model, PROMPTS, CONTINUATIONS)
     monkeypatch.setattr(log_likelihood, "kv_cache_of_output", lambda *_: object())
     assert largest_difference(compute_log_likelihoods(model, PROMPTS, CONTINUATIONS), wanted) < 1e-4
 
 
-def test_passes_are_few(tiny_model: Callable[..., Any]) -> None:
+def test_passes_are_few() -> None:
     """Identifiers and queries of a whole batch: one pass, and of the prompt only the last logits."""
-    model = make(tiny_model, "Llama")
+    model = make("Llama")
     shapes: list[tuple[int, ...]] = []
     model.lm_head.register_forward_hook(lambda _, inputs, out: shapes.append(tuple(out.shape)))
     compute_log_likelihoods(model, PROMPTS[:3], [CONTINUATIONS[0], CONTINUATIONS[0], [[9, 1], [9, 2], [9]]])
@@ -146,13 +143,13 @@ def test_passes_are_few(tiny_model: Callable[..., Any]) -> None:
     assert [shape[0] for shape in shapes] == [1, 3]
 
 
-def test_nothing_to_weigh(tiny_model: Callable[..., Any]) -> None:
-    model = make(tiny_model, "Llama")
+def test_nothing_to_weigh() -> None:
+    model = make("Llama")
     assert compute_log_likelihoods(model, [], []) == []
     assert compute_log_likelihoods(model, [[1], [2]], [[], [[]]]) == [[], [0.0]]
     assert compute_log_likelihoods(model, [[1]], [[[], [5]]])[0][0] == 0.0
 
 
-def test_an_empty_prompt_predicts_nothing(tiny_model: Callable[..., Any]) -> None:
+def test_an_empty_prompt_predicts_nothing() -> None:
     with pytest.raises(UsageError):
-        compute_log_likelihoods(make(tiny_model, "Llama"), [[]], [[[1]]])
+        compute_log_likelihoods(make("Llama"), [[]], [[[1]]])

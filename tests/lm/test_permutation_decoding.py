@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import permutations
 from typing import Any
 
@@ -22,6 +22,7 @@ from rerank.lm.permutation_grammar import PermutationGrammar, tokenize_identifie
 from rerank.prompts.base import Message
 from rerank.tasks import PermutationTask, Request, Sampling
 from rerank.types import Document, Query, Window
+from tests.backends.conftest import make_model, make_tokenizer
 
 SEPARATOR = " > "
 GREEDY = Sampling(max_tokens=1)
@@ -73,11 +74,9 @@ def prompts(*lengths: int) -> list[list[int]]:
 
 @pytest.mark.parametrize("kind", ["Llama", "Qwen3", "Mistral", "Gemma2"])
 @pytest.mark.parametrize(("size", "count"), [(6, 6), (12, 3)])
-def test_it_is_greedy_decoding_under_the_same_mask(
-    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any], kind: str, size: int, count: int
-) -> None:
+def test_it_is_greedy_decoding_under_the_same_mask(kind: str, size: int, count: int) -> None:
     more: dict[str, Any] = {"sliding_window": 16} if kind in ("Mistral", "Gemma2") else {}
-    model, tokenizer = tiny_model(kind, **more), tiny_tokenizer()
+    model, tokenizer = make_model(kind, **more), make_tokenizer()
     rows, texts = prompts(40, 7, 23), grammar(size, count)
     plain = Plain(model, tokenizer)
     expected = [plain(row, texts) for row in rows]
@@ -87,10 +86,8 @@ def test_it_is_greedy_decoding_under_the_same_mask(
     assert sum(row.steps + 1 for row in made) < plain.passes / 2
 
 
-def test_it_is_what_generate_gives_under_the_same_mask(
-    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
-) -> None:
-    model, tokenizer = tiny_model(), tiny_tokenizer()
+def test_it_is_what_generate_gives_under_the_same_mask() -> None:
+    model, tokenizer = make_model(), make_tokenizer()
     (prompt,), texts = prompts(30), grammar(5, 5)
 
     def allowed(_: int, ids: torch.Tensor) -> list[int]:
@@ -105,8 +102,8 @@ def test_it_is_what_generate_gives_under_the_same_mask(
     assert out[0, 30:-1].tolist() == row.tokens
 
 
-def test_the_best_few_take_fewer_steps(tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]) -> None:
-    model, tokenizer = tiny_model(), tiny_tokenizer()
+def test_the_best_few_take_fewer_steps() -> None:
+    model, tokenizer = make_model(), make_tokenizer()
     (prompt,) = prompts(30)
     (whole,) = decode_permutations(model, [prompt], [chain(tokenizer, 30, 30)], [GREEDY], [0])
     (few,) = decode_permutations(model, [prompt], [chain(tokenizer, 30, 3)], [GREEDY], [0])
@@ -115,8 +112,8 @@ def test_the_best_few_take_fewer_steps(tiny_model: Callable[..., Any], tiny_toke
     assert sorted(whole.state.order) == list(range(30))
 
 
-def test_chance_is_each_rows_own(tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]) -> None:
-    model, made = tiny_model(), chain(tiny_tokenizer(), 9, 9)
+def test_chance_is_each_rows_own() -> None:
+    model, made = make_model(), chain(make_tokenizer(), 9, 9)
     warm = Sampling(max_tokens=1, temperature=1.5)
     rows = prompts(20, 33)
     together = decode_permutations(model, rows, [made, made], [warm, warm], [4, 5])
@@ -126,8 +123,8 @@ def test_chance_is_each_rows_own(tiny_model: Callable[..., Any], tiny_tokenizer:
     assert len(orders) > 4
 
 
-def test_where_there_is_no_choice_the_model_is_not_asked(tiny_tokenizer: Callable[..., Any]) -> None:
-    (row,) = decode_permutations(_Silent(), [[1, 2]], [chain(tiny_tokenizer(), 1, 1)], [GREEDY], [0])
+def test_where_there_is_no_choice_the_model_is_not_asked() -> None:
+    (row,) = decode_permutations(_Silent(), [[1, 2]], [chain(make_tokenizer(), 1, 1)], [GREEDY], [0])
     assert (row.state.order, row.steps, row.log_probs) == ([0], 0, [0])
 
 
@@ -149,10 +146,8 @@ def choice_log_probs(model: Any, tokenizer: Any, prompt: Sequence[int], text: st
 
 @pytest.mark.parametrize(("size", "count"), [(1, 1), (5, 5), (12, 3)])
 @pytest.mark.parametrize("temperature", [0.0, 2.0])
-def test_each_identifier_has_its_log_probability_among_the_unused(
-    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any], size: int, count: int, temperature: float
-) -> None:
-    model, tokenizer = tiny_model(), tiny_tokenizer()
+def test_each_identifier_has_its_log_probability_among_the_unused(size: int, count: int, temperature: float) -> None:
+    model, tokenizer = make_model(), make_tokenizer()
     sampling, rows = Sampling(max_tokens=1, temperature=temperature), prompts(20, 9)
     made = decode_permutations(model, rows, [chain(tokenizer, size, count)] * 2, [sampling] * 2, [1, 2])
     for prompt, row in zip(rows, made, strict=True):
@@ -162,10 +157,8 @@ def test_each_identifier_has_its_log_probability_among_the_unused(
         assert row.log_probs[-1] == 0 if size == count else row.log_probs[-1] < 0
 
 
-def test_the_probabilities_of_all_permutations_sum_to_one(
-    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
-) -> None:
-    model, made = tiny_model(), chain(tiny_tokenizer(), 3, 3)
+def test_the_probabilities_of_all_permutations_sum_to_one() -> None:
+    model, made = make_model(), chain(make_tokenizer(), 3, 3)
     (prompt,), warm = prompts(20), Sampling(max_tokens=1, temperature=3.0)
     rows = decode_permutations(model, [prompt] * 60, [made] * 60, [warm] * 60, range(60))
     probabilities = {tuple(row.state.order): sum(row.log_probs) for row in rows}
@@ -191,10 +184,8 @@ class _Silent:
         return ()
 
 
-def test_the_backend_writes_the_chain_behind_a_begun_reply(
-    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
-) -> None:
-    hf = Hf.from_loaded(tiny_model(), tiny_tokenizer())
+def test_the_backend_writes_the_chain_behind_a_begun_reply() -> None:
+    hf = Hf.from_loaded(make_model(), make_tokenizer())
     docs = tuple(Document(id=str(at)) for at in range(4))
     asked = [
         Request(

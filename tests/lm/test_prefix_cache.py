@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ from rerank.lm.permutation_decoding import DecodingRow, decode_permutations
 from rerank.lm.permutation_grammar import PermutationGrammar
 from rerank.lm.prefix_cache import CachedPrefix, PrefixCache, round_pass_length, supports_prefixes
 from rerank.tasks import Sampling
+from tests.backends.conftest import make_model
 from tests.lm.prefixed_jobs import make_job, piece
 
 LETTERS = [[65], [66], [67]]
@@ -39,14 +40,10 @@ MIXED = [*PAIRS[:2], make_job([piece(9, 20)], 0), make_job([INSTRUCTION, QUERY, 
 KERNELS = [("sdpa", "float32"), ("sdpa", "bfloat16"), ("eager", "float32"), ("eager", "bfloat16")]
 
 
-@pytest.fixture
-def make(tiny_model: Callable[..., Any]) -> Callable[[str, str], Any]:
-    def build(attention: str = "sdpa", dtype: str = "float32") -> Any:
-        model = tiny_model().to(getattr(torch, dtype))
-        model.set_attn_implementation(attention)
-        return model
-
-    return build
+def make(attention: str = "sdpa", dtype: str = "float32") -> Any:
+    model = make_model().to(getattr(torch, dtype))
+    model.set_attn_implementation(attention)
+    return model
 
 
 def score(cache: PrefixCache, jobs: Sequence[Job], texts: Sequence[Sequence[Sequence[int]]]) -> list[list[float]]:
@@ -63,9 +60,7 @@ def largest_difference(one: Sequence[Sequence[float]], other: Sequence[Sequence[
 @pytest.mark.parametrize("texts", [LETTERS, QUERY_TEXT, ANYTHING])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("jobs", [PAIRS, MIXED])
-def test_float32_scores_are_those_without_a_cache(
-    make: Callable[..., Any], attention: str, jobs: list[Job], texts: list[list[int]]
-) -> None:
+def test_float32_scores_are_those_without_a_cache(attention: str, jobs: list[Job], texts: list[list[int]]) -> None:
     model = make(attention)
     cache = PrefixCache(model)
     expected = compute_log_likelihoods(model, [job.prompt for job in jobs], [texts] * len(jobs))
@@ -74,7 +69,7 @@ def test_float32_scores_are_those_without_a_cache(
 
 
 @pytest.mark.parametrize(("attention", "dtype"), KERNELS)
-def test_a_warm_a_cold_and_no_store_give_the_same_bits(make: Callable[..., Any], attention: str, dtype: str) -> None:
+def test_a_warm_a_cold_and_no_store_give_the_same_bits(attention: str, dtype: str) -> None:
     """What other batches left in the store, in any order, changes nothing."""
     model = make(attention, dtype)
     batches = [PAIRS[:2], PAIRS[2:], MIXED]
@@ -89,7 +84,7 @@ def test_a_warm_a_cold_and_no_store_give_the_same_bits(make: Callable[..., Any],
         assert [score(cache, batch, texts[: len(batch)]) for batch in batches] == cold
 
 
-def test_prefixes_are_computed_once_and_alone(make: Callable[..., Any]) -> None:
+def test_prefixes_are_computed_once_and_alone() -> None:
     model = make()
     cache = PrefixCache(model)
     shapes: list[tuple[int, ...]] = []
@@ -102,7 +97,7 @@ def test_prefixes_are_computed_once_and_alone(make: Callable[..., Any]) -> None:
     assert shapes == [(1, 16), (1, 140 + 12 + 60 + 12 + 12 + 12 + 60 + 12)]
 
 
-def test_tokens_that_were_not_computed_for_a_prompt_are_counted(make: Callable[..., Any]) -> None:
+def test_tokens_that_were_not_computed_for_a_prompt_are_counted() -> None:
     cache = PrefixCache(make())
     prompts, plan = [job.prompt for job in PAIRS], plan_prefixes(PAIRS)
     assert [prefix.length for prefix in cache.load(prompts, plan)] == [95, 175, 95, 47]
@@ -111,7 +106,7 @@ def test_tokens_that_were_not_computed_for_a_prompt_are_counted(make: Callable[.
     assert [prefix.reused for prefix in cache.load(prompts, plan)] == [0, 35, 95, 35]
 
 
-def test_the_same_tokens_in_other_pieces_are_another_prefix(make: Callable[..., Any]) -> None:
+def test_the_same_tokens_in_other_pieces_are_another_prefix() -> None:
     """They may differ in the last bits."""
     cache = PrefixCache(make())
     (whole,) = cache.load([PAIRS[0].prompt], [(95,)])
@@ -120,7 +115,7 @@ def test_the_same_tokens_in_other_pieces_are_another_prefix(make: Callable[..., 
     assert [len(prefix.segments) for prefix in (whole, pieces)] == [1, 2]
 
 
-def test_prefixes_of_other_weights_are_dropped(make: Callable[..., Any]) -> None:
+def test_prefixes_of_other_weights_are_dropped() -> None:
     """A training changes the model under the cache."""
     model = make()
     cache = PrefixCache(model)
@@ -134,14 +129,14 @@ def test_prefixes_of_other_weights_are_dropped(make: Callable[..., Any]) -> None
     assert score(cache, PAIRS, [LETTERS] * 4) == score(PrefixCache(model), PAIRS, [LETTERS] * 4)
 
 
-def test_the_model_is_left_as_it_was(make: Callable[..., Any]) -> None:
+def test_the_model_is_left_as_it_was() -> None:
     model = make()
     score(PrefixCache(model), PAIRS, [LETTERS] * 4)
     assert model.config._attn_implementation == "sdpa"
     assert "forward" not in vars(model.lm_head)
 
 
-def test_nothing_is_planned_nothing_is_computed(make: Callable[..., Any]) -> None:
+def test_nothing_is_planned_nothing_is_computed() -> None:
     cache = PrefixCache(make())
     assert cache.load([[1, 2]], [()]) == [CachedPrefix()]
     assert cache.load([], []) == []
@@ -159,10 +154,8 @@ def test_nothing_is_planned_nothing_is_computed(make: Callable[..., Any]) -> Non
         ("Mamba", {"num_hidden_layers": 1}, False),
     ],
 )
-def test_only_caches_that_can_be_cropped_are_reused(
-    tiny_model: Callable[..., Any], kind: str, settings: dict[str, Any], supported: bool
-) -> None:
-    assert supports_prefixes(tiny_model(kind, **settings)) is supported
+def test_only_caches_that_can_be_cropped_are_reused(kind: str, settings: dict[str, Any], supported: bool) -> None:
+    assert supports_prefixes(make_model(kind, **settings)) is supported
 
 
 def test_forward_passes_have_few_lengths() -> None:
@@ -198,9 +191,7 @@ def figures(rows: Sequence[DecodingRow]) -> list[tuple[list[int], list[float]]]:
 
 @pytest.mark.parametrize("sizes", [(4, 4, 3), (1, 4, 3), (4, 4, 1)])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_float32_permutations_are_those_without_a_cache(
-    make: Callable[..., Any], attention: str, sizes: tuple[int, ...]
-) -> None:
+def test_float32_permutations_are_those_without_a_cache(attention: str, sizes: tuple[int, ...]) -> None:
     """A permutation of one identifier is forced, so that its row has nothing to process."""
     model = make(attention)
     found, expected = decode(model, PrefixCache(model), sizes), decode(model, None, sizes)
@@ -212,9 +203,7 @@ def test_float32_permutations_are_those_without_a_cache(
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_a_warm_a_cold_and_no_cache_give_the_same_permutations(
-    make: Callable[..., Any], attention: str, dtype: str
-) -> None:
+def test_a_warm_a_cold_and_no_cache_give_the_same_permutations(attention: str, dtype: str) -> None:
     model = make(attention, dtype)
     cold = decode(model, PrefixCache(model))
     assert [row.prefix.reused for row in cold] == [0, 97, 0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from rerank.lm.loading import quiet_transformers
 from rerank.prompts.base import Message
 from rerank.tasks import BackendOptions, PermutationTask, Request, Sampling
 from rerank.types import Document, Query, Window
+from tests.backends.conftest import make_model, make_tokenizer
 from tests.raising import raises
 
 ASKED = [
@@ -43,10 +43,10 @@ for reply in hf.generate(ASKED):
 
 
 @pytest.fixture
-def folder(tmp_path: Path, tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]) -> Path:
+def folder(tmp_path: Path) -> Path:
     with quiet_transformers():
-        tiny_model().save_pretrained(tmp_path / "tiny")
-        tiny_tokenizer().save_pretrained(tmp_path / "tiny")
+        make_model().save_pretrained(tmp_path / "tiny")
+        make_tokenizer().save_pretrained(tmp_path / "tiny")
     return tmp_path / "tiny"
 
 

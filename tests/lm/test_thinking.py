@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from rerank.lm.jobs import Job, add_thoughts
 from rerank.prompts.base import Message
 from rerank.tasks import ContinuationTask, GenerationTask, PermutationTask, Request, Sampling, Task
 from rerank.types import Document, Query, Window
+from tests.backends.conftest import make_model, make_tokenizer
 
 #: A template with a thinking mode, as in Qwen 3: switched off by an empty thought, open where it is on.
 REASONING = (
@@ -26,10 +26,10 @@ PLAIN = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
 
 
 @pytest.fixture(params=[REASONING, PLAIN])
-def hf(request: pytest.FixtureRequest, tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]) -> Hf:
-    model = tiny_model(eos_token_id=None)
+def hf(request: pytest.FixtureRequest) -> Hf:
+    model = make_model(eos_token_id=None)
     model.generation_config.eos_token_id = None
-    return Hf.from_loaded(model, tiny_tokenizer(request.param))
+    return Hf.from_loaded(model, make_tokenizer(request.param))
 
 
 def asked(thinking: int, task: Task = GenerationTask(), begun: str = "") -> Request:  # noqa: B008 - frozen and empty

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from rerank.prompts.base import Message
 from rerank.tasks import AttentionTask, Reply, Request, Sampling
 from rerank.tasks.kinds import read_token_scores
 from rerank.types import Document, Query, Window
+from tests.backends.conftest import make_model, make_tokenizer
 
 PASSAGES = ("[1] snow falls é!", "[2] <|im_end|> rain", "[3] ")
 HEAD, TAIL = "Paragraphs:\n", "\nQuery: "
@@ -53,8 +54,8 @@ def reply_to(hf: Hf, request: Request, **task: Any) -> Reply:
 
 
 @pytest.fixture
-def hf(tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]) -> Hf:
-    return Hf.from_loaded(tiny_model(), tiny_tokenizer())
+def hf() -> Hf:
+    return Hf.from_loaded(make_model(), make_tokenizer())
 
 
 def test_tokens_start_where_their_character_does(hf: Hf) -> None:

@@ -78,11 +78,12 @@ class Hf(LocalModel):
         self._lock = threading.Lock()
 
     @classmethod
-    def load(cls, name: str | Path, options: BackendOptions | None = None) -> Self:
-        """Load a model from a folder written by ``save_pretrained`` or from the hub."""
+    def load(cls, name: str | Path, options: BackendOptions | None = None, *, tokens: HfTokens | None = None) -> Self:
+        """Load a model from a folder written by ``save_pretrained`` or from the hub, except for known ``tokens``."""
         options = options or BackendOptions()
-        loaded = load_language_model(name, options, cls.classes)
+        loaded = load_language_model(name, options, cls.classes, tokenizer=tokens and tokens.tokenizer)
         backend = cls(loaded.model, loaded.tokenizer, identity=loaded.identity, options=options)
+        backend.tokens = tokens or backend.tokens
         backend.set_source(loaded.files, options)
         if is_split(loaded.model):
             follow_leader(backend._run)
@@ -104,12 +105,7 @@ class Hf(LocalModel):
 
     @classmethod
     def load_described(cls, description: ModelDescription) -> Self:
-        options, tokens = description.options, description.tokens
-        loaded = load_language_model(description.files.name, options, cls.classes, tokenizer=tokens.tokenizer)
-        backend = cls(loaded.model, loaded.tokenizer, identity=loaded.identity, options=options)
-        backend.tokens = tokens
-        backend.set_source(loaded.files, options)
-        return backend
+        return cls.load(description.files.name, description.options, tokens=description.tokens)
 
     @classmethod
     def from_loaded(

@@ -69,6 +69,13 @@ def models(*names: str, owner: str = "somebody", **more: Any) -> Act:
     return raw({"object": "list", "data": [{"id": name, "owned_by": owner, **more} for name in names]})
 
 
+class Waits(list[float]):
+    """Notes how long it should have slept."""
+
+    async def __call__(self, seconds: float) -> None:
+        self.append(seconds)
+
+
 class FaultyServer:
     """The server; a context manager.
 

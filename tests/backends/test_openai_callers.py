@@ -27,7 +27,7 @@ from rerank.store import CallLog, log_calls
 from rerank.store.logging_backend import AsyncLoggingBackend
 from rerank.tasks import AsyncBackend, BackendOptions, Reply, Request, Sampling
 from rerank.tasks.concurrency import run_on_loop
-from tests.backends.faulty_server import Act, Answer, FaultyServer, error, models, raw, said
+from tests.backends.faulty_server import Act, Answer, FaultyServer, Waits, error, models, raw, said
 from tests.raising import raises
 
 pytestmark = pytest.mark.enable_socket
@@ -45,13 +45,6 @@ def _no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def request(text: str = "Rank.") -> Request:
     return Request(prompt=(Message("user", text),), sampling=Sampling(max_tokens=9))
-
-
-class Waits(list[float]):
-    """Notes how long it should have slept."""
-
-    async def __call__(self, seconds: float) -> None:
-        self.append(seconds)
 
 
 def test_a_reply_without_content_is_committed_if_its_repetition_is_cancelled(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from rerank.prompts import load_prompt
 from rerank.prompts.base import Message
 from rerank.tasks import BackendOptions, Reply, Request, Sampling
 from rerank.types import Document, Query, Window
-from tests.backends.faulty_server import Act, Answer, FaultyServer, error, models, raw, said
+from tests.backends.faulty_server import Act, Answer, FaultyServer, Waits, error, models, raw, said
 from tests.judging import judge_windows
 from tests.raising import raises
 
@@ -42,13 +42,6 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RERANK_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-
-
-class Waits(list[float]):
-    """Notes how long it should have slept."""
-
-    async def __call__(self, seconds: float) -> None:
-        self.append(seconds)
 
 
 def request(text: str = "Rank.", query: str = "q") -> Request:

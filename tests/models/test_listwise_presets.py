@@ -247,16 +247,3 @@ def test_rank1_compares_true_and_false_after_the_thoughts(
             logs = backend.model(torch.tensor([ids])).logits[0].log_softmax(-1)
         expected.append(sum(float(logs[at - 1, ids[at]]) for at in range(start, len(ids))))
     assert reply.scores == pytest.approx(expected, abs=1e-3)
-
-
-@NAMES
-@pytest.mark.filterwarnings("ignore:fake")
-@pytest.mark.parametrize("kind", ["stutter", "talk", "fail"])
-def test_no_document_is_lost_by_a_model_that_misbehaves(preset: RerankerPreset, kind: str) -> None:
-    from rerank.reranker import Reranker
-
-    thinking = min(50, preset.recipe.get("thinking_tokens", 0))  # the context of a fake is short
-    reranker = Reranker.from_pretrained(f"fake:{kind}", **{**preset.recipe, "thinking_tokens": thinking})
-    documents = [Document(id=f"d{at}", text=f"text {at}") for at in range(45)]
-    hits = reranker.rank("how long do fleas live", documents)
-    assert sorted(hit.document.id for hit in hits) == sorted(document.id for document in documents)

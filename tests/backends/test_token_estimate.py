@@ -1,3 +1,5 @@
+"""Token counters without a tokenizer: estimates, and words."""
+
 from __future__ import annotations
 
 import pytest
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from rerank.backends.base.token_estimate import EstimatedTokens, lower_bound
 from rerank.prompts.base import Message
 from rerank.prompts.identifiers import make_identifiers
+from rerank.prompts.word_tokens import WordTokens
 from tests.raising import raises
 
 TOKENS = EstimatedTokens(lambda: 4096)
@@ -88,3 +91,19 @@ def smollm2_texts() -> list[str]:
     from rerank.collections import open_collection
 
     return [doc.full_text for doc in islice(open_collection("pydoc").docs(), 1000)]
+
+
+WORDS = WordTokens(100)
+
+
+def test_words_and_marks_count() -> None:
+    assert WORDS.context_size == 100
+    assert WORDS.lengths(["", "one", "one, two!", "[2] > [1]", "日本 語"]) == [0, 1, 4, 7, 2]
+    assert WORDS.count((Message("system", "a b"), Message("user", "c"))) == 2 + 1 + 2 * 4
+
+
+@given(text=st.text(), tokens=st.integers(-1, 30))
+def test_a_cut_is_the_longest_prefix_that_fits(text: str, tokens: int) -> None:
+    cut = WORDS.cut(text, tokens)
+    assert text.startswith(cut)
+    assert WORDS.lengths([cut])[0] == min(WORDS.lengths([text])[0], max(0, tokens))

@@ -164,8 +164,7 @@ def categorise_pairs(gold: Floats, gold_significant: Bools, cheap: Floats, cheap
 def count_errors(codes: Codes, systems: int) -> dict[str, Ints]:
     """Count, for every system, its pairs that are missed, spurious or turned into the opposite (category AD).
 
-    The counts show whether the judgments are fair to all systems, or whether errors are concentrated on a few systems.
-    The codes are in the order of ``itertools.combinations``. Source: Otero, Parapar and Barreiro, SIGIR 2025.
+    Errors may be concentrated on a few systems, which is unfair. Source: Otero, Parapar and Barreiro, SIGIR 2025.
     """
     # systems of each pair, in the order of itertools.combinations
     first, second = np.triu_indices(systems, 1)
@@ -273,11 +272,7 @@ class Procedure:
 
 
 def cross_significance_procedures(test: Iterable[str], corrections: Iterable[str]) -> tuple[Procedure, ...]:
-    """Return all combinations of a test and a correction. A test that needs no correction occurs once, with ``none``.
-
-    Raises:
-        UsageError: A correction is given, but every test controls the family-wise error itself.
-    """
+    """Return all combinations of a test and a correction; a test that needs none occurs once, with ``none``."""
     names, requested = list(test), list(corrections)
     procedures: dict[Procedure, None] = {}
     all_family_wise = all(Procedure(name, "none").family_wise for name in names)

@@ -202,17 +202,15 @@ def estimate_prediction_powered_mean(
         )
     if weight is not None and not 0 <= weight <= 1:
         raise UsageError(f"weight is {weight}", expected="a number from 0 to 1")
-    weights = _tune_weights(people, model, model_only) if weight is None else np.full(people.shape[1], float(weight))
+    if weight is None:
+        covariance = ((people - people.mean(axis=0)) * (model - model.mean(axis=0))).mean(axis=0)
+        spread = np.concatenate([model, model_only]).var(axis=0, ddof=1) * (1 + n / more)
+        weights = np.divide(covariance, spread, out=np.zeros_like(covariance), where=spread > 0).clip(0, 1)
+    else:
+        weights = np.full(people.shape[1], float(weight))
     estimate = people.mean(axis=0) + weights * (model_only.mean(axis=0) - model.mean(axis=0))
     lost = 0 if interval == "normal" else 1
     residual = (people - weights * model).var(axis=0, ddof=2 * lost)
     variance = weights**2 * model_only.var(axis=0, ddof=lost) / more + residual / n
     quantile = norm.ppf(1 - alpha / 2) if interval == "normal" else t.ppf(1 - alpha / 2, n - 2)
     return PredictionPoweredMean(estimate, quantile * np.sqrt(variance), weights)
-
-
-def _tune_weights(people: Floats, model: Floats, model_only: Floats) -> Floats:
-    """Return (systems,) weights of the model's judgments that minimise the variance of the estimates."""
-    covariance = ((people - people.mean(axis=0)) * (model - model.mean(axis=0))).mean(axis=0)
-    spread = np.concatenate([model, model_only]).var(axis=0, ddof=1) * (1 + len(model) / len(model_only))
-    return np.asarray(np.divide(covariance, spread, out=np.zeros_like(covariance), where=spread > 0).clip(0, 1))

@@ -18,7 +18,7 @@ import numpy as np
 
 from rerank.adjudication.conclusions import kendall_tau, rank_changes, rank_systems, ranks_in
 from rerank.adjudication.pool_measures import score_matrices
-from rerank.adjudication.pools import DEPTH, Pool, group_runs_by_name, pool_runs
+from rerank.adjudication.pools import DEPTH, group_runs_by_name, pool_runs
 from rerank.errors import DataError
 from rerank.evaluation import ScoreMatrix, parse_measures
 from rerank.evaluation.comparison import notes_on_judgments
@@ -116,9 +116,13 @@ def leave_groups_out(
     gold = score_matrices(judged, runs, names)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for group, indices in members.items():
-        unique = _documents_of_group_only(pool, indices)
-        reduced = score_matrices(_without_documents(judged, unique), runs, names) if unique else gold
-        grades = [judged[topic][doc] for topic, docs in unique.items() for doc in docs]
+        inside = np.isin(np.arange(len(pool.systems)), indices)
+        kept, grades = {topic: dict(judgments) for topic, judgments in judged.items()}, []
+        for topic in pool.topics:
+            only = topic.retrieved[inside].any(axis=0) & ~topic.retrieved[~inside].any(axis=0)
+            grades += [kept[topic.id].pop(topic.docs[doc]) for doc in np.flatnonzero(only)]
+            kept[topic.id] = kept[topic.id] or {"none": 0}  # a topic without judgments still counts
+        reduced = score_matrices(Qrels(kept, name=judged.name), runs, names) if grades else gold
         about = {"group": group, "unique": len(grades), "unique_relevant": sum(grade >= relevant for grade in grades)}
         for name in names:
             rows[name] += _rows_of_group(gold[name], reduced[name], indices, about)
@@ -131,26 +135,6 @@ def leave_groups_out(
         summary=tuple(_summary_of_rows(name, rows[name]) for name in names),
         notes=tuple(dict.fromkeys(notes)),
     )
-
-
-def _documents_of_group_only(pool: Pool, runs: Sequence[int]) -> dict[str, list[str]]:
-    """Return, for each topic, the pool documents that only the runs with these indices contributed."""
-    inside = np.isin(np.arange(len(pool.systems)), runs)
-    found = {}
-    for topic in pool.topics:
-        only = topic.retrieved[inside].any(axis=0) & ~topic.retrieved[~inside].any(axis=0)
-        if only.any():
-            found[topic.id] = [topic.docs[doc] for doc in np.flatnonzero(only)]
-    return found
-
-
-def _without_documents(qrels: Qrels, docs: Mapping[str, Sequence[str]]) -> Qrels:
-    """Return the judgments without some documents. A topic left without any keeps a placeholder, so it still counts."""
-    rows = {topic: dict(grades) for topic, grades in qrels.items()}
-    for topic, ids in docs.items():
-        kept = {doc: grade for doc, grade in rows[topic].items() if doc not in set(ids)}
-        rows[topic] = kept or {"none": 0}
-    return Qrels(rows, name=qrels.name)
 
 
 def _rows_of_group(

@@ -92,10 +92,7 @@ class StudyDesign:
         return self.seeds if self.orders[method].random else 1
 
     def samples_of_walk(self, method: str, seed: int) -> range:
-        """Return the samples of topics and systems for one method and seed: each seed takes its turn.
-
-        Intervals thus include the variation over seeds.
-        """
+        """Return the indices of the samples for one method and seed; each seed takes its turn."""
         return range(seed - self.seed, self.resamples, self.repetitions(method))
 
 

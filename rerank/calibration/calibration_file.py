@@ -32,11 +32,9 @@ WEIGHTS = ("model", "weights", "revision")
 
 
 def identity_bound_to_calibration(identity: Mapping[str, Any]) -> dict[str, str]:
-    """Return the part of a run's identity to which a calibration is bound.
+    """Return the part of a run's identity to which a calibration is bound: the keys in `BOUND`.
 
-    A run's identity is the value of ``identity`` in a run folder's ``spec.json``, or a mapping with the same keys:
-    ``model`` (the identity of the backend), ``strategy``, ``judge``, ``prompt``, and ``passages`` and ``heads`` if they
-    exist. Other keys are ignored.
+    A run's identity is the value of ``identity`` in a run folder's ``spec.json``, or a mapping with the same keys.
     """
     model = identity.get("model", {})
     flat = {**identity, **(model if isinstance(model, Mapping) else {"model": model})}
@@ -80,11 +78,7 @@ class CalibratedList:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FittedFirstStage:
-    """The first stage whose scores the calibration was fitted to.
-
-    If the median score of a list is not from ``low`` to ``high``, the extremes in the training set, the list is treated
-    as coming from another first stage.
-    """
+    """The first stage whose scores the calibration was fitted to; a list with its median outside is of another."""
 
     name: str  #: Name of the first stage, such as ``bm25``.
     low: float

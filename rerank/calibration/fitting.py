@@ -86,10 +86,7 @@ def fit_models(lists: JudgedLists, fit: FitName, seed: int = 0) -> Fit:
 
 
 def predict_held_out(lists: JudgedLists, fit: FitName, seed: int = 0) -> Predictions:
-    """Predict the probabilities of every list with models that were fitted to other queries.
-
-    The calibrator is chosen on the training set of each fold, so the test queries do not influence this choice either.
-    """
+    """Predict the probabilities of every list with models, and a choice of calibrator, from other queries only."""
     documents: list[PredictedList] = []
     answerable: list[PredictedList] = []
     for number, (train, test) in enumerate(_split_folds(lists, OUTER_FOLDS, seed)):
@@ -176,10 +173,10 @@ def _fit_document_models(lists: Sequence[JudgedList], fit: FitName, methods: Ite
 
 
 def _depth_weights(lists: Sequence[JudgedList]) -> dict[int, float]:
-    """Return the weight of each document in lists of each depth. All depths have the same total weight.
+    """Return the weight of documents in lists of each depth. All depths have the same total weight.
 
-    The sum of all weights is the largest number of judged documents at any depth, because shorter lists contain the
-    same documents again.
+    Shorter lists contain the same documents again, so the weights sum to the largest number of judged documents at a
+    depth.
     """
     counts: Counter[int] = Counter()
     for ranking in lists:

@@ -140,10 +140,7 @@ class _Sums:
         )
 
     def ece(self, counts: Floats) -> Floats:
-        """Return (samples,) the expected calibration error of each resample.
-
-        ``counts``, (samples, queries), tells how often each query occurs in each resample.
-        """
+        """Return (samples,) calibration errors; ``counts``, (samples, queries), says how often a query occurs."""
         # size of bin / number of predictions * abs(mean gap of bin) = abs(sum of gaps in bin) / number of predictions
         return np.asarray(np.abs(counts @ self.gaps).sum(axis=1) / (counts @ self.size))
 

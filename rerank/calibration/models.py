@@ -233,11 +233,10 @@ def document_inputs(
 
 
 def list_inputs(relevance: Sequence[float]) -> tuple[float, float]:
-    """Return the two inputs of the model for whole lists, from the probabilities of a list that is not empty.
+    """Return the logit of the largest p, and log(-sum log(1 - p)), for the probabilities p of a list that is not empty.
 
-    For probabilities p, the inputs are the logit of the largest p, and log(-sum log(1 - p)). If documents were
-    independent, 1 - prod(1 - p) would be the probability of at least one relevant document. The second input is the
-    complementary log-log of this value, which does not saturate in long lists.
+    If documents were independent, 1 - prod(1 - p) would be the probability of a relevant document. The second input is
+    its complementary log-log, which does not saturate in long lists.
     """
     kept = [min(max(p, _LEAST), 1 - _LEAST) for p in relevance]
     largest = max(kept)

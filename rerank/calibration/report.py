@@ -92,8 +92,18 @@ def fit_calibration(
         for number, (collection, (documents, whole_lists)) in enumerate(predictions):
             label = {"collection": collection, "held_out": number == 0, "fit": name}
             label["method"] = models.documents.calibrator.method
-            rows += [label | row for row in _rows_of_documents(documents)]
-            answerable += [label | row for row in _rows_of_lists(whole_lists)]
+            for depth, lists_of_depth in _by_depth(documents):
+                found = [
+                    (p, is_relevant, ranking.judged.query)
+                    for ranking in lists_of_depth
+                    for p, is_relevant in zip(ranking.relevance, ranking.judged.relevant, strict=True)
+                ]
+                judged = [row for row in found if row[1] is not None]
+                unjudged = len(found) - len(judged)
+                rows.append(label | {"depth": depth, "unjudged": unjudged, **_measures("documents", judged)})
+            for depth, lists_of_depth in _by_depth(whole_lists):
+                judged = [(r.answerable, r.judged.has_relevant, r.judged.query) for r in lists_of_depth]
+                answerable.append(label | {"depth": depth, **_measures("lists", judged)})
     report = _summary(rows, lists) | {"rows": rows, "answerable": answerable}
     saved = report | {
         part: [{key: value for key, value in row.items() if key != "bins"} for row in report[part]]
@@ -111,29 +121,6 @@ def fit_calibration(
     return CalibrationResult(calibration=calibration, report=report)
 
 
-def _rows_of_documents(predicted: Sequence[PredictedList]) -> list[dict[str, Any]]:
-    rows = []
-    for depth, lists in _by_depth(predicted):
-        documents = [
-            (p, label, ranking.judged.query)
-            for ranking in lists
-            for p, label in zip(ranking.relevance, ranking.judged.relevant, strict=True)
-        ]
-        judged = [(p, label, query) for p, label, query in documents if label is not None]
-        measures = _measures("documents", *zip(*judged, strict=True))
-        rows.append({"depth": depth, "unjudged": len(documents) - len(judged), **measures})
-    return rows
-
-
-def _rows_of_lists(predicted: Sequence[PredictedList]) -> list[dict[str, Any]]:
-    rows = []
-    for depth, lists in _by_depth(predicted):
-        labels = [ranking.judged.has_relevant for ranking in lists]
-        queries = [ranking.judged.query for ranking in lists]
-        rows.append({"depth": depth, **_measures("lists", [ranking.answerable for ranking in lists], labels, queries)})
-    return rows
-
-
 def _by_depth(predicted: Iterable[PredictedList]) -> list[tuple[int, list[PredictedList]]]:
     table: dict[int, list[PredictedList]] = {}
     for ranking in predicted:
@@ -141,9 +128,9 @@ def _by_depth(predicted: Iterable[PredictedList]) -> list[tuple[int, list[Predic
     return sorted(table.items())
 
 
-def _measures(
-    counted: str, predictions: Sequence[float], labels: Sequence[bool], queries: Sequence[object]
-) -> dict[str, Any]:
+def _measures(counted: str, judged: Sequence[tuple[float, Any, object]]) -> dict[str, Any]:
+    """Return the measures of predictions, labels and queries; ``counted`` is the key of the number of predictions."""
+    predictions, labels, queries = zip(*judged, strict=True)
     values = asdict(measure_calibration(predictions, labels, queries))
     return {counted if key == "count" else key: value for key, value in values.items()}
 

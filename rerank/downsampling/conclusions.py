@@ -51,10 +51,7 @@ class Goal:
         ensure(self._minimums, "The goal has no minimum", expected="a minimum of tau, recall or precision")
 
     def is_met(self, figures: dict[str, Any]) -> bool:
-        """Return whether the metrics of `compare` reach the goal.
-
-        A recall or precision that is undefined (0 / 0) meets the goal, because no difference is lost or wrong.
-        """
+        """Return whether the metrics of `compare` reach the goal; an undefined recall or precision (0 / 0) does."""
         # tau is undefined for a ranking with only ties; such a ranking does not meet the goal
         return all(
             (figures[name] is None and name != "tau") or (figures[name] or 0.0) >= minimum - 1e-12

@@ -95,7 +95,14 @@ def read_benchmark_table(path: str | Path, *, drop_incomplete: bool = False) -> 
         DataError: The format is unknown, a score occurs twice or is not a number, or scores are missing.
     """
     location = Path(path)
-    cells, notes = _mteb_means(location) if location.is_dir() else (list(_read_file(location)), ())
+    notes: tuple[str, ...] = ()
+    if location.is_dir():
+        cells, notes = _mteb_means(location)
+    else:
+        with open_text_file(location) as stream:
+            first = next((line for line in stream if line.strip()), "")
+        is_json = first.lstrip().startswith("{")
+        cells = [*(_read_json_lines(location) if is_json else _read_csv(location, "\t" if "\t" in first else ","))]
     if not cells:
         raise DataError(
             f"{path} contains no scores", expected="one row per model and one column per task, or one score per line"
@@ -140,12 +147,6 @@ def _tabulate(cells: Sequence[_Cell], source: str, *, drop_incomplete: bool) -> 
         queries={task: tuple(own) if own != [""] else () for task, own in queries.items()},
         left_out=tuple(incomplete),
     )
-
-
-def _read_file(path: Path) -> Iterable[_Cell]:
-    with open_text_file(path) as stream:
-        first = next((line for line in stream if line.strip()), "")
-    return _read_json_lines(path) if first.lstrip().startswith("{") else _read_csv(path, "\t" if "\t" in first else ",")
 
 
 def _read_csv(path: Path, delimiter: str) -> Iterable[_Cell]:

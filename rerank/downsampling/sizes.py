@@ -9,7 +9,7 @@ documents (dense and cross-encoder models). It is an approximation for BM25, who
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -141,7 +141,8 @@ def choose_smallest_pool(
     longest = max(len(ranking) for run in runs for ranking in run.values())  # larger depths change nothing
     steps, verdicts = [], {}
     for depth in sorted({min(depth, longest) for depth in depths}, reverse=True):
-        corpus = union(documents_per_query(chosen_runs, qrels, depth))
+        pools = documents_per_query(chosen_runs, qrels, depth)
+        corpus = frozenset().union(*pools.values())  # shared by all queries
         values = score_matrices(qrels, [reduce_run(run, corpus) for run in runs], [name])[name].values
         verdicts[depth] = verdicts_of(values, whole.systems, significance)
         figures = compare(gold, verdicts[depth])
@@ -179,11 +180,6 @@ def documents_per_query(makers: Sequence[Run], qrels: Qrels, depth: int) -> dict
 
 def _relevant(qrels: Qrels) -> list[frozenset[str]]:
     return [frozenset(doc for doc, grade in judged.items() if grade >= 1) for judged in qrels.values()]
-
-
-def union(documents: Mapping[str, frozenset[str]]) -> frozenset[str]:
-    """Return the reduced corpus, which is shared by all queries: the union of their pools."""
-    return frozenset().union(*documents.values())
 
 
 def reduce_run(run: Run, corpus: frozenset[str]) -> Run:

@@ -61,10 +61,7 @@ def predict_omitted(scores: Floats, *, ridge: float = RIDGE) -> list[TaskPredict
 
 
 def standardise(scores: Floats) -> Floats:
-    """Scale each task's scores to mean 0 and standard deviation 1 over models.
-
-    If all scores on a task are equal, they become 0. Both ``scores`` and the result have shape (tasks, models).
-    """
+    """Scale each task's (tasks, models) scores to mean 0 and standard deviation 1 over models; 0 if all are equal."""
     centred = scores - scores.mean(axis=1, keepdims=True)
     deviation = scores.std(axis=1, keepdims=True)
     flat = deviation <= 1e-12
@@ -74,9 +71,9 @@ def standardise(scores: Floats) -> Floats:
 def predict_left_out(kernel: Floats, targets: Floats, ridge: float) -> Floats:
     """Predict each model's score by ridge regression fitted to the other models, with an unpenalised intercept.
 
-    ``kernel`` (models, models) has the inner products of the centred predictors, and ``targets`` (models,) the values
-    y. If H is the smoother matrix of the regression fitted to all models, the leave-one-out prediction is exactly
-    y - (y - Hy) / (1 - diag H).
+    ``kernel`` (models, models) has the inner products of the centred predictors, ``targets`` (models,) the values y.
+    With the smoother matrix H of the regression fitted to all, the leave-one-out prediction is exactly y - (y - Hy) /
+    (1 - diag H).
     """
     models = len(targets)
     # H = K (K + ridge I)^-1 + 1/n; the second term is the unpenalised intercept

@@ -97,19 +97,15 @@ def inquire_ndcg(listed: JudgedRanking, rel: int, cutoff: int) -> float:
 
 
 def t2ranking_recall(listed: JudgedRanking, rel: int, cutoff: int) -> RatioTerm:
-    """Return one query's contribution to T2Ranking's Recall@k: the numbers of hits and of relevant documents.
+    """Return one query's hits over its relevant documents; T2Ranking's Recall@k divides their sums over queries.
 
-    Recall@k is the sum of the hits over the run's queries, divided by the sum of the relevant documents.
     Source: ``src/msmarco_eval.py`` of T2Ranking.
     """
     return RatioTerm(float(listed.hits(rel, cutoff).sum()), float(listed.positives(rel)))
 
 
 def t2ranking_rr(listed: JudgedRanking, rel: int, cutoff: int) -> RatioTerm:
-    """Return one query's contribution to T2Ranking's MRR@k: 1 / rank of its first hit, and a denominator of 1.
-
-    MRR@k is the mean of the reciprocal ranks over the run's queries. Source: ``src/msmarco_eval.py`` of T2Ranking.
-    """
+    """Return 1 / rank of one query's first hit over 1; T2Ranking's MRR@k (same source) is their mean over queries."""
     hits = listed.hits(rel, cutoff)
     return RatioTerm(1 / (1 + int(hits.argmax())) if hits.any() else 0.0, 1.0)
 

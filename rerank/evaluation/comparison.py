@@ -102,10 +102,7 @@ def notes_on_judgments(qrels: Qrels, runs: Sequence[Run], measures: Sequence[str
 def compare_evaluated_runs(
     scores: Sequence[Scores], measure: str, *, test: str = "t", correction: str = "auto", alpha: float = 0.05
 ) -> Comparison:
-    """Test every pair of runs for a significant difference, given their scores over the same judged queries.
-
-    The measure is named as ir_measures prints it. Options and errors are those of `compare_runs`.
-    """
+    """Test every pair of runs, as `compare_runs` does, given their scores over the same judged queries."""
     options = ComparisonOptions(test=test, correction=correction, alpha=alpha)
     return compare_evaluated_measures(scores, [measure], options).comparisons[0]
 
@@ -295,7 +292,6 @@ def score_compared_runs(
 
     Raises:
         UsageError: There are fewer than two runs, two have the same name, or a measure has no per-query values.
-        DataError: A run shares no query with the judgments.
     """
     parsed = parse_measures(measures, relevant=relevant)
     names = [str(measure) for measure in parsed]

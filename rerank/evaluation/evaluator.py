@@ -156,10 +156,7 @@ class _Evaluator:
         return graded
 
     def _evaluators_of_block(self, index: int) -> list[tuple[Any, int | None]]:
-        """Return, for each group of measures, the evaluator of a block of queries and the required depth of runs.
-
-        The depth is the largest cutoff, or None if a measure depends on all documents.
-        """
+        """Return evaluator and required depth of runs (None: all) of a block of queries, per group of measures."""
         qrels = Qrels({query: self._qrels[query] for query in self._blocks[index]})
         graded = self._graded(qrels.judged())
         evaluators = []
@@ -256,7 +253,7 @@ def _scores_by_escaped_id(ranking: Ranking, scores: Sequence[float]) -> dict[str
 def _escape_document_ids(ids: Sequence[str]) -> Sequence[str]:
     """Return ids that all providers of ir_measures can read: printable ASCII without whitespace.
 
-    Almost all ids have this form already. The others are percent-encoded and start with ``%``. Different ids stay
+    Almost all ids have this form already. The others are percent-encoded and start with ``%``; different ids stay
     different.
     """
     if _is_plain("".join(ids)) and all(ids):
@@ -274,10 +271,7 @@ def _first_ids(ids: Iterable[str]) -> str:
 
 
 def _count_judgments(measure: Measure, qrels: Qrels) -> dict[str, float]:
-    """Return the value of NumQ or NumRel for each query id. These measures depend on the judgments only.
-
-    trec_eval includes queries that are missing from the run in these counts; ir_measures does not.
-    """
+    """Return NumQ or NumRel per query id; unlike ir_measures, trec_eval includes queries missing from the run."""
     if measure.NAME == "NumQ":
         return dict.fromkeys(qrels, 1.0)
     return {query: float(sum(grade >= measure["rel"] for grade in judged.values())) for query, judged in qrels.items()}

@@ -119,9 +119,9 @@ class PartlyJudgedRanking:
 
 
 def has_bounds(measure: Measure) -> bool:
-    """Return whether a measure has bounds. RBP with ``rel`` and measures in `FORMULAS` with a cutoff have bounds.
+    """Return whether a measure has bounds: RBP with ``rel``, and those in `FORMULAS` with a cutoff.
 
-    Deep ranks are hardly ever judged, so bounds of other measures without a cutoff would not be informative.
+    Deep ranks are hardly ever judged, so bounds without a cutoff would not be informative.
     """
     needed = "rel" if measure.NAME == "RBP" else "cutoff"
     return measure.NAME in FORMULAS and needed in measure.params and not measure.params.keys() - {"cutoff", "rel", "p"}

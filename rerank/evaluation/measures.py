@@ -228,10 +228,7 @@ def measure_grade_note(qrels: Qrels, names: Iterable[str]) -> str:
 
 
 def relevance_threshold_note(qrels: Qrels, names: Iterable[str], relevant: int = 1) -> str:
-    """Return a warning if a lowest relevant grade is above all grades in the judgments, else "".
-
-    No document then counts as relevant, and binary measures score 0. ``relevant`` is checked, too.
-    """
+    """Return a warning if no document counts as relevant, since a threshold is above all grades, else ""."""
     highest = _highest_grade(qrels)
     thresholds = [measure["rel"] for measure in parse_measures(names) if is_binary_measure(measure)]
     if (lowest := max([relevant, *thresholds])) <= highest:

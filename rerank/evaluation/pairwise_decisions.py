@@ -230,11 +230,7 @@ def build_test_selector(test: str, *, permutations: int | None = None, seed: int
 
 
 def with_rounding_for_wilcoxon(selector: str) -> str:
-    """Return the selector of a test with an option that rounds the differences, if it is Wilcoxon's test.
-
-    Scores of runs are sums of fractions, so equal differences may not be equal in their last bits. Rounding restores
-    the ties.
-    """
+    """Return the selector of a test, which rounds differences if it is Wilcoxon's: scores are sums of fractions."""
     parsed = Selector.parse(selector)
     if parsed.name == "wilcoxon" and "decimals" not in parsed.options:
         return f"{selector},decimals={base.DECIMALS}"

@@ -47,9 +47,8 @@ def topics_needed_for_power(difference: float, sd: float, alpha: float = 0.05, p
 
     For m pairs with Bonferroni's correction, pass the level ``alpha`` divided by m.
 
-    Examples:
-        >>> topics_needed_for_power(0.05, 0.1)
-        34
+    >>> topics_needed_for_power(0.05, 0.1)
+    34
 
     Raises:
         UsageError: A number is out of range, or more than 10^9 topics are needed.
@@ -73,14 +72,10 @@ def topics_needed_for_power(difference: float, sd: float, alpha: float = 0.05, p
 
 
 def smallest_detectable_difference(topics: int, sd: float, alpha: float = 0.05, power: float = 0.8) -> float:
-    """Return the smallest true mean difference that the paired t-test detects with the given power.
+    """Return the smallest true mean difference that the paired t-test detects with the given power, 0 if ``sd`` is.
 
-    If the standard deviation is 0, the result is 0. For m pairs with Bonferroni's correction, pass the level ``alpha``
-    divided by m; the power must be above it and below 1.
-
-    Examples:
-        >>> round(smallest_detectable_difference(34, 0.1), 3)
-        0.05
+    >>> round(smallest_detectable_difference(34, 0.1), 3)
+    0.05
     """
     from scipy.optimize import brentq
 

@@ -258,11 +258,7 @@ def evaluation_report(
 def add_groups_to_evaluation_report(
     report: Mapping[str, Any], name: str, group_scores: Sequence[Mapping[str, Scores]]
 ) -> dict[str, Any]:
-    """Add scores per group of queries, one result of `evaluate_by_group` per run, to an evaluation report.
-
-    ``by`` holds the name of the grouping, and ``groups`` of each run maps groups to ``queries``, ``missing`` and
-    ``scores``.
-    """
+    """Add the key ``by``, the name of a grouping, and ``groups`` to each run: scores by `evaluate_by_group`."""
     runs = [
         {
             **row,

@@ -45,8 +45,16 @@ def compare_over_collections(
     correction = resolve_correction("t", options.correction, family_wise=False)
     found = f"The number of collections is {len(matrices)}"
     ensure(len(matrices) >= 2, found, expected="2 or more", remedy="For one, use rerank compare")
-    aligned = _align_systems(matrices)
-    names = next(iter(matrices.values())).systems
+    first = next(iter(matrices))
+    names = matrices[first].systems
+    for name, matrix in matrices.items():
+        if odd := sorted(set(matrix.systems) ^ set(names)):
+            raise DataError(
+                f"{first!r} and {name!r} do not have the same systems; systems in only one of them (at most 5 shown): "
+                f"{', '.join(odd[:5])}",
+                expected="runs of the same systems, with the same names, in all collections",
+            )
+    aligned = {name: m.values[:, [m.systems.index(system) for system in names]] for name, m in matrices.items()}
     means = {name: values.mean(axis=0) for name, values in aligned.items()}
     macro = np.mean(list(means.values()), axis=0)
     pairs = []
@@ -141,19 +149,6 @@ def stratified_t_test(differences: Sequence[Floats], alpha: float = 0.05) -> dic
     half = error * float(t.isf(alpha / 2, df))
     p = float(clip_p_values(np.array([2 * t.sf(abs(mean) / error, df)]))[0])
     return {"difference": mean, "interval": [mean - half, mean + half], "df": df, "p": p}
-
-
-def _align_systems(matrices: Mapping[str, ScoreMatrix]) -> dict[str, Floats]:
-    first = next(iter(matrices))
-    systems = matrices[first].systems
-    for name, matrix in matrices.items():
-        if odd := sorted(set(matrix.systems) ^ set(systems)):
-            raise DataError(
-                f"{first!r} and {name!r} do not have the same systems; systems in only one of them (at most 5 shown): "
-                f"{', '.join(odd[:5])}",
-                expected="runs of the same systems, with the same names, in all collections",
-            )
-    return {name: matrix.values[:, [matrix.systems.index(s) for s in systems]] for name, matrix in matrices.items()}
 
 
 def analyse_nested_variance(values: Sequence[Floats]) -> list[dict[str, Any]]:

@@ -52,11 +52,7 @@ def judge_specific_option_names(name: str) -> tuple[str, ...]:
 
 
 def check_judge_runs_on_backend(selector: str | Selector, backend: Any, model: str) -> None:
-    """Check that a backend, or its class before a model is loaded, supports a task that the judge needs.
-
-    Raises:
-        UsageError: The backend supports none of the tasks.
-    """
+    """Check that a backend, or its class before a model is loaded, supports a task that the judge needs."""
     selector = Selector.parse(selector) if isinstance(selector, str) else selector
     judges.get(selector.name).check(backend, model)
 
@@ -67,8 +63,7 @@ def open_judge(
     """Build a judge from its selector, such as ``"generate"`` or ``"pick,by=likelihood"``.
 
     Raises:
-        UnknownNameError: No judge or option has this name.
-        UsageError: The value of an option is invalid, or the backend does not support the judge.
+        UsageError: An option does not exist or is invalid, or the backend does not support the judge.
     """
     common = dict(zip(_COMMON_FIELDS, (backend, template, limits or Limits()), strict=True))
     return cast(PromptJudge, build_from_selector(judges, selector, **common))

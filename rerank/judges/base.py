@@ -68,9 +68,7 @@ class Verdict:
 
 
 def rank_window_by_score(scores: Sequence[float], count: int) -> Verdict:
-    """Order a window of ``count`` documents by decreasing score; ties keep the input order.
-
-    If the number of scores is wrong or a score is NaN, the window is ``empty``, with the input order and no scores.
+    """Order a window of ``count`` documents by decreasing score; it is ``empty`` if one is missing or NaN.
 
     >>> rank_window_by_score((0.1, 0.7, 0.1), 3).order
     (1, 0, 2)
@@ -130,7 +128,7 @@ class Judge(Protocol):
     def score_kind(self) -> ScoreKind | None: ...
 
     def requests(self, window: Window) -> list[Request] | OversizedWindow:
-        """Return the requests for one window, or an `OversizedWindow` if not all of its documents fit in the context.
+        """Return the requests for one window, or an `OversizedWindow` if only a part of its documents fits.
 
         Raises:
             ContextOverflowError: Not even two of the documents fit.
@@ -235,11 +233,7 @@ class PromptJudge:
 
     @abstractmethod
     def make_requests(self, window: Window) -> list[Request]:
-        """Return the requests for one window, with passages truncated so that they fit.
-
-        Raises:
-            ContextOverflowError: The window does not fit in the context even with passages at their minimum length.
-        """
+        """Return the requests for one window, with passages truncated, or raise ContextOverflowError."""
 
     @abstractmethod
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict: ...
@@ -443,10 +437,7 @@ class PointwiseJudge(PromptJudge):
         ]
 
     def _shown(self, doc: Document) -> Document:
-        """Return the document as the prompt shows it: in a verbatim prompt, the title is the beginning of the text.
-
-        Published rerankers, which have verbatim prompts, were trained on title and text without words between them.
-        """
+        """Return the document as in verbatim prompts, for which rerankers were trained: title and text as one."""
         return replace(doc, title="", text=doc.full_text) if self.template.verbatim and doc.title else doc
 
     def _check_words(self, words: Sequence[str]) -> None:

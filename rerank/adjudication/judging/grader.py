@@ -97,10 +97,7 @@ class Grader(PromptJudge):
         return Request(prompt=fitted.prompt, sampling=sampling, window=window, task=GenerationTask())
 
     def read(self, reply: Reply) -> GradedReply:
-        """Return the grade in a reply, or the reason why there is none.
-
-        If grades are compared by likelihood, this is the most likely grade; the lowest of them if several are tied.
-        """
+        """Return the grade in a reply, or the reason why there is none; the lowest grade if several are most likely."""
         if reply.finish == "error":
             return GradedReply(grade=None, detail=reply.error or "no reply", answered=False)
         if reply.finish == "refused":

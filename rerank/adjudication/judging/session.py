@@ -252,10 +252,10 @@ class JudgingSession:
         return next((self._pending(*walk.next) for walk in self._walks if walk.next is not None), None)
 
     def pending(self, *, excluding: Container[str] = ()) -> list[PendingJudgment]:
-        """Return documents that can be judged in one batch: the next document of each topic with the fewest judgments.
+        """Return a batch of documents to judge: the next one of each topic with the fewest judgments.
 
-        All topics thus advance at the same pace, and after an interruption the topics with fewer judgments come first.
-        If the order chooses among all topics, there is only one document at a time.
+        All topics thus advance at the same pace. If the order chooses among all topics, there is only one document at a
+        time.
         """
         candidates = [(walk.done, self._pending(*walk.next)) for walk in self._walks if walk.next is not None]
         candidates = [(done, document) for done, document in candidates if document.topic not in excluding]

@@ -19,12 +19,7 @@ orders = Registry(
 
 
 def open_judging_order(selector: str) -> JudgingOrder:
-    """Create a judging order from its selector, such as ``"mtf"``, ``"rbp-a,p=0.9"`` or ``"llm:reranked.trec"``.
-
-    Raises:
-        UnknownNameError: The order or option does not exist.
-        UsageError: The value of an option is invalid.
-    """
+    """Create a judging order from its selector, such as ``"mtf"``, ``"rbp-a,p=0.9"`` or ``"llm:reranked.trec"``."""
     return cast(JudgingOrder, build_from_selector(orders, selector))
 
 

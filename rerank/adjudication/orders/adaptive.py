@@ -295,11 +295,7 @@ class _ResidualOrder(RankBiasedWeights, AdaptiveOrder):
 
     @abstractmethod
     def worth(self, base: Floats, residual: Floats) -> Floats:
-        """Return (runs,) factors of a run's RBP weights in the scores of documents.
-
-        ``base`` (runs,) is the sum of the RBP weights of the documents judged relevant; ``residual`` (runs,) is 1 minus
-        the sum of the RBP weights of all judged documents.
-        """
+        """Return (runs,) factors of a run's RBP weights, from the sums of those of relevant and unjudged documents."""
 
 
 class _ResidualState:

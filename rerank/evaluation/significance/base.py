@@ -35,11 +35,7 @@ class PairTest(Protocol):
     family_wise: ClassVar[bool]
 
     def p_values(self, scores: Floats) -> Floats:
-        """Compute the two-sided p-values of all pairs of systems from (topics, systems) scores.
-
-        They have shape (pairs,), in the order of ``itertools.combinations``, and are above 0 and at most 1, which they
-        are if there is nothing to test.
-        """
+        """Return (pairs,) two-sided p-values of (topics, systems) scores: above 0; 1 if there is nothing to test."""
 
     def resolution(self, topics: int) -> float:
         """Return the smallest p-value that the test can return with this number of topics."""
@@ -62,7 +58,7 @@ class SupportsIntervals(Protocol):
 
 
 class SinglePairTest:
-    """Base class for tests that treat each pair separately. Their p-values have no lower bound by default."""
+    """Base class for tests of each pair separately. Their p-values have no lower bound by default."""
 
     family_wise: ClassVar[bool] = False
 
@@ -97,10 +93,9 @@ class BaselineTest(Protocol):
 
 
 def iterate_paired_differences(scores: Floats, decimals: int | None = DECIMALS) -> Iterator[Floats]:
-    """Yield the differences of all pairs (first system minus second) in batches of shape (topics, pairs in the batch).
+    """Yield the differences of all pairs, first system minus second, in batches of shape (topics, pairs in the batch).
 
-    Pairs are in the order of ``itertools.combinations``. Differences are rounded to ``decimals``, if any, so that equal
-    scores tie.
+    Differences are rounded to ``decimals``, if any, so that equal scores tie.
     """
     first, second = np.triu_indices(scores.shape[1], 1)
     # number of pairs per batch
@@ -132,10 +127,7 @@ def are_constant(values: Floats, tolerance: float = 0.0) -> Bools:
 
 
 def sample_variances(values: Floats, tolerance: float = 0.0) -> Floats:
-    """Return the variance of each column, with n - 1 degrees of freedom.
-
-    The variance of equal values is exactly 0: rounding in their mean must not look like variance.
-    """
+    """Return the variance of each column, n - 1 degrees of freedom; exactly 0 if rounding is all that differs."""
     return np.where(are_constant(values, tolerance), 0.0, values.var(axis=0, ddof=1))
 
 

@@ -169,7 +169,7 @@ class Sign(SinglePairTest):
 
 
 def student_t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Return the ends of the confidence interval of the mean of two or more values, based on Student's t."""
+    """Return the ends of the confidence interval of the mean of two or more values, by Student's t."""
     from scipy.stats import t
 
     mean, error = _mean_and_error(values)
@@ -178,10 +178,7 @@ def student_t_interval(values: Sequence[float], confidence: float = 0.95) -> tup
 
 
 def paired_t(differences: Sequence[float]) -> float:
-    """Return the two-sided p-value of the paired t-test `T`: 1 if all differences are equal, or if there is only one.
-
-    Sums are exact, unlike those of `T`, so the last digits of the p-values may differ.
-    """
+    """Return the two-sided p-value of `T`; sums are exact, unlike those of `T`, so last digits may differ."""
     if len(differences) < 2:
         return 1.0
     mean, error = (np.array(value) for value in _mean_and_error(differences))

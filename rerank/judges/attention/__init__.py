@@ -115,20 +115,16 @@ class Attention(ListwiseJudge):
 
     @cached_property
     def _evidence_budget(self) -> PromptBudget:
-        """The token budget for evidence prompts: passages are truncated only if the context is too short.
+        """The token budget for evidence: passages are truncated only if the context is too short.
 
-        The purpose of ``max_passage_tokens`` is to make ranking long lists cheap. Evidence is requested for only a few
-        documents, and it cannot be found in text that was truncated.
+        ``max_passage_tokens`` makes ranking long lists cheap, but truncated text has no evidence.
         """
         return PromptBudget(
             self.backend.tokens, floor=self.limits.min_passage_tokens, context_size=self.limits.context_size
         )
 
     def evidence_windows(self, window: Window) -> list[Window]:
-        """Divide a window into consecutive smaller windows that fit in the context without truncation.
-
-        A document that does not fit by itself gets its own window and is truncated there.
-        """
+        """Divide a window into windows that fit in the context without truncation, or of one document, truncated."""
         try:
             is_whole = self._fit(window, self._evidence_budget).cut == 0
         except ContextOverflowError:

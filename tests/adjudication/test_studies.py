@@ -1,4 +1,4 @@
-"""Studies: on made-up runs, and against the figures for the runs of TREC Deep Learning 2019."""
+"""Studies on made-up runs and on those of Deep Learning 2019, with intervals and repeated systems."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import pytest
 
 from rerank.adjudication.conclusions import Procedure, cross_significance_procedures
 from rerank.adjudication.orders.base import StaticOrder
+from rerank.adjudication.pool_measures import SystemRepeats
 from rerank.adjudication.pools import pool_runs
 from rerank.adjudication.qrels_comparison import compare_with_gold_qrels
+from rerank.adjudication.resampling import CONTRASTED, RESAMPLED, compare_methods
 from rerank.adjudication.studies import AdjudicationStudy, StudyDesign, run_study
 from rerank.adjudication.study_report import (
     find_disagreements,
@@ -23,6 +25,7 @@ from rerank.adjudication.study_report import (
 )
 from rerank.adjudication.walks import AdjudicationBudget
 from rerank.errors import DataError, UnknownNameError, UsageError
+from rerank.evaluation import ScoreMatrix
 from rerank.io.run_files import read_qrels, read_run, write_run
 from rerank.types import Document, Qrels, Query, Ranking, Run
 from tests.raising import raises
@@ -406,3 +409,110 @@ def test_a_system_outside_the_pool_loses_ranks(tmp_path: Path) -> None:
     found.write(tmp_path)
     (row,) = [r for r in csv.DictReader((tmp_path / "systems.csv").read_text().splitlines()) if r["system"] == "new"]
     assert (row["pooled"], row["rank_change"]) == ("0", "5.0")
+
+
+@pytest.fixture(scope="module")
+def sampled() -> AdjudicationStudy:
+    """A study with intervals."""
+    runs, qrels = made()
+    design = StudyDesign(methods=("docid", "random", "mtf"), budgets=BUDGETS, relevant=2, seeds=3, resamples=60)
+    return run_study(runs, qrels, design)
+
+
+def test_samples_change_no_figure(sampled: AdjudicationStudy) -> None:
+    runs, qrels = made()
+    plain = run_study(
+        runs, qrels, StudyDesign(methods=("docid", "random", "mtf"), budgets=BUDGETS, relevant=2, seeds=3)
+    )
+    assert [{**row, "interval": None} for row in plain.rows()] == [{**row, "interval": None} for row in sampled.rows()]
+
+
+def test_an_interval_contains_its_figure(sampled: AdjudicationStudy) -> None:
+    for row in sampled.rows():
+        assert row["interval"].keys() == set(RESAMPLED)
+        for name, bounds in row["interval"].items():
+            if bounds is not None:
+                assert -1 <= bounds[0] <= row[name] <= bounds[1] <= 1
+        if row["budget"] == "100%":
+            assert row["interval"]["recall"] == [row["recall"], row["recall"]] or row["recall"] < 1
+
+
+def test_methods_are_compared_on_the_same_samples(sampled: AdjudicationStudy) -> None:
+    contrasts = sampled.contrasts()
+    assert {row["figure"] for row in contrasts} <= set(CONTRASTED)
+    rows = {(row["method"], row["budget"]): row for row in sampled.rows()}
+    for row in contrasts:
+        a, b = (rows[row[side], row["budget"]][row["figure"]] for side in ("method_a", "method_b"))
+        assert row["difference"] == pytest.approx(a - b)
+        assert 0 < row["p"] <= row["adjusted_p"] <= 1
+        if row["budget"] == "100%":  # every order has judged the same documents
+            assert (row["difference"], row["p"]) == (0, 1)
+    (better,) = [r for r in contrasts if (r["budget"], r["figure"], r["method_a"]) == ("50%", "recall", "docid")][1:]
+    assert better["method_b"] == "mtf"
+    assert better["difference"] < 0
+
+
+def test_a_difference_that_all_samples_confirm_is_found_and_one_that_none_do_is_not() -> None:
+    chance = np.random.default_rng(0)
+    common = chance.normal(0, 0.1, (400, len(RESAMPLED)))
+    own = [chance.normal(0, 0.01, common.shape) for _ in range(3)]
+    figures = {"a": common + own[0], "b": common + own[1], "c": common + own[2]}
+    rows = {name: dict.fromkeys(CONTRASTED, value) for name, value in (("a", 0.8), ("b", 0.7), ("c", 0.705))}
+    sampled = {(r["method_a"], r["method_b"]): r for r in compare_methods(rows, figures, 0.05) if r["figure"] == "tau"}
+    assert sampled["a", "b"]["adjusted_p"] < 0.001  # .1 against .014: what all methods share cancels out
+    assert sampled["b", "c"]["adjusted_p"] > 0.5
+    low, high = sampled["b", "c"]["interval"]
+    assert low < 0 < high
+
+
+def test_figures_that_are_mostly_undefined_have_no_interval() -> None:
+    figures = {name: np.full((10, len(RESAMPLED)), np.nan) for name in "ab"}
+    assert not list(compare_methods({name: dict.fromkeys(CONTRASTED, 0.5) for name in "ab"}, figures, 0.05))
+
+
+def test_bad_numbers_of_samples() -> None:
+    for count in (-1, 1):
+        with raises(UsageError, f"resamples is {count}"):
+            StudyDesign(methods=("mtf",), budgets=BUDGETS, resamples=count)
+
+
+def test_fewer_samples_than_seeds() -> None:
+    runs, qrels = made()
+    design = StudyDesign(methods=("random",), budgets=BUDGETS[1:2], relevant=2, seeds=5, resamples=3)
+    (row,) = run_study(runs, qrels, design).rows()
+    assert row["seeds"] == 5
+    assert row["interval"]["tau"][0] <= row["tau"]
+
+
+def test_means_per_topic_and_variance_between_repeats() -> None:
+    repeats = SystemRepeats.match(["gpt-1", "bm25", "gpt-2"], [("gpt", "gpt-*")])
+    assert repeats.systems == ("gpt", "bm25")
+    values = np.array([[0.1, 0.5, 0.3], [0.6, 0.5, 0.6]])
+    assert repeats.average(values) == pytest.approx(np.array([[0.2, 0.5], [0.6, 0.5]]))
+    matrix = ScoreMatrix(measure="AP", topics=("1", "2"), systems=("gpt-1", "bm25", "gpt-2"), values=values)
+    (row,) = repeats.describe({"AP": matrix})
+    assert (row["system"], row["runs"], row["measure"]) == ("gpt", 2, "AP")
+    assert row["mean"] == pytest.approx(0.4)
+    assert row["sd_of_means"] == pytest.approx(np.std([0.35, 0.45], ddof=1))
+    assert row["sd_per_topic"] == pytest.approx((0.02 / 2) ** 0.5)  # variances .02 and 0
+
+
+def test_repeats_are_one_system_of_a_study() -> None:
+    runs, qrels = made()
+    again = [*runs, Run(runs[0].values(), name="<s0> again")]
+    design = StudyDesign(methods=("docid",), budgets=BUDGETS, relevant=2, repeats=(("first", "<s0>*"),))
+    found = run_study(again, qrels, design)
+    assert found.systems == ("first", "<s1>", "<s2>", "<s3>", "<s4>", "<s5>")
+    plain = run_study(runs, qrels, StudyDesign(methods=("docid",), budgets=BUDGETS, relevant=2))
+    assert found.rows() == plain.rows()
+    (row,) = found.to_dict()["repeats"]
+    assert (row["system"], row["runs"], row["sd_of_means"], row["sd_per_topic"]) == ("first", 2, 0, 0)
+
+
+def test_patterns_that_do_not_fit() -> None:
+    with raises(UsageError, "1 runs", "a"):
+        SystemRepeats.match(["a1", "b1"], [("a", "a*")])
+    with raises(UsageError, "'a1'"):
+        SystemRepeats.match(["a1", "a2"], [("a", "a*"), ("b", "*1")])
+    with raises(UsageError, "'b'"):
+        SystemRepeats.match(["a1", "a2", "b"], [("b", "a*")])

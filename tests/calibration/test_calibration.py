@@ -1,4 +1,4 @@
-"""Fitting: known probabilities are recovered, on queries that were not fitted; and what is refused."""
+"""Calibrations fitted to synthetic runs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,20 @@ from typing import Any
 
 import pytest
 
-from rerank.calibration import Calibration, CalibrationResult, RankedCollection, fit_calibration
+from rerank.backends.fake import Fake
+from rerank.calibration import (
+    Calibration,
+    CalibrationResult,
+    RankedCollection,
+    fit_calibration,
+    is_absolute_score_to_calibrate,
+)
 from rerank.calibration.fitting import predict_held_out, usable_fit_lists
 from rerank.calibration.judged_lists import cut_lists
 from rerank.calibration.models import Platt, sigmoid
 from rerank.errors import DataError
+from rerank.judges import judges, open_judge
+from rerank.prompts import load_prompt
 from rerank.types import Qrels, Run
 from tests.calibration.synthetic import make_collection, true_probability
 
@@ -38,7 +47,6 @@ def result(synthetic: RankedCollection) -> CalibrationResult:
 
 
 def mean_error(calibration: Calibration, collection: RankedCollection) -> float:
-    """Mean distance from the true probabilities of all documents."""
     errors = []
     for query, ranking in collection.run.items():
         stage = dict(zip(collection.first_stage[query].doc_ids, collection.first_stage[query].scores, strict=True))
@@ -139,7 +147,7 @@ def test_held_out_means_that_no_query_is_in_both_parts() -> None:
 def test_held_out_predictions_are_what_users_get(small: RankedCollection) -> None:
     """Every list is predicted once, and its probabilities do not increase along the final ranking."""
     lists = usable_fit_lists(cut_lists([small]), "judge+first-stage")
-    predicted = predict_held_out(lists, "judge+first-stage").documents
+    predicted, _ = predict_held_out(lists, "judge+first-stage")
     assert sorted(p.judged.query for p in predicted) == sorted(ranking.query for ranking in lists.documents)
     assert all(list(p.relevance) == sorted(p.relevance, reverse=True) for p in predicted)
 
@@ -293,8 +301,7 @@ def test_data_that_cannot_be_fitted(small: RankedCollection, changes: dict[str, 
 
 
 def test_two_queries_are_enough_to_fit() -> None:
-    report = fit(make_collection(queries=2, seed=2)).report
-    assert report["queries"] == 2
+    assert fit(make_collection(queries=2, seed=2)).report["queries"] == 2
 
 
 def test_different_kinds_and_repeated_queries_are_refused(small: RankedCollection) -> None:
@@ -302,3 +309,13 @@ def test_different_kinds_and_repeated_queries_are_refused(small: RankedCollectio
         fit(small, make_collection(queries=3, name="b", kind="log-likelihood"))
     with pytest.raises(DataError, match="10 queries of 'synthetic', such as 'q0', occur in the fitted runs"):
         fit(small, tests=[small])
+
+
+def test_the_scope_of_every_judge_is_known() -> None:
+    scopes = {}
+    for name in judges.names():
+        judge = open_judge(name, Fake("reversed"), load_prompt(judges.get(name).prompt or "listwise"))
+        if judge.score_kind is not None:
+            scopes[name] = judge.score_kind.scope
+            assert is_absolute_score_to_calibrate(judge.score_kind.name) == (judge.score_kind.scope == "absolute"), name
+    assert set(scopes.values()) == {"absolute", "within"}

@@ -1,4 +1,4 @@
-# The analysis of variance of systems over collections by R's aov, the reference for test_nested_anova.py.
+# The analysis of variance of systems over collections by R's aov, the reference for test_stratified_comparison.py.
 # Run: Rscript nested_anova.R > nested_anova.csv
 set.seed(20261127)
 cat(sprintf("# %s\n", R.version.string))

@@ -1,12 +1,14 @@
-"""Benchmarks' own measures by name: through our evaluation, and through ir_measures alone."""
+"""Benchmarks' own measures: by name, by hand, and beside scikit-learn, which INQUIRE's scripts call."""
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import ir_measures
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +24,16 @@ from rerank.evaluation import (
     parse_measures,
 )
 from rerank.evaluation import table_of_scores as table
-from rerank.evaluation.benchmark_measures import BenchmarkProvider, register_benchmark_measures
+from rerank.evaluation.benchmark_measures import (
+    BenchmarkProvider,
+    JudgedRanking,
+    RatioTerm,
+    inquire_ap,
+    inquire_ndcg,
+    register_benchmark_measures,
+    t2ranking_recall,
+    t2ranking_rr,
+)
 from rerank.types import Document, Qrels, Query, Ranking, Run
 from tests.raising import raises
 
@@ -61,13 +72,6 @@ RUN = run({"q1": "axb", "q2": "xy", "q4": "a", "q5": "ab", "q6": "a"})
 def test_names(written: str, printed: str) -> None:
     assert [str(measure) for measure in parse_measures([written])] == [printed]
     assert [str(measure) for measure in parse_measures([printed])] == [printed]
-
-
-def test_a_level_of_relevance_shows() -> None:
-    assert [str(m) for m in parse_measures(["INQUIRE_AP@5", "T2Ranking_R@5"], relevant=2)] == [
-        "INQUIRE_AP(rel=2)@5",
-        "T2Ranking_R(rel=2)@5",
-    ]
 
 
 @pytest.mark.parametrize("name", [name.removesuffix("@50") for name in NAMES])
@@ -158,21 +162,17 @@ def test_measures_of_the_whole_run_stand_beside_the_others() -> None:
 
 def test_only_measures_of_the_whole_run() -> None:
     found = evaluate_run(QRELS, RUN, ["T2Ranking_R@50"])
-    assert found.queries == tuple(QRELS)
-    assert found.values == {}
+    assert (found.queries, found.values) == (tuple(QRELS), {})
     (row,) = evaluation_report("q", [("r", found)])["runs"]
     assert (row["queries"], row["missing"], row["scores"]) == (4, 1, {"T2Ranking_R@50": 0.8})
 
 
-REFUSED = ("T2Ranking_R(rel=2)@50 has", "Use R(rel=2)@50")
-
-
 def test_paired_tests_refuse_them_with_the_reason() -> None:
     runs = [RUN, run({"q1": "b"}, "other")]
-    with raises(UsageError, *REFUSED):
+    with raises(UsageError, "T2Ranking_R(rel=2)@50 has", "Use R(rel=2)@50"):
         compare_runs(QRELS, runs, "T2Ranking_Recall@50", relevant=2)
     scores = evaluate_runs(QRELS, runs, ["T2Ranking_R(rel=2)@50", "T2Ranking_RR@10", "AP"])
-    with raises(UsageError, *REFUSED):
+    with raises(UsageError, "T2Ranking_R(rel=2)@50 has", "Use R(rel=2)@50"):
         ScoreMatrix.from_scores(scores, "T2Ranking_R(rel=2)@50")
     with raises(UsageError, "T2Ranking_RR@10", "Use RR@10"):
         scores[0].mean("T2Ranking_RR@10")
@@ -230,3 +230,83 @@ print("INQUIRE_AP" in ir_measures.measures.registry)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False", "True"]
+
+
+def listed(grades: Sequence[int], scores: Sequence[float] = (), missed: Sequence[int] = ()) -> JudgedRanking:
+    """A list of judged documents, scored 1/rank unless told otherwise, and the grades of those that it lacks."""
+    return JudgedRanking(
+        grades=np.array(grades, dtype=np.int64),
+        scores=np.array(scores or [1 / rank for rank in range(1, len(grades) + 1)]),
+        judged=np.array([*grades, *missed], dtype=np.int64),
+    )
+
+
+def test_inquire_ap_divides_by_what_the_cutoff_has_room_for() -> None:
+    four = listed([1, 0, 1, 1], missed=[1])
+    assert inquire_ap(four, 1, 3) == pytest.approx((1 + 2 / 3) / 3)
+    assert inquire_ap(four, 1, 4) == pytest.approx((1 + 2 / 3 + 3 / 4) / 4)
+    assert inquire_ap(four, 1, 50) == pytest.approx((1 + 2 / 3 + 3 / 4) / 4)
+
+
+def test_inquire_ap_of_ties() -> None:
+    """The three that tie stand at ranks 2 to 4 and share the precision at rank 4."""
+    tied = [0.9, 0.5, 0.5, 0.5]
+    assert inquire_ap(listed([1, 0, 1, 0], tied), 1, 50) == pytest.approx((1 + 2 / 4) / 2)
+    assert inquire_ap(listed([1, 1, 0, 0], tied), 1, 50) == pytest.approx((1 + 2 / 4) / 2)
+    assert inquire_ap(listed([1, 1, 0, 0], tied), 1, 2) == 1.0, "what is below the cutoff does not tie"
+
+
+def test_inquire_ndcg() -> None:
+    three = listed([0, 1, 1], missed=[1])
+    best = 1 + 1 / math.log2(3) + 1 / 2
+    assert inquire_ndcg(three, 1, 50) == pytest.approx((1 / math.log2(3) + 1 / 2) / best)
+    assert inquire_ndcg(three, 1, 2) == pytest.approx(1 / math.log2(3) / (1 + 1 / math.log2(3)))
+
+
+def test_inquire_ndcg_of_ties() -> None:
+    """Each of the three that tie gains a third."""
+    tied = listed([1, 0, 1, 0], [0.9, 0.5, 0.5, 0.5])
+    shared = (1 / math.log2(3) + 1 / 2 + 1 / math.log2(5)) / 3
+    assert inquire_ndcg(tied, 1, 50) == pytest.approx((1 + shared) / (1 + 1 / math.log2(3)))
+
+
+def test_shares() -> None:
+    assert (RatioTerm(1, 4), RatioTerm(1, 4).part, RatioTerm(1, 4).whole) == (0.25, 1, 4)
+    assert RatioTerm(0, 0) == 0.0
+    found = t2ranking_recall(listed([2, 0, 3, 1], missed=[2]), 2, 2)
+    assert (found.part, found.whole) == (1, 3)
+    first = t2ranking_rr(listed([1, 0, 3]), 2, 10)
+    assert (first, first.part, first.whole) == (1 / 3, 1 / 3, 1)
+    assert t2ranking_rr(listed([1, 0, 3]), 2, 2) == 0.0
+
+
+LISTS = st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0.0, 0.25, 0.5, 1.0])), min_size=2, max_size=12)
+MISSED = st.lists(st.integers(0, 3), max_size=6)
+
+
+def sorted_list(rows: Sequence[tuple[int, float]], missed: Sequence[int]) -> JudgedRanking:
+    ordered = sorted(rows, key=lambda row: -row[1])
+    return listed([grade for grade, _ in ordered], [score for _, score in ordered], missed)
+
+
+@given(LISTS, st.integers(1, 15), st.integers(1, 3))
+def test_the_best_list_scores_1(rows: list[tuple[int, float]], cutoff: int, rel: int) -> None:
+    best = listed(sorted((grade for grade, _ in rows), reverse=True))
+    expected = pytest.approx(1.0 if best.positives(rel) else 0.0)
+    assert inquire_ap(best, rel, cutoff) == inquire_ndcg(best, rel, cutoff) == expected
+
+
+@given(LISTS, MISSED, st.integers(2, 12))
+def test_scikit_learn_says_the_same(rows: list[tuple[int, float]], missed: list[int], cutoff: int) -> None:
+    """As INQUIRE's scripts call it: with as many documents as the cutoff, so that the list ends there."""
+    metrics = pytest.importorskip("sklearn.metrics")
+    one = sorted_list(rows, missed)
+    hits = (one.grades[:cutoff] >= 2).astype(int)
+    scores, positives, length = one.scores[:cutoff], one.positives(2), len(hits)
+    if not hits.any():
+        return
+    precision = metrics.average_precision_score(hits, scores) * hits.sum() / min(positives, length)
+    assert inquire_ap(one, 2, length) == pytest.approx(precision)
+    lacking = positives - hits.sum()
+    whole = np.append(hits, np.ones(lacking)), np.append(scores, np.full(lacking, -100.0))
+    assert inquire_ndcg(one, 2, length) == pytest.approx(metrics.ndcg_score([whole[0]], [whole[1]], k=length))

@@ -1,4 +1,4 @@
-"""The judges that ask about one document at a time: yes or no, and query likelihood."""
+"""The judges of one document at a time: yes or no, query likelihood, the logit of a word, and cross-encoders."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from rerank.judges.pointwise import Likelihood, Score
 from rerank.methods import count_requests_of_method, open_method
 from rerank.pipeline.stream import rank_together
 from rerank.prompts import PromptTemplate, load_prompt
+from rerank.prompts.base import Message
 from rerank.strategies import open_strategy
-from rerank.tasks import ContinuationTask, LikelihoodTask, Reply, Request
-from rerank.types import Qrels, Ranking
+from rerank.tasks import ContinuationTask, CrossEncoderTask, GenerationTask, LikelihoodTask, LogitTask, Reply, Request
+from rerank.types import Document, Qrels, Query, Ranking, Window
 from tests.judges.scripted import Scripted, always, window
 from tests.judging import judge_windows
 from tests.raising import raises
@@ -210,3 +211,102 @@ def test_the_embedded_model_prefers_what_is_relevant(name: str) -> None:
     )
     (verdict,) = judge_windows(judge(name, backend), [asked])
     assert (verdict.order, verdict.status) == ((1, 0), "ok")
+
+
+def by_logit(request: Request) -> Reply:
+    return Reply(scores=({"a": 2.5, "b": 31.0}[request.window.docs[0].text],))
+
+
+def test_documents_are_ordered_by_the_logit() -> None:
+    backend = Scripted(by_logit, LogitTask)
+    judge = open_judge("word-logit,word=Yes", backend, load_prompt("pointwise"))
+    (verdict,) = judge_windows(judge, [window("a", "b")])
+    assert (verdict.order, verdict.scores) == ((1, 0), (2.5, 31.0))
+    assert {request.task for request in judge.make_requests(window("a"))} == {LogitTask(continuations=("Yes",))}
+
+
+def test_log_probabilities_are_no_substitute() -> None:
+    with raises(UsageError):
+        open_judge("word-logit", Scripted(by_logit, ContinuationTask), load_prompt("pointwise"))
+
+
+@pytest.mark.parametrize("word", ["", "several words"])
+def test_the_word_is_a_single_token(word: str) -> None:
+    with raises(UsageError):
+        judge = open_judge(f"word-logit,word={word}", Scripted(by_logit, LogitTask), load_prompt("pointwise"))
+        judge.make_requests(window("a"))
+
+
+WITH_EMPTY = window("about snow", "", "about rain")
+
+
+def relate(backend: Any, **limits: Any) -> PromptJudge:
+    return open_judge("relate", backend, load_prompt("pair"), Limits(**limits))
+
+
+def test_one_request_holds_the_query_and_the_documents() -> None:
+    scripted = Scripted(always(Reply(scores=(0.5, -8.0, 0.7))), CrossEncoderTask)
+    (verdict,) = judge_windows(relate(scripted), [WITH_EMPTY])
+    assert (verdict.order, verdict.status) == ((2, 0, 1), "ok")
+    (request,) = scripted.asked
+    assert [message.content for message in request.prompt] == ["a question", "about snow", "", "about rain"]
+    assert (request.task, request.sampling.max_tokens) == (CrossEncoderTask(), 0)
+
+
+def test_title_and_text_are_one_line_and_brackets_stay() -> None:
+    doc = Document(id="d", title="Fleas [1]", text="They live\n two months [2].")
+    (request,) = relate(Fake("perfect")).make_requests(Window(Query(id="q", text="how\tlong"), (doc,)))
+    assert [message.content for message in request.prompt] == ["how long", "Fleas [1] They live two months [2]."]
+
+
+def test_documents_are_cut_to_what_the_query_leaves_and_to_the_maximum() -> None:
+    scripted = Scripted(always(Reply()), CrossEncoderTask, context_size=60)
+    long = window("word " * 100, "short", query="a question of six words here")
+    room = 60 - scripted.tokens.count((Message("user", long.query.text),))
+    (request,) = relate(scripted).make_requests(long)
+    assert scripted.tokens.lengths([m.content for m in request.prompt]) == [6, room, 1]
+    (request,) = relate(scripted, min_passage_tokens=4, max_passage_tokens=8).make_requests(long)
+    assert scripted.tokens.lengths([m.content for m in request.prompt]) == [6, 8, 1]
+
+
+def test_a_query_that_leaves_less_than_the_floor_is_an_error() -> None:
+    made = relate(Scripted(always(Reply()), CrossEncoderTask, context_size=60))
+    with raises(ContextOverflowError, "tokens"):
+        made.make_requests(window("word " * 100, query="word " * 40))
+
+
+def test_a_long_list_is_not_split() -> None:
+    scripted = Scripted(always(Reply(scores=(0.0,) * 300)), CrossEncoderTask, context_size=100)
+    long = window(*["word " * 90] * 300)
+    made = relate(scripted)
+    outcome = rank_together([Ranking.from_order(long.query, long.docs)], open_strategy("full"), made, made.backend)
+    assert (len(scripted.asked), outcome.split) == (1, ())
+
+
+@pytest.mark.parametrize(
+    ("reply", "status"),
+    [
+        (Reply(scores=(1.0, math.nan, 2.0)), "empty"),
+        (Reply(scores=(1.0,)), "empty"),
+        (Reply(finish="error", error="gone"), "error"),
+    ],
+)
+def test_replies_that_say_nothing_keep_the_order(reply: Reply, status: str) -> None:
+    (verdict,) = judge_windows(relate(Scripted(always(reply), CrossEncoderTask)), [WITH_EMPTY])
+    assert (verdict.order, verdict.status) == ((0, 1, 2), status)
+
+
+def test_the_fakes_answer_as_a_cross_encoder() -> None:
+    qrels = Qrels({"q": {"d2": 1}})
+    assert judge_windows(relate(Fake("perfect", qrels=qrels)), [WITH_EMPTY])[0].order == (2, 0, 1)
+    assert judge_windows(relate(Fake("fail", qrels=qrels)), [WITH_EMPTY])[0].status == "error"
+
+
+def test_a_prompt_would_be_without_effect_and_is_refused() -> None:
+    with raises(UsageError, "'listwise'", "--prompt"):
+        open_judge("relate", Fake("perfect"), load_prompt("listwise"))
+
+
+def test_language_models_are_refused() -> None:
+    with raises(UsageError, "'relate'", "CrossEncoderTask"):
+        relate(Scripted(always(Reply()), GenerationTask))

@@ -301,7 +301,7 @@ def choose_pool(
 ) -> None:
     """Find the smallest depth of hard-negative pools at which the conclusions from the full runs are preserved."""
     from rerank.downsampling import choose_smallest_pool
-    from rerank.downsampling.sizes import DEPTHS, documents_per_query, union
+    from rerank.downsampling.sizes import DEPTHS, documents_per_query
 
     if out is not None:
         check_file_writable(out)
@@ -312,7 +312,8 @@ def choose_pool(
     )
     if out is not None and reduced.chosen is not None:
         pooled = [run for run in systems if not makers or run.name in makers]
-        corpus = union(documents_per_query(pooled, judged, reduced.chosen.size))
+        of_queries = documents_per_query(pooled, judged, reduced.chosen.size).values()
+        corpus = frozenset[str]().union(*of_queries)
         with replace_text_file(out) as file:
             file.writelines(json.dumps({"id": doc_id}, ensure_ascii=False) + "\n" for doc_id in sorted(corpus))
         print_note(f"written: {out}")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+from tests.cli.conftest import Cli
+
 FLAGS = ("anova", "one", "two", "--qrels", "one.txt", "--qrels", "two.txt", "-m", "nDCG@5")
 
 

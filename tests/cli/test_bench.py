@@ -7,16 +7,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rerank.store import RunFolder
+from tests.cli.conftest import Cli
 from tests.leaderboard.lists import write_lists
 
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 SMOKE = Path(__file__).resolve().parents[2] / "eval" / "suites" / "smoke.toml"
 
 

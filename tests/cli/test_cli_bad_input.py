@@ -9,15 +9,14 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rerank.store import RunFolder
+from tests.cli.conftest import Cli
 
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 RERANK = ("rerank", "--collection", "requests:odd.jsonl", "--model", "fake:reversed")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +10,7 @@ import pytest
 
 from rerank.errors import MissingResourceError
 from rerank.models import MARKER, model_folder
-
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+from tests.cli.conftest import Cli
 
 
 def test_providers_in_all_formats(cli: Cli) -> None:

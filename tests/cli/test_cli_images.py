@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.cli.conftest import Cli
 
 pytest.importorskip("faiss")
 pytest.importorskip("transformers")
@@ -16,8 +16,6 @@ pytest.importorskip("PIL")
 
 from rerank.io.run_files import read_run
 from tests.backends.seeing import draw, make_clip, make_llava
-
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture

@@ -7,14 +7,13 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from rerank.errors import BackendError, MissingPrerequisiteError, RerankError
+from tests.cli.conftest import Cli
 
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 COMMANDS = [
     "demo",
     "run",

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from rerank.prompts import load_prompt
+from tests.cli.conftest import Cli
 
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 RENDER = ("prompts", "render", "listwise", "--query", "why", "--passage", "first text", "--passage", "second text")
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,8 @@ import pytest
 from rerank.errors import BackendError
 from rerank.io.run_files import read_run
 from rerank.store import RunFolder
+from tests.cli.conftest import Cli
 
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 STATUSES = ["ok", "repaired", "partial", "empty", "refused", "error"]
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
+
+from tests.cli.conftest import Cli
 
 pytest.importorskip("torch")
 pytest.importorskip("peft")
@@ -16,7 +16,6 @@ pytest.importorskip("transformers")
 
 from tests.finetune.inspected import lora, noisy, write_adapter, write_base
 
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 HEADS = ["matrix", "rows", "columns", "|d|/|W|", "rank", "entropy rank", "unmoved", "intruders"]
 
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import typer
 
 from rerank.io.file_hashes import file_hash
+from tests.cli.conftest import Cli
 from tests.leaderboard.made import card, files
 
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 EXPORT = (
     "leaderboard",
     "export",

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+from tests.cli.conftest import Cli
 
 
 @pytest.fixture

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+from tests.cli.conftest import Cli
+
 STUDY = ("qrels", "study", "runs", "--qrels", "gold.txt")
 
 

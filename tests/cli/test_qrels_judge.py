@@ -19,8 +19,8 @@ import pytest
 
 from rerank.terminal_text import strip_control_characters
 from tests.backends.faulty_server import decided, open_decision_server
+from tests.cli.conftest import Cli
 
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 TOPICS = 3
 NAMED = ("a.trec", "b.trec", "--collection", "jsonl:docs", "--method", "mtf", "--out", "j.jsonl")
 JUDGE = ("qrels", "judge", *NAMED, "--budget", "2", "--relevant", "2")

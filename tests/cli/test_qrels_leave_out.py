@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+from tests.cli.conftest import Cli
+
 FLAGS = ("qrels", "leave-out", "runs", "--qrels", "qrels.txt", "-m", "P@2", "--depth", "2")
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+from tests.cli.conftest import Cli
+
 RUNS = ("base.trec", "new.trec", "base2.trec", "new2.trec")
 ORDERS = {"base.trec": "dcba", "new.trec": "abcd", "base2.trec": "dbca", "new2.trec": "bacd"}
 

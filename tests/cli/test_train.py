@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import create_autospec
@@ -14,8 +12,8 @@ import pytest
 
 from rerank.errors import DataError, MissingResourceError, UsageError
 from rerank.finetune.trainer import training
+from tests.cli.conftest import Cli
 
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 RECIPE = '[data]\nlists = ["lists.jsonl"]\n'
 
 

@@ -23,7 +23,7 @@ from tests.attacks.scale import scaled_count
 from tests.backends.faulty_server import FaultyServer, said
 from tests.finetune.small import collection_folder, model_folder
 from tests.leaderboard import made
-from tests.leaderboard.lists import write_lists
+from tests.leaderboard.made import write_lists
 from tests.retrieval.encoders import save_encoder
 
 pytestmark = pytest.mark.enable_socket

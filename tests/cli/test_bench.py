@@ -14,7 +14,7 @@ import pytest
 
 from rerank.store import RunFolder
 from tests.cli.conftest import Cli
-from tests.leaderboard.lists import write_lists
+from tests.leaderboard.made import write_lists
 
 SMOKE = Path(__file__).resolve().parents[2] / "eval" / "suites" / "smoke.toml"
 

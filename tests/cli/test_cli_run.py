@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rerank.errors import BackendError
+from rerank.experiment.demo import specify_runs
 from rerank.io.run_files import read_run
 from rerank.store import RunFolder
 from tests.cli.conftest import Cli
@@ -274,3 +278,320 @@ def test_several_servers_are_named_if_none_answers(cli: Cli, lists: tuple[str, .
     assert (done.returncode, done.stdout) == (BackendError.exit_code, "")
     assert all(address in done.stderr for address in addresses)
     assert json.loads(Path("a/spec.json").read_text())["spec"]["base_url"] == addresses
+
+
+DEMO = ("demo", "--model", "fake:reversed", "--out", "d")
+
+
+def test_the_demo(cli: Cli) -> None:
+    done = cli(*DEMO)
+    assert done.returncode == 0
+    for words in ("bm25", "fullrank", "sliding", "nDCG@10", "win/tie/loss"):
+        assert words in done.stdout
+    assert "sliding: 24 calls for 12 queries, fake:reversed" in done.stderr
+    assert "fullrank: d/fullrank-fake-reversed-" in done.stderr
+    assert "- bm25 is significantly above fullrank: +0.2" in done.stderr
+    assert "- sliding is not significantly different from fullrank: +0.0" in done.stderr
+    assert len(list(Path("d").glob("sliding-fake-reversed-*/run.trec"))) == 1
+
+    page = Path("d/before-and-after.html")
+    assert done.stderr.splitlines()[-1].endswith(str(page))
+    html = page.read_text()
+    assert html.count("<details") == 12
+    assert html.count("<ol>") == 36
+    assert html.count("<li>") == 36 * 5 + 2
+    assert "://" not in html.replace("data:,", "")  # it needs no other file
+
+    again = cli(*DEMO, "--format", "json")  # from the folders
+    report = json.loads(again.stdout)
+    assert report["page"] == str(page)
+    assert [run["run"] for run in report["comparison"]["runs"]] == ["bm25", "fullrank", "sliding"]
+    assert [(row["method"], row["calls"], row["reused_calls"]) for row in report["costs"]] == [
+        ("fullrank", 12, 12),
+        ("sliding", 24, 24),
+    ]
+    assert json.loads(cli(*DEMO, "--format", "jsonl").stdout)["costs"] == report["costs"]
+
+
+def test_a_terminal_gets_fewer_columns_unless_it_is_wide(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert "--wide shows them" in cli(*DEMO).stdout
+    assert "not shown" not in cli(*DEMO, "--wide").stdout
+
+
+def test_all_questions(cli: Cli) -> None:
+    report = json.loads(cli(*DEMO, "--all", "--format", "json").stdout)
+    assert report["comparison"]["queries"] >= 60
+    assert all(row["windows"]["ok"] == row["calls"] for row in report["costs"])
+
+
+def test_the_demo_of_the_embedded_model_has_its_default_and_one_flag_more() -> None:
+    default, fullrank, adapter = specify_runs(model="smollm2-135m")
+    assert (default.method, fullrank.method, adapter.adapter) == ("auto", "fullrank", "smollm2-135m-attention")
+    assert not {"method", "prompt", "max_passage_tokens"} & default.model_fields_set
+
+
+def test_the_model_is_got_first(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rerank.errors import MissingResourceError
+
+    asked = []
+
+    def pull(name: str, **_: object) -> Path:
+        asked.append(name)
+        raise MissingResourceError("No network")
+
+    monkeypatch.setattr("rerank.models.download.pull_model", pull)
+    done = cli("demo")
+    assert (done.returncode, asked) == (4, ["smollm2-135m"])
+
+
+@pytest.fixture
+def requests(data: Path) -> tuple[str, ...]:
+    return ("--collection", f"requests:{data / 'requests' / 'rank_llm.jsonl'}", "--model", "fake:reversed")
+
+
+def test_the_given_lists_are_reranked_whole(cli: Cli, requests: tuple[str, ...]) -> None:
+    done = cli("rerank", *requests)
+    assert done.returncode == 0
+    assert done.stderr.startswith("windows: 2 ok\n")
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert [(row[0], row[2]) for row in rows] == [
+        ("t1", "p3"),
+        ("t1", "p2"),
+        ("t1", "p1"),
+        ("2", "2:3"),
+        ("2", "p4"),
+        ("2", "p2"),
+    ]
+    assert [row[3] for row in rows] == ["1", "2", "3"] * 2
+    assert all(len(row) == 6 for row in rows)
+
+
+def test_output_to_a_file(cli: Cli, requests: tuple[str, ...]) -> None:
+    shown = cli("rerank", *requests).stdout
+    assert cli("rerank", *requests, "-o", "out.trec").stdout == ""
+    assert Path("out.trec").read_text() == shown
+    assert cli("rerank", *requests, "--output", "out.trec.gz").returncode == 0
+    assert gzip.decompress(Path("out.trec.gz").read_bytes()).decode() == shown
+
+
+def test_jsonl_has_rank_llms_shape(cli: Cli, requests: tuple[str, ...]) -> None:
+    done = cli("rerank", *requests, "--format", "jsonl")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["query"] for row in rows] == [
+        {"text": "how to tune a drum", "qid": "t1"},
+        {"text": "怎样给鼓调音", "qid": "2"},
+    ]
+    first = rows[0]["candidates"]
+    assert [hit["docid"] for hit in first] == ["p3", "p2", "p1"]
+    assert first[2]["doc"] == {"title": "Drums", "text": "Turn the rods a little at a time, crosswise."}
+    assert first[0]["doc"] == {"text": "Cellos have four strings."}
+    scores = [hit["score"] for hit in first]
+    assert scores == sorted(scores, reverse=True)
+    assert json.loads(cli("rerank", *requests, "--format", "json").stdout) == rows
+
+    assert cli("rerank", *requests, "--format", "jsonl", "-o", "out.jsonl").stdout == ""
+    assert Path("out.jsonl").read_text() == done.stdout
+    again = cli("rerank", "--collection", "requests:out.jsonl", "--model", "fake:reversed")  # what we write, we read
+    assert [line.split()[2] for line in again.stdout.splitlines()[:3]] == ["p1", "p2", "p3"]
+
+
+@pytest.mark.parametrize("name", ["rankgpt.json", "rankify.jsonl"])
+def test_other_dialects(cli: Cli, data: Path, name: str) -> None:
+    done = cli("rerank", "--collection", f"requests:{data / 'requests' / name}", "--model", "fake:reversed")
+    assert [line.split()[2] for line in done.stdout.splitlines()] in (["p3", "p1"], ["p1", "p3"])
+
+
+def test_a_run_over_a_collection(cli: Cli, data: Path) -> None:
+    collection = ("--collection", f"jsonl:{data / 'jsonl'}")
+    cli("retrieve", *collection, "-o", "bm25.trec")
+    first = Path("bm25.trec").read_text().splitlines()
+    done = cli("rerank", *collection, "--first-stage", "run:bm25.trec", "--model", "fake:reversed")
+    assert done.returncode == 0
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert [row[2] for row in rows if row[0] == "q1"] == [line.split()[2] for line in first if line[:2] == "q1"][::-1]
+    assert {row[5] for row in rows} == {"fullrank"}
+
+
+def test_a_collection_without_lists_says_so(cli: Cli, data: Path) -> None:
+    done = cli("rerank", "--collection", f"jsonl:{data / 'jsonl'}", "--model", "fake:reversed")
+    assert done.returncode == 2
+    assert "has no candidate lists" in done.stderr
+    assert "run:FILE" in done.stderr
+
+
+def test_failures_come_after_the_output(cli: Cli, requests: tuple[str, ...]) -> None:
+    done = cli("rerank", *requests[:-1], "fake:fail")
+    assert done.returncode == 7
+    assert [line.split()[2] for line in done.stdout.splitlines()[:3]] == ["p1", "p2", "p3"]  # the given order
+    assert "100% of the windows failed" in done.stderr
+    allowed = cli("rerank", *requests[:-1], "fake:fail", "--max-failure-rate", "1", "--resume")
+    assert allowed.returncode == 0
+    assert "windows: 2 error" in allowed.stderr
+
+
+def test_an_output_that_cannot_be_written_is_found_before_the_first_call(cli: Cli, requests: tuple[str, ...]) -> None:
+    for form in ("text", "jsonl"):
+        done = cli("rerank", *requests, "--out", f"run-{form}", "--format", form, "-o", "no/such/folder/x")
+        assert (done.returncode, done.stdout) == (4, "")
+        assert "no folder" in done.stderr
+        assert not Path(f"run-{form}").exists()
+
+
+def test_json_has_a_cell_for_every_depth(cli: Cli, lists: tuple[str, ...]) -> None:
+    done = cli("robustness", *lists, "--depth", "12", "--also-depth", "6", "--shuffles", "1", "--format", "json")
+    assert done.returncode == 0
+    report = json.loads(done.stdout)
+    assert list(report) == ["method", "model", "cells"]
+    assert [(cell["depth"], len(cell["orders"])) for cell in report["cells"]] == [(12, 3), (6, 3)]
+    assert list(report["cells"][0]) == [
+        "first_stage",
+        "depth",
+        "queries",
+        "first_stage_scores",
+        "orders",
+        "spread",
+        "worst",
+    ]
+    rows = cli("robustness", *lists, "--depth", "12", "--also-depth", "6", "--shuffles", "1", "--format", "jsonl")
+    assert [json.loads(line)["depth"] for line in rows.stdout.splitlines()] == [12, 6]
+
+
+def test_text_is_a_table(cli: Cli, lists: tuple[str, ...]) -> None:
+    done = cli("robustness", *lists, "--model", "fake:reversed", "--shuffles", "1", "-m", "nDCG@10", "-m", "RR")
+    assert done.returncode == 0
+    head, *rows = (line.split("\t") for line in done.stdout.splitlines())
+    assert head == ["first stage", "depth", "order", "nDCG@10", "RR", "tau", "top 10"]
+    assert [row[2] for row in rows] == ["first stage", "given", "reversed", "shuffled 0", "best - worst"]
+    assert rows[1][-2:] == ["1.0000", "1.0000"]
+    assert rows[2][-2:] == ["-1.0000", "0.8000"]
+    assert "candidates, depth 100, reversed: runs/fullrank-fake-reversed-" in done.stderr.replace("fake:", "fake-")
+
+
+def test_a_dry_run_of_robustness_asks_nothing(cli: Cli, lists: tuple[str, ...]) -> None:
+    done = cli("robustness", *lists, "--dry-run", "--format", "json")
+    expected = json.loads(done.stdout)
+    assert (expected["runs"], expected["calls"], expected["cost"]) == (5, 20, None)
+    assert cli("robustness", *lists, "--dry-run").stdout.splitlines()[1].endswith("\tunknown")
+    assert not Path("runs").exists()
+
+
+def test_wrong_input(cli: Cli, lists: tuple[str, ...]) -> None:
+    for flags, message in (
+        (("--shuffle", "random"), "--shuffles"),
+        (("--shuffles", "-1"), "--shuffles"),
+        (("--also-depth", "0"), "--also-depth"),
+        (("--also-first-stage", "bm52"), "Unknown first stage 'bm52'"),
+        (("--method", "slidng"), "Did you mean 'sliding'"),
+    ):
+        done = cli("robustness", *lists, *flags)
+        assert (done.returncode, done.stdout) == (2, ""), done
+        assert message in done.stderr
+    assert not Path("runs").exists()  # nothing is run before everything is prepared
+
+
+def test_failures_are_said_after_the_report(cli: Cli, lists: tuple[str, ...]) -> None:
+    done = cli("robustness", *lists, "--model", "fake:fail", "--shuffles", "0", "--format", "json")
+    assert done.returncode == 7
+    assert [row["failure_rate"] for row in json.loads(done.stdout)["cells"][0]["orders"]] == [1.0, 1.0]
+    assert "of the windows failed" in done.stderr
+
+
+def test_the_injection_probe(cli: Cli, lists: tuple[str, ...]) -> None:
+    flags = ("robustness", *lists, "--probe", "injection", "--model", "fake:reversed")
+    done = cli(*flags, "--format", "json")
+    assert done.returncode == 0
+    (cell,) = json.loads(done.stdout)["cells"]
+    assert list(cell) == ["first_stage", "depth", "queries", "rank_before", "attacks"]
+    head, *rows = (line.split("\t") for line in cli(*flags).stdout.splitlines())
+    assert head[2:] == ["attack", "position", "rank before", "rank", "rise", "rank 1", "top 10"]
+    assert len(rows) == len(cell["attacks"])
+    assert rows[0][2:] == ["control", "before", "12.0", "12.0", "0.00 [0.00, 0.00]", *["0.00 [0.00, 0.49]"] * 2]
+    assert json.loads(cli(*flags, "--dry-run", "--format", "json").stdout)["runs"] == 1 + len(rows)
+    refused = cli(*flags, "--shuffles", "2")
+    assert (refused.returncode, "--shuffles" in refused.stderr) == (2, True)
+
+
+#: A cap at which only some of the calls are made, so that the run stays unfinished.
+CAP = ("--max-total-tokens", "700")
+
+
+@pytest.fixture
+def stopped(cli: Cli, lists: tuple[str, ...]) -> Path:
+    """The folder of an unfinished run with options that are not the defaults."""
+    done = cli("run", *lists, "--method", "sliding,size=4,stride=2", "--depth", "9", *CAP, "--out", "a")
+    assert done.returncode == 7, done.stderr
+    return Path("a")
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return content
+
+
+def test_omitted_options_come_from_the_folder(cli: Cli, stopped: Path) -> None:
+    done = cli("run", "--resume", "--out", stopped)
+    assert done.returncode == 0, done.stderr
+    summary = summary_of(stopped)
+    assert (summary["complete"], summary["depth"], summary["method"]) == (True, 9, "sliding,size=4,stride=2")
+    assert 0 < summary["reused_calls"] < summary["calls"]
+    assert cli("verify", stopped).returncode == 0
+
+
+def test_calls_that_no_request_matches_are_counted(cli: Cli, stopped: Path) -> None:
+    with closing(sqlite3.connect(stopped / "calls.sqlite")) as log, log:
+        log.execute("DELETE FROM checksums WHERE digest = (SELECT digest FROM calls WHERE rowid = 1)")
+        log.execute("UPDATE calls SET digest = 'of another prompt' WHERE rowid = 1")
+    done = cli("run", "--resume", "--out", stopped)
+    assert done.returncode == 0, done.stderr
+    assert summary_of(stopped)["unmatched_calls"] == 1
+    assert "1 logged calls match no request" in done.stderr
+    assert cli("verify", stopped).returncode == 0
+
+
+def test_a_damaged_log_is_found_before_new_calls_are_made(cli: Cli, stopped: Path) -> None:
+    with closing(sqlite3.connect(stopped / "calls.sqlite")) as log, log:
+        log.execute("UPDATE calls SET text = 'another reply' WHERE rowid = 1")
+        before = log.execute("SELECT count(*) FROM calls").fetchone()
+    done = cli("run", "--resume", "--out", stopped)
+    assert done.returncode == 5
+    assert "--repair" in done.stderr
+    with closing(sqlite3.connect(stopped / "calls.sqlite")) as log:
+        assert log.execute("SELECT count(*) FROM calls").fetchone() == before
+    assert "calls" in cli("verify", "--repair", stopped).stderr
+    assert cli("run", "--resume", "--out", stopped).returncode == 0
+
+
+def test_without_out_nothing_is_read(cli: Cli, stopped: Path) -> None:
+    done = cli("run", "--resume")
+    assert done.returncode == 2
+    assert "--collection" in done.stderr
+
+
+def test_without_resume_nothing_is_read(cli: Cli, stopped: Path) -> None:
+    done = cli("run", "--out", stopped)
+    assert done.returncode == 2
+    assert "--collection" in done.stderr
+
+
+def test_a_given_option_replaces_the_recorded_one(cli: Cli, stopped: Path) -> None:
+    other = cli("run", "--resume", "--out", stopped, "--depth", "8")
+    assert other.returncode == 2
+    assert "depth is 9 there and 8 here" in other.stderr
+    done = cli("run", "--resume", "--out", stopped, "-m", "AP")  # not part of the identity
+    assert done.returncode == 0, done.stderr
+    assert list(summary_of(stopped)["scores"]) == ["AP"]
+
+
+def test_a_folder_of_another_command_names_that_command(cli: Cli, lists: tuple[str, ...]) -> None:
+    """`rerank rerank` uses all queries, `rerank run` those with judgments."""
+    judged = Path("qrels.txt").read_text(encoding="utf-8")
+    Path("qrels.txt").write_text("\n".join(judged.splitlines()[:36]), encoding="utf-8")  # the last query has none
+    created = cli("rerank", *lists, "--out", "a")
+    assert created.returncode == 0, created.stderr
+    other = cli("run", "--resume", "--out", "a")
+    assert other.returncode == 2
+    assert "its candidates" in other.stderr
+    assert "rerank rerank --resume" in other.stderr
+    assert json.loads(Path("a/spec.json").read_text())["identity"]["first_stage"][:12] not in other.stderr
+    assert cli("rerank", "--resume", "--out", "a").returncode == 0

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,11 @@ from hypothesis import strategies as st
 from rerank import Qrels, Reranker
 from rerank.backends.fake import Fake
 from rerank.calibration import fit_calibration
-from rerank.errors import UnknownNameError, UsageError
+from rerank.errors import MissingPrerequisiteError, UnknownNameError, UsageError
 from rerank.reranker.hits import compute_relevance_scores
 from tests.calibration.synthetic import make_collection
 from tests.integrations.components import ASYNC, FORMS, ComponentForm, Passage
+from tests.test_docs import Block, blocks, run_block, text_of
 
 MODEL = "fake:stutter"  # an order that depends on the texts and on the query
 SETTINGS = {"method": "sliding,size=4,stride=2", "seed": 3}
@@ -184,3 +187,38 @@ def test_async_calls_run_at_the_same_time(form: ComponentForm) -> None:
     found = asyncio.run(rank_many())
     assert time.perf_counter() - started < 2.0  # one after the other, they take 4 s
     assert [[passage.text for passage in ranked] for ranked in found] == [["c", "b", "a"]] * 8
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "extra"),
+    [
+        ("langchain", "langchain_core", "langchain"),
+        ("llama_index", "llama_index", "llama-index"),
+        ("haystack", "haystack", "haystack"),
+        ("pyterrier", "pyterrier", "pyterrier"),
+        ("dspy", "dspy", "dspy"),
+    ],
+)
+def test_the_error_names_the_extra(module: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, f"rerank.integrations.{module}", raising=False)
+    for name in [*sys.modules, package]:
+        if name.split(".")[0] == package:
+            monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingPrerequisiteError, match=rf"pip install 'listrank\[{extra}\]'") as caught:
+        import_module(f"rerank.integrations.{module}")
+    assert package in str(caught.value)
+
+
+RECIPES = [block for block in blocks(text_of("docs/integrations.md")) if block.kind == "python"]
+
+
+@pytest.mark.integrations
+@pytest.mark.parametrize("recipe", RECIPES, ids=range(len(RECIPES)))
+def test_the_recipe_runs(recipe: Block) -> None:
+    names: dict[str, Any] = {"__name__": "page"}
+    run_block(Block(recipe.kind, recipe.body, recipe.title, not_run=False), names)
+    assert len(recipe.body.strip().splitlines()) <= 8
+
+
+def test_every_framework_has_a_recipe() -> None:
+    assert len(RECIPES) == 6

@@ -1,16 +1,21 @@
-"""Locks and hooks around forks."""
+"""Locks, hooks and work around forks, and in forked processes."""
 
 from __future__ import annotations
 
 import gc
 import os
 import pickle
+import signal
+import sys
+import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from rerank.io.forks import ForkLock, watch_forks
+from rerank.errors import BackendError, DataError, RerankError
+from rerank.io.forks import ForkLock, ends_in_child_process, run_in_forked_processes, watch_forks
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -69,3 +74,73 @@ def test_a_pickled_lock_is_free() -> None:
     lock = ForkLock()
     with lock, pickle.loads(pickle.dumps(lock)):
         pass
+
+
+def fail() -> None:
+    raise ValueError("an ordinary error")
+
+
+def loop() -> None:
+    while True:
+        pass
+
+
+def fill_memory() -> None:
+    b"x" * (8 << 30)
+
+
+def fill_memory_and_say_so() -> None:
+    try:
+        fill_memory()
+    except MemoryError as error:
+        raise DataError("too large") from error
+
+
+@pytest.mark.parametrize(
+    ("work", "ends"), [(lambda: None, True), (fail, True), (fill_memory, False), (fill_memory_and_say_so, False)]
+)
+def test_work_ends_if_it_stays_within_its_memory(work: Callable[[], object], ends: bool) -> None:
+    assert ends_in_child_process(work) is ends
+
+
+def test_the_result_is_known_if_the_system_removes_children() -> None:
+    earlier = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert ends_in_child_process(fail)
+        assert not ends_in_child_process(fill_memory)
+        assert not ends_in_child_process(loop, seconds=0.2)
+    finally:
+        signal.signal(signal.SIGCHLD, earlier)
+
+
+def test_endless_work_is_stopped() -> None:
+    start = time.monotonic()
+    assert not ends_in_child_process(loop, seconds=0.2)
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(("count", "processes"), [(0, 2), (1, 4), (5, 1), (5, 2), (3, 8)])
+def test_every_number_is_worked_on_once(tmp_path: Path, count: int, processes: int) -> None:
+    run_in_forked_processes(lambda number: (tmp_path / str(number)).touch(exist_ok=False), count, processes)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [str(number) for number in range(count)]
+
+
+def _raise_error(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems work in one process")
+@pytest.mark.parametrize("failing", [0, 1])
+@pytest.mark.parametrize(
+    ("work", "expected"),
+    [
+        (lambda: _raise_error(DataError("found", expected="a", remedy="b")), DataError),
+        (lambda: _raise_error(ValueError("unforeseen")), BackendError),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), BackendError),
+    ],
+)
+def test_an_error_arrives_and_ends_the_other_process(
+    failing: int, work: Callable[[], None], expected: type[RerankError]
+) -> None:
+    with pytest.raises(expected):
+        run_in_forked_processes(lambda number: work() if number == failing else signal.pause(), 2, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from rerank.io.reports import (
     format_csv_table,
     format_tables,
     make_grid,
+    read_page_style,
     value_with_interval,
 )
 
@@ -121,3 +123,22 @@ def test_a_formula_becomes_a_text(text: str) -> None:
 
 def test_a_carriage_return_does_not_end_a_row() -> None:
     assert format_csv_table(["a"], [["x\r=1\r\ny"]]) == 'a\n"x\n=1\ny"\n'
+
+
+PAGES = {
+    "rerank.leaderboard": "site.css",
+    "rerank.adjudication": "report.css",
+    "rerank.experiment": "demo_page.css",
+    "rerank.serving": "playground/playground.css",
+}
+
+
+@pytest.mark.parametrize("package", PAGES)
+def test_a_page_uses_the_shared_colours_and_loads_nothing(package: str) -> None:
+    shared = read_page_style("rerank.io", "page.css")
+    style = read_page_style(package, PAGES[package])
+    assert style.startswith(shared[: len(shared) // 2])
+    assert set(re.findall(r"var\((--\w+)\)", style)) <= set(re.findall(r"(--\w+):", style))
+    own = style[len(shared) // 2 :].replace("@media print", "")
+    assert not re.search(r"--(?:ink|soft|page|link): light-dark", own)
+    assert not re.search(r"url\(|@import", style)

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from rerank.errors import DataError, MissingResourceError, StorageError
-from rerank.io.text_files import check_file_writable, open_text_file, replace_text_file
+from rerank.io.paths import cache_dir, named_path_errors
+from rerank.io.text_files import check_file_writable, open_text_file, replace_lone_surrogates, replace_text_file
 from tests.raising import raises
 
 
@@ -215,3 +216,33 @@ def test_a_folder_cannot_be_replaced(tmp_path: Path) -> None:
     with pytest.raises(StorageError), replace_text_file(tmp_path / "d") as text:
         text.write("x")
     assert [p.name for p in tmp_path.iterdir()] == ["d"]
+
+
+@pytest.mark.parametrize(
+    ("text", "replaced"),
+    [
+        ("", ""),
+        ("plain", "plain"),
+        ("é \U0001f600", "é \U0001f600"),
+        ("\ud83d half", "\ufffd half"),
+        ("\udc00\ud800", "\ufffd\ufffd"),
+    ],
+)
+def test_lone_surrogates(text: str, replaced: str) -> None:
+    assert replace_lone_surrogates(text) == replaced
+    replaced.encode()
+
+
+def test_an_error_about_a_path_does_not_say_whether_it_was_read_or_written(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 300)
+    for mode in ("r", "w"):
+        with raises(MissingResourceError, "used", "too long") as caught, named_path_errors():
+            path.open(mode)
+        assert "read" not in str(caught.value)
+
+
+def test_below_the_users_cache_and_not_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_dir() == tmp_path / "listrank"
+    assert cache_dir("indexes", "abc") == tmp_path / "listrank" / "indexes" / "abc"
+    assert list(tmp_path.iterdir()) == []

@@ -25,7 +25,7 @@ from rerank.leaderboard.suites.suite import Suite
 from rerank.store import RunFolder
 from rerank.tasks import Reply
 from rerank.types import Ranking, Run
-from tests.leaderboard.lists import suite_of, write_lists
+from tests.leaderboard.made import suite_of, write_lists
 
 HOW = Execution()
 

@@ -15,8 +15,7 @@ from rerank.leaderboard.board_config import BoardConfig
 from rerank.leaderboard.entries import find_runs
 from rerank.leaderboard.suites.bench import execute_runs, plan_runs
 from rerank.types import Document, Qrels, Query, Ranking, Run
-from tests.leaderboard.lists import suite_of, write_lists
-from tests.leaderboard.made import judged, noisy, run_folder
+from tests.leaderboard.made import judged, noisy, run_folder, suite_of, write_lists
 from tests.raising import raises
 
 HOW = Execution()

@@ -18,7 +18,7 @@ from rerank.prompts.word_tokens import WordTokens
 from rerank.tasks import Backend
 from tests.backends.seeing import draw, make_llava
 from tests.finetune.small import model_folder
-from tests.leaderboard.lists import suite_of, write_lists
+from tests.leaderboard.made import suite_of, write_lists
 
 HOW = Execution(device="cpu")
 

@@ -12,6 +12,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -46,8 +47,6 @@ _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*[a-z0-9]")
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block."""
-
     kind: str
     body: str
     title: str
@@ -93,7 +92,6 @@ def run_block(block: Block, names: dict[str, Any]) -> None:
 
 
 def read_json(text: str) -> None:
-    """Read any number of JSON values, one after the other."""
     while text := text.strip():
         text = text[json.JSONDecoder().raw_decode(text)[1] :]
 
@@ -109,7 +107,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def room(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in, with the samples."""
     shutil.copytree(ROOT / "data", tmp_path / "data")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
@@ -280,3 +277,38 @@ def test_the_page_for_a_package_index_has_no_relative_links() -> None:
     text = text_of(PACKAGE_INDEX)
     assert len(text) > len(text_of("README.md")) / 2
     assert all(link.startswith("https://") for link in _LINK.findall(text))
+
+
+FIGURES = ("first_stage", "ndcg10", "low", "high", "p", "corrected")
+
+
+@pytest.fixture(scope="module")
+def results() -> ModuleType:
+    return load_docs_script("results")
+
+
+def entries_of_log() -> dict[str, str]:
+    """Return the entries of the log by anchor, with numbers without the zero before the point."""
+    parts = re.split(r"^## (.+)$", (ROOT / "docs/log.md").read_text("utf-8"), flags=re.M)
+    anchors = [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in parts[1::2]]
+    return dict(zip(anchors, [re.sub(r"(?<!\d)0\.", ".", text) for text in parts[2::2]], strict=True))
+
+
+def test_the_page_is_what_the_script_writes(results: ModuleType) -> None:
+    assert (ROOT / "docs/results.md").read_text("utf-8") == results.render_results_page(), "run: python docs/results.py"
+
+
+def test_every_figure_of_a_row_stands_in_its_entry_of_the_log(results: ModuleType) -> None:
+    entries = entries_of_log()
+    for row in results.read_result_rows():
+        text = entries[row["entry"]]
+        for figure in (row[key].strip("< ") for key in FIGURES if not row[key].startswith(">")):
+            assert figure in text, (row["method"], figure)
+
+
+def test_differences_are_those_of_the_means(results: ModuleType) -> None:
+    for row in results.read_result_rows():
+        difference = float(row["ndcg10"]) - float(row["first_stage"])
+        assert float(row["difference"]) == pytest.approx(difference, abs=1.1e-4), row["method"]  # rounded means
+        if row["low"]:
+            assert float(row["low"]) < float(row["difference"]) < float(row["high"])

@@ -48,7 +48,6 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.fixture(scope="session")
 def data() -> Path:
-    """The samples of the checkout."""
     return DATA
 
 

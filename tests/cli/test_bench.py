@@ -59,16 +59,6 @@ def test_a_terminal_gets_fewer_columns_unless_it_is_wide(
     assert "not shown" not in cli("bench", suite, "--wide").stdout
 
 
-def test_text_says_what_is_not_known(cli: Cli, tmp_path: Path) -> None:
-    done = cli("bench", write_suite(write_lists(tmp_path)), "--dry-run")
-    head, first, _ = done.stdout.splitlines()
-    assert head.split("\t") == ["run", "status", "calls", "committed", "tokens", "seconds"]
-    assert first.split("\t")[1:4] == ["missing", "5", "0"]
-    assert first.endswith("\tunknown")
-    assert "test: 2 runs, 0 done, 2 missing; at most 10 calls" in done.stderr
-    assert "time unknown" in done.stderr
-
-
 def test_results_in_json_and_in_the_folder(cli: Cli, tmp_path: Path) -> None:
     done = cli("bench", write_suite(write_lists(tmp_path)), "--out", "out", "--format", "json")
     assert done.returncode == 0
@@ -159,7 +149,6 @@ def test_other_models_and_the_folder_of_the_data(cli: Cli, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("flags", "code", "words"),
     [
-        (("nowhere.toml",), 4, "nowhere.toml"),
         (("suite.toml", "--batch-size", "0"), 2, "--batch-size is 0"),
         (("suite.toml", "--device-map", "everywhere"), 2, "--device-map is 'everywhere'"),
         (("suite.toml", "--out", "suite.toml"), 6, "'suite.toml'"),
@@ -169,12 +158,6 @@ def test_bad_input(cli: Cli, tmp_path: Path, flags: tuple[str, ...], code: int, 
     write_suite(write_lists(tmp_path))
     done = cli("bench", *flags)
     assert (done.returncode, words in done.stderr) == (code, True), done.stderr
-
-
-def test_a_misspelt_key(cli: Cli, tmp_path: Path) -> None:
-    done = cli("bench", write_suite(write_lists(tmp_path), top="methds = []"))
-    assert done.returncode == 2
-    assert "Did you mean 'methods'" in done.stderr
 
 
 def test_killed_in_the_middle_it_goes_on(tmp_path: Path) -> None:

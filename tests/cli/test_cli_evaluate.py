@@ -20,44 +20,6 @@ def runs(tmp_path: Path) -> None:
     (tmp_path / "qrels.txt").write_text("\n".join(f"q{q} 0 d{d} {2 - d}" for q in range(5) for d in range(3)))
 
 
-def test_eval_json_is_the_contract(cli: Cli) -> None:
-    flags = ("--qrels", "qrels.txt", "-m", "nDCG@10", "-m", "AP(rel=2)")
-    done = cli("eval", "good.trec", "bad.trec", *flags, "--format", "json")
-    assert (done.returncode, done.stderr) == (0, "")
-    report = json.loads(done.stdout)
-    assert report["qrels"] == "qrels.txt"
-    assert report["grades"] == {"nDCG@10": "gain: grade, discount: log2(rank + 1)", "AP(rel=2)": "relevant: grade >= 2"}
-    first, second = report["runs"]
-    assert (first["run"], first["queries"], first["missing"]) == ("good.trec", 5, 0)
-    assert first["scores"] == {"nDCG@10": 1.0, "AP(rel=2)": 1.0}
-    assert (second["run"], second["queries"], second["missing"]) == ("bad.trec", 5, 1)
-    assert second["scores"]["AP(rel=2)"] == pytest.approx(4 / 3 / 5)
-
-    lines = cli("eval", "good.trec", "bad.trec", *flags, "--format", "jsonl").stdout.splitlines()
-    assert [json.loads(line) for line in lines] == report["runs"]
-
-
-def test_eval_text(cli: Cli) -> None:
-    done = cli("eval", "good.trec", "bad.trec", "--qrels", "qrels.txt")
-    head, good, bad = done.stdout.splitlines()
-    assert head.split("\t") == ["run", "queries", "missing", "nDCG@10"]
-    assert good.split("\t") == ["good.trec", "5", "0", "1.0000"]
-    assert bad.split("\t")[:3] == ["bad.trec", "5", "1"]
-    assert done.stderr == "Runs with judged queries that have no ranking and score 0: bad.trec\n"
-
-
-def test_eval_per_query(cli: Cli) -> None:
-    flags = ("bad.trec", "--qrels", "qrels.txt", "-m", "RR", "-q")
-    done = cli("eval", *flags)
-    lines = done.stdout.splitlines()
-    assert lines[0].split("\t") == ["run", "query", "RR"]
-    assert lines[1].split("\t") == ["bad.trec", "q0", "0.5000"]
-    assert lines[5].split("\t") == ["bad.trec", "q4", "0.0000"]
-    assert done.stderr.splitlines()[0].split("\t") == ["run", "queries", "missing", "RR"]
-    report = json.loads(cli("eval", *flags, "--format", "json").stdout)
-    assert report["runs"][0]["per_query"]["q0"] == {"RR": 0.5}
-
-
 def test_the_lowest_relevant_grade(cli: Cli, data: Path) -> None:
     def precision(*flags: str) -> float:
         done = cli("eval", "good.trec", "--qrels", "qrels.txt", "-m", "P@3", *flags, "--format", "json")
@@ -98,85 +60,10 @@ def test_a_measure_of_the_whole_run(cli: Cli) -> None:
     assert len(alone.stderr.splitlines()) > 2
 
 
-def test_a_measure_of_the_whole_run_is_not_compared(cli: Cli) -> None:
-    done = cli("compare", "good.trec", "bad.trec", "--qrels", "qrels.txt", "-m", "T2Ranking_R@2")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "T2Ranking_R@2" in done.stderr
-    assert "Use R@2" in done.stderr
-
-
 def test_judgments_of_a_collection(cli: Cli, data: Path) -> None:
     cli("retrieve", "--collection", f"jsonl:{data / 'jsonl'}", "-o", "bm25.trec")
     report = json.loads(cli("eval", "bm25.trec", "--qrels", f"jsonl:{data / 'jsonl'}", "--format", "json").stdout)
     assert report["runs"][0]["queries"] == 3
-
-
-def test_compare_json_is_the_contract(cli: Cli) -> None:
-    done = cli("compare", "good.trec", "bad.trec", "--qrels", "qrels.txt", "-m", "nDCG@10", "--format", "json")
-    assert (done.returncode, done.stderr) == (0, "")
-    result = json.loads(done.stdout)
-    assert result["measure"] == "nDCG@10"
-    assert [run["run"] for run in result["runs"]] == ["good.trec", "bad.trec"]
-    (pair,) = result["pairs"]
-    assert (pair["a"], pair["b"]) == ("good.trec", "bad.trec")
-    assert pair["difference"] > 0
-    assert 0 < pair["p"] <= pair["p_adjusted"] <= 1
-    assert pair["significant"] is (pair["p_adjusted"] <= 0.05)
-    strict = ("compare", "good.trec", "bad.trec", "--qrels", "qrels.txt", "--alpha", "0.000001", "--format", "jsonl")
-    (line,) = cli(*strict).stdout.splitlines()
-    assert json.loads(line)["significant"] is False
-
-
-def test_compare_text_and_holm(cli: Cli, tmp_path: Path) -> None:
-    (tmp_path / "third.trec").write_text((tmp_path / "bad.trec").read_text().replace("bad", "third"))
-    runs = ("good.trec", "bad.trec", "third.trec")
-    done = cli("compare", *runs, "--qrels", "qrels.txt")
-    assert "win/tie/loss" in done.stdout
-    assert "Holm" in done.stdout
-    pairs = json.loads(cli("compare", *runs, "--qrels", "qrels.txt", "--format", "json").stdout)["pairs"]
-    assert len(pairs) == 3
-    assert any(pair["p_adjusted"] > pair["p"] for pair in pairs)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (("eval", "good.trec", "--qrels", "qrels.txt", "-m", "nDGC@10"), 2, "Did you mean 'nDCG'"),
-        (("eval", "good.trec", "--qrels", "none.txt"), 4, "none.txt"),
-        (("eval", "none.trec", "--qrels", "qrels.txt"), 4, "There is no file none.trec"),
-        (("compare", "good.trec", "--qrels", "qrels.txt"), 2, "at least two"),
-        (("eval", "good.trec"), 2, "--qrels"),
-        (("eval", "--qrels", "qrels.txt"), 2, "RUN"),
-        (("compare", "good.trec", "bad.trec", "--qrels", "qrels.txt", "--alpha", "2"), 2, "alpha"),
-    ],
-)
-def test_wrong_arguments(cli: Cli, arguments: tuple[str, ...], code: int, message: str) -> None:
-    done = cli(*arguments)
-    assert (done.returncode, done.stdout) == (code, "")
-    assert message in done.stderr
-
-
-def test_eval_for_a_paper(cli: Cli, tmp_path: Path) -> None:
-    (tmp_path / "deep").mkdir()
-    (tmp_path / "good.trec").rename(tmp_path / "deep" / "good.trec")
-    flags = ("bad.trec", "deep/good.trec", "--qrels", "qrels.txt", "-m", "nDCG@10", "-m", "RR")
-    assert json.loads(cli("eval", *flags, "--format", "json").stdout)["runs"][1]["name"] == "good.trec"
-    assert cli("eval", *flags, "--format", "csv").stdout.splitlines()[::2] == [
-        "run,queries,missing,unjudged,name,nDCG@10,RR",
-        "deep/good.trec,5,0,0,good.trec,1.0,1.0",
-    ]
-    assert "| good.trec | 5 | 0 | **1.0000** |" in cli("eval", *flags, "--format", "markdown").stdout.splitlines()[2]
-    latex = cli("eval", *flags, "--format", "latex", "--name", "a_1", "--name", "best").stdout
-    assert r"best & 5 & 0 & \textbf{1.0000} & \textbf{1.0000} \\" in latex
-    assert r"a\_1 &" in latex
-    assert r"\caption{" in latex
-    assert "<table>" in cli("eval", *flags, "--format", "html").stdout
-    by_query = cli("eval", *flags, "--format", "csv", "--per-query").stdout.splitlines()
-    assert (by_query[0], len(by_query)) == ("run,query,nDCG@10,RR", 11)
-    assert cli("eval", *flags, "--format", "html", "--per-query").returncode == 2
-    done = cli("eval", *flags, "--name", "one")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "--name" in done.stderr
 
 
 def test_eval_by_group(cli: Cli, tmp_path: Path) -> None:
@@ -192,12 +79,6 @@ def test_eval_by_group(cli: Cli, tmp_path: Path) -> None:
     lines = [line.split("\t") for line in cli("eval", *flags).stdout.splitlines()]
     assert lines[0] == ["run", "language.tsv", "queries", "missing", "RR(rel=2)"]
     assert lines[4] == ["bad.trec", "de", "2", "1", "0.1667"]
-
-
-def test_eval_by_a_field_that_nobody_knows(cli: Cli) -> None:
-    done = cli("eval", "good.trec", "--qrels", "qrels.txt", "--by", "category")
-    assert done.returncode == 2
-    assert all(value in done.stderr for value in ("category", "'qrels.txt'"))
 
 
 def test_eval_by_a_field_of_the_collection(cli: Cli, tmp_path: Path) -> None:

@@ -38,17 +38,6 @@ def test_replay_without_judgments_has_windows_only(cli: Cli, lists: tuple[str, .
     assert cli("replay", "b").stdout.splitlines()[0].split("\t")[0] == "windows"
 
 
-def test_verify_is_quiet_when_all_is_well(cli: Cli, folder: Path) -> None:
-    done = cli("verify", folder)
-    assert (done.returncode, done.stdout) == (0, "")
-    assert "a: all numbers match" in done.stderr
-    assert json.loads(cli("verify", folder, "--format", "json").stdout) == {
-        "folder": "a",
-        "verified": True,
-        "differences": [],
-    }
-
-
 def test_verify_names_what_differs(cli: Cli, folder: Path) -> None:
     text = (folder / "summary.json").read_text()
     (folder / "summary.json").write_text(text.replace('"calls": 4', '"calls": 5'))
@@ -93,30 +82,6 @@ def test_a_damaged_folder_can_be_thrown_away(cli: Cli, lists: tuple[str, ...], f
     assert "rerank verify" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["replay", "verify"])
-def test_a_folder_of_something_else(cli: Cli, command: str, data: Path) -> None:
-    for folder in (data, "nothing"):
-        done = cli(command, folder)
-        assert (done.returncode, done.stdout) == (4, "")
-        assert "spec.json" in done.stderr
-
-
-def test_parse_json_is_the_contract(cli: Cli) -> None:
-    done = cli("parse", "--count", "4", "--format", "json", stdin=b"[2] > [1] > [2] > [9]")
-    assert (done.returncode, done.stderr) == (0, "")
-    result = json.loads(done.stdout)
-    wanted = {"order": [2, 1], "missing": [3, 4], "repeated": [2], "foreign": [9], "status": "partial"}
-    assert {key: result[key] for key in wanted} == wanted
-    (line,) = cli("parse", "--count", "2", "--format", "jsonl", stdin=b"[2] > [1]").stdout.splitlines()
-    assert json.loads(line)["status"] == "ok"
-
-
-def test_parse_text(cli: Cli) -> None:
-    done = cli("parse", "--count", "3", stdin=b"[2] > [1] > [7]")
-    assert done.stdout == "[2] > [1]\n"
-    assert done.stderr == "status: partial; missing: [3]; foreign: [7]\n"
-
-
 def test_parse_takes_any_bytes_and_a_file(cli: Cli) -> None:
     assert cli("parse", "--count", "2", stdin=b"\xff\xfe\x00[2]\x80 > [1]\xc3").stdout == "[2] > [1]\n"
     Path("reply.txt").write_text("[2] > [1]", encoding="utf-8")
@@ -125,18 +90,3 @@ def test_parse_takes_any_bytes_and_a_file(cli: Cli) -> None:
     assert (nothing["order"], nothing["missing"], nothing["status"]) == ([], [1, 2], "empty")
     none = json.loads(cli("parse", "--count", "0", "--format", "json", stdin=b"[1]").stdout)
     assert (none["order"], none["foreign"]) == ([], [1])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (("--count", "-1"), 2, "--count is -1"),
-        (("--count", "many"), 2, "--count"),
-        ((), 2, "--count"),
-        (("--count", "2", "none.txt"), 4, "There is no file none.txt"),
-    ],
-)
-def test_parse_refuses(cli: Cli, arguments: tuple[str, ...], code: int, message: str) -> None:
-    done = cli("parse", *arguments)
-    assert (done.returncode, done.stdout) == (code, "")
-    assert message in done.stderr

@@ -37,23 +37,6 @@ def test_json_is_the_contract(cli: Cli, lists: tuple[str, ...]) -> None:
     assert Path(summary["folder"], "run.trec").is_file()
 
 
-def test_jsonl_is_one_line_with_the_same(cli: Cli, lists: tuple[str, ...]) -> None:
-    whole = cli("run", *lists, "--out", "a", "--format", "json")
-    (line,) = cli("run", *lists, "--out", "a", "--format", "jsonl").stdout.splitlines()
-    assert json.loads(line) == json.loads(whole.stdout) | {"reused_calls": 4}
-
-
-def test_text_when_piped_is_tabs_on_stdout_and_notes_on_stderr(cli: Cli, lists: tuple[str, ...]) -> None:
-    done = cli("run", *lists, "--out", "a", "-m", "nDCG@10", "-m", "P@5")
-    assert done.returncode == 0
-    head, first, reranked = done.stdout.splitlines()
-    assert head.split("\t") == ["", "nDCG@10", "P@5"]
-    assert first.startswith("first stage\t0.")
-    assert reranked == "fullrank\t1.0000\t1.0000"
-    for words in ("windows: 4 ok", "calls: 4 (0 reused)", "folder: a"):
-        assert words in done.stderr
-
-
 def test_judged_queries_without_a_list_are_mentioned(cli: Cli, lists: tuple[str, ...]) -> None:
     Path("first.trec").write_text("q0 Q0 d0-1 1 2.0 x\nq0 Q0 d0-2 2 1.0 x\n")
     flags = [flag if flag != "candidates" else "run:first.trec" for flag in lists]
@@ -183,12 +166,6 @@ def test_retrieve_writes_a_run(cli: Cli, data: Path) -> None:
     run = read_run(Path("bm25.trec"))
     assert run["q3"].doc_ids == ("4",)
     assert all(len(ranking) <= 2 for ranking in run.values())
-
-
-def test_retrieve_tells_the_measures_that_are_asked(cli: Cli, data: Path) -> None:
-    done = cli("retrieve", "--collection", f"jsonl:{data / 'jsonl'}", "-m", "P@1", "-o", "bm25.trec")
-    assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr.startswith("P@1: ")
 
 
 @pytest.mark.parametrize("stage", ["bm25", "run:bm25.trec", "hybrid:bm25+(run:bm25.trec)"])
@@ -413,13 +390,6 @@ def test_a_run_over_a_collection(cli: Cli, data: Path) -> None:
     assert {row[5] for row in rows} == {"fullrank"}
 
 
-def test_a_collection_without_lists_says_so(cli: Cli, data: Path) -> None:
-    done = cli("rerank", "--collection", f"jsonl:{data / 'jsonl'}", "--model", "fake:reversed")
-    assert done.returncode == 2
-    assert "has no candidate lists" in done.stderr
-    assert "run:FILE" in done.stderr
-
-
 def test_failures_come_after_the_output(cli: Cli, requests: tuple[str, ...]) -> None:
     done = cli("rerank", *requests[:-1], "fake:fail")
     assert done.returncode == 7
@@ -438,78 +408,12 @@ def test_an_output_that_cannot_be_written_is_found_before_the_first_call(cli: Cl
         assert not Path(f"run-{form}").exists()
 
 
-def test_json_has_a_cell_for_every_depth(cli: Cli, lists: tuple[str, ...]) -> None:
-    done = cli("robustness", *lists, "--depth", "12", "--also-depth", "6", "--shuffles", "1", "--format", "json")
-    assert done.returncode == 0
-    report = json.loads(done.stdout)
-    assert list(report) == ["method", "model", "cells"]
-    assert [(cell["depth"], len(cell["orders"])) for cell in report["cells"]] == [(12, 3), (6, 3)]
-    assert list(report["cells"][0]) == [
-        "first_stage",
-        "depth",
-        "queries",
-        "first_stage_scores",
-        "orders",
-        "spread",
-        "worst",
-    ]
-    rows = cli("robustness", *lists, "--depth", "12", "--also-depth", "6", "--shuffles", "1", "--format", "jsonl")
-    assert [json.loads(line)["depth"] for line in rows.stdout.splitlines()] == [12, 6]
-
-
-def test_text_is_a_table(cli: Cli, lists: tuple[str, ...]) -> None:
-    done = cli("robustness", *lists, "--model", "fake:reversed", "--shuffles", "1", "-m", "nDCG@10", "-m", "RR")
-    assert done.returncode == 0
-    head, *rows = (line.split("\t") for line in done.stdout.splitlines())
-    assert head == ["first stage", "depth", "order", "nDCG@10", "RR", "tau", "top 10"]
-    assert [row[2] for row in rows] == ["first stage", "given", "reversed", "shuffled 0", "best - worst"]
-    assert rows[1][-2:] == ["1.0000", "1.0000"]
-    assert rows[2][-2:] == ["-1.0000", "0.8000"]
-    assert "candidates, depth 100, reversed: runs/fullrank-fake-reversed-" in done.stderr.replace("fake:", "fake-")
-
-
 def test_a_dry_run_of_robustness_asks_nothing(cli: Cli, lists: tuple[str, ...]) -> None:
     done = cli("robustness", *lists, "--dry-run", "--format", "json")
     expected = json.loads(done.stdout)
     assert (expected["runs"], expected["calls"], expected["cost"]) == (5, 20, None)
     assert cli("robustness", *lists, "--dry-run").stdout.splitlines()[1].endswith("\tunknown")
     assert not Path("runs").exists()
-
-
-def test_wrong_input(cli: Cli, lists: tuple[str, ...]) -> None:
-    for flags, message in (
-        (("--shuffle", "random"), "--shuffles"),
-        (("--shuffles", "-1"), "--shuffles"),
-        (("--also-depth", "0"), "--also-depth"),
-        (("--also-first-stage", "bm52"), "Unknown first stage 'bm52'"),
-        (("--method", "slidng"), "Did you mean 'sliding'"),
-    ):
-        done = cli("robustness", *lists, *flags)
-        assert (done.returncode, done.stdout) == (2, ""), done
-        assert message in done.stderr
-    assert not Path("runs").exists()  # nothing is run before everything is prepared
-
-
-def test_failures_are_said_after_the_report(cli: Cli, lists: tuple[str, ...]) -> None:
-    done = cli("robustness", *lists, "--model", "fake:fail", "--shuffles", "0", "--format", "json")
-    assert done.returncode == 7
-    assert [row["failure_rate"] for row in json.loads(done.stdout)["cells"][0]["orders"]] == [1.0, 1.0]
-    assert "of the windows failed" in done.stderr
-
-
-def test_the_injection_probe(cli: Cli, lists: tuple[str, ...]) -> None:
-    flags = ("robustness", *lists, "--probe", "injection", "--model", "fake:reversed")
-    done = cli(*flags, "--format", "json")
-    assert done.returncode == 0
-    (cell,) = json.loads(done.stdout)["cells"]
-    assert list(cell) == ["first_stage", "depth", "queries", "rank_before", "attacks"]
-    head, *rows = (line.split("\t") for line in cli(*flags).stdout.splitlines())
-    assert head[2:] == ["attack", "position", "rank before", "rank", "rise", "rank 1", "top 10"]
-    assert len(rows) == len(cell["attacks"])
-    assert rows[0][2:] == ["control", "before", "12.0", "12.0", "0.00 [0.00, 0.00]", *["0.00 [0.00, 0.49]"] * 2]
-    assert json.loads(cli(*flags, "--dry-run", "--format", "json").stdout)["runs"] == 1 + len(rows)
-    refused = cli(*flags, "--shuffles", "2")
-    assert (refused.returncode, "--shuffles" in refused.stderr) == (2, True)
 
 
 #: A cap at which only some of the calls are made, so that the run stays unfinished.

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from rerank.io.file_hashes import file_hash
 from tests.cli.conftest import Cli
-from tests.leaderboard.made import card, files
+from tests.leaderboard.made import files
 
 EXPORT = (
     "leaderboard",
@@ -31,7 +30,6 @@ BUILD = ("leaderboard", "build", "runs", "--qrels", "qrels.txt")
 
 @pytest.fixture(autouse=True)
 def board(tmp_path: Path) -> Path:
-    """Runs and judgments in the working folder."""
     return files(tmp_path)
 
 
@@ -45,13 +43,6 @@ def test_build(cli: Cli, tmp_path: Path) -> None:
     assert (made["title"], made["runs"], made["queries"]) == ("Mine", 6, 30)
     assert [table["measure"] for table in made["tables"]] == ["nDCG@10", "P(rel=2)@5"]
     assert "Benjamini-Hochberg" in (tmp_path / "site" / "index.html").read_text()
-
-
-def test_build_for_people(cli: Cli) -> None:
-    done = cli(*BUILD, "--out", "site")
-    assert done.returncode == 0, done.stderr
-    assert "better\t" in done.stdout
-    assert "of 15 pairs differ significantly" in done.stderr
 
 
 def test_build_from_a_board_file(cli: Cli, tmp_path: Path) -> None:
@@ -71,16 +62,9 @@ def test_build_from_a_board_file(cli: Cli, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("leaderboard", "build", "runs", "--out", "site"), 2, "--qrels is missing"),
-        (("leaderboard", "build", "--qrels", "qrels.txt", "--out", "site"), 2, "No runs"),
         ((*BUILD, "--out", "runs"), 2, "'runs'"),
-        ((*BUILD, "--out", "site", "-m", "nDGC@10"), 2, "nDGC"),
-        ((*BUILD, "--out", "site", "--test", "z"), 2, "Unknown test"),
-        ((*BUILD, "--out", "site", "--alpha", "7"), 2, "alpha"),
         ((*BUILD, "nowhere", "--out", "site"), 4, "nowhere"),
-        ((*EXPORT, "--task", "TRECDL2019"), 2, "--qrels"),
         ((*EXPORT, "--qrels", "qrels.txt"), 2, "--task"),
-        (("leaderboard", "open", "nowhere"), 4, "rerank leaderboard build"),
     ],
 )
 def test_wrong_input(words: tuple[str, ...], code: int, said: str, cli: Cli, tmp_path: Path) -> None:
@@ -98,16 +82,6 @@ def test_published_boards_need_no_other_file(cli: Cli, tmp_path: Path) -> None:
     assert len(list((tmp_path / "site" / "data").rglob("*.js"))) == 1
 
 
-def test_export(cli: Cli, tmp_path: Path) -> None:
-    done = cli(*EXPORT)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["x/tirex/plain"]
-    assert sorted(path.name for path in (tmp_path / "x" / "tirex" / "plain").iterdir()) == [
-        "ir-metadata.yml",
-        "run.txt",
-    ]
-
-
 def test_open(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr(typer, "launch", lambda address: opened.append(address))
@@ -116,18 +90,3 @@ def test_open(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert done.returncode == 0, done.stderr
     assert opened == [(tmp_path / "site" / "index.html").resolve().as_uri()]
     assert done.stdout.strip() == opened[0]
-
-
-def test_check(cli: Cli, tmp_path: Path) -> None:
-    told = {"name": "p", "first_stage": "bm25", "depth": 25}
-    card(tmp_path / "runs" / "plain.toml", **told, sha256=file_hash(tmp_path / "runs" / "plain.trec"))
-    done = cli("leaderboard", "check", "runs/plain.toml", "--qrels", "qrels.txt")
-    assert done.returncode == 0, done.stderr
-    assert "30 queries" in done.stdout
-    card(tmp_path / "runs" / "plain.toml", **{**told, "depth": 5})
-    done = cli("leaderboard", "check", "runs/plain.toml", "--qrels", "qrels.txt", "--format", "json")
-    assert done.returncode == 5
-    found = json.loads(done.stdout)
-    assert found["ok"] is False
-    assert len(found["problems"]) == 1 + 6  # no hash; five deep lists and how many more there are
-    assert "7 problems" in done.stderr

@@ -37,23 +37,6 @@ def result(cli: Cli, *arguments: object) -> dict[str, Any]:
     return found
 
 
-def test_choosing_tasks(cli: Cli, scores: Path) -> None:
-    found = result(cli, "tasks", scores / "tasks.csv", "--min-tau", "0.8", "--always", "C")
-    assert (found["kind"], found["systems"], found["rows"]) == ("tasks", 6, 5)
-    assert found["steps"][0]["tau"] == 1.0
-    assert found["steps"][1]["tau"] >= 0.8
-    assert "C" in found["kept"]
-    assert len(found["kept"]) == found["chosen"]["size"] < 5
-    kept = result(cli, "tasks", scores / "tasks.csv", "--keep", "significance", "--order", "significance")
-    assert all(step["recall"] >= 0.9 for step in kept["steps"])
-    done = cli("mteb", "choose", "tasks", scores / "tasks.csv")
-    assert done.returncode == 0
-    assert "pairs differ significantly" in done.stderr
-    assert done.stdout.startswith("size\tchange\tmet\tpredicted\ttau\tspearman\tAA")
-    rows = cli("mteb", "choose", "tasks", scores / "tasks.csv", "--format", "jsonl").stdout.splitlines()
-    assert json.loads(rows[0])["size"] == 5
-
-
 def test_results_over_other_parts_are_told(cli: Cli, tmp_path: Path) -> None:
     for at, model in enumerate("xyz"):
         for task in "AB":
@@ -67,31 +50,6 @@ def test_results_over_other_parts_are_told(cli: Cli, tmp_path: Path) -> None:
     assert "A: not all models have test/sw" in done.stderr
     found = json.loads(done.stdout)
     assert [note[:30] for note in found["notes"][:2]] == [f"{task}: not all models have test/sw" for task in "AB"]
-
-
-def test_choosing_queries(cli: Cli, scores: Path) -> None:
-    options = ("--keep", "both", "--size", "10", "--size", "30", "--seeds", "5")
-    found = result(cli, "queries", scores / "queries.jsonl", *options)
-    assert [step["size"] for step in found["steps"]] == [60, 30, 10]
-    assert found["chosen"] is None or len(found["kept"]) == found["chosen"]["size"]
-    done = cli("mteb", "choose", "queries", scores / "tasks.csv")
-    assert done.returncode == 2
-    assert "unit=query" in done.stderr
-
-
-def test_choosing_a_pool(cli: Cli, tmp_path: Path) -> None:
-    for name, order in (("a", "abcdef"), ("b", "fbcdea"), ("c", "defabc")):
-        lines = [f"q{q} Q0 {d} {r} {9 - r} {name}" for q in range(3) for r, d in enumerate(order)]
-        (tmp_path / f"{name}.trec").write_text("\n".join(lines))
-    (tmp_path / "qrels.txt").write_text("\n".join(f"q{q} 0 b 1" for q in range(3)))
-    runs = [tmp_path / f"{name}.trec" for name in "abc"]
-    pool = ("pool", *runs, "--qrels", tmp_path / "qrels.txt", "--from", "a", "-m", "RR")
-    found = result(cli, *pool, "--k", "1", "--k", "6", "--out", tmp_path / "pool.jsonl")
-    assert [(step["size"], step["documents"]) for step in found["steps"]] == [(6, 6), (1, 2)]
-    assert found["makers"] == ["a"]
-    rows = [json.loads(line) for line in (tmp_path / "pool.jsonl").read_text().splitlines()]
-    assert found["chosen"]["documents"] == len(rows)
-    assert [row["id"] for row in rows] == sorted({row["id"] for row in rows})
 
 
 def test_what_is_written_is_what_was_measured(cli: Cli, tmp_path: Path) -> None:
@@ -127,13 +85,8 @@ def test_no_pool_is_good_enough(cli: Cli, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("tasks", "none.csv"), 4, "none.csv"),
-        (("tasks", "tasks.csv", "--keep", "all"), 2, "ranking, significance or both"),
         (("tasks", "tasks.csv", "--order", "name"), 2, "correlation or significance"),
-        (("tasks", "tasks.csv", "--unit", "query"), 2, "unit=query"),
-        (("tasks", "tasks.csv", "--always", "Z"), 2, "task 'Z'"),
         (("tasks", "tasks.csv", "--test", "tt"), 2, "Unknown test"),
-        (("queries", "queries.jsonl", "--size", "100"), 2, "sizes from 2 to 60"),
     ],
 )
 def test_what_does_not_fit(cli: Cli, scores: Path, arguments: tuple[str, ...], code: int, message: str) -> None:

@@ -10,7 +10,6 @@ from unittest.mock import create_autospec
 
 import pytest
 
-from rerank.errors import DataError, MissingResourceError, UsageError
 from rerank.finetune.trainer import training
 from tests.cli.conftest import Cli
 
@@ -36,21 +35,3 @@ def test_the_options_reach_the_training(cli: Cli, trained: Any) -> None:
     ((recipe, out), given) = trained.call_args
     assert (recipe.data.lists, out) == (("lists.jsonl",), Path("out"))
     assert (given["device"], given["report_to"], given["resume"]) == ("cpu", ["none"], True)
-
-
-@pytest.mark.parametrize(
-    ("text", "error"),
-    [
-        ("", UsageError),
-        ("lists = [", DataError),
-        (f'{RECIPE}[adapter]\nname = "lorra"\n', UsageError),
-        (f"{RECIPE}[optimizer]\nlr = -1\n", UsageError),
-    ],
-)
-def test_a_recipe_that_does_not_fit(cli: Cli, trained: Any, text: str, error: type[UsageError]) -> None:
-    Path("recipe.toml").write_text(text)
-    done = cli("train", "recipe.toml", "--out", "out")
-    assert (done.returncode, done.stdout) == (error.exit_code, "")
-    assert done.stderr.startswith("error: ")
-    assert cli("train", "missing.toml", "--out", "out").returncode == MissingResourceError.exit_code
-    trained.assert_not_called()

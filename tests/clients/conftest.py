@@ -63,12 +63,10 @@ def _quiet_clients(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def note_version(distribution: str) -> None:
-    """Remember that a client was used, for the report at the end."""
     _USED[distribution] = version(distribution)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the versions of the clients that were used."""
     if _USED:
         used = ", ".join(f"{name} {_USED[name]}" for name in sorted(_USED))
         terminalreporter.write_line(f"clients: {used}")

@@ -34,7 +34,6 @@ def client(distribution: str) -> Callable[[Ranks], Ranks]:
 
 
 def rows_of(results: Any, score: str = "relevance_score") -> Rows:
-    """Return the rows of results that are objects with an index and a score."""
     return [(result.index, getattr(result, score)) for result in results]
 
 

@@ -28,16 +28,13 @@ class ComponentForm:
     top_n = "top_n"
 
     def build(self, **options: Any) -> Any:
-        """Build the component."""
         options = {self.top_n if name == "top_n" else name: value for name, value in options.items()}
         return getattr(import_module(f"rerank.integrations.{self.module}"), self.class_name)(**options)
 
     def rank(self, component: Any, query: str, passages: Sequence[Passage]) -> list[Passage]:
-        """Rank passages."""
         raise NotImplementedError
 
     async def arank(self, component: Any, query: str, passages: Sequence[Passage]) -> list[Passage]:
-        """Rank passages without blocking the event loop."""
         raise NotImplementedError
 
     def store(self, component: Any, folder: Path) -> Any:
@@ -46,8 +43,6 @@ class ComponentForm:
 
 
 class Langchain(ComponentForm):
-    """LangChain's document compressor."""
-
     module, class_name = "langchain", "RerankerCompressor"
 
     def rank(self, component: Any, query: str, passages: Sequence[Passage]) -> list[Passage]:
@@ -102,8 +97,6 @@ class LlamaIndex(ComponentForm):
 
 
 class Haystack(ComponentForm):
-    """Haystack's ranker."""
-
     module, class_name, top_n = "haystack", "RerankerComponent", "top_k"
 
     def rank(self, component: Any, query: str, passages: Sequence[Passage]) -> list[Passage]:
@@ -146,8 +139,6 @@ class Pyterrier(ComponentForm):
 
 
 class Dspy(ComponentForm):
-    """DSPy's module."""
-
     module, class_name = "dspy", "RerankerModule"
 
     def rank(self, component: Any, query: str, passages: Sequence[Passage]) -> list[Passage]:

@@ -30,8 +30,6 @@ def exit_code_of_fork(work: Callable[[], bool]) -> int:
 
 
 class Watched:
-    """Notes what it is told."""
-
     def __init__(self) -> None:
         self.told: list[str] = []
         watch_forks(self)

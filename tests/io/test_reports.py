@@ -31,8 +31,6 @@ GRID = Grid(["run", "mean"], [["a|b", Cell("0.5", "†", best=True)], ["c", "10.
 
 @dataclass(frozen=True, slots=True)
 class Counts(Report):
-    """A report that is defined by its parts."""
-
     rows_key = "rows"
     rows: tuple[dict[str, Any], ...]
 
@@ -47,8 +45,6 @@ class Counts(Report):
 
 @dataclass(frozen=True, slots=True)
 class Means(Report):
-    """A report that is defined by its tables."""
-
     def to_dict(self) -> list[dict[str, Any]]:
         return [{"run": "c"}]
 

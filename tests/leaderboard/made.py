@@ -21,13 +21,11 @@ DOCS = 25
 
 
 def judged() -> Qrels:
-    """Thirty topics with grades 0 to 3 of twenty-five documents each."""
     grades = np.random.default_rng(5).integers(0, 4, (TOPICS, DOCS))
     return Qrels({f"q{t}": {f"d{t}-{d}": int(g) for d, g in enumerate(row)} for t, row in enumerate(grades)})
 
 
 def noisy(qrels: Qrels, noise: float, seed: int, *, name: str = "run", depth: int = DOCS) -> Run:
-    """A run that knows the grades up to some noise."""
     chance = np.random.default_rng(seed)
     rankings = []
     for query, grades in qrels.items():
@@ -55,12 +53,10 @@ def run_folder(path: Path, run: Run, first: Run, **changed: Any) -> Path:
 
 
 def card(path: Path, **values: object) -> None:
-    """A card."""
     path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()), encoding="utf-8")
 
 
 def files(folder: Path) -> Path:
-    """Judgments in qrels.txt and the runs in runs/."""
     qrels, runs = judged(), folder / "runs"
     runs.mkdir(parents=True)
     write_qrels(qrels, folder / "qrels.txt")
@@ -77,12 +73,10 @@ def files(folder: Path) -> Path:
 
 
 def plan(**changed: Any) -> BoardConfig:
-    """The board's plan, paths seen from the folder of `files`."""
     return BoardConfig(**{"title": "Made up", "qrels": "qrels.txt", "category": "tests", "language": "en", **changed})
 
 
 def board(folder: Path, **changed: Any) -> Board:
-    """The board of `files`."""
     return make_board(plan(**changed), home=folder, runs=[folder / "runs"])
 
 
@@ -103,7 +97,6 @@ def write_lists(folder: Path, name: str = "lists", *, queries: int = 5, depth: i
 
 
 def suite_of(collection: str | list[dict[str, Any]], **values: Any) -> Suite:
-    """A suite over one collection, or over tables, with models that answer on purpose."""
     collections = [collection] if isinstance(collection, str) else collection
     given = {"name": "test", "collections": collections, "first_stages": ["candidates"], "depths": [10]}
     return Suite.make({**given, "models": ["fake:perfect", "fake:reversed"], **values})

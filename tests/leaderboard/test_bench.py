@@ -39,7 +39,6 @@ def statuses(planned: list[PlannedRun]) -> list[str]:
 
 
 def counting(monkeypatch: pytest.MonkeyPatch, name: str) -> list[Any]:
-    """Note every call of one of the functions that the bench calls."""
     asked: list[Any] = []
     original: Callable[..., Any] = getattr(bench_module, name)
 

@@ -28,7 +28,6 @@ from rerank.leaderboard.cost_plot import (
 
 
 def drawn_of(costs: list[float | None], means: list[float]) -> ScatterPlot | None:
-    """The plot of runs with two topics."""
     return layout_cost_plot(
         costs, [[mean / 2, 3 * mean / 2] for mean in means], [f"run {at}" for at in range(len(means))]
     )

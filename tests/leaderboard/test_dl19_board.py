@@ -21,13 +21,11 @@ OURS = "listrank"
 
 
 def published(year: int) -> Board:
-    """A board as `make leaderboard` builds it, without any other file."""
     return make_board(read_board_config(HOME / f"dl{year}.toml"), home=HOME)
 
 
 @pytest.fixture(scope="module")
 def board(shared: Path) -> Board:
-    """The board of the runs."""
     return make_board(read_board_config(HOME / "dl19-runs.toml"), home=HOME, data=shared / "data")
 
 

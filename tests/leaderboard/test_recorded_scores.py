@@ -22,7 +22,6 @@ MEASURES = ("nDCG@10", "AP(rel=2)")
 
 @pytest.fixture
 def made(tmp_path: Path) -> Board:
-    """A board of runs, whose scores are recorded in ``recorded/scores.json``."""
     found = board(files(tmp_path), measures=MEASURES)
     (tmp_path / "recorded").mkdir()
     (tmp_path / "recorded" / "scores.json").write_text(board_as_recorded_scores(found), encoding="utf-8")
@@ -30,7 +29,6 @@ def made(tmp_path: Path) -> Board:
 
 
 def recorded(folder: Path, runs: tuple[str, ...] = (), **changed: Any) -> Board:
-    """The board of the recorded scores, with further runs."""
     config = plan(**{"qrels": "", "scores": "scores.json", "measures": MEASURES, **changed})
     return make_board(config, home=folder / "recorded", data=folder, runs=[folder / run for run in runs])
 

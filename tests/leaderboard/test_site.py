@@ -25,8 +25,6 @@ def folder(tmp_path: Path) -> Path:
 
 
 class Elements(HTMLParser):
-    """The page's elements, and the text in its cells."""
-
     def __init__(self) -> None:
         super().__init__()
         self.found: list[tuple[str, dict[str, str | None]]] = []
@@ -46,7 +44,6 @@ def parsed(text: str) -> Elements:
 
 
 def called(script: str) -> dict[str, Any]:
-    """The argument of a data file's call."""
     form = re.fullmatch(r"listrank\w+\((.*)\);\n", script, re.S)
     assert form is not None
     content: dict[str, Any] = json.loads(form[1])

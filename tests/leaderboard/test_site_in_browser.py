@@ -23,7 +23,6 @@ CHOSEN = "#made-up .measure.chosen"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two collections; the first by two measures."""
     folder = files(tmp_path_factory.mktemp("board"))
     first = board(folder, measures=("nDCG@10", "P(rel=2)@5"))
     second = board(folder, title="Another", category="other", language="zh")
@@ -32,7 +31,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """Chromium, once for all tests."""
     from playwright.sync_api import sync_playwright
 
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -66,7 +64,6 @@ def page(chromium: Any, site: Path) -> Iterator[Any]:
 
 
 def names(page: Any) -> list[str]:
-    """The runs that are shown, from top to bottom."""
     return [text for text in page.locator(f"{CHOSEN} .runs .run:visible").all_inner_texts() if text]
 
 
@@ -361,7 +358,6 @@ def test_missing_lists_are_said_to_be_missing(chromium: Any, tmp_path: Path) -> 
 
 
 def luminance(page: Any) -> int:
-    """Red, green and blue of the page's ground, added up."""
     colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
     return sum(map(int, re.findall("[0-9]+", colour)[:3]))
 

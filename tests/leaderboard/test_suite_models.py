@@ -25,7 +25,6 @@ HOW = Execution(device="cpu")
 
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The folders of the models that are loaded, in order."""
     asked: list[str] = []
     load, load_described = Hf.load.__func__, Hf.load_described.__func__  # type: ignore[attr-defined]
 

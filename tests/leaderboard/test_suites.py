@@ -182,7 +182,6 @@ def test_judgments_by_a_selector_bring_their_grade(tmp_path: Path) -> None:
 
 
 def loaded_queries(collection: str, qrels: str | None) -> int:
-    """The number of queries that a loader states or reads."""
     provider, _, name = collection.partition(":")
     if provider == "irds":
         import ir_datasets

@@ -26,7 +26,6 @@ def wait_for_line(service: Any, line: str) -> None:
 
 @pytest.fixture
 def client() -> Iterator[Client]:
-    """Return a function that opens a client of a server in this process."""
     from fastapi.testclient import TestClient
 
     from rerank.serving.app import create_server_app

@@ -135,8 +135,6 @@ def test_a_model_in_this_process_works_on_one_question_at_a_time(client: Client)
 
 
 class ThreadOfTokens(WordTokens):
-    """Notes which threads count tokens."""
-
     def __init__(self) -> None:
         super().__init__(4096)
         self.threads: set[str] = set()

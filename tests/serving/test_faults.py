@@ -39,8 +39,6 @@ PATHS: dict[str, dict[str, Any]] = {
 
 
 class Broken(Fake):
-    """A fake model that fails in a way of its own."""
-
     def __init__(self, fault: Callable[[Sequence[Request]], Any]) -> None:
         super().__init__("reversed")
         self._fault = fault
@@ -70,7 +68,6 @@ FAULTS: dict[str, tuple[Callable[[Sequence[Request]], Any], set[int]]] = {
 
 
 def counts(service: Any) -> tuple[float, Counter[str]]:
-    """Return the number of accepted requests, and the ended ones by status."""
     text = service.metrics.exposition().decode()
     accepted = sum(map(float, re.findall(r"^rerank_requests_accepted_total{.*} (\S+)$", text, re.M)))
     ended: Counter[str] = Counter()

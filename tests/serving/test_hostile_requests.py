@@ -48,9 +48,6 @@ def deep(depth: int) -> bytes:
         ("/v2/rerank", b'{"query": "q", "documents": [{"text": "x", "more": ' + deep(800) + b"}]}", 200),
         ("/v2/rerank", b'{"query": "q", "documents": [' + deep(800) + b"]}", 422),
         ("/v2/rerank", b'{"query": "q", "documents": ' + b"[" * 900 + b"]" * 900 + b"}", 422),
-        ("/v2/rerank", b'{"query": "q", "documents": ' + b"[" * 90_000 + b"]" * 90_000 + b"}", 400),
-        ("/v2/rerank", b'{"query": "\xff", "documents": ["a"]}', 400),
-        ("/v2/rerank", b'{"query": "q", "documents": ["a"], "top_n": 1' + b"0" * 5000 + b"}", 400),
         ("/v2/rerank", b'{"query": "q", "documents": ["a"], "scores": [1e400]}', 422),
         ("/v2/rerank", b'{"query": "q", "documents": [' + b'"a",' * 99_999 + b'"a"]}', 413),
         ("/v1/decisions", b'{"input": [{"type": "image"}], "questions": [' + PREDICATE + b"]}", 422),
@@ -79,8 +76,6 @@ def test_the_limits_hold_for_pairs_and_decisions(client: Client) -> None:
 
 
 class Talkative(Fake):
-    """A fake model whose first reply is an error of several lines."""
-
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         replies = super().generate(requests)
         return replies if len(self.served) > 1 else [Reply(finish="error", error="línea\r\nX-Evil: 1\x00")]
@@ -97,7 +92,6 @@ def test_warnings_stay_one_line_of_a_header(client: Client) -> None:
 
 
 def ask_raw(url: str, request: bytes) -> bytes:
-    """Send bytes, and return the status line."""
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         connection.sendall(request)

@@ -53,12 +53,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine on an event loop of its own."""
     return asyncio.run(asyncio.wait_for(work, 60))
 
 
 async def use_all_tools(server: Any, tools: set[str]) -> None:
-    """Use every tool once through a client."""
     async with Client(server) as client:
         assert {tool.name for tool in (await client.list_tools()).tools} == tools
         ranked = await client.call_tool("rerank", {"query": "q", "documents": DOCS, "top_n": 2})

@@ -28,8 +28,6 @@ DOCS = ["one", "two", "three"]
 
 
 class Generating(Fake):
-    """A fake model that only generates text, as those behind servers."""
-
     tasks = frozenset({GenerationTask})
 
 

@@ -40,7 +40,6 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture
 def serve(address: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Return a function that serves a playground with a collection of three documents."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     texts = ["snow falls", "rain falls", "the sun shines"]
     rows = [json.dumps({"_id": f"d{n}", "text": text}) for n, text in enumerate(texts)]
@@ -89,7 +88,6 @@ def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
 
 
 def texts(page: Any, panel: int = 0) -> list[str]:
-    """The passages of a panel, from top to bottom."""
     return list(page.locator(".panel").nth(panel).locator(".list .text").all_inner_texts())
 
 

@@ -39,8 +39,6 @@ class SlowRetriever:
 
 
 class Corpus:
-    """A collection of which only the name is read."""
-
     name = "texts"
 
 

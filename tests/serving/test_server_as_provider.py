@@ -49,7 +49,6 @@ def model() -> Scripted:
 
 @pytest.fixture
 def open_provider(address: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> Callable[[Reranker], str]:
-    """Return a function that serves a reranker and returns the address."""
     from rerank.serving.app import create_server_app
     from rerank.serving.ranking_service import create_ranking_service
     from rerank.serving.settings import ServerKeys, ServerSettings
@@ -66,7 +65,6 @@ def open_provider(address: Callable[..., str], monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def decisions(open_provider: Callable[[Reranker], str], model: Scripted) -> Iterator[Decisions]:
-    """The decision backend of a server with `model`."""
     url = open_provider(Reranker.from_backend(model, method="fullrank"))
     backend = Decisions.connect("m", BackendOptions(base_url=f"{url}/v1"))
     yield backend

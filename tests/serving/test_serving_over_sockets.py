@@ -81,7 +81,6 @@ def test_a_full_queue(address: Callable[..., str]) -> None:
 
 @pytest.fixture
 def command(tmp_path: Path) -> Any:
-    """Return a function that starts `rerank serve` and returns the process and its address."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str) -> tuple[subprocess.Popen[str], str]:

@@ -6,24 +6,45 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
+torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+import numpy as np  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
-from rerank.errors import BackendError, MissingPrerequisiteError, UsageError  # noqa: E402
-from rerank.finetune.adapters import Qlora  # noqa: E402
+from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError  # noqa: E402
+from rerank.finetune.adapters import Dora, Full, LinearTargets, Lora, Qlora, Rslora  # noqa: E402
 from rerank.finetune.component_registry import ADAPTERS  # noqa: E402
-from rerank.finetune.extra.adapters import Adalora, Lift, Loldu, LoraGa, LoraSb, LoraXs, Pissa, Salt, Shadow  # noqa: E402
+from rerank.finetune.components import SupportsCallbacks  # noqa: E402
+from rerank.finetune.extra.adapters import (  # noqa: E402
+    INTEGERS,
+    Adalora,
+    Lift,
+    Loldu,
+    LoraGa,
+    LoraSb,
+    LoraXs,
+    LrQat,
+    Pissa,
+    Salt,
+    Shadow,
+)
+from rerank.finetune.inspection.checkpoints import open_inspected_model  # noqa: E402
+from rerank.finetune.inspection.merging import average_adapter_cores  # noqa: E402
 from rerank.finetune.kernels.factor_starts import gradient_start_factors, mean_loss_gradients  # noqa: E402
+from rerank.finetune.kernels.fake_quantisation import quantisation_steps, round_straight_through  # noqa: E402
+from rerank.finetune.recipe import Recipe  # noqa: E402
+from rerank.judges.attention.heads import HeadList  # noqa: E402
+from rerank.models.adapters import HEADS, AdapterSettings  # noqa: E402
+from rerank.selector import build_from_selector  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_ids, tiny_logits, tiny_loss, tiny_model  # noqa: E402
 from tests.raising import raises  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft's own
+
 DOWN = "model.layers.1.mlp.down_proj"
 KEYS = "model.layers.0.self_attn.k_proj"
 
@@ -401,3 +422,504 @@ def test_qlora_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rerank.finetune.adapters.find_spec", lambda name: None)
     with raises(MissingPrerequisiteError, "pip install bitsandbytes"):
         attached(Qlora())
+
+
+def attached_targets(adapter: Any) -> Any:
+    return adapter.attach(tiny_model(), TinyBatches(), seed=5)
+
+
+def train_targets(model: Any) -> None:
+    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-2)
+    for _ in range(3):
+        tiny_loss(model, tiny_ids(9)).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@pytest.mark.parametrize(
+    ("targets", "wanted"),
+    [
+        ("all-linear", {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
+        ("attention", {"q_proj", "k_proj", "v_proj", "o_proj"}),
+        ("q_proj", {"q_proj"}),
+        ("q_proj,mlp.up_proj", {"q_proj", "up_proj"}),
+        (("q_proj", "mlp.up_proj"), {"q_proj", "up_proj"}),
+        (r".*\.(gate|up)_proj", {"gate_proj", "up_proj"}),
+    ],
+)
+def test_targets(targets: str | tuple[str, ...], wanted: set[str]) -> None:
+    names = LinearTargets(targets=targets).module_names(tiny_model())
+    assert {name.rpartition(".")[2] for name in names} == wanted
+    assert len(names) == 2 * len(wanted)
+    assert names == [name for name, _ in tiny_model().named_modules() if name in names], "in the model's order"
+    assert attached_targets(Lora(targets=targets)).targeted_module_names == names, "peft adapts the same"
+
+
+def test_a_regular_expression_is_for_the_full_name() -> None:
+    assert LinearTargets(targets=r"model\.layers\.1\..*k_proj").module_names(tiny_model()) == [
+        "model.layers.1.self_attn.k_proj"
+    ]
+
+
+def test_the_first_of_many_layers() -> None:
+    names = LinearTargets(layers=2, targets="attention").module_names(tiny_model(layers=12))
+    assert {name.split(".")[2] for name in names} == {"0", "1"}
+
+
+def test_no_such_module() -> None:
+    with raises(UsageError, "query", "down_proj"):
+        LinearTargets(targets="query").module_names(tiny_model())
+
+
+def pattern(**ranks: int) -> dict[str, int]:
+    names = LinearTargets(targets="attention", layers=1).module_names(tiny_model())
+    return {name: ranks[name.rpartition(".")[2][0]] for name in names}
+
+
+@pytest.mark.parametrize("kind", [Lora, Rslora, Pissa, LoraGa])
+def test_a_pattern_of_ranks(kind: Any, tmp_path: Path) -> None:
+    """Each matrix has its rank, none has another factor, and one of rank 0 is left alone."""
+    ranks = pattern(q=6, k=1, v=0, o=3)
+    adapter = kind(r=4, alpha=8, targets="attention", layers=1, rank_pattern=ranks)
+    model = attached_targets(adapter)
+    found = {name.removeprefix("base_model.model."): one for name, one in model.named_modules() if hasattr(one, "r")}
+    assert {name: one.r["default"] for name, one in found.items()} == {n: rank for n, rank in ranks.items() if rank}
+    factor = 8 / 2 if kind is Rslora else 8 / 4
+    assert [one.scaling["default"] for one in found.values()] == pytest.approx([factor] * 3)
+    assert adapter.count_trainable(adapter.shapes(tiny_model())) == sum(
+        one.numel() for one in model.parameters() if one.requires_grad
+    )
+    train_targets(model)
+    adapter.save(model, tmp_path)
+    loaded = peft.PeftModel.from_pretrained(tiny_model(), tmp_path)
+    assert torch.allclose(tiny_logits(loaded), tiny_logits(model), atol=1e-5)
+    saved = json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))
+    assert saved["lora_alpha"] / (saved["r"] ** 0.5 if kind is Rslora else saved["r"]) == pytest.approx(factor)
+
+
+def test_a_pattern_that_does_not_fit() -> None:
+    with raises(UsageError, "1 modules", "model.layers.0.self_attn.v_proj"):
+        attached_targets(Lora(targets="q_proj,v_proj", layers=1, rank_pattern={"model.layers.0.self_attn.q_proj": 2}))
+    with raises(UsageError, "0"):
+        attached_targets(Lora(targets="attention", layers=1, rank_pattern=pattern(q=0, k=0, v=0, o=0)))
+    with raises(UsageError, "rank_pattern[x]", "-1"):
+        Lora(rank_pattern={"x": -1})
+
+
+@pytest.mark.parametrize(
+    ("adapter", "named"),
+    [
+        (Pissa(r=33), ("r = 33", "model.layers.0.self_attn.k_proj", "32 x 64")),
+        (LoraGa(r=17), ("2 r = 34", "model.layers.0.self_attn.k_proj")),
+        (LoraXs(r=33), ("r = 33", "at most 32")),
+        (Lift(r=32), ("r=32", "3072", "k_proj", "2048")),
+        (ADAPTERS.get("oft")(block=48), ("'oft'", "oft_block_size", "48")),
+        (ADAPTERS.get("osf")(keep=0.01), ("'osf'", "effective_rank", "0")),
+    ],
+    ids=lambda value: "" if isinstance(value, tuple) else type(value).__name__,
+)
+def test_options_that_do_not_fit_the_model(adapter: Any, named: tuple[str, ...]) -> None:
+    with raises(UsageError, *named):
+        attached_targets(adapter)
+
+
+DOWN_basis = "base_model.model.model.layers.1.mlp.down_proj"
+
+
+class Unasked(TinyBatches):
+    """Batches that nobody may look at."""
+
+    def backward(self, model: Any, lists: int | None = None) -> None:
+        """Not to be called."""
+        raise AssertionError("a basis that is given needs no gradients")
+
+
+def trained(adapter: LoraSb, folder: Path, *, seed: int, batches: Any = None) -> Any:
+    """An adapter after three steps on its own data, saved as `rerank train` saves it; the model that was trained."""
+    model = adapter.attach(tiny_model(), batches or TinyBatches(seed=seed), seed=seed).train()
+    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-2)
+    for step in range(3):
+        tiny_loss(model, tiny_ids(100 * seed + step)).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+    folder.mkdir()
+    adapter.save(model.eval(), folder)
+    AdapterSettings(model=str(folder.parent / "base"), method="fullrank").write(folder)
+    return model
+
+
+@pytest.fixture
+def basis(tmp_path: Path) -> Path:
+    tiny_model().save_pretrained(tmp_path / "base")
+    trained(LoraSb(r=4), tmp_path / "basis", seed=1)
+    return tmp_path / "basis"
+
+
+def cores(model: Any) -> dict[str, Any]:
+    return {name: one.detach() for name, one in model.named_parameters() if name.endswith(".core")}
+
+
+def test_it_begins_as_the_basis_ended(basis: Path, tmp_path: Path) -> None:
+    model = LoraSb(r=4, basis=str(basis)).attach(tiny_model(), Unasked(), seed=9)
+    wanted = tiny_logits(peft.PeftModel.from_pretrained(tiny_model(), basis))
+    assert torch.allclose(tiny_logits(model), wanted, atol=1e-5)
+    down = model.get_submodule(DOWN_basis).lora_A["default"]
+    assert torch.allclose(down.basis @ down.basis.T, torch.eye(4), atol=1e-5)
+    trains = {name: one.numel() for name, one in model.named_parameters() if one.requires_grad}
+    assert sum(trains.values()) == LoraSb(r=4).count_trainable(LoraSb(r=4).shapes(tiny_model()))
+    again = LoraSb(r=4, basis=str(basis)).attach(tiny_model(), Unasked(), seed=2)
+    assert all(torch.equal(one, cores(again)[name]) for name, one in cores(model).items())
+
+
+def test_shards_of_one_basis_have_an_exact_mean(basis: Path, tmp_path: Path) -> None:
+    """The mean of the products is the product with the mean of the cores R."""
+    adapter = LoraSb(r=4, basis=str(basis))
+    models = [trained(adapter, tmp_path / f"shard{n}", seed=n, batches=Unasked()) for n in (2, 3)]
+    folders = [tmp_path / f"shard{n}" for n in (2, 3)]
+    assert average_adapter_cores([open_inspected_model(str(one)) for one in folders], tmp_path / "mean") == 14
+    means = {name: (one + cores(models[1])[name]) / 2 for name, one in cores(models[0]).items()}
+    assert not torch.allclose(
+        means[f"{DOWN_basis}.lora_A.default.core"], cores(models[0])[f"{DOWN_basis}.lora_A.default.core"]
+    )
+    models[0].load_state_dict(means, strict=False)
+    loaded = peft.PeftModel.from_pretrained(tiny_model(), tmp_path / "mean")
+    assert torch.allclose(tiny_logits(loaded), tiny_logits(models[0]), atol=1e-5)
+    further = LoraSb(r=4, basis=str(tmp_path / "mean")).attach(tiny_model(), Unasked(), seed=0)
+    assert torch.allclose(tiny_logits(further), tiny_logits(loaded), atol=1e-5)
+
+
+def test_without_one_basis_shards_have_none(basis: Path, tmp_path: Path) -> None:
+    trained(LoraSb(r=4), tmp_path / "other", seed=2)
+    with raises(DataError, "basis"):
+        average_adapter_cores(
+            [open_inspected_model(str(one)) for one in (basis, tmp_path / "other")], tmp_path / "mean"
+        )
+
+
+def test_matrices_that_the_basis_left_alone(tmp_path: Path) -> None:
+    """A core of 0 gives no directions; any will do, and the start is the same."""
+
+    class Above(TinyBatches):
+        def backward(self, model: Any, lists: int | None = None) -> None:
+            """A loss that sees only the first layer."""
+            model.model.layers[0](
+                torch.ones(1, 3, 64), position_embeddings=(torch.ones(1, 3, 16),) * 2
+            ).sum().backward()
+
+    adapter = LoraSb(r=4)
+    model = adapter.attach(tiny_model(), Above(), seed=0)
+    assert not model.get_submodule(DOWN_basis).get_delta_weight("default").any()
+    adapter.save(model, tmp_path)
+    again = LoraSb(r=4, basis=str(tmp_path)).attach(tiny_model(), Unasked(), seed=0)
+    assert torch.allclose(tiny_logits(again), tiny_logits(model), atol=1e-6)
+
+
+def test_what_is_no_basis(basis: Path, tmp_path: Path) -> None:
+    def attached(**options: Any) -> Any:
+        return LoraSb(**{"r": 4, "basis": str(basis), **options}).attach(tiny_model(), Unasked(), seed=0)
+
+    with raises(UsageError, "rank 4", "r = 8"):
+        attached(r=8)
+    with raises(UsageError, "7 modules", "model.layers.1.mlp.down_proj"):
+        attached(layers=1)
+    plain = Lora(r=4).attach(tiny_model(), Unasked(), seed=0)
+    (tmp_path / "plain").mkdir()
+    Lora(r=4).save(plain, tmp_path / "plain")
+    with raises(DataError, tmp_path / "plain"):
+        attached(basis=str(tmp_path / "plain"))
+
+
+def test_a_recipe_with_a_basis_is_looked_at_before_anything_is_loaded(basis: Path, tmp_path: Path) -> None:
+    def check(model: str, folder: Path) -> None:
+        recipe = Recipe.make(
+            {"model": model, "data": {"lists": ["a"]}, "adapter": {"name": "lora-sb", "basis": str(folder)}}
+        )
+        LoraSb(basis=str(folder)).check_recipe(recipe)
+
+    check(str(tmp_path / "base"), basis)
+    with raises(MissingResourceError, tmp_path / "none"):
+        check(str(tmp_path / "base"), tmp_path / "none")
+    with raises(UsageError, "base'", "smollm2-135m"):
+        check("smollm2-135m", basis)
+
+
+# Heads that shards have learnt
+
+
+def heads(folder: Path, weights: dict[tuple[int, int], float], power: float, **more: Any) -> None:
+    order = sorted(weights, key=lambda head: -weights[head])
+    model = {"model": "base", "weights": "abc", "adapter": "beside"}
+    HeadList(
+        heads=tuple(order),
+        weights=tuple(weights[head] for head in order),
+        length_power=power,
+        **{"model": model, "method": "trained", **more},
+    ).write(folder / HEADS)
+
+
+def shards(basis: Path, tmp_path: Path) -> list[Path]:
+    for n in (2, 3):
+        trained(LoraSb(r=4, basis=str(basis)), tmp_path / f"shard{n}", seed=n, batches=Unasked())
+    return [tmp_path / "shard2", tmp_path / "shard3"]
+
+
+def test_learnt_heads_are_averaged(basis: Path, tmp_path: Path) -> None:
+    one, other = shards(basis, tmp_path)
+    heads(one, {(1, 0): 0.7, (1, 2): 0.2, (0, 1): 0.1}, -0.4)
+    heads(other, {(0, 1): 0.7, (1, 0): 0.3, (1, 2): 0.0}, 0.2)
+    average_adapter_cores([open_inspected_model(str(one)), open_inspected_model(str(other))], tmp_path / "mean")
+    found = json.loads((tmp_path / "mean" / HEADS).read_text())
+    assert found["heads"] == [[1, 0], [0, 1], [1, 2]]
+    assert found["weights"] == pytest.approx([0.5, 0.4, 0.1])
+    assert found["length_power"] == pytest.approx(-0.1)
+    assert found["model"] == {"model": "base", "weights": "abc", "adapter": "beside"}
+
+
+def test_other_heads_are_not_averaged(basis: Path, tmp_path: Path) -> None:
+    one, other = shards(basis, tmp_path)
+    heads(one, {(1, 0): 0.7, (1, 2): 0.3}, 0.0)
+    for given in ({(1, 0): 1.0}, {(1, 0): 0.7, (1, 3): 0.3}):
+        heads(other, given, 0.0)
+        with raises(DataError, "heads"):
+            average_adapter_cores([open_inspected_model(str(one)), open_inspected_model(str(other))], tmp_path / "mean")
+    heads(other, {(1, 0): 0.7, (1, 2): 0.3}, 0.0, model={"model": "base", "weights": "xyz", "adapter": "beside"})
+    with raises(DataError, "heads"):
+        average_adapter_cores([open_inspected_model(str(one)), open_inspected_model(str(other))], tmp_path / "mean")
+    (other / HEADS).unlink()
+    with pytest.raises(MissingResourceError):
+        average_adapter_cores([open_inspected_model(str(one)), open_inspected_model(str(other))], tmp_path / "mean")
+    assert not (tmp_path / "mean").exists()
+
+
+def attached_qat(**options: Any) -> Any:
+    return LrQat(**{"r": 4, **options}).attach(tiny_model(), TinyBatches(), seed=5)
+
+
+def layer_qat(model: Any, name: str = DOWN) -> Any:
+    return model.get_submodule(f"base_model.model.{name}")
+
+
+def train_qat(model: Any, steps: int = 3) -> list[float]:
+    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=5e-2, weight_decay=0.0)
+    losses = []
+    for _ in range(steps):
+        loss = tiny_loss(model, tiny_ids(9))
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+def test_the_grid_by_hand() -> None:
+    """Two bits and a sign: whole numbers to 3; a step for each pair of columns; zeros have the step 1."""
+    weight = torch.tensor([[6.0, -3.0, 0.3, 0.1], [0.0, 0.0, -9.0, 0.5]])
+    assert torch.allclose(quantisation_steps(weight, 3, 2), torch.tensor([[2.0, 0.1], [1.0, 3.0]]))
+    assert torch.allclose(quantisation_steps(weight, 3, 4), torch.tensor([[2.0], [3.0]]))
+
+
+def test_the_gradient_passes_through_the_rounding() -> None:
+    values = torch.tensor([0.4, 1.6], requires_grad=True)
+    rounded = round_straight_through(values)
+    assert rounded.tolist() == [0.0, 2.0]
+    (rounded * torch.tensor([3.0, 5.0])).sum().backward()
+    assert values.grad.tolist() == [3.0, 5.0]
+
+
+@pytest.mark.parametrize("group", [None, 32])
+def test_it_begins_with_rounding_to_nearest(group: int | None) -> None:
+    model = attached_qat(bits=4, group=group)
+    weight = tiny_model().get_submodule(DOWN).weight.detach()
+    blocks = weight.reshape(64, -1, group or 128)
+    step = blocks.abs().amax(-1, keepdim=True) / 7
+    wanted = ((blocks / step).round() * step).reshape(64, 128)
+    assert torch.allclose(layer_qat(model).quantised(), wanted, atol=1e-6)
+
+
+def test_factors_get_the_gradient_of_the_weight_in_steps() -> None:
+    """Nothing lies outside the grid at the start, so d loss / d B = scaling s (d loss / d W) A'."""
+    model = attached_qat(bits=8)
+    one = layer_qat(model)
+    inputs, outputs = torch.randn(5, 128), torch.randn(5, 64)
+    (one(inputs) * outputs).sum().backward()
+    wanted = (outputs.T @ inputs * one.step) @ one.lora_A["default"].weight.T * one.scaling["default"]
+    assert torch.allclose(one.lora_B["default"].weight.grad, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_it_learns_what_rounding_lost() -> None:
+    losses = train_qat(attached_qat(bits=2), steps=12)
+    assert losses[-1] < losses[0] - 0.1
+
+
+@pytest.mark.parametrize(("bits", "group"), [(4, None), (3, 32), (8, None)])
+def test_what_is_saved_lies_on_the_grid(bits: int, group: int | None, tmp_path: Path) -> None:
+    adapter = LrQat(r=4, bits=bits, group=group)
+    model = adapter.attach(tiny_model(), TinyBatches(), seed=5)
+    train_qat(model)
+    adapter.save(model, tmp_path)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert torch.allclose(tiny_logits(loaded), tiny_logits(model), atol=1e-5)
+    whole = load_file(tmp_path / INTEGERS)
+    names = adapter.module_names(tiny_model())
+    assert set(whole) == {f"{name}.{part}" for name in names for part in ("weight", "step")}
+    for name in names:
+        numbers, step = whole[f"{name}.weight"], whole[f"{name}.step"]
+        assert numbers.dtype == torch.int8
+        assert -(2 ** (bits - 1)) <= int(numbers.min()) <= int(numbers.max()) <= 2 ** (bits - 1) - 1
+        wanted = numbers.float() * step.repeat_interleave(numbers.shape[1] // step.shape[1], dim=1)
+        assert torch.equal(loaded.get_submodule(name).weight, wanted)
+    start = adapter.attach(tiny_model(), TinyBatches(), seed=5)
+    assert any(not torch.equal(layer_qat(start, name).integers(), whole[f"{name}.weight"].float()) for name in names)
+
+
+def test_tied_embeddings_are_saved_once(tmp_path: Path) -> None:
+    adapter = LrQat(r=4)
+    model = adapter.attach(tiny_model(tie_word_embeddings=True), TinyBatches(), seed=5)
+    train_qat(model)
+    adapter.save(model, tmp_path)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert torch.allclose(tiny_logits(loaded), tiny_logits(model), atol=1e-5)
+
+
+def test_merging_is_exact_and_final() -> None:
+    model = attached_qat()
+    train_qat(model)
+    wanted = layer_qat(model).quantised().detach()
+    model.merge_adapter()
+    assert torch.equal(layer_qat(model).base_layer.weight, wanted)
+    with pytest.raises(UsageError):
+        model.unmerge_adapter()
+
+
+def test_groups_that_do_not_fit() -> None:
+    with raises(UsageError, "group=48", "64 columns", "model.layers.0.self_attn.q_proj"):
+        attached_qat(group=48)
+
+
+# The counts of these names for configurations of peft are peft's.
+LOKR, OFT, OSF, RANDLORA, VERA = map(ADAPTERS.get, ("lokr", "oft", "osf", "randlora", "vera"))
+Shapes = list[tuple[int, int]]
+
+
+def layers(count: int, hidden: int, inner: int, heads: int) -> Shapes:
+    """Return the shapes of the matrices of N layers of a Llama; ``heads`` is the size of keys and values."""
+    return [
+        *((hidden, hidden), (heads, hidden), (heads, hidden), (hidden, hidden)),
+        *((inner, hidden), (inner, hidden), (hidden, inner)),
+    ] * count
+
+
+LARGE = layers(28, 3584, 18944, 512)  # of a model of 7.6 billion parameters
+SMALL = layers(4, 128, 256, 64)
+
+
+def test_the_large_model_has_the_weights_of_one() -> None:
+    assert sum(rows * columns for rows, columns in LARGE) == pytest.approx(6.53e9, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "millions"),
+    [
+        (Lora(r=16), 40.37),
+        (Rslora(r=16), 40.37),
+        (Pissa(r=16), 40.37),
+        (LoraGa(r=16), 40.37),
+        (Qlora(r=16), 40.37),
+        (LrQat(r=16), 40.37),
+        (Lora(r=64), 161.5),
+        (Dora(r=16), 41.76),
+        (RANDLORA(r=32), 57.2),
+        (LoraSb(r=64), 0.803),
+        (LoraSb(r=32), 0.201),
+        (LoraXs(r=64), 0.803),
+        (Loldu(r=256), 0.050),
+        (Lift(r=64), 161.5),
+    ],
+    ids=lambda value: f"{type(value).__name__}-{value.r}" if hasattr(value, "r") else "",
+)
+def test_a_model_of_seven_billion(adapter: Any, millions: float) -> None:
+    assert adapter.count_trainable(LARGE) / 1e6 == pytest.approx(millions, rel=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "numbers"),
+    [
+        (Lora(r=8), 65_536),
+        (Dora(r=8), 69_632),
+        (RANDLORA(r=32), 14_336),
+        (RANDLORA(r=8), 48_128),
+        (LoraXs(r=16), 7_168),
+        (OSF(keep=0.5), 476_672),
+        (Lift(r=4), 32_768),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, int) else "",
+)
+def test_counts_that_were_seen_in_peft(adapter: Any, numbers: int) -> None:
+    assert adapter.count_trainable(SMALL) == numbers
+
+
+def test_by_hand() -> None:
+    one = [(6, 4)]
+    assert Full().count_trainable([(6, 4), (1, 6)]) == 30
+    assert Adalora(r=2, init_r=3).count_trainable(one) == 3 * (6 + 4 + 1)
+    assert VERA(r=5).count_trainable(one) == 6 + 5
+    assert OFT(block=2).count_trainable(one) == 2 * 1  # two blocks of 2 x 2, with one angle each
+    assert Salt(r=1, d=2).count_trainable(one) == 2 * 1 + 2 * (2 * 3)  # three singular values are left
+    assert LOKR(r=8).count_trainable(one) == 2 * 2 + 3 * 2  # 6 = 2 x 3, 4 = 2 x 2
+    assert LOKR(r=1).count_trainable([(64, 64)]) == 8 * 8 + 1 * (8 + 8)
+    assert VERA(r=64).count_trainable([(128, 128)] * 8) == 1_536
+
+
+def test_a_shadow_by_hand() -> None:
+    hidden, inner, heads, r = 4, 6, 2, 3
+    network = 2 * 4 * 4 + 2 * 2 * 4 + 3 * 6 * 4 + 2 * 4 + 4  # a layer, its norms, the last norm
+    correction = 2 * 4 * 3
+    move = 2 * (4 * 3 + 3 + 3 * 4 + 4)
+    assert Shadow(r=r).count_trainable(layers(5, hidden, inner, heads)) == network + 5 * correction + 4 * move
+
+
+def test_a_pattern_of_ranks_counts_in_its_order() -> None:
+    adapter = Lora(r=2, rank_pattern={"a": 3, "b": 0, "c": 1})
+    assert adapter.count_trainable([(6, 4), (10, 10)]) == 3 * 10 + 1 * 20
+    with raises(UsageError, "2", "1"):
+        adapter.count_trainable([(6, 4)])
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("lora,r=0", ("r", "0", "1")),
+        ("lora,alpha=0", ("alpha", "0", "1")),
+        ("lora,dropout=1", ("dropout", "1.0")),
+        ("lora,layers=0", ("layers", "0", "1")),
+        ("adalora,init_r=3", ("init_r", "3", "16")),
+        ("lora-ga,gamma=0", ("gamma", "0")),
+        ("adalora,orthogonality=-1", ("orthogonality", "-1")),
+        ("adalora,tinit=0.5,tfinal=0.5", ("tinit=0.5", "tfinal=0.5")),
+        ("osf,keep=1", ("keep", "1.0")),
+        ("lr-qat,bits=1", ("bits", "1", "at least 2 and at most 8")),
+        ("lora-sb,eta=0", ("eta", "0.0")),
+        ("oft,block=1", ("block", "1", "2")),
+        ("shadow,depth=0", ("depth", "0", "1")),
+        ("salt,d=0", ("d", "0", "1")),
+        ("qlora,init=gptq", ("gptq", "lora, loftq")),
+        ("lora,rank_pattern=x", ("rank_pattern",)),
+    ],
+)
+def test_options_out_of_range_are_refused(text: str, named: tuple[str, ...]) -> None:
+    with raises(UsageError, *named):
+        build_from_selector(ADAPTERS, text)
+
+
+def test_adapters_are_built_from_selectors() -> None:
+    assert build_from_selector(ADAPTERS, "lora") == Lora()
+    assert build_from_selector(ADAPTERS, "lora,r=8,targets=attention,layers=4") == Lora(
+        r=8, targets="attention", layers=4
+    )
+    assert build_from_selector(ADAPTERS, "lora-xs,targets=q_proj,v_proj,r=8").targets == "q_proj,v_proj"
+    assert build_from_selector(ADAPTERS, "lora-ga,gamma=64").gamma == 64
+
+
+def test_adapters_with_callbacks() -> None:
+    acts = [name for name in ADAPTERS.names() if issubclass(ADAPTERS.get(name), SupportsCallbacks)]
+    assert acts == ["adalora"]

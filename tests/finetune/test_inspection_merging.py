@@ -9,13 +9,15 @@ from typing import Any, cast
 
 import pytest
 
-torch = pytest.importorskip("torch")
-peft = pytest.importorskip("peft")
 pytest.importorskip("transformers")
+peft = pytest.importorskip("peft")
+torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from rerank.errors import DataError, MissingResourceError, StorageError, UsageError  # noqa: E402
+from rerank.experiment import run_experiment  # noqa: E402
+from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
 from rerank.finetune.inspection import merging  # noqa: E402
 from rerank.finetune.inspection.checkpoints import CheckpointReader, InspectedModel, open_inspected_model  # noqa: E402
 from rerank.finetune.inspection.merging import (  # noqa: E402
@@ -26,17 +28,21 @@ from rerank.finetune.inspection.merging import (  # noqa: E402
     merge_adapter,
 )
 from rerank.finetune.inspection.weight_changes import iterate_weight_changes  # noqa: E402
+from rerank.finetune.trainer.training import train_adapter  # noqa: E402
 from rerank.io.model_base import hash_file_contents_of_model  # noqa: E402
+from rerank.io.run_files import read_run  # noqa: E402
 from rerank.lm.loading import load_language_model, quiet_transformers  # noqa: E402
 from rerank.models import resolve_model_name  # noqa: E402
 from rerank.tasks import BackendOptions  # noqa: E402
 from tests.finetune.inspected import answers, load_base, lora, noisy, write_adapter, write_base  # noqa: E402
+from tests.finetune.small import collection_folder, model_folder, recipe  # noqa: E402
 from tests.raising import raises  # noqa: E402
 
 pytestmark = [  # what PEFT says when these adapters are made and saved
     pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`"),
     pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`"),
 ]
+
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -354,3 +360,43 @@ class TestWhatCannotBeAveraged:
         Use(model=str(base), method="fullrank").write(b)
         average_adapter_cores([opened(a), opened(b)], tmp_path / "mean")
         assert (tmp_path / "mean" / SETTINGS).read_bytes() == (a / SETTINGS).read_bytes()
+
+
+ATTENTION: dict[str, Any] = {
+    "method": {"method": "full:attention,calibrate=false", "prompt": "icr_ie"},
+    "losses": [{"name": "distill", "on": "log-attention"}],
+    "readout": {"layers": "1-1"},
+    "adapter": {"name": "lora", "r": 4, "alpha": 64},
+    "optimizer": {"lr": 3e-2},
+}
+
+
+def ranked(collection: Path, out: Path, **how: Any) -> dict[str, list[str]]:
+    """Query -> documents in order."""
+    spec = RunSpec(collection=f"jsonl:{collection}", depth=6, max_queries=4, dtype="float32", **how)
+    run_experiment(spec, Execution(out=out, device="cpu"))
+    return {query: [doc.id for doc in ranking.docs] for query, ranking in read_run(out / "run.trec").items()}
+
+
+def test_it_ranks_as_the_adapter_did(tmp_path: Path) -> None:
+    model, collection = model_folder(tmp_path / "model"), collection_folder(tmp_path / "collection")
+    train_adapter(recipe(model, collection, **ATTENTION), tmp_path / "adapter", device="cpu")
+    merge_adapter(open_inspected_model(str(tmp_path / "adapter")), tmp_path / "merged")
+    wanted = ranked(collection, tmp_path / "a", adapter=str(tmp_path / "adapter"))
+    assert ranked(collection, tmp_path / "b", model=str(tmp_path / "merged")) == wanted
+    untrained = {"method": "full:attention,calibrate=false", "prompt": "icr_ie", "max_passage_tokens": 60}
+    assert ranked(collection, tmp_path / "c", model=str(model), **untrained) != wanted
+    for name in ("rerank.json", "prompt.yaml"):
+        assert (tmp_path / "merged" / name).read_bytes() == (tmp_path / "adapter" / name).read_bytes()
+    before, after = (json.loads((tmp_path / name / "heads.json").read_text()) for name in ("adapter", "merged"))
+    assert after["model"] == {"model": "model", "weights": "beside"}
+    assert {key: after[key] for key in after if key != "model"} == {
+        key: before[key] for key in before if key != "model"
+    }
+
+    # What was merged says what it was trained from, and can be reduced and used in turn.
+    again = merge_adapter(
+        open_inspected_model(str(tmp_path / "merged")), tmp_path / "reduced", MergeOptions(reduce=1.0)
+    )
+    assert again.changed > 0
+    assert set(ranked(collection, tmp_path / "d", model=str(tmp_path / "reduced"))) == set(wanted)

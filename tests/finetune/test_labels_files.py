@@ -5,15 +5,26 @@ from __future__ import annotations
 import gzip
 import io
 import json
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.errors import DataError, MissingResourceError
-from rerank.finetune.labels.files import read_labels, write_labels
-from rerank.finetune.labels.lists import LabelList
+from rerank.collections.jsonl import Jsonl
+from rerank.errors import DataError, MissingResourceError, UsageError
+from rerank.finetune.labels.files import (
+    passages_of_prompt,
+    read_conversations,
+    read_flag_embedding,
+    read_label_lists_of_file,
+    read_labels,
+    write_labels,
+)
+from rerank.finetune.labels.lists import LabelList, TrainingList
+from rerank.io.json_records import JsonRecord
 from tests.raising import raises
 
 ABC = LabelList(qid="q", initial=("a", "b", "c"), final=("c", "a", "b"), scores=(0.5, 0.1, 0.9), teacher="t", query="?")
@@ -119,3 +130,166 @@ def test_real_labels_of_gpt4o(shared: Path) -> None:
     taus = [one.tau for one in lists if one.tau is not None]
     assert sum(taus[:300]) / 300 == pytest.approx(0.3576, abs=5e-5)
     assert sum(taus) / 1000 == pytest.approx(0.3555, abs=5e-5)
+
+
+PASSAGES = ["Fleas live for months.", "Bees make honey.", "A flea is small."]
+
+
+def flag(*rows: dict[str, Any], **more: Any) -> tuple[list[TrainingList], Counter[str]]:
+    skipped: Counter[str] = Counter()
+    records = (JsonRecord(f"f:{at}", row) for at, row in enumerate(rows, 1))
+    return list(read_flag_embedding(records, skipped=skipped, **more)), skipped
+
+
+def texts(one: TrainingList) -> list[str]:
+    """The label in words, best first."""
+    return [one.docs[at].text for at in one.order]
+
+
+def test_positives_come_first_in_the_label_but_not_in_the_list() -> None:
+    row = {"query": "how old do fleas get", "pos": ["p1", "p2"], "neg": [f"n{at}" for at in range(9)]}
+    (one,), _ = flag(row)
+    assert texts(one) == ["p1", "p2", *(f"n{at}" for at in range(9))]
+    assert sorted(doc.text for doc in one.docs) == sorted(texts(one))
+    assert one.order != tuple(range(11))
+    assert {doc.text: score for doc, score in zip(one.docs, one.scores, strict=True)}["p2"] == 1
+    shown = [[doc.text for doc in flag(row, seed=seed)[0][0].docs] for seed in (0, 0, 1)]
+    assert shown[0] == shown[1] != shown[2]
+
+
+def test_scores_make_the_label_where_there_are_some() -> None:
+    row = {"query": "q", "pos": ["p"], "neg": ["n1", "n2"], "pos_scores": [0.5], "neg_scores": [0.1, 0.7]}
+    (one,), _ = flag(row)
+    assert texts(one) == ["n2", "p", "n1"]
+    assert [one.scores[at] for at in one.order] == [0.7, 0.5, 0.1]
+    (one,), _ = flag(row, use_scores=False)
+    assert texts(one) == ["p", "n1", "n2"]
+
+
+def test_equal_texts_are_one_document_and_counted() -> None:
+    lists, skipped = flag(
+        {"query": "q", "pos": ["p"], "neg": ["p", "n", "n"]},
+        {"query": "q2", "pos": ["p"], "neg": ["p"]},
+        {"query": "q3", "pos": ["p"]},
+        {"query": "q4", "pos": ["x"], "neg": ["p"], "id": "own"},
+    )
+    assert [texts(one) for one in lists] == [["p", "n"], ["x", "p"]]
+    assert [one.query.id for one in lists] == ["1", "own"]
+    assert skipped == {"texts that were there twice": 3, "lists without a negative": 2}
+    assert {doc.id for doc in lists[0].docs if doc.text == "p"} == {d.id for d in lists[1].docs if d.text == "p"}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"pos": ["p"], "neg": ["n"]}, "f:1: the value is None"),
+        ({"query": " ", "pos": ["p"], "neg": ["n"]}, "f:1: the query"),
+        ({"query": "q", "pos": [], "neg": ["n"]}, "f:1: pos is"),
+        ({"query": "q", "pos": ["p"], "neg": "n"}, "f:1: neg is 'n'"),
+        ({"query": "q", "pos": ["p"], "neg": [3]}, "f:1: the value is 3"),
+        ({"query": "q", "pos": ["p"], "neg": ["n"], "pos_scores": [1]}, "1 pos_scores and 0 neg_scores"),
+    ],
+)
+def test_other_shapes_are_refused(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        flag(row)
+    assert message in str(caught.value)
+
+
+def human(passages: list[str] = PASSAGES, query: str = "how old do fleas get?") -> str:
+    shown = "\n".join(f"[{at}] {passage}" for at, passage in enumerate(passages, 1))
+    return (
+        f"I will provide you with {len(passages)} passages, each indicated by a numerical identifier []. Rank the "
+        f"passages based on their relevance to the search query: {query}.\n\n{shown}\n\nSearch Query: {query}.\n"
+        f"Rank the {len(passages)} passages above. The output format should be [] > [], e.g., [4] > [2]."
+    )
+
+
+def talk(*turns: tuple[str, str], **more: Any) -> dict[str, Any]:
+    spoken = [{"from": who, "value": said} for who, said in turns]
+    return {"conversations": [{"from": "system", "value": "You rank passages, e.g. [1] > [2]"}, *spoken], **more}
+
+
+def conversations(*rows: dict[str, Any]) -> tuple[list[TrainingList], Counter[str]]:
+    skipped: Counter[str] = Counter()
+    return list(
+        read_conversations((JsonRecord(f"f:{n}", row) for n, row in enumerate(rows, 1)), skipped=skipped)
+    ), skipped
+
+
+def test_a_conversation_is_a_list() -> None:
+    (one,), skipped = conversations(talk(("human", human()), ("gpt", "[3] > [1] > [2]"), id="z-1"))
+    assert (one.query.id, one.query.text) == ("z-1", "how old do fleas get?")
+    assert [doc.text for doc in one.docs] == PASSAGES
+    assert one.order == (2, 0, 1)
+    assert not skipped
+
+
+def test_chats_of_many_turns_and_of_roles_are_read_too() -> None:
+    turns = [{"role": "user", "content": "I will provide you with 3 passages on the search query: fleas."}]
+    for at, passage in enumerate(PASSAGES, 1):
+        turns += [{"role": "assistant", "content": f"Received passage [{at}]."}]
+        turns += [{"role": "user", "content": f"[{at}] {passage}"}]
+    turns += [{"role": "user", "content": "Search Query: fleas.\nRank the 3 passages above."}]
+    (one,), _ = conversations({"messages": [*turns, {"role": "assistant", "content": "[2] > [3] > [1]"}]})
+    assert ([doc.text for doc in one.docs], one.order, one.query.text) == (PASSAGES, (1, 2, 0), "fleas")
+
+
+def test_replies_that_order_not_everything_are_left_out_and_counted() -> None:
+    lists, skipped = conversations(
+        talk(("human", human()), ("gpt", "[3] > [1]")),
+        talk(("human", human()), ("gpt", "I am sorry, I cannot rank these.")),
+        talk(("human", human(["same", "same", "x"])), ("gpt", "[3] > [1] > [2]")),
+        talk(("human", human()), ("gpt", "Sure: [3] > [1] > [1] > [2]")),
+    )
+    assert [one.order for one in lists] == [(2, 0, 1)]
+    assert skipped == {
+        "lists whose reply is partial": 1,
+        "lists whose reply is refused": 1,
+        "lists with a passage twice": 1,
+    }
+
+
+def test_passages_may_hold_numbers_lines_and_queries() -> None:
+    shown = ["one\n\n[7] not the second", "Query: what a query is\nand more", "Rank the 3 passages is a phrase"]
+    (one,), _ = conversations(talk(("human", human(shown)), ("gpt", "[1] > [2] > [3]")))
+    assert [doc.text for doc in one.docs] == shown
+    assert passages_of_prompt("no passages") == []
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"conversations": "x"}, "f:1: the turns are 'x'"),
+        ({"conversations": []}, "None"),
+        (talk(("gpt", "[1]"), ("human", human())), "'human'"),
+        (talk(("human", "Rank them.\nSearch Query: q."), ("gpt", "[1]")), "[1]"),
+        (talk(("human", human().replace("with 3", "with 4")), ("gpt", "[1]")), "3 numbered passages"),
+        (talk(("human", "[1] a\n[2] b"), ("gpt", "[1] > [2]")), "Search Query"),
+    ],
+)
+def test_other_conversations_are_refused(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        conversations(row)
+    assert message in str(caught.value)
+
+
+def test_the_form_is_told_from_the_first_object(tmp_path: Path) -> None:
+    path = tmp_path / "lists"
+    path.write_text(json.dumps({"query": "q", "pos": ["p"], "neg": ["n"]}), "utf-8")
+    assert texts(next(read_label_lists_of_file(path))) == ["p", "n"]
+    path.write_text(json.dumps({"query": "q", "pos": ["p"], "neg": ["n", "n"]}), "utf-8")
+    with pytest.warns(UserWarning, match="1 texts that were there twice"):  # nobody counts them
+        list(read_label_lists_of_file(path))
+    path.write_text(json.dumps([talk(("human", human()), ("gpt", "[3] > [1] > [2]"))] * 2, indent=1), "utf-8")
+    assert [one.query.id for one in read_label_lists_of_file(path)] == ["1", "2"]
+    path.write_text('{"qid": "1", "initial_list": ["a"], "final_list": ["a"]}', "utf-8")
+    with raises(UsageError, "--collection"):
+        read_label_lists_of_file(path)
+    (tmp_path / "docs.jsonl").write_text('{"id": "a", "text": "x"}', "utf-8")
+    (tmp_path / "queries.jsonl").write_text('{"id": "1", "text": "what"}', "utf-8")
+    assert texts(next(read_label_lists_of_file(path, Jsonl(str(tmp_path))))) == ["x"]
+    for content, message in (('{"a": 1}', "the keys a"), ("[]", "an empty list"), ("[3]", "entry 1 is 3")):
+        path.write_text(content, "utf-8")
+        with pytest.raises(DataError, match=message):
+            list(read_label_lists_of_file(path))

@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import json
+import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+
+def test_tensorboard_s_files_are_written_where_it_is_installed(model: Path, collection: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    train_adapter(recipe(model, collection), tmp_path / "out", device="cpu")
+    assert list((tmp_path / "out" / "tensorboard").glob("events.*"))
+
 
 from safetensors.torch import load_file  # noqa: E402
-from transformers import AutoModelForCausalLM  # noqa: E402
+from transformers import AutoModelForCausalLM, integrations  # noqa: E402
 
-from rerank.errors import BackendError, DataError, StorageError, UnknownNameError, UsageError  # noqa: E402
+from rerank.errors import BackendError, DataError, MissingPrerequisiteError, StorageError, UnknownNameError, UsageError  # noqa: E402
 from rerank.experiment import run_experiment  # noqa: E402
 from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
 from rerank.finetune.component_registry import ADAPTERS  # noqa: E402
-from rerank.finetune.recipe import Recipe  # noqa: E402
+from rerank.finetune.recipe import Recipe, ValidationTable  # noqa: E402
 from rerank.finetune.trainer.schedule import read_lists  # noqa: E402
-from rerank.finetune.trainer.training import train_adapter  # noqa: E402
+from rerank.finetune.trainer.training import pick_reporting_services, reporting_environment, train_adapter  # noqa: E402
 from rerank.finetune.trainer.training_folder import list_checkpoints  # noqa: E402
+from rerank.finetune.trainer.validation import Validation  # noqa: E402
 from rerank.lm.loading import attach_adapter  # noqa: E402
 from rerank.reranker import Reranker  # noqa: E402
-from tests.finetune.small import ATTENTION, LIKELIHOOD, recipe, validation  # noqa: E402
+from tests.finetune.small import ATTENTION, LIKELIHOOD, collection_folder, recipe, validation  # noqa: E402
 from tests.raising import raises  # noqa: E402
 
 
@@ -75,12 +88,6 @@ def test_a_training_from_recipe_to_run(model: Path, collection: Path, tmp_path: 
     reranker = Reranker.from_pretrained(str(model), adapter=str(tmp_path / "out"), device="cpu")
     hits = reranker.rank("wing lift heat", ["jet tail", "wing lift heat"])
     assert sorted(hit.corpus_id for hit in hits) == [0, 1]
-
-
-def test_tensorboard_s_files_are_written_where_it_is_installed(model: Path, collection: Path, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    train_adapter(recipe(model, collection), tmp_path / "out", device="cpu")
-    assert list((tmp_path / "out" / "tensorboard").glob("events.*"))
 
 
 @pytest.mark.parametrize(
@@ -426,3 +433,369 @@ def test_a_list_longer_than_the_context(model: Path, collection: Path, tmp_path:
     asked = recipe(model, collection, method={"context_size": 200})
     with raises(DataError, "min_passage_tokens", "200"):
         train_adapter(asked, tmp_path / "out", device="cpu")
+
+
+def looks(folder: Path) -> list[int]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line["step"] for line in lines if "eval_nDCG@10" in line]
+
+
+def test_the_last_step_is_looked_at(model: Path, collection: Path, tmp_path: Path) -> None:
+    train_adapter(
+        recipe(model, collection, training={"steps": 5}, validation=validation(collection)), tmp_path, device="cpu"
+    )
+    assert looks(tmp_path) == [2, 4, 5]
+
+
+def test_patience_that_had_ended_stays_at_its_end(model: Path, collection: Path, tmp_path: Path) -> None:
+    asked = recipe(
+        model,
+        collection,
+        optimizer={"lr": 1e-9},
+        training={"steps": 20, "save_every": 1},
+        validation=validation(collection, every=1, patience=2),
+    )
+    first = train_adapter(asked, tmp_path, device="cpu")
+    before = (tmp_path / "adapter_model.safetensors").read_bytes()
+    (tmp_path / "result.json").unlink()
+    again = train_adapter(asked, tmp_path, device="cpu", resume=True)
+    assert (first.steps, first.validation) == (again.steps, again.validation)
+    assert (tmp_path / "adapter_model.safetensors").read_bytes() == before
+    assert looks(tmp_path) == [1, 2, 3]
+
+
+def test_the_loss_is_told_after_a_resume_too(model: Path, collection: Path, tmp_path: Path) -> None:
+    asked = recipe(model, collection)
+    first = train_adapter(asked, tmp_path, device="cpu")
+    (tmp_path / "result.json").unlink()
+    again = train_adapter(asked, tmp_path, device="cpu", resume=True)
+    assert first.loss == again.loss > 0
+
+
+def test_a_line_that_was_cut_off_is_written_again(model: Path, collection: Path, tmp_path: Path) -> None:
+    asked = recipe(model, collection)
+    train_adapter(asked, tmp_path, device="cpu")
+    whole = (tmp_path / "metrics.jsonl").read_text()
+    (tmp_path / "result.json").unlink()
+    *_, last = list_checkpoints(tmp_path)
+    for path in last.iterdir():
+        path.unlink()
+    last.rmdir()
+    (tmp_path / "metrics.jsonl").write_text(whole[: whole.rindex("{") + 9])
+    train_adapter(asked, tmp_path, device="cpu", resume=True)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [step for step in steps if step <= 4][:4] == [1, 2, 3, 4]
+
+
+def test_what_a_killed_process_left_is_removed(model: Path, collection: Path, tmp_path: Path) -> None:
+    asked = recipe(model, collection)
+    train_adapter(asked, tmp_path, device="cpu")
+    checkpoints = list_checkpoints(tmp_path)
+    shutil.copytree(checkpoints[0], checkpoints[0].with_name("checkpoint-1"))  # killed before it was removed
+    (tmp_path / "result.json").unlink()
+    train_adapter(asked, tmp_path, device="cpu", resume=True)
+    assert list_checkpoints(tmp_path) == checkpoints
+    assert (tmp_path / "metrics.jsonl").read_text().count("train_runtime") == 1
+
+
+def test_another_number_of_processes_is_refused(
+    model: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import TrainingArguments
+
+    asked = recipe(model, collection)
+    train_adapter(asked, tmp_path, device="cpu")
+    (tmp_path / "result.json").unlink()
+    monkeypatch.setattr(TrainingArguments, "world_size", 2)
+    with raises(UsageError, "2 lists", "4", "torchrun"):
+        train_adapter(asked, tmp_path, device="cpu", resume=True)
+
+
+def test_a_joint_loss_keeps_the_whole_model_and_its_method(model: Path, collection: Path, tmp_path: Path) -> None:
+    asked = recipe(
+        model,
+        collection,
+        losses=[{"name": "importance"}, {"name": "infonce", "on": "attention"}],
+        readout={"layers": "1-1"},
+        validation=validation(collection),
+    )
+    train_adapter(asked, tmp_path / "out", device="cpu")
+    names = json.loads((tmp_path / "out" / "rerank.json").read_text())
+    assert names["method"] == "fullrank"
+    assert not (tmp_path / "out" / "heads.json").exists()
+    from safetensors import safe_open
+
+    with safe_open(str(tmp_path / "out" / "adapter_model.safetensors"), "pt") as file:
+        assert any(".layers.2." in name for name in file.keys())  # noqa: SIM118 (the file is no dictionary)
+    spec = RunSpec(collection=f"jsonl:{collection}", depth=4, max_queries=1, adapter=str(tmp_path / "out"))
+    assert run_experiment(spec, Execution(out=tmp_path / "run", device="cpu"))["queries"] == 1
+
+
+def test_a_method_that_calibrates_is_not_trained_for(model: Path, collection: Path, tmp_path: Path) -> None:
+    asked = recipe(model, collection, **{**ATTENTION, "method": {"method": "icr"}})
+    with raises(UsageError, "calibrate=false"):
+        train_adapter(asked, tmp_path, device="cpu")
+
+
+def test_a_list_of_many_documents_is_found_before_the_first_step(model: Path, collection: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (collection / "docs.jsonl").read_text().splitlines()]
+    long = [{"id": f"long{n}", "title": "", "text": "wing " * 3000} for n in range(4)]
+    short = [{"id": f"short{n}", "title": "", "text": "jet"} for n in range(60)]
+    folder = tmp_path / "c"
+    folder.mkdir()
+    for name in ("queries.jsonl", "qrels.txt"):
+        (folder / name).write_text((collection / name).read_text())
+    (folder / "docs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, *long, *short]))
+    lists = [["long0", "long1"], ["long2", "long3"], [row["id"] for row in short]]
+    (folder / "labels.jsonl").write_text(
+        "".join(
+            json.dumps({"qid": f"q{n}", "initial_list": one, "final_list": one}) + "\n" for n, one in enumerate(lists)
+        )
+    )
+    asked = recipe(model, folder, data={"documents": 60}, method={"context_size": 1000})
+    with raises(DataError, "60 passages", "in the recipe") as raised:
+        train_adapter(asked, tmp_path / "out", device="cpu")
+    assert "in the recipe" in str(raised.value)
+    assert not list_checkpoints(tmp_path / "out")
+
+
+def test_a_disk_that_is_full_at_the_end(
+    model: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rerank.finetune.trainer import training_run as run
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run, "write_adapter", full)
+    with raises(StorageError, "No space"):
+        train_adapter(recipe(model, collection), tmp_path, device="cpu")
+    monkeypatch.undo()
+    assert train_adapter(recipe(model, collection), tmp_path, device="cpu", resume=True).steps == 4
+
+
+def test_one_gpu_of_several_is_not_named(
+    model: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rerank.finetune.trainer import processes, training_run
+
+    monkeypatch.setattr(processes, "pick_device", lambda device: device)
+    monkeypatch.setattr(training_run, "pick_dtype", lambda dtype, device: dtype)
+    with raises(UsageError, "CUDA_VISIBLE_DEVICES=1"):
+        train_adapter(recipe(model, collection), tmp_path, device="cuda:1")
+
+
+def test_a_recipe_that_does_not_fit_the_model_leaves_the_folder_free(
+    model: Path, collection: Path, tmp_path: Path
+) -> None:
+    with raises(UsageError, "atention"):
+        train_adapter(
+            recipe(model, collection, adapter={"name": "lora", "targets": "atention"}), tmp_path, device="cpu"
+        )
+    assert train_adapter(recipe(model, collection), tmp_path, device="cpu").steps == 4
+
+
+SHARE = {"share": 0.3, "every": 2}
+
+
+def looks_out(folder: Path, key: str) -> list[float]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line[key] for line in lines if key in line]
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.5])
+def test_a_share_is_taken_out_by_query(model: Path, collection: Path, share: float) -> None:
+    def held_out_queries(seed: int) -> set[str]:
+        asked = recipe(model, collection, seed=seed, validation={"share": share})
+        train, held = ({entry.query.text for entry in part} for part in read_lists(asked))
+        assert train
+        assert not train & held
+        assert len(held) == max(1, round(share * len(train | held)))
+        return held
+
+    assert held_out_queries(3) == held_out_queries(3)
+    assert len({frozenset(held_out_queries(seed)) for seed in range(5)}) > 1
+
+
+def test_its_loss_selects_the_weights_and_is_the_same_after_a_resume(
+    model: Path, collection: Path, tmp_path: Path
+) -> None:
+    # Dropout would show if the loss were measured in training mode, and a high rate makes the last weights the worst.
+    asked = recipe(model, collection, validation={"share": 0.3, "every": 1}, optimizer={"name": "sgd", "lr": 30.0})
+    result = train_adapter(asked, tmp_path / "whole", device="cpu")
+    losses = looks_out(tmp_path / "whole", "eval_loss")
+    assert losses == looks_out(tmp_path / "whole", "eval_loss_importance")
+    assert result.validation == {"held-out loss": pytest.approx(min(losses), abs=1e-6)}
+    assert result.first_stage == {}
+    assert f"held-out lists: {min(losses):.4f}" in (tmp_path / "whole" / "README.md").read_text()
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    (tmp_path / "parts" / "result.json").unlink()
+    shutil.rmtree(list_checkpoints(tmp_path / "parts")[-1])
+    again = train_adapter(asked, tmp_path / "parts", device="cpu", resume=True)
+    assert (again.validation, looks_out(tmp_path / "parts", "eval_loss")) == (result.validation, losses)
+    adapters = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("whole", "parts")]
+    assert adapters[0] == adapters[1]
+
+
+def test_the_loss_ends_a_training_that_gets_worse(model: Path, collection: Path, tmp_path: Path) -> None:
+    table = {"share": 0.3, "every": 1, "patience": 1}
+    asked = recipe(model, collection, validation=table, optimizer={"name": "sgd", "lr": 1000.0}, training={"steps": 12})
+    result = train_adapter(asked, tmp_path, device="cpu")
+    losses = looks_out(tmp_path, "eval_loss")
+    assert result.steps == len(losses) < 12
+    assert losses[-1] >= min(losses[:-1])
+
+
+@pytest.mark.parametrize("measure", ["nDCG@10", "loss"])
+def test_lists_and_a_collection(model: Path, collection: Path, tmp_path: Path, measure: str) -> None:
+    other = collection_folder(tmp_path / "other", seed=5)
+    lists = {"lists": [str(other / "labels.jsonl")], "documents_in": f"jsonl:{other}", "measure": measure}
+    asked = recipe(model, collection, validation=validation(collection, **lists))
+    result = train_adapter(asked, tmp_path / "out", device="cpu")
+    assert len(looks_out(tmp_path / "out", "eval_loss")) == len(looks_out(tmp_path / "out", "eval_nDCG@10")) == 2
+    assert set(result.validation) == {"nDCG@10", "held-out loss"}
+    state = json.loads((list_checkpoints(tmp_path / "out")[-1] / "trainer_state.json").read_text())
+    best = {"nDCG@10": max, "loss": min}[measure](looks_out(tmp_path / "out", f"eval_{measure}"))
+    assert state["best_metric"] == best
+
+
+def test_a_measure_that_does_not_exist_is_refused_before_the_training(collection: Path) -> None:
+    with raises(UnknownNameError, "ndgc"):
+        Validation.of(ValidationTable(**validation(collection, measure="ndgc@10")))
+
+
+def test_a_held_out_query_that_is_trained_on_is_refused(model: Path, collection: Path, tmp_path: Path) -> None:
+    asked = recipe(model, collection, validation={"lists": [str(collection / "labels.jsonl")]})
+    with raises(DataError, "also in the training lists", "rerank label split"):
+        train_adapter(asked, tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("table", "named"),
+    [
+        ({}, "no held-out data"),
+        ({"collection": "pydoc", "measure": "loss"}, "cannot be computed without data"),
+        ({"share": 0.2, "measure": "AP"}, "collection"),
+        ({"share": 1.0}, "share"),
+    ],
+)
+def test_a_table_that_validates_nothing_is_refused(table: dict[str, Any], named: str) -> None:
+    with raises(UsageError, named):
+        Recipe.make({"data": {"lists": ["x"]}, "validation": table})
+
+
+def test_an_objective_has_no_loss_on_lists() -> None:
+    with raises(UsageError, "grpo", "collection"):
+        Recipe.make({"data": {"lists": ["x"]}, "objective": {"name": "grpo"}, "validation": {"share": 0.1}})
+
+
+def test_a_recipe_without_held_out_lists_is_read_as_before() -> None:
+    made = Recipe.make({"data": {"lists": ["x"]}, "validation": {"collection": "pydoc"}})
+    assert made.validation
+    assert (made.validation.measure, made.validation.has_lists) == ("nDCG@10", False)
+
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+
+
+class FakeWandb(ModuleType):
+    """The part of wandb that transformers' callback uses; it records what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__("wandb")
+        self.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+        self.run: Any = None
+        self.started: list[dict[str, Any]] = []
+        self.logged: list[dict[str, Any]] = []
+        self.config = SimpleNamespace(update=lambda values, **_: self.started[-1].update(config=values))
+
+    def init(self, **options: Any) -> None:
+        mode = {key: os.environ.get(f"WANDB_{key}") for key in ("MODE", "DIR")}
+        self.started.append({**options, **mode})
+        self.run = SimpleNamespace(_label=lambda **_: None, summary={}, name="run", url="", id="1")
+
+    def define_metric(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def log(self, values: dict[str, Any], *_: Any, **__: Any) -> None:
+        self.logged.append(values)
+
+    def finish(self) -> None:
+        self.run = None
+
+
+@pytest.fixture
+def wandb(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
+    fake = FakeWandb()
+    config_util = ModuleType("wandb.sdk.lib.config_util")
+    config_util.ConfigError = ValueError  # type: ignore[attr-defined]
+    for name in ("wandb.sdk", "wandb.sdk.lib"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, config_util.__name__, config_util)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    utils = integrations.integration_utils
+    monkeypatch.setattr(utils, "is_wandb_available", lambda: True)
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    return fake
+
+
+def test_a_training_is_reported_to_wandb_offline_and_without_the_key(
+    model: Path, collection: Path, tmp_path: Path, wandb: FakeWandb
+) -> None:
+    folder = tmp_path / "out"
+    train_adapter(recipe(model, collection), folder, device="cpu", report_to=["wandb"])
+    (started,) = wandb.started
+    assert (started["MODE"], started["DIR"], started["project"]) == ("offline", str(folder), "rerank")
+    assert [line["train/loss"] for line in wandb.logged if "train/loss" in line]
+    assert wandb.run is None
+    assert "WANDB_MODE" not in os.environ
+    assert KEY not in repr((wandb.started, wandb.logged))
+    assert not [path for path in folder.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+    assert not (folder / "tensorboard").exists()
+
+
+def test_a_service_that_fails_is_named(
+    model: Path, collection: Path, tmp_path: Path, wandb: FakeWandb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: Any) -> None:
+        raise type("CommError", (Exception,), {"__module__": "wandb.errors"})("no key")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with raises(BackendError, "no key", "--report-to none"):
+        train_adapter(recipe(model, collection), tmp_path, device="cpu", report_to=["wandb"])
+
+
+def test_another_service_does_not_prevent_resuming(
+    model: Path, collection: Path, tmp_path: Path, wandb: FakeWandb
+) -> None:
+    asked = recipe(model, collection)
+    whole = train_adapter(asked, tmp_path / "out", device="cpu", report_to=["none"])
+    assert train_adapter(asked, tmp_path / "out", device="cpu", resume=True, report_to=["wandb"]).loss == whole.loss
+
+
+def test_a_missing_service_is_reported_before_the_model_is_looked_for(tmp_path: Path) -> None:
+    asked = Recipe.make({"model": "absent/model", "data": {"lists": ["x"]}})
+    with raises(MissingPrerequisiteError, "pip install comet-ml"):
+        train_adapter(asked, tmp_path, device="cpu", report_to=["comet_ml"])
+    with raises(UnknownNameError, "wandb"):
+        train_adapter(asked, tmp_path, device="cpu", report_to=["wanbd"])
+
+
+def test_services_are_listed_once_and_none_is_no_service() -> None:
+    assert pick_reporting_services(["none"]) == []
+    assert set(pick_reporting_services(None)) <= {"tensorboard"}
+    with raises(UsageError, "wandb"):
+        pick_reporting_services(["none", "wandb"])
+    with raises(UnknownNameError, "tensorboard", "mlflow"):
+        pick_reporting_services(["nothing"])
+
+
+def test_what_the_environment_sets_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with reporting_environment(tmp_path, []):
+        assert os.environ["WANDB_MODE"] == "online"
+        assert os.environ["MLFLOW_TRACKING_URI"] == f"file://{tmp_path}/mlruns"
+    assert "MLFLOW_TRACKING_URI" not in os.environ

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from rerank.finetune.recipe import Recipe  # noqa: E402
 from rerank.judges.attention.heads import HeadList  # noqa: E402
 from rerank.models.adapters import HEADS, AdapterSettings  # noqa: E402
 from rerank.selector import build_from_selector  # noqa: E402
+from tests.finetune.stepping import backward  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_ids, tiny_logits, tiny_loss, tiny_model  # noqa: E402
 from tests.raising import raises  # noqa: E402
 
@@ -72,14 +74,19 @@ def decomposed(matrix: Any) -> tuple[Any, Any, Any]:
     return found
 
 
-def train(model: Any, steps: int = 3, optimizer: Any = None, lr: float = 1e-2) -> None:
+def train(
+    model: Any, steps: int = 3, optimizer: Any = None, lr: float = 1e-2, seeds: Sequence[int] = (9, 9, 9)
+) -> list[float]:
+    """Train on one batch per step, of the seeds in turn; return the losses."""
     model.train()
     made = (optimizer or torch.optim.AdamW)([one for one in model.parameters() if one.requires_grad], lr=lr)
-    for _ in range(steps):
-        tiny_loss(model, tiny_ids(9)).backward()  # type: ignore[no-untyped-call]
+    losses = []
+    for step in range(steps):
+        losses.append(backward(tiny_loss(model, tiny_ids(seeds[step % len(seeds)]))))
         made.step()
         made.zero_grad()
     model.eval()
+    return losses
 
 
 def disturb(model: Any) -> None:
@@ -424,18 +431,6 @@ def test_qlora_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
         attached(Qlora())
 
 
-def attached_targets(adapter: Any) -> Any:
-    return adapter.attach(tiny_model(), TinyBatches(), seed=5)
-
-
-def train_targets(model: Any) -> None:
-    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-2)
-    for _ in range(3):
-        tiny_loss(model, tiny_ids(9)).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad()
-
-
 @pytest.mark.parametrize(
     ("targets", "wanted"),
     [
@@ -452,7 +447,7 @@ def test_targets(targets: str | tuple[str, ...], wanted: set[str]) -> None:
     assert {name.rpartition(".")[2] for name in names} == wanted
     assert len(names) == 2 * len(wanted)
     assert names == [name for name, _ in tiny_model().named_modules() if name in names], "in the model's order"
-    assert attached_targets(Lora(targets=targets)).targeted_module_names == names, "peft adapts the same"
+    assert attached(Lora(targets=targets)).targeted_module_names == names, "peft adapts the same"
 
 
 def test_a_regular_expression_is_for_the_full_name() -> None:
@@ -481,7 +476,7 @@ def test_a_pattern_of_ranks(kind: Any, tmp_path: Path) -> None:
     """Each matrix has its rank, none has another factor, and one of rank 0 is left alone."""
     ranks = pattern(q=6, k=1, v=0, o=3)
     adapter = kind(r=4, alpha=8, targets="attention", layers=1, rank_pattern=ranks)
-    model = attached_targets(adapter)
+    model = attached(adapter)
     found = {name.removeprefix("base_model.model."): one for name, one in model.named_modules() if hasattr(one, "r")}
     assert {name: one.r["default"] for name, one in found.items()} == {n: rank for n, rank in ranks.items() if rank}
     factor = 8 / 2 if kind is Rslora else 8 / 4
@@ -489,7 +484,7 @@ def test_a_pattern_of_ranks(kind: Any, tmp_path: Path) -> None:
     assert adapter.count_trainable(adapter.shapes(tiny_model())) == sum(
         one.numel() for one in model.parameters() if one.requires_grad
     )
-    train_targets(model)
+    train(model)
     adapter.save(model, tmp_path)
     loaded = peft.PeftModel.from_pretrained(tiny_model(), tmp_path)
     assert torch.allclose(tiny_logits(loaded), tiny_logits(model), atol=1e-5)
@@ -499,9 +494,9 @@ def test_a_pattern_of_ranks(kind: Any, tmp_path: Path) -> None:
 
 def test_a_pattern_that_does_not_fit() -> None:
     with raises(UsageError, "1 modules", "model.layers.0.self_attn.v_proj"):
-        attached_targets(Lora(targets="q_proj,v_proj", layers=1, rank_pattern={"model.layers.0.self_attn.q_proj": 2}))
+        attached(Lora(targets="q_proj,v_proj", layers=1, rank_pattern={"model.layers.0.self_attn.q_proj": 2}))
     with raises(UsageError, "0"):
-        attached_targets(Lora(targets="attention", layers=1, rank_pattern=pattern(q=0, k=0, v=0, o=0)))
+        attached(Lora(targets="attention", layers=1, rank_pattern=pattern(q=0, k=0, v=0, o=0)))
     with raises(UsageError, "rank_pattern[x]", "-1"):
         Lora(rank_pattern={"x": -1})
 
@@ -520,10 +515,7 @@ def test_a_pattern_that_does_not_fit() -> None:
 )
 def test_options_that_do_not_fit_the_model(adapter: Any, named: tuple[str, ...]) -> None:
     with raises(UsageError, *named):
-        attached_targets(adapter)
-
-
-DOWN_basis = "base_model.model.model.layers.1.mlp.down_proj"
+        attached(adapter)
 
 
 class Unasked(TinyBatches):
@@ -536,14 +528,10 @@ class Unasked(TinyBatches):
 
 def trained(adapter: LoraSb, folder: Path, *, seed: int, batches: Any = None) -> Any:
     """An adapter after three steps on its own data, saved as `rerank train` saves it; the model that was trained."""
-    model = adapter.attach(tiny_model(), batches or TinyBatches(seed=seed), seed=seed).train()
-    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-2)
-    for step in range(3):
-        tiny_loss(model, tiny_ids(100 * seed + step)).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad()
+    model = adapter.attach(tiny_model(), batches or TinyBatches(seed=seed), seed=seed)
+    train(model, seeds=[100 * seed + step for step in range(3)])
     folder.mkdir()
-    adapter.save(model.eval(), folder)
+    adapter.save(model, folder)
     AdapterSettings(model=str(folder.parent / "base"), method="fullrank").write(folder)
     return model
 
@@ -555,6 +543,10 @@ def basis(tmp_path: Path) -> Path:
     return tmp_path / "basis"
 
 
+def average(*adapters: Path) -> int:
+    return average_adapter_cores([open_inspected_model(str(one)) for one in adapters], adapters[0].parent / "mean")
+
+
 def cores(model: Any) -> dict[str, Any]:
     return {name: one.detach() for name, one in model.named_parameters() if name.endswith(".core")}
 
@@ -563,7 +555,7 @@ def test_it_begins_as_the_basis_ended(basis: Path, tmp_path: Path) -> None:
     model = LoraSb(r=4, basis=str(basis)).attach(tiny_model(), Unasked(), seed=9)
     wanted = tiny_logits(peft.PeftModel.from_pretrained(tiny_model(), basis))
     assert torch.allclose(tiny_logits(model), wanted, atol=1e-5)
-    down = model.get_submodule(DOWN_basis).lora_A["default"]
+    down = layer(model, DOWN).lora_A["default"]
     assert torch.allclose(down.basis @ down.basis.T, torch.eye(4), atol=1e-5)
     trains = {name: one.numel() for name, one in model.named_parameters() if one.requires_grad}
     assert sum(trains.values()) == LoraSb(r=4).count_trainable(LoraSb(r=4).shapes(tiny_model()))
@@ -576,11 +568,10 @@ def test_shards_of_one_basis_have_an_exact_mean(basis: Path, tmp_path: Path) -> 
     adapter = LoraSb(r=4, basis=str(basis))
     models = [trained(adapter, tmp_path / f"shard{n}", seed=n, batches=Unasked()) for n in (2, 3)]
     folders = [tmp_path / f"shard{n}" for n in (2, 3)]
-    assert average_adapter_cores([open_inspected_model(str(one)) for one in folders], tmp_path / "mean") == 14
+    assert average(*folders) == 14
     means = {name: (one + cores(models[1])[name]) / 2 for name, one in cores(models[0]).items()}
-    assert not torch.allclose(
-        means[f"{DOWN_basis}.lora_A.default.core"], cores(models[0])[f"{DOWN_basis}.lora_A.default.core"]
-    )
+    core = f"base_model.model.{DOWN}.lora_A.default.core"
+    assert not torch.allclose(means[core], cores(models[0])[core])
     models[0].load_state_dict(means, strict=False)
     loaded = peft.PeftModel.from_pretrained(tiny_model(), tmp_path / "mean")
     assert torch.allclose(tiny_logits(loaded), tiny_logits(models[0]), atol=1e-5)
@@ -591,9 +582,7 @@ def test_shards_of_one_basis_have_an_exact_mean(basis: Path, tmp_path: Path) -> 
 def test_without_one_basis_shards_have_none(basis: Path, tmp_path: Path) -> None:
     trained(LoraSb(r=4), tmp_path / "other", seed=2)
     with raises(DataError, "basis"):
-        average_adapter_cores(
-            [open_inspected_model(str(one)) for one in (basis, tmp_path / "other")], tmp_path / "mean"
-        )
+        average(basis, tmp_path / "other")
 
 
 def test_matrices_that_the_basis_left_alone(tmp_path: Path) -> None:
@@ -608,7 +597,7 @@ def test_matrices_that_the_basis_left_alone(tmp_path: Path) -> None:
 
     adapter = LoraSb(r=4)
     model = adapter.attach(tiny_model(), Above(), seed=0)
-    assert not model.get_submodule(DOWN_basis).get_delta_weight("default").any()
+    assert not layer(model, DOWN).get_delta_weight("default").any()
     adapter.save(model, tmp_path)
     again = LoraSb(r=4, basis=str(tmp_path)).attach(tiny_model(), Unasked(), seed=0)
     assert torch.allclose(tiny_logits(again), tiny_logits(model), atol=1e-6)
@@ -667,7 +656,7 @@ def test_learnt_heads_are_averaged(basis: Path, tmp_path: Path) -> None:
     one, other = shards(basis, tmp_path)
     heads(one, {(1, 0): 0.7, (1, 2): 0.2, (0, 1): 0.1}, -0.4)
     heads(other, {(0, 1): 0.7, (1, 0): 0.3, (1, 2): 0.0}, 0.2)
-    average_adapter_cores([open_inspected_model(str(one)), open_inspected_model(str(other))], tmp_path / "mean")
+    average(one, other)
     found = json.loads((tmp_path / "mean" / HEADS).read_text())
     assert found["heads"] == [[1, 0], [0, 1], [1, 2]]
     assert found["weights"] == pytest.approx([0.5, 0.4, 0.1])
@@ -681,34 +670,14 @@ def test_other_heads_are_not_averaged(basis: Path, tmp_path: Path) -> None:
     for given in ({(1, 0): 1.0}, {(1, 0): 0.7, (1, 3): 0.3}):
         heads(other, given, 0.0)
         with raises(DataError, "heads"):
-            average_adapter_cores([open_inspected_model(str(one)), open_inspected_model(str(other))], tmp_path / "mean")
+            average(one, other)
     heads(other, {(1, 0): 0.7, (1, 2): 0.3}, 0.0, model={"model": "base", "weights": "xyz", "adapter": "beside"})
     with raises(DataError, "heads"):
-        average_adapter_cores([open_inspected_model(str(one)), open_inspected_model(str(other))], tmp_path / "mean")
+        average(one, other)
     (other / HEADS).unlink()
     with pytest.raises(MissingResourceError):
-        average_adapter_cores([open_inspected_model(str(one)), open_inspected_model(str(other))], tmp_path / "mean")
+        average(one, other)
     assert not (tmp_path / "mean").exists()
-
-
-def attached_qat(**options: Any) -> Any:
-    return LrQat(**{"r": 4, **options}).attach(tiny_model(), TinyBatches(), seed=5)
-
-
-def layer_qat(model: Any, name: str = DOWN) -> Any:
-    return model.get_submodule(f"base_model.model.{name}")
-
-
-def train_qat(model: Any, steps: int = 3) -> list[float]:
-    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=5e-2, weight_decay=0.0)
-    losses = []
-    for _ in range(steps):
-        loss = tiny_loss(model, tiny_ids(9))
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    return losses
 
 
 def test_the_grid_by_hand() -> None:
@@ -728,18 +697,18 @@ def test_the_gradient_passes_through_the_rounding() -> None:
 
 @pytest.mark.parametrize("group", [None, 32])
 def test_it_begins_with_rounding_to_nearest(group: int | None) -> None:
-    model = attached_qat(bits=4, group=group)
+    model = attached(LrQat(r=4, bits=4, group=group))
     weight = tiny_model().get_submodule(DOWN).weight.detach()
     blocks = weight.reshape(64, -1, group or 128)
     step = blocks.abs().amax(-1, keepdim=True) / 7
     wanted = ((blocks / step).round() * step).reshape(64, 128)
-    assert torch.allclose(layer_qat(model).quantised(), wanted, atol=1e-6)
+    assert torch.allclose(layer(model, DOWN).quantised(), wanted, atol=1e-6)
 
 
 def test_factors_get_the_gradient_of_the_weight_in_steps() -> None:
     """Nothing lies outside the grid at the start, so d loss / d B = scaling s (d loss / d W) A'."""
-    model = attached_qat(bits=8)
-    one = layer_qat(model)
+    model = attached(LrQat(r=4, bits=8))
+    one = layer(model, DOWN)
     inputs, outputs = torch.randn(5, 128), torch.randn(5, 64)
     (one(inputs) * outputs).sum().backward()
     wanted = (outputs.T @ inputs * one.step) @ one.lora_A["default"].weight.T * one.scaling["default"]
@@ -747,15 +716,15 @@ def test_factors_get_the_gradient_of_the_weight_in_steps() -> None:
 
 
 def test_it_learns_what_rounding_lost() -> None:
-    losses = train_qat(attached_qat(bits=2), steps=12)
+    losses = train(attached(LrQat(r=4, bits=2)), steps=12, lr=5e-2)
     assert losses[-1] < losses[0] - 0.1
 
 
 @pytest.mark.parametrize(("bits", "group"), [(4, None), (3, 32), (8, None)])
 def test_what_is_saved_lies_on_the_grid(bits: int, group: int | None, tmp_path: Path) -> None:
     adapter = LrQat(r=4, bits=bits, group=group)
-    model = adapter.attach(tiny_model(), TinyBatches(), seed=5)
-    train_qat(model)
+    model = attached(adapter)
+    train(model, lr=5e-2)
     adapter.save(model, tmp_path)
     loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     assert torch.allclose(tiny_logits(loaded), tiny_logits(model), atol=1e-5)
@@ -768,32 +737,32 @@ def test_what_is_saved_lies_on_the_grid(bits: int, group: int | None, tmp_path: 
         assert -(2 ** (bits - 1)) <= int(numbers.min()) <= int(numbers.max()) <= 2 ** (bits - 1) - 1
         wanted = numbers.float() * step.repeat_interleave(numbers.shape[1] // step.shape[1], dim=1)
         assert torch.equal(loaded.get_submodule(name).weight, wanted)
-    start = adapter.attach(tiny_model(), TinyBatches(), seed=5)
-    assert any(not torch.equal(layer_qat(start, name).integers(), whole[f"{name}.weight"].float()) for name in names)
+    start = attached(adapter)
+    assert any(not torch.equal(layer(start, name).integers(), whole[f"{name}.weight"].float()) for name in names)
 
 
 def test_tied_embeddings_are_saved_once(tmp_path: Path) -> None:
     adapter = LrQat(r=4)
     model = adapter.attach(tiny_model(tie_word_embeddings=True), TinyBatches(), seed=5)
-    train_qat(model)
+    train(model, lr=5e-2)
     adapter.save(model, tmp_path)
     loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     assert torch.allclose(tiny_logits(loaded), tiny_logits(model), atol=1e-5)
 
 
 def test_merging_is_exact_and_final() -> None:
-    model = attached_qat()
-    train_qat(model)
-    wanted = layer_qat(model).quantised().detach()
+    model = attached(LrQat(r=4))
+    train(model, lr=5e-2)
+    wanted = layer(model, DOWN).quantised().detach()
     model.merge_adapter()
-    assert torch.equal(layer_qat(model).base_layer.weight, wanted)
+    assert torch.equal(layer(model, DOWN).base_layer.weight, wanted)
     with pytest.raises(UsageError):
         model.unmerge_adapter()
 
 
 def test_groups_that_do_not_fit() -> None:
     with raises(UsageError, "group=48", "64 columns", "model.layers.0.self_attn.q_proj"):
-        attached_qat(group=48)
+        attached(LrQat(r=4, group=48))
 
 
 # The counts of these names for configurations of peft are peft's.

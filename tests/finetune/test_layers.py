@@ -55,9 +55,6 @@ def run(folder: Path, spec: Any, optimizer: Any = None, resume: Path | None = No
     return training, watch
 
 
-# ---- what is drawn -------------------------------------------------------------------------------------------------
-
-
 def test_a_draw_depends_on_seed_and_interval_alone() -> None:
     odds = [1.0] * 8
     first = [draw_layers(odds, 2, 3, interval) for interval in range(20)]
@@ -101,9 +98,6 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         Lisa(every=0)
     with raises(UsageError, "over", "0.0"):
         Owlore(over=0.0)
-
-
-# ---- what trains ---------------------------------------------------------------------------------------------------
 
 
 def test_some_layers_train_at_a_time_and_the_optimizer_keeps_only_these(tmp_path: Path) -> None:
@@ -162,9 +156,6 @@ def test_an_optimizer_that_was_built_after_freezing_is_refused(tmp_path: Path) -
         trainer(model, Adamw(), tmp_path, callbacks=[callback]).train()
 
 
-# ---- resuming ------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("at", [3, 4, 5], ids=["mid-interval", "between intervals", "in the next"])
 @pytest.mark.parametrize("optimizer", [Adamw(), Galore(rank=4, gap=3)], ids=["adamw", "galore"])
 def test_training_that_is_resumed_is_the_same_to_the_bit(tmp_path: Path, optimizer: Any, at: int) -> None:
@@ -188,9 +179,6 @@ def test_the_checkpoint_holds_no_state_of_frozen_layers(tmp_path: Path) -> None:
     assert len(saved["state"]) == 9 + 3
 
 
-# ---- outliers ------------------------------------------------------------------------------------------------------
-
-
 def test_outlier_shares_are_numpys() -> None:
     """W and X of two layers of two maps by hand, over two batches."""
     torch.manual_seed(0)
@@ -198,16 +186,11 @@ def test_outlier_shares_are_numpys() -> None:
     model = torch.nn.Sequential(*layers)
     batches = [torch.randn(2, 3, 6), torch.randn(1, 4, 6)]
 
-    class Two:
-        first_lr = 1e-5
-
+    class Two(TinyBatches):
         def forward(self, model: Any, lists: int | None = None) -> None:
             with torch.no_grad():
                 for batch in batches:
                     model(batch)
-
-        def backward(self, given: Any, lists: int | None = None) -> None:
-            raise NotImplementedError
 
     found = outlier_shares(model, layers, Two(), 2.0)
     x = np.concatenate([batch.numpy().reshape(-1, 6) for batch in batches])
@@ -248,17 +231,8 @@ def test_owlore_resumes_to_the_bit_with_galore(tmp_path: Path) -> None:
 def test_layers_without_linear_maps_have_no_outliers_to_count() -> None:
     model = torch.nn.Sequential(torch.nn.ModuleList([torch.nn.Bilinear(2, 2, 2)]))
 
-    class Nothing:
-        first_lr = 1e-5
-
-        def forward(self, model: Any, lists: int | None = None) -> None:
-            pass
-
-        def backward(self, given: Any, lists: int | None = None) -> None:
-            pass
-
     with raises(UsageError, "layer 0"):
-        Owlore(n=1).callback(model, Nothing(), seed=0)
+        Owlore(n=1).callback(model, TinyBatches(batches=0), seed=0)
 
 
 def test_osf_has_outliers_too() -> None:
@@ -273,16 +247,13 @@ def test_osf_has_outliers_too() -> None:
     backward(tiny_loss(model, tiny_ids()))
 
 
-def test_both_are_of_full_weights_alone() -> None:
-    kinds: list[CallbackPart] = [Lisa(), Owlore()]
-    for spec in kinds:
-        assert spec.fits == {"full"}
-        assert spec.reason
-        assert spec.paper
-        assert spec.summary
+@pytest.mark.parametrize(("spec", "fits"), [(Lisa(), "full"), (Owlore(), "full"), (Refactor(), "lora")])
+def test_each_is_of_one_kind_of_parameters(spec: CallbackPart, fits: str) -> None:
+    assert spec.fits == {fits}
+    assert all((spec.reason, spec.paper, spec.summary))
 
 
-class Watch_callbacks(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
+class FactorWatch(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
     """After each step, the ratio of the norms of A and B, and the step counts of the moments."""
 
     def __init__(self) -> None:
@@ -331,7 +302,7 @@ def test_the_model_computes_the_same_after_it() -> None:
 
 
 def test_it_acts_every_so_many_steps_and_not_after_the_last(tmp_path: Path) -> None:
-    model, watch = lora_model(dora=True), Watch_callbacks()
+    model, watch = lora_model(dora=True), FactorWatch()
     callbacks = [Refactor(every=2).callback(model, TinyBatches(), seed=0), watch]
     trainer(model, Adamw(), tmp_path, callbacks=callbacks).train()
     balanced_after = [step for step, ratio in enumerate(watch.ratios, 1) if ratio == pytest.approx(1.0, abs=1e-5)]
@@ -342,7 +313,7 @@ def test_it_acts_every_so_many_steps_and_not_after_the_last(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("spec", [Adamw(), LoraPro()], ids=["adamw", "lora-pro"])
 @pytest.mark.parametrize("at", [2, 3], ids=["of a step that balanced", "of another"])
-def test_training_that_is_resumed_is_the_same_to_the_bit_callbacks(tmp_path: Path, spec: Any, at: int) -> None:
+def test_balanced_training_that_is_resumed_is_the_same_to_the_bit(tmp_path: Path, spec: Any, at: int) -> None:
     def run(folder: Path, resume: str | None = None) -> Any:
         torch.manual_seed(0)
         model = lora_model()
@@ -364,11 +335,3 @@ def test_what_makes_no_sense_is_refused() -> None:
         Refactor(every=0)
     with raises(UsageError, "lora_A"):
         Refactor().callback(tiny_model(), TinyBatches(), seed=0)
-
-
-def test_it_is_of_factors_alone() -> None:
-    spec: CallbackPart = Refactor()
-    assert spec.fits == {"lora"}
-    assert spec.reason
-    assert spec.paper
-    assert spec.summary

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +26,9 @@ from rerank.finetune.recipe import Recipe  # noqa: E402
 from rerank.finetune.trainer.cost_estimate import estimate_training  # noqa: E402
 from rerank.finetune.trainer.schedule import ListSchedule, read_lists  # noqa: E402
 from rerank.finetune.trainer.training import check_cross_encoder_recipe, train_adapter  # noqa: E402
-from rerank.finetune.trainer.training_folder import list_checkpoints  # noqa: E402
 from rerank.tasks import BackendOptions  # noqa: E402
 from tests.finetune.small import WORDS, recipe, validation  # noqa: E402
-from tests.finetune.test_training import losses, same, stopped_and_gone_on_with  # noqa: E402
+from tests.finetune.test_training import killed_and_gone_on_with, metrics, stopped_and_gone_on_with  # noqa: E402
 from tests.raising import raises  # noqa: E402
 
 #: A recipe's tables for a cross-encoder, which is trained with two losses on scores.
@@ -70,6 +66,19 @@ def first_list(asked: Recipe) -> TrainingList:
     return ListSchedule(lists=lists, length=1, documents=5, shuffle=False, seed=asked.seed)[0]
 
 
+def margin_losses(folder: Path, lists: Sequence[TrainingList]) -> list[float]:
+    """The loss margin-mse of the scores that a saved model gives each list in sentence-transformers."""
+    from sentence_transformers import CrossEncoder
+
+    model = CrossEncoder(str(folder), device="cpu", activation_fn=torch.nn.Identity())
+    values = []
+    for shown in lists:
+        scores = torch.tensor(model.predict([(shown.query.text, doc.text) for doc in shown.docs]))
+        target = ListTarget(ranks=torch.tensor(shown.ranks), scores=torch.tensor(shown.scores))
+        values.append(float(LOSSES.get("margin-mse")()(scores, target)))
+    return values
+
+
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT without a head, so that trainings begin with a random one."""
@@ -83,10 +92,8 @@ def test_it_ranks_as_it_was_trained_to_here_and_in_sentence_transformers(
     result = train_adapter(asked, tmp_path / "out", device="cpu")
     assert result.steps == 4
     assert result.tokens > 0
-    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
-    for line in lines:
-        if "loss" in line:
-            assert line["loss"] == pytest.approx(line["loss_distill"] + 0.5 * line["loss_ranknet"], abs=1e-5)
+    for line in metrics(tmp_path / "out", "loss"):
+        assert line["loss"] == pytest.approx(line["loss_distill"] + 0.5 * line["loss_ranknet"], abs=1e-5)
     assert json.loads((tmp_path / "out" / "result.json").read_text())["validation"] == result.validation
     assert 'library_name: "sentence-transformers"' in (tmp_path / "out" / "README.md").read_text()
 
@@ -112,13 +119,7 @@ def test_the_loss_is_that_of_the_scores(encoder: Path, collection: Path, tmp_pat
     asked = recipe(quiet, collection, **tables, data={"max_lists": 1}, training={"steps": 1, "accumulation": 1})
     result = train_adapter(asked, tmp_path / "out", device="cpu")
 
-    from sentence_transformers import CrossEncoder
-
-    shown = first_list(asked)
-    model = CrossEncoder(str(quiet), device="cpu", activation_fn=torch.nn.Identity())
-    scores = torch.tensor(model.predict([(shown.query.text, doc.text) for doc in shown.docs]))
-    target = ListTarget(ranks=torch.tensor(shown.ranks), scores=torch.tensor(shown.scores))
-    assert result.loss == pytest.approx(float(LOSSES.get("margin-mse")()(scores, target)), abs=1e-5)
+    assert result.loss == pytest.approx(*margin_losses(quiet, [first_list(asked)]), abs=1e-5)
 
 
 def test_the_loss_on_held_out_lists_selects_the_weights(encoder: Path, collection: Path, tmp_path: Path) -> None:
@@ -127,14 +128,7 @@ def test_the_loss_on_held_out_lists_selects_the_weights(encoder: Path, collectio
     asked = recipe(encoder, collection, **tables, data={"documents": 99})
     result = train_adapter(asked, tmp_path / "out", device="cpu")
 
-    from sentence_transformers import CrossEncoder
-
-    model = CrossEncoder(str(tmp_path / "out"), device="cpu", activation_fn=torch.nn.Identity())
-    values = []
-    for held in read_lists(asked)[1]:
-        scores = torch.tensor(model.predict([(held.query.text, doc.text) for doc in held.docs]))
-        target = ListTarget(ranks=torch.tensor(held.ranks), scores=torch.tensor(held.scores))
-        values.append(float(LOSSES.get("margin-mse")()(scores, target)))
+    values = margin_losses(tmp_path / "out", read_lists(asked)[1])
     assert result.validation == {"held-out loss": pytest.approx(sum(values) / len(values), abs=1e-5)}
 
 
@@ -155,27 +149,9 @@ def test_stopped_and_gone_on_with_comes_to_the_same_bits(
 
 
 def test_killed_and_gone_on_with(encoder: Path, collection: Path, tmp_path: Path) -> None:
-    asked = recipe(encoder, collection, **TABLES, training={"steps": 16})
-    train_adapter(asked, tmp_path / "whole", device="cpu")
-    code = f"""
-import json
-from pathlib import Path
-from rerank.finetune.recipe import Recipe
-from rerank.finetune.trainer.training import train_adapter
-train_adapter(Recipe.make(json.loads({asked.model_dump_json()!r})), Path({str(tmp_path / "killed")!r}), device="cpu")
-"""
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 240
-    while len(list_checkpoints(tmp_path / "killed")) < 2 and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "killed" / "rerank.json").exists()
-    train_adapter(asked, tmp_path / "killed", device="cpu", resume=True)
-    saved = [load_file(tmp_path / name / "model.safetensors") for name in ("killed", "whole")]
-    assert same(*saved)
-    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    killed_and_gone_on_with(
+        recipe(encoder, collection, **TABLES, training={"steps": 16}), tmp_path, "model.safetensors"
+    )
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from rerank.lm.loading import load_language_model, quiet_transformers  # noqa: E
 from rerank.models import resolve_model_name  # noqa: E402
 from rerank.tasks import BackendOptions  # noqa: E402
 from tests.finetune.inspected import answers, load_base, lora, noisy, write_adapter, write_base  # noqa: E402
-from tests.finetune.small import collection_folder, model_folder, recipe  # noqa: E402
+from tests.finetune.small import ATTENTION, collection_folder, model_folder, recipe  # noqa: E402
 from tests.raising import raises  # noqa: E402
 
 pytestmark = [  # what PEFT says when these adapters are made and saved
@@ -362,13 +362,7 @@ class TestWhatCannotBeAveraged:
         assert (tmp_path / "mean" / SETTINGS).read_bytes() == (a / SETTINGS).read_bytes()
 
 
-ATTENTION: dict[str, Any] = {
-    "method": {"method": "full:attention,calibrate=false", "prompt": "icr_ie"},
-    "losses": [{"name": "distill", "on": "log-attention"}],
-    "readout": {"layers": "1-1"},
-    "adapter": {"name": "lora", "r": 4, "alpha": 64},
-    "optimizer": {"lr": 3e-2},
-}
+WATCHED: dict[str, Any] = {**ATTENTION, "adapter": {"name": "lora", "r": 4, "alpha": 64}, "optimizer": {"lr": 3e-2}}
 
 
 def ranked(collection: Path, out: Path, **how: Any) -> dict[str, list[str]]:
@@ -380,7 +374,7 @@ def ranked(collection: Path, out: Path, **how: Any) -> dict[str, list[str]]:
 
 def test_it_ranks_as_the_adapter_did(tmp_path: Path) -> None:
     model, collection = model_folder(tmp_path / "model"), collection_folder(tmp_path / "collection")
-    train_adapter(recipe(model, collection, **ATTENTION), tmp_path / "adapter", device="cpu")
+    train_adapter(recipe(model, collection, **WATCHED), tmp_path / "adapter", device="cpu")
     merge_adapter(open_inspected_model(str(tmp_path / "adapter")), tmp_path / "merged")
     wanted = ranked(collection, tmp_path / "a", adapter=str(tmp_path / "adapter"))
     assert ranked(collection, tmp_path / "b", model=str(tmp_path / "merged")) == wanted

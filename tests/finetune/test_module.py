@@ -10,41 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 
-
-def test_trainings_use_it(model: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("peft")
-    own, calls = CpuDropout.forward, []
-
-    def forward(self: CpuDropout, values: Any) -> Any:
-        calls.append(self.p)
-        return own(self, values)
-
-    monkeypatch.setattr(CpuDropout, "forward", forward)
-    asked = recipe(model, collection, adapter={"name": "lora", "r": 4, "dropout": 0.1}, training={"steps": 1})
-    train_adapter(asked, tmp_path / "out", device="cpu")
-    assert set(calls) == {0.1}
-
-
 torch = pytest.importorskip("torch")
-
-
-def windowed() -> Any:
-    """A model whose rows see 64 keys."""
-    transformers = pytest.importorskip("transformers")
-    tokenizer = byte_tokenizer()
-    torch.manual_seed(0)
-    config = transformers.MistralConfig(
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=64,
-        vocab_size=len(tokenizer),
-        sliding_window=64,
-        max_position_embeddings=4096,
-    )
-    return Hf.from_loaded(transformers.MistralForCausalLM(config), tokenizer)
-
 
 from safetensors.torch import load_file  # noqa: E402
 from torch import nn  # noqa: E402
@@ -83,7 +49,15 @@ from rerank.lm.tokenizers import HfTokens  # noqa: E402
 from rerank.prompts import load_prompt  # noqa: E402
 from rerank.selector import Selector  # noqa: E402
 from rerank.types import Document, Query, Window  # noqa: E402
-from tests.finetune.small import WORDS, byte_tokenizer, collection_folder, model_folder, recipe, word_tokenizer  # noqa: E402
+from tests.finetune.small import (  # noqa: E402
+    ATTENTION,
+    WORDS,
+    byte_tokenizer,
+    collection_folder,
+    model_folder,
+    recipe,
+    word_tokenizer,
+)
 from tests.finetune.tiny import tiny_model  # noqa: E402
 from tests.raising import raises  # noqa: E402
 
@@ -130,6 +104,24 @@ def read(
         return found
     finally:
         asked.model.set_attn_implementation(before)
+
+
+def windowed() -> Any:
+    """A model whose rows see 64 keys."""
+    transformers = pytest.importorskip("transformers")
+    tokenizer = byte_tokenizer()
+    torch.manual_seed(0)
+    config = transformers.MistralConfig(
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        vocab_size=len(tokenizer),
+        sliding_window=64,
+        max_position_embeddings=4096,
+    )
+    return Hf.from_loaded(transformers.MistralForCausalLM(config), tokenizer)
 
 
 def judge_of(asked: Any, selector: str, prompt: str) -> Any:
@@ -218,19 +210,20 @@ def test_letters_and_the_order_behind_them_in_one_pass() -> None:
     assert example.terms[0][0][0] == alone.terms[0][0][0]
 
 
+def transformers_loss(asked: Any, example: TrainingExample) -> float:
+    ids = torch.tensor([example.texts[0]])
+    labels = ids.clone()
+    labels[:, : example.target[0][0] + 1] = -100
+    return float(asked.model(input_ids=ids, labels=labels).loss.detach())
+
+
 @pytest.mark.parametrize("prompt", ["listwise", "listwise_examples"])
 def test_the_lm_loss_is_transformers_own(prompt: str) -> None:
     asked = backend()
     judge = judge_of(asked, "generate", prompt)
     lists = [training_list(), training_list(4)]
     found = read(asked, judge, lists, LossInputs(tokens=True), LOSSES.get("lm")())
-    own = []
-    for one in lists:
-        example = ExampleBuilder(judge, LossInputs(tokens=True)).make(one)
-        ids = torch.tensor([example.texts[0]])
-        labels = ids.clone()
-        labels[:, : example.target[0][0] + 1] = -100
-        own.append(float(asked.model(input_ids=ids, labels=labels).loss.detach()))
+    own = [transformers_loss(asked, ExampleBuilder(judge, LossInputs(tokens=True)).make(one)) for one in lists]
     assert float(found["loss"].detach()) == pytest.approx(sum(own) / 2, rel=1e-5)
 
 
@@ -309,12 +302,8 @@ def test_a_sliding_window_is_kept() -> None:
     judge = judge_of(asked, "generate", "listwise")
     found = read(asked, judge, [training_list()], LossInputs(tokens=True), LOSSES.get("lm")())
     example = ExampleBuilder(judge, LossInputs(tokens=True)).make(training_list())
-    ids = torch.tensor([example.texts[0]])
-    labels = ids.clone()
-    labels[:, : example.target[0][0] + 1] = -100
-    assert ids.shape[1] > 200
-    own = float(asked.model(input_ids=ids, labels=labels).loss.detach())
-    assert float(found["loss"].detach()) == pytest.approx(own, rel=1e-5)
+    assert len(example) > 200
+    assert float(found["loss"].detach()) == pytest.approx(transformers_loss(asked, example), rel=1e-5)
 
 
 @pytest.mark.parametrize("window", [0, 5])
@@ -398,12 +387,12 @@ def test_a_token_over_the_border_is_cut() -> None:
     assert tokenizer.decode(label.ids[:4]) == "[12]"
 
 
-HEADS_reading = [(0, head) for head in range(4)]
+LAYER_HEADS = [(0, head) for head in range(4)]
 
 
 def module(*, learnt: bool = True) -> ListwiseModule:
     term = WeightedLoss(name="distill", loss=LOSSES.get("distill")(normalise=False), source="log-attention")
-    return ListwiseModule(tiny_model(), [term], AttentionScorer(HEADS_reading, learnt=learnt))
+    return ListwiseModule(tiny_model(), [term], AttentionScorer(LAYER_HEADS, learnt=learnt))
 
 
 def seen(lists: int = 12, *, power: float, head: int = 2) -> list[tuple[Any, TrainingExample]]:
@@ -456,12 +445,7 @@ def test_what_was_fitted_is_kept_and_read(tmp_path: Path) -> None:
     assert heads["length_power"] != 0
 
 
-WATCHED: dict[str, Any] = {
-    "method": {"method": "full:attention,calibrate=false", "prompt": "icr_ie"},
-    "losses": [{"name": "distill", "on": "log-attention"}],
-    "readout": {"layers": "1-1"},
-    "training": {"steps": 2, "accumulation": 1, "dtype": "float32"},
-}
+WATCHED: dict[str, Any] = {**ATTENTION, "training": {"steps": 2, "accumulation": 1, "dtype": "float32"}}
 #: Of layer 1, the last that is watched.
 BEHIND = ("v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -494,10 +478,8 @@ def test_what_lies_behind_stays_and_all_else_trains(changes: dict[str, Any], tmp
     if changes.get("ranks") == {"name": "contribution"}:
         assert not there & behind
     # The model had three layers and was cut to two: the settings say which matrices the adapter is for.
-    stored, settings = (
-        CheckpointReader(tmp_path / "out" / "adapter_model.safetensors"),
-        read_peft_config(tmp_path / "out"),
-    )
+    stored = CheckpointReader(tmp_path / "out" / "adapter_model.safetensors")
+    settings = read_peft_config(tmp_path / "out")
     assert missing_adapter_modules(stored, CheckpointReader(model), settings) == []
 
 
@@ -565,3 +547,17 @@ def test_each_dropout_of_a_model_is_replaced_but_no_subclass() -> None:
     assert [type(layer) for layer in (model[0], *inner)] == [CpuDropout, CpuDropout, nn.Dropout1d]
     assert [layer.p for layer in model.modules() if isinstance(layer, CpuDropout)] == [0.1, 0.2]
     assert not any(layer.training for layer in model.modules())
+
+
+def test_trainings_use_it(model: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("peft")
+    own, calls = CpuDropout.forward, []
+
+    def forward(self: CpuDropout, values: Any) -> Any:
+        calls.append(self.p)
+        return own(self, values)
+
+    monkeypatch.setattr(CpuDropout, "forward", forward)
+    asked = recipe(model, collection, adapter={"name": "lora", "r": 4, "dropout": 0.1}, training={"steps": 1})
+    train_adapter(asked, tmp_path / "out", device="cpu")
+    assert set(calls) == {0.1}

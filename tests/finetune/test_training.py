@@ -22,13 +22,6 @@ pytest.importorskip("peft")
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-
-def test_tensorboard_s_files_are_written_where_it_is_installed(model: Path, collection: Path, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    train_adapter(recipe(model, collection), tmp_path / "out", device="cpu")
-    assert list((tmp_path / "out" / "tensorboard").glob("events.*"))
-
-
 from safetensors.torch import load_file  # noqa: E402
 from transformers import AutoModelForCausalLM, integrations  # noqa: E402
 
@@ -55,9 +48,24 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return set(one) == set(other) and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def losses(folder: Path) -> list[tuple[int, float]]:
+def metrics(folder: Path, key: str) -> list[dict[str, Any]]:
+    """The lines of a training's metrics that have a key."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    return [line for line in lines if key in line]
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    return [(line["step"], line["loss"]) for line in metrics(folder, "loss")]
+
+
+def ranks_as_validated(asked: Recipe, collection: Path, folder: Path, **ranker: Any) -> dict[str, Any]:
+    """Train with a validation; a run has the value of the validation. Return the specification of the run."""
+    result = train_adapter(asked, folder / "out", device="cpu")
+    spec = RunSpec(collection=f"jsonl:{collection}", depth=6, max_queries=4, **ranker)
+    summary = run_experiment(spec, Execution(out=folder / "run", device="cpu"))
+    assert summary["scores"]["nDCG@10"] == pytest.approx(result.validation["nDCG@10"], abs=1e-9)
+    kept: dict[str, Any] = json.loads((folder / "run" / "spec.json").read_text())["spec"]
+    return kept
 
 
 def test_a_training_from_recipe_to_run(model: Path, collection: Path, tmp_path: Path) -> None:
@@ -129,29 +137,15 @@ def test_a_model_in_bfloat16_ranks_by_rounded_factors_as_by_the_trained_ones(
 
 def test_query_likelihood_ranks_as_it_was_trained_to(model: Path, collection: Path, tmp_path: Path) -> None:
     asked = recipe(model, collection, **LIKELIHOOD, validation=validation(collection))
-    result = train_adapter(asked, tmp_path / "out", device="cpu")
-    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
-    assert all({"loss_distill", "loss_lm"} <= set(line) for line in lines if "loss" in line)
-    adapter = str(tmp_path / "out")
-    spec = RunSpec(collection=f"jsonl:{collection}", depth=6, max_queries=4, adapter=adapter, dtype="float32")
-    summary = run_experiment(spec, Execution(out=tmp_path / "run", device="cpu"))
-    assert summary["scores"]["nDCG@10"] == pytest.approx(result.validation["nDCG@10"], abs=1e-9)
-    assert json.loads((tmp_path / "run" / "spec.json").read_text())["spec"]["method"] == "qlm"
+    kept = ranks_as_validated(asked, collection, tmp_path, adapter=str(tmp_path / "out"), dtype="float32")
+    assert all({"loss_distill", "loss_lm"} <= set(line) for line in metrics(tmp_path / "out", "loss"))
+    assert kept["method"] == "qlm"
 
 
 def test_a_whole_model_ranks_as_it_was_trained_to(model: Path, collection: Path, tmp_path: Path) -> None:
-    asked = recipe(
-        model,
-        collection,
-        **ATTENTION,
-        adapter={"name": "full"},
-        optimizer={"lr": 1e-4},
-        validation=validation(collection),
-    )
-    result = train_adapter(asked, tmp_path / "out", device="cpu")
-    spec = RunSpec(collection=f"jsonl:{collection}", depth=6, max_queries=4, model=str(tmp_path / "out"))
-    summary = run_experiment(spec, Execution(out=tmp_path / "run", device="cpu"))
-    assert summary["scores"]["nDCG@10"] == pytest.approx(result.validation["nDCG@10"], abs=1e-9)
+    changes = {**ATTENTION, "adapter": {"name": "full"}, "optimizer": {"lr": 1e-4}}
+    asked = recipe(model, collection, **changes, validation=validation(collection))
+    ranks_as_validated(asked, collection, tmp_path, model=str(tmp_path / "out"))
 
 
 def test_heads_are_bound_to_their_adapter(model: Path, collection: Path, tmp_path: Path) -> None:
@@ -257,8 +251,7 @@ def test_the_penalty_of_an_adapter_is_part_of_the_loss_and_trains(
             training={"steps": 6, "accumulation": 2, "log_every": 1, "max_grad_norm": 1e9},
         )
         train_adapter(asked, tmp_path / str(weight), device="cpu")
-        lines = [json.loads(line) for line in (tmp_path / str(weight) / "metrics.jsonl").read_text().splitlines()]
-        found[weight] = [line for line in lines if "loss" in line]
+        found[weight] = metrics(tmp_path / str(weight), "loss")
     first = found[2.0][0]
     assert first["loss"] - found[0.0][0]["loss"] == pytest.approx(first["loss_penalty"], abs=1e-3)
     assert first["loss_penalty"] == pytest.approx(2.0 * 6**0.5, rel=0.05)
@@ -289,9 +282,8 @@ def test_a_recipe_that_contradicts_itself_is_refused_before_its_model_is_loaded(
 def test_epochs_in_the_metrics_are_passes_over_the_lists(model: Path, collection: Path, tmp_path: Path) -> None:
     asked = recipe(model, collection, training={"steps": 3, "accumulation": 1, "log_every": 1})
     train_adapter(asked, tmp_path, device="cpu")
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     lists = len(read_lists(asked)[0])
-    assert [line["epoch"] for line in lines if "loss" in line] == pytest.approx([n / lists for n in (1, 2, 3)])
+    assert [line["epoch"] for line in metrics(tmp_path, "loss")] == pytest.approx([n / lists for n in (1, 2, 3)])
 
 
 def stopped_and_gone_on_with(asked: Recipe, folder: Path, *, after: int = 3) -> None:
@@ -319,8 +311,8 @@ def stopped_and_gone_on_with(asked: Recipe, folder: Path, *, after: int = 3) -> 
         assert same(load_file(folder / "parts" / name), load_file(folder / "whole" / name))
 
 
-def test_killed_and_gone_on_with(model: Path, collection: Path, tmp_path: Path) -> None:
-    asked = recipe(model, collection, training={"steps": 16})
+def killed_and_gone_on_with(asked: Recipe, tmp_path: Path, file: str) -> None:
+    """Kill a training after its second checkpoint, go on with it, and hold it against one that was not killed."""
     train_adapter(asked, tmp_path / "whole", device="cpu")
     code = f"""
 from pathlib import Path
@@ -338,8 +330,13 @@ train_adapter(Recipe.make(json.loads({asked.model_dump_json()!r})), Path({str(tm
     process.wait()
     assert not (tmp_path / "killed" / "rerank.json").exists()
     train_adapter(asked, tmp_path / "killed", device="cpu", resume=True)
-    assert same(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
+    assert same(*(load_file(tmp_path / name / file) for name in ("killed", "whole")))
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
+def test_killed_and_gone_on_with(model: Path, collection: Path, tmp_path: Path) -> None:
+    asked = recipe(model, collection, training={"steps": 16})
+    killed_and_gone_on_with(asked, tmp_path, "adapter_model.safetensors")
 
 
 def test_a_finished_training_is_answered_from_its_folder(model: Path, collection: Path, tmp_path: Path) -> None:
@@ -351,17 +348,6 @@ def test_a_finished_training_is_answered_from_its_folder(model: Path, collection
         train_adapter(asked, tmp_path, device="cpu")
     with raises(UsageError, "--out"):
         train_adapter(recipe(model, collection, seed=4), tmp_path, device="cpu", resume=True)
-
-
-def test_patience_ends_it(model: Path, collection: Path, tmp_path: Path) -> None:
-    asked = recipe(
-        model,
-        collection,
-        optimizer={"lr": 1e-9},
-        training={"steps": 20},
-        validation=validation(collection, every=1, patience=2),
-    )
-    assert train_adapter(asked, tmp_path, device="cpu").steps == 3
 
 
 def test_gradients_that_are_no_numbers(
@@ -436,8 +422,7 @@ def test_a_list_longer_than_the_context(model: Path, collection: Path, tmp_path:
 
 
 def looks(folder: Path) -> list[int]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [line["step"] for line in lines if "eval_nDCG@10" in line]
+    return [line["step"] for line in metrics(folder, "eval_nDCG@10")]
 
 
 def test_the_last_step_is_looked_at(model: Path, collection: Path, tmp_path: Path) -> None:
@@ -459,7 +444,7 @@ def test_patience_that_had_ended_stays_at_its_end(model: Path, collection: Path,
     before = (tmp_path / "adapter_model.safetensors").read_bytes()
     (tmp_path / "result.json").unlink()
     again = train_adapter(asked, tmp_path, device="cpu", resume=True)
-    assert (first.steps, first.validation) == (again.steps, again.validation)
+    assert (first.steps, first.validation) == (again.steps, again.validation) == (3, first.validation)
     assert (tmp_path / "adapter_model.safetensors").read_bytes() == before
     assert looks(tmp_path) == [1, 2, 3]
 
@@ -483,8 +468,7 @@ def test_a_line_that_was_cut_off_is_written_again(model: Path, collection: Path,
     last.rmdir()
     (tmp_path / "metrics.jsonl").write_text(whole[: whole.rindex("{") + 9])
     train_adapter(asked, tmp_path, device="cpu", resume=True)
-    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [step for step in steps if step <= 4][:4] == [1, 2, 3, 4]
+    assert [line["step"] for line in metrics(tmp_path, "step") if line["step"] <= 4][:4] == [1, 2, 3, 4]
 
 
 def test_what_a_killed_process_left_is_removed(model: Path, collection: Path, tmp_path: Path) -> None:
@@ -595,12 +579,8 @@ def test_a_recipe_that_does_not_fit_the_model_leaves_the_folder_free(
     assert train_adapter(recipe(model, collection), tmp_path, device="cpu").steps == 4
 
 
-SHARE = {"share": 0.3, "every": 2}
-
-
-def looks_out(folder: Path, key: str) -> list[float]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [line[key] for line in lines if key in line]
+def values(folder: Path, key: str) -> list[float]:
+    return [line[key] for line in metrics(folder, key)]
 
 
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.5])
@@ -623,8 +603,8 @@ def test_its_loss_selects_the_weights_and_is_the_same_after_a_resume(
     # Dropout would show if the loss were measured in training mode, and a high rate makes the last weights the worst.
     asked = recipe(model, collection, validation={"share": 0.3, "every": 1}, optimizer={"name": "sgd", "lr": 30.0})
     result = train_adapter(asked, tmp_path / "whole", device="cpu")
-    losses = looks_out(tmp_path / "whole", "eval_loss")
-    assert losses == looks_out(tmp_path / "whole", "eval_loss_importance")
+    losses = values(tmp_path / "whole", "eval_loss")
+    assert losses == values(tmp_path / "whole", "eval_loss_importance")
     assert result.validation == {"held-out loss": pytest.approx(min(losses), abs=1e-6)}
     assert result.first_stage == {}
     assert f"held-out lists: {min(losses):.4f}" in (tmp_path / "whole" / "README.md").read_text()
@@ -632,7 +612,7 @@ def test_its_loss_selects_the_weights_and_is_the_same_after_a_resume(
     (tmp_path / "parts" / "result.json").unlink()
     shutil.rmtree(list_checkpoints(tmp_path / "parts")[-1])
     again = train_adapter(asked, tmp_path / "parts", device="cpu", resume=True)
-    assert (again.validation, looks_out(tmp_path / "parts", "eval_loss")) == (result.validation, losses)
+    assert (again.validation, values(tmp_path / "parts", "eval_loss")) == (result.validation, losses)
     adapters = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("whole", "parts")]
     assert adapters[0] == adapters[1]
 
@@ -641,7 +621,7 @@ def test_the_loss_ends_a_training_that_gets_worse(model: Path, collection: Path,
     table = {"share": 0.3, "every": 1, "patience": 1}
     asked = recipe(model, collection, validation=table, optimizer={"name": "sgd", "lr": 1000.0}, training={"steps": 12})
     result = train_adapter(asked, tmp_path, device="cpu")
-    losses = looks_out(tmp_path, "eval_loss")
+    losses = values(tmp_path, "eval_loss")
     assert result.steps == len(losses) < 12
     assert losses[-1] >= min(losses[:-1])
 
@@ -652,10 +632,10 @@ def test_lists_and_a_collection(model: Path, collection: Path, tmp_path: Path, m
     lists = {"lists": [str(other / "labels.jsonl")], "documents_in": f"jsonl:{other}", "measure": measure}
     asked = recipe(model, collection, validation=validation(collection, **lists))
     result = train_adapter(asked, tmp_path / "out", device="cpu")
-    assert len(looks_out(tmp_path / "out", "eval_loss")) == len(looks_out(tmp_path / "out", "eval_nDCG@10")) == 2
+    assert len(values(tmp_path / "out", "eval_loss")) == len(values(tmp_path / "out", "eval_nDCG@10")) == 2
     assert set(result.validation) == {"nDCG@10", "held-out loss"}
     state = json.loads((list_checkpoints(tmp_path / "out")[-1] / "trainer_state.json").read_text())
-    best = {"nDCG@10": max, "loss": min}[measure](looks_out(tmp_path / "out", f"eval_{measure}"))
+    best = {"nDCG@10": max, "loss": min}[measure](values(tmp_path / "out", f"eval_{measure}"))
     assert state["best_metric"] == best
 
 
@@ -799,3 +779,9 @@ def test_what_the_environment_sets_is_kept(tmp_path: Path, monkeypatch: pytest.M
         assert os.environ["WANDB_MODE"] == "online"
         assert os.environ["MLFLOW_TRACKING_URI"] == f"file://{tmp_path}/mlruns"
     assert "MLFLOW_TRACKING_URI" not in os.environ
+
+
+def test_tensorboard_s_files_are_written_where_it_is_installed(model: Path, collection: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    train_adapter(recipe(model, collection), tmp_path / "out", device="cpu")
+    assert list((tmp_path / "out" / "tensorboard").glob("events.*"))

@@ -28,14 +28,12 @@ def write_base(folder: Path, *, seed: int = 0, layers: int = 2, **options: Any) 
 
 
 def load_base(folder: Path) -> Any:
-    """The model of a folder, in evaluation mode."""
     with quiet_transformers():
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return model.eval()
 
 
 def lora(**options: Any) -> Any:
-    """Settings of a LoRA of rank 4."""
     return peft.LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": list(TARGETS), **options})
 
 
@@ -48,7 +46,6 @@ def noisy(model: Any, *, std: float = 0.05, seed: int = 1) -> None:
 
 
 def trained(model: Any, *, steps: int = 5, lr: float = 0.02) -> None:
-    """A few steps of AdamW."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
     for step in range(steps):
         tiny_loss(model.train(), tiny_ids(step, vocabulary=VOCABULARY)).backward()  # type: ignore[no-untyped-call]

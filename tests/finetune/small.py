@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import json
 import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from rerank.finetune.recipe import Recipe
+from rerank.finetune.trainer.training import train_adapter
+from rerank.finetune.trainer.training_folder import list_checkpoints
 from tests.finetune.tiny import tiny_model
 
 WORDS = ("wing", "lift", "heat", "flow", "shock", "layer", "plate", "cone", "jet", "tail")
@@ -57,7 +67,6 @@ def word_tokenizer() -> Any:
 
 
 def model_folder(folder: Path, *, layers: int = 3, **options: Any) -> Path:
-    """A random Llama with a byte-level tokenizer, saved."""
     tokenizer = byte_tokenizer()
     model = tiny_model(layers=layers, vocabulary=len(tokenizer), max_position_embeddings=4096, **options)
     model.config.eos_token_id = tokenizer.eos_token_id
@@ -135,3 +144,70 @@ LIKELIHOOD = {
 def validation(collection: Path, **more: Any) -> dict[str, Any]:
     """A recipe's table of a validation on a few queries."""
     return {"collection": f"jsonl:{collection}", "depth": 6, "max_queries": 4, "every": 2, **more}
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return set(one) == set(other) and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def metrics(folder: Path, key: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if key in line]
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    return [(line["step"], line["loss"]) for line in metrics(folder, "loss")]
+
+
+def values(folder: Path, key: str) -> list[float]:
+    return [line[key] for line in metrics(folder, key)]
+
+
+def stopped_and_gone_on_with(asked: Recipe, folder: Path, *, after: int = 3) -> None:
+    """Train in one go, and in two with an end in between; hold one against the other."""
+    train_adapter(asked, folder / "whole", device="cpu")
+
+    class Stopped(Exception):
+        """The process ends here."""
+
+    steps: list[int] = []
+
+    def end(more: int) -> None:
+        steps.append(more)
+        if len(steps) == after:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train_adapter(asked, folder / "parts", device="cpu", progress=lambda *_: nullcontext(end))
+    assert list_checkpoints(folder / "parts"), "there is nothing to go on from"
+    train_adapter(asked, folder / "parts", device="cpu", resume=True)
+    assert losses(folder / "parts") == losses(folder / "whole")
+    saved = {path.name for path in (folder / "whole").glob("*.safetensors")}
+    assert saved
+    for name in saved:
+        assert same(load_file(folder / "parts" / name), load_file(folder / "whole" / name))
+
+
+def killed_and_gone_on_with(asked: Recipe, tmp_path: Path, file: str) -> None:
+    """Kill a training after its second checkpoint, go on with it, and hold it against one that was not killed."""
+    train_adapter(asked, tmp_path / "whole", device="cpu")
+    code = f"""
+from pathlib import Path
+from rerank.finetune.recipe import Recipe
+from rerank.finetune.trainer.training import train_adapter
+from rerank.finetune.trainer.training_folder import list_checkpoints
+from rerank.finetune.trainer.training import train_adapter
+import json
+train_adapter(Recipe.make(json.loads({asked.model_dump_json()!r})), Path({str(tmp_path / "killed")!r}), device="cpu")
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while len(list_checkpoints(tmp_path / "killed")) < 2 and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "rerank.json").exists()
+    train_adapter(asked, tmp_path / "killed", device="cpu", resume=True)
+    assert same(*(load_file(tmp_path / name / file) for name in ("killed", "whole")))
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")

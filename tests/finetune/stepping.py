@@ -29,7 +29,6 @@ class LinearModel(nn.Module):
 
 
 def gradients(count: int, rows: int = 9, columns: int = 6, *, seed: int = 1) -> list[torch.Tensor]:
-    """Return random (rows x columns) matrices in float64."""
     chance = torch.Generator().manual_seed(seed)
     return [torch.randn(rows, columns, generator=chance, dtype=torch.float64) for _ in range(count)]
 
@@ -77,7 +76,6 @@ def lora_model(
 
 
 def backward(loss: torch.Tensor) -> float:
-    """Add the gradients of a loss, and return its value."""
     loss.backward()  # type: ignore[no-untyped-call]
     return float(loss.detach())
 
@@ -109,6 +107,5 @@ def trainer(model: Any, spec: Any, folder: Path, *, callbacks: Sequence[Any] = (
 
 
 def same_weights(first: Any, second: Any) -> bool:
-    """Return whether two models are bit-identical."""
     one, other = first.state_dict(), second.state_dict()
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)

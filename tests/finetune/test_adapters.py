@@ -90,7 +90,6 @@ def train(
 
 
 def disturb(model: Any) -> None:
-    """Give all that trains values of its own."""
     chance = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for one in model.parameters():

@@ -27,8 +27,7 @@ from rerank.finetune.trainer.cost_estimate import estimate_training  # noqa: E40
 from rerank.finetune.trainer.schedule import ListSchedule, read_lists  # noqa: E402
 from rerank.finetune.trainer.training import check_cross_encoder_recipe, train_adapter  # noqa: E402
 from rerank.tasks import BackendOptions  # noqa: E402
-from tests.finetune.small import WORDS, recipe, validation  # noqa: E402
-from tests.finetune.test_training import killed_and_gone_on_with, metrics, stopped_and_gone_on_with  # noqa: E402
+from tests.finetune.small import WORDS, killed_and_gone_on_with, metrics, recipe, stopped_and_gone_on_with, validation  # noqa: E402
 from tests.raising import raises  # noqa: E402
 
 #: A recipe's tables for a cross-encoder, which is trained with two losses on scores.
@@ -40,7 +39,6 @@ TABLES: dict[str, Any] = {
 
 
 def encoder_folder(folder: Path, kind: Any = BertForSequenceClassification, **options: Any) -> Path:
-    """Save a random BERT with a tokenizer of words."""
     folder.mkdir(exist_ok=True)
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
@@ -61,7 +59,6 @@ def encoder_folder(folder: Path, kind: Any = BertForSequenceClassification, **op
 
 
 def first_list(asked: Recipe) -> TrainingList:
-    """The first list that a training shows."""
     lists, _ = read_lists(asked)
     return ListSchedule(lists=lists, length=1, documents=5, shuffle=False, seed=asked.seed)[0]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from rerank.finetune.kernels import grpo  # noqa: E402
 from rerank.finetune.trainer.base_model import load_base_model  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
 from rerank.reranker import Reranker  # noqa: E402
-from tests.finetune.small import WORDS, collection_folder, recipe  # noqa: E402
+from tests.finetune.small import WORDS, collection_folder, recipe, stopped_and_gone_on_with, values  # noqa: E402
 from tests.finetune.tiny import tiny_model  # noqa: E402
 from tests.raising import raises  # noqa: E402
 
@@ -90,11 +89,6 @@ def same(one: Path, other: Path) -> bool:
     return (one / "adapter_model.safetensors").read_bytes() == (other / "adapter_model.safetensors").read_bytes()
 
 
-def metrics(folder: Path, key: str) -> list[float]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [line[key] for line in lines if key in line]
-
-
 def test_from_recipe_to_ranking(model: Path, collection: Path, tmp_path: Path) -> None:
     validation = {"collection": f"jsonl:{collection}", "depth": 5, "max_queries": 3, "every": 1}
     given = asked(
@@ -104,10 +98,10 @@ def test_from_recipe_to_ranking(model: Path, collection: Path, tmp_path: Path) -
     assert (result.steps, set(result.validation)) == (2, {"nDCG@10"})
     assert result.tokens > 2 * 4 * 8 * 100
     out = tmp_path / "out"
-    rewards = metrics(out, "reward")
+    rewards = values(out, "reward")
     assert max(rewards) > 0
     assert all(0 <= value <= 1 for value in rewards)
-    assert max(metrics(out, "grad_norm")) > 0
+    assert max(values(out, "grad_norm")) > 0
     found = weights(out)
     assert all(torch.isfinite(value).all() for value in found.values())
     assert any(value.abs().max() > 0 for name, value in found.items() if "lora_B" in name)
@@ -130,23 +124,8 @@ def test_a_seed_decides_everything(model: Path, collection: Path, tmp_path: Path
 @pytest.mark.usefixtures("heard")
 def test_stopped_and_gone_on_with_comes_to_the_same_bits(model: Path, collection: Path, tmp_path: Path) -> None:
     given = asked(model, collection, training={"steps": 3, "save_every": 1, "log_every": 1})
-    train_adapter(given, tmp_path / "whole", device="cpu")
-
-    class Stopped(Exception):
-        """The process ends here."""
-
-    steps: list[int] = []
-
-    def end(more: int) -> None:
-        steps.append(more)
-        if len(steps) == 3:
-            raise Stopped
-
-    with pytest.raises(Stopped):
-        train_adapter(given, tmp_path / "parts", device="cpu", progress=lambda *_: nullcontext(end))
-    train_adapter(given, tmp_path / "parts", device="cpu", resume=True)
-    assert metrics(tmp_path / "parts", "grad_norm") == metrics(tmp_path / "whole", "grad_norm")
-    assert same(tmp_path / "parts", tmp_path / "whole")
+    stopped_and_gone_on_with(given, tmp_path)
+    assert values(tmp_path / "parts", "grad_norm") == values(tmp_path / "whole", "grad_norm")
 
 
 def by_hand(model: Path, heard: Heard, *, group: int, temperature: float) -> Any:
@@ -182,7 +161,7 @@ def test_the_gradient_is_that_of_the_paper(
     assert len({prompt for prompt, _, _ in heard}) == 3
     gradients = by_hand(model, heard, group=4, temperature=0.7)
     norm = torch.stack([one.norm() for one in gradients.values()]).norm()
-    assert metrics(tmp_path / "out", "grad_norm")[0] == pytest.approx(float(norm), rel=1e-4)
+    assert values(tmp_path / "out", "grad_norm")[0] == pytest.approx(float(norm), rel=1e-4)
     # AdamW's first step goes against the gradient's sign, by the learning rate.
     before, after = load_file(str(model / "model.safetensors")), load_file(str(tmp_path / "out" / "model.safetensors"))
     large = {name: one.abs() > 1e-4 * norm for name, one in gradients.items()}
@@ -223,10 +202,10 @@ def test_the_base_model_is_the_reference(model: Path, collection: Path, tmp_path
     for beta in (0.0, 0.5):
         given = asked(model, collection, objective={"beta": beta}, training={"log_every": 1})
         train_adapter(given, tmp_path / str(beta), device="cpu")
-    first, second = metrics(tmp_path / "0.5", "kl")
+    first, second = values(tmp_path / "0.5", "kl")
     assert first == 0
     assert second > 1e-4
-    assert metrics(tmp_path / "0.0", "kl") == []
+    assert values(tmp_path / "0.0", "kl") == []
     # trl's copy of the adapter would be among them.
     assert set(weights(tmp_path / "0.5")) == set(weights(tmp_path / "0.0"))
     assert not same(tmp_path / "0.5", tmp_path / "0.0")
@@ -271,7 +250,7 @@ def test_nobody_is_told(model: Path, collection: Path, tmp_path: Path, monkeypat
 @pytest.mark.usefixtures("heard")
 def test_it_goes_with(model: Path, collection: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     train_adapter(asked(model, collection, **changes), tmp_path / "out", device="cpu")
-    assert all(value > 0 for value in metrics(tmp_path / "out", "grad_norm"))
+    assert all(value > 0 for value in values(tmp_path / "out", "grad_norm"))
     assert (tmp_path / "out" / "rerank.json").is_file()
 
 

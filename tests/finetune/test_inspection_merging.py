@@ -366,7 +366,6 @@ WATCHED: dict[str, Any] = {**ATTENTION, "adapter": {"name": "lora", "r": 4, "alp
 
 
 def ranked(collection: Path, out: Path, **how: Any) -> dict[str, list[str]]:
-    """Query -> documents in order."""
     spec = RunSpec(collection=f"jsonl:{collection}", depth=6, max_queries=4, dtype="float32", **how)
     run_experiment(spec, Execution(out=out, device="cpu"))
     return {query: [doc.id for doc in ranking.docs] for query, ranking in read_run(out / "run.trec").items()}

@@ -142,7 +142,6 @@ def flag(*rows: dict[str, Any], **more: Any) -> tuple[list[TrainingList], Counte
 
 
 def texts(one: TrainingList) -> list[str]:
-    """The label in words, best first."""
     return [one.docs[at].text for at in one.order]
 
 

@@ -47,7 +47,6 @@ class Watch(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
 
 
 def run(folder: Path, spec: Any, optimizer: Any = None, resume: Path | None = None) -> tuple[Any, Watch]:
-    """A training of a tiny model of four layers over eight steps, or its rest."""
     model, watch = tiny_model(layers=4), Watch()
     callbacks = [spec.callback(model, TinyBatches(), seed=5), watch]
     training = trainer(model, optimizer or Adamw(), folder, callbacks=callbacks, max_steps=8, save_steps=1)

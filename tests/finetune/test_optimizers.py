@@ -458,7 +458,6 @@ def a_pair(m: int = 12, n: int = 10, r: int = 3) -> tuple[FactorPair, Any, Any, 
 
 
 def onto(rows: Any) -> Any:
-    """Return the projection onto the row space of a matrix (r x n)."""
     return rows.T @ torch.linalg.inv(rows @ rows.T) @ rows
 
 

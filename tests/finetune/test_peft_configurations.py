@@ -28,7 +28,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:Fu
 
 
 def made(optimizer: str = "adamw", fsdp: bool = False, **options: Any) -> Any:
-    """Return the adapter of a recipe that has been checked."""
     table = {"data": {"lists": ["lists.jsonl"]}, "adapter": {"name": "peft", **options}, "seed": 7}
     recipe = Recipe.make(table | {"optimizer": {"name": optimizer}, "training": {"fsdp": fsdp}})
     return make_training_components(recipe).adapter

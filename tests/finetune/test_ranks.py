@@ -20,7 +20,6 @@ from tests.raising import raises  # noqa: E402
 
 
 def linear(**weights: Any) -> Any:
-    """Return a model of linear modules with given weights."""
     model = torch.nn.ModuleDict()
     for name, weight in weights.items():
         model[name] = torch.nn.Linear(*reversed(weight.shape), bias=False)
@@ -44,7 +43,6 @@ class Pulls:
 
 
 def turned(values: list[float], rows: int, columns: int) -> Any:
-    """Return a matrix with given singular values and random singular vectors."""
     chance = torch.Generator().manual_seed(rows)
     u, v = (torch.linalg.qr(torch.randn(n, n, generator=chance))[0][:, : len(values)] for n in (rows, columns))
     return (u * torch.tensor(values)) @ v.T

@@ -25,7 +25,7 @@ from rerank.finetune.trainer.cost_estimate import estimate_training  # noqa: E40
 from rerank.finetune.trainer.list_trainer import WEIGHTS  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
 from rerank.finetune.trainer.training_folder import list_checkpoints  # noqa: E402
-from tests.finetune.small import ATTENTION, model_folder, recipe, validation  # noqa: E402
+from tests.finetune.small import ATTENTION, metrics, model_folder, recipe, same, validation  # noqa: E402
 from tests.raising import raises  # noqa: E402
 
 #: Trains; writes what the process holds after a step: bytes of weights, gradients and optimizer state.
@@ -64,7 +64,6 @@ Path(f"{folder}.held{os.environ['RANK']}").write_text(json.dumps(held))
 
 
 def start(asked: Recipe, folder: Path, *more: str, processes: int = 2) -> list[subprocess.Popen[str]]:
-    """Start a training in several processes, as torchrun does."""
     script, file = folder.with_suffix(".py"), folder.with_suffix(".json")
     script.write_text(_SCRIPT)
     file.write_text(asked.model_dump_json())
@@ -90,7 +89,6 @@ def start(asked: Recipe, folder: Path, *more: str, processes: int = 2) -> list[s
 
 
 def finish(processes: list[subprocess.Popen[str]]) -> list[str]:
-    """Wait for processes, and end all when one fails; return what they wrote to stderr."""
     deadline = time.monotonic() + 240
     while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
         if any(process.poll() for process in processes):
@@ -115,13 +113,9 @@ def tensors(folder: Path) -> dict[str, Any]:
     return load_file(str(file))
 
 
-def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return set(one) == set(other) and all(torch.equal(value, other[name]) for name, value in one.items())
-
-
 def losses(folder: Path) -> list[tuple[int, float]]:
     """Losses of the steps, and of the lists that are held out if there are any."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = metrics(folder, "step")
     return [(line["step"], line[name]) for line in lines for name in ("loss", "eval_loss") if name in line]
 
 
@@ -130,7 +124,6 @@ FULL: dict[str, Any] = {"adapter": {"name": "full"}, "optimizer": {"name": "adam
 
 
 def assert_close(one: Path, other: Path, *, rtol: float, atol: float) -> None:
-    """Compare the results of two trainings."""
     values, others = tensors(one), tensors(other)
     assert set(values) == set(others)
     for name, value in values.items():

@@ -8,10 +8,7 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
 import sys
-import time
-from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -36,26 +33,22 @@ from rerank.finetune.trainer.training_folder import list_checkpoints  # noqa: E4
 from rerank.finetune.trainer.validation import Validation  # noqa: E402
 from rerank.lm.loading import attach_adapter  # noqa: E402
 from rerank.reranker import Reranker  # noqa: E402
-from tests.finetune.small import ATTENTION, LIKELIHOOD, collection_folder, recipe, validation  # noqa: E402
+from tests.finetune.small import (  # noqa: E402
+    ATTENTION,
+    LIKELIHOOD,
+    collection_folder,
+    killed_and_gone_on_with,
+    metrics,
+    recipe,
+    stopped_and_gone_on_with,
+    validation,
+    values,
+)
 from tests.raising import raises  # noqa: E402
 
 
 def weights(folder: Path) -> dict[str, Any]:
     return load_file(str(folder / "adapter_model.safetensors"))
-
-
-def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return set(one) == set(other) and all(torch.equal(value, other[name]) for name, value in one.items())
-
-
-def metrics(folder: Path, key: str) -> list[dict[str, Any]]:
-    """The lines of a training's metrics that have a key."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if key in line]
-
-
-def losses(folder: Path) -> list[tuple[int, float]]:
-    return [(line["step"], line["loss"]) for line in metrics(folder, "loss")]
 
 
 def ranks_as_validated(asked: Recipe, collection: Path, folder: Path, **ranker: Any) -> dict[str, Any]:
@@ -284,54 +277,6 @@ def test_epochs_in_the_metrics_are_passes_over_the_lists(model: Path, collection
     train_adapter(asked, tmp_path, device="cpu")
     lists = len(read_lists(asked)[0])
     assert [line["epoch"] for line in metrics(tmp_path, "loss")] == pytest.approx([n / lists for n in (1, 2, 3)])
-
-
-def stopped_and_gone_on_with(asked: Recipe, folder: Path, *, after: int = 3) -> None:
-    """Train in one go, and in two with an end in between; hold one against the other."""
-    train_adapter(asked, folder / "whole", device="cpu")
-
-    class Stopped(Exception):
-        """The process ends here."""
-
-    steps: list[int] = []
-
-    def end(more: int) -> None:
-        steps.append(more)
-        if len(steps) == after:
-            raise Stopped
-
-    with pytest.raises(Stopped):
-        train_adapter(asked, folder / "parts", device="cpu", progress=lambda *_: nullcontext(end))
-    assert list_checkpoints(folder / "parts"), "there is nothing to go on from"
-    train_adapter(asked, folder / "parts", device="cpu", resume=True)
-    assert losses(folder / "parts") == losses(folder / "whole")
-    saved = {path.name for path in (folder / "whole").glob("*.safetensors")}
-    assert saved
-    for name in saved:
-        assert same(load_file(folder / "parts" / name), load_file(folder / "whole" / name))
-
-
-def killed_and_gone_on_with(asked: Recipe, tmp_path: Path, file: str) -> None:
-    """Kill a training after its second checkpoint, go on with it, and hold it against one that was not killed."""
-    train_adapter(asked, tmp_path / "whole", device="cpu")
-    code = f"""
-from pathlib import Path
-from rerank.finetune.recipe import Recipe
-from rerank.finetune.trainer.training import train_adapter
-import json
-train_adapter(Recipe.make(json.loads({asked.model_dump_json()!r})), Path({str(tmp_path / "killed")!r}), device="cpu")
-"""
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 240
-    while len(list_checkpoints(tmp_path / "killed")) < 2 and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "killed" / "rerank.json").exists()
-    train_adapter(asked, tmp_path / "killed", device="cpu", resume=True)
-    assert same(*(load_file(tmp_path / name / file) for name in ("killed", "whole")))
-    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
 
 
 def test_killed_and_gone_on_with(model: Path, collection: Path, tmp_path: Path) -> None:
@@ -577,10 +522,6 @@ def test_a_recipe_that_does_not_fit_the_model_leaves_the_folder_free(
             recipe(model, collection, adapter={"name": "lora", "targets": "atention"}), tmp_path, device="cpu"
         )
     assert train_adapter(recipe(model, collection), tmp_path, device="cpu").steps == 4
-
-
-def values(folder: Path, key: str) -> list[float]:
-    return [line[key] for line in metrics(folder, key)]
 
 
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.5])

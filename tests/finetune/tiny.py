@@ -31,12 +31,10 @@ def tiny_model(layers: int = 2, *, seed: int = 0, vocabulary: int = VOCABULARY, 
 
 
 def tiny_ids(seed: int = 0, *, rows: int = 2, length: int = 12, vocabulary: int = VOCABULARY) -> torch.Tensor:
-    """Return random token ids of shape (rows, length)."""
     return torch.randint(0, vocabulary, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
 def tiny_loss(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    """Return the language-modelling loss of a batch in float32."""
     logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
 
@@ -60,7 +58,6 @@ class TinyBatches:
     first_lr: float = 1e-5
 
     def forward(self, model: Any, lists: int | None = None) -> None:
-        """Run the batches without gradients."""
         with torch.no_grad():
             for at in range(lists or self.batches):
                 model(input_ids=tiny_ids(self.seed + at), use_cache=False)

@@ -1,9 +1,7 @@
 """Transfer of an adapter to another base model: the adapter labels lists, and the new model is trained on them.
 
-The idea comes from Trans-LoRA (Wang et al., 2024, arXiv 2405.17258): an adapter works only with its own base model, but
-every model can learn from its output. The paper generates queries with the new model and filters them with a
-discriminator; here the user provides the queries, which need no relevance judgments. Labelling, training and ranking
-each use their own folder, so that each of them can be resumed.
+The idea comes from Trans-LoRA (Wang et al., 2024, arXiv 2405.17258), where the new model writes the queries; here the
+user provides them. Labelling, training and ranking each use their own folder, so that each of them can be resumed.
 """
 
 from __future__ import annotations

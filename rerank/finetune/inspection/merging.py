@@ -1,15 +1,13 @@
 """Merge an adapter into its base model, or average several adapters of one model.
 
 A merge can reduce intruder dimensions, leading singular vectors that are not similar to any singular vector before
-training. PEFT merges the weights. The reduction is applied to the merged matrices and is exact, because they can have
-any rank. PEFT's ``reduce_intruder_dimension`` (0.21) writes a second adapter instead, whose limited rank makes the
-reduction inexact.
+training. The reduction is applied to the matrices that PEFT merged, and is exact, because they can have any rank.
+PEFT's ``reduce_intruder_dimension`` (0.21) writes a second adapter instead, whose limited rank makes it inexact.
 
-Averages are exact and are computed from the factors, without loading the model. Adapters trained on shards of the data
-cannot be averaged factor by factor: mean(B_i) mean(A_i) is not mean(B_i A_i). Two methods are exact. If B is the same
-in all adapters, A can be averaged; this is the case for LoRA-SB, whose trained core is multiplied into A (Singhal et
-al., Fed-SB, arXiv 2502.15436). Otherwise the factors can be concatenated, which adds up the ranks. PEFT's
-``add_weighted_adapter(combination_type="cat")`` concatenates on a loaded model; in version 0.21, its result for
+Averages are computed from the factors, without loading the model. Factor by factor they would be wrong: mean(B_i)
+mean(A_i) is not mean(B_i A_i). Two methods are exact. If B is the same in all adapters, A can be averaged; this is the
+case for LoRA-SB, whose trained core is multiplied into A (Singhal et al., Fed-SB, arXiv 2502.15436). Otherwise the
+factors can be concatenated, which adds up the ranks. The result of PEFT's ``add_weighted_adapter`` (0.21, "cat") for
 rank-stabilised adapters is too large by a factor of sqrt(summed rank).
 """
 

@@ -71,13 +71,9 @@ def update_sparsity(delta: Tensor, tolerance: float = 1e-5) -> float:
 def find_intruder_dimensions(before: Tensor, after: Tensor, *, top: int = 10, epsilon: float = 0.5) -> list[int]:
     """Find the leading singular vectors after training that are not similar to any singular vector before training.
 
-    The vector u'_j with j <= top is an intruder dimension if max_i |u_i . u'_j| < epsilon. Source: Shuttleworth et al.,
-    LoRA vs Full Fine-tuning: An Illusion of Equivalence, arXiv 2410.21228, algorithm 1.
-
-    Args:
-        before: Left singular vectors of W, shape (m, p).
-        after: Left singular vectors of W + dW, shape (m, p'), by descending singular value; the result are the indices
-            of the intruders among its first ``top`` columns.
+    The vector u'_j with j <= top is an intruder dimension if max_i |u_i . u'_j| < epsilon, where ``before`` has the
+    left singular vectors of W as columns, and ``after`` those of W + dW, by descending singular value. The result are
+    indices of columns. Source: Shuttleworth et al., LoRA vs Full Fine-tuning, arXiv 2410.21228, algorithm 1.
     """
     nearest = (before.T @ after[:, :top]).abs().amax(dim=0)
     return [index for index, cosine in enumerate(nearest.tolist()) if cosine < epsilon]
@@ -115,10 +111,8 @@ def rank_profile(spectra: Mapping[str, Sequence[float]], reduction: float) -> tu
     The singular values of each matrix are divided by the largest one. The threshold is the smallest one for which the
     fraction of dropped singular values, averaged over matrices, is at least ``reduction``. A matrix keeps at least one
     value. Matrices whose singular values decay quickly lose many of them; these matrices suit low-rank training.
-    Source: Jaiswal et al., From GaLore to WeLore, arXiv 2407.11239, section 3.
-
-    Returns:
-        The threshold (values up to it are dropped), and the rank of each matrix by name.
+    Source: Jaiswal et al., From GaLore to WeLore, arXiv 2407.11239, section 3. Also return the rank of each matrix by
+    name; values up to the threshold are dropped.
     """
     ensure(0 <= reduction < 1, f"The rank reduction is {reduction}", expected="a fraction, at least 0 and below 1")
     scaled = {name: [value / max(values) for value in values] for name, values in spectra.items()}

@@ -52,8 +52,7 @@ class LayerSamplingCallback(TrainerCallback):
     and step, so training that is resumed within an interval draws the layers of that interval again, and several
     processes draw the same layers.
 
-    Only parameters of the model that are trainable now are ever modified. ``odds`` has odds per layer, and is empty for
-    equal odds.
+    Only parameters that are trainable now are ever modified. ``odds`` are per layer, and empty for equal odds.
     """
 
     def __init__(self, model: nn.Module, options: Lisa, *, odds: Sequence[float], seed: int) -> None:

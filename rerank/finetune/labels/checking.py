@@ -54,14 +54,9 @@ def check_labels(
 ) -> dict[str, Any]:
     """Check labelled lists before training: statistics, the probe of superficial features, and leaked test queries.
 
-    Args:
-        lists: The same lists with texts, for the probe; None if the texts are not available.
-        against: Test queries that must not be trained on: texts by query id, by name of the test set.
-        threshold: Minimum similarity of near-duplicate queries, as in `find_query_leaks`.
-
-    Returns:
-        The values of `label_statistics`; ``probe`` (result of `ProbeReport.to_dict`; None without texts); ``leaks``
-        (number of leaks; None without test queries); and ``leaking`` (the first `SHOWN` leaks).
+    ``lists`` are the same lists with texts, for the probe; None if the texts are not available. ``against`` are test
+    queries that must not be trained on, by name of the test set. Returns the values of `label_statistics`, ``probe``
+    (None without texts), ``leaks`` (their number; None without test queries) and ``leaking`` (the first `SHOWN`).
     """
     leaks = find_query_leaks(texts, against, threshold=threshold)
     return {
@@ -75,13 +70,9 @@ def check_labels(
 def label_statistics(labels: Sequence[LabelList]) -> dict[str, Any]:
     """Compute the statistics of a label file that do not depend on texts.
 
-    Returns:
-        A dictionary with ``lists``, ``queries`` and ``documents`` (numbers of lists, distinct queries and distinct
-        documents), ``docs_per_list`` (``min``, ``mean`` and ``max``; None without lists), ``tau`` (mean Kendall tau
-        between label and shown order; None if no list has two documents), ``unchanged`` (number of lists with at least
-        two documents whose label is the shown order), ``with_scores`` and ``with_query`` (number of lists with scores,
-        and with a query text), ``repeated`` (number of duplicate lists) and ``teachers`` (number of lists by name of
-        the teacher).
+    ``tau`` is the mean Kendall tau between label and shown order, ``unchanged`` the number of lists with at least two
+    documents whose label is the shown order, ``repeated`` that of duplicate lists, ``teachers`` that of lists by
+    teacher.
     """
     sizes = [len(label) for label in labels]
     known = [tau for label in labels if (tau := label.tau) is not None]

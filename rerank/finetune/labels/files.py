@@ -191,12 +191,8 @@ def read_flag_embedding(
 
     A repeated text counts once, and a text that is both positive and negative counts as positive. With teacher scores,
     the label orders the texts by score, which may rank a negative above a positive; without scores, positives (with
-    score 1) come before negatives (with score 0), in file order.
-
-    Args:
-        seed: Random seed of the shown order.
-        use_scores: Whether to use the teacher scores, if there are any.
-        skipped: Counter to which skipped lists (without a negative) and repeated texts are added, by reason.
+    score 1) come before negatives (with score 0), in file order. The order in which they are shown is random. Skipped
+    lists (without a negative) and repeated texts are added to the counter ``skipped``, by reason.
     """
     for number, record in enumerate(records, 1):
         words = parse_json_text(record.fields.get("query"), record.where)

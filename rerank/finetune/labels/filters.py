@@ -71,10 +71,8 @@ def filter_labels(
 ) -> Iterator[LabelList]:
     """Yield the labelled lists that meet the limits, without documents that are too short or too long.
 
-    Args:
-        words: Mapping from document ids to numbers of words; required if document lengths are limited.
-        other: Mapping from query ids to lists of another teacher. If given, the agreement is measured between the two
-            labels, over the documents in both; otherwise between the label and the shown order.
+    ``words`` has the number of words of each document id, if document lengths are limited. With ``other``, lists of
+    another teacher by query id, the agreement is measured between the two labels, over the documents in both.
     """
     for label in labels:
         remaining = _drop_documents(label, limits, words or {}, dropped) if limits.counts_words else label

@@ -1,12 +1,9 @@
 """Creation of synthetic queries for a collection without queries, from its documents or with a model.
 
-The result is a folder that ``jsonl:FOLDER`` opens: documents (without the extracted text), queries, and qrels in which
-the source document of a query is the only relevant document. A query is kept if a first stage retrieves its source
-document among the top N (round-trip filtering).
-
 A query is the title or the first sentence of a document, which is then removed from the document, or a language model
-writes it. Sources of the latter idea: Bonifacio et al. 2022, arXiv 2202.05144 (InPars), and Dai et al. 2022, arXiv
-2209.11755 (Promptagator), which also introduces round-trip filtering. The prompt is not taken from these papers.
+writes it (Bonifacio et al. 2022, arXiv 2202.05144, InPars; Dai et al. 2022, arXiv 2209.11755, Promptagator, which also
+has the round-trip filter: a query is kept if a first stage retrieves its document among the top N). The result is a
+folder that ``jsonl:FOLDER`` opens, with qrels in which the source document of a query is the only relevant one.
 """
 
 from __future__ import annotations

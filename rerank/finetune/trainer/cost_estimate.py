@@ -73,12 +73,8 @@ class TrainingSetup:
 def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -> dict[str, Any]:
     """Estimate memory and time of a training, assuming that all lists are as long as the recipe permits.
 
-    ``device`` determines the data type if the recipe sets ``dtype = "auto"``.
-
-    Returns:
-        ``parameters``, ``trained``, ``steps``, ``tokens_per_list`` and ``tokens`` (both upper bounds), ``flops``,
-        ``h100_hours`` (all processes together; the lowest and the highest estimate), and the parts of
-        `training_memory`.
+    ``device`` determines the data type if the recipe sets ``dtype = "auto"``. ``tokens_per_list`` and ``tokens`` are
+    upper bounds; ``h100_hours`` are the lowest and the highest estimate for all processes together.
     """
     components, table = make_training_components(recipe), recipe.training
     if method_of_recipe(recipe).judge.name == CROSS_ENCODER_JUDGE:

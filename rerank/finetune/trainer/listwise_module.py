@@ -149,9 +149,8 @@ class ListwiseModule(nn.Module):
     ) -> tuple[_Layout, Tensor, PackedTrainingRow, Tensor]:
         """Run the model on a packed row, the concatenated texts of several examples.
 
-        Returns:
-            The layout of the row, the requested log-probabilities, the row with its recorded attention, and one logit
-            of the last position, through which a sharded module runs the backward pass of all layers.
+        Also return the requested log-probabilities, the row with its recorded attention, and one logit of the last
+        position, through which a sharded module runs the backward pass of all layers.
         """
         layout = _Layout(examples, self.losses, ids.device)
         row = PackedTrainingRow(texts=layout.texts, regions=layout.regions, heads=self._heads)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,3 +22,11 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.finetune.small import collection_folder
 
     return collection_folder(tmp_path_factory.mktemp("collection"))
+
+
+@pytest.fixture
+def recipe_of(model: Path, collection: Path) -> Callable[..., Any]:
+    """Makes recipes for the model and the collection of a test, from changed tables."""
+    from tests.finetune.small import recipe
+
+    return partial(recipe, model, collection)

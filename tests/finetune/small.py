@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from rerank.finetune.trainer.training import train_adapter
 from rerank.finetune.trainer.training_folder import list_checkpoints
 from tests.finetune.tiny import tiny_model
 
+#: Makes a recipe from changed tables.
+RecipeOf = Callable[..., Recipe]
 WORDS = ("wing", "lift", "heat", "flow", "shock", "layer", "plate", "cone", "jet", "tail")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,15 @@ from rerank.finetune.trainer.cost_estimate import estimate_training  # noqa: E40
 from rerank.finetune.trainer.schedule import ListSchedule, read_lists  # noqa: E402
 from rerank.finetune.trainer.training import check_cross_encoder_recipe, train_adapter  # noqa: E402
 from rerank.tasks import BackendOptions  # noqa: E402
-from tests.finetune.small import WORDS, killed_and_gone_on_with, metrics, recipe, stopped_and_gone_on_with, validation  # noqa: E402
+from tests.finetune.small import (  # noqa: E402
+    WORDS,
+    RecipeOf,
+    killed_and_gone_on_with,
+    metrics,
+    recipe,
+    stopped_and_gone_on_with,
+    validation,
+)
 from tests.raising import raises  # noqa: E402
 
 #: A recipe's tables for a cross-encoder, which is trained with two losses on scores.
@@ -82,10 +91,15 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return encoder_folder(tmp_path_factory.mktemp("encoder"), BertModel)
 
 
+@pytest.fixture
+def recipe_of(encoder: Path, collection: Path) -> RecipeOf:
+    return partial(recipe, encoder, collection)
+
+
 def test_it_ranks_as_it_was_trained_to_here_and_in_sentence_transformers(
-    encoder: Path, collection: Path, tmp_path: Path
+    recipe_of: RecipeOf, collection: Path, tmp_path: Path
 ) -> None:
-    asked = recipe(encoder, collection, **TABLES, training={"batch_size": 2}, validation=validation(collection))
+    asked = recipe_of(**TABLES, training={"batch_size": 2}, validation=validation(collection))
     result = train_adapter(asked, tmp_path / "out", device="cpu")
     assert result.steps == 4
     assert result.tokens > 0
@@ -119,10 +133,10 @@ def test_the_loss_is_that_of_the_scores(encoder: Path, collection: Path, tmp_pat
     assert result.loss == pytest.approx(*margin_losses(quiet, [first_list(asked)]), abs=1e-5)
 
 
-def test_the_loss_on_held_out_lists_selects_the_weights(encoder: Path, collection: Path, tmp_path: Path) -> None:
+def test_the_loss_on_held_out_lists_selects_the_weights(recipe_of: RecipeOf, tmp_path: Path) -> None:
     """The measured loss is that of the scores that the saved model gives, without dropout."""
     tables = TABLES | {"losses": [{"name": "margin-mse"}], "validation": {"share": 0.3, "every": 1}}
-    asked = recipe(encoder, collection, **tables, data={"documents": 99})
+    asked = recipe_of(**tables, data={"documents": 99})
     result = train_adapter(asked, tmp_path / "out", device="cpu")
 
     values = margin_losses(tmp_path / "out", read_lists(asked)[1])
@@ -139,16 +153,14 @@ def test_a_model_with_two_labels_is_trained_by_its_log_odds(collection: Path, tm
     "changes", [{"training": {"checkpointing": True}}, {"optimizer": {"name": "galore", "rank": 4, "lr": 1e-3}}]
 )
 def test_stopped_and_gone_on_with_comes_to_the_same_bits(
-    encoder: Path, collection: Path, tmp_path: Path, changes: dict[str, Any]
+    recipe_of: RecipeOf, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     """Dropout is on, so that the state of the random generators counts too."""
-    stopped_and_gone_on_with(recipe(encoder, collection, **TABLES, **changes), tmp_path)
+    stopped_and_gone_on_with(recipe_of(**TABLES, **changes), tmp_path)
 
 
-def test_killed_and_gone_on_with(encoder: Path, collection: Path, tmp_path: Path) -> None:
-    killed_and_gone_on_with(
-        recipe(encoder, collection, **TABLES, training={"steps": 16}), tmp_path, "model.safetensors"
-    )
+def test_killed_and_gone_on_with(recipe_of: RecipeOf, tmp_path: Path) -> None:
+    killed_and_gone_on_with(recipe_of(**TABLES, training={"steps": 16}), tmp_path, "model.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -165,37 +177,32 @@ def test_killed_and_gone_on_with(encoder: Path, collection: Path, tmp_path: Path
     ],
 )
 def test_settings_that_do_not_apply_are_refused_before_the_model_is_loaded(
-    encoder: Path,
-    collection: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    changes: dict[str, Any],
-    named: str,
+    recipe_of: RecipeOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], named: str
 ) -> None:
     def load(*_: Any, **__: Any) -> Any:
         raise AssertionError("the model is loaded")
 
     monkeypatch.setattr("rerank.finetune.trainer.cross_encoder_training.load_cross_encoder_model", load)
     with raises(UsageError, named):
-        train_adapter(recipe(encoder, collection, **(TABLES | changes)), tmp_path / "out", device="cpu")
+        train_adapter(recipe_of(**(TABLES | changes)), tmp_path / "out", device="cpu")
     assert not (tmp_path / "out").exists()
 
 
-def test_sharding_is_refused_in_the_words_of_the_recipe(encoder: Path, collection: Path) -> None:
-    asked = recipe(encoder, collection, **TABLES)
+def test_sharding_is_refused_in_the_words_of_the_recipe(recipe_of: RecipeOf) -> None:
+    asked = recipe_of(**TABLES)
     sharded = asked.model_copy(update={"training": asked.training.model_copy(update={"fsdp": True})})
     with raises(UsageError, "fsdp = true"):
         check_cross_encoder_recipe(sharded, make_training_components(asked), backend="cross_encoder")
 
 
-def test_an_estimate_is_refused(encoder: Path, collection: Path) -> None:
+def test_an_estimate_is_refused(recipe_of: RecipeOf) -> None:
     with raises(UsageError, "method = 'cross-encoder'"):
-        estimate_training(recipe(encoder, collection, **TABLES), processes=1, device="cpu")
+        estimate_training(recipe_of(**TABLES), processes=1, device="cpu")
 
 
-def test_several_processes_are_refused(encoder: Path, collection: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_are_refused(recipe_of: RecipeOf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    asked = recipe(encoder, collection, **TABLES)
+    asked = recipe_of(**TABLES)
     with raises(UsageError, "2 processes"):
         check_cross_encoder_recipe(asked, make_training_components(asked), backend="cross_encoder")
 
@@ -208,38 +215,36 @@ def test_models_that_are_no_encoders(model: Path, collection: Path, tmp_path: Pa
         train_adapter(recipe(three, collection, **TABLES), tmp_path / "out", device="cpu")
 
 
-def test_a_query_that_leaves_no_space(encoder: Path, collection: Path, tmp_path: Path) -> None:
+def test_a_query_that_leaves_no_space(recipe_of: RecipeOf, tmp_path: Path) -> None:
     tables = TABLES | {"method": TABLES["method"] | {"context_size": 5}}
     with raises(DataError, "context"):
-        train_adapter(recipe(encoder, collection, **tables), tmp_path / "out", device="cpu")
+        train_adapter(recipe_of(**tables), tmp_path / "out", device="cpu")
 
 
-def test_a_loss_that_is_no_number(
-    encoder: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loss_that_is_no_number(recipe_of: RecipeOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from rerank.finetune.losses import Distill
 
     monkeypatch.setattr(Distill, "__call__", lambda self, scores, target: scores.sum() * float("nan"))
     with pytest.raises(BackendError, match=r"queries q\d"):
-        train_adapter(recipe(encoder, collection, **TABLES), tmp_path / "out", device="cpu")
+        train_adapter(recipe_of(**TABLES), tmp_path / "out", device="cpu")
 
 
-def test_labels_without_scores(encoder: Path, collection: Path, tmp_path: Path) -> None:
+def test_labels_without_scores(recipe_of: RecipeOf, collection: Path, tmp_path: Path) -> None:
     """Losses on ranks need no teacher scores."""
     rows = [json.loads(line) for line in (collection / "labels.jsonl").read_text().splitlines()]
     file = tmp_path / "labels.jsonl"
     file.write_text("".join(json.dumps({k: v for k, v in row.items() if k != "scores"}) + "\n" for row in rows))
     tables = TABLES | {"losses": [{"name": "listnet"}], "data": {"lists": [str(file)]}}
-    asked: Recipe = recipe(encoder, collection, **tables)
+    asked: Recipe = recipe_of(**tables)
     assert train_adapter(asked, tmp_path / "out", device="cpu").steps == 4
     with raises(DataError, "'distill'"):
-        train_adapter(recipe(encoder, collection, **(tables | {"losses": [{"name": "distill"}]})), tmp_path / "d")
+        train_adapter(recipe_of(**(tables | {"losses": [{"name": "distill"}]})), tmp_path / "d")
 
 
 @pytest.mark.parametrize("loss", ["ListNetLoss", "LambdaLoss", "BinaryCrossEntropyLoss"])
-def test_losses_of_sentence_transformers(encoder: Path, collection: Path, tmp_path: Path, loss: str) -> None:
+def test_losses_of_sentence_transformers(recipe_of: RecipeOf, tmp_path: Path, loss: str) -> None:
     tables = TABLES | {"losses": [{"name": "sentence-transformers", "loss": loss}]}
-    result = train_adapter(recipe(encoder, collection, **tables), tmp_path / "out", device="cpu")
+    result = train_adapter(recipe_of(**tables), tmp_path / "out", device="cpu")
     assert result.steps == 4
     assert result.tokens > 0
 
@@ -269,17 +274,15 @@ def test_list_net_of_sentence_transformers_is_its_formula(collection: Path, tmp_
         ({"losses": [{"name": "sentence-transformers"}], "method": {"method": "pointwise"}}, "method = 'pointwise'"),
     ],
 )
-def test_wrong_losses_of_sentence_transformers(
-    encoder: Path, collection: Path, tables: dict[str, Any], named: str
-) -> None:
+def test_wrong_losses_of_sentence_transformers(recipe_of: RecipeOf, tables: dict[str, Any], named: str) -> None:
     with raises(RerankError, named):
-        make_training_components(recipe(encoder, collection, **(TABLES | tables)))
+        make_training_components(recipe_of(**(TABLES | tables)))
 
 
-def test_options_of_a_loss_of_sentence_transformers(encoder: Path, collection: Path, tmp_path: Path) -> None:
+def test_options_of_a_loss_of_sentence_transformers(recipe_of: RecipeOf, tmp_path: Path) -> None:
     def asked(**options: Any) -> Recipe:
         tables = {"losses": [{"name": "sentence-transformers", "loss": "LambdaLoss", "options": options}]}
-        return recipe(encoder, collection, **(TABLES | tables))
+        return recipe_of(**(TABLES | tables))
 
     assert train_adapter(asked(k=3), tmp_path / "out", device="cpu").steps == 4
     with raises(UsageError, "LambdaLoss", "'kk'"):

@@ -20,10 +20,11 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast  # noqa: 
 from rerank.backends.hf import Hf  # noqa: E402
 from rerank.errors import DataError  # noqa: E402
 from rerank.finetune.kernels import grpo  # noqa: E402
+from rerank.finetune.recipe import Recipe  # noqa: E402
 from rerank.finetune.trainer.base_model import load_base_model  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
 from rerank.reranker import Reranker  # noqa: E402
-from tests.finetune.small import WORDS, collection_folder, recipe, stopped_and_gone_on_with, values  # noqa: E402
+from tests.finetune.small import WORDS, RecipeOf, collection_folder, stopped_and_gone_on_with, values  # noqa: E402
 from tests.finetune.tiny import tiny_model  # noqa: E402
 from tests.raising import raises  # noqa: E402
 
@@ -69,16 +70,20 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> Heard:
     return found
 
 
-def asked(model: Path, collection: Path, **changes: Any) -> Any:
-    values: dict[str, Any] = {
-        "losses": [],
-        "objective": {"name": "grpo", "group": 4},
-        "training": {"steps": 2, "accumulation": 2, "save_every": 1},
-        "optimizer": {"lr": 1e-2},
-    }
-    for key, value in changes.items():
-        values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
-    return recipe(model, collection, **values)
+@pytest.fixture
+def asked(recipe_of: RecipeOf) -> RecipeOf:
+    def make(**changes: Any) -> Recipe:
+        tables: dict[str, Any] = {
+            "losses": [],
+            "objective": {"name": "grpo", "group": 4},
+            "training": {"steps": 2, "accumulation": 2, "save_every": 1},
+            "optimizer": {"lr": 1e-2},
+        }
+        for key, value in changes.items():
+            tables[key] = {**tables.get(key, {}), **value} if isinstance(value, dict) else value
+        return recipe_of(**tables)
+
+    return make
 
 
 def weights(folder: Path) -> dict[str, Any]:
@@ -89,11 +94,9 @@ def same(one: Path, other: Path) -> bool:
     return (one / "adapter_model.safetensors").read_bytes() == (other / "adapter_model.safetensors").read_bytes()
 
 
-def test_from_recipe_to_ranking(model: Path, collection: Path, tmp_path: Path) -> None:
+def test_from_recipe_to_ranking(asked: RecipeOf, model: Path, collection: Path, tmp_path: Path) -> None:
     validation = {"collection": f"jsonl:{collection}", "depth": 5, "max_queries": 3, "every": 1}
-    given = asked(
-        model, collection, objective={"group": 8}, training={"accumulation": 4}, validation=validation, seed=3
-    )
+    given = asked(objective={"group": 8}, training={"accumulation": 4}, validation=validation, seed=3)
     result = train_adapter(given, tmp_path / "out", device="cpu")
     assert (result.steps, set(result.validation)) == (2, {"nDCG@10"})
     assert result.tokens > 2 * 4 * 8 * 100
@@ -114,16 +117,16 @@ def test_from_recipe_to_ranking(model: Path, collection: Path, tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("heard")
-def test_a_seed_decides_everything(model: Path, collection: Path, tmp_path: Path) -> None:
+def test_a_seed_decides_everything(asked: RecipeOf, tmp_path: Path) -> None:
     for name, seed in (("one", 5), ("same", 5), ("other", 6)):
-        train_adapter(asked(model, collection, seed=seed), tmp_path / name, device="cpu")
+        train_adapter(asked(seed=seed), tmp_path / name, device="cpu")
     assert same(tmp_path / "one", tmp_path / "same")
     assert not same(tmp_path / "one", tmp_path / "other")
 
 
 @pytest.mark.usefixtures("heard")
-def test_stopped_and_gone_on_with_comes_to_the_same_bits(model: Path, collection: Path, tmp_path: Path) -> None:
-    given = asked(model, collection, training={"steps": 3, "save_every": 1, "log_every": 1})
+def test_stopped_and_gone_on_with_comes_to_the_same_bits(asked: RecipeOf, tmp_path: Path) -> None:
+    given = asked(training={"steps": 3, "save_every": 1, "log_every": 1})
     stopped_and_gone_on_with(given, tmp_path)
     assert values(tmp_path / "parts", "grad_norm") == values(tmp_path / "whole", "grad_norm")
 
@@ -147,14 +150,10 @@ def by_hand(model: Path, heard: Heard, *, group: int, temperature: float) -> Any
 
 @pytest.mark.parametrize("changes", [{}, {"together": 2}], ids=["whole groups", "in halves"])
 def test_the_gradient_is_that_of_the_paper(
-    model: Path, collection: Path, tmp_path: Path, heard: Heard, changes: dict[str, Any]
+    asked: RecipeOf, model: Path, tmp_path: Path, heard: Heard, changes: dict[str, Any]
 ) -> None:
     given = asked(
-        model,
-        collection,
-        objective={"temperature": 0.7, **changes},
-        adapter={"name": "full"},
-        training={"steps": 1, "accumulation": 3},
+        objective={"temperature": 0.7, **changes}, adapter={"name": "full"}, training={"steps": 1, "accumulation": 3}
     )
     train_adapter(given, tmp_path / "out", device="cpu")
     assert len(heard) == 3 * 4
@@ -171,11 +170,9 @@ def test_the_gradient_is_that_of_the_paper(
 
 
 def test_prompts_are_those_of_inference(
-    model: Path, collection: Path, tmp_path: Path, heard: Heard, monkeypatch: pytest.MonkeyPatch
+    asked: RecipeOf, model: Path, collection: Path, tmp_path: Path, heard: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train_adapter(
-        asked(model, collection, data={"documents": 8}, training={"steps": 1}), tmp_path / "out", device="cpu"
-    )
+    train_adapter(asked(data={"documents": 8}, training={"steps": 1}), tmp_path / "out", device="cpu")
     prompts = {prompt for prompt, _, _ in heard}
     reranker = Reranker.from_pretrained(str(model), adapter=str(tmp_path / "out"), device="cpu")
     rows = [json.loads(line) for line in (collection / "labels.jsonl").read_text().splitlines()]
@@ -198,9 +195,9 @@ def test_prompts_are_those_of_inference(
 
 
 @pytest.mark.usefixtures("heard")
-def test_the_base_model_is_the_reference(model: Path, collection: Path, tmp_path: Path) -> None:
+def test_the_base_model_is_the_reference(asked: RecipeOf, tmp_path: Path) -> None:
     for beta in (0.0, 0.5):
-        given = asked(model, collection, objective={"beta": beta}, training={"log_every": 1})
+        given = asked(objective={"beta": beta}, training={"log_every": 1})
         train_adapter(given, tmp_path / str(beta), device="cpu")
     first, second = values(tmp_path / "0.5", "kl")
     assert first == 0
@@ -213,25 +210,25 @@ def test_the_base_model_is_the_reference(model: Path, collection: Path, tmp_path
 
 @pytest.mark.usefixtures("heard")
 def test_what_trains_stays_in_float32_over_four_bits(
-    model: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asked: RecipeOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def packed(*arguments: Any, **options: Any) -> Any:
         backend, tokenizer = load_base_model(*arguments, **options)
         backend.model.is_loaded_in_4bit = True  # as the adapter qlora leaves it
         return backend, tokenizer
 
-    train_adapter(asked(model, collection), tmp_path / "plain", device="cpu")
+    train_adapter(asked(), tmp_path / "plain", device="cpu")
     monkeypatch.setattr("rerank.finetune.trainer.base_model.load_base_model", packed)
-    train_adapter(asked(model, collection), tmp_path / "packed", device="cpu")
+    train_adapter(asked(), tmp_path / "packed", device="cpu")
     assert same(tmp_path / "plain", tmp_path / "packed")
 
 
 @pytest.mark.usefixtures("heard")
-def test_nobody_is_told(model: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_is_told(asked: RecipeOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Any] = []
     monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", lambda *args, **_: told.append(args))
     monkeypatch.delenv("CI", raising=False)
-    train_adapter(asked(model, collection), tmp_path / "out", device="cpu")
+    train_adapter(asked(), tmp_path / "out", device="cpu")
     assert told == []
 
 
@@ -248,23 +245,21 @@ def test_nobody_is_told(model: Path, collection: Path, tmp_path: Path, monkeypat
     ids=["looks at gradients", "own start", "checkpointing", "layers", "letters", "two lists"],
 )
 @pytest.mark.usefixtures("heard")
-def test_it_goes_with(model: Path, collection: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
-    train_adapter(asked(model, collection, **changes), tmp_path / "out", device="cpu")
+def test_it_goes_with(asked: RecipeOf, tmp_path: Path, changes: dict[str, Any]) -> None:
+    train_adapter(asked(**changes), tmp_path / "out", device="cpu")
     assert all(value > 0 for value in values(tmp_path / "out", "grad_norm"))
     assert (tmp_path / "out" / "rerank.json").is_file()
 
 
-def test_a_list_longer_than_the_context(model: Path, collection: Path, tmp_path: Path) -> None:
-    given = asked(model, collection, objective={"max_tokens": 4000})
+def test_a_list_longer_than_the_context(asked: RecipeOf, tmp_path: Path) -> None:
+    given = asked(objective={"max_tokens": 4000})
     with raises(DataError, "4000", "max_passage_tokens"):
         train_adapter(given, tmp_path / "out", device="cpu")
 
 
 @pytest.mark.usefixtures("heard")
-def test_a_recipe_of_before_there_were_objectives_is_still_the_same(
-    model: Path, collection: Path, tmp_path: Path
-) -> None:
-    given = recipe(model, collection, training={"steps": 1})
+def test_a_recipe_of_before_there_were_objectives_is_still_the_same(recipe_of: RecipeOf, tmp_path: Path) -> None:
+    given = recipe_of(training={"steps": 1})
     first = train_adapter(given, tmp_path / "out", device="cpu")
     path = tmp_path / "out" / "recipe.json"
     kept = json.loads(path.read_text())

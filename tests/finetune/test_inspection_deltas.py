@@ -192,20 +192,16 @@ class TestWhatDoesNotFit:
         with raises(error, *named):
             list(inspect_trained_matrices(open_inspected_model(str(adapter), str(model or ""))).rows)
 
-    def test_no_such_folder(self, tmp_path: Path) -> None:
+    def test_no_folder_and_an_empty_one(self, tmp_path: Path) -> None:
         self.refuse(tmp_path / "none", None, MissingResourceError, tmp_path / "none")
-
-    def test_an_empty_folder(self, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()
         self.refuse(tmp_path / "empty", None, MissingResourceError, "adapter_config.json", "config.json")
 
-    def test_no_weights(self, adapter: Path) -> None:
-        (adapter / "adapter_model.safetensors").unlink()
-        self.refuse(adapter, None, MissingResourceError, "adapter_model.safetensors")
-
-    def test_damaged_weights(self, adapter: Path) -> None:
+    def test_weights_that_are_damaged_or_gone(self, adapter: Path) -> None:
         (adapter / "adapter_model.safetensors").write_bytes(b"no tensors")
         self.refuse(adapter, None, DataError, "adapter_model.safetensors")
+        (adapter / "adapter_model.safetensors").unlink()
+        self.refuse(adapter, None, MissingResourceError, "adapter_model.safetensors")
 
     @pytest.mark.parametrize("text", ["no json", "[1]", '{"peft_type": "NEWER", "base_model_name_or_path": "BASE"}'])
     def test_settings_that_say_nothing(self, adapter: Path, base: Path, text: str) -> None:
@@ -228,14 +224,11 @@ class TestWhatDoesNotFit:
         other = write_base(tmp_path / "other", head_dim=32)
         self.refuse(adapter, other, DataError, "(64, 64)", "(128, 64)")
 
-    def test_a_base_with_fewer_layers(self, adapter: Path, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("dora", [False, True])  # of DoRA's layers, PEFT would load those that fit and say nothing
+    def test_a_base_with_fewer_layers(self, base: Path, tmp_path: Path, dora: bool) -> None:
+        write_adapter(tmp_path / "b", base, lora(use_dora=dora))
         other = write_base(tmp_path / "other", layers=1)
-        self.refuse(adapter, other, DataError, "model.layers.1")
-
-    def test_a_base_with_fewer_layers_where_peft_would_load_and_say_nothing(self, base: Path, tmp_path: Path) -> None:
-        write_adapter(tmp_path / "dora", base, lora(use_dora=True))
-        other = write_base(tmp_path / "other", layers=1)
-        self.refuse(tmp_path / "dora", other, DataError, "model.layers.1")
+        self.refuse(tmp_path / "b", other, DataError, "model.layers.1")
 
     @pytest.mark.parametrize("dora", [False, True])
     def test_a_base_with_more_layers_is_suspicious(self, base: Path, tmp_path: Path, dora: bool) -> None:

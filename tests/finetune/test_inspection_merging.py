@@ -329,18 +329,13 @@ class TestWhatCannotBeAveraged:
             with raises(UsageError, "LoRA-SB"):
                 way([opened(tmp_path / "a"), opened(tmp_path / "b")], tmp_path / "mean")
 
-    def test_other_matrices(self, base: Path, tmp_path: Path) -> None:
+    def test_other_matrices_and_other_models(self, base: Path, tmp_path: Path) -> None:
         write_adapter(tmp_path / "a", base, lora())
         write_adapter(tmp_path / "b", base, lora(target_modules=["q_proj"]))
-        with raises(DataError, "model.layers.0.mlp.down_proj"):
-            concatenate_adapter_factors([opened(tmp_path / "a"), opened(tmp_path / "b")], tmp_path / "mean")
-
-    def test_other_models(self, base: Path, tmp_path: Path) -> None:
-        other = write_base(tmp_path / "other", seed=3)
-        write_adapter(tmp_path / "a", base, lora())
-        write_adapter(tmp_path / "b", other, lora())
-        with raises(DataError, "base model"):
-            concatenate_adapter_factors([opened(tmp_path / "a"), opened(tmp_path / "b")], tmp_path / "mean")
+        write_adapter(tmp_path / "c", write_base(tmp_path / "other", seed=3), lora())
+        for name, message in (("b", "model.layers.0.mlp.down_proj"), ("c", "base model")):
+            with raises(DataError, message):
+                concatenate_adapter_factors([opened(tmp_path / "a"), opened(tmp_path / name)], tmp_path / "mean")
 
     def test_another_scale(self, base: Path, tmp_path: Path) -> None:
         a, b = sharded(base, tmp_path, count=2)

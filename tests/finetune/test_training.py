@@ -36,6 +36,7 @@ from rerank.reranker import Reranker  # noqa: E402
 from tests.finetune.small import (  # noqa: E402
     ATTENTION,
     LIKELIHOOD,
+    RecipeOf,
     collection_folder,
     killed_and_gone_on_with,
     metrics,
@@ -61,8 +62,8 @@ def ranks_as_validated(asked: Recipe, collection: Path, folder: Path, **ranker: 
     return kept
 
 
-def test_a_training_from_recipe_to_run(model: Path, collection: Path, tmp_path: Path) -> None:
-    asked = recipe(model, collection, **ATTENTION, validation=validation(collection))
+def test_a_training_from_recipe_to_run(recipe_of: RecipeOf, model: Path, collection: Path, tmp_path: Path) -> None:
+    asked = recipe_of(**ATTENTION, validation=validation(collection))
     result = train_adapter(asked, tmp_path / "out", device="cpu")
     assert result.steps == 4
     # 2 of 3 layers are left: q, k, v, o, gate, up, down of each with r = 4; 4 heads of layer 1, the power of lengths
@@ -103,18 +104,18 @@ def test_a_training_from_recipe_to_run(model: Path, collection: Path, tmp_path: 
     ],
 )
 def test_a_plain_lora_is_saved_in_the_data_type_of_the_model(
-    model: Path, collection: Path, tmp_path: Path, adapter: str, dtype: str, stored: Any
+    recipe_of: RecipeOf, tmp_path: Path, adapter: str, dtype: str, stored: Any
 ) -> None:
-    asked = recipe(model, collection, adapter={"name": adapter, "r": 4}, training={"dtype": dtype})
+    asked = recipe_of(adapter={"name": adapter, "r": 4}, training={"dtype": dtype})
     train_adapter(asked, tmp_path / "out", device="cpu")
     assert {value.dtype for value in weights(tmp_path / "out").values()} == {stored}
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # of peft, on loading
 def test_a_model_in_bfloat16_ranks_by_rounded_factors_as_by_the_trained_ones(
-    model: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe_of: RecipeOf, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = recipe(model, collection, training={"dtype": "bfloat16"})
+    asked = recipe_of(training={"dtype": "bfloat16"})
     train_adapter(asked, tmp_path / "rounded", device="cpu")
     monkeypatch.setattr("rerank.finetune.trainer.adapter_folder._round_plain_lora", lambda *_: None)
     train_adapter(asked, tmp_path / "trained", device="cpu")
@@ -128,21 +129,21 @@ def test_a_model_in_bfloat16_ranks_by_rounded_factors_as_by_the_trained_ones(
     assert not torch.equal(logits[0], AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)(ids).logits)
 
 
-def test_query_likelihood_ranks_as_it_was_trained_to(model: Path, collection: Path, tmp_path: Path) -> None:
-    asked = recipe(model, collection, **LIKELIHOOD, validation=validation(collection))
+def test_query_likelihood_ranks_as_it_was_trained_to(recipe_of: RecipeOf, collection: Path, tmp_path: Path) -> None:
+    asked = recipe_of(**LIKELIHOOD, validation=validation(collection))
     kept = ranks_as_validated(asked, collection, tmp_path, adapter=str(tmp_path / "out"), dtype="float32")
     assert all({"loss_distill", "loss_lm"} <= set(line) for line in metrics(tmp_path / "out", "loss"))
     assert kept["method"] == "qlm"
 
 
-def test_a_whole_model_ranks_as_it_was_trained_to(model: Path, collection: Path, tmp_path: Path) -> None:
+def test_a_whole_model_ranks_as_it_was_trained_to(recipe_of: RecipeOf, collection: Path, tmp_path: Path) -> None:
     changes = {**ATTENTION, "adapter": {"name": "full"}, "optimizer": {"lr": 1e-4}}
-    asked = recipe(model, collection, **changes, validation=validation(collection))
+    asked = recipe_of(**changes, validation=validation(collection))
     ranks_as_validated(asked, collection, tmp_path, model=str(tmp_path / "out"))
 
 
-def test_heads_are_bound_to_their_adapter(model: Path, collection: Path, tmp_path: Path) -> None:
-    train_adapter(recipe(model, collection, **ATTENTION), tmp_path / "out", device="cpu")
+def test_heads_are_bound_to_their_adapter(recipe_of: RecipeOf, model: Path, collection: Path, tmp_path: Path) -> None:
+    train_adapter(recipe_of(**ATTENTION), tmp_path / "out", device="cpu")
     spec = RunSpec(
         collection=f"jsonl:{collection}",
         depth=4,
@@ -167,9 +168,9 @@ def test_heads_are_bound_to_their_adapter(model: Path, collection: Path, tmp_pat
     ids=["lora", "packed-noise", "attention", "likelihood", "full-galore", "lisa"],
 )
 def test_stopped_and_gone_on_with_comes_to_the_same_bits(
-    model: Path, collection: Path, tmp_path: Path, changes: dict[str, Any]
+    recipe_of: RecipeOf, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    stopped_and_gone_on_with(recipe(model, collection, **changes), tmp_path)
+    stopped_and_gone_on_with(recipe_of(**changes), tmp_path)
 
 
 #: The default suite resumes the one adapter that keeps more than weights between steps; the full suite resumes all.
@@ -194,27 +195,25 @@ CONFIGURATIONS = [
 
 
 @pytest.mark.parametrize("name", ADAPTERS_HERE)
-def test_every_adapter_is_gone_on_with_to_the_same_bits(
-    model: Path, collection: Path, tmp_path: Path, name: str
-) -> None:
+def test_every_adapter_is_gone_on_with_to_the_same_bits(recipe_of: RecipeOf, tmp_path: Path, name: str) -> None:
     small: dict[str, Any] = {key: {"r": 8} for key in ("loldu", "lift", "lora_sb", "lora_xs", "salt")}
     options = {**small, "adalora": {"r": 2, "init_r": 4, "delta_t": 1, "tfinal": 0.25}}.get(name, {})
     changes = {"adapter": {"name": name, **options}, "training": {"steps": 8, "save_every": 3}}
-    stopped_and_gone_on_with(recipe(model, collection, **changes), tmp_path, after=5)
+    stopped_and_gone_on_with(recipe_of(**changes), tmp_path, after=5)
 
 
 @pytest.mark.filterwarnings("ignore:(Failed to load the CUDA extension|Setting boft_n):UserWarning")  # peft's BOFT
 @pytest.mark.parametrize("options", CONFIGURATIONS, ids=lambda options: options["config"])
 def test_configurations_of_peft_are_gone_on_with_to_the_same_bits(
-    model: Path, collection: Path, tmp_path: Path, options: dict[str, Any]
+    recipe_of: RecipeOf, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     changes = {"adapter": {"name": "peft", **options}, "training": {"steps": 8, "save_every": 3}}
-    stopped_and_gone_on_with(recipe(model, collection, **changes), tmp_path, after=5)
+    stopped_and_gone_on_with(recipe_of(**changes), tmp_path, after=5)
 
 
-def test_an_adapter_with_a_network_of_its_own_is_not_watched(model: Path, collection: Path, tmp_path: Path) -> None:
+def test_an_adapter_with_a_network_of_its_own_is_not_watched(recipe_of: RecipeOf, tmp_path: Path) -> None:
     with raises(UsageError, "batch_size = 1", "another adapter"):
-        train_adapter(recipe(model, collection, **{**ATTENTION, "adapter": {"name": "shadow"}}), tmp_path, device="cpu")
+        train_adapter(recipe_of(**{**ATTENTION, "adapter": {"name": "shadow"}}), tmp_path, device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -223,22 +222,18 @@ def test_an_adapter_with_a_network_of_its_own_is_not_watched(model: Path, collec
     ids=lambda table: table["name"],
 )
 def test_adapters_where_the_last_layer_is_only_looked_at(
-    model: Path, collection: Path, tmp_path: Path, adapter: dict[str, Any]
+    recipe_of: RecipeOf, tmp_path: Path, adapter: dict[str, Any]
 ) -> None:
-    asked = recipe(model, collection, **{**ATTENTION, "adapter": adapter, "training": {"steps": 8}})
+    asked = recipe_of(**{**ATTENTION, "adapter": adapter, "training": {"steps": 8}})
     stopped_and_gone_on_with(asked, tmp_path, after=7)
 
 
-def test_the_penalty_of_an_adapter_is_part_of_the_loss_and_trains(
-    model: Path, collection: Path, tmp_path: Path
-) -> None:
+def test_the_penalty_of_an_adapter_is_part_of_the_loss_and_trains(recipe_of: RecipeOf, tmp_path: Path) -> None:
     """It is added once per step, whatever the accumulation."""
     table = {"name": "adalora", "r": 4, "tinit": 0.9, "tfinal": 0.05}
     found = {}
     for weight in (0.0, 2.0):
-        asked = recipe(
-            model,
-            collection,
+        asked = recipe_of(
             adapter=table | {"orthogonality": weight},
             optimizer={"name": "adamw", "lr": 1e-2},
             training={"steps": 6, "accumulation": 2, "log_every": 1, "max_grad_norm": 1e9},
@@ -262,42 +257,45 @@ def test_the_penalty_of_an_adapter_is_part_of_the_loss_and_trains(
     ],
 )
 def test_a_recipe_that_contradicts_itself_is_refused_before_its_model_is_loaded(
-    model: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], named: str
+    recipe_of: RecipeOf,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    named: str,
 ) -> None:
     def load(*_: Any, **__: Any) -> Any:
         raise AssertionError("the model is loaded")
 
     monkeypatch.setattr("rerank.finetune.trainer.base_model.load_base_model", load)
     with raises((UsageError, UnknownNameError), named):
-        train_adapter(recipe(model, collection, **changes), tmp_path / "out", device="cpu")
+        train_adapter(recipe_of(**changes), tmp_path / "out", device="cpu")
 
 
-def test_epochs_in_the_metrics_are_passes_over_the_lists(model: Path, collection: Path, tmp_path: Path) -> None:
-    asked = recipe(model, collection, training={"steps": 3, "accumulation": 1, "log_every": 1})
+def test_epochs_in_the_metrics_are_passes_over_the_lists(recipe_of: RecipeOf, tmp_path: Path) -> None:
+    asked = recipe_of(training={"steps": 3, "accumulation": 1, "log_every": 1})
     train_adapter(asked, tmp_path, device="cpu")
     lists = len(read_lists(asked)[0])
     assert [line["epoch"] for line in metrics(tmp_path, "loss")] == pytest.approx([n / lists for n in (1, 2, 3)])
 
 
-def test_killed_and_gone_on_with(model: Path, collection: Path, tmp_path: Path) -> None:
-    asked = recipe(model, collection, training={"steps": 16})
+def test_killed_and_gone_on_with(recipe_of: RecipeOf, tmp_path: Path) -> None:
+    asked = recipe_of(training={"steps": 16})
     killed_and_gone_on_with(asked, tmp_path, "adapter_model.safetensors")
 
 
-def test_a_finished_training_is_answered_from_its_folder(model: Path, collection: Path, tmp_path: Path) -> None:
-    asked = recipe(model, collection)
+def test_a_finished_training_is_answered_from_its_folder(recipe_of: RecipeOf, tmp_path: Path) -> None:
+    asked = recipe_of()
     first = train_adapter(asked, tmp_path, device="cpu")
     again = train_adapter(asked, tmp_path, device="cpu", resume=True)
     assert (again.steps, again.loss, again.trainable) == (first.steps, first.loss, first.trainable)
     with raises(UsageError, "--resume"):
         train_adapter(asked, tmp_path, device="cpu")
     with raises(UsageError, "--out"):
-        train_adapter(recipe(model, collection, seed=4), tmp_path, device="cpu", resume=True)
+        train_adapter(recipe_of(seed=4), tmp_path, device="cpu", resume=True)
 
 
-def test_gradients_that_are_no_numbers(
-    model: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gradients_that_are_no_numbers(recipe_of: RecipeOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from rerank.finetune.losses import Importance
 
     def weights_of(self: Any, ranks: Any) -> Any:
@@ -305,21 +303,21 @@ def test_gradients_that_are_no_numbers(
 
     monkeypatch.setattr(Importance, "weights", weights_of)
     with pytest.raises(BackendError, match=r"The loss is inf on the lists of queries q\d"):
-        train_adapter(recipe(model, collection), tmp_path, device="cpu")
+        train_adapter(recipe_of(), tmp_path, device="cpu")
 
 
 def test_a_gradient_that_is_no_number_leaves_the_weights(
-    model: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe_of: RecipeOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transformers import Trainer
 
     monkeypatch.setattr(Trainer, "_get_grad_norm", lambda *_, **__: torch.tensor(float("nan")))
     with raises(BackendError, "nan at step 1"):
-        train_adapter(recipe(model, collection), tmp_path, device="cpu")
+        train_adapter(recipe_of(), tmp_path, device="cpu")
 
 
-def test_a_full_disk(model: Path, collection: Path, tmp_path: Path) -> None:
-    asked = recipe(model, collection, adapter={"name": "lora", "r": 64}, training={"steps": 4})
+def test_a_full_disk(recipe_of: RecipeOf, tmp_path: Path) -> None:
+    asked = recipe_of(adapter={"name": "lora", "r": 64}, training={"steps": 4})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
@@ -360,8 +358,8 @@ def test_labels_that_are_wrong(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_list_longer_than_the_context(model: Path, collection: Path, tmp_path: Path) -> None:
-    asked = recipe(model, collection, method={"context_size": 200})
+def test_a_list_longer_than_the_context(recipe_of: RecipeOf, tmp_path: Path) -> None:
+    asked = recipe_of(method={"context_size": 200})
     with raises(DataError, "min_passage_tokens", "200"):
         train_adapter(asked, tmp_path / "out", device="cpu")
 
@@ -370,17 +368,13 @@ def looks(folder: Path) -> list[int]:
     return [line["step"] for line in metrics(folder, "eval_nDCG@10")]
 
 
-def test_the_last_step_is_looked_at(model: Path, collection: Path, tmp_path: Path) -> None:
-    train_adapter(
-        recipe(model, collection, training={"steps": 5}, validation=validation(collection)), tmp_path, device="cpu"
-    )
+def test_the_last_step_is_looked_at(recipe_of: RecipeOf, collection: Path, tmp_path: Path) -> None:
+    train_adapter(recipe_of(training={"steps": 5}, validation=validation(collection)), tmp_path, device="cpu")
     assert looks(tmp_path) == [2, 4, 5]
 
 
-def test_patience_that_had_ended_stays_at_its_end(model: Path, collection: Path, tmp_path: Path) -> None:
-    asked = recipe(
-        model,
-        collection,
+def test_patience_that_had_ended_stays_at_its_end(recipe_of: RecipeOf, collection: Path, tmp_path: Path) -> None:
+    asked = recipe_of(
         optimizer={"lr": 1e-9},
         training={"steps": 20, "save_every": 1},
         validation=validation(collection, every=1, patience=2),
@@ -394,16 +388,16 @@ def test_patience_that_had_ended_stays_at_its_end(model: Path, collection: Path,
     assert looks(tmp_path) == [1, 2, 3]
 
 
-def test_the_loss_is_told_after_a_resume_too(model: Path, collection: Path, tmp_path: Path) -> None:
-    asked = recipe(model, collection)
+def test_the_loss_is_told_after_a_resume_too(recipe_of: RecipeOf, tmp_path: Path) -> None:
+    asked = recipe_of()
     first = train_adapter(asked, tmp_path, device="cpu")
     (tmp_path / "result.json").unlink()
     again = train_adapter(asked, tmp_path, device="cpu", resume=True)
     assert first.loss == again.loss > 0
 
 
-def test_a_line_that_was_cut_off_is_written_again(model: Path, collection: Path, tmp_path: Path) -> None:
-    asked = recipe(model, collection)
+def test_a_line_that_was_cut_off_is_written_again(recipe_of: RecipeOf, tmp_path: Path) -> None:
+    asked = recipe_of()
     train_adapter(asked, tmp_path, device="cpu")
     whole = (tmp_path / "metrics.jsonl").read_text()
     (tmp_path / "result.json").unlink()
@@ -416,8 +410,8 @@ def test_a_line_that_was_cut_off_is_written_again(model: Path, collection: Path,
     assert [line["step"] for line in metrics(tmp_path, "step") if line["step"] <= 4][:4] == [1, 2, 3, 4]
 
 
-def test_what_a_killed_process_left_is_removed(model: Path, collection: Path, tmp_path: Path) -> None:
-    asked = recipe(model, collection)
+def test_what_a_killed_process_left_is_removed(recipe_of: RecipeOf, tmp_path: Path) -> None:
+    asked = recipe_of()
     train_adapter(asked, tmp_path, device="cpu")
     checkpoints = list_checkpoints(tmp_path)
     shutil.copytree(checkpoints[0], checkpoints[0].with_name("checkpoint-1"))  # killed before it was removed
@@ -428,11 +422,11 @@ def test_what_a_killed_process_left_is_removed(model: Path, collection: Path, tm
 
 
 def test_another_number_of_processes_is_refused(
-    model: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe_of: RecipeOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transformers import TrainingArguments
 
-    asked = recipe(model, collection)
+    asked = recipe_of()
     train_adapter(asked, tmp_path, device="cpu")
     (tmp_path / "result.json").unlink()
     monkeypatch.setattr(TrainingArguments, "world_size", 2)
@@ -440,10 +434,10 @@ def test_another_number_of_processes_is_refused(
         train_adapter(asked, tmp_path, device="cpu", resume=True)
 
 
-def test_a_joint_loss_keeps_the_whole_model_and_its_method(model: Path, collection: Path, tmp_path: Path) -> None:
-    asked = recipe(
-        model,
-        collection,
+def test_a_joint_loss_keeps_the_whole_model_and_its_method(
+    recipe_of: RecipeOf, collection: Path, tmp_path: Path
+) -> None:
+    asked = recipe_of(
         losses=[{"name": "importance"}, {"name": "infonce", "on": "attention"}],
         readout={"layers": "1-1"},
         validation=validation(collection),
@@ -460,8 +454,8 @@ def test_a_joint_loss_keeps_the_whole_model_and_its_method(model: Path, collecti
     assert run_experiment(spec, Execution(out=tmp_path / "run", device="cpu"))["queries"] == 1
 
 
-def test_a_method_that_calibrates_is_not_trained_for(model: Path, collection: Path, tmp_path: Path) -> None:
-    asked = recipe(model, collection, **{**ATTENTION, "method": {"method": "icr"}})
+def test_a_method_that_calibrates_is_not_trained_for(recipe_of: RecipeOf, tmp_path: Path) -> None:
+    asked = recipe_of(**{**ATTENTION, "method": {"method": "icr"}})
     with raises(UsageError, "calibrate=false"):
         train_adapter(asked, tmp_path, device="cpu")
 
@@ -488,9 +482,7 @@ def test_a_list_of_many_documents_is_found_before_the_first_step(model: Path, co
     assert not list_checkpoints(tmp_path / "out")
 
 
-def test_a_disk_that_is_full_at_the_end(
-    model: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_is_full_at_the_end(recipe_of: RecipeOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from rerank.finetune.trainer import training_run as run
 
     def full(*_: Any) -> None:
@@ -498,36 +490,30 @@ def test_a_disk_that_is_full_at_the_end(
 
     monkeypatch.setattr(run, "write_adapter", full)
     with raises(StorageError, "No space"):
-        train_adapter(recipe(model, collection), tmp_path, device="cpu")
+        train_adapter(recipe_of(), tmp_path, device="cpu")
     monkeypatch.undo()
-    assert train_adapter(recipe(model, collection), tmp_path, device="cpu", resume=True).steps == 4
+    assert train_adapter(recipe_of(), tmp_path, device="cpu", resume=True).steps == 4
 
 
-def test_one_gpu_of_several_is_not_named(
-    model: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_gpu_of_several_is_not_named(recipe_of: RecipeOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from rerank.finetune.trainer import processes, training_run
 
     monkeypatch.setattr(processes, "pick_device", lambda device: device)
     monkeypatch.setattr(training_run, "pick_dtype", lambda dtype, device: dtype)
     with raises(UsageError, "CUDA_VISIBLE_DEVICES=1"):
-        train_adapter(recipe(model, collection), tmp_path, device="cuda:1")
+        train_adapter(recipe_of(), tmp_path, device="cuda:1")
 
 
-def test_a_recipe_that_does_not_fit_the_model_leaves_the_folder_free(
-    model: Path, collection: Path, tmp_path: Path
-) -> None:
+def test_a_recipe_that_does_not_fit_the_model_leaves_the_folder_free(recipe_of: RecipeOf, tmp_path: Path) -> None:
     with raises(UsageError, "atention"):
-        train_adapter(
-            recipe(model, collection, adapter={"name": "lora", "targets": "atention"}), tmp_path, device="cpu"
-        )
-    assert train_adapter(recipe(model, collection), tmp_path, device="cpu").steps == 4
+        train_adapter(recipe_of(adapter={"name": "lora", "targets": "atention"}), tmp_path, device="cpu")
+    assert train_adapter(recipe_of(), tmp_path, device="cpu").steps == 4
 
 
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.5])
-def test_a_share_is_taken_out_by_query(model: Path, collection: Path, share: float) -> None:
+def test_a_share_is_taken_out_by_query(recipe_of: RecipeOf, share: float) -> None:
     def held_out_queries(seed: int) -> set[str]:
-        asked = recipe(model, collection, seed=seed, validation={"share": share})
+        asked = recipe_of(seed=seed, validation={"share": share})
         train, held = ({entry.query.text for entry in part} for part in read_lists(asked))
         assert train
         assert not train & held
@@ -538,11 +524,8 @@ def test_a_share_is_taken_out_by_query(model: Path, collection: Path, share: flo
     assert len({frozenset(held_out_queries(seed)) for seed in range(5)}) > 1
 
 
-def test_its_loss_selects_the_weights_and_is_the_same_after_a_resume(
-    model: Path, collection: Path, tmp_path: Path
-) -> None:
-    # Dropout would show if the loss were measured in training mode, and a high rate makes the last weights the worst.
-    asked = recipe(model, collection, validation={"share": 0.3, "every": 1}, optimizer={"name": "sgd", "lr": 30.0})
+def test_its_loss_selects_the_weights_and_is_the_same_after_a_resume(recipe_of: RecipeOf, tmp_path: Path) -> None:
+    asked = recipe_of(validation={"share": 0.3, "every": 1}, optimizer={"name": "sgd", "lr": 30.0})
     result = train_adapter(asked, tmp_path / "whole", device="cpu")
     losses = values(tmp_path / "whole", "eval_loss")
     assert losses == values(tmp_path / "whole", "eval_loss_importance")
@@ -558,9 +541,9 @@ def test_its_loss_selects_the_weights_and_is_the_same_after_a_resume(
     assert adapters[0] == adapters[1]
 
 
-def test_the_loss_ends_a_training_that_gets_worse(model: Path, collection: Path, tmp_path: Path) -> None:
+def test_the_loss_ends_a_training_that_gets_worse(recipe_of: RecipeOf, tmp_path: Path) -> None:
     table = {"share": 0.3, "every": 1, "patience": 1}
-    asked = recipe(model, collection, validation=table, optimizer={"name": "sgd", "lr": 1000.0}, training={"steps": 12})
+    asked = recipe_of(validation=table, optimizer={"name": "sgd", "lr": 1000.0}, training={"steps": 12})
     result = train_adapter(asked, tmp_path, device="cpu")
     losses = values(tmp_path, "eval_loss")
     assert result.steps == len(losses) < 12
@@ -568,10 +551,10 @@ def test_the_loss_ends_a_training_that_gets_worse(model: Path, collection: Path,
 
 
 @pytest.mark.parametrize("measure", ["nDCG@10", "loss"])
-def test_lists_and_a_collection(model: Path, collection: Path, tmp_path: Path, measure: str) -> None:
+def test_lists_and_a_collection(recipe_of: RecipeOf, collection: Path, tmp_path: Path, measure: str) -> None:
     other = collection_folder(tmp_path / "other", seed=5)
     lists = {"lists": [str(other / "labels.jsonl")], "documents_in": f"jsonl:{other}", "measure": measure}
-    asked = recipe(model, collection, validation=validation(collection, **lists))
+    asked = recipe_of(validation=validation(collection, **lists))
     result = train_adapter(asked, tmp_path / "out", device="cpu")
     assert len(values(tmp_path / "out", "eval_loss")) == len(values(tmp_path / "out", "eval_nDCG@10")) == 2
     assert set(result.validation) == {"nDCG@10", "held-out loss"}
@@ -585,8 +568,8 @@ def test_a_measure_that_does_not_exist_is_refused_before_the_training(collection
         Validation.of(ValidationTable(**validation(collection, measure="ndgc@10")))
 
 
-def test_a_held_out_query_that_is_trained_on_is_refused(model: Path, collection: Path, tmp_path: Path) -> None:
-    asked = recipe(model, collection, validation={"lists": [str(collection / "labels.jsonl")]})
+def test_a_held_out_query_that_is_trained_on_is_refused(recipe_of: RecipeOf, collection: Path, tmp_path: Path) -> None:
+    asked = recipe_of(validation={"lists": [str(collection / "labels.jsonl")]})
     with raises(DataError, "also in the training lists", "rerank label split"):
         train_adapter(asked, tmp_path, device="cpu")
 
@@ -663,10 +646,10 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
 
 
 def test_a_training_is_reported_to_wandb_offline_and_without_the_key(
-    model: Path, collection: Path, tmp_path: Path, wandb: FakeWandb
+    recipe_of: RecipeOf, tmp_path: Path, wandb: FakeWandb
 ) -> None:
     folder = tmp_path / "out"
-    train_adapter(recipe(model, collection), folder, device="cpu", report_to=["wandb"])
+    train_adapter(recipe_of(), folder, device="cpu", report_to=["wandb"])
     (started,) = wandb.started
     assert (started["MODE"], started["DIR"], started["project"]) == ("offline", str(folder), "rerank")
     assert [line["train/loss"] for line in wandb.logged if "train/loss" in line]
@@ -678,20 +661,18 @@ def test_a_training_is_reported_to_wandb_offline_and_without_the_key(
 
 
 def test_a_service_that_fails_is_named(
-    model: Path, collection: Path, tmp_path: Path, wandb: FakeWandb, monkeypatch: pytest.MonkeyPatch
+    recipe_of: RecipeOf, tmp_path: Path, wandb: FakeWandb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(**_: Any) -> None:
         raise type("CommError", (Exception,), {"__module__": "wandb.errors"})("no key")
 
     monkeypatch.setattr(wandb, "init", refuse)
     with raises(BackendError, "no key", "--report-to none"):
-        train_adapter(recipe(model, collection), tmp_path, device="cpu", report_to=["wandb"])
+        train_adapter(recipe_of(), tmp_path, device="cpu", report_to=["wandb"])
 
 
-def test_another_service_does_not_prevent_resuming(
-    model: Path, collection: Path, tmp_path: Path, wandb: FakeWandb
-) -> None:
-    asked = recipe(model, collection)
+def test_another_service_does_not_prevent_resuming(recipe_of: RecipeOf, tmp_path: Path, wandb: FakeWandb) -> None:
+    asked = recipe_of()
     whole = train_adapter(asked, tmp_path / "out", device="cpu", report_to=["none"])
     assert train_adapter(asked, tmp_path / "out", device="cpu", resume=True, report_to=["wandb"]).loss == whole.loss
 
@@ -722,7 +703,7 @@ def test_what_the_environment_sets_is_kept(tmp_path: Path, monkeypatch: pytest.M
     assert "MLFLOW_TRACKING_URI" not in os.environ
 
 
-def test_tensorboard_s_files_are_written_where_it_is_installed(model: Path, collection: Path, tmp_path: Path) -> None:
+def test_tensorboard_s_files_are_written_where_it_is_installed(recipe_of: RecipeOf, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    train_adapter(recipe(model, collection), tmp_path / "out", device="cpu")
+    train_adapter(recipe_of(), tmp_path / "out", device="cpu")
     assert list((tmp_path / "out" / "tensorboard").glob("events.*"))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rerank.errors import UsageError
-from rerank.finetune.components import Adapter, Optimizer, RecipeComponents, RecipeConstraint, read_methods
+from rerank.finetune.components import Adapter, Optimizer, RecipeComponents, read_methods
 from rerank.finetune.optimizers import find_transformers_optimizer
 from rerank.finetune.recipe import ComponentTable, Recipe
 from rerank.registry import Registry
@@ -74,7 +74,7 @@ def make_training_components(recipe: Recipe) -> RecipeComponents:
     if components.objective:
         components.objective.check(recipe, adapter)
     for component in (adapter, components.optimizer, *components.losses):
-        if isinstance(component, RecipeConstraint):
+        if hasattr(component, "check_recipe"):
             component.check_recipe(recipe)
     if recipe.training.fsdp:
         _check_weight_sharding(recipe, adapter, components.optimizer)

@@ -88,33 +88,16 @@ def check_range(
 class TrainingComponent(Protocol):
     """Protocol of all components of a recipe, such as adapters and losses: each states its paper and a summary.
 
-    If a component is simpler than its paper or differs from it, a class attribute ``differs`` describes the difference;
-    the table of methods prints it.
+    A component may have three further attributes. ``differs`` describes, for the table of methods, how it differs from
+    its paper. ``check_recipe(recipe)`` raises a `UsageError` with the reason if a setting of the recipe does not work
+    with it, and a `MissingResourceError` if a folder named by an option lacks files. ``check_machine()`` raises a
+    `MissingPrerequisiteError` if a device or package is missing. Both run before anything is loaded.
     """
 
     #: Publication, such as ``Hu et al., ICLR 2022, arXiv 2106.09685 (LoRA)``; empty for common knowledge.
     paper: ClassVar[str]
     #: Description in one line.
     summary: ClassVar[str]
-
-
-@runtime_checkable
-class RecipeConstraint(Protocol):
-    """A component with its own check of the recipe, such as a loss that works only with cross-encoders."""
-
-    def check_recipe(self, recipe: Recipe) -> None:
-        """Raise a `UsageError` with the reason if a setting of the recipe does not work with this component.
-
-        Nothing has been loaded then. If a folder named by an option lacks files, raise a `MissingResourceError`.
-        """
-
-
-@runtime_checkable
-class MachineRequirement(Protocol):
-    """A component that needs a particular device or package."""
-
-    def check_machine(self) -> None:
-        """Raise a `MissingPrerequisiteError` if a device or package is missing, before anything is loaded."""
 
 
 class CalibrationBatches(Protocol):
@@ -137,7 +120,10 @@ class CalibrationBatches(Protocol):
 class Adapter(TrainingComponent, Protocol):
     """A method that decides which parameters of a model are trained.
 
-    `rerank.finetune.adapters.LinearTargets` defines the options that most adapters share.
+    `rerank.finetune.adapters.LinearTargets` defines the options that most adapters share. Of a model that `attach`
+    returned, an adapter may also give ``callbacks(model)``, a list of `transformers.TrainerCallback` objects that act
+    between optimizer steps, and ``penalty(model)``, a term of the training loss that depends only on the adapter's
+    parameters: a scalar tensor with gradients.
     """
 
     #: Kind of the trained parameters. Optimizers and layer sampling methods support only some kinds.
@@ -180,22 +166,6 @@ class Adapter(TrainingComponent, Protocol):
 
         For full fine-tuning, ``shapes`` are those of all parameters, with vectors as (1, size).
         """
-
-
-@runtime_checkable
-class SupportsCallbacks(Protocol):
-    """An adapter that acts between optimizer steps, as AdaLoRA does when it prunes ranks."""
-
-    def callbacks(self, model: Any) -> list[Any]:
-        """Return `transformers.TrainerCallback` objects for a model that `attach` returned."""
-
-
-@runtime_checkable
-class SupportsPenalty(Protocol):
-    """An adapter with a penalty term in the training loss; the penalty depends only on the adapter's parameters."""
-
-    def penalty(self, model: Any) -> Any:
-        """Return the weighted penalty for a model that `attach` returned, as a scalar tensor with gradients."""
 
 
 class Optimizer(TrainingComponent, Protocol):

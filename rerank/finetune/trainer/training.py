@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from rerank.assemble import complete_settings, plan_ranker
 from rerank.errors import BackendError, MissingPrerequisiteError, UnknownNameError, UsageError, ensure
 from rerank.finetune.component_registry import make_training_components
-from rerank.finetune.components import MachineRequirement, RecipeComponents
+from rerank.finetune.components import RecipeComponents
 from rerank.finetune.recipe import MethodTable, ReadoutTable, Recipe
 from rerank.finetune.trainer import processes
 from rerank.methods import Method
@@ -68,7 +68,7 @@ def train_adapter(
     """
     components = make_training_components(recipe)
     for component in (components.adapter, components.optimizer):
-        if isinstance(component, MachineRequirement):
+        if hasattr(component, "check_machine"):
             component.check_machine()
     services = pick_reporting_services(report_to)
     resolve_model_name(recipe.model)  # so that an unknown model is reported before the data are read

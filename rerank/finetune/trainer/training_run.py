@@ -18,7 +18,7 @@ from transformers.trainer_utils import set_seed
 from rerank.assemble import assemble_ranker
 from rerank.backends.hf import Hf
 from rerank.errors import BackendError, ensure
-from rerank.finetune.components import RecipeComponents, SupportsCallbacks, SupportsPenalty
+from rerank.finetune.components import RecipeComponents
 from rerank.finetune.recipe import Recipe, ValidationTable
 from rerank.finetune.trainer import base_model, packed_attention, processes
 from rerank.finetune.trainer.adapter_folder import AdapterDescription, write_adapter
@@ -184,10 +184,10 @@ class TrainingRun:
             trainer.add_callback(EarlyStopping(validation.measure, validation.patience))
         for component in filter(None, (self._components.layers, *self._components.callbacks)):
             trainer.add_callback(component.callback(module.model, self._batches, seed=self._recipe.seed))
-        if isinstance(self._adapter, SupportsCallbacks):
+        if hasattr(self._adapter, "callbacks"):
             for callback in self._adapter.callbacks(module.model):
                 trainer.add_callback(callback)
-        if isinstance(self._adapter, SupportsPenalty):
+        if hasattr(self._adapter, "penalty"):
             trainer.penalty = partial(self._adapter.penalty, module.model)
         return trainer
 

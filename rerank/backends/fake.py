@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -95,8 +96,8 @@ class Fake(BaseBackend):
             expected="sizes of at least 1 and a delay of at least 0",
         )
 
-    @property
-    def identity(self) -> Mapping[str, str]:
+    @cached_property
+    def identity(self) -> Mapping[str, str]:  # type: ignore[override]
         identity = {"model": f"fake:{self.kind}"}  # and the options that affect its replies
         if self.kind in ("stutter", "fail"):
             identity["seed"] = str(self.seed)
@@ -109,7 +110,7 @@ class Fake(BaseBackend):
             identity["qrels"] = hashlib.sha256(repr(content).encode()).hexdigest()
         return identity
 
-    @property
+    @cached_property
     def tokens(self) -> WordTokens:
         return WordTokens(self.context_size)
 

@@ -294,7 +294,7 @@ def _segment_japanese(code: str, base_forms: bool) -> Callable[[str], list[str]]
     lock = ForkLock()  # a tagger is not thread-safe
 
     def cut(run: str) -> list[str]:
-        with lock:
+        with lock.lock:
             return [(base_forms and word.feature.orthBase) or word.surface for word in tagger(run)]
 
     return cut

@@ -87,7 +87,7 @@ class FrameworkReranker(BaseModel):
         if self.reranker is not None:
             return self.reranker  # type: ignore[no-any-return]  # checked on construction
         key = json.dumps([self.model, self.settings], sort_keys=True, default=str)
-        with self._opening:
+        with self._opening.lock:
             if key not in self._opened:
                 self._opened[key] = Reranker.from_pretrained(**{"model": self.model, **self.settings})
             return self._opened[key]
@@ -97,7 +97,7 @@ class FrameworkReranker(BaseModel):
 
     def close_reranker(self) -> None:
         """Close the reranker, unless it was already open when it was passed in; the next ranking opens it again."""
-        with self._opening:
+        with self._opening.lock:
             opened = list(self._opened.values())
             self._opened.clear()
         for reranker in opened:

@@ -37,24 +37,17 @@ def watch_forks(watched: object) -> None:
 
 
 class ForkLock:
-    """A lock for ``with`` that is free in a forked process, even if another thread held it during the fork."""
+    """A lock for ``with fork_lock.lock`` that is free in a forked process, even if another thread held it then."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         watch_forks(self)
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *exc: object) -> None:
-        self._lock.release()
 
     def __reduce__(self) -> tuple[type[ForkLock], tuple[()]]:
         return ForkLock, ()
 
     def after_fork_in_child(self) -> None:
-        """Replace the lock by a free lock."""
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
 
 
 def _before() -> None:

@@ -286,8 +286,10 @@ class PromptJudge:
         object.__setattr__(judge, "backend", backend)
         return judge
 
-    def supports(self, task: type[Any]) -> bool:
-        return task in tasks_supported_by_backend(self.backend)
+    @cached_property
+    def supported(self) -> frozenset[type[Any]]:
+        """The types of tasks that the backend supports."""
+        return tasks_supported_by_backend(self.backend)
 
 
 def check_judge_prompt_runs_on_backend(template: PromptTemplate, backend: Any, model: str) -> None:
@@ -324,7 +326,7 @@ def continuation_request(
     Raises:
         ContextOverflowError: The window does not fit in the context even with passages at their minimum length.
     """
-    if DecisionTask in judge.needs and judge.supports(DecisionTask) and not judge.supports(judge.needs[0]):
+    if DecisionTask in judge.needs and DecisionTask in judge.supported and judge.needs[0] not in judge.supported:
         return _decision_request(judge, window, labels or continuations, labels=labels)
     if judge.template.plain_text:
         continuations = [f" {text}" for text in continuations]

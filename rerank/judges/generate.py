@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from rerank.errors import UsageError, ensure
@@ -60,10 +61,10 @@ class Generate(ListwiseJudge):
     def suggest_prompt(cls, options: Mapping[str, str]) -> str:
         return "listwise_letters" if options.get("identifiers") == "letters" else ""
 
-    @property
+    @cached_property
     def score_kind(self) -> ScoreKind | None:
         # given the previous choices; free text has no scores
-        is_constrained = self.constrain and self.supports(PermutationTask)
+        is_constrained = self.constrain and PermutationTask in self.supported
         return ScoreKind("log-probability of the choice", "within") if is_constrained else None
 
     @property
@@ -183,7 +184,7 @@ class Pick(ListwiseJudge):
                 expected="identifiers=letters, or by=generation",
             )
         tasks = (ContinuationTask, DecisionTask) if self.sorts_by_score else (PermutationTask, GenerationTask)
-        if not any(map(self.supports, tasks)):
+        if self.supported.isdisjoint(tasks):
             model = self.backend.identity.get("model", "")
             raise UsageError(
                 f"The backend of model {model!r} does not support by={self.by}",
@@ -249,7 +250,7 @@ def _generation_request(
     fitted = judge.budget.fit(judge.template, window, reply_tokens=reply_tokens + thinking, labels=labels)
     sampling = Sampling(max_tokens=reply_tokens, temperature=limits.temperature, seed=limits.seed, thinking=thinking)
     task: PermutationTask | GenerationTask = GenerationTask()
-    if constrain and count and judge.supports(PermutationTask):
+    if constrain and count and PermutationTask in judge.supported:
         task = PermutationTask(items=tuple(f"[{label}]" for label in labels), count=count)
     return Request(prompt=fitted.prompt, sampling=sampling, window=window, task=task, dropped=fitted.dropped)
 
@@ -268,7 +269,7 @@ def parse_verdict(
     status = "refused" if reply.finish == "refused" and not parsed.order else parsed.status
     if status == "partial" and depth is not None and len(parsed.order) >= depth:
         status = "repaired" if parsed.detail else "ok"
-    return Verdict(order=parsed.permutation, status=status, detail=parsed.detail)
+    return Verdict(order=parsed.order + parsed.missing, status=status, detail=parsed.detail)
 
 
 #: Number of reply tokens per document: its identifier in brackets and quotation marks, a colon, a score and a comma.

@@ -76,7 +76,7 @@ class LazyBackend:
 
     def warm_up(self) -> Backend:
         """Load the model, unless it is loaded already, and return its backend."""
-        with self._lock:
+        with self._lock.lock:
             if self._loaded is None:
                 loaded: Any = self._type.load_described(self._description)
                 if dict(loaded.identity) != dict(self.identity):

@@ -41,11 +41,6 @@ class ParsedReply:
     status: ParseStatus
     detail: str = ""  # description of the repairs; empty if nothing was repaired
 
-    @property
-    def permutation(self) -> tuple[int, ...]:
-        """All positions: those of the ranked passages, best first, then the missing positions in input order."""
-        return self.order + self.missing
-
     def to_dict(self) -> dict[str, list[int] | str]:
         """Return the JSON object that ``rerank parse`` prints. It contains identifiers (from 1) instead of positions.
 
@@ -73,9 +68,9 @@ def parse_permutation(text: str, count: int, labels: Sequence[str] | None = None
     """
     ensure(count >= 0, f"The number of passages is {count}", expected="0 or more")
     answer = strip_thoughts(text)
-    if labels is not None and not all(label.isdigit() for label in labels):
+    if labels is not None and not all(map(str.isdigit, labels)):
         answer = _number_labels(answer, labels)
-    named = [int(number) for number in _NUMBER.findall(answer)] if _REQUESTED_FORM.fullmatch(answer) else []
+    named = list(map(int, _NUMBER.findall(answer))) if _REQUESTED_FORM.fullmatch(answer) else []
     if named and len(set(named)) == len(named) and 1 <= min(named) <= max(named) <= count:
         order = tuple(number - 1 for number in named)
         missing = tuple(sorted(set(range(count)).difference(order)))

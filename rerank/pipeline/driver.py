@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 from rerank.judges.base import Judge, OversizedWindow, Verdict
 from rerank.pipeline.passages import DocumentSplitter
@@ -32,28 +32,37 @@ _WindowPlan = Generator[list[Window], list[WindowAnswer], Order]
 _PlanWindow = Callable[[Window], _WindowPlan]
 
 
-class WindowSplitter:
-    """A wrapper for a strategy's plans that splits oversized windows; the plan does not notice that they are split."""
+def split_oversized(plan: Plan, split: list[tuple[Window, int]]) -> SplittingPlan:
+    """Return a plan that does the same as ``plan``, which does not notice that oversized windows are ranked in parts.
 
-    def __init__(self) -> None:
-        self.split: list[tuple[Window, int]] = []
+    Args:
+        split: List to which each oversized window is added, with the number of documents that fit.
+    """
 
-    def __call__(self, plan: Plan) -> SplittingPlan:
-        """Return a plan that does the same as ``plan`` but ranks oversized windows in parts."""
-        try:
-            windows = next(plan)
-            while True:
-                windows = plan.send((yield from _run_together([self._plan_window(window) for window in windows])))
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-
-    def _plan_window(self, window: Window) -> _WindowPlan:
-        """Judge a window, in parts if it is oversized; the windows of parts and of merges may be oversized, too."""
+    def rank_window(window: Window) -> _WindowPlan:
         (answer,) = yield [window]
-        if not isinstance(answer, int):
-            return answer
-        self.split.append((window, answer))
-        return (yield from split_and_merge(window, answer, self._plan_window))
+        return (yield from rank_in_parts(window, answer)) if isinstance(answer, int) else answer
+
+    def rank_in_parts(window: Window, capacity: int) -> _WindowPlan:
+        split.append((window, capacity))
+        return (yield from split_and_merge(window, capacity, rank_window))
+
+    try:
+        windows = next(plan)
+        while True:
+            answers = yield windows
+            parts = {
+                index: rank_in_parts(windows[index], capacity)
+                for index, capacity in enumerate(answers)
+                if isinstance(capacity, int)
+            }
+            if parts:
+                orders = yield from _run_together([*parts.values()])
+                for index, order in zip(parts, orders, strict=True):
+                    answers[index] = order
+            windows = plan.send(cast(list[Order], answers))
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
 
 
 def split_and_merge(window: Window, capacity: int, plan_window: _PlanWindow) -> _WindowPlan:
@@ -140,18 +149,6 @@ def _run_together(plans: Sequence[_WindowPlan]) -> Generator[list[Window], list[
 _LATE = Reply(finish="error", error=LATE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListOptions:
-    """Options for ranking one list."""
-
-    strategy: Strategy | None = None  # strategy for this list; None for the driver's strategy
-    #: Number of documents to take from the new order; the others follow in input order. None for all.
-    top_k: int | None = None
-    #: `time.monotonic` value at which the ranking ends with the windows judged so far; None for no deadline. The code
-    #: that runs the driver checks the deadline and calls `Driver.expire`.
-    deadline: float | None = None
-
-
 @dataclass(eq=False, slots=True)
 class _OpenWindow:
     """A window that a plan has yielded and that has not been judged yet."""
@@ -169,14 +166,8 @@ class Ticket:
     """A request that `Driver.next_requests` has returned; it is passed to `Driver.put` together with its reply."""
 
     request: Request
-    key: int  # key of the ranking to which the request belongs
-    position: int
-    _window: _OpenWindow
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether the ranking of the request has ended, so that its reply is not needed."""
-        return self._window.owner.closed
+    window: _OpenWindow  # if the ranking of the window is closed, the reply is not needed
+    position: int  # position of the request among those of the window
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -188,7 +179,7 @@ class _OpenRanking:
     shown: Ranking  # the list that is judged: the documents of ``given``, or their passages
     top_k: int | None  # number of documents to rerank; None for all
     plan: SplittingPlan
-    splitter: WindowSplitter  # splits oversized windows, and records the windows that were ranked in parts
+    split: list[tuple[Window, int]]  # the windows that were ranked in parts, each with the number of documents that fit
     windows: list[_OpenWindow] = field(default_factory=list)
     #: For each of these windows, its order, or its capacity if it is oversized; None until this is known.
     answers: list[WindowAnswer | None] = field(default_factory=list)
@@ -236,33 +227,63 @@ class Driver:
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self, ranking: Ranking, options: ListOptions | None = None) -> int:
-        """Start a ranking and return its key; a list with a blank query keeps its order without being judged."""
-        options = options or ListOptions()
+    def add(self, ranking: Ranking, *, strategy: Strategy | None = None, top_k: int | None = None) -> int:
+        """Start a ranking and return its key; a list with a blank query keeps its order without being judged.
+
+        Args:
+            strategy: Strategy for this list; None for the driver's strategy.
+            top_k: Number of documents to take from the new order; the others follow in input order. None for all.
+        """
         has_query = bool(ranking.query.text.strip())
         shown = self._passages.expand(ranking) if self._passages and has_query else ranking
-        strategy: Callable[[Ranking], Plan] = options.strategy or self._strategy
+        make_plan: Callable[[Ranking], Plan] = strategy or self._strategy
         if not has_query:
-            strategy = _without_windows
+            make_plan = _without_windows
         elif self._scores_single and len(shown) == 1:
-            strategy = _single_window
-        splitter = WindowSplitter()
-        plan, key = splitter(strategy(shown)), next(self._keys)
-        state = _OpenRanking(key=key, given=ranking, shown=shown, top_k=options.top_k, plan=plan, splitter=splitter)
-        self._open[state.key] = state
+            make_plan = _single_window
+        split: list[tuple[Window, int]] = []
+        plan, key = split_oversized(make_plan(shown), split), next(self._keys)
+        state = _OpenRanking(key=key, given=ranking, shown=shown, top_k=top_k, plan=plan, split=split)
+        self._open[key] = state
         self._advance(state, None)
-        return state.key
+        return key
 
     def next_requests(self, n: int) -> list[Ticket]:
         """Return up to ``n`` requests that are due; fewer if further requests depend on replies that are missing."""
-        self._ready = deque(ticket for ticket in self._ready if not ticket.is_closed)
+        self._ready = deque(ticket for ticket in self._ready if not ticket.window.owner.closed)
         if len(self._ready) < n:
-            self._render(n)
+            # Render windows of at most ``n`` rankings until ``n * lookahead`` requests are ready.
+            owners: set[int] = set()
+            while self._due and len(self._ready) < n * self._lookahead:
+                if len(owners) >= n and len(self._ready) >= n:
+                    break
+                open_window = self._due.popleft()
+                if open_window.owner.closed:
+                    continue
+                owners.add(open_window.owner.key)
+                try:
+                    requests = self._judge.requests(open_window.window)
+                    if isinstance(requests, OversizedWindow):
+                        self._answer(open_window, requests.capacity)
+                        continue
+                    open_window.replies = [None] * len(requests)
+                    dropped = open_window.owner.dropped
+                    for position, request in enumerate(requests):
+                        for doc, tokens in zip(request.window.docs, request.dropped, strict=False):
+                            if tokens:
+                                dropped[doc.id] = max(tokens, dropped.get(doc.id, 0))
+                        self._ready.append(Ticket(request, open_window, position))
+                    if not requests:
+                        self._judge_window(open_window, [])
+                except Exception as error:  # noqa: BLE001 - an error in a plug-in affects only its own ranking
+                    self._fail(open_window.owner, error)
+            if (sort_key := self._sort_key) is not None:
+                self._ready = deque(sorted(self._ready, key=lambda ticket: sort_key(ticket.request)))
         return [self._ready.popleft() for _ in range(min(n, len(self._ready)))]
 
     def put(self, ticket: Ticket, reply: Reply) -> None:
         """Accept the reply to a request; replies to a ranking that has ended are ignored."""
-        open_window = ticket._window
+        open_window = ticket.window
         state = open_window.owner
         if state.closed:
             return
@@ -289,7 +310,7 @@ class Driver:
                 open_window.verdict = self._judge.verdict(open_window.window, replies)
                 answer = open_window.verdict.order
             answers.append(tuple(range(len(open_window.window))) if answer is None else answer)
-        self._record_verdicts(state)
+        state.judged += [(window.window, window.verdict) for window in state.windows if window.verdict is not None]
         if not state.judged:
             self._finish(state, state.shown)
             return
@@ -313,38 +334,6 @@ class Driver:
         finished, self._finished = self._finished, []
         return finished
 
-    def _render(self, n: int) -> None:
-        """Render due windows of at most ``n`` rankings until ``n * lookahead`` requests are ready."""
-        owners: set[int] = set()
-        while self._due and len(self._ready) < n * self._lookahead:
-            if len(owners) >= n and len(self._ready) >= n:
-                break
-            open_window = self._due.popleft()
-            if open_window.owner.closed:
-                continue
-            owners.add(open_window.owner.key)
-            try:
-                self._render_window(open_window)
-            except Exception as error:  # noqa: BLE001 - an error in a plug-in affects only its own ranking
-                self._fail(open_window.owner, error)
-        if (sort_key := self._sort_key) is not None:
-            self._ready = deque(sorted(self._ready, key=lambda ticket: sort_key(ticket.request)))
-
-    def _render_window(self, open_window: _OpenWindow) -> None:
-        requests = self._judge.requests(open_window.window)
-        if isinstance(requests, OversizedWindow):
-            self._answer(open_window, requests.capacity)
-            return
-        open_window.replies = [None] * len(requests)
-        state = open_window.owner
-        for position, request in enumerate(requests):
-            for doc, tokens in zip(request.window.docs, request.dropped, strict=False):
-                if tokens:
-                    state.dropped[doc.id] = max(tokens, state.dropped.get(doc.id, 0))
-            self._ready.append(Ticket(request, state.key, position, open_window))
-        if not requests:
-            self._judge_window(open_window, [])
-
     def _judge_window(self, open_window: _OpenWindow, replies: list[Reply]) -> None:
         try:
             open_window.verdict = self._judge.verdict(open_window.window, replies)
@@ -358,16 +347,12 @@ class Driver:
         state.answers[open_window.position] = answer
         answers = [received for received in state.answers if received is not None]
         if len(answers) == len(state.answers):
-            self._record_verdicts(state)
             self._advance(state, answers)
-
-    def _record_verdicts(self, state: _OpenRanking) -> None:
-        """Record the verdicts of the current windows in the order of the windows, not of the replies."""
-        state.judged += [(window.window, window.verdict) for window in state.windows if window.verdict is not None]
-        state.windows = []
 
     def _advance(self, state: _OpenRanking, answers: list[WindowAnswer] | None) -> None:
         """Send answers to the plan, or start the plan if they are None; add its next windows, or finish the ranking."""
+        # in the order of the windows, not of the replies
+        state.judged += [(window.window, window.verdict) for window in state.windows if window.verdict is not None]
         try:
             windows = next(state.plan) if answers is None else state.plan.send(answers)
             while not windows:  # a plan may yield an empty list of windows, for which there are no answers
@@ -379,10 +364,12 @@ class Driver:
             self._fail(state, error)
             return
         scores = dict(zip(state.shown.doc_ids, state.shown.scores, strict=False))
-        state.windows = [
-            _OpenWindow(state, position, _with_first_stage_scores(window, scores))
-            for position, window in enumerate(windows)
-        ]
+        state.windows = []
+        for position, window in enumerate(windows):
+            # a window shows first-stage scores unless the plan has set scores or a document has none
+            if scores and window.docs and not window.scores and all(doc.id in scores for doc in window.docs):
+                window = replace(window, scores=tuple(scores[doc.id] for doc in window.docs))
+            state.windows.append(_OpenWindow(state, position, window))
         state.answers = [None] * len(windows)
         self._due.extend(state.windows)
 
@@ -402,7 +389,7 @@ class Driver:
             scores=tuple(scores.get(doc_id) if doc_id in reranked else None for doc_id in result.doc_ids),
             score_kind=kind,
             judged=tuple(state.judged),
-            split=tuple(state.splitter.split),
+            split=tuple(state.split),
             usage=state.usage,
             dropped=state.dropped,
             expired=state.expired,
@@ -424,10 +411,3 @@ def _single_window(ranking: Ranking) -> Plan:
     """Return a plan that judges the whole list as one window, for the score of its only document."""
     yield [Window(ranking.query, ranking.docs)]
     return ranking
-
-
-def _with_first_stage_scores(window: Window, scores: Mapping[str, float]) -> Window:
-    """Add first-stage scores to a window, unless the window has scores or the score of a document is unknown."""
-    if window.scores or not window.docs or any(doc.id not in scores for doc in window.docs):
-        return window
-    return replace(window, scores=tuple(scores[doc.id] for doc in window.docs))

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
-from rerank.pipeline.driver import Driver, ListOptions, Ticket
+from rerank.pipeline.driver import Driver, Ticket
 from rerank.pipeline.results import RankedList
 from rerank.tasks import Reply
 from rerank.tasks.concurrency import run_on_loop, submit_to_loop
@@ -25,17 +25,18 @@ _AHEAD = 4
 
 
 async def drive_list(
-    ranking: Ranking, driver: Driver, backend: AsyncBackend, options: ListOptions | None = None
+    ranking: Ranking, driver: Driver, backend: AsyncBackend, *, top_k: int | None = None, deadline: float | None = None
 ) -> RankedList:
     """Rerank one list. This coroutine must run on the background loop; cancelling it cancels its requests.
 
     Args:
         backend: Backend that answers the requests; its ``batch_size`` is the maximum number of requests in flight for
             this list.
+        top_k: Number of documents to rerank, as for `Driver.add`.
+        deadline: `time.monotonic` value at which the ranking ends with the windows judged so far; None for no deadline.
     """
     tasks: dict[asyncio.Task[Reply], Ticket] = {}
-    key = driver.add(ranking, options)
-    deadline = options.deadline if options else None
+    key = driver.add(ranking, top_k=top_k)
     try:
         while True:
             tickets = driver.next_requests(backend.batch_size - len(tasks))
@@ -85,7 +86,7 @@ def rank_concurrently(
     backend: AsyncBackend,
     *,
     in_flight: int,
-    options: ListOptions | None = None,
+    top_k: int | None = None,
 ) -> Iterator[tuple[int, RankedList]]:
     """Rerank lists, ``in_flight`` at a time, and yield pairs of position and result as rankings finish.
 
@@ -101,7 +102,7 @@ def rank_concurrently(
         task = tasks[index] = cast("asyncio.Task[Any]", asyncio.current_task())
         task.add_done_callback(lambda _: tasks.pop(index))
         try:
-            ended.put((index, await drive_list(ranking, make_driver(), backend, options)))
+            ended.put((index, await drive_list(ranking, make_driver(), backend, top_k=top_k)))
         except BaseException as error:
             ended.put((index, error))
             raise

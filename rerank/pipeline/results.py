@@ -34,14 +34,6 @@ class RankedList:
     #: Whether the deadline passed before all windows were judged; windows that were not judged kept their order.
     expired: bool = False
 
-    def windows(self) -> dict[str, int]:
-        return count_statuses(self.judged)
-
-    def failures(self) -> list[Verdict]:
-        """Return the verdicts of the windows that failed for a reason other than the deadline."""
-        failed = [verdict for _, verdict in self.judged if verdict.status in FAILURES]
-        return [verdict for verdict in failed if not (self.expired and LATE in verdict.detail)]
-
 
 @dataclass(frozen=True, slots=True)
 class RerankOutcome:
@@ -60,9 +52,6 @@ class RerankOutcome:
     @property
     def split(self) -> tuple[tuple[Window, int], ...]:
         return tuple(pair for ranked in self.lists for pair in ranked.split)
-
-    def windows(self) -> dict[str, int]:
-        return count_statuses(self.judged)
 
     def failure_rate(self) -> float:
         failures = sum(verdict.status in FAILURES for _, verdict in self.judged)

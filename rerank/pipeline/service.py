@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 
 from rerank.errors import UsageError
 from rerank.io.forks import watch_forks
-from rerank.pipeline.driver import Driver, ListOptions
+from rerank.pipeline.driver import Driver
 from rerank.pipeline.results import RankedList
+from rerank.strategies.base import Strategy
 from rerank.tasks import Backend
 from rerank.tasks.backends import traits
 from rerank.types import Ranking
@@ -31,7 +32,9 @@ class _Job:
     """A ranking that a caller has submitted, with the future through which the caller receives the result."""
 
     ranking: Ranking
-    options: ListOptions
+    strategy: Strategy | None  # None for the driver's strategy
+    top_k: int | None
+    deadline: float | None  # `time.monotonic` value at which the ranking ends; None for no deadline
     future: Future[RankedList]
 
 
@@ -60,12 +63,19 @@ class LocalService:
         self._is_closed = False
         watch_forks(self)
 
-    def submit(self, ranking: Ranking, options: ListOptions | None = None) -> Future[RankedList]:
-        """Add a ranking, and return the future of its result.
+    def submit(
+        self,
+        ranking: Ranking,
+        *,
+        strategy: Strategy | None = None,
+        top_k: int | None = None,
+        deadline: float | None = None,
+    ) -> Future[RankedList]:
+        """Add a ranking, and return the future of its result; the arguments are those of `Driver.add` and a deadline.
 
         If the future is cancelled, the ranking is dropped before the next batch.
         """
-        job = _Job(ranking=ranking, options=options or ListOptions(), future=Future())
+        job = _Job(ranking=ranking, strategy=strategy, top_k=top_k, deadline=deadline, future=Future())
         with self._changed:
             if self._is_closed:
                 raise UsageError("The reranker is closed", expected="an open reranker", remedy="Load a new reranker")
@@ -89,7 +99,8 @@ class LocalService:
             thread.join()
 
     def _work(self) -> None:
-        lanes: deque[_Lane] = deque()
+        lanes: list[_Lane] = []
+        spare: list[_Lane] = []  # lanes without rankings, for the next ones
         while True:
             with self._changed:
                 if not lanes and not self._submitted and not self._is_closed:
@@ -99,54 +110,35 @@ class LocalService:
                     self._thread = None
                     break
             for job in jobs:
-                self._start(job, lanes)
-            if lanes:
-                self._run_batch(lanes)
-            for lane in list(lanes):
-                self._end_jobs(lane)
-                if not lane.jobs:
-                    lanes.remove(lane)
+                try:
+                    if not (self._shares and lanes):
+                        lanes.append(spare.pop() if spare else _Lane(self._make_driver()))
+                    lane = lanes[0 if self._shares else -1]
+                    lane.jobs[lane.driver.add(job.ranking, strategy=job.strategy, top_k=job.top_k)] = job
+                except Exception as error:  # noqa: BLE001 - the thread must continue to serve other callers
+                    _resolve(job.future, error)
+            for lane in lanes:
+                try:
+                    if lane is lanes[0]:  # lanes take turns
+                        tickets = lane.driver.next_requests(self._batch_size)
+                        self._drop_ended(lane)  # a deadline may have passed while the prompts were rendered
+                        if tickets := [ticket for ticket in tickets if not ticket.window.owner.closed]:
+                            replies = self._backend.generate([ticket.request for ticket in tickets])
+                            for ticket, reply in zip(tickets, replies, strict=True):
+                                lane.driver.put(ticket, reply)
+                    self._drop_ended(lane)
+                    for key, result in lane.driver.finished():
+                        if ended := lane.jobs.pop(key, None):
+                            _resolve(ended.future, result)
+                except Exception as error:  # noqa: BLE001 - every caller of the lane must receive a result or an error
+                    for job in lane.jobs.values():
+                        _resolve(job.future, error)
+                    lane.jobs.clear()
+                    lane.driver = self._make_driver()
+            spare += [lane for lane in lanes if not lane.jobs]
+            lanes = [lane for lane in (*lanes[1:], *lanes[:1]) if lane.jobs]
         for job in [*jobs, *(job for lane in lanes for job in lane.jobs.values())]:
             job.future.cancel()
-
-    def _start(self, job: _Job, lanes: deque[_Lane]) -> None:
-        try:
-            lane = lanes[0] if self._shares and lanes else _Lane(self._make_driver())
-            lane.jobs[lane.driver.add(job.ranking, job.options)] = job
-        except Exception as error:  # noqa: BLE001 - the thread must continue to serve other callers
-            _resolve(job.future, error)
-            return
-        if lane not in lanes:
-            lanes.append(lane)
-
-    def _run_batch(self, lanes: deque[_Lane]) -> None:
-        """Run one batch of the first lane in the queue, and move this lane to the end, so that lanes take turns."""
-        lane = lanes.popleft()
-        lanes.append(lane)
-        try:
-            tickets = lane.driver.next_requests(self._batch_size)
-            self._drop_ended(lane)  # the deadline of a ranking may have passed while its prompts were rendered
-            if tickets := [ticket for ticket in tickets if not ticket.is_closed]:
-                replies = self._backend.generate([ticket.request for ticket in tickets])
-                for ticket, reply in zip(tickets, replies, strict=True):
-                    lane.driver.put(ticket, reply)
-        except Exception as error:  # noqa: BLE001 - every caller of the lane must receive a result or an error
-            self._fail_jobs(lane, error)
-
-    def _end_jobs(self, lane: _Lane) -> None:
-        """Drop cancelled rankings, end rankings whose deadline has passed, and deliver the results of finished ones."""
-        try:
-            self._drop_ended(lane)
-            for key, result in lane.driver.finished():
-                if job := lane.jobs.pop(key, None):
-                    _resolve(job.future, result)
-        except Exception as error:  # noqa: BLE001 - as above
-            self._fail_jobs(lane, error)
-
-    def _fail_jobs(self, lane: _Lane, error: Exception) -> None:
-        for job in lane.jobs.values():
-            _resolve(job.future, error)
-        lane.jobs.clear()
 
     def _drop_ended(self, lane: _Lane) -> None:
         """Drop rankings that were cancelled, and end rankings whose deadline has passed."""
@@ -155,7 +147,7 @@ class LocalService:
             if job.future.cancelled():
                 lane.driver.discard(key)
                 del lane.jobs[key]
-            elif job.options.deadline is not None and now >= job.options.deadline:
+            elif job.deadline is not None and now >= job.deadline:
                 lane.driver.expire(key)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from rerank.errors import DataError
 from rerank.judges.base import Judge
-from rerank.pipeline.driver import Driver, ListOptions
+from rerank.pipeline.driver import Driver
 from rerank.pipeline.network import rank_concurrently
 from rerank.pipeline.passages import DocumentSplitter
 from rerank.pipeline.results import RankedList, RerankOutcome
@@ -97,10 +97,6 @@ class Ranker:
         """Return a driver without rankings that does not sort requests, so that no caller of a service is preferred."""
         return Driver(self.strategy, self.judge, passages=self.passages, scores_single=self.scores_single)
 
-    def list_options(self, deadline: float | None = None) -> ListOptions:
-        """Return the options for one list of a driver, whose other lists may have another strategy."""
-        return ListOptions(strategy=self.strategy, top_k=self.top_k, deadline=deadline)
-
 
 def _negative_length(request: Request) -> int:
     """Return a sort key that puts longer prompts first, so that insufficient memory is noticed at the start."""
@@ -120,12 +116,12 @@ def drive_ranking_stream(
     Args:
         flow: Limits on concurrent lists and on batches; None for the backend's default.
     """
-    flow, options = flow or Flow.of(backend), ranker.list_options()
+    flow = flow or Flow.of(backend)
     if not isinstance(backend, AsyncBackend):
         return _rank_in_blocks(rankings, ranker, backend, flow)
     _ = backend.tokens.context_size  # may send a request to the server, which must not happen on the event loop
     numbered = rank_concurrently(
-        rankings, lambda: ranker.driver(backend), backend, in_flight=flow.in_flight, options=options
+        rankings, lambda: ranker.driver(backend), backend, in_flight=flow.in_flight, top_k=ranker.top_k
     )
     return _in_order(numbered)
 
@@ -146,7 +142,7 @@ def _rank_in_blocks(rankings: Iterable[Ranking], ranker: Ranker, backend: Backen
     source = iter(rankings)
     while lists := list(islice(source, flow.block)):
         driver = ranker.driver(backend)
-        keys = [driver.add(ranking, ranker.list_options()) for ranking in lists]
+        keys = [driver.add(ranking, top_k=ranker.top_k) for ranking in lists]
         while tickets := driver.next_requests(flow.batch_size):
             replies = backend.generate([ticket.request for ticket in tickets])
             for ticket, reply in zip(tickets, replies, strict=True):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 #: Role of a turn. A prompt whose first turn has the role ``text`` is not a chat: the model continues the text, and no
 #: chat template is applied. Servers that accept only chats receive this text as a user turn. A turn with the role
@@ -34,18 +33,13 @@ class RenderedPrompt(tuple[Message, ...]):
 
     It is equal to a tuple of the same turns. Copies and slices are ordinary tuples.
 
-    Args:
+    Attributes:
         boundaries: Pairs of the index of a turn and a character offset in its content, in order of appearance. They
             mark the ends of the instruction, of the worked examples, of the query if it is before the passages, and of
             each passage. Other prompts may have the same text up to such a position.
     """
 
-    boundaries: tuple[tuple[int, int], ...]
-
-    def __new__(cls, turns: Iterable[Message] = (), boundaries: Iterable[tuple[int, int]] = ()) -> Self:
-        prompt = super().__new__(cls, turns)
-        prompt.boundaries = tuple(boundaries)
-        return prompt
+    boundaries: tuple[tuple[int, int], ...] = ()
 
 
 def reply_prefix_of_prompt(prompt: Prompt) -> str:

@@ -49,7 +49,7 @@ class BoundedMemo(Generic[K, V]):
 
     def put_all(self, items: Iterable[tuple[K, V]]) -> None:
         """Store values, which must not be None."""
-        with self._lock:
+        with self._lock.lock:
             for key, value in items:
                 size = self._size_of(key, value)
                 if key in self._young or 2 * size > self._limit:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from rerank.errors import ContextOverflowError, ensure
 from rerank.prompts.base import PICTURE, Prompt, TokenCounter
@@ -93,7 +94,7 @@ class PromptBudget:
         #: Marks of turns that the model's tokenizer has in addition to the known ones.
         self.turn_marks: tuple[str, ...] = getattr(tokens, "turn_marks", ())
 
-    @property
+    @cached_property
     def _context(self) -> int:
         """The context size in tokens. It is read only when needed, since it may require a request to a server."""
         return self._context_size or self._tokens.context_size
@@ -111,37 +112,70 @@ class PromptBudget:
             labels: Identifiers of the passages; 1, 2, ... if None.
         """
         available = self._context - reply_tokens
-        template = template.with_instruction(escape_turn_marks(window.query.instruction, self.turn_marks))
+        if window.query.instruction:
+            template = template.with_instruction(escape_turn_marks(window.query.instruction, self.turn_marks))
         if template.pictures:
             return self._fit_pictures(template, window, available=available, labels=labels)
-        escaping = template.escaping(labels)
+        escaping, scores = template.escaping(labels), window.scores or None
         query = escaping.escape(collapse_whitespace(window.query.text), self.turn_marks)
         texts, lengths = self._passages_of(window.docs, escaping)
 
-        def fill(passages: Sequence[str]) -> Prompt:
-            return template.render(query, passages, scores=window.scores or None, labels=labels)
+        def truncate(cap: int) -> FittedPrompt:
+            pairs = zip(texts, lengths, strict=True)
+            shown = tuple([text if length <= cap else self._tokens.cut(text, cap) for text, length in pairs])
+            prompt = template.render(query, shown, scores=scores, labels=labels)
+            tokens = self._tokens.count(prompt)
+            dropped = tuple([max(0, length - cap) for length in lengths])
+            if not any(dropped):
+                return FittedPrompt(prompt=prompt, tokens=tokens, passages=shown)
+            cut = sum(map(bool, dropped))
+            return FittedPrompt(prompt=prompt, tokens=tokens, passages=shown, cut=cut, cap=cap, dropped=dropped)
 
-        fixed = self._tokens.count(fill([""] * len(texts)))
-        fitted = self._search(fill, texts, lengths, fixed=fixed, available=available)
-        if fitted.tokens > available:
-            raise ContextOverflowError(
-                f"A prompt with {len(texts)} passages needs {fitted.tokens} tokens with every passage truncated to "
-                f"{self._floor} tokens (instruction and query alone: {fixed}), but {available} are available: a "
-                f"context of {self._context} minus the reply",
-                remedy=("Lower --depth, use --method sliding, lower" if len(texts) > 1 else "Lower")
-                + " --min-passage-tokens, or use a model with a longer context",
-            )
-        return fitted
+        longest = max(lengths, default=0)
+        highest = longest if self._max is None else min(longest, self._max)
+        # In a large context, the first estimate below is certainly ``highest``, so that nothing has to be estimated.
+        needed = sum([min(length, highest) for length in lengths])
+        if 2 * needed <= available and (whole := truncate(highest)).tokens + needed <= available:
+            return whole
+        fixed = self._tokens.count(template.render(query, [""] * len(texts), scores=scores, labels=labels))
+        lowest = min(self._floor, highest)
+        level = find_cap(lengths, available - fixed)
+        fits, fails = lowest - 1, highest + 1  # exclusive bounds: neither cap has been tried
+        best: FittedPrompt | None = None
+        for tries in itertools.count():
+            # The cap is strictly between the bounds and replaces one of them, so the loop ends. After `_ESTIMATES`
+            # tries, it bisects the range.
+            cap = (fits + fails) // 2 if tries >= _ESTIMATES else min(max(level, fits + 1), fails - 1)
+            fitted = truncate(cap)
+            # Tokens outside the passages are now known to be fitted.tokens minus those of the truncated passages.
+            passage_tokens = sum([min(length, cap) for length in lengths])
+            level = find_cap(lengths, available - fitted.tokens + passage_tokens)
+            if fitted.tokens <= available:
+                best, fits = fitted, cap
+            else:
+                fails = cap
+            if fails - fits <= 1 or (best is fitted and level <= cap):
+                break
+        if best is not None:
+            return best
+        raise ContextOverflowError(
+            f"A prompt with {len(texts)} passages needs {fitted.tokens} tokens with every passage truncated to "
+            f"{self._floor} tokens (instruction and query alone: {fixed}), but {available} are available: a "
+            f"context of {self._context} minus the reply",
+            remedy=("Lower --depth, use --method sliding, lower" if len(texts) > 1 else "Lower")
+            + " --min-passage-tokens, or use a model with a longer context",
+        )
 
     def _passages_of(self, docs: Sequence[Document], escaping: PromptEscaping) -> tuple[list[str], list[int]]:
         """Return the passages of documents, before they are truncated, and their numbers of tokens."""
         keys = [(doc.text, doc.title, doc.image, escaping.brackets, escaping.letters) for doc in docs]
-        known = dict(zip(keys, self._passages.get_all(keys), strict=True))
-        missing = {key: doc for key, doc in zip(keys, docs, strict=True) if known[key] is None}
-        new = [escaping.escape(passage_text(doc), self.turn_marks) for doc in missing.values()]
-        counted = dict(zip(missing, zip(new, self._tokens.lengths(new), strict=True), strict=True))
-        self._passages.put_all(counted.items())
-        passages = [known[key] or counted[key] for key in keys]
+        passages = self._passages.get_all(keys)
+        if None in passages:
+            missing = {key: doc for key, doc, known in zip(keys, docs, passages, strict=True) if known is None}
+            new = [escaping.escape(passage_text(doc), self.turn_marks) for doc in missing.values()]
+            counted = dict(zip(missing, zip(new, self._tokens.lengths(new), strict=True), strict=True))
+            self._passages.put_all(counted.items())
+            passages = [known or counted[key] for key, known in zip(keys, passages, strict=True)]
         return [text for text, _ in passages], [length for _, length in passages]
 
     def _fit_pictures(
@@ -161,52 +195,6 @@ class PromptBudget:
                 + " smaller pictures or a model with a longer context",
             )
         return FittedPrompt(prompt=prompt, tokens=tokens, passages=(PICTURE,) * len(marks))
-
-    def _search(
-        self,
-        fill: Callable[[Sequence[str]], Prompt],
-        texts: Sequence[str],
-        lengths: Sequence[int],
-        *,
-        fixed: int,
-        available: int,
-    ) -> FittedPrompt:
-        """Return the prompt with the largest cap on passage lengths that fits, or with the lowest cap if none fits."""
-        longest = max(lengths, default=0)
-        highest = longest if self._max is None else min(longest, self._max)
-        lowest = min(self._floor, highest)
-        level = find_cap(lengths, available - fixed)
-        fits, fails = lowest - 1, highest + 1  # exclusive bounds: neither cap has been tried
-        best: FittedPrompt | None = None
-        for tries in itertools.count():
-            # The cap is strictly between the bounds and replaces one of them, so the loop ends. After `_ESTIMATES`
-            # tries, it bisects the range.
-            cap = (fits + fails) // 2 if tries >= _ESTIMATES else min(max(level, fits + 1), fails - 1)
-            fitted = self._truncated(fill, texts, lengths, cap)
-            # Tokens outside the passages are now known to be fitted.tokens minus those of the truncated passages.
-            passage_tokens = sum(min(length, cap) for length in lengths)
-            level = find_cap(lengths, available - fitted.tokens + passage_tokens)
-            if fitted.tokens <= available:
-                best, fits = fitted, cap
-            else:
-                fails = cap
-            if fails - fits <= 1 or (best is fitted and level <= cap):
-                break
-        return best or fitted
-
-    def _truncated(
-        self, fill: Callable[[Sequence[str]], Prompt], texts: Sequence[str], lengths: Sequence[int], cap: int
-    ) -> FittedPrompt:
-        """Render the prompt with passages of at most ``cap`` tokens, and count its tokens."""
-        pairs = zip(texts, lengths, strict=True)
-        shown = tuple(text if length <= cap else self._tokens.cut(text, cap) for text, length in pairs)
-        prompt = fill(shown)
-        tokens = self._tokens.count(prompt)
-        dropped = tuple(max(0, length - cap) for length in lengths)
-        cut = sum(map(bool, dropped))
-        if not cut:
-            return FittedPrompt(prompt=prompt, tokens=tokens, passages=shown)
-        return FittedPrompt(prompt=prompt, tokens=tokens, passages=shown, cut=cut, cap=cap, dropped=dropped)
 
 
 def check_limits(floor: int, max_passage_tokens: int | None) -> None:

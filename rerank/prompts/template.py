@@ -9,8 +9,8 @@ import hashlib
 import json
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import Any, Literal, get_args
 
@@ -145,7 +145,7 @@ class PromptExample:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class PromptTemplate:
     """A prompt template for a list of passages or for a single passage.
 
@@ -192,7 +192,12 @@ class PromptTemplate:
     tokenize_sections: bool = False
 
     def __post_init__(self) -> None:
-        names = {key: self._names(key) for key in PLACEHOLDERS}
+        names = {key: section.names for key, section in self.sections.items()}
+        for key, found in names.items():
+            allowed = [name for name in PLACEHOLDERS[key] if name != "passages" or self.syntax == "jinja"]
+            for name in sorted(found):
+                if name not in allowed:
+                    raise UnknownNameError(f"placeholder in section {key!r} of prompt {self.name!r}:", name, allowed)
         needed = {"candidate"} if self.method == "pointwise" else {"rank", "candidate"}
         shows_query = any("query" in names[key] for key in ("system", "prefix", "body", "suffix"))
         turns = (self.system, self.prefix_assistant, self.body_assistant, self.reply_prefix, self.examples)
@@ -262,6 +267,21 @@ class PromptTemplate:
             error=DataError,
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @cached_property
+    def sections(self) -> dict[str, BraceSection | JinjaSection]:
+        """The compiled sections; omitted ones are empty."""
+        compiled = {}
+        for key in PLACEHOLDERS:
+            try:
+                compiled[key] = compile_section(getattr(self, key), self.syntax)
+            except DataError as error:
+                found = f"Section {key!r} of prompt {self.name!r}: {error.found}"
+                raise DataError(found, expected=error.expected, remedy=error.remedy) from error
+        return compiled
+
     @property
     def digest(self) -> str:
         """Hex SHA-256 of all fields except the name."""
@@ -274,16 +294,16 @@ class PromptTemplate:
     @property
     def takes_instruction(self) -> bool:
         """Whether the prompt has a placeholder for an instruction."""
-        return any("instruction" in self._section(key).names for key in PLACEHOLDERS)
+        return any("instruction" in section.names for section in self.sections.values())
 
     def with_instruction(self, instruction: str) -> PromptTemplate:
         """Return the prompt with a query's instruction, unchanged if the instruction is empty or has no placeholder."""
         return _with_instruction(self, instruction) if instruction and self.takes_instruction else self
 
-    @property
+    @cached_property
     def shows_scores(self) -> bool:
         """Whether the prompt shows first-stage scores."""
-        return "score" in self._section("body").names
+        return "score" in self.sections["body"].names
 
     def render(
         self,
@@ -301,19 +321,18 @@ class PromptTemplate:
         """
         names = list(labels) if labels is not None else [str(number) for number in range(1, len(passages) + 1)]
         shared = self._shared(query, passages, labels)
-        turns = [Message("system", self._section("system").fill(shared))] if self.system else []
+        turns = [Message("system", self.sections["system"].fill(shared))] if self.system else []
         for example in self.examples:
             enough = [*names, *map(str, range(len(names) + 1, len(example.passages) + 1))]
             turns += self._query_turns(self._shared(example.query, example.passages, labels), enough)[0]
             turns.append(Message("assistant", " > ".join(f"[{enough[number - 1]}]" for number in example.order)))
         query_turns, boundaries = self._query_turns(shared, names, scores)
-        if self.plain_text:
-            return RenderedPrompt([replace(turn, role="text") for turn in query_turns], boundaries)
-        first = len(turns)
-        turns += [replace(turn, role="verbatim") for turn in query_turns] if self.verbatim else query_turns
-        if self.reply_prefix:
-            turns.append(Message("assistant", self.reply_prefix))
-        return RenderedPrompt(turns, ((first + turn, position) for turn, position in boundaries))
+        if role := "text" if self.plain_text else "verbatim" if self.verbatim else None:
+            query_turns = [replace(turn, role=role) for turn in query_turns]
+        reply = [Message("assistant", self.reply_prefix)] if self.reply_prefix else []
+        prompt = RenderedPrompt((*turns, *query_turns, *reply))
+        prompt.boundaries = tuple((len(turns) + turn, position) for turn, position in boundaries)
+        return prompt
 
     def escaping(self, labels: Sequence[str] | None = None) -> PromptEscaping:
         """Return the rules for escaping queries and passages, given the identifiers of the passages (None: numbers)."""
@@ -345,7 +364,7 @@ class PromptTemplate:
             for row, score in zip(rows, scores, strict=True):
                 row["score"] = f"{score:.3f}"
         turns: list[Message] = []
-        section = self._section("prefix")
+        section = self.sections["prefix"]
         prefix = section.fill(shared)
         boundaries = [(0, 0)]
         if "query" in section.names:
@@ -353,17 +372,17 @@ class PromptTemplate:
             if found and prefix.startswith(before_query):
                 boundaries.append((0, len(before_query)))
         if self.prefix_assistant:
-            turns += [Message("user", prefix), Message("assistant", self._section("prefix_assistant").fill(shared))]
+            turns += [Message("user", prefix), Message("assistant", self.sections["prefix_assistant"].fill(shared))]
             prefix = ""
-        bodies = [self._section("body").fill(row) for row in rows]
+        bodies = [self.sections["body"].fill(row) for row in rows]
         if self.body_assistant:
-            acknowledge = self._section("body_assistant")
+            acknowledge = self.sections["body_assistant"]
             for row, body in zip(rows, bodies, strict=True):
                 boundaries.append((len(turns), 0))
                 turns += [Message("user", body), Message("assistant", acknowledge.fill(row))]
             bodies = []
         parts = [self._line(part) for part in (prefix, *bodies)]
-        suffix = self._section("suffix").fill(shared)
+        suffix = self.sections["suffix"].fill(shared)
         if self.tokenize_sections:
             return [Message("user", text) for text in (*parts, suffix)], []
         boundaries += ((len(turns), end) for end in accumulate(map(len, parts), initial=0))
@@ -382,7 +401,7 @@ class PromptTemplate:
             Start and end (exclusive) of each passage, and the start of the suffix without leading whitespace, in
             characters.
         """
-        shown_elsewhere = "passages" in self._section("prefix").names | self._section("suffix").names
+        shown_elsewhere = "passages" in self.sections["prefix"].names | self.sections["suffix"].names
         ensure(
             self.body and not self.body_assistant and not shown_elsewhere,
             f"Prompt {self.name!r} has its passages in several turns, or in its prefix or suffix",
@@ -396,34 +415,18 @@ class PromptTemplate:
         )
         names = labels if labels is not None else [str(number) for number in range(1, len(passages) + 1)]
         shared = self._shared(query, passages, labels)
-        position = 0 if self.prefix_assistant else len(self._line(self._section("prefix").fill(shared)))
+        position = 0 if self.prefix_assistant else len(self._line(self.sections["prefix"].fill(shared)))
         spans = []
         for name, text in zip(names, shared["passages"], strict=True):
-            body = self._line(self._section("body").fill({**shared, "rank": name, "candidate": text, "score": ""}))
+            body = self._line(self.sections["body"].fill({**shared, "rank": name, "candidate": text, "score": ""}))
             spans.append((position, position + len(body.rstrip())))
             position += len(body)
-        suffix = self._section("suffix").fill(shared)
+        suffix = self.sections["suffix"].fill(shared)
         return tuple(spans), position + len(suffix) - len(suffix.lstrip())
 
     def _line(self, text: str) -> str:
         is_completed = self.method in ("listwise", "pointwise") and not self.verbatim
         return f"{text}\n" if is_completed and text and not text.endswith("\n") else text
-
-    def _section(self, key: str) -> BraceSection | JinjaSection:
-        return compile_section(getattr(self, key), self.syntax)
-
-    def _names(self, key: str) -> frozenset[str]:
-        try:
-            names = self._section(key).names
-        except DataError as error:
-            raise DataError(
-                f"Section {key!r} of prompt {self.name!r}: {error.found}", expected=error.expected, remedy=error.remedy
-            ) from error
-        allowed = [name for name in PLACEHOLDERS[key] if name != "passages" or self.syntax == "jinja"]
-        for name in sorted(names):
-            if name not in allowed:
-                raise UnknownNameError(f"placeholder in section {key!r} of prompt {self.name!r}:", name, allowed)
-        return names
 
 
 @lru_cache(maxsize=256)

@@ -22,20 +22,15 @@ class WordTokens:
     """
 
     def __init__(self, context_size: int) -> None:
-        self._context_size = context_size
-
-    @property
-    def context_size(self) -> int:
-        """Maximum number of tokens of prompt and reply together."""
-        return self._context_size
+        self.context_size = context_size
 
     def count(self, prompt: Prompt) -> int:
         """Return the number of tokens of all turns, plus a few additional tokens per turn."""
-        return sum(_TURN + length for length in self.lengths([message.content for message in prompt]))
+        return _TURN * len(prompt) + sum(self.lengths([message.content for message in prompt]))
 
     def lengths(self, texts: list[str]) -> list[int]:
         """Return the number of words and punctuation marks of each text."""
-        return [_count(text) for text in texts]
+        return list(map(_count, texts))
 
     def picture_tokens(self, path: str) -> int:
         """Return 1: a picture counts as one placeholder token, and is not read."""

@@ -39,6 +39,7 @@ from rerank.reranker.calls import (
     RankOptions,
     calibrate_list,
     check_backend_pickles,
+    check_call,
     check_on_failure,
     open_calibration,
     report_on,
@@ -180,7 +181,7 @@ class Reranker(RunTransformer):
             BackendError: The model cannot answer at all.
         """
         asked = self._ask(query, documents, options)
-        if not self._warm_up_in_time(asked):
+        if not (self._is_warm or self._warm_up_in_time(asked)):
             return self._hits(asked, self._expired(asked))
         future = self._submit(asked)
         try:
@@ -278,7 +279,7 @@ class Reranker(RunTransformer):
 
     def close(self) -> None:
         """Cancel rankings in progress, stop the model's thread, and close connections and the cache of `with_log`."""
-        with self._opening:
+        with self._opening.lock:
             service, self._service = self._service, None
         if service is not None:
             service.close()
@@ -294,17 +295,13 @@ class Reranker(RunTransformer):
         self.close()
 
     def _ask(self, query: str | Query, documents: Sequence[DocumentLike], options: RankOptions) -> RankCall:
-        if options.get("threshold") is not None and self.calibration is None:
-            raise UsageError(
-                f"threshold is {options['threshold']!r}, but the reranker has no calibration",
-                expected="probabilities of relevance, because raw scores have no common scale",
-                remedy="Fit a calibration with `rerank calibrate` and pass calibration=FILE",
-            )
-        return RankCall.check(query, documents, {**options, "on_failure": options.get("on_failure") or self.on_failure})
+        return check_call(
+            query, documents, options, on_failure=self.on_failure, is_calibrated=self.calibration is not None
+        )
 
     def _warm_up_in_time(self, asked: RankCall) -> bool:
         """Warm up, and return whether this ended before the deadline; otherwise it continues in the background."""
-        if self._is_warm or asked.deadline is None:
+        if asked.deadline is None:
             self.warm_up()
             return True
         done: Future[None] = Future()
@@ -336,15 +333,17 @@ class Reranker(RunTransformer):
         if isinstance(backend, AsyncBackend):
             return submit_to_loop(self._rank_over_network(asked, backend))
         ranker = self._ranker(asked.top_k)
-        with self._opening:
+        with self._opening.lock:
             if self._service is None:
                 self._service = LocalService(ranker.arrival_driver, backend, batch_size=backend.batch_size)
-            return self._service.submit(asked.ranking, ranker.list_options(asked.deadline))
+            return self._service.submit(
+                asked.ranking, strategy=ranker.strategy, top_k=ranker.top_k, deadline=asked.deadline
+            )
 
     async def _rank_over_network(self, asked: RankCall, backend: AsyncBackend) -> RankedList:
         ranker = self._ranker(asked.top_k)
-        options = ranker.list_options(asked.deadline)
-        return await drive_list(asked.ranking, ranker.arrival_driver(), backend, options)
+        driver = ranker.arrival_driver()
+        return await drive_list(asked.ranking, driver, backend, top_k=ranker.top_k, deadline=asked.deadline)
 
     def _ranker(self, top_k: int | None) -> Ranker:
         """Return the ranker for ``top_k`` hits; strategies that can stop early receive this number."""

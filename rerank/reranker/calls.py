@@ -8,14 +8,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Self, TypedDict, get_args
+from typing import Literal, TypedDict, get_args
 
 from rerank.assemble import RankerSetup
 from rerank.calibration import CalibratedList, Calibration, identity_bound_to_calibration
 from rerank.errors import PartialFailureError, UnknownNameError, UsageError, ensure
 from rerank.judges import FAILURES, PromptJudge
 from rerank.models.prices import compute_cost
-from rerank.pipeline.results import RankedList
+from rerank.pipeline.results import LATE, RankedList, count_statuses
 from rerank.reranker.hits import Cut, RankingReport, check_top_k
 from rerank.retrieval.base.given_documents import (
     Candidate,
@@ -65,36 +65,54 @@ class RankCall:
     deadline: float | None  # `time.monotonic` value of the deadline; None for no deadline
     on_failure: OnFailure  # ``keep`` to leave a failed window in its given order, or ``raise`` to raise an error
 
-    @classmethod
-    def check(cls, query: str | Query, documents: Sequence[DocumentLike], options: RankOptions) -> Self:
-        """Return the checked arguments of a call; the time until its deadline is counted from now."""
-        for name in options:
-            if name not in RankOptions.__annotations__:
-                raise UnknownNameError("option of rank", name, list(RankOptions.__annotations__))
-        top_k, threshold, deadline = options.get("top_k"), options.get("threshold"), options.get("deadline")
-        check_top_k(top_k)
-        for name, value in (("deadline", deadline), ("threshold", threshold)):
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            ensure(value is None or is_number, f"{name} is {value!r}", expected="a number, or None")
-        instruction = options.get("instruction") or ""
-        ensure(isinstance(instruction, str), f"instruction is {instruction!r}", expected="a text, or None")
-        expected = "more than 0 seconds, or None for no limit"
-        ensure(deadline is None or deadline > 0, f"deadline is {deadline!r}", expected=expected)
-        is_probability = threshold is None or 0 <= threshold <= 1
-        ensure(is_probability, f"threshold is {threshold!r}", expected="a probability from 0 to 1")
-        candidates = given_first_stage_candidates(documents, options.get("scores"))
-        query = given_first_stage_query(query)
-        if instruction:
-            query = replace(query, instruction=instruction)
-        return cls(
-            # With top_k=0, the list to rank is empty, so that no model is called.
-            ranking=given_first_stage_ranking(query, [] if top_k == 0 else candidates),
-            candidates=candidates,
-            top_k=top_k,
-            threshold=threshold,
-            deadline=None if deadline is None else time.monotonic() + deadline,
-            on_failure=check_on_failure(options.get("on_failure") or "keep"),
+
+def check_call(
+    query: str | Query,
+    documents: Sequence[DocumentLike],
+    options: RankOptions,
+    *,
+    on_failure: OnFailure,
+    is_calibrated: bool,
+) -> RankCall:
+    """Return the checked arguments of a call; the time until its deadline is counted from now.
+
+    Args:
+        on_failure: Value of ``on_failure`` for a call without this option.
+        is_calibrated: Whether the reranker has a calibration, without which there can be no threshold.
+    """
+    for name in options:
+        if name not in RankOptions.__annotations__:
+            raise UnknownNameError("option of rank", name, list(RankOptions.__annotations__))
+    top_k, threshold, deadline = options.get("top_k"), options.get("threshold"), options.get("deadline")
+    if threshold is not None and not is_calibrated:
+        raise UsageError(
+            f"threshold is {threshold!r}, but the reranker has no calibration",
+            expected="probabilities of relevance, because raw scores have no common scale",
+            remedy="Fit a calibration with `rerank calibrate` and pass calibration=FILE",
         )
+    check_top_k(top_k)
+    for name, value in (("deadline", deadline), ("threshold", threshold)):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        ensure(value is None or is_number, f"{name} is {value!r}", expected="a number, or None")
+    instruction = options.get("instruction") or ""
+    ensure(isinstance(instruction, str), f"instruction is {instruction!r}", expected="a text, or None")
+    expected = "more than 0 seconds, or None for no limit"
+    ensure(deadline is None or deadline > 0, f"deadline is {deadline!r}", expected=expected)
+    is_probability = threshold is None or 0 <= threshold <= 1
+    ensure(is_probability, f"threshold is {threshold!r}", expected="a probability from 0 to 1")
+    candidates = given_first_stage_candidates(documents, options.get("scores"))
+    query = given_first_stage_query(query)
+    if instruction:
+        query = replace(query, instruction=instruction)
+    return RankCall(
+        # With top_k=0, the list to rank is empty, so that no model is called.
+        ranking=given_first_stage_ranking(query, [] if top_k == 0 else candidates),
+        candidates=candidates,
+        top_k=top_k,
+        threshold=threshold,
+        deadline=None if deadline is None else time.monotonic() + deadline,
+        on_failure=check_on_failure(own) if (own := options.get("on_failure")) else on_failure,
+    )
 
 
 def check_on_failure(value: OnFailure) -> OnFailure:
@@ -108,8 +126,11 @@ def report_on(
     ranked: RankedList, judge: PromptJudge, on_failure: OnFailure, deadline: float | None = None
 ) -> RankingReport:
     """Return the report on a ranking; if windows failed or the deadline passed, log one warning."""
-    windows = ranked.windows()
-    failures = ranked.failures()
+    windows = count_statuses(ranked.judged)
+    # windows that failed for a reason other than the deadline
+    failures = [verdict for _, verdict in ranked.judged if verdict.status in FAILURES]
+    if ranked.expired:
+        failures = [verdict for verdict in failures if LATE not in verdict.detail]
     degraded = []
     if failures:
         counts = ", ".join(f"{n} {status}" for status, n in windows.items() if n and status in FAILURES)

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -65,27 +65,23 @@ class Request:
         """
         about = [self.window.query.id, [doc.id for doc in self.window.docs]]
         turns = [[m.role, m.content, *map(picture_hash, m.images)] for m in self.prompt]
-        content: list[Any] = [dict(identity), turns, _without_defaults(asdict(self.sampling)), about]
+        sampling = asdict(self.sampling, dict_factory=_digest_fields)
+        content: list[Any] = [dict(identity), turns, sampling, about]
         if not isinstance(self.task, GenerationTask):
-            # a message has ``images`` only if there are some, since earlier versions had no such field
-            values = asdict(
-                self.task, dict_factory=lambda pairs: dict(pair for pair in pairs if pair != ("images", ()))
-            )
-            fields = _without_defaults(values)
             # Looked up in the class itself: a subclass without its own name must not share the digests of its parent.
             name = vars(type(self.task)).get("format_name", type(self.task).__name__)
-            content.append({"task": name, **fields})
+            content.append({"task": name, **asdict(self.task, dict_factory=_digest_fields)})
         return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 #: Fields that were added after the first digests. They enter a digest only if they differ from their (empty) default,
 #: so that older requests keep their digests. List every new field here.
-_LATER_FIELDS = frozenset({"thinking", "weights", "length_power", "per_token"})
+_LATER_FIELDS = frozenset({"images", "thinking", "weights", "length_power", "per_token"})
 
 
-def _without_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+def _digest_fields(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Return the fields for a request's digest, which excludes newer fields with their default value."""
-    return {name: value for name, value in values.items() if value or name not in _LATER_FIELDS}
+    return {name: value for name, value in pairs if value or name not in _LATER_FIELDS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,7 +61,7 @@ def test_reversed_turns_the_list_round() -> None:
 def test_talk_hides_the_right_chain_among_other_numbers() -> None:
     reply = answer(Fake("talk", qrels=QRELS))
     assert len(re.findall(r"\d+", reply.text)) > 10
-    assert parse_permutation(reply.text, 5).permutation == (3, 1, 4, 0, 2)
+    assert parse_permutation(reply.text, 5).order == (3, 1, 4, 0, 2)
 
 
 def test_stutter_repeats_drops_and_invents() -> None:

@@ -61,16 +61,16 @@ def test_a_lock_that_is_held_is_free_in_a_forked_process() -> None:
     lock = ForkLock()
 
     def take() -> bool:
-        with lock:
+        with lock.lock:
             return True
 
-    with lock:
+    with lock.lock:
         assert exit_code_of_fork(take) == 0
 
 
 def test_a_pickled_lock_is_free() -> None:
     lock = ForkLock()
-    with lock, pickle.loads(pickle.dumps(lock)):
+    with lock.lock, pickle.loads(pickle.dumps(lock)).lock:
         pass
 
 

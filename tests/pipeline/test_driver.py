@@ -10,9 +10,9 @@ import pytest
 from rerank.errors import ContextOverflowError, DataError
 from rerank.judges.base import OversizedWindow, ScoreKind, Status, Verdict
 from rerank.judges.generate import Generate
-from rerank.pipeline.driver import Driver, ListOptions
+from rerank.pipeline.driver import Driver
 from rerank.pipeline.passages import PassageAggregation
-from rerank.pipeline.results import RankedList
+from rerank.pipeline.results import RankedList, count_statuses
 from rerank.pipeline.stream import rank_together
 from rerank.prompts.base import Message, TokenCounter
 from rerank.prompts.template import PromptTemplate
@@ -162,7 +162,7 @@ def test_counts_windows_by_status_and_failures() -> None:
             return Verdict(order=tuple(range(2)), status=statuses[int(window.query.id[1:])])
 
     outcome = drive_silently(lists(2, 2, 2, 2, 2, 2), Full(), Mixed())
-    assert outcome.windows() == dict.fromkeys(statuses, 1)
+    assert count_statuses(outcome.judged) == dict.fromkeys(statuses, 1)
     assert outcome.failure_rate() == 0.5
 
 
@@ -172,7 +172,7 @@ def test_requests_are_rendered_when_they_are_due() -> None:
     for ranking in lists(3, 3, 3):
         driver.add(ranking)
     assert judge.rendered == []
-    assert [ticket.key for ticket in driver.next_requests(4)] == [0, 0, 0, 1]
+    assert [ticket.window.owner.key for ticket in driver.next_requests(4)] == [0, 0, 0, 1]
     assert len(judge.rendered) == 2
 
 
@@ -252,7 +252,7 @@ def test_split_windows_have_no_scores_within() -> None:
 
 def test_documents_past_top_k_have_no_scores() -> None:
     driver = Driver(Full(), Asks())
-    driver.add(lists(4)[0], ListOptions(top_k=2))
+    driver.add(lists(4)[0], top_k=2)
     answer_all(driver)
     (result,) = finished(driver)
     assert result.ranking.doc_ids == ("0-3", "0-2", "0-0", "0-1")
@@ -307,7 +307,7 @@ def test_a_discarded_list_asks_nothing_more() -> None:
     (ticket,) = driver.next_requests(1)
     driver.discard(first)
     driver.put(ticket, number(ticket.request))  # a late reply
-    assert {ticket.key for ticket in driver.next_requests(10)} == {second}
+    assert {ticket.window.owner.key for ticket in driver.next_requests(10)} == {second}
     assert driver.finished() == []
 
 

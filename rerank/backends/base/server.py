@@ -170,7 +170,7 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
     @property
     def client(self) -> ServerClient[S]:
         """The client of the servers; the first access creates it, without connecting."""
-        with self._creating:
+        with self._creating.lock:
             if self._client is None:
                 from rerank.backends.base.client import ServerClient
                 from rerank.backends.base.connection import ServerConnection

@@ -301,7 +301,7 @@ def read_conversations(records: Iterable[JsonRecord], *, skipped: Counter[str]) 
         # A full stop at the end belongs to the template.
         query = Query(id=_query_id(record, number), text=words.removesuffix(".").strip() or words)
         docs = tuple(map(_document, passages))
-        yield TrainingList(query=query, docs=docs, order=parsed.permutation, teacher="conversation")
+        yield TrainingList(query=query, docs=docs, order=parsed.order, teacher="conversation")
 
 
 def passages_of_prompt(prompt: str) -> list[str]:

@@ -30,8 +30,8 @@ class Seq2seq(Hf):
     def _run(self, jobs: list[Job]) -> list[Reply]:
         """Return the log-probability of each continuation as the first token that the decoder generates."""
         torch, _ = require_torch()
-        if jobs[0].task_type not in self.tasks:
-            error = f"The backend 'seq2seq' does not support {jobs[0].task_type.__name__}"
+        if type(jobs[0].request.task) not in self.tasks:
+            error = f"The backend 'seq2seq' does not support {type(jobs[0].request.task).__name__}"
             return [Reply(finish="error", error=error) for _ in jobs]
         ids, mask = _pad([job.prompt for job in jobs], self.model.device)
         first = getattr(self.model.generation_config, "decoder_start_token_id", None)

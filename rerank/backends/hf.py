@@ -157,7 +157,7 @@ class Hf(LocalModel):
         replies, groups = tokenize_requests(requests, self.tokens, self.identity.get("model", ""))
         for jobs in groups:
             jobs.sort(key=lambda job: (-len(job.prompt), job.index))
-            size = 1 if jobs[0].task_type is AttentionTask else self.batch_size
+            size = 1 if type(jobs[0].request.task) is AttentionTask else self.batch_size
             for start in range(0, len(jobs), size):
                 with self._lock:
                     replies |= self._run_batch(jobs[start : start + size])
@@ -197,8 +197,9 @@ class Hf(LocalModel):
         from rerank.lm.local_tasks import TASK_RUNNERS, decode_thought_token_ids
 
         with quiet_transformers():
-            jobs = add_thoughts(partial(decode_thought_token_ids, self.model, self.tokens), self.tokens, jobs)
-            return TASK_RUNNERS[jobs[0].task_type](self.model, self.tokens, jobs, self._prefixes)
+            if any(job.sampling.thinking for job in jobs):
+                jobs = add_thoughts(partial(decode_thought_token_ids, self.model, self.tokens), self.tokens, jobs)
+            return TASK_RUNNERS[type(jobs[0].request.task)](self.model, self.tokens, jobs, self._prefixes)
 
     @cached_property
     def _prefixes(self) -> PrefixCache | None:

@@ -12,8 +12,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self, get_args
 
 from rerank.errors import ContextOverflowError, UsageError
 from rerank.prompts.budget import PromptBudget, check_limits
-from rerank.prompts.escaping import escape_turn_marks
-from rerank.prompts.passages import collapse_whitespace
+from rerank.prompts.passages import collapse_whitespace, escape_turn_marks
 from rerank.prompts.template import PromptTemplate
 from rerank.registry import plugin_name
 from rerank.settings import PromptLimits
@@ -31,7 +30,7 @@ from rerank.tasks import (
     tasks_supported_by_backend,
 )
 from rerank.tasks.kinds import MAX_OPTIONS
-from rerank.types import Document, Order, Query, Window
+from rerank.types import Order, Query, Window
 
 #: Status of a judged window. ``ok``: the reply is a permutation in the requested form. ``repaired``: it is complete
 #: after dropping duplicate and unknown identifiers, or was written in another form. ``partial``: missing identifiers
@@ -78,7 +77,7 @@ def rank_window_by_score(scores: Sequence[float], count: int) -> Verdict:
         return Verdict(order=positions, status="empty", detail=f"{len(scores)} scores for {count} documents")
     if any(score != score for score in scores):  # NaN, which cannot be sorted
         return Verdict(order=positions, status="empty", detail="the model returned a score that is not a number")
-    order = tuple(sorted(positions, key=lambda position: -scores[position]))
+    order = tuple(sorted(positions, key=scores.__getitem__, reverse=True))
     return Verdict(order=order, status="ok", scores=tuple(scores))
 
 
@@ -417,7 +416,7 @@ class PointwiseJudge(PromptJudge):
     def calls(cls, n: int) -> int:
         return n
 
-    @property
+    @cached_property
     def score_kind(self) -> ScoreKind:
         return ScoreKind(self.score_name, "absolute")
 
@@ -429,30 +428,25 @@ class PointwiseJudge(PromptJudge):
         """Return a document's score from the log-probabilities of the continuations; larger is more relevant."""
 
     def make_requests(self, window: Window) -> list[Request]:
-        continuations = self.continuations(window.query)
-        self._check_words(continuations)
-        return [
-            continuation_request(
-                self, Window(window.query, (self._shown(doc),), window.scores[index : index + 1]), continuations
-            )
-            for index, doc in enumerate(window.docs)
-        ]
-
-    def _shown(self, doc: Document) -> Document:
-        """Return the document as in verbatim prompts, for which rerankers were trained: title and text as one."""
-        return replace(doc, title="", text=doc.full_text) if self.template.verbatim and doc.title else doc
-
-    def _check_words(self, words: Sequence[str]) -> None:
-        task = self.needs[0]
-        if not (task is LogitTask or (task is ContinuationTask and self.template.verbatim)):
-            return
-        for word, length in zip(words, self.backend.tokens.lengths(list(words)), strict=True):
-            if length != 1:
-                raise UsageError(
-                    f"The word {word!r} has {length} tokens in the tokenizer of {self.backend.identity.get('model')!r}",
-                    expected=f"a single token, whose logit the judge {plugin_name(type(self))!r} reads",
-                    remedy="Check that the model is of the family for which the prompt was made, or use another method",
-                )
+        continuations, task = self.continuations(window.query), self.needs[0]
+        if task is LogitTask or (task is ContinuationTask and self.template.verbatim):
+            for word, length in zip(continuations, self.backend.tokens.lengths(list(continuations)), strict=True):
+                if length != 1:
+                    model = self.backend.identity.get("model")
+                    raise UsageError(
+                        f"The word {word!r} has {length} tokens in the tokenizer of {model!r}",
+                        expected=f"a single token, whose logit the judge {plugin_name(type(self))!r} reads",
+                        remedy="Check that the model is of the family for which the prompt was made, or use another "
+                        "method",
+                    )
+        requests = []
+        for index, doc in enumerate(window.docs):
+            # Published rerankers, which have verbatim prompts, were trained on title and text without words between.
+            if self.template.verbatim and doc.title:
+                doc = replace(doc, title="", text=doc.full_text)
+            part = Window(window.query, (doc,), window.scores[index : index + 1])
+            requests.append(continuation_request(self, part, continuations))
+        return requests
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
         """Order the window with `rank_by_score`; ties keep the input order.
@@ -462,11 +456,10 @@ class PointwiseJudge(PromptJudge):
         """
         expected = len(self.continuations(window.query))
         scores = [self.score(reply.scores) if len(reply.scores) == expected else None for reply in replies]
-        verdict = self.rank_scored_documents(scores, window)
         failure = failed_verdict(replies, len(window))
-        if failure is None and None in scores:
-            failure = rank_window_by_score((), len(window))
-        if failure is None:
-            return verdict
+        known = [score for score in scores if score is not None]
+        if failure is None and len(known) == len(scores):
+            return self.rank_by_score(known, window)
+        verdict, failure = self.rank_scored_documents(scores, window), failure or rank_window_by_score((), len(window))
         missing = f"{scores.count(None)} of {len(window)} documents without a score"
         return replace(failure, order=verdict.order, detail=f"{missing}: {failure.detail}")

@@ -16,8 +16,7 @@ from rerank.errors import UsageError, ensure
 from rerank.judges.base import PointwiseJudge, PromptJudge, ScoreKind, Verdict, failed_verdict
 from rerank.prompts import load_prompt
 from rerank.prompts.base import Message
-from rerank.prompts.escaping import escape_turn_marks
-from rerank.prompts.passages import collapse_whitespace
+from rerank.prompts.passages import collapse_whitespace, escape_turn_marks
 from rerank.tasks import (
     ContinuationTask,
     CrossEncoderTask,

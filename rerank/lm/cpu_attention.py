@@ -55,12 +55,6 @@ def has_full_attention(config: Any) -> bool:
     return set(layer_types) == {"full_attention"} if layer_types else config.model_type in _PLAIN_TYPES and not slides
 
 
-def register_cpu_attention() -> None:
-    """Register this module's functions with transformers; repeated calls have no effect."""
-    AttentionInterface.register(NAME, cpu_attention_forward)
-    AttentionMaskInterface.register(NAME, make_padding_mask)
-
-
 def make_padding_mask(**arguments: Any) -> torch.Tensor | None:
     """Return the mask for `cpu_attention_forward`; called by transformers in place of its own mask function.
 
@@ -200,3 +194,7 @@ def _thread_pool(threads: int) -> ThreadPoolExecutor:
     barrier.wait()
     torch.set_num_threads(threads)
     return pool
+
+
+AttentionInterface.register(NAME, cpu_attention_forward)
+AttentionMaskInterface.register(NAME, make_padding_mask)

@@ -137,7 +137,6 @@ class TemporarySettings:
         if self._config is not None:
             self._model.generation_config = self._config
         if self._attention:
-            cpu_attention.register_cpu_attention()
             self._model.set_attn_implementation(self._attention)
         return self._attention == cpu_attention.NAME
 

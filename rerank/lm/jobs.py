@@ -31,15 +31,6 @@ class Job:
     thought_tokens: int = 0  # number of tokens of the thoughts
 
     @property
-    def task_type(self) -> type[Any]:
-        """The class of the task; only jobs of one class share a batch."""
-        return type(self.task)
-
-    @property
-    def task(self) -> Any:
-        return self.request.task
-
-    @property
     def reply_prefix(self) -> str:
         """The beginning of the reply that the prompt contains; empty if there is none."""
         return reply_prefix_of_prompt(self.request.prompt)
@@ -56,11 +47,6 @@ class Job:
         common = next((index for index, (old, new) in pairs if old != new), min(len(self.prompt), len(prompt)))
         boundaries = tuple(length for length in self.boundaries if length <= common and length < len(prompt))
         return replace(self, prompt=prompt, boundaries=boundaries)
-
-
-def limit_tokens(sampling: Sampling, available: int) -> Sampling:
-    """Return the sampling settings with ``max_tokens`` lowered to ``available`` if it is larger."""
-    return replace(sampling, max_tokens=min(sampling.max_tokens, available))
 
 
 def tokenize_requests(
@@ -83,10 +69,10 @@ def tokenize_requests(
             )
             refused[index] = Reply(tokens_in=len(prompt), finish="error", error=error)
         else:
-            sampling = limit_tokens(request.sampling, available)
+            sampling = replace(request.sampling, max_tokens=min(request.sampling.max_tokens, available))
             boundaries = tokens.boundaries(request.prompt)
             job = Job(index=index, request=request, prompt=prompt, sampling=sampling, boundaries=boundaries)
-            groups.setdefault(job.task_type, []).append(job)
+            groups.setdefault(type(request.task), []).append(job)
     return refused, list(groups.values())
 
 

@@ -42,7 +42,7 @@ from rerank.errors import DataError, UsageError
 from rerank.io.paths import cache_dir
 from rerank.io.sealed_folders import open_sealed_folder, sealed_folders, storage_errors
 from rerank.prompts.base import TokenCounter
-from rerank.prompts.bounded_memo import ENTRY_BYTES, BoundedMemo
+from rerank.prompts.budget import ENTRY_BYTES, BoundedMemo
 from rerank.prompts.passages import passage_text
 from rerank.types import Document
 
@@ -73,10 +73,6 @@ class TokenPieces(NamedTuple):
 
     pieces: list[_Piece]
     ids: list[TokenIds]
-
-    @property
-    def length(self) -> int:
-        return sum(map(len, self.ids))
 
     def joined(self) -> list[int]:
         return list(chain.from_iterable(self.ids))
@@ -159,7 +155,7 @@ class JoinedTokenizer:
         If the text has at most ``tokens`` tokens, its length is the only position.
         """
         (divided,) = self.divide([text])
-        if divided.length <= tokens:
+        if sum(map(len, divided.ids)) <= tokens:
             yield len(text)
             return
         starts, before = divided.starts()
@@ -173,7 +169,10 @@ class JoinedTokenizer:
 
     def _look_up(self, pieces: list[_Piece]) -> TokenPieces:
         ids = self._memo.get_all(pieces)
-        new = {piece: self._tokenize(piece) for piece in {p for p, row in zip(pieces, ids, strict=True) if row is None}}
+        new: dict[_Piece, TokenIds] = {}
+        for piece, row in zip(pieces, ids, strict=True):
+            if row is None and piece not in new:
+                new[piece] = self._tokenize(piece)
         if new:
             self._memo.put_all(new.items())
         return TokenPieces(pieces, [new[p] if row is None else row for p, row in zip(pieces, ids, strict=True)])

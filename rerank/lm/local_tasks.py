@@ -14,11 +14,12 @@ from typing import Any
 from rerank.lm.decoding import decode_continuations, end_of_sequence_tokens
 from rerank.lm.icr_scoring import score_with_attention
 from rerank.lm.jobs import CLOSE, Job
+from rerank.lm.joined_tokens import TokenIds
 from rerank.lm.log_likelihood import compute_log_likelihoods
 from rerank.lm.permutation_decoding import decode_permutations
-from rerank.lm.permutation_grammar import PermutationGrammar, TokenIds, tokenize_identifiers, tokenize_text_after
+from rerank.lm.permutation_grammar import PermutationGrammar, tokenize_identifiers
 from rerank.lm.prefix_cache import CachedPrefix, PrefixCache
-from rerank.lm.tokenizers import HfTokens
+from rerank.lm.tokenizers import HfTokens, tokenize_text_after
 from rerank.tasks import (
     AttentionTask,
     ContinuationTask,
@@ -63,22 +64,22 @@ def _decode_permutations(model: Any, tokens: HfTokens, jobs: Sequence[Job], cach
     rows = decode_permutations(model, prompts, grammars, samplings, [j.seed for j in jobs], prefixes=prefixes)
     replies = []
     for job, row in zip(jobs, rows, strict=True):
-        reply = make_reply(job, format_permutation(job.task, row.state.order), len(row.tokens), steps=row.steps)
+        reply = make_reply(job, format_permutation(job.request.task, row.state.order), len(row.tokens), steps=row.steps)
         replies.append(replace(reply, scores=tuple(row.log_probs), tokens_cached=row.prefix.reused))
     return replies
 
 
 def _load_prefixes(jobs: Sequence[Job], cache: PrefixCache | None) -> list[CachedPrefix]:
-    if cache is None:
+    if cache is None or not any(plan := plan_prefixes(jobs)):
         return [CachedPrefix()] * len(jobs)
-    return cache.load([job.prompt for job in jobs], plan_prefixes(jobs))
+    return cache.load([job.prompt for job in jobs], plan)
 
 
 def _score_continuations(model: Any, tokens: HfTokens, jobs: Sequence[Job], cache: PrefixCache | None) -> list[Reply]:
     prompts = [job.prompt for job in jobs]
     continuations = [tokenize_continuations(tokens, job) for job in jobs]
     prefixes = _load_prefixes(jobs, cache)
-    as_logits = jobs[0].task_type is LogitTask
+    as_logits = type(jobs[0].request.task) is LogitTask
     rows = compute_log_likelihoods(model, prompts, continuations, prefixes=prefixes, as_logits=as_logits)
     return [
         replace(make_reply(job, "", 0, steps=0), scores=tuple(row), tokens_cached=prefix.reused)
@@ -88,7 +89,7 @@ def _score_continuations(model: Any, tokens: HfTokens, jobs: Sequence[Job], cach
 
 def _score_attention(model: Any, tokens: HfTokens, jobs: Sequence[Job], _: PrefixCache | None) -> list[Reply]:
     # One by one, since the prompts are long.
-    return [score_with_attention(model, tokens, job.request.prompt, job.task) for job in jobs]
+    return [score_with_attention(model, tokens, job.request.prompt, job.request.task) for job in jobs]
 
 
 #: Mapping from each class of tasks to the function that executes its jobs. The last argument of the function is the
@@ -110,13 +111,13 @@ def format_permutation(task: PermutationTask, order: Sequence[int]) -> str:
 
 def make_job_grammar(tokens: HfTokens, job: Job) -> PermutationGrammar:
     """Return the grammar of the reply to a job with a `PermutationTask`, in tokens of this tokenizer."""
-    return PermutationGrammar(*job_identifier_tokens(tokens, job), job.task.count)
+    return PermutationGrammar(*job_identifier_tokens(tokens, job), job.request.task.count)
 
 
 def job_identifier_tokens(tokens: HfTokens, job: Job) -> tuple[list[TokenIds], list[TokenIds]]:
     """Return the token ids of a job's identifiers at the beginning of the reply, and after a separator."""
     end = end_of_rendered_prompt(tokens, job)
-    return identifier_tokens(tokens, job.task.items, job.task.separator, end, job.reply_prefix)
+    return identifier_tokens(tokens, job.request.task.items, job.request.task.separator, end, job.reply_prefix)
 
 
 @lru_cache(maxsize=64)
@@ -136,10 +137,10 @@ def tokenize_continuations(tokens: HfTokens, job: Job) -> list[TokenIds]:
     For a `LogitTask`, words are tokenized without the prompt, as rerankers do. These words are defined by the
     method, not by users, and may be special tokens.
     """
-    if job.task_type is LogitTask:
-        return [tokens.plain(text) for text in job.task.continuations]
+    if type(job.request.task) is LogitTask:
+        return [tokens.plain(text) for text in job.request.task.continuations]
     end = end_of_rendered_prompt(tokens, job)
-    return [_tokenize_after_prompt(tokens, end, text) for text in job.task.continuations]
+    return [_tokenize_after_prompt(tokens, end, text) for text in job.request.task.continuations]
 
 
 @lru_cache(maxsize=1024)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from itertools import takewhile
 from typing import Any
 
 import torch
@@ -69,8 +68,12 @@ def compute_log_likelihoods(
 
 def _shared_tokens(texts: Sequence[_Ids]) -> list[int]:
     """Return the common prefix of the texts, excluding the last token of the longest text, which needs no logits."""
-    columns = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*texts, strict=False))
-    return [token for token, *_ in columns][: max(0, max(map(len, texts)) - 1)]
+    shared = []
+    for tokens in zip(*texts, strict=False):
+        if len(set(tokens)) > 1:
+            break
+        shared.append(tokens[0])
+    return shared[: max(0, max(map(len, texts)) - 1)]
 
 
 def _score_in_prefill(
@@ -87,7 +90,7 @@ def _score_in_prefill(
     inputs = [[*prompt, *tokens] for (prompt, _, _), tokens in zip(rows, shared, strict=True)]
     last = [len(tokens) + 1 for tokens in shared]
     if not any(prefix.length for prefix in prefixes):
-        batch, _ = _prefill_logits(model, inputs, max(last), pad)
+        batch = _prefill(model, inputs, max(last), pad).logits[:, -max(last) :].float()
         logits = [row[-count:] for row, count in zip(batch, last, strict=True)]
     elif packed:
         logits = compute_packed_logits(model, inputs, prefixes, last)
@@ -112,7 +115,8 @@ def _score_with_kv_cache(
         output = compute_on_cache(model, cache, prefix.length, inputs[prefix.length :], last=len(shared) + 1)
         logits = output.logits[:, -len(shared) - 1 :].float()
     else:
-        logits, cache = _prefill_logits(model, [inputs], len(shared) + 1, pad, use_cache=True)
+        output = _prefill(model, [inputs], len(shared) + 1, pad, use_cache=True)
+        logits, cache = output.logits[:, -len(shared) - 1 :].float(), kv_cache_of_output(model, output)
     if not hasattr(cache, "batch_repeat_interleave"):  # a state that cannot be copied: one full pass per continuation
         return [_score_in_prefill(model, [(prompt, [text], prefix)], pad, packed=False)[0][0] for text in texts]
     # Shape (shared + 1, vocabulary): log P of each shared token, and of the first token after the shared tokens.
@@ -139,18 +143,15 @@ def _score_with_kv_cache(
     return scores
 
 
-def _prefill_logits(
-    model: Any, rows: Sequence[_Ids], last: int, pad: int, *, use_cache: bool = False
-) -> tuple[Tensor, Any]:
-    """Return float32 logits of the last ``last`` positions, of shape (rows, last, vocabulary), and the KV cache."""
+def _prefill(model: Any, rows: Sequence[_Ids], last: int, pad: int, *, use_cache: bool = False) -> Any:
+    """Return the output of a forward pass with the logits of at least the last ``last`` positions."""
     width = max(map(len, rows))
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=model.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)  # RoPE positions count real tokens only
-    output = call_forward(
+    return call_forward(
         model, input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=use_cache, logits_to_keep=last
     )
-    return output.logits[:, -last:].float(), kv_cache_of_output(model, output)
 
 
 def _sum(logs: Tensor, text: _Ids) -> float:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from rerank.errors import UsageError
-
-TokenIds = tuple[int, ...]
+from rerank.lm.joined_tokens import TokenIds
+from rerank.lm.tokenizers import tokenize_text_after
 
 
 class _Node:
@@ -102,12 +102,6 @@ def tokenize_identifiers(
     first = [tokenize_text_after(encode, before, item[len(prefix) :]) for item in items]
     later = [tokenize_text_after(encode, context, separator + item) for item in items]
     return first, later
-
-
-def tokenize_text_after(encode: Callable[[str], TokenIds], before: str, text: str) -> TokenIds:
-    """Return the token ids of ``text`` after ``before``; those of ``text`` alone if a token spans the boundary."""
-    head, whole = encode(before), encode(before + text)
-    return whole[len(head) :] if whole[: len(head)] == head else encode(text)
 
 
 def _build_tree(sequences: Sequence[TokenIds]) -> _Node:

@@ -79,8 +79,6 @@ class PrefixCache:
         ``plan`` contains the lengths of the prefixes of each prompt, in increasing order
         (`rerank.lm.local_tasks`).
         """
-        if not any(plan):
-            return [CachedPrefix() for _ in prompts]
         # Drop all if the model was trained, or its weights were replaced, since the last batch. A parameter that is
         # overwritten has another version, and one that is replaced has another address.
         parameters = self._model.parameters()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, chain
@@ -15,9 +15,9 @@ from jinja2 import TemplateError
 
 from rerank.errors import BackendError, DataError, UsageError
 from rerank.io.forks import ends_in_child_process
-from rerank.lm.joined_tokens import CARRIER, JoinedTokenizer, token_starts
+from rerank.lm.joined_tokens import CARRIER, JoinedTokenizer, TokenIds, token_starts
 from rerank.prompts.base import Message, Prompt, RenderedPrompt, reply_prefix_of_prompt
-from rerank.prompts.bounded_memo import ENTRY_BYTES, BoundedMemo
+from rerank.prompts.budget import ENTRY_BYTES, BoundedMemo
 
 #: Tokenizers without a length limit state a limit far above this number.
 _NO_LIMIT = 10**9
@@ -32,6 +32,7 @@ class TokenizedPrompt:
 
     text: str  # the rendered prompt
     ids: tuple[int, ...]  # token ids of the rendered prompt
+    ends: tuple[int, ...]  # ends of its sections in tokens, if they are tokenized one by one; otherwise empty
 
 
 class HfTokens:
@@ -80,19 +81,18 @@ class HfTokens:
         prompt was not rendered from a template, or the tokenizer does not tokenize the text before and after a
         boundary independently.
         """
-        if len(sections := _verbatim_sections(prompt)) > 1:
-            *ends, whole = accumulate(map(len, self._ids_of_sections(sections)))
-            return tuple(dict.fromkeys(length for length in ends if 0 < length < whole))
+        tokenized = self._tokenize(prompt)
+        if tokenized.ends:
+            return tuple(dict.fromkeys(length for length in tokenized.ends if 0 < length < len(tokenized.ids)))
         if self.joined is None or not isinstance(prompt, RenderedPrompt) or not prompt.boundaries:
             return ()
-        tokenized = self._tokenize(prompt)
         ends = self.chat.locate(prompt, tokenized.text, prompt.boundaries)
         stripped = [len(tokenized.text[:end].rstrip()) for end in ends]
         lengths = self.joined.prefix_lengths(tokenized.text, [*ends, *stripped])
         pairs = zip(lengths[: len(ends)], lengths[len(ends) :], strict=True)
         before = len(self._special[0])
-        found = {before + length for exact, earlier in pairs if (length := exact or earlier)}
-        return tuple(sorted(length for length in found if length < len(tokenized.ids)))
+        whole = len(tokenized.ids) - before
+        return tuple(sorted({before + end for exact, earlier in pairs if (end := exact or earlier) and end < whole}))
 
     def tokens_before(self, text: str, positions: Sequence[int]) -> tuple[list[int], list[int]]:
         """Tokenize a rendered prompt with a fast tokenizer, and count the tokens that start before each position."""
@@ -130,7 +130,7 @@ class HfTokens:
             return []
         if self.joined is None:
             return [len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
-        return [divided.length for divided in self.joined.divide(texts)]
+        return [sum(map(len, divided.ids)) for divided in self.joined.divide(texts)]
 
     def cut(self, text: str, tokens: int) -> str:
         """Return the longest prefix of a text that ends at a token boundary and has at most ``tokens`` tokens.
@@ -157,9 +157,12 @@ class HfTokens:
         (tokenized,) = self._prompts.get_all([(prompt, thinking)])
         if tokenized is None:
             text = self.chat.render(prompt, thinking=thinking)
-            sections = _verbatim_sections(prompt)
-            ids = chain(*self._ids_of_sections(sections)) if len(sections) > 1 else self.ids(text)
-            tokenized = TokenizedPrompt(text, tuple(ids))
+            sections = [turn.content for turn in prompt if turn.role == "verbatim"]
+            if len(sections) > 1:
+                rows = self._ids_of_sections(sections)
+                tokenized = TokenizedPrompt(text, tuple(chain(*rows)), tuple(accumulate(map(len, rows))))
+            else:
+                tokenized = TokenizedPrompt(text, tuple(self.ids(text)), ())
             self._prompts.put_all([((prompt, thinking), tokenized)])
         return tokenized
 
@@ -200,9 +203,10 @@ class HfTokens:
         return ids
 
 
-def _verbatim_sections(prompt: Prompt) -> list[str]:
-    """Return the sections of a verbatim prompt, which are tokenized one by one; empty for any other prompt."""
-    return [turn.content for turn in prompt if turn.role == "verbatim"]
+def tokenize_text_after(encode: Callable[[str], TokenIds], before: str, text: str) -> TokenIds:
+    """Return the token ids of ``text`` after ``before``; those of ``text`` alone if a token spans the boundary."""
+    head, whole = encode(before), encode(before + text)
+    return whole[len(head) :] if whole[: len(head)] == head else encode(text)
 
 
 def stated_context_size(model: Any, tokenizer: Any) -> int | None:
@@ -363,15 +367,24 @@ class ChatRenderer:
         Positions in turns that the template omits or rewrites are left out.
         """
         contents = [turn.content if turn.role == "verbatim" else self.escape(turn.content) for turn in prompt]
-        starts = _find_turns(contents, text)
+        # The offset of each turn in the rendered chat, even if its content was stripped; None if it is not found.
+        starts: list[int | None] = []
+        end = 0
+        for content in contents:
+            start, shown = text.find(content, end), content
+            if start < 0:
+                shown = content.strip()
+                start = text.find(shown, end) if shown else -1
+            starts.append(start - content.index(shown) if start >= 0 else None)
+            end = start + len(shown) if start >= 0 else end
         located = []
         for turn, offset in positions:
             before = prompt[turn].content[:offset]
             # Escaping special tokens lengthens a text.
             escaped = self.escape(before) if contents[turn] != prompt[turn].content else before
-            start = starts[turn]
-            if start is not None and contents[turn].startswith(escaped):
-                located.append(max(0, start + len(escaped)))
+            found = starts[turn]
+            if found is not None and contents[turn].startswith(escaped):
+                located.append(max(0, found + len(escaped)))
         return located
 
     def _accepts_system(self) -> bool:
@@ -397,17 +410,3 @@ def merge_system_turns(prompt: Prompt) -> Prompt:
             turns[index] = replace(turn, content="\n\n".join([*system, turn.content]))
             break
     return tuple(turns)
-
-
-def _find_turns(contents: Sequence[str], text: str) -> list[int | None]:
-    """Return the offset of each turn's content in a rendered chat, even if it was stripped; None if not found."""
-    starts: list[int | None] = []
-    end = 0
-    for content in contents:
-        start, shown = text.find(content, end), content
-        if start < 0:
-            shown = content.strip()
-            start = text.find(shown, end) if shown else -1
-        starts.append(start - content.index(shown) if start >= 0 else None)
-        end = start + len(shown) if start >= 0 else end
-    return starts

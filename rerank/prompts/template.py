@@ -16,8 +16,7 @@ from typing import Any, Literal, get_args
 
 from rerank.errors import DataError, UnknownNameError, ensure
 from rerank.prompts.base import PICTURE, Message, RenderedPrompt
-from rerank.prompts.escaping import PromptEscaping
-from rerank.prompts.passages import collapse_whitespace
+from rerank.prompts.passages import PromptEscaping, collapse_whitespace
 
 Syntax = Literal["braces", "jinja"]
 PromptMethod = Literal["listwise", "singleturn_listwise", "multiturn_listwise", "pointwise"]

@@ -22,7 +22,7 @@ from typing import Any, Self, Unpack
 
 from rerank.assemble import RankerSetup, assemble_ranker
 from rerank.calibration import Calibration
-from rerank.errors import UsageError
+from rerank.errors import UnknownNameError, UsageError, ensure
 from rerank.io.forks import ForkLock
 from rerank.judges import PromptJudge
 from rerank.judges.attention.evidence import EvidenceSpan
@@ -39,13 +39,17 @@ from rerank.reranker.calls import (
     RankOptions,
     calibrate_list,
     check_backend_pickles,
-    check_call,
     check_on_failure,
     open_calibration,
     report_on,
 )
-from rerank.reranker.hits import Cut, Hit, Hits, RankingReport
-from rerank.retrieval.base.given_documents import DocumentLike, given_first_stage_candidates, given_first_stage_query
+from rerank.reranker.hits import Cut, Hit, Hits, RankingReport, check_top_k
+from rerank.retrieval.base.given_documents import (
+    DocumentLike,
+    given_first_stage_candidates,
+    given_first_stage_query,
+    given_first_stage_ranking,
+)
 from rerank.retrieval.base.stages import RunTransformer
 from rerank.settings import RankerOptions
 from rerank.store import NoLog, log_calls, open_shared_cache
@@ -295,8 +299,39 @@ class Reranker(RunTransformer):
         self.close()
 
     def _ask(self, query: str | Query, documents: Sequence[DocumentLike], options: RankOptions) -> RankCall:
-        return check_call(
-            query, documents, options, on_failure=self.on_failure, is_calibrated=self.calibration is not None
+        """Return the checked arguments of a call; the time until its deadline is counted from now."""
+        for name in options:
+            if name not in RankOptions.__annotations__:
+                raise UnknownNameError("option of rank", name, list(RankOptions.__annotations__))
+        top_k, threshold, deadline = options.get("top_k"), options.get("threshold"), options.get("deadline")
+        if threshold is not None and self.calibration is None:
+            raise UsageError(
+                f"threshold is {threshold!r}, but the reranker has no calibration",
+                expected="probabilities of relevance, because raw scores have no common scale",
+                remedy="Fit a calibration with `rerank calibrate` and pass calibration=FILE",
+            )
+        check_top_k(top_k)
+        for name, value in (("deadline", deadline), ("threshold", threshold)):
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            ensure(value is None or is_number, f"{name} is {value!r}", expected="a number, or None")
+        instruction = options.get("instruction") or ""
+        ensure(isinstance(instruction, str), f"instruction is {instruction!r}", expected="a text, or None")
+        expected = "more than 0 seconds, or None for no limit"
+        ensure(deadline is None or deadline > 0, f"deadline is {deadline!r}", expected=expected)
+        is_probability = threshold is None or 0 <= threshold <= 1
+        ensure(is_probability, f"threshold is {threshold!r}", expected="a probability from 0 to 1")
+        candidates = given_first_stage_candidates(documents, options.get("scores"))
+        query = given_first_stage_query(query)
+        if instruction:
+            query = replace(query, instruction=instruction)
+        return RankCall(
+            # With top_k=0, the list to rank is empty, so that no model is called.
+            ranking=given_first_stage_ranking(query, [] if top_k == 0 else candidates),
+            candidates=candidates,
+            top_k=top_k,
+            threshold=threshold,
+            deadline=None if deadline is None else time.monotonic() + deadline,
+            on_failure=check_on_failure(own) if (own := options.get("on_failure")) else self.on_failure,
         )
 
     def _warm_up_in_time(self, asked: RankCall) -> bool:

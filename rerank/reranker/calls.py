@@ -6,27 +6,21 @@ import logging
 import pickle
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict, get_args
 
 from rerank.assemble import RankerSetup
 from rerank.calibration import CalibratedList, Calibration, identity_bound_to_calibration
-from rerank.errors import PartialFailureError, UnknownNameError, UsageError, ensure
+from rerank.errors import PartialFailureError, UnknownNameError, UsageError
 from rerank.judges import FAILURES, PromptJudge
 from rerank.models.prices import compute_cost
 from rerank.pipeline.results import LATE, RankedList, count_statuses
-from rerank.reranker.hits import Cut, RankingReport, check_top_k
-from rerank.retrieval.base.given_documents import (
-    Candidate,
-    DocumentLike,
-    given_first_stage_candidates,
-    given_first_stage_query,
-    given_first_stage_ranking,
-)
+from rerank.reranker.hits import Cut, RankingReport
+from rerank.retrieval.base.given_documents import Candidate
 from rerank.tasks import Backend
 from rerank.tasks.backends import model_base_of_backend
-from rerank.types import Query, Ranking
+from rerank.types import Ranking
 
 _log = logging.getLogger("rerank.reranker")
 
@@ -64,55 +58,6 @@ class RankCall:
     threshold: float | None  # minimum calibrated relevance of a hit; None for no threshold
     deadline: float | None  # `time.monotonic` value of the deadline; None for no deadline
     on_failure: OnFailure  # ``keep`` to leave a failed window in its given order, or ``raise`` to raise an error
-
-
-def check_call(
-    query: str | Query,
-    documents: Sequence[DocumentLike],
-    options: RankOptions,
-    *,
-    on_failure: OnFailure,
-    is_calibrated: bool,
-) -> RankCall:
-    """Return the checked arguments of a call; the time until its deadline is counted from now.
-
-    Args:
-        on_failure: Value of ``on_failure`` for a call without this option.
-        is_calibrated: Whether the reranker has a calibration, without which there can be no threshold.
-    """
-    for name in options:
-        if name not in RankOptions.__annotations__:
-            raise UnknownNameError("option of rank", name, list(RankOptions.__annotations__))
-    top_k, threshold, deadline = options.get("top_k"), options.get("threshold"), options.get("deadline")
-    if threshold is not None and not is_calibrated:
-        raise UsageError(
-            f"threshold is {threshold!r}, but the reranker has no calibration",
-            expected="probabilities of relevance, because raw scores have no common scale",
-            remedy="Fit a calibration with `rerank calibrate` and pass calibration=FILE",
-        )
-    check_top_k(top_k)
-    for name, value in (("deadline", deadline), ("threshold", threshold)):
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        ensure(value is None or is_number, f"{name} is {value!r}", expected="a number, or None")
-    instruction = options.get("instruction") or ""
-    ensure(isinstance(instruction, str), f"instruction is {instruction!r}", expected="a text, or None")
-    expected = "more than 0 seconds, or None for no limit"
-    ensure(deadline is None or deadline > 0, f"deadline is {deadline!r}", expected=expected)
-    is_probability = threshold is None or 0 <= threshold <= 1
-    ensure(is_probability, f"threshold is {threshold!r}", expected="a probability from 0 to 1")
-    candidates = given_first_stage_candidates(documents, options.get("scores"))
-    query = given_first_stage_query(query)
-    if instruction:
-        query = replace(query, instruction=instruction)
-    return RankCall(
-        # With top_k=0, the list to rank is empty, so that no model is called.
-        ranking=given_first_stage_ranking(query, [] if top_k == 0 else candidates),
-        candidates=candidates,
-        top_k=top_k,
-        threshold=threshold,
-        deadline=None if deadline is None else time.monotonic() + deadline,
-        on_failure=check_on_failure(own) if (own := options.get("on_failure")) else on_failure,
-    )
 
 
 def check_on_failure(value: OnFailure) -> OnFailure:

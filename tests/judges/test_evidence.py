@@ -24,8 +24,7 @@ from rerank.judges.attention.evidence import (
     split_words,
 )
 from rerank.prompts import PromptTemplate, load_prompt
-from rerank.prompts.escaping import escape_passage_brackets
-from rerank.prompts.passages import passage_text
+from rerank.prompts.passages import escape_passage_brackets, passage_text
 from rerank.tasks import AttentionTask, Reply
 from rerank.types import Document, Query, Window
 from tests.raising import raises

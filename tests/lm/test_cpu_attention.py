@@ -56,7 +56,6 @@ def test_float32_gives_the_tokens_of_plain_greedy_decoding(kind: str, lengths: t
 def test_bfloat16_gives_the_numbers_of_eager_attention(monkeypatch: pytest.MonkeyPatch, kind: str, amx: bool) -> None:
     monkeypatch.setattr(cpu_attention, "processor_flags", lambda: frozenset({"amx_bf16"} if amx else set()))
     model = make_model(kind, initializer_range=0.1).to(torch.bfloat16)
-    cpu_attention.register_cpu_attention()
     ids = torch.tensor(prompts(300))
     logits = []
     for name in ("eager", cpu_attention.NAME):
@@ -113,7 +112,6 @@ def test_more_tokens_on_top_of_a_cache(first: int) -> None:
     ids = torch.tensor(prompts(40))
     with torch.inference_mode():
         expected = model(ids).logits
-        cpu_attention.register_cpu_attention()
         model.set_attn_implementation(cpu_attention.NAME)
         cache = make_kv_cache(model.config, 64)
         one = model(ids[:, :first], cache=cache, use_cache=True).logits

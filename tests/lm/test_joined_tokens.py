@@ -58,7 +58,7 @@ def check_text(tokenizer: Any, pieces: JoinedTokenizer, text: str) -> None:
     whole = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     (divided,) = pieces.divide([text])
     assert divided.joined() == whole["input_ids"]
-    assert divided.length == len(whole["input_ids"])
+    assert sum(map(len, divided.ids)) == len(whole["input_ids"])
     positions = range(len(text) + 1)
     ends = positions[:: 1 + len(text) // 40]
     for end, length in zip(ends, pieces.prefix_lengths(text, ends), strict=True):

@@ -7,7 +7,8 @@ import random
 import pytest
 
 from rerank.errors import UsageError
-from rerank.lm.permutation_grammar import PermutationGrammar, tokenize_identifiers, tokenize_text_after
+from rerank.lm.permutation_grammar import PermutationGrammar, tokenize_identifiers
+from rerank.lm.tokenizers import tokenize_text_after
 from tests.raising import raises
 
 

@@ -16,8 +16,7 @@ from rerank.parsing import parse_permutation
 from rerank.parsing.clean import normalize_signs
 from rerank.parsing.mentions import find_mentions, tokenize
 from rerank.prompts import load_prompt, parse_template
-from rerank.prompts.escaping import PromptEscaping, escape_passage_brackets, escape_turn_marks
-from rerank.prompts.passages import collapse_whitespace
+from rerank.prompts.passages import PromptEscaping, collapse_whitespace, escape_passage_brackets, escape_turn_marks
 
 MARKS = st.sampled_from([*"[]［］【】〔〕〖〗⟦⟧()（）", *",;:>=|#&<-–.*_`\"'\\ \n", "&gt;"])
 NUMBERS = st.sampled_from([*"1279０５²₃①⑫⑴㉑٣", "12", "100"])

@@ -112,7 +112,7 @@ class Vllm(LocalModel):
 
         with self._lock, quiet_transformers():
             jobs = add_thoughts(partial(generate_thoughts, self._run_engine), self.tokens, jobs)
-            return TASK_RUNNERS[jobs[0].task_type](self._run_engine, self.tokens, jobs)
+            return TASK_RUNNERS[type(jobs[0].request.task)](self._run_engine, self.tokens, jobs)
 
     def _run_engine(self, requests: Sequence[EngineRequest]) -> list[Any]:
         """Run requests in the engine and return vLLM's ``CompletionOutput`` of each request.

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 from rerank.backends.hf import Hf
 from rerank.errors import BackendError, UsageError
 from rerank.io.pictures import UNREADABLE, open_picture, require_pillow
-from rerank.lm.jobs import Job, limit_tokens
+from rerank.lm.jobs import Job
 from rerank.lm.loading import quiet_transformers
 from rerank.lm.model_process import require_model_process
 from rerank.lm.tokenizers import ChatRenderer, HfTokens
@@ -102,7 +102,7 @@ class Vlm(Hf):
             index=index,
             request=request,
             prompt=prompt,
-            sampling=limit_tokens(request.sampling, available),
+            sampling=replace(request.sampling, max_tokens=min(request.sampling.max_tokens, available)),
             inputs={  # pictures are tensors of floating-point numbers
                 name: value.to(self.model.device, self.model.dtype if value.is_floating_point() else None)
                 for name, value in inputs.items()
@@ -118,7 +118,7 @@ class Vlm(Hf):
             if not isinstance(job, PictureJob):
                 raise BackendError(f"A job has the class {type(job).__name__}", expected="PictureJob")
             with quiet_transformers():
-                replies.append(TASK_RUNNERS[job.task_type](self.model, self.tokens, job))
+                replies.append(TASK_RUNNERS[type(job.request.task)](self.model, self.tokens, job))
         return replies
 
 

@@ -21,8 +21,7 @@ from rerank.judges.attention import Attention
 from rerank.judges.base import PointwiseJudge, PromptJudge
 from rerank.judges.generate import Generate, Logits
 from rerank.judges.pointwise import Likelihood, Relate, Score
-from rerank.lm.permutation_grammar import tokenize_text_after
-from rerank.lm.tokenizers import HfTokens, locate_passage_tokens
+from rerank.lm.tokenizers import HfTokens, locate_passage_tokens, tokenize_text_after
 from rerank.prompts.base import reply_prefix_of_prompt
 from rerank.prompts.identifiers import Alphabet, make_identifiers
 from rerank.prompts.passages import collapse_whitespace

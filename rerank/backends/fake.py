@@ -97,7 +97,7 @@ class Fake(BaseBackend):
         )
 
     @cached_property
-    def identity(self) -> Mapping[str, str]:  # type: ignore[override]
+    def identity(self) -> Mapping[str, str]:
         identity = {"model": f"fake:{self.kind}"}  # and the options that affect its replies
         if self.kind in ("stutter", "fail"):
             identity["seed"] = str(self.seed)

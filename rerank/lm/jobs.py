@@ -31,6 +31,10 @@ class Job:
     thought_tokens: int = 0  # number of tokens of the thoughts
 
     @property
+    def task(self) -> Any:
+        return self.request.task
+
+    @property
     def reply_prefix(self) -> str:
         """The beginning of the reply that the prompt contains; empty if there is none."""
         return reply_prefix_of_prompt(self.request.prompt)

@@ -64,7 +64,7 @@ def _decode_permutations(model: Any, tokens: HfTokens, jobs: Sequence[Job], cach
     rows = decode_permutations(model, prompts, grammars, samplings, [j.seed for j in jobs], prefixes=prefixes)
     replies = []
     for job, row in zip(jobs, rows, strict=True):
-        reply = make_reply(job, format_permutation(job.request.task, row.state.order), len(row.tokens), steps=row.steps)
+        reply = make_reply(job, format_permutation(job.task, row.state.order), len(row.tokens), steps=row.steps)
         replies.append(replace(reply, scores=tuple(row.log_probs), tokens_cached=row.prefix.reused))
     return replies
 
@@ -89,7 +89,7 @@ def _score_continuations(model: Any, tokens: HfTokens, jobs: Sequence[Job], cach
 
 def _score_attention(model: Any, tokens: HfTokens, jobs: Sequence[Job], _: PrefixCache | None) -> list[Reply]:
     # One by one, since the prompts are long.
-    return [score_with_attention(model, tokens, job.request.prompt, job.request.task) for job in jobs]
+    return [score_with_attention(model, tokens, job.request.prompt, job.task) for job in jobs]
 
 
 #: Mapping from each class of tasks to the function that executes its jobs. The last argument of the function is the
@@ -111,13 +111,13 @@ def format_permutation(task: PermutationTask, order: Sequence[int]) -> str:
 
 def make_job_grammar(tokens: HfTokens, job: Job) -> PermutationGrammar:
     """Return the grammar of the reply to a job with a `PermutationTask`, in tokens of this tokenizer."""
-    return PermutationGrammar(*job_identifier_tokens(tokens, job), job.request.task.count)
+    return PermutationGrammar(*job_identifier_tokens(tokens, job), job.task.count)
 
 
 def job_identifier_tokens(tokens: HfTokens, job: Job) -> tuple[list[TokenIds], list[TokenIds]]:
     """Return the token ids of a job's identifiers at the beginning of the reply, and after a separator."""
     end = end_of_rendered_prompt(tokens, job)
-    return identifier_tokens(tokens, job.request.task.items, job.request.task.separator, end, job.reply_prefix)
+    return identifier_tokens(tokens, job.task.items, job.task.separator, end, job.reply_prefix)
 
 
 @lru_cache(maxsize=64)
@@ -137,10 +137,11 @@ def tokenize_continuations(tokens: HfTokens, job: Job) -> list[TokenIds]:
     For a `LogitTask`, words are tokenized without the prompt, as rerankers do. These words are defined by the
     method, not by users, and may be special tokens.
     """
-    if type(job.request.task) is LogitTask:
-        return [tokens.plain(text) for text in job.request.task.continuations]
+    task: Any = job.request.task
+    if type(task) is LogitTask:
+        return [tokens.plain(text) for text in task.continuations]
     end = end_of_rendered_prompt(tokens, job)
-    return [_tokenize_after_prompt(tokens, end, text) for text in job.request.task.continuations]
+    return [_tokenize_after_prompt(tokens, end, text) for text in task.continuations]
 
 
 @lru_cache(maxsize=1024)

@@ -229,13 +229,14 @@ class PromptBudget:
     def _passages_of(self, docs: Sequence[Document], escaping: PromptEscaping) -> tuple[list[str], list[int]]:
         """Return the passages of documents, before they are truncated, and their numbers of tokens."""
         keys = [(doc.text, doc.title, doc.image, escaping.brackets, escaping.letters) for doc in docs]
-        passages = self._passages.get_all(keys)
-        if None in passages:
-            missing = {key: doc for key, doc, known in zip(keys, docs, passages, strict=True) if known is None}
+        stored = self._passages.get_all(keys)
+        counted: dict[_PassageKey, tuple[str, int]] = {}
+        if None in stored:
+            missing = {key: doc for key, doc, known in zip(keys, docs, stored, strict=True) if known is None}
             new = [escaping.escape(passage_text(doc), self.turn_marks) for doc in missing.values()]
             counted = dict(zip(missing, zip(new, self._tokens.lengths(new), strict=True), strict=True))
             self._passages.put_all(counted.items())
-            passages = [known or counted[key] for key, known in zip(keys, passages, strict=True)]
+        passages = [known or counted[key] for key, known in zip(keys, stored, strict=True)]
         return [text for text, _ in passages], [length for _, length in passages]
 
     def _fit_pictures(

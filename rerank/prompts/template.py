@@ -326,8 +326,8 @@ class PromptTemplate:
             turns += self._query_turns(self._shared(example.query, example.passages, labels), enough)[0]
             turns.append(Message("assistant", " > ".join(f"[{enough[number - 1]}]" for number in example.order)))
         query_turns, boundaries = self._query_turns(shared, names, scores)
-        if role := "text" if self.plain_text else "verbatim" if self.verbatim else None:
-            query_turns = [replace(turn, role=role) for turn in query_turns]
+        if self.plain_text or self.verbatim:
+            query_turns = [replace(turn, role="text" if self.plain_text else "verbatim") for turn in query_turns]
         reply = [Message("assistant", self.reply_prefix)] if self.reply_prefix else []
         prompt = RenderedPrompt((*turns, *query_turns, *reply))
         prompt.boundaries = tuple((len(turns) + turn, position) for turn, position in boundaries)

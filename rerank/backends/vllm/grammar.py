@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from rerank.lm.permutation_grammar import PermutationGrammar, TokenIds
+from rerank.lm.joined_tokens import TokenIds
+from rerank.lm.permutation_grammar import PermutationGrammar
 
 if TYPE_CHECKING:
     import torch

@@ -11,8 +11,9 @@ from typing import Any
 
 from rerank.backends.vllm.grammar import forced_parameters, permutation_parameters
 from rerank.lm.jobs import CLOSE, Job
+from rerank.lm.joined_tokens import TokenIds
 from rerank.lm.local_tasks import format_permutation, job_identifier_tokens, make_reply, tokenize_continuations
-from rerank.lm.permutation_grammar import PermutationGrammar, TokenIds
+from rerank.lm.permutation_grammar import PermutationGrammar
 from rerank.lm.tokenizers import HfTokens
 from rerank.tasks import ContinuationTask, GenerationTask, LikelihoodTask, PermutationTask, Reply
 
@@ -50,13 +51,13 @@ def _generate(run: RunEngine, tokens: HfTokens, jobs: Sequence[Job]) -> list[Rep
 def _permute(run: RunEngine, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
     """Generate permutations. Tokens at their ends that the grammar determines are added without the engine."""
     pieces = [job_identifier_tokens(tokens, job) for job in jobs]
-    states = [PermutationGrammar(*piece, j.request.task.count).start() for j, piece in zip(jobs, pieces, strict=True)]
+    states = [PermutationGrammar(*piece, j.task.count).start() for j, piece in zip(jobs, pieces, strict=True)]
     forced = [state.push_forced() for state in states]
     unfinished = [index for index, state in enumerate(states) if not state.is_complete]
     requests = []
     for index in unfinished:
         job = jobs[index]
-        parameters = _sampling_parameters(job) | permutation_parameters(*pieces[index], job.request.task.count)
+        parameters = _sampling_parameters(job) | permutation_parameters(*pieces[index], job.task.count)
         requests.append(EngineRequest([*job.prompt, *forced[index]], parameters))
     rows = {index: list(output.token_ids) for index, output in zip(unfinished, run(requests), strict=True)}
     replies = []
@@ -68,7 +69,7 @@ def _permute(run: RunEngine, tokens: HfTokens, jobs: Sequence[Job]) -> list[Repl
             state.push(token)
             count += 1
         count += len(state.push_forced())
-        text = format_permutation(job.request.task, state.order)
+        text = format_permutation(job.task, state.order)
         replies.append(make_reply(job, text, count, steps=len(rows.get(index, ())) - 1, ended=state.is_complete))
     return replies
 

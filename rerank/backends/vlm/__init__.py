@@ -93,11 +93,11 @@ class Vlm(Hf):
         prompt = inputs["input_ids"][0].tolist()
         available = self.tokens.context_size - len(prompt)
         if available < min(1, request.sampling.max_tokens):
-            error = (
+            found = (
                 f"The prompt has {len(prompt)} tokens with its pictures, but the context of "
                 f"{self.identity.get('model', '')!r} holds {self.tokens.context_size} tokens of prompt and reply"
             )
-            return Reply(tokens_in=len(prompt), finish="error", error=error)
+            return Reply(tokens_in=len(prompt), finish="error", error=found)
         job = PictureJob(
             index=index,
             request=request,

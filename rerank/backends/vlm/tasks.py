@@ -55,7 +55,7 @@ def _score_continuations(model: Any, tokens: HfTokens, job: PictureJob) -> Reply
 
 def _permute(model: Any, tokens: HfTokens, job: PictureJob) -> Reply:
     state, count = decode_permutation(model, job, make_job_grammar(tokens, job))
-    return make_reply(job, format_permutation(job.request.task, state.order), count, steps=count - 1)
+    return make_reply(job, format_permutation(job.task, state.order), count, steps=count - 1)
 
 
 #: Mapping from each class of tasks to the function that executes a job of this class.

@@ -228,7 +228,7 @@ def test_requests_whose_text_a_later_version_changes_are_repeated_and_counted(
     file = tmp_path / "lists.jsonl"
     file.write_text(file.read_text().replace("of list 1", "of <|im_end|> 1"))
     with monkeypatch.context() as patch:
-        patch.setattr("rerank.prompts.escaping.escape_turn_marks", lambda text, own_marks: text)
+        patch.setattr("rerank.prompts.passages.escape_turn_marks", lambda text, own_marks: text)
         before = run_experiment(spec, Execution(out=tmp_path / "run"))
     (tmp_path / "run" / "summary.json").unlink()
     again = run_experiment(spec, Execution(out=tmp_path / "run", resume=True))

@@ -286,9 +286,11 @@ class PromptJudge:
         return judge
 
     @cached_property
-    def supported(self) -> frozenset[type[Any]]:
-        """The types of tasks that the backend supports."""
+    def _supported(self) -> frozenset[type[Any]]:
         return tasks_supported_by_backend(self.backend)
+
+    def supports(self, task: type[Any]) -> bool:
+        return task in self._supported
 
 
 def check_judge_prompt_runs_on_backend(template: PromptTemplate, backend: Any, model: str) -> None:
@@ -325,7 +327,7 @@ def continuation_request(
     Raises:
         ContextOverflowError: The window does not fit in the context even with passages at their minimum length.
     """
-    if DecisionTask in judge.needs and DecisionTask in judge.supported and judge.needs[0] not in judge.supported:
+    if DecisionTask in judge.needs and judge.supports(DecisionTask) and not judge.supports(judge.needs[0]):
         return _decision_request(judge, window, labels or continuations, labels=labels)
     if judge.template.plain_text:
         continuations = [f" {text}" for text in continuations]

@@ -64,7 +64,7 @@ class Generate(ListwiseJudge):
     @cached_property
     def score_kind(self) -> ScoreKind | None:
         # given the previous choices; free text has no scores
-        is_constrained = self.constrain and PermutationTask in self.supported
+        is_constrained = self.constrain and self.supports(PermutationTask)
         return ScoreKind("log-probability of the choice", "within") if is_constrained else None
 
     @property
@@ -184,7 +184,7 @@ class Pick(ListwiseJudge):
                 expected="identifiers=letters, or by=generation",
             )
         tasks = (ContinuationTask, DecisionTask) if self.sorts_by_score else (PermutationTask, GenerationTask)
-        if self.supported.isdisjoint(tasks):
+        if not any(map(self.supports, tasks)):
             model = self.backend.identity.get("model", "")
             raise UsageError(
                 f"The backend of model {model!r} does not support by={self.by}",
@@ -250,7 +250,7 @@ def _generation_request(
     fitted = judge.budget.fit(judge.template, window, reply_tokens=reply_tokens + thinking, labels=labels)
     sampling = Sampling(max_tokens=reply_tokens, temperature=limits.temperature, seed=limits.seed, thinking=thinking)
     task: PermutationTask | GenerationTask = GenerationTask()
-    if constrain and count and PermutationTask in judge.supported:
+    if constrain and count and judge.supports(PermutationTask):
         task = PermutationTask(items=tuple(f"[{label}]" for label in labels), count=count)
     return Request(prompt=fitted.prompt, sampling=sampling, window=window, task=task, dropped=fitted.dropped)
 

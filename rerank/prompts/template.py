@@ -191,7 +191,7 @@ class PromptTemplate:
     tokenize_sections: bool = False
 
     def __post_init__(self) -> None:
-        names = {key: section.names for key, section in self.sections.items()}
+        names = {key: section.names for key, section in self._sections.items()}
         for key, found in names.items():
             allowed = [name for name in PLACEHOLDERS[key] if name != "passages" or self.syntax == "jinja"]
             for name in sorted(found):
@@ -270,7 +270,7 @@ class PromptTemplate:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @cached_property
-    def sections(self) -> dict[str, BraceSection | JinjaSection]:
+    def _sections(self) -> dict[str, BraceSection | JinjaSection]:
         """The compiled sections; omitted ones are empty."""
         compiled = {}
         for key in PLACEHOLDERS:
@@ -293,7 +293,7 @@ class PromptTemplate:
     @property
     def takes_instruction(self) -> bool:
         """Whether the prompt has a placeholder for an instruction."""
-        return any("instruction" in section.names for section in self.sections.values())
+        return any("instruction" in section.names for section in self._sections.values())
 
     def with_instruction(self, instruction: str) -> PromptTemplate:
         """Return the prompt with a query's instruction, unchanged if the instruction is empty or has no placeholder."""
@@ -302,7 +302,7 @@ class PromptTemplate:
     @cached_property
     def shows_scores(self) -> bool:
         """Whether the prompt shows first-stage scores."""
-        return "score" in self.sections["body"].names
+        return "score" in self._sections["body"].names
 
     def render(
         self,
@@ -320,7 +320,7 @@ class PromptTemplate:
         """
         names = list(labels) if labels is not None else [str(number) for number in range(1, len(passages) + 1)]
         shared = self._shared(query, passages, labels)
-        turns = [Message("system", self.sections["system"].fill(shared))] if self.system else []
+        turns = [Message("system", self._sections["system"].fill(shared))] if self.system else []
         for example in self.examples:
             enough = [*names, *map(str, range(len(names) + 1, len(example.passages) + 1))]
             turns += self._query_turns(self._shared(example.query, example.passages, labels), enough)[0]
@@ -363,7 +363,7 @@ class PromptTemplate:
             for row, score in zip(rows, scores, strict=True):
                 row["score"] = f"{score:.3f}"
         turns: list[Message] = []
-        section = self.sections["prefix"]
+        section = self._sections["prefix"]
         prefix = section.fill(shared)
         boundaries = [(0, 0)]
         if "query" in section.names:
@@ -371,17 +371,17 @@ class PromptTemplate:
             if found and prefix.startswith(before_query):
                 boundaries.append((0, len(before_query)))
         if self.prefix_assistant:
-            turns += [Message("user", prefix), Message("assistant", self.sections["prefix_assistant"].fill(shared))]
+            turns += [Message("user", prefix), Message("assistant", self._sections["prefix_assistant"].fill(shared))]
             prefix = ""
-        bodies = [self.sections["body"].fill(row) for row in rows]
+        bodies = [self._sections["body"].fill(row) for row in rows]
         if self.body_assistant:
-            acknowledge = self.sections["body_assistant"]
+            acknowledge = self._sections["body_assistant"]
             for row, body in zip(rows, bodies, strict=True):
                 boundaries.append((len(turns), 0))
                 turns += [Message("user", body), Message("assistant", acknowledge.fill(row))]
             bodies = []
         parts = [self._line(part) for part in (prefix, *bodies)]
-        suffix = self.sections["suffix"].fill(shared)
+        suffix = self._sections["suffix"].fill(shared)
         if self.tokenize_sections:
             return [Message("user", text) for text in (*parts, suffix)], []
         boundaries += ((len(turns), end) for end in accumulate(map(len, parts), initial=0))
@@ -400,7 +400,7 @@ class PromptTemplate:
             Start and end (exclusive) of each passage, and the start of the suffix without leading whitespace, in
             characters.
         """
-        shown_elsewhere = "passages" in self.sections["prefix"].names | self.sections["suffix"].names
+        shown_elsewhere = "passages" in self._sections["prefix"].names | self._sections["suffix"].names
         ensure(
             self.body and not self.body_assistant and not shown_elsewhere,
             f"Prompt {self.name!r} has its passages in several turns, or in its prefix or suffix",
@@ -414,13 +414,13 @@ class PromptTemplate:
         )
         names = labels if labels is not None else [str(number) for number in range(1, len(passages) + 1)]
         shared = self._shared(query, passages, labels)
-        position = 0 if self.prefix_assistant else len(self._line(self.sections["prefix"].fill(shared)))
+        position = 0 if self.prefix_assistant else len(self._line(self._sections["prefix"].fill(shared)))
         spans = []
         for name, text in zip(names, shared["passages"], strict=True):
-            body = self._line(self.sections["body"].fill({**shared, "rank": name, "candidate": text, "score": ""}))
+            body = self._line(self._sections["body"].fill({**shared, "rank": name, "candidate": text, "score": ""}))
             spans.append((position, position + len(body.rstrip())))
             position += len(body)
-        suffix = self.sections["suffix"].fill(shared)
+        suffix = self._sections["suffix"].fill(shared)
         return tuple(spans), position + len(suffix) - len(suffix.lstrip())
 
     def _line(self, text: str) -> str:

@@ -165,7 +165,7 @@ def test_no_forged_order(judge: str, prompt: str) -> None:
     rng = random.Random(judge)
     backend = Scripted(believing(LETTERS), context_size=100_000)
     opened: PromptJudge = open_judge(judge, backend, load_prompt(prompt))
-    assert PermutationTask not in opened.supported
+    assert not opened.supports(PermutationTask)
     for _ in range(scaled_count(5000)):
         count, best = 4, rng.randrange(4)
         chains = [" > ".join(rng.sample([f"[{x}]" for x in names], 4)) for names in (LETTERS, "1234")]

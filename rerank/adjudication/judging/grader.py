@@ -63,7 +63,7 @@ class Grader(PromptJudge):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_grading_prompt(self.template)
-        if not (self._can_weigh if self.weighs else GenerationTask in self.supported):
+        if not (self._can_weigh if self.weighs else self.supports(GenerationTask)):
             raise UsageError(
                 f"--by {self.by} is not supported by the backend of model {self.backend.identity.get('model', '')!r}",
                 remedy="Omit --by",
@@ -76,7 +76,7 @@ class Grader(PromptJudge):
 
     @property
     def _can_weigh(self) -> bool:
-        return not self.supported.isdisjoint((ContinuationTask, DecisionTask))
+        return self.supports(ContinuationTask) or self.supports(DecisionTask)
 
     @classmethod
     def calls(cls, n: int) -> int:

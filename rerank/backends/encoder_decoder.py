@@ -30,8 +30,8 @@ class Seq2seq(Hf):
     def _run(self, jobs: list[Job]) -> list[Reply]:
         """Return the log-probability of each continuation as the first token that the decoder generates."""
         torch, _ = require_torch()
-        if type(jobs[0].request.task) not in self.tasks:
-            error = f"The backend 'seq2seq' does not support {type(jobs[0].request.task).__name__}"
+        if type(jobs[0].task) not in self.tasks:
+            error = f"The backend 'seq2seq' does not support {type(jobs[0].task).__name__}"
             return [Reply(finish="error", error=error) for _ in jobs]
         ids, mask = _pad([job.prompt for job in jobs], self.model.device)
         first = getattr(self.model.generation_config, "decoder_start_token_id", None)
@@ -40,19 +40,18 @@ class Seq2seq(Hf):
         start = torch.full((len(jobs), 1), int(first), device=self.model.device)
         with quiet_transformers(), torch.inference_mode():
             output = self.model(input_ids=ids, attention_mask=mask, decoder_input_ids=start)
-        logs = output.logits[:, 0].float().log_softmax(dim=-1)  # (jobs, vocabulary)
-        return [self._reply(job, row) for job, row in zip(jobs, logs, strict=True)]
-
-    def _reply(self, job: Job, logs: Any) -> Reply:
-        words = [self.tokens.plain(text) for text in job.task.continuations]
-        reply = Reply(tokens_in=len(job.prompt))
-        if any(len(word) != 1 for word in words):
-            error = (
-                f"Only single tokens can be scored, but {list(job.task.continuations)} have "
-                f"{[len(word) for word in words]} tokens"
-            )
-            return replace(reply, finish="error", error=error)
-        return replace(reply, scores=tuple(float(logs[word[0]]) for word in words))
+        replies = []
+        # (jobs, vocabulary)
+        for job, logs in zip(jobs, output.logits[:, 0].float().log_softmax(dim=-1), strict=True):
+            words = [self.tokens.plain(text) for text in job.task.continuations]
+            lengths, texts = [len(word) for word in words], list(job.task.continuations)
+            if set(lengths) <= {1}:
+                scores = tuple(float(logs[word[0]]) for word in words)
+                replies.append(Reply(tokens_in=len(job.prompt), scores=scores))
+            else:
+                error = f"Only single tokens can be scored, but {texts} have {lengths} tokens"
+                replies.append(Reply(tokens_in=len(job.prompt), finish="error", error=error))
+        return replies
 
 
 class Fusion(Hf):

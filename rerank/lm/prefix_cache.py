@@ -23,7 +23,6 @@ from transformers.cache_utils import Cache
 from rerank.lm.cpu_attention import FEW, cpu_attention_forward, has_full_attention
 from rerank.lm.forward_pass import OutputHead, PreallocatedLayer, TemporarySettings, call_forward, make_kv_cache
 from rerank.lm.model_process import is_split
-from rerank.lm.temporary_settings import OutputHead, TemporarySettings
 from rerank.prompts.budget import BoundedMemo
 
 #: Default limit of a cache in bytes: in bfloat16, enough for 46,000 tokens of SmolLM2-135M or 8,000 tokens of a model

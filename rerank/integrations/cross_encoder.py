@@ -46,14 +46,11 @@ class RerankerCrossEncoder(FrameworkReranker):
     def predict(
         self, sentences: Sequence[tuple[str, str]] | tuple[str, str], **options: Unpack[CrossEncoderOptions]
     ) -> Any:
-        """Return the score of each pair of a query and a document, in the order of the pairs.
+        """Return the score of each pair of a query and a document, shape (pairs,), or a number for a single pair.
 
         The documents of a query are ranked together. Scores are calibrated probabilities, or else the method's own
         scores if these do not depend on other documents. Otherwise they are 1 / rank, and scores of different queries
         have no common scale. Every pair has a score; ``top_n`` and ``threshold`` have no effect.
-
-        Returns:
-            The scores, shape (pairs,), or a number for a single pair; the options select the data type.
 
         Raises:
             UsageError: An option would change the scores or does not exist, or a pair is not a query and a document.

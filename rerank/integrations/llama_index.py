@@ -19,8 +19,8 @@ _DISPATCHER = get_dispatcher(__name__)
 class RerankerPostprocessor(FrameworkReranker, BaseNodePostprocessor):
     """A node postprocessor that reranks, and sends LlamaIndex's start and end events of rerankers.
 
-    The texts to rank are those that nodes provide for embedding models, including metadata. The nodes are returned
-    best first, in new `NodeWithScore` objects with the relevance score.
+    The texts to rank are those that nodes provide for embedding models, including metadata. The nodes are returned best
+    first, in new `NodeWithScore` objects with the relevance score.
     """
 
     @classmethod

@@ -44,12 +44,9 @@ def open_sealed_folder(
 ) -> T:
     """Return the result of ``load`` on ``folder``, after building the folder if it is absent or damaged.
 
-    Args:
-        made_from: Everything that the content depends on (format, versions, options). A folder whose marker contains
-            other values is built again.
-        build: Function that is called with an empty folder and writes the files, without sub-folders, into it.
-        load: Function that is called with the complete folder. If it raises OSError, EOFError, ValueError, KeyError or
-            TypeError, the folder counts as damaged.
+    A folder whose marker contains other values than ``made_from`` (format, versions, options: everything that the
+    content depends on) is built again. ``build`` writes files, without sub-folders, into an empty folder. If ``load``
+    raises OSError, EOFError, ValueError, KeyError or TypeError, the folder counts as damaged.
     """
     with contextlib.suppress(OSError):  # drafts of killed processes, in the folder's parent and the parent's siblings
         for parent in folder.absolute().parent.parent.iterdir():

@@ -55,14 +55,10 @@ def place_labels(
     frame: tuple[float, float, float, float],
     line: Sequence[tuple[float, float]] = (),
 ) -> list[PlotLabel]:
-    """Place one label per point, in the order of the points.
+    """Place one label per point, in this order: each at the nearest free position around its point.
 
-    Labels are placed one after the other, each at the nearest free position around its point. If there is no free
-    position within the frame, a label gets the position where it covers the smallest area.
-
-    Args:
-        frame: Left, top, right and bottom of the area for labels.
-        line: Corners of a line with horizontal and vertical parts, which labels also avoid.
+    If there is no free position within the frame (left, top, right and bottom), a label gets the position where it
+    covers the smallest area. ``line`` has horizontal and vertical parts, which labels also avoid.
     """
     area = _Box(*frame)
     taken = [_Box(x - _POINT, y - _POINT, x + _POINT, y + _POINT) for x, y in points]

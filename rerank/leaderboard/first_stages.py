@@ -157,9 +157,8 @@ def identical_lists(entries: Sequence[Entry]) -> tuple[tuple[int, ...], ...]:
 def label_candidates(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
     """Give runs with different candidates different first-stage labels. Return the runs and a note per changed label.
 
-    Two candidate lists count as equal if one is a prefix of the other, because the depth only truncates a list. If the
-    candidates equal a first-stage run on the board that declares its first stage, that label is used. Labels set on
-    cards are kept.
+    Two candidate lists count as equal if one is a prefix of the other, because the depth only truncates a list. A run
+    gets the label of the first-stage run on the board with its candidates, if any. Labels set on cards are kept.
     """
     sources = [entry for entry in entries if entry.origin is None and entry.card.group == FIRST]
     entries = [_with_label(entry, _declared_selector(entry, sources)) for entry in entries]

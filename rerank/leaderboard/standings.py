@@ -63,13 +63,9 @@ def rank_runs(
 ) -> Standings:
     """Rank runs by their mean scores, and test every pair of runs for a significant difference.
 
-    Args:
-        scores: Scores of at least one run, with unique names and the same judged queries.
-        options: Test, correction over all pairs, and level. Pairs are tested by ``t`` if the test is ``dunnett`` or
-            ``max-t``, which compare with a baseline.
-        baseline: Name of a run with which all others are also compared, by Dunnett's test if the test controls the
-            family-wise error over all pairs; empty for none.
-        before: For each run, the index of its first stage, with which it is also compared; None if not on the board.
+    Pairs are tested by ``t`` if the test is ``dunnett`` or ``max-t``, which compare with a baseline. All runs are also
+    compared with the run named ``baseline``, if any: by Dunnett's test if the test controls the family-wise error over
+    all pairs. Each run is also compared with its first stage, whose index is in ``before`` (None if not on the board).
     """
     means = [entry.mean(measure) for entry in scores]
     order = sorted(range(len(scores)), key=lambda index: -means[index])

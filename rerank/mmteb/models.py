@@ -167,13 +167,9 @@ class MtebReranker:
     """A reranker as an mteb model, for tasks with candidate lists.
 
     In reranking tasks, the order of the candidates is arbitrary, or relevant candidates come first. They are therefore
-    shuffled with the seed unless the specification sets another order. Candidates from a first stage keep their order.
-
-    Args:
-        execution: Options for the execution. ``out`` and ``resume`` are set for each run.
-        backend: A loaded backend for the model of ``spec``; if None, the model is loaded.
-        first_stage: Source of the candidates for retrieval tasks (`rerank.mmteb.evaluation.describe_mteb_candidates`).
-            It is part of the revision, because mteb would otherwise reuse results for other candidates.
+    shuffled with the seed unless the specification sets another order. Candidates from a first stage
+    (`rerank.mmteb.evaluation.describe_mteb_candidates`) keep their order, and are part of the revision, because mteb
+    would otherwise reuse results for other candidates. ``out`` and ``resume`` of the execution are set for each run.
     """
 
     def __init__(

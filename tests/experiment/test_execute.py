@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +32,8 @@ from rerank.store import RunFolder
 from rerank.strategies.sliding import Full, Sliding
 from rerank.tasks import Reply
 from rerank.types import Run
+from tests.experiment.conftest import Lists
 from tests.raising import raises
-
-Lists = Callable[..., RunSpec]
 
 CONTRACT = {
     "folder",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,8 @@ from rerank.experiment.execute import run_tag
 from rerank.experiment.replay import replay_and_rescore_run, verify_run_folder
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.store import RunFolder
+from tests.experiment.conftest import Lists
 from tests.raising import raises
-
-Lists = Callable[..., RunSpec]
 
 
 @pytest.fixture

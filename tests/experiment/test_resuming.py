@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from rerank.experiment.prepare import spec_with_trained_defaults
 from rerank.experiment.spec import LATER_KEYS, Execution, RunSpec
 from rerank.models.adapters import adapter_folder, shipped_adapters
 from rerank.store import RunFolder
+from tests.experiment.conftest import Lists
 from tests.raising import raises
 
 SHIPPED = "smollm2-135m-attention"
@@ -163,7 +163,6 @@ def elsewhere(method: str) -> str:
     return method.replace("heads=", "heads=/elsewhere/adapter/")
 
 
-Lists = Callable[..., RunSpec]
 COLLECTION = Path(__file__).parents[1] / "fixtures" / "v2d4cd24" / "inputs" / "collection"
 
 

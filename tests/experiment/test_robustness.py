@@ -34,10 +34,9 @@ from rerank.experiment.spec import Execution, RunSpec
 from rerank.prompts import load_prompt
 from rerank.tasks import Reply, Request
 from rerank.types import Document, Query, Ranking, Run
+from tests.experiment.conftest import Lists
 from tests.judges.scripted import Scripted
 from tests.raising import raises
-
-Lists = Callable[..., RunSpec]
 
 
 def report(spec: RunSpec, out: Path, *, execution: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ from rerank.experiment.candidates import CandidateLists, digest_run
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.store import RunFolder
 from rerank.types import Ranking
+from tests.experiment.conftest import Lists
 from tests.raising import raises
 
-Lists = Callable[..., RunSpec]
 _FILES = ("run.trec", "first_stage.trec", "queries.jsonl", "judge_scores.jsonl", "passages.jsonl", "splits.jsonl")
 
 

@@ -15,7 +15,6 @@ import textwrap
 from collections.abc import Callable
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pytest
@@ -36,8 +35,9 @@ from rerank.indexing.bm25_index import (
 )
 from rerank.retrieval import open_first_stage
 from rerank.retrieval.bm25 import Bm25
-from rerank.types import Document, Query
+from rerank.types import Query
 from tests.raising import raises
+from tests.retrieval.conftest import MakeCorpus
 
 METHODS = ("lucene", "robertson", "atire")
 documents = st.lists(st.lists(st.sampled_from("abcdefg"), max_size=12), min_size=1, max_size=12).filter(any)
@@ -188,10 +188,6 @@ def test_the_query_is_weighted_as_a_document() -> None:
 def test_idf() -> None:
     assert inverse_document_frequency(10, 10) == pytest.approx(math.log(1 + 0.5 / 10.5))
     assert inverse_document_frequency(10, 0) == pytest.approx(math.log(22))
-
-
-class MakeCorpus(Protocol):
-    def __call__(self, *documents: Document | str, language: str = "en") -> Corpus: ...
 
 
 def ids(corpus: Corpus, text: str, *, k: int = 10, selector: str = "bm25") -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import textwrap
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,14 +22,11 @@ pytest.importorskip("faiss")
 from rerank.collections.base import Corpus
 from rerank.errors import BackendError, StorageError
 from rerank.retrieval.dense import Dense, DenseRetriever
-from rerank.types import Document, Query
+from rerank.types import Query
+from tests.retrieval.conftest import MakeCorpus
 from tests.retrieval.encoders import Fake, Floats
 
 MANY = [f"document number {i}" for i in range(600)]
-
-
-class MakeCorpus(Protocol):
-    def __call__(self, *documents: Document | str, language: str = "en") -> Corpus: ...
 
 
 def search(corpus: Corpus, text: str, k: int = 5, *, encoder: Fake | None = None, **options: Any) -> list[str]:

@@ -1,23 +1,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rerank.collections.base import Corpus
 from rerank.errors import DataError
 from rerank.indexing.documents import corpus_folder, damaged_corpus_indexes, open_documents
 from rerank.types import Document
 from tests.raising import raises
-
-
-class MakeCorpus(Protocol):
-    def __call__(self, *documents: Document | str, language: str = "en") -> Corpus: ...
-
+from tests.retrieval.conftest import MakeCorpus
 
 texts = st.text(st.characters(codec=None), max_size=20)
 documents = st.lists(

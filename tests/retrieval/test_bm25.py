@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pytest
@@ -21,10 +20,7 @@ from rerank.retrieval import open_first_stage
 from rerank.retrieval.bm25 import Bm25
 from rerank.types import Document, Query, ranking_tie_sort_key
 from tests.raising import raises
-
-
-class MakeCorpus(Protocol):
-    def __call__(self, *documents: Document | str, language: str = "en") -> Corpus: ...
+from tests.retrieval.conftest import MakeCorpus
 
 
 def ids(corpus: Corpus, text: str, *, k: int = 10, selector: str = "bm25") -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,13 +21,10 @@ from rerank.retrieval import first_stages, open_first_stage
 from rerank.retrieval.dense import Dense, DenseRetriever
 from rerank.types import Document, Query, ranking_tie_sort_key
 from tests.raising import raises
+from tests.retrieval.conftest import MakeCorpus
 from tests.retrieval.encoders import Fake, Floats
 
 MANY = [f"document number {i}" for i in range(600)]
-
-
-class MakeCorpus(Protocol):
-    def __call__(self, *documents: Document | str, language: str = "en") -> Corpus: ...
 
 
 def search(corpus: Corpus, text: str, k: int = 5, *, encoder: Fake | None = None, **options: Any) -> list[str]:

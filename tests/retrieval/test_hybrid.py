@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import permutations
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 from hypothesis import given
@@ -31,12 +30,9 @@ from rerank.retrieval.hybrid import (
 )
 from rerank.types import Document, Query, Ranking, Run
 from tests.raising import raises
+from tests.retrieval.conftest import MakeCorpus
 
 QUERY = Query(id="q", text="wing")
-
-
-class MakeCorpus(Protocol):
-    def __call__(self, *documents: Document | str, language: str = "en") -> Corpus: ...
 
 
 @dataclass

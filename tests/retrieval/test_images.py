@@ -9,7 +9,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +18,6 @@ pytest.importorskip("faiss")
 pytest.importorskip("transformers")
 pytest.importorskip("PIL")
 
-from rerank.collections.base import Corpus
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
 from rerank.io.pictures import open_picture
 from rerank.retrieval import open_first_stage, retriever_index_folders
@@ -27,13 +26,10 @@ from rerank.retrieval.images.encoder import ImageEncoder, load_image_encoder
 from rerank.types import Document, Query, Run
 from tests.backends.seeing import COLOURS, draw, make_clip, make_siglip
 from tests.raising import raises
+from tests.retrieval.conftest import MakeCorpus
 from tests.retrieval.encoders import Fake, Floats
 
 QUERIES = [Query(id=f"q{at}", text=text) for at, text in enumerate(("a red bird", "snow", "two foxes at night"))]
-
-
-class MakeCorpus(Protocol):
-    def __call__(self, *documents: Document | str, language: str = "en") -> Corpus: ...
 
 
 @pytest.fixture(scope="session")

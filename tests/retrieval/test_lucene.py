@@ -6,11 +6,9 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
 
 import pytest
 
-from rerank.collections.base import Corpus
 from rerank.errors import MissingPrerequisiteError, MissingResourceError, RerankError, UnknownNameError, UsageError
 from rerank.retrieval import first_stages, lucene, open_first_stage
 from rerank.retrieval.base import HasPrerequisites
@@ -19,10 +17,7 @@ from rerank.retrieval.lucene.index import analyzer_code
 from rerank.selector import build_from_selector
 from rerank.types import Document, Query
 from tests.raising import raises
-
-
-class MakeCorpus(Protocol):
-    def __call__(self, *documents: Document | str, language: str = "en") -> Corpus: ...
+from tests.retrieval.conftest import MakeCorpus
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import ir_measures
 import pytest
@@ -20,12 +20,9 @@ from rerank.retrieval import open_first_stage
 from rerank.retrieval.lucene import Lucene
 from rerank.types import Document, Query
 from tests.raising import raises
+from tests.retrieval.conftest import MakeCorpus
 
 pytestmark = pytest.mark.lucene
-
-
-class MakeCorpus(Protocol):
-    def __call__(self, *documents: Document | str, language: str = "en") -> Corpus: ...
 
 
 @pytest.fixture(autouse=True)

@@ -5,20 +5,15 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
-from rerank.collections.base import Corpus, SupportsLookup
+from rerank.collections.base import SupportsLookup
 from rerank.errors import DataError, MissingResourceError, UsageError
 from rerank.retrieval import open_first_stage
 from rerank.types import Document, Query, Ranking, Run
 from tests.raising import raises
-
-
-class MakeCorpus(Protocol):
-    def __call__(self, *documents: Document | str, language: str = "en") -> Corpus: ...
-
+from tests.retrieval.conftest import MakeCorpus
 
 LINES = "q1 Q0 d1 1 2.5 tag\nq1 Q0 d2 2 3.5 tag\nq1 Q0 d3 3 2.5 tag\nq2 Q0 d3 1 1 tag\n"
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
 from rerank.errors import DataError, MissingResourceError, ensure
+from rerank.io.json_records import read_json_lines_query_file
 from rerank.io.run_files import excluded_documents_of_qrels, read_qrels
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
@@ -157,17 +158,15 @@ def find_file(folder: Path, names: Iterable[str]) -> Path | None:
     return next(filter(Path.is_file, candidates), None)
 
 
-def require_file(folder: Path, names: Iterable[str], kind: str) -> Path:
+def require_file(folder: Path, names: Sequence[str], kind: str) -> Path:
     """Return the first of the files ``names`` that exists in a folder, plain or gzipped."""
-    expected = list(names)
-    path = find_file(folder, expected)
-    if path is None:
-        raise MissingResourceError(
-            f"{folder} is not a {kind}",
-            expected=f"a folder with {' or '.join(expected)}, plain or with .gz",
-            remedy="Check the path",
-        )
-    return path
+    if path := find_file(folder, names):
+        return path
+    raise MissingResourceError(
+        f"{folder} is not a {kind}",
+        expected=f"a folder with {' or '.join(names)}, plain or with .gz",
+        remedy="Check the path",
+    )
 
 
 def name_of_path(path: Path) -> str:
@@ -199,7 +198,7 @@ class CollectionFiles:
 
 
 class FileCollection:
-    """Base class for collections in files; a subclass adds ``docs`` and ``queries``, which depend on the file format.
+    """Base class for collections in files; a subclass adds ``docs``, and ``queries`` unless they are JSON lines.
 
     Args:
         name: Name in run tags and tables; whitespace is replaced by ``_``.
@@ -224,6 +223,9 @@ class FileCollection:
     def fingerprint(self) -> str:
         """Hex SHA-256 of the files' bytes and the options that select from them; computed on first access."""
         return self.files.digest({"format": self.format_name or type(self).__name__, **self.selecting})
+
+    def queries(self) -> list[Query]:
+        return read_json_lines_query_file(self.files.queries[0]) if self.files.queries else []
 
     def qrels(self) -> Qrels:
         return self._judged

@@ -62,13 +62,14 @@ class Irds:
         return bool(self._dataset.has(kind))
 
     def docs(self) -> Iterator[Document]:
-        return check_unique_ids(((self.name, doc) for doc in self._docs()), "document")
 
-    def _docs(self) -> Iterator[Document]:
-        if self._has("docs"):
-            with _named_errors(self.name):
-                for doc in self._dataset.docs_iter():
-                    yield _convert_document(doc, self.name)
+        def documents() -> Iterator[tuple[str, Document]]:
+            if self._has("docs"):
+                with _named_errors(self.name):
+                    for doc in self._dataset.docs_iter():
+                        yield self.name, _convert_document(doc, self.name)
+
+        return check_unique_ids(documents(), "document")
 
     def lookup(self, ids: Iterable[str]) -> dict[str, Document]:
         if not self._has("docs"):
@@ -80,8 +81,12 @@ class Irds:
     def queries(self) -> list[Query]:
         if not self._has("queries"):
             return []
-        with _named_errors(self.name):
-            queries = [(self.name, _convert_query(query, self.name)) for query in self._dataset.queries_iter()]
+        queries, where = [], self.name
+        with _named_errors(where):
+            for query in self._dataset.queries_iter():
+                words = join_text_file_lines(_default_text(query, "query_id"))
+                text = parse_json_text(words, where)
+                queries.append((where, Query(id=parse_json_id(query.query_id, "query", where), text=text)))
         return list(check_unique_ids(queries, "query"))
 
     def qrels(self) -> Qrels:
@@ -186,8 +191,3 @@ def _convert_document(doc: Any, where: str) -> Document:
         title=parse_json_text(title, where),
         text=parse_json_text(body, where),
     )
-
-
-def _convert_query(query: Any, where: str) -> Query:
-    words = join_text_file_lines(_default_text(query, "query_id"))
-    return Query(id=parse_json_id(query.query_id, "query", where), text=parse_json_text(words, where))

@@ -87,9 +87,6 @@ class Jsonl(FileCollection):
             for doc in read_json_lines_file_documents(path):
                 yield replace(doc, image=str(path.resolve().parent / doc.image)) if doc.image else doc
 
-    def queries(self) -> list[Query]:
-        return read_json_lines_query_file(self.files.queries[0]) if self.files.queries else []
-
 
 class Beir(FileCollection):
     """A BEIR folder with corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, each plain or gzipped.
@@ -171,11 +168,8 @@ class Pictures(FileCollection):
             raise DataError(
                 f"{self._folder} contains no pictures", expected=f"files that end in {', '.join(sorted(ENDINGS))}"
             )
-        return (Document(id=_NOT_IN_IDS.sub(_escape, own.as_posix()), image=str(path)) for own, path in shown)
 
-    def queries(self) -> list[Query]:
-        return read_json_lines_query_file(self.files.queries[0]) if self.files.queries else []
+        def escape(match: re.Match[str]) -> str:
+            return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8"))
 
-
-def _escape(match: re.Match[str]) -> str:
-    return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8"))
+        return (Document(id=_NOT_IN_IDS.sub(escape, own.as_posix()), image=str(path)) for own, path in shown)

@@ -81,16 +81,13 @@ class Requests(FileCollection):
     def _requests(self) -> Iterator[RerankRequest]:
         """Yield the requests; JSON lines are streamed, while a JSON list is parsed once and kept in memory."""
         seen: set[int] = set()  # hashes of ids, which may be long; with 128 bits, no two ids share a hash
-        for number, record in enumerate(self._records(), 1):
+        for number, record in enumerate(self._list if self._is_list else read_json_lines(self.files.docs[0]), 1):
             request = RerankRequest.from_record(record, number)
             key = int.from_bytes(hashlib.blake2b(request.query.id.encode(), digest_size=16).digest())
             if key in seen:
                 raise DataError(f"{request.where}: duplicate query {request.query.id!r}", expected="each id once")
             seen.add(key)
             yield request
-
-    def _records(self) -> Iterator[JsonRecord]:
-        return iter(self._list) if self._is_list else read_json_lines(self.files.docs[0])
 
     @cached_property
     def _is_list(self) -> bool:

@@ -73,26 +73,22 @@ def fit_to_runs(
             expected="runs with the same first stage",
             remedy="Pass the other run with --test",
         )
+    tested = []
+    for text in tests:
+        path, own = split_folder_and_qrels(text)
+        states_no_grade = own is not None and Path(own).is_file()
+        test = open_finished_run(path, own, relevant=relevant if states_no_grade else None, complete=complete)
+        _check_same_ranker(main, test)
+        # first-stage scores of another first stage are ignored
+        has_scores = test.ranked.has_first_stage_scores and test.first_stage == main.first_stage
+        tested.append(replace(test.ranked, has_first_stage_scores=has_scores))
     result = fit_calibration(
-        [run.ranked for run in opened],
-        ranker=main.ranker,
-        first_stage=main.first_stage,
-        tests=[_open_test(text, main, relevant=relevant, complete=complete) for text in tests],
+        [run.ranked for run in opened], ranker=main.ranker, first_stage=main.first_stage, tests=tested
     )
     replace(result.calibration, base=main.base).save(out)
     with replace_text_file(diagram) as file:
         file.write(draw_reliability_diagram(result.report["rows"]))
     return {"file": str(out), "diagram": str(diagram), **result.report}
-
-
-def _open_test(text: str, main: CalibrationRun, *, relevant: int | None, complete: bool) -> RankedCollection:
-    """Open a run that tests a calibration; ignore its first-stage scores if its first stage differs from ``main``'s."""
-    path, qrels = split_folder_and_qrels(text)
-    states_no_grade = qrels is not None and Path(qrels).is_file()
-    test = open_finished_run(path, qrels, relevant=relevant if states_no_grade else None, complete=complete)
-    _check_same_ranker(main, test)
-    has_scores = test.ranked.has_first_stage_scores and test.first_stage == main.first_stage
-    return replace(test.ranked, has_first_stage_scores=has_scores)
 
 
 def open_finished_run(

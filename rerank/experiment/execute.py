@@ -22,7 +22,7 @@ from rerank.assemble import assembly_defaults
 from rerank.calibration import first_stage_of_calibration
 from rerank.engines import RankingJob, open_engine
 from rerank.errors import DataError, PartialFailureError, UsageError
-from rerank.evaluation import Scores, evaluate_run
+from rerank.evaluation import evaluate_run
 from rerank.evaluation.measures import evaluation_overlap_note
 from rerank.experiment.candidates import order_list
 from rerank.experiment.estimate import OnBatch, answer_beforehand, collect_requests
@@ -83,7 +83,11 @@ def execute_run(
         prepared = continue_without_commit(prepared, folder)
     identity = prepared.identity()
     name = hash_identity(identity)
-    flow = _choose_flow(folder, prepared, execution)
+    if execution.overwrite or not (folder.path / "spec.json").is_file():
+        flow = Flow.of(prepared.backend, reuse=execution.reuse and not execution.deterministic)
+    else:  # a resumed run forms the same batches
+        recorded = folder.spec().get("flow")
+        flow = Flow.unbounded(prepared.backend) if recorded is None else Flow.from_json(recorded)
     document = {
         "hash": name,
         "spec": prepared.spec.recorded(),
@@ -260,14 +264,6 @@ def _rerank_into_folder(
         return tally, backend.usage, Run(rankings, name=name)
 
 
-def _choose_flow(folder: RunFolder, prepared: PreparedRun, execution: Execution) -> Flow:
-    """Return the flow recorded in a run folder, so that resuming forms the same batches; for a new run, the default."""
-    if execution.overwrite or not (folder.path / "spec.json").is_file():
-        return Flow.of(prepared.backend, reuse=execution.reuse and not execution.deterministic)
-    recorded = folder.spec().get("flow")
-    return Flow.unbounded(prepared.backend) if recorded is None else Flow.from_json(recorded)
-
-
 def _rescore(prepared: PreparedRun, folder: RunFolder) -> dict[str, Any]:
     for name, sha in folder.spec().get("files", {}).items():
         if folder.file_hash(name) != sha:
@@ -373,8 +369,10 @@ def complete_resumed_spec(given: Mapping[str, Any], path: Path) -> dict[str, Any
     if "collection" in given and not (path / "spec.json").is_file():
         return dict(given)
     document = RunFolder.existing(path).spec()
-    recorded = document["spec"]
-    earlier = _earlier_defaults(document["identity"].get("model", {}))
+    recorded, model = document["spec"], document["identity"].get("model", {})
+    # values for settings that the version that wrote spec.json lacked, so that the run behaves as then
+    is_mixed = "adapter" in model and "adapter_dtype" not in model and model["dtype"] != "float32"
+    earlier = {"adapter_dtype": "float32"} if is_mixed and "engine" not in model else {}
     values = complete_spec_from_file(given, {**LATER_KEYS, **earlier, **recorded}, path / "spec.json")
     named: dict[str, Any] = {name: values[name] for name in ("adapter", "model") if name in values}
     for name, value in assembly_defaults(named).items():
@@ -413,12 +411,6 @@ class _WithIdentity(BackendWrapper):
     @property
     def identity(self) -> Mapping[str, str]:
         return self._identity
-
-
-def _earlier_defaults(model: Mapping[str, str]) -> dict[str, str]:
-    """Return values for settings that the version that wrote spec.json lacked, so that the run behaves as then."""
-    is_mixed = "adapter" in model and "adapter_dtype" not in model and model["dtype"] != "float32"
-    return {"adapter_dtype": "float32"} if is_mixed and "engine" not in model else {}
 
 
 def _has_moved(recorded: object, own: object) -> bool:
@@ -514,17 +506,12 @@ def score_runs(
         return None
     if message := evaluation_overlap_note(qrels, first_stage):
         warnings.warn(message, stacklevel=2)
-    runs = {"run": result, "first_stage": first_stage}
-    return {
-        "measures": list(measures),
-        "relevant": relevant,
-        **{key: _as_json(evaluate_run(qrels, run, measures, relevant=relevant)) for key, run in runs.items()},
-    }
-
-
-def _as_json(scores: Scores) -> dict[str, Any]:
-    per_query = {measure: dict(values) for measure, values in scores.values.items()}
-    return {"mean": scores.summary(), "missing": len(scores.missing), "per_query": per_query}
+    contents = {}
+    for name, run in (("run", result), ("first_stage", first_stage)):
+        scores = evaluate_run(qrels, run, measures, relevant=relevant)
+        per_query = {measure: dict(values) for measure, values in scores.values.items()}
+        contents[name] = {"mean": scores.summary(), "missing": len(scores.missing), "per_query": per_query}
+    return {"measures": list(measures), "relevant": relevant, **contents}
 
 
 #: Minimum number of seconds between two updates: layers report tokens more often than anyone can read.

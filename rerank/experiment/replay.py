@@ -255,23 +255,18 @@ def read_run_prompts(folder: RunFolder) -> Iterator[RunPrompt]:
     tokenizer. The digests of these requests must then match those in the log.
     """
     with folder.calls(readonly=True) as log:
-        yield from _logged(log) if log.has_all_prompts() else _rendered(folder, log)
-
-
-def _logged(log: CallLog) -> Iterator[RunPrompt]:
-    for call in log.calls():
-        prompt = log.prompt(call.row) or ()
-        yield RunPrompt(digest=call.digest, query_id=call.query_id, doc_ids=call.doc_ids, prompt=prompt)
-
-
-def _rendered(folder: RunFolder, log: CallLog) -> Iterator[RunPrompt]:
-    document = folder.spec()
-    prepared = prepare_run(RunSpec.from_record(document["spec"]), Execution())
-    backend = _LoggedReplies(log, document["identity"]["model"], prepared.backend, is_complete=folder.finished)
-    lists = (order_list(ranking, prepared.spec) for ranking in prepared.lists)
-    for _ in drive_ranking_stream(lists, prepared.setup.ranker(prepared.judge), backend, Flow.of(backend)):
-        yield from backend.rendered
-        backend.rendered.clear()
+        if log.has_all_prompts():
+            for call in log.calls():
+                prompt = log.prompt(call.row) or ()
+                yield RunPrompt(digest=call.digest, query_id=call.query_id, doc_ids=call.doc_ids, prompt=prompt)
+            return
+        document = folder.spec()
+        prepared = prepare_run(RunSpec.from_record(document["spec"]), Execution())
+        backend = _LoggedReplies(log, document["identity"]["model"], prepared.backend, is_complete=folder.finished)
+        lists = (order_list(ranking, prepared.spec) for ranking in prepared.lists)
+        for _ in drive_ranking_stream(lists, prepared.setup.ranker(prepared.judge), backend, Flow.of(backend)):
+            yield from backend.rendered
+            backend.rendered.clear()
 
 
 class _LoggedReplies(BaseBackend):

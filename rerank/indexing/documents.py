@@ -12,7 +12,6 @@ from array import array
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,11 +106,18 @@ def _store(corpus: Corpus, folder: Path) -> None:
     try:
         for doc in corpus.docs():
             ids.append(doc.id)
-            offsets.append(offsets[-1] + _append(file, doc, folder))
+            line = _encode([doc.id, doc.title, doc.text, *([doc.image] if doc.image else [])]) + "\n"
+            with storage_errors(folder):
+                offsets.append(offsets[-1] + file.write(line.encode("utf-8", "surrogatepass")))
     finally:
         with storage_errors(folder):
             file.close()
-    _check_ids(corpus.name, ids)
+    name = corpus.name
+    if not ids:
+        raise DataError(f"The collection {name!r} has no documents", remedy="Check its path and its options")
+    if len(set(ids)) < len(ids):
+        duplicate = next(a for a, b in pairwise(sorted(ids)) if a == b)
+        raise DataError(f"The collection {name!r} contains document {duplicate!r} twice", expected="each id once")
     ascending = sorted(range(len(ids)), key=ids.__getitem__)
     ranks = np.empty(len(ids), dtype=np.int64)
     # inverse of the sorting permutation: the rank of each document's id
@@ -119,25 +125,6 @@ def _store(corpus: Corpus, folder: Path) -> None:
     with storage_errors(folder):
         np.save(folder / _OFFSETS, np.frombuffer(offsets, dtype=np.int64), allow_pickle=False)
         np.save(folder / _ID_RANKS, ranks, allow_pickle=False)
-
-
-def _append(file: IO[bytes], doc: Document, folder: Path) -> int:
-    """Append a document to the file, and return its length in bytes.
-
-    Lone surrogates, which JSON files may contain, are kept.
-    """
-    line = _encode([doc.id, doc.title, doc.text, *([doc.image] if doc.image else [])]) + "\n"
-    with storage_errors(folder):
-        return file.write(line.encode("utf-8", "surrogatepass"))
-
-
-def _check_ids(name: str, ids: list[str]) -> None:
-    if not ids:
-        raise DataError(f"The collection {name!r} has no documents", remedy="Check its path and its options")
-    if len(set(ids)) == len(ids):
-        return
-    duplicate = next(a for a, b in pairwise(sorted(ids)) if a == b)
-    raise DataError(f"The collection {name!r} contains document {duplicate!r} twice", expected="each id once")
 
 
 def even_document_ranges(documents: int, largest: int) -> list[tuple[int, int]]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Generic, Literal, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,10 +77,9 @@ class EncodingJob(Generic[T]):
 def order_by_length(documents: StoredDocuments) -> NDArray[np.int64]:
     """Return the positions of documents, shape (documents,), longest first; ties keep the order of the collection.
 
-    Documents of a batch have similar lengths, so they need little padding. The order depends only on the corpus, so a
-    resumed build forms the same batches as an uninterrupted build.
+    Documents of a batch have similar lengths, so they need little padding, and memory runs out at the start or never.
+    The order depends only on the corpus, so a resumed build forms the same batches as an uninterrupted build.
     """
-    # batches of similar lengths need little padding; with the longest first, memory runs out at the start or never
     return np.argsort(-documents.lengths, kind="stable")
 
 
@@ -201,7 +200,9 @@ class _Matrix:
     def add(self, folder: Path, positions: Sequence[int], rows: Floats) -> None:
         # Do not write through a memory map: on a full disk, this would raise a signal (SIGBUS) instead of an error.
         with (folder / _FILE).open("r+b") as file:
-            start = _data_offset(file)
+            np.lib.format.read_magic(file)
+            np.lib.format.read_array_header_1_0(file)
+            start = file.tell()  # of the numbers
             for position, row in zip(positions, rows, strict=True):
                 file.seek(start + position * row.nbytes)
                 file.write(row.tobytes())
@@ -222,12 +223,6 @@ def _map_embeddings(path: Path, shape: tuple[int, int]) -> Floats:
     return np.asarray(matrix)
 
 
-def _data_offset(file: IO[bytes]) -> int:
-    np.lib.format.read_magic(file)
-    np.lib.format.read_array_header_1_0(file)
-    return file.tell()
-
-
 #: Number of queries that a worker receives at once; queries are encoded one at a time, as in a single process.
 _QUERIES = 32
 #: Number of batches of passages that a worker receives at once, so that exchanging messages takes little time.
@@ -243,13 +238,11 @@ class EncodeTexts(Generic[T]):
     kind: Literal["queries", "passages"]
 
     def open(self) -> Callable[[Sequence[str]], T]:
-        """Load the encoder, and return its method that encodes queries or passages, depending on ``kind``."""
         encoder = self.load()
         check_worker_model(encoder.identity, self.identity)
         return encoder.queries if self.kind == "queries" else encoder.passages
 
     def describe(self, item: Sequence[str]) -> str:
-        """Return a description of a batch for messages: the number of texts, and the beginning of the first text."""
         return f"a batch of {len(item)} {self.kind} that begins with {item[0][:60]!r}"
 
     def give_up(self, item: Sequence[str], reason: str) -> T:

@@ -137,13 +137,13 @@ class Bm25Retriever:
         weights were chosen.
         """
         check_depth(k)
-        return Run((self._rank(query, k) for query in queries), name="bm25")
-
-    def _rank(self, query: Query, k: int) -> Ranking:
-        terms = self._analyze(query.text)
-        positions, scores = self._index.top(terms, self._query_weights(terms), self._documents.id_ranks, k)
-        hits = zip(positions.tolist(), scores.tolist(), strict=True)
-        return Ranking.from_scores(query, ((self._documents[position], score) for position, score in hits))
+        rankings = []
+        for query in queries:
+            terms = self._analyze(query.text)
+            positions, scores = self._index.top(terms, self._query_weights(terms), self._documents.id_ranks, k)
+            docs = (self._documents[position] for position in positions.tolist())
+            rankings.append(Ranking.from_scores(query, zip(docs, scores.tolist(), strict=True)))
+        return Run(rankings, name="bm25")
 
     def _query_weights(self, terms: Sequence[str]) -> dict[str, float] | None:
         """Return a mapping from each term to its weight in the query; None if weights are numbers of occurrences."""

@@ -94,14 +94,13 @@ class LateInteractionRetriever:
         other queries of the call.
         """
         run = self.candidates.search(queries, max(self.options.depth, check_depth(k)))
-        return Run((self._rank(ranking).top(k) for ranking in run.values()), name="late-interaction")
-
-    def _rank(self, ranking: Ranking) -> Ranking:
-        if not ranking.query.text.strip():
-            return Ranking(ranking.query, (), ())
-        texts = [doc.text if self.options.fields == "text" else doc.full_text for doc in ranking.docs]
-        scores = self.scorer.score(ranking.query.text, texts)
-        return Ranking.from_scores(ranking.query, zip(ranking.docs, scores, strict=True))
+        rankings = []
+        for ranking in run.values():
+            docs = ranking.docs if ranking.query.text.strip() else ()
+            texts = [doc.text if self.options.fields == "text" else doc.full_text for doc in docs]
+            scores = self.scorer.score(ranking.query.text, texts) if docs else []
+            rankings.append(Ranking.from_scores(ranking.query, zip(docs, scores, strict=True)).top(k))
+        return Run(rankings, name="late-interaction")
 
 
 #: Names under which sentence-transformers and PyLate save multi-vector models.

@@ -44,16 +44,12 @@ class Qdrant(StoreOptions):
             limit=depth,
             with_payload=True,
         )
-        return [self._hit(point, checked) for point in found.points]
-
-    def _hit(self, point: Any, sign: int) -> StoreHit:
-        payload = point.payload or {}
-        return StoreHit(
-            id=payload.get(self.id) if self.id else point.id,
-            text=payload.get(self.text),
-            title=payload.get(self.title) if self.title else None,
-            score=sign * point.score,
-        )
+        hits = []
+        for point in found.points:
+            payload = point.payload or {}
+            doc_id, title = payload.get(self.id) if self.id else point.id, payload.get(self.title)
+            hits.append(StoreHit(id=doc_id, text=payload.get(self.text), title=title, score=checked * point.score))
+        return hits
 
     def check(self, client: QdrantClient, encoder: Any) -> int:
         """Return the sign that makes higher scores better: 1 for similarity, -1 for distance."""

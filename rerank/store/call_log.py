@@ -268,7 +268,8 @@ class CallLog(AbstractContextManager["CallLog"]):
             self._db.execute(CALLS_SCHEMA)
             self._db.execute(CHECKSUMS_SCHEMA)
             self._db.execute(PROMPTS_SCHEMA)
-            self._add_optional_fields()
+            if not any(row[1] == "more" for row in self._db.execute("PRAGMA table_info(calls)")):  # of version 0.1
+                self._db.execute("ALTER TABLE calls ADD COLUMN more TEXT")
             self._db.commit()
 
     def get(self, digests: Sequence[str]) -> dict[str, Reply]:
@@ -461,11 +462,6 @@ class CallLog(AbstractContextManager["CallLog"]):
     def _has_table(self, name: str) -> bool:
         return bool(self._db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone())
 
-    def _add_optional_fields(self) -> None:
-        """Add the column ``more`` to a log of version 0.1, which lacks it."""
-        if not any(row[1] == "more" for row in self._db.execute("PRAGMA table_info(calls)")):
-            self._db.execute("ALTER TABLE calls ADD COLUMN more TEXT")
-
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         try:
@@ -481,14 +477,10 @@ class CallLog(AbstractContextManager["CallLog"]):
         kept = prompt if self._storage == "full" else ""
         command = f"INSERT INTO calls VALUES ({','.join('?' * len(row))}) ON CONFLICT (digest) DO NOTHING"
         is_new = self._db.execute(command, (digest, query_id, doc_ids, kept, *others)).rowcount
-        number = self._add_checksum(digest)
+        number, *content = self._db.execute("SELECT rowid, * FROM calls WHERE digest = ?", (digest,)).fetchone()
+        self._db.execute("INSERT OR IGNORE INTO checksums VALUES (?, ?)", (digest, _checksum(content)))
         if is_new and prompt and self._storage == "once":
             self._prompts.add(self._db, number, query_id, prompt)
-        return number
-
-    def _add_checksum(self, digest: str) -> int:
-        number, *row = self._db.execute("SELECT rowid, * FROM calls WHERE digest = ?", (digest,)).fetchone()
-        self._db.execute("INSERT OR IGNORE INTO checksums VALUES (?, ?)", (digest, _checksum(row)))
         return int(number)
 
     def _checked(self, clause: str, *values: object, source: str = "") -> Iterator[tuple[int, dict[str, Any], bool]]:

@@ -86,7 +86,10 @@ class RunFolder:
             for leftover in filter(_is_temporary, list(self.path.iterdir())):
                 leftover.unlink()
             if overwrite:
-                self._clear()
+                for calls in self.path.glob("calls.sqlite*"):
+                    calls.unlink()
+                for name in _FILES:
+                    (self.path / name).unlink(missing_ok=True)
             if (self.path / "spec.json").exists():
                 self._check(document, resume=resume)
                 # Settings that are not part of the identity (measures, qrels) are replaced by those of this call.
@@ -181,12 +184,6 @@ class RunFolder:
                     expected="the replies that were committed",
                     remedy=f"Keep undamaged rows with `rerank verify --repair {self.path}`, then pass --resume again",
                 )
-
-    def _clear(self) -> None:
-        for calls in self.path.glob("calls.sqlite*"):
-            calls.unlink()
-        for name in _FILES:
-            (self.path / name).unlink(missing_ok=True)
 
     def calls(self, *, readonly: bool = False, prompts: PromptStorage = "once") -> CallLog:
         return CallLog(self.path / "calls.sqlite", readonly=readonly, prompts=prompts)

@@ -55,17 +55,12 @@ class Pydoc:
         return Qrels(grades, name="pydoc")
 
     def lookup(self, ids: Iterable[str]) -> dict[str, Document]:
-        table = _documents_by_id()
+        table = {doc.id: doc for doc in read_standard_library_documents()}
         return {doc_id: table[doc_id] for doc_id in ids if doc_id in table}
 
 
 def _read(name: str) -> str:
     return files(__name__).joinpath(name).read_text(encoding="utf-8")
-
-
-@cache
-def _documents_by_id() -> dict[str, Document]:
-    return {doc.id: doc for doc in read_standard_library_documents()}
 
 
 @cache

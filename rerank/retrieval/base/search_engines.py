@@ -77,7 +77,12 @@ class Elasticsearch(StoreOptions):
                 expected="the results of all shards",
                 remedy="Check the server's health, and increase the option 'timeout'",
             )
-        return [self._hit(hit["_id"], hit["_score"], hit.get("_source", {})) for hit in answer["hits"]["hits"]]
+        hits = []
+        for hit in answer["hits"]["hits"]:
+            source = hit.get("_source", {})
+            doc_id, title = source.get(self.id) if self.id else hit["_id"], source.get(self.title)
+            hits.append(StoreHit(id=doc_id, text=source.get(self.text), title=title, score=hit["_score"]))
+        return hits
 
     def _nearest(self, vector: list[float], depth: int) -> dict[str, Any]:
         candidates = min(10_000, max(100, 2 * depth))  # per shard
@@ -86,14 +91,6 @@ class Elasticsearch(StoreOptions):
     def _send(self, client: Any, body: dict[str, Any], parameters: dict[str, str]) -> Any:
         fields = body.pop("_source")
         return client.search(index=self.index, source=fields, **body, **parameters)
-
-    def _hit(self, own_id: str, score: float, source: Mapping[str, Any]) -> StoreHit:
-        return StoreHit(
-            id=source.get(self.id) if self.id else own_id,
-            text=source.get(self.text),
-            title=source.get(self.title) if self.title else None,
-            score=score,
-        )
 
     @contextmanager
     def connect(self) -> Iterator[Any]:

@@ -14,13 +14,12 @@ from rerank.collections.base import SupportsSource
 from rerank.errors import UsageError
 from rerank.retrieval.base import Retriever
 from rerank.retrieval.base.given_documents import (
-    Candidate,
     DocumentLike,
     check_first_stage_queries,
     given_first_stage_candidates,
     given_first_stage_ranking,
 )
-from rerank.types import Document, Query, Ranking, Run
+from rerank.types import Query, Ranking, Run
 
 #: Number of documents that a first stage returns per query, unless ``% k`` sets another number.
 DEPTH = 100
@@ -134,23 +133,18 @@ class Search(RunSource):
             DataError: A document has no text, or two documents have the same id.
         """
         check_first_stage_queries(queries)
-        return Run((self._search(query) for query in queries), name=getattr(self.function, "__name__", "search"))
+        rankings = []
+        for query in queries:
+            candidates = given_first_stage_candidates(self.function(query.text))
+            ranking = given_first_stage_ranking(query, candidates)
+            own = [(doc.id, candidates[int(doc.id)]) for doc in ranking.docs]
+            # a document without an id receives an id that is unique in the run
+            docs = (c.document if c.has_id else replace(c.document, id=f"{query.id}:{n}") for n, c in own)
+            rankings.append(replace(ranking, docs=tuple(docs)).top(self.k))
+        return Run(rankings, name=getattr(self.function, "__name__", "search"))
 
     def __mod__(self, k: int) -> Search:
         return replace(self, k=check_depth(k))
-
-    def _search(self, query: Query) -> Ranking:
-        candidates = given_first_stage_candidates(self.function(query.text))
-        ranking = given_first_stage_ranking(query, candidates)
-        docs = tuple(_with_unique_id(query, int(doc.id), candidates[int(doc.id)]) for doc in ranking.docs)
-        return replace(ranking, docs=docs).top(self.k)
-
-
-def _with_unique_id(query: Query, position: int, candidate: Candidate) -> Document:
-    """Return the document of a candidate; a document without an id receives an id that is unique in the run."""
-    if candidate.has_id:
-        return candidate.document
-    return replace(candidate.document, id=f"{query.id}:{position}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +186,5 @@ class SourceRetriever:
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
         run = self.retriever.search(queries, k)
-        return Run((self._with_sources(ranking) for ranking in run.values()), name=run.name)
-
-    def _with_sources(self, ranking: Ranking) -> Ranking:
-        return replace(ranking, docs=tuple(map(self.corpus.with_source, ranking.docs)))
+        with_source = self.corpus.with_source
+        return Run((replace(r, docs=tuple(map(with_source, r.docs))) for r in run.values()), name=run.name)

@@ -103,16 +103,13 @@ class ImageEncoder:
         import torch
 
         with torch.inference_mode():
-            moved = {name: self._to_model(value) for name, value in inputs.items()}
+            dtype, device = self._model.dtype, self._model.device
+            moved = {k: v.to(device, dtype if v.is_floating_point() else None) for k, v in inputs.items()}
             out = embed(**moved)
         rows = getattr(out, "pooler_output", out).float().cpu().numpy()
         if not np.isfinite(rows).all():
             raise BackendError("The model returned an embedding that is not finite", remedy="Try dtype=float32")
         return unit_rows(rows)
-
-    def _to_model(self, value: Any) -> Any:
-        dtype = self._model.dtype if value.is_floating_point() else None
-        return value.to(self._model.device, dtype)
 
 
 def load_image_encoder(name: Path | str, options: Images) -> ImageEncoder:
@@ -171,7 +168,9 @@ class PrecomputedEmbeddings:
                 expected="the model that computed the embeddings",
             )
         self._encoder, self.query_identity = encoder, encoder.query_identity
-        self.identity: Mapping[str, str] = {"embeddings": _digest(self._path, names)}
+        content = hashlib.sha256(file_hash(self._path).encode())
+        content.update("\n".join(names).encode("utf-8", "surrogatepass"))
+        self.identity: Mapping[str, str] = {"embeddings": content.hexdigest()}
 
     def queries(self, texts: Sequence[str]) -> Floats:
         return self._encoder.queries(texts)
@@ -217,12 +216,6 @@ def _load_ids(path: Path) -> list[str]:
         raise MissingResourceError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not a text file: {error}", expected="one id per line, or an .npy file") from error
-
-
-def _digest(rows: Path, names: Sequence[str]) -> str:
-    whole = hashlib.sha256(file_hash(rows).encode())
-    whole.update("\n".join(names).encode("utf-8", "surrogatepass"))
-    return whole.hexdigest()
 
 
 #: Score of documents without a vector, below every cosine.

@@ -112,16 +112,16 @@ class LuceneRetriever:
         Pyserini's searcher would round them to four digits and break ties by id, ascending.
         """
         check_depth(k)
-        results = [(query, self._top(query, k)) for query in queries]
+
+        def best_first(hit: tuple[str, float]) -> tuple[float, Any]:
+            return hit[1], self.order(hit[0])
+
+        results = [(q, sorted(self.find(q.text, k), key=best_first, reverse=True)[:k]) for q in queries]
         docs = self.texts({inner_id for _, hits in results for inner_id, _ in hits})
         return Run(
             (Ranking.from_scores(query, ((docs[inner], score) for inner, score in hits)) for query, hits in results),
             name="lucene",
         )
-
-    def _top(self, query: Query, k: int) -> list[tuple[str, float]]:
-        hits = self.find(query.text, k)
-        return sorted(hits, key=lambda hit: (hit[1], self.order(hit[0])), reverse=True)[:k]
 
 
 def _open_existing(options: Lucene, corpus: Corpus) -> LuceneRetriever:

@@ -82,7 +82,6 @@ class LuceneIndex:
     """A Lucene index that is open for searching."""
 
     def __init__(self, folder: Path, language: str, scoring: LuceneScoring) -> None:
-        """Open a Lucene index for searching."""
         find = _java_class_finder()
         from jnius import JavaException, cast
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from rerank.indexing.encoding_batches import EncodingWorkers
     from rerank.indexing.text_encoder import TextEncoder
-    from rerank.retrieval.sparse.vectors import Floats, Integers, SentenceSparseEncoder
+    from rerank.retrieval.sparse.vectors import SentenceSparseEncoder
 
 _FORMAT = "1"
 #: Minimum values of the options that are counts.
@@ -127,10 +127,9 @@ class SparseRetriever:
         check_depth(k)
         with_text = [query for query in queries if query.text.strip()]
         rows = self._iter_rows(self._encode_queries([query.text for query in with_text]))
-        rankings = {query.id: self._rank(query, *row, k) for query, row in zip(with_text, rows, strict=True)}
+        rankings = {}
+        for query, row in zip(with_text, rows, strict=True):
+            positions, scores = self._vectors.nearest(*row, k, self._documents.id_ranks)
+            docs = (self._documents[int(position)] for position in positions)
+            rankings[query.id] = Ranking.from_scores(query, zip(docs, map(float, scores), strict=True))
         return Run((rankings.get(query.id) or Ranking(query, (), ()) for query in queries), name="sparse")
-
-    def _rank(self, query: Query, dimensions: Integers, weights: Floats, k: int) -> Ranking:
-        positions, scores = self._vectors.nearest(dimensions, weights, k, self._documents.id_ranks)
-        docs = (self._documents[int(position)] for position in positions)
-        return Ranking.from_scores(query, zip(docs, map(float, scores), strict=True))

@@ -236,7 +236,12 @@ class SentenceSparseEncoder:
     def _encode(self, encode: Callable[..., Any], texts: Sequence[str], prompt: str, max_dims: int | None) -> csr_array:
         def embed(batch: list[str], size: int) -> csr_array:
             settings = {"show_progress_bar": False, "save_to_cpu": True, "max_active_dims": max_dims}
-            return _tensor_to_rows(encode(batch, prompt=prompt, batch_size=size, **settings))
+            tensor = encode(batch, prompt=prompt, batch_size=size, **settings).coalesce()
+            values, (rows, columns) = tensor.values().float().numpy(), tensor.indices().numpy()
+            matrix = csr_array((values, (rows, columns)), shape=tuple(tensor.shape), dtype=np.float32)
+            matrix.eliminate_zeros()
+            matrix.sort_indices()
+            return matrix
 
         rows = encode_in_batch(embed, texts)
         if not np.isfinite(rows.data).all():
@@ -244,22 +249,15 @@ class SentenceSparseEncoder:
         return rows
 
 
-def _tensor_to_rows(tensor: Any) -> csr_array:
-    """Convert a sparse torch tensor to a float32 matrix in CSR format with sorted columns and without stored zeros."""
-    tensor = tensor.coalesce()
-    values, (rows, columns) = tensor.values().float().numpy(), tensor.indices().numpy()
-    matrix = csr_array((values, (rows, columns)), shape=tuple(tensor.shape), dtype=np.float32)
-    matrix.eliminate_zeros()
-    matrix.sort_indices()
-    return matrix
-
-
 def load_encoder(name: Path | str, options: Sparse) -> SentenceSparseEncoder:
     """Load a SparseEncoder from a folder or the hub."""
     require_packages()
     files = locate_encoder(name, options)
     model, identity = load_model("SparseEncoder", files, options)
-    if _has_untrained_autoencoder(model, files.folder):
+    modules = files.folder / MODULES
+    saves_autoencoder = modules.is_file() and "SparseAutoEncoder" in modules.read_text("utf-8")
+    has_autoencoder = any(type(module).__name__ == "SparseAutoEncoder" for module in model.modules())
+    if has_autoencoder and not saves_autoencoder:  # the library adds one with random weights to a dense model
         raise UsageError(
             f"{str(name)!r} is not a sparse encoder: it has no masked language model head and no trained autoencoder",
             expected="a model of sentence-transformers' class SparseEncoder, such as a SPLADE model",
@@ -271,11 +269,3 @@ def load_encoder(name: Path | str, options: Sparse) -> SentenceSparseEncoder:
 def require_packages() -> None:
     """Check that the packages of the extra ``sparse`` can be imported."""
     require_encoder_packages(stage="sparse", faiss=False)
-
-
-def _has_untrained_autoencoder(model: Any, folder: Path) -> bool:
-    """Return whether the library has added an autoencoder with random weights, as it does for a dense model."""
-    if not any(type(module).__name__ == "SparseAutoEncoder" for module in model.modules()):
-        return False
-    modules = folder / MODULES
-    return not modules.is_file() or "SparseAutoEncoder" not in modules.read_text("utf-8")

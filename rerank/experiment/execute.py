@@ -40,7 +40,7 @@ from rerank.pipeline.stream import Flow
 from rerank.progress import format_time_left, show_detailed_progress
 from rerank.reranker.calls import calibrate_list
 from rerank.selector import Selector
-from rerank.store import LoggingBackend, RunFolder, hash_identity, log_calls, open_shared_cache
+from rerank.store import RunFolder, hash_identity, log_calls, open_shared_cache
 from rerank.store.run_folder import JudgeScores, open_judge_scores
 from rerank.tasks import Backend, Reply
 from rerank.tasks.backends import BackendWrapper, lacks_commit, traits
@@ -112,15 +112,29 @@ def execute_run(
             files = {name: folder.file_hash(name) for name in ("first_stage.trec", "queries.jsonl")}
             folder.write_json("spec.json", folder.spec() | {"files": files})
 
-            def rerank(backend: LoggingBackend) -> Generator[tuple[Ranking, RankedList]]:
+            in_progress: deque[Ranking] = deque()
+
+            def read() -> Iterator[Ranking]:
+                for candidates in prepared.lists:
+                    in_progress.append(candidates)
+                    yield order_list(candidates, prepared.spec)
+
+            shared = execution.call_cache if execution.call_cache is not None else prepared.backend.costs_money
+            tag, tally, rankings = run_tag(prepared.spec), RunTally(), list[Ranking]()
+            with (
+                folder.calls(prompts=execution.log_prompts) as log,
+                open_shared_cache() if shared else nullcontext() as cache,
+                open_result_files(folder, prepared, tag) as write,
+            ):
+                backend = log_calls(
+                    prepared.backend,
+                    log,
+                    cache=cache,
+                    max_total_tokens=execution.max_total_tokens,
+                    batch_characters=flow.batch_characters,
+                    on_reply=on_reply,
+                )
                 answer_beforehand(prepared, backend, folder, batched, on_batch)
-                in_progress: deque[Ranking] = deque()
-
-                def read() -> Iterator[Ranking]:
-                    for candidates in prepared.lists:
-                        in_progress.append(candidates)
-                        yield order_list(candidates, prepared.spec)
-
                 job = RankingJob(
                     setup=prepared.setup.with_commit_of(prepared.backend),
                     judge=prepared.judge,
@@ -129,13 +143,17 @@ def execute_run(
                     queries=prepared.lists.survey.queries,
                     qrels=prepared.qrels or None,
                 )
-                for ranked in engine.rank(read(), job, backend):
-                    yield in_progress.popleft(), ranked
-
-            tally, usage, result = _rerank_into_folder(prepared, execution, folder, flow, on_reply, rerank)
+                # after an error, the engine is stopped before the log is closed
+                with closing(ranked for ranked in engine.rank(read(), job, backend)) as lists:
+                    for ranked in lists:
+                        write(in_progress.popleft(), ranked)
+                        tally.add(ranked)
+                        if prepared.qrels:  # rankings are kept only to be scored
+                            rankings.append(ranked.ranking)
+                tally.unmatched_calls = log.set_aside_unmatched(backend.used)
             queries = prepared.lists.survey.queries
-            scores = _write_scores(prepared, folder, result)
-            summary = summarise_run(prepared.spec, tally, usage, queries=queries, scores=scores)
+            scores = _write_scores(prepared, folder, Run(rankings, name=tag))
+            summary = summarise_run(prepared.spec, tally, backend.usage, queries=queries, scores=scores)
             summary = {"folder": str(folder.path), "hash": name, **summary}
             files |= {"run.trec": folder.file_hash("run.trec")}
             record = {"engine": dict(engine.record())} if engine.record() else {}
@@ -225,43 +243,6 @@ def _describe_sources(prepared: PreparedRun) -> dict[str, Any]:
     if prepared.setup.config.adapter and folder:
         sources["adapter"] = source_of_model(cached_snapshot(folder))
     return sources
-
-
-def _rerank_into_folder(
-    prepared: PreparedRun,
-    execution: Execution,
-    folder: RunFolder,
-    flow: Flow,
-    on_reply: OnReply,
-    rerank: Callable[[LoggingBackend], Generator[tuple[Ranking, RankedList]]],
-) -> tuple[RunTally, Usage, Run]:
-    """Write the results of ``rerank``, which yields candidates and reranked lists; return counts, cost and the run.
-
-    The run is needed only for scoring, so it is empty if there are no relevance judgments.
-    """
-    shared = execution.call_cache if execution.call_cache is not None else prepared.backend.costs_money
-    name, tally, rankings = run_tag(prepared.spec), RunTally(), list[Ranking]()
-    with (
-        folder.calls(prompts=execution.log_prompts) as log,
-        open_shared_cache() if shared else nullcontext() as cache,
-        open_result_files(folder, prepared, name) as write,
-    ):
-        backend = log_calls(
-            prepared.backend,
-            log,
-            cache=cache,
-            max_total_tokens=execution.max_total_tokens,
-            batch_characters=flow.batch_characters,
-            on_reply=on_reply,
-        )
-        with closing(rerank(backend)) as lists:
-            for candidates, ranked in lists:
-                write(candidates, ranked)
-                tally.add(ranked)
-                if prepared.qrels:
-                    rankings.append(ranked.ranking)
-        tally.unmatched_calls = log.set_aside_unmatched(backend.used)
-        return tally, backend.usage, Run(rankings, name=name)
 
 
 def _rescore(prepared: PreparedRun, folder: RunFolder) -> dict[str, Any]:

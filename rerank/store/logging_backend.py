@@ -118,21 +118,18 @@ class LoggingBackend(BackendWrapper):
             self._commit(requests, generated, reused=False)
             if self.cache is not None:  # replies that could not be parsed are omitted, so that other runs ask again
                 readable = {digest: reply for digest, reply in generated.items() if not reply.error}
-                self.cache.put(self._committable(requests, readable), self._model)
+                self.cache.put(self._committable(requests, readable), self.backend.identity.get("model", ""))
 
     def _commit(self, requests: Mapping[str, Request], replies: Mapping[str, Reply], *, reused: bool) -> None:
         calls = self._committable(requests, replies)
-        for row, (_, _, reply) in zip(self.log.put(calls, self._model), calls, strict=True):
+        rows = self.log.put(calls, self.backend.identity.get("model", ""))
+        for row, (_, _, reply) in zip(rows, calls, strict=True):
             self._count(row, reply, reused=reused)
 
     def _count(self, row: int | None, reply: Reply, *, reused: bool) -> None:
         """Add a reply to the usage: only once if it has a row in the log; each time if it has none."""
         if row is None or self.used.add(row):
             self.usage.add(reply, reused=reused)
-
-    @property
-    def _model(self) -> str:
-        return self.backend.identity.get("model", "")
 
     def affordable(self, requests: Mapping[str, Request]) -> Mapping[str, Request]:
         """Return the requests before the first that could exceed the token cap, assuming replies of maximum length."""

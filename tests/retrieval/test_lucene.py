@@ -42,11 +42,11 @@ def test_options_that_do_not_fit(selector: str, error: type[RerankError], messag
 
 
 def test_feedback() -> None:
-    assert Lucene().feedback is None
-    assert Lucene(rm3=True).feedback == (10, 10, 0.5)
+    assert Lucene().scoring["feedback"] is None
+    assert Lucene(rm3=True).scoring["feedback"] == (10, 10, 0.5)
     made = build_from_selector(first_stages, "lucene:ix,rm3=true,fb-docs=3,fb-terms=20,original-weight=0")
     assert made == Lucene("ix", rm3=True, fb_docs=3, fb_terms=20, original_weight=0.0)
-    assert made.feedback == (3, 20, 0.0)
+    assert made.scoring["feedback"] == (3, 20, 0.0)
     assert isinstance(made, HasPrerequisites)
 
 

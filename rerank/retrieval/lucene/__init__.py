@@ -72,11 +72,11 @@ class Lucene:
             )
 
     @property
-    def feedback(self) -> tuple[int, int, float] | None:
-        if not self.rm3:
-            return None
+    def scoring(self) -> dict[str, Any]:
+        """The arguments of `LuceneIndex`; ``feedback``: documents, terms and the weight of the query; None without RM3."""
         weight = 0.5 if self.original_weight is None else self.original_weight
-        return self.fb_docs or 10, self.fb_terms or 10, weight
+        feedback = (self.fb_docs or 10, self.fb_terms or 10, weight) if self.rm3 else None
+        return {"k1": self.k1, "b": self.b, "feedback": feedback}
 
     def check_prerequisites(self) -> None:
         missing = [name for name in ("pyserini", "jnius") if not find_spec(name)]
@@ -125,12 +125,11 @@ class LuceneRetriever:
 
 
 def _open_existing(options: Lucene, corpus: Corpus) -> LuceneRetriever:
-    from rerank.retrieval.lucene.index import LuceneIndex, LuceneScoring, analyzer_code, locate_index
+    from rerank.retrieval.lucene.index import LuceneIndex, analyzer_code, locate_index
 
     folder = locate_index(options.index)
-    scoring = LuceneScoring(k1=options.k1, b=options.b, feedback=options.feedback)
     try:
-        index = LuceneIndex(folder, analyzer_code(corpus.language), scoring)
+        index = LuceneIndex(folder, analyzer_code(corpus.language), **options.scoring)
     except ValueError as error:
         raise DataError(f"{folder} is {error}", expected="the folder of an index built by Anserini") from error
     return LuceneRetriever(index.search, lambda doc_id: doc_id, lambda ids: fetch_documents(corpus, ids), (folder,))
@@ -139,7 +138,7 @@ def _open_existing(options: Lucene, corpus: Corpus) -> LuceneRetriever:
 def _open_cached(options: Lucene, corpus: Corpus) -> LuceneRetriever:
     from rerank.indexing.documents import folder_key, open_documents
     from rerank.io.sealed_folders import open_sealed_folder
-    from rerank.retrieval.lucene.index import LuceneIndex, LuceneScoring, analyzer_code, write_index
+    from rerank.retrieval.lucene.index import LuceneIndex, analyzer_code, write_index
 
     documents, language = open_documents(corpus), analyzer_code(corpus.language)
     made_from = {
@@ -155,9 +154,7 @@ def _open_cached(options: Lucene, corpus: Corpus) -> LuceneRetriever:
         index_path,
         made_from,
         lambda folder: write_index(folder, texts, language),
-        lambda folder: LuceneIndex(
-            folder, language, LuceneScoring(k1=options.k1, b=options.b, feedback=options.feedback)
-        ),
+        lambda folder: LuceneIndex(folder, language, **options.scoring),
     )
     return LuceneRetriever(
         index.search,

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tarfile import TarError
@@ -32,16 +31,6 @@ _LANGUAGES = frozenset("ar bn da de es fa fi fr hi hu id it ja ko nl no pl pt ru
 _SAME = {"yue": "zh"}
 #: References that keep loggers alive; if a logger is not referenced, Java forgets its level.
 _LOGGERS: list[Any] = []
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LuceneScoring:
-    """The parameters of BM25 and, if ``feedback`` is set, of RM3, which is then applied to the results of BM25."""
-
-    k1: float  # term frequency saturation of BM25
-    b: float  # length normalization of BM25, 0 to 1
-    #: Number of feedback documents, number of feedback terms and weight of the original query in RM3; None for no RM3.
-    feedback: tuple[int, int, float] | None = None
 
 
 def analyzer_code(language: str) -> str:
@@ -79,9 +68,11 @@ def _java_class_finder() -> Callable[[str], Any]:
 
 
 class LuceneIndex:
-    """A Lucene index that is open for searching."""
+    """A Lucene index, open for searching with BM25 and, if ``feedback`` is set, with RM3 on the results of BM25."""
 
-    def __init__(self, folder: Path, language: str, scoring: LuceneScoring) -> None:
+    def __init__(
+        self, folder: Path, language: str, *, k1: float, b: float, feedback: tuple[int, int, float] | None = None
+    ) -> None:
         find = _java_class_finder()
         from jnius import JavaException, cast
 
@@ -92,16 +83,16 @@ class LuceneIndex:
             self._reader = find("org.apache.lucene.index.DirectoryReader").open(directory)
         except JavaException as error:
             raise ValueError(f"not a readable Lucene index: {error.innermessage or error.classname}") from error
-        if scoring.feedback and self._reader.numDocs() and self._reader.termVectors().get(0) is None:
+        if feedback and self._reader.numDocs() and self._reader.termVectors().get(0) is None:
             raise ValueError("an index without term vectors, which RM3 needs")
         self._searcher = find("org.apache.lucene.search.IndexSearcher")(
             cast("org.apache.lucene.index.IndexReader", self._reader)
         )
         similarity = find("org.apache.lucene.search.similarities.BM25Similarity")
-        self._searcher.setSimilarity(similarity(scoring.k1, scoring.b))
+        self._searcher.setSimilarity(similarity(k1, b))
         self._analyzer = _open_analyzer(language)
         self._folder = folder
-        self._feedback = scoring.feedback
+        self._feedback = feedback
         self._english = language == "en"
 
     def __len__(self) -> int:
@@ -203,7 +194,7 @@ def write_index(folder: Path, documents: Iterable[str], language: str) -> None:
                 remedy="Check the collection's files and the option 'fields'",
             )
         _run_indexer(Path(scratch), folder, language)
-    index = LuceneIndex(folder, language, LuceneScoring(k1=0.9, b=0.4))
+    index = LuceneIndex(folder, language, k1=0.9, b=0.4)
     indexed = len(index)
     index.close()
     if indexed != written:

@@ -38,7 +38,7 @@ class RetrievedCandidates:
 
 
 def digest_run(run: Run) -> str:
-    """Return the hex SHA-256 of everything in a run that a reranker sees, as `RankingDigest` computes it."""
+    """Return the hex SHA-256 of everything in a run that a reranker sees."""
     digest = RankingDigest()
     for ranking in run.values():
         digest.add(ranking)

@@ -73,7 +73,7 @@ class Lucene:
 
     @property
     def scoring(self) -> dict[str, Any]:
-        """The arguments of `LuceneIndex`; ``feedback``: documents, terms and weight of the query, or None without RM3."""
+        """The arguments of `LuceneIndex`; ``feedback`` is documents, terms and query weight, or None without RM3."""
         weight = 0.5 if self.original_weight is None else self.original_weight
         feedback = (self.fb_docs or 10, self.fb_terms or 10, weight) if self.rm3 else None
         return {"k1": self.k1, "b": self.b, "feedback": feedback}

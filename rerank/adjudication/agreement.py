@@ -233,11 +233,7 @@ class AssessorPanel:
         return np.array([krippendorff_alpha(coincidences, self.grades, level) for level in ALPHA_LEVELS])
 
     def to_dict(self, *, resamples: int = 1000, seed: int = 0, alpha: float = 0.05) -> dict[str, Any]:
-        """Return the JSON object of ``rerank qrels agreement --format json``.
-
-        Intervals have confidence level 1 - alpha and come from bootstrap samples of topics; there are none without
-        samples.
-        """
+        """Return the JSON object of ``rerank qrels agreement``, with 1 - alpha intervals if there are samples."""
         count = len(self.topics)
         drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
         kappas = {name: self.kappas(weights) for name, weights in KAPPAS.items()}

@@ -365,11 +365,7 @@ def procedure_of_row(row: Mapping[str, Any]) -> str:
 
 
 def verdict_grid(rows: Sequence[Mapping[str, Any]], about: Sequence[str] = ()) -> Grid:
-    """Return a table of decisions: counts as integers, mean counts with 1 decimal, rates with 3 decimals.
-
-    Rows have the keys ``measure``, ``test``, ``correction``, those of `comparison_row` and the further ones in
-    ``about``.
-    """
+    """Return a table of `comparison_row` with ``about`` them: mean counts with 1 decimal, rates with 3 decimals."""
     cells = [
         [
             *(row[key] for key in about),

@@ -42,7 +42,6 @@ class FewJudgmentsReport(Report):
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON object of ``rerank qrels estimate --format json``."""
         return {
             "topics_of_people": len(self.people_topics),
             "topics_of_model_only": len(self.model_topics),

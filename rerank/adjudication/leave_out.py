@@ -53,7 +53,6 @@ class LeaveOutStudy(Report):
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON object of ``rerank qrels leave-out --format json``."""
         return {
             "depth": self.depth,
             "topics": self.topics,

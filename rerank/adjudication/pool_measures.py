@@ -203,10 +203,7 @@ class Measurer:
         return JudgedView(found, -np.sort(-judged, axis=1))
 
     def cheap(self, ordering: JudgingSequence, sizes: Ints) -> Qrels:
-        """Return the judgments of the first ``sizes`` documents of each topic of the pool; the others are unjudged.
-
-        A topic without judgments gets a placeholder document with grade 0.
-        """
+        """Return the judgments of the first ``sizes`` documents per topic, or of a placeholder; others are unjudged."""
         table: dict[str, dict[str, int]] = {topic: {} for topic in self.topics}
         for topic, order, size in zip(self.pool.topics, ordering.docs, sizes, strict=True):
             ids = [topic.docs[doc] for doc in order[:size]]

@@ -177,10 +177,7 @@ def compute_advantage(gold: Floats, other: Floats, group: Bools) -> GroupAdvanta
 def resample_advantage(
     gold: Floats, other: Floats, group: Bools, *, resamples: int, seed: int, alpha: float
 ) -> tuple[GroupAdvantage, GroupAdvantage]:
-    """Return the bounds of the 1 - alpha interval of the advantage, by the percentile bootstrap over topics.
-
-    The scores have shape (topics, systems).
-    """
+    """Return the ends of the 1 - alpha interval by the bootstrap over topics, from (topics, systems) scores."""
     topics = len(gold)
     drawn = np.random.default_rng(seed).multinomial(topics, np.full(topics, 1 / topics), size=resamples) / topics
     samples = [compute_advantage(a, b, group) for a, b in zip(drawn @ gold, drawn @ other, strict=True)]

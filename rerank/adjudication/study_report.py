@@ -92,10 +92,7 @@ def find_disagreements(
 def group_best_methods(
     rows: Sequence[Mapping[str, Any]], contrasts: Sequence[Mapping[str, Any]], alpha: float
 ) -> list[dict[str, Any]]:
-    """Return, for every setting and figure (recall and tau), the row of the best method, and its equals.
-
-    These are the methods whose difference from it is not significant after the correction.
-    """
+    """Return, for every setting and figure, the best row and the methods that do not differ significantly from it."""
     groups = []
     for setting, group in _rows_by_setting(rows).items():
         for figure in ("recall", "tau"):
@@ -126,10 +123,7 @@ def _differ_beyond_seeds(a: Mapping[str, Any], b: Mapping[str, Any], name: str) 
 
 
 def _strip_folders(content: Any, study: AdjudicationStudy) -> Any:
-    """Return the content with absolute paths shortened, because their folders mean nothing to readers of a report.
-
-    Runs, judgments and methods may be named after paths. The common folder of each kind of name is removed.
-    """
+    """Return the content without the common folders of runs, judgments and methods that are named after paths."""
     kinds = ([study.qrels], study.systems, [name.partition(":")[2] for name in study.design.methods])
     paths = [[Path(name) for name in names if Path(name).is_absolute()] for names in kinds]
     folders = [os.path.commonpath([path.parent for path in group]).rstrip("/") + "/" for group in paths if group]

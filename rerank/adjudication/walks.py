@@ -139,10 +139,7 @@ class JudgingSequence:
     sequence: Ints | None = None
 
     def sizes(self, budget: AdjudicationBudget) -> Ints:
-        """Return (topics,) how many documents of each topic are judged within the budget.
-
-        An order that chooses among all topics may divide the total budget among the topics in any way.
-        """
+        """Return (topics,) how many documents are judged within the budget, which an order may divide in any way."""
         sizes = budget.sizes([len(topic) for topic in self.pool.topics])
         if self.sequence is None:
             return sizes

@@ -32,10 +32,7 @@ WEIGHTS = ("model", "weights", "revision")
 
 
 def identity_bound_to_calibration(identity: Mapping[str, Any]) -> dict[str, str]:
-    """Return the part of a run's identity to which a calibration is bound: the keys in `BOUND`.
-
-    A run's identity is the value of ``identity`` in a run folder's ``spec.json``, or a mapping with the same keys.
-    """
+    """Return the part of a run's identity (in ``spec.json``) to which a calibration is bound: keys in `BOUND`."""
     model = identity.get("model", {})
     flat = {**identity, **(model if isinstance(model, Mapping) else {"model": model})}
     return {key: str(flat[key]) for key in BOUND if flat.get(key)}
@@ -44,8 +41,7 @@ def identity_bound_to_calibration(identity: Mapping[str, Any]) -> dict[str, str]
 def describe_ranker_differences(fitted: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
     """Describe how a calibration's ranker differs from another, such as ``prompt is 'a' there and 'b' here``.
 
-    The name of the model is ignored if both rankers have a hash of the weights, because the same model may be stored in
-    several folders.
+    A model may be stored in several folders, so its name is ignored if both have a hash of the weights.
     """
     keys = [key for key in BOUND if fitted.get(key, "") != current.get(key, "")]
     if fitted.get("weights") and current.get("weights"):

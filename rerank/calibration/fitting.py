@@ -262,10 +262,7 @@ def fit_platt(logits: Floats, labels: Floats, weights: Floats) -> Platt:
 
 
 def fit_beta(logits: Floats, labels: Floats, weights: Floats) -> Beta:
-    """Fit beta calibration by logistic regression on log(s) and -log(1 - s).
-
-    If a coefficient is negative, it is set to 0 and the other parameters are fitted again.
-    """
+    """Fit beta calibration by logistic regression on log(s) and -log(1 - s), without negative coefficients."""
     columns = {"a": -np.logaddexp(0.0, -logits), "b": np.logaddexp(0.0, logits)}
     while True:
         design = np.column_stack([*columns.values(), np.ones(len(logits))])

@@ -169,10 +169,7 @@ class _Sums:
 
 
 def _auc_of_resamples(p: Floats, y: Floats, query: npt.NDArray[np.int64], counts: Floats) -> Floats:
-    """Return the AUC of each resample, from histograms with at most `_LEVELS` levels; NaN if it is undefined.
-
-    ``query``, (predictions,), is the index of the query of each prediction; ``counts`` is as for `_Sums.ece`.
-    """
+    """Return the AUC of each resample (see `_Sums.ece`), from histograms with at most `_LEVELS` levels, or NaN."""
     levels = np.unique(p)
     if len(levels) > _LEVELS:
         levels = np.unique(np.quantile(p, np.linspace(0, 1, _LEVELS), method="lower"))

@@ -68,7 +68,7 @@ class SignificanceCriterion:
 
 
 def verdicts_of(values: Floats, systems: Sequence[str], criterion: SignificanceCriterion) -> SignificanceVerdicts:
-    """Test every pair of systems on scores of shape (tasks or queries, systems). With one row, none is significant."""
+    """Test every pair of systems on scores (tasks or queries, systems). With one row, none is significant."""
     names = tuple(systems)
     if len(values) < 2:
         pairs = len(names) * (len(names) - 1) // 2
@@ -102,10 +102,7 @@ def spearman(first: Floats, second: Floats) -> float | None:
 
 
 def pairs_by_outcome(gold: SignificanceVerdicts, cheap: SignificanceVerdicts) -> dict[str, list[list[str]]]:
-    """Return the significant pairs that a reduced benchmark keeps, loses, adds and reverses, each as [better, worse].
-
-    The better system is the better one in the full benchmark; for new pairs, in the reduced benchmark.
-    """
+    """Return kept, lost, new and reversed pairs as [better, worse] in the full benchmark, or in the reduced if new."""
     (codes,) = cheap.categorise_against(gold)
     pairs: dict[str, list[list[str]]] = {}
     for outcome, categories in _OUTCOMES.items():
@@ -188,10 +185,7 @@ class ReducedBenchmark(Report):
 
 
 def find_smallest(steps: tuple[ReductionStep, ...]) -> ReductionStep | None:
-    """Return the step with the smallest size such that it and all larger sizes meet the goal, if any.
-
-    If a larger size misses the goal, a smaller size that meets the goal is not chosen: it may meet the goal by chance.
-    """
+    """Return the smallest step such that it and all larger ones meet the goal: others may meet it by chance."""
     smallest = None
     for step in sorted(steps, key=lambda step: -step.size):
         if not step.met:

@@ -90,7 +90,6 @@ class BaselineComparison(Report):
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON object of ``rerank compare --baseline B --format json``."""
         return {
             "baseline": self.baseline,
             "family": self.family.to_dict(),

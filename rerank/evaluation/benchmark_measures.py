@@ -41,11 +41,7 @@ class JudgedRanking:
 
 
 class RatioTerm(float):
-    """One query's numerator and denominator in a micro-averaged measure. The float value is their quotient.
-
-    Micro-averaged measures sum numerators and denominators over queries before dividing. If the denominator is 0, the
-    float value is 0.
-    """
+    """One query's numerator and denominator, summed over queries in micro-averaged measures, and their quotient."""
 
     __slots__ = ("part", "whole")
     part: float
@@ -164,10 +160,7 @@ class _T2RankingRR(BenchmarkMeasure):
 
 
 class _RatioOfSums(Agg):
-    """Aggregator for micro-averaged measures: it divides the sum of numerators by the sum of denominators.
-
-    Values that are not a `RatioTerm` are ignored: ir_measures adds them for judged queries missing from the run.
-    """
+    """Aggregator for micro-averaged measures; it ignores the values of judged queries missing from the run."""
 
     def __init__(self) -> None:
         self._terms: list[RatioTerm] = []

@@ -257,10 +257,7 @@ class ComparedRuns:
     notes: tuple[str, ...] = ()
 
     def without_outliers(self, keep: str = "") -> ComparedRuns:
-        """Return the scores without runs that are far below the others on the first measure (`find_outlying_systems`).
-
-        A note lists them. The run named ``keep``, such as the baseline, is kept in any case.
-        """
+        """Return the scores, except for ``keep``, without runs far below others on the first measure, and a note."""
         outlying = find_outlying_systems(ScoreMatrix.from_scores(self.scores, self.measures[0]))
         names = [name for name in outlying if name != keep]
         if not names:
@@ -392,7 +389,6 @@ class Comparison(Report):
         return self.decisions.correction
 
     def to_markdown(self, digits: int = 4) -> str:
-        """Return the tables in Markdown."""
         return self.to_table("markdown", digits)
 
     def to_latex(self, digits: int = 4) -> str:
@@ -414,7 +410,6 @@ class Comparison(Report):
         plot_comparison(self.decisions, path)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON object of ``rerank compare --format json``."""
         pairs, effects = [], []
         for pair in self.pairs:
             entry = asdict(pair)

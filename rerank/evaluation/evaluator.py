@@ -251,11 +251,7 @@ def _scores_by_escaped_id(ranking: Ranking, scores: Sequence[float]) -> dict[str
 
 
 def _escape_document_ids(ids: Sequence[str]) -> Sequence[str]:
-    """Return ids that all providers of ir_measures can read: printable ASCII without whitespace.
-
-    Almost all ids have this form already. The others are percent-encoded and start with ``%``; different ids stay
-    different.
-    """
+    """Return ids as all providers of ir_measures read them: printable ASCII; others are percent-encoded after ``%``."""
     if _is_plain("".join(ids)) and all(ids):
         return ids
     return [name if name and _is_plain(name) else f"%{quote(name, safe='', errors='surrogatepass')}" for name in ids]

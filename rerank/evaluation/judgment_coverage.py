@@ -119,10 +119,7 @@ class PartlyJudgedRanking:
 
 
 def has_bounds(measure: Measure) -> bool:
-    """Return whether a measure has bounds: RBP with ``rel``, and those in `FORMULAS` with a cutoff.
-
-    Deep ranks are hardly ever judged, so bounds without a cutoff would not be informative.
-    """
+    """Return whether a measure has a formula and a cutoff: deep ranks are hardly ever judged. RBP has ``rel``."""
     needed = "rel" if measure.NAME == "RBP" else "cutoff"
     return measure.NAME in FORMULAS and needed in measure.params and not measure.params.keys() - {"cutoff", "rel", "p"}
 

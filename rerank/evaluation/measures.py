@@ -212,10 +212,7 @@ def _highest_grade(qrels: Qrels) -> int:
 
 
 def measure_grade_note(qrels: Qrels, names: Iterable[str]) -> str:
-    """Return a warning if judgments are graded and a binary measure does not specify the lowest relevant grade.
-
-    ``names`` are those that ir_measures prints. The note is empty if there is nothing to warn about.
-    """
+    """Return a warning if judgments are graded and a binary measure does not say from which grade, else ""."""
     unspecified = [name for name in names if is_binary_measure(parse_measures([name])[0]) and "rel=" not in name]
     highest = _highest_grade(qrels)
     if not unspecified or highest < 2:

@@ -34,10 +34,7 @@ _FEWEST = 5
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PairwiseDecisions(Report):
-    """The result of testing every pair of systems on one measure.
-
-    Arrays have shape (pairs,), in the order of ``itertools.combinations``.
-    """
+    """Tests of every pair of systems by one measure; arrays have shape (pairs,), as in ``itertools.combinations``."""
 
     rows_key = "means"
 
@@ -114,7 +111,6 @@ class PairwiseDecisions(Report):
         return [tuple(sorted(indices)) for indices in below]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON object of ``rerank compare --matrix FILE --format json``, with systems in input order."""
         means, beats = self.matrix.values.mean(axis=0), self.beats()
         beaten = np.bincount([index for others in beats for index in others], minlength=len(means))
         return {
@@ -245,10 +241,7 @@ def check_significance_level(alpha: float) -> None:
 def list_caveats(
     matrix: ScoreMatrix, test: PairTest, correction: str, alpha: float, *, noun: str = "topics"
 ) -> tuple[str, ...]:
-    """Return notes on reasons to doubt a test: few topics, p-values that cannot be small enough, or equal scores.
-
-    ``noun`` is the word for the rows of the matrix.
-    """
+    """Return reasons to doubt a test: few topics (called ``noun``), equal scores, or p-values that stay too large."""
     topics, pairs = len(matrix.topics), len(matrix.systems) * (len(matrix.systems) - 1) // 2
     notes = note_few_topics(topics, noun)
     least, required = test.resolution(topics), required_p_value(correction, alpha, pairs)

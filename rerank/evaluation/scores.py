@@ -284,10 +284,9 @@ def add_coverage_to_evaluation_report(
 
 
 def evaluation_records(report: Mapping[str, Any], covered: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Return the flat rows of an evaluation report for CSV, with one key per measure.
+    """Return the flat rows of an evaluation report for CSV: per run and group, per run and query, or per run.
 
-    There is one row per run and group if the report contains groups, else one per run and query if it contains
-    per-query values, else one per run, with the judged fraction and the bounds of the ``covered`` measures.
+    Rows of whole runs include the judged fraction and the bounds of the ``covered`` measures.
     """
     rows: list[dict[str, Any]] = []
     for row in report["runs"]:

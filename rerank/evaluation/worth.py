@@ -33,10 +33,7 @@ class WorthOptions:
 
 
 def perfect_order_of_candidates(qrels: Qrels, first: Run, depth: int | None = None) -> Run:
-    """Return the candidates of the first stage, down to the depth, by decreasing grade; unjudged ones count as grade 0.
-
-    Documents with the same grade keep their order.
-    """
+    """Return the candidates down to the depth by decreasing grade, 0 if unjudged; equal ones keep their order."""
     rankings = []
     for query, ranking in first.items():
         grades, docs = qrels.get(query, {}), list(ranking.docs)

@@ -100,10 +100,7 @@ def window_z_scores(scores: Sequence[float]) -> list[float]:
 
 
 def failed_verdict(replies: Sequence[Reply], count: int) -> Verdict | None:
-    """Return the verdict on a window if one of its replies is missing, refused or unreadable; otherwise None.
-
-    A missing reply takes precedence, since a resumed run repeats its request.
-    """
+    """Return the verdict if a reply is missing, which is repeated on resuming, or refused or unreadable; else None."""
     failed = [reply for reply in replies if reply.error or reply.finish in ("error", "refused")]
     if not failed:
         return None
@@ -254,10 +251,7 @@ class PromptJudge:
         return replace(rank_window_by_score(combined, len(window)), scores=verdict.scores)
 
     def rank_scored_documents(self, scores: Sequence[float | None], window: Window) -> Verdict:
-        """Order the documents that have a score with `rank_by_score`; documents without a score keep their positions.
-
-        The status is ``partial`` if some documents have no score, and ``empty`` if none has one.
-        """
+        """Order the documents with a score; others keep their positions, and the status is ``partial`` or ``empty``."""
         rated = {position: score for position, score in enumerate(scores) if score is not None}
         first_stage = tuple(window.scores[position] for position in rated if window.scores)
         part = Window(window.query, tuple(window.docs[position] for position in rated), first_stage)
@@ -451,11 +445,7 @@ class PointwiseJudge(PromptJudge):
         return requests
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
-        """Order the window with `rank_by_score`; ties keep the input order.
-
-        If documents have no score, they keep their positions, the others are ordered among the remaining positions, and
-        the window counts as a failure.
-        """
+        """Order the documents that have a score with `rank_by_score`; the window fails if others have none."""
         expected = len(self.continuations(window.query))
         scores = [self.score(reply.scores) if len(reply.scores) == expected else None for reply in replies]
         failure = failed_verdict(replies, len(window))

@@ -76,11 +76,8 @@ def test_rates_of_nothing_are_none() -> None:
 def test_by_system() -> None:
     codes = np.array([NAMES.index(name) for name in ("MA_missed", "AA", "MD_spurious")])  # pairs 01, 02, 12
     found = count_errors(codes, 3)
-    assert {wrong: counts.tolist() for wrong, counts in found.items()} == {
-        "missed": [1, 1, 0],
-        "spurious": [0, 1, 1],
-        "turned": [0, 0, 0],
-    }
+    expected = {"missed": [1, 1, 0], "spurious": [0, 1, 1], "turned": [0, 0, 0]}
+    assert {wrong: counts.tolist() for wrong, counts in found.items()} == expected
     assert count_errors(np.array([NAMES.index("AD")]), 2)["turned"].tolist() == [1, 1]
 
 
@@ -91,10 +88,7 @@ NAMED = tuple("edcba")
 @settings(max_examples=40)
 @given(matrices, matrices)
 def test_the_categories_sum_to_all_pairs(gold: np.ndarray, cheap: np.ndarray) -> None:
-    one, two = (
-        SignificanceVerdicts.from_scores(cheap, NAMED, T, 0.05),
-        SignificanceVerdicts.from_scores(gold, NAMED, T, 0.05),
-    )
+    one, two = (SignificanceVerdicts.from_scores(values, NAMED, T, 0.05) for values in (cheap, gold))
     (codes,) = one.categorise_against(two)
     found = PairCategories.from_codes(codes)
     assert found.AA + found.AD + found.MA + found.MD + found.PA + found.PD == found.pairs == 10
@@ -132,10 +126,7 @@ def test_neither_the_order_of_topics_nor_that_of_systems_matters(
     chance = np.random.default_rng(seed)
     rows, columns = chance.permutation(12), chance.permutation(5)
     names = tuple(NAMED[at] for at in columns)
-    one, two = (
-        SignificanceVerdicts.from_scores(gold, NAMED, T, 0.1),
-        SignificanceVerdicts.from_scores(cheap, NAMED, T, 0.1),
-    )
+    one, two = (SignificanceVerdicts.from_scores(values, NAMED, T, 0.1) for values in (gold, cheap))
     three, four = (SignificanceVerdicts.from_scores(m[np.ix_(rows, columns)], names, T, 0.1) for m in (gold, cheap))
     before, after = (
         comparison_row(two.categorise_against(one)[0], two.compare_ranking(one)),

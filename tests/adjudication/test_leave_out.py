@@ -13,17 +13,9 @@ from rerank.adjudication.pools import group_runs_by_name
 from rerank.errors import DataError, UsageError
 from rerank.evaluation import evaluate_run
 from rerank.io.run_files import read_qrels, read_run
-from rerank.types import Document, Qrels, Query, Ranking, Run
+from rerank.types import Qrels
 from tests.raising import raises
-
-
-def run_of(name: str, **lists: str) -> Run:
-    rankings = [
-        Ranking.from_scores(Query(id=q, text=""), [(Document(id=d, text=""), -float(n)) for n, d in enumerate(docs)])
-        for q, docs in lists.items()
-    ]
-    return Run(rankings, name=name)
-
+from tests.ranked import run_of
 
 RUNS = [run_of("x-1", q="abc", r="abc"), run_of("x-2", q="bad", r="abd"), run_of("y", q="zab", r="abz")]
 QRELS = Qrels({"q": {"a": 0, "b": 1, "z": 1, "d": 1, "far": 1}, "r": {"a": 1, "b": 1, "z": 0, "c": -1}})
@@ -36,27 +28,16 @@ def test_documents_that_only_one_run_pooled_lose_their_judgment() -> None:
     # only y has z in its first two documents of q, and no run has unique documents in r
     assert (y["unique"], y["unique_relevant"], y["without"], y["difference"], y["fall"]) == (1, 1, 0.5, -0.25, 0)
     assert {(row["unique"], row["fall"]) for row in study.rows[:2]} == {(0, 0)}
-    assert study.summary == (
-        {
-            "measure": "P@2",
-            "mean_change": pytest.approx(1 / 9),
-            "largest_drop": pytest.approx(1 / 3),
-            "max_fall": 0,
-            "lowest_tau": None,
-            "tau": None,
-        },
-    )
+    changes = {"mean_change": pytest.approx(1 / 9), "largest_drop": pytest.approx(1 / 3), "max_fall": 0}
+    assert study.summary == ({"measure": "P@2", **changes, "lowest_tau": None, "tau": None},)
 
 
 def test_the_runs_of_a_group_are_left_out_together() -> None:
     alone = {row["run"]: row["unique"] for row in leave_groups_out(RUNS, QRELS, ["P@3"], depth=3).rows}
     together = leave_groups_out(RUNS, QRELS, ["P@3"], depth=3, groups=[("x", "x-*")])
     assert alone == {"x-1": 0, "x-2": 1, "y": 2}
-    assert {row["run"]: (row["group"], row["unique"]) for row in together.rows} == {
-        "x-1": ("x", 1),
-        "x-2": ("x", 1),
-        "y": ("y", 2),
-    }
+    found = {row["run"]: (row["group"], row["unique"]) for row in together.rows}
+    assert found == {"x-1": ("x", 1), "x-2": ("x", 1), "y": ("y", 2)}
 
 
 def test_scores_and_correlations_are_those_of_a_plain_implementation() -> None:

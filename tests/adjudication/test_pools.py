@@ -14,15 +14,9 @@ from rerank.adjudication.walks import AdjudicationBudget, judge_pool_in_order
 from rerank.errors import DataError, UsageError
 from rerank.types import Document, Qrels, Query, Ranking, Run
 from tests.raising import raises
+from tests.ranked import run_of
 
-
-def run(name: str, **lists: str) -> Run:
-    return Run(
-        (Ranking.from_order(Query(id=q), [Document(id=doc) for doc in docs]) for q, docs in lists.items()), name=name
-    )
-
-
-RUNS = [run("one", q1="abcd", q2="xy"), run("two", q1="bea", q3="z")]
+RUNS = [run_of("one", q1="abcd", q2="xy"), run_of("two", q1="bea", q3="z")]
 QRELS = Qrels({"q2": {"y": 1}, "q1": {"a": 2, "e": 0, "n": 1}})
 
 

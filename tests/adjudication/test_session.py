@@ -59,12 +59,10 @@ def terms(method: str = "mtf", budget: str = "50%", **more: Any) -> JudgingTerms
 
 
 def grade_of(asked: PendingJudgment) -> int:
-    """What a judge who never changes their mind says."""
     return sum(map(ord, asked.topic + asked.doc)) % 4
 
 
 def judge(session: JudgingSession, grade: int | None = None, **more: Any) -> PendingJudgment:
-    """Judge the next document."""
     asked = session.next()
     assert asked is not None
     session.record(
@@ -176,29 +174,13 @@ def test_the_file(tmp_path: Path) -> None:
     session.undo()
     header, *rest = lines(path)
     assert header == {
-        "format": "listrank judgments",
-        "version": 1,
-        "method": "mtf",
-        "seed": 7,
-        "budget": "50%",
-        "depth": 100,
-        "relevant": 2,
-        "grades": [0, 1, 2, 3],
-        "pool": hash_pool(POOL),
-        "judge": "person",
+        **{"format": "listrank judgments", "version": 1, "method": "mtf", "seed": 7, "budget": "50%", "depth": 100},
+        **{"relevant": 2, "grades": [0, 1, 2, 3], "pool": hash_pool(POOL), "judge": "person"},
     }
+    failed = {"topic": second.topic, "doc": second.doc, "grade": None, "judge": "m", "seconds": 0.0}
     assert rest == [
         {"topic": first.topic, "doc": first.doc, "grade": 3, "judge": "person", "seconds": 1.235},
-        {
-            "topic": second.topic,
-            "doc": second.doc,
-            "grade": None,
-            "judge": "m",
-            "seconds": 0.0,
-            "gap": "failed",
-            "reply": "Hm.",
-            "detail": "why",
-        },
+        {**failed, "gap": "failed", "reply": "Hm.", "detail": "why"},
         {"undo": True},
     ]
     assert [j.grade for j in JudgingSession.open(path, POOL, terms(seed=7)).history] == [3]

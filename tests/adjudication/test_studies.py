@@ -50,7 +50,6 @@ def made(topics: int = 30) -> tuple[list[Run], Qrels]:
 
 @pytest.fixture(scope="module")
 def found() -> AdjudicationStudy:
-    """A small study of everything that differs."""
     runs, qrels = made()
     design = StudyDesign(
         methods=("docid", "depth", "mtf", "mm", "mtf-global"),
@@ -109,13 +108,8 @@ def test_budgets_that_judge_nothing_are_told() -> None:
         runs, qrels, StudyDesign(methods=("docid",), budgets=(AdjudicationBudget.parse("0.1%"),), relevant=2)
     )
     (row,) = found.rows()
-    assert (row["judged"], row["topics_judged"], row["tau"], row["tau_ap"], row["precision"]) == (
-        0,
-        0,
-        None,
-        None,
-        None,
-    )
+    assert (row["judged"], row["topics_judged"]) == (0, 0)
+    assert row["tau"] is row["tau_ap"] is row["precision"] is None
     assert any("docid 0.1% (30 of 30)" in note for note in found.notes)
 
 
@@ -413,7 +407,6 @@ def test_a_system_outside_the_pool_loses_ranks(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def sampled() -> AdjudicationStudy:
-    """A study with intervals."""
     runs, qrels = made()
     design = StudyDesign(methods=("docid", "random", "mtf"), budgets=BUDGETS, relevant=2, seeds=3, resamples=60)
     return run_study(runs, qrels, design)

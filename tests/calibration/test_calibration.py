@@ -74,8 +74,6 @@ def test_the_test_fails_without_calibration(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_calibrator_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Probabilities that jump are no logistic function of the scores, so a regression alone misses them."""
-
     def jump(judge: float, first_stage: float) -> float:
         return 0.05 if judge < 0.8 else 0.5
 
@@ -145,7 +143,6 @@ def test_held_out_means_that_no_query_is_in_both_parts() -> None:
 
 
 def test_held_out_predictions_are_what_users_get(small: RankedCollection) -> None:
-    """Every list is predicted once, and its probabilities do not increase along the final ranking."""
     lists = usable_fit_lists(cut_lists([small]), "judge+first-stage")
     predicted, _ = predict_held_out(lists, "judge+first-stage")
     assert sorted(p.judged.query for p in predicted) == sorted(ranking.query for ranking in lists.documents)

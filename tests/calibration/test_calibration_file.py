@@ -38,9 +38,8 @@ def test_a_saved_file_is_the_same(calibration: Calibration, path: Path) -> None:
     loaded = Calibration.load(path)
     judge, first = [2.0, 0.5, -1.0], [12.0, 9.0, 10.0]
     for name in ("bm25", None):
-        assert loaded.apply(judge, first, first_stage_name=name) == calibration.apply(
-            judge, first, first_stage_name=name
-        )
+        again, before = (c.apply(judge, first, first_stage_name=name) for c in (loaded, calibration))
+        assert again == before
     loaded.save(path.with_name("again.json"))
     assert path.with_name("again.json").read_bytes() == path.read_bytes()
     assert json.loads(path.read_text("utf-8"))["report"]["queries"] == 20
@@ -165,7 +164,6 @@ def test_relevance_does_not_increase_even_if_the_scores_do(calibration: Calibrat
 
 
 def test_scores_are_not_normalised_within_a_list(calibration: Calibration) -> None:
-    """A list of weak documents stays weak."""
     strong = calibration.apply([3.0, 2.9], None, first_stage_name=None)
     weak = calibration.apply([-3.0, -3.1], None, first_stage_name=None)
     assert min(strong.relevance) > max(weak.relevance) + 0.3

@@ -10,8 +10,9 @@ from rerank.downsampling.conclusions import ReductionStep, find_smallest
 from rerank.downsampling.sizes import documents_per_query, reduce_run
 from rerank.errors import UnknownNameError, UsageError
 from rerank.evaluation import ScoreMatrix, evaluate_run
-from rerank.types import Document, Qrels, Query, Ranking, Run
+from rerank.types import Qrels
 from tests.raising import raises
+from tests.ranked import run_of
 
 KEEP = Goal(tau=None, recall=0.9, precision=0.8)
 
@@ -54,11 +55,7 @@ def test_the_smallest_of_which_all_larger_ones_do_too() -> None:
     assert find_smallest((step(4, True), step(8, False))) is None
 
 
-def run(name: str, **lists: str) -> Run:
-    return Run((Ranking.from_order(Query(id=q), [Document(id=d) for d in ids]) for q, ids in lists.items()), name=name)
-
-
-A, B = run("a", q="abcd", r="efgh"), run("b", q="xbya", r="zhge")
+A, B = run_of("a", q="abcd", r="efgh"), run_of("b", q="xbya", r="zhge")
 QRELS = Qrels({"q": {"a": 1, "d": 2, "c": 0}, "r": {"h": 1}})
 
 
@@ -71,7 +68,7 @@ def test_pools_by_hand() -> None:
 
 
 def test_a_document_of_another_querys_pool_is_in_the_corpus() -> None:
-    other = run("o", q="ebx", r="fxa")
+    other = run_of("o", q="ebx", r="fxa")
     found = choose_smallest_pool([A, other], QRELS, Goal(tau=0.0), makers=["a"], measure="RR@10", depths=[1])
     # the corpus is a, d, e, h: for q the run o is left with e, which only r's pool holds
     assert found.steps[-1].more["documents"] == 4

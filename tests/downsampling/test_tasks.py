@@ -115,12 +115,8 @@ def test_fates_of_pairs_by_hand() -> None:
     names = ("a", "b", "c")  # pairs ab, ac, bc
     gold = SignificanceVerdicts(np.array([[3.0, 2.0, 1.0]]), names, (np.array([True, True, False]),))
     cheap = SignificanceVerdicts(np.array([[2.0, 3.0, 1.0]]), names, (np.array([True, False, True]),))
-    assert pairs_by_outcome(gold, cheap) == {
-        "kept": [],
-        "lost": [["a", "c"]],
-        "new": [["b", "c"]],
-        "reversed": [["a", "b"]],
-    }
+    fates = {"kept": [], "lost": [["a", "c"]], "new": [["b", "c"]], "reversed": [["a", "b"]]}
+    assert pairs_by_outcome(gold, cheap) == fates
     figures = compare(gold, cheap)
     assert (figures["AD"], figures["MA_missed"], figures["MA_spurious"]) == (1, 1, 1)
     assert figures["tau"] == pytest.approx(1 / 3)

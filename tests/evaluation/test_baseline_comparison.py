@@ -19,8 +19,9 @@ from rerank.evaluation.comparison import compared_runs_of_matrix
 from rerank.evaluation.pairwise_decisions import find_outlying_systems
 from rerank.evaluation.scores import ScoreMatrix
 from rerank.io.reports import convert_rows_to_csv
-from rerank.types import Document, Qrels, Query, Ranking, Run
+from rerank.types import Qrels, Run
 from tests.raising import raises
+from tests.ranked import run_of
 
 VALUES = np.random.default_rng(4).normal([0.4, 0.47, 0.41, 0.3], 0.1, (40, 4))
 NAMES = ("base", "good", "same", "bad")
@@ -107,13 +108,7 @@ def test_tables_escape_and_mark() -> None:
 
 
 def runs(*orders: str) -> list[Run]:
-    return [
-        Run(
-            (Ranking.from_order(Query(id=f"q{n}"), [Document(id=doc) for doc in order]) for n in range(30)),
-            name=f"r{number}",
-        )
-        for number, order in enumerate(orders)
-    ]
+    return [run_of(f"r{number}", {f"q{n}": order for n in range(30)}) for number, order in enumerate(orders)]
 
 
 def test_judged_fractions_and_runs_without_a_judged_document() -> None:

@@ -36,16 +36,13 @@ from rerank.evaluation.benchmark_measures import (
 )
 from rerank.types import Document, Qrels, Query, Ranking, Run
 from tests.raising import raises
+from tests.ranked import run_of
 
 NAMES = ["INQUIRE_AP@50", "INQUIRE_nDCG@50", "T2Ranking_R@50", "T2Ranking_RR@50"]
 
 
 def run(lists: Mapping[str, str], name: str = "sys") -> Run:
-    """Each list a string of one-letter documents, best first."""
-    return Run(
-        (Ranking.from_order(Query(id=query), [Document(id=doc) for doc in docs]) for query, docs in lists.items()),
-        name=name,
-    )
+    return run_of(name, lists)
 
 
 def graded(judged: Mapping[str, str]) -> Qrels:

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from rerank.errors import DataError, UsageError
 from rerank.evaluation import Comparison, Scores, compare_evaluated_runs, compare_runs
 from rerank.evaluation.significance import correct_p_values
-from rerank.types import Document, Qrels, Query, Ranking, Run
+from rerank.types import Qrels, Run
 from tests.raising import raises
+from tests.ranked import run_of
 
 QUERIES = [f"q{n}" for n in range(30)]
 QRELS = Qrels({query: {"a": 1, "b": 0} for query in QUERIES})
@@ -23,13 +24,7 @@ QRELS = Qrels({query: {"a": 1, "b": 0} for query in QUERIES})
 
 def run(name: str, better_on: int, queries: list[str] = QUERIES) -> Run:
     """The relevant document first for so many queries, second for the rest."""
-    return Run(
-        (
-            Ranking.from_order(Query(id=query), [Document(id=doc) for doc in ("ab" if n < better_on else "ba")])
-            for n, query in enumerate(queries)
-        ),
-        name=name,
-    )
+    return run_of(name, {query: "ab" if n < better_on else "ba" for n, query in enumerate(queries)})
 
 
 def scores(name: str, *values: float) -> Scores:

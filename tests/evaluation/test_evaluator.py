@@ -25,6 +25,7 @@ from rerank.evaluation import (
 from rerank.io import run_files
 from rerank.types import Document, Qrels, Query, Ranking, Run
 from tests.raising import raises
+from tests.ranked import run_of
 
 MEASURES = ["nDCG@10", "AP", "P@5", "RR", "infAP", "Judged@10", "NumRel", "NumRet", "nDCG(judged_only=True)@5", "R@20"]
 
@@ -70,11 +71,7 @@ GROUPED = Qrels({"1": {"a": 1}, "2": {"a": 1, "b": 1}, "3": {"a": 1}, "4": {"a":
 GROUPS = {"1": "x", "2": "x", "3": "y", "5": "y", "6": "x", "4": ""}
 
 
-def run_of(lists: Mapping[str, str]) -> Run:
-    return Run(Ranking.from_order(Query(id=q), [Document(id=doc) for doc in docs]) for q, docs in lists.items())
-
-
-GROUPED_RUN = run_of({"1": "a", "2": "ca", "5": "a", "6": "c", "4": "ca"})
+GROUPED_RUN = run_of("run", {"1": "a", "2": "ca", "5": "a", "6": "c", "4": "ca"})
 
 
 def test_each_group_by_itself() -> None:

@@ -11,16 +11,8 @@ import pytest
 from rerank.evaluation import cover_runs_by_judgments, evaluate_run, evaluate_runs
 from rerank.evaluation.judgment_coverage import bound_measures
 from rerank.io.run_files import read_qrels, read_run
-from rerank.types import Document, Qrels, Query, Ranking, Run
-
-
-def run_of(name: str, **lists: str) -> Run:
-    rankings = [
-        Ranking.from_scores(Query(id=q, text=""), [(Document(id=d, text=""), -float(n)) for n, d in enumerate(docs)])
-        for q, docs in lists.items()
-    ]
-    return Run(rankings, name=name)
-
+from rerank.types import Qrels, Run
+from tests.ranked import run_of
 
 QRELS = Qrels({"q": {"a": 2, "b": 0, "c": -1}, "r": {"a": 1, "b": 1}})
 FULL = run_of("full", q="ab", r="ba")
@@ -52,8 +44,7 @@ MEASURES = ["P@3", "Success@3", "RR@3", "R@3", "AP@3", "nDCG@3", "AP@4", "nDCG@4
 
 
 def one_list(*docs: str) -> Run:
-    scored = [(Document(id=doc, text=""), float(-rank)) for rank, doc in enumerate(docs)]
-    return Run([Ranking.from_scores(Query(id="q", text=""), scored)], name="run")
+    return run_of("run", q=docs)
 
 
 @pytest.mark.parametrize("seed", range(12))

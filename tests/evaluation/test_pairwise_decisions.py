@@ -21,7 +21,6 @@ def matrix(values: npt.NDArray[np.float64]) -> ScoreMatrix:
 
 
 def ladder(topics: int = 40, systems: int = 4, step: float = 0.2) -> ScoreMatrix:
-    """Every system better than the one before."""
     chance = np.random.default_rng(1)
     return matrix(chance.normal(0, 0.1, (topics, systems)) + step * np.arange(systems))
 

@@ -121,15 +121,8 @@ def test_the_order_measured_is_the_rankings_own() -> None:
 
 
 def test_measures_do_not_disturb_each_other() -> None:
-    """Gains, judged_only and plain measures asked for together give what each gives alone."""
-    asked = [
-        "nDCG@10",
-        "nDCG(gains={1:5,2:1})@10",
-        "P(judged_only=True)@2",
-        "NumRet",
-        "nDCG(judged_only=True)@10",
-        "AP",
-    ]
+    asked = ["nDCG@10", "nDCG(gains={1:5,2:1})@10", "P(judged_only=True)@2"]
+    asked += ["NumRet", "nDCG(judged_only=True)@10", "AP"]
     mine = run(ranking("q1", "u", "v", "c", "a", "b"))
     together = evaluate_run(QRELS, mine, asked)
     for measure in asked:

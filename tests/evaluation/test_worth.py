@@ -6,8 +6,9 @@ import pytest
 
 from rerank.errors import UsageError
 from rerank.evaluation.worth import PERFECT, WorthOptions, measure_gains, perfect_order_of_candidates
-from rerank.types import Document, Qrels, Query, Ranking, Run
+from rerank.types import Qrels, Run
 from tests.raising import raises
+from tests.ranked import run_of
 
 QRELS = Qrels({f"q{n}": {"a": 2, "b": 1, "c": -1} for n in range(20)})
 
@@ -15,10 +16,7 @@ QRELS = Qrels({f"q{n}": {"a": 2, "b": 1, "c": -1} for n in range(20)})
 def run(name: str, *orders: str) -> Run:
     """One order per query; the last one for the rest of twenty queries."""
     lists = [*orders, *[orders[-1]] * (20 - len(orders))]
-    return Run(
-        (Ranking.from_order(Query(id=f"q{n}"), [Document(id=d) for d in order]) for n, order in enumerate(lists)),
-        name=name,
-    )
+    return run_of(name, {f"q{n}": order for n, order in enumerate(lists)})
 
 
 def test_the_perfect_order_moves_only_candidates() -> None:

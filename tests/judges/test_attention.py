@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +32,12 @@ def judge(options: str = "", prompt: str = "icr_qa", kind: str = "perfect") -> A
     return made
 
 
+def task_of(made: Attention, window: Window = WINDOW) -> AttentionTask:
+    (request,) = made.make_requests(window)
+    assert isinstance(request.task, AttentionTask)
+    return request.task
+
+
 def test_the_order_is_that_of_the_scores() -> None:
     (verdict,) = judge_windows(judge(), [WINDOW])
     assert (verdict.order, verdict.status) == ((1, 2, 0), "ok")
@@ -61,9 +66,7 @@ def test_the_null_query_differs_in_the_query_alone() -> None:
     assert isinstance(request.task, AttentionTask)
     (null,) = request.task.null
     assert null.content == request.prompt[-1].content.replace("when?", "N/A")
-    (plain,) = judge(",calibrate=false").make_requests(WINDOW)
-    assert isinstance(plain.task, AttentionTask)
-    assert plain.task.null == ()
+    assert task_of(judge(",calibrate=false")).null == ()
 
 
 def test_a_query_of_white_space_and_brackets_keeps_spans_right() -> None:
@@ -76,9 +79,7 @@ def test_a_query_of_white_space_and_brackets_keeps_spans_right() -> None:
 
 def test_layers_are_a_band() -> None:
     for layers in ((3, 7), (3, 3)):
-        (request,) = judge(",layers={}-{}".format(*layers)).make_requests(WINDOW)
-        assert isinstance(request.task, AttentionTask)
-        assert request.task.layers == layers
+        assert task_of(judge(",layers={}-{}".format(*layers))).layers == layers
     for wrong in ("7-3", "3", "a-b", "-1-2"):
         with raises(UsageError, wrong):
             judge(f",layers={wrong}")
@@ -99,9 +100,7 @@ def test_a_list_of_heads_goes_with_its_model(tmp_path: Path) -> None:
     mine = {"model": "fake:perfect"}
     HeadList(heads=((1, 2), (0, 3)), model=mine, method="core").write(path)
     one = judge(f",heads={path}")
-    (request,) = one.make_requests(WINDOW)
-    assert isinstance(request.task, AttentionTask)
-    assert request.task.heads == ((1, 2), (0, 3))
+    assert task_of(one).heads == ((1, 2), (0, 3))
     assert one.request(WINDOW, per_head=True).task.heads == ()  # type: ignore[union-attr]
     before = one.identity["heads"]
     HeadList(heads=((0, 3), (1, 2)), model=mine, method="core").write(path)
@@ -115,15 +114,11 @@ def test_a_list_of_heads_goes_with_its_model(tmp_path: Path) -> None:
 
 def test_a_list_of_heads_is_written_as_readable_unicode_that_ends_with_a_line_break(tmp_path: Path) -> None:
     path = tmp_path / "heads.json"
+    with raises(MissingResourceError, "rerank heads select"):
+        open_attention_heads(str(path), {})
     HeadList(heads=((1, 2),), model={"model": "modèle"}, method="core").write(path)
     assert path.read_text(encoding="utf-8").startswith('{\n "heads": [')
     assert path.read_text(encoding="utf-8").endswith('"model": "modèle"\n },\n "method": "core",\n "details": {}\n}\n')
-
-
-def test_a_folder_is_known_by_its_weights() -> None:
-    path = Path("h.json")
-    with raises(MissingResourceError, "rerank heads select"):
-        open_attention_heads(str(path), {})
 
 
 @pytest.mark.parametrize(
@@ -164,13 +159,6 @@ def test_published_lists_are_there_for_their_models() -> None:
         open_attention_heads("qrhead", {"model": "Llama-3.1-8B-Instruct", "adapter": "aa"})
 
 
-def test_what_is_written_is_plain_json(tmp_path: Path) -> None:
-    path = tmp_path / "heads.json"
-    HeadList(heads=((1, 2),), model={"model": "m"}, method="core", details={"tau": 0.1}).write(path)
-    content = json.loads(path.read_text(encoding="utf-8"))
-    assert content == {"heads": [[1, 2]], "model": {"model": "m"}, "method": "core", "details": {"tau": 0.1}}
-
-
 def test_the_prompt_of_a_long_null_query_fits_too() -> None:
     """A query of one token is shorter than N/A."""
     long = Window(Query(id="q", text="x"), tuple(Document(id=str(at), text="word " * 200) for at in range(4)))
@@ -202,9 +190,7 @@ def test_weights_of_heads_are_asked_for_and_told_from_others(tmp_path: Path) -> 
     path, mine = tmp_path / "heads.json", {"model": "fake:perfect"}
     HeadList(heads=((1, 2), (0, 3)), weights=(0.75, 0.25), model=mine, method="trained").write(path)
     one = judge(f",heads={path}")
-    (request,) = one.make_requests(WINDOW)
-    assert isinstance(request.task, AttentionTask)
-    assert request.task.weights == (0.75, 0.25)
+    assert task_of(one).weights == (0.75, 0.25)
     assert one.request(WINDOW, per_head=True).task.weights == ()  # type: ignore[union-attr]
     HeadList(heads=((1, 2), (0, 3)), weights=(0.5, 0.5), model=mine, method="trained").write(path)
     assert judge(f",heads={path}").identity != one.identity

@@ -39,7 +39,6 @@ def judge(
 
 
 def evidence(made: Attention, query: str, *documents: Document) -> list[list[tuple[str, float]]]:
-    """The sentences of each document with their scores."""
     window = Window(Query(id="q", text=query), documents)
     (reply,) = made.backend.generate([made.evidence_request(window)])
     found = made.evidence(window, reply)
@@ -311,12 +310,8 @@ def test_scripts_without_spaces(expected: list[str]) -> None:
 
 
 def test_empty_lines_and_bullets_end_sentences_and_other_line_breaks_do_not() -> None:
-    assert sentences("A title\n\nhard\nwrapped text\r\n \r\n- one\n- two") == [
-        "A title",
-        "hard\nwrapped text",
-        "- one",
-        "- two",
-    ]
+    found = sentences("A title\n\nhard\nwrapped text\r\n \r\n- one\n- two")
+    assert found == ["A title", "hard\nwrapped text", "- one", "- two"]
 
 
 def test_texts_without_marks_are_divided_at_the_best_place() -> None:
@@ -339,7 +334,6 @@ def test_texts_without_marks_are_divided_at_the_best_place() -> None:
     [("e\u0301", [401, 400]), ("\u0301", [401]), ("👩\u200d👧", [400, 402]), ("👩\u200d❤\ufe0f\u200d👩", [403, 402])],
 )
 def test_a_division_keeps_what_is_read_as_one_character_together(character: str, lengths: list[int]) -> None:
-    """Letters with their marks, and pictures that are joined."""
     assert [len(sentence) for sentence in sentences("x" + character * 400)][:2] == lengths
 
 

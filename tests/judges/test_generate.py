@@ -127,11 +127,6 @@ def test_the_prompt_leaves_exactly_the_completion_and_thinking_tokens(thinking: 
     assert says.tokens.count(request.prompt) == 400 - reply_tokens - thinking
 
 
-def test_requests_are_greedy_with_seed_zero_and_without_thinking_by_default() -> None:
-    (request,) = Generate(backend=Scripted(always(Reply(text="[1]"))), template=LISTWISE).make_requests(numbered(1))
-    assert request.sampling == Sampling(max_tokens=request.sampling.max_tokens, temperature=0.0, seed=0, thinking=0)
-
-
 LIT5 = load_prompt("lit5")
 
 
@@ -215,14 +210,11 @@ def test_a_prompt_without_the_bracket_has_it_weighed() -> None:
 
 def test_more_candidates_than_identifiers_is_an_error_with_the_remedy() -> None:
     many = window(*map(str, range(26 + 26 * 26 + 1)))
+    with raises(UsageError, "'logits'", "ContinuationTask"):
+        logits_judge(Scripted(always(Reply()), GenerationTask))
     with raises(UsageError, "703", "702", "--depth") as caught:
         judge_windows(logits_judge(Scripted(always(Reply()), ContinuationTask, context_size=10**6)), [many])
     assert not isinstance(caught.value, ContextOverflowError)
-
-
-def test_a_backend_that_writes_only_is_refused() -> None:
-    with raises(UsageError, "'logits'", "ContinuationTask"):
-        logits_judge(Scripted(always(Reply()), GenerationTask))
 
 
 def test_room_is_kept_for_thoughts_and_the_identifier() -> None:

@@ -33,7 +33,6 @@ def judge(name: str, backend: Any, prompt: str = "") -> PromptJudge:
 
 
 def by_text(request: Request) -> Reply:
-    """Yes is likely for hail, less so for snow."""
     asked = request.prompt[-1].content
     yes = -0.5 if "hail" in asked else -1.0 if "snow" in asked else -4.0
     return Reply(scores=(yes, -1.0)[: len(request.task.continuations)])  # type: ignore[union-attr]
@@ -94,11 +93,8 @@ def test_the_query_is_weighed_and_not_shown() -> None:
 @pytest.mark.parametrize("name", PROMPTS)
 def test_equal_scores_keep_the_order(name: str) -> None:
     reply = Reply(scores=(-1.0, -1.0)[: 1 + (name == "score")])
-    assert judge_windows(judge(name, Scripted(always(reply), ContinuationTask, LikelihoodTask)), [THREE])[0].order == (
-        0,
-        1,
-        2,
-    )
+    (verdict,) = judge_windows(judge(name, Scripted(always(reply), ContinuationTask, LikelihoodTask)), [THREE])
+    assert verdict.order == (0, 1, 2)
 
 
 @pytest.mark.parametrize("name", PROMPTS)
@@ -296,17 +292,10 @@ def test_replies_that_say_nothing_keep_the_order(reply: Reply, status: str) -> N
     assert (verdict.order, verdict.status) == ((0, 1, 2), status)
 
 
-def test_the_fakes_answer_as_a_cross_encoder() -> None:
-    qrels = Qrels({"q": {"d2": 1}})
-    assert judge_windows(relate(Fake("perfect", qrels=qrels)), [WITH_EMPTY])[0].order == (2, 0, 1)
-    assert judge_windows(relate(Fake("fail", qrels=qrels)), [WITH_EMPTY])[0].status == "error"
-
-
-def test_a_prompt_would_be_without_effect_and_is_refused() -> None:
+def test_a_prompt_would_be_without_effect_and_language_models_are_refused() -> None:
     with raises(UsageError, "'listwise'", "--prompt"):
         open_judge("relate", Fake("perfect"), load_prompt("listwise"))
-
-
-def test_language_models_are_refused() -> None:
     with raises(UsageError, "'relate'", "CrossEncoderTask"):
         relate(Scripted(always(Reply()), GenerationTask))
+    qrels = Qrels({"q": {"d2": 1}})
+    assert judge_windows(relate(Fake("perfect", qrels=qrels)), [WITH_EMPTY])[0].order == (2, 0, 1)

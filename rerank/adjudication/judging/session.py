@@ -204,10 +204,7 @@ class JudgingPosition:
 
 
 class JudgingSession:
-    """A session in which an assessor judges a pool. Create it with `JudgingSession.open`.
-
-    ``history`` has the judgments that were not undone, in the order in which they were made.
-    """
+    """A session in which an assessor judges a pool; ``history`` has its judgments, without those that were undone."""
 
     def __init__(self, journal: JudgmentJournal, pool: Pool, terms: JudgingTerms) -> None:
         self.pool, self.terms = pool, terms

@@ -45,10 +45,7 @@ class SupportsAcross(Protocol):
 
 
 class StaticOrder(ABC):
-    """Base class for judging orders that do not depend on judgments.
-
-    Documents are sorted by decreasing score; tied documents keep their order in the pool.
-    """
+    """Base class for orders without judgments: by decreasing score; tied documents keep their order in the pool."""
 
     title: ClassVar[str] = ""
     random: ClassVar[bool] = True
@@ -63,10 +60,7 @@ class StaticOrder(ABC):
 
 
 class AdaptiveOrder(ABC):
-    """Base class for orders that judge the document with the largest score and update the scores after each judgment.
-
-    Tied documents are judged in the order of the pool.
-    """
+    """Base class for orders that judge the document with the largest score, which each judgment updates."""
 
     title: ClassVar[str] = ""
     random: ClassVar[bool] = True

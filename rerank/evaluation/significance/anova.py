@@ -29,10 +29,7 @@ _QUADRATURE_NODES = 128
 
 
 def anova_mean_square_error(scores: Floats) -> float:
-    """Compute the mean square error of (topics, systems) scores: what topic and system effects do not explain.
-
-    It has (topics - 1) x (systems - 1) degrees of freedom, and is 0 if all residuals are within rounding error.
-    """
+    """Compute the mean square error of (topics, systems) scores, 0 if all residuals are within rounding error."""
     topics, systems = scores.shape
     # residual of topic i and system j: x_ij - x_i. - x_.j + x_..
     residuals = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0, keepdims=True) + scores.mean()

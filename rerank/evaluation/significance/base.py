@@ -93,10 +93,7 @@ class BaselineTest(Protocol):
 
 
 def iterate_paired_differences(scores: Floats, decimals: int | None = DECIMALS) -> Iterator[Floats]:
-    """Yield the differences of all pairs, first system minus second, in batches of shape (topics, pairs in the batch).
-
-    Differences are rounded to ``decimals``, if any, so that equal scores tie.
-    """
+    """Yield (topics, pairs in the batch) differences, rounded to ``decimals``, if any, so that equal scores tie."""
     first, second = np.triu_indices(scores.shape[1], 1)
     # number of pairs per batch
     step = max(1, _BATCH_SIZE // max(1, scores.shape[0]))
@@ -114,10 +111,7 @@ def mean_paired_differences(scores: Floats) -> Floats:
 
 
 def differences_from_baseline(scores: Floats, baseline: int) -> Floats:
-    """Return (topics, systems - 1) scores of the other systems minus those of the baseline.
-
-    The differences are rounded, so that systems whose scores differ only by rounding errors are tied on the topic.
-    """
+    """Return (topics, systems - 1) scores minus those of the baseline, rounded, so that equal scores tie."""
     return np.asarray(np.round(np.delete(scores, baseline, axis=1) - scores[:, [baseline]], DECIMALS))
 
 

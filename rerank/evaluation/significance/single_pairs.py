@@ -132,10 +132,7 @@ def _exact_signed_rank(ranks: tuple[int, ...], observed: int) -> float:
 
 @lru_cache(maxsize=1 << 14)
 def _count_sign_patterns(ranks: tuple[int, ...]) -> npt.NDArray[np.int64]:
-    """Return, for each sum s, the number of sign patterns whose positive ranks sum to at most s.
-
-    Without ties, the array depends only on the number of ranks, so caching is effective.
-    """
+    """Return how many sign patterns sum to at most each s; without ties, this depends on the number of ranks alone."""
     ways = np.zeros(sum(ranks) + 1, dtype=np.int64)
     ways[0], reach = 1, 0
     # dynamic programming: ways[s] = number of subsets of the ranks so far with sum s

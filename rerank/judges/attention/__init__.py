@@ -115,10 +115,7 @@ class Attention(ListwiseJudge):
 
     @cached_property
     def _evidence_budget(self) -> PromptBudget:
-        """The token budget for evidence: passages are truncated only if the context is too short.
-
-        ``max_passage_tokens`` makes ranking long lists cheap, but truncated text has no evidence.
-        """
+        """The budget for evidence, which truncated text has none of, so ``max_passage_tokens`` does not apply."""
         return PromptBudget(
             self.backend.tokens, floor=self.limits.min_passage_tokens, context_size=self.limits.context_size
         )

@@ -60,10 +60,7 @@ class EvidenceSpan:
 
 
 def find_prefixes(template: PromptTemplate, query: str, passages: Sequence[str]) -> list[str]:
-    """Return the text before each passage in its part (span) of the prompt, such as ``[1] ``.
-
-    Query and passages are as passed to `PromptTemplate.render`.
-    """
+    """Return the text before each passage in its span of the prompt, such as ``[1] ``."""
 
     def spans(texts: Sequence[str]) -> list[str]:
         """Return the text of each passage's span in the last user turn."""
@@ -287,10 +284,7 @@ def _trim_pieces(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def _divide_long(text: str, start: int, end: int, limit: int) -> int:
-    """Return the position at which to divide a long piece, if possible between ``limit / 2`` and ``limit`` characters.
-
-    The first pattern of ``_DIVISIONS`` that matches in this range decides, and its last match is used.
-    """
+    """Return where to divide a long piece: the last match, from ``limit / 2``, of the first pattern that matches."""
     for division in _DIVISIONS:
         places = [match.end() for match in division.finditer(text, start + limit // 2, start + limit)]
         if places:

@@ -21,32 +21,12 @@ from rerank.evaluation.significance import (
     student_t_interval,
 )
 
-differences = st.lists(st.integers(-20, 20).map(lambda n: n / 20), min_size=1, max_size=40)
-
-
-@given(differences)
-def test_p_values_are_never_0_nor_nan(values: list[float]) -> None:
-    for p in (paired_t(values), signed_rank(values)):
-        assert SMALLEST <= p <= 1
-
-
-@given(differences)
-def test_the_sign_of_the_differences_does_not_matter(values: list[float]) -> None:
-    mirrored = [-v for v in values]
-    assert paired_t(values) == pytest.approx(paired_t(mirrored), rel=1e-9)
-    assert signed_rank(values) == pytest.approx(signed_rank(mirrored), rel=1e-9)
-
 
 @given(st.lists(st.floats(-1, 1).map(lambda x: round(x, 3)), min_size=3, max_size=40))
 def test_t_is_scipys(values: list[float]) -> None:
     if len(set(values)) < 2:
         return
     assert paired_t(values) == pytest.approx(float(stats.ttest_1samp(values, 0).pvalue), rel=1e-6)
-
-
-@pytest.mark.parametrize("values", [[0.0], [0.0] * 50, [-0.0, 0.0]])
-def test_identical_runs(values: list[float]) -> None:
-    assert paired_t(values) == signed_rank(values) == 1.0
 
 
 @pytest.mark.parametrize("count", [2, 5, 30])

@@ -1,8 +1,12 @@
-"""Upper bounds on the cost of a run, computed by running its strategy with a judge that only counts requests.
+"""Requests of a run that are known before its first reply: estimates of its cost, and the provider's batch interface.
 
-For adaptive strategies (heaps, bubble sort, top-down), the number of calls depends on the replies. Their maximum number
-of calls is used, and tokens are scaled in proportion. Prompt tokens are exact for the first window of a query and
-approximate for later windows, whose documents depend on replies. Completion tokens are an upper bound.
+Estimates are upper bounds, computed by running the strategy with a judge that only counts requests. For adaptive
+strategies (heaps, bubble sort, top-down), the number of calls depends on the replies. Their maximum number of calls is
+used, and tokens are scaled in proportion. Prompt tokens are exact for the first window of a query and approximate for
+later windows, whose documents depend on replies. Completion tokens are an upper bound.
+
+Requests are submitted as batches, and the replies are committed to the call log under the digests that live calls have,
+so that resuming, replay and verification work in the same way. Requests without a reply after a batch are sent live.
 """
 
 from __future__ import annotations

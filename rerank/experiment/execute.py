@@ -1,4 +1,4 @@
-"""Execution of a prepared run in a run folder, from the first call to the summary."""
+"""Execution of a prepared run in a run folder, from the first call to the summary, and the display of its progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replay of a run from its recorded replies, without a model, and comparison with the results in its folder.
+"""Recorded runs without a model: replay from their replies, comparison with their folders, and their prompts.
 
 The replay uses the same driver, judge and measures as the run.
 """

@@ -19,7 +19,7 @@ import pytest
 
 from rerank import Reranker
 from rerank.backends import BACKENDS
-from rerank.backends.fake import KINDS, Fake
+from rerank.backends.fake import KINDS, Fake, FakeServer
 from rerank.backends.replay import Replay
 from rerank.prompts.base import Message
 from rerank.store import NoLog, log_calls
@@ -110,6 +110,15 @@ def _vlm() -> Backend:
     return backend
 
 
+def _encoder_decoder(name: str) -> Backend:
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from tests.backends.test_encoder_decoder import make_backend
+
+    backend: Backend = make_backend(BACKENDS.get(name))
+    return backend
+
+
 MAKERS: dict[str, Callable[[], Backend]] = {
     **{f"fake:{kind}": partial(Fake, kind, qrels=Qrels({"q": {"d1": 1}})) for kind in KINDS},
     "replay": lambda: Replay(map(_Call, requests())),
@@ -117,6 +126,9 @@ MAKERS: dict[str, Callable[[], Backend]] = {
     "openai": _openai,
     "cross_encoder": _cross_encoder,
     "vlm": _vlm,
+    "fake_server": lambda: FakeServer("perfect", qrels=Qrels({"q": {"d1": 1}})),
+    "fusion": partial(_encoder_decoder, "fusion"),
+    "seq2seq": partial(_encoder_decoder, "seq2seq"),
 }
 
 

@@ -321,7 +321,7 @@ def engine_settings(config: Any, tokenizer: Any, options: BackendOptions) -> dic
             remedy="Omit --device; CUDA_VISIBLE_DEVICES selects among several GPUs",
         )
     stated = stated_context_size(SimpleNamespace(config=config), tokenizer)
-    dtype = options.dtype
+    dtype: str = options.dtype
     if device != "cpu":
         dtype = pick_dtype(dtype, device)
     elif dtype not in ("auto", "float32"):

@@ -14,12 +14,14 @@ import argparse
 import gzip
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
 import time
 import tomllib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mutants import TESTS as MUTATED
@@ -39,7 +41,7 @@ SOURCES = ROOT / "training" / "smollm2-135m-likelihood" / "sources.toml"
 DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 #: Script -> arguments; None if it needs another environment. ``{lists}`` and so on are the files that `write_data`
 #: writes, and ``{out}`` is a new path per script.
-ARGUMENTS: dict[str, str | Sequence[str] | None] = {
+ARGUMENTS: dict[str, str | None] = {
     "benchmarks/adjudication.py": "--runs {runs} --qrels {qrels} --seeds 1",
     "benchmarks/assessors.py": "--runs {runs} --people {qrels} --predicted {qrels} --topics 3 --resamples 5",
     "benchmarks/attention.py": "--repeat 1 --only passes --passages 3",
@@ -56,7 +58,7 @@ ARGUMENTS: dict[str, str | Sequence[str] | None] = {
     "benchmarks/mutants.py": "--root {mutants} --count 2",
     "benchmarks/pairs.py": f"{ROOT} --pairs 1 --only reading",
     "benchmarks/path.py": "--model fake:reversed",
-    "benchmarks/peers.py": ["--queries", "1", "--depth", "3", "--only", "hf pointwise"],
+    "benchmarks/peers.py": "--queries 1 --depth 3 --only 'hf pointwise'",
     "benchmarks/peers/run_llm_rankers.py": None,
     "benchmarks/peers/run_ours.py": None,
     "benchmarks/peers/run_rank_llm.py": None,
@@ -265,6 +267,18 @@ def is_script(path: Path) -> bool:
     return 'if __name__ == "__main__"' in path.read_text(encoding="utf-8") and path != Path(__file__).resolve()
 
 
+def run(command: Sequence[str]) -> str:
+    """Run a script, print its seconds and, if it fails, what it printed; return its path if it failed."""
+    started = time.perf_counter()
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    line = f"{time.perf_counter() - started:6.1f} s  {' '.join(command)}"[:150]
+    print("\n".join([line, done.stdout[-1000:], done.stderr[-3000:]] if done.returncode else [line]), flush=True)
+    return command[0] if done.returncode else ""
+
+
 def main() -> None:
     """Run the scripts, and end with exit code 1 if one of them fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -278,30 +292,16 @@ def main() -> None:
     }
     if lacking := found ^ set(ARGUMENTS):
         raise SystemExit(f"{', '.join(sorted(lacking))}: every script, and nothing else, has a row in ARGUMENTS")
-    failed: list[str] = []
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(os.cpu_count()) as pool:
         folder = Path(temporary)
         data = write_data(folder)
-        for number, (script, arguments) in enumerate(ARGUMENTS.items()):
-            if arguments is None or (options.only and not any(part in script for part in options.only)):
-                continue
-            if isinstance(arguments, str):
-                arguments = arguments.format(out=folder / f"out{number}", **data).split()
-            command = [sys.executable, script, *arguments]
-            started = time.perf_counter()
-            done = subprocess.run(
-                command,
-                cwd=ROOT,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            print(f"{time.perf_counter() - started:6.1f} s  {' '.join(command[1:])}"[:150], flush=True)
-            if done.returncode:
-                failed.append(script)
-                print(done.stdout[-1000:], done.stderr[-3000:], sep="\n", flush=True)
+        commands = [
+            [script, *shlex.split(arguments.format(out=folder / f"out{number}", **data))]
+            for number, (script, arguments) in enumerate(ARGUMENTS.items())
+            if arguments is not None and (not options.only or any(part in script for part in options.only))
+        ]
+        failed = [script for script in pool.map(run, commands) if script]
     print(json.dumps({"scripts": len(ARGUMENTS), "failed": failed, "seconds": round(time.perf_counter() - began)}))
     sys.exit(bool(failed))
 

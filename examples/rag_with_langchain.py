@@ -12,8 +12,10 @@ from langchain_core.prompts import PromptTemplate
 from langchain_core.runnables import RunnablePassthrough
 from langchain_qdrant import QdrantVectorStore
 
+from rerank.indexing.options import EncoderOptions
+from rerank.indexing.text_encoder import load_text_encoder
 from rerank.integrations.langchain import RerankerCompressor
-from rerank.retrieval.base.document_stores import StoreOptions
+from rerank.retrieval.base.model_folders import locate_retrieval_model
 
 # Your own passages and question go here.
 PASSAGES = [
@@ -35,7 +37,7 @@ class MiniLm(Embeddings):
     """Embeddings of all-MiniLM-L6-v2."""
 
     def __init__(self) -> None:
-        self.encoder = StoreOptions(model="all-minilm-l6-v2").encoder()
+        self.encoder = load_text_encoder(locate_retrieval_model("all-minilm-l6-v2"), EncoderOptions())
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Return one vector per passage."""

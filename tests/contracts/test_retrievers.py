@@ -86,7 +86,11 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def vectors(encoder: Path) -> Floats:
-    return Qdrant("docs", model=str(encoder), device="cpu").encoder().passages([doc.full_text for doc in DOCS.values()])
+    pytest.importorskip("sentence_transformers")
+    from rerank.indexing.text_encoder import load_text_encoder
+
+    loaded = load_text_encoder(encoder, Qdrant("docs", model=str(encoder), device="cpu"))
+    return loaded.passages([doc.full_text for doc in DOCS.values()])
 
 
 @pytest.fixture

@@ -130,7 +130,8 @@ def test_the_loss_is_that_of_the_scores(encoder: Path, collection: Path, tmp_pat
     asked = recipe(quiet, collection, **tables, data={"max_lists": 1}, training={"steps": 1, "accumulation": 1})
     result = train_adapter(asked, tmp_path / "out", device="cpu")
 
-    assert result.loss == pytest.approx(*margin_losses(quiet, [first_list(asked)]), abs=1e-5)
+    (expected,) = margin_losses(quiet, [first_list(asked)])
+    assert result.loss == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_loss_on_held_out_lists_selects_the_weights(recipe_of: RecipeOf, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ PLUGINS = {
 def registry_of(package: str) -> Registry:
     """Return the registry whose entry points have the group ``rerank.PACKAGE``."""
     root = Path(rerank.__file__).parent
-    made = re.compile(rf'Registry\(\s*"{re.escape(package)}"')
+    made = re.compile(rf'(Registry|_experimental)\(\s*"{re.escape(package)}"')
     path = next(path for path in root.rglob("*.py") if made.search(path.read_text("utf-8")))
     name = ".".join(("rerank", *path.relative_to(root).with_suffix("").parts))
     module = importlib.import_module(name.removesuffix(".__init__"))

@@ -55,7 +55,8 @@ class FakeQuantisedLinear(Linear):  # type: ignore[misc, unused-ignore]  # where
     def integers(self) -> Tensor:
         """Return the quantised weight in units of the step size: whole numbers, as floats that can have gradients."""
         # round(W / s + scaling B A), clipped to the signed range of ``bits`` bits; all of shape (rows, columns).
-        base = self.get_base_layer().weight.float() / self._step_matrix()
+        layer: Any = self.get_base_layer()
+        base = layer.weight.float() / self._step_matrix()
         factors: Any = (self.lora_A, self.lora_B)
         a, b = (factor[peft_files.ADAPTER].weight for factor in factors)
         shifted: Tensor = base + self.scaling[peft_files.ADAPTER] * (b @ a)
@@ -79,11 +80,13 @@ class FakeQuantisedLinear(Linear):  # type: ignore[misc, unused-ignore]  # where
         return outputs
 
     def _quantised_forward(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.quantised().to(x.dtype), self.get_base_layer().bias)
+        layer: Any = self.get_base_layer()
+        return functional.linear(x, self.quantised().to(x.dtype), layer.bias)
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """Return the quantised weight minus the weight of the base model, shape (rows, columns)."""
-        weight: Tensor = self.get_base_layer().weight
+        layer: Any = self.get_base_layer()
+        weight: Tensor = layer.weight
         return (self.quantised() - weight.float()).to(weight.dtype)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
@@ -93,7 +96,8 @@ class FakeQuantisedLinear(Linear):  # type: ignore[misc, unused-ignore]  # where
         """
         if self.merged:
             return
-        weight = self.get_base_layer().weight
+        layer: Any = self.get_base_layer()
+        weight = layer.weight
         weight.data = self.quantised().detach().to(weight.dtype)
         self.merged_adapters.append(peft_files.ADAPTER)
 

@@ -186,10 +186,8 @@ def estimate_prediction_powered_mean(
     variances and the weight as known. ``t`` divides the squared residuals by n - 2, as in a regression on f, and uses
     the quantile of the t distribution with n - 2 degrees of freedom.
 
-    Args:
-        people: (n, systems) scores computed from people's judgments.
-        model: (n, systems) scores of the same topics, computed from the model's judgments.
-        weight: Weight of the model's judgments; None for the weight with the smallest variance, chosen per system.
+    ``people`` and ``model`` are (n, systems) scores of the same topics. Without ``weight``, each system gets the weight
+    with the smallest variance.
     """
     from scipy.stats import norm, t
 

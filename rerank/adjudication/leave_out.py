@@ -97,10 +97,8 @@ def leave_groups_out(
 ) -> LeaveOutStudy:
     """Score runs without the judgments of documents that only their group contributed to the pool.
 
-    Args:
-        groups: Pairs of a group's name and a shell pattern for the names of its runs; other runs form groups of one.
-        depth: Number of documents that each run contributed per topic.
-        relevant: Lowest grade that counts as relevant in binary measures, and in the counts of documents.
+    ``groups`` are pairs of a group's name and a shell pattern for the names of its runs; other runs form groups of one.
+    Each run contributed ``depth`` documents per topic.
 
     Raises:
         UsageError: A measure or the depth is invalid, a pattern matches no run, or two groups share a run.

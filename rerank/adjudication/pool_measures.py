@@ -111,10 +111,8 @@ def score_matrices(qrels: Qrels, runs: Sequence[Run], measures: Sequence[str]) -
 class Measurer:
     """Evaluator of runs with the judgments that different budgets cover.
 
-    Args:
-        pool: The pool. Other runs may have contributed to it.
-        repeats: Pairs of the name of a system and a shell pattern that matches the names of its runs, which are repeats
-            of the system. By default, every run is a system.
+    Other runs may have contributed to the pool. ``repeats`` are pairs of the name of a system and a shell pattern for
+    the names of its runs, which are repeats of the system; by default, every run is a system.
     """
 
     def __init__(

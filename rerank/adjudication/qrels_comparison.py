@@ -52,10 +52,9 @@ class QrelsComparison:
     def to_dict(self, *, resamples: int = 0, seed: int = 0, groups: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
         """Return the JSON object of ``rerank qrels compare --format json``.
 
-        Args:
-            resamples: Number of samples of topics and systems for intervals, as in a study; 0 for none.
-            groups: Pairs of the name of a group of systems and a shell pattern that matches their names. For each
-                group, the advantage that the other judgments give it is computed, which requires samples.
+        ``resamples`` is the number of samples of topics and systems for intervals, as in a study; 0 for none.
+        ``groups`` are pairs of the name of a group of systems and a shell pattern for their names; the advantage that
+        the other judgments give each group is computed, which requires samples.
 
         Raises:
             UsageError: ``resamples`` is 1, a pattern matches no run, or fewer than three runs are outside a group.

@@ -341,9 +341,8 @@ def run_study(
 ) -> AdjudicationStudy:
     """Judge the pool with every method and budget, and compare the conclusions with those from gold judgments.
 
-    Args:
-        qrels: Gold judgments. They provide the grades for the judging orders, and the reference conclusions.
-        pool_from: Runs that form the pool; by default, all runs. Systems without a run among them did not contribute.
+    The gold judgments ``qrels`` also provide the grades for the judging orders. The runs ``pool_from`` form the pool,
+    by default all; systems without a run among them did not contribute.
 
     Raises:
         UnknownNameError: A method, test, correction or measure does not exist.

@@ -196,13 +196,9 @@ class Calibration:
     ) -> CalibratedList:
         """Convert the scores of one ranked list, in ranking order, to probabilities of relevance.
 
-        Args:
-            judge_scores: Raw scores of the judge, with None for documents without a score. Pass None instead of a list
-                if the judge has no scores.
-            first_stage: Raw first-stage scores; None if there are no scores.
-            first_stage_name: Name of the first stage; None if it is not known. If the name differs from the name in the
-                calibration, or the median score is outside the range in the training set, the fit without first-stage
-                scores is used.
+        All scores are raw. ``judge_scores`` has None for documents without a score; it is None itself if the judge has
+        no scores. If the name of the first stage differs from the one in the calibration, or its median score is
+        outside the range in the training set, the fit without first-stage scores is used.
 
         Raises:
             UsageError: Both ``judge_scores`` and ``first_stage`` are None (pass one None per document as

@@ -52,11 +52,9 @@ def fit_calibration(
 ) -> CalibrationResult:
     """Fit a calibration to runs of one ranker.
 
-    Args:
-        collections: The runs, at least one. Their depths and collections may differ.
-        ranker: Identity of the ranker, from `identity_bound_to_calibration`.
-        tests: Runs of the same ranker on other queries. The calibration is not fitted to them, only tested on them. Set
-            ``has_first_stage_scores=False`` if such a run has another first stage.
+    The depths and collections of the runs may differ. The identity ``ranker`` is from `identity_bound_to_calibration`.
+    ``tests`` are runs of the same ranker on other queries, on which the calibration is only tested; set
+    ``has_first_stage_scores=False`` if such a run has another first stage.
 
     Raises:
         DataError: The runs are empty, fewer than two queries are judged, all judged documents have the same label, the

@@ -200,8 +200,7 @@ class CollectionFiles:
 class FileCollection:
     """Base class for collections in files; a subclass adds ``docs``, and ``queries`` unless they are JSON lines.
 
-    Args:
-        name: Name in run tags and tables; whitespace is replaced by ``_``.
+    In ``name``, whitespace is replaced by ``_``.
     """
 
     #: Name of the format. It must never change, because fingerprints, and so saved indexes, depend on it.

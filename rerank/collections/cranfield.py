@@ -50,9 +50,7 @@ class Cranfield(FileCollection):
     kept as the title of the document.
 
     CISI's judgments have no grades, so the grade of each is 1; query and document ids are the numbers in the files.
-
-    Args:
-        relevant: Lowest gain that binary measures count as relevant.
+    Binary measures count gains from ``relevant`` as relevant.
     """
 
     format_name: ClassVar[str] = "Cranfield"

@@ -40,10 +40,8 @@ class Inquire(FileCollection):
     text. Its path is not used as text, because it contains the species, which judges must not see. The annotations list
     only the relevant images, with grade 1; all others are not relevant. Without ``images``, the documents are the
     annotated images. These suffice to score runs but not to rank, since the benchmark's corpus has five million images.
-
-    Args:
-        images: A CSV file of all images, with the columns image_id and image_path; empty for the annotated images.
-        root: The folder to which image paths are relative; empty for the current folder.
+    ``images`` is a CSV file of all images, with the columns image_id and image_path; ``root`` is the folder to which
+    these paths are relative, by default the current folder.
     """
 
     format_name: ClassVar[str] = "Inquire"
@@ -137,11 +135,9 @@ class InquireRerank(FileCollection):
 
     Rows are grouped by query text; query ids are numbers in file order, from 1. Candidate lists are sorted by
     clip_score, the first-stage score. A document is an image without text. Its path is not used as text, because it
-    contains the species, which judges must not see. Every image in a list is judged as relevant (1) or not (0).
-
-    Args:
-        file: The rows of one split, plain or gzipped, without the bytes of the images.
-        root: The folder to which image paths are relative; empty for the current folder.
+    contains the species, which judges must not see. Every image in a list is judged as relevant (1) or not (0). The
+    rows are those of one split, without the bytes of the images. Image paths are relative to ``root``, by default the
+    current folder.
     """
 
     format_name: ClassVar[str] = "InquireRerank"

@@ -29,14 +29,10 @@ class Irds:
 
     The text of a document is ir_datasets' default text without the title, which is a separate field. ``scoreddocs``, if
     any, are the candidates. If several judgments of one document differ (subtopics), the highest grade counts.
-    Cranfield's grades, of which 1 is the best, are converted to gains.
-
-    Args:
-        language: ISO 639 code of the documents' language; if empty, the code that ir_datasets states, or ``en``.
-        relevant: Lowest grade that binary measures count as relevant; None for 2 in the passage tracks of TREC Deep
-            Learning and 1 otherwise.
-        drop_self: Whether to drop a document with the query's own id from its ranking; None to drop it only for BEIR's
-            data sets.
+    Cranfield's grades, of which 1 is the best, are converted to gains. ``language`` is the ISO 639 code of the
+    documents' language, by default the one that ir_datasets states, or ``en``. ``relevant`` is the lowest relevant
+    grade in binary measures, by default 2 in the passage tracks of TREC Deep Learning and 1 otherwise. ``drop_self``
+    drops a document with the query's own id from its ranking, by default only for BEIR's data sets.
     """
 
     def __init__(

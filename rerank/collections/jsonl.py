@@ -39,13 +39,8 @@ class Jsonl(FileCollection):
     called _id, pid, docid, docno, doc_id (queries: _id, qid, query_id), and the text may be called segment, contents,
     content, body, passage (queries: query, question); the first name that is present is used. A document may have a
     picture, with or without text: ``{"id": ..., "image": "photos/1.jpg"}``. Paths are relative to the folder of the
-    documents' file.
-
-    Args:
-        path: The folder, or the file of the documents; optional if ``docs`` or ``queries`` is given.
-        docs: The file of the documents; replaces the one in the folder.
-        queries: The file of the queries; replaces the one in the folder.
-        qrels: The file of the judgments, in any supported format; replaces the one in the folder.
+    documents' file. ``path`` is the folder or the file of the documents. ``docs``, ``queries`` and ``qrels`` (in any
+    supported format) replace the file in the folder; with ``docs`` or ``queries``, ``path`` may be omitted.
     """
 
     format_name: ClassVar[str] = "Jsonl"
@@ -92,11 +87,8 @@ class Beir(FileCollection):
     """A BEIR folder with corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, each plain or gzipped.
 
     If there are judgments, only the queries judged in the split are used. Without a folder ``qrels``, all queries are
-    used, and there are no judgments. Source: Thakur et al., NeurIPS 2021 Datasets and Benchmarks.
-
-    Args:
-        split: Name of a file in ``qrels``, without extension.
-        drop_self: Whether to apply BEIR's rule, by which a document with the query's own id is dropped.
+    used, and there are no judgments. Source: Thakur et al., NeurIPS 2021 Datasets and Benchmarks. ``drop_self`` applies
+    BEIR's rule, by which a document with the query's own id is dropped.
     """
 
     format_name: ClassVar[str] = "Beir"
@@ -138,12 +130,9 @@ class Beir(FileCollection):
 class Pictures(FileCollection):
     """The picture files of a folder and its sub-folders, one document each: jpg, png, webp, gif, tif, bmp, avif.
 
-    The id of a document is the path of its file within the folder, with whitespace and ``%`` percent-encoded. Files
-    and folders whose names begin with a dot are omitted. Pictures are not decoded.
-
-    Args:
-        queries: A file of queries as JSON lines, ``{"id": ..., "text": ...}``; empty for no queries.
-        qrels: A file of judgments, in any supported format; empty for no judgments.
+    The id of a document is the path of its file within the folder, with whitespace and ``%`` percent-encoded. Files and
+    folders whose names begin with a dot are omitted. Pictures are not decoded. ``queries`` is an optional file of
+    queries as JSON lines, ``{"id": ..., "text": ...}``, and ``qrels`` one of judgments in any supported format.
     """
 
     def __init__(self, folder: str, *, queries: str = "", qrels: str = "", relevant: int = 1) -> None:

@@ -190,8 +190,7 @@ def _query_text(row: Mapping[str, Any]) -> str:
 class TaskDocuments:
     """The documents of one split of a task, by id. If several rows have the same id, the last one is used, as in mteb.
 
-    Args:
-        rows: mteb's ``corpus``, a data set with the columns id, text and optionally title.
+    ``rows`` is mteb's ``corpus``, a data set with the columns id, text and optionally title.
     """
 
     def __init__(self, rows: Any, where: str) -> None:
@@ -222,11 +221,8 @@ class TaskDocuments:
 class TaskSplit:
     """A collection of one subset and split of an mteb task.
 
-    Ids are escaped with `escape_id`, so that run files can contain them.
-
-    Args:
-        allowed: Mapping from the id of a query in mteb to the ids in mteb of the documents that may be ranked for it.
-            All documents may be ranked for queries that are not in the mapping; None for no restrictions.
+    Ids are escaped with `escape_id`, so that run files can contain them. ``allowed`` maps the id of a query in mteb to
+    the ids in mteb of the documents that may be ranked for it; all documents may be ranked for other queries.
     """
 
     def __init__(
@@ -347,14 +343,10 @@ class Mteb(TaskSplit):
     The lists of a reranking task are the candidates. In many tasks, a list starts with the relevant documents, so use
     ``--shuffle random``; otherwise, a reranker that keeps the input order would have a perfect score.
 
-    Args:
-        subset: Name of the subset, usually a language; required if the task has several subsets.
-        split: Name of the split; required if mteb evaluates several splits.
-        predictions: File, or its folder, with first-stage rankings saved by
-            ``mteb.evaluate(..., prediction_folder=...)``, which become the candidates; empty for the task's own lists.
-        top_k: Maximum number of documents to use from each ranking in ``predictions``.
-        language: ISO 639 code of the documents' language, ``mul`` for several languages, ``und`` for none; empty for
-            the language that mteb states.
+    ``subset`` (usually a language) and ``split`` are required if the task has several. ``predictions`` is a file, or
+    its folder, with first-stage rankings saved by ``mteb.evaluate(..., prediction_folder=...)``; the first ``top_k``
+    documents of each become the candidates, in place of the task's own lists. ``language`` is the ISO 639 code of the
+    documents' language, ``mul`` for several languages, ``und`` for none; by default the language that mteb states.
     """
 
     def __init__(

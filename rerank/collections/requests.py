@@ -24,13 +24,9 @@ class Requests(FileCollection):
     contents, content, body, passage that is present.
 
     By default, a list keeps the order of the file, and ``rank`` is ignored. Scores are kept if all are present and do
-    not increase; otherwise, the score at rank r is 1/r. The id of a query without an id is its number in the file,
-    from 1; that of a document without an id is ``QUERY:NUMBER``.
-
-    Args:
-        qrels: A file of judgments, since requests contain none; empty for no judgments.
-        order: ``given`` to keep the order of the file, or ``score`` to sort each list by score and tied documents by
-            id, both descending.
+    not increase; otherwise, the score at rank r is 1/r. The id of a query without an id is its number in the file, from
+    1; that of a document without an id is ``QUERY:NUMBER``. With ``order=score``, each list is sorted by score and tied
+    documents by id, both descending. Requests contain no judgments; ``qrels`` is an optional file of them.
     """
 
     format_name: ClassVar[str] = "Requests"

@@ -48,12 +48,10 @@ class T2ranking(FileCollection):
 
     Documents are looked up by id without reading the whole file, unless collection.tsv is gzipped.
 
-    Args:
-        candidates: A file of candidate lists, with the columns query, passage, rank, and optionally score. The lists of
-            the split's queries become the collection's candidates. Empty for no candidates.
-        depth: Maximum rank to read from the candidate lists; the texts of these passages are kept in memory.
-        markup: ``keep`` to leave passages as published, with ``<br>`` and ``<img>``, as used for the published results;
-            ``drop`` to remove tags and decode entities.
+    ``candidates`` is an optional file of candidate lists, with the columns query, passage, rank, and optionally score.
+    The lists of the split's queries become the collection's candidates, up to rank ``depth``; the texts of these
+    passages are kept in memory. ``markup`` is ``keep`` to leave passages as published, with ``<br>`` and ``<img>``, as
+    used for the published results, or ``drop`` to remove tags and decode entities.
     """
 
     format_name: ClassVar[str] = "T2ranking"

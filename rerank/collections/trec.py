@@ -41,14 +41,9 @@ class Trec(FileCollection):
     and entities are decoded. Tab-separated files contain one document per line, like those of MS MARCO: id and text;
     id, title and text; or id, URL, title and text. The first line may be a header with the names of the columns.
 
-    Each file may be gzipped. Documents or topics must be given.
-
-    Args:
-        docs: A file of documents, or a folder whose files are read recursively in the order of their names; empty for
-            no documents.
-        topics: A file of topics, whose format is detected from its content; empty for no topics.
-        qrels: A file of judgments; empty for no judgments.
-        fields: Fields that form the query text, joined with ``+``: title, description, narrative, or tags of the file.
+    Each file may be gzipped. Documents or topics must be given. ``docs`` is a file, or a folder whose files are read
+    recursively in the order of their names. The format of ``topics`` is detected from its content. ``fields`` form the
+    query text, joined with ``+``: title, description, narrative, or tags of the file.
     """
 
     format_name: ClassVar[str] = "Trec"

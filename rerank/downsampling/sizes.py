@@ -48,12 +48,9 @@ def choose_fewest_queries(
 ) -> ReducedBenchmark:
     """Find the smallest number of queries for which nine in ten random draws meet the goal.
 
-    A draw is a random order of the queries. Every sample takes the first queries of a draw, so samples are nested.
-
-    Args:
-        criterion: The significance test; by default paired t-tests with Benjamini-Hochberg correction.
-        sizes: Numbers of queries to try; by default twelve numbers from two to all queries, in a geometric series.
-        seed: The seed of the first draw; other draws use consecutive seeds.
+    A draw is a random order of the queries. Every sample takes the first queries of a draw, so samples are nested. The
+    draws use consecutive seeds from ``seed``. By default, ``sizes`` are twelve numbers from two to all queries, in a
+    geometric series, and ``criterion`` is paired t-tests with Benjamini-Hochberg correction.
 
     Raises:
         UsageError: A size is out of range, or there are no draws.
@@ -118,10 +115,8 @@ def choose_smallest_pool(
 ) -> ReducedBenchmark:
     """Find the smallest pool depth k at which the conclusions from the reduced corpus meet the goal.
 
-    Args:
-        makers: Names of the runs whose first k documents form the pools; all runs if empty.
-        measure: Measure for scoring systems. A binary measure should set its lowest relevant grade: ``AP(rel=2)@100``.
-        criterion: The significance test; by default paired t-tests with Benjamini-Hochberg correction.
+    The first k documents of the runs ``makers``, by default all, form the pools. A binary measure should set its lowest
+    relevant grade: ``AP(rel=2)@100``. ``criterion`` is by default paired t-tests with Benjamini-Hochberg correction.
 
     Raises:
         RerankError: A maker is not a run, the measure does not exist, there are no depths, or a depth is below 1.

@@ -166,11 +166,9 @@ def compare_with_baseline(
 ) -> BaselineComparison:
     """Test every run other than the baseline for a significant difference from the baseline.
 
-    Args:
-        scores: Scores of at least two runs with different names, over the same judged queries.
-        measures: The measures, as ir_measures prints them; all scores must include them.
-        options: Test, correction and significance level; the test may also be ``dunnett`` or ``max-t``.
-        judged: Known fractions of judged documents among the run's top documents, for each pair (run, measure).
+    All ``scores`` are over the same judged queries and include the ``measures``, named as ir_measures prints them. The
+    test may also be ``dunnett`` or ``max-t``. ``judged`` has known fractions of judged documents among the run's top
+    documents, for each pair (run, measure).
 
     Raises:
         UsageError: The test cannot be combined with the correction, or an option is out of range.

@@ -61,13 +61,10 @@ def compare_runs(
 ) -> Comparison:
     """Evaluate runs and test every pair of them for a significant difference.
 
-    Args:
-        runs: At least two runs with different names.
-        measure: Name of one measure, in a form that `rerank.evaluation.measures.parse_measures` accepts.
-        relevant: Lowest grade that counts as relevant in binary measures whose name does not specify one.
-        test: Selector of the main test, such as ``"t"`` or ``"permutation,permutations=100000"``.
-        correction: Correction for multiple comparisons: none, bonferroni, holm, hochberg, bh or by. ``auto`` selects
-            holm, or none for Tukey's tests, which control the family-wise error themselves.
+    ``measure`` is one measure, in a form that `rerank.evaluation.measures.parse_measures` accepts, and ``relevant`` its
+    lowest relevant grade if it is binary and its name does not specify one. ``test`` is a selector, such as
+    ``"permutation,permutations=100000"``. ``correction`` is none, bonferroni, holm, hochberg, bh, by, or ``auto`` for
+    holm, or none for Tukey's tests, which control the family-wise error themselves.
 
     Raises:
         UsageError: There are fewer than two runs, two runs have the same name, ``measure`` stands for several measures

@@ -39,9 +39,8 @@ NO_GROUP = "(none)"
 def evaluate_run(qrels: Qrels, run: Run, measures: Iterable[str], *, relevant: int = 1) -> Scores:
     """Evaluate one run on all judged queries.
 
-    Args:
-        measures: Names of the measures, in a form that `parse_measures` accepts.
-        relevant: Lowest grade that counts as relevant in binary measures whose name does not specify one.
+    ``measures`` are names that `parse_measures` accepts; ``relevant`` is the lowest relevant grade in binary measures
+    whose name does not specify one.
 
     Raises:
         UsageError: The name or a parameter of a measure is wrong.

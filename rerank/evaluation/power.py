@@ -27,9 +27,6 @@ def paired_t_power(topics: int, difference: float, sd: float, alpha: float = 0.0
     differences (``sd``). The t statistic follows the noncentral t distribution with n - 1 degrees of freedom and
     noncentrality d sqrt(n) / s. Source: Cohen, Statistical power analysis for the behavioral sciences, 1988, section
     2.5; Sakai, Topic set size design, Information Retrieval Journal 2016.
-
-    Raises:
-        UsageError: A number is out of range.
     """
     from scipy.stats import nct, t
 
@@ -120,18 +117,13 @@ def report_power_of_runs(
     The observed differences are not used, because power at the observed difference only restates the p-value (Hoenig
     and Heisey, American Statistician 2001).
 
-    Args:
-        scores: Scores of at least two runs with different names, over the same judged queries.
-        options: Significance level and correction. Every correction except ``none`` divides the level by the number of
-            pairs (Bonferroni), which is conservative for all corrections.
-        power: Required probability of detecting a true difference.
-        difference: The smallest true difference that matters; None to omit the number of topics needed to detect it.
-        baseline: Name of the run with which all others are compared; empty for all pairs.
-
-    Returns:
-        The JSON object of ``rerank power``. Each of its ``rows`` has the pair ``a`` and ``b``, its observed
-        ``difference``, ``sd`` (standard deviation of the per-topic differences), ``detectable`` (smallest detectable
-        difference) and, if a difference is given, ``topics_needed`` (None if all per-topic differences are equal).
+    The ``scores`` are over the same judged queries. Every correction except ``none`` divides the significance level by
+    the number of pairs (Bonferroni), which is conservative for all corrections. ``power`` is the required probability
+    of detecting a true difference, and ``difference`` the smallest true difference that matters. ``baseline`` is the
+    run with which all others are compared; empty for all pairs. The result is the JSON object of ``rerank power``. Each
+    of its ``rows`` has the pair ``a`` and ``b``, its observed ``difference``, ``sd`` (standard deviation of the
+    per-topic differences), ``detectable`` (smallest detectable difference) and, if a difference is given,
+    ``topics_needed`` (None if all per-topic differences are equal).
     """
     options = options or ComparisonOptions()
     check_significance_level(options.alpha)

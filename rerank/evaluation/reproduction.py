@@ -52,19 +52,14 @@ def measure_reproduction(
 ) -> PlainReport:
     """Compare an experiment with its reproduction. If both have the same judgments, topics are paired.
 
-    Args:
-        relevant: Lowest grade that counts as relevant in binary measures whose name does not specify one.
-        depth: Number of documents per topic whose order is compared.
-        p: Persistence of rank-biased overlap, between 0 and 1.
-
-    Returns:
-        The JSON object of ``rerank reproduce``. ``rows`` has two rows per measure, for ``role`` baseline and advanced:
-        ``original`` and ``again`` (means), ``rmse`` (root mean square error of the scores per topic; None on another
-        collection) and ``p`` (two-sided t-test of the two means; None if it cannot be computed). ``orders`` has one row
-        per role on the same collection: ``ktu`` (Kendall's tau union) and ``rbo`` (rank-biased overlap), averaged over
-        topics. ``effects`` has one row per measure: mean improvements ``improvement`` and ``improvement_again``, their
-        ratio ``er``, relative improvements ``ri`` and ``ri_again``, and ``dri``, ri minus ri_again. A value whose
-        divisor is 0 is None.
+    Document orders are compared in the first ``depth`` documents per topic; ``p`` is the persistence of rank-biased
+    overlap, between 0 and 1. The result is the JSON object of ``rerank reproduce``. ``rows`` has two rows per measure,
+    for ``role`` baseline and advanced: ``original`` and ``again`` (means), ``rmse`` (root mean square error of the
+    scores per topic; None on another collection) and ``p`` (two-sided t-test of the two means; None if it cannot be
+    computed). ``orders`` has one row per role on the same collection: ``ktu`` (Kendall's tau union) and ``rbo``
+    (rank-biased overlap), averaged over topics. ``effects`` has one row per measure: mean improvements ``improvement``
+    and ``improvement_again``, their ratio ``er``, relative improvements ``ri`` and ``ri_again``, and ``dri``, ri minus
+    ri_again. A value whose divisor is 0 is None.
     """
     found = f"depth is {depth} and p is {p}"
     ensure(depth >= 2 and 0 < p < 1, found, expected="a depth of 2 or more, and p between 0 and 1")

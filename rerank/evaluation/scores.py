@@ -330,10 +330,8 @@ def table_of_evaluation(
 ) -> TableReport:
     """Return a table for a paper with one row per run, sorted by the first measure. The best values are bold.
 
-    Args:
-        qrels: Name of the judgments, as given by the user; the legend shows it without folders.
-        scores: Scores of at least one run, all with the same measures.
-        columns: Further columns, one mapping of headings to cells per run.
+    The legend shows the name of the judgments without folders. ``columns`` are further columns, one mapping of headings
+    to cells per run.
     """
     more = columns or [{}] * len(scores)
     measures, summaries = scores[0].measures, [entry.summary() for entry in scores]

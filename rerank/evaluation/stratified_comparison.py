@@ -33,12 +33,11 @@ def compare_over_collections(
     (Biometrics Bulletin 1946); with one collection, it would be the paired t-test. Of the options, only the correction
     and the significance level are used.
 
-    Returns:
-        The JSON object of ``rerank anova``. ``systems`` has one row per system, the best first: ``system``, ``means``
-        (mean score in each collection) and ``mean`` (the unweighted mean of ``means``). ``pairs`` has ``a``, ``b``,
-        ``differences`` (mean of a minus mean of b, in each collection), ``difference`` (the unweighted mean of
-        ``differences``), ``interval``, ``df`` (degrees of freedom), ``p`` and ``adjusted_p``. ``anova`` are the rows of
-        `analyse_nested_variance`.
+    The result is the JSON object of ``rerank anova``. ``systems`` has one row per system, the best first: ``system``,
+    ``means`` (mean score in each collection) and ``mean`` (the unweighted mean of ``means``). ``pairs`` has ``a``,
+    ``b``, ``differences`` (mean of a minus mean of b, in each collection), ``difference`` (the unweighted mean of
+    ``differences``), ``interval``, ``df`` (degrees of freedom), ``p`` and ``adjusted_p``. ``anova`` are the rows of
+    `analyse_nested_variance`.
     """
     options = options or ComparisonOptions()
     check_significance_level(options.alpha)
@@ -166,10 +165,9 @@ def analyse_nested_variance(values: Sequence[Floats]) -> list[dict[str, Any]]:
     omega squared statistics, Psychological Methods 2003; Ferro, Kim and Sanderson, Using collection shards to study
     retrieval performance effect sizes, TOIS 2019.
 
-    Returns:
-        One row per effect: ``effect``, ``ss`` (sum of squares), ``df``, ``ms`` (mean square, ss / df), ``error`` (the
-        effect whose mean square is the denominator of F; empty for the error itself), ``f``, ``p`` and
-        ``omega_squared``, which are None if the mean square of the error is 0.
+    The result has one row per effect: ``effect``, ``ss`` (sum of squares), ``df``, ``ms`` (mean square, ss / df),
+    ``error`` (the effect whose mean square is the denominator of F; empty for the error itself), ``f``, ``p`` and
+    ``omega_squared``, which are None if the mean square of the error is 0.
     """
     from scipy.stats import f as f_distribution
 

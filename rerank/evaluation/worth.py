@@ -47,12 +47,11 @@ def measure_gains(
 ) -> PlainReport:
     """Compare reranked runs (``methods``) with their first stage and with the perfect order of its candidates.
 
-    Returns:
-        The JSON object of ``rerank worth``. Its ``rows`` are the first stage, the perfect order and the methods, with
-        ``run``, ``mean``, ``interval``, ``gain`` over the first stage with ``gain_interval`` (paired t), and ``share``
-        of the perfect order's gain with ``share_interval`` (percentile bootstrap over queries). The first stage has no
-        gain and no share (None). The share is also None for the perfect order, and for all runs if the perfect order
-        does not improve on the first stage.
+    The result is the JSON object of ``rerank worth``. Its ``rows`` are the first stage, the perfect order and the
+    methods, with ``run``, ``mean``, ``interval``, ``gain`` over the first stage with ``gain_interval`` (paired t), and
+    ``share`` of the perfect order's gain with ``share_interval`` (percentile bootstrap over queries). The first stage
+    has no gain and no share (None). The share is also None for the perfect order, and for all runs if the perfect order
+    does not improve on the first stage.
     """
     options = options or WorthOptions()
     ensure(options.depth is None or options.depth >= 1, f"depth is {options.depth}", expected="at least 1")

@@ -45,17 +45,13 @@ def fit_to_runs(
 ) -> dict[str, Any]:
     """Fit a calibration to run folders, and write the calibration and a reliability diagram to files.
 
-    Args:
-        runs: Finished run folders with the same ranker and the same first stage; their depths may differ.
-        out: Path of the calibration file; the diagram has the same name with the extension ``.svg``.
-        relevant: Lowest grade that counts as relevant in the fitted runs, and in tests with a file of judgments, which
-            states no grade; if omitted, each run's judgments define it.
-        tests: Runs of the same ranker on other collections, as ``FOLDER:QRELS``. The calibration is not fitted to them,
-            only evaluated on them.
-        complete: Whether documents without a judgment count as not relevant in all runs, instead of being omitted.
-
-    Returns:
-        The paths ``file`` and ``diagram``, and the report: ``ece``, ``brier``, ``auc``, ``queries`` and more.
+    ``runs`` are finished run folders with the same ranker and the same first stage; their depths may differ. ``tests``
+    are runs of the same ranker on other collections, as ``FOLDER:QRELS``, on which the calibration is only evaluated.
+    ``relevant`` is the lowest relevant grade in the fitted runs, and in tests with a file of judgments, which states no
+    grade; if omitted, each run's judgments define it. If ``complete``, documents without a judgment count as not
+    relevant in all runs, instead of being omitted. The diagram is beside the file ``out``, with the extension ``.svg``.
+    The result has the paths ``file`` and ``diagram``, and the report: ``ece``, ``brier``, ``auc``, ``queries`` and
+    more.
     """
     if not runs:
         raise UsageError("No run folder is given", expected="at least one", remedy="Pass the folder of a finished run")

@@ -49,11 +49,9 @@ def load_queries(spec: RunSpec, *, judged_only: bool = True) -> tuple[Collection
     """Open the collection of a specification and select its queries and judgments.
 
     If the specification selects queries, only the judgments of these queries are returned. Otherwise, all judgments are
-    returned: a judged query that the collection lacks scores 0, as in any other evaluation.
-
-    Args:
-        judged_only: Whether to omit queries without judgments, unless there are no judgments at all or queries are
-            selected by id. Set it for runs that are scored.
+    returned: a judged query that the collection lacks scores 0, as in any other evaluation. ``judged_only``, for runs
+    that are scored, omits queries without judgments, unless there are no judgments at all or queries are selected by
+    id.
     """
     collection, qrels = load_qrels(spec)
     return collection, *select_queries_and_qrels(spec, collection, qrels, judged_only=judged_only)
@@ -260,8 +258,7 @@ class FirstStageResult:
 def search_first_stage(spec: RunSpec, execution: Execution | None = None) -> FirstStageResult:
     """Search all queries of a collection, judged or not, with the first stage of a specification.
 
-    Args:
-        execution: Options that select the engine whose workers encode the texts; by default, this process encodes them.
+    ``execution`` can select an engine whose workers encode the texts in place of this process.
     """
     collection, queries, qrels = load_queries(spec, judged_only=False)
     relevant = lowest_relevant_grade(spec, collection)

@@ -80,11 +80,8 @@ def _read_runs(folders: Sequence[RunFolder]) -> list[Run]:
 def write_page(path: Path, report: dict[str, Any], sentences: Sequence[str], prepared: Sequence[PreparedRun]) -> None:
     """Write an HTML page with the best documents of each query, before and after reranking.
 
-    Args:
-        path: Path of the HTML file. Model calls that find the words to shade are logged in a file next to the page, so
-            that they are not repeated.
-        prepared: The demonstration's runs. If the judge of the last run uses attention, words are shaded by their
-            attention.
+    If the judge of the last run uses attention, words are shaded by their attention. The model calls for this are
+    logged in a file next to the page, so that they are not repeated.
     """
     reranked = _read_runs([RunFolder.existing(row["folder"]) for row in report["costs"]])[1:]
     runs, qrels, last = [prepared[0].first_stage, *reranked], prepared[0].qrels, prepared[-1]
@@ -125,9 +122,8 @@ def render_page(
 ) -> str:
     """Render the demonstration's page as a self-contained HTML document.
 
-    Args:
-        find_words: Function that returns the attention of the last run's judge to each word of a document; None if this
-            judge uses no attention.
+    ``find_words`` returns the attention of the last run's judge to each word of a document; None if it uses no
+    attention.
     """
     from jinja2 import Environment
 

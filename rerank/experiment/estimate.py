@@ -120,8 +120,8 @@ def batch_interface(prepared: PreparedRun) -> BatchInterface:
 def estimate_run_cost(prepared: PreparedRun, *, in_batches: bool = False) -> dict[str, Any]:
     """Estimate the calls and tokens of a prepared run, without calling the model.
 
-    Returns:
-        ``queries``; upper bounds ``calls``, ``tokens_in`` and ``tokens_out``; ``cost`` in US dollars, None if unknown.
+    The result has ``queries``, the upper bounds ``calls``, ``tokens_in`` and ``tokens_out``, and ``cost`` in US
+    dollars, None if unknown.
 
     Raises:
         UsageError: ``in_batches`` is set, and the backend has no batch interface or a request depends on a reply.
@@ -182,10 +182,7 @@ def answer_beforehand(
     """Send the requests of a run in batches, and commit the replies to the call log.
 
     Batches that an earlier execution submitted are finished first, even if no new batch is to be submitted, because
-    they are already paid for.
-
-    Args:
-        requests: Mapping from digest to request for the whole run; None to submit no new batch.
+    they are already paid for. ``requests`` maps digests to the requests of the whole run; None to submit no new batch.
     """
     record = BatchRecord(folder)
     if requests is None and not record.unfinished():

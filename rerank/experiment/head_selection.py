@@ -54,11 +54,8 @@ def score_by_mass(weights: Weights, gold: NDArray[np.bool_]) -> Weights:
     """Compute QRHead's score of each head for one query: its attention to the relevant passages.
 
     QRscore_h = 1/|q| sum over relevant passages d, query tokens i and tokens t of d of A_h[i, t] (Zhang et al., EMNLP
-    2025, arXiv 2506.09944, equation 3).
-
-    Args:
-        weights: Attention weights of shape (layers, heads, passages), averaged over query tokens and summed over
-            passage tokens.
+    2025, arXiv 2506.09944, equation 3). ``weights`` has shape (layers, heads, passages), averaged over query tokens and
+    summed over passage tokens.
     """
     # Equation 3; the weights already contain the mean over query tokens (1/|q|) and the sum over passage tokens t.
     return cast(Weights, weights[:, :, gold].sum(axis=2))
@@ -120,8 +117,7 @@ def select_by_attention(
 ) -> HeadList:
     """Select attention heads by their attention weights on the judged queries of a specification.
 
-    Args:
-        spec: Specification of collection, first stage, depth, order, model and prompt; its method is ignored.
+    The method of ``spec`` is ignored.
     """
     method = METHODS[selection.method]
     icr_spec = spec.model_copy(update={"method": f"icr,calibrate={str(method.calibrated).lower()}"})

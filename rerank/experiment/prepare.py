@@ -112,10 +112,8 @@ def prepare_run(
 ) -> PreparedRun:
     """Open everything that a run needs and check its settings; the weights of a local model may not be loaded yet.
 
-    Args:
-        judged_only: Whether to omit queries without judgments, as in `load_queries`.
-        backend: An open backend for the model of ``spec``, which several runs can share.
-        candidates: The result of `retrieve_shared` for this collection and first stage.
+    ``judged_only`` is that of `load_queries`. Several runs can share an open ``backend`` for the model of ``spec``, and
+    ``candidates``, the result of `retrieve_shared` for this collection and first stage.
     """
     spec = spec_with_trained_defaults(spec)
     setup = assemble_ranker(ranker_settings(spec, execution))

@@ -52,9 +52,8 @@ def _replay_lists(
 ) -> Iterator[tuple[Iterator[RankedList], Usage]]:
     """Yield the reranked lists, one at a time, and the cost of the replies used so far.
 
-    Args:
-        damaged_prompts: A list to which the row numbers of calls with a damaged prompt are added; if None, prompts are
-            not read.
+    The row numbers of calls with a damaged prompt are added to ``damaged_prompts``; if it is None, prompts are not
+    read.
     """
     spec = RunSpec.from_record(folder.spec()["spec"])
     plan = plan_ranker(ranker_settings(spec))

@@ -92,14 +92,10 @@ def measure_orders(
 ) -> dict[str, Any]:
     """Run every cell (first stage and depth) in every order, and measure the effect of the order.
 
-    Args:
-        execution: Options for execution; ``out`` is the parent of the run folders, ``runs/`` if it is None.
-
-    Returns:
-        ``method``, ``model`` and ``cells``: ``first_stage``, ``depth``, ``queries``, ``first_stage_scores``,
-        ``orders``, ``spread`` (best minus worst score per measure; 0 is good) and ``worst`` (the order with the worst
-        score per measure). A row of ``orders`` has ``order``, ``scores``, ``tau`` and ``overlap`` as in
-        `compute_shuffle_agreement`, and the cost of the run.
+    The run folders are in ``execution.out``, by default ``runs/``. The result has ``method``, ``model`` and ``cells``:
+    ``first_stage``, ``depth``, ``queries``, ``first_stage_scores``, ``orders``, ``spread`` (best minus worst score per
+    measure; 0 is good) and ``worst`` (the order with the worst score per measure). A row of ``orders`` has ``order``,
+    ``scores``, ``tau`` and ``overlap`` as in `compute_shuffle_agreement`, and the cost of the run.
     """
     rows = [_measure_orders(cell, execution, run) for cell in cells]
     spec = cells[0].runs[0].spec
@@ -117,10 +113,9 @@ def estimate_orders(cells: Sequence[RobustnessCell]) -> dict[str, Any]:
 def compute_shuffle_agreement(run: Run, reference: Run) -> dict[str, float | None]:
     """Measure the agreement of two results for the same candidates, averaged over queries; 1 means the same order.
 
-    Returns:
-        ``tau``: Kendall's tau of the whole lists, averaged over queries with at least two documents. ``overlap``: the
-        fraction of the top ten documents that both results share, averaged over queries with more than ten documents.
-        A value is None if no query has enough documents.
+    ``tau`` is Kendall's tau of the whole lists, averaged over queries with at least two documents. ``overlap`` is the
+    fraction of the top ten documents that both results share, averaged over queries with more than ten documents. A
+    value is None if no query has enough documents.
     """
     pairs = [(run[query].doc_ids, reference[query].doc_ids) for query in reference]
     taus = [kendall_tau(a, b) for a, b in pairs if len(a) > 1]
@@ -218,14 +213,13 @@ def measure_injections(
 ) -> dict[str, Any]:
     """Run every cell (first stage and depth) without and with each attack; measure how far attacked passages rise.
 
-    Returns:
-        ``method``, ``model`` and ``cells``: ``first_stage``, ``depth``, ``queries`` (with at least two candidates),
-        ``rank_before`` (mean rank of the passages in the run without an attack, where they are last) and ``attacks``. A
-        row of ``attacks`` has ``attack``, ``position``, ``rank`` (mean rank with the attack), ``rise`` (mean of rank
-        before minus rank), ``first`` and ``top_10`` (fractions of the passages that reach rank 1 and the top ten;
-        ``top_10`` is None if no list has more than ten documents), and the cost of the run. ``rise``, ``first`` and
-        ``top_10`` are dictionaries with ``mean`` and the limits ``low`` and ``high`` of a 95 % confidence interval over
-        queries: Student's t interval for the rise, Wilson's interval for the fractions.
+    The result has ``method``, ``model`` and ``cells``: ``first_stage``, ``depth``, ``queries`` (with at least two
+    candidates), ``rank_before`` (mean rank of the passages in the run without an attack, where they are last) and
+    ``attacks``. A row of ``attacks`` has ``attack``, ``position``, ``rank`` (mean rank with the attack), ``rise`` (mean
+    of rank before minus rank), ``first`` and ``top_10`` (fractions of the passages that reach rank 1 and the top ten;
+    ``top_10`` is None if no list has more than ten documents), and the cost of the run. ``rise``, ``first`` and
+    ``top_10`` are dictionaries with ``mean`` and the limits ``low`` and ``high`` of a 95 % confidence interval over
+    queries: Student's t interval for the rise, Wilson's interval for the fractions.
     """
     rows = [_measure_injections(cell, execution, run) for cell in cells]
     spec = cells[0].runs[0].spec

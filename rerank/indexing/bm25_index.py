@@ -36,11 +36,8 @@ def write_inverted_index(
     """Write a BM25 index of documents, given as lists of terms, in shards that are built in parallel.
 
     Weights depend on the whole collection: document frequencies and lengths are counted before any weight is computed,
-    so that the weights of a document do not depend on the number of shards.
-
-    Args:
-        folder: Folder for the index files, in the format of bm25s; arrays are saved without pickles.
-        shards: For each shard, the terms of its documents, in the order of the collection.
+    so that the weights of a document do not depend on the number of shards. The files have the format of bm25s; arrays
+    are saved without pickles.
     """
     with storage_errors(folder), tempfile.TemporaryDirectory(prefix=f"{folder.name}-", dir=folder.parent) as scratch:
         parts = [Path(scratch) / str(number) for number in range(len(shards))]
@@ -98,11 +95,7 @@ def _shard_file_names(number: int) -> dict[str, str]:
 
 
 class InvertedIndex:
-    """A memory-mapped index of one or several shards.
-
-    Attributes:
-        starts: Position of the first document of each shard, followed by the number of all documents.
-    """
+    """A memory-mapped index of one or several shards."""
 
     def __init__(self, folder: Path, documents: int) -> None:
         import bm25s
@@ -129,10 +122,7 @@ class InvertedIndex:
     ) -> tuple[NDArray[np.int64], Floats]:
         """Return positions and scores of up to ``k`` documents with the highest scores above zero, best first.
 
-        Args:
-            terms: The terms of the query; terms that occur in no document are ignored.
-            weights: Mapping from term to weight in the query; None to weight each term by its number of occurrences.
-            id_ranks: Rank of each document's id among all ids in ascending order, for ties, shape (documents,).
+        Terms that occur in no document are ignored. Without ``weights``, a term weighs its number of occurrences.
         """
         known = [self.vocabulary[term] for term in terms if term in self.vocabulary]
         if not known:
@@ -185,11 +175,8 @@ def top_positions_of_scores(scores: Floats, id_ranks: NDArray[np.int64], k: int)
     """Return the positions of the ``k`` highest scores above zero, best first; ties by document id, descending.
 
     The selection of bm25s keeps an arbitrary subset of the documents that tie at the k-th score, whereas this function
-    sorts all documents with that score.
-
-    Args:
-        scores: Scores of the documents, shape (documents,).
-        id_ranks: Rank of each document's id among all ids in ascending order, for ties, shape (documents,).
+    sorts all documents with that score. ``scores`` and ``id_ranks`` (rank of each document's id among all ids in
+    ascending order) have shape (documents,).
     """
     positions = np.flatnonzero(scores > 0)
     if len(positions) > k:
@@ -273,8 +260,7 @@ class CollectionStatistics:
 class Postings:
     """A builder of the postings of one shard. It is a context manager, and needs a folder for its exclusive use.
 
-    Attributes:
-        frequencies: Document frequency of each term, shape (terms,); complete after `finish`.
+    ``frequencies``, the document frequency of each term, is complete after `finish`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -350,10 +336,9 @@ class SavedPostings:
     ) -> tuple[Floats, Ints, Longs]:
         """Return the weighted postings sorted by term, after inverting them block by block.
 
-        Returns:
-            The three arrays of a sparse matrix with one column per term of the collection, compressed by column. The
-            weights and the documents have shape (postings,) and are memory-mapped in the folder; the documents of each
-            term are in ascending order. The array of the start of each term's postings has shape (terms + 1,).
+        They are the arrays of a sparse matrix with one column per term of the collection, compressed by column. The
+        weights and the documents have shape (postings,) and are memory-mapped in the folder; the documents of each term
+        are in ascending order. The starts of the terms have shape (terms + 1,).
         """
         # the number in the collection of each term of the shard, shape (shard terms,)
         numbers = np.array([vocabulary[term] for term in self.terms()], dtype=np.int32)

@@ -31,8 +31,7 @@ _TEXTS, _OFFSETS, _ID_RANKS = "documents.jsonl", "offsets.npy", "id_ranks.npy"
 class StoredDocuments:
     """The memory-mapped documents of one corpus, accessed by position.
 
-    Attributes:
-        id_ranks: Rank of each document's id among all ids in ascending order, for ties, shape (documents,).
+    ``id_ranks``, for ties, is the rank of each document's id among all ids in ascending order, shape (documents,).
     """
 
     def __init__(self, folder: Path) -> None:

@@ -88,9 +88,7 @@ def open_encoded_files(
 ) -> Loaded:
     """Return the result of ``load`` on the encoded files, after encoding the documents that are missing.
 
-    Args:
-        load: Function that opens the complete files; if it raises an exception, the files count as damaged, as in
-            `open_sealed_folder`.
+    If ``load`` raises an exception, the files count as damaged, as in `open_sealed_folder`.
     """
     partial = folder.with_suffix(".partial")
 
@@ -167,11 +165,8 @@ _FILE = "embeddings.npy"
 def open_embeddings(job: EncodingJob[Floats], made_from: Mapping[str, str]) -> tuple[Floats, Path]:
     """Memory-map the embeddings of a corpus, after computing those that are missing.
 
-    Args:
-        made_from: Everything that the embeddings depend on; it determines the folder's name.
-
-    Returns:
-        The embeddings, shape (documents, size), as a read-only memory map of the file, and the folder of the file.
+    ``made_from`` is everything that the embeddings depend on; it determines the folder's name. The result is a
+    read-only memory map of shape (documents, size), and the folder of its file.
     """
     folder = job.documents.folder.with_name(f"embeddings-{folder_key(made_from)}")
     files = _Matrix((len(job.documents), job.encoder.size))

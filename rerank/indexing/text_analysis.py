@@ -48,9 +48,8 @@ def _term_patterns() -> tuple[re.Pattern[str], re.Pattern[str], Callable[[str], 
 def split_into_terms(text: str, words_of: Segmenter | None = None) -> list[str]:
     """Split text into lower-case terms after NFKC normalization.
 
-    Args:
-        words_of: The segmenter for scripts without spaces. Without a segmenter, and for characters that it does not
-            segment, the terms are character pairs.
+    Without a segmenter, and for characters that it does not segment, the terms of scripts without spaces are character
+    pairs.
 
     >>> split_into_terms("The F-16's wing, 東京都へ, a ﬁn")
     ['the', '16', 'wing', '東京', '京都', '都へ', 'fin']
@@ -106,14 +105,11 @@ def make_analyzer(
 ) -> Analyzer:
     """Create the analyzer for a language.
 
-    Args:
-        language: ISO 639 code; a region after the code (``zh-TW``) is ignored.
-        stemmer: A Snowball algorithm (``english``, ``porter``, ``de`` ...), ``none``, or ``auto`` for the algorithm of
-            the language, if there is one. With ``auto``, Japanese words are replaced by their dictionary forms.
-        stop_words: Name of a list in bm25s (``en``, ``english_plus``, ``de`` ...), ``none``, or ``auto`` for the list
-            of the language, if bm25s has one and the script has spaces.
-        segmenting: ``auto`` to segment words if the language has a segmenter (Chinese, Japanese), or ``pairs`` for
-            character pairs.
+    Of a language code, the region (``zh-TW``) is ignored. ``stemmer`` is a Snowball algorithm (``english``, ``porter``,
+    ``de`` ...), ``none``, or ``auto`` for that of the language, if there is one; with ``auto``, Japanese words are
+    replaced by their dictionary forms. ``stop_words`` names a list in bm25s (``en``, ``english_plus``, ``de`` ...),
+    ``none``, or ``auto`` for the list of the language, if bm25s has one and the script has spaces. ``segmenting`` is
+    ``auto`` to segment words in Chinese and Japanese, or ``pairs`` for character pairs.
     """
     code = normalize_language(language)
     return Analyzer(
@@ -187,10 +183,8 @@ _COUNTRIES = {"cn": "zh", "jp": "ja", "cz": "cs", "dk": "da", "gr": "el", "ua": 
 def normalize_language(language: str) -> str:
     """Return the code that first stages use for a language.
 
-    Args:
-        language: ISO 639-1 code or, for common languages, ISO 639-2 or 639-3 code. A region or script after the code
-            (``zh-TW``, ``cmn-Hans``) is dropped. ``und`` stands for a language without a code, ``mul`` for several
-            languages.
+    The language is an ISO 639-1 code or, for common languages, an ISO 639-2 or 639-3 code. A region or script after it
+    (``zh-TW``, ``cmn-Hans``) is dropped. ``und`` stands for a language without a code, ``mul`` for several languages.
 
     >>> [normalize_language(code) for code in ("EN-us", "nb", "zh_TW", "jpn", "yue", "und")]
     ['en', 'no', 'zh', 'ja', 'yue', 'und']
@@ -223,8 +217,7 @@ class Segmenter:
 def make_segmenter(code: str, *, base_forms: bool) -> Segmenter | None:
     """Return the segmenter of a language, or None if the language has no segmenter.
 
-    Args:
-        base_forms: Whether to replace inflected words by their dictionary forms (Japanese only).
+    ``base_forms`` replaces inflected words by their dictionary forms (Japanese only).
     """
     if code == "zh":
         return Segmenter(

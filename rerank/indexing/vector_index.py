@@ -177,9 +177,6 @@ def nearest_vectors(
 
     Ties are broken by document id, descending. If a tie spans rank k, the search is repeated with a larger depth until
     the results contain all tied vectors.
-
-    Args:
-        id_ranks: Rank of each document's id among all ids in ascending order, for ties, shape (documents,).
     """
     for start in range(0, len(queries), _BATCH):
         batch = queries[start : start + _BATCH]

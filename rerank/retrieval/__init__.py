@@ -57,11 +57,8 @@ def open_first_stage(selector: str, corpus: Corpus, *, workers: WorkerMap | None
 
     Documents that the collection excludes for a query are removed from the query's ranking. If the collection's
     ``drop_self`` is true, a document with the same id as the query is removed, too. ``workers``, if not None, encode
-    the texts instead of this process.
-
-    Returns:
-        A retriever that can be chained with rerankers: ``open_first_stage("bm25", c) % 100 >> reranker % 10`` reranks
-        the first 100 documents per query and returns the best 10.
+    the texts instead of this process. The retriever can be chained with rerankers, for example to return the best 10 of
+    the first 100 documents of each query: ``open_first_stage("bm25", c) % 100 >> reranker % 10``.
 
     Raises:
         UnknownNameError: There is no such first stage or option.

@@ -210,9 +210,8 @@ class CallLog(AbstractContextManager["CallLog"]):
     The file stays open until `close` or a fork, since SQLite must not use a connection of a parent process; the next
     use of the log opens it again. Any thread may use the log.
 
-    Args:
-        salvage: With ``readonly``: whether to open also a truncated file, of which only a part can be read.
-        prompts: How the prompts of new calls are stored: ``once`` (compressed), ``full`` (as text) or ``none``.
+    ``salvage`` (with ``readonly``) opens also a truncated file, of which only a part can be read. ``prompts`` is how
+    the prompts of new calls are stored: ``once`` (compressed), ``full`` (as text) or ``none``.
     """
 
     def __init__(
@@ -288,8 +287,7 @@ class CallLog(AbstractContextManager["CallLog"]):
     def put(self, rows: Sequence[tuple[str, Request, Reply]], model: str) -> list[int]:
         """Commit replies in one transaction.
 
-        Returns:
-            The row number of each call. If the log already contains a reply to the request, the number of that row.
+        Return the row number of each call, that of the existing row if the log already contains a reply to the request.
         """
         now = datetime.now(UTC).isoformat(timespec="seconds")
         with self._guard(), self._transaction():
@@ -379,9 +377,9 @@ class CallLog(AbstractContextManager["CallLog"]):
     def whole_rows(self) -> tuple[list[tuple[Any, ...]], int, int]:
         """Read the log row by row, skipping damaged pages of the file.
 
-        Returns:
-            The undamaged rows, with all columns; the number of damaged rows that were found, without rows on unreadable
-            pages; and the number of undamaged rows whose prompt is missing, which is 0 if no prompts were stored.
+        The result is the undamaged rows, with all columns; the number of damaged rows that were found, without rows on
+        unreadable pages; and the number of undamaged rows whose prompt is missing, which is 0 if no prompts were
+        stored.
         """
         rows: list[dict[str, Any]] = []
         damaged = 0

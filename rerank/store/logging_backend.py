@@ -289,8 +289,7 @@ class NoLog:
 def log_calls(backend: Backend, log: CallLog | NoLog, **options: Any) -> LoggingBackend:
     """Wrap a backend so that its calls are logged.
 
-    Args:
-        options: Further fields of `LoggingBackend`; the default of ``batch_characters`` is the value of the backend.
+    ``options`` are further fields of `LoggingBackend`; the default of ``batch_characters`` is the value of the backend.
     """
     options = {"batch_characters": traits(backend).batch_characters, **options}
     if isinstance(backend, AsyncBackend):
@@ -318,12 +317,9 @@ class CallDesk:
     def begin(self, owner: int, requests: Mapping[str, Request], *, refusal: str = "") -> BegunCalls | None:
         """Return the recorded replies to a batch, and register the other requests as calls in flight.
 
-        Args:
-            refusal: If not empty, requests without a recorded reply are answered by an error with this text.
-
-        Returns:
-            The recorded replies and the missing digests. None if the requests may fit below the token cap once calls in
-            flight have ended; the caller then has to call `begin` again after `keep`.
+        With ``refusal``, requests without a recorded reply are answered by an error with this text. The result is the
+        recorded replies and the missing digests; None if the requests may fit below the token cap once calls in flight
+        have ended. The caller then has to call `begin` again after `keep`.
         """
         backend, in_flight = self._backend, self._in_flight.setdefault(owner, {})
         replies = backend.look_up(requests)
@@ -345,9 +341,8 @@ class CallDesk:
     def keep(self, arrived: Sequence[tuple[int, Mapping[str, Reply]]]) -> None:
         """Commit replies to calls in flight, all in one transaction; replies to other calls are ignored.
 
-        Args:
-            arrived: Pairs of the number of a work item and a mapping from digest to reply, in the order of arrival. If
-                there are two replies to the same request, the first is committed.
+        ``arrived`` are pairs of the number of a work item and a mapping from digest to reply. The first of two replies
+        to the same request is committed.
         """
         calls: list[tuple[str, Request, Reply]] = []
         for owner, replies in arrived:

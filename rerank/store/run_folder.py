@@ -78,8 +78,7 @@ class RunFolder:
     def begin(self, document: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False) -> Iterator[None]:
         """Prepare the folder for a new or resumed run, and lock it while the block runs.
 
-        Args:
-            document: The content of spec.json; ``document["hash"]`` is the hash of the run's identity.
+        ``document`` is the content of spec.json, with the ``hash`` of the run's identity.
         """
         self.check_path(overwrite=overwrite)
         with self.locked():
@@ -101,8 +100,7 @@ class RunFolder:
     def check_path(self, *, overwrite: bool = False) -> None:
         """Check that the folder can be created, is empty or is a run folder, since other folders are never changed.
 
-        Args:
-            overwrite: Whether to check also that this program wrote the spec.json or call log of an existing folder.
+        With ``overwrite``, this program must also have written the spec.json or call log of an existing folder.
         """
         existing = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
@@ -233,8 +231,7 @@ class RunFolder:
     def results(self, candidates: Iterable[Ranking]) -> Iterator[tuple[Ranking, Ranking]]:
         """Yield, for each query, a pair of its given candidates and its reranked list in run.trec.
 
-        Args:
-            candidates: The candidates of the run, in the order of its queries. An empty list is paired with itself.
+        The candidates are in the order of the run's queries. An empty list is paired with itself.
         """
         path = self.path / "run.trec"
         lists = read_run_lists(path)

@@ -384,10 +384,8 @@ class JudgmentJournal:
 
     Each line is synced to disk before the next document is shown. A crash may leave the last line incomplete. This is
     detected when the file is opened again; the line is then ignored, and a line that marks it as incomplete is written
-    before the next judgment.
-
-    Attributes: about: Contents of the first line, in addition to format and version. lines: The other lines as pairs of
-    line number (from 1) and JSON object.
+    before the next judgment. ``about`` is the first line without format and version, and ``lines`` are the others, as
+    pairs of line number (from 1) and JSON object.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:

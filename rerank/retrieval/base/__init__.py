@@ -64,11 +64,7 @@ class HasPrerequisites(Protocol):
     """A first stage that needs packages or programs beyond the base installation."""
 
     def check_prerequisites(self) -> None:
-        """Check quickly that the required packages and programs are installed; called before any stage does its work.
-
-        Raises:
-            MissingPrerequisiteError: An extra or a program is not installed.
-        """
+        """Check quickly that required packages and programs are installed; called before any stage does its work."""
 
 
 @runtime_checkable

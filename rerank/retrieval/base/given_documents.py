@@ -52,8 +52,7 @@ def check_first_stage_queries(values: Iterable[object]) -> None:
 def given_first_stage_candidates(values: object, scores: Sequence[float] | None = None) -> list[Candidate]:
     """Convert values to documents with their first-stage scores.
 
-    Args:
-        scores: One first-stage score per document; None if the documents contain the scores or have none.
+    Without ``scores``, one per document, the documents contain their scores or have none.
     """
     if isinstance(values, (str, bytes, Document, Mapping)) or not isinstance(values, Iterable):
         raise UsageError(
@@ -144,11 +143,9 @@ class InMemoryCorpus:
     """The documents of a list, in which first stages search.
 
     Texts and index are stored in the user's cache folder, as for other collections, and are used again for the same
-    documents. Further keys of mappings, such as URLs, are not stored, but are part of the documents that are found.
-
-    Args:
-        documents: The documents: texts, `Document` objects or mappings. The id of a document without an id is its
-            position in the list. Scores are ignored.
+    documents. Further keys of mappings, such as URLs, are not stored, but are part of the documents that are found. The
+    documents are texts, `Document` objects or mappings. The id of a document without an id is its position in the list.
+    Scores are ignored.
 
     Raises:
         UsageError: The documents are not a list.

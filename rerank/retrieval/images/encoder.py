@@ -144,12 +144,8 @@ def _max_tokens(model: Any) -> int:
 class PrecomputedEmbeddings:
     """An encoder whose document embeddings are rows of a file, scaled to length 1.
 
-    The file is memory-mapped; the ids are kept in memory, about a hundred bytes each.
-
-    Args:
-        embeddings: Path of an .npy file with an array of shape (documents, size), float16 or float32.
-        ids: Path of a file with the document ids in the order of the rows: a text file with one id per line, or an
-            .npy file.
+    ``embeddings`` is an .npy file of shape (documents, size), float16 or float32; it is memory-mapped. ``ids`` is a
+    text file with the document id of each row on a line, or an .npy file; about a hundred bytes per id stay in memory.
     """
 
     def __init__(self, embeddings: str, ids: str, encoder: Encoder) -> None:
@@ -245,9 +241,7 @@ def read_documents_without_vector(path: Path, documents: int) -> Positions:
 def rank_documents_without_vector_last(search: Searcher, unseen: Positions, documents: int) -> Searcher:
     """Wrap a search function so that documents without a vector come last, all with the same score below all cosines.
 
-    Args:
-        search: Search function of the index, which returns documents without a vector with a cosine of 0, or omits
-            them.
+    ``search`` returns documents without a vector with a cosine of 0, or omits them.
     """
     if not len(unseen):
         return search

@@ -174,10 +174,7 @@ def write_index(folder: Path, documents: Iterable[str], language: str) -> None:
     """Write a Lucene index of texts, in which the id of a document is its position.
 
     Documents without a visible character are omitted. Term vectors are stored, so the same index can be used with and
-    without RM3; texts are not stored.
-
-    Args:
-        folder: The empty target folder; temporary files are written beside it.
+    without RM3; texts are not stored. The target folder is empty; temporary files are written beside it.
     """
     with storage_errors(folder), tempfile.TemporaryDirectory(prefix=f"{folder.name}-", dir=folder.parent) as scratch:
         written = total = 0

@@ -65,11 +65,8 @@ class SparseVectors:
     def nearest(self, dimensions: Integers, weights: Floats, k: int, id_ranks: Integers) -> tuple[Integers, Floats]:
         """Return positions and inner products of up to ``k`` documents with the highest positive inner products.
 
-        Results are sorted, best first; ties are broken by document id, descending.
-
-        Args:
-            dimensions: Nonzero dimensions of the query, ascending, shape (n,).
-            id_ranks: Rank of each document's id among all ids in ascending order, for ties, shape (documents,).
+        Results are sorted, best first; ties are broken by document id, descending. ``dimensions`` are those of the
+        query that are not 0, ascending, shape (n,).
         """
         positions, scores = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
         for block, start in enumerate(self._blocks[:-1]):
@@ -97,10 +94,8 @@ class SparseVectors:
 def open_sparse_vectors(job: EncodingJob[csr_array], made_from: Mapping[str, str]) -> SparseVectors:
     """Memory-map the vectors of a corpus, after computing those that are missing.
 
-    The encoder returns float32 rows with sorted columns and without stored zeros.
-
-    Args:
-        made_from: Everything that the vectors depend on; it determines the folder's name.
+    The encoder returns float32 rows with sorted columns and without stored zeros. ``made_from`` is everything that the
+    vectors depend on; it determines the folder's name.
     """
     folder, size = job.documents.folder.with_name(f"sparse-{folder_key(made_from)}"), job.encoder.size
     return open_encoded_files(

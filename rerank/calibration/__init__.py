@@ -1,8 +1,4 @@
-"""Calibration: the conversion of the raw scores of a ranked list to probabilities of relevance.
-
-`Calibration` loads and applies a calibration file without numpy or SciPy. `fit_calibration` fits a calibration to runs
-with judgments.
-"""
+"""Calibration of raw scores to probabilities of relevance. A calibration file is applied without numpy or SciPy."""
 
 from __future__ import annotations
 

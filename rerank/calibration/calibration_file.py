@@ -153,11 +153,7 @@ class Calibration:
             file.write(text + "\n")
 
     def check(self, ranker_identity: Mapping[str, str]) -> None:
-        """Check that the calibration belongs to the ranker with this result of `identity_bound_to_calibration`.
-
-        Raises:
-            UsageError: The model, adapter, method or prompt differs. The message lists the differences.
-        """
+        """Raise a `UsageError` that lists the differences of a ranker (see `identity_bound_to_calibration`), if any."""
         if differences := describe_ranker_differences(self.ranker, self._as_fitted(ranker_identity)):
             raise UsageError(
                 f"The calibration belongs to another ranker: {', '.join(differences)}",

@@ -1,7 +1,4 @@
-"""Fitting of a calibration, and a report of its quality on held-out queries and on other collections.
-
-Reliability diagrams plot the share of relevant documents against the mean probability of each bin, as SVG.
-"""
+"""Fitting of a calibration, and a report of its quality on held-out queries and on other collections."""
 
 from __future__ import annotations
 

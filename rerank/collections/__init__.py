@@ -1,7 +1,4 @@
-"""Collections of documents, queries and relevance judgments.
-
-A provider of collections is a class of this package. A selector starts with its name: ``beir:data/scifact``.
-"""
+"""Collections of documents, queries and relevance judgments, such as ``beir:data/scifact`` of the provider Beir."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Provider of the collections of ir_datasets, opened by their ids.
-
-The package ir_datasets is imported when a collection is opened. It downloads missing files.
-"""
+"""Provider of the collections of ir_datasets, opened by their ids; missing files are downloaded."""
 
 from __future__ import annotations
 

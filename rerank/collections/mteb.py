@@ -188,10 +188,7 @@ def _query_text(row: Mapping[str, Any]) -> str:
 
 
 class TaskDocuments:
-    """The documents of one split of a task, by id. If several rows have the same id, the last one is used, as in mteb.
-
-    ``rows`` is mteb's ``corpus``, a data set with the columns id, text and optionally title.
-    """
+    """The documents of one split of a task by id, from mteb's ``corpus``; the last row of an id counts, as in mteb."""
 
     def __init__(self, rows: Any, where: str) -> None:
         self._rows, self._where = rows, where

@@ -50,10 +50,8 @@ def choose_fewest_queries(
 
     A draw is a random order of the queries. Every sample takes the first queries of a draw, so samples are nested. The
     draws use consecutive seeds from ``seed``. By default, ``sizes`` are twelve numbers from two to all queries, in a
-    geometric series, and ``criterion`` is paired t-tests with Benjamini-Hochberg correction.
-
-    Raises:
-        UsageError: A size is out of range, or there are no draws.
+    geometric series, and ``criterion`` is paired t-tests with Benjamini-Hochberg correction. A `UsageError` means that
+    a size is out of range, or that there are no draws.
     """
     total = len(matrix.topics)
     series = [round(size) for size in np.geomspace(2, total, _SIZES).tolist()]

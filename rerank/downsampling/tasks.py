@@ -1,8 +1,7 @@
 """Reduction of the number of tasks: tasks are removed one by one while the conclusions from all tasks are retained.
 
-Tasks are removed in one of two orders. ``correlation`` removes the task that is predicted best from the other tasks, by
-linear regression over models, as in MMTEB. ``significance`` removes the task whose removal changes the significant
-differences least.
+``correlation`` removes the task that is predicted best from the other tasks, by linear regression over models, as in
+MMTEB; ``significance`` the task whose removal changes the significant differences least.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Evaluation of runs against relevance judgments: scores, significance tests, comparisons and tables.
-
-SciPy and ir_measures are imported when first used.
-"""
+"""Evaluation of runs against relevance judgments: scores, significance tests, comparisons and tables."""
 
 from __future__ import annotations
 

@@ -34,10 +34,8 @@ baseline_tests = Registry(
 def open_baseline_test(selector: str, correction: str = "auto") -> BaselineTest:
     """Create a test against a baseline: ``dunnett``, ``max-t``, or a test of pairs with a correction.
 
-    ``auto`` selects the correction holm, or none for a test that controls the family-wise error itself.
-
-    Raises:
-        UsageError: The test cannot be combined with the correction, or it tests all pairs of systems together.
+    ``auto`` selects the correction holm, or none for a test that controls the family-wise error itself. A `UsageError`
+    means that test and correction cannot be combined, or that the test compares all pairs of systems together.
     """
     if is_baseline_test(selector):
         resolve_correction(selector, correction, family_wise=True)

@@ -1,8 +1,4 @@
-"""Comparison of runs: means with confidence intervals, and a significance test for every pair.
-
-Tests are paired by query and corrected for the number of pairs in the comparison. Comparisons of the same runs on
-several measures form one result.
-"""
+"""Comparison of runs: means with confidence intervals, and a significance test for every pair."""
 
 from __future__ import annotations
 
@@ -282,11 +278,7 @@ class ComparedRuns:
 def score_compared_runs(
     qrels: Qrels, runs: Sequence[Run], measures: Sequence[str], *, relevant: int = 1
 ) -> ComparedRuns:
-    """Evaluate the runs of a comparison per query, and note problems with the judgments.
-
-    Raises:
-        UsageError: There are fewer than two runs, two have the same name, or a measure has no per-query values.
-    """
+    """Evaluate the runs of a comparison per query, and note problems with the judgments."""
     parsed = parse_measures(measures, relevant=relevant)
     names = [str(measure) for measure in parsed]
     for name in names:

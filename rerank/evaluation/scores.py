@@ -68,11 +68,7 @@ class Scores:
         return (*self.values, *self.overall)
 
     def by_measure(self, measure: str) -> Mapping[str, float]:
-        """Return the value of one measure for each query id.
-
-        Raises:
-            UsageError: The measure was not computed, or has no per-query values.
-        """
+        """Return one value per query id; a `UsageError` if the measure was not computed or has one value per run."""
         if measure in self.values:
             return self.values[measure]
         if measure in self.overall:

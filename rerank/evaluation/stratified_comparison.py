@@ -1,7 +1,4 @@
-"""Comparison of the same systems over several collections, in which every collection counts equally.
-
-The analysis of variance has systems, collections, and topics that are nested in the collections.
-"""
+"""Comparison of the same systems over several collections, in which every collection counts equally."""
 
 from __future__ import annotations
 

@@ -121,10 +121,8 @@ def estimate_run_cost(prepared: PreparedRun, *, in_batches: bool = False) -> dic
     """Estimate the calls and tokens of a prepared run, without calling the model.
 
     The result has ``queries``, the upper bounds ``calls``, ``tokens_in`` and ``tokens_out``, and ``cost`` in US
-    dollars, None if unknown.
-
-    Raises:
-        UsageError: ``in_batches`` is set, and the backend has no batch interface or a request depends on a reply.
+    dollars, None if unknown. ``in_batches`` is refused with a `UsageError` if the backend has no batch interface or a
+    request depends on a reply.
     """
     if in_batches:
         batch_interface(prepared)

@@ -1,7 +1,4 @@
-"""Recorded runs without a model: replay from their replies, comparison with their folders, and their prompts.
-
-The replay uses the same driver, judge and measures as the run.
-"""
+"""Recorded runs without a model: replay from their replies, comparison with their folders, and their prompts."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Storage of the documents of a corpus on disk, with access by position.
-
-Documents are read once from the collection, stored once per corpus, and shared by all indexes.
-"""
+"""Storage of the documents of a corpus on disk, once for all its indexes, with access by position."""
 
 from __future__ import annotations
 

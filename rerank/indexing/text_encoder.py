@@ -1,7 +1,4 @@
-"""An encoder of texts with a sentence-transformers model, and functions that load and run any kind of encoder.
-
-Torch, transformers and sentence-transformers are imported when a model is loaded.
-"""
+"""An encoder of texts with a sentence-transformers model, and functions that load and run any kind of encoder."""
 
 from __future__ import annotations
 

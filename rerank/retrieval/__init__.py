@@ -1,7 +1,4 @@
-"""First stages, which retrieve the candidates for reranking.
-
-Each module of this package defines one first stage, which is opened by its name, such as ``bm25``.
-"""
+"""First stages, which retrieve the candidates for reranking. Each module defines the one of its name."""
 
 from __future__ import annotations
 

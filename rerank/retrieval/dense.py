@@ -1,7 +1,4 @@
-"""Dense retrieval with embeddings of a sentence-transformers model, searched with faiss.
-
-Embeddings and indexes are stored in the user's cache folder and memory-mapped when they are used again.
-"""
+"""Dense retrieval with sentence-transformers and faiss. Embeddings and indexes are in the user's cache folder."""
 
 from __future__ import annotations
 

@@ -168,9 +168,9 @@ class FusionValues:
 def reciprocal_rank_fusion(ranking: Ranking, k: int = 60) -> FusionValues:
     """Return the values of one list for reciprocal rank fusion: ``1 / (k + r(d))``, and 0 for all other documents.
 
-    ``r(d)`` is the rank of document d, from 1. The fused score is the sum of these values over all lists.
-    Source: Cormack, Clarke and Büttcher, "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning
-    Methods", SIGIR 2009, where ``RRFscore(d)`` is the sum of these values over the lists, and k is 60.
+    ``r(d)`` is the rank of document d, from 1. Source: Cormack, Clarke and Büttcher, "Reciprocal Rank Fusion
+    outperforms Condorcet and individual Rank Learning Methods", SIGIR 2009, where ``RRFscore(d)`` is the sum of these
+    values over all lists, and k is 60.
     """
     return FusionValues({doc_id: 1.0 / (k + rank) for rank, doc_id in enumerate(ranking.doc_ids, 1)})
 
@@ -178,8 +178,7 @@ def reciprocal_rank_fusion(ranking: Ranking, k: int = 60) -> FusionValues:
 def min_max_fusion(ranking: Ranking) -> FusionValues:
     """Return the min-max normalized scores of one list, ``(s(d) - min) / (max - min)``, and 0 for all other documents.
 
-    If all scores are equal, the value of each document of the list is 1.
-    Source: Lee, "Analyses of Multiple Evidence Combination", SIGIR 1997.
+    If all scores are equal, the value is 1. Source: Lee, "Analyses of Multiple Evidence Combination", SIGIR 1997.
     """
     if not _scores_differ(ranking):
         return _membership(ranking)

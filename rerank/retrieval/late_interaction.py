@@ -1,6 +1,4 @@
-"""A first stage that rescores the candidates of another first stage by late interaction.
-
-Late interaction compares the token vectors of a query with those of a document.
+"""A first stage that rescores the candidates of another one by late interaction of the token vectors of two texts.
 
 Supported models are those of the class MultiVectorEncoder in sentence-transformers, such as ColBERT models. Nothing is
 indexed: only candidates are encoded, and the vectors of a batch are discarded as soon as the batch is scored.

@@ -174,11 +174,7 @@ class PoolTexts:
 
     @classmethod
     def look_up(cls, pool: Pool, queries: Iterable[Query], corpus: Corpus) -> PoolTexts:
-        """Look up all texts at once. Missing texts are thus reported before judging starts.
-
-        Raises:
-            DataError: A query or document is missing. The message names some of the missing ids.
-        """
+        """Look up all texts at once, so that a `DataError` names missing ids before judging starts."""
         known = {query.id: query for query in queries}
         if missing := [topic.id for topic in pool.topics if topic.id not in known]:
             raise DataError(

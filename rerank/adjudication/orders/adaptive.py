@@ -188,9 +188,8 @@ class Ts(_ForgettingBandit):
 class EpsNGreedy(_Bandit):
     """Epsilon-greedy bandit: judge the next document of the best run so far (as in `mm`) or of a random run.
 
-    With K runs, judgment t explores a random run with probability min(1, c K / (d^2 t)).
-
-    Source: Auer, Cesa-Bianchi and Fischer 2002, figure 3; for pools Losada et al., IP&M 2017.
+    With K runs, judgment t explores a random run with probability min(1, c K / (d^2 t)). Source: Auer, Cesa-Bianchi and
+    Fischer 2002, figure 3; for pools Losada et al., IP&M 2017.
     """
 
     title: ClassVar[str] = "epsilon-n-greedy"

@@ -1,7 +1,4 @@
-"""What the significance tests share: their protocols, differences of scores, and corrections for multiple comparisons.
-
-All tests are paired, because the systems are compared on the same topics.
-"""
+"""Protocols of significance tests, which are paired by topic; differences of scores; corrections for multiple pairs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Tests that compare two systems at a time: the paired t-test, Wilcoxon's signed-rank test and the sign test.
-
-The functions `paired_t` and `signed_rank` apply the first two to the differences of one pair.
-"""
+"""Tests that compare two systems at a time: the paired t-test, Wilcoxon's signed-rank test and the sign test."""
 
 from __future__ import annotations
 

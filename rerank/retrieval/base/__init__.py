@@ -1,7 +1,4 @@
-"""Protocols of first stages, which retrieve the candidates for reranking.
-
-A first stage has options and a method that returns a retriever for a corpus.
-"""
+"""Protocols of first stages, which retrieve the candidates for reranking."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Image retrieval with text queries: a CLIP-like model embeds texts and pictures, and faiss searches the embeddings.
-
-Embeddings and indexes are stored in the user's cache folder, as in `rerank.retrieval.dense`.
-"""
+"""Image retrieval with text queries: a CLIP-like model embeds texts and pictures, and faiss searches the embeddings."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""An encoder of pictures and texts in one vector space, with a model of transformers such as CLIP or SigLIP.
-
-Torch and transformers are imported when a model is loaded.
-"""
+"""An encoder of pictures and texts in one vector space, with a model of transformers such as CLIP or SigLIP."""
 
 from __future__ import annotations
 

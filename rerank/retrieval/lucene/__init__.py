@@ -1,8 +1,7 @@
 """A first stage that searches with Lucene's BM25, optionally with RM3 query expansion, as in many published baselines.
 
-Lucene is used through Pyserini, which requires a JDK of version 21 or newer.
-
-The index is built from the collection and stored in the user's cache folder, or an existing index is used.
+Lucene is used through Pyserini, which requires a JDK of version 21 or newer. The index is built from the collection and
+stored in the user's cache folder, or an existing index is used.
 """
 
 from __future__ import annotations

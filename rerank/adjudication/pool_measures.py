@@ -239,8 +239,7 @@ class SystemRepeats:
     def describe(self, matrices: Mapping[str, ScoreMatrix]) -> list[dict[str, Any]]:
         """Return a row per repeated system and measure: the variation between its runs, given the scores of the runs.
 
-        ``sd_of_means`` is the standard deviation of the runs' means; ``sd_per_topic`` is the root of the mean over
-        topics of the variance between runs.
+        ``sd_of_means`` is that of the runs' means, ``sd_per_topic`` the root of the mean over topics of their variance.
         """
         rows = []
         for system, runs in zip(self.systems, self.runs, strict=True):

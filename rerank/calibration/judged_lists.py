@@ -93,11 +93,7 @@ class RankedCollection:
     is_complete: bool = False  #: Whether unjudged documents of a judged query count as not relevant.
 
     def lists(self) -> list[JudgedList]:
-        """Return one list per query with all documents of the run; queries without documents are omitted.
-
-        Raises:
-            DataError: A ranking and its first-stage list have different documents.
-        """
+        """Return one list per query with documents; a `DataError` if a ranking differs from its first-stage list."""
         lists = []
         for query, ranking in self.run.items():
             if not len(ranking):

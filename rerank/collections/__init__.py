@@ -66,10 +66,8 @@ def open_collection(selector: str) -> Collection:
 def open_collection_qrels(text: str) -> tuple[Qrels, int]:
     """Return the judgments of a file or a collection, and the lowest grade that counts as relevant.
 
-    ``text`` is a path or a selector. For a file, the lowest relevant grade is 1.
-
-    Raises:
-        UnknownNameError: The text is a bare name, and there is neither such a file nor such a collection.
+    ``text`` is a path or a selector. For a file, the lowest relevant grade is 1. A bare name that is neither a file nor
+    a collection is an `UnknownNameError`.
     """
     if not Path(text).is_file() and Selector.parse(text).name in collections:
         collection = open_collection(text)

@@ -130,14 +130,10 @@ class _QueryRows:
 class InquireRerank(FileCollection):
     """A file of INQUIRE-Rerank's rows as JSON lines, with query, relevance, CLIP score, image and categories.
 
-    The fields are query, relevant, clip_score, inat24_image_id, inat24_file_name, supercategory, category and
-    iconic_group.
-
-    Rows are grouped by query text; query ids are numbers in file order, from 1. Candidate lists are sorted by
-    clip_score, the first-stage score. A document is an image without text. Its path is not used as text, because it
-    contains the species, which judges must not see. Every image in a list is judged as relevant (1) or not (0). The
-    rows are those of one split, without the bytes of the images. Image paths are relative to ``root``, by default the
-    current folder.
+    The rows of one split have the fields query, relevant, clip_score, inat24_image_id, inat24_file_name, supercategory,
+    category and iconic_group, but not the bytes of the images. They are grouped by query text; query ids are numbers in
+    file order, from 1. Candidate lists are sorted by clip_score, the first-stage score. As in `Inquire`, documents are
+    images without text, with paths relative to ``root``. Every image in a list is judged as relevant (1) or not (0).
     """
 
     format_name: ClassVar[str] = "InquireRerank"

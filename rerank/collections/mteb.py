@@ -1,8 +1,7 @@
 """Provider of the retrieval and reranking tasks of mteb (MTEB and MMTEB), opened by their names.
 
 mteb 2.x stores a split as ``corpus`` (id, title, text), ``queries`` (id, text, optionally instruction),
-``relevant_docs`` and ``top_ranked``. Queries and instructions are joined as mteb joins them for its own models. The
-package mteb is imported when a task is opened.
+``relevant_docs`` and ``top_ranked``. Queries and instructions are joined as mteb joins them for its own models.
 """
 
 from __future__ import annotations
@@ -291,10 +290,7 @@ class TaskSplit:
         return {escape_id(query): frozenset(map(escape_id, docs)) for query, docs in rows.items() if docs}
 
     def candidates(self) -> Run:
-        """Return the task's candidate lists with document texts, one per query; empty if the task has no lists.
-
-        If a list contains a document several times, only its first occurrence counts.
-        """
+        """Return the task's lists with texts, one per query, if any; the first occurrence of a document counts."""
         lists = self._content[0].get("top_ranked")
         if not lists:
             return Run((), name=self.name)
@@ -315,10 +311,7 @@ class TaskSplit:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex SHA-256 that identifies the data.
-
-        A published task is identified by the commit of its data set; the data of other tasks is read and hashed.
-        """
+        """Hex SHA-256 of the commit of the data set of a published task, or of the data of any other task."""
         dataset = self._metadata.dataset
         published = _COMMIT.fullmatch(str(dataset.get("revision", ""))) is not None
         identity = {"task": self._metadata.name, "subset": self._subset, "split": self._split, **dataset}

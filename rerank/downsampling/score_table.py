@@ -61,11 +61,7 @@ class ScoreTable:
         return np.stack([rows.mean(axis=0) for rows in self.tasks.values()])
 
     def rows(self, tasks: Sequence[str], *, unit: str) -> Floats:
-        """Return the (rows, models) scores on some tasks, with one row per task or per query, as ``unit`` says.
-
-        Raises:
-            UsageError: One row per query is requested, but per-query scores are unknown.
-        """
+        """Return the (rows, models) scores on some tasks, with one row per task or, as ``unit`` says, per query."""
         if unit == "query":
             if not self.by_query:
                 raise UsageError(
@@ -89,10 +85,7 @@ def read_benchmark_table(path: str | Path, *, drop_incomplete: bool = False) -> 
 
     In mteb's results, the score on a task is the mean over the splits and subsets that all models have. If other splits
     or subsets are omitted, the function warns and adds a note to the table. ``drop_incomplete`` excludes models that
-    lack a score that another model has.
-
-    Raises:
-        DataError: The format is unknown, a score occurs twice or is not a number, or scores are missing.
+    lack a score that another model has. An unknown format and missing, repeated or non-numeric scores are `DataError`.
     """
     location = Path(path)
     notes: tuple[str, ...] = ()

@@ -114,10 +114,8 @@ def choose_smallest_pool(
     """Find the smallest pool depth k at which the conclusions from the reduced corpus meet the goal.
 
     The first k documents of the runs ``makers``, by default all, form the pools. A binary measure should set its lowest
-    relevant grade: ``AP(rel=2)@100``. ``criterion`` is by default paired t-tests with Benjamini-Hochberg correction.
-
-    Raises:
-        RerankError: A maker is not a run, the measure does not exist, there are no depths, or a depth is below 1.
+    relevant grade: ``AP(rel=2)@100``. ``criterion`` is by default paired t-tests with Benjamini-Hochberg correction. A
+    `RerankError` means a maker that is no run, an unknown measure, no depths, or a depth below 1.
     """
     names = [run.name for run in runs]
     if unknown := [maker for maker in makers if maker not in names]:

@@ -66,10 +66,7 @@ def evaluate_by_group(
 
     ``groups`` names the group of each query id; queries without one form the group ``(none)``. The other arguments are
     those of `evaluate_run`. The result is sorted by the name of the group with ``(none)`` last; groups without a judged
-    query are omitted.
-
-    Raises:
-        DataError: There are no judgments, or none of the judged queries has a group.
+    query are omitted. If no judged query has a group, a `DataError` is raised.
     """
     judged: dict[str, dict[str, Mapping[str, int]]] = {}
     for query, grades in qrels.items():
@@ -98,10 +95,8 @@ def read_query_groups(path: str | Path, *, of: str = "query") -> dict[str, str]:
     """Read a file with two columns, query id and group, and return the group of each query id.
 
     The first whitespace of a line separates the columns, so a group may contain spaces. Empty lines are ignored. ``of``
-    is the word for the grouped items in error messages.
-
-    Raises:
-        DataError: A line has no group, a query is in two groups, or the file is empty.
+    is the word for the grouped items in error messages. A line without a group, a query in two groups and an empty file
+    are `DataError`.
     """
     groups: dict[str, str] = {}
     with open_text_file(path) as stream:

@@ -151,10 +151,7 @@ def compare_all_runs(
     """Test every pair of systems for a significant difference.
 
     ``test`` is a selector, such as ``"tukey-randomised,permutations=1000"``. ``auto`` selects the correction holm, or
-    none if the test controls the family-wise error itself.
-
-    Raises:
-        UsageError: The test cannot be combined with the correction, or alpha is not between 0 and 1.
+    none if the test controls the family-wise error itself; such a test with another correction is a `UsageError`.
     """
     check_significance_level(alpha)
     tester = open_significance_test(test)

@@ -1,7 +1,4 @@
-"""Plots of comparisons: per-topic differences of two systems, and the p-values of all pairs.
-
-Each plot has its own figure and does not use matplotlib's global state.
-"""
+"""Plots of comparisons: per-topic differences of two systems, and p-values of all pairs. Each has its own figure."""
 
 from __future__ import annotations
 

@@ -326,8 +326,7 @@ def table_of_evaluation(
 ) -> TableReport:
     """Return a table for a paper with one row per run, sorted by the first measure. The best values are bold.
 
-    The legend shows the name of the judgments without folders. ``columns`` are further columns, one mapping of headings
-    to cells per run.
+    The legend shows the judgments without folders. ``columns`` are further ones, as headings and cells per run.
     """
     more = columns or [{}] * len(scores)
     measures, summaries = scores[0].measures, [entry.summary() for entry in scores]

@@ -131,10 +131,7 @@ def open_finished_run(
 
 
 def split_folder_and_qrels(text: str) -> tuple[Path, str | None]:
-    """Split ``FOLDER:QRELS`` into the folder and the selector of judgments, which is None if ``:QRELS`` is missing.
-
-    Both parts may contain colons.
-    """
+    """Split ``FOLDER:QRELS``, both of which may contain colons; without ``:QRELS``, the judgments are None."""
     parts = text.split(":")
     for count in range(len(parts), 0, -1):
         folder = Path(":".join(parts[:count]))

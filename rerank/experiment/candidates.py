@@ -48,10 +48,9 @@ def digest_run(run: Run) -> str:
 def load_queries(spec: RunSpec, *, judged_only: bool = True) -> tuple[Collection, list[Query], Qrels]:
     """Open the collection of a specification and select its queries and judgments.
 
-    If the specification selects queries, only the judgments of these queries are returned. Otherwise, all judgments are
-    returned: a judged query that the collection lacks scores 0, as in any other evaluation. ``judged_only``, for runs
-    that are scored, omits queries without judgments, unless there are no judgments at all or queries are selected by
-    id.
+    If the specification selects queries, only their judgments are returned. Otherwise, all judgments are returned: a
+    judged query that the collection lacks scores 0, as in any other evaluation. ``judged_only``, for runs that are
+    scored, omits queries without judgments, unless there are no judgments at all or queries are selected by id.
     """
     collection, qrels = load_qrels(spec)
     return collection, *select_queries_and_qrels(spec, collection, qrels, judged_only=judged_only)

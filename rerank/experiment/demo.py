@@ -120,11 +120,7 @@ class _Entry:
 def render_page(
     comparison: Comparison, sentences: Sequence[str], runs: Sequence[Run], qrels: Qrels, find_words: FindWords | None
 ) -> str:
-    """Render the demonstration's page as a self-contained HTML document.
-
-    ``find_words`` returns the attention of the last run's judge to each word of a document; None if it uses no
-    attention.
-    """
+    """Render the demonstration's page as a self-contained HTML document; ``find_words`` finds the words to shade."""
     from jinja2 import Environment
 
     values = comparison.decisions.matrix.values

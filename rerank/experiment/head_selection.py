@@ -115,10 +115,7 @@ def select_by_attention(
     log: Path,
     on_reply: Callable[[Reply], None] = lambda reply: None,
 ) -> HeadList:
-    """Select attention heads by their attention weights on the judged queries of a specification.
-
-    The method of ``spec`` is ignored.
-    """
+    """Select heads by their attention on the judged queries of a specification, whose method is ignored."""
     method = METHODS[selection.method]
     icr_spec = spec.model_copy(update={"method": f"icr,calibrate={str(method.calibrated).lower()}"})
     prepared = prepare_run(icr_spec, execution)

@@ -49,8 +49,7 @@ def _replay_lists(
 ) -> Iterator[tuple[Iterator[RankedList], Usage]]:
     """Yield the reranked lists, one at a time, and the cost of the replies used so far.
 
-    The row numbers of calls with a damaged prompt are added to ``damaged_prompts``; if it is None, prompts are not
-    read.
+    If ``damaged_prompts`` is a list, prompts are read, and the row numbers of calls with damaged ones are added to it.
     """
     spec = RunSpec.from_record(folder.spec()["spec"])
     plan = plan_ranker(ranker_settings(spec))
@@ -206,9 +205,8 @@ def _recompute_summary(
 def _reproducible(value: Any) -> Any:
     """Return a value without the parts that a replay cannot reproduce.
 
-    A replay adds up durations in another order, so numbers are rounded. The reason for a missing reply is not recorded,
-    so it is removed. The content of a full list of failures depends on the order of judging, so only the number of
-    failures is returned.
+    A replay adds up durations in another order, so numbers are rounded. Reasons for missing replies are not recorded.
+    The content of a full list of failures depends on the order of judging, so only their number is returned.
     """
     if isinstance(value, list):
         failures = [

@@ -296,10 +296,7 @@ class Postings:
         (self._folder / _TERMS).write_text(json.dumps(list(self.vocabulary)), encoding="ascii")
 
     def _write(self) -> None:
-        """Count the words of the collected documents, and append a block of shape (3, postings).
-
-        Its int32 rows are documents, terms and counts.
-        """
+        """Count the words of the collected documents; append an int32 block with the rows documents, terms, counts."""
         words = np.frombuffer(self._words, dtype=np.int32).astype(np.int64)
         lengths = np.array(self.lengths[self._first :], dtype=np.int64)
         docs = np.repeat(np.arange(self._first, len(self.lengths), dtype=np.int64), lengths)
@@ -316,9 +313,7 @@ class Postings:
 class SavedPostings:
     """The postings of one shard that `Postings` collected, possibly in another process.
 
-    Attributes:
-        lengths: Number of words of each document, shape (documents,).
-        frequencies: Number of documents in the shard that contain each of the shard's terms, shape (shard terms,).
+    ``lengths`` are the (documents,) numbers of words, ``frequencies`` the (shard terms,) document frequencies.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -79,10 +79,7 @@ def corpus_folder(corpus: Corpus) -> Path:
 
 
 def damaged_corpus_indexes(fingerprint: str) -> list[tuple[Path, str]]:
-    """Return the damaged cache folders that were built from a corpus, each with a description of its damage.
-
-    The result is empty if ``fingerprint`` is not a valid fingerprint.
-    """
+    """Return the damaged cache folders built from a corpus, with their damage; none if the fingerprint is invalid."""
     is_valid = _FINGERPRINT.fullmatch(fingerprint)
     return list(damaged_sealed_folders(cache_dir("indexes", fingerprint))) if is_valid else []
 

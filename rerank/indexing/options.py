@@ -1,7 +1,4 @@
-"""Options of first stages: for loading a model, for encoding texts with it, and for indexing and searching its vectors.
-
-Numpy and faiss are imported only when an index is created.
-"""
+"""Options of first stages for models, for encoding texts with them, and for indexing and searching vectors."""
 
 from __future__ import annotations
 

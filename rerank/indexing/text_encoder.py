@@ -63,10 +63,7 @@ Encoder = TextEncoder[Floats]
 
 
 class SentenceEncoder:
-    """A sentence-transformers model with its prompts.
-
-    Vectors are truncated to ``dim`` dimensions before they are normalised, so truncated vectors also have length 1.
-    """
+    """A sentence-transformers model with its prompts. Vectors are truncated to ``dim`` before they are normalised."""
 
     def __init__(self, model: Any, options: EncoderOptions, *, identity: Mapping[str, str]) -> None:
         self._model = model

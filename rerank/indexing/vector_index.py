@@ -1,7 +1,4 @@
-"""Nearest-neighbour search with faiss: exact, with a graph (HNSW), or with product quantization (IVF-PQ).
-
-The score is the inner product, which equals the cosine for vectors of length 1.
-"""
+"""Nearest neighbours by inner product with faiss: exact, with a graph (HNSW), or by product quantization (IVF-PQ)."""
 
 from __future__ import annotations
 
@@ -111,11 +108,7 @@ class HnswIndex:
 
 @dataclass(frozen=True, slots=True)
 class IvfPqIndex:
-    """An inverted file with product quantization (Jegou et al., TPAMI 2011), which needs only a few bytes per vector.
-
-    The vectors are divided into cells of near vectors, and each vector is stored as a code.
-
-    """
+    """An inverted file of cells of near vectors, each stored as a code of a few bytes (Jegou et al., TPAMI 2011)."""
 
     nlist: int  # number of cells; 0 for four times the square root of the number of documents n, but at most n / 39
     #: Number of bytes per code, which must divide the dimension; 0 for the largest divisor of the dimension up to a

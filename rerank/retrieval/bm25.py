@@ -1,7 +1,4 @@
-"""BM25 retrieval with bm25s, a first stage that needs neither Java nor a model.
-
-The index is stored in the user's cache folder and memory-mapped when it is used again.
-"""
+"""BM25 retrieval with bm25s, which needs neither Java nor a model. The index is in the user's cache folder."""
 
 from __future__ import annotations
 

@@ -285,10 +285,7 @@ class CallLog(AbstractContextManager["CallLog"]):
             }
 
     def put(self, rows: Sequence[tuple[str, Request, Reply]], model: str) -> list[int]:
-        """Commit replies in one transaction.
-
-        Return the row number of each call, that of the existing row if the log already contains a reply to the request.
-        """
+        """Commit replies in one transaction; return the row number of each call, or of its earlier reply."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         with self._guard(), self._transaction():
             return [self._insert(row_columns(*row, model, now)) for row in rows]

@@ -287,10 +287,7 @@ class NoLog:
 
 
 def log_calls(backend: Backend, log: CallLog | NoLog, **options: Any) -> LoggingBackend:
-    """Wrap a backend so that its calls are logged.
-
-    ``options`` are further fields of `LoggingBackend`; the default of ``batch_characters`` is the value of the backend.
-    """
+    """Wrap a backend so that its calls are logged; ``options`` are further fields of `LoggingBackend`."""
     options = {"batch_characters": traits(backend).batch_characters, **options}
     if isinstance(backend, AsyncBackend):
         return AsyncLoggingBackend(backend=backend, log=log, **options)

@@ -76,10 +76,7 @@ class RunFolder:
 
     @contextmanager
     def begin(self, document: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False) -> Iterator[None]:
-        """Prepare the folder for a new or resumed run, and lock it while the block runs.
-
-        ``document`` is the content of spec.json, with the ``hash`` of the run's identity.
-        """
+        """Prepare the folder for a new or resumed run with this spec.json, and lock it while the block runs."""
         self.check_path(overwrite=overwrite)
         with self.locked():
             for leftover in filter(_is_temporary, list(self.path.iterdir())):
@@ -482,8 +479,8 @@ class RecordedBatch:
 class BatchRecord:
     """The batches that a run has submitted to a provider; every change is written to ``batches.json`` immediately.
 
-    A batch is recorded before it is submitted. If the run is killed before it receives the batch's id, it finds the
-    batch by its key when it is resumed, so no batch is submitted twice.
+    A batch is recorded before it is submitted: a run that is killed before it receives the id finds the batch by its
+    key.
     """
 
     def __init__(self, folder: RunFolder) -> None:

@@ -247,8 +247,7 @@ class JudgingSession:
     def pending(self, *, excluding: Container[str] = ()) -> list[PendingJudgment]:
         """Return a batch of documents to judge: the next one of each topic with the fewest judgments.
 
-        All topics thus advance at the same pace. If the order chooses among all topics, there is only one document at a
-        time.
+        All topics thus advance at the same pace. If the order chooses among all topics, the batch has one document.
         """
         candidates = [(walk.done, self._pending(*walk.next)) for walk in self._walks if walk.next is not None]
         candidates = [(done, document) for done, document in candidates if document.topic not in excluding]

@@ -200,11 +200,7 @@ def required_p_value(name: str, alpha: float, pairs: int) -> float:
 
 
 def resolve_correction(test: str, correction: str, *, family_wise: bool) -> str:
-    """Return the name of the correction to use with a test. ``auto`` is replaced by the test's default.
-
-    Raises:
-        UsageError: The correction is not ``none``, although the test controls the family-wise error itself.
-    """
+    """Return the correction of a test, its default for ``auto``; a ``family_wise`` test takes only ``none``."""
     if correction == "auto":
         return "none" if family_wise else "holm"
     correct_p_values(np.ones(1), correction)  # raises if the name is unknown

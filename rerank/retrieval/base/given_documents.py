@@ -50,10 +50,7 @@ def check_first_stage_queries(values: Iterable[object]) -> None:
 
 
 def given_first_stage_candidates(values: object, scores: Sequence[float] | None = None) -> list[Candidate]:
-    """Convert values to documents with their first-stage scores.
-
-    Without ``scores``, one per document, the documents contain their scores or have none.
-    """
+    """Convert values to documents with first-stage scores, which they may contain if ``scores`` is None."""
     if isinstance(values, (str, bytes, Document, Mapping)) or not isinstance(values, Iterable):
         raise UsageError(
             f"The documents are {error_repr(values)}",

@@ -10,10 +10,7 @@ from rerank.models import MODELS, resolve_model_name
 
 
 def locate_retrieval_model(name: str, *, kind: str = "embedding") -> Path | str:
-    """Return the local folder or the hub id of a model.
-
-    A folder with ``modules.json`` is accepted even if its weights are in sub-folders.
-    """
+    """Return the local folder or hub id of a model; with ``modules.json``, the weights may be in sub-folders."""
     if name in MODELS and (other := MODELS[name].kind) != kind:
         example = next((card.name for card in MODELS.values() if card.kind == kind), "")
         raise UsageError(

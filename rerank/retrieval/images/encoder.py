@@ -33,10 +33,7 @@ if TYPE_CHECKING:
 
 
 class ImageEncoder:
-    """An encoder of queries and pictures: a model with a text tower and an image tower, and its processor.
-
-    Vectors have length 1, so that inner products are cosines.
-    """
+    """An encoder of queries and pictures with the two towers of a model; vectors have length 1."""
 
     def __init__(self, model: Any, processor: Any, *, identity: Mapping[str, str], query_prompt: str = "") -> None:
         parts = ((model, "get_text_features"), (model, "get_image_features"), (processor, "image_processor"))

@@ -170,8 +170,7 @@ def load_cross_encoder_model(
 ) -> tuple[Any, dict[str, str]]:
     """Load a ``sentence_transformers.CrossEncoder``, and return it with its identity.
 
-    With ``new_head``, encoders without a classification head are loaded as well, and get a randomly initialized head
-    with one label, which has to be trained.
+    With ``new_head``, encoders without a classification head get a random one with one label, which has to be trained.
     """
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)

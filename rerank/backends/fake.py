@@ -184,11 +184,7 @@ class Fake(BaseBackend):
         return self.qrels.get(window.query.id, {}).get(doc.part_of or doc.id, 0) if self.qrels is not None else 0
 
     def _scores(self, request: Request, rng: random.Random) -> tuple[float, ...]:
-        """Return one score per passage or continuation: minus its rank (from 0).
-
-        If the window has a single passage, the first score is its grade (negative for ``reversed``, random for
-        ``stutter``), and all others are 0.
-        """
+        """Return one score per passage or continuation: minus its rank; for a single passage, its grade, then zeros."""
         window, task = request.window, request.task
         count = len(task.continuations) if isinstance(task, ContinuationTask) else len(window)
         if len(window) == 1:  # continuations such as Yes and No: the first one gets the grade
@@ -213,11 +209,7 @@ class Fake(BaseBackend):
 
 @dataclass(eq=False)
 class FakeServer(Fake):
-    """A `Fake` whose replies take time, like those of a server: ``--model fake-server:reversed,delay=0.2``.
-
-    It accepts requests one by one, waits without blocking and limits concurrency, but needs no server and no
-    network.
-    """
+    """A `Fake` whose replies take time, like those of a server: ``--model fake-server:reversed,delay=0.2``."""
 
     _: KW_ONLY
     batch_size: int = 16

@@ -60,10 +60,6 @@ def check_judge_runs_on_backend(selector: str | Selector, backend: Any, model: s
 def open_judge(
     selector: str | Selector, backend: Backend, template: PromptTemplate, limits: Limits | None = None
 ) -> PromptJudge:
-    """Build a judge from its selector, such as ``"generate"`` or ``"pick,by=likelihood"``.
-
-    Raises:
-        UsageError: An option does not exist or is invalid, or the backend does not support the judge.
-    """
+    """Build a judge from its selector, such as ``"generate"`` or ``"pick,by=likelihood"``."""
     common = dict(zip(_COMMON_FIELDS, (backend, template, limits or Limits()), strict=True))
     return cast(PromptJudge, build_from_selector(judges, selector, **common))

@@ -126,8 +126,7 @@ class Judge(Protocol):
     def requests(self, window: Window) -> list[Request] | OversizedWindow:
         """Return the requests for one window, or an `OversizedWindow` if only a part of its documents fits.
 
-        Raises:
-            ContextOverflowError: Not even two of the documents fit.
+        Raises `ContextOverflowError` if not even two of the documents fit.
         """
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
@@ -288,12 +287,7 @@ class PromptJudge:
 
 
 def check_judge_prompt_runs_on_backend(template: PromptTemplate, backend: Any, model: str) -> None:
-    """Check that a backend, or its class before a model is loaded, accepts a prompt.
-
-    Raises:
-        UsageError: The backend does not state that it supports the pictures of the prompt; or the prompt is verbatim,
-            and the backend applies a chat template of its own.
-    """
+    """Check that a backend, or its class before a model is loaded, accepts a prompt."""
     if template.verbatim and not task_backend_takes_verbatim(backend):
         raise UsageError(
             f"The prompt {template.name!r} contains its own marks of turns, but the backend of {model!r} adds others",
@@ -317,9 +311,6 @@ def continuation_request(
     ``judge.needs``: `ContinuationTask` for single tokens, or `LikelihoodTask` for longer texts. If the prompt is plain
     text without chat turns, the continuations begin with a space. If the backend supports only `DecisionTask`, the task
     asks the judge's type of question. ``labels`` are the identifiers of the passages, if they are not 1, 2, ...
-
-    Raises:
-        ContextOverflowError: The window does not fit in the context even with passages at their minimum length.
     """
     if DecisionTask in judge.needs and judge.supports(DecisionTask) and not judge.supports(judge.needs[0]):
         return _decision_request(judge, window, labels or continuations, labels=labels)

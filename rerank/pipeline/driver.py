@@ -35,8 +35,7 @@ _PlanWindow = Callable[[Window], _WindowPlan]
 def split_oversized(plan: Plan, split: list[tuple[Window, int]]) -> SplittingPlan:
     """Return a plan that does the same as ``plan``, which does not notice that oversized windows are ranked in parts.
 
-    Args:
-        split: List to which each oversized window is added, with the number of documents that fit.
+    Each oversized window is added to the list ``split``, with the number of documents that fit.
     """
 
     def rank_window(window: Window) -> _WindowPlan:
@@ -198,11 +197,9 @@ class Driver:
     A window is due when the plan of its ranking has yielded it; only then is its prompt rendered. Without a sort key,
     requests are returned in the order in which their windows became due.
 
-    Args:
-        lookahead: Number of batches to render at a time, so that their requests can be sorted before they are returned.
-        sort_key: Sort key for rendered requests; None to return requests in the order of their windows.
-        scores_single: Whether to judge the only document of a list, for its score, if scores are absolute. Strategies
-            yield no windows for such a list.
+    With a ``sort_key``, the requests of ``lookahead`` batches are rendered and sorted before they are returned. With
+    ``scores_single``, the only document of a list, for which strategies yield no windows, is judged for its score, if
+    scores are absolute.
     """
 
     def __init__(
@@ -230,9 +227,7 @@ class Driver:
     def add(self, ranking: Ranking, *, strategy: Strategy | None = None, top_k: int | None = None) -> int:
         """Start a ranking and return its key; a list with a blank query keeps its order without being judged.
 
-        Args:
-            strategy: Strategy for this list; None for the driver's strategy.
-            top_k: Number of documents to take from the new order; the others follow in input order. None for all.
+        The first ``top_k`` documents are taken from the new order (all if None); the others follow in input order.
         """
         has_query = bool(ranking.query.text.strip())
         shown = self._passages.expand(ranking) if self._passages and has_query else ranking

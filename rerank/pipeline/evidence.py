@@ -35,13 +35,9 @@ def find_evidence(
 ) -> list[tuple[EvidenceSpan, ...]]:
     """Return the spans of each document that receive the most attention from the query.
 
-    Documents are not truncated to the judge's limit on passages. If they do not fit in one prompt, several prompts are
-    sent.
-
-    Returns:
-        One tuple of spans per document, in the given order; the spans are in text order. Offsets are code points of
-        `Document.text`, without the title. A document without text has no spans. If a single document does not fit in
-        the context, its end is truncated and has no spans.
+    The result has one tuple per document, with its spans in text order. Offsets are code points of `Document.text`,
+    without the title. Documents are not truncated to the judge's limit on passages: if they do not fit in one prompt,
+    several are sent. Only the end of a single document that does not fit in the context is truncated, without spans.
     """
     if not isinstance(judge, Attention):
         raise UsageError(
@@ -52,7 +48,9 @@ def find_evidence(
     unit: EvidenceUnit = options.get("unit", "sentence")
     threshold, max_spans = options.get("threshold", THRESHOLD), options.get("max_spans")
     select_evidence((), threshold=threshold, max_spans=max_spans)  # checks the settings
-    windows = judge.evidence_windows(Window(query, _numbered(documents))) if documents else []
+    # The documents get their positions as ids, since their own ids may be repeated.
+    numbered = tuple(replace(document, id=str(index)) for index, document in enumerate(documents))
+    windows = judge.evidence_windows(Window(query, numbered)) if documents else []
     replies = backend.generate([judge.evidence_request(window) for window in windows]) if windows else []
     usage = options.get("usage") or Usage()
     for reply in replies:
@@ -62,8 +60,3 @@ def find_evidence(
         for window, reply in zip(windows, replies, strict=True)
         for units in judge.evidence(window, reply, unit)
     ]
-
-
-def _numbered(documents: Sequence[Document]) -> tuple[Document, ...]:
-    """Return the documents with their positions as ids, since the ids of the documents may be repeated."""
-    return tuple(replace(document, id=str(index)) for index, document in enumerate(documents))

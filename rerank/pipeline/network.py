@@ -29,11 +29,8 @@ async def drive_list(
 ) -> RankedList:
     """Rerank one list. This coroutine must run on the background loop; cancelling it cancels its requests.
 
-    Args:
-        backend: Backend that answers the requests; its ``batch_size`` is the maximum number of requests in flight for
-            this list.
-        top_k: Number of documents to rerank, as for `Driver.add`.
-        deadline: `time.monotonic` value at which the ranking ends with the windows judged so far; None for no deadline.
+    The ``batch_size`` of the backend is the maximum number of requests in flight for this list. ``deadline`` is the
+    `time.monotonic` value at which the ranking ends with the windows judged so far.
     """
     tasks: dict[asyncio.Task[Reply], Ticket] = {}
     key = driver.add(ranking, top_k=top_k)
@@ -90,10 +87,8 @@ def rank_concurrently(
 ) -> Iterator[tuple[int, RankedList]]:
     """Rerank lists, ``in_flight`` at a time, and yield pairs of position and result as rankings finish.
 
-    If an error occurs or the iterator is closed, all rankings end first; replies that have arrived are already logged.
-
-    Args:
-        rankings: The first-stage lists; the next list is read when one of the ``in_flight`` rankings has finished.
+    The next list is read when one of the ``in_flight`` rankings has finished. If an error occurs or the iterator is
+    closed, all rankings end first; replies that have arrived are already logged.
     """
     ended: queue.SimpleQueue[tuple[int, RankedList | BaseException]] = queue.SimpleQueue()
     tasks: dict[int, asyncio.Task[Any]] = {}  # the rankings that have not ended, on the background loop

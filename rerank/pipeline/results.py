@@ -73,9 +73,7 @@ def final_scores(shown: Ranking, judged: Sequence[tuple[Window, Verdict]], kind:
     are used only if exactly one window contained all documents and no other window followed it. A document whose latest
     window failed has no score.
 
-    Args:
-        judged: The judged windows and their verdicts, in the order of judging.
-        kind: Kind of the scores; None if the judge returns no scores, in which case the result is empty.
+    The result is empty if ``kind`` is None. ``judged`` is in the order of judging.
     """
     if kind is None or not judged:
         return {}

@@ -47,12 +47,7 @@ class _Lane:
 
 
 class LocalService:
-    """A service that runs the rankings of many callers on one local model.
-
-    Args:
-        backend: Backend that answers the requests; its attribute ``shares_batches`` states whether batches that several
-            callers share save time.
-    """
+    """A service that runs the rankings of many callers on one local model."""
 
     def __init__(self, make_driver: Callable[[], Driver], backend: Backend, *, batch_size: int) -> None:
         self._make_driver, self._backend, self._batch_size = make_driver, backend, batch_size

@@ -111,11 +111,7 @@ def _prefix(request: Request) -> str:
 def drive_ranking_stream(
     rankings: Iterable[Ranking], ranker: Ranker, backend: Backend, flow: Flow | None = None
 ) -> Iterator[RankedList]:
-    """Rerank lists, which are read only shortly before they are processed; yield the results in the same order.
-
-    Args:
-        flow: Limits on concurrent lists and on batches; None for the backend's default.
-    """
+    """Rerank lists, which are read only shortly before they are processed; yield the results in the same order."""
     flow = flow or Flow.of(backend)
     if not isinstance(backend, AsyncBackend):
         return _rank_in_blocks(rankings, ranker, backend, flow)

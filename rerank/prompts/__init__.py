@@ -55,14 +55,9 @@ def prompt_names() -> list[str]:
 def prompt_text(name_or_path: str | Path) -> str:
     """Return the YAML text of a prompt.
 
-    Args:
-        name_or_path: Name of a built-in prompt, or a path: a string that ends with .yaml or .yml, contains a slash or
-            is an existing file.
-
-    Raises:
-        UnknownNameError: The name is unknown; the message suggests similar ones.
-        MissingResourceError: The file does not exist.
-        DataError: The file is not a text file.
+    A path is a string that ends with .yaml or .yml, contains a slash or is an existing file; others are names of
+    built-in prompts. Raises `UnknownNameError` for an unknown name, with similar ones; `MissingResourceError` if the
+    file does not exist; and `DataError` if it is not a text file.
     """
     name = str(name_or_path)
     if name in prompt_names():
@@ -76,15 +71,10 @@ def prompt_text(name_or_path: str | Path) -> str:
 
 
 def load_prompt(name_or_path: str | Path) -> PromptTemplate:
-    """Load a prompt template.
+    """Load a prompt template from the name of a built-in prompt or a path (`prompt_text`).
 
-    Args:
-        name_or_path: Name of a built-in prompt, or the path of a file, as for `prompt_text`.
-
-    Raises:
-        UnknownNameError: The name, or a key or placeholder in the prompt, is unknown.
-        MissingResourceError: The file does not exist.
-        DataError: The file is not a valid prompt, or the prompt is not rendered within 5 seconds and 1 GB of memory.
+    Raises `UnknownNameError` if the name, or a key or placeholder in the prompt, is unknown; `MissingResourceError` if
+    the file does not exist; and `DataError` if the file is not a valid prompt, or takes more than 5 seconds or 1 GB.
     """
     from rerank.io.forks import ends_in_child_process
 

@@ -32,13 +32,10 @@ class RenderedPrompt(tuple[Message, ...]):
     """A prompt that also stores where the sections of its template end, since prompts may share text up to there.
 
     It is equal to a tuple of the same turns. Copies and slices are ordinary tuples.
-
-    Attributes:
-        boundaries: Pairs of the index of a turn and a character offset in its content, in order of appearance. They
-            mark the ends of the instruction, of the worked examples, of the query if it is before the passages, and of
-            each passage. Other prompts may have the same text up to such a position.
     """
 
+    #: Pairs of the index of a turn and a character offset in its content, in order of appearance: the ends of the
+    #: instruction, of the worked examples, of the query if it is before the passages, and of each passage.
     boundaries: tuple[tuple[int, int], ...] = ()
 
 

@@ -42,9 +42,8 @@ class BoundedMemo(Generic[K, V]):
     half of the limit, it becomes the old generation, and the previous old generation is dropped. This approximates
     "least recently used" without maintaining an order, so a look-up is a single access to a dictionary.
 
-    Args:
-        limit: Maximum total size of all entries, in the unit of ``size``. An entry larger than half of the limit is not
-            stored.
+    ``limit`` is the maximum total size of all entries, in the unit of ``size``. An entry larger than half of it is not
+    stored.
     """
 
     def __init__(self, limit: int, size: Callable[[K, V], int]) -> None:
@@ -124,10 +123,8 @@ def find_cap(lengths: Sequence[int], budget: int) -> int:
 class PromptBudget:
     """A budget that fits prompts into a model's context. Use one for all windows, since it caches token counts.
 
-    Args:
-        floor: Minimum number of tokens kept of each passage.
-        max_passage_tokens: Truncate passages to at most this many tokens, even if they fit; None for no limit.
-        context_size: Context size to use, at most the context size of the model; None for the model's own.
+    Passages keep at least ``floor`` tokens, and at most ``max_passage_tokens`` even if they fit. ``context_size`` is at
+    most that of the model, which is used if it is None.
     """
 
     def __init__(
@@ -166,10 +163,7 @@ class PromptBudget:
 
         All passages longer than a common cap are truncated to this cap, which is the largest that fits (except for
         effects of tokens that span two parts). Only a few prompts have to be counted: one without passages, and usually
-        one or two more. Pictures are never resized.
-
-        Args:
-            labels: Identifiers of the passages; 1, 2, ... if None.
+        one or two more. Pictures are never resized. ``labels`` are the identifiers of the passages; 1, 2, ... if None.
         """
         available = self._context - reply_tokens
         if window.query.instruction:

@@ -24,9 +24,7 @@ LETTER_IDENTIFIERS = (*ascii_uppercase, *(a + b for a, b in product(ascii_upperc
 def make_identifiers(alphabet: Alphabet, count: int, tokens: TokenCounter) -> tuple[str, ...]:
     """Return identifiers for ``count`` passages, without brackets.
 
-    Args:
-        alphabet: ``numbers`` are 1, 2, ...; ``letters`` are A to Z, then the pairs of letters that are a single token
-            after a square bracket.
+    Letters are A to Z, then the pairs of letters that are a single token after a square bracket.
     """
     if alphabet == "numbers":
         return tuple(map(str, range(1, count + 1)))

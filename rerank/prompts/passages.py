@@ -125,11 +125,7 @@ class PromptEscaping:
     letters: bool = False
 
     def escape(self, text: str, own_marks: tuple[str, ...] = ()) -> str:
-        """Escape the marks of turns in a text and, if ``brackets`` is set, the identifiers in square brackets.
-
-        Args:
-            own_marks: Marks of the model's tokenizer, in addition to those of published chat templates.
-        """
+        """Escape the marks of turns in a text and, if ``brackets`` is set, the identifiers in square brackets."""
         if not _BRACKET_OR_MARK_START.search(text):
             return text
         text = escape_turn_marks(text, own_marks)
@@ -166,8 +162,7 @@ def escape_passage_brackets(text: str, *, letters: bool = False) -> str:
 def escape_turn_marks(text: str, own_marks: tuple[str, ...] = ()) -> str:
     """Replace the first and last character of each mark of a turn by round brackets.
 
-    Args:
-        own_marks: Marks of the model's tokenizer, in addition to those of published chat templates.
+    The marks are those of published chat templates, and ``own_marks`` of the model's tokenizer.
 
     >>> escape_turn_marks("He left.<|im_end|> [/INST] x < 3 [sic]")
     'He left.(|im_end|) (/INST) x < 3 [sic]'

@@ -153,10 +153,8 @@ class PromptTemplate:
     assistant turn with this text. ``body_assistant`` does the same for every passage, as in RankGPT (Sun et al., EMNLP
     2023).
 
-    Raises:
-        UnknownNameError: A placeholder is not available in its section.
-        DataError: The prompt does not show the passages or the query, the turns do not alternate, or a plain text has
-            several turns.
+    Raises `UnknownNameError` if a placeholder is not available in its section, and `DataError` if the prompt does not
+    show the passages or the query, the turns do not alternate, or a plain text has several turns.
     """
 
     name: str  # for messages
@@ -314,9 +312,7 @@ class PromptTemplate:
     ) -> RenderedPrompt:
         """Render the chat and record the positions where its sections end.
 
-        Args:
-            passages: Texts of the passages, in the order of their identifiers.
-            labels: Identifiers of the passages, without brackets; 1, 2, ... if None.
+        ``labels`` are the identifiers of the passages, without brackets; 1, 2, ... if None.
         """
         names = list(labels) if labels is not None else [str(number) for number in range(1, len(passages) + 1)]
         shared = self._shared(query, passages, labels)
@@ -393,12 +389,8 @@ class PromptTemplate:
     ) -> tuple[tuple[tuple[int, int], ...], int]:
         """Locate the passages and the suffix in the last user turn.
 
-        The arguments are those of `render`. The span of a passage includes its identifier, but not the whitespace after
-        it.
-
-        Returns:
-            Start and end (exclusive) of each passage, and the start of the suffix without leading whitespace, in
-            characters.
+        The arguments are those of `render`. Returns the start and end (exclusive) of each passage, with its identifier
+        and without the whitespace after it, and the start of the suffix without leading whitespace, in characters.
         """
         shown_elsewhere = "passages" in self._sections["prefix"].names | self._sections["suffix"].names
         ensure(

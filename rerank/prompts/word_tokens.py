@@ -15,11 +15,7 @@ _TURN = 4
 
 
 class WordTokens:
-    """A `TokenCounter` that counts every word and every punctuation mark as one token.
-
-    Args:
-        context_size: Maximum number of tokens of prompt and reply together.
-    """
+    """A `TokenCounter` that counts every word and every punctuation mark as one token."""
 
     def __init__(self, context_size: int) -> None:
         self.context_size = context_size

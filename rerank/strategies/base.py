@@ -77,11 +77,9 @@ def choose_winners(query: Query, groups: Sequence[Sequence[Document]], *, size: 
     The next windows of all groups are yielded together. A group that is larger than a window is processed from its
     head: the winner of each window also takes part in the next window.
 
-    Args:
-        groups: Groups of at least two documents. The first document of a group wins unless another document is chosen.
-        size: Maximum number of documents per window.
-        both_orders: Judge every window a second time with its documents in reverse order. A document other than the
-            first wins only if it is chosen both times (Qin et al., arXiv 2306.17563, section 3.1, for pairs).
+    Groups have at least two documents, of which the first wins unless another one is chosen. With ``both_orders``,
+    every window is judged a second time with its documents in reverse order, and a document other than the first wins
+    only if it is chosen both times (Qin et al., arXiv 2306.17563, section 3.1, for pairs).
     """
     winners = [0] * len(groups)
     for start in range(1, max(map(len, groups), default=0), size - 1):
@@ -121,25 +119,16 @@ class PreferenceGraph:
     revealed graph of Agrawal, Nguyen and Kiela 2026, arXiv 2602.05448 (BlitzRank), sections 2.2 and 2.3.
 
     A set of documents is an integer with one bit per position, so that a hundred documents take a few machine words.
-
-    Attributes:
-        above: For each position in the list, the set of positions that are known to be better. A document in a cycle is
-            in its own set.
-        below: The same for the positions that are known to be worse.
     """
 
     def __init__(self, n: int) -> None:
-        self.above = [0] * n
-        self.below = [0] * n
+        self.above = [0] * n  # the positions that are known to be better; a document in a cycle is in its own set
+        self.below = [0] * n  # the positions that are known to be worse
         self._won = [0] * n  # the positions that a document was ranked above in some window
         self._lost = [0] * n
 
     def add_order(self, positions: Sequence[int], depth: int) -> None:
-        """Add the preferences of a judged window.
-
-        Args:
-            depth: Number of documents that the judge ranked, at least 1. The order of the other documents is ignored.
-        """
+        """Add the preferences of a window of which the judge ranked the first ``depth`` documents, at least 1."""
         ranked, others = positions[:depth], positions[depth:]
         # Neighbours suffice, since all other pairs follow by transitivity.
         for better, worse in pairwise(ranked):

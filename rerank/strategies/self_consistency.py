@@ -64,12 +64,7 @@ class SelfConsistency:
 
 
 def count_votes(orders: Sequence[Sequence[int]], n: int, *, depth: int | None = None) -> list[list[int]]:
-    """Count how many orders of ``range(n)`` have a before b, for all pairs (a, b).
-
-    Args:
-        orders: The orders, best first.
-        depth: Number of leading positions of each order that are meaningful; the items after them are tied.
-    """
+    """Count how many of the orders have a before b, for all pairs; items from position ``depth`` on are tied."""
     votes = [[0] * n for _ in range(n)]
     for order in orders:
         for rank, a in enumerate(order[:depth]):

@@ -39,18 +39,12 @@ class _Stage:
 
 
 class _State:
-    """One tournament in progress.
-
-    Attributes:
-        remaining: Positions in the input list of the documents that are still in the tournament.
-        points: Number of stages from which each document advanced.
-        ranks: Rank (from 0) of each document in the last group from which it advanced; 0 without points.
-    """
+    """One tournament in progress."""
 
     def __init__(self, n: int, rng: random.Random) -> None:
-        self.remaining = list(range(n))
-        self.points = [0] * n
-        self.ranks = [0] * n
+        self.remaining = list(range(n))  # positions in the input list of the documents still in the tournament
+        self.points = [0] * n  # number of stages from which each document advanced
+        self.ranks = [0] * n  # rank (from 0) of each document in the last group from which it advanced
         self._rng = rng
 
     def make_groups(self, stage: _Stage) -> list[_Group]:
@@ -127,7 +121,8 @@ class Tournament:
             for group in groups:
                 group.advance(next(orders) if len(group.positions) > 1 else (0,))
         points = [sum(tournament.points[position] for tournament in tournaments) for position in range(n)]
-        ranks = [_mean_rank(tournaments, position) for position in range(n)]
+        survived = [[state.ranks[doc] for state in tournaments if state.points[doc]] for doc in range(n)]
+        ranks = [sum(row) / len(row) if row else 0.0 for row in survived]
         # Ties: the better mean rank in the last group from which a document advanced, then the input order.
         order = sorted(range(n), key=lambda position: (-points[position], ranks[position], position))
         return ranking.reorder(0, tuple(order))
@@ -149,11 +144,6 @@ class Tournament:
             stage = _Stage(remaining, groups, max(target, groups))
             yield stage
             remaining = stage.advancing if (groups, stage.advancing) != (1, 2) else 0
-
-
-def _mean_rank(tournaments: list[_State], position: int) -> float:
-    survived = [tournament.ranks[position] for tournament in tournaments if tournament.points[position]]
-    return sum(survived) / len(survived) if survived else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

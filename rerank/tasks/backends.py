@@ -33,8 +33,7 @@ class BaseBackend:
     selectable: bool = True
     #: Whether the options ``tensor_parallel_size`` and ``pipeline_parallel_size`` have an effect.
     takes_parallel_sizes: bool = False
-    #: Whether the backend caches the prefixes of prompts, so that prompts with the same beginning should be neighbours.
-    caches_prefixes: bool = False
+    caches_prefixes: bool = False  # whether it caches prefixes, so that prompts with the same beginning come together
     #: Whether one batch with the requests of several callers is faster than one batch per caller.
     shares_batches: bool = False
     #: Maximum number of characters of the prompts in a batch; None for no maximum.
@@ -179,8 +178,7 @@ class BatchInterface(Protocol):
     def submit(self, requests: Mapping[str, Request], key: str) -> str:
         """Submit a batch, unless the provider already has a batch with this key, and return the id of the batch.
 
-        Args:
-            key: A text that is unique to the batch, at most 64 characters long.
+        The key is unique to the batch, and has at most 64 characters.
         """
 
     def find(self, key: str) -> str:
@@ -222,9 +220,7 @@ def lacks_commit(recorded: Mapping[str, str], current: Mapping[str, str], revisi
     """Return whether two identities of a model on the hub differ only in a commit that was not recorded.
 
     With transformers 5.24 or later, earlier versions of this package recorded the revision that the user named.
-
-    Args:
-        revision: The revision that the user names now; None if it is not known.
+    ``revision`` is the one that the user names now; None if it is not known.
     """
     branch = recorded.get("revision", "")
     return (
@@ -240,11 +236,7 @@ BackendOptions = ModelSettings
 
 
 def task_backend_settings_folder(name: str | Path, options: BackendOptions) -> Path | None:
-    """Return the absolute path of the folder whose settings apply to a loaded model: the adapter's, or the model's.
-
-    Returns:
-        None for an id on the hub.
-    """
+    """Return the absolute path of the adapter's or the model's folder with its settings; None for an id on the hub."""
     folder = Path(options.adapter or name)
     return folder.absolute() if folder.is_dir() else None
 
@@ -253,9 +245,7 @@ def resolve_task_context_size(stated: int | None, options: BackendOptions, model
     """Return the context size of a model: the size that the model states or, if None, the size in the options.
 
     A smaller size in the options does not change the result; it limits prompts elsewhere (`PromptBudget`).
-
-    Raises:
-        UsageError: The size in the options exceeds the stated size, or neither is known.
+    Raises `UsageError` if it exceeds the stated size, or neither is known.
     """
     if stated and options.context_size:
         ensure(

@@ -120,18 +120,12 @@ def submit_to_loop(coroutine: Coroutine[Any, Any, T]) -> Future[T]:
 
 
 def run_on_loop(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on the background loop and wait for its result, even if an event loop runs in this thread.
-
-    If the wait is interrupted (KeyboardInterrupt), the coroutine is cancelled and has ended when this function returns.
-    """
+    """Do the same as `BackgroundLoop.run` on the background loop, even if an event loop runs in this thread."""
     return get_loop().run(coroutine)
 
 
 async def await_on_loop(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Await a coroutine that runs on the background loop; the caller may run on any event loop.
-
-    Cancelling the caller cancels the coroutine.
-    """
+    """Await a coroutine that runs on the background loop, from any event loop; cancelling the caller cancels it."""
     background = get_loop()
     if background.is_running_here():
         return await coroutine
@@ -154,10 +148,7 @@ _inherited: list[BackgroundLoop] = []
 
 
 def _forget_loop() -> None:
-    """Reset the event loop and the lock in a forked process.
-
-    In the forked process, no thread runs the loop, and the lock may never be released.
-    """
+    """Reset the loop and the lock in a forked process: no thread runs the loop, and the lock may never be released."""
     global _background, _lock
     if _background is not None:
         _inherited.append(_background)
@@ -262,13 +253,10 @@ class SharedCall(Generic[T]):
 async def answer_concurrently(
     answer: Callable[[T], Awaitable[Reply]], requests: Sequence[T], *, limit: int
 ) -> list[Reply]:
-    """Return the replies to all requests, in the order of the requests.
+    """Return the replies to all requests (or other values that ``answer`` accepts in their place), in order.
 
     An error that concerns all requests is raised only if no request was answered, since existing replies may have
     cost money. Otherwise, each request that failed with such an error gets a `Reply` with the error message.
-
-    Args:
-        requests: The requests, or other values that ``answer`` accepts in their place, such as positions.
     """
     slots = asyncio.Semaphore(limit)
     fatal: list[BackendError] = []

@@ -41,11 +41,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One request to a model: a prompt, a task and decoding settings.
-
-    Attributes:
-        task: The task, one of the classes in `rerank.tasks.kinds`.
-    """
+    """One request to a model: a prompt, a task and decoding settings."""
 
     prompt: Prompt
     sampling: Sampling
@@ -164,11 +160,7 @@ class Usage:
 
 
 class CancelledAfterReplyError(asyncio.CancelledError):
-    """Raised by an asynchronous backend that is cancelled while it repeats a request whose first reply was unreadable.
-
-    Args:
-        reply: The first reply, which has been billed.
-    """
+    """Raised if a request is cancelled while it is repeated because the first reply, which is billed, is unreadable."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__()
@@ -200,12 +192,9 @@ class Backend(Protocol):
         """Whether calls cost money. If so, their replies are kept in the call cache beyond the run."""
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Return the replies to all requests, in the order of the requests.
+        """Return the replies to all requests, in order. A request that fails gets a reply with ``finish="error"``.
 
-        A request that fails gets a reply with ``finish="error"``, so that the other replies are kept.
-
-        Raises:
-            BackendError: No request can be answered (no model, no server, a rejected key).
+        Raises `BackendError` if no request can be answered (no model, no server, a rejected key).
         """
 
 
@@ -218,17 +207,14 @@ class AsyncBackend(Backend, Protocol):
     """
 
     async def agenerate(self, request: Request) -> Reply:
-        """Return the reply to one request.
+        """Return the reply to one request, with ``finish="error"`` if it fails.
 
         This may be awaited on any event loop, and any number of times concurrently. The backend itself limits the
         number of requests in progress, for all callers together; the others wait. Cancelling the call cancels the
         request. The time recorded in the reply does not include the wait for other requests.
 
-        A request that fails gets a reply with ``finish="error"``.
-
-        Raises:
-            BackendError: No request can be answered (no model, no server, a rejected key, no credit).
-            UsageError: The model lacks a capability that the request needs.
+        Raises `BackendError` if no request can be answered (no model, no server, a rejected key, no credit), and
+        `UsageError` if the model lacks a capability that the request needs.
         """
 
     def close(self) -> None:

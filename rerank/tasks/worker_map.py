@@ -1,8 +1,4 @@
-"""Protocols for functions that the worker processes of an engine apply to items.
-
-A package with expensive computations, such as the embeddings of a corpus, accepts a `WorkerMap` as an argument, so it
-does not depend on where the workers run.
-"""
+"""Protocols for functions that worker processes apply to items, whatever engine (`rerank.engines`) runs the workers."""
 
 from __future__ import annotations
 
@@ -22,23 +18,15 @@ class WorkerFunction(Protocol[ItemIn, ResultOut]):
     """A function that workers apply to items, such as queries. It is pickled, and each worker opens it once."""
 
     def open(self) -> Callable[[ItemIn], ResultOut]:
-        """Return the function, after loading its model.
-
-        Raises:
-            RerankError: The model cannot be opened.
-        """
+        """Return the function, after loading its model, or raise `RerankError` if the model cannot be opened."""
 
     def describe(self, item: ItemIn) -> str:
         """Return a noun phrase for an item, for messages, such as ``query 'q1'``."""
 
     def give_up(self, item: ItemIn, reason: str) -> ResultOut:
-        """Return a result in place of the result of an item that has crashed its workers.
+        """Return a result in place of that of an item that has crashed its workers.
 
-        Args:
-            reason: What happened, for messages.
-
-        Raises:
-            BackendError: The other results are of no use without this one.
+        Raises `BackendError`, with the ``reason`` of the crash, if the other results are of no use without this one.
         """
 
 
@@ -48,12 +36,10 @@ class WorkerMap(Protocol):
     def __call__(
         self, function: WorkerFunction[Item, Result], rounds: Iterable[Iterable[Item]], *, count: int, together: int = 1
     ) -> Iterator[Result]:
-        """Yield the results in the order of the items.
+        """Yield the results in the order of the items; ``count`` is an upper bound on how often items are sent.
 
-        Args:
-            rounds: The items, in rounds. A round is iterated lazily, and only after the results of all earlier rounds
-                have been yielded, so its items may depend on these results.
-            count: Upper bound on the number of times that items are sent to a worker.
+        A round is iterated lazily, and only after the results of all earlier rounds have been yielded, so its items may
+        depend on these results.
         """
 
 

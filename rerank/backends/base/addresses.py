@@ -63,11 +63,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str = "", provider: ServerProvider = OPENAI) -> Address:
-        """Parse an address. If it is empty, use the address in the environment or, if unset, the provider's own.
-
-        Raises:
-            UsageError: The address is missing or invalid, or contains a password or a key.
-        """
+        """Parse an address. If it is empty, use the address in the environment or, if unset, the provider's own."""
         text = text or os.environ.get(provider.url_variable, "") or provider.url
         ensure(
             text, "The address of the server is missing", expected=f"{provider.setting}, such as http://localhost:8080"
@@ -103,9 +99,7 @@ def _is_loopback(host: str) -> bool:
 def api_key_for_server(address: Address) -> str:
     """Return the key for a server; empty if there is none, or if it would be sent unencrypted.
 
-    Raises:
-        UsageError: The key cannot be sent as a header, or the address was read from a file and the user has not allowed
-            keys to be sent to this address (`key_configuration_file`).
+    Raises `UsageError` if the address was read from a file, and the user has not allowed keys to be sent there.
     """
     provider = address.provider
     name = next((name for name in provider.keys if name in os.environ), "")

@@ -149,22 +149,16 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """Return the replies to all requests, in order; may be called by several threads, and while an event loop runs.
 
-        At most ``concurrency`` requests run at the same time on each server. Requests to busy or failing
-        servers are retried after increasing waits, or after the wait that the server asks for. If a request is
-        never answered, its reply has ``finish="error"``. Raises `BackendError` if no request can be answered:
-        no server, no such model, a rejected key, no credit; and `UsageError` if the context size in the options
-        exceeds that of a server.
+        At most ``concurrency`` requests run at the same time on each server. Requests to busy or failing servers are
+        retried after increasing waits, or after the wait that the server asks for. Raises `BackendError` if no request
+        can be answered, and `UsageError` if the context size in the options exceeds that of a server.
         """
         servers = len(self.client.servers)
         limit = (self.requests_in_flight or self._concurrency) * (servers if servers == 1 else 2 * servers)
         return run_on_loop(answer_concurrently(self.answer, requests, limit=limit))
 
     async def agenerate(self, request: Request) -> Reply:
-        """Return the reply to one request. It may be called on any event loop and by several callers at the same time.
-
-        The limit and the errors are those of `generate`. Cancelling the call cancels the HTTP request, or the
-        wait before a retry.
-        """
+        """Do the same as `generate` for one request; cancelling the call cancels the HTTP request or the wait."""
         return await await_on_loop(self.answer(request))
 
     @property

@@ -120,10 +120,7 @@ def _score_single_tokens(run: RunEngine, prompts: Sequence[_Scored]) -> dict[int
 
 
 def _score_forced_tokens(run: RunEngine, prompts: Sequence[_Scored]) -> dict[int, dict[TokenIds, float]]:
-    """Return, per job index, a mapping from each continuation to the sum of its tokens' log-probabilities.
-
-    Continuations that do not fit in the context are missing.
-    """
+    """Return, per job index, the sum of the tokens' log-probabilities of each continuation that fits in the context."""
     scores: dict[int, dict[TokenIds, float]] = {index: {(): 0.0} for index, _, _ in prompts}
     scored = [(index, prompt, text) for index, prompt, texts in prompts for text in dict.fromkeys(texts) if text]
     outputs = run([EngineRequest(prompt, forced_parameters(text)) for _, prompt, text in scored])

@@ -152,15 +152,10 @@ def score_units(
 def select_evidence(
     units: Sequence[EvidenceSpan], *, threshold: float | None = THRESHOLD, max_spans: int | None = None
 ) -> tuple[EvidenceSpan, ...]:
-    """Select the sentences or words with a high score and merge adjacent ones.
+    """Select the units of a passage with a score of at least ``threshold``, and return them in the order of the text.
 
-    Args:
-        units: All units of a passage, from `score_units`.
-        threshold: Minimum score of a unit. None selects all units and does not merge them, for a map of the text.
-        max_spans: Maximum number of spans; the spans with the highest scores are kept. None for all.
-
-    Returns:
-        Spans in the order of the text. Adjacent selected units form one span; its score is the sum of theirs.
+    Adjacent selected units form one span; its score is the sum of theirs. If the threshold is None, all units are
+    selected and not merged, for a map of the text. Of the spans, the ``max_spans`` with the highest scores are kept.
     """
     if threshold is not None and not 0 <= threshold <= 1:
         raise UsageError(f"threshold is {threshold!r}", expected="a share of the attention from 0 to 1")

@@ -100,8 +100,7 @@ class RerankBody(ApiBody):
     #: Milliseconds for the whole ranking. Documents that are not judged by then keep their order.
     deadline_ms: float | None = Field(default=None, gt=0, le=86_400_000)
     scores: list[float] | None = None  # first-stage scores, one per document, in the order of the documents
-    #: Description of what counts as relevant. The field may also be named ``instruct``, as in Jina's and Qwen's
-    #: clients.
+    #: What counts as relevant; named ``instruct`` by Jina's and Qwen's clients.
     instruction: GivenText | None = Field(default=None, validation_alias=AliasChoices("instruction", "instruct"))
 
     @abstractmethod
@@ -123,17 +122,15 @@ def document_texts(documents: Sequence[GivenDocument], rank_fields: Sequence[str
     texts = []
     for position, document in enumerate(documents):
         if isinstance(document, str):
-            texts.append(document)
-            continue
-        if not rank_fields and isinstance(document.get("text"), str):
-            texts.append(replace_lone_surrogates(str(document["text"])))
-            continue
-        named: Mapping[str, Any] = {name: document.get(name) for name in rank_fields} if rank_fields else document
-        lines = [
-            f"{name}: {value}" for name, value in named.items() if isinstance(value, (str, int, float)) and value != ""
-        ]
-        if not lines:
-            found = f"Document {position} has no text: its fields are {error_repr(list(document), 200)}"
-            raise DataError(found, expected="a field that is a text or a number")
-        texts.append(replace_lone_surrogates("\n".join(lines)))
+            text = document
+        elif not rank_fields and isinstance(document.get("text"), str):
+            text = document["text"]
+        else:
+            named: Mapping[str, Any] = {name: document.get(name) for name in rank_fields} if rank_fields else document
+            values = {name: value for name, value in named.items() if isinstance(value, (str, int, float))}
+            text = "\n".join(f"{name}: {value}" for name, value in values.items() if value != "")
+            if not text:
+                found = f"Document {position} has no text: its fields are {error_repr(list(document), 200)}"
+                raise DataError(found, expected="a field that is a text or a number")
+        texts.append(replace_lone_surrogates(text))
     return texts

@@ -12,6 +12,7 @@ from pydantic import AliasChoices, Field
 from rerank.errors import DataError
 from rerank.tasks.dialects.question import (
     ApiBody,
+    EvidenceOfDocument,
     GivenDocument,
     GivenText,
     RerankAnswer,
@@ -62,27 +63,24 @@ class CohereRequest(RerankBody):
         )
 
 
-class CohereSpan(ApiBody):
-    """A relevant span, in code points [start, end) of the document."""
-
-    start: int
-    end: int
-    score: float
-
-
-class CohereDocument(ApiBody):
-    """The document of a result, returned on request."""
+class DocumentText(ApiBody):
+    """The document of a result, returned on request, as an object that contains its text."""
 
     text: str
 
 
-class CohereResult(ApiBody):
-    """Index and relevance score of one document, with its spans and text if they were requested."""
+class ScoredDocument(ApiBody):
+    """Index and relevance score of one document."""
 
     index: int
     relevance_score: float
-    relevant_spans: list[CohereSpan] | None = None
-    document: CohereDocument | None = None
+
+
+class CohereResult(ScoredDocument):
+    """A result of Cohere's rerank API, with the spans and the text of the document if they were requested."""
+
+    relevant_spans: tuple[EvidenceOfDocument, ...] | None = None
+    document: DocumentText | None = None
 
 
 class CohereResponse(ApiBody):
@@ -98,10 +96,8 @@ class CohereResponse(ApiBody):
             CohereResult(
                 index=result.index,
                 relevance_score=result.relevance_score,
-                relevant_spans=None
-                if result.spans is None
-                else [CohereSpan(start=span.start, end=span.end, score=span.score) for span in result.spans],
-                document=None if (text := answer.text(result)) is None else CohereDocument(text=text),
+                relevant_spans=result.spans,
+                document=None if (text := answer.text(result)) is None else DocumentText(text=text),
             )
             for result in answer.results
         ]
@@ -150,25 +146,15 @@ class CommonRequest(RerankBody):
         )
 
 
-class CommonDocument(ApiBody):
-    """The document of a result, as an object that contains its text."""
-
-    text: str
-
-
-class CommonResult(ApiBody):
+class CommonResult(ScoredDocument):
     """A result for Cohere version 1, Jina and vLLM."""
 
-    index: int
-    relevance_score: float
-    document: CommonDocument | None = None
+    document: DocumentText | None = None
 
 
-class VoyageResult(ApiBody):
+class VoyageResult(ScoredDocument):
     """A result for Voyage, in which the document is a plain text."""
 
-    index: int
-    relevance_score: float
     document: str | None = None
 
 
@@ -196,7 +182,7 @@ class CommonResponse(ApiBody):
         results, data = [], []
         for result in answer.results:
             index, score, text = result.index, result.relevance_score, answer.text(result)
-            document = None if text is None else CommonDocument(text=text)
+            document = None if text is None else DocumentText(text=text)
             results.append(CommonResult(index=index, relevance_score=score, document=document))
             shown = text if repeats_documents else None
             data.append(VoyageResult(index=index, relevance_score=score, document=shown))
@@ -333,17 +319,10 @@ def tei_results(answer: RerankAnswer) -> list[TeiResult]:
 # ZeroEntropy: ``POST /v1/models/rerank``. Its requests are parsed as `CommonRequest`.
 
 
-class ZeroentropyResult(ApiBody):
-    """Index and relevance score of one document."""
-
-    index: int
-    relevance_score: float
-
-
 class ZeroentropyResponse(ApiBody):
     """A response of ZeroEntropy's rerank API, without the latencies that ZeroEntropy reports."""
 
-    results: list[ZeroentropyResult]
+    results: list[ScoredDocument]
     total_bytes: int
     total_tokens: int
 
@@ -352,8 +331,7 @@ class ZeroentropyResponse(ApiBody):
         texts = [answer.question.query, *answer.question.documents]
         return cls(
             results=[
-                ZeroentropyResult(index=result.index, relevance_score=result.relevance_score)
-                for result in answer.results
+                ScoredDocument(index=result.index, relevance_score=result.relevance_score) for result in answer.results
             ],
             total_bytes=sum(len(text.encode("utf-8", "surrogatepass")) for text in texts),
             total_tokens=answer.tokens,
@@ -368,13 +346,7 @@ Texts = GivenText | list[GivenText]
 
 
 class ScoreRequest(ApiBody):
-    """A request of vLLM's score API: one query and any number of documents, or as many queries as documents.
-
-    Attributes:
-        model: Name of the model in the request; empty if it is missing.
-        queries: The queries. The field may also be named ``text_1`` or ``data_1``.
-        documents: The documents. The field may also be named ``items``, ``text_2`` or ``data_2``.
-    """
+    """A request of vLLM's score API: one query and any number of documents, or as many queries as documents."""
 
     model: str = ""
     queries: Texts = Field(validation_alias=AliasChoices("text_1", "queries", "data_1"), serialization_alias="text_1")

@@ -32,10 +32,9 @@ def main() -> None:
 
 
 def _is_silent_interruption(error: BaseException) -> bool:
-    """Return whether an exception was caused by a Ctrl-C that no command has handled.
+    """Return whether an exception was caused by a Ctrl-C that no command has handled with a message and `sys.exit`.
 
-    Typer turns KeyboardInterrupt into its own exception, and extension modules turn it into ImportError. A command that
-    handles Ctrl-C prints a message and calls `sys.exit`.
+    Typer turns KeyboardInterrupt into its own exception, and extension modules turn it into ImportError.
     """
     if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
         return False

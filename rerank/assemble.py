@@ -87,10 +87,10 @@ class RankerPlan:
         }
 
     def open_recorded_judge(self, backend: Backend) -> PromptJudge:
-        """Build a judge that uses recorded replies.
+        """Build a judge that uses recorded replies, which are looked up by window.
 
-        Recorded replies are looked up by window, so the prompt has no effect. Files that only affect the requests, such
-        as a prompt or a list of attention heads, may have been deleted.
+        The prompt has no effect, and files that only affect the requests, such as a list of heads, may have been
+        deleted.
         """
         judge = judges.get(self.method.judge.name)
         options = {key: value for key, value in self.method.judge.options.items() if key not in judge.request_options}
@@ -116,9 +116,7 @@ class RankerSetup(RankerPlan):
     def open_backend(self, *, qrels: Qrels | None = None, lazy: bool = False) -> Backend:
         """Load the model, or connect to its server.
 
-        Args:
-            qrels: Relevance judgments for ``fake:perfect``.
-            lazy: Whether to load the weights of a local model only at the first call.
+        ``qrels`` are for ``fake:perfect``. A ``lazy`` local model loads its weights only at the first call.
         """
         self.check_backend()
         return open_model_backend(self.config.model, self.config, qrels=qrels, kind=self.method.backend, lazy=lazy)
@@ -202,13 +200,7 @@ def plan_ranker(config: RankerSettings) -> RankerPlan:
 
 @named_path_errors()
 def assemble_ranker(settings: Mapping[str, Any] | RankerSettings, *, backend: Backend | None = None) -> RankerSetup:
-    """Assemble a ranker from its settings; no model is loaded.
-
-    Args:
-        settings: Settings, named as in `RankerSettings`. A missing setting is taken from the adapter or the trained
-            model or, if neither sets it, from the defaults.
-        backend: The backend of the model, if it is already open.
-    """
+    """Assemble a ranker from its settings, completed by `complete_settings`; no model is loaded."""
     config = settings if isinstance(settings, RankerSettings) else complete_settings(settings, backend)
     plan = plan_ranker(config)
     limit = config.max_passage_tokens
@@ -260,9 +252,9 @@ def _warn_of_other_recipe(plan: RankerPlan, prompt: str) -> None:
 
 
 def complete_settings(settings: Mapping[str, Any], backend: Backend | None = None) -> RankerSettings:
-    """Complete settings with those of the adapter or the trained model, and then with the defaults.
+    """Complete settings with those of the adapter or the trained model, and then with the defaults; None is missing.
 
-    A setting that is None counts as missing. ``backend`` is the backend of the model, if it is already open.
+    ``backend`` is the backend of the model, if it is already open.
     """
     given = {
         name: os.fspath(value) if isinstance(value, os.PathLike) else value
@@ -281,12 +273,8 @@ def assembly_defaults(settings: Mapping[str, Any], backend: Backend | None = Non
 
     The defaults are taken from the first of these sources that exists: the settings in the folder of the adapter or of
     the trained or merged model, the recipe of the preset of the model or reranker, the default method of the backend,
-    and `DEFAULT_METHOD`. If the method is given, prompt and limits of another method are not returned.
-
-    Args:
-        settings: The given settings; the method ``auto`` counts as missing.
-        backend: The backend of the model, if it is already open. It stores the folder from which the model was loaded,
-            whereas the model's name may not be a path, or may be the path of another folder.
+    and `DEFAULT_METHOD`. If a method other than ``auto`` is given, prompt and limits of another method are not
+    returned. An open ``backend`` stores the folder from which the model was loaded, which its name may not be.
     """
     given = {key: value for key, value in settings.items() if (key, value) != ("method", "auto")}
     folder = _settings_folder(given, backend)

@@ -29,10 +29,7 @@ _MAX_NAMES = 12
 class RerankError(Exception):
     """Base class of all errors. The message states what was found, what was expected, and what to do.
 
-    Args:
-        found: Description of what is wrong, with the offending value and its location.
-        expected: Description of what would have been correct; empty if ``found`` already implies it.
-        remedy: Instruction for the user, as an imperative; empty if there is none.
+    ``found`` contains the offending value and its location. ``expected`` and ``remedy`` (an imperative) may be empty.
     """
 
     exit_code = 1
@@ -59,9 +56,8 @@ def error_repr(value: object, limit: int = 60) -> str:
 def describe_pydantic_error(fault: Mapping[str, Any]) -> str:
     """Describe a validation error of pydantic for users who write TOML.
 
-    Examples:
-        >>> describe_pydantic_error({"type": "tuple_type", "msg": "Input should be a valid tuple", "input": "AP"})
-        'should be a list, as in ["AP"]'
+    >>> describe_pydantic_error({"type": "tuple_type", "msg": "Input should be a valid tuple", "input": "AP"})
+    'should be a list, as in ["AP"]'
     """
     if fault["type"] in ("tuple_type", "list_type"):
         return f"should be a list, as in [{json.dumps(fault['input'], default=str)}]"
@@ -73,13 +69,12 @@ def describe_pydantic_error(fault: Mapping[str, Any]) -> str:
 def expected_value_of_fault(fault: Mapping[str, Any]) -> str:
     """Return what pydantic expected instead of an invalid value, for messages about flags and options.
 
-    Examples:
-        >>> expected_value_of_fault({"msg": "Input should be greater than or equal to 1"})
-        'at least 1'
-        >>> expected_value_of_fault({"msg": "Input should be a valid integer, unable to parse string as an integer"})
-        'a valid integer'
-        >>> expected_value_of_fault({"msg": "List should have at least 2 items after validation, not 1"})
-        'at least 2 items'
+    >>> expected_value_of_fault({"msg": "Input should be greater than or equal to 1"})
+    'at least 1'
+    >>> expected_value_of_fault({"msg": "Input should be a valid integer, unable to parse string as an integer"})
+    'a valid integer'
+    >>> expected_value_of_fault({"msg": "List should have at least 2 items after validation, not 1"})
+    'at least 2 items'
     """
     text = str(fault["msg"]).removeprefix("Value error, ").partition(", unable")[0].partition(" after validation")[0]
     text = re.sub(r"^(Input|List|Tuple|Dictionary|String) should (be|have) ", "", text)
@@ -108,13 +103,10 @@ class UnknownNameError(UsageError):
         otherwise: str = "",
         limit: int = _MAX_NAMES,
     ) -> None:
-        """Build the message from the unknown and the known names.
+        """Build the message from the unknown and the known names, of which at most ``limit`` are listed.
 
-        Args:
-            kind: Kind of thing that the name refers to, such as ``strategy``.
-            if_none: The remedy if no name is known.
-            otherwise: The remedy if no known name is similar.
-            limit: Maximum number of known names listed in the message.
+        ``kind`` is what the name refers to, such as ``strategy``. The remedy is ``if_none`` if no name is known, and
+        ``otherwise`` if no known name is similar.
         """
         choices = sorted(known)
         near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)

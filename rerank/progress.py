@@ -25,12 +25,7 @@ def write_note_to_stderr(text: str) -> None:
 
 @contextmanager
 def show_progress(title: str, total: int, done: int = 0, *, bound: str = "") -> Generator[Callable[[int], None]]:
-    """Yield a function that advances the progress by a number of items.
-
-    Args:
-        title: Text shown before the progress, such as ``embedding documents``.
-        bound: Text shown before the total if the total is only a bound, such as ``at most``; otherwise empty.
-    """
+    """Yield a function that advances the progress by a number of items; ``bound`` is a word such as "at most"."""
     started, before = time.monotonic(), done
     with show_detailed_progress(title, total, done, bound=bound) as show:
 
@@ -48,10 +43,7 @@ def show_progress(title: str, total: int, done: int = 0, *, bound: str = "") -> 
 def show_detailed_progress(
     title: str, total: int, done: int = 0, *, bound: str = ""
 ) -> Generator[Callable[[int, str], None]]:
-    """Yield a function that shows how many items are done, with further details, such as the speed.
-
-    The arguments are those of `show_progress`.
-    """
+    """Yield a function that shows how many items are done, with details such as the speed, like `show_progress`."""
     if not sys.stderr.isatty():
         yield _line_writer(title, f"{bound} {total}".strip())
         return

@@ -45,10 +45,8 @@ class Registry:
     """The plug-ins of one package, which are found by name and imported on first use.
 
     Args:
-        package: Name of the sub-package of ``rerank``; the entry-point group is ``rerank.<package>``.
         kind: Noun for a plug-in in messages, such as ``"strategy"``.
-        experimental: Name of a second sub-package whose plug-ins belong to the same registry and are marked as
-            experimental in listings; empty for no such package.
+        experimental: Name of a second sub-package whose plug-ins are marked as experimental; empty for none.
         shared: Modules below ``rerank`` that define several plug-ins, with the names of these: the module
             ``"finetune.losses"`` with ``"list_net rank_net"`` defines the classes ``ListNet`` and ``RankNet``.
     """

@@ -41,12 +41,7 @@ def split_outside_parentheses(text: str, separator: re.Pattern[str]) -> list[str
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """A parsed selector, such as ``bm25,k1=1.2``.
-
-    Attributes:
-        argument: The text after the colon; empty if there is no colon.
-        options: The ``key=value`` pairs; dashes in the keys are replaced by underscores.
-    """
+    """A parsed selector, such as ``bm25,k1=1.2``; dashes in the keys of options are replaced by underscores."""
 
     name: str
     argument: str = ""
@@ -91,10 +86,7 @@ def build_from_selector(registry: Registry, selector: str | Selector, **extra: A
 def build_from_selector_options(
     registry: Registry, name: str, options: Mapping[str, Any], *arguments: Any, **extra: Any
 ) -> Any:
-    """Build a plug-in from its name and options, as a selector or a TOML table contains them.
-
-    ``extra`` are further keyword arguments, which ``options`` may not contain.
-    """
+    """Build a plug-in from its name and options, as in a selector or a TOML table, and ``extra`` keyword arguments."""
     factory = registry.get(name)
     converted = convert_selector_options(name, factory, options, fixed=extra)
     try:

@@ -30,10 +30,7 @@ class FileAddress(str):
 
 
 def _validate_server_address(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-    """Validate an address or a list of addresses; a list of one address becomes that address.
-
-    A `FileAddress` is returned unchanged, because pydantic would convert it to an ordinary string.
-    """
+    """Validate one or several addresses; pydantic would convert a `FileAddress` to an ordinary string."""
     if isinstance(value, list | tuple):
         several = tuple(_validate_server_address(address, validate) for address in value)
         return several[0] if len(several) == 1 else several or None
@@ -177,10 +174,7 @@ class ModelSettings(CheckedSettings, ContextSettings, DeviceSettings, WeightsSet
 
 
 class RankerSettings(ModelSettings, CalibrationSettings, PromptLimits, MethodSettings):
-    """Complete settings of a ranker: model, method, prompt and limits.
-
-    `rerank.assemble.complete_settings` adds the settings of an adapter or a trained model.
-    """
+    """Complete settings of a ranker (model, method, prompt and limits), as from `rerank.assemble.complete_settings`."""
 
     _noun: ClassVar[str] = "setting of a ranker"
 
@@ -235,9 +229,6 @@ def settings_from_file(values: Any, file: str | Path, *, trust_remote_code: bool
     A file may come from somebody else. It may choose the model and the server of a run, but it cannot grant permissions
     that only the user can grant: to send an API key to its server, and to run Python code that comes with a model.
     Server addresses, at all levels of nesting, therefore become `FileAddress` objects.
-
-    Args:
-        file: Path of the file.
     """
     if isinstance(values, Mapping):
         return {key: _setting_from_file(str(key), value, file, trust_remote_code) for key, value in values.items()}

@@ -56,10 +56,7 @@ class _StrippedStream:
 
 
 def strip_output_streams() -> None:
-    """Remove control characters from everything that this process writes to stdout and stderr from now on.
-
-    Output of Rich is not changed, so texts must be stripped before they are passed to Rich.
-    """
+    """Remove control characters from all that this process writes to stdout and stderr from now on, except by Rich."""
     for name in ("stdout", "stderr"):
         if not isinstance(getattr(sys, name), _StrippedStream):
             setattr(sys, name, _StrippedStream(getattr(sys, name)))
@@ -77,8 +74,5 @@ def stripped_output_streams() -> Iterator[None]:
 
 
 def unstripped_output_stream(stream: TextIO) -> TextIO:
-    """Return the original stream below a `_StrippedStream`, for output that must not be changed.
-
-    A stream that is not wrapped is returned unchanged.
-    """
+    """Return the original stream below a `_StrippedStream`, or any other stream itself, for output without changes."""
     return cast(TextIO, getattr(stream, "rich_proxied_file", stream))

@@ -25,37 +25,23 @@ _FLOAT32_MAX = float.fromhex("0x1.fffffep+127")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """A user's query.
+    """A user's query."""
 
-    Attributes:
-        id: Identifier, always a string, also for the numbers of TREC topics.
-        text: Text of the query; empty if only the identifier is known, as in a run file.
-        instruction: Description of what counts as relevant, for prompts that have a place for it; empty for none.
-    """
-
-    id: str
-    text: str = ""
-    instruction: str = ""
+    id: str  # always a string, also for the numbers of TREC topics
+    text: str = ""  # empty if only the identifier is known, as in a run file
+    instruction: str = ""  # what counts as relevant, for prompts that have a place for it; empty for none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """A retrievable document: a passage of text or a picture.
+    """A retrievable document: a passage of text or a picture."""
 
-    Attributes:
-        id: Identifier, always a string.
-        text: The body; empty if only the identifier is known, as in a run file.
-        title: The title; empty if the document has no title.
-        image: Path of the picture; empty if the document has no picture.
-        part_of: Id of the document that contains this passage; empty for a whole document.
-        source: Further keys of the input record, such as a URL; returned with results, and ignored in comparisons.
-    """
-
-    id: str
-    text: str = ""
+    id: str  # always a string
+    text: str = ""  # empty if only the identifier is known, as in a run file
     title: str = ""
-    image: str = ""
-    part_of: str = ""
+    image: str = ""  # path of the picture; empty if the document has none
+    part_of: str = ""  # id of the document that contains this passage; empty for a whole document
+    #: Further keys of the input record, such as a URL; returned with results, and ignored in comparisons.
     source: Mapping[str, Any] = field(default_factory=lambda: _NO_SOURCE, compare=False, repr=False)
 
     @property
@@ -94,13 +80,10 @@ def _next_ranking_score_below(value: float) -> float:
 
 
 def make_ranking_scores_strictly_decrease(scores: Sequence[float]) -> list[float]:
-    """Return ``scores``, changed as little as possible so that they strictly decrease in single precision.
+    """Return non-increasing finite ``scores``, changed as little as possible so that they strictly decrease as floats.
 
     trec_eval stores scores as C floats and breaks ties by document id, so it would reorder documents whose scores
     differ only in double precision.
-
-    Args:
-        scores: Non-increasing finite numbers.
     """
     result: list[float] = []
     ceiling = math.inf
@@ -115,23 +98,17 @@ def make_ranking_scores_strictly_decrease(scores: Sequence[float]) -> list[float
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """A ranked list of documents for one query.
+    """A ranked list of documents for one query, best first.
 
-    Invariants: no duplicate documents; one finite score per document, or no scores; scores do not increase.
-
-    Attributes:
-        query: The query.
-        docs: The documents, best first.
-        scores: Their scores, non-increasing; empty if the documents have no scores. After reranking, scores are
-            reciprocal ranks, not estimates of relevance.
+    Scores are non-increasing; after reranking, they are reciprocal ranks, not estimates of relevance.
 
     Raises:
-        DataError: An invariant does not hold.
+        DataError: A document occurs twice, some but not all documents have a finite score, or scores increase.
     """
 
     query: Query
     docs: tuple[Document, ...]
-    scores: tuple[float, ...] = ()
+    scores: tuple[float, ...] = ()  # one per document, or empty
     _ids: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)  # set by from_ids
 
     def __post_init__(self) -> None:
@@ -221,12 +198,8 @@ class Ranking:
     def reorder(self, start: int, order: Order) -> Ranking:
         """Permute the documents at positions ``start`` to ``start + len(order) - 1``; scores stay at their positions.
 
-        Args:
-            start: First position (from 0) of the judged window.
-            order: A permutation of ``range(len(order))``: positions within the window, best first.
-
-        Raises:
-            DataError: ``order`` is not a permutation or extends beyond the ranking, so a document would be lost.
+        ``start`` counts from 0, and ``order`` holds positions within the window, best first. It is a `DataError` if
+        they are not a permutation or extend beyond the ranking, so that a document would be lost.
         """
         end = start + len(order)
         if start < 0 or end > len(self.docs) or sorted(order) != list(range(len(order))):
@@ -239,11 +212,7 @@ class Ranking:
         return replace(self, docs=self.docs[:start] + part + self.docs[end:])
 
     def top(self, k: int) -> Ranking:
-        """Return the ranking truncated to its first ``k`` documents, or the whole ranking if it has fewer documents.
-
-        Raises:
-            DataError: ``k`` is below 0.
-        """
+        """Return the ranking of the first ``k`` documents, or all if it has fewer; a ``k`` below 0 is a `DataError`."""
         if k < 0:
             raise DataError(
                 f"The number of documents to keep for query {self.query.id!r} is {k}", expected="at least 0"
@@ -259,14 +228,9 @@ class Ranking:
 
 
 class Run(Mapping[str, Ranking]):
-    """An immutable mapping from query id to `Ranking`, in input order, with a name.
+    """An immutable mapping from query id to `Ranking`, in input order.
 
-    Args:
-        rankings: One ranking per query.
-        name: The run's tag, the last column of a TREC run file.
-
-    Raises:
-        DataError: A query has two rankings.
+    The name is the run's tag, the last column of a TREC run file. Two rankings of one query are a `DataError`.
     """
 
     __slots__ = ("_rankings", "name")
@@ -347,19 +311,12 @@ class Qrels(Mapping[str, Mapping[str, int]]):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Documents of one query that a strategy selects and a judge orders together.
-
-    Attributes:
-        query: The query.
-        docs: The documents, in their current order.
-        scores: Their first-stage scores, one per document; empty if unknown. Added by `rerank.pipeline.driver`.
-        best: Number of top documents to rank, at least 1; the others may keep their order. None to rank all.
-    """
+    """Documents of one query, in their current order, that a strategy selects and a judge orders together."""
 
     query: Query
     docs: tuple[Document, ...]
-    scores: tuple[float, ...] = ()
-    best: int | None = None
+    scores: tuple[float, ...] = ()  # first-stage scores, added by `rerank.pipeline.driver`; empty if unknown
+    best: int | None = None  # number of top documents to rank, at least 1; the others may keep their order
 
     def __post_init__(self) -> None:
         if self.scores and len(self.scores) != len(self.docs):

@@ -1,8 +1,6 @@
-"""Command line of the package, with one module per group of commands.
+"""Command line of the package: a command parses its arguments, calls one library function, and prints the result.
 
-A command parses its arguments, calls one library function, and prints the result. Results go to stdout, everything else
-to stderr. Modules of the library are imported inside commands, so `rerank --help` and commands without a model start
-fast.
+Modules of the library are imported inside commands, so that `rerank --help` starts fast.
 """
 
 from __future__ import annotations

@@ -164,15 +164,10 @@ def _result_parts(
             yield make_grid(["over seeds", "seeds", *spread], rows, further=True)
         if group["rivals"]:
             measures = list(group["rivals"][0]["scores"])
-            rows = [
-                [
-                    row["rival"],
-                    *(row["scores"][m] for m in measures),
-                    row["candidates"],
-                    format_cell(row["in_common"], 2),
-                ]
-                for row in group["rivals"]
-            ]
+            rows = []
+            for row in group["rivals"]:
+                means = [row["scores"][m] for m in measures]
+                rows.append([row["rival"], *means, row["candidates"], format_cell(row["in_common"], 2)])
             yield make_grid(["rival", *measures, "candidates", "in common"], rows, further=True)
             yield (
                 "Rivals are scored with the same qrels, but not tested. Their candidates differ unless they are marked "

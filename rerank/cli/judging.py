@@ -419,17 +419,12 @@ class TerminalAssessor:
         if terms.grades == SCALE:
             lines += [f"  {grade}  the document {meaning}" for grade, meaning in enumerate(_MEANINGS)]
         else:
-            lines += [
-                f"  {' '.join(map(str, terms.grades))}  grade of the document; the last grade is the most relevant"
-            ]
-        return "\n".join(
-            [
-                *lines,
-                "  s  skip the document if you cannot tell; it gets no judgment",
-                "  u  undo the previous judgment; may be repeated",
-                "  q  quit, like Ctrl-C and Ctrl-D; the same command continues from here",
-            ]
-        )
+            scale = " ".join(map(str, terms.grades))
+            lines.append(f"  {scale}  grade of the document; the last grade is the most relevant")
+        lines.append("  s  skip the document if you cannot tell; it gets no judgment")
+        lines.append("  u  undo the previous judgment; may be repeated")
+        lines.append("  q  quit, like Ctrl-C and Ctrl-D; the same command continues from here")
+        return "\n".join(lines)
 
     def _say(self, text: str) -> None:
         from rich.text import Text

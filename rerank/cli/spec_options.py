@@ -1,8 +1,4 @@
-"""Command-line options generated from the fields of `RunSpec` and `Execution`, so that flags and TOML files agree.
-
-A command is a function of a `RunSpec`, an `Execution` and its own options. `takes_run_spec` adds one flag
-per field, and the option ``--spec FILE.toml``. Flags override the values in the file.
-"""
+"""Command-line options generated from the fields of `RunSpec` and `Execution`, so that flags and TOML files agree."""
 
 from __future__ import annotations
 

@@ -23,10 +23,9 @@ _GAP = 2
 
 
 def print_report(report: TableReport, *, wide: bool | None, most_rows: int | None) -> None:
-    """Print tables, their legend and notes on a terminal; `rerank.cli.output.emit` describes the arguments.
+    """Print tables, legend and notes; minor columns are omitted unless ``wide``.
 
-    Minor columns are omitted unless ``wide`` is set. If a table is still too wide, cells that have a short text show
-    this text, and text is wrapped between words. Numbers are never truncated, even if lines exceed the terminal.
+    If a table is still too wide, cells that have a short text show it, and text is wrapped. Numbers are never cut.
     """
     console = Console(highlight=False)
     for grid in report.grids:

@@ -1,8 +1,4 @@
-"""A lock that is free in a forked process, and a function that calls methods of an object around each fork.
-
-A fork copies only the thread that forks. A lock that another thread holds during the fork would never be released in
-the new process.
-"""
+"""Locks that a fork leaves free, although it does not copy the thread that holds them, and work in forked processes."""
 
 from __future__ import annotations
 

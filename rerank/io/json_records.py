@@ -1,7 +1,4 @@
-"""Readers of JSON objects with the field names of various tools, and rules for ids and texts in any file format.
-
-The message of every `DataError` contains the file and the line.
-"""
+"""Readers of JSON objects with the field names of various tools, and rules for ids and texts in any file format."""
 
 from __future__ import annotations
 

@@ -122,10 +122,7 @@ _READ = {".safetensors", ".json", ".jinja", ".model", ".txt"}
 
 
 def hash_file_contents_of_model(folder: Path) -> str:
-    """Return the hex SHA-256 of the names and contents of a model's weights, settings, chat template and tokenizer.
-
-    This package's own files (``rerank-*.json``) and sub-folders, such as training checkpoints, are ignored.
-    """
+    """Return the hex SHA-256 of the files of a model, except this package's own (``rerank-*.json``) and sub-folders."""
     total = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix not in _READ or path.name.startswith("rerank-"):

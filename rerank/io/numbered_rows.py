@@ -1,7 +1,4 @@
-"""Readers of tab-separated files whose rows begin with a whole number, in file order or by random access.
-
-This is the format of T2Ranking: a header line, then lines ``number TAB rest``; quotes have no special meaning.
-"""
+"""Readers, in file order or by random access, of T2Ranking's files: a header, then ``number TAB rest``, no quotes."""
 
 from __future__ import annotations
 

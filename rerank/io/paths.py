@@ -27,11 +27,7 @@ def named_path_errors() -> Generator[None]:
 
 
 def cache_dir(*parts: str) -> Path:
-    """Return the user's cache folder of this package, or the path of a sub-folder, without creating it.
-
-    The folder is ``$XDG_CACHE_HOME/listrank`` if this environment variable is set, otherwise the default of the
-    operating system, such as ``~/.cache/listrank``.
-    """
+    """Return a path in the cache folder, ``$XDG_CACHE_HOME/listrank`` or the system's default, without creating it."""
     import platformdirs  # imported here, so that commands without a cache start faster
 
     return platformdirs.user_cache_path("listrank").joinpath(*parts)

@@ -338,8 +338,7 @@ def _harmless_cell(cell: object) -> object:
 def convert_rows_to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     """Format rows, all with the same keys, as CSV with a header; numbers keep all digits.
 
-    A pair of numbers becomes two columns: the key ``interval`` gives ``interval_low`` and ``interval_high``. Keys whose
-    values are other lists or objects are omitted.
+    A pair of numbers ``x`` becomes the columns ``x_low`` and ``x_high``; other lists and objects are omitted.
     """
     flat: list[dict[str, Any]] = []
     for row in rows:

@@ -185,10 +185,9 @@ def _is_large(path: Path) -> bool:
 
 
 def _peek_first_line(text: TextIO, path: Path) -> tuple[str, Iterator[Row]]:
-    """Return the first line that is not blank, and an iterator over the rows of this and all later non-blank lines.
+    """Return the first line that is not blank, and an iterator over the rows of such lines that reads as it advances.
 
-    Later lines are read as the iterator advances. Rows are split only by C code, which takes a third of the time
-    that Python generators take.
+    Rows are split only by C code, which takes a third of the time that Python generators take.
     """
     for number, line in enumerate(text, 1):
         if not line.isspace():
@@ -299,10 +298,7 @@ def _json_score(value: object) -> float:
 
 
 def _json_grade(value: object) -> int:
-    """Return a grade as an integer; floats that are whole numbers, such as 1.0, are converted.
-
-    A larger grade means that columns are mixed up, and trec_eval would allocate arrays of that size.
-    """
+    """Return a grade as an integer (1.0 is 1); trec_eval would allocate arrays of the size of a large grade."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) > 999_999:

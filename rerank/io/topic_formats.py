@@ -244,8 +244,8 @@ def _parse_block(block: SgmlBlock) -> TrecTopic:
 def _split_fields(body: str) -> dict[str, str]:
     """Split a topic into raw texts by lower-case tag; a field without a closing tag ends at the next tag.
 
-    An unknown tag starts a field only at the start of a line; elsewhere, it is markup inside a text. If a topic has no
-    fields, its whole text is the title.
+    An unknown tag starts a field only at the start of a line; elsewhere, it is markup. A topic without fields is a
+    title.
     """
     fields: dict[str, str] = {}
     current, start = "", 0

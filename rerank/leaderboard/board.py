@@ -247,9 +247,8 @@ def _collection_to_match(
     """Return the properties of the board's collection by which runs on other collections are recognised."""
     named = _resolve_path(plan.qrels, base)
     claims = [entry.origin for entry in entries if entry.origin and entry.origin.fingerprint]
-    needed = any(
-        named not in (origin.collection, origin.qrels) for origin in claims
-    )  # computing the fingerprint may require reading all documents
+    # computing the fingerprint may require reading all documents
+    needed = any(named not in (origin.collection, origin.qrels) for origin in claims)
     fingerprint = open_collection(named).fingerprint if needed and _names_collection(named) else ""
     return BoardCollection(named=named, qrels=qrels, fingerprint=fingerprint, queries=texts)
 
@@ -293,12 +292,10 @@ def select_entries(entries: Sequence[Entry], collection: BoardCollection) -> tup
             others.setdefault(entry.origin.collection if entry.origin else "", []).append(entry.name)
     if not others:
         return selected, []
-    count = sum(map(len, others.values()))
+    count = len(entries) - len(selected)
     listed = "; ".join(f"{first_names(names)} (collection {name or 'unknown'!r})" for name, names in others.items())
-    subject = (
-        "1 run folder of another collection was" if count == 1 else f"{count} run folders of other collections were"
-    )
-    return selected, [f"{subject} excluded: {listed}."]
+    one, more = "1 run folder of another collection was", f"{count} run folders of other collections were"
+    return selected, [f"{one if count == 1 else more} excluded: {listed}."]
 
 
 def is_on_collection(entry: Entry, collection: BoardCollection) -> bool:

@@ -260,8 +260,7 @@ def compare_with_first_stages(
 ) -> tuple[tuple[FirstStageGain | None, ...], str]:
     """Return the gain of each run over its first stage, or None, and a description of the test ("" without gains).
 
-    The correction covers all gains, not all pairs of runs. P-values of tests that control the family-wise error cover
-    all pairs, so they are not corrected again.
+    The correction covers all gains. P-values that already control the family-wise error are not corrected again.
     """
     values = decisions.matrix.values
     pairs = [(run, first) for run, first in enumerate(before) if first is not None]

@@ -1,7 +1,4 @@
-"""Check of a leaderboard submission, which consists of a card and a run file. All problems are reported at once.
-
-This module parses the TREC run line by line, because the normal reader stops at the first error.
-"""
+"""Check of a submission (a card and a run file), line by line, since the normal reader stops at the first problem."""
 
 from __future__ import annotations
 

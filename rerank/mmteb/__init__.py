@@ -1,7 +1,4 @@
-"""Evaluation of rerankers and first stages on the benchmarks of mteb (MTEB, MMTEB), with results in its format.
-
-The package mteb is imported only when a function first needs it.
-"""
+"""Evaluation with mteb (MTEB, MMTEB), with results in its format; mteb is imported when a function first needs it."""
 
 from __future__ import annotations
 

@@ -39,11 +39,8 @@ KINDS = ("Retrieval", "Reranking", "InstructionReranking")
 def list_mteb_tasks(benchmark: str = "", names: Sequence[str] = (), kinds: Sequence[str] = KINDS) -> list[Any]:
     """Return the text ranking tasks of a benchmark or of any benchmark, with the splits and subsets of the benchmark.
 
-    Only tasks with these names (all if empty) and, with a benchmark, of these types are returned.
-
-    Raises:
-        UnknownNameError: The benchmark, task or type does not exist. The message suggests the nearest name.
-        UsageError: Neither a benchmark nor a task is given, or no task matches.
+    Only tasks with these names (all if empty) and, with a benchmark, of these types are returned. It is a `UsageError`
+    if neither a benchmark nor a task is given or no task matches.
     """
     for kind in kinds:
         if kind not in KINDS:
@@ -199,9 +196,7 @@ def _set_candidates(task: Any, place: Path, first_stage: FirstStage, depth: int,
 
 
 def describe_mteb_candidates(first_stage: FirstStage | None, depth: int, *, task: str = "") -> dict[str, Any]:
-    """Return a description of a first stage or of predictions, which becomes part of the revision of a reranker.
-
-    Without a ``task``, it covers the predictions for all tasks in a folder.
+    """Describe a first stage, or predictions (of all tasks in a folder without a ``task``), for a reranker's revision.
 
     Raises:
         DataError: There are no predictions, or they come from several models.
@@ -345,19 +340,8 @@ def write_run_as_result(
     }
     grades = {query: dict(judged) for query, judged in qrels.judged().items()}
     found = calculate_retrieval_scores(ranked, grades, list(task.k_values))
-    scores = dict(
-        make_score_dict(
-            ndcg=found.ndcg,
-            _map=found.map,
-            recall=found.recall,
-            precision=found.precision,
-            mrr=found.mrr,
-            naucs=found.naucs,
-            naucs_mrr=found.naucs_mrr,
-            hit_rate=found.hit_rate,
-            task_scores={},
-        )
-    )
+    names = ("ndcg", "recall", "precision", "mrr", "naucs", "naucs_mrr", "hit_rate")
+    scores = dict(make_score_dict(**{name: getattr(found, name) for name in names}, _map=found.map, task_scores={}))
     scores["main_score"] = scores[task.metadata.main_score]
     result = MtebTaskResult.from_task_results(task, {task.metadata.eval_splits[0]: {subsets[0]: scores}}, seconds)
     meta = make_meta(run.name, compute_revision(identity), kind="cross-encoder")

@@ -128,10 +128,7 @@ class MtebFirstStage:
 
 
 def parse_mteb_first_stage(text: str) -> MtebFirstStage | Path:
-    """Return the first stage for a selector, or the path of saved predictions.
-
-    A text that is the name of a first stage is never interpreted as a path; ``./bm25`` is the path of that name.
-    """
+    """Return the first stage of this name, with options, or the path of saved predictions (``./bm25`` is a path)."""
     if Selector.parse(text).name in first_stages:
         return MtebFirstStage(text)
     path = Path(text).expanduser()

@@ -125,14 +125,9 @@ class Reranker(RunTransformer):
     def from_backend(cls, backend: Backend, **settings: Unpack[RankerOptions]) -> Reranker:
         """Use a backend that is already open, so that several methods share one loaded model.
 
-        Args:
-            **settings: As for `from_pretrained`. A missing setting is taken from the adapter or the trained model that
-                the backend loaded, if the backend has a ``settings_folder``. The prompt is chosen for the model that is
-                named in the backend's identity.
-
-        Raises:
-            UnknownNameError: No setting, method, prompt or passage aggregate has this name.
-            UsageError: The backend does not support the method's judge.
+        The settings and errors are those of `from_pretrained`, and a `UsageError` if the backend does not support the
+        method's judge. A missing setting is taken from the adapter or the trained model that the backend loaded, if the
+        backend has a ``settings_folder``. The prompt is chosen for the model that is named in the backend's identity.
         """
         named = {"model": backend.identity.get("model"), **settings}
         return cls._from_setup(assemble_ranker(named, backend=backend), backend)
@@ -172,11 +167,7 @@ class Reranker(RunTransformer):
 
         Args:
             documents: The candidates in first-stage order, which matters to sliding windows.
-            **options: ``scores``, ``top_k``, ``threshold``, ``deadline``, ``on_failure`` and ``instruction``, as
-                described in `RankOptions`.
-
-        Returns:
-            The documents, best first.
+            **options: Those of `RankOptions`.
 
         Raises:
             UsageError: The query is not a text, the documents are not a list, or an option is out of range.
@@ -215,17 +206,9 @@ class Reranker(RunTransformer):
     ) -> Iterator[Hits]:
         """Rank the documents of many queries, and yield the hits in the order of the queries.
 
-        Only a bounded number of lists is read ahead, so the input may be an endless stream.
-
-        Args:
-            lists: Queries with their documents, as for `rank`; first-stage scores are taken from the documents.
-            **options: As for `rank`, except for ``scores`` and ``deadline``.
-
-        Raises:
-            UsageError: As in `rank`.
-            DataError: As in `rank`.
-            PartialFailureError: A window failed, and ``on_failure`` is ``raise``.
-            BackendError: The model cannot answer at all.
+        Only a bounded number of lists is read ahead, so the input may be an endless stream. First-stage scores are
+        taken from the documents. Options and errors are those of `rank`, without the options ``scores`` and
+        ``deadline``.
         """
         for name in ("scores", "deadline"):
             if options.get(name) is not None:
@@ -247,9 +230,8 @@ class Reranker(RunTransformer):
     ) -> list[tuple[EvidenceSpan, ...]]:
         """Find the spans of each document that get the most attention from the query, with requests of its own.
 
-        Returns:
-            One tuple of spans per document, in the given order. A span has a start and an end, in code points of the
-            document's text, and a score.
+        Return one tuple of spans per document, in the given order. A span has a start and an end, in code points of the
+        document's text, and a score.
 
         Raises:
             UsageError: The judge is not the attention judge, or a setting is out of range.

@@ -135,9 +135,7 @@ def calibrate_list(
 ) -> CalibratedList:
     """Return the calibrated probabilities of a reranked list.
 
-    Args:
-        given: First-stage scores in the order of the reranked list; None for a document without a score. They are used
-            only if all documents have a score.
+    ``given`` are first-stage scores in its order; they are used only if no document lacks one.
     """
     known = [score for score in given if score is not None]
     scores = known if len(known) == len(given) else None
@@ -150,10 +148,7 @@ class _Discard:
 
 
 def check_backend_pickles(backend: Backend) -> None:
-    """Check that a backend consists of objects that can be pickled.
-
-    Functions and classes that only some picklers can pickle, such as those of a notebook, cause no error here.
-    """
+    """Check that a backend can be pickled; what only some picklers accept, as in a notebook, causes no error here."""
     try:
         pickle.Pickler(_Discard()).dump(backend)
     except TypeError as error:

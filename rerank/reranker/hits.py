@@ -126,11 +126,7 @@ class Hits(tuple[Hit, ...]):
         return Hits(self[:k], report=self.report)
 
     def at_least(self, threshold: float) -> Hits:
-        """Return the hits whose calibrated relevance is at least ``threshold``.
-
-        Raises:
-            UsageError: A hit has no calibrated relevance.
-        """
+        """Return the hits whose calibrated relevance is at least ``threshold``; `UsageError` if a hit has none."""
         if any(hit.relevance is None for hit in self):
             raise UsageError(
                 "A threshold is set, but the hits have no calibrated relevance",

@@ -1,7 +1,4 @@
-"""Errors of the server: HTTP status, message without a traceback, and the JSON body that each dialect expects.
-
-The work for a request also ends if its client disconnects or if the model takes too long (`run_while_connected`).
-"""
+"""Errors of the server: HTTP status, message, and JSON body per dialect; and the end of work nobody waits for."""
 
 from __future__ import annotations
 

@@ -49,10 +49,7 @@ _FILES = {"/": ("playground.html", "text/html"), "/playground.js": ("playground.
 
 
 class CallRecorder(NoLog):
-    """In-memory log of the first calls of each ranking in progress, keyed by the query object.
-
-    Ids cannot distinguish the queries: all queries have the same id, since random orders of some methods depend on it.
-    """
+    """In-memory log of the first calls of each ranking in progress, keyed by the query object, as all ids are equal."""
 
     def __init__(self) -> None:
         self._calls: dict[int, list[tuple[ModelRequest, Reply]]] = {}

@@ -126,10 +126,7 @@ class RankingService:
     async def rank(
         self, question: RerankQuestion, client: str, *, query: Query | None = None, retrieve: Retrieve | None = None
     ) -> RankedQuestion:
-        """Rank the documents of a question, with the given query object or a new one.
-
-        ``retrieve`` adds the documents when it is the question's turn; its time counts towards the deadline.
-        """
+        """Rank the documents of a question; ``retrieve`` adds them at the question's turn, within its deadline."""
         seconds = self.settings.deadline if question.deadline is None else question.deadline
         deadline = None if seconds is None else time.monotonic() + seconds
         question = await self._within_limits(question)

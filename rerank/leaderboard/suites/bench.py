@@ -159,10 +159,7 @@ class SuiteResult:
 
 
 def plan_runs(suite: Suite, out: Path, execution: Execution) -> list[PlannedRun]:
-    """Plan the runs of a suite: retrieve candidates, find finished runs, and estimate the cost of the others.
-
-    No model is called and no weights are loaded. If a run is identical for several seeds, it is planned once.
-    """
+    """Plan the runs of a suite without loading weights; a run that is identical for several seeds is planned once."""
     planner = _Planner(read_stored_runs(out), execution)
     seen: set[tuple[str, str, str]] = set()
     planned = []
@@ -193,9 +190,9 @@ def sum_costs(planned: Sequence[PlannedRun]) -> dict[str, Any]:
 def execute_runs(
     planned: Sequence[PlannedRun], out: Path, execution: Execution, *, run: Runner = execute_run
 ) -> Iterator[SuiteResult]:
-    """Execute missing runs, resume unfinished ones, and read finished ones; only one model is loaded at a time.
+    """Execute missing runs, resume unfinished ones, and read finished ones, with one model loaded at a time.
 
-    A run that fails is yielded with its problem, and the next run follows. ``out`` and ``resume`` are set for each run.
+    A run that fails is yielded with its problem, and the next run follows.
     """
     cache = ModelCache()
     for planned_run in planned:

@@ -190,10 +190,10 @@ def _evaluate_rivals(
 def _evaluate_rival(
     path: Path, group: CandidateGroup, candidates: RetrievedCandidates, relevant: int
 ) -> dict[str, Any]:
-    """Evaluate an external run (a rival), and compare its documents with the candidates of the group.
+    """Evaluate an external run, truncated to the depth of the group, and compare its documents with the candidates.
 
-    The rival's lists are truncated to the depth of the group. ``in_common`` is the fraction of its documents that are
-    candidates, averaged over its queries. ``candidates`` is ``same`` if both sets are equal for every query.
+    ``in_common`` is the fraction of its documents that are candidates, averaged over its queries. ``candidates`` is
+    ``same`` if both sets are equal for every query.
     """
     name = path.name
     for end in _ENDS:

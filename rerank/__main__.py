@@ -8,11 +8,9 @@ import sys
 import time
 from typing import Any
 
-#: Exit code of a process that was stopped with Ctrl-C, as in a shell.
-_INTERRUPTED = 128 + signal.SIGINT
+_INTERRUPTED = 128 + signal.SIGINT  #: Exit code of a process that was stopped with Ctrl-C, as in a shell.
 
-#: Seconds after which a finalizer or callback has probably ended.
-_AFTER_CALLBACK = 0.02
+_AFTER_CALLBACK = 0.02  #: Seconds after which a finalizer or callback has probably ended.
 
 
 def main() -> None:

@@ -22,8 +22,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-#: Maximum number of names listed in a message.
-_MAX_NAMES = 12
+_MAX_NAMES = 12  #: Maximum number of names listed in a message.
 
 
 class RerankError(Exception):

@@ -13,8 +13,7 @@ from rerank.terminal_text import strip_control_characters, stripped_output_strea
 #: number of items already done, and yields a function that is called with the number of further items done.
 ProgressFactory = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
 
-#: Seconds between two lines if stderr is not a terminal.
-_INTERVAL = 30.0
+_INTERVAL = 30.0  #: Seconds between two lines if stderr is not a terminal.
 
 
 def write_note_to_stderr(text: str) -> None:

@@ -19,8 +19,7 @@ from rerank.errors import UnknownNameError, UsageError, error_repr, expected_val
 class FileAddress(str):
     """A server address that was read from a file. The file may not be the user's own, so no key is sent there."""
 
-    #: Path of the file.
-    file: str
+    file: str  #: Path of the file.
 
     def __new__(cls, text: str, file: str = "") -> Self:
         """Mark an address as read from a file."""
@@ -50,8 +49,7 @@ class Settings(BaseModel):
 class CheckedSettings(Settings):
     """Base class of settings that users create: an invalid value or an unknown name is a UsageError."""
 
-    #: Noun for a field, for messages about unknown names.
-    _noun: ClassVar[str] = "setting"
+    _noun: ClassVar[str] = "setting"  #: Noun for a field, for messages about unknown names.
 
     def __init__(self, **values: Any) -> None:
         for name in values:
@@ -106,8 +104,7 @@ class WeightsSettings(Settings):
     """Address of the server of an ``openai:``, ``api:`` or ``decisions:`` model; repeatable for several servers."""
 
 
-#: Data types of weights.
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16", "float16")  #: Data types of weights.
 
 
 class DeviceSettings(Settings):

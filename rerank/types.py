@@ -264,8 +264,7 @@ class Run(Mapping[str, Ranking]):
         return Run((ranking.top(k) for ranking in self.values()), name=self.name)
 
 
-#: Grade of documents that were pooled but not judged. Only infAP uses them, as in trec_eval.
-UNJUDGED = -1
+UNJUDGED = -1  #: Grade of documents that were pooled but not judged. Only infAP uses them, as in trec_eval.
 #: Grade of documents that must not be ranked for a query. ir_datasets uses it for BRIGHT's excluded ids.
 EXCLUDED = -100
 NOT_JUDGED = frozenset({UNJUDGED, EXCLUDED})  # grades that say nothing about relevance
@@ -274,10 +273,8 @@ NOT_JUDGED = frozenset({UNJUDGED, EXCLUDED})  # grades that say nothing about re
 class Qrels(Mapping[str, Mapping[str, int]]):
     """Relevance judgments: an immutable mapping from query id to document id to grade.
 
-    Args:
-        grades: The nested mapping. A grade is an integer; larger is more relevant, and below 1 means not relevant,
-            except that `UNJUDGED` means pooled but not judged, and `EXCLUDED` that the document must not be ranked.
-        name: Source of the judgments, for messages.
+    A grade is an integer; larger is more relevant, and below 1 means not relevant, except that `UNJUDGED` means pooled
+    but not judged, and `EXCLUDED` that the document must not be ranked. The name is the source, for messages.
     """
 
     __slots__ = ("_grades", "name")

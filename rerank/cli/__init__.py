@@ -31,8 +31,7 @@ from rerank.cli.output import print_error, print_note
 from rerank.errors import BackendError, MissingResourceError, RerankError, StorageError
 from rerank.terminal_text import strip_output_streams
 
-#: Error numbers that only writing can cause.
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}  #: Error numbers that only writing can cause.
 #: Exit code if the process that reads the output has ended; the same as if SIGPIPE had ended this process.
 _BROKEN_PIPE = 141
 

@@ -40,8 +40,7 @@ from rerank.evaluation.pairwise_decisions import ComparisonOptions, check_signif
 from rerank.evaluation.scores import ScoreMatrix, read_score_matrix
 from rerank.io.text_files import check_file_writable
 
-#: Number of pairs that a table on a terminal shows without --all.
-_PAIRS_ON_TERMINAL = 20
+_PAIRS_ON_TERMINAL = 20  #: Number of pairs that a table on a terminal shows without --all.
 
 
 class FamilyOptions(OptionGroup):

@@ -262,8 +262,7 @@ def _parts(content: Mapping[str, Any]) -> Iterator[Grid | str]:
 
 # Judging at a terminal
 
-#: End of input: Ctrl-D, or a closed terminal.
-_END = "\x04"
+_END = "\x04"  #: End of input: Ctrl-D, or a closed terminal.
 #: Meanings of the grades of TREC Deep Learning.
 _MEANINGS = (
     "has nothing to do with the query",

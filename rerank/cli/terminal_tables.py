@@ -18,8 +18,7 @@ _NUMBER = re.compile(
 )
 #: A part of a name, up to where it may continue in the next line.
 _PART = re.compile(r"[^-_/:,.]*[-_/:,.]+|[^-_/:,.]+")
-#: Columns of the terminal between two columns of a table.
-_GAP = 2
+_GAP = 2  #: Columns of the terminal between two columns of a table.
 
 
 def print_report(report: TableReport, *, wide: bool | None, most_rows: int | None) -> None:

@@ -22,8 +22,7 @@ _Event = Literal["before_fork", "after_fork_in_parent", "after_fork_in_child"]
 
 #: Weak references to the watched objects by ``id``, since these objects need not be hashable.
 _watched: dict[int, weakref.ref[Any]] = {}
-#: The objects that were watched when the current fork began.
-_forking: list[Any] = []
+_forking: list[Any] = []  #: The objects that were watched when the current fork began.
 
 
 def watch_forks(watched: object) -> None:

@@ -114,8 +114,7 @@ def _vocabulary_hash(path: Path, _mtime: int) -> str:
     return hashlib.sha256(json.dumps({**vocabulary, **added}, sort_keys=True).encode()).hexdigest()
 
 
-#: The file in which sentence-transformers lists the modules of a model.
-MODULES = "modules.json"
+MODULES = "modules.json"  #: The file in which sentence-transformers lists the modules of a model.
 _ROUTES = "router_config.json"
 _BOOKKEEPING = {"transformers_version", "_name_or_path", "_from_model_config", "is_local", "local_files_only"}
 _READ = {".safetensors", ".json", ".jinja", ".model", ".txt"}

@@ -1,8 +1,4 @@
-"""Reading and writing of runs and judgments in the formats of TREC, MS MARCO, BEIR and JSON, plain or gzipped.
-
-The format is detected from the content, not from the file name. The message of every `DataError` contains the file and
-the line.
-"""
+"""Reading and writing of runs and judgments; the format (TREC, MS MARCO, BEIR, JSON, gzip) follows from the content."""
 
 from __future__ import annotations
 
@@ -39,14 +35,12 @@ _GRADES = "a whole number of at most six digits"
 _WHOLE = re.compile(r"[+-]?0*[0-9]{1,6}(?:\.0*)?")
 _JSON = re.compile(r'\{\s*(?:"|\}|$)')  # a query id may start with a brace, but not like this
 _HEADER = {"score", "grade", "rel", "relevance", "label"}
-#: Name of the run in the folder that `rerank run` creates.
-_RUN_IN_FOLDER = "run.trec"
+_RUN_IN_FOLDER = "run.trec"  #: Name of the run in the folder that `rerank run` creates.
 #: Beginnings that ids must not have: at the start of a file, they would be parsed as a byte order mark or as JSON.
 _MISREAD = ("\ufeff", '{"', "{}")
 
 Number = TypeVar("Number", int, float)
-#: Minimum size in bytes of a run file whose rankings are not kept in memory.
-_LARGE = 1 << 25
+_LARGE = 1 << 25  #: Minimum size in bytes of a run file whose rankings are not kept in memory.
 
 
 def read_run(path: str | Path, *, name: str | None = None) -> Run:
@@ -333,8 +327,7 @@ def _parse_qrels(rows: Iterator[Row], path: Path) -> dict[str, dict[str, int]]:
     return table
 
 
-#: Line number (from 1) and columns of a row.
-Row = tuple[int, list[str]]
+Row = tuple[int, list[str]]  #: Line number (from 1) and columns of a row.
 #: Function that parses rows of a run file, and returns a mapping query id -> document id -> score.
 RunRowParser = Callable[[Iterator[Row], Path], Mapping[str, Mapping[str, float]]]
 

@@ -11,8 +11,7 @@ from rerank.errors import DataError, MissingResourceError
 from rerank.io.json_records import parse_json
 from rerank.io.text_files import open_text_file
 
-#: Maximum number of characters in a settings file.
-_MAX_CHARACTERS = 64 << 20
+_MAX_CHARACTERS = 64 << 20  #: Maximum number of characters in a settings file.
 
 
 def read_settings_text(path: str | Path, what: str, *, expected: str = "") -> str:

@@ -14,10 +14,8 @@ from rerank.evaluation.significance.base import Floats
 
 #: Height of a line, and average width of a character, in SVG units for a font size of 11.
 LINE, CHARACTER = 13.0, 6.3
-#: Radius of the largest point, with a margin.
-_POINT = 7.0
-#: Maximum distance between a label and its point without a line that connects them.
-_NEAR = 14.0
+_POINT = 7.0  #: Radius of the largest point, with a margin.
+_NEAR = 14.0  #: Maximum distance between a label and its point without a line that connects them.
 _DIRECTIONS = 24
 
 
@@ -106,14 +104,11 @@ WIDTH = 960
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 16, 46
 #: Height of a plot with up to _FEW points, height that each further point adds for its label, and maximum height.
 _HEIGHT, _FEW, _PER_POINT, _HIGHEST = 420, 12, 10, 900
-#: Longest label, in characters.
-_LABEL = 44
+_LABEL = 44  #: Longest label, in characters.
 #: If the ratio of the largest to the smallest cost exceeds this value, the scale is logarithmic.
 _WIDE = 20.0
-#: Costs up to this value are drawn as zero.
-_NOTHING = 1e-12
-#: Approximate maximum number of labels on a logarithmic axis.
-_TICKS = 8
+_NOTHING = 1e-12  #: Costs up to this value are drawn as zero.
+_TICKS = 8  #: Approximate maximum number of labels on a logarithmic axis.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,10 +266,8 @@ def _format_tick(value: float) -> str:
 #: Maximum and minimum number of bootstrap samples. Between them, all samples together contain at most _DRAWN topics,
 #: because the page repeats the bootstrap while its reader types.
 _MOST, _FEWEST, _DRAWN = 1000, 100, 1_000_000
-#: Decimals of the means of samples.
-_DECIMALS = 9
-#: Fraction of the samples below and above the band.
-TAIL = 0.025
+_DECIMALS = 9  #: Decimals of the means of samples.
+TAIL = 0.025  #: Fraction of the samples below and above the band.
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -38,10 +38,8 @@ FORMAT = "listrank board scores 1"
 #: Suffixes of files in folders of runs that are not run files.
 _BESIDE = (".toml", ".md", ".jsonl", ".csv", ".html")  # cards, notes, tables of rerank bench, the page of rerank demo
 _LISTS = {"candidates", "hits", "ctxs"}
-#: File name of the card in a run folder.
-_CARD = "card.toml"
-#: File name of the run in a run folder.
-_RESULT = "run.trec"
+_CARD = "card.toml"  #: File name of the card in a run folder.
+_RESULT = "run.trec"  #: File name of the run in a run folder.
 
 
 class RecordedRun(BaseModel):

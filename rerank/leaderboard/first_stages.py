@@ -24,8 +24,7 @@ from rerank.leaderboard.entries import Entry, digest_ranked_lists
 from rerank.selector import Selector
 from rerank.types import Run
 
-#: Group of the first-stage runs that are read from run folders.
-FIRST = "first stage"
+FIRST = "first stage"  #: Group of the first-stage runs that are read from run folders.
 _NAMED = 6
 
 

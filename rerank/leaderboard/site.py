@@ -43,18 +43,14 @@ from rerank.selector import Selector
 _LIST = "site.json"
 #: Valid names of files of the site. Other names in a manipulated list could refer to files outside the folder.
 _OURS = re.compile(r"(?:[\w-][\w.-]*/){0,2}[\w-][\w.-]*")
-#: Scripts of this package that are part of every site.
-_SHIPPED = ("site_numbers.js", "site.js")
+_SHIPPED = ("site_numbers.js", "site.js")  #: Scripts of this package that are part of every site.
 #: Metadata whose columns are omitted if no run has them, and the keys of the types of cost.
 _COLUMNS, _COSTS = ("weights", "year"), tuple(kind for kind, *_ in COSTS)
-#: Minimum number of runs in a plot.
-_MIN_RUNS = 2
+_MIN_RUNS = 2  #: Minimum number of runs in a plot.
 #: Decimals of the scores. The page only adds them up for bootstrap samples; tests use the p-values of the build.
 _DIGITS = 10
-#: Maximum number of documents per ranked list.
-KEPT = 100
-#: Maximum number of characters per document.
-_LETTERS = 1500
+KEPT = 100  #: Maximum number of documents per ranked list.
+_LETTERS = 1500  #: Maximum number of characters per document.
 
 
 def write_site(boards: Sequence[Board], out: str | Path, *, title: str = "Leaderboard") -> Path:

@@ -16,8 +16,7 @@ from rerank.io.text_files import open_text_file
 from rerank.leaderboard.card import Card, parse_card, stem_of_run
 from rerank.types import Qrels, ranking_score_to_float32
 
-#: Maximum number of problems of one type that are listed. Further problems are only counted.
-SHOWN = 5
+SHOWN = 5  #: Maximum number of problems of one type that are listed. Further problems are only counted.
 
 
 @dataclass(kw_only=True)

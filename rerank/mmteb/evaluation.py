@@ -1,7 +1,5 @@
 """Evaluation of rerankers and runs on the text ranking tasks of mteb's benchmarks, with scores by mteb.
 
-Candidates are retrieved or given with the task, then reranked.
-
 The output folder OUT contains:
 
 OUT/results/ORG__MODEL/REVISION/TASK.json     mteb's results for the reranker and for the first stage
@@ -32,8 +30,7 @@ FirstStage = MtebFirstStage | str | Path
 _CONTENT = "predictions"
 #: The benchmarks with which this package is tested. `list_mteb_tasks` accepts all benchmarks of mteb.
 BENCHMARKS = ("MTEB(Multilingual, v2)", "MTEB(eng, v2)", "MTEB(cmn, v1)")
-#: Types of tasks that rank texts for a query.
-KINDS = ("Retrieval", "Reranking", "InstructionReranking")
+KINDS = ("Retrieval", "Reranking", "InstructionReranking")  #: Types of tasks that rank texts for a query.
 
 
 def list_mteb_tasks(benchmark: str = "", names: Sequence[str] = (), kinds: Sequence[str] = KINDS) -> list[Any]:
@@ -198,9 +195,8 @@ def _set_candidates(task: Any, place: Path, first_stage: FirstStage, depth: int,
 def describe_mteb_candidates(first_stage: FirstStage | None, depth: int, *, task: str = "") -> dict[str, Any]:
     """Describe a first stage, or predictions (of all tasks in a folder without a ``task``), for a reranker's revision.
 
-    Raises:
-        DataError: There are no predictions, or they come from several models.
-        MissingResourceError: There are no predictions for the task.
+    It is a `DataError` if there are no predictions or several models made them, and a `MissingResourceError` if there
+    are none for the task.
     """
     if first_stage is None:
         return {}

@@ -37,8 +37,7 @@ from rerank.store import RunFolder
 from rerank.tasks import Backend
 from rerank.types import Qrels, Run, make_ranking_scores_strictly_decrease
 
-#: Organisation in the names of the models, before the slash.
-ORGANISATION = "listrank"
+ORGANISATION = "listrank"  #: Organisation in the names of the models, before the slash.
 #: Model type in mteb, by name of the first stage. All other first stages have the type ``hybrid``.
 _KINDS = {"bm25": "sparse", "lucene": "sparse", "sparse": "sparse", "dense": "dense"}
 

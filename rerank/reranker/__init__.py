@@ -254,9 +254,8 @@ class Reranker(RunTransformer):
     def warm_up(self) -> None:
         """Load the model, or ask its server for the context size, so that the first ranking does not have to wait.
 
-        Raises:
-            BackendError: The server cannot be reached.
-            UsageError: The model does not state its context size, or the settings exceed it.
+        It is a `BackendError` if the server cannot be reached, and a `UsageError` if the model does not state its
+        context size or the settings exceed it.
         """
         if not self._is_warm:
             _ = self.backend.tokens.context_size

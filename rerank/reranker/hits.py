@@ -142,8 +142,7 @@ def check_top_k(k: object) -> None:
         raise UsageError(f"top_k is {k!r}", expected="a whole number from 0, or None for all")
 
 
-#: Probabilities are clipped to [_MARGIN, 1 - _MARGIN].
-_MARGIN = 1e-6
+_MARGIN = 1e-6  #: Probabilities are clipped to [_MARGIN, 1 - _MARGIN].
 #: Relative decrease per rank. Clients sort by score, so the order of hits with equal probabilities would be lost.
 _STEP = 1e-9
 

@@ -42,10 +42,8 @@ from rerank.serving.settings import ServerKeys
 
 _LOG = logging.getLogger(__name__)
 
-#: Seconds that a stopping server waits for the model to finish its batch.
-_CLOSING = 10.0
-#: Seconds between two checks of whether the model has finished.
-_POLLING = 0.02
+_CLOSING = 10.0  #: Seconds that a stopping server waits for the model to finish its batch.
+_POLLING = 0.02  #: Seconds between two checks of whether the model has finished.
 
 
 def create_server_app(

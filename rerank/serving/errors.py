@@ -67,8 +67,7 @@ _DESCRIPTIONS = {
     503: "The model failed, the server is stopping, or too many connections are open",
     504: "The model did not answer in time",
 }
-#: Error statuses of endpoints that do not call the model.
-READING_ERRORS = (401, 421, 500, 503)
+READING_ERRORS = (401, 421, 500, 503)  #: Error statuses of endpoints that do not call the model.
 
 
 @dataclass(eq=False)

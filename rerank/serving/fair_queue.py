@@ -8,8 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-#: Weight of the newest duration in the moving average.
-_NEWEST = 0.1
+_NEWEST = 0.1  #: Weight of the newest duration in the moving average.
 #: Bounds of the number of seconds after which a client should try again.
 _LEAST_WAIT, _MOST_WAIT = 1, 60
 

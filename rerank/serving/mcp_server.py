@@ -29,8 +29,7 @@ from rerank.tasks.dialects.rerank import CohereRequest, CohereResponse
 
 T = TypeVar("T")
 
-#: Name of the client in the queue: the server does not distinguish MCP clients.
-_CLIENT = "mcp"
+_CLIENT = "mcp"  #: Name of the client in the queue: the server does not distinguish MCP clients.
 
 
 @dataclass(frozen=True, slots=True)

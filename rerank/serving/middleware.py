@@ -19,8 +19,7 @@ from rerank.serving.settings import ServerKeys
 
 #: Paths that reveal only whether the server runs; load balancers request them under any host name.
 _STATUS_PATHS = frozenset({"/health", "/ready"})
-#: Paths that monitoring requests, and that are not counted.
-_UNCOUNTED = _STATUS_PATHS | {"/metrics"}
+_UNCOUNTED = _STATUS_PATHS | {"/metrics"}  #: Paths that monitoring requests, and that are not counted.
 #: Paths that need no key: they reveal only whether the server runs, or return static files of the playground.
 OPEN_PATHS = _STATUS_PATHS | {"/", "/playground.css", "/playground.js"}
 #: Limits on reading and discarding a body that is too large: bytes as a multiple of the size limit, and seconds. Most

@@ -33,8 +33,7 @@ from rerank.tasks import Request as ModelRequest
 from rerank.tasks.dialects.question import ApiBody, GivenDocument, RerankQuestion, SpanSettings, document_texts
 from rerank.types import Document, Query, Ranking
 
-#: Maximum number of calls of a ranking whose prompts and completions are kept and shown.
-_SHOWN_CALLS = 20
+_SHOWN_CALLS = 20  #: Maximum number of calls of a ranking whose prompts and completions are kept and shown.
 #: The page may only load its own files and call its own server, and no other page may show it in a frame.
 _HEADERS = {
     "Content-Security-Policy": (

@@ -24,16 +24,13 @@ from rerank.tasks.concurrency import run_on_loop
 
 _LOG = logging.getLogger(__name__)
 
-#: Seconds that a stopping server has to finish accepted requests.
-GRACE = 30
+GRACE = 30  #: Seconds that a stopping server has to finish accepted requests.
 #: Further seconds in which the remaining requests receive 503, before their connections are closed.
 _LAST_ANSWERS = 3
-#: Seconds after which a client above the limit should try again.
-_RETRY_AFTER = 1
+_RETRY_AFTER = 1  #: Seconds after which a client above the limit should try again.
 #: Seconds that a refused connection stays open: many clients read a response only after sending the whole request.
 _REFUSING = 1.0
-#: Minimum number of seconds between two log messages about refused connections.
-_LOG_INTERVAL = 60.0
+_LOG_INTERVAL = 60.0  #: Minimum number of seconds between two log messages about refused connections.
 #: Maximum number of bytes of an incomplete head, not counting those that arrived together with its beginning.
 _MAX_HEAD = 65_536
 
@@ -45,8 +42,7 @@ class Listener:
     host: str = "127.0.0.1"
     port: int = 0  # 0 picks a free port
     max_connections: int = 512
-    #: Whether to log one line per request, without text of queries or documents.
-    logs_requests: bool = False
+    logs_requests: bool = False  #: Whether to log one line per request, without text of queries or documents.
     #: Whether to take client addresses from the header X-Forwarded-For of a proxy on this machine.
     trusts_proxy: bool = False
 

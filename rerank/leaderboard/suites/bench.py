@@ -1,8 +1,4 @@
-"""Planning and execution of the runs of a suite, with a cost estimate for the runs that are not finished.
-
-Each run returns the same result as `rerank run` with the same specification. The name of its folder contains the hash
-of the run's identity, so results of different specifications never mix.
-"""
+"""Planning and execution of the runs of a suite; the hash of a run's identity in its folder's name keeps runs apart."""
 
 from __future__ import annotations
 
@@ -40,8 +36,7 @@ from rerank.tasks import (
 )
 from rerank.tasks.backends import BaseBackend, lacks_commit
 
-#: Fields of a specification that identify the model.
-_MODEL = ("model", "adapter", "base_url")
+_MODEL = ("model", "adapter", "base_url")  #: Fields of a specification that identify the model.
 #: Fields of a specification that determine the candidates.
 _OF_LISTS = ("collection", "first_stage", "depth", "max_queries", "queries", "qrels")
 
@@ -306,8 +301,7 @@ class _Planner:
 
 # Models: backends without weights for plans, and a cache of one model for the execution
 
-#: Number of special tokens in a query-document pair, as in most cross-encoders.
-_MARKS = 3
+_MARKS = 3  #: Number of special tokens in a query-document pair, as in most cross-encoders.
 
 
 @dataclass(frozen=True, kw_only=True)

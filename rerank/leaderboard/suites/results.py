@@ -1,7 +1,6 @@
 """Results of a suite: one row per run, and one comparison per group of runs with the same candidates.
 
-Rerankers are compared only if they reranked the same candidates, which is verified in their run folders. Runs of the
-same reranker with several seeds form one system. Its score on a query is the mean over the seeds.
+Runs of the same reranker with several seeds form one system, whose score on a query is the mean over the seeds.
 """
 
 from __future__ import annotations
@@ -23,8 +22,7 @@ from rerank.leaderboard.suites.bench import SuiteResult
 from rerank.leaderboard.suites.suite import CandidateGroup, Suite
 from rerank.store import RunFolder
 
-#: Name of the system that consists of the candidates in their original order.
-FIRST_STAGE = "first stage"
+FIRST_STAGE = "first stage"  #: Name of the system that consists of the candidates in their original order.
 _TOOK = ("queries", "calls", "tokens_in", "tokens_out", "seconds", "cost", "failure_rate", "missing", "folder", "hash")
 _ENDS = (".gz", ".trec", ".run", ".txt")
 

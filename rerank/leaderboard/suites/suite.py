@@ -23,8 +23,7 @@ _OF_CANDIDATES = {"collection", "first_stage", "depth", "max_queries", "queries"
 _OF_ORDER = {"shuffle", "seed"}
 _OF_RERANKERS = [name for name in RunSpec.model_fields if name not in _OF_CANDIDATES | _OF_ORDER]
 _OPTIONS = [name for name in _OF_RERANKERS if name not in ("method", "model", "adapter")]
-#: Placeholder for the folder given with ``--data``.
-DATA = "{data}"
+DATA = "{data}"  #: Placeholder for the folder given with ``--data``.
 
 
 class _Table(BaseModel):

@@ -128,8 +128,7 @@ class LowRankTargets(LinearTargets):
 def check_ranks_fit(name_of_rank: str, ranks: Mapping[str, int], shapes: Shapes) -> None:
     """Check that no rank exceeds the smaller side of its matrix.
 
-    ``name_of_rank``, such as ``r``, is for the error message; ``ranks`` are per module name, and ``shapes`` (rows,
-    columns) are those of the same modules in the same order.
+    ``name_of_rank`` is for the message; ``shapes`` are those of the modules of ``ranks``, in the same order.
     """
     for (name, rank), (rows, columns) in zip(ranks.items(), shapes, strict=True):
         ensure(
@@ -185,7 +184,6 @@ class NamedPeftAdapter(LinearTargets, PeftAdapter):
         return kernels.peft_configurations.make_configuration(self.configuration, options, targets, seed=seed)
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        """Return the model as a `peft.PeftModel` with the adapter attached; peft may reject the configuration."""
         config = self.peft_config(model, seed)
         with kernels.peft_files.convert_errors(self.configuration):
             return kernels.peft_files.wrap(model, config, seed=seed)
@@ -218,18 +216,14 @@ class LoraFamily(LowRankTargets, PeftAdapter):
 
 @dataclass(frozen=True, kw_only=True)
 class Lora(LoraFamily):
-    """LoRA: the weight becomes W + alpha / r B A (equation 3), with B = 0 and a random A at the start.
-
-    Implemented with `peft.LoraConfig`, which draws A from a uniform distribution; the paper uses a normal distribution.
-    """
+    """LoRA: the weight becomes W + alpha / r B A (equation 3), with B = 0 and a uniform A (normal in the paper)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dora(LoraFamily):
     """DoRA: the weight becomes m (W + alpha / r B A) / ||W + alpha / r B A||, with row-wise norms (equation 5).
 
-    The row magnitudes m are trained as well as A and B. Implemented with `peft.LoraConfig`. vLLM does not load DoRA
-    adapters: merge the adapter first.
+    The row magnitudes m are trained too. vLLM does not load DoRA adapters: merge the adapter first.
     """
 
     vllm: ClassVar[bool] = False
@@ -241,15 +235,11 @@ class Dora(LoraFamily):
 
 @dataclass(frozen=True, kw_only=True)
 class Rslora(LoraFamily):
-    """rsLoRA: the weight becomes W + alpha / sqrt(r) B A, so that updates do not shrink as the rank grows.
-
-    Implemented with `peft.LoraConfig`.
-    """
+    """rsLoRA: the weight becomes W + alpha / sqrt(r) B A, so that updates do not shrink as the rank grows."""
 
     lora_options: ClassVar[Mapping[str, Any]] = {"use_rslora": True}
 
-    #: Numerator of the scaling factor alpha / sqrt(r). The default gives the factor 4 at r = 16.
-    alpha: int = option(16, at_least=1)
+    alpha: int = option(16, at_least=1)  #: Numerator of the factor alpha / sqrt(r); the default gives 4 at r = 16.
 
     def alpha_for(self, rank: int) -> float:
         return self.alpha * math.sqrt(rank / self.r)
@@ -298,7 +288,6 @@ class Qlora(LoraFamily):
         return wrapped
 
     def check_machine(self) -> None:
-        """Check that CUDA and bitsandbytes are available."""
         import torch
 
         if not torch.cuda.is_available():
@@ -378,7 +367,6 @@ class Peft(NamedPeftAdapter):
 
     @property
     def shape(self) -> ParameterKind:  # type: ignore[override]
-        """Kind of the trained parameters: ``lora`` for LoRA, ``full`` for OSF, ``other`` for all other methods."""
         kinds: Mapping[str, ParameterKind] = {"lora": "lora", "osf": "full"}
         return kinds.get(self.config.lower().removesuffix("config"), "other")
 

@@ -89,7 +89,6 @@ def _build(registry: Registry, table: ComponentTable | None) -> Any:
 
 
 def _check_parameter_kinds(recipe: Recipe, components: RecipeComponents) -> None:
-    """Check that optimizer, layer sampling and callbacks support the kind of parameters that the adapter trains."""
     named: list[tuple[str, Any]] = [(f"The optimizer {recipe.optimizer.name!r}", components.optimizer)]
     if recipe.layers:
         named.append((f"layers = {recipe.layers.name!r}", components.layers))
@@ -149,12 +148,10 @@ USUAL_ADAPTERS = ("lora", "dora", "rslora", "qlora", "full")
 def describe_training_methods() -> list[dict[str, str]]:
     """Return one row per component, and one row per paper that is not implemented by a component.
 
-    Rows are sorted by kind, status, stability and name; within a kind, `USUAL_ADAPTERS` come first. Their keys are
-    ``name``, as used in recipes; ``kind``, a key of `KIND_REGISTRIES` (losses have the kind ``objective``, rank
-    allocations ``analysis``); ``status``, one of `STATUSES`; ``stability``, one of `STABILITIES`, empty if the method
-    is not implemented; ``summary``, one line, for adapters with the kind of trained parameters; ``paper``, empty for
-    common knowledge; ``differs``, how the implementation differs from the paper, empty if it does not; and ``reason``,
-    why the method is not implemented and the name of the closest one, empty if the method is available.
+    Rows are sorted by kind (a key of `KIND_REGISTRIES`), status (one of `STATUSES`), stability (one of `STABILITIES`,
+    empty if not implemented) and name; `USUAL_ADAPTERS` come first. ``summary`` is one line, ``paper`` is empty for
+    common knowledge, ``differs`` says how the implementation differs from the paper, and ``reason`` why a method is not
+    implemented, with the name of the closest one.
     """
     rows = []
     for kind, registries in KIND_REGISTRIES.items():
@@ -181,7 +178,7 @@ def _order(row: Mapping[str, str]) -> tuple[Any, ...]:
 
 
 def training_components_of_kind(kind: str) -> dict[str, Any]:
-    """Return the components of one kind that can be loaded, as a mapping from the name in recipes to the class."""
+    """Return the loadable components of one kind by their names in recipes."""
     return {
         name.replace("_", "-"): component
         for registry in KIND_REGISTRIES[kind]

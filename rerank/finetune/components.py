@@ -88,10 +88,10 @@ def check_range(
 class TrainingComponent(Protocol):
     """Protocol of all components of a recipe, such as adapters and losses: each states its paper and a summary.
 
-    A component may have three further attributes. ``differs`` describes, for the table of methods, how it differs from
-    its paper. ``check_recipe(recipe)`` raises a `UsageError` with the reason if a setting of the recipe does not work
-    with it, and a `MissingResourceError` if a folder named by an option lacks files. ``check_machine()`` raises a
-    `MissingPrerequisiteError` if a device or package is missing. Both run before anything is loaded.
+    A component may also have ``differs`` (how it differs from its paper), ``check_recipe(recipe)``, which raises a
+    `UsageError` if a setting of the recipe does not work with it, or a `MissingResourceError` if a folder named by an
+    option lacks files, and ``check_machine()``, which raises a `MissingPrerequisiteError` if a device or package is
+    missing. Both run before anything is loaded.
     """
 
     #: Publication, such as ``Hu et al., ICLR 2022, arXiv 2106.09685 (LoRA)``; empty for common knowledge.
@@ -120,10 +120,9 @@ class CalibrationBatches(Protocol):
 class Adapter(TrainingComponent, Protocol):
     """A method that decides which parameters of a model are trained.
 
-    `rerank.finetune.adapters.LinearTargets` defines the options that most adapters share. Of a model that `attach`
-    returned, an adapter may also give ``callbacks(model)``, a list of `transformers.TrainerCallback` objects that act
-    between optimizer steps, and ``penalty(model)``, a term of the training loss that depends only on the adapter's
-    parameters: a scalar tensor with gradients.
+    Of a model that `attach` returned, an adapter may also give ``callbacks(model)``, a list of
+    `transformers.TrainerCallback` objects, and ``penalty(model)``, a term of the training loss that depends only on the
+    adapter's parameters: a scalar tensor with gradients.
     """
 
     #: Kind of the trained parameters. Optimizers and layer sampling methods support only some kinds.
@@ -177,10 +176,7 @@ class Optimizer(TrainingComponent, Protocol):
 
     @property
     def fits(self) -> frozenset[ParameterKind]:
-        """Kinds of parameters that the optimizer can train; the value may depend on the options.
-
-        A recipe that trains parameters of another kind is rejected before anything is loaded.
-        """
+        """Kinds of parameters that the optimizer can train; a recipe that trains another kind is rejected."""
 
     @property
     def reason(self) -> str:
@@ -189,11 +185,9 @@ class Optimizer(TrainingComponent, Protocol):
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
         """Return a `torch.optim.Optimizer` over the trainable parameters of ``model``.
 
-        The state of the optimizer consists of tensors and numbers only, so that ``torch.load(weights_only=True)`` can
-        read it, and ``load_state_dict`` restores it bit by bit, independent of the data type of the parameters.
-
-        The scheduler of the trainer scales the learning rate of each parameter group. The decoupled weight decay is not
-        applied to vectors (biases and norms).
+        Its state consists of tensors and numbers only, so that ``torch.load(weights_only=True)`` can read it, and
+        ``load_state_dict`` restores it bit by bit, whatever the data type of the parameters. The trainer's scheduler
+        scales the learning rate of each group. The decoupled weight decay is not applied to vectors (biases and norms).
         """
 
 
@@ -219,8 +213,8 @@ class CallbackPart(TrainingComponent, Protocol):
     def callback(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
         """Return the `transformers.TrainerCallback` through which the component acts.
 
-        Training that is resumed at any step must behave like uninterrupted training. Random choices must therefore
-        depend only on seed and step, or be stored in ``TrainerState`` (as ``ExportableState``).
+        Resumed training must behave like uninterrupted training: random choices depend only on seed and step, or are
+        stored in ``TrainerState`` (as ``ExportableState``).
         """
 
 
@@ -228,10 +222,7 @@ class RankAllocation(TrainingComponent, Protocol):
     """A method that chooses the adapter's rank for each matrix within a fixed budget."""
 
     def pattern(self, model: Any, targets: Sequence[str], r: int, calibrate: CalibrationBatches) -> Mapping[str, int]:
-        """Return the rank of each target, a full name of a module of the unmodified model; their mean is at most ``r``.
-
-        Ranks are at least 0. A matrix of rank 0 is not adapted.
-        """
+        """Return the rank of each target, a full module name: mean at most ``r``; 0 leaves a matrix unadapted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,18 +242,13 @@ class TokenLoss(TrainingComponent, Protocol):
     def weights(self, ranks: Tensor) -> Tensor:
         """Return the weight w_i of each token, shape (tokens,).
 
-        The loss is L = (1/T) sum_i w_i (-log P(y_i | x, y_<i)), where T is the number of tokens, not the sum of the
-        weights. ``ranks``, a float tensor of the same shape, has the rank (from 1) of the document whose identifier
-        contains the token, and 0 for separators and the end-of-text token.
+        The loss is L = (1/T) sum_i w_i (-log P(y_i | x, y_<i)) with the number of tokens T. ``ranks``, float and of the
+        same shape, are those of the document (from 1) whose identifier contains the token, and 0 for other tokens.
         """
 
 
 class ListLoss(TrainingComponent, Protocol):
-    """A loss that is computed from one score per document.
-
-    The recipe selects the source of the scores, so that one formula serves first-token logits, attention and pointwise
-    scores.
-    """
+    """A loss that is computed from one score per document, whose source the recipe selects."""
 
     of: ClassVar[Literal["scores"]]
 
@@ -288,10 +274,7 @@ class Objective(TrainingComponent, Protocol):
     def run(
         self, recipe: Recipe, parts: RecipeComponents, folder: Path, *, device: str, report_to: Sequence[str] = ()
     ) -> Any:
-        """Prepare the training; return a `rerank.finetune.trainer.training_run.TrainingRun` that can be started.
-
-        ``report_to`` names the services to which metrics are reported.
-        """
+        """Return a `rerank.finetune.trainer.training_run.TrainingRun` that can be started."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,9 +57,8 @@ class Importance(_OnTokens):
     """Importance-aware token loss: identifiers at higher ranks have larger weights.
 
     w_i = 1 + 1 / log2(rank + 1) for the tokens of an identifier, including brackets, and w_i = alpha for all other
-    tokens. Source: Liu et al., ACL 2025, arXiv 2412.14574, section on the importance-aware objective. Ranks are derived
-    from the character offsets of the identifiers in the label, so that they are correct for any tokenizer; the authors'
-    code recognises separators by one token id.
+    tokens. Source: Liu et al., ACL 2025, arXiv 2412.14574. Ranks come from character offsets, which are correct for any
+    tokenizer; the authors' code recognises separators by one token id.
     """
 
     #: Weight of separators and of the end-of-text token; at most 1 in the paper, 1 in its code.
@@ -160,8 +159,7 @@ class Listnet(_OnScores):
     implementation, ranks replace grades.
     """
 
-    #: Spread of P over the ranks; at 1, the first document has a probability of 63 %.
-    temperature: float = option(1.0, above=0)
+    temperature: float = option(1.0, above=0)  #: Spread of P over the ranks; at 1, the first document has 63 %.
 
     def __call__(self, scores: Tensor, target: ListTarget) -> Tensor:
         label_probabilities = (-target.ranks / self.temperature).softmax(dim=0)
@@ -194,8 +192,7 @@ class AdrMse(_OnScores):
     (Rank-DistiLLM).
     """
 
-    #: Divisor of the score differences; small values make expected ranks nearly integral.
-    temperature: float = option(1.0, above=0)
+    temperature: float = option(1.0, above=0)  #: Small values make expected ranks nearly integral.
 
     def __call__(self, scores: Tensor, target: ListTarget) -> Tensor:
         # (n, n): row i, column j holds p(j before i).
@@ -248,8 +245,7 @@ class MarginMse(_OnScores):
 class SentenceTransformers(ComponentBase):
     """A loss of sentence-transformers on the teacher's scores, for cross-encoders.
 
-    Unlike all other losses, this loss runs the model itself, so it cannot be combined with another loss. The scores of
-    the label file are passed to the loss unchanged.
+    It runs the model itself, so it cannot be combined with another loss. Scores of the label file are not changed.
     """
 
     of: ClassVar[Literal["texts"]] = "texts"
@@ -263,7 +259,6 @@ class SentenceTransformers(ComponentBase):
 
     @property
     def reads_pairs(self) -> bool:
-        """Whether the loss processes one query-document pair at a time."""
         return self.loss in _PAIR_LOSSES
 
     def check_recipe(self, recipe: Recipe) -> None:

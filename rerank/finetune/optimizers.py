@@ -101,7 +101,6 @@ class SubspaceOptions(AdamOptions):
     scale: float = option(0.25, above=0)
 
     def count_state(self, shapes: Shapes) -> int:
-        """Return the number of state values of all matrices, plus two moments per entry of other parameters."""
         total = 0
         for sides in shapes:
             long, short = max(sides), min(sides)
@@ -150,8 +149,7 @@ class Apollo(SubspaceOptions):
     """Adam on a random projection of the gradient; Adam's step sizes then scale the rows of the full gradient.
 
     The norm of an update may grow by at most 1 % per step. APOLLO-Mini is ``rank=1,tensorwise=true,scale=11.3`` (the
-    square root of 128). The package apollo-torch, which transformers uses, keeps Python objects in its optimizer state,
-    and training cannot be resumed from such a checkpoint.
+    square root of 128). Training cannot be resumed from the optimizer state of apollo-torch, which transformers uses.
     """
 
     basis = "noise"
@@ -207,10 +205,7 @@ def find_transformers_optimizer(name: str, options: Mapping[str, Any], *, own: S
 
 @dataclass(frozen=True, kw_only=True)
 class TransformersOptimizer:
-    """An optimizer of transformers, with the defaults of `TrainingArguments`.
-
-    Learning rate and weight decay are those of the recipe. As for all optimizers, vectors have no weight decay.
-    """
+    """An optimizer of transformers, with the defaults of `TrainingArguments` and no weight decay on vectors."""
 
     paper: ClassVar[str] = ""
     summary: ClassVar[str] = "An optimizer of transformers, by its name in TrainingArguments"
@@ -223,7 +218,6 @@ class TransformersOptimizer:
 
     @property
     def needs(self) -> str:
-        """Required device: ``cuda`` for the optimizers of bitsandbytes, empty for all others."""
         return "cuda" if self._package[0] == "bitsandbytes" else ""
 
     @property
@@ -233,7 +227,6 @@ class TransformersOptimizer:
         return next(found, ("", ""))
 
     def check_machine(self) -> None:
-        """Check that the package and the device that the optimizer needs are available."""
         import torch
 
         module, distribution = self._package

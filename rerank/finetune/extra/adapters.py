@@ -32,10 +32,7 @@ INTEGERS = "integers.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenBasis(LinearTargets, PeftAdapter):
-    """Base class of adapters with the update B R A, in which only R is trained. They are saved as plain LoRA adapters.
-
-    The method `factor_modules` computes the frozen B and A for each matrix.
-    """
+    """Base class of adapters with the update B R A, where only R is trained; they are saved as plain LoRAs."""
 
     vllm: ClassVar[bool] = True
 
@@ -103,11 +100,9 @@ class LoraSb(FrozenBasis):
     identity: ClassVar[bool] = False
 
     r: int = option(64, at_least=1)
-    #: Size of the first step; None for the learning rate of the recipe divided by its number of warm-up steps, as in
-    #: the authors' code.
+    #: Size of the first step; None for the recipe's learning rate / number of warm-up steps, as in the authors' code.
     eta: float | None = option(None, above=0)
-    #: Number of training lists over which the gradient is averaged; if there are fewer lists, all are used. The
-    #: default, 50, is that of the authors' training on arithmetic.
+    #: Maximum number of training lists over which the gradient is averaged; 50 as in the authors' code.
     samples: int = option(50, at_least=1)
     #: Folder of a LoRA-SB adapter with the same base model, targets and r; if empty, U, V and the initial R come from
     #: the gradient.
@@ -130,7 +125,6 @@ class LoraSb(FrozenBasis):
             )
 
     def factor_builder(self, model: Any, names: Sequence[str], calibrate: CalibrationBatches) -> FactorBuilder:
-        """Return a function that builds a matrix's factors, from the first full fine-tuning step or from ``basis``."""
         if self.basis:
             basis = kernels.frozen_bases.read_lora_sb(Path(self.basis), dict.fromkeys(names, self.r))
             return lambda name, weight: kernels.frozen_bases.modules_between(
@@ -156,8 +150,7 @@ class Loldu(FrozenBasis):
     starts as D. The paper also trains a scale per matrix; it is omitted, because it would only multiply Z.
     """
 
-    #: Number of trained diagonal entries per matrix; if a matrix has fewer, all min(rows, columns) are trained.
-    r: int = option(256, at_least=1)
+    r: int = option(256, at_least=1)  #: Number of trained diagonal entries per matrix; all if it has fewer.
 
     def ranks(self, model: Any) -> dict[str, int]:
         sizes = zip(self.module_names(model), self.shapes(model), strict=True)
@@ -224,10 +217,8 @@ class Pissa(ResidualBaseLora):
     adapter does not correct this rounding error.
     """
 
-    #: Numerator of the scaling factor alpha / r, as in LoRA; the default gives the factor 1.
-    alpha: int = option(16, at_least=1)
-    #: Number of subspace iterations of a fast approximate SVD; 0 for the exact SVD.
-    niter: int = option(0, at_least=0)
+    alpha: int = option(16, at_least=1)  #: Numerator of the scaling factor alpha / r; the default gives 1.
+    niter: int = option(0, at_least=0)  #: Subspace iterations of a fast approximate SVD; 0 for the exact SVD.
 
     @property
     def lora_options(self) -> Mapping[str, Any]:  # type: ignore[override]
@@ -331,7 +322,6 @@ class Adalora(LinearTargets, PeftAdapter):
         kernels.peft_files.save_factors(model, kernels.adalora.fold_factors(model), folder)
 
     def count_trainable(self, shapes: Shapes) -> int:
-        """Return the number of trainable parameters before pruning: init_r (rows + columns + 1) per matrix."""
         return sum(self.initial_rank * (rows + columns + 1) for rows, columns in shapes)
 
 
@@ -346,8 +336,7 @@ class Lift(LinearTargets, PeftAdapter):
     """
 
     r: int = option(128, at_least=1)  #: Rank of the LoRA that would have the same number of trained weights.
-    #: Number of singular directions of the approximation; matrices with fewer directions use all of them.
-    filter_rank: int = option(64, at_least=1)
+    filter_rank: int = option(64, at_least=1)  #: Number of singular directions of the approximation, at most all.
 
     def peft_config(self, model: Any, seed: int) -> Any:
         import torch
@@ -363,8 +352,7 @@ class Lift(LinearTargets, PeftAdapter):
                     f"r={self.r} selects {self.r * (rows + columns)} of the {rows * columns} weights of {name}",
                     remedy="Lower r, or exclude the module from targets",
                 )
-        # The saved mask type must be one that peft knows, or peft would warn when it loads the adapter. The type has no
-        # effect on loading, since the indices are read from the file.
+        # A mask type that peft knows, since peft warns otherwise; loading reads the indices from the file.
         config: Any = ShiraConfig(r=self.r, mask_type="random", target_modules=names, task_type="CAUSAL_LM")
         config.mask_fn = self.mask
         return config

@@ -25,8 +25,7 @@ class Lisa(ComponentBase):
     train_rest: bool = True  #: Train embeddings, output head and last norm in every step.
 
     def odds(self, model: Any, calibrate: CalibrationBatches) -> list[float]:
-        """Return the odds of drawing each layer; empty if all layers have equal odds."""
-        return []
+        return []  # equal odds
 
     def callback(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
         odds = self.odds(model, calibrate)
@@ -37,8 +36,7 @@ class Lisa(ComponentBase):
 class Owlore(Lisa):
     """Layer sampling as in `lisa`, with odds proportional to the fraction of outlier weights per layer.
 
-    The fractions are computed from the model when the callback is created. When training is resumed, the callback must
-    therefore be created before the weights of the checkpoint are loaded.
+    The fractions are computed when the callback is created, which must be before a checkpoint is loaded.
     """
 
     n: int = option(5, at_least=1)

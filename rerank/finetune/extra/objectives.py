@@ -25,11 +25,10 @@ from rerank.types import Order
 class Grpo(ComponentBase):
     """GRPO on generated permutations with nDCG as the reward, implemented with `trl.GRPOTrainer`.
 
-    A group of replies is sampled per list. The advantage of a reply is its reward (`rerank.finetune.extra.objectives`)
-    minus the mean reward of its group, divided by the standard deviation of the group's rewards. The judge makes the
-    prompts. Replies are generated without constrained decoding, even if the judge's ``constrain`` is set, so that the
-    model also learns the format. Every reply is used for one step only, so that no ratio is clipped. The loss in the
-    metrics stays near 0 and is not informative: monitor ``reward`` instead.
+    A group of replies is sampled per list. The advantage of a reply is its reward (`compute_reward`) minus the mean of
+    its group, divided by the group's standard deviation. Replies are generated without constrained decoding, even if
+    the judge's ``constrain`` is set, so that the model also learns the format. Every reply is used for one step only,
+    so that no ratio is clipped. The loss stays near 0 and is not informative: monitor ``reward`` instead.
     """
 
     group: int = option(8, at_least=2)  #: Number of replies per list.
@@ -38,8 +37,7 @@ class Grpo(ComponentBase):
     beta: float = option(0.0, at_least=0)
     #: Maximum number of tokens per reply; None for the judge's limit, which depends on the list length.
     max_tokens: int | None = option(None, at_least=1)
-    #: Number of replies per backward pass, a divisor of ``group``; a small number saves memory. None for all replies of
-    #: a batch.
+    #: Number of replies per backward pass, a divisor of ``group``; a small number saves memory. None for all.
     together: int | None = option(None, at_least=1)
     cutoff: int = option(10, at_least=1)  #: Rank cutoff of nDCG.
 
@@ -94,11 +92,9 @@ class Grpo(ComponentBase):
 def compute_gains(training_list: TrainingList) -> tuple[float, ...]:
     """Return the gain of each document of a list, in the order of its documents.
 
-    If the teacher's scores can be grades, they are the gains, without transformation, as in trec_eval. Scores can be
-    grades if they are nonnegative integers, not all 0, and do not increase from one rank of the label to the next.
-    Other scores (cosines, logits, BM25) have an arbitrary scale, on which ratios of gains have no meaning. For such
-    scores, and if there are no scores, the gain of a document is 1/rank under the label. In either case, the labelled
-    order has the highest reward.
+    The teacher's scores are the gains, as in trec_eval, if they can be grades: nonnegative integers, not all 0, that do
+    not increase along the label. Ratios of other scores (cosines, logits, BM25) have no meaning, so the gain is 1/rank
+    under the label. In either case, the labelled order has the highest reward.
 
     >>> from rerank.types import Document, Query
     >>> docs = tuple(Document(id=name) for name in "abc")
@@ -130,9 +126,8 @@ def compute_ndcg(order: Order, gains: Sequence[float], cutoff: int) -> float:
 def compute_reward(text: str, gains: Sequence[float], *, labels: Sequence[str], cutoff: int) -> float:
     """Return the reward of a reply, from 0 to 1.
 
-    The reply is parsed as at inference (`rerank.judges.generate`): repeated and unknown identifiers are dropped, and
-    missing documents follow in the order in which they were shown. A reply without any identifier has the reward 0.
-    ``gains`` and ``labels`` (identifiers in the prompt) are per document, in the order in which they were shown.
+    The reply is parsed as at inference; without any identifier, its reward is 0. ``gains`` and ``labels`` (identifiers
+    in the prompt) are per document, in the order in which they were shown.
     """
     parsed = parse_verdict(Reply(text=text), len(gains), labels=labels)
     return 0.0 if parsed.status in FAILURES else compute_ndcg(parsed.order, gains, cutoff)

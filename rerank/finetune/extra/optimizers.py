@@ -35,8 +35,8 @@ class Fira(SubspaceOptions):
 
     rest = "add"
 
-    #: Factor that multiplies the update inside the subspace, and the projection that is subtracted from the gradient to
-    #: obtain the part outside; with 1, the default of the authors' code, both are as in the paper.
+    #: Factor of the update inside the subspace and of the projection that is subtracted from the gradient; 1, the
+    #: default of the authors' code, is as in the paper.
     scale: float = option(1.0, above=0)
 
 
@@ -63,8 +63,7 @@ class Gradnormlorp(SubspaceOptions):
     fits: ClassVar[frozenset[ParameterKind]] = LORA
     reason: ClassVar[str] = "It projects the gradients of the factors of dora, which other adapters lack"
 
-    #: Dimension of the subspace. It should be below the rank of the adapter, which is the shorter side of the factors.
-    #: The default is a quarter of the default rank of `dora`.
+    #: Dimension of the subspace, a quarter of the default rank of `dora`; it should be below the rank of the adapter.
     rank: int = option(4, above=0)
 
     def check_recipe(self, recipe: Recipe) -> None:
@@ -118,8 +117,7 @@ class LoraPro(AdamOptions):
     fits: ClassVar[frozenset[ParameterKind]] = LORA
     reason: ClassVar[str] = "It adjusts the gradients of lora_A and lora_B together, which other adapters lack"
 
-    #: Term added to the diagonals of A A' and B'B before they are inverted.
-    damping: float = option(1e-8, above=0)
+    damping: float = option(1e-8, above=0)  #: Term added to the diagonals of A A' and B'B before their inversion.
 
     def count_state(self, shapes: Shapes) -> int:
         """Return the number of state values: 2 m n per pair of A (r x n) and B (m x r), and 2 per vector entry."""
@@ -136,16 +134,12 @@ class LoraPro(AdamOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Riemannian(AdamOptions):
-    """AdamW on preconditioned gradients of LoRA factors: (B'B + reg I)^-1 dA for A, and dB (A A' + reg I)^-1 for B.
-
-    peft computes the preconditioned gradients, and this package's AdamW uses them.
-    """
+    """AdamW on peft's preconditioned gradients: (B'B + reg I)^-1 dA for A, and dB (A A' + reg I)^-1 for B."""
 
     fits: ClassVar[frozenset[ParameterKind]] = LORA
     reason: ClassVar[str] = "It preconditions lora_A by lora_B and vice versa, which other adapters lack"
 
-    #: Term added to the diagonals of B'B and A A' before they are inverted.
-    reg: float = option(1e-2, above=0)
+    reg: float = option(1e-2, above=0)  #: Term added to the diagonals of B'B and A A' before they are inverted.
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
         try:
@@ -156,8 +150,7 @@ class Riemannian(AdamOptions):
                 remedy="Run: pip install --upgrade peft",
             ) from error
 
-        # Raises an error with a remedy if the model has no factor pairs.
-        kernels.adamw_variants.find_factor_pairs(model)
+        kernels.adamw_variants.find_factor_pairs(model)  # an error with a remedy if there are none
         options = {"lr": lr, "weight_decay": weight_decay, **self.moments}
         optimizer = create_riemannian_optimizer(model, kernels.adamw.ExactAdamW, reg=self.reg, **options)
         optimizer.param_groups = kernels.adamw.exempt_vectors_from_decay(optimizer.param_groups)
@@ -181,8 +174,8 @@ class Sara(AdamOptions):
     reason: ClassVar[str] = "It trains the smallest of the model's own weights, which adapters freeze"
 
     share: float = option(0.1, above=0, at_most=1)  #: Fraction of the entries of every parameter that are trained.
-    #: Number of steps after which trained entries are frozen if their absolute value is no longer below that of the
-    #: smallest untrained entry; 0 for never. The paper makes this progressive adjustment halfway through training.
+    #: Number of steps after which entries that are no longer among the smallest are frozen; 0 for never. The paper does
+    #: so halfway through training.
     refine: int = option(0, at_least=0)
 
     def count_state(self, shapes: Shapes) -> int:

@@ -17,9 +17,8 @@ from rerank.finetune.inspection.spectra import rank_profile
 class Contribution(ComponentBase):
     """Rank allocation in proportion to the squared norm of each matrix's gradient under the training loss.
 
-    The paper measures the contribution of filters in image networks by integrated gradients; this class uses the
-    squared gradient norm at the initial weights instead. No rank exceeds the smaller side of its matrix; the excess is
-    distributed among other matrices. A matrix that the loss does not depend on has the contribution 0.
+    The paper measures the contribution of filters in image networks by integrated gradients, not by the squared norm at
+    the initial weights. No rank exceeds the smaller side of its matrix; the excess goes to other matrices.
     """
 
     #: Minimum rank of each matrix; the rest of the budget is distributed in proportion. With 0, some are not adapted.
@@ -42,9 +41,8 @@ def allocate_proportionally(
 ) -> dict[str, int]:
     """Distribute an integer budget in proportion to weights by the largest-remainder method; return the ranks by name.
 
-    All mappings are by name. If all weights are 0, the shares are equal. The excess over a maximum in ``most`` is
-    distributed among the other names, so the sum of the ranks is the budget or, if smaller, the sum of ``most``. No
-    rank is below ``least`` unless its maximum is.
+    If all weights are 0, the shares are equal. The excess over a maximum in ``most`` goes to other names, so the sum is
+    the budget or, if smaller, the sum of ``most``. No rank is below ``least`` unless its maximum is.
 
     >>> allocate_proportionally({"a": 3.0, "b": 1.0}, 8, {"a": 9, "b": 9})
     {'a': 6, 'b': 2}
@@ -63,8 +61,7 @@ def allocate_proportionally(
                 left -= most[name] - allocation[name]
                 allocation[name] = most[name]
             continue
-        # Largest remainders: every name gets the integral part of its quota, and the names with the largest fractional
-        # parts get one more each until the budget is used up.
+        # Every name gets the integral part of its quota, and the largest fractional parts get one more each.
         floors = {name: math.floor(quota) for name, quota in quotas.items()}
         remaining = left - sum(floors.values())
         rounded_up = sorted(free, key=lambda name: floors[name] - quotas[name])[:remaining]

@@ -52,8 +52,7 @@ class TransferSpec:
     spec: RunSpec
     recipe: Recipe  #: Training recipe of the student; its model, lists and collection are replaced.
     folder: Path  #: Output folder.
-    #: Fraction of the queries that are labelled but not used for training, to measure the agreement on new lists; 0 for
-    #: none.
+    #: Fraction of the queries that are labelled but not used for training, to measure the agreement on new lists.
     held_out: float = 0.1
 
     def __post_init__(self) -> None:
@@ -61,10 +60,7 @@ class TransferSpec:
             raise UsageError(f"--held-out is {self.held_out}", expected="a fraction, at least 0 and below 1")
 
     def run_spec(self, ranker: Mapping[str, Any]) -> RunSpec:
-        """Return the specification of a run that ranks the candidate lists of the transfer with one ranker.
-
-        ``ranker`` has model, method and prompt, as fields of a run specification.
-        """
+        """Return the specification of a run over the lists with a ranker, given as fields of the specification."""
         return RunSpec.make(self.spec.model_dump(include=set(_LISTS), exclude_none=True) | dict(ranker))
 
     def student_recipe(self) -> Recipe:
@@ -87,11 +83,10 @@ def transfer_adapter(
 ) -> dict[str, Any]:
     """Label lists with the teacher, train the student on them, and measure how well student and teacher agree.
 
-    Returns:
-        The content of ``transfer.json``: ``folder`` of the new adapter, ``teacher``, ``model``, ``left_out`` (number of
-        lists without a label, per reason), ``lists`` and ``held_out`` (numbers of lists), ``agreement`` (``train`` and
-        ``held_out``, each ``before`` and ``after`` training: mean Kendall tau between student and teacher, None without
-        lists), ``failure_rate`` (``before`` and ``after``), and ``training`` (fields of a `TrainingResult`).
+    Returns the content of ``transfer.json``: ``folder`` of the new adapter, ``teacher``, ``model``, ``left_out`` (lists
+    without a label, per reason), ``lists`` and ``held_out`` (numbers of lists), ``agreement`` (of ``train`` and
+    ``held_out``, ``before`` and ``after`` training: mean Kendall tau, None without lists), ``failure_rate`` and
+    ``training`` (fields of a `TrainingResult`).
     """
     recipe = spec.student_recipe()
     make_training_components(recipe)  # so that an inconsistent recipe is reported before the teacher runs
@@ -138,10 +133,7 @@ def transfer_adapter(
 
 
 def trained_adapter_usage(adapter: str) -> dict[str, Any]:
-    """Return the base model, the method and the prompt of a trained adapter, as fields of a run specification.
-
-    ``adapter`` is a folder or a hub id; a folder with a complete model is its own base model.
-    """
+    """Return model, method and prompt of a trained adapter or complete model, as fields of a run specification."""
     folder = Path(adapter).expanduser()
     is_model = folder.is_dir() and not (folder / "adapter_config.json").is_file()
     folder = folder if is_model else adapter_folder(adapter)

@@ -86,10 +86,7 @@ def _locate(model: str, revision: str = "") -> Path:
 
 
 def _stated_base(folder: Path, settings: dict[str, Any]) -> tuple[str, str]:
-    """Return the base model and its revision from our settings file or, if the file is missing, from PEFT's settings.
-
-    Both are empty if the settings state no base model; the revision is empty if the settings state no revision.
-    """
+    """Return the base model and its revision from our settings or else PEFT's; empty if they are not stated."""
     ours = read_settings(folder)
     if ours is not None:
         return ours.model.removeprefix("hf:"), ours.revision or ""
@@ -145,8 +142,7 @@ class CheckpointReader:
     def find(self, name: str) -> str | None:
         """Return the name under which a tensor is stored, or None if it is not stored.
 
-        The stored name may have a model prefix that ``name`` lacks, or may lack the model prefix of ``name``. For an
-        output matrix that is shared with the embeddings, the name of the embeddings is returned.
+        They may differ in a model prefix. An output matrix that is shared with the embeddings has their name.
         """
         stored = [spelling for spelling in _spellings(name) if spelling in self._files]
         if not stored and name.endswith(_HEADS):
@@ -175,10 +171,7 @@ def _spellings(name: str) -> list[str]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a model; if the model has an index, only the files in the index.
-
-    Other files in the folder may contain a second copy of the weights.
-    """
+    """Return the safetensors files of a model: those of its index, since others may be a second copy of the weights."""
     if folder.is_file():
         return [folder]
     index = folder / "model.safetensors.index.json"

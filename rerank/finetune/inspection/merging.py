@@ -109,11 +109,10 @@ class MergeResult:
     out: Path
     dtype: str
     changed: int  #: Number of matrices and vectors that differ from the base model.
-    #: Norm of the rounding error that ``dtype`` causes, divided by the norm of the weight change. A value near 1 means
-    #: that rounding removed most of the training. None if nothing changed.
+    #: Norm of the rounding error divided by the norm of the weight change, or None if nothing changed. A value near 1
+    #: means that rounding removed most of the training.
     rounded: float | None
-    #: ``name`` of each changed matrix, and its numbers of intruder dimensions among the leading singular vectors
-    #: ``before`` and ``after`` the reduction; empty without a reduction.
+    #: ``name`` of each changed matrix, and its intruder dimensions ``before`` and ``after`` the reduction, if any.
     reduced: tuple[dict[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -201,7 +200,6 @@ def _load_trained(subject: InspectedModel, base: CheckpointReader, options: Merg
 
 
 def _written_dtype(base: Path, name: str) -> Any:
-    """Return the torch data type with this name, or the one of the base model for ``auto``."""
     import torch
     import transformers
 
@@ -231,7 +229,6 @@ class _Shard:
     modules: Mapping[str, Mapping[str, str]]  #: Module name -> side (``A`` or ``B``) -> name of the tensor.
 
     def factor(self, module: str, side: str) -> Tensor:
-        """Read A (r, columns) or B (rows, r) of a module, in float32."""
         return self.stored.read(self.modules[module][side])
 
     def scale(self, module: str) -> float:
@@ -241,9 +238,8 @@ class _Shard:
 def average_adapter_cores(adapters: Sequence[InspectedModel], out: Path) -> int:
     """Average two or more adapters with the same B, and return the number of adapted matrices.
 
-    A LoRA-SB adapter is saved as B and A = (R - R0) A0. B, R0 and A0 are the same in all adapters trained on shards, so
-    the mean of A is the A of the mean core R. The new folder contains a plain LoRA adapter, with prompt, settings and
-    averaged head weights if there are any.
+    A LoRA-SB adapter is saved as B and A = (R - R0) A0, where only R differs, so the mean of A is the A of the mean R.
+    The new folder contains a plain LoRA adapter, with prompt, settings and averaged head weights if there are any.
     """
     shards = _open_shards(adapters)
     first = shards[0]
@@ -357,10 +353,9 @@ def _write_average(out: Path, config: Any, tensors: Mapping[str, Tensor], shards
 
 
 def _average_heads(paths: Sequence[Path]) -> HeadList | None:
-    """Return the attention heads with averaged weights and length powers; None if no adapter has a head list.
+    """Return the heads with averaged weights and length powers; None if no adapter has a head list.
 
-    A score is the weighted sum of attention over heads, multiplied by a power of the passage length. Averaging the
-    weights averages the scores exactly if the powers are equal, and approximately if the powers are similar.
+    This averages the scores exactly if the length powers are equal, and approximately if they are similar.
     """
     if not any(path.is_file() for path in paths):
         return None
@@ -375,7 +370,6 @@ def _average_heads(paths: Sequence[Path]) -> HeadList | None:
         )
 
     def weight(heads: HeadList, head: tuple[int, int]) -> float:
-        """Return the weight of a head, normalised so that the weights of all heads sum to 1."""
         return heads.weights[heads.heads.index(head)] / sum(heads.weights) if heads.weights else 1 / len(heads.heads)
 
     weights = {head: sum(weight(heads, head) for heads in lists) / len(lists) for head in first.heads}

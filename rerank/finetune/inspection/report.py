@@ -18,13 +18,11 @@ from rerank.io.reports import Grid, Report, format_cell, make_grid
 class InspectionOptions:
     """Options for the inspection of how training changed the weights of a model."""
 
-    #: Number of leading singular vectors that are checked for intruder dimensions; 0 skips the check and the singular
-    #: value decompositions that it needs.
+    #: Number of leading singular vectors that are checked for intruder dimensions; 0 skips the check and its SVDs.
     top: int = 10
     epsilon: float = 0.5  #: Cosine threshold below which a singular vector counts as an intruder dimension.
     tolerance: float = 1e-5  #: Entries that changed by at most this value count as unchanged.
-    #: Fraction of the singular values of the untrained matrices that `spectra.rank_profile` drops; None for no rank
-    #: profile.
+    #: Fraction of the untrained singular values that `spectra.rank_profile` drops; None for no rank profile.
     reduction: float | None = None
     device: str = "cpu"  #: Torch device for the singular value decompositions.
 
@@ -144,10 +142,7 @@ def inspect_trained_matrices(subject: InspectedModel, options: InspectionOptions
 
 
 def inspect_matrix(change: WeightChange, options: InspectionOptions) -> tuple[MatrixReport, list[float] | None]:
-    """Return the report on one matrix, and the singular values of the untrained matrix.
-
-    The singular values are None if the options request neither intruder dimensions nor a rank profile.
-    """
+    """Return the report on one matrix, and its untrained singular values if the options need them."""
     import torch
 
     weight, delta = change.weight.to(options.device), change.delta.to(options.device)

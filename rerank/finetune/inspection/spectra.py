@@ -1,7 +1,7 @@
 """Properties of weight changes: rank, sparsity and intruder dimensions.
 
-All functions are pure functions of matrices or singular values. A matrix W has the shape (out, in), so its left
-singular vectors are directions in the output space. The functions import torch when they are called.
+A matrix W has the shape (out, in), so its left singular vectors are directions in the output space. The functions
+import torch when they are called.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def numerical_rank(values: Tensor, size: int, floor: float = 0.0) -> int:
     """Return the number of singular values that exceed the level of rounding errors.
 
     A singular value sigma (in descending order) counts if sigma > max(size * eps * sigma_1, floor), where size is the
-    larger dimension of the matrix, eps is the machine epsilon of the data type, and floor bounds the rounding errors of
-    earlier computations. Without floor, this is the default of ``matrix_rank`` in numpy and torch.
+    larger dimension, eps the machine epsilon, and floor bounds the rounding errors of earlier computations. Without
+    floor, this is the default of ``matrix_rank`` in numpy and torch.
     """
     import torch
 
@@ -62,8 +62,7 @@ def entropy_rank(values: Tensor) -> float:
 def update_sparsity(delta: Tensor, tolerance: float = 1e-5) -> float:
     """Compute the fraction of entries with |d| <= tolerance, which count as unchanged by training.
 
-    Source: Mukherjee et al., Reinforcement Learning Finetunes Small Subnetworks in Large Language Models, arXiv
-    2505.11711, whose tolerance is 1e-5.
+    Source: Mukherjee et al., arXiv 2505.11711, whose tolerance is 1e-5.
     """
     return float((delta.abs() <= tolerance).double().mean())
 
@@ -86,10 +85,8 @@ def shrink_intruder_dimensions(
 
     The result is W + dW + (factor - 1) sum_j sigma_j u_j v_j^T, summed over the intruder dimensions j. Source:
     Shuttleworth et al., arXiv 2410.21228, section 5, where the factor, from 0 (removes intruders) to 1, is called
-    lambda. ``weight`` is W, ``changed`` is W + dW, both of shape (m, n).
-
-    Returns:
-        The new matrix, and the numbers of intruder dimensions among the leading singular vectors before and after.
+    lambda. ``weight`` is W, ``changed`` is W + dW, both of shape (m, n). Returns the new matrix, and the numbers of
+    intruder dimensions among the leading singular vectors before and after.
     """
     import torch
 
@@ -108,11 +105,10 @@ def shrink_intruder_dimensions(
 def rank_profile(spectra: Mapping[str, Sequence[float]], reduction: float) -> tuple[float, dict[str, int]]:
     """Compute the rank of each matrix under a common threshold on normalised singular values.
 
-    The singular values of each matrix are divided by the largest one. The threshold is the smallest one for which the
-    fraction of dropped singular values, averaged over matrices, is at least ``reduction``. A matrix keeps at least one
-    value. Matrices whose singular values decay quickly lose many of them; these matrices suit low-rank training.
-    Source: Jaiswal et al., From GaLore to WeLore, arXiv 2407.11239, section 3. Also return the rank of each matrix by
-    name; values up to the threshold are dropped.
+    Singular values are divided by the largest one of their matrix. The threshold is the smallest one for which the
+    fraction of dropped values (up to the threshold), averaged over matrices, is at least ``reduction``. A matrix keeps
+    at least one value. Matrices that lose many values suit low-rank training. Source: Jaiswal et al., From GaLore to
+    WeLore, arXiv 2407.11239, section 3. Also return the rank of each matrix by name.
     """
     ensure(0 <= reduction < 1, f"The rank reduction is {reduction}", expected="a fraction, at least 0 and below 1")
     scaled = {name: [value / max(values) for value in values] for name, values in spectra.items()}
@@ -125,12 +121,9 @@ def common_threshold(
 ) -> tuple[float, dict[str, int]]:
     """Find the smallest common threshold for which the values up to it have a total weight of at least ``drop``.
 
-    The threshold is found by sorting; bisection would converge to the same value. Equal values are dropped together.
     ``spectra`` are the singular values of each matrix divided by the largest one; ``weight`` returns the weight of each
-    value of a spectrum.
-
-    Returns:
-        The threshold (negative if nothing has to be dropped), and the number of values above it by matrix, at least 1.
+    value of a spectrum. Returns the threshold (negative if nothing has to be dropped), and the number of values above
+    it by matrix, at least 1. Equal values are dropped together.
 
     >>> common_threshold({"flat": [1, 0.9, 0.8], "steep": [1, 0.2, 0.1]}, 2, lambda values: 1)
     (0.2, {'flat': 3, 'steep': 1})

@@ -1,8 +1,7 @@
 """Compute the weight changes caused by training, one matrix at a time.
 
-For plain LoRA, changes are computed from the factors; for other adapters, by merging; for complete models, as
-differences of weights. One matrix is in memory at a time; for adapters other than plain LoRA, the whole model in
-float32 has to fit in memory too.
+For plain LoRA, changes are computed from the factors; for complete models, as differences of weights. Other adapters
+are merged, for which the whole model in float32 has to fit in memory.
 """
 
 from __future__ import annotations
@@ -97,7 +96,6 @@ def _from_tensor(name: str, changed: Tensor, base: CheckpointReader) -> WeightCh
 
 
 def _read_untrained(base: CheckpointReader, module: str, shape: tuple[int, ...], name: str) -> Tensor:
-    """Read the weight of a module before training, whose tensor is called ``name``, and check its shape."""
     stored = base.find(name)
     if stored is None or base.shape(stored) != shape:
         other = "no weight of this name" if stored is None else f"one of shape {base.shape(stored)}"

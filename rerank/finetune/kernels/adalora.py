@@ -40,8 +40,7 @@ def _buffer_name(kind: str, name: str) -> str:
 class RankAllocationCallback(TrainerCallback):
     """Trainer callback that sets peft's pruning schedule and prunes terms after each optimizer step.
 
-    ``tinit`` and ``tfinal`` are the fractions of the optimizer steps before pruning starts, and, at the end of
-    training, during which ranks no longer change.
+    ``tinit`` and ``tfinal`` are the fractions of steps before pruning starts and after ranks are fixed.
     """
 
     def __init__(self, model: Any, *, tinit: float, tfinal: float) -> None:

@@ -1,8 +1,7 @@
 """AdamW whose state is restored from a checkpoint bit by bit, and groups of parameters.
 
-torch casts the state that it loads to the data type of the parameters: float32 moments of bfloat16 weights would be
-rounded, and indices would become floating-point numbers. Here each tensor keeps its own data type, and moments are at
-least float32. The arithmetic is torch's.
+torch casts the state that it loads to the data type of the parameters, which rounds moments of bfloat16 weights and
+makes indices floats. Here each tensor keeps its data type, and moments are at least float32.
 """
 
 from __future__ import annotations
@@ -28,10 +27,7 @@ def trainable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]
 
 
 def projectable_matrices(model: nn.Module) -> set[nn.Parameter]:
-    """Return the matrices whose gradients can be projected: trainable, both sides above 1, and not an embedding.
-
-    An output head that shares the weight of the embedding counts as the embedding.
-    """
+    """Return the trainable matrices with sides above 1 that are not an embedding, also if an output head shares it."""
     tables = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
     return {
         weight
@@ -78,7 +74,7 @@ def widen(tensor: Tensor) -> Tensor:
 
 
 def call_closure(closure: Callable[[], Any] | None) -> Any:
-    """Call the closure with gradients enabled and return its loss; return None if there is no closure."""
+    """Return the loss of a closure, called with gradients enabled, if there is one."""
     if closure is None:
         return None
     with torch.enable_grad():
@@ -119,8 +115,7 @@ def _update(updates: Sequence[tuple[Tensor, Tensor, State]], group: State) -> No
         list(grads),
         [state["exp_avg"] for state in states],
         [state["exp_avg_sq"] for state in states],
-        # max_exp_avg_sqs, which only AMSGrad has
-        [],
+        [],  # max_exp_avg_sqs, which only AMSGrad has
         [state["step"] for state in states],
         amsgrad=False,
         beta1=beta1,
@@ -133,10 +128,7 @@ def _update(updates: Sequence[tuple[Tensor, Tensor, State]], group: State) -> No
 
 
 class ExactStateOptimizer(torch.optim.Optimizer):
-    """Optimizer with Adam's options whose state is loaded as it was saved, each tensor in its own data type.
-
-    ``lr`` and ``weight_decay`` apply to groups that do not define their own.
-    """
+    """Optimizer with Adam's options whose state is loaded as it was saved, each tensor in its own data type."""
 
     def __init__(
         self,

@@ -35,10 +35,7 @@ GradientAdjustment = Callable[[FactorPair, Tensor, Tensor], tuple[Tensor, Tensor
 
 
 def find_factor_pairs(model: nn.Module) -> list[FactorPair]:
-    """Return the factor pairs of all LoRA layers of peft in which at least one factor is trainable.
-
-    Factors that are computed from other parameters are omitted.
-    """
+    """Return the factor pairs of all LoRA layers of peft of which one factor is trainable and neither is computed."""
     pairs = []
     for module in model.modules():
         scaling = getattr(module, "scaling", None)
@@ -56,7 +53,6 @@ def find_factor_pairs(model: nn.Module) -> list[FactorPair]:
 
 
 def _factor(module: nn.Module, factor: str, name: str) -> nn.Parameter | None:
-    """Return the matrix of a factor; None if the matrix does not exist or is computed from other parameters."""
     layers = getattr(module, factor, None)
     layer = layers[name] if isinstance(layers, nn.ModuleDict) and name in layers else None
     weight = dict(layer.named_parameters(recurse=False)).get("weight") if layer is not None else None
@@ -150,8 +146,7 @@ class EquivalentGradientAdamW(ExactStateOptimizer):
         (gA, gB) <- adjusted s B' D, s D A'
         A <- A - lr gA - lr weight_decay A, and likewise for B
 
-    The moments of a pair are kept in the state of its B. Both factors are in the same group. Source: LoRA-Pro, Wang et
-    al., arXiv 2407.18242, section 2, and the authors' code.
+    The moments of a pair are kept in the state of its B. Source: LoRA-Pro, Wang et al., arXiv 2407.18242, section 2.
     """
 
     def __init__(self, params: Any, *, pairs: list[FactorPair], damping: float, **options: Any) -> None:

@@ -27,10 +27,9 @@ def mean_loss_gradients(
 ) -> dict[str, Tensor]:
     """Return a mapping from module name to the gradient of the mean loss, in float32, of shape (rows, columns).
 
-    A gradient is 0 if the loss does not depend on the weight: for example, a loss on attention does not depend on the
-    layers above the last layer whose attention it reads. The model is unchanged afterwards. During the call, memory
-    holds one gradient per weight, in the weight's data type. ``lists`` is the number of training lists over which the
-    loss is averaged; None for the default of the batches.
+    A gradient is 0 if the loss does not depend on the weight, such as in layers above those whose attention a loss
+    reads. The model is unchanged afterwards. ``lists`` is the number of training lists over which the loss is averaged;
+    None for the default of the batches.
     """
     weights = {name: model.get_submodule(name).weight for name in names}
     for name, weight in weights.items():
@@ -41,7 +40,7 @@ def mean_loss_gradients(
     # The caller's flags and gradients are restored below, even if the loss fails.
     before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     try:
-        # Only the targets collect gradients, so memory holds one gradient per target.
+        # Only the targets collect gradients, so memory holds one gradient per target, in the data type of the weight.
         for parameter, _, _ in before:
             parameter.requires_grad_(False)
             parameter.grad = None
@@ -126,7 +125,7 @@ def save_difference(model: Any, folder: Path) -> None:
 
 
 def move_to_gpu(model: Any) -> Any:
-    """Return the model on a GPU, unless it is on one."""
+    """Return the model on a GPU."""
     return model.cuda() if model.device.type == "cpu" else model
 
 
@@ -157,7 +156,7 @@ def quantise_layers(model: Any, names: Sequence[str]) -> None:
 
 
 def dequantise(layer: Any) -> Tensor:
-    """Return the dequantised weight of a layer, in float32, of shape (rows, columns)."""
+    """Return the dequantised weight of a layer, in float32."""
     functional, weight = _bitsandbytes().functional, layer.weight
     values: Tensor = functional.dequantize_4bit(weight.data, weight.quant_state)
     return values.float()

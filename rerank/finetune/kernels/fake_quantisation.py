@@ -38,10 +38,8 @@ class FakeQuantisedLinear(Linear):  # type: ignore[misc, unused-ignore]  # where
     """Linear layer that rounds the sum of its fixed weight W and a trained low-rank product to an integer grid.
 
     y = s clip(round(W / s + scaling B A), -2^(bits-1), 2^(bits-1) - 1) x + bias, with a fixed step size s per ``group``
-    columns, or per row if ``group`` is None.
-
-    The rounded weight is recomputed in the backward pass, since storing the rounded weights of all layers would take as
-    much memory as the model.
+    columns, or per row if ``group`` is None. The rounded weight is recomputed in the backward pass, since storing those
+    of all layers would take as much memory as the model.
     """
 
     step: Tensor
@@ -67,8 +65,7 @@ class FakeQuantisedLinear(Linear):  # type: ignore[misc, unused-ignore]  # where
         return self.integers() * self._step_matrix()
 
     def _step_matrix(self) -> Tensor:
-        # (rows, columns): the step size of each entry's group.
-        return self.step.repeat_interleave(self.group, dim=1)
+        return self.step.repeat_interleave(self.group, dim=1)  # (rows, columns)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.disable_adapters or self.merged:
@@ -90,10 +87,7 @@ class FakeQuantisedLinear(Linear):  # type: ignore[misc, unused-ignore]  # where
         return (self.quantised() - weight.float()).to(weight.dtype)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Replace the base weight with the quantised weight.
-
-        Adding the difference to the base weight would not reproduce the quantised weight exactly.
-        """
+        """Replace the base weight; adding the difference would not reproduce the quantised weight exactly."""
         if self.merged:
             return
         layer: Any = self.get_base_layer()

@@ -145,7 +145,7 @@ def replace_factors(model: Any, build: Callable[[str, Tensor], tuple[nn.Module, 
 
 
 def lora_xs_modules(matrix: Tensor, r: int) -> tuple[nn.Module, nn.Module]:
-    """Return a module for R V', with a trainable R = 0, and a module for the frozen factor U S."""
+    """Return modules for R V' (trainable R = 0) and for the frozen U S."""
     u, s, v = torch.linalg.svd(matrix, full_matrices=False)  # U (rows, k), s (k,), V' (k, columns)
     zero = matrix.new_zeros(r, r)
     return DownProjection(v[:r], zero, zero), UpProjection(u[:, :r] * s[:r])
@@ -170,7 +170,7 @@ def loldu_modules(matrix: Tensor, r: int) -> tuple[nn.Module, nn.Module]:
 
 
 def salt_modules(matrix: Tensor, r: int, d: int) -> tuple[nn.Module, nn.Module]:
-    """Return the modules that hold the singular directions of the matrix and the trainable parameters."""
+    """Return modules for all singular directions of the matrix, with the trainable parameters."""
     u, s, v = torch.linalg.svd(matrix, full_matrices=False)
     return SpectralDownProjection(v, s[:r], d), SpectralUpProjection(u, r, d)
 
@@ -178,8 +178,7 @@ def salt_modules(matrix: Tensor, r: int, d: int) -> tuple[nn.Module, nn.Module]:
 def modules_between(b: Tensor, a: Tensor) -> tuple[nn.Module, nn.Module]:
     """Return modules for B R Q with R Q = A, where the rows of Q (r, columns) are an orthonormal basis of A's rows.
 
-    The rows of A (r, columns) itself are not used as the basis: A contains a trained core, which may be badly
-    conditioned. B (rows, r) is used unchanged.
+    The rows of A itself are no basis, because A contains a trained core, which may be badly conditioned.
     """
     # A' = Q T gives A = T' Q', so that R starts as T' (r, r) between B and the orthonormal rows Q' (r, columns).
     q, t = torch.linalg.qr(a.T)
@@ -187,10 +186,7 @@ def modules_between(b: Tensor, a: Tensor) -> tuple[nn.Module, nn.Module]:
 
 
 def read_lora_sb(folder: Path, ranks: Mapping[str, int]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return the factors (B, A) of a saved LoRA-SB adapter by module name; B has orthonormal columns.
-
-    ``ranks`` are those of the adapter that will be trained, by module name.
-    """
+    """Return (B, A) of a saved LoRA-SB by module, with orthonormal columns of B; ``ranks`` are the expected ones."""
     stored, config = CheckpointReader(folder / "adapter_model.safetensors"), read_peft_config(folder)
     keys_of_factors = names_of_lora_factors(stored) if is_plain_lora(stored, config) else {}
     if not keys_of_factors:

@@ -54,10 +54,7 @@ class GrpoPrompt:
 
 
 class GrpoPromptBuilder:
-    """Builder of prompts with a recipe's judge, used instead of `rerank.finetune.trainer.examples.ExampleBuilder`.
-
-    ``documents`` is the number of documents of the longest list.
-    """
+    """Builder of prompts with a recipe's judge, for lists of up to ``documents`` documents."""
 
     def __init__(self, judge: Generate, objective: Grpo, documents: int) -> None:
         self._judge, self._cutoff = judge, objective.cutoff
@@ -66,7 +63,6 @@ class GrpoPromptBuilder:
         self.max_tokens = objective.max_tokens or judge.reply_tokens(longest, documents)
 
     def make(self, training_list: TrainingList) -> GrpoPrompt:
-        """Return the prompt for one list; it is identical to the prompt at inference."""
         (request,) = self._judge.make_requests(Window(training_list.query, training_list.docs))
         ids = tuple(self._tokens.ids(self._tokens.render(request.prompt)))
         context_size = self._judge.limits.context_size or self._tokens.context_size
@@ -93,8 +89,7 @@ class SingleGpuGrpoConfig(SingleGpu, GRPOConfig):
 class GrpoListTrainer(ListTrainer, GRPOTrainer):
     """trl's GRPO trainer with the optimizers, checkpoints and validation of this package.
 
-    The arguments are the same as for `ListTrainer`. The data set contains the indices of examples as text; prompts are
-    built when they are needed.
+    The data set contains the indices of examples as text; prompts are built when they are needed.
     """
 
     def __init__(self, module: ListwiseModule, args: GRPOConfig, places: ScheduledExamples, **recipe: Any) -> None:
@@ -170,8 +165,7 @@ class GrpoRun(TrainingRun):
 
     @property
     def _packs(self) -> bool:
-        """Always False: texts are not packed, since replies are sampled with the model's own attention."""
-        return False
+        return False  # replies are sampled with the model's own attention
 
     @property
     def _batches(self) -> FirstBatches:
@@ -201,8 +195,7 @@ class GrpoRun(TrainingRun):
 
     def _bare_trainer(self, module: ListwiseModule, validate: Callable[[], dict[str, float]] | None) -> ListTrainer:
         trainer = super()._bare_trainer(module, validate)
-        # beta is not passed with trl's arguments, because trl would then copy the adapter as the reference model. The
-        # reference should be the base model, which is obtained by disabling the adapter.
+        # With beta among its arguments, trl would copy the adapter as the reference model, instead of disabling it.
         cast(GrpoListTrainer, trainer).beta = self._objective.beta
         return trainer
 

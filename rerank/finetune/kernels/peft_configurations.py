@@ -61,8 +61,7 @@ def _comparable(name: str) -> str:
 def make_configuration(name: str, options: Mapping[str, Any], targets: list[str], *, seed: int) -> Any:
     """Build a `peft.PeftConfig` for a causal language model from the options in a recipe.
 
-    ``targets`` are the names of the adapted modules, unless ``options`` contains ``target_modules``; ``seed`` is
-    assigned to every seed field of the configuration that ``options`` does not contain.
+    ``targets`` are used unless ``options`` contain ``target_modules``; ``seed`` is the default of every seed field.
     """
     kind = find_type(name)
     configuration = PEFT_TYPE_TO_CONFIG_MAPPING[kind]
@@ -127,10 +126,7 @@ def default_target_modules(name: str, targets: LinearTargets, model: Any) -> lis
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeftBehaviour:
-    """Properties of a peft configuration; `rerank.finetune.components.Adapter` has attributes of the same meaning.
-
-    The default values are used if the configuration does not fit the small model.
-    """
+    """The properties of an `Adapter` that a peft configuration has; the defaults if it does not fit the small model."""
 
     identity: bool = False
     moves_base: bool = True

@@ -26,10 +26,7 @@ Factors = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 
 
 def wrap(model: Any, config: Any, *, seed: int) -> Any:
-    """Return a `peft.PeftModel` in which only a new float32 adapter, initialised from the seed, is trainable.
-
-    The seed is that of torch's global generator.
-    """
+    """Return a `peft.PeftModel` in which only a new float32 adapter is trainable; seeds torch's global generator."""
     torch.manual_seed(seed)
     with warnings.catch_warnings():
         # peft reads an attribute under the name that it had before transformers 5.24.
@@ -61,10 +58,7 @@ def convert_errors(configuration: str) -> Iterator[None]:
 
 
 def lora_config(ranks: Mapping[str, int], alphas: Mapping[str, float], **options: Any) -> Any:
-    """Return a LoRA configuration with a rank (above 0) and an alpha per module; ``options`` are further fields of it.
-
-    The largest rank becomes the default of the configuration.
-    """
+    """Return a LoRA configuration with a rank (above 0) and an alpha per module, and further fields as ``options``."""
     largest = max(ranks, key=ranks.__getitem__)
     default = (ranks[largest], alphas[largest])
     exceptions = [name for name in ranks if (ranks[name], alphas[name]) != default]

@@ -47,12 +47,11 @@ def draw_layers(odds: Sequence[float], n: int, seed: int, interval: int) -> list
 class LayerSamplingCallback(TrainerCallback):
     """Callback that trains ``n`` layers at a time and draws new layers every ``every`` steps, which saves memory.
 
-    The optimizer is created with the parameters of all layers, since parameters cannot be added later; layers are
-    frozen afterwards. A layer that is frozen loses its gradients and its optimizer state. The draws depend only on seed
-    and step, so training that is resumed within an interval draws the layers of that interval again, and several
-    processes draw the same layers.
+    The optimizer is created with the parameters of all layers, since parameters cannot be added later. A layer that is
+    frozen loses its gradients and its optimizer state. The draws depend only on seed and step, so resumed training and
+    several processes draw the same layers.
 
-    Only parameters that are trainable now are ever modified. ``odds`` are per layer, and empty for equal odds.
+    Only parameters that are trainable now are modified. ``odds`` are per layer; empty for equal odds.
     """
 
     def __init__(self, model: nn.Module, options: Lisa, *, odds: Sequence[float], seed: int) -> None:
@@ -70,7 +69,6 @@ class LayerSamplingCallback(TrainerCallback):
         self.seed = seed
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Draw the layers to train in the current interval, when training starts or is resumed."""
         optimizer = kwargs["optimizer"]
         known = {weight for group in optimizer.param_groups for weight in group["params"]}
         missing = sum(weight not in known for layer in self.layers for weight in layer)
@@ -159,8 +157,7 @@ def balance_factors(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor] | None:
     rank = len(a)
     if rank > min(a.shape[1], b.shape[0]):
         return None
-    # B = q_b r_b with shapes (m, r) and (r, r), A' = q_a r_a with shapes (n, r) and (r, r). Only the SVD of the small
-    # r x r core is computed.
+    # Shapes: q_b (m, r), q_a (n, r), and all others (r, r): only the SVD of a small matrix is computed.
     (q_b, r_b), (q_a, r_a) = torch.linalg.qr(b), torch.linalg.qr(a.T)
     left, values, right = torch.linalg.svd(r_b @ r_a.T)
     if values[-1] <= torch.finfo(values.dtype).eps * values[0]:
@@ -178,7 +175,6 @@ class RefactorizationCallback(TrainerCallback):
 
     @torch.no_grad()
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Balance the factors after every N steps; a checkpoint of this step contains the balanced factors."""
         if state.global_step % self.every or state.global_step >= state.max_steps:
             return
         for pair in self.pairs:

@@ -102,8 +102,7 @@ def precondition_by_fisher(low: Tensor, history: Tensor, damping: float) -> Tens
 class SubspaceAdamW(ExactStateOptimizer):
     """AdamW that saves memory by keeping the moments of matrices in a low-dimensional subspace.
 
-    Parameter groups have a key ``projected``: whether their parameters are matrices to project. Other parameters are
-    updated by plain AdamW.
+    Groups whose key ``projected`` is False are updated by plain AdamW.
     """
 
     def __init__(self, params: list[State], *, rule: SubspaceOptions, **options: Any) -> None:

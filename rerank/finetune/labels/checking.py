@@ -1,16 +1,13 @@
 """Checks of training lists: statistics, leaked test queries, and a probe of superficial features.
 
-The probe tests whether superficial features alone separate the best documents from the worst. If the length or the
-first words of the documents separate them without the query, a model may learn only this feature. In one of our
-experiments, positives had lost their titles and negatives had not: the loss fell from 5.1 to 2.1, but nDCG on real
-queries fell from .26 to .13.
+If the length or the first words of the documents separate the best documents from the worst without the query, a model
+may learn only this feature. In one of our experiments, positives had lost their titles and negatives had not: the loss
+fell from 5.1 to 2.1, but nDCG on real queries fell from .26 to .13.
 
-Every list contributes its best and worst documents (`best_and_worst`). A feature value is computed for each of these
-documents. The AUC of a list is the fraction of (best, worst) pairs in which the best document has the larger value; a
-tie counts 1/2. The AUC of a query is the mean over its lists. The report contains the mean AUC over queries, with a
-95 % bootstrap interval over queries; 0.5 means no separation. A feature causes a warning if its AUC is at least `WARN`
-and the interval is above 0.5. Length also causes a warning if its AUC is at most 1 - `WARN` and the interval is below
-0.5.
+The AUC of a feature on a list is the fraction of pairs of a best and a worst document (`best_and_worst`) in which the
+best has the larger value; a tie counts 1/2. The report has the mean over the lists of a query, and then over queries,
+with a 95 % bootstrap interval over queries. A feature causes a warning if its AUC is at least `WARN` and the interval
+is above 0.5; length also if its AUC is at most 1 - `WARN` and the interval is below 0.5.
 """
 
 from __future__ import annotations
@@ -54,9 +51,9 @@ def check_labels(
 ) -> dict[str, Any]:
     """Check labelled lists before training: statistics, the probe of superficial features, and leaked test queries.
 
-    ``lists`` are the same lists with texts, for the probe; None if the texts are not available. ``against`` are test
-    queries that must not be trained on, by name of the test set. Returns the values of `label_statistics`, ``probe``
-    (None without texts), ``leaks`` (their number; None without test queries) and ``leaking`` (the first `SHOWN`).
+    ``lists`` are the lists with texts, or None, for the ``probe``; ``against`` are test queries by name of the set.
+    Returns the values of `label_statistics`, ``probe``, ``leaks`` (their number, or None) and ``leaking`` (the first
+    `SHOWN`).
     """
     leaks = find_query_leaks(texts, against, threshold=threshold)
     return {
@@ -70,9 +67,7 @@ def check_labels(
 def label_statistics(labels: Sequence[LabelList]) -> dict[str, Any]:
     """Compute the statistics of a label file that do not depend on texts.
 
-    ``tau`` is the mean Kendall tau between label and shown order, ``unchanged`` the number of lists with at least two
-    documents whose label is the shown order, ``repeated`` that of duplicate lists, ``teachers`` that of lists by
-    teacher.
+    ``tau`` is the mean Kendall tau between label and shown order; ``unchanged`` counts labels that are the shown order.
     """
     sizes = [len(label) for label in labels]
     known = [tau for label in labels if (tau := label.tau) is not None]
@@ -124,7 +119,6 @@ class ProbeReport:
 
     @property
     def warns(self) -> bool:
-        """True if length or first words separate best from worst documents, which causes a warning."""
         return any(feature.warns for feature in self.features)
 
     def to_dict(self) -> dict[str, Any]:
@@ -191,10 +185,9 @@ def probe_form(lists: Iterable[TrainingList], *, seed: int = 0) -> ProbeReport:
 def best_and_worst(training_list: TrainingList) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the positions of the best documents of a list, and the positions of its worst documents.
 
-    If some scores are equal, as with grades, the best documents are all documents with the highest score, and the worst
-    are all documents with the lowest score. Otherwise the best documents are the first quarter of the label, and the
-    worst are the last quarter, with at least one document each. No positions are returned if all scores are equal or
-    the list has a single document.
+    If some scores are equal, as with grades, these are all documents with the highest and with the lowest score;
+    otherwise the first and the last quarter of the label, at least one document each. No positions are returned if all
+    scores are equal or the list has a single document.
     """
     scores, order = training_list.scores, training_list.order
     if scores and len(set(scores)) < len(scores):
@@ -239,10 +232,9 @@ def _separation(feature: str, pairs: Sequence[Pairs], queries: Sequence[str], se
 def _first_word_scores(all_ends: Sequence[_Ends]) -> list[Pairs]:
     """Score documents by the log-odds of best against worst in a naive Bayes model of their first words.
 
-    The model for a query is trained without the documents in the lists of this query, even where they occur in lists of
-    other queries. Otherwise a document that is often among the best would be recognised by its first words, even if
-    nothing about its form is unusual. All documents of a list are scored by the same model, so that only their words
-    matter.
+    The model for a query is trained without the documents in the lists of this query, also where they occur in other
+    lists. Otherwise a document that is often among the best would be recognised by its first words. All documents of a
+    list are scored by the same model, so that only their words matter.
     """
     appearances = [Counter(form for _, sides in all_ends for form in sides[side]) for side in (0, 1)]
     words = [_count_words(counts) for counts in appearances]
@@ -273,7 +265,7 @@ def _first_word_scores(all_ends: Sequence[_Ends]) -> list[Pairs]:
 
 
 def _count_words(times: Mapping[_Form, int]) -> Counter[tuple[int, str]]:
-    """Count the (position, word) pairs in the first words of documents, given how often each document occurs."""
+    """Count (position, word) pairs in the first words, given how often each document occurs."""
     counts: Counter[tuple[int, str]] = Counter()
     for form, number in times.items():
         for key in enumerate(form.words):

@@ -52,17 +52,10 @@ def read_label_lists_of_file(
 ) -> Iterator[TrainingList]:
     """Yield the training lists of a label file, a FlagEmbedding file or a file of conversations.
 
-    Args:
-        path: The file, which may be gzipped: JSON lines, or one JSON list; or a data set, such as
-            ``hf:owner/name,split=train``.
-        collection: Collection that contains the documents of a label file; the other formats contain texts.
-        seed: Random seed of the order in which texts of FlagEmbedding files are shown.
-        use_scores: Whether to order the texts of FlagEmbedding files by their scores; otherwise positives come first.
-        skipped: Counter to which skipped lists are added, by reason; if None, a warning reports them at the end.
-
-    Raises:
-        DataError: The format is unknown, or a line is invalid; the message names the line.
-        UsageError: The file is a label file, and no collection is given.
+    ``path`` is a file, which may be gzipped (JSON lines, or one JSON list), or a data set such as
+    ``hf:owner/name,split=train``. Label files need the ``collection`` of their documents. ``seed`` (the order in which
+    texts are shown) and ``use_scores`` (order texts by score instead of positives first) are for FlagEmbedding files.
+    Skipped lists are counted in ``skipped`` by reason, or reported by a warning at the end if it is None.
     """
     counted: Counter[str] = Counter() if skipped is None else skipped
     form, records = open_label_records(path)
@@ -104,7 +97,6 @@ def open_label_records(path: str | Path) -> tuple[ListFormat, Iterator[JsonRecor
 
 
 def _records(path: Path) -> Iterator[JsonRecord]:
-    """Yield the objects of JSON lines, or of a single JSON list."""
     with open_text_file(path) as stream:
         listed = next((line.lstrip()[0] for line in stream if line.strip()), "") == "["
     if not listed:
@@ -128,7 +120,7 @@ def read_labels(path: str | Path) -> Iterator[LabelList]:
 
 
 def parse_label(record: JsonRecord) -> LabelList:
-    """Parse a labelled list from its JSON object."""
+    """Parse a labelled list."""
     return LabelList(
         qid=record.identifier(("qid", "query_id"), "query"),
         initial=_document_ids(record, "initial_list"),
@@ -167,7 +159,6 @@ def _document_ids(record: JsonRecord, key: str) -> tuple[str, ...]:
 
 
 def _numbers(record: JsonRecord, key: str) -> tuple[float, ...]:
-    """Parse scores, which are a list of numbers or missing; return an empty tuple if they are missing."""
     value = record.fields.get(key)
     if value is None:
         return ()
@@ -324,7 +315,7 @@ def passages_of_prompt(prompt: str) -> list[str]:
 
 
 def _turns(record: JsonRecord) -> tuple[str, str]:
-    """Return the concatenated user turns, and the last reply."""
+    """Return the joined user turns, and the last reply."""
     turns = record.get(("conversations", "messages"))
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise DataError(

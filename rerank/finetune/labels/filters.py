@@ -1,7 +1,6 @@
 """Filtering of labelled lists by agreement and size, and augmentation: variants with another input and the same target.
 
-RankZephyr (Pradeep et al. 2023, arXiv 2312.02724) is trained on lists in shuffled orders and of varying length, which
-makes it robust to both.
+Lists in shuffled orders and of varying length make a model robust to both (RankZephyr, arXiv 2312.02724).
 """
 
 from __future__ import annotations
@@ -52,12 +51,10 @@ class ListFilter:
 
     @property
     def counts_words(self) -> bool:
-        """True if document lengths are limited, so that the number of words of each document is needed."""
         return self.min_words is not None or self.max_words is not None
 
     @property
     def uses_agreement(self) -> bool:
-        """True if ``min_tau`` or ``max_tau`` is set, so that Kendall's tau of each list is needed."""
         return self.min_tau is not None or self.max_tau is not None
 
 
@@ -84,10 +81,7 @@ def filter_labels(
 
 
 def agreement(label: LabelList, other: LabelList | None = None) -> float | None:
-    """Return Kendall's tau between label and shown order, or between two labels over their shared documents.
-
-    The result is None if there are fewer than two documents to compare.
-    """
+    """Return Kendall's tau between label and shown order, or two labels on shared documents; None for fewer than 2."""
     if other is None:
         return label.tau
     shared = set(label.final) & set(other.final)
@@ -142,8 +136,7 @@ class Augmentation:
     keep: bool = False  #: Whether to yield the unchanged list before its variants.
     shuffle: bool = False  #: Whether to show the documents in random order; otherwise they keep their order.
     docs: int | None = None  #: Maximum number of documents per variant; None for all.
-    #: Whether to sample the documents of a variant at random; the number of documents is drawn uniformly from 2 to
-    #: ``docs``. If False, the first ``docs`` documents are used.
+    #: Sample between 2 and ``docs`` documents at random, instead of taking the first ``docs`` documents.
     draw: bool = False
     seed: int = 0
 
@@ -177,11 +170,7 @@ class Augmentation:
 
 
 def augment_lists(labels: Iterable[LabelList], options: Augmentation) -> Iterator[LabelList]:
-    """Yield the variants of every list, after the unchanged list if ``keep`` is set.
-
-    Random numbers depend on the seed, the query and the index in the file, so that the same file always yields the same
-    variants.
-    """
+    """Yield the variants of every list, which depend only on the file and the seed; first the list, if ``keep``."""
     for index, label in enumerate(labels):
         if options.keep:
             yield label

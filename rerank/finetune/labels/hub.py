@@ -1,8 +1,7 @@
 """Reader of training lists from data sets on the Hugging Face hub or in a local folder, with the package datasets.
 
-A row is one list. Rows with the keys of label files, FlagEmbedding files or conversations are read as in those files.
-Other rows must contain a query with positives and negatives, or with graded documents; their columns are renamed to the
-keys of FlagEmbedding.
+A row is one list: in the form of one of our files, or a query with positives and negatives or with graded documents,
+whose columns are renamed to the keys of FlagEmbedding.
 """
 
 from __future__ import annotations
@@ -41,8 +40,7 @@ class HubDatasetOptions:
 
     split: str = "train"  #: Name of the split, or a slice of it such as ``train[:1000]``.
     config: str = ""  #: Configuration of the data set; empty for the default.
-    #: Branch, tag or commit; empty for the default branch. A training stores the commit, and uses the same commit when
-    #: it is resumed.
+    #: Branch, tag or commit; empty for the default branch. A resumed training uses the commit that it started with.
     revision: str = ""
     query: str = ""
     positives: str = ""
@@ -90,7 +88,6 @@ class HubDataset:
             yield JsonRecord(where, self._fields(row, where))
 
     def _call(self, function: str, **more: Any) -> Any:
-        """Call a function of the package datasets with this data set and the arguments ``more``; return its result."""
         try:
             datasets = import_module("datasets")  # by name, since it has no types
         except ImportError as error:
@@ -135,10 +132,7 @@ class HubDataset:
         return next((column for column in ([named] if named else _COLUMNS[kind]) if row.get(column) is not None), "")
 
     def _texts(self, row: Mapping[str, Any], kind: str) -> list[Any]:
-        """Return the texts of a column and of its numbered further columns, such as ``negative_1``, in their order.
-
-        The text of an entry is the entry itself, or the title and the text of an object.
-        """
+        """Return the texts of a column and its numbered further ones, such as ``negative_1``, with titles if any."""
         column = self._column(row, kind) or getattr(self.options, kind) or _COLUMNS[kind][0]
         more = [key for key in row if re.fullmatch(rf"{re.escape(column)}_\d+", key)]
         texts: list[Any] = []
@@ -154,10 +148,7 @@ class HubDataset:
 
 
 def pin_hub_datasets(selectors: Iterable[str]) -> dict[str, str]:
-    """Return a mapping from the selector of each hub data set to the same selector with the commit as revision.
-
-    Paths of files and folders, and data sets in local folders, are omitted.
-    """
+    """Map the selector of each data set on the hub to the same selector with the commit as revision."""
     pinned = {}
     for text in filter(is_hub_dataset, selectors):
         if commit := HubDataset.parse(text).commit():

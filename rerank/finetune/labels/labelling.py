@@ -35,8 +35,8 @@ NAMED = 20
 class LabellingPlan:
     """The teachers that label lists, how their rankings are fused into one label, and which lists are kept.
 
-    Rankings are fused with the formulas of hybrid first stages. Lists with fewer documents than ``min_docs`` are
-    skipped, as are lists for which the teacher failed, unless ``keep_failed`` is set.
+    Lists with fewer than ``min_docs`` documents have no label, nor those that a teacher failed on, unless
+    ``keep_failed`` is set.
     """
 
     teachers: tuple[str, ...] = ("method",)  #: Selectors; the rankings of several teachers are fused.
@@ -74,9 +74,8 @@ class LabellingPlan:
     def fuse_rankings(self, candidates: Ranking, rankings: Mapping[str, TeacherRanking]) -> TeacherRanking:
         """Fuse the rankings of several teachers into one ranking by fused score; ties keep the first-stage order.
 
-        If a teacher does not rank a candidate, the value of the candidate is 0 (``rrf``, ``min-max``) or the lowest
-        value of this teacher (``z-score``). Candidates that no teacher ranks come last. If a teacher failed, the fused
-        ranking counts as failed too. ``rankings`` are in the order of the weights.
+        The value of a candidate that a teacher does not rank is 0 (``rrf``, ``min-max``) or the teacher's lowest value
+        (``z-score``). Candidates that no teacher ranks come last. If a teacher failed, the fused ranking failed too.
         """
         weights = parse_weights(self.weights, len(rankings))
         failed = "; ".join(f"{name}: {ranking.failed}" for name, ranking in rankings.items() if ranking.failed)
@@ -102,7 +101,6 @@ class LabellingPlan:
         return _BY_SCORE[self.fuse](scored)
 
     def no_scores(self, teacher: str) -> UsageError:
-        """Return the error to raise if the method needs scores and a teacher returns none."""
         return UsageError(
             f"--fuse {self.fuse} cannot be used with the teacher {teacher!r}, which returns a ranking without scores",
             expected="teachers with scores, or --fuse rrf, which needs only ranks",
@@ -114,10 +112,9 @@ class LabellingResult:
     """Labelled lists, and a report about the labelling."""
 
     labels: tuple[LabelList, ...]
-    #: ``queries`` (number of queries), ``written`` (number of labelled lists), ``left_out`` (number of lists without a
-    #: label, by reason), ``failed`` (the first `NAMED` failed lists with their reasons), ``failed_lists`` (number of
-    #: all failed lists), ``silent`` (number of candidates that no teacher ranked) and ``teachers`` (report of each
-    #: teacher, by name).
+    #: Numbers of ``queries``, of ``written`` labels, of lists ``left_out`` by reason, of ``failed_lists``, and of
+    #: candidates that no teacher ranked (``silent``); the first `NAMED` failures (``failed``); the report of each
+    #: teacher by name (``teachers``).
     report: dict[str, Any]
 
     def check(self) -> None:
@@ -140,11 +137,7 @@ class LabellingJob:
     plan: LabellingPlan
 
     def estimate(self) -> dict[str, Any]:
-        """Estimate the cost of the teacher `method`; if it is not used, all values except ``queries`` are 0.
-
-        Returns:
-            ``queries``, ``calls``, ``tokens_in``, ``tokens_out`` and ``cost``, as in `estimate_run_cost`.
-        """
+        """Estimate the cost of the teacher `method` as in `estimate_run_cost`; all 0 except ``queries`` without it."""
         if self.task.prepared is not None:
             return estimate_run_cost(self.task.prepared)
         return {"queries": len(self.task.candidates), "calls": 0, "tokens_in": 0, "tokens_out": 0, "cost": 0.0}
@@ -159,8 +152,8 @@ def prepare_labelling(
 ) -> LabellingJob:
     """Open collection, candidates and teachers, and perform all checks that are possible before labelling.
 
-    ``spec`` specifies the lists (collection, first stage, depth and queries); its method and model, ``execution`` and
-    ``run``, which may show a progress bar, are used by the teacher `method`.
+    The method and model of ``spec``, ``execution`` and ``run``, which may show a progress bar, are for the teacher
+    `method`.
     """
     spec = spec_with_trained_defaults(spec)
     opened = {name: open_teacher(name) for name in plan.teachers}

@@ -14,10 +14,7 @@ from rerank.types import Document, Order, Query
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelList:
-    """Document ids of a query in the order shown to the model, and their ranking by a teacher.
-
-    With texts, it becomes a `TrainingList`.
-    """
+    """Document ids in the order shown to the model, and their ranking by a teacher; with texts, a `TrainingList`."""
 
     qid: str
     initial: tuple[str, ...]  #: Document ids in the order in which they are shown to the model.
@@ -64,9 +61,8 @@ class LabelList:
     def order(self) -> Order:
         """The label as positions in ``initial``, best first.
 
-        Examples:
-            >>> LabelList(qid="q", initial=("a", "b", "c"), final=("c", "a", "b")).order
-            (2, 0, 1)
+        >>> LabelList(qid="q", initial=("a", "b", "c"), final=("c", "a", "b")).order
+        (2, 0, 1)
         """
         position = {doc_id: index for index, doc_id in enumerate(self.initial)}
         return tuple(position[doc_id] for doc_id in self.final)
@@ -79,9 +75,8 @@ class LabelList:
     def take(self, positions: Sequence[int]) -> LabelList:
         """Return the list restricted to the documents at these positions, in this order; their label order is kept.
 
-        Examples:
-            >>> LabelList(qid="q", initial=("a", "b", "c"), final=("c", "a", "b")).take([1, 2]).final
-            ('c', 'b')
+        >>> LabelList(qid="q", initial=("a", "b", "c"), final=("c", "a", "b")).take([1, 2]).final
+        ('c', 'b')
         """
         shown = tuple(self.initial[position] for position in positions)
         ids = set(shown)
@@ -102,10 +97,7 @@ class LabelList:
         return row
 
     def fault(self, found: str, *, expected: str = "", remedy: str = "") -> DataError:
-        """Return an error about this list whose message starts with file and line, if known, and the query.
-
-        ``found`` is the predicate of the sentence, such as ``has no documents``.
-        """
+        """Return an error that names file, line and query; ``found`` is a predicate, such as ``has no documents``."""
         where = f"{self.where}: " if self.where else ""
         return DataError(f"{where}the list of query {error_repr(self.qid)} {found}", expected=expected, remedy=remedy)
 
@@ -171,7 +163,6 @@ class TrainingList:
         )
 
     def to_label(self) -> LabelList:
-        """Return the list with document ids instead of texts."""
         return LabelList(
             qid=self.query.id,
             initial=tuple(doc.id for doc in self.docs),

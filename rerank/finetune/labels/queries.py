@@ -81,10 +81,8 @@ def make_synthetic_queries(
 ) -> dict[str, Any]:
     """Create queries and write them into a folder; replies of a model are logged there and reused by later calls.
 
-    ``writer`` is required for the source ``llm``, and not allowed for other sources.
-
-    Returns:
-        ``folder``, ``documents`` and ``queries`` (numbers written), and ``dropped`` (numbers dropped, by reason).
+    ``writer`` is for the source ``llm`` only. Returns ``folder``, ``documents`` and ``queries`` (numbers written), and
+    ``dropped`` (numbers by reason).
     """
     if (writer is None) == (options.source == "llm"):
         raise UsageError(
@@ -158,10 +156,7 @@ def _write_documents(
 
 
 def _unique(generated: Sequence[Generated], dropped: Counter[str]) -> list[Generated]:
-    """Return the queries without duplicates.
-
-    A query that comes from several documents is dropped entirely, because it has several relevant documents.
-    """
+    """Drop repeated queries, and all queries that come from several documents, which would all be relevant."""
     sources: dict[str, set[str]] = {}
     for doc, query in generated:
         sources.setdefault(normalise_query(query.text), set()).add(doc)
@@ -226,15 +221,14 @@ REPLY_TOKENS = 48
 #: Maximum number of passage tokens in the prompt; a query has a single subject, so more text is not needed.
 PASSAGE_TOKENS = 512
 _LABEL = re.compile(r"^(?:\W*\d+[.)]\s+|[-*•]\s+)?(?:\W*(?:search |user )?(?:query|question)\s*\d*\s*:\W*)?", re.I)
-#: Start of a line that refers to the passage. Such a line is a summary and not a query, since users do not know the
-#: passage.
+#: Start of a line that refers to the passage: a summary and not a query, since users do not know the passage.
 _ABOUT = re.compile(r"^(?:the|this) (?:passage|document|text)\b", re.I)
 _AROUND = " \t\"'`*“”„«»‘’"
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueryWriter:
-    """Query writer, which generates search queries for documents with a language model."""
+    """Generator of search queries for documents, with a language model."""
 
     backend: Backend
     template: PromptTemplate
@@ -275,10 +269,7 @@ class QueryWriter:
         return requests
 
     def write(self, docs: Sequence[Document], dropped: Counter[str]) -> Iterator[Generated]:
-        """Generate queries for all documents, and count calls that gave no query in ``dropped``, by reason.
-
-        Calls counted under ``no reply`` failed, and may succeed if they are repeated.
-        """
+        """Generate queries; count calls that gave none in ``dropped``. Those under ``no reply`` may be repeated."""
         requests = self.requests(docs)
         for index, reply in enumerate(self.backend.generate(requests)):
             if reply.finish == "error":
@@ -298,9 +289,7 @@ def open_query_prompt(name: str | None) -> PromptTemplate:
 
 
 def parse_written_query(reply: str) -> str:
-    """Return the query in a reply: its first line, stripped of labels, numbers and quotes; empty if there is no query.
-
-    A line about the passage, such as a summary, is not a query.
+    """Return the query in a reply: its first line without labels, numbers and quotes; empty if it is a summary.
 
     >>> parse_written_query('Query: "how long do fleas live?"')
     'how long do fleas live?'

@@ -1,9 +1,8 @@
 """Splits of labelled lists into train, dev and test by query, and detection of test queries that leak into training.
 
-A leak is a training query that is a duplicate or near-duplicate of a test query. The similarity is the Jaccard
-coefficient between the sets of character trigrams of two queries. Trigrams are taken within words that are padded with
-spaces, so word order and repetitions have no effect. The similarity is computed exactly, with a product of sparse
-matrices instead of hashing.
+A leak is a training query whose Jaccard coefficient with a test query, over sets of character trigrams, is high.
+Trigrams are taken within words that are padded with spaces, so word order and repetitions have no effect. The
+similarity is computed exactly, with a product of sparse matrices instead of hashing.
 """
 
 from __future__ import annotations
@@ -66,10 +65,9 @@ def query_trigrams(text: str) -> frozenset[str]:
 def find_query_leaks(
     train: Mapping[str, str], tests: Mapping[str, Mapping[str, str]], *, threshold: float = THRESHOLD
 ) -> list[Leak]:
-    """Find the pairs of a training query and a near-duplicate test query: per test set, the most similar pairs first.
+    """Return the near-duplicates between ``train`` and each named test set, per set the most similar pairs first.
 
-    ``train`` and each of the ``tests``, which have names, map query ids to texts; ``threshold`` is the minimum Jaccard
-    coefficient (above 0, at most 1).
+    All queries are mappings from id to text. ``threshold`` is the minimum Jaccard coefficient, above 0 and at most 1.
     """
     if not 0 < threshold <= 1:
         raise UsageError(f"--threshold is {threshold}", expected="a number above 0 and at most 1, such as 0.7")
@@ -104,7 +102,7 @@ def _similar_pairs(ours: Sequence[str], theirs: Sequence[str], threshold: float)
     columns: dict[str, int] = {}  # trigram -> column
 
     def indicators(rows: Sequence[Sequence[int]]) -> csr_array:
-        """Return a sparse matrix of shape (texts, trigrams) with a 1 for every trigram of a text."""
+        # Shape (texts, trigrams), with a 1 for every trigram of a text.
         starts = np.cumsum([0, *(len(row) for row in rows)])
         indices = np.array([column for row in rows for column in row], dtype=np.int64)
         return csr_array(
@@ -127,7 +125,6 @@ def _similar_pairs(ours: Sequence[str], theirs: Sequence[str], threshold: float)
 
 
 # Splits
-
 
 #: The lists of a split under ``train``, ``dev`` and ``test``, each part in file order.
 LabelSplit = Mapping[str, tuple[LabelList, ...]]
@@ -153,8 +150,7 @@ def split_labels(labels: Sequence[LabelList], shares: SplitShares, *, texts: Map
     """Split lists by query: all lists of a query, and of queries with the same words, are in the same part.
 
     The result does not depend on the order of the file: queries are sorted by a hash of the seed and their words (or
-    their id, if the text is unknown); the first ones go to test, the next ones to dev, and the rest to train. A part
-    with a positive fraction contains at least one query.
+    their id); the first go to test, the next to dev. A part with a positive fraction contains at least one query.
     """
     groups = {
         qid: f"text {normalise_query(texts[qid])}" if qid in texts else f"id {qid}"
@@ -170,10 +166,7 @@ def split_labels(labels: Sequence[LabelList], shares: SplitShares, *, texts: Map
 def hold_out_lists(
     lists: Sequence[TrainingList], share: float, *, seed: int
 ) -> tuple[list[TrainingList], list[TrainingList]]:
-    """Return the lists to train on, and the lists of a fraction ``share`` of the queries (at least one query).
-
-    Lists whose queries have the same words stay together, as in `split_labels`.
-    """
+    """Return the lists to train on, and those of a fraction of the queries, split as by `split_labels`."""
     groups = [normalise_query(entry.query.text) for entry in lists]
     part_of = _assign_parts(set(groups), SplitShares(dev=share, seed=seed))
     train, dev = (
@@ -184,10 +177,7 @@ def hold_out_lists(
 
 
 def _assign_parts(groups: Collection[str], shares: SplitShares) -> dict[str, str]:
-    """Return a mapping from each group of queries, which stay together, to the name of its part.
-
-    The mapping depends only on the seed and the names of all groups.
-    """
+    """Return the part of each group of queries, which depends only on the seed and the names of all groups."""
     ordered = sorted(groups, key=lambda group: hashlib.sha256(f"{shares.seed}/{group}".encode()).digest())
     test, dev = (max(1, round(share * len(ordered))) if share else 0 for share in (shares.test, shares.dev))
     ensure(
@@ -209,10 +199,7 @@ def find_split_leaks(
     against: Mapping[str, Mapping[str, str]],
     threshold: float = THRESHOLD,
 ) -> list[Leak]:
-    """Find training queries that are near-duplicates of dev queries, test queries, or the test sets ``against``.
-
-    ``texts`` and each test set map query ids to texts; queries without a text are not compared.
-    """
+    """Find training queries that are near-duplicates of dev, test or ``against`` queries, among those with texts."""
     known = {
         name: {label.qid: texts[label.qid] for label in part if label.qid in texts} for name, part in parts.items()
     }

@@ -26,9 +26,8 @@ DOCS, QUERIES, LABELS, MARK = "docs.jsonl", "queries.jsonl", "labels.jsonl", "la
 def attach_label_texts(labels: Iterable[LabelList], collection: Collection) -> Iterator[TrainingList]:
     """Yield the labelled lists as training lists, with the texts of queries and documents.
 
-    If the collection supports lookup by id, documents are looked up for a batch of lists at a time; otherwise the
-    collection is read once. The text of a query is taken from the label if the label has one. A document or query that
-    the collection lacks is a `DataError`, whose message names file and line of the list.
+    Documents are looked up in batches if the collection supports it; otherwise the collection is read once. A document
+    or query that the collection lacks is a `DataError`, whose message names file and line of the list.
     """
     known = {query.id: query.text for query in collection.queries()}
     remaining = iter(labels)
@@ -60,8 +59,7 @@ def attach_label_texts(labels: Iterable[LabelList], collection: Collection) -> I
 def query_texts(labels: Sequence[LabelList], collection: Collection | None = None) -> dict[str, str]:
     """Return a mapping from the query ids of labels to texts; queries without a known text are omitted.
 
-    If several lists of a query have a text, the first text is used. If no list has a text, the text of the query is
-    taken from the collection.
+    The first text among the lists of a query comes before the text in the collection.
     """
     known = {query.id: query.text for query in collection.queries()} if collection is not None else {}
     own: dict[str, str] = {}
@@ -82,11 +80,7 @@ def document_lengths(labels: Iterable[LabelList], collection: Collection) -> dic
 
 
 def write_folder(lists: Iterable[TrainingList], folder: Path) -> dict[str, int]:
-    """Write labels.jsonl, and the files docs.jsonl and queries.jsonl of the collection ``jsonl:FOLDER``.
-
-    Returns:
-        Numbers of ``lists``, ``queries`` and ``documents`` that were written.
-    """
+    """Write the lists as labels and as collection ``jsonl:FOLDER``; return the numbers of lists, queries, documents."""
     make_folder(folder)
     count = 0
     try:

@@ -101,8 +101,7 @@ def _head_list(readout: Any, model: dict[str, str]) -> HeadList:
 def _round_plain_lora(folder: Path) -> None:
     """Convert the factors of a plain LoRA to bfloat16, which halves the file.
 
-    A model in bfloat16 converts them anyway when it loads them. Variants that compute more than the product of the
-    factors, such as the norms of DoRA, need float32 and are left as they are.
+    A model in bfloat16 converts them anyway. Variants that compute more than the product, such as DoRA, need float32.
     """
     from peft import PeftConfig
     from safetensors.torch import load_file, save_file
@@ -116,8 +115,7 @@ def _round_plain_lora(folder: Path) -> None:
 def push_adapter_to_hub(folder: Path, repository: str, *, private: bool = True) -> str:
     """Upload an adapter folder without checkpoints and logs, with the hub token from the environment; return its URL.
 
-    The ``repository``, ``owner/name``, is created if it does not exist. ``private`` applies to a new repository; an
-    existing one keeps its visibility.
+    The ``repository`` is created if it does not exist, as ``private``; an existing one keeps its visibility.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError

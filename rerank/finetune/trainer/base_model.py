@@ -71,10 +71,9 @@ def unwrap_adapted_model(model: Any) -> Any:
 
 
 def checkpoint_tensor_names(module: ListwiseModule, before: set[str], *, moved: bool) -> list[str]:
-    """Return the sorted names of the tensors that a checkpoint must contain.
+    """Return the sorted names of the tensors of a checkpoint: trained ones, and those that the adapter added or moved.
 
-    These are the trained tensors and all other tensors that the adapter added or changed; ``moved`` is true if it has
-    changed the base weights of the adapted matrices.
+    ``moved`` is true if it has changed the base weights of the adapted matrices.
     """
     trained = {name for name, value in module.named_parameters() if value.requires_grad}
     from_adapter = set()

@@ -36,7 +36,6 @@ class FirstBatches:
     count: int = 8  #: Maximum number of batches.
 
     def forward(self, model: Any, lists: int | None = None) -> None:
-        """Run ``lists`` lists, in whole batches, through ``model`` without gradients; `count` batches if None."""
         module = self.module(model)
         with torch.no_grad():
             for batch in self._batches(lists):
@@ -73,10 +72,9 @@ class FirstBatches:
 
 
 def fit_head_weights(module: ListwiseModule, observed: Sequence[tuple[torch.Tensor, TrainingExample]]) -> None:
-    """Fit the head weights and the length exponent by minimising the losses on attention; nothing else changes.
+    """Fit the head weights and the length exponent by minimising the losses on attention, if there are any.
 
-    Without head weights, or without a loss on attention, the function does nothing. ``observed`` has, for each list,
-    the attention of the untrained model, shape (heads, documents), and the example.
+    ``observed`` has for each list the attention of the untrained model, shape (heads, documents), and the example.
     """
     readout = module.readout
     losses = [term for term in module.losses if term.loss.of == "scores" and term.source != "logits"]
@@ -84,8 +82,7 @@ def fit_head_weights(module: ListwiseModule, observed: Sequence[tuple[torch.Tens
         return
     learnt = readout.logits.requires_grad
     readout.requires_grad_(True)
-    # The parameter is STEEPNESS times smaller than the logits of the softmax, so its learning rate is divided by
-    # STEEPNESS.
+    # The parameter is STEEPNESS times smaller than the logits of the softmax, so its learning rate is too.
     groups = [{"params": [readout.logits], "lr": _RATE / STEEPNESS}, {"params": [readout.power], "lr": _RATE}]
     optimizer = torch.optim.Adam(groups)
     for _ in range(_STEPS):

@@ -25,12 +25,11 @@ from rerank.tasks import BackendOptions
 #: prompt and in the target text.
 _PROMPT_TOKENS, _IDENTIFIER_TOKENS = 200, 10
 
-
 #: Dense bfloat16 operations per second of an H100 SXM (NVIDIA's data sheet, without sparsity).
 H100_FLOPS = 989e12
-#: Fraction of these operations per second that a training achieves, as a lower and an upper value. The upper value was
-#: measured by others: MPT-7B on 8 H100, texts of 8,192 tokens, sharded and with checkpointing (mosaicml/llm-foundry,
-#: scripts/train/benchmarking). The lower value is an assumption for batches of one list.
+#: Fraction of these operations that a training achieves. The upper value was measured by others: MPT-7B on 8 H100,
+#: texts of 8,192 tokens, sharded and with checkpointing (mosaicml/llm-foundry, scripts/train/benchmarking). The lower
+#: value is an assumption for batches of one list.
 MODEL_FLOPS_UTILISATION = (0.2, 0.37)
 
 
@@ -66,7 +65,7 @@ class TrainingSetup:
 
     @property
     def bytes(self) -> int:
-        """Number of bytes per value of the computation: 2 in bfloat16, 4 in float32."""
+        """Number of bytes per value of the computation."""
         return 2 if self.half else 4
 
 
@@ -211,10 +210,9 @@ def training_memory(size: ModelSize, setup: TrainingSetup) -> dict[str, int]:
 def training_flops(size: ModelSize, *, length: int, tokens: int, full: bool) -> float:
     """Return the number of floating-point operations of a training.
 
-    Recomputed activations are not counted, which is the convention for model FLOPs utilisation. Each parameter of a
-    layer needs per token 2 operations in the forward pass, 2 for the gradient of the inputs, and 2 for the gradient of
-    the weights if they are trained, as all are with ``full``. Causal attention adds per token 6 times layers,
-    ``length`` of the texts and width of the queries. Logits are computed at few positions and are not counted.
+    Each parameter of a layer needs per token 2 operations in the forward pass, 2 for the gradient of the inputs, and 2
+    for that of the weights with ``full``. Causal attention adds per token 6 times layers, ``length`` of the texts and
+    width of the queries. Recomputed activations (by convention) and the few logits are not counted.
     """
     matrices = (6 if full else 4) * size.layers * size.layer
     return float(tokens) * (matrices + 6 * size.layers * length * size.query)

@@ -47,10 +47,7 @@ from rerank.types import Window
 
 
 class PairBuilder:
-    """Builder of query-document pairs, used instead of `rerank.finetune.trainer.examples.ExampleBuilder`.
-
-    The judge, which will rank with the model, truncates passages in the same way as at inference.
-    """
+    """Builder of query-document pairs, with passages truncated as by the judge that will rank with the model."""
 
     #: A list is one batch of pairs, which needs no packing.
     is_pointwise = False
@@ -59,10 +56,7 @@ class PairBuilder:
         self._judge = judge
 
     def make(self, training_list: TrainingList) -> dict[str, Any]:
-        """Return a list as a row of a sentence-transformers data set.
-
-        The field ``label`` contains the teacher scores; it is empty if the list has no scores.
-        """
+        """Return a list as a row of a sentence-transformers data set; ``label`` has the teacher scores, if any."""
         (request,) = self._judge.make_requests(Window(training_list.query, training_list.docs))
         query, *documents = (message.content for message in request.prompt)
         return {
@@ -82,8 +76,7 @@ def default_prompt(model: CrossEncoder) -> str | None:
 class CrossEncoderLoss(nn.Module):
     """The losses of a recipe on scores, combined into one loss module for sentence-transformers.
 
-    Each loss is averaged over the lists of a batch; the total loss is the weighted sum. The cross-encoder has a single
-    output, or one output each for irrelevant and relevant.
+    The cross-encoder has a single output, or one output each for irrelevant and relevant.
     """
 
     # The attributes have the same meaning as in `ListwiseModule`: in a single process, nothing is sharded.
@@ -103,8 +96,8 @@ class CrossEncoderLoss(nn.Module):
     def forward(self, inputs: Sequence[Any], labels: Sequence[Tensor], prompt: Any = None, task: Any = None) -> Tensor:
         """Return the total loss of one batch, a scalar.
 
-        ``inputs`` are the columns query, documents, ranks and query_id of `PairBuilder.make`; ``labels`` is its column
-        label. The model puts ``prompt`` before its inputs; models with a router use ``task``.
+        ``inputs`` are the other columns of `PairBuilder.make`, ``labels`` its column label. The model puts ``prompt``
+        before its inputs; models with a router use ``task``.
         """
         self.tokens = 0
         means = self._means(inputs, labels, prompt=prompt, task=task)
@@ -137,10 +130,7 @@ class CrossEncoderLoss(nn.Module):
 
 
 class LibraryLoss(CrossEncoderLoss):
-    """Module that computes a loss of the library sentence-transformers; such a loss runs the model itself.
-
-    The loss of the term is a `rerank.finetune.losses.SentenceTransformers`.
-    """
+    """Module for a `rerank.finetune.losses.SentenceTransformers`, which runs the model itself."""
 
     def __init__(self, model: CrossEncoder, term: WeightedLoss) -> None:
         super().__init__(model, [term])
@@ -174,10 +164,7 @@ class SingleGpuCrossEncoderArguments(SingleGpu, CrossEncoderTrainingArguments):
 
 
 class CrossEncoderListTrainer(ListTrainer, CrossEncoderTrainer):
-    """The trainer of sentence-transformers with the optimizers, checkpoints and validation of this package.
-
-    The arguments are those of `ListTrainer`, except for the module, which is a loss of sentence-transformers.
-    """
+    """The trainer of sentence-transformers with the optimizers, checkpoints and validation of this package."""
 
     def __init__(
         self, module: CrossEncoderLoss, args: CrossEncoderTrainingArguments, places: ScheduledExamples, **recipe: Any
@@ -214,12 +201,11 @@ class FullCrossEncoder(Full):
     """Full fine-tuning of a cross-encoder (all weights, no adapter), saved in the sentence-transformers format."""
 
     def save(self, model: Any, folder: Path) -> None:
-        """Write the whole model without a model card, because the caller writes the card."""
-        model.save_pretrained(str(folder), create_model_card=False)
+        model.save_pretrained(str(folder), create_model_card=False)  # the caller writes the card
 
 
 class CrossEncoderRun(TrainingRun):
-    """A training run of a cross-encoder; the arguments are the same as for `TrainingRun`."""
+    """A training run of a cross-encoder."""
 
     _trainer_types: ClassVar[tuple[Any, Any]] = (CrossEncoderListTrainer, SingleGpuCrossEncoderArguments)
 
@@ -244,7 +230,6 @@ class CrossEncoderRun(TrainingRun):
         return cast(ExampleBuilder, PairBuilder(cast(Relate, judge)))
 
     def _attach_adapter(self) -> ListwiseModule:
-        """Return the loss module that contains the model, after enabling the gradients of all its weights."""
         recipe, model = self._recipe, self._backend.model.requires_grad_(True)
         self._adapter = FullCrossEncoder()
         self._kept = [name for name, _ in model.named_parameters()]

@@ -45,12 +45,10 @@ class TrainingExample:
     """
 
     texts: tuple[tuple[int, ...], ...]  #: Token ids of each text.
-    #: (position, token) of each target token: the model output at the position predicts the token. Empty if no loss
-    #: uses tokens.
+    #: (position, token): the output at the position predicts the target token. Empty if no loss uses tokens.
     target: tuple[tuple[int, int], ...] = ()
     target_ranks: tuple[int, ...] = ()  #: Rank of the document that each target token belongs to, as in `TargetTokens`.
-    #: For each document, the (position, token, factor) terms of its score, which is the sum of factor times log-
-    #: probability; empty if no loss uses logits.
+    #: For each document, the terms whose sum is its score; empty if no loss uses logits.
     terms: tuple[tuple[ScoreTerm, ...], ...] = ()
     #: Start and end (exclusive) of the tokens of each document; empty if no loss uses attention.
     passages: tuple[tuple[int, int], ...] = ()
@@ -150,8 +148,8 @@ class ExampleBuilder:
     ) -> tuple[tuple[int, ...], list[ScoreTerm]]:
         """Return the token ids of a document's text, and the terms of the document's score.
 
-        ``continuations`` is either only the query, whose log-likelihood is the score, or the words yes and no, for the
-        score log P(yes) - log P(no). ``ids`` are the token ids of the rendered prompt.
+        ``continuations`` are the query, whose log-likelihood is the score, or yes and no, for log P(yes) - log P(no).
+        ``ids`` are the token ids of the rendered prompt.
         """
         last = len(ids) - 1
         if len(continuations) == 1:
@@ -253,8 +251,7 @@ class TargetTokens:
 def render_target_order(order: Order, names: Sequence[str], prefix: str = "") -> tuple[str, list[tuple[int, int]]]:
     """Return the target text of an order, and the character span of each identifier with its brackets.
 
-    ``names`` has the identifier of each document, without brackets. ``prefix`` is the start of the completion that is
-    already part of the prompt; if it ends in ``[``, the target text starts without this bracket.
+    ``prefix`` is the start of the completion that the prompt contains, such as the first bracket.
 
     >>> render_target_order((1, 0), ("1", "2"))
     ('[2] > [1]', [(0, 3), (6, 9)])
@@ -275,10 +272,8 @@ def tokenize_target_text(tokens: HfTokens, rendered: str, text: str, spans: Sequ
     """Tokenize a target text that follows a prompt; ``spans`` are the character spans of its identifiers, best first.
 
     Prompt and target are tokenized together. If a token spans the border between them, the target is tokenized alone,
-    because at inference the prompt tokens are fixed before the first completion token.
-
-    A token belongs to the identifier that contains the token's first non-whitespace character. A token outside of all
-    identifiers is a separator.
+    because at inference the prompt tokens are fixed before the first completion token. A token belongs to the
+    identifier that contains its first non-whitespace character; all others are separators.
     """
     prompt = tokens.ids(rendered)
     ids, starts = tokens.starts(rendered + text)

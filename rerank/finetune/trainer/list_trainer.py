@@ -1,8 +1,7 @@
 """The trainer of the library transformers, adapted to lists of ranked documents, with its arguments and callbacks.
 
-Differences from transformers: batches follow a `ListSchedule`; optimizers are components; checkpoints contain only
-trained tensors, as safetensors, and are written atomically; validation is a function; a gradient that is not finite
-ends the training. Imports torch.
+Batches follow a `ListSchedule`; optimizers are components; checkpoints contain only trained tensors, as safetensors,
+and are written atomically; validation is a function; a gradient that is not finite ends the training. Imports torch.
 """
 
 from __future__ import annotations
@@ -36,8 +35,7 @@ _PER_STEP = "lists_per_step"
 class SingleGpu(TrainingArguments):
     """Training arguments that limit a process to one GPU.
 
-    With several GPUs in one process, transformers would use DataParallel, whose batches differ from the batches of the
-    recipe. torchrun starts one process per GPU instead.
+    With several, transformers would use DataParallel, whose batches differ from those of the recipe; use torchrun.
     """
 
     @property
@@ -48,9 +46,8 @@ class SingleGpu(TrainingArguments):
 class ListTrainer(Trainer):
     """Trainer of a `ListwiseModule` on training lists.
 
-    ``places`` are the examples in training order, ``kept`` the names of the tensors that a checkpoint must contain.
-    ``validate`` evaluates the model on held-out data and returns values by name, the first of which is the measure that
-    selects the best checkpoint; None without validation. The ``output_dir`` of the arguments is the training's folder.
+    ``places`` are the examples in training order, ``kept`` the names of the tensors of a checkpoint. ``validate``
+    returns values on held-out data by name, the first of which selects the best checkpoint; None without validation.
     """
 
     #: Function that returns a loss term that depends only on the trained parameters; None without such a term.
@@ -82,7 +79,6 @@ class ListTrainer(Trainer):
         self._use_recipe(places, optimizer, kept, validate)
 
     def _use_recipe(self, places: ScheduledExamples, optimizer: Optimizer, kept: Sequence[str], validate: Any) -> None:
-        """Store the settings that transformers' trainer lacks; the arguments are the same as for the constructor."""
         self.remove_callback(PrinterCallback)
         self._part, self._kept, self._validate = optimizer, frozenset(kept), validate
         self._loss_values: dict[str, list[Tensor]] = {}
@@ -114,7 +110,6 @@ class ListTrainer(Trainer):
             self._loss_values.setdefault(name, []).append(value)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
-        """Process one batch; after the last batch of a step, add the gradients of the adapter's penalty, if any."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:
             self.complete_gradients()
@@ -123,10 +118,7 @@ class ListTrainer(Trainer):
         return loss
 
     def complete_gradients(self) -> None:
-        """Average gradients over processes after the last batch of a step, if this has not been done yet.
-
-        This class does nothing, because DistributedDataParallel has already averaged the gradients.
-        """
+        """Average gradients over processes at the end of a step; here, DistributedDataParallel has already done so."""
 
     def _add_penalty(self, penalty: Tensor) -> Tensor:
         """Add the gradients of the adapter's penalty, equal in all processes, once per step; return its value."""
@@ -220,7 +212,6 @@ class ListTrainer(Trainer):
         return str(self.folder / UNFINISHED)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write a checkpoint into a temporary folder, and move it to its final place when it is complete."""
         with storage_errors():
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()  # each process writes the state of its random generators
@@ -233,10 +224,7 @@ class ListTrainer(Trainer):
             self._remove_old_checkpoints()
 
     def _remove_old_checkpoints(self) -> None:
-        """Keep the newest ``save_total_limit`` checkpoints and remove the others.
-
-        Each checkpoint is moved away before it is deleted, so that the folder never contains an incomplete one.
-        """
+        """Remove all but the newest checkpoints, moving each away first, so that none is ever incomplete."""
         draft = self.folder / UNFINISHED
         for old in list_checkpoints(self.folder)[: -int(self.args.save_total_limit or 1)]:
             draft.mkdir(exist_ok=True)
@@ -287,8 +275,8 @@ class FinalValidation(TrainerCallback):
 class EarlyStopping(TrainerCallback):
     """Callback that ends the training after ``patience`` validations without improvement.
 
-    Lower values are better for the measure ``loss``, higher values for all others. Validations are counted in the
-    trainer's log history. Checkpoints contain the history, so a resumed training continues the count.
+    Lower values are better for the measure ``loss``, higher values for all others. Validations are counted in the log
+    history of the trainer, which checkpoints contain.
     """
 
     def __init__(self, measure: str, patience: int) -> None:

@@ -21,8 +21,8 @@ from rerank.finetune.trainer.packed_attention import AttentionRegion, PackedTrai
 
 #: Number of positions whose logits are converted to float32 at a time.
 _CHUNK = 256
-#: Head weights are softmax(STEEPNESS * parameter), so that the same learning rate works for them and for an adapter:
-#: Adam changes a parameter by about the learning rate per step, independent of the size of its gradient.
+#: Head weights are softmax(STEEPNESS * parameter), so that the learning rate of an adapter works for them too: Adam
+#: changes a parameter by about the learning rate per step.
 STEEPNESS = 30.0
 
 
@@ -84,9 +84,8 @@ class AttentionScorer(nn.Module):
 class ListwiseModule(nn.Module):
     """A language model together with the losses of a recipe, which `forward` computes.
 
-    Each loss is averaged over the lists of a batch; the total loss is the weighted sum. ``model`` is what an adapter's
-    ``attach`` returned, and ``readout`` is None if no loss uses attention. Unless the model uses `packed_attention`
-    (``packs``), a batch must consist of a single text.
+    Each loss is averaged over the lists of a batch; the total loss is the weighted sum. ``readout`` is None if no loss
+    uses attention. Unless the model uses `packed_attention` (``packs``), a batch must consist of a single text.
     """
 
     def __init__(
@@ -97,8 +96,7 @@ class ListwiseModule(nn.Module):
         #: True if weights are sharded. FSDP then gathers a layer for the backward pass only when a gradient reaches the
         #: output of the layer, so `forward` adds a term with gradient 0 for layers of which only attention is used.
         self.is_sharded = False
-        #: A `ModelGatherer`, which returns an unsharded copy of the model; None if only frozen weights or no weights
-        #: are sharded, because inference can then use the model itself.
+        #: A `ModelGatherer` of an unsharded copy of the model; None if inference can use the model itself.
         self.gather_model: Callable[..., Any] | None = None
         self._heads: dict[int, list[int]] = {}
         for layer, head in readout.heads if readout else ():
@@ -113,10 +111,9 @@ class ListwiseModule(nn.Module):
         return self.model.get_input_embeddings()
 
     def forward(self, ids: Tensor, positions: Tensor, examples: Sequence[TrainingExample]) -> dict[str, Any]:
-        """Compute the loss of one batch, given the token ids of the texts of all examples, of shape (1, length).
+        """Compute the loss of one batch from the token ids of all texts, and their positions in their own texts.
 
-        ``positions``, of the same shape, are those of the tokens in their own texts. Returns ``loss`` (the total loss),
-        and ``parts`` (the unweighted value of each loss by name, for the metrics).
+        Both have the shape (1, length). Returns the total ``loss``, and ``parts``, the unweighted losses by name.
         """
         layout, log_probs, row, end = self._run_model(ids, positions, examples)
         values: dict[str, list[Tensor]] = {term.name: [] for term in self.losses}
@@ -170,7 +167,6 @@ class ListwiseModule(nn.Module):
         return layout, log_probs, row, out.logits[0, -1, 0].float()
 
     def _shares(self, row: PackedTrainingRow, index: int) -> Tensor:
-        """Return the attention that each document of an example receives in each head, shape (heads, documents)."""
         return torch.cat([row.recorded[index, layer] for layer in self._heads])
 
     def attention_shares(self, ids: Tensor, positions: Tensor, examples: Sequence[TrainingExample]) -> list[Tensor]:

@@ -1,8 +1,8 @@
 """Attention for rows packed with several texts: tokens attend to their own text; attention to passages is recorded.
 
-`compute_packed` is registered with transformers' attention interface. Each text is one causal call
-of torch's kernel, so packing needs no mask of quadratic size. In layers with recorded heads, the attention rows to
-record are computed a second time, with gradients. Imports torch.
+`compute_packed` is registered with transformers' attention interface. Each text is one causal call of torch's kernel,
+so packing needs no mask of quadratic size. Attention rows to record are computed a second time, with gradients. Imports
+torch.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def compute_packed(
 
     The queries have the shape (1, heads, length, head size), keys and values (1, key-value heads, length, head size),
     and the output (1, length, heads, head size). The mask is not used. ``scaling`` is by default 1 / sqrt(head size).
-    ``more`` has ``packing``, the `PackedTrainingRow` that was passed to the model; ``sliding_window``, the number of
-    keys per position (0 or None for all earlier keys); and further arguments of transformers, which are ignored.
+    ``more`` has ``packing``, the `PackedTrainingRow` of the model, and ``sliding_window``, the number of keys per
+    position (0 or None for all earlier keys).
     """
     if "packing" not in more:
         raise UsageError(

@@ -35,8 +35,8 @@ class ListSchedule:
     length: int
     documents: int  #: Maximum number of documents per list; longer lists are subsampled at every visit.
     best: int = 0  #: Number of best documents, according to the label, that every sample contains.
-    #: Number of hard negatives that every sample contains: the documents whose rank in the label is furthest below
-    #: their position in the list. The other documents are drawn at random.
+    #: Number of hard negatives that every sample contains: those whose rank in the label is furthest below their
+    #: position in the list.
     hard: int = 0
     shuffle: bool  #: Whether documents are shown in random order; otherwise they keep the order of the list.
     seed: int
@@ -94,8 +94,7 @@ def schedule_examples(
 ) -> ScheduledExamples:
     """Return the examples in training order, after checking that the largest lists fit in the context.
 
-    With ``held_out``, there is one example per list; its documents are sampled as in training, but only once for all
-    validations.
+    With ``held_out``, there is one example per list, whose documents are sampled once for all validations.
     """
     table, data = recipe.training, recipe.data
     lists_per_step = table.batch_size * table.accumulation * int(os.environ.get("WORLD_SIZE", "1"))

@@ -60,8 +60,7 @@ def shard_weights(module: ListwiseModule, kept: Collection[str], device: str, dt
             # An adapter may have wrapped the layer in a module whose inputs and outputs are objects of peft, in which
             # torch finds no tensors to wait for. The wrapped layer inside this module contains the frozen weights.
             inner = getattr(layer, "base_layer", layer)
-            # torch treats each layer as a root module; root modules keep gathered weights without
-            # reshard_after_forward.
+            # Each layer is a root module for torch, which keeps gathered weights without reshard_after_forward.
             fully_shard(inner, mesh=mesh, reshard_after_forward=True, ignored_params=whole & set(inner.parameters()))
     module.to(device)
     module.is_sharded = True
@@ -75,8 +74,7 @@ def trains_whole_model(module: ListwiseModule) -> bool:
 def reshard_weights(module: nn.Module) -> None:
     """Free the weights that are still gathered.
 
-    Weights stay gathered after a forward pass without a backward pass. They also stay gathered after a judge has used
-    attention weights, because this judge stops the model inside the last layer that it needs.
+    They stay gathered after a forward pass without a backward pass, or after a judge that stops the model early.
     """
     for submodule in module.modules():
         if isinstance(submodule, FSDPModule):
@@ -91,8 +89,8 @@ def gather_tensor(tensor: Tensor) -> Tensor:
 class ModelGatherer:
     """Callable that gathers the weights of a sharded model into an unsharded copy, for inference and for saving.
 
-    The sharded model itself cannot be used for inference, which reads weights outside of `forward` and stops `forward`
-    early; FSDP supports neither. A gatherer is made before the model is sharded, and keeps its structure and buffers.
+    FSDP supports no inference, which reads weights outside of `forward` and stops it early. A gatherer is made before
+    the model is sharded, and keeps its structure and buffers.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -146,7 +144,6 @@ class ShardedListTrainer(ListTrainer):
     # Checkpoints
 
     def load_weights(self, folder: Path) -> None:
-        """Copy the tensors of a checkpoint into the sharded module; each process reads its own part."""
         reshard_weights(cast(nn.Module, self.model))  # a forward pass may have left gathered weights
         super().load_weights(folder)
 

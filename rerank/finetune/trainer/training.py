@@ -62,9 +62,9 @@ def train_adapter(
 ) -> TrainingResult:
     """Train a model as a recipe describes, and write the adapter with its model card into a folder.
 
-    With ``resume``, continue from the last complete checkpoint, if there is one. ``report_to`` names the services to
-    which metrics are reported, as in transformers, by default tensorboard if it is installed; they may change when a
-    training is resumed. In processes other than the main process, most fields of the result are 0 or empty.
+    With ``resume``, continue from the last complete checkpoint, if any. ``report_to`` names the services to which
+    metrics are reported, by default tensorboard if it is installed; they may change when a training is resumed. In
+    processes other than the main process, most fields of the result are 0 or empty.
     """
     components = make_training_components(recipe)
     for component in (components.adapter, components.optimizer):
@@ -115,10 +115,7 @@ def method_of_recipe(recipe: Recipe) -> Method:
 
 
 def check_cross_encoder_recipe(recipe: Recipe, components: RecipeComponents, *, backend: str) -> None:
-    """Check, before anything is loaded, that all settings of a recipe apply to a cross-encoder.
-
-    ``backend`` is the backend of the recipe's method, which ranks with a cross-encoder.
-    """
+    """Check that all settings of a recipe apply to a cross-encoder; ``backend`` is that of the recipe's method."""
     method = recipe.method.method
     ensure(
         backend == "cross_encoder",
@@ -168,10 +165,7 @@ def check_cross_encoder_recipe(recipe: Recipe, components: RecipeComponents, *, 
 
 
 def pick_reporting_services(names: Sequence[str] | None) -> list[str]:
-    """Return the names of the services, as transformers' argument ``report_to`` accepts them.
-
-    ``names`` may be ``none`` for no service. If None, tensorboard is used if it is installed.
-    """
+    """Return the names of the services: tensorboard, if it is installed, for None; nothing for ``none``."""
     if names is None:
         return ["tensorboard"] if find_spec("tensorboard") else []
     from transformers.integrations.integration_utils import (
@@ -201,9 +195,8 @@ def pick_reporting_services(names: Sequence[str] | None) -> list[str]:
 def reporting_environment(folder: Path, services: Sequence[str]) -> Iterator[None]:
     """Set environment variables so that services write into the training folder and send nothing over the network.
 
-    Variables that are already set keep their values, except for the folder of tensorboard. Runs of wandb are offline;
-    ``wandb sync`` uploads them. At the end, a wandb run that was started in the context is finished, and the
-    variables are restored.
+    Variables that are already set keep their values, except for the folder of tensorboard. Runs of wandb are offline
+    (``wandb sync`` uploads them), and finished at the end.
     """
     ours = {
         "WANDB_MODE": "offline",

@@ -71,10 +71,7 @@ class TrainingFolder:
             file.write(text + "\n")
 
     def pin_datasets(self) -> dict[str, str]:
-        """Return the commits of the data sets of the recipe, in the form that `pin_hub_datasets` returns.
-
-        A resumed training uses the commits with which it started; a new training uses the current commits.
-        """
+        """Return the data sets as `pin_hub_datasets` does; those of a resumed training are of its first start."""
         if (path := self.path / _DATASETS).is_file():
             return read_json_object(path, "data sets of the training")
         table = self.recipe.validation

@@ -77,10 +77,7 @@ class ValidationRankings:
         self._rank_into(_UNTRAINED)
 
     def write_after_training(self, *, reuse: bool) -> None:
-        """Write the rankings by the model with the selected weights.
-
-        With ``reuse``, the rankings of the best validation in this process are written, if there was one.
-        """
+        """Write the rankings with the selected weights: with ``reuse``, those of the best validation, if any."""
         if self.best and reuse:
             if processes.is_main():
                 write_run(self.best[1], self.folder / _TRAINED)
@@ -127,11 +124,7 @@ class ValidationRankings:
 
 @torch.no_grad()
 def held_out_loss(module: ListwiseModule, examples: ScheduledExamples, device: str, dtype: str) -> dict[str, float]:
-    """Compute the training loss on held-out lists, with the current weights and without dropout or noise.
-
-    There is one example per list. Returns the total loss as ``loss`` and each single loss as ``loss_NAME``, averaged
-    over the lists.
-    """
+    """Return the training loss (``loss``, and each ``loss_NAME``) as a mean over held-out lists, without dropout."""
     values: defaultdict[str, list[float]] = defaultdict(list)
     was_training = module.training
     module.eval()

@@ -50,11 +50,7 @@ class Teacher(Protocol):
         """Return whether the teacher's rankings have scores, which can be fused with the scores of other teachers."""
 
     def label(self, task: LabellingTask) -> tuple[Mapping[str, TeacherRanking], Mapping[str, Any]]:
-        """Rank the candidates of every query, to be used as labels.
-
-        Returns:
-            A ranking for every query of ``task.candidates``, by query id, and further values for the report.
-        """
+        """Return a ranking for every query of ``task.candidates``, by query id, and further values for the report."""
 
 
 def rank_by_list(
@@ -62,8 +58,7 @@ def rank_by_list(
 ) -> TeacherRanking:
     """Rank candidates in the order of a list of ids; candidates that are not in the list come last.
 
-    The list may contain ids of other documents, which are ignored. ``scores`` are the scores of the listed documents;
-    None if there are none.
+    Ids of other documents are ignored. ``scores`` are those of the listed documents, if any.
 
     >>> from rerank.types import Document, Query
     >>> given = Ranking.from_order(Query(id="q"), [Document(id=name) for name in "abc"])

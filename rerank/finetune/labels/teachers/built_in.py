@@ -28,8 +28,7 @@ from rerank.selector import build_from_selector, convert_selector_options
 from rerank.store import RunFolder
 from rerank.types import Document, Query, Ranking
 
-#: Minimum retrieval depth of the teacher `search`; candidates that are not retrieved come last and are counted in the
-#: report.
+#: Minimum retrieval depth of the teacher `search`; the report counts candidates that are not retrieved.
 DEPTH = 1000
 #: Keys of the run summary that the teacher `method` copies to the report.
 _KEPT = (
@@ -42,8 +41,7 @@ _KEPT = (
 class Method:
     """Teacher that ranks with the method and model of the run specification, in a run folder that can be resumed.
 
-    A list with a failed window has no label, because the window keeps its first-stage order. A list with a blank query
-    has no label either. Cross-encoders and pointwise methods also provide scores.
+    A list with a failed window or a blank query has no label. Cross-encoders and pointwise methods also give scores.
     """
 
     runs: ClassVar[bool] = True
@@ -195,8 +193,7 @@ class Search(_ScoredTeacher):
     The first stage retrieves at least `DEPTH` documents per query, or as many as the candidate lists are deep.
     """
 
-    #: Selector such as ``bm25,k1=1.2`` or ``hybrid:bm25+dense``. A selector with options is enclosed in parentheses if
-    #: it is part of a teacher's selector, as in ``search:(bm25,k1=1.2)``.
+    #: Selector such as ``bm25`` or, with options in a teacher's selector, ``search:(bm25,k1=1.2)``.
     selector: str
 
     def __post_init__(self) -> None:
@@ -218,8 +215,7 @@ class Search(_ScoredTeacher):
 class Run(_ScoredTeacher):
     """Teacher that ranks as in an existing run. Candidates that are missing in the run come last.
 
-    The report of the labelling counts the missing candidates. The scores in the run of a listwise reranker are
-    reciprocal ranks (1, 1/2 ...), not relevance estimates.
+    The scores in the run of a listwise reranker are reciprocal ranks (1, 1/2 ...), not relevance estimates.
     """
 
     path: str  #: Run file, in any format that `rerank.io.run_files.read_run` supports.

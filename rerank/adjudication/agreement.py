@@ -140,9 +140,8 @@ def krippendorff_alpha(coincidences: Floats, grades: tuple[int, ...], level: Alp
     """Compute alpha = 1 - (n - 1) sum o d / sum n_c n_k d. Alpha is NaN without pairs, or if only one grade occurs.
 
     o are the (grades, grades) coincidences of the ascending grades, n_c is the sum of row c, n is the sum of all rows,
-    and d is the squared distance of two grades: 1 (``nominal``), (c - k)^2 (``interval``), or the squared number of
-    judgments with grades from one of the two to the other, where judgments with these two grades count half
-    (``ordinal``).
+    and d is the squared distance of two grades: 1 (``nominal``), (c - k)^2 (``interval``), or (``ordinal``) the squared
+    number of judgments with grades from one to the other, of which those with these two grades count half.
     """
     totals = coincidences.sum(axis=1)
     values = np.array(grades, dtype=np.float64)

@@ -175,8 +175,7 @@ def _fit_document_models(lists: Sequence[JudgedList], fit: FitName, methods: Ite
 def _depth_weights(lists: Sequence[JudgedList]) -> dict[int, float]:
     """Return the weight of documents in lists of each depth. All depths have the same total weight.
 
-    Shorter lists contain the same documents again, so the weights sum to the largest number of judged documents at a
-    depth.
+    Shorter lists contain the same documents again, so all weights sum to the largest number of judged ones.
     """
     counts: Counter[int] = Counter()
     for ranking in lists:
@@ -277,9 +276,8 @@ def fit_beta(logits: Floats, labels: Floats, weights: Floats) -> Beta:
 def fit_isotonic(logits: Floats, labels: Floats, weights: Floats) -> Isotonic:
     """Fit an isotonic regression.
 
-    Half a positive observation is added at the lowest point and half a negative observation at the highest point,
-    which avoids probabilities of 0 and 1: a few documents with the same label do not show that other labels are
-    impossible.
+    Half a positive observation is added at the lowest point and half a negative observation at the highest point, which
+    avoids probabilities of 0 and 1: a few equal labels do not show that others are impossible.
     """
     from scipy.optimize import isotonic_regression
 

@@ -99,10 +99,7 @@ Method = Literal["platt", "beta", "isotonic"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Platt:
-    """Platt scaling: p = sigmoid(slope * logit + intercept).
-
-    Source: Platt 1999, Probabilistic outputs for support vector machines.
-    """
+    """Platt scaling: p = sigmoid(slope * logit + intercept). Source: Platt 1999, on support vector machines."""
 
     method: Literal["platt"] = "platt"
     slope: float
@@ -216,8 +213,7 @@ def document_inputs(
 ) -> list[Sequence[float]]:
     """Return the inputs of the regression for one ranked list, one column of values per name in `INPUTS`.
 
-    If they are an input, judge scores must not be None, nor the first-stage scores. Ranks are those of the final
-    ranking, from 1.
+    Judge and first-stage scores that are an input must not be None. Ranks are those of the final ranking, from 1.
     """
     columns: list[Sequence[float]] = []
     for name in inputs:

@@ -75,10 +75,7 @@ def _read_predictions(path: Path, subset: str, split: str) -> Mapping[str, Mappi
 
 
 def top_candidates(lists: Mapping[str, Mapping[str, float]], top_k: int) -> dict[str, list[str]]:
-    """Return a mapping from each query to its ``top_k`` documents with the highest scores, best first.
-
-    Tied documents keep their input order, as in mteb.
-    """
+    """Return the ``top_k`` documents of each query with the highest scores; ties keep their order, as in mteb."""
     ensure(top_k >= 1, f"The collection 'mteb' has the option top_k={top_k}", expected="at least 1")
     return {query: sorted(docs, key=lambda doc: docs[doc], reverse=True)[:top_k] for query, docs in lists.items()}
 

@@ -1,8 +1,7 @@
 """Table of scores of models on tasks, optionally per query, and a function that reads it.
 
 Supported formats are CSV files with one row per model and one column per task; CSV or JSON lines with one score per
-line (model, task, score and optionally query); JSON lines with a model and all its scores per line; and mteb's result
-folders.
+line (model, task, score and optionally query); JSON lines with a model and all its scores; mteb's result folders.
 """
 
 from __future__ import annotations

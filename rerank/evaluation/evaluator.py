@@ -1,10 +1,9 @@
 """Evaluation of runs per query with ir_measures, for all queries or per group, such as a category or a language.
 
 Every judged query counts: a judged query for which the run has no documents scores 0. Queries without judgments are
-excluded. Both kinds of queries are listed in the scores. Documents are evaluated in the order of the ranking, even if
-their scores are tied, and only down to the largest cutoff if all measures have one. The definitions of the measures in
-`benchmark_measures` depend on ties and unjudged queries, so only these measures receive the original scores and all
-queries of the run.
+excluded. The scores list both. Documents are evaluated in the order of the ranking, even if their scores are tied, and
+only down to the largest cutoff if all measures have one. The definitions of the measures in `benchmark_measures` depend
+on ties and unjudged queries, so only these receive the original scores and all queries of the run.
 """
 
 from __future__ import annotations
@@ -39,8 +38,7 @@ NO_GROUP = "(none)"
 def evaluate_run(qrels: Qrels, run: Run, measures: Iterable[str], *, relevant: int = 1) -> Scores:
     """Evaluate one run on all judged queries.
 
-    ``measures`` are names that `parse_measures` accepts; ``relevant`` is the lowest relevant grade in binary measures
-    whose name does not specify one.
+    ``relevant`` is the lowest relevant grade in binary measures whose name does not specify one (`parse_measures`).
 
     Raises:
         UsageError: The name or a parameter of a measure is wrong.
@@ -95,8 +93,7 @@ def read_query_groups(path: str | Path, *, of: str = "query") -> dict[str, str]:
     """Read a file with two columns, query id and group, and return the group of each query id.
 
     The first whitespace of a line separates the columns, so a group may contain spaces. Empty lines are ignored. ``of``
-    is the word for the grouped items in error messages. A line without a group, a query in two groups and an empty file
-    are `DataError`.
+    is the word for the items in error messages. A `DataError` means a line without a group, or a query in two groups.
     """
     groups: dict[str, str] = {}
     with open_text_file(path) as stream:
@@ -271,8 +268,7 @@ def _group_measures(measures: Sequence[Measure]) -> list[list[Measure]]:
     """Divide measures into groups that ir_measures can compute in one call without wrong values.
 
     If a measure has the parameter ``gains`` or ``judged_only``, ir_measures 0.4.3 may pass modified judgments to the
-    other measures of its group. Each such measure therefore forms its own group, as does infAP, which needs judgments
-    of its own.
+    other measures of its group. Each such measure is therefore a group, as is infAP, which needs judgments of its own.
     """
     selected = [m for m in measures if m.NAME not in _OF_JUDGMENTS]
     alone = [m for m in selected if m.params.keys() & {"gains", "judged_only"} or m.NAME == _OF_POOL]

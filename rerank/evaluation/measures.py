@@ -48,8 +48,7 @@ def parse_measures(names: Iterable[str], *, relevant: int = 1) -> tuple[Measure,
     """Parse names of measures; they keep their order, and duplicates are dropped. ``P_5,10`` stands for two measures.
 
     Binary measures whose name does not specify the lowest ``relevant`` grade get it as a part of their printed name:
-    with 2 (the rule of TREC Deep Learning), ``AP`` becomes ``AP(rel=2)``. This package uses ``str(measure)`` as the
-    name of a measure.
+    with 2 (the rule of TREC Deep Learning), ``AP`` becomes ``AP(rel=2)``. ``str(measure)`` is its name in this package.
 
     Raises:
         UnknownNameError: The measure does not exist; similar names are suggested.

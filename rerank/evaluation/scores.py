@@ -233,8 +233,7 @@ def evaluation_report(
     """Build the JSON object of ``rerank eval --format json``.
 
     It has ``qrels``, ``grades`` (how each measure uses grades) and ``runs``, each with ``run`` (its name), numbers of
-    ``queries`` (judged), ``missing`` and ``unjudged`` ones, ``scores``, and ``per_query`` if it is requested
-    (`Scores.by_query`).
+    ``queries`` (judged), ``missing`` and ``unjudged`` ones, ``scores``, and, if requested, ``per_query``.
     """
     runs: list[dict[str, Any]] = []
     grade_use: dict[str, str] = {}

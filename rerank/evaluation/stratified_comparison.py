@@ -32,8 +32,8 @@ def compare_over_collections(
 
     The result is the JSON object of ``rerank anova``. ``systems`` has one row per system, the best first: ``system``,
     ``means`` (mean score in each collection) and ``mean`` (the unweighted mean of ``means``). ``pairs`` has ``a``,
-    ``b``, ``differences`` (mean of a minus mean of b, in each collection), ``difference`` (the unweighted mean of
-    ``differences``), ``interval``, ``df`` (degrees of freedom), ``p`` and ``adjusted_p``. ``anova`` are the rows of
+    ``b``, ``differences`` (mean of a minus mean of b, in each collection), ``difference`` (their unweighted mean),
+    ``interval``, ``df`` (degrees of freedom), ``p`` and ``adjusted_p``. ``anova`` are the rows of
     `analyse_nested_variance`.
     """
     options = options or ComparisonOptions()
@@ -131,8 +131,7 @@ def stratified_t_test(differences: Sequence[Floats], alpha: float = 0.05) -> dic
     """Test whether the mean difference of two systems is 0, where each stratum (a collection) has the same weight.
 
     ``differences`` has one (topics,) array per stratum, each with at least two topics. The interval has confidence
-    level 1 - alpha. If all differences in each stratum are equal, their variance cannot be estimated: df is None, the
-    interval is a point, and p is 1.
+    level 1 - alpha. If all differences in each stratum are equal, df is None, the interval is a point, and p is 1.
     """
     from scipy.stats import t
 

@@ -49,9 +49,8 @@ def fit_to_runs(
     are runs of the same ranker on other collections, as ``FOLDER:QRELS``, on which the calibration is only evaluated.
     ``relevant`` is the lowest relevant grade in the fitted runs, and in tests with a file of judgments, which states no
     grade; if omitted, each run's judgments define it. If ``complete``, documents without a judgment count as not
-    relevant in all runs, instead of being omitted. The diagram is beside the file ``out``, with the extension ``.svg``.
-    The result has the paths ``file`` and ``diagram``, and the report: ``ece``, ``brier``, ``auc``, ``queries`` and
-    more.
+    relevant instead of being omitted. The diagram is beside the file ``out``, with the extension ``.svg``. The result
+    has the paths ``file`` and ``diagram``, and ``ece``, ``brier``, ``auc``, ``queries`` and more.
     """
     if not runs:
         raise UsageError("No run folder is given", expected="at least one", remedy="Pass the folder of a finished run")

@@ -138,8 +138,7 @@ class Execution(_Specification, CalibrationSettings, DeviceSettings):
 def read_run_spec(path: str | Path, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Complete the values that the user has given with those of a TOML file or of the spec.json of a run folder.
 
-    Dashes in keys are replaced by underscores. Nulls in a spec.json are returned as well, because a default may have
-    changed since the run.
+    Dashes in keys are replaced by underscores. Nulls in a spec.json are returned, too, as a default may have changed.
     """
     if str(path).endswith(".json"):
         recorded = read_json_object(path, "run specification", expected="TOML, or the spec.json of a run folder")

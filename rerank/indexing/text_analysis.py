@@ -249,10 +249,7 @@ def _not_installed(language: str, code: str, error: ImportError) -> MissingPrere
 
 @cache
 def _segment_chinese(code: str) -> Callable[[str], list[str]]:
-    """Return a function that segments text with jieba's mode for search engines.
-
-    The segmented words are long words and also their parts of two and three characters.
-    """
+    """Return jieba's search mode, which yields long words and also their parts of two and three characters."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # setuptools warns, and Python warns about strings in jieba's source

@@ -88,8 +88,7 @@ class LateInteractionRetriever:
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return the ``k`` candidates per query with the highest scores.
 
-        Queries without a ranking in the first stage of the candidates are omitted. A ranking does not depend on the
-        other queries of the call.
+        Queries without candidates are omitted. A ranking does not depend on the other queries of the call.
         """
         run = self.candidates.search(queries, max(self.options.depth, check_depth(k)))
         rankings = []
@@ -119,10 +118,9 @@ class MaxSimScorer:
     def score(self, query: str, texts: Sequence[str]) -> list[float]:
         """Return the score of each text for a query.
 
-        Texts that are longer than the model's limit are truncated by sentence-transformers. Equal texts are scored
-        only once and so have equal scores, although the other texts of a batch affect the last digits of a score. If
-        the model keeps no token of a text, such as an empty text, the text receives the lowest score of the other
-        texts, or 0 if there are none.
+        Texts that are longer than the model's limit are truncated by sentence-transformers. Equal texts are scored only
+        once and so have equal scores, although the other texts of a batch affect the last digits of a score. A text of
+        which the model keeps no token receives the lowest score of the other texts, or 0 if there are none.
         """
         # Longest texts first: batches need little padding, and if memory runs out, it does so at the start.
         distinct = sorted(set(texts), key=lambda text: (-len(text), text))

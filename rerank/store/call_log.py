@@ -374,9 +374,8 @@ class CallLog(AbstractContextManager["CallLog"]):
     def whole_rows(self) -> tuple[list[tuple[Any, ...]], int, int]:
         """Read the log row by row, skipping damaged pages of the file.
 
-        The result is the undamaged rows, with all columns; the number of damaged rows that were found, without rows on
-        unreadable pages; and the number of undamaged rows whose prompt is missing, which is 0 if no prompts were
-        stored.
+        The result is the undamaged rows, with all columns; the number of damaged rows outside unreadable pages; and the
+        number of undamaged rows whose prompt is missing, 0 if no prompts were stored.
         """
         rows: list[dict[str, Any]] = []
         damaged = 0

@@ -479,8 +479,7 @@ class RecordedBatch:
 class BatchRecord:
     """The batches that a run has submitted to a provider; every change is written to ``batches.json`` immediately.
 
-    A batch is recorded before it is submitted: a run that is killed before it receives the id finds the batch by its
-    key.
+    A batch is recorded before it is submitted: a run that is killed before it gets the id finds the batch by its key.
     """
 
     def __init__(self, folder: RunFolder) -> None:

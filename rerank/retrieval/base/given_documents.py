@@ -139,10 +139,9 @@ def _to_score(position: int, value: object) -> float:
 class InMemoryCorpus:
     """The documents of a list, in which first stages search.
 
-    Texts and index are stored in the user's cache folder, as for other collections, and are used again for the same
-    documents. Further keys of mappings, such as URLs, are not stored, but are part of the documents that are found. The
-    documents are texts, `Document` objects or mappings. The id of a document without an id is its position in the list.
-    Scores are ignored.
+    Texts and index are stored in the user's cache folder, and are used again for the same documents. Further keys of
+    mappings, such as URLs, are not stored, but are part of the documents that are found. The documents are texts,
+    `Document` objects or mappings. The id of a document without an id is its position in the list. Scores are ignored.
 
     Raises:
         UsageError: The documents are not a list.

@@ -90,10 +90,7 @@ class Images(VectorOptions):
 
 
 class ImageRetriever(DenseRetriever):
-    """A retriever with the picture embeddings of one collection and their model, created by `Images.over`.
-
-    The embedding of an unreadable picture is a row of zeros.
-    """
+    """A retriever with the picture embeddings of one collection, which are zeros for unreadable pictures."""
 
     stage: ClassVar[str] = "images"
 

@@ -142,7 +142,7 @@ class CheckpointReader:
     def find(self, name: str) -> str | None:
         """Return the name under which a tensor is stored, or None if it is not stored.
 
-        They may differ in a model prefix. An output matrix that is shared with the embeddings has their name.
+        Both names may differ in a model prefix. An output matrix that is shared with the embeddings has their name.
         """
         stored = [spelling for spelling in _spellings(name) if spelling in self._files]
         if not stored and name.endswith(_HEADS):

@@ -35,7 +35,7 @@ GradientAdjustment = Callable[[FactorPair, Tensor, Tensor], tuple[Tensor, Tensor
 
 
 def find_factor_pairs(model: nn.Module) -> list[FactorPair]:
-    """Return the factor pairs of all LoRA layers of peft of which one factor is trainable and neither is computed."""
+    """Return the factor pairs of all LoRA layers with a trainable factor, without factors that are computed."""
     pairs = []
     for module in model.modules():
         scaling = getattr(module, "scaling", None)
@@ -146,7 +146,8 @@ class EquivalentGradientAdamW(ExactStateOptimizer):
         (gA, gB) <- adjusted s B' D, s D A'
         A <- A - lr gA - lr weight_decay A, and likewise for B
 
-    The moments of a pair are kept in the state of its B. Source: LoRA-Pro, Wang et al., arXiv 2407.18242, section 2.
+    The moments of a pair are kept in the state of its B. Both factors are in the same group. Source: LoRA-Pro, Wang et
+    al., arXiv 2407.18242, section 2, and the authors' code.
     """
 
     def __init__(self, params: Any, *, pairs: list[FactorPair], damping: float, **options: Any) -> None:

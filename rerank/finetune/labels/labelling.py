@@ -35,7 +35,7 @@ NAMED = 20
 class LabellingPlan:
     """The teachers that label lists, how their rankings are fused into one label, and which lists are kept.
 
-    Lists with fewer than ``min_docs`` documents have no label, nor those that a teacher failed on, unless
+    Lists with fewer than ``min_docs`` documents are skipped, as are lists for which a teacher failed, unless
     ``keep_failed`` is set.
     """
 
@@ -137,7 +137,7 @@ class LabellingJob:
     plan: LabellingPlan
 
     def estimate(self) -> dict[str, Any]:
-        """Estimate the cost of the teacher `method` as in `estimate_run_cost`; all 0 except ``queries`` without it."""
+        """Estimate the cost of the teacher `method` as in `estimate_run_cost`; it is 0 if that teacher is not used."""
         if self.task.prepared is not None:
             return estimate_run_cost(self.task.prepared)
         return {"queries": len(self.task.candidates), "calls": 0, "tokens_in": 0, "tokens_out": 0, "cost": 0.0}

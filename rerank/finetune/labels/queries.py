@@ -269,7 +269,7 @@ class QueryWriter:
         return requests
 
     def write(self, docs: Sequence[Document], dropped: Counter[str]) -> Iterator[Generated]:
-        """Generate queries; count calls that gave none in ``dropped``. Those under ``no reply`` may be repeated."""
+        """Generate queries; count calls that gave none in ``dropped``, where ``no reply`` may succeed later."""
         requests = self.requests(docs)
         for index, reply in enumerate(self.backend.generate(requests)):
             if reply.finish == "error":
@@ -289,7 +289,7 @@ def open_query_prompt(name: str | None) -> PromptTemplate:
 
 
 def parse_written_query(reply: str) -> str:
-    """Return the query in a reply: its first line without labels, numbers and quotes; empty if it is a summary.
+    """Return the query in a reply: its first line without labels, numbers and quotes; empty for a summary or none.
 
     >>> parse_written_query('Query: "how long do fleas live?"')
     'how long do fleas live?'

@@ -35,7 +35,8 @@ _PER_STEP = "lists_per_step"
 class SingleGpu(TrainingArguments):
     """Training arguments that limit a process to one GPU.
 
-    With several, transformers would use DataParallel, whose batches differ from those of the recipe; use torchrun.
+    With several, transformers would use DataParallel, whose batches differ from those of the recipe. torchrun starts
+    one process per GPU instead.
     """
 
     @property

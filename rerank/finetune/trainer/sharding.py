@@ -89,8 +89,8 @@ def gather_tensor(tensor: Tensor) -> Tensor:
 class ModelGatherer:
     """Callable that gathers the weights of a sharded model into an unsharded copy, for inference and for saving.
 
-    FSDP supports no inference, which reads weights outside of `forward` and stops it early. A gatherer is made before
-    the model is sharded, and keeps its structure and buffers.
+    Inference reads weights outside of `forward` and stops `forward` early; FSDP supports neither. A gatherer is made
+    before the model is sharded, and keeps its structure and buffers.
     """
 
     def __init__(self, model: nn.Module) -> None:

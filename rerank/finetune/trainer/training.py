@@ -165,7 +165,10 @@ def check_cross_encoder_recipe(recipe: Recipe, components: RecipeComponents, *, 
 
 
 def pick_reporting_services(names: Sequence[str] | None) -> list[str]:
-    """Return the names of the services: tensorboard, if it is installed, for None; nothing for ``none``."""
+    """Return the names of the services, as transformers' argument ``report_to`` accepts them.
+
+    ``names`` may be ``none`` for no service. If None, tensorboard is used if it is installed.
+    """
     if names is None:
         return ["tensorboard"] if find_spec("tensorboard") else []
     from transformers.integrations.integration_utils import (

@@ -71,7 +71,7 @@ class TrainingFolder:
             file.write(text + "\n")
 
     def pin_datasets(self) -> dict[str, str]:
-        """Return the data sets as `pin_hub_datasets` does; those of a resumed training are of its first start."""
+        """Return the result of `pin_hub_datasets`; a resumed training keeps the commits with which it started."""
         if (path := self.path / _DATASETS).is_file():
             return read_json_object(path, "data sets of the training")
         table = self.recipe.validation

@@ -41,7 +41,8 @@ _KEPT = (
 class Method:
     """Teacher that ranks with the method and model of the run specification, in a run folder that can be resumed.
 
-    A list with a failed window or a blank query has no label. Cross-encoders and pointwise methods also give scores.
+    A list with a blank query or a failed window, which keeps its first-stage order, has no label. Cross-encoders and
+    pointwise methods also provide scores.
     """
 
     runs: ClassVar[bool] = True

@@ -4,7 +4,8 @@ For each group in turn, the judgments of documents that only this group contribu
 again. If the runs of the group fall, a new system that is like them would also be scored too low. Sources: Zobel, How
 reliable are the results of large-scale information retrieval experiments?, SIGIR 1998 (single runs); Voorhees, The
 philosophy of information retrieval evaluation, CLEF 2001 (all runs of a group, which resemble each other); Buckley et
-al., Bias and the limits of pooling for large collections, Information Retrieval 2007 (some runs fall far, not all).
+al., Bias and the limits of pooling for large collections, Information Retrieval 2007 (some runs fall although the mean
+change is small).
 """
 
 from __future__ import annotations

@@ -99,7 +99,10 @@ Method = Literal["platt", "beta", "isotonic"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Platt:
-    """Platt scaling: p = sigmoid(slope * logit + intercept). Source: Platt 1999, on support vector machines."""
+    """Platt scaling: p = sigmoid(slope * logit + intercept).
+
+    Source: Platt 1999, Probabilistic outputs for support vector machines.
+    """
 
     method: Literal["platt"] = "platt"
     slope: float

@@ -259,7 +259,8 @@ def equivalence_p_values(differences: Floats, margin: float) -> EquivalenceP:
     The p-value of equivalence is the larger of the p-values of two one-sided t-tests, for d > -margin and for d <
     margin. Equivalence holds at level alpha if and only if the 1 - 2 alpha confidence interval lies within the margins.
     If all differences are equal, their variance cannot be estimated: p is the smallest reported p-value if all
-    differences are 0, and 1 otherwise. Source: Schuirmann, JPB 1987; Lakens, SPPS 2017.
+    differences are 0, and 1 otherwise. Source: Schuirmann, J. Pharmacokinetics and Biopharmaceutics 1987; Lakens, SPPS
+    2017.
     """
     from scipy.stats import t
 

@@ -186,7 +186,8 @@ def rank_biased_overlap(first: Sequence[str], second: Sequence[str], p: float = 
 
     RBO = (sum over d of p^(d - 1) A_d) / (sum over d of p^(d - 1)), where A_d is the number of documents that the first
     d ranks of both lists share, divided by d. It is None if both lists are empty. Sources: Webber, Moffat and Zobel, A
-    similarity measure for indefinite rankings, TOIS 2010, equation 4; normalised as by Clarke et al., TOIS 2021.
+    similarity measure for indefinite rankings, TOIS 2010, equation 4; normalised as by Clarke, Vtyurina and Smucker,
+    TOIS 2021.
     """
     depth = max(len(first), len(second))
     if not depth:

@@ -52,5 +52,10 @@ tests = Registry(
 
 
 def open_significance_test(selector: str) -> PairTest:
-    """Create a test from its selector, such as ``"wilcoxon"`` or ``"permutation,permutations=100000,seed=1"``."""
+    """Create a test from its selector, such as ``"wilcoxon"`` or ``"permutation,permutations=100000,seed=1"``.
+
+    Raises:
+        UnknownNameError: The test or option does not exist.
+        UsageError: The value of an option is invalid.
+    """
     return cast(PairTest, build_from_selector(tests, selector))

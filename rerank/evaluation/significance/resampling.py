@@ -77,7 +77,8 @@ class Permutation(_ResamplingPairTest):
 
     Each of B draws assigns random signs to the differences. Let c be the number of draws whose absolute mean is at
     least the observed absolute mean; p = (1 + c) / (B + 1). If there are at most B sign patterns (2^n <= B), each is
-    used once and p = c / 2^n. All pairs use the same signs. Source: Fisher 1935; Smucker et al., CIKM 2007.
+    used once and p = c / 2^n. All pairs use the same signs. Source: Fisher 1935; Smucker, Allan and Carterette, CIKM
+    2007.
     """
 
     title: ClassVar[str] = "paired randomisation"

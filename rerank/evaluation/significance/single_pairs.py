@@ -63,7 +63,8 @@ class Wilcoxon(SinglePairTest):
     With at most 25 non-zero differences, p-values are exact, even with ties, because the normal approximation is too
     liberal for so few differences. With more, the approximation z = (W+ - N(N+1)/4) / s is used without continuity
     correction, where N is the number of non-zero differences and s^2 = N(N+1)(2N+1)/24 - sum(t^3 - t)/48, with the sum
-    over groups of t tied differences. Source: Wilcoxon 1945; Pratt and Gibbons 1981, chapter 3.
+    over groups of t tied differences. Source: Wilcoxon 1945; Pratt and Gibbons, Concepts of nonparametric theory, 1981,
+    chapter 3.
     """
 
     title: ClassVar[str] = "Wilcoxon signed-rank, zeros dropped"

@@ -1,9 +1,8 @@
 # %% [markdown]
 # # RAG with LangChain, a vector store and a reranker
 #
-# Qdrant finds passages by their embeddings, SmolLM2 reranks them, and the best ones become the context of an answer.
-# Nothing leaves the machine. It needs `langchain-classic`, `langchain-qdrant`, and listrank's extras `dense`,
-# `langchain` and `qdrant`.
+# Qdrant finds passages by their embeddings, SmolLM2 reranks them, and the best become the context of an answer, all on
+# this machine. It needs `langchain-classic`, `langchain-qdrant`, and the extras `dense`, `langchain` and `qdrant`.
 
 # %%
 from langchain_classic.retrievers import ContextualCompressionRetriever
@@ -28,8 +27,7 @@ PASSAGES = [
 QUESTION = "how long does bread dough have to rise"
 
 # %% [markdown]
-# The embedding model is all-MiniLM-L6-v2 (`rerank models pull all-minilm-l6-v2`). Any other `Embeddings` of LangChain
-# can take its place.
+# The embedding model is all-MiniLM-L6-v2 (`rerank models pull all-minilm-l6-v2`), or any other `Embeddings`.
 
 
 # %%

@@ -319,6 +319,7 @@ class Driver:
         """Remove a ranking without a result; nothing happens if there is no open ranking with this key."""
         if state := self._open.pop(key, None):
             state.closed = True
+            state.windows = []  # windows refer to their ranking: without the circle, both are freed at once
             state.plan.close()
 
     def finished(self) -> list[tuple[int, RankedList | Exception]]:

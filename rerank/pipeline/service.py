@@ -44,6 +44,7 @@ class _Lane:
 
     driver: Driver
     jobs: dict[int, _Job] = field(default_factory=dict)
+    has_failed: bool = False  # whether the driver may hold what an error left behind
 
 
 class LocalService:
@@ -129,8 +130,8 @@ class LocalService:
                     for job in lane.jobs.values():
                         _resolve(job.future, error)
                     lane.jobs.clear()
-                    lane.driver = self._make_driver()
-            spare += [lane for lane in lanes if not lane.jobs]
+                    lane.has_failed = True
+            spare += [lane for lane in lanes if not lane.jobs and not lane.has_failed]
             lanes = [lane for lane in (*lanes[1:], *lanes[:1]) if lane.jobs]
         for job in [*jobs, *(job for lane in lanes for job in lane.jobs.values())]:
             job.future.cancel()

@@ -77,7 +77,7 @@ ARGUMENTS: dict[str, str | None] = {
     "benchmarks/startup.py": "",
     "benchmarks/store.py": "--queries 3 --only-log",
     "benchmarks/strategies.py": "--lists {lists} --qrels {qrels} --oracle {run} --repeats {runs} --seeds 1",
-    "benchmarks/training.py": "--steps 1 --sizes 2 3",
+    "benchmarks/training.py": "--child ours --steps 1 --documents 2",  # one of eight measurements
     "benchmarks/training_layers.py": "--turns 1",
     "benchmarks/tuning.py": "--lists {labels} --collection jsonl:{work}/queries --validation {cranfield} --queries 6 "
     "--steps 1 --documents 3 --rates 1 --only lora --rows {out}",

@@ -11,6 +11,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, cast
 
@@ -37,21 +38,12 @@ def split_oversized(plan: Plan, split: list[tuple[Window, int]]) -> SplittingPla
 
     Each oversized window is added to the list ``split``, with the number of documents that fit.
     """
-
-    def rank_window(window: Window) -> _WindowPlan:
-        (answer,) = yield [window]
-        return (yield from rank_in_parts(window, answer)) if isinstance(answer, int) else answer
-
-    def rank_in_parts(window: Window, capacity: int) -> _WindowPlan:
-        split.append((window, capacity))
-        return (yield from split_and_merge(window, capacity, rank_window))
-
     try:
         windows = next(plan)
         while True:
             answers = yield windows
             parts = {
-                index: rank_in_parts(windows[index], capacity)
+                index: _rank_in_parts(split, windows[index], capacity)
                 for index, capacity in enumerate(answers)
                 if isinstance(capacity, int)
             }
@@ -62,6 +54,16 @@ def split_oversized(plan: Plan, split: list[tuple[Window, int]]) -> SplittingPla
             windows = plan.send(cast(list[Order], answers))
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
+
+
+def _rank_window(split: list[tuple[Window, int]], window: Window) -> _WindowPlan:
+    (answer,) = yield [window]
+    return (yield from _rank_in_parts(split, window, answer)) if isinstance(answer, int) else answer
+
+
+def _rank_in_parts(split: list[tuple[Window, int]], window: Window, capacity: int) -> _WindowPlan:
+    split.append((window, capacity))
+    return (yield from split_and_merge(window, capacity, partial(_rank_window, split)))
 
 
 def split_and_merge(window: Window, capacity: int, plan_window: _PlanWindow) -> _WindowPlan:
@@ -321,6 +323,9 @@ class Driver:
             state.closed = True
             state.windows = []  # windows refer to their ranking: without the circle, both are freed at once
             state.plan.close()
+        if not self._open:  # what is left belongs to rankings that have ended
+            self._due.clear()
+            self._ready.clear()
 
     def finished(self) -> list[tuple[int, RankedList | Exception]]:
         """Return a pair of key and result for each ranking that has finished since the last call.
@@ -353,19 +358,19 @@ class Driver:
             windows = next(state.plan) if answers is None else state.plan.send(answers)
             while not windows:  # a plan may yield an empty list of windows, for which there are no answers
                 windows = state.plan.send([])
+            scores = dict(zip(state.shown.doc_ids, state.shown.scores, strict=False))
+            state.windows = []
+            for position, window in enumerate(windows):
+                # a window shows first-stage scores unless the plan has set scores or a document has none
+                if scores and window.docs and not window.scores and all(doc.id in scores for doc in window.docs):
+                    window = replace(window, scores=tuple(scores[doc.id] for doc in window.docs))
+                state.windows.append(_OpenWindow(state, position, window))
         except StopIteration as end:
             self._finish(state, end.value)
             return
         except Exception as error:  # noqa: BLE001 - as above
             self._fail(state, error)
             return
-        scores = dict(zip(state.shown.doc_ids, state.shown.scores, strict=False))
-        state.windows = []
-        for position, window in enumerate(windows):
-            # a window shows first-stage scores unless the plan has set scores or a document has none
-            if scores and window.docs and not window.scores and all(doc.id in scores for doc in window.docs):
-                window = replace(window, scores=tuple(scores[doc.id] for doc in window.docs))
-            state.windows.append(_OpenWindow(state, position, window))
         state.answers = [None] * len(windows)
         self._due.extend(state.windows)
 

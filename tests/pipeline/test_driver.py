@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -410,3 +411,43 @@ def test_scores_that_are_not_known_or_already_there_are_left() -> None:
 def test_a_window_with_some_scores_is_refused() -> None:
     with raises(DataError, "1 scores", "2 documents", "'q'"):
         Window(Query(id="q"), (Document(id="a"), Document(id="b")), (1.0,))
+
+
+def test_a_plan_that_yields_something_else_fails_its_own_ranking_only() -> None:
+    class Wrong(Full):
+        def __call__(self, ranking: Ranking) -> Plan:
+            yield ["x"]  # type: ignore[list-item]
+            return ranking
+
+    driver = Driver(Full(), Asks())
+    wrong = driver.add(Ranking.from_ids(Query(id="q", text="q"), ["a", "b"], [2.0, 1.0]), strategy=Wrong())
+    driver.add(lists(3)[0])
+    assert len(driver) == 1
+    ((key, result),) = driver.finished()
+    assert (key, type(result)) == (wrong, AttributeError)
+    assert len(driver.next_requests(10)) == 3
+
+
+@pytest.mark.parametrize("end", ["put", "expire", "discard"])
+def test_rankings_that_have_ended_are_freed_at_once(end: str) -> None:
+    """Without waiting for the collector of circles, also if their windows were split."""
+
+    def alive() -> int:
+        return sum(type(found) is Ranking for found in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        driver, before = Driver(Sliding(size=6, stride=3), Asks(fits=4)), alive()
+        keys = [driver.add(ranking) for ranking in lists(10, 10)]
+        while end == "put" and (tickets := driver.next_requests(50)):
+            for ticket in tickets:
+                driver.put(ticket, Reply(scores=(1.0,)))
+        for key in keys:
+            getattr(driver, end)(key) if end != "put" else None
+        assert len(driver) == 0
+        driver.finished()
+        tickets = ticket = None  # type: ignore[assignment]
+        assert alive() == before
+    finally:
+        gc.enable()

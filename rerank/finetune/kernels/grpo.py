@@ -16,6 +16,7 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from rerank.errors import ContextOverflowError, MissingPrerequisiteError
+from rerank.finetune.components import Optimizer
 from rerank.finetune.extra.objectives import compute_gains, compute_reward
 from rerank.finetune.labels.lists import TrainingList
 from rerank.finetune.losses import Lm
@@ -92,7 +93,16 @@ class GrpoListTrainer(ListTrainer, GRPOTrainer):
     The data set contains the indices of examples as text; prompts are built when they are needed.
     """
 
-    def __init__(self, module: ListwiseModule, args: GRPOConfig, places: ScheduledExamples, **recipe: Any) -> None:
+    def __init__(
+        self,
+        module: ListwiseModule,
+        args: GRPOConfig,
+        places: ScheduledExamples,
+        *,
+        optimizer: Optimizer,
+        kept: Sequence[str],
+        validate: Callable[[], dict[str, float]] | None = None,
+    ) -> None:
         if not hasattr(GRPOTrainer, "_tokenize_prompts"):  # otherwise the indices of examples would become prompts
             raise MissingPrerequisiteError(
                 "The installed version of trl tokenises prompts in an unsupported way",
@@ -109,14 +119,13 @@ class GrpoListTrainer(ListTrainer, GRPOTrainer):
             reward_funcs=cast(Any, self._rewards()),
             args=args,
             train_dataset=dataset.from_dict({"prompt": [str(place) for place in range(len(places))]}),
-            eval_dataset=cast(Any, [] if recipe["validate"] else None),
+            eval_dataset=cast(Any, [] if validate else None),
             processing_class=cast(GrpoPrompt, places[0]).tokens.tokenizer,
         )
         for parameter, value in before:  # trl rounds trained parameters if the base is in 4 bits; small steps get lost
             if parameter.dtype != value.dtype:
                 parameter.data = value.to(parameter.device)
-        recipe["kept"] = [name.removeprefix("model.") for name in recipe["kept"]]
-        self._use_recipe(places, **recipe)
+        self._use_recipe(places, optimizer, [name.removeprefix("model.") for name in kept], validate)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

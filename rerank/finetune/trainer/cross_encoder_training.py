@@ -6,7 +6,7 @@ losses on scores, optimizers, checkpoints and validation, as for all other train
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -25,7 +25,7 @@ from transformers.trainer_utils import set_seed
 from rerank.backends.cross_encoder import CrossEncoder as CrossEncoderBackend
 from rerank.backends.cross_encoder import load_cross_encoder_model
 from rerank.finetune.adapters import Full
-from rerank.finetune.components import ListLoss, ListTarget
+from rerank.finetune.components import ListLoss, ListTarget, Optimizer
 from rerank.finetune.labels.lists import TrainingList
 from rerank.finetune.losses import SentenceTransformers, teacher_scores
 from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs
@@ -167,7 +167,14 @@ class CrossEncoderListTrainer(ListTrainer, CrossEncoderTrainer):
     """The trainer of sentence-transformers with the optimizers, checkpoints and validation of this package."""
 
     def __init__(
-        self, module: CrossEncoderLoss, args: CrossEncoderTrainingArguments, places: ScheduledExamples, **recipe: Any
+        self,
+        module: CrossEncoderLoss,
+        args: CrossEncoderTrainingArguments,
+        places: ScheduledExamples,
+        *,
+        optimizer: Optimizer,
+        kept: Sequence[str],
+        validate: Callable[[], dict[str, float]] | None = None,
     ) -> None:
         dataset = Dataset.from_dict({"place": list(range(len(places)))})
         CrossEncoderTrainer.__init__(
@@ -175,11 +182,11 @@ class CrossEncoderListTrainer(ListTrainer, CrossEncoderTrainer):
             model=module.model,
             args=args,
             train_dataset=dataset,
-            eval_dataset=dataset if recipe["validate"] else None,
+            eval_dataset=dataset if validate else None,
             loss=module,
             data_collator=ScheduledListCollator(module.model, places),
         )
-        self._use_recipe(places, **recipe)
+        self._use_recipe(places, optimizer, kept, validate)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

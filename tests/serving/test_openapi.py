@@ -52,6 +52,18 @@ def test_keys_are_declared_where_they_are_needed() -> None:
     assert {path for path, security in of_paths.items() if security == []} == {"/health", "/ready"}
 
 
+def test_the_names_of_schemas_are_those_of_classes_in_generated_clients() -> None:
+    names = """
+    ChoiceAnswer ChoiceProbability ChoiceQuestion CohereDocument CohereError CohereRequest CohereResponse CohereResult
+    CohereSpan CommonDocument CommonError CommonRequest CommonResponse CommonResult CommonUsage DecisionChoice
+    DecisionLevel DecisionRequest DecisionResponse DecisionUsage ErrorDetails InputTokens LevelProbability
+    MixedbreadRequest MixedbreadResponse MixedbreadResult OpenaiError OutputTokens PairScore PlaygroundRequest
+    PredicateAnswer PredicateQuestion RefusalAnswer RelevantSpans ScoreAnswer ScoreQuestion ScoreRequest ScoreResponse
+    SglangError SglangResult TeiError TeiRequest TeiResult VoyageResult ZeroentropyResponse ZeroentropyResult
+    """
+    assert set(describe(())["components"]["schemas"]) == set(names.split())
+
+
 @pytest.mark.enable_socket
 def test_schemathesis_finds_nothing(address: Callable[..., str], tmp_path: Path) -> None:
     pytest.importorskip("schemathesis")

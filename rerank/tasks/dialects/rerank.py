@@ -12,7 +12,6 @@ from pydantic import AliasChoices, Field
 from rerank.errors import DataError
 from rerank.tasks.dialects.question import (
     ApiBody,
-    EvidenceOfDocument,
     GivenDocument,
     GivenText,
     RerankAnswer,
@@ -63,7 +62,18 @@ class CohereRequest(RerankBody):
         )
 
 
-class DocumentText(ApiBody):
+# The names of the bodies are those of the schemas in the OpenAPI description, and of classes in generated clients.
+
+
+class CohereSpan(ApiBody):
+    """A relevant span, in code points [start, end) of the document."""
+
+    start: int
+    end: int
+    score: float
+
+
+class CohereDocument(ApiBody):
     """The document of a result, returned on request, as an object that contains its text."""
 
     text: str
@@ -79,8 +89,8 @@ class ScoredDocument(ApiBody):
 class CohereResult(ScoredDocument):
     """A result of Cohere's rerank API, with the spans and the text of the document if they were requested."""
 
-    relevant_spans: tuple[EvidenceOfDocument, ...] | None = None
-    document: DocumentText | None = None
+    relevant_spans: list[CohereSpan] | None = None
+    document: CohereDocument | None = None
 
 
 class CohereResponse(ApiBody):
@@ -96,8 +106,10 @@ class CohereResponse(ApiBody):
             CohereResult(
                 index=result.index,
                 relevance_score=result.relevance_score,
-                relevant_spans=result.spans,
-                document=None if (text := answer.text(result)) is None else DocumentText(text=text),
+                relevant_spans=None
+                if result.spans is None
+                else [CohereSpan(start=span.start, end=span.end, score=span.score) for span in result.spans],
+                document=None if (text := answer.text(result)) is None else CohereDocument(text=text),
             )
             for result in answer.results
         ]
@@ -146,10 +158,14 @@ class CommonRequest(RerankBody):
         )
 
 
+class CommonDocument(CohereDocument):
+    """The document of a result, as an object that contains its text."""
+
+
 class CommonResult(ScoredDocument):
     """A result for Cohere version 1, Jina and vLLM."""
 
-    document: DocumentText | None = None
+    document: CommonDocument | None = None
 
 
 class VoyageResult(ScoredDocument):
@@ -182,7 +198,7 @@ class CommonResponse(ApiBody):
         results, data = [], []
         for result in answer.results:
             index, score, text = result.index, result.relevance_score, answer.text(result)
-            document = None if text is None else DocumentText(text=text)
+            document = None if text is None else CommonDocument(text=text)
             results.append(CommonResult(index=index, relevance_score=score, document=document))
             shown = text if repeats_documents else None
             data.append(VoyageResult(index=index, relevance_score=score, document=shown))
@@ -319,10 +335,14 @@ def tei_results(answer: RerankAnswer) -> list[TeiResult]:
 # ZeroEntropy: ``POST /v1/models/rerank``. Its requests are parsed as `CommonRequest`.
 
 
+class ZeroentropyResult(ScoredDocument):
+    """Index and relevance score of one document."""
+
+
 class ZeroentropyResponse(ApiBody):
     """A response of ZeroEntropy's rerank API, without the latencies that ZeroEntropy reports."""
 
-    results: list[ScoredDocument]
+    results: list[ZeroentropyResult]
     total_bytes: int
     total_tokens: int
 
@@ -331,7 +351,8 @@ class ZeroentropyResponse(ApiBody):
         texts = [answer.question.query, *answer.question.documents]
         return cls(
             results=[
-                ScoredDocument(index=result.index, relevance_score=result.relevance_score) for result in answer.results
+                ZeroentropyResult(index=result.index, relevance_score=result.relevance_score)
+                for result in answer.results
             ],
             total_bytes=sum(len(text.encode("utf-8", "surrogatepass")) for text in texts),
             total_tokens=answer.tokens,

@@ -367,7 +367,11 @@ Texts = GivenText | list[GivenText]
 
 
 class ScoreRequest(ApiBody):
-    """A request of vLLM's score API: one query and any number of documents, or as many queries as documents."""
+    """A request of vLLM's score API: one query and any number of documents, or as many queries as documents.
+
+    The field ``queries`` may also be named ``text_1`` or ``data_1``, and ``documents`` ``items``, ``text_2`` or
+    ``data_2``.
+    """
 
     model: str = ""
     queries: Texts = Field(validation_alias=AliasChoices("text_1", "queries", "data_1"), serialization_alias="text_1")

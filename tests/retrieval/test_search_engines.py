@@ -56,6 +56,16 @@ def test_words_with_ties_broken_by_id(name: str, engine: SearchEngine) -> None:
     assert all("search_type=dfs_query_then_fetch" in path for _, path, _ in engine.searches)
 
 
+def test_every_query_has_a_ranking_and_no_two_queries_share_an_id(name: str, engine: SearchEngine) -> None:
+    stage: Any = first_stages.get(name)
+    retriever = stage("docs", id="doc").retriever(None)
+    run = retriever.search([Query(id="b", text=" "), QUERY, Query(id="a", text="heat")], 2)
+    assert {query: len(ranking) for query, ranking in run.items()} == {"b": 0, "q": 2, "a": 2}
+    assert list(run) == ["b", "q", "a"]
+    with raises(DataError, "'q'"):
+        retriever.search([QUERY, Query(id="q", text="heat")], 2)
+
+
 def test_nearest_vectors(name: str, engine: SearchEngine) -> None:
     scores = Fake().passages([doc.text for doc in DOCS]) @ Fake().queries([QUERY.text])[0]
     ranking = search(name, encoder=Fake(), vector="embedding")

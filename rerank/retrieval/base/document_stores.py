@@ -143,10 +143,10 @@ class StoreRetriever:
             f"{k} documents per query were requested from {store.place}",
             expected=f"at most {deepest}",
         )
-        rankings = {query.id: Ranking(query, (), ()) for query in queries}
-        if with_text := [query for query in queries if query.text.strip()]:
+        rankings = [Ranking(query, (), ()) for query in queries]
+        if with_text := [(place, query) for place, query in enumerate(queries) if query.text.strip()]:
             with store.connect() as client:
-                for query in with_text:
+                for place, query in with_text:
                     depth = min(k + 1, deepest)
                     hits = store.find(client, self.checked, self.encoder, query.text, depth)
                     # a tie that spans rank k is broken by document id, so all of its documents are needed
@@ -154,8 +154,8 @@ class StoreRetriever:
                         depth = min(2 * depth, deepest)
                         hits = store.find(client, self.checked, self.encoder, query.text, depth)
                     scored = self._scored_documents(query, hits)
-                    rankings[query.id] = Ranking.from_scores(query, scored).top(k)
-        return Run(rankings.values(), name=store.stage)
+                    rankings[place] = Ranking.from_scores(query, scored).top(k)
+        return Run(rankings, name=store.stage)
 
     def _scored_documents(self, query: Query, hits: Sequence[StoreHit]) -> list[tuple[Document, float]]:
         for hit in hits:

@@ -150,7 +150,7 @@ def report_power_of_runs(
         f"{measure}, {topics} queries. Detectable: smallest true difference that a paired t-test finds with power "
         f"{power:g} at level {level:.3g} (alpha {options.alpha:g}, {of_pairs})."
     ]
-    if difference:
+    if difference is not None:
         legend.append(f"Topics: number of topics with which a true difference of {difference:g} is found.")
     content = {
         "measure": measure,
@@ -164,5 +164,5 @@ def report_power_of_runs(
         "median_detectable": median(row["detectable"] for row in rows),
         "rows": rows,
     }
-    heads = ["a", "b", "difference", "sd", "detectable", *(["topics"] if difference else [])]
+    heads = ["a", "b", "difference", "sd", "detectable", *(["topics"] if difference is not None else [])]
     return PlainReport(content=content, key="rows", shown=[TableReport([Grid(heads, cells, left=2)], legend)])

@@ -82,6 +82,14 @@ def test_the_detectable_difference_is_that_of_statsmodels(topics: int, alpha: fl
     assert smallest_detectable_difference(topics, 0.2, alpha, power) == pytest.approx(0.2 * expected, rel=1e-5)
 
 
+def test_every_row_has_a_cell_under_every_head() -> None:
+    same = [Scores(run=name, values={"AP": {"1": 0.5, "2": 0.25}}) for name in "ab"]
+    for scores, difference in ((same, None), (same, 0.0), (same, 0.05), (SCORES, 0.05)):
+        grid = report_power_of_runs(scores, "AP", difference=difference).tables().main
+        assert {len(row) for row in grid.rows} == {len(grid.heads)} == {5 if difference is None else 6}
+    assert grid.heads[-1] == "topics"
+
+
 def test_all_pairs_or_a_baseline() -> None:
     every = report_power_of_runs(SCORES, "AP", difference=0.05).to_dict()
     assert len(every["rows"]) == 3

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -20,10 +21,10 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache
 
+from rerank.io.forks import ForkLock
 from rerank.lm.cpu_attention import FEW, cpu_attention_forward, has_full_attention
 from rerank.lm.forward_pass import OutputHead, PreallocatedLayer, TemporarySettings, call_forward, make_kv_cache
 from rerank.lm.model_process import is_split
-from rerank.prompts.budget import BoundedMemo
 
 #: Default limit of a cache in bytes: in bfloat16, enough for 46,000 tokens of SmolLM2-135M or 8,000 tokens of a model
 #: with 8 billion parameters.
@@ -61,17 +62,16 @@ class CachedPrefix:
 class PrefixCache:
     """A cache of the prefixes of prompts, of at most ``limit`` bytes, for a model that `supports_prefixes`.
 
-    A prefix is always computed in the same way: in a batch of one row, on top of the prefix that it extends. Its
-    values are therefore bit-identical, whatever the cache contains.
+    Above the limit, the least recently used segments are dropped. A prefix is always computed in the same way: in a
+    batch of one row, on top of the prefix that it extends. Its values are therefore bit-identical, whatever the cache
+    contains.
     """
 
     def __init__(self, model: Any, limit: int = DEFAULT_LIMIT) -> None:
         self._model, self._limit = model, limit
-        self._segments = self._make_memo()
-        self._weights = 0
-
-    def _make_memo(self) -> BoundedMemo[bytes, PrefixSegment]:
-        return BoundedMemo(self._limit, lambda _, segment: segment.size)
+        self._segments: OrderedDict[bytes, PrefixSegment] = OrderedDict()  # the most recently used one is the last
+        self._size = self._weights = 0  # bytes of all segments, and a hash of the weights of the model
+        self._lock = ForkLock()
 
     def load(self, prompts: Sequence[Sequence[int]], plan: Sequence[Sequence[int]]) -> list[CachedPrefix]:
         """Return the planned prefix of each prompt in a batch, from the cache or newly computed.
@@ -93,8 +93,24 @@ class PrefixCache:
 
     def clear(self) -> bool:
         """Drop all prefixes, and return whether there were any."""
-        dropped, self._segments = self._segments, self._make_memo()
-        return len(dropped) > 0
+        with self._lock.lock:
+            dropped, self._segments, self._size = self._segments, OrderedDict(), 0
+        return bool(dropped)
+
+    def _find(self, key: bytes) -> PrefixSegment | None:
+        with self._lock.lock:
+            if key in self._segments:
+                self._segments.move_to_end(key)
+            return self._segments.get(key)
+
+    def _store(self, key: bytes, segment: PrefixSegment) -> None:
+        with self._lock.lock:
+            if segment.size > self._limit or key in self._segments:
+                return
+            self._segments[key] = segment
+            self._size += segment.size
+            while self._size > self._limit:
+                self._size -= self._segments.popitem(last=False)[1].size
 
     def _load_prefix(
         self, prompt: Sequence[int], ends: Sequence[int], batch: dict[bytes, PrefixSegment]
@@ -102,10 +118,10 @@ class PrefixCache:
         segments: list[PrefixSegment] = []
         start = reused = 0
         for end, key in zip(ends, _keys_of(prompt, ends), strict=True):
-            segment = batch.get(key) or self._segments.get_all([key])[0]
+            segment = batch.get(key) or self._find(key)
             if segment is None:
                 segment = self._extend(segments, start, prompt[start:end])
-                self._segments.put_all([(key, segment)])
+                self._store(key, segment)
             else:
                 reused += end - start
             batch[key] = segment

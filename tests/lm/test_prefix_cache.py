@@ -115,6 +115,41 @@ def test_the_same_tokens_in_other_pieces_are_another_prefix() -> None:
     assert [len(prefix.segments) for prefix in (whole, pieces)] == [1, 2]
 
 
+def uses(cache: PrefixCache, tokens: Sequence[int], length: int = 16) -> list[bool]:
+    """Load one prefix per token, which consists of this token only; return which of them the cache contained."""
+    return [cache.load([[token] * length], [(length,)])[0].reused == length for token in tokens]
+
+
+def limited(prefixes: float) -> PrefixCache:
+    """A cache that has room for a number of prefixes of 16 tokens."""
+    model = make()
+    (prefix,) = PrefixCache(model).load([[0] * 16], [(16,)])
+    return PrefixCache(model, int(prefixes * prefix.segments[0].size))
+
+
+def test_the_least_recently_used_segments_are_dropped() -> None:
+    cache = limited(3.9)
+    assert uses(cache, [1, 2, 3, 1]) == [False, False, False, True]
+    assert uses(cache, [4, 1, 3, 4, 2]) == [False, True, True, True, False]
+    assert uses(cache, [3, 4, 2, 1]) == [True, True, True, False]
+
+
+def test_prefixes_that_fill_the_limit_are_kept() -> None:
+    cache = limited(4)
+    uses(cache, [1, 2, 3, 4])
+    assert all(uses(cache, [1, 2, 3, 4] * 3))
+    assert uses(cache, [5], length=64) == [False]
+    assert uses(cache, [5], length=64) == [True]  # as large as the limit, so it is now the only one
+    assert uses(cache, [1]) == [False]
+
+
+def test_a_segment_larger_than_the_limit_drops_nothing() -> None:
+    cache = limited(4)
+    uses(cache, [1, 2, 3, 4])
+    assert uses(cache, [5, 5], length=65) == [False, False]
+    assert all(uses(cache, [1, 2, 3, 4]))
+
+
 def test_prefixes_of_other_weights_are_dropped() -> None:
     """A training changes the model under the cache."""
     model = make()

@@ -24,6 +24,7 @@ from rerank.errors import BackendError, UsageError
 from rerank.experiment.spec import RunSpec, read_run_spec
 from rerank.models import open_model_backend
 from rerank.prompts.base import Message
+from rerank.prompts.word_tokens import WordTokens
 from rerank.tasks import AsyncBackend, BackendOptions, CrossEncoderTask, FileAddress, Reply, Request, Sampling
 from rerank.types import Query, Window
 from tests.backends.faulty_server import Act, Answer, FaultyServer, error, models, raw, said
@@ -95,6 +96,19 @@ def test_other_backends_take_several_servers(model: str, method: str) -> None:
     assert isinstance(backend, ServerBackend)
     assert len(backend.client.servers) == 2
     assert backend.default_method == method
+
+
+class Words(Openai):
+    """A plug-in with the method that made the token counter before ``token_counter``."""
+
+    def make_tokens(self, context_size: Callable[[], int]) -> WordTokens:
+        return WordTokens(context_size=context_size())
+
+
+def test_a_plug_in_makes_its_own_token_counter() -> None:
+    backend = Words.connect("m", BackendOptions(base_url=URLS, context_size=77))
+    assert isinstance(backend.tokens, WordTokens)
+    assert backend.tokens.context_size == 77
 
 
 def test_files_name_several_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from rerank.backends.base.addresses import Address, ServerProvider, api_key_for_
 from rerank.backends.base.token_estimate import EstimatedTokens
 from rerank.errors import ensure
 from rerank.io.forks import ForkLock, watch_forks
+from rerank.prompts.base import TokenCounter
 from rerank.tasks import BackendOptions, Reply, Request
 from rerank.tasks.backends import BaseBackend
 from rerank.tasks.concurrency import answer_concurrently, await_on_loop, run_on_loop
@@ -74,7 +75,8 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
         self._creating = ForkLock()
         self._size: int | None = self._options.context_size
         #: The model's token counter. If its counts are estimates, they are meant to be too high rather than too low.
-        self.tokens = self.token_counter(self._context_size)
+        #: A plug-in may define ``make_tokens(context_size)`` instead of `token_counter`.
+        self.tokens: TokenCounter = getattr(self, "make_tokens", self.token_counter)(self._context_size)
         self.after_fork_in_child()
         watch_forks(self)
 

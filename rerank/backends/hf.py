@@ -78,9 +78,12 @@ class Hf(LocalModel):
         self._lock = threading.Lock()
 
     @classmethod
-    def load(cls, name: str | Path, options: BackendOptions | None = None, *, tokens: HfTokens | None = None) -> Self:
-        """Load a model from a folder written by ``save_pretrained`` or from the hub, except for known ``tokens``."""
-        options = options or BackendOptions()
+    def load(cls, name: str | Path, options: BackendOptions | None = None) -> Self:
+        """Load a model from a folder written by ``save_pretrained`` or from the hub."""
+        return cls._load(name, options or BackendOptions())
+
+    @classmethod
+    def _load(cls, name: str | Path, options: BackendOptions, tokens: HfTokens | None = None) -> Self:
         loaded = load_language_model(name, options, cls.classes, tokenizer=tokens and tokens.tokenizer)
         backend = cls(loaded.model, loaded.tokenizer, identity=loaded.identity, options=options)
         backend.tokens = tokens or backend.tokens
@@ -105,7 +108,7 @@ class Hf(LocalModel):
 
     @classmethod
     def load_described(cls, description: ModelDescription) -> Self:
-        return cls.load(description.files.name, description.options, tokens=description.tokens)
+        return cls._load(description.files.name, description.options, description.tokens)
 
     @classmethod
     def from_loaded(

@@ -60,6 +60,20 @@ def test_a_folder_loads_and_answers_as_the_model_did(folder: Path) -> None:
     assert (loaded.batch_size, loaded.batch_characters) == (4, CPU_BATCH_CHARACTERS)
 
 
+def test_a_subclass_whose_load_takes_a_name_and_options_loads_what_was_described(folder: Path) -> None:
+    class Plug(Hf):
+        @classmethod
+        def load(cls, name: str | Path, options: BackendOptions | None = None) -> Plug:
+            return super().load(name, options)
+
+    description = Plug.describe(folder, FP32)
+    assert description
+    backend = Plug.load_described(description)
+    assert type(backend) is type(Plug.load(folder, FP32)) is Plug
+    assert backend.tokens is description.tokens
+    assert dict(backend.identity) == description.identity
+
+
 def test_the_hash_depends_on_contents_only(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere"
     shutil.copytree(folder, copy)

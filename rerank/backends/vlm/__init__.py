@@ -59,7 +59,7 @@ class Vlm(Hf):
         self.batch_size = 1  # pictures need much memory, and models batch prompts with pictures differently
 
     @classmethod
-    def load(cls, name: str | Path, options: BackendOptions | None = None, **known: Any) -> Self:
+    def load(cls, name: str | Path, options: BackendOptions | None = None) -> Self:
         """Load a model from a folder written by ``save_pretrained`` of model and processor, or from the hub."""
         require_pillow()
         if options and options.device_map == "tp":
@@ -67,7 +67,7 @@ class Vlm(Hf):
                 "--device-map is tp, but the model is a vision-language model",
                 expected="auto, balanced, sequential, or no device map",
             )
-        return super().load(name, options, **known)
+        return super().load(name, options)
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         require_model_process()

@@ -301,6 +301,11 @@ print([name for name in {HEAVY!r} if name in sys.modules], file=out)
     assert fresh(code) == "[]"
 
 
+def test_importing_the_reranker_imports_no_numpy() -> None:
+    names = ("numpy", *HEAVY)
+    assert fresh(f"import sys; from rerank import Reranker; print([n for n in {names!r} if n in sys.modules])") == "[]"
+
+
 def functions(path: Path) -> Iterator[tuple[str, int]]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

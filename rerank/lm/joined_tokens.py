@@ -36,8 +36,6 @@ from operator import add
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from rerank.errors import DataError, UsageError
 from rerank.io.paths import cache_dir
 from rerank.io.sealed_folders import open_sealed_folder, sealed_folders, storage_errors
@@ -346,6 +344,8 @@ class TokenDictionary:
     """A dictionary of the token ids of words, in a folder that `write_dictionary` has written."""
 
     def __init__(self, folder: Path) -> None:
+        import numpy as np  # takes 0.1 s, and most runs have no dictionary
+
         self._folder = folder
         self._keys, self._texts, self._text_ends, self._ids, self._id_ends = (
             memoryview(np.load(folder / name, mmap_mode="r", allow_pickle=False)) for name in _FILES
@@ -368,6 +368,8 @@ class TokenDictionary:
 
 def write_dictionary(words: Iterable[str], folder: Path, tokenize: Callable[[str], Iterable[int]]) -> None:
     """Write the files of a `TokenDictionary` into an empty folder; all distinct words must fit into memory."""
+    import numpy as np
+
     distinct = list(dict.fromkeys(words))
     keys, first = np.unique(np.array(list(map(_hash, distinct)), np.uint64), return_index=True)
     texts, ids, text_ends, id_ends = bytearray(), array("I"), array("q", [0]), array("q", [0])

@@ -1,7 +1,6 @@
-"""Forward passes of different model classes and versions of transformers, their KV caches, and temporary settings.
+"""Forward passes of different model classes, their KV caches, and temporary settings. Imports torch and transformers.
 
-The memory of a KV cache is preallocated: new tokens are written in place instead of copying the whole cache. Imports
-torch at import time.
+The memory of a KV cache is preallocated: new tokens are written in place instead of copying the whole cache.
 """
 
 from __future__ import annotations

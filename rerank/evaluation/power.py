@@ -14,7 +14,7 @@ from rerank.errors import UnknownNameError, UsageError, ensure
 from rerank.evaluation.pairwise_decisions import ComparisonOptions, check_significance_level
 from rerank.evaluation.scores import ScoreMatrix, Scores, format_score
 from rerank.evaluation.significance.base import sample_variances
-from rerank.io.reports import Grid, PlainReport, TableReport
+from rerank.io.reports import Grid, PlainReport, TableReport, format_cell
 
 #: Upper limit of the search for the number of topics.
 _MOST = 10**9
@@ -134,17 +134,13 @@ def report_power_of_runs(
     pairs = others if baseline else list(combinations(matrix.systems, 2))
     level = options.alpha if options.correction == "none" else options.alpha / len(pairs)
     rows: list[dict[str, Any]] = []
-    cells = []
     for a, b in pairs:
         deltas = matrix.deltas(a, b)
         sd, mean = float(np.sqrt(sample_variances(deltas))), float(deltas.mean())
         detectable = smallest_detectable_difference(len(deltas), sd, level, power)
         rows.append({"a": a, "b": b, "difference": mean, "sd": sd, "detectable": detectable})
-        cells.append([a, b, f"{mean:+.4f}", format_score(sd, 4), format_score(detectable, 4)])
         if difference is not None:
-            needed = topics_needed_for_power(difference, sd, level, power) if sd else None
-            rows[-1]["topics_needed"] = needed
-            cells[-1].append("-" if needed is None else str(needed))
+            rows[-1]["topics_needed"] = topics_needed_for_power(difference, sd, level, power) if sd else None
     topics, of_pairs = len(matrix.topics), f"{len(rows)} pair{'s' * (len(rows) != 1)}"
     legend = [
         f"{measure}, {topics} queries. Detectable: smallest true difference that a paired t-test finds with power "
@@ -164,5 +160,20 @@ def report_power_of_runs(
         "median_detectable": median(row["detectable"] for row in rows),
         "rows": rows,
     }
-    heads = ["a", "b", "difference", "sd", "detectable", *(["topics"] if difference is not None else [])]
-    return PlainReport(content=content, key="rows", shown=[TableReport([Grid(heads, cells, left=2)], legend)])
+
+    def table(digits: int) -> TableReport:
+        heads = ["a", "b", "difference", "sd", "detectable", *(["topics"] if difference is not None else [])]
+        cells = [
+            [
+                row["a"],
+                row["b"],
+                f"{row['difference']:+.{digits}f}",
+                format_score(row["sd"], digits),
+                format_score(row["detectable"], digits),
+                *([format_cell(row["topics_needed"])] if difference is not None else []),
+            ]
+            for row in rows
+        ]
+        return TableReport([Grid(heads, cells, left=2)], legend)
+
+    return PlainReport(content=content, key="rows", table=table)

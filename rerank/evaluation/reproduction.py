@@ -95,28 +95,32 @@ def measure_reproduction(
         "notes": notes,
     }
 
-    def cells(row: dict[str, Any], *keys: str) -> list[str]:
-        return ["-" if row[key] is None else format_score(row[key], 4) for key in keys]
-
-    gains = ("improvement", "improvement_again", "er", "ri", "ri_again", "dri")
-    heads = ["measure", "improvement", "again", "ER", "RI", "RI again", "DeltaRI"]
-    of_scores = [
-        [row["measure"], row["role"], *cells(row, "original", "again", "rmse"), format_p_value(row["p"])]
-        for row in rows
-    ]
-    grids = [
-        Grid(heads, [[row["measure"], *cells(row, *gains)] for row in effects]),
-        Grid(["measure", "run", "original", "again", "RMSE", "p"], of_scores, left=2),
-    ]
-    if orders:
-        grids.append(Grid(["run", "tau union", "RBO"], [[row["role"], *cells(row, "ktu", "rbo")] for row in orders]))
     kind = "the same collection, paired" if same else "another collection, unpaired"
     legend = [
         f"Second experiment on {kind} t-test. ER: effect ratio, ideally 1; DeltaRI: difference of relative "
         f"improvements, ideally 0.{f' Orders: first {depth} documents.' if orders else ''}"
     ]
-    table = TableReport(grids, legend, notes, after=len(grids) - 1)
-    return PlainReport(content=content, key="rows", shown=[table])
+
+    def table(digits: int) -> TableReport:
+        def cells(row: dict[str, Any], *keys: str) -> list[str]:
+            return ["-" if row[key] is None else format_score(row[key], digits) for key in keys]
+
+        gains = ("improvement", "improvement_again", "er", "ri", "ri_again", "dri")
+        heads = ["measure", "improvement", "again", "ER", "RI", "RI again", "DeltaRI"]
+        of_scores = [
+            [row["measure"], row["role"], *cells(row, "original", "again", "rmse"), format_p_value(row["p"])]
+            for row in rows
+        ]
+        grids = [
+            Grid(heads, [[row["measure"], *cells(row, *gains)] for row in effects]),
+            Grid(["measure", "run", "original", "again", "RMSE", "p"], of_scores, left=2),
+        ]
+        if orders:
+            of_orders = [[row["role"], *cells(row, "ktu", "rbo")] for row in orders]
+            grids.append(Grid(["run", "tau union", "RBO"], of_orders))
+        return TableReport(grids, legend, notes, after=len(grids) - 1)
+
+    return PlainReport(content=content, key="rows", table=table)
 
 
 def _compare_scores(original: Floats, again: Floats, *, same: bool) -> dict[str, Any]:

@@ -78,43 +78,6 @@ def compare_over_collections(
         "pairs": pairs,
         "notes": list(notes),
     }
-    best = {name: max(row["means"][name] for row in systems) for name in topics}
-    of_systems = [
-        [
-            row["system"],
-            format_score(row["mean"], 4),
-            *(Cell(format_score(mean, 4), "", mean == best[name]) for name, mean in row["means"].items()),
-        ]
-        for row in systems
-    ]
-    of_pairs = [
-        [
-            row["a"],
-            row["b"],
-            f"{row['difference']:+.4f}",
-            format_interval(row["interval"][0], row["interval"][1], 4),
-            *(f"{difference:+.4f}" for difference in row["differences"].values()),
-            format_p_value(row["adjusted_p"]),
-        ]
-        for row in pairs
-    ]
-    of_effects = [
-        [
-            row["effect"],
-            f"{row['ss']:.4f}",
-            str(row["df"]),
-            f"{row['ms']:.4f}",
-            format_cell(row["f"], 2),
-            format_p_value(row["p"]),
-            format_cell(row["omega_squared"], 3),
-        ]
-        for row in anova
-    ]
-    grids = [
-        Grid(["system", "mean", *topics], of_systems),
-        Grid(["a", "b", "difference", "interval", *topics, "p"], of_pairs, left=2),
-        Grid(["effect", "SS", "df", "MS", "F", "p", "omega^2"], of_effects),
-    ]
     legend = [
         f"{measure}; topics: {', '.join(f'{name} {count}' for name, count in topics.items())}. Means and differences "
         f"weigh collections equally; p and the interval ({1 - options.alpha:.0%}, for one pair) are from the "
@@ -123,8 +86,48 @@ def compare_over_collections(
         "Analysis of variance: sums of squares of type I (equal to type II), topics nested in collections; F of "
         "collection: against topic(collection), other F: against error; partial omega squared.",
     ]
-    table = TableReport(grids, legend, list(notes), after=1)
-    return PlainReport(content=content, key="pairs", shown=[table])
+
+    def table(digits: int) -> TableReport:
+        best = {name: max(row["means"][name] for row in systems) for name in topics}
+        of_systems = [
+            [
+                row["system"],
+                format_score(row["mean"], digits),
+                *(Cell(format_score(mean, digits), "", mean == best[name]) for name, mean in row["means"].items()),
+            ]
+            for row in systems
+        ]
+        of_pairs = [
+            [
+                row["a"],
+                row["b"],
+                f"{row['difference']:+.{digits}f}",
+                format_interval(row["interval"][0], row["interval"][1], digits),
+                *(f"{difference:+.{digits}f}" for difference in row["differences"].values()),
+                format_p_value(row["adjusted_p"]),
+            ]
+            for row in pairs
+        ]
+        of_effects = [
+            [
+                row["effect"],
+                f"{row['ss']:.4f}",
+                str(row["df"]),
+                f"{row['ms']:.4f}",
+                format_cell(row["f"], 2),
+                format_p_value(row["p"]),
+                format_cell(row["omega_squared"], 3),
+            ]
+            for row in anova
+        ]
+        grids = [
+            Grid(["system", "mean", *topics], of_systems),
+            Grid(["a", "b", "difference", "interval", *topics, "p"], of_pairs, left=2),
+            Grid(["effect", "SS", "df", "MS", "F", "p", "omega^2"], of_effects),
+        ]
+        return TableReport(grids, legend, list(notes), after=1)
+
+    return PlainReport(content=content, key="pairs", table=table)
 
 
 def stratified_t_test(differences: Sequence[Floats], alpha: float = 0.05) -> dict[str, Any]:

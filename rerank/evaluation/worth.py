@@ -84,26 +84,29 @@ def measure_gains(
         "versions": library_versions(),
         "notes": notes,
     }
-    level = f"{100 * (1 - options.alpha):g}%"
-    heads = ["run", name, f"{level} interval", "gain", f"{level} interval", "share", f"{level} interval"]
-    cells = [
-        [
-            row["run"],
-            format_score(row["mean"], 4),
-            format_interval(row["interval"][0], row["interval"][1], 4),
-            *_with_interval(row["gain"], row["gain_interval"], 4),
-            *_with_interval(row["share"], row["share_interval"], 2),
-        ]
-        for row in rows
-    ]
     candidates = "all candidates" if options.depth is None else f"the first {options.depth} candidates"
     legend = [
         f"{queries} queries. Perfect order: {candidates} of the first stage by decreasing grade, unjudged last. Gain: "
         "mean minus that of the first stage (paired t interval). Share: gain divided by that of the perfect order "
         f"(bootstrap over queries, {options.resamples} resamples, seed {options.seed})."
     ]
-    table = TableReport([Grid(heads, cells, minor=[2])], legend, notes)
-    return PlainReport(content=content, key="rows", shown=[table])
+
+    def table(digits: int) -> TableReport:
+        level = f"{100 * (1 - options.alpha):g}%"
+        heads = ["run", name, f"{level} interval", "gain", f"{level} interval", "share", f"{level} interval"]
+        cells = [
+            [
+                row["run"],
+                format_score(row["mean"], digits),
+                format_interval(row["interval"][0], row["interval"][1], digits),
+                *_with_interval(row["gain"], row["gain_interval"], digits),
+                *_with_interval(row["share"], row["share_interval"], 2),
+            ]
+            for row in rows
+        ]
+        return TableReport([Grid(heads, cells, minor=[2])], legend, notes)
+
+    return PlainReport(content=content, key="rows", table=table)
 
 
 def _row(name: str, place: int, values: Floats, options: WorthOptions) -> dict[str, Any]:

@@ -159,6 +159,7 @@ class PlainReport(Report):
     key: str = ""  #: Key of the content whose items are the records; if empty, the whole content is the record.
     rows: Iterable[Mapping[str, Any]] | None = None  #: Records that replace those of the content.
     papers: Sequence[TableReport] = ()  #: Tables for a paper; by default the shown ones.
+    table: Callable[[int], TableReport] | None = None  #: Makes the tables with a number of decimals, without ``shown``.
 
     def to_dict(self) -> Any:
         return self.content
@@ -167,7 +168,10 @@ class PlainReport(Report):
         return _records_of(self.content, self.key) if self.rows is None else self.rows
 
     def parts(self) -> Iterable[Part]:
-        return self.shown
+        return self.shown if self.table is None else [self.table(4)]
+
+    def tables(self, digits: int = 4) -> TableReport:
+        return Report.tables(self) if self.table is None else self.table(digits)
 
     def to_table(self, form: Form, digits: int = 4) -> str:
         return "\n\n".join(paper.format(form) for paper in self.papers or [self.tables(digits)])

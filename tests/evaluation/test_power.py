@@ -90,6 +90,15 @@ def test_every_row_has_a_cell_under_every_head() -> None:
     assert grid.heads[-1] == "topics"
 
 
+def test_the_table_has_as_many_digits_as_requested() -> None:
+    found = report_power_of_runs(SCORES[:2], "AP")
+    (row,) = found.to_dict()["rows"]
+    for digits in (2, 4):
+        cells = [f"{row['difference']:+.{digits}f}", f"{row['sd']:.{digits}f}", f"{row['detectable']:.{digits}f}"]
+        assert f"r0 & r1 & {' & '.join(cells)} " in found.to_table("latex", digits)
+    assert found.to_table("latex") == found.to_table("latex", 4)
+
+
 def test_all_pairs_or_a_baseline() -> None:
     every = report_power_of_runs(SCORES, "AP", difference=0.05).to_dict()
     assert len(every["rows"]) == 3

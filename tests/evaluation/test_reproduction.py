@@ -76,6 +76,9 @@ def test_another_collection() -> None:
         x, y = (scores(entry, row["role"]) for entry in (original, again))
         assert (row["rmse"], row["p"]) == (None, pytest.approx(ttest_ind(x, y).pvalue))
     assert "another collection" in found.to_table("text")
+    for digits in (2, 4):
+        assert f" & {content['effects'][0]['er']:.{digits}f} & " in found.to_table("latex", digits)
+        assert f" & {content['rows'][0]['original']:.{digits}f} & " in found.to_table("latex", digits)
 
 
 def test_an_exact_reproduction() -> None:

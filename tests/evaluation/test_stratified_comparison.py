@@ -64,6 +64,11 @@ def test_collections_count_equally() -> None:
     adjusted = multipletests([row["p"] for row in content["pairs"]], method="fdr_bh")[1]
     assert [row["adjusted_p"] for row in content["pairs"]] == pytest.approx(adjusted)
     assert "topic(collection)" in found.to_table("text")
+    systems, pairs, _ = found.tables(2).grids
+    row = content["pairs"][0]
+    assert systems.rows[0][1] == f"{content['systems'][0]['mean']:.2f}"
+    assert (pairs.rows[0][2], pairs.rows[0][4]) == (f"{row['difference']:+.2f}", f"{row['differences']['one']:+.2f}")
+    assert f"{row['difference']:+.4f}" not in found.to_table("latex", 2)
 
 
 def test_constant_differences_are_no_evidence() -> None:

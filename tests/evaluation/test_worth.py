@@ -42,5 +42,7 @@ def test_documents_of_another_first_stage_are_said() -> None:
     found = measure_gains(QRELS, run("f", "xa"), [run("g", "ab")], "RR", WorthOptions(alpha=0.1))
     assert any("'g'" in note and "20 queries" in note for note in found.to_dict()["notes"])
     assert "90% interval" in found.to_table("text")
+    assert [found.tables(digits).main.rows[0][1] for digits in (2, 4)] == ["0.50", "0.5000"]
+    assert "0.5000" not in found.to_table("latex", 2)
     with raises(UsageError, "depth is 0"):
         measure_gains(QRELS, run("f", "xa"), [], "RR", WorthOptions(depth=0))

@@ -79,6 +79,9 @@ def test_a_plain_report_has_its_own_tables_for_papers() -> None:
     assert "10.25" in str(PlainReport(content={}, shown=shown))
     paper = TableReport([make_grid(["only here"], [[1]])])
     assert PlainReport(content={}, shown=shown, papers=[paper, paper]).to_table("markdown").count("only here") == 2
+    made = PlainReport(content={}, table=lambda digits: TableReport([make_grid(["a"], [[0.5]], digits=digits)]))
+    assert made.to_table("text", 2).split() == ["a", "0.50"]
+    assert [part.main.rows for part in made.parts() if isinstance(part, TableReport)] == [[["0.5000"]]]
     assert PlainReport(content={}, shown=["only a note"]).to_table("latex") == "only a note"
 
 

@@ -64,7 +64,9 @@ class Engine(Protocol):
         """Rerank lists, which are read only shortly before, and yield the results in the order of the lists.
 
         ``calls`` is the model, opened in this process, with the call log, cache and token cap of the run. If a list
-        cannot be ranked, or the model cannot answer at all, committed calls are kept.
+        cannot be ranked, or the model cannot answer at all, committed calls are kept. The result is a generator, which
+        is closed if the run ends early: its ``finally`` blocks run while ``calls`` can still be used. Any other
+        iterator is closed if it has a method ``close``.
         """
 
     def worker_map(self) -> WorkerMap | None:

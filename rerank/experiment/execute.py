@@ -143,8 +143,9 @@ def execute_run(
                     queries=prepared.lists.survey.queries,
                     qrels=prepared.qrels or None,
                 )
+                lists = engine.rank(read(), job, backend)
                 # after an error, the engine is stopped before the log is closed
-                with closing(ranked for ranked in engine.rank(read(), job, backend)) as lists:
+                with closing(cast(Any, lists)) if hasattr(lists, "close") else nullcontext():
                     for ranked in lists:
                         write(in_progress.popleft(), ranked)
                         tally.add(ranked)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from rerank import Reranker
+from rerank.engines.local import Local
 from rerank.errors import DataError, PartialFailureError, UnknownNameError, UsageError
 from rerank.experiment import (
     check_failure_rate,
@@ -22,7 +24,7 @@ from rerank.experiment import (
 )
 from rerank.experiment.calibrate import fit_to_runs
 from rerank.experiment.candidates import order_run
-from rerank.experiment.execute import RunSpeed, default_run_folder, run_tag
+from rerank.experiment.execute import RunSpeed, RunTally, default_run_folder, run_tag
 from rerank.experiment.prepare import spec_with_trained_defaults
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.io.run_files import read_run, write_run
@@ -426,3 +428,41 @@ def test_a_calibration_of_another_ranker_is_refused(calibration: Path, tmp_path:
         run_experiment(spec(method="fullrank"), Execution(out=tmp_path / "other", calibration=str(calibration)))
     with raises(UsageError, "another ranker"):
         Reranker.from_pretrained("fake:stutter", method="fullrank", calibration=str(calibration))
+
+
+class Outside(Local):
+    """An engine that keeps the generators that it returned, as one with threads may."""
+
+    kept: ClassVar[list[Iterator[Any]]] = []
+    closed = 0
+
+    def rank(self, *arguments: Any) -> Iterator[Any]:
+        def results() -> Iterator[Any]:
+            try:
+                yield from Local.rank(self, *arguments)
+            finally:
+                Outside.closed += 1
+
+        self.kept.append(results())
+        return self.kept[-1]
+
+
+class Listing(Local):
+    def rank(self, *arguments: Any) -> Iterator[Any]:
+        return iter([*Local.rank(self, *arguments)])  # it has no method close
+
+
+def test_results_of_an_outside_engine_are_closed_after_an_error(
+    lists: Lists, out: Execution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rerank.experiment.execute.open_engine", lambda *_, **__: Outside())
+        patch.setattr(RunTally, "add", fail)
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(lists(), out)
+    assert (len(Outside.kept), Outside.closed) == (1, 1)
+    monkeypatch.setattr("rerank.experiment.execute.open_engine", lambda *_, **__: Listing())
+    assert run_experiment(lists(), Execution(out=out.out, resume=True))["queries"] == 4

@@ -40,7 +40,7 @@ from rerank.errors import DataError, UsageError
 from rerank.io.paths import cache_dir
 from rerank.io.sealed_folders import open_sealed_folder, sealed_folders, storage_errors
 from rerank.prompts.base import TokenCounter
-from rerank.prompts.budget import ENTRY_BYTES, BoundedMemo
+from rerank.prompts.bounded_memo import ENTRY_BYTES, BoundedMemo
 from rerank.prompts.passages import passage_text
 from rerank.types import Document
 

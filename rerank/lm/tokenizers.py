@@ -17,7 +17,7 @@ from rerank.errors import BackendError, DataError, UsageError
 from rerank.io.forks import ends_in_child_process
 from rerank.lm.joined_tokens import CARRIER, JoinedTokenizer, TokenIds, token_starts
 from rerank.prompts.base import Message, Prompt, RenderedPrompt, reply_prefix_of_prompt
-from rerank.prompts.budget import ENTRY_BYTES, BoundedMemo
+from rerank.prompts.bounded_memo import ENTRY_BYTES, BoundedMemo
 
 #: Tokenizers without a length limit state a limit far above this number.
 _NO_LIMIT = 10**9

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.prompts.budget import BoundedMemo
+from rerank.prompts.bounded_memo import BoundedMemo
 
 
 def memo_of(limit: int) -> BoundedMemo[int, int]:

@@ -117,6 +117,7 @@ class Calibration:
         """Load a calibration file and check it. No code in the file is executed.
 
         Raises:
+            MissingResourceError: The file does not exist.
             DataError: The file is not a calibration, or it has another version of the format.
         """
         from pydantic import TypeAdapter, ValidationError
@@ -142,7 +143,12 @@ class Calibration:
             raise DataError(f"{str(path)!r}: {error.found}", expected=error.expected) from error
 
     def save(self, path: str | Path) -> None:
-        """Write the calibration file. An existing file is replaced atomically."""
+        """Write the calibration file. An existing file is replaced atomically.
+
+        Raises:
+            MissingResourceError: The folder does not exist.
+            StorageError: The file cannot be written.
+        """
         fields = asdict(self)
         later = {name: value for name in ("base", "holds_for") if (value := fields.pop(name))}
         content = {"format": _FORMAT, "version": _VERSION, **fields, **later}

@@ -84,7 +84,11 @@ def read_benchmark_table(path: str | Path, *, drop_incomplete: bool = False) -> 
 
     In mteb's results, the score on a task is the mean over the splits and subsets that all models have. If other splits
     or subsets are omitted, the function warns and adds a note to the table. ``drop_incomplete`` excludes models that
-    lack a score that another model has. An unknown format and missing, repeated or non-numeric scores are `DataError`.
+    lack a score that another model has.
+
+    Raises:
+        MissingResourceError: The file does not exist.
+        DataError: The format is unknown, a score occurs twice or is not a number, or scores are missing.
     """
     location = Path(path)
     notes: tuple[str, ...] = ()

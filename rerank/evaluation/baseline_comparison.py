@@ -171,6 +171,7 @@ def compare_with_baseline(
     documents, for each pair (run, measure).
 
     Raises:
+        UnknownNameError: The baseline, the test or the correction does not exist.
         UsageError: The test cannot be combined with the correction, or an option is out of range.
         DataError: The runs were evaluated on different queries, or on fewer than two.
     """

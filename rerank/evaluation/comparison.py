@@ -66,6 +66,7 @@ def compare_runs(
         UsageError: There are fewer than two runs, two runs have the same name, ``measure`` stands for several measures
             or has no per-query values, alpha is not between 0 and 1, or the test cannot be combined with the
             correction.
+        UnknownNameError: The measure, test or correction does not exist.
         DataError: Fewer than two queries are judged, or a run shares no query with the judgments.
         MissingPrerequisiteError: The measure needs a library or program that is not installed.
     """

@@ -151,7 +151,11 @@ def compare_all_runs(
     """Test every pair of systems for a significant difference.
 
     ``test`` is a selector, such as ``"tukey-randomised,permutations=1000"``. ``auto`` selects the correction holm, or
-    none if the test controls the family-wise error itself; such a test with another correction is a `UsageError`.
+    none if the test controls the family-wise error itself.
+
+    Raises:
+        UnknownNameError: The test or correction does not exist.
+        UsageError: The test cannot be combined with the correction, or alpha is not between 0 and 1.
     """
     check_significance_level(alpha)
     tester = open_significance_test(test)

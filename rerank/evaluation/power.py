@@ -26,7 +26,7 @@ def paired_t_power(topics: int, difference: float, sd: float, alpha: float = 0.0
     Let n be the number of topics, at least 2, d the true mean difference and s the standard deviation of the
     differences (``sd``). The t statistic follows the noncentral t distribution with n - 1 degrees of freedom and
     noncentrality d sqrt(n) / s. Source: Cohen, Statistical power analysis for the behavioral sciences, 1988, section
-    2.5; Sakai, Topic set size design, Information Retrieval Journal 2016.
+    2.5; Sakai, Topic set size design, Information Retrieval Journal 2016. A number out of range is a `UsageError`.
     """
     from scipy.stats import nct, t
 

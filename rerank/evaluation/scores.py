@@ -180,6 +180,7 @@ def read_score_matrix(path: str | Path) -> ScoreMatrix:
     or has an empty name, it holds the topic ids. Otherwise topics are numbered from 1.
 
     Raises:
+        MissingResourceError: The file does not exist.
         DataError: The file is empty, a row does not match the header, a score is not a finite number, a name occurs
             twice, or there are fewer than two topics or systems.
     """

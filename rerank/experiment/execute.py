@@ -61,7 +61,10 @@ def run_experiment(
     on_reply: OnReply = lambda reply: None,
     on_batch: OnBatch = lambda status: None,
 ) -> dict[str, Any]:
-    """Prepare and execute a run and return its summary."""
+    """Prepare and execute a run and return its summary.
+
+    If it cannot be prepared or executed, a `RerankError` says why; committed calls are kept.
+    """
     execution = execution or Execution()
     check_run_folder(execution)
     return execute_run(prepare_run(spec, execution), execution, on_reply=on_reply, on_batch=on_batch)

@@ -60,6 +60,11 @@ def check_judge_runs_on_backend(selector: str | Selector, backend: Any, model: s
 def open_judge(
     selector: str | Selector, backend: Backend, template: PromptTemplate, limits: Limits | None = None
 ) -> PromptJudge:
-    """Build a judge from its selector, such as ``"generate"`` or ``"pick,by=likelihood"``."""
+    """Build a judge from its selector, such as ``"generate"`` or ``"pick,by=likelihood"``.
+
+    Raises:
+        UnknownNameError: No judge or option has this name.
+        UsageError: The value of an option is invalid, or the backend does not support the judge.
+    """
     common = dict(zip(_COMMON_FIELDS, (backend, template, limits or Limits()), strict=True))
     return cast(PromptJudge, build_from_selector(judges, selector, **common))

@@ -60,6 +60,7 @@ def open_first_stage(selector: str, corpus: Corpus, *, workers: WorkerMap | None
     Raises:
         UnknownNameError: There is no such first stage or option.
         UsageError: The corpus is no collection, such as a list of texts, or an option is out of range.
+        RerankError: The first stage cannot be opened.
     """
     check_first_stage(selector, with_workers=workers is not None)
     if not hasattr(corpus, "docs"):

@@ -22,5 +22,10 @@ strategies = Registry(
 
 
 def open_strategy(selector: str | Selector) -> Strategy:
-    """Build a strategy from its selector, such as ``"full"`` or ``"sliding,size=10,stride=5"``."""
+    """Build a strategy from its selector, such as ``"full"`` or ``"sliding,size=10,stride=5"``.
+
+    Raises:
+        UnknownNameError: No strategy or option has this name.
+        UsageError: The value of an option is invalid.
+    """
     return cast(Strategy, build_from_selector(strategies, selector))

@@ -115,7 +115,12 @@ def _records(path: Path) -> Iterator[JsonRecord]:
 
 
 def read_labels(path: str | Path) -> Iterator[LabelList]:
-    """Yield the lists of a label file, which may be gzipped. A query may have several lists."""
+    """Yield the lists of a label file, which may be gzipped. A query may have several lists.
+
+    Raises:
+        MissingResourceError: The file does not exist.
+        DataError: The file is empty, or a line is not a valid list; the message names the line.
+    """
     return (parse_label(record) for record in read_json_lines(Path(path)))
 
 

@@ -223,7 +223,7 @@ class AssessorPanel:
         )
 
     def kappas(self, weights: str = "none", topics: Ints | None = None) -> Floats:
-        """Return (assessors, assessors) `cohen_kappa`; each topic counts once, or as often as in (topics,)."""
+        """Return (assessors, assessors) `cohen_kappa`, NaN where undefined; topics count once, or (topics,) times."""
         return cohen_kappa(_sum_over_topics(self.tables, topics), self.grades, weights)
 
     def alphas(self, topics: Ints | None = None) -> Floats:
@@ -284,6 +284,7 @@ class AssessorPanel:
 
 
 def _sum_over_topics(counts: npt.NDArray[Any], topics: Ints | None) -> npt.NDArray[Any]:
+    """Return the sum of (topics, ...) counts over topics, each counted once, or (topics,) times."""
     return np.asarray(counts.sum(axis=0) if topics is None else np.tensordot(topics, counts, axes=1))
 
 

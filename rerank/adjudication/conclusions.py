@@ -155,7 +155,7 @@ def _ratio(part: float, whole: float) -> float | None:
 
 
 def categorise_pairs(gold: Floats, gold_significant: Bools, cheap: Floats, cheap_significant: Bools) -> Codes:
-    """Return (pairs,) category codes, from (pairs,) differences of means and whether they are significant."""
+    """Return (pairs,) indices into `NAMES`, from (pairs,) differences of means and whether they are significant."""
     # row and column of the code tables
     verdicts = gold_significant.astype(np.intp), cheap_significant.astype(np.intp)
     return np.asarray(np.where(np.sign(gold) == np.sign(cheap), _AGREE[verdicts], _DISAGREE[verdicts]))
@@ -164,7 +164,8 @@ def categorise_pairs(gold: Floats, gold_significant: Bools, cheap: Floats, cheap
 def count_errors(codes: Codes, systems: int) -> dict[str, Ints]:
     """Count, for every system, its pairs that are missed, spurious or turned into the opposite (category AD).
 
-    Errors may be concentrated on a few systems, which is unfair. Source: Otero, Parapar and Barreiro, SIGIR 2025.
+    The (pairs,) codes are in the order of ``itertools.combinations``, and each count has shape (systems,). Errors may
+    be concentrated on a few systems, which is unfair. Source: Otero, Parapar and Barreiro, SIGIR 2025.
     """
     # systems of each pair, in the order of itertools.combinations
     first, second = np.triu_indices(systems, 1)
@@ -334,6 +335,7 @@ class SignificanceVerdicts:
         ]
 
     def rank_changes(self, gold: SignificanceVerdicts) -> Ints:
+        """Return (systems,) by how many ranks each system falls compared with the gold ranking."""
         return rank_changes(gold.ranking, self.ranking)
 
     def compare_ranking(self, gold: SignificanceVerdicts) -> dict[str, float | None]:

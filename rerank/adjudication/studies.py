@@ -303,7 +303,7 @@ class AdjudicationStudy(Report):
         return [folder / name for name in files]
 
     def _by_system(self) -> Iterator[dict[str, Any]]:
-        """Yield, per setting and system, its missed, spurious and reversed pairs, averaged over seeds."""
+        """Yield, per setting and system, means over seeds: missed, spurious and reversed pairs, and ranks it falls."""
         systems = self.systems
         for key, cells in self.groups().items():
             counts_by_seed = [count_errors(cell.codes, len(systems)) for cell in cells]
@@ -322,7 +322,7 @@ def escape_unencodable(text: str) -> str:
 
 
 def _mean_values(results: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, float]]:
-    """Return mean and standard deviation of each value over the results that define it; None and 0 if none does."""
+    """Return mean (None without values) and standard deviation (0 for fewer than 2) over results that define it."""
     means, spread = {}, {}
     for name in results[0]:
         values = [numbers[name] for numbers in results if numbers[name] is not None]

@@ -219,7 +219,8 @@ def minimise_log_loss(design: Floats, labels: Floats, weights: Floats, penalty: 
     """Return the (columns,) coefficients b that minimise the weighted, penalised log loss.
 
     loss(b) = sum_i w_i (log(1 + exp(x_i b)) - y_i x_i b) + sum_j penalty_j b_j^2 / 2, where the x_i are the rows of the
-    design matrix, which includes a column for the intercept.
+    (rows, columns) design matrix, which includes a column for the intercept. Labels y and weights w are (rows,), and
+    the positive penalties (columns,).
     """
 
     def loss(solution: Floats) -> float:

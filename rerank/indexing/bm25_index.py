@@ -122,7 +122,8 @@ class InvertedIndex:
     ) -> tuple[NDArray[np.int64], Floats]:
         """Return positions and scores of up to ``k`` documents with the highest scores above zero, best first.
 
-        Terms that occur in no document are ignored. Without ``weights``, a term weighs its number of occurrences.
+        Terms that occur in no document are ignored. Without ``weights``, a term weighs its number of occurrences. For
+        ties, the (documents,) ``id_ranks`` are the ranks of the documents' ids among all ids in ascending order.
         """
         known = [self.vocabulary[term] for term in terms if term in self.vocabulary]
         if not known:
@@ -144,7 +145,7 @@ class InvertedIndex:
 
 
 def weighted_document_scores(index: bm25s.BM25, vocabulary: Mapping[str, int], weights: Mapping[str, float]) -> Floats:
-    """Return, per document, the sum over terms of query weight times BM25 weight; unknown terms are ignored."""
+    """Return (documents,) sums over terms of query weight times BM25 weight; unknown terms are ignored."""
     starts, documents, values = (index.scores[name] for name in ("indptr", "indices", "data"))
     scores = np.zeros(index.scores["num_docs"], dtype=np.float32)
     for term, weight in weights.items():
@@ -260,7 +261,7 @@ class CollectionStatistics:
 class Postings:
     """A builder of the postings of one shard. It is a context manager, and needs a folder for its exclusive use.
 
-    ``frequencies``, the document frequency of each term, is complete after `finish`.
+    ``frequencies``, the (terms,) document frequencies, are complete after `finish`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -296,7 +297,7 @@ class Postings:
         (self._folder / _TERMS).write_text(json.dumps(list(self.vocabulary)), encoding="ascii")
 
     def _write(self) -> None:
-        """Count the words of the collected documents; append an int32 block with the rows documents, terms, counts."""
+        """Count the words of the collected documents; append an int32 (3, postings) block: documents, terms, counts."""
         words = np.frombuffer(self._words, dtype=np.int32).astype(np.int64)
         lengths = np.array(self.lengths[self._first :], dtype=np.int64)
         docs = np.repeat(np.arange(self._first, len(self.lengths), dtype=np.int64), lengths)

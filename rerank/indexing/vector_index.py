@@ -159,17 +159,18 @@ class IvfPqIndex:
 
 
 #: The types of vector index. Each has ``made_with``, the settings on which the saved files depend (without those that
-#: only affect searching), and the methods ``write``, which builds and saves the index, and ``read``, which opens it.
+#: only affect searching), and the methods ``write``, which builds the index over the (documents, size) vectors and
+#: saves it, and ``read``, which opens it.
 VectorIndex = FlatIndex | HnswIndex | IvfPqIndex
 
 
 def nearest_vectors(
     search: Searcher, queries: Floats, k: int, id_ranks: Positions
 ) -> Iterator[tuple[Positions, Floats]]:
-    """Yield positions and scores of the ``k`` nearest vectors of each query, best first.
+    """Yield positions and scores of the ``k`` nearest vectors of each of (queries, size) queries, best first.
 
-    Ties are broken by document id, descending. If a tie spans rank k, the search is repeated with a larger depth until
-    the results contain all tied vectors.
+    Ties are broken by document id, descending; the (documents,) ``id_ranks`` are ranks in ascending order. If a tie
+    spans rank k, the search is repeated with a larger depth until the results contain all tied vectors.
     """
     for start in range(0, len(queries), _BATCH):
         batch = queries[start : start + _BATCH]

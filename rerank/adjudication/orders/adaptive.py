@@ -294,14 +294,14 @@ class _ResidualOrder(RankBiasedWeights, AdaptiveOrder):
 
     @abstractmethod
     def worth(self, base: Floats, residual: Floats) -> Floats:
-        """Return (runs,) factors of a run's RBP weights, from the sums of those of relevant and unjudged documents."""
+        """Return (runs,) factors of the RBP weights, from (runs,) sums of those of relevant and unjudged documents."""
 
 
 class _ResidualState:
     def __init__(self, order: _ResidualOrder, weights: Floats) -> None:
         self._order = order
         self._weights = weights  # (runs, docs)
-        self._base = np.zeros(len(weights))
+        self._base = np.zeros(len(weights))  # (runs,), as is the residual
         self._residual = np.ones(len(weights))
 
     def scores(self) -> Floats:

@@ -101,7 +101,7 @@ def batching() -> Callable[[], Any]:
 
     module, collection, backend = script("batching"), open_collection("pydoc"), opened()
     lists = list(open_first_stage("bm25", collection).search(collection.queries()[:2], 30).values())
-    return lambda: module.counted("sliding", backend, lists, Limits(max_passage_tokens=16))
+    return lambda: module.counted("sliding", backend, lists, Limits(min_passage_tokens=8, max_passage_tokens=16))
 
 
 def reading() -> Callable[[], Any]:

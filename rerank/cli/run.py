@@ -15,6 +15,7 @@ from rerank.cli.app import command
 from rerank.cli.options import DryRun, FormatOption, OptionGroup, WideOption
 from rerank.cli.output import emit_content, emit_estimate, format_json, format_windows, print_note
 from rerank.cli.spec_options import ENGINE, RETRIEVAL, takes_run_spec
+from rerank.collections import SupportsCandidateStream
 from rerank.errors import PartialFailureError, RerankError, UsageError
 from rerank.experiment import (
     PreparedRun,
@@ -45,6 +46,10 @@ def run(spec: RunSpec, execution: Execution, *, dry_run: DryRun = False, form: F
     """
     check_run_folder(execution)
     prepared = prepare_run(spec, execution)
+    if "first_stage" not in spec.model_fields_set and isinstance(prepared.collection, SupportsCandidateStream):
+        print_note(
+            "BM25 searches all texts of the file; with --first-stage candidates, its own candidates are reranked"
+        )
     if dry_run:
         emit_estimate(estimate_run_cost(prepared, in_batches=execution.provider_batch), form)
         return

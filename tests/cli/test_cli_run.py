@@ -344,6 +344,15 @@ def test_the_given_lists_are_reranked_whole(cli: Cli, requests: tuple[str, ...])
     assert all(len(row) == 6 for row in rows)
 
 
+def test_a_search_in_a_file_of_lists_names_the_first_stage_of_its_candidates(
+    cli: Cli, requests: tuple[str, ...]
+) -> None:
+    note = "with --first-stage candidates, its own candidates are reranked"
+    for flags, noted in (((), True), (("--first-stage", "bm25"), False), (("--first-stage", "candidates"), False)):
+        done = cli("run", *requests, *flags, "--dry-run")
+        assert (done.returncode, note in done.stderr) == (0, noted)
+
+
 def test_output_to_a_file(cli: Cli, requests: tuple[str, ...]) -> None:
     shown = cli("rerank", *requests).stdout
     assert cli("rerank", *requests, "-o", "out.trec").stdout == ""

@@ -91,6 +91,21 @@ def test_documents_that_are_no_list(reranker: Reranker, documents: Any) -> None:
         reranker.rank("q", documents)
 
 
+@pytest.mark.parametrize(
+    ("lists", "named"),
+    [
+        (None, ("lists are None",)),
+        ("ab", ("List 0 is 'a'", "a pair (query, documents)")),
+        ([("q", TEXTS), "xy"], ("List 1 is 'xy'", "a pair (query, documents)")),
+        ([("q", TEXTS, 5)], ("List 0 is ('q'", "a pair (query, documents)")),
+        ([{"query": "q", "documents": TEXTS}], ("List 0 is {'query'", "a pair (query, documents)")),
+    ],
+)
+def test_lists_that_are_no_pairs(reranker: Reranker, lists: Any, named: tuple[str, ...]) -> None:
+    with raises(UsageError, *named):
+        list(reranker.rank_many(lists))
+
+
 def test_given_ids_may_collide_and_come_back(reranker: Reranker) -> None:
     own = Document(id="1", text="c")
     hits = reranker.rank("q", [{"id": "1", "text": "a"}, "b", own, {"id": None, "text": "d", "title": None}])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rerank.errors import UsageError, ensure
-from rerank.evaluation.evaluator import evaluate_runs
+from rerank.evaluation.evaluator import checked_runs, evaluate_runs
 from rerank.evaluation.measures import (
     check_measure_has_query_values,
     evaluation_overlap_note,
@@ -64,13 +64,13 @@ def compare_runs(
 
     Raises:
         UsageError: There are fewer than two runs, two runs have the same name, ``measure`` stands for several measures
-            or has no per-query values, alpha is not between 0 and 1, or the test cannot be combined with the
-            correction.
+            or has no per-query values, alpha is not between 0 and 1, the test cannot be combined with the correction,
+            or an argument has another type.
         UnknownNameError: The measure, test or correction does not exist.
         DataError: Fewer than two queries are judged, or a run shares no query with the judgments.
         MissingPrerequisiteError: The measure needs a library or program that is not installed.
     """
-    runs = list(runs)
+    runs = list(checked_runs(qrels, runs))
     name = parse_single_measure(measure, relevant)
     check_names([run.name for run in runs])
     scores = evaluate_runs(qrels, runs, [measure], relevant=relevant)

@@ -9,12 +9,12 @@ on ties and unjudged queries, so only these receive the original scores and all 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from rerank.errors import DataError, MissingPrerequisiteError
+from rerank.errors import DataError, MissingPrerequisiteError, UsageError, error_repr
 from rerank.evaluation.measures import parse_measures, why_measure_needs_whole_run
 from rerank.evaluation.scores import Scores
 from rerank.io.run_files import excluded_documents_of_qrels, qrels_without_excluded_documents
@@ -41,7 +41,7 @@ def evaluate_run(qrels: Qrels, run: Run, measures: Iterable[str], *, relevant: i
     ``relevant`` is the lowest relevant grade in binary measures whose name does not specify one (`parse_measures`).
 
     Raises:
-        UsageError: The name or a parameter of a measure is wrong.
+        UsageError: The name or a parameter of a measure is wrong, or an argument has another type.
         DataError: There are no judgments, or none of the run's queries is judged.
         MissingPrerequisiteError: A measure needs a library or program that is not installed.
     """
@@ -50,11 +50,32 @@ def evaluate_run(qrels: Qrels, run: Run, measures: Iterable[str], *, relevant: i
 
 def evaluate_runs(qrels: Qrels, runs: Iterable[Run], measures: Iterable[str], *, relevant: int = 1) -> list[Scores]:
     """Evaluate several runs with the same measures; arguments and errors are those of `evaluate_run`."""
-    parsed = parse_measures([measures] if isinstance(measures, str) else measures, relevant=relevant)
+    runs = checked_runs(qrels, runs)
+    names = measures if isinstance(measures, Iterable) and not isinstance(measures, str) else [measures]
+    parsed = parse_measures(names, relevant=relevant)
     if not qrels:
         raise DataError(f"{qrels.name} contains no judgments", expected="at least one judged query")
     evaluator = _Evaluator(qrels, parsed)
     return [evaluator.scores(run) for run in runs]
+
+
+def checked_runs(qrels: object, runs: object) -> Iterator[Run]:
+    """Check the types of judgments and, when they are read, of runs; a path may be passed instead of its content."""
+    if not isinstance(qrels, Qrels):
+        raise UsageError(
+            f"The judgments are {error_repr(qrels)}", expected="Qrels", remedy="Read a file with read_qrels(path)"
+        )
+    if isinstance(runs, str | Run) or not isinstance(runs, Iterable):
+        raise UsageError(
+            f"The runs are {error_repr(runs)}", expected="a list of Run", remedy="Put a single run in a list"
+        )
+    return (_checked_run(run) for run in runs)
+
+
+def _checked_run(run: object) -> Run:
+    if not isinstance(run, Run):
+        raise UsageError(f"A run is {error_repr(run)}", expected="a Run", remedy="Read a file with read_run(path)")
+    return run
 
 
 def evaluate_by_group(
@@ -66,6 +87,7 @@ def evaluate_by_group(
     those of `evaluate_run`. The result is sorted by the name of the group with ``(none)`` last; groups without a judged
     query are omitted. If no judged query has a group, a `DataError` is raised.
     """
+    (run,) = checked_runs(qrels, [run])
     judged: dict[str, dict[str, Mapping[str, int]]] = {}
     for query, grades in qrels.items():
         judged.setdefault(groups.get(query) or NO_GROUP, {})[query] = grades

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from rerank.errors import UnknownNameError, UsageError, ensure
+from rerank.errors import UnknownNameError, UsageError, ensure, error_repr
 from rerank.types import NOT_JUDGED, UNJUDGED, Qrels, Run
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ def parse_measures(names: Iterable[str], *, relevant: int = 1) -> tuple[Measure,
     ensure(relevant >= 1, f"relevant is {relevant}", expected="a grade of 1 or more")
     measures: dict[str, Measure] = {}
     for name in names:
+        if not isinstance(name, str):
+            raise UsageError(f"A measure is {error_repr(name)}", expected="the name of one measure, such as 'nDCG@10'")
         for text in _from_trec_name(name.strip()):
             measure = _build(text, relevant)
             measures.setdefault(str(measure), measure)

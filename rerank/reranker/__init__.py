@@ -22,7 +22,7 @@ from typing import Any, Self, Unpack
 
 from rerank.assemble import RankerSetup, assemble_ranker
 from rerank.calibration import Calibration
-from rerank.errors import UnknownNameError, UsageError, ensure
+from rerank.errors import UnknownNameError, UsageError, ensure, error_repr
 from rerank.io.forks import ForkLock
 from rerank.judges import PromptJudge
 from rerank.judges.attention.evidence import EvidenceSpan
@@ -213,12 +213,16 @@ class Reranker(RunTransformer):
         for name in ("scores", "deadline"):
             if options.get(name) is not None:
                 raise UsageError(f"{name} is passed to rank_many", expected="scores in the documents, and no deadline")
+        if not isinstance(lists, Iterable):
+            raise UsageError(f"The lists are {error_repr(lists)}", expected="pairs (query, documents)")
         self.warm_up()
         waiting: deque[RankCall] = deque()
 
         def rankings() -> Iterator[Ranking]:
-            for query, documents in lists:
-                asked = self._ask(query, documents, options)
+            for index, pair in enumerate(lists):
+                if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+                    raise UsageError(f"List {index} is {error_repr(pair)}", expected="a pair (query, documents)")
+                asked = self._ask(*pair, options)
                 waiting.append(asked)
                 yield asked.ranking
 

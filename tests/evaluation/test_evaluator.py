@@ -6,14 +6,16 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.errors import DataError
+from rerank.errors import DataError, UsageError
 from rerank.evaluation import (
     add_groups_to_evaluation_report,
+    compare_runs,
     cover_runs_by_judgments,
     evaluate_by_group,
     evaluate_run,
@@ -104,6 +106,40 @@ def test_groups_of_other_queries() -> None:
         evaluate_by_group(GROUPED, GROUPED_RUN, ["RR"], {"77": "x"})
     with raises(DataError, "qrels"):
         evaluate_by_group(GROUPED, GROUPED_RUN, ["RR"], {})
+
+
+@pytest.mark.parametrize(
+    ("qrels", "run", "measure", "named"),
+    [
+        ("qrels.txt", GROUPED_RUN, "RR", ("judgments are 'qrels.txt'", "read_qrels")),
+        (None, GROUPED_RUN, "RR", ("judgments are None", "read_qrels")),
+        (GROUPED, "search.trec", "RR", ("run is 'search.trec'", "read_run")),
+        (GROUPED, None, "RR", ("run is None", "read_run")),
+        (GROUPED, GROUPED_RUN, ["RR"], ("measure is ['RR']", "one measure")),
+        (GROUPED, GROUPED_RUN, None, ("measure is None", "one measure")),
+    ],
+)
+def test_arguments_of_another_type(qrels: Any, run: Any, measure: Any, named: tuple[str, ...]) -> None:
+    with raises(UsageError, *named):
+        compare_runs(qrels, [run, run], measure)
+    with raises(UsageError, *named):
+        evaluate_run(qrels, run, [measure])
+    if measure == "RR":
+        with raises(UsageError, *named):
+            evaluate_by_group(qrels, run, [measure], GROUPS)
+
+
+@pytest.mark.parametrize("runs", ["search.trec", None, GROUPED_RUN])
+def test_runs_that_are_no_list(runs: Any) -> None:
+    with raises(UsageError, "The runs are", "list"):
+        compare_runs(GROUPED, runs, "RR")
+    with raises(UsageError, "The runs are", "list"):
+        evaluate_runs(GROUPED, runs, ["RR"])
+
+
+def test_measures_that_are_none() -> None:
+    with raises(UsageError, "measure is None"):
+        evaluate_run(GROUPED, GROUPED_RUN, None)  # type: ignore[arg-type]
 
 
 def test_report() -> None:

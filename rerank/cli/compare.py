@@ -173,7 +173,7 @@ def read_compared_runs(
         place = known.index(baseline) if baseline in known else None
         if place is None:
             if not Path(baseline).exists():
-                raise UnknownNameError("baseline", baseline, [*known, *map(str, files)])
+                raise UnknownNameError("baseline", baseline, known)
             file, *more = expand_folders([Path(baseline)])
             ensure(not more, f"--baseline {baseline} contains {1 + len(more)} runs", expected="one run")
             place = next((index for index, other in enumerate(files) if other.resolve() == file.resolve()), None)

@@ -159,12 +159,18 @@ class PromptBudget:
                 break
         if best is not None:
             return best
+        remedy = "Lower --depth, use --method sliding, lower" if len(texts) > 1 else "Lower"
+        remedy += " --min-passage-tokens, or use a model with a longer context"
+        if available < fixed:  # even passages without text do not fit
+            remedy = "Raise --context-size or use" if self._context_size else "Use"
+            remedy += " a model with a longer context" + (
+                " or lower --depth" if len(texts) > 1 and available > 0 else ""
+            )
         raise ContextOverflowError(
             f"A prompt with {len(texts)} passages needs {fitted.tokens} tokens with every passage truncated to "
             f"{self._floor} tokens (instruction and query alone: {fixed}), but {available} are available: a "
             f"context of {self._context} minus the reply",
-            remedy=("Lower --depth, use --method sliding, lower" if len(texts) > 1 else "Lower")
-            + " --min-passage-tokens, or use a model with a longer context",
+            remedy=remedy,
         )
 
     def _passages_of(self, docs: Sequence[Document], escaping: PromptEscaping) -> tuple[list[str], list[int]]:

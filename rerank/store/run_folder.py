@@ -205,7 +205,7 @@ class RunFolder:
         """Read one of the folder's JSON files."""
         path = self.path / name
         try:
-            content = read_json_object(path, f"file {name} of the run folder")
+            content = read_json_object(path, "run folder's file")
         except MissingResourceError as error:
             if os.path.lexists(path):
                 raise

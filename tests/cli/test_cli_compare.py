@@ -152,6 +152,7 @@ def test_pictures(cli: Cli, tmp_path: Path, ending: str) -> None:
         (("--matrix", "m.csv", "--test", "tukey-anova", "--correction", "by"), 2, "'by'"),
         (("--matrix", "m.csv", "--alpha", "0"), 2, "alpha is 0"),
         ((*RUNS[1:], "--test", "tukey-anova", "--baseline", "bad.trec"), 2, "dunnett"),
+        ((*RUNS[1:], "--baseline", "nope.trec"), 2, "one of: bad.trec, good.trec. Did"),
         ((*RUNS[1:], "--name", "one"), 2, "--name"),
         ((*RUNS[1:], "-m", "AP", "-m", "RR", "--plot", "x.svg"), 2, "one measure per plot"),
     ],

@@ -182,9 +182,16 @@ def test_what_cannot_fit_names_both_lengths_and_the_remedy() -> None:
 
 def test_a_query_longer_than_the_context_is_an_error_at_once() -> None:
     counter = Characters(300)
-    with raises(ContextOverflowError, "alone: 1", "--min-passage-tokens"):
+    with raises(ContextOverflowError, "alone: 1", "longer context or lower --depth"):
         PromptBudget(counter).fit(PLAIN, window_of(["x" * 99] * 3, query="y" * 1000), reply_tokens=50)
     assert counter.counts <= 2
+
+
+def test_a_context_shorter_than_instruction_and_query_must_grow() -> None:
+    with pytest.raises(ContextOverflowError) as caught:
+        PromptBudget(Characters(300), context_size=20).fit(PLAIN, window_of(["x" * 99] * 3), reply_tokens=27)
+    assert "-7 are available" in caught.value.found
+    assert caught.value.remedy == "Raise --context-size or use a model with a longer context"
 
 
 @pytest.mark.parametrize(

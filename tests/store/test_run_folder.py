@@ -163,7 +163,7 @@ def test_json_that_is_missing_or_broken(folder: RunFolder) -> None:
     assert "--resume" not in str(caught.value)
     (folder.path / "summary.json").rmdir()
     (folder.path / "summary.json").write_text("{")
-    with raises(DataError, "JSON"):
+    with raises(DataError, f"The run folder's file {str(folder.path / 'summary.json')!r}", "JSON"):
         folder.read_json("summary.json")
     (folder.path / "summary.json").write_text("[]")
     with raises(DataError, "list", "a JSON object"):

@@ -328,17 +328,3 @@ def test_a_task_with_open_calls_has_no_score_and_is_gone_on_with(tmp_path: Path)
     found = evaluate_mteb_task(task, free, out=tmp_path)
     assert found.rows[0]["score"] == 1.0
     assert found.rows[0]["reused_calls"] == capped.reports[0]["calls"]
-
-
-@pytest.mark.model
-def test_the_embedded_model_ranks_a_task(tmp_path: Path) -> None:
-    stage = MtebFirstStage("bm25")
-    lists = describe_mteb_candidates(stage, 5)
-    model = MtebReranker.create(out=tmp_path, model="smollm2-135m", method="icr", first_stage=lists)
-    assert model.mteb_model_meta.name == "listrank/icr-smollm2-135m"
-    assert model.mteb_model_meta.max_tokens == 8192
-    found = evaluate_mteb_task(tasks.filled(tasks.LocalRetrieval()), model, out=tmp_path, first_stage=stage, depth=5)
-    (row,) = found.rows
-    assert row["windows"]["ok"] == 3
-    assert 0 <= row["score"] <= 1
-    assert row["first_stage_score"] == 1.0

@@ -167,9 +167,12 @@ class Checkout:
         def ask() -> dict[str, Any]:
             assert process.stdin is not None
             assert process.stdout is not None
-            process.stdin.write("\n")
-            process.stdin.flush()
-            answer: dict[str, Any] = json.loads(process.stdout.readline())
+            with contextlib.suppress(BrokenPipeError):  # it has ended, which is found below
+                process.stdin.write("\n")
+                process.stdin.flush()
+            if not (line := process.stdout.readline()):
+                raise SystemExit(f"The work {name!r} ended with an error in {self.root}; its last lines are above")
+            answer: dict[str, Any] = json.loads(line)
             return answer
 
         return ask
@@ -177,7 +180,9 @@ class Checkout:
     def serving(self) -> dict[str, Any]:
         """Return what the benchmark of the server measures with 2,000 requests."""
         command = [self.python, "benchmarks/serving.py", "--requests", "2000", "--no-rate"]
-        done = subprocess.run(command, cwd=self.root, env=self.environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, cwd=self.root, env=self.environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)} failed in {self.root}:\n{done.stderr[-2000:]}")
         figures = json.loads(done.stdout.splitlines()[-1])
         return {"seconds": figures["server_cpu_ms"], "digest": (figures["lost"], figures["crossed"])}
 
@@ -218,6 +223,10 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--only", choices=[*WORKS, "serving"], action="append", help="may be repeated")
     options = parser.parse_args()
+    if not (options.other / "rerank").is_dir():
+        parser.error(f"{options.other} is not a checkout: it has no folder rerank. Make one with git worktree add")
+    if options.pairs < 1:
+        parser.error(f"--pairs is {options.pairs}; expected at least 1")
     here = Checkout(ROOT, sys.executable)
     other = Checkout(options.other.resolve(), options.other_python or sys.executable)
     result: dict[str, Any] = {}

@@ -198,8 +198,6 @@ def killed_and_gone_on_with(asked: Recipe, tmp_path: Path, file: str) -> None:
 from pathlib import Path
 from rerank.finetune.recipe import Recipe
 from rerank.finetune.trainer.training import train_adapter
-from rerank.finetune.trainer.training_folder import list_checkpoints
-from rerank.finetune.trainer.training import train_adapter
 import json
 train_adapter(Recipe.make(json.loads({asked.model_dump_json()!r})), Path({str(tmp_path / "killed")!r}), device="cpu")
 """

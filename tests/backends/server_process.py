@@ -1,7 +1,7 @@
 """A stand-in for a server with OpenAI's interface as a process that can be killed: ``PORT DELAY LOG``.
 
 Its replies are permutations that depend on the prompt only. It notes the prompts that it has answered in the log, and
-answers none while there is a file with the name of the log and the suffix ``.hold``.
+answers each only after `HELD` seconds while there is a file with the name of the log and the suffix ``.hold``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.backends.faulty_server import Act, FaultyServer, said
+
+
+HELD = 2.0  # seconds
 
 
 def permuted(body: dict[str, Any]) -> str:
@@ -31,7 +34,8 @@ def main(port: int, delay: float, log: Path) -> None:
     def answer(body: dict[str, Any]) -> Act:
         digest = hashlib.sha256(str(body["messages"]).encode()).hexdigest()
         time.sleep(delay)
-        while log.with_suffix(".hold").exists():
+        until = time.monotonic() + HELD
+        while log.with_suffix(".hold").exists() and time.monotonic() < until:
             time.sleep(0.005)
         with log.open("a", encoding="utf-8") as file:
             file.write(digest + "\n")

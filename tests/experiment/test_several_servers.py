@@ -61,7 +61,7 @@ class ServerProcess:
 
     @property
     def hold(self) -> Path:
-        """A file; while it exists, the server does not answer."""
+        """A file; while it exists, the server takes seconds for each answer."""
         return self.log.with_suffix(".hold")
 
     def answered(self) -> list[str]:
@@ -115,7 +115,9 @@ def assert_a_lost_server_changes_nothing(tmp_path: Path, *, in_flight: int = 2, 
             wait_for_answers(second, 5)
             second.kill()
             wait_for_answers(first, len(first.answered()) + 4)
-            first.hold.touch()  # else the run could end before the other is back
+            # Else the run could end before the other is back. It does not wait for the other: workers that had all
+            # their lists at the first would wait for each other.
+            first.hold.touch()
             second.start()
             back_at.append(len(second.answered()))
             wait_for_answers(second, back_at[0] + 1)

@@ -24,6 +24,6 @@ def test_spans_cover_every_position_from_tail_to_head(n: int, size: int, stride:
 
 
 def test_a_comparison_asks_for_the_best_only() -> None:
-    ranking = Ranking(Query(id="q", text="q"), [Document(id=str(n), text=str(n)) for n in range(3)])
+    ranking = Ranking(Query(id="q", text="q"), tuple(Document(id=str(n), text=str(n)) for n in range(3)))
     for name in ("all_pairs", "bubblesort", "heapsort"):
         assert {window.best for window in next(open_strategy(name)(ranking))} == {1}

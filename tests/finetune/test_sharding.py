@@ -59,8 +59,9 @@ def run_in(processes: int, asked: Recipe, folder: Path, *, resume: bool = False)
     """Train in several processes; return the bytes that each holds."""
     started = start(asked, folder, resume=resume, processes=processes)
     finish(started)
-    errors = [sharded.errors_of(folder, rank).read_text() for rank in range(processes)]
-    assert not any(process.exitcode for process in started), errors
+    assert not any(process.exitcode for process in started), [
+        sharded.errors_of(folder, rank).read_text() for rank in range(processes)
+    ]
     return [json.loads(sharded.held_by(folder, rank).read_text()) for rank in range(processes)]
 
 

@@ -56,6 +56,19 @@ class Repository:
     commits: dict[str, dict[str, StoredFile]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
     refused_status: int | None = None
+    token: str = ""  # for others, a private repository does not exist; its metadata, too
+
+
+@dataclass(kw_only=True)
+class Fault:
+    """What goes wrong with the requests whose path contains a match of ``path``."""
+
+    path: str = ""
+    status: int | None = None  #: respond with this status only
+    is_silent: bool = False  #: accept the connection and the request, and send nothing until the server stops
+    cut_at: int | None = None  #: close the connection after this many bytes of the body
+    bytes_per_second: float | None = None  #: send the body at this speed
+    times: int | None = None  #: only the first N such requests; None for all
 
 
 class Response(NamedTuple):
@@ -74,6 +87,9 @@ class HubServer:
         self.port = port
         #: Method and path (with the query) of every request, in order of arrival.
         self.requests: list[tuple[str, str]] = []
+        #: The first fault that matches a request applies to it. Remove them to repair the server.
+        self.faults: list[Fault] = []
+        self._stopped = threading.Event()
         self._repositories: dict[str, Repository] = {}
         self._storage: dict[str, StoredFile] = {}  # large files by path on this server
 
@@ -86,12 +102,14 @@ class HubServer:
 
     def start(self) -> None:
         """Accept connections; after a stop, on the same port as before."""
+        self._stopped.clear()
         self._server = ThreadingHTTPServer(("127.0.0.1", self.port), partial(_Handler, self))
         self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
     def stop(self) -> None:
         """Refuse connections until the next start. The repositories stay."""
+        self._stopped.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -130,6 +148,22 @@ class HubServer:
         """Gate a repository: its files get status 401 or 403, its metadata stays public. None opens it again."""
         self._repositories[repo_id].refused_status = status
 
+    def hide(self, repo_id: str, token: str) -> None:
+        """Make a repository private: only requests with this token see it. An empty token makes it public again."""
+        self._repositories[repo_id].token = token
+
+    def fault_of(self, target: str) -> Fault:
+        """Return the fault that applies to a request, and count it."""
+        for fault in self.faults:
+            if fault.times != 0 and re.search(fault.path, target):
+                fault.times = fault.times and fault.times - 1
+                return fault
+        return Fault()
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Wait, but not longer than the server runs."""
+        self._stopped.wait(seconds)
+
     def environment(self, home: Path) -> dict[str, str]:
         """Return the variables that make another process use this hub, with its cache in the folder ``home``."""
         return {
@@ -143,7 +177,7 @@ class HubServer:
             "HF_HUB_DISABLE_TELEMETRY": "1",  # otherwise, the first request of a process is GET /api/agent-harnesses
         }
 
-    def respond(self, target: str, byte_range: str) -> Response:
+    def respond(self, target: str, byte_range: str = "", token: str = "") -> Response:
         """Return the response to a GET request. HEAD requests get the same without the body."""
         url = urlsplit(target)
         if url.path in self._storage:
@@ -151,16 +185,20 @@ class HubServer:
         if not (match := _PATH.fullmatch(url.path)):
             return Response(404, {})
         repo_id, view, revision, path = map(unquote, match.groups(default=""))
-        if (repository := self._repositories.get(repo_id)) is None:
-            return _send_error(404, "RepoNotFound", {})
+        repository = self._repositories.get(repo_id)
+        if repository is None or token != (repository.token or token):
+            return _send_error(404 if token else 401, "RepoNotFound", {})  # as the real hub does without a token
         commit = repository.refs.get(revision or "main", revision)
         if (files := repository.commits.get(commit)) is None:
             return _send_error(404, "RevisionNotFound", {})
         if view == "resolve":
             return self._send_file(repository, commit, path, byte_range)
+        options = parse_qs(url.query)
         if view == "tree":
-            return _send_tree(files, path, is_recursive=parse_qs(url.query).get("recursive") == ["true"])
-        siblings = [{"rfilename": path} for path in files]
+            return _send_tree(files, path, is_recursive=options.get("recursive") == ["true"])
+        siblings: list[dict[str, Any]] = [{"rfilename": path} for path in files]
+        if options.get("blobs") == ["true"]:
+            siblings = [{"rfilename": entry["path"], "blobId": entry["oid"], **entry} for entry in _list_files(files)]
         return _send_json({"id": repo_id.removeprefix("datasets/"), "sha": commit, "tags": [], "siblings": siblings})
 
     def _send_file(self, repository: Repository, commit: str, path: str, byte_range: str) -> Response:
@@ -200,13 +238,20 @@ def _send_tree(files: dict[str, StoredFile], folder: str, *, is_recursive: bool)
     prefix = f"{folder}/" if folder else ""
     if not any(path.startswith(prefix) for path in files):
         return _send_error(404, "EntryNotFound", {})
+    inside = {path: file for path, file in files.items() if path.startswith(prefix)}
+    if not is_recursive:
+        inside = {path: file for path, file in inside.items() if "/" not in path.removeprefix(prefix)}
+    return _send_json([{"type": "file", **entry} for entry in _list_files(inside)])
+
+
+def _list_files(files: dict[str, StoredFile]) -> list[dict[str, Any]]:
     listing: list[dict[str, Any]] = []
     for path, file in files.items():
-        if path.startswith(prefix) and (is_recursive or "/" not in path.removeprefix(prefix)):
-            listing.append({"type": "file", "path": path, "size": len(file.content), "oid": file.etag[:40]})
-            if file.is_large:
-                listing[-1]["lfs"] = {"oid": file.etag, "size": len(file.content), "pointerSize": 134}
-    return _send_json(listing)
+        listing.append({"path": path, "size": len(file.content), "oid": file.etag[:40]})
+        if file.is_large:
+            # The tree of the real hub names the SHA-256 oid, the information about a model sha256.
+            listing[-1]["lfs"] = {"oid": file.etag, "sha256": file.etag, "size": len(file.content), "pointerSize": 134}
+    return listing
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -218,13 +263,27 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._hub.requests.append((self.command, self.path))
-        response = self._hub.respond(self.path, self.headers.get("Range", ""))
+        fault = self._hub.fault_of(self.path)
+        if fault.is_silent:
+            return self._hub.wait()
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        response = self._hub.respond(self.path, self.headers.get("Range", ""), token)
+        if fault.status:
+            response = Response(fault.status, {})
         with suppress(ConnectionError):  # the client has closed the connection
             self.send_response(response.status)
             for name, value in {**response.headers, "Content-Length": str(len(response.body))}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(b"" if self.command == "HEAD" else response.body)
+            self._send_body(b"" if self.command == "HEAD" else response.body[: fault.cut_at], fault.bytes_per_second)
+        return None
+
+    def _send_body(self, body: bytes, bytes_per_second: float | None) -> None:
+        size = max(1, int((bytes_per_second or 0) / 20)) if bytes_per_second else len(body) or 1
+        for start in range(0, len(body), size):
+            self.wfile.write(body[start : start + size])
+            if bytes_per_second:
+                self._hub.wait(size / bytes_per_second)
 
     do_HEAD = do_GET
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.hub_server import HubServer, use_in_process
+from tests.hub_server import Fault, HubServer, use_in_process
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 
@@ -65,6 +66,38 @@ def test_ranges(hub: HubServer, name: str) -> None:
         assert (response.status_code, response.content) == (206, expected)
         assert response.headers["Content-Range"].endswith(f"-{content.index(expected) + len(expected) - 1}/256")
     assert huggingface_hub.get_session().get(url, headers={"Range": "bytes=256-"}).status_code == 416
+
+
+def test_a_private_repository_exists_only_for_its_token(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.commit("acme/tiny", FILES)
+    hub.hide("acme/tiny", "secret")
+    with pytest.raises(huggingface_hub.errors.RepositoryNotFoundError):
+        huggingface_hub.snapshot_download("acme/tiny")
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    assert read_files(huggingface_hub.snapshot_download("acme/tiny")) == FILES
+
+
+def test_sizes_are_in_the_information_about_a_model(hub: HubServer) -> None:
+    hub.commit("acme/tiny", FILES)
+    info = huggingface_hub.HfApi().model_info("acme/tiny", files_metadata=True)
+    assert {file.rfilename: file.size for file in info.siblings} == {name: len(text) for name, text in FILES.items()}
+
+
+def test_faults(hub: HubServer) -> None:
+    hub.commit("acme/tiny", FILES)
+    hub.faults = [Fault(path="^/api", is_silent=True, times=1), Fault(path="/storage/", cut_at=100, times=1)]
+    with pytest.raises(Exception, match="timed out"):
+        huggingface_hub.HfApi().model_info("acme/tiny", timeout=0.1)
+    assert read_files(huggingface_hub.snapshot_download("acme/tiny")) == FILES
+    hub.faults = [Fault(path="1_Pooling", status=500)]
+    assert huggingface_hub.get_session().get(f"{hub.url}/acme/tiny/resolve/main/config.json").status_code == 200
+    pooling = huggingface_hub.get_session().get(f"{hub.url}/acme/tiny/resolve/main/1_Pooling/config.json")
+    assert pooling.status_code == 500
+    started = time.monotonic()
+    hub.faults = [Fault(path="/storage/", bytes_per_second=1000)]
+    url = huggingface_hub.hf_hub_url("acme/tiny", "model.safetensors")
+    assert huggingface_hub.get_session().get(url).content == FILES["model.safetensors"]
+    assert time.monotonic() - started > 0.2
 
 
 def test_the_script_serves_a_folder(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 
 from tests.backends.faulty_server import Act, FaultyServer, said
 
-
 HELD = 2.0  # seconds
 
 

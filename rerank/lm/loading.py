@@ -262,6 +262,11 @@ def named_loading_errors(name: str | Path | ModelFiles, where: object = "") -> I
             f"The weights of model {str(name)!r} are damaged: {error}", remedy="Delete the model and download it again"
         ) from error
     except RuntimeError as error:
+        if "loading state_dict" in str(error):  # of a module of sentence-transformers, such as a head
+            raise DataError(
+                f"The weights of model {str(name)!r} do not fit its configuration: {' '.join(str(error).split())}",
+                remedy="Download or save the model again",
+            ) from error
         raise BackendError(f"Model {str(name)!r} cannot be loaded on {where}: {error}") from error
 
 

@@ -21,6 +21,7 @@ from rerank.io.model_base import (
     ModelBase,
     hash_encoder_folder,
     hash_file_contents_of_model,
+    listed_module_classes,
     listed_modules,
     module_folders,
 )
@@ -39,6 +40,7 @@ _WEIGHTS = "*.safetensors"
 #: The dense layer of an encoder may have only pickled weights, which sentence-transformers loads without running code.
 #: Pickled weights of a whole model are never loaded.
 _DENSE_WEIGHTS = "*_Dense/pytorch_model.bin"
+_MODULE_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 #: Weights at the top of a repository that its model does not use.
 _IGNORED = ("consolidated*", "*.fp16.safetensors")
 #: Folder names in the cache of huggingface_hub: ``models--OWNER--NAME/snapshots/COMMIT``.
@@ -117,6 +119,24 @@ class ModelFiles:
         """Whether sentence-transformers saved the model as a cross-encoder made of modules."""
         saved = try_read_json_object(self.folder / "config_sentence_transformers.json")
         return saved.get("model_type") == "CrossEncoder" and (self.folder / MODULES).is_file()
+
+    def check_modules(self, *, code: bool) -> None:
+        """Check the modules that the folder lists: classes of the library unless ``code`` may run, and no pickles."""
+        foreign = [name for name in listed_module_classes(self.folder) if not name.startswith("sentence_transformers.")]
+        if foreign and not code:
+            raise UsageError(
+                f"Model {str(self)!r} has a module of the class {foreign[0]}, which is code outside this library",
+                expected="modules of sentence-transformers",
+                remedy="If you have read this code and trust it, pass --trust-remote-code",
+            )
+        for name in module_folders(self.folder):
+            files = [path for path in sorted((self.folder / name).iterdir()) if path.suffix in _MODULE_WEIGHTS]
+            if files and all(path.suffix != ".safetensors" for path in files):
+                raise DataError(
+                    f"Model {str(self)!r} has only pickled weights in {Path(name, files[0].name).as_posix()}",
+                    expected="safetensors, because loading a pickle can run code",
+                    remedy="If you trust the file, save the model again with sentence-transformers",
+                )
 
     @property
     def identity(self) -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from rerank.backends import BACKENDS
 from rerank.errors import DataError, MissingResourceError, RerankError, UnknownNameError, UsageError, ensure
-from rerank.io.model_base import MODULES
+from rerank.io.model_base import MODULES, module_folders
 from rerank.io.paths import named_path_errors
 from rerank.io.settings_files import try_read_json_object
 from rerank.lm.loading import check_weight_files
@@ -235,7 +235,8 @@ def check_model_files(selector: str, options: BackendOptions, kind: str = "") ->
         if hasattr(backend_type, "describe"):
             backend_type.describe(name, options)
         if isinstance(name, Path):
-            check_weight_files(name)
+            for part in module_folders(name):
+                check_weight_files(name / part)
         if options.adapter:
             check_weight_files(Path(options.adapter))
 

@@ -97,22 +97,6 @@ def test_a_classifier_is_a_cross_encoder_whatever_its_name(tmp_path: Path, label
     assert list(first) == sorted(first, key=lambda n: -own_scores(folder)[n])
 
 
-def test_a_cross_encoder_made_of_modules_ranks_and_its_head_is_in_its_identity(tmp_path: Path) -> None:
-    folder = save_modular_cross_encoder(tmp_path)
-    assert not (folder / "config.json").read_text().count("ForSequenceClassification")
-    scores = rank(folder)
-    assert [scores[n] for n in range(len(TEXTS))] == pytest.approx(own_scores(folder), abs=1e-4)
-
-    def identity() -> str:
-        with Reranker.from_pretrained(str(folder), dtype="float32") as reranker:
-            return reranker.backend.identity["weights"]
-
-    before = identity()
-    (path,) = folder.glob("*_Dense/model.safetensors")
-    save_file({name: value + 1 for name, value in load_file(path).items()}, path)
-    assert identity() != before
-
-
 REFUSED: dict[str, tuple[Any, ...]] = {
     "three labels": (lambda folder: save(folder / "m", labels=3), UsageError, "has 3 labels"),
     "encoder": (

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError, ensure
+from rerank.installation import install_command
 from rerank.lm.loading import (
     complete_weights,
     is_of_bypassed_pooler,
@@ -187,7 +188,7 @@ def load_cross_encoder_model(
         except ImportError as error:
             raise MissingPrerequisiteError(
                 f"A cross-encoder needs sentence-transformers, and importing it failed: {error}",
-                remedy="Run: pip install 'listrank[cross-encoder]'",
+                remedy=f"Run: {install_command('cross-encoder')}",
             ) from error
     torch, transformers = require_torch()
     library = files.is_library_cross_encoder

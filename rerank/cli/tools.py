@@ -17,6 +17,7 @@ from rerank.cli.options import FormatOption, WideOption
 from rerank.cli.output import emit_content, print_note
 from rerank.collections import describe_collection, list_collection_providers, open_collection
 from rerank.errors import MissingPrerequisiteError
+from rerank.installation import install_command
 from rerank.io.paths import cache_dir
 from rerank.io.reports import Grid, Line, make_grid
 from rerank.models import MODELS, is_model_downloaded
@@ -277,13 +278,14 @@ def _row(check: str, state: str, found: str, remedy: str = "") -> dict[str, str]
 
 
 def _examine_part(distribution: str, module: str, extra: str) -> dict[str, str]:
-    remedy = f"pip install 'listrank[{extra}]'" if extra else "pip install --force-reinstall listrank"
+    reinstall = f"pip install --force-reinstall {distribution}"
     try:
         installed = version(distribution)
     except PackageNotFoundError:
-        return _row(distribution, "absent" if extra else "broken", "", remedy)
+        state, remedy = ("absent", install_command(extra)) if extra else ("broken", reinstall)
+        return _row(distribution, state, "", remedy)
     try:
         importlib.import_module(module)
     except (ImportError, OSError) as error:  # OSError: a shared library cannot be loaded
-        return _row(distribution, "broken", f"{installed}, but it cannot be imported: {error}", remedy)
+        return _row(distribution, "broken", f"{installed}, but it cannot be imported: {error}", reinstall)
     return _row(distribution, "ok", installed)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
 from rerank.indexing.options import EncoderOptions, ModelOptions
+from rerank.installation import install_command
 from rerank.io.model_base import hash_encoder_folder
 from rerank.lm.loading import (
     complete_weights,
@@ -185,7 +186,7 @@ def require_encoder_packages(*, stage: str = "dense", faiss: bool = True, senten
     except ImportError as error:
         raise MissingPrerequisiteError(
             f"The first stage {stage!r} needs {', '.join(names)}, but not all can be imported: {error}",
-            remedy=f"Run: pip install 'listrank[{stage}]'",
+            remedy=f"Run: {install_command(stage)}",
         ) from error
 
 

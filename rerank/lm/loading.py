@@ -21,6 +21,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
+from rerank.installation import install_command
 from rerank.io.model_base import hash_file_contents_of_model
 from rerank.io.settings_files import try_read_json_object
 from rerank.lm.model_files import ModelFiles, locate_model, remedy_for_class
@@ -41,7 +42,7 @@ def require_torch() -> tuple[ModuleType, ModuleType]:
     except ImportError as error:
         raise MissingPrerequisiteError(
             f"A local model needs torch and transformers, but importing them failed: {error}",
-            remedy="Run: pip install 'listrank[hf]'",
+            remedy=f"Run: {install_command('hf')}",
         ) from error
     return torch, transformers
 
@@ -303,7 +304,7 @@ def describe_files(name: str | Path, options: BackendOptions) -> ModelDescriptio
     for package in ("torch", "transformers", *(["peft"] if options.adapter else [])):
         if find_spec(package) is None:
             raise MissingPrerequisiteError(
-                f"A local model needs {package}, which is not installed", remedy="Run: pip install 'listrank[hf]'"
+                f"A local model needs {package}, which is not installed", remedy=f"Run: {install_command('hf')}"
             )
     device = pick_device(options.device)
     files = locate_files(name, options, weights=False)
@@ -393,7 +394,7 @@ def attach_adapter(model: Any, folder: Path, *, cast: bool = False) -> Any:
     except ImportError as error:
         raise MissingPrerequisiteError(
             f"Adapter {str(folder)!r} needs peft, but importing it failed: {error}",
-            remedy="Run: pip install 'listrank[hf]'",
+            remedy=f"Run: {install_command('hf')}",
         ) from error
     import torch
 

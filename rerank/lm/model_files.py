@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, UsageError
+from rerank.installation import install_command
 from rerank.io.model_base import (
     MODULES,
     ModelBase,
@@ -224,7 +225,7 @@ def _download_snapshot(name: str, revision: str, patterns: list[str], ignored: l
     except ImportError as error:
         raise MissingPrerequisiteError(
             f"Model {name!r} is on the hub, and importing huggingface_hub failed: {error}",
-            remedy="Run: pip install 'listrank[hf]'",
+            remedy=f"Run: {install_command('hf')}",
         ) from error
     bars: Any = utils  # the functions that switch progress bars have no types
     shows_bars = not bars.are_progress_bars_disabled()

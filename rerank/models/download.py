@@ -34,6 +34,7 @@ from rerank.errors import (
     UnknownNameError,
     UsageError,
 )
+from rerank.installation import install_command
 from rerank.io.atomic_folder import draft_folder, move_folder
 from rerank.lm.loading import quiet_transformers, require_torch
 from rerank.models.presets import MARKER, MODELS, ModelPreset, model_folder, read_model_source, reranker_presets
@@ -115,7 +116,7 @@ def _fetch(preset: ModelPreset, target: Path, source: Source, report: Progress) 
 def download_model_from_hub(preset: ModelPreset, target: Path, report: Progress) -> dict[str, str]:
     """Download the original model into ``target``; the hub's client verifies the files."""
     if importlib.util.find_spec("huggingface_hub") is None:
-        raise MissingPrerequisiteError("huggingface_hub is not installed", remedy="Run: pip install 'listrank[hf]'")
+        raise MissingPrerequisiteError("huggingface_hub is not installed", remedy=f"Run: {install_command('hf')}")
     import huggingface_hub
 
     if os.environ.get("HF_HUB_OFFLINE", "0").lower() not in ("", "0", "false", "no", "off"):
@@ -227,7 +228,7 @@ def _convert_gguf(gguf: Path, target: Path) -> None:
     """Convert 4-bit weights to bfloat16 and save them with ``save_pretrained``."""
     torch, transformers = require_torch()
     if importlib.util.find_spec("gguf") is None:
-        raise MissingPrerequisiteError("The package gguf is not installed", remedy="Run: pip install 'listrank[hf]'")
+        raise MissingPrerequisiteError("The package gguf is not installed", remedy=f"Run: {install_command('hf')}")
     # The dequantization shows a progress bar even if the progress bars of transformers are disabled.
     with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
         model: Any = transformers.AutoModelForCausalLM.from_pretrained(

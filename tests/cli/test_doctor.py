@@ -44,8 +44,8 @@ def test_a_model_and_how_to_get_it() -> None:
 @pytest.mark.parametrize(
     ("part", "state", "remedy"),
     [
-        (("no-such-thing", "x", "hf"), "absent", "pip install 'listrank[hf]'"),
-        (("no-such-thing", "x", ""), "broken", "pip install --force-reinstall listrank"),
+        (("no-such-thing", "x", "hf"), "absent", "[hf]'"),
+        (("no-such-thing", "x", ""), "broken", "pip install --force-reinstall no-such-thing"),
     ],
 )
 def test_parts_that_are_not_installed(

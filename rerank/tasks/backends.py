@@ -38,6 +38,8 @@ class BaseBackend:
     shares_batches: bool = False
     #: Maximum number of characters of the prompts in a batch; None for no maximum.
     batch_characters: int | None = None
+    #: Tokens per reply for the thoughts of a model that thinks unasked, which estimates of the cost include.
+    thought_room: int = 0
     #: The method that ``auto`` stands for; empty for the general default.
     default_method: str = ""
     #: Folder of the adapter or the trained model, with the settings that `Reranker.from_backend` uses; None if unknown.
@@ -103,6 +105,7 @@ class BackendWrapper(BaseBackend):
     caches_prefixes = _of_wrapped("caches_prefixes")
     shares_batches = _of_wrapped("shares_batches")
     batch_characters = _of_wrapped("batch_characters")
+    thought_room = _of_wrapped("thought_room")
     default_method = _of_wrapped("default_method")
     settings_folder = _of_wrapped("settings_folder")
     base = _of_wrapped("base")

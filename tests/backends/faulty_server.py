@@ -180,7 +180,7 @@ def _handler(server: FaultyServer) -> type[BaseHTTPRequestHandler]:
             self._play(act)
 
         def do_POST(self) -> None:
-            server.keys.append(self.headers.get("Authorization", ""))
+            server.keys.append(self.headers.get("Authorization", self.headers.get("api-key", "")))
             server.seen_keys.add(server.keys[-1])
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if self.path != server.path:

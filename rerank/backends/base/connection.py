@@ -33,6 +33,7 @@ from rerank.backends.base.responses import (
     SLOW_TRIES,
     TRIES,
     Attempts,
+    KeyRejectedError,
     RequestFailedError,
     RequestRejectedError,
     ServerResponse,
@@ -156,7 +157,7 @@ class ServerConnection:
         refuses the request as invalid, and `BackendError` if no request can be answered: the key is missing or
         refused, there is no credit, or the connection was closed.
         """
-        url = path if "://" in path else self.address.url + path
+        url = self.address.with_query(path if "://" in path else self.address.url + path)
         errors = ErrorResponses(self.address, api_key_for_server(self.address))
         content = {"json": body} if upload is None else {"files": upload}
         attempts = attempts or Attempts(self)
@@ -195,8 +196,7 @@ class ServerConnection:
     async def _exchange(self, url: str, content: Mapping[str, Any], errors: ErrorResponses) -> ServerResponse:
         """Make one attempt; any status other than success raises an exception."""
         is_post = any(part is not None for part in content.values())
-        headers = {"Authorization": f"Bearer {errors.key}"} if errors.key else {}
-        headers["Accept-Encoding"] = "gzip"
+        headers = {"Accept-Encoding": "gzip", **self.address.key_header(errors.key)}
         try:
             async with asyncio.timeout(self.timeout):  # httpx2's own limit restarts with every byte received
                 method = "POST" if is_post else "GET"
@@ -306,12 +306,12 @@ class ErrorResponses:
         if status == 401 or (status == 403 and not accepted):
             names = " or ".join(self.address.provider.keys)
             if self.key:
-                return BackendError(message, remedy=f"The server refuses the key in {names}; set a valid key")
+                return KeyRejectedError(message, remedy=f"The server refuses the key in {names}; set a valid key")
             if not self.address.private:
-                return BackendError(
+                return KeyRejectedError(
                     message, remedy="No key was sent, since http to another machine is not encrypted; use https"
                 )
-            return BackendError(message, expected=f"a key in the environment variable {names}", remedy="Set it")
+            return KeyRejectedError(message, expected=f"a key in the environment variable {names}", remedy="Set it")
         if status == 402 or code in _QUOTA:
             return BackendError(message, remedy="The account has no credit left; add credit, then use --resume")
         if status < 400:

@@ -118,6 +118,10 @@ class RequestRejectedError(Exception):
         self.status, self.code, self.field = status, code, field
 
 
+class KeyRejectedError(BackendError):
+    """Raised if the server refuses the key, or requires one that is missing."""
+
+
 class ServerUnavailableError(BackendError):
     """Raised if a server does not answer a request that another server could answer."""
 

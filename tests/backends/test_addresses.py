@@ -52,9 +52,7 @@ def test_a_parameter_is_added_to_the_others() -> None:
     assert address.with_query(f"{address.url}/batches?limit=100").endswith(f"/batches?limit=100&{VERSION}")
 
 
-@pytest.mark.parametrize(
-    "query", ["key=sk-secret", f"{VERSION}&code=sk-secret", "api-version=", "api-version=a b"]
-)
+@pytest.mark.parametrize("query", ["key=sk-secret", f"{VERSION}&code=sk-secret", "api-version=", "api-version=a b"])
 def test_other_queries_are_refused_without_being_shown(query: str) -> None:
     with raises(UsageError, "?api-version=VERSION", "OPENAI_API_KEY") as caught:
         Address.parse(f"https://h/v1?{query}")

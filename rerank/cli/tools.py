@@ -226,6 +226,7 @@ _PARTS = (
     ("scipy", "scipy", ""),
     ("httpx2", "httpx2", ""),
     ("tenacity", "tenacity", ""),
+    ("filelock", "filelock", ""),
     ("ir-datasets", "ir_datasets", "irds"),
     ("matplotlib", "matplotlib", "plots"),
     ("torch", "torch", "hf"),

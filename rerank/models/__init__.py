@@ -16,7 +16,7 @@ from typing import Any, cast
 from rerank.backends import BACKENDS
 from rerank.errors import DataError, MissingResourceError, RerankError, UnknownNameError, UsageError, ensure
 from rerank.io.model_base import MODULES, module_folders
-from rerank.io.paths import named_path_errors
+from rerank.io.paths import is_path_like, named_path_errors
 from rerank.io.settings_files import try_read_json_object
 from rerank.lm.loading import check_weight_files
 from rerank.lm.model_files import ModelFiles, cached_snapshot, locate_model, remedy_for_class
@@ -200,7 +200,7 @@ def resolve_model_name(name: str) -> Path | str:
         return preset.checked_hub_id()
     if path.is_file():
         raise DataError(f"Model {name!r} is a file", expected="a folder with config.json and safetensors weights")
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if is_path_like(name) or name.count("/") > 1:
         raise MissingResourceError(f"Model folder {name!r} does not exist", remedy="Check the path")
     if _HUB_ID.fullmatch(name):
         return name

@@ -36,6 +36,7 @@ from rerank.errors import (
 )
 from rerank.installation import install_command
 from rerank.io.atomic_folder import draft_folder, move_folder
+from rerank.io.paths import portable_name
 from rerank.lm.loading import quiet_transformers, require_torch
 from rerank.models.presets import MARKER, MODELS, ModelPreset, model_folder, read_model_source, reranker_presets
 
@@ -84,7 +85,7 @@ def pull_model(name: str, *, source: Source = "auto", progress: Progress | None 
             origin = _fetch(preset, draft, source, report)
             date = datetime.now(UTC).isoformat(timespec="seconds")
             origin |= {"model": name, "hub_id": preset.hub_id, "licence": preset.licence, "date": date}
-            (draft / MARKER).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
+            (draft / MARKER).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8", newline="\n")
             move_folder(
                 draft, folder, keep=lambda present: (read_model_source(present) or {}).get("source") == origin["source"]
             )
@@ -204,7 +205,8 @@ def _unpack(archive: Path, target: Path) -> None:
             for member in opened.infolist():
                 if member.is_dir():
                     continue
-                if not _MEMBER.fullmatch(member.filename) or stat.S_ISLNK(member.external_attr >> 16):
+                is_portable = all(portable_name(part) == part for part in member.filename.split("/"))
+                if not (_MEMBER.fullmatch(member.filename) and is_portable) or stat.S_ISLNK(member.external_attr >> 16):
                     raise DataError(
                         f"The archive contains {member.filename!r}",
                         expected=f"only files of a model: {', '.join(_HUB_FILES)}",

@@ -324,6 +324,7 @@ def test_an_embedding_model_comes_as_a_folder(cache: Path, tmp_path: Path, monke
     [
         *("../evil.json", "/evil.json", "a/../../evil.json", "..\\evil.json", "C:evil.json", "a//b.json", "./a.json"),
         *(".hidden.json", "run.py", "weights.bin", "rerank.json/../x.json", "a\nb.json", "ü.json", "evil"),
+        *("aux.json", "con/a.json", "a\\b.json", "a/COM1.json"),
     ],
 )
 def test_archives_with_other_paths_are_refused(tmp_path: Path, name: str) -> None:

@@ -135,13 +135,16 @@ class HubServer:
         """The value for HF_ENDPOINT."""
         return f"http://127.0.0.1:{self.port}"
 
-    def commit(self, repo_id: str, files: Path | Mapping[str, bytes | Path], *, branch: str = "main") -> str:
+    def commit(
+        self, repo_id: str, files: Path | Mapping[str, bytes | Path], *, branch: str = "main", commit: str = ""
+    ) -> str:
         """Store a commit with exactly these files, move the branch to it, and return its id.
 
         Args:
             repo_id: Repository, created if it is new.
             files: Contents by path, or a folder. The names of large files end as in `LARGE`.
             branch: Branch, created from ``main`` if it is new; ``refs/pr/1`` is an open pull request.
+            commit: Id of the commit, if it is that of a real one; by default, a hash of the files.
         """
         if isinstance(files, Path):
             files = {path.relative_to(files).as_posix(): path for path in files.rglob("*") if path.is_file()}
@@ -152,7 +155,7 @@ class HubServer:
         repository = self._repositories.setdefault(repo_id, Repository())
         parent = repository.refs.get(branch) or repository.refs.get("main")
         identity = [parent, *((path, file.etag) for path, file in stored.items())]
-        commit = hashlib.sha1(repr(identity).encode()).hexdigest()
+        commit = commit or hashlib.sha1(repr(identity).encode()).hexdigest()
         self._storage |= {f"/storage/{file.etag}": (file, {}) for file in stored.values() if file.is_large}
         repository.commits[commit] = stored
         if parent:
@@ -195,7 +198,6 @@ class HubServer:
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(home),
             "HF_HUB_CACHE": str(home / "hub"),
-            "SENTENCE_TRANSFORMERS_HOME": str(home / "hub"),
             "HF_TOKEN": "",
             "HF_TOKEN_PATH": str(home / "token"),
             "HF_HUB_OFFLINE": "0",
@@ -419,10 +421,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder with the models, such as FOLDER/acme/tiny")
     parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 selects a free one")
     options = parser.parse_args()
-    with HubServer(options.port) as hub, suppress(KeyboardInterrupt):
-        models = [path for path in options.folder.glob("*/*") if path.parent.name != "datasets"]
-        for repository in filter(Path.is_dir, (*models, *options.folder.glob("datasets/*/*"))):
-            hub.commit(repository.relative_to(options.folder).as_posix(), repository)
+    hub = HubServer(options.port)
+    models = [path for path in options.folder.glob("*/*") if path.parent.name != "datasets"]
+    for repository in filter(Path.is_dir, (*models, *options.folder.glob("datasets/*/*"))):
+        hub.commit(repository.relative_to(options.folder).as_posix(), repository)
+    with hub, suppress(KeyboardInterrupt):
         sys.stdout.write(f"{hub.url}\n")
         sys.stdout.flush()
         threading.Event().wait()

@@ -145,6 +145,14 @@ def load_task(task: Any) -> Any:
         with _named_errors(task.metadata.name):
             task.load_data()
     task.convert_v1_dataset_format_to_v2(num_proc=None)
+    parts = [data for splits in task.dataset.values() for data in splits.values()]
+    if "Reranking" in task.metadata.type and not any(data.get("top_ranked") for data in parts):
+        # Without the hub, the package datasets lists one cached configuration only, and mteb then skips the lists.
+        raise MissingResourceError(
+            f"The data of mteb's reranking task {task.metadata.name!r} have no candidate lists",
+            expected="the configuration top_ranked of the data set, which is not found without the hub",
+            remedy="Connect to the network and unset HF_HUB_OFFLINE",
+        )
     return task
 
 

@@ -129,8 +129,8 @@ def test_training_lists_are_read_at_one_commit(hub: HubServer, tmp_path: Path) -
     second = hub.commit("datasets/acme/lists", {"data/train.jsonl": lines([rows[0] | {"positive": "tail"}])})
     assert run(hub, tmp_path, "-c", code, "hf:acme/lists").splitlines()[0].endswith(second)
     hub.stop()
-    told = run(hub, tmp_path, "-c", code, f"hf:acme/lists,revision={first}", HF_HUB_OFFLINE="1")
-    assert told.splitlines()[1] == "[['wing', 'heat']]"
+    told = run(hub, tmp_path, "-c", code, f"hf:acme/lists,revision={second}", HF_HUB_OFFLINE="1")
+    assert told.splitlines()[1] == "[['tail', 'heat']]"
     hub.start()
 
 

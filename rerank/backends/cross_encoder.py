@@ -119,6 +119,7 @@ class CrossEncoder(PassageScorer):
         self._pairs_per_batch = options.batch_size or DEFAULT_BATCH
         stated = model.max_seq_length if 0 < (model.max_seq_length or 0) < _NO_LIMIT else None
         size = resolve_task_context_size(stated, options, name)
+        self.has_pair_template = "message" in getattr(model[0], "modality_config", ())
         # The tokens that are added to a pair of texts: separators and the model's default instruction.
         instruction = (getattr(model, "prompts", None) or {}).get(getattr(model, "default_prompt_name", None))
         whole = len(model.preprocess([("a", "b")], prompt=instruction)["input_ids"][0])
@@ -225,9 +226,25 @@ def load_cross_encoder_model(
                 model_kwargs={"dtype": dtype, "use_safetensors": True},
                 trust_remote_code=options.trust_remote_code,
             )
-        if library or is_generative:
+        _prepare_pairs(model)
+        if not new_head:
             _check_scores(model, files)
     return model, {**files.identity, "dtype": dtype}
+
+
+def _prepare_pairs(model: Any) -> None:
+    """Read pairs as pairs if the chat template has no place for them, and pad if there is no token for padding.
+
+    Both are left over in classifiers that were made of language models.
+    """
+    modalities = getattr(model[0], "modality_config", {})
+    if {"message", "text"} <= modalities.keys() and model[0].input_formatter.pair_roles_failure({}):
+        del modalities["message"]
+    tokenizer = model.tokenizer
+    if tokenizer.pad_token is None and tokenizer.eos_token is not None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if getattr(model.config, "pad_token_id", None) is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
 
 
 def _check_scores(model: Any, files: ModelFiles) -> None:

@@ -29,6 +29,8 @@ class BaseBackend:
     sees_pictures: bool = False
     #: Whether prompts may contain their own marks of turns. Chat servers and vision-language models add others.
     takes_verbatim: bool = True
+    #: Whether the model's chat template itself makes the text of a query and a passage.
+    has_pair_template: bool = False
     #: Whether users can select the backend with the model's name.
     selectable: bool = True
     #: Whether the options ``tensor_parallel_size`` and ``pipeline_parallel_size`` have an effect.
@@ -102,6 +104,7 @@ class BackendWrapper(BaseBackend):
     tasks = _of_wrapped("tasks")
     sees_pictures = _of_wrapped("sees_pictures")
     takes_verbatim = _of_wrapped("takes_verbatim")
+    has_pair_template = _of_wrapped("has_pair_template")
     caches_prefixes = _of_wrapped("caches_prefixes")
     shares_batches = _of_wrapped("shares_batches")
     batch_characters = _of_wrapped("batch_characters")

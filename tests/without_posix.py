@@ -36,7 +36,7 @@ NAMES: dict[ModuleType, str] = {
     select: "poll epoll",
     time: "tzset",
 }
-#: Modules and names that are not removed, to see what else is missed.
+#: Modules and names that are not removed, and ``files`` to leave files as they are, to see what else is missed.
 KEPT = frozenset(os.environ.get("KEEP_POSIX", "").split())
 _HIDDEN = {module: frozenset(names.split()) - KEPT for module, names in NAMES.items()}
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -115,10 +115,11 @@ def remove_posix() -> None:
             sys.modules[module] = None  # type: ignore[assignment]
     for owner in NAMES:
         owner.__class__ = _WindowsModule
-    setattr(os, "rename", _rename)  # noqa: B010
+    if "files" not in KEPT:
+        setattr(os, "rename", _rename)  # noqa: B010
+        sys.addaudithook(obey)
     warnings.filterwarnings("ignore", "only soft file lock is available")  # filelock has locks of Windows there
     warnings.filterwarnings("error", category=EncodingWarning, module=r"rerank\.")
-    sys.addaudithook(obey)
 
 
 def main(arguments: list[str]) -> None:

@@ -116,7 +116,7 @@ def pick_dtype(asked: str, device: str) -> str:
 def processor_flags() -> frozenset[str]:
     """Return the feature flags of the processor; empty if the system does not list them."""
     try:
-        lines = _CPUINFO.read_text().splitlines()
+        lines = _CPUINFO.read_text(encoding="utf-8").splitlines()
     except OSError:
         return frozenset()
     return frozenset(next((line for line in lines if line.startswith("flags")), "").split())

@@ -79,10 +79,19 @@ def pick_device(asked: str) -> str:
     kind, _, index = asked.partition(":")
     few = kind == "cuda" and index.isdigit() and int(index) >= torch.cuda.device_count()
     if not there.get(kind, False) or few or (index and not index.isdigit()):
+        remedy = "Omit --device to use the best device of this machine"
+        if kind == "cuda" and not there["cuda"]:
+            if torch.version.cuda or torch.version.hip:
+                remedy += ", or check the driver (nvidia-smi) and CUDA_VISIBLE_DEVICES: torch finds no GPU"
+            else:
+                remedy += (
+                    f", or install torch for your GPU (https://pytorch.org/get-started/locally): torch "
+                    f"{torch.__version__} is a build for CPUs only"
+                )
         raise UsageError(
             f"Device {asked!r} is unknown or not available",
             expected=f"one of: auto, {', '.join(name for name, present in there.items() if present)}",
-            remedy="Omit --device to use the best device of this machine",
+            remedy=remedy,
         )
     return asked
 

@@ -46,6 +46,7 @@ __all__ = [
     "BackendOptions",
     "ModelPreset",
     "backend_class_of_model",
+    "base_model_of_adapter",
     "default_method_of_model",
     "is_model_downloaded",
     "list_models",
@@ -200,14 +201,20 @@ def resolve_model_name(name: str) -> Path | str:
         return preset.checked_hub_id()
     if path.is_file():
         raise DataError(f"Model {name!r} is a file", expected="a folder with config.json and safetensors weights")
-    if is_path_like(name) or name.count("/") > 1:
+    if is_path_like(name) or (name.count("/") > 1 and ":" not in name):
         raise MissingResourceError(f"Model folder {name!r} does not exist", remedy="Check the path")
     if _HUB_ID.fullmatch(name):
         return name
     _check_not_a_backend(name)
-    # There are many rerankers, so only those with similar names are suggested.
-    similar = difflib.get_close_matches(name, reranker_presets(), cutoff=0.5)
-    elsewhere = "" if ":" in name else f"Write openai:{name} for a model on a server, or OWNER/NAME for a hub model"
+    prefix, colon, rest = name.partition(":")
+    if colon:  # a mistyped backend, or a name with a tag as Ollama has them
+        near = difflib.get_close_matches(prefix, BACKENDS.names(), n=1, cutoff=0.75)
+        similar = [f"{backend}:{rest}" for backend in near]
+        tagged = rest if prefix == "ollama" else name.removeprefix("ollama/")
+        elsewhere = f"For a model of Ollama, write --model openai:{tagged} --base-url http://localhost:11434/v1"
+    else:  # there are many rerankers, so only those with similar names are suggested
+        similar = difflib.get_close_matches(name, reranker_presets(), cutoff=0.5)
+        elsewhere = f"Write openai:{name} for a model on a server, or OWNER/NAME for a hub model"
     raise UnknownNameError("model", name, [*MODELS, *_FAKES, *similar], otherwise=elsewhere)
 
 
@@ -239,6 +246,25 @@ def check_model_files(selector: str, options: BackendOptions, kind: str = "") ->
                 check_weight_files(name / part)
         if options.adapter:
             check_weight_files(Path(options.adapter))
+
+
+def base_model_of_adapter(adapter: str) -> dict[str, str]:
+    """Return the base model that peft has recorded in an adapter's folder, and its revision if there is one.
+
+    Raises `UsageError` if the folder names none that can be found.
+    """
+    config = try_read_json_object(adapter_folder(adapter) / "adapter_config.json")
+    base, revision = str(config.get("base_model_name_or_path") or ""), config.get("revision")
+    ensure(
+        _HUB_ID.fullmatch(base) or Path(base).is_dir(),
+        f"The adapter {adapter} {f'was trained on {base!r}, which is not here' if base else 'names no base model'}",
+        expected="its base model",
+        remedy=f"Write --model BASE_MODEL --adapter {adapter}",
+    )
+    preset = next((preset.name for preset in MODELS.values() if preset.hub_id == base), "")
+    if preset and is_model_downloaded(preset):
+        return {"model": preset}
+    return {"model": base} | ({"revision": str(revision)} if revision else {})
 
 
 def model_settings_folder(selector: str) -> Path | None:

@@ -223,6 +223,12 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     for bad in ("cuda", "mps", "tpu", "cpu:x"):
         with raises(UsageError, bad, "auto, cpu"):
             loading.pick_device(bad)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with raises(UsageError, "build for CPUs only", torch.__version__, "https://pytorch.org/get-started/locally"):
+        loading.pick_device("cuda")
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    with raises(UsageError, "torch finds no GPU", "nvidia-smi", "CUDA_VISIBLE_DEVICES"):
+        loading.pick_device("cuda:0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert loading.pick_device("auto") == "cuda"

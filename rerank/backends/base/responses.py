@@ -5,8 +5,10 @@ Values of a wrong type or range count as missing. Nothing here imports httpx2, w
 
 from __future__ import annotations
 
+import html
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,8 @@ _DIGITS = 1000
 TRIES, SLOW_TRIES, FIRST_TRIES = 5, 2, 2
 #: Seconds: the wait before the second attempt, which doubles with every further attempt, and the longest such wait.
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
+_HTML = re.compile(r"\s*<(?:!doctype html|html|head|body)\b", re.I)
+_TITLE, _TAG = re.compile(r"<title[^>]*>([^<]+)", re.I), re.compile(r"<[^>]*>")
 #: Error codes of content filters.
 _FILTERED = ("content_filter", "content_policy_violation")
 
@@ -84,6 +88,19 @@ def object_in(value: Any) -> dict[str, Any]:
 def objects_in(value: Any) -> list[dict[str, Any]]:
     """Return the items of a JSON list, with an empty dictionary for each item that is not an object."""
     return list(map(object_in, value)) if isinstance(value, list) else []
+
+
+def describe_content(text: str) -> str:
+    """Return the text of a response for messages, or the title of a page, such as one of a proxy.
+
+    >>> describe_content("<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>")
+    'an HTML page (502 Bad Gateway)'
+    """
+    if not _HTML.match(text):
+        return text or "nothing"
+    title = _TITLE.search(text[: 10 * SHOWN])
+    words = " ".join(html.unescape(title[1] if title else _TAG.sub(" ", text[: 10 * SHOWN])).split())
+    return f"an HTML page ({words[:100]})"
 
 
 def shorten(text: str) -> str:

@@ -25,6 +25,7 @@ from rerank.backends.base.responses import (
     ServerResponse,
     count_in,
     decode_json_object,
+    describe_content,
     name_in,
     object_in,
     shorten,
@@ -284,7 +285,7 @@ async def inspect_server(connection: ServerConnection, model: str) -> Dialect:
 
 def _model_rows(answer: ServerResponse) -> list[dict[str, Any]]:
     if not answer.body:
-        raise RequestFailedError(f"The list of models is not a JSON object: {answer.text}")
+        raise RequestFailedError(f"The list of models is not a JSON object: {describe_content(answer.text)}")
     rows = answer.body.get("data")
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
@@ -401,7 +402,8 @@ def _choice(answer: ServerResponse) -> dict[str, Any]:
         raise _UnreadableReplyError(f"The answer contains {len(choices)} choices instead of one")
     choice = object_in(choices[0]) if isinstance(choices, list) and choices else {}
     if not object_in(choice.get("message")):
-        raise _UnreadableReplyError(f"The answer contains no message: {answer.text or 'nothing'}", has_content=False)
+        found = describe_content(answer.text)
+        raise _UnreadableReplyError(f"The answer contains no message: {found}", has_content=False)
     return choice
 
 

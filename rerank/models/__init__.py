@@ -256,7 +256,7 @@ def base_model_of_adapter(adapter: str) -> dict[str, str]:
     config = try_read_json_object(adapter_folder(adapter) / "adapter_config.json")
     base, revision = str(config.get("base_model_name_or_path") or ""), config.get("revision")
     ensure(
-        _HUB_ID.fullmatch(base) or Path(base).is_dir(),
+        base and (_HUB_ID.fullmatch(base) or Path(base).is_dir()),
         f"The adapter {adapter} {f'was trained on {base!r}, which is not here' if base else 'names no base model'}",
         expected="its base model",
         remedy=f"Write --model BASE_MODEL --adapter {adapter}",

@@ -46,7 +46,6 @@ __all__ = [
     "BackendOptions",
     "ModelPreset",
     "backend_class_of_model",
-    "base_model_of_adapter",
     "default_method_of_model",
     "is_model_downloaded",
     "list_models",

@@ -24,7 +24,7 @@ from rerank.errors import BackendError, DataError, MissingPrerequisiteError, Mis
 from rerank.installation import install_command
 from rerank.io.model_base import hash_file_contents_of_model
 from rerank.io.settings_files import try_read_json_object
-from rerank.lm.model_files import ModelFiles, locate_model, remedy_for_class
+from rerank.lm.model_files import ModelFiles, cached_snapshot, locate_model, remedy_for_class
 from rerank.lm.model_process import parallel_arguments
 from rerank.lm.tokenizers import HfTokens, stated_context_size
 from rerank.tasks import BackendOptions, resolve_task_context_size
@@ -167,6 +167,7 @@ def load_language_model(
     with quiet_transformers():
         with named_loading_errors(files, next(iter(placement.values()))):
             if tokenizer is None:
+                _require_sentencepiece(files.folder)
                 tokenizer = getattr(transformers, classes[1]).from_pretrained(files.folder, **code)
             with complete_weights(files):
                 model = getattr(transformers, classes[0]).from_pretrained(
@@ -341,8 +342,19 @@ def load_tokenizer(folder: Path, options: BackendOptions) -> Any:
             from transformers import PreTrainedTokenizerFast
 
             return PreTrainedTokenizerFast.from_pretrained(folder)
+        _require_sentencepiece(folder)
         code = options.trust_remote_code
         return getattr(require_torch()[1], LANGUAGE[1]).from_pretrained(folder, trust_remote_code=code)
+
+
+def _require_sentencepiece(folder: Path) -> None:
+    """Check that a tokenizer in the format of sentencepiece can be read; transformers would ask for tiktoken."""
+    has_only_pieces = not (folder / "tokenizer.json").is_file() and any(folder.glob("*.model"))
+    if has_only_pieces and not find_spec("sentencepiece"):
+        raise MissingPrerequisiteError(
+            f"The tokenizer of model {str(cached_snapshot(folder))!r} needs sentencepiece, which is not installed",
+            remedy=f"Run: {install_command('hf')}",
+        )
 
 
 def check_folder(folder: Path) -> None:

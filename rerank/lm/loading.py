@@ -7,6 +7,7 @@ is imported only when it is needed.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import warnings
@@ -36,6 +37,9 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 def require_torch() -> tuple[ModuleType, ModuleType]:
     """Import and return torch and transformers."""
+    # Otherwise, transformers may load weights from a stranger's pull request on the hub (``refs/pr/1``), or ask a
+    # service to convert pickled weights, for a model without safetensors.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "true")
     try:
         import torch
         import transformers
@@ -256,12 +260,22 @@ def named_loading_errors(name: str | Path | ModelFiles, where: object = "") -> I
     try:
         yield
     except (OSError, ValueError, KeyError) as error:
+        if "trust_remote_code" in str(error):
+            raise UsageError(
+                f"Model {str(name)!r} needs code from its own files, which was not run",
+                expected="a model of a class that transformers contains, or --trust-remote-code",
+                remedy="Read the .py files of the model, then pass --trust-remote-code, with --revision COMMIT for a "
+                "model on the hub",
+            ) from error
         first = next(iter(str(error).splitlines()), type(error).__name__)
+        is_unknown = "does not recognize this architecture" in str(error)
         raise MissingResourceError(
             f"Model {str(name)!r} cannot be loaded: {first}",
             expected="a folder with config.json, safetensors weights and a tokenizer, or the id of such a model on the "
             "hub",
-            remedy="Check the name; for an id on the hub, check the network",
+            remedy="Run: pip install -U transformers; the model may be newer"
+            if is_unknown
+            else "Check the files of the model, or download it again",
         ) from error
     except ImportError as error:
         raise MissingPrerequisiteError(

@@ -311,18 +311,8 @@ def _checked_folder(folder: Path) -> Path:
             if preset
             else "Use --model for the base model and --adapter for the adapter, or another folder",
         )
-    if any(folder.glob("*.safetensors")):
-        return folder
-    pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-    if pickled:
-        raise DataError(
-            f"Model folder {str(folder)!r} has only pickled weights ({pickled[0]})",
-            expected="safetensors, because loading a pickle can run code",
-            remedy="If you trust the file, convert it: save_pretrained of transformers writes safetensors",
-        )
-    raise MissingResourceError(
-        f"Model folder {str(folder)!r} has no weights", expected="at least one .safetensors file beside config.json"
-    )
+    ModelFiles(folder=folder).check_formats()
+    return folder
 
 
 @named_path_errors()

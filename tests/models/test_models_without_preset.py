@@ -239,7 +239,7 @@ def test_code_of_the_model_is_never_offered(tmp_path: Path, monkeypatch: pytest.
         raise AssertionError(question)
 
     monkeypatch.setattr("builtins.input", ask)
-    with raises(MissingResourceError, "contains custom code"):
+    with raises(UsageError, "needs code from its own files", "--trust-remote-code"):
         Reranker.from_pretrained(str(folder), method="fullrank")
 
 

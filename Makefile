@@ -28,7 +28,7 @@ MEASURE ?=
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-all leaderboard test test-all test-vllm test-lucene test-ray test-integrations test-clients test-api test-browser test-attacks test-benchmarks test-lowest lock check lint types sizes docs fix clean
+.PHONY: help demo demo-all leaderboard test test-all test-vllm test-lucene test-ray test-integrations test-clients test-api test-browser test-attacks test-benchmarks test-lowest environments lock check lint types sizes docs fix clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -101,6 +101,9 @@ lock: $(LOCK)/.uv ## write requirements.lock and locks/: versions of all package
 	$(COMPILE) -c constraints.txt --extra lucene --extra dev --excludes locks/excluded.txt \
 		pyproject.toml --output-file locks/lucene.lock
 	$(COMPILE) -c tests/vllm/requirements.txt --extra vllm pyproject.toml --output-file locks/vllm.lock
+
+# One after the other: each builds the package in the checkout.
+environments: $(VENV)/.ray $(VENV)/.browser $(VENV)/.serve $(VENV)/.docs $(VLLM)/.vllm $(API)/.api $(LUCENE)/.lucene $(INTEGRATIONS)/.integrations $(CLIENTS)/.clients $(LANGCHAIN_COHERE)/.clients ## set up what the targets test-* need (gigabytes)
 
 check: lint types sizes ## everything that is checked without running it
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
+import multiprocessing
 import tempfile
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -25,87 +23,46 @@ from rerank.finetune.trainer.cost_estimate import estimate_training  # noqa: E40
 from rerank.finetune.trainer.list_trainer import WEIGHTS  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
 from rerank.finetune.trainer.training_folder import list_checkpoints  # noqa: E402
+from tests.finetune import sharded  # noqa: E402
 from tests.finetune.small import ATTENTION, metrics, model_folder, recipe, same, validation  # noqa: E402
 from tests.raising import raises  # noqa: E402
 
-#: Trains; writes what the process holds after a step: bytes of weights, gradients and optimizer state.
-_SCRIPT = """
-import json, os, sys
-import torch.distributed
-from pathlib import Path
-from rerank.finetune.recipe import Recipe
-from rerank.finetune.trainer.list_trainer import ListTrainer
-from rerank.finetune.trainer.training import train_adapter
-
-size = lambda values: sum(value.numel() * value.element_size() for value in values)
-part = lambda values: [getattr(value, "to_local", lambda: value)() for value in values]
-held = {}
-
-def clip(self, model, grad_norm=None, found=ListTrainer._get_grad_norm):
-    weights = list(model.parameters())
-    # Of the adapter shadow, what is behind the last layer does not train, and is not a weight of the model.
-    frozen = [v for n, v in model.named_parameters() if ".layers." in n and "shadow" not in n and not v.requires_grad]
-    held.update(weights=size(part(weights)), frozen=size(part(frozen)), frozen_whole=size(frozen))
-    held.update(gradients=size(part(v.grad for v in weights if v.grad is not None)))
-    return found(self, model, grad_norm)
-
-def log(self, *args, found=ListTrainer.log, **options):
-    states = [v for entry in self.optimizer.state.values() for k, v in entry.items() if k != "step"]
-    held.update(state=size(part(states)))
-    return found(self, *args, **options)
-
-ListTrainer._get_grad_norm, ListTrainer.log = clip, log
-recipe, folder = Path(sys.argv[1]), Path(sys.argv[2])
-place = {name: int(os.environ[name.upper()]) for name in ("rank", "world_size")}
-torch.distributed.init_process_group("gloo", init_method="file://" + os.environ["MEETING"], **place)
-train_adapter(Recipe.make(json.loads(recipe.read_text())), folder, device="cpu", resume="resume" in sys.argv)
-Path(f"{folder}.held{os.environ['RANK']}").write_text(json.dumps(held))
-"""
+#: Its processes are forked from one that has imported torch and the trainer, which takes longer than most trainings.
+_FORKED = multiprocessing.get_context("forkserver")
+_FORKED.set_forkserver_preload(["tests.finetune.sharded"])
 
 
-def start(asked: Recipe, folder: Path, *more: str, processes: int = 2) -> list[subprocess.Popen[str]]:
-    script, file = folder.with_suffix(".py"), folder.with_suffix(".json")
-    script.write_text(_SCRIPT)
-    file.write_text(asked.model_dump_json())
-    meeting = tempfile.mktemp(dir=folder.parent)  # the processes find each other by this file, without a network
-    shared = {
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-        "WORLD_SIZE": str(processes),
-        "MASTER_ADDR": "unused",
-        "MASTER_PORT": "1",
-        "MEETING": meeting,
-    }
-    return [
-        subprocess.Popen(
-            [sys.executable, str(script), str(file), str(folder), *more],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(processes)
-    ]
+def start(asked: Recipe, folder: Path, *, resume: bool = False, processes: int = 2) -> list[BaseProcess]:
+    meeting = tempfile.mktemp(dir=folder.parent)
+    arguments = (asked.model_dump_json(), folder, resume, meeting)
+    started: list[BaseProcess] = []
+    for rank in range(processes):
+        started.append(_FORKED.Process(target=sharded.train, args=(*arguments, rank, processes)))
+        started[-1].start()
+    return started
 
 
-def finish(processes: list[subprocess.Popen[str]]) -> list[str]:
+def finish(processes: list[BaseProcess]) -> None:
+    """Wait until all processes have ended, or one with an error."""
     deadline = time.monotonic() + 240
-    while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
-        if any(process.poll() for process in processes):
+    while any(process.is_alive() for process in processes) and time.monotonic() < deadline:
+        if any(process.exitcode for process in processes):
             time.sleep(2)  # the others may be about to report the same
             break
         time.sleep(0.05)
     for process in processes:
         process.kill()
-    return [process.communicate()[1] for process in processes]
+        process.join()
 
 
-def run_in(processes: int, asked: Recipe, folder: Path, *more: str) -> list[dict[str, int]]:
+def run_in(processes: int, asked: Recipe, folder: Path, *, resume: bool = False) -> list[dict[str, int]]:
     """Train in several processes; return the bytes that each holds."""
-    started = start(asked, folder, *more, processes=processes)
-    errors = finish(started)
-    assert not any(process.returncode for process in started), errors
-    return [json.loads(Path(f"{folder}.held{rank}").read_text()) for rank in range(processes)]
+    started = start(asked, folder, resume=resume, processes=processes)
+    finish(started)
+    assert not any(process.exitcode for process in started), [
+        sharded.errors_of(folder, rank).read_text() for rank in range(processes)
+    ]
+    return [json.loads(sharded.held_by(folder, rank).read_text()) for rank in range(processes)]
 
 
 def tensors(folder: Path) -> dict[str, Any]:
@@ -234,15 +191,15 @@ def test_sharded_training_killed_and_gone_on_with(model: Path, collection: Path,
         assert {name: part[name] for name in ("weights", "gradients", "state")}.items() <= expected.items()
     killed = tmp_path / "killed"
     started, deadline = start(asked, killed), time.monotonic() + 240
-    while len(list_checkpoints(killed)) < 2 and started[0].poll() is None:
+    while len(list_checkpoints(killed)) < 2 and started[0].is_alive():
         assert time.monotonic() < deadline
         time.sleep(0.02)
     for process in started:
-        process.send_signal(signal.SIGKILL)
+        process.kill()
     finish(started)
     assert list_checkpoints(killed)
     assert not (killed / "rerank.json").exists()
-    run_in(2, asked, killed, "resume")
+    run_in(2, asked, killed, resume=True)
     assert same(tensors(killed), tensors(tmp_path / "whole"))
     assert losses(killed) == losses(tmp_path / "whole")
 

@@ -152,6 +152,7 @@ REPLIES: list[tuple[str, int, list[int], str]] = [
     ("[1-3], [4-5]", 5, [], "empty"),
     ("[1-3] > [5] > [4]", 5, [5, 4], "partial"),
     ("1-3 > 5 > 4", 5, [5, 4], "partial"),
+    ("2-1, 3", 3, [2, 1, 3], "repaired"),
     ("2-1-3", 3, [2, 1, 3], "repaired"),
     ("2 - 1", 2, [2, 1], "repaired"),
     # JSON

@@ -143,6 +143,13 @@ def test_all_sign_patterns_by_hand() -> None:
     np.testing.assert_allclose(found.raw, (np.array(alone) >= observed - 1e-9).mean(axis=0))
 
 
+def test_p_of_drawn_flips_counts_the_sample_itself() -> None:
+    """No draw of 99 reaches 40 differences of one sign, so p is (1 + 0) / (99 + 1)."""
+    scores = np.column_stack([np.zeros(40), np.arange(1.0, 41)])
+    found = MaxT(permutations=99).p_values(scores, 0)
+    assert found.raw == found.adjusted == [0.01]
+
+
 def test_one_comparison_is_the_randomisation_test() -> None:
     scores = np.random.default_rng(6).normal([0.3, 0.36], 0.1, (12, 2))
     found = MaxT().p_values(scores, 0)

@@ -355,9 +355,10 @@ def test_a_limit_on_tokens_wins_over_longer_passages(caplog: pytest.LogCaptureFi
 def test_replies_are_cached_and_tokens_capped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     backend = Fake("reversed")
-    cached = Reranker.from_backend(backend).with_log()
-    assert [hit.text for hit in cached.rank("q", TEXTS)] == TEXTS[::-1]
-    again = Reranker.from_backend(backend).with_log().rank("q", TEXTS)
+    with Reranker.from_backend(backend).with_log() as cached:
+        assert [hit.text for hit in cached.rank("q", TEXTS)] == TEXTS[::-1]
+    with Reranker.from_backend(backend).with_log() as reopened:
+        again = reopened.rank("q", TEXTS)
     assert [hit.text for hit in again] == TEXTS[::-1]
     assert len(backend.served) == 1
     assert (again.usage.calls, again.usage.reused_calls, again.usage.tokens_in) == (1, 1, 0)  # nothing was paid twice

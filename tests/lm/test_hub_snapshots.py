@@ -241,7 +241,6 @@ INDEX = json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.saf
             ("lacks 1 of the 2 files", "model-2.safetensors", "--revision"),
         ),
     ],
-    ids=str,
 )
 @pytest.mark.parametrize("weights", [False, True])
 def test_what_is_no_usable_model_is_refused_with_its_remedy(

@@ -237,6 +237,8 @@ class _BatchedRun:
         """
         for digest, request in list(islice(rest.items(), _PROBES)):
             del rest[digest]
+            # The wrapped backend, since `rest` holds only requests without a recorded reply and within the cap on
+            # tokens. `keep` commits no errors, so a resumed run sends the failed ones again.
             (reply,) = self.backend.backend.generate([request])
             self.backend.keep({digest: request}, {digest: reply})
             if reply.finish != "error":

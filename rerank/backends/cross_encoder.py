@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rerank.errors import BackendError, MissingPrerequisiteError, UsageError, ensure
-from rerank.installation import install_command
+from rerank.errors import BackendError, UsageError, ensure
+from rerank.lm.encoders import require_sentence_transformers
 from rerank.lm.loading import (
     complete_weights,
     is_of_bypassed_pooler,
@@ -183,14 +183,7 @@ def load_cross_encoder_model(
     """
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
-    with quiet_transformers():
-        try:
-            import sentence_transformers
-        except ImportError as error:
-            raise MissingPrerequisiteError(
-                f"A cross-encoder needs sentence-transformers, and importing it failed: {error}",
-                remedy=f"Run: {install_command('cross-encoder')}",
-            ) from error
+    sentence_transformers = require_sentence_transformers("A cross-encoder", extra="cross-encoder")
     torch, transformers = require_torch()
     library = files.is_library_cross_encoder
     with quiet_transformers(), named_loading_errors(files, device):

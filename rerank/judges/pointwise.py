@@ -121,8 +121,9 @@ class Relate(PromptJudge):
     """A judge that orders a window of any length by cross-encoder scores. It makes one request per window.
 
     Ties keep the input order. The title and text of a document are joined to one line. This line is truncated to the
-    part of the context that the query leaves free, or to ``max_passage_tokens`` if that is less. If the query leaves
-    less than ``min_passage_tokens``, a `ContextOverflowError` is raised. The query is never truncated. The prompt of
+    part of the context that the query leaves free (the whole context if the model reads both apart), or to
+    ``max_passage_tokens`` if that is less. If the query leaves less than ``min_passage_tokens``, a
+    `ContextOverflowError` is raised. The query is never truncated. The prompt of
     the request contains the texts that are scored: one message with the query, then one per document. Models that
     were trained on pairs with other words have a verbatim prompt, unless their own chat template adds these words.
     """
@@ -150,6 +151,8 @@ class Relate(PromptJudge):
     def score_kind(self) -> ScoreKind:
         if self.together:
             return ScoreKind("relevance within the list", "within")
+        if traits(self.backend).reads_apart:
+            return ScoreKind("late-interaction score", "absolute")
         return ScoreKind("cross-encoder score", "absolute")
 
     def make_requests(self, window: Window) -> list[Request]:
@@ -157,7 +160,8 @@ class Relate(PromptJudge):
         query = escape_turn_marks(collapse_whitespace(window.query.text), marks)
         template = load_prompt(self.prompt) if traits(self.backend).has_pair_template else self.template
         template = template.with_instruction(escape_turn_marks(window.query.instruction, marks))
-        whole = [Window(window.query, (replace(doc, title="", text=doc.full_text),)) for doc in window.docs]
+        beside = replace(window.query, text="") if traits(self.backend).reads_apart else window.query
+        whole = [Window(beside, (replace(doc, title="", text=doc.full_text),)) for doc in window.docs]
         fitted = [self.budget.fit(template, pair, reply_tokens=0) for pair in whole]
         first, seconds = template.render_pairs(query, [prompt.passages[0] for prompt in fitted])
         prompt = tuple(Message("user", text) for text in (first, *seconds))

@@ -18,6 +18,7 @@ from rerank.errors import DataError, MissingResourceError, RerankError, UnknownN
 from rerank.io.model_base import MODULES, module_folders
 from rerank.io.paths import is_path_like, named_path_errors
 from rerank.io.settings_files import try_read_json_object
+from rerank.lm.late_interaction import has_trained_token_vectors
 from rerank.lm.loading import check_weight_files
 from rerank.lm.model_files import ModelFiles, cached_snapshot, locate_model, remedy_for_class
 from rerank.models.adapters import adapter_folder, shipped_adapters
@@ -135,7 +136,7 @@ def _describing_files(selector: str, revision: str) -> ModelFiles | None:
 
 
 #: First stage that uses a model of a class of sentence-transformers, by the name of the class.
-_FIRST_STAGES = {"SentenceTransformer": "dense", "SparseEncoder": "sparse", "MultiVectorEncoder": "late-interaction"}
+_FIRST_STAGES = {"SentenceTransformer": "dense", "SparseEncoder": "sparse"}
 
 
 def _recipe_of_class(selector: str, files: ModelFiles) -> Mapping[str, Any]:
@@ -149,6 +150,8 @@ def _recipe_of_class(selector: str, files: ModelFiles) -> Mapping[str, Any]:
                 remedy=f"Use --model {name}",
             )
         return {"method": "cross-encoder"}
+    if has_trained_token_vectors(files.folder):
+        return {"method": "late-interaction"}
     if (files.folder / MODULES).is_file():
         saved = try_read_json_object(files.folder / "config_sentence_transformers.json")
         stage = _FIRST_STAGES.get(str(saved.get("model_type", "SentenceTransformer")), "dense")

@@ -31,6 +31,8 @@ class BaseBackend:
     takes_verbatim: bool = True
     #: Whether the model's chat template itself makes the text of a query and a passage.
     has_pair_template: bool = False
+    #: Whether a cross-encoder task's query and documents are read apart, so that the query takes up no context.
+    reads_apart: bool = False
     #: Whether users can select the backend with the model's name.
     selectable: bool = True
     #: Whether the options ``tensor_parallel_size`` and ``pipeline_parallel_size`` have an effect.
@@ -105,6 +107,7 @@ class BackendWrapper(BaseBackend):
     sees_pictures = _of_wrapped("sees_pictures")
     takes_verbatim = _of_wrapped("takes_verbatim")
     has_pair_template = _of_wrapped("has_pair_template")
+    reads_apart = _of_wrapped("reads_apart")
     caches_prefixes = _of_wrapped("caches_prefixes")
     shares_batches = _of_wrapped("shares_batches")
     batch_characters = _of_wrapped("batch_characters")

@@ -26,7 +26,7 @@ from tests.backends.pairs import save
 from tests.cli.conftest import Cli, cli, own_folders
 from tests.models.test_lazy_backend import save as save_language_model
 from tests.raising import raises
-from tests.retrieval.encoders import save_encoder, save_multi_vector, save_splade
+from tests.retrieval.encoders import save_encoder, save_splade
 
 __all__ = ["cli", "own_folders"]
 
@@ -118,7 +118,6 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     ),
     "dense": (save_encoder, UsageError, "is an embedding model of sentence-transformers", "--first-stage dense:"),
     "sparse": (save_splade, UsageError, "--first-stage sparse:"),
-    "multi-vector": (save_multi_vector, UsageError, "--first-stage late-interaction:"),
     "no head": (lambda folder: drop_weights(save(folder / "m"), "classifier"), DataError, "classifier.weight"),
     "no pooler": (lambda folder: drop_weights(save(folder / "m"), "pooler"), DataError, "bert.pooler"),
     "hole": (lambda folder: drop_weights(save_language_model(folder / "m"), "layers.1.mlp"), DataError, "layers.1.mlp"),

@@ -31,7 +31,18 @@ from rerank.lm.hub_snapshots import fetch_snapshot
 #: File that is written last into a folder that this package downloaded, and states the source.
 MARKER = "rerank-source.json"
 #: Files that describe a model: configuration, tokenizer and its chat templates, settings of an adapter or of ColBERT.
-_DESCRIPTION = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.codes", "*.tokenizer", "*.yaml", "*.metadata")
+_DESCRIPTION = (
+    "*.json",
+    "*.jinja",
+    "*.txt",
+    "*.model",
+    "*.tiktoken",
+    "*.codes",
+    "*.tokenizer",
+    "*.spm",
+    "*.yaml",
+    "*.metadata",
+)
 #: Files with a vocabulary, one of which every tokenizer has, except for those of models that read bytes.
 _VOCABULARIES = ("tokenizer.json", "*vocab*", "*.model", "*.tiktoken", "*.codes", "*.tokenizer", "spm.*")
 _WITHOUT_VOCABULARY = ("byt5", "canine", "perceiver")

@@ -71,7 +71,7 @@ def test_two_labels_are_scored_by_the_log_odds_of_the_second(tmp_path: Path) -> 
 
 
 def test_three_labels_are_no_relevance(tmp_path: Path) -> None:
-    with raises(UsageError, "'three'", 3):
+    with raises(UsageError, "three'", "3 labels"):
         CrossEncoder.load(save(tmp_path / "three", labels=3), FLOAT32)
 
 

@@ -71,8 +71,8 @@ class LateInteraction(PassageScorer):
         check_single_device(options, "the model is a multi-vector model")
         require_sentence_transformers("A multi-vector model", extra="late-interaction")
         files = locate_files(name, options)
-        model, identity = load_multi_vector_model(files, options)
-        backend = cls(model, identity=identity, options=options)
+        model, dtype = load_multi_vector_model(files, options)
+        backend = cls(model, identity={**files.identity, "dtype": dtype}, options=options)
         backend.set_source(files, options)
         return backend
 

@@ -68,8 +68,8 @@ class MaxSimScorer:
         )
 
 
-def load_multi_vector_model(files: ModelFiles, options: LoadingOptions) -> tuple[Any, dict[str, str]]:
-    """Load a MultiVectorEncoder, and return it with its identity."""
+def load_multi_vector_model(files: ModelFiles, options: LoadingOptions) -> tuple[Any, str]:
+    """Load a MultiVectorEncoder, and return it with its data type."""
     model, identity = load_model("MultiVectorEncoder", files, options)
     if not has_trained_token_vectors(files.folder):
         raise UsageError(
@@ -77,7 +77,7 @@ def load_multi_vector_model(files: ModelFiles, options: LoadingOptions) -> tuple
             expected="a model of sentence-transformers' class MultiVectorEncoder, such as a ColBERT model",
             remedy="For an embedding model, use --first-stage dense:MODEL",
         )
-    return model, identity
+    return model, identity["dtype"]
 
 
 def has_trained_token_vectors(folder: Path) -> bool:

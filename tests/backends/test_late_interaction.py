@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ from tests.retrieval.encoders import save_encoder, save_multi_vector
 TEXTS = ["w1 w2 w3", "w4", "w5 w6 w7 w8 w9", "w10 w11", "w1 w2", "w3 w5 w4"]
 FLOAT32 = BackendOptions(dtype="float32", device="cpu")
 PROMPTS = {"query": "w80 ", "document": "w81 "}
+
+
+def make_backend() -> LateInteraction:
+    return LateInteraction.load(save_multi_vector(Path(tempfile.mkdtemp())), FLOAT32)
 
 
 @pytest.fixture(scope="session")

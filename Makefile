@@ -109,6 +109,7 @@ check: lint types sizes ## everything that is checked without running it
 
 lint: $(VENV)/.dev ## style
 	$(BIN)/ruff check .
+	$(BIN)/ruff check --preview --select PLW1514 rerank training examples  # text files without an encoding
 	$(BIN)/ruff format --check .
 
 types: $(VENV)/.hf $(VENV)/.mcp $(VENV)/.dev ## mypy, strict

@@ -17,7 +17,7 @@ from rerank.finetune.trainer.training import train_adapter
 collection = open_collection("pydoc")
 search = open_first_stage("bm25", collection) % 4
 qrels = collection.qrels()
-with Path("labels.jsonl").open("w") as file:
+with Path("labels.jsonl").open("w", encoding="utf-8") as file:
     for ranking in search(collection.queries()[:8]).values():
         scores = [qrels[ranking.query.id].get(doc, 0) for doc in ranking.doc_ids]
         best_first = sorted(range(len(scores)), key=lambda position: -scores[position])

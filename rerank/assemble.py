@@ -31,6 +31,7 @@ from rerank.judges import (
 from rerank.methods import Method, open_method
 from rerank.models import (
     backend_class_of_model,
+    base_model_of_adapter,
     check_model_files,
     default_method_of_model,
     model_settings_folder,
@@ -279,6 +280,9 @@ def assembly_defaults(settings: Mapping[str, Any], backend: Backend | None = Non
     given = {key: value for key, value in settings.items() if (key, value) != ("method", "auto")}
     folder = _settings_folder(given, backend)
     values = read_defaults(folder, given) if folder else {}
+    if given.get("adapter") and backend is None and not {"model"} & {*given, *values}:
+        base = base_model_of_adapter(given["adapter"])
+        values |= {key: value for key, value in base.items() if key not in given}
     if "method" in given or "method" in values:
         return values
     own = traits(backend).default_method if backend else default_method_of_model(given.get("model", ""))

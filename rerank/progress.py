@@ -44,7 +44,7 @@ def show_detailed_progress(
 ) -> Generator[Callable[[int, str], None]]:
     """Yield a function that shows how many items are done, with details such as the speed, like `show_progress`."""
     if not sys.stderr.isatty():
-        yield _line_writer(title, f"{bound} {total}".strip())
+        yield line_writer(title, f"{bound} {total}".strip())
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -66,10 +66,11 @@ def format_time_left(seconds: float | None, *, bound: str = "") -> str:
     return f"{bound} {hours if seconds >= 90 else f'{seconds:.0f} s'} left".strip()
 
 
-def _line_writer(title: str, total: str) -> Callable[[int, str], None]:
+def line_writer(title: str, total: str) -> Callable[[int | str, str], None]:
+    """Return a function that writes how much is done, and details, to stderr every 30 seconds."""
     last_line = time.monotonic()
 
-    def show(done: int, details: str) -> None:
+    def show(done: int | str, details: str) -> None:
         nonlocal last_line
         if time.monotonic() - last_line >= _INTERVAL:
             last_line = time.monotonic()

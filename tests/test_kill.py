@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -65,7 +66,8 @@ class Victim:
         """Digests in the call log, read from a copy: reading must not repair what a resume has to."""
         with tempfile.TemporaryDirectory() as room:
             for path in self.out.glob("calls.sqlite*"):
-                shutil.copy(path, room)
+                with suppress(FileNotFoundError):  # the process has just ended and removed what SQLite kept beside it
+                    shutil.copy(path, room)
             if not (Path(room) / "calls.sqlite").exists():
                 return frozenset()
             db = sqlite3.connect(Path(room) / "calls.sqlite")

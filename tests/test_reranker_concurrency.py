@@ -19,6 +19,7 @@ from rerank.backends.fake import Fake, FakeServer
 from rerank.errors import BackendError, DataError, UsageError
 from rerank.tasks import Reply, Request
 from rerank.tasks.concurrency import run_on_loop
+from rerank.tasks.interruption import raise_if_interrupted
 from rerank.types import Plan, Ranking, Window
 from tests.raising import raises
 
@@ -160,6 +161,56 @@ def test_a_local_model_ends_at_the_next_batch_after_the_deadline() -> None:
     assert hits.expired
     assert sorted(order(hits)) == list(range(20))
     assert len(backend.batches) == 1
+
+
+class Stepwise(Local):
+    """A model that works in steps, as a cross-encoder does in batches of pairs; each waits for the gate."""
+
+    steps = 0
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        for _ in range(5):
+            raise_if_interrupted()
+            self.steps += 1
+            assert self.gate.wait(10)
+        return super().generate(requests)
+
+
+def test_a_deadline_that_passes_between_steps_ends_the_call() -> None:
+    backend = Stepwise("reversed")
+    with ThreadPoolExecutor(1) as pool, Reranker.from_backend(backend, method="fullrank") as reranker:
+        future = pool.submit(reranker.rank, "question", TEXTS, deadline=0.05)
+        time.sleep(0.2)
+        backend.gate.set()
+        hits = future.result()
+        assert (hits.expired, order(hits), {hit.score for hit in hits}) == (True, list(range(20)), {None})
+        assert (backend.steps, backend.batches, hits.usage.calls) == (1, [], 0)
+        assert order(reranker.rank("question", TEXTS, deadline=60)) == REVERSED
+    assert backend.steps == 6
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_a_call_that_nobody_waits_for_ends_at_its_next_step(*, closes: bool) -> None:
+    backend = Stepwise("reversed")
+    reranker = Reranker.from_backend(backend, method="fullrank")
+
+    async def leave() -> None:
+        task = asyncio.create_task(reranker.arank("question", TEXTS))
+        while not backend.steps:
+            await asyncio.sleep(0.01)
+        closing = asyncio.create_task(asyncio.to_thread(reranker.close) if closes else asyncio.sleep(0))
+        if not closes:
+            task.cancel()
+        await asyncio.sleep(0.2)  # the reranker is closing
+        backend.gate.set()
+        with pytest.raises((asyncio.CancelledError, UsageError)):
+            await task
+        await closing
+        if not closes:
+            assert order(await reranker.arank("another question", TEXTS)) == REVERSED
+
+    asyncio.run(asyncio.wait_for(leave(), 10))
+    assert (backend.steps, backend.batches) == ((1, []) if closes else (6, [{"another question"}]))
 
 
 @pytest.mark.parametrize("backend", [Fake("reversed"), FakeServer("reversed")])

@@ -23,6 +23,7 @@ from rerank.backends.base.responses import (
     RequestRejectedError,
     ServerResponse,
     count_in,
+    describe_content,
     name_in,
     object_in,
     objects_in,
@@ -327,6 +328,8 @@ def _scores(answer: ServerResponse, field: str, documents: int) -> tuple[list[fl
     """Return one score per document, in order, and an empty error message; or no scores and an error message."""
     if answer.unreadable:
         return [], answer.unreadable
+    if answer.value is None:
+        return [], f"The answer is not JSON: {describe_content(answer.text)}; check --base-url and the network"
     rows = answer.body.get(field) if field else answer.value
     try:
         results = _RESULTS.validate_python(rows, strict=True)

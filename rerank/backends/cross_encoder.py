@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rerank.errors import BackendError, MissingPrerequisiteError, UsageError, ensure
+from rerank.errors import BackendError, UsageError, ensure
+from rerank.lm.encoders import require_sentence_transformers
 from rerank.lm.loading import (
     complete_weights,
     is_of_bypassed_pooler,
@@ -29,12 +30,14 @@ from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Prompt, TokenCounter
 from rerank.registry import plugin_name
 from rerank.tasks import BackendOptions, CrossEncoderTask, Reply, Request, resolve_task_context_size
+from rerank.tasks.interruption import raise_if_interrupted
 
 #: Default number of pairs per batch.
 DEFAULT_BATCH = 32
 #: Tokenizers without a length limit state a limit far above this number.
 _NO_LIMIT = 10**9
 _ARCHITECTURE = "ForSequenceClassification"
+_LABELS = "a single label, or two labels (irrelevant, relevant)"
 #: Ends of the class names of models that generate text.
 _GENERATIVE = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
 
@@ -112,14 +115,11 @@ class CrossEncoder(PassageScorer):
         super().__init__(model, identity)
         options = options or BackendOptions()
         name = identity.get("model", "")
-        ensure(
-            model.num_labels <= 2,
-            f"Model {name!r} has {model.num_labels} labels",
-            expected="a single label, or two labels (irrelevant, relevant)",
-        )
+        ensure(model.num_labels <= 2, f"Model {name!r} has {model.num_labels} labels", expected=_LABELS)
         self._pairs_per_batch = options.batch_size or DEFAULT_BATCH
         stated = model.max_seq_length if 0 < (model.max_seq_length or 0) < _NO_LIMIT else None
         size = resolve_task_context_size(stated, options, name)
+        self.has_pair_template = "message" in getattr(model[0], "modality_config", ())
         # The tokens that are added to a pair of texts: separators and the model's default instruction.
         instruction = (getattr(model, "prompts", None) or {}).get(getattr(model, "default_prompt_name", None))
         whole = len(model.preprocess([("a", "b")], prompt=instruction)["input_ids"][0])
@@ -146,23 +146,32 @@ class CrossEncoder(PassageScorer):
         if max(lengths) > self.tokens.context_size:
             error = f"A pair has {max(lengths)} tokens, but the context holds at most {self.tokens.context_size}"
             return Reply(tokens_in=sum(lengths), finish="error", error=error)
-        pairs, size = [(query, passage) for passage in passages], self._pairs_per_batch
-        while size and pairs:
+        # The batches that sentence-transformers would form. Deadlines and cancellations are noticed between them.
+        order = sorted(range(len(passages)), key=lambda index: -len(passages[index]))
+        scores, size, done = [0.0] * len(passages), self._pairs_per_batch, 0
+        while done < len(order):
+            raise_if_interrupted()
+            batch = order[done : done + size]
             try:
                 with quiet_transformers():
-                    logits = self.model.predict(pairs, batch_size=size, show_progress_bar=False)
+                    logits = self.model.predict(
+                        [(query, passages[index]) for index in batch], batch_size=size, show_progress_bar=False
+                    )
             except (RuntimeError, ValueError, MemoryError) as error:
                 if not is_out_of_memory(error):
-                    raise BackendError(f"The model failed on {len(pairs)} pairs: {error}") from error
+                    raise BackendError(f"The model failed on {len(batch)} pairs: {error}") from error
                 size //= 2
-            else:
-                # Shape (pairs,) for one label; (pairs, 2) for irrelevant and relevant, where the score is the log odds.
-                rows = logits[:, 1] - logits[:, 0] if logits.ndim == 2 else logits
-                return Reply(scores=tuple(map(float, rows)), tokens_in=sum(lengths))
-        if not pairs:
-            return Reply(tokens_in=sum(lengths))
-        message = f"Out of memory on one pair of {max(lengths)} tokens"
-        return Reply(tokens_in=sum(lengths), finish="error", error=message)
+                if size:
+                    continue
+                message = f"Out of memory on one pair of {max(lengths)} tokens"
+                return Reply(tokens_in=sum(lengths), finish="error", error=message)
+            # (pairs, 1) for one label; (pairs, 2) for irrelevant and relevant, where the score is the log odds.
+            rows = logits.reshape(len(batch), -1)
+            values = rows[:, 1] - rows[:, 0] if rows.shape[1] == 2 else rows[:, 0]
+            for index, value in zip(batch, values.tolist(), strict=True):
+                scores[index] = value
+            done += len(batch)
+        return Reply(scores=tuple(scores), tokens_in=sum(lengths))
 
 
 def load_cross_encoder_model(
@@ -174,22 +183,20 @@ def load_cross_encoder_model(
     """
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
-    with quiet_transformers():
-        try:
-            import sentence_transformers
-        except ImportError as error:
-            raise MissingPrerequisiteError(
-                f"A cross-encoder needs sentence-transformers, and importing it failed: {error}",
-                remedy="Run: pip install 'listrank[cross-encoder]'",
-            ) from error
+    sentence_transformers = require_sentence_transformers("A cross-encoder", extra="cross-encoder")
     torch, transformers = require_torch()
-    classes: list[str] = []
+    library = files.is_library_cross_encoder
     with quiet_transformers(), named_loading_errors(files, device):
-        if not files.is_library_cross_encoder:
+        classes: list[str] = []
+        if library:
+            files.check_modules(code=options.trust_remote_code)
+        else:
             code = {"trust_remote_code": options.trust_remote_code}
             classes = transformers.AutoConfig.from_pretrained(files.folder, **code).architectures or []
-        has_head = files.is_library_cross_encoder or any(name.endswith(_ARCHITECTURE) for name in classes)
         is_generative = any(name.endswith(_GENERATIVE) for name in classes)
+        has_head = library or any(name.endswith(_ARCHITECTURE) for name in classes)
+        if not new_head:  # the loader itself finds out whether weights of a class that is not stated are missing
+            has_head = has_head or not classes or classes[0].endswith("ForCausalLM")
         if not has_head and (is_generative or not new_head):
             raise UsageError(
                 f"Model {str(files)!r} is a {' or '.join(classes) or 'model of unknown class'}",
@@ -202,7 +209,7 @@ def load_cross_encoder_model(
 
         def unused(weight: str) -> bool:
             """Return whether a weight is of a new head, which is to be trained, or of a pooler that modules bypass."""
-            return not has_head or (files.is_library_cross_encoder and is_of_bypassed_pooler(weight, files))
+            return not has_head or (library and is_of_bypassed_pooler(weight, files))
 
         with complete_weights(files, unused=unused):
             model = sentence_transformers.CrossEncoder(
@@ -212,4 +219,41 @@ def load_cross_encoder_model(
                 model_kwargs={"dtype": dtype, "use_safetensors": True},
                 trust_remote_code=options.trust_remote_code,
             )
+        _prepare_pairs(model)
+        if not new_head:
+            _check_scores(model, files)
     return model, {**files.identity, "dtype": dtype}
+
+
+def _prepare_pairs(model: Any) -> None:
+    """Read pairs as pairs if the chat template has no place for them, and pad if there is no token for padding.
+
+    Both are left over in classifiers that were made of language models.
+    """
+    modalities = getattr(model[0], "modality_config", {})
+    if {"message", "text"} <= modalities.keys() and model[0].input_formatter.pair_roles_failure({}):
+        del modalities["message"]
+    tokenizer = model.tokenizer
+    if tokenizer.pad_token is None and tokenizer.eos_token is not None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if getattr(model.config, "pad_token_id", None) is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+
+
+def _check_scores(model: Any, files: ModelFiles) -> None:
+    """Check that the modules of a model compute one or two scores per pair, which only a forward pass can tell."""
+    try:
+        labels = model.predict([("a", "b")], show_progress_bar=False, convert_to_tensor=True)[0].numel()
+    except KeyError as error:
+        raise UsageError(
+            f"Model {str(files)!r} has no module that computes scores: its output lacks {error}",
+            expected="a head, such as a dense layer whose output is named scores",
+        ) from error
+    ensure(labels <= 2, f"Model {str(files)!r} has {labels} labels", expected=_LABELS)
+    marks = [getattr(model[-1], f"{answer}_token_id", None) for answer in ("true", "false")]
+    ensure(
+        marks[0] is None or marks[0] != marks[1],
+        f"The tokenizer of {str(files)!r} lacks the tokens yes and no, whose logits are compared",
+        expected="a language model whose tokenizer has both",
+        remedy="Use --method pointwise, whose prompt names other words",
+    )

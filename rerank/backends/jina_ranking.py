@@ -28,6 +28,7 @@ from rerank.lm.tokenizers import HfTokens, stated_context_size
 from rerank.prompts import load_prompt
 from rerank.prompts.base import Prompt
 from rerank.tasks import BackendOptions, Reply, resolve_task_context_size
+from rerank.tasks.interruption import raise_if_interrupted
 
 #: Maximum number of passages per forward pass, as in the authors' code.
 DEFAULT_BLOCK = 125
@@ -143,6 +144,7 @@ class JinaRanking(PassageScorer):
 
     def _run_block(self, ids: Sequence[int]) -> _Vectors:
         torch, _ = require_torch()
+        raise_if_interrupted()
         row = torch.tensor([ids], device=self.model.device)
         with torch.inference_mode():
             states = self.model.model(input_ids=row, use_cache=False).last_hidden_state[0]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TextIO
 
 from typer import Argument, Option
 
@@ -287,20 +288,24 @@ def _judge_at_terminal(session: JudgingSession, texts: PoolTexts) -> None:
         TerminalAssessor(session, texts, keys, Console(stderr=True, highlight=False)).judge()
 
 
-class Keyboard:
+class Keyboard(Protocol):
     """A terminal from which single keys are read without Enter. Open it with `open_keyboard`."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
 
     def forget(self) -> None:
         """Discard keys that were pressed but have not been read."""
-        import termios
-
-        termios.tcflush(self._descriptor, termios.TCIFLUSH)
 
     def press(self) -> str:
         """Wait for a key and return it: a character, an escape sequence (as of arrow keys), or `_END` if input ends."""
+
+
+class _Terminal:
+    """The keyboard of a POSIX terminal."""
+
+    def __init__(self, descriptor: int, discard: Callable[[], None]) -> None:
+        self._descriptor = descriptor
+        self.forget = discard
+
+    def press(self) -> str:
         try:
             text = os.read(self._descriptor, 32).decode("utf-8", "replace")
         except OSError:  # the terminal was closed
@@ -308,17 +313,39 @@ class Keyboard:
         return text if text.startswith("\x1b") else text[:1] or _END
 
 
+class _Console:
+    """The keyboard of a Windows console, which the standard module ``msvcrt`` reads."""
+
+    def __init__(self, msvcrt: Any) -> None:
+        self._msvcrt = msvcrt
+
+    def forget(self) -> None:
+        while self._msvcrt.kbhit():
+            self._msvcrt.getwch()
+
+    def press(self) -> str:
+        key: str = self._msvcrt.getwch()
+        if key == "\x03":  # Ctrl-C arrives as a character
+            raise KeyboardInterrupt
+        if key in "\0\xe0":  # the first half of a special key
+            return f"\x1b{self._msvcrt.getwch()}"
+        return _END if key == "\x1a" else key  # Ctrl-Z ends input
+
+
 @contextmanager
 def open_keyboard(stream: TextIO) -> Iterator[Keyboard]:
     """Yield a keyboard that reads single keys of a terminal, without Enter and echo; Ctrl-C still interrupts."""
-    import termios
-    import tty
-
+    try:
+        termios: Any = import_module("termios")
+        tty: Any = import_module("tty")
+    except ImportError:
+        yield _Console(import_module("msvcrt"))
+        return
     descriptor = stream.fileno()
     before = termios.tcgetattr(descriptor)
     try:
         tty.setcbreak(descriptor, termios.TCSADRAIN)
-        yield Keyboard(descriptor)
+        yield _Terminal(descriptor, lambda: termios.tcflush(descriptor, termios.TCIFLUSH))
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 

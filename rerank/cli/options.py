@@ -180,7 +180,7 @@ def expand_groups(function: Callable[..., None]) -> Callable[..., None]:
             continue
         hints = get_type_hints(group, include_extras=True)
         for field in fields(group):
-            declaring = next(cls for cls in group.__mro__ if field.name in vars(cls).get("__annotations__", ()))
+            declaring = next(cls for cls in group.__mro__ if field.name in inspect.get_annotations(cls))
             default = inspect.Parameter.empty if field.default is MISSING else field.default
             expanded.append(_option_parameter(field.name, hints[field.name], default, vars(declaring).get("panel")))
 

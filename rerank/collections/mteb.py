@@ -24,6 +24,7 @@ from rerank.errors import (
     UsageError,
     ensure,
 )
+from rerank.installation import install_command
 from rerank.io.json_records import parse_json_text
 from rerank.io.settings_files import read_json_object
 from rerank.types import Document, Qrels, Query, Ranking, Run
@@ -86,13 +87,13 @@ def import_mteb() -> Any:
         import mteb
     except ImportError as error:
         raise MissingPrerequisiteError(
-            f"The package mteb is needed, but cannot be imported ({error})", remedy="Run: pip install 'listrank[mteb]'"
+            f"The package mteb is needed, but cannot be imported ({error})", remedy=f"Run: {install_command('mteb')}"
         ) from error
     if not hasattr(mteb, "evaluate"):
         raise MissingPrerequisiteError(
             f"The installed version of mteb is {getattr(mteb, '__version__', '')}",
             expected="2.0 or newer",
-            remedy="Run: pip install 'listrank[mteb]'",
+            remedy=f"Run: {install_command('mteb')}",
         )
     return mteb
 
@@ -144,6 +145,14 @@ def load_task(task: Any) -> Any:
         with _named_errors(task.metadata.name):
             task.load_data()
     task.convert_v1_dataset_format_to_v2(num_proc=None)
+    parts = [data for splits in task.dataset.values() for data in splits.values()]
+    if "Reranking" in task.metadata.type and not any(data.get("top_ranked") for data in parts):
+        # Without the hub, the package datasets lists one cached configuration only, and mteb then skips the lists.
+        raise MissingResourceError(
+            f"The data of mteb's reranking task {task.metadata.name!r} have no candidate lists",
+            expected="the configuration top_ranked of the data set, which is not found without the hub",
+            remedy="Connect to the network and unset HF_HUB_OFFLINE",
+        )
     return task
 
 
@@ -325,7 +334,7 @@ class TaskSplit:
 
 
 class Mteb(TaskSplit):
-    """A subset and split of one of mteb's tasks, e.g. ``T2Reranking``; needs ``listrank[mteb]``.
+    """A subset and split of one of mteb's tasks, e.g. ``T2Reranking``; needs the extra ``mteb``.
 
     The lists of a reranking task are the candidates. In many tasks, a list starts with the relevant documents, so use
     ``--shuffle random``; otherwise, a reranker that keeps the input order would have a perfect score.

@@ -299,6 +299,11 @@ def _group_measures(measures: Sequence[Measure]) -> list[list[Measure]]:
 
 
 def _open_pipeline(measures: Sequence[Measure], graded: Mapping[str, Mapping[str, int]]) -> Any:
+    """Return the evaluator of ir_measures for these judgments, which computes the measures of runs.
+
+    A `BenchmarkMeasure` computes its values itself, which ir_measures supports. Accuracy is refused although
+    ir_measures states that it is supported: no provider returns its value per query.
+    """
     import ir_measures
 
     pipeline: Any = ir_measures.DefaultPipeline

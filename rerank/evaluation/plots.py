@@ -14,6 +14,7 @@ from rerank.errors import MissingPrerequisiteError, StorageError, UsageError
 from rerank.evaluation.baseline_comparison import BaselineComparison
 from rerank.evaluation.pairwise_decisions import PairwiseDecisions
 from rerank.evaluation.significance import TITLES
+from rerank.installation import install_command
 from rerank.io.text_files import check_file_writable
 
 #: Supported file name extensions.
@@ -160,7 +161,7 @@ def _figure_class() -> Any:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingPrerequisiteError(
-            "matplotlib is not installed, but plots need it", remedy="Run: pip install 'listrank[plots]'"
+            "matplotlib is not installed, but plots need it", remedy=f"Run: {install_command('plots')}"
         ) from error
     return Figure
 

@@ -27,8 +27,8 @@ from rerank.pipeline.stream import Flow, drive_ranking_stream
 from rerank.store import LoggingBackend, RunFolder
 from rerank.store.run_folder import COLLECTED, SUBMITTING, BatchRecord, RecordedBatch
 from rerank.strategies.base import Strategy
-from rerank.tasks import CrossEncoderTask, Reply, Request
-from rerank.tasks.backends import BatchBackend, BatchInterface, BatchStatus
+from rerank.tasks import ContinuationTask, CrossEncoderTask, Reply, Request
+from rerank.tasks.backends import BatchBackend, BatchInterface, BatchStatus, traits
 from rerank.tasks.requests import Usage
 from rerank.types import Plan, Ranking, Window
 
@@ -133,7 +133,8 @@ def estimate_run_cost(prepared: PreparedRun, *, in_batches: bool = False) -> dic
         searches = 0
         if isinstance(request.task, CrossEncoderTask):
             searches = estimate_search_units(counter.lengths([message.content for message in request.prompt]))
-        tokens_out = sampling.max_tokens + sampling.thinking
+        room = 0 if isinstance(request.task, ContinuationTask) else traits(prepared.backend).thought_room
+        tokens_out = sampling.max_tokens + (sampling.thinking or room)
         counted.add(Reply(tokens_in=counter.count(request.prompt), tokens_out=tokens_out, search_units=searches))
 
     collect_run_requests(prepared, count, in_one_round=in_batches)
@@ -236,6 +237,8 @@ class _BatchedRun:
         """
         for digest, request in list(islice(rest.items(), _PROBES)):
             del rest[digest]
+            # The wrapped backend, since `rest` holds only requests without a recorded reply and within the cap on
+            # tokens. `keep` commits no errors, so a resumed run sends the failed ones again.
             (reply,) = self.backend.backend.generate([request])
             self.backend.keep({digest: request}, {digest: reply})
             if reply.finish != "error":

@@ -28,7 +28,7 @@ from rerank.experiment.candidates import order_list
 from rerank.experiment.estimate import OnBatch, answer_beforehand, collect_requests
 from rerank.experiment.prepare import PreparedRun, prepare_run
 from rerank.experiment.spec import LATER_KEYS, Execution, RunSpec, complete_spec_from_file
-from rerank.io.paths import named_path_errors
+from rerank.io.paths import last_component, named_path_errors, portable_name
 from rerank.io.run_files import open_trec_run_file
 from rerank.io.text_files import replace_text_file
 from rerank.judges import FAILURES
@@ -196,8 +196,7 @@ def check_failure_rate(summary: dict[str, Any], max_failure_rate: float) -> None
 
 def default_run_folder(spec: RunSpec, name: str) -> Path:
     """Return the default folder of a run, named by method, model and hash of the run's identity."""
-    model = spec.model.rstrip("/").rpartition("/")[2].replace(":", "-")
-    return Path("runs") / f"{f'{run_tag(spec)}-{model}'[:200]}-{name[:12]}"
+    return Path("runs") / portable_name(f"{f'{run_tag(spec)}-{last_component(spec.model)}'[:200]}-{name[:12]}")
 
 
 def folder_of_run(prepared: PreparedRun, parent: Path = Path("runs")) -> Path:

@@ -16,6 +16,7 @@ from rerank.errors import MissingPrerequisiteError, UsageError, ensure, error_re
 from rerank.finetune import kernels
 from rerank.finetune.components import CalibrationBatches, ComponentBase, ParameterKind, Shapes, check_range, option
 from rerank.finetune.recipe import Recipe
+from rerank.installation import install_command
 
 if TYPE_CHECKING:
     from rerank.finetune.kernels.peft_configurations import PeftBehaviour
@@ -397,7 +398,7 @@ class Peft(NamedPeftAdapter):
                 expected="the name of a configuration of peft, such as config = 'boft'",
             )
         if find_spec("peft") is None:
-            raise MissingPrerequisiteError("peft is not installed", remedy="pip install 'listrank[train]'")
+            raise MissingPrerequisiteError("peft is not installed", remedy=f"Run: {install_command('train')}")
 
         if "target_modules" in self.options and (self.targets != "all-linear" or self.layers is not None):
             raise UsageError(

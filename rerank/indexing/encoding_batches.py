@@ -6,7 +6,6 @@ disk. Only one process at a time writes to this folder; the others wait for its 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from rerank.errors import BackendError
 from rerank.indexing.documents import StoredDocuments, folder_key
 from rerank.indexing.text_encoder import Floats, TextEncoder
+from rerank.io.file_systems import link_or_copy, lock_file_if_possible
 from rerank.io.sealed_folders import open_sealed_folder, storage_errors
 from rerank.progress import show_progress, write_note_to_stderr
 from rerank.tasks.worker_map import WorkerMap, check_worker_model
@@ -149,13 +149,11 @@ def _lock_folder(path: Path) -> Generator[None]:
     """Wait for the file lock of a folder, and hold the lock during the block or until the process ends."""
     with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
+        file = path.open("ab")
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock_file_if_possible(file):
             write_note_to_stderr("Another process is computing these embeddings; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock_file_if_possible(file, wait=True)
         yield
 
 
@@ -205,10 +203,7 @@ class _Matrix:
             os.fsync(file.fileno())
 
     def finish(self, folder: Path, target: Path) -> None:
-        try:
-            os.link(folder / _FILE, target / _FILE)
-        except OSError:  # the file system has no hard links
-            shutil.copyfile(folder / _FILE, target / _FILE)
+        link_or_copy(folder / _FILE, target / _FILE)
 
 
 def _map_embeddings(path: Path, shape: tuple[int, int]) -> Floats:

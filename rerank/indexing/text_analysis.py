@@ -18,6 +18,7 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 from rerank.errors import MissingPrerequisiteError, UnknownNameError, UsageError
+from rerank.installation import install_command
 from rerank.io.forks import ForkLock
 
 #: Thai, Lao, Myanmar, Hangul, Khmer, kana, Han: scripts without spaces, or (Hangul) with spaces between phrases.
@@ -243,7 +244,7 @@ def _segmenter_versions(*distributions: str) -> str:
 def _not_installed(language: str, code: str, error: ImportError) -> MissingPrerequisiteError:
     return MissingPrerequisiteError(
         f"BM25 over text in {language} (language={code}) needs a segmenter, but {error.name or error} is not installed",
-        remedy="Run: pip install 'listrank[cjk]', or use bm25,segmenter=pairs, which needs no segmenter",
+        remedy=f"Run: {install_command('cjk')}, or use bm25,segmenter=pairs, which needs no segmenter",
     )
 
 

@@ -1,11 +1,9 @@
-"""An encoder of texts with a sentence-transformers model, and functions that load and run any kind of encoder."""
+"""An encoder of texts with a sentence-transformers model."""
 
 from __future__ import annotations
 
 import importlib
-import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -14,26 +12,13 @@ from numpy.typing import NDArray
 
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
 from rerank.indexing.options import EncoderOptions, ModelOptions
-from rerank.io.model_base import hash_encoder_folder
-from rerank.lm.loading import (
-    complete_weights,
-    is_of_bypassed_pooler,
-    named_loading_errors,
-    pick_device,
-    pick_dtype,
-    quiet_transformers,
-)
+from rerank.installation import install_command
+from rerank.lm.encoders import encode_in_batch, load_model, resolve_prompt
+from rerank.lm.loading import quiet_transformers
 from rerank.lm.model_files import ModelFiles, locate_model
-from rerank.lm.model_process import require_model_process
 
 Floats = NDArray[np.float32]
-T = TypeVar("T")
 EncodedRows = TypeVar("EncodedRows", covariant=True)
-
-#: Lone surrogates, which collections may contain and tokenizers do not accept.
-_SURROGATE = re.compile("[\ud800-\udfff]")
-#: The names under which models store their prompts, in the order in which sentence-transformers looks them up.
-_PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
 
 class TextEncoder(Protocol[EncodedRows]):
@@ -112,28 +97,6 @@ def unit_rows(rows: Any) -> Floats:
     return np.ascontiguousarray(rows / np.maximum(lengths, np.finfo(np.float32).tiny), dtype=np.float32)
 
 
-def encode_in_batch(encode: Callable[[list[str], int], T], texts: Sequence[str]) -> T:
-    """Encode texts in one batch, or in smaller batches if memory runs out; lone surrogates are replaced by U+FFFD."""
-    clean = [_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text) for text in texts]
-    return run_halving_batches(lambda size: encode(clean, size), len(clean), "texts")
-
-
-def run_halving_batches(run: Callable[[int], T], count: int, what: str) -> T:
-    """Run a model over ``count`` inputs as one batch, and halve the batch size while memory runs out."""
-    from rerank.lm.decoding import is_out_of_memory
-
-    require_model_process()
-    size = count
-    while True:
-        try:
-            with quiet_transformers():
-                return run(size)
-        except (RuntimeError, ValueError, MemoryError) as error:
-            if size <= 1 or not is_out_of_memory(error):
-                raise BackendError(f"The model failed on {count} {what}: {error}") from error
-            size //= 2
-
-
 def load_text_encoder(name: Path | str, options: EncoderOptions) -> SentenceEncoder:
     """Load a sentence-transformers model from a folder or the hub."""
     require_encoder_packages()
@@ -144,33 +107,6 @@ def load_text_encoder(name: Path | str, options: EncoderOptions) -> SentenceEnco
 def locate_encoder(name: Path | str, options: ModelOptions) -> ModelFiles:
     """Return the local files of an encoder (`rerank.lm.model_files.locate_model`)."""
     return locate_model(name, options.revision, code=options.trust_remote_code)
-
-
-def load_model(kind: str, files: ModelFiles, options: ModelOptions) -> tuple[Any, dict[str, str]]:
-    """Load a model with one of the classes of sentence-transformers, and return it with its identity."""
-    import sentence_transformers
-
-    files.check_tokenizer()
-    device = pick_device(options.device)
-    dtype = pick_dtype(options.dtype, device)
-    with (
-        quiet_transformers(),
-        named_loading_errors(files, device),
-        complete_weights(files, unused=partial(is_of_bypassed_pooler, files=files)),
-    ):
-        model = getattr(sentence_transformers, kind)(
-            str(files.folder),
-            device=device,
-            # safetensors only: loading pickled weights can run code
-            model_kwargs={"dtype": dtype, "use_safetensors": True},
-            trust_remote_code=options.trust_remote_code,
-        ).eval()
-    return model, {**encoder_identity(files), "dtype": dtype}
-
-
-def encoder_identity(files: ModelFiles) -> dict[str, str]:
-    """Return the identity of an encoder: the name and commit on the hub, or a hash of its folders."""
-    return files.identity if files.commit else {"weights": hash_encoder_folder(files.folder)}
 
 
 def require_encoder_packages(*, stage: str = "dense", faiss: bool = True, sentences: bool = True) -> None:
@@ -185,14 +121,5 @@ def require_encoder_packages(*, stage: str = "dense", faiss: bool = True, senten
     except ImportError as error:
         raise MissingPrerequisiteError(
             f"The first stage {stage!r} needs {', '.join(names)}, but not all can be imported: {error}",
-            remedy=f"Run: pip install 'listrank[{stage}]'",
+            remedy=f"Run: {install_command(stage)}",
         ) from error
-
-
-def resolve_prompt(model: Any, prompt: str, kind: str) -> str:
-    """Return the text put before queries or documents; for ``auto``, the prompt saved with the model."""
-    if prompt != "auto":
-        return "" if prompt == "none" else prompt
-    prompts: Mapping[str, str] = getattr(model, "prompts", None) or {}
-    names = (*_PROMPT_NAMES[kind], str(getattr(model, "default_prompt_name", "")))
-    return next((prompts[name] for name in names if name in prompts), "")

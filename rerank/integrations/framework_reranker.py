@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SkipValidation, 
 
 from rerank.assemble import RankerSetup, assemble_ranker
 from rerank.errors import MissingPrerequisiteError, UsageError
+from rerank.installation import install_command
 from rerank.io.forks import ForkLock
 from rerank.reranker import DocumentLike, Hits, RankOptions, Reranker
 from rerank.reranker.calls import check_backend_pickles
@@ -24,7 +25,7 @@ def missing_framework_error(extra: str, error: ImportError) -> MissingPrerequisi
     """Return the error for a framework that cannot be imported; the message tells which extra installs it."""
     return MissingPrerequisiteError(
         f"This integration needs the packages of the extra {extra!r}, and importing them failed: {error}",
-        remedy=f"Run: pip install 'listrank[{extra}]'",
+        remedy=f"Run: {install_command(extra)}",
     )
 
 

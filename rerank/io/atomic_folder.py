@@ -7,7 +7,6 @@ one file system. Errors of the operating system are not converted; callers conve
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import glob
 import os
 import secrets
@@ -15,6 +14,8 @@ import shutil
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import IO
+
+from rerank.io.file_systems import RENAMES_OPEN_FILES, lock_file, open_without_links
 
 #: Name of the folder for files that `fill_folder` has not moved yet. It is fixed, so that the next call can remove
 #: files that a killed process left behind.
@@ -112,7 +113,7 @@ def temporary_folder(parent: Path, prefix: str) -> Generator[Path]:
                 _locked_path(path).mkdir(0o700)
                 yield _locked_path(path)
             finally:
-                _remove_with_lock(path)
+                _remove_with_lock(lock, path)
             return
 
 
@@ -121,7 +122,7 @@ def remove_leftover_folders(parent: Path, prefix: str) -> None:
     for path in parent.glob(f"{glob.escape(prefix)}{'[0-9a-f]' * 8}{_LOCK}"):
         with contextlib.suppress(OSError), path.open("r+b") as lock:
             if _take_lock(lock, path):
-                _remove_with_lock(path)
+                _remove_with_lock(lock, path)
 
 
 @contextlib.contextmanager
@@ -129,15 +130,22 @@ def temporary_file(target: Path) -> Generator[Path]:
     """Yield the path of a temporary file that replaces ``target`` if the block ends normally, and is removed otherwise.
 
     The name of the temporary file is fixed, so that a leftover of a killed process is overwritten. If a file with this
-    name is in use by another process or thread, is a link, or belongs to another user, a random name is used.
+    name is in use by another process or thread, is a link, or belongs to another user, a random name is used; likewise
+    where an open file cannot be renamed.
     """
     path = target.with_name(f".{target.name}.tmp")
     with contextlib.ExitStack() as stack:
-        try:
-            lock = stack.enter_context(open(path, "ab", opener=_open_without_links))
-            is_own = _take_lock(lock, path)
-        except OSError:
-            is_own = False
+        is_own = False
+        with contextlib.suppress(OSError):
+            if RENAMES_OPEN_FILES:
+                lock = stack.enter_context(open(path, "ab", opener=open_without_links))
+                try:
+                    is_own = _take_lock(lock, path)
+                except OSError:  # without file locks, the name is not used
+                    is_new = not lock.tell()
+                    lock.close()
+                    if is_new:
+                        path.unlink()
         if not is_own:
             path = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
         try:
@@ -149,16 +157,11 @@ def temporary_file(target: Path) -> Generator[Path]:
             raise
 
 
-def _open_without_links(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
-
-
 def _take_lock(file: IO[bytes], path: Path) -> bool:
     """Lock a file until it is closed; return whether this succeeded and ``path`` is still the path of this file."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except (BlockingIOError, FileNotFoundError):  # another process holds the lock, or has moved or removed the file
+        return lock_file(file) and os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:  # another process has moved or removed the file
         return False
 
 
@@ -166,9 +169,11 @@ def _locked_path(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(_LOCK))
 
 
-def _remove_with_lock(path: Path) -> None:
+def _remove_with_lock(lock: IO[bytes], path: Path) -> None:
     """Remove a folder and then its lock file, which is kept for a later attempt if the folder cannot be removed."""
     folder = _locked_path(path)
     shutil.rmtree(folder, ignore_errors=True)
+    lock.close()  # Windows does not remove an open file
     if not folder.exists():
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # another process is removing it as a leftover
+            path.unlink()

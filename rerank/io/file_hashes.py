@@ -47,6 +47,6 @@ def file_hash(path: Path) -> str:
 def folder_hash(folder: Path) -> str:
     """Return the hex SHA-256 over the names and contents of all files in a folder and its sub-folders."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(os.fsencode(path.relative_to(folder)) + b"\0" + file_hash(path).encode() + b"\n")
+    for path in sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.parts):
+        digest.update(os.fsencode(path.relative_to(folder).as_posix()) + b"\0" + file_hash(path).encode() + b"\n")
     return digest.hexdigest()

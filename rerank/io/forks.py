@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import select
 import signal
+import subprocess
 import sys
 import threading
 import warnings
@@ -81,12 +83,12 @@ def run_in_forked_processes(work: Callable[[int], None], count: int, processes: 
     other than Linux, where a fork may break the system's own libraries. Each of n processes handles every n-th number
     and then ends, so that no process remains if this process is killed.
     """
-    processes = min(processes, count) if sys.platform == "linux" else 1
+    processes = min(processes, count) if sys.platform == "linux" and hasattr(os, "fork") else 1
     if processes <= 1:
         for number in range(count):
             work(number)
         return
-    context = multiprocessing.get_context("fork")
+    context: Any = multiprocessing.get_context("fork")
     running = []
     try:
         for first in range(processes):
@@ -139,8 +141,13 @@ def ends_in_child_process(work: Callable[[], object], *, seconds: float = 5.0, m
     """Return whether a function ends, by returning or raising, within limits of time and of additional memory (bytes).
 
     An exception that reports a lack of memory counts as exceeding the limit, which is enforced only on Linux. The
-    function is called in a forked process, which starts in milliseconds but has neither other threads nor a GPU.
+    function is called in a forked process, which starts in milliseconds but has neither other threads nor a GPU. On
+    systems without fork, a new interpreter unpickles the function, and the time is measured from then on.
     """
+    if sys.platform == "win32":
+        return _ends_in_new_interpreter(work, seconds)
+    if not hasattr(os, "fork"):
+        return _ends_in_new_interpreter(work, seconds)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # about other threads, which the child does not need
         # The result comes through a pipe, since there is no exit status if SIGCHLD is ignored.
@@ -164,14 +171,40 @@ def ends_in_child_process(work: Callable[[], object], *, seconds: float = 5.0, m
             os.waitpid(pid, 0)
 
 
+#: The program of a new interpreter: it writes a plus sign once it knows its work. The limit of time holds even if a
+#: single instruction takes longer.
+_NEW_INTERPRETER = """
+import faulthandler, pickle, sys
+sys.path = pickle.load(sys.stdin.buffer)
+work, seconds = pickle.load(sys.stdin.buffer)
+from rerank.io.forks import _work_and_exit
+sys.stdout.buffer.write(b"+")
+sys.stdout.buffer.flush()
+faulthandler.dump_traceback_later(seconds, exit=True)
+_work_and_exit(work, 0, 1)
+"""
+_STARTUP = 120.0  #: Seconds in which a new interpreter must start and import what its work needs.
+
+
+def _ends_in_new_interpreter(work: Callable[[], object], seconds: float) -> bool:
+    data = pickle.dumps(sys.path) + pickle.dumps((work, seconds))
+    command, pipe, null = [sys.executable, "-c", _NEW_INTERPRETER], subprocess.PIPE, subprocess.DEVNULL
+    try:
+        ended = subprocess.run(command, input=data, stdout=pipe, stderr=null, timeout=_STARTUP + seconds, check=False)
+    except subprocess.TimeoutExpired:
+        return False
+    return ended.stdout in (b"", b"+\0")  # nothing if the interpreter could not start, which is not the work's fault
+
+
 def _work_and_exit(work: Callable[[], object], memory: int, write_end: int) -> None:
     code = 1
     try:
-        with contextlib.suppress(OSError, ValueError):  # no /proc, or a lower limit is set already
-            import resource
+        if sys.platform == "linux" and memory:
+            with contextlib.suppress(ImportError, OSError, ValueError):  # no /proc, or a lower limit is set already
+                import resource
 
-            pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-            resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory,) * 2)
+                pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+                resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory,) * 2)
         work()
         code = 0
     except BaseException as error:  # noqa: BLE001, since the child must never return to the caller's code

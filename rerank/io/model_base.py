@@ -152,6 +152,14 @@ def listed_modules(folder: Path) -> list[str]:
     return sorted(name for name in names if not {"..", ""} & set(Path(name).parts) and not Path(name).is_absolute())
 
 
+def listed_module_classes(folder: Path) -> list[str]:
+    """Return the class of each module that a sentence-transformers model lists, including those of its routers."""
+    classes = _listed_names(folder / MODULES, lambda modules: [module["type"] for module in modules])
+    for name in listed_modules(folder):
+        classes += _listed_names(folder / name / _ROUTES, lambda routes: routes["types"].values())
+    return classes
+
+
 def _listed_names(file: Path, names: Callable[[Any], Iterable[Any]]) -> list[str]:
     try:
         return [str(name) for name in names(json.loads(file.read_text("utf-8")))] if file.is_file() else []

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from rerank.errors import MissingResourceError, error_repr
 
 #: Error numbers for paths at which no file can exist or be accessed.
-_PATH_ERRORS = {errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR}
+_PATH_ERRORS = {errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EINVAL}
+_PATH = re.compile(r"[.~/]|[A-Za-z]:[\\/]|.*\\")
+_NOT_PORTABLE = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
+#: Names of devices on Windows, with any extension.
+_DEVICE = re.compile(r"(?:con|prn|aux|nul|(?:com|lpt)[0-9\u00b9\u00b2\u00b3]) *(?:\.|$)", re.IGNORECASE)
 
 
 @contextlib.contextmanager
@@ -24,6 +29,38 @@ def named_path_errors() -> Generator[None]:
         raise MissingResourceError(
             f"{error_repr(error.filename)} cannot be used: {error.strerror}", remedy="Check the path"
         ) from error
+
+
+def is_path_like(text: str) -> bool:
+    r"""Return whether a text can only be a path, not the name of something or an id on the hub.
+
+    >>> [is_path_like(text) for text in ("./m", "/m", "~/m", "C:/m", r"C:\m", r"models\m", "org/m", "openai:m")]
+    [True, True, True, True, True, True, False, False]
+    """
+    return _PATH.match(text) is not None
+
+
+def last_component(text: str) -> str:
+    r"""Return the last component of a path of any system, or of an id on the hub.
+
+    >>> [last_component(text) for text in ("org/m", "/models/m/", "C:\\models\\m", "m")]
+    ['m', 'm', 'm', 'm']
+    """
+    return re.split(r"[/\\]", text.rstrip("/\\"))[-1]
+
+
+def portable_name(name: str) -> str:
+    """Return a name of a file or folder that is valid on all systems; most names are returned unchanged.
+
+    >>> [portable_name(name) for name in ("a.b", "llama3:8b", "what?", "aux.json", "end. ")]
+    ['a.b', 'llama3-8b', 'what-', 'aux-.json', 'end.-']
+    """
+    name = _NOT_PORTABLE.sub("-", name)
+    name = f"{name[:-1]}-" if name.endswith((".", " ")) else name
+    if _DEVICE.match(name):
+        stem, dot, suffix = name.partition(".")
+        return f"{stem.rstrip()}-{dot}{suffix}"
+    return name
 
 
 def cache_dir(*parts: str) -> Path:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, ensure
+from rerank.installation import install_command
 
 __all__ = ["UNREADABLE", "open_picture", "picture_hash", "picture_size", "require_pillow"]
 
@@ -23,7 +24,7 @@ def require_pillow() -> Any:
         from PIL import Image
     except ImportError as error:
         raise MissingPrerequisiteError(
-            f"Pictures need Pillow, which cannot be imported: {error}", remedy="Run: pip install 'listrank[images]'"
+            f"Pictures need Pillow, which cannot be imported: {error}", remedy=f"Run: {install_command('images')}"
         ) from error
     return Image
 

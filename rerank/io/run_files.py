@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from rerank.errors import DataError, MissingResourceError, error_repr
+from rerank.io.file_systems import open_for_ranges, read_range
 from rerank.io.text_files import open_text_bytes, open_text_file, replace_text_file
 from rerank.types import (
     EXCLUDED,
@@ -348,7 +349,7 @@ class IndexedRun(Run):
     ) -> None:
         super().__init__((), name=name)
         self._path, self._parse, self._make = path, parse, make
-        self._file = os.open(path, os.O_RDONLY)
+        self._file = open_for_ranges(path)
         weakref.finalize(self, os.close, self._file)
         self._state = self._file_state()
         self._places: dict[str, int | list[int]] = {}
@@ -402,7 +403,7 @@ class IndexedRun(Run):
         places = self._places[query]
         lines: list[tuple[int, bytes]] = []
         for place in places if isinstance(places, list) else [places]:
-            content = os.pread(self._file, self._ends[place] - self._starts[place], self._starts[place])
+            content = read_range(self._file, self._starts[place], self._ends[place] - self._starts[place])
             if self._file_state() != self._state:
                 raise DataError(f"{self._path} was changed while it was read", remedy="Run the command again")
             lines += enumerate(content.split(b"\n"), self._numbers[place])

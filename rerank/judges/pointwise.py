@@ -27,6 +27,7 @@ from rerank.tasks import (
     Request,
     Sampling,
 )
+from rerank.tasks.backends import traits
 from rerank.types import Query, Window
 
 
@@ -120,9 +121,11 @@ class Relate(PromptJudge):
     """A judge that orders a window of any length by cross-encoder scores. It makes one request per window.
 
     Ties keep the input order. The title and text of a document are joined to one line. This line is truncated to the
-    part of the context that the query leaves free, or to ``max_passage_tokens`` if that is less. If the query leaves
-    less than ``min_passage_tokens``, a `ContextOverflowError` is raised. The query is never truncated. The prompt of
-    the request contains the texts that are scored: one message with the query, then one per document.
+    part of the context that the query leaves free (the whole context if the model reads both apart), or to
+    ``max_passage_tokens`` if that is less. If the query leaves less than ``min_passage_tokens``, a
+    `ContextOverflowError` is raised. The query is never truncated. The prompt of
+    the request contains the texts that are scored: one message with the query, then one per document. Models that
+    were trained on pairs with other words have a verbatim prompt, unless their own chat template adds these words.
     """
 
     needs = (CrossEncoderTask,)
@@ -135,10 +138,12 @@ class Relate(PromptJudge):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.template.digest != load_prompt(self.prompt).digest:
+        if self.template.digest != load_prompt(self.prompt).digest and not (
+            self.template.verbatim and self.template.is_pair
+        ):
             raise UsageError(
                 f"The prompt {self.template.name!r} was given, but a cross-encoder does not use prompts",
-                expected="no prompt",
+                expected="no prompt, or a verbatim prompt whose prefix shows the query and whose body the passage",
                 remedy="Omit --prompt",
             )
 
@@ -146,13 +151,20 @@ class Relate(PromptJudge):
     def score_kind(self) -> ScoreKind:
         if self.together:
             return ScoreKind("relevance within the list", "within")
+        if traits(self.backend).reads_apart:
+            return ScoreKind("late-interaction score", "absolute")
         return ScoreKind("cross-encoder score", "absolute")
 
     def make_requests(self, window: Window) -> list[Request]:
-        query = escape_turn_marks(collapse_whitespace(window.query.text), self.budget.turn_marks)
-        whole = [Window(window.query, (replace(doc, title="", text=doc.full_text),)) for doc in window.docs]
-        fitted = [self.budget.fit(self.template, pair, reply_tokens=0) for pair in whole]
-        prompt = tuple(Message("user", text) for text in (query, *(prompt.passages[0] for prompt in fitted)))
+        marks = self.budget.turn_marks
+        query = escape_turn_marks(collapse_whitespace(window.query.text), marks)
+        template = load_prompt(self.prompt) if traits(self.backend).has_pair_template else self.template
+        template = template.with_instruction(escape_turn_marks(window.query.instruction, marks))
+        beside = replace(window.query, text="") if traits(self.backend).reads_apart else window.query
+        whole = [Window(beside, (replace(doc, title="", text=doc.full_text),)) for doc in window.docs]
+        fitted = [self.budget.fit(template, pair, reply_tokens=0) for pair in whole]
+        first, seconds = template.render_pairs(query, [prompt.passages[0] for prompt in fitted])
+        prompt = tuple(Message("user", text) for text in (first, *seconds))
         dropped = tuple(sum(prompt.dropped) for prompt in fitted) if any(prompt.dropped for prompt in fitted) else ()
         sampling, task = Sampling(max_tokens=0), CrossEncoderTask()
         return [Request(prompt=prompt, sampling=sampling, window=window, task=task, dropped=dropped)]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import DataError, ensure
+from rerank.io.paths import portable_name
 from rerank.io.reports import Cell, Grid, TableReport, convert_rows_to_csv
 from rerank.io.run_files import write_run
 from rerank.io.text_files import replace_text_file
@@ -163,7 +164,7 @@ def check_folders(names: Iterable[str]) -> None:
 
 def folder_of_run(name: str) -> str:
     """Return the folder name for a run name: characters except letters, digits, ``_``, ``.`` and ``-`` are replaced."""
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
+    return portable_name(re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run")
 
 
 def _ir_metadata(entry: Entry, team: str, collection: str, repository: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ is imported only when it is needed.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import warnings
@@ -21,9 +22,10 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
+from rerank.installation import install_command
 from rerank.io.model_base import hash_file_contents_of_model
 from rerank.io.settings_files import try_read_json_object
-from rerank.lm.model_files import ModelFiles, locate_model, remedy_for_class
+from rerank.lm.model_files import ModelFiles, cached_snapshot, locate_model, remedy_for_class
 from rerank.lm.model_process import parallel_arguments
 from rerank.lm.tokenizers import HfTokens, stated_context_size
 from rerank.tasks import BackendOptions, resolve_task_context_size
@@ -35,13 +37,16 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 def require_torch() -> tuple[ModuleType, ModuleType]:
     """Import and return torch and transformers."""
+    # Otherwise, transformers may load weights from a stranger's pull request on the hub (``refs/pr/1``), or ask a
+    # service to convert pickled weights, for a model without safetensors.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "true")
     try:
         import torch
         import transformers
     except ImportError as error:
         raise MissingPrerequisiteError(
             f"A local model needs torch and transformers, but importing them failed: {error}",
-            remedy="Run: pip install 'listrank[hf]'",
+            remedy=f"Run: {install_command('hf')}",
         ) from error
     return torch, transformers
 
@@ -78,10 +83,19 @@ def pick_device(asked: str) -> str:
     kind, _, index = asked.partition(":")
     few = kind == "cuda" and index.isdigit() and int(index) >= torch.cuda.device_count()
     if not there.get(kind, False) or few or (index and not index.isdigit()):
+        remedy = "Omit --device to use the best device of this machine"
+        if kind == "cuda" and not there["cuda"]:
+            if torch.version.cuda or torch.version.hip:
+                remedy += ", or check the driver (nvidia-smi) and CUDA_VISIBLE_DEVICES: torch finds no GPU"
+            else:
+                remedy += (
+                    f", or install torch for your GPU (https://pytorch.org/get-started/locally): torch "
+                    f"{torch.__version__} is a build for CPUs only"
+                )
         raise UsageError(
             f"Device {asked!r} is unknown or not available",
             expected=f"one of: auto, {', '.join(name for name, present in there.items() if present)}",
-            remedy="Omit --device to use the best device of this machine",
+            remedy=remedy,
         )
     return asked
 
@@ -115,7 +129,7 @@ def pick_dtype(asked: str, device: str) -> str:
 def processor_flags() -> frozenset[str]:
     """Return the feature flags of the processor; empty if the system does not list them."""
     try:
-        lines = _CPUINFO.read_text().splitlines()
+        lines = _CPUINFO.read_text(encoding="utf-8").splitlines()
     except OSError:
         return frozenset()
     return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
@@ -157,6 +171,7 @@ def load_language_model(
     with quiet_transformers():
         with named_loading_errors(files, next(iter(placement.values()))):
             if tokenizer is None:
+                _require_sentencepiece(files.folder)
                 tokenizer = getattr(transformers, classes[1]).from_pretrained(files.folder, **code)
             with complete_weights(files):
                 model = getattr(transformers, classes[0]).from_pretrained(
@@ -245,12 +260,22 @@ def named_loading_errors(name: str | Path | ModelFiles, where: object = "") -> I
     try:
         yield
     except (OSError, ValueError, KeyError) as error:
+        if "trust_remote_code" in str(error):
+            raise UsageError(
+                f"Model {str(name)!r} needs code from its own files, which was not run",
+                expected="a model of a class that transformers contains, or --trust-remote-code",
+                remedy="Read the .py files of the model, then pass --trust-remote-code, with --revision COMMIT for a "
+                "model on the hub",
+            ) from error
         first = next(iter(str(error).splitlines()), type(error).__name__)
+        is_unknown = "does not recognize this architecture" in str(error)
         raise MissingResourceError(
             f"Model {str(name)!r} cannot be loaded: {first}",
             expected="a folder with config.json, safetensors weights and a tokenizer, or the id of such a model on the "
             "hub",
-            remedy="Check the name; for an id on the hub, check the network",
+            remedy="Run: pip install -U transformers; the model may be newer"
+            if is_unknown
+            else "Check the files of the model, or download it again",
         ) from error
     except ImportError as error:
         raise MissingPrerequisiteError(
@@ -262,6 +287,11 @@ def named_loading_errors(name: str | Path | ModelFiles, where: object = "") -> I
             f"The weights of model {str(name)!r} are damaged: {error}", remedy="Delete the model and download it again"
         ) from error
     except RuntimeError as error:
+        if "loading state_dict" in str(error):  # of a module of sentence-transformers, such as a head
+            raise DataError(
+                f"The weights of model {str(name)!r} do not fit its configuration: {' '.join(str(error).split())}",
+                remedy="Download or save the model again",
+            ) from error
         raise BackendError(f"Model {str(name)!r} cannot be loaded on {where}: {error}") from error
 
 
@@ -298,7 +328,7 @@ def describe_files(name: str | Path, options: BackendOptions) -> ModelDescriptio
     for package in ("torch", "transformers", *(["peft"] if options.adapter else [])):
         if find_spec(package) is None:
             raise MissingPrerequisiteError(
-                f"A local model needs {package}, which is not installed", remedy="Run: pip install 'listrank[hf]'"
+                f"A local model needs {package}, which is not installed", remedy=f"Run: {install_command('hf')}"
             )
     device = pick_device(options.device)
     files = locate_files(name, options, weights=False)
@@ -326,8 +356,19 @@ def load_tokenizer(folder: Path, options: BackendOptions) -> Any:
             from transformers import PreTrainedTokenizerFast
 
             return PreTrainedTokenizerFast.from_pretrained(folder)
+        _require_sentencepiece(folder)
         code = options.trust_remote_code
         return getattr(require_torch()[1], LANGUAGE[1]).from_pretrained(folder, trust_remote_code=code)
+
+
+def _require_sentencepiece(folder: Path) -> None:
+    """Check that a tokenizer in the format of sentencepiece can be read; transformers would ask for tiktoken."""
+    has_only_pieces = not (folder / "tokenizer.json").is_file() and any(folder.glob("*.model"))
+    if has_only_pieces and not find_spec("sentencepiece"):
+        raise MissingPrerequisiteError(
+            f"The tokenizer of model {str(cached_snapshot(folder))!r} needs sentencepiece, which is not installed",
+            remedy=f"Run: {install_command('hf')}",
+        )
 
 
 def check_folder(folder: Path) -> None:
@@ -388,7 +429,7 @@ def attach_adapter(model: Any, folder: Path, *, cast: bool = False) -> Any:
     except ImportError as error:
         raise MissingPrerequisiteError(
             f"Adapter {str(folder)!r} needs peft, but importing it failed: {error}",
-            remedy="Run: pip install 'listrank[hf]'",
+            remedy=f"Run: {install_command('hf')}",
         ) from error
     import torch
 

@@ -7,7 +7,7 @@ which moves, is read only once, and the identity of a model always names the wei
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -15,21 +15,34 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, UsageError
+from rerank.errors import DataError, MissingResourceError, RerankError, UsageError
 from rerank.io.model_base import (
     MODULES,
     ModelBase,
     hash_encoder_folder,
     hash_file_contents_of_model,
+    listed_module_classes,
     listed_modules,
     module_folders,
 )
 from rerank.io.settings_files import try_read_json_object
+from rerank.lm.hub_snapshots import fetch_snapshot
 
 #: File that is written last into a folder that this package downloaded, and states the source.
 MARKER = "rerank-source.json"
 #: Files that describe a model: configuration, tokenizer and its chat templates, settings of an adapter or of ColBERT.
-_DESCRIPTION = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.codes", "*.tokenizer", "*.yaml", "*.metadata")
+_DESCRIPTION = (
+    "*.json",
+    "*.jinja",
+    "*.txt",
+    "*.model",
+    "*.tiktoken",
+    "*.codes",
+    "*.tokenizer",
+    "*.spm",
+    "*.yaml",
+    "*.metadata",
+)
 #: Files with a vocabulary, one of which every tokenizer has, except for those of models that read bytes.
 _VOCABULARIES = ("tokenizer.json", "*vocab*", "*.model", "*.tiktoken", "*.codes", "*.tokenizer", "spm.*")
 _WITHOUT_VOCABULARY = ("byt5", "canine", "perceiver")
@@ -39,13 +52,14 @@ _WEIGHTS = "*.safetensors"
 #: The dense layer of an encoder may have only pickled weights, which sentence-transformers loads without running code.
 #: Pickled weights of a whole model are never loaded.
 _DENSE_WEIGHTS = "*_Dense/pytorch_model.bin"
+_MODULE_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 #: Weights at the top of a repository that its model does not use.
 _IGNORED = ("consolidated*", "*.fp16.safetensors")
 #: Folder names in the cache of huggingface_hub: ``models--OWNER--NAME/snapshots/COMMIT``.
 _CACHE_PREFIX, _SNAPSHOTS = "models--", "snapshots"
 
 #: Commits that were resolved inside `one_commit_per_model`, or why this failed, by hub id and revision; None outside.
-_resolved: ContextVar[dict[tuple[str, str], str | MissingResourceError] | None] = ContextVar("resolved", default=None)
+_resolved: ContextVar[dict[tuple[str, str], str | RerankError] | None] = ContextVar("resolved", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,11 +126,78 @@ class ModelFiles:
                 remedy="Copy all files of the model, or save its tokenizer into the folder",
             )
 
+    def check_formats(self, listed: Collection[str] = ()) -> None:
+        """Check that this is a model with weights in safetensors, of which no file is missing.
+
+        ``listed`` are the names of all files of a repository on the hub, of which the folder may have only a part.
+        """
+        names = set(listed) or {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*")}
+        if not any(name.endswith(".safetensors") for name in names):
+            raise self._no_weights(names)
+        if not names & {"config.json", "adapter_config.json", MODULES}:
+            raise MissingResourceError(
+                f"{str(self)!r} is not a model of transformers: it has no config.json",
+                expected="config.json, safetensors weights and a tokenizer",
+                remedy="Check the name; models for other programs have to be served by them",
+            )
+        for index in self.folder.glob("*.safetensors.index.json"):
+            parts = try_read_json_object(index).get("weight_map")
+            split = set(map(str, parts.values())) if isinstance(parts, dict) else set[str]()
+            there = names | {path.name for path in self.folder.glob(_WEIGHTS)}
+            if missing := sorted(split - there):
+                raise DataError(
+                    f"Model {str(self)!r} lacks {len(missing)} of the {len(split)} files of its weights: {missing[0]}",
+                    expected=f"the files that {index.name} lists",
+                    remedy="Use another --revision: the repository is incomplete" if listed else "Copy them, too",
+                )
+
+    def _no_weights(self, names: Collection[str]) -> RerankError:
+        def first(*patterns: str) -> str:
+            return next((name for name in sorted(names) if any(fnmatch(name, pattern) for pattern in patterns)), "")
+
+        if name := first("*.bin", "*.pt", "*.pth"):
+            return DataError(
+                f"Model {str(self)!r} has only pickled weights ({name})",
+                expected="safetensors, because loading a pickle can run code",
+                remedy="Use a revision or a copy with safetensors; if you trust the file, save_pretrained of "
+                "transformers converts it",
+            )
+        if name := first("*.gguf"):
+            return DataError(
+                f"Model {str(self)!r} has only GGUF files ({name})",
+                expected="weights in safetensors",
+                remedy="Use the model from which they were made, or serve them with llama.cpp or Ollama and pass "
+                "--model openai:NAME --base-url URL",
+            )
+        return MissingResourceError(
+            f"Model {str(self)!r} has no weights",
+            expected="at least one .safetensors file beside config.json",
+            remedy="Check the name, and whether all files were copied",
+        )
+
     @property
     def is_library_cross_encoder(self) -> bool:
         """Whether sentence-transformers saved the model as a cross-encoder made of modules."""
         saved = try_read_json_object(self.folder / "config_sentence_transformers.json")
         return saved.get("model_type") == "CrossEncoder" and (self.folder / MODULES).is_file()
+
+    def check_modules(self, *, code: bool) -> None:
+        """Check the modules that the folder lists: classes of the library unless ``code`` may run, and no pickles."""
+        foreign = [name for name in listed_module_classes(self.folder) if not name.startswith("sentence_transformers.")]
+        if foreign and not code:
+            raise UsageError(
+                f"Model {str(self)!r} has a module of the class {foreign[0]}, which is code outside this library",
+                expected="modules of sentence-transformers",
+                remedy="If you have read this code and trust it, pass --trust-remote-code",
+            )
+        for name in module_folders(self.folder):
+            files = [path for path in sorted((self.folder / name).iterdir()) if path.suffix in _MODULE_WEIGHTS]
+            if files and all(path.suffix != ".safetensors" for path in files):
+                raise DataError(
+                    f"Model {str(self)!r} has only pickled weights in {Path(name, files[0].name).as_posix()}",
+                    expected="safetensors, because loading a pickle can run code",
+                    remedy="If you trust the file, save the model again with sentence-transformers",
+                )
 
     @property
     def identity(self) -> dict[str, str]:
@@ -175,62 +256,26 @@ def locate_model(name: str | Path, revision: str = "", *, weights: bool = True, 
     resolved, asked = _resolved.get(), (str(name), revision)
     resolved = {} if resolved is None else resolved
     known = resolved.get(asked, revision)
-    if isinstance(known, MissingResourceError):
+    if isinstance(known, RerankError):
         raise known
-    suffixes = [*_DESCRIPTION, *([_WEIGHTS] if weights else []), *([_CODE] if code else [])]
+    described = [*_DESCRIPTION, *([_CODE] if code else [])]
     try:
         # Sub-folders hold copies in other formats and checkpoints, except for those of modules.
-        folder = _download_snapshot(str(name), known, [*suffixes, _TEMPLATES], [*_IGNORED, "[!a]*/*", "a[!d]*/*"])
-        resolved[asked] = folder.name
-        if modules := [path for path in listed_modules(folder) if path]:
+        ignored = [*_IGNORED, "[!a]*/*", "a[!d]*/*"]
+        snapshot = fetch_snapshot(str(name), known, [*described, _TEMPLATES], ignored)
+        files = ModelFiles(folder=snapshot.folder, hub_id=str(name), commit=snapshot.commit)
+        resolved[asked] = files.commit
+        if snapshot.listed:
+            files.check_formats(snapshot.listed)
+        suffixes = [*described, *([_WEIGHTS] if weights else [])]
+        if modules := [path for path in listed_modules(files.folder) if path]:
             wanted = [f"{path}/{suffix}" for path in modules for suffix in suffixes]
-            _download_snapshot(str(name), folder.name, [*wanted, *([_DENSE_WEIGHTS] if weights else [])], [])
-    except MissingResourceError as error:
+            fetch_snapshot(str(name), files.commit, [*wanted, *([_DENSE_WEIGHTS] if weights else [])])
+        if weights:
+            fetch_snapshot(str(name), files.commit, [_WEIGHTS], ignored)
+    except RerankError as error:
         resolved.setdefault(asked, error)
         raise
-    if weights and not any(folder.rglob(_WEIGHTS)):
-        raise DataError(
-            f"Model {str(name)!r} has no safetensors weights on the hub or in its cache (commit {folder.name[:12]})",
-            expected="at least one .safetensors file, because loading pickled weights can run code",
-            remedy="Use a revision or a copy with safetensors; save_pretrained of transformers writes them",
-        )
-    return ModelFiles(folder=folder, hub_id=str(name), commit=folder.name)
-
-
-def _download_snapshot(name: str, revision: str, patterns: list[str], ignored: list[str]) -> Path:
-    """Return the folder of a commit in the hub's cache. If the hub cannot be reached, the cache alone is used."""
-    try:
-        from huggingface_hub import snapshot_download, utils
-    except ImportError as error:
-        raise MissingPrerequisiteError(
-            f"Model {name!r} is on the hub, and importing huggingface_hub failed: {error}",
-            remedy="Run: pip install 'listrank[hf]'",
-        ) from error
-    bars: Any = utils  # the functions that switch progress bars have no types
-    shows_bars = not bars.are_progress_bars_disabled()
-    bars.disable_progress_bars()
-    try:
-        return Path(
-            snapshot_download(name, revision=revision or None, allow_patterns=patterns, ignore_patterns=ignored)
-        )
-    except Exception as error:
-        kinds = [kind.__name__ for kind in type(error).__mro__]
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        why = next((reason for kind, reason in _REASONS.items() if kind in kinds), first)
-        raise MissingResourceError(
-            f"Model {name!r}{f' at {revision}' if revision else ''} cannot be downloaded: {why}",
-            expected="a folder, or the id of a model on the hub that you may read",
-            remedy="Check the name, the revision and the network; for a private or gated model, set HF_TOKEN",
-        ) from error
-    finally:
-        if shows_bars:
-            bars.enable_progress_bars()
-
-
-#: Reasons by the class of the client's error, of which the first that fits is given.
-_REASONS = {
-    "RevisionNotFoundError": "the repository has no such revision",
-    "GatedRepoError": "its terms have to be accepted on the hub first",
-    "RepositoryNotFoundError": "the hub has no such repository, or you may not read it",
-    "LocalEntryNotFoundError": "it is not in the cache, and the hub cannot be reached, or HF_HUB_OFFLINE is set",
-}
+    if weights:
+        files.check_formats()
+    return files

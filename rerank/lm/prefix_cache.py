@@ -234,8 +234,8 @@ def packed_attention_forward(
 ) -> tuple[torch.Tensor, None]:
     """Compute causal attention within each row and its prefix, with the signature that transformers expects.
 
-    Shapes are those of `rerank.lm.cpu_attention.cpu_attention_forward`, where a batch of 1 contains the tokens of
-    all rows.
+    The batch of 1 contains the tokens of all rows: queries have the shape (1, heads, tokens, head size), keys and
+    values (1, key-value heads, tokens, head size). The output has the shape (1, tokens, heads, head size).
     """
     layer, (spans, prefixes, cache) = module.layer_idx, _SEQUENCE.get()
     out = torch.zeros_like(query.transpose(1, 2))
@@ -245,7 +245,8 @@ def packed_attention_forward(
         keys = torch.cat([*(segment.keys[layer] for segment in prefix.segments), key[own]], dim=2)
         values = torch.cat([*(segment.values[layer] for segment in prefix.segments), value[own]], dim=2)
         length, key_count = end - start, keys.shape[2]
-        # A mask is needed only if a few tokens follow a prefix.
+        # Without a mask, `cpu_attention_forward` is causal, with the last token at the last key, except for at most FEW
+        # tokens after a prefix, which it takes for a decoding step, where each may attend to all keys.
         few = length <= FEW and length != key_count
         mask = torch.ones(1, 1, length, key_count, dtype=torch.bool).tril(key_count - length) if few else None
         found, _ = cpu_attention_forward(module, query[own], keys, values, mask, scaling, **kwargs)

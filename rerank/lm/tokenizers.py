@@ -321,13 +321,17 @@ class ChatRenderer:
         self._takes_system = False
         if self.has_template:
             # The model's template is rendered within limits of time and memory, since its loops may not end.
-            if not ends_in_child_process(lambda: [self._apply(prompt) for prompt in (_TALK, _PROBE)]):
+            if not ends_in_child_process(self._render_samples):
                 raise DataError(
                     "The model's chat template was not rendered within 5 seconds and 1 GB of memory",
                     expected="a template whose loops end",
                     remedy="Check chat_template.jinja or tokenizer_config.json in the folder of the model",
                 )
             self._takes_system = self._accepts_system()
+
+    def _render_samples(self) -> None:
+        for prompt in (_TALK, _PROBE):
+            self._apply(prompt)
 
     def render(self, prompt: Prompt, *, thinking: bool = False) -> str:
         """Return the text of a prompt, up to the point where the model continues."""

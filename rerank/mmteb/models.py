@@ -28,6 +28,7 @@ from rerank.experiment.prepare import PreparedRun, prepare_run
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.io.file_hashes import file_hash, folder_hash
 from rerank.io.model_base import hash_encoder_folder
+from rerank.io.paths import last_component, portable_name
 from rerank.models import MODELS, model_folder
 from rerank.retrieval import first_stages, open_first_stage
 from rerank.retrieval.base import HasNestedStages
@@ -212,7 +213,7 @@ class MtebReranker:
     @cached_property
     def mteb_model_meta(self) -> Any:
         """Model metadata. The name contains method and model; the revision covers all values that affect results."""
-        model = self.spec.model.rstrip("/").rpartition("/")[2]
+        model = last_component(self.spec.model)
         tokens = getattr(self._ready.backend.tokens, "context_size", None)
         own = self._shuffle("Reranking")
         identity = {
@@ -283,7 +284,7 @@ class MtebReranker:
 
     def folder(self, task: str, subset: str, split: str) -> Path:
         meta = self.mteb_model_meta
-        name = f"{meta.name.rpartition('/')[2]}-{meta.revision}"
+        name = portable_name(f"{meta.name.rpartition('/')[2]}-{meta.revision}")
         return self._out / "runs" / name / task / f"{escape_id(subset).replace('/', '%2F')}.{split}"
 
     def _shuffle(self, kind: str) -> str:

@@ -15,9 +15,10 @@ from typing import Any, cast
 
 from rerank.backends import BACKENDS
 from rerank.errors import DataError, MissingResourceError, RerankError, UnknownNameError, UsageError, ensure
-from rerank.io.model_base import MODULES
-from rerank.io.paths import named_path_errors
+from rerank.io.model_base import MODULES, module_folders
+from rerank.io.paths import is_path_like, named_path_errors
 from rerank.io.settings_files import try_read_json_object
+from rerank.lm.late_interaction import has_trained_token_vectors
 from rerank.lm.loading import check_weight_files
 from rerank.lm.model_files import ModelFiles, cached_snapshot, locate_model, remedy_for_class
 from rerank.models.adapters import adapter_folder, shipped_adapters
@@ -135,7 +136,7 @@ def _describing_files(selector: str, revision: str) -> ModelFiles | None:
 
 
 #: First stage that uses a model of a class of sentence-transformers, by the name of the class.
-_FIRST_STAGES = {"SentenceTransformer": "dense", "SparseEncoder": "sparse", "MultiVectorEncoder": "late-interaction"}
+_FIRST_STAGES = {"SentenceTransformer": "dense", "SparseEncoder": "sparse"}
 
 
 def _recipe_of_class(selector: str, files: ModelFiles) -> Mapping[str, Any]:
@@ -149,6 +150,8 @@ def _recipe_of_class(selector: str, files: ModelFiles) -> Mapping[str, Any]:
                 remedy=f"Use --model {name}",
             )
         return {"method": "cross-encoder"}
+    if has_trained_token_vectors(files.folder):
+        return {"method": "late-interaction"}
     if (files.folder / MODULES).is_file():
         saved = try_read_json_object(files.folder / "config_sentence_transformers.json")
         stage = _FIRST_STAGES.get(str(saved.get("model_type", "SentenceTransformer")), "dense")
@@ -200,14 +203,20 @@ def resolve_model_name(name: str) -> Path | str:
         return preset.checked_hub_id()
     if path.is_file():
         raise DataError(f"Model {name!r} is a file", expected="a folder with config.json and safetensors weights")
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if is_path_like(name) or (name.count("/") > 1 and ":" not in name):
         raise MissingResourceError(f"Model folder {name!r} does not exist", remedy="Check the path")
     if _HUB_ID.fullmatch(name):
         return name
     _check_not_a_backend(name)
-    # There are many rerankers, so only those with similar names are suggested.
-    similar = difflib.get_close_matches(name, reranker_presets(), cutoff=0.5)
-    elsewhere = "" if ":" in name else f"Write openai:{name} for a model on a server, or OWNER/NAME for a hub model"
+    prefix, colon, rest = name.partition(":")
+    if colon:  # a mistyped backend, or a name with a tag as Ollama has them
+        near = difflib.get_close_matches(prefix, BACKENDS.names(), n=1, cutoff=0.75)
+        similar = [f"{backend}:{rest}" for backend in near]
+        tagged = rest if prefix == "ollama" else name.removeprefix("ollama/")
+        elsewhere = f"For a model of Ollama, write --model openai:{tagged} --base-url http://localhost:11434/v1"
+    else:  # there are many rerankers, so only those with similar names are suggested
+        similar = difflib.get_close_matches(name, reranker_presets(), cutoff=0.5)
+        elsewhere = f"Write openai:{name} for a model on a server, or OWNER/NAME for a hub model"
     raise UnknownNameError("model", name, [*MODELS, *_FAKES, *similar], otherwise=elsewhere)
 
 
@@ -235,9 +244,29 @@ def check_model_files(selector: str, options: BackendOptions, kind: str = "") ->
         if hasattr(backend_type, "describe"):
             backend_type.describe(name, options)
         if isinstance(name, Path):
-            check_weight_files(name)
+            for part in module_folders(name):
+                check_weight_files(name / part)
         if options.adapter:
             check_weight_files(Path(options.adapter))
+
+
+def base_model_of_adapter(adapter: str) -> dict[str, str]:
+    """Return the base model that peft has recorded in an adapter's folder, and its revision if there is one.
+
+    Raises `UsageError` if the folder names none that can be found.
+    """
+    config = try_read_json_object(adapter_folder(adapter) / "adapter_config.json")
+    base, revision = str(config.get("base_model_name_or_path") or ""), config.get("revision")
+    ensure(
+        base and (_HUB_ID.fullmatch(base) or Path(base).is_dir()),
+        f"The adapter {adapter} {f'was trained on {base!r}, which is not here' if base else 'names no base model'}",
+        expected="its base model",
+        remedy=f"Write --model BASE_MODEL --adapter {adapter}",
+    )
+    preset = next((preset.name for preset in MODELS.values() if preset.hub_id == base), "")
+    if preset and is_model_downloaded(preset):
+        return {"model": preset}
+    return {"model": base} | ({"revision": str(revision)} if revision else {})
 
 
 def model_settings_folder(selector: str) -> Path | None:
@@ -285,18 +314,8 @@ def _checked_folder(folder: Path) -> Path:
             if preset
             else "Use --model for the base model and --adapter for the adapter, or another folder",
         )
-    if any(folder.glob("*.safetensors")):
-        return folder
-    pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-    if pickled:
-        raise DataError(
-            f"Model folder {str(folder)!r} has only pickled weights ({pickled[0]})",
-            expected="safetensors, because loading a pickle can run code",
-            remedy="If you trust the file, convert it: save_pretrained of transformers writes safetensors",
-        )
-    raise MissingResourceError(
-        f"Model folder {str(folder)!r} has no weights", expected="at least one .safetensors file beside config.json"
-    )
+    ModelFiles(folder=folder).check_formats()
+    return folder
 
 
 @named_path_errors()

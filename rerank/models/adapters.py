@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ConfigDict, ValidationError
 
 from rerank.errors import DataError, MissingResourceError, describe_pydantic_error
-from rerank.io.paths import named_path_errors
+from rerank.io.paths import is_path_like, named_path_errors
 from rerank.io.settings_files import read_json_object
 from rerank.io.text_files import replace_text_file
 from rerank.lm.loading import check_folder
@@ -115,7 +115,7 @@ def adapter_folder(adapter: str) -> Path:
         if folder.is_file():
             raise MissingResourceError(f"Adapter {adapter!r} is a file", expected="the folder that contains it")
         # A mistyped path does not cause a request to the hub.
-        if adapter.count("/") != 1 or adapter.startswith((".", "/", "~")):
+        if adapter.count("/") != 1 or is_path_like(adapter):
             raise MissingResourceError(
                 f"Adapter folder {adapter!r} does not exist",
                 expected=f"a folder, a hub id (owner/name), or a shipped adapter: {', '.join(shipped_adapters())}",

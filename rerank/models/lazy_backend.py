@@ -5,6 +5,7 @@ Reading a finished run or estimating a cost requires only identity and token cou
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ class LazyBackend:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # copying and pickling look up such names before _type is set
             raise AttributeError(name)
-        is_set_on_instances = any(name in vars(base).get("__annotations__", ()) for base in self._type.__mro__)
+        is_set_on_instances = any(name in inspect.get_annotations(base) for base in self._type.__mro__)
         if is_set_on_instances and not hasattr(self._type, name):
             return getattr(self.warm_up(), name)
         value = getattr(self._type, name)  # raises AttributeError for unknown attributes, without loading the model

@@ -249,7 +249,8 @@ class Driver:
         """Return up to ``n`` requests that are due; fewer if further requests depend on replies that are missing."""
         self._ready = deque(ticket for ticket in self._ready if not ticket.window.owner.closed)
         if len(self._ready) < n:
-            # Render windows of at most ``n`` rankings until ``n * lookahead`` requests are ready.
+            # Render windows until ``n * lookahead`` requests are ready, or ``n`` are of at least ``n`` rankings:
+            # sorting brings windows of one ranking together, and more rankings would only hold more prompts in memory.
             owners: set[int] = set()
             while self._due and len(self._ready) < n * self._lookahead:
                 if len(owners) >= n and len(self._ready) >= n:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from rerank.errors import UsageError
 from rerank.io.forks import watch_forks
@@ -21,6 +23,7 @@ from rerank.pipeline.results import RankedList
 from rerank.strategies.base import Strategy
 from rerank.tasks import Backend
 from rerank.tasks.backends import traits
+from rerank.tasks.interruption import CallInterruptedError, interruptible
 from rerank.types import Ranking
 
 #: Seconds without work after which the thread ends; the next ranking starts a new thread.
@@ -36,6 +39,9 @@ class _Job:
     top_k: int | None
     deadline: float | None  # `time.monotonic` value at which the ranking ends; None for no deadline
     future: Future[RankedList]
+
+    def is_late(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
 
 
 @dataclass(eq=False, slots=True)
@@ -69,7 +75,7 @@ class LocalService:
     ) -> Future[RankedList]:
         """Add a ranking, and return the future of its result; the arguments are those of `Driver.add` and a deadline.
 
-        If the future is cancelled, the ranking is dropped before the next batch.
+        If the future is cancelled, the ranking is dropped before the next batch or step of the backend.
         """
         job = _Job(ranking=ranking, strategy=strategy, top_k=top_k, deadline=deadline, future=Future())
         with self._changed:
@@ -119,9 +125,11 @@ class LocalService:
                         tickets = lane.driver.next_requests(self._batch_size)
                         self._drop_ended(lane)  # a deadline may have passed while the prompts were rendered
                         if tickets := [ticket for ticket in tickets if not ticket.window.owner.closed]:
-                            replies = self._backend.generate([ticket.request for ticket in tickets])
-                            for ticket, reply in zip(tickets, replies, strict=True):
-                                lane.driver.put(ticket, reply)
+                            asked = [lane.jobs[ticket.window.owner.key] for ticket in tickets]
+                            with suppress(CallInterruptedError), interruptible(partial(self._is_unwanted, asked)):
+                                replies = self._backend.generate([ticket.request for ticket in tickets])
+                                for ticket, reply in zip(tickets, replies, strict=True):
+                                    lane.driver.put(ticket, reply)
                     self._drop_ended(lane)
                     for key, result in lane.driver.finished():
                         if ended := lane.jobs.pop(key, None):
@@ -138,13 +146,16 @@ class LocalService:
 
     def _drop_ended(self, lane: _Lane) -> None:
         """Drop rankings that were cancelled, and end rankings whose deadline has passed."""
-        now = time.monotonic()
         for key, job in list(lane.jobs.items()):
             if job.future.cancelled():
                 lane.driver.discard(key)
                 del lane.jobs[key]
-            elif job.deadline is not None and now >= job.deadline:
+            elif job.is_late():
                 lane.driver.expire(key)
+
+    def _is_unwanted(self, jobs: Sequence[_Job]) -> bool:
+        """Return whether no caller waits for the replies of a batch any more."""
+        return self._is_closed or all(job.future.cancelled() or job.is_late() for job in jobs)
 
 
 def _resolve(future: Future[RankedList], result: RankedList | Exception) -> None:

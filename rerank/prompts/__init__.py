@@ -5,8 +5,8 @@ Built-in prompts are loaded by name, other prompts by the path of their file.
 
 from __future__ import annotations
 
-import os
 import re
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def prompt_text(name_or_path: str | Path) -> str:
     name = str(name_or_path)
     if name in prompt_names():
         return (files(__name__) / f"{name}.yaml").read_text(encoding="utf-8")
-    if not (name.endswith((".yaml", ".yml")) or "/" in name or os.sep in name or (name and Path(name).exists())):
+    if not (name.endswith((".yaml", ".yml")) or "/" in name or "\\" in name or (name and Path(name).exists())):
         raise UnknownNameError("prompt", name, prompt_names())
     from rerank.io.text_files import open_text_file
 
@@ -80,18 +80,19 @@ def load_prompt(name_or_path: str | Path) -> PromptTemplate:
 
     text, name = prompt_text(name_or_path), Path(name_or_path).stem
 
-    def render() -> None:
-        template = parse_template(text, name)
-        template.render("query", ["passage"] * 20, scores=[0.0] * 20 if template.shows_scores else None)
-
     # A loop in a prompt of the user may have no end.
-    if str(name_or_path) not in prompt_names() and not ends_in_child_process(render):
+    if str(name_or_path) not in prompt_names() and not ends_in_child_process(partial(_render_sample, text, name)):
         raise DataError(
             f"Prompt {name!r} was not rendered within 5 seconds and 1 GB of memory",
             expected="a template whose loops end",
             remedy="Check the loops and the aliases in the file",
         )
     return parse_template(text, name)
+
+
+def _render_sample(text: str, name: str) -> None:
+    template = parse_template(text, name)
+    template.render("query", ["passage"] * 20, scores=[0.0] * 20 if template.shows_scores else None)
 
 
 def parse_template(text: str, name: str) -> PromptTemplate:

@@ -293,6 +293,21 @@ class PromptTemplate:
         """Whether the prompt has a placeholder for an instruction."""
         return any("instruction" in section.names for section in self._sections.values())
 
+    @cached_property
+    def is_pair(self) -> bool:
+        """Whether the text divides into a pair: the prefix shows the query, body and suffix show only the passage."""
+        turns = (self.system, self.prefix_assistant, self.body_assistant, self.reply_prefix, self.examples)
+        names = {key: section.names for key, section in self._sections.items()}
+        shows = "query" in names["prefix"] and "query" not in names["body"] | names["suffix"]
+        return self.method == "pointwise" and shows and not (self.pictures or any(turns))
+
+    def render_pairs(self, query: str, passages: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+        """Return the first text of the pairs, and the second text of each, of a prompt that is a pair."""
+        shared = self._shared(query, passages, None)
+        body, suffix = self._sections["body"], self._sections["suffix"].fill(shared)
+        seconds = tuple(body.fill({**shared, "rank": "1", "candidate": text}) + suffix for text in shared["passages"])
+        return self._sections["prefix"].fill(shared), seconds
+
     def with_instruction(self, instruction: str) -> PromptTemplate:
         """Return the prompt with a query's instruction, unchanged if the instruction is empty or has no placeholder."""
         return _with_instruction(self, instruction) if instruction and self.takes_instruction else self

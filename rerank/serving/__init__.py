@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from rerank.errors import MissingPrerequisiteError
+from rerank.installation import install_command
 
 __all__ = ["check_serving_extra"]
 
@@ -21,5 +22,5 @@ def check_serving_extra(extra: str) -> None:
     if missing:
         raise MissingPrerequisiteError(
             f"Packages that the server needs are not installed: {', '.join(missing)}",
-            remedy=f"Run: pip install 'listrank[{extra}]'",
+            remedy=f"Run: {install_command(extra)}",
         )

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from rerank.errors import DataError, MissingResourceError, StorageError
+from rerank.io.file_systems import restrict_to_owner
 from rerank.io.forks import watch_forks
 from rerank.io.paths import cache_dir
 from rerank.prompts.base import Message, Prompt
@@ -524,6 +525,4 @@ def _make_private(path: Path) -> None:
     if not path.exists():
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     for suffix in ("", "-wal", "-shm"):
-        with suppress(OSError):  # another process may have removed it, or the file system has no modes
-            if (file := Path(f"{path}{suffix}")).stat().st_uid == os.getuid():
-                file.chmod(0o600)
+        restrict_to_owner(Path(f"{path}{suffix}"))

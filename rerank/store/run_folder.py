@@ -17,7 +17,6 @@ summary.json       windows, calls, tokens, seconds; written last
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
@@ -31,6 +30,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rerank.errors import DataError, MissingResourceError, StorageError, UsageError, error_repr
+from rerank.io.file_systems import link_or_copy, lock_file_if_possible
 from rerank.io.json_records import JsonRecord, parse_json, read_json_lines
 from rerank.io.paths import named_path_errors
 from rerank.io.run_files import open_trec_run_file, read_qrels, read_run, read_run_lists, write_qrels
@@ -137,7 +137,7 @@ class RunFolder:
         """Create the folder if it does not exist, and lock it while the block runs."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("w")
+            lock = (self.path / ".lock").open("ab")
         except OSError as error:
             raise StorageError(
                 f"The run folder {str(self.path)!r} cannot be created: {error.strerror}",
@@ -145,12 +145,10 @@ class RunFolder:
                 remedy="Choose another --out",
             ) from error
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            if not lock_file_if_possible(lock):
                 raise UsageError(
                     f"Another process uses {str(self.path)!r}", remedy="Wait until it ends, or choose another --out"
-                ) from error
+                )
             yield
 
     def _check(self, document: Mapping[str, Any], *, resume: bool) -> None:
@@ -561,7 +559,7 @@ def repair_call_log(folder: RunFolder) -> CallLogRepair:
                 repaired.put_rows(rows)
             original = next(p for n in range(1, 1000) if not (p := path.with_name(f"calls.sqlite.damaged{n}")).exists())
             (folder.path / "summary.json").unlink(missing_ok=True)
-            os.link(path, original)  # calls.sqlite exists at any time, in case the process is killed
+            link_or_copy(path, original)  # calls.sqlite exists at any time, in case the process is killed
             for suffix in _BESIDE[1:]:
                 if (old := Path(f"{path}{suffix}")).exists():
                     old.rename(f"{original}{suffix}")

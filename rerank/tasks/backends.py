@@ -29,6 +29,10 @@ class BaseBackend:
     sees_pictures: bool = False
     #: Whether prompts may contain their own marks of turns. Chat servers and vision-language models add others.
     takes_verbatim: bool = True
+    #: Whether the model's chat template itself makes the text of a query and a passage.
+    has_pair_template: bool = False
+    #: Whether a cross-encoder task's query and documents are read apart, so that the query takes up no context.
+    reads_apart: bool = False
     #: Whether users can select the backend with the model's name.
     selectable: bool = True
     #: Whether the options ``tensor_parallel_size`` and ``pipeline_parallel_size`` have an effect.
@@ -38,6 +42,8 @@ class BaseBackend:
     shares_batches: bool = False
     #: Maximum number of characters of the prompts in a batch; None for no maximum.
     batch_characters: int | None = None
+    #: Tokens per reply for the thoughts of a model that thinks unasked, which estimates of the cost include.
+    thought_room: int = 0
     #: The method that ``auto`` stands for; empty for the general default.
     default_method: str = ""
     #: Folder of the adapter or the trained model, with the settings that `Reranker.from_backend` uses; None if unknown.
@@ -100,9 +106,12 @@ class BackendWrapper(BaseBackend):
     tasks = _of_wrapped("tasks")
     sees_pictures = _of_wrapped("sees_pictures")
     takes_verbatim = _of_wrapped("takes_verbatim")
+    has_pair_template = _of_wrapped("has_pair_template")
+    reads_apart = _of_wrapped("reads_apart")
     caches_prefixes = _of_wrapped("caches_prefixes")
     shares_batches = _of_wrapped("shares_batches")
     batch_characters = _of_wrapped("batch_characters")
+    thought_room = _of_wrapped("thought_room")
     default_method = _of_wrapped("default_method")
     settings_folder = _of_wrapped("settings_folder")
     base = _of_wrapped("base")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import queue
+import sys
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
@@ -155,7 +156,8 @@ def _forget_loop() -> None:
     _background, _lock = None, threading.Lock()
 
 
-os.register_at_fork(after_in_child=_forget_loop)
+if sys.platform != "win32" and hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_loop)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

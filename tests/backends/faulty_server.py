@@ -99,6 +99,7 @@ class FaultyServer:
         self.acts = list(acts)
         self.path, self.port = path, port
         self.gets = {"/v1/models": listing or models("m", max_model_len=4096), "/props": props or error(404)}
+        self.connect = error(405)  # answer as a proxy
         self.asked: list[dict[str, Any]] = []
         self.looked: list[str] = []
         self.keys: list[str] = []
@@ -179,8 +180,12 @@ def _handler(server: FaultyServer) -> type[BaseHTTPRequestHandler]:
             server.ends(act.wait)
             self._play(act)
 
+        def do_CONNECT(self) -> None:
+            server.looked.append(self.path)
+            self._play(server.connect)
+
         def do_POST(self) -> None:
-            server.keys.append(self.headers.get("Authorization", ""))
+            server.keys.append(self.headers.get("Authorization", self.headers.get("api-key", "")))
             server.seen_keys.add(server.keys[-1])
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if self.path != server.path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,7 +71,7 @@ def test_two_labels_are_scored_by_the_log_odds_of_the_second(tmp_path: Path) -> 
 
 
 def test_three_labels_are_no_relevance(tmp_path: Path) -> None:
-    with raises(UsageError, "'three'", 3):
+    with raises(UsageError, "three'", "3 labels"):
         CrossEncoder.load(save(tmp_path / "three", labels=3), FLOAT32)
 
 
@@ -130,7 +132,7 @@ def test_memory_that_runs_out_halves_the_batch(loaded: CrossEncoder, monkeypatch
     monkeypatch.setattr(loaded.model, "predict", scarce(4))
     (reply,) = loaded.generate([request(*PASSAGES)])
     assert reply.scores == pytest.approx(wanted.scores, abs=1e-5)
-    assert tried == [32, 16, 8, 4]
+    assert tried == [32, 16, 8, 4, 4]  # the batches that fit are not repeated
     monkeypatch.setattr(loaded.model, "predict", scarce(0))
     (failed,) = loaded.generate([request(*PASSAGES)])
     assert (failed.finish, failed.scores) == ("error", ())
@@ -144,6 +146,51 @@ def test_another_failure_of_the_model_is_an_error(loaded: CrossEncoder, monkeypa
     monkeypatch.setattr(loaded.model, "predict", broken)
     with raises(BackendError, "5 pairs", "Cannot handle"):
         loaded.generate([request(*PASSAGES)])
+
+
+def slow(model: Any, seconds: float) -> list[int]:
+    """Make every batch of a model take time; return the list of their sizes, which grows with each."""
+    sizes: list[int] = []
+
+    def wait(_: Any, arguments: tuple[dict[str, Any]]) -> None:
+        sizes.append(len(arguments[0]["input_ids"]))
+        time.sleep(seconds)
+
+    model.register_forward_pre_hook(wait)
+    return sizes
+
+
+def test_a_deadline_ends_a_list_after_the_batch_of_pairs_in_which_it_passes(folder: Path) -> None:
+    backend = CrossEncoder.load(folder, BackendOptions(dtype="float32", batch_size=2))
+    sizes = slow(backend.model, 0.3)
+    with Reranker.from_backend(backend, method="cross-encoder") as reranker:
+        hits = reranker.rank("w1 w9", PASSAGES, deadline=0.2)
+        assert [hit.corpus_id for hit in hits] == [0, 1, 2, 3, 4]
+        assert (hits.expired, {hit.score for hit in hits}, sizes) == (True, {None}, [2])
+        assert "deadline passed" in hits.notes[0]
+        whole = reranker.rank("w1 w9", PASSAGES, deadline=60)
+    assert (whole.expired, sizes) == (False, [2, 2, 2, 1])
+    logits = [logit for (logit,) in plainly(folder, PASSAGES)]
+    assert [hit.score for hit in whole] == pytest.approx(sorted(logits, reverse=True), abs=1e-5)
+
+
+def test_a_cancelled_list_ends_after_its_batch_and_the_next_one_starts(folder: Path) -> None:
+    backend = CrossEncoder.load(folder, BackendOptions(dtype="float32", batch_size=1))
+    sizes = slow(backend.model, 0.2)
+    reranker = Reranker.from_backend(backend, method="cross-encoder")
+
+    async def two() -> list[int]:
+        first = asyncio.create_task(reranker.arank("w1 w9", PASSAGES))
+        while not sizes:
+            await asyncio.sleep(0.01)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        return [hit.corpus_id for hit in await reranker.arank("w1", ["w2", "w3"])]
+
+    assert sorted(asyncio.run(two())) == [0, 1]
+    assert len(sizes) == 1 + 2
+    reranker.close()
 
 
 def damage(folder: Path, name: str, content: bytes | None) -> None:

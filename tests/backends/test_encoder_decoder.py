@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -135,3 +136,17 @@ def test_no_document_is_lost_whatever_a_random_model_writes() -> None:
     reranker = Reranker.from_backend(make_backend(Fusion), method="lit5,size=3,stride=2")
     hits = reranker.rank("fleas", [Document(id=f"d{at}", text=f"cats live {at}") for at in range(7)])
     assert sorted(hit.document.id for hit in hits) == [f"d{at}" for at in range(7)]
+
+
+def test_a_repository_with_only_a_file_of_sentencepiece_loads(tmp_path: Path) -> None:
+    """As T5 was published: no tokenizer.json. Reading spiece.model takes sentencepiece and protobuf, parts of `hf`."""
+    pieces = pytest.importorskip("sentencepiece")
+    prefix, text = tmp_path / "spiece", " ".join(WORDS)
+    ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+    options = {"vocab_size": 60, "hard_vocab_limit": False, "minloglevel": 2}
+    pieces.SentencePieceTrainer.train(sentence_iterator=iter([text] * 9), model_prefix=str(prefix), **ids, **options)
+    make_t5().save_pretrained(tmp_path)
+    settings = {"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "model_max_length": 512}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    backend: Any = Seq2seq.load(tmp_path, BackendOptions(dtype="float32"))
+    assert list(backend.tokens.plain(text)) == pieces.SentencePieceProcessor(model_file=f"{prefix}.model").encode(text)

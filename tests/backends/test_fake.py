@@ -197,7 +197,7 @@ def test_requests_wait_together_up_to_the_limit() -> None:
     replies = server.generate(requests(8))
     assert time.perf_counter() - started >= 0.04
     assert (server.most_in_progress, server.in_progress, server.arrived) == (4, 0, 8)
-    assert all(reply.seconds >= 0.02 for reply in replies)
+    assert all(reply.seconds >= 0.019 for reply in replies)  # an event loop's timers may fire a clock tick early
 
 
 def test_seconds_do_not_include_the_wait_for_others() -> None:

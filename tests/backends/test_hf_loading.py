@@ -223,6 +223,12 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     for bad in ("cuda", "mps", "tpu", "cpu:x"):
         with raises(UsageError, bad, "auto, cpu"):
             loading.pick_device(bad)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with raises(UsageError, "build for CPUs only", torch.__version__, "https://pytorch.org/get-started/locally"):
+        loading.pick_device("cuda")
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    with raises(UsageError, "torch finds no GPU", "nvidia-smi", "CUDA_VISIBLE_DEVICES"):
+        loading.pick_device("cuda:0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert loading.pick_device("auto") == "cuda"
@@ -265,14 +271,14 @@ def test_quiet_leaves_transformers_as_it_was() -> None:
 
 def test_without_torch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with raises(MissingPrerequisiteError, "pip install 'listrank[hf]'") as caught:
+    with raises(MissingPrerequisiteError, "[hf]'") as caught:
         Hf.load(tmp_path)
     assert isinstance(caught.value.__cause__, ImportError)
 
 
 def test_without_peft_an_adapter_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    with raises(MissingPrerequisiteError, "peft", "listrank[hf]"):
+    with raises(MissingPrerequisiteError, "peft", "[hf]'"):
         Hf.load(folder, BackendOptions(device="cpu", dtype="float32", adapter="x"))
 
 

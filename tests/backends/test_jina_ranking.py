@@ -18,6 +18,7 @@ from rerank.errors import DataError, UsageError
 from rerank.prompts.base import Message
 from rerank.reranker import Reranker
 from rerank.tasks import BackendOptions, CrossEncoderTask, Reply, Request, Sampling
+from rerank.tasks.interruption import CallInterruptedError, interruptible
 from rerank.types import Document
 from tests.backends import jina
 from tests.backends.pairs import save as save_cross_encoder
@@ -82,6 +83,16 @@ def test_blocks_are_compared_with_the_weighted_mean_of_the_querys_vectors(folder
     weights = [(1 + max(cosines(*block))) / 2 for block in (first, second)]
     query = (weights[0] * first[1] + weights[1] * second[1]) / sum(weights)
     assert reply.scores == pytest.approx(cosines([*first[0], *second[0]], query), abs=1e-5)
+
+
+def test_a_call_that_is_unwanted_ends_between_blocks(folder: Path) -> None:
+    backend = JinaRanking.load(folder, BackendOptions(dtype="float32", device="cpu", batch_size=1))
+    passes: list[int] = []
+    backend.model.model.register_forward_pre_hook(lambda *_: passes.append(1))
+    with pytest.raises(CallInterruptedError), interruptible(lambda: len(passes) >= 2):
+        backend.generate([request(*PASSAGES)])
+    assert len(passes) == 2
+    assert backend.generate([request(*PASSAGES)])[0].finish == "stop"
 
 
 def test_blocks_fit_in_the_context(folder: Path, tmp_path: Path) -> None:

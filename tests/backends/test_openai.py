@@ -218,7 +218,7 @@ class TestThinking:
 
     @pytest.mark.parametrize("act", [said("<think>hm [2]", "length"), said(None, "length", reasoning_content="hm [2]")])
     def test_without_an_end(self, act: Act) -> None:
-        with pytest.warns(UserWarning, match="7 tokens .*--thinking-tokens") as warned:
+        with pytest.warns(UserWarning, match="30 tokens .*--thinking-tokens to more than 10") as warned:
             replies, _ = ask(act, thinking=10, count=2)
         assert len(warned) == 1
         assert (replies[0].text, replies[0].thoughts, replies[0].finish) == ("", "hm [2]", "length")

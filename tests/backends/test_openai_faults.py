@@ -274,8 +274,19 @@ def test_what_was_answered_before_a_refusal_is_kept() -> None:
 
 def test_a_missing_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
+    refusal = error(401, "You did not provide a key")
     with raises(BackendError, "RERANK_API_KEY", "OPENAI_API_KEY"):
-        ask([FINE], listing=error(401, "You did not provide a key"))
+        ask([refusal], listing=refusal)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_that_may_not_list_models(status: int) -> None:
+    """Restricted keys of OpenAI may be used for chats only; Anthropic's list wants its key in another header."""
+    message = "You have insufficient permissions for this operation. Missing scopes: api.model.read."
+    (reply,), server, waits = ask([FINE], listing=error(status, message))
+    assert (reply.text, server.looked, waits) == ("[2] > [1]", ["/v1/models"], [])
+    with raises(BackendError, "RERANK_API_KEY", "chat/completions"):
+        ask([error(status, message)], listing=error(status, message))
 
 
 @pytest.mark.parametrize("act", [error(402), error(429, "You exceeded your quota", code="insufficient_quota")])

@@ -63,7 +63,7 @@ def test_a_model_that_is_there_is_not_pulled_again(cli: Cli) -> None:
 
 
 def test_pull_tells_what_it_does_on_stderr(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    def pull(name: str, *, source: str, progress: Callable[[str], None]) -> Path:
+    def pull(name: str, *, source: str, revision: str, progress: Callable[[str], None]) -> Path:
         progress(f"getting {name} from {source}")
         return Path("there")
 

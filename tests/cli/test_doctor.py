@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rerank.cli import tools
+from rerank.installation import install_command
 from rerank.models import MARKER, model_folder
 
 
@@ -44,14 +45,15 @@ def test_a_model_and_how_to_get_it() -> None:
 @pytest.mark.parametrize(
     ("part", "state", "remedy"),
     [
-        (("no-such-thing", "x", "hf"), "absent", "pip install 'listrank[hf]'"),
-        (("no-such-thing", "x", ""), "broken", "pip install --force-reinstall listrank"),
+        (("no-such-thing", "x", "hf"), "absent", ""),
+        (("no-such-thing", "x", ""), "broken", "pip install --force-reinstall no-such-thing"),
     ],
 )
 def test_parts_that_are_not_installed(
     monkeypatch: pytest.MonkeyPatch, part: tuple[str, str, str], state: str, remedy: str
 ) -> None:
     monkeypatch.setattr(tools, "_PARTS", (part,))
+    remedy = remedy or install_command("hf")
     assert (row("no-such-thing")["state"], row("no-such-thing")["remedy"]) == (state, remedy)
 
 

@@ -13,10 +13,12 @@ import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from rerank.cli import judging
 from rerank.terminal_text import strip_control_characters
 from tests.backends.faulty_server import decided, open_decision_server
 from tests.cli.conftest import Cli
@@ -396,3 +398,16 @@ def test_a_decision_api_judges(cli: Cli) -> None:
     questions = [question for asked in server.asked for question in asked["questions"]]
     assert {question["type"] for question in questions} == {"score"}
     assert set(grades(Path("j.jsonl"))) == {3}  # the server finds the highest grade the most probable
+
+
+def test_the_keys_of_a_windows_console(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The standard module ``msvcrt`` yields characters, two for a special key; Ctrl-C is a character, too."""
+    waiting = list("x2\xe0Hq\x1a\x03")
+    console = SimpleNamespace(kbhit=lambda: bool(waiting) and waiting[0] == "x", getwch=lambda: waiting.pop(0))
+    monkeypatch.setitem(sys.modules, "termios", None)
+    monkeypatch.setitem(sys.modules, "msvcrt", console)
+    with judging.open_keyboard(sys.stdin) as keys:
+        keys.forget()
+        assert [keys.press() for _ in range(4)] == ["2", "\x1bH", "q", "\x04"]
+        with pytest.raises(KeyboardInterrupt):
+            keys.press()

@@ -231,7 +231,7 @@ def test_an_unknown_id_suggests_a_few() -> None:
 
 def test_without_ir_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ir_datasets", None)
-    with raises(MissingPrerequisiteError, "listrank[irds]"):
+    with raises(MissingPrerequisiteError, "[irds]'"):
         Irds("vaswani")
 
 

@@ -39,7 +39,7 @@ def test_one_process_has_no_workers() -> None:
 
 def test_missing_ray_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with raises(MissingPrerequisiteError, "listrank[ray]"):
+    with raises(MissingPrerequisiteError, "[ray]'"):
         open_engine("ray").start(Fake("reversed"))
 
 

@@ -195,6 +195,21 @@ def test_the_default_folder_is_named_by_method_model_and_hash() -> None:
     assert default_run_folder(spec, "0123456789abcdef") == Path("runs/sliding-generate-some-model-0123456789ab")
 
 
+@pytest.mark.parametrize(
+    ("model", "shown"),
+    [
+        (r"C:\models\mine", "mine"),
+        ("C:/models/mine/", "mine"),
+        ("openai:llama3.2:3b", "openai-llama3.2-3b"),
+        ("fake:reversed,p=0.5", "fake-reversed,p=0.5"),
+        ("openai:what?", "openai-what-"),
+    ],
+)
+def test_the_default_folder_is_valid_on_all_systems(model: str, shown: str) -> None:
+    spec = RunSpec.make({"collection": "pydoc", "model": model, "method": "sliding:generate"})
+    assert default_run_folder(spec, "0123456789abcdef") == Path(f"runs/sliding-generate-{shown}-0123456789ab")
+
+
 def test_a_run_is_named_by_its_adapter(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()

@@ -73,7 +73,7 @@ def test_a_package_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     asked = made()
     parts = make_training_components(asked)
     objective: Any = parts.objective
-    with raises(MissingPrerequisiteError, "trl", "datasets", "listrank[train]"):
+    with raises(MissingPrerequisiteError, "trl", "datasets", "[train]'"):
         objective.run(asked, parts, tmp_path, device="cpu")
 
 

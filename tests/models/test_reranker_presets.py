@@ -84,7 +84,7 @@ def test_the_name_of_a_prompt_states_its_source() -> None:
         ("someone/Qwen3-Reranker-8B-finetuned", "qwen3-reranker-8b"),
         ("dragonkue/bge-reranker-v2-m3-ko", "bge-reranker-v2-m3"),
         ("zeroentropy/zerank-2", "zerank-2"),
-        ("tomaarsen/Qwen3-Reranker-0.6B-seq-cls", None),
+        ("tomaarsen/Qwen3-Reranker-0.6B-seq-cls", "qwen3-reranker-0.6b-seq-cls"),
         ("Qwen/Qwen3-0.6B", None),
         ("HuggingFaceTB/SmolLM2-135M-Instruct", None),
         ("smollm2-135m", None),

@@ -16,8 +16,10 @@ import torch
 
 from rerank.collections.base import Corpus
 from rerank.errors import BackendError, UnknownNameError, UsageError
+from rerank.lm.late_interaction import MaxSimScorer
 from rerank.retrieval import check_first_stage, open_first_stage
-from rerank.retrieval.late_interaction import LateInteraction, MaxSimScorer, load_maxsim_scorer
+from rerank.retrieval.base.given_documents import InMemoryCorpus
+from rerank.retrieval.late_interaction import LateInteraction, LateInteractionRetriever
 from rerank.types import Document, Query, Ranking
 from tests.backends.pairs import save
 from tests.raising import raises
@@ -39,7 +41,9 @@ def skipping(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(folder: Path, **options: Any) -> MaxSimScorer:
-    return load_maxsim_scorer(folder, LateInteraction(str(folder), device="cpu", **options))
+    retriever = LateInteraction(str(folder), device="cpu", **options).over(InMemoryCorpus(["w1"]))
+    assert isinstance(retriever, LateInteractionRetriever)
+    return retriever.scorer
 
 
 def formula(folder: Path, query: str, texts: Sequence[str]) -> list[float]:
@@ -127,20 +131,20 @@ def test_long_documents_are_cut_by_the_library(model: Path) -> None:
 
 def test_a_batch_that_does_not_fit_is_halved(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = load(model)
-    expected, encode = scorer.score("w3", TEXTS), scorer._model.encode_document
+    expected, encode = scorer.score("w3", TEXTS), scorer.model.encode_document
 
     def tight(texts: list[str], batch_size: int, **settings: Any) -> Any:
         if batch_size > 2:
             raise torch.OutOfMemoryError("out of memory")
         return encode(texts, batch_size=batch_size, **settings)
 
-    monkeypatch.setattr(scorer._model, "encode_document", tight)
+    monkeypatch.setattr(scorer.model, "encode_document", tight)
     assert scorer.score("w3", TEXTS) == pytest.approx(expected, abs=1e-5)
 
 
 def test_scores_that_are_not_finite(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = load(model)
-    monkeypatch.setattr(scorer._model, "similarity", lambda a, b: torch.full((1, len(b)), math.nan))
+    monkeypatch.setattr(scorer.model, "similarity", lambda a, b: torch.full((1, len(b)), math.nan))
     with raises(BackendError, "not finite"):
         scorer.score("w3", TEXTS)
 

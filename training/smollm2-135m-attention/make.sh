@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From free texts to the shipped adapter: on two cores half an hour for the texts, half an hour for the labels and an hour
-# for the training. Every step goes on where it stopped. Needs listrank[train,dense] and, of Debian's packages,
+# for the training. Every step goes on where it stopped. Needs the extras train and dense and, of Debian's packages,
 # wordnet-base and dict-foldoc; CRANFIELD and VASWANI name the folders of those collections.
 set -euo pipefail
 CRANFIELD=$(realpath "$CRANFIELD") VASWANI=$(realpath "$VASWANI")

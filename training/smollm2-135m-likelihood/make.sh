@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From texts of Debian packages to the measured configurations. Every step continues where it stopped. Needs
-# listrank[train,dense] and apt-get; DATA names the folder with msmarco_candidates, qrels and cranfield. COUNT is the number
+# the extras train and dense and apt-get; DATA names the folder with msmarco_candidates, qrels and cranfield. COUNT is the number
 # of passages for which a query is written; about seven of ten find their passage again and become lists.
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")

@@ -23,6 +23,7 @@ from rerank.adjudication.pools import DEPTH, Pool
 from rerank.adjudication.walks import AdjudicationBudget, JudgingWalk, open_walks
 from rerank.collections.base import Corpus, fetch_documents
 from rerank.errors import DataError, MissingResourceError, StorageError, UsageError, error_repr
+from rerank.io.file_systems import sync_folder
 from rerank.types import Document, Qrels, Query, Window
 
 #: Grades of TREC Deep Learning: irrelevant, related, highly relevant, perfectly relevant.
@@ -418,11 +419,7 @@ class JudgmentJournal:
                 file.flush()
                 os.fsync(file.fileno())
             if not self._size:  # without this, a crash could lose the directory entry of the new file
-                folder = os.open(self.path.resolve().parent, os.O_RDONLY)
-                try:
-                    os.fsync(folder)
-                finally:
-                    os.close(folder)
+                sync_folder(self.path.resolve().parent)
         except OSError as error:
             raise StorageError(
                 f"{self.path} could not be written: {error.strerror or error}",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -27,11 +29,21 @@ class ServerProvider:
     url_variable: str = ""
     #: The option or variable with which users set an address, for messages.
     setting: str = "--base-url"
+    #: Endpoints with which a pasted address may end, although requests add their own.
+    endpoints: tuple[str, ...] = ()
 
 
 OPENAI = ServerProvider(
-    url="https://api.openai.com/v1", keys=("RERANK_API_KEY", "OPENAI_API_KEY"), url_variable="OPENAI_BASE_URL"
+    url="https://api.openai.com/v1",
+    keys=("RERANK_API_KEY", "OPENAI_API_KEY"),
+    url_variable="OPENAI_BASE_URL",
+    endpoints=("/chat/completions", "/completions", "/responses"),
 )
+#: Ends of the names of Azure's hosts, and the first variables that may contain a key for them.
+_AZURE_HOSTS = (".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com")
+_AZURE_KEYS = ("RERANK_API_KEY", "AZURE_OPENAI_API_KEY")
+#: The only query that an address may have, which Azure requires for all paths except ``/openai/v1``.
+_AZURE_QUERY = re.compile(r"api-version=[\w.-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +55,16 @@ class Address:
     loopback: bool
     file: str = ""
     provider: ServerProvider = OPENAI
+    query: str = ""  # of all requests, such as ``api-version=2024-10-21``
+
+    def with_query(self, url: str) -> str:
+        return f"{url}{'&' if '?' in url else '?'}{self.query}" if self.query else url
+
+    def key_header(self, key: str) -> dict[str, str]:
+        """Return the header with the API key; empty without a key."""
+        if not key:
+            return {}
+        return {"api-key": key} if _AZURE_KEYS[1] in self.provider.keys else {"Authorization": f"Bearer {key}"}
 
     @property
     def private(self) -> bool:
@@ -74,10 +96,11 @@ class Address:
             host, port = parts.hostname or "", parts.port
         except ValueError:
             parts, host, port = urlsplit(""), "", None
-        if parts.username or parts.password or parts.query or parts.fragment:  # not shown: it may be a secret
-            raise UsageError(
+        has_version = _AZURE_QUERY.fullmatch(parts.query) is not None
+        if parts.username or parts.password or parts.fragment or (parts.query and not has_version):
+            raise UsageError(  # without the address, which may contain a secret
                 "The address of the server contains more than a host, a port and a path",
-                expected="https://HOST/v1",
+                expected="https://HOST/v1, or https://HOST/PATH?api-version=VERSION as Azure requires",
                 remedy=f"Put the key into the environment variable {provider.keys[-1]}, not into {provider.setting}",
             )
         ensure(
@@ -85,8 +108,16 @@ class Address:
             f"{provider.setting} is {error_repr(text)}",
             expected="an address that starts with http:// or https://, such as http://localhost:8000/v1",
         )
-        name = (f"[{host}]" if ":" in host else host) + (f":{port}" if port is not None else "") + parts.path
-        return cls(f"{parts.scheme}://{name}", name, _is_loopback(host), file, provider)
+        path, query = parts.path.rstrip("/"), parts.query
+        for endpoint in provider.endpoints:
+            path = path.removesuffix(endpoint)
+        is_azure_host = host.endswith(_AZURE_HOSTS)
+        if is_azure_host and path in ("", "/openai") and provider.endpoints:
+            path, query = "/openai/v1", ""  # the API that needs no name of a deployment in the path
+        if is_azure_host or has_version:
+            provider = replace(provider, keys=tuple(dict.fromkeys((*_AZURE_KEYS, *provider.keys))))
+        name = (f"[{host}]" if ":" in host else host) + (f":{port}" if port is not None else "") + path
+        return cls(f"{parts.scheme}://{name}", name, _is_loopback(host), file, provider, query)
 
 
 def _is_loopback(host: str) -> bool:
@@ -110,13 +141,13 @@ def api_key_for_server(address: Address) -> str:
         remedy="Copy the key again",
     )
     if key and address.private and address.file and address.url not in _addresses_allowed_for_keys(provider):
-        variable = provider.url_variable
+        variable, url = provider.url_variable, address.with_query(address.url)
         in_environment = f"or set {variable} to this address if the command has no --base-url, " if variable else ""
         raise UsageError(
-            f"{address.file!r} contains the server address {address.url}, to which the key in {name} would be sent",
+            f"{address.file!r} contains the server address {url}, to which the key in {name} would be sent",
             expected="an address that you set yourself, since the file may come from somebody else",
-            remedy=f"If you trust this server, pass --base-url {address.url}, {in_environment}or add the address to "
-            f"key_addresses in {key_configuration_file()}. If the server needs no key, set {provider.keys[0]} to an "
+            remedy=f"If you trust this server, pass --base-url {shlex.quote(url)}, {in_environment}or add the address "
+            f"to key_addresses in {key_configuration_file()}. If the server needs no key, set {provider.keys[0]} to an "
             "empty value",
         )
     if not key or address.private:

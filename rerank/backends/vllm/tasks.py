@@ -44,6 +44,7 @@ def _generate(run: RunEngine, tokens: HfTokens, jobs: Sequence[Job]) -> list[Rep
     for job, output in zip(jobs, run(requests), strict=True):
         row, ended = list(output.token_ids), output.finish_reason == "stop"
         text = job.reply_prefix + tokens.text(row[:-1] if ended else row)
+        # The prefill predicts the first token, so there is one step fewer; the end token counts but is not in the text.
         replies.append(make_reply(job, text, len(row), steps=len(row) - 1, ended=ended))
     return replies
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rerank.engines import RankingJob
 from rerank.engines.ray.blocks import KeepCalls, WorkBlocks
 from rerank.errors import BackendError, MissingPrerequisiteError, RerankError, UsageError
+from rerank.installation import install_command
 from rerank.pipeline.results import RankedList
 from rerank.store import LoggingBackend
 from rerank.store.logging_backend import CallDesk
@@ -190,7 +191,7 @@ def _load_library() -> Any:
         import ray.data
     except ImportError as error:
         raise MissingPrerequisiteError(
-            f"The engine 'ray' needs Ray, which cannot be imported: {error}", remedy="Run: pip install 'listrank[ray]'"
+            f"The engine 'ray' needs Ray, which cannot be imported: {error}", remedy=f"Run: {install_command('ray')}"
         ) from error
     return ray
 

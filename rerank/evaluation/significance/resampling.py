@@ -118,7 +118,8 @@ class MaxT(ResamplingOptions):
     family_wise: ClassVar[bool] = True
 
     def p_values(self, scores: Floats, baseline: int) -> BaselineP:
-        d = differences_from_baseline(scores, baseline)
+        """Return the raw and adjusted p-values of all systems but the baseline, for (topics, systems) scores."""
+        d = differences_from_baseline(scores, baseline)  # (topics, systems - 1): system minus baseline
         observed = _absolute_t(d.mean(axis=0), d) * (1 - _EPSILON)
         alone, together, draws = np.zeros(d.shape[1]), np.zeros(d.shape[1]), 0
         for signs in self._sign_patterns(len(d), _STEP):
@@ -127,7 +128,8 @@ class MaxT(ResamplingOptions):
             together += (statistics.max(axis=1)[:, None] >= observed).sum(axis=0)
             draws += len(statistics)
         extra = 0 if self.enumerates(len(d)) else 1
-        return BaselineP(*(clip_p_values((count + extra) / (draws + extra)) for count in (alone, together)))
+        raw, adjusted = (clip_p_values((count + extra) / (draws + extra)) for count in (alone, together))
+        return BaselineP(raw=raw, adjusted=adjusted)
 
     def half_widths(self, scores: Floats, baseline: int, alpha: float) -> Floats:
         d = differences_from_baseline(scores, baseline)

@@ -14,6 +14,7 @@ from rerank.finetune import kernels
 from rerank.finetune.components import Adapter, ComponentBase, RecipeComponents, option
 from rerank.finetune.labels.lists import TrainingList
 from rerank.finetune.recipe import Recipe
+from rerank.installation import install_command
 from rerank.judges import FAILURES
 from rerank.judges.generate import parse_verdict
 from rerank.methods import open_method
@@ -83,7 +84,7 @@ class Grpo(ComponentBase):
         if missing:
             raise MissingPrerequisiteError(
                 f"objective = 'grpo' needs packages that are not installed: {' and '.join(missing)}",
-                remedy="Run: pip install 'listrank[train]'",
+                remedy=f"Run: {install_command('train')}",
             )
 
         return kernels.grpo.GrpoRun(recipe, parts, folder, device=device, report_to=report_to)

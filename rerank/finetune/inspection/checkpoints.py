@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, RerankError, UsageError
+from rerank.installation import install_command
 from rerank.io.settings_files import read_json_object
 from rerank.lm.model_files import locate_model
 from rerank.models import MODELS, is_model_downloaded, resolve_model_name
@@ -104,7 +105,7 @@ def read_peft_config(folder: Path) -> Any:
     except ImportError as error:
         raise MissingPrerequisiteError(
             f"Inspecting an adapter needs peft, which cannot be imported: {error}",
-            remedy="Run: pip install 'listrank[hf]'",
+            remedy=f"Run: {install_command('hf')}",
         ) from error
     try:
         return peft.PeftConfig.from_pretrained(str(folder))

@@ -176,7 +176,7 @@ def merge_adapter(subject: InspectedModel, out: Path, options: MergeOptions | No
         description = {"base": str(subject.base), "trained": str(subject.folder), **asdict(options)}
         if not options.allow_rounding:
             del description["allow_rounding"]  # an option that was added later is written only if it is used
-        (folder / MARKER).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+        (folder / MARKER).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8", newline="\n")
         _copy_use(subject.folder, folder)
         if (subject.folder / HEADS).is_file():
             heads = read_attention_heads(subject.folder / HEADS)

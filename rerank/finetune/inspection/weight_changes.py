@@ -96,6 +96,7 @@ def _from_tensor(name: str, changed: Tensor, base: CheckpointReader) -> WeightCh
 
 
 def _read_untrained(base: CheckpointReader, module: str, shape: tuple[int, ...], name: str) -> Tensor:
+    """Return the weight before training, in float32; the base may store it under a name with another model prefix."""
     stored = base.find(name)
     if stored is None or base.shape(stored) != shape:
         other = "no weight of this name" if stored is None else f"one of shape {base.shape(stored)}"

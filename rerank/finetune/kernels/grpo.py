@@ -103,6 +103,11 @@ class GrpoListTrainer(ListTrainer, GRPOTrainer):
         kept: Sequence[str],
         validate: Callable[[], dict[str, float]] | None = None,
     ) -> None:
+        """Create the trainer; ``kept`` are the names in ``module`` of the parameters that checkpoints contain.
+
+        GRPOTrainer has a constructor of its own, so that of `ListTrainer` is not called; `_use_recipe` sets what the
+        methods of `ListTrainer` need. The trained model is ``module.model``, whose names have no prefix ``model.``.
+        """
         if not hasattr(GRPOTrainer, "_tokenize_prompts"):  # otherwise the indices of examples would become prompts
             raise MissingPrerequisiteError(
                 "The installed version of trl tokenises prompts in an unsupported way",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, ensure, error_repr
+from rerank.installation import install_command
 from rerank.io.json_records import TEXTS, JsonRecord
 from rerank.selector import Selector, convert_selector_options
 
@@ -93,7 +94,7 @@ class HubDataset:
         except ImportError as error:
             raise MissingPrerequisiteError(
                 f"{_PREFIX}{self.name} needs the package datasets, which is not installed",
-                remedy="Run: pip install 'listrank[train]'",
+                remedy=f"Run: {install_command('train')}",
             ) from error
         options = self.options
         try:

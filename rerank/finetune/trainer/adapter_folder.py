@@ -52,11 +52,11 @@ def write_adapter(description: AdapterDescription, model: Any, folder: Path) -> 
                 _round_plain_lora(draft)
             content = json.loads(config.read_text(encoding="utf-8"))
             content["base_model_name_or_path"] = hub_id(recipe.model)
-            config.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            config.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8", newline="\n")
         else:
             description.tokenizer.save_pretrained(draft)
-        (draft / PROMPT).write_text(prompt_text(description.setup.prompt), encoding="utf-8")
-        (draft / "README.md").write_text(render_card(description), encoding="utf-8")
+        (draft / PROMPT).write_text(prompt_text(description.setup.prompt), encoding="utf-8", newline="\n")
+        (draft / "README.md").write_text(render_card(description), encoding="utf-8", newline="\n")
         if config.is_file() and description.base:
             weights = description.identity.get("weights") or description.identity["revision"]
             ModelBinding(base=description.base, weights={weights: "the weights of the training"}).write(draft)

@@ -163,6 +163,7 @@ def _count_state(components: RecipeComponents, shapes: Sequence[tuple[int, int]]
     if adapter.shape == "lora":
         trained = [shape for m, n in shapes for shape in ((adapter.r, n), (m, adapter.r))]
     elif adapter.shape != "full":
+        # Other adapters train vectors or small blocks, whose shapes are not stated; they are counted as one vector.
         trained = [(1, adapter.count_trainable(shapes))]
     return components.optimizer.count_state(trained)
 

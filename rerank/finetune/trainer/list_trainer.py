@@ -249,7 +249,7 @@ class MetricsWriter(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if state.is_world_process_zero and logs:
-            with storage_errors(), self._path.open("a", encoding="utf-8") as file:
+            with storage_errors(), self._path.open("a", encoding="utf-8", newline="\n") as file:
                 file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import resource
 import sys
+from importlib import import_module
+from typing import Any
 
 from rerank.errors import UsageError
 from rerank.lm.loading import pick_device
@@ -43,5 +44,11 @@ def peak_memory_mb() -> float:
 
     if torch.cuda.is_available():
         return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    try:
+        resource: Any = import_module("resource")
+    except ImportError:  # Windows
+        psutil: Any = import_module("psutil")  # a dependency of accelerate
+        memory = psutil.Process().memory_info()
+        return round(float(getattr(memory, "peak_wset", memory.rss)) / 2**20, 1)
     unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes on macOS, in KiB on Linux
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+    return round(float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / unit, 1)

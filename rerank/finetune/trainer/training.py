@@ -18,6 +18,7 @@ from rerank.finetune.component_registry import make_training_components
 from rerank.finetune.components import RecipeComponents
 from rerank.finetune.recipe import MethodTable, ReadoutTable, Recipe
 from rerank.finetune.trainer import processes
+from rerank.installation import install_command
 from rerank.methods import Method
 from rerank.models import resolve_model_name
 from rerank.progress import ProgressFactory
@@ -157,7 +158,7 @@ def check_cross_encoder_recipe(recipe: Recipe, components: RecipeComponents, *, 
     if missing := [name for name in ("sentence_transformers", "datasets") if find_spec(name) is None]:
         raise MissingPrerequisiteError(
             f"Training for method = {method!r} needs packages that are not installed: {' and '.join(missing)}",
-            remedy="Run: pip install 'listrank[train,cross-encoder]'",
+            remedy=f"Run: {install_command('train', 'cross-encoder')}",
         )
 
 

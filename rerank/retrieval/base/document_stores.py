@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from rerank.collections.base import Corpus
 from rerank.errors import DataError, MissingPrerequisiteError, UsageError, ensure
 from rerank.indexing.options import EncoderOptions
+from rerank.installation import install_command
 from rerank.retrieval.base.given_documents import given_first_stage_candidates
 from rerank.retrieval.base.stages import check_depth
 from rerank.types import Document, Query, Ranking, Run
@@ -86,7 +87,7 @@ class StoreOptions(EncoderOptions):
         except ImportError as error:
             raise MissingPrerequisiteError(
                 f"The first stage {self.stage!r} needs {self.package}, which cannot be imported: {error}",
-                remedy=f"Run: pip install 'listrank[{self.stage},dense]'",
+                remedy=f"Run: {install_command(self.stage, 'dense')}",
             ) from error
         if self.uses_model:
             require_encoder_packages()

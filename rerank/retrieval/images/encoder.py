@@ -12,20 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank.errors import BackendError, DataError, MissingResourceError, UsageError
-from rerank.indexing.text_encoder import (
-    Encoder,
-    Floats,
-    encode_in_batch,
-    encoder_identity,
-    locate_encoder,
-    require_encoder_packages,
-    run_halving_batches,
-    unit_rows,
-)
+from rerank.indexing.text_encoder import Encoder, Floats, locate_encoder, require_encoder_packages, unit_rows
 from rerank.indexing.vector_index import Positions, Searcher
 from rerank.io.file_hashes import file_hash
 from rerank.io.pictures import UNREADABLE, open_picture, require_pillow
 from rerank.io.sealed_folders import storage_errors
+from rerank.lm.encoders import encode_in_batch, encoder_identity, run_halving_batches
 from rerank.lm.loading import complete_weights, named_loading_errors, pick_device, pick_dtype, quiet_transformers
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from rerank.collections.base import Corpus, fetch_documents
 from rerank.errors import DataError, MissingPrerequisiteError, UsageError
+from rerank.installation import install_command
 from rerank.retrieval.base.stages import check_depth
 from rerank.types import Document, Query, Ranking, Run
 
@@ -82,7 +83,7 @@ class Lucene:
         if missing:
             raise MissingPrerequisiteError(
                 f"The first stage 'lucene' needs Pyserini, but these modules are missing: {' and '.join(missing)}",
-                remedy=f"Run: pip install 'listrank[lucene]'. It also needs a JDK of version 21 or newer. {REMEDY}",
+                remedy=f"Run: {install_command('lucene')}. It also needs a JDK of version 21 or newer. {REMEDY}",
             )
         find_java()
 

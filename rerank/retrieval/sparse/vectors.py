@@ -22,14 +22,9 @@ from rerank.errors import BackendError, UsageError
 from rerank.indexing.bm25_index import top_positions_of_scores
 from rerank.indexing.documents import folder_key
 from rerank.indexing.encoding_batches import EncodingJob, open_encoded_files, order_by_length
-from rerank.indexing.text_encoder import (
-    encode_in_batch,
-    load_model,
-    locate_encoder,
-    require_encoder_packages,
-    resolve_prompt,
-)
+from rerank.indexing.text_encoder import locate_encoder, require_encoder_packages
 from rerank.io.model_base import MODULES
+from rerank.lm.encoders import encode_in_batch, load_model, resolve_prompt
 
 if TYPE_CHECKING:
     from rerank.retrieval.sparse import Sparse

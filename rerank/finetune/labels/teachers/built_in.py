@@ -63,7 +63,7 @@ class Method:
         summary = task.execute(task.prepared, task.execution)
         folder = RunFolder(summary["folder"])
         result, scores = folder.read_run("run.trec"), scores_of_run(folder)
-        _, outcome, _ = replay_run_folder(folder)
+        _, outcome, _ = replay_run_folder(folder)  # parses the recorded replies again: the folder keeps no verdicts
         failed, partial = (
             {window.query.id for window, verdict in outcome.judged if verdict.status in statuses}
             for statuses in (FAILURES, {"partial"})

@@ -1,0 +1,104 @@
+"""The backend ``late_interaction``: scores passages by MaxSim with a multi-vector model, such as a ColBERT model.
+
+Sentence-transformers, torch and transformers are imported when a model is loaded, not when this module is imported.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rerank.backends.cross_encoder import DEFAULT_BATCH, PassageScorer, check_single_device
+from rerank.errors import BackendError
+from rerank.lm.encoders import require_sentence_transformers
+from rerank.lm.late_interaction import MaxSimScorer, load_multi_vector_model
+from rerank.lm.loading import locate_files
+from rerank.lm.tokenizers import HfTokens
+from rerank.prompts.base import Prompt
+from rerank.tasks import BackendOptions, Reply, resolve_task_context_size
+
+_log = logging.getLogger(__name__)
+
+
+class DocumentTokens(HfTokens):
+    """A token counter for prompts whose first turn is the query; the context size is that of one document."""
+
+    def __init__(self, tokenizer: Any, *, context_size: int, special_tokens: int) -> None:
+        super().__init__(tokenizer, context_size=context_size)
+        self._special_tokens = special_tokens
+
+    def documents(self, prompt: Prompt) -> list[int]:
+        """Return the number of tokens of each document of a prompt."""
+        return [self._special_tokens + length for length in self.lengths([turn.content for turn in prompt[1:]])]
+
+    def count(self, prompt: Prompt) -> int:
+        """Return the number of tokens of all documents; a single turn is a document, without a query."""
+        return sum(self.documents(prompt if len(prompt) > 1 else (*prompt, *prompt)))
+
+
+class LateInteraction(PassageScorer):
+    """A backend that runs a multi-vector model of sentence-transformers; scores are those of `MaxSimScorer`.
+
+    The query and each document are encoded alone, so that both have limits of their own. Only the options batch size
+    (in documents) and context size (of a document) have an effect.
+    """
+
+    default_method = "late-interaction"
+    reads_apart = True
+
+    def __init__(self, model: Any, *, identity: Mapping[str, str], options: BackendOptions | None = None) -> None:
+        super().__init__(model, identity)
+        options = options or BackendOptions()
+        self.scorer = MaxSimScorer(model, batch_size=options.batch_size or DEFAULT_BATCH)
+        stated = getattr(model[0], "document_length", None) or model.max_seq_length
+        size = resolve_task_context_size(stated, options, identity.get("model", ""))
+        one = model.preprocess(["a"], prompt=self.scorer.passage_prompt, task="document")["input_ids"][0]
+        special = len(one) - len(model.tokenizer("a", add_special_tokens=False)["input_ids"])
+        self.tokens: DocumentTokens = DocumentTokens(model.tokenizer, context_size=size, special_tokens=special)
+        expansion = getattr(model[0], "query_expansion", None) or {}
+        is_fixed = expansion.get("strategy") == "fixed"  # all queries are padded or cut to this length
+        limit = expansion["length"] if is_fixed else getattr(model[0], "query_length", None) or model.max_seq_length
+        #: Number of tokens of a query that the model reads; documents have the same special tokens.
+        self._query_limit = (limit or size) - special
+        self._has_warned = False
+
+    @classmethod
+    def load(cls, name: str | Path, options: BackendOptions | None = None) -> LateInteraction:
+        """Load a model from a folder or from the hub; only safetensors weights are read."""
+        options = options or BackendOptions()
+        check_single_device(options, "the model is a multi-vector model")
+        require_sentence_transformers("A multi-vector model", extra="late-interaction")
+        files = locate_files(name, options)
+        model, dtype = load_multi_vector_model(files, options)
+        backend = cls(model, identity={**files.identity, "dtype": dtype}, options=options)
+        backend.set_source(files, options)
+        return backend
+
+    def score(self, prompt: Prompt) -> Reply:
+        """Return the reply to one request, with one score per passage."""
+        from rerank.lm.decoding import is_out_of_memory
+
+        query, *passages = [message.content for message in prompt]
+        lengths = self.tokens.documents(prompt)
+        (query_length,) = self.tokens.lengths([query])
+        tokens = sum(lengths) + query_length
+        if query_length > self._query_limit and not self._has_warned:
+            self._has_warned = True
+            _log.warning(
+                "The model reads the first %d of the %d tokens of query %r; further long queries are not reported",
+                self._query_limit,
+                query_length,
+                query[:50],
+            )
+        if max(lengths, default=0) > self.tokens.context_size:
+            error = f"A document has {max(lengths)} tokens, but the model reads at most {self.tokens.context_size}"
+            return Reply(tokens_in=tokens, finish="error", error=error)
+        try:
+            return Reply(scores=tuple(self.scorer.score(query, passages)), tokens_in=tokens)
+        except BackendError as error:
+            if not (isinstance(error.__cause__, Exception) and is_out_of_memory(error.__cause__)):
+                raise
+            message = f"Out of memory on one document of at most {max(lengths)} tokens"
+            return Reply(tokens_in=tokens, finish="error", error=message)

@@ -189,7 +189,7 @@ class PromptBudget:
     def _fit_pictures(
         self, template: PromptTemplate, window: Window, *, available: int, labels: Sequence[str] | None
     ) -> FittedPrompt:
-        """Render the prompt of a window of pictures, which are never resized; their texts are cut to a common length."""
+        """Render the prompt of a window of pictures, which are not resized; their texts are cut to a common length."""
         query = escape_turn_marks(collapse_whitespace(window.query.text.replace(PICTURE, " ")), self.turn_marks)
         marks = picture_marks(window.docs, mixed=template.mixed)
         texts, lengths = [""] * len(marks), [0] * len(marks)

@@ -44,6 +44,9 @@ class ServerOptions(OptionGroup):
     allowed_host: Annotated[
         list[str] | None, "Host name that clients without keys may use, besides localhost; repeatable, * for all names."
     ] = None
+    image_host: Annotated[
+        list[str] | None, "Host from which pictures in requests may be fetched; repeatable. (default: none)"
+    ] = None
     max_connections: Annotated[int, Option(min=1, help="Maximum number of open connections; others get 503.")] = 512
 
     def open_search(self) -> CollectionSearch | None:
@@ -122,6 +125,7 @@ def open_served_ranker(settings: Mapping[str, Any], server: ServerOptions, limit
         deadline=None if limits.deadline_ms is None else limits.deadline_ms / 1000,
         # the listening address and this machine's own name always refer to this machine, so they are safe
         allowed_hosts=(*(server.allowed_host or ()), server.host, gethostname()),
+        image_hosts=tuple(server.image_host or ()),
         timeout=limits.answer_timeout,
     )
     return open_ranking_service(

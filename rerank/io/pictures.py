@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import os
 import struct
 import warnings
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
 from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, ensure
 from rerank.installation import install_command
 
-__all__ = ["UNREADABLE", "open_picture", "picture_hash", "picture_size", "require_pillow"]
+__all__ = ["UNREADABLE", "open_picture", "picture_bytes", "picture_hash", "picture_size", "require_pillow"]
 
 #: Exceptions that `open_picture` raises because of the file, not because of the installation.
 UNREADABLE = (DataError, MissingResourceError)
@@ -29,8 +32,32 @@ def require_pillow() -> Any:
     return Image
 
 
+def picture_bytes(uri: str) -> bytes:
+    """Return the bytes of a picture in a ``data:`` URI with base64 (RFC 2397).
+
+    Raises `DataError` if they cannot be decoded.
+    """
+    head, comma, text = uri.partition(",")
+    try:
+        if not comma or not head.endswith(";base64"):
+            raise ValueError("it has no ;base64,")
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise DataError(
+            f"The picture {_shown(uri)} cannot be decoded: {error}", expected="data:image/png;base64,DATA"
+        ) from error
+
+
+def _shown(path: str) -> str:
+    """Return how messages name a picture: the path, or the beginning of a data URI."""
+    return repr(path) if not path.startswith("data:") else f"{path[:40]}... ({len(path)} characters)"
+
+
 def open_picture(path: str) -> Any:
-    """Return a loaded RGB ``PIL.Image.Image``, with EXIF orientation applied, of the first frame of a picture file."""
+    """Return a loaded RGB ``PIL.Image.Image``, with EXIF orientation applied, of the first frame of a picture.
+
+    The path is that of a file, or a ``data:`` URI that contains the picture.
+    """
     image = require_pillow()
     from PIL import ImageOps
 
@@ -38,7 +65,7 @@ def open_picture(path: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # warnings about how the file was written
-            with image.open(path) as file:
+            with image.open(io.BytesIO(picture_bytes(path)) if path.startswith("data:") else path) as file:
                 return (ImageOps.exif_transpose(file) or file).convert("RGB")
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, image.DecompressionBombError) as error:
         if isinstance(error, OSError) and error.errno is not None:
@@ -46,9 +73,9 @@ def open_picture(path: str) -> Any:
                 f"The picture {path!r} cannot be opened: {error.strerror}", remedy="Check its path and its permissions"
             ) from error
         raise DataError(
-            f"{path!r} is not a readable picture: {error}",
+            f"{_shown(path)} is not a readable picture: {error}",
             expected="a complete JPEG, PNG, WebP or other file that Pillow reads",
-            remedy="Download the picture again, or remove it from the collection",
+            remedy="Get the picture again, or leave it out",
         ) from error
 
 
@@ -61,7 +88,11 @@ def picture_size(path: str) -> int:
 
 
 def picture_hash(path: str) -> str:
-    """Return the hex SHA-256 of a file's bytes, or an empty string if the file cannot be read."""
+    """Return the hex SHA-256 of a picture's bytes, or an empty string if it cannot be read."""
+    if path.startswith("data:"):
+        with suppress(DataError):
+            return hashlib.sha256(picture_bytes(path)).hexdigest()
+        return ""
     try:
         stat = os.stat(path)
         return _cached_hash(path, stat.st_mtime_ns, stat.st_size)

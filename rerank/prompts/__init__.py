@@ -134,8 +134,8 @@ def parse_template(text: str, name: str) -> PromptTemplate:
             raise wrong(key, "text" if kind is str else "true or false")
         if key in table:
             fields[key] = table[key]
-    if table.get("shows", "text") not in ("text", "pictures"):
-        raise wrong("shows", "'text' or 'pictures'")
+    if (shows := table.get("shows", "text")) not in ("text", "pictures", "both"):
+        raise wrong("shows", "'text', 'pictures' or 'both'")
     if table.get("method", "listwise") not in METHODS:
         raise wrong("method", f"one of: {', '.join(METHODS)}")
     try:
@@ -149,7 +149,8 @@ def parse_template(text: str, name: str) -> PromptTemplate:
         name=name,
         method=table.get("method", "listwise"),
         syntax=syntax,
-        pictures=table.get("shows") == "pictures",
+        pictures=shows != "text",
+        mixed=shows == "both",
         examples=tuple(PromptExample(query=query, passages=shown, order=order) for query, shown, order in examples),
         **fields,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from rerank.errors import ContextOverflowError, ensure
@@ -189,12 +189,29 @@ class PromptBudget:
     def _fit_pictures(
         self, template: PromptTemplate, window: Window, *, available: int, labels: Sequence[str] | None
     ) -> FittedPrompt:
-        """Render the prompt of a window of pictures, which are never resized."""
+        """Render the prompt of a window of pictures, which are not resized; their texts are cut to a common length."""
         query = escape_turn_marks(collapse_whitespace(window.query.text.replace(PICTURE, " ")), self.turn_marks)
-        marks = picture_marks(window.docs)
-        rendered = template.render(query, marks, scores=window.scores or None, labels=labels)
-        prompt = replace_picture_marks(rendered, window.docs)
-        tokens = self._tokens.count(prompt)
+        marks = picture_marks(window.docs, mixed=template.mixed)
+        texts, lengths = [""] * len(marks), [0] * len(marks)
+        if template.mixed:
+            beside = [replace(doc, image="", text=doc.text.replace(PICTURE, " ")) for doc in window.docs]
+            texts, lengths = self._passages_of(beside, template.escaping(labels))
+
+        def render(cap: int) -> tuple[Prompt, int]:
+            pairs = zip(texts, lengths, strict=True)
+            shown = [text if length <= cap else self._tokens.cut(text, cap) for text, length in pairs]
+            passages = [mark + text for mark, text in zip(marks, shown, strict=True)]
+            rendered = template.render(query, passages, scores=window.scores or None, labels=labels)
+            prompt = replace_picture_marks(rendered, window.docs)
+            return prompt, self._tokens.count(prompt)
+
+        cap = min(max(lengths, default=0), self._max or sys.maxsize)
+        lowest = min(self._floor, cap)
+        prompt, tokens = render(cap)
+        while tokens > available and cap > lowest:
+            kept = sum(min(length, cap) for length in lengths)
+            cap = max(lowest, min(cap - 1, find_cap(lengths, kept - (tokens - available))))
+            prompt, tokens = render(cap)
         if tokens > available:
             raise ContextOverflowError(
                 f"A prompt with {len(marks)} pictures needs {tokens} tokens, but {available} are available: the "
@@ -202,7 +219,16 @@ class PromptBudget:
                 remedy=("Lower --depth, use --method sliding, or use" if len(marks) > 1 else "Use")
                 + " smaller pictures or a model with a longer context",
             )
-        return FittedPrompt(prompt=prompt, tokens=tokens, passages=(PICTURE,) * len(marks))
+        dropped = tuple(max(0, length - cap) for length in lengths)
+        cut = sum(map(bool, dropped))
+        return FittedPrompt(
+            prompt=prompt,
+            tokens=tokens,
+            passages=tuple(PICTURE if mark else text for mark, text in zip(marks, texts, strict=True)),
+            cut=cut,
+            cap=cap if cut else None,
+            dropped=dropped if cut else (),
+        )
 
 
 def check_limits(floor: int, max_passage_tokens: int | None) -> None:

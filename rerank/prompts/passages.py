@@ -49,23 +49,26 @@ def passage_text(doc: Document) -> str:
     return f"Title: {title} Content: {body}" if title else body
 
 
-def picture_marks(docs: Sequence[Document]) -> list[str]:
-    """Return the marks that stand for the documents' pictures while a prompt is rendered."""
+def picture_marks(docs: Sequence[Document], *, mixed: bool = False) -> list[str]:
+    """Return the marks that stand for the documents' pictures while a prompt is rendered.
+
+    If ``mixed``, documents may have a text instead, and the mark of those without a picture is empty.
+    """
     for doc in docs:
-        if not doc.image:
+        if not doc.image and not mixed:
             raise DataError(
                 f"Document {doc.id!r} has no picture, but this prompt shows pictures",
                 expected="a collection of pictures",
                 remedy="Use a method for texts, such as --method fullrank",
             )
-    return [f"{PICTURE}{index}{PICTURE}" for index in range(len(docs))]
+    return [f"{PICTURE}{index}{PICTURE}" if doc.image else "" for index, doc in enumerate(docs)]
 
 
 def replace_picture_marks(prompt: Prompt, docs: Sequence[Document]) -> Prompt:
     """Replace the marks in a rendered prompt by the documents' pictures."""
     indices = [[int(index) for index in _MARK.findall(message.content)] for message in prompt]
     shown = {index for of_turn in indices for index in of_turn}
-    if shown != set(range(len(docs))):
+    if shown != {index for index, doc in enumerate(docs) if doc.image}:
         raise DataError(
             f"The prompt shows {len(shown)} of {len(docs)} pictures",
             expected="all pictures",

@@ -177,6 +177,7 @@ class PromptTemplate:
     #: letters. Marks of turns, such as ``<|im_end|>``, are always escaped.
     escape_brackets: bool = True
     pictures: bool = False  # whether documents are shown as pictures, at the positions of their passages
+    mixed: bool = False  # whether their texts are shown too, after the pictures; a document may lack one of them
     #: Default of the placeholder ``instruction``, which describes what counts as relevant; a query may have its own.
     instruction: str = ""
     #: Whether the prompt is a text that the model continues after a space, instead of a chat.
@@ -283,7 +284,7 @@ class PromptTemplate:
     def digest(self) -> str:
         """Hex SHA-256 of all fields except the name."""
         content = {key: value for key, value in asdict(self).items() if key != "name"}
-        for later in ("pictures", "instruction", "plain_text", "verbatim", "tokenize_sections"):
+        for later in ("pictures", "mixed", "instruction", "plain_text", "verbatim", "tokenize_sections"):
             if not content[later]:
                 del content[later]  # so that older prompts keep their digests
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -131,7 +131,7 @@ class Bm25Retriever:
 
         Documents that share no term with a query are not returned, so the ranking is empty if a query is empty or
         contains only stop words or unknown words. Each occurrence of a word in a query counts, unless other query
-        weights were chosen.
+        weights were chosen. The ids decide between equal scores, also about which documents are among the ``k``.
         """
         check_depth(k)
         rankings = []

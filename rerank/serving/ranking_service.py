@@ -18,6 +18,7 @@ from rerank.reranker import Hits, Reranker
 from rerank.reranker.hits import compute_relevance_scores
 from rerank.serving.errors import ApiError
 from rerank.serving.fair_queue import FairQueue
+from rerank.serving.pictures import load_pictures
 from rerank.serving.settings import ServerSettings
 from rerank.tasks.dialects.question import EvidenceOfDocument, RankedDocument, RerankAnswer, RerankQuestion
 from rerank.tasks.requests import Usage
@@ -130,6 +131,12 @@ class RankingService:
         seconds = self.settings.deadline if question.deadline is None else question.deadline
         deadline = None if seconds is None else time.monotonic() + seconds
         question = await self._within_limits(question)
+        if question.pictures:
+            if not self.reranker.judge.template.pictures:
+                raise ApiError(
+                    422, "The request has pictures, but the model ranks texts only; expected documents with text"
+                )
+            question = replace(question, pictures=await load_pictures(question.pictures, self.settings))
         async with self.queue.slot(client):
             if retrieve is not None:
                 question = await self._within_limits(await retrieve(question))
@@ -185,7 +192,9 @@ class RankingService:
     async def _rank(self, question: RerankQuestion, deadline: float | None, query: Query | None) -> Hits:
         hits = await self.reranker.arank(
             query or question.query,
-            question.documents,
+            [{"text": text, "image": image} for text, image in zip(question.documents, question.pictures, strict=True)]
+            if question.pictures
+            else question.documents,
             scores=question.scores,
             top_k=question.top_n,
             instruction=question.instruction or None,

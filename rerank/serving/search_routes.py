@@ -85,10 +85,14 @@ def add_search_routes(app: FastAPI, service: RankingService, search: CollectionS
 async def search_and_rerank(
     service: RankingService, search: CollectionSearch, body: SearchRequest, client: str
 ) -> SearchResponse:
-    """Retrieve documents, rerank them, and return the best documents; ``client`` is a name in the queue."""
+    """Retrieve documents, rerank them, and return the best documents.
+
+    ``client`` is the caller's name, by which the queue of the service lets callers take turns.
+    """
     service.check_documents(body.depth)
     ranking = Ranking(Query(id="search", text=body.query), ())
 
+    # The service calls it when the request has its turn, so that the deadline covers retrieval, and few search at once.
     async def retrieve(question: RerankQuestion) -> RerankQuestion:
         nonlocal ranking
         ranking = await search.search(body.query, body.depth)

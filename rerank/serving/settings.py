@@ -30,10 +30,13 @@ class ServerSettings:
     deadline: float | None = None  #: Seconds for a ranking if the request sets no deadline; None for no limit.
     #: Host names besides ``localhost`` that clients without keys may use; ``*`` allows all names.
     allowed_hosts: tuple[str, ...] = ()
+    #: Hosts from which pictures in requests are fetched; from other hosts, and by default, none is.
+    image_hosts: tuple[str, ...] = ()
+    max_image_pixels: int = 40_000_000  #: Maximum number of pixels of a picture in a request.
     timeout: float = 600.0  #: Seconds after which an unfinished request ends with 504, including its wait for a turn.
 
     def __post_init__(self) -> None:
-        for name in ("max_body_bytes", "max_documents", "max_request_tokens", "max_active"):
+        for name in ("max_body_bytes", "max_documents", "max_request_tokens", "max_active", "max_image_pixels"):
             ensure(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}", expected="at least 1")
         ensure(self.max_waiting >= 0, f"max_waiting is {self.max_waiting}", expected="at least 0")
         ensure(

@@ -363,3 +363,61 @@ def test_without_what_a_processor_needs(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
     with raises(MissingPrerequisiteError, "Torchvision"):
         Vlm.load(tmp_path, FLOAT32)
+
+
+def official_parts(query: str, *parts: dict[str, str]) -> list[dict[str, Any]]:
+    """The chat of `format_mm_instruction` in the source of Qwen3-VL-Reranker, for one document."""
+    judge = (
+        "Judge whether the Document meets the requirements based on the Query and the Instruct provided. Note that "
+        'the answer can only be "yes" or "no".'
+    )
+    told = "<Instruct>: Given a search query, retrieve relevant candidates that answer the query."
+    texts = [{"type": "text", "text": text} for text in (told, "<Query>:", query, "\n<Document>:")]
+    return [
+        {"role": "system", "content": [{"type": "text", "text": judge}]},
+        {"role": "user", "content": [*texts, *parts]},
+    ]
+
+
+def test_qwen3_vl_reranker_reads_pictures_texts_and_both(backends: dict[str, Vlm], paths: list[str]) -> None:
+    vlm = backends["qwen2-vl"]
+    judge = open_judge("score,yes=yes,no=no", vlm, load_prompt("qwen3_vl_reranker"))
+    docs = (
+        Document(id="p", text="", image=paths[0]),
+        Document(id="b", text="a red fox", image=paths[1]),
+        Document(id="t", text="a blue [1] whale"),
+    )
+    processor: Any = vlm.tokens._processor
+    window = Window(Query(id="q", text="fox?"), docs)
+    for request, doc in zip(judge.make_requests(window), docs, strict=True):
+        parts = [{"type": "image"}] * bool(doc.image) + [{"type": "text", "text": doc.text}] * bool(doc.text)
+        expected = processor.apply_chat_template(official_parts("fox?", *parts), add_generation_prompt=True)
+        assert vlm.tokens.render(request.prompt) == expected
+        assert [path for turn in request.prompt for path in turn.images] == [doc.image] * bool(doc.image)
+    scores = {}
+    for doc in docs:
+        (verdict,) = judge_windows(judge, [Window(window.query, (doc,))])
+        scores[doc.id] = verdict.scores[0]
+    (verdict,) = judge_windows(judge, [window])
+    assert list(verdict.scores) == pytest.approx([scores[doc.id] for doc in docs], abs=1e-4)
+    assert len(set(scores.values())) == 3
+
+
+def test_texts_beside_pictures_are_cut(backends: dict[str, Vlm], paths: list[str]) -> None:
+    vlm = backends["qwen2-vl"]
+    limits = Limits(max_passage_tokens=8, min_passage_tokens=2)
+    judge = open_judge("score,yes=yes,no=no", vlm, load_prompt("qwen3_vl_reranker"), limits)
+    (request,) = judge.make_requests(
+        Window(Query(id="q", text="fox?"), (Document(id="b", text="a red fox in snow", image=paths[1]),))
+    )
+    assert request.prompt[-1].content.endswith(f"<Document>:{PICTURE}a red fo")
+    assert sum(request.dropped) == len(" in snow") + 1
+    room = vlm.tokens.count(request.prompt) - 2
+    small = open_judge(
+        "score,yes=yes,no=no", vlm, load_prompt("qwen3_vl_reranker"), limits.model_copy(update={"context_size": room})
+    )
+    (request,) = small.make_requests(
+        Window(Query(id="q", text="fox?"), (Document(id="b", text="a red fox in snow", image=paths[1]),))
+    )
+    assert vlm.tokens.count(request.prompt) <= room
+    assert request.prompt[-1].images == (paths[1],)

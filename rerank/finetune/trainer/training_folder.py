@@ -71,7 +71,10 @@ class TrainingFolder:
             file.write(text + "\n")
 
     def pin_datasets(self) -> dict[str, str]:
-        """Return the result of `pin_hub_datasets`; a resumed training keeps the commits with which it started."""
+        """Map the selector of each hub data set in the recipe to the same selector with a fixed commit.
+
+        A resumed training keeps the commits with which it started.
+        """
         if (path := self.path / _DATASETS).is_file():
             return read_json_object(path, "data sets of the training")
         table = self.recipe.validation

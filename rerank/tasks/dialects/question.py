@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,10 @@ GivenText = Annotated[str, AfterValidator(replace_lone_surrogates)]
 
 #: A document of a request: a text, or an object of fields.
 GivenDocument = GivenText | dict[str, Any]
+
+
+#: Base64 without a head; at least as long as the smallest picture, so that names of files are no pictures.
+_BASE64 = re.compile(r"[A-Za-z0-9+/]{60,}={0,2}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +40,9 @@ class RerankQuestion:
 
     query: str
     documents: Sequence[str]  # the texts, in the order of the request
+    #: The picture of each document, as an address or a ``data:`` URI, and empty for a document without one; empty if no
+    #: document has a picture.
+    pictures: Sequence[str] = ()
     model: str = ""
     top_n: int | None = None  # number of results; None for all
     returns_documents: bool = False  # whether results contain the texts
@@ -117,12 +125,15 @@ def document_texts(documents: Sequence[GivenDocument], rank_fields: Sequence[str
     """Return the texts of the documents of a request.
 
     An object is represented by its ``rank_fields``, one ``name: value`` per line. Without ``rank_fields``, it is
-    represented by its field ``text`` or, if that is missing, by all fields that are texts or numbers.
+    represented by its field ``text`` or, if that is missing, by all fields that are texts or numbers. The text of a
+    picture may be empty.
     """
     texts = []
-    for position, document in enumerate(documents):
+    for position, document in enumerate(map(_joined, documents)):
         if isinstance(document, str):
             text = document
+        elif _picture(document):
+            text = str(document.get("text") or "")
         elif not rank_fields and isinstance(document.get("text"), str):
             text = document["text"]
         else:
@@ -134,3 +145,39 @@ def document_texts(documents: Sequence[GivenDocument], rank_fields: Sequence[str
                 raise DataError(found, expected="a field that is a text or a number")
         texts.append(replace_lone_surrogates(text))
     return texts
+
+
+def document_pictures(documents: Sequence[GivenDocument]) -> tuple[str, ...]:
+    """Return the picture of each document of a request, as in `RerankQuestion.pictures`.
+
+    A picture stands in ``image`` (Jina) or ``image_url`` (vLLM, a text or an object with ``url``), as an address, as a
+    ``data:`` URI or, as Jina's clients send it, as base64 alone. Paths of files are refused.
+    """
+    found = tuple("" if isinstance(document, str) else _picture(document) for document in map(_joined, documents))
+    return found if any(found) else ()
+
+
+def _joined(document: GivenDocument) -> GivenDocument:
+    """Return a document of parts, such as vLLM's ``{"content": [...]}``, as one object of fields."""
+    parts = document.get("content") if isinstance(document, dict) else None
+    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+        return document
+    pictures = [part for part in parts if _picture(part)]
+    if len(pictures) > 1:
+        raise DataError(f"A document has {len(pictures)} pictures", expected="at most one picture per document")
+    text = "\n".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+    return {**(pictures[0] if pictures else {}), "text": text}
+
+
+def _picture(document: Mapping[str, Any]) -> str:
+    given = document.get("image") or document.get("image_url") or ""
+    if isinstance(given, Mapping):
+        given = given.get("url") or ""
+    if not isinstance(given, str) or not given or given.startswith(("data:", "http://", "https://")):
+        return given if isinstance(given, str) else ""
+    if _BASE64.fullmatch(given):
+        return f"data:application/octet-stream;base64,{given}"
+    raise DataError(
+        f"A document has the picture {error_repr(given)}",
+        expected="a data: URI with base64, or an https address; files of the server are not read",
+    )

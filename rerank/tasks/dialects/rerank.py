@@ -18,6 +18,7 @@ from rerank.tasks.dialects.question import (
     RerankBody,
     RerankQuestion,
     SpanSettings,
+    document_pictures,
     document_texts,
 )
 
@@ -54,6 +55,7 @@ class CohereRequest(RerankBody):
         return self.question(
             query=self.query,
             documents=document_texts(self.documents),
+            pictures=document_pictures(self.documents),
             model=self.model,
             top_n=self.top_n or None,
             returns_documents=self.return_documents,
@@ -133,6 +135,12 @@ def cohere_meta(answer: RerankAnswer, *, version: str) -> dict[str, Any]:
 # twice: in ``results`` for Cohere, Jina and vLLM, and in ``data`` for Voyage.
 
 
+class DocumentParts(ApiBody):
+    """Documents of vLLM's API for texts and pictures, each of which is a part: ``text`` or ``image_url``."""
+
+    content: list[dict[str, Any]]
+
+
 class CommonRequest(RerankBody):
     """A request of any of the four rerank APIs. If ``top_n`` is 0, all results are returned, as in vLLM.
 
@@ -141,16 +149,18 @@ class CommonRequest(RerankBody):
 
     model: str = ""
     query: GivenText
-    documents: list[GivenDocument]
+    documents: list[GivenDocument] | DocumentParts
     top_n: int | None = Field(default=None, ge=0, validation_alias=AliasChoices("top_n", "top_k"))
     return_documents: bool | None = None
     rank_fields: list[str] | None = None
     max_tokens_per_doc: int | None = Field(default=None, ge=0)
 
     def to_question(self) -> RerankQuestion:
+        documents = self.documents.content if isinstance(self.documents, DocumentParts) else self.documents
         return self.question(
             query=self.query,
-            documents=document_texts(self.documents, self.rank_fields),
+            documents=document_texts(documents, self.rank_fields),
+            pictures=document_pictures(documents),
             model=self.model,
             top_n=self.top_n or None,
             returns_documents=self.return_documents is not False,
@@ -229,6 +239,7 @@ class MixedbreadRequest(RerankBody):
         return self.question(
             query=self.query,
             documents=document_texts(self.input, self.rank_fields),
+            pictures=document_pictures(self.input),
             model=self.model,
             top_n=self.top_k,
             returns_documents=self.return_input,

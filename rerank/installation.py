@@ -55,6 +55,8 @@ def _origin(text: str | None) -> tuple[Path | None, str, bool]:
     if url.startswith("file:") and not vcs:
         path = Path(url2pathname(urlsplit(url).path), folder).resolve()
         return path, "", bool(origin.get("dir_info", {}).get("editable"))
+    parts = urlsplit(url)
+    url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # without a password or a token
     if vcs:
         url = f"{vcs['vcs']}+{url}@{vcs['commit_id']}"
     return None, f"{url}#subdirectory={folder}" if folder else url, False

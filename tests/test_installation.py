@@ -91,6 +91,10 @@ def test_a_copy_from_a_folder_or_a_wheel_names_it_while_it_exists(site: Path, tm
             f"listrank[hf] @ git+file:///srv/listrank@{_COMMIT}#subdirectory=python",
         ),
         (
+            {"url": "https://user:secret@git.example/listrank.git", "vcs_info": _GIT},
+            f"listrank[hf] @ git+https://git.example/listrank.git@{_COMMIT}",
+        ),
+        (
             {"url": "https://files.example/listrank-0.1.0.tar.gz", "archive_info": {}},
             "listrank[hf] @ https://files.example/listrank-0.1.0.tar.gz",
         ),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -204,6 +205,12 @@ def load_cross_encoder_model(
                 + (", or an encoder such as BERT" if new_head else ""),
                 remedy="Use a cross-encoder; to score documents one by one with a language model, use "
                 "--method pointwise",
+            )
+        if is_generative and not library and not new_head:
+            warnings.warn(
+                f"{files} is a language model: sentence-transformers compares its logits of yes and no after query and "
+                "passage, which means something only if the model was trained for it; else use --method pointwise",
+                stacklevel=2,
             )
         files.check_tokenizer()
 

@@ -60,8 +60,11 @@ class LateInteraction(PassageScorer):
         expansion = getattr(model[0], "query_expansion", None) or {}
         is_fixed = expansion.get("strategy") == "fixed"  # all queries are padded or cut to this length
         limit = expansion["length"] if is_fixed else getattr(model[0], "query_length", None) or model.max_seq_length
-        #: Number of tokens of a query that the model reads; documents have the same special tokens.
-        self._query_limit = (limit or size) - special
+        prompts = [self.scorer.query_prompt, self.scorer.passage_prompt]
+        query_prompt, passage_prompt = map(len, model.tokenizer(prompts, add_special_tokens=False)["input_ids"])
+        #: Number of tokens of a query that the model reads. Its special tokens are those of documents, except for the
+        #: prompt.
+        self._query_limit = (limit or size) - special - query_prompt + passage_prompt
         self._has_warned = False
 
     @classmethod
@@ -71,8 +74,8 @@ class LateInteraction(PassageScorer):
         check_single_device(options, "the model is a multi-vector model")
         require_sentence_transformers("A multi-vector model", extra="late-interaction")
         files = locate_files(name, options)
-        model, dtype = load_multi_vector_model(files, options)
-        backend = cls(model, identity={**files.identity, "dtype": dtype}, options=options)
+        model, identity = load_multi_vector_model(files, options)
+        backend = cls(model, identity={**files.identity, **identity}, options=options)
         backend.set_source(files, options)
         return backend
 

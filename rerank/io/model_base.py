@@ -134,6 +134,10 @@ def hash_file_contents_of_model(folder: Path) -> str:
 def hash_encoder_folder(folder: Path) -> str:
     """Return the hex SHA-256 of a model's folder and the sub-folders of its modules, such as pooling."""
     lines = [f"{name}\0{hash_file_contents_of_model(folder / name)}\n" for name in module_folders(folder)]
+    for name in filter(None, module_folders(folder)):  # a dense layer may have nothing else
+        for path in sorted((folder / name).glob("pytorch_model.bin")):
+            stat = path.stat()
+            lines.append(f"{name}/{path.name}\0{_hash_content(path, stat.st_mtime_ns, stat.st_size)}\n")
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

@@ -211,6 +211,7 @@ def check_trec_format_fields(topics: Sequence[TrecTopic], names: Sequence[str]) 
 
 
 def _read_tsv(path: Path) -> Iterator[TrecTopic]:
+    """Yield the topics of a file with an id, a tab and a text per line; ids are checked as those of JSON are."""
     with open_text_file(path) as stream:
         for number, line in enumerate(stream, 1):
             if not line.strip():

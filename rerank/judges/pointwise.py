@@ -9,6 +9,7 @@ likelihood is due to Ponte and Croft, SIGIR 1998; `Relate` is monoBERT, Nogueira
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -158,7 +159,14 @@ class Relate(PromptJudge):
     def make_requests(self, window: Window) -> list[Request]:
         marks = self.budget.turn_marks
         query = escape_turn_marks(collapse_whitespace(window.query.text), marks)
-        template = load_prompt(self.prompt) if traits(self.backend).has_pair_template else self.template
+        template = self.template
+        if traits(self.backend).has_pair_template:
+            if window.query.instruction and template.takes_instruction:
+                warnings.warn(
+                    "The model's own chat template makes the text of a pair, so the query's instruction is not used",
+                    stacklevel=2,
+                )
+            template = load_prompt(self.prompt)
         template = template.with_instruction(escape_turn_marks(window.query.instruction, marks))
         beside = replace(window.query, text="") if traits(self.backend).reads_apart else window.query
         whole = [Window(beside, (replace(doc, title="", text=doc.full_text),)) for doc in window.docs]

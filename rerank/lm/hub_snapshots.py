@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from glob import escape
@@ -155,8 +155,7 @@ class _Request:
         known = _listings.get((self.client.constants.ENDPOINT, self.name, self.revision))
         if known is not None:
             return known
-        if os.environ.get("HF_HUB_ETAG_TIMEOUT"):
-            limit = self.client.constants.HF_HUB_ETAG_TIMEOUT
+        limit = self.limit(limit)
         options = {"revision": self.revision or "main", "files_metadata": True, "timeout": limit}
         # The client's limit applies to each step of a request, and not to the resolution of the hub's name.
         request = _start(lambda: self.client.HfApi().model_info(self.name, **options))
@@ -167,6 +166,11 @@ class _Request:
         listing = Listing(info.sha, {file.rfilename: file.size or 0 for file in info.siblings or ()})
         _listings[self.client.constants.ENDPOINT, self.name, listing.commit] = listing
         return listing
+
+    def limit(self, seconds: float) -> float:
+        """Return the seconds to wait for an answer; the client's own variable has precedence."""
+        stated = float(self.client.constants.HF_HUB_ETAG_TIMEOUT)
+        return stated if os.environ.get("HF_HUB_ETAG_TIMEOUT") else seconds
 
     def needed(self, listing: Listing) -> list[str]:
         """Return the files that match the patterns, the smallest first."""
@@ -191,7 +195,11 @@ class _Request:
             options: dict[str, Any] = {"revision": self.revision or None, "allow_patterns": [escape(first[0])]}
             options["tqdm_class"] = partial(self.client.utils.tqdm, disable=True)
             noted = _start(lambda: str(self.client.snapshot_download(self.name, **options)))
-            folder = Path(noted.result(ANSWER_LIMITS[1]))
+            try:
+                folder = Path(noted.result(self.limit(ANSWER_LIMITS[1])))
+            except TimeoutError:
+                if self.missing(listing):
+                    raise TimeoutError(f"no answer within {self.limit(ANSWER_LIMITS[1]):g} s") from None
         if folder.name != listing.commit:
             return replace(self, revision=folder.name).fetch()
         self.download_files(listing, [file for file in missing if file not in first])
@@ -235,6 +243,7 @@ class _Request:
                     show(total)
             finally:
                 tally.is_stopped = True
+                wait(workers, 2)  # threads that end by themselves remove the parts of files that they have received
 
     def __str__(self) -> str:
         return f"{self.name!r}{f' at {self.revision}' if self.revision else ''}"
@@ -260,7 +269,11 @@ def _failed(done: set[Future[None]]) -> bool:
 
 def _grows(blobs: Path) -> bool:
     """Return whether another process, for which this one waits, downloads a file of the same model."""
-    return any(time.time() - path.stat().st_mtime < STALL_LIMIT for path in blobs.glob("*.incomplete"))
+    for path in blobs.glob("*.incomplete"):
+        with suppress(FileNotFoundError):  # the other process has just renamed it
+            if time.time() - path.stat().st_mtime < STALL_LIMIT:
+                return True
+    return False
 
 
 @dataclass

@@ -33,7 +33,7 @@ class MaxSimScorer:
     ) -> None:
         self.model = model
         self._batch_size = batch_size
-        self._query_prompt = resolve_prompt(model, query_prompt, "query")
+        self.query_prompt = resolve_prompt(model, query_prompt, "query")
         self.passage_prompt = resolve_prompt(model, passage_prompt, "document")
 
     def score(self, query: str, texts: Sequence[str]) -> list[float]:
@@ -45,7 +45,7 @@ class MaxSimScorer:
         """
         # Longest texts first: batches need little padding, and if memory runs out, it does so at the start.
         distinct = sorted(set(texts), key=lambda text: (-len(text), text))
-        vectors = self._encode("query", [query], self._query_prompt)
+        vectors = self._encode("query", [query], self.query_prompt)
         scores: dict[str, float] = {}
         for start in range(0, len(distinct), self._batch_size):
             raise_if_interrupted()
@@ -68,8 +68,8 @@ class MaxSimScorer:
         )
 
 
-def load_multi_vector_model(files: ModelFiles, options: LoadingOptions) -> tuple[Any, str]:
-    """Load a MultiVectorEncoder, and return it with its data type."""
+def load_multi_vector_model(files: ModelFiles, options: LoadingOptions) -> tuple[Any, dict[str, str]]:
+    """Load a MultiVectorEncoder, and return it with its identity, which includes the folders of all its modules."""
     model, identity = load_model("MultiVectorEncoder", files, options)
     if not has_trained_token_vectors(files.folder):
         raise UsageError(
@@ -77,7 +77,7 @@ def load_multi_vector_model(files: ModelFiles, options: LoadingOptions) -> tuple
             expected="a model of sentence-transformers' class MultiVectorEncoder, such as a ColBERT model",
             remedy="For an embedding model, use --first-stage dense:MODEL",
         )
-    return model, identity["dtype"]
+    return model, identity
 
 
 def has_trained_token_vectors(folder: Path) -> bool:

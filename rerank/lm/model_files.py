@@ -132,8 +132,10 @@ class ModelFiles:
         ``listed`` are the names of all files of a repository on the hub, of which the folder may have only a part.
         """
         names = set(listed) or {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*")}
-        if not any(name.endswith(".safetensors") for name in names):
-            raise self._no_weights(names)
+        places = set(listed_modules(self.folder))  # "" is the folder itself
+        weights = {name for name in names if name.endswith(".safetensors") and name.rpartition("/")[0] in places}
+        if not weights or all(fnmatch(name, pattern) for name in weights for pattern in _IGNORED[:1]):
+            raise self._no_weights(names, is_complete=bool(listed) or not self.commit)
         if not names & {"config.json", "adapter_config.json", MODULES}:
             raise MissingResourceError(
                 f"{str(self)!r} is not a model of transformers: it has no config.json",
@@ -151,7 +153,7 @@ class ModelFiles:
                     remedy="Use another --revision: the repository is incomplete" if listed else "Copy them, too",
                 )
 
-    def _no_weights(self, names: Collection[str]) -> RerankError:
+    def _no_weights(self, names: Collection[str], *, is_complete: bool) -> RerankError:
         def first(*patterns: str) -> str:
             return next((name for name in sorted(names) if any(fnmatch(name, pattern) for pattern in patterns)), "")
 
@@ -172,7 +174,9 @@ class ModelFiles:
         return MissingResourceError(
             f"Model {str(self)!r} has no weights",
             expected="at least one .safetensors file beside config.json",
-            remedy="Check the name, and whether all files were copied",
+            remedy="Check the name, and whether all files were copied"
+            if is_complete
+            else f"Download all files: rerank models pull {self.hub_id}, with a network and without HF_HUB_OFFLINE",
         )
 
     @property

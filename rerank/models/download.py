@@ -119,12 +119,16 @@ def _fetch(preset: ModelPreset, target: Path, source: Source, report: Progress) 
             raise MissingResourceError(f"{error.found}; and {other.found}", remedy=error.remedy) from other
 
 
+#: Suffixes of the files of a model that are read.
+_LINKED = {".json", ".safetensors", ".txt", ".model", ".jinja", ".md"}
+
+
 def download_model_from_hub(preset: ModelPreset, target: Path, report: Progress) -> dict[str, str]:
     """Download the original model into the cache of the hub's client, and link its files into ``target``."""
     report(f"looking for {preset.hub_id} on the hub")
     files = locate_model(preset.hub_id)
     for path in files.folder.rglob("*"):
-        if path.is_file():
+        if path.is_file() and path.suffix in _LINKED:  # other tools may have put more into the client's cache
             copy = target / path.relative_to(files.folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
             try:

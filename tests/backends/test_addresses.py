@@ -80,3 +80,8 @@ def test_azure_is_asked_as_it_wants_to_be(monkeypatch: pytest.MonkeyPatch) -> No
         assert (reply.text, server.keys) == ("[1]", ["0123456789abcdef"])
         assert server.looked == [f"/openai/deployments/d/models?{VERSION}"]
         assert backend.identity["server"] == f"{server.root.removeprefix('http://')}/openai/deployments/d"
+
+
+def test_the_key_of_azure_goes_to_azure_or_a_gateway_and_not_to_openai() -> None:
+    provider = Address.parse("https://api.openai.com/v1?api-version=1").provider
+    assert "AZURE_OPENAI_API_KEY" not in provider.keys

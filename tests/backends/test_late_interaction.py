@@ -167,3 +167,30 @@ def test_a_server_ranks_with_it(folder: Path) -> None:
         answer = client.post("/v2/rerank", json={"model": "m", "query": "w3 w5 w1", "documents": TEXTS}).json()
     expected = formula(folder, "w3 w5 w1", TEXTS)
     assert [result["index"] for result in answer["results"]] == sorted(range(6), key=lambda index: -expected[index])
+
+
+def test_the_weights_of_every_module_are_part_of_the_identity(tmp_path: Path) -> None:
+    first, second = (save_multi_vector(tmp_path / name) for name in ("a", "b"))
+    (dense,) = (second).glob("*_Dense/model.safetensors")
+    assert load_identity(first) == load_identity(second)
+    library: Any = sentence_transformers.MultiVectorEncoder(str(second), device="cpu")
+    with torch.no_grad():
+        next(iter(library[1].parameters())).mul_(2)
+    library.save(str(second), create_model_card=False)
+    assert dense.is_file()
+    assert load_identity(first) != load_identity(second)
+
+
+def load_identity(folder: Path) -> dict[str, str]:
+    return {key: value for key, value in LateInteraction.load(folder, FLOAT32).identity.items() if key != "model"}
+
+
+def test_a_long_prompt_of_queries_leaves_less_for_the_query(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    prompt = " ".join(f"w{index}" for index in range(70, 80)) + " "
+    loaded = LateInteraction.load(save_multi_vector(tmp_path, prompts={"query": prompt, "document": ""}), FLOAT32)
+    query = " ".join(f"w{index}" for index in range(13))  # 24 positions: two marks, ten words of the prompt and 12
+    with caplog.at_level(logging.WARNING):
+        loaded.score(request(query.rsplit(" ", 1)[0], "w3").prompt)
+        assert not caplog.records
+        loaded.score(request(query, "w3").prompt)
+    assert "first 12 of the 13 tokens" in caplog.text

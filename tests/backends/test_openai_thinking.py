@@ -77,7 +77,8 @@ kimi-k2-thinking qwen/qwen3-235b-a22b-thinking-2507 phi-4-reasoning
 """
 OTHERS = """
 gpt-4o gpt-4.1-mini gpt-5-chat-latest gpt-3.5-turbo gemini-2.0-flash deepseek-chat qwen3-30b-a3b-instruct-2507
-grok-4-fast-non-reasoning llama3.2:3b claude-sonnet-4-5 qwen3-reranker-8b thinking-org/m org/model m
+grok-4-fast-non-reasoning gpt-35-turbo qwen-72b qwen-4b
+llama3.2:3b claude-sonnet-4-5 qwen3-reranker-8b thinking-org/m org/model m
 """
 
 
@@ -117,6 +118,24 @@ def test_a_model_that_is_known_to_think_has_room_at_once(model: str) -> None:
 def test_servers_that_can_switch_thinking_off_give_no_room_by_name(owner: str) -> None:
     _, (first, second) = ask(said("[1]"), model="qwen3-8b", owner=owner, count=2)
     assert {first["max_tokens"], second["max_tokens"]} == {MOST}
+
+
+def test_white_space_without_thoughts_is_paid_once() -> None:
+    (reply,), sent = ask(said("\n" * MOST, "length"), owner="vllm")
+    assert (reply.finish, reply.error, len(sent)) == ("length", "", 1)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "max_tokens is too large: 8212. This model supports at most 4096 completion tokens",
+        "This model's maximum context length is 4096 tokens. However, you requested 8300",
+    ],
+)
+def test_room_that_a_server_refuses_is_not_asked_for_again(message: str) -> None:
+    (first, second), sent = ask([error(400, message), said("[2] > [1]")], model="o3", count=2)
+    assert (first.text, second.text) == ("[2] > [1]", "[2] > [1]")
+    assert [limit_of(body) for body in sent] == [MOST + ROOM, MOST, MOST]
 
 
 @pytest.mark.parametrize("shape", ["openai", "gemini", "deepseek", "vllm"])

@@ -312,3 +312,12 @@ def test_an_interrupted_process_ends_at_once(hub: HubServer, tmp_path: Path) -> 
             process.kill()
     assert "KeyboardInterrupt" in output
     assert time.monotonic() - started < 10
+
+
+def test_a_model_that_another_program_has_cached_in_part_says_how_to_get_the_rest(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    huggingface_hub.hf_hub_download("acme/tiny", "config.json")  # as transformers does for a tokenizer alone
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with raises(MissingResourceError, "acme/tiny", "rerank models pull acme/tiny", "HF_HUB_OFFLINE"):
+        locate_model("acme/tiny")

@@ -19,12 +19,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rerank.assemble import assemble_ranker
-from rerank.errors import DataError, MissingResourceError, UsageError
+from rerank.errors import DataError, MissingResourceError, RerankError, UsageError
 from rerank.experiment import prepare_run, run_experiment
 from rerank.experiment.execute import execute_run
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.lm.loading import quiet_transformers
-from rerank.lm.model_files import locate_model, one_commit_per_model
+from rerank.lm.model_files import ModelFiles, locate_model, one_commit_per_model
 from rerank.models import open_model_backend
 from rerank.models.adapters import adapter_folder
 from rerank.reranker import Reranker
@@ -416,3 +416,19 @@ def test_a_specification_names_a_branch_or_a_tag(hub: HubServer, tmp_path: Path)
     spec = RunSpec.make({"collection": "pydoc", "model": "acme/pairs", "revision": "no-such-branch"})
     with raises(MissingResourceError, "no-such-branch", "no such revision"):
         prepare_run(spec, Execution())
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["checkpoint-5/model.safetensors"],
+        ["pytorch_model.bin", "1_Dense/model.safetensors"],
+        ["consolidated.safetensors"],
+    ],
+)
+def test_weights_elsewhere_are_not_those_of_the_model(tmp_path: Path, files: list[str]) -> None:
+    for name in ("config.json", *files):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    with raises(RerankError, "has only pickled weights" if "pytorch_model.bin" in files else "has no weights"):
+        ModelFiles(folder=tmp_path).check_formats()

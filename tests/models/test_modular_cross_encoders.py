@@ -51,6 +51,7 @@ def test_two_outputs_are_scored_by_their_difference(tmp_path: Path) -> None:
     assert [rank(folder)[n] for n in range(len(TEXTS))] == pytest.approx(own_scores(folder), abs=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:.* is a language model")
 def test_a_language_model_is_run_as_sentence_transformers_does_if_the_user_says_so(tmp_path: Path) -> None:
     folder = modular.save_language_model(tmp_path / "m")
     assert not (folder / "modules.json").exists()
@@ -106,6 +107,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], type[RerankError], tuple[str, .
 }
 
 
+@pytest.mark.filterwarnings("ignore:.* is a language model")
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_trusted_or_would_be_random_is_refused_in_one_line(case: str, tmp_path: Path) -> None:
     save, kind, named = REFUSED[case]

@@ -114,7 +114,8 @@ class Address:
         is_azure_host = host.endswith(_AZURE_HOSTS)
         if is_azure_host and path in ("", "/openai") and provider.endpoints:
             path, query = "/openai/v1", ""  # the API that needs no name of a deployment in the path
-        if is_azure_host or has_version:
+        # A gateway of a user's own may look like Azure, but the key of Azure goes to no known other host.
+        if is_azure_host or (has_version and host != "api.openai.com"):
             provider = replace(provider, keys=tuple(dict.fromkeys((*_AZURE_KEYS, *provider.keys))))
         name = (f"[{host}]" if ":" in host else host) + (f":{port}" if port is not None else "") + path
         return cls(f"{parts.scheme}://{name}", name, _is_loopback(host), file, provider, query)

@@ -113,7 +113,7 @@ class Openai(ServerBackend[Dialect]):
                 return False
             return dialect.build_request(request, has_more_room=True).room > sent.room
 
-        while True:  # terminates, since every repetition omits one more field, or has more room for thoughts
+        while True:  # terminates: a repetition omits one more field, or has more room for thoughts, and then none
             sent = dialect.build_request(request, has_more_room=has_more_room)
             try:
                 parsed = await server.connection.ask("/chat/completions", sent.body, read=read, attempts=attempts)
@@ -122,7 +122,9 @@ class Openai(ServerBackend[Dialect]):
                     reply = replace(first, retries=attempts.retries)
                     if isinstance(error, asyncio.CancelledError):
                         raise CancelledAfterReplyError(reply) from error
-                elif isinstance(error, RequestRejectedError) and dialect.omit_refused_field(sent, error):
+                elif isinstance(error, RequestRejectedError) and (
+                    dialect.omit_refused_field(sent, error) or dialect.refuses_room(sent, request, error)
+                ):
                     continue
                 elif isinstance(error, RequestRejectedError) and dialect.is_without_room(error):
                     if can_have_more(sent):

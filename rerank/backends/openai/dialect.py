@@ -92,6 +92,8 @@ class Dialect:
     refused: set[str] = field(default_factory=set)
     #: Whether the model is known to think although it was not asked to, by its name or its replies.
     thinks: bool = False
+    #: Maximum number of tokens for thoughts that the user did not ask for; 0 once the server has refused them.
+    most_room: int = MORE_ROOM
     _has_warned_of_thoughts: bool = False
     _has_warned_of_model: bool = False
 
@@ -136,7 +138,7 @@ class Dialect:
             max_tokens *= _JSON_FACTOR if form == "json" else 1
         room = sampling.thinking
         if not room and not scores and (self.thinks or has_more_room):
-            room = MORE_ROOM if has_more_room else ROOM
+            room = min(self.most_room, MORE_ROOM if has_more_room else ROOM)
             if self.context_size:
                 room = min(room, max(0, self.context_size - token_estimate.estimate_prompt(prompt) - max_tokens))
         body["max_completion_tokens" if "max_tokens" in self.refused else "max_tokens"] = max_tokens + room
@@ -162,6 +164,18 @@ class Dialect:
             if name != "max_tokens":  # the limit is then sent under its other name
                 warnings.warn(f"The server refuses the field {name!r}, which is now omitted: {error}", stacklevel=2)
         return bool(name)
+
+    def refuses_room(self, sent: ServerRequest, request: Request, error: RequestRejectedError) -> bool:
+        """Return whether a server refuses the limit of a reply, which is then sent without room for thoughts."""
+        is_refused = (
+            sent.room > request.sampling.thinking
+            and error.status in (400, 422)
+            and re.search(r"max_(completion_)?tokens|context (length|window|size)|maximum context", str(error))
+            is not None
+        )
+        if is_refused:
+            self.most_room = 0
+        return is_refused
 
     @staticmethod
     def is_without_room(error: RequestRejectedError) -> bool:
@@ -367,7 +381,7 @@ def parse_reply(answer: ServerResponse, request: Request, sent: ServerRequest) -
 def _check_thoughts(reply: Reply, thought_tokens: int, sent: ServerRequest) -> ParsedReply:
     """Return a generated reply, with an error if it has no answer after its thoughts."""
     thinks, is_cut = bool(thought_tokens or reply.thoughts), reply.finish == "length"
-    if reply.text.strip():
+    if reply.text.strip() or (reply.text and not thinks):  # white space alone is no sign of thoughts
         return ParsedReply(reply, thinks=thinks, lacks_room=is_cut and thought_tokens > sent.room)
     limit = sent.body.get("max_tokens") or sent.body.get("max_completion_tokens")
     found = f"used its limit of {limit} tokens{'' if thinks else ', probably'} for thoughts and gave no answer"
@@ -388,7 +402,7 @@ def _completion_tokens(usage: Mapping[str, Any], tokens_in: int, cached: int) ->
     beside = max(0, total - tokens_in - completion) if tokens_in else 0
     if thoughts and beside != thoughts:
         return max(completion, thoughts), thoughts
-    if not thoughts and beside <= cached:  # some servers count cached tokens separately
+    if not thoughts and beside in (0, cached):  # some servers count cached tokens separately
         return completion, 0
     return completion + beside, beside
 

@@ -16,10 +16,10 @@ ROOM, MORE_ROOM = 8_192, 32_768
 
 #: Regular expressions for names of models that think unless they are told not to, by family.
 _THINKING: Mapping[str, str] = {
-    "OpenAI": r"o[1-9]\b|gpt-(?:[5-9]|[1-9]\d|oss)\b",
+    "OpenAI": r"o[1-9]\b|gpt-(?!35)(?:[5-9]|[1-9]\d|oss)\b",
     "Gemini": r"gemini-(?:2\.5|[3-9]|[1-9]\d|(?:flash|pro)(?:-lite)?-latest)\b",
     "DeepSeek": r"deepseek-(?:r[1-9]|v[4-9]|reasoner|flash|pro)\b",
-    "Qwen": r"qwq|qwen-?(?:3|[4-9])",
+    "Qwen": r"qwq|qwen-?[3-9](?!\d|b\b)",
     "Grok": r"grok-(?:3-mini|[4-9]|code)\b",
     "GLM": r"glm-(?:4\.[5-9]|[5-9]|z1)",
     "Kimi": r"kimi-k2[.-][5-9]",
@@ -35,7 +35,7 @@ _PATTERN = re.compile(rf"(?!.*(?:{_OTHERS})).*(?<![a-z0-9])(?:{'|'.join(_THINKIN
 def thinks_by_default(model: str) -> bool:
     """Return whether a model is known to think before it answers, by its name without the organisation.
 
-    >>> thinks_by_default("openai/gpt-5-mini"), thinks_by_default("gpt-5-chat-latest"), thinks_by_default("gpt-4o")
-    (True, False, False)
+    >>> [thinks_by_default(name) for name in ("openai/gpt-5-mini", "gpt-5-chat-latest", "gpt-35-turbo", "qwen-72b")]
+    [True, False, False, False]
     """
     return _PATTERN.match(model.lower().rpartition("/")[2]) is not None

@@ -58,7 +58,7 @@ test-lucene: $(LUCENE)/.lucene ## the tests that need Pyserini, in an environmen
 	$(LUCENE)/bin/python -m pytest -q tests/test_dependencies.py -k "licences or pinned"
 
 test-ray: $(VENV)/.dev $(VENV)/.ray ## runs with several workers of Ray, also under faults
-	$(BIN)/python $(MEASURE) -m pytest -q -m ray tests
+	$(BIN)/python $(MEASURE) -m pytest -q -m ray $$(grep -rl --include='test_*.py' 'mark\.ray' tests)
 
 test-integrations: $(INTEGRATIONS)/.integrations ## the tests of the components for RAG frameworks, in an environment of their own
 	$(INTEGRATIONS)/bin/rerank models pull smollm2-135m
@@ -72,7 +72,7 @@ test-clients: $(CLIENTS)/.clients $(LANGCHAIN_COHERE)/.clients ## clients of rer
 	$(LANGCHAIN_COHERE)/bin/python $(MEASURE) -m pytest -q -W ignore -m clients tests/clients/test_langchain_cohere.py
 
 test-browser: $(VENV)/.dev $(VENV)/.browser $(VENV)/.serve ## the tests of pages; needs Chromium on the PATH
-	$(BIN)/python $(MEASURE) -m pytest -q -m browser tests
+	$(BIN)/python $(MEASURE) -m pytest -q -m browser $$(grep -rl --include='test_*.py' 'mark\.browser' tests)
 
 test-api: $(API)/.api ## schemathesis against the OpenAPI description of the server, in an environment of its own
 	$(API)/bin/python $(MEASURE) -m pytest -q tests/serving/test_openapi.py

@@ -86,7 +86,7 @@ class LateInteraction(PassageScorer):
         query, *passages = [message.content for message in prompt]
         lengths = self.tokens.documents(prompt)
         (query_length,) = self.tokens.lengths([query])
-        tokens = sum(lengths) + query_length
+        tokens = sum(lengths) + min(query_length, self._query_limit)
         if query_length > self._query_limit and not self._has_warned:
             self._has_warned = True
             _log.warning(

@@ -44,6 +44,8 @@ class HfTokens:
 
     def __init__(self, tokenizer: Any, *, context_size: int, join: bool = True) -> None:
         self.tokenizer = tokenizer
+        # Long texts are counted here before they are cut, which is no reason for transformers to warn of errors.
+        getattr(tokenizer, "deprecation_warnings", {})["sequence-length-is-longer-than-the-specified-maximum"] = True
         self._join = join
         self.chat = ChatRenderer(tokenizer)
         self.context_size = context_size  # maximum number of tokens of prompt and reply together

@@ -152,6 +152,12 @@ def _recipe_of_class(selector: str, files: ModelFiles) -> Mapping[str, Any]:
         return {"method": "cross-encoder"}
     if has_trained_token_vectors(files.folder):
         return {"method": "late-interaction"}
+    if selector != name and backend.replace("-", "_") == "late_interaction":
+        raise UsageError(
+            f"Model {name!r} is not a multi-vector model: its files describe a {' or '.join(files.classes) or 'model'}",
+            expected="a model of sentence-transformers' class MultiVectorEncoder, such as a ColBERT model",
+            remedy=f"To use it as what it is, write --model {name}",
+        )
     if (files.folder / MODULES).is_file():
         saved = try_read_json_object(files.folder / "config_sentence_transformers.json")
         stage = _FIRST_STAGES.get(str(saved.get("model_type", "SentenceTransformer")), "dense")

@@ -24,6 +24,7 @@ from rerank.retrieval.base.given_documents import InMemoryCorpus
 from rerank.tasks import BackendOptions, CrossEncoderTask, Request, Sampling
 from rerank.tasks.interruption import CallInterruptedError, interruptible
 from rerank.types import Query
+from tests.backends.pairs import save
 from tests.raising import raises
 from tests.retrieval.encoders import save_encoder, save_multi_vector
 
@@ -81,7 +82,9 @@ def test_scores_are_those_of_the_first_stage(folder: Path, tmp_path: Path, monke
     assert list(reply.scores or ()) == pytest.approx(list(ranking.scores), abs=1e-5)
 
 
-def test_documents_are_cut_to_what_the_model_reads(folder: Path, loaded: LateInteraction) -> None:
+def test_documents_are_cut_to_what_the_model_reads(
+    folder: Path, loaded: LateInteraction, caplog: pytest.LogCaptureFixture
+) -> None:
     """The model has 24 positions: two marks, the word of the prompt and 21 words."""
     words = [f"w{index}" for index in range(40)]
     fits, too_long = (loaded.score(request("w3", " ".join(words[:count])).prompt) for count in (21, 22))
@@ -92,6 +95,7 @@ def test_documents_are_cut_to_what_the_model_reads(folder: Path, loaded: LateInt
     scores = {hit.corpus_id: hit.score for hit in hits}
     assert scores[0] == pytest.approx((fits.scores or (0.0,))[0], abs=1e-5)
     assert (hits.cut.passages, hits.cut.tokens) == (1, 19)
+    assert "Token indices" not in caplog.text  # transformers' warning of errors that do not come
 
 
 def test_a_query_that_is_cut_is_reported_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -145,6 +149,8 @@ def test_a_call_is_interrupted_between_batches(folder: Path) -> None:
 def test_other_models_and_options_are_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with raises(UsageError, "not a multi-vector model"):
         LateInteraction.load(save_encoder(tmp_path), FLOAT32)
+    with raises(UsageError, "not a multi-vector model", "BertModel"):
+        Reranker.from_pretrained(f"late-interaction:{save(tmp_path / 'bert', base=True)}")
     for options in ({"adapter": "x"}, {"device_map": "auto"}):
         with raises(UsageError, "multi-vector model"):
             LateInteraction.load(folder, BackendOptions(**options))  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from hypothesis import settings
 
 # Machines are busy at times; how long a case takes says nothing about whether it is right. .ci/run asks for `ci`.
 settings.register_profile("default", deadline=None, max_examples=25)
-settings.register_profile("ci", deadline=None, max_examples=60)
+settings.register_profile("ci", deadline=None, max_examples=100)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 # It keeps the class of sockets that it finds when it is imported, which in most tests is one that refuses.

@@ -99,7 +99,7 @@ class JinaRanking(PassageScorer):
         dtype = pick_dtype(options.dtype, device)
         files = locate_model(name, options.revision or "")
         with quiet_transformers(), named_loading_errors(files, device):
-            model, tokenizer = _load_ranking_model(files, device=device, dtype=dtype)
+            model, tokenizer = _load_model(files, device=device, dtype=dtype)
         identity = make_identity(files, options, dtype)
         backend = cls(model, tokenizer, identity=identity, options=options)
         backend.set_source(files, options)
@@ -168,7 +168,7 @@ def _combine_blocks(blocks: Sequence[_Vectors]) -> tuple[float, ...]:
     return tuple(cosine(torch.cat([passages for passages, _ in blocks]), query[None]).tolist())
 
 
-def _load_ranking_model(files: ModelFiles, *, device: str, dtype: str) -> tuple[Any, Any]:
+def _load_model(files: ModelFiles, *, device: str, dtype: str) -> tuple[Any, Any]:
     torch, transformers = require_torch()
     config = transformers.Qwen3Config.from_pretrained(files.folder, trust_remote_code=False)
     if _ARCHITECTURE not in (config.architectures or []):

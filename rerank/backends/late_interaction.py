@@ -34,7 +34,7 @@ class DocumentTokens(HfTokens):
         return [self._special_tokens + length for length in self.lengths([turn.content for turn in prompt[1:]])]
 
     def count(self, prompt: Prompt) -> int:
-        """Return the number of tokens of all documents; a single turn is a document, without a query."""
+        """Return the number of tokens of all documents. A prompt of one turn has no query: the turn is a document."""
         return sum(self.documents(prompt if len(prompt) > 1 else (*prompt, *prompt)))
 
 

@@ -176,13 +176,13 @@ def expand_groups(function: Callable[..., None]) -> Callable[..., None]:
     for parameter in parameters:
         group = groups.get(parameter.name)
         if group is None:
-            expanded.append(_option_parameter(parameter.name, parameter.annotation, parameter.default))
+            expanded.append(_parameter(parameter.name, parameter.annotation, parameter.default))
             continue
         hints = get_type_hints(group, include_extras=True)
         for field in fields(group):
             declaring = next(cls for cls in group.__mro__ if field.name in inspect.get_annotations(cls))
             default = inspect.Parameter.empty if field.default is MISSING else field.default
-            expanded.append(_option_parameter(field.name, hints[field.name], default, vars(declaring).get("panel")))
+            expanded.append(_parameter(field.name, hints[field.name], default, vars(declaring).get("panel")))
 
     @functools.wraps(function)
     def command(**values: Any) -> None:
@@ -195,7 +195,7 @@ def expand_groups(function: Callable[..., None]) -> Callable[..., None]:
     return replace_parameters(command, expanded)
 
 
-def _option_parameter(name: str, annotation: Any, default: Any, panel: str | None = None) -> inspect.Parameter:
+def _parameter(name: str, annotation: Any, default: Any, panel: str | None = None) -> inspect.Parameter:
     kind, *metadata = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
     if metadata:
         option = copy.copy(metadata[0])

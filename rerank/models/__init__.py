@@ -123,7 +123,7 @@ def _describing_files(selector: str, revision: str) -> ModelFiles | None:
     """
     _, name = split_model_selector(selector)
     path = Path(name).expanduser()
-    if not _loads_weights(selector) or name in MODELS or name in shipped_adapters():
+    if not name or not _loads_weights(selector) or name in MODELS or name in shipped_adapters():
         return None
     if path.is_dir():
         return cached_snapshot(path)
@@ -187,6 +187,7 @@ def resolve_model_name(name: str) -> Path | str:
     `DataError` if it is a file, or the weights have an unsupported format; `UsageError` for an adapter or a
     backend; and `UnknownNameError` otherwise.
     """
+    ensure(name, "The name of the model is missing", expected="a name, a folder or OWNER/NAME after the colon")
     path = _local_path(name)
     if name in MODELS:
         if not is_model_downloaded(name):
@@ -222,7 +223,8 @@ def resolve_model_name(name: str) -> Path | str:
         elsewhere = f"For a model of Ollama, write --model openai:{tagged} --base-url http://localhost:11434/v1"
     else:  # there are many rerankers, so only those with similar names are suggested
         similar = difflib.get_close_matches(name, reranker_presets(), cutoff=0.5)
-        elsewhere = f"Write openai:{name} for a model on a server, or OWNER/NAME for a hub model"
+        elsewhere = f"Write openai:{name} for a model on a server, or OWNER/NAME for a hub model; check the path if it "
+        elsewhere += "is a folder"
     raise UnknownNameError("model", name, [*MODELS, *_FAKES, *similar], otherwise=elsewhere)
 
 

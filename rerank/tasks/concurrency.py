@@ -181,11 +181,11 @@ def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, pid: int) -
     """End the loop at the end of the process that created it."""
     if os.getpid() != pid or not thread.is_alive():
         return
-    asyncio.run_coroutine_threadsafe(_end_tasks(), loop)
+    asyncio.run_coroutine_threadsafe(_end_all(), loop)
     thread.join(2 * (_CLOSING + _CANCELLING))
 
 
-async def _end_tasks() -> None:
+async def _end_all() -> None:
     """Let tasks that close connections finish, cancel all others, then stop the loop."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     try:

@@ -17,7 +17,7 @@ import torch
 
 from rerank import Reranker
 from rerank.backends.late_interaction import LateInteraction
-from rerank.errors import MissingPrerequisiteError, UsageError
+from rerank.errors import MissingPrerequisiteError, UnknownNameError, UsageError
 from rerank.prompts.base import Message
 from rerank.retrieval import open_first_stage
 from rerank.retrieval.base.given_documents import InMemoryCorpus
@@ -151,6 +151,10 @@ def test_other_models_and_options_are_refused(folder: Path, tmp_path: Path, monk
         LateInteraction.load(save_encoder(tmp_path), FLOAT32)
     with raises(UsageError, "not a multi-vector model", "BertModel"):
         Reranker.from_pretrained(f"late-interaction:{save(tmp_path / 'bert', base=True)}")
+    with raises(UsageError, "name of the model is missing", "OWNER/NAME"):
+        Reranker.from_pretrained("late-interaction:")
+    with raises(UnknownNameError, "nowhere", "check the path if it is a folder"):
+        Reranker.from_pretrained("late-interaction:nowhere")
     for options in ({"adapter": "x"}, {"device_map": "auto"}):
         with raises(UsageError, "multi-vector model"):
             LateInteraction.load(folder, BackendOptions(**options))  # type: ignore[arg-type]

@@ -141,7 +141,7 @@ def api_key_for_server(address: Address) -> str:
         f"The environment variable {name} contains characters that are not allowed in a key",
         remedy="Copy the key again",
     )
-    if key and address.private and address.file and address.url not in _addresses_allowed_for_keys(provider):
+    if key and address.private and address.file and address.url not in _allowed_for_keys(provider):
         variable, url = provider.url_variable, address.with_query(address.url)
         in_environment = f"or set {variable} to this address if the command has no --base-url, " if variable else ""
         raise UsageError(
@@ -167,7 +167,7 @@ def key_configuration_file() -> Path:
     return platformdirs.user_config_path("listrank") / "config.toml"
 
 
-def _addresses_allowed_for_keys(provider: ServerProvider) -> set[str]:
+def _allowed_for_keys(provider: ServerProvider) -> set[str]:
     """Return the addresses to which a key may always be sent: the provider's own, and those that the user lists."""
     path = key_configuration_file()
     listed = read_toml_file(path, "configuration").get("key_addresses", []) if path.is_file() else []

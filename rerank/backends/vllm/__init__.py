@@ -215,7 +215,7 @@ def _plan(name: str | Path, options: BackendOptions) -> EnginePlan:
     if find_spec("vllm") is None:
         raise _missing("it is not installed")
     with _preserve_state(), quiet_transformers():
-        _import_vllm()
+        _import_engine()
         files = locate_files(name, options, weights=False)
         options = options.model_copy(update={"revision": files.commit or options.revision})
         code = {"trust_remote_code": options.trust_remote_code}
@@ -238,7 +238,7 @@ def _plan(name: str | Path, options: BackendOptions) -> EnginePlan:
 def _start(plan: EnginePlan) -> VllmEngine:
     """Start an engine; an engine that is already running in this process is stopped."""
     with _preserve_state(), quiet_transformers():
-        vllm = _import_vllm()
+        vllm = _import_engine()
         adapter = None
         if plan.options.adapter:
             from vllm.lora.request import LoRARequest
@@ -265,7 +265,7 @@ def _start(plan: EnginePlan) -> VllmEngine:
     )
 
 
-def _import_vllm() -> ModuleType:
+def _import_engine() -> ModuleType:
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     try:

@@ -27,6 +27,8 @@ _LOG = logging.getLogger(__name__)
 GRACE = 30  #: Seconds that a stopping server has to finish accepted requests.
 #: Further seconds in which the remaining requests receive 503, before their connections are closed.
 _LAST_ANSWERS = 3
+#: Seconds after a signal until the requests that still run are reported.
+_MOMENT = 0.5
 _RETRY_AFTER = 1  #: Seconds after which a client above the limit should try again.
 #: Seconds that a refused connection stays open: many clients read a response only after sending the whole request.
 _REFUSING = 1.0
@@ -98,6 +100,10 @@ class _AnnouncingServer(uvicorn.Server):
             self._loop.call_soon_threadsafe(stop)
 
     def _report_unfinished(self) -> None:
+        # The task of a request that has its response may need a moment to end.
+        asyncio.get_running_loop().call_later(_MOMENT, self._report_requests)
+
+    def _report_requests(self) -> None:
         if count := len(self.server_state.tasks):
             requests = "1 request" if count == 1 else f"{count} requests"
             _LOG.warning("Finishing %s within %g s; a second signal stops the server at once", requests, self._grace)

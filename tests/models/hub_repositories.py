@@ -225,9 +225,10 @@ def t5(folder: Path, *, sentencepiece: bool = False) -> None:
     model.save_pretrained(folder)
     if not sentencepiece:
         return
-    from transformers.utils import sentencepiece_model_pb2_new as protobuf
+    # The module that transformers reads such files with: a process cannot load both its own and sentencepiece's.
+    from transformers.convert_slow_tokenizer import import_protobuf
 
-    proto: Any = protobuf.ModelProto()  # type: ignore[attr-defined]
+    proto: Any = import_protobuf().ModelProto()  # type: ignore[no-untyped-call]
     kinds = {"<unk>": 2, "<pad>": 3, "</s>": 3}
     for piece, score in json.loads(tokenizer.backend_tokenizer.to_str())["model"]["vocab"]:
         proto.pieces.add(piece=piece, score=score, type=kinds.get(piece, 1))

@@ -26,6 +26,8 @@ MARKED ?=
 MEASURE ?=
 # One worker of pytest-xdist per core. `make test WORKERS=0` runs everything in one process, for a debugger.
 WORKERS ?= auto
+# More options of pytest for `make test` and `make test-all`.
+OPTIONS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-all leaderboard test test-all test-vllm test-lucene test-ray test-integrations test-clients test-api test-browser test-attacks test-benchmarks test-lowest environments lock check lint types sizes docs fix clean
@@ -44,10 +46,10 @@ leaderboard: $(VENV)/.base ## build the boards of TREC Deep Learning 2019 and 20
 		--title "TREC Deep Learning, passages" --out build/leaderboard
 
 test: $(VENV)/.dev ## the default test suite: no network, no model, no data from elsewhere
-	$(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist worksteal
+	$(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist worksteal $(OPTIONS)
 
 test-all: $(VENV)/.dev ## the tests marked full, shared and model too; needs the extras, the models and ../shared
-	$(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow and not network and not browser and not lucene and not attack and not integrations and not clients and not ray"
+	$(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow and not network and not browser and not lucene and not attack and not integrations and not clients and not ray" $(OPTIONS)
 
 test-vllm: $(VLLM)/.vllm ## the tests that need vLLM, on a CPU, in an environment of their own (gigabytes)
 	$(VLLM)/bin/rerank models pull smollm2-135m

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 
-from rerank.backends.base.connection import _ssl_context
 from tests.backends.faulty_server import Act, FaultyServer, open_server, raw, scored
 from tests.cli.conftest import Cli
 
@@ -22,7 +21,6 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
     monkeypatch.setenv("RERANK_API_KEY", "sk-0123456789")
-    _ssl_context.cache_clear()
 
 
 Run = Callable[..., tuple[int, str]]

@@ -248,7 +248,7 @@ class ServerConnection:
             # connection may count as busy for a while after a cancelled request.
             limits = httpx2.Limits(max_connections=None, keepalive_expiry=_IDLE_ENCRYPTED if encrypted else _IDLE)
             self._loop = loop
-            verify = _ssl_context() if encrypted else False  # http needs no certificates
+            verify = _ssl_context(*map(os.environ.get, _CERTIFICATES)) if encrypted else False  # http needs no certificates
             try:
                 self._client = httpx2.AsyncClient(
                     timeout=httpx2.Timeout(self.timeout, connect=min(CONNECT, self.timeout), pool=None),
@@ -310,9 +310,13 @@ def _close_dropped(client: httpx2.AsyncClient, loop: asyncio.AbstractEventLoop, 
         loop.call_soon_threadsafe(close)
 
 
+#: Environment variables that name certificates.
+_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+
+
 @cache
-def _ssl_context() -> Any:
-    """Return the SSL context. It is cached, since reading the certificates takes longer than many requests."""
+def _ssl_context(*certificates: str | None) -> Any:
+    """Return the SSL context for values of `_CERTIFICATES`; reading the certificates takes longer than many requests."""
     try:
         return httpx2.create_ssl_context()
     except OSError as error:

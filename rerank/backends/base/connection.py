@@ -248,7 +248,8 @@ class ServerConnection:
             # connection may count as busy for a while after a cancelled request.
             limits = httpx2.Limits(max_connections=None, keepalive_expiry=_IDLE_ENCRYPTED if encrypted else _IDLE)
             self._loop = loop
-            verify = _ssl_context(*map(os.environ.get, _CERTIFICATES)) if encrypted else False  # http needs no certificates
+            # http needs no certificates
+            verify = _ssl_context(*map(os.environ.get, _CERTIFICATES)) if encrypted else False
             try:
                 self._client = httpx2.AsyncClient(
                     timeout=httpx2.Timeout(self.timeout, connect=min(CONNECT, self.timeout), pool=None),
@@ -316,7 +317,7 @@ _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 @cache
 def _ssl_context(*certificates: str | None) -> Any:
-    """Return the SSL context for values of `_CERTIFICATES`; reading the certificates takes longer than many requests."""
+    """Return the SSL context for values of `_CERTIFICATES`; reading certificates takes longer than many requests."""
     try:
         return httpx2.create_ssl_context()
     except OSError as error:

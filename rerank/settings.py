@@ -98,6 +98,8 @@ class WeightsSettings(Settings):
     """Data type of the adapter. ``auto`` uses that of the model; ``float32`` is slower with a model in bfloat16."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Data type of the weights. ``auto`` selects bfloat16 on hardware that supports it efficiently."""
+    attention: Literal["auto", "sdpa", "flash_attention_2", "flash_attention_3", "eager"] = "auto"
+    """Attention function of transformers for a local model; the flash functions need their own packages."""
     trust_remote_code: bool = Field(default=False, strict=True)
     """Allow Python code that comes with the model to run."""
     base_url: ServerAddress = None
@@ -201,6 +203,7 @@ class RankerOptions(TypedDict, total=False):
     seed: int | None
     thinking_tokens: int | None
     dtype: str | None
+    attention: str | None
     device: str | None
     device_map: str | None
     tensor_parallel_size: int | None

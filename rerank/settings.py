@@ -120,6 +120,8 @@ class DeviceSettings(Settings):
     """With vllm: number of GPUs over which every weight matrix is split."""
     pipeline_parallel_size: int | None = Field(default=None, ge=1)
     """With vllm: number of groups of GPUs over which the layers are distributed."""
+    vllm_options: str = ""
+    """With vllm: options of its engine, such as gpu_memory_utilization=0.8,max_num_seqs=64 (docs/vllm.md)."""
     concurrency: int | None = Field(default=None, ge=1)
     """Number of simultaneous requests to each server."""
     timeout: float | None = Field(default=None, gt=0)
@@ -208,6 +210,7 @@ class RankerOptions(TypedDict, total=False):
     device_map: str | None
     tensor_parallel_size: int | None
     pipeline_parallel_size: int | None
+    vllm_options: str | None
     batch_size: int | None
     reuse: bool | None
     deterministic: bool | None

@@ -365,7 +365,7 @@ def open_model_backend(
         expected="a local language model, vision-language model or cross-encoder that runs through transformers",
         remedy="Omit the option",
     )
-    for flag in ("tensor_parallel_size", "pipeline_parallel_size"):
+    for flag in ("tensor_parallel_size", "pipeline_parallel_size", "vllm_options"):
         ensure(
             not getattr(options, flag) or traits(backend_type).takes_parallel_sizes,
             f"--{flag.replace('_', '-')} {getattr(options, flag)} cannot be used with --model {selector}",

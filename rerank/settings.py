@@ -98,6 +98,8 @@ class WeightsSettings(Settings):
     """Data type of the adapter. ``auto`` uses that of the model; ``float32`` is slower with a model in bfloat16."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Data type of the weights. ``auto`` selects bfloat16 on hardware that supports it efficiently."""
+    attention: Literal["auto", "sdpa", "flash_attention_2", "flash_attention_3", "eager"] = "auto"
+    """Attention function of transformers for a local model; the flash functions need their own packages."""
     trust_remote_code: bool = Field(default=False, strict=True)
     """Allow Python code that comes with the model to run."""
     base_url: ServerAddress = None
@@ -118,6 +120,8 @@ class DeviceSettings(Settings):
     """With vllm: number of GPUs over which every weight matrix is split."""
     pipeline_parallel_size: int | None = Field(default=None, ge=1)
     """With vllm: number of groups of GPUs over which the layers are distributed."""
+    vllm_options: str = ""
+    """With vllm: options of its engine, such as gpu_memory_utilization=0.8,max_num_seqs=64 (docs/vllm.md)."""
     concurrency: int | None = Field(default=None, ge=1)
     """Number of simultaneous requests to each server."""
     timeout: float | None = Field(default=None, gt=0)
@@ -201,10 +205,12 @@ class RankerOptions(TypedDict, total=False):
     seed: int | None
     thinking_tokens: int | None
     dtype: str | None
+    attention: str | None
     device: str | None
     device_map: str | None
     tensor_parallel_size: int | None
     pipeline_parallel_size: int | None
+    vllm_options: str | None
     batch_size: int | None
     reuse: bool | None
     deterministic: bool | None

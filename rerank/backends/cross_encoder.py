@@ -16,9 +16,11 @@ from typing import Any
 from rerank.errors import BackendError, UsageError, ensure
 from rerank.lm.encoders import require_sentence_transformers
 from rerank.lm.loading import (
+    attention_arguments,
     complete_weights,
     is_of_bypassed_pooler,
     locate_files,
+    make_identity,
     named_loading_errors,
     pick_device,
     pick_dtype,
@@ -111,6 +113,8 @@ class CrossEncoder(PassageScorer):
     makes very relevant passages tie. For a model with two labels (irrelevant, relevant), the score is the log odds
     of the second label, logit 2 - logit 1. Only the options batch size (in pairs) and context size have an effect.
     """
+
+    takes_attention = True
 
     def __init__(self, model: Any, *, identity: Mapping[str, str], options: BackendOptions | None = None) -> None:
         super().__init__(model, identity)
@@ -223,13 +227,13 @@ def load_cross_encoder_model(
                 str(files.folder),
                 device=device,
                 activation_fn=torch.nn.Identity(),
-                model_kwargs={"dtype": dtype, "use_safetensors": True},
+                model_kwargs={"dtype": dtype, "use_safetensors": True} | attention_arguments(options),
                 trust_remote_code=options.trust_remote_code,
             )
         _prepare_pairs(model)
         if not new_head:
             _check_scores(model, files)
-    return model, {**files.identity, "dtype": dtype}
+    return model, make_identity(files, options, dtype)
 
 
 def _prepare_pairs(model: Any) -> None:

@@ -51,10 +51,11 @@ CPU_BATCH_CHARACTERS = 48_000
 class Hf(LocalModel):
     """A backend that runs a causal language model with the library transformers.
 
-    Only the options ``batch_size``, ``context_size``, ``reuse`` and ``deterministic`` have an effect.
+    Only the options ``batch_size``, ``context_size``, ``reuse`` and ``deterministic`` have an effect once it is loaded.
     """
 
     tasks = frozenset({GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask, LogitTask, AttentionTask})
+    takes_attention = True
     #: Classes of transformers that load the model and its tokenizer.
     classes: ClassVar[tuple[str, str]] = LANGUAGE
     #: The transformers model.

@@ -154,14 +154,14 @@ def load_language_model(
 ) -> LoadedModel:
     """Load a model from a folder or the hub, with these classes of transformers; no ``tokenizer`` to load it, too."""
     device = pick_device(options.device)
-    placement: dict[str, Any] = {"device_map": options.device_map or device}
+    placement: dict[str, Any] = {"device_map": options.device_map or device} | attention_arguments(options)
     if options.device_map and options.device != "auto":
         raise UsageError(
             f"--device-map {options.device_map} and --device {options.device} exclude each other",
             expected="only one of them, since a device map distributes a model over all devices",
         )
     if options.device_map == "tp":
-        placement = parallel_arguments()
+        placement = parallel_arguments() | attention_arguments(options)
     dtype = pick_dtype(options.dtype, device)
     files = locate_files(name, options)
     if classes == LANGUAGE:
@@ -184,6 +184,11 @@ def load_language_model(
     return LoadedModel(model=model, tokenizer=tokenizer, identity=identity, files=files)
 
 
+def attention_arguments(options: BackendOptions) -> dict[str, str]:
+    """Return the arguments of ``from_pretrained`` for the attention function; none if transformers decides."""
+    return {} if options.attention == "auto" else {"attn_implementation": options.attention}
+
+
 def locate_files(name: str | Path, options: BackendOptions, *, weights: bool = True) -> ModelFiles:
     """Return the local files of a model (`locate_model`) at the revision, and with the code, that the options name."""
     return locate_model(name, options.revision or "", weights=weights, code=options.trust_remote_code)
@@ -193,10 +198,13 @@ def make_identity(files: ModelFiles, options: BackendOptions, dtype: str) -> dic
     """Return the identity of a local model that `load_language_model` loads.
 
     Its keys are ``model``; ``weights`` (hash of a folder) or ``revision`` (commit on the hub); ``dtype``;
-    ``adapter`` (hash of its folder), if there is an adapter; and ``adapter_dtype``, if the adapter is cast. Without
+    ``attention``, if it is not ``auto``; ``adapter`` (hash of its folder), if there is an adapter; and
+    ``adapter_dtype``, if the adapter is cast. Without
     ``adapter_dtype``, the adapter is in float32, as in all runs before this option existed.
     """
     identity = {**files.identity, "dtype": dtype}
+    if options.attention != "auto":
+        identity["attention"] = options.attention
     if options.adapter:
         identity["adapter"] = hash_file_contents_of_model(Path(options.adapter))
         if is_cast(options, dtype):
@@ -280,7 +288,9 @@ def named_loading_errors(name: str | Path | ModelFiles, where: object = "") -> I
     except ImportError as error:
         raise MissingPrerequisiteError(
             f"Model {str(name)!r} needs a package that is not installed: {' '.join(str(error).split())}",
-            remedy="Install it with pip",
+            remedy="Omit --attention, or install its package"
+            if "flash" in str(error).lower()
+            else "Install it with pip",
         ) from error
     except SafetensorError as error:
         raise DataError(

@@ -359,7 +359,13 @@ def open_model_backend(
         expected="--model openai:NAME, api:API/NAME or decisions:NAME, with the model's name on that server",
         remedy="Change --model, or omit --base-url",
     )
-    for flag in ("tensor_parallel_size", "pipeline_parallel_size"):
+    ensure(
+        options.attention == "auto" or traits(backend_type).takes_attention,
+        f"--attention {options.attention} cannot be used with --model {selector}",
+        expected="a local language model, vision-language model or cross-encoder that runs through transformers",
+        remedy="Omit the option",
+    )
+    for flag in ("tensor_parallel_size", "pipeline_parallel_size", "vllm_options"):
         ensure(
             not getattr(options, flag) or traits(backend_type).takes_parallel_sizes,
             f"--{flag.replace('_', '-')} {getattr(options, flag)} cannot be used with --model {selector}",

@@ -35,8 +35,10 @@ class BaseBackend:
     reads_apart: bool = False
     #: Whether users can select the backend with the model's name.
     selectable: bool = True
-    #: Whether the options ``tensor_parallel_size`` and ``pipeline_parallel_size`` have an effect.
+    #: Whether the options ``tensor_parallel_size``, ``pipeline_parallel_size`` and ``vllm_options`` have an effect.
     takes_parallel_sizes: bool = False
+    #: Whether the option ``attention`` has an effect.
+    takes_attention: bool = False
     caches_prefixes: bool = False  # whether it caches prefixes, so that prompts with the same beginning come together
     #: Whether one batch with the requests of several callers is faster than one batch per caller.
     shares_batches: bool = False

@@ -6,6 +6,8 @@ import json
 import pickle
 import shutil
 import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from rerank.backends.hf import CPU_BATCH_CHARACTERS, Hf
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
 from rerank.io.model_base import hash_file_contents_of_model
 from rerank.lm import loading
+from rerank.models import open_model_backend
 from rerank.models.adapters import adapter_folder
 from rerank.prompts.base import Message
 from rerank.tasks import BackendOptions, Request, Sampling
@@ -235,6 +238,46 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert loading.pick_device("cuda:1") == "cuda:1"
     with raises(UsageError, "cuda:2"):
         loading.pick_device("cuda:2")
+
+
+@pytest.mark.parametrize("attention", ["auto", "sdpa", "eager"])
+def test_the_attention_function_is_that_of_the_option(folder: Path, attention: Any) -> None:
+    backend = Hf.load(folder, FP32.model_copy(update={"attention": attention}))
+    assert backend.model.config._attn_implementation == ("sdpa" if attention == "auto" else attention)
+    assert backend.identity.get("attention", "auto") == attention  # auto is as before this option existed
+
+
+@pytest.mark.skipif(find_spec("flash_attn") is not None, reason="about its absence")
+def test_an_attention_function_without_its_package(folder: Path) -> None:
+    with raises(MissingPrerequisiteError, folder.name, "FlashAttention2", "Omit --attention"):
+        Hf.load(folder, FP32.model_copy(update={"attention": "flash_attention_2"}))
+
+
+@pytest.mark.parametrize("model", ["fake:reversed", "openai:x", "jina-ranking:x", "late-interaction:x", "vllm:x"])
+def test_other_backends_have_no_attention_function(model: str) -> None:
+    with raises(UsageError, "--attention eager", model, "Omit"):
+        open_model_backend(model, BackendOptions(attention="eager"))
+
+
+@pytest.mark.parametrize(
+    ("method", "package", "needs"),
+    [
+        ("bitsandbytes", "bitsandbytes", {"load_in_4bit": True}),
+        ("compressed-tensors", "compressed_tensors", {"format": "float-quantized", "config_groups": {}}),
+        ("gptq", "optimum", {"bits": 4, "group_size": 128}),
+        ("awq", "gptqmodel", {"bits": 4, "group_size": 128, "version": "gemm", "zero_point": True}),
+    ],
+)
+def test_quantised_weights_without_their_package(
+    folder: Path, method: str, package: str, needs: Mapping[str, Any]
+) -> None:
+    if find_spec(package):
+        pytest.skip(f"{package} is installed")
+    path = folder / "config.json"
+    quantised = {**json.loads(path.read_text()), "quantization_config": {"quant_method": method, **needs}}
+    path.write_text(json.dumps(quantised))
+    with raises(MissingPrerequisiteError, folder.name, package.replace("_", "-")):
+        Hf.load(folder, FP32)
 
 
 def test_number_formats(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -310,10 +310,11 @@ def test_a_sliding_window_is_kept() -> None:
 def test_packed_attention_of_16_bits_is_computed_in_32_on_a_cpu(monkeypatch: pytest.MonkeyPatch, window: int) -> None:
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, heads, 19, 8, dtype=torch.bfloat16) for heads in (4, 2, 2))
-    own, seen = torch.nn.functional.scaled_dot_product_attention, list[Any]()
+    own, seen, calls = torch.nn.functional.scaled_dot_product_attention, list[Any](), list[Any]()
 
     def kernel(*states: Any, **more: Any) -> Any:
         seen.extend(state.dtype for state in states[:3])
+        calls.append((states[1].shape[1], states[3] is None, more["is_causal"], more["enable_gqa"]))
         return own(*states, **more)
 
     monkeypatch.setattr(packed_attention, "scaled_dot_product_attention", kernel)
@@ -324,6 +325,9 @@ def test_packed_attention_of_16_bits_is_computed_in_32_on_a_cpu(monkeypatch: pyt
         )
     assert out.dtype is torch.bfloat16
     assert set(seen) == {torch.float32}
+    grouped = (2, True, True, True)  # heads of keys, no mask, causal, and the kernel groups the heads
+    masked = (4, False, False, False)
+    assert calls == ([masked] * 2 if window else [grouped] * 2)
     positions = torch.arange(19)
     text = (positions >= 7).long()
     distance = positions[:, None] - positions

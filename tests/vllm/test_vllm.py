@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from rerank.backends.hf import Hf
-from rerank.backends.vllm import Vllm
+from rerank.backends.vllm import ENGINE_OPTIONS, Vllm
 from rerank.errors import BackendError, MissingResourceError, UsageError
 from rerank.judges.base import PromptJudge
 from rerank.lm.decoding import decode_continuations
@@ -314,6 +314,13 @@ def test_a_smaller_context_and_batch_are_kept(tiny: Path) -> None:
     backend = Vllm.load(tiny, BackendOptions(context_size=100, batch_size=7))
     assert (backend.tokens.context_size, backend.batch_size) == (100, 7)
     assert backend.generate([request("x" * 100)])[0].finish == "error"
+
+
+def test_options_reach_the_engine(tiny: Path) -> None:
+    backend = Vllm.load(tiny, OPTIONS.model_copy(update={"vllm_options": "max_num_seqs=3,max_num_batched_tokens=640"}))
+    scheduler = backend._engine.llm.llm_engine.vllm_config.scheduler_config
+    assert (scheduler.max_num_seqs, scheduler.max_num_batched_tokens) == (3, 640)
+    assert not ENGINE_OPTIONS.keys() & backend.identity.keys()
 
 
 class _Failing:

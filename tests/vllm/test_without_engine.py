@@ -134,6 +134,29 @@ def test_parallel_sizes_reach_the_engine(
     assert (found["tensor_parallel_size"], found["pipeline_parallel_size"]) == sizes
 
 
+def test_options_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "gpu_memory_utilization=0.8,max-num-seqs=64,max_num_batched_tokens=4096,kv_cache_dtype=fp8,quantization=fp8"
+    found = arguments(monkeypatch, vllm_options=text)
+    given = {"gpu_memory_utilization": 0.8, "max_num_seqs": 64, "max_num_batched_tokens": 4096}
+    assert given.items() <= found.items()
+    assert (found["kv_cache_dtype"], found["quantization"]) == ("fp8", "fp8")
+    assert not vllm.ENGINE_OPTIONS.keys() & arguments(monkeypatch).keys()  # vLLM's own defaults
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("max_num_seqs=0", ("max_num_seqs='0'", "--vllm-options")),
+        ("gpu_memory_utilization=80", ("gpu_memory_utilization='80'",)),
+        ("swap_space=4", ("swap_space", "max_num_seqs")),
+        ("64", ("'64'", "KEY=VALUE", "max_num_seqs")),
+    ],
+)
+def test_wrong_options_of_the_engine(monkeypatch: pytest.MonkeyPatch, text: str, named: tuple[str, ...]) -> None:
+    with raises(UsageError, *named):
+        arguments(monkeypatch, vllm_options=text)
+
+
 @pytest.mark.parametrize("size", ["tensor_parallel_size", "pipeline_parallel_size"])
 def test_a_device_map_excludes_sizes(monkeypatch: pytest.MonkeyPatch, size: str) -> None:
     with raises(UsageError, "--device-map"):

@@ -18,10 +18,12 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from weakref import WeakSet
 
-from rerank.errors import BackendError, DataError, MissingPrerequisiteError, UsageError
+from pydantic import Field
+
+from rerank.errors import BackendError, DataError, MissingPrerequisiteError, UsageError, ensure
 from rerank.installation import install_command
 from rerank.io.settings_files import read_json_object
 from rerank.lm.jobs import Job, tokenize_requests
@@ -37,6 +39,7 @@ from rerank.lm.loading import (
 from rerank.lm.model_files import ModelFiles
 from rerank.lm.model_process import LocalModel, require_model_process
 from rerank.lm.tokenizers import HfTokens, stated_context_size
+from rerank.selector import Selector, convert_option_values
 from rerank.tasks import (
     BackendOptions,
     ContinuationTask,
@@ -230,6 +233,7 @@ def _plan(name: str | Path, options: BackendOptions) -> EnginePlan:
     # Different rounding can reverse near ties, so the engine is part of the identity. vLLM casts adapters by itself.
     as_stored = options.model_copy(update={"adapter_dtype": "float32"})
     identity = make_identity(files, as_stored, settings["dtype"]) | {"engine": "vllm"}
+    identity |= {key: settings[key] for key in _IDENTIFYING if key in settings}
     return EnginePlan(
         files=files, options=options, settings=settings, tokenizer=tokenizer, identity=identity, device=device
     )
@@ -256,7 +260,8 @@ def _start(plan: EnginePlan) -> VllmEngine:
             raise BackendError(
                 f"vLLM failed to start with model {str(plan.files)!r}: "
                 f"{next(iter(str(error).splitlines()), repr(error))}",
-                remedy="A smaller --context-size needs less memory; VLLM_LOGGING_LEVEL=INFO shows vLLM's log; "
+                remedy="A smaller --context-size needs less memory, and --vllm-options gpu_memory_utilization=0.95 "
+                "gives the engine more of it; VLLM_LOGGING_LEVEL=INFO shows vLLM's log; "
                 "--model hf:NAME runs the model through transformers",
             ) from error
     _running.add(llm.llm_engine.engine_core)
@@ -311,6 +316,28 @@ def _preserve_state() -> Iterator[None]:
 
 # Settings
 
+#: Options of vLLM's engine that ``--vllm-options`` may set, and their types. vLLM checks the names.
+ENGINE_OPTIONS: Mapping[str, Any] = {
+    "gpu_memory_utilization": Annotated[float, Field(gt=0, le=1)],
+    "kv_cache_dtype": str,
+    "quantization": str,
+    "max_num_batched_tokens": Annotated[int, Field(ge=1)],
+    "max_num_seqs": Annotated[int, Field(ge=1)],
+}
+#: Those that change replies, and therefore stand in the identity.
+_IDENTIFYING = ("kv_cache_dtype", "quantization")
+
+
+def parse_engine_options(text: str) -> dict[str, Any]:
+    """Parse the value of ``--vllm-options``: ``key=value,key=value`` with the keys of `ENGINE_OPTIONS`."""
+    selector = Selector.parse(f"vllm,{text}") if text else Selector("vllm")
+    ensure(
+        (selector.name, selector.argument) == ("vllm", ""),
+        f"--vllm-options is {text!r}",
+        expected=f"KEY=VALUE,KEY=VALUE with the keys {', '.join(ENGINE_OPTIONS)}",
+    )
+    return convert_option_values("--vllm-options", ENGINE_OPTIONS, selector.options)
+
 
 def engine_settings(config: Any, tokenizer: Any, options: BackendOptions) -> dict[str, Any]:
     """Return the keyword arguments of ``vllm.LLM`` for a model's config, its tokenizer and the backend's options."""
@@ -345,6 +372,7 @@ def engine_settings(config: Any, tokenizer: Any, options: BackendOptions) -> dic
         "pipeline_parallel_size": options.pipeline_parallel_size or 1,
         "seed": 0,
         "use_tqdm_on_load": False,
+        **parse_engine_options(options.vllm_options),
     }
     if device == "cpu":
         # A CPU has no CUDA graphs to capture. A fixed cache size saves vLLM the profiling run that would determine it:

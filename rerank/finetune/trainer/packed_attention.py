@@ -106,7 +106,12 @@ def _attend_per_text(
     dropout: float,
     window: int,
 ) -> Tensor:
-    """Return the output of shape (1, heads, length, head size), from one call of torch's kernel per text."""
+    """Return the output of shape (1, heads, length, head size), from one call of torch's kernel per text.
+
+    The kernel groups the heads itself: copies of keys and values for every query head would take several times their
+    memory, and their gradients would have to be added up. With a mask, torch has no fused kernel on a GPU that groups
+    heads, and the other one would store all scores.
+    """
     dtype = value.dtype  # under autocast, queries and keys may be float32
     if query.device.type == "cpu" and dtype is torch.bfloat16:  # the backward pass of torch's kernel is slow there
         query, key, value = query.float(), key.float(), value.float()
@@ -114,13 +119,15 @@ def _attend_per_text(
     out = []
     with torch.autocast("cpu", enabled=False):
         for start, end in texts:
-            queries = query[:, :, start:end]
-            keys, values = (states[:, :, start:end].repeat_interleave(groups, dim=1) for states in (key, value))
-            mask = None
+            queries, keys, values = (states[:, :, start:end] for states in (query, key, value))
+            mask, grouped = None, groups > 1
             if 0 < window < end - start:  # row i attends to the last `window` keys up to and including position i
                 shape = (end - start, end - start)
                 mask = torch.ones(shape, dtype=torch.bool, device=query.device).tril().triu(1 - window)
-            out.append(scaled_dot_product_attention(queries, keys, values, mask, dropout, mask is None, scale=scale))
+                keys, values = (states.repeat_interleave(groups, dim=1) for states in (keys, values))
+                grouped = False
+            causal: Any = {"is_causal": mask is None, "enable_gqa": grouped, "scale": scale}
+            out.append(scaled_dot_product_attention(queries, keys, values, mask, dropout, **causal))
     return torch.cat(out, dim=2).to(dtype)
 
 

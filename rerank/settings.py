@@ -97,7 +97,7 @@ class WeightsSettings(Settings):
     adapter_dtype: Literal["auto", "float32"] = "auto"
     """Data type of the adapter. ``auto`` uses that of the model; ``float32`` is slower with a model in bfloat16."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Data type of the weights. ``auto`` selects bfloat16 on hardware that supports it efficiently."""
+    """Data type of the weights. ``auto`` selects bfloat16 where it is fast, float16 on older NVIDIA GPUs."""
     attention: Literal["auto", "sdpa", "flash_attention_2", "flash_attention_3", "eager"] = "auto"
     """Attention function of transformers for a local model; the flash functions need their own packages."""
     trust_remote_code: bool = Field(default=False, strict=True)

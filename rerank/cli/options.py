@@ -153,7 +153,7 @@ class EngineOptions(OptionGroup):
 
     engine: Annotated[str | None, "Where the model runs: local, ray, or ray:ADDRESS. (default: local)"] = None
     workers: Annotated[int | None, "Number of workers of the engine ray."] = None
-    gpus_per_worker: Annotated[float | None, "Number of GPUs per worker of the engine ray."] = None
+    gpus_per_worker: Annotated[float | None, "GPUs per worker of the engine ray. (default: what a model needs)"] = None
     worker_timeout: Annotated[float | None, "Restart a worker that has returned no reply for this many seconds."] = None
 
     def execution(self) -> Execution:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import platform
 import re
 import sys
@@ -86,8 +87,10 @@ def execute_run(
         prepared = continue_without_commit(prepared, folder)
     identity = prepared.identity()
     name = hash_identity(identity)
+    queries = prepared.lists.survey.queries
     if execution.overwrite or not (folder.path / "spec.json").is_file():
-        flow = Flow.of(prepared.backend, reuse=execution.reuse and not execution.deterministic)
+        share = math.ceil(queries / execution.workers) if execution.workers else None
+        flow = Flow.of(prepared.backend, reuse=execution.reuse and not execution.deterministic, share=share)
     else:  # a resumed run forms the same batches
         recorded = folder.spec().get("flow")
         flow = Flow.unbounded(prepared.backend) if recorded is None else Flow.from_json(recorded)
@@ -143,7 +146,7 @@ def execute_run(
                     judge=prepared.judge,
                     top_k=prepared.spec.top_k,
                     flow=flow,
-                    queries=prepared.lists.survey.queries,
+                    queries=queries,
                     qrels=prepared.qrels or None,
                 )
                 lists = engine.rank(read(), job, backend)
@@ -155,7 +158,6 @@ def execute_run(
                         if prepared.qrels:  # rankings are kept only to be scored
                             rankings.append(ranked.ranking)
                 tally.unmatched_calls = log.set_aside_unmatched(backend.used)
-            queries = prepared.lists.survey.queries
             scores = _write_scores(prepared, folder, Run(rankings, name=tag))
             summary = summarise_run(prepared.spec, tally, backend.usage, queries=queries, scores=scores)
             summary = {"folder": str(folder.path), "hash": name, **summary}

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from ctypes import CDLL, byref, c_int, c_void_p
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.util import find_spec
@@ -113,16 +115,47 @@ def _is_cpu_only_torch() -> bool:
     return kinds.get("cuda") == "None" and set(kinds.values()) == {"None"}
 
 
-def pick_dtype(asked: str, device: str) -> str:
-    """Return the data type to use; ``auto`` selects bfloat16 on hardware that supports it efficiently, else float32."""
+def pick_dtype(asked: str, device: str, *, training: bool = False) -> str:
+    """Return the data type to use; ``auto`` selects bfloat16 on hardware that supports it efficiently.
+
+    Other NVIDIA GPUs, those before Ampere, get float16, and other devices float32. ``training`` in ``auto`` is in
+    float32 in place of float16, which would need scaled losses, and on Apple GPUs, on which it was never tried.
+    """
     if asked != "auto":
         return asked
+    fast, other = False, "float32"
     if device.startswith("cuda"):
         torch, _ = require_torch()
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = device == "cpu" and bool(_BF16_FLAGS & processor_flags())
-    return "bfloat16" if fast else "float32"
+        fast = bool(torch.version.hip) or _compute_capability(int(device.partition(":")[2] or 0)) >= (8, 0)
+        other = "float32" if training else "float16"
+    elif device.startswith("mps"):
+        fast = not training and int(platform.mac_ver()[0].partition(".")[0] or 0) >= 14
+    elif device == "cpu":
+        fast = bool(_BF16_FLAGS & processor_flags())
+    return "bfloat16" if fast else other
+
+
+def _compute_capability(index: int) -> tuple[int, int]:
+    """Return the compute capability of an NVIDIA GPU, such as (8, 0) for Ampere.
+
+    It is read from NVML, the library of the driver, because torch would initialise CUDA: this takes memory of a GPU
+    that a worker may need, and processes that are forked afterwards cannot use a GPU. Where NVML fails, torch is asked.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    handle, major, minor = c_void_p(), c_int(), c_int()
+    with suppress(OSError, AttributeError, IndexError):  # no library or function, or fewer devices
+        name = visible.split(",")[index].strip() if visible else str(index)
+        nvml = CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
+        by_index, by_uuid = nvml.nvmlDeviceGetHandleByIndex_v2, nvml.nvmlDeviceGetHandleByUUID
+        failed = (
+            nvml.nvmlInit_v2()
+            or (by_index(int(name), byref(handle)) if name.isdigit() else by_uuid(name.encode(), byref(handle)))
+            or nvml.nvmlDeviceGetCudaComputeCapability(handle, byref(major), byref(minor))
+        )
+        if not failed:
+            return major.value, minor.value
+    capability: tuple[int, int] = require_torch()[0].cuda.get_device_capability(index)
+    return capability
 
 
 @cache

@@ -56,6 +56,15 @@ class LocalModel(BaseBackend):
         """Load a model from a folder or from the hub."""
         raise NotImplementedError
 
+    @staticmethod
+    def choose_gpus(options: BackendOptions) -> int:
+        """Return the number of GPUs that a process needs for a model with these options, if there are any."""
+        return int(options.device.partition(":")[0] in ("auto", "cuda"))
+
+    @property
+    def gpus(self) -> int:  # type: ignore[override]
+        return self.choose_gpus(self._options)
+
     @property
     def base(self) -> ModelBase | None:  # type: ignore[override]
         """The published model whose weights these are, or to which the adapter was added; None if it is not known."""

@@ -63,6 +63,11 @@ class LazyBackend:
         return size
 
     @property
+    def gpus(self) -> int:
+        choose = getattr(self._type, "choose_gpus", None)
+        return int(choose(self._description.options)) if choose else 0
+
+    @property
     def settings_folder(self) -> Path | None:
         name: str | Path = self.files.folder if self.files else getattr(self._description, "name", "")
         return task_backend_settings_folder(name, self._description.options)

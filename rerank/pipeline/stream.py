@@ -40,11 +40,15 @@ class Flow:
     batch_characters: int | None = None
 
     @classmethod
-    def of(cls, backend: Backend, *, reuse: bool = True) -> Self:
-        """Return the default flow for a backend: ``8 * batch_size`` lists per block, ``2 * batch_size`` in flight."""
+    def of(cls, backend: Backend, *, reuse: bool = True, share: int | None = None) -> Self:
+        """Return the default flow for a backend: ``8 * batch_size`` lists per block, ``2 * batch_size`` in flight.
+
+        ``share`` is the number of lists per worker, which limits the blocks of a backend that schedules its requests.
+        """
         size = backend.batch_size
+        block = min(8 * size, max(1, share)) if share is not None and traits(backend).schedules_requests else 8 * size
         characters = traits(backend).batch_characters
-        return cls(block=8 * size, in_flight=2 * size, batch_size=size, reuse=reuse, batch_characters=characters)
+        return cls(block=block, in_flight=2 * size, batch_size=size, reuse=reuse, batch_characters=characters)
 
     @classmethod
     def unbounded(cls, backend: Backend) -> Self:

@@ -42,6 +42,10 @@ class BaseBackend:
     caches_prefixes: bool = False  # whether it caches prefixes, so that prompts with the same beginning come together
     #: Whether one batch with the requests of several callers is faster than one batch per caller.
     shares_batches: bool = False
+    #: Whether it schedules the requests of a block itself, so that a run may divide its lists evenly among workers.
+    schedules_requests: bool = False
+    #: Number of GPUs that a process needs for the model, if there are any; 0 if the model is not in this process.
+    gpus: int = 0
     #: Maximum number of characters of the prompts in a batch; None for no maximum.
     batch_characters: int | None = None
     #: Tokens per reply for the thoughts of a model that thinks unasked, which estimates of the cost include.
@@ -112,6 +116,8 @@ class BackendWrapper(BaseBackend):
     reads_apart = _of_wrapped("reads_apart")
     caches_prefixes = _of_wrapped("caches_prefixes")
     shares_batches = _of_wrapped("shares_batches")
+    schedules_requests = _of_wrapped("schedules_requests")
+    gpus = _of_wrapped("gpus")
     batch_characters = _of_wrapped("batch_characters")
     thought_room = _of_wrapped("thought_room")
     default_method = _of_wrapped("default_method")

@@ -284,12 +284,9 @@ def test_number_formats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "processor_flags", lambda: frozenset({"sse2"}))
     assert loading.pick_dtype("auto", "cpu") == "float32"
     assert loading.pick_dtype("bfloat16", "cpu") == "bfloat16"
-    assert loading.pick_dtype("auto", "mps") == "float32"
     for flag in ("amx_bf16", "avx512_bf16"):
         monkeypatch.setattr(loading, "processor_flags", lambda flag=flag: frozenset({flag}))
         assert loading.pick_dtype("auto", "cpu") == "bfloat16"
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
-    assert loading.pick_dtype("auto", "cuda:0") == "float32"
 
 
 def test_processor_flags(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -37,7 +37,8 @@ def cluster(python_path: str) -> Iterator[None]:
     """A cluster in this process tree, which ends with the tests."""
     ray = pytest.importorskip("ray")
     ray.init(
-        num_cpus=4,
+        num_cpus=8,
+        num_gpus=8,  # which are not used, except that workers are told which of them to use
         object_store_memory=150_000_000,
         include_dashboard=False,
         log_to_driver=False,

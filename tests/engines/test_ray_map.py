@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from rerank.engines import open_engine
 from rerank.errors import BackendError
 from rerank.experiment.candidates import search_first_stage
 from rerank.experiment.spec import Execution
+from rerank.lm.model_process import LocalModel
 from rerank.models import BackendOptions, open_model_backend
 from rerank.prompts import load_prompt
 from rerank.tasks.worker_map import WorkerMap
@@ -45,6 +47,42 @@ def workers() -> Iterator[WorkerMap]:
     assert found is not None
     yield found
     engine.close()
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Returns the GPUs that a worker was given, after as many workers as there are items have begun."""
+
+    folder: Path
+    workers: int
+
+    def open(self) -> Callable[[int], tuple[str | None, Any]]:
+        return self._devices
+
+    def _devices(self, item: int) -> tuple[str | None, Any]:
+        import ray
+
+        (self.folder / str(os.getpid())).touch()
+        deadline = time.monotonic() + 240
+        while len(list(self.folder.iterdir())) < self.workers and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return os.environ.get("CUDA_VISIBLE_DEVICES"), ray.get_gpu_ids()
+
+    def describe(self, item: int) -> str:
+        return f"number {item}"
+
+    def give_up(self, item: int, reason: str) -> tuple[str | None, Any]:
+        raise BackendError(reason)
+
+
+def test_each_of_eight_workers_sees_a_gpu_of_its_own(tmp_path: Path) -> None:
+    engine = open_engine("ray", workers=8)
+    model: Any = LocalModel()
+    engine.start(model)
+    apply = engine.worker_map()
+    assert apply is not None
+    seen = list(apply(Devices(tmp_path, 8), [range(8)], count=8))
+    assert sorted(seen, key=str) == [(str(gpu), [gpu]) for gpu in range(8)]
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
+from rerank.backends.fake import Fake
+from rerank.engines import RankingJob
+from rerank.engines.local import Local
 from rerank.errors import BackendError, DataError, MissingResourceError, UnknownNameError, UsageError
 from rerank.experiment import execute, prepare_run, replay_and_rescore_run, run_experiment, spec, verify_run_folder
 from rerank.experiment.candidates import digest_run
@@ -18,9 +22,51 @@ from rerank.experiment.execute import complete_resumed_spec, describe_environmen
 from rerank.experiment.prepare import spec_with_trained_defaults
 from rerank.experiment.spec import LATER_KEYS, Execution, RunSpec
 from rerank.models.adapters import adapter_folder, shipped_adapters
-from rerank.store import RunFolder
+from rerank.pipeline.results import RankedList
+from rerank.store import LoggingBackend, RunFolder
+from rerank.types import Ranking
 from tests.experiment.conftest import Lists
 from tests.raising import raises
+
+
+class Recording(Local):
+    """An engine that keeps the sizes of the blocks that it was asked for, and fails where told to."""
+
+    blocks: ClassVar[list[int | None]] = []
+    fails = False
+
+    def rank(self, lists: Iterable[Ranking], job: RankingJob, calls: LoggingBackend) -> Iterator[RankedList]:
+        self.blocks.append(job.flow.block)
+        if self.fails:
+            raise BackendError("The worker was lost")
+        return Local.rank(self, lists, job, calls)
+
+
+@pytest.mark.parametrize(
+    ("schedules_requests", "expected"), [(True, [6, 6, 6]), (False, [8192] * 3), (None, [None, None])]
+)
+def test_a_resumed_run_keeps_its_blocks_whatever_the_number_of_workers(
+    lists: Lists, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedules_requests: bool | None, expected: list[Any]
+) -> None:
+    monkeypatch.setattr("rerank.experiment.execute.open_engine", lambda *_, **__: Recording())
+    monkeypatch.setattr(Recording, "blocks", [])
+    monkeypatch.setattr(Fake, "schedules_requests", bool(schedules_requests))
+    spec, out = lists(queries=43, depth=3, model="fake:perfect,batch_size=1024"), tmp_path / "run"
+    with monkeypatch.context() as patch, raises(BackendError):
+        patch.setattr(Recording, "fails", True)
+        run_experiment(spec, Execution(out=out, engine="ray", workers=8))
+    if schedules_requests is None:  # a folder of a version that recorded no flow
+        recorded = json.loads((out / "spec.json").read_text())
+        del recorded["flow"]
+        (out / "spec.json").write_text(json.dumps(recorded))
+        Recording.blocks.clear()
+    with monkeypatch.context() as patch, raises(BackendError):
+        patch.setattr(Recording, "fails", True)
+        run_experiment(spec, Execution(out=out, engine="ray", workers=2, resume=True))
+    run_experiment(spec, Execution(out=out, resume=True))
+    assert Recording.blocks == expected
+    assert verify_run_folder(RunFolder(out)) == []
+
 
 SHIPPED = "smollm2-135m-attention"
 #: Settings of the shipped adapter, with the paths of another machine.

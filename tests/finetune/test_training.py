@@ -510,7 +510,7 @@ def test_one_gpu_of_several_is_not_named(recipe_of: RecipeOf, tmp_path: Path, mo
     from rerank.finetune.trainer import processes, training_run
 
     monkeypatch.setattr(processes, "pick_device", lambda device: device)
-    monkeypatch.setattr(training_run, "pick_dtype", lambda dtype, device: dtype)
+    monkeypatch.setattr(training_run, "pick_dtype", lambda dtype, device, **_: dtype)
     with raises(UsageError, "CUDA_VISIBLE_DEVICES=1"):
         train_adapter(recipe_of(), tmp_path, device="cuda:1")
 

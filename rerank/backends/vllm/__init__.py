@@ -68,6 +68,7 @@ class Vllm(LocalModel):
 
     tasks = frozenset({GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask})
     shares_batches = True
+    schedules_requests = True
     takes_parallel_sizes = True
     caches_prefixes = True
 
@@ -100,6 +101,10 @@ class Vllm(LocalModel):
     @staticmethod
     def choose_batch_size(options: BackendOptions, device: str) -> int:
         return options.batch_size or DEFAULT_BATCH
+
+    @staticmethod
+    def choose_gpus(options: BackendOptions) -> int:
+        return 0 if built_for() == "cpu" else _tensor_parallel_size(options) * (options.pipeline_parallel_size or 1)
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         require_model_process()

@@ -28,6 +28,7 @@ from rerank.pipeline.results import RankedList
 from rerank.store import LoggingBackend
 from rerank.store.logging_backend import CallDesk
 from rerank.tasks import AsyncBackend, Backend
+from rerank.tasks.backends import traits
 from rerank.tasks.worker_map import WorkerFunction, WorkerMap
 from rerank.types import Ranking
 
@@ -57,15 +58,22 @@ class Ray:
     address: str = ""
     _: KW_ONLY
     workers: int = 1  # number of workers, each of which opens the model once
-    gpus_per_worker: float = 0.0  # number of GPUs per worker; with a fraction, several workers share a GPU
+    #: Number of GPUs per worker; with a fraction, several workers share a GPU. None for as many as the model needs, if
+    #: the cluster has any.
+    gpus_per_worker: float | None = None
     #: Seconds after which a worker that has sent no message is restarted; None for no limit.
     worker_timeout: float | None = None
+    _gpus: float = field(default=0.0, init=False)
     _started: bool = field(default=False, init=False)
     _losses: dict[str, int] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         timeout = self.worker_timeout
-        if self.workers < 1 or not 0 <= self.gpus_per_worker < math.inf or (timeout is not None and not timeout > 0):
+        if (
+            self.workers < 1
+            or not 0 <= (self.gpus_per_worker or 0) < math.inf
+            or (timeout is not None and not timeout > 0)
+        ):
             raise UsageError(
                 f"The engine 'ray' has workers={self.workers}, gpus_per_worker={self.gpus_per_worker}, "
                 f"worker_timeout={timeout}",
@@ -77,13 +85,20 @@ class Ray:
         if not ray.is_initialized():
             self._connect(ray)
         has = ray.cluster_resources()
-        for kind, each in {"CPU": 1, "GPU": self.gpus_per_worker}.items():
-            if has.get(kind, 0) < self.workers * each:
+        self._gpus = self.gpus_per_worker or 0
+        if self.gpus_per_worker is None and has.get("GPU"):  # without a backend, workers open the encoder of an index
+            self._gpus = 1 if backend is None else traits(backend).gpus
+        for kind, each in {"CPU": 1, "GPU": self._gpus}.items():
+            if (found := has.get(kind, 0)) < self.workers * each:
                 self.close()
+                possible = [f"--workers {int(found // each)}"] if found >= each else []
+                if kind == "GPU" and each <= 1:  # several workers can share a GPU
+                    share = math.floor(100 / math.ceil(self.workers / found)) / 100 if found else 0
+                    possible.append(f"--gpus-per-worker {share:g}")
                 raise UsageError(
-                    f"The cluster has {has.get(kind, 0):g} {kind}s",
+                    f"The cluster has {found:g} {kind}s",
                     expected=f"at least {self.workers * each:g}: --workers {self.workers}, {each:g} for each",
-                    remedy="Use fewer --workers or --gpus-per-worker, or add machines to the cluster",
+                    remedy=f"Use {' or '.join(possible) or 'fewer GPUs per worker'}, or add machines to the cluster",
                 )
 
     def rank(self, lists: Iterable[Ranking], job: RankingJob, calls: LoggingBackend) -> Iterator[RankedList]:
@@ -135,7 +150,7 @@ class Ray:
 
     def record(self) -> Mapping[str, Any]:
         """Return the engine's name, its workers and GPUs, and the numbers of lost workers and repeated calls."""
-        return {"name": "ray", "workers": self.workers, "gpus_per_worker": self.gpus_per_worker, **self._losses}
+        return {"name": "ray", "workers": self.workers, "gpus_per_worker": self._gpus, **self._losses}
 
     def _connect(self, ray: Any) -> None:
         # Importing ray resets these levels. Messages about the execution would be mixed with the progress bar.
@@ -174,7 +189,7 @@ class Ray:
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
             num_cpus=1,
-            num_gpus=self.gpus_per_worker,
+            num_gpus=self._gpus,
         )
         dataset.context.enable_progress_bars = False
         dataset.context.print_on_execution_start = False

@@ -99,7 +99,7 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
         state=_count_state(components, shapes),
         processes=processes,
         sharded=table.fsdp,
-        half=pick_dtype(table.dtype, pick_device(device)) == "bfloat16",
+        half=pick_dtype(table.dtype, pick_device(device), training=True) == "bfloat16",
         checkpointing=table.checkpointing,
         tokens=table.batch_size * tokens_per_list,
         outputs=table.batch_size * recipe.data.documents * _IDENTIFIER_TOKENS // 2,

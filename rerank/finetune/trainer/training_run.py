@@ -60,7 +60,7 @@ class TrainingRun:
         )
         self._recipe, self._components, self._folder = recipe, components, TrainingFolder(folder, recipe)
         self._device, self._report_to = processes.own_device(device), report_to
-        self._dtype = pick_dtype(recipe.training.dtype, self._device)
+        self._dtype = pick_dtype(recipe.training.dtype, self._device, training=True)
         # Contradictions in the recipe are reported before the lists and the model are loaded.
         self._setup = assemble_ranker({"model": recipe.model, **dict(recipe.method)})
         self._inputs = inputs = LossInputs.of(recipe, components)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ from rerank.engines.ray import WorkerPool
 from rerank.engines.ray.blocks import (
     WAIT,
     BeginCalls,
+    BlockWork,
     Fail,
     FinishBlock,
     KeepCalls,
@@ -26,6 +28,7 @@ from rerank.engines.ray.blocks import (
     WorkBlocks,
 )
 from rerank.errors import BackendError
+from rerank.pipeline.stream import Flow
 from rerank.prompts.base import Message
 from rerank.store import CallLog, LoggingBackend
 from rerank.store.logging_backend import CallDesk
@@ -75,6 +78,18 @@ def lose(blocks: Blocks, position: int | None = None) -> Any:
     begun = blocks.answer(BeginCalls(block=0, attempt=work.attempt, requests=CALL))
     assert begun.missing == ("digest",)
     return open_block(blocks, 0, "new")
+
+
+@pytest.mark.parametrize("queries", [43, 323, 6980])
+@pytest.mark.parametrize(("schedules_requests", "busy"), [(False, 1), (True, 8)])
+def test_lists_for_a_model_that_schedules_its_requests_keep_all_workers_busy(
+    queries: int, schedules_requests: bool, busy: int
+) -> None:
+    backend: Any = SimpleNamespace(batch_size=1024, schedules_requests=schedules_requests)
+    size = Flow.of(backend, share=math.ceil(queries / 8)).block or 0
+    blocks: WorkBlocks[int, Any] = WorkBlocks([range(queries)], size=size, ahead=24, describe=str)
+    works = [work for ticket in range(8) if isinstance(work := open_block(blocks, ticket), BlockWork)]
+    assert (len(works), sum(len(work.items) for work in works)) == (busy, queries)
 
 
 def test_results_are_yielded_in_order(blocks: Blocks) -> None:

@@ -14,6 +14,7 @@ pytest.importorskip("torchvision")
 
 import torch
 
+from rerank.assemble import assemble_ranker
 from rerank.backends.jina_vl import JinaVl
 from rerank.errors import DataError, UsageError
 from rerank.io.pictures import open_picture
@@ -103,8 +104,7 @@ def test_marks_in_texts_are_no_pictures(folder: Path, loaded: JinaVl) -> None:
 
 
 def test_pictures_have_the_sizes_of_the_authors_code(loaded: JinaVl, paths: list[str]) -> None:
-    # 24 x 20 pixels are enlarged to at least 3136 pixels, here 64 x 56, of which a token has 8 x 8; the files of the model
-    # have other limits.
+    # 24 x 20 pixels are enlarged to at least 3136 pixels, here 64 x 56, with 64 per token; the model's files say less.
     assert loaded.tokens.picture_tokens(paths[0]) == 8 * 7 + 2
 
 
@@ -131,6 +131,8 @@ def test_models_of_another_class_and_damaged_ones_are_named(tmp_path: Path) -> N
         JinaVl.load(save_cross_encoder(tmp_path / "bert"), FLOAT32)
     with raises(DataError, "score.2.weight"):
         JinaVl.load(make_jina(tmp_path / "part", drop="score.2.weight"), FLOAT32)
+    with raises(UsageError, "'vlm' of model 'vlm:jina-reranker-m0'", "without the backend before the colon"):
+        assemble_ranker({"model": "vlm:jina-reranker-m0"}).check_backend()
     with raises(UsageError, "--adapter"):
         JinaVl.load(tmp_path, BackendOptions(adapter="x"))
 

@@ -85,6 +85,11 @@ states; the method `cross-encoder` adds none of its own, so read the card before
 
 Weights that are not in the checkpoint would be random, so a model that lacks some is refused when it is loaded,
 whatever the method. *With code* means that the repository brings its own class, which `--trust-remote-code` permits.
+
+Looked for on 2026-12-02, and still without a preset, because prompt and formula are in no public source that could be
+read whole: ERank (its prompt is in `examples/utils.py` on the hub), QRRanker (in code on the hub), HeadRank (a paper
+without weights). No reranker of TongSearch was found, only its query reasoner. The prompt of NVIDIA's
+llama-nemotron-rerank is known, but its bidirectional class needs code of its repository.
 """
 _PUBLISHED = """
 ## Published figures
@@ -95,6 +100,7 @@ and figures of different rows can be compared only if all other columns are equa
 #: Method -> the page that describes it together with others.
 _PAGES_OF = {
     "fullrank-images": "../images",
+    "head-images": "../images",
     "monot5": "pointwise",
     "multipass": "sliding",
     "qrhead": "icr",

@@ -278,6 +278,12 @@ def assembly_defaults(settings: Mapping[str, Any], backend: Backend | None = Non
     returned. An open ``backend`` stores the folder from which the model was loaded, which its name may not be.
     """
     given = {key: value for key, value in settings.items() if (key, value) != ("method", "auto")}
+    if given.get("adapter") and default_method_of_model(given.get("model", "")) == "late-interaction":
+        raise UsageError(
+            f"--adapter is {given['adapter']}, but {given['model']} stands for a multi-vector model",
+            expected="no adapter for such a model",
+            remedy="Omit --adapter",
+        )
     folder = _settings_folder(given, backend)
     values = read_defaults(folder, given) if folder else {}
     if given.get("adapter") and backend is None and not {"model"} & {*given, *values}:

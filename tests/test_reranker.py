@@ -339,6 +339,12 @@ def test_an_instruction_reaches_prompts_with_a_place_for_it(tmp_path: Path) -> N
     assert "no place for an instruction" in without.notes[0]
 
 
+def test_an_empty_query_is_in_the_notes() -> None:
+    hits = Reranker.from_pretrained("fake:reversed").rank(" ", TEXTS)
+    assert [hit.corpus_id for hit in hits] == list(range(len(TEXTS)))
+    assert hits.notes == ("The query is empty, so the documents keep their order",)
+
+
 def test_cut_passages_are_counted() -> None:
     hits = Reranker.from_pretrained("fake:reversed", max_passage_tokens=40).rank(
         "q", ["word " * 100, "short", "a " * 50]

@@ -28,6 +28,7 @@ from rerank.tasks import (
     CrossEncoderTask,
     FusionTask,
     GenerationTask,
+    HeadTask,
     LikelihoodTask,
     LogitTask,
     PermutationTask,
@@ -64,6 +65,7 @@ class Fake(BaseBackend):
             ContinuationTask,
             LikelihoodTask,
             LogitTask,
+            HeadTask,
             AttentionTask,
             CrossEncoderTask,
         }

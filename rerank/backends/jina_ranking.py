@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rerank.backends.cross_encoder import PassageScorer, check_single_device
-from rerank.errors import BackendError, DataError, UsageError, ensure
+from rerank.errors import BackendError, DataError, ensure
 from rerank.lm.loading import (
     complete_weights,
     make_identity,
@@ -170,13 +170,8 @@ def _combine_blocks(blocks: Sequence[_Vectors]) -> tuple[float, ...]:
 
 def _load_model(files: ModelFiles, *, device: str, dtype: str) -> tuple[Any, Any]:
     torch, transformers = require_torch()
+    files.check_class(_ARCHITECTURE, "jinaai/jina-reranker-v3")
     config = transformers.Qwen3Config.from_pretrained(files.folder, trust_remote_code=False)
-    if _ARCHITECTURE not in (config.architectures or []):
-        raise UsageError(
-            f"Model {str(files)!r} is a {' or '.join(config.architectures or ['model of unknown class'])}",
-            expected=f"a model of the class {_ARCHITECTURE}, such as jinaai/jina-reranker-v3",
-            remedy="Use --method auto, or another method",
-        )
     tokenizer = transformers.AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)
 
     base: Any = transformers.Qwen3PreTrainedModel

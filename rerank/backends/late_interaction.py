@@ -64,7 +64,7 @@ class LateInteraction(PassageScorer):
         query_prompt, passage_prompt = map(len, model.tokenizer(prompts, add_special_tokens=False)["input_ids"])
         #: Number of tokens of a query that the model reads. Its special tokens are those of documents, except for the
         #: prompt.
-        self._query_limit = (limit or size) - special - query_prompt + passage_prompt
+        self.query_limit: int = (limit or size) - special - query_prompt + passage_prompt
         self._has_warned = False
 
     @classmethod
@@ -86,12 +86,12 @@ class LateInteraction(PassageScorer):
         query, *passages = [message.content for message in prompt]
         lengths = self.tokens.documents(prompt)
         (query_length,) = self.tokens.lengths([query])
-        tokens = sum(lengths) + min(query_length, self._query_limit)
-        if query_length > self._query_limit and not self._has_warned:
+        tokens = sum(lengths) + min(query_length, self.query_limit)
+        if query_length > self.query_limit and not self._has_warned:
             self._has_warned = True
             _log.warning(
                 "The model reads the first %d of the %d tokens of query %r; further long queries are not reported",
-                self._query_limit,
+                self.query_limit,
                 query_length,
                 query[:50],
             )

@@ -158,6 +158,8 @@ def execute_run(
                         if prepared.qrels:  # rankings are kept only to be scored
                             rankings.append(ranked.ranking)
                 tally.unmatched_calls = log.set_aside_unmatched(backend.used)
+            if tally.blank:
+                _log.warning("%d of %d queries are empty, so their documents keep their order", tally.blank, queries)
             scores = _write_scores(prepared, folder, Run(rankings, name=tag))
             summary = summarise_run(prepared.spec, tally, backend.usage, queries=queries, scores=scores)
             summary = {"folder": str(folder.path), "hash": name, **summary}
@@ -431,6 +433,7 @@ class RunTally:
     failures: list[dict[str, str]] = field(default_factory=list)
     passages_cut: int = 0  # number of passages that were truncated to make a prompt fit in the context
     tokens_cut: int = 0
+    blank: int = 0  # number of queries without text, whose documents keep their order
     unmatched_calls: int = 0  # number of calls in the log that no request of the finished run matches
 
     def add(self, ranked: RankedList) -> None:
@@ -440,6 +443,7 @@ class RunTally:
                 failure = {"query": window.query.id, "status": str(verdict.status), "detail": verdict.detail}
                 self.failures.append(failure)
         self.split += len(ranked.split)
+        self.blank += not ranked.ranking.query.text.strip()
         self.passages_cut += len(ranked.dropped)
         self.tokens_cut += sum(ranked.dropped.values())
 

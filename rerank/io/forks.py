@@ -187,7 +187,12 @@ _STARTUP = 120.0  #: Seconds in which a new interpreter must start and import wh
 
 
 def _ends_in_new_interpreter(work: Callable[[], object], seconds: float) -> bool:
-    data = pickle.dumps(sys.path) + pickle.dumps((work, seconds))
+    try:
+        data = pickle.dumps(sys.path) + pickle.dumps((work, seconds))
+    except Exception as error:  # noqa: BLE001, since what is pickled, such as a tokenizer, may raise anything
+        found = f"because it cannot be pickled ({type(error).__name__}: {error})"
+        warnings.warn(f"Work is done without limits of time and memory, {found}", stacklevel=3)
+        return True
     command, pipe, null = [sys.executable, "-c", _NEW_INTERPRETER], subprocess.PIPE, subprocess.DEVNULL
     try:
         ended = subprocess.run(command, input=data, stdout=pipe, stderr=null, timeout=_STARTUP + seconds, check=False)

@@ -40,7 +40,7 @@ judges = Registry(
     "judge",
     shared={
         "judges.generate": "fuse generate logits pick rate",
-        "judges.pointwise": "likelihood relate score word_logit",
+        "judges.pointwise": "head likelihood relate score word_logit",
     },
 )
 _COMMON_FIELDS = ("backend", "template", "limits")

@@ -199,7 +199,9 @@ class PromptJudge:
                 f"The judge {plugin_name(cls)!r} needs {needed}, which the backend {name!r} of model {model!r} does "
                 "not support",
                 expected="a backend that supports it; `rerank methods` lists the backends of each method",
-                remedy="Use --model hf:NAME to run the model through transformers, or another method",
+                remedy="Write --model without the backend before the colon, or --model hf:NAME, or use another method"
+                if ":" in model and hasattr(backend, "load")
+                else "Use --model hf:NAME to run the model through transformers, or another method",
             )
 
     @classmethod

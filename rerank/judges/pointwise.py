@@ -1,4 +1,4 @@
-"""Judges that score every document by itself: by the logits of words, the likelihood of the query, or a cross-encoder.
+"""Judges that score every document by itself: by logits of words, the query's likelihood, a head, or a cross-encoder.
 
 Sources: `Score` is relevance generation, Liang et al. 2022, arXiv 2211.09110, and monoT5, Nogueira et al., EMNLP
 Findings 2020, arXiv 2003.06713, who first ranked by the logits of two words; `WordLogit` is bge-reranker-v2-gemma,
@@ -22,6 +22,7 @@ from rerank.tasks import (
     ContinuationTask,
     CrossEncoderTask,
     DecisionTask,
+    HeadTask,
     LikelihoodTask,
     LogitTask,
     Reply,
@@ -82,6 +83,24 @@ class WordLogit(PointwiseJudge):
 
     def continuations(self, query: Query) -> tuple[str, ...]:
         return (self.word,)
+
+    def score(self, logs: Sequence[float]) -> float:
+        return logs[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head(PointwiseJudge):
+    """A judge that scores a document by the head of a reranker, at the end of a prompt with query and document.
+
+    In contrast to `Relate`, the document may be a picture. n documents need n requests.
+    """
+
+    needs = (HeadTask,)
+    prompt = "jina_m0"
+    score_name = "cross-encoder score"
+
+    def continuations(self, query: Query) -> tuple[str, ...]:
+        return ("",)
 
     def score(self, logs: Sequence[float]) -> float:
         return logs[0]

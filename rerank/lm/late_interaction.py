@@ -7,17 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rerank.errors import BackendError, UsageError
-from rerank.io.settings_files import try_read_json_object
 from rerank.lm.encoders import LoadingOptions, encode_in_batch, load_model, resolve_prompt
 from rerank.lm.model_files import ModelFiles
 from rerank.tasks.interruption import raise_if_interrupted
-
-#: Names under which sentence-transformers and PyLate save multi-vector models.
-_TYPES = {"MultiVectorEncoder", "ColBERT"}
 
 
 class MaxSimScorer:
@@ -71,22 +66,10 @@ class MaxSimScorer:
 def load_multi_vector_model(files: ModelFiles, options: LoadingOptions) -> tuple[Any, dict[str, str]]:
     """Load a MultiVectorEncoder, and return it with its identity, which includes the folders of all its modules."""
     model, identity = load_model("MultiVectorEncoder", files, options)
-    if not has_trained_token_vectors(files.folder):
+    if not files.is_multi_vector:
         raise UsageError(
             f"{str(files)!r} is not a multi-vector model: the library would add a projection with random weights",
             expected="a model of sentence-transformers' class MultiVectorEncoder, such as a ColBERT model",
             remedy="For an embedding model, use --first-stage dense:MODEL",
         )
     return model, identity
-
-
-def has_trained_token_vectors(folder: Path) -> bool:
-    """Return whether a model was trained to represent a text by one vector per token.
-
-    Such models are those saved by sentence-transformers or PyLate, the ColBERT models of Stanford, and the retrieval
-    classes of transformers, as in ``MultiVectorEncoder._load_default_modules``.
-    """
-    architectures = try_read_json_object(folder / "config.json").get("architectures") or []
-    return try_read_json_object(folder / "config_sentence_transformers.json").get("model_type") in _TYPES or any(
-        kind == "HF_ColBERT" or kind.endswith("ForRetrieval") for kind in architectures
-    )

@@ -52,6 +52,8 @@ _WEIGHTS = "*.safetensors"
 #: The dense layer of an encoder may have only pickled weights, which sentence-transformers loads without running code.
 #: Pickled weights of a whole model are never loaded.
 _DENSE_WEIGHTS = "*_Dense/pytorch_model.bin"
+#: Names under which sentence-transformers and PyLate save multi-vector models.
+_MULTI_VECTOR_TYPES = {"MultiVectorEncoder", "ColBERT"}
 _MODULE_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 #: Weights at the top of a repository that its model does not use.
 _IGNORED = ("consolidated*", "*.fp16.safetensors")
@@ -111,7 +113,18 @@ class ModelFiles:
             raise UsageError(
                 f"Model {str(self)!r} has the class {' or '.join(self.classes)}, which generates no text",
                 expected="a language model for this method",
-                remedy=remedy_for_class(self.classes),
+                remedy="It is a multi-vector model: omit --method and --adapter"
+                if self.is_multi_vector
+                else remedy_for_class(self.classes),
+            )
+
+    def check_class(self, name: str, example: str) -> None:
+        """Check that the configuration states the class ``name``, of which ``example`` is a model."""
+        if name not in self.classes:
+            raise UsageError(
+                f"Model {str(self)!r} is a {' or '.join(self.classes) or 'model of unknown class'}",
+                expected=f"a model of the class {name}, such as {example}",
+                remedy="Use --method auto, or another method",
             )
 
     def check_tokenizer(self) -> None:
@@ -184,6 +197,18 @@ class ModelFiles:
         """Whether sentence-transformers saved the model as a cross-encoder made of modules."""
         saved = try_read_json_object(self.folder / "config_sentence_transformers.json")
         return saved.get("model_type") == "CrossEncoder" and (self.folder / MODULES).is_file()
+
+    @property
+    def is_multi_vector(self) -> bool:
+        """Whether the model was trained to represent a text by one vector per token.
+
+        Such models are those saved by sentence-transformers or PyLate, the ColBERT models of Stanford, and the
+        retrieval classes of transformers, as in ``MultiVectorEncoder._load_default_modules``.
+        """
+        saved = try_read_json_object(self.folder / "config_sentence_transformers.json")
+        return saved.get("model_type") in _MULTI_VECTOR_TYPES or any(
+            kind == "HF_ColBERT" or kind.endswith("ForRetrieval") for kind in self.classes
+        )
 
     def check_modules(self, *, code: bool) -> None:
         """Check the modules that the folder lists: classes of the library unless ``code`` may run, and no pickles."""

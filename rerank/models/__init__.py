@@ -18,7 +18,6 @@ from rerank.errors import DataError, MissingResourceError, RerankError, UnknownN
 from rerank.io.model_base import MODULES, module_folders
 from rerank.io.paths import is_path_like, named_path_errors
 from rerank.io.settings_files import try_read_json_object
-from rerank.lm.late_interaction import has_trained_token_vectors
 from rerank.lm.loading import check_weight_files
 from rerank.lm.model_files import ModelFiles, cached_snapshot, locate_model, remedy_for_class
 from rerank.models.adapters import adapter_folder, shipped_adapters
@@ -91,6 +90,7 @@ def recipe_of_model(selector: str, folder: Path | None, revision: str = "") -> M
     """
     recipe: Mapping[str, Any] = next((own.recipe for own in MODELS.values() if model_folder(own.name) == folder), {})
     if recipe or not selector:
+        _check_multi_vector(selector, "it is a language model")
         return recipe
     is_adapter = bool(folder and (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file())
     files = None if is_adapter else _describing_files(selector, revision)
@@ -108,7 +108,19 @@ def recipe_of_model(selector: str, folder: Path | None, revision: str = "") -> M
             expected="a reranker that this version can run; `rerank models --all` lists them with their methods",
             remedy="Use another model, serve this model with vLLM, or pass --method to use it in another way",
         )
+    _check_multi_vector(selector, f"it is a reranker that scores by {preset.kind}")
     return preset.recipe
+
+
+def _check_multi_vector(selector: str, known: str) -> None:
+    """Check that a model of which another kind is ``known`` was not asked for as a multi-vector model."""
+    backend, name = split_model_selector(selector)
+    ensure(
+        selector == name or backend.replace("-", "_") != "late_interaction",
+        f"Model {name!r} is not a multi-vector model: {known}",
+        expected="a model of sentence-transformers' class MultiVectorEncoder, such as a ColBERT model",
+        remedy=f"To use it as what it is, write --model {name}",
+    )
 
 
 def _loads_weights(selector: str) -> bool:
@@ -150,14 +162,9 @@ def _recipe_of_class(selector: str, files: ModelFiles) -> Mapping[str, Any]:
                 remedy=f"Use --model {name}",
             )
         return {"method": "cross-encoder"}
-    if has_trained_token_vectors(files.folder):
+    if files.is_multi_vector:
         return {"method": "late-interaction"}
-    if selector != name and backend.replace("-", "_") == "late_interaction":
-        raise UsageError(
-            f"Model {name!r} is not a multi-vector model: its files describe a {' or '.join(files.classes) or 'model'}",
-            expected="a model of sentence-transformers' class MultiVectorEncoder, such as a ColBERT model",
-            remedy=f"To use it as what it is, write --model {name}",
-        )
+    _check_multi_vector(selector, f"its files describe a {' or '.join(files.classes) or 'model'}")
     if (files.folder / MODULES).is_file():
         saved = try_read_json_object(files.folder / "config_sentence_transformers.json")
         stage = _FIRST_STAGES.get(str(saved.get("model_type", "SentenceTransformer")), "dense")

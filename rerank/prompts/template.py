@@ -233,8 +233,8 @@ class PromptTemplate:
             error=DataError,
         )
         ensure(
-            not self.verbatim or not (self.plain_text or self.pictures or any(turns[:3]) or self.examples),
-            f"{prompt} is verbatim and has several turns, examples or pictures, or is plain text",
+            not self.verbatim or not (self.plain_text or any(turns[:3]) or self.examples),
+            f"{prompt} is verbatim and has several turns or examples, or is plain text",
             expected="of the sections, only 'prefix', 'body', 'suffix' and 'reply_prefix'",
             remedy="Write the marks of the turns into these sections, or remove 'verbatim'",
             error=DataError,

@@ -19,7 +19,7 @@ from rerank.pipeline.results import LATE, RankedList, count_statuses
 from rerank.reranker.hits import Cut, RankingReport
 from rerank.retrieval.base.given_documents import Candidate
 from rerank.tasks import Backend
-from rerank.tasks.backends import model_base_of_backend
+from rerank.tasks.backends import model_base_of_backend, traits
 from rerank.types import Ranking
 
 _log = logging.getLogger("rerank.reranker")
@@ -88,6 +88,11 @@ def report_on(
         raise PartialFailureError(degraded[0], expected="a verdict on every window (on_failure='raise')")
     # A verdict may contain a remark even if it did not fail, such as that the judge received no first-stage scores.
     remarks = dict.fromkeys(verdict.detail for _, verdict in ranked.judged if verdict.status == "ok" and verdict.detail)
+    if not ranked.ranking.query.text.strip():
+        remarks["The query is empty, so the documents keep their order"] = None
+    limit = traits(judge.backend).query_limit
+    if limit is not None and (count := judge.backend.tokens.lengths([ranked.ranking.query.text])[0]) > limit:
+        remarks[f"The model reads only the first {limit} of the {count} tokens of the query"] = None
     if ranked.ranking.query.instruction and not judge.template.takes_instruction:
         remarks[f"The prompt {judge.template.name!r} has no place for an instruction, so it had no effect"] = None
     if deadline is not None and not ranked.expired and time.monotonic() > deadline:

@@ -149,8 +149,6 @@ class RankingService:
             notes.insert(0, f"The model {question.model!r} is not served here; {self.settings.name!r} answered")
         if retrieve is not None and not question.documents:
             notes.append("The first stage found no document for this query")
-        elif not question.query.strip():
-            notes.append("The query is empty, so the documents keep their order")
         mended = {status: n for status, n in hits.windows.items() if n and status != "ok" and status not in FAILURES}
         counts = ", ".join(f"{n} {status}" for status, n in mended.items())
         notes += hits.notes

@@ -33,6 +33,8 @@ class BaseBackend:
     has_pair_template: bool = False
     #: Whether a cross-encoder task's query and documents are read apart, so that the query takes up no context.
     reads_apart: bool = False
+    #: Maximum number of tokens of such a query that the model reads; None for no maximum of its own.
+    query_limit: int | None = None
     #: Whether users can select the backend with the model's name.
     selectable: bool = True
     #: Whether the options ``tensor_parallel_size``, ``pipeline_parallel_size`` and ``vllm_options`` have an effect.
@@ -114,6 +116,7 @@ class BackendWrapper(BaseBackend):
     takes_verbatim = _of_wrapped("takes_verbatim")
     has_pair_template = _of_wrapped("has_pair_template")
     reads_apart = _of_wrapped("reads_apart")
+    query_limit = _of_wrapped("query_limit")
     caches_prefixes = _of_wrapped("caches_prefixes")
     shares_batches = _of_wrapped("shares_batches")
     schedules_requests = _of_wrapped("schedules_requests")

@@ -82,6 +82,15 @@ class LogitTask(ContinuationTask):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HeadTask(ContinuationTask):
+    """The score that a reranker's head computes at the end of the prompt; the only continuation is empty."""
+
+    format_name: ClassVar[str] = "Head"
+
+    continuations: tuple[str, ...] = ("",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionTask:
     """Attention that each passage receives from the end of the prompt; the reply contains one score per passage.
 
@@ -198,6 +207,7 @@ Task = (
     | ContinuationTask
     | LikelihoodTask
     | LogitTask
+    | HeadTask
     | AttentionTask
     | DecisionTask
     | CrossEncoderTask

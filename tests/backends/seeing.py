@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,38 @@ def _qwen_processor(images: Any, words: Any) -> Any:
 
     shown = "<|vision_start|><|image_pad|><|vision_end|>"
     return WithoutVideos(images, words, chat_template=CHAT.replace("IMAGE", shown))
+
+
+def make_jina(folder: Path, *, drop: str = "", new_names: bool = False) -> Path:
+    """A Qwen2-VL with a scoring head, in the files of jina-reranker-m0, without the weight ``drop``; needs torchvision.
+
+    The names of the weights and the flat configuration are those of transformers when the model was published.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    model, processor = make_qwen()
+    processor.tokenizer.save_pretrained(folder)
+    weights = {
+        f"model.{name}" if new_names else name.replace("language_model", "model"): weight
+        for name, weight in model.model.state_dict().items()
+    }
+    torch.manual_seed(1)
+    for name, shape in (("0.weight", (32, 32)), ("0.bias", (32,)), ("2.weight", (1, 32)), ("2.bias", (1,))):
+        weights[f"score.{name}"] = torch.randn(shape)
+    weights.pop(drop, None)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    config = model.config.to_dict()
+    text = config.pop("text_config")
+    for name in ("model_type", "rope_parameters"):
+        del config["vision_config"][name]
+    rope = {"rope_theta": 10000.0, "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}
+    config |= {name: text[name] for name in (*_LANGUAGE, "vocab_size")} | rope
+    config |= {"architectures": ["JinaVLForRanking"], "auto_map": {"AutoModel": "modeling.Absent"}}
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    settings = {**processor.image_processor.to_dict(), "processor_class": "Qwen2VLProcessor"}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    return folder
 
 
 #: Models that are saved and loaded as users' models are.

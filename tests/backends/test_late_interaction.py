@@ -16,6 +16,7 @@ import sentence_transformers
 import torch
 
 from rerank import Reranker
+from rerank.assemble import assemble_ranker
 from rerank.backends.late_interaction import LateInteraction
 from rerank.errors import MissingPrerequisiteError, UnknownNameError, UsageError
 from rerank.prompts.base import Message
@@ -106,6 +107,10 @@ def test_a_query_that_is_cut_is_reported_once(folder: Path, caplog: pytest.LogCa
             loaded.score(request(query, "w3").prompt)
     assert [record.getMessage() for record in caplog.records if "first 21 of the 22 tokens" in record.getMessage()]
     assert len([record for record in caplog.records if "tokens of query" in record.getMessage()]) == 1
+    reranker = Reranker.from_backend(loaded, min_passage_tokens=4)
+    assert reranker.rank(" ".join(long.split()[:21]), ["w3", "w4"]).notes == ()
+    (note,) = reranker.rank(long, ["w3", "w4"]).notes
+    assert note == "The model reads only the first 21 of the 22 tokens of the query"
 
 
 def test_the_limits_of_colbert_are_those_of_its_settings(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -155,6 +160,14 @@ def test_other_models_and_options_are_refused(folder: Path, tmp_path: Path, monk
         Reranker.from_pretrained("late-interaction:")
     with raises(UnknownNameError, "nowhere", "check the path if it is a folder"):
         Reranker.from_pretrained("late-interaction:nowhere")
+    for model in ("smollm2-135m", "qwen3-reranker-0.6b"):
+        with raises(UsageError, f"Model '{model}' is not a multi-vector model", f"--model {model}"):
+            assemble_ranker({"model": f"late-interaction:{model}"})
+    adapter = {"adapter": "smollm2-135m-attention", "dtype": "float32"}
+    with raises(UsageError, "--adapter is smollm2-135m-attention", "stands for a multi-vector model"):
+        Reranker.from_pretrained(f"late-interaction:{folder}", **adapter)
+    with raises(UsageError, "generates no text", "It is a multi-vector model: omit --method and --adapter"):
+        Reranker.from_pretrained(str(folder), **adapter)
     for options in ({"adapter": "x"}, {"device_map": "auto"}):
         with raises(UsageError, "multi-vector model"):
             LateInteraction.load(folder, BackendOptions(**options))  # type: ignore[arg-type]

@@ -109,6 +109,15 @@ def test_only_so_many_queries_and_only_these(lists: Lists, out: Execution, tmp_p
         run_experiment(spec.model_copy(update={"queries": ("q33",)}), other)
 
 
+def test_queries_without_text_are_counted(out: Execution, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    documents = [{"docid": "a", "doc": "x"}, {"docid": "b", "doc": "y"}]
+    rows = [{"query": {"qid": text or "q", "text": text}, "candidates": documents} for text in ("", "words")]
+    (tmp_path / "lists.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    spec = {"collection": f"requests:{tmp_path / 'lists.jsonl'}", "first_stage": "candidates"}
+    run_experiment(RunSpec.make({**spec, "model": "fake:reversed"}), out)
+    assert "1 of 2 queries are empty, so their documents keep their order" in caplog.text
+
+
 def test_depth_and_shuffle(lists: Lists, tmp_path: Path) -> None:
     def first(**options: Any) -> list[str]:
         prepared = prepare_run(lists(depth=6, **options), Execution())

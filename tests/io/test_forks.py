@@ -117,6 +117,13 @@ def test_endless_work_is_stopped() -> None:
     assert time.monotonic() - start < 5
 
 
+def test_work_that_cannot_be_pickled_is_not_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without fork, a new interpreter would unpickle it; a tokenizer with code of its own cannot be pickled."""
+    monkeypatch.delattr("os.fork", raising=False)
+    with pytest.warns(UserWarning, match="without limits of time and memory, because it cannot be pickled"):
+        assert ends_in_child_process(lambda: None)
+
+
 @pytest.mark.parametrize(("count", "processes"), [(0, 2), (1, 4), (5, 1), (5, 2), (3, 8)])
 def test_every_number_is_worked_on_once(tmp_path: Path, count: int, processes: int) -> None:
     run_in_forked_processes(lambda number: (tmp_path / str(number)).touch(exist_ok=False), count, processes)

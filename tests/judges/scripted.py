@@ -21,6 +21,7 @@ class Scripted:
 
     batch_size = 8
     costs_money = False
+    sees_pictures = True
     identity: Mapping[str, str] = {"model": "scripted"}
 
     def __init__(self, say: Callable[[Request], Reply], *tasks: type[Any], context_size: int = 4096) -> None:

@@ -25,6 +25,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from rerank.lm.loading import quiet_transformers
 from tests.backends import jina
 from tests.backends.conftest import CHATML, make_model, make_tokenizer
+from tests.backends.seeing import make_jina
 from tests.lm.small_tokenizers import roberta, unigram, wordpiece
 from tests.retrieval.encoders import save_encoder
 
@@ -385,6 +386,16 @@ REPOSITORIES = (
         preset="jina-reranker-v3",
         by_files="jina-reranker-v3",
         renamed="last-but-not-late",
+    ),
+    Repository(
+        name="jinaai/jina-reranker-m0",
+        about="vision-language model with a scoring head, with code that is not needed",
+        make=make_jina,
+        method="head-images" if find_spec("torchvision") else "",
+        refused=() if find_spec("torchvision") else ("jinaai/jina-reranker-m0", "orchvision"),
+        preset="jina-reranker-m0",
+        by_files="jina-reranker-m0",
+        renamed="head-images",
     ),
     Repository(
         name="cross-encoder/ettin-reranker-17m-v1",

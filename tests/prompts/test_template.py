@@ -359,7 +359,7 @@ def test_verbatim_text_is_joined_unchanged() -> None:
     assert [message.role for message in begun] == ["verbatim", "assistant"]
 
 
-@pytest.mark.parametrize("more", ["system_message: s", "prefix_assistant: a", "shows: pictures", "plain_text: true"])
+@pytest.mark.parametrize("more", ["system_message: s", "prefix_assistant: a", "plain_text: true"])
 def test_verbatim_text_has_no_turns(more: str) -> None:
     with raises(DataError, "verbatim" if "plain" not in more else "p"):
         parse_template(f"method: pointwise\nverbatim: true\nprefix: p\nbody: '{{candidate}}'\n{more}", "p")

@@ -26,7 +26,7 @@ from rerank.serving.app import create_server_app
 from rerank.serving.ranking_service import create_ranking_service
 from rerank.serving.settings import ServerSettings
 from rerank.tasks.dialects.question import document_pictures, document_texts
-from tests.backends.seeing import draw, make_idefics
+from tests.backends.seeing import draw, make_idefics, make_jina
 from tests.raising import raises
 
 QUERY = "a red square"
@@ -85,6 +85,15 @@ def test_texts_and_pictures_are_ranked_together(reranker: Reranker, paths: list[
     assert order(answer) == expected
     texts = {result["index"]: result["document"]["text"] for result in answer.json()["results"]}
     assert texts == {0: "", 1: "a red fox", 2: "a blue whale"}
+
+
+def test_a_reranker_with_a_head_reads_pictures_too(paths: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("torchvision")
+    jina = Reranker.from_pretrained(str(make_jina(tmp_path / "jina")), dtype="float32")
+    expected = [hit.corpus_id for hit in jina.rank(QUERY, [*({"image": path} for path in paths), "a blue whale"])]
+    documents = [*({"image": uri(path)} for path in paths), {"text": "a blue whale"}]
+    with client_of(jina) as client:
+        assert order(client.post("/v1/rerank", json={"query": QUERY, "documents": documents})) == expected
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from rerank.lm.loading import quiet_transformers
 from rerank.lm.model_process import require_model_process
 from rerank.lm.tokenizers import ChatRenderer, HfTokens
 from rerank.prompts.base import PICTURE, Message, Prompt
+from rerank.registry import plugin_name
 from rerank.tasks import (
     BackendOptions,
     ContinuationTask,
@@ -55,8 +56,11 @@ class Vlm(Hf):
         # Pillow and torchvision resize pictures slightly differently, and transformers uses the one that is installed.
         identity = {**identity, "processor": type(processor.image_processor).__name__}
         super().__init__(model, processor.tokenizer, identity=identity, options=options)
-        self.tokens: VlmTokens = VlmTokens(processor, context_size=self.tokens.context_size)
+        self.tokens: VlmTokens = self._make_tokens(processor)
         self.batch_size = 1  # pictures need much memory, and models batch prompts with pictures differently
+
+    def _make_tokens(self, processor: Any) -> VlmTokens:
+        return VlmTokens(processor, context_size=self.tokens.context_size)
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> Self:
@@ -82,7 +86,7 @@ class Vlm(Hf):
             )
         if type(request.task) not in self.tasks:
             task = type(request.task).__name__
-            return Reply(finish="error", error=f"The backend 'vlm' does not support {task}")
+            return Reply(finish="error", error=f"The backend {plugin_name(type(self))!r} does not support {task}")
         from rerank.backends.vlm.tasks import PictureJob
 
         try:
@@ -153,10 +157,10 @@ class PictureChat(ChatRenderer):
 class VlmTokens(HfTokens):
     """A `TokenCounter` that uses a processor of transformers and includes the tokens of pictures."""
 
-    def __init__(self, processor: Any, *, context_size: int) -> None:
+    def __init__(self, processor: Any, *, context_size: int, chat: Any = None) -> None:
         super().__init__(processor.tokenizer, context_size=context_size)
         self._processor = processor
-        self.chat: PictureChat = PictureChat(processor)
+        self.chat: Any = chat or PictureChat(processor)
         self._picture_tokens = lru_cache(maxsize=1 << 14)(self._count_picture)
 
     def inputs(self, prompt: Prompt) -> dict[str, Any]:

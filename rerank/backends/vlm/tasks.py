@@ -82,13 +82,13 @@ def compute_log_likelihoods(
         for ids in continuations:
             before = tuple(ids[:-1])
             if ids and before not in logs_after:
-                output = call_forward(model, **_append(inputs, before), use_cache=False, logits_to_keep=len(ids))
+                output = call_forward(model, **append_tokens(inputs, before), use_cache=False, logits_to_keep=len(ids))
                 logs_after[before] = output.logits[0, -len(ids) :].float().log_softmax(dim=-1)
             scores.append(float(logs_after[before][range(len(ids)), list(ids)].sum()) if ids else 0.0)
     return scores
 
 
-def _append(inputs: Mapping[str, Any], ids: Sequence[int]) -> dict[str, Any]:
+def append_tokens(inputs: Mapping[str, Any], ids: Sequence[int]) -> dict[str, Any]:
     """Return the model inputs with text tokens appended; every input with one entry per token is extended."""
     if not ids:
         return dict(inputs)

@@ -174,7 +174,7 @@ def plan_tokens(
         parameters=parameters,
         matrices=matrices,
         weights=weights,
-        cache=size * kept * len(full),
+        cache=size * kept * (getattr(config, "num_decoder_layers", None) or len(full)),
         window_cache=size * kept * len(windows),
         window=max((layer.sliding_window for layer in windows), default=0),
         activations=size * (4 * width + max(3 * inner, 6 * (query + key))),

@@ -139,11 +139,11 @@ def test_the_cache_has_the_planned_size(name: str, values: dict[str, Any]) -> No
     assert (plan.window, bool(plan.window_cache)) == ((16, True) if "layer_types" in values else (0, False))
 
 
-class LivePeak(TorchDispatchMode):
+class LivePeak(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The largest number of bytes of tensors that were made inside the block and alive at the same time."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self._known: set[int] = set()
 

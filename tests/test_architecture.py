@@ -202,7 +202,7 @@ DEFINING = {"rerank.assemble", "rerank.judges", "rerank.models", "rerank.strateg
 NOT_RANKING = {
     "rerank.cli.judging": {"rerank.models.backend_class_of_model", "rerank.models.open_model_backend"},
     "rerank.cli.label": {"rerank.models.open_model_backend"},
-    "rerank.cli.tools": {"rerank.models.open_model_backend"},
+    "rerank.cli.tools": {"rerank.models.open_model_backend", "rerank.models.backend_class_of_model"},
     "rerank.leaderboard.suites.bench": {"rerank.models.backend_class_of_model"},
 }
 

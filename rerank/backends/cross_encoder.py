@@ -27,6 +27,7 @@ from rerank.lm.loading import (
     quiet_transformers,
     require_torch,
 )
+from rerank.lm.memory import MOST_ROWS, choose_batch_tokens, plan_tokens, split_into_batches
 from rerank.lm.model_files import ModelFiles
 from rerank.lm.model_process import LocalModel, require_model_process
 from rerank.lm.tokenizers import HfTokens
@@ -35,7 +36,7 @@ from rerank.registry import plugin_name
 from rerank.tasks import BackendOptions, CrossEncoderTask, Reply, Request, resolve_task_context_size
 from rerank.tasks.interruption import raise_if_interrupted
 
-#: Default number of pairs per batch.
+#: Default number of pairs per batch on a CPU. On a GPU, batches are limited by their tokens (`choose_batch_tokens`).
 DEFAULT_BATCH = 32
 #: Tokenizers without a length limit state a limit far above this number.
 _NO_LIMIT = 10**9
@@ -121,7 +122,9 @@ class CrossEncoder(PassageScorer):
         options = options or BackendOptions()
         name = identity.get("model", "")
         ensure(model.num_labels <= 2, f"Model {name!r} has {model.num_labels} labels", expected=_LABELS)
-        self._pairs_per_batch = options.batch_size or DEFAULT_BATCH
+        config, dtype = model.config, identity.get("dtype", "float32")
+        self.batch_tokens = choose_batch_tokens(options, str(model.device), lambda: plan_tokens(config, dtype))
+        self.pairs_per_batch = options.batch_size or (DEFAULT_BATCH if self.batch_tokens is None else MOST_ROWS)
         stated = model.max_seq_length if 0 < (model.max_seq_length or 0) < _NO_LIMIT else None
         size = resolve_task_context_size(stated, options, name)
         self.has_pair_template = "message" in getattr(model[0], "modality_config", ())
@@ -142,6 +145,10 @@ class CrossEncoder(PassageScorer):
         backend.set_source(files, options)
         return backend
 
+    def set_batching(self, batch_size: int, *, reuse: bool, tokens: int | None = None) -> None:
+        if self.batch_tokens is not None:  # a run that recorded no tokens had smaller batches
+            self.batch_tokens, self.pairs_per_batch = tokens, DEFAULT_BATCH if tokens is None else MOST_ROWS
+
     def score(self, prompt: Prompt) -> Reply:
         """Return the reply to one request; if memory runs out, the batches of pairs are halved."""
         from rerank.lm.decoding import is_out_of_memory
@@ -152,11 +159,13 @@ class CrossEncoder(PassageScorer):
             error = f"A pair has {max(lengths)} tokens, but the context holds at most {self.tokens.context_size}"
             return Reply(tokens_in=sum(lengths), finish="error", error=error)
         # The batches that sentence-transformers would form. Deadlines and cancellations are noticed between them.
-        order = sorted(range(len(passages)), key=lambda index: -len(passages[index]))
-        scores, size, done = [0.0] * len(passages), self._pairs_per_batch, 0
+        sizes = [len(passage) for passage in passages] if self.batch_tokens is None else lengths
+        order = sorted(range(len(passages)), key=lambda index: -sizes[index])
+        scores, size, done = [0.0] * len(passages), self.pairs_per_batch or DEFAULT_BATCH, 0
         while done < len(order):
             raise_if_interrupted()
-            batch = order[done : done + size]
+            left = [sizes[index] for index in order[done:]]
+            batch = order[done:][next(split_into_batches(left, rows=size, tokens=self.batch_tokens))]
             try:
                 with quiet_transformers():
                     logits = self.model.predict(

@@ -23,6 +23,16 @@ from rerank.lm.loading import (
     quiet_transformers,
     require_torch,
 )
+from rerank.lm.memory import (
+    MOST_CHARACTERS,
+    MOST_ROWS,
+    MemoryPlan,
+    choose_batch_tokens,
+    padded_lengths,
+    plan_memory,
+    plan_tokens,
+    split_into_batches,
+)
 from rerank.lm.model_process import LocalModel, broadcast_batch, follow_leader, is_split, require_model_process
 from rerank.lm.tokenizers import HfTokens, stated_context_size
 from rerank.tasks import (
@@ -41,8 +51,9 @@ from rerank.tasks import (
 if TYPE_CHECKING:
     from rerank.lm.prefix_cache import PrefixCache
 
-#: Default batch size per kind of device. On a CPU, larger batches gain little and need more memory.
-DEFAULT_BATCH = {"cpu": 4, "mps": 8, "cuda": 16}
+#: Default maximum number of prompts per batch, by kind of device. On a CPU, larger batches gain little and need more
+#: memory. On a GPU, batches are limited by their tokens, too (`choose_batch_tokens`).
+DEFAULT_BATCH = {"cpu": 4, "mps": MOST_ROWS, "cuda": MOST_ROWS}
 #: Default maximum number of characters of the prompts in a batch on a CPU, about 12,000 tokens. Four prompts with 100
 #: passages take minutes, during which an interrupted run would lose all of them.
 CPU_BATCH_CHARACTERS = 48_000
@@ -73,6 +84,7 @@ class Hf(LocalModel):
         self.tokens = HfTokens(tokenizer, context_size=size)
         self.batch_size = self.choose_batch_size(options, model.device.type)
         self.batch_characters = self.choose_batch_characters(options, model.device.type)
+        self.batch_tokens = choose_batch_tokens(options, str(model.device), lambda: self._plan)
         self._reuse = options.reuse and not options.deterministic
         self._hooks: list[Any] = []  # of `report_tokens_to`
         # A task changes the model while it runs: attention function, output head, generation config.
@@ -100,7 +112,14 @@ class Hf(LocalModel):
 
     @staticmethod
     def choose_batch_characters(options: BackendOptions, device: str) -> int | None:
-        return CPU_BATCH_CHARACTERS if device == "cpu" and options.batch_size is None else None
+        most = {"cpu": CPU_BATCH_CHARACTERS, "mps": MOST_CHARACTERS, "cuda": MOST_CHARACTERS}
+        return most.get(device) if options.batch_size is None else None
+
+    @staticmethod
+    def choose_batch_tokens(description: ModelDescription) -> int | None:
+        """Return the maximum number of tokens per batch of a model whose weights are not loaded yet; None for none."""
+        found, dtype = description, description.identity["dtype"]
+        return choose_batch_tokens(found.options, found.device, lambda: plan_memory(found.files, dtype))
 
     @classmethod
     def describe(cls, name: str | Path, options: BackendOptions) -> ModelDescription | None:
@@ -125,8 +144,8 @@ class Hf(LocalModel):
         """Whether one batch with requests of several callers is faster than one batch per caller; false on a CPU."""
         return str(self.model.device.type) != "cpu"
 
-    def set_batching(self, batch_size: int, *, reuse: bool) -> None:
-        self.batch_size, self._reuse = batch_size, reuse
+    def set_batching(self, batch_size: int, *, reuse: bool, tokens: int | None = None) -> None:
+        self.batch_size, self._reuse, self.batch_tokens = batch_size, reuse, tokens
         vars(self).pop("_prefixes", None)
 
     def report_tokens_to(self, on_tokens: Callable[[float], None] | None) -> None:
@@ -162,9 +181,10 @@ class Hf(LocalModel):
         for jobs in groups:
             jobs.sort(key=lambda job: (-len(job.prompt), job.index))
             size = 1 if type(jobs[0].request.task) is AttentionTask else self.batch_size
-            for start in range(0, len(jobs), size):
+            lengths = [0] * len(jobs) if self.batch_tokens is None else padded_lengths(jobs, self.tokens, self._plan)
+            for batch in split_into_batches(lengths, rows=size, tokens=self.batch_tokens):
                 with self._lock:
-                    replies |= self._run_batch(jobs[start : start + size])
+                    replies |= self._run_batch(jobs[batch])
         return [replies[index] for index in range(len(requests))]
 
     def _run_batch(self, jobs: list[Job]) -> dict[int, Reply]:
@@ -204,6 +224,11 @@ class Hf(LocalModel):
             if any(job.sampling.thinking for job in jobs):
                 jobs = add_thoughts(partial(decode_thought_token_ids, self.model, self.tokens), self.tokens, jobs)
             return TASK_RUNNERS[type(jobs[0].request.task)](self.model, self.tokens, jobs, self._prefixes)
+
+    @cached_property
+    def _plan(self) -> MemoryPlan:
+        """The memory per token of the loaded model."""
+        return plan_tokens(self.model.config, str(self.model.dtype).removeprefix("torch."))
 
     @cached_property
     def _prefixes(self) -> PrefixCache | None:

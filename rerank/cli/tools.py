@@ -7,24 +7,27 @@ import os
 import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from typer import Argument, Option
 
 from rerank.cli.app import command, command_group
-from rerank.cli.options import FormatOption, WideOption
+from rerank.cli.options import FormatOption, TableFormat, WideOption
 from rerank.cli.output import emit_content, print_note
 from rerank.collections import describe_collection, list_collection_providers, open_collection
-from rerank.errors import MissingPrerequisiteError
+from rerank.errors import MissingPrerequisiteError, ensure
 from rerank.installation import install_command
 from rerank.io.paths import cache_dir
 from rerank.io.reports import Grid, Line, make_grid
-from rerank.models import MODELS, is_model_downloaded
+from rerank.models import MODELS, backend_class_of_model, is_model_downloaded, resolve_model_name, split_model_selector
 from rerank.prompts import load_prompt, prompt_names, prompt_text
 from rerank.retrieval.lucene import find_java
 from rerank.store import open_shared_cache
+from rerank.tasks import BackendOptions
 
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 PromptName = Annotated[str, Argument(help="Name of a shipped prompt, or path of a YAML file.")]
 
 
@@ -209,9 +212,25 @@ def clean_cache(yes: Annotated[bool, Option("--yes", "-y", help="Do not ask for 
         print_note(f"{log.clear()} calls removed")
 
 
-@command("doctor", "rerank doctor")
-def doctor(form: FormatOption = "text") -> None:
-    """Check the installation and print how to install missing parts. The exit code is 3 if any part is broken."""
+@command("doctor", "rerank doctor --model models/Qwen3-8B --gpu 24GB --gpu 80GB")
+def doctor(
+    model: Annotated[str, Option(help="Plan the memory of this local model; its config.json is enough.")] = "",
+    gpu: Annotated[
+        list[str] | None,
+        Option("--gpu", metavar="SIZE", help="Plan for a GPU of this size, such as 24GB (GB means GiB). Repeatable."),
+    ] = None,
+    dtype: Annotated[Dtype, Option(help="Data type of the planned weights.")] = "auto",
+    form: FormatOption = "text",
+) -> None:
+    """Check the installation and print how to install missing parts. The exit code is 3 if any part is broken.
+
+    With --model, print what the model needs on the devices of this machine or on each --gpu, and what to change if it
+    does not fit.
+    """
+    if model:
+        _print_memory_plan(model, gpu or [], dtype, form)
+        return
+    ensure(not gpu, "--gpu is given without --model", expected="a model to plan for", remedy="Add --model NAME")
     checks: list[dict[str, Any]] = [*examine_installation()]
     emit_content({"checks": checks}, [_table_of_rows(checks)], form, key="checks")
     broken = [check for check in checks if check["state"] == "broken"]
@@ -220,6 +239,34 @@ def doctor(form: FormatOption = "text") -> None:
             f"Broken parts of the installation: {', '.join(check['check'] for check in broken)}",
             remedy="; ".join(dict.fromkeys(check["remedy"] for check in broken)),
         )
+
+
+def _print_memory_plan(selector: str, sizes: list[str], dtype: Dtype, form: TableFormat) -> None:
+    """Print what a model needs on GPUs of these sizes, or on the devices of this machine."""
+    from rerank.lm.loading import locate_files
+    from rerank.lm.memory import gib, plan_devices
+
+    ensure(
+        hasattr(backend_class_of_model(selector), "load"),
+        f"--model {selector} does not run on this machine",
+        expected="a local model, whose memory can be planned",
+        remedy="Name the folder or the hub id of its weights",
+    )
+    name = split_model_selector(selector)[1]
+    has_configuration = (Path(name) / "config.json").is_file()  # weights may be missing
+    files = locate_files(name if has_configuration else resolve_model_name(name), BackendOptions(), weights=False)
+    content = plan_devices(files, dtype, sizes)
+    heads = ["device", "memory", "dtype", "weights", "cache, 1000 tokens", "batch, tokens", "longest list, tokens"]
+    table, lines = [], []
+    for row in content["devices"]:
+        sizes_of_row = [gib(row[key]) for key in ("memory", "weights", "cache_per_1000_tokens")]
+        table.append([row["device"], sizes_of_row[0], row["dtype"], *sizes_of_row[1:]])
+        table[-1] += [row["batch_tokens"], row["longest_list"]]
+        if row["change"]:
+            found = "prompts as long as the context do not fit" if row["fits"] else "the model does not fit"
+            lines.append(Line(f"{row['device']}: {found}; {'; or '.join(row['change'])}"))
+    lines += [Line(f"Not counted: {note}") for note in content["not_counted"]]
+    emit_content(content, [make_grid(heads, table), *lines], form, key="devices")
 
 
 #: Name of a distribution, name of its module, and extra that installs it (empty for the base installation).

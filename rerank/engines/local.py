@@ -23,7 +23,7 @@ class Local:
         traits(backend).warm_up()
 
     def rank(self, lists: Iterable[Ranking], job: RankingJob, calls: LoggingBackend) -> Iterator[RankedList]:
-        calls.set_batching(job.flow.batch_size, reuse=job.flow.reuse)
+        job.flow.apply_to(calls)
         return drive_ranking_stream(lists, job.setup.ranker(job.judge), calls, job.flow)
 
     def worker_map(self) -> None:

@@ -27,7 +27,7 @@ from rerank.pipeline.stream import Flow, drive_ranking_stream
 from rerank.store import LoggingBackend, RunFolder
 from rerank.store.run_folder import COLLECTED, SUBMITTING, BatchRecord, RecordedBatch
 from rerank.strategies.base import Strategy
-from rerank.tasks import ContinuationTask, CrossEncoderTask, Reply, Request
+from rerank.tasks import Backend, ContinuationTask, CrossEncoderTask, Reply, Request
 from rerank.tasks.backends import BatchBackend, BatchInterface, BatchStatus, traits
 from rerank.tasks.requests import Usage
 from rerank.types import Plan, Ranking, Window
@@ -120,9 +120,9 @@ def batch_interface(prepared: PreparedRun) -> BatchInterface:
 def estimate_run_cost(prepared: PreparedRun, *, in_batches: bool = False) -> dict[str, Any]:
     """Estimate the calls and tokens of a prepared run, without calling the model.
 
-    The result has ``queries``, the upper bounds ``calls``, ``tokens_in`` and ``tokens_out``, and ``cost`` in US
-    dollars, None if unknown. ``in_batches`` is refused with a `UsageError` if the backend has no batch interface or a
-    request depends on a reply.
+    The result has ``queries``, the upper bounds ``calls``, ``tokens_in`` and ``tokens_out``, ``cost`` in US dollars,
+    None if unknown, and ``batch``, the limits of the batches of a model in this process. ``in_batches`` is refused with
+    a `UsageError` if the backend has no batch interface or a request depends on a reply.
     """
     if in_batches:
         batch_interface(prepared)
@@ -150,7 +150,18 @@ def estimate_run_cost(prepared: PreparedRun, *, in_batches: bool = False) -> dic
         "tokens_in": tokens_in,
         "tokens_out": tokens_out,
         "cost": compute_cost(prepared.spec.model, most),
+        **({"batch": describe_batch(prepared.backend)} if traits(prepared.backend).files else {}),
     }
+
+
+def describe_batch(backend: Backend) -> str:
+    """Describe the limits of a local backend's batches: pairs or prompts, and tokens or characters."""
+    limits = traits(backend)
+    rows = backend.batch_size if limits.pairs_per_batch is None else limits.pairs_per_batch
+    units = {"tokens": limits.batch_tokens, "characters": limits.batch_characters}
+    parts = [f"{rows} {'prompts' if limits.pairs_per_batch is None else 'pairs'}"]
+    parts += [f"{limit:,} {unit}" for unit, limit in units.items() if limit is not None]
+    return f"at most {', '.join(parts)}"
 
 
 #: A callback that is called with each observed state of a batch.

@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rerank.assemble import complete_settings, plan_ranker
 from rerank.errors import UsageError
 from rerank.finetune.components import Adapter, Optimizer, RecipeComponents, read_methods
 from rerank.finetune.optimizers import find_transformers_optimizer
 from rerank.finetune.recipe import ComponentTable, Recipe
+from rerank.methods import Method
 from rerank.registry import Registry
 from rerank.selector import build_from_selector_options
 
+#: The judge of the method ``cross-encoder``.
+CROSS_ENCODER_JUDGE = "relate"
 #: The plug-ins of the modules that have many. Everything below ``extra`` is experimental.
 _LOSSES = (
     "adr_mse distill importance infonce lambdarank listmle listnet lm margin_mse ranknet reciprocal "
@@ -79,6 +83,11 @@ def make_training_components(recipe: Recipe) -> RecipeComponents:
     if recipe.training.fsdp:
         _check_weight_sharding(recipe, adapter, components.optimizer)
     return components
+
+
+def method_of_recipe(recipe: Recipe) -> Method:
+    """Return the reranking method that a recipe trains a model for, without loading the model."""
+    return plan_ranker(complete_settings({"model": recipe.model, **dict(recipe.method)})).method
 
 
 def _build(registry: Registry, table: ComponentTable | None) -> Any:

@@ -146,7 +146,8 @@ class TrainingTable(_Table):
     """Data type of frozen weights and computation, and of a LoRA when it is saved; trained parameters are kept in
     float32."""
     checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    """Recompute activations in the backward pass: less memory, about a third more time. On one GPU, this is turned on
+    if the estimated memory exceeds the free memory."""
     fsdp: bool = False
     """Shard the weights over the processes started by torchrun: in full fine-tuning, all weights with their gradients
     and optimizer state; with an adapter, the frozen weights of the layers."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,13 @@ class LazyBackend:
         choose = getattr(self._type, "choose_batch_characters", None)  # of transformers only
         size: int | None = choose and choose(self._description.options, self._description.device.partition(":")[0])
         return size
+
+    @cached_property
+    def batch_tokens(self) -> int | None:
+        """Maximum number of tokens of a batch in the memory that is free beside the weights; None for no maximum."""
+        choose = getattr(self._type, "choose_batch_tokens", None)  # of transformers only
+        tokens: int | None = choose and choose(self._description)
+        return tokens
 
     @property
     def gpus(self) -> int:

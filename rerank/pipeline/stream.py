@@ -38,17 +38,28 @@ class Flow:
     #: Maximum total number of characters of the prompts in a batch, for a model in this process; a longer prompt is the
     #: only one in its batch. None for no maximum, as in runs that did not record a maximum.
     batch_characters: int | None = None
+    #: Maximum number of padded tokens of a batch, for a model in this process; None for no maximum.
+    batch_tokens: int | None = None
 
     @classmethod
     def of(cls, backend: Backend, *, reuse: bool = True, share: int | None = None) -> Self:
         """Return the default flow for a backend: ``8 * batch_size`` lists per block, ``2 * batch_size`` in flight.
 
+        A batch that is limited by tokens holds many short prompts of one list, or few long ones: 128 lists are enough.
         ``share`` is the number of lists per worker, which limits the blocks of a backend that schedules its requests.
         """
-        size = backend.batch_size
-        block = min(8 * size, max(1, share)) if share is not None and traits(backend).schedules_requests else 8 * size
-        characters = traits(backend).batch_characters
-        return cls(block=block, in_flight=2 * size, batch_size=size, reuse=reuse, batch_characters=characters)
+        size, tokens = backend.batch_size, traits(backend).batch_tokens
+        block = 8 * size if tokens is None else min(8 * size, 128)
+        if share is not None and traits(backend).schedules_requests:
+            block = min(block, max(1, share))
+        return cls(
+            block=block,
+            in_flight=2 * size,
+            batch_size=size,
+            reuse=reuse,
+            batch_characters=traits(backend).batch_characters,
+            batch_tokens=tokens,
+        )
 
     @classmethod
     def unbounded(cls, backend: Backend) -> Self:
@@ -57,18 +68,24 @@ class Flow:
 
     @classmethod
     def from_json(cls, values: Any) -> Self:
-        names = ("block", "in_flight", "batch_size", "batch_characters")
+        names = ("block", "in_flight", "batch_size", "batch_characters", "batch_tokens")
         sizes: dict[str, Any] = {name: values.get(name) for name in names} if isinstance(values, dict) else {}
-        optional = (("block", None), ("batch_characters", None))
+        optional = (("block", None), ("batch_characters", None), ("batch_tokens", None))
         given = [size for name, size in sizes.items() if (name, size) not in optional]
         if not sizes or not all(isinstance(size, int) and size >= 1 for size in given):
             raise DataError(f"The recorded flow is {values!r}", expected=f"numbers from 1 for {', '.join(names)}")
         return cls(**sizes, reuse=bool(values.get("reuse", False)))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the values to record; ``batch_characters`` is omitted if it is None, as in older records."""
-        unused = {"batch_characters"} if self.batch_characters is None else set()
-        return {name: value for name, value in asdict(self).items() if name not in unused}
+        """Return the values to record; maxima that are None are omitted, as in older records."""
+        optional = ("batch_characters", "batch_tokens")
+        return {name: value for name, value in asdict(self).items() if value is not None or name not in optional}
+
+    def apply_to(self, backend: Any) -> None:
+        """Let a backend form the batches of this flow."""
+        # Plug-ins need not have the argument, since their batches have no maximum of tokens.
+        tokens = {} if self.batch_tokens is None else {"tokens": self.batch_tokens}
+        traits(backend).set_batching(self.batch_size, reuse=self.reuse, **tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,6 +50,10 @@ class BaseBackend:
     gpus: int = 0
     #: Maximum number of characters of the prompts in a batch; None for no maximum.
     batch_characters: int | None = None
+    #: Maximum number of padded tokens of a batch of a model in this process; None for no maximum.
+    batch_tokens: int | None = None
+    #: Maximum number of pairs of query and passage per batch of a cross-encoder; None for other backends.
+    pairs_per_batch: int | None = None
     #: Tokens per reply for the thoughts of a model that thinks unasked, which estimates of the cost include.
     thought_room: int = 0
     #: The method that ``auto`` stands for; empty for the general default.
@@ -67,7 +71,7 @@ class BaseBackend:
     def close(self) -> None:
         """Close connections and files; a later request opens them again."""
 
-    def set_batching(self, batch_size: int, *, reuse: bool) -> None:
+    def set_batching(self, batch_size: int, *, reuse: bool, tokens: int | None = None) -> None:
         """Use the batching of a recorded run, so that its results are bit-identical after it is resumed."""
 
     def report_tokens_to(self, on_tokens: Callable[[float], None] | None) -> None:
@@ -122,6 +126,8 @@ class BackendWrapper(BaseBackend):
     schedules_requests = _of_wrapped("schedules_requests")
     gpus = _of_wrapped("gpus")
     batch_characters = _of_wrapped("batch_characters")
+    batch_tokens = _of_wrapped("batch_tokens")
+    pairs_per_batch = _of_wrapped("pairs_per_batch")
     thought_room = _of_wrapped("thought_room")
     default_method = _of_wrapped("default_method")
     settings_folder = _of_wrapped("settings_folder")

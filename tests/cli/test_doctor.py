@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from rerank.cli import tools
 from rerank.installation import install_command
 from rerank.models import MARKER, model_folder
+from tests.cli.conftest import Cli
 
 
 @pytest.fixture(autouse=True)
@@ -92,3 +94,78 @@ def test_java_and_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "apt-get install openjdk-21-jdk-headless" in found["remedy"]
     (tmp_path / "release").write_text('JAVA_VERSION="21.0.5"\n')
     assert row("java") == {"check": "java", "state": "ok", "found": f"21.0.5 in {tmp_path}", "remedy": ""}
+
+
+QWEN3_8B = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "hidden_size": 4096,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "intermediate_size": 12288,
+    "vocab_size": 151936,
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 40960,
+    "dtype": "bfloat16",
+}
+
+
+@pytest.fixture
+def qwen(tmp_path: Path) -> Path:
+    """A folder that has only the configuration of Qwen3-8B."""
+    pytest.importorskip("transformers")
+    folder = tmp_path / "Qwen3-8B"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(QWEN3_8B))
+    return folder
+
+
+def test_the_memory_plan_of_a_model_on_named_gpus(cli: Cli, qwen: Path) -> None:
+    done = cli("doctor", "--model", qwen, "--gpu", "24GB", "--gpu", "80", "--gpu", "8gb", "--format", "json")
+    assert done.returncode == 0
+    found = json.loads(done.stdout)
+    assert (found["parameters"], found["context_size"], found["not_counted"]) == (8_190_735_360, 40960, [])
+    card, large, small = found["devices"]
+    assert [row["memory"] >> 30 for row in found["devices"]] == [24, 80, 8]
+    assert (card["weights"], card["cache_per_1000_tokens"]) == (2 * 8_190_735_360, 147_456_000)
+    assert (card["batch_rows"], card["batch_tokens"]) == (256, 26 * 1024)
+    assert card["fits"]
+    assert any("--context-size 32768" in change for change in card["change"])
+    assert (large["longest_list"], large["change"]) == (40960, [])
+    assert (small["fits"], small["longest_list"]) == (False, 0)
+    assert any("5.68 GiB" in change for change in small["change"])  # the size of the 4-bit checkpoints on the hub
+    text = cli("doctor", "--model", f"hf:{qwen}", "--gpu", "8gb")
+    assert text.returncode == 0
+    heads, row, advice = text.stdout.splitlines()
+    assert heads.split("\t")[:2] == ["device", "memory"]
+    assert row.split("\t") == ["8gb", "8 GiB", "bfloat16", "15.3 GiB", "0.137 GiB", "0", "0"]
+    assert advice.startswith("8gb: the model does not fit; a checkpoint with 4 bits per weight")
+
+
+def test_the_memory_plan_on_this_machine(cli: Cli, qwen: Path) -> None:
+    done = cli("doctor", "--model", qwen, "--dtype", "float32", "--format", "json")
+    assert done.returncode == 0
+    row = json.loads(done.stdout)["devices"][-1]
+    assert (row["device"], row["dtype"], row["weights"]) == ("cpu", "float32", 4 * 8_190_735_360)
+    assert row["memory"] > 0
+    assert row["batch_tokens"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "advice"),
+    [
+        (["--model", "{}", "--gpu", "24XB"], 2, "Write --gpu 24GB"),
+        (["--gpu", "24GB"], 2, "Add --model NAME"),
+        (["--model", "missing/folder/here", "--gpu", "24GB"], 4, "Check the path"),
+        (["--model", "{}/..", "--gpu", "24GB"], 4, "has no config.json"),
+        (["--model", "owner/name", "--gpu", "24GB"], 4, "or the id of a model on the hub that you may read"),
+        (["--model", "openai:gpt", "--gpu", "24GB"], 2, "Name the folder or the hub id"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_line(cli: Cli, qwen: Path, arguments: list[str], code: int, advice: str) -> None:
+    done = cli("doctor", *(argument.replace("{}", str(qwen)) for argument in arguments))
+    assert (done.returncode, done.stdout) == (code, "")
+    assert advice in done.stderr
+    assert len(done.stderr.splitlines()) == 1

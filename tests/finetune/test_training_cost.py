@@ -10,11 +10,22 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("peft")
+peft = pytest.importorskip("peft")
+transformers = pytest.importorskip("transformers")
 
 from rerank.finetune.recipe import Recipe, read_recipe  # noqa: E402
-from rerank.finetune.trainer.cost_estimate import estimate_training, h100_hours  # noqa: E402
+from rerank.finetune.trainer import packed_attention, training_run  # noqa: E402
+from rerank.finetune.trainer.cost_estimate import (  # noqa: E402
+    TrainingSetup,
+    estimate_training,
+    h100_hours,
+    model_size,
+    training_memory,
+)
+from rerank.finetune.trainer.listwise_module import autocast, enable_activation_checkpointing  # noqa: E402
+from rerank.finetune.trainer.training import train_adapter  # noqa: E402
 from tests.finetune.small import recipe  # noqa: E402
+from tests.lm.test_memory import QWEN3_8B  # noqa: E402
 
 PAPER = Path(__file__).parents[2] / "training" / "fullrank-paper"
 #: Configuration of mistralai/Mistral-7B-Instruct-v0.3.
@@ -91,3 +102,95 @@ def test_lists_of_every_format_are_counted(model: Path, collection: Path, tmp_pa
     lists.write_text('{"query": "wing", "pos": ["lift"], "neg": ["jet"]}\n' * 5)
     asked = recipe(model, collection, data={"lists": [str(lists)]}, training={"steps": None, "accumulation": 2})
     assert estimate_training(asked, processes=1, device="cpu")["steps"] == 3
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft's own
+@pytest.mark.parametrize("name", ["Qwen3Config", "MistralConfig"])
+@pytest.mark.parametrize("full", [False, True])
+def test_kept_activations_are_the_tensors_that_autograd_saves(name: str, full: bool) -> None:
+    """Bytes per token of one layer: those saved by three layers minus those saved by two."""
+    packed_attention.register()
+    length, saved = 77, []
+    for layers in (2, 3):
+        config = getattr(transformers, name)(
+            hidden_size=256,
+            intermediate_size=640,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=64,
+            vocab_size=300,
+        )
+        attention = packed_attention.ATTENTION_NAME
+        dtype = torch.float32 if full else torch.bfloat16
+        model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype)
+        size = model_size(model)
+        if not full:
+            lora = peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+            model = peft.get_peft_model(model.requires_grad_(False), lora)
+        kept: dict[int, Any] = {}
+
+        def keep(tensor: Any, kept: dict[int, Any] = kept) -> Any:
+            if length in tensor.shape:  # other tensors do not depend on the number of tokens
+                kept[tensor.untyped_storage()._cdata] = tensor
+            return tensor
+
+        row = packed_attention.PackedTrainingRow(texts=[(0, length)])
+        ids, positions = torch.zeros(1, length, dtype=torch.long), torch.arange(length)[None]
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast("cpu", "bfloat16"):
+            model.train()(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=1, packing=row)
+        saved.append(sum(tensor.untyped_storage().nbytes() for tensor in kept.values()))
+    setup = TrainingSetup(
+        full=full, trained=0, state=0, processes=1, sharded=False, half=True, checkpointing=False, tokens=1, outputs=0,
+        inputs=size.inputs,
+    )  # fmt: skip
+    passing = 12 * size.inner  # buffers of the backward pass
+    planned = (training_memory(size, setup)["activations"] - passing) / size.layers
+    # On a CPU, queries, keys, values and outputs of attention are kept in float32. Not planned are the low-rank inputs
+    # of LoRA (7 matrices of rank 4) and the statistics of norms and attention.
+    small = 7 * 4 * 2 * (not full) + 4 * (2 + 4 + 6 * (size.normed > 0))
+    assert (saved[1] - saved[0]) / length == planned + 2 * 4 * size.query + small
+
+
+def test_a_training_of_qwen3_8b_with_lora_on_8192_tokens(tmp_path: Path, collection: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(QWEN3_8B))
+    asked = recipe(
+        tmp_path,
+        collection,
+        training={"dtype": "bfloat16", "batch_size": 1},
+        method={"context_size": 8192, "max_passage_tokens": None},
+        adapter={"name": "lora", "r": 16, "alpha": 32},
+    )
+    found = estimate_training(asked, processes=1, device="cpu")
+    assert found["weights"] == 2 * 8_190_735_360 + 4 * found["trained"]
+    layer = 8 * 4096 + 4 * 5120 + 2 * (4 * 4096 + 3 * 12288 + 6 * 4096 + 12288)
+    logits = 5 * 5 * 151936 * 10
+    assert found["activations"] == 8192 * (36 * layer + 12 * 12288) + logits
+    assert 70e9 < found["activations"] < 74e9
+
+
+@pytest.mark.parametrize(("share", "recomputed"), [(2.0, False), (0.9, True), (0.01, True)])
+def test_activations_are_recomputed_if_they_would_not_fit(
+    model: Path,
+    collection: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    share: float,
+    recomputed: bool,
+) -> None:
+    asked = recipe(model, collection, training={"steps": 1})
+    needed = estimate_training(asked, processes=1, device="cpu")["total"]
+    monkeypatch.setattr(training_run, "free_memory", lambda device: int(share * needed))
+    enabled: list[Any] = []
+
+    def enable(model: Any) -> None:
+        enabled.append(model)
+        enable_activation_checkpointing(model)
+
+    monkeypatch.setattr(training_run, "enable_activation_checkpointing", enable)
+    result = train_adapter(asked, tmp_path / "out")
+    assert bool(enabled) == recomputed
+    assert ("activations are recomputed" in caplog.text) == recomputed
+    monkeypatch.undo()
+    assert result.loss == train_adapter(asked, tmp_path / "plain").loss

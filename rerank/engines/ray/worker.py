@@ -29,7 +29,6 @@ from rerank.pipeline.results import RankedList
 from rerank.pipeline.stream import Flow, Ranker, drive_ranking_stream
 from rerank.store.logging_backend import BegunCalls, log_calls_at_desk
 from rerank.tasks import Backend, Reply, Request
-from rerank.tasks.backends import traits
 from rerank.tasks.worker_map import WorkerFunction, check_worker_model
 from rerank.types import Qrels, Ranking
 
@@ -58,7 +57,7 @@ class RankLists:
     def open(self) -> ProcessBlock:
         backend = self.setup.open_backend(qrels=self.qrels)
         check_worker_model(backend.identity, self.identity)
-        traits(backend).set_batching(self.flow.batch_size, reuse=self.flow.reuse)
+        self.flow.apply_to(backend)
         return partial(self._rank, self.setup.ranker(self.setup.open_judge(backend)), backend)
 
     def _rank(

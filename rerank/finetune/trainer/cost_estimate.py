@@ -12,11 +12,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rerank.errors import UsageError
-from rerank.finetune.component_registry import make_training_components
+from rerank.finetune.component_registry import CROSS_ENCODER_JUDGE, make_training_components, method_of_recipe
 from rerank.finetune.components import RecipeComponents, SizedOptimizer
 from rerank.finetune.labels.files import open_label_records
 from rerank.finetune.recipe import Recipe
-from rerank.finetune.trainer.training import CROSS_ENCODER_JUDGE, method_of_recipe
 from rerank.lm.loading import locate_files, named_loading_errors, pick_device, pick_dtype, quiet_transformers
 from rerank.models import resolve_model_name
 from rerank.tasks import BackendOptions
@@ -46,6 +45,8 @@ class ModelSize:
     inner: int  #: Size of the hidden states of the feed-forward network.
     query: int  #: Number of query heads times the head size.
     key: int  #: Number of key heads times the head size.
+    normed: int  #: Size of the queries and keys that have a norm of their own, as in Qwen3; 0 if they have none.
+    inputs: int  #: Total input size of the linear modules of one layer.
     vocabulary: int  #: Number of tokens of the vocabulary.
 
 
@@ -62,6 +63,8 @@ class TrainingSetup:
     checkpointing: bool  #: True if activations are recomputed in the backward pass.
     tokens: int  #: Number of tokens per batch.
     outputs: int  #: Number of tokens per batch whose logits a loss uses.
+    inputs: int  #: Total input size of the trained or adapted linear modules of one layer.
+    dropout: bool = False  #: True if these inputs have dropout.
 
     @property
     def bytes(self) -> int:
@@ -103,6 +106,8 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
         checkpointing=table.checkpointing,
         tokens=table.batch_size * tokens_per_list,
         outputs=table.batch_size * recipe.data.documents * _IDENTIFIER_TOKENS // 2,
+        inputs=size.inputs if components.adapter.shape == "full" else sum(n for _, n in shapes) // size.layers,
+        dropout=bool(getattr(components.adapter, "dropout", 0)),
     )
     lists_per_step = table.batch_size * table.accumulation * processes
     steps = table.steps
@@ -139,16 +144,24 @@ def model_size(model: Any) -> ModelSize:
         raise UsageError(f"{type(model).__name__} has a decoder without layers", expected="a decoder with layers")
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     layer = sum(value.numel() for value in layers[0].parameters())
+    query, key = (head * heads for heads in (config.num_attention_heads, _key_heads(config)))
+    has_norms = any(name.endswith("q_norm") for name, _ in layers[0].named_modules())
     return ModelSize(
         layers=len(layers),
         layer=layer,
         outside=sum(value.numel() for value in model.parameters()) - len(layers) * layer,
         width=config.hidden_size,
         inner=config.intermediate_size,
-        query=head * config.num_attention_heads,
-        key=head * getattr(config, "num_key_value_heads", config.num_attention_heads),
+        query=query,
+        key=key,
+        normed=query + key if has_norms else 0,
+        inputs=sum(module.in_features for module in layers[0].modules() if isinstance(module, torch.nn.Linear)),
         vocabulary=config.vocab_size,
     )
+
+
+def _key_heads(config: Any) -> int:
+    return getattr(config, "num_key_value_heads", None) or int(config.num_attention_heads)
 
 
 def _count_state(components: RecipeComponents, shapes: Sequence[tuple[int, int]]) -> int:
@@ -179,7 +192,16 @@ def training_memory(size: ModelSize, setup: TrainingSetup) -> dict[str, int]:
         with adapter:      weights b (N - N_layers) + b N_layers / P + 4 A,  gradients 4 A,  AdamW's state 8 A
 
     These are exact. ``gathered`` and ``activations`` are estimates: they depend on the kernels of the model and on
-    torch's allocator.
+    torch's allocator. ``gathered`` are the layers that all processes gather, or without sharding, in bfloat16, the
+    copies of trained weights that autocast keeps until the backward pass.
+
+    For each token, a layer keeps for its backward pass, with w, q, k and f as the sizes of hidden states, queries, keys
+    and feed-forward network, and n as the total input size of its trained or adapted modules:
+
+        float32:  2 w (inputs of norms);  q + k if queries and keys have norms;  2 w (normalised inputs) if w is trained
+        b bytes:  4 q (queries, keys and values repeated per query head, outputs);  3 f (gate, its activation, up);  n
+
+    In bfloat16, n counts every module, since autocast copies the input for each; in float32 modules share inputs.
     """
     shares = setup.processes if setup.sharded else 1
     layers = size.layers * size.layer
@@ -189,15 +211,18 @@ def training_memory(size: ModelSize, setup: TrainingSetup) -> dict[str, int]:
         weights, parts = setup.bytes * (size.outside + layers // shares) + 4 * setup.trained, 1
     # Two layers are gathered at a time. In full fine-tuning, the weights outside of the layers are gathered too, and
     # the gradients of one layer and of the weights outside of the layers are not yet distributed.
-    gathered = 2 * size.layer * setup.bytes if setup.sharded else 0
+    gathered = 2 * size.layer * setup.bytes if setup.sharded else 2 * setup.trained * setup.half
     if setup.sharded and setup.full:
         gathered += size.layer * (setup.bytes + 4) + 2 * 4 * size.outside
-    # Attention kernels keep no attention matrix. For each token, a layer keeps the residual stream and its normalised
-    # copy in float32, both twice. In the data type of the computation, it keeps the normalised copies, queries and keys
-    # before and after rotation, values, the outputs of attention, and the four hidden states of a gated feed-forward
-    # network. With checkpointing, all layers except one keep only their input.
-    kept = 16 * size.width + setup.bytes * (3 * size.width + 3 * size.query + 3 * size.key + 4 * size.inner)
-    kept_by_layers = 4 * size.width * size.layers + kept if setup.checkpointing else kept * size.layers
+    # Attention kernels keep no attention matrix, but the mask of dropout has a byte per input. With checkpointing, all
+    # layers except one keep only their input. The backward pass of a feed-forward network adds about 12 f.
+    inputs = setup.inputs if setup.half else min(setup.inputs, 2 * size.width + size.query + size.inner)
+    kept = 8 * size.width + 4 * size.normed + setup.bytes * (4 * size.query + 3 * size.inner + inputs)
+    kept += (8 * size.width + setup.bytes * size.normed) * setup.full + setup.inputs * setup.dropout
+    kept_by_layers = kept * size.layers
+    if setup.checkpointing:
+        kept_by_layers = (4 if setup.full else setup.bytes) * size.width * size.layers + kept
+    kept_by_layers += 12 * size.inner
     memory = {
         "weights": weights,
         "gradients": 4 * setup.trained // parts,

@@ -12,22 +12,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rerank.assemble import complete_settings, plan_ranker
 from rerank.errors import BackendError, MissingPrerequisiteError, UnknownNameError, UsageError, ensure
-from rerank.finetune.component_registry import make_training_components
+from rerank.finetune.component_registry import CROSS_ENCODER_JUDGE, make_training_components, method_of_recipe
 from rerank.finetune.components import RecipeComponents
 from rerank.finetune.recipe import MethodTable, ReadoutTable, Recipe
 from rerank.finetune.trainer import processes
 from rerank.installation import install_command
-from rerank.methods import Method
 from rerank.models import resolve_model_name
 from rerank.progress import ProgressFactory
 
 if TYPE_CHECKING:
     from rerank.finetune.trainer.training_run import TrainingRun
 
-#: The judge of the method ``cross-encoder``.
-CROSS_ENCODER_JUDGE = "relate"
 #: Fields of a result that only the main process knows.
 _MAIN_PROCESS_FIELDS = ("steps", "loss", "trainable", "state_mb", "tokens")
 
@@ -108,11 +104,6 @@ def _process_group() -> Iterator[None]:
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-
-
-def method_of_recipe(recipe: Recipe) -> Method:
-    """Return the reranking method that a recipe trains a model for, without loading the model."""
-    return plan_ranker(complete_settings({"model": recipe.model, **dict(recipe.method)})).method
 
 
 def check_cross_encoder_recipe(recipe: Recipe, components: RecipeComponents, *, backend: str) -> None:

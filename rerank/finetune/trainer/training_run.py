@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import warnings
@@ -17,12 +18,13 @@ from transformers.trainer_utils import set_seed
 
 from rerank.assemble import assemble_ranker
 from rerank.backends.hf import Hf
-from rerank.errors import BackendError, ensure
+from rerank.errors import BackendError, UsageError, ensure
 from rerank.finetune.components import RecipeComponents
 from rerank.finetune.recipe import Recipe, ValidationTable
 from rerank.finetune.trainer import base_model, packed_attention, processes
 from rerank.finetune.trainer.adapter_folder import AdapterDescription, write_adapter
 from rerank.finetune.trainer.calibration_batches import FirstBatches
+from rerank.finetune.trainer.cost_estimate import estimate_training
 from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs, check_judge
 from rerank.finetune.trainer.list_trainer import EarlyStopping, FinalValidation, ListTrainer, MetricsWriter, SingleGpu
 from rerank.finetune.trainer.listwise_module import (
@@ -38,9 +40,12 @@ from rerank.finetune.trainer.validation import Validation, ValidationRankings, h
 from rerank.io.settings_files import read_json_object
 from rerank.lm.decoding import is_out_of_memory
 from rerank.lm.loading import pick_dtype, quiet_transformers
+from rerank.lm.memory import USABLE, free_memory, gib
 from rerank.progress import ProgressFactory
 from rerank.tasks import Backend, BackendOptions
 from rerank.tasks.backends import model_base_of_backend
+
+_log = logging.getLogger(__name__)
 
 
 class TrainingRun:
@@ -73,6 +78,7 @@ class TrainingRun:
         weights = "float32" if components.adapter.shape == "full" else self._dtype
         # A model that will be sharded need not fit on one device.
         place = "cpu" if recipe.training.fsdp else self._device
+        self._checkpointing = self._needs_checkpointing()  # before the weights take memory
         self._backend, self._tokenizer = self._load_base_model(weights, place)
         heads = base_model.select_readout_heads(recipe.readout, self._backend) if inputs.attention else []
         self._readout = AttentionScorer(heads, learnt=recipe.readout.learn) if heads else None
@@ -81,6 +87,32 @@ class TrainingRun:
         self._held_out = schedule_examples(recipe, held_out, examples, held_out=True) if held_out else None
         #: Fields of the result that are the same for all processes; set in the main process only, empty in others.
         self.outcome: dict[str, Any] = {}
+
+    def _needs_checkpointing(self) -> bool:
+        """Return whether to recompute activations: if the recipe says so, or if a GPU could not hold them all.
+
+        Processes that share weights have to agree, so there only the recipe decides; so it does for other objectives,
+        and where the memory cannot be estimated.
+        """
+        table, free = self._recipe.training, free_memory(self._device)
+        if table.checkpointing or table.fsdp or self._components.objective or free is None:
+            return table.checkpointing
+        needed = []
+        for checkpointing in (False, True):
+            changed = table.model_copy(update={"steps": 1, "checkpointing": checkpointing})  # without reading the lists
+            recipe = self._recipe.model_copy(update={"training": changed})
+            try:
+                needed.append(int(estimate_training(recipe, processes=1, device=self._device)["total"]))
+            except UsageError:
+                return False
+        if needed[0] <= USABLE * free:
+            return False
+        _log.warning(
+            "This training needs about %s, and %s of the GPU are free: activations are recomputed (checkpointing = "
+            "true), which needs about %s and a third more time",
+            *map(gib, (needed[0], free, needed[1])),
+        )
+        return True
 
     def _load_base_model(self, dtype: str, device: str) -> tuple[Any, Any]:
         return base_model.load_base_model(self._recipe, dtype=dtype, device=device)
@@ -110,7 +142,7 @@ class TrainingRun:
         set_seed(recipe.seed)
         module = self._module(adapter.attach(model, self._batches, seed=recipe.seed))
         self._kept = base_model.checkpoint_tensor_names(module, before, moved=adapter.moves_base)
-        if recipe.training.checkpointing:
+        if self._checkpointing:
             enable_activation_checkpointing(model)
         if recipe.training.fsdp:
             shard_weights(module, self._kept, self._device, self._dtype)

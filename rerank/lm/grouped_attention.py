@@ -16,10 +16,11 @@ from threading import Barrier
 from typing import Any
 
 import torch
+from torch.backends.cuda import SDPAParams, can_use_flash_attention
 from torch.nn import functional
 from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import sdpa_attention_forward, use_gqa_in_sdpa
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
 from rerank.lm.loading import processor_flags
@@ -147,8 +148,18 @@ def _decoding_step(
     return out.view(batch, heads, length, size)
 
 
+def _takes_grouped_heads(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
+    """Return whether fused attention takes fewer key-value heads than heads without storing all scores."""
+    if query.device.type == "cuda":  # only flash attention does: no float32, no GPU before Ampere
+        return can_use_flash_attention(SDPAParams(query, key, value, None, 0.0, False, True))
+    return on_cpu(query) or use_gqa_in_sdpa(None, key, value)
+
+
 def _causal_kernel(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
     length, keys = query.shape[2], key.shape[2]
+    if not _takes_grouped_heads(query, key, value):
+        repeats = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
     if length == keys:
         return functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
     if keys < 2 * length:  # padding queries with zeros costs less than a mask, which requires all scores

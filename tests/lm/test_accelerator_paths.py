@@ -144,6 +144,18 @@ def test_prefills_are_causal_with_grouped_heads(prefix: int, accelerator: pytest
     assert all(causal and grouped and heads == 2 for _, causal, grouped, heads in spy.calls)
 
 
+def test_keys_are_copied_where_no_kernel_takes_grouped_heads(accelerator: pytest.MonkeyPatch) -> None:
+    """Such as in float32 on CUDA, where torch would store all scores."""
+    accelerator.setattr(grouped_attention, "_takes_grouped_heads", lambda *_: False)
+    spy = Spy(accelerator)
+    query, key, value = (torch.randn(1, heads, 60, 8) for heads in (4, 2, 2))
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+    for length in (60, 40, 20):
+        found = grouped_attention._causal_kernel(query[:, :, -length:], key, value, 8**-0.5)
+        assert torch.allclose(found, expected[:, :, -length:], atol=1e-5)
+    assert [heads for *_, heads in spy.calls] == [2, 4, 4, 4]
+
+
 def test_decoding_steps_copy_no_keys(accelerator: pytest.MonkeyPatch) -> None:
     spy = Spy(accelerator)
     decode(make_model(), None)

@@ -52,6 +52,7 @@ ARGUMENTS: dict[str, str | None] = {
     "benchmarks/evaluation.py": "--runs {runs} --qrels {qrels} --repeat 1",
     "benchmarks/evidence.py": "--data {data} --cases 2 --list-cases 1 --resamples 10",
     "benchmarks/first_stage.py": "--documents 200 --queries 5",
+    "benchmarks/kernels.py": "",
     "benchmarks/latency.py": "--methods sliding --lengths 10 --documents 3 --repeat 1",
     "benchmarks/library_choices.py": "--only bm25,plot,power,measures --documents 500 --repeat 1",
     "benchmarks/log_formats.py": "--queries 4 --batch 2",

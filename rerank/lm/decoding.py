@@ -20,6 +20,7 @@ from transformers import (
 from transformers.generation.logits_process import TopPLogitsWarper
 
 from rerank.lm.forward_pass import TemporarySettings, kv_cache_argument_name, make_kv_cache
+from rerank.lm.grouped_attention import has_full_attention, on_cpu
 from rerank.tasks import Sampling
 
 
@@ -54,9 +55,11 @@ def decode_continuations(
     if until is not None:
         text, tokenizer = until
         criteria.append(StopStringCriteria(tokenizer, [text]))
-    with TemporarySettings(model, config) as cpu_kernel:
+    with TemporarySettings(model, config) as grouped:
         name = kv_cache_argument_name(model)
-        cache = {name: make_kv_cache(model.config, width + config.max_new_tokens)} if cpu_kernel else {}
+        # The cache of transformers is copied for every token. Models with a cache class of their own keep it.
+        preallocated = grouped or (not on_cpu(model) and has_full_attention(model.config))
+        cache = {name: make_kv_cache(model.config, width + config.max_new_tokens)} if preallocated else {}
         output = model.generate(
             input_ids=ids,
             attention_mask=mask,

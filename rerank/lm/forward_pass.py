@@ -17,7 +17,7 @@ from transformers import GenerationConfig
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from rerank.errors import UsageError
-from rerank.lm import cpu_attention
+from rerank.lm import grouped_attention
 from rerank.lm.model_process import is_split
 
 
@@ -117,15 +117,15 @@ class TemporarySettings:
     """A context manager that changes a model's settings and restores them afterwards.
 
     Inside the block, no gradients are recorded. With ``config``, the model's own generation defaults do not apply:
-    a repetition penalty, for example, would forbid identifiers. Without the name of an attention function, the CPU
-    kernel is used for models that it supports; the value of ``with ... as`` is true if it is active.
+    a repetition penalty, for example, would forbid identifiers. Without the name of an attention function, that of
+    `rerank.lm.grouped_attention` is used for models that it supports; ``with ... as`` is true if it is active.
     """
 
     def __init__(self, model: Any, config: GenerationConfig | None = None, attention: str = "") -> None:
         self._model, self._config = model, config
         self._own_attention = model.config._attn_implementation
-        supported = cpu_attention.supports_cpu_attention(model)
-        self._attention = attention or (cpu_attention.NAME if supported else "")
+        supported = grouped_attention.supports_grouped_attention(model)
+        self._attention = attention or (grouped_attention.NAME if supported else "")
         # FSDP repeatedly gathers sharded weights into the same tensors, which must not become inference tensors.
         sharded = any(hasattr(value, "full_tensor") for value in model.parameters())
         self._mode = torch.no_grad() if sharded else torch.inference_mode()
@@ -137,7 +137,7 @@ class TemporarySettings:
             self._model.generation_config = self._config
         if self._attention:
             self._model.set_attn_implementation(self._attention)
-        return self._attention == cpu_attention.NAME
+        return self._attention == grouped_attention.NAME
 
     def __exit__(self, *_: object) -> None:
         self._model.generation_config = self._own_config
@@ -174,7 +174,6 @@ class OutputHead:
             and type(layer.weight) is torch.nn.Parameter
             and "forward" not in vars(layer)
             and layer.weight.dtype in (torch.float32, torch.bfloat16, torch.float16)
-            and layer.weight.device.type != "meta"
             and not is_split(model)
         )
         self.token_ids: list[int] | None = None

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
@@ -22,9 +23,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from rerank.errors import UsageError, ensure
-from rerank.lm import cpu_attention
-from rerank.lm.cpu_attention import supports_cpu_attention
+from rerank.lm import grouped_attention
 from rerank.lm.forward_pass import TemporarySettings, call_forward, make_kv_cache, restore_kv_cache, snapshot_kv_cache
+from rerank.lm.grouped_attention import supports_grouped_attention
 from rerank.lm.model_process import is_split
 from rerank.lm.tokenizers import HfTokens, PromptSpans, locate_passage_tokens, locate_tokens
 from rerank.prompts.base import Prompt
@@ -36,6 +37,8 @@ _BOUNDARY = 8
 
 #: Prefill block size in tokens. It limits the activations of a layer, which use the most memory after the KV cache.
 _PREFILL_BLOCK = 2048
+#: The same on an accelerator, which has more memory and needs more tokens to be busy.
+_ACCELERATOR_PREFILL_BLOCK = 1 << 14
 
 #: Relative difference up to which two attention sums count as equal, because of float32 rounding.
 _ROUNDING = 1e-5
@@ -129,12 +132,18 @@ def _read_attention(model: Any, prompts: Sequence[PromptSpans], task: AttentionT
     config = model.config.get_text_config()
     heads = select_heads(config, task)
     # Layers above the last one with a selected head are not computed.
-    last, cpu_kernel = max(heads), supports_cpu_attention(model)
+    last, grouped = max(heads), supports_grouped_attention(model)
     head_weights = dict(zip(task.heads, task.weights, strict=True)) if task.weights else {}
-    factors = {
-        layer: torch.tensor([head_weights.get((layer, head), 1.0) for head in layer_heads], device=model.device)
-        for layer, layer_heads in heads.items()
-    }
+
+    @lru_cache
+    def heads_on(device: torch.device) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+        # Indices and factors of the heads of each layer: two transfers per device, as layers may be on several.
+        pairs = [(head, head_weights.get((layer, head), 1.0)) for layer in heads for head in heads[layer]]
+        counts = [len(layer_heads) for layer_heads in heads.values()]
+        columns = (torch.tensor(column, device=device) for column in zip(*pairs, strict=True))
+        indices, factors = (torch.split(column, counts) for column in columns)
+        return dict(zip(heads, zip(indices, factors, strict=True), strict=True))
+
     # Length of the identical prefix of all prompts, up to the tails. Its keys and values are computed only once.
     equal = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*(prompt.ids for prompt in prompts), strict=False))
     common = min(prompts[0].tail, sum(1 for _ in equal))
@@ -156,22 +165,25 @@ def _read_attention(model: Any, prompts: Sequence[PromptSpans], task: AttentionT
         shape = (
             (config.num_hidden_layers, config.num_attention_heads, len(prompt.spans)) if task.per_head else (length,)
         )
-        total = torch.zeros(shape)
+        total = torch.zeros(shape, device=model.device)
 
         def add(layer: int, weights: torch.Tensor) -> None:
             # Equation 1: s_t = sum_l sum_h 1/|I_q| sum_{j in I_q} a^{l,h}_{j,t}. ``weights``, (heads, keys), is already
             # the mean over the tail tokens I_q. Keys outside a sliding window are missing on the left and add nothing.
+            indices, factors = heads_on(weights.device)[layer]
+            if len(indices) < len(weights):
+                weights = weights[indices]
             if not task.per_head:
-                total[length - weights.shape[1] :] += (factors[layer] @ weights).cpu()
+                total[length - weights.shape[1] :] += (factors @ weights).to(total.device)
                 return
             # Shape (heads, tokens), padded on the left, since spans are counted from the first token of the prompt.
-            padded = torch.zeros(weights.shape[0], length)
-            padded[:, length - weights.shape[1] :] = weights.cpu()
-            sums = [padded[:, span].sum(dim=1) for span in prompt.spans]
-            total[layer, list(heads[layer])] = torch.stack(sums, dim=1)
+            padded = weights.new_zeros(weights.shape[0], length)
+            padded[:, length - weights.shape[1] :] = weights
+            sums = torch.stack([padded[:, span].sum(dim=1) for span in prompt.spans], dim=1)
+            total[layer, heads_on(total.device)[layer][0]] = sums.to(total.device)
 
         skip = prompt.tail - common
-        capture = AttentionCapture(last=last, cpu_kernel=cpu_kernel, skip=skip, heads=heads, on_weights=add)
+        capture = AttentionCapture(last=last, grouped=grouped, skip=skip, heads=heads, on_weights=add)
         run(prompt.ids[common:], capture)
         return total
 
@@ -179,16 +191,18 @@ def _read_attention(model: Any, prompts: Sequence[PromptSpans], task: AttentionT
     AttentionMaskInterface.register(NAME, make_capture_mask)
     with TemporarySettings(model, attention=NAME):
         # Other kernels need a mask of quadratic size for later blocks, so the prefix is then a single block.
-        step = _PREFILL_BLOCK if cpu_kernel else max(1, common)
+        block = _PREFILL_BLOCK if grouped_attention.on_cpu(model) else _ACCELERATOR_PREFILL_BLOCK
+        step = block if grouped else max(1, common)
         for start in range(0, common, step):
-            run(prompts[0].ids[start : min(common, start + step)], AttentionCapture(last=last, cpu_kernel=cpu_kernel))
+            run(prompts[0].ids[start : min(common, start + step)], AttentionCapture(last=last, grouped=grouped))
         # Each prompt appends its own tail to the cache of the shared prefix, which is restored afterwards.
         state = snapshot_kv_cache(cache)
         results = []
         for prompt in prompts:
             results.append(read_tail(prompt))
             restore_kv_cache(cache, state)
-    return results
+    # One transfer per prompt, after the work for all of them was handed to the device.
+    return [result.cpu() for result in results]
 
 
 # Capture the attention weights of a few query tokens (of attention, not of a search) in a forward pass that ends after
@@ -197,9 +211,10 @@ def _read_attention(model: Any, prompts: Sequence[PromptSpans], task: AttentionT
 #: Name under which the functions are registered in the attention interface of transformers.
 NAME = "rerank_attention_weights"
 
-#: Maximum number of float32 attention weights computed at a time. They take 4 MiB, and so does each intermediate result
-#: between scores and weights.
-_CHUNK = 1 << 20
+#: Maximum number of float32 attention weights computed at a time, on a CPU and on an accelerator. They take 4 and
+#: 64 MiB, and so does each intermediate result between scores and weights. 4 MiB fit in the cache of a CPU; on an
+#: accelerator, each chunk starts about twelve kernels, so there are few chunks.
+_CHUNK, _ACCELERATOR_CHUNK = 1 << 20, 1 << 24
 
 
 class EndOfCapture(Exception):
@@ -211,12 +226,12 @@ class AttentionCapture:
     """The layers, heads and query tokens whose attention weights a forward pass captures."""
 
     last: int  # index of the layer in which the forward pass ends
-    cpu_kernel: bool  # whether `rerank.lm.cpu_attention` supports the model
+    grouped: bool  # whether `rerank.lm.grouped_attention` supports the model
     skip: int = 0  # number of the first tokens of the pass that are excluded from the mean
-    #: Mapping from each layer to its heads to capture. If empty, the pass only fills the KV cache.
+    #: Mapping from each layer to capture to its heads to use. If empty, the pass only fills the KV cache.
     heads: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-    #: Function that is called with the index of a layer and its weights, averaged over query tokens, of shape (heads,
-    #: keys). In layers with a sliding window, the earliest keys may be missing.
+    #: Function that is called with the index of a layer and the weights of all its heads, averaged over query tokens,
+    #: of shape (heads, keys). In layers with a sliding window, the earliest keys may be missing.
     on_weights: Callable[[int, torch.Tensor], None] = lambda layer, weights: None
 
 
@@ -274,8 +289,8 @@ def capture_attention(capture: AttentionCapture) -> Iterator[None]:
 def make_capture_mask(**arguments: Any) -> torch.Tensor | None:
     """Return the mask for `capture_attention_forward`. It is never None if weights are captured."""
     capture = _CAPTURE.get()
-    if capture.cpu_kernel and not capture.heads:
-        return cpu_attention.make_padding_mask(**arguments)
+    if capture.grouped and not capture.heads:
+        return grouped_attention.make_padding_mask(**arguments)
     # Weights are computed from the mask, so it must be explicit: with a KV cache, the first query sees many keys.
     mask: torch.Tensor | None = sdpa_mask(**arguments | {"allow_is_causal_skip": not capture.heads})
     return mask
@@ -292,7 +307,7 @@ def capture_attention_forward(
 ) -> tuple[torch.Tensor, None]:
     """Compute attention for one prompt and capture weights, with the signature that transformers expects.
 
-    Shapes are those of `rerank.lm.cpu_attention.cpu_attention_forward` for a batch of 1. Among the further
+    Shapes are those of `rerank.lm.grouped_attention.grouped_attention_forward` for a batch of 1. Among the further
     arguments are ``softcap`` (Gemma 2) and ``s_aux`` (sinks of gpt-oss).
     """
     capture = _CAPTURE.get()
@@ -312,16 +327,16 @@ def capture_attention_forward(
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     formula = _WeightFormula(scale, kwargs.get("softcap"), kwargs.get("s_aux"))
     if capture.heads:
-        # All heads are computed, because later layers need the output; the callback gets the selected rows.
+        # All heads are computed, because later layers need the output.
         out, weights = _in_chunks((query, key, value), attention_mask, formula, capture.skip)
         if layer in capture.heads:
-            capture.on_weights(layer, weights[list(capture.heads[layer])])
+            capture.on_weights(layer, weights)
     if layer == capture.last:
         raise EndOfCapture
     if capture.heads:
         return out.transpose(1, 2), None
-    if capture.cpu_kernel:
-        return cpu_attention.cpu_attention_forward(module, query, key, value, attention_mask, scaling, **kwargs)
+    if capture.grouped:
+        return grouped_attention.grouped_attention_forward(module, query, key, value, attention_mask, scaling, **kwargs)
     if formula.is_standard:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     # No standard kernel supports softcaps or sinks, so the output is computed here, and the weights are discarded.
@@ -348,8 +363,9 @@ def _in_chunks(
     columns, values = key[0].float().transpose(1, 2), value[0]  # (groups, head size, keys), (groups, keys, head size)
     out = query.new_empty(1, heads, length, value.shape[-1])
     total = torch.zeros(heads, keys, device=query.device)
-    # Queries per chunk: a (heads, chunk, keys) block of weights has at most _CHUNK entries.
-    step = max(1, _CHUNK // (heads * keys))
+    # Queries per chunk: a (heads, chunk, keys) block of weights has at most so many entries.
+    entries = _CHUNK if grouped_attention.on_cpu(query) else _ACCELERATOR_CHUNK
+    step = max(1, entries // (heads * keys))
     for start in range(0, length, step):
         # Queries are scaled before the product, in float32: float16 scores could overflow.
         rows = query[0, :, start : start + step].float() * formula.scale

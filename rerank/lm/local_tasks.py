@@ -12,13 +12,14 @@ from functools import lru_cache
 from typing import Any
 
 from rerank.lm.decoding import decode_continuations, end_of_sequence_tokens
+from rerank.lm.grouped_attention import on_cpu
 from rerank.lm.icr_scoring import score_with_attention
 from rerank.lm.jobs import CLOSE, Job
 from rerank.lm.joined_tokens import TokenIds
 from rerank.lm.log_likelihood import compute_log_likelihoods
 from rerank.lm.permutation_decoding import decode_permutations
 from rerank.lm.permutation_grammar import PermutationGrammar, tokenize_identifiers
-from rerank.lm.prefix_cache import CachedPrefix, PrefixCache
+from rerank.lm.prefix_cache import CachedPrefix, PrefixCache, reuse_pays
 from rerank.lm.tokenizers import HfTokens, tokenize_text_after
 from rerank.tasks import (
     AttentionTask,
@@ -60,7 +61,7 @@ def decode_thought_token_ids(model: Any, tokens: HfTokens, jobs: Sequence[Job]) 
 def _decode_permutations(model: Any, tokens: HfTokens, jobs: Sequence[Job], cache: PrefixCache | None) -> list[Reply]:
     grammars = [make_job_grammar(tokens, job) for job in jobs]
     prompts, samplings = [j.prompt for j in jobs], [j.sampling for j in jobs]
-    prefixes = _load_prefixes(jobs, cache)
+    prefixes = _load_prefixes(model, jobs, cache)
     rows = decode_permutations(model, prompts, grammars, samplings, [j.seed for j in jobs], prefixes=prefixes)
     replies = []
     for job, row in zip(jobs, rows, strict=True):
@@ -69,16 +70,18 @@ def _decode_permutations(model: Any, tokens: HfTokens, jobs: Sequence[Job], cach
     return replies
 
 
-def _load_prefixes(jobs: Sequence[Job], cache: PrefixCache | None) -> list[CachedPrefix]:
-    if cache is None or not any(plan := plan_prefixes(jobs)):
-        return [CachedPrefix()] * len(jobs)
-    return cache.load([job.prompt for job in jobs], plan)
+def _load_prefixes(model: Any, jobs: Sequence[Job], cache: PrefixCache | None) -> list[CachedPrefix]:
+    if cache is not None and any(plan := plan_prefixes(jobs, on_accelerator=not on_cpu(model))):
+        prompts = [job.prompt for job in jobs]
+        if reuse_pays(model, [len(prompt) for prompt in prompts], [max(ends, default=0) for ends in plan]):
+            return cache.load(prompts, plan)
+    return [CachedPrefix()] * len(jobs)
 
 
 def _score_continuations(model: Any, tokens: HfTokens, jobs: Sequence[Job], cache: PrefixCache | None) -> list[Reply]:
     prompts = [job.prompt for job in jobs]
     continuations = [tokenize_continuations(tokens, job) for job in jobs]
-    prefixes = _load_prefixes(jobs, cache)
+    prefixes = _load_prefixes(model, jobs, cache)
     as_logits = type(jobs[0].request.task) is LogitTask
     rows = compute_log_likelihoods(model, prompts, continuations, prefixes=prefixes, as_logits=as_logits)
     return [
@@ -175,12 +178,15 @@ def make_reply(job: Job, text: str, tokens: int, *, steps: int, ended: bool = Tr
 #: twenty passages never do.
 _FIRST_PASSAGE_SHARE = 0.25
 
-#: Minimum number of tokens that a prefix must save if only prompts of this batch share it. Its additional forward pass
-#: reads all weights, which costs as much as processing about 30 tokens.
-_MIN_SAVED = 32
+#: Minimum number of tokens that a prefix must save if only prompts of this batch share it, on a CPU and on an
+#: accelerator. Its additional forward pass reads all weights, which costs as much as processing about 30 tokens on a
+#: CPU, and 150 to 300 on an accelerator (operations per second / 16-bit weights read per second: A100 153, H100 295).
+_MIN_SAVED, _ACCELERATOR_MIN_SAVED = 32, 256
+#: Minimum number of tokens that a prefix of other batches adds on an accelerator: with eight prompts, they save a pass.
+_MIN_ADDED = 32
 
 
-def plan_prefixes(jobs: Sequence[Job]) -> list[tuple[int, ...]]:
+def plan_prefixes(jobs: Sequence[Job], *, on_accelerator: bool = False) -> list[tuple[int, ...]]:
     """Return, per prompt of a batch, the lengths in tokens of its prefixes to compute once, in increasing order.
 
     Each prefix extends the preceding prefix. Among the prefixes that end at its boundaries, a prompt uses
@@ -188,8 +194,10 @@ def plan_prefixes(jobs: Sequence[Job]) -> list[tuple[int, ...]]:
     - the prefix that ends after the first of several passages, if it is a large part of the prompt;
     - the prefixes that it shares with other prompts of the batch, up to the point where these prompts differ.
 
-    At least one token of each prompt remains, since its logits are needed.
+    At least one token of each prompt remains, since its logits are needed. On an accelerator, prefixes that add few
+    tokens have no pass of their own: they belong to the next prefix, if there is one.
     """
+    added, saved = (_MIN_ADDED, _ACCELERATOR_MIN_SAVED) if on_accelerator else (0, _MIN_SAVED)
     prefixes = [[tuple(job.prompt[:end]) for end in job.boundaries if 0 < end < len(job.prompt)] for job in jobs]
     counts = Counter(prefix for row in prefixes for prefix in row)
     plan = []
@@ -204,7 +212,8 @@ def plan_prefixes(jobs: Sequence[Job]) -> list[tuple[int, ...]]:
         chosen, start = [], 0
         for prefix, sharing, sharing_more in zip(row, others, [*others, 0][1:], strict=True):
             end = len(prefix)
-            if end in repeating or (sharing > sharing_more and sharing * (end - start) >= _MIN_SAVED):
+            repeats = end in repeating and end - start >= added
+            if repeats or (sharing > sharing_more and sharing * (end - start) >= saved):
                 chosen.append(end)
                 start = end
         plan.append(tuple(chosen))

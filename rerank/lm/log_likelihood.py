@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rerank.errors import UsageError
 from rerank.lm.forward_pass import OutputHead, TemporarySettings, call_forward, kv_cache_of_output
+from rerank.lm.grouped_attention import packs_rows
 from rerank.lm.prefix_cache import (
     CachedPrefix,
     compute_on_cache,
@@ -55,10 +56,10 @@ def compute_log_likelihoods(
     # Simple: continuations with at most one token after their common prefix. A single pass scores all of them.
     shared = {index: len(_shared_tokens(continuations[index])) for index in nonempty}
     simple = [index for index in nonempty if max(map(len, continuations[index])) <= shared[index] + 1]
-    with TemporarySettings(model) as cpu_kernel, OutputHead(model):
+    with TemporarySettings(model) as grouped, OutputHead(model):
         if simple:
             rows = [(prompts[index], continuations[index], prefixes[index]) for index in simple]
-            scores = _score_in_prefill(model, rows, pad, packed=cpu_kernel, as_logits=as_logits)
+            scores = _score_in_prefill(model, rows, pad, packed=grouped, as_logits=as_logits)
             for index, row in zip(simple, scores, strict=True):
                 results[index] = row
         for index in sorted(set(nonempty) - set(simple)):
@@ -92,16 +93,13 @@ def _score_in_prefill(
     if not any(prefix.length for prefix in prefixes):
         batch = _prefill(model, inputs, max(last), pad).logits[:, -max(last) :].float()
         logits = [row[-count:] for row, count in zip(batch, last, strict=True)]
-    elif packed:
+    elif packed and packs_rows(model, [len(row) - prefix.length for row, prefix in zip(inputs, prefixes, strict=True)]):
         logits = compute_packed_logits(model, inputs, prefixes, last)
     else:
         logits = compute_padded_logits(model, inputs, prefixes, last, pad)
-    results = []
-    for row, (_, texts, _) in zip(logits, rows, strict=True):
-        # Shape (shared + 1, vocabulary): the position before each shared token, and the position after the last one.
-        logs = row if as_logits else row.log_softmax(dim=-1)
-        results.append([_sum(logs, text) for text in texts])
-    return results
+    # Shape (shared + 1, vocabulary) per row: the position before each shared token, and that after the last one.
+    logs = [row if as_logits else row.log_softmax(dim=-1) for row in logits]
+    return _sums(logs, [texts for _, texts, _ in rows])
 
 
 def _score_with_kv_cache(
@@ -121,7 +119,7 @@ def _score_with_kv_cache(
         return [_score_in_prefill(model, [(prompt, [text], prefix)], pad, packed=False)[0][0] for text in texts]
     # Shape (shared + 1, vocabulary): log P of each shared token, and of the first token after the shared tokens.
     logs = logits[0].log_softmax(dim=-1)
-    scores = [_sum(logs, text[: len(shared) + 1]) for text in texts]
+    (scores,) = _sums([logs], [[text[: len(shared) + 1] for text in texts]])
     longer = [index for index, text in enumerate(texts) if len(text) > len(shared) + 1]
     for start in range(0, len(longer), _BATCH):
         batch = longer[start : start + _BATCH]
@@ -138,8 +136,9 @@ def _score_with_kv_cache(
             model, cache=copies, input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True
         )
         # (rests, width, vocabulary): position i is after token i of a remainder and predicts token i + 1.
-        for index, row, rest in zip(batch, output.logits.float().log_softmax(dim=-1), rests, strict=True):
-            scores[index] += _sum(row, rest[1:])
+        rows = output.logits.float().log_softmax(dim=-1)
+        for index, (score,) in zip(batch, _sums(rows, [[rest[1:]] for rest in rests]), strict=True):
+            scores[index] += score
     return scores
 
 
@@ -154,6 +153,14 @@ def _prefill(model: Any, rows: Sequence[_Ids], last: int, pad: int, *, use_cache
     )
 
 
-def _sum(logs: Tensor, text: _Ids) -> float:
-    """Return sum_i logs[i, y_i] for a text y. ``logs`` is (positions, vocabulary), and position i predicts y_i."""
-    return float(logs[range(len(text)), list(text)].sum())
+def _sums(logs: Sequence[Tensor], texts: Sequence[Sequence[_Ids]]) -> list[list[float]]:
+    """Return sum_i logs[i, y_i] for all texts y of each row, in one transfer from the device.
+
+    ``logs`` has the shape (positions, vocabulary) per row, and position i predicts y_i.
+    """
+    values = []
+    for row, own in zip(logs, texts, strict=True):
+        positions = [index for text in own for index in range(len(text))]
+        values.append(row[positions, [token for text in own for token in text]])
+    parts = iter(torch.split(torch.cat(values).cpu(), [len(text) for own in texts for text in own]))
+    return [[float(next(parts).sum()) for _ in own] for own in texts]

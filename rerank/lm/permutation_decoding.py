@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 
-from rerank.lm.cpu_attention import has_full_attention
 from rerank.lm.decoding import add_noise
 from rerank.lm.forward_pass import OutputHead, TemporarySettings, call_forward, make_kv_cache
+from rerank.lm.grouped_attention import has_full_attention, packs_rows
 from rerank.lm.permutation_grammar import GrammarState, PermutationGrammar
 from rerank.lm.prefix_cache import CachedPrefix, compute_packed_logits, merge_prefixes
 from rerank.tasks import Sampling
@@ -100,9 +100,9 @@ def decode_permutations(
         for prompt, grammar, sampling, seed, prefix in zip(prompts, grammars, samplings, seeds, cached, strict=True)
     ]
     batches = [rows] if has_full_attention(model.config) else [[row] for row in rows]
-    with TemporarySettings(model) as cpu_kernel, OutputHead(model) as head:
+    with TemporarySettings(model) as grouped, OutputHead(model) as head:
         for batch in batches:
-            _decode_batch(model, batch, head, packed=cpu_kernel)
+            _decode_batch(model, batch, head, packed=grouped)
     return rows
 
 
@@ -145,11 +145,11 @@ class _BlockRunner:
 
         Blocks include their prefixes; both are empty if the row has no choice.
         """
-        if not packed:
+        rests = [prompt[prefix.length :] for prompt, prefix in zip(prompts, prefixes, strict=True)]
+        if not packed or not packs_rows(self._model, [len(rest) for rest in rests]):
             width = max(prefix.length for prefix in prefixes)
             merge_prefixes(prefixes, self._cache)
             self._mask = torch.tensor([[1] * p.length + [0] * (width - p.length) for p in prefixes])
-            rests = [prompt[prefix.length :] for prompt, prefix in zip(prompts, prefixes, strict=True)]
             return self.read(rests)
         width = max(map(len, prompts))
         last = [int(len(prompt) > 0) for prompt in prompts]
@@ -158,7 +158,7 @@ class _BlockRunner:
         self.passes += 1
         size = max(row.shape[1] for row in logits)
         # An empty block has no logits. Its row is filled with zeros, which are never used.
-        return torch.cat([row if len(row) else row.new_zeros(1, size) for row in logits])
+        return torch.cat([row if len(row) else row.new_zeros(1, size) for row in logits]).cpu()
 
     def read(self, blocks: Sequence[Sequence[int]]) -> torch.Tensor:
         """Process one block per row and return the logits after its last token, of shape (rows, tokens of the head).
@@ -178,7 +178,8 @@ class _BlockRunner:
             self._model,
             cache=self._cache,
             input_ids=ids.to(device),
-            attention_mask=self._mask.to(device),
+            # Without padding there is no mask: then none has to be read back from an accelerator.
+            attention_mask=None if bool(self._mask.all()) else self._mask.to(device),
             position_ids=positions.to(device),
             use_cache=True,
             logits_to_keep=1,

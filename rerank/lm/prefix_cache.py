@@ -22,8 +22,14 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache
 
 from rerank.io.forks import ForkLock
-from rerank.lm.cpu_attention import FEW, cpu_attention_forward, has_full_attention
 from rerank.lm.forward_pass import OutputHead, PreallocatedLayer, TemporarySettings, call_forward, make_kv_cache
+from rerank.lm.grouped_attention import (
+    FEW,
+    grouped_attention_forward,
+    has_full_attention,
+    on_cpu,
+    supports_grouped_attention,
+)
 from rerank.lm.model_process import is_split
 
 #: Default limit of a cache in bytes: in bfloat16, enough for 46,000 tokens of SmolLM2-135M or 8,000 tokens of a model
@@ -44,6 +50,9 @@ class PrefixSegment:
         """Size of all keys and values in bytes."""
         return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
 
+
+#: Floating-point operations that an accelerator computes while it reads a byte of its memory (A100: 153, H100: 295).
+_OPERATIONS_PER_BYTE = 200
 
 #: Types of RoPE whose frequencies depend on the length of the prompt.
 _ROPE_BY_LENGTH = ("dynamic", "longrope")
@@ -131,7 +140,7 @@ class PrefixCache:
 
     def _extend(self, segments: Sequence[PrefixSegment], start: int, ids: Sequence[int]) -> PrefixSegment:
         """Compute the keys and values of the tokens ``ids``, which follow a prefix of ``start`` tokens."""
-        padding = round_pass_length(len(ids)) - len(ids) if self._model.device.type == "cpu" else 0
+        padding = round_pass_length(len(ids)) - len(ids) if on_cpu(self._model) else 0
         cache = make_filled_cache(self._model, segments, start + len(ids) + padding)
         compute_on_cache(self._model, cache, start, ids, padding=padding)
         layers: list[Any] = cache.layers
@@ -158,6 +167,29 @@ def supports_prefixes(model: Any) -> bool:
     if any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
         return False
     return all(type(layer) is PreallocatedLayer for layer in make_kv_cache(model.config, 1).layers)
+
+
+def reuse_pays(model: Any, lengths: Sequence[int], ends: Sequence[int]) -> bool:
+    """Return whether a batch costs less with its prefixes, of ``ends`` tokens, than without, given its prompt lengths.
+
+    This is false only on an accelerator, for equally long prompts of a model without `rerank.lm.grouped_attention`:
+    without prefixes, they need no mask, so that flash attention computes half of the scores. On top of prefixes, all
+    scores are computed, every head reads the mask, and keys and values are copied for every head.
+    """
+    if on_cpu(model) or supports_grouped_attention(model) or len(set(lengths)) > 1:
+        return True
+    config = model.config.get_text_config()
+    heads = config.num_hidden_layers * config.num_attention_heads  # of all layers
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    saved = lost = 0.0
+    for prompt, end in zip(lengths, ends, strict=True):
+        scores = (prompt - end) * prompt
+        saved += 2 * model.num_parameters(exclude_embeddings=True) * end
+        moved = (
+            heads * 2 * (4 * size * prompt + scores)
+        )  # bytes in 16 bits: keys and values written and read, mask read
+        lost += heads * 4 * size * (scores - prompt**2 / 2) + _OPERATIONS_PER_BYTE * moved
+    return saved > lost
 
 
 def make_filled_cache(model: Any, segments: Sequence[PrefixSegment], capacity: int) -> Cache:
@@ -245,11 +277,12 @@ def packed_attention_forward(
         keys = torch.cat([*(segment.keys[layer] for segment in prefix.segments), key[own]], dim=2)
         values = torch.cat([*(segment.values[layer] for segment in prefix.segments), value[own]], dim=2)
         length, key_count = end - start, keys.shape[2]
-        # Without a mask, `cpu_attention_forward` is causal, with the last token at the last key, except for at most FEW
-        # tokens after a prefix, which it takes for a decoding step, where each may attend to all keys.
+        # Without a mask, `grouped_attention_forward` is causal, with the last token at the last key, except for at most
+        # FEW tokens after a prefix, which it takes for a decoding step, where each may attend to all keys.
         few = length <= FEW and length != key_count
-        mask = torch.ones(1, 1, length, key_count, dtype=torch.bool).tril(key_count - length) if few else None
-        found, _ = cpu_attention_forward(module, query[own], keys, values, mask, scaling, **kwargs)
+        visible = query.new_ones(1, 1, length, key_count, dtype=torch.bool) if few else None
+        mask = None if visible is None else visible.tril(key_count - length)
+        found, _ = grouped_attention_forward(module, query[own], keys, values, mask, scaling, **kwargs)
         out[:, start:end] = found
         all_keys.append(keys)
         all_values.append(values)
@@ -271,9 +304,9 @@ def compute_packed_logits(
 ) -> list[Tensor]:
     """Compute the logits at the ``last`` positions of each row, with the rows processed as one sequence.
 
-    The model must be supported by `rerank.lm.cpu_attention`. Rows include their prefixes. An empty KV cache is
-    filled with the rows, padded on the left. For each row, the result is float32 logits of shape (last, tokens of
-    the head).
+    The model must be supported by `rerank.lm.grouped_attention`, on any device. Rows include their prefixes. An empty
+    KV cache is filled with the rows, padded on the left. For each row, the result is float32 logits of shape (last,
+    tokens of the head).
     """
     rests = [list(row[prefix.length :]) for row, prefix in zip(rows, prefixes, strict=True)]
     spans = list(pairwise(accumulate(map(len, rests), initial=0)))
@@ -281,7 +314,7 @@ def compute_packed_logits(
         position for row, prefix in zip(rows, prefixes, strict=True) for position in range(prefix.length, len(row))
     ]
     needed = [position for (_, end), count in zip(spans, last, strict=True) for position in range(end - count, end)]
-    padding = [0] * (round_pass_length(len(positions)) - len(positions))
+    padding = [0] * (round_pass_length(len(positions)) - len(positions) if on_cpu(model) else 0)
     AttentionInterface.register(NAME, packed_attention_forward)
     AttentionMaskInterface.register(NAME, lambda **_: None)
     token = _SEQUENCE.set((spans, prefixes, cache))
@@ -289,10 +322,10 @@ def compute_packed_logits(
         with TemporarySettings(model, attention=NAME):
             output = call_forward(
                 model,
-                input_ids=torch.tensor([[*chain.from_iterable(rests), *padding]]),
-                position_ids=torch.tensor([[*positions, *padding]]),
+                input_ids=torch.tensor([[*chain.from_iterable(rests), *padding]], device=model.device),
+                position_ids=torch.tensor([[*positions, *padding]], device=model.device),
                 use_cache=False,
-                logits_to_keep=torch.tensor(needed),
+                logits_to_keep=needed,  # a list, since the last hidden states may be on another device than the ids
             )
     finally:
         _SEQUENCE.reset(token)
@@ -336,11 +369,16 @@ def merge_prefixes(prefixes: Sequence[CachedPrefix], cache: Cache) -> None:
     """Copy the prefix of each row in a batch to an empty KV cache; shorter prefixes are padded at their ends."""
     width = max(prefix.length for prefix in prefixes)
     some = next(prefix.segments[0] for prefix in prefixes if prefix.segments)
+    is_common = len({tuple(map(id, prefix.segments)) for prefix in prefixes}) == 1
     layers: list[Any] = cache.layers
     for number, layer in enumerate(layers):
         merged = []
         for name in ("keys", "values"):
             like = getattr(some, name)[number]
+            if is_common:  # two kernels instead of two per row
+                pieces = [getattr(segment, name)[number] for segment in prefixes[0].segments]
+                merged.append(torch.cat(pieces, dim=2).expand(len(prefixes), -1, -1, -1))
+                continue
             rows = like.new_zeros(len(prefixes), like.shape[1], width, like.shape[3])
             for row, prefix in zip(rows, prefixes, strict=True):
                 if prefix.segments:

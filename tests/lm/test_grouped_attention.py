@@ -12,7 +12,7 @@ pytest.importorskip("transformers")
 
 import torch
 
-from rerank.lm import cpu_attention
+from rerank.lm import grouped_attention
 from rerank.lm.decoding import decode_continuations
 from rerank.lm.forward_pass import PreallocatedLayer, make_kv_cache
 from rerank.lm.loading import quiet_transformers
@@ -44,7 +44,7 @@ def plain_greedy(model: Any, rows: Sequence[Sequence[int]], new: int) -> list[li
 def test_float32_gives_the_tokens_of_plain_greedy_decoding(kind: str, lengths: tuple[int, ...]) -> None:
     model = make_model(kind, eos_token_id=None)
     model.generation_config.eos_token_id = None
-    assert cpu_attention.supports_cpu_attention(model)
+    assert grouped_attention.supports_grouped_attention(model)
     rows = prompts(*lengths)
     with quiet_transformers():
         fast = decode_continuations(model, rows, [Sampling(max_tokens=10)] * len(rows), [0] * len(rows))
@@ -54,11 +54,11 @@ def test_float32_gives_the_tokens_of_plain_greedy_decoding(kind: str, lengths: t
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("amx", [True, False])
 def test_bfloat16_gives_the_numbers_of_eager_attention(monkeypatch: pytest.MonkeyPatch, kind: str, amx: bool) -> None:
-    monkeypatch.setattr(cpu_attention, "processor_flags", lambda: frozenset({"amx_bf16"} if amx else set()))
+    monkeypatch.setattr(grouped_attention, "processor_flags", lambda: frozenset({"amx_bf16"} if amx else set()))
     model = make_model(kind, initializer_range=0.1).to(torch.bfloat16)
     ids = torch.tensor(prompts(300))
     logits = []
-    for name in ("eager", cpu_attention.NAME):
+    for name in ("eager", grouped_attention.NAME):
         model.set_attn_implementation(name)
         with torch.inference_mode():
             logits.append(model(ids).logits.float())
@@ -71,7 +71,7 @@ def test_bfloat16_gives_the_numbers_of_eager_attention(monkeypatch: pytest.Monke
 def test_blocks_equal_the_formula(
     heads: tuple[int, int], length: int, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cpu_attention, "_WIDTH", width)
+    monkeypatch.setattr(grouped_attention, "_WIDTH", width)
     torch.manual_seed(0)
     query = torch.randn(2, heads[0], length, 8)
     key, value = torch.randn(2, heads[1], length, 8), torch.randn(2, heads[1], length, 8)
@@ -79,22 +79,24 @@ def test_blocks_equal_the_formula(
     scores = query @ key.repeat_interleave(repeat, 1).transpose(2, 3) * 0.3
     scores = scores.masked_fill(torch.ones(length, length).triu(1).bool(), -torch.inf)
     expected = scores.softmax(-1) @ value.repeat_interleave(repeat, 1)
-    assert torch.allclose(cpu_attention._causal_blocks(query, key, value, 0.3), expected, atol=1e-5)
-    assert torch.allclose(cpu_attention._causal_kernel(query, key, value, 0.3), expected, atol=1e-5)
+    assert torch.allclose(grouped_attention._causal_blocks(query, key, value, 0.3), expected, atol=1e-5)
+    assert torch.allclose(grouped_attention._causal_kernel(query, key, value, 0.3), expected, atol=1e-5)
     last = (slice(None), slice(None), slice(length // 3, None))  # a later piece, its keys those of all before it too
-    for causal in (cpu_attention._causal_blocks, cpu_attention._causal_kernel):
+    for causal in (grouped_attention._causal_blocks, grouped_attention._causal_kernel):
         assert torch.allclose(causal(query[last], key, value, 0.3), expected[last], atol=1e-5)
 
 
 def test_only_plain_models_take_the_fast_path() -> None:
-    assert not cpu_attention.supports_cpu_attention(make_model("Mistral", sliding_window=16))
-    assert not cpu_attention.supports_cpu_attention(
+    assert not grouped_attention.supports_grouped_attention(make_model("Mistral", sliding_window=16))
+    assert not grouped_attention.supports_grouped_attention(
         make_model("Qwen2", use_sliding_window=True, sliding_window=16, max_window_layers=1)
     )
-    assert not cpu_attention.supports_cpu_attention(make_model("Gemma2", sliding_window=16, query_pre_attn_scalar=8))
+    assert not grouped_attention.supports_grouped_attention(
+        make_model("Gemma2", sliding_window=16, query_pre_attn_scalar=8)
+    )
     eager = make_model()
     eager.set_attn_implementation("eager")
-    assert not cpu_attention.supports_cpu_attention(eager)
+    assert not grouped_attention.supports_grouped_attention(eager)
 
 
 def test_a_model_with_sliding_layers_is_decoded_by_transformers_alone() -> None:
@@ -112,7 +114,7 @@ def test_more_tokens_on_top_of_a_cache(first: int) -> None:
     ids = torch.tensor(prompts(40))
     with torch.inference_mode():
         expected = model(ids).logits
-        model.set_attn_implementation(cpu_attention.NAME)
+        model.set_attn_implementation(grouped_attention.NAME)
         cache = make_kv_cache(model.config, 64)
         one = model(ids[:, :first], cache=cache, use_cache=True).logits
         two = model(ids[:, first:], cache=cache, use_cache=True).logits

@@ -148,7 +148,7 @@ def _decoding_step(
     return out.view(batch, heads, length, size)
 
 
-def _takes_grouped_heads(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
+def takes_grouped_heads(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
     """Return whether fused attention takes fewer key-value heads than heads without storing all scores."""
     if query.device.type == "cuda":  # only flash attention does: no float32, no GPU before Ampere
         return can_use_flash_attention(SDPAParams(query, key, value, None, 0.0, False, True))
@@ -157,7 +157,7 @@ def _takes_grouped_heads(query: torch.Tensor, key: torch.Tensor, value: torch.Te
 
 def _causal_kernel(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
     length, keys = query.shape[2], key.shape[2]
-    if not _takes_grouped_heads(query, key, value):
+    if not takes_grouped_heads(query, key, value):
         repeats = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
     if length == keys:

@@ -149,7 +149,7 @@ def test_kept_activations_are_the_tensors_that_autograd_saves(name: str, full: b
     # On a CPU, queries, keys, values and outputs of attention are kept in float32. Not planned are the low-rank inputs
     # of LoRA (7 matrices of rank 4) and the statistics of norms and attention.
     small = 7 * 4 * 2 * (not full) + 4 * (2 + 4 + 6 * (size.normed > 0))
-    assert (saved[1] - saved[0]) / length == planned + 2 * 4 * size.query + small
+    assert (saved[1] - saved[0]) / length == planned + 2 * 2 * (size.query + size.key) + small
 
 
 def test_a_training_of_qwen3_8b_with_lora_on_8192_tokens(tmp_path: Path, collection: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_training_of_qwen3_8b_with_lora_on_8192_tokens(tmp_path: Path, collect
     )
     found = estimate_training(asked, processes=1, device="cpu")
     assert found["weights"] == 2 * 8_190_735_360 + 4 * found["trained"]
-    layer = 8 * 4096 + 4 * 5120 + 2 * (4 * 4096 + 3 * 12288 + 6 * 4096 + 12288)
+    layer = 8 * 4096 + 4 * 5120 + 2 * (2 * 4096 + 2 * 1024 + 3 * 12288 + 6 * 4096 + 12288)
     logits = 5 * 5 * 151936 * 10
     assert found["activations"] == 8192 * (36 * layer + 12 * 12288) + logits
     assert 70e9 < found["activations"] < 74e9

@@ -199,9 +199,10 @@ def training_memory(size: ModelSize, setup: TrainingSetup) -> dict[str, int]:
     and feed-forward network, and n as the total input size of its trained or adapted modules:
 
         float32:  2 w (inputs of norms);  q + k if queries and keys have norms;  2 w (normalised inputs) if w is trained
-        b bytes:  4 q (queries, keys and values repeated per query head, outputs);  3 f (gate, its activation, up);  n
+        b bytes:  2 q + 2 k (queries, outputs; keys, values);  3 f (gate, its activation, up);  n
 
-    In bfloat16, n counts every module, since autocast copies the input for each; in float32 modules share inputs.
+    In float32, keys and values are repeated per query head, since no fused kernel of GPUs groups heads: 4 q. In
+    bfloat16, n counts every module, since autocast copies the input for each; in float32 modules share inputs.
     """
     shares = setup.processes if setup.sharded else 1
     layers = size.layers * size.layer
@@ -217,7 +218,8 @@ def training_memory(size: ModelSize, setup: TrainingSetup) -> dict[str, int]:
     # Attention kernels keep no attention matrix, but the mask of dropout has a byte per input. With checkpointing, all
     # layers except one keep only their input. The backward pass of a feed-forward network adds about 12 f.
     inputs = setup.inputs if setup.half else min(setup.inputs, 2 * size.width + size.query + size.inner)
-    kept = 8 * size.width + 4 * size.normed + setup.bytes * (4 * size.query + 3 * size.inner + inputs)
+    heads = 2 * (size.query + (size.key if setup.half else size.query))
+    kept = 8 * size.width + 4 * size.normed + setup.bytes * (heads + 3 * size.inner + inputs)
     kept += (8 * size.width + setup.bytes * size.normed) * setup.full + setup.inputs * setup.dropout
     kept_by_layers = kept * size.layers
     if setup.checkpointing:

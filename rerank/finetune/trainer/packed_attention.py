@@ -18,6 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from rerank.errors import UsageError
+from rerank.lm.grouped_attention import takes_grouped_heads
 
 #: Name of the function in transformers' attention interface.
 ATTENTION_NAME = "rerank_training"
@@ -110,7 +111,7 @@ def _attend_per_text(
 
     The kernel groups the heads itself: copies of keys and values for every query head would take several times their
     memory, and their gradients would have to be added up. With a mask, torch has no fused kernel on a GPU that groups
-    heads, and the other one would store all scores.
+    heads; it would store all scores (`takes_grouped_heads`).
     """
     dtype = value.dtype  # under autocast, queries and keys may be float32
     if query.device.type == "cpu" and dtype is torch.bfloat16:  # the backward pass of torch's kernel is slow there
@@ -120,12 +121,13 @@ def _attend_per_text(
     with torch.autocast("cpu", enabled=False):
         for start, end in texts:
             queries, keys, values = (states[:, :, start:end] for states in (query, key, value))
-            mask, grouped = None, groups > 1
+            mask, grouped = None, groups > 1 and takes_grouped_heads(queries, keys, values)
             if 0 < window < end - start:  # row i attends to the last `window` keys up to and including position i
                 shape = (end - start, end - start)
                 mask = torch.ones(shape, dtype=torch.bool, device=query.device).tril().triu(1 - window)
-                keys, values = (states.repeat_interleave(groups, dim=1) for states in (keys, values))
                 grouped = False
+            if not grouped:
+                keys, values = (states.repeat_interleave(groups, dim=1) for states in (keys, values))
             causal: Any = {"is_causal": mask is None, "enable_gqa": grouped, "scale": scale}
             out.append(scaled_dot_product_attention(queries, keys, values, mask, dropout, **causal))
     return torch.cat(out, dim=2).to(dtype)

@@ -91,7 +91,7 @@ def run_batches(
     what: str,
     prefixes: PrefixCache | None = None,
 ) -> Iterator[tuple[Sequence[Item], Result | None]]:
-    """Run a model on items in batches within a limit, and yield each batch with its result; smaller if memory runs out.
+    """Run a model on items in batches, which become smaller if memory runs out, and yield each batch with its result.
 
     An item that does not fit in a batch of its own is yielded with None, and ``limit.reason`` says why. Batches are
     consecutive, and ``what`` names the items in messages. A batch that fails while prefixes of earlier batches are

@@ -211,7 +211,7 @@ def test_the_backend_writes_the_chain_behind_a_begun_reply() -> None:
 
 
 def test_the_cache_has_about_the_size_that_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And not that of the sum of the longest permutations of all rows: 4,902 positions here."""
+    """And not that of the sum of the longest permutations of all rows: 5,622 positions here."""
     caches: list[Any] = []
 
     def record(config: Any, capacity: int) -> Any:

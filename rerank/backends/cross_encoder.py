@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rerank.errors import BackendError, UsageError, ensure
+from rerank.errors import UsageError, ensure
 from rerank.lm.encoders import require_sentence_transformers
 from rerank.lm.loading import (
     attention_arguments,
@@ -30,6 +30,7 @@ from rerank.lm.loading import (
 from rerank.lm.memory import MOST_ROWS, choose_batch_tokens, plan_tokens, split_into_batches
 from rerank.lm.model_files import ModelFiles
 from rerank.lm.model_process import LocalModel, require_model_process
+from rerank.lm.out_of_memory import BatchLimit, run_batches
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Prompt, TokenCounter
 from rerank.registry import plugin_name
@@ -79,6 +80,7 @@ class PassageScorer(LocalModel):
         require_model_process()
         self.model = model
         self.identity: dict[str, str] = dict(identity)
+        self._limit = BatchLimit()
         self._lock = threading.Lock()
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
@@ -151,41 +153,39 @@ class CrossEncoder(PassageScorer):
 
     def score(self, prompt: Prompt) -> Reply:
         """Return the reply to one request; if memory runs out, the batches of pairs are halved."""
-        from rerank.lm.decoding import is_out_of_memory
-
         query, *passages = [message.content for message in prompt]
         lengths = self.tokens.pairs(prompt)
         if max(lengths) > self.tokens.context_size:
             error = f"A pair has {max(lengths)} tokens, but the context holds at most {self.tokens.context_size}"
             return Reply(tokens_in=sum(lengths), finish="error", error=error)
-        # The batches that sentence-transformers would form. Deadlines and cancellations are noticed between them.
+        # The batches that sentence-transformers would form.
         sizes = [len(passage) for passage in passages] if self.batch_tokens is None else lengths
         order = sorted(range(len(passages)), key=lambda index: -sizes[index])
-        scores, size, done = [0.0] * len(passages), self.pairs_per_batch or DEFAULT_BATCH, 0
-        while done < len(order):
-            raise_if_interrupted()
-            left = [sizes[index] for index in order[done:]]
-            batch = order[done:][next(split_into_batches(left, rows=size, tokens=self.batch_tokens))]
-            try:
-                with quiet_transformers():
-                    logits = self.model.predict(
-                        [(query, passages[index]) for index in batch], batch_size=size, show_progress_bar=False
-                    )
-            except (RuntimeError, ValueError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise BackendError(f"The model failed on {len(batch)} pairs: {error}") from error
-                size //= 2
-                if size:
-                    continue
-                message = f"Out of memory on one pair of {max(lengths)} tokens"
-                return Reply(tokens_in=sum(lengths), finish="error", error=message)
-            # (pairs, 1) for one label; (pairs, 2) for irrelevant and relevant, where the score is the log odds.
-            rows = logits.reshape(len(batch), -1)
-            values = rows[:, 1] - rows[:, 0] if rows.shape[1] == 2 else rows[:, 0]
-            for index, value in zip(batch, values.tolist(), strict=True):
-                scores[index] = value
-            done += len(batch)
+        scores = [0.0] * len(passages)
+        rows = self.pairs_per_batch or DEFAULT_BATCH
+        for piece in split_into_batches([sizes[index] for index in order], rows=rows, tokens=self.batch_tokens):
+            for batch, logits in run_batches(
+                order[piece],
+                lambda batch: self._predict([(query, passages[index]) for index in batch]),
+                length=lengths.__getitem__,
+                limit=self._limit,
+                what="pairs",
+            ):
+                if logits is None:
+                    error = f"Out of memory on one pair of {lengths[batch[0]]} tokens: {self._limit.reason}"
+                    return Reply(tokens_in=sum(lengths), finish="error", error=error)
+                # (pairs, 1) for one label; (pairs, 2) for irrelevant and relevant, where the score is the log odds.
+                table = logits.reshape(len(batch), -1)
+                values = table[:, 1] - table[:, 0] if table.shape[1] == 2 else table[:, 0]
+                for index, value in zip(batch, values.tolist(), strict=True):
+                    scores[index] = value
         return Reply(scores=tuple(scores), tokens_in=sum(lengths))
+
+    def _predict(self, pairs: list[tuple[str, str]]) -> Any:
+        """Return the logits of a batch of pairs. Deadlines and cancellations are noticed before each batch."""
+        raise_if_interrupted()
+        with quiet_transformers():
+            return self.model.predict(pairs, batch_size=len(pairs), show_progress_bar=False)
 
 
 def load_cross_encoder_model(

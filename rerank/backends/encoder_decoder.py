@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from rerank.backends.hf import Hf
-from rerank.errors import BackendError
 from rerank.lm.jobs import Job
 from rerank.lm.loading import quiet_transformers, require_torch
 from rerank.lm.model_process import require_model_process
+from rerank.lm.out_of_memory import run_batches
 from rerank.tasks import ContinuationTask, FusionTask, Reply, Request
 
 
@@ -72,8 +72,6 @@ class Fusion(Hf):
             return [self._fuse(request) for request in requests]
 
     def _fuse(self, request: Request) -> Reply:
-        from rerank.lm.decoding import is_out_of_memory
-
         if not isinstance(request.task, FusionTask):
             error = f"The backend 'fusion' does not support {type(request.task).__name__}"
             return Reply(finish="error", error=error)
@@ -83,16 +81,16 @@ class Fusion(Hf):
         if longest > self.tokens.context_size:
             error = f"A text has {longest} tokens, but the context holds at most {self.tokens.context_size}"
             return Reply(tokens_in=tokens, finish="error", error=error)
-        try:
-            ids = self._decode(rows, request.sampling.max_tokens)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise BackendError(f"The model failed on {len(rows)} texts: {error}") from error
-            return Reply(
-                tokens_in=tokens,
-                finish="error",
-                error=f"Out of memory on {len(rows)} texts of at most {longest} tokens",
-            )
+        (_, ids), *_ = run_batches(
+            [rows],
+            lambda batch: self._decode(batch[0], request.sampling.max_tokens),
+            length=lambda _: tokens,
+            limit=self._limits[FusionTask],
+            what="request",
+        )
+        if ids is None:
+            error = f"Out of memory on {len(rows)} texts with {tokens} tokens: {self._limits[FusionTask].reason}"
+            return Reply(tokens_in=tokens, finish="error", error=error)
         ended = ids[-1:] == [self.model.config.eos_token_id]
         return Reply(
             text=self.tokens.text(ids[:-1] if ended else ids),
@@ -107,8 +105,20 @@ class Fusion(Hf):
         """Return the token ids that the decoder generates from the joined encoder states of a request's texts."""
         torch, transformers = require_torch()
         ids, mask = _pad(rows, self.model.device)
+        encoder = self.model.get_encoder()
         with quiet_transformers(), torch.inference_mode():
-            states = self.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+            parts = []
+            for _, output in run_batches(
+                range(len(rows)),
+                lambda batch: encoder(input_ids=ids[list(batch)], attention_mask=mask[list(batch)]),
+                length=lambda _: ids.shape[1],
+                limit=self._limits[type(encoder)],
+                what="texts",
+            ):
+                if output is None:
+                    raise MemoryError(self._limits[type(encoder)].reason)
+                parts.append(output.last_hidden_state)
+            states = torch.cat(parts)
             # (texts, width, size) -> (1, texts * width, size): the decoder attends to all texts at once.
             fused = transformers.modeling_outputs.BaseModelOutput(last_hidden_state=states.flatten(0, 1)[None])
             output = self.model.generate(

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from rerank.errors import BackendError
 from rerank.lm.jobs import Job, tokenize_requests
 from rerank.lm.loading import (
     LANGUAGE,
@@ -34,6 +34,7 @@ from rerank.lm.memory import (
     split_into_batches,
 )
 from rerank.lm.model_process import LocalModel, broadcast_batch, follow_leader, is_split, require_model_process
+from rerank.lm.out_of_memory import BatchLimit, run_batches
 from rerank.lm.tokenizers import HfTokens, stated_context_size
 from rerank.tasks import (
     AttentionTask,
@@ -86,6 +87,7 @@ class Hf(LocalModel):
         self.batch_characters = self.choose_batch_characters(options, model.device.type)
         self.batch_tokens = choose_batch_tokens(options, str(model.device), lambda: self._plan)
         self._reuse = options.reuse and not options.deterministic
+        self._limits: dict[type[Any], BatchLimit] = defaultdict(BatchLimit)
         self._hooks: list[Any] = []  # of `report_tokens_to`
         # A task changes the model while it runs: attention function, output head, generation config.
         self._lock = threading.Lock()
@@ -188,33 +190,34 @@ class Hf(LocalModel):
         return [replies[index] for index in range(len(requests))]
 
     def _run_batch(self, jobs: list[Job]) -> dict[int, Reply]:
-        """Run one batch and return a mapping from the index of each job to its reply.
+        """Run jobs with tasks of one class in one batch, and return a mapping from the index of each job to its reply.
 
-        If memory runs out, drop the cached prefixes and run the batch again, then halve it.
+        If memory runs out, the batch is run in parts (`rerank.lm.out_of_memory`). What fits is remembered per class
+        of tasks, since they need different amounts of memory for a prompt of the same length.
         """
-        from rerank.lm.decoding import is_out_of_memory
+        limit = self._limits[type(jobs[0].task)]
+        replies: dict[int, Reply] = {}
+        for batch, found in run_batches(
+            jobs,
+            self._run_once,
+            length=lambda job: len(job.prompt),
+            limit=limit,
+            what="requests",
+            prefixes=self._prefixes,
+        ):
+            tokens = len(batch[0].prompt)
+            error = f"Out of memory on one request with a prompt of {tokens} tokens: {limit.reason}"
+            found = found or [Reply(tokens_in=tokens, finish="error", error=error)]
+            replies |= {job.index: reply for job, reply in zip(batch, found, strict=True)}
+        return replies
 
+    def _run_once(self, jobs: Sequence[Job]) -> list[Reply]:
         started = time.perf_counter()
-        if is_split(self.model):
+        if is_split(self.model):  # also for parts of a batch, so that followers run the same passes
             broadcast_batch(jobs)
-        try:
-            replies = self._run(jobs)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise BackendError(f"The model failed on a batch of {len(jobs)} requests: {error}") from error
-            message = str(error).splitlines()[0] if str(error) else type(error).__name__
-        else:
-            seconds = (time.perf_counter() - started) / len(jobs)
-            return {job.index: replace(reply, seconds=seconds) for job, reply in zip(jobs, replies, strict=True)}
-        # This is outside the exception handler, since a traceback keeps the memory of the failed call alive.
-        if self._release():
-            return self._run_batch(jobs)
-        if len(jobs) == 1:
-            length = len(jobs[0].prompt)
-            reply = Reply(text="", tokens_in=length, finish="error", error=f"Out of memory: {message}")
-            return {jobs[0].index: reply}
-        half = len(jobs) // 2
-        return self._run_batch(jobs[:half]) | self._run_batch(jobs[half:])
+        replies = self._run(list(jobs))
+        seconds = (time.perf_counter() - started) / len(jobs)
+        return [replace(reply, seconds=seconds) for reply in replies]
 
     def _run(self, jobs: list[Job]) -> list[Reply]:
         from rerank.lm.jobs import add_thoughts
@@ -236,11 +239,3 @@ class Hf(LocalModel):
         from rerank.lm.prefix_cache import PrefixCache, supports_prefixes
 
         return PrefixCache(self.model) if self._reuse and supports_prefixes(self.model) else None
-
-    def _release(self) -> bool:
-        """Free the memory of cached prefixes and of the failed batch; return whether any prefixes were cached."""
-        torch, _ = require_torch()
-        freed = self._prefixes is not None and self._prefixes.clear()
-        if self.model.device.type == "cuda":
-            torch.cuda.empty_cache()
-        return freed

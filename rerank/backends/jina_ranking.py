@@ -8,12 +8,13 @@ cosine similarity of its vector and the query's vector. Torch and transformers a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rerank.backends.cross_encoder import PassageScorer, check_single_device
-from rerank.errors import BackendError, DataError, ensure
+from rerank.errors import DataError, ensure
 from rerank.lm.loading import (
     complete_weights,
     make_identity,
@@ -24,11 +25,14 @@ from rerank.lm.loading import (
     require_torch,
 )
 from rerank.lm.model_files import ModelFiles, locate_model
+from rerank.lm.out_of_memory import run_batches
 from rerank.lm.tokenizers import HfTokens, stated_context_size
 from rerank.prompts import load_prompt
 from rerank.prompts.base import Prompt
 from rerank.tasks import BackendOptions, Reply, resolve_task_context_size
 from rerank.tasks.interruption import raise_if_interrupted
+
+_log = logging.getLogger(__name__)
 
 #: Maximum number of passages per forward pass, as in the authors' code.
 DEFAULT_BLOCK = 125
@@ -64,8 +68,8 @@ class JinaRanking(PassageScorer):
 
     Passages that do not fit in one forward pass are divided into blocks. The query then has one vector per block.
     All passages are compared with the weighted mean of these vectors, where the weight of a block is the maximum
-    over its passages of (1 + cosine) / 2, as in the authors' code. Only the options batch size (passages per block)
-    and context size have an effect.
+    over its passages of (1 + cosine) / 2, as in the authors' code. A block that does not fit in memory is divided,
+    with a warning. Only the options batch size (passages per block) and context size have an effect.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class JinaRanking(PassageScorer):
         self._block = options.batch_size or DEFAULT_BLOCK
         if self._block != DEFAULT_BLOCK:  # passages in one forward pass affect each other's scores
             self.identity["passages_per_pass"] = str(self._block)
+        self._has_warned = False
         stated = stated_context_size(model, tokenizer)
         size = resolve_task_context_size(stated, options, self.identity.get("model", ""))
         self.tokens: RankingTokens = RankingTokens(tokenizer, context_size=size)
@@ -106,50 +111,63 @@ class JinaRanking(PassageScorer):
         return backend
 
     def score(self, prompt: Prompt) -> Reply:
-        from rerank.lm.decoding import is_out_of_memory
-
-        query, *passages = [message.content for message in prompt]
-        longest = max((self.tokens.count((prompt[0], turn)) for turn in prompt[1:]), default=0)
+        if not prompt[1:]:
+            return Reply(scores=())
+        texts = [message.content for message in prompt]
+        asked, *lengths = self.tokens.lengths(texts)
+        around = self.tokens.fixed + 2 * asked
+        longest = around + max(lengths) + self.tokens.per_passage
         if longest > self.tokens.context_size:
             error = f"A pair needs {longest} tokens, but the context holds at most {self.tokens.context_size}"
             return Reply(tokens_in=longest, finish="error", error=error)
-        texts = [render_ranking_prompt(query, block) for block in self._blocks(query, passages)]
-        rows = [self.tokens.ids(text) for text in texts]
-        tokens = sum(map(len, rows))
-        try:
-            with quiet_transformers():
-                return Reply(scores=_combine_blocks([self._run_block(row) for row in rows]), tokens_in=tokens)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise BackendError(f"The model failed on {len(passages)} passages: {error}") from error
-            advice = "lower --batch-size, the number of passages per forward pass"
-            message = f"Out of memory on {max(map(len, rows))} tokens; {advice}"
-            return Reply(tokens_in=tokens, finish="error", error=message)
+        vectors, tokens = [], 0
+        for block in self._blocks(lengths, self.tokens.context_size - around):
+            for batch, found in run_batches(
+                block,
+                lambda batch: self._run_block(texts[0], [texts[1 + index] for index in batch]),
+                length=lengths.__getitem__,
+                limit=self._limit,
+                what="passages",
+            ):
+                if found is None:
+                    used = around + lengths[batch[0]] + self.tokens.per_passage
+                    error = f"Out of memory on one passage, with {used} tokens: {self._limit.reason}"
+                    return Reply(tokens_in=used, finish="error", error=error)
+                if len(batch) < len(block) and not self._has_warned:
+                    self._has_warned = True
+                    _log.warning(
+                        "Out of memory on %d passages in one forward pass, so smaller blocks are scored. Passages of a "
+                        "block affect each other's scores: set a lower --batch-size to have the same blocks every time",
+                        len(block),
+                    )
+                vectors.append(found[0])
+                tokens += found[1]
+        return Reply(scores=_combine_blocks(vectors), tokens_in=tokens)
 
-    def _blocks(self, query: str, passages: Sequence[str]) -> Iterator[list[str]]:
-        """Yield the passages in blocks that fit in the context and contain at most ``_block`` passages."""
-        (asked,), lengths = self.tokens.lengths([query]), self.tokens.lengths([*passages])
-        available = self.tokens.context_size - self.tokens.fixed - 2 * asked
-        block: list[str] = []
+    def _blocks(self, lengths: Sequence[int], available: int) -> Iterator[list[int]]:
+        """Yield the indices of passages in blocks of at most ``_block`` passages and ``available`` tokens."""
+        block: list[int] = []
         left = available
-        for passage, length in zip(passages, lengths, strict=True):
+        for index, length in enumerate(lengths):
             needed = length + self.tokens.per_passage
             if block and (len(block) == self._block or needed > left):
                 yield block
                 block, left = [], available
-            block.append(passage)
+            block.append(index)
             left -= needed
         if block:
             yield block
 
-    def _run_block(self, ids: Sequence[int]) -> _Vectors:
+    def _run_block(self, query: str, passages: Sequence[str]) -> tuple[_Vectors, int]:
+        """Return the vectors of a block and the number of its tokens."""
         torch, _ = require_torch()
         raise_if_interrupted()
+        ids = self.tokens.ids(render_ranking_prompt(query, passages))
         row = torch.tensor([ids], device=self.model.device)
-        with torch.inference_mode():
+        with quiet_transformers(), torch.inference_mode():
             states = self.model.model(input_ids=row, use_cache=False).last_hidden_state[0]
-            passages, query = (self.model.projector(states[row[0] == mark]).float() for mark in self._marks)
-        return passages, query[0]
+            vectors, asked = (self.model.projector(states[row[0] == mark]).float() for mark in self._marks)
+        return (vectors, asked[0]), len(ids)
 
 
 def render_ranking_prompt(query: str, passages: Sequence[str]) -> str:
@@ -160,8 +178,6 @@ def render_ranking_prompt(query: str, passages: Sequence[str]) -> str:
 def _combine_blocks(blocks: Sequence[_Vectors]) -> tuple[float, ...]:
     """Return the cosine similarity of each passage's vector to the weighted mean of the query's vectors."""
     torch, _ = require_torch()
-    if not blocks:
-        return ()
     cosine = torch.nn.functional.cosine_similarity
     # A cosine does not depend on the length of a vector, so the weights need not be divided by their sum.
     query = sum((1 + cosine(passages, query[None]).max()) / 2 * query for passages, query in blocks)

@@ -81,8 +81,6 @@ class LateInteraction(PassageScorer):
 
     def score(self, prompt: Prompt) -> Reply:
         """Return the reply to one request, with one score per passage."""
-        from rerank.lm.decoding import is_out_of_memory
-
         query, *passages = [message.content for message in prompt]
         lengths = self.tokens.documents(prompt)
         (query_length,) = self.tokens.lengths([query])
@@ -101,7 +99,7 @@ class LateInteraction(PassageScorer):
         try:
             return Reply(scores=tuple(self.scorer.score(query, passages)), tokens_in=tokens)
         except BackendError as error:
-            if not (isinstance(error.__cause__, Exception) and is_out_of_memory(error.__cause__)):
+            if not isinstance(error.__cause__, MemoryError):
                 raise
-            message = f"Out of memory on one document of at most {max(lengths)} tokens"
+            message = f"{error}; the longest document has {max(lengths)} tokens"
             return Reply(tokens_in=tokens, finish="error", error=message)

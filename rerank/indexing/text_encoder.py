@@ -16,6 +16,7 @@ from rerank.installation import install_command
 from rerank.lm.encoders import encode_in_batch, load_model, resolve_prompt
 from rerank.lm.loading import quiet_transformers
 from rerank.lm.model_files import ModelFiles, locate_model
+from rerank.lm.out_of_memory import BatchLimit
 
 Floats = NDArray[np.float32]
 EncodedRows = TypeVar("EncodedRows", covariant=True)
@@ -51,7 +52,7 @@ class SentenceEncoder:
     """A sentence-transformers model with its prompts. Vectors are truncated to ``dim`` before they are normalised."""
 
     def __init__(self, model: Any, options: EncoderOptions, *, identity: Mapping[str, str]) -> None:
-        self._model = model
+        self._model, self._limit = model, BatchLimit()
         self._normalise = options.normalise
         self._dim: int | None = None
         self._query_prompt = resolve_prompt(model, options.query_prompt, "query")
@@ -81,11 +82,11 @@ class SentenceEncoder:
         return self._encode(self._model.encode_document, texts, self._passage_prompt)
 
     def _encode(self, encode: Callable[..., Any], texts: Sequence[str], prompt: str) -> Floats:
-        def embed(batch: list[str], size: int) -> Floats:
-            rows = encode(batch, prompt=prompt, batch_size=size, show_progress_bar=False)
+        def embed(batch: list[str]) -> Floats:
+            rows = encode(batch, prompt=prompt, batch_size=len(batch), show_progress_bar=False)
             return np.asarray(rows, dtype=np.float32)
 
-        rows = encode_in_batch(embed, texts)[:, : self._dim]
+        rows = np.concatenate(encode_in_batch(embed, texts, self._limit))[:, : self._dim]
         if not np.isfinite(rows).all():
             raise BackendError("The model returned an embedding that is not finite", remedy="Try dtype=float32")
         return unit_rows(rows) if self._normalise else np.ascontiguousarray(rows, dtype=np.float32)

@@ -86,14 +86,6 @@ def end_of_sequence_tokens(model: Any) -> list[int]:
     return []
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means that memory ran out, in which case a smaller batch may succeed."""
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
-    )
-
-
 class _SamplingProcessor(LogitsProcessor):
     """A logits processor that applies the minimum length and sampling settings of each row, which may differ."""
 

@@ -20,8 +20,10 @@ from rerank.lm.loading import (
 )
 from rerank.lm.model_files import ModelFiles
 from rerank.lm.model_process import require_model_process
+from rerank.lm.out_of_memory import BatchLimit, run_batches
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 #: Lone surrogates, which collections may contain and tokenizers do not accept.
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -89,23 +91,30 @@ def resolve_prompt(model: Any, prompt: str, kind: str) -> str:
     return next((prompts[name] for name in names if name in prompts), "")
 
 
-def encode_in_batch(encode: Callable[[list[str], int], T], texts: Sequence[str]) -> T:
-    """Encode texts in one batch, or in smaller batches if memory runs out; lone surrogates are replaced by U+FFFD."""
+def encode_in_batch(encode: Callable[[list[str]], T], texts: Sequence[str], limit: BatchLimit) -> list[T]:
+    """Encode texts in one batch, or in smaller batches if memory runs out, and return the result of each batch.
+
+    Lone surrogates are replaced by U+FFFD.
+    """
     clean = [_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text) for text in texts]
-    return run_halving_batches(lambda size: encode(clean, size), len(clean), "texts")
+    return encode_batches(encode, clean, limit, what="texts", length=len)
 
 
-def run_halving_batches(run: Callable[[int], T], count: int, what: str) -> T:
-    """Run a model over ``count`` inputs as one batch, and halve the batch size while memory runs out."""
-    from rerank.lm.decoding import is_out_of_memory
-
+def encode_batches(
+    encode: Callable[[list[Item]], T],
+    items: Sequence[Item],
+    limit: BatchLimit,
+    *,
+    what: str,
+    length: Callable[[Item], int],
+) -> list[T]:
+    """Encode items like `encode_in_batch`; a `BackendError` with the cause `MemoryError` says that one does not fit."""
     require_model_process()
-    size = count
-    while True:
-        try:
-            with quiet_transformers():
-                return run(size)
-        except (RuntimeError, ValueError, MemoryError) as error:
-            if size <= 1 or not is_out_of_memory(error):
-                raise BackendError(f"The model failed on {count} {what}: {error}") from error
-            size //= 2
+    results = []
+    with quiet_transformers():
+        for _, found in run_batches(items, lambda batch: encode(list(batch)), length=length, limit=limit, what=what):
+            if found is None:
+                message = f"Out of memory on one of {len(items)} {what} alone: {limit.reason}"
+                raise BackendError(message) from MemoryError(limit.reason)
+            results.append(found)
+    return results

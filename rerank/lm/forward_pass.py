@@ -69,8 +69,9 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
             start == 0 or cached is None or cached.data_ptr() == self._buffers[0].data_ptr()
         )
         if self._buffers is None or not is_view or end > self._buffers[0].shape[-2]:
-            # Doubling keeps the total cost of copying linear in the number of tokens.
-            capacity = max(self._capacity, end if start == 0 else 2 * end)
+            # Growth by an eighth keeps the total cost of copying linear in the number of tokens, and memory close to
+            # what is used.
+            capacity = max(self._capacity, end if start == 0 else end + max(64, end // 8))
             buffers = []
             for new, old in ((key_states, cached), (value_states, self.values)):
                 buffer = new.new_empty((*new.shape[:-2], capacity, new.shape[-1]))

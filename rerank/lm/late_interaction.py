@@ -12,6 +12,7 @@ from typing import Any
 from rerank.errors import BackendError, UsageError
 from rerank.lm.encoders import LoadingOptions, encode_in_batch, load_model, resolve_prompt
 from rerank.lm.model_files import ModelFiles
+from rerank.lm.out_of_memory import BatchLimit
 from rerank.tasks.interruption import raise_if_interrupted
 
 
@@ -27,7 +28,7 @@ class MaxSimScorer:
         self, model: Any, *, batch_size: int, query_prompt: str = "auto", passage_prompt: str = "auto"
     ) -> None:
         self.model = model
-        self._batch_size = batch_size
+        self._batch_size, self._limit = batch_size, BatchLimit()
         self.query_prompt = resolve_prompt(model, query_prompt, "query")
         self.passage_prompt = resolve_prompt(model, passage_prompt, "document")
 
@@ -58,9 +59,11 @@ class MaxSimScorer:
     def _encode(self, side: str, texts: Sequence[str], prompt: str) -> list[Any]:
         """Return one tensor of shape (tokens, dimensions) per text."""
         encode = getattr(self.model, f"encode_{side}")
-        return encode_in_batch(
-            lambda batch, size: list(encode(batch, prompt=prompt, batch_size=size, show_progress_bar=False)), texts
-        )
+
+        def run(batch: list[str]) -> list[Any]:
+            return list(encode(batch, prompt=prompt, batch_size=len(batch), show_progress_bar=False))
+
+        return [row for rows in encode_in_batch(run, texts, self._limit) for row in rows]
 
 
 def load_multi_vector_model(files: ModelFiles, options: LoadingOptions) -> tuple[Any, dict[str, str]]:

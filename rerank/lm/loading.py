@@ -14,7 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from ctypes import CDLL, byref, c_int, c_void_p
+from ctypes import CDLL, Structure, byref, c_int, c_ulonglong, c_void_p
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.util import find_spec
@@ -135,27 +135,51 @@ def pick_dtype(asked: str, device: str, *, training: bool = False) -> str:
     return "bfloat16" if fast else other
 
 
-def _compute_capability(index: int) -> tuple[int, int]:
-    """Return the compute capability of an NVIDIA GPU, such as (8, 0) for Ampere.
+def _open_gpu(index: int) -> tuple[Any, Any] | None:
+    """Open a GPU that CUDA would give an index with NVML, the library of NVIDIA's driver; None if that fails.
 
-    It is read from NVML, the library of the driver, because torch would initialise CUDA: this takes memory of a GPU
-    that a worker may need, and processes that are forked afterwards cannot use a GPU. Where NVML fails, torch is asked.
+    Torch would initialise CUDA to say the same: this takes memory of a GPU that a worker may need, and processes that
+    are forked afterwards cannot use a GPU. The result is the library and its handle of the GPU.
     """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    handle, major, minor = c_void_p(), c_int(), c_int()
+    visible, handle = os.environ.get("CUDA_VISIBLE_DEVICES"), c_void_p()
     with suppress(OSError, AttributeError, IndexError):  # no library or function, or fewer devices
         name = visible.split(",")[index].strip() if visible else str(index)
         nvml = CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
         by_index, by_uuid = nvml.nvmlDeviceGetHandleByIndex_v2, nvml.nvmlDeviceGetHandleByUUID
-        failed = (
-            nvml.nvmlInit_v2()
-            or (by_index(int(name), byref(handle)) if name.isdigit() else by_uuid(name.encode(), byref(handle)))
-            or nvml.nvmlDeviceGetCudaComputeCapability(handle, byref(major), byref(minor))
+        failed = nvml.nvmlInit_v2() or (
+            by_index(int(name), byref(handle)) if name.isdigit() else by_uuid(name.encode(), byref(handle))
         )
         if not failed:
+            return nvml, handle
+    return None
+
+
+def _compute_capability(index: int) -> tuple[int, int]:
+    """Return the compute capability of an NVIDIA GPU, such as (8, 0) for Ampere; torch is asked if NVML fails."""
+    major, minor = c_int(), c_int()
+    if gpu := _open_gpu(index):
+        nvml, handle = gpu
+        if not nvml.nvmlDeviceGetCudaComputeCapability(handle, byref(major), byref(minor)):
             return major.value, minor.value
     capability: tuple[int, int] = require_torch()[0].cuda.get_device_capability(index)
     return capability
+
+
+class _NvmlMemory(Structure):
+    """nvmlMemory_t: bytes of a GPU."""
+
+    _fields_ = (("total", c_ulonglong), ("free", c_ulonglong), ("used", c_ulonglong))
+
+
+def free_memory_of_gpu(index: int) -> int:
+    """Return the free bytes of an NVIDIA or AMD GPU; torch is asked if it has initialised CUDA, or if NVML fails."""
+    torch, _ = require_torch()
+    if not torch.cuda.is_initialized() and not torch.version.hip and (gpu := _open_gpu(index)):
+        nvml, handle = gpu
+        memory = _NvmlMemory()
+        if not nvml.nvmlDeviceGetMemoryInfo(handle, byref(memory)):
+            return int(memory.free)
+    return int(torch.cuda.mem_get_info(index)[0])
 
 
 @cache

@@ -14,7 +14,7 @@ from typing import Any
 
 from rerank.errors import ensure
 from rerank.lm.jobs import Job
-from rerank.lm.loading import named_loading_errors, pick_dtype, quiet_transformers, require_torch
+from rerank.lm.loading import free_memory_of_gpu, named_loading_errors, pick_dtype, quiet_transformers, require_torch
 from rerank.lm.model_files import ModelFiles
 from rerank.lm.tokenizers import HfTokens, stated_context_size
 from rerank.tasks import BackendOptions, GenerationTask, LikelihoodTask, PermutationTask
@@ -252,7 +252,9 @@ def free_memory(device: str) -> int | None:
         return None
     torch, _ = require_torch()
     if kind == "cuda":
-        free: int = torch.cuda.mem_get_info(device)[0]
+        free = free_memory_of_gpu(int(device.partition(":")[2] or 0))
+        if not torch.cuda.is_initialized():
+            return free
         return free + int(torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
     return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
 

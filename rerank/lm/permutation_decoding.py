@@ -110,8 +110,9 @@ def _decode_batch(model: Any, rows: Sequence[DecodingRow], head: OutputHead, *, 
     pending = [row.begin() for row in rows]
     if not any(pending):
         return
-    # A step is as wide as the row with the most pending tokens, so every row may cause padding in all other rows.
-    capacity = max(map(len, pending)) + sum(row.state.grammar.max_tokens for row in rows)
+    # Enough for the longest permutation. A step is as wide as the row with the most pending tokens, so rows may cause
+    # padding in other rows, up to the sum of their lengths; the cache then grows.
+    capacity = max(map(len, pending)) + max(row.state.grammar.max_tokens for row in rows)
     reader = _BlockRunner(model, len(rows), make_kv_cache(model.config, capacity))
     # A row without a choice has no tokens to process.
     prefixes = [row.prefix if block else CachedPrefix() for row, block in zip(rows, pending, strict=True)]

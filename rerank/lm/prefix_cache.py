@@ -100,11 +100,14 @@ class PrefixCache:
             head.token_ids = [0]  # no logits are needed
             return [self._load_prefix(prompt, ends, batch) for prompt, ends in zip(prompts, plan, strict=True)]
 
-    def clear(self) -> bool:
-        """Drop all prefixes, and return whether there were any."""
+    @property
+    def is_empty(self) -> bool:
+        return not self._segments
+
+    def clear(self) -> None:
+        """Drop all prefixes."""
         with self._lock.lock:
-            dropped, self._segments, self._size = self._segments, OrderedDict(), 0
-        return bool(dropped)
+            self._segments, self._size = OrderedDict(), 0
 
     def _find(self, key: bytes) -> PrefixSegment | None:
         with self._lock.lock:

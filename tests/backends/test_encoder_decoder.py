@@ -119,6 +119,25 @@ def test_the_decoder_attends_to_the_states_of_all_texts(texts: tuple[str, ...]) 
     assert reply.tokens_in == sum(len(tokenizer(text)["input_ids"]) for text in texts)
 
 
+def test_texts_are_encoded_in_smaller_batches_if_memory_runs_out() -> None:
+    backend = make_backend(Fusion)
+    (expected,) = backend.generate([request(*TEXTS)])
+    room, tried = 1, []
+
+    def check(_: Any, args: Any, values: dict[str, Any]) -> None:
+        tried.append(len(values["input_ids"]))
+        if tried[-1] > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    backend.model.get_encoder().register_forward_pre_hook(check, with_kwargs=True)
+    (reply,) = backend.generate([request(*TEXTS)])
+    assert (reply.text, reply.tokens_in) == (expected.text, expected.tokens_in)
+    assert tried == [3, 1, 2, 1, 1]
+    room = 0
+    (failed,) = backend.generate([request(*TEXTS)])
+    assert (failed.finish, f"{expected.tokens_in} tokens: CUDA out of memory" in failed.error) == ("error", True)
+
+
 def test_the_context_limits_each_text_and_not_all_together() -> None:
     long = "fleas live long cats " * 30  # 120 of 512 tokens
     fitting, refused = make_backend(Fusion).generate([request(*[long] * 6), request("fleas", long * 5)])

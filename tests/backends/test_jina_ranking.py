@@ -144,3 +144,26 @@ def test_a_ranking_keeps_its_documents(folder: Path) -> None:
     hits = reranker.rank(QUERY, docs)
     assert sorted(hit.document.id for hit in hits) == ["d0", "d1", "d2", "d3"]
     assert not hits.report.has_absolute_scores  # passages are read together
+
+
+def test_blocks_are_divided_if_memory_runs_out(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    expected = JinaRanking.load(folder, FLOAT32.model_copy(update={"batch_size": 2})).score(request(*PASSAGES).prompt)
+    backend = JinaRanking.load(folder, FLOAT32)
+    room = max(backend.score(request(*half).prompt).tokens_in for half in (PASSAGES[:2], PASSAGES[2:]))
+    backend, tried = JinaRanking.load(folder, FLOAT32), 0
+
+    def check(_: Any, args: Any, values: dict[str, Any]) -> None:
+        nonlocal tried
+        tried += 1
+        if values["input_ids"].shape[1] > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    backend.model.model.register_forward_pre_hook(check, with_kwargs=True)
+    for passes in (3, 3, 2):  # of 4, 2 and 2 passages; 3, 2 and 2; then what fits is known
+        tried = 0
+        assert backend.score(request(*PASSAGES).prompt).scores == pytest.approx(expected.scores, abs=1e-5)
+        assert tried == passes
+    assert caplog.text.count("smaller blocks") == 1
+    room = 0
+    reply = backend.score(request(PASSAGES[2]).prompt)
+    assert (reply.finish, f"{reply.tokens_in} tokens" in reply.error) == ("error", True)

@@ -23,6 +23,8 @@ from rerank.backends.vllm import Vllm
 from rerank.experiment import estimate_run_cost, prepare_run
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.lm import loading
+from rerank.lm.memory import MOST_ROWS
+from rerank.pipeline.stream import Flow
 from rerank.tasks import BackendOptions
 from tests.backends.conftest import make_model, make_tokenizer
 
@@ -46,7 +48,12 @@ def add_gpus(monkeypatch: pytest.MonkeyPatch) -> AddGpus:
         major._obj.value, minor._obj.value = GPUS[handle.gpu]
         return 0
 
+    def weigh(handle: Any, memory: Any) -> int:
+        memory._obj.free = 20 << 30
+        return 0
+
     nvml = SimpleNamespace(
+        nvmlDeviceGetMemoryInfo=weigh,
         nvmlInit_v2=lambda: 0,
         nvmlDeviceGetHandleByIndex_v2=find,
         nvmlDeviceGetHandleByUUID=find,
@@ -120,7 +127,8 @@ def test_a_run_is_prepared_and_estimated(add_gpus: AddGpus, folder: Path) -> Non
     add_gpus()
     spec = RunSpec.make({"collection": "pydoc", "model": str(folder), "method": "qlm", "depth": 2, "max_queries": 2})
     prepared = prepare_run(spec, Execution())
-    assert (prepared.backend.identity["dtype"], prepared.backend.batch_size) == ("bfloat16", 16)
+    assert (prepared.backend.identity["dtype"], prepared.backend.batch_size) == ("bfloat16", MOST_ROWS)
+    assert 0 < (Flow.of(prepared.backend).batch_tokens or 0) < 20 << 30
     assert estimate_run_cost(prepared)["calls"] == 4
     assert prepared.identity()["model"]["dtype"] == "bfloat16"
 

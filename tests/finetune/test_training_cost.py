@@ -166,7 +166,7 @@ def test_a_training_of_qwen3_8b_with_lora_on_8192_tokens(tmp_path: Path, collect
     layer = 8 * 4096 + 4 * 5120 + 2 * (2 * 4096 + 2 * 1024 + 3 * 12288 + 6 * 4096 + 12288)
     logits = 5 * 5 * 151936 * 10
     assert found["activations"] == 8192 * (36 * layer + 12 * 12288) + logits
-    assert 70e9 < found["activations"] < 74e9
+    assert 66e9 < found["activations"] < 67e9
 
 
 @pytest.mark.parametrize(("share", "recomputed"), [(2.0, False), (0.9, True), (0.01, True)])

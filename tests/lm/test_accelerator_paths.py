@@ -144,9 +144,9 @@ def test_prefills_are_causal_with_grouped_heads(prefix: int, accelerator: pytest
     assert all(causal and grouped and heads == 2 for _, causal, grouped, heads in spy.calls)
 
 
-def test_keys_are_copied_where_no_kernel_takes_grouped_heads(accelerator: pytest.MonkeyPatch) -> None:
+def test_keys_are_copied_where_no_kerneltakes_grouped_heads(accelerator: pytest.MonkeyPatch) -> None:
     """Such as in float32 on CUDA, where torch would store all scores."""
-    accelerator.setattr(grouped_attention, "_takes_grouped_heads", lambda *_: False)
+    accelerator.setattr(grouped_attention, "takes_grouped_heads", lambda *_: False)
     spy = Spy(accelerator)
     query, key, value = (torch.randn(1, heads, 60, 8) for heads in (4, 2, 2))
     expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)

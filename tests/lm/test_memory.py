@@ -30,6 +30,7 @@ from rerank.lm.memory import (  # noqa: E402
     split_into_batches,
 )
 from rerank.lm.model_files import ModelFiles  # noqa: E402
+from rerank.lm.out_of_memory import BatchLimit  # noqa: E402
 from rerank.models import open_model_backend  # noqa: E402
 from rerank.pipeline.stream import Flow  # noqa: E402
 from rerank.prompts.base import Message  # noqa: E402
@@ -273,6 +274,7 @@ def free_gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     state = {"free": 60 << 30, "unused": 0}
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (state["free"], 80 << 30))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: state["unused"])
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
     return state
 
@@ -368,6 +370,7 @@ def test_batches_are_planned_reported_and_recorded_before_the_model_is_loaded(
 
 def test_pairs_of_a_cross_encoder_are_batched_by_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     backend: Any = CrossEncoder.__new__(CrossEncoder)
+    backend._limit = BatchLimit()
     batches: list[list[str]] = []
 
     def predict(pairs: Any, **options: Any) -> Any:

@@ -16,6 +16,7 @@ import torch
 from transformers import GenerationConfig
 
 from rerank.backends.hf import Hf
+from rerank.lm.forward_pass import make_kv_cache
 from rerank.lm.loading import quiet_transformers
 from rerank.lm.permutation_decoding import decode_permutations
 from rerank.lm.permutation_grammar import PermutationGrammar, tokenize_identifiers
@@ -207,3 +208,22 @@ def test_the_backend_writes_the_chain_behind_a_begun_reply() -> None:
         assert 0 < reply.steps + 1 < reply.tokens_out
         assert len(reply.scores) == request.task.count
     assert replies[1].text.split(SEPARATOR) == replies[0].text.split(SEPARATOR)[:2]
+
+
+def test_the_cache_has_about_the_size_that_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not that of the sum of the longest permutations of all rows: 5,622 positions here."""
+    caches: list[Any] = []
+
+    def record(config: Any, capacity: int) -> Any:
+        caches.append(make_kv_cache(config, capacity))
+        return caches[-1]
+
+    model, made = make_model(), chain(make_tokenizer(), 40, 40)
+    alone = [decode_permutations(model, [prompt], [made], [GREEDY], [0])[0] for prompt in prompts(*range(2, 22))]
+    monkeypatch.setattr("rerank.lm.permutation_decoding.make_kv_cache", record)
+    rows = decode_permutations(model, prompts(*range(2, 22)), [made] * 20, [GREEDY] * 20, [0] * 20)
+    assert [row.state.order for row in rows] == [row.state.order for row in alone]
+    layer = caches[0].layers[0]
+    used, reserved = layer.keys.shape[2], layer._buffers[0].shape[2]
+    assert made.max_tokens < used  # it grew
+    assert used <= reserved <= 1.2 * used + 64

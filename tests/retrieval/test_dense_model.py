@@ -179,9 +179,12 @@ def test_smaller_batches_where_memory_does_not_hold_them(folder: Path) -> None:
 
     encoder._model.encode_document = short
     assert encoder.passages(TEXTS).shape == (5, 16)
-    assert sizes == [5, 2]
+    assert sizes == [5, 2, 3, 2, 1]
+    sizes.clear()
+    encoder.passages(TEXTS)
+    assert max(sizes) == 2  # what did not fit is not tried again
     encoder._model.encode_document = lambda *_, **__: (_ for _ in ()).throw(RuntimeError("odd shape"))
-    with raises(BackendError, "5"):
+    with raises(BackendError, "2 texts"):
         encoder.passages(TEXTS)
     encoder._model.encode_document = lambda *_, **__: np.full((1, 16), np.nan)
     with raises(BackendError, "dtype=float32"):

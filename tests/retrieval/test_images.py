@@ -338,21 +338,21 @@ def test_memory_that_runs_out_halves_the_batch(clip: Path, paths: list[str], mon
     encoder = load_image_encoder(clip, Images(str(clip), device="cpu"))
     wanted, pictures, tried = encoder.passages(paths), encoder._pictures, []
 
-    def scarce(given: Sequence[Any], size: int) -> Floats:
-        tried.append(size)
-        if size > 2:
+    def scarce(given: list[Any]) -> Floats:
+        tried.append(len(given))
+        if len(given) > 2:
             raise RuntimeError("CUDA out of memory")
-        return pictures(given, size)
+        return pictures(given)
 
     monkeypatch.setattr(encoder, "_pictures", scarce)
     assert encoder.passages(paths) == pytest.approx(wanted, abs=1e-5)
-    assert tried == [8, 4, 2]
+    assert tried == [8, 4, 2, 3, 2, 2, 2]
 
-    def broken(given: Sequence[Any], size: int) -> Floats:
+    def broken(given: list[Any]) -> Floats:
         raise RuntimeError("shapes do not fit")
 
     monkeypatch.setattr(encoder, "_pictures", broken)
-    with raises(BackendError, "8"):
+    with raises(BackendError, "2"):
         encoder.passages(paths)
 
 

@@ -38,9 +38,9 @@ from rerank.finetune.trainer.sharding import ShardedListTrainer, reshard_weights
 from rerank.finetune.trainer.training_folder import METRICS, TrainingFolder, list_checkpoints, storage_errors
 from rerank.finetune.trainer.validation import Validation, ValidationRankings, held_out_loss
 from rerank.io.settings_files import read_json_object
-from rerank.lm.decoding import is_out_of_memory
 from rerank.lm.loading import pick_dtype, quiet_transformers
 from rerank.lm.memory import USABLE, free_memory, gib
+from rerank.lm.out_of_memory import is_out_of_memory
 from rerank.progress import ProgressFactory
 from rerank.tasks import Backend, BackendOptions
 from rerank.tasks.backends import model_base_of_backend

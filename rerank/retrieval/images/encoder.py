@@ -17,8 +17,9 @@ from rerank.indexing.vector_index import Positions, Searcher
 from rerank.io.file_hashes import file_hash
 from rerank.io.pictures import UNREADABLE, open_picture, require_pillow
 from rerank.io.sealed_folders import storage_errors
-from rerank.lm.encoders import encode_in_batch, encoder_identity, run_halving_batches
+from rerank.lm.encoders import encode_batches, encode_in_batch, encoder_identity
 from rerank.lm.loading import complete_weights, named_loading_errors, pick_device, pick_dtype, quiet_transformers
+from rerank.lm.out_of_memory import BatchLimit
 
 if TYPE_CHECKING:
     from rerank.retrieval.images import Images
@@ -37,6 +38,7 @@ class ImageEncoder:
         self._model, self._processor = model, processor
         self._query_prompt, self.query_identity = query_prompt, {"query_prompt": query_prompt}
         self._max_tokens = _max_tokens(model)
+        self._limit = BatchLimit()  # of pictures
         # Pillow and torchvision resize slightly differently, and transformers uses the one that is installed.
         self.identity = {**identity, "processor": type(processor.image_processor).__name__}
         self.size = int(self._texts(["a"]).shape[1])
@@ -51,7 +53,7 @@ class ImageEncoder:
                 f"{cut} of {len(texts)} queries are truncated to the model's context of {self._max_tokens} tokens",
                 stacklevel=2,
             )
-        rows = [encode_in_batch(lambda batch, _: self._texts(batch), [text]) for text in prompted]
+        rows = [row for text in prompted for row in encode_in_batch(self._texts, [text], BatchLimit())]
         return np.concatenate(rows) if rows else np.empty((0, self.size), dtype=np.float32)
 
     def passages(self, texts: Sequence[str]) -> Floats:
@@ -65,8 +67,8 @@ class ImageEncoder:
         rows = np.zeros((len(texts), self.size), dtype=np.float32)
         if readable:
             pictures = [picture for _, picture in readable]
-            embeddings = run_halving_batches(lambda size: self._pictures(pictures, size), len(pictures), "pictures")
-            rows[[index for index, _ in readable]] = embeddings
+            found = encode_batches(self._pictures, pictures, self._limit, what="pictures", length=lambda _: 1)
+            rows[[index for index, _ in readable]] = np.concatenate(found)
         return rows
 
     def _texts(self, texts: Sequence[str]) -> Floats:
@@ -78,12 +80,9 @@ class ImageEncoder:
         )
         return self._features(self._model.get_text_features, inputs)
 
-    def _pictures(self, pictures: Sequence[Any], size: int) -> Floats:
-        parts = []
-        for start in range(0, len(pictures), size):
-            inputs = self._processor.image_processor(images=list(pictures[start : start + size]), return_tensors="pt")
-            parts.append(self._features(self._model.get_image_features, inputs))
-        return np.concatenate(parts)
+    def _pictures(self, pictures: list[Any]) -> Floats:
+        inputs = self._processor.image_processor(images=pictures, return_tensors="pt")
+        return self._features(self._model.get_image_features, inputs)
 
     def _features(self, embed: Callable[..., Any], inputs: Any) -> Floats:
         import torch

@@ -25,6 +25,7 @@ from rerank.indexing.encoding_batches import EncodingJob, open_encoded_files, or
 from rerank.indexing.text_encoder import locate_encoder, require_encoder_packages
 from rerank.io.model_base import MODULES
 from rerank.lm.encoders import encode_in_batch, load_model, resolve_prompt
+from rerank.lm.out_of_memory import BatchLimit
 
 if TYPE_CHECKING:
     from rerank.retrieval.sparse import Sparse
@@ -195,7 +196,7 @@ class SentenceSparseEncoder:
     """A SparseEncoder of sentence-transformers with its prompts and its maximum numbers of nonzero dimensions."""
 
     def __init__(self, model: Any, options: Sparse, *, identity: Mapping[str, str]) -> None:
-        self._model = model
+        self._model, self._limit = model, BatchLimit()
         self._max_dims = options.max_active_dims or model.max_active_dims
         self._query_max_dims = options.query_max_active_dims or model.max_active_dims
         self._query_prompt = resolve_prompt(model, options.query_prompt, "query")
@@ -224,16 +225,16 @@ class SentenceSparseEncoder:
         return self._encode(self._model.encode_document, texts, self._passage_prompt, self._max_dims)
 
     def _encode(self, encode: Callable[..., Any], texts: Sequence[str], prompt: str, max_dims: int | None) -> csr_array:
-        def embed(batch: list[str], size: int) -> csr_array:
+        def embed(batch: list[str]) -> csr_array:
             settings = {"show_progress_bar": False, "save_to_cpu": True, "max_active_dims": max_dims}
-            tensor = encode(batch, prompt=prompt, batch_size=size, **settings).coalesce()
+            tensor = encode(batch, prompt=prompt, batch_size=len(batch), **settings).coalesce()
             values, (rows, columns) = tensor.values().float().numpy(), tensor.indices().numpy()
             matrix = csr_array((values, (rows, columns)), shape=tuple(tensor.shape), dtype=np.float32)
             matrix.eliminate_zeros()
             matrix.sort_indices()
             return matrix
 
-        rows = encode_in_batch(embed, texts)
+        rows: csr_array = vstack(encode_in_batch(embed, texts, self._limit), format="csr")
         if not np.isfinite(rows.data).all():
             raise BackendError("The model returned a vector with a non-finite weight", remedy="Try dtype=float32")
         return rows

@@ -220,15 +220,21 @@ def doctor(
         Option("--gpu", metavar="SIZE", help="Plan for a GPU of this size, such as 24GB (GB means GiB). Repeatable."),
     ] = None,
     dtype: Annotated[Dtype, Option(help="Data type of the planned weights.")] = "auto",
+    report: Annotated[
+        bool, Option("--report", help="Print what to send us with measured figures: versions, devices and the plan.")
+    ] = False,
     form: FormatOption = "text",
 ) -> None:
     """Check the installation and print how to install missing parts. The exit code is 3 if any part is broken.
 
     With --model, print what the model needs on the devices of this machine or on each --gpu, and what to change if it
-    does not fit.
+    does not fit. The JSON of --report has no paths, texts or keys.
     """
+    if report:
+        emit_content(_report(_plan(model, gpu or [], dtype) if model else None), [], "json")
+        return
     if model:
-        _print_memory_plan(model, gpu or [], dtype, form)
+        _print_memory_plan(_plan(model, gpu or [], dtype), form)
         return
     ensure(not gpu, "--gpu is given without --model", expected="a model to plan for", remedy="Add --model NAME")
     checks: list[dict[str, Any]] = [*examine_installation()]
@@ -241,10 +247,27 @@ def doctor(
         )
 
 
-def _print_memory_plan(selector: str, sizes: list[str], dtype: Dtype, form: TableFormat) -> None:
-    """Print what a model needs on GPUs of these sizes, or on the devices of this machine."""
+def _report(plan: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what says how fast a model should be here, for people who compare it with what they measured."""
+    from rerank.lm.memory import describe_devices
+
+    return {
+        "listrank": version("listrank"),
+        "system": f"{platform.system()} {platform.release()}",
+        "versions": {row["check"]: row["found"] for row in examine_installation() if row["check"] in _REPORTED},
+        "devices": describe_devices(),
+        "plan": plan and plan | {"model": Path(plan["model"]).name},
+    }
+
+
+#: Parts whose versions a report has.
+_REPORTED = ("python", "torch", "transformers", "peft", "sentence-transformers", "vllm")
+
+
+def _plan(selector: str, sizes: list[str], dtype: Dtype) -> dict[str, Any]:
+    """Plan a model on GPUs of these sizes, or on the devices of this machine."""
     from rerank.lm.loading import locate_files
-    from rerank.lm.memory import gib, plan_devices
+    from rerank.lm.memory import plan_devices
 
     ensure(
         hasattr(backend_class_of_model(selector), "load"),
@@ -255,7 +278,12 @@ def _print_memory_plan(selector: str, sizes: list[str], dtype: Dtype, form: Tabl
     name = split_model_selector(selector)[1]
     has_configuration = (Path(name) / "config.json").is_file()  # weights may be missing
     files = locate_files(name if has_configuration else resolve_model_name(name), BackendOptions(), weights=False)
-    content = plan_devices(files, dtype, sizes)
+    return plan_devices(files, dtype, sizes)
+
+
+def _print_memory_plan(content: dict[str, Any], form: TableFormat) -> None:
+    from rerank.lm.memory import gib
+
     heads = ["device", "memory", "dtype", "weights", "cache, 1000 tokens", "batch, tokens", "longest list, tokens"]
     table, lines = [], []
     for row in content["devices"]:

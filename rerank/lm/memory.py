@@ -332,6 +332,20 @@ def list_devices() -> list[tuple[str, int]]:
     return [*((name, free_memory(name) or 0) for name in names), ("cpu", psutil.virtual_memory().available)]
 
 
+def describe_devices() -> list[dict[str, Any]]:
+    """Return the GPUs of this machine: name, bytes of memory, compute capability and version of CUDA or ROCm."""
+    torch, _ = require_torch()
+    if not torch.cuda.is_available():
+        is_apple = torch.backends.mps.is_available()
+        return [{"name": "mps", "memory": torch.mps.recommended_max_memory()}] if is_apple else []
+    found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    driver = torch.version.cuda or f"ROCm {torch.version.hip}"
+    return [
+        {"name": gpu.name, "memory": gpu.total_memory, "capability": f"{gpu.major}.{gpu.minor}", "cuda": driver}
+        for gpu in found
+    ]
+
+
 def parse_memory_size(text: str) -> int:
     """Return the bytes of a size such as ``24GB``, where 1 GB is 1 GiB, as in the names of GPUs."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:G|GB|GiB)?", text.strip(), flags=re.IGNORECASE)

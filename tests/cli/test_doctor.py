@@ -4,6 +4,7 @@ import json
 import sys
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -151,6 +152,23 @@ def test_the_memory_plan_on_this_machine(cli: Cli, qwen: Path) -> None:
     assert (row["device"], row["dtype"], row["weights"]) == ("cpu", "float32", 4 * 8_190_735_360)
     assert row["memory"] > 0
     assert row["batch_tokens"] is None
+
+
+def test_a_report_has_no_paths_and_no_keys(cli: Cli, qwen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    gpu = SimpleNamespace(name="NVIDIA L4", total_memory=24 << 30, major=8, minor=9)
+    for name, value in {"is_available": True, "device_count": 1, "get_device_properties": gpu}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    done = cli("doctor", "--report", "--model", qwen, "--gpu", "24GB")
+    assert done.returncode == 0
+    found = json.loads(done.stdout)
+    assert found["devices"] == [{"name": "NVIDIA L4", "memory": 24 << 30, "capability": "8.9", "cuda": "13.0"}]
+    assert found["plan"]["model"] == "Qwen3-8B"
+    assert "python" in found["versions"]
+    for secret in (str(qwen.parent), str(Path.home()), "hf_secret"):
+        assert secret not in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ Nothing is measured. Memory is that of `MemoryPlan`; seconds are those of the ro
 Patterson 2009, doi 10.1145/1498765.1498785): work takes as long as its operations at the peak of the GPU, or as the
 bytes that it moves at the bandwidth of its memory, whichever is longer. Real kernels reach a part of it.
 
-- A prefill of n tokens has 2 n operations per parameter of the layers, and 2 n^2 h per layer for causal attention, where
-  h is the number of heads times their size (Kaplan et al. 2020, arXiv 2001.08361, table 1, with half of the scores).
+- A prefill of n tokens has 2 n operations per parameter of the layers, and 2 n^2 h per layer for causal attention,
+  where h is the number of heads times their size (Kaplan et al. 2020, arXiv 2001.08361, table 1, with half of the scores).
 - A decoding step moves all weights once per batch, and the cache of every list; it launches kernels one after the
   other, each taking at least `LAUNCH` seconds.
 
@@ -64,14 +64,14 @@ class Work:
     prompts: int  # number of prompts
     tokens: int  # tokens per prompt
     steps: int = 0  # decoding steps per prompt
-    together: int = 1  # number of prompts of a list that do not depend on each other
+    most: int = MOST_ROWS  # maximum number of prompts per batch
 
 
 WORKS = (
     Work("fullrank", prompts=1, tokens=9400, steps=100),
     Work("sliding", prompts=9, tokens=1970, steps=20),
-    Work("icr", prompts=2, tokens=9400, together=2),
-    Work("qlm", prompts=100, tokens=130, together=100),
+    Work("icr", prompts=1, tokens=9400, most=1),  # the null query reads the same prefix
+    Work("qlm", prompts=100, tokens=130),
 )
 
 
@@ -107,7 +107,7 @@ def cell(config: Any, plan: MemoryPlan, card: Card, work: Work) -> dict[str, Any
     tokens = work.tokens + work.steps
     if plan.longest_list(free) < tokens:
         return {"fits": False}
-    rows = max(1, min(MOST_ROWS, plan.batch_tokens(free) // tokens))
+    rows = max(1, min(work.most, plan.batch_tokens(free) // tokens))
     layers = plan.parameters - (1 if config.tie_word_embeddings else 2) * config.vocab_size * config.hidden_size
     heads = config.num_attention_heads * config.head_dim
     operations = 2 * layers * work.tokens + 2 * heads * config.num_hidden_layers * work.tokens**2

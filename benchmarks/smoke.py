@@ -82,6 +82,7 @@ ARGUMENTS: dict[str, str | None] = {
     "benchmarks/training_layers.py": "--turns 1",
     "benchmarks/tuning.py": "--lists {labels} --collection jsonl:{work}/queries --validation {cranfield} --queries 6 "
     "--steps 1 --documents 3 --rates 1 --only lora --rows {out}",
+    "benchmarks/rooflines.py": "",
     "benchmarks/runtimes.py": HELP,  # needs packages that no extra installs
     "benchmarks/vllm_agreement.py": HELP,
     "eval/leaderboard/fill_lists.py": "{run_folder} --lists {lists} --out {out}",

@@ -414,8 +414,7 @@ def _tensor_parallel_size(options: BackendOptions) -> int:
         )
     if options.tensor_parallel_size:
         return options.tensor_parallel_size
-    torch, _ = require_torch()
-    return max(1, torch.cuda.device_count()) if options.device_map else 1
+    return max(1, require_torch()[0].cuda.device_count()) if options.device_map else 1
 
 
 #: Values to which vLLM's maximum rank can be set; the smallest sufficient value is used.

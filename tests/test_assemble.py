@@ -51,7 +51,7 @@ def test_keywords_are_the_settings_except_the_model() -> None:
     hints = get_type_hints(RankerSettings)
     settings = {name: hints[name] for name in RankerSettings.model_fields if name != "model"}
     optional = {name: hint if type(None) in get_args(hint) else hint | None for name, hint in settings.items()}
-    choices = dict.fromkeys(("dtype", "adapter_dtype", "device_map"), str | None)
+    choices = dict.fromkeys(("dtype", "adapter_dtype", "attention", "device_map"), str | None)
     assert get_type_hints(RankerOptions) == {**optional, **choices}
 
 

@@ -345,7 +345,7 @@ def named_loading_errors(name: str | Path | ModelFiles, where: object = "") -> I
     except ImportError as error:
         raise MissingPrerequisiteError(
             f"Model {str(name)!r} needs a package that is not installed: {' '.join(str(error).split())}",
-            remedy="Omit --attention, or install its package"
+            remedy="Omit --attention, or install its package, such as flash-attn for flash_attention_2 on an NVIDIA GPU"
             if "flash" in str(error).lower()
             else "Install it with pip",
         ) from error

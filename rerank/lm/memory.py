@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from rerank.errors import ensure
+from rerank.io.settings_files import try_read_json_object
 from rerank.lm.jobs import Job
 from rerank.lm.loading import free_memory_of_gpu, named_loading_errors, pick_dtype, quiet_transformers, require_torch
 from rerank.lm.model_files import ModelFiles
@@ -132,6 +133,11 @@ def plan_memory(files: ModelFiles, dtype: str, *, code: bool = False) -> MemoryP
     )
     if model.config._attn_implementation == "eager":
         notes.append(f"the attention matrices of {type(model).__name__}, which grow with the square of the length")
+    stated = try_read_json_object(files.folder / "config.json")
+    if not {"hidden_size", "d_model", "n_embd", "dim", "text_config"} & stated.keys():
+        notes.append(
+            f"the sizes of this model, which config.json does not state; {type(config).__name__}'s are assumed"
+        )
     if type(model).__name__ not in files.classes:
         notes.append(f"the class {' or '.join(files.classes) or 'of the model'}; {type(model).__name__} is assumed")
     size = sum(matrices.values())
@@ -165,6 +171,8 @@ def plan_tokens(
     full = [layer for layer in layers if type(layer) is DynamicLayer]
     if rest := len(layers) - len(windows) - len(full):
         notes.append(f"the recurrent state of {rest} layers, whose size does not depend on the length of a prompt")
+    if getattr(text, "relative_attention_num_buckets", None):
+        notes.append("the relative positions of all pairs of tokens, which grow with the square of the length")
     if experts:
         notes.append("the buffers of the kernel that computes experts")
     if config is not text and hasattr(config, "vision_config"):
@@ -354,7 +362,7 @@ def parse_memory_size(text: str) -> int:
         size,
         f"{text!r} is not a size of GPU memory",
         expected="a number of GB above 0, such as 24GB or 80",
-        remedy="Write --gpu 24GB",
+        remedy="Write --gpu 24GB; repeat the option for several sizes",
     )
     return size
 

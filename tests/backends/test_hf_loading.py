@@ -249,7 +249,7 @@ def test_the_attention_function_is_that_of_the_option(folder: Path, attention: A
 
 @pytest.mark.skipif(find_spec("flash_attn") is not None, reason="about its absence")
 def test_an_attention_function_without_its_package(folder: Path) -> None:
-    with raises(MissingPrerequisiteError, folder.name, "FlashAttention2", "Omit --attention"):
+    with raises(MissingPrerequisiteError, folder.name, "FlashAttention2", "Omit --attention", "flash-attn"):
         Hf.load(folder, FP32.model_copy(update={"attention": "flash_attention_2"}))
 
 

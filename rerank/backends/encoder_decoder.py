@@ -81,15 +81,16 @@ class Fusion(Hf):
         if longest > self.tokens.context_size:
             error = f"A text has {longest} tokens, but the context holds at most {self.tokens.context_size}"
             return Reply(tokens_in=tokens, finish="error", error=error)
-        (_, ids), *_ = run_batches(
+        (_, found), *_ = run_batches(
             [rows],
             lambda batch: self._decode(batch[0], request.sampling.max_tokens),
             length=lambda _: tokens,
             limit=self._limits[FusionTask],
             what="request",
         )
-        if ids is None:
-            error = f"Out of memory on {len(rows)} texts with {tokens} tokens: {self._limits[FusionTask].reason}"
+        ids = self._limits[FusionTask].reason if found is None else found
+        if isinstance(ids, str):
+            error = f"Out of memory on {len(rows)} texts with {tokens} tokens: {ids}"
             return Reply(tokens_in=tokens, finish="error", error=error)
         ended = ids[-1:] == [self.model.config.eos_token_id]
         return Reply(
@@ -101,8 +102,11 @@ class Fusion(Hf):
             finish="stop" if ended else "length",
         )
 
-    def _decode(self, rows: Sequence[Sequence[int]], max_tokens: int) -> list[int]:
-        """Return the token ids that the decoder generates from the joined encoder states of a request's texts."""
+    def _decode(self, rows: Sequence[Sequence[int]], max_tokens: int) -> list[int] | str:
+        """Return the token ids that the decoder generates from the joined encoder states of a request's texts.
+
+        If a single text does not fit in memory, return why: it says nothing about what the decoder can join.
+        """
         torch, transformers = require_torch()
         ids, mask = _pad(rows, self.model.device)
         encoder = self.model.get_encoder()
@@ -116,7 +120,7 @@ class Fusion(Hf):
                 what="texts",
             ):
                 if output is None:
-                    raise MemoryError(self._limits[type(encoder)].reason)
+                    return self._limits[type(encoder)].reason
                 parts.append(output.last_hidden_state)
             states = torch.cat(parts)
             # (texts, width, size) -> (1, texts * width, size): the decoder attends to all texts at once.

@@ -198,12 +198,7 @@ class Hf(LocalModel):
         limit = self._limits[type(jobs[0].task)]
         replies: dict[int, Reply] = {}
         for batch, found in run_batches(
-            jobs,
-            self._run_once,
-            length=lambda job: len(job.prompt),
-            limit=limit,
-            what="requests",
-            prefixes=self._prefixes,
+            jobs, self._run_once, length=_room, limit=limit, what="requests", prefixes=self._prefixes
         ):
             tokens = len(batch[0].prompt)
             error = f"Out of memory on one request with a prompt of {tokens} tokens: {limit.reason}"
@@ -239,3 +234,9 @@ class Hf(LocalModel):
         from rerank.lm.prefix_cache import PrefixCache, supports_prefixes
 
         return PrefixCache(self.model) if self._reuse and supports_prefixes(self.model) else None
+
+
+def _room(job: Job) -> int:
+    """Return the number of tokens of a prompt and of the text that may be generated after it."""
+    generates = isinstance(job.task, GenerationTask)
+    return len(job.prompt) + (job.sampling.thinking + job.sampling.max_tokens) * generates

@@ -17,6 +17,7 @@ from rerank.backends.vlm import Vlm, VlmTokens
 from rerank.io.pictures import require_pillow
 from rerank.lm.jobs import Job
 from rerank.lm.loading import (
+    attention_arguments,
     complete_weights,
     make_identity,
     named_loading_errors,
@@ -82,7 +83,7 @@ class JinaVl(Vlm):
         dtype = pick_dtype(options.dtype, device)
         files = locate_model(name, options.revision or "")
         with quiet_transformers(), named_loading_errors(files, device):
-            model, processor = _load_model(files, device=device, dtype=dtype)
+            model, processor = _load_model(files, device=device, dtype=dtype, **attention_arguments(options))
         backend = cls(model, processor, identity=make_identity(files, options, dtype), options=options)
         backend.set_source(files, options)
         return backend
@@ -101,7 +102,7 @@ class JinaVl(Vlm):
         return replies
 
 
-def _load_model(files: ModelFiles, *, device: str, dtype: str) -> tuple[Any, Any]:
+def _load_model(files: ModelFiles, *, device: str, dtype: str, **attention: str) -> tuple[Any, Any]:
     torch, transformers = require_torch()
     files.check_class(_ARCHITECTURE, "jinaai/jina-reranker-m0")
     config = transformers.Qwen2VLConfig.from_pretrained(files.folder, trust_remote_code=False)
@@ -121,8 +122,7 @@ def _load_model(files: ModelFiles, *, device: str, dtype: str) -> tuple[Any, Any
 
     RankingModel.__name__ = _ARCHITECTURE  # that of the checkpoint, for the message about missing weights
     with complete_weights(files):
-        model = RankingModel.from_pretrained(
-            files.folder, config=config, dtype=dtype, use_safetensors=True, device_map=device, key_mapping=_NAMES
-        )
+        options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "device_map": device, **attention}
+        model = RankingModel.from_pretrained(files.folder, config=config, key_mapping=_NAMES, **options)
     model.score.float()  # rounded scores would tie
     return model.eval(), processor

@@ -14,7 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from ctypes import CDLL, Structure, byref, c_int, c_ulonglong, c_void_p
+from ctypes import CDLL, Structure, byref, c_int, c_uint, c_ulonglong, c_void_p
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.util import find_spec
@@ -146,12 +146,29 @@ def _open_gpu(index: int) -> tuple[Any, Any] | None:
         name = visible.split(",")[index].strip() if visible else str(index)
         nvml = CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
         by_index, by_uuid = nvml.nvmlDeviceGetHandleByIndex_v2, nvml.nvmlDeviceGetHandleByUUID
-        failed = nvml.nvmlInit_v2() or (
-            by_index(int(name), byref(handle)) if name.isdigit() else by_uuid(name.encode(), byref(handle))
-        )
+        if nvml.nvmlInit_v2():
+            return None
+        if name.isdigit():
+            # NVML counts in the order of the bus, and CUDA from the fastest GPU on, which differs if GPUs do.
+            in_order = os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or _are_alike(nvml)
+            failed = not in_order or by_index(int(name), byref(handle))
+        else:
+            failed = by_uuid(name.encode(), byref(handle))
         if not failed:
             return nvml, handle
     return None
+
+
+def _are_alike(nvml: Any) -> bool:
+    """Return whether all GPUs of this machine have the same compute capability."""
+    count, handle, major, minor = c_uint(), c_void_p(), c_int(), c_int()
+    nvml.nvmlDeviceGetCount_v2(byref(count))
+    found = set()
+    for index in range(count.value):
+        nvml.nvmlDeviceGetHandleByIndex_v2(index, byref(handle))
+        nvml.nvmlDeviceGetCudaComputeCapability(handle, byref(major), byref(minor))
+        found.add((major.value, minor.value))
+    return len(found) == 1
 
 
 def _compute_capability(index: int) -> tuple[int, int]:

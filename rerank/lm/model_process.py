@@ -58,8 +58,11 @@ class LocalModel(BaseBackend):
 
     @staticmethod
     def choose_gpus(options: BackendOptions) -> int:
-        """Return the number of GPUs that a process needs for a model with these options, if there are any."""
-        return int(options.device.partition(":")[0] in ("auto", "cuda"))
+        """Return the number of GPUs that a process needs for a model with these options, if there are any.
+
+        It is 0, which hides no GPU, if a device map or a device's number selects among all that there are.
+        """
+        return int(options.device in ("auto", "cuda", "cuda:0") and not options.device_map)
 
     @property
     def gpus(self) -> int:  # type: ignore[override]

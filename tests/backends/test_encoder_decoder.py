@@ -136,6 +136,10 @@ def test_texts_are_encoded_in_smaller_batches_if_memory_runs_out() -> None:
     room = 0
     (failed,) = backend.generate([request(*TEXTS)])
     assert (failed.finish, f"{expected.tokens_in} tokens: CUDA out of memory" in failed.error) == ("error", True)
+    room = 3
+    (narrow,) = backend.generate([request(*["fleas"] * 40)])  # more tokens in all, but none as long
+    assert narrow.tokens_in > expected.tokens_in
+    assert narrow.finish != "error"
 
 
 def test_the_context_limits_each_text_and_not_all_together() -> None:

@@ -52,7 +52,12 @@ def add_gpus(monkeypatch: pytest.MonkeyPatch) -> AddGpus:
         memory._obj.free = 20 << 30
         return 0
 
+    def number(count: Any) -> int:
+        count._obj.value = 3
+        return 0
+
     nvml = SimpleNamespace(
+        nvmlDeviceGetCount_v2=number,
         nvmlDeviceGetMemoryInfo=weigh,
         nvmlInit_v2=lambda: 0,
         nvmlDeviceGetHandleByIndex_v2=find,
@@ -61,6 +66,7 @@ def add_gpus(monkeypatch: pytest.MonkeyPatch) -> AddGpus:
     )
 
     def add(visible: str | None = None, *, library: bool = True) -> None:
+        monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
         monkeypatch.setattr(torch.version, "hip", None)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -111,6 +117,18 @@ def test_torch_is_asked_only_where_the_library_of_the_driver_fails(
         with monkeypatch.context() as patch:
             patch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 0) if index else (8, 0))
             assert loading.pick_dtype("auto", "cuda:1") == "float16"
+
+
+def test_gpus_are_numbered_by_their_driver_only_if_they_are_alike(
+    add_gpus: AddGpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_gpus()
+    monkeypatch.delenv("CUDA_DEVICE_ORDER")
+    with pytest.raises(AssertionError, match="initialised"):  # CUDA counts from the fastest on
+        loading.pick_dtype("auto", "cuda:1")
+    monkeypatch.setitem(GPUS, 0, (7, 5))
+    monkeypatch.setitem(GPUS, 2, (7, 5))
+    assert loading.pick_dtype("auto", "cuda:1") == "float16"
 
 
 def test_gpus_of_amd_and_apple(add_gpus: AddGpus, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,6 +116,8 @@ def _attend_per_text(
     dtype = value.dtype  # under autocast, queries and keys may be float32
     if query.device.type == "cpu" and dtype is torch.bfloat16:  # the backward pass of torch's kernel is slow there
         query, key, value = query.float(), key.float(), value.float()
+    elif query.device.type == "cuda":  # as autocast would do in the kernel, which is too late for `takes_grouped_heads`
+        query, key = query.to(dtype), key.to(dtype)
     groups = query.shape[1] // key.shape[1]  # query heads per key-value head
     out = []
     with torch.autocast("cpu", enabled=False):

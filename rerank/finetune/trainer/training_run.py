@@ -103,7 +103,7 @@ class TrainingRun:
             recipe = self._recipe.model_copy(update={"training": changed})
             try:
                 needed.append(int(estimate_training(recipe, processes=1, device=self._device)["total"]))
-            except UsageError:
+            except (UsageError, AttributeError):  # a configuration without the sizes of common decoders
                 return False
         if needed[0] <= USABLE * free:
             return False

@@ -46,8 +46,9 @@ class Card:
     bandwidth: float
 
 
-#: Peaks of the makers' data sheets (NVIDIA: L4, L40S, H100 SXM; half of the figure "with sparsity"). Apple states no
-#: peak: 28.4e12 is that of 32-bit operations of 80 cores at 1.38 GHz, twice 128 each.
+#: Peaks and bandwidths of NVIDIA's data sheets (nvidia.com/en-us/data-center/: l4, l40s, h100; half of the peak "with
+#: sparsity"), and the bandwidth that Apple states (apple.com/mac-studio/specs). Apple states no peak: 28.4e12 assumes
+#: that each of 80 cores does 256 operations of 32 bits per cycle at 1.38 GHz.
 CARDS = (
     Card("L4, 24 GB", 24, 121e12, 300e9),
     Card("L40S, 48 GB", 48, 362e12, 864e9),

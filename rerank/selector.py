@@ -11,7 +11,7 @@ import inspect
 import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, is_dataclass
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -142,9 +142,17 @@ def selector_syntax(name: str, factory: Any) -> str:
     return f"{name}{':' if positional else ''}{' '.join(positional)}{''.join(keyword)}"
 
 
+#: Keys of a JSON schema that limit a number, in words.
+_BOUNDS = {"minimum": "of at least", "exclusiveMinimum": "above", "maximum": "of at most", "exclusiveMaximum": "below"}
+
+
 def _describe_type(annotation: Any) -> str:
     """Describe the type of an option for users who do not write Python."""
     choices = get_args(annotation)
+    if get_origin(annotation) is Annotated and choices[0] in (int, float):  # a number and its range
+        schema = TypeAdapter(annotation).json_schema()
+        bounds = [f"{words} {schema[key]:g}" for key, words in _BOUNDS.items() if key in schema]
+        return " ".join([_describe_type(choices[0]), " and ".join(bounds)]).rstrip()
     if get_origin(annotation) is Literal:
         return f"one of: {', '.join(map(str, choices))}"
     if choices:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from rerank.lm.loading import (
     require_torch,
 )
 from rerank.lm.memory import MOST_ROWS, choose_batch_tokens, plan_tokens, split_into_batches
-from rerank.lm.model_files import ModelFiles
+from rerank.lm.model_files import ModelFiles, locate_model
 from rerank.lm.model_process import LocalModel, require_model_process
 from rerank.lm.out_of_memory import BatchLimit, run_batches
 from rerank.lm.tokenizers import HfTokens
@@ -107,6 +107,22 @@ def check_single_device(options: BackendOptions, what: str) -> None:
     """Check that neither an adapter nor a device map is set for a model; ``what`` says what it is, for the message."""
     for value, flag in ((options.adapter, "--adapter"), (options.device_map, "--device-map")):
         ensure(not value, f"{flag} is {value}, but {what}", expected="no adapter and no device map, but one device")
+
+
+def load_own_class(
+    name: str | Path, options: BackendOptions, backend: str, load: Callable[..., tuple[Any, Any]]
+) -> tuple[Any, Any, dict[str, str], ModelFiles]:
+    """Return a model, its tokenizer or processor, its identity and its files; ``load`` makes the first two.
+
+    ``load`` builds the class of the model itself, which transformers lacks, so that no code of its repository is run.
+    """
+    check_single_device(options, f"the backend is {backend}")
+    device = pick_device(options.device)
+    dtype = pick_dtype(options.dtype, device)
+    files = locate_model(name, options.revision or "")
+    with quiet_transformers(), named_loading_errors(files, device):
+        model, tokenizer = load(files, device=device, dtype=dtype, **attention_arguments(options))
+    return model, tokenizer, make_identity(files, options, dtype), files
 
 
 class CrossEncoder(PassageScorer):

@@ -118,10 +118,10 @@ class Hf(LocalModel):
         return most.get(device) if options.batch_size is None else None
 
     @staticmethod
-    def choose_batch_tokens(description: ModelDescription) -> int | None:
+    def plan_batch_tokens(description: ModelDescription) -> int | None:
         """Return the maximum number of tokens per batch of a model whose weights are not loaded yet; None for none."""
-        found, dtype = description, description.identity["dtype"]
-        return choose_batch_tokens(found.options, found.device, lambda: plan_memory(found.files, dtype))
+        files, dtype = description.files, description.identity["dtype"]
+        return choose_batch_tokens(description.options, description.device, lambda: plan_memory(files, dtype))
 
     @classmethod
     def describe(cls, name: str | Path, options: BackendOptions) -> ModelDescription | None:

@@ -13,18 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rerank.backends.cross_encoder import PassageScorer, check_single_device
+from rerank.backends.cross_encoder import PassageScorer, load_own_class
 from rerank.errors import DataError, ensure
-from rerank.lm.loading import (
-    complete_weights,
-    make_identity,
-    named_loading_errors,
-    pick_device,
-    pick_dtype,
-    quiet_transformers,
-    require_torch,
-)
-from rerank.lm.model_files import ModelFiles, locate_model
+from rerank.lm.loading import complete_weights, quiet_transformers, require_torch
+from rerank.lm.model_files import ModelFiles
 from rerank.lm.out_of_memory import run_batches
 from rerank.lm.tokenizers import HfTokens, stated_context_size
 from rerank.prompts import load_prompt
@@ -99,13 +91,7 @@ class JinaRanking(PassageScorer):
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> JinaRanking:
         """Load a model from a folder or from the hub; only safetensors weights are read, and no code is run."""
         options = options or BackendOptions()
-        check_single_device(options, "the backend is jina_ranking")
-        device = pick_device(options.device)
-        dtype = pick_dtype(options.dtype, device)
-        files = locate_model(name, options.revision or "")
-        with quiet_transformers(), named_loading_errors(files, device):
-            model, tokenizer = _load_model(files, device=device, dtype=dtype)
-        identity = make_identity(files, options, dtype)
+        model, tokenizer, identity, files = load_own_class(name, options, "jina_ranking", _load_model)
         backend = cls(model, tokenizer, identity=identity, options=options)
         backend.set_source(files, options)
         return backend

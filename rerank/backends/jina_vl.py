@@ -12,21 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from rerank.backends.cross_encoder import check_single_device
+from rerank.backends.cross_encoder import load_own_class
 from rerank.backends.vlm import Vlm, VlmTokens
 from rerank.io.pictures import require_pillow
 from rerank.lm.jobs import Job
-from rerank.lm.loading import (
-    attention_arguments,
-    complete_weights,
-    make_identity,
-    named_loading_errors,
-    pick_device,
-    pick_dtype,
-    quiet_transformers,
-    require_torch,
-)
-from rerank.lm.model_files import ModelFiles, locate_model
+from rerank.lm.loading import complete_weights, quiet_transformers, require_torch
+from rerank.lm.model_files import ModelFiles
 from rerank.lm.tokenizers import ChatRenderer
 from rerank.prompts.base import PICTURE, Prompt
 from rerank.tasks import BackendOptions, HeadTask, Reply
@@ -78,13 +69,8 @@ class JinaVl(Vlm):
         """Load a model from a folder or from the hub; only safetensors weights are read, and no code is run."""
         require_pillow()
         options = options or BackendOptions()
-        check_single_device(options, "the backend is jina_vl")
-        device = pick_device(options.device)
-        dtype = pick_dtype(options.dtype, device)
-        files = locate_model(name, options.revision or "")
-        with quiet_transformers(), named_loading_errors(files, device):
-            model, processor = _load_model(files, device=device, dtype=dtype, **attention_arguments(options))
-        backend = cls(model, processor, identity=make_identity(files, options, dtype), options=options)
+        model, processor, identity, files = load_own_class(name, options, "jina_vl", _load_model)
+        backend = cls(model, processor, identity=identity, options=options)
         backend.set_source(files, options)
         return backend
 

@@ -230,13 +230,18 @@ def doctor(
     With --model, print what the model needs on the devices of this machine or on each --gpu, and what to change if it
     does not fit. The JSON of --report has no paths, texts or keys.
     """
+    ensure(
+        bool(model) or not gpu,
+        "--gpu is given without --model",
+        expected="a model to plan for",
+        remedy="Add --model NAME",
+    )
     if report:
         emit_content(_report(_plan(model, gpu or [], dtype) if model else None), [], "json")
         return
     if model:
         _print_memory_plan(_plan(model, gpu or [], dtype), form)
         return
-    ensure(not gpu, "--gpu is given without --model", expected="a model to plan for", remedy="Add --model NAME")
     checks: list[dict[str, Any]] = [*examine_installation()]
     emit_content({"checks": checks}, [_table_of_rows(checks)], form, key="checks")
     broken = [check for check in checks if check["state"] == "broken"]

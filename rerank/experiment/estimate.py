@@ -27,7 +27,17 @@ from rerank.pipeline.stream import Flow, drive_ranking_stream
 from rerank.store import LoggingBackend, RunFolder
 from rerank.store.run_folder import COLLECTED, SUBMITTING, BatchRecord, RecordedBatch
 from rerank.strategies.base import Strategy
-from rerank.tasks import Backend, ContinuationTask, CrossEncoderTask, Reply, Request
+from rerank.tasks import (
+    AttentionTask,
+    Backend,
+    ContinuationTask,
+    CrossEncoderTask,
+    HeadTask,
+    LikelihoodTask,
+    LogitTask,
+    Reply,
+    Request,
+)
 from rerank.tasks.backends import BatchBackend, BatchInterface, BatchStatus, traits
 from rerank.tasks.requests import Usage
 from rerank.types import Plan, Ranking, Window
@@ -117,6 +127,10 @@ def batch_interface(prepared: PreparedRun) -> BatchInterface:
     return prepared.backend.batches
 
 
+#: Tasks whose replies have scores and no text.
+_SILENT = (AttentionTask, CrossEncoderTask, HeadTask, LikelihoodTask, LogitTask)
+
+
 def estimate_run_cost(prepared: PreparedRun, *, in_batches: bool = False) -> dict[str, Any]:
     """Estimate the calls and tokens of a prepared run, without calling the model.
 
@@ -134,7 +148,8 @@ def estimate_run_cost(prepared: PreparedRun, *, in_batches: bool = False) -> dic
         if isinstance(request.task, CrossEncoderTask):
             searches = estimate_search_units(counter.lengths([message.content for message in request.prompt]))
         room = 0 if isinstance(request.task, ContinuationTask) else traits(prepared.backend).thought_room
-        tokens_out = sampling.max_tokens + (sampling.thinking or room)
+        writes = not isinstance(request.task, _SILENT)
+        tokens_out = (sampling.max_tokens + (sampling.thinking or room)) * writes
         counted.add(Reply(tokens_in=counter.count(request.prompt), tokens_out=tokens_out, search_units=searches))
 
     collect_run_requests(prepared, count, in_one_round=in_batches)

@@ -90,7 +90,7 @@ class WordLogit(PointwiseJudge):
 
 @dataclass(frozen=True, kw_only=True)
 class Head(PointwiseJudge):
-    """A judge that scores a document by the head of a reranker, at the end of a prompt with query and document.
+    """A judge that scores a document by the scoring head of a reranker, which reads a prompt with query and document.
 
     In contrast to `Relate`, the document may be a picture. n documents need n requests.
     """

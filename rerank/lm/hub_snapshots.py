@@ -415,6 +415,6 @@ def _explain(error: BaseException, name: str, revision: str, hub: str) -> Rerank
     values = {"first": first, "hub": hub, "page": f"{hub}/{name}"}
     return MissingResourceError(
         found + text.format(**values),
-        expected="a folder, or the id of a model on the hub that you may read",
+        expected=f"a folder ({name!r} is none), or the id of a model on the hub that you may read",
         remedy=remedy.format(**values),
     )

@@ -363,7 +363,7 @@ def _in_chunks(
     columns, values = key[0].float().transpose(1, 2), value[0]  # (groups, head size, keys), (groups, keys, head size)
     out = query.new_empty(1, heads, length, value.shape[-1])
     total = torch.zeros(heads, keys, device=query.device)
-    # Queries per chunk: a (heads, chunk, keys) block of weights has at most so many entries.
+    # Queries per chunk: the number of entries of a (heads, chunk, keys) block of weights is limited.
     entries = _CHUNK if grouped_attention.on_cpu(query) else _ACCELERATOR_CHUNK
     step = max(1, entries // (heads * keys))
     for start in range(0, length, step):

@@ -273,8 +273,8 @@ def make_identity(files: ModelFiles, options: BackendOptions, dtype: str) -> dic
 
     Its keys are ``model``; ``weights`` (hash of a folder) or ``revision`` (commit on the hub); ``dtype``;
     ``attention``, if it is not ``auto``; ``adapter`` (hash of its folder), if there is an adapter; and
-    ``adapter_dtype``, if the adapter is cast. Without
-    ``adapter_dtype``, the adapter is in float32, as in all runs before this option existed.
+    ``adapter_dtype``, if the adapter is cast. Without ``adapter_dtype``, the adapter is in float32, as in all runs
+    before this option existed.
     """
     identity = {**files.identity, "dtype": dtype}
     if options.attention != "auto":

@@ -15,6 +15,7 @@ from torch import Tensor
 from rerank.errors import UsageError
 from rerank.lm.forward_pass import OutputHead, TemporarySettings, call_forward, kv_cache_of_output
 from rerank.lm.grouped_attention import packs_rows
+from rerank.lm.out_of_memory import BatchLimit, run_batches
 from rerank.lm.prefix_cache import (
     CachedPrefix,
     compute_on_cache,
@@ -121,8 +122,8 @@ def _score_with_kv_cache(
     logs = logits[0].log_softmax(dim=-1)
     (scores,) = _sums([logs], [[text[: len(shared) + 1] for text in texts]])
     longer = [index for index, text in enumerate(texts) if len(text) > len(shared) + 1]
-    for start in range(0, len(longer), _BATCH):
-        batch = longer[start : start + _BATCH]
+
+    def score_rests(batch: Sequence[int]) -> list[list[float]]:
         # The first token of a remainder is scored above; here it is the input that predicts the second token.
         rests = [texts[index][len(shared) :] for index in batch]
         copies = deepcopy(cache)
@@ -136,9 +137,19 @@ def _score_with_kv_cache(
             model, cache=copies, input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True
         )
         # (rests, width, vocabulary): position i is after token i of a remainder and predicts token i + 1.
-        rows = output.logits.float().log_softmax(dim=-1)
-        for index, (score,) in zip(batch, _sums(rows, [[rest[1:]] for rest in rests]), strict=True):
-            scores[index] += score
+        return _sums(output.logits.float().log_softmax(dim=-1), [[rest[1:]] for rest in rests])
+
+    limit = BatchLimit()
+    for start in range(0, len(longer), _BATCH):
+        piece = longer[start : start + _BATCH]
+        lengths = {index: len(prompt) + len(texts[index]) for index in piece}
+        for batch, found in run_batches(
+            piece, score_rests, length=lengths.__getitem__, limit=limit, what="continuations"
+        ):
+            if found is None:
+                raise MemoryError(limit.reason)
+            for index, (score,) in zip(batch, found, strict=True):
+                scores[index] += score
     return scores
 
 

@@ -118,11 +118,12 @@ def plan_memory(files: ModelFiles, dtype: str, *, code: bool = False) -> MemoryP
     head = model.get_output_embeddings()
     quantised = getattr(config, "quantization_config", None) or {}
     quantised = quantised if isinstance(quantised, dict) else quantised.to_dict()
-    kept = [str(name) for key in _KEPT for name in quantised.get(key) or ()]
+    names = [str(name) for key in _KEPT for name in quantised.get(key) or ()]
+    kept = [name.removeprefix("re:") if name.startswith("re:") else re.escape(name) for name in names]
     matrices = {
         id(weight): weight.numel()
         for name, module in model.named_modules()
-        if module is not head and not any(part in name for part in kept)
+        if module is not head and not any(re.search(part, name) for part in kept)
         for weight in module.parameters(recurse=False)
         if weight.ndim == 3 or (weight.ndim == 2 and isinstance(module, torch.nn.Linear))  # 3: all experts of a layer
     }
@@ -206,18 +207,19 @@ def _caches(config: Any) -> bool:
     return bool(generates or is_decoder or config.is_encoder_decoder or hasattr(config, "text_config"))
 
 
-def make_empty_model(config: Any, classes: Sequence[str], *, code: bool = False) -> Any:
+def make_empty_model(config: Any, classes: Sequence[str], *, auto: str = "AutoModel", code: bool = False) -> Any:
     """Build a model on torch's meta device, which allocates no memory for the weights.
 
-    Its class is the first of ``classes`` that transformers contains, or else the model without a head.
+    Its class is the first of ``classes`` that transformers contains, or else that which its class ``auto`` chooses, by
+    default the model without a head.
     """
     from transformers.initialization import no_init_weights
 
     torch, transformers = require_torch()
     known = next((found for name in classes if (found := getattr(transformers, name, None)) is not None), None)
     with torch.device("meta"), no_init_weights():
-        model = known(config) if known else transformers.AutoModel.from_config(config, trust_remote_code=code)
-    model.tie_weights()  # is left out without initial weights
+        model = known(config) if known else getattr(transformers, auto).from_config(config, trust_remote_code=code)
+    model.tie_weights()  # which building a model without initial weights omits
     return model
 
 

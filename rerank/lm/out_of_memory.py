@@ -123,6 +123,7 @@ def run_batches(
         else:
             limit.add_success(len(batch) * longest)
             yield batch, result
+            del result  # or it would take memory from the next batch
             done = end
             continue
         # This is outside the exception handler, since a traceback keeps the memory of the failed call alive.

@@ -327,7 +327,9 @@ def _checked_folder(folder: Path) -> Path:
             expected="config.json, safetensors weights and a tokenizer in the folder",
             remedy=f"To use the reranker of this name, write --model {preset.hub_id}, or rename the folder"
             if preset
-            else "Use --model for the base model and --adapter for the adapter, or another folder",
+            else "Use --model for the base model and --adapter for the adapter"
+            if is_adapter
+            else "Check the path, or name another folder",
         )
     ModelFiles(folder=folder).check_formats()
     return folder
@@ -377,7 +379,12 @@ def open_model_backend(
             not getattr(options, flag) or traits(backend_type).takes_parallel_sizes,
             f"--{flag.replace('_', '-')} {getattr(options, flag)} cannot be used with --model {selector}",
             expected="--model vllm:NAME",
-            remedy="Omit the option. Other local models support --device-map; servers have their own options",
+            remedy="Omit the option"
+            + (
+                ""
+                if flag == "vllm_options"
+                else ". Other local models support --device-map; servers have their own options"
+            ),
         )
     if hasattr(backend_type, "load"):  # loads weights
         if argument in MODELS and MODELS[argument].kind != "language":

@@ -66,8 +66,8 @@ class LazyBackend:
     @cached_property
     def batch_tokens(self) -> int | None:
         """Maximum number of tokens of a batch in the memory that is free beside the weights; None for no maximum."""
-        choose = getattr(self._type, "choose_batch_tokens", None)  # of transformers only
-        tokens: int | None = choose and choose(self._description)
+        plan = getattr(self._type, "plan_batch_tokens", None)  # of transformers only
+        tokens: int | None = plan and plan(self._description)
         return tokens
 
     @property

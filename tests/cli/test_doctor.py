@@ -176,6 +176,7 @@ def test_a_report_has_no_paths_and_no_keys(cli: Cli, qwen: Path, monkeypatch: py
     [
         (["--model", "{}", "--gpu", "24XB"], 2, "Write --gpu 24GB"),
         (["--gpu", "24GB"], 2, "Add --model NAME"),
+        (["--report", "--gpu", "24GB"], 2, "Add --model NAME"),
         (["--model", "missing/folder/here", "--gpu", "24GB"], 4, "Check the path"),
         (["--model", "{}/..", "--gpu", "24GB"], 4, "has no config.json"),
         (["--model", "owner/name", "--gpu", "24GB"], 4, "or the id of a model on the hub that you may read"),

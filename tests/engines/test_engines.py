@@ -56,6 +56,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     resources: dict[str, float] = {"CPU": 8.0}
     ray: Any = ModuleType("ray")
     ray.is_initialized, ray.cluster_resources = lambda: True, lambda: resources
+    ray.nodes = lambda: [{"Alive": True, "Resources": resources}]
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setitem(sys.modules, "ray.data", ModuleType("ray.data"))
     return resources
@@ -121,6 +122,16 @@ def test_too_few_gpus_are_an_error_in_one_line(
     with raises(UsageError, *named) as raised:
         open_engine("ray", **options).start(local_model(Hf))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("each", "remedy"), [(4, "Split the model over fewer GPUs"), (2, "Use --workers 2")])
+def test_the_gpus_of_a_worker_are_on_one_machine(cluster: dict[str, float], each: int, remedy: str) -> None:
+    cluster["GPU"] = 7
+    nodes = [{"Alive": alive, "Resources": {"GPU": count}} for alive, count in ((True, 2), (True, 3), (False, 8))]
+    sys.modules["ray"].nodes = lambda: nodes  # type: ignore[attr-defined]
+    engine = open_engine("ray", workers=1 if each == 4 else 3, gpus_per_worker=each)
+    with raises(UsageError, "have 2, 3 GPUs", f"{each} on one machine", remedy):
+        engine.start(local_model(Hf))
 
 
 @pytest.mark.enable_socket

@@ -375,6 +375,11 @@ def test_what_adaptive_methods_ask_is_estimated_at_most(lists: Lists, out: Execu
     assert summary["tokens_in"] <= 1.1 * expected["tokens_in"]  # windows are not all of one length
 
 
+@pytest.mark.parametrize("method", ["qlm", "icr"])
+def test_scores_are_no_text_that_is_written(lists: Lists, method: str) -> None:
+    assert estimate_run_cost(prepare_run(lists(method=method), Execution()))["tokens_out"] == 0
+
+
 def test_the_seed_reaches_strategies_that_shuffle(lists: Lists, tmp_path: Path) -> None:
     runs = [prepare_run(lists(method="tourrank", seed=seed), Execution()) for seed in (0, 1)]
     assert runs[0].setup.strategy != runs[1].setup.strategy

@@ -124,6 +124,23 @@ def test_more_continuations_than_are_read_side_by_side() -> None:
     assert found == pytest.approx([plainly(model, PROMPTS[0], text) for text in texts], abs=1e-4)
 
 
+def test_fewer_continuations_are_read_side_by_side_if_memory_runs_out() -> None:
+    model, tried = make("Llama"), list[int]()
+    texts = [[65 + at % 3, at, at + 1] for at in range(log_likelihood._BATCH)]
+
+    def check(_: Any, inputs: Any, values: dict[str, Any]) -> None:
+        tried.append(len(values["input_ids"]))
+        if tried[-1] > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    (expected,) = compute_log_likelihoods(model, [PROMPTS[0]], [texts])
+    model.register_forward_pre_hook(check, with_kwargs=True)
+    (found,) = compute_log_likelihoods(model, [PROMPTS[0]], [texts])
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert tried[:2] == [1, 8]
+    assert sum(tried[1:]) > sum(size for size in tried[1:] if size <= 3) == 8
+
+
 def test_a_state_that_cannot_be_copied_is_built_again(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make("Llama")
     wanted = compute_log_likelihoods(model, PROMPTS, CONTINUATIONS)

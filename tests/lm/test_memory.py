@@ -205,8 +205,9 @@ def test_bits_of_quantised_weights(tmp_path: Path, quantised: dict[str, Any], bi
     assert any("unheard" in note for note in plan.notes) == (bits is None)
 
 
-def test_modules_that_stay_as_they_were(tmp_path: Path) -> None:
-    quantised = {"quant_method": "fp8", "modules_to_not_convert": ["mlp.down_proj"]}
+@pytest.mark.parametrize("name", ["mlp.down_proj", "re:.*down_proj$"])
+def test_modules_that_stay_as_they_were(tmp_path: Path, name: str) -> None:
+    quantised = {"quant_method": "fp8", "modules_to_not_convert": [name]}
     plan = plan_memory(files(tmp_path, {**QWEN3_8B, "quantization_config": quantised}), "bfloat16")
     assert plan.matrices == 36 * (4096 * (2 * 4096 + 2 * 1024) + 2 * 4096 * 12288)
 
@@ -299,7 +300,7 @@ def test_tokens_per_batch_depend_on_the_free_memory(tmp_path: Path, free_gpu: di
         options=options, device="cuda:0", identity={"dtype": "bfloat16"}, files=ModelFiles(folder=tmp_path)
     )
     free_gpu.update(free=60 << 30)
-    assert Hf.choose_batch_tokens(described) == tokens
+    assert Hf.plan_batch_tokens(described) == tokens
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import torch
 from transformers import GenerationConfig
 
 from rerank.backends.hf import Hf
+from rerank.errors import BackendError
 from rerank.lm.forward_pass import make_kv_cache
 from rerank.lm.loading import quiet_transformers
 from rerank.lm.permutation_decoding import decode_permutations
@@ -24,6 +25,7 @@ from rerank.prompts.base import Message
 from rerank.tasks import PermutationTask, Request, Sampling
 from rerank.types import Document, Query, Window
 from tests.backends.conftest import make_model, make_tokenizer
+from tests.raising import raises
 
 SEPARATOR = " > "
 GREEDY = Sampling(max_tokens=1)
@@ -111,6 +113,13 @@ def test_the_best_few_take_fewer_steps() -> None:
     assert few.state.order == whole.state.order[:3]
     assert few.steps < whole.steps / 5
     assert sorted(whole.state.order) == list(range(30))
+
+
+def test_logits_that_are_not_numbers_are_an_error_and_no_order() -> None:
+    model, tokenizer = make_model(), make_tokenizer()
+    model.lm_head.weight.data[:] = float("nan")
+    with raises(BackendError, "not numbers", "--dtype float32"):
+        decode_permutations(model, prompts(5), [chain(tokenizer, 5, 5)], [GREEDY], [0])
 
 
 def test_chance_is_each_rows_own() -> None:

@@ -148,8 +148,8 @@ def test_options_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("max_num_seqs=0", ("max_num_seqs='0'", "--vllm-options")),
-        ("gpu_memory_utilization=80", ("gpu_memory_utilization='80'",)),
+        ("max_num_seqs=0", ("max_num_seqs='0'", "--vllm-options", "a whole number of at least 1")),
+        ("gpu_memory_utilization=80", ("gpu_memory_utilization='80'", "a number above 0 and of at most 1")),
         ("swap_space=4", ("swap_space", "max_num_seqs")),
         ("64", ("'64'", "KEY=VALUE", "max_num_seqs")),
     ],

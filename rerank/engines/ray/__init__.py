@@ -94,11 +94,21 @@ class Ray:
                 possible = [f"--workers {int(found // each)}"] if found >= each else []
                 if kind == "GPU" and each <= 1:  # several workers can share a GPU
                     share = math.floor(100 / math.ceil(self.workers / found)) / 100 if found else 0
-                    possible.append(f"--gpus-per-worker {share:g}")
+                    possible += [f"--gpus-per-worker {share:g}"] if share or not found else []
                 raise UsageError(
                     f"The cluster has {found:g} {kind}s",
                     expected=f"at least {self.workers * each:g}: --workers {self.workers}, {each:g} for each",
                     remedy=f"Use {' or '.join(possible) or 'fewer GPUs per worker'}, or add machines to the cluster",
+                )
+
+        if self._gpus > 1:  # a worker is on one machine
+            counts = [node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]]
+            if (places := sum(int(count // self._gpus) for count in counts)) < self.workers:
+                self.close()
+                raise UsageError(
+                    f"The machines of the cluster have {', '.join(f'{count:g}' for count in counts)} GPUs",
+                    expected=f"{self._gpus:g} on one machine for each of {self.workers} workers",
+                    remedy=f"Use --workers {places}" if places else "Split the model over fewer GPUs",
                 )
 
     def rank(self, lists: Iterable[Ranking], job: RankingJob, calls: LoggingBackend) -> Iterator[RankedList]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from rerank.errors import UsageError
 from rerank.finetune.component_registry import CROSS_ENCODER_JUDGE, make_training_components, method_of_recipe
@@ -17,6 +17,7 @@ from rerank.finetune.components import RecipeComponents, SizedOptimizer
 from rerank.finetune.labels.files import open_label_records
 from rerank.finetune.recipe import Recipe
 from rerank.lm.loading import locate_files, named_loading_errors, pick_device, pick_dtype, quiet_transformers
+from rerank.lm.memory import make_empty_model
 from rerank.models import resolve_model_name
 from rerank.tasks import BackendOptions
 
@@ -86,10 +87,12 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
             remedy="Omit --dry-run, and set steps = 1 in [training] to try the recipe",
         )
     has_configuration = (Path(recipe.model) / "config.json").is_file()  # weights may be missing
-    model = make_empty_model(
-        recipe.model if has_configuration else resolve_model_name(recipe.model),
-        BackendOptions(revision=recipe.revision, trust_remote_code=recipe.trust_remote_code),
-    )
+    name = recipe.model if has_configuration else resolve_model_name(recipe.model)
+    options = BackendOptions(revision=recipe.revision, trust_remote_code=recipe.trust_remote_code)
+    files = locate_files(name, options, weights=False)
+    with quiet_transformers(), named_loading_errors(files):
+        config = AutoConfig.from_pretrained(files.folder, trust_remote_code=options.trust_remote_code)
+        model = make_empty_model(config, (), auto="AutoModelForCausalLM", code=options.trust_remote_code)
     size = model_size(model)
     tokens_per_list = recipe.method.context_size or int(model.config.get_text_config().max_position_embeddings)
     if recipe.method.max_passage_tokens is not None:
@@ -126,15 +129,6 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
         "h100_hours": h100_hours(flops),
         **training_memory(size, setup),
     }
-
-
-def make_empty_model(name: str | Path, options: BackendOptions) -> Any:
-    """Build a model from its configuration on torch's meta device, which allocates no memory for the weights."""
-    files = locate_files(name, options, weights=False)
-    with quiet_transformers(), named_loading_errors(files), torch.device("meta"):
-        config = AutoConfig.from_pretrained(files.folder, trust_remote_code=options.trust_remote_code)
-        make: Any = AutoModelForCausalLM.from_config  # has no types
-        return make(config, trust_remote_code=options.trust_remote_code)
 
 
 def model_size(model: Any) -> ModelSize:

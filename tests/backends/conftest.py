@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,16 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+
+def save_tiny(folder: Path) -> Path:
+    """Save the tiny model with its tokenizer, and return the folder."""
+    from rerank.lm.loading import quiet_transformers
+
+    with quiet_transformers():
+        make_model().save_pretrained(folder)
+        make_tokenizer().save_pretrained(folder)
+    return folder
 
 
 def make_tokenizer(template: str | None = CHATML) -> Any:

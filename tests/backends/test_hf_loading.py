@@ -27,7 +27,7 @@ from rerank.models import open_model_backend
 from rerank.models.adapters import adapter_folder
 from rerank.prompts.base import Message
 from rerank.tasks import BackendOptions, Request, Sampling
-from tests.backends.conftest import make_model, make_tokenizer
+from tests.backends.conftest import make_model, make_tokenizer, save_tiny
 from tests.raising import raises
 
 FP32 = BackendOptions(dtype="float32", device="cpu")
@@ -36,10 +36,7 @@ ASKED = Request(prompt=(Message("user", "a"),), sampling=Sampling(max_tokens=8, 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    with loading.quiet_transformers():
-        make_model().save_pretrained(tmp_path / "tiny")
-        make_tokenizer().save_pretrained(tmp_path / "tiny")
-    return tmp_path / "tiny"
+    return save_tiny(tmp_path / "tiny")
 
 
 @pytest.fixture

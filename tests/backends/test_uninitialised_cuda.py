@@ -26,7 +26,7 @@ from rerank.lm import loading
 from rerank.lm.memory import MOST_ROWS
 from rerank.pipeline.stream import Flow
 from rerank.tasks import BackendOptions
-from tests.backends.conftest import make_model, make_tokenizer
+from tests.backends.conftest import save_tiny
 
 #: Compute capabilities of the GPUs of the machine by their index, and by their UUID.
 GPUS: dict[Any, tuple[int, int]] = {0: (8, 0), 1: (7, 5), 2: (9, 0), b"GPU-2": (9, 0)}
@@ -83,10 +83,7 @@ def add_gpus(monkeypatch: pytest.MonkeyPatch) -> AddGpus:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    with loading.quiet_transformers():
-        make_model().save_pretrained(tmp_path / "tiny")
-        make_tokenizer().save_pretrained(tmp_path / "tiny")
-    return tmp_path / "tiny"
+    return save_tiny(tmp_path / "tiny")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from rerank.cli import tools
 from rerank.installation import install_command
 from rerank.models import MARKER, model_folder
 from tests.cli.conftest import Cli
+from tests.lm.configurations import QWEN3_8B
 
 
 @pytest.fixture(autouse=True)
@@ -95,22 +96,6 @@ def test_java_and_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "apt-get install openjdk-21-jdk-headless" in found["remedy"]
     (tmp_path / "release").write_text('JAVA_VERSION="21.0.5"\n')
     assert row("java") == {"check": "java", "state": "ok", "found": f"21.0.5 in {tmp_path}", "remedy": ""}
-
-
-QWEN3_8B = {
-    "architectures": ["Qwen3ForCausalLM"],
-    "model_type": "qwen3",
-    "hidden_size": 4096,
-    "num_hidden_layers": 36,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "intermediate_size": 12288,
-    "vocab_size": 151936,
-    "tie_word_embeddings": False,
-    "max_position_embeddings": 40960,
-    "dtype": "bfloat16",
-}
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from rerank.finetune.trainer.cost_estimate import (  # noqa: E402
 from rerank.finetune.trainer.listwise_module import autocast, enable_activation_checkpointing  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
 from tests.finetune.small import recipe  # noqa: E402
-from tests.lm.test_memory import QWEN3_8B  # noqa: E402
+from tests.lm.configurations import QWEN3_8B  # noqa: E402
 
 PAPER = Path(__file__).parents[2] / "training" / "fullrank-paper"
 #: Configuration of mistralai/Mistral-7B-Instruct-v0.3.

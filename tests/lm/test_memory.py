@@ -36,20 +36,9 @@ from rerank.pipeline.stream import Flow  # noqa: E402
 from rerank.prompts.base import Message  # noqa: E402
 from rerank.tasks import BackendOptions, LikelihoodTask, Reply, Request, Sampling  # noqa: E402
 from tests.backends.conftest import make_model, make_tokenizer  # noqa: E402
+from tests.lm.configurations import QWEN3_8B  # noqa: E402
 
 _GQA = {"num_attention_heads": 32, "num_key_value_heads": 8, "hidden_size": 4096}
-QWEN3_8B = {
-    "architectures": ["Qwen3ForCausalLM"],
-    "model_type": "qwen3",
-    **_GQA,
-    "num_hidden_layers": 36,
-    "head_dim": 128,
-    "intermediate_size": 12288,
-    "vocab_size": 151936,
-    "tie_word_embeddings": False,
-    "max_position_embeddings": 40960,
-    "dtype": "bfloat16",
-}
 LLAMA_8B = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",

@@ -41,13 +41,12 @@ def held_by(folder: Path, rank: int) -> Path:
 
 
 def _measure(held: dict[str, int]) -> None:
-    """Note the bytes when gradients are clipped and when a step is logged."""
+    """Note the bytes before weights are sharded, when gradients are clipped and when a step is logged."""
     clip, log, shard = ListTrainer._get_grad_norm, ListTrainer.log, training_run.shard_weights
 
     def sharded(module: Any, *arguments: Any) -> None:
-        held.update(
-            read=sum({v.untyped_storage()._cdata: v.untyped_storage().nbytes() for v in module.parameters()}.values())
-        )
+        storages = {value.untyped_storage()._cdata: value.untyped_storage() for value in module.parameters()}
+        held.update(read=sum(storage.nbytes() for storage in storages.values()))
         shard(module, *arguments)
 
     def clipped(self: Any, model: Any, grad_norm: Any = None) -> Any:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import copy
 import os
+import pickle
 from collections.abc import Collection
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -36,15 +38,30 @@ def share_structure(structure: Any, device: str) -> Any:
     takes no memory: `shard_weights` sends the values. So only the first process has read the weights, initialised an
     adapter from them, and holds all of them at once.
     """
-    init_device_mesh(torch.device(device).type, (int(os.environ["WORLD_SIZE"]),))  # which starts the processes' group
-    parts, memory = [None], {}
-    if processes.is_main():
-        for value in structure[0].parameters():
-            hollow = torch.zeros((), dtype=value.dtype).expand(value.shape)
-            memory[id(value)] = nn.Parameter(hollow, requires_grad=value.requires_grad)
-        parts = [copy.deepcopy(structure, memory)]
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group(timeout=timedelta(hours=2))  # the others wait while a large model is read
+    init_device_mesh(torch.device(device).type, (int(os.environ["WORLD_SIZE"]),))  # which selects the GPU
+    parts = [pickle_without_values(*structure) if processes.is_main() else b""]
     torch.distributed.broadcast_object_list(parts, device=torch.device(device))
-    return structure if processes.is_main() else parts[0]
+    return structure if processes.is_main() else pickle.loads(parts[0])
+
+
+def pickle_without_values(module: nn.Module, *more: Any) -> bytes:
+    """Pickle a module, and objects that may refer to it; instead of the values of a parameter, one is stored."""
+    hollow: dict[int, Any] = {}
+    try:
+        for value in module.parameters():
+            if value._backward_hooks:
+                raise TypeError("a parameter has a hook on its gradient")
+            same = torch.zeros((), dtype=value.dtype).expand(value.shape)
+            hollow[id(value)] = nn.Parameter(same, requires_grad=value.requires_grad)
+        return pickle.dumps(copy.deepcopy((module, *more), hollow))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:  # such as a hook that is a local function
+        raise UsageError(
+            f"fsdp = true cannot be used with this adapter or model, which cannot be pickled: {error}",
+            expected="modules and hooks that are defined at the top level of a Python module",
+            remedy="Remove fsdp, or use another adapter",
+        ) from error
 
 
 def _send_weights(module: nn.Module, sent: set[int], device: str) -> None:

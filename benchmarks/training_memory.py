@@ -68,16 +68,16 @@ class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def fake_model(*, layers: int, full: bool, attention: str) -> tuple[Any, Any, FakeTensorMode]:
     """Return a model whose weights are fake tensors, its sizes, and the mode in which it runs."""
+    options: dict[str, Any] = {"num_hidden_layers": layers, "attn_implementation": attention}
     config = Qwen3Config(
         hidden_size=4096,
         intermediate_size=12288,
-        num_hidden_layers=layers,
         num_attention_heads=32,
         num_key_value_heads=8,
         head_dim=128,
         vocab_size=151936,
         max_position_embeddings=40960,
-        attn_implementation=attention,
+        **options,
     )
     model = make_empty_model(config, (), auto="AutoModelForCausalLM").to(torch.float32 if full else torch.bfloat16)
     size, mode, cpu = model_size(model), FakeTensorMode(), torch.device("cpu")
@@ -119,7 +119,7 @@ def measure(*, layers: int, full: bool, checkpointing: bool, attention: str = "s
         saved = sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in weights)
         kept.clear()
         del logits, normalisers
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
     setup = TrainingSetup(
         full=full,
         trained=trained,

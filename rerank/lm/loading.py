@@ -527,14 +527,17 @@ def check_mergeable(files: ModelFiles, options: BackendOptions, dtype: str) -> N
     """Check that the adapter can be merged into the model if the options demand this."""
     if not options.merge_adapter:
         return
-    check_folder(Path(options.adapter or ""))
+    remedy = "Omit --merge-adapter"
+    if not options.adapter:
+        raise UsageError("--merge-adapter is given without an adapter", expected="--adapter", remedy=remedy)
+    check_folder(Path(options.adapter))
     quantised = "quantization_config" in try_read_json_object(files.folder / "config.json")
     ensure(
-        not quantised and (dtype == "float32" or _is_lora(Path(options.adapter or ""))),
+        not quantised and (dtype == "float32" or _is_lora(Path(options.adapter))),
         "--merge-adapter is given, but "
         + (f"the weights of {str(files)!r} are quantised" if quantised else f"{options.adapter!r} is no plain LoRA"),
         expected="weights that are not quantised, and in 16 bits a LoRA without DoRA",
-        remedy="Omit --merge-adapter; the adapter is then attached",
+        remedy=f"{remedy}; the adapter is then attached",
     )
 
 

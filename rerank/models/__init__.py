@@ -375,9 +375,9 @@ def open_model_backend(
         remedy="Omit the option",
     )
     ensure(
-        not options.merge_adapter or (traits(backend_type).merges_adapters and options.adapter),
-        f"--merge-adapter cannot be used with --model {selector}{'' if options.adapter else ' and no --adapter'}",
-        expected="a local language model that runs through transformers, and --adapter",
+        not options.merge_adapter or traits(backend_type).merges_adapters,
+        f"--merge-adapter cannot be used with --model {selector}",
+        expected="a local language model that runs through transformers",
         remedy="Omit the option; rerank merge writes a merged model for other backends",
     )
     for flag in ("tensor_parallel_size", "pipeline_parallel_size", "vllm_options"):

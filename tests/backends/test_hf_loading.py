@@ -162,9 +162,11 @@ def test_a_merged_adapter_is_rounded_once(folder: Path, adapter: Path, dtype: An
 
 def test_what_cannot_be_merged(folder: Path, adapter: Path) -> None:
     options = BackendOptions(dtype="bfloat16", device="cpu", adapter=str(adapter), merge_adapter=True)
-    for model, less in (("openai:x", {}), ("vllm:x", {}), ("fake:reversed", {}), (str(folder), {"adapter": None})):
+    for model in ("openai:x", "vllm:x", "fake:reversed"):
         with raises(UsageError, "--merge-adapter", model, "Omit the option"):
-            open_model_backend(model, options.model_copy(update=less))
+            open_model_backend(model, options)
+    with raises(UsageError, "--merge-adapter", "without an adapter", "Omit"):
+        open_model_backend(str(folder), options.model_copy(update={"adapter": None}))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
     with raises(UsageError, "--merge-adapter", "tiny' are quantised", "Omit"):

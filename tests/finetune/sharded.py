@@ -42,7 +42,8 @@ def held_by(folder: Path, rank: int) -> Path:
 
 def _measure(held: dict[str, int]) -> None:
     """Note the bytes before weights are sharded, when gradients are clipped and when a step is logged."""
-    clip, log, shard = ListTrainer._get_grad_norm, ListTrainer.log, training_run.shard_weights
+    run: Any = training_run
+    clip, log, shard = ListTrainer._get_grad_norm, ListTrainer.log, run.shard_weights
 
     def sharded(module: Any, *arguments: Any) -> None:
         storages = {value.untyped_storage()._cdata: value.untyped_storage() for value in module.parameters()}
@@ -64,7 +65,7 @@ def _measure(held: dict[str, int]) -> None:
         return log(self, *args, **options)
 
     ListTrainer._get_grad_norm, ListTrainer.log = clipped, logged  # type: ignore[method-assign]
-    training_run.shard_weights = sharded
+    run.shard_weights = sharded
 
 
 def _part(values: Iterable[Any]) -> list[Any]:

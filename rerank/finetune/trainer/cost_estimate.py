@@ -163,7 +163,7 @@ def _plan_cards(recipe: Recipe, model: Any, size: ModelSize, length: int) -> lis
             setups[changed.adapter.name] = _setup(changed, components, model, size, length)
     rows = []
     for card, cards, (adapter, setup) in product((card for card in CARDS if card.link), (1, 8), setups.items()):
-        tried = []
+        tried: list[tuple[bool, float, int, dict[str, Any]]] = []
         for sharded, checkpointing in product((False, True) if cards > 1 else (False,), (False, True)):
             chosen = replace(setup, processes=cards, sharded=sharded, checkpointing=checkpointing)
             memory = training_memory(size, chosen)

@@ -69,11 +69,11 @@ def _send_weights(module: nn.Module, sent: set[int], device: str) -> None:
     for value in module.parameters():
         if isinstance(value, DTensor) or id(value) in sent:
             continue
-        is_main, place = processes.is_main(), {"dtype": value.dtype, "device": device}
-        whole = value.detach().to(device).contiguous() if is_main else torch.empty(value.shape, **place)
-        torch.distributed.broadcast(whole, 0)
-        if not is_main:
-            value.data = whole
+        if processes.is_main():
+            torch.distributed.broadcast(value.detach().to(device).contiguous(), 0)
+        else:
+            value.data = torch.empty(value.shape, dtype=value.dtype, device=device)
+            torch.distributed.broadcast(value.data, 0)
         sent.add(id(value))
 
 

@@ -14,7 +14,7 @@ peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 
 from rerank.finetune.recipe import Recipe, read_recipe  # noqa: E402
-from rerank.finetune.trainer import packed_attention, training_run  # noqa: E402
+from rerank.finetune.trainer import cost_estimate, packed_attention, training_run  # noqa: E402
 from rerank.finetune.trainer.cost_estimate import (  # noqa: E402
     TrainingSetup,
     estimate_training,
@@ -24,6 +24,7 @@ from rerank.finetune.trainer.cost_estimate import (  # noqa: E402
 )
 from rerank.finetune.trainer.listwise_module import autocast, enable_activation_checkpointing  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
+from rerank.lm.roofline import Card  # noqa: E402
 from tests.finetune.small import recipe  # noqa: E402
 from tests.lm.configurations import QWEN3_8B  # noqa: E402
 
@@ -187,6 +188,22 @@ def test_a_training_of_qwen3_8b_with_lora_on_8192_tokens(tmp_path: Path, collect
     attention = 36 * 8192 * 4096
     assert row["seconds"]["operations"] == pytest.approx(2 * 8192 * 8 * (layers + attention) / 362e12, rel=1e-9)
     assert row["lists_per_hour"] == pytest.approx(3600 / max(row["seconds"].values()) * 2 * 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "shared"),
+    [
+        ({"adapter": {"name": "pissa", "r": 4}}, {"pissa": False, "full": True}),
+        ({"adapter": {"name": "full"}, "optimizer": {"name": "galore"}}, {"full": False}),  # which trains no lora
+    ],
+)
+def test_weights_are_planned_to_be_shared_only_where_they_can_be(
+    model: Path, collection: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], shared: dict[str, bool]
+) -> None:
+    monkeypatch.setattr(cost_estimate, "CARDS", [Card("without memory", 0, 1e12, 1e9, 1e9)])  # the least is chosen
+    rows = estimate_training(recipe(model, collection, **changes), processes=1, device="cpu")["cards"]
+    assert {row["adapter"]: row["fsdp"] for row in rows if row["cards"] == 8} == shared
+    assert not any(row["fits"] or row["fsdp"] for row in rows if row["cards"] == 1)
 
 
 #: Trainings of Qwen3-8B on 8,192 tokens that fit: card, number of cards, adapter.

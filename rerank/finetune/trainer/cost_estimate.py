@@ -154,17 +154,20 @@ def _plan_cards(recipe: Recipe, model: Any, size: ModelSize, length: int) -> lis
     Each row has the fastest of the settings ``fsdp`` and ``checkpointing`` that fit, by `step_seconds`, with 0.9 of the
     memory of the GPU; if none fits, that which needs the least memory.
     """
-    table, setups = recipe.training, {}
+    table = recipe.training
+    setups: dict[str, tuple[TrainingSetup, list[bool]]] = {}  # with the values of fsdp that are possible
     other = ComponentTable(name="lora" if recipe.adapter.name == "full" else "full")
     changes: dict[str, Any] = {"ranks": None, "layers": None, "callbacks": ()}
     for changed in (recipe, recipe.model_copy(update={**changes, "adapter": other})):
-        with suppress(UsageError):  # an optimizer that trains only other adapters
-            components = make_training_components(changed)
-            setups[changed.adapter.name] = _setup(changed, components, model, size, length)
-    rows = []
-    for card, cards, (adapter, setup) in product((card for card in CARDS if card.link), (1, 8), setups.items()):
+        for sharded in (False, True):
+            asked = changed.model_copy(update={"training": table.model_copy(update={"fsdp": sharded})})
+            with suppress(UsageError):  # an adapter that cannot be sharded, or that the optimizer does not train
+                setup = _setup(asked, make_training_components(asked), model, size, length)
+                setups.setdefault(changed.adapter.name, (setup, []))[1].append(sharded)
+    rows, linked = [], [card for card in CARDS if card.link]
+    for card, cards, (adapter, (setup, shards)) in product(linked, (1, 8), setups.items()):
         tried: list[tuple[bool, float, int, dict[str, Any]]] = []
-        for sharded, checkpointing in product((False, True) if cards > 1 else (False,), (False, True)):
+        for sharded, checkpointing in product(shards if cards > 1 else [False], (False, True)):
             chosen = replace(setup, processes=cards, sharded=sharded, checkpointing=checkpointing)
             memory = training_memory(size, chosen)
             seconds = step_seconds(size, chosen, card, length=length, batches=table.accumulation)

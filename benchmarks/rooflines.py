@@ -2,9 +2,8 @@
 
     python benchmarks/rooflines.py
 
-Nothing is measured. Memory is that of `MemoryPlan`; seconds are those of the roofline model (Williams, Waterman and
-Patterson 2009, doi 10.1145/1498765.1498785): work takes as long as its operations at the peak of the GPU, or as the
-bytes that it moves at the bandwidth of its memory, whichever is longer. Real kernels reach a part of it.
+Nothing is measured. Memory is that of `MemoryPlan`; seconds are those of the roofline model, with the peaks of
+`rerank.lm.roofline`.
 
 - A prefill of n tokens has 2 n operations per parameter of the layers, and 2 n^2 h per layer for causal attention,
   where h is the number of heads times their size (Kaplan et al. 2020, arXiv 2001.08361, table 1, half of the scores).
@@ -28,33 +27,13 @@ import transformers
 
 from rerank.lm.memory import MOST_ROWS, MemoryPlan, plan_memory
 from rerank.lm.model_files import ModelFiles
+from rerank.lm.roofline import CARDS, Card
 
 GIB = 1 << 30
 #: Seconds per kernel that is launched alone, an assumption: CUDA graphs need less, a busy host more.
 LAUNCH = 5e-6
 #: Kernels of a decoding step per layer: 1,409 with 32 layers (`benchmarks/kernels.py`, ``fullrank_step``).
 KERNELS_PER_LAYER = 44
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """A GPU: memory in GiB, operations per second in bfloat16 without sparsity, and bytes per second."""
-
-    name: str
-    memory: int
-    peak: float
-    bandwidth: float
-
-
-#: Peaks and bandwidths of NVIDIA's data sheets (nvidia.com/en-us/data-center/: l4, l40s, h100; half of the peak "with
-#: sparsity"), and the bandwidth that Apple states (apple.com/mac-studio/specs). Apple states no peak: 28.4e12 assumes
-#: that each of 80 cores does 256 operations of 32 bits per cycle at 1.38 GHz.
-CARDS = (
-    Card("L4, 24 GB", 24, 121e12, 300e9),
-    Card("L40S, 48 GB", 48, 362e12, 864e9),
-    Card("H100 SXM, 80 GB", 80, 989e12, 3350e9),
-    Card("M3 Ultra, 96 GB (MPS)", 72, 28.4e12, 819e9),
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ class Hf(LocalModel):
     """
 
     tasks = frozenset({GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask, LogitTask, AttentionTask})
-    takes_attention = True
+    takes_attention = merges_adapters = True
     #: Classes of transformers that load the model and its tokenizer.
     classes: ClassVar[tuple[str, str]] = LANGUAGE
     #: The transformers model.

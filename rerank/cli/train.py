@@ -89,7 +89,11 @@ def train(
         ]
         parts = ("weights", "gradients", "state", "gathered", "activations", "total")
         rows += [[f"GB per process: {name}", f"{found[name] / 1e9:.2f}"] for name in parts]
-        emit_content(found, [make_grid(["at most", ""], rows)], form)
+        plan = make_grid(_PLAN_COLUMNS, [_plan_row(row) for row in found["cards"]])
+        emit_content(found, [make_grid(["at most", ""], rows), plan], form)
+        print_note(
+            "Computed, not measured: formulas in docs/training/several-gpus.md; trainings reach 20 to 37 % of the peak"
+        )
         return
     make_training_components(read)
     result = train_adapter(
@@ -108,6 +112,16 @@ def train(
     if push:
         print_note(push_adapter_to_hub(out, push))
     _print_use(out)
+
+
+_PLAN_COLUMNS = ("card", "cards", "adapter", "settings", "GB per card", "fits", "steps per hour, at most", "limit")
+
+
+def _plan_row(row: dict[str, Any]) -> list[object]:
+    settings = ", ".join(name for name in ("fsdp", "checkpointing") if row[name]) or "none"
+    memory, limit = f"{row['memory']['total'] / 1e9:.1f}", max(row["seconds"], key=row["seconds"].get)
+    cells = [row["card"], row["cards"], row["adapter"], settings, memory]
+    return [*cells, *(("yes", f"{row['steps_per_hour']:.3g}", limit) if row["fits"] else ("no", "", ""))]
 
 
 def _print_use(folder: Path) -> None:

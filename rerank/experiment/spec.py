@@ -31,7 +31,7 @@ Shuffle = Literal["none", "random", "inverse"]
 
 #: Key added to specifications after commit 2d4cd24 -> the value with which a run behaves as it did without the key,
 #: whatever the default is today. A spec.json contains such a key only if it has another value.
-LATER_KEYS: Mapping[str, Any] = {"adapter_dtype": "auto", "attention": "auto"}
+LATER_KEYS: Mapping[str, Any] = {"adapter_dtype": "auto", "attention": "auto", "merge_adapter": False}
 
 
 class _Specification(CheckedSettings):

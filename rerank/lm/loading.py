@@ -6,7 +6,6 @@ is imported only when it is needed.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -23,7 +22,7 @@ from threading import RLock, get_ident
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
+from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError, ensure
 from rerank.installation import install_command
 from rerank.io.model_base import hash_file_contents_of_model
 from rerank.io.settings_files import try_read_json_object
@@ -188,14 +187,23 @@ class _NvmlMemory(Structure):
     _fields_ = (("total", c_ulonglong), ("free", c_ulonglong), ("used", c_ulonglong))
 
 
+#: Bytes that CUDA takes when a process first uses a GPU, for its context and kernels: 300 to 550 MiB are reported
+#: (github.com/pytorch/pytorch, issues 81257, 107667 and 109888).
+CUDA_CONTEXT = 512 << 20
+
+
 def free_memory_of_gpu(index: int) -> int:
-    """Return the free bytes of an NVIDIA or AMD GPU; torch is asked if it has initialised CUDA, or if NVML fails."""
+    """Return the bytes of an NVIDIA or AMD GPU that are free for tensors.
+
+    Torch is asked if it has initialised CUDA, or if NVML fails; then the context of this process is in use already.
+    Before, it is subtracted.
+    """
     torch, _ = require_torch()
     if not torch.cuda.is_initialized() and not torch.version.hip and (gpu := _open_gpu(index)):
         nvml, handle = gpu
         memory = _NvmlMemory()
         if not nvml.nvmlDeviceGetMemoryInfo(handle, byref(memory)):
-            return int(memory.free)
+            return max(0, int(memory.free) - CUDA_CONTEXT)
     return int(torch.cuda.mem_get_info(index)[0])
 
 
@@ -224,11 +232,20 @@ LANGUAGE = ("AutoModelForCausalLM", "AutoTokenizer")
 
 
 def load_language_model(
-    name: str | Path, options: BackendOptions, classes: tuple[str, str] = LANGUAGE, *, tokenizer: Any = None
+    name: str | Path,
+    options: BackendOptions,
+    classes: tuple[str, str] = LANGUAGE,
+    *,
+    tokenizer: Any = None,
+    empty: bool = False,
 ) -> LoadedModel:
-    """Load a model from a folder or the hub, with these classes of transformers; no ``tokenizer`` to load it, too."""
+    """Load a model from a folder or the hub, with these classes of transformers; no ``tokenizer`` to load it, too.
+
+    If ``empty``, the weights are on torch's meta device: they are not read, and take no memory.
+    """
     device = pick_device(options.device)
-    placement: dict[str, Any] = {"device_map": options.device_map or device} | attention_arguments(options)
+    place = "meta" if empty else options.device_map or device
+    placement: dict[str, Any] = {"device_map": place} | attention_arguments(options)
     if options.device_map and options.device != "auto":
         raise UsageError(
             f"--device-map {options.device_map} and --device {options.device} exclude each other",
@@ -238,6 +255,7 @@ def load_language_model(
         placement = parallel_arguments() | attention_arguments(options)
     dtype = pick_dtype(options.dtype, device)
     files = locate_files(name, options)
+    check_mergeable(files, options, dtype)
     if classes == LANGUAGE:
         files.check_generates()
     _, transformers = require_torch()
@@ -253,7 +271,8 @@ def load_language_model(
                 )
         model = model.eval()
         if options.adapter:
-            model = attach_adapter(model, Path(options.adapter), cast=is_cast(options, dtype))
+            cast, merge = is_cast(options, dtype), options.merge_adapter
+            model = attach_adapter(model, Path(options.adapter), cast=cast, merge=merge)
         identity = make_identity(files, options, dtype)
     return LoadedModel(model=model, tokenizer=tokenizer, identity=identity, files=files)
 
@@ -272,9 +291,9 @@ def make_identity(files: ModelFiles, options: BackendOptions, dtype: str) -> dic
     """Return the identity of a local model that `load_language_model` loads.
 
     Its keys are ``model``; ``weights`` (hash of a folder) or ``revision`` (commit on the hub); ``dtype``;
-    ``attention``, if it is not ``auto``; ``adapter`` (hash of its folder), if there is an adapter; and
-    ``adapter_dtype``, if the adapter is cast. Without ``adapter_dtype``, the adapter is in float32, as in all runs
-    before this option existed.
+    ``attention``, if it is not ``auto``; ``adapter`` (hash of its folder), if there is an adapter; ``adapter_dtype``,
+    if the adapter is cast; and ``merge_adapter``, if it is merged into 16-bit weights. Without ``adapter_dtype``, the
+    adapter is in float32, as in all runs before this option existed.
     """
     identity = {**files.identity, "dtype": dtype}
     if options.attention != "auto":
@@ -283,6 +302,8 @@ def make_identity(files: ModelFiles, options: BackendOptions, dtype: str) -> dic
         identity["adapter"] = hash_file_contents_of_model(Path(options.adapter))
         if is_cast(options, dtype):
             identity["adapter_dtype"] = dtype
+        if options.merge_adapter and dtype != "float32":
+            identity["merge_adapter"] = "true"
     return identity
 
 
@@ -424,7 +445,9 @@ def describe_files(name: str | Path, options: BackendOptions) -> ModelDescriptio
     else:
         with quiet_transformers(), named_loading_errors(files):
             config = require_torch()[1].AutoConfig.from_pretrained(files.folder, trust_remote_code=False)
-    identity = make_identity(files, options, pick_dtype(options.dtype, device))
+    dtype = pick_dtype(options.dtype, device)
+    check_mergeable(files, options, dtype)
+    identity = make_identity(files, options, dtype)
     if limit := stated_context_size(SimpleNamespace(config=config), None):
         resolve_task_context_size(limit, options, identity["model"])  # reports early if the context is too long
     return ModelDescription(files=files, options=options, identity=identity, device=device, config=config)
@@ -492,21 +515,39 @@ def is_cast(options: BackendOptions, dtype: str) -> bool:
     orthogonal adapters, compute norms or inverses of their weights, for which half precision is not accurate
     enough.
     """
-    if dtype == "float32" or options.adapter_dtype == "float32":
-        return False
-    try:
-        config = json.loads((Path(options.adapter or "") / "adapter_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):  # reported when the adapter is attached
-        return False
-    return isinstance(config, dict) and config.get("peft_type") == "LORA" and not config.get("use_dora")
+    return dtype != "float32" and options.adapter_dtype != "float32" and _is_lora(Path(options.adapter or ""))
 
 
-def attach_adapter(model: Any, folder: Path, *, cast: bool = False) -> Any:
+def _is_lora(folder: Path) -> bool:
+    config = try_read_json_object(folder / "adapter_config.json")  # damaged files are reported when it is attached
+    return config.get("peft_type") == "LORA" and not config.get("use_dora")
+
+
+def check_mergeable(files: ModelFiles, options: BackendOptions, dtype: str) -> None:
+    """Check that the adapter can be merged into the model if the options demand this."""
+    if not options.merge_adapter:
+        return
+    remedy = "Omit --merge-adapter"
+    if not options.adapter:
+        raise UsageError("--merge-adapter is given without an adapter", expected="--adapter", remedy=remedy)
+    check_folder(Path(options.adapter))
+    quantised = "quantization_config" in try_read_json_object(files.folder / "config.json")
+    ensure(
+        not quantised and (dtype == "float32" or _is_lora(Path(options.adapter))),
+        "--merge-adapter is given, but "
+        + (f"the weights of {str(files)!r} are quantised" if quantised else f"{options.adapter!r} is no plain LoRA"),
+        expected="weights that are not quantised, and in 16 bits a LoRA without DoRA",
+        remedy=f"{remedy}; the adapter is then attached",
+    )
+
+
+def attach_adapter(model: Any, folder: Path, *, cast: bool = False, merge: bool = False) -> Any:
     """Attach an adapter to a model and return the model. In float32, the adapter is merged, since merging is exact.
 
     By default, PEFT computes low-rank adapters in float32. In a model in bfloat16, each adapted matrix then has to
     convert its input to float32 and its output back. To avoid this, the adapter is cast to the data type of the model
-    (docs/decisions/0014-adapters-in-the-dtype-of-the-model.md).
+    (docs/decisions/0014-adapters-in-the-dtype-of-the-model.md). With ``merge``, it is merged in 16 bits, too: the sums
+    are computed in float32, and rounded once.
     """
     try:
         import peft
@@ -525,9 +566,19 @@ def attach_adapter(model: Any, folder: Path, *, cast: bool = False) -> Any:
         raise UsageError(
             f"Adapter {str(folder)!r} is a learned prompt", expected="an adapter that changes weights, such as LoRA"
         )
-    if model.dtype == torch.float32:
+    if merge or model.dtype == torch.float32:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
         untie_head(wrapped)
-        with _named_errors(folder):
+        with _named_errors(folder), torch.no_grad():
+            for layer in wrapped.modules() if model.dtype != torch.float32 else ():
+                if isinstance(layer, BaseTunerLayer):  # PEFT alone would round the change, and then the sum
+                    base: Any = layer.get_base_layer()
+                    dtype = next(base.parameters()).dtype
+                    base.float()
+                    layer.merge()
+                    base.to(dtype)
+            warnings.filterwarnings("ignore", "All adapters are already merged|Already following adapters")
             return wrapped.merge_and_unload().eval()
     if cast:
         from peft.tuners.lora import LoraLayer

@@ -48,7 +48,9 @@ class MemoryPlan:
     - ``window_cache`` is the same for layers with a sliding window; they keep at most ``window`` tokens.
     - ``activations`` is b x (4 w + max(3 f, 6 (q + k))) per token, for the layer that is being computed: w is the
       hidden size, f the size of the feed-forward network (of all experts of a token), q and k those of queries and
-      keys. An upper estimate of what tests measure on meta tensors; attention kernels keep no attention matrix.
+      keys. Without rotary positions, as in BERT, it is max(2 f, 3 (q + k)), since queries and keys are not rotated,
+      and feed-forward networks have no gate; 5 f if GELU takes several steps. An upper estimate of what tests measure
+      on meta tensors; attention kernels keep no attention matrix.
     - ``logits`` is 12 x vocabulary per position that needs logits: slices in float32, the whole, and its softmax.
     """
 
@@ -161,6 +163,10 @@ def plan_tokens(
     experts = next((n for n in (getattr(text, name, None) for name in _EXPERTS) if n), 0)
     if experts:
         inner = max(inner, (experts + 1) * ((getattr(text, "moe_intermediate_size", None) or inner) + width))
+    rotary = any(getattr(text, name, None) for name in ("rope_parameters", "rope_theta", "rotary_dim"))
+    copies = (3, 6) if rotary or getattr(text, "is_gated_act", False) else (2, 3)
+    if {getattr(text, name, "") for name in _ACTIVATIONS} & {"gelu_new", "gelu_fast"}:
+        copies = (5, copies[1])
     kept = 2 * keys * head
     query, key = heads * head, keys * head
     if latent := getattr(text, "kv_lora_rank", None):
@@ -186,7 +192,7 @@ def plan_tokens(
         cache=size * kept * (getattr(config, "num_decoder_layers", None) or len(full)),
         window_cache=size * kept * len(windows),
         window=max((layer.sliding_window for layer in windows), default=0),
-        activations=size * (4 * width + max(3 * inner, 6 * (query + key))),
+        activations=size * (4 * width + max(copies[0] * inner, copies[1] * (query + key))),
         logits=12 * text.vocab_size,
         context_size=stated_context_size(SimpleNamespace(config=config), None),
         notes=tuple(notes),
@@ -196,6 +202,8 @@ def plan_tokens(
 #: Names of the size of the feed-forward network, and of the number of experts per token, in configurations.
 _INNER = ("intermediate_size", "d_ff", "ffn_dim", "n_inner")
 _EXPERTS = ("num_experts_per_tok", "num_experts_per_token", "experts_per_token", "moe_topk")
+#: Names of the activation function of the feed-forward network in configurations.
+_ACTIVATIONS = ("hidden_act", "activation_function", "dense_act_fn")
 #: Names of the list of modules that a quantised checkpoint keeps as they were.
 _KEPT = ("modules_to_not_convert", "llm_int8_skip_modules", "ignored_layers", "ignore")
 

@@ -374,6 +374,12 @@ def open_model_backend(
         expected="a local language model, vision-language model or cross-encoder that runs through transformers",
         remedy="Omit the option",
     )
+    ensure(
+        not options.merge_adapter or traits(backend_type).merges_adapters,
+        f"--merge-adapter cannot be used with --model {selector}",
+        expected="a local language model that runs through transformers",
+        remedy="Omit the option; rerank merge writes a merged model for other backends",
+    )
     for flag in ("tensor_parallel_size", "pipeline_parallel_size", "vllm_options"):
         ensure(
             not getattr(options, flag) or traits(backend_type).takes_parallel_sizes,

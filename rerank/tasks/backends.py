@@ -41,6 +41,8 @@ class BaseBackend:
     takes_parallel_sizes: bool = False
     #: Whether the option ``attention`` has an effect.
     takes_attention: bool = False
+    #: Whether the option ``merge_adapter`` has an effect.
+    merges_adapters: bool = False
     caches_prefixes: bool = False  # whether it caches prefixes, so that prompts with the same beginning come together
     #: Whether one batch with the requests of several callers is faster than one batch per caller.
     shares_batches: bool = False

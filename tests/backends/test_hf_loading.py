@@ -136,6 +136,48 @@ def test_an_adapter_with_norms_stays_in_float32(folder: Path, tmp_path: Path) ->
     assert "adapter_dtype" not in backend.identity
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_merged_adapter_is_rounded_once(folder: Path, adapter: Path, dtype: Any) -> None:
+    options = BackendOptions(dtype=dtype, device="cpu")
+    adapted = options.model_copy(update={"adapter": str(adapter)})
+    plain, attached = Hf.load(folder, options), Hf.load(folder, adapted)
+    merged = Hf.load(folder, adapted.model_copy(update={"merge_adapter": True}))
+    assert {**merged.identity} == {**attached.identity, "merge_adapter": "true"}
+    weights, factors = merged.model.state_dict(), load_file(adapter / "adapter_model.safetensors")
+    changed, differs = set(), False
+    for name, value in plain.model.state_dict().items():
+        place = f"base_model.model.{name.removesuffix('.weight')}"
+        expected = value
+        if (key := f"{place}.lora_A.weight") in factors:
+            changed.add(name)
+            change = 2 * factors[f"{place}.lora_B.weight"] @ factors[key]  # alpha / r = 8 / 4
+            expected = (value.float() + change).to(value.dtype)
+            differs |= not torch.equal(expected, value + change.to(value.dtype))  # rounded twice
+        assert torch.equal(weights[name], expected)
+    assert len(changed) == 4
+    assert differs
+    exact = FP32.model_copy(update={"adapter": str(adapter), "merge_adapter": True})
+    assert "merge_adapter" not in Hf.load(folder, exact).identity  # adapters are always merged in float32
+
+
+def test_what_cannot_be_merged(folder: Path, adapter: Path) -> None:
+    options = BackendOptions(dtype="bfloat16", device="cpu", adapter=str(adapter), merge_adapter=True)
+    for model in ("openai:x", "vllm:x", "fake:reversed"):
+        with raises(UsageError, "--merge-adapter", model, "Omit the option"):
+            open_model_backend(model, options)
+    with raises(UsageError, "--merge-adapter", "without an adapter", "Omit"):
+        open_model_backend(str(folder), options.model_copy(update={"adapter": None}))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
+    with raises(UsageError, "--merge-adapter", "tiny' are quantised", "Omit"):
+        open_model_backend(str(folder), options, lazy=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    kind = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**kind, "use_dora": True}))
+    with raises(UsageError, "--merge-adapter", "lora' is no plain LoRA", "Omit"):
+        open_model_backend(str(folder), options)
+
+
 def test_an_adapter_without_some_of_its_weights_is_refused(folder: Path, adapter: Path) -> None:
     path = adapter / "adapter_model.safetensors"
     weights = load_file(path)

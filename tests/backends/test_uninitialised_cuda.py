@@ -23,7 +23,7 @@ from rerank.backends.vllm import Vllm
 from rerank.experiment import estimate_run_cost, prepare_run
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.lm import loading
-from rerank.lm.memory import MOST_ROWS
+from rerank.lm.memory import MOST_ROWS, free_memory
 from rerank.pipeline.stream import Flow
 from rerank.tasks import BackendOptions
 from tests.backends.conftest import save_tiny
@@ -114,6 +114,14 @@ def test_torch_is_asked_only_where_the_library_of_the_driver_fails(
         with monkeypatch.context() as patch:
             patch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 0) if index else (8, 0))
             assert loading.pick_dtype("auto", "cuda:1") == "float16"
+
+
+def test_the_context_of_cuda_is_not_free(add_gpus: AddGpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_gpus()
+    assert free_memory("cuda:0") == (20 << 30) - loading.CUDA_CONTEXT
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)  # the context has its memory already
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (19 << 30, 24 << 30))
+    assert loading.free_memory_of_gpu(0) == 19 << 30
 
 
 def test_gpus_are_numbered_by_their_driver_only_if_they_are_alike(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
@@ -18,6 +19,7 @@ transformers = pytest.importorskip("transformers")
 from rerank.errors import UsageError  # noqa: E402
 from rerank.finetune.component_registry import ADAPTERS  # noqa: E402
 from rerank.finetune.components import PARAMETER_KINDS  # noqa: E402
+from rerank.finetune.trainer.sharding import pickle_without_values  # noqa: E402
 from rerank.selector import Selector, build_from_selector_options  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_ids, tiny_logits, tiny_loss, tiny_model  # noqa: E402
 from tests.raising import raises  # noqa: E402
@@ -189,6 +191,22 @@ def test_the_same_seed_gives_the_same_bits(name: str) -> None:
     first = state(attach_to_tiny_model(adapter))
     torch.manual_seed(99)  # what was drawn before does not matter
     assert same(first, state(attach_to_tiny_model(adapter)))
+
+
+def test_other_processes_get_its_structure_without_values(name: str) -> None:
+    adapter = make_adapter(name)
+    model = attach_to_tiny_model(adapter)
+    if name == "osf":  # it is refused before a training with fsdp = true
+        with raises(UsageError, "fsdp = true", "hook"):
+            pickle_without_values(model, adapter)
+        return
+    received, settings = pickle.loads(pickle_without_values(model, adapter))
+    assert settings == adapter
+    for value, empty in zip(model.parameters(), received.parameters(), strict=True):
+        assert (empty.shape, empty.requires_grad) == (value.shape, value.requires_grad)
+        assert empty.untyped_storage().nbytes() <= 8
+        empty.data = value.detach().clone()
+    assert torch.equal(tiny_logits(received), tiny_logits(model))
 
 
 def test_it_stays_in_the_mode_that_the_model_is_in(name: str) -> None:

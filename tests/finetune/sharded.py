@@ -11,6 +11,7 @@ from typing import Any
 import torch.distributed
 
 from rerank.finetune.recipe import Recipe
+from rerank.finetune.trainer import training_run
 from rerank.finetune.trainer.list_trainer import ListTrainer
 from rerank.finetune.trainer.training import train_adapter
 
@@ -40,8 +41,14 @@ def held_by(folder: Path, rank: int) -> Path:
 
 
 def _measure(held: dict[str, int]) -> None:
-    """Note the bytes when gradients are clipped and when a step is logged."""
-    clip, log = ListTrainer._get_grad_norm, ListTrainer.log
+    """Note the bytes before weights are sharded, when gradients are clipped and when a step is logged."""
+    run: Any = training_run
+    clip, log, shard = ListTrainer._get_grad_norm, ListTrainer.log, run.shard_weights
+
+    def sharded(module: Any, *arguments: Any) -> None:
+        storages = {value.untyped_storage()._cdata: value.untyped_storage() for value in module.parameters()}
+        held.update(read=sum(storage.nbytes() for storage in storages.values()))
+        shard(module, *arguments)
 
     def clipped(self: Any, model: Any, grad_norm: Any = None) -> Any:
         weights = list(model.parameters())
@@ -58,6 +65,7 @@ def _measure(held: dict[str, int]) -> None:
         return log(self, *args, **options)
 
     ListTrainer._get_grad_norm, ListTrainer.log = clipped, logged  # type: ignore[method-assign]
+    run.shard_weights = sharded
 
 
 def _part(values: Iterable[Any]) -> list[Any]:

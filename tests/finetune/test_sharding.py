@@ -88,6 +88,12 @@ def assert_close(one: Path, other: Path, *, rtol: float, atol: float) -> None:
     assert [loss for _, loss in losses(other)] == pytest.approx([loss for _, loss in losses(one)], rel=1e-5)
 
 
+def assert_only_the_first_has_read_the_model(held: list[dict[str, int]]) -> None:
+    """Before weights are sharded, the other processes have a value or so of each."""
+    first, *others = (part["read"] for part in held)
+    assert all(50 * other < first for other in others)
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("more", [{}, {**FULL, "layers": {"name": "lisa", "n": 1, "every": 1}}], ids=["lora", "lisa"])
 def test_several_processes(model: Path, collection: Path, tmp_path: Path, more: dict[str, Any]) -> None:
@@ -119,6 +125,7 @@ def test_sharded_frozen_weights(model: Path, collection: Path, tmp_path: Path, m
         training = {**more.get("training", {}), "accumulation": 1, "fsdp": shared}
         held = run_in(2, recipe(model, collection, **{**asked, "training": training}), tmp_path / name)
     assert all(2 * part["frozen"] == part["frozen_whole"] for part in held)
+    assert_only_the_first_has_read_the_model(held)
     assert same(tensors(tmp_path / "shared"), tensors(tmp_path / "whole"))
     assert losses(tmp_path / "shared") == losses(tmp_path / "whole")
     for run_file in ("untrained.trec", "trained.trec"):
@@ -149,6 +156,7 @@ def test_full_training_in_several_processes(
     assert_close(tmp_path / "one", tmp_path / "several", rtol=1e-4, atol=1e-6)
     for run_file in ("untrained.trec", "trained.trec"):
         assert (tmp_path / "one" / run_file).read_bytes() == (tmp_path / "several" / run_file).read_bytes()
+    assert_only_the_first_has_read_the_model(held)
     whole = sum(part["weights"] for part in held)
     assert all(part["state"] == 2 * part["weights"] for part in held)
     assert all(part["weights"] <= 1.05 * whole / processes for part in held)

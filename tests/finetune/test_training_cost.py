@@ -14,7 +14,7 @@ peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 
 from rerank.finetune.recipe import Recipe, read_recipe  # noqa: E402
-from rerank.finetune.trainer import packed_attention, training_run  # noqa: E402
+from rerank.finetune.trainer import cost_estimate, packed_attention, training_run  # noqa: E402
 from rerank.finetune.trainer.cost_estimate import (  # noqa: E402
     TrainingSetup,
     estimate_training,
@@ -24,6 +24,7 @@ from rerank.finetune.trainer.cost_estimate import (  # noqa: E402
 )
 from rerank.finetune.trainer.listwise_module import autocast, enable_activation_checkpointing  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
+from rerank.lm.roofline import Card  # noqa: E402
 from tests.finetune.small import recipe  # noqa: E402
 from tests.lm.configurations import QWEN3_8B  # noqa: E402
 
@@ -107,8 +108,13 @@ def test_lists_of_every_format_are_counted(model: Path, collection: Path, tmp_pa
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft's own
 @pytest.mark.parametrize("name", ["Qwen3Config", "MistralConfig"])
 @pytest.mark.parametrize("full", [False, True])
-def test_kept_activations_are_the_tensors_that_autograd_saves(name: str, full: bool) -> None:
-    """Bytes per token of one layer: those saved by three layers minus those saved by two."""
+@pytest.mark.parametrize("attention", [packed_attention.ATTENTION_NAME, "sdpa"])
+def test_kept_activations_are_the_tensors_that_autograd_saves(name: str, full: bool, attention: str) -> None:
+    """Bytes per token of one layer: those saved by three layers minus those saved by two.
+
+    With one text per batch, the attention is that of transformers, which then needs no mask, and copies no heads.
+    """
+    packs = attention != "sdpa"
     packed_attention.register()
     length, saved = 77, []
     for layers in (2, 3):
@@ -121,7 +127,6 @@ def test_kept_activations_are_the_tensors_that_autograd_saves(name: str, full: b
             head_dim=64,
             vocab_size=300,
         )
-        attention = packed_attention.ATTENTION_NAME
         dtype = torch.float32 if full else torch.bfloat16
         model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype)
         size = model_size(model)
@@ -135,10 +140,10 @@ def test_kept_activations_are_the_tensors_that_autograd_saves(name: str, full: b
                 kept[tensor.untyped_storage()._cdata] = tensor
             return tensor
 
-        row = packed_attention.PackedTrainingRow(texts=[(0, length)])
+        more = {"packing": packed_attention.PackedTrainingRow(texts=[(0, length)])} if packs else {}
         ids, positions = torch.zeros(1, length, dtype=torch.long), torch.arange(length)[None]
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast("cpu", "bfloat16"):
-            model.train()(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=1, packing=row)
+            model.train()(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=1, **more)
         saved.append(sum(tensor.untyped_storage().nbytes() for tensor in kept.values()))
     setup = TrainingSetup(
         full=full, trained=0, state=0, processes=1, sharded=False, half=True, checkpointing=False, tokens=1, outputs=0,
@@ -146,10 +151,12 @@ def test_kept_activations_are_the_tensors_that_autograd_saves(name: str, full: b
     )  # fmt: skip
     passing = 12 * size.inner  # buffers of the backward pass
     planned = (training_memory(size, setup)["activations"] - passing) / size.layers
-    # On a CPU, queries, keys, values and outputs of attention are kept in float32. Not planned are the low-rank inputs
-    # of LoRA (7 matrices of rank 4) and the statistics of norms and attention.
+    # On a CPU, queries, keys, values and outputs of packed attention are kept in float32. Not planned are the low-rank
+    # inputs of LoRA (7 matrices of rank 4) and the statistics of norms and attention. With transformers' attention, a
+    # trained output matrix reads the outputs themselves; the plan has a copy.
     small = 7 * 4 * 2 * (not full) + 4 * (2 + 4 + 6 * (size.normed > 0))
-    assert (saved[1] - saved[0]) / length == planned + 2 * 2 * (size.query + size.key) + small
+    packed = 2 * 2 * (size.query + size.key) if packs else -2 * size.query * full
+    assert (saved[1] - saved[0]) / length == planned + packed + small
 
 
 def test_a_training_of_qwen3_8b_with_lora_on_8192_tokens(tmp_path: Path, collection: Path) -> None:
@@ -167,6 +174,43 @@ def test_a_training_of_qwen3_8b_with_lora_on_8192_tokens(tmp_path: Path, collect
     logits = 5 * 5 * 151936 * 10
     assert found["activations"] == 8192 * (36 * layer + 12 * 12288) + logits
     assert 66e9 < found["activations"] < 67e9
+    assert {(row["card"][:4], row["cards"], row["adapter"]): row["fits"] for row in found["cards"]} == {
+        (card, cards, adapter): (card, cards, adapter) in FITS
+        for card in ("L4, ", "L40S", "H100")
+        for cards in (1, 8)
+        for adapter in ("lora", "full")
+    }
+    (row,) = (r for r in found["cards"] if (r["card"][:4], r["cards"], r["adapter"]) == ("L40S", 8, "full"))
+    assert (row["fsdp"], row["checkpointing"]) == (True, True)
+    # two batches per step: two passes of gathered layers, and gradients in float32, from seven other cards
+    layers, parameters = 8_190_735_360 - 2 * 151936 * 4096 - 4096, 8_190_735_360
+    assert row["seconds"]["link"] == pytest.approx(2 * (2 * 2 * layers + 4 * parameters) * 7 / 8 / 32e9, rel=1e-9)
+    attention = 36 * 8192 * 4096
+    assert row["seconds"]["operations"] == pytest.approx(2 * 8192 * 8 * (layers + attention) / 362e12, rel=1e-9)
+    assert row["lists_per_hour"] == pytest.approx(3600 / max(row["seconds"].values()) * 2 * 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "shared"),
+    [
+        ({"adapter": {"name": "pissa", "r": 4}}, {"pissa": False, "full": True}),
+        ({"adapter": {"name": "full"}, "optimizer": {"name": "galore"}}, {"full": False}),  # which trains no lora
+    ],
+)
+def test_weights_are_planned_to_be_shared_only_where_they_can_be(
+    model: Path, collection: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], shared: dict[str, bool]
+) -> None:
+    monkeypatch.setattr(cost_estimate, "CARDS", [Card("without memory", 0, 1e12, 1e9, 1e9)])  # the least is chosen
+    rows = estimate_training(recipe(model, collection, **changes), processes=1, device="cpu")["cards"]
+    assert {row["adapter"]: row["fsdp"] for row in rows if row["cards"] == 8} == shared
+    assert not any(row["fits"] or row["fsdp"] for row in rows if row["cards"] == 1)
+
+
+#: Trainings of Qwen3-8B on 8,192 tokens that fit: card, number of cards, adapter.
+FITS = {
+    *(("L4, ", 1, "lora"), ("L4, ", 8, "lora"), ("L40S", 1, "lora"), ("L40S", 8, "lora"), ("L40S", 8, "full")),
+    *(("H100", 1, "lora"), ("H100", 8, "lora"), ("H100", 8, "full")),
+}
 
 
 @pytest.mark.parametrize(("share", "recomputed"), [(2.0, False), (0.9, True), (0.01, True)])

@@ -63,6 +63,7 @@ SMOLLM2 = {
 }
 BERT = {"architectures": ["BertModel"], "model_type": "bert"}
 MODERN = {"architectures": ["ModernBertModel"], "model_type": "modernbert"}
+GPT2 = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "activation_function": "gelu_new"}
 T5 = {
     "architectures": ["T5ForConditionalGeneration"],
     "model_type": "t5",
@@ -153,7 +154,7 @@ class LivePeak(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.live -= size
 
 
-@pytest.mark.parametrize("config", [QWEN3_8B, LLAMA_8B, SMOLLM2, BERT, MODERN, T5], ids=lambda c: c["model_type"])
+@pytest.mark.parametrize("config", [QWEN3_8B, LLAMA_8B, SMOLLM2, BERT, MODERN, GPT2, T5], ids=lambda c: c["model_type"])
 def test_activations_are_an_upper_estimate_of_live_tensors(tmp_path: Path, config: dict[str, Any]) -> None:
     found = files(tmp_path, {**config, "num_hidden_layers": 4})
     parsed = transformers.AutoConfig.from_pretrained(tmp_path)
@@ -164,7 +165,7 @@ def test_activations_are_an_upper_estimate_of_live_tensors(tmp_path: Path, confi
         options = {"decoder_input_ids": torch.zeros((rows, 1), dtype=torch.long, device="meta")}
     with torch.inference_mode(), LivePeak() as tensors:
         model(torch.zeros((rows, length), dtype=torch.long, device="meta"), **options)
-    assert 0.65 <= tensors.peak / (rows * length * (plan.cache + plan.activations)) <= 1.03
+    assert (0.75 if config is T5 else 0.9) <= tensors.peak / (rows * length * (plan.cache + plan.activations)) <= 1.03
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ CONCURRENCY = 8
 #: Default time limit of an attempt, in seconds; a long prompt on a CPU takes minutes.
 TIMEOUT = 600.0
 #: Options that can only be set when the server is started.
-_LOCAL = ("revision", "adapter", "dtype", "device", "trust_remote_code", "device_map")
+_LOCAL = ("revision", "adapter", "merge_adapter", "dtype", "device", "trust_remote_code", "device_map")
 
 
 class ServerBackend(BaseBackend, ABC, Generic[S]):

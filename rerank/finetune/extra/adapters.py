@@ -441,13 +441,9 @@ class Shadow(PeftAdapter):
         # The shadow state after the last layer is not used.
         last.shadow_update_gate.requires_grad_(False)
         last.shadow_update_transform.requires_grad_(False)
-
-        def widen(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            return args, kwargs | {"inputs_embeds": kwargs["inputs_embeds"].float()}
-
         # The network is trained in float32, but its inputs come from a model that may be in 16 bits.
         for network in wrapped.base_model.shadow_backbone.values():
-            network.register_forward_pre_hook(widen, with_kwargs=True)
+            network.register_forward_pre_hook(_widen_inputs, with_kwargs=True)
         return wrapped
 
     def check_recipe(self, recipe: Recipe) -> None:
@@ -522,6 +518,10 @@ class PeftPreset(NamedPeftAdapter):
             # Without a default, an option is a multiple of the option r.
             values[declared["field"]] = declared["times_r"] * getattr(self, "r") if value is None else value  # noqa: B009
         return {**values, **self.preset.get("fixed", {})}
+
+
+def _widen_inputs(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return args, kwargs | {"inputs_embeds": kwargs["inputs_embeds"].float()}
 
 
 def _make_preset(name: str, row: Mapping[str, Any]) -> type[PeftPreset]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rerank.backends.hf import Hf
 from rerank.finetune.recipe import ReadoutTable, Recipe
+from rerank.finetune.trainer import processes
 from rerank.finetune.trainer.listwise_module import ListwiseModule
 from rerank.judges.attention import parse_layers
 from rerank.judges.attention.heads import open_attention_heads
@@ -26,14 +27,19 @@ _log = logging.getLogger(__name__)
 
 
 def load_base_model(recipe: Recipe, *, dtype: str, device: str) -> tuple[Hf, Any]:
-    """Return the base model as a backend with all weights frozen, and the tokenizer of the model."""
+    """Return the base model as a backend with all weights frozen, and the tokenizer of the model.
+
+    If processes share weights, only the first one reads them; `rerank.finetune.trainer.sharding` sends the others their
+    parts.
+    """
     options = BackendOptions(
         revision=recipe.revision,
         dtype=dtype,  # type: ignore[arg-type]  # checked at run time
         device=device,
         trust_remote_code=recipe.trust_remote_code,
     )
-    loaded = load_language_model(resolve_model_name(recipe.model), options)
+    empty = recipe.training.fsdp and not processes.is_main()
+    loaded = load_language_model(resolve_model_name(recipe.model), options, empty=empty)
     loaded.model.requires_grad_(False)
     backend = Hf(loaded.model, loaded.tokenizer, identity=loaded.identity, options=options)
     backend.files = with_hub_id_of_preset(loaded.files)

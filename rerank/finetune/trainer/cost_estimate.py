@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ from rerank.errors import UsageError
 from rerank.finetune.component_registry import CROSS_ENCODER_JUDGE, make_training_components, method_of_recipe
 from rerank.finetune.components import RecipeComponents, SizedOptimizer
 from rerank.finetune.labels.files import open_label_records
-from rerank.finetune.recipe import Recipe
+from rerank.finetune.recipe import ComponentTable, Recipe
 from rerank.lm.loading import locate_files, named_loading_errors, pick_device, pick_dtype, quiet_transformers
-from rerank.lm.memory import make_empty_model
+from rerank.lm.memory import USABLE, make_empty_model
+from rerank.lm.roofline import CARDS, Card
 from rerank.models import resolve_model_name
 from rerank.tasks import BackendOptions
 
@@ -77,7 +80,8 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
     """Estimate memory and time of a training, assuming that all lists are as long as the recipe permits.
 
     ``device`` determines the data type if the recipe sets ``dtype = "auto"``. ``tokens_per_list`` and ``tokens`` are
-    upper bounds; ``h100_hours`` are the lowest and the highest estimate for all processes together.
+    upper bounds; ``h100_hours`` are the lowest and the highest estimate for all processes together; ``cards`` are the
+    rows of `_plan_cards`, which do not depend on ``processes``.
     """
     components, table = make_training_components(recipe), recipe.training
     if method_of_recipe(recipe).judge.name == CROSS_ENCODER_JUDGE:
@@ -98,19 +102,10 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
     if recipe.method.max_passage_tokens is not None:
         passage = recipe.method.max_passage_tokens + _IDENTIFIER_TOKENS
         tokens_per_list = min(tokens_per_list, _PROMPT_TOKENS + recipe.data.documents * passage)
-    shapes = components.adapter.shapes(model)
-    setup = TrainingSetup(
-        full=components.adapter.shape == "full",
-        trained=components.adapter.count_trainable(shapes),
-        state=_count_state(components, shapes),
+    setup = replace(
+        _setup(recipe, components, model, size, tokens_per_list),
         processes=processes,
-        sharded=table.fsdp,
         half=pick_dtype(table.dtype, pick_device(device), training=True) == "bfloat16",
-        checkpointing=table.checkpointing,
-        tokens=table.batch_size * tokens_per_list,
-        outputs=table.batch_size * recipe.data.documents * _IDENTIFIER_TOKENS // 2,
-        inputs=size.inputs if components.adapter.shape == "full" else sum(n for _, n in shapes) // size.layers,
-        dropout=bool(getattr(components.adapter, "dropout", 0)),
     )
     lists_per_step = table.batch_size * table.accumulation * processes
     steps = table.steps
@@ -128,6 +123,88 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
         "flops": flops,
         "h100_hours": h100_hours(flops),
         **training_memory(size, setup),
+        "cards": _plan_cards(recipe, model, size, tokens_per_list),
+    }
+
+
+def _setup(
+    recipe: Recipe, components: RecipeComponents, model: Any, size: ModelSize, tokens_per_list: int
+) -> TrainingSetup:
+    """Return the settings of a recipe, for a single process."""
+    table, shapes = recipe.training, components.adapter.shapes(model)
+    full = components.adapter.shape == "full"
+    return TrainingSetup(
+        full=full,
+        trained=components.adapter.count_trainable(shapes),
+        state=_count_state(components, shapes),
+        processes=1,
+        sharded=table.fsdp,
+        half=table.dtype != "float32",
+        checkpointing=table.checkpointing,
+        tokens=table.batch_size * tokens_per_list,
+        outputs=table.batch_size * recipe.data.documents * _IDENTIFIER_TOKENS // 2,
+        inputs=size.inputs if full else sum(n for _, n in shapes) // size.layers,
+        dropout=bool(getattr(components.adapter, "dropout", 0)),
+    )
+
+
+def _plan_cards(recipe: Recipe, model: Any, size: ModelSize, length: int) -> list[dict[str, Any]]:
+    """Plan the training of a recipe, and the same with LoRA or of all weights, on one and on eight of several GPUs.
+
+    Each row has the fastest of the settings ``fsdp`` and ``checkpointing`` that fit, by `step_seconds`, with 0.9 of the
+    memory of the GPU; if none fits, that which needs the least memory.
+    """
+    table = recipe.training
+    setups: dict[str, tuple[TrainingSetup, list[bool]]] = {}  # with the values of fsdp that are possible
+    other = ComponentTable(name="lora" if recipe.adapter.name == "full" else "full")
+    changes: dict[str, Any] = {"ranks": None, "layers": None, "callbacks": ()}
+    for changed in (recipe, recipe.model_copy(update={**changes, "adapter": other})):
+        for sharded in (False, True):
+            asked = changed.model_copy(update={"training": table.model_copy(update={"fsdp": sharded})})
+            with suppress(UsageError):  # an adapter that cannot be sharded, or that the optimizer does not train
+                setup = _setup(asked, make_training_components(asked), model, size, length)
+                setups.setdefault(changed.adapter.name, (setup, []))[1].append(sharded)
+    rows, linked = [], [card for card in CARDS if card.link]
+    for card, cards, (adapter, (setup, shards)) in product(linked, (1, 8), setups.items()):
+        tried: list[tuple[bool, float, int, dict[str, Any]]] = []
+        for sharded, checkpointing in product(shards if cards > 1 else [False], (False, True)):
+            chosen = replace(setup, processes=cards, sharded=sharded, checkpointing=checkpointing)
+            memory = training_memory(size, chosen)
+            seconds = step_seconds(size, chosen, card, length=length, batches=table.accumulation)
+            step = max(seconds.values())
+            fits = memory["total"] <= USABLE * card.memory * 2**30
+            row = {"card": card.name, "cards": cards, "adapter": adapter, "fsdp": sharded}
+            row |= {"checkpointing": checkpointing, "fits": fits, "memory": memory, "seconds": seconds}
+            row |= {"steps_per_hour": 3600 / step}
+            row |= {"lists_per_hour": 3600 / step * table.batch_size * table.accumulation * cards}
+            tried.append((not fits, step if fits else memory["total"], len(tried), row))
+        rows.append(min(tried)[-1])
+    return rows
+
+
+def step_seconds(size: ModelSize, setup: TrainingSetup, card: Card, *, length: int, batches: int) -> dict[str, float]:
+    """Return the least number of seconds of an optimizer step of ``batches`` batches, by what limits it.
+
+    The step takes at least the longest of them (the roofline model). With N, N_layers, A, b and P as in
+    `training_memory`, T trained values, S values of optimizer state, t tokens per batch and n batches:
+
+        operations:  n (`training_flops` of t tokens; with checkpointing, those of a forward pass again), at the peak
+        memory:      n ((2, with checkpointing 3) b N + 2 activations) + 4 (3 T + 2 S) / P, at its bandwidth
+        link:        n 2 b N_layers (P - 1) / P with fsdp, and gradients: n 4 N (P - 1) / P in full training with fsdp,
+                     otherwise once 8 T (P - 1) / P; at the bandwidth between GPUs
+    """
+    layers, again, parts = size.layers * size.layer, setup.checkpointing, setup.processes
+    flops = training_flops(size, length=length, tokens=setup.tokens, full=setup.full)
+    flops += again * setup.tokens * 2 * (layers + size.layers * length * size.query)
+    is_divided = setup.full and setup.sharded
+    moved = (2 + again) * setup.bytes * (layers + size.outside) + 2 * training_memory(size, setup)["activations"]
+    updated = 4 * (3 * setup.trained + 2 * setup.state) // (parts if is_divided else 1)
+    sent = setup.sharded * batches * 2 * setup.bytes * layers
+    sent += batches * 4 * setup.trained if is_divided else 8 * setup.trained
+    return {
+        "operations": batches * flops / card.peak,
+        "memory": (batches * moved + updated) / card.bandwidth,
+        "link": sent * (parts - 1) / parts / card.link,
     }
 
 

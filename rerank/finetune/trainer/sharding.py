@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import copy
 import os
+import pickle
 from collections.abc import Collection
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -22,10 +24,57 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.trainer import SCHEDULER_NAME
 
 from rerank.errors import UsageError
+from rerank.finetune.trainer import processes
 from rerank.finetune.trainer.base_model import unwrap_adapted_model
 from rerank.finetune.trainer.list_trainer import ListTrainer
 from rerank.finetune.trainer.listwise_module import ListwiseModule
 from rerank.finetune.trainer.training_folder import storage_errors
+
+
+def share_structure(structure: Any, device: str) -> Any:
+    """Return the first process's ``structure`` in all processes; all processes must call this function.
+
+    The first process gets the same object. In the others, a parameter has the shape, but no values of its own, and
+    takes no memory: `shard_weights` sends the values. So only the first process has read the weights, initialised an
+    adapter from them, and holds all of them at once.
+    """
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group(timeout=timedelta(hours=2))  # the others wait while a large model is read
+    init_device_mesh(torch.device(device).type, (int(os.environ["WORLD_SIZE"]),))  # which selects the GPU
+    parts = [pickle_without_values(*structure) if processes.is_main() else b""]
+    torch.distributed.broadcast_object_list(parts, device=torch.device(device))
+    return structure if processes.is_main() else pickle.loads(parts[0])
+
+
+def pickle_without_values(module: nn.Module, *more: Any) -> bytes:
+    """Pickle a module, and objects that may refer to it; instead of the values of a parameter, one is stored."""
+    hollow: dict[int, Any] = {}
+    try:
+        for value in module.parameters():
+            if value._backward_hooks:
+                raise TypeError("a parameter has a hook on its gradient")
+            same = torch.zeros((), dtype=value.dtype).expand(value.shape)
+            hollow[id(value)] = nn.Parameter(same, requires_grad=value.requires_grad)
+        return pickle.dumps(copy.deepcopy((module, *more), hollow))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:  # such as a hook that is a local function
+        raise UsageError(
+            f"fsdp = true cannot be used with this adapter or model, which cannot be pickled: {error}",
+            expected="modules and hooks that are defined at the top level of a Python module",
+            remedy="Remove fsdp, or use another adapter",
+        ) from error
+
+
+def _send_weights(module: nn.Module, sent: set[int], device: str) -> None:
+    """Send the first process's parameters of a module that are not in ``sent`` to the other processes."""
+    for value in module.parameters():
+        if isinstance(value, DTensor) or id(value) in sent:
+            continue
+        if processes.is_main():
+            torch.distributed.broadcast(value.detach().to(device).contiguous(), 0)
+        else:
+            value.data = torch.empty(value.shape, dtype=value.dtype, device=device)
+            torch.distributed.broadcast(value.data, 0)
+        sent.add(id(value))
 
 
 def shard_weights(module: ListwiseModule, kept: Collection[str], device: str, dtype: str) -> None:
@@ -34,7 +83,7 @@ def shard_weights(module: ListwiseModule, kept: Collection[str], device: str, dt
     A layer is gathered for its forward and backward pass, and resharded afterwards. After this call, whenever one
     process runs the model, all processes have to run it. Trained weights keep their data type, float32; the layers are
     gathered in the data type of the computation, and gradients are summed in float32. Tensors of checkpoints (``kept``)
-    are not sharded unless all weights are.
+    are not sharded unless all weights are. The weights are those of the first process, sent layer by layer.
     """
     model = unwrap_adapted_model(module.model)
     layers = getattr(model.get_decoder(), "layers", None)
@@ -44,6 +93,7 @@ def shard_weights(module: ListwiseModule, kept: Collection[str], device: str, dt
             expected="a decoder with an attribute 'layers'",
             remedy="Remove fsdp",
         )
+    sent: set[int] = set()
     mesh = init_device_mesh(torch.device(device).type, (int(os.environ["WORLD_SIZE"]),))
     if trains_whole_model(module):
         module.gather_model = ModelGatherer(model)
@@ -52,16 +102,20 @@ def shard_weights(module: ListwiseModule, kept: Collection[str], device: str, dt
             param_dtype=getattr(torch, dtype), reduce_dtype=torch.float32, cast_forward_inputs=False
         )
         for layer in layers:
+            _send_weights(layer, sent, device)
             fully_shard(layer, mesh=mesh, mp_policy=policy)
+        _send_weights(module, sent, device)
         fully_shard(model, mesh=mesh)  # embeddings, final norm and output matrix, which may be tied
     else:
         whole = {value for name, value in module.named_parameters() if name in kept}
         for layer in layers:
+            _send_weights(layer, sent, device)
             # An adapter may have wrapped the layer in a module whose inputs and outputs are objects of peft, in which
             # torch finds no tensors to wait for. The wrapped layer inside this module contains the frozen weights.
             inner = getattr(layer, "base_layer", layer)
             # Each layer is a root module for torch, which keeps gathered weights without reshard_after_forward.
             fully_shard(inner, mesh=mesh, reshard_after_forward=True, ignored_params=whole & set(inner.parameters()))
+        _send_weights(module, sent, device)
     module.to(device)
     module.is_sharded = True
 

@@ -34,7 +34,7 @@ from rerank.finetune.trainer.listwise_module import (
     weighted_losses,
 )
 from rerank.finetune.trainer.schedule import ScheduledExamples, read_lists, schedule_examples
-from rerank.finetune.trainer.sharding import ShardedListTrainer, reshard_weights, shard_weights
+from rerank.finetune.trainer.sharding import ShardedListTrainer, reshard_weights, shard_weights, share_structure
 from rerank.finetune.trainer.training_folder import METRICS, TrainingFolder, list_checkpoints, storage_errors
 from rerank.finetune.trainer.validation import Validation, ValidationRankings, held_out_loss
 from rerank.io.settings_files import read_json_object
@@ -124,29 +124,38 @@ class TrainingRun:
         return schedule_examples(self._recipe, self._lists, examples)
 
     def _attach_adapter(self) -> ListwiseModule:
+        recipe = self._recipe
+        self._own_attention = self._backend.model.config._attn_implementation
+        if self._packs:
+            packed_attention.register()
+        shares, is_main = recipe.training.fsdp, processes.is_main()
+        attached = self._attach() if is_main or not shares else None
+        module, self._adapter, self._kept = share_structure(attached, self._device) if shares else cast(Any, attached)
+        if shares and not is_main:
+            self._readout, self._backend.model = module.readout, base_model.unwrap_adapted_model(module.model)
+        if self._checkpointing:
+            enable_activation_checkpointing(base_model.unwrap_adapted_model(module.model))
+        if shares:
+            shard_weights(module, self._kept, self._device, self._dtype)
+        return cast(ListwiseModule, module)
+
+    def _attach(self) -> tuple[ListwiseModule, Any, list[str]]:
+        """Return the module to train, the adapter with its final settings, and the names of tensors of checkpoints."""
         recipe, model, adapter = self._recipe, self._backend.model, self._components.adapter
         if self._readout and recipe.readout.cut and not (self._inputs.tokens or self._inputs.logits):
             layers = 1 + max(layer for layer, _ in self._readout.heads)
             if base_model.truncate_layers(model, layers) and hasattr(adapter, "layers"):
                 # Adapter files still fit the complete model.
                 adapter = replace(adapter, layers=min(layers, adapter.layers or layers))
-        self._own_attention = model.config._attn_implementation
         if self._packs:
-            packed_attention.register()
             model.set_attn_implementation(packed_attention.ATTENTION_NAME)
         if self._components.ranks:
             pattern = self._components.ranks.pattern(model, adapter.module_names(model), adapter.r, self._batches)
             adapter = replace(adapter, rank_pattern=dict(pattern))
-        self._adapter = adapter
         before = set(model.state_dict())
         set_seed(recipe.seed)
         module = self._module(adapter.attach(model, self._batches, seed=recipe.seed))
-        self._kept = base_model.checkpoint_tensor_names(module, before, moved=adapter.moves_base)
-        if self._checkpointing:
-            enable_activation_checkpointing(model)
-        if recipe.training.fsdp:
-            shard_weights(module, self._kept, self._device, self._dtype)
-        return module
+        return module, adapter, base_model.checkpoint_tensor_names(module, before, moved=adapter.moves_base)
 
     @property
     def _packs(self) -> bool:

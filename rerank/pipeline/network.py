@@ -11,6 +11,7 @@ import asyncio
 import queue
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, cast
 
 from rerank.pipeline.driver import Driver, Ticket
@@ -24,19 +25,34 @@ from rerank.types import Ranking
 _AHEAD = 4
 
 
+@dataclass(slots=True)
+class RequestLimit:
+    """The number of requests that the lists of a run may still send together; each list may always send one."""
+
+    free: int
+
+
 async def drive_list(
-    ranking: Ranking, driver: Driver, backend: AsyncBackend, *, top_k: int | None = None, deadline: float | None = None
+    ranking: Ranking,
+    driver: Driver,
+    backend: AsyncBackend,
+    *,
+    top_k: int | None = None,
+    deadline: float | None = None,
+    limit: RequestLimit | None = None,
 ) -> RankedList:
     """Rerank one list. This coroutine must run on the background loop; cancelling it cancels its requests.
 
-    The ``batch_size`` of the backend is the maximum number of requests in flight for this list. ``deadline`` is the
-    `time.monotonic` value at which the ranking ends with the windows judged so far.
+    The ``batch_size`` of the backend is the maximum number of requests in flight for this list, and ``limit`` that of
+    all lists that share it. ``deadline`` is the `time.monotonic` value at which the ranking ends with the windows
+    judged so far.
     """
+    limit = limit or RequestLimit(backend.batch_size)
     tasks: dict[asyncio.Task[Reply], Ticket] = {}
     key = driver.add(ranking, top_k=top_k)
     try:
         while True:
-            tickets = driver.next_requests(backend.batch_size - len(tasks))
+            tickets = driver.next_requests(min(backend.batch_size - len(tasks), max(limit.free, not tasks)))
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             if left != 0:  # rendering takes time, and no request is sent after the deadline
                 if len(tickets) == 1 and not tasks:  # awaited directly: a task would wait for its turn on the loop
@@ -48,6 +64,7 @@ async def drive_list(
                     continue
                 for ticket in tickets:
                     tasks[asyncio.create_task(backend.agenerate(ticket.request))] = ticket
+                limit.free -= len(tickets)
             if tasks:
                 done, _ = await asyncio.wait(tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if not tasks or not done:
@@ -56,9 +73,11 @@ async def drive_list(
             if any(task.exception() for task in done):  # other requests may be billed: await and log them
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 await asyncio.wait(tasks, timeout=left)
+            limit.free += len(done)
             for task in done:
                 driver.put(tasks.pop(task), task.result())
     finally:
+        limit.free += len(tasks)
         await _end_ranking_tasks(tasks, cancel=True)
     ((_, result),) = driver.finished()
     if not isinstance(result, RankedList):
@@ -97,11 +116,13 @@ def rank_concurrently(
         task = tasks[index] = cast("asyncio.Task[Any]", asyncio.current_task())
         task.add_done_callback(lambda _: tasks.pop(index))
         try:
-            ended.put((index, await drive_list(ranking, make_driver(), backend, top_k=top_k)))
+            ended.put((index, await drive_list(ranking, make_driver(), backend, top_k=top_k, limit=limit)))
         except BaseException as error:
             ended.put((index, error))
             raise
 
+    # Without it, every list would render as many prompts as all lists may send.
+    limit = RequestLimit(2 * backend.batch_size)
     source = iter(rankings)
     unfinished: set[int] = set()
     read, is_failed = 0, False

@@ -155,7 +155,8 @@ def _recipe_of_class(selector: str, files: ModelFiles) -> Mapping[str, Any]:
     """Return the recipe for a model that no preset knows, according to the class that its files state."""
     backend, name = split_model_selector(selector)
     if files.is_library_cross_encoder or any(kind.endswith("ForSequenceClassification") for kind in files.classes):
-        if selector != name and backend.replace("-", "_") != "cross_encoder":
+        runs_it = ("cross_encoder",) if files.is_library_cross_encoder else ("cross_encoder", "vllm")
+        if selector != name and backend.replace("-", "_") not in runs_it:
             raise UsageError(
                 f"Model {name!r} is a cross-encoder ({' or '.join(files.classes)}), which {backend} does not run",
                 expected="a language model after this prefix",

@@ -11,7 +11,6 @@ import asyncio
 import queue
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, cast
 
 from rerank.pipeline.driver import Driver, Ticket
@@ -25,11 +24,26 @@ from rerank.types import Ranking
 _AHEAD = 4
 
 
-@dataclass(slots=True)
 class RequestLimit:
-    """The number of requests that the lists of a run may still send together; each list may always send one."""
+    """The number of requests that the lists of a run send together.
 
-    free: int
+    A list that is open may always send one, and lists are opened in order, as soon as there is room. So their requests
+    come list by list, which caches of prefixes need, and no prompts are rendered long before they are sent.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.free = most
+        self._turn, self._changed = asyncio.Lock(), asyncio.Event()
+
+    async def wait_for_room(self) -> None:
+        async with self._turn:
+            while self.free <= 0:
+                self._changed.clear()
+                await self._changed.wait()
+
+    def release(self, count: int) -> None:
+        self.free += count
+        self._changed.set()
 
 
 async def drive_list(
@@ -57,7 +71,12 @@ async def drive_list(
             if left != 0:  # rendering takes time, and no request is sent after the deadline
                 if len(tickets) == 1 and not tasks:  # awaited directly: a task would wait for its turn on the loop
                     (ticket,) = tickets
-                    if (reply := await _answer_in_time(backend, ticket, left)) is None:
+                    limit.free -= 1
+                    try:
+                        reply = await _answer_in_time(backend, ticket, left)
+                    finally:
+                        limit.release(1)
+                    if reply is None:
                         driver.expire(key)
                         break
                     driver.put(ticket, reply)
@@ -73,11 +92,11 @@ async def drive_list(
             if any(task.exception() for task in done):  # other requests may be billed: await and log them
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 await asyncio.wait(tasks, timeout=left)
-            limit.free += len(done)
+            limit.release(len(done))
             for task in done:
                 driver.put(tasks.pop(task), task.result())
     finally:
-        limit.free += len(tasks)
+        limit.release(len(tasks))
         await _end_ranking_tasks(tasks, cancel=True)
     ((_, result),) = driver.finished()
     if not isinstance(result, RankedList):
@@ -116,13 +135,14 @@ def rank_concurrently(
         task = tasks[index] = cast("asyncio.Task[Any]", asyncio.current_task())
         task.add_done_callback(lambda _: tasks.pop(index))
         try:
+            await limit.wait_for_room()
+            opened.add(index)
             ended.put((index, await drive_list(ranking, make_driver(), backend, top_k=top_k, limit=limit)))
         except BaseException as error:
             ended.put((index, error))
             raise
 
-    # Without it, every list would render as many prompts as all lists may send.
-    limit = RequestLimit(2 * backend.batch_size)
+    limit, opened = RequestLimit(2 * backend.batch_size), set[int]()
     source = iter(rankings)
     unfinished: set[int] = set()
     read, is_failed = 0, False
@@ -148,6 +168,8 @@ def rank_concurrently(
             yield index, result
     finally:
         # After an error, requests in flight may complete, since they may be billed; after Ctrl-C, they are cancelled.
+        waiting = [task for index, task in list(tasks.items()) if index not in opened]
+        run_on_loop(_end_ranking_tasks(waiting, cancel=True))
         run_on_loop(_end_ranking_tasks(list(tasks.values()), cancel=not is_failed))
 
 

@@ -1,4 +1,4 @@
-"""Functions that run the driver with ``AsyncBackend.agenerate``, for models behind a network.
+"""Functions that run the driver with ``AsyncBackend.agenerate``, for models behind a network and engines like vLLM.
 
 Rankings run on the background event loop of the process (`rerank.tasks.concurrency`), which owns the connections.
 Every ranking is a coroutine. The backend limits the number of simultaneous requests over all rankings, so the next

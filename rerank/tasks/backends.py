@@ -41,7 +41,6 @@ class BaseBackend:
     takes_parallel_sizes: bool = False
     #: Whether the option ``attention`` has an effect.
     takes_attention: bool = False
-    caches_prefixes: bool = False  # whether it caches prefixes, so that prompts with the same beginning come together
     #: Whether one batch with the requests of several callers is faster than one batch per caller.
     shares_batches: bool = False
     #: Whether it schedules the requests of a block itself, so that a run may divide its lists evenly among workers.
@@ -126,7 +125,6 @@ class BackendWrapper(BaseBackend):
     has_pair_template = _of_wrapped("has_pair_template")
     reads_apart = _of_wrapped("reads_apart")
     query_limit = _of_wrapped("query_limit")
-    caches_prefixes = _of_wrapped("caches_prefixes")
     shares_batches = _of_wrapped("shares_batches")
     schedules_requests = _of_wrapped("schedules_requests")
     gpus = _of_wrapped("gpus")

@@ -78,7 +78,6 @@ class Vllm(LocalModel):
     tasks = frozenset({*_GENERATIVE, CrossEncoderTask})
     schedules_requests = True
     takes_parallel_sizes = True
-    caches_prefixes = True
 
     def __init__(self, engine: VllmEngine, options: BackendOptions | None = None) -> None:
         require_model_process()

@@ -129,16 +129,15 @@ def longest_request(prepared: PreparedRun) -> int:
     The requests are those of the longest lists, each with its longest documents first, so that they share a window. The
     result is larger by a margin, for lists whose text has more tokens per character.
     """
-    lengths = {
-        "list": lambda ranking: sum(len(doc.full_text) for doc in ranking.docs),
-        "document": lambda ranking: max((len(doc.full_text) for doc in ranking.docs), default=0),
-    }
-    chosen = {r.query.id: r for by in lengths.values() for r in heapq.nlargest(_LOOKED_AT, prepared.lists, key=by)}
+    sizes = {r.query.id: [len(doc.full_text) for doc in r.docs] or [0] for r in prepared.lists}
+    chosen = {*heapq.nlargest(_LOOKED_AT, sizes, lambda query: sum(sizes[query]))}
+    chosen |= {*heapq.nlargest(_LOOKED_AT, sizes, lambda query: max(sizes[query]))}
     found: list[Request] = []
     judge = _CollectingJudge(judge=prepared.judge, on_request=found.append, divides=True)
     lists = [
-        ranking.reorder(0, sorted(range(len(ranking.docs)), key=lambda i: -len(ranking.docs[i].full_text)))
-        for ranking in chosen.values()
+        r.reorder(0, sorted(range(len(r.docs)), key=lambda position: -sizes[r.query.id][position]))
+        for r in prepared.lists
+        if r.query.id in chosen
     ]
     for _ in drive_ranking_stream(lists, prepared.setup.ranker(judge), prepared.backend, Flow.of(prepared.backend)):
         pass

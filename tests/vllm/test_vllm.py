@@ -69,7 +69,7 @@ def test_an_engine_is_known_before_it_starts(vllm: Vllm, tiny: Path) -> None:
     known = (dict(lazy.identity), lazy.batch_size, lazy.tasks, lazy.tokens.context_size)
     assert known == (dict(vllm.identity), vllm.batch_size, vllm.tasks, vllm.tokens.context_size)
     assert not lazy.is_loaded
-    assert vllm._engine.stream._error is None
+    assert vllm._stream._error is None
 
 
 def test_texts_are_those_of_hf_in_order_in_any_batch(vllm: Vllm, hf: Hf) -> None:
@@ -327,7 +327,7 @@ def test_a_context_for_the_requests_of_a_run(tiny: Path) -> None:
     assert isinstance(lazy, LazyBackend)
     lazy.expect_requests(lambda: 200)
     short, long = lazy.generate([request("a"), request("x" * 300)])
-    assert lazy.warm_up()._engine.stream.max_model_len == 256  # type: ignore[attr-defined]
+    assert lazy.warm_up()._stream.max_model_len == 256  # type: ignore[attr-defined]
     assert lazy.tokens.context_size == 511
     assert short.finish == "length"
     assert long.finish == "error"
@@ -340,9 +340,9 @@ def test_options_reach_the_engine(tiny: Path) -> None:
     backend = Vllm.load(
         tiny, OPTIONS.model_copy(update={"vllm_options": "max_num_seqs=3,max_num_batched_tokens=640,max_model_len=99"})
     )
-    scheduler = backend._engine.stream._engine.vllm_config.scheduler_config
+    scheduler = backend._stream._engine.vllm_config.scheduler_config
     assert (scheduler.max_num_seqs, scheduler.max_num_batched_tokens) == (3, 640)
-    assert (backend._engine.stream.max_model_len, backend.tokens.context_size) == (99, 511)
+    assert (backend._stream.max_model_len, backend.tokens.context_size) == (99, 511)
     assert not ENGINE_OPTIONS.keys() & backend.identity.keys()
 
 
@@ -352,7 +352,7 @@ def test_the_processor_refuses_what_it_cannot_read_before_the_engine_does(vllm: 
 
     from rerank.backends.vllm.grammar import KEY
 
-    llm = vllm._engine.stream._llm
+    llm = vllm._stream._llm
     with raises(Exception, "extra_args"):
         llm.generate([{"prompt_token_ids": [1, 2]}], SamplingParams(extra_args={KEY: data}), use_tqdm=False)
     assert vllm.generate([request("a")])[0].finish == "length"

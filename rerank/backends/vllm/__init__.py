@@ -79,19 +79,16 @@ class Vllm(LocalModel):
     schedules_requests = True
     takes_parallel_sizes = True
 
-    def __init__(self, engine: VllmEngine, options: BackendOptions | None = None) -> None:
+    def __init__(self, plan: EnginePlan, stream: EngineStream) -> None:
         require_model_process()
-        self._engine = engine
-        self.identity = engine.plan.identity
-        self.tokens = engine.plan.tokens
-        self.tasks = engine.plan.tasks
-        self.has_pair_template = engine.plan.has_pair_template
+        self._stream = stream
+        self.identity, self.tokens = plan.identity, plan.tokens
+        self.tasks, self.has_pair_template = plan.tasks, plan.has_pair_template
         #: The same counter with the engine's context, which may be smaller than that of the prompts.
         self._engine_tokens = copy(self.tokens)
-        self._engine_tokens.context_size = min(
-            self.tokens.context_size, engine.stream.max_model_len - engine.plan.spare
-        )
-        self.set_batching(self.choose_batch_size(options or BackendOptions(), ""), reuse=True)
+        self._engine_tokens.context_size = min(self.tokens.context_size, stream.max_model_len - plan.spare)
+        self.set_batching(self.choose_batch_size(plan.options, ""), reuse=True)
+        self.set_source(plan.files, plan.options)
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> Vllm:
@@ -105,9 +102,7 @@ class Vllm(LocalModel):
     @classmethod
     def load_described(cls, description: EnginePlan) -> Vllm:
         """Start the planned engine, and return a backend that uses the token counter of the plan."""
-        backend = cls(_start(description), description.options)
-        backend.set_source(description.files, description.options)
-        return backend
+        return cls(description, _start(description))
 
     @staticmethod
     def choose_batch_size(options: BackendOptions, device: str) -> int:
@@ -136,7 +131,7 @@ class Vllm(LocalModel):
 
         async def run(requests: Sequence[EngineRequest]) -> list[Any]:
             nonlocal seconds
-            calls = await self._engine.stream.run(requests)
+            calls = await self._stream.run(requests)
             seconds += sum(call.seconds for call in calls)
             return [call.future.result() for call in calls]
 
@@ -153,27 +148,25 @@ class Vllm(LocalModel):
         if isinstance(tokens := self._engine_tokens, EnginePairs):
             lengths = tokens.pairs(request.prompt)
             if max(lengths) > tokens.context_size:
-                return self._too_long(Reply(tokens_in=sum(lengths)), f"A pair has {max(lengths)} tokens")
-            scores = await score_pairs(run, tokens, request.prompt)
-            return Reply(scores=scores, tokens_in=sum(lengths))
+                error = f"A pair has {max(lengths)} tokens, but the context holds {tokens.context_size}{self._advice()}"
+                return Reply(tokens_in=sum(lengths), finish="error", error=error)
+            return Reply(scores=await score_pairs(run, tokens, request.prompt), tokens_in=sum(lengths))
         refused, groups = tokenize_requests([request], tokens, self.identity.get("model", ""))
         if refused:
-            return self._too_long(refused[0], f"The prompt has {refused[0].tokens_in} tokens")
+            return replace(refused[0], error=f"{refused[0].error}{self._advice()}")
         from rerank.backends.vllm.tasks import run_job  # imports torch
 
         return await run_job(run, tokens, groups[0][0])
 
-    def _too_long(self, reply: Reply, what: str) -> Reply:
-        """Return the error reply to a request that does not fit in the engine's context."""
-        size = self._engine_tokens.context_size
-        advice = ""
-        if size < self.tokens.context_size:
-            advice = (
-                f", although the model's holds {self.tokens.context_size}: --vllm-options max_model_len=TOKENS sets "
-                f"another size, and --context-size {size} truncates passages to fit"
-            )
-        error = f"{what}, but the context of the engine holds {size} tokens of prompt and reply{advice}"
-        return replace(reply, finish="error", error=error)
+    def _advice(self) -> str:
+        """Return what to do about a request that the engine's context does not hold, if that of the model might."""
+        size, whole = self._engine_tokens.context_size, self.tokens.context_size
+        if size == whole:
+            return ""
+        return (
+            f". The model's holds {whole}: set --vllm-options max_model_len=TOKENS, or --context-size {size}, which "
+            "truncates passages to fit"
+        )
 
 
 #: Defaults for vLLM's environment variables. The engine runs in this process, since a separate process takes longer to
@@ -252,14 +245,6 @@ class EnginePlan:
         return replace(self, options=options, settings=settings)
 
 
-@dataclass(frozen=True, kw_only=True)
-class VllmEngine:
-    """A running vLLM engine."""
-
-    plan: EnginePlan
-    stream: EngineStream
-
-
 def _plan(name: str | Path, options: BackendOptions) -> EnginePlan:
     """Return a plan of an engine for a model from a folder or the hub, without loading weights."""
     parse_engine_options(options.vllm_options)
@@ -294,7 +279,7 @@ def _plan(name: str | Path, options: BackendOptions) -> EnginePlan:
     )
 
 
-def _start(plan: EnginePlan) -> VllmEngine:
+def _start(plan: EnginePlan) -> EngineStream:
     """Start an engine; an engine that is already running in this process is stopped."""
     with _preserve_state(), quiet_transformers():
         vllm = _import_engine()
@@ -323,7 +308,7 @@ def _start(plan: EnginePlan) -> VllmEngine:
                 "gpu_memory_utilization=0.95 gives the engine more of it; VLLM_LOGGING_LEVEL=INFO shows vLLM's log; "
                 "--model hf:NAME runs the model through transformers",
             ) from error
-    return VllmEngine(plan=plan, stream=EngineStream(llm, adapter))
+    return EngineStream(llm, adapter)
 
 
 def _import_engine() -> ModuleType:

@@ -112,6 +112,7 @@ class EngineStream:
         _running.discard(self)
 
     def end_thread(self, error: BackendError) -> None:
+        """Raise ``error`` in all calls, and wait until the thread has ended."""
         with self._changed:
             self._error = self._error or error
             thread = self._thread
@@ -177,7 +178,8 @@ class EngineStream:
                 call.seconds += self._clock
                 reason = getattr(output, "error", None)  # of pooling only
                 error = RefusedRequestError(f"vLLM failed on the request: {reason}") if reason else None
-                ended.append((call, error or _only(output.outputs)))
+                result = output.outputs[0] if isinstance(output.outputs, list) else output.outputs
+                ended.append((call, error or result))
         return ended
 
 
@@ -195,19 +197,11 @@ def make_params(parameters: Mapping[str, Any]) -> Any:
         raise UsageError(f"vLLM does not accept the sampling settings: {error}") from error
 
 
-def _only(outputs: Any) -> Any:
-    """Return the only ``CompletionOutput`` of a list, or a ``PoolingOutput``, which is in no list."""
-    return outputs[0] if isinstance(outputs, list) else outputs
-
-
 def _resolve_together(ended: Sequence[tuple[EngineCall, Any]]) -> None:
     """Set results and errors of calls on their event loops, with one callback per loop."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[EngineCall, Any]]] = {}
-    for call, result in ended:
-        by_loop.setdefault(call.future.get_loop(), []).append((call, result))
-    for loop, results in by_loop.items():
+    for loop in {call.future.get_loop() for call, _ in ended}:
         if not loop.is_closed():
-            loop.call_soon_threadsafe(_resolve, results)
+            loop.call_soon_threadsafe(_resolve, [item for item in ended if item[0].future.get_loop() is loop])
 
 
 def _resolve(results: Sequence[tuple[EngineCall, Any]]) -> None:

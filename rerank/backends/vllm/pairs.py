@@ -23,11 +23,11 @@ class EnginePairs(PairTokens):
     def tokenize(self, query: str, passage: str) -> tuple[list[int], int | None]:
         """Return the token ids of a pair, and the index of the first token of type 1; None if tokens have no types."""
         if self.has_template:
-            encoded = self.tokenizer(self._render(query, passage), add_special_tokens=False)
+            encoded = self.tokenizer([self._render(query, passage)], add_special_tokens=False)
         else:
-            encoded = self.tokenizer(query, passage)
+            encoded = self.tokenizer([query], [passage])  # lists, since an empty passage alone would count as none
         types = encoded.get("token_type_ids")
-        return encoded["input_ids"], None if types is None else [*types, 1].index(1)
+        return encoded["input_ids"][0], None if types is None else [*types[0], 1].index(1)
 
     def _render(self, query: str, passage: str) -> str:
         turns = [{"role": "query", "content": query}, {"role": "document", "content": passage}]

@@ -404,7 +404,11 @@ def engine_settings(config: Any, tokenizer: Any, options: BackendOptions) -> dic
         ensure(
             config.num_labels <= 2, f"The model has {config.num_labels} labels", expected="one label, or two (no, yes)"
         )
-        ensure(not options.adapter, f"--adapter is {options.adapter}, but the model is a cross-encoder")
+        ensure(
+            not options.adapter,
+            f"--adapter is {options.adapter}, but the model is a cross-encoder",
+            expected="no adapter: merge it into the model",
+        )
         runner: dict[str, Any] = {"runner": "pooling"}
     else:
         length += 1  # for a token that vLLM always generates

@@ -126,7 +126,7 @@ def mask_logits(logits: torch.Tensor, allowed: Mapping[int, Allowed]) -> torch.T
     tokens = [token for found in allowed.values() for token in found.tokens]
     normalised = [row for row, found in allowed.items() if found.normalised]
     indices = torch.tensor([*rows, *tokens, *allowed, *normalised], device=logits.device)
-    row, token, restricted, log_rows = indices.split([len(rows), len(tokens), len(allowed), len(normalised)])
+    row, token, restricted, log_rows = torch.split(indices, [len(rows), len(tokens), len(allowed), len(normalised)])
     values = logits[row, token]
     if normalised:
         sums = logits.new_zeros(len(logits)).index_copy_(0, log_rows, torch.logsumexp(logits[log_rows], dim=-1))

@@ -135,7 +135,7 @@ def longest_request(prepared: PreparedRun) -> int:
     found: list[Request] = []
     judge = _CollectingJudge(judge=prepared.judge, on_request=found.append, divides=True)
     lists = [
-        r.reorder(0, sorted(range(len(r.docs)), key=lambda position: -sizes[r.query.id][position]))
+        r.reorder(0, tuple(sorted(range(len(r.docs)), key=lambda position: -sizes[r.query.id][position])))
         for r in prepared.lists
         if r.query.id in chosen
     ]

@@ -28,13 +28,15 @@ PASSAGES = ("w2 w3", "w1 w9 w4", "w7 " * 40, "", "w5 w6 w1")
 def save_decoder(folder: Path, template: str | None, *, labels: int = 1) -> Path:
     """A decoder with a classification head, as conversions of Qwen3-Reranker are (``*-seq-cls``)."""
     import torch
-    from transformers import Qwen3Config, Qwen3ForSequenceClassification
+    import transformers
 
     torch.manual_seed(0)
     shape = {"vocab_size": 260, "intermediate_size": 64, "num_hidden_layers": 2, "max_position_embeddings": 512}
-    config = Qwen3Config(**{**SHAPE, **shape}, num_labels=labels, pad_token_id=258, bos_token_id=256, eos_token_id=257)
+    marks = {"pad_token_id": 258, "bos_token_id": 256, "eos_token_id": 257}
+    settings: Any = {**SHAPE, **shape, **marks, "num_labels": labels}
+    kind: Any = transformers.Qwen3ForSequenceClassification
     with quiet_transformers():
-        Qwen3ForSequenceClassification(config).save_pretrained(folder)
+        kind(transformers.Qwen3Config(**settings)).save_pretrained(folder)
         make_tokenizer(template).save_pretrained(folder)
     return folder
 

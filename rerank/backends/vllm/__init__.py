@@ -455,7 +455,7 @@ def _context_size(config: Any, tokenizer: Any, options: BackendOptions) -> int:
 
 def _is_classifier(config: Any) -> bool:
     """Return whether a model has a classification head, which scores pairs of query and passage."""
-    return (getattr(config, "architectures", None) or [""])[0].endswith("ForSequenceClassification")
+    return str((getattr(config, "architectures", None) or [""])[0]).endswith("ForSequenceClassification")
 
 
 def _cpu_settings(config: Any, length: int) -> dict[str, Any]:

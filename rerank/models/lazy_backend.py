@@ -119,7 +119,7 @@ class LazyBackend:
     def expect_requests(self, longest: Callable[[], int]) -> None:
         """Plan the model for requests whose longest has this number of tokens, if it is not loaded yet."""
         if self._loaded is None and (plan := getattr(self._description, "for_requests", None)):
-            self._description = plan(longest())
+            self._description = plan(longest)
 
     def report_tokens_to(self, on_tokens: Callable[[float], None] | None) -> None:
         """Call ``on_tokens`` with the numbers of tokens that the loaded model processes; None ends the reports."""

@@ -212,7 +212,7 @@ def test_the_context_of_an_engine_is_that_of_its_requests(
         identity={},
         context_size=size,
         **given,
-    ).for_requests(longest)
+    ).for_requests(lambda: longest)
     assert (plan.settings["max_model_len"], plan.options.vllm_options) == (length, text)
     assert plan.tokens.context_size == size  # prompts are cut as before
 

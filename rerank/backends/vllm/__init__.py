@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
@@ -228,15 +228,15 @@ class EnginePlan:
     def tokens(self) -> HfTokens:
         return (EnginePairs if self.scores_pairs else HfTokens)(self.tokenizer, context_size=self.context_size)
 
-    def for_requests(self, longest: int) -> EnginePlan:
-        """Return the plan of an engine for requests of at most ``longest`` tokens, unless the options set its context.
+    def for_requests(self, count_longest: Callable[[], int]) -> EnginePlan:
+        """Return the plan of an engine for requests whose longest has this number of tokens, unless the options set it.
 
         The context of the engine decides how much memory one request may need. That of the prompts, which decides how
         passages are truncated, stays the same.
         """
         if self.scores_pairs or "max_model_len" in parse_engine_options(self.options.vllm_options):
             return self
-        length = min(self.context_size + self.spare, -(-(longest + self.spare) // _STEP) * _STEP)
+        length = min(self.context_size + self.spare, -(-(count_longest() + self.spare) // _STEP) * _STEP)
         text = ",".join(filter(None, (self.options.vllm_options, f"max_model_len={length}")))
         options = self.options.model_copy(update={"vllm_options": text})
         settings = self.settings | {"max_model_len": length}

@@ -162,9 +162,13 @@ class RankerSetup(RankerPlan):
             _log.warning("The heads were selected with other weights of %s than these", identity.get("model"))
 
     def with_commit_of(self, backend: Backend) -> RankerSetup:
-        """Return this setup with the commit of an open backend, so that other processes open the same weights."""
-        commit = getattr(traits(backend).files, "commit", "")
-        return replace(self, config=self.config.model_copy(update={"revision": commit})) if commit else self
+        """Return this setup with the commit of an open backend, so that other processes open the same weights.
+
+        They also start vLLM for requests of the same length.
+        """
+        known = {"revision": getattr(traits(backend).files, "commit", ""), "vllm_options": traits(backend).vllm_options}
+        changes = {name: value for name, value in known.items() if value}
+        return replace(self, config=self.config.model_copy(update=changes)) if changes else self
 
 
 def plan_ranker(config: RankerSettings) -> RankerPlan:

@@ -11,6 +11,7 @@ so that resuming, replay and verification work in the same way. Requests without
 
 from __future__ import annotations
 
+import heapq
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -114,6 +115,36 @@ def collect_run_requests(
     lists = (order_list(ranking, prepared.spec) for ranking in prepared.lists)
     for _ in drive_ranking_stream(lists, ranker, prepared.backend, Flow.of(prepared.backend)):
         pass  # iterating runs the strategy, and the judge collects the requests
+
+
+#: Number of lists with the most text, and with the longest documents, whose requests are looked at.
+_LOOKED_AT = 8
+#: Factor for the other lists, whose text may have more tokens per character.
+_MARGIN = 1.25
+
+
+def longest_request(prepared: PreparedRun) -> int:
+    """Estimate the number of tokens of prompt and reply that the longest request of a run may have.
+
+    The requests are those of the longest lists, each with its longest documents first, so that they share a window. The
+    result is larger by a margin, for lists whose text has more tokens per character.
+    """
+    sizes = {r.query.id: [len(doc.full_text) for doc in r.docs] or [0] for r in prepared.lists}
+    chosen = {*heapq.nlargest(_LOOKED_AT, sizes, lambda query: sum(sizes[query]))}
+    chosen |= {*heapq.nlargest(_LOOKED_AT, sizes, lambda query: max(sizes[query]))}
+    found: list[Request] = []
+    judge = _CollectingJudge(judge=prepared.judge, on_request=found.append, divides=True)
+    lists = [
+        r.reorder(0, tuple(sorted(range(len(r.docs)), key=lambda position: -sizes[r.query.id][position])))
+        for r in prepared.lists
+        if r.query.id in chosen
+    ]
+    for _ in drive_ranking_stream(lists, prepared.setup.ranker(judge), prepared.backend, Flow.of(prepared.backend)):
+        pass
+    longest = heapq.nlargest(_LOOKED_AT, found, key=lambda request: sum(len(m.content) for m in request.prompt))
+    prompt = max((prepared.backend.tokens.count(request.prompt) for request in longest), default=0)
+    reply = max((request.sampling.max_tokens + request.sampling.thinking for request in found), default=0)
+    return math.ceil(_MARGIN * prompt) + reply
 
 
 def batch_interface(prepared: PreparedRun) -> BatchInterface:

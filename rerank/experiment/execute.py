@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +27,7 @@ from rerank.errors import DataError, PartialFailureError, UsageError
 from rerank.evaluation import evaluate_run
 from rerank.evaluation.measures import evaluation_overlap_note
 from rerank.experiment.candidates import order_list
-from rerank.experiment.estimate import OnBatch, answer_beforehand, collect_requests
+from rerank.experiment.estimate import OnBatch, answer_beforehand, collect_requests, longest_request
 from rerank.experiment.prepare import PreparedRun, prepare_run
 from rerank.experiment.spec import LATER_KEYS, Execution, RunSpec, complete_spec_from_file
 from rerank.io.paths import last_component, named_path_errors, portable_name
@@ -107,6 +108,7 @@ def execute_run(
         # before the folder is created, so that an error leaves no folder
         batched = None
         if not folder.finished:
+            traits(prepared.backend).expect_requests(partial(longest_request, prepared))
             engine.start(prepared.backend)
             batched = collect_requests(prepared) if execution.provider_batch else None
         with folder.begin(document, resume=execution.resume, overwrite=execution.overwrite):

@@ -96,21 +96,20 @@ def add_thoughts(generate: ThoughtGenerator, tokens: HfTokens, jobs: Sequence[Jo
     open at the end of the budget are closed, so that they never use up the tokens of the answer. A thought is also
     opened for models that were not trained to think.
     """
-    opened = [_open_thought(tokens, job) for job in jobs if job.sampling.thinking]
-    thinking = [job for job in opened if job.sampling.max_tokens]
-    if not thinking:
+    opened = {job.index: thought for job in jobs if (thought := open_thought(tokens, job))}
+    if not opened:
         return list(jobs)
-    originals = {job.index: job for job in jobs}
-    finished = {}
-    for opened_job, (row, ended) in zip(thinking, generate(thinking), strict=True):
-        job = originals[opened_job.index]
-        text, closed, _ = tokens.text(row, special=True).partition(CLOSE)
-        if ended and not closed:  # the end-of-sequence token is not part of the thoughts
-            text = tokens.text(row[:-1], special=True)
-        closing = tokens.plain(f"{text}{_close_thought(job)}")
-        complete = job.with_prompt([*opened_job.prompt, *closing])
-        finished[job.index] = replace(complete, thoughts=text.strip(), thought_tokens=len(row))
-    return [finished.get(job.index, job) for job in jobs]
+    rows = dict(zip(opened, generate([*opened.values()]), strict=True))
+    return [add_thought(tokens, job, opened[job.index], *rows[job.index]) if job.index in rows else job for job in jobs]
+
+
+def add_thought(tokens: HfTokens, job: Job, opened: Job, row: list[int], ended: bool) -> Job:
+    """Return a job with its thought, the token ids ``row`` that were generated for the job ``opened``."""
+    text, closed, _ = tokens.text(row, special=True).partition(CLOSE)
+    if ended and not closed:  # the end-of-sequence token is not part of the thoughts
+        text = tokens.text(row[:-1], special=True)
+    complete = job.with_prompt([*opened.prompt, *tokens.plain(f"{text}{_close_thought(job)}")])
+    return replace(complete, thoughts=text.strip(), thought_tokens=len(row))
 
 
 def _close_thought(job: Job) -> str:
@@ -119,11 +118,13 @@ def _close_thought(job: Job) -> str:
     return f"{CLOSE}{between}{job.reply_prefix}"
 
 
-def _open_thought(tokens: HfTokens, job: Job) -> Job:
-    """Return the job that generates the thoughts. Its prompt ends with a mark that begins the thinking.
+def open_thought(tokens: HfTokens, job: Job) -> Job | None:
+    """Return the job that generates the thoughts; None if it has none, or if the prompt fills the context.
 
-    The token limit of this job leaves space for the answer, and is 0 if the prompt fills the context.
+    Its prompt ends with a mark that begins the thinking, and its token limit leaves space for the answer.
     """
+    if not job.sampling.thinking:
+        return None
     text = tokens.render(job.request.prompt, thinking=True)
     text = text[: len(text) - len(job.reply_prefix)] if job.reply_prefix else text
     if not text.rstrip().endswith(_OPEN):
@@ -132,4 +133,4 @@ def _open_thought(tokens: HfTokens, job: Job) -> Job:
     closing = len(tokens.plain(_close_thought(job))) + _SPARE
     available = tokens.context_size - len(prompt) - closing - job.sampling.max_tokens
     sampling = replace(job.sampling, max_tokens=max(0, min(job.sampling.thinking, available)), min_tokens=0)
-    return replace(job.with_prompt(prompt), sampling=sampling)
+    return replace(job.with_prompt(prompt), sampling=sampling) if sampling.max_tokens else None

@@ -21,7 +21,7 @@ from rerank.io.settings_files import try_read_json_object
 from rerank.lm.loading import check_weight_files
 from rerank.lm.model_files import ModelFiles, cached_snapshot, locate_model, remedy_for_class
 from rerank.models.adapters import adapter_folder, shipped_adapters
-from rerank.models.lazy_backend import LazyBackend
+from rerank.models.lazy_backend import AsyncLazyBackend, LazyBackend
 from rerank.models.presets import (
     MARKER,
     MODELS,
@@ -155,7 +155,8 @@ def _recipe_of_class(selector: str, files: ModelFiles) -> Mapping[str, Any]:
     """Return the recipe for a model that no preset knows, according to the class that its files state."""
     backend, name = split_model_selector(selector)
     if files.is_library_cross_encoder or any(kind.endswith("ForSequenceClassification") for kind in files.classes):
-        if selector != name and backend.replace("-", "_") != "cross_encoder":
+        runs_it = ("cross_encoder",) if files.is_library_cross_encoder else ("cross_encoder", "vllm")
+        if selector != name and backend.replace("-", "_") not in runs_it:
             raise UsageError(
                 f"Model {name!r} is a cross-encoder ({' or '.join(files.classes)}), which {backend} does not run",
                 expected="a language model after this prefix",
@@ -405,9 +406,8 @@ def open_model_backend(
         if lazy and hasattr(backend_type, "describe"):
             adapter = str(Path(options.adapter).absolute()) if options.adapter else ""
             description = backend_type.describe(name, options.model_copy(update={"adapter": adapter}))
-        loaded: Any = (
-            backend_type.load(name, options) if description is None else LazyBackend(backend_type, description)
-        )
+        lazy_type = AsyncLazyBackend if hasattr(backend_type, "agenerate") else LazyBackend
+        loaded: Any = backend_type.load(name, options) if description is None else lazy_type(backend_type, description)
         if traits(loaded).files:
             loaded.files = with_hub_id_of_preset(loaded.files)
         return cast(Backend, loaded)

@@ -5,6 +5,7 @@ Reading a finished run or estimating a cost requires only identity and token cou
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -39,7 +40,17 @@ class LazyBackend:
 
     @property
     def tasks(self) -> frozenset[type[Any]]:
-        return tasks_supported_by_backend(self._type)
+        tasks: frozenset[type[Any]] | None = getattr(self._description, "tasks", None)  # if they depend on the model
+        return tasks_supported_by_backend(self._type) if tasks is None else tasks
+
+    @property
+    def has_pair_template(self) -> bool:
+        return bool(getattr(self._description, "has_pair_template", traits(self._type).has_pair_template))
+
+    @property
+    def vllm_options(self) -> str:
+        """The option with which another process opens the same model."""
+        return str(self._description.options.vllm_options)
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -105,6 +116,11 @@ class LazyBackend:
                 self._report_tokens()
             return self._loaded
 
+    def expect_requests(self, longest: Callable[[], int]) -> None:
+        """Plan the model for requests whose longest has this number of tokens, if it is not loaded yet."""
+        if self._loaded is None and (plan := getattr(self._description, "for_requests", None)):
+            self._description = plan(longest)
+
     def report_tokens_to(self, on_tokens: Callable[[float], None] | None) -> None:
         """Call ``on_tokens`` with the numbers of tokens that the loaded model processes; None ends the reports."""
         self._on_tokens = on_tokens
@@ -131,3 +147,15 @@ class LazyBackend:
         value = getattr(self._type, name)  # raises AttributeError for unknown attributes, without loading the model
         is_of_instances = callable(value) or isinstance(value, property)
         return getattr(self.warm_up(), name) if is_of_instances else value
+
+
+class AsyncLazyBackend(LazyBackend):
+    """A `LazyBackend` for a model that accepts single requests at any time."""
+
+    async def agenerate(self, request: Request) -> Reply:
+        loaded: Any = self._loaded or await asyncio.to_thread(self.warm_up)
+        reply: Reply = await loaded.agenerate(request)
+        return reply
+
+    async def aclose(self) -> None:
+        await asyncio.to_thread(self.close)

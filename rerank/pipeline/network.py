@@ -1,4 +1,4 @@
-"""Functions that run the driver with ``AsyncBackend.agenerate``, for models behind a network.
+"""Functions that run the driver with ``AsyncBackend.agenerate``, for models behind a network and engines like vLLM.
 
 Rankings run on the background event loop of the process (`rerank.tasks.concurrency`), which owns the connections.
 Every ranking is a coroutine. The backend limits the number of simultaneous requests over all rankings, so the next
@@ -24,30 +24,66 @@ from rerank.types import Ranking
 _AHEAD = 4
 
 
+class RequestLimit:
+    """The number of requests that the lists of a run send together.
+
+    A list that is open may always send one, and lists are opened in order, as soon as there is room. So their requests
+    come list by list, which caches of prefixes need, and no prompts are rendered long before they are sent.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.free = most
+        self._turn, self._changed = asyncio.Lock(), asyncio.Event()
+
+    async def wait_for_room(self) -> None:
+        async with self._turn:
+            while self.free <= 0:
+                self._changed.clear()
+                await self._changed.wait()
+
+    def release(self, count: int) -> None:
+        self.free += count
+        self._changed.set()
+
+
 async def drive_list(
-    ranking: Ranking, driver: Driver, backend: AsyncBackend, *, top_k: int | None = None, deadline: float | None = None
+    ranking: Ranking,
+    driver: Driver,
+    backend: AsyncBackend,
+    *,
+    top_k: int | None = None,
+    deadline: float | None = None,
+    limit: RequestLimit | None = None,
 ) -> RankedList:
     """Rerank one list. This coroutine must run on the background loop; cancelling it cancels its requests.
 
-    The ``batch_size`` of the backend is the maximum number of requests in flight for this list. ``deadline`` is the
-    `time.monotonic` value at which the ranking ends with the windows judged so far.
+    The ``batch_size`` of the backend is the maximum number of requests in flight for this list, and ``limit`` that of
+    all lists that share it. ``deadline`` is the `time.monotonic` value at which the ranking ends with the windows
+    judged so far.
     """
+    limit = limit or RequestLimit(backend.batch_size)
     tasks: dict[asyncio.Task[Reply], Ticket] = {}
     key = driver.add(ranking, top_k=top_k)
     try:
         while True:
-            tickets = driver.next_requests(backend.batch_size - len(tasks))
+            tickets = driver.next_requests(min(backend.batch_size - len(tasks), max(limit.free, not tasks)))
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             if left != 0:  # rendering takes time, and no request is sent after the deadline
                 if len(tickets) == 1 and not tasks:  # awaited directly: a task would wait for its turn on the loop
                     (ticket,) = tickets
-                    if (reply := await _answer_in_time(backend, ticket, left)) is None:
+                    limit.free -= 1
+                    try:
+                        reply = await _answer_in_time(backend, ticket, left)
+                    finally:
+                        limit.release(1)
+                    if reply is None:
                         driver.expire(key)
                         break
                     driver.put(ticket, reply)
                     continue
                 for ticket in tickets:
                     tasks[asyncio.create_task(backend.agenerate(ticket.request))] = ticket
+                limit.free -= len(tickets)
             if tasks:
                 done, _ = await asyncio.wait(tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if not tasks or not done:
@@ -56,9 +92,11 @@ async def drive_list(
             if any(task.exception() for task in done):  # other requests may be billed: await and log them
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 await asyncio.wait(tasks, timeout=left)
+            limit.release(len(done))
             for task in done:
                 driver.put(tasks.pop(task), task.result())
     finally:
+        limit.release(len(tasks))
         await _end_ranking_tasks(tasks, cancel=True)
     ((_, result),) = driver.finished()
     if not isinstance(result, RankedList):
@@ -97,11 +135,14 @@ def rank_concurrently(
         task = tasks[index] = cast("asyncio.Task[Any]", asyncio.current_task())
         task.add_done_callback(lambda _: tasks.pop(index))
         try:
-            ended.put((index, await drive_list(ranking, make_driver(), backend, top_k=top_k)))
+            await limit.wait_for_room()
+            opened.add(index)
+            ended.put((index, await drive_list(ranking, make_driver(), backend, top_k=top_k, limit=limit)))
         except BaseException as error:
             ended.put((index, error))
             raise
 
+    limit, opened = RequestLimit(2 * backend.batch_size), set[int]()
     source = iter(rankings)
     unfinished: set[int] = set()
     read, is_failed = 0, False
@@ -127,6 +168,8 @@ def rank_concurrently(
             yield index, result
     finally:
         # After an error, requests in flight may complete, since they may be billed; after Ctrl-C, they are cancelled.
+        waiting = [task for index, task in list(tasks.items()) if index not in opened]
+        run_on_loop(_end_ranking_tasks(waiting, cancel=True))
         run_on_loop(_end_ranking_tasks(list(tasks.values()), cancel=not is_failed))
 
 

@@ -2,7 +2,7 @@
 
 Callers submit rankings at any time. On a CPU, prefill is compute-bound, so one batch with the requests of two callers
 takes as long as two batches; therefore, callers take turns, batch by batch. If the backend reports that sharing batches
-saves time (a GPU, vLLM), batches are formed from the requests of all callers in order of arrival.
+saves time (a GPU), batches are formed from the requests of all callers in order of arrival.
 """
 
 from __future__ import annotations

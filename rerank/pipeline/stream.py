@@ -101,16 +101,15 @@ class Ranker:
     scores_single: bool = False  # whether to judge the only document of a list for its score, as in `Driver`
 
     def driver(self, backend: Backend) -> Driver:
-        """Return a driver without rankings; prompts for a model in this process are sorted by length or prefix."""
+        """Return a driver without rankings; prompts for a model in this process are sorted by length."""
         if isinstance(backend, AsyncBackend):
             return self.arrival_driver()
-        key = _prefix if traits(backend).caches_prefixes else _negative_length
         return Driver(
             self.strategy,
             self.judge,
             passages=self.passages,
             lookahead=LOOKAHEAD,
-            sort_key=key,
+            sort_key=_negative_length,
             scores_single=self.scores_single,
         )
 
@@ -122,11 +121,6 @@ class Ranker:
 def _negative_length(request: Request) -> int:
     """Return a sort key that puts longer prompts first, so that insufficient memory is noticed at the start."""
     return -sum(len(message.content) for message in request.prompt)
-
-
-def _prefix(request: Request) -> str:
-    """Return a sort key that puts prompts with the same beginning together, for a backend that caches prefixes."""
-    return "\n".join(message.content for message in request.prompt)
 
 
 def drive_ranking_stream(

@@ -43,7 +43,6 @@ class BaseBackend:
     takes_attention: bool = False
     #: Whether the option ``merge_adapter`` has an effect.
     merges_adapters: bool = False
-    caches_prefixes: bool = False  # whether it caches prefixes, so that prompts with the same beginning come together
     #: Whether one batch with the requests of several callers is faster than one batch per caller.
     shares_batches: bool = False
     #: Whether it schedules the requests of a block itself, so that a run may divide its lists evenly among workers.
@@ -62,6 +61,8 @@ class BaseBackend:
     default_method: str = ""
     #: Folder of the adapter or the trained model, with the settings that `Reranker.from_backend` uses; None if unknown.
     settings_folder: Path | None = None
+    #: The option ``vllm_options`` with which another process opens the same model.
+    vllm_options: str = ""
     #: The published model whose weights the backend runs; None if it is not known.
     base: ModelBase | None = None
     #: The files of a local model (`rerank.lm.model_files.ModelFiles`); None if there are none or they are not known.
@@ -75,6 +76,9 @@ class BaseBackend:
 
     def set_batching(self, batch_size: int, *, reuse: bool, tokens: int | None = None) -> None:
         """Use the batching of a recorded run, so that its results are bit-identical after it is resumed."""
+
+    def expect_requests(self, longest: Callable[[], int]) -> None:
+        """Learn, before the model is loaded, how many tokens of prompt and reply the longest request may have."""
 
     def report_tokens_to(self, on_tokens: Callable[[float], None] | None) -> None:
         """Call a function with the number of tokens processed while a batch is in progress; None ends the reports."""
@@ -123,7 +127,6 @@ class BackendWrapper(BaseBackend):
     has_pair_template = _of_wrapped("has_pair_template")
     reads_apart = _of_wrapped("reads_apart")
     query_limit = _of_wrapped("query_limit")
-    caches_prefixes = _of_wrapped("caches_prefixes")
     shares_batches = _of_wrapped("shares_batches")
     schedules_requests = _of_wrapped("schedules_requests")
     gpus = _of_wrapped("gpus")
@@ -133,11 +136,13 @@ class BackendWrapper(BaseBackend):
     thought_room = _of_wrapped("thought_room")
     default_method = _of_wrapped("default_method")
     settings_folder = _of_wrapped("settings_folder")
+    vllm_options = _of_wrapped("vllm_options")
     base = _of_wrapped("base")
     files = _of_wrapped("files")
     warm_up = _of_wrapped("warm_up")
     close = _of_wrapped("close")
     set_batching = _of_wrapped("set_batching")
+    expect_requests = _of_wrapped("expect_requests")
     report_tokens_to = _of_wrapped("report_tokens_to")
 
 

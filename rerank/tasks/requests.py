@@ -200,7 +200,7 @@ class Backend(Protocol):
 
 @runtime_checkable
 class AsyncBackend(Backend, Protocol):
-    """A backend that waits for a network. It accepts single requests, from many callers at the same time.
+    """A backend that waits for a network or an engine. It accepts single requests, from many callers at the same time.
 
     Its connections belong to the background loop (`rerank.tasks.concurrency`), are opened by the first request, and
     are kept for later requests.

@@ -76,7 +76,7 @@ def test_is_a_backend(log: CallLog) -> None:
     assert (logged.identity, logged.batch_size, logged.costs_money) == ({"model": "echo"}, 3, False)
 
 
-@pytest.mark.parametrize("name", ["caches_prefixes", "shares_batches"])
+@pytest.mark.parametrize("name", ["schedules_requests", "shares_batches"])
 def test_what_a_backend_does_not_state_is_false(log: CallLog, name: str) -> None:
     echo = Echo()
     logged = LoggingBackend(backend=echo, log=log)

@@ -61,7 +61,7 @@ def _alive(started: dict[Path, Vllm], folder: Path, options: BackendOptions) -> 
     """The engine of a folder, started again if a test loaded another one."""
     from rerank.backends.vllm import Vllm
 
-    if folder not in started or not started[folder]._engine.alive:
+    if folder not in started or started[folder]._stream._error:
         started[folder] = Vllm.load(folder, options)
     return started[folder]
 

@@ -6,10 +6,8 @@ import gc
 import json
 import random
 import sys
-from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,12 +21,14 @@ from rerank.models import open_model_backend
 from rerank.models.lazy_backend import LazyBackend
 from rerank.prompts.base import Message
 from rerank.tasks import (
+    AsyncBackend,
     AttentionTask,
     Backend,
     BackendOptions,
     ContinuationTask,
     GenerationTask,
     LikelihoodTask,
+    LogitTask,
     PermutationTask,
     Reply,
     Request,
@@ -58,16 +58,18 @@ def test_it_is_a_backend_that_says_what_it_is(vllm: Vllm, hf: Hf) -> None:
     assert vllm.costs_money is False
     assert vllm.batch_size == 1024
     assert vllm.tokens.context_size == 511
+    assert isinstance(vllm, AsyncBackend)
     assert vllm.generate([]) == []
 
 
 def test_an_engine_is_known_before_it_starts(vllm: Vllm, tiny: Path) -> None:
     lazy = open_model_backend(f"vllm:{tiny}", OPTIONS, lazy=True)
     assert isinstance(lazy, LazyBackend)
+    assert isinstance(lazy, AsyncBackend)
     known = (dict(lazy.identity), lazy.batch_size, lazy.tasks, lazy.tokens.context_size)
     assert known == (dict(vllm.identity), vllm.batch_size, vllm.tasks, vllm.tokens.context_size)
     assert not lazy.is_loaded
-    assert vllm._engine.alive
+    assert vllm._stream._error is None
 
 
 def test_texts_are_those_of_hf_in_order_in_any_batch(vllm: Vllm, hf: Hf) -> None:
@@ -134,11 +136,15 @@ def test_likelihoods_are_those_of_hf(vllm: Vllm, hf: Hf) -> None:
         request("d", ContinuationTask(continuations=("a single long one",))),
         request("e", ContinuationTask(continuations=())),
         request("f", LikelihoodTask(continuations=("a query that spells out <|im_end|>",))),
+        request("g", LogitTask(continuations=("y", "n"))),
+        *(request(text, LogitTask(continuations=("!",))) for text in TEXTS),
+        request("free", temperature=1.0),
     ]
     replies = vllm.generate(asked)
-    for ours, theirs in zip(replies, hf.generate(asked), strict=True):
+    for ours, theirs in zip(replies[:-1], hf.generate(asked[:-1]), strict=True):
         assert ours.scores == pytest.approx(theirs.scores, abs=1e-4)
         assert (ours.finish, ours.text) == ("stop", "")
+    assert sum(reply.scores[0] for reply in replies[7:11]) != pytest.approx(0, abs=1e-3)
     assert replies[0].scores[3] == replies[2].scores[3] == 0.0
 
 
@@ -316,36 +322,28 @@ def test_a_smaller_context_and_batch_are_kept(tiny: Path) -> None:
     assert backend.generate([request("x" * 100)])[0].finish == "error"
 
 
+def test_a_context_for_the_requests_of_a_run(tiny: Path) -> None:
+    lazy = open_model_backend(f"vllm:{tiny}", OPTIONS, lazy=True)
+    assert isinstance(lazy, LazyBackend)
+    lazy.expect_requests(lambda: 200)
+    short, long = lazy.generate([request("a"), request("x" * 300)])
+    assert lazy.warm_up()._stream.max_model_len == 256  # type: ignore[attr-defined]
+    assert lazy.tokens.context_size == 511
+    assert short.finish == "length"
+    assert long.finish == "error"
+    assert "255 tokens" in long.error
+    assert "max_model_len" in long.error
+    lazy.expect_requests(lambda: pytest.fail("the engine has started"))
+
+
 def test_options_reach_the_engine(tiny: Path) -> None:
-    backend = Vllm.load(tiny, OPTIONS.model_copy(update={"vllm_options": "max_num_seqs=3,max_num_batched_tokens=640"}))
-    scheduler = backend._engine.llm.llm_engine.vllm_config.scheduler_config
+    backend = Vllm.load(
+        tiny, OPTIONS.model_copy(update={"vllm_options": "max_num_seqs=3,max_num_batched_tokens=640,max_model_len=99"})
+    )
+    scheduler = backend._stream._engine.vllm_config.scheduler_config
     assert (scheduler.max_num_seqs, scheduler.max_num_batched_tokens) == (3, 640)
+    assert (backend._stream.max_model_len, backend.tokens.context_size) == (99, 511)
     assert not ENGINE_OPTIONS.keys() & backend.identity.keys()
-
-
-class _Failing:
-    def __init__(self) -> None:
-        self.asked = 0
-
-    def generate(self, *_: Any, **__: Any) -> Iterator[Any]:
-        self.asked += 1
-        raise RuntimeError("EngineCore encountered an issue")
-
-
-def test_an_engine_that_failed_is_not_asked_again(vllm: Vllm) -> None:
-    llm = _Failing()
-    backend = Vllm(_with(vllm, llm))
-    with raises(BackendError, "EngineCore encountered an issue", "--resume"):
-        backend.generate([request("a")])
-    with pytest.raises(BackendError):
-        backend.generate([request("a")])
-    assert llm.asked == 1
-
-
-def _with(vllm: Vllm, llm: Any) -> Any:
-    engine = vllm._engine
-    kept = {name: getattr(engine, name) for name in ("tokenizer", "identity", "context_size")}
-    return SimpleNamespace(llm=llm, adapter=None, alive=True, **kept)
 
 
 @pytest.mark.parametrize("data", [{}, {"script": []}, {"first": [[1]], "later": 3, "count": 1, "end": 0}])
@@ -354,9 +352,7 @@ def test_the_processor_refuses_what_it_cannot_read_before_the_engine_does(vllm: 
 
     from rerank.backends.vllm.grammar import KEY
 
-    bad: Callable[[], Any] = lambda: vllm._engine.llm.generate(  # noqa: E731
-        [{"prompt_token_ids": [1, 2]}], SamplingParams(extra_args={KEY: data}), use_tqdm=False
-    )
+    llm = vllm._stream._llm
     with raises(Exception, "extra_args"):
-        bad()
+        llm.generate([{"prompt_token_ids": [1, 2]}], SamplingParams(extra_args={KEY: data}), use_tqdm=False)
     assert vllm.generate([request("a")])[0].finish == "length"

@@ -63,17 +63,18 @@ def test_prompts_that_begin_alike_are_read_once(real_vllm: Vllm, monkeypatch: py
         )
         for question in ("Which is best?", "Which is worst?")
     ]
-    llm, cached = real_vllm._engine.llm, list[int]()
-    generate = llm.generate
+    engine, found = real_vllm._stream._engine, dict[int, int]()
+    step = engine.step
 
-    def watched(*args: Any, **more: Any) -> Any:
-        outs = generate(*args, **more)
-        cached.extend(out.num_cached_tokens for out in outs)
-        return outs
+    def watched() -> Any:
+        outputs = step()
+        found.update({int(output.request_id): output.num_cached_tokens for output in outputs if output.finished})
+        return outputs
 
-    monkeypatch.setattr(llm, "generate", watched)
+    monkeypatch.setattr(engine, "step", watched)
     whole = [reply.scores for reply in real_vllm.generate(asked)]
     shared = real_vllm.tokens.lengths([beginning])[0] // BLOCK * BLOCK
+    cached = [found[name] for name in sorted(found)]
     assert cached[0] == 0
     assert all(count >= shared for count in cached[1:])
     for scores, one in zip(whole, asked, strict=True):

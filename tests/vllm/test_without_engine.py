@@ -12,7 +12,15 @@ import pytest
 
 from rerank.backends import vllm
 from rerank.backends.vllm import Vllm, required_rank
-from rerank.backends.vllm.grammar import KEY, forced_parameters, mask_logits, parse_grammar, permutation_parameters
+from rerank.backends.vllm.grammar import (
+    KEY,
+    Allowed,
+    forced_parameters,
+    mask_logits,
+    named_parameters,
+    parse_grammar,
+    permutation_parameters,
+)
 from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, UsageError
 from rerank.lm.permutation_grammar import PermutationGrammar
 from rerank.models import open_model_backend
@@ -36,7 +44,7 @@ def carried(count: int) -> dict[str, object]:
 def test_the_grammar_is_the_chains_up_to_the_last_choice(count: int, seed: int) -> None:
     chance, state, written = random.Random(seed), PermutationGrammar(FIRST, LATER, count).start(), list[int]()
     state.push_forced()
-    ways_on = parse_grammar(carried(count))
+    ways_on = parse_grammar(carried(count)).next_tokens
     while (ways := list(ways_on(written))) != [0]:
         assert ways == list(state.allowed())
         written.append(chance.choice(ways))
@@ -47,7 +55,7 @@ def test_the_grammar_is_the_chains_up_to_the_last_choice(count: int, seed: int) 
 
 
 def test_it_can_begin_in_the_middle() -> None:
-    once, again = parse_grammar(carried(2)), parse_grammar(carried(2))
+    once, again = (parse_grammar(carried(2)).next_tokens for _ in range(2))
     written = [1, 3]
     for length in range(3):
         once(written[:length])
@@ -57,11 +65,11 @@ def test_it_can_begin_in_the_middle() -> None:
 def test_the_end_is_a_token_that_no_identifier_has_and_stops_the_reply() -> None:
     fields = permutation_parameters([(0,), (2,)], [(1, 0), (1, 2)], 2)
     assert fields["stop_token_ids"] == [3]
-    assert list(parse_grammar(fields["extra_args"][KEY])([0])) == [3]
+    assert list(parse_grammar(fields["extra_args"][KEY])([0]).tokens) == [3]
 
 
 def test_a_token_that_cannot_be_ends_the_reply() -> None:
-    ways_on = parse_grammar(carried(3))
+    ways_on = parse_grammar(carried(3)).next_tokens
     assert list(ways_on([77])) == list(ways_on([77, 4])) == [0]
 
 
@@ -69,10 +77,27 @@ def test_a_script_is_written_as_it_is() -> None:
     fields = forced_parameters((7, 7, 3))
     assert (fields["max_tokens"], fields["logprobs"]) == (3, 0)
     ways_on = parse_grammar(fields["extra_args"][KEY])
-    assert [list(ways_on([7, 7, 3][:at])) for at in range(4)] == [[7], [7], [3], [3]]
+    assert [ways_on([7, 7, 3][:at]) for at in range(4)] == [Allowed([at], normalised=True) for at in (7, 7, 3, 3)]
 
 
-@pytest.mark.parametrize("data", [{}, {"script": []}, {"script": ["x"]}, {"first": [[1]], "later": [[1]], "count": 1}])
+@pytest.mark.parametrize("as_logits", [False, True])
+def test_named_tokens_are_the_best_ones(as_logits: bool) -> None:
+    fields = named_parameters((7, 0, 3), as_logits=as_logits)
+    assert (fields["max_tokens"], fields["logprobs"]) == (1, 3)
+    assert parse_grammar(fields["extra_args"][KEY])([]) == Allowed([7, 0, 3], normalised=not as_logits)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"script": []},
+        {"script": ["x"]},
+        {"named": [], "logits": True},
+        {"named": [1]},
+        {"first": [[1]], "later": [[1]], "count": 1},
+    ],
+)
 def test_data_that_make_no_grammar_are_refused(data: dict[str, object]) -> None:
     with pytest.raises((KeyError, ValueError)):
         parse_grammar(data)
@@ -99,12 +124,23 @@ def test_each_row_keeps_its_own_tokens(allowed: Mapping[int, Sequence[int]]) -> 
     torch = pytest.importorskip("torch")
     logits = torch.randn(5, 50, generator=torch.Generator().manual_seed(0))
     before = logits.clone()
-    assert mask_logits(logits, allowed) is logits
+    assert mask_logits(logits, {row: Allowed(tokens) for row, tokens in allowed.items()}) is logits
     for row in range(5):
         kept = set(allowed.get(row, range(50)))
         for token in range(50):
             expected = before[row, token] if token in kept else -torch.inf
             assert logits[row, token] == expected
+
+
+def test_log_probabilities_are_those_among_all_tokens() -> None:
+    torch = pytest.importorskip("torch")
+    before = torch.randn(4, 50, generator=torch.Generator().manual_seed(0))
+    allowed = {3: Allowed([7, 9], normalised=True), 0: Allowed([7]), 1: Allowed([0, 7], normalised=True)}
+    logits = mask_logits(before.clone(), allowed)
+    logs = before.log_softmax(dim=-1)
+    torch.testing.assert_close(logits[[3, 3, 1, 1], [7, 9, 0, 7]], logs[[3, 3, 1, 1], [7, 9, 0, 7]])
+    assert logits[0, 7] == before[0, 7]
+    assert torch.equal(logits[2], before[2])
 
 
 def test_a_batch_without_grammars_is_not_changed() -> None:
@@ -142,7 +178,43 @@ def test_options_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     given = {"gpu_memory_utilization": 0.8, "max_num_seqs": 64, "max_num_batched_tokens": 4096}
     assert given.items() <= found.items()
     assert (found["kv_cache_dtype"], found["quantization"]) == ("fp8", "fp8")
-    assert not vllm.ENGINE_OPTIONS.keys() & arguments(monkeypatch).keys()  # vLLM's own defaults
+    defaults = arguments(monkeypatch)
+    assert vllm.ENGINE_OPTIONS.keys() & defaults.keys() == {"max_model_len"}  # vLLM's own defaults
+    sizes = [
+        defaults,
+        arguments(monkeypatch, context_size=100),
+        arguments(monkeypatch, vllm_options="max_model_len=64"),
+    ]
+    assert [settings["max_model_len"] for settings in sizes] == [-1, 101, 64]  # -1: as much as fits
+
+
+@pytest.mark.parametrize(
+    ("options", "longest", "length", "text"),
+    [
+        ({}, 100, 256, "max_model_len=256"),
+        ({}, 255, 256, "max_model_len=256"),
+        ({"vllm_options": "max_num_seqs=9"}, 256, 512, "max_num_seqs=9,max_model_len=512"),
+        ({}, 9999, 512, "max_model_len=512"),  # all that the model has
+        ({"context_size": 300}, 280, 301, "max_model_len=301"),
+        ({"vllm_options": "max_model_len=64"}, 100, 64, "max_model_len=64"),
+    ],
+)
+def test_the_context_of_an_engine_is_that_of_its_requests(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], longest: int, length: int, text: str
+) -> None:
+    settings = arguments(monkeypatch, **options)
+    given: Any = {"options": BackendOptions(dtype="float32", **options), "settings": settings, "device": "cuda"}
+    size = options.get("context_size", 511)
+    plan = vllm.EnginePlan(
+        files=None,  # type: ignore[arg-type]
+        config=None,
+        tokenizer=make_tokenizer(),
+        identity={},
+        context_size=size,
+        **given,
+    ).for_requests(lambda: longest)
+    assert (plan.settings["max_model_len"], plan.options.vllm_options) == (length, text)
+    assert plan.tokens.context_size == size  # prompts are cut as before
 
 
 @pytest.mark.parametrize(
@@ -152,6 +224,7 @@ def test_options_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
         ("gpu_memory_utilization=80", ("gpu_memory_utilization='80'", "a number above 0 and of at most 1")),
         ("swap_space=4", ("swap_space", "max_num_seqs")),
         ("64", ("'64'", "KEY=VALUE", "max_num_seqs")),
+        ("max_model_len=4096", ("4096", "at most 512")),
     ],
 )
 def test_wrong_options_of_the_engine(monkeypatch: pytest.MonkeyPatch, text: str, named: tuple[str, ...]) -> None:

@@ -7,26 +7,33 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
-import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any
-from weakref import WeakSet
+from typing import Annotated, Any
 
 from pydantic import Field
 
+from rerank.backends.vllm.engine import (
+    EngineRequest,
+    EngineStream,
+    RefusedRequestError,
+    RunEngine,
+    stop_engines_in_process,
+)
+from rerank.backends.vllm.grammar import NAMED
+from rerank.backends.vllm.pairs import EnginePairs, score_pairs
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, UsageError, ensure
 from rerank.installation import install_command
 from rerank.io.settings_files import read_json_object
-from rerank.lm.jobs import Job, tokenize_requests
+from rerank.lm.jobs import tokenize_requests
 from rerank.lm.loading import (
     check_folder,
     locate_files,
@@ -43,43 +50,45 @@ from rerank.selector import Selector, convert_option_values
 from rerank.tasks import (
     BackendOptions,
     ContinuationTask,
+    CrossEncoderTask,
     GenerationTask,
     LikelihoodTask,
+    LogitTask,
     PermutationTask,
     Reply,
     Request,
     resolve_task_context_size,
 )
+from rerank.tasks.concurrency import ConcurrencyLimit, answer_concurrently, await_on_loop, run_on_loop
 
-if TYPE_CHECKING:
-    from rerank.backends.vllm.tasks import EngineRequest
-
-#: Default number of requests passed to vLLM at once. vLLM schedules them itself, and their replies are committed
-#: together.
+#: Tasks of a model that generates text.
+_GENERATIVE = frozenset({GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask, LogitTask})
+#: Default maximum number of requests in the engine, which schedules them itself.
 DEFAULT_BATCH = 1024
 
 
 class Vllm(LocalModel):
-    """A backend that runs a causal language model with vLLM; of the options, only the batch size has an effect.
+    """A backend that runs a causal language model or a cross-encoder with vLLM.
 
+    Requests enter the engine one by one, up to ``batch_size`` at a time, and replies leave it as they are ready.
     Attention scores are not supported, since vLLM's kernels do not return attention weights. A process holds one
     model: loading another model stops the first one.
     """
 
-    tasks = frozenset({GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask})
-    shares_batches = True
+    tasks = frozenset({*_GENERATIVE, CrossEncoderTask})
     schedules_requests = True
     takes_parallel_sizes = True
-    caches_prefixes = True
 
-    def __init__(self, engine: VllmEngine, options: BackendOptions | None = None) -> None:
+    def __init__(self, plan: EnginePlan, stream: EngineStream) -> None:
         require_model_process()
-        self._engine = engine
-        self.identity = engine.identity
-        self.tokens = HfTokens(engine.tokenizer, context_size=engine.context_size)
-        self.batch_size = self.choose_batch_size(options or BackendOptions(), "")
-        self._has_failed = False
-        self._lock = threading.Lock()
+        self._stream = stream
+        self.identity, self.tokens = plan.identity, plan.tokens
+        self.tasks, self.has_pair_template = plan.tasks, plan.has_pair_template
+        #: The same counter with the engine's context, which may be smaller than that of the prompts.
+        self._engine_tokens = copy(self.tokens)
+        self._engine_tokens.context_size = min(self.tokens.context_size, stream.max_model_len - plan.spare)
+        self.set_batching(self.choose_batch_size(plan.options, ""), reuse=True)
+        self.set_source(plan.files, plan.options)
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> Vllm:
@@ -93,10 +102,7 @@ class Vllm(LocalModel):
     @classmethod
     def load_described(cls, description: EnginePlan) -> Vllm:
         """Start the planned engine, and return a backend that uses the token counter of the plan."""
-        backend = cls(_start(description), description.options)
-        backend.tokens = description.tokens
-        backend.set_source(description.files, description.options)
-        return backend
+        return cls(description, _start(description))
 
     @staticmethod
     def choose_batch_size(options: BackendOptions, device: str) -> int:
@@ -106,57 +112,61 @@ class Vllm(LocalModel):
     def choose_gpus(options: BackendOptions) -> int:
         return 0 if built_for() == "cpu" else _tensor_parallel_size(options) * (options.pipeline_parallel_size or 1)
 
+    def set_batching(self, batch_size: int, *, reuse: bool, tokens: int | None = None) -> None:
+        self.batch_size, self._limit = batch_size, ConcurrencyLimit(batch_size)
+
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        return run_on_loop(answer_concurrently(self._answer, requests, limit=self.batch_size))
+
+    async def agenerate(self, request: Request) -> Reply:
+        """Return the reply to one request; if cancelled, the request leaves the engine after the current step."""
+        return await await_on_loop(self._answer(request))
+
+    async def aclose(self) -> None:
+        """Do nothing, since the engine is kept for later requests."""
+
+    async def _answer(self, request: Request) -> Reply:
         require_model_process()
-        started = time.perf_counter()
-        replies, groups = tokenize_requests(requests, self.tokens, self.identity.get("model", ""))
-        for jobs in groups:
-            replies |= {job.index: reply for job, reply in zip(jobs, self._run(jobs), strict=True)}
-        seconds = (time.perf_counter() - started) / max(1, len(requests))
-        return [replace(replies[index], seconds=seconds) for index in range(len(requests))]
+        seconds = 0.0
 
-    def _run(self, jobs: list[Job]) -> list[Reply]:
-        from rerank.backends.vllm.tasks import TASK_RUNNERS, generate_thoughts
-        from rerank.lm.jobs import add_thoughts
+        async def run(requests: Sequence[EngineRequest]) -> list[Any]:
+            nonlocal seconds
+            calls = await self._stream.run(requests)
+            seconds += sum(call.seconds for call in calls)
+            return [call.future.result() for call in calls]
 
-        with self._lock, quiet_transformers():
-            jobs = add_thoughts(partial(generate_thoughts, self._run_engine), self.tokens, jobs)
-            return TASK_RUNNERS[type(jobs[0].request.task)](self._run_engine, self.tokens, jobs)
+        async with self._limit:
+            try:
+                reply = await self._run_task(request, run)
+            except RefusedRequestError as error:
+                reply = Reply(finish="error", error=str(error))
+        return replace(reply, seconds=seconds)
 
-    def _run_engine(self, requests: Sequence[EngineRequest]) -> list[Any]:
-        """Run requests in the engine and return vLLM's ``CompletionOutput`` of each request.
+    async def _run_task(self, request: Request, run: RunEngine) -> Reply:
+        if type(request.task) not in self.tasks:
+            return Reply(finish="error", error=f"This model does not support {type(request.task).__name__} with vLLM")
+        if isinstance(tokens := self._engine_tokens, EnginePairs):
+            lengths = tokens.pairs(request.prompt)
+            if max(lengths) > tokens.context_size:
+                error = f"A pair has {max(lengths)} tokens, but the context holds {tokens.context_size}{self._advice()}"
+                return Reply(tokens_in=sum(lengths), finish="error", error=error)
+            return Reply(scores=await score_pairs(run, tokens, request.prompt), tokens_in=sum(lengths))
+        refused, groups = tokenize_requests([request], tokens, self.identity.get("model", ""))
+        if refused:
+            return replace(refused[0], error=f"{refused[0].error}{self._advice()}")
+        from rerank.backends.vllm.tasks import run_job  # imports torch
 
-        The engine is not used again after a failure, since later outputs would contain its unfinished requests.
-        """
-        if not requests:
-            return []
-        if self._has_failed:
-            raise BackendError("vLLM failed in an earlier call", remedy="Load the model again")
-        if not self._engine.alive:
-            raise BackendError(
-                "Another model was loaded in the meantime, and vLLM holds one model per process",
-                remedy="Load this model again, or set VLLM_ENABLE_V1_MULTIPROCESSING=1 to run each model in its own "
-                "process",
-            )
-        from vllm import SamplingParams
+        return await run_job(run, tokens, groups[0][0])
 
-        try:
-            defaults = {"temperature": 0.0, "detokenize": False}
-            params = [SamplingParams(**{**defaults, **request.parameters}) for request in requests]
-        except Exception as error:  # the class differs between versions; the call only validates its arguments
-            raise UsageError(f"vLLM does not accept the sampling settings: {error}") from error
-        prompts = [{"prompt_token_ids": list(request.prompt)} for request in requests]
-        self._has_failed = True
-        try:
-            outputs = self._engine.llm.generate(prompts, params, use_tqdm=False, lora_request=self._engine.adapter)
-        except Exception as error:
-            raise BackendError(
-                f"vLLM failed on a batch of {len(requests)} requests: {error or repr(error)}",
-                remedy="Run again with --resume, which keeps finished results; a smaller --batch-size or "
-                "--context-size needs less memory, and --model hf:NAME runs the model through transformers",
-            ) from error
-        self._has_failed = False
-        return [output.outputs[0] for output in outputs]
+    def _advice(self) -> str:
+        """Return what to do about a request that the engine's context does not hold, if that of the model might."""
+        size, whole = self._engine_tokens.context_size, self.tokens.context_size
+        if size == whole:
+            return ""
+        return (
+            f". The model's holds {whole}: set --vllm-options max_model_len=TOKENS, or --context-size {size}, which "
+            "truncates passages to fit"
+        )
 
 
 #: Defaults for vLLM's environment variables. The engine runs in this process, since a separate process takes longer to
@@ -174,28 +184,14 @@ _ENVIRONMENT = {
 #: Module that is hidden while an engine starts: vLLM searches all modules for kernels to replace, and mistakes an
 #: object in this module for a kernel. bm25s imports the module through numba.
 _MISLEADING = "llvmlite.binding.ffi"
-#: vLLM's clients of running engines. Engines in this process share global state, so only one of them can run.
-_running: WeakSet[Any] = WeakSet()
 #: Import path of the logits processor.
 _PROCESSOR = "rerank.backends.vllm.logits_processor:GrammarProcessor"
 #: Number of full-length prompts that the KV cache on a CPU should hold, if memory suffices.
 _PROMPTS = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class VllmEngine:
-    """A running vLLM engine."""
-
-    llm: Any  # a ``vllm.LLM``
-    tokenizer: Any
-    identity: dict[str, str]
-    context_size: int  # maximum number of tokens of prompt and reply together
-    adapter: Any = None  # a ``LoRARequest``
-
-    @property
-    def alive(self) -> bool:
-        """Whether the engine is still running; it is stopped when another engine starts."""
-        return self.llm.llm_engine.engine_core in _running
+#: Multiple of tokens to which the context of an engine is rounded up.
+_STEP = 256
+#: Value of ``max_model_len`` for the largest context that fits in the memory.
+_AS_FITS = -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,18 +200,49 @@ class EnginePlan:
 
     files: ModelFiles  # the weights of a model on the hub may not have been downloaded yet
     options: BackendOptions
+    config: Any  # of transformers
     settings: dict[str, Any]  # arguments of ``vllm.LLM``
+    context_size: int  # maximum number of tokens of prompt and reply together, or of a pair
     tokenizer: Any
     identity: dict[str, str]
     device: str  # for which vLLM was built, such as ``cpu`` or ``cuda``
 
     @property
-    def context_size(self) -> int:
-        return int(self.settings["max_model_len"]) - 1
+    def scores_pairs(self) -> bool:
+        return bool(self.settings.get("runner") == "pooling")
+
+    @property
+    def spare(self) -> int:
+        """Number of tokens by which the engine's context must exceed a request: vLLM always generates one."""
+        return 0 if self.scores_pairs else 1
+
+    @property
+    def tasks(self) -> frozenset[type[Any]]:
+        return frozenset({CrossEncoderTask}) if self.scores_pairs else _GENERATIVE
+
+    @property
+    def has_pair_template(self) -> bool:
+        return isinstance(self.tokens, EnginePairs) and self.tokens.has_template
 
     @cached_property
     def tokens(self) -> HfTokens:
-        return HfTokens(self.tokenizer, context_size=self.context_size)
+        return (EnginePairs if self.scores_pairs else HfTokens)(self.tokenizer, context_size=self.context_size)
+
+    def for_requests(self, count_longest: Callable[[], int]) -> EnginePlan:
+        """Return the plan of an engine for requests whose longest has this number of tokens, unless the options set it.
+
+        The context of the engine decides how much memory one request may need. That of the prompts, which decides how
+        passages are truncated, stays the same.
+        """
+        if self.scores_pairs or "max_model_len" in parse_engine_options(self.options.vllm_options):
+            return self
+        length = min(self.context_size + self.spare, -(-(count_longest() + self.spare) // _STEP) * _STEP)
+        text = ",".join(filter(None, (self.options.vllm_options, f"max_model_len={length}")))
+        options = self.options.model_copy(update={"vllm_options": text})
+        settings = self.settings | {"max_model_len": length}
+        if self.device == "cpu":
+            settings |= _cpu_settings(self.config, length)
+        return replace(self, options=options, settings=settings)
 
 
 def _plan(name: str | Path, options: BackendOptions) -> EnginePlan:
@@ -241,11 +268,18 @@ def _plan(name: str | Path, options: BackendOptions) -> EnginePlan:
     identity = make_identity(files, as_stored, settings["dtype"]) | {"engine": "vllm"}
     identity |= {key: settings[key] for key in _IDENTIFYING if key in settings}
     return EnginePlan(
-        files=files, options=options, settings=settings, tokenizer=tokenizer, identity=identity, device=device
+        files=files,
+        options=options,
+        config=config,
+        settings=settings,
+        context_size=_context_size(config, tokenizer, options),
+        tokenizer=tokenizer,
+        identity=identity,
+        device=device,
     )
 
 
-def _start(plan: EnginePlan) -> VllmEngine:
+def _start(plan: EnginePlan) -> EngineStream:
     """Start an engine; an engine that is already running in this process is stopped."""
     with _preserve_state(), quiet_transformers():
         vllm = _import_engine()
@@ -256,9 +290,13 @@ def _start(plan: EnginePlan) -> VllmEngine:
             adapter = LoRARequest("adapter", 1, str(Path(plan.options.adapter)))
         if os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0":
             # Otherwise the garbage collector would stop other engines later, and the new engine together with them.
-            for client in list(_running):
-                client.shutdown()
-                _running.discard(client)
+            stop_engines_in_process(
+                BackendError(
+                    "Another model was loaded in the meantime, and vLLM holds one model per process",
+                    remedy="Load this model again, or set VLLM_ENABLE_V1_MULTIPROCESSING=1 to run each model in its "
+                    "own process",
+                )
+            )
         files = locate_files(plan.files.name, plan.options)
         try:
             llm = vllm.LLM(model=str(files.folder), **plan.settings)
@@ -266,14 +304,11 @@ def _start(plan: EnginePlan) -> VllmEngine:
             raise BackendError(
                 f"vLLM failed to start with model {str(plan.files)!r}: "
                 f"{next(iter(str(error).splitlines()), repr(error))}",
-                remedy="A smaller --context-size needs less memory, and --vllm-options gpu_memory_utilization=0.95 "
-                "gives the engine more of it; VLLM_LOGGING_LEVEL=INFO shows vLLM's log; "
+                remedy="--vllm-options max_model_len=TOKENS or a smaller --context-size needs less memory, and "
+                "gpu_memory_utilization=0.95 gives the engine more of it; VLLM_LOGGING_LEVEL=INFO shows vLLM's log; "
                 "--model hf:NAME runs the model through transformers",
             ) from error
-    _running.add(llm.llm_engine.engine_core)
-    return VllmEngine(
-        llm=llm, tokenizer=plan.tokenizer, identity=plan.identity, context_size=plan.context_size, adapter=adapter
-    )
+    return EngineStream(llm, adapter)
 
 
 def _import_engine() -> ModuleType:
@@ -326,6 +361,7 @@ def _preserve_state() -> Iterator[None]:
 ENGINE_OPTIONS: Mapping[str, Any] = {
     "gpu_memory_utilization": Annotated[float, Field(gt=0, le=1)],
     "kv_cache_dtype": str,
+    "max_model_len": Annotated[int, Field(ge=1)],
     "quantization": str,
     "max_num_batched_tokens": Annotated[int, Field(ge=1)],
     "max_num_seqs": Annotated[int, Field(ge=1)],
@@ -354,7 +390,6 @@ def engine_settings(config: Any, tokenizer: Any, options: BackendOptions) -> dic
             expected=f"{device}, the device for which the installed vLLM was built",
             remedy="Omit --device; CUDA_VISIBLE_DEVICES selects among several GPUs",
         )
-    stated = stated_context_size(SimpleNamespace(config=config), tokenizer)
     dtype: str = options.dtype
     if device != "cpu":
         dtype = pick_dtype(dtype, device)
@@ -364,34 +399,79 @@ def engine_settings(config: Any, tokenizer: Any, options: BackendOptions) -> dic
             expected="float32: in other dtypes, the CPU build returns wrong results for some prompts",
             remedy="Omit --dtype, or use --model hf:NAME",
         )
-    length = resolve_task_context_size(stated, options, getattr(config, "model_type", ""))
-    if options.context_size and options.context_size != stated:
-        length = options.context_size + 1  # for a token that vLLM always generates
+    length = _context_size(config, tokenizer, options)
+    if _is_classifier(config):
+        ensure(
+            config.num_labels <= 2, f"The model has {config.num_labels} labels", expected="one label, or two (no, yes)"
+        )
+        ensure(
+            not options.adapter,
+            f"--adapter is {options.adapter}, but the model is a cross-encoder",
+            expected="no adapter: merge it into the model",
+        )
+        runner: dict[str, Any] = {"runner": "pooling"}
+    else:
+        length += 1  # for a token that vLLM always generates
+        runner = {
+            "enable_prefix_caching": True,
+            "logits_processors": [_PROCESSOR],
+            "logprobs_mode": "processed_logits",  # what the logits processor has made of them
+            "max_logprobs": NAMED,
+        }
+    engine_options = parse_engine_options(options.vllm_options)
+    stated = stated_context_size(SimpleNamespace(config=config), tokenizer)
+    wanted = engine_options.get("max_model_len", 0)
+    ensure(
+        stated is None or wanted <= stated,
+        f"--vllm-options max_model_len is {wanted}",
+        expected=f"at most {stated}, the context size of the model",
+    )
     settings: dict[str, Any] = {
         "dtype": "float32" if device == "cpu" else dtype,
-        "max_model_len": length,
-        "enable_prefix_caching": True,
-        "logits_processors": [_PROCESSOR],
+        # If no size is set, as much of the model's context as one request can have in the memory that is left.
+        "max_model_len": length if options.context_size else _AS_FITS,
         "load_format": "safetensors",
         "trust_remote_code": options.trust_remote_code,
         "tensor_parallel_size": _tensor_parallel_size(options),
         "pipeline_parallel_size": options.pipeline_parallel_size or 1,
         "seed": 0,
         "use_tqdm_on_load": False,
-        **parse_engine_options(options.vllm_options),
+        **runner,
+        **engine_options,
     }
     if device == "cpu":
-        # A CPU has no CUDA graphs to capture. A fixed cache size saves vLLM the profiling run that would determine it:
-        # a few full-length prompts, but at most a quarter of the free memory. Inside vLLM, the environment variable
-        # VLLM_CPU_KVCACHE_SPACE (GiB) overrides this size.
-        psutil: Any = import_module("psutil")  # a dependency of vLLM
-        text = config.get_text_config()
-        heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-        size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        per_token = 2 * text.num_hidden_layers * heads * size * 4  # key and value, 4 bytes per float32
-        cache = int(min(_PROMPTS * length * per_token, psutil.virtual_memory().available // 4))
-        settings |= {"enforce_eager": True, "kv_cache_memory_bytes": cache}
+        settings |= _cpu_settings(config, engine_options.get("max_model_len", length))
     return settings
+
+
+def _context_size(config: Any, tokenizer: Any, options: BackendOptions) -> int:
+    """Return the maximum number of tokens of prompt and reply together, or of a pair."""
+    stated = stated_context_size(SimpleNamespace(config=config), tokenizer)
+    size = resolve_task_context_size(stated, options, getattr(config, "model_type", ""))
+    if options.context_size and options.context_size != stated:
+        return options.context_size
+    return size if _is_classifier(config) else size - 1
+
+
+def _is_classifier(config: Any) -> bool:
+    """Return whether a model has a classification head, which scores pairs of query and passage."""
+    return str((getattr(config, "architectures", None) or [""])[0]).endswith("ForSequenceClassification")
+
+
+def _cpu_settings(config: Any, length: int) -> dict[str, Any]:
+    """Return the settings of an engine on a CPU whose requests have at most ``length`` tokens.
+
+    A CPU has no CUDA graphs to capture. A fixed cache size saves vLLM the profiling run that would determine it: a few
+    full-length prompts, but at most a quarter of the free memory. Inside vLLM, the environment variable
+    VLLM_CPU_KVCACHE_SPACE (GiB) overrides this size.
+    """
+    psutil: Any = import_module("psutil")  # a dependency of vLLM
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    per_token = 2 * text.num_hidden_layers * heads * size * 4  # key and value, 4 bytes per float32
+    cache = int(min(_PROMPTS * length * per_token, psutil.virtual_memory().available // 4))
+    return {"enforce_eager": True, "kv_cache_memory_bytes": cache}
 
 
 def built_for() -> str:

@@ -10,7 +10,7 @@ import torch
 from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 
-from rerank.backends.vllm.grammar import KEY, NextTokens, mask_logits, parse_grammar
+from rerank.backends.vllm.grammar import KEY, Grammar, mask_logits, parse_grammar
 from rerank.errors import UsageError
 
 
@@ -30,7 +30,7 @@ class GrammarProcessor(AdapterLogitsProcessor):  # type: ignore[misc, unused-ign
         """Return false: the most likely token may change, since it may not be allowed."""
         return False
 
-    def new_req_logits_processor(self, params: SamplingParams) -> NextTokens | None:
+    def new_req_logits_processor(self, params: SamplingParams) -> Grammar | None:
         """Return the grammar of a request that enters the batch or returns to it; None if the request has none.
 
         The base class stores the grammar in ``req_info`` under the row of the request, with the tokens
@@ -41,4 +41,4 @@ class GrammarProcessor(AdapterLogitsProcessor):  # type: ignore[misc, unused-ign
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """Restrict the logits of all requests with a grammar, in place; ``logits`` has the shape (rows, vocabulary)."""
-        return mask_logits(logits, {row: next_tokens() for row, next_tokens in self.req_info.items()})
+        return mask_logits(logits, {row: allowed() for row, allowed in self.req_info.items()})

@@ -114,7 +114,8 @@ class Ray:
     def rank(self, lists: Iterable[Ranking], job: RankingJob, calls: LoggingBackend) -> Iterator[RankedList]:
         ray = _load_library()
         size = job.flow.block or job.queries  # if results depend on blocks, they are those of a run in one process
-        if isinstance(job.judge.backend, AsyncBackend):
+        backend = job.judge.backend
+        if isinstance(backend, AsyncBackend) and not traits(backend).schedules_requests:
             size = min(size, math.ceil(job.queries / (_SHARES * self.workers)))
         size = max(1, size)
         from rerank.engines.ray.worker import RankLists

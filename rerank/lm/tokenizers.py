@@ -11,13 +11,15 @@ from functools import cached_property
 from itertools import accumulate, chain
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateRuntimeError
 
 from rerank.errors import BackendError, DataError, UsageError
 from rerank.io.forks import ends_in_child_process
+from rerank.io.text_files import replace_lone_surrogates
 from rerank.lm.joined_tokens import CARRIER, JoinedTokenizer, TokenIds, token_starts
 from rerank.prompts.base import Message, Prompt, RenderedPrompt, reply_prefix_of_prompt
 from rerank.prompts.bounded_memo import ENTRY_BYTES, BoundedMemo
+from rerank.prompts.template import TEMPLATE_ERRORS
 
 #: Tokenizers without a length limit state a limit far above this number.
 _NO_LIMIT = 10**9
@@ -401,9 +403,14 @@ class ChatRenderer:
 
     def _apply(self, prompt: Prompt, *, thinking: bool = False) -> str:
         turns = [{"role": m.role, "content": m.content} for m in prompt]
-        text = self._tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
-        )
+        try:
+            text = self._tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
+            )
+        except TEMPLATE_ERRORS as error:
+            raise TemplateRuntimeError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+        if replace_lone_surrogates(text) != text:  # those of queries and passages were replaced before
+            raise TemplateRuntimeError("its text has half of a surrogate pair, which no tokenizer can encode")
         return str(text)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -24,6 +24,8 @@ from rerank.lm.loading import (
 from rerank.lm.model_files import ModelFiles
 from rerank.lm.model_process import require_model_process
 from rerank.lm.out_of_memory import BatchLimit, run_batches
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -87,11 +89,8 @@ def load_model(kind: str, files: ModelFiles, options: LoadingOptions) -> tuple[A
         ).eval()
     check_finite_weights(model, f"Model {str(files)!r}")
     if kind == "SentenceTransformer" and not (files.folder / MODULES).is_file():
-        warnings.warn(
-            f"Model {str(files)!r} has no {MODULES}, which says how a text's vector is computed: using "
-            f"{' and '.join(str(module) for module in list(model)[1:])}",
-            stacklevel=2,
-        )
+        made = " and ".join(" ".join(str(module).split()) for module in list(model)[1:])
+        _log.warning("%s has no %s, which says how a text's vector is computed: %s is used", files, MODULES, made)
     return model, {**encoder_identity(files), "dtype": dtype}
 
 

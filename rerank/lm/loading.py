@@ -7,6 +7,7 @@ is imported only when it is needed.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import platform
@@ -32,6 +33,8 @@ from rerank.lm.model_files import ModelFiles, cached_snapshot, locate_model, rem
 from rerank.lm.model_process import parallel_arguments
 from rerank.lm.tokenizers import HfTokens, stated_context_size
 from rerank.tasks import BackendOptions, resolve_task_context_size
+
+_log = logging.getLogger(__name__)
 
 #: Flags of x86 processors that multiply bfloat16 matrices in hardware.
 _BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
@@ -350,7 +353,7 @@ def _check_depth(model: Any, unexpected: Iterable[str], files: ModelFiles) -> No
             found = f"Model {str(files)!r} has {depth} layers in config.json, but its weights have more: {weight}"
             if not depth:
                 raise DataError(found, remedy="Check num_hidden_layers in config.json, or download the model again")
-            warnings.warn(f"{found} is not used", stacklevel=2)
+            _log.warning("%s is not used", found)
             return
 
 
@@ -393,13 +396,6 @@ def named_loading_errors(name: str | Path | ModelFiles, where: object = "") -> I
 
     try:
         yield
-    except (TypeError, AttributeError, IndexError, ArithmeticError, AssertionError, StrictDataclassError) as error:
-        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise DataError(
-            f"Model {str(name)!r} has a file with a wrong value: {said}",
-            expected="files as transformers or sentence-transformers saved them",
-            remedy="Check config.json and the other .json files of the model, or download it again",
-        ) from error
     except (OSError, ValueError, KeyError) as error:
         if "trust_remote_code" in str(error):
             raise UsageError(
@@ -435,7 +431,20 @@ def named_loading_errors(name: str | Path | ModelFiles, where: object = "") -> I
                 f"The weights of model {str(name)!r} do not fit its configuration: {' '.join(str(error).split())}",
                 remedy="Download or save the model again",
             ) from error
-        raise BackendError(f"Model {str(name)!r} cannot be loaded on {where}: {error}") from error
+        raise BackendError(
+            f"Model {str(name)!r} cannot be loaded on {where}: {' '.join(str(error).split())}"
+        ) from error
+    except Exception as error:
+        # Tokenizers in Rust raise nothing more specific than Exception.
+        wrong = (TypeError, AttributeError, IndexError, ArithmeticError, AssertionError, StrictDataclassError)
+        if type(error) is not Exception and not isinstance(error, wrong):
+            raise
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise DataError(
+            f"Model {str(name)!r} has a file with a wrong value: {said}",
+            expected="files as transformers or sentence-transformers saved them",
+            remedy="Check config.json and the other .json files of the model, or download it again",
+        ) from error
 
 
 #: Names of the generic tokenizer class, which needs no file other than ``tokenizer.json``.

@@ -130,8 +130,13 @@ def require_packages() -> None:
 
 
 def _max_tokens(model: Any) -> int:
-    text = getattr(model.config, "text_config", model.config)
-    return int(getattr(text, "max_position_embeddings", None) or 77)
+    size = getattr(getattr(model.config, "text_config", model.config), "max_position_embeddings", None)
+    if size is None:
+        raise UsageError(
+            f"A model of the class {type(model).__name__} does not state its context size",
+            expected="max_position_embeddings in its config",
+        )
+    return int(size)
 
 
 class PrecomputedEmbeddings:

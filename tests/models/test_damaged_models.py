@@ -61,13 +61,15 @@ def put(weight: torch.Tensor, value: float) -> torch.Tensor:
 
 CHANGES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "nan": lambda weight: put(weight, torch.nan),
-    "inf": lambda weight: put(weight, -torch.inf),
     "shape": lambda weight: torch.cat([weight, weight]),
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("change", ["nan", "shape"])
+#: Kinds with a loader of their own; all of them are damaged in all ways in tests/attacks.
+LOADERS = ("language model", "modular cross-encoder", "jina ranking", "dense stage", "images stage")
+
+
+@pytest.mark.parametrize(("kind", "change"), [(kind, change) for kind in LOADERS for change in ("nan", "shape")])
 def test_a_weight_that_is_not_finite_or_of_another_shape(copied: Callable[[str], Path], kind: str, change: str) -> None:
     folder = copied(kind)
     name = change_weight(folder, CHANGES[change]).rpartition(".")[2]
@@ -98,7 +100,7 @@ def change_json(folder: Path, name: str, **values: Any) -> None:
     (folder / name).write_text(json.dumps({**content, **values}))
 
 
-@pytest.mark.parametrize("kind", ["language model", "cross-encoder", "dense stage", "jina ranking", "images stage"])
+@pytest.mark.parametrize("kind", ["language model", "cross-encoder", "images stage"])
 @pytest.mark.parametrize(
     "values",
     [

@@ -170,7 +170,7 @@ def _listed_names(file: Path, names: Callable[[Any], Iterable[Any]]) -> list[str
         if not all(isinstance(name, str) for name in found):
             raise TypeError("a path or a type is not a text")
         return found
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{str(file)!r} has a malformed list of modules ({error!r})", expected="a file of sentence-transformers"
         ) from error

@@ -116,7 +116,7 @@ def run_batches(
         has_prefixes = prefixes is not None and not prefixes.is_empty
         try:
             result = run(batch)
-        except (RuntimeError, ValueError, MemoryError, TypeError, LookupError) as error:  # also of wrong settings
+        except (RuntimeError, ValueError, MemoryError, TypeError, LookupError, AttributeError) as error:
             if not is_out_of_memory(error):
                 raise BackendError(
                     f"The model failed on {len(batch)} {what}: {' '.join(str(error).split())}"

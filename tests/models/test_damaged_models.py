@@ -133,7 +133,19 @@ def test_fewer_layers_than_weights_are_said(copied: Callable[[str], Path], caplo
     assert "has 1 layers in config.json, but its weights have more: bert.encoder.layer.1." in caplog.text
 
 
-@pytest.mark.parametrize("content", [5, None, [1], {"a": 1}, [{"path": 5, "type": "x"}], [{"path": None}], "modules"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        5,
+        None,
+        [1],
+        {"a": 1},
+        [{"path": 5, "type": "x"}],
+        [{"path": None}],
+        "modules",
+        [{"path": "a" * 300, "type": "x"}],
+    ],
+)
 def test_a_list_of_modules_of_the_wrong_type(tmp_path: Path, content: Any) -> None:
     folder = save_encoder(tmp_path)
     (folder / "modules.json").write_text(json.dumps(content))

@@ -149,7 +149,7 @@ def test_fewer_layers_than_weights_are_said(copied: Callable[[str], Path], caplo
 def test_a_list_of_modules_of_the_wrong_type(tmp_path: Path, content: Any) -> None:
     folder = save_encoder(tmp_path)
     (folder / "modules.json").write_text(json.dumps(content))
-    with raises(DataError, "modules.json") as caught:
+    with raises(DataError, "malformed list of modules") as caught:
         load_text_encoder(folder, Dense(str(folder), **LOADING))
     assert "\n" not in str(caught.value)
 

@@ -17,6 +17,7 @@ from rerank.errors import UsageError, ensure
 from rerank.lm.encoders import require_sentence_transformers
 from rerank.lm.loading import (
     attention_arguments,
+    check_finite_weights,
     complete_weights,
     is_of_bypassed_pooler,
     locate_files,
@@ -29,7 +30,7 @@ from rerank.lm.loading import (
 )
 from rerank.lm.memory import MOST_ROWS, choose_batch_tokens, plan_tokens, split_into_batches
 from rerank.lm.model_files import ModelFiles, locate_model
-from rerank.lm.model_process import LocalModel, require_model_process
+from rerank.lm.model_process import LocalModel, check_scores, require_model_process
 from rerank.lm.out_of_memory import BatchLimit, run_batches
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Prompt, TokenCounter
@@ -91,6 +92,7 @@ class PassageScorer(LocalModel):
                 started = time.perf_counter()
                 if isinstance(request.task, CrossEncoderTask):
                     reply = self.score(request.prompt)
+                    check_scores(reply.scores)
                     replies.append(replace(reply, seconds=time.perf_counter() - started))
                 else:
                     task, name = type(request.task).__name__, plugin_name(type(self))
@@ -122,6 +124,7 @@ def load_own_class(
     files = locate_model(name, options.revision or "")
     with quiet_transformers(), named_loading_errors(files, device):
         model, tokenizer = load(files, device=device, dtype=dtype, **attention_arguments(options))
+    check_finite_weights(model, f"Model {str(files)!r}")
     return model, tokenizer, make_identity(files, options, dtype), files
 
 
@@ -159,7 +162,8 @@ class CrossEncoder(PassageScorer):
         check_single_device(options, "the model is a cross-encoder")
         files = locate_files(name, options)
         model, identity = load_cross_encoder_model(files, options)
-        backend = cls(model, identity=identity, options=options)
+        with named_loading_errors(files, options.device):
+            backend = cls(model, identity=identity, options=options)
         backend.set_source(files, options)
         return backend
 
@@ -255,9 +259,10 @@ def load_cross_encoder_model(
                 model_kwargs={"dtype": dtype, "use_safetensors": True} | attention_arguments(options),
                 trust_remote_code=options.trust_remote_code,
             )
+        check_finite_weights(model, f"Model {str(files)!r}")
         _prepare_pairs(model)
         if not new_head:
-            _check_scores(model, files)
+            _check_heads(model, files)
     return model, make_identity(files, options, dtype)
 
 
@@ -276,7 +281,7 @@ def _prepare_pairs(model: Any) -> None:
         model.config.pad_token_id = tokenizer.pad_token_id
 
 
-def _check_scores(model: Any, files: ModelFiles) -> None:
+def _check_heads(model: Any, files: ModelFiles) -> None:
     """Check that the modules of a model compute one or two scores per pair, which only a forward pass can tell."""
     try:
         labels = model.predict([("a", "b")], show_progress_bar=False, convert_to_tensor=True)[0].numel()

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from rerank.backends.hf import Hf
 from rerank.lm.jobs import Job
 from rerank.lm.loading import quiet_transformers, require_torch
-from rerank.lm.model_process import require_model_process
+from rerank.lm.model_process import check_scores, require_model_process
 from rerank.lm.out_of_memory import run_batches
 from rerank.tasks import ContinuationTask, FusionTask, Reply, Request
 
@@ -123,6 +123,7 @@ class Fusion(Hf):
                     return self._limits[type(encoder)].reason
                 parts.append(output.last_hidden_state)
             states = torch.cat(parts)
+            check_scores(states.aminmax(), "hidden states")
             # (texts, width, size) -> (1, texts * width, size): the decoder attends to all texts at once.
             fused = transformers.modeling_outputs.BaseModelOutput(last_hidden_state=states.flatten(0, 1)[None])
             output = self.model.generate(

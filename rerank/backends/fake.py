@@ -43,6 +43,9 @@ from rerank.types import Order, Qrels, Window
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 FakeKind = Literal["perfect", "reversed", "stutter", "talk", "fail"]
+#: Longest delay in seconds: a day.
+_MOST_SECONDS = 86_400
+
 KINDS: tuple[FakeKind, ...] = get_args(FakeKind)
 
 
@@ -93,9 +96,9 @@ class Fake(BaseBackend):
             found = f"Option {name}={value} of fake:{self.kind} is out of range"
             ensure(0 <= value <= 1, found, expected="a number from 0 to 1")
         ensure(
-            min(self.context_size, self.batch_size) >= 1 and self.delay >= 0,
+            min(self.context_size, self.batch_size) >= 1 and 0 <= self.delay <= _MOST_SECONDS,
             f"fake:{self.kind} has context_size={self.context_size}, batch_size={self.batch_size}, delay={self.delay}",
-            expected="sizes of at least 1 and a delay of at least 0",
+            expected=f"sizes of at least 1 and a delay of 0 to {_MOST_SECONDS} seconds",
         )
 
     @cached_property
@@ -230,10 +233,10 @@ class FakeServer(Fake):
     def __post_init__(self) -> None:
         Fake.__post_init__(self)
         ensure(
-            self.concurrency >= 1 and min(self.slow_every, self.slow_delay) >= 0,
+            self.concurrency >= 1 and self.slow_every >= 0 and 0 <= self.slow_delay <= _MOST_SECONDS,
             f"fake-server:{self.kind} has concurrency={self.concurrency}, slow_every={self.slow_every}, "
             f"slow_delay={self.slow_delay}",
-            expected="a concurrency of at least 1, and no negative number",
+            expected=f"a concurrency of at least 1, no negative number, and a delay of at most {_MOST_SECONDS} seconds",
         )
         self._limit = ConcurrencyLimit(self.concurrency)
 

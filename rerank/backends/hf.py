@@ -20,6 +20,7 @@ from rerank.lm.loading import (
     ModelDescription,
     describe_files,
     load_language_model,
+    named_loading_errors,
     quiet_transformers,
     require_torch,
 )
@@ -33,7 +34,14 @@ from rerank.lm.memory import (
     plan_tokens,
     split_into_batches,
 )
-from rerank.lm.model_process import LocalModel, broadcast_batch, follow_leader, is_split, require_model_process
+from rerank.lm.model_process import (
+    LocalModel,
+    broadcast_batch,
+    check_scores,
+    follow_leader,
+    is_split,
+    require_model_process,
+)
 from rerank.lm.out_of_memory import BatchLimit, run_batches
 from rerank.lm.tokenizers import HfTokens, stated_context_size
 from rerank.tasks import (
@@ -100,7 +108,8 @@ class Hf(LocalModel):
     @classmethod
     def _load(cls, name: str | Path, options: BackendOptions, tokens: HfTokens | None = None) -> Self:
         loaded = load_language_model(name, options, cls.classes, tokenizer=tokens and tokens.tokenizer)
-        backend = cls(loaded.model, loaded.tokenizer, identity=loaded.identity, options=options)
+        with named_loading_errors(loaded.files, options.device):
+            backend = cls(loaded.model, loaded.tokenizer, identity=loaded.identity, options=options)
         backend.tokens = tokens or backend.tokens
         backend.set_source(loaded.files, options)
         if is_split(loaded.model):
@@ -211,6 +220,7 @@ class Hf(LocalModel):
         if is_split(self.model):  # also for parts of a batch, so that followers run the same passes
             broadcast_batch(jobs)
         replies = self._run(list(jobs))
+        check_scores(score for reply in replies for score in reply.scores)
         seconds = (time.perf_counter() - started) / len(jobs)
         return [replace(reply, seconds=seconds) for reply in replies]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from rerank.backends.cross_encoder import PassageScorer, load_own_class
 from rerank.errors import DataError, ensure
-from rerank.lm.loading import complete_weights, quiet_transformers, require_torch
+from rerank.lm.loading import complete_weights, named_loading_errors, quiet_transformers, require_torch
 from rerank.lm.model_files import ModelFiles
 from rerank.lm.out_of_memory import run_batches
 from rerank.lm.tokenizers import HfTokens, stated_context_size
@@ -92,7 +92,8 @@ class JinaRanking(PassageScorer):
         """Load a model from a folder or from the hub; only safetensors weights are read, and no code is run."""
         options = options or BackendOptions()
         model, tokenizer, identity, files = load_own_class(name, options, "jina_ranking", _load_model)
-        backend = cls(model, tokenizer, identity=identity, options=options)
+        with named_loading_errors(files, options.device):
+            backend = cls(model, tokenizer, identity=identity, options=options)
         backend.set_source(files, options)
         return backend
 

@@ -16,7 +16,7 @@ from rerank.backends.cross_encoder import load_own_class
 from rerank.backends.vlm import Vlm, VlmTokens
 from rerank.io.pictures import require_pillow
 from rerank.lm.jobs import Job
-from rerank.lm.loading import complete_weights, quiet_transformers, require_torch
+from rerank.lm.loading import complete_weights, named_loading_errors, quiet_transformers, require_torch
 from rerank.lm.model_files import ModelFiles
 from rerank.lm.tokenizers import ChatRenderer
 from rerank.prompts.base import PICTURE, Prompt
@@ -70,7 +70,8 @@ class JinaVl(Vlm):
         require_pillow()
         options = options or BackendOptions()
         model, processor, identity, files = load_own_class(name, options, "jina_vl", _load_model)
-        backend = cls(model, processor, identity=identity, options=options)
+        with named_loading_errors(files, options.device):
+            backend = cls(model, processor, identity=identity, options=options)
         backend.set_source(files, options)
         return backend
 

@@ -14,7 +14,7 @@ from rerank.backends.cross_encoder import DEFAULT_BATCH, PassageScorer, check_si
 from rerank.errors import BackendError
 from rerank.lm.encoders import require_sentence_transformers
 from rerank.lm.late_interaction import MaxSimScorer, load_multi_vector_model
-from rerank.lm.loading import locate_files
+from rerank.lm.loading import locate_files, named_loading_errors
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Prompt
 from rerank.tasks import BackendOptions, Reply, resolve_task_context_size
@@ -75,7 +75,8 @@ class LateInteraction(PassageScorer):
         require_sentence_transformers("A multi-vector model", extra="late-interaction")
         files = locate_files(name, options)
         model, identity = load_multi_vector_model(files, options)
-        backend = cls(model, identity={**files.identity, **identity}, options=options)
+        with named_loading_errors(files, options.device):
+            backend = cls(model, identity={**files.identity, **identity}, options=options)
         backend.set_source(files, options)
         return backend
 

@@ -110,7 +110,7 @@ def _plans(
         **{name: value for name, value in requested.items() if value != getattr(defaults, name)},
     }
     if not options.board:
-        if options.qrels is None or not runs:
+        if not options.qrels or not runs:
             raise UsageError(
                 "No runs are given" if options.qrels else "--qrels is missing",
                 expected="runs and --qrels, or --board FILE",

@@ -36,7 +36,13 @@ def paired_t_power(topics: int, difference: float, sd: float, alpha: float = 0.0
     bound = float(t.isf(alpha / 2, topics - 1))
     shift = abs(difference) / sd * math.sqrt(topics)
     wrong_way = float(nct.cdf(-bound, topics - 1, shift))  # SciPy returns NaN below 1e-15
-    return float(nct.sf(bound, topics - 1, shift)) + (0.0 if math.isnan(wrong_way) else wrong_way)
+    right_way = float(nct.sf(bound, topics - 1, shift))
+    ensure(
+        not math.isnan(right_way),
+        f"The power of a test of {topics} topics at the level {alpha:g} cannot be computed",
+        expected="a level that the test can reach, such as 1e-6",
+    )
+    return right_way + (0.0 if math.isnan(wrong_way) else wrong_way)
 
 
 def topics_needed_for_power(difference: float, sd: float, alpha: float = 0.05, power: float = 0.8) -> int:

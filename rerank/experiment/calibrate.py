@@ -54,6 +54,7 @@ def fit_to_runs(
     """
     if not runs:
         raise UsageError("No run folder is given", expected="at least one", remedy="Pass the folder of a finished run")
+    ensure(Path(out).name, f"The calibration would be written to {str(out)!r}", expected="the name of a file")
     diagram = Path(out).with_suffix(".svg")
     check_file_writable(out)
     check_file_writable(diagram)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -45,11 +46,12 @@ def replay_run_folder(folder: RunFolder) -> tuple[Run, RerankOutcome, Usage]:
 
 @contextmanager
 def _replay_lists(
-    folder: RunFolder, damaged_prompts: list[int] | None = None
+    folder: RunFolder, damaged_prompts: list[int] | None = None, undefined_scores: list[int] | None = None
 ) -> Iterator[tuple[Iterator[RankedList], Usage]]:
     """Yield the reranked lists, one at a time, and the cost of the replies used so far.
 
     If ``damaged_prompts`` is a list, prompts are read, and the row numbers of calls with damaged ones are added to it.
+    Those of calls with a score that is not a number are added to ``undefined_scores``.
     """
     spec = RunSpec.from_record(folder.spec()["spec"])
     plan = plan_ranker(ranker_settings(spec))
@@ -60,6 +62,8 @@ def _replay_lists(
             calls = log.calls_of_query(query_id)
             if damaged_prompts is not None:
                 damaged_prompts.extend(log.damaged_prompts(calls))
+            if undefined_scores is not None:
+                undefined_scores.extend(call.row for call in calls if any(map(math.isnan, call.reply.scores)))
             return calls
 
         backend = Replay.by_query(calls_of_query, letters=letters)
@@ -85,12 +89,12 @@ class _Replayed:
 
 
 @contextmanager
-def _replay_into_file(folder: RunFolder, damaged_prompts: list[int] | None = None) -> Iterator[_Replayed]:
+def _replay_into_file(folder: RunFolder, *problems: list[int]) -> Iterator[_Replayed]:
     """Replay a run folder list by list; the file with the reranked run is removed after the block."""
     name, tally = run_tag(RunSpec.from_record(folder.spec()["spec"])), RunTally()
     with TemporaryDirectory() as temporary:
         path = Path(temporary) / "run.trec"
-        with _replay_lists(folder, damaged_prompts) as (lists, usage), open_trec_run_file(path, name) as write:
+        with _replay_lists(folder, *problems) as (lists, usage), open_trec_run_file(path, name) as write:
             for ranked in lists:
                 write(ranked.ranking)
                 tally.add(ranked)
@@ -151,8 +155,8 @@ def verify_run_folder(folder: RunFolder) -> list[dict[str, Any]]:
     Prompts are checked, too, if they are in the call log, and indexes of the collection if they are in the cache.
     """
     document, stored = folder.spec(), folder.read_json("summary.json", "calls")
-    damaged_prompts: list[int] = []
-    with _replay_into_file(folder, damaged_prompts) as replayed:
+    damaged_prompts, undefined_scores = list[int](), list[int]()
+    with _replay_into_file(folder, damaged_prompts, undefined_scores) as replayed:
         summary, scores = _recompute_summary(folder, replayed)
         stored_run, computed_run = _first_differing_lines(folder.path / "run.trec", replayed.path)
     spec = RunSpec.from_record(document["spec"])
@@ -172,6 +176,9 @@ def verify_run_folder(folder: RunFolder) -> list[dict[str, Any]]:
     if damaged_prompts:
         damage = f"{len(damaged_prompts)} are damaged, the first in row {min(damaged_prompts)}"
         rows.append(("calls.sqlite", "prompts", "prompts that can be read", damage))
+    if undefined_scores:
+        found = f"{len(undefined_scores)} calls have others, the first in row {min(undefined_scores)}"
+        rows.append(("calls.sqlite", "scores", "scores that are numbers", found))
     if scores is not None:
         stored_scores = folder.read_json("scores.json")
         rows += [("scores.json", key, stored_scores.get(key), scores[key]) for key in scores]

@@ -63,7 +63,7 @@ class CandidateSettings(Settings):
     ``run:FILE``, ``candidates``, or a store: ``pgvector``, ``qdrant``, ``opensearch``, ``elasticsearch``."""
     depth: int = Field(default=100, ge=1)
     """Number of candidates per query."""
-    max_queries: int | None = Field(default=None, ge=1)
+    max_queries: int | None = Field(default=None, ge=1, le=10**12)
     """Use only the first N queries."""
     queries: tuple[str, ...] = ()
     """Use only the query with this id; repeatable."""

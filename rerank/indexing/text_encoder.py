@@ -14,7 +14,7 @@ from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
 from rerank.indexing.options import EncoderOptions, ModelOptions
 from rerank.installation import install_command
 from rerank.lm.encoders import encode_in_batch, load_model, resolve_prompt
-from rerank.lm.loading import quiet_transformers
+from rerank.lm.loading import named_loading_errors, quiet_transformers
 from rerank.lm.model_files import ModelFiles, locate_model
 from rerank.lm.out_of_memory import BatchLimit
 
@@ -101,8 +101,9 @@ def unit_rows(rows: Any) -> Floats:
 def load_text_encoder(name: Path | str, options: EncoderOptions) -> SentenceEncoder:
     """Load a sentence-transformers model from a folder or the hub."""
     require_encoder_packages()
-    model, identity = load_model("SentenceTransformer", locate_encoder(name, options), options)
-    return SentenceEncoder(model, options, identity=identity)
+    model, identity = load_model("SentenceTransformer", files := locate_encoder(name, options), options)
+    with named_loading_errors(files, options.device):
+        return SentenceEncoder(model, options, identity=identity)
 
 
 def locate_encoder(name: Path | str, options: ModelOptions) -> ModelFiles:

@@ -134,8 +134,8 @@ def hash_file_contents_of_model(folder: Path) -> str:
 def hash_encoder_folder(folder: Path) -> str:
     """Return the hex SHA-256 of a model's folder and the sub-folders of its modules, such as pooling."""
     lines = [f"{name}\0{hash_file_contents_of_model(folder / name)}\n" for name in module_folders(folder)]
-    for name in filter(None, module_folders(folder)):  # a dense layer may have nothing else
-        for path in sorted((folder / name).glob("pytorch_model.bin")):
+    for name in filter(None, module_folders(folder)):
+        for path in sorted((folder / name).glob("pytorch_model.bin")):  # not loaded, but part of identities
             stat = path.stat()
             lines.append(f"{name}/{path.name}\0{_hash_content(path, stat.st_mtime_ns, stat.st_size)}\n")
     return hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -166,8 +166,11 @@ def listed_module_classes(folder: Path) -> list[str]:
 
 def _listed_names(file: Path, names: Callable[[Any], Iterable[Any]]) -> list[str]:
     try:
-        return [str(name) for name in names(json.loads(file.read_text("utf-8")))] if file.is_file() else []
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        found = list(names(json.loads(file.read_text("utf-8")))) if file.is_file() else []
+        if not all(isinstance(name, str) for name in found):
+            raise TypeError("a path or a type is not a text")
+        return found
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{str(file)!r} has a malformed list of modules ({error!r})", expected="a file of sentence-transformers"
         ) from error

@@ -21,6 +21,7 @@ from transformers.generation.logits_process import TopPLogitsWarper
 
 from rerank.lm.forward_pass import TemporarySettings, kv_cache_argument_name, make_kv_cache
 from rerank.lm.grouped_attention import has_full_attention, on_cpu
+from rerank.lm.model_process import check_scores
 from rerank.tasks import Sampling
 
 
@@ -96,6 +97,8 @@ class _SamplingProcessor(LogitsProcessor):
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Return logits of shape (rows, vocabulary) whose argmax is the next token of each row."""
         generated = input_ids.shape[1] - self._width
+        if not generated:
+            check_scores(scores.logsumexp(dim=-1).tolist(), "logits")  # NaN if a logit is; some models mask tokens
         scores = scores.clone()
         for row, sampling in enumerate(self._samplings):
             if generated < sampling.min_tokens:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from rerank.errors import BackendError, MissingPrerequisiteError
+from rerank.errors import BackendError, MissingPrerequisiteError, UsageError, error_repr
 from rerank.installation import install_command
-from rerank.io.model_base import hash_encoder_folder
+from rerank.io.model_base import MODULES, hash_encoder_folder
+from rerank.io.settings_files import try_read_json_object
 from rerank.lm.loading import (
+    check_finite_weights,
     complete_weights,
     is_of_bypassed_pooler,
     named_loading_errors,
@@ -21,6 +24,8 @@ from rerank.lm.loading import (
 from rerank.lm.model_files import ModelFiles
 from rerank.lm.model_process import require_model_process
 from rerank.lm.out_of_memory import BatchLimit, run_batches
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -60,6 +65,14 @@ def load_model(kind: str, files: ModelFiles, options: LoadingOptions) -> tuple[A
     import sentence_transformers
 
     files.check_tokenizer()
+    files.check_module_files(code=options.trust_remote_code)
+    saved = try_read_json_object(files.folder / "config_sentence_transformers.json").get("model_type", kind)
+    if saved != kind and kind == "SentenceTransformer":  # the library would drop the modules after the transformer
+        raise UsageError(
+            f"Model {str(files)!r} was saved as {error_repr(saved)}",
+            expected="an embedding model of sentence-transformers' class SentenceTransformer",
+            remedy="Use a SPLADE model as sparse:NAME, and a cross-encoder or multi-vector model with --model",
+        )
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
     with (
@@ -74,6 +87,10 @@ def load_model(kind: str, files: ModelFiles, options: LoadingOptions) -> tuple[A
             model_kwargs={"dtype": dtype, "use_safetensors": True},
             trust_remote_code=options.trust_remote_code,
         ).eval()
+    check_finite_weights(model, f"Model {str(files)!r}")
+    if kind == "SentenceTransformer" and not (files.folder / MODULES).is_file():
+        made = " and ".join(" ".join(str(module).split()) for module in list(model)[1:])
+        _log.warning("%s has no %s, which says how a text's vector is computed: %s is used", files, MODULES, made)
     return model, {**encoder_identity(files), "dtype": dtype}
 
 

@@ -6,12 +6,14 @@ is imported only when it is needed.
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import platform
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from ctypes import CDLL, Structure, byref, c_int, c_uint, c_ulonglong, c_void_p
 from dataclasses import dataclass
@@ -30,6 +32,8 @@ from rerank.lm.model_files import ModelFiles, cached_snapshot, locate_model, rem
 from rerank.lm.model_process import parallel_arguments
 from rerank.lm.tokenizers import HfTokens, stated_context_size
 from rerank.tasks import BackendOptions, resolve_task_context_size
+
+_log = logging.getLogger(__name__)
 
 #: Flags of x86 processors that multiply bfloat16 matrices in hardware.
 _BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
@@ -270,6 +274,7 @@ def load_language_model(
                     files.folder, dtype=dtype, use_safetensors=True, **placement, **code
                 )
         model = model.eval()
+        check_finite_weights(model, f"Model {str(files)!r}")
         if options.adapter:
             cast, merge = is_cast(options, dtype), options.merge_adapter
             model = attach_adapter(model, Path(options.adapter), cast=cast, merge=merge)
@@ -322,9 +327,18 @@ def complete_weights(files: ModelFiles, *, unused: Callable[[str], bool] = lambd
     thread = get_ident()
 
     def from_pretrained(cls: type, /, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-        model, info = load(cls, *args, output_loading_info=True, **kwargs)
+        if get_ident() != thread:  # other threads may load models of their own
+            return load(cls, *args, output_loading_info=output_loading_info, **kwargs)
+        model, info = load(cls, *args, output_loading_info=True, **kwargs, ignore_mismatched_sizes=True)
+        _check_depth(model, info["unexpected_keys"], files)
+        for weight, saved, configured in sorted(info["mismatched_keys"]):
+            raise DataError(
+                f"Model {str(files)!r} has the weight {weight} of shape {tuple(saved)}",
+                expected=f"{tuple(configured)}, as config.json says",
+                remedy="Download or save the model again",
+            )
         missing = sorted(weight for weight in info["missing_keys"] if not unused(weight))
-        if missing and get_ident() == thread:  # other threads may load models of their own
+        if missing:
             stated = getattr(model.config, "architectures", None) or ()
             found = (
                 f"Model {str(files)!r} lacks weights of the class {cls.__name__}, which would be random: "
@@ -346,6 +360,43 @@ def complete_weights(files: ModelFiles, *, unused: Callable[[str], bool] = lambd
             base.from_pretrained = classmethod(load)
 
 
+def _check_depth(model: Any, unexpected: Iterable[str], files: ModelFiles) -> None:
+    """Warn if the checkpoint has more layers than the configuration, and refuse a model without layers."""
+    from torch.nn import ModuleList
+
+    lists = {f".{name}": len(module) for name, module in model.named_modules() if isinstance(module, ModuleList)}
+    for weight in sorted(unexpected):
+        for number in re.finditer(r"\.(\d+)\.", weight):
+            before = f".{weight[: number.start()]}"  # with a prefix that the model lacks, or without one that it has
+            names = [name for name in lists if before.endswith(name) or name.endswith(before)]
+            if not names or int(number[1]) < (depth := lists[max(names, key=len)]):
+                continue
+            found = f"Model {str(files)!r} has {depth} layers in config.json, but its weights have more: {weight}"
+            if not depth:
+                raise DataError(found, remedy="Check num_hidden_layers in config.json, or download the model again")
+            _log.warning("%s is not used", found)
+            return
+
+
+def check_finite_weights(model: Any, what: str) -> None:
+    """Refuse a model with a weight that is not finite, whose scores would be undefined; messages begin with ``what``.
+
+    Weights on no device (offloaded to disk) and those of less than 16 bits, which are quantised, are not checked.
+    """
+    for name, weight in model.named_parameters():
+        local = getattr(weight, "_local_tensor", weight).detach()  # this process's part of a weight that is split
+        if local.is_meta or not local.is_floating_point() or local.itemsize < 2 or not local.numel():
+            continue
+        # Both are NaN if any number is, and reading a weight takes a fiftieth of the time of torch.isfinite.
+        if not all(math.isfinite(bound) for bound in local.aminmax()):
+            raise DataError(
+                f"{what} has a weight that is not finite in {str(local.dtype).removeprefix('torch.')}: {name}",
+                expected="weights that are numbers",
+                remedy="Pass --dtype float32, whose range is larger than that of float16; if this is refused, too, "
+                "download or save the weights again",
+            )
+
+
 def is_of_bypassed_pooler(weight: str, files: ModelFiles) -> bool:
     """Return whether a weight is of the pooler of an encoder such as BERT, whose output no module uses.
 
@@ -357,7 +408,11 @@ def is_of_bypassed_pooler(weight: str, files: ModelFiles) -> bool:
 
 @contextmanager
 def named_loading_errors(name: str | Path | ModelFiles, where: object = "") -> Iterator[None]:
-    """Convert errors of transformers and safetensors while loading a model to errors of this project."""
+    """Convert errors of libraries while a model is loaded, and tried, from files of others to errors of this project.
+
+    The libraries check few of the values in these files, so that a wrong one may lead to any ordinary exception.
+    """
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     try:
@@ -397,7 +452,20 @@ def named_loading_errors(name: str | Path | ModelFiles, where: object = "") -> I
                 f"The weights of model {str(name)!r} do not fit its configuration: {' '.join(str(error).split())}",
                 remedy="Download or save the model again",
             ) from error
-        raise BackendError(f"Model {str(name)!r} cannot be loaded on {where}: {error}") from error
+        raise BackendError(
+            f"Model {str(name)!r} cannot be loaded on {where}: {' '.join(str(error).split())}"
+        ) from error
+    except Exception as error:
+        # Tokenizers in Rust raise nothing more specific than Exception.
+        wrong = (TypeError, AttributeError, IndexError, ArithmeticError, AssertionError, StrictDataclassError)
+        if type(error) is not Exception and not isinstance(error, wrong):
+            raise
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise DataError(
+            f"Model {str(name)!r} has a file with a wrong value: {said}",
+            expected="files as transformers or sentence-transformers saved them",
+            remedy="Check config.json and the other .json files of the model, or download it again",
+        ) from error
 
 
 #: Names of the generic tokenizer class, which needs no file other than ``tokenizer.json``.
@@ -562,6 +630,7 @@ def attach_adapter(model: Any, folder: Path, *, cast: bool = False, merge: bool 
     check_weight_files(folder)
     with _named_errors(folder):
         wrapped = peft.PeftModel.from_pretrained(model, str(folder))
+    check_finite_weights(wrapped, f"Adapter {str(folder)!r}")  # the weights of the model were checked before
     if any(config.is_prompt_learning for config in wrapped.peft_config.values()):
         raise UsageError(
             f"Adapter {str(folder)!r} is a learned prompt", expected="an adapter that changes weights, such as LoRA"

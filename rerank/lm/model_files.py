@@ -15,7 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from rerank.errors import DataError, MissingResourceError, RerankError, UsageError
+from rerank.errors import DataError, MissingResourceError, RerankError, UsageError, error_repr
 from rerank.io.model_base import (
     MODULES,
     ModelBase,
@@ -25,7 +25,7 @@ from rerank.io.model_base import (
     listed_modules,
     module_folders,
 )
-from rerank.io.settings_files import try_read_json_object
+from rerank.io.settings_files import read_json_object, try_read_json_object
 from rerank.lm.hub_snapshots import fetch_snapshot
 
 #: File that is written last into a folder that this package downloaded, and states the source.
@@ -49,9 +49,6 @@ _WITHOUT_VOCABULARY = ("byt5", "canine", "perceiver")
 _TEMPLATES = "additional_chat_templates/*"
 _CODE = "*.py"
 _WEIGHTS = "*.safetensors"
-#: The dense layer of an encoder may have only pickled weights, which sentence-transformers loads without running code.
-#: Pickled weights of a whole model are never loaded.
-_DENSE_WEIGHTS = "*_Dense/pytorch_model.bin"
 #: Names under which sentence-transformers and PyLate save multi-vector models.
 _MULTI_VECTOR_TYPES = {"MultiVectorEncoder", "ColBERT"}
 _MODULE_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
@@ -211,7 +208,7 @@ class ModelFiles:
         )
 
     def check_modules(self, *, code: bool) -> None:
-        """Check the modules that the folder lists: classes of the library unless ``code`` may run, and no pickles."""
+        """Check the modules that the folder lists, and their files: classes of the library unless ``code`` may run."""
         foreign = [name for name in listed_module_classes(self.folder) if not name.startswith("sentence_transformers.")]
         if foreign and not code:
             raise UsageError(
@@ -219,7 +216,24 @@ class ModelFiles:
                 expected="modules of sentence-transformers",
                 remedy="If you have read this code and trust it, pass --trust-remote-code",
             )
+        self.check_module_files(code=code)
+
+    def check_module_files(self, *, code: bool) -> None:
+        """Check the files of all modules: objects as settings, no pickles, and activation functions of torch.
+
+        Sentence-transformers reads an empty value as its defaults, and replaces other activation functions by Tanh,
+        unless ``code`` may run.
+        """
         for name in module_folders(self.folder):
+            for path in sorted((self.folder / name).glob("*config*.json")):
+                settings = read_json_object(path, "settings of a module")
+                activation = settings.get("activation_function", "torch.")
+                if "in_features" in settings and not (code or str(activation).startswith("torch.")):  # a dense layer
+                    raise UsageError(
+                        f"{str(path)!r} has the activation function {error_repr(activation)}",
+                        expected="a class of torch",
+                        remedy="If the model has code that you have read and trust, pass --trust-remote-code",
+                    )
             files = [path for path in sorted((self.folder / name).iterdir()) if path.suffix in _MODULE_WEIGHTS]
             if files and all(path.suffix != ".safetensors" for path in files):
                 raise DataError(
@@ -299,7 +313,7 @@ def locate_model(name: str | Path, revision: str = "", *, weights: bool = True, 
         suffixes = [*described, *([_WEIGHTS] if weights else [])]
         if modules := [path for path in listed_modules(files.folder) if path]:
             wanted = [f"{path}/{suffix}" for path in modules for suffix in suffixes]
-            fetch_snapshot(str(name), files.commit, [*wanted, *([_DENSE_WEIGHTS] if weights else [])])
+            fetch_snapshot(str(name), files.commit, wanted)
         if weights:
             fetch_snapshot(str(name), files.commit, [_WEIGHTS], ignored)
     except RerankError as error:

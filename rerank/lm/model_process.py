@@ -9,14 +9,15 @@ same forward passes.
 from __future__ import annotations
 
 import atexit
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
-from rerank.errors import BackendError, RerankError, UsageError
+from rerank.errors import BackendError, RerankError, UsageError, ensure
 from rerank.io.model_base import ModelBase
 from rerank.lm.model_files import ModelFiles, locate_model
 from rerank.tasks import BackendOptions
@@ -37,6 +38,17 @@ def require_model_process() -> None:
             expected="a process that was started by spawn",
             remedy="Use multiprocessing.get_context('spawn') and pass the reranker or its settings to the process",
         )
+
+
+def check_scores(scores: Iterable[float], what: str = "scores") -> None:
+    """Refuse scores, logits or other numbers that a local model computed if one of them is not finite."""
+    ensure(
+        all(map(math.isfinite, scores)),
+        f"The model computes {what} that are not numbers",
+        expected="a data type whose range its activations do not exceed",
+        remedy="Pass --dtype float32, or bfloat16 where the model was trained in it",
+        error=BackendError,
+    )
 
 
 class LocalModel(BaseBackend):

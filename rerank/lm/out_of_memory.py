@@ -116,9 +116,11 @@ def run_batches(
         has_prefixes = prefixes is not None and not prefixes.is_empty
         try:
             result = run(batch)
-        except (RuntimeError, ValueError, MemoryError) as error:
+        except (RuntimeError, ValueError, MemoryError, TypeError, LookupError, AttributeError) as error:
             if not is_out_of_memory(error):
-                raise BackendError(f"The model failed on {len(batch)} {what}: {error}") from error
+                raise BackendError(
+                    f"The model failed on {len(batch)} {what}: {' '.join(str(error).split())}"
+                ) from error
             reason = next(iter(str(error).splitlines()), type(error).__name__)
         else:
             limit.add_success(len(batch) * longest)

@@ -16,17 +16,16 @@ texts to the allowed texts. This would require the logits of forced tokens and o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from rerank.errors import BackendError, ensure
 from rerank.lm.decoding import add_noise
 from rerank.lm.forward_pass import OutputHead, TemporarySettings, call_forward, make_kv_cache
 from rerank.lm.grouped_attention import has_full_attention, packs_rows
+from rerank.lm.model_process import check_scores
 from rerank.lm.permutation_grammar import GrammarState, PermutationGrammar
 from rerank.lm.prefix_cache import CachedPrefix, compute_packed_logits, merge_prefixes
 from rerank.tasks import Sampling
@@ -64,13 +63,7 @@ class DecodingRow:
         best = int(add_noise(logits, self.sampling, self.generator).argmax())
         token = self.state.allowed()[best]
         self._open_log_prob += float(logits.float().log_softmax(dim=-1)[best])
-        ensure(
-            not math.isnan(self._open_log_prob),
-            "The model computes logits that are not numbers",
-            expected="a data type whose range its activations do not exceed",
-            remedy="Pass --dtype float32, or bfloat16 where the model was trained in it",
-            error=BackendError,
-        )
+        check_scores([self._open_log_prob], "logits")
         self.state.push(token)
         new = [token, *self.state.push_forced()]
         self.tokens += new

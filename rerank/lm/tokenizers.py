@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from bisect import bisect_left, bisect_right
@@ -11,13 +12,17 @@ from functools import cached_property
 from itertools import accumulate, chain
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateRuntimeError
 
 from rerank.errors import BackendError, DataError, UsageError
 from rerank.io.forks import ends_in_child_process
+from rerank.io.text_files import replace_lone_surrogates
 from rerank.lm.joined_tokens import CARRIER, JoinedTokenizer, TokenIds, token_starts
 from rerank.prompts.base import Message, Prompt, RenderedPrompt, reply_prefix_of_prompt
 from rerank.prompts.bounded_memo import ENTRY_BYTES, BoundedMemo
+from rerank.prompts.template import TEMPLATE_ERRORS
+
+_log = logging.getLogger(__name__)
 
 #: Tokenizers without a length limit state a limit far above this number.
 _NO_LIMIT = 10**9
@@ -320,7 +325,7 @@ class ChatRenderer:
         added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         special = sorted({*added, *map(str, tokenizer.all_special_tokens)}, key=len, reverse=True)
         self._special = re.compile("|".join(re.escape(token) for token in special if len(token) > 1) or r"(?!)")
-        self._takes_system = False
+        self._takes_system = self._has_warned = False
         if self.has_template:
             # The model's template is rendered within limits of time and memory, since its loops may not end.
             if not ends_in_child_process(self._render_samples):
@@ -345,6 +350,9 @@ class ChatRenderer:
         if turns and turns[0].role == "verbatim":  # its marks of turns are intended; passages are already escaped
             return self.text_start + "".join(m.content for m in turns) + prefix
         if not self.has_template:
+            if not self._has_warned:
+                self._has_warned = True
+                _log.warning("The model has no chat template: the turns of a prompt are joined by blank lines")
             return "\n\n".join(m.content for m in escaped) + "\n\n" + prefix
         try:
             chat = escaped if self._takes_system else merge_system_turns(escaped)
@@ -401,9 +409,14 @@ class ChatRenderer:
 
     def _apply(self, prompt: Prompt, *, thinking: bool = False) -> str:
         turns = [{"role": m.role, "content": m.content} for m in prompt]
-        text = self._tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
-        )
+        try:
+            text = self._tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
+            )
+        except TEMPLATE_ERRORS as error:
+            raise TemplateRuntimeError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+        if replace_lone_surrogates(text) != text:  # those of queries and passages were replaced before
+            raise TemplateRuntimeError("its text has half of a surrogate pair, which no tokenizer can encode")
         return str(text)
 
 

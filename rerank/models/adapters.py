@@ -37,7 +37,7 @@ _SHIPPED = Path(__file__).parent.parent / "shipped"
 class AdapterSettings(PassageLimits):
     """The settings with which an adapter was trained and should be used."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="forbid")
 
     model: str  # base model, in the form of ``--model``
     method: str  # method, in the form of ``--method``; files named by its options are in the adapter's folder
@@ -63,8 +63,8 @@ def read_settings(folder: Path) -> AdapterSettings | None:
         path, "file of adapter settings", expected=f"a file written by `rerank train`, format {_FORMAT}"
     )
     try:
-        if content.get("format") != _FORMAT:
-            raise ValueError(f"the format is {content.get('format')!r:.60}")
+        if (version := content.pop("format", None)) != _FORMAT:
+            raise ValueError(f"the format is {version!r:.60}")
         return AdapterSettings.model_validate_json(json.dumps(content), strict=True)
     except ValueError as error:
         fault = error.errors()[0] if isinstance(error, ValidationError) else None

@@ -150,7 +150,9 @@ class Recognition:
         """Return whether the folder of a model is recognised by a name, its configuration or its chat template."""
         if self.config and all(config.get(key) == value for key, value in self.config.items()):
             return True
-        is_accepted = not self.architectures or bool(set(self.architectures) & set(config.get("architectures") or ()))
+        stated = config.get("architectures")
+        classes = set(map(str, stated)) if isinstance(stated, list) else set()
+        is_accepted = not self.architectures or bool(set(self.architectures) & classes)
         has_template = bool(self.template) and self.template in template
         return is_accepted and (has_template or any(map(self.matches_name, names)))
 

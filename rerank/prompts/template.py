@@ -15,8 +15,19 @@ from itertools import accumulate
 from typing import Any, Literal, get_args
 
 from rerank.errors import DataError, UnknownNameError, ensure
+from rerank.io.text_files import replace_lone_surrogates
 from rerank.prompts.base import PICTURE, Message, RenderedPrompt
 from rerank.prompts.passages import PromptEscaping, collapse_whitespace
+
+#: What the expressions of a Jinja template may raise, apart from the errors of Jinja.
+TEMPLATE_ERRORS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, MemoryError)
+#: Maximum number of iterations of loops and of calls while a section is rendered. A prompt with 1,000 passages and a
+#: loop over them needs 1,000; loops in branches that only some queries reach have to end, too.
+_MAX_STEPS = 100_000
+#: Maximum size of a product: the length of a text, or the number of bits of an integer.
+_MAX_PRODUCT = 1 << 20
+#: Variable with the steps that are left, whose name no template can write.
+_STEPS = "steps!"
 
 Syntax = Literal["braces", "jinja"]
 PromptMethod = Literal["listwise", "singleturn_listwise", "multiturn_listwise", "pointwise"]
@@ -70,15 +81,15 @@ class JinjaSection:
     """A section in Jinja syntax, rendered in a sandbox; undefined variables are errors, and HTML is not escaped."""
 
     def __init__(self, text: str) -> None:
-        from jinja2 import StrictUndefined, TemplateSyntaxError, meta
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
+        from jinja2 import TemplateSyntaxError, meta, nodes
 
-        environment = ImmutableSandboxedEnvironment(
-            undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True
-        )
+        environment = _sandbox()
         try:
-            names = meta.find_undeclared_variables(environment.parse(text))
-            self._template = environment.from_string(text)
+            tree = environment.parse(text)
+            names = meta.find_undeclared_variables(tree)
+            for loop in list(tree.find_all(nodes.For)):
+                loop.iter = nodes.Filter(loop.iter, "counted", [], [], None, None)
+            self._template = environment.from_string(tree)
         except TemplateSyntaxError as error:
             raise DataError(
                 f"{_shorten(text)} is not a valid Jinja template: line {error.lineno}: {error.message}"
@@ -104,12 +115,58 @@ class JinjaSection:
         """Render the template with values for its variables."""
         from jinja2 import TemplateError
 
-        ordinary = (TemplateError, ArithmeticError, TypeError, ValueError, LookupError, AttributeError)
         try:
-            return str(self._template.render(values))
-        except (*ordinary, RecursionError, MemoryError) as error:
+            text = str(self._template.render({**values, _STEPS: iter(range(_MAX_STEPS))}))
+        except (TemplateError, *TEMPLATE_ERRORS) as error:
             why = str(error) or type(error).__name__
             raise DataError(f"The Jinja template {_shorten(self.text)} fails: {why}") from error
+        if replace_lone_surrogates(text) != text:  # those of queries and passages were replaced before
+            raise DataError(f"The Jinja template {_shorten(self.text)} writes half of a surrogate pair")
+        return text
+
+
+def _product_size(operator: str, left: Any, right: Any) -> int:
+    """Return the length of a repeated text or list, or an upper bound of the number of bits of a product or power."""
+    if isinstance(left, int) and isinstance(right, int):
+        return left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
+    repeated, times = (left, right) if isinstance(right, int) else (right, left)
+    return len(repeated) * times if isinstance(times, int) and hasattr(repeated, "__len__") else 0
+
+
+@lru_cache(maxsize=1)
+def _sandbox() -> Any:
+    """Return the environment of templates, in which the number of steps and the size of products are limited."""
+    from collections.abc import Iterable, Iterator
+
+    from jinja2 import StrictUndefined, TemplateRuntimeError, pass_context
+    from jinja2.runtime import Context
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def step(context: Context) -> None:
+        if next(context.resolve(_STEPS), None) is None:
+            raise TemplateRuntimeError(f"its loops and calls need more than {_MAX_STEPS:,} steps")
+
+    @pass_context
+    def counted(context: Context, values: Iterable[Any]) -> Iterator[Any]:
+        for value in values:
+            step(context)
+            yield value
+
+    class Sandbox(ImmutableSandboxedEnvironment):
+        intercepted_binops = frozenset({"*", "**"})
+
+        def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+            step(context)
+            return super().call(context, function, *args, **kwargs)
+
+        def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+            if _product_size(operator, left, right) > _MAX_PRODUCT:
+                raise TemplateRuntimeError(f"the result of {operator} is larger than {_MAX_PRODUCT:,}")
+            return super().call_binop(context, operator, left, right)
+
+    sandbox = Sandbox(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
+    sandbox.filters["counted"] = counted
+    return sandbox
 
 
 @lru_cache(maxsize=512)

@@ -162,7 +162,8 @@ def test_naming_one_server_does_not_name_another(
 
 
 @pytest.mark.parametrize(
-    "text", ["key_addresses = 'https://a.b/v1'", "key_addresses = [1]", "key_addresses = ['x']", "="]
+    "text",
+    ["key_adresses = []", "key_addresses = 'https://a.b/v1'", "key_addresses = [1]", "key_addresses = ['x']", "="],
 )
 def test_a_broken_configuration_permits_nothing(
     text: str, cli: Cli, lists: tuple[str, ...], server: FaultyServer, tmp_path: Path

@@ -150,7 +150,7 @@ def test_an_unknown_kind_gets_a_suggestion() -> None:
         ({"rate": -0.1}, "rate=-0.1"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"context_size": 0}, "context_size=0"),
-        ({"delay": -1.0}, "delay=-1.0"),
+        *(({"delay": delay}, "delay=") for delay in (-1.0, float("nan"), float("inf"), 1e300)),
     ],
 )
 def test_numbers_out_of_range_are_refused(options: dict[str, float], message: str) -> None:
@@ -232,7 +232,10 @@ def test_a_cancelled_request_frees_its_slot() -> None:
     assert len(server.served) == 2
 
 
-@pytest.mark.parametrize("options", [{"concurrency": 0}, {"slow_every": -1}, {"slow_delay": -0.1}])
+@pytest.mark.parametrize(
+    "options",
+    [{"concurrency": 0}, {"slow_every": -1}, *({"slow_delay": delay} for delay in (-0.1, float("nan"), float("inf")))],
+)
 def test_numbers_of_a_server_out_of_range_are_refused(options: dict[str, float]) -> None:
     (name,) = options
     with raises(UsageError, name):

@@ -67,6 +67,11 @@ def test_what_makes_no_sense(arguments: dict[str, float], named: str) -> None:
         topics_needed_for_power(**arguments)
 
 
+def test_a_level_that_no_test_reaches() -> None:
+    with raises(UsageError, "at the level 9.99989e-321 cannot be computed"):
+        smallest_detectable_difference(3, 0.35, 1e-320)
+
+
 def test_one_topic_has_no_power() -> None:
     with raises(UsageError, "number of topics is 1"):
         paired_t_power(1, 0.1, 1)

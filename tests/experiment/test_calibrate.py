@@ -167,3 +167,9 @@ def test_the_two_parts_of_a_test(tmp_path: Path) -> None:
     assert split_folder_and_qrels(f"{tmp_path}/run") == (tmp_path / "run", None)
     with raises(UsageError, "nothing:qrels.txt"):
         split_folder_and_qrels("nothing:qrels.txt")
+
+
+@pytest.mark.parametrize("out", ["", ".", "/"])
+def test_a_calibration_needs_the_name_of_a_file(out: str, tmp_path: Path) -> None:
+    with raises(UsageError, "the name of a file"):
+        fit_to_runs([tmp_path / "absent"], out if out else Path(out))

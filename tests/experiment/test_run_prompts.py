@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rerank.backends.fake import Fake
 from rerank.errors import DataError
 from rerank.experiment import run_experiment, verify_run_folder
 from rerank.experiment.replay import read_run_prompts
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.store import RunFolder, repair_call_log
+from rerank.tasks import Reply, Request
 from tests.raising import raises
 
 LISTS = """{"query": {"text": "drums", "qid": "q1"}, "candidates": [
@@ -64,3 +69,14 @@ def test_verify_finds_damaged_prompts(tmp_path: Path, method: str) -> None:
 def test_calls_without_a_reply_have_no_prompt(tmp_path: Path) -> None:
     folder = run(tmp_path, "pairwise", log_prompts="none", max_total_tokens=1)
     assert list(read_run_prompts(folder)) == []
+
+
+def test_verify_finds_scores_that_are_not_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = Fake.generate
+
+    def without_numbers(fake: Fake, requests: Sequence[Request]) -> list[Reply]:
+        return [replace(reply, scores=(math.nan,) * len(reply.scores)) for reply in answer(fake, requests)]
+
+    monkeypatch.setattr(Fake, "generate", without_numbers)
+    (row,) = verify_run_folder(run(tmp_path, "pointwise"))
+    assert (row["file"], row["what"], row["computed"][:7]) == ("calls.sqlite", "scores", "3 calls")

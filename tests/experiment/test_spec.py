@@ -149,3 +149,8 @@ def test_only_the_user_permits_remote_code() -> None:
     assert RunSpec.from_record({"collection": "pydoc", "trust_remote_code": True}).trust_remote_code is False
     with pytest.raises(UsageError):
         RunSpec.make({"collection": "pydoc", "trust_remote_code": "yes"})
+
+
+def test_a_number_of_queries_that_no_list_has_is_refused() -> None:
+    with raises(UsageError, "max-queries", "at most"):
+        RunSpec.make({"collection": "pydoc", "max_queries": int("9" * 24)})

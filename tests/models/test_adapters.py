@@ -62,7 +62,10 @@ def test_adapters_of_others_say_nothing(tmp_path: Path) -> None:
     assert read_defaults(tmp_path, {}) == {}
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"format": 2}', '{"format": 1}', "no json"])
+MISSPELT = '{"format": 1, "model": "m", "method": "fullrank", "max_pasage_tokens": 3}'
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"format": 2}', '{"format": 1}', "no json", MISSPELT])
 def test_files_that_say_something_else(tmp_path: Path, text: str) -> None:
     (tmp_path / SETTINGS).write_text(text)
     with raises(DataError, "format 1", SETTINGS):

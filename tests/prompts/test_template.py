@@ -369,3 +369,36 @@ def test_the_instruction_of_the_file_is_a_default() -> None:
     template = parse_template("instruction: facts\nbody: '[{rank}] {candidate}'\nsuffix: '{instruction} {query}'", "p")
     assert template.render("q", ["one"])[0].content == "[1] one\nfacts q"
     assert template.with_instruction("dates").render("q", ["one"])[0].content == "[1] one\ndates q"
+
+
+_LOOPS = "{% for a in range(999) %}{% for b in range(999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (f"{{% if query|length > 9 %}}{_LOOPS}{{% endif %}}", "100,000 steps"),
+        (f"{{% if 'long' in query %}}{_LOOPS}{{% endif %}}", "100,000 steps"),
+        (
+            "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(query|length) }}",
+            "steps",
+        ),
+        ("{% for a in query recursive %}{{ loop(query) }}{% endfor %}", "recursion"),
+        ("{% if query|length > 9 %}{{ 'a' * 9999999999 }}{% endif %}", "the result of * is larger"),
+        ("{% if query|length > 9 %}{{ 9999999999 * ['a'] }}{% endif %}", "the result of * is larger"),
+        ("{% if query|length > 9 %}{{ 9 ** 9999999 }}{% endif %}", "the result of ** is larger"),
+        ("{{ cycler() }}", "at least one item"),
+        ("{{ '\\ud800' }}", "half of a surrogate pair"),
+        ("\ud800", "half of a surrogate pair"),
+    ],
+)
+def test_jinja_that_fails_for_some_queries_only_ends_with_an_error(text: str, found: str) -> None:
+    section = compile_section(text, "jinja")
+    with raises(DataError, found):
+        section.fill({"query": "a query that is long"})
+
+
+def test_limits_of_jinja_leave_room_for_long_lists() -> None:
+    text = "{% for text in passages %}{{ loop.index }}/{{ loop.length }} {{ text.upper() }}{{ 2 * 3 }}{% endfor %}"
+    filled = compile_section(text, "jinja").fill({"passages": ["a"] * 5000})
+    assert filled.startswith("1/5000 A62/5000 A6")

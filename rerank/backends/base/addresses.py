@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from rerank.errors import DataError, UsageError, ensure, error_repr
+from rerank.errors import DataError, UnknownNameError, UsageError, ensure, error_repr
 from rerank.io.settings_files import read_toml_file
 from rerank.tasks import FileAddress
 
@@ -170,7 +170,10 @@ def key_configuration_file() -> Path:
 def _allowed_for_keys(provider: ServerProvider) -> set[str]:
     """Return the addresses to which a key may always be sent: the provider's own, and those that the user lists."""
     path = key_configuration_file()
-    listed = read_toml_file(path, "configuration").get("key_addresses", []) if path.is_file() else []
+    settings = read_toml_file(path, "configuration") if path.is_file() else {}
+    for name in settings.keys() - {"key_addresses"}:
+        raise UnknownNameError(f"key in {str(path)!r}:", name, ["key_addresses"])
+    listed = settings.get("key_addresses", [])
     ensure(
         isinstance(listed, list) and all(isinstance(text, str) for text in listed),
         f"key_addresses in {str(path)!r} is {error_repr(listed)}",

@@ -18,7 +18,14 @@ from rerank.io.file_hashes import file_hash
 from rerank.io.pictures import UNREADABLE, open_picture, require_pillow
 from rerank.io.sealed_folders import storage_errors
 from rerank.lm.encoders import encode_batches, encode_in_batch, encoder_identity
-from rerank.lm.loading import complete_weights, named_loading_errors, pick_device, pick_dtype, quiet_transformers
+from rerank.lm.loading import (
+    check_finite_weights,
+    complete_weights,
+    named_loading_errors,
+    pick_device,
+    pick_dtype,
+    quiet_transformers,
+)
 from rerank.lm.out_of_memory import BatchLimit
 
 if TYPE_CHECKING:
@@ -110,9 +117,10 @@ def load_image_encoder(name: Path | str, options: Images) -> ImageEncoder:
             model = transformers.AutoModel.from_pretrained(files.folder, dtype=dtype, use_safetensors=True, **code)
         processor = transformers.AutoProcessor.from_pretrained(files.folder, **code)  # type: ignore[no-untyped-call]
         model = model.to(device).eval()
-    return ImageEncoder(
-        model, processor, identity={**encoder_identity(files), "dtype": dtype}, query_prompt=options.query_prompt
-    )
+    check_finite_weights(model, f"Model {str(files)!r}")
+    identity = {**encoder_identity(files), "dtype": dtype}
+    with named_loading_errors(files, device):
+        return ImageEncoder(model, processor, identity=identity, query_prompt=options.query_prompt)
 
 
 def require_packages() -> None:
@@ -122,8 +130,13 @@ def require_packages() -> None:
 
 
 def _max_tokens(model: Any) -> int:
-    text = getattr(model.config, "text_config", model.config)
-    return int(getattr(text, "max_position_embeddings", None) or 77)
+    size = getattr(getattr(model.config, "text_config", model.config), "max_position_embeddings", None)
+    if size is None:
+        raise UsageError(
+            f"A model of the class {type(model).__name__} does not state its context size",
+            expected="max_position_embeddings in its config",
+        )
+    return int(size)
 
 
 class PrecomputedEmbeddings:

@@ -25,6 +25,7 @@ from rerank.indexing.encoding_batches import EncodingJob, open_encoded_files, or
 from rerank.indexing.text_encoder import locate_encoder, require_encoder_packages
 from rerank.io.model_base import MODULES
 from rerank.lm.encoders import encode_in_batch, load_model, resolve_prompt
+from rerank.lm.loading import named_loading_errors
 from rerank.lm.out_of_memory import BatchLimit
 
 if TYPE_CHECKING:
@@ -254,7 +255,8 @@ def load_encoder(name: Path | str, options: Sparse) -> SentenceSparseEncoder:
             expected="a model of sentence-transformers' class SparseEncoder, such as a SPLADE model",
             remedy="Use dense:MODEL for an embedding model",
         )
-    return SentenceSparseEncoder(model, options, identity=identity)
+    with named_loading_errors(files, options.device):
+        return SentenceSparseEncoder(model, options, identity=identity)
 
 
 def require_packages() -> None:

@@ -1,0 +1,113 @@
+"""Odd values of every option: a documented exit code, one message, no traceback, nothing written outside the output."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rerank.errors import PartialFailureError, RerankError
+from tests.attacks.option_values import BASES, Case, generate_cases, leaf_commands, write_template
+from tests.attacks.scale import scaled_count
+
+ROOT = Path(__file__).parents[2]
+_SHARDS = 4  #: Number of tests between which the cases are divided, so that several processors share them.
+_LONGEST_MESSAGE = 1500
+
+
+def subclasses(error: type[RerankError]) -> Iterator[type[RerankError]]:
+    for child in error.__subclasses__():
+        yield child
+        yield from subclasses(child)
+
+
+CODES = {0, *(error.exit_code for error in subclasses(RerankError))}
+
+
+def describe_fault(case: Case, result: dict[str, Any]) -> str:
+    """Say what is wrong with the result of a command; empty if nothing is."""
+    errors = [line for line in result["err"].splitlines() if line.startswith("error: ")]
+    last = result["err"].rstrip().rpartition("\n")[2]
+    strange = [path for path in result["new"] if not case.may_write(path)]
+    code = result["code"]
+    if code < 0:
+        return f"ended by signal {-code}"
+    if "Traceback" in result["err"] + result["out"]:
+        return f"traceback: {last:.200}"
+    if code not in CODES:
+        return f"exit code {code}: {last:.200}"
+    if len(errors) != (code != 0) or (errors and last != errors[0]):
+        return f"{len(errors)} error messages with exit code {code}: {last:.200}"
+    if len(last) > _LONGEST_MESSAGE and errors:
+        return f"message of {len(last)} characters: {last:.100}"
+    if result["outside"]:
+        return f"changed outside the folder: {result['outside'][:3]}"
+    if result["changed"] or strange:
+        return f"changed {result['changed'][:3]}, created {strange[:3]}"
+    return ""
+
+
+class OptionServer:
+    """The process of `option_server`, and a client of it."""
+
+    def __init__(self, folder: Path) -> None:
+        template, scratch = folder / "template", folder / "scratch"
+        template.mkdir(parents=True)
+        scratch.mkdir()
+        write_template(template)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.attacks.option_server", str(template), str(scratch)],
+            cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def run(self, case: Case) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"words": case.words, "pipe": case.kind == "pipe"}) + "\n")
+        self._process.stdin.flush()
+        result: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return result
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[OptionServer]:
+    # below the system's folder for temporary files, since pytest's is closed to other users
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        server = OptionServer(Path(folder))
+        yield server
+        server.close()
+
+
+def test_every_command_has_a_line_with_which_it_succeeds() -> None:
+    assert set(BASES) == set(leaf_commands())
+
+
+def chosen(cases: Sequence[Case]) -> list[Case]:
+    """Return the share of the cases that is tried, in the order of the tree."""
+    numbers = random.Random(39).sample(range(len(cases)), scaled_count(len(cases)))
+    return [cases[number] for number in sorted(numbers)]
+
+
+@pytest.mark.parametrize("shard", range(_SHARDS))
+def test_odd_values_end_in_a_result_or_in_one_message(shard: int, server: OptionServer) -> None:
+    faults = []
+    for case in chosen(list(generate_cases()))[shard::_SHARDS]:
+        if fault := describe_fault(case, server.run(case)):
+            faults.append(f"{case}: {fault}")
+    assert not faults, "\n".join([f"{len(faults)} cases:", *faults])

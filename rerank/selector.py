@@ -8,14 +8,16 @@ comma in parentheses does not start an option, so selectors may be nested: ``hyb
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from rerank.errors import UnknownNameError, UsageError
+from rerank.errors import UnknownNameError, UsageError, ensure
 from rerank.registry import Registry
 
 _OPTION = re.compile(r",(?=[A-Za-z_][A-Za-z0-9_-]*=)")
@@ -123,7 +125,18 @@ def convert_option_values(name: str, types: Mapping[str, Any], options: Mapping[
             raise UsageError(
                 f"Option {key}={value!r} of {name!r} is invalid", expected=_describe_type(types[key])
             ) from error
+        check_value(f"Option {key} of {name!r}", converted[key])
     return converted
+
+
+def check_value(shown: str, value: Any) -> None:
+    """Check what no option of any type can mean: a number that is not finite or exceeds 64 bits, or a NUL in a text."""
+    if isinstance(value, float):
+        ensure(math.isfinite(value), f"{shown} is {value}", expected="a finite number")
+    elif isinstance(value, int):
+        ensure(abs(value) < 2**63, f"{shown} is {value}", expected="a number of at most 18 digits")
+    elif isinstance(value, str | Path):
+        ensure("\0" not in str(value), f"{shown} is {str(value)!r}", expected="a text without NUL characters")
 
 
 def _describe_fault(text: str, name: str, problem: str) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
+import errno
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -13,8 +13,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from rerank.cli.options import expand_groups
-from rerank.errors import UsageError, ensure, expected_value_of_fault
-from rerank.io.paths import named_path_errors
+from rerank.errors import MissingResourceError, UsageError, ensure, error_repr, expected_value_of_fault
+from rerank.selector import check_value
 
 #: The commands in the help text, in this order, by panel.
 _PANELS = {
@@ -45,7 +45,7 @@ class _RootGroup(TyperGroup):
 
 
 class _Command(TyperCommand):
-    """A command that refuses values that no option can mean, whatever its type: see `_check_value`."""
+    """A command that refuses values that no option can mean, whatever its type."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
@@ -56,7 +56,9 @@ class _Command(TyperCommand):
             values = zip(_as_list(given.get(name)), _as_list(ctx.params.get(name)), strict=False)
             for text, value in values:
                 ensure(text != "" or parameter.default == "", f"{shown} is empty", expected="a value")
-                _check_value(shown, value)
+                check_value(shown, value)
+                if isinstance(value, Path):
+                    _check_path(shown, value)
         return rest
 
 
@@ -64,18 +66,17 @@ def _as_list(value: Any) -> list[Any]:
     return [*value] if isinstance(value, list | tuple) else [value]
 
 
-def _check_value(shown: str, value: Any) -> None:
-    """Check that a number is finite and fits 64 bits, and that a file can exist at a path."""
-    if isinstance(value, float):
-        ensure(math.isfinite(value), f"{shown} is {value}", expected="a finite number")
-    elif isinstance(value, int):
-        ensure(abs(value) < 2**63, f"{shown} is {value}", expected="a number of at most 18 digits")
-    elif isinstance(value, str):
-        ensure("\0" not in value, f"{shown} is {value!r}", expected="a text without NUL characters")
-    elif isinstance(value, Path):
-        ensure("\0" not in str(value), f"{shown} is {str(value)!r}", expected="a path without NUL characters")
-        with named_path_errors(), suppress(FileNotFoundError):
-            os.stat(value)
+def _check_path(shown: str, path: Path) -> None:
+    """Check that a file can exist at a path."""
+    try:
+        os.stat(path)
+    except OSError as error:
+        ensure(
+            error.errno not in (errno.ENAMETOOLONG, errno.ELOOP),
+            f"{shown} is {error_repr(str(path))}: {error.strerror}",
+            expected="a path at which a file can exist",
+            error=MissingResourceError,
+        )
 
 
 #: Typer's base class of errors about arguments, whose module differs between versions.

@@ -54,8 +54,7 @@ class FamilyOptions(OptionGroup):
         "dunnett and max-t.",
     ] = None
     margin: Annotated[
-        float | None,
-        "With --baseline or --fail-if: also test equivalence and non-inferiority (TOST) with this margin.",
+        float | None, "With --baseline or --fail-if: also test equivalence and non-inferiority (TOST) with this margin."
     ] = None
     fail_if: Annotated[
         Condition | None,

@@ -1,8 +1,8 @@
 """A server that runs commands in forked children of a process that has imported the package, as an unprivileged user.
 
-Run as a module: ``python -m tests.attacks.option_server TEMPLATE SCRATCH``. Each line of its input is a JSON object with
-the ``words`` of a command and ``pipe``, whether a word names the named pipe; each line of its output is the result of one command. A command
-runs in a new copy of TEMPLATE below SCRATCH, without a network, and has a limited time.
+Run as a module: ``python -m tests.attacks.option_server TEMPLATE SCRATCH``. Each line of its input is a JSON object
+with the ``words`` of a command and ``pipe``, whether a word names the named pipe; each line of its output is the result
+of one command. A command runs in a copy of TEMPLATE below SCRATCH, without a network, and has a limited time.
 """
 
 from __future__ import annotations
@@ -96,11 +96,15 @@ def files_below(folder: Path) -> Iterator[tuple[str, tuple[int, int]]]:
             yield os.path.relpath(path, folder), (status.st_size, status.st_mtime_ns)
 
 
-def execute(case: dict[str, Any], template: Path, scratch: Path, manifest: dict[str, tuple[int, int]]) -> dict[str, Any]:
+def execute(
+    case: dict[str, Any], template: Path, scratch: Path, manifest: dict[str, tuple[int, int]]
+) -> dict[str, Any]:
     """Run a command and return its exit code, its output, and the files that it changed."""
-    place = Path(tempfile.mkdtemp(dir=scratch))
+    place = scratch / "place"
     folder = place / "work"
-    shutil.copytree(template, folder, symlinks=True)
+    if not place.exists():
+        place.mkdir()
+        shutil.copytree(template, folder, symlinks=True)
     if case["pipe"]:
         os.mkfifo(folder / PIPE)
     helper = os.fork() if case["pipe"] else 0
@@ -118,13 +122,21 @@ def execute(case: dict[str, Any], template: Path, scratch: Path, manifest: dict[
     after = dict(files_below(folder))
     code = os.waitstatus_to_exitcode(status)
     read = {name: (place / name).read_text("utf-8", "backslashreplace") for name in ("out", "err", "outside")}
-    shutil.rmtree(place)
+    changed = sorted(name for name, state in manifest.items() if after.get(name) != state)
+    for name in after.keys() - manifest.keys():
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.is_symlink() or path.exists():
+            path.unlink()
+    if changed:  # otherwise the next command finds the same files
+        shutil.rmtree(place)
     return {
         "code": code,
         "out": read["out"][-2000:],
         "err": read["err"][-6000:],
         "outside": read["outside"].splitlines(),
-        "changed": sorted(name for name, state in manifest.items() if after.get(name) != state),
+        "changed": changed,
         "new": sorted(after.keys() - manifest.keys()),
         "seconds": usage.ru_utime + usage.ru_stime,
     }
@@ -150,7 +162,7 @@ def run_child(words: list[str], place: Path) -> NoReturn:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     signal.setitimer(signal.ITIMER_REAL, 6 * SECONDS)
     os.chdir(place / "work")
-    descriptors = [os.open(place / name, os.O_WRONLY | os.O_CREAT) for name in ("out", "err", "outside")]
+    descriptors = [os.open(place / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for name in ("out", "err", "outside")]
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(descriptors[0], 1)
     os.dup2(descriptors[1], 2)

@@ -91,7 +91,10 @@ BASES: Mapping[str, tuple[Mapping[str, str], str]] = {
     "methods": ({}, ""),
     "doctor": ({}, "--model model --gpu 24GB"),
     "train": ({"recipe": "recipe-tiny.toml"}, "--out out/training --device cpu"),
-    "transfer": ({"adapter": "adapter"}, "--to model --collection jsonl:collection --recipe recipe-tiny.toml --out out/t"),
+    "transfer": (
+        {"adapter": "adapter"},
+        "--to model --collection jsonl:collection --recipe recipe-tiny.toml --out out/t",
+    ),
     "inspect": ({"adapter": "adapter"}, "--model model --device cpu"),
     "merge": ({"adapters": "adapter"}, "--model model --out out/merged --device cpu"),
     "heads select": ({}, f"{_RUN} -o out/heads.json"),
@@ -174,6 +177,7 @@ class Case:
     words: tuple[str, ...]
     value: str
     names: frozenset[str]  #: All names of the option.
+    help: str = ""
 
     def __str__(self) -> str:
         return f"{self.command} {self.option} {self.kind}"
@@ -212,7 +216,8 @@ def generate_cases() -> Iterator[Case]:
                 else:
                     words += [shown, value]
                 words += ["--", *(word for several in given.values() for word in several)] if given else []
-                yield Case(path, shown, kind, tuple(words), value, names)
+                text = getattr(parameter, "help", None) or ""
+                yield Case(path, shown, kind, tuple(words), value, names, text)
 
 
 def odd_values(parameter: Any) -> Iterator[tuple[str, str]]:

@@ -66,7 +66,9 @@ def test_the_loss_that_would_not_be_seen(cli: Cli) -> None:
     done = cli(*words("good", "bad", "worse"), "--format", "json")
     found = json.loads(done.stdout)
     assert f"a true loss of less than {found['gate']['detectable']:.4f} would not be seen" in done.stderr
-    power = json.loads(cli("power", "bad.trec", "good.trec", "--qrels", "qrels.txt", "-m", "RR", "--format", "json").stdout)
+    power = json.loads(
+        cli("power", "bad.trec", "good.trec", "--qrels", "qrels.txt", "-m", "RR", "--format", "json").stdout
+    )
     assert power["rows"][0]["detectable"] == found["gate"]["detectable"]
     assert paired_t_power(30, found["gate"]["detectable"], power["rows"][0]["sd"]) == pytest.approx(0.8)
 

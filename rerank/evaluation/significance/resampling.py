@@ -24,6 +24,8 @@ from rerank.evaluation.significance.base import (
     standard_errors,
 )
 
+#: Largest number of draws that a test or an interval accepts; ten times as many as any p-value needs.
+MOST_DRAWS = 10_000_000
 #: Largest number of draws per batch.
 _STEP = 1000
 #: Statistics that are smaller than the observed one by less than this are smaller only by rounding errors.
@@ -44,8 +46,12 @@ class ResamplingOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.permutations < 1:
-            raise UsageError(f"permutations is {self.permutations}", expected="at least 1", remedy="Use 1000 or more")
+        if not 1 <= self.permutations <= MOST_DRAWS:
+            raise UsageError(
+                f"permutations is {self.permutations}",
+                expected=f"at least 1 and at most {MOST_DRAWS:,}",
+                remedy="Use 1000 or more",
+            )
         ensure(self.seed >= 0, f"seed is {self.seed}", expected="a whole number, 0 or more")
 
     def enumerates(self, topics: int) -> bool:

@@ -55,9 +55,7 @@ def decide_gate(comparison: BaselineComparison, condition: Condition) -> GateDec
     Raises:
         UsageError: There are several measures or runs, or the comparison has no margin for ``not-equivalent``.
     """
-    ensure(
-        len(comparison.rows) == 1, f"A gate has {len(comparison.rows)} comparisons", expected="two runs, one measure"
-    )
+    ensure(len(comparison.rows) == 1, f"The gate has {len(comparison.rows)} comparisons", expected="one")
     (row,), family, margin = comparison.rows, comparison.family, comparison.margin
     ensure(margin is not None or condition != "not-equivalent", "The gate has no margin", expected="a margin above 0")
     title, p = family.title, row.adjusted_p

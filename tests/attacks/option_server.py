@@ -28,6 +28,7 @@ from typing import Any, NoReturn
 from tests.attacks.ended_command import CHANGES, WRITING
 
 NOBODY = 65534  #: Id of the user that owns nothing.
+Manifest = dict[str, tuple[int, int]]  #: Path of a file -> its size and time of change.
 SECONDS = 20  #: Processor time that a command may take.
 #: Sequences of bytes that a command may write at most, so that no value fills the disk.
 _FILE_BYTES = 64 << 20
@@ -66,7 +67,7 @@ def main() -> None:
         for path in (scratch, template, *template.rglob("*")):
             os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
         become_nobody()
-    manifest = dict(files_below(template))
+    manifest: Manifest = dict(files_below(template))
     for line in sys.stdin:
         result = execute(json.loads(line), template, scratch, manifest)
         sys.stdout.write(json.dumps(result) + "\n")
@@ -96,9 +97,7 @@ def files_below(folder: Path) -> Iterator[tuple[str, tuple[int, int]]]:
             yield os.path.relpath(path, folder), (status.st_size, status.st_mtime_ns)
 
 
-def execute(
-    case: dict[str, Any], template: Path, scratch: Path, manifest: dict[str, tuple[int, int]]
-) -> dict[str, Any]:
+def execute(case: dict[str, Any], template: Path, scratch: Path, manifest: Manifest) -> dict[str, Any]:
     """Run a command and return its exit code, its output, and the files that it changed."""
     place = scratch / "place"
     folder = place / "work"

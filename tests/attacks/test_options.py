@@ -104,9 +104,8 @@ def chosen() -> list[Case]:
     if attack_share() >= 1:
         return list(generate_cases())
     first: dict[tuple[str, str], str] = {}
-    cases = [
-        case for case in generate_cases() if first.setdefault((case.option, case.help), case.command) == case.command
-    ]
+    every = generate_cases()
+    cases = [case for case in every if first.setdefault((case.option, case.help), case.command) == case.command]
     numbers = random.Random(39).sample(range(len(cases)), scaled_count(len(cases)) // 2)
     return [cases[number] for number in sorted(numbers)]
 

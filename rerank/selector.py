@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -107,6 +107,7 @@ def convert_selector_options(
     hints = get_type_hints(annotated, include_extras=True)
     parameters = inspect.signature(factory).parameters.items()
     keyword = [n for n, p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY and n not in fixed]
+    keyword = [n for n in keyword if get_origin(hints.get(n)) is not Callable]  # only Python can pass a function
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for _, p in parameters):  # the plug-in checks further options itself
         keyword += [key for key in options if key not in hints]
         hints = dict.fromkeys(keyword, Any) | hints

@@ -58,6 +58,8 @@ PATHS: Mapping[str, str] = {
 }
 #: Options whose value is a file or folder that the command writes.
 OUTPUTS = frozenset({"--out", "--output", "--plot", "--per-query", "--qrels-out", "--prompts"})
+#: Files of the user that an output still overwrites; to be emptied when `--out` on a file of another kind is refused.
+OVERWRITTEN = {"file of another kind": "notes.md", "picture": "red.png", "binary file": "binary.bin"}
 #: Folders in which any command may write: that of its output, and the user's cache.
 WRITABLE = ("out", "cache")
 
@@ -185,9 +187,15 @@ class Case:
     def may_write(self, path: str) -> bool:
         """Return whether the command may create this file or folder, a path in the working folder."""
         allowed = [*WRITABLE]
-        if self.names & OUTPUTS and self.value.strip("/"):
-            allowed.append(self.value.removeprefix("./").partition("/")[0])
+        if self.is_output and self.value.strip("/"):
+            allowed.append(self.value.partition("/")[0])
+        if self.is_output and self.kind in OVERWRITTEN:
+            allowed.append(Path(self.value).stem)
         return path.startswith(tuple(allowed))
+
+    @property
+    def is_output(self) -> bool:
+        return bool(self.names & OUTPUTS)
 
 
 def leaf_commands() -> dict[str, Any]:

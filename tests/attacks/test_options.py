@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import json
+import math
 import os
 import random
 import subprocess
@@ -13,8 +16,19 @@ from typing import Any
 
 import pytest
 
-from rerank.errors import RerankError
-from tests.attacks.option_values import BASES, Case, generate_cases, leaf_commands, write_template
+from rerank.adjudication.orders import orders
+from rerank.backends import BACKENDS
+from rerank.collections import collections
+from rerank.errors import MissingPrerequisiteError, RerankError
+from rerank.evaluation.baseline_tests import baseline_tests
+from rerank.evaluation.significance import tests
+from rerank.finetune.component_registry import LOSSES
+from rerank.judges import judges
+from rerank.registry import Registry
+from rerank.retrieval import first_stages
+from rerank.selector import convert_selector_options
+from rerank.strategies import strategies
+from tests.attacks.option_values import BASES, OVERWRITTEN, TEXTS, Case, generate_cases, leaf_commands, write_template
 from tests.attacks.scale import attack_share, scaled_count
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +51,7 @@ def describe_fault(case: Case, result: dict[str, Any]) -> str:
     errors = [line for line in result["err"].splitlines() if line.startswith("error: ")]
     last = result["err"].rstrip().rpartition("\n")[2]
     strange = [path for path in result["new"] if not case.may_write(path)]
+    changed = [path for path in result["changed"] if not (case.is_output and path == OVERWRITTEN.get(case.kind))]
     code = result["code"]
     if code < 0:
         return f"ended by signal {-code}"
@@ -50,8 +65,8 @@ def describe_fault(case: Case, result: dict[str, Any]) -> str:
         return f"message of {len(last)} characters: {last:.100}"
     if result["outside"]:
         return f"changed outside the folder: {result['outside'][:3]}"
-    if result["changed"] or strange:
-        return f"changed {result['changed'][:3]}, created {strange[:3]}"
+    if changed or strange:
+        return f"changed {changed[:3]}, created {strange[:3]}"
     return ""
 
 
@@ -117,3 +132,30 @@ def test_odd_values_end_in_a_result_or_in_one_message(shard: int, server: Option
         if fault := describe_fault(case, server.run(case)):
             faults.append(f"{case}: {fault}")
     assert not faults, "\n".join([f"{len(faults)} cases:", *faults])
+
+
+def plug_in_options() -> Iterator[tuple[Registry, str, str]]:
+    """Yield every option of every installed plug-in that a selector can set."""
+    for registry in (strategies, judges, tests, baseline_tests, orders, first_stages, collections, BACKENDS, LOSSES):
+        for name in registry.names():
+            with contextlib.suppress(MissingPrerequisiteError):
+                factory = registry.get(name)
+                for parameter in inspect.signature(factory).parameters.values():
+                    if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+                        yield registry, name, parameter.name
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_odd_options_of_plug_ins(kind: str) -> None:
+    """A selector's option of any value is refused, or is a number that is finite and fits 64 bits, or a text."""
+    for registry, name, option in plug_in_options():
+        with contextlib.suppress(RerankError):
+            (value,) = convert_selector_options(
+                name, registry.get(name), {option: TEXTS[kind]}, fixed=("backend",)
+            ).values()
+            assert not isinstance(value, float) or math.isfinite(value), (name, option)
+            assert not isinstance(value, int) or abs(value) < 2**63, (name, option)
+            assert "\0" not in str(value), (name, option)
+            if registry in (strategies, tests, baseline_tests, orders):
+                built = registry.get(name)(**{option: value})
+                assert registry is not strategies or built.calls(5) < 10**6, (name, option)

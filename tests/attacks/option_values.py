@@ -58,8 +58,13 @@ PATHS: Mapping[str, str] = {
 }
 #: Options whose value is a file or folder that the command writes.
 OUTPUTS = frozenset({"--out", "--output", "--plot", "--per-query", "--qrels-out", "--prompts"})
-#: Files of the user that an output still overwrites; to be emptied when `--out` on a file of another kind is refused.
-OVERWRITTEN = {"file of another kind": "notes.md", "picture": "red.png", "binary file": "binary.bin"}
+#: What an output still overwrites or writes through; to be emptied when `--out` refuses files of another kind and links.
+OVERWRITTEN = {
+    "file of another kind": "notes.md",
+    "picture": "red.png",
+    "binary file": "binary.bin",
+    "dangling link": "nowhere",
+}
 #: Folders in which any command may write: that of its output, and the user's cache.
 WRITABLE = ("out", "cache")
 
@@ -190,7 +195,7 @@ class Case:
         if self.is_output and self.value.strip("/"):
             allowed.append(self.value.partition("/")[0])
         if self.is_output and self.kind in OVERWRITTEN:
-            allowed.append(Path(self.value).stem)
+            allowed += [self.value, Path(OVERWRITTEN[self.kind]).stem]
         return path.startswith(tuple(allowed))
 
     @property

@@ -50,7 +50,7 @@ class _Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
         rest = super().parse_args(ctx, args)
-        for parameter in self.params:
+        for parameter in () if ctx.resilient_parsing else self.params:
             name = str(parameter.name)
             shown = max(parameter.opts, key=len) if parameter.param_type_name == "option" else parameter.metavar or name
             values = zip(_as_list(given.get(name)), _as_list(ctx.params.get(name)), strict=False)

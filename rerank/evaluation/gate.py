@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from rerank.errors import ensure
@@ -18,7 +18,7 @@ Condition = Literal["worse", "not-better", "not-equivalent"]
 class GateDecision:
     """Decision of a gate about a new run, compared with a base run on one measure."""
 
-    condition: Condition
+    fail_if: Condition
     fails: bool
     difference: float  #: Mean score of the new run minus that of the base run.
     p: float  #: P-value of the test that decided.
@@ -27,14 +27,7 @@ class GateDecision:
     sentence: str
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "fail_if": self.condition,
-            "fails": self.fails,
-            "difference": self.difference,
-            "p": self.p,
-            "detectable": self.detectable,
-            "sentence": self.sentence,
-        }
+        return asdict(self)
 
 
 def decide_gate(comparison: BaselineComparison, condition: Condition) -> GateDecision:
@@ -55,9 +48,15 @@ def decide_gate(comparison: BaselineComparison, condition: Condition) -> GateDec
     Raises:
         UsageError: There are several measures or runs, or the comparison has no margin for ``not-equivalent``.
     """
-    ensure(len(comparison.rows) == 1, f"The gate has {len(comparison.rows)} comparisons", expected="one")
+    count = len(comparison.rows)
+    ensure(count == 1, f"--fail-if is given with {count} comparisons", expected="one: two runs and one measure")
     (row,), family, margin = comparison.rows, comparison.family, comparison.margin
-    ensure(margin is not None or condition != "not-equivalent", "The gate has no margin", expected="a margin above 0")
+    ensure(
+        margin is not None or condition != "not-equivalent",
+        "--fail-if not-equivalent is given without --margin",
+        expected="the largest difference that does not matter",
+        remedy="Add --margin .01",
+    )
     title, p = family.title, row.adjusted_p
     if p is None:
         title, p = "Wilcoxon, since all differences are equal", _wilcoxon_p(comparison, row)
@@ -82,7 +81,7 @@ def decide_gate(comparison: BaselineComparison, condition: Condition) -> GateDec
             f"power {POWER:g}"
         )
     return GateDecision(
-        condition=condition, fails=fails, difference=row.difference, p=p, detectable=row.detectable, sentence=sentence
+        fail_if=condition, fails=fails, difference=row.difference, p=p, detectable=row.detectable, sentence=sentence
     )
 
 

@@ -58,7 +58,7 @@ PATHS: Mapping[str, str] = {
 }
 #: Options whose value is a file or folder that the command writes.
 OUTPUTS = frozenset({"--out", "--output", "--plot", "--per-query", "--qrels-out", "--prompts"})
-#: What an output still overwrites or writes through; to be emptied when `--out` refuses files of another kind and links.
+#: What an output still overwrites or writes through; to be emptied once `--out` refuses other files and links.
 OVERWRITTEN = {
     "file of another kind": "notes.md",
     "picture": "red.png",

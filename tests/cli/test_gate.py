@@ -76,7 +76,7 @@ def test_the_loss_that_would_not_be_seen(cli: Cli) -> None:
     ("flags", "message"),
     [
         (("worse", "good.trec"), "3 runs"),
-        (("worse", "-m", "AP"), "2 measures"),
+        (("worse", "-m", "AP"), "2 comparisons"),
         (("worse", "--baseline", "good.trec"), "--baseline"),
         (("not-equivalent",), "--margin"),
         (("not-equivalent", "--margin", "nan"), "margin"),

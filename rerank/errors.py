@@ -9,7 +9,8 @@
     |-- DataError                  5   a file or value that is invalid
     |-- BackendError               6   a model, a server or a worker process failed
     |   `-- StorageError               a file could not be written
-    `-- PartialFailureError        7   finished, but more of the work failed than was allowed
+    |-- PartialFailureError        7   finished, but more of the work failed than was allowed
+    `-- GateError                  8   a comparison does not meet the condition of ``rerank compare --fail-if``
 
 Errors that Python defines (such as ``TypeError`` for a wrong call) are not wrapped.
 """
@@ -38,7 +39,13 @@ class RerankError(Exception):
         self.expected = expected
         self.remedy = remedy
         wrong = f"{_message_without_period(found)}; expected {expected}" if expected else found
-        super().__init__(". ".join(_message_without_period(part) for part in (wrong, remedy) if part))
+        message = ". ".join(_message_without_period(part) for part in (wrong, remedy) if part)
+        super().__init__(_LONG_WORD.sub(r"\1…\2", message) if len(message) > _LONG else message)
+
+
+_LONG = 500
+#: A word that is longer than any name or path that a reader can use; the beginning and the end of it are shown.
+_LONG_WORD = re.compile(rf"(?<!\S)(\S{{60}})\S{{{_LONG - 80},}}(\S{{20}})(?!\S)")
 
 
 def _message_without_period(text: str) -> str:
@@ -155,6 +162,12 @@ class PartialFailureError(RerankError):
     """The work is finished and saved, but more of it failed than was allowed."""
 
     exit_code = 7
+
+
+class GateError(RerankError):
+    """A run may not replace another one: their comparison meets the condition under which a gate fails."""
+
+    exit_code = 8
 
 
 def ensure(

@@ -8,14 +8,16 @@ comma in parentheses does not start an option, so selectors may be nested: ``hyb
 from __future__ import annotations
 
 import inspect
+import math
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from rerank.errors import UnknownNameError, UsageError
+from rerank.errors import UnknownNameError, UsageError, ensure
 from rerank.registry import Registry
 
 _OPTION = re.compile(r",(?=[A-Za-z_][A-Za-z0-9_-]*=)")
@@ -105,6 +107,7 @@ def convert_selector_options(
     hints = get_type_hints(annotated, include_extras=True)
     parameters = inspect.signature(factory).parameters.items()
     keyword = [n for n, p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY and n not in fixed]
+    keyword = [n for n in keyword if get_origin(hints.get(n)) is not Callable]  # only Python can pass a function
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for _, p in parameters):  # the plug-in checks further options itself
         keyword += [key for key in options if key not in hints]
         hints = dict.fromkeys(keyword, Any) | hints
@@ -123,7 +126,18 @@ def convert_option_values(name: str, types: Mapping[str, Any], options: Mapping[
             raise UsageError(
                 f"Option {key}={value!r} of {name!r} is invalid", expected=_describe_type(types[key])
             ) from error
+        check_value(f"Option {key} of {name!r}", converted[key])
     return converted
+
+
+def check_value(shown: str, value: Any) -> None:
+    """Check what no option of any type can mean: a number that is not finite or exceeds 64 bits, or a NUL in a text."""
+    if isinstance(value, float):
+        ensure(math.isfinite(value), f"{shown} is {value}", expected="a finite number")
+    elif isinstance(value, int):
+        ensure(abs(value) < 2**63, f"{shown} is {value}", expected="a number of at most 18 digits")
+    elif isinstance(value, str | Path):
+        ensure("\0" not in str(value), f"{shown} is {str(value)!r}", expected="a text without NUL characters")
 
 
 def _describe_fault(text: str, name: str, problem: str) -> str:

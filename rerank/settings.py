@@ -11,7 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypedDict
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+)
 
 from rerank.errors import UnknownNameError, UsageError, error_repr, expected_value_of_fault
 
@@ -44,6 +52,13 @@ class Settings(BaseModel):
     """Base class of groups of settings. Instances are immutable and hashable; an invalid value is a ValidationError."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @field_validator("*")
+    @classmethod
+    def _fits_64_bits(cls, value: Any) -> Any:
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise ValueError("a number of at most 18 digits")
+        return value
 
 
 class CheckedSettings(Settings):
@@ -126,7 +141,7 @@ class DeviceSettings(Settings):
     """With vllm: options of its engine, such as gpu_memory_utilization=0.8,max_num_seqs=64 (docs/vllm.md)."""
     concurrency: int | None = Field(default=None, ge=1)
     """Number of simultaneous requests to each server."""
-    timeout: float | None = Field(default=None, gt=0)
+    timeout: float | None = Field(default=None, gt=0, le=1e6)
     """Seconds to wait for a server's reply."""
     retries: int | None = Field(default=None, ge=0)
     """Number of retries per request to a server; if omitted, 4 (1 if the server is slow or was never reached)."""
@@ -163,6 +178,13 @@ class PromptLimits(PassageLimits):
     """Seed of the shuffle and of sampling."""
     thinking_tokens: int = Field(default=0, ge=0)
     """Maximum number of thinking tokens that a reasoning model generates before its answer; 0 disables thinking."""
+
+    @field_validator("temperature")
+    @classmethod
+    def _divides_logits(cls, value: float) -> float:
+        if 0 < value < 1e-4:
+            raise ValueError("0, or at least 0.0001, since logits are divided by it")
+        return value
 
 
 class CalibrationSettings(Settings):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from rerank.cli.options import expand_groups
-from rerank.errors import UsageError, expected_value_of_fault
+from rerank.errors import MissingResourceError, UsageError, ensure, error_repr, expected_value_of_fault
+from rerank.selector import check_value
 
 #: The commands in the help text, in this order, by panel.
 _PANELS = {
@@ -38,6 +42,41 @@ class _RootGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         with _argument_errors():
             return super().invoke(ctx)
+
+
+class _Command(TyperCommand):
+    """A command that refuses values that no option can mean, whatever its type."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        rest = super().parse_args(ctx, args)
+        for parameter in () if ctx.resilient_parsing else self.params:
+            name = str(parameter.name)
+            shown = max(parameter.opts, key=len) if parameter.param_type_name == "option" else parameter.metavar or name
+            values = zip(_as_list(given.get(name)), _as_list(ctx.params.get(name)), strict=False)
+            for text, value in values:
+                ensure(text != "" or parameter.default == "", f"{shown} is empty", expected="a value")
+                check_value(shown, value)
+                if isinstance(value, Path):
+                    _check_path(shown, value)
+        return rest
+
+
+def _as_list(value: Any) -> list[Any]:
+    return [*value] if isinstance(value, list | tuple) else [value]
+
+
+def _check_path(shown: str, path: Path) -> None:
+    """Check that a file can exist at a path."""
+    try:
+        os.stat(path)
+    except OSError as error:
+        ensure(
+            error.errno not in (errno.ENAMETOOLONG, errno.ELOOP),
+            f"{shown} is {error_repr(str(path))}: {error.strerror}",
+            expected="a path at which a file can exist",
+            error=MissingResourceError,
+        )
 
 
 #: Typer's base class of errors about arguments, whose module differs between versions.
@@ -81,7 +120,7 @@ def command(name: str, example: str = "", *, group: typer.Typer = app) -> Callab
     def add(function: Function) -> Function:
         epilog = f"Example: {example}" if example else None
         panel: Any = _PANEL_OF[name] if group is app else None
-        group.command(name, epilog=epilog, rich_help_panel=panel)(expand_groups(function))
+        group.command(name, cls=_Command, epilog=epilog, rich_help_panel=panel)(expand_groups(function))
         return function
 
     return add
@@ -112,5 +151,5 @@ def root_command(
     """Rerank passages with large language models and measure whether the ranking improves.
 
     Exit codes: 0 success, 2 invalid arguments, 3 missing prerequisite, 4 missing file or model, 5 invalid data,
-    6 model, server or disk failure, 7 finished with more failures than allowed.
+    6 model, server or disk failure, 7 finished with more failures than allowed, 8 `compare --fail-if` failed.
     """

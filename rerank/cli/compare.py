@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from rerank.cli.options import (
 from rerank.cli.output import emit, print_note
 from rerank.cli.run_files import expand_folders, read_named_runs, short_run_names
 from rerank.collections import open_collection_qrels
-from rerank.errors import UnknownNameError, UsageError, ensure
+from rerank.errors import GateError, UnknownNameError, UsageError, ensure
 from rerank.evaluation.baseline_comparison import compare_with_baseline
 from rerank.evaluation.baseline_tests import is_baseline_test
 from rerank.evaluation.comparison import (
@@ -36,6 +37,7 @@ from rerank.evaluation.comparison import (
     compared_runs_of_matrix,
     score_compared_runs,
 )
+from rerank.evaluation.gate import Condition, GateDecision, decide_gate
 from rerank.evaluation.pairwise_decisions import ComparisonOptions, check_significance_level, compare_all_runs
 from rerank.evaluation.scores import ScoreMatrix, read_score_matrix
 from rerank.io.text_files import check_file_writable
@@ -52,7 +54,12 @@ class FamilyOptions(OptionGroup):
         "dunnett and max-t.",
     ] = None
     margin: Annotated[
-        float | None, "With --baseline: also test equivalence and non-inferiority (TOST) with this margin."
+        float | None, "With --baseline or --fail-if: also test equivalence and non-inferiority (TOST) with this margin."
+    ] = None
+    fail_if: Annotated[
+        Condition | None,
+        "Compare two runs, the first of which is the baseline, and exit with code 8 if the second is significantly "
+        "worse, not significantly better, or not equivalent within --margin.",
     ] = None
     across_measures: Annotated[bool, "Correct over all measures together, not per measure."] = False
     simultaneous: Annotated[bool, "Also show simultaneous confidence intervals."] = False
@@ -106,9 +113,12 @@ def compare(
     selector = significance.selector  # reports an invalid test
     without_baseline = {"--margin": family.margin is not None, f"--test {selector}": is_baseline_test(selector)}
     for flag, is_used in without_baseline.items():
-        if is_used and family.baseline is None:
+        if is_used and family.baseline is None and family.fail_if is None:
             raise UsageError(f"{flag} needs --baseline", expected="a baseline", remedy="Add --baseline RUN")
     names = report.names or []
+    if family.fail_if is not None:
+        ensure(family.baseline is None, "--fail-if is given with --baseline", expected="BASE NEW, without --baseline")
+        ensure(len(runs or ()) in (0, 2), f"--fail-if is given with {len(runs or ())} runs", expected="two: BASE NEW")
     if report.picture is not None:
         if len(scoring.measures or []) > 1:
             raise UsageError(f"--plot {report.picture} is given with several measures", expected="one measure per plot")
@@ -130,7 +140,11 @@ def compare(
         compared = compared_runs_of_matrix(replace(given, systems=tuple(names) or given.systems))
         baseline = family.baseline
     else:
+        if family.fail_if is not None and not names:
+            names = _names_of_gate(runs or [])
         compared, baseline = read_compared_runs(runs or [], scoring, names, family.baseline)
+    if family.fail_if is not None:
+        baseline = compared.scores[0].run
     if family.omit_outliers:
         compared = compared.without_outliers(baseline or "")
     options = significance.comparison_options(
@@ -141,9 +155,12 @@ def compare(
         print_note(f"differences per query: {report.per_query}")
 
     result: Any
+    decision: GateDecision | None = None
     if baseline is not None:
         result = compare_with_baseline(compared.scores, compared.measures, baseline, options, judged=compared.judged)
-        result = replace(result, notes=(*result.notes, *compared.notes))
+        if family.fail_if is not None:
+            decision = decide_gate(result, family.fail_if)
+        result = replace(result, notes=(*result.notes, *compared.notes), gate=decision)
         plot = partial(plots.plot_baseline_comparison, result)
     elif matrix is not None:
         scores = replace(ScoreMatrix.from_scores(compared.scores, compared.measures[0]), measure="")
@@ -157,6 +174,17 @@ def compare(
     if report.picture is not None:
         plot(report.picture)
         print_note(f"plot: {report.picture}")
+    if decision is not None:
+        if decision.fails:
+            raise GateError(decision.sentence)
+        print_note(decision.sentence)
+
+
+def _names_of_gate(runs: Sequence[Path]) -> list[str]:
+    """Return the names of the two runs of a gate, which may be the same file."""
+    names = short_run_names(expand_folders(runs))
+    same = len(names) == 2 and names[0] == names[1]
+    return [f"{names[0]} (base)", f"{names[0]} (new)"] if same else names
 
 
 def read_compared_runs(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from rerank.cli.app import command, command_group
-from rerank.cli.options import DryRun, FormatOption, ModelLoadOptions, OptionGroup
+from rerank.cli.options import MOST_REPETITIONS, DryRun, FormatOption, ModelLoadOptions, OptionGroup
 from rerank.cli.output import emit_content, emit_estimate, format_windows, print_note
 from rerank.cli.run import execute_with_progress_bar, progress_bar
 from rerank.cli.spec_options import takes_run_spec
@@ -309,7 +309,7 @@ class AugmentOptions(OptionGroup):
     shuffle: Annotated[bool, "Shuffle the input order of the documents."] = False
     docs: Annotated[int | None, "Maximum number of documents per variant; the first documents are kept."] = None
     draw: Annotated[bool, "Draw a random number of random documents, from 2 to --docs (or to all)."] = False
-    copies: Annotated[int, "Number of variants per list."] = 1
+    copies: Annotated[int, Option(max=MOST_REPETITIONS, help="Number of variants per list.")] = 1
     keep: Annotated[bool, "Also write each original list before its variants."] = False
     seed: Seed = 0
 
@@ -456,7 +456,9 @@ class QueryModelOptions(ModelLoadOptions):
     panel = "Model"
 
     model: Annotated[str | None, "Model that generates queries."] = None
-    each: Annotated[int | None, "Number of queries generated per document. (default: 1)"] = None
+    each: Annotated[
+        int | None, Option(min=1, max=MOST_REPETITIONS, help="Number of queries generated per document. (default: 1)")
+    ] = None
     temperature: Annotated[
         float | None, "Sampling temperature; must be above 0 for several queries per document. (default: 0)"
     ] = None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from rerank.cli.app import command, command_group
-from rerank.cli.options import AlphaOption, FormatOption, OptionGroup, QrelsOption, RunsArgument
+from rerank.cli.options import MOST_REPETITIONS, AlphaOption, FormatOption, OptionGroup, QrelsOption, RunsArgument
 from rerank.cli.output import emit, emit_content, format_windows, print_note
 from rerank.cli.run_files import read_run_arguments
 from rerank.cli.spec_options import takes_run_spec
@@ -246,7 +246,7 @@ class QueryDrawOptions(OptionGroup):
     sizes: Annotated[
         list[int] | None, Option("--size", help="Number of queries to try; repeatable. (default: twelve sizes)")
     ] = None
-    seeds: Annotated[int, Option(min=1, help="Number of random draws per size.")] = 20
+    seeds: Annotated[int, Option(min=1, max=MOST_REPETITIONS, help="Number of random draws per size.")] = 20
     seed: Annotated[int, Option(min=0, help="Seed of the first draw.")] = 0
 
 

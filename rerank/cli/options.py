@@ -70,6 +70,8 @@ LowestGrade = Annotated[
 AlphaOption = Annotated[float, "Significance level."]
 IntervalAlpha = Annotated[float, "Intervals have the confidence level 1 - alpha."]
 PoolDepth = Annotated[int, Option(min=1, help="Pool depth: number of documents pooled from each run.")]
+#: Largest numbers of bootstrap samples and of repetitions; with more, a command would fill the memory or not end.
+MOST_SAMPLES, MOST_REPETITIONS = 1_000_000, 1000
 SampleSeed = Annotated[int, Option(min=0, help="Seed of the samples.")]
 
 

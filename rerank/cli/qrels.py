@@ -11,6 +11,8 @@ from typer import Argument, Option
 
 from rerank.cli.app import command, command_group
 from rerank.cli.options import (
+    MOST_REPETITIONS,
+    MOST_SAMPLES,
     AlphaOption,
     FormatOption,
     IntervalAlpha,
@@ -96,10 +98,17 @@ class StudyOptions(OptionGroup):
     ] = None
     depth: PoolDepth = 100
     unjudged: Annotated[bool, "Also pool documents without a gold judgment; they count as not relevant."] = False
-    seeds: Annotated[int, Option(min=1, help="Number of repetitions of each stochastic method.")] = 10
+    seeds: Annotated[
+        int, Option(min=1, max=MOST_REPETITIONS, help="Number of repetitions of each stochastic method.")
+    ] = 10
     seed: Annotated[int, Option(min=0, help="First seed.")] = 0
     resamples: Annotated[
-        int, Option(min=0, help="Number of bootstrap samples for intervals and tests of methods, such as 1000.")
+        int,
+        Option(
+            min=0,
+            max=MOST_SAMPLES,
+            help="Number of bootstrap samples for intervals and tests of methods, such as 1000.",
+        ),
     ] = 0
     pool_from: Annotated[
         list[Path] | None,
@@ -189,7 +198,9 @@ def _parse_patterns(option: str, texts: Sequence[str]) -> tuple[tuple[str, str],
 class SamplingOptions(OptionGroup):
     """Options for bootstrap intervals and, only with intervals, for whether the qrels favour groups of runs."""
 
-    resamples: Annotated[int, Option(min=0, help="Number of bootstrap samples for intervals, such as 1000.")] = 0
+    resamples: Annotated[
+        int, Option(min=0, max=MOST_SAMPLES, help="Number of bootstrap samples for intervals, such as 1000.")
+    ] = 0
     seed: SampleSeed = 0
     groups: Annotated[
         list[str] | None,
@@ -296,7 +307,9 @@ class AgreementOptions(OptionGroup):
         Literal["none", "linear", "quadratic"], "Disagreement weights of the kappas in the printed table."
     ] = "none"
     by_topic: Annotated[bool, "Also print alpha for every topic."] = False
-    resamples: Annotated[int, Option(min=0, help="Number of bootstrap samples of topics for intervals.")] = 1000
+    resamples: Annotated[
+        int, Option(min=0, max=MOST_SAMPLES, help="Number of bootstrap samples of topics for intervals.")
+    ] = 1000
     seed: SampleSeed = 0
     alpha: IntervalAlpha = 0.05
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TextIO
 from typer import Option
 
 from rerank.cli.app import command
-from rerank.cli.options import DryRun, FormatOption, OptionGroup, WideOption
+from rerank.cli.options import MOST_REPETITIONS, DryRun, FormatOption, OptionGroup, WideOption
 from rerank.cli.output import emit_content, emit_estimate, format_json, format_windows, print_note
 from rerank.cli.spec_options import ENGINE, RETRIEVAL, takes_run_spec
 from rerank.collections import SupportsCandidateStream
@@ -268,7 +268,8 @@ class ProbeOptions(OptionGroup):
     also_depth: Annotated[list[int] | None, Option(min=1, help="Additional depth; repeatable.")] = None
     also_first_stage: Annotated[list[str] | None, "Additional first stage; repeatable."] = None
     shuffles: Annotated[
-        int | None, Option(min=0, help="Number of random orders (3 if omitted); the first uses --seed.")
+        int | None,
+        Option(min=0, max=MOST_REPETITIONS, help="Number of random orders (3 if omitted); the first uses --seed."),
     ] = None
 
 

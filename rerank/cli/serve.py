@@ -90,7 +90,7 @@ class LimitOptions(OptionGroup):
     panel = "Limits"
 
     max_documents: Annotated[int, Option(min=1, help="Maximum documents per request.")] = 1000
-    max_body_mb: Annotated[float, Option(min=0.001, help="Maximum size of a request body, in MB.")] = 10.0
+    max_body_mb: Annotated[float, Option(min=0.001, max=1e6, help="Maximum size of a request body, in MB.")] = 10.0
     max_request_tokens: Annotated[int, Option(min=1, help="Maximum tokens per request, in query and documents.")] = (
         1_000_000
     )

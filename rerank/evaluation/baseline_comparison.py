@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,9 @@ from rerank.evaluation.significance.base import (
 )
 from rerank.io.reports import Cell, Grid, Report, TableReport, format_cell
 from rerank.selector import Selector
+
+if TYPE_CHECKING:
+    from rerank.evaluation.gate import GateDecision
 
 #: Power at which the smallest detectable difference of a row is stated.
 POWER = 0.8
@@ -88,6 +91,7 @@ class BaselineComparison(Report):
     #: Fraction of the baseline's top documents that are judged, for each measure; None if unknown.
     baseline_judged: Mapping[str, float | None] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    gate: GateDecision | None = None  #: Decision of ``rerank compare --fail-if``.
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -104,6 +108,7 @@ class BaselineComparison(Report):
             ],
             "rows": [row.to_dict() for row in self.rows],
             "notes": list(self.notes),
+            **({"gate": self.gate.to_dict()} if self.gate is not None else {}),
         }
 
     def sorted_rows(self) -> list[BaselineRow]:

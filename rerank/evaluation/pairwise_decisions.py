@@ -235,8 +235,8 @@ def with_rounding_for_wilcoxon(selector: str) -> str:
 
 
 def check_significance_level(alpha: float) -> None:
-    """Check that a significance level is between 0 and 1."""
-    ensure(0 < alpha < 1, f"alpha is {alpha}", expected="a number between 0 and 1")
+    """Check that a significance level is between 0 and 1, and not so small that quantiles overflow."""
+    ensure(1e-12 <= alpha < 1, f"alpha is {alpha}", expected="a number between 1e-12 and 1")
 
 
 def list_caveats(

@@ -37,8 +37,10 @@ class HeadSelection:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise UnknownNameError("method of head selection", self.method, METHODS)
-        if (self.count is not None and self.count < 1) or self.tau <= 0:
-            raise UsageError(f"count is {self.count}, and tau is {self.tau}", expected="a count and a tau above 0")
+        if (self.count is not None and self.count < 1) or self.tau < 1e-6:  # scores are divided by tau
+            raise UsageError(
+                f"count is {self.count}, and tau is {self.tau}", expected="a count above 0 and a tau of at least 1e-6"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

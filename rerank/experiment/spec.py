@@ -127,7 +127,7 @@ class Execution(_Specification, CalibrationSettings, DeviceSettings):
     """Number of workers of the engine ``ray``; each opens the model once."""
     gpus_per_worker: float | None = Field(default=None, ge=0)
     """Number of GPUs per worker of the engine ``ray``, or a fraction; if omitted, what the model needs."""
-    worker_timeout: float | None = Field(default=None, gt=0)
+    worker_timeout: float | None = Field(default=None, gt=0, le=1e6)
     """Restart a worker of the engine ``ray`` that has returned no reply for this many seconds."""
 
     def engine_options(self) -> dict[str, Any]:

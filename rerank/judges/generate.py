@@ -302,6 +302,7 @@ class Rate(ListwiseJudge):
         super().__post_init__()
         found = f"group is {self.group} and repeats is {self.repeats}"
         ensure(min(self.group, self.repeats) >= 1, found, expected="at least 1 each")
+        ensure(self.repeats <= 1000, found, expected="at most 1000 repeats")
 
     @classmethod
     def calls(cls, n: int) -> int:  # with the default options

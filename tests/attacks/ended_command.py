@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 #: Events of Python's audit hooks that change files, as documented in its table of audit events.
-_CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.truncate", "sqlite3.connect"}
-_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.truncate", "sqlite3.connect"}
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 class SignalAtChange:
@@ -29,7 +29,7 @@ class SignalAtChange:
         self._folder = str(Path.cwd())
 
     def __call__(self, event: str, args: tuple[Any, ...]) -> None:
-        changes = args[2] & _WRITING if event == "open" and isinstance(args[2], int) else event in _CHANGES
+        changes = args[2] & WRITING if event == "open" and isinstance(args[2], int) else event in CHANGES
         if not changes or not isinstance(args[0], (str, Path)) or not os.path.abspath(args[0]).startswith(self._folder):
             return
         self.changes += 1

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rerank.errors import UsageError, ensure
+from rerank.errors import ensure
 from rerank.evaluation.significance.base import (
     BaselineP,
     Floats,
@@ -24,6 +24,8 @@ from rerank.evaluation.significance.base import (
     standard_errors,
 )
 
+#: Largest number of draws that a test accepts, so that it ends.
+_MOST = 10_000_000
 #: Largest number of draws per batch.
 _STEP = 1000
 #: Statistics that are smaller than the observed one by less than this are smaller only by rounding errors.
@@ -44,8 +46,8 @@ class ResamplingOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.permutations < 1:
-            raise UsageError(f"permutations is {self.permutations}", expected="at least 1", remedy="Use 1000 or more")
+        limits = f"at least 1 and at most {_MOST:,}"
+        ensure(1 <= self.permutations <= _MOST, f"permutations is {self.permutations}", expected=limits)
         ensure(self.seed >= 0, f"seed is {self.seed}", expected="a whole number, 0 or more")
 
     def enumerates(self, topics: int) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import IO
 
-from rerank.io.file_systems import RENAMES_OPEN_FILES, lock_file, open_without_links
+from rerank.io.file_systems import RENAMES_OPEN_FILES, check_only_files, lock_file, open_without_links
 
 #: Name of the folder for files that `fill_folder` has not moved yet. It is fixed, so that the next call can remove
 #: files that a killed process left behind.
@@ -71,6 +71,7 @@ def fill_folder(folder: Path, *, last: str) -> Generator[Path]:
     Existing files with the same names are replaced. The file ``last`` is moved after the others, because its presence
     tells readers that the others are complete.
     """
+    check_only_files(folder, links=True)
     draft = folder / UNFINISHED
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
@@ -120,7 +121,7 @@ def temporary_folder(parent: Path, prefix: str) -> Generator[Path]:
 def remove_leftover_folders(parent: Path, prefix: str) -> None:
     """Remove the folders that `temporary_folder` created in ``parent`` for processes that were killed."""
     for path in parent.glob(f"{glob.escape(prefix)}{'[0-9a-f]' * 8}{_LOCK}"):
-        with contextlib.suppress(OSError), path.open("r+b") as lock:
+        with contextlib.suppress(OSError), open(path, "r+b", opener=open_without_links) as lock:
             if _take_lock(lock, path):
                 _remove_with_lock(lock, path)
 

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, TextIO, cast
 
 from rerank.errors import DataError, MissingResourceError, StorageError
 from rerank.io.atomic_folder import temporary_file
+from rerank.io.file_systems import file_kind, is_stream_of_system
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -74,6 +75,11 @@ class _TextBytes(io.RawIOBase):
 
 def _open_maybe_gzipped(path: Path) -> IO[bytes]:
     try:
+        kind = "" if is_stream_of_system(path) else file_kind(path, follow=True)
+        if kind not in ("", "file", "folder"):  # opening a pipe may wait forever
+            raise MissingResourceError(
+                f"{path} is a {kind}", expected="a regular file", remedy="Read a stream as /dev/stdin or <(COMMAND)"
+            )
         return path.open("rb")
     except FileNotFoundError as error:
         raise MissingResourceError(f"There is no file {path}", remedy="Check the path") from error
@@ -120,19 +126,14 @@ def _first_line_not_in_utf8(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def _open_replacement(path: Path) -> Generator[TextIO]:
-    if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or terminal cannot be replaced
-        with path.open("w", encoding="utf-8", newline="\n") as direct:
+def _open_replacement(path: Path) -> Generator[IO[bytes]]:
+    if is_stream_of_system(path):  # which cannot be replaced
+        with path.open("wb") as direct:
             yield direct
         return
-    target = path.resolve()  # the file behind a link is replaced, not the link
-    with temporary_file(target) as temporary, temporary.open("wb") as raw, contextlib.ExitStack() as stack:
-        inner: IO[bytes] = raw
-        if target.suffix == ".gz":  # without name and time, so that equal texts are written as equal bytes
-            inner = cast("IO[bytes]", stack.enter_context(gzip.GzipFile("", "wb", fileobj=raw, mtime=0)))
-        text = stack.enter_context(io.TextIOWrapper(inner, encoding="utf-8", newline="\n"))
-        yield text
-        text.flush()
+    # A link itself is replaced, not the file behind it: a folder from somebody else could link to any file of the user.
+    with temporary_file(path) as temporary, temporary.open("wb") as raw:
+        yield raw
         raw.flush()
         os.fsync(raw.fileno())
 
@@ -141,12 +142,12 @@ def check_file_writable(path: str | Path) -> None:
     """Check that a file can be written, without creating or changing anything."""
     try:
         target = Path(path)
-        if target.is_dir():
-            raise StorageError(f"{path} is a folder", expected="the name of a file to write")
-        if target.exists() and not target.is_file():  # a pipe or terminal is written in place
+        if is_stream_of_system(target):  # written in place
             needed, allowed = target, os.access(target, os.W_OK)
         else:
-            needed = Path(os.path.realpath(target)).parent
+            if (kind := file_kind(target)) not in ("", "file", "symbolic link"):
+                raise StorageError(f"{path} is a {kind}", expected="the name of a file to write")
+            needed = target.parent
             if not needed.is_dir():
                 remedy = "Choose another path" if needed.exists() else "Create it, or check the path"
                 raise MissingResourceError(f"{path} cannot be written: there is no folder {needed}", remedy=remedy)
@@ -162,10 +163,24 @@ def check_file_writable(path: str | Path) -> None:
 @contextlib.contextmanager
 def replace_text_file(path: str | Path) -> Generator[TextIO]:
     """Yield a stream for the new text of a file, replaced atomically; it is gzipped if its name ends in ``.gz``."""
+    with replace_binary_file(path) as raw, contextlib.ExitStack() as stack:
+        inner = raw
+        if Path(path).suffix == ".gz":  # without name and time, so that equal texts are written as equal bytes
+            inner = cast("IO[bytes]", stack.enter_context(gzip.GzipFile("", "wb", fileobj=raw, mtime=0)))
+        text = io.TextIOWrapper(inner, encoding="utf-8", newline="\n")
+        try:
+            yield text
+        finally:
+            text.detach()  # after writing what it holds, but without closing the file
+
+
+@contextlib.contextmanager
+def replace_binary_file(path: str | Path) -> Generator[IO[bytes]]:
+    """Yield a stream for the new content of a file, which is replaced atomically when the block ends normally."""
     check_file_writable(path)
     try:
-        with _open_replacement(Path(path)) as text:
-            yield text
+        with _open_replacement(Path(path)) as raw:
+            yield raw
     except OSError as error:
         raise StorageError(
             f"{path} could not be written: {error.strerror or error}", remedy="Free space, or write to another folder"

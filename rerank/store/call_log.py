@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from rerank.errors import DataError, MissingResourceError, StorageError
-from rerank.io.file_systems import restrict_to_owner
+from rerank.io.file_systems import file_kind, restrict_to_owner
 from rerank.io.forks import watch_forks
 from rerank.io.paths import cache_dir
 from rerank.prompts.base import Message, Prompt
@@ -234,6 +234,7 @@ class CallLog(AbstractContextManager["CallLog"]):
     def _db(self) -> sqlite3.Connection:
         """The connection, opened if needed; it must be used only within `_guard`."""
         if self._connection is None:
+            _check_files(self.path, readonly=self._readonly)
             if self._readonly and not self.path.is_file():
                 raise MissingResourceError(f"The call log {str(self.path)!r} does not exist")
             uri = self.path.resolve().as_uri()
@@ -518,6 +519,15 @@ class CallLog(AbstractContextManager["CallLog"]):
                 expected="a SQLite file",
                 remedy="If it belongs to a run folder, keep its undamaged rows with `rerank verify --repair FOLDER`",
             ) from error
+
+
+def _check_files(path: Path, *, readonly: bool) -> None:
+    """Check that SQLite would neither write through links nor wait for pipes in a folder from somebody else."""
+    for name in (f"{path}{suffix}" for suffix in ("", "-wal", "-shm", "-journal")):
+        if (kind := file_kind(name, follow=readonly)) not in ("", "file"):
+            raise DataError(
+                f"{name} is a {kind}", expected="a regular file", remedy="Remove it, or copy its content to its place"
+            )
 
 
 def _make_private(path: Path) -> None:

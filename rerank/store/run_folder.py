@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rerank.errors import DataError, MissingResourceError, StorageError, UsageError, error_repr
-from rerank.io.file_systems import link_or_copy, lock_file_if_possible
+from rerank.io.file_systems import check_only_files, link_or_copy, lock_file_if_possible, open_without_links
 from rerank.io.json_records import JsonRecord, parse_json, read_json_lines
 from rerank.io.paths import named_path_errors
 from rerank.io.run_files import open_trec_run_file, read_qrels, read_run, read_run_lists, write_qrels
@@ -137,7 +137,8 @@ class RunFolder:
         """Create the folder if it does not exist, and lock it while the block runs."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("ab")
+            check_only_files(self.path, links=True)  # files that are links are replaced
+            lock = open(self.path / ".lock", "ab", opener=open_without_links)
         except OSError as error:
             raise StorageError(
                 f"The run folder {str(self.path)!r} cannot be created: {error.strerror}",

@@ -24,6 +24,7 @@ from rerank.finetune.trainer.listwise_module import ListwiseModule, collate_exam
 from rerank.finetune.trainer.schedule import ScheduledExamples
 from rerank.finetune.trainer.training_folder import CHECKPOINTS, list_checkpoints, storage_errors
 from rerank.io.atomic_folder import UNFINISHED, discard_folder, move_folder
+from rerank.io.file_systems import open_without_links
 from rerank.io.text_files import replace_text_file
 
 #: File of the trained tensors in a checkpoint.
@@ -249,7 +250,7 @@ class MetricsWriter(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if state.is_world_process_zero and logs:
-            with storage_errors(), self._path.open("a", encoding="utf-8", newline="\n") as file:
+            with storage_errors(), open(self._path, "a", encoding="utf-8", newline="\n", opener=open_without_links) as file:
                 file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -17,6 +17,7 @@ from rerank.errors import StorageError, UsageError, ensure
 from rerank.finetune.labels.hub import pin_hub_datasets
 from rerank.finetune.recipe import Recipe
 from rerank.finetune.trainer import processes
+from rerank.io.file_systems import check_only_files
 from rerank.io.settings_files import read_json_object
 from rerank.io.text_files import replace_text_file
 
@@ -37,6 +38,7 @@ class TrainingFolder:
     def is_complete(self, *, resume: bool) -> bool:
         """Return whether the folder contains the result of this training, so that nothing remains to be done."""
         path, result = self.path / _RECIPE, self.path / _RESULT
+        check_only_files(self.path)  # torch and transformers would write through links
         if not processes.is_main():
             return result.is_file()
         if not path.is_file():

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rerank.errors import MissingPrerequisiteError, StorageError, UsageError
+from rerank.errors import MissingPrerequisiteError, UsageError
 from rerank.evaluation.baseline_comparison import BaselineComparison
 from rerank.evaluation.pairwise_decisions import PairwiseDecisions
 from rerank.evaluation.significance import TITLES
@@ -45,7 +45,7 @@ def check_path(path: str | Path) -> None:
             f"The plot file {str(path)!r} has an unsupported extension",
             expected=f"a file name that ends in one of {', '.join(FORMS)}",
         )
-    check_file_writable(path)
+    check_file_writable(path, "plot")
     _figure_class()
 
 

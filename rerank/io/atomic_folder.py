@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import IO
 
-from rerank.io.file_systems import RENAMES_OPEN_FILES, check_only_files, lock_file, open_without_links
+from rerank.io.file_systems import RENAMES_OPEN_FILES, check_only_files, file_kind, lock_file, open_without_links
 
 #: Name of the folder for files that `fill_folder` has not moved yet. It is fixed, so that the next call can remove
 #: files that a killed process left behind.
@@ -73,7 +73,7 @@ def fill_folder(folder: Path, *, last: str) -> Generator[Path]:
     """
     check_only_files(folder, links=True)
     draft = folder / UNFINISHED
-    shutil.rmtree(draft, ignore_errors=True)
+    _remove_folder(draft)
     draft.mkdir()
     try:
         yield draft
@@ -83,7 +83,16 @@ def fill_folder(folder: Path, *, last: str) -> Generator[Path]:
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(path, target)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        _remove_folder(draft)
+
+
+def _remove_folder(path: Path) -> None:
+    """Remove a folder with its content, if possible; `shutil.rmtree` would wait for the pipe behind a link."""
+    with contextlib.suppress(OSError):
+        if file_kind(path) == "folder":
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
 
 
 def sync_files(folder: Path) -> dict[str, int]:
@@ -173,7 +182,7 @@ def _locked_path(path: Path) -> Path:
 def _remove_with_lock(lock: IO[bytes], path: Path) -> None:
     """Remove a folder and then its lock file, which is kept for a later attempt if the folder cannot be removed."""
     folder = _locked_path(path)
-    shutil.rmtree(folder, ignore_errors=True)
+    _remove_folder(folder)
     lock.close()  # Windows does not remove an open file
     if not folder.exists():
         with contextlib.suppress(FileNotFoundError, PermissionError):  # another process is removing it as a leftover

@@ -45,7 +45,8 @@ def lock_file_if_possible(file: IO[Any], *, wait: bool = False) -> bool:
 
 def file_kind(path: str | Path, *, follow: bool = False) -> str:
     """Return what a path names: ``file``, ``folder``, ``symbolic link`` (unless ``follow``), ``named pipe``, ``device``
-    or ``socket``; empty if there is nothing."""
+    or ``socket``; empty if there is nothing.
+    """
     try:
         mode = os.stat(path, follow_symlinks=follow).st_mode
     except (FileNotFoundError, NotADirectoryError):

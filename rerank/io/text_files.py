@@ -12,7 +12,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TextIO, cast
 
-from rerank.errors import DataError, MissingResourceError, StorageError
+from rerank.errors import DataError, MissingResourceError, StorageError, UsageError
 from rerank.io.atomic_folder import temporary_file
 from rerank.io.file_systems import file_kind, is_stream_of_system
 
@@ -138,8 +138,46 @@ def _open_replacement(path: Path) -> Generator[IO[bytes]]:
         os.fsync(raw.fileno())
 
 
-def check_file_writable(path: str | Path) -> None:
-    """Check that a file can be written, without creating or changing anything."""
+#: How the files begin that commands write to a path of the user, by what they are called in messages.
+_FORMS = {
+    name: re.compile(pattern.encode())
+    for name, pattern in {
+        "TREC run": r"\S+ Q0 \S+ \d+ \S+ \S+\s",
+        "list of rankings in JSON lines": r'\{"query": \{"text": "',
+        "qrels file": r"\S+ 0 \S+ -?\d+\s",
+        "label file": r'\{"qid": "',
+        "file of prompts": r'\{"digest": "',
+        "list of document ids": r'\{"id": "[^"]*"\}\s',
+        "calibration": r'\{\s*"format": "listrank calibration"',
+        "list of attention heads": r'\{\s*"heads": \[',
+        "diagram": r'<svg xmlns="http://www\.w3\.org/2000/svg" viewBox="[\d ]+" width="\d+" height="\d+" font',
+        "page of the demo": r"(?s)<!doctype html>.*<title>rerank demo",
+        "plot": r"(?s).*[Mm]atplotlib",
+        "table of differences": r"measure,query,a,b,score_a,",
+        "table of a suite": r'\{"suite": "|suite,collection,',
+        "study": r'\{\s*"gold": \{|method,budget,measure,|(?s:<!doctype html>.*<title>Cheaper judgments)',
+    }.items()
+}
+
+
+def _is_of_form(path: Path, form: str) -> bool:
+    with path.open("rb") as file:
+        head = file.read(_CHUNK)
+        if form == "plot" and file.seek(0, io.SEEK_END) > _CHUNK:  # a PDF names its program at the end
+            file.seek(-_CHUNK, io.SEEK_END)
+            head += file.read()
+    if head.startswith(_GZIP_MAGIC):
+        with contextlib.suppress(zlib.error):
+            head = zlib.decompressobj(31).decompress(head, _CHUNK)
+    return not head or _FORMS[form].match(head) is not None
+
+
+def check_file_writable(path: str | Path, form: str = "") -> None:
+    """Check that a file can be written, without creating or changing anything.
+
+    If ``form`` (a key of `_FORMS`) is given, an existing file must be empty or of this form: no command overwrites a
+    file that it could not have written.
+    """
     try:
         target = Path(path)
         if is_stream_of_system(target):  # written in place
@@ -147,6 +185,12 @@ def check_file_writable(path: str | Path) -> None:
         else:
             if (kind := file_kind(target)) not in ("", "file", "symbolic link"):
                 raise StorageError(f"{path} is a {kind}", expected="the name of a file to write")
+            if form and kind == "file" and not _is_of_form(target, form):
+                raise UsageError(
+                    f"{path} exists and is not a {form}",
+                    expected=f"a new file, or a {form} that is to be replaced",
+                    remedy="Choose another path, or remove the file yourself",
+                )
             needed = target.parent
             if not needed.is_dir():
                 remedy = "Choose another path" if needed.exists() else "Create it, or check the path"

@@ -45,6 +45,10 @@ _RESULTS = ("summary.json", "splits.jsonl", "judge_scores.jsonl", "relevance.jso
 _FILES = (*_RESULTS, "batches.json", "first_stage.trec", "queries.jsonl", "qrels.trec", "spec.json")
 
 
+#: Files that contain a checksum of themselves, since no other file has their hash.
+CHECKED = ("spec.json", "summary.json")
+
+
 def hash_identity(identity: Mapping[str, Any]) -> str:
     """Return the hex SHA-256 of an identity, which is everything that determines the result of a run."""
     text = json.dumps(identity, sort_keys=True, ensure_ascii=False)
@@ -87,6 +91,7 @@ class RunFolder:
                 for name in _FILES:
                     (self.path / name).unlink(missing_ok=True)
             if (self.path / "spec.json").exists():
+                self.check_checksums()
                 self._check(document, resume=resume)
                 # Settings that are not part of the identity (measures, qrels) are replaced by those of this call.
                 document = self.spec() | {"spec": document["spec"]}
@@ -209,11 +214,29 @@ class RunFolder:
             if os.path.lexists(path):
                 raise
             raise MissingResourceError(f"{str(path)!r} is missing", remedy="Finish the run with --resume") from error
+        content.pop("checksum", None)
         if missing := [key for key in keys if key not in content]:
             raise DataError(f"{str(path)!r} lacks the key {missing[0]!r}", expected="the keys that `rerank run` writes")
         return content
 
+    def is_changed(self, name: str) -> bool:
+        """Return whether a file of `CHECKED` differs from its checksum; older versions wrote none."""
+        if not (self.path / name).is_file():
+            return False
+        content = read_json_object(self.path / name, "run folder's file")
+        return content.pop("checksum", None) not in (None, hash_identity(content))
+
+    def check_checksums(self) -> None:
+        for name in filter(self.is_changed, CHECKED):
+            raise DataError(
+                f"{str(self.path / name)!r} was changed after it was written",
+                expected="the content that its checksum belongs to",
+                remedy="Restore the file, pass --overwrite to run again, or remove its checksum to keep the change",
+            )
+
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        if name in CHECKED:
+            content = {**content, "checksum": hash_identity(json.loads(json.dumps(content)))}
         with replace_text_file(self.path / name) as file:
             file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 

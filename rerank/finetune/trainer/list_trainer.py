@@ -6,8 +6,8 @@ and are written atomically; validation is a function; a gradient that is not fin
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,13 +22,16 @@ from rerank.errors import BackendError, DataError, UsageError
 from rerank.finetune.components import Optimizer
 from rerank.finetune.trainer.listwise_module import ListwiseModule, collate_examples
 from rerank.finetune.trainer.schedule import ScheduledExamples
-from rerank.finetune.trainer.training_folder import CHECKPOINTS, list_checkpoints, storage_errors
+from rerank.finetune.trainer.training_folder import CHECKPOINTS, list_checkpoints, storage_errors, write_checksums
 from rerank.io.atomic_folder import UNFINISHED, discard_folder, move_folder
 from rerank.io.file_systems import open_without_links
 from rerank.io.text_files import replace_text_file
 
 #: File of the trained tensors in a checkpoint.
 WEIGHTS = "trained.safetensors"
+#: Metadata key of a checkpoint: hash of its tensors.
+_SHA256 = "sha256"
+_RESTORE = "Restore the file, or remove the folders best and checkpoints and pass --resume to start from the beginning"
 #: Metadata key of a checkpoint: number of lists per step, over all processes.
 _PER_STEP = "lists_per_step"
 
@@ -179,19 +182,35 @@ class ListTrainer(Trainer):
         with storage_errors():
             folder.mkdir(parents=True, exist_ok=True)
             draft = folder / f"{WEIGHTS}.new"
-            safetensors.torch.save_file(tensors, str(draft), {_PER_STEP: str(self._per_step)})
+            digest = hashlib.sha256()
+            for name in sorted(tensors):
+                _add_tensor(digest, name, tensors[name])
+            metadata = {_PER_STEP: str(self._per_step), _SHA256: digest.hexdigest()}
+            safetensors.torch.save_file(tensors, str(draft), metadata)
             os.replace(draft, folder / WEIGHTS)
 
     def load_weights(self, folder: Path) -> None:
-        with safetensors.safe_open(str(folder / WEIGHTS), "pt") as file, torch.no_grad():
+        damaged = DataError(
+            f"{str(folder / WEIGHTS)!r} is damaged", expected="the weights that this training wrote", remedy=_RESTORE
+        )
+        try:
+            opened = safetensors.safe_open(str(folder / WEIGHTS), "pt")
+        except (OSError, safetensors.SafetensorError) as error:
+            raise damaged from error
+        digest = hashlib.sha256()
+        with opened as file, torch.no_grad():
             if set(stored := file.keys()) != set(self._kept):
                 raise DataError(
                     f"The checkpoint {folder.name!r} contains {len(stored)} tensors that do not match this training",
                     expected=f"the {len(self._kept)} tensors that this recipe trains",
                 )
             own = cast(Any, self.model).state_dict()
-            for name in stored:
-                self._copy(own[name], file.get_tensor(name))
+            for name in sorted(stored):
+                value = file.get_tensor(name)
+                _add_tensor(digest, name, value)
+                self._copy(own[name], value)
+            if (file.metadata() or {}).get(_SHA256, digest.hexdigest()) != digest.hexdigest():
+                raise damaged
 
     def _copy(self, target: Tensor, value: Tensor) -> None:
         target.copy_(value)
@@ -207,7 +226,11 @@ class ListTrainer(Trainer):
             )
         self.load_weights(Path(resume_from_checkpoint))
         if self.args.should_save:
-            # A process that was killed after it wrote this checkpoint may not have removed the old ones.
+            # Newer checkpoints are damaged. A process that was killed after it wrote this one may have left older ones.
+            all_, draft = list_checkpoints(self.folder), self.folder / UNFINISHED
+            for damaged in all_[all_.index(Path(resume_from_checkpoint)) + 1 :]:
+                draft.mkdir(exist_ok=True)
+                discard_folder(damaged, draft)
             self._remove_old_checkpoints()
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -222,6 +245,7 @@ class ListTrainer(Trainer):
             name = f"checkpoint-{self.state.global_step}"
             parent = self.folder / CHECKPOINTS
             parent.mkdir(exist_ok=True)
+            write_checksums(self.folder / UNFINISHED / name)
             move_folder(self.folder / UNFINISHED / name, parent / name, keep=lambda _: False)
             self._remove_old_checkpoints()
 
@@ -233,37 +257,36 @@ class ListTrainer(Trainer):
             discard_folder(old, draft)
 
 
+def _add_tensor(digest: Any, name: str, value: Tensor) -> None:
+    digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+    digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
 class MetricsWriter(TrainerCallback):
-    """Callback that writes metrics as JSON lines to ``path``, and calls ``advance(1)`` after each step."""
+    """Callback that writes metrics as JSON lines to ``path``, and calls ``advance(1)`` after each step.
+
+    A resumed training starts with the metrics in its checkpoint.
+    """
 
     def __init__(self, path: Path, advance: Callable[[int], None]) -> None:
         self._path, self._advance = path, advance
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Remove the lines of steps that a resumed training will repeat, and the summaries of earlier processes."""
         if not state.is_world_process_zero:
             return
-        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
-        earlier = [line for line in lines if _step_of_line(line) <= state.global_step]
         with replace_text_file(self._path) as file:
-            file.writelines(f"{line}\n" for line in earlier)
+            file.writelines(json.dumps({"step": entry["step"], **entry}) + "\n" for entry in state.log_history)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if state.is_world_process_zero and logs:
-            with storage_errors(), open(self._path, "a", encoding="utf-8", newline="\n", opener=open_without_links) as file:
+            with (
+                storage_errors(),
+                open(self._path, "a", encoding="utf-8", newline="\n", opener=open_without_links) as file,
+            ):
                 file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._advance(1)
-
-
-def _step_of_line(line: str) -> float:
-    """Return the step of a metrics line; infinity if the line is truncated or is the summary of an earlier process."""
-    try:
-        values = json.loads(line)
-        return math.inf if "train_runtime" in values else float(values["step"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return math.inf
 
 
 class FinalValidation(TrainerCallback):

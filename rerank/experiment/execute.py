@@ -286,6 +286,7 @@ def _write_scores(prepared: PreparedRun, folder: RunFolder, result: Run) -> dict
 
 
 def judge_scores_of_list(ranked: RankedList) -> JudgeScores:
+    """Return the scores of a reranked list as a line of judge_scores.jsonl."""
     scores = dict(zip(ranked.ranking.doc_ids, ranked.scores, strict=True)) if ranked.score_kind else {}
     if ranked.score_kind is None or all(score is None for score in scores.values()):
         return JudgeScores(query=ranked.ranking.query.id)

@@ -44,9 +44,7 @@ def lock_file_if_possible(file: IO[Any], *, wait: bool = False) -> bool:
 
 
 def file_kind(path: str | Path, *, follow: bool = False) -> str:
-    """Return what a path names: ``file``, ``folder``, ``symbolic link`` (unless ``follow``), ``named pipe``, ``device``
-    or ``socket``; empty if there is nothing.
-    """
+    """Return what a path names, such as ``file``, ``folder`` or ``symbolic link``; empty if there is nothing."""
     try:
         mode = os.stat(path, follow_symlinks=follow).st_mode
     except (FileNotFoundError, NotADirectoryError):

@@ -180,7 +180,7 @@ def _is_large(path: Path) -> bool:
 
 
 def _peek_first_line(text: TextIO, path: Path) -> tuple[str, Iterator[Row]]:
-    """Return the first line that is not blank, and an iterator over the rows of such lines that reads as it advances."""
+    """Return the first line that is not blank, and an iterator over all rows that reads as it advances."""
     for number, line in enumerate(text, 1):
         if split_columns(line):
             return line.lstrip(), filter(itemgetter(1), _split_rows(chain([line], text), number))

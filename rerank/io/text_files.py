@@ -125,19 +125,6 @@ def _first_line_not_in_utf8(path: Path) -> int:
     return 0
 
 
-@contextlib.contextmanager
-def _open_replacement(path: Path) -> Generator[IO[bytes]]:
-    if is_stream_of_system(path):  # which cannot be replaced
-        with path.open("wb") as direct:
-            yield direct
-        return
-    # A link itself is replaced, not the file behind it: a folder from somebody else could link to any file of the user.
-    with temporary_file(path) as temporary, temporary.open("wb") as raw:
-        yield raw
-        raw.flush()
-        os.fsync(raw.fileno())
-
-
 #: How the files begin that commands write to a path of the user, by what they are called in messages.
 _FORMS = {
     name: re.compile(pattern.encode())
@@ -222,9 +209,17 @@ def replace_text_file(path: str | Path) -> Generator[TextIO]:
 def replace_binary_file(path: str | Path) -> Generator[IO[bytes]]:
     """Yield a stream for the new content of a file, which is replaced atomically when the block ends normally."""
     check_file_writable(path)
+    path = Path(path)
     try:
-        with _open_replacement(Path(path)) as raw:
+        if is_stream_of_system(path):  # which cannot be replaced
+            with path.open("wb") as direct:
+                yield direct
+            return
+        # A link itself is replaced, not the file behind it: a folder from somebody else could link to any file.
+        with temporary_file(path) as temporary, temporary.open("wb") as raw:
             yield raw
+            raw.flush()
+            os.fsync(raw.fileno())
     except OSError as error:
         raise StorageError(
             f"{path} could not be written: {error.strerror or error}", remedy="Free space, or write to another folder"

@@ -143,7 +143,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             check_only_files(self.path, links=True)  # files that are links are replaced
-            lock = open(self.path / ".lock", "ab", opener=open_without_links)
+            lock = open(self.path / ".lock", "ab", opener=open_without_links)  # noqa: SIM115
         except OSError as error:
             raise StorageError(
                 f"The run folder {str(self.path)!r} cannot be created: {error.strerror}",

@@ -53,6 +53,7 @@ from tests.finetune.small import (  # noqa: E402
     killed_and_gone_on_with,
     metrics,
     recipe,
+    same,
     stopped_and_gone_on_with,
     validation,
     values,

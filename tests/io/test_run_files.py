@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import DataError, MissingResourceError
-from rerank.io import run_files
 from rerank.evaluation.evaluator import read_query_groups
+from rerank.io import run_files
 from rerank.io.run_files import (
     IndexedRun,
     open_trec_run_file,
@@ -82,7 +82,8 @@ def test_only_ascii_whitespace_separates(
 
 
 @pytest.mark.parametrize(
-    "line", ["q Q0 a b 1 2 t", "q Q0 a b 1 2", "q Q0 a 1 2 my tag", "q Q0 a first 2 t", "q Q0 a nan 2 t", "q Q0 a 1_0 2 t"]
+    "line",
+    ["q Q0 a b 1 2 t", "q Q0 a b 1 2", "q Q0 a 1 2 my tag", "q Q0 a first 2 t", "q Q0 a nan 2 t", "q Q0 a 1_0 2 t"],
 )
 def test_lines_of_another_length_and_ranks_that_are_no_numbers(tmp_path: Path, line: str) -> None:
     with pytest.raises(DataError, match=":2: .*6 columns"):

@@ -116,7 +116,7 @@ def write_checksums(folder: Path) -> None:
 
 
 def find_damage(folder: Path) -> str:
-    """Describe a file that differs from its checksum; empty if there is none, or if an older version wrote the folder."""
+    """Describe a file that differs from its checksum; empty if none does, or if an older version wrote the folder."""
     if not (folder / _CHECKSUMS).is_file():
         return ""
     try:

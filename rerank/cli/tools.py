@@ -209,8 +209,9 @@ def clean_cache(yes: Annotated[bool, Option("--yes", "-y", help="Do not ask for 
     """Remove all cached calls."""
     try:
         with open_shared_cache() as log:
+            calls = sum(row["calls"] for row in log.by_model())
             if not yes:
-                typer.confirm(f"Remove {len(log)} calls from {log.path}?", abort=True, err=True)
+                typer.confirm(f"Remove {calls} calls from {log.path}?", abort=True, err=True)
             print_note(f"{log.clear()} calls removed")
     except (DataError, StorageError) as damage:
         if not yes:

@@ -312,7 +312,7 @@ def test_a_damaged_last_checkpoint(recipe_of: RecipeOf, tmp_path: Path) -> None:
         start = rng.randrange(len(content))
         changed = bytes([content[start] ^ 1 << rng.randrange(8)]) if number % 2 else b""  # else it is cut off
         path.write_bytes(content[:start] + changed + content[start + 1 :] * (number % 2))
-        with pytest.warns(UserWarning, match="is damaged .* the checkpoint before it is used"):
+        with pytest.warns(UserWarning, match="is damaged: .*; the earlier checkpoint-2 is used"):
             assert find_last_checkpoint(out) == first, (number, path.name)
         path.write_bytes(content)
     assert find_last_checkpoint(out) == last

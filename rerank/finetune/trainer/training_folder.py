@@ -144,17 +144,18 @@ def find_last_checkpoint(folder: Path) -> Path | None:
     Raises:
         DataError: All checkpoints are damaged.
     """
-    checkpoints, damage = list_checkpoints(folder), ""
-    for path in reversed(checkpoints):
+    damaged: list[str] = []
+    for path in reversed(list_checkpoints(folder)):
         if not (damage := find_damage(path)):
+            if damaged:
+                warnings.warn(f"{damaged[0]}; the earlier {path.name} is used", stacklevel=2)
             return path
-        if path != checkpoints[0]:
-            warnings.warn(f"{path} is damaged ({damage}); the checkpoint before it is used", stacklevel=2)
-    if checkpoints:
+        damaged.append(f"{path} is damaged: {damage}")
+    if damaged:
         raise DataError(
-            f"No checkpoint in {str(folder / CHECKPOINTS)!r} is intact; in the oldest, {damage}",
+            f"No checkpoint is intact: {damaged[0]}",
             expected="at least one undamaged checkpoint",
-            remedy="Restore one, or remove this folder and pass --resume to start from the beginning",
+            remedy="Restore one, or remove the folder checkpoints and pass --resume to start from the beginning",
         )
     return None
 

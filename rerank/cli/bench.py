@@ -17,6 +17,7 @@ from rerank.errors import PartialFailureError
 from rerank.experiment import PreparedRun
 from rerank.experiment.spec import Execution
 from rerank.io.reports import Grid, TableReport, cell_text, format_cell, make_grid
+from rerank.io.text_files import check_file_writable
 
 if TYPE_CHECKING:
     from rerank.leaderboard.suites.bench import PlannedRun, SuiteResult
@@ -82,6 +83,8 @@ def bench(
                 f"{expected['problems']} of {len(planned)} runs cannot be executed. First problem: {first}"
             )
         return
+    for name in ("results.jsonl", "results.csv") if folder.is_dir() else ():
+        check_file_writable(folder / name, "table of a suite")
     print_note(_format_plan(opened, expected))
     results: list[SuiteResult] = []
     current = sum(run.stored is not None for run in planned)

@@ -124,7 +124,7 @@ def compare(
             raise UsageError(f"--plot {report.picture} is given with several measures", expected="one measure per plot")
         plots.check_path(report.picture)
     if report.per_query is not None:
-        check_file_writable(report.per_query)
+        check_file_writable(report.per_query, "table of differences")
     if matrix is not None:
         flags = {"--qrels": scoring.qrels, "--measure": scoring.measures, "--relevant": scoring.relevant}
         conflicting = [*map(str, (runs or [])[:1]), *(flag for flag, value in flags.items() if value)]

@@ -15,7 +15,7 @@ from rerank.cli.output import emit_content, print_note
 from rerank.errors import DataError, ensure
 from rerank.experiment import replay_and_rescore_run, verify_run_folder
 from rerank.io.reports import Line, make_grid
-from rerank.io.text_files import open_text_file, replace_text_file
+from rerank.io.text_files import check_file_writable, open_text_file, replace_text_file
 from rerank.store import RunFolder, repair_call_log
 
 #: Kind of difference -> remedy.
@@ -45,6 +45,7 @@ def replay(
 
     opened = RunFolder.existing(folder)
     if prompts is not None:
+        check_file_writable(prompts, "file of prompts")
         with replace_text_file(prompts) as file:
             for prompt in read_run_prompts(opened):
                 file.write(json.dumps(prompt.to_json(), ensure_ascii=False) + "\n")

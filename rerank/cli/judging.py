@@ -101,7 +101,7 @@ class JudgmentFileOptions(OptionGroup):
         if self.unjudged and self.qrels_out is None:
             raise UsageError("--unjudged needs --qrels-out", expected="a qrels file to write the documents to")
         if self.qrels_out is not None:
-            check_file_writable(self.qrels_out)
+            check_file_writable(self.qrels_out, "qrels file")
             if self.qrels_out.resolve() == self.out.resolve():
                 raise UsageError(f"--out and --qrels-out are both {self.out}", expected="two different files")
 

@@ -87,7 +87,7 @@ def make(
         keep_failed=labelling.keep_failed,
         min_docs=labelling.min_docs,
     )
-    check_file_writable(labelling.output)  # before the first call
+    check_file_writable(labelling.output, "label file")  # before the first call
     ready = prepare_labelling(spec, execution, plan, run=execute_with_progress_bar)
     if dry_run:
         emit_estimate(ready.estimate(), form)
@@ -420,7 +420,7 @@ def _notes_on_leaks(leaking: Sequence[Mapping[str, Any]], count: int, *, dropped
 
 
 def _check_output(file: Path, output: Path) -> None:
-    check_file_writable(output)
+    check_file_writable(output, "label file")
     ensure(file.resolve() != output.resolve(), f"--output {output} is the input file", expected="another file")
 
 

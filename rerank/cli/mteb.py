@@ -304,7 +304,7 @@ def choose_pool(
     from rerank.downsampling.sizes import DEPTHS, documents_per_query
 
     if out is not None:
-        check_file_writable(out)
+        check_file_writable(out, "list of document ids")
     systems, judged = read_run_arguments(runs), open_collection_qrels(qrels)[0]
     makers, depths = pools.makers or (), pools.depths or DEPTHS
     reduced = choose_smallest_pool(

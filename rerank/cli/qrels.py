@@ -176,7 +176,8 @@ def study(
             raise StorageError(
                 f"The folder {out} cannot be created: {error.strerror}", remedy="Choose another --out"
             ) from error
-        check_file_writable(out / "report.html")
+        for name in ("study.json", "study.csv", "systems.csv", "report.html"):
+            check_file_writable(out / name, "study")
     evaluated, pooled = read_runs_and_pool(runs, options.pool_from, names or [])
     with progress_bar("judging", len(design.walks)) as on_walk:
         result = run_study(evaluated, gold, design, pool_from=pooled, on_walk=on_walk)
@@ -477,6 +478,9 @@ def pool(
         raise UsageError(
             f"--out {out} is one of the runs", expected="another file", remedy="Choose another --out to keep the run"
         )
+    check_file_writable(out, "TREC run")
+    if qrels_out is not None:
+        check_file_writable(qrels_out, "qrels file")
     pooled = pool_runs(read_run_arguments(runs), depth=depth)
     write_run(pool_as_run(pooled, order), out)
     if qrels_out is not None:

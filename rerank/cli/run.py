@@ -83,7 +83,7 @@ def retrieve(
     from rerank.experiment.candidates import search_first_stage
 
     if output is not None:
-        check_file_writable(output)  # before an index is built
+        check_file_writable(output, "TREC run")  # before an index is built
     result = search_first_stage(spec, execution)
     if not any(map(len, result.run.values())):
         print_note("No document was found for any query; the run is empty")
@@ -118,7 +118,8 @@ def rerank(
     from rerank.io.rerank_requests import format_request_row
 
     if output is not None:
-        check_file_writable(output)  # before the first call
+        # before the first call
+        check_file_writable(output, "TREC run" if form == "text" else "list of rankings in JSON lines")
     prepared = prepare_run(spec, execution, judged_only=False)
     summary = execute_with_progress_bar(prepared, execution)
     folder = RunFolder(summary["folder"])
@@ -203,6 +204,9 @@ def show_demo(
     from rerank.models import MODELS
     from rerank.models.download import pull_model
 
+    page = out / "before-and-after.html"
+    if out.is_dir():
+        check_file_writable(page, "page of the demo")
     if model in MODELS:
         pull_model(model, source="auto", progress=print_note)
     summaries, runs, failed = [], [], list[tuple[str, RerankError]]()
@@ -223,7 +227,6 @@ def show_demo(
         raise failed[0][1]
     report = demo.compare_with_bm25(summaries)
     sentences = demo.describe_differences(report["comparison"])
-    page = out / "before-and-after.html"
     demo.write_page(page, report, sentences, runs)
     comparison = report["comparison"]
     content = {**report, "comparison": comparison.to_dict(), "differences": sentences, "page": str(page)}

@@ -17,7 +17,7 @@ from rerank.cli.app import command, command_group
 from rerank.cli.options import FormatOption, TableFormat, WideOption
 from rerank.cli.output import emit_content, print_note
 from rerank.collections import describe_collection, list_collection_providers, open_collection
-from rerank.errors import MissingPrerequisiteError, ensure
+from rerank.errors import DataError, MissingPrerequisiteError, StorageError, ensure
 from rerank.installation import install_command
 from rerank.io.paths import cache_dir
 from rerank.io.reports import Grid, Line, make_grid
@@ -25,6 +25,7 @@ from rerank.models import MODELS, backend_class_of_model, is_model_downloaded, r
 from rerank.prompts import load_prompt, prompt_names, prompt_text
 from rerank.retrieval.lucene import find_java
 from rerank.store import open_shared_cache
+from rerank.store.call_log import remove_shared_cache
 from rerank.tasks import BackendOptions
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -206,10 +207,16 @@ def list_cache(context: typer.Context, form: FormatOption = "text") -> None:
 @command("clean", "rerank cache clean --yes", group=cache)
 def clean_cache(yes: Annotated[bool, Option("--yes", "-y", help="Do not ask for confirmation.")] = False) -> None:
     """Remove all cached calls."""
-    with open_shared_cache() as log:
+    try:
+        with open_shared_cache() as log:
+            calls = sum(row["calls"] for row in log.by_model())
+            if not yes:
+                typer.confirm(f"Remove {calls} calls from {log.path}?", abort=True, err=True)
+            print_note(f"{log.clear()} calls removed")
+    except (DataError, StorageError) as damage:
         if not yes:
-            typer.confirm(f"Remove {len(log)} calls from {log.path}?", abort=True, err=True)
-        print_note(f"{log.clear()} calls removed")
+            typer.confirm(f"{damage.found}. Remove the cache?", abort=True, err=True)
+        print_note(f"removed, with all its calls: {remove_shared_cache()}")
 
 
 @command("doctor", "rerank doctor --model models/Qwen3-8B --gpu 24GB --gpu 80GB")

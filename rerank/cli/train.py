@@ -351,7 +351,7 @@ def select_heads(
     from rerank.experiment.head_selection import HeadSelection, select_by_attention
 
     selection = HeadSelection(method=method, count=count, tau=tau)
-    check_file_writable(output)
+    check_file_writable(output, "list of attention heads")
     log = output.with_name(f"{output.name}.calls")
     with progress_bar(method, spec.max_queries or 0) as on_reply:
         selected = select_by_attention(spec, execution, selection, log=log, on_reply=on_reply)

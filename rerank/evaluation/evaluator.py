@@ -17,7 +17,7 @@ from urllib.parse import quote
 from rerank.errors import DataError, MissingPrerequisiteError, UsageError, error_repr
 from rerank.evaluation.measures import parse_measures, why_measure_needs_whole_run
 from rerank.evaluation.scores import Scores
-from rerank.io.run_files import excluded_documents_of_qrels, qrels_without_excluded_documents
+from rerank.io.run_files import excluded_documents_of_qrels, qrels_without_excluded_documents, split_columns
 from rerank.io.text_files import open_text_file
 from rerank.types import Qrels, Ranking, Run
 
@@ -120,14 +120,13 @@ def read_query_groups(path: str | Path, *, of: str = "query") -> dict[str, str]:
     groups: dict[str, str] = {}
     with open_text_file(path) as stream:
         for number, line in enumerate(stream, 1):
-            fields = line.split(maxsplit=1)
-            if not fields:
+            if not (columns := split_columns(line)):
                 continue
-            if len(fields) != 2:
+            query, group = columns[0], line.partition(columns[0])[2].strip()
+            if not group:
                 raise DataError(f"{path}:{number}: {line.strip()!r} has no group", expected=f"a {of} and its group")
-            group = fields[1].strip()
-            if groups.setdefault(fields[0], group) != group:
-                raise DataError(f"{path}:{number}: {of} {fields[0]!r} is in two groups", expected=f"one group per {of}")
+            if groups.setdefault(query, group) != group:
+                raise DataError(f"{path}:{number}: {of} {query!r} is in two groups", expected=f"one group per {of}")
     if not groups:
         raise DataError(f"{path} is empty", expected=f"a {of} and its group per line")
     return groups

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from rerank.errors import MissingPrerequisiteError, StorageError, UsageError
+from rerank.errors import MissingPrerequisiteError, UsageError
 from rerank.evaluation.baseline_comparison import BaselineComparison
 from rerank.evaluation.pairwise_decisions import PairwiseDecisions
 from rerank.evaluation.significance import TITLES
 from rerank.installation import install_command
-from rerank.io.text_files import check_file_writable
+from rerank.io.text_files import check_file_writable, replace_binary_file
 
 #: Supported file name extensions.
 FORMS = (".png", ".svg", ".pdf")
@@ -45,7 +45,7 @@ def check_path(path: str | Path) -> None:
             f"The plot file {str(path)!r} has an unsupported extension",
             expected=f"a file name that ends in one of {', '.join(FORMS)}",
         )
-    check_file_writable(path)
+    check_file_writable(path, "plot")
     _figure_class()
 
 
@@ -147,13 +147,8 @@ def _axes(path: str | Path, *, width: float, height: float) -> Iterator[Any]:
     form, buffer = Path(path).suffix.lower().removeprefix("."), io.BytesIO()
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
     figure.savefig(buffer, format=form, dpi=160, metadata=metadata)
-    try:
-        Path(path).write_bytes(buffer.getvalue())
-    except OSError as error:
-        raise StorageError(
-            f"{path} could not be written: {error.strerror}",
-            remedy="Free disk space, or choose a path where files can be written",
-        ) from error
+    with replace_binary_file(path) as file:
+        file.write(buffer.getvalue())
 
 
 def _figure_class() -> Any:

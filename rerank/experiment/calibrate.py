@@ -56,8 +56,10 @@ def fit_to_runs(
         raise UsageError("No run folder is given", expected="at least one", remedy="Pass the folder of a finished run")
     ensure(Path(out).name, f"The calibration would be written to {str(out)!r}", expected="the name of a file")
     diagram = Path(out).with_suffix(".svg")
-    check_file_writable(out)
-    check_file_writable(diagram)
+    if diagram == Path(out):
+        raise UsageError(f"--out {out} is the name of the diagram", expected="another extension, such as .json")
+    check_file_writable(out, "calibration")
+    check_file_writable(diagram, "diagram")
     opened = [open_finished_run(path, qrels, relevant=relevant, complete=complete) for path in runs]
     main = opened[0]
     for other in opened[1:]:

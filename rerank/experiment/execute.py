@@ -165,7 +165,7 @@ def execute_run(
             scores = _write_scores(prepared, folder, Run(rankings, name=tag))
             summary = summarise_run(prepared.spec, tally, backend.usage, queries=queries, scores=scores)
             summary = {"folder": str(folder.path), "hash": name, **summary}
-            files |= {"run.trec": folder.file_hash("run.trec")}
+            files |= {name: sha for name in _HASHED if (sha := folder.file_hash(name))}
             record = {"engine": dict(engine.record())} if engine.record() else {}
             folder.write_json("spec.json", folder.spec() | {"files": files} | record)
             folder.write_json("summary.json", summary)
@@ -255,8 +255,9 @@ def _describe_sources(prepared: PreparedRun) -> dict[str, Any]:
 
 
 def _rescore(prepared: PreparedRun, folder: RunFolder) -> dict[str, Any]:
-    for name, sha in folder.spec().get("files", {}).items():
-        if folder.file_hash(name) != sha:
+    files = folder.spec().get("files", {})
+    for name, sha in files.items():
+        if name != "qrels.trec" and folder.file_hash(name) != sha:  # which may be replaced below
             raise DataError(
                 f"{str(folder.path / name)!r} was changed after the run",
                 expected="the content whose hash is in spec.json",
@@ -265,6 +266,9 @@ def _rescore(prepared: PreparedRun, folder: RunFolder) -> dict[str, Any]:
     summary = folder.read_json("summary.json", "calls") | {"folder": str(folder.path)}
     if prepared.qrels:  # without judgments, the recorded scores are kept
         summary |= summarise_scores(_write_scores(prepared, folder, folder.read_run("run.trec")))
+        if files:
+            files["qrels.trec"] = folder.file_hash("qrels.trec")
+            folder.write_json("spec.json", folder.spec() | {"files": files})
     summary |= {"method": prepared.spec.shown_method, "model": prepared.spec.model, "depth": prepared.spec.depth}
     folder.write_json("summary.json", summary)
     return summary | {"reused_calls": summary["calls"]}
@@ -281,6 +285,14 @@ def _write_scores(prepared: PreparedRun, folder: RunFolder, result: Run) -> dict
         folder.write_qrels(prepared.qrels)
         folder.write_json("scores.json", scores)
     return scores
+
+
+def judge_scores_of_list(ranked: RankedList) -> JudgeScores:
+    """Return the scores of a reranked list as a line of judge_scores.jsonl."""
+    scores = dict(zip(ranked.ranking.doc_ids, ranked.scores, strict=True)) if ranked.score_kind else {}
+    if ranked.score_kind is None or all(score is None for score in scores.values()):
+        return JudgeScores(query=ranked.ranking.query.id)
+    return JudgeScores(query=ranked.ranking.query.id, kind=ranked.score_kind.name, scores=scores)
 
 
 @contextmanager
@@ -302,11 +314,7 @@ def open_result_files(
 
         def write(candidates: Ranking, ranked: RankedList) -> None:
             write_run(ranked.ranking)
-            scores = dict(zip(ranked.ranking.doc_ids, ranked.scores, strict=True)) if ranked.score_kind else {}
-            has_scores = any(score is not None for score in scores.values())
-            kind = ranked.score_kind.name if ranked.score_kind and has_scores else ""
-            query = ranked.ranking.query.id
-            write_scores(JudgeScores(query=query, kind=kind, scores=scores if has_scores else {}))
+            write_scores(judge_scores_of_list(ranked))
             if write_relevance is not None:
                 write_relevance(candidates, ranked)
             for window, capacity in ranked.split:
@@ -420,6 +428,8 @@ def _without_folders(value: object) -> object:
     return re.sub(r"[^=,]*/", "", value) if isinstance(value, str) else value
 
 
+#: Files of a finished run whose hashes are in spec.json, in addition to those of its candidates.
+_HASHED = ("run.trec", "judge_scores.jsonl", "relevance.jsonl", "splits.jsonl", "passages.jsonl", "qrels.trec")
 #: Maximum number of failures that a summary lists.
 NAMED_FAILURES = 20
 

@@ -15,7 +15,7 @@ from rerank.assemble import plan_ranker
 from rerank.backends.replay import Replay
 from rerank.errors import DataError, error_repr
 from rerank.experiment.candidates import order_list
-from rerank.experiment.execute import NAMED_FAILURES, RunTally, run_tag, score_runs, summarise_run
+from rerank.experiment.execute import NAMED_FAILURES, RunTally, judge_scores_of_list, run_tag, score_runs, summarise_run
 from rerank.experiment.prepare import prepare_run, ranker_settings, run_identity_settings
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.indexing.documents import damaged_corpus_indexes
@@ -28,6 +28,7 @@ from rerank.pipeline.stream import Flow, drive_ranking_stream
 from rerank.prompts.base import Prompt
 from rerank.store import Call, CallLog, RunFolder, hash_identity
 from rerank.store.call_log import RowSet
+from rerank.store.run_folder import CHECKED, open_judge_scores
 from rerank.tasks import Backend, Reply, Request
 from rerank.tasks.backends import BaseBackend, traits
 from rerank.tasks.requests import Usage
@@ -80,6 +81,7 @@ class _Replayed:
     """Result of a replay: the file with the reranked run, counts over the lists, and the cost of the replies."""
 
     path: Path
+    judge_scores: Path
     tally: RunTally
     usage: Usage
 
@@ -93,12 +95,17 @@ def _replay_into_file(folder: RunFolder, *problems: list[int]) -> Iterator[_Repl
     """Replay a run folder list by list; the file with the reranked run is removed after the block."""
     name, tally = run_tag(RunSpec.from_record(folder.spec()["spec"])), RunTally()
     with TemporaryDirectory() as temporary:
-        path = Path(temporary) / "run.trec"
-        with _replay_lists(folder, *problems) as (lists, usage), open_trec_run_file(path, name) as write:
+        path, scores = Path(temporary) / "run.trec", Path(temporary) / "judge_scores.jsonl"
+        with (
+            _replay_lists(folder, *problems) as (lists, usage),
+            open_trec_run_file(path, name) as write,
+            open_judge_scores(scores) as write_scores,
+        ):
             for ranked in lists:
                 write(ranked.ranking)
+                write_scores(judge_scores_of_list(ranked))
                 tally.add(ranked)
-        yield _Replayed(path=path, tally=tally, usage=usage)
+        yield _Replayed(path=path, judge_scores=scores, tally=tally, usage=usage)
 
 
 @dataclass(frozen=True)
@@ -159,6 +166,9 @@ def verify_run_folder(folder: RunFolder) -> list[dict[str, Any]]:
     with _replay_into_file(folder, damaged_prompts, undefined_scores) as replayed:
         summary, scores = _recompute_summary(folder, replayed)
         stored_run, computed_run = _first_differing_lines(folder.path / "run.trec", replayed.path)
+        scores_path, stored_judge, computed_judge = folder.path / "judge_scores.jsonl", "", ""
+        if scores_path.is_file():  # older versions wrote none; in later folders, spec.json has its hash
+            stored_judge, computed_judge = _first_differing_lines(scores_path, replayed.judge_scores)
     spec = RunSpec.from_record(document["spec"])
     computed = run_identity_settings(spec, plan_ranker(ranker_settings(spec)))
     stored_identity = {key: document["identity"].get(key) for key in computed}
@@ -166,6 +176,7 @@ def verify_run_folder(folder: RunFolder) -> list[dict[str, Any]]:
         ("spec.json", "hash", document["hash"], hash_identity(document["identity"])),
         ("spec.json", "identity of the specification", stored_identity, computed),
         ("run.trec", "content", stored_run, computed_run),
+        ("judge_scores.jsonl", "content", stored_judge, computed_judge),
     ]
     rows += [(name, "content", sha, folder.file_hash(name)) for name, sha in document.get("files", {}).items()]
     for key in summary:
@@ -182,8 +193,15 @@ def verify_run_folder(folder: RunFolder) -> list[dict[str, Any]]:
     if scores is not None:
         stored_scores = folder.read_json("scores.json")
         rows += [("scores.json", key, stored_scores.get(key), scores[key]) for key in scores]
+    with folder.calls(readonly=True) as log:
+        if not log.is_consistent():
+            rows.append(("calls.sqlite", "content", "tables that fit together", "a damaged file"))
+    rows = [row for row in rows if row[2] != row[3]]
+    for name in CHECKED:
+        if folder.is_changed(name) and all(row[0] != name for row in rows):
+            rows.append((name, "checksum", "that of its content", "another one"))
     names = ("file", "what", "stored", "computed")
-    return [dict(zip(names, row, strict=True)) for row in rows if row[2] != row[3]]
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def _recompute_summary(

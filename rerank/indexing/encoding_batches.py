@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from rerank.errors import BackendError
 from rerank.indexing.documents import StoredDocuments, folder_key
 from rerank.indexing.text_encoder import Floats, TextEncoder
-from rerank.io.file_systems import link_or_copy, lock_file_if_possible
+from rerank.io.file_systems import link_or_copy, lock_file_if_possible, open_without_links
 from rerank.io.sealed_folders import open_sealed_folder, storage_errors
 from rerank.progress import show_progress, write_note_to_stderr
 from rerank.tasks.worker_map import WorkerMap, check_worker_model
@@ -149,7 +149,7 @@ def _lock_folder(path: Path) -> Generator[None]:
     """Wait for the file lock of a folder, and hold the lock during the block or until the process ends."""
     with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab")
+        file = open(path, "ab", opener=open_without_links)  # noqa: SIM115
     with file:
         if not lock_file_if_possible(file):
             write_note_to_stderr("Another process is computing these embeddings; waiting for it")

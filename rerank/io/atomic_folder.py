@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import IO
 
-from rerank.io.file_systems import RENAMES_OPEN_FILES, lock_file, open_without_links
+from rerank.io.file_systems import RENAMES_OPEN_FILES, check_only_files, file_kind, lock_file, open_without_links
 
 #: Name of the folder for files that `fill_folder` has not moved yet. It is fixed, so that the next call can remove
 #: files that a killed process left behind.
@@ -71,8 +71,9 @@ def fill_folder(folder: Path, *, last: str) -> Generator[Path]:
     Existing files with the same names are replaced. The file ``last`` is moved after the others, because its presence
     tells readers that the others are complete.
     """
+    check_only_files(folder, links=True)
     draft = folder / UNFINISHED
-    shutil.rmtree(draft, ignore_errors=True)
+    _remove_folder(draft)
     draft.mkdir()
     try:
         yield draft
@@ -82,7 +83,16 @@ def fill_folder(folder: Path, *, last: str) -> Generator[Path]:
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(path, target)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        _remove_folder(draft)
+
+
+def _remove_folder(path: Path) -> None:
+    """Remove a folder with its content, if possible; `shutil.rmtree` would wait for the pipe behind a link."""
+    with contextlib.suppress(OSError):
+        if file_kind(path) == "folder":
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
 
 
 def sync_files(folder: Path) -> dict[str, int]:
@@ -120,7 +130,7 @@ def temporary_folder(parent: Path, prefix: str) -> Generator[Path]:
 def remove_leftover_folders(parent: Path, prefix: str) -> None:
     """Remove the folders that `temporary_folder` created in ``parent`` for processes that were killed."""
     for path in parent.glob(f"{glob.escape(prefix)}{'[0-9a-f]' * 8}{_LOCK}"):
-        with contextlib.suppress(OSError), path.open("r+b") as lock:
+        with contextlib.suppress(OSError), open(path, "r+b", opener=open_without_links) as lock:
             if _take_lock(lock, path):
                 _remove_with_lock(lock, path)
 
@@ -172,7 +182,7 @@ def _locked_path(path: Path) -> Path:
 def _remove_with_lock(lock: IO[bytes], path: Path) -> None:
     """Remove a folder and then its lock file, which is kept for a later attempt if the folder cannot be removed."""
     folder = _locked_path(path)
-    shutil.rmtree(folder, ignore_errors=True)
+    _remove_folder(folder)
     lock.close()  # Windows does not remove an open file
     if not folder.exists():
         with contextlib.suppress(FileNotFoundError, PermissionError):  # another process is removing it as a leftover

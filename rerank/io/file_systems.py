@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
+import stat
 import sys
 import threading
 import warnings
 from pathlib import Path
 from typing import IO, Any
 
+from rerank.errors import StorageError
+
 #: Whether a file can be renamed while it is open. Windows refuses this, and a lock keeps others from the file's bytes.
 RENAMES_OPEN_FILES = sys.platform != "win32"
 
 _reading = threading.Lock()
+_KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "symbolic link", stat.S_IFIFO: "named pipe"}
 
 
 def lock_file(file: IO[Any], *, wait: bool = False) -> bool:
@@ -38,8 +43,42 @@ def lock_file_if_possible(file: IO[Any], *, wait: bool = False) -> bool:
         return True
 
 
+def file_kind(path: str | Path, *, follow: bool = False) -> str:
+    """Return what a path names, such as ``file``, ``folder`` or ``symbolic link``; empty if there is nothing."""
+    try:
+        mode = os.stat(path, follow_symlinks=follow).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    return _KINDS.get(stat.S_IFMT(mode)) or ("socket" if stat.S_ISSOCK(mode) else "device")
+
+
+def is_stream_of_system(path: str | Path) -> bool:
+    """Return whether a path is a device or an open stream that the user names, such as /dev/stdout or ``<(...)``."""
+    absolute = os.path.abspath(path)
+    return absolute.startswith(("/dev/", "/proc/")) and not absolute.startswith("/dev/shm/")
+
+
+def check_only_files(folder: Path, *, links: bool = False) -> None:
+    """Check that a folder, which may be from somebody else, contains only regular files and folders, at any depth.
+
+    With ``links``, its files may also be symbolic links, for callers that replace a link and never write through it.
+    """
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = os.path.join(parent, name)
+            kind = file_kind(path)
+            if kind not in ("", "file", "folder") and not (links and kind == "symbolic link" and name in files):
+                raise StorageError(
+                    f"{path} is a {kind}",
+                    expected="only regular files and folders in a folder to which results are written",
+                    remedy="Remove it if you do not know it, or choose another folder",
+                )
+
+
 def open_without_links(path: str, flags: int) -> int:
-    """Open a file for the argument ``opener`` of `open`; a symbolic link is an error where the system can tell."""
+    """Open a file for the argument ``opener`` of `open`; a link, pipe, device or folder is an error."""
+    if (kind := file_kind(path)) not in ("", "file"):
+        raise OSError(errno.EINVAL, f"it is a {kind}, not a regular file", path)
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 

@@ -21,7 +21,7 @@ QUERY_IDS = ("id", "_id", "qid", "query_id")
 QUERY_TEXTS = ("text", "query", "question")
 
 _Item = TypeVar("_Item", Document, Query)
-_NOT_IN_IDS = re.compile("[\\s\0\ufeff\ud800-\udfff]")
+_NOT_IN_IDS = re.compile("[ \\t-\\r\\0\ufeff\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def parse_json_id(value: object, kind: str, where: str) -> str:
     if not value or _NOT_IN_IDS.search(value):
         raise DataError(
             f"{where}: the {kind} id is {error_repr(value)}",
-            expected="one or more characters without whitespace, as in run files",
+            expected="one or more characters without ASCII whitespace, as in run files",
         )
     return value
 

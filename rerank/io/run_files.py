@@ -30,10 +30,14 @@ from rerank.types import (
     ranking_scores_to_float32,
 )
 
-_RUN_COLUMNS = "6 columns (query Q0 document rank score tag) or 3 (query document rank)"
+_RUN_COLUMNS = "6 columns (query Q0 document rank score tag), or 3 (query document rank), in all lines"
 _QRELS_COLUMNS = "4 columns (query 0 document grade) or 3 (query document grade)"
 _GRADES = "a whole number of at most six digits"
 _WHOLE = re.compile(r"[+-]?0*[0-9]{1,6}(?:\.0*)?")
+_RANK = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?")
+_COLUMN = re.compile(r"[^ \t-\r]+")
+#: Characters that an id in a file of columns must not contain: ASCII whitespace, NUL, and lone surrogates.
+_UNWRITABLE = re.compile("[ \t-\r\0\ud800-\udfff]")
 _JSON = re.compile(r'\{\s*(?:"|\}|$)')  # a query id may start with a brace, but not like this
 _HEADER = {"score", "grade", "rel", "relevance", "label"}
 _RUN_IN_FOLDER = "run.trec"  #: Name of the run in the folder that `rerank run` creates.
@@ -47,15 +51,16 @@ _LARGE = 1 << 25  #: Minimum size in bytes of a run file whose rankings are not 
 def read_run(path: str | Path, *, name: str | None = None) -> Run:
     """Read a run: TREC (6 columns), MS MARCO (3 columns) or JSON ``{query: {document: score}}``, plain or gzipped.
 
-    Scores are converted to single precision, and documents are sorted by score and id, as in trec_eval; TREC's rank
-    column and anything after the tag are ignored. In MS MARCO's format, the score at rank r is 1/r. Documents have ids
+    Only ASCII whitespace separates columns, as in trec_eval, so ids may contain other spaces such as U+3000. Scores are
+    converted to single precision, and documents are sorted by score and id, as in trec_eval; TREC's ranks only have to
+    be numbers. In MS MARCO's format, the score at rank r is 1/r. Documents have ids
     but no text. Each ranking of a large file is read when it is accessed, unless the file is compressed or in JSON, or
     the lines of its queries are scattered. The default name is the tag in the first line or the file name.
 
     Raises:
         MissingResourceError: The file does not exist, or is a folder.
-        DataError: The file is empty, binary or truncated, or a line has the wrong columns, a score that is not finite,
-            or a duplicate document.
+        DataError: The file is empty, binary or truncated, or a line has the wrong columns, a rank that is not a number,
+            a score that is not finite, or a duplicate document.
     """
     path = Path(path)
     if os.path.isfile(path / _RUN_IN_FOLDER):
@@ -68,8 +73,8 @@ def read_run(path: str | Path, *, name: str | None = None) -> Run:
         if _JSON.match(first):
             table = _parse_json(first + text.read(), str(path), _json_score)
         else:
-            columns = len(first.split())
-            tag = tag if columns < 6 else first.split()[5]
+            columns = len(split_columns(first))
+            tag = tag if columns < 6 else split_columns(first)[5]
             parse = _parse_msmarco if columns == 3 else _parse_trec
             if _is_large(path):
                 with contextlib.suppress(NotIndexedError):
@@ -95,7 +100,7 @@ def write_run(run: Run, target: str | Path | TextIO) -> None:
     Queries without documents are omitted, and an existing file is replaced atomically.
 
     Raises:
-        DataError: An id is empty, contains whitespace, or begins like JSON.
+        DataError: An id is empty, contains ASCII whitespace, or begins like JSON.
         MissingResourceError: The file's folder does not exist.
         StorageError: The file cannot be written.
     """
@@ -107,7 +112,7 @@ def write_run(run: Run, target: str | Path | TextIO) -> None:
 @contextlib.contextmanager
 def open_trec_run_file(target: str | Path | TextIO, name: str) -> Generator[Callable[[Ranking], None]]:
     """Yield a function that writes a ranking as `write_run` does; a file is replaced when the block ends normally."""
-    tag = "".join("_" if _is_unwritable(c) else c for c in name) or "run"
+    tag = "".join("_" if c.isspace() else c for c in _UNWRITABLE.sub("_", name)) or "run"
     with _open_target(target) as stream:
         yield lambda ranking: stream.writelines(_format_lines(ranking, tag))
 
@@ -156,17 +161,12 @@ def _format_lines(ranking: Ranking, tag: str) -> Iterator[str]:
         yield f"{query} Q0 {_check_id(doc.id, 'document')} {rank} {value:.9g} {tag}\n"
 
 
-def _is_unwritable(character: str) -> bool:
-    """Return whether a run file cannot contain a character: whitespace, NUL, or a lone surrogate."""
-    return character.isspace() or character == "\0" or "\ud800" <= character <= "\udfff"
-
-
 def _check_id(name: str, kind: str) -> str:
     """Return an id after checking that it can be written as a column of a TREC file."""
-    if not name or name.startswith(_MISREAD) or any(map(_is_unwritable, name)):
+    if not name or name.startswith(_MISREAD) or _UNWRITABLE.search(name):
         raise DataError(
             f"The {kind} id {name!r} cannot be written to a TREC file",
-            expected="at least one character, no whitespace, and a beginning that cannot be mistaken for JSON",
+            expected="at least one character, no ASCII whitespace, and a beginning that cannot be mistaken for JSON",
             remedy=f"Rename the {kind}",
         )
     return name
@@ -180,19 +180,23 @@ def _is_large(path: Path) -> bool:
 
 
 def _peek_first_line(text: TextIO, path: Path) -> tuple[str, Iterator[Row]]:
-    """Return the first line that is not blank, and an iterator over the rows of such lines that reads as it advances.
-
-    Rows are split only by C code, which takes a third of the time that Python generators take.
-    """
+    """Return the first line that is not blank, and an iterator over all rows that reads as it advances."""
     for number, line in enumerate(text, 1):
-        if not line.isspace():
+        if split_columns(line):
             return line.lstrip(), filter(itemgetter(1), _split_rows(chain([line], text), number))
     raise DataError(f"{path} is empty", expected="at least one line")
 
 
 def _split_rows(lines: Iterable[str], first: int) -> Iterator[Row]:
     """Return an iterator over pairs of a line number, counted from ``first``, and the columns of the line."""
-    return enumerate(map(str.split, lines), first)
+    return enumerate(map(split_columns, lines), first)
+
+
+def split_columns(line: str) -> list[str]:
+    """Split a line at ASCII whitespace only; `str.split` would also split ids, for example at U+00A0 or U+001C."""
+    if line.isascii() and not ("\x1c" in line or "\x1d" in line or "\x1e" in line or "\x1f" in line):
+        return line.split()  # much faster than the regular expression
+    return _COLUMN.findall(line)
 
 
 def _sort_ranking(query: str, scores: Mapping[str, float]) -> Ranking:
@@ -210,9 +214,13 @@ def _wrong_columns_error(path: Path, row: Row, expected: str) -> DataError:
 def _parse_trec(rows: Iterator[Row], path: Path) -> dict[str, dict[str, float]]:
     table: defaultdict[str, dict[str, float]] = defaultdict(dict)
     for number, fields in rows:
-        if len(fields) < 6:
+        if len(fields) != 6:
             raise _wrong_columns_error(path, (number, fields), _RUN_COLUMNS)
-        query, doc, text = fields[0], fields[2], fields[4]
+        query, _, doc, rank, text, _ = fields
+        if not rank.isdecimal() and not _RANK.fullmatch(rank):
+            raise DataError(
+                f"{path}:{number}: the rank of document {doc!r} is {rank!r}", expected=f"a number, and {_RUN_COLUMNS}"
+            )
         try:
             value = float(text) if "_" not in text else math.nan
         except ValueError:
@@ -394,7 +402,7 @@ class IndexedRun(Run):
         """Yield the line number and the columns of each line that is not blank."""
         try:
             for number, line in lines:
-                if columns := line.decode("utf-8").split():
+                if columns := split_columns(line.decode("utf-8")):
                     yield number, columns
         except UnicodeDecodeError as error:
             raise NotIndexedError("not in UTF-8") from error

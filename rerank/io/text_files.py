@@ -12,8 +12,9 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TextIO, cast
 
-from rerank.errors import DataError, MissingResourceError, StorageError
+from rerank.errors import DataError, MissingResourceError, StorageError, UsageError
 from rerank.io.atomic_folder import temporary_file
+from rerank.io.file_systems import file_kind, is_stream_of_system
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -74,6 +75,11 @@ class _TextBytes(io.RawIOBase):
 
 def _open_maybe_gzipped(path: Path) -> IO[bytes]:
     try:
+        kind = "" if is_stream_of_system(path) else file_kind(path, follow=True)
+        if kind not in ("", "file", "folder"):  # opening a pipe may wait forever
+            raise MissingResourceError(
+                f"{path} is a {kind}", expected="a regular file", remedy="Read a stream as /dev/stdin or <(COMMAND)"
+            )
         return path.open("rb")
     except FileNotFoundError as error:
         raise MissingResourceError(f"There is no file {path}", remedy="Check the path") from error
@@ -119,34 +125,60 @@ def _first_line_not_in_utf8(path: Path) -> int:
     return 0
 
 
-@contextlib.contextmanager
-def _open_replacement(path: Path) -> Generator[TextIO]:
-    if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or terminal cannot be replaced
-        with path.open("w", encoding="utf-8", newline="\n") as direct:
-            yield direct
-        return
-    target = path.resolve()  # the file behind a link is replaced, not the link
-    with temporary_file(target) as temporary, temporary.open("wb") as raw, contextlib.ExitStack() as stack:
-        inner: IO[bytes] = raw
-        if target.suffix == ".gz":  # without name and time, so that equal texts are written as equal bytes
-            inner = cast("IO[bytes]", stack.enter_context(gzip.GzipFile("", "wb", fileobj=raw, mtime=0)))
-        text = stack.enter_context(io.TextIOWrapper(inner, encoding="utf-8", newline="\n"))
-        yield text
-        text.flush()
-        raw.flush()
-        os.fsync(raw.fileno())
+#: How the files begin that commands write to a path of the user, by what they are called in messages.
+_FORMS = {
+    name: re.compile(pattern.encode())
+    for name, pattern in {
+        "TREC run": r"\S+ Q0 \S+ \d+ \S+ \S+\s",
+        "list of rankings in JSON lines": r'\{"query": \{"text": "',
+        "qrels file": r"\S+ 0 \S+ -?\d+\s",
+        "label file": r'\{"qid": "',
+        "file of prompts": r'\{"digest": "',
+        "list of document ids": r'\{"id": "[^"]*"\}\s',
+        "calibration": r'\{\s*"format": "listrank calibration"',
+        "list of attention heads": r'\{\s*"heads": \[',
+        "diagram": r'<svg xmlns="http://www\.w3\.org/2000/svg" viewBox="[\d ]+" width="\d+" height="\d+" font',
+        "page of the demo": r"(?s)<!doctype html>.*<title>rerank demo",
+        "plot": r"(?s).*[Mm]atplotlib",
+        "table of differences": r"measure,query,a,b,score_a,",
+        "table of a suite": r'\{"suite": "|suite,collection,',
+        "study": r'\{\s*"gold": \{|method,budget,measure,|(?s:<!doctype html>.*<title>Cheaper judgments)',
+    }.items()
+}
 
 
-def check_file_writable(path: str | Path) -> None:
-    """Check that a file can be written, without creating or changing anything."""
+def _is_of_form(path: Path, form: str) -> bool:
+    with path.open("rb") as file:
+        head = file.read(_CHUNK)
+        if form == "plot" and file.seek(0, io.SEEK_END) > _CHUNK:  # a PDF names its program at the end
+            file.seek(-_CHUNK, io.SEEK_END)
+            head += file.read()
+    if head.startswith(_GZIP_MAGIC):
+        with contextlib.suppress(zlib.error):
+            head = zlib.decompressobj(31).decompress(head, _CHUNK)
+    return not head or _FORMS[form].match(head) is not None
+
+
+def check_file_writable(path: str | Path, form: str = "") -> None:
+    """Check that a file can be written, without creating or changing anything.
+
+    If ``form`` (a key of `_FORMS`) is given, an existing file must be empty or of this form: no command overwrites a
+    file that it could not have written.
+    """
     try:
         target = Path(path)
-        if target.is_dir():
-            raise StorageError(f"{path} is a folder", expected="the name of a file to write")
-        if target.exists() and not target.is_file():  # a pipe or terminal is written in place
+        if is_stream_of_system(target):  # written in place
             needed, allowed = target, os.access(target, os.W_OK)
         else:
-            needed = Path(os.path.realpath(target)).parent
+            if (kind := file_kind(target)) not in ("", "file", "symbolic link"):
+                raise StorageError(f"{path} is a {kind}", expected="the name of a file to write")
+            if form and kind == "file" and not _is_of_form(target, form):
+                raise UsageError(
+                    f"{path} exists and is not a {form}",
+                    expected=f"a new file, or a {form} that is to be replaced",
+                    remedy="Choose another path, or remove the file yourself",
+                )
+            needed = target.parent
             if not needed.is_dir():
                 remedy = "Choose another path" if needed.exists() else "Create it, or check the path"
                 raise MissingResourceError(f"{path} cannot be written: there is no folder {needed}", remedy=remedy)
@@ -162,10 +194,32 @@ def check_file_writable(path: str | Path) -> None:
 @contextlib.contextmanager
 def replace_text_file(path: str | Path) -> Generator[TextIO]:
     """Yield a stream for the new text of a file, replaced atomically; it is gzipped if its name ends in ``.gz``."""
-    check_file_writable(path)
-    try:
-        with _open_replacement(Path(path)) as text:
+    with replace_binary_file(path) as raw, contextlib.ExitStack() as stack:
+        inner = raw
+        if Path(path).suffix == ".gz":  # without name and time, so that equal texts are written as equal bytes
+            inner = cast("IO[bytes]", stack.enter_context(gzip.GzipFile("", "wb", fileobj=raw, mtime=0)))
+        text = io.TextIOWrapper(inner, encoding="utf-8", newline="\n")
+        try:
             yield text
+        finally:
+            text.detach()  # after writing what it holds, but without closing the file
+
+
+@contextlib.contextmanager
+def replace_binary_file(path: str | Path) -> Generator[IO[bytes]]:
+    """Yield a stream for the new content of a file, which is replaced atomically when the block ends normally."""
+    check_file_writable(path)
+    path = Path(path)
+    try:
+        if is_stream_of_system(path):  # which cannot be replaced
+            with path.open("wb") as direct:
+                yield direct
+            return
+        # A link itself is replaced, not the file behind it: a folder from somebody else could link to any file.
+        with temporary_file(path) as temporary, temporary.open("wb") as raw:
+            yield raw
+            raw.flush()
+            os.fsync(raw.fileno())
     except OSError as error:
         raise StorageError(
             f"{path} could not be written: {error.strerror or error}", remedy="Free space, or write to another folder"

@@ -30,6 +30,7 @@ from rerank.evaluation.baseline_tests import is_baseline_test
 from rerank.evaluation.judgment_coverage import judged_cutoff
 from rerank.evaluation.significance import TITLES
 from rerank.io.atomic_folder import fill_folder
+from rerank.io.file_systems import check_only_files
 from rerank.io.reports import read_page_style
 from rerank.io.text_files import replace_text_file
 from rerank.leaderboard.board import Board
@@ -63,6 +64,7 @@ def write_site(boards: Sequence[Board], out: str | Path, *, title: str = "Leader
     content = render_site(boards, title)
     try:
         out.mkdir(parents=True, exist_ok=True)
+        check_only_files(out, links=True)
         # Write the list of files first, so that a later build can remove the files of an interrupted build.
         _write_file(out / _LIST, _file_list([*before, *content]))
         with fill_folder(out, last="index.html") as draft:  # the old page stays until the new page is complete

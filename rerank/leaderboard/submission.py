@@ -11,6 +11,7 @@ from typing import Any
 
 from rerank.errors import DataError, MissingResourceError, RerankError, error_repr
 from rerank.io.file_hashes import file_hash
+from rerank.io.run_files import split_columns
 from rerank.io.settings_files import read_toml_file
 from rerank.io.text_files import open_text_file
 from rerank.leaderboard.card import Card, parse_card, stem_of_run
@@ -92,7 +93,7 @@ def _check_run(report: SubmissionReport, run: Path, card: Card, qrels: Qrels) ->
     lists = _Lists()
     with open_text_file(run) as text:
         for number, line in enumerate(text, 1):
-            lists.add(number, line.split())
+            lists.add(number, split_columns(line))
     report.queries = len(lists.scores)
     for faults in lists.faults.values():
         report.problems += _first_problems(faults)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from rerank.errors import DataError, MissingResourceError, StorageError
-from rerank.io.file_systems import restrict_to_owner
+from rerank.io.file_systems import file_kind, restrict_to_owner
 from rerank.io.forks import watch_forks
 from rerank.io.paths import cache_dir
 from rerank.prompts.base import Message, Prompt
@@ -198,6 +198,19 @@ def open_shared_cache() -> CallLog:
     return CallLog(folder / "calls.sqlite", prompts="none")  # prompts in the cache would never be read
 
 
+def remove_shared_cache() -> Path:
+    """Remove the file of the shared cache, which may be damaged, and return its path."""
+    path = cache_dir("calls", "calls.sqlite")
+    try:
+        for suffix in _OF_DATABASE:
+            Path(f"{path}{suffix}").unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be removed: {error.strerror}", remedy="Remove it yourself") from error
+    return path
+
+
+#: Suffixes of the names of the files that SQLite uses for one database.
+_OF_DATABASE = ("", "-wal", "-shm", "-journal")
 #: Checksum and columns of the rows, with and without the table of the checksums.
 _WITH_CHECKSUMS = "checksums.sum, calls.* FROM calls LEFT JOIN checksums USING (digest)"
 _WITHOUT_CHECKSUMS = "NULL, calls.* FROM calls"
@@ -234,6 +247,7 @@ class CallLog(AbstractContextManager["CallLog"]):
     def _db(self) -> sqlite3.Connection:
         """The connection, opened if needed; it must be used only within `_guard`."""
         if self._connection is None:
+            _check_files(self.path, readonly=self._readonly)
             if self._readonly and not self.path.is_file():
                 raise MissingResourceError(f"The call log {str(self.path)!r} does not exist")
             uri = self.path.resolve().as_uri()
@@ -360,9 +374,13 @@ class CallLog(AbstractContextManager["CallLog"]):
 
     def is_whole(self) -> bool:
         with suppress(DataError):
-            with self._guard():
-                problems = self._db.execute("PRAGMA integrity_check").fetchall()
-            return problems == [("ok",)] and next(self.damaged_prompts(self.calls()), None) is None
+            return self.is_consistent() and next(self.damaged_prompts(self.calls()), None) is None
+        return False
+
+    def is_consistent(self) -> bool:
+        """Return whether the tables and indexes of the file fit together; prompts are not read."""
+        with suppress(DataError), self._guard():
+            return self._db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         return False
 
     def damaged_prompts(self, calls: Iterable[Call]) -> Iterator[int]:
@@ -516,8 +534,18 @@ class CallLog(AbstractContextManager["CallLog"]):
             raise DataError(
                 f"{str(self.path)!r} is not a call log: {error}",
                 expected="a SQLite file",
-                remedy="If it belongs to a run folder, keep its undamaged rows with `rerank verify --repair FOLDER`",
+                remedy="If it belongs to a run folder, keep its undamaged rows with `rerank verify --repair FOLDER`; "
+                "a damaged cache is removed by `rerank cache clean`",
             ) from error
+
+
+def _check_files(path: Path, *, readonly: bool) -> None:
+    """Check that SQLite would neither write through links nor wait for pipes in a folder from somebody else."""
+    for name in (f"{path}{suffix}" for suffix in _OF_DATABASE):
+        if (kind := file_kind(name, follow=readonly)) not in ("", "file"):
+            raise DataError(
+                f"{name} is a {kind}", expected="a regular file", remedy="Remove it, or copy its content to its place"
+            )
 
 
 def _make_private(path: Path) -> None:

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rerank.errors import DataError, MissingResourceError, StorageError, UsageError, error_repr
-from rerank.io.file_systems import link_or_copy, lock_file_if_possible
+from rerank.io.file_systems import check_only_files, link_or_copy, lock_file_if_possible, open_without_links
 from rerank.io.json_records import JsonRecord, parse_json, read_json_lines
 from rerank.io.paths import named_path_errors
 from rerank.io.run_files import open_trec_run_file, read_qrels, read_run, read_run_lists, write_qrels
@@ -43,6 +43,10 @@ from rerank.types import Qrels, Query, Ranking, Run, Window
 #: folder if the removal is interrupted.
 _RESULTS = ("summary.json", "splits.jsonl", "judge_scores.jsonl", "relevance.jsonl", "scores.json", "run.trec")
 _FILES = (*_RESULTS, "batches.json", "first_stage.trec", "queries.jsonl", "qrels.trec", "spec.json")
+
+
+#: Files that contain a checksum of themselves, since no other file has their hash.
+CHECKED = ("spec.json", "summary.json")
 
 
 def hash_identity(identity: Mapping[str, Any]) -> str:
@@ -87,6 +91,7 @@ class RunFolder:
                 for name in _FILES:
                     (self.path / name).unlink(missing_ok=True)
             if (self.path / "spec.json").exists():
+                self.check_checksums()
                 self._check(document, resume=resume)
                 # Settings that are not part of the identity (measures, qrels) are replaced by those of this call.
                 document = self.spec() | {"spec": document["spec"]}
@@ -137,7 +142,8 @@ class RunFolder:
         """Create the folder if it does not exist, and lock it while the block runs."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("ab")
+            check_only_files(self.path, links=True)  # files that are links are replaced
+            lock = open(self.path / ".lock", "ab", opener=open_without_links)  # noqa: SIM115
         except OSError as error:
             raise StorageError(
                 f"The run folder {str(self.path)!r} cannot be created: {error.strerror}",
@@ -208,11 +214,29 @@ class RunFolder:
             if os.path.lexists(path):
                 raise
             raise MissingResourceError(f"{str(path)!r} is missing", remedy="Finish the run with --resume") from error
+        content.pop("checksum", None)
         if missing := [key for key in keys if key not in content]:
             raise DataError(f"{str(path)!r} lacks the key {missing[0]!r}", expected="the keys that `rerank run` writes")
         return content
 
+    def is_changed(self, name: str) -> bool:
+        """Return whether a file of `CHECKED` differs from its checksum; older versions wrote none."""
+        if not (self.path / name).is_file():
+            return False
+        content = read_json_object(self.path / name, "run folder's file")
+        return content.pop("checksum", None) not in (None, hash_identity(content))
+
+    def check_checksums(self) -> None:
+        for name in filter(self.is_changed, CHECKED):
+            raise DataError(
+                f"{str(self.path / name)!r} was changed after it was written",
+                expected="the content that its checksum belongs to",
+                remedy="Restore the file, pass --overwrite to run again, or remove its checksum to keep the change",
+            )
+
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        if name in CHECKED:
+            content = {**content, "checksum": hash_identity(json.loads(json.dumps(content)))}
         with replace_text_file(self.path / name) as file:
             file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 

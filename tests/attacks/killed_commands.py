@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ PATIENCE = 300.0
 _SCRIPT = Path(__file__).parent / "ended_command.py"
 _CHECKOUT = Path(__file__).resolve().parents[2]
 #: Keys of JSON files and columns of call logs whose values depend on the time or on how often a command was started.
-_VOLATILE = {"seconds", "started", "created", "environment", "cost", "reused_calls"}
+_VOLATILE = {"seconds", "started", "created", "environment", "cost", "reused_calls", "checksum"}
 #: Keys in files of a training that describe its last process only, or a temporary path.
 _VOLATILE |= {"tokens", "train_loss", "train_runtime", "train_samples_per_second", "train_steps_per_second"}
 _VOLATILE |= {"best_model_checkpoint"}
@@ -49,15 +49,25 @@ class Ended:
     changes: int
 
 
-def start_command(words: Sequence[str], folder: Path, moment: Moment, number: int = signal.SIGKILL) -> Ended:
-    """Start a command in a folder, which also holds its caches, and send it a signal at a moment."""
+def start_command(
+    words: Sequence[str],
+    folder: Path,
+    moment: Moment,
+    number: int = signal.SIGKILL,
+    *,
+    hub: Callable[[Path], Mapping[str, str]] = lambda home: {},
+) -> Ended:
+    """Start a command in a folder, which also holds its caches, and send it a signal at a moment.
+
+    ``hub`` returns the variables for a hub, given the folder of its cache.
+    """
     folder.mkdir(exist_ok=True)
     counts = folder.with_name(f"{folder.name}.changes")
     counts.unlink(missing_ok=True)
     script = [sys.executable, str(_SCRIPT), str(int(number)), str(moment.change), str(moment.delay), str(counts)]
     own = {"XDG_CACHE_HOME": "cache", "XDG_CONFIG_HOME": "config", "TMPDIR": "."}
     env = os.environ | {name: str(folder / value) for name, value in own.items()}
-    env |= {"PYTHONPATH": str(_CHECKOUT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    env |= {"PYTHONPATH": str(_CHECKOUT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **hub(folder / "home")}
     began = time.monotonic()
     with subprocess.Popen(
         ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *script, "--", *words],

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tests.attacks.killed_commands import Ended, Moment, random_moment, read_cal
 from tests.attacks.scale import scaled_count
 from tests.backends.faulty_server import FaultyServer, said
 from tests.finetune.small import collection_folder, model_folder
+from tests.hub_server import HubServer
 from tests.leaderboard import made
 from tests.leaderboard.made import write_lists
 from tests.retrieval.encoders import save_encoder
@@ -58,37 +60,51 @@ class Attacked:
         words: The words to type; every name in braces is a path in the folder of inputs.
         kills: How often it is killed in the whole attack.
         differ: Patterns of files that may differ: a list of judgments marks torn lines, and files of tensorboard and
-            the table of a suite contain times.
+            the table of a suite contain times; the hub's client keeps its locks and partial downloads.
+        hub: Whether the command downloads from a hub.
     """
 
     words: str
     kills: int
     differ: tuple[str, ...] = ()
+    hub: bool = False
 
 
 ATTACKED = {
     "run on a server": Attacked(
         words="run --collection {lists} --first-stage candidates --model openai:m --base-url {server} --batch-size 2 "
         "--out out --resume " + _WINDOWS,
-        kills=20,
+        kills=80,
     ),
     "run on a local model, with an index of vectors": Attacked(
         words="run --collection jsonl:{docs} --first-stage dense:{encoder},index=hnsw,batch_size=4 --model {model} "
         "--depth 8 --batch-size 2 --device cpu --out out --resume " + _WINDOWS,
         kills=20,
     ),
-    "index of words": Attacked(words="retrieve --collection jsonl:{docs} --first-stage bm25 --out run.trec", kills=15),
+    "rerank": Attacked(
+        words="rerank --collection {lists} --first-stage candidates --model fake:stutter,delay=0.02,batch_size=2 "
+        "--out out --resume --output reranked.trec " + _WINDOWS,
+        kills=20,
+    ),
+    "labels": Attacked(
+        words="label make --collection {lists} --first-stage candidates --model fake:stutter,delay=0.02,batch_size=2 "
+        "--out out --resume --output labels.jsonl " + _WINDOWS,
+        kills=20,
+    ),
+    "calibration": Attacked(words="calibrate {scored} --out calibration.json", kills=20),
+    "models pull": Attacked(words="models pull acme/tiny", kills=20, differ=("*.lock", "*.incomplete"), hub=True),
+    "index of words": Attacked(words="retrieve --collection jsonl:{docs} --first-stage bm25 --out run.trec", kills=20),
     "judging": Attacked(
         words="qrels judge {a.trec} {b.trec} --collection jsonl:{docs} --method mtf --budget 5 --judge llm "
         "--model fake:perfect,delay=0.01,batch_size=2 --out judged.jsonl --qrels-out qrels.txt",
-        kills=15,
+        kills=20,
         differ=("judged.jsonl",),
     ),
     "training": Attacked(
-        words="train {recipe.toml} --out adapter --device cpu --resume", kills=10, differ=("events.out.tfevents.*",)
+        words="train {recipe.toml} --out adapter --device cpu --resume", kills=20, differ=("events.out.tfevents.*",)
     ),
-    "suite": Attacked(words="bench {suite.toml} --out runs", kills=10, differ=("results.csv",)),
-    "site": Attacked(words="leaderboard build {board/runs} --qrels {board/qrels.txt} --out site", kills=10),
+    "suite": Attacked(words="bench {suite.toml} --out runs", kills=20, differ=("results.csv",)),
+    "site": Attacked(words="leaderboard build {board/runs} --qrels {board/qrels.txt} --out site", kills=20),
 }
 
 
@@ -110,16 +126,18 @@ class Tried:
 class Inputs(dict[str, str]):
     """The words in braces: a folder's paths, and the addresses of a server and a collection."""
 
-    def __init__(self, folder: Path, server: FaultyServer) -> None:
+    def __init__(self, folder: Path, server: FaultyServer, hub: HubServer) -> None:
         super().__init__(server=server.url, lists=write_lists(folder, queries=6))
-        self.folder, self.server = folder, server
+        self.folder, self.server, self.hub = folder, server, hub
         made.files(folder / "board")
-        model_folder(folder / "model")
+        hub.commit("acme/tiny", model_folder(folder / "model"))
         collection_folder(folder / "docs")
         (folder / "encoder").symlink_to(save_encoder(folder / "saved"))
         paths = {"model": folder / "model", "docs": folder / "docs"}
         (folder / "recipe.toml").write_text(_RECIPE.format(**paths), encoding="utf-8")
         (folder / "suite.toml").write_text(_SUITE.format(lists=self["lists"]), encoding="utf-8")
+        run = "run --collection {lists} --first-stage candidates --model fake:perfect --out scored --method fullrank"
+        assert start_command(self.words(run), folder, Moment()).code == 0
         for name, turn in (("a", 0), ("b", 3)):
             rows = [f"q{t} Q0 q{t}d{(n + turn) % 8} {n} {9 - n} {name}" for t in range(6) for n in range(6)]
             (folder / f"{name}.trec").write_text("\n".join(rows), encoding="utf-8")
@@ -133,15 +151,16 @@ class Inputs(dict[str, str]):
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inputs]:
-    with FaultyServer([said("[3] > [1] > [4] > [2]", tokens=400)]) as server:
-        yield Inputs(tmp_path_factory.mktemp("inputs"), server)
+    with FaultyServer([said("[3] > [1] > [4] > [2]", tokens=400)]) as server, HubServer() as hub:
+        yield Inputs(tmp_path_factory.mktemp("inputs"), server, hub)
 
 
 @pytest.mark.parametrize("name", ATTACKED)
 def test_killed_and_stopped_commands_are_typed_again(inputs: Inputs, tmp_path: Path, name: str) -> None:
     attacked = ATTACKED[name]
     words = inputs.words(attacked.words)
-    whole = start_command(words, tmp_path / "whole", Moment())
+    start = partial(start_command, hub=inputs.hub.environment) if attacked.hub else start_command
+    whole = start(words, tmp_path / "whole", Moment())
     assert whole.code == 0, whole.err
     expected = read_results(tmp_path / "whole", attacked.differ)
     chance, left, problems = random.Random(name), scaled_count(attacked.kills), []
@@ -149,10 +168,10 @@ def test_killed_and_stopped_commands_are_typed_again(inputs: Inputs, tmp_path: P
         if not left:
             break
         folder = tmp_path / f"killed{chain}"
-        tried = kill_in_a_row(words, folder, whole, chance, most=min(left, _IN_A_ROW))
+        tried = kill_in_a_row(start, words, folder, whole, chance, most=min(left, _IN_A_ROW))
         left -= sum(each.ended.code == -signal.SIGKILL for each in tried)
         committed, asked = read_calls(folder / "out" / "calls.sqlite"), len(inputs.server.asked)
-        last = start_command(words, folder, Moment())
+        last = start(words, folder, Moment())
         results = read_results(folder, attacked.differ)
         found = [key for key in {**expected, **results} if expected.get(key) != results.get(key)]
         found += [each.ended.err for each in tried if each.is_wrong]
@@ -165,12 +184,14 @@ def test_killed_and_stopped_commands_are_typed_again(inputs: Inputs, tmp_path: P
     assert not problems, problems
 
 
-def kill_in_a_row(words: Sequence[str], folder: Path, whole: Ended, chance: random.Random, *, most: int) -> list[Tried]:
+def kill_in_a_row(
+    start: Callable[..., Ended], words: Sequence[str], folder: Path, whole: Ended, chance: random.Random, *, most: int
+) -> list[Tried]:
     """Start a command up to ``most`` times and kill it, until it is faster than the kill; then stop it with Ctrl-C."""
     tried: list[Tried] = []
     for number in [signal.SIGKILL] * most + [signal.SIGINT]:
         moment = random_moment(whole, chance)
-        ended = start_command(words, folder, moment, number)
+        ended = start(words, folder, moment, number)
         tried.append(Tried(number, moment, ended))
         if ended.code == 0:
             break

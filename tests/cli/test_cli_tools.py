@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -35,6 +38,30 @@ def test_the_cache_is_filled_listed_and_cleaned(cli: Cli, lists: tuple[str, ...]
     cleaned = cli("cache", "clean", "--yes")
     assert (cleaned.returncode, cleaned.stdout, cleaned.stderr) == (0, "", "4 calls removed\n")
     assert json.loads(cli("cache", "--format", "json").stdout)["models"] == []
+
+
+@pytest.mark.parametrize("damage", ["bytes", "cut off", "pipe", "other tables"])
+def test_a_damaged_cache_is_cleaned(cli: Cli, lists: tuple[str, ...], tmp_path: Path, damage: str) -> None:
+    place = tmp_path / "cache" / "listrank" / "calls" / "calls.sqlite"
+    cli("run", *lists, "--out", "a", "--call-cache")
+    content = place.read_bytes()
+    place.unlink()
+    if damage == "pipe":
+        os.mkfifo(place)
+    elif damage == "other tables":
+        with closing(sqlite3.connect(place)) as database:
+            database.execute("CREATE TABLE calls (x)")
+    else:
+        place.write_bytes(content[:2000] if damage == "cut off" else b"\0" * 50 + content[50:])
+    done = cli("cache")
+    assert done.returncode in (5, 6)
+    assert "rerank cache clean" in done.stderr or damage in ("pipe", "other tables")
+    assert cli("cache", "clean", stdin=b"n\n").returncode != 0
+    assert os.path.lexists(place)
+    cleaned = cli("cache", "clean", "--yes")
+    assert (cleaned.returncode, cleaned.stdout) == (0, "")
+    assert "removed, with all its calls" in cleaned.stderr
+    assert cli("run", *lists, "--out", "b", "--call-cache").returncode == 0
 
 
 def test_the_question_before_cleaning_is_no_data(cli: Cli) -> None:

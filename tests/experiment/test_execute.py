@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections.abc import Iterator
 from itertools import pairwise
@@ -57,7 +58,7 @@ def test_a_perfect_model_gives_perfect_scores_and_the_finished_folder_answers_wi
     folder = Path(summary["folder"])
     names = {path.name for path in folder.iterdir()}
     assert names >= {"spec.json", "calls.sqlite", "first_stage.trec", "run.trec", "qrels.trec", "scores.json"}
-    assert json.loads((folder / "summary.json").read_text()) == summary
+    assert RunFolder(folder).read_json("summary.json") == summary
     spec = json.loads((folder / "spec.json").read_text())
     assert spec["identity"]["model"]["model"] == "fake:perfect"
     assert spec["dataset"]["fingerprint"]
@@ -197,6 +198,25 @@ def test_verify_finds_what_was_changed(
     rows = verify_run_folder(RunFolder.existing(path.parent))
     assert found <= {value for row in rows for value in (row["file"], row["what"])}
     assert len(rows) == 1 or name not in ("summary.json", "queries.jsonl")
+
+
+@pytest.mark.parametrize("with_hashes", [True, False])
+def test_verify_recomputes_the_judge_scores(lists: Lists, out: Execution, *, with_hashes: bool) -> None:
+    summary = run_experiment(lists(method="full:score", model="fake:stutter", depth=4), out)
+    folder = RunFolder(summary["folder"])
+    if not with_hashes:  # of an older version
+        folder.write_json("spec.json", {key: value for key, value in folder.spec().items() if key != "files"})
+    path = folder.path / "judge_scores.jsonl"
+    content = path.read_bytes()
+    assert b'"kind": "' in content
+    assert verify_run_folder(folder) == []
+    for number in range(13):
+        rng = random.Random(number)
+        start = rng.randrange(len(content))
+        path.write_bytes(content[:start] + bytes([content[start] ^ 1 << rng.randrange(8)]) + content[start + 1 :])
+        assert {row["file"] for row in verify_run_folder(folder)} == {"judge_scores.jsonl"}, number
+    path.unlink()
+    assert [row["file"] for row in verify_run_folder(folder)] == ["judge_scores.jsonl"] * with_hashes
 
 
 def test_the_default_folder_is_named_by_method_model_and_hash() -> None:

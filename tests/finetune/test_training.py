@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.machinery
 import json
 import os
+import random
 import resource
 import shutil
 import signal
@@ -39,7 +40,7 @@ from rerank.finetune.recipe import Recipe, ValidationTable  # noqa: E402
 from rerank.finetune.trainer.adapter_folder import hub_id, push_adapter_to_hub  # noqa: E402
 from rerank.finetune.trainer.schedule import read_lists  # noqa: E402
 from rerank.finetune.trainer.training import pick_reporting_services, reporting_environment, train_adapter  # noqa: E402
-from rerank.finetune.trainer.training_folder import list_checkpoints  # noqa: E402
+from rerank.finetune.trainer.training_folder import find_last_checkpoint, list_checkpoints  # noqa: E402
 from rerank.finetune.trainer.validation import Validation  # noqa: E402
 from rerank.lm.loading import attach_adapter  # noqa: E402
 from rerank.models.adapters import AdapterSettings  # noqa: E402
@@ -52,6 +53,7 @@ from tests.finetune.small import (  # noqa: E402
     killed_and_gone_on_with,
     metrics,
     recipe,
+    same,
     stopped_and_gone_on_with,
     validation,
     values,
@@ -293,6 +295,45 @@ def test_epochs_in_the_metrics_are_passes_over_the_lists(recipe_of: RecipeOf, tm
 def test_killed_and_gone_on_with(recipe_of: RecipeOf, tmp_path: Path) -> None:
     asked = recipe_of(training={"steps": 16})
     killed_and_gone_on_with(asked, tmp_path, "adapter_model.safetensors")
+
+
+def test_a_damaged_last_checkpoint(recipe_of: RecipeOf, tmp_path: Path) -> None:
+    asked, out = recipe_of(training={"steps": 4}), tmp_path / "out"
+    train_adapter(asked, out, device="cpu")
+    whole = weights(out)
+    for name in ("result.json", "rerank.json", "checksums.json"):
+        (out / name).unlink()
+    first, last = list_checkpoints(out)
+    files = [path for path in sorted(last.iterdir()) if path.is_file()]
+    for number in range(25):
+        rng = random.Random(number)
+        path = rng.choice(files)
+        content = path.read_bytes()
+        start = rng.randrange(len(content))
+        changed = bytes([content[start] ^ 1 << rng.randrange(8)]) if number % 2 else b""  # else it is cut off
+        path.write_bytes(content[:start] + changed + content[start + 1 :] * (number % 2))
+        with pytest.warns(UserWarning, match="is damaged: .*; the earlier checkpoint-2 is used"):
+            assert find_last_checkpoint(out) == first, (number, path.name)
+        path.write_bytes(content)
+    assert find_last_checkpoint(out) == last
+    (last / "optimizer.pt").unlink()
+    with pytest.warns(UserWarning, match="is damaged"):
+        train_adapter(asked, out, device="cpu", resume=True)
+    assert same(weights(out), whole)
+    (out / "metrics.jsonl").write_text("")
+    with raises(DataError, "metrics.jsonl was changed", "--resume"):
+        train_adapter(asked, out, device="cpu", resume=True)
+    for path in [out / "result.json", *(path / "optimizer.pt" for path in list_checkpoints(out))]:
+        path.unlink()
+    with raises(DataError, "No checkpoint", "intact"):
+        train_adapter(asked, out, device="cpu", resume=True)
+
+
+def test_a_folder_with_other_files_is_not_trained_in(recipe_of: RecipeOf, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    with raises(UsageError, "not the folder of a training"):
+        train_adapter(recipe_of(), tmp_path, device="cpu")
+    assert (tmp_path / "README.md").read_text() == "mine"
 
 
 def test_a_finished_training_is_answered_from_its_folder(recipe_of: RecipeOf, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_half_a_surrogate_pair_becomes_the_replacement_character(tmp_path: Path)
         ('{"id": "a"}', "there is no text among the keys id; expected one of text, segment"),
         ("{}", r"there is no document id among the keys \(none\)"),
         ('{"id": "", "text": "a"}', "the document id is ''"),
-        ('{"id": "a b", "text": "a"}', "the document id is 'a b'; expected one or more characters without whitespace"),
+        ('{"id": "a b", "text": "a"}', "the document id is 'a b'; expected one or more characters without ASCII"),
         (r'{"id": "a\u0000", "text": "a"}', "the document id"),
         (r'{"id": "\ufeffa", "text": "a"}', "the document id"),
         (r'{"id": "\ud83d", "text": "a"}', "the document id"),

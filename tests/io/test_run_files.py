@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import DataError, MissingResourceError
+from rerank.evaluation.evaluator import read_query_groups
 from rerank.io import run_files
 from rerank.io.run_files import (
     IndexedRun,
@@ -65,10 +66,28 @@ def test_errors_count_blank_lines(tmp_path: Path) -> None:
         read_qrels(save(tmp_path, "\nq 0 a 1\n\nq 0 b\n"))
 
 
-def test_what_follows_the_tag_is_ignored(tmp_path: Path) -> None:
-    run = read_run(save(tmp_path, "q Q0 a 1 2 my tag\nq Q0 b 2 1 my\n"))
-    assert ids(run) == {"q": ("a", "b")}
-    assert run.name == "my"
+@pytest.mark.parametrize("space", ["\u00a0", "\u3000", "\u0085", "\u001c", "\u2028", "\ufeff"])
+@pytest.mark.parametrize("large", [False, True])
+def test_only_ascii_whitespace_separates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, space: str, *, large: bool
+) -> None:
+    monkeypatch.setattr("rerank.io.run_files._LARGE", 0 if large else 1 << 30)
+    run = Run([ranking(f"q{space}1", **{f"a{space}7": 2.0, f"7{space}": 1.0})])
+    write_run(run, tmp_path / "run")
+    assert ids(read_run(tmp_path / "run")) == ids(run)
+    grades = {f"q{space}1": {f"a{space}7": 1, f"7{space}": 0}}
+    write_qrels(Qrels(grades), tmp_path / "qrels")
+    assert dict(read_qrels(tmp_path / "qrels")) == grades
+    assert read_query_groups(save(tmp_path, f"q{space}1 a group\n")) == {f"q{space}1": "a group"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["q Q0 a b 1 2 t", "q Q0 a b 1 2", "q Q0 a 1 2 my tag", "q Q0 a first 2 t", "q Q0 a nan 2 t", "q Q0 a 1_0 2 t"],
+)
+def test_lines_of_another_length_and_ranks_that_are_no_numbers(tmp_path: Path, line: str) -> None:
+    with pytest.raises(DataError, match=":2: .*6 columns"):
+        read_run(save(tmp_path, f"q Q0 c 1 3 t\n{line}\n"))
 
 
 def test_ties_go_by_descending_id(tmp_path: Path) -> None:
@@ -184,7 +203,7 @@ def test_unnamed_runs_get_a_tag() -> None:
     assert out.getvalue().endswith(" run\n")
 
 
-@pytest.mark.parametrize("bad", ["", "a b", "a\tb", "a\n", "a\u3000b", "\ufeffa", '{"a', "{}", "a\0", "\ud800"])
+@pytest.mark.parametrize("bad", ["", "a b", "a\tb", "a\n", "\ufeffa", '{"a', "{}", "a\0", "\ud800"])
 def test_ids_that_the_form_cannot_hold(tmp_path: Path, bad: str) -> None:
     path = save(tmp_path, "old")
     for run in (Run([ranking("q", **{bad: 1.0})]), Run([ranking(bad, a=1.0)])):

@@ -7,12 +7,14 @@ import errno
 import gzip
 import os
 import resource
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from rerank.errors import DataError, MissingResourceError, StorageError
+from rerank.io.file_systems import check_only_files, open_without_links
 from rerank.io.paths import cache_dir, named_path_errors
 from rerank.io.text_files import check_file_writable, open_text_file, replace_lone_surrogates, replace_text_file
 from tests.raising import raises
@@ -133,14 +135,20 @@ def test_replace_gzip_is_repeatable(tmp_path: Path) -> None:
     assert gzip.decompress((tmp_path / "a.gz").read_bytes()) == b"same\n"
 
 
-def test_replace_follows_links_and_writes_to_pipes(tmp_path: Path) -> None:
-    real, link = tmp_path / "real", tmp_path / "link"
-    real.write_text("old")
-    link.symlink_to(real)
-    with replace_text_file(link) as text:
-        text.write("new")
-    assert link.is_symlink()
-    assert real.read_text() == "new"
+def test_replace_replaces_links_and_writes_to_streams(tmp_path: Path) -> None:
+    for name in ("file", "missing", "folder", "link"):  # the last is a link to itself
+        link = tmp_path / "link"
+        link.symlink_to(tmp_path / name)
+        if name == "folder":
+            (tmp_path / name).mkdir()
+        elif name == "file":
+            (tmp_path / name).write_text("old")
+        write(link, "new")
+        assert not link.is_symlink()
+        assert link.read_text() == "new"
+        link.unlink()
+    assert (tmp_path / "file").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
     with replace_text_file("/dev/null") as text:
         text.write("gone")
     assert not Path("/dev/null").is_file()
@@ -186,14 +194,36 @@ def test_folder_that_is_not_there(tmp_path: Path) -> None:
 def test_seeing_whether_a_file_can_be_written_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "old").write_text("old")
     (tmp_path / "link").symlink_to("no/target")
-    for name in ("new", "old", "new.gz"):
+    for name in ("new", "old", "new.gz", "link"):  # a link is replaced
         check_file_writable(tmp_path / name)
     check_file_writable("/dev/null")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "old"]
     assert (tmp_path / "old").read_text() == "old"
-    for name in ("link", "old/below"):  # the folder behind a link counts, and a file is no folder
-        with pytest.raises(MissingResourceError):
-            check_file_writable(tmp_path / name)
+    with pytest.raises(MissingResourceError):  # a file is no folder
+        check_file_writable(tmp_path / "old/below")
+
+
+@pytest.mark.parametrize("kind", ["named pipe", "socket", "device"])
+def test_only_regular_files_are_read_and_written(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x"
+    if kind == "named pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+    else:
+        path.symlink_to("/dev/zero")
+    with raises(MissingResourceError, f"is a {kind}"):
+        read(path)
+    if kind != "device":  # a link to a device is replaced
+        with raises(StorageError, f"is a {kind}"):
+            write(path, "new")
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    with pytest.raises(OSError, match="symbolic link"):
+        open_without_links(str(link), os.O_WRONLY)
+    with raises(StorageError, "x is a"):
+        check_only_files(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -242,8 +242,16 @@ def test_qrels_round_trip_and_may_be_absent(folder: RunFolder) -> None:
 
 
 def test_json_files_are_indented_unicode_and_end_with_a_line_break(folder: RunFolder) -> None:
+    folder.write_json("batches.json", {"modèle": 1})
+    assert (folder.path / "batches.json").read_bytes() == '{\n  "modèle": 1\n}\n'.encode()
     folder.write_json("summary.json", {"modèle": 1})
-    assert (folder.path / "summary.json").read_bytes() == '{\n  "modèle": 1\n}\n'.encode()
+    assert folder.read_json("summary.json") == {"modèle": 1}
+    assert not folder.is_changed("summary.json")
+    path = folder.path / "summary.json"
+    path.write_text(path.read_text("utf-8").replace(" 1", " 2"), "utf-8")
+    assert folder.is_changed("summary.json")
+    with raises(DataError, "summary.json", "was changed", "--overwrite"):
+        folder.check_checksums()
 
 
 ROWS = [JudgeScores(query="q1", kind="log-odds", scores={"d1": -0.1234567890123, "d é": None}), JudgeScores(query="q2")]

@@ -23,7 +23,7 @@ from rerank.adjudication.pools import DEPTH, Pool
 from rerank.adjudication.walks import AdjudicationBudget, JudgingWalk, open_walks
 from rerank.collections.base import Corpus, fetch_documents
 from rerank.errors import DataError, MissingResourceError, StorageError, UsageError, error_repr
-from rerank.io.file_systems import sync_folder
+from rerank.io.file_systems import file_kind, open_without_links, sync_folder
 from rerank.types import Document, Qrels, Query, Window
 
 #: Grades of TREC Deep Learning: irrelevant, related, highly relevant, perfectly relevant.
@@ -390,9 +390,9 @@ class JudgmentJournal:
         self.lines: list[tuple[int, dict[str, Any]]] = []
         #: Bytes that must be written before the next line.
         self._before = b""
-        if path.exists() and not path.is_file():
-            raise UsageError(f"{path} is not a regular file", expected="the name of a new or existing file")
         try:
+            if (kind := file_kind(path)) not in ("", "file"):
+                raise UsageError(f"{path} is a {kind}", expected="the name of a new or existing regular file")
             data = path.read_bytes()
         except FileNotFoundError:
             data = b""
@@ -409,7 +409,7 @@ class JudgmentJournal:
         """Append a JSON object as a line and sync it to disk."""
         data = self._before + _encode(line)
         try:
-            with self.path.open("ab") as file:
+            with open(self.path, "ab", opener=open_without_links) as file:
                 if file.tell() != self._size:
                     raise StorageError(
                         f"{self.path} has changed since it was read: another process writes to it",

@@ -15,6 +15,7 @@ from rerank.collections.base import find_documents
 from rerank.errors import DataError, StorageError, UsageError, error_repr
 from rerank.finetune.labels.lists import LabelList, TrainingList
 from rerank.io.atomic_folder import fill_folder
+from rerank.io.file_systems import check_only_files
 from rerank.io.text_files import replace_text_file
 from rerank.types import Document, Query
 
@@ -112,6 +113,7 @@ def make_folder(folder: Path) -> None:
                 remedy="Choose another --output",
             )
         folder.mkdir(parents=True, exist_ok=True)
+        check_only_files(folder, links=True)
     except OSError as error:
         raise StorageError(f"The folder {str(folder)!r} cannot be created: {error.strerror}") from error
     mark_folder(folder, {})

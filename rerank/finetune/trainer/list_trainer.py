@@ -7,7 +7,6 @@ and are written atomically; validation is a function; a gradient that is not fin
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,8 +21,9 @@ from rerank.errors import BackendError, DataError, UsageError
 from rerank.finetune.components import Optimizer
 from rerank.finetune.trainer.listwise_module import ListwiseModule, collate_examples
 from rerank.finetune.trainer.schedule import ScheduledExamples
-from rerank.finetune.trainer.training_folder import CHECKPOINTS, list_checkpoints, storage_errors
+from rerank.finetune.trainer.training_folder import CHECKPOINTS, list_checkpoints, storage_errors, write_checksums
 from rerank.io.atomic_folder import UNFINISHED, discard_folder, move_folder
+from rerank.io.file_systems import open_without_links
 from rerank.io.text_files import replace_text_file
 
 #: File of the trained tensors in a checkpoint.
@@ -161,6 +161,8 @@ class ListTrainer(Trainer):
         first, best = next(iter(metrics.values()), None), self.state.best_metric
         if first is not None and (best is None or (first > best if self.args.greater_is_better else first < best)):
             self.save_model(str(self.folder / "best"), _internal_call=True)
+            if self.args.should_save:
+                write_checksums(self.folder / "best")
         return metrics
 
     # Checkpoints
@@ -206,7 +208,11 @@ class ListTrainer(Trainer):
             )
         self.load_weights(Path(resume_from_checkpoint))
         if self.args.should_save:
-            # A process that was killed after it wrote this checkpoint may not have removed the old ones.
+            # Newer checkpoints are damaged. A process that was killed after it wrote this one may have left older ones.
+            draft, step = self.folder / UNFINISHED, int(resume_from_checkpoint.rpartition("-")[2])
+            for damaged in (path for path in list_checkpoints(self.folder) if int(path.name[11:]) > step):
+                draft.mkdir(exist_ok=True)
+                discard_folder(damaged, draft)
             self._remove_old_checkpoints()
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -221,6 +227,7 @@ class ListTrainer(Trainer):
             name = f"checkpoint-{self.state.global_step}"
             parent = self.folder / CHECKPOINTS
             parent.mkdir(exist_ok=True)
+            write_checksums(self.folder / UNFINISHED / name)
             move_folder(self.folder / UNFINISHED / name, parent / name, keep=lambda _: False)
             self._remove_old_checkpoints()
 
@@ -233,36 +240,30 @@ class ListTrainer(Trainer):
 
 
 class MetricsWriter(TrainerCallback):
-    """Callback that writes metrics as JSON lines to ``path``, and calls ``advance(1)`` after each step."""
+    """Callback that writes metrics as JSON lines to ``path``, and calls ``advance(1)`` after each step.
+
+    A resumed training starts with the metrics in its checkpoint.
+    """
 
     def __init__(self, path: Path, advance: Callable[[int], None]) -> None:
         self._path, self._advance = path, advance
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Remove the lines of steps that a resumed training will repeat, and the summaries of earlier processes."""
         if not state.is_world_process_zero:
             return
-        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
-        earlier = [line for line in lines if _step_of_line(line) <= state.global_step]
         with replace_text_file(self._path) as file:
-            file.writelines(f"{line}\n" for line in earlier)
+            file.writelines(json.dumps({"step": entry["step"], **entry}) + "\n" for entry in state.log_history)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if state.is_world_process_zero and logs:
-            with storage_errors(), self._path.open("a", encoding="utf-8", newline="\n") as file:
+            with (
+                storage_errors(),
+                open(self._path, "a", encoding="utf-8", newline="\n", opener=open_without_links) as file,
+            ):
                 file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._advance(1)
-
-
-def _step_of_line(line: str) -> float:
-    """Return the step of a metrics line; infinity if the line is truncated or is the summary of an earlier process."""
-    try:
-        values = json.loads(line)
-        return math.inf if "train_runtime" in values else float(values["step"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return math.inf
 
 
 class FinalValidation(TrainerCallback):

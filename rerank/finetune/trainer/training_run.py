@@ -18,7 +18,7 @@ from transformers.trainer_utils import set_seed
 
 from rerank.assemble import assemble_ranker
 from rerank.backends.hf import Hf
-from rerank.errors import BackendError, UsageError, ensure
+from rerank.errors import BackendError, DataError, UsageError, ensure
 from rerank.finetune.components import RecipeComponents
 from rerank.finetune.recipe import Recipe, ValidationTable
 from rerank.finetune.trainer import base_model, packed_attention, processes
@@ -35,7 +35,13 @@ from rerank.finetune.trainer.listwise_module import (
 )
 from rerank.finetune.trainer.schedule import ScheduledExamples, read_lists, schedule_examples
 from rerank.finetune.trainer.sharding import ShardedListTrainer, reshard_weights, shard_weights, share_structure
-from rerank.finetune.trainer.training_folder import METRICS, TrainingFolder, list_checkpoints, storage_errors
+from rerank.finetune.trainer.training_folder import (
+    METRICS,
+    TrainingFolder,
+    find_damage,
+    find_last_checkpoint,
+    storage_errors,
+)
 from rerank.finetune.trainer.validation import Validation, ValidationRankings, held_out_loss
 from rerank.io.settings_files import read_json_object
 from rerank.lm.loading import pick_dtype, quiet_transformers
@@ -263,7 +269,7 @@ class TrainingRun:
             if self._device.startswith("cpu"):
                 base_model.use_cpu_dropout(module)
             self._folder.write_recipe(self._datasets)
-            last = list_checkpoints(self._folder.path)[-1:] if resume else []
+            last = find_last_checkpoint(self._folder.path) if resume else None
             if self._recipe.readout.fit and not last:
                 size = self._recipe.training.batch_size
                 replace(self._batches, count=math.ceil(self._recipe.readout.fit / size)).fit(module)
@@ -279,14 +285,17 @@ class TrainingRun:
                 )
                 if not last:
                     rankings.write_before_training()
-            done_before = int(last[0].name.rpartition("-")[2]) if last else 0
+            done_before = int(last.name.rpartition("-")[2]) if last else 0
             with progress("steps", self._places.steps, done_before) as advance:
-                if last and self._stopped_early(last[0]):
+                if last and self._stopped_early(last):
                     self._places = self._places.truncated(done_before)
                 trainer = self._trainer(module, rankings, advance)
-                done = trainer.train(resume_from_checkpoint=str(last[0]) if last else None)
+                done = trainer.train(resume_from_checkpoint=str(last) if last else None)
             trainer.use_inference_weights()
             if (best := self._folder.path / "best").is_dir():
+                if damage := find_damage(best):
+                    remedy = "Restore it, or remove best and checkpoints and pass --resume to start from the beginning"
+                    raise DataError(f"The selected weights in {str(best)!r} are damaged: {damage}", remedy=remedy)
                 trainer.load_weights(best)
             if rankings and table:
                 rankings.write_after_training(reuse=not last and table.measure != "loss")

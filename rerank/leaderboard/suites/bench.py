@@ -85,6 +85,7 @@ def read_stored_runs(out: Path) -> list[StoredRun]:
     for path in sorted(out.iterdir()) if out.is_dir() else []:
         if (path / "spec.json").is_file():
             folder = RunFolder(path)
+            folder.check_checksums()
             keys = ("calls", "tokens_in", "tokens_out", "seconds")
             summary = folder.read_json("summary.json", *keys) if folder.finished else None
             runs.append(StoredRun(folder=folder, document=folder.spec(), summary=summary))

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 _MAX_NAMES = 12  #: Maximum number of names listed in a message.
+_MAX_NAME = 200  #: Maximum number of characters of an unknown name that are compared and shown.
 
 
 class RerankError(Exception):
@@ -55,7 +56,7 @@ def _message_without_period(text: str) -> str:
 
 def error_repr(value: object, limit: int = 60) -> str:
     """Return the ``repr`` of a value, truncated to ``limit`` characters, for messages."""
-    text = repr(value)
+    text = repr(value[:limit] if isinstance(value, str) else value)
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
@@ -115,11 +116,11 @@ class UnknownNameError(UsageError):
         ``otherwise`` if no known name is similar.
         """
         choices = sorted(known)
-        near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(name[:_MAX_NAME], choices, n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else ""
         more = f" and {len(choices) - limit} more" if len(choices) > limit else ""
         super().__init__(
-            f"Unknown {kind} {name!r}",
+            f"Unknown {kind} {error_repr(name, _MAX_NAME)}",
             expected=f"one of: {', '.join(choices[:limit])}{more}" if choices else "",
             remedy=(hint or otherwise) if choices else if_none,
         )

@@ -94,6 +94,7 @@ class LimitOptions(OptionGroup):
     max_request_tokens: Annotated[int, Option(min=1, help="Maximum tokens per request, in query and documents.")] = (
         1_000_000
     )
+    max_windows: Annotated[int, Option(min=1, help="Maximum windows that the method may judge per request.")] = 20_000
     max_waiting: Annotated[int, Option(min=0, help="Maximum number of waiting requests; others get 429.")] = 256
     max_active: Annotated[int, Option(min=1, help="Maximum number of simultaneous rankings.")] = 64
     deadline_ms: Annotated[
@@ -120,6 +121,7 @@ def open_served_ranker(settings: Mapping[str, Any], server: ServerOptions, limit
         max_body_bytes=round(limits.max_body_mb * 2**20),
         max_documents=limits.max_documents,
         max_request_tokens=limits.max_request_tokens,
+        max_windows=limits.max_windows,
         max_waiting=limits.max_waiting,
         max_active=limits.max_active,
         deadline=None if limits.deadline_ms is None else limits.deadline_ms / 1000,

@@ -266,7 +266,8 @@ def _marked_cells(grid: Grid, escape: Callable[[str], str], bold: str, raised: C
 
 
 def _escape_markdown(text: str) -> str:
-    return html.escape(re.sub(r"([\\|*`])", r"\\\1", text), quote=False)
+    # Names of files must not become links, and line breaks would end the row.
+    return html.escape(re.sub(r"([\\|*`]|\](?=[(\[:]))", r"\\\1", " ".join(text.split())), quote=False)
 
 
 def _format_markdown(grid: Grid) -> str:

@@ -26,6 +26,10 @@ _log = logging.getLogger(__name__)
 
 #: Tokenizers without a length limit state a limit far above this number.
 _NO_LIMIT = 10**9
+#: A text is cut after its beginning is tokenized: this many characters, and more for each token that is kept.
+_HEAD, _HEAD_PER_TOKEN = 16_384, 16
+#: Minimum number of tokens between the cut and the end of the beginning, which is tokenized like the end of a text.
+_HEAD_MARGIN = 500
 #: Maximum size of the memo of tokenized prompts, in bytes. Thanks to the memo, a prompt is tokenized only once, for
 #: counting its tokens and for running it.
 _PROMPTS_BYTES = 16 << 20
@@ -146,8 +150,19 @@ class HfTokens:
         """
         if tokens <= 0:
             return ""
+        text = self._head(text, tokens)
         ends = self.joined.ends(text, tokens) if self.joined else self._ends(text, tokens)
         return next((text[:end] for end in ends if self.lengths([text[:end]])[0] <= tokens), "")
+
+    def _head(self, text: str, tokens: int) -> str:
+        """Return the beginning of a text, which contains its first ``tokens`` tokens and more, or the whole text."""
+        end = _HEAD + _HEAD_PER_TOKEN * tokens
+        while end < len(text):
+            head = self.joined.head(text, end) if self.joined else text[:end]
+            if self.lengths([head])[0] > tokens + _HEAD_MARGIN:
+                return head
+            end *= 4
+        return text
 
     def _ends(self, text: str, tokens: int) -> Iterable[int]:
         """Return candidates for the end of the prefix, in characters and in descending order."""

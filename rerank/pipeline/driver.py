@@ -184,6 +184,7 @@ class _OpenRanking:
     windows: list[_OpenWindow] = field(default_factory=list)
     #: For each of these windows, its order, or its capacity if it is oversized; None until this is known.
     answers: list[WindowAnswer | None] = field(default_factory=list)
+    unanswered: int = 0  # number of these windows without an answer
     #: The judged windows and their verdicts, in the order of judging.
     judged: list[tuple[Window, Verdict]] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)  # cost of the replies
@@ -347,9 +348,9 @@ class Driver:
     def _answer(self, open_window: _OpenWindow, answer: WindowAnswer) -> None:
         state = open_window.owner
         state.answers[open_window.position] = answer
-        answers = [received for received in state.answers if received is not None]
-        if len(answers) == len(state.answers):
-            self._advance(state, answers)
+        state.unanswered -= 1
+        if not state.unanswered:  # counted, since there may be thousands of windows
+            self._advance(state, [received for received in state.answers if received is not None])
 
     def _advance(self, state: _OpenRanking, answers: list[WindowAnswer] | None) -> None:
         """Send answers to the plan, or start the plan if they are None; add its next windows, or finish the ranking."""
@@ -372,7 +373,7 @@ class Driver:
         except Exception as error:  # noqa: BLE001 - as above
             self._fail(state, error)
             return
-        state.answers = [None] * len(windows)
+        state.answers, state.unanswered = [None] * len(windows), len(windows)
         self._due.extend(state.windows)
 
     def _finish(self, state: _OpenRanking, ranking: Ranking) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import queue
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, cast
 
 from rerank.pipeline.driver import Driver, Ticket
@@ -22,6 +23,8 @@ from rerank.types import Ranking
 
 #: Maximum number of lists read, counted from the oldest unfinished list, as a multiple of the number of open lists.
 _AHEAD = 4
+#: Number of characters from which the prompts of a list are rendered in a thread.
+_LARGE_LIST = 50_000
 
 
 class RequestLimit:
@@ -59,14 +62,17 @@ async def drive_list(
 
     The ``batch_size`` of the backend is the maximum number of requests in flight for this list, and ``limit`` that of
     all lists that share it. ``deadline`` is the `time.monotonic` value at which the ranking ends with the windows
-    judged so far.
+    judged so far. Prompts of large lists are rendered in a thread, so that other rankings do not wait.
     """
     limit = limit or RequestLimit(backend.batch_size)
     tasks: dict[asyncio.Task[Reply], Ticket] = {}
-    key = driver.add(ranking, top_k=top_k)
+    is_large = sum(len(document.text) for document in ranking.docs) > _LARGE_LIST
+    add, next_requests = partial(driver.add, ranking, top_k=top_k), driver.next_requests
+    key = await asyncio.to_thread(add) if is_large else add()
     try:
         while True:
-            tickets = driver.next_requests(min(backend.batch_size - len(tasks), max(limit.free, not tasks)))
+            free = min(backend.batch_size - len(tasks), max(limit.free, not tasks))
+            tickets = await asyncio.to_thread(next_requests, free) if is_large else next_requests(free)
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             if left != 0:  # rendering takes time, and no request is sent after the deadline
                 if len(tickets) == 1 and not tasks:  # awaited directly: a task would wait for its turn on the loop

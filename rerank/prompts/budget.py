@@ -33,6 +33,8 @@ _PassageKey = tuple[str, str, str, bool, bool]
 
 #: Number of estimated caps to try before bisection.
 _ESTIMATES = 6
+#: The tokens of a text are counted up to this many characters, and more for each token that a prompt can show.
+_COUNTED, _COUNTED_PER_TOKEN = 1 << 18, 16
 #: Maximum size of the memo of passages in bytes.
 _MEMO_BYTES = 16 << 20
 
@@ -119,6 +121,11 @@ class PromptBudget:
             return self._fit_pictures(template, window, available=available, labels=labels)
         escaping, scores = template.escaping(labels), window.scores or None
         query = escaping.escape(collapse_whitespace(window.query.text), self.turn_marks)
+        if len(query) > _COUNTED and (length := self._lengths_of([query])[0]) > self._context:
+            raise ContextOverflowError(
+                f"The query has about {length} tokens, but the context has {self._context}",
+                remedy="Shorten the query, or use a model with a longer context",
+            )
         texts, lengths = self._passages_of(window.docs, escaping)
 
         def truncate(cap: int) -> FittedPrompt:
@@ -181,10 +188,21 @@ class PromptBudget:
         if None in stored:
             missing = {key: doc for key, doc, known in zip(keys, docs, stored, strict=True) if known is None}
             new = [escaping.escape(passage_text(doc), self.turn_marks) for doc in missing.values()]
-            counted = dict(zip(missing, zip(new, self._tokens.lengths(new), strict=True), strict=True))
+            counted = dict(zip(missing, zip(new, self._lengths_of(new), strict=True), strict=True))
             self._passages.put_all(counted.items())
         passages = [known or counted[key] for key, known in zip(keys, stored, strict=True)]
         return [text for text, _ in passages], [length for _, length in passages]
+
+    def _lengths_of(self, texts: list[str]) -> list[int]:
+        """Return the number of tokens of each text, extrapolated if its beginning has more than a prompt can show."""
+        most = self._max or self._context
+        end = _COUNTED + _COUNTED_PER_TOKEN * most
+        lengths = self._tokens.lengths([text[:end] for text in texts])
+        for index, text in enumerate(texts):
+            if len(text) > end:
+                is_enough = lengths[index] > most
+                lengths[index] = lengths[index] * len(text) // end if is_enough else self._tokens.lengths([text])[0]
+        return lengths
 
     def _fit_pictures(
         self, template: PromptTemplate, window: Window, *, available: int, labels: Sequence[str] | None

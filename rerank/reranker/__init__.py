@@ -266,6 +266,10 @@ class Reranker(RunTransformer):
             traits(self.backend).warm_up()
             self._is_warm = True
 
+    def count_windows(self, documents: int, top_k: int | None = None) -> int:
+        """Return the maximum number of windows that are judged to rank a list of ``documents`` documents."""
+        return self._ranker(top_k).strategy.calls(documents)
+
     def close(self) -> None:
         """Cancel rankings in progress, stop the model's thread, and close connections and the cache of `with_log`."""
         with self._opening.lock:

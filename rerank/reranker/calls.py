@@ -22,6 +22,9 @@ from rerank.tasks import Backend
 from rerank.tasks.backends import model_base_of_backend, traits
 from rerank.types import Ranking
 
+#: Number of characters of a query whose tokens are counted for a remark.
+_COUNTED = 65_536
+
 _log = logging.getLogger("rerank.reranker")
 
 #: What happens if a window fails: ``keep`` leaves the window in its given order, ``raise`` raises an error.
@@ -91,7 +94,7 @@ def report_on(
     if not ranked.ranking.query.text.strip():
         remarks["The query is empty, so the documents keep their order"] = None
     limit = traits(judge.backend).query_limit
-    if limit is not None and (count := judge.backend.tokens.lengths([ranked.ranking.query.text])[0]) > limit:
+    if limit is not None and (count := judge.backend.tokens.lengths([ranked.ranking.query.text[:_COUNTED]])[0]) > limit:
         remarks[f"The model reads only the first {limit} of the {count} tokens of the query"] = None
     if ranked.ranking.query.instruction and not judge.template.takes_instruction:
         remarks[f"The prompt {judge.template.name!r} has no place for an instruction, so it had no effect"] = None

@@ -31,11 +31,10 @@ from rerank.serving.middleware import (
 from rerank.serving.playground import PlaygroundService, add_playground_routes
 from rerank.serving.ranking_service import RankingService
 from rerank.serving.routes import (
-    SHARED_PATHS,
     add_decision_routes,
     add_rerank_routes,
     add_score_routes,
-    dialect_of_body,
+    counted_route,
 )
 from rerank.serving.search_routes import CollectionSearch, add_search_routes
 from rerank.serving.settings import ServerKeys
@@ -65,6 +64,7 @@ def create_server_app(
         docs_url=None,  # FastAPI's docs page loads scripts from another site
         redoc_url=None,
     )
+    app.router.route_class = counted_route(service.settings.max_documents)
     app.state.is_ready = app.state.is_hurried = app.state.is_model_busy = False
     add_rerank_routes(app, service)
     add_score_routes(app, service)
@@ -143,7 +143,6 @@ def _add_status_routes(app: FastAPI, service: RankingService) -> None:
 def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        request.state.is_tei = request.scope["path"] in SHARED_PATHS and dialect_of_body(error.body) == "tei"
         return errors.response_for(request, errors.from_invalid_body(error, request.headers.get("content-type")))
 
     @app.exception_handler(HTTPException)

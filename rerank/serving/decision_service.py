@@ -46,8 +46,8 @@ class DecisionService:
         except UsageError as error:
             raise ApiError(422, f"The model cannot answer typed questions: {error}") from error
 
-    async def decide(self, request: decisions.DecisionRequest, client: str) -> decisions.DecisionResponse:
-        text = request.input_text()
+    async def decide(self, request: decisions.DecisionRequest, text: str, client: str) -> decisions.DecisionResponse:
+        """Answer the questions of a request about its input, whose text is ``text``."""
         texts: list[str] = []
         for question in request.questions:
             options = _option_texts(question)

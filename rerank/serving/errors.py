@@ -67,6 +67,7 @@ _DESCRIPTIONS = {
     503: "The model failed, the server is stopping, or too many connections are open",
     504: "The model did not answer in time",
 }
+_MAX_MESSAGE = 4000  #: Maximum number of characters of a message.
 READING_ERRORS = (401, 421, 500, 503)  #: Error statuses of endpoints that do not call the model.
 
 
@@ -77,6 +78,10 @@ class ApiError(Exception):
     status: int
     message: str
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.message) > _MAX_MESSAGE:  # it repeats a name of the request, which may be of any length
+            self.message = f"{self.message[:_MAX_MESSAGE]}…"
 
 
 def from_exception(error: Exception) -> ApiError:
@@ -105,9 +110,9 @@ def from_http(request: Request, error: HTTPException) -> ApiError:
     found = error.detail
     if error.status_code == 404:
         listed = "an endpoint listed by GET /openapi.json (/v1/search needs --collection)"
-        found = f"There is no endpoint {path} on this server; expected {listed}"
+        found = f"There is no endpoint {path[:100]} on this server; expected {listed}"
     elif error.status_code == 405:
-        found = f"The method is {request.method}; expected {headers['Allow']} for {path}"
+        found = f"The method is {request.method}; expected {headers['Allow']} for {path[:100]}"
     return ApiError(error.status_code, found, headers)
 
 
@@ -179,7 +184,7 @@ def from_invalid_body(error: RequestValidationError, content_type: str | None) -
     if error.body is None:
         return ApiError(400, "The request has no body; expected a JSON object")
     if isinstance(error.body, bytes):  # only JSON is parsed
-        found = "The request has no Content-Type" if content_type is None else f"The Content-Type is {content_type!r}"
+        found = "The request has no Content-Type" if content_type is None else f"The Content-Type is {error_repr(content_type)}"
         return ApiError(400, f"{found}; expected application/json")
     return ApiError(422 if isinstance(error.body, dict) else 400, _describe_field(faults, error.body))
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -16,19 +18,25 @@ from mcp.server.transport_security import TransportSecuritySettings
 from pydantic import Field
 from starlette.applications import Starlette
 
-from rerank.errors import MissingResourceError
+from rerank.errors import MissingResourceError, ensure, error_repr
 from rerank.evaluation.comparison import compare_evaluated_measures, score_compared_runs
-from rerank.evaluation.pairwise_decisions import ComparisonOptions
+from rerank.evaluation.pairwise_decisions import ComparisonOptions, options_of_test
+from rerank.evaluation.significance import open_significance_test, tests
 from rerank.io.run_files import read_qrels, read_run
 from rerank.serving import errors
 from rerank.serving.middleware import AccessMiddleware, UnexpectedErrorMiddleware
 from rerank.serving.ranking_service import RankingService
 from rerank.serving.search_routes import CollectionSearch, SearchRequest, SearchResponse, search_and_rerank
+from rerank.selector import Selector
 from rerank.serving.settings import ServerKeys, ServerSettings
 from rerank.tasks.dialects.rerank import CohereRequest, CohereResponse
 
 T = TypeVar("T")
 
+#: Limits of a comparison: random draws of its test, and runs times measures.
+_MAX_DRAWS, _MAX_SCORED = 100_000, 200
+#: Maximum number of comparisons at the same time. One that has begun ends even if its caller has left.
+_COMPARISONS = 2
 _CLIENT = "mcp"  #: Name of the client in the queue: the server does not distinguish MCP clients.
 
 
@@ -51,12 +59,26 @@ class RunFolders:
                 if path.is_relative_to(folder.resolve()) and path.is_file():
                     return path
         raise MissingResourceError(
-            f"{name!r} is not a file in the folders of this server",
+            f"{error_repr(name, 200)} is not a file in the folders of this server",
             expected=f"a file in {', '.join(str(folder) for folder in self.folders)}",
         )
 
     def compare(self, runs: Sequence[str], qrels: str, measures: Sequence[str], test: str) -> dict[str, Any]:
         """Compare runs, which are named like their files, and return the content of `rerank compare --format json`."""
+        scored = len(runs) * len(measures)
+        ensure(
+            scored <= _MAX_SCORED,
+            f"{len(runs)} runs and {len(measures)} measures are {scored} evaluations",
+            expected=f"at most {_MAX_SCORED}",
+        )
+        if Selector.parse(test).name in tests:
+            draws = options_of_test(open_significance_test(test)).get("permutations", 0)
+            ensure(
+                draws <= _MAX_DRAWS,
+                f"permutations is {draws}",
+                expected=f"at most {_MAX_DRAWS}",
+                remedy="Use rerank compare for more",
+            )
         opened = [read_run(self.find(name), name=name) for name in runs]
         compared = score_compared_runs(read_qrels(self.find(qrels)), opened, measures)
         result = compare_evaluated_measures(compared.scores, compared.measures, ComparisonOptions(test=test))
@@ -69,11 +91,15 @@ def create_mcp_server(
     """Create the MCP server. The server does not log the arguments of tools, since these contain texts."""
     server: MCPServer[Any] = MCPServer("listrank", version=version("listrank"), log_level="WARNING")
     timeout = service.settings.timeout
+    comparisons = ThreadPoolExecutor(_COMPARISONS, "compare-runs")  # their own, so that rankings have threads
 
     @server.tool()
     async def rerank(
         query: Annotated[str, Field(description="Query for which the documents are ranked.")],
-        documents: Annotated[list[str | dict[str, Any]], Field(description="Texts, or objects with a field text.")],
+        documents: Annotated[
+            list[str | dict[str, Any]],  # counted before its elements are checked, and then by the server's own limit
+            Field(max_length=100_000, fail_fast=True, description="Texts, or objects with a field text."),
+        ],
         top_n: Annotated[int | None, Field(ge=1, description="Number of results; all if omitted.")] = None,
     ) -> CohereResponse:
         """Order documents by their relevance to a query, best first; index is the position in the given list."""
@@ -103,14 +129,16 @@ def create_mcp_server(
         @server.tool(description=f"Test differences between runs for significance. Files are in: {folders}.")
         async def compare_runs(
             run_files: Annotated[
-                list[str], Field(min_length=2, max_length=50, description="Run files in TREC format.")
+                list[str], Field(min_length=2, max_length=50, fail_fast=True, description="Run files in TREC format.")
             ],
             qrels_file: Annotated[str, Field(description="File of relevance judgments.")],
-            measures: Annotated[list[str] | None, Field(description="Measures such as nDCG@10, the default.")] = None,
+            measures: Annotated[
+                list[str] | None, Field(max_length=20, description="Measures such as nDCG@10, the default.")
+            ] = None,
             test: Annotated[str, Field(description="Paired test: t, wilcoxon, sign, permutation or bootstrap.")] = "t",
         ) -> dict[str, Any]:
-            work = asyncio.to_thread(runs.compare, run_files, qrels_file, measures or ["nDCG@10"], test)
-            return await _report_errors(work, timeout)
+            compare = partial(runs.compare, run_files, qrels_file, measures or ["nDCG@10"], test)
+            return await _report_errors(asyncio.get_running_loop().run_in_executor(comparisons, compare), timeout)
 
     return server
 

@@ -18,21 +18,31 @@ from fastapi import FastAPI, Request, Response
 from pydantic import Field
 
 from rerank.collections import Collection, fetch_documents
-from rerank.errors import RerankError, UnknownNameError, UsageError
+from rerank.errors import RerankError, UnknownNameError, UsageError, error_repr
 from rerank.io.reports import read_page_style
 from rerank.judges.attention import Attention
 from rerank.methods import method_names, open_method
 from rerank.reranker import Reranker
 from rerank.retrieval.base.given_documents import given_first_stage_query
 from rerank.serving.errors import READING_ERRORS, ApiError, documented, run_while_connected
-from rerank.serving.ranking_service import RankingService
+from rerank.serving.ranking_service import RankedQuestion, RankingService
 from rerank.serving.search_routes import CollectionSearch, with_candidates
 from rerank.store import NoLog, log_calls
 from rerank.tasks import Reply
 from rerank.tasks import Request as ModelRequest
-from rerank.tasks.dialects.question import ApiBody, GivenDocument, RerankQuestion, SpanSettings, document_texts
+from rerank.tasks.dialects.question import (
+    ApiBody,
+    GivenDocument,
+    GivenList,
+    GivenText,
+    RerankQuestion,
+    SpanSettings,
+    document_texts,
+)
 from rerank.types import Document, Query, Ranking
 
+#: Maximum number of characters of all documents in examples: shells accept no longer arguments.
+_SHOWN_EXAMPLE = 100_000
 _SHOWN_CALLS = 20  #: Maximum number of calls of a ranking whose prompts and completions are kept and shown.
 #: The page may only load its own files and call its own server, and no other page may show it in a frame.
 _HEADERS = {
@@ -73,11 +83,11 @@ class CallRecorder(NoLog):
 class PlaygroundRequest(ApiBody):
     """Request of the playground to rank given documents or documents of the server's collection."""
 
-    query: str = ""
-    query_id: str = ""  # of the query of the collection that is used if the query is empty
-    documents: list[GivenDocument] | None = None  # None to use documents of the collection
-    scores: list[float] | None = None  # of the first stage, in non-increasing order
-    ids: list[str] | None = None  # of documents of the collection; None to search it
+    query: GivenText = ""
+    query_id: GivenText = ""  # of the query of the collection that is used if the query is empty
+    documents: GivenList[GivenDocument] | None = None  # None to use documents of the collection
+    scores: GivenList[float] | None = None  # of the first stage, in non-increasing order
+    ids: GivenList[GivenText] | None = None  # of documents of the collection; None to search it
     depth: int = Field(default=20, ge=1, le=1000)  # number of documents to rank
     method: str = ""  # empty for the server's own method
     heat: bool = False  # whether to return the share of attention that each word received
@@ -135,13 +145,28 @@ class PlaygroundService:
         service = replace(self.service, reranker=methods[body.method])
         with self._recorder.record(query) as calls:
             ranked = await service.rank(question, request.state.client, query=query, retrieve=retrieve)
+            calls = [*calls]
+        # In a thread, since the texts may be large.
+        return await asyncio.to_thread(self._describe, body, candidates, ranked, calls, time.monotonic() - started, request)
+
+    def _describe(
+        self,
+        body: PlaygroundRequest,
+        candidates: Ranking,
+        ranked: RankedQuestion,
+        calls: Sequence[tuple[ModelRequest, Reply]],
+        seconds: float,
+        request: Request,
+    ) -> dict[str, Any]:
+        """Return all that the page shows of a ranking."""
         # Without settings that contain ``@``, such as a URL with a password.
         ranker = {name: value for name, value in self.service.ranker.items() if "@" not in str(value)}
         ranker |= {"method": body.method} if body.method else {}
         url, has_key = str(request.base_url).rstrip("/"), "authorization" in request.headers
         hits, usage = ranked.hits, ranked.hits.usage
+        is_large = sum(len(document.full_text) for document in candidates.docs) > _SHOWN_EXAMPLE
         return {
-            "query": query.text,
+            "query": candidates.query.text,
             "documents": [
                 {
                     "id": document.id,
@@ -154,11 +179,13 @@ class PlaygroundService:
             "results": [{"index": hit.corpus_id, "score": hit.score, "relevance": hit.relevance} for hit in hits],
             "score_kind": hits.score_kind,
             "usage": {name: getattr(usage, name) for name in ("calls", "tokens_in", "tokens_out", "tokens_cached")},
-            "seconds": time.monotonic() - started,
+            "seconds": seconds,
             "cost": hits.cost,
             "warnings": list(ranked.warnings),
             "calls": [_describe_call(*call) for call in calls],
-            "examples": {
+            "examples": {}
+            if is_large
+            else {
                 "curl": curl_example(url, candidates, method=body.method, has_key=has_key),
                 "python": python_example(ranker, candidates),
                 "command": command_example(ranker, candidates),
@@ -172,7 +199,7 @@ class PlaygroundService:
             queries = await asyncio.to_thread(corpus.queries) if isinstance(corpus, Collection) else []
             text = next((query.text for query in queries if query.id == body.query_id), "")
         if not text.strip():
-            found = f"The collection has no query {body.query_id!r}" if body.query_id else "The query is empty"
+            found = f"The collection has no query {error_repr(body.query_id)}" if body.query_id else "The query is empty"
             raise ApiError(422, f"{found}; expected a query")
         return replace(
             given_first_stage_query(text)
@@ -181,7 +208,7 @@ class PlaygroundService:
     async def _candidates(self, body: PlaygroundRequest, query: Query) -> Ranking:
         """Return up to ``depth`` documents: those given, those with the given ids, or the results of a search."""
         if body.documents is not None:  # ids sent by clients may repeat, so the documents are numbered instead
-            texts = enumerate(document_texts(body.documents[: body.depth]), 1)
+            texts = enumerate(await asyncio.to_thread(document_texts, body.documents[: body.depth]), 1)
             documents = tuple(Document(id=str(number), text=text) for number, text in texts)
             return Ranking(query, documents, tuple(body.scores or ())[: body.depth])
         if self.search is None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from rerank.errors import RerankError
+from rerank.errors import RerankError, error_repr
 from rerank.judges import FAILURES
 from rerank.reranker import Hits, Reranker
 from rerank.reranker.hits import compute_relevance_scores
@@ -32,6 +32,9 @@ Retrieve = Callable[[RerankQuestion], Awaitable[RerankQuestion]]
 
 #: Seconds left for a request whose deadline passed while it waited; the driver then keeps the input order immediately.
 _NO_TIME = 1e-9
+
+#: Number of characters that are counted together, and of the pieces of longer texts.
+_COUNTED = 1 << 18
 
 #: Warning in answers whose deadline left no time for evidence spans.
 _LATE_SPANS = "relevant_spans is absent: the deadline has passed"
@@ -146,7 +149,7 @@ class RankingService:
         self.metrics.count_ranking(hits.usage, documents=len(question.documents), is_degraded=is_degraded)
         notes = [*question.warnings]
         if question.model not in ("", self.settings.name):
-            notes.insert(0, f"The model {question.model!r} is not served here; {self.settings.name!r} answered")
+            notes.insert(0, f"The model {error_repr(question.model, 100)} is not served here; {self.settings.name!r} answered")
         if retrieve is not None and not question.documents:
             notes.append("The first stage found no document for this query")
         mended = {status: n for status, n in hits.windows.items() if n and status != "ok" and status not in FAILURES}
@@ -161,6 +164,13 @@ class RankingService:
         """Check the limits, and return the question with its documents truncated to its ``max_document_tokens``."""
         count = len(question.documents)
         self.check_documents(count)
+        windows = self.reranker.count_windows(count, question.top_n)
+        if windows > self.settings.max_windows:
+            raise ApiError(
+                413,
+                f"The method judges up to {windows} windows of {count} documents; expected at most "
+                f"{self.settings.max_windows}. Send fewer documents, or use a method with fewer windows",
+            )
         if question.scores is not None and len(question.scores) != count:
             raise ApiError(
                 422, f"The request has {len(question.scores)} scores for {count} documents; expected one per document"
@@ -183,9 +193,23 @@ class RankingService:
         most = self.settings.max_request_tokens
         # A token has at least one byte and a character has at most four, so most requests need no exact count.
         if 4 * sum(map(len, texts)) > most:
-            found = sum(await asyncio.to_thread(self.reranker.backend.tokens.lengths, list(texts)))
+            found = await asyncio.to_thread(self._count_tokens, texts, most)
             if found > most:
-                raise ApiError(413, f"The request has {found} tokens; expected at most {most}")
+                raise ApiError(413, f"The request has {found} tokens or more; expected at most {most}")
+
+    def _count_tokens(self, texts: Sequence[str], most: int) -> int:
+        """Return the number of tokens of texts; counting stops above ``most``. Long texts are counted in pieces."""
+        found = characters = 0
+        batch: list[str] = []
+        for piece in (text[start : start + _COUNTED] for text in texts for start in range(0, len(text), _COUNTED)):
+            batch.append(piece)
+            characters += len(piece)
+            if characters >= _COUNTED:
+                found += sum(self.reranker.backend.tokens.lengths(batch))
+                if found > most:
+                    return found
+                characters, batch = 0, []
+        return found + sum(self.reranker.backend.tokens.lengths(batch))
 
     async def _rank(self, question: RerankQuestion, deadline: float | None, query: Query | None) -> Hits:
         hits = await self.reranker.arank(

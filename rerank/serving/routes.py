@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
 from pydantic import Discriminator, Tag
+from starlette.exceptions import HTTPException
 
 from rerank.reranker.hits import RANK_BASED, compute_pair_scores
 from rerank.serving.decision_service import DecisionService
@@ -39,6 +42,13 @@ from rerank.tasks.dialects.rerank import (
     tei_results,
 )
 
+T = TypeVar("T")
+
+#: Minimum size of a body that is converted in a thread, in bytes: smaller ones take about a millisecond.
+_LARGE_BODY = 100_000
+#: Maximum number of elements of a list in a body if the server accepts fewer documents.
+_MAX_ELEMENTS = 1000
+
 #: Paths that several dialects share; the body of a request determines its dialect.
 SHARED_PATHS = ("/rerank", "/v1/rerank")
 
@@ -63,12 +73,52 @@ _AnyRequest = Annotated[
 ]
 
 
+class _CountedRequest(Request):
+    """A request whose lists are counted before their elements are checked, which takes much longer."""
+
+    max_elements = _MAX_ELEMENTS
+
+    async def json(self) -> Any:
+        body = await super().json()
+        self.state.is_tei = self.scope["path"] in SHARED_PATHS and dialect_of_body(body) == "tei"
+        for name, value in body.items() if isinstance(body, dict) else ():
+            for part in value.values() if isinstance(value, dict) else (value,):
+                if isinstance(part, list) and len(part) > self.max_elements:
+                    found = f"The request has {len(part)} {name[:50]}; expected at most {self.max_elements}"
+                    raise HTTPException(413, found)
+        return body
+
+
+def counted_route(max_documents: int) -> type[APIRoute]:
+    """Return the class of the server's routes, which refuse bodies with longer lists than any valid body has."""
+
+    class Counted(_CountedRequest):
+        max_elements = max(max_documents, _MAX_ELEMENTS)
+
+    class CountedRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            answer = super().get_route_handler()
+
+            async def answer_counted(request: Request) -> Response:
+                return await answer(Counted(request.scope, request.receive))
+
+            return answer_counted
+
+    return CountedRoute
+
+
+async def call_beside_loop(request: Request, function: Callable[[], T]) -> T:
+    """Return the result of a function of a request; it is called in a thread if the body is large."""
+    is_large = len(await request.body()) > _LARGE_BODY
+    return await asyncio.to_thread(function) if is_large else function()
+
+
 def add_rerank_routes(app: FastAPI, service: RankingService) -> None:
     """Add the rerank endpoints of all dialects to the application."""
 
     async def answer(request: Request, body: RerankBody, response: Response | None = None) -> RerankAnswer:
         """Return the answer; if a response is given, add the answer's warnings to the headers of the response."""
-        work = service.answer(body.to_question(), request.state.client)
+        work = service.answer(await call_beside_loop(request, body.to_question), request.state.client)
         found = await run_while_connected(request, work, timeout=service.settings.timeout)
         if response is not None:
             _add_warnings_header(response, found.warnings)
@@ -93,7 +143,6 @@ def add_rerank_routes(app: FastAPI, service: RankingService) -> None:
     async def rerank_common(
         request: Request, response: Response, body: _AnyRequest
     ) -> CommonResponse | list[TeiResult]:
-        request.state.is_tei = isinstance(body, TeiRequest)
         if isinstance(body, TeiRequest):
             return tei_results(await answer(request, body, response))
         return CommonResponse.from_answer(await answer(request, body), repeats_documents=body.return_documents is True)
@@ -117,16 +166,18 @@ def add_score_routes(app: FastAPI, service: RankingService) -> None:
     @app.post("/score", summary="Score pairs in the format of vLLM", responses=documented())
     @app.post("/v1/score", summary="Score pairs in the format of vLLM", responses=documented())
     async def score(request: Request, response: Response, body: ScoreRequest) -> ScoreResponse:
-        work = _score_pairs(service, body, request.state.client)
+        pairs = await call_beside_loop(request, body.pairs)
+        work = _score_pairs(service, body, pairs, request.state.client)
         found, warnings = await run_while_connected(request, work, timeout=service.settings.timeout)
         _add_warnings_header(response, warnings)
         return found
 
 
-async def _score_pairs(service: RankingService, body: ScoreRequest, client: str) -> tuple[ScoreResponse, list[str]]:
+async def _score_pairs(
+    service: RankingService, body: ScoreRequest, pairs: Sequence[tuple[str, str]], client: str
+) -> tuple[ScoreResponse, list[str]]:
     """Rank the documents of each query; return their scores in the order of the request, and the warnings."""
     by_query: dict[str, list[int]] = {}
-    pairs = body.pairs()
     service.check_documents(len(pairs))
     for index, (query, _) in enumerate(pairs):
         by_query.setdefault(query, []).append(index)
@@ -169,7 +220,8 @@ def add_decision_routes(app: FastAPI, service: RankingService) -> None:
 
     @app.post("/v1/decisions", summary="Answer typed questions with probabilities", responses=documented(OpenaiError))
     async def decide(request: Request, body: DecisionRequest) -> DecisionResponse:
-        work = decisions.decide(body, request.state.client)
+        text = await call_beside_loop(request, body.input_text)
+        work = decisions.decide(body, text, request.state.client)
         return await run_while_connected(request, work, timeout=service.settings.timeout)
 
 

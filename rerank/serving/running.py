@@ -6,6 +6,7 @@ import asyncio
 import errno
 import gc
 import logging
+import os
 import signal
 import socket
 import time
@@ -33,8 +34,11 @@ _RETRY_AFTER = 1  #: Seconds after which a client above the limit should try aga
 #: Seconds that a refused connection stays open: many clients read a response only after sending the whole request.
 _REFUSING = 1.0
 _LOG_INTERVAL = 60.0  #: Minimum number of seconds between two log messages about refused connections.
-#: Maximum number of bytes of an incomplete head, not counting those that arrived together with its beginning.
+#: Maximum number of bytes of a request's head, and of what surrounds its body (chunk sizes, trailers) between two pieces
+#: of the body, not counting those that arrived together with its beginning.
 _MAX_HEAD = 65_536
+#: Seconds between checks whether a client that has ended its side of a connection still reads.
+_CHECKING = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +166,8 @@ def limited_http_protocol(limit: int) -> type[asyncio.Protocol]:
     next_message = 0.0
 
     class LimitedProtocol(HttpToolsProtocol):
-        is_in_head, head_bytes = False, 0
+        is_in_head = is_in_request = False
+        unused_bytes = 0  #: Bytes received since the head of the request began, or since the last piece of its body.
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
             nonlocal next_message
@@ -181,19 +186,55 @@ def limited_http_protocol(limit: int) -> type[asyncio.Protocol]:
             if self.transport is not None:  # else it was aborted above
                 super().connection_lost(exc)
 
+        def eof_received(self) -> bool:  # type: ignore[override]  # true keeps the connection open for the answer
+            if self.cycle is None or self.cycle.response_complete or self.cycle.more_body:
+                return False
+            self.cycle.keep_alive = False
+            if not self.cycle.response_started and self.scope["http_version"] == "1.1":
+                # A client that has closed its connection refuses further data; one that waits skips this line.
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._abort_if_refused()
+            return True
+
+        def _abort_if_refused(self) -> None:
+            """Abort the connection once its client has refused data: nothing else reports it after the client's end."""
+            if self.transport.is_closing():
+                return
+            with socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno())) as connection:
+                error = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if error:
+                self.transport.abort()
+            else:
+                asyncio.get_running_loop().call_later(_CHECKING, self._abort_if_refused)
+
         def on_message_begin(self) -> None:
-            self.is_in_head, self.head_bytes = True, 0
+            self.is_in_head = self.is_in_request = True
+            self.unused_bytes = 0
             super().on_message_begin()
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            if self.is_in_head:  # else it is a trailer, which nothing reads
+                super().on_header(name, value)
 
         def on_headers_complete(self) -> None:
             self.is_in_head = False
             super().on_headers_complete()
 
+        def on_body(self, body: bytes) -> None:
+            self.unused_bytes = 0
+            super().on_body(body)
+
+        def on_message_complete(self) -> None:
+            self.is_in_request = False
+            super().on_message_complete()
+
         def data_received(self, data: bytes) -> None:
-            self.head_bytes += len(data) if self.is_in_head else 0
+            self.unused_bytes += len(data) if self.is_in_request else 0
             super().data_received(data)
-            if self.is_in_head and self.head_bytes > _MAX_HEAD:  # httptools would store a head of any size
-                self.send_400_response(f"The head of the request exceeds {_MAX_HEAD} bytes.")
+            if self.is_in_request and self.unused_bytes > _MAX_HEAD and not self.transport.is_closing():
+                if self.is_in_head or not self.cycle.response_started:  # httptools would store a head of any size
+                    self.send_400_response(f"The head or the trailers of the request exceed {_MAX_HEAD} bytes.")
+                self.transport.close()
 
     return LimitedProtocol
 

@@ -24,6 +24,7 @@ class ServerSettings:
     max_documents: int = 1000  #: Maximum number of documents per request.
     #: Maximum number of tokens per request, in the query and all documents together.
     max_request_tokens: int = 1_000_000
+    max_windows: int = 20_000  #: Maximum number of windows that the method may judge for a request.
     #: Maximum number of requests that wait for their turn; further requests are refused with 429.
     max_waiting: int = 256
     max_active: int = 64  #: Maximum number of rankings in progress at the same time.
@@ -36,7 +37,8 @@ class ServerSettings:
     timeout: float = 600.0  #: Seconds after which an unfinished request ends with 504, including its wait for a turn.
 
     def __post_init__(self) -> None:
-        for name in ("max_body_bytes", "max_documents", "max_request_tokens", "max_active", "max_image_pixels"):
+        counts = ("max_body_bytes", "max_documents", "max_request_tokens", "max_windows", "max_active")
+        for name in (*counts, "max_image_pixels"):
             ensure(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}", expected="at least 1")
         ensure(self.max_waiting >= 0, f"max_waiting is {self.max_waiting}", expected="at least 0")
         ensure(
@@ -57,12 +59,13 @@ class ServerKeys:
     def load(cls, file: str | Path | None = None) -> ServerKeys:
         """Read the keys from a file with one key per line or, if ``file`` is None, from the environment."""
         if file is None:
-            given = os.environ.get(KEYS_VARIABLE, "")
-            keys = given.replace(",", " ").split()
+            given = os.environ.get(KEYS_VARIABLE)
+            keys = (given or "").replace(",", " ").split()
             ensure(
-                keys or not given,
+                keys or given is None,
                 f"{KEYS_VARIABLE} contains no key",
                 expected="keys separated by commas",
+                remedy="Unset the variable if everybody may use the server",
                 error=DataError,
             )
             return cls.from_keys(keys)
@@ -78,13 +81,15 @@ class ServerKeys:
 
     @classmethod
     def from_keys(cls, keys: Sequence[str]) -> ServerKeys:
-        return cls(tuple(hashlib.sha256(key.encode()).digest() for key in keys))
+        return cls(tuple(hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest() for key in keys))
 
     def client(self, authorization: str, address: str) -> str | None:
         """Return the client's name in the queue (its address without keys), or None if its key is missing or wrong."""
         if not self.digests:
             return address
         scheme, _, key = authorization.partition(" ")
-        given = hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
-        matches = [hmac.compare_digest(given, digest) for digest in self.digests]
-        return given.hex()[:8] if scheme.lower() == "bearer" and any(matches) else None
+        # Headers are decoded as Latin-1; most clients send keys that are not ASCII as UTF-8, and some as Latin-1.
+        sent = {key.strip().encode("latin-1", "replace"), key.strip().encode("utf-8", "surrogateescape")}
+        hashed = [hashlib.sha256(form).digest() for form in sent]
+        matches = [form for form in hashed for digest in self.digests if hmac.compare_digest(form, digest)]
+        return matches[0].hex()[:8] if scheme.lower() == "bearer" and matches else None

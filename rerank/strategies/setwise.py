@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, islice
 
 from rerank.errors import ensure
 from rerank.strategies.base import check_choice, choose_winners, count_choice_windows, count_windows, window_spans
 from rerank.types import Order, Plan, Ranking, Window
+
+#: Maximum number of pairs that are yielded together: all pairs of 100 documents.
+_PAIRS = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,19 +27,19 @@ class AllPairs:
     tie. The score of a document is its number of wins plus half its number of ties:
     s_i = sum over j of 1[i > j] + 1/2 sum over j of 1[i = j].
 
-    Calls for n documents: n (n - 1), which is 9,900 for n = 100. All pairs are yielded in one round.
+    Calls for n documents: n (n - 1), which is 9,900 for n = 100. All pairs of up to 100 documents are yielded in one
+    round; those of more documents in several, so that not all of them are in memory.
     """
 
     def __call__(self, ranking: Ranking) -> Plan:
         n = len(ranking)
-        pairs = [pair for a, b in combinations(range(n), 2) for pair in ((a, b), (b, a))]
-        if not pairs:
-            return ranking
-        orders = yield [Window(ranking.query, (ranking.docs[a], ranking.docs[b]), best=1) for a, b in pairs]
+        pairs = (pair for a, b in combinations(range(n), 2) for pair in ((a, b), (b, a)))
         # Twice the score s_i: a consistent win counts 2, and a tie counts 1 for each document.
         half_wins = [0] * n
-        for pair, order in zip(pairs, orders, strict=True):
-            half_wins[pair[order[0]]] += 1
+        while shown := list(islice(pairs, _PAIRS)):
+            orders = yield [Window(ranking.query, (ranking.docs[a], ranking.docs[b]), best=1) for a, b in shown]
+            for pair, order in zip(shown, orders, strict=True):
+                half_wins[pair[order[0]]] += 1
         return ranking.reorder(0, tuple(sorted(range(n), key=lambda position: -half_wins[position])))
 
     def calls(self, n: int) -> int:

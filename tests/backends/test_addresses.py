@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from rerank.backends.base.addresses import OPENAI, Address, ServerProvider
 from rerank.backends.openai import Openai
-from rerank.errors import UsageError
+from rerank.backends.base.connection import ServerConnection
+from rerank.errors import BackendError, UsageError
 from rerank.prompts.base import Message
 from rerank.tasks import BackendOptions, Request, Sampling
 from tests.backends.faulty_server import FaultyServer, error, said
@@ -57,6 +60,18 @@ def test_other_queries_are_refused_without_being_shown(query: str) -> None:
     with raises(UsageError, "?api-version=VERSION", "OPENAI_API_KEY") as caught:
         Address.parse(f"https://h/v1?{query}")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["http://h\x01/v1", "http://h/v1\x7f", "http://h/\u202ev1"])
+def test_control_characters_are_refused(address: str) -> None:
+    with raises(UsageError, "http://", repr(address)):
+        Address.parse(address)
+
+
+def test_an_id_of_a_server_with_control_characters_is_an_error_in_words() -> None:
+    connection = ServerConnection(address=Address.parse("http://127.0.0.1:1"), timeout=1)
+    with raises(BackendError, "is invalid", "control characters"):
+        asyncio.run(connection.ask("/batches/a\x00b", read=str))
 
 
 def test_endpoints_are_those_of_the_provider() -> None:

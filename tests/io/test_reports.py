@@ -105,6 +105,13 @@ def test_each_format_escapes_texts_and_marks_cells() -> None:
     ]
     assert r"a\textbar{}b & \textbf{0.5}$^{\dagger{}}$ \\" in format_tables([GRID], [], "latex")
     assert format_tables([GRID._replace(caption="50 %")], [], "latex").splitlines()[2] == r"\caption{50 \%}"
+    linked = Grid(["run"], [["[x](javascript:y)"], ["[x][y]\n[y]: javascript:y"], ["0.5 [0.4, 0.6]"], ["<a:b>"]])
+    assert format_tables([linked], [], "markdown").splitlines()[2:] == [
+        r"| [x\](javascript:y) |",
+        r"| [x\][y] [y\]: javascript:y |",
+        "| 0.5 [0.4, 0.6] |",
+        "| &lt;a:b&gt; |",
+    ]
     assert format_tables([GRID], ["<p>"], "html").endswith("<p>&lt;p&gt;</p>")
 
 

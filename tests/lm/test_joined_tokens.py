@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import random
 from bisect import bisect_left
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ pytest.importorskip("transformers")
 
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
+from rerank.lm import tokenizers
 from rerank.lm.joined_tokens import JoinedTokenizer, _open_ends, regex_splits, token_starts
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts import load_prompt
@@ -126,6 +129,61 @@ def test_prompts_have_the_tokens_of_their_text(
     )
     for length in tokens.boundaries(prompt):
         assert 0 < length < len(ids)
+
+
+def long_texts() -> dict[str, str]:
+    """Texts of 10,000 characters without joints, or with many."""
+    rng = random.Random(0)
+    kinds = {
+        "cjk": [chr(code) for code in range(0x4E00, 0x5E00)],
+        "spaces": [" "],
+        "whitespace": [" ", "\n", "\t"],
+        "hex": [*"0123456789abcdef"],
+        "same": ["a"],
+        "emoji": ["😀", "👩‍💻", "e\u0301", "ﬁ"],
+        "words": ["learn", "ing", "token", "_", "New", "。"],
+        "text": ["the ", "flea's ", "12 ", "(x) ", "<s>", "\n\n", "  "],
+    }
+    return {name: "x" + "".join(rng.choices(parts, k=10_000))[:9_998] + "y" for name, parts in kinds.items()}
+
+
+@all_families
+def test_a_long_text_is_cut_after_its_beginning_alone_is_tokenized(
+    family: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizers, "_HEAD", 2000)
+    made, whole = (HfTokens(make(family), context_size=4096) for _ in range(2))
+    monkeypatch.setattr(whole, "_head", lambda text, tokens: text)
+    seen: list[int] = []
+    lengths = made.lengths
+    monkeypatch.setattr(made, "lengths", lambda texts: seen.extend(map(len, texts)) or lengths(texts))
+    for kind, text in long_texts().items():
+        seen.clear()
+        assert made.cut(text, 60) == whole.cut(text, 60), kind
+        assert kind != "text" or max(seen) < len(text), "the whole text is not needed"
+
+
+def test_long_pieces_release_the_interpreter_lock() -> None:
+    """Batches of the library release it, and single texts do not; both have the same tokens."""
+    backend = make(gpt2).backend_tokenizer
+    text = "".join(chr(0x4E00 + n % 500) for n in range(3000)) + " a b"
+    single: list[int] = []
+
+    def encode(text: str, **options: Any) -> Any:
+        single.append(len(text))
+        return backend.encode(text, **options)
+
+    batches = {"encode_batch": backend.encode_batch, "encode_batch_fast": backend.encode_batch_fast}
+    watched = SimpleNamespace(truncation=None, padding=None, encode=encode, **batches)
+    pieces = JoinedTokenizer(SimpleNamespace(backend_tokenizer=watched), "")
+    (divided,) = pieces.divide([text])
+    expected = backend.encode(text, add_special_tokens=False)
+    assert divided.joined() == expected.ids
+    assert pieces.tokens_before(text, [10, 2990, 3001]) == [
+        bisect_left(token_starts(expected.offsets), position) for position in (10, 2990, 3001)
+    ]
+    assert single
+    assert max(single) < 10
 
 
 class Watched:

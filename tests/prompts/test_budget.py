@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rerank.errors import ContextOverflowError, DataError, UsageError
-from rerank.prompts import load_prompt
+from rerank.prompts import budget, load_prompt
 from rerank.prompts.base import Prompt
 from rerank.prompts.budget import FittedPrompt, PromptBudget, find_cap
 from rerank.prompts.passages import passage_text
@@ -45,6 +45,21 @@ class Characters:
 
     def _size(self, text: str) -> int:
         return len(text)
+
+
+def test_the_tokens_of_a_giant_text_are_not_all_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "_COUNTED", 1000)
+    monkeypatch.setattr(budget, "_COUNTED_PER_TOKEN", 1)
+    docs = tuple(Document(id=str(n), text=text) for n, text in enumerate(("a" * 9000, "b" * 1500, "short")))
+    tokens = Characters(300)
+    fitted = PromptBudget(tokens, floor=10).fit(PLAIN, Window(Query(id="q", text="q"), docs), reply_tokens=10)
+    assert max(map(len, tokens.seen[:3])) == 1300
+    exact = PromptBudget(Characters(300), floor=10)
+    monkeypatch.setattr(budget, "_COUNTED", 10_000)
+    assert exact.fit(PLAIN, Window(Query(id="q", text="q"), docs), reply_tokens=10) == fitted
+    monkeypatch.setattr(budget, "_COUNTED", 1000)
+    with raises(ContextOverflowError, "about 9000 tokens", "Shorten the query"):
+        PromptBudget(tokens).fit(PLAIN, Window(Query(id="q", text="a" * 9000), docs), reply_tokens=10)
 
 
 class Words(Characters):

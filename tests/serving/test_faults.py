@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -13,7 +14,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -22,6 +25,7 @@ import pytest
 from rerank import Reranker
 from rerank.backends.fake import Fake
 from rerank.errors import BackendError
+from rerank.pipeline.driver import Driver
 from rerank.serving.settings import ServerSettings
 from rerank.tasks import Reply, Request
 from tests.serving.conftest import Client, wait_for_line
@@ -258,3 +262,49 @@ def test_a_second_ctrl_c_ends_the_process_while_the_model_is_in_a_batch(stopped:
     _, messages = process.communicate(timeout=10)
     assert process.returncode == -signal.SIGINT
     assert "Traceback" not in messages
+
+
+class CountingTokens:
+    """A token counter that records how many characters it has counted."""
+
+    context_size = 10_000_000
+
+    def __init__(self) -> None:
+        self.counted = 0
+
+    def lengths(self, texts: list[str]) -> list[int]:
+        self.counted += sum(map(len, texts))
+        return list(map(len, texts))
+
+
+def test_counting_stops_at_the_limit() -> None:
+    from rerank.serving.errors import ApiError
+    from rerank.serving.ranking_service import create_ranking_service
+
+    service = create_ranking_service(Reranker.from_pretrained("fake:reversed"), ServerSettings())
+    tokens = CountingTokens()
+    counted = replace(service, reranker=replace(service.reranker, backend=SimpleNamespace(tokens=tokens)))
+    with pytest.raises(ApiError, match="tokens or more; expected at most 1000000"):
+        asyncio.run(counted.check_tokens(["a" * 900_000, "b" * 9_000_000]))
+    assert tokens.counted < 1_500_000
+    tokens.counted = 0
+    asyncio.run(counted.check_tokens(["a" * 900_000, "b" * 99_999, "c"]))
+    assert tokens.counted == 1_000_000
+
+
+def test_prompts_of_large_lists_are_made_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rankings of a model behind a network run on the event loop, which must go on while a prompt is rendered."""
+    threads: list[str] = []
+    next_requests = Driver.next_requests
+
+    def watched(driver: Driver, count: int) -> Any:
+        threads.append(threading.current_thread().name)
+        return next_requests(driver, count)
+
+    monkeypatch.setattr(Driver, "next_requests", watched)
+    reranker = Reranker.from_pretrained("fake-server:reversed")
+    for size, is_on_loop in ((10, True), (20_000, False)):
+        threads.clear()
+        hits = asyncio.run(reranker.arank("q", ["a" * size, "b" * size, "c" * size]))
+        assert [hit.corpus_id for hit in hits] == [2, 1, 0]
+        assert {thread == "rerank-background-loop" for thread in threads} == {is_on_loop}

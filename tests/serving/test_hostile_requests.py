@@ -12,6 +12,7 @@ import pytest
 
 from rerank import Reranker
 from rerank.backends.fake import Fake
+from rerank.serving import errors
 from rerank.serving.settings import ServerSettings
 from rerank.tasks import Reply, Request
 from tests.serving.conftest import Client, wait_for_line
@@ -41,6 +42,9 @@ def deep(depth: int) -> bytes:
             b' "choices": [{"value": "\\ud800"}, {"value": true}]}]}',
             200,
         ),
+        ("/playground/rank", b'{"query": "\\ud800", "documents": ["a", {"b": "\\ud800"}], "method": ""}', 200),
+        ("/playground/rank", b'{"query": "q", "query_id": "\\ud800", "ids": ["\\ud800"], "depth": 1}', 422),
+        ("/playground/rank", b'{"query": "q", "documents": ["a"], "method": "\\ud800"}', 422),
         ("/v2/rerank", b'{"query": "a\\u0000b", "documents": ["\\u0000", ""]}', 200),
         ("/v2/rerank", b'{"query": "q", "documents": ["a", "b"], "top_n": 1' + b"0" * 300 + b"}", 200),
         ("/v2/rerank", b'{"query": "q", "documents": ["a", "b"], "max_tokens_per_doc": 1' + b"0" * 300 + b"}", 200),
@@ -64,6 +68,108 @@ def test_a_hostile_body(client: Client, path: str, body: bytes, status: int) -> 
     response.content.decode("utf-8")
     if status == 200:
         json.dumps(response.json(), allow_nan=False)
+
+
+LISTS = [
+    ("/v2/rerank", "documents", {"query": "q"}),
+    ("/rerank", "documents", {"query": "q"}),
+    ("/rerank", "texts", {"query": "q"}),
+    ("/rerank", "scores", {"query": "q", "documents": ["a"]}),
+    ("/rerank", "rank_fields", {"query": "q", "documents": ["a"]}),
+    ("/rerank", "documents.content", {"query": "q"}),
+    ("/playground/rank", "ids", {"query": "q"}),
+    ("/playground/rank", "documents", {"query": "q"}),
+    ("/score", "text_1", {"text_2": "a"}),
+    ("/score", "text_2", {"text_1": "a"}),
+    ("/v1/reranking", "input", {"query": "q"}),
+    ("/v1/decisions", "input", {"questions": [json.loads(PREDICATE)]}),
+    ("/v1/decisions", "questions", {"input": "a"}),
+]
+
+
+@pytest.mark.parametrize(("path", "field", "others"), LISTS)
+def test_lists_are_counted_before_their_elements_are_checked(
+    client: Client, monkeypatch: pytest.MonkeyPatch, path: str, field: str, others: dict[str, Any]
+) -> None:
+    """A wrong element costs thirty times the time of a right one, and a body can have millions."""
+
+    def body(count: int) -> dict[str, Any]:
+        wrong: list[Any] = [True if field == "scores" else 1] * count
+        name, _, part = field.partition(".")
+        return {**others, name: {part: wrong} if part else wrong}
+
+    opened, found = client(), list[int]()
+    monkeypatch.setattr(errors, "from_invalid_body", count_faults(found, errors.from_invalid_body))
+    response = opened.post(path, json=body(1001))
+    assert response.status_code == 413, response.text
+    assert "has 1001" in response.text
+    assert "expected at most 1000" in response.text
+    assert not found
+    refused = opened.post(path, json=body(100 if field == "rank_fields" else 1000))
+    if field != "scores":  # true is a number to pydantic
+        assert refused.status_code == 422, refused.text
+        assert len(refused.content) < 1500
+        assert found
+        assert found[0] <= 6, "only the first wrong element, which may have errors for several types"
+
+
+def count_faults(found: list[int], describe: Callable[..., Any]) -> Callable[..., Any]:
+    def described(error: Any, content_type: str | None) -> Any:
+        found.append(len(error.errors()))
+        return describe(error, content_type)
+
+    return described
+
+
+def test_only_as_many_elements_as_documents_are_allowed(client: Client) -> None:
+    body = {"query": "q", "documents": ["a"] * 1200}
+    assert client(max_documents=1500).post("/v2/rerank", json=body).status_code == 200
+    tei = client().post("/rerank", json={"query": "q", "texts": ["a"] * 1200})
+    assert tei.status_code == 413
+    assert set(tei.json()) == {"error", "error_type"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/sglang/v1/rerank", {"query": "q", "documents": ["a"] * 200, "model": "m" * 10_000}),
+        ("/rerank", {"query": "q", "documents": ["a"] * 200, "model": "m" * 10_000, "return_documents": False}),
+        ("/playground/rank", {"query": "q", "documents": ["a"], "method": "m" * 10_000}),
+        ("/playground/rank", {"query": "", "documents": ["a"], "query_id": "m" * 10_000}),
+        ("/" + "m" * 10_000, {}),
+        ("/rerank", {"query": "q", "documents": [{"m" * 10_000: None}]}),
+        ("/v1/decisions", {"input": [{"type": "m" * 10_000}], "questions": [json.loads(PREDICATE)]}),
+        ("/v2/rerank", {"query": "q", "documents": {"m" * 10_000: 1}}),
+    ],
+)
+def test_long_names_are_cut_before_they_are_repeated(client: Client, path: str, body: dict[str, Any]) -> None:
+    response = client().post(path, json=body)
+    assert b"m" * 300 not in response.content
+    assert len(response.content) < 100_000
+
+
+def test_fields_of_documents_are_distinct_and_few(client: Client) -> None:
+    body = {"query": "q", "documents": [{"title": "t", "b": "c"}], "rank_fields": ["b", "title"] * 50}
+    opened = client()
+    assert opened.post("/rerank", json=body).json()["data"][0]["relevance_score"] == 1
+    assert opened.post("/rerank", json=body).json()["results"][0]["document"]["text"] == "b: c\ntitle: t"
+    refused = opened.post("/rerank", json={**body, "rank_fields": [str(n) for n in range(101)]})
+    assert refused.status_code == 422
+    assert "rank_fields" in refused.json()["message"]
+    parts = {"query": "q", "documents": [{"content": [{"text": "a"}] * 1001}]}
+    assert "1001 parts" in opened.post("/rerank", json=parts).json()["message"]
+
+
+def test_windows_per_request_are_limited(client: Client) -> None:
+    opened = client(has_playground=True)
+    body = {"query": "q", "documents": ["a"] * 1000, "depth": 1000, "method": "pairwise-allpair"}
+    response = opened.post("/playground/rank", json=body)
+    assert response.status_code == 413
+    assert "999000 windows" in response.json()["message"]
+    assert opened.post("/playground/rank", json={**body, "depth": 20}).status_code == 200
+    own = client(Reranker.from_pretrained("fake:reversed", method="pairwise-allpair"), max_windows=5)
+    assert own.post("/v2/rerank", json={"query": "q", "documents": ["a", "b"]}).status_code == 200
+    assert own.post("/v2/rerank", json={"query": "q", "documents": ["a", "b", "c"]}).status_code == 413
 
 
 def test_the_limits_hold_for_pairs_and_decisions(client: Client) -> None:

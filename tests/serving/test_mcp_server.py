@@ -129,6 +129,9 @@ def test_only_files_in_the_folders_are_read(folder: Path, name: str) -> None:
         assert "is not a file in the folders of this server" in message
 
 
+COMPARED = {"run_files": ["a.trec", "b.trec"], "qrels_file": "qrels.txt"}
+
+
 def test_errors_say_what_was_expected(folder: Path) -> None:
     calls: list[tuple[str, dict[str, Any]]] = [
         ("rerank", {"query": "q", "documents": DOCS}),
@@ -138,12 +141,20 @@ def test_errors_say_what_was_expected(folder: Path) -> None:
         ("compare_runs", {"run_files": ["a.trec", "b.trec"], "qrels_file": "a.trec"}),
         ("compare_runs", {"run_files": ["a.trec", "b.trec"], "qrels_file": "qrels.txt", "measures": ["nonsense"]}),
         ("compare_runs", {"run_files": ["a.trec", "b.trec"], "qrels_file": "qrels.txt", "test": "nonsense"}),
+        ("compare_runs", {**COMPARED, "test": "permutation,permutations=1000000000000"}),
+        ("compare_runs", {**COMPARED, "test": "tukey_randomised,permutations=100001"}),
+        ("compare_runs", {**COMPARED, "measures": [f"nDCG@{cutoff}" for cutoff in range(1, 22)]}),
+        ("compare_runs", {**COMPARED, "run_files": ["a.trec"] * 20, "measures": ["AP"] * 20}),
+        ("compare_runs", {**COMPARED, "run_files": ["x" * 100_000, "b.trec"]}),
+        ("rerank", {"query": "q", "documents": [1] * 50_000}),
+        ("rerank", {"query": "q", "documents": ["a"] * 100_001}),
     ]
     found = run(errors(make_server(folder, max_documents=2), calls))
-    for message, part in zip(
-        found, ["at most 2", "no text", "documents", "top_n", "4 columns", "nonsense", "nonsense"], strict=True
-    ):
+    limits = ["at most 100000", "at most 100000", "20 items", "at most 200", "not a file", "documents", "100000 items"]
+    parts = ["at most 2", "no text", "documents", "top_n", "4 columns", "nonsense", "nonsense", *limits]
+    for message, part in zip(found, parts, strict=True):
         assert part in message
+        assert len(message) < 5000
         assert "Traceback" not in message
 
 

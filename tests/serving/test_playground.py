@@ -167,6 +167,10 @@ def test_wrong_requests(client: Client, body: dict[str, Any], part: str) -> None
     assert part in response.json()["message"]
 
 
+def test_examples_of_large_texts_are_left_out(client: Client) -> None:
+    assert rank(client(), documents=["a" * 100_001])["examples"] == {}
+
+
 def test_unknown_ids_are_an_error(client: Client, search: CollectionSearch) -> None:
     response = client(search=search).post("/playground/rank", json={"query": "q", "ids": ["nothing"]})
     assert response.status_code == 422

@@ -170,6 +170,63 @@ def test_a_head_of_any_size_is_not_stored(command: Any) -> None:
     process.terminate()
 
 
+def head(path: str = "/v2/rerank", key: str = "key", **headers: str) -> bytes:
+    lines = {"Host": "localhost", "Authorization": f"Bearer {key}", "Content-Type": "application/json", **headers}
+    return "".join([f"POST {path} HTTP/1.1\r\n", *(f"{k.replace('_', '-')}: {v}\r\n" for k, v in lines.items())]).encode()
+
+
+def connect(url: str) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=20)
+
+
+def test_trailers_are_allowed_but_not_stored(command: Any) -> None:
+    process, url = command("--model", "fake:reversed")
+    content = json.dumps(body(1)).encode()
+    chunked = b"\r\n%x\r\n%b\r\n0\r\n" % (len(content), content)
+    with connect(url) as connection:
+        sent = head(Connection="close", Transfer_Encoding="chunked") + chunked
+        connection.sendall(sent + b"Authorization: Bearer wrong\r\n\r\n")
+        assert connection.makefile("rb").readline().split()[1] == b"200"
+    for key in ("key", "wrong"):
+        with connect(url) as connection:
+            connection.sendall(head(key=key, Transfer_Encoding="chunked") + chunked)
+            for _ in range(100):
+                try:
+                    connection.sendall(b"a:b\r\n" * 13_000)
+                except ConnectionError:
+                    break
+                time.sleep(0.01)
+            else:
+                pytest.fail("the server reads on")
+    assert httpx2.get(f"{url}/health").status_code == 200
+    process.terminate()
+    assert "Traceback" not in process.stderr.read()
+
+
+def test_a_client_that_ends_its_side_gets_its_answer_if_it_still_reads(command: Any) -> None:
+    """A client that sends FIN may still read (it half-closes), or be gone: only the latter frees its slot."""
+    process, url = command("--model", "fake-server:reversed,delay=1", "--max-active", "1")
+    content = json.dumps(body(1)).encode()
+    sent = head(Content_Length=str(len(content))) + b"\r\n" + content
+    for request, is_answered in ((sent, True), (sent.replace(b"HTTP/1.1", b"HTTP/1.0"), True), (sent[:-5], False)):
+        with connect(url) as connection:
+            connection.sendall(request)
+            connection.shutdown(socket.SHUT_WR)
+            answer = connection.makefile("rb").read()
+        assert (b" 200 OK" in answer and b'"results"' in answer) == is_answered, answer
+        assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200") == (request is sent)
+    with connect(url) as connection:
+        connection.sendall(sent)
+        time.sleep(0.3)
+    cancelled = 'rerank_requests_ended_total{path="/v2/rerank",status="cancelled"} 1.0'
+    end = time.monotonic() + 20
+    while cancelled not in (found := httpx2.get(f"{url}/metrics", headers={"Authorization": "Bearer key"}).text):
+        assert time.monotonic() < end, found
+        time.sleep(0.05)
+    process.terminate()
+    assert "Traceback" not in process.stderr.read()
+
+
 def test_connections_above_the_limit_get_503(command: Any) -> None:
     process, url = command("--model", "fake:reversed", "--max-connections", "2")
     port = int(url.rpartition(":")[2])

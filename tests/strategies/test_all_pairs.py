@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rerank.strategies import setwise
 from rerank.types import Window
 
 Play = Callable[..., Any]
@@ -26,6 +27,16 @@ def test_everything_is_sorted(play: Play, order: list[int], n: int) -> None:
 def test_every_pair_is_asked_in_both_orders(play: Play) -> None:
     (asked,) = play("all_pairs", range(5)).rounds
     assert sorted(map(tuple, asked)) == sorted(pair for a, b in combinations(range(5), 2) for pair in ((a, b), (b, a)))
+
+
+def test_pairs_of_many_documents_are_made_when_they_are_needed(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = [number * 7 % 30 for number in range(30)]
+    whole = play("all_pairs", order)
+    monkeypatch.setattr(setwise, "_PAIRS", 100)
+    parts = play("all_pairs", order)
+    assert [len(asked) for asked in parts.rounds] == [100] * 8 + [70]
+    assert (parts.result, parts.calls) == (whole.result, whole.calls)
+    assert len(whole.rounds) == 1
 
 
 @pytest.mark.parametrize("favourite", [0, 1])

@@ -104,7 +104,7 @@ class Address:
                 remedy=f"Put the key into the environment variable {provider.keys[-1]}, not into {provider.setting}",
             )
         ensure(
-            parts.scheme in ("http", "https") and host,
+            parts.scheme in ("http", "https") and host and text.strip().isprintable(),
             f"{provider.setting} is {error_repr(text)}",
             expected="an address that starts with http:// or https://, such as http://localhost:8000/v1",
         )

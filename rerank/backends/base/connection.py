@@ -44,7 +44,7 @@ from rerank.backends.base.responses import (
     object_in,
     shorten,
 )
-from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
+from rerank.errors import BackendError, MissingPrerequisiteError, UsageError, error_repr
 
 T = TypeVar("T")
 
@@ -220,6 +220,11 @@ class ServerConnection:
             self.contacts += 1
             raise RequestFailedError(
                 f"{url} did not answer within {self.timeout:g} s (--timeout)", tries=SLOW_TRIES
+            ) from error
+        except httpx2.InvalidURL as error:
+            raise BackendError(
+                f"The address {error_repr(url, 200)} is invalid: {error}",
+                expected="an address, and ids from its server, without control characters",
             ) from error
         except httpx2.RequestError as error:
             self.contacts += 1

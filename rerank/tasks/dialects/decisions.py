@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, StrictBool, StrictStr
 
 from rerank.errors import DataError, error_repr
 from rerank.io.text_files import replace_lone_surrogates
-from rerank.tasks.dialects.question import ApiBody, GivenText
+from rerank.tasks.dialects.question import ApiBody, GivenList, GivenText
 
 #: A value of a choice. A text and a boolean are different values even if they look the same, such as "true" and true.
 ChoiceValue = Annotated[StrictStr, AfterValidator(replace_lone_surrogates)] | StrictBool
@@ -42,7 +42,7 @@ class ChoiceQuestion(ApiBody):
     type: Literal["choice"]
     instructions: GivenText
     name: GivenText | None = None
-    choices: list[DecisionChoice] = Field(min_length=2, max_length=255)
+    choices: GivenList[DecisionChoice] = Field(min_length=2, max_length=255)
 
 
 class ScoreQuestion(ApiBody):
@@ -51,7 +51,7 @@ class ScoreQuestion(ApiBody):
     type: Literal["score"]
     instructions: GivenText
     name: GivenText | None = None
-    levels: list[DecisionLevel] = Field(min_length=2, max_length=255)
+    levels: GivenList[DecisionLevel] = Field(min_length=2, max_length=255)
 
 
 #: A question of any type.
@@ -62,8 +62,8 @@ class DecisionRequest(ApiBody):
     """A request: an input and 1 to 400 questions about it. The input is a text, or a list of messages or text parts."""
 
     model: str = ""
-    input: str | list[dict[str, Any]]
-    questions: list[DecisionQuestion] = Field(min_length=1, max_length=400)
+    input: str | GivenList[dict[str, Any]]
+    questions: GivenList[DecisionQuestion] = Field(min_length=1, max_length=400)
 
     def input_text(self) -> str:
         """Return the input as one text, in which the parts of messages are separated by line breaks."""

@@ -6,7 +6,8 @@ import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from itertools import islice
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field
 
@@ -19,6 +20,13 @@ GivenText = Annotated[str, AfterValidator(replace_lone_surrogates)]
 #: A document of a request: a text, or an object of fields.
 GivenDocument = GivenText | dict[str, Any]
 
+T = TypeVar("T")
+#: A list of a request. Only its first wrong element is an error: a body can have millions of them.
+GivenList = Annotated[list[T], Field(fail_fast=True)]
+
+_MAX_PARTS = 1000  #: Maximum number of parts of one document.
+#: Names of the fields that represent a document.
+RankFields = Annotated[GivenList[str], Field(max_length=100), AfterValidator(lambda names: list(dict.fromkeys(names)))]
 
 #: Base64 without a head; at least as long as the smallest picture, so that names of files are no pictures.
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{60,}={0,2}")
@@ -107,7 +115,7 @@ class RerankBody(ApiBody):
 
     #: Milliseconds for the whole ranking. Documents that are not judged by then keep their order.
     deadline_ms: float | None = Field(default=None, gt=0, le=86_400_000)
-    scores: list[float] | None = None  # first-stage scores, one per document, in the order of the documents
+    scores: GivenList[float] | None = None  # first-stage scores, one per document, in the order of the documents
     #: What counts as relevant; named ``instruct`` by Jina's and Qwen's clients.
     instruction: GivenText | None = Field(default=None, validation_alias=AliasChoices("instruction", "instruct"))
 
@@ -141,7 +149,7 @@ def document_texts(documents: Sequence[GivenDocument], rank_fields: Sequence[str
             values = {name: value for name, value in named.items() if isinstance(value, (str, int, float))}
             text = "\n".join(f"{name}: {value}" for name, value in values.items() if value != "")
             if not text:
-                found = f"Document {position} has no text: its fields are {error_repr(list(document), 200)}"
+                found = f"Document {position} has no text: its fields are {error_repr([*islice(document, 20)], 200)}"
                 raise DataError(found, expected="a field that is a text or a number")
         texts.append(replace_lone_surrogates(text))
     return texts
@@ -162,6 +170,8 @@ def _joined(document: GivenDocument) -> GivenDocument:
     parts = document.get("content") if isinstance(document, dict) else None
     if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
         return document
+    if len(parts) > _MAX_PARTS:
+        raise DataError(f"A document has {len(parts)} parts", expected=f"at most {_MAX_PARTS}")
     pictures = [part for part in parts if _picture(part)]
     if len(pictures) > 1:
         raise DataError(f"A document has {len(pictures)} pictures", expected="at most one picture per document")

@@ -13,7 +13,9 @@ from rerank.errors import DataError
 from rerank.tasks.dialects.question import (
     ApiBody,
     GivenDocument,
+    GivenList,
     GivenText,
+    RankFields,
     RerankAnswer,
     RerankBody,
     RerankQuestion,
@@ -38,7 +40,7 @@ class CohereRequest(RerankBody):
 
     model: str = ""
     query: GivenText
-    documents: list[GivenDocument]
+    documents: GivenList[GivenDocument]
     top_n: int | None = Field(default=None, ge=0)
     max_tokens_per_doc: int | None = Field(default=None, ge=1)
     return_documents: bool = False
@@ -138,7 +140,7 @@ def cohere_meta(answer: RerankAnswer, *, version: str) -> dict[str, Any]:
 class DocumentParts(ApiBody):
     """Documents of vLLM's API for texts and pictures, each of which is a part: ``text`` or ``image_url``."""
 
-    content: list[dict[str, Any]]
+    content: GivenList[dict[str, Any]]
 
 
 class CommonRequest(RerankBody):
@@ -149,10 +151,10 @@ class CommonRequest(RerankBody):
 
     model: str = ""
     query: GivenText
-    documents: list[GivenDocument] | DocumentParts
+    documents: GivenList[GivenDocument] | DocumentParts
     top_n: int | None = Field(default=None, ge=0, validation_alias=AliasChoices("top_n", "top_k"))
     return_documents: bool | None = None
-    rank_fields: list[str] | None = None
+    rank_fields: RankFields | None = None
     max_tokens_per_doc: int | None = Field(default=None, ge=0)
 
     def to_question(self) -> RerankQuestion:
@@ -230,10 +232,10 @@ class MixedbreadRequest(RerankBody):
 
     model: str = ""
     query: str
-    input: list[GivenDocument]
+    input: GivenList[GivenDocument]
     top_k: int | None = Field(default=None, ge=1)
     return_input: bool = False
-    rank_fields: list[str] | None = None
+    rank_fields: RankFields | None = None
 
     def to_question(self) -> RerankQuestion:
         return self.question(
@@ -307,7 +309,7 @@ class TeiRequest(RerankBody):
     """A request of TEI's rerank API. Long texts are always truncated at the end, and scores are never raw."""
 
     query: GivenText
-    texts: list[GivenText]
+    texts: GivenList[GivenText]
     raw_scores: bool = False
     return_text: bool = False
     truncate: bool | None = None
@@ -374,7 +376,7 @@ class ZeroentropyResponse(ApiBody):
 
 
 #: One text or several.
-Texts = GivenText | list[GivenText]
+Texts = GivenText | GivenList[GivenText]
 
 
 class ScoreRequest(ApiBody):

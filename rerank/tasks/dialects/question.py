@@ -157,7 +157,7 @@ class ScoringBody(ApiBody):
     priority: Annotated[Any, NoEffect()] = None
     cache_salt: Annotated[Any, NoEffect()] = None
     padding: Annotated[Literal["max_length", "do_not_pad"] | None, Refused()] = "do_not_pad"
-    add_special_tokens: Annotated[bool, Refused()] = True
+    add_special_tokens: Annotated[bool | None, Refused()] = True
     chat_template_kwargs: Annotated[dict[str, Any] | None, Refused("Use the field instruction")] = None
     mm_processor_kwargs: Annotated[dict[str, Any] | None, Refused()] = None
 

@@ -163,7 +163,7 @@ class CommonRequest(RerankBody):
     truncation: bool | None = None  # Voyage
     latency: Annotated[Any, NoEffect()] = None  # ZeroEntropy
     max_chunks_per_doc: Annotated[Whole | None, Refused("Start the server with --passages")] = None
-    return_embeddings: Annotated[bool, Refused()] = False
+    return_embeddings: Annotated[bool | None, Refused()] = False
 
     def to_question(self) -> RerankQuestion:
         documents = self.documents.content if isinstance(self.documents, DocumentParts) else self.documents
@@ -245,7 +245,7 @@ class MixedbreadRequest(RerankBody):
     top_k: Whole | None = Field(default=None, ge=1, validation_alias=AliasChoices("top_k", "top_n"))
     return_input: bool = False
     rank_fields: list[str] | None = None
-    rewrite_query: Annotated[bool, Refused("Send the query as it is to be ranked")] = False
+    rewrite_query: Annotated[bool | None, Refused("Send the query as it is to be ranked")] = False
 
     def to_question(self) -> RerankQuestion:
         return self.question(
@@ -324,7 +324,7 @@ class TeiRequest(RerankBody):
     top_n: Whole | None = Field(default=None, ge=0)
     return_text: bool = False
     truncate: bool | None = None
-    truncation_direction: Annotated[Literal["Left", "Right", "left", "right"], Refused()] = "Right"
+    truncation_direction: Annotated[Literal["Left", "Right", "left", "right"] | None, Refused()] = "Right"
 
     def to_question(self) -> RerankQuestion:
         return self.question(

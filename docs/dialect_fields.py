@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from pydantic import AliasChoices
+from pydantic.fields import FieldInfo
 
 from rerank.tasks.dialects import rerank
-from rerank.tasks.dialects.question import NoEffect, Refused, ScoringBody
+from rerank.tasks.dialects.question import NO_EFFECT, REFUSED, ScoringBody
 
 _SCORING = (
     "model user truncate_prompt_tokens padding truncation_side request_id priority mm_processor_kwargs cache_salt "
@@ -113,18 +114,17 @@ def read_fields(dialect: Dialect) -> dict[str, dict[str, str]]:
 
     It is a `KeyError` if the model lacks a field.
     """
-    by_name = {}
+    by_name: dict[str, FieldInfo] = {}
     for name, info in dialect.model.model_fields.items():
         choices = info.validation_alias.choices if isinstance(info.validation_alias, AliasChoices) else [name]
         by_name |= dict.fromkeys(map(str, choices), info)
     found: dict[str, dict[str, str]] = {"obeyed": {}, "refused": {}, "no effect": {}}
     for name in dialect.fields.split():
         info = by_name[name]
-        if any(isinstance(mark, Refused) for mark in info.metadata):
+        if REFUSED in info.metadata:
             found["refused"][name] = "" if info.default is None else str(info.default).lower()
         else:
-            has_effect = not any(isinstance(mark, NoEffect) for mark in info.metadata)
-            found["obeyed" if has_effect else "no effect"][name] = ""
+            found["no effect" if NO_EFFECT in info.metadata else "obeyed"][name] = ""
     return found
 
 

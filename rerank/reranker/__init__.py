@@ -320,11 +320,7 @@ class Reranker(RunTransformer):
         )
 
     def has_unit_scores(self, *, with_first_stage: bool = False, logits: bool = False) -> bool:
-        """Return whether the ``unit_score`` of hits is more than 1/rank, unless windows fail.
-
-        ``with_first_stage`` says whether the documents have first-stage scores. With ``logits``, return whether hits
-        have logits that alone determine their order.
-        """
+        """Return whether hits have a ``unit_score`` other than 1/rank (``logits``: a logit), unless windows fail."""
         fused = with_first_stage and self.judge.first_stage
         unit = self.judge.score_kind.unit if self.judge.score_kind and not fused else ""
         return unit == "sigmoid" if logits else bool(unit) or self.calibration is not None

@@ -183,10 +183,7 @@ def _separated(value: float, rank: int) -> float:
 
 
 def compute_unit_scores(
-    scores: Sequence[float | None],
-    relevance: Sequence[float | None],
-    unit: Literal["sigmoid", "same", ""],
-    divisor: float = 1.0,
+    scores: Sequence[float | None], relevance: Sequence[float | None], unit: str, divisor: float = 1.0
 ) -> tuple[list[float], UnitKind]:
     """Return the ``unit_score`` of each hit, best first, and what these scores are.
 
@@ -227,16 +224,11 @@ def compute_pair_scores(lists: Sequence[Hits]) -> tuple[list[list[float]], list[
     They are the unit scores. Where these would be 1 / rank in the list of the query, they are the judge's own scores if
     these do not depend on other documents and every hit has one.
     """
-    hits = [hit for found in lists for hit in found]
-    if (
-        any(found.unit_kind == "rank" for found in lists if found)
-        and all(found.report.has_absolute_scores for found in lists)
-        and all(hit.score is not None for hit in hits)
-    ):
+    if all(found.unit_kind != "rank" for found in lists if found):
+        notes = dict.fromkeys(note for found in lists for note in describe_unit_scores(found))
+        return [[hit.unit_score for hit in found] for found in lists], list(notes)
+    own = [[hit.score for hit in found if hit.score is not None] for found in lists]
+    if all(found.report.has_absolute_scores for found in lists) and list(map(len, own)) == list(map(len, lists)):
         kinds = ", ".join(dict.fromkeys(found.score_kind for found in lists))
-        warning = f"The scores are the method's own ({kinds}), not probabilities, because it has no calibration."
-        return [[hit.score for hit in found if hit.score is not None] for found in lists], [warning]
-    if any(found.unit_kind == "rank" for found in lists if found):  # then all lists, so that they have one scale
-        return [[hit.rank_score for hit in found] for found in lists], [RANK_BASED]
-    notes = [note for found in lists for note in describe_unit_scores(found)]
-    return [[hit.unit_score for hit in found] for found in lists], list(dict.fromkeys(notes))
+        return own, [f"The scores are the method's own ({kinds}), not probabilities, because it has no calibration."]
+    return [[hit.rank_score for hit in found] for found in lists], [RANK_BASED]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
 from pydantic import Discriminator, Tag
 
 from rerank.reranker.hits import RANK_BASED, compute_pair_scores
@@ -94,6 +95,7 @@ def add_rerank_routes(app: FastAPI, service: RankingService) -> None:
 
     for_any: dict[str, Any] = {
         "summary": "Rerank in the format of Cohere's API version 1, Jina, vLLM, Voyage, TEI or Mixedbread",
+        "response_model": CommonResponse | list[TeiResult] | MixedbreadResponse,
         "responses": documented(CommonError | TeiError),
     }
 
@@ -101,12 +103,11 @@ def add_rerank_routes(app: FastAPI, service: RankingService) -> None:
     @app.post(SHARED_PATHS[1], **for_any)
     @app.post(SHARED_PATHS[2], **for_any)  # llama.cpp's server
     @app.post(SHARED_PATHS[3], **for_any)
-    async def rerank_common(
-        request: Request, response: Response, body: _AnyRequest
-    ) -> CommonResponse | list[TeiResult] | MixedbreadResponse:
+    async def rerank_common(request: Request, response: Response, body: _AnyRequest) -> Any:
         request.state.is_tei = isinstance(body, TeiRequest)
         if isinstance(body, TeiRequest):
-            return tei_results(await answer(request, body, response))
+            results = tei_results(await answer(request, body, response))
+            return JSONResponse([row.model_dump(exclude_none=True) for row in results], headers=dict(response.headers))
         if isinstance(body, MixedbreadRequest):
             return MixedbreadResponse.from_answer(await answer(request, body, response))
         return CommonResponse.from_answer(await answer(request, body), repeats_documents=body.return_documents is True)

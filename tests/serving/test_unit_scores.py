@@ -117,10 +117,10 @@ def test_raw_scores_and_thresholds_over_http(client: Client) -> None:
     assert sum("uncalibrated" in warning for warning in answer["meta"]["warnings"]) == 2
     raw = opened.post("/rerank", json={"query": "q", "texts": TEXTS, "raw_scores": True})
     assert raw.json() == [
-        {"index": 3, "score": 2.25, "text": None},
-        {"index": 0, "score": 0.5, "text": None},
-        {"index": 2, "score": 0.5, "text": None},
-        {"index": 1, "score": -3.0, "text": None},
+        {"index": 3, "score": 2.25},
+        {"index": 0, "score": 0.5},
+        {"index": 2, "score": 0.5},
+        {"index": 1, "score": -3.0},
     ]
     assert "X-Rerank-Warnings" not in raw.headers
     pairs = opened.post("/score", json={"text_1": "q", "text_2": TEXTS, "use_activation": False}).json()

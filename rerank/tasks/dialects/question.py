@@ -33,17 +33,10 @@ Whole = Annotated[int, BeforeValidator(_no_boolean)]
 Number = Annotated[float, BeforeValidator(_no_boolean)]
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """Mark of a field that cannot be obeyed: any value except null and its default is an error."""
-
-    remedy: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class NoEffect:
-    """Mark of a field that does not change which documents are returned, nor their scores; any value is accepted."""
-
+#: Mark of a field that cannot be obeyed: any value except null and its default is an error.
+REFUSED = "refused"
+#: Mark of a field that does not change which documents are returned, nor their scores; any value is accepted.
+NO_EFFECT = "no effect"
 
 #: Fields that contain the documents of a request; a request has one of them.
 _DOCUMENT_FIELDS = ("documents", "texts", "input", "passages")
@@ -149,24 +142,24 @@ class ScoringBody(ApiBody):
     max_tokens_per_query: Whole | None = Field(default=None, ge=0)  # 0 for no limit
     #: Tokens of query and document together, without the words of the prompt; -1 for those of the model.
     truncate_prompt_tokens: Whole | None = Field(default=None, ge=-1)
-    truncation_side: Annotated[Literal["left", "right"] | None, Refused()] = "right"
+    truncation_side: Annotated[Literal["left", "right"] | None, REFUSED] = "right"
     use_activation: bool | None = None  # false for logits, as ``raw_scores`` of TEI and Infinity
     raw_scores: bool = False
-    user: Annotated[Any, NoEffect()] = None
-    request_id: Annotated[Any, NoEffect()] = None
-    priority: Annotated[Any, NoEffect()] = None
-    cache_salt: Annotated[Any, NoEffect()] = None
-    padding: Annotated[Literal["max_length", "do_not_pad"] | None, Refused()] = "do_not_pad"
-    add_special_tokens: Annotated[bool | None, Refused()] = True
-    chat_template_kwargs: Annotated[dict[str, Any] | None, Refused("Use the field instruction")] = None
-    mm_processor_kwargs: Annotated[dict[str, Any] | None, Refused()] = None
+    user: Annotated[Any, NO_EFFECT] = None
+    request_id: Annotated[Any, NO_EFFECT] = None
+    priority: Annotated[Any, NO_EFFECT] = None
+    cache_salt: Annotated[Any, NO_EFFECT] = None
+    padding: Annotated[Literal["max_length", "do_not_pad"] | None, REFUSED] = "do_not_pad"
+    add_special_tokens: Annotated[bool | None, REFUSED] = True
+    chat_template_kwargs: Annotated[dict[str, Any] | None, REFUSED] = None
+    mm_processor_kwargs: Annotated[dict[str, Any] | None, REFUSED] = None
 
     @property
     def raw(self) -> bool:
         """Whether the client asks for logits."""
         return self.raw_scores or self.use_activation is False
 
-    def limits(self, **fields: Any) -> RerankQuestion:
+    def limits(self, *, scale: Literal["unit", "logit if known"] = "unit", **fields: Any) -> RerankQuestion:
         """Return a question with the given fields and those of this class, after checking fields that are not obeyed.
 
         Raises `DataError` if a field is refused or given twice under different names. Unknown fields cause a warning.
@@ -174,13 +167,10 @@ class ScoringBody(ApiBody):
         unknown = {name: value for name, value in (self.model_extra or {}).items() if value is not None}
         for name, info in type(self).model_fields.items():
             given, default = getattr(self, name), info.default
-            mark = next((mark for mark in info.metadata if isinstance(mark, Refused)), None)
-            if mark and given is not None and str(given).lower() != str(default).lower():
-                raise DataError(
-                    f"{name} is {error_repr(given, 100)}, which this server cannot do",
-                    expected="no such field" if default is None else str(default).lower(),
-                    remedy=mark.remedy,
-                )
+            if REFUSED in info.metadata and given is not None and str(given).lower() != str(default).lower():
+                expected = "no such field" if default is None else str(default).lower()
+                found = f"{name} is {error_repr(given, 100)}, which this server cannot do"
+                raise DataError(found, expected=expected)
             choices = info.validation_alias.choices if isinstance(info.validation_alias, AliasChoices) else [name]
             for other in unknown.keys() & set(choices):
                 if unknown.pop(other) != given:
@@ -189,15 +179,14 @@ class ScoringBody(ApiBody):
             if name in _DOCUMENT_FIELDS and (others := unknown.keys() & set(_DOCUMENT_FIELDS)):
                 raise DataError(f"The request has {min(others)} beside {name}", expected="one of them")
         names = ", ".join(error_repr(name, 40) for name in list(unknown)[:5])
-        warnings = [f"Fields that this server does not know have no effect: {names}"] if unknown else []
-        values: dict[str, Any] = {
-            "instruction": self.instruction or "",
-            "max_query_tokens": self.max_tokens_per_query or None,
-            "max_pair_tokens": max(0, self.truncate_prompt_tokens or 0) or None,
-            "scale": "logit" if self.raw else "unit",
-            "warnings": warnings,
-        }
-        return RerankQuestion(**values | fields)
+        return RerankQuestion(
+            instruction=self.instruction or "",
+            max_query_tokens=self.max_tokens_per_query or None,
+            max_pair_tokens=max(0, self.truncate_prompt_tokens or 0) or None,
+            scale="logit" if self.raw else scale,
+            warnings=[f"Fields that this server does not know have no effect: {names}"] if unknown else [],
+            **fields,
+        )
 
 
 class RerankBody(ScoringBody):

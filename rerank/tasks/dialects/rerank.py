@@ -11,12 +11,12 @@ from pydantic import AliasChoices, Field
 
 from rerank.errors import DataError
 from rerank.tasks.dialects.question import (
+    NO_EFFECT,
+    REFUSED,
     ApiBody,
     GivenDocument,
     GivenText,
-    NoEffect,
     Number,
-    Refused,
     RerankAnswer,
     RerankBody,
     RerankQuestion,
@@ -161,9 +161,9 @@ class CommonRequest(RerankBody):
     rank_fields: list[str] | None = None
     max_tokens_per_doc: Whole | None = Field(default=None, ge=0)
     truncation: bool | None = None  # Voyage
-    latency: Annotated[Any, NoEffect()] = None  # ZeroEntropy
-    max_chunks_per_doc: Annotated[Whole | None, Refused("Start the server with --passages")] = None
-    return_embeddings: Annotated[bool | None, Refused()] = False
+    latency: Annotated[Any, NO_EFFECT] = None  # ZeroEntropy
+    max_chunks_per_doc: Annotated[Whole | None, REFUSED] = None
+    return_embeddings: Annotated[bool | None, REFUSED] = False
 
     def to_question(self) -> RerankQuestion:
         documents = self.documents.content if isinstance(self.documents, DocumentParts) else self.documents
@@ -245,7 +245,7 @@ class MixedbreadRequest(RerankBody):
     top_k: Whole | None = Field(default=None, ge=1, validation_alias=AliasChoices("top_k", "top_n"))
     return_input: bool = False
     rank_fields: list[str] | None = None
-    rewrite_query: Annotated[bool | None, Refused("Send the query as it is to be ranked")] = False
+    rewrite_query: Annotated[bool | None, REFUSED] = False
 
     def to_question(self) -> RerankQuestion:
         return self.question(
@@ -324,7 +324,7 @@ class TeiRequest(RerankBody):
     top_n: Whole | None = Field(default=None, ge=0)
     return_text: bool = False
     truncate: bool | None = None
-    truncation_direction: Annotated[Literal["Left", "Right", "left", "right"] | None, Refused()] = "Right"
+    truncation_direction: Annotated[Literal["Left", "Right", "left", "right"] | None, REFUSED] = "Right"
 
     def to_question(self) -> RerankQuestion:
         return self.question(
@@ -377,7 +377,7 @@ class NimRequest(RerankBody):
             pictures=document_pictures(self.passages),
             model=self.model,
             truncates=self.truncate != "NONE",
-            scale="logit" if self.raw else "logit if known",
+            scale="logit if known",
         )
 
 

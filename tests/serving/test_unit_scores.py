@@ -186,7 +186,7 @@ def test_every_dialect_sends_the_sigmoid_of_sentence_transformers(folder: tuple[
     logits = [math.log(p / (1 - p)) for p in expected]
     reranker = Reranker.from_pretrained(f"cross_encoder:{path}", device="cpu", dtype="float32")
     opened, parts = client(reranker), [{"text": text} for text in texts]
-    for url, body, rows, key in [
+    requests: list[tuple[str, dict[str, Any], str, str]] = [
         ("/v2/rerank", {"documents": texts}, "results", "relevance_score"),
         ("/rerank", {"documents": texts}, "results", "relevance_score"),
         ("/v1/rerank", {"documents": texts}, "data", "relevance_score"),
@@ -198,7 +198,8 @@ def test_every_dialect_sends_the_sigmoid_of_sentence_transformers(folder: tuple[
         ("/score", {"text_1": "w1 w9", "text_2": texts}, "data", "score"),
         ("/rerank", {"texts": texts, "raw_scores": True}, "", "score"),
         ("/v1/ranking", {"query": {"text": "w1 w9"}, "passages": parts}, "rankings", "logit"),
-    ]:
+    ]
+    for url, body, rows, key in requests:
         answer = opened.post(url, json={"query": "w1 w9", **body}).json()
         found = {row["index"]: row[key] for row in (answer[rows] if rows else answer)}
         is_raw = "raw_scores" in body or key == "logit"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from command_pages import table, write_command_pages
+from dialect_fields import describe_dialects
 from reference_pages import write_reference_pages
 
 from rerank.assemble import DEFAULT_METHOD
@@ -174,6 +175,7 @@ def pages() -> dict[str, str]:
         "models.md": _rerankers(),
         "training/index.md": _training(),
         "package-index.md": _package_index(),
+        "serving.md": _serving(),
         **write_command_pages(),
         **write_reference_pages(),
     }
@@ -185,6 +187,12 @@ def _package_index() -> str:
     without_marks = re.sub(r"^\*Not run: .*\*\n\n", "", readme, flags=re.M)
     without_pictures = re.sub(r"!\[([^]]*)\]\([^)]*\)", r"> \1", without_marks)
     return re.sub(r"\[([^]]*)\]\((?!https?:)[^)]*\)", r"\1", without_pictures)
+
+
+def _serving() -> str:
+    """Return the page of the server with the tables of fields, which stand between two marks."""
+    before, start, rest = (DOCS / "serving.md").read_text(encoding="utf-8").partition("<!-- fields, generated -->\n")
+    return before + start + "\n" + "\n".join(describe_dialects(table)) + rest[rest.index("<!-- end of fields -->") :]
 
 
 def _training() -> str:

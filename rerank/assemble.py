@@ -144,6 +144,13 @@ class RankerSetup(RankerPlan):
         path = None if folder is None else folder / CALIBRATION
         return None if path is None or not path.is_file() else (path, False)
 
+    @property
+    def logit_divisor(self) -> float:
+        """Number by which the authors of the model divide its logits before the sigmoid, if it is run as they do."""
+        preset = reranker_preset_of_model(self.config.model, self.config.revision or "")
+        judge = preset and preset.recipe and open_method(preset.recipe["method"]).judge
+        return preset.logit_divisor if preset and judge == self.method.judge else 1.0
+
     def note_other_weights(self, judge: PromptJudge) -> None:
         """Log one line if the adapter or the heads were measured with other weights than those of the judge's model."""
         identity, adapter = judge.backend.identity, self.config.adapter or ""

@@ -313,14 +313,12 @@ def test_other_keys_travel_with_the_hit() -> None:
     }  # fmt: skip
 
 
-def test_raw_scores_have_a_kind_and_a_threshold_needs_a_calibration() -> None:
+def test_raw_scores_have_a_kind() -> None:
     reranker = Reranker.from_pretrained("fake:reversed", method="pointwise")
     hits = reranker.rank("question", ["a", "b"])
     assert hits.score_kind == "log-odds of relevance"
     assert [hit.score for hit in hits] == [0.0, 0.0]
     assert hits.usage.calls == 2
-    with raises(UsageError, "calibrat"):
-        reranker.rank("question", ["a", "b"], threshold=0.5)
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,7 @@ class RerankApi:
     read_limits: Callable[[Mapping[str, Any], str], tuple[int, int]] = lambda body, model: (0, 0)
     #: Whether a server serves a single model, so that requests contain no model name.
     serves_one_model: bool = False
+    returns_logits: bool = False  # whether scores are logits, instead of what the provider computes from them
 
 
 def _cohere_body(model: str, query: str, documents: list[str], max_tokens: int | None) -> ApiBody:
@@ -150,6 +151,7 @@ RERANK_APIS: Mapping[str, RerankApi] = {
             count_in(body.get("max_client_batch_size")),
         ),
         serves_one_model=True,
+        returns_logits=True,
     ),
     "vllm": RerankApi(make_body=_common_body, **_VLLM),
     "vllm-score": RerankApi(make_body=_score_body, results="data", version="", endpoint="/score", **_VLLM),
@@ -192,6 +194,7 @@ class Api(ServerBackend[RerankApiLimits]):
 
     def __init__(self, model: str, address: Address, **options: Any) -> None:
         self._api, self._api_model = _parse_model(model)
+        self.score_unit = "sigmoid" if self._api.returns_logits else "same"
         super().__init__(model, address, **options)
 
     @classmethod
@@ -203,9 +206,10 @@ class Api(ServerBackend[RerankApiLimits]):
         url, attempts = connection.address.root + api.limits_path, Attempts(connection)
         try:
             if api.limits_path:
-                context_size, documents = await connection.ask(
-                    url, read=lambda answer: api.read_limits(answer.body, self._api_model), attempts=attempts
-                )
+                body = await connection.ask(url, read=lambda answer: answer.body, attempts=attempts)
+                context_size, documents = api.read_limits(body, self._api_model)
+                if api.returns_logits and body.get("raw_scores") is False:  # our own server, with a listwise method
+                    self.score_unit = ""
         except RequestRejectedError:
             pass
         except RequestFailedError as error:  # a server that is down now may state its limits later
@@ -258,6 +262,8 @@ class Api(ServerBackend[RerankApiLimits]):
 
     async def _score(self, connection: ServerConnection, query: str, documents: list[str], estimated: int) -> Reply:
         body = self._api.make_body(self._api_model, query, documents, self._options.context_size)
+        if isinstance(body, TeiRequest) and not self.score_unit:
+            body.raw_scores = False
         attempts = Attempts(connection)
         try:
             reply = await connection.ask(

@@ -48,9 +48,9 @@ class RerankerCrossEncoder(FrameworkReranker):
     ) -> Any:
         """Return the score of each pair of a query and a document, shape (pairs,), or a number for a single pair.
 
-        The documents of a query are ranked together. Scores are calibrated probabilities, or else the method's own
-        scores if these do not depend on other documents. Otherwise they are 1 / rank, and scores of different queries
-        have no common scale. Every pair has a score; ``top_n`` and ``threshold`` have no effect.
+        The documents of a query are ranked together. Scores are those of `rank` (`Hit.unit_score`). Where these are
+        1 / rank, they are the method's own scores if these do not depend on other documents; otherwise scores of
+        different queries have no common scale. Every pair has a score; ``top_n`` and ``threshold`` have no effect.
 
         Raises:
             UsageError: An option would change the scores or does not exist, or a pair is not a query and a document.

@@ -15,7 +15,7 @@ from rerank.installation import install_command
 from rerank.io.forks import ForkLock
 from rerank.reranker import DocumentLike, Hits, RankOptions, Reranker
 from rerank.reranker.calls import check_backend_pickles
-from rerank.reranker.hits import check_top_k, compute_relevance_scores
+from rerank.reranker.hits import check_top_k
 
 #: Position of a document in the input, from 0, and its relevance score; best first.
 RankedPositions = list[tuple[int, float]]
@@ -42,7 +42,8 @@ class FrameworkReranker(BaseModel):
     #: pickled, but not be stored as settings.
     reranker: SkipValidation[Any] = Field(default=None, repr=False)
     top_n: SkipValidation[int | None] = None  #: Number of documents to return; None for all.
-    #: Minimum calibrated relevance of the documents to return, which requires a calibration.
+    #: Minimum score of the documents to return. It needs a calibration, or a method whose score alone determines the
+    #: order, such as a cross-encoder.
     threshold: SkipValidation[float | None] = None
 
     #: Rerankers by model and settings, so that a copy with other settings does not use the wrong one.
@@ -138,5 +139,4 @@ class FrameworkReranker(BaseModel):
 
 
 def _scored_positions(hits: Hits) -> RankedPositions:
-    scores, _ = compute_relevance_scores(hits)
-    return [(hit.corpus_id, score) for hit, score in zip(hits, scores, strict=True)]
+    return [(hit.corpus_id, hit.unit_score) for hit in hits]

@@ -49,6 +49,9 @@ class ScoreKind:
     name: str  # the quantity, such as ``log-likelihood of the query``; a larger score means more relevant
     #: ``absolute`` if scores of different windows are comparable; ``within`` if they depend on the other documents.
     scope: Literal["absolute", "within"]
+    #: How a score becomes the number that servers send: ``sigmoid`` of a logit, or ``same``, the score itself, which is
+    #: what the model's own code outputs. Empty if the score has no such scale, such as a log-likelihood.
+    unit: Literal["sigmoid", "same", ""] = ""
 
 
 #: Scores of judges that use the distribution of the first identifier of a reply.
@@ -390,6 +393,8 @@ class PointwiseJudge(PromptJudge):
     sorts_by_score = True
     #: Meaning of the score of a document, such as ``log-likelihood of the query``.
     score_name: ClassVar[str] = "score"
+    #: Whether the score is a logit of relevance (`ScoreKind.unit`).
+    is_logit: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -407,7 +412,7 @@ class PointwiseJudge(PromptJudge):
 
     @cached_property
     def score_kind(self) -> ScoreKind:
-        return ScoreKind(self.score_name, "absolute")
+        return ScoreKind(self.score_name, "absolute", "sigmoid" if self.is_logit else "")
 
     @abstractmethod
     def continuations(self, query: Query) -> tuple[str, ...]: ...

@@ -46,6 +46,7 @@ class Score(PointwiseJudge):
     needs = (ContinuationTask, DecisionTask)
     prompt = "pointwise"
     score_name = "log-odds of relevance"
+    is_logit = True
 
     yes: str = "Yes"  # the word for a relevant document, spelled as at the start of a completion
     no: str = "No"  # the word for a document that is not relevant
@@ -74,6 +75,7 @@ class WordLogit(PointwiseJudge):
     needs = (LogitTask,)
     prompt = "pointwise"
     score_name = "logit of the word"
+    is_logit = True
 
     word: str = "Yes"  # the word, which must be a single token
 
@@ -98,6 +100,7 @@ class Head(PointwiseJudge):
     needs = (HeadTask,)
     prompt = "jina_m0"
     score_name = "cross-encoder score"
+    is_logit = True
 
     def continuations(self, query: Query) -> tuple[str, ...]:
         return ("",)
@@ -170,10 +173,12 @@ class Relate(PromptJudge):
     @property
     def score_kind(self) -> ScoreKind:
         if self.together:
-            return ScoreKind("relevance within the list", "within")
+            # The cosine, which jina-reranker-v3's own code outputs (modeling.py of jinaai/jina-reranker-v3).
+            return ScoreKind("relevance within the list", "within", "same")
         if traits(self.backend).reads_apart:
             return ScoreKind("late-interaction score", "absolute")
-        return ScoreKind("cross-encoder score", "absolute")
+        unit = traits(self.backend).score_unit
+        return ScoreKind("cross-encoder score", "absolute", unit) if unit else ScoreKind("1 / rank", "within")
 
     def make_requests(self, window: Window) -> list[Request]:
         marks = self.budget.turn_marks

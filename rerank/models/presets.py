@@ -173,6 +173,8 @@ class RerankerPreset:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     #: The file from which prompt and score were taken; None if it was not available.
     source: PromptSource | None = None
+    #: Number by which the authors divide the logit before the sigmoid, as in the source.
+    logit_divisor: float = 1.0
     verified: bool = False  # whether a test compares prompt and score with the source
     paper: str = ""  # the publication, or the address of the announcement
     #: Year of the release, or of the paper if only that was found; None if neither was found.

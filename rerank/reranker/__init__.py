@@ -43,7 +43,7 @@ from rerank.reranker.calls import (
     open_calibration,
     report_on,
 )
-from rerank.reranker.hits import Cut, Hit, Hits, RankingReport, check_top_k
+from rerank.reranker.hits import Cut, Hit, Hits, RankingReport, check_top_k, compute_unit_scores, threshold_error
 from rerank.retrieval.base.given_documents import (
     DocumentLike,
     given_first_stage_candidates,
@@ -86,6 +86,8 @@ class Reranker(RunTransformer):
     #: Name of the first stage whose scores are given, such as ``bm25``; None if it is not stated. If the calibration is
     #: for another first stage, probabilities are computed without these scores.
     first_stage: str | None = None
+    #: Number by which the authors of the model divide its logits before the sigmoid (`RerankerPreset.logit_divisor`).
+    logit_divisor: float = 1.0
     _service: LocalService | None = field(default=None, init=False, repr=False)
     _is_warm: bool = field(default=False, init=False, repr=False)
     _opening: ForkLock = field(default_factory=ForkLock, init=False, repr=False)
@@ -143,6 +145,7 @@ class Reranker(RunTransformer):
             passages=setup.passages,
             top_k=setup.config.top_k,
             calibration=open_calibration(setup, judge),
+            logit_divisor=setup.logit_divisor,
         )
 
     def with_log(self, *, cache: bool = True, max_total_tokens: int | None = None) -> Self:
@@ -293,12 +296,6 @@ class Reranker(RunTransformer):
             if name not in RankOptions.__annotations__:
                 raise UnknownNameError("option of rank", name, list(RankOptions.__annotations__))
         top_k, threshold, deadline = options.get("top_k"), options.get("threshold"), options.get("deadline")
-        if threshold is not None and self.calibration is None:
-            raise UsageError(
-                f"threshold is {threshold!r}, but the reranker has no calibration",
-                expected="probabilities of relevance, because raw scores have no common scale",
-                remedy="Fit a calibration with `rerank calibrate` and pass calibration=FILE",
-            )
         check_top_k(top_k)
         for name, value in (("deadline", deadline), ("threshold", threshold)):
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -308,20 +305,29 @@ class Reranker(RunTransformer):
         expected = "more than 0 seconds, or None for no limit"
         ensure(deadline is None or deadline > 0, f"deadline is {deadline!r}", expected=expected)
         is_probability = threshold is None or 0 <= threshold <= 1
-        ensure(is_probability, f"threshold is {threshold!r}", expected="a probability from 0 to 1")
+        ensure(is_probability, f"threshold is {threshold!r}", expected="a number from 0 to 1")
         candidates = given_first_stage_candidates(documents, options.get("scores"))
         query = given_first_stage_query(query)
         if instruction:
             query = replace(query, instruction=instruction)
+        # With top_k=0, the list to rank is empty, so that no model is called.
+        ranking = given_first_stage_ranking(query, [] if top_k == 0 else candidates)
+        if threshold is not None and not self.has_unit_scores(with_first_stage=bool(ranking.scores)):
+            raise threshold_error(threshold)
         return RankCall(
-            # With top_k=0, the list to rank is empty, so that no model is called.
-            ranking=given_first_stage_ranking(query, [] if top_k == 0 else candidates),
+            ranking=ranking,
             candidates=candidates,
             top_k=top_k,
             threshold=threshold,
             deadline=None if deadline is None else time.monotonic() + deadline,
             on_failure=check_on_failure(own) if (own := options.get("on_failure")) else self.on_failure,
         )
+
+    def has_unit_scores(self, *, with_first_stage: bool = False, logits: bool = False) -> bool:
+        """Return whether hits have a ``unit_score`` other than 1/rank (``logits``: a logit), unless windows fail."""
+        fused = with_first_stage and self.judge.first_stage
+        unit = self.judge.score_kind.unit if self.judge.score_kind and not fused else ""
+        return unit == "sigmoid" if logits else bool(unit) or self.calibration is not None
 
     def _warm_up_in_time(self, asked: RankCall) -> bool:
         """Warm up, and return whether this ended before the deadline; otherwise it continues in the background."""
@@ -386,11 +392,26 @@ class Reranker(RunTransformer):
             calibrated = calibrate_list(self.calibration, ranked, given, self.first_stage)
             relevance = calibrated.relevance
             report = replace(report, answerable=calibrated.answerable, fit=calibrated.fit)
-        found = []
-        for rank, (position, score, probability) in enumerate(zip(positions, ranked.scores, relevance, strict=True), 1):
-            document = asked.candidates[position].document
-            found.append(Hit(corpus_id=position, rank=rank, score=score, relevance=probability, document=document))
-        hits = Hits(found, report=report)
-        if asked.threshold is not None:
-            hits = hits.at_least(asked.threshold)
-        return hits if asked.top_k is None else hits.top_k(asked.top_k)
+        shown = len(positions) if asked.top_k is None else asked.top_k
+        fused = self.judge.first_stage and any(window.scores for window, _ in ranked.judged)
+        unit = ranked.score_kind.unit if ranked.score_kind and not fused else ""
+        units, kind = compute_unit_scores(ranked.scores[:shown], relevance[:shown], unit, self.logit_divisor)
+        rows = zip(positions[:shown], ranked.scores, relevance, units, strict=False)
+        found = [
+            Hit(
+                corpus_id=position,
+                rank=rank,
+                score=score,
+                relevance=probability,
+                unit_score=unit_score,
+                document=asked.candidates[position].document,
+            )
+            for rank, (position, score, probability, unit_score) in enumerate(rows, 1)
+        ]
+        hits = Hits(found, report=replace(report, unit_kind=kind))
+        if asked.threshold is None:
+            return hits
+        if found and kind == "rank":  # windows failed, so that no score alone orders the hits
+            note = f"The threshold {asked.threshold:g} was not applied, because some documents have no score"
+            return Hits(found, report=replace(hits.report, notes=(*hits.notes, note)))
+        return hits.at_least(asked.threshold)

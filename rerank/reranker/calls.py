@@ -39,7 +39,8 @@ class RankOptions(TypedDict, total=False):
     scores: Sequence[float] | None
     #: Number of hits to return, at least 0; None for all. Methods that can stop early do so.
     top_k: int | None
-    #: Minimum calibrated relevance of a hit; hits below it are omitted. None for no threshold.
+    #: Minimum probability of relevance of a hit or, without a calibration, minimum ``unit_score``, of which
+    #: `Hits.notes` then has a note; hits below it are omitted. None for no threshold.
     threshold: float | None
     #: Seconds from now. Windows that are not judged by then keep their given order; a model in this process still
     #: finishes its current batch. None for no limit.
@@ -58,7 +59,7 @@ class RankCall:
     ranking: Ranking  # the first-stage list; the ids of its documents are their positions
     candidates: Sequence[Candidate]
     top_k: int | None  # number of hits to return; None for all
-    threshold: float | None  # minimum calibrated relevance of a hit; None for no threshold
+    threshold: float | None  # minimum probability or unit score of a hit; None for no threshold
     deadline: float | None  # `time.monotonic` value of the deadline; None for no deadline
     on_failure: OnFailure  # ``keep`` to leave a failed window in its given order, or ``raise`` to raise an error
 

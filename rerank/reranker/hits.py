@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Self
+from dataclasses import dataclass, field, replace
+from math import exp
+from typing import Any, Literal, Self
 
 from rerank.errors import UsageError
 from rerank.tasks.requests import Usage
 from rerank.types import Document
+
+#: What `Hit.unit_score` is: a calibrated probability; a number that is computed from the judge's score alone and is not
+#: a probability; or 1/rank.
+UnitKind = Literal["probability", "uncalibrated", "rank"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +28,8 @@ class Hit:
     #: Calibrated probability that the document is relevant, which never increases from one rank to the next; None
     #: without a calibration.
     relevance: float | None = None
+    #: What the server sends as ``relevance_score``, strictly decreasing; `RankingReport.unit_kind` tells what it is.
+    unit_score: float
 
     @property
     def rank_score(self) -> float:
@@ -65,6 +72,7 @@ class RankingReport:
     windows: Mapping[str, int] = field(default_factory=dict)
     score_kind: str = ""  # kind of the scores, such as ``log-odds of relevance``; empty if the judge computes no scores
     has_absolute_scores: bool = False  # whether scores can be compared with those of other lists
+    unit_kind: UnitKind = "rank"  # what the ``unit_score`` of the hits is
     #: Number of calls, number of tokens, and model time in seconds; replies from a cache count only as calls.
     usage: Usage = field(default_factory=Usage)
     cost: float | None = None  # cost in US dollars; None if the price is unknown
@@ -98,6 +106,10 @@ class Hits(tuple[Hit, ...]):
         return self.report.score_kind
 
     @property
+    def unit_kind(self) -> UnitKind:
+        return self.report.unit_kind
+
+    @property
     def usage(self) -> Usage:
         return self.report.usage
 
@@ -126,14 +138,26 @@ class Hits(tuple[Hit, ...]):
         return Hits(self[:k], report=self.report)
 
     def at_least(self, threshold: float) -> Hits:
-        """Return the hits whose calibrated relevance is at least ``threshold``; `UsageError` if a hit has none."""
-        if any(hit.relevance is None for hit in self):
-            raise UsageError(
-                "A threshold is set, but the hits have no calibrated relevance",
-                expected="a calibration, because raw scores have no common scale",
-                remedy="Fit a calibration with `rerank calibrate` and pass calibration=FILE",
-            )
-        return Hits((hit for hit in self if (hit.relevance or 0.0) >= threshold), report=self.report)
+        """Return the hits whose probability of relevance or, without a calibration, uncalibrated score reaches it.
+
+        A note says that a threshold was applied to uncalibrated scores. If hits have only 1/rank, it is a `UsageError`.
+        """
+        if not self or self.unit_kind == "probability":
+            return Hits((hit for hit in self if (hit.relevance or 0.0) >= threshold), report=self.report)
+        if self.unit_kind == "rank":
+            raise threshold_error(threshold)
+        note = f"The threshold {threshold:g} was applied to uncalibrated scores, which are not probabilities"
+        report = replace(self.report, notes=(*self.notes, note))
+        return Hits((hit for hit in self if hit.unit_score >= _separated(threshold, hit.rank)), report=report)
+
+
+def threshold_error(threshold: object) -> UsageError:
+    """Return the error for a threshold where hits have only 1/rank."""
+    return UsageError(
+        f"threshold is {threshold!r}, but the reranker has no calibration, and no absolute score alone orders the hits",
+        expected="probabilities, or scores of a cross-encoder or a pointwise method without first-stage scores",
+        remedy="Fit a calibration with `rerank calibrate` and pass calibration=FILE",
+    )
 
 
 def check_top_k(k: object) -> None:
@@ -153,35 +177,58 @@ RANK_BASED = (
 )
 
 
-def compute_relevance_scores(hits: Sequence[Hit]) -> tuple[list[float], list[str]]:
-    """Return the relevance scores of the hits, strictly decreasing and in (0, 1], and warnings about the scores.
+def _separated(value: float, rank: int) -> float:
+    """Return a value that strictly decreases with the rank if values do not increase; for values from 1e-6, by 1e-9."""
+    return value - rank * _STEP * max(abs(value), _MARGIN)
 
-    The score of a hit at rank r with the calibrated probability p, clipped to [1e-6, 1 - 1e-6], is p (1 - 1e-9 r).
-    Without a calibration, it is 1 / r.
+
+def compute_unit_scores(
+    scores: Sequence[float | None], relevance: Sequence[float | None], unit: str, divisor: float = 1.0
+) -> tuple[list[float], UnitKind]:
+    """Return the ``unit_score`` of each hit, best first, and what these scores are.
+
+    They are ``relevance``, clipped to [1e-6, 1 - 1e-6]; without a calibration, what ``unit`` (`ScoreKind.unit`) makes
+    of the scores if every hit has one and they order the hits: 1 / (1 + exp(-score / divisor)), at least 1e-6, or
+    the score itself; otherwise 1 / rank. Equal scores are separated: at rank r, x becomes x (1 - 1e-9 r).
     """
-    probabilities = [hit.relevance for hit in hits if hit.relevance is not None]
-    if len(probabilities) < len(hits):
-        return [hit.rank_score for hit in hits], [RANK_BASED]
+    found: list[float] = [min(max(p, _MARGIN), 1 - _MARGIN) for p in relevance if p is not None]
+    kind: UnitKind = "probability"
+    if not found or len(found) < len(relevance):
+        found, kind = [score for score in scores if score is not None], "uncalibrated"
+        if not unit or len(found) < len(scores) or found != sorted(found, reverse=True):
+            return [1.0 / rank for rank in range(1, len(scores) + 1)], "rank"
+        if unit == "sigmoid":
+            found = [max(_sigmoid(score / divisor), _MARGIN) for score in found]
+    return [_separated(value, rank) for rank, value in enumerate(found, 1)], kind
+
+
+def _sigmoid(logit: float) -> float:
+    return 1 / (1 + exp(-logit)) if logit > -700 else 0.0  # exp(710) overflows
+
+
+def describe_unit_scores(hits: Hits) -> list[str]:
+    """Return the warnings about the ``unit_score`` of hits, for the responses of servers."""
+    if not hits or hits.unit_kind == "probability":
+        return []
+    if hits.unit_kind == "rank":
+        return [RANK_BASED]
     return [
-        min(max(probability, _MARGIN), 1 - _MARGIN) * (1 - hit.rank * _STEP)
-        for hit, probability in zip(hits, probabilities, strict=True)
-    ], []
+        f"relevance_score is uncalibrated: it is computed from the method's score alone ({hits.score_kind}), and is "
+        "not a probability (rerank calibrate)."
+    ]
 
 
 def compute_pair_scores(lists: Sequence[Hits]) -> tuple[list[list[float]], list[str]]:
     """Return scores of (query, document) pairs from several lists, and warnings about the scores.
 
-    The scores are calibrated probabilities. Without a calibration, they are the judge's own scores if these do not
-    depend on other documents and every hit has one; otherwise they are 1 / rank in the list of the query.
+    They are the unit scores. Where these would be 1 / rank in the list of the query, they are the judge's own scores if
+    these do not depend on other documents and every hit has one.
     """
-    hits = [hit for found in lists for hit in found]
-    if (
-        any(hit.relevance is None for hit in hits)
-        and all(found.report.has_absolute_scores for found in lists)
-        and all(hit.score is not None for hit in hits)
-    ):
+    if all(found.unit_kind != "rank" for found in lists if found):
+        notes = dict.fromkeys(note for found in lists for note in describe_unit_scores(found))
+        return [[hit.unit_score for hit in found] for found in lists], list(notes)
+    own = [[hit.score for hit in found if hit.score is not None] for found in lists]
+    if all(found.report.has_absolute_scores for found in lists) and list(map(len, own)) == list(map(len, lists)):
         kinds = ", ".join(dict.fromkeys(found.score_kind for found in lists))
-        warning = f"The scores are the method's own ({kinds}), not probabilities, because it has no calibration."
-        return [[hit.score for hit in found if hit.score is not None] for found in lists], [warning]
-    scored = [compute_relevance_scores(found) for found in lists]
-    return [scores for scores, _ in scored], list(dict.fromkeys(note for _, notes in scored for note in notes))
+        return own, [f"The scores are the method's own ({kinds}), not probabilities, because it has no calibration."]
+    return [[hit.rank_score for hit in found] for found in lists], [RANK_BASED]

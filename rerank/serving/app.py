@@ -30,12 +30,7 @@ from rerank.serving.middleware import (
 )
 from rerank.serving.playground import PlaygroundService, add_playground_routes
 from rerank.serving.ranking_service import RankingService
-from rerank.serving.routes import (
-    add_decision_routes,
-    add_rerank_routes,
-    add_score_routes,
-    counted_route,
-)
+from rerank.serving.routes import add_decision_routes, add_rerank_routes, add_score_routes, counted_route
 from rerank.serving.search_routes import CollectionSearch, add_search_routes
 from rerank.serving.settings import ServerKeys
 
@@ -133,6 +128,23 @@ def _add_status_routes(app: FastAPI, service: RankingService) -> None:
     )
     async def metrics() -> Response:
         return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/info", summary="Describe the server in TEI's format", responses=documented(statuses=READING_ERRORS))
+    async def info() -> dict[str, Any]:
+        settings, judge = service.settings, service.reranker.judge
+        return {
+            "model_id": settings.name,
+            "served_model_name": settings.name,
+            "model_dtype": judge.backend.identity.get("dtype", ""),
+            "model_type": {"reranker": {"id2label": {"0": "relevance"}, "label2id": {"relevance": 0}}},
+            "max_concurrent_requests": settings.max_active,
+            "max_input_length": judge.limits.context_size or judge.backend.tokens.context_size,
+            "max_batch_tokens": settings.max_request_tokens,
+            "max_client_batch_size": settings.max_documents,
+            "auto_truncate": True,
+            "version": version("listrank"),
+            "raw_scores": service.reranker.has_unit_scores(logits=True),  # not in TEI, whose scores are always logits
+        }
 
     @app.get("/v1/models", summary="List the server's model", responses=documented(statuses=READING_ERRORS))
     async def models() -> dict[str, Any]:

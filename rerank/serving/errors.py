@@ -184,7 +184,11 @@ def from_invalid_body(error: RequestValidationError, content_type: str | None) -
     if error.body is None:
         return ApiError(400, "The request has no body; expected a JSON object")
     if isinstance(error.body, bytes):  # only JSON is parsed
-        found = "The request has no Content-Type" if content_type is None else f"The Content-Type is {error_repr(content_type)}"
+        found = (
+            "The request has no Content-Type"
+            if content_type is None
+            else f"The Content-Type is {error_repr(content_type)}"
+        )
         return ApiError(400, f"{found}; expected application/json")
     return ApiError(422 if isinstance(error.body, dict) else 400, _describe_field(faults, error.body))
 

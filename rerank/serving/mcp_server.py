@@ -23,11 +23,11 @@ from rerank.evaluation.comparison import compare_evaluated_measures, score_compa
 from rerank.evaluation.pairwise_decisions import ComparisonOptions, options_of_test
 from rerank.evaluation.significance import open_significance_test, tests
 from rerank.io.run_files import read_qrels, read_run
+from rerank.selector import Selector
 from rerank.serving import errors
 from rerank.serving.middleware import AccessMiddleware, UnexpectedErrorMiddleware
 from rerank.serving.ranking_service import RankingService
 from rerank.serving.search_routes import CollectionSearch, SearchRequest, SearchResponse, search_and_rerank
-from rerank.selector import Selector
 from rerank.serving.settings import ServerKeys, ServerSettings
 from rerank.tasks.dialects.rerank import CohereRequest, CohereResponse
 

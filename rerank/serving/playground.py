@@ -147,7 +147,9 @@ class PlaygroundService:
             ranked = await service.rank(question, request.state.client, query=query, retrieve=retrieve)
             calls = [*calls]
         # In a thread, since the texts may be large.
-        return await asyncio.to_thread(self._describe, body, candidates, ranked, calls, time.monotonic() - started, request)
+        return await asyncio.to_thread(
+            self._describe, body, candidates, ranked, calls, time.monotonic() - started, request
+        )
 
     def _describe(
         self,
@@ -199,7 +201,9 @@ class PlaygroundService:
             queries = await asyncio.to_thread(corpus.queries) if isinstance(corpus, Collection) else []
             text = next((query.text for query in queries if query.id == body.query_id), "")
         if not text.strip():
-            found = f"The collection has no query {error_repr(body.query_id)}" if body.query_id else "The query is empty"
+            found = (
+                f"The collection has no query {error_repr(body.query_id)}" if body.query_id else "The query is empty"
+            )
             raise ApiError(422, f"{found}; expected a query")
         return replace(
             given_first_stage_query(text)

@@ -12,10 +12,10 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from rerank.errors import RerankError, error_repr
+from rerank.errors import RerankError, ensure, error_repr
 from rerank.judges import FAILURES
 from rerank.reranker import Hits, Reranker
-from rerank.reranker.hits import compute_relevance_scores
+from rerank.reranker.hits import describe_unit_scores
 from rerank.serving.errors import ApiError
 from rerank.serving.fair_queue import FairQueue
 from rerank.serving.pictures import load_pictures
@@ -86,13 +86,23 @@ class ServerMetrics:
 class RankedQuestion:
     """Ranking of the documents of a question (a parsed rerank request)."""
 
-    question: RerankQuestion  #: The question, with its documents truncated to its ``max_document_tokens``, if given.
+    question: RerankQuestion  #: The question, with query and documents truncated as it asks.
     hits: Hits
     #: Mapping from the ``corpus_id`` of each hit to the evidence spans of its document; None without spans.
     spans: Mapping[int, tuple[EvidenceOfDocument, ...]] | None
     #: Warnings about fields of the request that have no effect, failed or mended windows, a missed deadline and missing
     #: spans.
     warnings: Sequence[str]
+
+    def scores(self) -> tuple[list[float], list[str]]:
+        """Return the score of each hit on the scale that the client asked for, and warnings about the scores."""
+        warnings = describe_unit_scores(self.hits)
+        if self.question.scale == "logit":
+            logits = [hit.score for hit in self.hits if hit.score is not None]
+            if len(logits) == len(self.hits):
+                return logits, []
+            warnings.append("The scores are not raw, because some documents have none")
+        return [hit.unit_score for hit in self.hits], warnings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +120,7 @@ class RankingService:
         """Rank the documents of a question, as `rank` does, and return the answer with relevance scores."""
         ranked = await self.rank(question, client, retrieve=retrieve)
         hits, spans = ranked.hits, ranked.spans
-        scores, score_warnings = compute_relevance_scores(hits)
+        scores, score_warnings = ranked.scores()
         return RerankAnswer(
             id=f"rerank-{uuid.uuid4().hex}",
             model=self.settings.name,
@@ -134,6 +144,13 @@ class RankingService:
         seconds = self.settings.deadline if question.deadline is None else question.deadline
         deadline = None if seconds is None else time.monotonic() + seconds
         question = await self._within_limits(question)
+        fused = question.scores is not None or retrieve is not None
+        has_logits = self.reranker.has_unit_scores(with_first_stage=fused, logits=True)
+        if question.scale == "logit if known":
+            question = replace(question, scale="logit" if has_logits else "unit")
+        if question.scale == "logit" and not has_logits:
+            found = "The request asks for raw scores, but the method has no logits that alone determine the order"
+            raise ApiError(422, f"{found}; expected raw_scores: false")
         if question.pictures:
             if not self.reranker.judge.template.pictures:
                 raise ApiError(
@@ -144,12 +161,17 @@ class RankingService:
             if retrieve is not None:
                 question = await self._within_limits(await retrieve(question))
             hits = await self._rank(question, deadline, query)
+            if not question.truncates and hits.cut.passages:
+                found = f"{hits.cut.passages} of the documents are longer than the model reads"
+                raise ApiError(413, f"{found}; expected shorter ones, or a request that lets them be truncated")
             spans, warnings = await self._find_spans(question, hits, deadline)
         is_degraded = hits.expired or any(hits.windows.get(status) for status in FAILURES)
         self.metrics.count_ranking(hits.usage, documents=len(question.documents), is_degraded=is_degraded)
         notes = [*question.warnings]
         if question.model not in ("", self.settings.name):
-            notes.insert(0, f"The model {error_repr(question.model, 100)} is not served here; {self.settings.name!r} answered")
+            notes.insert(
+                0, f"The model {error_repr(question.model, 100)} is not served here; {self.settings.name!r} answered"
+            )
         if retrieve is not None and not question.documents:
             notes.append("The first stage found no document for this query")
         mended = {status: n for status, n in hits.windows.items() if n and status != "ok" and status not in FAILURES}
@@ -161,7 +183,7 @@ class RankingService:
         return RankedQuestion(question=question, hits=hits, spans=spans, warnings=warnings)
 
     async def _within_limits(self, question: RerankQuestion) -> RerankQuestion:
-        """Check the limits, and return the question with its documents truncated to its ``max_document_tokens``."""
+        """Check the limits, and return the question with query and documents truncated as it asks."""
         count = len(question.documents)
         self.check_documents(count)
         windows = self.reranker.count_windows(count, question.top_n)
@@ -175,14 +197,26 @@ class RankingService:
             raise ApiError(
                 422, f"The request has {len(question.scores)} scores for {count} documents; expected one per document"
             )
-        documents = question.documents
-        if question.max_document_tokens is not None:
-            # Tokenizers cannot truncate to a number that exceeds a machine word.
-            limit = min(question.max_document_tokens, self.settings.max_request_tokens)
-            cut = self.reranker.backend.tokens.cut
-            documents = await asyncio.to_thread(lambda: [cut(text, limit) for text in documents])
-        await self.check_tokens([question.query, *documents])
-        return replace(question, documents=documents)
+        if question.max_query_tokens or question.max_pair_tokens or question.max_document_tokens:
+            question = await asyncio.to_thread(self._truncated, question)
+        await self.check_tokens([question.query, *question.documents])
+        return question
+
+    def _truncated(self, question: RerankQuestion) -> RerankQuestion:
+        tokens, most = self.reranker.backend.tokens, self.settings.max_request_tokens
+        # Tokenizers cannot truncate to a number that exceeds a machine word.
+        query = tokens.cut(question.query, min(question.max_query_tokens or most, most))
+        limit = min(question.max_document_tokens or most, most)
+        if question.max_pair_tokens:
+            length = tokens.lengths([query])[0]
+            limit = min(limit, question.max_pair_tokens - length)
+            ensure(
+                limit > 0,
+                f"truncate_prompt_tokens is {question.max_pair_tokens}, and the query has {length} tokens",
+                expected="more, for query and document together",
+                remedy="Set max_tokens_per_query",
+            )
+        return replace(question, query=query, documents=[tokens.cut(text, limit) for text in question.documents])
 
     def check_documents(self, count: int) -> None:
         if count > self.settings.max_documents:
@@ -219,6 +253,7 @@ class RankingService:
             else question.documents,
             scores=question.scores,
             top_k=question.top_n,
+            threshold=question.threshold,
             instruction=question.instruction or None,
             deadline=None if deadline is None else max(_NO_TIME, deadline - time.monotonic()),
             on_failure="keep",

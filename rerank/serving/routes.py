@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import Discriminator, Tag
 from starlette.exceptions import HTTPException
@@ -17,7 +18,7 @@ from rerank.serving.decision_service import DecisionService
 from rerank.serving.errors import documented, run_while_connected
 from rerank.serving.ranking_service import RankingService
 from rerank.tasks.dialects.decisions import DecisionRequest, DecisionResponse
-from rerank.tasks.dialects.question import RerankAnswer, RerankBody, RerankQuestion
+from rerank.tasks.dialects.question import RerankAnswer, RerankBody
 from rerank.tasks.dialects.rerank import (
     CohereError,
     CohereRequest,
@@ -28,6 +29,8 @@ from rerank.tasks.dialects.rerank import (
     CommonUsage,
     MixedbreadRequest,
     MixedbreadResponse,
+    NimRequest,
+    NimResponse,
     OpenaiError,
     PairScore,
     ScoreRequest,
@@ -50,7 +53,7 @@ _LARGE_BODY = 100_000
 _MAX_ELEMENTS = 1000
 
 #: Paths that several dialects share; the body of a request determines its dialect.
-SHARED_PATHS = ("/rerank", "/v1/rerank")
+SHARED_PATHS = ("/rerank", "/v1/rerank", "/reranking", "/v1/reranking")
 
 #: Response header with the warnings, for dialects whose bodies have no field for warnings.
 WARNINGS_HEADER = "X-Rerank-Warnings"
@@ -62,14 +65,21 @@ _RANKS_OF_QUERIES = (
 )
 
 
-def dialect_of_body(body: Any) -> Literal["tei", "common"]:
-    """Return the dialect of a request to the shared paths: TEI's requests have ``texts``, all others ``documents``."""
-    is_tei = "texts" in body if isinstance(body, dict) else isinstance(body, TeiRequest)
-    return "tei" if is_tei else "common"
+def dialect_of_body(body: Any) -> Literal["tei", "mixedbread", "common"]:
+    """Return the dialect of a request to the shared paths.
+
+    TEI's requests have ``texts``, Mixedbread's ``input``, and all others ``documents``.
+    """
+    if isinstance(body, dict):
+        return "tei" if "texts" in body else "mixedbread" if "input" in body and "documents" not in body else "common"
+    return "tei" if isinstance(body, TeiRequest) else "mixedbread" if isinstance(body, MixedbreadRequest) else "common"
 
 
 _AnyRequest = Annotated[
-    Annotated[CommonRequest, Tag("common")] | Annotated[TeiRequest, Tag("tei")], Discriminator(dialect_of_body)
+    Annotated[CommonRequest, Tag("common")]
+    | Annotated[TeiRequest, Tag("tei")]
+    | Annotated[MixedbreadRequest, Tag("mixedbread")],
+    Discriminator(dialect_of_body),
 ]
 
 
@@ -134,26 +144,31 @@ def add_rerank_routes(app: FastAPI, service: RankingService) -> None:
         return CohereResponse.from_answer(await answer(request, body))
 
     for_any: dict[str, Any] = {
-        "summary": "Rerank in the format of Cohere's API version 1, Jina, vLLM, Voyage or TEI",
+        "summary": "Rerank in the format of Cohere's API version 1, Jina, vLLM, Voyage, TEI or Mixedbread",
+        "response_model": CommonResponse | list[TeiResult] | MixedbreadResponse,
         "responses": documented(CommonError | TeiError),
     }
 
     @app.post(SHARED_PATHS[0], **for_any)
     @app.post(SHARED_PATHS[1], **for_any)
-    async def rerank_common(
-        request: Request, response: Response, body: _AnyRequest
-    ) -> CommonResponse | list[TeiResult]:
+    @app.post(SHARED_PATHS[2], **for_any)  # llama.cpp's server
+    @app.post(SHARED_PATHS[3], **for_any)
+    async def rerank_common(request: Request, response: Response, body: _AnyRequest) -> Any:
+        request.state.is_tei = isinstance(body, TeiRequest)
         if isinstance(body, TeiRequest):
-            return tei_results(await answer(request, body, response))
+            results = tei_results(await answer(request, body, response))
+            return JSONResponse([row.model_dump(exclude_none=True) for row in results], headers=dict(response.headers))
+        if isinstance(body, MixedbreadRequest):
+            return MixedbreadResponse.from_answer(await answer(request, body, response))
         return CommonResponse.from_answer(await answer(request, body), repeats_documents=body.return_documents is True)
 
     @app.post("/sglang/v1/rerank", summary="Rerank in SGLang's format", responses=documented(SglangError))
     async def rerank_sglang(request: Request, response: Response, body: CommonRequest) -> list[SglangResult]:
         return sglang_results(await answer(request, body, response))
 
-    @app.post("/v1/reranking", summary="Rerank in Mixedbread's format", responses=documented())
-    async def rerank_mixedbread(request: Request, response: Response, body: MixedbreadRequest) -> MixedbreadResponse:
-        return MixedbreadResponse.from_answer(await answer(request, body, response))
+    @app.post("/v1/ranking", summary="Rerank in the format of NVIDIA NIM", responses=documented())
+    async def rerank_nim(request: Request, response: Response, body: NimRequest) -> NimResponse:
+        return NimResponse.from_answer(await answer(request, body, response))
 
     @app.post("/v1/models/rerank", summary="Rerank in ZeroEntropy's format", responses=documented())
     async def rerank_zeroentropy(request: Request, response: Response, body: CommonRequest) -> ZeroentropyResponse:
@@ -185,23 +200,28 @@ async def _score_pairs(
     found = []
     warnings: dict[str, None] = {}
     for query, indices in by_query.items():
-        question = RerankQuestion(
+        question = body.limits(
             query=query,
             documents=[pairs[index][1] for index in indices],
             model=body.model,
-            instruction=body.instruction or "",
+            max_document_tokens=body.max_tokens_per_doc or None,
             deadline=None if seconds is None else seconds - (time.monotonic() - started),
         )
         ranked = await service.rank(question, client)
-        found.append(ranked.hits)
+        found.append(ranked)
         warnings |= dict.fromkeys(ranked.warnings)
     scores = [0.0] * len(pairs)
-    list_scores, notes = compute_pair_scores(found)
-    for indices, hits, hit_scores in zip(by_query.values(), found, list_scores, strict=True):
-        for hit, score in zip(hits, hit_scores, strict=True):
+    if body.raw:
+        scored = [ranked.scores() for ranked in found]
+        list_scores, notes = [values for values, _ in scored], [note for _, told in scored for note in told]
+    else:
+        list_scores, notes = compute_pair_scores([ranked.hits for ranked in found])
+    for indices, ranked, hit_scores in zip(by_query.values(), found, list_scores, strict=True):
+        for hit, score in zip(ranked.hits, hit_scores, strict=True):
             scores[indices[hit.corpus_id]] = score
     warnings |= dict.fromkeys(notes)
-    tokens_in, tokens_out = (sum(getattr(hits.usage, name) for hits in found) for name in ("tokens_in", "tokens_out"))
+    usages = [ranked.hits.usage for ranked in found]
+    tokens_in, tokens_out = sum(usage.tokens_in for usage in usages), sum(usage.tokens_out for usage in usages)
     if len(by_query) > 1 and warnings.pop(RANK_BASED, "") is None:
         warnings[_RANKS_OF_QUERIES] = None
     response = ScoreResponse(

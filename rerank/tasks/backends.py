@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 from rerank.errors import UsageError, ensure
 from rerank.io.model_base import ModelBase
@@ -35,6 +35,9 @@ class BaseBackend:
     reads_apart: bool = False
     #: Maximum number of tokens of such a query that the model reads; None for no maximum of its own.
     query_limit: int | None = None
+    #: What the scores of a cross-encoder task are: ``sigmoid`` for logits; ``same`` if they are already what a server
+    #: sends, such as probabilities; empty if the server that scores only states an order.
+    score_unit: Literal["sigmoid", "same", ""] = "sigmoid"
     #: Whether users can select the backend with the model's name.
     selectable: bool = True
     #: Whether the options ``tensor_parallel_size``, ``pipeline_parallel_size`` and ``vllm_options`` have an effect.
@@ -127,6 +130,7 @@ class BackendWrapper(BaseBackend):
     has_pair_template = _of_wrapped("has_pair_template")
     reads_apart = _of_wrapped("reads_apart")
     query_limit = _of_wrapped("query_limit")
+    score_unit = _of_wrapped("score_unit")
     shares_batches = _of_wrapped("shares_batches")
     schedules_requests = _of_wrapped("schedules_requests")
     gpus = _of_wrapped("gpus")

@@ -21,7 +21,6 @@ from rerank import Qrels, Reranker
 from rerank.backends.fake import Fake
 from rerank.calibration import fit_calibration
 from rerank.errors import MissingPrerequisiteError, UnknownNameError, UsageError
-from rerank.reranker.hits import compute_relevance_scores
 from tests.calibration.synthetic import make_collection
 from tests.integrations.components import ASYNC, FORMS, ComponentForm, Passage
 from tests.test_docs import Block, blocks, run_block, text_of
@@ -47,8 +46,7 @@ def passages_of(texts: Sequence[str]) -> list[Passage]:
 def expected(reranker: Reranker, query: str, passages: Sequence[Passage], **options: Any) -> list[Passage]:
     """What the library returns, with the relevance scores of the server."""
     hits = reranker.rank(query, [passage.text for passage in passages], **options)
-    scores, _ = compute_relevance_scores(hits)
-    return [replace(passages[hit.corpus_id], score=score) for hit, score in zip(hits, scores, strict=True)]
+    return [replace(passages[hit.corpus_id], score=hit.unit_score) for hit in hits]
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +106,19 @@ def test_calibrated_scores_and_a_threshold(calibrated: Reranker, form: Component
     found = form.rank(form.build(reranker=calibrated, threshold=threshold), "q", passages)
     assert found == expected(calibrated, "q", passages, threshold=threshold)
     assert 0 < len(found) < len(passages)
+
+
+@every_component
+def test_the_score_of_a_pointwise_method_is_one_number_everywhere(form: ComponentForm) -> None:
+    """Without a calibration, a threshold cuts the numbers that the server sends."""
+    backend = Fake("perfect", qrels=Qrels({"0": {str(number): number % 2 for number in range(6)}}))
+    reranker = Reranker.from_backend(backend, method="full:score")
+    passages = passages_of([f"text {number}" for number in range(6)])
+    everything = form.rank(form.build(reranker=reranker), "q", passages)
+    assert everything == expected(reranker, "q", passages)
+    found = form.rank(form.build(reranker=reranker, threshold=0.5), "q", passages)
+    assert found == expected(reranker, "q", passages, threshold=0.5)
+    assert len(found) == sum((passage.score or 0.0) >= 0.5 for passage in everything) < len(passages)
 
 
 @every_component

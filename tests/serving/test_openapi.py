@@ -57,7 +57,8 @@ def test_the_names_of_schemas_are_those_of_classes_in_generated_clients() -> Non
     ChoiceAnswer ChoiceProbability ChoiceQuestion CohereDocument CohereError CohereRequest CohereResponse CohereResult
     CohereSpan CommonDocument CommonError CommonRequest CommonResponse CommonResult CommonUsage DecisionChoice
     DecisionLevel DecisionRequest DecisionResponse DecisionUsage DocumentParts ErrorDetails InputTokens LevelProbability
-    MixedbreadRequest MixedbreadResponse MixedbreadResult OpenaiError OutputTokens PairScore PlaygroundRequest
+    MixedbreadRequest MixedbreadResponse MixedbreadResult NimQuery NimRanking NimRequest NimResponse
+    OpenaiError OutputTokens PairScore PlaygroundRequest
     PredicateAnswer PredicateQuestion RefusalAnswer RelevantSpans ScoreAnswer ScoreQuestion ScoreRequest ScoreResponse
     SglangError SglangResult TeiError TeiRequest TeiResult VoyageResult ZeroentropyResponse ZeroentropyResult
     """

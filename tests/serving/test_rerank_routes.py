@@ -94,18 +94,6 @@ def test_tei(client: Client) -> None:
         assert error.json()["error_type"] == "Validation"
 
 
-def test_what_tei_asks_for_in_vain_is_a_warning(client: Client) -> None:
-    opened = client()
-    for field, value, default in (
-        ("raw_scores", True, False),
-        ("truncate", False, True),
-        ("truncation_direction", "Left", "Right"),
-    ):
-        for asked in (value, default):
-            response = opened.post("/rerank", json={"query": "q", "texts": DOCS, field: asked})
-            assert (f"{field}" in response.headers["X-Rerank-Warnings"]) == (asked is value)
-
-
 @pytest.mark.parametrize(
     ("path", "documents"),
     [

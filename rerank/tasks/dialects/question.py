@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from rerank.errors import DataError, error_repr
 from rerank.io.text_files import replace_lone_surrogates
@@ -27,6 +28,28 @@ GivenList = Annotated[list[T], Field(fail_fast=True)]
 _MAX_PARTS = 1000  #: Maximum number of parts of one document.
 #: Names of the fields that represent a document.
 RankFields = Annotated[GivenList[str], Field(max_length=100), AfterValidator(lambda names: list(dict.fromkeys(names)))]
+
+
+def _no_boolean(value: Any) -> Any:
+    """Refuse true and false, which Python would read as 1 and 0."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("float_type", "a number")
+    return value
+
+
+#: Numbers of a request.
+Whole = Annotated[int, BeforeValidator(_no_boolean)]
+Number = Annotated[float, BeforeValidator(_no_boolean)]
+
+
+#: Mark of a field that cannot be obeyed: any value except null and its default is an error.
+REFUSED = "refused"
+#: Mark of a field that does not change which documents are returned, nor their scores; any value is accepted.
+NO_EFFECT = "no effect"
+
+#: Fields that contain the documents of a request; a request has one of them.
+_DOCUMENT_FIELDS = ("documents", "texts", "input", "passages")
+
 
 #: Base64 without a head; at least as long as the smallest picture, so that names of files are no pictures.
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{60,}={0,2}")
@@ -59,7 +82,14 @@ class RerankQuestion:
     max_document_tokens: int | None = None  # None for the ranker's own limit
     deadline: float | None = None  # seconds for the whole ranking; None for the server's own limit
     spans: SpanSettings | None = None  # None to return no evidence spans
-    warnings: Sequence[str] = ()  # about requested settings that have no effect
+    threshold: float | None = None  # minimum unit score of a result; None for all
+    max_query_tokens: int | None = None  # the query is cut to it; None for no limit
+    max_pair_tokens: int | None = None  # tokens of query and document together; the document is cut
+    truncates: bool = True  # whether documents that are longer than the context are cut; otherwise they are an error
+    #: ``unit`` for the unit scores of the hits, ``logit`` for the judge's logits, which are required, or ``logit if
+    #: known``.
+    scale: Literal["unit", "logit", "logit if known"] = "unit"
+    warnings: Sequence[str] = ()  # about fields of the request that are not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +106,8 @@ class RankedDocument:
     """One document in the answer to a rerank request."""
 
     index: int  # position of the document in the request, from 0
-    relevance_score: float  # in (0, 1], strictly decreasing along the results
+    #: Strictly decreasing along the results: `Hit.unit_score`, or the logit if the client asked for it.
+    relevance_score: float
     #: None if the client did not request evidence spans or the method cannot compute them.
     spans: tuple[EvidenceOfDocument, ...] | None = None
 
@@ -110,14 +141,70 @@ class ApiBody(BaseModel):
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False, protected_namespaces=())
 
 
-class RerankBody(ApiBody):
+class ScoringBody(ApiBody):
+    """Base class of the requests for scores: vLLM's fields, which our server accepts in every dialect."""
+
+    model_config = ConfigDict(extra="allow")  # so that unknown fields can be named in a warning
+
+    #: What counts as relevant; named ``instruct`` by Jina's and Qwen's clients.
+    instruction: GivenText | None = Field(default=None, validation_alias=AliasChoices("instruction", "instruct"))
+    max_tokens_per_query: Whole | None = Field(default=None, ge=0)  # 0 for no limit
+    #: Tokens of query and document together, without the words of the prompt; -1 for those of the model.
+    truncate_prompt_tokens: Whole | None = Field(default=None, ge=-1)
+    truncation_side: Annotated[Literal["left", "right"] | None, REFUSED] = "right"
+    use_activation: bool | None = None  # false for logits, as ``raw_scores`` of TEI and Infinity
+    raw_scores: bool = False
+    user: Annotated[Any, NO_EFFECT] = None
+    request_id: Annotated[Any, NO_EFFECT] = None
+    priority: Annotated[Any, NO_EFFECT] = None
+    cache_salt: Annotated[Any, NO_EFFECT] = None
+    padding: Annotated[Literal["max_length", "do_not_pad"] | None, REFUSED] = "do_not_pad"
+    add_special_tokens: Annotated[bool | None, REFUSED] = True
+    chat_template_kwargs: Annotated[dict[str, Any] | None, REFUSED] = None
+    mm_processor_kwargs: Annotated[dict[str, Any] | None, REFUSED] = None
+
+    @property
+    def raw(self) -> bool:
+        """Whether the client asks for logits."""
+        return self.raw_scores or self.use_activation is False
+
+    def limits(self, *, scale: Literal["unit", "logit if known"] = "unit", **fields: Any) -> RerankQuestion:
+        """Return a question with the given fields and those of this class, after checking fields that are not obeyed.
+
+        Raises `DataError` if a field is refused or given twice under different names. Unknown fields cause a warning.
+        """
+        unknown = {name: value for name, value in (self.model_extra or {}).items() if value is not None}
+        for name, info in type(self).model_fields.items():
+            given, default = getattr(self, name), info.default
+            if REFUSED in info.metadata and given is not None and str(given).lower() != str(default).lower():
+                expected = "no such field" if default is None else str(default).lower()
+                found = f"{name} is {error_repr(given, 100)}, which this server cannot do"
+                raise DataError(found, expected=expected)
+            choices = info.validation_alias.choices if isinstance(info.validation_alias, AliasChoices) else [name]
+            for other in unknown.keys() & set(choices):
+                if unknown.pop(other) != given:
+                    named = " or ".join(choice for choice in map(str, choices) if choice != other)
+                    raise DataError(f"{other} has another value than {named}", expected="one of them")
+            if name in _DOCUMENT_FIELDS and (others := unknown.keys() & set(_DOCUMENT_FIELDS)):
+                raise DataError(f"The request has {min(others)} beside {name}", expected="one of them")
+        names = ", ".join(error_repr(name, 40) for name in list(unknown)[:5])
+        return RerankQuestion(
+            instruction=self.instruction or "",
+            max_query_tokens=self.max_tokens_per_query or None,
+            max_pair_tokens=max(0, self.truncate_prompt_tokens or 0) or None,
+            scale="logit" if self.raw else scale,
+            warnings=[f"Fields that this server does not know have no effect: {names}"] if unknown else [],
+            **fields,
+        )
+
+
+class RerankBody(ScoringBody):
     """Base class of the requests of all dialects, with the fields that our server accepts in each of them."""
 
     #: Milliseconds for the whole ranking. Documents that are not judged by then keep their order.
-    deadline_ms: float | None = Field(default=None, gt=0, le=86_400_000)
-    scores: GivenList[float] | None = None  # first-stage scores, one per document, in the order of the documents
-    #: What counts as relevant; named ``instruct`` by Jina's and Qwen's clients.
-    instruction: GivenText | None = Field(default=None, validation_alias=AliasChoices("instruction", "instruct"))
+    deadline_ms: Number | None = Field(default=None, gt=0, le=86_400_000)
+    scores: GivenList[Number] | None = None  # first-stage scores, one per document, in the order of the documents
+    threshold: Number | None = Field(default=None, ge=0, le=1)  # minimum relevance score of a result
 
     @abstractmethod
     def to_question(self) -> RerankQuestion:
@@ -126,7 +213,7 @@ class RerankBody(ApiBody):
     def question(self, **fields: Any) -> RerankQuestion:
         """Return a question with the given fields and those that all dialects have."""
         deadline = None if self.deadline_ms is None else self.deadline_ms / 1000
-        return RerankQuestion(scores=self.scores, instruction=self.instruction or "", deadline=deadline, **fields)
+        return self.limits(scores=self.scores, threshold=self.threshold, deadline=deadline, **fields)
 
 
 def document_texts(documents: Sequence[GivenDocument], rank_fields: Sequence[str] | None = None) -> list[str]:

@@ -1,25 +1,30 @@
-"""Bodies of rerank and score APIs: Cohere (versions 1 and 2), Jina, vLLM, Voyage, Mixedbread, SGLang, TEI, ZeroEntropy.
+"""Bodies of rerank and score APIs: Cohere, Jina, vLLM, Voyage, Mixedbread, SGLang, TEI, ZeroEntropy, NIM and others.
 
 A request can be converted to a `RerankQuestion`, and a response is created from a `RerankAnswer`.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field
 
 from rerank.errors import DataError
 from rerank.tasks.dialects.question import (
+    NO_EFFECT,
+    REFUSED,
     ApiBody,
     GivenDocument,
     GivenList,
     GivenText,
+    Number,
     RankFields,
     RerankAnswer,
     RerankBody,
     RerankQuestion,
+    ScoringBody,
     SpanSettings,
+    Whole,
     document_pictures,
     document_texts,
 )
@@ -31,8 +36,8 @@ class RelevantSpans(ApiBody):
     """Settings for returning the relevant spans of documents: mode, minimum score and maximum number per document."""
 
     mode: Literal["enabled", "disabled"] = "disabled"
-    threshold: float | None = Field(default=None, ge=0, le=1)
-    max_spans: int | None = Field(default=None, ge=1)
+    threshold: Number | None = Field(default=None, ge=0, le=1)
+    max_spans: Whole | None = Field(default=None, ge=1)
 
 
 class CohereRequest(RerankBody):
@@ -41,11 +46,10 @@ class CohereRequest(RerankBody):
     model: str = ""
     query: GivenText
     documents: GivenList[GivenDocument]
-    top_n: int | None = Field(default=None, ge=0)
-    max_tokens_per_doc: int | None = Field(default=None, ge=1)
+    top_n: Whole | None = Field(default=None, ge=0, validation_alias=AliasChoices("top_n", "top_k"))
+    max_tokens_per_doc: Whole | None = Field(default=None, ge=0)
     return_documents: bool = False
     relevant_spans: RelevantSpans | None = None
-    priority: int | None = None
 
     def to_question(self) -> RerankQuestion:
         asked = self.relevant_spans
@@ -61,7 +65,7 @@ class CohereRequest(RerankBody):
             model=self.model,
             top_n=self.top_n or None,
             returns_documents=self.return_documents,
-            max_document_tokens=self.max_tokens_per_doc,
+            max_document_tokens=self.max_tokens_per_doc or None,
             spans=spans,
         )
 
@@ -144,7 +148,9 @@ class DocumentParts(ApiBody):
 
 
 class CommonRequest(RerankBody):
-    """A request of any of the four rerank APIs. If ``top_n`` is 0, all results are returned, as in vLLM.
+    """A request of any of these rerank APIs, Infinity or llama.cpp's server.
+
+    If ``top_n`` is 0, all results are returned, as in vLLM.
 
     The field ``results`` of the response contains the texts unless ``return_documents`` is false.
     """
@@ -152,10 +158,14 @@ class CommonRequest(RerankBody):
     model: str = ""
     query: GivenText
     documents: GivenList[GivenDocument] | DocumentParts
-    top_n: int | None = Field(default=None, ge=0, validation_alias=AliasChoices("top_n", "top_k"))
+    top_n: Whole | None = Field(default=None, ge=0, validation_alias=AliasChoices("top_n", "top_k"))
     return_documents: bool | None = None
     rank_fields: RankFields | None = None
-    max_tokens_per_doc: int | None = Field(default=None, ge=0)
+    max_tokens_per_doc: Whole | None = Field(default=None, ge=0)
+    truncation: bool | None = None  # Voyage
+    latency: Annotated[Any, NO_EFFECT] = None  # ZeroEntropy
+    max_chunks_per_doc: Annotated[Whole | None, REFUSED] = None
+    return_embeddings: Annotated[bool | None, REFUSED] = False
 
     def to_question(self) -> RerankQuestion:
         documents = self.documents.content if isinstance(self.documents, DocumentParts) else self.documents
@@ -167,6 +177,7 @@ class CommonRequest(RerankBody):
             top_n=self.top_n or None,
             returns_documents=self.return_documents is not False,
             max_document_tokens=self.max_tokens_per_doc or None,
+            truncates=self.truncation is not False,
         )
 
 
@@ -228,14 +239,15 @@ class CommonResponse(ApiBody):
 
 
 class MixedbreadRequest(RerankBody):
-    """A request of Mixedbread's rerank API, whose field ``rewrite_query`` is ignored."""
+    """A request of Mixedbread's rerank API."""
 
     model: str = ""
-    query: str
+    query: GivenText
     input: GivenList[GivenDocument]
-    top_k: int | None = Field(default=None, ge=1)
+    top_k: Whole | None = Field(default=None, ge=1, validation_alias=AliasChoices("top_k", "top_n"))
     return_input: bool = False
     rank_fields: RankFields | None = None
+    rewrite_query: Annotated[bool | None, REFUSED] = False
 
     def to_question(self) -> RerankQuestion:
         return self.question(
@@ -306,26 +318,24 @@ def sglang_results(answer: RerankAnswer) -> list[SglangResult]:
 
 
 class TeiRequest(RerankBody):
-    """A request of TEI's rerank API. Long texts are always truncated at the end, and scores are never raw."""
+    """A request of TEI's rerank API, or of llama.cpp's server, which also has the fields ``model`` and ``top_n``."""
 
+    model: str = ""
     query: GivenText
     texts: GivenList[GivenText]
-    raw_scores: bool = False
+    top_n: Whole | None = Field(default=None, ge=0)
     return_text: bool = False
     truncate: bool | None = None
-    truncation_direction: Literal["Left", "Right", "left", "right"] = "Right"
+    truncation_direction: Annotated[Literal["Left", "Right", "left", "right"] | None, REFUSED] = "Right"
 
     def to_question(self) -> RerankQuestion:
-        """Convert the request to a `RerankQuestion`, with a warning for each setting that has no effect."""
-        warnings = []
-        if self.raw_scores:
-            warnings.append("raw_scores has no effect: the server has no raw scores that clients could compare")
-        if self.truncate is False:
-            warnings.append("truncate: false has no effect: texts that are too long are truncated")
-        if self.truncation_direction.lower() == "left":
-            warnings.append("truncation_direction has no effect: texts that are too long are truncated at the end")
         return self.question(
-            query=self.query, documents=self.texts, returns_documents=self.return_text, warnings=warnings
+            query=self.query,
+            documents=self.texts,
+            model=self.model,
+            top_n=self.top_n or None,
+            returns_documents=self.return_text,
+            truncates=self.truncate is not False,
         )
 
 
@@ -343,6 +353,55 @@ def tei_results(answer: RerankAnswer) -> list[TeiResult]:
         TeiResult(index=result.index, score=result.relevance_score, text=answer.text(result))
         for result in answer.results
     ]
+
+
+# NVIDIA NIM: ``POST /v1/ranking``
+
+
+class NimQuery(ApiBody):
+    """The query of a request, as an object that contains its text."""
+
+    text: GivenText
+
+
+class NimRequest(RerankBody):
+    """A request of NVIDIA NIM's ranking API; ``truncate: NONE`` makes passages that are too long an error."""
+
+    model: str = ""
+    query: NimQuery
+    passages: GivenList[dict[str, Any]]
+    truncate: Literal["NONE", "END"] | None = None
+
+    def to_question(self) -> RerankQuestion:
+        return self.question(
+            query=self.query.text,
+            documents=document_texts(self.passages),
+            pictures=document_pictures(self.passages),
+            model=self.model,
+            truncates=self.truncate != "NONE",
+            scale="logit if known",
+        )
+
+
+class NimRanking(ApiBody):
+    """Index of one passage, and its logit or, if the method has none, its relevance score."""
+
+    index: int
+    logit: float
+
+
+class NimResponse(ApiBody):
+    """A response of NVIDIA NIM's ranking API."""
+
+    rankings: list[NimRanking]
+    usage: CommonUsage
+
+    @classmethod
+    def from_answer(cls, answer: RerankAnswer) -> NimResponse:
+        return cls(
+            rankings=[NimRanking(index=result.index, logit=result.relevance_score) for result in answer.results],
+            usage=CommonUsage(prompt_tokens=answer.tokens_in, total_tokens=answer.tokens),
+        )
 
 
 # ZeroEntropy: ``POST /v1/models/rerank``. Its requests are parsed as `CommonRequest`.
@@ -379,7 +438,7 @@ class ZeroentropyResponse(ApiBody):
 Texts = GivenText | GivenList[GivenText]
 
 
-class ScoreRequest(ApiBody):
+class ScoreRequest(ScoringBody):
     """A request of vLLM's score API: one query and any number of documents, or as many queries as documents.
 
     The field ``queries`` may also be named ``text_1`` or ``data_1``, and ``documents`` ``items``, ``text_2`` or
@@ -391,12 +450,15 @@ class ScoreRequest(ApiBody):
     documents: Texts = Field(
         validation_alias=AliasChoices("text_2", "documents", "items", "data_2"), serialization_alias="text_2"
     )
-    instruction: GivenText | None = None
+    max_tokens_per_doc: Whole | None = Field(default=None, ge=0)
 
     def pairs(self) -> list[tuple[str, str]]:
         """Return the (query, document) pairs."""
         queries = [self.queries] if isinstance(self.queries, str) else self.queries
         documents = [self.documents] if isinstance(self.documents, str) else self.documents
+        for number, query in enumerate(queries):
+            if not query.strip():
+                raise DataError(f"Query {number} is empty", expected="a text, without which no pair has a score")
         if len(queries) == 1:
             queries = queries * len(documents)
         if len(queries) != len(documents):

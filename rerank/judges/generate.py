@@ -5,7 +5,7 @@ arXiv 2312.16098, a listwise form of fusion in the decoder (Izacard and Grave, E
 FIRST, Reddy et al., EMNLP 2024, arXiv 2406.15657, section 3; `Pick` is setwise prompting, Zhuang et al., SIGIR 2024,
 arXiv 2310.09497, section 3, and, for two documents, pairwise ranking prompting, Qin et al., NAACL Findings 2024, arXiv
 2306.17563, section 3; `Rate` is GroupRank, Sun et al. 2025, arXiv 2511.11653, and Reranker/rerank_groupwise.py in
-github.com/AQ-MedAI/Diver.
+github.com/AQ-MedAI/Diver; `Select` is SetR, Lee et al., ACL 2025, arXiv 2507.06838.
 """
 
 from __future__ import annotations
@@ -14,19 +14,23 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
-from rerank.errors import UsageError, ensure
+from rerank.errors import ContextOverflowError, UsageError, ensure
 from rerank.judges.base import (
     FAILURES,
     IDENTIFIER_SCORES,
+    SELECTION,
+    STATUSES,
     ListwiseJudge,
     ScoreKind,
+    Status,
     Verdict,
     continuation_request,
     failed_verdict,
 )
-from rerank.parsing import parse_identifier_scores, parse_permutation
+from rerank.parsing import parse_identifier_scores, parse_permutation, parse_selection
 from rerank.prompts.identifiers import Alphabet, make_identifiers, single_token_letters
 from rerank.tasks import (
     ContinuationTask,
@@ -348,3 +352,92 @@ def _parse_ratings(text: str, count: int) -> dict[int, float]:
     if len(ranked) < min(2, count):  # a single identifier may be the beginning of truncated scores
         return {}
     return {position: _BEST * (1 - rank / count) for rank, position in enumerate(ranked)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Select(ListwiseJudge):
+    """A judge that lets the model select the smallest set of documents that together answer every part of the query.
+
+    Selected documents come first, in the order of the reply; the others keep their order. Scores are 1 for selected
+    documents and 0 for others. If a window is too long for the context, it is divided evenly into as few parts as
+    possible, each with a selection of its own; the union of these may be larger than necessary.
+    """
+
+    needs = (GenerationTask,)
+    score_kind = SELECTION
+
+    #: ``selection`` for only the selection, or ``requirements`` to let the model first list what the query requires
+    #: and which passages provide it, with at most ``thinking_tokens`` tokens: the paper's "CoT & IRI".
+    by: Literal["selection", "requirements"] = "selection"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.by == "requirements" and not self.limits.thinking_tokens:
+            raise UsageError(
+                "by=requirements lets the model write before it selects, but thinking_tokens is 0",
+                expected="the maximum number of tokens for the requirements",
+                remedy="Add --thinking-tokens 500, or use by=selection",
+            )
+
+    @classmethod
+    def suggest_prompt(cls, options: Mapping[str, str]) -> str:
+        return "select_requirements" if options.get("by") == "requirements" else "select"
+
+    def requests(self, window: Window) -> list[Request]:
+        return self.make_requests(window)
+
+    def make_requests(self, window: Window) -> list[Request]:
+        most = max(1, len(window) // 2)  # parts of two or three documents
+        for count in range(1, most):
+            try:
+                return [self._request(part) for part in _divide_evenly(window, count)]
+            except ContextOverflowError:
+                continue
+        return [self._request(part) for part in _divide_evenly(window, most)]
+
+    def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
+        """Put the selected documents first; documents of a failed reply have no score and keep their order."""
+        scores: list[float | None] = []
+        selected: list[int] = []
+        found: list[tuple[Status, str]] = []
+        for part, reply in zip(_divide_evenly(window, len(replies)), replies, strict=True):
+            parsed, failed = parse_selection(reply.text, len(part)), failed_verdict([reply], len(part))
+            if failed and failed.status == "refused" and parsed.order:  # as for rankings, the text counts
+                failed = None
+            found.append((failed.status, failed.detail) if failed else (parsed.status, parsed.detail))
+            if found[-1][0] in FAILURES:
+                scores += [None] * len(part)
+            else:
+                selected += [len(scores) + position for position in parsed.order]
+                scores += [float(position in parsed.order) for position in range(len(part))]
+        status, detail = max(found, key=lambda pair: STATUSES.index(pair[0]))
+        details = [detail, f"selected {len(selected)} of {len(window)} documents" * (status not in FAILURES)]
+        if len(replies) > 1:
+            details.append(f"the list is too long for the context, so each of {len(replies)} parts has a selection")
+        others = (position for position, score in enumerate(scores) if not score)
+        joined = "; ".join(filter(None, details))
+        return Verdict(order=(*selected, *others), status=status, detail=joined, scores=tuple(scores))
+
+    def _request(self, part: Window) -> Request:
+        limits, tokens = self.limits, self.backend.tokens
+        labels = make_identifiers("numbers", len(part), tokens)
+        selection = tokens.lengths([" > ".join(f"[{label}]" for label in labels)])[0] + SPARE_TOKENS
+        fitted = self.budget.fit(self.template, part, reply_tokens=selection + limits.thinking_tokens, labels=labels)
+        # the requirements are part of the reply, not thoughts
+        written = limits.thinking_tokens if self.by == "requirements" else 0
+        sampling = Sampling(
+            max_tokens=selection + written,
+            temperature=limits.temperature,
+            seed=limits.seed,
+            thinking=limits.thinking_tokens - written,
+        )
+        return Request(prompt=fitted.prompt, sampling=sampling, window=part, dropped=fitted.dropped)
+
+
+def _divide_evenly(window: Window, count: int) -> list[Window]:
+    """Divide a window into ``count`` consecutive parts whose lengths differ by at most one document."""
+    edges = [index * len(window) // count for index in range(count + 1)]
+    return [
+        Window(window.query, window.docs[start:end], window.scores[start:end]) if count > 1 else window
+        for start, end in pairwise(edges)
+    ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rerank.errors import ensure
@@ -15,7 +15,7 @@ from rerank.parsing.clean import is_refusal, normalize_signs, strip_thoughts
 from rerank.parsing.interpretations import MENTIONED, interpret
 from rerank.parsing.mentions import MAX_DIGITS
 
-__all__ = ["ParseStatus", "ParsedReply", "parse_identifier_scores", "parse_permutation"]
+__all__ = ["ParseStatus", "ParsedReply", "parse_identifier_scores", "parse_permutation", "parse_selection"]
 
 #: ``ok``: the whole answer is a permutation in the requested form, ``[2] > [1] > [3]``, surrounded only by whitespace,
 #: thoughts and chat protocol tokens. ``repaired``: the permutation is complete after dropping duplicate identifiers,
@@ -113,6 +113,40 @@ def parse_permutation(text: str, count: int, labels: Sequence[str] | None = None
         status=status,
         detail="; ".join(notes),
     )
+
+
+#: The words before a selection, at the start of a line; models write them in bold, as a heading or in a sentence.
+_SELECTION = re.compile(
+    r"^[ \t>#*_-]*(?:(?:the|my|final|minimal|smallest) ){0,3}selection(?: is)?[ \t*_]*[:：]", re.I | re.M
+)
+_NO_SELECTION = re.compile(r"\W*(?:none|nothing|no (?:passages?|documents?))\W*|\s*\[\s*\]\s*\.?\s*", re.I)
+
+
+def parse_selection(text: str, count: int) -> ParsedReply:
+    """Parse the set of passages that a reply selects.
+
+    Reasons may come first: the selection follows the last ``Selection:``. Without these words, the whole reply is
+    parsed, like a ranking. ``none`` selects no passage, with the status ``ok``.
+
+    Args:
+        text: The reply; any text is allowed.
+
+    Returns:
+        The selected passages in ``order``, and all others in ``missing``, in input order; the status is not
+        ``partial``. A reply that is ``empty`` or ``refused`` says nothing about the set.
+
+    >>> parse_selection("Needs: a date [1] [2] and a place [3].\\nSelection: [3] > [1]", 4).order
+    (2, 0)
+    """
+    answer = selection = strip_thoughts(text)
+    for mark in _SELECTION.finditer(answer):
+        selection = answer[mark.end() :].strip("*_` \t\n")
+    if _NO_SELECTION.fullmatch(selection):
+        return ParsedReply(order=(), missing=tuple(range(count)), status="ok")
+    parsed = parse_permutation(selection, count)
+    if parsed.status != "partial":
+        return parsed
+    return replace(parsed, status="repaired" if parsed.detail else "ok")
 
 
 def _number_labels(text: str, labels: Sequence[str]) -> str:

@@ -43,7 +43,7 @@ from rerank.reranker.calls import (
     open_calibration,
     report_on,
 )
-from rerank.reranker.hits import Cut, Hit, Hits, RankingReport, check_top_k
+from rerank.reranker.hits import Cut, DroppedHit, Hit, Hits, RankingReport, Tokenizer, check_top_k
 from rerank.retrieval.base.given_documents import (
     DocumentLike,
     given_first_stage_candidates,
@@ -59,7 +59,7 @@ from rerank.tasks.backends import traits
 from rerank.tasks.concurrency import await_on_loop, submit_to_loop
 from rerank.types import Query, Ranking, Run
 
-__all__ = ["Cut", "DocumentLike", "Hit", "Hits", "OnFailure", "RankOptions", "RankingReport", "Reranker"]
+__all__ = ["Cut", "DocumentLike", "DroppedHit", "Hit", "Hits", "OnFailure", "RankOptions", "RankingReport", "Reranker"]
 
 
 @dataclass(kw_only=True)
@@ -386,7 +386,12 @@ class Reranker(RunTransformer):
         for rank, (position, score, probability) in enumerate(zip(positions, ranked.scores, relevance, strict=True), 1):
             document = asked.candidates[position].document
             found.append(Hit(corpus_id=position, rank=rank, score=score, relevance=probability, document=document))
-        hits = Hits(found, report=report)
+        # The tokenizer is not opened here, since the deadline may have passed before it was.
+        tokenizer = Tokenizer(
+            model=self.backend.identity.get("model", self.name),
+            lengths=lambda texts: self.backend.tokens.lengths(texts),
+        )
+        hits = Hits(found, report=report, tokenizer=tokenizer)
         if asked.threshold is not None:
             hits = hits.at_least(asked.threshold)
         return hits if asked.top_k is None else hits.top_k(asked.top_k)

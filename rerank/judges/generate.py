@@ -14,18 +14,15 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
-from rerank.errors import ContextOverflowError, UsageError, ensure
+from rerank.errors import UsageError, ensure
 from rerank.judges.base import (
     FAILURES,
     IDENTIFIER_SCORES,
     SELECTION,
-    STATUSES,
     ListwiseJudge,
     ScoreKind,
-    Status,
     Verdict,
     continuation_request,
     failed_verdict,
@@ -358,86 +355,48 @@ def _parse_ratings(text: str, count: int) -> dict[int, float]:
 class Select(ListwiseJudge):
     """A judge that lets the model select the smallest set of documents that together answer every part of the query.
 
-    Selected documents come first, in the order of the reply; the others keep their order. Scores are 1 for selected
-    documents and 0 for others. If a window is too long for the context, it is divided evenly into as few parts as
-    possible, each with a selection of its own; the union of these may be larger than necessary.
+    Selected documents come first, in the order of the reply, and have the score 1; the others keep their order and have
+    the score 0. With sliding windows, documents selected in one window compete in the next, and their last one counts.
     """
 
     needs = (GenerationTask,)
     score_kind = SELECTION
 
-    #: ``selection`` for only the selection, or ``requirements`` to let the model first list what the query requires
-    #: and which passages provide it, with at most ``thinking_tokens`` tokens: the paper's "CoT & IRI".
+    #: ``selection`` for only the selection, or ``requirements`` to let the model first write what the query requires
+    #: and which passages provide it, with up to ``thinking_tokens`` tokens: the paper's "CoT & IRI".
     by: Literal["selection", "requirements"] = "selection"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.by == "requirements" and not self.limits.thinking_tokens:
-            raise UsageError(
-                "by=requirements lets the model write before it selects, but thinking_tokens is 0",
-                expected="the maximum number of tokens for the requirements",
-                remedy="Add --thinking-tokens 500, or use by=selection",
-            )
+        found = "by=requirements, but thinking_tokens is 0, which leaves no room to write them"
+        ensure(self.by == "selection" or self.limits.thinking_tokens, found, expected="such as --thinking-tokens 500")
 
     @classmethod
     def suggest_prompt(cls, options: Mapping[str, str]) -> str:
         return "select_requirements" if options.get("by") == "requirements" else "select"
 
     def requests(self, window: Window) -> list[Request]:
+        # A window that does not fit is an error: the merging of its parts would select a set in each step.
         return self.make_requests(window)
 
     def make_requests(self, window: Window) -> list[Request]:
-        most = max(1, len(window) // 2)  # parts of two or three documents
-        for count in range(1, most):
-            try:
-                return [self._request(part) for part in _divide_evenly(window, count)]
-            except ContextOverflowError:
-                continue
-        return [self._request(part) for part in _divide_evenly(window, most)]
+        limits, labels = self.limits, make_identifiers("numbers", len(window), self.backend.tokens)
+        ranking = " > ".join(f"[{label}]" for label in labels)
+        reply_tokens = self.backend.tokens.lengths([ranking])[0] + SPARE_TOKENS
+        if self.by == "selection":
+            return [_generation_request(self, window, labels, reply_tokens, 0, constrain=False)]
+        reply_tokens += limits.thinking_tokens  # the requirements are part of the reply, not thoughts
+        fitted = self.budget.fit(self.template, window, reply_tokens=reply_tokens, labels=labels)
+        sampling = Sampling(max_tokens=reply_tokens, temperature=limits.temperature, seed=limits.seed)
+        return [Request(prompt=fitted.prompt, sampling=sampling, window=window, dropped=fitted.dropped)]
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
-        """Put the selected documents first; documents of a failed reply have no score and keep their order."""
-        scores: list[float | None] = []
-        selected: list[int] = []
-        found: list[tuple[Status, str]] = []
-        for part, reply in zip(_divide_evenly(window, len(replies)), replies, strict=True):
-            parsed, failed = parse_selection(reply.text, len(part)), failed_verdict([reply], len(part))
-            if failed and failed.status == "refused" and parsed.order:  # as for rankings, the text counts
-                failed = None
-            found.append((failed.status, failed.detail) if failed else (parsed.status, parsed.detail))
-            if found[-1][0] in FAILURES:
-                scores += [None] * len(part)
-            else:
-                selected += [len(scores) + position for position in parsed.order]
-                scores += [float(position in parsed.order) for position in range(len(part))]
-        status, detail = max(found, key=lambda pair: STATUSES.index(pair[0]))
-        details = [detail, f"selected {len(selected)} of {len(window)} documents" * (status not in FAILURES)]
-        if len(replies) > 1:
-            details.append(f"the list is too long for the context, so each of {len(replies)} parts has a selection")
-        others = (position for position, score in enumerate(scores) if not score)
-        joined = "; ".join(filter(None, details))
-        return Verdict(order=(*selected, *others), status=status, detail=joined, scores=tuple(scores))
-
-    def _request(self, part: Window) -> Request:
-        limits, tokens = self.limits, self.backend.tokens
-        labels = make_identifiers("numbers", len(part), tokens)
-        selection = tokens.lengths([" > ".join(f"[{label}]" for label in labels)])[0] + SPARE_TOKENS
-        fitted = self.budget.fit(self.template, part, reply_tokens=selection + limits.thinking_tokens, labels=labels)
-        # the requirements are part of the reply, not thoughts
-        written = limits.thinking_tokens if self.by == "requirements" else 0
-        sampling = Sampling(
-            max_tokens=selection + written,
-            temperature=limits.temperature,
-            seed=limits.seed,
-            thinking=limits.thinking_tokens - written,
-        )
-        return Request(prompt=fitted.prompt, sampling=sampling, window=part, dropped=fitted.dropped)
-
-
-def _divide_evenly(window: Window, count: int) -> list[Window]:
-    """Divide a window into ``count`` consecutive parts whose lengths differ by at most one document."""
-    edges = [index * len(window) // count for index in range(count + 1)]
-    return [
-        Window(window.query, window.docs[start:end], window.scores[start:end]) if count > 1 else window
-        for start, end in pairwise(edges)
-    ]
+        count, (reply,) = len(window), replies
+        parsed, failed = parse_selection(reply.text, count), failed_verdict(replies, count)
+        if failed and (failed.status != "refused" or not parsed.order):
+            return failed
+        scores = tuple(float(position in parsed.order) for position in range(count))
+        detail = f"{parsed.detail}; " * bool(parsed.detail) + f"selected {len(parsed.order)} of {count} documents"
+        if parsed.status in FAILURES:
+            scores, detail = (), parsed.detail
+        return Verdict(order=parsed.order + parsed.missing, status=parsed.status, detail=detail, scores=scores)

@@ -119,23 +119,16 @@ def parse_permutation(text: str, count: int, labels: Sequence[str] | None = None
 _SELECTION = re.compile(
     r"^[ \t>#*_-]*(?:(?:the|my|final|minimal|smallest) ){0,3}selection(?: is)?[ \t*_]*[:：]", re.I | re.M
 )
-_NO_SELECTION = re.compile(r"\W*(?:none|nothing|no (?:passages?|documents?))\W*|\s*\[\s*\]\s*\.?\s*", re.I)
+_NO_SELECTION = re.compile(r"\W*(?:none|nothing|no (?:passages?|documents?))\W*|\s*\[\s*\][\s.]*", re.I)
 
 
 def parse_selection(text: str, count: int) -> ParsedReply:
-    """Parse the set of passages that a reply selects.
+    r"""Parse the set of passages that a reply, which may be any text, selects after the last ``Selection:``.
 
-    Reasons may come first: the selection follows the last ``Selection:``. Without these words, the whole reply is
-    parsed, like a ranking. ``none`` selects no passage, with the status ``ok``.
+    Without these words, the whole reply is parsed like a ranking. Selected passages are in ``order``, all others in
+    ``missing``. The status is not ``partial``; ``none`` selects no passage, and its status is ``ok``.
 
-    Args:
-        text: The reply; any text is allowed.
-
-    Returns:
-        The selected passages in ``order``, and all others in ``missing``, in input order; the status is not
-        ``partial``. A reply that is ``empty`` or ``refused`` says nothing about the set.
-
-    >>> parse_selection("Needs: a date [1] [2] and a place [3].\\nSelection: [3] > [1]", 4).order
+    >>> parse_selection("A date: [1] [2]. A place: [3].\nSelection: [3] > [1]", 4).order
     (2, 0)
     """
     answer = selection = strip_thoughts(text)
@@ -144,9 +137,7 @@ def parse_selection(text: str, count: int) -> ParsedReply:
     if _NO_SELECTION.fullmatch(selection):
         return ParsedReply(order=(), missing=tuple(range(count)), status="ok")
     parsed = parse_permutation(selection, count)
-    if parsed.status != "partial":
-        return parsed
-    return replace(parsed, status="repaired" if parsed.detail else "ok")
+    return replace(parsed, status="repaired" if parsed.detail else "ok") if parsed.status == "partial" else parsed
 
 
 def _number_labels(text: str, labels: Sequence[str]) -> str:

@@ -43,7 +43,7 @@ from rerank.reranker.calls import (
     open_calibration,
     report_on,
 )
-from rerank.reranker.hits import Cut, DroppedHit, Hit, Hits, RankingReport, Tokenizer, check_top_k
+from rerank.reranker.hits import Cut, DroppedHit, Hit, Hits, RankingReport, check_top_k
 from rerank.retrieval.base.given_documents import (
     DocumentLike,
     given_first_stage_candidates,
@@ -386,12 +386,8 @@ class Reranker(RunTransformer):
         for rank, (position, score, probability) in enumerate(zip(positions, ranked.scores, relevance, strict=True), 1):
             document = asked.candidates[position].document
             found.append(Hit(corpus_id=position, rank=rank, score=score, relevance=probability, document=document))
-        # The tokenizer is not opened here, since the deadline may have passed before it was.
-        tokenizer = Tokenizer(
-            model=self.backend.identity.get("model", self.name),
-            lengths=lambda texts: self.backend.tokens.lengths(texts),
-        )
-        hits = Hits(found, report=report, tokenizer=tokenizer)
+        # a function, since the tokenizer of a model that missed the deadline is not loaded yet
+        hits = Hits(found, report=report, count_tokens=lambda texts: self.backend.tokens.lengths(texts))
         if asked.threshold is not None:
             hits = hits.at_least(asked.threshold)
         return hits if asked.top_k is None else hits.top_k(asked.top_k)

@@ -1,9 +1,7 @@
-"""Choose among ranked texts what goes into a prompt: near-duplicates, and maximal marginal relevance.
+"""Near-duplicates, and maximal marginal relevance, for texts and vectors in the order of a ranking.
 
-Everything here works on texts, vectors and positions; `rerank.reranker.hits.Hits` applies it to hits.
-
-Sources: shingles and their resemblance (Jaccard): Broder 1997, "On the resemblance and containment of documents"; maximal
-marginal relevance: Carbonell and Goldstein, SIGIR 1998; the weights of terms are those of BM25 in Lucene's variant.
+Sources: shingles and their resemblance (the Jaccard index): Broder 1997, "On the resemblance and containment of
+documents"; maximal marginal relevance: Carbonell and Goldstein, SIGIR 1998, equation 1.
 """
 
 from __future__ import annotations
@@ -11,26 +9,24 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rerank.errors import UsageError, ensure
+from rerank.errors import UsageError
 from rerank.indexing.text_analysis import split_into_terms
 from rerank.judges.attention.evidence import split_words
 
-#: Number of words per shingle.
-SHINGLE = 3
-#: Parameters of BM25, the same as the defaults of the first stage.
-_K1, _B = 0.9, 0.4
-#: Function from the position of a text to its similarity to each text, shape (texts,).
-Similarity = Callable[[int], NDArray[np.float64]]
+SHINGLE = 3  #: Number of words per shingle.
+_K1, _B = 0.9, 0.4  #: Parameters of BM25, the same as the defaults of the first stage.
+#: One row per text. Rows have the length 1, or less if terms that occur in no other text are left out.
+Vectors = NDArray[np.float64]
 
 
 def make_shingles(text: str) -> frozenset[tuple[str, ...]]:
-    """Return the sets of `SHINGLE` consecutive words of a text; a shorter text is one shingle, an empty text has none.
+    """Return the sets of `SHINGLE` consecutive words; a shorter text is one shingle, and a text without words has none.
 
     Case and punctuation are ignored. In scripts without spaces, every character is a word.
 
@@ -44,12 +40,11 @@ def make_shingles(text: str) -> frozenset[tuple[str, ...]]:
 
 
 def find_near_duplicates(texts: Sequence[str], threshold: float) -> dict[int, tuple[int, float]]:
-    """Return, for each near-duplicate, the position of the earlier text that is kept, and the Jaccard index with it.
+    """Return, for each near-duplicate, the position of the kept text that is most similar to it, and the similarity.
 
-    Texts are compared in order with all earlier texts that are kept. A text is a near-duplicate if the exact Jaccard
-    index of the shingles, |A and B| / |A or B|, is at least ``threshold`` for one of them; the largest counts.
+    The similarity is the exact Jaccard index |A and B| / |A or B| of the shingles, and near-duplicates have at least
+    ``threshold``. Texts are compared with the kept ones only, so a chain of small changes is not followed.
     """
-    ensure(0 < threshold <= 1, f"threshold is {threshold!r}", expected="a Jaccard index above 0 and up to 1")
     found: dict[int, tuple[int, float]] = {}
     shingles = [make_shingles(text) for text in texts]
     kept_with: dict[tuple[str, ...], list[int]] = defaultdict(list)
@@ -59,14 +54,14 @@ def find_near_duplicates(texts: Sequence[str], threshold: float) -> dict[int, tu
         closest = max(jaccard, key=lambda other: (jaccard[other], -other), default=None)
         if closest is not None and jaccard[closest] >= threshold:
             found[position] = closest, jaccard[closest]
-            continue
-        for shingle in own:
-            kept_with[shingle].append(position)
+        else:
+            for shingle in own:
+                kept_with[shingle].append(position)
     return found
 
 
-def bm25_similarity(texts: Sequence[str]) -> Similarity:
-    """Return the cosine of two texts' vectors of BM25 term weights, which is from 0 to 1.
+def weigh_terms(texts: Sequence[str]) -> Vectors:
+    """Return vectors of BM25 term weights with the length 1, without terms of a single text, which affect no cosine.
 
     The weight of term t in text d is log(1 + (N - n_t + 0.5) / (n_t + 0.5)) f / (f + k1 (1 - b + b |d| / mean length)),
     with f occurrences of t in d, n_t of the N given texts that contain t, k1 = 0.9 and b = 0.4. Terms are lower-case
@@ -74,64 +69,49 @@ def bm25_similarity(texts: Sequence[str]) -> Similarity:
     """
     counts = [Counter(split_into_terms(text)) for text in texts]
     containing = Counter(term for count in counts for term in count)
+    columns = {term: column for column, term in enumerate(term for term, n in containing.items() if n > 1)}
     mean = sum(count.total() for count in counts) / max(1, len(counts)) or 1.0
-    postings: dict[str, tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))
-    vectors: list[dict[str, float]] = []
-    for position, count in enumerate(counts):
+    vectors = np.zeros((len(texts), len(columns)))
+    for row, count in enumerate(counts):
         saturation = _K1 * (1 - _B + _B * count.total() / mean)
         weights = {
             term: math.log(1 + (len(texts) - containing[term] + 0.5) / (containing[term] + 0.5)) * f / (f + saturation)
             for term, f in count.items()
         }
         norm = math.hypot(*weights.values()) or 1.0
-        vectors.append({term: weight / norm for term, weight in weights.items()})
-        for term, weight in vectors[-1].items():
-            postings[term][0].append(position)
-            postings[term][1].append(weight)
-    columns = {term: (np.asarray(rows), np.asarray(weights)) for term, (rows, weights) in postings.items()}
-
-    def similarity(position: int) -> NDArray[np.float64]:
-        result = np.zeros(len(texts))
-        for term, weight in vectors[position].items():
-            rows, weights = columns[term]
-            result[rows] += weight * weights
-        return result
-
-    return similarity
+        for term in weights.keys() & columns.keys():
+            vectors[row, columns[term]] = weights[term] / norm
+    return vectors
 
 
-def cosine_similarity(vectors: Sequence[Any]) -> Similarity:
-    """Return the cosine of two vectors; 0 for a vector of zeros. It is a `UsageError` if they are not finite numbers."""
+def normalize_vectors(vectors: Sequence[Any]) -> Vectors:
+    """Return vectors as rows of length 1, or 0 for a vector of zeros."""
     try:
         matrix = np.asarray(vectors, dtype=np.float64)
         is_valid = matrix.ndim == 2 and bool(np.isfinite(matrix).all())
     except (TypeError, ValueError):
         is_valid = False
     if not is_valid:
-        raise UsageError(
-            "The vectors are not a matrix", expected="one vector of finite numbers per document, all of one length"
-        )
+        raise UsageError("The vectors do not form a matrix", expected="one vector of finite numbers per document")
     norms = np.linalg.norm(matrix, axis=1, keepdims=True)
-    matrix = matrix / np.where(norms > 0, norms, 1.0)
-    return lambda position: np.asarray(matrix @ matrix[position], dtype=np.float64)
+    return matrix / np.where(norms > 0, norms, 1.0)
 
 
-def select_diverse(values: Sequence[float], similarity: Similarity, k: int, weight: float) -> list[int]:
-    """Return the positions of ``k`` texts by maximal marginal relevance, in the order in which they are selected.
+def select_diverse(values: Sequence[float], vectors: Vectors, k: int, weight: float) -> list[int]:
+    """Return up to ``k`` positions by maximal marginal relevance, in the order in which they are selected.
 
-    Each step selects the text with the largest w r - (1 - w) s, where w is the weight, r the relevance, scaled so that
-    the least relevant text of the list has 0 and the most relevant 1 (1 for all if they are equal), and s the largest
-    similarity to a selected text, 0 before the first. Of equal texts, the first is selected.
+    Each step selects the largest w r - (1 - w) s, where w is the weight, r the relevance, scaled to 0 for the smallest
+    of the ``values`` and 1 for the largest (1 for all if they are equal), and s the largest inner product with a
+    selected vector, 0 before the first. Ties keep the order of the positions.
     """
     given = np.asarray(values, dtype=np.float64)
     spread = np.ptp(given) if len(given) else 0.0
     relevance = (given - given.min()) / spread if spread else np.ones(len(given))
-    closest = np.zeros(len(given))
+    closest = np.full(len(given), -math.inf)
     selected: list[int] = []
     for _ in range(min(k, len(given))):
-        marginal = weight * relevance - (1 - weight) * closest
+        marginal = weight * relevance - (1 - weight) * (closest if selected else 0.0)
         marginal[selected] = -math.inf
-        best = int(marginal.argmax())
-        closest = similarity(best) if not selected else np.maximum(closest, similarity(best))
-        selected.append(best)
+        selected.append(int(marginal.argmax()))
+        closest = np.maximum(closest, vectors @ vectors[selected[-1]])
     return selected

@@ -10,15 +10,11 @@ from typing import Any, Self
 from rerank.errors import UsageError, ensure
 from rerank.judges.attention.evidence import EvidenceSpan
 from rerank.judges.base import FAILURES, SELECTION
-from rerank.reranker.choosing import (
-    Similarity,
-    bm25_similarity,
-    cosine_similarity,
-    find_near_duplicates,
-    select_diverse,
-)
 from rerank.tasks.requests import Usage
 from rerank.types import Document
+
+#: Function that returns the number of tokens of each text.
+CountTokens = Callable[[list[str]], list[int]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,27 +93,18 @@ class DroppedHit:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tokenizer:
-    """The token counter of the reranker that returned hits."""
-
-    model: str  # the model; its own tokenizer, or an estimate for models behind an API
-    lengths: Callable[[list[str]], list[int]]
-
-
 class Hits(tuple[Hit, ...]):
     """The ranked documents, best first.
 
-    `selected`, `unique`, `diverse`, `fit`, `top_k` and `at_least` return fewer hits, which keep their ranks; the others
-    are in ``dropped``. They can be combined, as in ``hits.unique().diverse(8).fit(1500)``.
+    `selected`, `unique`, `diverse`, `fit`, `top_k` and `at_least` return some of the hits, with unchanged ranks; the
+    others are in ``dropped``. They can be combined, as in ``hits.unique().diverse(8).fit(1500)``.
     """
 
     #: Information about the ranking; most attributes of the report are also attributes of the hits.
     report: RankingReport
-    #: The hits of the ranking that are not in this list, in the order in which they were left out.
-    dropped: tuple[DroppedHit, ...]
-    #: Counts tokens for `fit`; None if the hits do not come from a reranker in this process.
-    tokenizer: Tokenizer | None = None
+    dropped: tuple[DroppedHit, ...]  # the hits of the ranking that were left out, in this order
+    #: The reranker's own token counter, which estimates the tokens of models behind an API; None after pickling.
+    count_tokens: CountTokens | None
 
     def __new__(
         cls,
@@ -125,14 +112,14 @@ class Hits(tuple[Hit, ...]):
         *,
         report: RankingReport | None = None,
         dropped: Iterable[DroppedHit] = (),
-        tokenizer: Tokenizer | None = None,
+        count_tokens: CountTokens | None = None,
     ) -> Self:
         self = super().__new__(cls, hits)
-        self.report, self.dropped, self.tokenizer = report or RankingReport(), tuple(dropped), tokenizer
+        self.report, self.dropped, self.count_tokens = report or RankingReport(), tuple(dropped), count_tokens
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "tokenizer": None}  # it belongs to an open model
+        return {**vars(self), "count_tokens": None}  # it belongs to an open model
 
     @property
     def windows(self) -> Mapping[str, int]:
@@ -184,54 +171,63 @@ class Hits(tuple[Hit, ...]):
     def selected(self) -> Hits:
         """Return the hits that the model selected, with a method that selects a set, such as ``setr``.
 
-        Hits about which the model said nothing, because its reply failed, are kept.
+        If the selection is not known, because a reply failed or only one document was given, hits without one are kept.
         """
         if self and self.score_kind != SELECTION.name:
-            raise UsageError(
-                "The hits were ranked by a method that selects no documents",
-                expected="a method that selects a set of documents",
-                remedy="Use method='setr'",
-            )
-        is_complete = not self.expired and not any(self.windows.get(status) for status in FAILURES)
-        is_complete &= any(hit.score is not None for hit in self)  # a single document is not judged
-        kept = [hit for hit in self if hit.score or (hit.score is None and not is_complete)]
+            raise UsageError("The hits come from a method that selects no set of documents", expected="method='setr'")
+        is_known = any(hit.score is not None for hit in self) and not self.expired
+        is_known = is_known and not any(self.windows.get(status) for status in FAILURES)
+        kept = [hit for hit in self if hit.score or (hit.score is None and not is_known)]
         unknown = sum(hit.score is None for hit in kept)
-        note = f"selected: {unknown} hits are kept because no selection is known for them" if unknown else ""
+        note = (
+            f"selected: {unknown} hits were kept, because it is not known whether they are selected" if unknown else ""
+        )
         return self._keep("selected", kept, "not selected by the model", note)
 
     def unique(self, threshold: float = 0.8) -> Hits:
         """Return the hits without near-duplicates, of which the first is kept.
 
-        A hit is a near-duplicate if the Jaccard index of its shingles (three words each, title and text) with those of a
-        hit that is kept is at least ``threshold``. Hits without text, such as pictures, are kept.
+        A hit is a near-duplicate if the Jaccard index of its shingles (three words of title and text) and those of a
+        hit that is kept is at least ``threshold``. Hits without words, such as pictures, are kept.
         """
+        from rerank.reranker.choosing import find_near_duplicates  # imports numpy
+
+        _check_number("threshold", threshold, 1e-9, 1, "a Jaccard index above 0, up to 1")
         found = find_near_duplicates([hit.document.full_text for hit in self], threshold)
+        kept = [hit for position, hit in enumerate(self) if position not in found]
         reasons = {
-            position: f"near-duplicate of rank {self[kept].rank}, document {self[kept].document.id!r} (Jaccard {index:.2f})"
-            for position, (kept, index) in found.items()
+            position: f"Jaccard index {index:.2f} with rank {self[original].rank}, {self[original].document.id!r}"
+            for position, (original, index) in found.items()
         }
-        note = f"unique: {len(found)} of {len(self)} hits are near-duplicates" if found else ""
-        return self._keep("unique", [hit for position, hit in enumerate(self) if position not in found], reasons, note)
+        return self._keep("unique", kept, reasons, f"unique: {len(found)} of {len(self)} hits were near-duplicates")
 
     def diverse(self, k: int | None = None, weight: float = 0.5, *, vectors: Sequence[Any] | None = None) -> Hits:
         """Return ``k`` hits (None for all) by maximal marginal relevance, in the order in which they are selected.
 
-        Each step selects the hit with the largest ``weight`` * relevance - (1 - ``weight``) * similarity to the most
-        similar hit that is already selected (`rerank.reranker.choosing.select_diverse`).
-
-        - The relevance is the calibrated one; without a calibration, the judge's score, if every hit has one and scores
-          do not increase along the list; otherwise the negative rank. It is scaled to 0..1 within the list.
-        - The similarity is the cosine of ``vectors``, one per document that was passed to the reranker; if omitted, of
-          the documents' key ``embedding``, if every hit has one; otherwise of BM25's term weights within the list.
+        Each step selects the largest ``weight`` * relevance - (1 - ``weight``) * similarity to the most similar hit
+        selected before. The relevance is the calibrated one; without a calibration, the judge's score if all hits have
+        one that does not increase from hit to hit; otherwise the negative rank. It is scaled to 0..1 within the list.
+        The similarity is the cosine of ``vectors``, one per document that was ranked; if omitted, of the
+        documents' keys ``embedding``; if a hit has none, of BM25's term weights (`rerank.reranker.choosing`).
         """
+        from rerank.reranker.choosing import normalize_vectors, select_diverse, weigh_terms  # imports numpy
+
         check_top_k(k)
-        is_weight = isinstance(weight, int | float) and not isinstance(weight, bool) and 0 <= weight <= 1
-        ensure(is_weight, f"weight is {weight!r}", expected="a number from 0 (only diversity) to 1 (only relevance)")
-        similarity, name = self._similarity(vectors)
+        _check_number("weight", weight, 0, 1, "a number from 0 (only diversity) to 1 (only relevance)")
+        embeddings = [hit.source.get("embedding") for hit in self]
+        if vectors is not None:
+            most = max((hit.corpus_id for hit in self), default=-1)
+            expected = f"one per document that was ranked, at least {most + 1}"
+            ensure(len(vectors) > most, f"There are {len(vectors)} vectors", expected=expected)
+            rows, name = normalize_vectors([vectors[hit.corpus_id] for hit in self]), "the given vectors"
+        elif all(embedding is not None for embedding in embeddings):
+            rows, name = normalize_vectors(embeddings), "the documents' embeddings"
+        else:
+            rows, name = weigh_terms([hit.document.full_text for hit in self]), "BM25's term weights"
         count = len(self) if k is None else k
-        order = select_diverse(_relevance_values(self), similarity, count, weight)
-        note = f"diverse: {len(order)} of {len(self)} hits, by the cosine of {name}"
-        return self._keep("diverse", [self[position] for position in order], f"not among the {count} selected", note)
+        kept = [self[position] for position in select_diverse(_relevance_values(self), rows, count, weight)]
+        note = f"diverse: {len(kept)} of {len(self)} hits, by the cosine of {name}"
+        return self._keep("diverse", kept, f"not among the {count} selected", note)
 
     def fit(
         self,
@@ -242,91 +238,71 @@ class Hits(tuple[Hit, ...]):
     ) -> Hits:
         """Return the hits that fit in a number of tokens, in their order.
 
-        Each hit takes the tokens of its title and text, if they are left; otherwise it is dropped, and later, shorter hits
-        may still fit. Texts are never truncated.
+        A hit whose title and text have more tokens than are left is dropped, and later hits may still fit. Texts are
+        never truncated, and pictures do not count.
 
         Args:
             tokens: Maximum number of tokens of all hits together.
-            count: Returns the number of tokens of a text; by default, the reranker's own token counter.
-            evidence: The spans of each hit, as returned by `Reranker.evidence` for ``[hit.document for hit in hits]``.
-                The text of each hit is then replaced by its spans, in the order of the text, as many of the highest
-                scores as fit; a hit without such a span is dropped.
+            count: Function that returns the number of tokens of a text; by default, the reranker's own tokenizer.
+            evidence: One list of spans per hit, from `Reranker.evidence` for the documents of the hits. They replace
+                the text of the hit: as many of those with the highest scores as fit, in the order of the text.
         """
-        is_number = isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0
-        ensure(is_number, f"tokens is {tokens!r}", expected="a whole number of tokens from 0")
+        _check_number("tokens", tokens, 0, math.inf, "a number of tokens from 0")
         if evidence is not None and len(evidence) != len(self):
+            raise UsageError(f"There are spans for {len(evidence)} hits", expected=f"those of {len(self)} hits")
+        if count is None and self.count_tokens is None:
             raise UsageError(
-                f"There is evidence for {len(evidence)} of {len(self)} hits", expected="the spans of each hit"
+                "These hits were pickled, without their tokenizer", expected="count=, a function of a text"
             )
-        name, lengths = self._token_counter(count)
         kept: list[Hit] = []
         reasons: dict[int, str] = {}
         left = tokens
         for position, hit in enumerate(self):
-            choices = [hit] if evidence is None else list(_evidence_hits(hit, evidence[position]))
-            sizes = lengths([choice.document.full_text for choice in choices])
-            fitting = [(choice, size) for choice, size in zip(choices, sizes, strict=True) if size <= left]
+            choices = [hit] if evidence is None else [*_shorten(hit, evidence[position])]
+            texts = [choice.document.full_text for choice in choices]
+            sizes = [*map(count, texts)] if count else self.count_tokens(texts) if self.count_tokens else []
+            fitting = [index for index, size in enumerate(sizes) if size <= left]
             if fitting:
-                kept.append(fitting[-1][0])
-                left -= fitting[-1][1]
+                kept.append(choices[fitting[-1]])
+                left -= sizes[fitting[-1]]
             else:
                 reasons[position] = f"{min(sizes)} tokens, but {left} were left" if sizes else "no evidence"
-        note = f"fit: {len(kept)} of {len(self)} hits, {tokens - left} of {tokens} tokens by {name}"
+        by = "the given function" if count else "the reranker's tokenizer"
+        note = f"fit: {len(kept)} of {len(self)} hits, {tokens - left} of {tokens} tokens by {by}"
         return self._keep("fit", kept, reasons, note)
 
     def _keep(self, step: str, kept: Sequence[Hit], reasons: str | Mapping[int, str], note: str = "") -> Hits:
-        """Return a list with only the kept hits; the reasons are by position in this list, or one for all others."""
+        """Return the kept hits; the reasons to drop the others are by position in this list, or the same for all."""
         ranks = {hit.rank for hit in kept}
         dropped = [
             DroppedHit(hit=hit, step=step, reason=reasons if isinstance(reasons, str) else reasons[position])
             for position, hit in enumerate(self)
             if hit.rank not in ranks
         ]
-        report = replace(self.report, notes=(*self.report.notes, note)) if note else self.report
-        return Hits(kept, report=report, dropped=(*self.dropped, *dropped), tokenizer=self.tokenizer)
-
-    def _similarity(self, vectors: Sequence[Any] | None) -> tuple[Similarity, str]:
-        """Return the similarity of hits by position, and what it is the cosine of."""
-        if vectors is not None:
-            most = max((hit.corpus_id for hit in self), default=-1)
-            if len(vectors) <= most:
-                raise UsageError(
-                    f"There are {len(vectors)} vectors, but the hits come from at least {most + 1} documents",
-                    expected="one vector per document that was passed to the reranker",
-                )
-            return cosine_similarity([vectors[hit.corpus_id] for hit in self]), "the given vectors"
-        embeddings = [hit.source.get("embedding") for hit in self]
-        if self and all(embedding is not None for embedding in embeddings):
-            return cosine_similarity(embeddings), "the documents' embeddings"
-        return bm25_similarity([hit.document.full_text for hit in self]), "BM25's term weights"
-
-    def _token_counter(self, count: Callable[[str], int] | None) -> tuple[str, Callable[[list[str]], list[int]]]:
-        if count is not None:
-            return "the given tokenizer", lambda texts: [count(text) for text in texts]
-        if self.tokenizer is None:
-            raise UsageError(
-                "The hits have no tokenizer, since they were stored or made without a reranker",
-                expected="a function that returns the number of tokens of a text",
-                remedy="Pass count=, as in count=lambda text: len(tokenizer.encode(text))",
-            )
-        return f"the tokenizer of {self.tokenizer.model}", self.tokenizer.lengths
+        report = replace(self.report, notes=(*self.notes, note)) if note else self.report
+        return Hits(kept, report=report, dropped=(*self.dropped, *dropped), count_tokens=self.count_tokens)
 
 
 def _relevance_values(hits: Sequence[Hit]) -> list[float]:
     for values in ([hit.relevance for hit in hits], [hit.score for hit in hits]):
-        known = [value for value in values if value is not None and math.isfinite(value)]
+        known = [value for value in values if value is not None]
         if len(known) == len(hits) and known == sorted(known, reverse=True):
             return known
     return [-float(hit.rank) for hit in hits]
 
 
-def _evidence_hits(hit: Hit, spans: Sequence[EvidenceSpan]) -> Iterator[Hit]:
+def _shorten(hit: Hit, spans: Sequence[EvidenceSpan]) -> Iterator[Hit]:
     """Yield the hit with the best span as its text, then with the best two, and so on, in the order of the text."""
     best = sorted(spans, key=lambda span: -span.score)
     for count in range(1, len(best) + 1):
         chosen = sorted(best[:count], key=lambda span: span.start)
         text = " ".join(hit.text[span.start : span.end] for span in chosen)
         yield replace(hit, document=replace(hit.document, text=text))
+
+
+def _check_number(name: str, value: object, least: float, most: float, expected: str) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+    ensure(is_number, f"{name} is {value!r}", expected=expected)
 
 
 def check_top_k(k: object) -> None:

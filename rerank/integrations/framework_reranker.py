@@ -47,7 +47,7 @@ class FrameworkReranker(BaseModel):
     #: Minimum calibrated relevance of the documents to return, which requires a calibration.
     threshold: SkipValidation[float | None] = None
 
-    #: Which of these documents to return: methods of `rerank.reranker.Hits` with their arguments, in this order, such as
+    #: Which of these documents to return: methods of `rerank.reranker.Hits` with their arguments, in this order, as in
     #: ``{"unique": {}, "diverse": {"k": 8}, "fit": {"tokens": 1500}}``.
     choose: SkipValidation[dict[str, dict[str, Any]]] = Field(default_factory=dict)
 
@@ -63,7 +63,7 @@ class FrameworkReranker(BaseModel):
         for step in self.choose:
             if step not in CHOICES:
                 raise UnknownNameError("step of choose", step, CHOICES)
-        self._apply_choices(Hits(count_tokens=lambda texts: []))  # without hits, the steps only check their arguments
+        self._apply_choices(Hits())  # without hits, the steps only check their arguments
         if self.reranker is None:
             self._assemble()
         elif self.model is not None or self.settings:

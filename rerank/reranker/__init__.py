@@ -387,7 +387,8 @@ class Reranker(RunTransformer):
             document = asked.candidates[position].document
             found.append(Hit(corpus_id=position, rank=rank, score=score, relevance=probability, document=document))
         # a function, since the tokenizer of a model that missed the deadline is not loaded yet
-        hits = Hits(found, report=report, count_tokens=lambda texts: self.backend.tokens.lengths(texts))
+        hits = Hits(found, report=report)
+        hits.count_tokens = lambda texts: self.backend.tokens.lengths(texts)
         if asked.threshold is not None:
             hits = hits.at_least(asked.threshold)
         return hits if asked.top_k is None else hits.top_k(asked.top_k)

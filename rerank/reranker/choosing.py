@@ -88,6 +88,7 @@ def normalize_vectors(vectors: Sequence[Any]) -> Vectors:
     """Return vectors as rows of length 1, or 0 for a vector of zeros."""
     try:
         matrix = np.asarray(vectors, dtype=np.float64)
+        matrix = matrix if len(matrix) else matrix.reshape(0, 0)
         is_valid = matrix.ndim == 2 and bool(np.isfinite(matrix).all())
     except (TypeError, ValueError):
         is_valid = False

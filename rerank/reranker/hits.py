@@ -13,9 +13,6 @@ from rerank.judges.base import FAILURES, SELECTION
 from rerank.tasks.requests import Usage
 from rerank.types import Document
 
-#: Function that returns the number of tokens of each text.
-CountTokens = Callable[[list[str]], list[int]]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
@@ -104,18 +101,13 @@ class Hits(tuple[Hit, ...]):
     report: RankingReport
     dropped: tuple[DroppedHit, ...]  # the hits of the ranking that were left out, in this order
     #: The reranker's own token counter, which estimates the tokens of models behind an API; None after pickling.
-    count_tokens: CountTokens | None
+    count_tokens: Callable[[list[str]], list[int]] | None = None
 
     def __new__(
-        cls,
-        hits: Iterable[Hit] = (),
-        *,
-        report: RankingReport | None = None,
-        dropped: Iterable[DroppedHit] = (),
-        count_tokens: CountTokens | None = None,
+        cls, hits: Iterable[Hit] = (), *, report: RankingReport | None = None, dropped: Iterable[DroppedHit] = ()
     ) -> Self:
         self = super().__new__(cls, hits)
-        self.report, self.dropped, self.count_tokens = report or RankingReport(), tuple(dropped), count_tokens
+        self.report, self.dropped = report or RankingReport(), tuple(dropped)
         return self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -250,7 +242,7 @@ class Hits(tuple[Hit, ...]):
         _check_number("tokens", tokens, 0, math.inf, "a number of tokens from 0")
         if evidence is not None and len(evidence) != len(self):
             raise UsageError(f"There are spans for {len(evidence)} hits", expected=f"those of {len(self)} hits")
-        if count is None and self.count_tokens is None:
+        if self and count is None and self.count_tokens is None:
             raise UsageError(
                 "These hits were pickled, without their tokenizer", expected="count=, a function of a text"
             )
@@ -280,7 +272,9 @@ class Hits(tuple[Hit, ...]):
             if hit.rank not in ranks
         ]
         report = replace(self.report, notes=(*self.notes, note)) if note else self.report
-        return Hits(kept, report=report, dropped=(*self.dropped, *dropped), count_tokens=self.count_tokens)
+        hits = Hits(kept, report=report, dropped=(*self.dropped, *dropped))
+        hits.count_tokens = self.count_tokens
+        return hits
 
 
 def _relevance_values(hits: Sequence[Hit]) -> list[float]:

@@ -206,7 +206,7 @@ def test_selected_documents_of_a_reranker() -> None:
     chosen = hits.selected()
     assert positions(chosen) == [3, 1]
     assert [dropped.reason for dropped in chosen.dropped] == ["not selected by the model"] * 2
-    assert hits.notes == ("selected 2 of 4 documents",)
+    assert hits.notes == ("The model selected 2 of 4 documents",)
     assert (hits.usage.tokens_in, hits.usage.tokens_out) == (90, 7)
     assert positions(selecting("none").rank("q", FLEAS).selected()) == []
     assert positions(selecting("Selection: [4] > [2]").rank("q", FLEAS, top_k=1).selected()) == [3]
@@ -225,6 +225,7 @@ def test_documents_selected_in_one_window_compete_in_the_next() -> None:
     hits = selecting(lambda _: Reply(text=next(replies)), "sliding,size=3,stride=2").rank(
         "q", [f"t{n}" for n in range(5)]
     )
+    assert hits.notes == ("The model selected 2 of 5 documents",)
     assert [(hit.corpus_id, hit.score) for hit in hits] == [(1, 1.0), (0, 0.0), (4, 0.0), (3, 1.0), (2, 0.0)]
 
 

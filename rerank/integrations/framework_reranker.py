@@ -158,7 +158,5 @@ class FrameworkReranker(BaseModel):
             try:
                 hits = getattr(hits, step)(**arguments)
             except TypeError as error:
-                raise UsageError(
-                    f"choose calls {step} with {arguments!r}: {error}", expected=f"the arguments of Hits.{step}"
-                ) from error
+                raise UsageError(f"choose, {step}={arguments!r}: {error}", expected=f"arguments of {step}") from error
         return hits

@@ -395,8 +395,6 @@ class Select(ListwiseJudge):
         parsed, failed = parse_selection(reply.text, count), failed_verdict(replies, count)
         if failed and (failed.status != "refused" or not parsed.order):
             return failed
-        scores = tuple(float(position in parsed.order) for position in range(count))
-        detail = f"{parsed.detail}; " * bool(parsed.detail) + f"selected {len(parsed.order)} of {count} documents"
-        if parsed.status in FAILURES:
-            scores, detail = (), parsed.detail
-        return Verdict(order=parsed.order + parsed.missing, status=parsed.status, detail=detail, scores=scores)
+        chosen = tuple(float(position in parsed.order) for position in range(count))
+        order, scores = parsed.order + parsed.missing, () if parsed.status in FAILURES else chosen
+        return Verdict(order=order, status=parsed.status, detail=parsed.detail, scores=scores)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rerank.errors import UsageError
+from rerank.errors import ensure
 from rerank.indexing.text_analysis import split_into_terms
 from rerank.judges.attention.evidence import split_words
 
@@ -46,17 +46,16 @@ def find_near_duplicates(texts: Sequence[str], threshold: float) -> dict[int, tu
     ``threshold``. Texts are compared with the kept ones only, so a chain of small changes is not followed.
     """
     found: dict[int, tuple[int, float]] = {}
+    kept: list[int] = []
     shingles = [make_shingles(text) for text in texts]
-    kept_with: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for position, own in enumerate(shingles):
-        shared = Counter(other for shingle in own for other in kept_with.get(shingle, ()))
-        jaccard = {other: n / (len(own) + len(shingles[other]) - n) for other, n in shared.items()}
-        closest = max(jaccard, key=lambda other: (jaccard[other], -other), default=None)
-        if closest is not None and jaccard[closest] >= threshold:
-            found[position] = closest, jaccard[closest]
+        shared = [(len(own & shingles[other]), other) for other in kept]
+        pairs = ((n / max(1, len(own) + len(shingles[other]) - n), -other) for n, other in shared)
+        jaccard, other = max(pairs, default=(0.0, 0))
+        if jaccard >= threshold:
+            found[position] = -other, jaccard
         else:
-            for shingle in own:
-                kept_with[shingle].append(position)
+            kept.append(position)
     return found
 
 
@@ -87,13 +86,11 @@ def weigh_terms(texts: Sequence[str]) -> Vectors:
 def normalize_vectors(vectors: Sequence[Any]) -> Vectors:
     """Return vectors as rows of length 1, or 0 for a vector of zeros."""
     try:
-        matrix = np.asarray(vectors, dtype=np.float64)
-        matrix = matrix if len(matrix) else matrix.reshape(0, 0)
-        is_valid = matrix.ndim == 2 and bool(np.isfinite(matrix).all())
+        matrix = np.asarray(vectors, dtype=np.float64).reshape(len(vectors), -1 if len(vectors) else 0)
     except (TypeError, ValueError):
-        is_valid = False
-    if not is_valid:
-        raise UsageError("The vectors do not form a matrix", expected="one vector of finite numbers per document")
+        matrix = np.full((1, 1), math.nan)
+    expected = "one vector of finite numbers per document"
+    ensure(np.isfinite(matrix).all(), "The vectors do not form a matrix", expected=expected)
     norms = np.linalg.norm(matrix, axis=1, keepdims=True)
     return matrix / np.where(norms > 0, norms, 1.0)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -90,6 +90,10 @@ class DroppedHit:
     reason: str
 
 
+def _of_report(name: str) -> Any:
+    return property(lambda hits: getattr(hits.report, name), doc=f"``{name}`` of the report.")
+
+
 class Hits(tuple[Hit, ...]):
     """The ranked documents, best first.
 
@@ -99,6 +103,14 @@ class Hits(tuple[Hit, ...]):
 
     #: Information about the ranking; most attributes of the report are also attributes of the hits.
     report: RankingReport
+    windows: Mapping[str, int] = _of_report("windows")
+    score_kind: str = _of_report("score_kind")
+    usage: Usage = _of_report("usage")
+    cost: float | None = _of_report("cost")
+    cut: Cut = _of_report("cut")
+    answerable: float | None = _of_report("answerable")
+    expired: bool = _of_report("expired")
+    notes: tuple[str, ...] = _of_report("notes")
     dropped: tuple[DroppedHit, ...]  # the hits of the ranking that were left out, in this order
     #: The reranker's own token counter, which estimates the tokens of models behind an API; None after pickling.
     count_tokens: Callable[[list[str]], list[int]] | None = None
@@ -112,38 +124,6 @@ class Hits(tuple[Hit, ...]):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "count_tokens": None}  # it belongs to an open model
-
-    @property
-    def windows(self) -> Mapping[str, int]:
-        return self.report.windows
-
-    @property
-    def score_kind(self) -> str:
-        return self.report.score_kind
-
-    @property
-    def usage(self) -> Usage:
-        return self.report.usage
-
-    @property
-    def cost(self) -> float | None:
-        return self.report.cost
-
-    @property
-    def cut(self) -> Cut:
-        return self.report.cut
-
-    @property
-    def answerable(self) -> float | None:
-        return self.report.answerable
-
-    @property
-    def expired(self) -> bool:
-        return self.report.expired
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return self.report.notes
 
     def top_k(self, k: int) -> Hits:
         check_top_k(k)
@@ -171,9 +151,7 @@ class Hits(tuple[Hit, ...]):
         is_known = is_known and not any(self.windows.get(status) for status in FAILURES)
         kept = [hit for hit in self if hit.score or (hit.score is None and not is_known)]
         unknown = sum(hit.score is None for hit in kept)
-        note = (
-            f"selected: {unknown} hits were kept, because it is not known whether they are selected" if unknown else ""
-        )
+        note = f"selected: {unknown} hits were kept, as it is not known whether they are selected" * bool(unknown)
         return self._keep("selected", kept, "not selected by the model", note)
 
     def unique(self, threshold: float = 0.8) -> Hits:
@@ -243,14 +221,12 @@ class Hits(tuple[Hit, ...]):
         if evidence is not None and len(evidence) != len(self):
             raise UsageError(f"There are spans for {len(evidence)} hits", expected=f"those of {len(self)} hits")
         if self and count is None and self.count_tokens is None:
-            raise UsageError(
-                "These hits were pickled, without their tokenizer", expected="count=, a function of a text"
-            )
+            raise UsageError("These hits have no tokenizer after pickling", expected="count=, a function of a text")
         kept: list[Hit] = []
         reasons: dict[int, str] = {}
         left = tokens
         for position, hit in enumerate(self):
-            choices = [hit] if evidence is None else [*_shorten(hit, evidence[position])]
+            choices = [hit] if evidence is None else _shorten(hit, evidence[position])
             texts = [choice.document.full_text for choice in choices]
             sizes = [*map(count, texts)] if count else self.count_tokens(texts) if self.count_tokens else []
             fitting = [index for index, size in enumerate(sizes) if size <= left]
@@ -285,13 +261,12 @@ def _relevance_values(hits: Sequence[Hit]) -> list[float]:
     return [-float(hit.rank) for hit in hits]
 
 
-def _shorten(hit: Hit, spans: Sequence[EvidenceSpan]) -> Iterator[Hit]:
-    """Yield the hit with the best span as its text, then with the best two, and so on, in the order of the text."""
+def _shorten(hit: Hit, spans: Sequence[EvidenceSpan]) -> list[Hit]:
+    """Return the hit with the best span as its text, then with the best two, and so on, in the order of the text."""
     best = sorted(spans, key=lambda span: -span.score)
-    for count in range(1, len(best) + 1):
-        chosen = sorted(best[:count], key=lambda span: span.start)
-        text = " ".join(hit.text[span.start : span.end] for span in chosen)
-        yield replace(hit, document=replace(hit.document, text=text))
+    parts = (sorted(best[:count], key=lambda span: span.start) for count in range(1, len(best) + 1))
+    texts = (" ".join(hit.text[span.start : span.end] for span in part) for part in parts)
+    return [replace(hit, document=replace(hit.document, text=text)) for text in texts]
 
 
 def _check_number(name: str, value: object, least: float, most: float, expected: str) -> None:

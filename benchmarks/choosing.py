@@ -14,7 +14,8 @@ punctuation marks. Intervals are 95 percentile intervals of a bootstrap over cas
 
 ``gpt-4 grades`` is a stand-in for a model that selects well: in every window, it selects the first of the best passages
 for each part, by the grades that GPT-4 gave to these passages (UMBRELA, for DL 2019 only). It knows the two parts, so
-it shows what a selection can save, not how well GPT-4 selects.
+it shows what a selection can save, not how well GPT-4 selects. It is compared with the list ranked by the same grades,
+for the better of both parts.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -195,34 +196,57 @@ def compare(cases: Sequence[Case], resamples: int) -> dict[str, Any]:
 
 
 def compare_selection(
-    cases: Sequence[Case], rerankers: Sequence[Reranker], depth: int, resamples: int
+    cases: Sequence[Case], rerankers: Sequence[Reranker], bases: Sequence[Hits], depth: int, resamples: int
 ) -> dict[str, Any]:
-    """Measure set selection against the first passages that fit in as many tokens, and against the first five."""
-    chosen, equal, five, ranked = [], [], [], []
+    """Measure set selection, and the first and diverse passages of the ranked lists in ``bases``.
+
+    These are five passages, or those that fit in as many tokens as the selection has.
+    """
+    rows: dict[str, list[dict[str, float]]] = {}
+    ranked = []
     started = time.process_time()
-    for case, reranker in zip(cases, rerankers, strict=True):
+    for case, reranker, base in zip(cases, rerankers, bases, strict=True):
         whole, selected = select(case, reranker, depth)
         ranked.append(whole)
-        chosen.append(case.measure(selected))
-        equal.append(case.measure(case.hits.fit(int(chosen[-1]["tokens"]))))
-        five.append(case.measure(case.hits.top_k(5)))
+        tokens = sum(TOKENS.lengths([hit.text for hit in selected]))
+        chosen = {
+            "selected": selected,
+            "first, equal tokens": base.fit(tokens),
+            "mmr 0.5, equal tokens": base.diverse(20).fit(tokens),
+            "first 5": base.top_k(5),
+            "mmr 0.5 5": base.diverse(5),
+        }
+        for name, hits in chosen.items():
+            rows.setdefault(name, []).append(case.measure(hits))
     windows: dict[str, int] = {}
     for hits in ranked:
         for status, count in hits.windows.items():
             windows[status] = windows.get(status, 0) + count
+    selection = rows["selected"]
     return {
         "cases": len(cases),
-        "selected": summarize(chosen),
-        "first, equal tokens": summarize(equal),
-        "first 5": summarize(five),
-        "selected - first, equal tokens": difference(chosen, equal, resamples),
-        "selected - first 5": difference(chosen, five, resamples),
+        "means": {name: summarize(measured) for name, measured in rows.items()},
+        "differences": {
+            f"selected - {name}": difference(selection, measured, resamples)
+            for name, measured in rows.items()
+            if measured is not selection
+        },
         "windows": {status: count for status, count in windows.items() if count},
         "calls": sum(hits.usage.calls for hits in ranked) / len(cases),
         "prompt_tokens": round(sum(hits.usage.tokens_in for hits in ranked) / len(cases)),
         "completion_tokens": round(sum(hits.usage.tokens_out for hits in ranked) / len(cases), 1),
         "cpu_seconds": round((time.process_time() - started) / len(cases), 2),
     }
+
+
+def rank_by_grades(case: Case, grades: Mapping[str, Mapping[str, int]]) -> Hits:
+    """Return the hits of a case by decreasing grade for either part."""
+    found = [max(grades.get(part, {}).get(hit.document.id, 0) for part in case.part_ids) for hit in case.hits]
+    order = sorted(range(len(found)), key=lambda position: -found[position])
+    pairs = enumerate(order, start=1)
+    hits = Hits(replace(case.hits[position], rank=rank, score=float(found[position])) for rank, position in pairs)
+    hits.count_tokens = TOKENS.lengths
+    return hits
 
 
 def main() -> None:
@@ -255,15 +279,18 @@ def main() -> None:
         ids = {text: doc for passages in pool.passages.values() for doc, text in passages.items()}
         models = [GradesModel(grades, ids, case.part_ids) for case in own]
         rerankers = [Reranker.from_backend(model, method="setr") for model in models]
-        result["gpt-4 grades"] = compare_selection(own, rerankers, 100, options.resamples)
+        bases = [rank_by_grades(case, grades) for case in own]
+        result["gpt-4 grades"] = compare_selection(own, rerankers, bases, 100, options.resamples)
     if options.model:
         few = own[: options.model_cases]
         with Reranker.from_pretrained(options.model, method="setr") as reranker:
-            result[options.model] = compare_selection(few, [reranker] * len(few), 20, options.resamples)
-    for title in ("two parts", "single"):
-        print(f"{title}: {result[title]['cases']} cases")
-        for name, means in result[title]["means"].items():
-            print(f"  {name:20}", "  ".join(f"{measure} {value:8.3f}" for measure, value in means.items()))
+            bases = [case.hits for case in few]
+            result[options.model] = compare_selection(few, [reranker] * len(few), bases, 20, options.resamples)
+    for title, table in result.items():
+        if isinstance(table, dict):
+            print(f"{title}: {table['cases']} cases")
+            for name, means in table["means"].items():
+                print(f"  {name:21}", "  ".join(f"{measure} {value:8.3f}" for measure, value in means.items()))
     print(json.dumps(result))
 
 

@@ -29,8 +29,8 @@ class RerankerComponent:
         threshold: float | None = None,
         choose: dict[str, dict[str, Any]] | None = None,
     ) -> None:
-        options = {"reranker": reranker, "top_n": top_k, "threshold": threshold, "choose": choose or {}}
-        self._ranker = FrameworkReranker(model=model, settings=settings or {}, **options)
+        fields: dict[str, Any] = {"reranker": reranker, "top_n": top_k, "threshold": threshold, "choose": choose or {}}
+        self._ranker = FrameworkReranker(model=model, settings=settings or {}, **fields)
 
     @component.output_types(documents=list[Document])
     def run(self, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, list[Document]]:

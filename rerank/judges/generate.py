@@ -369,7 +369,11 @@ class Select(ListwiseJudge):
     def __post_init__(self) -> None:
         super().__post_init__()
         found = "by=requirements, but thinking_tokens is 0, which leaves no room to write them"
-        ensure(self.by == "selection" or self.limits.thinking_tokens, found, expected="such as --thinking-tokens 500")
+        ensure(
+            self.by == "selection" or self.limits.thinking_tokens,
+            found,
+            expected="at least 1, as in --thinking-tokens 500",
+        )
 
     @classmethod
     def suggest_prompt(cls, options: Mapping[str, str]) -> str:

@@ -187,7 +187,8 @@ def test_choices_are_checked_before_the_model_is_loaded(form: ComponentForm, cho
 @pytest.mark.parametrize("form", parameters(("llama_index", "haystack")))
 def test_embeddings_of_documents_are_used(form: ComponentForm) -> None:
     passages = [
-        replace(p, embedding=e) for p, e in zip(passages_of(["a", "b", "c"]), ([1, 0], [1, 0], [0, 1]), strict=True)
+        replace(p, embedding=e)
+        for p, e in zip(passages_of(["a", "b", "c"]), ([1.0, 0.0], [1.0, 0.0], [0.0, 1.0]), strict=True)
     ]
     component = form.build(model="fake:reversed", choose={"diverse": {"k": 2, "weight": 0.1}})
     assert [passage.text for passage in form.rank(component, "q", passages[::-1])] == ["a", "c"]

@@ -47,6 +47,7 @@ ARGUMENTS: dict[str, str | None] = {
     "benchmarks/attention.py": "--repeat 1 --only passes --passages 3",
     "benchmarks/batching.py": "--collection requests:{lists} --queries 2 --timed-queries 1",
     "benchmarks/calls.py": "--documents 6",
+    "benchmarks/choosing.py": "--data {data} --resamples 10",
     "benchmarks/decoding.py": "--documents 4 --tokens 32 --repeat 1 --skip-float32",
     "benchmarks/dl19.py": "--lists {lists} --qrels {qrels} --out {out} --queries 2 --depth 4",
     "benchmarks/evaluation.py": "--runs {runs} --qrels {qrels} --repeat 1",

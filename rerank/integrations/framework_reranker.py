@@ -10,7 +10,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SkipValidation, field_serializer
 
 from rerank.assemble import RankerSetup, assemble_ranker
-from rerank.errors import MissingPrerequisiteError, UsageError
+from rerank.errors import MissingPrerequisiteError, UnknownNameError, UsageError, ensure
 from rerank.installation import install_command
 from rerank.io.forks import ForkLock
 from rerank.reranker import DocumentLike, Hits, RankOptions, Reranker
@@ -19,6 +19,8 @@ from rerank.reranker.hits import check_top_k
 
 #: Position of a document in the input, from 0, and its relevance score; best first.
 RankedPositions = list[tuple[int, float]]
+#: Methods of `Hits` that ``choose`` may name.
+CHOICES = ("selected", "unique", "diverse", "top_k", "fit")
 
 
 def missing_framework_error(extra: str, error: ImportError) -> MissingPrerequisiteError:
@@ -46,6 +48,10 @@ class FrameworkReranker(BaseModel):
     #: order, such as a cross-encoder.
     threshold: SkipValidation[float | None] = None
 
+    #: Which of these documents to return: methods of `rerank.reranker.Hits` with their arguments, in this order, as in
+    #: ``{"unique": {}, "diverse": {"k": 8}, "fit": {"tokens": 1500}}``.
+    choose: SkipValidation[dict[str, dict[str, Any]]] = Field(default_factory=dict)
+
     #: Rerankers by model and settings, so that a copy with other settings does not use the wrong one.
     _opened: dict[str, Reranker] = PrivateAttr(default_factory=dict)
     _opening: ForkLock = PrivateAttr(default_factory=ForkLock)
@@ -54,6 +60,11 @@ class FrameworkReranker(BaseModel):
         """Check the settings, without loading the model."""
         super().model_post_init(context)
         check_top_k(self.top_n)
+        ensure(isinstance(self.choose, dict), f"choose is {self.choose!r}", expected="steps with their arguments")
+        for step in self.choose:
+            if step not in CHOICES:
+                raise UnknownNameError("step of choose", step, CHOICES)
+        self._apply_choices(Hits())  # without hits, the steps only check their arguments
         if self.reranker is None:
             self._assemble()
         elif self.model is not None or self.settings:
@@ -111,7 +122,7 @@ class FrameworkReranker(BaseModel):
         """Return positions in ``documents`` with scores, best first; ``top_n`` overrides the component's ``top_n``."""
         if not documents:
             return []
-        return _scored_positions(self.open_reranker().rank(query, documents, **self._options(top_n)))
+        return self._scored_positions(self.open_reranker().rank(query, documents, **self._options(top_n)))
 
     async def arank_positions(
         self, query: str, documents: Sequence[DocumentLike], top_n: int | None = None
@@ -120,11 +131,12 @@ class FrameworkReranker(BaseModel):
         if not documents:
             return []
         reranker = await asyncio.to_thread(self.open_reranker)
-        return _scored_positions(await reranker.arank(query, documents, **self._options(top_n)))
+        hits = await reranker.arank(query, documents, **self._options(top_n))
+        return await asyncio.to_thread(self._scored_positions, hits)
 
     def rank_many_positions(self, lists: Iterable[tuple[str, Sequence[DocumentLike]]]) -> Iterator[RankedPositions]:
         """Yield the result of `rank_positions` for each query, in the order of the queries."""
-        return map(_scored_positions, self.open_reranker().rank_many(lists, **self._options(None)))
+        return map(self._scored_positions, self.open_reranker().rank_many(lists, **self._options(None)))
 
     def describe_model(self) -> str:
         if self.reranker is not None:
@@ -137,6 +149,14 @@ class FrameworkReranker(BaseModel):
     def _options(self, top_n: int | None) -> RankOptions:
         return {"top_k": self.top_n if top_n is None else top_n, "threshold": self.threshold}
 
+    def _scored_positions(self, hits: Hits) -> RankedPositions:
+        """Return the chosen hits with their scores in the whole list, so that choosing changes no score."""
+        return [(hit.corpus_id, hit.unit_score) for hit in self._apply_choices(hits)]
 
-def _scored_positions(hits: Hits) -> RankedPositions:
-    return [(hit.corpus_id, hit.unit_score) for hit in hits]
+    def _apply_choices(self, hits: Hits) -> Hits:
+        for step, arguments in self.choose.items():
+            try:
+                hits = getattr(hits, step)(**arguments)
+            except TypeError as error:
+                raise UsageError(f"choose, {step}={arguments!r}: {error}", expected=f"arguments of {step}") from error
+        return hits

@@ -27,21 +27,21 @@ class RerankerComponent:
         reranker: Reranker | None = None,
         top_k: int | None = None,
         threshold: float | None = None,
+        choose: dict[str, dict[str, Any]] | None = None,
     ) -> None:
-        self._ranker = FrameworkReranker(
-            model=model, settings=settings or {}, reranker=reranker, top_n=top_k, threshold=threshold
-        )
+        fields: dict[str, Any] = {"reranker": reranker, "top_n": top_k, "threshold": threshold, "choose": choose or {}}
+        self._ranker = FrameworkReranker(model=model, settings=settings or {}, **fields)
 
     @component.output_types(documents=list[Document])
     def run(self, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, list[Document]]:
         """Return the documents, best first; ``top_k`` overrides the ``top_k`` of the component."""
-        return _scored_copies(documents, self._ranker.rank_positions(query, _texts(documents), top_k))
+        return _scored_copies(documents, self._ranker.rank_positions(query, _contents(documents), top_k))
 
     @component.output_types(documents=list[Document])
     async def run_async(
         self, query: str, documents: list[Document], top_k: int | None = None
     ) -> dict[str, list[Document]]:
-        return _scored_copies(documents, await self._ranker.arank_positions(query, _texts(documents), top_k))
+        return _scored_copies(documents, await self._ranker.arank_positions(query, _contents(documents), top_k))
 
     def warm_up(self) -> None:
         self._ranker.warm_up_reranker()
@@ -66,8 +66,8 @@ class RerankerComponent:
         return read
 
 
-def _texts(documents: list[Document]) -> list[str]:
-    return [document.content or "" for document in documents]
+def _contents(documents: list[Document]) -> list[dict[str, Any]]:
+    return [{"text": document.content or "", "embedding": document.embedding} for document in documents]
 
 
 def _scored_copies(documents: list[Document], positions: RankedPositions) -> dict[str, list[Document]]:

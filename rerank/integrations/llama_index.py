@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rerank.errors import UsageError
 from rerank.integrations.framework_reranker import FrameworkReranker, RankedPositions, missing_framework_error
 
@@ -31,13 +33,13 @@ class RerankerPostprocessor(FrameworkReranker, BaseNodePostprocessor):
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
         query = self._start(nodes, query_bundle)
-        return _end(nodes, self.rank_positions(query, _texts(nodes)))
+        return _end(nodes, self.rank_positions(query, _contents(nodes)))
 
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
         query = self._start(nodes, query_bundle)
-        return _end(nodes, await self.arank_positions(query, _texts(nodes)))
+        return _end(nodes, await self.arank_positions(query, _contents(nodes)))
 
     def _start(self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None) -> str:
         """Send LlamaIndex's start event of a reranker, and return the query as text."""
@@ -50,8 +52,11 @@ class RerankerPostprocessor(FrameworkReranker, BaseNodePostprocessor):
         return str(query_bundle.query_str)
 
 
-def _texts(nodes: list[NodeWithScore]) -> list[str]:
-    return [node.node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]
+def _contents(nodes: list[NodeWithScore]) -> list[dict[str, Any]]:
+    return [
+        {"text": node.node.get_content(metadata_mode=MetadataMode.EMBED), "embedding": node.node.embedding}
+        for node in nodes
+    ]
 
 
 def _end(nodes: list[NodeWithScore], positions: RankedPositions) -> list[NodeWithScore]:

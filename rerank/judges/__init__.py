@@ -39,7 +39,7 @@ judges = Registry(
     "judges",
     "judge",
     shared={
-        "judges.generate": "fuse generate logits pick rate",
+        "judges.generate": "fuse generate logits pick rate select",
         "judges.pointwise": "head likelihood relate score word_logit",
     },
 )

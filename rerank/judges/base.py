@@ -47,8 +47,9 @@ class ScoreKind:
     """The meaning of a judge's scores."""
 
     name: str  # the quantity, such as ``log-likelihood of the query``; a larger score means more relevant
-    #: ``absolute`` if scores of different windows are comparable; ``within`` if they depend on the other documents.
-    scope: Literal["absolute", "within"]
+    #: ``absolute`` if scores of different windows are comparable; ``within`` if they depend on the other documents;
+    #: ``latest`` if they do, but the latest window of a document decides, as for a selection.
+    scope: Literal["absolute", "within", "latest"]
     #: How a score becomes the number that servers send: ``sigmoid`` of a logit, or ``same``, the score itself, which is
     #: what the model's own code outputs. Empty if the score has no such scale, such as a log-likelihood.
     unit: Literal["sigmoid", "same", ""] = ""
@@ -56,6 +57,8 @@ class ScoreKind:
 
 #: Scores of judges that use the distribution of the first identifier of a reply.
 IDENTIFIER_SCORES = ScoreKind("log-probability of the identifier", "within")
+#: Scores of judges that select a set of documents instead of ranking them.
+SELECTION = ScoreKind("1 if selected, otherwise 0", "latest")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

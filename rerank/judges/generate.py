@@ -5,7 +5,7 @@ arXiv 2312.16098, a listwise form of fusion in the decoder (Izacard and Grave, E
 FIRST, Reddy et al., EMNLP 2024, arXiv 2406.15657, section 3; `Pick` is setwise prompting, Zhuang et al., SIGIR 2024,
 arXiv 2310.09497, section 3, and, for two documents, pairwise ranking prompting, Qin et al., NAACL Findings 2024, arXiv
 2306.17563, section 3; `Rate` is GroupRank, Sun et al. 2025, arXiv 2511.11653, and Reranker/rerank_groupwise.py in
-github.com/AQ-MedAI/Diver.
+github.com/AQ-MedAI/Diver; `Select` is SetR, Lee et al., ACL 2025, arXiv 2507.06838.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from rerank.errors import UsageError, ensure
 from rerank.judges.base import (
     FAILURES,
     IDENTIFIER_SCORES,
+    SELECTION,
     ListwiseJudge,
     ScoreKind,
     Verdict,
     continuation_request,
     failed_verdict,
 )
-from rerank.parsing import parse_identifier_scores, parse_permutation
+from rerank.parsing import parse_identifier_scores, parse_permutation, parse_selection
 from rerank.prompts.identifiers import Alphabet, make_identifiers, single_token_letters
 from rerank.tasks import (
     ContinuationTask,
@@ -349,3 +350,56 @@ def _parse_ratings(text: str, count: int) -> dict[int, float]:
     if len(ranked) < min(2, count):  # a single identifier may be the beginning of truncated scores
         return {}
     return {position: _BEST * (1 - rank / count) for rank, position in enumerate(ranked)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Select(ListwiseJudge):
+    """A judge that lets the model select the smallest set of documents that together answer every part of the query.
+
+    Selected documents come first, in the order of the reply, and have the score 1; the others keep their order and have
+    the score 0. With sliding windows, documents selected in one window compete in the next, and their last one counts.
+    """
+
+    needs = (GenerationTask,)
+    score_kind = SELECTION
+
+    #: ``selection`` for only the selection, or ``requirements`` to let the model first write what the query requires
+    #: and which passages provide it, with up to ``thinking_tokens`` tokens: the paper's "CoT & IRI".
+    by: Literal["selection", "requirements"] = "selection"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        found = "by=requirements, but thinking_tokens is 0, which leaves no room to write them"
+        ensure(
+            self.by == "selection" or self.limits.thinking_tokens,
+            found,
+            expected="at least 1, as in --thinking-tokens 500",
+        )
+
+    @classmethod
+    def suggest_prompt(cls, options: Mapping[str, str]) -> str:
+        return "select_requirements" if options.get("by") == "requirements" else "select"
+
+    def requests(self, window: Window) -> list[Request]:
+        # A window that does not fit is an error: the merging of its parts would select a set in each step.
+        return self.make_requests(window)
+
+    def make_requests(self, window: Window) -> list[Request]:
+        limits, labels = self.limits, make_identifiers("numbers", len(window), self.backend.tokens)
+        ranking = " > ".join(f"[{label}]" for label in labels)
+        reply_tokens = self.backend.tokens.lengths([ranking])[0] + SPARE_TOKENS
+        if self.by == "selection":
+            return [_generation_request(self, window, labels, reply_tokens, 0, constrain=False)]
+        reply_tokens += limits.thinking_tokens  # the requirements are part of the reply, not thoughts
+        fitted = self.budget.fit(self.template, window, reply_tokens=reply_tokens, labels=labels)
+        sampling = Sampling(max_tokens=reply_tokens, temperature=limits.temperature, seed=limits.seed)
+        return [Request(prompt=fitted.prompt, sampling=sampling, window=window, dropped=fitted.dropped)]
+
+    def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
+        count, (reply,) = len(window), replies
+        parsed, failed = parse_selection(reply.text, count), failed_verdict(replies, count)
+        if failed and (failed.status != "refused" or not parsed.order):
+            return failed
+        chosen = tuple(float(position in parsed.order) for position in range(count))
+        order, scores = parsed.order + parsed.missing, () if parsed.status in FAILURES else chosen
+        return Verdict(order=order, status=parsed.status, detail=parsed.detail, scores=scores)

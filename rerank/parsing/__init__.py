@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rerank.errors import ensure
@@ -15,7 +15,7 @@ from rerank.parsing.clean import is_refusal, normalize_signs, strip_thoughts
 from rerank.parsing.interpretations import MENTIONED, interpret
 from rerank.parsing.mentions import MAX_DIGITS
 
-__all__ = ["ParseStatus", "ParsedReply", "parse_identifier_scores", "parse_permutation"]
+__all__ = ["ParseStatus", "ParsedReply", "parse_identifier_scores", "parse_permutation", "parse_selection"]
 
 #: ``ok``: the whole answer is a permutation in the requested form, ``[2] > [1] > [3]``, surrounded only by whitespace,
 #: thoughts and chat protocol tokens. ``repaired``: the permutation is complete after dropping duplicate identifiers,
@@ -113,6 +113,31 @@ def parse_permutation(text: str, count: int, labels: Sequence[str] | None = None
         status=status,
         detail="; ".join(notes),
     )
+
+
+#: The words before a selection, at the start of a line; models write them in bold, as a heading or in a sentence.
+_SELECTION = re.compile(
+    r"^[ \t>#*_-]*(?:(?:the|my|final|minimal|smallest) ){0,3}selection(?: is)?[ \t*_]*[:：]", re.I | re.M
+)
+_NO_SELECTION = re.compile(r"\W*(?:none|nothing|no (?:passages?|documents?))\W*|\s*\[\s*\][\s.]*", re.I)
+
+
+def parse_selection(text: str, count: int) -> ParsedReply:
+    r"""Parse the set of passages that a reply, which may be any text, selects after the last ``Selection:``.
+
+    Without these words, the whole reply is parsed like a ranking. Selected passages are in ``order``, all others in
+    ``missing``. The status is not ``partial``; ``none`` selects no passage, and its status is ``ok``.
+
+    >>> parse_selection("A date: [1] [2]. A place: [3].\nSelection: [3] > [1]", 4).order
+    (2, 0)
+    """
+    answer = selection = strip_thoughts(text)
+    for mark in _SELECTION.finditer(answer):
+        selection = answer[mark.end() :].strip("*_` \t\n")
+    if _NO_SELECTION.fullmatch(selection):
+        return ParsedReply(order=(), missing=tuple(range(count)), status="ok")
+    parsed = parse_permutation(selection, count)
+    return replace(parsed, status="repaired" if parsed.detail else "ok") if parsed.status == "partial" else parsed
 
 
 def _number_labels(text: str, labels: Sequence[str]) -> str:

@@ -69,9 +69,9 @@ def count_statuses(judged: Iterable[tuple[Window, Verdict]]) -> dict[str, int]:
 def final_scores(shown: Ranking, judged: Sequence[tuple[Window, Verdict]], kind: ScoreKind | None) -> dict[str, float]:
     """Return a mapping from document id to final score, for the documents that have a score.
 
-    If scores are absolute, the latest score of a document is used. If scores are comparable only within a window, they
-    are used only if exactly one window contained all documents and no other window followed it. A document whose latest
-    window failed has no score.
+    The latest score of a document is used. If scores are comparable only within a window, they are used only if exactly
+    one window contained all documents and no other window followed it. A document whose latest window failed has no
+    score.
 
     The result is empty if ``kind`` is None. ``judged`` is in the order of judging.
     """

@@ -43,7 +43,16 @@ from rerank.reranker.calls import (
     open_calibration,
     report_on,
 )
-from rerank.reranker.hits import Cut, Hit, Hits, RankingReport, check_top_k, compute_unit_scores, threshold_error
+from rerank.reranker.hits import (
+    Cut,
+    DroppedHit,
+    Hit,
+    Hits,
+    RankingReport,
+    check_top_k,
+    compute_unit_scores,
+    threshold_error,
+)
 from rerank.retrieval.base.given_documents import (
     DocumentLike,
     given_first_stage_candidates,
@@ -59,7 +68,7 @@ from rerank.tasks.backends import traits
 from rerank.tasks.concurrency import await_on_loop, submit_to_loop
 from rerank.types import Query, Ranking, Run
 
-__all__ = ["Cut", "DocumentLike", "Hit", "Hits", "OnFailure", "RankOptions", "RankingReport", "Reranker"]
+__all__ = ["Cut", "DocumentLike", "DroppedHit", "Hit", "Hits", "OnFailure", "RankOptions", "RankingReport", "Reranker"]
 
 
 @dataclass(kw_only=True)
@@ -396,7 +405,9 @@ class Reranker(RunTransformer):
         fused = self.judge.first_stage and any(window.scores for window, _ in ranked.judged)
         unit = ranked.score_kind.unit if ranked.score_kind and not fused else ""
         units, kind = compute_unit_scores(ranked.scores[:shown], relevance[:shown], unit, self.logit_divisor)
-        rows = zip(positions[:shown], ranked.scores, relevance, units, strict=False)
+        if shown < len(positions):  # documents below the cut may have no score, which concerns none above it
+            units = (*units, *compute_unit_scores(ranked.scores, relevance, unit, self.logit_divisor)[0][shown:])
+        rows = zip(positions, ranked.scores, relevance, units, strict=True)
         found = [
             Hit(
                 corpus_id=position,
@@ -409,9 +420,11 @@ class Reranker(RunTransformer):
             for rank, (position, score, probability, unit_score) in enumerate(rows, 1)
         ]
         hits = Hits(found, report=replace(report, unit_kind=kind))
-        if asked.threshold is None:
-            return hits
-        if found and kind == "rank":  # windows failed, so that no score alone orders the hits
+        # a function, since the tokenizer of a model that missed the deadline is not loaded yet
+        hits.count_tokens = lambda texts: self.backend.tokens.lengths(texts)
+        if asked.threshold is not None and found and kind == "rank":  # windows failed: no score alone orders the hits
             note = f"The threshold {asked.threshold:g} was not applied, because some documents have no score"
-            return Hits(found, report=replace(hits.report, notes=(*hits.notes, note)))
-        return hits.at_least(asked.threshold)
+            hits.report = replace(hits.report, notes=(*hits.notes, note))
+        elif asked.threshold is not None:
+            hits = hits.at_least(asked.threshold)
+        return hits if asked.top_k is None else hits.top_k(asked.top_k)

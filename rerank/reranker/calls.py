@@ -14,6 +14,7 @@ from rerank.assemble import RankerSetup
 from rerank.calibration import CalibratedList, Calibration, identity_bound_to_calibration
 from rerank.errors import PartialFailureError, UnknownNameError, UsageError
 from rerank.judges import FAILURES, PromptJudge
+from rerank.judges.base import SELECTION
 from rerank.models.prices import compute_cost
 from rerank.pipeline.results import LATE, RankedList, count_statuses
 from rerank.reranker.hits import Cut, RankingReport
@@ -92,6 +93,8 @@ def report_on(
         raise PartialFailureError(degraded[0], expected="a verdict on every window (on_failure='raise')")
     # A verdict may contain a remark even if it did not fail, such as that the judge received no first-stage scores.
     remarks = dict.fromkeys(verdict.detail for _, verdict in ranked.judged if verdict.status == "ok" and verdict.detail)
+    if ranked.score_kind == SELECTION and (selection := [score for score in ranked.scores if score is not None]):
+        remarks[f"The model selected {sum(selection):.0f} of {len(selection)} documents"] = None
     if not ranked.ranking.query.text.strip():
         remarks["The query is empty, so the documents keep their order"] = None
     limit = traits(judge.backend).query_limit

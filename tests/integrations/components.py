@@ -18,6 +18,7 @@ class Passage:
     text: str
     metadata: dict[str, Any] = field(default_factory=dict)
     score: float | None = None
+    embedding: list[float] | None = None  # only for frameworks whose documents have one
 
 
 class ComponentForm:
@@ -85,7 +86,10 @@ class LlamaIndex(ComponentForm):
         return [
             NodeWithScore(
                 node=TextNode(
-                    text=passage.text, metadata=passage.metadata, excluded_embed_metadata_keys=list(passage.metadata)
+                    text=passage.text,
+                    metadata=passage.metadata,
+                    excluded_embed_metadata_keys=list(passage.metadata),
+                    embedding=passage.embedding,
                 ),
                 score=0.5,
             )
@@ -111,7 +115,7 @@ class Haystack(ComponentForm):
     def _documents(self, passages: Sequence[Passage]) -> list[Any]:
         from haystack import Document
 
-        return [Document(content=passage.text, meta=passage.metadata) for passage in passages]
+        return [Document(content=p.text, meta=p.metadata, embedding=p.embedding) for p in passages]
 
     def _read(self, output: dict[str, Any]) -> list[Passage]:
         return [Passage(document.content, document.meta, document.score) for document in output["documents"]]

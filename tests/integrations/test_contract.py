@@ -21,8 +21,14 @@ from rerank import Qrels, Reranker
 from rerank.backends.fake import Fake
 from rerank.calibration import fit_calibration
 from rerank.errors import MissingPrerequisiteError, UnknownNameError, UsageError
+from rerank.judges import open_judge
+from rerank.prompts import load_prompt
+from rerank.strategies import open_strategy
+from rerank.tasks import Reply
 from tests.calibration.synthetic import make_collection
 from tests.integrations.components import ASYNC, FORMS, ComponentForm, Passage
+from tests.judges.scripted import Scripted, always
+from tests.raising import raises
 from tests.test_docs import Block, blocks, run_block, text_of
 
 MODEL = "fake:stutter"  # an order that depends on the texts and on the query
@@ -137,6 +143,66 @@ def test_settings_are_checked_before_the_model_is_loaded(library: Reranker, form
         form.build(model=MODEL, reranker=library)
     with pytest.raises(UsageError, match="The reranker is a str"):
         form.build(reranker="fake:reversed")
+
+
+CHOOSING = ("langchain", "llama_index", "haystack", "cross_encoder")
+CHOICES: list[tuple[dict[str, dict[str, Any]], list[int]]] = [
+    ({"unique": {}}, [3, 2, 1]),
+    ({"diverse": {"k": 2, "weight": 0.1}}, [3, 1]),
+    ({"fit": {"tokens": 6}}, [3, 1]),
+    ({"unique": {}, "top_k": {"k": 2}}, [3, 2]),
+]
+
+
+@pytest.mark.parametrize("form", parameters(CHOOSING))
+@pytest.mark.parametrize(("choose", "expected_numbers"), CHOICES)
+def test_components_choose_among_the_ranked_documents(
+    form: ComponentForm, choose: dict[str, dict[str, Any]], expected_numbers: list[int], tmp_path: Path
+) -> None:
+    texts = ["dogs have fleas which live long", "two bakeries", "fleas bite dogs and cats often", "dogs have fleas"]
+    passages = passages_of([texts[2], texts[1], texts[2], texts[3]])
+    component = form.build(model="fake:reversed", settings={}, choose=choose)
+    found = form.rank(component, "q", passages)
+    assert [passage.metadata["number"] for passage in found] == expected_numbers
+    whole = {p.metadata["number"]: p.score for p in form.rank(form.build(model="fake:reversed"), "q", passages)}
+    assert [passage.score for passage in found] == [whole[number] for number in expected_numbers]
+    assert form.rank(form.store(component, tmp_path), "q", passages) == found
+
+
+@pytest.mark.parametrize("form", parameters(CHOOSING))
+def test_a_component_returns_the_set_that_the_model_selects(form: ComponentForm) -> None:
+    judge = open_judge("select", Scripted(always(Reply(text="Selection: [3] > [1]"))), load_prompt("select"))
+    reranker = Reranker(strategy=open_strategy("full"), judge=judge)
+    component = form.build(reranker=reranker, choose={"selected": {}})
+    found = form.rank(component, "q", passages_of(["a", "b", "c", "d"]))
+    assert [passage.text for passage in found] == ["c", "a"]
+
+
+@pytest.mark.parametrize("form", parameters(CHOOSING))
+@pytest.mark.parametrize(
+    ("choose", "named"),
+    [
+        ({"diversify": {}}, "'diversify'"),
+        ({"diverse": {"n": 3}}, "'n'"),
+        ({"diverse": {"weight": 2}}, "weight is 2"),
+        ({"fit": {}}, "'tokens'"),
+        ({"fit": 500}, "500"),
+        (["unique"], "choose is"),
+    ],
+)
+def test_choices_are_checked_before_the_model_is_loaded(form: ComponentForm, choose: Any, named: str) -> None:
+    with raises((UsageError, UnknownNameError), named):
+        form.build(model=MODEL, choose=choose)
+
+
+@pytest.mark.parametrize("form", parameters(("llama_index", "haystack")))
+def test_embeddings_of_documents_are_used(form: ComponentForm) -> None:
+    passages = [
+        replace(p, embedding=e)
+        for p, e in zip(passages_of(["a", "b", "c"]), ([1.0, 0.0], [1.0, 0.0], [0.0, 1.0]), strict=True)
+    ]
+    component = form.build(model="fake:reversed", choose={"diverse": {"k": 2, "weight": 0.1}})
+    assert [passage.text for passage in form.rank(component, "q", passages[::-1])] == ["a", "c"]
 
 
 @every_component

@@ -51,16 +51,16 @@ def test_events() -> None:
 def test_the_text_contains_the_metadata_for_embedding_models(monkeypatch: pytest.MonkeyPatch) -> None:
     from rerank.integrations.llama_index import RerankerPostprocessor
 
-    seen: list[str] = []
+    seen: list[dict[str, Any]] = []
     original = Reranker.rank
 
-    def rank(self: Reranker, query: str, texts: list[str], **options: Any) -> Any:
+    def rank(self: Reranker, query: str, texts: list[dict[str, Any]], **options: Any) -> Any:
         seen.extend(texts)
         return original(self, query, texts, **options)
 
     monkeypatch.setattr(Reranker, "rank", rank)
     RerankerPostprocessor(model="fake:reversed").postprocess_nodes(nodes(), query_str="q")
-    assert seen[0] == "title: title a\n\na"
+    assert seen[0]["text"] == "title: title a\n\na"
 
 
 def test_a_query_is_needed() -> None:

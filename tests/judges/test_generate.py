@@ -13,7 +13,7 @@ from rerank.backends.fake import Fake
 from rerank.errors import ContextOverflowError, UnknownNameError, UsageError
 from rerank.judges import open_judge
 from rerank.judges.base import Limits, OversizedWindow, PromptJudge
-from rerank.judges.generate import SPARE_TOKENS, Generate, Logits, Pick, Rate, parse_verdict
+from rerank.judges.generate import SPARE_TOKENS, Generate, Logits, Pick, Rate, Select, parse_verdict
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.prompts.base import Message
 from rerank.tasks import ContinuationTask, FusionTask, GenerationTask, PermutationTask, Reply, Request, Sampling
@@ -502,3 +502,49 @@ def test_options_of_ratings_are_checked() -> None:
     for group, repeats in ((0, 1), (1, 0)):
         with raises(UsageError, "at least 1"):
             rate(Scripted(always(Reply())), group=group, repeats=repeats)
+
+
+def select(text: str | Reply, *, options: str = "", limits: Limits | None = None, context: int = 4096) -> Select:
+    reply = Reply(text=text) if isinstance(text, str) else text
+    prompt = load_prompt(Select.suggest_prompt(dict([options.split("=")] if options else [])))
+    judge = open_judge(
+        f"select{',' * bool(options)}{options}", Scripted(always(reply), context_size=context), prompt, limits
+    )
+    assert isinstance(judge, Select)
+    return judge
+
+
+@pytest.mark.parametrize(
+    ("reply", "order", "status", "scores", "detail"),
+    [
+        ("Selection: [4] > [2]", (3, 1, 0, 2), "ok", (0, 1, 0, 1), ""),
+        ("none", (0, 1, 2, 3), "ok", (0, 0, 0, 0), ""),
+        ("[2], [2]", (1, 0, 2, 3), "repaired", (0, 1, 0, 0), "dropped duplicates of 2"),
+        (Reply(text="[2]", finish="refused"), (1, 0, 2, 3), "ok", (0, 1, 0, 0), ""),
+        (Reply(text="none", finish="refused"), (0, 1, 2, 3), "refused", (), "the provider refused to answer"),
+        (Reply(finish="error", error="gone"), (0, 1, 2, 3), "error", (), "gone"),
+        ("no idea", (0, 1, 2, 3), "empty", (), ""),
+    ],
+)
+def test_selected_documents_come_first(
+    reply: str | Reply, order: tuple[int, ...], status: str, scores: tuple[float, ...], detail: str
+) -> None:
+    (verdict,) = judge_windows(select(reply), [FOUR])
+    assert (verdict.order, verdict.status, verdict.scores) == (order, status, scores)
+    assert verdict.detail.endswith(detail)
+
+
+def test_requirements_are_part_of_the_reply() -> None:
+    limits = Limits(thinking_tokens=500)
+    (written,) = select("", options="by=requirements", limits=limits).make_requests(FOUR)
+    (thought,) = select("", limits=limits).make_requests(FOUR)
+    assert (written.sampling.thinking, thought.sampling.thinking) == (0, 500)
+    assert written.sampling.max_tokens == thought.sampling.max_tokens + 500
+    assert "three steps" in written.prompt[-1].content
+    with raises(UsageError, "thinking_tokens is 0", "--thinking-tokens 500"):
+        select("", options="by=requirements")
+
+
+def test_a_window_that_does_not_fit_is_an_error() -> None:
+    with raises(ContextOverflowError, "40 passages", "lower --depth"):
+        select("", context=300).requests(numbered(40, words=200))

@@ -41,8 +41,8 @@ class DetailOptions(OptionGroup):
         bool | None,
         Option(
             "--bounds/--no-bounds",
-            help="Show the fraction of judged documents, and the range of each measure if all documents were judged. "
-            "(default: for measures with few judged documents)",
+            help="Show the fraction of judged documents, and the range of each measure if the run's unjudged documents "
+            "were judged. (default: for measures with few judged documents)",
         ),
     ] = None
 

@@ -308,10 +308,6 @@ class AgreementOptions(OptionGroup):
         Literal["none", "linear", "quadratic"], "Disagreement weights of the kappas in the printed table."
     ] = "none"
     by_topic: Annotated[bool, "Also print alpha for every topic."] = False
-    resamples: Annotated[
-        int, Option(min=0, max=MOST_SAMPLES, help="Number of bootstrap samples of topics for intervals.")
-    ] = 1000
-    seed: SampleSeed = 0
     alpha: IntervalAlpha = 0.05
 
     def lowest_grades(self, assessors: Sequence[str]) -> list[int] | None:
@@ -347,7 +343,7 @@ def agreement(
 ) -> None:
     """Measure the agreement of any number of assessors: kappa of every pair, and Krippendorff's alpha.
 
-    Assessors need not have judged the same topics or documents. Intervals are percentiles over samples of topics.
+    Assessors need not have judged the same topics or documents. Intervals are over topics (jackknife).
     """
     from rerank.adjudication.agreement import AssessorPanel
 
@@ -359,14 +355,12 @@ def agreement(
         )
     lowest = options.lowest_grades(assessors)
     judgments = {name: open_collection_qrels(file)[0] for name, file in zip(assessors, files, strict=True)}
-    content = AssessorPanel.from_qrels(judgments, lowest).to_dict(
-        resamples=options.resamples, seed=options.seed, alpha=options.alpha
-    )
+    content = AssessorPanel.from_qrels(judgments, lowest).to_dict(alpha=options.alpha)
     kappa = "kappa" if options.weights == "none" else f"kappa_{options.weights}"
     alphas = (f"{level} {value_with_interval(**found)}" for level, found in content["alpha"].items())
     legend = [
-        f"{kappa.replace('_', ' ')}, with {content['confidence']:.0%} bootstrap intervals over {content['topics']} "
-        f"topics ({content['resamples']} samples, seed {content['seed']}).",
+        f"{kappa.replace('_', ' ')}, with {content['confidence']:.0%} intervals over {content['topics']} topics "
+        "(jackknife).",
         f"Krippendorff's alpha: {'; '.join(alphas)}.",
     ]
     emit_content(
@@ -403,11 +397,11 @@ def _agreement_parts(content: Mapping[str, Any], kappa: str, *, by_topic: bool) 
         yield make_grid(["topic", "documents", *levels], rows, digits=3)
     yield f"{content['topics']} topics and {content['documents']} documents judged by two or more assessors"
     if all(found["interval"] is None for found in levels.values()):
-        yield f"No intervals: they need {LEAST_TOPICS} topics, grades that differ, and samples (--resamples)"
+        yield f"No intervals: they need {LEAST_TOPICS} topics, and grades that differ without any one of them"
     else:
         yield (
-            f"Intervals: {content['confidence']:.0%}, {content['resamples']} samples of topics, seed {content['seed']}"
-            "; --format csv, json or markdown shows the intervals of the kappas"
+            f"Intervals: {content['confidence']:.0%}, over topics (jackknife); --format csv, json or markdown shows "
+            "those of the kappas"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,22 +14,28 @@ from rerank.evaluation.pairwise_decisions import (
     ComparisonFamily,
     ComparisonOptions,
     check_significance_level,
+    describe_outliers,
+    find_outlying_systems,
     missing_topics,
     note_few_topics,
     note_missing_queries,
+    note_symmetry,
     options_of_test,
     with_rounding_for_wilcoxon,
 )
 from rerank.evaluation.power import smallest_detectable_difference
 from rerank.evaluation.scores import ScoreMatrix, Scores, format_interval, format_p_value, format_score
 from rerank.evaluation.significance import correct_p_values
+from rerank.evaluation.significance.anova import Dunnett
 from rerank.evaluation.significance.base import (
     BaselineP,
     Floats,
     clip_p_values,
     differences_from_baseline,
+    sample_skewness,
     standard_errors,
 )
+from rerank.evaluation.significance.resampling import Bootstrap, MaxT, ResamplingOptions
 from rerank.io.reports import Cell, Grid, Report, TableReport, format_cell
 from rerank.selector import Selector
 
@@ -38,6 +44,10 @@ if TYPE_CHECKING:
 
 #: Power at which the smallest detectable difference of a row is stated.
 POWER = 0.8
+#: Skewness of differences beyond which tests of means need more topics than is usual.
+_SKEWED = 2.0
+#: Ratio of standard deviations from which a note is given with tests that assume equal variances.
+_UNEQUAL = 3.0
 #: Marks at the mean of a run that is significantly above or below the baseline.
 ABOVE, BELOW = "†", "‡"
 
@@ -88,6 +98,8 @@ class BaselineComparison(Report):
     matrices: tuple[ScoreMatrix, ...]  #: The scores, one matrix per measure.
     rows: tuple[BaselineRow, ...]  #: One row per measure and system other than the baseline, in input order.
     margin: float | None = None  #: Margin of equivalence and non-inferiority; None if they were not tested.
+    claims_test: str = "t"  #: Test of equivalence and non-inferiority: t or bootstrap.
+    claims_correction: str = "holm"
     #: Fraction of the baseline's top documents that are judged, for each measure; None if unknown.
     baseline_judged: Mapping[str, float | None] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -98,6 +110,11 @@ class BaselineComparison(Report):
             "baseline": self.baseline,
             "family": self.family.to_dict(),
             "margin": self.margin,
+            **(
+                {}
+                if self.margin is None
+                else {"claims": {"test": self.claims_test, "correction": self.claims_correction}}
+            ),
             "means": [
                 {
                     "measure": matrix.measure,
@@ -116,11 +133,15 @@ class BaselineComparison(Report):
         return sorted(self.rows, key=lambda row: (order[row.measure], -row.mean))
 
     def tables(self, digits: int = 4) -> TableReport:
-        margin = "" if self.margin is None else f" Equivalence and non-inferiority: t, margin {self.margin:g}."
+        measures, claims = self.family.measures_together, ""
+        if self.margin is not None:
+            over = f"{self.family.pairs} runs" + (f" x {measures} measures" if measures > 1 else "")
+            holm = "not corrected" if self.claims_correction == "none" else f"Holm over {over}"
+            claims = f" Equivalence and non-inferiority: {self.claims_test}, margin {self.margin:g}, {holm}."
         legend = [
             f"{ABOVE} significantly above the baseline {self.baseline}, {BELOW} below: {self.family.describe_p()}",
             "Difference: run minus baseline. Detectable: smallest true difference found with power 0.8 at the "
-            f"corrected level. Judged: fraction of judged documents at the measure's cutoff, or 10.{margin}",
+            f"corrected level. Judged: fraction of judged documents at the measure's cutoff, or 10.{claims}",
             self.family.describe_data(),
         ]
         return TableReport([self._table_of_means(digits), self._table_of_comparisons(digits)], legend, self.notes)
@@ -185,6 +206,7 @@ def compare_with_baseline(
     options, judged = options or ComparisonOptions(), judged or {}
     check_significance_level(options.alpha)
     test = open_baseline_test(with_rounding_for_wilcoxon(options.test), options.correction)
+    single = test.test if isinstance(test, CorrectedPairTest) else test
     matrices = tuple(ScoreMatrix.from_scores(scores, measure) for measure in measures)
     systems, topics = matrices[0].systems, len(matrices[0].topics)
     if baseline not in systems:
@@ -208,22 +230,23 @@ def compare_with_baseline(
         across_measures=options.across_measures,
         topics=len(scores[0].queries),
         missing=missing_topics(scores),
-        options=options_of_test(test.test if isinstance(test, CorrectedPairTest) else test),
+        options=options_of_test(single),
     )
     level = family.level_of_single_test
+    differences = [differences_from_baseline(matrix.values, index) for matrix in matrices]
+    bootstrap = single if isinstance(single, Bootstrap) or (isinstance(single, MaxT) and not single.flip) else None
+    claims_correction = "holm" if test.family_wise or test.correction != "none" else "none"
+    claims: list[dict[str, Floats]] = [{} for _ in matrices]
+    if options.margin is not None:
+        tested = [equivalence_p_values(d, options.margin, bootstrap) for d in differences]
+        claims = _correct_claims(tested, claims_correction, across=options.across_measures)
     rows = []
-    for matrix, p in zip(matrices, p_values, strict=True):
-        d = differences_from_baseline(matrix.values, index)
+    for matrix, d, p, claimed in zip(matrices, differences, p_values, claims, strict=True):
         mean, errors = d.mean(axis=0), standard_errors(d)
         half = errors * t.isf(family.alpha / 2, topics - 1)
         wide = test.half_widths(matrix.values, index, family.alpha / family.measures_together)
         # the t-test cannot be computed if all differences are equal and not 0
         unknown = (errors == 0) & (mean != 0) & (Selector.parse(family.test).name == "t")
-        claims: dict[str, Floats] = {}
-        if options.margin is not None:
-            found, correction = equivalence_p_values(d, options.margin), "holm" if level < family.alpha else "none"
-            claims["equivalent_p"] = correct_p_values(found.equivalent, correction)
-            claims["not_inferior_p"] = correct_p_values(found.not_inferior, correction)
         means = np.delete(matrix.values.mean(axis=0), index)
         for j, name in enumerate(system for system in systems if system != baseline):
             row = BaselineRow(
@@ -238,7 +261,7 @@ def compare_with_baseline(
                 judged=judged.get((name, matrix.measure)),
                 significant=bool(p.adjusted[j] <= family.alpha and not unknown[j]),
                 detectable=smallest_detectable_difference(topics, float(errors[j] * np.sqrt(topics)), level, POWER),
-                claims={claim: float(values[j]) for claim, values in claims.items()},
+                claims={claim: float(values[j]) for claim, values in claimed.items()},
             )
             rows.append(row)
     return BaselineComparison(
@@ -247,9 +270,52 @@ def compare_with_baseline(
         matrices=matrices,
         rows=tuple(rows),
         margin=options.margin,
+        claims_test="t" if bootstrap is None else "bootstrap",
+        claims_correction=claims_correction,
         baseline_judged={measure: judged.get((baseline, measure)) for measure in measures},
-        notes=(*note_missing_queries(scores), *note_few_topics(topics, "queries")),
+        notes=(
+            *note_missing_queries(scores),
+            *note_few_topics(topics, "queries"),
+            *note_symmetry(single),
+            *_note_assumptions(single, options.margin, matrices, differences, baseline),
+        ),
     )
+
+
+def _correct_claims(found: Sequence[EquivalenceP], correction: str, *, across: bool) -> list[dict[str, Floats]]:
+    """Return the corrected p-values of each claim for each measure, corrected alone or ``across`` all measures."""
+    columns = [[claim[place] for claim in found] for place in range(2)]  # of each claim, one array per measure
+    if across:
+        columns = [np.split(correct_p_values(np.concatenate(parts), correction), len(found)) for parts in columns]
+    else:
+        columns = [[correct_p_values(p, correction) for p in parts] for parts in columns]
+    return [{"equivalent_p": one, "not_inferior_p": two} for one, two in zip(*columns, strict=True)]
+
+
+def _note_assumptions(
+    test: object, margin: float | None, matrices: Sequence[ScoreMatrix], differences: Sequence[Floats], baseline: str
+) -> Iterator[str]:
+    """Yield notes on assumptions of the tests that these differences seem to violate, with the worst case."""
+    for matrix, d in zip(matrices, differences, strict=True):
+        others = [system for system in matrix.systems if system != baseline]
+        on = f" on {matrix.measure}" if len(matrices) > 1 else ""
+        skewness = np.array([sample_skewness(column) for column in d.T])
+        worst = int(np.argmax(np.abs(skewness)))
+        if (isinstance(test, MaxT) or margin is not None) and abs(skewness[worst]) > _SKEWED:
+            yield (
+                f"The differences of {others[worst]!r} from the baseline{on} have a skewness of {skewness[worst]:.1f}: "
+                f"{'max-t' if isinstance(test, MaxT) else 'the tests with a margin'} may reject too often with "
+                f"{len(d)} queries."
+            )
+        deviations = d.std(axis=0, ddof=1)
+        if isinstance(test, Dunnett) and deviations.min() * _UNEQUAL < deviations.max():
+            least, most = others[int(np.argmin(deviations))], others[int(np.argmax(deviations))]
+            yield (
+                f"Dunnett's test assumes equal variances, but the standard deviations of the differences{on} range "
+                f"from {deviations.min():.3g} ({least!r}) to {deviations.max():.3g} ({most!r}): use max-t."
+            )
+        if isinstance(test, Dunnett) and (outlying := find_outlying_systems(matrix)):
+            yield describe_outliers(outlying, "Dunnett's test pools")
 
 
 class EquivalenceP(NamedTuple):
@@ -259,7 +325,9 @@ class EquivalenceP(NamedTuple):
     not_inferior: Floats  #: Against the null hypothesis that the true difference is at most minus the margin.
 
 
-def equivalence_p_values(differences: Floats, margin: float) -> EquivalenceP:
+def equivalence_p_values(
+    differences: Floats, margin: float, bootstrap: ResamplingOptions | None = None
+) -> EquivalenceP:
     """Test whether the mean differences of (topics, pairs) scores lie within a margin, in units of the measure.
 
     The p-value of equivalence is the larger of the p-values of two one-sided t-tests, for d > -margin and for d <
@@ -267,6 +335,9 @@ def equivalence_p_values(differences: Floats, margin: float) -> EquivalenceP:
     If all differences are equal, their variance cannot be estimated: p is the smallest reported p-value if all
     differences are 0, and 1 otherwise. Source: Schuirmann, J. Pharmacokinetics and Biopharmaceutics 1987; Lakens, SPPS
     2017.
+
+    With ``bootstrap``, the t distribution is replaced by that of the studentised means of its draws, which are as
+    skewed as the differences: p = (1 + number of draws at least as extreme) / (B + 1), in one direction.
     """
     from scipy.stats import t
 
@@ -274,8 +345,13 @@ def equivalence_p_values(differences: Floats, margin: float) -> EquivalenceP:
         raise UsageError(f"margin is {margin}", expected="a number above 0, in units of the measure")
     topics, mean, error = len(differences), differences.mean(axis=0), standard_errors(differences)
     with np.errstate(divide="ignore", invalid="ignore"):
-        above = t.sf((mean + margin) / error, topics - 1)
-        below = t.sf((margin - mean) / error, topics - 1)
+        from_below, from_above = (mean + margin) / error, (margin - mean) / error
+    if bootstrap is None:
+        above, below = (t.sf(statistic, topics - 1) for statistic in (from_below, from_above))
+    else:
+        drawn = np.concatenate([*bootstrap.bootstrap_t(differences - mean)])  # (draws, pairs)
+        counts = ((drawn >= from_below).sum(axis=0), (-drawn >= from_above).sum(axis=0))
+        above, below = ((1 + count) / (len(drawn) + 1) for count in counts)
     limit = np.where(differences[0] == 0, 0.0, 1.0)
     not_inferior = clip_p_values(np.where(error == 0, limit, above))
     return EquivalenceP(np.maximum(not_inferior, clip_p_values(np.where(error == 0, limit, below))), not_inferior)

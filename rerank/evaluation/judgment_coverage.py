@@ -1,4 +1,4 @@
-"""Coverage of a run by judgments, and bounds of its measures: the values possible once its documents are all judged.
+"""Coverage of a run by judgments, and bounds of its measures: the values possible if its documents were all judged.
 
 The unjudged documents of a run within the measure's cutoff may have any grade from 0 to the highest grade of the
 judgments. The bounds are the smallest and the largest value over all these completions of the judgments; documents that
@@ -112,10 +112,14 @@ class PartlyJudgedRanking:
             highest=highest,
         )
 
+    def possible(self, grade: int) -> npt.NDArray[np.bool_]:
+        """Return a (ranks,) array: unjudged documents that may reach the grade. None exceeds the highest grade."""
+        return self.unjudged & (self.highest >= grade)
+
     def relevant(self, grade: int) -> tuple[Floats, Floats]:
         """Return two (ranks,) arrays of 0 and 1: documents known to be relevant, and those that may be."""
         known = self.grades >= grade
-        return known.astype(np.float64), (known | self.unjudged).astype(np.float64)
+        return known.astype(np.float64), (known | self.possible(grade)).astype(np.float64)
 
 
 def has_bounds(measure: Measure) -> bool:
@@ -127,7 +131,7 @@ def has_bounds(measure: Measure) -> bool:
 def bound_measures(
     qrels: Qrels, run: Run, measures: Iterable[str], *, relevant: int = 1
 ) -> dict[str, dict[str, Bounds]]:
-    """Compute the smallest and largest value of each judged query that is possible once all documents are judged.
+    """Compute the smallest and largest value of each judged query if the run's unjudged documents were judged.
 
     Measures are named as `parse_measures` accepts them; those without bounds are omitted.
     """
@@ -169,7 +173,7 @@ def _bound_recall(ranking: PartlyJudgedRanking, measure: Any) -> Bounds:
     """Bound recall. A further relevant document adds 1 to numerator and denominator, which can only raise recall."""
     low, high = ranking.relevant(measure["rel"])
     total = int((ranking.judged >= measure["rel"]).sum())
-    return _fraction(low.sum(), total), _fraction(high.sum(), total + ranking.unjudged.sum())
+    return _fraction(low.sum(), total), _fraction(high.sum(), total + ranking.possible(measure["rel"]).sum())
 
 
 def _bound_average_precision(ranking: PartlyJudgedRanking, measure: Any) -> Bounds:
@@ -183,7 +187,8 @@ def _bound_average_precision(ranking: PartlyJudgedRanking, measure: Any) -> Boun
     hits = known.cumsum()  # (ranks,) known relevant documents down to the rank
     below = (known / ranks)[::-1].cumsum()[::-1]  # (ranks,) sum of 1 / r over known relevant documents from the rank on
     base = float((known * hits / ranks).sum())
-    h, hits, below = ranks[ranking.unjudged], hits[ranking.unjudged], below[ranking.unjudged]
+    holes = ranking.possible(measure["rel"])
+    h, hits, below = ranks[holes], hits[holes], below[holes]
     counts = np.arange(len(h) + 1)
     first = (hits + counts[1:]) / h + below
     last = ((hits + 1) / h + below)[::-1]

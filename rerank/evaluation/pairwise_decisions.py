@@ -22,6 +22,7 @@ from rerank.evaluation.significance import (
     tests,
 )
 from rerank.evaluation.significance.base import Bools, Floats, PairTest, SupportsDecision, SupportsIntervals
+from rerank.evaluation.significance.single_pairs import Wilcoxon
 from rerank.io.reports import Grid, Report, TableReport
 from rerank.selector import Selector
 
@@ -257,12 +258,27 @@ def list_caveats(
         notes.append(f"All systems have equal scores on all {noun}: this measure does not distinguish them.")
     # a failed run widens the distribution of the largest difference, so pairs of other runs lose their significance
     if test.family_wise and (names := find_outlying_systems(matrix)):
-        listed = ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        notes.append(
-            f"Far below the other systems: {listed}. Tukey's tests pool all systems, so an outlying one can hide "
-            "differences between the others. If they are failed runs, leave them out (compare: --omit-outliers)."
-        )
-    return tuple(notes)
+        notes.append(describe_outliers(names, "Tukey's tests pool"))
+    return (*notes, *note_symmetry(test))
+
+
+def describe_outliers(names: Sequence[str], pooling: str) -> str:
+    """Return a note on outlying systems, for tests that pool all systems (``pooling``, such as "the test pools")."""
+    listed = ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return (
+        f"Far below the other systems: {listed}. {pooling} all systems, so an outlying one can hide differences "
+        "between the others. If they are failed runs, leave them out (compare: --omit-outliers)."
+    )
+
+
+def note_symmetry(test: object) -> list[str]:
+    """Return a note if the test is Wilcoxon's, which is not one of means."""
+    if not isinstance(test, Wilcoxon):
+        return []
+    return [
+        "Wilcoxon's test is one of symmetry about 0, not of the mean: skewed differences with a mean of 0 are "
+        "significant too often."
+    ]
 
 
 def note_few_topics(topics: int, noun: str) -> list[str]:

@@ -120,7 +120,7 @@ def measure_reproduction(
             grids.append(Grid(["run", "tau union", "RBO"], of_orders))
         return TableReport(grids, legend, notes, after=len(grids) - 1)
 
-    return PlainReport(content=content, key="rows", table=table)
+    return PlainReport(content=content, key=("effects", "rows", "orders"), table=table)
 
 
 def _compare_scores(original: Floats, again: Floats, *, same: bool) -> dict[str, Any]:
@@ -172,9 +172,10 @@ def kendall_tau_union(original: Sequence[str], other: Sequence[str]) -> float | 
     """Compute Kendall's tau union of two lists, cut to the length of the shorter one; None below two documents.
 
     Documents are numbered by their position in the union of the lists: first the documents of the original list, then
-    those that only the other list contains. Tau compares the two sequences of numbers rank by rank. It measures the
-    order of the documents that both lists contain, not how many there are: two lists without a common document have tau
-    1. Source: section 3.1 of Breuer et al.
+    those that only the other list contains. Tau compares the two sequences of numbers rank by rank, so documents that
+    only the other list contains have larger numbers than all others: below the common ones they agree with the
+    original order, above them they do not. Two lists without a common document have tau 1. Source: section 3.1 of
+    Breuer et al.
     """
     from scipy.stats import kendalltau
 

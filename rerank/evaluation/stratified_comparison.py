@@ -84,7 +84,8 @@ def compare_over_collections(
         f"stratified t-test, p after the correction {TITLES[correction]} over {len(pairs)} "
         f"pair{'s' * (len(pairs) != 1)}.",
         "Analysis of variance: sums of squares of type I (equal to type II), topics nested in collections; F of "
-        "collection: against topic(collection), other F: against error; partial omega squared.",
+        "collection: against topic(collection), other F: against error; p with both df times epsilon (Greenhouse and "
+        "Geisser); partial omega squared.",
     ]
 
     def table(digits: int) -> TableReport:
@@ -115,6 +116,7 @@ def compare_over_collections(
                 str(row["df"]),
                 f"{row['ms']:.4f}",
                 format_cell(row["f"], 2),
+                format_cell(row["epsilon"], 3),
                 format_p_value(row["p"]),
                 format_cell(row["omega_squared"], 3),
             ]
@@ -123,11 +125,11 @@ def compare_over_collections(
         grids = [
             Grid(["system", "mean", *topics], of_systems),
             Grid(["a", "b", "difference", "interval", *topics, "p"], of_pairs, left=2),
-            Grid(["effect", "SS", "df", "MS", "F", "p", "omega^2"], of_effects),
+            Grid(["effect", "SS", "df", "MS", "F", "epsilon", "p", "omega^2"], of_effects),
         ]
         return TableReport(grids, legend, list(notes), after=1)
 
-    return PlainReport(content=content, key="pairs", table=table)
+    return PlainReport(content=content, key=("systems", "pairs", "anova"), table=table)
 
 
 def stratified_t_test(differences: Sequence[Floats], alpha: float = 0.05) -> dict[str, Any]:
@@ -158,6 +160,10 @@ def analyse_nested_variance(values: Sequence[Floats]) -> list[dict[str, Any]]:
     effect of collections is tested against topics; all other effects are tested against the error, the interaction of
     systems and topics. Collections are fixed: the result says nothing about other collections.
 
+    F of the systems and of their interaction with collections assumes sphericity: equal variances of the differences of
+    all pairs of systems. Without it both degrees of freedom are multiplied by `greenhouse_geisser_epsilon`. That
+    collections have the same covariance of systems remains an assumption.
+
     Partial omega squared = df (F - 1) / (df (F - 1) + N), with N scores, or N topics for collections, which are
     compared by topic means. It estimates the fraction of variance that the effect explains, among the variance that
     other effects do not explain, and is negative if F is less than 1. Sources: Olejnik and Algina, Generalized eta and
@@ -165,8 +171,9 @@ def analyse_nested_variance(values: Sequence[Floats]) -> list[dict[str, Any]]:
     retrieval performance effect sizes, TOIS 2019.
 
     The result has one row per effect: ``effect``, ``ss`` (sum of squares), ``df``, ``ms`` (mean square, ss / df),
-    ``error`` (the effect whose mean square is the denominator of F; empty for the error itself), ``f``, ``p`` and
-    ``omega_squared``, which are None if the mean square of the error is 0.
+    ``error`` (the effect whose mean square is the denominator of F; empty for the error itself), ``f``, ``epsilon``
+    (the factor of both degrees of freedom), ``p``, ``uncorrected_p`` (with factor 1) and ``omega_squared``, which are
+    None if the mean square of the error is 0.
     """
     from scipy.stats import f as f_distribution
 
@@ -177,20 +184,37 @@ def analyse_nested_variance(values: Sequence[Floats]) -> list[dict[str, Any]]:
             expected="at least two systems, at least two collections, and more topics than collections",
         )
     sums = _sums_of_squares(values)
-    means = {name: ss / df for name, (ss, df) in sums.items()}
+    means, epsilon = {name: ss / df for name, (ss, df) in sums.items()}, greenhouse_geisser_epsilon(values)
     rows = []
     for name, (ss, df) in sums.items():
-        row = {"effect": name, "ss": ss, "df": df, "ms": means[name], "error": "", "f": None, "p": None}
-        row["omega_squared"] = None
+        row = {"effect": name, "ss": ss, "df": df, "ms": means[name], "error": ""}
+        row |= dict.fromkeys(("f", "epsilon", "p", "uncorrected_p", "omega_squared"))
         if name != "error":
             error = row["error"] = "topic(collection)" if name == "collection" else "error"
             if means[error]:
                 f = row["f"] = means[name] / means[error]
-                row["p"] = float(clip_p_values(np.array([f_distribution.sf(f, df, sums[error][1])]))[0])
+                row["epsilon"] = epsilon if "system" in name else 1.0
+                factors = np.array([row["epsilon"], 1.0])
+                tails = f_distribution.sf(f, factors * df, factors * sums[error][1])
+                row["p"], row["uncorrected_p"] = clip_p_values(tails).tolist()
                 explained = df * (f - 1)
                 row["omega_squared"] = explained / (explained + (total if name == "collection" else total * systems))
         rows.append(row)
     return rows
+
+
+def greenhouse_geisser_epsilon(values: Sequence[Floats]) -> float:
+    """Return the factor of the degrees of freedom, from the covariance of systems, pooled within collections.
+
+    ``values`` has one (topics, systems) array per collection. With C the covariance after double centring and m
+    systems, epsilon = tr(C)^2 / ((m - 1) tr(C C)): from 1 / (m - 1) to 1, and 1 under sphericity. Source: Greenhouse
+    and Geisser, Psychometrika 1959.
+    """
+    centred = np.concatenate([scores - scores.mean(axis=0) for scores in values])
+    centred = centred - centred.mean(axis=1, keepdims=True)
+    covariance = centred.T @ centred
+    squares = float((covariance**2).sum())
+    return min(1.0, float(np.trace(covariance)) ** 2 / ((len(covariance) - 1) * squares)) if squares else 1.0
 
 
 def _sums_of_squares(values: Sequence[Floats]) -> dict[str, tuple[float, int]]:

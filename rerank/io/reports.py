@@ -146,7 +146,9 @@ class Report(ABC):
         return self.to_table("html")
 
 
-def _records_of(content: Any, key: str) -> Iterable[Mapping[str, Any]]:
+def _records_of(content: Any, key: str | Sequence[str]) -> Iterable[Mapping[str, Any]]:
+    if not isinstance(key, str):
+        return [{"table": name, **row} for name in key for row in content[name]]
     return content[key] if key else [content] if isinstance(content, Mapping) else content
 
 
@@ -156,7 +158,9 @@ class PlainReport(Report):
 
     content: Any  #: The result, which `to_dict` returns.
     shown: Iterable[Part] = ()  #: What `parts` returns.
-    key: str = ""  #: Key of the content whose items are the records; if empty, the whole content is the record.
+    #: Key of the content whose items are the records; if empty, the whole content is the record. Of several keys, a
+    #: record also names its own, as ``table``.
+    key: str | Sequence[str] = ""
     rows: Iterable[Mapping[str, Any]] | None = None  #: Records that replace those of the content.
     papers: Sequence[TableReport] = ()  #: Tables for a paper; by default the shown ones.
     table: Callable[[int], TableReport] | None = None  #: Makes the tables with a number of decimals, without ``shown``.
@@ -341,9 +345,10 @@ def _harmless_cell(cell: object) -> object:
 
 
 def convert_rows_to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Format rows, all with the same keys, as CSV with a header; numbers keep all digits.
+    """Format rows as CSV with a header of all their keys; numbers keep all digits.
 
-    A pair of numbers ``x`` becomes the columns ``x_low`` and ``x_high``; other lists and objects are omitted.
+    A pair of numbers ``x`` becomes the columns ``x_low`` and ``x_high``, and an object of numbers one column per key,
+    such as ``means.web``; other lists and objects are omitted.
     """
     flat: list[dict[str, Any]] = []
     for row in rows:
@@ -351,10 +356,13 @@ def convert_rows_to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
         for key, value in row.items():
             if isinstance(value, list | tuple) and len(value) == 2 and isinstance(value[0], float):
                 cells |= {f"{key}_low": value[0], f"{key}_high": value[1]}
+            elif isinstance(value, dict) and all(isinstance(entry, float) for entry in value.values()):
+                cells |= {f"{key}.{name}": entry for name, entry in value.items()}
             elif not isinstance(value, list | tuple | dict):
                 cells[key] = value
         flat.append(cells)
-    return format_csv_table(list(flat[0]) if flat else [], [list(cells.values()) for cells in flat])
+    heads = list(dict.fromkeys(key for cells in flat for key in cells))
+    return format_csv_table(heads, [[cells.get(key) for key in heads] for cells in flat])
 
 
 def read_page_style(package: str, name: str) -> str:

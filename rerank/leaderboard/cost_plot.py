@@ -131,7 +131,9 @@ class ScatterPlot:
     height: int  #: Height in SVG units; the width is `WIDTH`.
     points: tuple[PlotPoint, ...]  #: One point per run with a known cost.
     line: str  #: Pareto front by increasing cost, as the ``points`` attribute of an SVG polyline with steps.
-    band: str  #: Central 95 % of the fronts of the bootstrap samples, as the ``points`` attribute of an SVG polygon.
+    band: (
+        str  #: At each cost, the central 95 % of the bootstrap samples, as the ``points`` attribute of an SVG polygon.
+    )
     x_ticks: tuple[tuple[float, str], ...]  #: Positions and labels of the horizontal axis.
     y_ticks: tuple[tuple[float, str], ...]
     y_scale: tuple[float, float]  #: The value at the upper edge, and the number of SVG units per unit of the measure.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import sem, t
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from rerank.adjudication.agreement import (
@@ -103,7 +104,7 @@ def test_kappas_are_those_of_two_assessors() -> None:
     pair = compare_assessors(judged["a"], judged["c"])
     for weights in ("none", "linear", "quadratic"):
         assert panel.kappas(weights)[0, 2] == pytest.approx(pair.kappa(weights))
-    rows = {(row["a"], row["b"]): row for row in panel.to_dict(resamples=50)["pairs"]}
+    rows = {(row["a"], row["b"]): row for row in panel.to_dict()["pairs"]}
     assert (rows["a", "c"]["documents"], rows["a", "c"]["overlap"]) == (pair.documents, pair.overlap)
     assert rows["a", "b"]["kappa_quadratic"] > rows["a", "c"]["kappa_quadratic"]
 
@@ -117,7 +118,7 @@ def test_the_order_of_assessors_has_no_effect() -> None:
 def test_an_interval_contains_its_value_and_narrows_with_topics() -> None:
     widths = []
     for topics in (10, 90):
-        found = AssessorPanel.from_qrels(made(topics)).to_dict(resamples=200)
+        found = AssessorPanel.from_qrels(made(topics)).to_dict()
         alpha, pair = found["alpha"]["ordinal"], found["pairs"][0]
         assert alpha["interval"][0] < alpha["value"] < alpha["interval"][1]
         assert pair["kappa_interval"][0] < pair["kappa"] < pair["kappa_interval"][1]
@@ -125,14 +126,19 @@ def test_an_interval_contains_its_value_and_narrows_with_topics() -> None:
     assert widths[1] < widths[0] / 2
 
 
-def test_samples_depend_on_the_seed_only() -> None:
-    panel = AssessorPanel.from_qrels(made())
-    assert panel.to_dict(resamples=20, seed=3) == panel.to_dict(resamples=20, seed=3)
-    assert panel.to_dict(resamples=20, seed=3) != panel.to_dict(resamples=20, seed=4)
+def test_the_interval_is_the_jackknife_of_tukeys_pseudovalues() -> None:
+    judged = made(topics=9)
+    parts = [{n: {t: r for t, r in rows.items() if t != out} for n, rows in judged.items()} for out in judged["a"]]
+    values = np.array([AssessorPanel.from_qrels(part).kappas()[0, 1] for part in parts])
+    whole = AssessorPanel.from_qrels(judged).kappas()[0, 1]
+    pseudo = 9 * whole - 8 * values  # Tukey's pseudovalues have the same standard error
+    half = t.isf(0.05, 8) * sem(pseudo)
+    (row, *_) = AssessorPanel.from_qrels(judged).to_dict(alpha=0.1)["pairs"]
+    assert row["kappa_interval"] == pytest.approx([whole - half, min(1, whole + half)])
 
 
 def test_few_topics_have_no_interval() -> None:
-    found = AssessorPanel.from_qrels(made(topics=4)).to_dict(resamples=20)
+    found = AssessorPanel.from_qrels(made(topics=4)).to_dict()
     assert found["alpha"]["nominal"]["interval"] is None
     assert found["pairs"][0]["kappa_interval"] is None
 
@@ -146,8 +152,8 @@ def test_scales_with_different_lowest_relevant_grades() -> None:
 
 
 def test_agreement_by_topic() -> None:
-    found = AssessorPanel.from_qrels(made()).to_dict(resamples=0)
-    alone = AssessorPanel.from_qrels({name: {"q3": rows["q3"]} for name, rows in made().items()}).to_dict(resamples=0)
+    found = AssessorPanel.from_qrels(made()).to_dict()
+    alone = AssessorPanel.from_qrels({name: {"q3": rows["q3"]} for name, rows in made().items()}).to_dict()
     row = next(row for row in found["by_topic"] if row["topic"] == "q3")
     assert row["documents"] == alone["documents"]
     assert row["interval"] == pytest.approx(alone["alpha"]["interval"]["value"])

@@ -41,7 +41,7 @@ def test_auc_counts_pairs() -> None:
 def test_one_label_has_no_skill_and_no_auc() -> None:
     metrics = measure_calibration([0.2, 0.3], [False, False], ["a", "b"])
     assert (metrics.brier_skill, metrics.auc) == (None, None)
-    assert set(metrics.intervals) == {"ece", "brier"}
+    assert set(metrics.intervals) == {"ece", "ece_by_chance", "brier"}
     assert measure_calibration([0.2], [True], ["a"]).ece == pytest.approx(0.8)
 
 
@@ -57,7 +57,7 @@ def test_intervals_cover_what_other_samples_of_queries_give() -> None:
 
     truth = measure_calibration(*sample(0, 3000))
     results = [measure_calibration(*sample(seed, 40)) for seed in range(1, 41)]
-    for name, value in (("auc", truth.auc), ("brier", truth.brier)):
+    for name, value in (("auc", truth.auc), ("brier", truth.brier), ("ece", truth.ece)):
         assert value is not None
         covered = sum(r.intervals[name][0] <= value <= r.intervals[name][1] for r in results)
         assert 33 <= covered <= 40, name
@@ -66,7 +66,7 @@ def test_intervals_cover_what_other_samples_of_queries_give() -> None:
 @pytest.mark.parametrize("spread", [0.0, 1.5])
 def test_the_error_by_chance_is_that_of_true_probabilities(spread: float) -> None:
     """Calibrated probabilities, with labels that depend on the query as well."""
-    observed, expected = [], []
+    observed, expected, corrected, contained = [], [], [], []
     for seed in range(40):
         random = np.random.default_rng(seed)
         group = np.repeat(random.normal(0, spread, 50), 10)
@@ -77,4 +77,11 @@ def test_the_error_by_chance_is_that_of_true_probabilities(spread: float) -> Non
         metrics = measure_calibration(p.tolist(), labels.tolist(), np.repeat(np.arange(50), 10).tolist())
         observed.append(metrics.ece)
         expected.append(metrics.ece_by_chance)
+        corrected.append(metrics.ece_corrected)
+        low, high = metrics.intervals["ece_by_chance"]
+        contained.append((low <= metrics.ece <= high, metrics.intervals["ece"][0] == 0))
     assert np.mean(observed) == pytest.approx(np.mean(expected), rel=0.12)
+    assert np.mean(corrected) < 0.5 * np.mean(observed)
+    in_band, is_possible = np.sum(contained, axis=0)
+    assert in_band >= 34
+    assert is_possible >= 35

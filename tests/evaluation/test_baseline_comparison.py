@@ -15,9 +15,11 @@ from statsmodels.stats.weightstats import DescrStatsW
 
 from rerank.errors import UnknownNameError, UsageError
 from rerank.evaluation import ComparisonOptions, Scores, compare_with_baseline, score_compared_runs
+from rerank.evaluation.baseline_comparison import equivalence_p_values
 from rerank.evaluation.comparison import compared_runs_of_matrix
 from rerank.evaluation.pairwise_decisions import find_outlying_systems
 from rerank.evaluation.scores import ScoreMatrix
+from rerank.evaluation.significance.resampling import Bootstrap
 from rerank.io.reports import convert_rows_to_csv
 from rerank.types import Qrels, Run
 from tests.raising import raises
@@ -84,6 +86,53 @@ def test_equivalence_is_that_of_statsmodels() -> None:
     assert row.claims["not_inferior_p"] == pytest.approx(lower[1])
     with raises(UsageError, "margin is -1"):
         compare_with_baseline(made(), ["AP"], "base", ComparisonOptions(margin=-1))
+
+
+def test_claims_are_corrected_over_all_measures_if_asked() -> None:
+    both = made(measures=("AP", "RR"))
+    for test in ("t", "dunnett"):
+        alone, together = (
+            compare_with_baseline(both, ["AP", "RR"], "base", ComparisonOptions(test=test, margin=0.05, **across))
+            for across in ({"across_measures": False}, {"across_measures": True})
+        )
+        raw = [equivalence_p_values(VALUES[:, 1:] - VALUES[:, [0]], 0.05).not_inferior] * 2
+        for found, parts in ((alone, raw), (together, [np.concatenate(raw)])):
+            expected = np.concatenate([multipletests(part, method="holm")[1] for part in parts])
+            assert [row.claims["not_inferior_p"] for row in found.rows] == pytest.approx(expected)
+    assert "Holm over 3 runs x 2 measures" in together.to_table("text")
+
+
+def test_a_bootstrap_of_equivalence_knows_the_skewness() -> None:
+    """A few large losses below the margin: t claims more than draws with the same skewness allow."""
+    d = np.array([0.05] * 38 + [-0.4] * 5)
+    values = np.column_stack([np.full(43, 0.5), 0.5 + d])
+    t, bootstrap = (
+        compare_with_baseline(made(values), ["AP"], "base", ComparisonOptions(test=test, margin=0.05))
+        for test in ("t", "bootstrap")
+    )
+    assert bootstrap.rows[0].claims["not_inferior_p"] > t.rows[0].claims["not_inferior_p"]
+    assert "skewness of -2.4" in t.notes[-1]
+    assert "max-t" not in t.notes[-1]
+    drawn = np.concatenate([*Bootstrap().bootstrap_t((d - d.mean())[:, None])])
+    observed = (d.mean() + 0.05) / (d.std(ddof=1) / np.sqrt(43))
+    assert bootstrap.rows[0].claims["not_inferior_p"] == pytest.approx((1 + (drawn >= observed).sum()) / 10001)
+
+
+@pytest.mark.parametrize(
+    ("test", "scale", "words"),
+    [
+        ("dunnett", 4.0, ["range from", "'good'", "'bad'", "use max-t"]),
+        ("dunnett", 1.0, []),
+        ("wilcoxon", 1.0, ["symmetry", "not of the mean"]),
+        ("max-t,permutations=99", 1.0, []),
+    ],
+)
+def test_notes_on_assumptions(test: str, scale: float, words: list[str]) -> None:
+    chance = np.random.default_rng(0)
+    values = 0.5 + chance.normal(0, 0.1, (40, 4)) * [0, 1, 1, scale]
+    notes = " ".join(compare_with_baseline(made(values), ["AP"], "base", ComparisonOptions(test=test)).notes)
+    assert all(word in notes for word in words)
+    assert bool(notes) == bool(words)
 
 
 def test_an_unknown_baseline() -> None:

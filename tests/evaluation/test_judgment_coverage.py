@@ -97,6 +97,13 @@ def test_queries_without_documents_or_relevant_documents() -> None:
     assert found == {"nDCG@2": pytest.approx((0, 1 / np.log2(3))), "AP@2": (0, 0.5), "R@2": (0, 1), "RR@2": (0, 0.5)}
 
 
+def test_unjudged_documents_do_not_exceed_the_highest_grade() -> None:
+    """With grades up to 2, no document may become relevant from grade 3 on."""
+    asked = ["AP(rel=3)@3", "P(rel=3)@3", "R(rel=3)@3", "RR(rel=3)@3", "Success(rel=3)@3", "RBP(p=0.5,rel=3)"]
+    bounds = bound_measures(Qrels({"q": {"a": 2, "z": 1}}), one_list("x", "a", "y"), asked)
+    assert [row["q"] for row in bounds.values()] == [(0, 0)] * 6
+
+
 @pytest.mark.shared
 def test_bounds_of_two_runs_do_not_decide_their_order(shared: Path) -> None:
     """The figures of docs/measures.md: pairs of later runs of DL 2019 whose order judgments can turn."""

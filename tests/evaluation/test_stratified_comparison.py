@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import statsmodels.api as sm
+from scipy.stats import f as f_test
 from scipy.stats import f_oneway, ttest_ind, ttest_rel
 from statsmodels.stats.multitest import multipletests
 
 from rerank.errors import DataError, UsageError
 from rerank.evaluation import ComparisonOptions, ScoreMatrix
 from rerank.evaluation.stratified_comparison import analyse_nested_variance, compare_over_collections, stratified_t_test
+from rerank.io.reports import convert_rows_to_csv
 from tests.raising import raises
 
 
@@ -64,6 +67,9 @@ def test_collections_count_equally() -> None:
     adjusted = multipletests([row["p"] for row in content["pairs"]], method="fdr_bh")[1]
     assert [row["adjusted_p"] for row in content["pairs"]] == pytest.approx(adjusted)
     assert "topic(collection)" in found.to_table("text")
+    records = list(csv.DictReader(io.StringIO(convert_rows_to_csv(found.records()))))
+    assert [row["table"] for row in records] == ["systems"] * 3 + ["pairs"] * 3 + ["anova"] * 5
+    assert float(records[0]["means.one"]) == content["systems"][0]["means"]["one"]
     systems, pairs, _ = found.tables(2).grids
     row = content["pairs"][0]
     assert systems.rows[0][1] == f"{content['systems'][0]['mean']:.2f}"
@@ -113,8 +119,24 @@ def test_p_is_never_0() -> None:
 def test_r_gives_the_same(values: Any, reference: Any) -> None:
     for row in analyse_nested_variance(values):
         tested = row["effect"] not in ("error", "topic(collection)")  # R does not test the topics
-        found = (row["ss"], row["df"], row["f"], row["p"]) if tested else (row["ss"], row["df"])
+        found = (row["ss"], row["df"], row["f"], row["uncorrected_p"]) if tested else (row["ss"], row["df"])
         assert found == pytest.approx(tuple(reference[row["effect"]][: len(found)]), rel=1e-8)
+
+
+@pytest.mark.parametrize("values", [values for values, _ in cases()])
+def test_epsilon_corrects_the_effects_of_systems_by_the_eigenvalues_of_contrasts(values: Any) -> None:
+    """Epsilon is (sum of eigenvalues)^2 / ((m - 1) sum of their squares), of m - 1 orthonormal contrasts."""
+    systems = values[0].shape[1]
+    contrasts, _ = np.linalg.qr(np.column_stack([np.ones(systems), np.eye(systems)[:, 1:]]))
+    parts = [(len(v) - 1) * np.cov(v @ contrasts[:, 1:], rowvar=False).reshape(systems - 1, -1) for v in values]
+    eigenvalues = np.linalg.eigvalsh(sum(parts))
+    epsilon = eigenvalues.sum() ** 2 / ((systems - 1) * (eigenvalues**2).sum())
+    by_name = {row["effect"]: row for row in analyse_nested_variance(values)}
+    for row in [*by_name.values()][:-1]:
+        factor = epsilon if "system" in row["effect"] else 1
+        assert row["epsilon"] == pytest.approx(factor)
+        assert row["p"] == pytest.approx(f_test.sf(row["f"], factor * row["df"], factor * by_name[row["error"]]["df"]))
+    assert 1 / (systems - 1) <= epsilon <= 1 + 1e-12
 
 
 @pytest.mark.filterwarnings("ignore:The design matrix is rank-deficient")

@@ -1211,9 +1211,9 @@ COMMANDS = tuple(
     qrels compare gold.txt --runs runs
     qrels compare gold.txt other.txt --runs runs --group a=s*
     qrels compare gold.txt nowhere.txt --runs runs
-    qrels agreement gold.txt other.txt --resamples 50 --format json
-    qrels agreement gold.txt other.txt --name anna --name ben --relevant 2 --relevant ben=1 --resamples 0
-    qrels agreement gold.txt other.txt --weights linear --resamples 50 --format latex
+    qrels agreement gold.txt other.txt --format json
+    qrels agreement gold.txt other.txt --name anna --name ben --relevant 2 --relevant ben=1
+    qrels agreement gold.txt other.txt --weights linear --format latex
     qrels agreement gold.txt
     qrels agreement gold.txt other.txt --relevant eve=2
     qrels agreement gold.txt nowhere.txt

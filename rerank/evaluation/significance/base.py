@@ -122,6 +122,13 @@ def sample_variances(values: Floats, tolerance: float = 0.0) -> Floats:
     return np.where(are_constant(values, tolerance), 0.0, values.var(axis=0, ddof=1))
 
 
+def sample_skewness(values: Floats) -> float:
+    """Return the third standardised moment g1 of an array; 0 if all values are equal."""
+    centred = values - values.mean()
+    variance = float((centred**2).mean())
+    return 0.0 if are_constant(values[:, None])[0] else float((centred**3).mean()) / variance**1.5
+
+
 def standard_errors(differences: Floats) -> Floats:
     """Return the standard error of the mean of each column of (topics, pairs) differences; 0 for constant columns."""
     return np.asarray(np.sqrt(sample_variances(differences)) / np.sqrt(len(differences)))

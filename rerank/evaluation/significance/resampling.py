@@ -67,6 +67,23 @@ class ResamplingOptions:
             signs = rng.integers(0, 2, (min(step, self.permutations - start), topics))
             yield np.asarray(signs * 2.0 - 1.0, dtype=np.float64)
 
+    def bootstrap_t(self, shifted: Floats) -> Iterator[Floats]:
+        """Yield (draws, pairs) studentised means of topics drawn with replacement, for differences with mean 0.
+
+        A draw that consists of the same topic n times has no variance, and its t is infinite.
+        """
+        count, pairs = shifted.shape
+        squares, rng = shifted**2, np.random.default_rng(self.seed)
+        # draws are processed in batches to limit the size of the (batch, pairs) arrays
+        step = max(1, min(_STEP, (1 << 23) // pairs))
+        for start in range(0, self.permutations, step):
+            batch = min(step, self.permutations - start)
+            # weights: (batch, topics) relative frequency of each topic in a draw; means and variances: (batch, pairs)
+            weights = rng.multinomial(count, np.full(count, 1 / count), size=batch) / count
+            # Var = E[x^2] - E[x]^2, clipped because rounding may make it negative
+            means = weights @ shifted
+            yield _studentised_means(means, np.maximum(weights @ squares - means**2, 0.0), count)
+
 
 class _ResamplingPairTest(ResamplingOptions, SinglePairTest):
     def resolution(self, topics: int) -> float:
@@ -104,41 +121,69 @@ class Permutation(_ResamplingPairTest):
 
 @dataclass(frozen=True, kw_only=True)
 class MaxT(ResamplingOptions):
-    """Randomised max-t test against a baseline, which flips the signs of all differences of a topic together.
+    """Max-t test against a baseline by a studentised bootstrap, stepped down; with ``flip``, by sign flips.
 
-    Each of B draws gives every topic a random sign, which multiplies the differences of all systems from the baseline
-    on this topic. The dependence between the systems is thus preserved. With t_j = mean / (sd / sqrt(n)) of system j
-    and t*_j of a draw, the adjusted p-value is (1 + #{max_j |t*_j| >= |t_j|}) / (B + 1), and the raw p-value uses
-    |t*_j| alone. If there are at most B sign patterns, each is used once, and p is the fraction of patterns.
-    Simultaneous intervals use the 1 - alpha quantile of max_j |t*_j| (single step). Source: Westfall and Young,
-    Resampling-based multiple testing, 1993, section 2.5; Blanchard et al. on sign flips, e.g. Arlot, Blanchard and
+    t_j = mean / (sd / sqrt(n)) of the differences of system j from the baseline, and t*_j is the same in a draw. All
+    systems share the draws, so the dependence between them is preserved. Both kinds of draws give p = (1 + number of
+    draws at least as extreme) / (B + 1); the raw p-value compares t*_j alone.
+
+    The bootstrap draws topics with replacement from the differences shifted to a mean of 0. With |t_(1)| >= |t_(2)|
+    >= ..., the adjusted p-value of system (i) is the largest, over k <= i, of the p-values of max_{j >= k} |t*_(j)| >=
+    |t_(k)|. It assumes that topics are a random sample of all topics; the family-wise error is controlled for many
+    topics. If all differences of a system are equal, p is 1, as in `Bootstrap`. Source: Romano and Wolf, Econometrica
+    2005, algorithms 4.1 and 4.2, with studentised statistics (section 4.2).
+
+    ``flip`` gives every topic a random sign, which multiplies the differences of all systems on this topic, and
+    compares all |t_j| with max_j |t*_j| (single step). It is exact if the vector of the differences minus their means
+    is symmetric, that is, has the same distribution under a common change of sign; unequal variances with skewed
+    differences make it reject too often. If there are at most B sign patterns, each is used once, and p is the fraction
+    of patterns. Source: Westfall and Young, Resampling-based multiple testing, 1993, section 2.5; Arlot, Blanchard and
     Roquain, Annals of Statistics 2010.
+
+    Simultaneous intervals use the 1 - alpha quantile of max_j |t*_j| over all systems (single step), so one of them may
+    include 0 although the step-down test rejects.
     """
 
-    title: ClassVar[str] = "randomised max-t"
+    title: ClassVar[str] = "max-t"
     correction: ClassVar[str] = "none"
     family_wise: ClassVar[bool] = True
+
+    flip: bool = False  #: Whether to flip signs instead of drawing topics.
 
     def p_values(self, scores: Floats, baseline: int) -> BaselineP:
         """Return the raw and adjusted p-values of all systems but the baseline, for (topics, systems) scores."""
         d = differences_from_baseline(scores, baseline)  # (topics, systems - 1): system minus baseline
         observed = _absolute_t(d.mean(axis=0), d) * (1 - _EPSILON)
+        if not self.flip:
+            observed[are_constant(d)] = 0.0
+        order = np.argsort(-observed, kind="stable")
         alone, together, draws = np.zeros(d.shape[1]), np.zeros(d.shape[1]), 0
-        for signs in self._sign_patterns(len(d), _STEP):
-            statistics = _absolute_t(signs @ d / len(d), d)
+        for statistics in self._draw(d):
             alone += (statistics >= observed).sum(axis=0)
-            together += (statistics.max(axis=1)[:, None] >= observed).sum(axis=0)
+            if self.flip:
+                largest = statistics.max(axis=1, keepdims=True)
+            else:  # of this system and all with a smaller |t|
+                largest = np.empty_like(statistics)
+                largest[:, order] = np.maximum.accumulate(statistics[:, order[::-1]], axis=1)[:, ::-1]
+            together += (largest >= observed).sum(axis=0)
             draws += len(statistics)
-        extra = 0 if self.enumerates(len(d)) else 1
+        together[order] = np.maximum.accumulate(together[order])
+        extra = 0 if self.flip and self.enumerates(len(d)) else 1
         raw, adjusted = (clip_p_values((count + extra) / (draws + extra)) for count in (alone, together))
         return BaselineP(raw=raw, adjusted=adjusted)
 
     def half_widths(self, scores: Floats, baseline: int, alpha: float) -> Floats:
         d = differences_from_baseline(scores, baseline)
-        draws = (_absolute_t(signs @ d / len(d), d) for signs in self._sign_patterns(len(d), _STEP))
-        quantile = _upper_quantile(np.sort(np.concatenate([statistics.max(axis=1) for statistics in draws])), alpha)
+        quantile = _upper_quantile(np.sort(np.concatenate([s.max(axis=1) for s in self._draw(d)])), alpha)
         errors = standard_errors(d)
         return np.where(errors > 0, quantile, 0.0) * errors
+
+    def _draw(self, d: Floats) -> Iterator[Floats]:
+        """Yield (draws, systems) values of |t*| for (topics, systems) differences."""
+        if self.flip:
+            yield from (_absolute_t(signs @ d / len(d), d) for signs in self._sign_patterns(len(d), _STEP))
+        else:
+            yield from (np.abs(t) for t in self.bootstrap_t(d - d.mean(axis=0)))
 
 
 def _absolute_t(means: Floats, d: Floats) -> Floats:
@@ -186,20 +231,8 @@ class Bootstrap(_ResamplingPairTest):
             return np.ones(pairs)
         # null hypothesis: the distribution of the differences has the same shape, but mean 0
         shifted = d - d.mean(axis=0)
-        squares = shifted**2
-        observed = np.abs(_studentised_means(d.mean(axis=0), squares.mean(axis=0), count)) - _EPSILON
-        rng = np.random.default_rng(self.seed)
-        extreme = np.zeros(pairs)
-        # draws are processed in batches to limit the size of the (batch, pairs) arrays
-        step = max(1, min(_STEP, (1 << 23) // pairs))
-        for start in range(0, self.permutations, step):
-            batch = min(step, self.permutations - start)
-            # weights: (batch, topics) relative frequency of each topic in a draw; means and variances: (batch, pairs)
-            weights = rng.multinomial(count, np.full(count, 1 / count), size=batch) / count
-            # Var = E[x^2] - E[x]^2, clipped because rounding may make it negative
-            means = weights @ shifted
-            variances = np.maximum(weights @ squares - means**2, 0.0)
-            extreme += (np.abs(_studentised_means(means, variances, count)) >= observed).sum(axis=0)
+        observed = np.abs(_studentised_means(d.mean(axis=0), (shifted**2).mean(axis=0), count)) - _EPSILON
+        extreme = sum((np.abs(t) >= observed).sum(axis=0) for t in self.bootstrap_t(shifted))
         return np.where(constant, 1.0, (extreme + 1) / (self.permutations + 1))
 
 

@@ -138,7 +138,7 @@ def test_all_sign_patterns_by_hand() -> None:
         statistics = np.abs(stats.ttest_1samp(d * np.array(signs)[:, None], 0).statistic)
         largest.append(statistics.max())
         alone.append(statistics)
-    found = MaxT(permutations=256).p_values(scores, 0)
+    found = MaxT(flip=True, permutations=256).p_values(scores, 0)
     np.testing.assert_allclose(found.adjusted, [np.mean(np.array(largest) >= t - 1e-9) for t in observed])
     np.testing.assert_allclose(found.raw, (np.array(alone) >= observed - 1e-9).mean(axis=0))
 
@@ -146,15 +146,35 @@ def test_all_sign_patterns_by_hand() -> None:
 def test_p_of_drawn_flips_counts_the_sample_itself() -> None:
     """No draw of 99 reaches 40 differences of one sign, so p is (1 + 0) / (99 + 1)."""
     scores = np.column_stack([np.zeros(40), np.arange(1.0, 41)])
-    found = MaxT(permutations=99).p_values(scores, 0)
+    found = MaxT(flip=True, permutations=99).p_values(scores, 0)
     assert found.raw == found.adjusted == [0.01]
 
 
-def test_one_comparison_is_the_randomisation_test() -> None:
+@pytest.mark.parametrize(("test", "same"), [(MaxT(flip=True), "permutation"), (MaxT(), "bootstrap")])
+def test_one_comparison_is_the_test_of_a_pair(test: MaxT, same: str) -> None:
     scores = np.random.default_rng(6).normal([0.3, 0.36], 0.1, (12, 2))
-    found = MaxT().p_values(scores, 0)
+    found = test.p_values(scores, 0)
     assert found.raw == found.adjusted
-    assert found.adjusted[0] == pytest.approx(open_baseline_test("permutation").p_values(scores, 0).raw[0])
+    assert found.adjusted[0] == pytest.approx(open_baseline_test(same).p_values(scores, 0).raw[0])
+
+
+def test_stepping_down_by_hand() -> None:
+    """The draws of topics, spelt out; one test after the other, each against the systems that are left."""
+    scores = np.random.default_rng(5).normal([0.3, 0.38, 0.35, 0.33], 0.1, (15, 4))
+    d = scores[:, 1:] - scores[:, [0]]
+    counts = np.random.default_rng(3).multinomial(15, np.full(15, 1 / 15), size=200)
+    drawn = [np.abs(stats.ttest_1samp(np.repeat(d, n, axis=0), d.mean(axis=0)).statistic) for n in counts]
+    observed = np.abs(stats.ttest_1samp(d, 0).statistic)
+    left, least, adjusted = [0, 1, 2], 0.0, {}
+    while left:
+        best = max(left, key=lambda j: observed[j])
+        least = max(least, (1 + sum(t[left].max() >= observed[best] for t in drawn)) / 201)
+        adjusted[best] = least
+        left.remove(best)
+    found = MaxT(permutations=200, seed=3)
+    assert found.p_values(scores, 0).adjusted.tolist() == [adjusted[0], adjusted[1], adjusted[2]]
+    width = found.half_widths(scores, 0, 0.1) / (d.std(axis=0, ddof=1) / np.sqrt(15))
+    np.testing.assert_allclose(width, np.sort([t.max() for t in drawn])[180])  # 90 % of 201, the sample included
 
 
 def test_dependent_systems_cost_less_than_holm() -> None:
@@ -165,11 +185,13 @@ def test_dependent_systems_cost_less_than_holm() -> None:
     assert MaxT().p_values(scores, 0).adjusted.max() < 0.5 * open_baseline_test("t").p_values(scores, 0).adjusted.max()
 
 
-def test_the_level_is_kept() -> None:
+@pytest.mark.parametrize("flip", [True, False])
+def test_the_level_is_kept(flip: bool) -> None:
     """Without a difference, 5 % of 300 experiments find one: a binomial count, 4 standard deviations."""
     chance = np.random.default_rng(8)
     found = sum(
-        MaxT(permutations=199).p_values(chance.normal(0, 1, (20, 5)), 0).adjusted.min() <= 0.05 for _ in range(300)
+        MaxT(flip=flip, permutations=199).p_values(chance.normal(0, 1, (20, 5)), 0).adjusted.min() <= 0.05
+        for _ in range(300)
     )
     assert abs(found - 15) < 4 * np.sqrt(300 * 0.05 * 0.95)
 
@@ -183,9 +205,10 @@ def test_intervals_agree_with_the_test() -> None:
 
 def test_equal_systems_and_constant_differences() -> None:
     scores = np.random.default_rng(10).normal(0.4, 0.1, (30, 1)) + np.array([0.0, 0.0, 0.1])
-    found = MaxT().p_values(scores, 0).adjusted
+    found = MaxT(flip=True).p_values(scores, 0).adjusted
     assert found[0] == 1.0
     assert found[1] < 0.001
+    assert MaxT().p_values(scores, 0).adjusted.tolist() == [1.0, 1.0]  # nothing to draw from, as for `bootstrap`
 
 
 def test_tests_of_all_pairs_have_no_baseline() -> None:

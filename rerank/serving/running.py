@@ -34,8 +34,8 @@ _RETRY_AFTER = 1  #: Seconds after which a client above the limit should try aga
 #: Seconds that a refused connection stays open: many clients read a response only after sending the whole request.
 _REFUSING = 1.0
 _LOG_INTERVAL = 60.0  #: Minimum number of seconds between two log messages about refused connections.
-#: Maximum number of bytes of a request's head, and of what surrounds its body (chunk sizes, trailers) between two pieces
-#: of the body, not counting those that arrived together with its beginning.
+#: Maximum number of bytes of a request's head, and of what surrounds its body (chunk sizes, trailers) between two
+#: pieces of the body, not counting those that arrived together with its beginning.
 _MAX_HEAD = 65_536
 #: Seconds between checks whether a client that has ended its side of a connection still reads.
 _CHECKING = 0.25

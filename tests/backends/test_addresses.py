@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from rerank.backends.base.addresses import OPENAI, Address, ServerProvider
-from rerank.backends.openai import Openai
 from rerank.backends.base.connection import ServerConnection
+from rerank.backends.openai import Openai
 from rerank.errors import BackendError, UsageError
 from rerank.prompts.base import Message
 from rerank.tasks import BackendOptions, Request, Sampling

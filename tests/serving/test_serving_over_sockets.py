@@ -172,7 +172,9 @@ def test_a_head_of_any_size_is_not_stored(command: Any) -> None:
 
 def head(path: str = "/v2/rerank", key: str = "key", **headers: str) -> bytes:
     lines = {"Host": "localhost", "Authorization": f"Bearer {key}", "Content-Type": "application/json", **headers}
-    return "".join([f"POST {path} HTTP/1.1\r\n", *(f"{k.replace('_', '-')}: {v}\r\n" for k, v in lines.items())]).encode()
+    return "".join(
+        [f"POST {path} HTTP/1.1\r\n", *(f"{k.replace('_', '-')}: {v}\r\n" for k, v in lines.items())]
+    ).encode()
 
 
 def connect(url: str) -> socket.socket:

@@ -39,7 +39,7 @@ TESTS = ("t", "wilcoxon", "dunnett", "max-t,DRAWS", "max-t,flip,DRAWS")
 
 def skewed(rng: Rng, *shape: int) -> Floats:
     """Draw exponential values with mean 0 and standard deviation 1; their skewness is 2."""
-    return rng.exponential(1, shape) - 1
+    return np.asarray(rng.exponential(1, shape) - 1)
 
 
 def of_differences(differences: Floats) -> Floats:
@@ -63,7 +63,8 @@ def alike(rng: Rng) -> Floats:
 
 def noisy(rng: Rng) -> Floats:
     """Near clones of one run, and one run with ten times their noise."""
-    return rng.normal(0, 1, (TOPICS, 1)) + rng.normal(0, 1, (TOPICS, RUNS)) * np.append(np.full(RUNS - 1, 0.1), 1.0)
+    noise = rng.normal(0, np.append(np.full(RUNS - 1, 0.1), 1.0), (TOPICS, RUNS))
+    return np.asarray(rng.normal(0, 1, (TOPICS, 1)) + noise)
 
 
 def variants(rng: Rng) -> Floats:
@@ -77,7 +78,8 @@ def resampled(values: Floats, rng: Rng) -> Floats:
     """Topics drawn with replacement from centred differences of ten random systems."""
     chosen = values[:, rng.choice(values.shape[1], RUNS, replace=False)]
     differences = chosen[:, 1:] - chosen[:, [0]]
-    return of_differences((differences - differences.mean(axis=0))[rng.integers(0, len(values), len(values))])
+    centred = differences - differences.mean(axis=0)
+    return of_differences(centred[rng.integers(0, len(values), len(values))])
 
 
 NULLS: dict[str, Null] = {"normal": normal, "unequal": unequal, "alike": alike, "noisy": noisy, "variants": variants}

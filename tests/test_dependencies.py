@@ -42,7 +42,7 @@ PRIVATE = {
         ],
     },
     "peft": {"peft:LoraConfig()": ["_register_custom_module"]},
-    "torch": {"torch:Tensor": ["_version"]},
+    "torch": {"torch:Tensor": ["_backward_hooks", "_version"]},
     "trl": {"trl.trainer.grpo_trainer:GRPOTrainer": ["_send_telemetry", "_tokenize_prompts"]},
 }  # fmt: skip
 #: Our classes that derive from trainers of libraries.

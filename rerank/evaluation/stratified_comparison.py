@@ -196,7 +196,7 @@ def analyse_nested_variance(values: Sequence[Floats]) -> list[dict[str, Any]]:
                 row["epsilon"] = epsilon if "system" in name else 1.0
                 factors = np.array([row["epsilon"], 1.0])
                 tails = f_distribution.sf(f, factors * df, factors * sums[error][1])
-                row["p"], row["uncorrected_p"] = clip_p_values(tails).tolist()
+                row["p"], row["uncorrected_p"] = clip_p_values(np.asarray(tails)).tolist()
                 explained = df * (f - 1)
                 row["omega_squared"] = explained / (explained + (total if name == "collection" else total * systems))
         rows.append(row)

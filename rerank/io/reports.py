@@ -347,8 +347,8 @@ def _harmless_cell(cell: object) -> object:
 def convert_rows_to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     """Format rows as CSV with a header of all their keys; numbers keep all digits.
 
-    A pair of numbers ``x`` becomes the columns ``x_low`` and ``x_high``, and an object of numbers one column per key,
-    such as ``means.web``; other lists and objects are omitted.
+    A pair of numbers ``x`` becomes the columns ``x_low`` and ``x_high``. In rows of several tables, an object becomes
+    one column per key, such as ``means.web``; other lists and objects are omitted.
     """
     flat: list[dict[str, Any]] = []
     for row in rows:
@@ -356,12 +356,13 @@ def convert_rows_to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
         for key, value in row.items():
             if isinstance(value, list | tuple) and len(value) == 2 and isinstance(value[0], float):
                 cells |= {f"{key}_low": value[0], f"{key}_high": value[1]}
-            elif isinstance(value, dict) and all(isinstance(entry, float) for entry in value.values()):
-                cells |= {f"{key}.{name}": entry for name, entry in value.items()}
+            elif isinstance(value, dict) and "table" in row:
+                cells |= {f"{key}.{name}": part for name, part in value.items()}
             elif not isinstance(value, list | tuple | dict):
                 cells[key] = value
         flat.append(cells)
-    heads = list(dict.fromkeys(key for cells in flat for key in cells))
+    found = dict.fromkeys(key for cells in flat for key in cells)
+    heads = [key for key in found if f"{key}_low" not in found]  # a pair that some rows lack is None there
     return format_csv_table(heads, [[cells.get(key) for key in heads] for cells in flat])
 
 

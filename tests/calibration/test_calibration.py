@@ -315,4 +315,4 @@ def test_the_scope_of_every_judge_is_known() -> None:
         if judge.score_kind is not None:
             scopes[name] = judge.score_kind.scope
             assert is_absolute_score_to_calibrate(judge.score_kind.name) == (judge.score_kind.scope == "absolute"), name
-    assert set(scopes.values()) == {"absolute", "within"}
+    assert set(scopes.values()) == {"absolute", "within", "latest"}

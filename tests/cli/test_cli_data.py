@@ -35,7 +35,7 @@ def test_describe(cli: Cli, data: Path, selector: str, documents: int, queries: 
 
 @pytest.mark.parametrize(
     ("selector", "code", "message"),
-    [("beir:{data}/beir,drop_self=perhaps", 2, "drop_self='perhaps'"), ("", 2, "NAME:ARGUMENT")],
+    [("beir:{data}/beir,drop_self=perhaps", 2, "drop_self='perhaps'"), ("", 2, "selector is empty")],
 )
 def test_describe_refuses(cli: Cli, data: Path, selector: str, code: int, message: str) -> None:
     done = cli("collections", selector.format(data=data))

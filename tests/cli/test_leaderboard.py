@@ -63,7 +63,7 @@ def test_build_from_a_board_file(cli: Cli, tmp_path: Path) -> None:
     ("words", "code", "said"),
     [
         ((*BUILD, "--out", "runs"), 2, "'runs'"),
-        ((*BUILD[:3], "--qrels", "", "--out", "site"), 2, "--qrels is missing"),
+        ((*BUILD[:3], "--qrels", "", "--out", "site"), 2, "--qrels is empty"),
         ((*BUILD, "nowhere", "--out", "site"), 4, "nowhere"),
         ((*EXPORT, "--qrels", "qrels.txt"), 2, "--task"),
     ],

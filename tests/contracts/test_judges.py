@@ -175,7 +175,7 @@ def check_first_stage(selector: str) -> None:
             builder(f"{selector},first_stage=0.5")(backend)
         return
     for weight in ("-1", "nan", "inf"):
-        with raises(UsageError, f"first_stage is {weight}"):
+        with raises(UsageError, "first_stage", f" is {weight}"):
             builder(f"{selector},first_stage={weight}")(backend)
     given = replace(documents(5), scores=(4.0, 9.0, 1.0, 2.0, 3.0))
     (alone,) = judge_windows(builder(selector)(backend), [given])

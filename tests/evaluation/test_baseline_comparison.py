@@ -92,8 +92,10 @@ def test_claims_are_corrected_over_all_measures_if_asked() -> None:
     both = made(measures=("AP", "RR"))
     for test in ("t", "dunnett"):
         alone, together = (
-            compare_with_baseline(both, ["AP", "RR"], "base", ComparisonOptions(test=test, margin=0.05, **across))
-            for across in ({"across_measures": False}, {"across_measures": True})
+            compare_with_baseline(
+                both, ["AP", "RR"], "base", ComparisonOptions(test=test, margin=0.05, across_measures=across)
+            )
+            for across in (False, True)
         )
         raw = [equivalence_p_values(VALUES[:, 1:] - VALUES[:, [0]], 0.05).not_inferior] * 2
         for found, parts in ((alone, raw), (together, [np.concatenate(raw)])):

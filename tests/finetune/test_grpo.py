@@ -265,4 +265,5 @@ def test_a_recipe_of_before_there_were_objectives_is_still_the_same(recipe_of: R
     kept = json.loads(path.read_text())
     del kept["objective"]
     path.write_text(json.dumps(kept))
+    (tmp_path / "out" / "checksums.json").unlink()  # nor were there checksums
     assert train_adapter(given, tmp_path / "out", device="cpu", resume=True).loss == first.loss

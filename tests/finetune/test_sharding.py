@@ -22,7 +22,7 @@ from rerank.finetune.recipe import Recipe  # noqa: E402
 from rerank.finetune.trainer.cost_estimate import estimate_training  # noqa: E402
 from rerank.finetune.trainer.list_trainer import WEIGHTS  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
-from rerank.finetune.trainer.training_folder import list_checkpoints  # noqa: E402
+from rerank.finetune.trainer.training_folder import list_checkpoints, write_checksums  # noqa: E402
 from tests.finetune import sharded  # noqa: E402
 from tests.finetune.small import ATTENTION, metrics, model_folder, recipe, same, validation  # noqa: E402
 from tests.raising import raises  # noqa: E402
@@ -219,6 +219,7 @@ def test_another_number_of_processes_is_refused(model: Path, collection: Path, t
     (tmp_path / "result.json").unlink()  # the training was not complete
     file = list_checkpoints(tmp_path)[-1] / WEIGHTS
     save_file(load_file(file), file, {"lists_per_step": "6"})
+    write_checksums(file.parent)
     with raises(UsageError, "6 lists per step", "same number of processes"):
         train_adapter(asked, tmp_path, device="cpu", resume=True)
 

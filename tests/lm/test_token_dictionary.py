@@ -62,9 +62,9 @@ def test_words_in_the_dictionary_are_not_tokenized(tmp_path: Path, monkeypatch: 
     again = JoinedTokenizer(make(gpt2), joints, [dictionary])
     encoded: list[str] = []
 
-    def encode(piece: str | tuple[str]) -> Any:
+    def encode(piece: str | tuple[str], **options: Any) -> Any:
         encoded.extend([piece] if isinstance(piece, str) else piece)
-        return joined._encode(piece)
+        return joined._encode(piece, **options)
 
     monkeypatch.setattr(again, "_encode", encode)
     assert again.divide(["x alpha beta gamma z"]) == [expected]

@@ -2,8 +2,7 @@
 
 Selectors are used for collections (``beir:data/scifact,split=dev``), first stages (``bm25,k1=1.2``), methods, models
 (``fake:stutter,p=0.3``) and so on. A comma starts an option only if ``key=`` follows, so paths may contain commas. A
-comma in parentheses does not start an option, so selectors may be nested: ``hybrid:(bm25,k1=1.2)+dense``. Without an
-argument, an option may be a word alone, which means ``true``: ``max-t,flip``.
+comma in parentheses does not start an option, so selectors may be nested: ``hybrid:(bm25,k1=1.2)+dense``.
 """
 
 from __future__ import annotations
@@ -56,8 +55,6 @@ class Selector:
 
         >>> Selector.parse("beir:data/scifact,split=dev")
         Selector(name='beir', argument='data/scifact', options={'split': 'dev'})
-        >>> Selector.parse("max-t,flip").options
-        {'flip': 'true'}
         >>> Selector.parse("trec:docs=a.xml,topics=t.txt").options
         {'docs': 'a.xml', 'topics': 't.txt'}
         >>> Selector.parse("hybrid:(bm25,k1=1.2)+dense,depth=50")
@@ -65,14 +62,13 @@ class Selector:
         """
         head, *rest = split_outside_parentheses(text.strip(), _OPTION)
         name, _, argument = head.partition(":")
-        name, *flags = name.split(",")  # only an argument may contain commas
         if re.match(r"[A-Za-z_][A-Za-z0-9_-]*=", argument):
             rest.insert(0, argument)
             argument = ""
         options = {}
-        for part in [*flags, *rest]:
+        for part in rest:
             key, _, value = part.partition("=")
-            options[key.replace("-", "_")] = value if "=" in part else "true"
+            options[key.replace("-", "_")] = value
         if not name:
             raise UsageError(f"{text!r} has no name", expected="NAME or NAME:ARGUMENT,KEY=VALUE")
         return cls(name, argument, options)

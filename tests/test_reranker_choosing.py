@@ -39,6 +39,7 @@ def hits_of(texts: Sequence[str], scores: Sequence[float | None] = (), **source:
             rank=position + 1,
             document=Document(id=f"d{position}", text=text, source={k: v[position] for k, v in source.items()}),
             score=scores[position] if scores else None,
+            unit_score=1 / (position + 1),
         )
         for position, text in enumerate(texts)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import cast
 
@@ -37,6 +38,7 @@ def open_baseline_test(selector: str, correction: str = "auto") -> BaselineTest:
     ``auto`` selects the correction holm, or none for a test that controls the family-wise error itself. A `UsageError`
     means that test and correction cannot be combined, or that the test compares all pairs of systems together.
     """
+    selector = spell_out(selector)
     if is_baseline_test(selector):
         resolve_correction(selector, correction, family_wise=True)
         return cast(BaselineTest, build_from_selector(baseline_tests, selector))
@@ -53,7 +55,12 @@ def open_baseline_test(selector: str, correction: str = "auto") -> BaselineTest:
 
 def is_baseline_test(selector: str) -> bool:
     """Return whether a selector names a test that is only defined against a baseline."""
-    return Selector.parse(selector).name in baseline_tests
+    return Selector.parse(spell_out(selector)).name in baseline_tests
+
+
+def spell_out(selector: str) -> str:
+    """Return the selector of a test, in which ``max-t,flip`` is ``max-t,flip=true``."""
+    return re.sub(r"^(max[-_]t,flip)(?=,|$)", r"\1=true", selector)
 
 
 @dataclass(frozen=True)

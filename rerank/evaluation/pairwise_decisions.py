@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rerank.errors import UsageError, ensure
-from rerank.evaluation.baseline_tests import baseline_tests, is_baseline_test
+from rerank.evaluation.baseline_tests import baseline_tests, is_baseline_test, spell_out
 from rerank.evaluation.scores import ScoreMatrix, Scores, format_score, library_versions
 from rerank.evaluation.significance import (
     TITLES,
@@ -214,6 +214,7 @@ def resolve_correction(test: str, correction: str) -> str:
 def build_test_selector(test: str, *, permutations: int | None = None, seed: int | None = None) -> str:
     """Return the selector of a test with the given number of permutations and seed; None keeps the test's default."""
     options = {key: value for key, value in (("permutations", permutations), ("seed", seed)) if value is not None}
+    test = spell_out(test)
     name = Selector.parse(test).name
     plugin = baseline_tests.get(name) if is_baseline_test(name) else tests.get(name)
     for key in options:

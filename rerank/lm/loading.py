@@ -384,9 +384,8 @@ def check_finite_weights(model: Any, what: str) -> None:
     Weights on no device (offloaded to disk) and those of less than 16 bits, which are quantised, are not checked.
     """
     for name, weight in model.named_parameters():
-        local = (
-            weight.to_local() if hasattr(weight, "to_local") else weight
-        ).detach()  # this process's part of a weight that is split
+        # this process's part of a weight that is split
+        local = (weight.to_local() if hasattr(weight, "to_local") else weight).detach()
         if local.is_meta or not local.is_floating_point() or local.itemsize < 2 or not local.numel():
             continue
         # Both are NaN if any number is, and reading a weight takes a fiftieth of the time of torch.isfinite.

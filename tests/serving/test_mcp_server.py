@@ -150,15 +150,8 @@ def test_errors_say_what_was_expected(folder: Path) -> None:
         ("rerank", {"query": "q", "documents": ["a"] * 100_001}),
     ]
     found = run(errors(make_server(folder, max_documents=2), calls))
-    limits = [
-        "at most 10,000,000",
-        "at most 100000",
-        "20 items",
-        "at most 200",
-        "not a file",
-        "documents",
-        "100000 items",
-    ]
+    limits = ["at most 10,000,000", "at most 100000", "20 items", "at most 200", "not a file", "documents"]
+    limits += ["100000 items"]
     parts = ["at most 2", "no text", "documents", "top_n", "4 columns", "nonsense", "nonsense", *limits]
     for message, part in zip(found, parts, strict=True):
         assert part in message

@@ -20,6 +20,8 @@ from tests.backends.conftest import CHATML, make_tokenizer
 from tests.raising import raises
 from tests.vllm.conftest import OPTIONS, SHAPE
 
+pytest.importorskip("vllm")
+
 #: Largest difference of a score from that of transformers, in float32; scores of these models differ by about 1.
 TOLERANCE = 1e-4
 PASSAGES = ("w2 w3", "w1 w9 w4", "w7 " * 40, "", "w5 w6 w1")

@@ -1401,7 +1401,7 @@ COMMANDS = tuple(
 NEEDS = {"serve": ("fastapi", "uvicorn"), "mcp": ("mcp", "fastapi"), "inspect": ("torch", "peft"), "merge": ("torch",)}
 
 #: Keys whose values depend on the time or on the machine.
-VARYING_KEYS = frozenset({"seconds", "index_mb", "latest", "versions", "listrank"})
+VARYING_KEYS = frozenset({"seconds", "index_mb", "latest", "versions", "listrank", "checksum"})
 #: Parts of an error message that Python or a parser of YAML writes; they differ between versions.
 _PARSER_MESSAGE = re.compile(r"(is not TOML: |is not valid YAML: |invalid JSON \()[^;)]*")
 _VERSION = re.compile(r"\b(python|listrank|numpy|scipy|ir-measures) \d+\.[\w.+]+\w")

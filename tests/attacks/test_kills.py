@@ -59,8 +59,8 @@ class Attacked:
     Attributes:
         words: The words to type; every name in braces is a path in the folder of inputs.
         kills: How often it is killed in the whole attack.
-        differ: Patterns of files that may differ: a list of judgments marks torn lines; files of tensorboard, the table of a suite,
-            and so the hashes of checkpoints contain times; the hub's client keeps its locks and partial downloads.
+        differ: Patterns of files that may differ: a list of judgments marks torn lines; files of tensorboard,
+            hashes of checkpoints and the table of a suite depend on times; the hub's client keeps locks and partial files.
         hub: Whether the command downloads from a hub.
     """
 

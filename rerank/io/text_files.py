@@ -178,7 +178,7 @@ def check_file_writable(path: str | Path, form: str = "") -> None:
                     expected=f"a new file, or a {form} that is to be replaced",
                     remedy="Choose another path, or remove the file yourself",
                 )
-            needed = target.parent
+            needed = Path(os.path.abspath(target)).parent
             if not needed.is_dir():
                 remedy = "Choose another path" if needed.exists() else "Create it, or check the path"
                 raise MissingResourceError(f"{path} cannot be written: there is no folder {needed}", remedy=remedy)

@@ -158,7 +158,9 @@ _PROCESS, _EXIT = os.getpid(), os._exit
 
 
 def _exit_unless_forked(code: int) -> None:
-    (sys.exit if os.getpid() == _PROCESS else _EXIT)(code)
+    if os.getpid() == _PROCESS:
+        sys.exit(code)
+    _EXIT(code)
 
 
 def type_command(words: Sequence[str]) -> tuple[int, str]:

@@ -59,8 +59,8 @@ class Attacked:
     Attributes:
         words: The words to type; every name in braces is a path in the folder of inputs.
         kills: How often it is killed in the whole attack.
-        differ: Patterns of files that may differ: a list of judgments marks torn lines, and files of tensorboard and
-            the table of a suite contain times; the hub's client keeps its locks and partial downloads.
+        differ: Patterns of files that may differ: a list of judgments marks torn lines; files of tensorboard,
+            hashes of checkpoints and the table of a suite depend on times; the hub's client keeps locks and partial files.
         hub: Whether the command downloads from a hub.
     """
 
@@ -101,7 +101,9 @@ ATTACKED = {
         differ=("judged.jsonl",),
     ),
     "training": Attacked(
-        words="train {recipe.toml} --out adapter --device cpu --resume", kills=20, differ=("events.out.tfevents.*",)
+        words="train {recipe.toml} --out adapter --device cpu --resume",
+        kills=20,
+        differ=("events.out.tfevents.*", "checksums.json"),
     ),
     "suite": Attacked(words="bench {suite.toml} --out runs", kills=20, differ=("results.csv",)),
     "site": Attacked(words="leaderboard build {board/runs} --qrels {board/qrels.txt} --out site", kills=20),

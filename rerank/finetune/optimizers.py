@@ -67,8 +67,7 @@ class LoraPlus(AdamOptions):
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
         def rate(name: str, weight: Any) -> dict[str, float]:
-            is_b = "lora_B" in name or "lora_embedding_B" in name
-            return {"lr": lr * self.ratio if is_b else lr}
+            return {"lr": lr * self.ratio if "lora_B" in name or "lora_embedding_B" in name else lr}
 
         return kernels.adamw.ExactAdamW(
             kernels.adamw.make_parameter_groups(model, weight_decay, rate), lr=lr, **self.moments
@@ -109,8 +108,7 @@ class SubspaceOptions(AdamOptions):
                 continue
             rank = min(self.rank, short)
             stored_basis = {"svd": rank * short, "cosine": rank, "noise": 1}[self.basis]
-            norm = 0 if self.rest == "drop" else 1
-            total += 2 * long * rank + stored_basis + norm + self.history * long * rank
+            total += 2 * long * rank + stored_basis + (0 if self.rest == "drop" else 1) + self.history * long * rank
         return total
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:

@@ -284,8 +284,7 @@ class Recipe(_Table):
 
 def read_recipe(path: str | Path, *, trust_remote_code: bool = False) -> Recipe:
     """Read a recipe from a TOML file; ``trust_remote_code`` lets it run Python code that comes with its models."""
-    values = read_toml_file(path, "recipe")
-    return Recipe.make(settings_from_file(values, path, trust_remote_code=trust_remote_code))
+    return Recipe.make(settings_from_file(read_toml_file(path, "recipe"), path, trust_remote_code=trust_remote_code))
 
 
 def _with_underscores(values: Any) -> Any:

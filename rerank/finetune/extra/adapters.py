@@ -365,8 +365,7 @@ class Lift(LinearTargets, PeftAdapter):
         u, s, v = torch.linalg.svd(weight.float(), full_matrices=False)
         # W_k = U_k S_k V_k', the best rank-k approximation of W, shape (rows, columns).
         k = min(self.filter_rank, len(s))
-        approximation = (u[:, :k] * s[:k]) @ v[:k]
-        selected = approximation.abs().flatten().topk(r * sum(weight.shape)).indices
+        selected = ((u[:, :k] * s[:k]) @ v[:k]).abs().flatten().topk(r * sum(weight.shape)).indices
         mask = weight.new_zeros(weight.numel())
         mask[selected] = 1
         return mask.view(weight.shape)
@@ -497,8 +496,7 @@ class Shadow(PeftAdapter):
         layer = next(part for part in prefixes if list(part) * (len(shapes) // len(part)) == list(shapes))
         layers, hidden = len(shapes) // len(layer), layer[0][1]
         network = self.depth * (sum(rows * columns for rows, columns in layer) + 2 * hidden) + hidden
-        moves = (layers - 1) * (4 * hidden * self.r + 2 * self.r + 2 * hidden)
-        return network + layers * 2 * hidden * self.r + moves
+        return network + layers * 2 * hidden * self.r + (layers - 1) * (4 * hidden * self.r + 2 * self.r + 2 * hidden)
 
 
 # Names for configurations of peft, with the options and defaults of methods.toml

@@ -181,8 +181,7 @@ def merge_adapter(subject: InspectedModel, out: Path, options: MergeOptions | No
         if (subject.folder / HEADS).is_file():
             heads = read_attention_heads(subject.folder / HEADS)
             # The heads referred to the base model with this adapter; now they refer to the weights in the same folder.
-            here = {"model": heads.model.get("model", ""), "weights": BESIDE}
-            replace(heads, model=here).write(folder / HEADS)
+            replace(heads, model={"model": heads.model.get("model", ""), "weights": BESIDE}).write(folder / HEADS)
     return MergeResult(out=out, dtype=dtype_name, changed=changed, rounded=rounded, reduced=tuple(rows))
 
 

@@ -160,7 +160,7 @@ def inspect_matrix(change: WeightChange, options: InspectionOptions) -> tuple[Ma
             after, _, _ = torch.linalg.svd(weight + delta, full_matrices=False)
             count = len(spectra.find_intruder_dimensions(directions, after, top=options.top, epsilon=options.epsilon))
     norm, size = float(delta.norm()), float(weight.norm())
-    row = MatrixReport(
+    return MatrixReport(
         name=change.name,
         rows=delta.shape[0],
         columns=delta.shape[1],
@@ -170,8 +170,7 @@ def inspect_matrix(change: WeightChange, options: InspectionOptions) -> tuple[Ma
         entropy_rank=spectra.entropy_rank(values),
         sparsity=spectra.update_sparsity(delta, options.tolerance),
         intruders=count,
-    )
-    return row, old
+    ), old
 
 
 def summarise_rows(rows: Iterable[MatrixReport], base: CheckpointReader, options: InspectionOptions) -> dict[str, Any]:
@@ -183,8 +182,7 @@ def summarise_rows(rows: Iterable[MatrixReport], base: CheckpointReader, options
     listed = list(rows)
     sizes = [row.rows * row.columns for row in listed]
     still = sum(row.sparsity * size for row, size in zip(listed, sizes, strict=True))
-    shapes = [base.shape(name) for name in base]
-    matrices = [math.prod(shape) for shape in shapes if len(shape) == 2 and min(shape) > 1]
+    matrices = [math.prod(shape) for shape in [base.shape(name) for name in base] if len(shape) == 2 and min(shape) > 1]
     everything = max(sum(matrices), sum(sizes))
     counts = [row.intruders or 0 for row in listed]
     return {

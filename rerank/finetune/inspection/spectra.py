@@ -41,8 +41,7 @@ def numerical_rank(values: Tensor, size: int, floor: float = 0.0) -> int:
 
     if not len(values):
         return 0
-    bound = max(size * torch.finfo(values.dtype).eps * float(values[0]), floor)
-    return int((values > bound).sum())
+    return int((values > max(size * torch.finfo(values.dtype).eps * float(values[0]), floor)).sum())
 
 
 def entropy_rank(values: Tensor) -> float:

@@ -200,8 +200,7 @@ def names_of_lora_factors(stored: CheckpointReader) -> dict[str, dict[str, str]]
     modules: dict[str, dict[str, str]] = {}
     for key in sorted(stored, key=layer_sort_key):
         if match := _FACTOR.fullmatch(key):
-            module = match["module"].removeprefix(PREFIX)
-            modules.setdefault(module, {"kind": match["kind"]})[match["side"]] = key
+            modules.setdefault(match["module"].removeprefix(PREFIX), {"kind": match["kind"]})[match["side"]] = key
     return modules
 
 

@@ -151,8 +151,7 @@ def probe_form(lists: Iterable[TrainingList], *, seed: int = 0) -> ProbeReport:
         if best and worst:
             ends.append((training_list.query.id, (_forms(training_list, best), _forms(training_list, worst))))
     if not ends:
-        note = "No list has two documents with different labels."
-        return ProbeReport(lists=0, queries=0, features=(), notes=(note,))
+        return ProbeReport(lists=0, queries=0, features=(), notes=("No list has two documents with different labels.",))
     lengths: list[Pairs] = []
     for _, sides in ends:
         long, short = ([float(form.length) for form in side] for side in sides)
@@ -214,8 +213,7 @@ def separation_auc(best: Sequence[float], worst: Sequence[float]) -> float:
     >>> separation_auc([3, 1], [1, 0])
     0.875
     """
-    wins = sum(1.0 if a > b else 0.5 if a == b else 0.0 for a in best for b in worst)
-    return wins / (len(best) * len(worst))
+    return sum(1.0 if a > b else 0.5 if a == b else 0.0 for a in best for b in worst) / (len(best) * len(worst))
 
 
 def _separation(feature: str, pairs: Sequence[Pairs], queries: Sequence[str], seed: int) -> FeatureSeparation:

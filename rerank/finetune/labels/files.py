@@ -314,8 +314,7 @@ def passages_of_prompt(prompt: str) -> list[str]:
     if not starts:
         return []
     matches = (list(pattern.finditer(prompt, starts[-1][1])) for pattern in _AFTER)
-    rest = next((found[-1].start() for found in matches if found), len(prompt))
-    ends = [*(start for start, _ in starts[1:]), rest]
+    ends = [*(start for start, _ in starts[1:]), next((found[-1].start() for found in matches if found), len(prompt))]
     return [prompt[start:end].strip() for (_, start), end in zip(starts, ends, strict=True)]
 
 

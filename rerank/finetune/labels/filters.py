@@ -175,8 +175,7 @@ def augment_lists(labels: Iterable[LabelList], options: Augmentation) -> Iterato
         if options.keep:
             yield label
         for copy in range(options.copies):
-            rng = random.Random(f"{options.seed}/{label.qid}/{index}/{copy}")
-            yield label.take(options.positions(len(label), rng))
+            yield label.take(options.positions(len(label), random.Random(f"{options.seed}/{label.qid}/{index}/{copy}")))
 
 
 def truncate_texts(training_list: TrainingList, words: int) -> TrainingList:

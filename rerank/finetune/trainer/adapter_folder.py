@@ -88,12 +88,11 @@ def write_current_heads(folder: Path, readout: Any, identity: Any) -> Path:
 
 def _head_list(readout: Any, model: dict[str, str]) -> HeadList:
     pairs = sorted(zip(readout.heads, readout.weights.tolist(), strict=True), key=lambda pair: -pair[1])
-    weights = tuple(round(weight, 6) for _, weight in pairs) if len({weight for _, weight in pairs}) > 1 else ()
     return HeadList(
         heads=tuple(head for head, _ in pairs),
         model=model,
         method="trained",
-        weights=weights,
+        weights=tuple(round(weight, 6) for _, weight in pairs) if len({weight for _, weight in pairs}) > 1 else (),
         length_power=round(float(readout.power.detach()), 4),
     )
 

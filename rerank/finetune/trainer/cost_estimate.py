@@ -90,8 +90,7 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
             expected="a recipe for a language model with a decoder",
             remedy="Omit --dry-run, and set steps = 1 in [training] to try the recipe",
         )
-    has_configuration = (Path(recipe.model) / "config.json").is_file()  # weights may be missing
-    name = recipe.model if has_configuration else resolve_model_name(recipe.model)
+    name = recipe.model if (Path(recipe.model) / "config.json").is_file() else resolve_model_name(recipe.model)
     options = BackendOptions(revision=recipe.revision, trust_remote_code=recipe.trust_remote_code)
     files = locate_files(name, options, weights=False)
     with quiet_transformers(), named_loading_errors(files):
@@ -216,7 +215,6 @@ def model_size(model: Any) -> ModelSize:
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     layer = sum(value.numel() for value in layers[0].parameters())
     query, key = (head * heads for heads in (config.num_attention_heads, _key_heads(config)))
-    has_norms = any(name.endswith("q_norm") for name, _ in layers[0].named_modules())
     return ModelSize(
         layers=len(layers),
         layer=layer,
@@ -225,7 +223,7 @@ def model_size(model: Any) -> ModelSize:
         inner=config.intermediate_size,
         query=query,
         key=key,
-        normed=query + key if has_norms else 0,
+        normed=query + key if any(name.endswith("q_norm") for name, _ in layers[0].named_modules()) else 0,
         inputs=sum(module.in_features for module in layers[0].modules() if isinstance(module, torch.nn.Linear)),
         vocabulary=config.vocab_size,
     )
@@ -313,8 +311,7 @@ def training_flops(size: ModelSize, *, length: int, tokens: int, full: bool) -> 
     for that of the weights with ``full``. Causal attention adds per token 6 times layers, ``length`` of the texts and
     width of the queries. Recomputed activations (by convention) and the few logits are not counted.
     """
-    matrices = (6 if full else 4) * size.layers * size.layer
-    return float(tokens) * (matrices + 6 * size.layers * length * size.query)
+    return float(tokens) * ((6 if full else 4) * size.layers * size.layer + 6 * size.layers * length * size.query)
 
 
 def h100_hours(flops: float) -> tuple[float, float]:

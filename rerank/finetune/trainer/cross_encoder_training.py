@@ -109,8 +109,7 @@ class CrossEncoderLoss(nn.Module):
         """Return the loss of one row of `PairBuilder.make`, in the form of `ListwiseModule.example_loss`."""
         label = torch.tensor(example["label"], device=device)
         columns = [[value] for name, value in example.items() if name != "label"]
-        loss = self(columns, [label], prompt=default_prompt(self.model))
-        return {"loss": loss, "parts": self.parts}
+        return {"loss": self(columns, [label], prompt=default_prompt(self.model)), "parts": self.parts}
 
     def _means(self, inputs: Sequence[Any], labels: Sequence[Tensor], **context: Any) -> dict[str, Tensor]:
         queries, documents, ranks, _ = inputs
@@ -233,8 +232,7 @@ class CrossEncoderRun(TrainingRun):
         return backend, model.tokenizer
 
     def _examples(self, inputs: LossInputs) -> ExampleBuilder:
-        judge = self._setup.open_judge(cast(Backend, self._backend))
-        return cast(ExampleBuilder, PairBuilder(cast(Relate, judge)))
+        return cast(ExampleBuilder, PairBuilder(cast(Relate, self._setup.open_judge(cast(Backend, self._backend)))))
 
     def _attach_adapter(self) -> ListwiseModule:
         recipe, model = self._recipe, self._backend.model.requires_grad_(True)

@@ -146,8 +146,7 @@ class ListTrainer(Trainer):
         # For transformers, all examples of the training are a single epoch.
         self.state.epoch = self._epochs * self.state.global_step / self.state.max_steps
         if "loss" in logs:
-            means = {f"loss_{name}": float(torch.stack(v).mean()) for name, v in self._loss_values.items()}
-            logs = {**logs, **means}
+            logs = {**logs, **{f"loss_{name}": float(torch.stack(v).mean()) for name, v in self._loss_values.items()}}
             self._loss_values.clear()
         super().log(logs, start_time)
 

@@ -250,8 +250,7 @@ class ShardedListTrainer(ListTrainer):
                         value.to(weight.device), weight.device_mesh, weight.placements, **placing
                     )
         optimizer.load_state_dict(state)
-        schedule = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
-        cast(Any, self.lr_scheduler).load_state_dict(schedule)
+        cast(Any, self.lr_scheduler).load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
     def _state_file(self, folder: str) -> Path:
         return Path(folder) / f"optimizer_{self.args.process_index}_of_{self.args.world_size}.pt"

@@ -69,9 +69,8 @@ class LoraPlus(AdamOptions):
         def rate(name: str, weight: Any) -> dict[str, float]:
             return {"lr": lr * self.ratio if "lora_B" in name or "lora_embedding_B" in name else lr}
 
-        return kernels.adamw.ExactAdamW(
-            kernels.adamw.make_parameter_groups(model, weight_decay, rate), lr=lr, **self.moments
-        )
+        groups = kernels.adamw.make_parameter_groups(model, weight_decay, rate)
+        return kernels.adamw.ExactAdamW(groups, lr=lr, **self.moments)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,11 +112,9 @@ class SubspaceOptions(AdamOptions):
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
         projected = kernels.adamw.projectable_matrices(model)
-
-        def is_projected(name: str, weight: Any) -> dict[str, bool]:
-            return {"projected": weight in projected}
-
-        groups = kernels.adamw.make_parameter_groups(model, weight_decay, is_projected)
+        groups = kernels.adamw.make_parameter_groups(
+            model, weight_decay, lambda name, weight: {"projected": weight in projected}
+        )
         return kernels.subspace_adamw.SubspaceAdamW(groups, lr=lr, rule=self, **self.moments)
 
 

@@ -76,9 +76,6 @@ def document_lengths(labels: Iterable[LabelList], collection: Collection) -> dic
     return {name: len(doc.full_text.split()) for name, doc in docs.items()}
 
 
-# Folders
-
-
 def write_folder(lists: Iterable[TrainingList], folder: Path) -> dict[str, int]:
     """Write the lists as labels and as collection ``jsonl:FOLDER``; return the numbers of lists, queries, documents."""
     make_folder(folder)

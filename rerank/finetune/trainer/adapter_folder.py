@@ -141,9 +141,6 @@ def push_adapter_to_hub(folder: Path, repository: str, *, private: bool = True) 
     return address
 
 
-# The model card
-
-
 def hub_id(model: str) -> str:
     """Return the hub id of a base model whose name `rerank models` lists; return any other name unchanged."""
     return MODELS[model].hub_id if model in MODELS else model

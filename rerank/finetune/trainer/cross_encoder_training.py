@@ -6,7 +6,7 @@ losses on scores, optimizers, checkpoints and validation, as for all other train
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -25,7 +25,7 @@ from transformers.trainer_utils import set_seed
 from rerank.backends.cross_encoder import CrossEncoder as CrossEncoderBackend
 from rerank.backends.cross_encoder import load_cross_encoder_model
 from rerank.finetune.adapters import Full
-from rerank.finetune.components import ListLoss, ListTarget, Optimizer
+from rerank.finetune.components import ListLoss, ListTarget
 from rerank.finetune.labels.lists import TrainingList
 from rerank.finetune.losses import SentenceTransformers, teacher_scores
 from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs
@@ -119,9 +119,8 @@ class CrossEncoderLoss(nn.Module):
         logits = self.model(features)["scores"].float()
         scores = logits[:, 1] - logits[:, 0] if logits.shape[-1] == 2 else logits.view(-1)
         values: dict[str, list[Tensor]] = {term.name: [] for term in self.losses}
-        for list_scores, ranks_of_list, teacher in zip(
-            scores.split([len(docs) for docs in documents]), ranks, labels, strict=True
-        ):
+        scores_of_lists = scores.split([len(docs) for docs in documents])
+        for list_scores, ranks_of_list, teacher in zip(scores_of_lists, ranks, labels, strict=True):
             target = ListTarget(ranks=scores.new_tensor(ranks_of_list), scores=teacher.to(scores))
             for term in self.losses:
                 values[term.name].append(cast(ListLoss, term.loss)(list_scores, target))
@@ -166,14 +165,7 @@ class CrossEncoderListTrainer(ListTrainer, CrossEncoderTrainer):
     """The trainer of sentence-transformers with the optimizers, checkpoints and validation of this package."""
 
     def __init__(
-        self,
-        module: CrossEncoderLoss,
-        args: CrossEncoderTrainingArguments,
-        places: ScheduledExamples,
-        *,
-        optimizer: Optimizer,
-        kept: Sequence[str],
-        validate: Callable[[], dict[str, float]] | None = None,
+        self, module: CrossEncoderLoss, args: CrossEncoderTrainingArguments, places: ScheduledExamples, **recipe: Any
     ) -> None:
         dataset = Dataset.from_dict({"place": list(range(len(places)))})
         CrossEncoderTrainer.__init__(
@@ -181,11 +173,11 @@ class CrossEncoderListTrainer(ListTrainer, CrossEncoderTrainer):
             model=module.model,
             args=args,
             train_dataset=dataset,
-            eval_dataset=dataset if validate else None,
+            eval_dataset=dataset if recipe.get("validate") else None,
             loss=module,
             data_collator=ScheduledListCollator(module.model, places),
         )
-        self._use_recipe(places, optimizer, kept, validate)
+        self._use_recipe(places, **recipe)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

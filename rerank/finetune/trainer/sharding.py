@@ -86,8 +86,7 @@ def shard_weights(module: ListwiseModule, kept: Collection[str], device: str, dt
     are not sharded unless all weights are. The weights are those of the first process, sent layer by layer.
     """
     model = unwrap_adapted_model(module.model)
-    layers = getattr(model.get_decoder(), "layers", None)
-    if layers is None:
+    if (layers := getattr(model.get_decoder(), "layers", None)) is None:
         raise UsageError(
             f"fsdp = true cannot be used with {type(model).__name__}, whose decoder has no attribute 'layers'",
             expected="a decoder with an attribute 'layers'",
@@ -194,8 +193,6 @@ class ShardedListTrainer(ListTrainer):
         means = torch.split(flat, [gradient.numel() for gradient in gradients])
         for gradient, mean in zip(gradients, means, strict=True):
             gradient.copy_(mean.view_as(gradient))
-
-    # Checkpoints
 
     def load_weights(self, folder: Path) -> None:
         reshard_weights(cast(nn.Module, self.model))  # a forward pass may have left gathered weights

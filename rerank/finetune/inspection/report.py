@@ -160,7 +160,7 @@ def inspect_matrix(change: WeightChange, options: InspectionOptions) -> tuple[Ma
             after, _, _ = torch.linalg.svd(weight + delta, full_matrices=False)
             count = len(spectra.find_intruder_dimensions(directions, after, top=options.top, epsilon=options.epsilon))
     norm, size = float(delta.norm()), float(weight.norm())
-    return MatrixReport(
+    row = MatrixReport(
         name=change.name,
         rows=delta.shape[0],
         columns=delta.shape[1],
@@ -170,7 +170,8 @@ def inspect_matrix(change: WeightChange, options: InspectionOptions) -> tuple[Ma
         entropy_rank=spectra.entropy_rank(values),
         sparsity=spectra.update_sparsity(delta, options.tolerance),
         intruders=count,
-    ), old
+    )
+    return row, old
 
 
 def summarise_rows(rows: Iterable[MatrixReport], base: CheckpointReader, options: InspectionOptions) -> dict[str, Any]:

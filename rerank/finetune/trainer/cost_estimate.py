@@ -90,7 +90,8 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
             expected="a recipe for a language model with a decoder",
             remedy="Omit --dry-run, and set steps = 1 in [training] to try the recipe",
         )
-    name = recipe.model if (Path(recipe.model) / "config.json").is_file() else resolve_model_name(recipe.model)
+    has_configuration = (Path(recipe.model) / "config.json").is_file()  # weights may be missing
+    name = recipe.model if has_configuration else resolve_model_name(recipe.model)
     options = BackendOptions(revision=recipe.revision, trust_remote_code=recipe.trust_remote_code)
     files = locate_files(name, options, weights=False)
     with quiet_transformers(), named_loading_errors(files):

@@ -27,9 +27,6 @@ _SHOWN = 8
 _NAMES = re.compile(r"[\w.,-]+")
 
 
-# The matrices to adapt
-
-
 @dataclass(frozen=True, kw_only=True)
 class LinearTargets(ComponentBase):
     """Options that select the linear layers to adapt."""
@@ -47,8 +44,7 @@ class LinearTargets(ComponentBase):
         candidates = [
             name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module is not head
         ]
-        names = [name for name in candidates if self.selects(name)]
-        if not names:
+        if not (names := [name for name in candidates if self.selects(name)]):
             shown = sorted({name.rpartition(".")[2] for name in candidates})[:_SHOWN]
             raise UsageError(
                 f"No linear layer of the model matches targets={error_repr(self.targets)}, layers={self.layers}",
@@ -58,11 +54,10 @@ class LinearTargets(ComponentBase):
 
     def selects(self, name: str) -> bool:
         """Return whether a module with this full name is adapted."""
-        if self.layers is not None:
-            # The first number in a module's name is its layer, as in model.layers.3.self_attn.q_proj.
-            layer = re.search(r"\.(\d+)\.", name)
-            if layer is None or int(layer[1]) >= self.layers:
-                return False
+        # The first number in a module's name is its layer, as in model.layers.3.self_attn.q_proj.
+        layer = re.search(r"\.(\d+)\.", name)
+        if self.layers is not None and (layer is None or int(layer[1]) >= self.layers):
+            return False
         if self.targets == "all-linear":
             return True
         if self.targets == "attention":
@@ -140,9 +135,6 @@ def check_ranks_fit(name_of_rank: str, ranks: Mapping[str, int], shapes: Shapes)
         )
 
 
-# Base classes of adapters that peft implements
-
-
 class PeftAdapter(ComponentBase, ABC):
     """Base class of adapters that peft implements; each subclass supplies the `peft.PeftConfig` of its method."""
 
@@ -210,9 +202,6 @@ class LoraFamily(LowRankTargets, PeftAdapter):
     def alpha_for(self, rank: int) -> float:
         """Return the alpha that gives a matrix of rank ``rank`` the same scaling factor as a matrix of rank ``r``."""
         return self.alpha * rank / self.r
-
-
-# The usual adapters
 
 
 @dataclass(frozen=True, kw_only=True)

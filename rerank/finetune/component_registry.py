@@ -169,8 +169,7 @@ def describe_training_methods() -> list[dict[str, str]]:
             # The kind of trained parameters determines the possible optimizers. That of `peft` depends on its options.
             if isinstance(shape := getattr(component, "shape", None), str):
                 row["summary"] += f" (trains: {shape})"
-            is_experimental = any(registry.is_experimental(name) for registry in registries)
-            stability = "experimental" if is_experimental else "stable"
+            stability = "experimental" if any(registry.is_experimental(name) for registry in registries) else "stable"
             rows.append({"name": name, "kind": kind, "status": "available", "stability": stability, **row})
     known = {(row["name"], row["kind"]) for row in rows}
     for paper in read_methods()["papers"]:

@@ -67,12 +67,10 @@ class LoraPlus(AdamOptions):
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
         def rate(name: str, weight: Any) -> dict[str, float]:
-            is_b = "lora_B" in name or "lora_embedding_B" in name
-            return {"lr": lr * self.ratio if is_b else lr}
+            return {"lr": lr * self.ratio if "lora_B" in name or "lora_embedding_B" in name else lr}
 
-        return kernels.adamw.ExactAdamW(
-            kernels.adamw.make_parameter_groups(model, weight_decay, rate), lr=lr, **self.moments
-        )
+        groups = kernels.adamw.make_parameter_groups(model, weight_decay, rate)
+        return kernels.adamw.ExactAdamW(groups, lr=lr, **self.moments)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,17 +107,14 @@ class SubspaceOptions(AdamOptions):
                 continue
             rank = min(self.rank, short)
             stored_basis = {"svd": rank * short, "cosine": rank, "noise": 1}[self.basis]
-            norm = 0 if self.rest == "drop" else 1
-            total += 2 * long * rank + stored_basis + norm + self.history * long * rank
+            total += 2 * long * rank + stored_basis + (0 if self.rest == "drop" else 1) + self.history * long * rank
         return total
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
         projected = kernels.adamw.projectable_matrices(model)
-
-        def is_projected(name: str, weight: Any) -> dict[str, bool]:
-            return {"projected": weight in projected}
-
-        groups = kernels.adamw.make_parameter_groups(model, weight_decay, is_projected)
+        groups = kernels.adamw.make_parameter_groups(
+            model, weight_decay, lambda name, weight: {"projected": weight in projected}
+        )
         return kernels.subspace_adamw.SubspaceAdamW(groups, lr=lr, rule=self, **self.moments)
 
 

@@ -284,8 +284,7 @@ class Recipe(_Table):
 
 def read_recipe(path: str | Path, *, trust_remote_code: bool = False) -> Recipe:
     """Read a recipe from a TOML file; ``trust_remote_code`` lets it run Python code that comes with its models."""
-    values = read_toml_file(path, "recipe")
-    return Recipe.make(settings_from_file(values, path, trust_remote_code=trust_remote_code))
+    return Recipe.make(settings_from_file(read_toml_file(path, "recipe"), path, trust_remote_code=trust_remote_code))
 
 
 def _with_underscores(values: Any) -> Any:
@@ -305,7 +304,10 @@ def _usage_error(error: ValidationError) -> UsageError:
     fields = getattr(table, "model_fields", {})
     if problem["type"] == "extra_forbidden":
         kind = f"key of [{'.'.join(keys[:-1])}]" if keys[1:] else "key of a recipe"
-        return UnknownNameError(kind, keys[-1], fields, otherwise=_owners_of_key(keys[-1]), limit=len(fields))
+        tables = {name: _table_class(Recipe, name) for name in Recipe.model_fields}
+        owners = [f"[{name}]" for name, one in tables.items() if one is not Recipe and keys[-1] in one.model_fields]
+        hint = f"Write it below {' or '.join(owners)}" if owners else ""
+        return UnknownNameError(kind, keys[-1], fields, otherwise=hint, limit=len(fields))
     if problem["type"] == "missing":
         return UsageError(
             f"The recipe has no {name}",
@@ -324,19 +326,11 @@ def _usage_error(error: ValidationError) -> UsageError:
     )
 
 
-def _owners_of_key(key: str) -> str:
-    """Return a hint that lists the tables of a recipe in which a key is valid; empty if no table has this key."""
-    tables = {name: _table_class(Recipe, name) for name in Recipe.model_fields}
-    owners = [f"[{name}]" for name, table in tables.items() if table is not Recipe and key in table.model_fields]
-    return f"Write it below {' or '.join(owners)}" if owners else ""
-
-
 def describe_recipe_keys() -> list[tuple[str, str, str]]:
     """Return table, name with default, and meaning of each key of a recipe, except for the options of components."""
     rows: list[tuple[str, str, str]] = []
     for name, field in Recipe.model_fields.items():
-        table = _table_class(Recipe, name)
-        if table is Recipe:
+        if (table := _table_class(Recipe, name)) is Recipe:
             rows.append(("", *_key_row(name, field)))
         title = "`[[losses]]`" if name == "losses" else f"`[{name}]`"
         inner = {} if table is Recipe else table.model_fields

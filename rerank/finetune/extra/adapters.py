@@ -27,9 +27,6 @@ FactorBuilder = Callable[[str, "torch.Tensor"], tuple["torch.nn.Module", "torch.
 INTEGERS = "integers.safetensors"
 
 
-# A few trained parameters between frozen bases
-
-
 @dataclass(frozen=True, kw_only=True)
 class FrozenBasis(LinearTargets, PeftAdapter):
     """Base class of adapters with the update B R A, where only R is trained; they are saved as plain LoRAs."""
@@ -63,6 +60,9 @@ class FrozenBasis(LinearTargets, PeftAdapter):
     def factor_builder(self, model: Any, names: Sequence[str], calibrate: CalibrationBatches) -> FactorBuilder:
         return lambda name, weight: self.factor_modules(weight)
 
+    def count_trainable(self, shapes: Shapes) -> int:
+        return self.r**2 * len(shapes)
+
     @abstractmethod
     def factor_modules(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:
         """Return the modules that replace A and B for a float32 matrix of shape (rows, columns)."""
@@ -80,9 +80,6 @@ class LoraXs(FrozenBasis):
 
     def factor_modules(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:
         return kernels.frozen_bases.lora_xs_modules(matrix, self.r)
-
-    def count_trainable(self, shapes: Shapes) -> int:
-        return self.r**2 * len(shapes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +114,7 @@ class LoraSb(FrozenBasis):
                 f"basis = {self.basis!r} contains no adapter",
                 expected="the folder of a LoRA-SB adapter, or of an average of such adapters",
             )
-        trained = read_settings(folder)
-        if trained and trained.model != recipe.model:
+        if (trained := read_settings(folder)) and trained.model != recipe.model:
             raise UsageError(
                 f"basis = {self.basis!r} was trained on {trained.model!r}, but the recipe's model is {recipe.model!r}",
                 expected="the same base model, under the same name",
@@ -127,9 +123,8 @@ class LoraSb(FrozenBasis):
     def factor_builder(self, model: Any, names: Sequence[str], calibrate: CalibrationBatches) -> FactorBuilder:
         if self.basis:
             basis = kernels.frozen_bases.read_lora_sb(Path(self.basis), dict.fromkeys(names, self.r))
-            return lambda name, weight: kernels.frozen_bases.modules_between(
-                *(f.to(weight.device) for f in basis[name])
-            )
+            between = kernels.frozen_bases.modules_between
+            return lambda name, weight: between(*(f.to(weight.device) for f in basis[name]))
         gradients = kernels.factor_starts.mean_loss_gradients(model, names, calibrate, lists=self.samples)
         eta = calibrate.first_lr if self.eta is None else self.eta
         # The first step of a sign-based optimizer such as Adam: D = -eta sign(G).
@@ -137,9 +132,6 @@ class LoraSb(FrozenBasis):
 
     def factor_modules(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:
         return kernels.frozen_bases.lora_sb_modules(matrix, self.r)
-
-    def count_trainable(self, shapes: Shapes) -> int:
-        return self.r**2 * len(shapes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,9 +175,6 @@ class Salt(FrozenBasis):
 
     def count_trainable(self, shapes: Shapes) -> int:
         return sum(2 * self.r + 2 * self.d * (min(shape) - self.r) for shape in shapes)
-
-
-# LoRA with other initial factors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,9 +238,6 @@ class LoraGa(ResidualBaseLora):
         wrapped = super().attach(model, calibrate, seed=seed)
         kernels.factor_starts.start_along_gradients(wrapped, gradients, self.gamma)
         return wrapped
-
-
-# Methods of peft with further steps of this package
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -365,8 +351,7 @@ class Lift(LinearTargets, PeftAdapter):
         u, s, v = torch.linalg.svd(weight.float(), full_matrices=False)
         # W_k = U_k S_k V_k', the best rank-k approximation of W, shape (rows, columns).
         k = min(self.filter_rank, len(s))
-        approximation = (u[:, :k] * s[:k]) @ v[:k]
-        selected = approximation.abs().flatten().topk(r * sum(weight.shape)).indices
+        selected = ((u[:, :k] * s[:k]) @ v[:k]).abs().flatten().topk(r * sum(weight.shape)).indices
         mask = weight.new_zeros(weight.numel())
         mask[selected] = 1
         return mask.view(weight.shape)
@@ -497,8 +482,7 @@ class Shadow(PeftAdapter):
         layer = next(part for part in prefixes if list(part) * (len(shapes) // len(part)) == list(shapes))
         layers, hidden = len(shapes) // len(layer), layer[0][1]
         network = self.depth * (sum(rows * columns for rows, columns in layer) + 2 * hidden) + hidden
-        moves = (layers - 1) * (4 * hidden * self.r + 2 * self.r + 2 * hidden)
-        return network + layers * 2 * hidden * self.r + moves
+        return network + layers * 2 * hidden * self.r + (layers - 1) * (4 * hidden * self.r + 2 * self.r + 2 * hidden)
 
 
 # Names for configurations of peft, with the options and defaults of methods.toml

@@ -28,8 +28,7 @@ class Lisa(ComponentBase):
         return []  # equal odds
 
     def callback(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        odds = self.odds(model, calibrate)
-        return kernels.step_callbacks.LayerSamplingCallback(model, self, odds=odds, seed=seed)
+        return kernels.step_callbacks.LayerSamplingCallback(model, self, odds=self.odds(model, calibrate), seed=seed)
 
 
 @dataclass(frozen=True, kw_only=True)

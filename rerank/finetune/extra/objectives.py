@@ -56,15 +56,13 @@ class Grpo(ComponentBase):
         )
 
     def check(self, recipe: Recipe, adapter: Adapter) -> None:
-        judge = open_method(recipe.method.method).judge.name
-        if judge != "generate":
+        if (judge := open_method(recipe.method.method).judge.name) != "generate":
             raise UsageError(
                 f"objective = 'grpo' does not support the judge {judge!r} of method = {recipe.method.method!r}, since "
                 "it rewards generated permutations",
                 expected="a method whose judge is generate, such as fullrank or sliding",
             )
-        dropout = getattr(adapter, "dropout", 0.0)
-        if dropout or recipe.training.neftune:
+        if (dropout := getattr(adapter, "dropout", 0.0)) or recipe.training.neftune:
             raise UsageError(
                 f"objective = 'grpo' is combined with dropout = {dropout} and neftune = {recipe.training.neftune}: the "
                 "model that generates the replies would differ from the one that is trained on them",
@@ -80,8 +78,7 @@ class Grpo(ComponentBase):
     def run(
         self, recipe: Recipe, parts: RecipeComponents, folder: Path, *, device: str, report_to: Sequence[str] = ()
     ) -> Any:
-        missing = [name for name in ("trl", "datasets") if find_spec(name) is None]
-        if missing:
+        if missing := [name for name in ("trl", "datasets") if find_spec(name) is None]:
             raise MissingPrerequisiteError(
                 f"objective = 'grpo' needs packages that are not installed: {' and '.join(missing)}",
                 remedy=f"Run: {install_command('train')}",

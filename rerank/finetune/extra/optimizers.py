@@ -12,8 +12,6 @@ from rerank.finetune.components import FULL, LORA, ParameterKind, Shapes, option
 from rerank.finetune.optimizers import AdamOptions, SubspaceOptions
 from rerank.finetune.recipe import Recipe
 
-# Moments in a subspace
-
 
 @dataclass(frozen=True, kw_only=True)
 class Dct(SubspaceOptions):
@@ -78,9 +76,6 @@ class Gradnormlorp(SubspaceOptions):
 
 def _needs_dora(problem: str) -> UsageError:
     return UsageError(problem, expected="the adapter dora", remedy="For other adapters, use galore with factors = true")
-
-
-# Gradients of LoRA factors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,9 +150,6 @@ class Riemannian(AdamOptions):
         optimizer = create_riemannian_optimizer(model, kernels.adamw.ExactAdamW, reg=self.reg, **options)
         optimizer.param_groups = kernels.adamw.exempt_vectors_from_decay(optimizer.param_groups)
         return optimizer
-
-
-# A fraction of the weights
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,8 +63,7 @@ def allocate_proportionally(
             continue
         # Every name gets the integral part of its quota, and the largest fractional parts get one more each.
         floors = {name: math.floor(quota) for name, quota in quotas.items()}
-        remaining = left - sum(floors.values())
-        rounded_up = sorted(free, key=lambda name: floors[name] - quotas[name])[:remaining]
+        rounded_up = sorted(free, key=lambda name: floors[name] - quotas[name])[: left - sum(floors.values())]
         for name in free:
             allocation[name] += floors[name] + (name in rounded_up)
         break

@@ -66,9 +66,8 @@ class TransferSpec:
     def student_recipe(self) -> Recipe:
         """Return the recipe for training the student on the lists that the teacher labelled."""
         recipe = self.recipe
-        data = recipe.data.model_copy(
-            update={"lists": (str(self.folder / LABELS),), "collection": self.spec.collection}
-        )
+        lists = (str(self.folder / LABELS),)
+        data = recipe.data.model_copy(update={"lists": lists, "collection": self.spec.collection})
         revision = {"revision": None} if recipe.model != self.model else {}  # a revision of another model is invalid
         return recipe.model_copy(update={"model": self.model, "data": data, **revision})
 
@@ -137,8 +136,7 @@ def trained_adapter_usage(adapter: str) -> dict[str, Any]:
     folder = Path(adapter).expanduser()
     is_model = folder.is_dir() and not (folder / "adapter_config.json").is_file()
     folder = folder if is_model else adapter_folder(adapter)
-    values = read_defaults(folder, {})
-    if not values:
+    if not (values := read_defaults(folder, {})):
         raise UsageError(
             f"The settings of the adapter {adapter!r} do not state its base model and method",
             expected="a folder written by `rerank train`, with rerank.json",

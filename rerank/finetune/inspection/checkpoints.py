@@ -88,8 +88,7 @@ def _locate(model: str, revision: str = "") -> Path:
 
 def _stated_base(folder: Path, settings: dict[str, Any]) -> tuple[str, str]:
     """Return the base model and its revision from our settings or else PEFT's; empty if they are not stated."""
-    ours = read_settings(folder)
-    if ours is not None:
+    if (ours := read_settings(folder)) is not None:
         return ours.model.removeprefix("hf:"), ours.revision or ""
     named = settings.get("base_model_name_or_path")
     if not isinstance(named, str):

@@ -71,9 +71,6 @@ def new_folder(folder: Path) -> Iterator[Path]:
         ) from error
 
 
-# Merging into the base model
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeOptions:
     """Options for merging an adapter into its base model."""
@@ -137,7 +134,17 @@ def merge_adapter(subject: InspectedModel, out: Path, options: MergeOptions | No
     options = options or MergeOptions()
     check_new_folder(out)
     base = CheckpointReader(subject.base)
-    model, tokenizer = _load_trained(subject, base, options)
+    if subject.kind == FULL:
+        ensure(
+            options.reduce is not None,
+            f"{subject.folder} is a complete model, which contains no adapter to merge",
+            expected="an adapter, or --reduce-intruders",
+        )
+        loaded = load_language_model(subject.folder, BackendOptions(dtype="float32", device="cpu"))
+        model, tokenizer = loaded.model, loaded.tokenizer
+    else:
+        weight_changes.check_adapter_layers(subject.tensors(), base)
+        model, tokenizer = weight_changes.merge_with_peft(subject)
     dtype = _written_dtype(subject.base, options.dtype)
     dtype_name = str(dtype).removeprefix("torch.")
     rows: list[dict[str, Any]] = []
@@ -181,22 +188,8 @@ def merge_adapter(subject: InspectedModel, out: Path, options: MergeOptions | No
         if (subject.folder / HEADS).is_file():
             heads = read_attention_heads(subject.folder / HEADS)
             # The heads referred to the base model with this adapter; now they refer to the weights in the same folder.
-            here = {"model": heads.model.get("model", ""), "weights": BESIDE}
-            replace(heads, model=here).write(folder / HEADS)
+            replace(heads, model={"model": heads.model.get("model", ""), "weights": BESIDE}).write(folder / HEADS)
     return MergeResult(out=out, dtype=dtype_name, changed=changed, rounded=rounded, reduced=tuple(rows))
-
-
-def _load_trained(subject: InspectedModel, base: CheckpointReader, options: MergeOptions) -> tuple[Any, Any]:
-    if subject.kind == FULL:
-        ensure(
-            options.reduce is not None,
-            f"{subject.folder} is a complete model, which contains no adapter to merge",
-            expected="an adapter, or --reduce-intruders",
-        )
-        loaded = load_language_model(subject.folder, BackendOptions(dtype="float32", device="cpu"))
-        return loaded.model, loaded.tokenizer
-    weight_changes.check_adapter_layers(subject.tensors(), base)
-    return weight_changes.merge_with_peft(subject)
 
 
 def _written_dtype(base: Path, name: str) -> Any:
@@ -214,9 +207,6 @@ def _copy_use(trained: Path, folder: Path) -> None:
     for name in _USE:
         if (trained / name).is_file():
             shutil.copyfile(trained / name, folder / name)
-
-
-# Averaging
 
 
 @dataclass(frozen=True, slots=True, eq=False)

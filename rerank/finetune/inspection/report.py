@@ -183,8 +183,7 @@ def summarise_rows(rows: Iterable[MatrixReport], base: CheckpointReader, options
     listed = list(rows)
     sizes = [row.rows * row.columns for row in listed]
     still = sum(row.sparsity * size for row, size in zip(listed, sizes, strict=True))
-    shapes = [base.shape(name) for name in base]
-    matrices = [math.prod(shape) for shape in shapes if len(shape) == 2 and min(shape) > 1]
+    matrices = [math.prod(shape) for shape in [base.shape(name) for name in base] if len(shape) == 2 and min(shape) > 1]
     everything = max(sum(matrices), sum(sizes))
     counts = [row.intruders or 0 for row in listed]
     return {

@@ -41,8 +41,7 @@ def numerical_rank(values: Tensor, size: int, floor: float = 0.0) -> int:
 
     if not len(values):
         return 0
-    bound = max(size * torch.finfo(values.dtype).eps * float(values[0]), floor)
-    return int((values > bound).sum())
+    return int((values > max(size * torch.finfo(values.dtype).eps * float(values[0]), floor)).sum())
 
 
 def entropy_rank(values: Tensor) -> float:
@@ -51,8 +50,7 @@ def entropy_rank(values: Tensor) -> float:
     With k equal nonzero singular values, the effective rank is k. Source: Roy and Vetterli, The effective rank, EUSIPCO
     2007, definition 1.
     """
-    total = float(values.double().sum())
-    if not total:
+    if not (total := float(values.double().sum())):
         return 0.0
     shares = values.double() / total
     shares = shares[shares > 0]
@@ -92,8 +90,7 @@ def shrink_intruder_dimensions(
 
     before, _, _ = torch.linalg.svd(weight, full_matrices=False)
     u, values, vh = torch.linalg.svd(changed, full_matrices=False)
-    indices = find_intruder_dimensions(before, u, top=top, epsilon=epsilon)
-    if not indices:
+    if not (indices := find_intruder_dimensions(before, u, top=top, epsilon=epsilon)):
         return changed, 0, 0
     # Only the intruder terms are added, so that all other directions stay free of rounding errors.
     reduced = changed + (factor - 1) * (u[:, indices] * values[indices]) @ vh[indices]

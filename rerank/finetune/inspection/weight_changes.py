@@ -97,8 +97,7 @@ def _from_tensor(name: str, changed: Tensor, base: CheckpointReader) -> WeightCh
 
 def _read_untrained(base: CheckpointReader, module: str, shape: tuple[int, ...], name: str) -> Tensor:
     """Return the weight before training, in float32; the base may store it under a name with another model prefix."""
-    stored = base.find(name)
-    if stored is None or base.shape(stored) != shape:
+    if (stored := base.find(name)) is None or base.shape(stored) != shape:
         other = "no weight of this name" if stored is None else f"one of shape {base.shape(stored)}"
         raise DataError(
             f"The trained {module} has the shape {shape}, but its shape in {base.folder} is {other}",
@@ -141,20 +140,15 @@ def merge_with_peft(subject: InspectedModel) -> tuple[Any, Any]:
             ) from error
 
 
-# Adapters
-
-
 def is_plain_lora(stored: CheckpointReader, config: Any) -> bool:
     """Return whether an adapter is a plain LoRA: its factors alone determine the weight changes."""
     if str(getattr(config, "peft_type", "")).rpartition(".")[2] != "LORA" or not all(map(_FACTOR.fullmatch, stored)):
         return False
-    if config.init_lora_weights not in _STARTS:
-        return False
-    for entry in fields(config):
-        default = entry.default if entry.default_factory is MISSING else entry.default_factory()
-        if entry.name not in _HARMLESS and getattr(config, entry.name) != default:
-            return False
-    return True
+    return config.init_lora_weights in _STARTS and all(
+        getattr(config, entry.name) == (entry.default if entry.default_factory is MISSING else entry.default_factory())
+        for entry in fields(config)
+        if entry.name not in _HARMLESS
+    )
 
 
 def check_adapter_layers(stored: CheckpointReader, base: CheckpointReader) -> None:
@@ -163,8 +157,7 @@ def check_adapter_layers(stored: CheckpointReader, base: CheckpointReader) -> No
         if not key.startswith(PREFIX):
             continue  # shared by several matrices, such as the bases of VeRA
         name = key.removeprefix(PREFIX)
-        layer = re.match(r".*?\.\d+\.", name)
-        if layer and not base.has(layer[0]):
+        if (layer := re.match(r".*?\.\d+\.", name)) and not base.has(layer[0]):
             raise DataError(
                 f"The adapter changes {name}, but the model in {base.folder} has no {layer[0].rstrip('.')}",
                 expected="the model that the adapter was trained on",
@@ -200,8 +193,7 @@ def names_of_lora_factors(stored: CheckpointReader) -> dict[str, dict[str, str]]
     modules: dict[str, dict[str, str]] = {}
     for key in sorted(stored, key=layer_sort_key):
         if match := _FACTOR.fullmatch(key):
-            module = match["module"].removeprefix(PREFIX)
-            modules.setdefault(module, {"kind": match["kind"]})[match["side"]] = key
+            modules.setdefault(match["module"].removeprefix(PREFIX), {"kind": match["kind"]})[match["side"]] = key
     return modules
 
 

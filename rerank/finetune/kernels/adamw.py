@@ -95,8 +95,7 @@ def step_adamw(weights: Sequence[Tensor], grads: Sequence[Tensor], states: Seque
             state["exp_avg"] = torch.zeros_like(widen(weight))
             state["exp_avg_sq"] = torch.zeros_like(widen(weight))
         # A 16-bit weight is updated as a float32 copy and rounded once at the end; a wide weight is updated directly.
-        copy = widen(weight)
-        if copy is weight:
+        if (copy := widen(weight)) is weight:
             wide_enough.append((weight, widen(grad), state))
         else:
             _update([(copy, widen(grad), state)], group)

@@ -188,8 +188,7 @@ def modules_between(b: Tensor, a: Tensor) -> tuple[nn.Module, nn.Module]:
 def read_lora_sb(folder: Path, ranks: Mapping[str, int]) -> dict[str, tuple[Tensor, Tensor]]:
     """Return (B, A) of a saved LoRA-SB by module, with orthonormal columns of B; ``ranks`` are the expected ones."""
     stored, config = CheckpointReader(folder / "adapter_model.safetensors"), read_peft_config(folder)
-    keys_of_factors = names_of_lora_factors(stored) if is_plain_lora(stored, config) else {}
-    if not keys_of_factors:
+    if not (keys_of_factors := names_of_lora_factors(stored) if is_plain_lora(stored, config) else {}):
         raise _not_lora_sb(folder, "is not a plain LoRA")
     if wrong := keys_of_factors.keys() ^ ranks.keys():
         raise UsageError(

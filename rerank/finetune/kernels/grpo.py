@@ -16,7 +16,6 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from rerank.errors import ContextOverflowError, MissingPrerequisiteError
-from rerank.finetune.components import Optimizer
 from rerank.finetune.extra.objectives import compute_gains, compute_reward
 from rerank.finetune.labels.lists import TrainingList
 from rerank.finetune.losses import Lm
@@ -94,14 +93,7 @@ class GrpoListTrainer(ListTrainer, GRPOTrainer):
     """
 
     def __init__(
-        self,
-        module: ListwiseModule,
-        args: GRPOConfig,
-        places: ScheduledExamples,
-        *,
-        optimizer: Optimizer,
-        kept: Sequence[str],
-        validate: Callable[[], dict[str, float]] | None = None,
+        self, module: ListwiseModule, args: GRPOConfig, places: ScheduledExamples, *, kept: Sequence[str], **recipe: Any
     ) -> None:
         """Create the trainer; ``kept`` are the names in ``module`` of the parameters that checkpoints contain.
 
@@ -124,13 +116,13 @@ class GrpoListTrainer(ListTrainer, GRPOTrainer):
             reward_funcs=cast(Any, self._rewards()),
             args=args,
             train_dataset=dataset.from_dict({"prompt": [str(place) for place in range(len(places))]}),
-            eval_dataset=cast(Any, [] if validate else None),
+            eval_dataset=cast(Any, [] if recipe.get("validate") else None),
             processing_class=cast(GrpoPrompt, places[0]).tokens.tokenizer,
         )
         for parameter, value in before:  # trl rounds trained parameters if the base is in 4 bits; small steps get lost
             if parameter.dtype != value.dtype:
                 parameter.data = value.to(parameter.device)
-        self._use_recipe(places, optimizer, [name.removeprefix("model.") for name in kept], validate)
+        self._use_recipe(places, kept=[name.removeprefix("model.") for name in kept], **recipe)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

@@ -95,8 +95,7 @@ def make_configuration(name: str, options: Mapping[str, Any], targets: list[str]
 
 def _reason_against_training(kind: PeftType, values: Mapping[str, Any]) -> str:
     """Return the reason why this package cannot train a method of peft; empty if the method can be trained."""
-    learns_prompt = issubclass(PEFT_TYPE_TO_CONFIG_MAPPING[kind], PromptLearningConfig)
-    if learns_prompt or kind is PeftType.ADAPTION_PROMPT:
+    if issubclass(PEFT_TYPE_TO_CONFIG_MAPPING[kind], PromptLearningConfig) or kind is PeftType.ADAPTION_PROMPT:
         return (
             "adds trained tokens to the prompt, and the losses and judges of this package read logits and attention at "
             "the positions of the prompt's own tokens"

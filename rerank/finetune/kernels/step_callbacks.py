@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 def find_layers(model: nn.Module) -> nn.ModuleList:
     """Return the layers of a model: the module list with the most parameters; among ties, the outermost list."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    if not lists:
+    if not (lists := [module for module in model.modules() if isinstance(module, nn.ModuleList)]):
         raise UsageError(
             f"The model, a {type(model).__name__}, has no list of layers",
             expected="a transformer with its layers in a ModuleList",
@@ -71,8 +70,7 @@ class LayerSamplingCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         optimizer = kwargs["optimizer"]
         known = {weight for group in optimizer.param_groups for weight in group["params"]}
-        missing = sum(weight not in known for layer in self.layers for weight in layer)
-        if missing:
+        if missing := sum(weight not in known for layer in self.layers for weight in layer):
             raise UsageError(
                 f"The optimizer does not contain {missing} parameters of layers that are to be trained",
                 expected="an optimizer over the parameters of all layers",
@@ -154,8 +152,7 @@ def balance_factors(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor] | None:
     B = Q_b U sqrt(S) and A = sqrt(S) V' Q_a'. If a singular value were 0, both factors would be 0 in that direction,
     and no gradient could change them any more. A has the shape (r, n) and B the shape (m, r).
     """
-    rank = len(a)
-    if rank > min(a.shape[1], b.shape[0]):
+    if len(a) > min(a.shape[1], b.shape[0]):
         return None
     # Shapes: q_b (m, r), q_a (n, r), and all others (r, r): only the SVD of a small matrix is computed.
     (q_b, r_b), (q_a, r_a) = torch.linalg.qr(b), torch.linalg.qr(a.T)
@@ -178,8 +175,7 @@ class RefactorizationCallback(TrainerCallback):
         if state.global_step % self.every or state.global_step >= state.max_steps:
             return
         for pair in self.pairs:
-            factors = balance_factors(widen(pair.a), widen(pair.b))
-            if factors is not None:
+            if (factors := balance_factors(widen(pair.a), widen(pair.b))) is not None:
                 pair.a.copy_(factors[0])
                 pair.b.copy_(factors[1])
                 for factor in (pair.a, pair.b):

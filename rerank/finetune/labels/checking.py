@@ -151,12 +151,8 @@ def probe_form(lists: Iterable[TrainingList], *, seed: int = 0) -> ProbeReport:
         if best and worst:
             ends.append((training_list.query.id, (_forms(training_list, best), _forms(training_list, worst))))
     if not ends:
-        note = "No list has two documents with different labels."
-        return ProbeReport(lists=0, queries=0, features=(), notes=(note,))
-    lengths: list[Pairs] = []
-    for _, sides in ends:
-        long, short = ([float(form.length) for form in side] for side in sides)
-        lengths.append((long, short))
+        return ProbeReport(lists=0, queries=0, features=(), notes=("No list has two documents with different labels.",))
+    lengths: list[Pairs] = [([f.length for f in best], [f.length for f in worst]) for _, (best, worst) in ends]
     queries = [query for query, _ in ends]
     features = (
         _separation(LENGTH, lengths, queries, seed),
@@ -176,8 +172,7 @@ def probe_form(lists: Iterable[TrainingList], *, seed: int = 0) -> ProbeReport:
                 f"The first words separate the labels (AUC {feature.auc:.2f}, 95 % CI {feature.low:.2f} to "
                 f"{feature.high:.2f}). Check whether the best documents start differently, such as without a title."
             )
-    count = len(set(queries))
-    if count < FEW:
+    if (count := len(set(queries))) < FEW:
         notes.append(f"There are only {count} queries, so the confidence intervals are not reliable.")
     return ProbeReport(lists=len(ends), queries=count, features=features, notes=tuple(notes))
 
@@ -214,8 +209,7 @@ def separation_auc(best: Sequence[float], worst: Sequence[float]) -> float:
     >>> separation_auc([3, 1], [1, 0])
     0.875
     """
-    wins = sum(1.0 if a > b else 0.5 if a == b else 0.0 for a in best for b in worst)
-    return wins / (len(best) * len(worst))
+    return sum(1.0 if a > b else 0.5 if a == b else 0.0 for a in best for b in worst) / (len(best) * len(worst))
 
 
 def _separation(feature: str, pairs: Sequence[Pairs], queries: Sequence[str], seed: int) -> FeatureSeparation:
@@ -257,17 +251,15 @@ def _first_word_scores(all_ends: Sequence[_Ends]) -> list[Pairs]:
                 odds += sign * math.log(smoothed / total[side])
         return odds
 
-    pairs: list[Pairs] = []
-    for query, sides in all_ends:
-        best, worst = ([log_odds(form, query) for form in side] for side in sides)
-        pairs.append((best, worst))
-    return pairs
+    return [
+        ([log_odds(form, query) for form in best], [log_odds(form, query) for form in worst])
+        for query, (best, worst) in all_ends
+    ]
 
 
 def _count_words(times: Mapping[_Form, int]) -> Counter[tuple[int, str]]:
     """Count (position, word) pairs in the first words, given how often each document occurs."""
     counts: Counter[tuple[int, str]] = Counter()
     for form, number in times.items():
-        for key in enumerate(form.words):
-            counts[key] += number
+        counts.update(dict.fromkeys(enumerate(form.words), number))
     return counts

@@ -84,11 +84,9 @@ def _with_warning(lists: Iterator[TrainingList], skipped: Counter[str], path: st
 def open_label_records(path: str | Path) -> tuple[ListFormat, Iterator[JsonRecord]]:
     """Detect the format of a file or data set, and return the format and an iterator over its JSON objects."""
     records = HubDataset.parse(str(path)).records() if is_hub_dataset(path) else _records(Path(path))
-    first = next(records, None)
-    if first is None:
+    if (first := next(records, None)) is None:
         raise DataError(f"{path} contains no rows", expected="at least one training list")
-    form = next((form for key, form in _KEYS.items() if key in first.fields), None)
-    if form is None:
+    if (form := next((form for key, form in _KEYS.items() if key in first.fields), None)) is None:
         raise DataError(
             f"{first.where}: the keys are {', '.join(first.fields) or '(none)'}",
             expected="the keys qid, initial_list and final_list; query, pos and neg; or conversations",
@@ -109,9 +107,6 @@ def _records(path: Path) -> Iterator[JsonRecord]:
         if not isinstance(entry, dict):
             raise DataError(f"{path}: entry {number} is {error_repr(entry)}", expected="a JSON object")
         yield JsonRecord(f"{path}, entry {number}", entry)
-
-
-# Label files
 
 
 def read_labels(path: str | Path) -> Iterator[LabelList]:
@@ -164,8 +159,7 @@ def _document_ids(record: JsonRecord, key: str) -> tuple[str, ...]:
 
 
 def _numbers(record: JsonRecord, key: str) -> tuple[float, ...]:
-    value = record.fields.get(key)
-    if value is None:
+    if (value := record.fields.get(key)) is None:
         return ()
     if not isinstance(value, list) or any(isinstance(x, bool) or not isinstance(x, int | float) for x in value):
         raise DataError(f"{record.where}: {key} is {error_repr(value)}", expected="a list of numbers")
@@ -175,9 +169,6 @@ def _numbers(record: JsonRecord, key: str) -> tuple[float, ...]:
         raise DataError(
             f"{record.where}: {key} contains a number that is too large", expected="finite numbers"
         ) from error
-
-
-# Files that contain texts
 
 
 def read_flag_embedding(
@@ -273,11 +264,9 @@ def read_conversations(records: Iterable[JsonRecord], *, skipped: Counter[str]) 
     """
     for number, record in enumerate(records, 1):
         prompt, reply = _turns(record)
-        passages = passages_of_prompt(prompt)
-        if not passages:
+        if not (passages := passages_of_prompt(prompt)):
             raise DataError(f"{record.where}: no line starts with [1]", expected="numbered passages")
-        stated = _STATED.search(prompt[: prompt.find("[1]")])
-        if stated and int(stated[1]) != len(passages):
+        if (stated := _STATED.search(prompt[: prompt.find("[1]")])) and int(stated[1]) != len(passages):
             raise DataError(
                 f"{record.where}: there are {len(passages)} numbered passages, but the prompt announces {stated[1]}",
                 expected="a line that starts with [N] for every N",
@@ -289,8 +278,7 @@ def read_conversations(records: Iterable[JsonRecord], *, skipped: Counter[str]) 
         if parsed.missing:
             skipped[f"lists whose reply is {parsed.status}"] += 1
             continue
-        words = next((str(found[-1]) for pattern in _QUERY if (found := pattern.findall(prompt))), None)
-        if words is None:
+        if (words := next((str(found[-1]) for pattern in _QUERY if (found := pattern.findall(prompt))), None)) is None:
             raise DataError(
                 f"{record.where}: the turn with the passages contains no query", expected="a line 'Search Query: ...'"
             )
@@ -314,8 +302,7 @@ def passages_of_prompt(prompt: str) -> list[str]:
     if not starts:
         return []
     matches = (list(pattern.finditer(prompt, starts[-1][1])) for pattern in _AFTER)
-    rest = next((found[-1].start() for found in matches if found), len(prompt))
-    ends = [*(start for start, _ in starts[1:]), rest]
+    ends = [*(start for start, _ in starts[1:]), next((found[-1].start() for found in matches if found), len(prompt))]
     return [prompt[start:end].strip() for (_, start), end in zip(starts, ends, strict=True)]
 
 

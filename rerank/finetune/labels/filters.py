@@ -73,8 +73,7 @@ def filter_labels(
     """
     for label in labels:
         remaining = _drop_documents(label, limits, words or {}, dropped) if limits.counts_words else label
-        reason = "too few documents" if remaining is None else _reason_to_drop(remaining, limits, other)
-        if reason:
+        if reason := "too few documents" if remaining is None else _reason_to_drop(remaining, limits, other):
             dropped[f"lists: {reason}"] += 1
         elif remaining is not None:
             yield remaining
@@ -100,8 +99,7 @@ def _reason_to_drop(label: LabelList, limits: ListFilter, other: Mapping[str, La
         return ""
     if other is not None and label.qid not in other:
         return "the other teacher has none"
-    tau = agreement(label, None if other is None else other[label.qid])
-    if tau is None:
+    if (tau := agreement(label, None if other is None else other[label.qid])) is None:
         return "fewer than two documents to compare"
     if limits.min_tau is not None and tau < limits.min_tau:
         return "too little agreement"
@@ -175,8 +173,7 @@ def augment_lists(labels: Iterable[LabelList], options: Augmentation) -> Iterato
         if options.keep:
             yield label
         for copy in range(options.copies):
-            rng = random.Random(f"{options.seed}/{label.qid}/{index}/{copy}")
-            yield label.take(options.positions(len(label), rng))
+            yield label.take(options.positions(len(label), random.Random(f"{options.seed}/{label.qid}/{index}/{copy}")))
 
 
 def truncate_texts(training_list: TrainingList, words: int) -> TrainingList:

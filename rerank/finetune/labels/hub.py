@@ -150,12 +150,11 @@ class HubDataset:
 
 def pin_hub_datasets(selectors: Iterable[str]) -> dict[str, str]:
     """Map the selector of each data set on the hub to the same selector with the commit as revision."""
-    pinned = {}
-    for text in filter(is_hub_dataset, selectors):
-        if commit := HubDataset.parse(text).commit():
-            without = re.sub(",revision=[^,]*", "", text)
-            pinned[text] = f"{without},revision={commit}"
-    return pinned
+    return {
+        text: f"{re.sub(',revision=[^,]*', '', text)},revision={commit}"
+        for text in filter(is_hub_dataset, selectors)
+        if (commit := HubDataset.parse(text).commit())
+    }
 
 
 def _graded_texts(documents: Sequence[Any], grades: Any, where: str) -> dict[str, Any]:

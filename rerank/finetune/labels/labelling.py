@@ -78,12 +78,10 @@ class LabellingPlan:
         (``z-score``). Candidates that no teacher ranks come last. If a teacher failed, the fused ranking failed too.
         """
         weights = parse_weights(self.weights, len(rankings))
-        failed = "; ".join(f"{name}: {ranking.failed}" for name, ranking in rankings.items() if ranking.failed)
-        if failed:
+        if failed := "; ".join(f"{name}: {ranking.failed}" for name, ranking in rankings.items() if ranking.failed):
             return TeacherRanking(order=next(iter(rankings.values())).order, failed=failed)
-        sums = weighted_fusion_sum(
-            [self._values(candidates, name, ranking) for name, ranking in rankings.items()], weights
-        )
+        values = [self._values(candidates, name, ranking) for name, ranking in rankings.items()]
+        sums = weighted_fusion_sum(values, weights)
         unranked = frozenset.intersection(*(ranking.unranked for ranking in rankings.values()))
         ranked = [doc_id for doc_id in candidates.doc_ids if doc_id not in unranked]
         ordered = sorted(ranked, key=lambda doc_id: -sums[doc_id])

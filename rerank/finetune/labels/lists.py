@@ -39,10 +39,9 @@ class LabelList:
                 expected="the same documents in another order",
             )
         if len(self.final) < len(self.initial):
-            missing = min(listed - set(self.final), key=self.initial.index)
             raise self.fault(
                 f"has only {len(self.final)} of its {len(self.initial)} documents in its final_list; the first missing "
-                f"document is {error_repr(missing)}",
+                f"document is {error_repr(min(listed - set(self.final), key=self.initial.index))}",
                 expected="all documents",
                 remedy="Remove the missing documents from initial_list, or label them",
             )

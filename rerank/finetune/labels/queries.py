@@ -98,9 +98,7 @@ def make_synthetic_queries(
         with CallLog(folder / CALLS) as log:
             logged = replace(writer, backend=log_calls(writer.backend, log, on_reply=on_reply))
             generated = list(logged.write([doc for doc, _ in sources], dropped))
-    fitting = [
-        (doc, query) for doc, query in generated if options.min_words <= len(query.text.split()) <= options.max_words
-    ]
+    fitting = [pair for pair in generated if options.min_words <= len(pair[1].text.split()) <= options.max_words]
     dropped["queries too short or too long"] += len(generated) - len(fitting)
     kept = _unique(fitting, dropped)
     if options.within and kept:
@@ -172,8 +170,6 @@ def _unique(generated: Sequence[Generated], dropped: Counter[str]) -> list[Gener
     return list(unique.values())
 
 
-# Extraction from documents
-
 _WORD = re.compile(r"\w+")
 #: End of a sentence, with closing quotes and brackets.
 _END = re.compile(r"[.!?]+[\"')\]”’]*(?=\s|$)|[。！？]+[」』”’）]*")
@@ -213,8 +209,6 @@ EXTRACTORS: Mapping[str, Callable[[Document], tuple[str, Document]]] = {
     "llm": lambda doc: ("", doc),  # a model writes the query
 }
 
-
-# Writing with a model
 
 #: Maximum number of completion tokens: enough for a query and a few words around it.
 REPLY_TOKENS = 48

@@ -27,9 +27,6 @@ _WORDS = re.compile(r"\w+")
 _STEP = 128
 
 
-# Leaks
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leak:
     """A pair of a training query and a test query that are duplicates or near-duplicates."""
@@ -105,9 +102,8 @@ def _similar_pairs(ours: Sequence[str], theirs: Sequence[str], threshold: float)
         # Shape (texts, trigrams), with a 1 for every trigram of a text.
         starts = np.cumsum([0, *(len(row) for row in rows)])
         indices = np.array([column for row in rows for column in row], dtype=np.int64)
-        return csr_array(
-            (np.ones(len(indices), dtype=np.int32), indices, starts), shape=(len(rows), max(1, len(columns)))
-        )
+        shape = (len(rows), max(1, len(columns)))
+        return csr_array((np.ones(len(indices), dtype=np.int32), indices, starts), shape=shape)
 
     a = [[columns.setdefault(gram, len(columns)) for gram in sorted(query_trigrams(text))] for text in ours]
     b = [[columns.setdefault(gram, len(columns)) for gram in sorted(query_trigrams(text))] for text in theirs]
@@ -123,8 +119,6 @@ def _similar_pairs(ours: Sequence[str], theirs: Sequence[str], threshold: float)
             pairs.append((int(shared.row[index]), start + int(shared.col[index]), float(value[index])))
     return pairs
 
-
-# Splits
 
 #: The lists of a split under ``train``, ``dev`` and ``test``, each part in file order.
 LabelSplit = Mapping[str, tuple[LabelList, ...]]
@@ -152,15 +146,10 @@ def split_labels(labels: Sequence[LabelList], shares: SplitShares, *, texts: Map
     The result does not depend on the order of the file: queries are sorted by a hash of the seed and their words (or
     their id); the first go to test, the next to dev. A part with a positive fraction contains at least one query.
     """
-    groups = {
-        qid: f"text {normalise_query(texts[qid])}" if qid in texts else f"id {qid}"
-        for qid in (label.qid for label in labels)
-    }
+    qids, parts = {label.qid for label in labels}, ("train", "dev", "test")
+    groups = {qid: f"text {normalise_query(texts[qid])}" if qid in texts else f"id {qid}" for qid in qids}
     part_of = _assign_parts(set(groups.values()), shares)
-    return {
-        name: tuple(label for label in labels if part_of[groups[label.qid]] == name)
-        for name in ("train", "dev", "test")
-    }
+    return {part: tuple(label for label in labels if part_of[groups[label.qid]] == part) for part in parts}
 
 
 def hold_out_lists(
@@ -186,10 +175,8 @@ def _assign_parts(groups: Collection[str], shares: SplitShares) -> dict[str, str
         remedy="Label more queries, or choose smaller parts",
         error=DataError,
     )
-    return {
-        group: "test" if index < test else "dev" if index < test + dev else "train"
-        for index, group in enumerate(ordered)
-    }
+    parts = ["test"] * test + ["dev"] * dev + ["train"] * (len(ordered) - test - dev)
+    return dict(zip(ordered, parts, strict=True))
 
 
 def find_split_leaks(
@@ -200,9 +187,7 @@ def find_split_leaks(
     threshold: float = THRESHOLD,
 ) -> list[Leak]:
     """Find training queries that are near-duplicates of dev, test or ``against`` queries, among those with texts."""
-    known = {
-        name: {label.qid: texts[label.qid] for label in part if label.qid in texts} for name, part in parts.items()
-    }
+    known = {name: {one.qid: texts[one.qid] for one in part if one.qid in texts} for name, part in parts.items()}
     return find_query_leaks(known.pop("train"), {**known, **against}, threshold=threshold)
 
 

@@ -72,12 +72,8 @@ def query_texts(labels: Sequence[LabelList], collection: Collection | None = Non
 
 def document_lengths(labels: Iterable[LabelList], collection: Collection) -> dict[str, int]:
     """Return a mapping from the ids of the documents in the collection to numbers of words in title and text."""
-    ids = {doc_id for label in labels for doc_id in label.initial}
-    docs = find_documents(collection, ids)
+    docs = find_documents(collection, {doc_id for label in labels for doc_id in label.initial})
     return {name: len(doc.full_text.split()) for name, doc in docs.items()}
-
-
-# Folders
 
 
 def write_folder(lists: Iterable[TrainingList], folder: Path) -> dict[str, int]:

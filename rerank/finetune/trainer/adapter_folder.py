@@ -88,12 +88,11 @@ def write_current_heads(folder: Path, readout: Any, identity: Any) -> Path:
 
 def _head_list(readout: Any, model: dict[str, str]) -> HeadList:
     pairs = sorted(zip(readout.heads, readout.weights.tolist(), strict=True), key=lambda pair: -pair[1])
-    weights = tuple(round(weight, 6) for _, weight in pairs) if len({weight for _, weight in pairs}) > 1 else ()
     return HeadList(
         heads=tuple(head for head, _ in pairs),
         model=model,
         method="trained",
-        weights=weights,
+        weights=tuple(round(weight, 6) for _, weight in pairs) if len({weight for _, weight in pairs}) > 1 else (),
         length_power=round(float(readout.power.detach()), 4),
     )
 
@@ -140,9 +139,6 @@ def push_adapter_to_hub(folder: Path, repository: str, *, private: bool = True) 
             f"The upload to {repository!r} failed: {error}", remedy="Check HF_TOKEN and the name of the repository"
         ) from error
     return address
-
-
-# The model card
 
 
 def hub_id(model: str) -> str:

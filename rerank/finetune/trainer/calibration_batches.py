@@ -62,8 +62,7 @@ class FirstBatches:
 
     def _batches(self, lists: int | None = None) -> list[dict[str, Any]]:
         asked = self.count if lists is None else math.ceil(lists / self.size)
-        count = min(asked, max(1, len(self.places) // self.size))
-        starts = range(0, count * self.size, self.size)
+        starts = range(0, min(asked, max(1, len(self.places) // self.size)) * self.size, self.size)
         batches = [collate_examples([self.places[start + offset] for offset in range(self.size)]) for start in starts]
         return [
             {key: value.to(self.device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}

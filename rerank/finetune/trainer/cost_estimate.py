@@ -108,8 +108,7 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
         half=pick_dtype(table.dtype, pick_device(device), training=True) == "bfloat16",
     )
     lists_per_step = table.batch_size * table.accumulation * processes
-    steps = table.steps
-    if not steps:
+    if not (steps := table.steps):
         lists = recipe.data.max_lists or sum(1 for path in recipe.data.lists for _ in open_label_records(path)[1])
         steps = max(1, math.ceil(table.epochs * lists / lists_per_step))
     tokens = steps * lists_per_step * tokens_per_list
@@ -215,8 +214,8 @@ def model_size(model: Any) -> ModelSize:
         raise UsageError(f"{type(model).__name__} has a decoder without layers", expected="a decoder with layers")
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     layer = sum(value.numel() for value in layers[0].parameters())
-    query, key = (head * heads for heads in (config.num_attention_heads, _key_heads(config)))
-    has_norms = any(name.endswith("q_norm") for name, _ in layers[0].named_modules())
+    key_heads = getattr(config, "num_key_value_heads", None) or int(config.num_attention_heads)
+    query, key = head * config.num_attention_heads, head * key_heads
     return ModelSize(
         layers=len(layers),
         layer=layer,
@@ -225,14 +224,10 @@ def model_size(model: Any) -> ModelSize:
         inner=config.intermediate_size,
         query=query,
         key=key,
-        normed=query + key if has_norms else 0,
+        normed=query + key if any(name.endswith("q_norm") for name, _ in layers[0].named_modules()) else 0,
         inputs=sum(module.in_features for module in layers[0].modules() if isinstance(module, torch.nn.Linear)),
         vocabulary=config.vocab_size,
     )
-
-
-def _key_heads(config: Any) -> int:
-    return getattr(config, "num_key_value_heads", None) or int(config.num_attention_heads)
 
 
 def _count_state(components: RecipeComponents, shapes: Sequence[tuple[int, int]]) -> int:
@@ -313,8 +308,7 @@ def training_flops(size: ModelSize, *, length: int, tokens: int, full: bool) -> 
     for that of the weights with ``full``. Causal attention adds per token 6 times layers, ``length`` of the texts and
     width of the queries. Recomputed activations (by convention) and the few logits are not counted.
     """
-    matrices = (6 if full else 4) * size.layers * size.layer
-    return float(tokens) * (matrices + 6 * size.layers * length * size.query)
+    return float(tokens) * ((6 if full else 4) * size.layers * size.layer + 6 * size.layers * length * size.query)
 
 
 def h100_hours(flops: float) -> tuple[float, float]:

@@ -6,7 +6,7 @@ losses on scores, optimizers, checkpoints and validation, as for all other train
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -25,7 +25,7 @@ from transformers.trainer_utils import set_seed
 from rerank.backends.cross_encoder import CrossEncoder as CrossEncoderBackend
 from rerank.backends.cross_encoder import load_cross_encoder_model
 from rerank.finetune.adapters import Full
-from rerank.finetune.components import ListLoss, ListTarget, Optimizer
+from rerank.finetune.components import ListLoss, ListTarget
 from rerank.finetune.labels.lists import TrainingList
 from rerank.finetune.losses import SentenceTransformers, teacher_scores
 from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs
@@ -109,8 +109,7 @@ class CrossEncoderLoss(nn.Module):
         """Return the loss of one row of `PairBuilder.make`, in the form of `ListwiseModule.example_loss`."""
         label = torch.tensor(example["label"], device=device)
         columns = [[value] for name, value in example.items() if name != "label"]
-        loss = self(columns, [label], prompt=default_prompt(self.model))
-        return {"loss": loss, "parts": self.parts}
+        return {"loss": self(columns, [label], prompt=default_prompt(self.model)), "parts": self.parts}
 
     def _means(self, inputs: Sequence[Any], labels: Sequence[Tensor], **context: Any) -> dict[str, Tensor]:
         queries, documents, ranks, _ = inputs
@@ -120,9 +119,8 @@ class CrossEncoderLoss(nn.Module):
         logits = self.model(features)["scores"].float()
         scores = logits[:, 1] - logits[:, 0] if logits.shape[-1] == 2 else logits.view(-1)
         values: dict[str, list[Tensor]] = {term.name: [] for term in self.losses}
-        for list_scores, ranks_of_list, teacher in zip(
-            scores.split([len(docs) for docs in documents]), ranks, labels, strict=True
-        ):
+        scores_of_lists = scores.split([len(docs) for docs in documents])
+        for list_scores, ranks_of_list, teacher in zip(scores_of_lists, ranks, labels, strict=True):
             target = ListTarget(ranks=scores.new_tensor(ranks_of_list), scores=teacher.to(scores))
             for term in self.losses:
                 values[term.name].append(cast(ListLoss, term.loss)(list_scores, target))
@@ -167,14 +165,7 @@ class CrossEncoderListTrainer(ListTrainer, CrossEncoderTrainer):
     """The trainer of sentence-transformers with the optimizers, checkpoints and validation of this package."""
 
     def __init__(
-        self,
-        module: CrossEncoderLoss,
-        args: CrossEncoderTrainingArguments,
-        places: ScheduledExamples,
-        *,
-        optimizer: Optimizer,
-        kept: Sequence[str],
-        validate: Callable[[], dict[str, float]] | None = None,
+        self, module: CrossEncoderLoss, args: CrossEncoderTrainingArguments, places: ScheduledExamples, **recipe: Any
     ) -> None:
         dataset = Dataset.from_dict({"place": list(range(len(places)))})
         CrossEncoderTrainer.__init__(
@@ -182,11 +173,11 @@ class CrossEncoderListTrainer(ListTrainer, CrossEncoderTrainer):
             model=module.model,
             args=args,
             train_dataset=dataset,
-            eval_dataset=dataset if validate else None,
+            eval_dataset=dataset if recipe.get("validate") else None,
             loss=module,
             data_collator=ScheduledListCollator(module.model, places),
         )
-        self._use_recipe(places, optimizer, kept, validate)
+        self._use_recipe(places, **recipe)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -233,8 +224,7 @@ class CrossEncoderRun(TrainingRun):
         return backend, model.tokenizer
 
     def _examples(self, inputs: LossInputs) -> ExampleBuilder:
-        judge = self._setup.open_judge(cast(Backend, self._backend))
-        return cast(ExampleBuilder, PairBuilder(cast(Relate, judge)))
+        return cast(ExampleBuilder, PairBuilder(cast(Relate, self._setup.open_judge(cast(Backend, self._backend)))))
 
     def _attach_adapter(self) -> ListwiseModule:
         recipe, model = self._recipe, self._backend.model.requires_grad_(True)

@@ -197,9 +197,8 @@ class ExampleBuilder:
         if self._inputs.logits:
             example = self._with_terms(example, rendered, [name_of[position] for position in range(n)], label, len(ids))
         if self._inputs.attention:
-            char_spans, tail = judge.template.spans(
-                collapse_whitespace(window.query.text), fitted.passages, labels=labels
-            )
+            query = collapse_whitespace(window.query.text)
+            char_spans, tail = judge.template.spans(query, fitted.passages, labels=labels)
             located = locate_passage_tokens(self._tokens, fitted.prompt, char_spans, tail)
             spans_of = dict(zip(positions, ((span.start, span.stop) for span in located.spans), strict=True))
             passages = tuple(spans_of[position] for position in range(n))
@@ -213,25 +212,19 @@ class ExampleBuilder:
 
         ``prompt`` is the number of tokens of the rendered prompt, ``names`` are the identifiers of the documents.
         """
-        opened = rendered.endswith("[")
-        tokens = [
-            self._next_token(rendered, example.texts[0][:prompt], f"{'' if opened else '['}{name}") for name in names
-        ]
-        position = prompt - 1
-        if not opened:  # identifiers follow a bracket, so the token of the bracket is added before the position
-            ids = (*example.texts[0][:prompt], *label.ids[: label.first])
-            text = rendered + "["
-            tokens = [self._next_token(text, ids, name) for name in names]
-            position = len(ids) - 1
+        text, ids = rendered, example.texts[0][:prompt]
+        if not text.endswith("["):  # identifiers follow a bracket, so its token is added before the position
+            text, ids = f"{text}[", (*ids, *label.ids[: label.first])
             if not self._inputs.tokens:
                 example = replace(example, texts=(ids,))
+        tokens = [self._next_token(text, ids, name) for name in names]
         if len(set(tokens)) < len(tokens):
             raise UsageError(
                 "A loss uses logits, but several identifiers start with the same token",
                 expected="identifiers of one token each",
                 remedy="Set method = 'first-full', or the option identifiers=letters",
             )
-        return replace(example, terms=tuple(((position, token, 1.0),) for token in tokens))
+        return replace(example, terms=tuple(((len(ids) - 1, token, 1.0),) for token in tokens))
 
 
 #: Separator between two identifiers, as in the training data of the published models.

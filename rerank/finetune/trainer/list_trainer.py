@@ -79,7 +79,9 @@ class ListTrainer(Trainer):
             )
         self._use_recipe(places, optimizer, kept, validate)
 
-    def _use_recipe(self, places: ScheduledExamples, optimizer: Optimizer, kept: Sequence[str], validate: Any) -> None:
+    def _use_recipe(
+        self, places: ScheduledExamples, optimizer: Optimizer, kept: Sequence[str], validate: Any = None
+    ) -> None:
         self.remove_callback(PrinterCallback)
         self._part, self._kept, self._validate = optimizer, frozenset(kept), validate
         self._loss_values: dict[str, list[Tensor]] = {}
@@ -146,8 +148,7 @@ class ListTrainer(Trainer):
         # For transformers, all examples of the training are a single epoch.
         self.state.epoch = self._epochs * self.state.global_step / self.state.max_steps
         if "loss" in logs:
-            means = {f"loss_{name}": float(torch.stack(v).mean()) for name, v in self._loss_values.items()}
-            logs = {**logs, **means}
+            logs = {**logs, **{f"loss_{name}": float(torch.stack(v).mean()) for name, v in self._loss_values.items()}}
             self._loss_values.clear()
         super().log(logs, start_time)
 
@@ -164,8 +165,6 @@ class ListTrainer(Trainer):
             if self.args.should_save:
                 write_checksums(self.folder / "best")
         return metrics
-
-    # Checkpoints
 
     @property
     def _per_step(self) -> int:

@@ -152,8 +152,7 @@ def _read(paths: Sequence[str], selectors: Sequence[str], limit: int | None = No
     skipped: Counter[str] = Counter()
     lists: list[TrainingList] = []
     for path, selector in zip(paths, selectors, strict=True):
-        collection = open_collection(selector) if selector else None
-        lists += read_label_lists_of_file(path, collection, skipped=skipped)
+        lists += read_label_lists_of_file(path, open_collection(selector) if selector else None, skipped=skipped)
     if skipped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
         warnings.warn(f"Some training lists were skipped: {reasons}", stacklevel=3)

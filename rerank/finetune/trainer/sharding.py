@@ -86,8 +86,7 @@ def shard_weights(module: ListwiseModule, kept: Collection[str], device: str, dt
     are not sharded unless all weights are. The weights are those of the first process, sent layer by layer.
     """
     model = unwrap_adapted_model(module.model)
-    layers = getattr(model.get_decoder(), "layers", None)
-    if layers is None:
+    if (layers := getattr(model.get_decoder(), "layers", None)) is None:
         raise UsageError(
             f"fsdp = true cannot be used with {type(model).__name__}, whose decoder has no attribute 'layers'",
             expected="a decoder with an attribute 'layers'",
@@ -195,8 +194,6 @@ class ShardedListTrainer(ListTrainer):
         for gradient, mean in zip(gradients, means, strict=True):
             gradient.copy_(mean.view_as(gradient))
 
-    # Checkpoints
-
     def load_weights(self, folder: Path) -> None:
         reshard_weights(cast(nn.Module, self.model))  # a forward pass may have left gathered weights
         super().load_weights(folder)
@@ -250,8 +247,7 @@ class ShardedListTrainer(ListTrainer):
                         value.to(weight.device), weight.device_mesh, weight.placements, **placing
                     )
         optimizer.load_state_dict(state)
-        schedule = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
-        cast(Any, self.lr_scheduler).load_state_dict(schedule)
+        cast(Any, self.lr_scheduler).load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
     def _state_file(self, folder: str) -> Path:
         return Path(folder) / f"optimizer_{self.args.process_index}_of_{self.args.world_size}.pt"

@@ -70,12 +70,17 @@ def train_adapter(
     services = pick_reporting_services(report_to)
     resolve_model_name(recipe.model)  # so that an unknown model is reported before the data are read
     make_run = _pick_run(recipe, components)
+    import torch.distributed  # after the recipe was checked, which needs no torch
+
     started = time.monotonic()
     run = make_run(recipe, components, folder, device=device, report_to=services)
-    with reporting_environment(folder, services), run.explain_out_of_memory(), _process_group():
-        run.train(resume=resume, progress=progress)
-    outcome = run.outcome
-    if not outcome:  # not the main process
+    with reporting_environment(folder, services), run.explain_out_of_memory():
+        try:
+            run.train(resume=resume, progress=progress)
+        finally:  # the threads of torch's process group would communicate while processes exit
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
+    if not (outcome := run.outcome):  # not the main process
         outcome = dict.fromkeys(_MAIN_PROCESS_FIELDS, 0) | {"validation": {}, "first_stage": {}}
     seconds = round(time.monotonic() - started, 1)
     return TrainingResult(folder=str(folder), seconds=seconds, peak_mb=processes.peak_memory_mb(), **outcome)
@@ -92,18 +97,6 @@ def _pick_run(recipe: Recipe, components: RecipeComponents) -> Callable[..., Tra
     from rerank.finetune.trainer.training_run import TrainingRun
 
     return components.objective.run if components.objective else TrainingRun
-
-
-@contextmanager
-def _process_group() -> Iterator[None]:
-    """Destroy torch's process group at the end, so that its threads do not communicate while processes exit."""
-    import torch.distributed
-
-    try:
-        yield
-    finally:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
 
 
 def check_cross_encoder_recipe(recipe: Recipe, components: RecipeComponents, *, backend: str) -> None:
@@ -153,9 +146,6 @@ def check_cross_encoder_recipe(recipe: Recipe, components: RecipeComponents, *, 
         )
 
 
-# Services to which a training reports metrics, such as tensorboard and wandb
-
-
 def pick_reporting_services(names: Sequence[str] | None) -> list[str]:
     """Return the names of the services, as transformers' argument ``report_to`` accepts them.
 
@@ -169,8 +159,7 @@ def pick_reporting_services(names: Sequence[str] | None) -> list[str]:
     )
 
     installed = get_available_reporting_integrations()  # type: ignore[no-untyped-call]
-    wanted = [name for name in dict.fromkeys(names) if name != "none"]
-    if wanted and "none" in names:
+    if (wanted := [name for name in dict.fromkeys(names) if name != "none"]) and "none" in names:
         raise UsageError(
             f"--report-to none is combined with --report-to {wanted[0]}", expected="either none or names of services"
         )
@@ -209,16 +198,14 @@ def reporting_environment(folder: Path, services: Sequence[str]) -> Iterator[Non
     try:
         yield
     except Exception as error:
-        service = type(error).__module__.partition(".")[0]
-        if service not in services:
+        if (service := type(error).__module__.partition(".")[0]) not in services:
             raise
         raise BackendError(
             f"Reporting to {service} failed: {error}",
             remedy=f"Check the settings of {service}, or continue with --resume --report-to none",
         ) from error
     finally:
-        wandb = sys.modules.get("wandb")
-        if wandb is not None and getattr(wandb, "run", None) is not None:
+        if (wandb := sys.modules.get("wandb")) is not None and getattr(wandb, "run", None) is not None:
             wandb.finish()
         for key, value in before.items():
             os.environ.pop(key) if value is None else os.environ.update({key: value})

@@ -182,8 +182,7 @@ class TrainingRun:
         )
 
     def _module(self, model: Any) -> ListwiseModule:
-        losses = weighted_losses(self._recipe, self._components)
-        return ListwiseModule(model, losses, self._readout, packs=self._packs)
+        return ListwiseModule(model, weighted_losses(self._recipe, self._components), self._readout, packs=self._packs)
 
     def _settings(self) -> dict[str, Any]:
         """Return the keyword arguments of transformers' `TrainingArguments`."""

@@ -22,8 +22,7 @@ teachers = Registry(
 
 def open_teacher(selector: str) -> Teacher:
     """Open a teacher, such as ``method``, ``run:FILE``, ``qrels``, ``dense`` or ``bm25,k1=1.2``."""
-    name = Selector.parse(selector).name.replace("-", "_")
-    if name in teachers.names():
+    if (name := Selector.parse(selector).name.replace("-", "_")) in teachers.names():
         return cast(Teacher, build_from_selector(teachers, selector))
     if name in first_stages.names():
         return cast(Teacher, teachers.get("search")(selector))

@@ -75,8 +75,7 @@ class Method:
             if name in failed:
                 reason = "a window failed"
             rankings[name] = TeacherRanking(order=order, scores=scores.get(name, {}), failed=reason)
-        report = {key: summary[key] for key in _KEPT}
-        return rankings, report | {"lists_with_partial_windows": len(partial)}
+        return rankings, {key: summary[key] for key in _KEPT} | {"lists_with_partial_windows": len(partial)}
 
 
 def scores_of_run(folder: RunFolder) -> dict[str, dict[str, float]]:
@@ -156,8 +155,7 @@ class Dense(_ScoredTeacher, DenseRetriever):
             "fields": self.fields,
             "encoder": json.dumps(dict(encoder.identity), sort_keys=True),
         }
-        documents = document_files.open_documents(texts)
-        job = encoding_batches.EncodingJob(documents, encoder, self.text_of, self.batch_size)
+        job = encoding_batches.EncodingJob(document_files.open_documents(texts), encoder, self.text_of, self.batch_size)
         matrix, _ = encoding_batches.open_embeddings(job, made_from)
         rows = {doc.id: row for row, doc in enumerate(texts.documents)}
         rankings = {}
@@ -202,13 +200,11 @@ class Search(_ScoredTeacher):
 
     @property
     def _plain(self) -> str:
-        enclosed = self.selector[:1] + self.selector[-1:] == "()"
-        return self.selector[1:-1] if enclosed else self.selector
+        return self.selector[1:-1] if self.selector[:1] + self.selector[-1:] == "()" else self.selector
 
     def label(self, task: LabellingTask) -> tuple[Mapping[str, TeacherRanking], Mapping[str, Any]]:
         queries = [ranking.query for ranking in task.candidates.values()]
-        first_stage = retrieval.open_first_stage(self._plain, task.collection)
-        run = first_stage.search(queries, max(DEPTH, task.spec.depth))
+        run = retrieval.open_first_stage(self._plain, task.collection).search(queries, max(DEPTH, task.spec.depth))
         return rank_by_run(task.candidates.values(), run), {}
 
 

@@ -55,8 +55,7 @@ class JudgedList:
         ranks = sorted(self.first_stage_ranks)[:depth]
         last = ranks[-1] if ranks else 0
         shorter = self._select([i for i, rank in enumerate(self.first_stage_ranks) if rank <= last])
-        new_ranks = tuple(range(1, len(shorter) + 1))
-        return replace(shorter, depth=depth, length=min(depth, self.length), ranks=new_ranks)
+        return replace(shorter, depth=depth, length=min(depth, self.length), ranks=tuple(range(1, len(shorter) + 1)))
 
     def without_relevant(self) -> JudgedList:
         """Return the list without the documents that are judged relevant. Its `length` does not change."""
@@ -191,5 +190,4 @@ def _with_and_without_relevant(ranking: JudgedList, depth: int) -> list[JudgedLi
     if not complete.has_relevant:
         return [complete]
     reduced = ranking.without_relevant().cut(depth)
-    same_size = replace(ranking.cut(len(reduced)), depth=depth, length=complete.length)
-    return [same_size, reduced]
+    return [replace(ranking.cut(len(reduced)), depth=depth, length=complete.length), reduced]

@@ -115,8 +115,7 @@ def exact_auc(p: Floats, y: Floats) -> float | None:
     if not positive or not negative:
         return None
     ranks: Floats = rankdata(p)
-    above = float(ranks[y > 0.5].sum()) - positive * (positive + 1) / 2
-    return float(above / (positive * negative))
+    return float((float(ranks[y > 0.5].sum()) - positive * (positive + 1) / 2) / (positive * negative))
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,8 +53,7 @@ class _Command(TyperCommand):
         for parameter in () if ctx.resilient_parsing else self.params:
             name = str(parameter.name)
             shown = max(parameter.opts, key=len) if parameter.param_type_name == "option" else parameter.metavar or name
-            values = zip(_as_list(given.get(name)), _as_list(ctx.params.get(name)), strict=False)
-            for text, value in values:
+            for text, value in zip(_as_list(given.get(name)), _as_list(ctx.params.get(name)), strict=False):
                 ensure(text != "" or parameter.default == "", f"{shown} is empty", expected="a value")
                 check_value(shown, value)
                 if isinstance(value, Path):

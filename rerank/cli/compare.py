@@ -183,8 +183,7 @@ def compare(
 def _names_of_gate(runs: Sequence[Path]) -> list[str]:
     """Return the names of the two runs of a gate, which may be the same file."""
     names = short_run_names(expand_folders(runs))
-    same = len(names) == 2 and names[0] == names[1]
-    return [f"{names[0]} (base)", f"{names[0]} (new)"] if same else names
+    return [f"{names[0]} (base)", f"{names[0]} (new)"] if len(names) == 2 and names[0] == names[1] else names
 
 
 def read_compared_runs(
@@ -328,8 +327,7 @@ def anova(
             )
         matrices[name] = ScoreMatrix.from_scores(compared.scores, compared.measures[0])
         notes += [f"{name}: {note}" for note in compared.notes]
-    options = ComparisonOptions(correction=correction, alpha=alpha)
-    emit(compare_over_collections(matrices, options, notes=notes), form)
+    emit(compare_over_collections(matrices, ComparisonOptions(correction=correction, alpha=alpha), notes=notes), form)
 
 
 @command("reproduce", "rerank reproduce a.trec b.trec again/a.trec again/b.trec --qrels qrels.txt -m nDCG@10")

@@ -133,11 +133,10 @@ def check(
     from rerank.finetune.labels.splits import THRESHOLD
 
     labels, lists, skipped = _read_lists(file, collection)
-    texts = _look_up_texts(labels, collection, needed=bool(against))
     report = check_labels(
         labels,
         lists,
-        texts=texts,
+        texts=_look_up_texts(labels, collection, needed=bool(against)),
         against=_load_test_queries(against),
         threshold=THRESHOLD if threshold is None else threshold,
     )

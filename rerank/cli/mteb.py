@@ -312,8 +312,7 @@ def choose_pool(
     )
     if out is not None and reduced.chosen is not None:
         pooled = [run for run in systems if not makers or run.name in makers]
-        of_queries = documents_per_query(pooled, judged, reduced.chosen.size).values()
-        corpus = frozenset[str]().union(*of_queries)
+        corpus = frozenset[str]().union(*documents_per_query(pooled, judged, reduced.chosen.size).values())
         with replace_text_file(out) as file:
             file.writelines(json.dumps({"id": doc_id}, ensure_ascii=False) + "\n" for doc_id in sorted(corpus))
         print_note(f"written: {out}")

@@ -160,8 +160,7 @@ class EngineOptions(OptionGroup):
 
     def execution(self) -> Execution:
         """Return the options of this group that are fields of `Execution`; other options are ignored."""
-        given = {k: v for k, v in vars(self).items() if v is not None and k in Execution.model_fields}
-        return Execution.make(given)
+        return Execution.make({k: v for k, v in vars(self).items() if v is not None and k in Execution.model_fields})
 
 
 # Option groups

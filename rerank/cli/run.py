@@ -307,8 +307,7 @@ def probe_robustness(
     )
     cells = list(prepared_cells)  # all runs are prepared before the first call, to find errors early
     if dry_run:
-        estimate = robustness.estimate_injections if injected else robustness.estimate_orders
-        emit_estimate(estimate(cells), form)
+        emit_estimate((robustness.estimate_injections if injected else robustness.estimate_orders)(cells), form)
         return
     summaries = []
 
@@ -319,8 +318,7 @@ def probe_robustness(
         summaries.append(execute_with_progress_bar(prepared, options))
         return summaries[-1]
 
-    measure = robustness.measure_injections if injected else robustness.measure_orders
-    report = measure(cells, execution, run=run_cell)
+    report = (robustness.measure_injections if injected else robustness.measure_orders)(cells, execution, run=run_cell)
     emit_content(report, _injection_parts(report) if injected else _order_parts(report), form, key="cells")
     for summary in summaries:
         check_failure_rate(summary, spec.max_failure_rate)

@@ -47,8 +47,7 @@ def collections(
     """List the providers of collections, or describe one collection."""
     if selector is None:
         rows = list_collection_providers()
-        grid = _table_of_rows(rows, minor=("usage",))
-        emit_content({"providers": rows}, [grid], form, wide=wide, key="providers")
+        emit_content({"providers": rows}, [_table_of_rows(rows, minor=("usage",))], form, wide=wide, key="providers")
         return
     about = describe_collection(open_collection(selector))
     emit_content(about, [make_grid(["", selector], [map(str, item) for item in about.items()])], form)
@@ -81,8 +80,7 @@ def show_models(
 
     if rerankers:
         rows, keys = list_rerankers(), ["name", "family", "kind", "licence", "source", "verified"]
-        cells = [[str(row[key]) for key in keys] for row in rows]
-        grid = make_grid(keys, cells, minor=["family", "licence", "source"])
+        grid = make_grid(keys, [[str(row[key]) for key in keys] for row in rows], minor=["family", "licence", "source"])
     else:
         rows = list_models()
         grid = _table_of_rows(rows, minor=("hub_id",))

@@ -166,16 +166,15 @@ def transfer(
     from rerank.finetune.recipe import read_recipe
 
     of_lists = ("collection", "first_stage", "depth", "max_queries")
-    transfer_spec = TransferSpec(
-        adapter=adapter,
-        model=options.to,
-        spec=RunSpec.make({name: getattr(options, name) for name in of_lists}),
-        recipe=read_recipe(options.recipe, trust_remote_code=options.trust_remote_code),
-        folder=options.out,
-        held_out=options.held_out,
-    )
     report = transfer_adapter(
-        transfer_spec,
+        TransferSpec(
+            adapter=adapter,
+            model=options.to,
+            spec=RunSpec.make({name: getattr(options, name) for name in of_lists}),
+            recipe=read_recipe(options.recipe, trust_remote_code=options.trust_remote_code),
+            folder=options.out,
+            held_out=options.held_out,
+        ),
         resume=options.resume,
         device=options.device,
         run=execute_with_progress_bar,
@@ -299,8 +298,7 @@ def merge(
     settings = MergeOptions(**{**vars(options), "device": pick_device(options.device)})
     merged = merge_adapter(open_inspected_model(adapters[0], model), out, settings)
     rows = [list(row.values()) for row in merged.reduced]
-    grids = [make_grid(["matrix", "intruders", "after"], rows)] if rows else []
-    emit_content(merged.to_dict(), grids, form)
+    emit_content(merged.to_dict(), [make_grid(["matrix", "intruders", "after"], rows)] if rows else [], form)
     print_note(f"{merged.changed} matrices and vectors changed; written in {merged.dtype}: {merged.out}")
     if merged.rounded is not None and merged.rounded > 0.01:
         print_note(f"Rounding to {merged.dtype} altered the weight update by {100 * merged.rounded:.1f} % of its norm")

@@ -182,8 +182,7 @@ class _Matrix:
 
     def begin(self, folder: Path) -> None:
         with (folder / _FILE).open("wb") as file:
-            header = {"descr": "<f4", "fortran_order": False, "shape": self.shape}
-            np.lib.format.write_array_header_1_0(file, header)
+            np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": self.shape})
             # set the full length now (4 bytes per float32), because rows arrive in encoding order, not in file order
             file.truncate(file.tell() + 4 * self.shape[0] * self.shape[1])
 

@@ -149,8 +149,7 @@ class IvfPqIndex:
         parameters = _import_faiss().SearchParametersIVF(nprobe=min(self.nprobe, index.nlist))
 
         def search(queries: Floats, depth: int) -> tuple[Floats, Positions]:
-            candidates = min(len(matrix), max(depth, self.rescore))
-            scores, positions = index.search(queries, candidates, params=parameters)
+            scores, positions = index.search(queries, min(len(matrix), max(depth, self.rescore)), params=parameters)
             if self.rescore:
                 scores, positions = _rescore(queries, matrix, positions)
             return scores[:, :depth], positions[:, :depth]

@@ -165,8 +165,7 @@ def _json_objects(text: str) -> list[Interpretation]:
     if start < 0 or end < start:
         return []
     bracket = text.find("[")
-    outer = text[min(start, bracket if bracket >= 0 else start) : max(end, text.rfind("]")) + 1]
-    payload = _parse_json(outer)
+    payload = _parse_json(text[min(start, bracket if bracket >= 0 else start) : max(end, text.rfind("]")) + 1])
     if payload is None:
         payload = [_parse_json(line.strip().rstrip(",")) for line in text.split("\n") if line.strip().startswith("{")]
     if isinstance(payload, dict):
@@ -176,8 +175,7 @@ def _json_objects(text: str) -> list[Interpretation]:
     for keys, descending in ((_RANK_KEYS, False), (_SCORE_KEYS, True)):
         values = [_value_of(row, keys) for row in rows]
         if all(isinstance(value, int | float) for value in values):
-            order = sorted(range(len(rows)), key=values.__getitem__, reverse=descending)
-            rows = [rows[index] for index in order]
+            rows = [rows[index] for index in sorted(range(len(rows)), key=values.__getitem__, reverse=descending)]
             break
     numbers = []
     for row in rows:
@@ -258,8 +256,7 @@ def _bare_sequence(tokens: Sequence[Token], run: Sequence[Mention], wordless: bo
     if len(run) > 1 and any(tokens[i].text == ">" for i in range(start, end)):
         return [Interpretation(numbers, LISTED, ARROWS, start)]
     opens = all(t.text in "([-•\n" for t in tokens[max(0, start - 2) : start]) or tokens[start - 1].text in ":\n"
-    closes = end == len(tokens) or tokens[end].text in ".])\n"
-    if opens and closes and (len(run) > 1 or wordless):
+    if opens and (end == len(tokens) or tokens[end].text in ".])\n") and (len(run) > 1 or wordless):
         return [Interpretation(numbers, LISTED, "bare numbers", start)]
     return []
 

@@ -156,8 +156,7 @@ class PromptBudget:
             cap = (fits + fails) // 2 if tries >= _ESTIMATES else min(max(level, fits + 1), fails - 1)
             fitted = truncate(cap)
             # Tokens outside the passages are now known to be fitted.tokens minus those of the truncated passages.
-            passage_tokens = sum([min(length, cap) for length in lengths])
-            level = find_cap(lengths, available - fitted.tokens + passage_tokens)
+            level = find_cap(lengths, available - fitted.tokens + sum([min(length, cap) for length in lengths]))
             if fitted.tokens <= available:
                 best, fits = fitted, cap
             else:

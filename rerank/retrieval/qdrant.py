@@ -57,8 +57,7 @@ class Qdrant(StoreOptions):
             known = {found.name: None for found in client.get_collections().collections}
             find_part("collection", self.collection, known, "Qdrant")
         vectors: Any = client.get_collection(self.collection).config.params.vectors
-        named = vectors if isinstance(vectors, dict) else {"": vectors}
-        vector = find_part("vector", self.vector, named, self.place)
+        vector = find_part("vector", self.vector, vectors if isinstance(vectors, dict) else {"": vectors}, self.place)
         check_dimension(self.place, vector.size, self.model, encoder.size)
         return 1 if vector.distance.value in ("Cosine", "Dot") else -1
 

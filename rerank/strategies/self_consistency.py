@@ -114,10 +114,9 @@ def _exact_order(votes: Votes, component: Sequence[int]) -> list[int]:
     head = [0] * (1 << size)
     for subset in range(1, 1 << size):
         inside = [i for i in range(size) if subset >> i & 1]
-        choices = [
-            (cost[subset & ~(1 << i)] + sum(votes[component[j]][component[i]] for j in inside), i) for i in inside
-        ]
-        cost[subset], head[subset] = min(choices)
+        cost[subset], head[subset] = min(
+            [(cost[subset & ~(1 << i)] + sum(votes[component[j]][component[i]] for j in inside), i) for i in inside]
+        )
     order, subset = [], (1 << size) - 1
     while subset:
         order.append(component[head[subset]])

@@ -82,8 +82,7 @@ class Bubblesort:
         return ranking
 
     def calls(self, n: int) -> int:
-        passes = range(min(self.top_k, n - 1))
-        windows = sum(count_windows(n - first, self.size, self.size - 1) for first in passes)
+        windows = sum(count_windows(n - first, self.size, self.size - 1) for first in range(min(self.top_k, n - 1)))
         return windows * (1 + self.both_orders)
 
 

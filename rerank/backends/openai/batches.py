@@ -212,7 +212,6 @@ def _status(answer: ServerResponse) -> BatchStatus:
     errors = [name_in(row.get("message")) for row in objects_in(object_in(body.get("errors")).get("data"))]
     stopped = state in ("failed", "cancelled")
     total, completed, failed = (count_in(counts.get(name)) for name in ("total", "completed", "failed"))
-    omitted = name_in(object_in(body.get("metadata")).get(_OMITTED))
     return BatchStatus(
         id=name_in(body.get("id")),
         state=state,
@@ -222,5 +221,5 @@ def _status(answer: ServerResponse) -> BatchStatus:
         has_expired=state == "expired",
         problem=shorten("; ".join(filter(None, errors)) or state) if stopped else "",
         files=tuple(filter(None, (name_in(body.get(name)) for name in ("output_file_id", "error_file_id")))),
-        omitted=tuple(filter(None, omitted.split(","))),
+        omitted=tuple(filter(None, name_in(object_in(body.get("metadata")).get(_OMITTED)).split(","))),
     )

@@ -191,15 +191,14 @@ class Dialect:
                 "summary.json counts the replies of each model",
                 stacklevel=2,
             )
-        ignored = (
+        if (
             sent.constraint
             and CONSTRAINT not in self.refused
             and isinstance(request.task, PermutationTask)
             and reply.finish == "stop"
             and reply.text
             and not re.fullmatch(permutation_pattern(request.task), reply.text.strip())
-        )
-        if ignored:
+        ):
             self.refused.add(CONSTRAINT)
             warnings.warn(
                 "The server ignores the constraint that replies contain identifiers only; replies are now generated "
@@ -423,8 +422,7 @@ def _choice(answer: ServerResponse) -> dict[str, Any]:
 
 def _add_content(reply: Reply, choice: Mapping[str, Any], request: Request, sent: ServerRequest) -> Reply:
     message = object_in(choice.get("message"))
-    reason = name_in(choice.get("finish_reason"))
-    finish: Finish = "refused" if message.get("refusal") else _ENDS.get(reason, "stop")
+    finish: Finish = "refused" if message.get("refusal") else _ENDS.get(name_in(choice.get("finish_reason")), "stop")
     text, thoughts = _split_thoughts(message)
     tokens = reply.tokens_out or sum(map(token_estimate.estimate_text, (text, thoughts)))
     most = request.sampling.max_tokens * (_JSON_FACTOR if sent.constraint == "json" else 1)

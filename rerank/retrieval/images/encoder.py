@@ -96,8 +96,7 @@ class ImageEncoder:
 
         with torch.inference_mode():
             dtype, device = self._model.dtype, self._model.device
-            moved = {k: v.to(device, dtype if v.is_floating_point() else None) for k, v in inputs.items()}
-            out = embed(**moved)
+            out = embed(**{k: v.to(device, dtype if v.is_floating_point() else None) for k, v in inputs.items()})
         rows = getattr(out, "pooler_output", out).float().cpu().numpy()
         if not np.isfinite(rows).all():
             raise BackendError("The model returned an embedding that is not finite", remedy="Try dtype=float32")

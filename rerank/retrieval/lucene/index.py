@@ -77,10 +77,9 @@ class LuceneIndex:
         from jnius import JavaException, cast
 
         try:
-            directory = find("org.apache.lucene.store.FSDirectory").open(
-                find("java.nio.file.Paths").get(str(folder.resolve()))
+            self._reader = find("org.apache.lucene.index.DirectoryReader").open(
+                find("org.apache.lucene.store.FSDirectory").open(find("java.nio.file.Paths").get(str(folder.resolve())))
             )
-            self._reader = find("org.apache.lucene.index.DirectoryReader").open(directory)
         except JavaException as error:
             raise ValueError(f"not a readable Lucene index: {error.innermessage or error.classname}") from error
         if feedback and self._reader.numDocs() and self._reader.termVectors().get(0) is None:
@@ -88,8 +87,7 @@ class LuceneIndex:
         self._searcher = find("org.apache.lucene.search.IndexSearcher")(
             cast("org.apache.lucene.index.IndexReader", self._reader)
         )
-        similarity = find("org.apache.lucene.search.similarities.BM25Similarity")
-        self._searcher.setSimilarity(similarity(k1, b))
+        self._searcher.setSimilarity(find("org.apache.lucene.search.similarities.BM25Similarity")(k1, b))
         self._analyzer = _open_analyzer(language)
         self._folder = folder
         self._feedback = feedback

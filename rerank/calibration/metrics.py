@@ -211,9 +211,8 @@ def _auc_of_resamples(p: Floats, y: Floats, query: npt.NDArray[np.int64], counts
     levels = np.unique(p)
     if len(levels) > _LEVELS:
         levels = np.unique(np.quantile(p, np.linspace(0, 1, _LEVELS), method="lower"))
-    level = np.searchsorted(levels, p, side="right") - 1
     width, size = len(levels), counts.shape[1]
-    cells = query * width + level
+    cells = query * width + (np.searchsorted(levels, p, side="right") - 1)
     positive, negative = (
         counts @ np.bincount(cells, weights=labels, minlength=size * width).reshape(size, width)
         for labels in (y, 1 - y)

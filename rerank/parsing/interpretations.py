@@ -146,9 +146,8 @@ def _line_heads(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[In
     line_start, seen = 0, 0
     for mention in mentions:
         breaks = [i + 1 for i in range(seen, mention.start) if tokens[i].kind == "line"]
-        first = bool(breaks) or not seen
         line_start = breaks[-1] if breaks else line_start
-        if first and joins(tokens, line_start, mention.start, heads=True):
+        if (breaks or not seen) and joins(tokens, line_start, mention.start, heads=True):
             heads.append(mention)
         seen = mention.end
     if len(heads) < 2:

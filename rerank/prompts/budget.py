@@ -146,9 +146,8 @@ class PromptBudget:
         if 2 * needed <= available and (whole := truncate(highest)).tokens + needed <= available:
             return whole
         fixed = self._tokens.count(template.render(query, [""] * len(texts), scores=scores, labels=labels))
-        lowest = min(self._floor, highest)
         level = find_cap(lengths, available - fixed)
-        fits, fails = lowest - 1, highest + 1  # exclusive bounds: neither cap has been tried
+        fits, fails = min(self._floor, highest) - 1, highest + 1  # exclusive bounds: neither cap has been tried
         best: FittedPrompt | None = None
         for tries in itertools.count():
             # The cap is strictly between the bounds and replaces one of them, so the loop ends. After `_ESTIMATES`

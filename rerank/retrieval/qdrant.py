@@ -37,15 +37,14 @@ class Qdrant(StoreOptions):
         return f"the collection {self.collection!r} of Qdrant"
 
     def find(self, client: QdrantClient, checked: int, encoder: Any, query: str, depth: int) -> list[StoreHit]:
-        found = client.query_points(
+        hits = []
+        for point in client.query_points(
             self.collection,
             query=encoder.queries([query])[0].tolist(),
             using=self.vector or None,
             limit=depth,
             with_payload=True,
-        )
-        hits = []
-        for point in found.points:
+        ).points:
             payload = point.payload or {}
             doc_id, title = payload.get(self.id) if self.id else point.id, payload.get(self.title)
             hits.append(StoreHit(id=doc_id, text=payload.get(self.text), title=title, score=checked * point.score))

@@ -125,9 +125,8 @@ def _exact_order(votes: Votes, component: Sequence[int]) -> list[int]:
 
 
 def _local_order(votes: Votes, component: Sequence[int]) -> list[int]:
-    borda = sorted(component, key=lambda a: (-sum(votes[a][b] for b in component), a))
     order: list[int] = []
-    for a in borda:
+    for a in sorted(component, key=lambda a: (-sum(votes[a][b] for b in component), a)):
         position = len(order)
         while position and votes[a][order[position - 1]] > votes[order[position - 1]][a]:
             position -= 1

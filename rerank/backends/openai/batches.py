@@ -210,7 +210,6 @@ def _status(answer: ServerResponse) -> BatchStatus:
     if not state:
         raise RequestFailedError(f"The response of the server contains no status: {answer.text or 'nothing'}")
     errors = [name_in(row.get("message")) for row in objects_in(object_in(body.get("errors")).get("data"))]
-    stopped = state in ("failed", "cancelled")
     total, completed, failed = (count_in(counts.get(name)) for name in ("total", "completed", "failed"))
     return BatchStatus(
         id=name_in(body.get("id")),
@@ -219,7 +218,7 @@ def _status(answer: ServerResponse) -> BatchStatus:
         done=completed + failed,
         has_ended=state in _ENDED,
         has_expired=state == "expired",
-        problem=shorten("; ".join(filter(None, errors)) or state) if stopped else "",
+        problem=shorten("; ".join(filter(None, errors)) or state) if state in ("failed", "cancelled") else "",
         files=tuple(filter(None, (name_in(body.get(name)) for name in ("output_file_id", "error_file_id")))),
         omitted=tuple(filter(None, name_in(object_in(body.get("metadata")).get(_OMITTED)).split(","))),
     )

@@ -150,14 +150,13 @@ def _open_cached(options: Lucene, corpus: Corpus) -> LuceneRetriever:
     }
     texts = (doc.text if options.fields == "text" else doc.full_text for doc in documents)
     index_path = documents.folder.with_name(f"lucene-{folder_key(made_from)}")
-    index = open_sealed_folder(
-        index_path,
-        made_from,
-        lambda folder: write_index(folder, texts, language),
-        lambda folder: LuceneIndex(folder, language, **options.scoring),
-    )
     return LuceneRetriever(
-        index.search,
+        open_sealed_folder(
+            index_path,
+            made_from,
+            lambda folder: write_index(folder, texts, language),
+            lambda folder: LuceneIndex(folder, language, **options.scoring),
+        ).search,
         lambda position: int(documents.id_ranks[int(position)]),
         lambda positions: {position: documents[int(position)] for position in positions},
         (index_path,),

@@ -26,7 +26,6 @@ BINNING = f"{BINS} equal-mass bins; equal probabilities share a bin"
 _SIDE = 200  # side length of a square panel of the diagram, in pixels
 _LEFT, _TOP, _GAP, _BOTTOM = 56, 44, 44, 48
 _INK, _FAINT, _POINT = "#222222", "#bbbbbb", "#2b6ca3"
-_TICKS = (0.0, 0.5, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +172,7 @@ def _panel(row: Mapping[str, Any], x: float, y: float) -> list[str]:
         _text(x + 6, y + 15, f"error {row['ece']:.3f} [{low:.3f}, {high:.3f}]"),
         _text(x + _SIDE / 2, y + _SIDE + 32, "mean probability", anchor="middle"),
     ]
-    for tick in _TICKS:
+    for tick in (0.0, 0.5, 1.0):
         parts.append(_text(x + tick * _SIDE, y + _SIDE + 15, f"{tick:g}", anchor="middle"))
         parts.append(_text(x - 6, y + (1 - tick) * _SIDE + 4, f"{tick:g}", anchor="end"))
     label_x, label_y = x - 30, y + _SIDE / 2

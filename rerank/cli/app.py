@@ -66,7 +66,6 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _check_path(shown: str, path: Path) -> None:
-    """Check that a file can exist at a path."""
     try:
         os.stat(path)
     except OSError as error:
@@ -84,7 +83,6 @@ _ArgumentError: Any = typer.BadParameter.__base__
 
 @contextmanager
 def _argument_errors() -> Iterator[None]:
-    """Convert Typer's errors about arguments into errors of this package."""
     try:
         yield
     except _ArgumentError as error:

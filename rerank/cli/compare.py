@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -141,7 +140,9 @@ def compare(
         baseline = family.baseline
     else:
         if family.fail_if is not None and not names:
-            names = _names_of_gate(runs or [])
+            names = short_run_names(expand_folders(runs or []))
+            if len(names) == 2 and names[0] == names[1]:  # both runs may be the same file
+                names = [f"{names[0]} (base)", f"{names[0]} (new)"]
         compared, baseline = read_compared_runs(runs or [], scoring, names, family.baseline)
     if family.fail_if is not None:
         baseline = compared.scores[0].run
@@ -178,12 +179,6 @@ def compare(
         if decision.fails:
             raise GateError(decision.sentence)
         print_note(decision.sentence)
-
-
-def _names_of_gate(runs: Sequence[Path]) -> list[str]:
-    """Return the names of the two runs of a gate, which may be the same file."""
-    names = short_run_names(expand_folders(runs))
-    return [f"{names[0]} (base)", f"{names[0]} (new)"] if len(names) == 2 and names[0] == names[1] else names
 
 
 def read_compared_runs(

@@ -188,7 +188,6 @@ def judge(
 
 
 def _terms(task: JudgingTaskOptions, assessor: AssessorOptions, collection: Collection) -> JudgingTerms:
-    """Return the settings of the judging session, with the model settings that a judgment file records."""
     from rerank.adjudication.judging.grader import Grader, check_grading_prompt
     from rerank.adjudication.judging.session import SCALE, JudgingTerms, parse_grades
     from rerank.adjudication.orders import open_judging_order
@@ -399,7 +398,6 @@ class TerminalAssessor:
                 self._say(f"{_name_of_key(key)} has no function; ? shows the keys")
 
     def _undo(self) -> bool:
-        """Undo the last judgment. Return False if there is no judgment to undo."""
         last = self.session.undo()
         if last is None:
             self._say("There is nothing to undo.")

@@ -122,7 +122,6 @@ def run_tasks(
 
 
 def _check_failures(rows: list[dict[str, Any]], failed: Mapping[str, RerankError], allowed: float) -> None:
-    """Check that all tasks have scores, and that the fraction of failed windows is within the limit."""
     if len(failed) == 1 and not rows:
         raise next(iter(failed.values()))
     if failed:

@@ -147,7 +147,6 @@ def execute_with_progress_bar(
     seen: dict[str, BatchStatus] = {}
 
     def show_batch(status: BatchStatus) -> None:
-        """Print the state of a batch of requests at the provider whenever it has changed."""
         if seen.get(status.id) != status:
             print_note(f"batch {status.id}: {status.state}, {status.done} of {status.total} requests")
         seen[status.id] = status
@@ -173,7 +172,6 @@ def _stdout_for_run() -> TextIO:
 
 
 def _notes_on_costs(summary: dict[str, Any]) -> Iterator[str]:
-    """Yield the cost and the folder of a run."""
     share = summary.get("cached_share", 0)  # missing in folders of older versions
     yield f"windows: {format_windows(summary['windows'])}"
     yield (

@@ -89,7 +89,8 @@ def train(
         ]
         parts = ("weights", "gradients", "state", "gathered", "activations", "total")
         rows += [[f"GB per process: {name}", f"{found[name] / 1e9:.2f}"] for name in parts]
-        plan = make_grid(_PLAN_COLUMNS, [_plan_row(row) for row in found["cards"]])
+        heads = ("card", "cards", "adapter", "settings", "GB per card", "fits", "steps per hour, at most", "limit")
+        plan = make_grid(heads, [_plan_row(row) for row in found["cards"]])
         emit_content(found, [make_grid(["at most", ""], rows), plan], form)
         print_note(
             "Computed, not measured: formulas in docs/training/several-gpus.md; trainings reach 20 to 37 % of the peak"
@@ -112,9 +113,6 @@ def train(
     if push:
         print_note(push_adapter_to_hub(out, push))
     _print_use(out)
-
-
-_PLAN_COLUMNS = ("card", "cards", "adapter", "settings", "GB per card", "fits", "steps per hour, at most", "limit")
 
 
 def _plan_row(row: dict[str, Any]) -> list[object]:

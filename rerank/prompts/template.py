@@ -326,7 +326,6 @@ class PromptTemplate:
 
     @cached_property
     def _sections(self) -> dict[str, BraceSection | JinjaSection]:
-        """The compiled sections; omitted ones are empty."""
         compiled = {}
         for key in PLACEHOLDERS:
             try:

@@ -166,7 +166,6 @@ class Heapsort:
 
 
 def _child_nodes(node: int, n: int, children: int) -> range:
-    """Return the positions of a node's children in a heap of n nodes."""
     # The usual array layout of a heap: children of node i at c i + 1 .. c i + c.
     first = children * node + 1
     return range(min(first, n), min(first + children, n))

@@ -69,7 +69,6 @@ _TLS_HINTS = {
     "WRONG_VERSION_NUMBER": "; the server may speak http instead of https",
 }
 _PROXY_LOGIN = "The proxy asks for a name and a password: set HTTPS_PROXY to http://NAME:PASSWORD@HOST:PORT"
-_QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 
 
 def retrying(
@@ -373,7 +372,7 @@ class ErrorResponses:
                     message, remedy="No key was sent, since http to another machine is not encrypted; use https"
                 )
             return KeyRejectedError(message, expected=f"a key in the environment variable {names}", remedy="Set it")
-        if status == 402 or code in _QUOTA:
+        if status == 402 or code in ("insufficient_quota", "billing_hard_limit_reached"):
             return BackendError(message, remedy="The account has no credit left; add credit, then use --resume")
         if status < 400:
             target = self.redact(response.headers.get("location", "nowhere"))

@@ -39,7 +39,6 @@ FIRST_WAIT, GROWTH, LONGEST_WAIT = 5.0, 1.5, 60.0
 _FAILURES = 20
 _ENDPOINT = "/v1/chat/completions"
 _KEY, _OMITTED = "listrank_batch", "omitted_fields"
-_ENDED = frozenset({"completed", "expired", "failed", "cancelled"})
 #: Maximum number of pages, of 100 batches each and newest first, that are searched for a batch with a given key.
 _PAGES = 100
 _LATER = "Continue with --resume: a batch that was submitted is not submitted again, and its replies are used"
@@ -216,7 +215,7 @@ def _status(answer: ServerResponse) -> BatchStatus:
         state=state,
         total=total,
         done=completed + failed,
-        has_ended=state in _ENDED,
+        has_ended=state in ("completed", "expired", "failed", "cancelled"),
         has_expired=state == "expired",
         problem=shorten("; ".join(filter(None, errors)) or state) if state in ("failed", "cancelled") else "",
         files=tuple(filter(None, (name_in(body.get(name)) for name in ("output_file_id", "error_file_id")))),

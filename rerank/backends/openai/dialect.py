@@ -407,7 +407,6 @@ def _completion_tokens(usage: Mapping[str, Any], tokens_in: int, cached: int) ->
 
 
 def _choice(answer: ServerResponse) -> dict[str, Any]:
-    """Return the only choice in a response."""
     if answer.unreadable:
         raise _UnreadableReplyError(answer.unreadable)
     choices = answer.body.get("choices")

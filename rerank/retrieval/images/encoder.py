@@ -79,7 +79,6 @@ class ImageEncoder:
         return rows
 
     def _texts(self, texts: Sequence[str]) -> Floats:
-        """Return the embeddings of texts, of shape (texts, size)."""
         # SigLIP was trained on texts padded to its full context, without an attention mask.
         padding = "max_length" if self._model.config.model_type.startswith("siglip") else True
         inputs = self._processor.tokenizer(

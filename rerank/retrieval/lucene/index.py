@@ -28,7 +28,6 @@ FIELD = "contents"
 WORDS_ONLY = "*"
 #: Languages with an analyzer in Anserini's ``AnalyzerMap``; English has its own analyzer class.
 _LANGUAGES = frozenset("ar bn da de es fa fi fr hi hu id it ja ko nl no pl pt ru sv te th tr uk zh".split())  # noqa: SIM905
-_SAME = {"yue": "zh"}
 #: References that keep loggers alive; if a logger is not referenced, Java forgets its level.
 _LOGGERS: list[Any] = []
 
@@ -40,7 +39,7 @@ def analyzer_code(language: str) -> str:
     ['en', 'no', 'zh', '*']
     """
     code = normalize_language(language)
-    code = _SAME.get(code, code)
+    code = "zh" if code == "yue" else code
     return code if code == "en" or code in _LANGUAGES else WORDS_ONLY
 
 

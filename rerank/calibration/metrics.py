@@ -154,8 +154,7 @@ class _Sums:
         variance is estimated from the squared deviations of the gaps per query. The mean absolute value of a normal
         variable with mean 0 and standard deviation s is s sqrt(2 / pi).
         """
-        count = len(self.size)
-        if count < 2:
+        if (count := len(self.size)) < 2:
             return 0.0
         deviations = ((self.gaps - self.gaps.mean(axis=0)) ** 2).sum(axis=0) * count / (count - 1)
         return float(np.sqrt(deviations).sum() * math.sqrt(2 / math.pi) / self.size.sum())

@@ -126,8 +126,7 @@ def compare(
         check_file_writable(report.per_query, "table of differences")
     if matrix is not None:
         flags = {"--qrels": scoring.qrels, "--measure": scoring.measures, "--relevant": scoring.relevant}
-        conflicting = [*map(str, (runs or [])[:1]), *(flag for flag, value in flags.items() if value)]
-        if conflicting:
+        if conflicting := [*map(str, (runs or [])[:1]), *(flag for flag, value in flags.items() if value)]:
             raise UsageError(
                 f"{conflicting[0]} is given together with --matrix {matrix}",
                 expected="either runs with qrels, or a matrix of scores alone",
@@ -192,8 +191,7 @@ def read_compared_runs(
     place = None
     if baseline is not None:
         known = names if len(names) == len(files) else short_run_names(files)
-        place = known.index(baseline) if baseline in known else None
-        if place is None:
+        if (place := known.index(baseline) if baseline in known else None) is None:
             if not Path(baseline).exists():
                 raise UnknownNameError("baseline", baseline, known)
             file, *more = expand_folders([Path(baseline)])

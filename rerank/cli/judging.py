@@ -246,8 +246,7 @@ def _judge_by_model(
 def _parts(content: Mapping[str, Any]) -> Iterator[Grid | str]:
     columns = ("judged", "relevant", "skipped", "failed", "left")
     yield make_grid(columns, [[content[name] for name in columns]])
-    alike = content["agreement"]
-    if alike is None:
+    if (alike := content["agreement"]) is None:
         return
     if not alike["documents"]:
         yield f"No document is judged in both files: {content['out']} and {content['against']}"
@@ -398,8 +397,7 @@ class TerminalAssessor:
                 self._say(f"{_name_of_key(key)} has no function; ? shows the keys")
 
     def _undo(self) -> bool:
-        last = self.session.undo()
-        if last is None:
+        if (last := self.session.undo()) is None:
             self._say("There is nothing to undo.")
             return False
         label = "cannot tell" if last.grade is None else f"grade {last.grade}"

@@ -129,8 +129,7 @@ def _check_failures(rows: list[dict[str, Any]], failed: Mapping[str, RerankError
             f"{len(failed)} tasks have no score: {', '.join(failed)}",
             remedy="Read the messages above; the same command repeats these tasks",
         )
-    bad = [row for row in rows if row.get("failure_rate", 0.0) > allowed]
-    if bad:
+    if bad := [row for row in rows if row.get("failure_rate", 0.0) > allowed]:
         raise PartialFailureError(
             f"{bad[0]['failure_rate']:.0%} of the windows of {bad[0]['task']} failed "
             f"({format_windows(bad[0]['windows'])})"

@@ -175,8 +175,7 @@ def expand_groups(function: Callable[..., None]) -> Callable[..., None]:
     groups: dict[str, Any] = {p.name: p.annotation for p in parameters if is_dataclass(p.annotation)}
     expanded: list[inspect.Parameter] = []
     for parameter in parameters:
-        group = groups.get(parameter.name)
-        if group is None:
+        if (group := groups.get(parameter.name)) is None:
             expanded.append(_parameter(parameter.name, parameter.annotation, parameter.default))
             continue
         hints = get_type_hints(group, include_extras=True)

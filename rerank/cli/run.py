@@ -291,8 +291,7 @@ def probe_robustness(
     """
     from rerank.experiment import check_failure_rate, robustness
 
-    injected = options.probe == "injection"
-    if injected and options.shuffles is not None:
+    if (injected := options.probe == "injection") and options.shuffles is not None:
         raise UsageError(
             f"--shuffles is given with --probe {options.probe}", expected="--shuffles only with --probe order"
         )

@@ -249,8 +249,7 @@ def doctor(
         return
     checks: list[dict[str, Any]] = [*examine_installation()]
     emit_content({"checks": checks}, [_table_of_rows(checks)], form, key="checks")
-    broken = [check for check in checks if check["state"] == "broken"]
-    if broken:
+    if broken := [check for check in checks if check["state"] == "broken"]:
         raise MissingPrerequisiteError(
             f"Broken parts of the installation: {', '.join(check['check'] for check in broken)}",
             remedy="; ".join(dict.fromkeys(check["remedy"] for check in broken)),

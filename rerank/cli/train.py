@@ -265,8 +265,7 @@ def merge(
     """
     if average_core and concatenate:
         raise UsageError("--average-core is given with --concatenate", expected="one of these options")
-    averages = average_core or concatenate
-    if averages and options.reduce is not None:
+    if (averages := average_core or concatenate) and options.reduce is not None:
         raise UsageError(
             "--reduce-intruders cannot be used with several adapters",
             expected="one adapter",

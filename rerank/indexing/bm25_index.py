@@ -124,8 +124,7 @@ class InvertedIndex:
         Terms that occur in no document are ignored. Without ``weights``, a term weighs its number of occurrences. For
         ties, the (documents,) ``id_ranks`` are the ranks of the documents' ids among all ids in ascending order.
         """
-        known = [self.vocabulary[term] for term in terms if term in self.vocabulary]
-        if not known:
+        if not (known := [self.vocabulary[term] for term in terms if term in self.vocabulary]):
             return np.empty(0, np.int64), np.empty(0, np.float32)
         found, found_scores = [], []
         for start, end, shard in zip(self.starts, self.starts[1:], self.shards, strict=False):

@@ -105,8 +105,7 @@ def open_encoded_files(
 
 def _encode_missing(partial: Path, made_from: Mapping[str, str], job: EncodingJob[T], files: RowFiles[T]) -> None:
     total = len(job.documents)
-    done = _encoded_count(partial, made_from, total, files)
-    if done is None:
+    if (done := _encoded_count(partial, made_from, total, files)) is None:
         done = 0
         with storage_errors(partial):
             shutil.rmtree(partial, ignore_errors=True)

@@ -190,8 +190,7 @@ def normalize_language(language: str) -> str:
     ['en', 'no', 'zh', 'ja', 'yue', 'und']
     """
     prefix = re.split(r"[-_]", language.strip().lower())[0]
-    code = _SAME.get(prefix, prefix)
-    if code in _CODES or code in _ANY:
+    if (code := _SAME.get(prefix, prefix)) in _CODES or code in _ANY:
         return code
     hint = f"{prefix} is a country code; the language is {_COUNTRIES[prefix]}. " if prefix in _COUNTRIES else ""
     raise UsageError(

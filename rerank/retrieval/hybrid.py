@@ -106,8 +106,7 @@ class HybridRetriever:
         normalize, weights = self.options.normalizer(), parse_weights(self.options.weights, len(runs))
         fused = []
         for query in queries:
-            lists = [run[query.id] for run in runs if query.id in run]
-            if lists:
+            if lists := [run[query.id] for run in runs if query.id in run]:
                 every = (run.get(query.id, Ranking(query, (), ())) for run in runs)
                 scores = weighted_fusion_sum([normalize(ranking) for ranking in every], weights)
                 docs = {

@@ -45,8 +45,7 @@ class SelfConsistency:
         check_passes(self.passes)
 
     def __call__(self, ranking: Ranking) -> Plan:
-        n = len(ranking)
-        if n < 2:
+        if (n := len(ranking)) < 2:
             return ranking
         shuffles = [list(range(n)) for _ in range(self.passes)]
         for index, positions in enumerate(shuffles):

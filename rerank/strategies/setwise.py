@@ -72,8 +72,7 @@ class Bubblesort:
         for first in range(min(self.top_k, n - 1)):
             for start, end in window_spans(n, self.size, self.size - 1, first):
                 docs = ranking.docs[start:end]
-                key = tuple(doc.id for doc in docs)
-                if key not in winners:
+                if (key := tuple(doc.id for doc in docs)) not in winners:
                     plan = choose_winners(ranking.query, [docs], size=self.size, both_orders=self.both_orders)
                     (winners[key],) = yield from plan
                 winner = winners[key]

@@ -197,8 +197,7 @@ def _run(call: Coroutine[Any, Any, str]) -> str:
 
 
 def _id(answer: ServerResponse) -> str:
-    found = name_in(answer.body.get("id"))
-    if not found:
+    if not (found := name_in(answer.body.get("id"))):
         raise RequestFailedError(f"The response of the server contains no id: {answer.text or 'nothing'}")
     return found
 

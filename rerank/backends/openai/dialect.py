@@ -136,8 +136,7 @@ class Dialect:
             constraint, form = constraint_fields(self.kind, task)
             body |= constraint
             max_tokens *= _JSON_FACTOR if form == "json" else 1
-        room = sampling.thinking
-        if not room and not scores and (self.thinks or has_more_room):
+        if not (room := sampling.thinking) and not scores and (self.thinks or has_more_room):
             room = min(self.most_room, MORE_ROOM if has_more_room else ROOM)
             if self.context_size:
                 room = min(room, max(0, self.context_size - token_estimate.estimate_prompt(prompt) - max_tokens))

@@ -90,8 +90,7 @@ def given_first_stage_ranking(query: Query, candidates: Sequence[Candidate]) -> 
         document if document.id == str(position) else replace(document, id=str(position))
         for position, document in enumerate(candidate.document for candidate in candidates)
     ]
-    scores = [candidate.score for candidate in candidates if candidate.score is not None]
-    if not scores:
+    if not (scores := [candidate.score for candidate in candidates if candidate.score is not None]):
         return Ranking(query, tuple(numbered))
     order = sorted(range(len(numbered)), key=lambda position: -scores[position])
     return Ranking(query, tuple(numbered[i] for i in order), tuple(scores[i] for i in order))

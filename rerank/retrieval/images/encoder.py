@@ -128,8 +128,7 @@ def require_packages() -> None:
 
 
 def _max_tokens(model: Any) -> int:
-    size = getattr(getattr(model.config, "text_config", model.config), "max_position_embeddings", None)
-    if size is None:
+    if (size := getattr(getattr(model.config, "text_config", model.config), "max_position_embeddings", None)) is None:
         raise UsageError(
             f"A model of the class {type(model).__name__} does not state its context size",
             expected="max_position_embeddings in its config",

@@ -98,7 +98,15 @@ def fit_calibration(
             for depth, lists_of_depth in _by_depth(whole_lists):
                 judged = [(r.answerable, r.judged.has_relevant, r.judged.query) for r in lists_of_depth]
                 answerable.append(label | {"depth": depth, **_measures("lists", judged)})
-    report = _summary(rows, lists) | {"rows": rows, "answerable": answerable}
+    main = max((row for row in rows if row["held_out"] and row["fit"] == rows[0]["fit"]), key=lambda row: row["depth"])
+    unscored = sum(s is None for ranking in lists.documents if ranking.depth == main["depth"] for s in ranking.judge)
+    report = {
+        **{key: value for key, value in main.items() if key not in ("held_out", "bins")},
+        "unscored": unscored if "judge" in main["fit"] else None,
+        "binning": BINNING,
+        "rows": rows,
+        "answerable": answerable,
+    }
     saved = report | {
         part: [{key: value for key, value in row.items() if key != "bins"} for row in report[part]]
         for part in ("rows", "answerable")
@@ -127,16 +135,6 @@ def _measures(counted: str, judged: Sequence[tuple[float, Any, object]]) -> dict
     predictions, labels, queries = zip(*judged, strict=True)
     values = asdict(measure_calibration(predictions, labels, queries))
     return {counted if key == "count" else key: value for key, value in values.items()}
-
-
-def _summary(rows: Sequence[Mapping[str, Any]], lists: JudgedLists) -> dict[str, Any]:
-    main = max((row for row in rows if row["held_out"] and row["fit"] == rows[0]["fit"]), key=lambda row: row["depth"])
-    unscored = sum(s is None for ranking in lists.documents if ranking.depth == main["depth"] for s in ranking.judge)
-    return {
-        **{key: value for key, value in main.items() if key not in ("held_out", "bins")},
-        "unscored": unscored if "judge" in main["fit"] else None,
-        "binning": BINNING,
-    }
 
 
 def draw_reliability_diagram(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -377,15 +377,10 @@ class TerminalAssessor:
         while True:
             key = self.keys.press()
             seconds = time.monotonic() - started
-            if key in grades:
-                self.session.record(Judgment(topic=pending.topic, doc=pending.doc, grade=grades[key], seconds=seconds))
-                self._say(f"-> {key}")
-                return True
-            if key == _SKIP:
-                self.session.record(
-                    Judgment(topic=pending.topic, doc=pending.doc, grade=None, gap="skipped", seconds=seconds)
-                )
-                self._say("-> cannot tell")
+            if key in grades or key == _SKIP:
+                judged = Judgment(topic=pending.topic, doc=pending.doc, grade=grades.get(key), seconds=seconds)
+                self.session.record(judged if key in grades else replace(judged, gap="skipped"))
+                self._say(f"-> {key if key in grades else 'cannot tell'}")
                 return True
             if key in _LEAVE:
                 return False

@@ -118,10 +118,6 @@ def run_tasks(
     heads = ["task", "subset", "split", "main score", "first stage", "reranked", "windows"]
     revisions = " and ".join(dict.fromkeys(row["revision"] for row in rows)) or "unknown: there are no results yet"
     emit_content(content, [make_grid(heads, cells), f"{content['model']}, revision {revisions}"], form, key="results")
-    _check_failures(rows, failed, spec.max_failure_rate)
-
-
-def _check_failures(rows: list[dict[str, Any]], failed: Mapping[str, RerankError], allowed: float) -> None:
     if len(failed) == 1 and not rows:
         raise next(iter(failed.values()))
     if failed:
@@ -129,12 +125,12 @@ def _check_failures(rows: list[dict[str, Any]], failed: Mapping[str, RerankError
             f"{len(failed)} tasks have no score: {', '.join(failed)}",
             remedy="Read the messages above; the same command repeats these tasks",
         )
-    if bad := [row for row in rows if row.get("failure_rate", 0.0) > allowed]:
+    if bad := [row for row in rows if row.get("failure_rate", 0.0) > spec.max_failure_rate]:
         raise PartialFailureError(
             f"{bad[0]['failure_rate']:.0%} of the windows of {bad[0]['task']} failed "
             f"({format_windows(bad[0]['windows'])})"
             + (f"; {len(bad) - 1} other parts also exceed the limit" if len(bad) > 1 else ""),
-            expected=f"at most {allowed:.0%} (--max-failure-rate)",
+            expected=f"at most {spec.max_failure_rate:.0%} (--max-failure-rate)",
             remedy="The scores are saved. Try another --prompt or model, or accept the failures with "
             "--max-failure-rate",
         )

@@ -145,7 +145,10 @@ class PrecomputedEmbeddings:
 
     def __init__(self, embeddings: str, ids: str, encoder: Encoder) -> None:
         self._path = Path(embeddings).expanduser()
-        self._rows = _load_vectors(self._path)
+        self._rows = rows = _load_array(self._path)
+        if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.dtype not in (np.float16, np.float32):
+            kind = f"{rows.dtype} of shape {rows.shape}" if isinstance(rows, np.ndarray) else "an archive"
+            raise DataError(f"{self._path} contains {kind}", expected="float16 or float32 of shape (documents, size)")
         names = _load_ids(Path(ids).expanduser())
         if len(names) != len(self._rows):
             raise DataError(f"{ids} lists {len(names)} documents, but {embeddings} has {len(self._rows)} rows")
@@ -185,14 +188,6 @@ def _load_array(path: Path) -> Any:
         raise MissingResourceError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, EOFError) as error:
         raise DataError(f"{path} is not an .npy file: {error}", expected="a file written by numpy.save") from error
-
-
-def _load_vectors(path: Path) -> Any:
-    matrix = _load_array(path)
-    if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or matrix.dtype not in (np.float16, np.float32):
-        kind = f"{matrix.dtype} of shape {matrix.shape}" if isinstance(matrix, np.ndarray) else "an archive"
-        raise DataError(f"{path} contains {kind}", expected="float16 or float32 of shape (documents, size)")
-    return matrix
 
 
 def _load_ids(path: Path) -> list[str]:

@@ -187,7 +187,26 @@ def write_index(folder: Path, documents: Iterable[str], language: str) -> None:
                 expected="at least one document with text",
                 remedy="Check the collection's files and the option 'fields'",
             )
-        _run_indexer(Path(scratch), folder, language)
+        # in a separate process, because the indexer logs to stdout and frees its memory only when it ends
+        analysis = ["--stemmer", "none", "--keepStopwords"] if language == WORDS_ONLY else ["--language", language]
+        command = [sys.executable, "-m", _INDEXER, "--collection", "JsonCollection", "--threads", "1", "--optimize"]
+        command += [
+            "--generator",
+            "DefaultLuceneDocumentGenerator",
+            "--storeDocvectors",
+            "--memoryBuffer",
+            str(_BUFFER),
+        ]
+        done = subprocess.run(
+            [*command, *analysis, "--input", scratch, "--index", str(folder)],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if done.returncode:
+            last_lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()][-3:]
+            raise BackendError(f"Anserini's indexer ended with code {done.returncode}: {' / '.join(last_lines)}")
     index = LuceneIndex(folder, language, k1=0.9, b=0.4)
     indexed = len(index)
     index.close()
@@ -195,23 +214,6 @@ def write_index(folder: Path, documents: Iterable[str], language: str) -> None:
         raise BackendError(
             f"Anserini indexed only {indexed} of {written} documents", remedy="Check the free disk space"
         )
-
-
-def _run_indexer(source: Path, folder: Path, language: str) -> None:
-    """Run the indexer in a separate process, because it logs to stdout and frees its memory only when it ends."""
-    analysis = ["--stemmer", "none", "--keepStopwords"] if language == WORDS_ONLY else ["--language", language]
-    command = [sys.executable, "-m", _INDEXER, "--collection", "JsonCollection", "--threads", "1", "--optimize"]
-    command += ["--generator", "DefaultLuceneDocumentGenerator", "--storeDocvectors", "--memoryBuffer", str(_BUFFER)]
-    done = subprocess.run(
-        [*command, *analysis, "--input", str(source), "--index", str(folder)],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    if done.returncode:
-        last_lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()][-3:]
-        raise BackendError(f"Anserini's indexer ended with code {done.returncode}: {' / '.join(last_lines)}")
 
 
 def locate_index(name: str) -> Path:

@@ -16,7 +16,7 @@ from rerank.calibration.fitting import (
     predict_held_out,
     usable_fit_lists,
 )
-from rerank.calibration.judged_lists import JudgedLists, RankedCollection, cut_lists
+from rerank.calibration.judged_lists import RankedCollection, cut_lists
 from rerank.calibration.metrics import BINS, measure_calibration
 from rerank.calibration.models import INPUTS, Fit, FitName
 from rerank.errors import DataError

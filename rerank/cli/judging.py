@@ -297,8 +297,6 @@ class Keyboard(Protocol):
 
 
 class _Terminal:
-    """The keyboard of a POSIX terminal."""
-
     def __init__(self, descriptor: int, discard: Callable[[], None]) -> None:
         self._descriptor = descriptor
         self.forget = discard

@@ -426,7 +426,6 @@ def _open_collection(collection: str | None) -> Any:
 
 
 def _format_reasons(counted: Mapping[str, int]) -> str:
-    """Format the numbers of omitted lists by reason, such as ``3 too short, 1 without label``."""
     return ", ".join(f"{count} {reason}" for reason, count in counted.items()) or "it contains none"
 
 

@@ -171,7 +171,6 @@ def _child_nodes(node: int, n: int, children: int) -> range:
 
 
 def _levels(n: int, children: int) -> list[range]:
-    """Return the positions of a heap's nodes, level by level, from the root."""
     levels = []
     start, width = 0, 1
     while start < n:

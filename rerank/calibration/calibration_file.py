@@ -179,15 +179,13 @@ class Calibration:
     def _as_fitted(self, ranker_identity: Mapping[str, str]) -> Mapping[str, str]:
         """Return the identity of a ranker, with the fitted weights in place of weights for which this also holds."""
         current = ranker_identity.get("weights") or ranker_identity.get("revision")
-        if current not in self.holds_for and not self._lacks_commit_of(ranker_identity):
+        # Calibrations of some versions do not record the commits of models on the hub.
+        is_recorded = bool({"weights", "revision"} & self.ranker.keys()) or "revision" not in ranker_identity
+        is_same = not is_recorded and self.ranker.get("model") == ranker_identity.get("model")
+        if current not in self.holds_for and not is_same:
             return ranker_identity
         fitted = {key: self.ranker[key] for key in WEIGHTS if key in self.ranker}
         return {key: value for key, value in ranker_identity.items() if key not in WEIGHTS} | fitted
-
-    def _lacks_commit_of(self, ranker_identity: Mapping[str, str]) -> bool:
-        """Return whether the calibration is of the time when commits of models on the hub were not recorded."""
-        is_recorded = bool({"weights", "revision"} & self.ranker.keys()) or "revision" not in ranker_identity
-        return not is_recorded and self.ranker.get("model") == ranker_identity.get("model")
 
     def apply(
         self,

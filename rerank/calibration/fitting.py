@@ -251,8 +251,7 @@ def fit_platt(logits: Floats, labels: Floats, weights: Floats) -> Platt:
     becomes 1 / (n0 + 2).
     """
     positive = float(weights @ labels)
-    negative = float(weights.sum()) - positive
-    smoothed = np.where(labels > 0.5, (positive + 1) / (positive + 2), 1 / (negative + 2))
+    smoothed = np.where(labels > 0.5, (positive + 1) / (positive + 2), 1 / ((float(weights.sum()) - positive) + 2))
     design = np.column_stack([logits, np.ones(len(logits))])
     slope, intercept = minimise_log_loss(design, smoothed, weights, np.full(2, _CALIBRATOR_RIDGE))
     if slope < 0:  # a function that reverses the order is replaced by the best constant function

@@ -55,13 +55,7 @@ class JudgedList:
         ranks = sorted(self.first_stage_ranks)[:depth]
         last = ranks[-1] if ranks else 0
         shorter = self._select([i for i, rank in enumerate(self.first_stage_ranks) if rank <= last])
-        new_ranks = tuple(range(1, len(shorter) + 1))
-        return replace(shorter, depth=depth, length=min(depth, self.length), ranks=new_ranks)
-
-    def without_relevant(self) -> JudgedList:
-        """Return the list without the documents that are judged relevant. Its `length` does not change."""
-        reduced = self._select([i for i, label in enumerate(self.relevant) if not label])
-        return replace(reduced, ranks=tuple(range(1, len(reduced) + 1)))
+        return replace(shorter, depth=depth, length=min(depth, self.length), ranks=tuple(range(1, len(shorter) + 1)))
 
     def with_judge_scores(self) -> JudgedList:
         return self._select([i for i, score in enumerate(self.judge) if score is not None])
@@ -190,6 +184,5 @@ def _with_and_without_relevant(ranking: JudgedList, depth: int) -> list[JudgedLi
     complete = ranking.cut(depth)
     if not complete.has_relevant:
         return [complete]
-    reduced = ranking.without_relevant().cut(depth)
-    same_size = replace(ranking.cut(len(reduced)), depth=depth, length=complete.length)
-    return [same_size, reduced]
+    reduced = ranking._select([i for i, label in enumerate(ranking.relevant) if not label]).cut(depth)
+    return [replace(ranking.cut(len(reduced)), depth=depth, length=complete.length), reduced]

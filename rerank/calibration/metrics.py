@@ -115,8 +115,7 @@ def exact_auc(p: Floats, y: Floats) -> float | None:
     if not positive or not negative:
         return None
     ranks: Floats = rankdata(p)
-    above = float(ranks[y > 0.5].sum()) - positive * (positive + 1) / 2
-    return float(above / (positive * negative))
+    return float((float(ranks[y > 0.5].sum()) - positive * (positive + 1) / 2) / (positive * negative))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +154,7 @@ class _Sums:
         variance is estimated from the squared deviations of the gaps per query. The mean absolute value of a normal
         variable with mean 0 and standard deviation s is s sqrt(2 / pi).
         """
-        count = len(self.size)
-        if count < 2:
+        if (count := len(self.size)) < 2:
             return 0.0
         deviations = ((self.gaps - self.gaps.mean(axis=0)) ** 2).sum(axis=0) * count / (count - 1)
         return float(np.sqrt(deviations).sum() * math.sqrt(2 / math.pi) / self.size.sum())
@@ -212,9 +210,8 @@ def _auc_of_resamples(p: Floats, y: Floats, query: npt.NDArray[np.int64], counts
     levels = np.unique(p)
     if len(levels) > _LEVELS:
         levels = np.unique(np.quantile(p, np.linspace(0, 1, _LEVELS), method="lower"))
-    level = np.searchsorted(levels, p, side="right") - 1
     width, size = len(levels), counts.shape[1]
-    cells = query * width + level
+    cells = query * width + (np.searchsorted(levels, p, side="right") - 1)
     positive, negative = (
         counts @ np.bincount(cells, weights=labels, minlength=size * width).reshape(size, width)
         for labels in (y, 1 - y)

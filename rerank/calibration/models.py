@@ -146,8 +146,7 @@ class Isotonic:
     probabilities: tuple[float, ...]  #: Probabilities of the points, non-decreasing.
 
     def __post_init__(self) -> None:
-        count = len(self.logits)
-        if not count or count != len(self.probabilities):
+        if not (count := len(self.logits)) or count != len(self.probabilities):
             raise DataError(
                 f"The isotonic calibrator has {count} logits and {len(self.probabilities)} probabilities",
                 expected="at least one point, and one probability per point",
@@ -164,8 +163,7 @@ class Isotonic:
 
     def __call__(self, logit: float) -> float:
         logits, probabilities = self.logits, self.probabilities
-        after = bisect_right(logits, logit)
-        if after == 0:
+        if (after := bisect_right(logits, logit)) == 0:
             return probabilities[0]
         if after == len(logits):
             return probabilities[-1]

@@ -16,7 +16,7 @@ from rerank.calibration.fitting import (
     predict_held_out,
     usable_fit_lists,
 )
-from rerank.calibration.judged_lists import JudgedLists, RankedCollection, cut_lists
+from rerank.calibration.judged_lists import RankedCollection, cut_lists
 from rerank.calibration.metrics import BINS, measure_calibration
 from rerank.calibration.models import INPUTS, Fit, FitName
 from rerank.errors import DataError
@@ -26,7 +26,6 @@ BINNING = f"{BINS} equal-mass bins; equal probabilities share a bin"
 _SIDE = 200  # side length of a square panel of the diagram, in pixels
 _LEFT, _TOP, _GAP, _BOTTOM = 56, 44, 44, 48
 _INK, _FAINT, _POINT = "#222222", "#bbbbbb", "#2b6ca3"
-_TICKS = (0.0, 0.5, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +98,15 @@ def fit_calibration(
             for depth, lists_of_depth in _by_depth(whole_lists):
                 judged = [(r.answerable, r.judged.has_relevant, r.judged.query) for r in lists_of_depth]
                 answerable.append(label | {"depth": depth, **_measures("lists", judged)})
-    report = _summary(rows, lists) | {"rows": rows, "answerable": answerable}
+    main = max((row for row in rows if row["held_out"] and row["fit"] == rows[0]["fit"]), key=lambda row: row["depth"])
+    unscored = sum(s is None for ranking in lists.documents if ranking.depth == main["depth"] for s in ranking.judge)
+    report = {
+        **{key: value for key, value in main.items() if key not in ("held_out", "bins")},
+        "unscored": unscored if "judge" in main["fit"] else None,
+        "binning": BINNING,
+        "rows": rows,
+        "answerable": answerable,
+    }
     saved = report | {
         part: [{key: value for key, value in row.items() if key != "bins"} for row in report[part]]
         for part in ("rows", "answerable")
@@ -128,16 +135,6 @@ def _measures(counted: str, judged: Sequence[tuple[float, Any, object]]) -> dict
     predictions, labels, queries = zip(*judged, strict=True)
     values = asdict(measure_calibration(predictions, labels, queries))
     return {counted if key == "count" else key: value for key, value in values.items()}
-
-
-def _summary(rows: Sequence[Mapping[str, Any]], lists: JudgedLists) -> dict[str, Any]:
-    main = max((row for row in rows if row["held_out"] and row["fit"] == rows[0]["fit"]), key=lambda row: row["depth"])
-    unscored = sum(s is None for ranking in lists.documents if ranking.depth == main["depth"] for s in ranking.judge)
-    return {
-        **{key: value for key, value in main.items() if key not in ("held_out", "bins")},
-        "unscored": unscored if "judge" in main["fit"] else None,
-        "binning": BINNING,
-    }
 
 
 def draw_reliability_diagram(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -173,7 +170,7 @@ def _panel(row: Mapping[str, Any], x: float, y: float) -> list[str]:
         _text(x + 6, y + 15, f"error {row['ece']:.3f} [{low:.3f}, {high:.3f}]"),
         _text(x + _SIDE / 2, y + _SIDE + 32, "mean probability", anchor="middle"),
     ]
-    for tick in _TICKS:
+    for tick in (0.0, 0.5, 1.0):
         parts.append(_text(x + tick * _SIDE, y + _SIDE + 15, f"{tick:g}", anchor="middle"))
         parts.append(_text(x - 6, y + (1 - tick) * _SIDE + 4, f"{tick:g}", anchor="end"))
     label_x, label_y = x - 30, y + _SIDE / 2

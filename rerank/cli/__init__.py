@@ -46,7 +46,12 @@ class _ClosedOutput(io.TextIOBase):
 def main() -> None:
     """Run the command line; errors, also of the operating system or for lack of memory, determine the exit code."""
     warnings.showwarning = _print_warning
-    _replace_closed_streams()
+    if sys.stdin is None:  # closed standard streams
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stdout is None:
+        sys.stdout = _ClosedOutput()
     strip_output_streams()
     try:
         try:
@@ -69,16 +74,6 @@ def main() -> None:
         raise
 
 
-def _replace_closed_streams() -> None:
-    """Replace closed standard streams, which are None in Python, by objects that can be read or written like files."""
-    if sys.stdin is None:
-        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    if sys.stdout is None:
-        sys.stdout = _ClosedOutput()
-
-
 def _describe_os_error(error: OSError) -> RerankError:
     what = error.strerror or str(error)
     if error.errno in _DISK_FULL:  # reading does not need space
@@ -89,5 +84,4 @@ def _describe_os_error(error: OSError) -> RerankError:
 
 
 def _print_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-    """Print a warning without the line of code that issued it."""
     print_note(f"warning: {message}")

@@ -53,8 +53,7 @@ class _Command(TyperCommand):
         for parameter in () if ctx.resilient_parsing else self.params:
             name = str(parameter.name)
             shown = max(parameter.opts, key=len) if parameter.param_type_name == "option" else parameter.metavar or name
-            values = zip(_as_list(given.get(name)), _as_list(ctx.params.get(name)), strict=False)
-            for text, value in values:
+            for text, value in zip(_as_list(given.get(name)), _as_list(ctx.params.get(name)), strict=False):
                 ensure(text != "" or parameter.default == "", f"{shown} is empty", expected="a value")
                 check_value(shown, value)
                 if isinstance(value, Path):
@@ -67,7 +66,6 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _check_path(shown: str, path: Path) -> None:
-    """Check that a file can exist at a path."""
     try:
         os.stat(path)
     except OSError as error:
@@ -85,7 +83,6 @@ _ArgumentError: Any = typer.BadParameter.__base__
 
 @contextmanager
 def _argument_errors() -> Iterator[None]:
-    """Convert Typer's errors about arguments into errors of this package."""
     try:
         yield
     except _ArgumentError as error:

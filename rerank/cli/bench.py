@@ -161,8 +161,7 @@ def _result_parts(
             rows = [[row["system"], *(row["scores"][m] for m in measures)] for row in group["systems"]]
             yield make_grid(["means", *measures], rows, further=True)
         spread = ("sd", "lowest", "highest")
-        repeated = [row for row in group["systems"] if row["seeds"] > 1]
-        if repeated:
+        if repeated := [row for row in group["systems"] if row["seeds"] > 1]:
             rows = [[row["system"], row["seeds"], *(row["spread"][key] for key in spread)] for row in repeated]
             yield make_grid(["over seeds", "seeds", *spread], rows, further=True)
         if group["rivals"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -127,8 +126,7 @@ def compare(
         check_file_writable(report.per_query, "table of differences")
     if matrix is not None:
         flags = {"--qrels": scoring.qrels, "--measure": scoring.measures, "--relevant": scoring.relevant}
-        conflicting = [*map(str, (runs or [])[:1]), *(flag for flag, value in flags.items() if value)]
-        if conflicting:
+        if conflicting := [*map(str, (runs or [])[:1]), *(flag for flag, value in flags.items() if value)]:
             raise UsageError(
                 f"{conflicting[0]} is given together with --matrix {matrix}",
                 expected="either runs with qrels, or a matrix of scores alone",
@@ -141,7 +139,9 @@ def compare(
         baseline = family.baseline
     else:
         if family.fail_if is not None and not names:
-            names = _names_of_gate(runs or [])
+            names = short_run_names(expand_folders(runs or []))
+            if len(names) == 2 and names[0] == names[1]:  # both runs may be the same file
+                names = [f"{names[0]} (base)", f"{names[0]} (new)"]
         compared, baseline = read_compared_runs(runs or [], scoring, names, family.baseline)
     if family.fail_if is not None:
         baseline = compared.scores[0].run
@@ -180,13 +180,6 @@ def compare(
         print_note(decision.sentence)
 
 
-def _names_of_gate(runs: Sequence[Path]) -> list[str]:
-    """Return the names of the two runs of a gate, which may be the same file."""
-    names = short_run_names(expand_folders(runs))
-    same = len(names) == 2 and names[0] == names[1]
-    return [f"{names[0]} (base)", f"{names[0]} (new)"] if same else names
-
-
 def read_compared_runs(
     runs: list[Path], scoring: MeasureOptions, names: list[str], baseline: str | None
 ) -> tuple[ComparedRuns, str | None]:
@@ -198,8 +191,7 @@ def read_compared_runs(
     place = None
     if baseline is not None:
         known = names if len(names) == len(files) else short_run_names(files)
-        place = known.index(baseline) if baseline in known else None
-        if place is None:
+        if (place := known.index(baseline) if baseline in known else None) is None:
             if not Path(baseline).exists():
                 raise UnknownNameError("baseline", baseline, known)
             file, *more = expand_folders([Path(baseline)])
@@ -328,8 +320,7 @@ def anova(
             )
         matrices[name] = ScoreMatrix.from_scores(compared.scores, compared.measures[0])
         notes += [f"{name}: {note}" for note in compared.notes]
-    options = ComparisonOptions(correction=correction, alpha=alpha)
-    emit(compare_over_collections(matrices, options, notes=notes), form)
+    emit(compare_over_collections(matrices, ComparisonOptions(correction=correction, alpha=alpha), notes=notes), form)
 
 
 @command("reproduce", "rerank reproduce a.trec b.trec again/a.trec again/b.trec --qrels qrels.txt -m nDCG@10")

@@ -110,6 +110,5 @@ def parse(
         with open_text_file(file) as stream:
             text = stream.read()
     result = parse_permutation(text, count).to_dict()
-    order = Line(" > ".join(f"[{number}]" for number in result["order"]))
     notes = [f"{key}: {result[key]}" for key in ("status", "missing", "repeated", "foreign") if result[key]]
-    emit_content(result, [order, "; ".join(notes)], form)
+    emit_content(result, [Line(" > ".join(f"[{number}]" for number in result["order"])), "; ".join(notes)], form)

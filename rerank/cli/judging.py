@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -188,7 +188,6 @@ def judge(
 
 
 def _terms(task: JudgingTaskOptions, assessor: AssessorOptions, collection: Collection) -> JudgingTerms:
-    """Return the settings of the judging session, with the model settings that a judgment file records."""
     from rerank.adjudication.judging.grader import Grader, check_grading_prompt
     from rerank.adjudication.judging.session import SCALE, JudgingTerms, parse_grades
     from rerank.adjudication.orders import open_judging_order
@@ -247,8 +246,7 @@ def _judge_by_model(
 def _parts(content: Mapping[str, Any]) -> Iterator[Grid | str]:
     columns = ("judged", "relevant", "skipped", "failed", "left")
     yield make_grid(columns, [[content[name] for name in columns]])
-    alike = content["agreement"]
-    if alike is None:
+    if (alike := content["agreement"]) is None:
         return
     if not alike["documents"]:
         yield f"No document is judged in both files: {content['out']} and {content['against']}"
@@ -299,8 +297,6 @@ class Keyboard(Protocol):
 
 
 class _Terminal:
-    """The keyboard of a POSIX terminal."""
-
     def __init__(self, descriptor: int, discard: Callable[[], None]) -> None:
         self._descriptor = descriptor
         self.forget = discard
@@ -379,15 +375,10 @@ class TerminalAssessor:
         while True:
             key = self.keys.press()
             seconds = time.monotonic() - started
-            if key in grades:
-                self.session.record(Judgment(topic=pending.topic, doc=pending.doc, grade=grades[key], seconds=seconds))
-                self._say(f"-> {key}")
-                return True
-            if key == _SKIP:
-                self.session.record(
-                    Judgment(topic=pending.topic, doc=pending.doc, grade=None, gap="skipped", seconds=seconds)
-                )
-                self._say("-> cannot tell")
+            if key in grades or key == _SKIP:
+                judged = Judgment(topic=pending.topic, doc=pending.doc, grade=grades.get(key), seconds=seconds)
+                self.session.record(judged if key in grades else replace(judged, gap="skipped"))
+                self._say(f"-> {key if key in grades else 'cannot tell'}")
                 return True
             if key in _LEAVE:
                 return False
@@ -399,9 +390,7 @@ class TerminalAssessor:
                 self._say(f"{_name_of_key(key)} has no function; ? shows the keys")
 
     def _undo(self) -> bool:
-        """Undo the last judgment. Return False if there is no judgment to undo."""
-        last = self.session.undo()
-        if last is None:
+        if (last := self.session.undo()) is None:
             self._say("There is nothing to undo.")
             return False
         label = "cannot tell" if last.grade is None else f"grade {last.grade}"

@@ -133,11 +133,10 @@ def check(
     from rerank.finetune.labels.splits import THRESHOLD
 
     labels, lists, skipped = _read_lists(file, collection)
-    texts = _look_up_texts(labels, collection, needed=bool(against))
     report = check_labels(
         labels,
         lists,
-        texts=texts,
+        texts=_look_up_texts(labels, collection, needed=bool(against)),
         against=_load_test_queries(against),
         threshold=THRESHOLD if threshold is None else threshold,
     )
@@ -228,8 +227,7 @@ def filter_lists(
         words = document_lengths(labels, _open_collection(collection))
     other = {label.qid: label for label in read_labels(agree_with)} if agree_with is not None else None
     dropped: Counter[str] = Counter()
-    selected = list(filter_labels(labels, list_filter, words=words, other=other, dropped=dropped))
-    if not selected:
+    if not (selected := list(filter_labels(labels, list_filter, words=words, other=other, dropped=dropped))):
         raise DataError(
             f"No list of {file} meets the conditions ({_format_reasons(dropped)})", remedy="Relax the conditions"
         )
@@ -284,8 +282,7 @@ def split(
         test_queries = _load_test_queries(leaks.against)
         threshold = THRESHOLD if leaks.threshold is None else leaks.threshold
         all_leaks = splits.find_split_leaks(parts, texts, against=test_queries, threshold=threshold)
-    train = splits.remove_leaking_lists(parts["train"], all_leaks) if leaks.drop_leaks else parts["train"]
-    if not train:
+    if not (train := splits.remove_leaking_lists(parts["train"], all_leaks) if leaks.drop_leaks else parts["train"]):
         raise DataError(
             "All lists of the part train contain leaking queries",
             expected="lists without leaks",
@@ -429,7 +426,6 @@ def _open_collection(collection: str | None) -> Any:
 
 
 def _format_reasons(counted: Mapping[str, int]) -> str:
-    """Format the numbers of omitted lists by reason, such as ``3 too short, 1 without label``."""
     return ", ".join(f"{count} {reason}" for reason, count in counted.items()) or "it contains none"
 
 

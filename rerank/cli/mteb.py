@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -118,11 +117,6 @@ def run_tasks(
     heads = ["task", "subset", "split", "main score", "first stage", "reranked", "windows"]
     revisions = " and ".join(dict.fromkeys(row["revision"] for row in rows)) or "unknown: there are no results yet"
     emit_content(content, [make_grid(heads, cells), f"{content['model']}, revision {revisions}"], form, key="results")
-    _check_failures(rows, failed, spec.max_failure_rate)
-
-
-def _check_failures(rows: list[dict[str, Any]], failed: Mapping[str, RerankError], allowed: float) -> None:
-    """Check that all tasks have scores, and that the fraction of failed windows is within the limit."""
     if len(failed) == 1 and not rows:
         raise next(iter(failed.values()))
     if failed:
@@ -130,13 +124,12 @@ def _check_failures(rows: list[dict[str, Any]], failed: Mapping[str, RerankError
             f"{len(failed)} tasks have no score: {', '.join(failed)}",
             remedy="Read the messages above; the same command repeats these tasks",
         )
-    bad = [row for row in rows if row.get("failure_rate", 0.0) > allowed]
-    if bad:
+    if bad := [row for row in rows if row.get("failure_rate", 0.0) > spec.max_failure_rate]:
         raise PartialFailureError(
             f"{bad[0]['failure_rate']:.0%} of the windows of {bad[0]['task']} failed "
             f"({format_windows(bad[0]['windows'])})"
             + (f"; {len(bad) - 1} other parts also exceed the limit" if len(bad) > 1 else ""),
-            expected=f"at most {allowed:.0%} (--max-failure-rate)",
+            expected=f"at most {spec.max_failure_rate:.0%} (--max-failure-rate)",
             remedy="The scores are saved. Try another --prompt or model, or accept the failures with "
             "--max-failure-rate",
         )
@@ -312,8 +305,7 @@ def choose_pool(
     )
     if out is not None and reduced.chosen is not None:
         pooled = [run for run in systems if not makers or run.name in makers]
-        of_queries = documents_per_query(pooled, judged, reduced.chosen.size).values()
-        corpus = frozenset[str]().union(*of_queries)
+        corpus = frozenset[str]().union(*documents_per_query(pooled, judged, reduced.chosen.size).values())
         with replace_text_file(out) as file:
             file.writelines(json.dumps({"id": doc_id}, ensure_ascii=False) + "\n" for doc_id in sorted(corpus))
         print_note(f"written: {out}")

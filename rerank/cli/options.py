@@ -160,8 +160,7 @@ class EngineOptions(OptionGroup):
 
     def execution(self) -> Execution:
         """Return the options of this group that are fields of `Execution`; other options are ignored."""
-        given = {k: v for k, v in vars(self).items() if v is not None and k in Execution.model_fields}
-        return Execution.make(given)
+        return Execution.make({k: v for k, v in vars(self).items() if v is not None and k in Execution.model_fields})
 
 
 # Option groups
@@ -176,8 +175,7 @@ def expand_groups(function: Callable[..., None]) -> Callable[..., None]:
     groups: dict[str, Any] = {p.name: p.annotation for p in parameters if is_dataclass(p.annotation)}
     expanded: list[inspect.Parameter] = []
     for parameter in parameters:
-        group = groups.get(parameter.name)
-        if group is None:
+        if (group := groups.get(parameter.name)) is None:
             expanded.append(_parameter(parameter.name, parameter.annotation, parameter.default))
             continue
         hints = get_type_hints(group, include_extras=True)

@@ -120,8 +120,7 @@ def print_note(message: str) -> None:
 def print_error(error: RerankError) -> None:
     """Print an error on stderr, in one line: a line break can only come from a name or a text of others."""
     text = strip_control_characters(f"error: {error}").replace("\n", "\\n")
-    colour = "red" if sys.stderr.isatty() else None
-    typer.secho(text, file=unstripped_output_stream(sys.stderr), fg=colour)
+    typer.secho(text, file=unstripped_output_stream(sys.stderr), fg="red" if sys.stderr.isatty() else None)
 
 
 def format_windows(windows: Mapping[str, int]) -> str:

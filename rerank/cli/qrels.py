@@ -188,7 +188,6 @@ def study(
 
 
 def _parse_patterns(option: str, texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Split the values ``NAME=PATTERN`` of an option into pairs of name and pattern."""
     pairs = [text.partition("=") for text in texts]
     for text, (system, _, pattern) in zip(texts, pairs, strict=True):
         if not (system and pattern):

@@ -147,7 +147,6 @@ def execute_with_progress_bar(
     seen: dict[str, BatchStatus] = {}
 
     def show_batch(status: BatchStatus) -> None:
-        """Print the state of a batch of requests at the provider whenever it has changed."""
         if seen.get(status.id) != status:
             print_note(f"batch {status.id}: {status.state}, {status.done} of {status.total} requests")
         seen[status.id] = status
@@ -173,7 +172,6 @@ def _stdout_for_run() -> TextIO:
 
 
 def _notes_on_costs(summary: dict[str, Any]) -> Iterator[str]:
-    """Yield the cost and the folder of a run."""
     share = summary.get("cached_share", 0)  # missing in folders of older versions
     yield f"windows: {format_windows(summary['windows'])}"
     yield (
@@ -293,8 +291,7 @@ def probe_robustness(
     """
     from rerank.experiment import check_failure_rate, robustness
 
-    injected = options.probe == "injection"
-    if injected and options.shuffles is not None:
+    if (injected := options.probe == "injection") and options.shuffles is not None:
         raise UsageError(
             f"--shuffles is given with --probe {options.probe}", expected="--shuffles only with --probe order"
         )
@@ -307,8 +304,7 @@ def probe_robustness(
     )
     cells = list(prepared_cells)  # all runs are prepared before the first call, to find errors early
     if dry_run:
-        estimate = robustness.estimate_injections if injected else robustness.estimate_orders
-        emit_estimate(estimate(cells), form)
+        emit_estimate((robustness.estimate_injections if injected else robustness.estimate_orders)(cells), form)
         return
     summaries = []
 
@@ -319,8 +315,7 @@ def probe_robustness(
         summaries.append(execute_with_progress_bar(prepared, options))
         return summaries[-1]
 
-    measure = robustness.measure_injections if injected else robustness.measure_orders
-    report = measure(cells, execution, run=run_cell)
+    report = (robustness.measure_injections if injected else robustness.measure_orders)(cells, execution, run=run_cell)
     emit_content(report, _injection_parts(report) if injected else _order_parts(report), form, key="cells")
     for summary in summaries:
         check_failure_rate(summary, spec.max_failure_rate)

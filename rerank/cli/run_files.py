@@ -78,7 +78,6 @@ def expand_folders(paths: Sequence[Path]) -> list[Path]:
 
 
 def _result_of(folder: Path) -> Path | None:
-    """Return the path of run.trec in a folder; None if the folder is not a run folder."""
     if not (folder / "spec.json").is_file():
         return None
     if not (folder / "run.trec").is_file():

@@ -123,8 +123,7 @@ def _parameter(name: str, field: FieldInfo, default: Any) -> inspect.Parameter:
     base: Any = field.annotation
     if isinstance(base, types.UnionType) or typing.get_origin(base) is typing.Union:
         base = [part for part in typing.get_args(base) if part is not type(None)][-1]
-    many = typing.get_origin(base) is tuple
-    if many:
+    if many := typing.get_origin(base) is tuple:
         base = typing.get_args(base)[0]
     flag = "--" + name.replace("_", "-")
     names = [*([] if name in _SINGULAR else [flag]), *_ALIASES.get(name, ())]

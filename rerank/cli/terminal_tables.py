@@ -37,8 +37,7 @@ def print_report(report: TableReport, *, wide: bool | None, most_rows: int | Non
             console.print(f"{len(grid.rows) - (most_rows or 0)} more rows are not shown; --all shows them.")
     for line in (*report.legend, *report.notes):
         console.print(_plain(line))
-    hidden = [grid.heads[index] for grid in report.grids for index in sorted(grid.minor)]
-    if hidden and not wide:
+    if (hidden := [grid.heads[index] for grid in report.grids for index in sorted(grid.minor)]) and not wide:
         way = "--format json includes them" if wide is None else "--wide shows them"
         console.print(_plain(f"Columns not shown: {', '.join(hidden)}; {way}."))
 

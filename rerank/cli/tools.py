@@ -47,8 +47,7 @@ def collections(
     """List the providers of collections, or describe one collection."""
     if selector is None:
         rows = list_collection_providers()
-        grid = _table_of_rows(rows, minor=("usage",))
-        emit_content({"providers": rows}, [grid], form, wide=wide, key="providers")
+        emit_content({"providers": rows}, [_table_of_rows(rows, minor=("usage",))], form, wide=wide, key="providers")
         return
     about = describe_collection(open_collection(selector))
     emit_content(about, [make_grid(["", selector], [map(str, item) for item in about.items()])], form)
@@ -81,8 +80,7 @@ def show_models(
 
     if rerankers:
         rows, keys = list_rerankers(), ["name", "family", "kind", "licence", "source", "verified"]
-        cells = [[str(row[key]) for key in keys] for row in rows]
-        grid = make_grid(keys, cells, minor=["family", "licence", "source"])
+        grid = make_grid(keys, [[str(row[key]) for key in keys] for row in rows], minor=["family", "licence", "source"])
     else:
         rows = list_models()
         grid = _table_of_rows(rows, minor=("hub_id",))
@@ -251,8 +249,7 @@ def doctor(
         return
     checks: list[dict[str, Any]] = [*examine_installation()]
     emit_content({"checks": checks}, [_table_of_rows(checks)], form, key="checks")
-    broken = [check for check in checks if check["state"] == "broken"]
-    if broken:
+    if broken := [check for check in checks if check["state"] == "broken"]:
         raise MissingPrerequisiteError(
             f"Broken parts of the installation: {', '.join(check['check'] for check in broken)}",
             remedy="; ".join(dict.fromkeys(check["remedy"] for check in broken)),
@@ -263,21 +260,17 @@ def _report(plan: dict[str, Any] | None) -> dict[str, Any]:
     """Return what says how fast a model should be here, for people who compare it with what they measured."""
     from rerank.lm.memory import describe_devices
 
+    reported = ("python", "torch", "transformers", "peft", "sentence-transformers", "vllm")
     return {
         "listrank": version("listrank"),
         "system": f"{platform.system()} {platform.release()}",
-        "versions": {row["check"]: row["found"] for row in examine_installation() if row["check"] in _REPORTED},
+        "versions": {row["check"]: row["found"] for row in examine_installation() if row["check"] in reported},
         "devices": describe_devices(),
         "plan": plan and plan | {"model": Path(plan["model"]).name},
     }
 
 
-#: Parts whose versions a report has.
-_REPORTED = ("python", "torch", "transformers", "peft", "sentence-transformers", "vllm")
-
-
 def _plan(selector: str, sizes: list[str], dtype: Dtype) -> dict[str, Any]:
-    """Plan a model on GPUs of these sizes, or on the devices of this machine."""
     from rerank.lm.loading import locate_files
     from rerank.lm.memory import plan_devices
 
@@ -351,15 +344,12 @@ def examine_installation() -> list[dict[str, str]]:
     except MissingPrerequisiteError as error:
         rows.append(_row("java", "absent", error.found, error.remedy))
     for name in MODELS:
-        if is_model_downloaded(name):
-            rows.append(_row(f"model {name}", "ok", "downloaded"))
-        else:
-            rows.append(_row(f"model {name}", "absent", "", f"rerank models pull {name}"))
+        state = ("ok", "downloaded") if is_model_downloaded(name) else ("absent", "", f"rerank models pull {name}")
+        rows.append(_row(f"model {name}", *state))
     path = cache_dir()
     existing = next(folder for folder in (path, *path.parents) if folder.exists())
     if os.access(existing, os.W_OK):
-        free = shutil.disk_usage(existing).free / 1e9
-        rows.append(_row("cache folder", "ok", f"{path}, {free:.0f} GB free"))
+        rows.append(_row("cache folder", "ok", f"{path}, {shutil.disk_usage(existing).free / 1e9:.0f} GB free"))
     else:
         remedy = "Set XDG_CACHE_HOME to a writable folder"
         rows.append(_row("cache folder", "broken", f"{path} is not writable", remedy))

@@ -89,7 +89,8 @@ def train(
         ]
         parts = ("weights", "gradients", "state", "gathered", "activations", "total")
         rows += [[f"GB per process: {name}", f"{found[name] / 1e9:.2f}"] for name in parts]
-        plan = make_grid(_PLAN_COLUMNS, [_plan_row(row) for row in found["cards"]])
+        heads = ("card", "cards", "adapter", "settings", "GB per card", "fits", "steps per hour, at most", "limit")
+        plan = make_grid(heads, [_plan_row(row) for row in found["cards"]])
         emit_content(found, [make_grid(["at most", ""], rows), plan], form)
         print_note(
             "Computed, not measured: formulas in docs/training/several-gpus.md; trainings reach 20 to 37 % of the peak"
@@ -112,9 +113,6 @@ def train(
     if push:
         print_note(push_adapter_to_hub(out, push))
     _print_use(out)
-
-
-_PLAN_COLUMNS = ("card", "cards", "adapter", "settings", "GB per card", "fits", "steps per hour, at most", "limit")
 
 
 def _plan_row(row: dict[str, Any]) -> list[object]:
@@ -166,16 +164,15 @@ def transfer(
     from rerank.finetune.recipe import read_recipe
 
     of_lists = ("collection", "first_stage", "depth", "max_queries")
-    transfer_spec = TransferSpec(
-        adapter=adapter,
-        model=options.to,
-        spec=RunSpec.make({name: getattr(options, name) for name in of_lists}),
-        recipe=read_recipe(options.recipe, trust_remote_code=options.trust_remote_code),
-        folder=options.out,
-        held_out=options.held_out,
-    )
     report = transfer_adapter(
-        transfer_spec,
+        TransferSpec(
+            adapter=adapter,
+            model=options.to,
+            spec=RunSpec.make({name: getattr(options, name) for name in of_lists}),
+            recipe=read_recipe(options.recipe, trust_remote_code=options.trust_remote_code),
+            folder=options.out,
+            held_out=options.held_out,
+        ),
         resume=options.resume,
         device=options.device,
         run=execute_with_progress_bar,
@@ -268,8 +265,7 @@ def merge(
     """
     if average_core and concatenate:
         raise UsageError("--average-core is given with --concatenate", expected="one of these options")
-    averages = average_core or concatenate
-    if averages and options.reduce is not None:
+    if (averages := average_core or concatenate) and options.reduce is not None:
         raise UsageError(
             "--reduce-intruders cannot be used with several adapters",
             expected="one adapter",
@@ -299,8 +295,7 @@ def merge(
     settings = MergeOptions(**{**vars(options), "device": pick_device(options.device)})
     merged = merge_adapter(open_inspected_model(adapters[0], model), out, settings)
     rows = [list(row.values()) for row in merged.reduced]
-    grids = [make_grid(["matrix", "intruders", "after"], rows)] if rows else []
-    emit_content(merged.to_dict(), grids, form)
+    emit_content(merged.to_dict(), [make_grid(["matrix", "intruders", "after"], rows)] if rows else [], form)
     print_note(f"{merged.changed} matrices and vectors changed; written in {merged.dtype}: {merged.out}")
     if merged.rounded is not None and merged.rounded > 0.01:
         print_note(f"Rounding to {merged.dtype} altered the weight update by {100 * merged.rounded:.1f} % of its norm")

@@ -87,8 +87,7 @@ def _write_shard(
 def _shard_file_names(number: int) -> dict[str, str]:
     """Return the arguments of bm25s that set the file names of a shard; the first shard has the default names."""
     prefix = f"{number:05d}." if number else ""
-    names = {"data": "data.csc", "indices": "indices.csc", "indptr": "indptr.csc"}
-    return {f"{part}_name": f"{prefix}{name}.index.npy" for part, name in names.items()} | {
+    return {f"{part}_name": f"{prefix}{part}.csc.index.npy" for part in ("data", "indices", "indptr")} | {
         "vocab_name": f"{prefix}vocab.index.json",
         "params_name": f"{prefix}{_PARAMETERS}",
     }
@@ -125,8 +124,7 @@ class InvertedIndex:
         Terms that occur in no document are ignored. Without ``weights``, a term weighs its number of occurrences. For
         ties, the (documents,) ``id_ranks`` are the ranks of the documents' ids among all ids in ascending order.
         """
-        known = [self.vocabulary[term] for term in terms if term in self.vocabulary]
-        if not known:
+        if not (known := [self.vocabulary[term] for term in terms if term in self.vocabulary]):
             return np.empty(0, np.int64), np.empty(0, np.float32)
         found, found_scores = [], []
         for start, end, shard in zip(self.starts, self.starts[1:], self.shards, strict=False):
@@ -185,8 +183,7 @@ def top_positions_of_scores(scores: Floats, id_ranks: NDArray[np.int64], k: int)
         kth_score = np.partition(positive, len(positive) - k)[len(positive) - k]
         positions = positions[positive >= kth_score]  # k documents, and all that tie with the k-th
     # the last key is the primary one: by score, then by id, both descending
-    order = np.lexsort((-id_ranks[positions], -scores[positions]))
-    return positions[order[:k]]
+    return positions[np.lexsort((-id_ranks[positions], -scores[positions]))[:k]]
 
 
 Ints = NDArray[np.int32]
@@ -218,8 +215,7 @@ class Bm25Weights:
     ) -> Bm25Weights:
         """Compute the weights in a shard from the collection's counts and the lengths of the shard's documents."""
         total, frequencies = statistics.documents, statistics.frequencies.astype(np.float64)  # N and df(t)
-        average = statistics.words / total
-        norm = k1 * ((1 - b) + b * lengths.astype(np.float64) / average)
+        norm = k1 * ((1 - b) + b * lengths.astype(np.float64) / (statistics.words / total))
         if method == "lucene":
             idf = np.log(1 + (total - frequencies + 0.5) / (frequencies + 0.5))
         elif method == "robertson":

@@ -111,10 +111,9 @@ def _store(corpus: Corpus, folder: Path) -> None:
     if len(set(ids)) < len(ids):
         duplicate = next(a for a, b in pairwise(sorted(ids)) if a == b)
         raise DataError(f"The collection {name!r} contains document {duplicate!r} twice", expected="each id once")
-    ascending = sorted(range(len(ids)), key=ids.__getitem__)
     ranks = np.empty(len(ids), dtype=np.int64)
     # inverse of the sorting permutation: the rank of each document's id
-    ranks[ascending] = np.arange(len(ids))
+    ranks[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
     with storage_errors(folder):
         np.save(folder / _OFFSETS, np.frombuffer(offsets, dtype=np.int64), allow_pickle=False)
         np.save(folder / _ID_RANKS, ranks, allow_pickle=False)

@@ -105,8 +105,7 @@ def open_encoded_files(
 
 def _encode_missing(partial: Path, made_from: Mapping[str, str], job: EncodingJob[T], files: RowFiles[T]) -> None:
     total = len(job.documents)
-    done = _encoded_count(partial, made_from, total, files)
-    if done is None:
+    if (done := _encoded_count(partial, made_from, total, files)) is None:
         done = 0
         with storage_errors(partial):
             shutil.rmtree(partial, ignore_errors=True)
@@ -182,8 +181,7 @@ class _Matrix:
 
     def begin(self, folder: Path) -> None:
         with (folder / _FILE).open("wb") as file:
-            header = {"descr": "<f4", "fortran_order": False, "shape": self.shape}
-            np.lib.format.write_array_header_1_0(file, header)
+            np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": self.shape})
             # set the full length now (4 bytes per float32), because rows arrive in encoding order, not in file order
             file.truncate(file.tell() + 4 * self.shape[0] * self.shape[1])
 

@@ -41,9 +41,8 @@ def _term_patterns() -> tuple[re.Pattern[str], re.Pattern[str], Callable[[str], 
     outside unspaced scripts. The function returns a match if a text contains characters of unspaced scripts.
     """
     marks = "".join(chr(c) for c in range(0x300, 0xFFFF) if unicodedata.category(chr(c))[0] == "M")
-    words = re.compile(rf"\w+(?:[{marks}]+\w*)*")
     runs = re.compile(f"([{_UNSPACED}]+)|[^{_UNSPACED}]+")
-    return words, runs, re.compile(f"[{_UNSPACED}]").search
+    return re.compile(rf"\w+(?:[{marks}]+\w*)*"), runs, re.compile(f"[{_UNSPACED}]").search
 
 
 def split_into_terms(text: str, words_of: Segmenter | None = None) -> list[str]:
@@ -191,8 +190,7 @@ def normalize_language(language: str) -> str:
     ['en', 'no', 'zh', 'ja', 'yue', 'und']
     """
     prefix = re.split(r"[-_]", language.strip().lower())[0]
-    code = _SAME.get(prefix, prefix)
-    if code in _CODES or code in _ANY:
+    if (code := _SAME.get(prefix, prefix)) in _CODES or code in _ANY:
         return code
     hint = f"{prefix} is a country code; the language is {_COUNTRIES[prefix]}. " if prefix in _COUNTRIES else ""
     raise UsageError(

@@ -141,7 +141,10 @@ class IvfPqIndex:
         )
         for learning in (index.cp, index.pq.cp):
             learning.min_points_per_centroid = 1  # otherwise faiss warns on stdout about small collections
-        index.train(_sample(matrix, max(nlist, _CENTRES) * _FOR_EACH_CELL))
+        sample, most = matrix, max(nlist, _CENTRES) * _FOR_EACH_CELL
+        if documents > most:
+            sample = matrix[np.sort(np.random.default_rng(_SEED).choice(documents, most, replace=False))]
+        index.train(sample)
         _fill(index, matrix, folder)
 
     def read(self, matrix: Floats, folder: Path) -> Searcher:
@@ -149,8 +152,7 @@ class IvfPqIndex:
         parameters = _import_faiss().SearchParametersIVF(nprobe=min(self.nprobe, index.nlist))
 
         def search(queries: Floats, depth: int) -> tuple[Floats, Positions]:
-            candidates = min(len(matrix), max(depth, self.rescore))
-            scores, positions = index.search(queries, candidates, params=parameters)
+            scores, positions = index.search(queries, min(len(matrix), max(depth, self.rescore)), params=parameters)
             if self.rescore:
                 scores, positions = _rescore(queries, matrix, positions)
             return scores[:, :depth], positions[:, :depth]
@@ -191,13 +193,6 @@ def _rescore(queries: Floats, matrix: Floats, positions: Positions) -> tuple[Flo
     scores[positions < 0] = -np.inf
     order = np.argsort(-scores, axis=1, kind="stable")
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(positions, order, axis=1)
-
-
-def _sample(matrix: Floats, size: int) -> Floats:
-    """Return a deterministic random sample of at most ``size`` rows."""
-    if len(matrix) <= size:
-        return matrix
-    return matrix[np.sort(np.random.default_rng(_SEED).choice(len(matrix), size, replace=False))]
 
 
 def _import_faiss() -> Any:

@@ -21,7 +21,6 @@ from rerank.parsing.mentions import Mention, Token, find_mentions, is_label, joi
 #: Strengths of an interpretation: joined by ``>``, a list, mentions in running text. A larger strength is preferred.
 CHAIN, LISTED, MENTIONED = 3, 2, 1
 ARROWS = "bare numbers joined by '>'"
-_DASHES = "-–—"
 #: Separators between the numbers of a permutation in a sentence: "2, 1, 3", "2 > 1", "2, 1 and 3", "2, 1, and 3".
 _BEST_FIRST_SEPARATORS = ((">",), (",",), ("and",), (",", "and"))
 _BEST_LAST_SEPARATORS = (("<",),)
@@ -29,8 +28,6 @@ _ID_KEYS = (
     *("id", "identifier", "passage", "passage_id", "document", "document_id", "doc", "docid", "doc_id"),
     *("index", "number"),
 )
-_RANK_KEYS = ("rank", "position", "place")
-_SCORE_KEYS = ("score", "relevance", "relevance_score")
 _NUMBER = re.compile(r"\d{1,100}")
 _BRACKETED = re.compile(r"\[\s?\d{1,100}\s?\]")
 
@@ -146,9 +143,8 @@ def _line_heads(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[In
     line_start, seen = 0, 0
     for mention in mentions:
         breaks = [i + 1 for i in range(seen, mention.start) if tokens[i].kind == "line"]
-        first = bool(breaks) or not seen
         line_start = breaks[-1] if breaks else line_start
-        if first and joins(tokens, line_start, mention.start, heads=True):
+        if (breaks or not seen) and joins(tokens, line_start, mention.start, heads=True):
             heads.append(mention)
         seen = mention.end
     if len(heads) < 2:
@@ -165,19 +161,17 @@ def _json_objects(text: str) -> list[Interpretation]:
     if start < 0 or end < start:
         return []
     bracket = text.find("[")
-    outer = text[min(start, bracket if bracket >= 0 else start) : max(end, text.rfind("]")) + 1]
-    payload = _parse_json(outer)
+    payload = _parse_json(text[min(start, bracket if bracket >= 0 else start) : max(end, text.rfind("]")) + 1])
     if payload is None:
         payload = [_parse_json(line.strip().rstrip(",")) for line in text.split("\n") if line.strip().startswith("{")]
     if isinstance(payload, dict):
         scored: Any = [{"id": key, "score": value} for key, value in payload.items() if _BRACKETED.fullmatch(key)]
         payload = scored or next((value for value in payload.values() if isinstance(value, list)), None)
     rows = payload if isinstance(payload, list) and all(isinstance(row, dict) for row in payload) else []
-    for keys, descending in ((_RANK_KEYS, False), (_SCORE_KEYS, True)):
+    for keys, descending in ((("rank", "position", "place"), False), (("score", "relevance", "relevance_score"), True)):
         values = [_value_of(row, keys) for row in rows]
         if all(isinstance(value, int | float) for value in values):
-            order = sorted(range(len(rows)), key=values.__getitem__, reverse=descending)
-            rows = [rows[index] for index in order]
+            rows = [rows[index] for index in sorted(range(len(rows)), key=values.__getitem__, reverse=descending)]
             break
     numbers = []
     for row in rows:
@@ -207,7 +201,9 @@ def _without_ranges(tokens: Sequence[Token], mentions: Sequence[Mention]) -> lis
 
     A range is two increasing numbers with a dash between them; "2-1-3" and "2 - 1" are not ranges.
     """
-    dashed = [_dashed(tokens, left, right) for left, right in itertools.pairwise(mentions)]
+    dashed = [
+        right.start == left.end + 1 and tokens[left.end].text in "-–—" for left, right in itertools.pairwise(mentions)
+    ]
     in_range: set[int] = set()
     for index, is_dashed in enumerate(dashed):
         isolated = not (index and dashed[index - 1]) and not (index + 1 < len(dashed) and dashed[index + 1])
@@ -258,8 +254,7 @@ def _bare_sequence(tokens: Sequence[Token], run: Sequence[Mention], wordless: bo
     if len(run) > 1 and any(tokens[i].text == ">" for i in range(start, end)):
         return [Interpretation(numbers, LISTED, ARROWS, start)]
     opens = all(t.text in "([-•\n" for t in tokens[max(0, start - 2) : start]) or tokens[start - 1].text in ":\n"
-    closes = end == len(tokens) or tokens[end].text in ".])\n"
-    if opens and closes and (len(run) > 1 or wordless):
+    if opens and (end == len(tokens) or tokens[end].text in ".])\n") and (len(run) > 1 or wordless):
         return [Interpretation(numbers, LISTED, "bare numbers", start)]
     return []
 
@@ -292,10 +287,6 @@ def _joined_runs(
         else:
             runs.append([mention])
     return runs
-
-
-def _dashed(tokens: Sequence[Token], left: Mention, right: Mention) -> bool:
-    return right.start == left.end + 1 and tokens[left.end].text in _DASHES
 
 
 def _is_part_of_decimal(tokens: Sequence[Token], run: Sequence[Mention]) -> bool:

@@ -55,8 +55,7 @@ def tokenize(text: str) -> list[Token]:
     """Split a text into tokens; very long numbers are treated as words."""
     tokens = []
     for match in _TOKEN.finditer(text):
-        kind = str(match.lastgroup)
-        if kind == "number" and len(match[0]) > MAX_DIGITS:
+        if (kind := str(match.lastgroup)) == "number" and len(match[0]) > MAX_DIGITS:
             kind = "word"
         tokens.append(Token(kind, match[0], match.start()))
     return tokens

@@ -59,8 +59,7 @@ def prompt_text(name_or_path: str | Path) -> str:
     built-in prompts. Raises `UnknownNameError` for an unknown name, with similar ones; `MissingResourceError` if the
     file does not exist; and `DataError` if it is not a text file.
     """
-    name = str(name_or_path)
-    if name in prompt_names():
+    if (name := str(name_or_path)) in prompt_names():
         return (files(__name__) / f"{name}.yaml").read_text(encoding="utf-8")
     if not (name.endswith((".yaml", ".yml")) or "/" in name or "\\" in name or (name and Path(name).exists())):
         raise UnknownNameError("prompt", name, prompt_names())

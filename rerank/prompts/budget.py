@@ -146,9 +146,8 @@ class PromptBudget:
         if 2 * needed <= available and (whole := truncate(highest)).tokens + needed <= available:
             return whole
         fixed = self._tokens.count(template.render(query, [""] * len(texts), scores=scores, labels=labels))
-        lowest = min(self._floor, highest)
         level = find_cap(lengths, available - fixed)
-        fits, fails = lowest - 1, highest + 1  # exclusive bounds: neither cap has been tried
+        fits, fails = min(self._floor, highest) - 1, highest + 1  # exclusive bounds: neither cap has been tried
         best: FittedPrompt | None = None
         for tries in itertools.count():
             # The cap is strictly between the bounds and replaces one of them, so the loop ends. After `_ESTIMATES`
@@ -156,8 +155,7 @@ class PromptBudget:
             cap = (fits + fails) // 2 if tries >= _ESTIMATES else min(max(level, fits + 1), fails - 1)
             fitted = truncate(cap)
             # Tokens outside the passages are now known to be fitted.tokens minus those of the truncated passages.
-            passage_tokens = sum([min(length, cap) for length in lengths])
-            level = find_cap(lengths, available - fitted.tokens + passage_tokens)
+            level = find_cap(lengths, available - fitted.tokens + sum([min(length, cap) for length in lengths]))
             if fitted.tokens <= available:
                 best, fits = fitted, cap
             else:

@@ -54,7 +54,6 @@ def _find_letters(counter: Hashable) -> tuple[str, ...]:
     """Return the letters, then the pairs of letters, that add exactly one token between square brackets."""
     tokens = cast(TokenCounter, counter)
     (bracket,) = tokens.lengths(["["])
-    opened = tokens.lengths([f"[{name}" for name in LETTER_IDENTIFIERS])
     closed = tokens.lengths([f"[{name}]" for name in LETTER_IDENTIFIERS])
-    lengths = zip(LETTER_IDENTIFIERS, opened, closed, strict=True)
+    lengths = zip(LETTER_IDENTIFIERS, tokens.lengths([f"[{name}" for name in LETTER_IDENTIFIERS]), closed, strict=True)
     return tuple(name for name, half, full in lengths if half == bracket + 1 and full == half + 1)

@@ -154,8 +154,7 @@ def escape_passage_brackets(text: str, *, letters: bool = False) -> str:
         before, after = parts[index - 1] if index else "", parts[index + 1] if index < last else ""
         if not identifier.search(parts[index].translate(_LETTER_FORMS)) or (after != "" and after in _ROUND):
             continue
-        opened = before != "" and before in _OPENING
-        if opened:
+        if opened := before != "" and before in _OPENING:
             parts[index - 1] = "("
         if after != "" and after in _CLOSING and (opened or not before):
             parts[index + 1] = ")"

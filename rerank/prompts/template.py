@@ -254,7 +254,6 @@ class PromptTemplate:
                 if name not in allowed:
                     raise UnknownNameError(f"placeholder in section {key!r} of prompt {self.name!r}:", name, allowed)
         needed = {"candidate"} if self.method == "pointwise" else {"rank", "candidate"}
-        shows_query = any("query" in names[key] for key in ("system", "prefix", "body", "suffix"))
         turns = (self.system, self.prefix_assistant, self.body_assistant, self.reply_prefix, self.examples)
         prompt = f"Prompt {self.name!r}"
 
@@ -265,7 +264,7 @@ class PromptTemplate:
             error=DataError,
         )
         ensure(
-            shows_query or self.method == "pointwise",
+            any("query" in names[key] for key in ("system", "prefix", "body", "suffix")) or self.method == "pointwise",
             f"{prompt} never shows the query",
             expected="a placeholder for 'query'",
             error=DataError,
@@ -327,7 +326,6 @@ class PromptTemplate:
 
     @cached_property
     def _sections(self) -> dict[str, BraceSection | JinjaSection]:
-        """The compiled sections; omitted ones are empty."""
         compiled = {}
         for key in PLACEHOLDERS:
             try:

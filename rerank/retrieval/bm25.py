@@ -151,7 +151,6 @@ class Bm25Retriever:
             return None
 
         def idf(term: str) -> float:
-            frequency = self._index.document_frequency(term)
-            return inverse_document_frequency(len(self._documents), frequency)
+            return inverse_document_frequency(len(self._documents), self._index.document_frequency(term))
 
         return query_side_weights(terms, idf, k1=options.k1, b=options.b, average_length=self._average_length)

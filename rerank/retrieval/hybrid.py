@@ -17,8 +17,6 @@ from rerank.retrieval.base.stages import DEPTH, check_depth
 from rerank.selector import Selector, build_from_selector, split_outside_parentheses
 from rerank.types import Query, Ranking, Run
 
-_PLUS = re.compile("[+]")
-
 
 @dataclass(frozen=True, slots=True)
 class Hybrid:
@@ -108,8 +106,7 @@ class HybridRetriever:
         normalize, weights = self.options.normalizer(), parse_weights(self.options.weights, len(runs))
         fused = []
         for query in queries:
-            lists = [run[query.id] for run in runs if query.id in run]
-            if lists:
+            if lists := [run[query.id] for run in runs if query.id in run]:
                 every = (run.get(query.id, Ranking(query, (), ())) for run in runs)
                 scores = weighted_fusion_sum([normalize(ranking) for ranking in every], weights)
                 docs = {
@@ -125,7 +122,7 @@ def split_stages(text: str) -> list[str]:
     >>> split_stages("(bm25,k1=1.2)+run:a.trec")
     ['bm25,k1=1.2', 'run:a.trec']
     """
-    parts = [part.strip() for part in split_outside_parentheses(text, _PLUS)]
+    parts = [part.strip() for part in split_outside_parentheses(text, re.compile("[+]"))]
     selectors = [part[1:-1].strip() if part[:1] + part[-1:] == "()" else part for part in parts]
     if len(selectors) < 2 or not all(selectors):
         raise UsageError(

@@ -90,9 +90,8 @@ class LateInteractionRetriever:
 
         Queries without candidates are omitted. A ranking does not depend on the other queries of the call.
         """
-        run = self.candidates.search(queries, max(self.options.depth, check_depth(k)))
         rankings = []
-        for ranking in run.values():
+        for ranking in self.candidates.search(queries, max(self.options.depth, check_depth(k))).values():
             docs = ranking.docs if ranking.query.text.strip() else ()
             texts = [doc.text if self.options.fields == "text" else doc.full_text for doc in docs]
             scores = self.scorer.score(ranking.query.text, texts) if docs else []

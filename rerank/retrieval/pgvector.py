@@ -49,7 +49,18 @@ class Pgvector(StoreOptions):
 
     def find(self, client: Connection[Any], checked: str, encoder: Any, query: str, depth: int) -> list[StoreHit]:
         vector = str(encoder.queries([query])[0].tolist())
-        _widen_index_scan(client, depth)
+        # so that an index of pgvector returns ``depth`` documents; by default, an HNSW index returns at most 40
+        client.execute(
+            "SELECT set_config('hnsw.ef_search', least(%(most)s, greatest(%(depth)s, "
+            "coalesce(current_setting('hnsw.ef_search', true), '40')::int))::text, true)",
+            {"most": _WIDEST, "depth": depth},
+        )
+        version = client.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
+        if version and tuple(map(int, version[0].split(".")[:2])) >= (0, 8):
+            client.execute(
+                "SELECT set_config('hnsw.iterative_scan', 'strict_order', true), "
+                "set_config('ivfflat.iterative_scan', 'relaxed_order', true)"
+            )
         rows = client.execute(self._statement(checked), {"vector": vector, "depth": depth}).fetchall()
         return [StoreHit(id=row[0], text=row[1], title=row[2], score=row[3]) for row in rows]
 
@@ -102,21 +113,6 @@ class Pgvector(StoreOptions):
             )
         check_dimension(self.place, dimension if dimension > 0 else None, self.model, encoder.size)
         return str(kind)
-
-
-def _widen_index_scan(connection: Connection[Any], depth: int) -> None:
-    """Let an index of pgvector return ``depth`` documents; by default, an HNSW index returns at most 40."""
-    connection.execute(
-        "SELECT set_config('hnsw.ef_search', least(%(most)s, greatest(%(depth)s, "
-        "coalesce(current_setting('hnsw.ef_search', true), '40')::int))::text, true)",
-        {"most": _WIDEST, "depth": depth},
-    )
-    version = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
-    if version and tuple(map(int, version[0].split(".")[:2])) >= (0, 8):
-        connection.execute(
-            "SELECT set_config('hnsw.iterative_scan', 'strict_order', true), "
-            "set_config('ivfflat.iterative_scan', 'relaxed_order', true)"
-        )
 
 
 def _on_one_line(error: Exception) -> str:

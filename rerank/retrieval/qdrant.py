@@ -37,15 +37,14 @@ class Qdrant(StoreOptions):
         return f"the collection {self.collection!r} of Qdrant"
 
     def find(self, client: QdrantClient, checked: int, encoder: Any, query: str, depth: int) -> list[StoreHit]:
-        found = client.query_points(
+        hits = []
+        for point in client.query_points(
             self.collection,
             query=encoder.queries([query])[0].tolist(),
             using=self.vector or None,
             limit=depth,
             with_payload=True,
-        )
-        hits = []
-        for point in found.points:
+        ).points:
             payload = point.payload or {}
             doc_id, title = payload.get(self.id) if self.id else point.id, payload.get(self.title)
             hits.append(StoreHit(id=doc_id, text=payload.get(self.text), title=title, score=checked * point.score))
@@ -57,8 +56,7 @@ class Qdrant(StoreOptions):
             known = {found.name: None for found in client.get_collections().collections}
             find_part("collection", self.collection, known, "Qdrant")
         vectors: Any = client.get_collection(self.collection).config.params.vectors
-        named = vectors if isinstance(vectors, dict) else {"": vectors}
-        vector = find_part("vector", self.vector, named, self.place)
+        vector = find_part("vector", self.vector, vectors if isinstance(vectors, dict) else {"": vectors}, self.place)
         check_dimension(self.place, vector.size, self.model, encoder.size)
         return 1 if vector.distance.value in ("Cosine", "Dot") else -1
 

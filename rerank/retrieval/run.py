@@ -67,8 +67,7 @@ class Candidates:
     """A first stage that returns the collection's own candidate lists, such as the scoreddocs of ir_datasets."""
 
     def over(self, corpus: Corpus) -> CandidatesRetriever:
-        run = corpus.candidates() if isinstance(corpus, SupportsCandidates) else None
-        if not run:
+        if not (run := corpus.candidates() if isinstance(corpus, SupportsCandidates) else None):
             raise UsageError(
                 f"The collection {corpus.name!r} has no candidate lists",
                 expected="a collection with lists, such as requests:FILE or an irds: data set with scoreddocs",

@@ -166,8 +166,7 @@ class PreferenceGraph:
 
     def is_resolved(self, position: int) -> bool:
         """Return whether the document's relation to every other document is known."""
-        known = self.above[position] | self.below[position] | 1 << position
-        return known.bit_count() == len(self.above)
+        return (self.above[position] | self.below[position] | 1 << position).bit_count() == len(self.above)
 
     def _add_preference(self, better: int, worse: int) -> None:
         """Add an edge and all edges that follow by transitivity."""

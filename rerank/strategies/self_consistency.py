@@ -45,8 +45,7 @@ class SelfConsistency:
         check_passes(self.passes)
 
     def __call__(self, ranking: Ranking) -> Plan:
-        n = len(ranking)
-        if n < 2:
+        if (n := len(ranking)) < 2:
             return ranking
         shuffles = [list(range(n)) for _ in range(self.passes)]
         for index, positions in enumerate(shuffles):
@@ -114,10 +113,9 @@ def _exact_order(votes: Votes, component: Sequence[int]) -> list[int]:
     head = [0] * (1 << size)
     for subset in range(1, 1 << size):
         inside = [i for i in range(size) if subset >> i & 1]
-        choices = [
-            (cost[subset & ~(1 << i)] + sum(votes[component[j]][component[i]] for j in inside), i) for i in inside
-        ]
-        cost[subset], head[subset] = min(choices)
+        cost[subset], head[subset] = min(
+            [(cost[subset & ~(1 << i)] + sum(votes[component[j]][component[i]] for j in inside), i) for i in inside]
+        )
     order, subset = [], (1 << size) - 1
     while subset:
         order.append(component[head[subset]])
@@ -126,9 +124,8 @@ def _exact_order(votes: Votes, component: Sequence[int]) -> list[int]:
 
 
 def _local_order(votes: Votes, component: Sequence[int]) -> list[int]:
-    borda = sorted(component, key=lambda a: (-sum(votes[a][b] for b in component), a))
     order: list[int] = []
-    for a in borda:
+    for a in sorted(component, key=lambda a: (-sum(votes[a][b] for b in component), a)):
         position = len(order)
         while position and votes[a][order[position - 1]] > votes[order[position - 1]][a]:
             position -= 1

@@ -72,8 +72,7 @@ class Bubblesort:
         for first in range(min(self.top_k, n - 1)):
             for start, end in window_spans(n, self.size, self.size - 1, first):
                 docs = ranking.docs[start:end]
-                key = tuple(doc.id for doc in docs)
-                if key not in winners:
+                if (key := tuple(doc.id for doc in docs)) not in winners:
                     plan = choose_winners(ranking.query, [docs], size=self.size, both_orders=self.both_orders)
                     (winners[key],) = yield from plan
                 winner = winners[key]
@@ -82,8 +81,7 @@ class Bubblesort:
         return ranking
 
     def calls(self, n: int) -> int:
-        passes = range(min(self.top_k, n - 1))
-        windows = sum(count_windows(n - first, self.size, self.size - 1) for first in passes)
+        windows = sum(count_windows(n - first, self.size, self.size - 1) for first in range(min(self.top_k, n - 1)))
         return windows * (1 + self.both_orders)
 
 
@@ -167,14 +165,12 @@ class Heapsort:
 
 
 def _child_nodes(node: int, n: int, children: int) -> range:
-    """Return the positions of a node's children in a heap of n nodes."""
     # The usual array layout of a heap: children of node i at c i + 1 .. c i + c.
     first = children * node + 1
     return range(min(first, n), min(first + children, n))
 
 
 def _levels(n: int, children: int) -> list[range]:
-    """Return the positions of a heap's nodes, level by level, from the root."""
     levels = []
     start, width = 0, 1
     while start < n:

@@ -85,14 +85,11 @@ class TopDown:
 
     @property
     def _pivot_rank(self) -> int:
-        """Rank of the pivot, from 1."""
         return min(self.top_k or self.size // 2, self.size - 1)
 
     def _windows(self, n: int) -> int:
-        """Return the number of windows for all documents behind the head."""
         return math.ceil((n - self.size) / (self.size - 1))
 
     def _budget(self, n: int) -> int:
-        """Return the maximum number of documents that are ranked again."""
         # m + 1 keeps the best document of each of the m windows, and the best one of the head.
         return max(self.budget or self.size, self._windows(n) + 1)

@@ -65,7 +65,6 @@ class _Group:
     quota: int
 
     def advance(self, order: Order) -> None:
-        """Let the best documents of the group advance to the next stage and receive a point."""
         for rank, index in enumerate(order[: self.quota]):
             position = self.positions[index]
             self.tournament.remaining.append(position)

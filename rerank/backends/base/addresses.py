@@ -111,8 +111,7 @@ class Address:
         path, query = parts.path.rstrip("/"), parts.query
         for endpoint in provider.endpoints:
             path = path.removesuffix(endpoint)
-        is_azure_host = host.endswith(_AZURE_HOSTS)
-        if is_azure_host and path in ("", "/openai") and provider.endpoints:
+        if (is_azure_host := host.endswith(_AZURE_HOSTS)) and path in ("", "/openai") and provider.endpoints:
             path, query = "/openai/v1", ""  # the API that needs no name of a deployment in the path
         # A gateway of a user's own may look like Azure, but the key of Azure goes to no known other host.
         if is_azure_host or (has_version and host != "api.openai.com"):

@@ -135,8 +135,7 @@ class ServerClient(Generic[S]):
         """Send no requests to a server, and check it at increasing intervals as long as there are requests."""
         self._failures[slot.position] = failure
         self.router.rest(slot)
-        check = self._checks.get(slot.position)
-        if check is None or check.done():
+        if (check := self._checks.get(slot.position)) is None or check.done():
             self._checks[slot.position] = asyncio.create_task(self._check_until_up(slot))
         if slot.position not in self._warned and self._has_other(slot.position):
             self._warned.add(slot.position)
@@ -273,8 +272,7 @@ class ServerRouter:
             self._assign()
 
     def _find_home(self, group: Hashable) -> RoutedServer:
-        home = self._homes.get(group)
-        if home is None or home not in self.usable:
+        if (home := self._homes.get(group)) is None or home not in self.usable:
             home = self._homes[group] = self._least_loaded()
         self._homes.move_to_end(group)
         if len(self._homes) > _GROUPS:

@@ -69,7 +69,6 @@ _TLS_HINTS = {
     "WRONG_VERSION_NUMBER": "; the server may speak http instead of https",
 }
 _PROXY_LOGIN = "The proxy asks for a name and a password: set HTTPS_PROXY to http://NAME:PASSWORD@HOST:PORT"
-_QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 
 
 def retrying(
@@ -212,10 +211,9 @@ class ServerConnection:
                 async with self._open().stream(method, url, headers=headers, **content) as response:
                     received = await _read_limited(response)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            tries = TRIES if self.contacts else FIRST_TRIES
             hint = next((hint for reason, hint in _TLS_HINTS.items() if reason in str(error)), "")
             found = f"No connection to {url}{self._via}: {error or type(error).__name__}{hint}"
-            raise RequestFailedError(found, tries=tries) from error
+            raise RequestFailedError(found, tries=TRIES if self.contacts else FIRST_TRIES) from error
         except (TimeoutError, httpx2.TimeoutException) as error:
             self.contacts += 1
             raise RequestFailedError(
@@ -355,9 +353,8 @@ class ErrorResponses:
             return next((value for name in names if isinstance(value := error.get(name), str)), "")
 
         found, code = stated("message", "detail") or describe_content(text), stated("code", "type")
-        is_page = bool(text) and not body and found != text
         message = self.redact(f"HTTP {status} from {response.url}: {found}")
-        if status == 403 and is_page and not accepted:
+        if status == 403 and text and not body and found != text and not accepted:
             return KeyRejectedError(
                 message,
                 expected="an answer in JSON",
@@ -375,7 +372,7 @@ class ErrorResponses:
                     message, remedy="No key was sent, since http to another machine is not encrypted; use https"
                 )
             return KeyRejectedError(message, expected=f"a key in the environment variable {names}", remedy="Set it")
-        if status == 402 or code in _QUOTA:
+        if status == 402 or code in ("insufficient_quota", "billing_hard_limit_reached"):
             return BackendError(message, remedy="The account has no credit left; add credit, then use --resume")
         if status < 400:
             target = self.redact(response.headers.get("location", "nowhere"))
@@ -396,8 +393,7 @@ class ErrorResponses:
         forms = (
             (c, json.dumps(c)[1:-1], f"\\u{ord(c):04x}", f"\\u{ord(c):04X}", f"\\{c}" if c == "/" else c) for c in key
         )
-        pattern = "".join(f"(?:{'|'.join(map(re.escape, dict.fromkeys(form)))})" for form in forms)
-        return re.sub(pattern, "***", text)
+        return re.sub("".join(f"(?:{'|'.join(map(re.escape, dict.fromkeys(form)))})" for form in forms), "***", text)
 
     def redact(self, text: str) -> str:
         """Remove the API key from an error message of the server, and shorten the message."""

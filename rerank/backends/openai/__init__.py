@@ -141,17 +141,13 @@ class Openai(ServerBackend[Dialect]):
                 if parsed.lacks_room and first is None and can_have_more(sent):
                     first, has_more_room = parsed.reply, True
                     continue
-                reply = _add_tokens(parsed.reply, first or Reply(), attempts.retries)
+                reply, billed = parsed.reply, first or Reply()
+                reply = replace(
+                    reply,
+                    tokens_in=billed.tokens_in + reply.tokens_in,
+                    tokens_out=billed.tokens_out + reply.tokens_out,
+                    tokens_cached=billed.tokens_cached + reply.tokens_cached,
+                    retries=attempts.retries,
+                )
             dialect.check_reply(sent, request, reply)
             return [reply]
-
-
-def _add_tokens(reply: Reply, first: Reply, retries: int) -> Reply:
-    """Return a reply with the tokens of the reply before it, which had no answer and is billed, too."""
-    return replace(
-        reply,
-        tokens_in=first.tokens_in + reply.tokens_in,
-        tokens_out=first.tokens_out + reply.tokens_out,
-        tokens_cached=first.tokens_cached + reply.tokens_cached,
-        retries=retries,
-    )

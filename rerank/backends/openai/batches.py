@@ -39,7 +39,6 @@ FIRST_WAIT, GROWTH, LONGEST_WAIT = 5.0, 1.5, 60.0
 _FAILURES = 20
 _ENDPOINT = "/v1/chat/completions"
 _KEY, _OMITTED = "listrank_batch", "omitted_fields"
-_ENDED = frozenset({"completed", "expired", "failed", "cancelled"})
 #: Maximum number of pages, of 100 batches each and newest first, that are searched for a batch with a given key.
 _PAGES = 100
 _LATER = "Continue with --resume: a batch that was submitted is not submitted again, and its replies are used"
@@ -198,8 +197,7 @@ def _run(call: Coroutine[Any, Any, str]) -> str:
 
 
 def _id(answer: ServerResponse) -> str:
-    found = name_in(answer.body.get("id"))
-    if not found:
+    if not (found := name_in(answer.body.get("id"))):
         raise RequestFailedError(f"The response of the server contains no id: {answer.text or 'nothing'}")
     return found
 
@@ -210,17 +208,15 @@ def _status(answer: ServerResponse) -> BatchStatus:
     if not state:
         raise RequestFailedError(f"The response of the server contains no status: {answer.text or 'nothing'}")
     errors = [name_in(row.get("message")) for row in objects_in(object_in(body.get("errors")).get("data"))]
-    stopped = state in ("failed", "cancelled")
     total, completed, failed = (count_in(counts.get(name)) for name in ("total", "completed", "failed"))
-    omitted = name_in(object_in(body.get("metadata")).get(_OMITTED))
     return BatchStatus(
         id=name_in(body.get("id")),
         state=state,
         total=total,
         done=completed + failed,
-        has_ended=state in _ENDED,
+        has_ended=state in ("completed", "expired", "failed", "cancelled"),
         has_expired=state == "expired",
-        problem=shorten("; ".join(filter(None, errors)) or state) if stopped else "",
+        problem=shorten("; ".join(filter(None, errors)) or state) if state in ("failed", "cancelled") else "",
         files=tuple(filter(None, (name_in(body.get(name)) for name in ("output_file_id", "error_file_id")))),
-        omitted=tuple(filter(None, omitted.split(","))),
+        omitted=tuple(filter(None, name_in(object_in(body.get("metadata")).get(_OMITTED)).split(","))),
     )

@@ -136,8 +136,7 @@ class Dialect:
             constraint, form = constraint_fields(self.kind, task)
             body |= constraint
             max_tokens *= _JSON_FACTOR if form == "json" else 1
-        room = sampling.thinking
-        if not room and not scores and (self.thinks or has_more_room):
+        if not (room := sampling.thinking) and not scores and (self.thinks or has_more_room):
             room = min(self.most_room, MORE_ROOM if has_more_room else ROOM)
             if self.context_size:
                 room = min(room, max(0, self.context_size - token_estimate.estimate_prompt(prompt) - max_tokens))
@@ -191,15 +190,14 @@ class Dialect:
                 "summary.json counts the replies of each model",
                 stacklevel=2,
             )
-        ignored = (
+        if (
             sent.constraint
             and CONSTRAINT not in self.refused
             and isinstance(request.task, PermutationTask)
             and reply.finish == "stop"
             and reply.text
             and not re.fullmatch(permutation_pattern(request.task), reply.text.strip())
-        )
-        if ignored:
+        ):
             self.refused.add(CONSTRAINT)
             warnings.warn(
                 "The server ignores the constraint that replies contain identifiers only; replies are now generated "
@@ -408,7 +406,6 @@ def _completion_tokens(usage: Mapping[str, Any], tokens_in: int, cached: int) ->
 
 
 def _choice(answer: ServerResponse) -> dict[str, Any]:
-    """Return the only choice in a response."""
     if answer.unreadable:
         raise _UnreadableReplyError(answer.unreadable)
     choices = answer.body.get("choices")
@@ -423,8 +420,7 @@ def _choice(answer: ServerResponse) -> dict[str, Any]:
 
 def _add_content(reply: Reply, choice: Mapping[str, Any], request: Request, sent: ServerRequest) -> Reply:
     message = object_in(choice.get("message"))
-    reason = name_in(choice.get("finish_reason"))
-    finish: Finish = "refused" if message.get("refusal") else _ENDS.get(reason, "stop")
+    finish: Finish = "refused" if message.get("refusal") else _ENDS.get(name_in(choice.get("finish_reason")), "stop")
     text, thoughts = _split_thoughts(message)
     tokens = reply.tokens_out or sum(map(token_estimate.estimate_text, (text, thoughts)))
     most = request.sampling.max_tokens * (_JSON_FACTOR if sent.constraint == "json" else 1)

@@ -154,8 +154,7 @@ class StoreRetriever:
                     while k < len(hits) == depth < deepest and hits[k - 1].score == hits[-1].score:
                         depth = min(2 * depth, deepest)
                         hits = store.find(client, self.checked, self.encoder, query.text, depth)
-                    scored = self._scored_documents(query, hits)
-                    rankings[place] = Ranking.from_scores(query, scored).top(k)
+                    rankings[place] = Ranking.from_scores(query, self._scored_documents(query, hits)).top(k)
         return Run(rankings, name=store.stage)
 
     def _scored_documents(self, query: Query, hits: Sequence[StoreHit]) -> list[tuple[Document, float]]:

@@ -90,8 +90,7 @@ def given_first_stage_ranking(query: Query, candidates: Sequence[Candidate]) -> 
         document if document.id == str(position) else replace(document, id=str(position))
         for position, document in enumerate(candidate.document for candidate in candidates)
     ]
-    scores = [candidate.score for candidate in candidates if candidate.score is not None]
-    if not scores:
+    if not (scores := [candidate.score for candidate in candidates if candidate.score is not None]):
         return Ranking(query, tuple(numbered))
     order = sorted(range(len(numbered)), key=lambda position: -scores[position])
     return Ranking(query, tuple(numbered[i] for i in order), tuple(scores[i] for i in order))
@@ -152,7 +151,9 @@ class InMemoryCorpus:
         self.name, self.language = name, language
         self._documents: dict[str, Document] = {}
         if not isinstance(documents, (str, bytes, Document, Mapping)) and isinstance(documents, Iterable):
-            documents = [_without_score(document) for document in documents]
+            documents = [
+                {k: v for k, v in doc.items() if k != "score"} if isinstance(doc, Mapping) else doc for doc in documents
+            ]
         for position, candidate in enumerate(given_first_stage_candidates(documents)):
             document = candidate.document
             if document.id in self._documents:
@@ -182,7 +183,3 @@ class InMemoryCorpus:
         """Return a document with the further keys that it has in the list; documents of other sources are unchanged."""
         own = self._documents.get(doc.id)
         return doc if own is None else replace(doc, source=own.source)
-
-
-def _without_score(document: DocumentLike) -> DocumentLike:
-    return {k: v for k, v in document.items() if k != "score"} if isinstance(document, Mapping) else document

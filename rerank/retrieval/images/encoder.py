@@ -79,7 +79,6 @@ class ImageEncoder:
         return rows
 
     def _texts(self, texts: Sequence[str]) -> Floats:
-        """Return the embeddings of texts, of shape (texts, size)."""
         # SigLIP was trained on texts padded to its full context, without an attention mask.
         padding = "max_length" if self._model.config.model_type.startswith("siglip") else True
         inputs = self._processor.tokenizer(
@@ -96,8 +95,7 @@ class ImageEncoder:
 
         with torch.inference_mode():
             dtype, device = self._model.dtype, self._model.device
-            moved = {k: v.to(device, dtype if v.is_floating_point() else None) for k, v in inputs.items()}
-            out = embed(**moved)
+            out = embed(**{k: v.to(device, dtype if v.is_floating_point() else None) for k, v in inputs.items()})
         rows = getattr(out, "pooler_output", out).float().cpu().numpy()
         if not np.isfinite(rows).all():
             raise BackendError("The model returned an embedding that is not finite", remedy="Try dtype=float32")
@@ -130,8 +128,7 @@ def require_packages() -> None:
 
 
 def _max_tokens(model: Any) -> int:
-    size = getattr(getattr(model.config, "text_config", model.config), "max_position_embeddings", None)
-    if size is None:
+    if (size := getattr(getattr(model.config, "text_config", model.config), "max_position_embeddings", None)) is None:
         raise UsageError(
             f"A model of the class {type(model).__name__} does not state its context size",
             expected="max_position_embeddings in its config",
@@ -148,7 +145,10 @@ class PrecomputedEmbeddings:
 
     def __init__(self, embeddings: str, ids: str, encoder: Encoder) -> None:
         self._path = Path(embeddings).expanduser()
-        self._rows = _load_vectors(self._path)
+        self._rows = rows = _load_array(self._path)
+        if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.dtype not in (np.float16, np.float32):
+            kind = f"{rows.dtype} of shape {rows.shape}" if isinstance(rows, np.ndarray) else "an archive"
+            raise DataError(f"{self._path} contains {kind}", expected="float16 or float32 of shape (documents, size)")
         names = _load_ids(Path(ids).expanduser())
         if len(names) != len(self._rows):
             raise DataError(f"{ids} lists {len(names)} documents, but {embeddings} has {len(self._rows)} rows")
@@ -188,14 +188,6 @@ def _load_array(path: Path) -> Any:
         raise MissingResourceError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, EOFError) as error:
         raise DataError(f"{path} is not an .npy file: {error}", expected="a file written by numpy.save") from error
-
-
-def _load_vectors(path: Path) -> Any:
-    matrix = _load_array(path)
-    if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or matrix.dtype not in (np.float16, np.float32):
-        kind = f"{matrix.dtype} of shape {matrix.shape}" if isinstance(matrix, np.ndarray) else "an archive"
-        raise DataError(f"{path} contains {kind}", expected="float16 or float32 of shape (documents, size)")
-    return matrix
 
 
 def _load_ids(path: Path) -> list[str]:

@@ -56,8 +56,7 @@ class Lucene:
         if not 0 <= self.b <= 1:
             raise UsageError(f"BM25 has b={self.b}", expected="a number from 0 to 1, such as 0.4")
         feedback = {"fb_docs": self.fb_docs, "fb_terms": self.fb_terms, "original_weight": self.original_weight}
-        rm3_options = {name: value for name, value in feedback.items() if value is not None}
-        if rm3_options and not self.rm3:
+        if (rm3_options := {name: value for name, value in feedback.items() if value is not None}) and not self.rm3:
             shown = ", ".join(f"{name}={value}" for name, value in rm3_options.items())
             raise UsageError(f"The options {shown} are given without RM3", remedy="Add rm3=true, or remove the options")
         for name in ("fb_docs", "fb_terms"):
@@ -79,8 +78,7 @@ class Lucene:
         return {"k1": self.k1, "b": self.b, "feedback": feedback}
 
     def check_prerequisites(self) -> None:
-        missing = [name for name in ("pyserini", "jnius") if not find_spec(name)]
-        if missing:
+        if missing := [name for name in ("pyserini", "jnius") if not find_spec(name)]:
             raise MissingPrerequisiteError(
                 f"The first stage 'lucene' needs Pyserini, but these modules are missing: {' and '.join(missing)}",
                 remedy=f"Run: {install_command('lucene')}. It also needs a JDK of version 21 or newer. {REMEDY}",
@@ -150,14 +148,13 @@ def _open_cached(options: Lucene, corpus: Corpus) -> LuceneRetriever:
     }
     texts = (doc.text if options.fields == "text" else doc.full_text for doc in documents)
     index_path = documents.folder.with_name(f"lucene-{folder_key(made_from)}")
-    index = open_sealed_folder(
-        index_path,
-        made_from,
-        lambda folder: write_index(folder, texts, language),
-        lambda folder: LuceneIndex(folder, language, **options.scoring),
-    )
     return LuceneRetriever(
-        index.search,
+        open_sealed_folder(
+            index_path,
+            made_from,
+            lambda folder: write_index(folder, texts, language),
+            lambda folder: LuceneIndex(folder, language, **options.scoring),
+        ).search,
         lambda position: int(documents.id_ranks[int(position)]),
         lambda positions: {position: documents[int(position)] for position in positions},
         (index_path,),
@@ -182,8 +179,7 @@ def find_java() -> tuple[Path, str]:
             "No Java development kit was found: JAVA_HOME is not set and javac is not on the PATH", remedy=REMEDY
         )
     version = _java_version(home)
-    major = re.match(r"\d+", version)
-    if not major:
+    if not (major := re.match(r"\d+", version)):
         raise MissingPrerequisiteError(f"{where} points to {home}, which is not a Java development kit", remedy=REMEDY)
     if int(major[0]) < OLDEST:
         raise MissingPrerequisiteError(

@@ -28,7 +28,6 @@ FIELD = "contents"
 WORDS_ONLY = "*"
 #: Languages with an analyzer in Anserini's ``AnalyzerMap``; English has its own analyzer class.
 _LANGUAGES = frozenset("ar bn da de es fa fi fr hi hu id it ja ko nl no pl pt ru sv te th tr uk zh".split())  # noqa: SIM905
-_SAME = {"yue": "zh"}
 #: References that keep loggers alive; if a logger is not referenced, Java forgets its level.
 _LOGGERS: list[Any] = []
 
@@ -40,7 +39,7 @@ def analyzer_code(language: str) -> str:
     ['en', 'no', 'zh', '*']
     """
     code = normalize_language(language)
-    code = _SAME.get(code, code)
+    code = "zh" if code == "yue" else code
     return code if code == "en" or code in _LANGUAGES else WORDS_ONLY
 
 
@@ -77,10 +76,9 @@ class LuceneIndex:
         from jnius import JavaException, cast
 
         try:
-            directory = find("org.apache.lucene.store.FSDirectory").open(
-                find("java.nio.file.Paths").get(str(folder.resolve()))
+            self._reader = find("org.apache.lucene.index.DirectoryReader").open(
+                find("org.apache.lucene.store.FSDirectory").open(find("java.nio.file.Paths").get(str(folder.resolve())))
             )
-            self._reader = find("org.apache.lucene.index.DirectoryReader").open(directory)
         except JavaException as error:
             raise ValueError(f"not a readable Lucene index: {error.innermessage or error.classname}") from error
         if feedback and self._reader.numDocs() and self._reader.termVectors().get(0) is None:
@@ -88,8 +86,7 @@ class LuceneIndex:
         self._searcher = find("org.apache.lucene.search.IndexSearcher")(
             cast("org.apache.lucene.index.IndexReader", self._reader)
         )
-        similarity = find("org.apache.lucene.search.similarities.BM25Similarity")
-        self._searcher.setSimilarity(similarity(k1, b))
+        self._searcher.setSimilarity(find("org.apache.lucene.search.similarities.BM25Similarity")(k1, b))
         self._analyzer = _open_analyzer(language)
         self._folder = folder
         self._feedback = feedback
@@ -190,7 +187,26 @@ def write_index(folder: Path, documents: Iterable[str], language: str) -> None:
                 expected="at least one document with text",
                 remedy="Check the collection's files and the option 'fields'",
             )
-        _run_indexer(Path(scratch), folder, language)
+        # in a separate process, because the indexer logs to stdout and frees its memory only when it ends
+        analysis = ["--stemmer", "none", "--keepStopwords"] if language == WORDS_ONLY else ["--language", language]
+        command = [sys.executable, "-m", _INDEXER, "--collection", "JsonCollection", "--threads", "1", "--optimize"]
+        command += [
+            "--generator",
+            "DefaultLuceneDocumentGenerator",
+            "--storeDocvectors",
+            "--memoryBuffer",
+            str(_BUFFER),
+        ]
+        done = subprocess.run(
+            [*command, *analysis, "--input", scratch, "--index", str(folder)],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if done.returncode:
+            last_lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()][-3:]
+            raise BackendError(f"Anserini's indexer ended with code {done.returncode}: {' / '.join(last_lines)}")
     index = LuceneIndex(folder, language, k1=0.9, b=0.4)
     indexed = len(index)
     index.close()
@@ -198,23 +214,6 @@ def write_index(folder: Path, documents: Iterable[str], language: str) -> None:
         raise BackendError(
             f"Anserini indexed only {indexed} of {written} documents", remedy="Check the free disk space"
         )
-
-
-def _run_indexer(source: Path, folder: Path, language: str) -> None:
-    """Run the indexer in a separate process, because it logs to stdout and frees its memory only when it ends."""
-    analysis = ["--stemmer", "none", "--keepStopwords"] if language == WORDS_ONLY else ["--language", language]
-    command = [sys.executable, "-m", _INDEXER, "--collection", "JsonCollection", "--threads", "1", "--optimize"]
-    command += ["--generator", "DefaultLuceneDocumentGenerator", "--storeDocvectors", "--memoryBuffer", str(_BUFFER)]
-    done = subprocess.run(
-        [*command, *analysis, "--input", str(source), "--index", str(folder)],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    if done.returncode:
-        last_lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()][-3:]
-        raise BackendError(f"Anserini's indexer ended with code {done.returncode}: {' / '.join(last_lines)}")
 
 
 def locate_index(name: str) -> Path:

@@ -116,9 +116,7 @@ class _Rows:
             (folder / name).touch()
 
     def resume(self, folder: Path, done: int) -> None:
-        """Truncate the files to the vectors of the first ``done`` documents."""
-        counts = np.fromfile(folder / _COUNTS[0], _COUNTS[1], done)
-        weights = int(counts.sum(dtype=np.int64))
+        weights = int(np.fromfile(folder / _COUNTS[0], _COUNTS[1], done).sum(dtype=np.int64))
         for (name, dtype), entries in ((_COUNTS, done), (_DIMENSIONS, weights), (_VALUES, weights)):
             length = entries * np.dtype(dtype).itemsize
             if (size := (folder / name).stat().st_size) < length:

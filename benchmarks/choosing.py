@@ -106,7 +106,10 @@ def _dcg(grades: Sequence[int]) -> float:
 def make_case(ranking: Ranking, *parts: tuple[str, Mapping[str, int]]) -> Case:
     """Return the case of a ranked list."""
     pairs = enumerate(zip(ranking.docs, ranking.scores, strict=True))
-    hits = Hits(Hit(corpus_id=at, rank=at + 1, document=document, score=score) for at, (document, score) in pairs)
+    hits = Hits(
+        Hit(corpus_id=at, rank=at + 1, document=document, score=score, unit_score=1 / (at + 1))
+        for at, (document, score) in pairs
+    )
     hits.count_tokens = TOKENS.lengths
     ids, grades = zip(*parts, strict=True)
     return Case(hits=hits, query=ranking.query.text, parts=grades, part_ids=ids)

@@ -406,7 +406,7 @@ class Reranker(RunTransformer):
         unit = ranked.score_kind.unit if ranked.score_kind and not fused else ""
         units, kind = compute_unit_scores(ranked.scores[:shown], relevance[:shown], unit, self.logit_divisor)
         if shown < len(positions):  # documents below the cut may have no score, which concerns none above it
-            units = (*units, *compute_unit_scores(ranked.scores, relevance, unit, self.logit_divisor)[0][shown:])
+            units = [*units, *compute_unit_scores(ranked.scores, relevance, unit, self.logit_divisor)[0][shown:]]
         rows = zip(positions, ranked.scores, relevance, units, strict=True)
         found = [
             Hit(

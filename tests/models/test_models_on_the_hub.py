@@ -217,8 +217,8 @@ def test_only_the_files_that_are_needed_are_downloaded(hub: HubServer, tmp_path:
     modules = json.loads((folder / "modules.json").read_text())
     modules.append({"idx": 9, "name": "9", "path": "2_Dense", "type": "sentence_transformers.models.Dense"})
     (folder / "modules.json").write_text(json.dumps(modules))
-    waste = ("pytorch_model.bin", "onnx/model.onnx", "onnx/config.json", "int8/model.safetensors", "README.md")
-    waste = (*waste, "2_Dense/pytorch_model.bin")
+    waste = ["pytorch_model.bin", "onnx/model.onnx", "onnx/config.json", "int8/model.safetensors", "README.md"]
+    waste.append("2_Dense/pytorch_model.bin")
     code = "modeling.py", "consolidated.safetensors", "checkpoint-5/model.safetensors"
     for name in [*needed, *waste, *code]:
         (folder / name).parent.mkdir(exist_ok=True, parents=True)

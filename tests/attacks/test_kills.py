@@ -60,7 +60,7 @@ class Attacked:
         words: The words to type; every name in braces is a path in the folder of inputs.
         kills: How often it is killed in the whole attack.
         differ: Patterns of files that may differ: a list of judgments marks torn lines; files of tensorboard,
-            hashes of checkpoints and the table of a suite depend on times; the hub's client keeps locks and partial files.
+            hashes of checkpoints and the table of a suite depend on times; the hub's client keeps locks and parts.
         hub: Whether the command downloads from a hub.
     """
 

@@ -139,7 +139,7 @@ def _parts(
     if columns[0] and details.bounds is None:
         yield "Few documents are judged: judged@k is their fraction; --no-bounds omits the added columns"
     if bounded:
-        yield "Bounds are the lowest and highest values possible if all unjudged documents of a run were judged"
+        yield "Bounds are the lowest and highest values possible if the unjudged documents of a run were judged"
     if details.bounds and (without := [name for name in runs[0]["scores"] if name not in bounded]):
         yield f"No bounds are computed for {', '.join(without)}"
     yield from filter(None, notes)

@@ -362,7 +362,8 @@ def convert_rows_to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
                 cells[key] = value
         flat.append(cells)
     found = dict.fromkeys(key for cells in flat for key in cells)
-    heads = [key for key in found if f"{key}_low" not in found]  # a pair that some rows lack is None there
+    pairs = {key for key in found if f"{key}_low" in found and all(cells.get(key) is None for cells in flat)}
+    heads = [key for key in found if key not in pairs]  # a pair is None in the rows that lack it
     return format_csv_table(heads, [[cells.get(key) for key in heads] for cells in flat])
 
 

@@ -267,7 +267,8 @@ def test_wrong_arguments_are_named(call: Callable[[], Hits], named: tuple[str, .
 
 def test_calibrated_relevance_comes_before_the_score() -> None:
     hits = Hits(
-        (replace(hit, relevance=p) for hit, p in zip(HITS, (0.9, 0.9, 0.1, 0.0), strict=True)), report=RankingReport()
+        (replace(hit, relevance=p) for hit, p in zip(HITS, (0.9, 0.9, 0.1, 0.0), strict=True)),
+        report=RankingReport(unit_kind="probability"),
     )
     assert positions(hits.diverse(2, 0.6)) == [0, 1]
-    assert [dropped.reason for dropped in hits.at_least(0.5).dropped] == ["relevance below 0.5"] * 2
+    assert [dropped.reason for dropped in hits.at_least(0.5).dropped] == ["score below 0.5"] * 2

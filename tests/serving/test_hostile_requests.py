@@ -12,12 +12,13 @@ import pytest
 
 from rerank import Reranker
 from rerank.backends.fake import Fake
-from rerank.serving import errors
 from rerank.serving.settings import ServerSettings
 from rerank.tasks import Reply, Request
 from tests.serving.conftest import Client, wait_for_line
 
 pytest.importorskip("fastapi")
+
+from rerank.serving import errors  # noqa: E402
 
 JSON = {"Content-Type": "application/json"}
 PREDICATE = b'{"type": "predicate", "instructions": "is it?"}'

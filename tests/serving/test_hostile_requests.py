@@ -18,7 +18,7 @@ from tests.serving.conftest import Client, wait_for_line
 
 pytest.importorskip("fastapi")
 
-from rerank.serving import errors  # noqa: E402
+from rerank.serving import errors
 
 JSON = {"Content-Type": "application/json"}
 PREDICATE = b'{"type": "predicate", "instructions": "is it?"}'

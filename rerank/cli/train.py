@@ -119,7 +119,10 @@ def _plan_row(row: dict[str, Any]) -> list[object]:
     settings = ", ".join(name for name in ("fsdp", "checkpointing") if row[name]) or "none"
     memory, limit = f"{row['memory']['total'] / 1e9:.1f}", max(row["seconds"], key=row["seconds"].get)
     cells = [row["card"], row["cards"], row["adapter"], settings, memory]
-    return [*cells, *(("yes", f"{row['steps_per_hour']:.3g}", limit) if row["fits"] else ("no", "", ""))]
+    return [
+        *cells,
+        *(("yes", f"{float(format(row['steps_per_hour'], '.3g')):,.0f}", limit) if row["fits"] else ("no", "", "")),
+    ]
 
 
 def _print_use(folder: Path) -> None:

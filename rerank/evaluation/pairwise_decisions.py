@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rerank.errors import UsageError, ensure
+from rerank.errors import UnknownNameError, UsageError, ensure
 from rerank.evaluation.baseline_tests import baseline_tests, is_baseline_test, spell_out
 from rerank.evaluation.scores import ScoreMatrix, Scores, format_score, library_versions
 from rerank.evaluation.significance import (
@@ -216,6 +216,9 @@ def build_test_selector(test: str, *, permutations: int | None = None, seed: int
     options = {key: value for key, value in (("permutations", permutations), ("seed", seed)) if value is not None}
     test = spell_out(test)
     name = Selector.parse(test).name
+    if name not in tests and name not in baseline_tests:
+        known = (*tests.names(), *(f"{name} (with a baseline)" for name in baseline_tests.names()))
+        raise UnknownNameError("test", name, [text.replace("_", "-") for text in known])
     plugin = baseline_tests.get(name) if is_baseline_test(name) else tests.get(name)
     for key in options:
         if key not in inspect.signature(plugin).parameters:

@@ -30,7 +30,7 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 
     def start(*arguments: str, keys: str = "") -> str:
         command = [sys.executable, "-m", "rerank", "serve", "--port", "0", "--name", MODEL, *arguments]
-        variables = os.environ | {"RERANK_SERVER_KEYS": keys, "XDG_CACHE_HOME": str(folder)}
+        variables = os.environ | {"XDG_CACHE_HOME": str(folder)} | ({"RERANK_SERVER_KEYS": keys} if keys else {})
         started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder, env=variables))
         stdout = started[-1].stdout
         assert stdout is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import warnings
@@ -19,6 +18,7 @@ from rerank.errors import DataError, RerankError, StorageError, UsageError, ensu
 from rerank.finetune.labels.hub import pin_hub_datasets
 from rerank.finetune.recipe import Recipe
 from rerank.finetune.trainer import processes
+from rerank.io.file_hashes import file_hash
 from rerank.io.file_systems import check_only_files
 from rerank.io.settings_files import read_json_object
 from rerank.io.text_files import replace_text_file
@@ -110,7 +110,7 @@ class TrainingFolder:
 def write_checksums(folder: Path) -> None:
     """Write the SHA-256 of all files in a folder, except of its model card, which users edit."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    hashes = {name: _sha256(folder / name) for name in names if name not in (_CHECKSUMS, "README.md")}
+    hashes = {name: file_hash(folder / name) for name in names if name not in (_CHECKSUMS, "README.md")}
     with replace_text_file(folder / _CHECKSUMS) as file:
         file.write(json.dumps({"sha256": hashes}, indent=1) + "\n")
 
@@ -121,15 +121,10 @@ def find_damage(folder: Path) -> str:
         return ""
     try:
         hashes = read_json_object(folder / _CHECKSUMS, "list of checksums")["sha256"]
-        changed = [name for name, sha in hashes.items() if _sha256(folder / name) != sha]
+        changed = [name for name, sha in hashes.items() if file_hash(folder / name) != sha]
     except (RerankError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"a file cannot be read: {error}"
     return f"{changed[0]} was changed after it was written" if changed else ""
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -164,7 +164,7 @@ class CommonRequest(RerankBody):
     max_tokens_per_doc: Whole | None = Field(default=None, ge=0)
     truncation: bool | None = None  # Voyage
     latency: Annotated[Any, NO_EFFECT] = None  # ZeroEntropy
-    max_chunks_per_doc: Annotated[Whole | None, REFUSED] = None
+    max_chunks_per_doc: Annotated[Any, NO_EFFECT] = None  # documents are not divided into chunks
     return_embeddings: Annotated[bool | None, REFUSED] = False
 
     def to_question(self) -> RerankQuestion:

@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from rerank.errors import DataError, UnknownNameError, ensure
+from rerank.errors import DataError, RerankError, UnknownNameError, ensure
 from rerank.io.paths import named_path_errors
 from rerank.prompts.template import METHODS, PromptExample, PromptTemplate
 
@@ -80,18 +80,27 @@ def load_prompt(name_or_path: str | Path) -> PromptTemplate:
     text, name = prompt_text(name_or_path), Path(name_or_path).stem
 
     # A loop in a prompt of the user may have no end.
-    if str(name_or_path) not in prompt_names() and not ends_in_child_process(partial(_render_sample, text, name)):
-        raise DataError(
-            f"Prompt {name!r} was not rendered within 5 seconds and 1 GB of memory",
-            expected="a template whose loops end",
-            remedy="Check the loops and the aliases in the file",
-        )
+    if str(name_or_path) not in prompt_names():
+        if not ends_in_child_process(partial(_render_sample, text, name)):
+            raise DataError(
+                f"Prompt {name!r} was not rendered within 5 seconds and 1 GB of memory",
+                expected="a template whose loops end",
+                remedy="Check the loops and the aliases in the file",
+            )
+        _render_sample(text, name)
     return parse_template(text, name)
 
 
 def _render_sample(text: str, name: str) -> None:
+    """Render a prompt for 20 passages; only limits raise an error, since a prompt for pairs need not fit them."""
+    from jinja2 import TemplateRuntimeError
+
     template = parse_template(text, name)
-    template.render("query", ["passage"] * 20, scores=[0.0] * 20 if template.shows_scores else None)
+    try:
+        template.render("query", ["passage"] * 20, scores=[0.0] * 20 if template.shows_scores else None)
+    except RerankError as error:
+        if type(error.__cause__) is TemplateRuntimeError:  # not one of its subclasses, such as undefined variables
+            raise
 
 
 def parse_template(text: str, name: str) -> PromptTemplate:

@@ -16,7 +16,7 @@ from rerank.experiment.spec import Execution, RunSpec
 from rerank.store import RunFolder
 
 #: Values of a summary that depend on the folder, the clock and the addresses of fakes.
-VARYING = {"folder", "hash", "model", "seconds", "reused_calls"}
+VARYING = {"folder", "hash", "model", "seconds", "reused_calls", "checksum"}
 
 
 def run_locally(spec: RunSpec, folder: Path) -> Path:

@@ -58,13 +58,6 @@ PATHS: Mapping[str, str] = {
 }
 #: Options whose value is a file or folder that the command writes.
 OUTPUTS = frozenset({"--out", "--output", "--plot", "--per-query", "--qrels-out", "--prompts"})
-#: What an output still overwrites or writes through; to be emptied once `--out` refuses other files and links.
-OVERWRITTEN = {
-    "file of another kind": "notes.md",
-    "picture": "red.png",
-    "binary file": "binary.bin",
-    "dangling link": "nowhere",
-}
 #: Folders in which any command may write: that of its output, and the user's cache.
 WRITABLE = ("out", "cache")
 
@@ -194,8 +187,6 @@ class Case:
         allowed = [*WRITABLE]
         if self.is_output and self.value.strip("/"):
             allowed.append(self.value.partition("/")[0])
-        if self.is_output and self.kind in OVERWRITTEN:
-            allowed += [self.value, Path(OVERWRITTEN[self.kind]).stem]
         return path.startswith(tuple(allowed))
 
     @property

@@ -195,8 +195,12 @@ def _split_rows(lines: Iterable[str], first: int) -> Iterator[Row]:
 def split_columns(line: str) -> list[str]:
     """Split a line at ASCII whitespace only; `str.split` would also split ids, for example at U+00A0 or U+001C."""
     if line.isascii() and not ("\x1c" in line or "\x1d" in line or "\x1e" in line or "\x1f" in line):
-        return line.split()  # much faster than the regular expression
-    return _COLUMN.findall(line)
+        columns = line.split()  # much faster than the regular expression
+    else:
+        columns = _COLUMN.findall(line)
+    if len(columns) > 6 and len(parts := line.split("\t")) == 6 and sum(len(part.split()) for part in parts[:5]) == 5:
+        return columns[:6]  # between tabs, words may follow the tag of a run, as in the files of trec_eval's tests
+    return columns
 
 
 def _sort_ranking(query: str, scores: Mapping[str, float]) -> Ranking:

@@ -81,6 +81,15 @@ def test_only_ascii_whitespace_separates(
     assert read_query_groups(save(tmp_path, f"q{space}1 a group\n")) == {f"q{space}1": "a group"}
 
 
+def test_words_after_the_tag_between_tabs(tmp_path: Path) -> None:
+    """As in the files of trec_eval's own tests; a space in an id is an error between tabs, too."""
+    (tmp_path / "run").write_text("q\tQ0\ta\t1\t 2\tSTANDARD more words\nq\tQ0\tb\t2\t1\ttag\n")
+    assert read_run(tmp_path / "run")["q"].doc_ids == ("a", "b")
+    (tmp_path / "run").write_text("q\tQ0\ta b\t1\t2\tSTANDARD\n")
+    with pytest.raises(DataError, match=":1: .*7 columns"):
+        read_run(tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     "line",
     ["q Q0 a b 1 2 t", "q Q0 a b 1 2", "q Q0 a 1 2 my tag", "q Q0 a first 2 t", "q Q0 a nan 2 t", "q Q0 a 1_0 2 t"],

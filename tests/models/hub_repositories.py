@@ -55,6 +55,7 @@ class Repository:
     by_files: str = ""  # name of the preset of a folder with these files and another name
     renamed: str = ""  # method of such a folder; empty if it is not tried
     settings: Mapping[str, Any] = field(default_factory=dict)
+    warned: str = ""  # words of the warning that Python and a server give; empty for none
     others: tuple[str, ...] = ()  # repositories that it needs
     token: str = ""  # the token that opens the repository
     sends: str = ""  # the token that the user has
@@ -493,6 +494,7 @@ REPOSITORIES = (
         about="language model without a chat template",
         make=partial(causal, kind="Llama", template=None),
         method="fullrank",
+        warned="no chat template",
     ),
     Repository(
         name="HuggingFaceTB/SmolLM2-135M-Instruct",

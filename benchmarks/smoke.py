@@ -54,6 +54,7 @@ ARGUMENTS: dict[str, str | None] = {
     "benchmarks/evidence.py": "--data {data} --cases 2 --list-cases 1 --resamples 10",
     "benchmarks/first_stage.py": "--documents 200 --queries 5",
     "benchmarks/kernels.py": "",
+    "benchmarks/levels.py": "--replications 4 --draws 19",
     "benchmarks/latency.py": "--methods sliding --lengths 10 --documents 3 --repeat 1",
     "benchmarks/library_choices.py": "--only bm25,plot,power,measures --documents 500 --repeat 1",
     "benchmarks/log_formats.py": "--queries 4 --batch 2",
@@ -80,6 +81,7 @@ ARGUMENTS: dict[str, str | None] = {
     "benchmarks/store.py": "--queries 3 --only-log",
     "benchmarks/strategies.py": "--lists {lists} --qrels {qrels} --oracle {run} --repeats {runs} --seeds 1",
     "benchmarks/training.py": "--child ours --steps 1 --documents 2",  # one of eight measurements
+    "benchmarks/training_memory.py": "--layers 2",
     "benchmarks/training_layers.py": "--turns 1",
     "benchmarks/tuning.py": "--lists {labels} --collection jsonl:{work}/queries --validation {cranfield} --queries 6 "
     "--steps 1 --documents 3 --rates 1 --only lora --rows {out}",

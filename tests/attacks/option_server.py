@@ -50,7 +50,11 @@ def warm_up() -> None:
 
     for module in pkgutil.walk_packages(rerank.__path__, "rerank."):
         if not module.name.startswith(("rerank.backends.vllm", "rerank.integrations", "rerank.__main__")):
-            importlib.import_module(module.name)
+            try:
+                importlib.import_module(module.name)
+            except ModuleNotFoundError as error:  # of an extra that is not installed
+                if (error.name or "rerank").startswith("rerank"):
+                    raise
     for name in ("peft", "matplotlib.pyplot", "scipy.stats", "pytrec_eval", "bm25s", "mteb", "transformers.trainer"):
         importlib.import_module(name)
     vars(typer.main)["get_command"] = functools.cache(typer.main.get_command)

@@ -63,7 +63,7 @@ Limits are those of the authors, in tokens (4/3 per word, a quarter per characte
 2,000 to 8,000 tokens per call. *Verified* means that a test compares the prompt with the text that the cited source
 makes, byte for byte, and the scores of a small model of the same class with the formula; it says nothing about quality.
 Others need code from their repository (`--trust-remote-code`) or cannot be run here, as the note says. Licences are
-those of the weights: check them before you rely on them. `7000` is a model that is only called 7B.
+those of the weights: check them before you rely on them. `7000` means the authors state only 7B.
 
 An adapter (Rank-R1, Setwise-SFT) needs its base model, as in
 `--model Qwen/Qwen2.5-7B-Instruct --adapter ielabgroup/Rank-R1-7B-v0.1`.

@@ -40,7 +40,8 @@ _READING = """
 - The date links to the entry of the log with the machine and the versions. [`results.jsonl`](results.jsonl) has the
   same rows with their commands.
 
-Each table has one set of queries and one set of candidates.
+Each table has one set of queries and one set of candidates. `pydoc` is for trying things out: do not quote its numbers
+([why](footguns.md#the-demos-collection)).
 """
 _COLUMNS = ("model", "method", "nDCG@10", "difference [95 %]", "p", "corrected", "log")
 _GAIN_COLUMNS = ("group", "model", "method", "nDCG@10", "difference [95 %]", "corrected")
@@ -55,7 +56,7 @@ _BOARDS = """
 ## Gains on the boards
 
 These runs come with scores per topic, so the test is repeated when this page is written: paired t-tests, and one
-correction over all gains of a board. Runs marked *listrank* were made here, the others by their authors. The full
+correction (Benjamini-Hochberg) over all gains of a board; the tables above use Holm's. Runs marked *listrank* were made here, the others by their authors. The full
 boards are in the [gallery](gallery.md).
 """
 _MISSING = """

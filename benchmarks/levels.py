@@ -5,8 +5,12 @@
 A family is nine runs against a baseline on 43 topics without a true difference (with a margin: at the margin). Its
 error is the fraction of replications in which a procedure rejects anything at .05; at a true .05, 2,000 replications
 have a standard error of .005. --scores adds nulls of real topic x system scores: ten systems of a random choice, their
-differences from one of them minus their means, and topics drawn with replacement. Tables in Markdown, then one JSON
-line, {"family_error": {NULL: {PROCEDURE: ...}}, "seconds": ...}. Without arguments, it ends within ten minutes.
+differences from one of them minus their means, and topics drawn with replacement.
+
+Coverage is the fraction of samples whose 95 % interval holds the value of the population (a sample of 4,000 topics):
+the t interval of a mean difference, the calibration error, and kappa. These take a fifth of the replications. Tables in
+Markdown, then one JSON line, {"family_error": {NULL: {PROCEDURE: ...}}, "coverage": {FIGURE: {CASE: ...}}, "seconds":
+...}. Without arguments, it ends within ten minutes.
 """
 
 from __future__ import annotations
@@ -16,12 +20,14 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from rerank.adjudication.agreement import AssessorPanel
+from rerank.calibration.metrics import measure_calibration
 from rerank.evaluation import ComparisonOptions, Scores, read_score_matrix
 from rerank.evaluation.baseline_comparison import compare_with_baseline
 from rerank.evaluation.baseline_tests import open_baseline_test
@@ -150,6 +156,57 @@ def skewed_to_margin(rng: Rng) -> Floats:
     return np.asarray(2 - 8 * rng.gamma(0.25, 1, (TOPICS, 1)))
 
 
+def predictions(rng: Rng, queries: int, shift: float) -> tuple[list[float], list[bool], list[int]]:
+    """Draw probabilities of 20 documents per query, ``shift`` too extreme, their labels and their queries."""
+    query = np.repeat(np.arange(queries), 20)
+    score = rng.normal(-1, 1.2, len(query))
+    label = rng.random(len(query)) < 1 / (1 + np.exp(-(score + rng.normal(0, 0.8, queries)[query])))
+    grid = np.linspace(-8, 8, 400)
+    effects = np.random.default_rng(1).normal(0, 0.8, 4000)
+    right = np.interp(score, grid, (1 / (1 + np.exp(-(grid[:, None] + effects)))).mean(axis=1))
+    wrong = np.clip(right + shift * np.sign(right - 0.15), 0.001, 0.999)
+    return wrong.tolist(), label.tolist(), query.tolist()
+
+
+def judged_twice(rng: Rng, topics: int) -> dict[str, dict[str, dict[str, int]]]:
+    """Draw the binary grades of two assessors for 30 documents per topic; difficulty and relevance vary by topic."""
+    relevant = rng.random((topics, 30)) < rng.beta(2, 4, (topics, 1))
+    right = rng.random((2, topics, 30)) < rng.beta(8, 2, (topics, 1))
+    grades = np.where(right, relevant, ~relevant).astype(int)
+    return {
+        name: {str(topic): {str(doc): int(grade) for doc, grade in enumerate(row)} for topic, row in enumerate(table)}
+        for name, table in zip("ab", grades, strict=True)
+    }
+
+
+@cache
+def of_population(figure: str, size: float) -> float:
+    """Return what a sample of 4,000 topics has for a figure; its own error is small beside those of few topics."""
+    rng, many = np.random.default_rng(1), 4000
+    if figure == "kappa":
+        panel = AssessorPanel.from_qrels(judged_twice(rng, many))
+        return float(panel.kappas()[0, 1])
+    # without a shift, the error is 0 by construction
+    return measure_calibration(*predictions(rng, many, size)).ece if size else 0.0
+
+
+def intervals(seed: int) -> dict[str, bool]:
+    """Draw one sample for each interval and return whether it holds the population's value, by figure and case."""
+    rng, found = np.random.default_rng(seed), {}
+    for topics in (TOPICS, 10):
+        for name, values in (("normal", rng.normal(0, 1, topics)), ("skewness 2", skewed(rng, topics))):
+            table = np.column_stack([values, np.zeros(topics)])
+            half = open_baseline_test("t").half_widths(table, 1, ALPHA)
+            found[f"mean difference: {topics} topics, {name}"] = bool(abs(values.mean()) <= np.ravel(half)[0])
+    for shift in (0.0, 0.02, 0.06):
+        low, high = measure_calibration(*predictions(rng, TOPICS, shift)).intervals["ece"]
+        found[f"calibration error: {of_population('ece', shift):.3f}"] = low <= of_population("ece", shift) <= high
+    for topics in (5, 10, 20):
+        bounds = AssessorPanel.from_qrels(judged_twice(rng, topics)).to_dict()["pairs"][0]["kappa_interval"]
+        found[f"kappa: {topics} topics"] = bounds[0] <= of_population("kappa", 0) <= bounds[1]
+    return found
+
+
 def count(functions: Sequence[Callable[[int], dict[str, bool]]], seeds: Sequence[int]) -> dict[str, int]:
     total: dict[str, int] = {}
     for function in functions:
@@ -177,9 +234,19 @@ def main() -> None:
             errors[null] = {
                 name: round(sum(part.get(name, 0) for part in parts) / options.replications, 4) for name in parts[0]
             }
-    for null, row in errors.items():
+        samples = max(1, options.replications // 5)
+        parts = (
+            []
+            if options.only
+            else list(processes.map(partial(count, [intervals]), [range(samples)[k::20] for k in range(20)]))
+        )
+    coverage: dict[str, dict[str, float]] = {}
+    for name in parts[0] if parts else ():
+        figure, _, case = name.partition(": ")
+        coverage.setdefault(figure, {})[case] = round(sum(part.get(name, 0) for part in parts) / samples, 4)
+    for null, row in (errors | coverage).items():
         print(f"| {null} | {' | '.join(f'{name} {error:.3f}' for name, error in row.items())} |")
-    print(json.dumps({"family_error": errors, "seconds": round(time.perf_counter() - began)}))
+    print(json.dumps({"family_error": errors, "coverage": coverage, "seconds": round(time.perf_counter() - began)}))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def _filled(value: float) -> Callable[[Weights, str], object]:
 DAMAGES: dict[str, Callable[[Weights, str], object]] = {
     "dropped": lambda weights, name: weights.pop(name),
     "renamed": lambda weights, name: weights.update({f"x.{name}": weights.pop(name)}),
-    "shape": lambda weights, name: weights.update({name: torch.cat([torch.atleast_1d(weights[name])] * 2)}),
+    "shape": lambda weights, name: weights.update({name: torch.cat([weights[name].reshape(weights[name].shape or (1,))] * 2)}),
     "nan": _filled(torch.nan),
     "inf": _filled(torch.inf),
 }

@@ -29,7 +29,7 @@ def _filled(value: float) -> Callable[[Weights, str], object]:
 DAMAGES: dict[str, Callable[[Weights, str], object]] = {
     "dropped": lambda weights, name: weights.pop(name),
     "renamed": lambda weights, name: weights.update({f"x.{name}": weights.pop(name)}),
-    "shape": lambda weights, name: weights.update({name: torch.cat([weights[name].reshape(weights[name].shape or (1,))] * 2)}),
+    "shape": lambda weights, name: weights.update({name: weights[name].repeat(2, *[1] * (weights[name].ndim - 1))}),
     "nan": _filled(torch.nan),
     "inf": _filled(torch.inf),
 }

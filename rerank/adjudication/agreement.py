@@ -302,13 +302,14 @@ def _jackknife_bounds(value: float, left: Floats, alpha: float) -> list[float] |
     """Return the bounds of an interval from (topics,) values without each topic; None if one of them is undefined.
 
     The standard error is that of the delete-one jackknife over n topics, sqrt((n - 1) / n * sum (v_i - mean v)^2), with
-    n - 1 degrees of freedom. A value never exceeds 1. Source: Efron and Tibshirani, An introduction to the bootstrap,
+    n - 1 degrees of freedom. A value never exceeds 1. If no topic changes the value, as in perfect agreement, there is
+    no interval, since [1, 1] would read as certainty. Source: Efron and Tibshirani, An introduction to the bootstrap,
     1993, chapter 11.
     """
     from scipy.stats import t
 
     topics = len(left)
-    if topics < LEAST_TOPICS or np.isnan([value, *left]).any():
+    if topics < LEAST_TOPICS or np.isnan([value, *left]).any() or np.ptp(left) == 0:
         return None
     half = float(t.isf(alpha / 2, topics - 1) * np.sqrt((topics - 1) / topics * ((left - left.mean()) ** 2).sum()))
     return [float(value) - half, min(1.0, float(value) + half)]

@@ -90,7 +90,10 @@ def measure_calibration(
         brier=float(brier),
         brier_skill=None if math.isnan(skill) else float(skill),
         auc=exact_auc(p, y),
-        intervals={"ece": interval, "ece_by_chance": band} | {name: (low, high) for name, (low, high) in ends.items()},
+        # the deviations of one query from itself are 0, which says nothing about other queries
+        intervals={"ece": interval, "ece_by_chance": band} | {name: (low, high) for name, (low, high) in ends.items()}
+        if len(position) > 1
+        else {},
         bins=tuple(
             ReliabilityBin(predicted=float(p[bins == b].mean()), observed=float(y[bins == b].mean()), count=int(n))
             for b, n in enumerate(np.bincount(bins))

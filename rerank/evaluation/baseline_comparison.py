@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -61,12 +62,13 @@ class BaselineRow:
     mean: float  #: Mean score of the system.
     difference: float  #: Mean score of the system minus that of the baseline.
     interval: tuple[float, float]  #: 1 - alpha confidence interval of the difference (paired t, for this one alone).
-    p: float | None  #: P-value of this comparison alone; None if the t-test cannot be computed.
-    #: P-value that takes all comparisons into account; None if the t-test cannot be computed.
+    p: float | None  #: P-value of this comparison alone; None if all differences are equal and the test studentises.
+    #: P-value that takes all comparisons into account; None as ``p``.
     adjusted_p: float | None
     judged: float | None = None  #: Fraction of the system's top documents that are judged; None if unknown.
     significant: bool  #: Whether ``adjusted_p`` is at most alpha.
-    #: Intervals of all systems jointly cover the true differences with probability 1 - alpha.
+    #: Intervals of all systems jointly cover the true differences with probability 1 - alpha; infinite, and null in
+    #: JSON, if too few topics differ for a bootstrap.
     simultaneous_interval: tuple[float, float]
     #: Smallest true difference that a paired t-test detects with a power of 0.8, at the level alpha divided by the size
     #: of the family (at alpha without a correction), given the standard deviation of the per-topic differences.
@@ -81,7 +83,9 @@ class BaselineRow:
     def to_dict(self) -> dict[str, Any]:
         content = asdict(self) | {
             "interval": list(self.interval),
-            "simultaneous_interval": list(self.simultaneous_interval),
+            "simultaneous_interval": list(self.simultaneous_interval)
+            if isfinite(self.simultaneous_interval[0])
+            else None,
         }
         claims: dict[str, float] = content.pop("claims")
         return content | claims
@@ -235,6 +239,7 @@ def compare_with_baseline(
     level = family.level_of_single_test
     differences = [differences_from_baseline(matrix.values, index) for matrix in matrices]
     bootstrap = single if isinstance(single, Bootstrap) or (isinstance(single, MaxT) and not single.flip) else None
+    studentises = bootstrap is not None or Selector.parse(options.test).name in ("t", "dunnett")
     claims_correction = "holm" if test.family_wise or test.correction != "none" else "none"
     claims: list[dict[str, Floats]] = [{} for _ in matrices]
     if options.margin is not None:
@@ -245,8 +250,8 @@ def compare_with_baseline(
         mean, errors = d.mean(axis=0), standard_errors(d)
         half = errors * t.isf(family.alpha / 2, topics - 1)
         wide = test.half_widths(matrix.values, index, family.alpha / family.measures_together)
-        # the t-test cannot be computed if all differences are equal and not 0
-        unknown = (errors == 0) & (mean != 0) & (Selector.parse(family.test).name == "t")
+        # a studentised mean cannot be computed if all differences are equal and not 0
+        unknown = (errors == 0) & (mean != 0) & studentises
         means = np.delete(matrix.values.mean(axis=0), index)
         for j, name in enumerate(system for system in systems if system != baseline):
             row = BaselineRow(
@@ -299,6 +304,15 @@ def _note_assumptions(
     for matrix, d in zip(matrices, differences, strict=True):
         others = [system for system in matrix.systems if system != baseline]
         on = f" on {matrix.measure}" if len(matrices) > 1 else ""
+        if isinstance(test, Bootstrap) or (isinstance(test, MaxT) and not test.flip):
+            differ = (d != 0).sum(axis=0)
+            missed = (1 - differ / len(d)) ** len(d)  # probability that a draw has none of them
+            for j in np.flatnonzero((differ > 0) & (missed > 0.01)):
+                yield (
+                    f"{others[j]!r} differs from the baseline{on} for only {differ[j]} of {len(d)} queries. A draw of "
+                    f"the bootstrap misses them with probability {missed[j]:.2f}, so no p-value of this run, with or "
+                    "without a margin, is much smaller than that. Use t or permutation for it."
+                )
         skewness = np.array([sample_skewness(column) for column in d.T])
         worst = int(np.argmax(np.abs(skewness)))
         if (isinstance(test, MaxT) or margin is not None) and abs(skewness[worst]) > _SKEWED:
@@ -332,8 +346,8 @@ def equivalence_p_values(
 
     The p-value of equivalence is the larger of the p-values of two one-sided t-tests, for d > -margin and for d <
     margin. Equivalence holds at level alpha if and only if the 1 - 2 alpha confidence interval lies within the margins.
-    If all differences are equal, their variance cannot be estimated: p is the smallest reported p-value if all
-    differences are 0, and 1 otherwise. Source: Schuirmann, J. Pharmacokinetics and Biopharmaceutics 1987; Lakens, SPPS
+    If all differences are equal, their variance cannot be estimated: p is the smallest reported p-value if they fulfil
+    the claim, and 1 otherwise. Source: Schuirmann, J. Pharmacokinetics and Biopharmaceutics 1987; Lakens, SPPS
     2017.
 
     With ``bootstrap``, the t distribution is replaced by that of the studentised means of its draws, which are as
@@ -349,9 +363,9 @@ def equivalence_p_values(
     if bootstrap is None:
         above, below = (t.sf(statistic, topics - 1) for statistic in (from_below, from_above))
     else:
-        drawn = np.concatenate([*bootstrap.bootstrap_t(differences - mean)])  # (draws, pairs)
+        drawn = np.concatenate([*bootstrap.bootstrap_t(differences)])  # (draws, pairs)
         counts = ((drawn >= from_below).sum(axis=0), (-drawn >= from_above).sum(axis=0))
         above, below = ((1 + count) / (len(drawn) + 1) for count in counts)
-    limit = np.where(differences[0] == 0, 0.0, 1.0)
-    not_inferior = clip_p_values(np.where(error == 0, limit, above))
-    return EquivalenceP(np.maximum(not_inferior, clip_p_values(np.where(error == 0, limit, below))), not_inferior)
+    above = np.where(error == 0, np.where(mean > -margin, 0.0, 1.0), above)
+    below = np.where(error == 0, np.where(mean < margin, 0.0, 1.0), below)
+    return EquivalenceP(clip_p_values(np.maximum(above, below)), clip_p_values(above))

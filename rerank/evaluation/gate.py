@@ -38,7 +38,7 @@ def decide_gate(comparison: BaselineComparison, condition: Condition) -> GateDec
     - ``not-better`` fails unless the new run is significantly better, by the same test.
     - ``not-equivalent`` fails unless both one-sided t-tests against the margin (TOST) are significant at alpha.
 
-    If all differences are equal but not 0, the t-test cannot be computed, and Wilcoxon's test decides instead.
+    If all differences are equal but not 0, a studentised test cannot be computed, and Wilcoxon's test decides instead.
 
     The sentence states the smallest true difference that the paired t-test detects with power .8 at level alpha, given
     the standard deviation s of the differences on n queries. With d = shift * s / sqrt(n), the power is P(|T| > t_crit)

@@ -119,14 +119,19 @@ def parse_permutation(text: str, count: int, labels: Sequence[str] | None = None
 _SELECTION = re.compile(
     r"^[ \t>#*_-]*(?:(?:the|my|final|minimal|smallest) ){0,3}selection(?: is)?[ \t*_]*[:：]", re.I | re.M
 )
+_IDENTIFIERS = re.compile(
+    r"[ \t>*_-]*\[\d+\](?:(?:[ \t>,;&*_-]|and)*\[\d+\])*(?:[ \t.,;*_]*$|(?P<why>[ \t*_]*[:(–—-]))?"
+)
 _NO_SELECTION = re.compile(r"\W*(?:none|nothing|no (?:passages?|documents?))\W*|\s*\[\s*\][\s.]*", re.I)
 
 
 def parse_selection(text: str, count: int) -> ParsedReply:
     r"""Parse the set of passages that a reply, which may be any text, selects after the last ``Selection:``.
 
-    Without these words, the whole reply is parsed like a ranking. Selected passages are in ``order``, all others in
-    ``missing``. The status is not ``partial``; ``none`` selects no passage, and its status is ``ok``.
+    Of what follows these words, the identifiers at the beginning count, and lines that begin with identifiers which end
+    the line or are explained; later sentences may name the rejected passages. Without these words, the whole reply is
+    parsed like a ranking. Selected passages are in ``order``, all others in ``missing``. The status is not ``partial``;
+    ``none`` selects no passage, and its status is ``ok``.
 
     >>> parse_selection("A date: [1] [2]. A place: [3].\nSelection: [3] > [1]", 4).order
     (2, 0)
@@ -136,8 +141,26 @@ def parse_selection(text: str, count: int) -> ParsedReply:
         selection = answer[mark.end() :].strip("*_` \t\n")
     if _NO_SELECTION.fullmatch(selection):
         return ParsedReply(order=(), missing=tuple(range(count)), status="ok")
-    parsed = parse_permutation(selection, count)
-    return replace(parsed, status="repaired" if parsed.detail else "ok") if parsed.status == "partial" else parsed
+    chosen = _leading_identifiers(selection) if selection != answer else selection
+    parsed = parse_permutation(chosen, count)
+    if parsed.status != "partial":
+        return parsed
+    detail = parsed.detail or "ignored the text after the selection" * (chosen != selection)
+    return replace(parsed, status="repaired" if detail else "ok", detail=detail)
+
+
+def _leading_identifiers(selection: str) -> str:
+    """Return the identifiers at the beginning of a selection, or all of it if it does not begin with identifiers."""
+    found: list[str] = []
+    for line in filter(str.strip, selection.splitlines()):
+        match = _IDENTIFIERS.match(line)
+        ends = match is not None and (match.end() == len(line) or match["why"] is not None)
+        if match is None or (found and not ends):
+            break
+        found.append(match[0])
+        if not ends:
+            break
+    return "\n".join(found) or selection
 
 
 def _number_labels(text: str, labels: Sequence[str]) -> str:

@@ -422,9 +422,11 @@ class Reranker(RunTransformer):
         hits = Hits(found, report=replace(report, unit_kind=kind))
         # a function, since the tokenizer of a model that missed the deadline is not loaded yet
         hits.count_tokens = lambda texts: self.backend.tokens.lengths(texts)
+        if asked.top_k is not None:  # first: a document below the cut may have a score of another kind
+            hits = hits.top_k(asked.top_k)
         if asked.threshold is not None and found and kind == "rank":  # windows failed: no score alone orders the hits
             note = f"The threshold {asked.threshold:g} was not applied, because some documents have no score"
             hits.report = replace(hits.report, notes=(*hits.notes, note))
         elif asked.threshold is not None:
             hits = hits.at_least(asked.threshold)
-        return hits if asked.top_k is None else hits.top_k(asked.top_k)
+        return hits

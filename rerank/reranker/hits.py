@@ -180,7 +180,8 @@ class Hits(tuple[Hit, ...]):
             position: f"Jaccard index {index:.2f} with rank {self[original].rank}, {self[original].document.id!r}"
             for position, (original, index) in found.items()
         }
-        return self._keep("unique", kept, reasons, f"unique: {len(found)} of {len(self)} hits were near-duplicates")
+        note = f"unique: {len(found)} of {len(self)} hits were near-duplicates" if found else ""
+        return self._keep("unique", kept, reasons, note)
 
     def diverse(self, k: int | None = None, weight: float = 0.5, *, vectors: Sequence[Any] | None = None) -> Hits:
         """Return ``k`` hits (None for all) by maximal marginal relevance, in the order in which they are selected.

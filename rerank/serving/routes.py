@@ -211,11 +211,12 @@ async def _score_pairs(
         found.append(ranked)
         warnings |= dict.fromkeys(ranked.warnings)
     scores = [0.0] * len(pairs)
-    if body.raw:
-        scored = [ranked.scores() for ranked in found]
-        list_scores, notes = [values for values, _ in scored], [note for _, told in scored for note in told]
-    else:
+    raw = [[hit.score for hit in ranked.hits if hit.score is not None] for ranked in found]
+    if body.raw and all(len(logits) == len(ranked.hits) for logits, ranked in zip(raw, found, strict=True)):
+        list_scores, notes = raw, []
+    else:  # one scale for all queries
         list_scores, notes = compute_pair_scores([ranked.hits for ranked in found])
+        notes += ["The scores are not raw, because some documents have none"] * body.raw
     for indices, ranked, hit_scores in zip(by_query.values(), found, list_scores, strict=True):
         for hit, score in zip(ranked.hits, hit_scores, strict=True):
             scores[indices[hit.corpus_id]] = score

@@ -17,6 +17,7 @@ from rerank.errors import UnknownNameError, UsageError
 from rerank.evaluation import ComparisonOptions, Scores, compare_with_baseline, score_compared_runs
 from rerank.evaluation.baseline_comparison import equivalence_p_values
 from rerank.evaluation.comparison import compared_runs_of_matrix
+from rerank.evaluation.gate import decide_gate
 from rerank.evaluation.pairwise_decisions import find_outlying_systems
 from rerank.evaluation.scores import ScoreMatrix
 from rerank.evaluation.significance.resampling import Bootstrap
@@ -104,6 +105,23 @@ def test_claims_are_corrected_over_all_measures_if_asked() -> None:
     assert "Holm over 3 runs x 2 measures" in together.to_table("text")
 
 
+@pytest.mark.parametrize("test", ["t", "bootstrap", "max-t", "dunnett"])
+def test_a_constant_loss_is_worse_whatever_the_test(test: str) -> None:
+    values = np.column_stack([np.linspace(0.3, 0.7, 40), np.linspace(0.3, 0.7, 40) - 0.1])
+    found = compare_with_baseline(made(values), ["AP"], "base", ComparisonOptions(test=test, margin=0.2))
+    assert found.rows[0].p is None
+    assert decide_gate(found, "worse").fails
+    assert not decide_gate(found, "not-equivalent").fails
+
+
+def test_a_bootstrap_says_that_too_few_queries_differ() -> None:
+    values = np.full((40, 2), 0.5)
+    values[:2, 1] += 0.3
+    found = compare_with_baseline(made(values), ["AP"], "base", ComparisonOptions(test="max-t"))
+    assert "only 2 of 40 queries" in found.notes[-2]
+    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["rows"][0]["simultaneous_interval"] is None
+
+
 def test_a_bootstrap_of_equivalence_knows_the_skewness() -> None:
     """A few large losses below the margin: t claims more than draws with the same skewness allow."""
     d = np.array([0.05] * 38 + [-0.4] * 5)
@@ -115,7 +133,7 @@ def test_a_bootstrap_of_equivalence_knows_the_skewness() -> None:
     assert bootstrap.rows[0].claims["not_inferior_p"] > t.rows[0].claims["not_inferior_p"]
     assert "skewness of -2.4" in t.notes[-1]
     assert "max-t" not in t.notes[-1]
-    drawn = np.concatenate([*Bootstrap().bootstrap_t((d - d.mean())[:, None])])
+    drawn = np.concatenate([*Bootstrap().bootstrap_t(d[:, None])])
     observed = (d.mean() + 0.05) / (d.std(ddof=1) / np.sqrt(43))
     assert bootstrap.rows[0].claims["not_inferior_p"] == pytest.approx((1 + (drawn >= observed).sum()) / 10001)
 

@@ -67,22 +67,26 @@ class ResamplingOptions:
             signs = rng.integers(0, 2, (min(step, self.permutations - start), topics))
             yield np.asarray(signs * 2.0 - 1.0, dtype=np.float64)
 
-    def bootstrap_t(self, shifted: Floats) -> Iterator[Floats]:
-        """Yield (draws, pairs) studentised means of topics drawn with replacement, for differences with mean 0.
+    def bootstrap_t(self, differences: Floats) -> Iterator[Floats]:
+        """Yield (draws, pairs) studentised means of topics drawn with replacement, after a shift to a mean of 0.
 
-        A draw that consists of the same topic n times has no variance, and its t is infinite.
+        If all topics of a draw have the same difference, it has no variance, and its t is infinite. This is common
+        where few topics differ: k of n topics are all missing from a draw with probability (1 - k / n)^n. The t of
+        constant differences is 0.
         """
-        count, pairs = shifted.shape
+        count, pairs = differences.shape
+        shifted = np.where(are_constant(differences), 0.0, differences - differences.mean(axis=0))
         squares, rng = shifted**2, np.random.default_rng(self.seed)
+        rounding = squares.mean(axis=0) * 1e-9
         # draws are processed in batches to limit the size of the (batch, pairs) arrays
         step = max(1, min(_STEP, (1 << 23) // pairs))
         for start in range(0, self.permutations, step):
             batch = min(step, self.permutations - start)
             # weights: (batch, topics) relative frequency of each topic in a draw; means and variances: (batch, pairs)
             weights = rng.multinomial(count, np.full(count, 1 / count), size=batch) / count
-            # Var = E[x^2] - E[x]^2, clipped because rounding may make it negative
             means = weights @ shifted
-            yield _studentised_means(means, np.maximum(weights @ squares - means**2, 0.0), count)
+            variances = weights @ squares - means**2
+            yield _studentised_means(means, np.where(variances > rounding, variances, 0.0), count)
 
 
 class _ResamplingPairTest(ResamplingOptions, SinglePairTest):
@@ -129,7 +133,8 @@ class MaxT(ResamplingOptions):
 
     The bootstrap draws topics with replacement from the differences shifted to a mean of 0. With |t_(1)| >= |t_(2)|
     >= ..., the adjusted p-value of system (i) is the largest, over k <= i, of the p-values of max_{j >= k} |t*_(j)| >=
-    |t_(k)|. It assumes that topics are a random sample of all topics; the family-wise error is controlled for many
+    |t_(k)|. An infinite t* (a draw without the few topics that differ) counts for its own system only, not in maxima
+    of others. It assumes that topics are a random sample of all topics; the family-wise error is controlled for many
     topics. If all differences of a system are equal, p is 1, as in `Bootstrap`. Source: Romano and Wolf, Econometrica
     2005, algorithms 4.1 and 4.2, with studentised statistics (section 4.2).
 
@@ -141,7 +146,8 @@ class MaxT(ResamplingOptions):
     Roquain, Annals of Statistics 2010.
 
     Simultaneous intervals use the 1 - alpha quantile of max_j |t*_j| over all systems (single step), so one of them may
-    include 0 although the step-down test rejects.
+    include 0 although the step-down test rejects. A system whose own |t*_j| has a larger quantile gets that one; it is
+    infinite if too few topics differ.
     """
 
     title: ClassVar[str] = "max-t"
@@ -163,8 +169,9 @@ class MaxT(ResamplingOptions):
             if self.flip:
                 largest = statistics.max(axis=1, keepdims=True)
             else:  # of this system and all with a smaller |t|
-                largest = np.empty_like(statistics)
-                largest[:, order] = np.maximum.accumulate(statistics[:, order[::-1]], axis=1)[:, ::-1]
+                largest, finite = np.empty_like(statistics), np.where(np.isinf(statistics), 0.0, statistics)
+                largest[:, order] = np.maximum.accumulate(finite[:, order[::-1]], axis=1)[:, ::-1]
+                largest = np.maximum(largest, statistics)
             together += (largest >= observed).sum(axis=0)
             draws += len(statistics)
         together[order] = np.maximum.accumulate(together[order])
@@ -174,16 +181,17 @@ class MaxT(ResamplingOptions):
 
     def half_widths(self, scores: Floats, baseline: int, alpha: float) -> Floats:
         d = differences_from_baseline(scores, baseline)
-        quantile = _upper_quantile(np.sort(np.concatenate([s.max(axis=1) for s in self._draw(d)])), alpha)
-        errors = standard_errors(d)
-        return np.where(errors > 0, quantile, 0.0) * errors
+        drawn = np.concatenate([*self._draw(d)])  # (draws, systems)
+        largest = np.where(np.isinf(drawn), 0.0, drawn).max(axis=1)
+        quantiles = np.maximum(_upper_quantile(largest, alpha), _upper_quantile(drawn, alpha))
+        return np.where(are_constant(d), 0.0, quantiles) * standard_errors(d)
 
     def _draw(self, d: Floats) -> Iterator[Floats]:
         """Yield (draws, systems) values of |t*| for (topics, systems) differences."""
         if self.flip:
             yield from (_absolute_t(signs @ d / len(d), d) for signs in self._sign_patterns(len(d), _STEP))
         else:
-            yield from (np.abs(t) for t in self.bootstrap_t(d - d.mean(axis=0)))
+            yield from (np.abs(t) for t in self.bootstrap_t(d))
 
 
 def _absolute_t(means: Floats, d: Floats) -> Floats:
@@ -204,9 +212,10 @@ def _studentised_means(mean: Floats, variance: Floats, count: int) -> Floats:
     return np.asarray(np.nan_to_num(studentised, nan=0.0, posinf=np.inf, neginf=-np.inf))
 
 
-def _upper_quantile(ascending: Floats, alpha: float) -> float:
-    """Return the 1 - alpha quantile of the statistic in B draws, with the sample counted as a further draw."""
-    return float(ascending[min(len(ascending) - 1, int(np.ceil((1 - alpha) * (len(ascending) + 1))) - 1)])
+def _upper_quantile(drawn: Floats, alpha: float) -> Floats:
+    """Return the 1 - alpha quantile of statistics in B draws (the first axis), with the sample as a further draw."""
+    place = min(len(drawn) - 1, int(np.ceil((1 - alpha) * (len(drawn) + 1))) - 1)
+    return np.asarray(np.partition(drawn, place, axis=0)[place])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,8 +224,8 @@ class Bootstrap(_ResamplingPairTest):
 
     p = (1 + #{|t*| >= |t|}) / (B + 1), where #{...} counts draws. t is the studentised mean of the sample,
     mean / (sd / sqrt(n)), and t* is the studentised mean of a draw. Source: Efron and Tibshirani 1993, algorithm 16.2;
-    Sakai, SIGIR 2006, figure 1. If all differences are equal, p is 1. A draw that consists of the same topic n times
-    has no variance and counts as extreme, which matters only with very few topics. All pairs use the same draws.
+    Sakai, SIGIR 2006, figure 1. If all differences are equal, p is 1. A draw without variance counts as extreme, so p
+    is large if few topics differ (`bootstrap_t`). All pairs use the same draws.
     """
 
     title: ClassVar[str] = "paired bootstrap"
@@ -230,9 +239,8 @@ class Bootstrap(_ResamplingPairTest):
         if count < 2 or constant.all():
             return np.ones(pairs)
         # null hypothesis: the distribution of the differences has the same shape, but mean 0
-        shifted = d - d.mean(axis=0)
-        observed = np.abs(_studentised_means(d.mean(axis=0), (shifted**2).mean(axis=0), count)) - _EPSILON
-        extreme = sum((np.abs(t) >= observed).sum(axis=0) for t in self.bootstrap_t(shifted))
+        observed = np.abs(_studentised_means(d.mean(axis=0), d.var(axis=0), count)) - _EPSILON
+        extreme = sum((np.abs(t) >= observed).sum(axis=0) for t in self.bootstrap_t(d))
         return np.where(constant, 1.0, (extreme + 1) / (self.permutations + 1))
 
 
@@ -259,7 +267,7 @@ class TukeyRandomised(_ResamplingPairTest):
         return clip_p_values((1 + len(largest) - below) / (len(largest) + 1))
 
     def half_width(self, scores: Floats, alpha: float) -> float:
-        return _upper_quantile(self._sorted_ranges(scores), alpha)
+        return float(_upper_quantile(self._sorted_ranges(scores), alpha))
 
     def _sorted_ranges(self, scores: Floats) -> Floats:
         step = max(1, _SCORES_PER_TASK // max(1, scores.size))

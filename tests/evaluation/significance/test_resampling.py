@@ -185,6 +185,21 @@ def test_dependent_systems_cost_less_than_holm() -> None:
     assert MaxT().p_values(scores, 0).adjusted.max() < 0.5 * open_baseline_test("t").p_values(scores, 0).adjusted.max()
 
 
+@pytest.mark.parametrize(
+    "other", [np.full(50, 0.1), np.r_[np.full(2, 0.3), np.zeros(48)]], ids=["constant", "few differ"]
+)
+def test_a_run_without_variance_hides_no_other(other: np.ndarray) -> None:
+    """Draws in which one run has no variance, always or often, do not count against a clear difference of another."""
+    rng = np.random.default_rng(0)
+    base = rng.uniform(0.2, 0.6, 50)
+    scores = np.column_stack([base, base + rng.normal(0.2, 0.1, 50), base + other])
+    test = MaxT(permutations=999)
+    found, half = test.p_values(scores, 0), test.half_widths(scores, 0, 0.05)
+    assert found.adjusted[0] == found.raw[0] == 0.001
+    assert found.adjusted[1] > 0.05
+    assert half[0] < 0.1
+
+
 @pytest.mark.parametrize("flip", [True, False])
 def test_the_level_is_kept(flip: bool) -> None:
     """Without a difference, 5 % of 300 experiments find one: a binomial count, 4 standard deviations."""

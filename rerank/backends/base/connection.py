@@ -16,7 +16,7 @@ import weakref
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
@@ -39,7 +39,6 @@ from rerank.backends.base.responses import (
     RequestFailedError,
     RequestRejectedError,
     ServerResponse,
-    decode_json_object,
     describe_content,
     object_in,
     shorten,
@@ -47,6 +46,8 @@ from rerank.backends.base.responses import (
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError, error_repr
 
 T = TypeVar("T")
+#: Function from the URL and the body of a request to the headers that sign it.
+SignRequest = Callable[[str, bytes], Mapping[str, str]]
 
 #: Longest accepted Retry-After, in seconds.
 LONGEST_ASKED = 120.0
@@ -155,11 +156,13 @@ class ServerConnection:
         attempts: Attempts | None = None,
         upload: Mapping[str, Any] | None = None,
         retries: int | None = None,
+        sign: SignRequest | None = None,
     ) -> T:
         """Send a request, with retries (at most those of the connection if None), and return the parsed response.
 
         The request is a POST of a JSON body or of an ``upload`` (parts in the format of httpx2's ``files``), or
         else a GET. ``read`` parses a response; it raises `RequestFailedError` if another attempt may succeed.
+        ``sign`` returns the headers of each attempt, unless the connection is not private.
 
         Raises `RequestFailedError` if no attempt got a valid response, `RequestRejectedError` if the server
         refuses the request as invalid, and `BackendError` if no request can be answered: the key is missing or
@@ -181,7 +184,7 @@ class ServerConnection:
                 has_answered = False
                 try:
                     if times_closed == self._times_closed:
-                        answer = await self._exchange(url, content, errors)
+                        answer = await self._exchange(url, content, errors, sign)
                         has_answered = True
                         return read(answer)
                 except RequestFailedError as error:
@@ -201,10 +204,17 @@ class ServerConnection:
             return True
         return True
 
-    async def _exchange(self, url: str, content: Mapping[str, Any], errors: ErrorResponses) -> ServerResponse:
+    async def _exchange(
+        self, url: str, content: Mapping[str, Any], errors: ErrorResponses, sign: SignRequest | None
+    ) -> ServerResponse:
         """Make one attempt; any status other than success raises an exception."""
         is_post = any(part is not None for part in content.values())
-        headers = {"Accept-Encoding": "gzip", **self.address.key_header(errors.key)}
+        address = self.address
+        headers = {"Accept-Encoding": "gzip", **dict(address.provider.headers), **address.key_header(errors.key)}
+        if sign is not None and address.private:
+            content = {"content": json.dumps(content["json"]).encode()}
+            headers |= await asyncio.to_thread(sign, url, content["content"])  # credentials may come over the network
+            errors = replace(errors, key=headers.get("X-Amz-Security-Token", ""))  # the only secret that is sent
         try:
             async with asyncio.timeout(self.timeout):  # httpx2's own limit restarts with every byte received
                 method = "POST" if is_post else "GET"
@@ -345,14 +355,15 @@ class ErrorResponses:
         for content that their filters reject.
         """
         status = response.status_code
-        body = decode_json_object(text)
+        value = ServerResponse(text).value
+        body = object_in(value[0] if isinstance(value, list) and value else value)  # a list: Gemini
         error = body.get("error", body)  # in any of the usual formats
         error = {"message": error} if isinstance(error, str) else object_in(error)
 
         def stated(*names: str) -> str:
             return next((value for name in names if isinstance(value := error.get(name), str)), "")
 
-        found, code = stated("message", "detail") or describe_content(text), stated("code", "type")
+        found, code = stated("message", "Message", "detail") or describe_content(text), stated("code", "type")
         message = self.redact(f"HTTP {status} from {response.url}: {found}")
         if status == 403 and text and not body and found != text and not accepted:
             return KeyRejectedError(
@@ -365,6 +376,8 @@ class ErrorResponses:
             return BackendError(message, remedy=_PROXY_LOGIN)
         if status == 401 or (status == 403 and not accepted):
             names = " or ".join(self.address.provider.keys)
+            if self.address.provider.if_refused and self.address.private:
+                return KeyRejectedError(message, remedy=self.address.provider.if_refused)
             if self.key:
                 return KeyRejectedError(message, remedy=f"The server refuses the key in {names}; set a valid key")
             if not self.address.private:

@@ -169,12 +169,9 @@ class Dialect:
                 name = next(filter(is_meant, sorted(sent.optional)), "")
         if name and name not in self.refused:
             self.refused.add(name)
-            if name == SYSTEM:
-                warnings.warn(
-                    f"The server refuses system turns; the user's turn now begins with them: {error}", stacklevel=2
-                )
-            elif name != "max_tokens":  # the limit is then sent under its other name
-                warnings.warn(f"The server refuses the field {name!r}, which is now omitted: {error}", stacklevel=2)
+            now = "now part of the user's turn" if name == SYSTEM else "which is now omitted"
+            if name != "max_tokens":  # the limit is then sent under its other name
+                warnings.warn(f"The server refuses the field {name!r}, {now}: {error}", stacklevel=2)
         return bool(name)
 
     def refuses_room(self, sent: ServerRequest, request: Request, error: RequestRejectedError) -> bool:

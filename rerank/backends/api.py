@@ -43,7 +43,7 @@ from rerank.tasks.dialects.question import ApiBody
 
 if TYPE_CHECKING:  # importing httpx2 takes 0.1 s, so commands without a server avoid it
     from rerank.backends.base.client import Server
-    from rerank.backends.base.connection import ServerConnection, SignRequest
+    from rerank.backends.base.connection import ServerConnection
 
 # The APIs
 
@@ -308,7 +308,6 @@ class Api(ServerBackend[RerankApiLimits]):
 
     def __init__(self, model: str, address: Address, **options: Any) -> None:
         self._api, self._api_model = _parse_model(model)
-        self._sign: SignRequest | None = None
         if self._api.is_signed:
             self._api_model, self._sign = aws.open_model(self._api_model, address.url)
         self.score_unit = "sigmoid" if self._api.returns_logits else "same"
@@ -402,7 +401,6 @@ class Api(ServerBackend[RerankApiLimits]):
                     answer, self._api, documents=len(documents), estimated_tokens=estimated
                 ),
                 attempts=attempts,
-                sign=self._sign,
             )
         except (RequestFailedError, RequestRejectedError) as error:
             return attempts.failed_reply(error, self._api_model)

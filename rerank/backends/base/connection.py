@@ -46,8 +46,6 @@ from rerank.backends.base.responses import (
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError, error_repr
 
 T = TypeVar("T")
-#: Function from the URL and the body of a request to the headers that sign it.
-SignRequest = Callable[[str, bytes], Mapping[str, str]]
 
 #: Longest accepted Retry-After, in seconds.
 LONGEST_ASKED = 120.0
@@ -112,6 +110,8 @@ class ServerConnection:
     retries: int | None = None
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     transport: httpx2.AsyncBaseTransport | None = None  # replaces the network in tests
+    #: Function from the URL and the body of a request to the headers that sign it; None if a key is sent.
+    sign: Callable[[str, bytes], Mapping[str, str]] | None = None
     #: Function that returns whether another server can receive a request that this server did not answer; if so, the
     #: request is not repeated here. None if there is no other server.
     has_other_server: Callable[[], bool] | None = None
@@ -156,13 +156,11 @@ class ServerConnection:
         attempts: Attempts | None = None,
         upload: Mapping[str, Any] | None = None,
         retries: int | None = None,
-        sign: SignRequest | None = None,
     ) -> T:
         """Send a request, with retries (at most those of the connection if None), and return the parsed response.
 
         The request is a POST of a JSON body or of an ``upload`` (parts in the format of httpx2's ``files``), or
         else a GET. ``read`` parses a response; it raises `RequestFailedError` if another attempt may succeed.
-        ``sign`` returns the headers of each attempt, unless the connection is not private.
 
         Raises `RequestFailedError` if no attempt got a valid response, `RequestRejectedError` if the server
         refuses the request as invalid, and `BackendError` if no request can be answered: the key is missing or
@@ -184,7 +182,7 @@ class ServerConnection:
                 has_answered = False
                 try:
                     if times_closed == self._times_closed:
-                        answer = await self._exchange(url, content, errors, sign)
+                        answer = await self._exchange(url, content, errors)
                         has_answered = True
                         return read(answer)
                 except RequestFailedError as error:
@@ -204,16 +202,16 @@ class ServerConnection:
             return True
         return True
 
-    async def _exchange(
-        self, url: str, content: Mapping[str, Any], errors: ErrorResponses, sign: SignRequest | None
-    ) -> ServerResponse:
+    async def _exchange(self, url: str, content: Mapping[str, Any], errors: ErrorResponses) -> ServerResponse:
         """Make one attempt; any status other than success raises an exception."""
         is_post = any(part is not None for part in content.values())
         address = self.address
         headers = {"Accept-Encoding": "gzip", **dict(address.provider.headers), **address.key_header(errors.key)}
-        if sign is not None and address.private:
+        if self.sign is not None and address.private and content.get("json"):
             content = {"content": json.dumps(content["json"]).encode()}
-            headers |= await asyncio.to_thread(sign, url, content["content"])  # credentials may come over the network
+            headers |= await asyncio.to_thread(
+                self.sign, url, content["content"]
+            )  # credentials may come over the network
             errors = replace(errors, key=headers.get("X-Amz-Security-Token", ""))  # the only secret that is sent
         try:
             async with asyncio.timeout(self.timeout):  # httpx2's own limit restarts with every byte received

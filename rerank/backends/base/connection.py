@@ -209,9 +209,7 @@ class ServerConnection:
         headers = {"Accept-Encoding": "gzip", **dict(address.provider.headers), **address.key_header(errors.key)}
         if self.sign is not None and address.private and content.get("json"):
             content = {"content": json.dumps(content["json"]).encode()}
-            headers |= await asyncio.to_thread(
-                self.sign, url, content["content"]
-            )  # credentials may come over the network
+            headers |= await asyncio.to_thread(self.sign, url, content["content"])  # credentials may need the network
             errors = replace(errors, key=headers.get("X-Amz-Security-Token", ""))  # the only secret that is sent
         try:
             async with asyncio.timeout(self.timeout):  # httpx2's own limit restarts with every byte received

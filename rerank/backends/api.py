@@ -3,7 +3,6 @@
 docs/servers.md describes the APIs, their limits and the keys. Limits are those of the providers' documentation in
 November 2026: Cohere recommends at most 1,000 documents per request (Python client 7.3.1), Voyage allows 1,000
 documents and, depending on the model, 100,000 to 600,000 tokens, and ZeroEntropy 5 MB. TEI and vLLM state their limits.
-Further sources stand beside the rows of `RERANK_APIS`.
 """
 
 from __future__ import annotations
@@ -117,12 +116,13 @@ def _bedrock_body(model: str, query: str, documents: list[str], max_tokens: int 
 
 def _convert_records(records: Any) -> Any:
     """Convert Vertex AI's records, whose ids are our indices; JSON made from protocol buffers omits a score of 0."""
-    if not isinstance(records, list) or not any("score" in record for record in objects_in(records)):
+    rows = objects_in(records)
+    if not any("score" in row for row in rows):
         return records
-    ids = [name_in(record.get("id")) for record in objects_in(records)]
+    ids = [name_in(row.get("id")) for row in rows]
     return [
-        {"index": int(name) if name.isdecimal() else name, "score": record.get("score", 0.0)}
-        for name, record in zip(ids, objects_in(records), strict=True)
+        {"index": int(name) if name.isdecimal() else name, "score": row.get("score", 0.0)}
+        for name, row in zip(ids, rows, strict=True)
     ]
 
 

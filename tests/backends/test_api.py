@@ -423,6 +423,10 @@ def test_regions_of_aws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_REGION")
     with raises(UsageError, "AWS_REGION"):
         open_model_backend("api:bedrock/m")
+    monkeypatch.setenv("AWS_PROFILE", "none")
+    with raises(UsageError, "could not be found", "AWS_PROFILE"):
+        open_model_backend("api:bedrock/m")
+    monkeypatch.delenv("AWS_PROFILE")
     with raises(UsageError, "AWS_REGION"):
         open_model_backend("api:bedrock/m", BackendOptions(base_url="https://proxy.example"))
     open_model_backend(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from rerank import Reranker
+from rerank.backends.base.responses import KeyRejectedError
 from rerank.backends.openai import Openai
 from rerank.backends.openai.recipes import RECIPES
 from rerank.errors import BackendError, UsageError
@@ -148,7 +149,7 @@ def test_a_model_without_log_probabilities_at_openrouter() -> None:
 
 @pytest.mark.parametrize(("recipe", "model"), [("gemini", "gemma-3-27b-it"), ("lmstudio", "gemma-2-9b")])
 def test_system_turns_that_a_model_lacks_become_part_of_the_first_turn(recipe: str, model: str) -> None:
-    with pytest.warns(UserWarning, match="'system', now part of the user's turn"):
+    with pytest.warns(UserWarning, match="'system turns', now part of the user's turn"):
         reply, server = ask(recipe, GenerationTask(), model)
     assert reply.text
     assert server.asked[-1]["messages"] == [{"role": "user", "content": "You rank.\n\nRank these."}]
@@ -158,6 +159,14 @@ def test_schemas_that_a_model_of_groq_lacks() -> None:
     with pytest.warns(UserWarning, match="'constraint', which is now omitted"):
         reply, server = ask("groq", ORDER, "llama-3.3-70b-versatile")
     assert (reply.text, len(server.asked)) == ("[2] > [1]", 2)
+
+
+def test_a_wrong_key_of_gemini_ends_the_run() -> None:
+    """Google answers with 400."""
+    fault = {"error": {"code": 400, "message": "API key not valid. Please pass a valid API key."}}
+    with FaultyServer([raw([fault], status=400)]) as server, raises(KeyRejectedError, "GEMINI_API_KEY"):
+        backend = Openai.connect("gemini:m", BackendOptions(base_url=server.url, context_size=4096))
+        backend.generate([Request(prompt=(Message("user", "q"),), sampling=Sampling(max_tokens=5))])
 
 
 def test_addresses_and_names() -> None:

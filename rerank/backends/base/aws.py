@@ -14,10 +14,13 @@ from typing import Any
 
 from rerank.errors import MissingPrerequisiteError, UsageError, ensure, error_repr
 from rerank.installation import install_command
+from rerank.io.forks import ForkLock
 
 #: The region in an ARN, and in the name of a host.
 _ARN = re.compile(r"arn:[\w-]+:\w+:([a-z0-9-]+):")
 _HOST = re.compile(r"//(?:[\w.-]+\.)?bedrock-agent-runtime(?:-fips)?\.([a-z0-9-]+)\.")
+
+_LOCK = ForkLock()
 
 
 def find_region(model: str, url: str = "") -> str:
@@ -27,7 +30,7 @@ def find_region(model: str, url: str = "") -> str:
         return named[1]
     stated = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if stated is None and find_spec("botocore"):
-        stated = _session().get_config_variable("region")
+        stated = _ask_session(lambda session: session.get_config_variable("region"))
     if stated and not re.fullmatch(r"[a-z0-9-]+", stated):
         raise UsageError(f"The region of AWS is {error_repr(stated)}", expected="a name such as us-west-2")
     return stated or ""
@@ -50,13 +53,8 @@ def sign(url: str, body: bytes, *, region: str) -> dict[str, str]:
     """Return the headers of a POST request of JSON that is signed now, including its content type."""
     from botocore.auth import SigV4Auth
     from botocore.awsrequest import AWSRequest
-    from botocore.exceptions import BotoCoreError
 
-    try:
-        credentials = _session().get_credentials()
-        found = credentials and credentials.get_frozen_credentials()
-    except BotoCoreError as error:
-        raise UsageError(f"The credentials of AWS cannot be loaded: {error}", remedy="Check AWS_PROFILE") from error
+    found = _ask_session(lambda session: (one := session.get_credentials()) and one.get_frozen_credentials())
     if not found:
         raise UsageError(
             "There are no credentials of AWS",
@@ -67,9 +65,16 @@ def sign(url: str, body: bytes, *, region: str) -> dict[str, str]:
     return dict(request.headers.items())
 
 
-def _session() -> Any:
-    """Return botocore's session, which renews the credentials of roles; a change of the environment opens another."""
-    return _open_session(tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))))
+def _ask_session(read: Callable[[Any], Any]) -> Any:
+    """Call a function with botocore's session, which renews credentials; a change of the environment opens another."""
+    from botocore.exceptions import BotoCoreError
+
+    variables = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+    try:
+        with _LOCK.lock:  # sessions are not safe in several threads
+            return read(_open_session(variables))
+    except BotoCoreError as error:
+        raise UsageError(f"The settings of AWS cannot be loaded: {error}", remedy="Check AWS_PROFILE") from error
 
 
 @lru_cache(maxsize=1)

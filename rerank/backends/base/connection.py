@@ -205,9 +205,9 @@ class ServerConnection:
     async def _exchange(self, url: str, content: Mapping[str, Any], errors: ErrorResponses) -> ServerResponse:
         """Make one attempt; any status other than success raises an exception."""
         is_post = any(part is not None for part in content.values())
-        address = self.address
-        headers = {"Accept-Encoding": "gzip", **dict(address.provider.headers), **address.key_header(errors.key)}
-        if self.sign is not None and address.private and content.get("json"):
+        headers = {"Accept-Encoding": "gzip", **dict(self.address.provider.headers)}
+        headers |= self.address.key_header(errors.key)
+        if self.sign is not None and self.address.private and content.get("json"):
             content = {"content": json.dumps(content["json"]).encode()}
             headers |= await asyncio.to_thread(self.sign, url, content["content"])  # credentials may need the network
             errors = replace(errors, key=headers.get("X-Amz-Security-Token", ""))  # the only secret that is sent
@@ -370,7 +370,7 @@ class ErrorResponses:
             )
         if status == 407:
             return BackendError(message, remedy=_PROXY_LOGIN)
-        if status == 401 or (status == 403 and not accepted):
+        if status == 401 or (status == 403 and not accepted) or found.startswith("API key not valid"):  # 400: Gemini
             names = " or ".join(self.address.provider.keys)
             if self.address.provider.if_refused and self.address.private:
                 return KeyRejectedError(message, remedy=self.address.provider.if_refused)

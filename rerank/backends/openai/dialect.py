@@ -49,7 +49,7 @@ TOP, TOP_LLAMACPP = 20, 200
 #: Factor by which a JSON reply may have more tokens than a plain permutation, due to quotes, commas and line breaks.
 _JSON_FACTOR = 3
 #: Names that stand for the constraint and for system turns among the fields that can be omitted.
-CONSTRAINT, SYSTEM = "constraint", "system"
+CONSTRAINT, SYSTEM = "constraint", "system turns"
 #: Other names by which an error message may refer to a field.
 _ALIASES = {
     CONSTRAINT: ("response_format", "json_schema", "schema", "structured_outputs", "regex", "grammar", "guided"),
@@ -221,8 +221,7 @@ class Dialect:
     def unknown_model(self, message: str) -> BackendError:
         """Return the error for a model or a path that does not exist on the server, given the server's message."""
         if "requested parameters" in message:  # OpenRouter, if no provider of the model has all of `scoring`
-            remedy = "Use a method that generates text, such as --method sliding, or a model with log-probabilities"
-            return BackendError(message, remedy=remedy)
+            return BackendError(message, remedy="Use another model, or a method that generates text: --method sliding")
         if not self.models:
             remedy = "Check --base-url, which usually ends with /v1; then check the model's name"
             return BackendError(message, remedy=remedy)
@@ -285,14 +284,8 @@ def is_same_model(requested: str, answered: str) -> bool:
 async def inspect_server(connection: ServerConnection, model: str, recipe: Recipe) -> Dialect:
     """Request a server's list of models, and derive its kind and context size; a server without one is plain."""
     attempts = Attempts(connection)
-    plain = Dialect(
-        kind="plain",
-        model=model,
-        url=connection.address.url,
-        thinks=thinks_by_default(model),
-        refused=set(recipe.lacks),
-        scoring=recipe.scoring,
-    )
+    plain = Dialect(kind="plain", model=model, url=connection.address.url, thinks=thinks_by_default(model))
+    plain.refused, plain.scoring = set(recipe.lacks), recipe.scoring
     try:
         rows = await connection.ask("/models", read=_model_rows, attempts=attempts)
     except (RequestRejectedError, KeyRejectedError):  # some keys may be used for chats only

@@ -1,4 +1,4 @@
-"""The backend ``api``: hosted rerankers (Cohere, Jina, Voyage, ZeroEntropy) and rerank servers (TEI, vLLM).
+"""The backend ``api``: hosted rerankers (Cohere, Jina, Bedrock, ...) and rerank servers (TEI, vLLM, NIM, LiteLLM).
 
 docs/servers.md describes the APIs, their limits and the keys. Limits are those of the providers' documentation in
 November 2026: Cohere recommends at most 1,000 documents per request (Python client 7.3.1), Voyage allows 1,000
@@ -7,14 +7,17 @@ documents and, depending on the model, 100,000 to 600,000 tokens, and ZeroEntrop
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from pydantic import AliasChoices, Field, TypeAdapter, ValidationError
 
+from rerank.backends.base import aws
 from rerank.backends.base.addresses import Address, ServerProvider
 from rerank.backends.base.responses import (
     MOST_TOKENS,
@@ -32,10 +35,10 @@ from rerank.backends.base.responses import (
 from rerank.backends.base.server import ServerBackend, group_of
 from rerank.backends.base.token_estimate import PAIR, EstimatedPairTokens
 from rerank.errors import UnknownNameError, UsageError, error_repr
+from rerank.io.text_files import replace_lone_surrogates
 from rerank.prompts.base import Prompt
 from rerank.tasks import CrossEncoderTask, Reply, Request
 from rerank.tasks.dialects.question import ApiBody
-from rerank.tasks.dialects.rerank import CohereRequest, CommonRequest, ScoreRequest, TeiRequest
 
 if TYPE_CHECKING:  # importing httpx2 takes 0.1 s, so commands without a server avoid it
     from rerank.backends.base.client import Server
@@ -55,7 +58,7 @@ class RerankApiLimits:
 
 #: Function from the model's name, a query, its documents, and the maximum number of tokens of a query-document pair (if
 #: the user set it; None for the API's limit) to the body of a request. The API uses its default for each field not set.
-MakeBody = Callable[[str, str, list[str], int | None], ApiBody]
+MakeBody = Callable[[str, str, list[str], int | None], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +69,14 @@ class RerankApi:
     make_body: MakeBody
     #: The field of a response that contains the results; empty if the response is the list of results.
     results: str = "results"
+    #: Function that converts the results to a list of objects with ``index`` and a score; other values stay unchanged.
+    convert: Callable[[Any], Any] = lambda results: results
     #: First part of the path, before the endpoint, such as ``/v2``; added only to addresses without a path.
     version: str = "/v1"
+    #: Path of the endpoint; ``{model}`` and ``{model_without_dots}`` stand for the model's name.
     endpoint: str = "/rerank"
+    #: Whether requests are signed for AWS, and ``{region}`` in the provider's address stands for the region.
+    is_signed: bool = False
     limits: RerankApiLimits = RerankApiLimits()
     #: Path, from the server's root, at which the server describes itself and its limits; empty if there is none.
     limits_path: str = ""
@@ -80,28 +88,42 @@ class RerankApi:
     returns_logits: bool = False  # whether scores are logits, instead of what the provider computes from them
 
 
-def _cohere_body(model: str, query: str, documents: list[str], max_tokens: int | None) -> ApiBody:
-    body = CohereRequest(model=model, query=query, documents=[*documents])
-    if max_tokens is not None:  # by default, Cohere truncates documents to 4096 tokens
-        body.max_tokens_per_doc = max_tokens
-    return body
+def _cohere_body(model: str, query: str, documents: list[str], max_tokens: int | None) -> dict[str, Any]:
+    cut = {} if max_tokens is None else {"max_tokens_per_doc": max_tokens}  # the default is 4096
+    return {"model": model, "query": query, "documents": documents, **cut}
 
 
-def _common_body(model: str, query: str, documents: list[str], max_tokens: int | None) -> ApiBody:
-    return CommonRequest(model=model, query=query, documents=[*documents], return_documents=False)
+def _common_body(model: str, query: str, documents: list[str], max_tokens: int | None) -> dict[str, Any]:
+    return {"model": model, "query": query, "documents": documents, "return_documents": False}
 
 
-def _zeroentropy_body(model: str, query: str, documents: list[str], max_tokens: int | None) -> ApiBody:
-    return CommonRequest(model=model, query=query, documents=[*documents])
+def _score_body(model: str, query: str, documents: list[str], max_tokens: int | None) -> dict[str, Any]:
+    return {"model": model, "text_1": query, "text_2": documents}
 
 
-def _tei_body(model: str, query: str, documents: list[str], max_tokens: int | None) -> ApiBody:
-    # Logits, since the sigmoid of very relevant passages is rounded to 1.
-    return TeiRequest(query=query, texts=documents, raw_scores=True, truncate=True)
+def _bedrock_body(model: str, query: str, documents: list[str], max_tokens: int | None) -> dict[str, Any]:
+    def text(value: str) -> dict[str, str]:
+        return {"text": value or " "}  # at least one character
+
+    reranker = {"modelConfiguration": {"modelArn": model}, "numberOfResults": len(documents)}
+    inline = [{"type": "TEXT", "textDocument": text(document)} for document in documents]
+    return {
+        "queries": [{"type": "TEXT", "textQuery": text(query)}],
+        "sources": [{"type": "INLINE", "inlineDocumentSource": source} for source in inline],
+        "rerankingConfiguration": {"type": "BEDROCK_RERANKING_MODEL", "bedrockRerankingConfiguration": reranker},
+    }
 
 
-def _score_body(model: str, query: str, documents: list[str], max_tokens: int | None) -> ApiBody:
-    return ScoreRequest.model_validate({"model": model, "text_1": query, "text_2": documents})
+def _convert_records(records: Any) -> Any:
+    """Convert Vertex AI's records, whose ids are our indices; JSON made from protocol buffers omits a score of 0."""
+    rows = objects_in(records)
+    if not any("score" in row for row in rows):
+        return records
+    ids = [name_in(row.get("id")) for row in rows]
+    return [
+        {"index": int(name) if name.isdecimal() else name, "score": row.get("score", 0.0)}
+        for name, row in zip(ids, rows, strict=True)
+    ]
 
 
 def _read_limits_of_vllm(body: Mapping[str, Any], model: str) -> tuple[int, int]:
@@ -109,10 +131,21 @@ def _read_limits_of_vllm(body: Mapping[str, Any], model: str) -> tuple[int, int]
     return count_in(own.get("max_model_len")), 0
 
 
-def _provider(url: str, *keys: str) -> ServerProvider:
-    return ServerProvider(url=url, keys=("RERANK_API_KEY", *keys))
+def _provider(url: str, *keys: str, **more: Any) -> ServerProvider:
+    return ServerProvider(url=url, keys=("RERANK_API_KEY", *keys), **more)
 
 
+_NIM: Mapping[str, Any] = {
+    "make_body": lambda model, query, texts, _: {
+        "model": model,
+        "query": {"text": query},
+        "passages": [{"text": text} for text in texts],
+        "truncate": "END",
+    },
+    "results": "rankings",
+    "limits": RerankApiLimits(documents=512),
+    "returns_logits": True,
+}
 _VLLM: Mapping[str, Any] = {
     "provider": _provider("", "VLLM_API_KEY"),
     "limits_path": "/v1/models",
@@ -136,12 +169,13 @@ RERANK_APIS: Mapping[str, RerankApi] = {
     ),
     "zeroentropy": RerankApi(
         provider=_provider("https://api.zeroentropy.dev", "ZEROENTROPY_API_KEY"),
-        make_body=_zeroentropy_body,
+        make_body=lambda model, query, texts, _: {"model": model, "query": query, "documents": texts},
         endpoint="/models/rerank",
     ),
     "tei": RerankApi(
         provider=_provider(""),
-        make_body=_tei_body,
+        # Logits, since the sigmoid of very relevant passages is rounded to 1.
+        make_body=lambda _, query, texts, __: {"query": query, "texts": texts, "raw_scores": True, "truncate": True},
         results="",
         version="",
         limits=RerankApiLimits(documents=32, context_size=512),
@@ -155,6 +189,86 @@ RERANK_APIS: Mapping[str, RerankApi] = {
     ),
     "vllm": RerankApi(make_body=_common_body, **_VLLM),
     "vllm-score": RerankApi(make_body=_score_body, results="data", version="", endpoint="/score", **_VLLM),
+    # botocore's model of bedrock-agent-runtime, version 2023-07-26. Cohere's model is billed per 100 documents.
+    "bedrock": RerankApi(
+        provider=ServerProvider(
+            url="https://bedrock-agent-runtime.{region}.amazonaws.com",
+            keys=("AWS_SECRET_ACCESS_KEY",),
+            setting="the variable AWS_REGION, or --base-url",
+            key_header="",
+            if_refused="Check the credentials of AWS, the region, and that they may use bedrock:Rerank and this model",
+        ),
+        make_body=_bedrock_body,
+        version="",
+        limits=RerankApiLimits(documents=100, context_size=4096),
+        is_signed=True,
+    ),
+    # cloud.google.com/generative-ai-app-builder/docs/reference/rest/v1/projects.locations.rankingConfigs/rank
+    "vertex": RerankApi(
+        provider=_provider(
+            "https://discoveryengine.googleapis.com/v1/projects/{project}",
+            "GOOGLE_OAUTH_ACCESS_TOKEN",
+            setting="the variable GOOGLE_CLOUD_PROJECT, or --base-url with /v1/projects/PROJECT",
+            headers=(("X-Goog-User-Project", "{project}"),),
+            if_refused="Set GOOGLE_OAUTH_ACCESS_TOKEN to what `gcloud auth print-access-token` prints; it is valid for "
+            "an hour, and the project needs the Discovery Engine API",
+        ),
+        make_body=lambda model, query, texts, _: {
+            "model": model,
+            "query": query,
+            "records": [{"id": str(index), "content": text} for index, text in enumerate(texts)],
+            "ignoreRecordDetailsInResponse": True,
+        },
+        results="records",
+        convert=_convert_records,
+        endpoint="/locations/global/rankingConfigs/default_ranking_config:rank",
+        limits=RerankApiLimits(documents=200, context_size=1024),
+    ),
+    # docs.nvidia.com/nim/nemo-retriever/text-reranking; hosted addresses: langchain-nvidia-ai-endpoints 1.5.0
+    "nim": RerankApi(provider=_provider("", "NVIDIA_API_KEY"), endpoint="/ranking", **_NIM),
+    "nvidia": RerankApi(
+        provider=_provider("https://ai.api.nvidia.com", "NVIDIA_API_KEY"),
+        endpoint="/retrieval/{model_without_dots}/reranking",
+        **_NIM,
+    ),
+    # docs.litellm.ai/docs/rerank; proxy/rerank_endpoints/endpoints.py of litellm 1.110.2
+    "litellm": RerankApi(provider=_provider("", "LITELLM_PROXY_API_KEY", "LITELLM_API_KEY"), make_body=_common_body),
+    # llms/azure_ai/rerank/transformation.py of litellm 1.110.2; docs.cohere.com/docs/cohere-on-microsoft-azure
+    "azure": RerankApi(
+        provider=_provider("", "AZURE_AI_API_KEY"),
+        make_body=_cohere_body,
+        version="/providers/cohere/v2",
+        limits=RerankApiLimits(context_size=4096),
+    ),
+    # docs.pinecone.io/guides/search/rerank-results: bge-reranker-v2-m3 has 1,024 tokens and 100 documents
+    "pinecone": RerankApi(
+        provider=_provider(
+            "https://api.pinecone.io",
+            "PINECONE_API_KEY",
+            key_header="Api-Key",
+            headers=(("X-Pinecone-Api-Version", "2025-10"),),
+        ),
+        make_body=lambda model, query, texts, _: {
+            **{"model": model, "query": query, "documents": [{"text": text} for text in texts]},
+            **{"rank_fields": ["text"], "return_documents": False},
+        },
+        results="data",
+        version="",
+        limits=RerankApiLimits(documents=100, context_size=1024),
+    ),
+    # docs.together.ai/reference/rerank-1, and the Python client together 3.1.1
+    "together": RerankApi(provider=_provider("https://api.together.ai", "TOGETHER_API_KEY"), make_body=_common_body),
+    # deepinfra.com/Qwen/Qwen3-Reranker-0.6B/api; llms/deepinfra/rerank/transformation.py of litellm 1.110.2
+    "deepinfra": RerankApi(
+        provider=_provider("https://api.deepinfra.com", "DEEPINFRA_API_KEY", "DEEPINFRA_TOKEN"),
+        # As many queries as documents.
+        make_body=lambda _, query, texts, __: {"queries": [query] * len(texts), "documents": texts},
+        results="scores",
+        convert=lambda found: (
+            [{"index": n, "score": score} for n, score in enumerate(found)] if isinstance(found, list) else found
+        ),
+        endpoint="/inference/{model}",
+    ),
 }
 
 
@@ -194,12 +308,23 @@ class Api(ServerBackend[RerankApiLimits]):
 
     def __init__(self, model: str, address: Address, **options: Any) -> None:
         self._api, self._api_model = _parse_model(model)
+        if self._api.is_signed:
+            self._api_model, self._sign = aws.open_model(self._api_model, address.url)
         self.score_unit = "sigmoid" if self._api.returns_logits else "same"
         super().__init__(model, address, **options)
 
     @classmethod
     def find_provider(cls, model: str) -> ServerProvider:
-        return _parse_model(model)[0].provider
+        api, name = _parse_model(model)
+        provider, values = api.provider, dict[str, str]()
+        if api.is_signed:
+            values["region"] = aws.find_region(name)
+        if "{project}" in provider.url:
+            values["project"] = quote(os.environ.get("GOOGLE_CLOUD_PROJECT", ""), safe=":")
+        if not all(values.values()):
+            return replace(provider, url="", headers=())  # users must name the address
+        headers = tuple((header, text.format(**values)) for header, text in provider.headers)
+        return replace(provider, url=provider.url.format(**values), headers=headers)
 
     async def inspect(self, connection: ServerConnection) -> RerankApiLimits:
         api, (context_size, documents) = self._api, (0, 0)
@@ -261,16 +386,19 @@ class Api(ServerBackend[RerankApiLimits]):
         return [reply]
 
     async def _score(self, connection: ServerConnection, query: str, documents: list[str], estimated: int) -> Reply:
+        query, *documents = map(replace_lone_surrogates, (query, *documents))
         body = self._api.make_body(self._api_model, query, documents, self._options.context_size)
-        if isinstance(body, TeiRequest) and not self.score_unit:
-            body.raw_scores = False
+        if "raw_scores" in body and not self.score_unit:
+            body["raw_scores"] = False
+        name = quote(self._api_model)
+        endpoint = self._api.endpoint.format(model=name, model_without_dots=name.replace(".", "_"))
         attempts = Attempts(connection)
         try:
             reply = await connection.ask(
-                connection.address.endpoint_url(self._api.endpoint, self._api.version),
-                body.model_dump(exclude_unset=True, by_alias=True),
+                connection.address.endpoint_url(endpoint, self._api.version),
+                body,
                 read=lambda answer: parse_rerank_response(
-                    answer, self._api.results, documents=len(documents), estimated_tokens=estimated
+                    answer, self._api, documents=len(documents), estimated_tokens=estimated
                 ),
                 attempts=attempts,
             )
@@ -297,29 +425,30 @@ class ScoredIndex(ApiBody):
     """The score of one document in a response: the two fields that all rerank APIs return. Others are ignored."""
 
     index: int
-    score: float = Field(validation_alias=AliasChoices("relevance_score", "score"))
+    score: float = Field(validation_alias=AliasChoices("relevance_score", "score", "relevanceScore", "logit"))
 
 
 _RESULTS = TypeAdapter(list[ScoredIndex])
 
 
-def parse_rerank_response(answer: ServerResponse, field: str, *, documents: int, estimated_tokens: int) -> Reply:
-    """Convert a response, whose results are in ``field`` (empty: it is their list), to one score per document.
+def parse_rerank_response(answer: ServerResponse, api: RerankApi, *, documents: int, estimated_tokens: int) -> Reply:
+    """Convert a response of an API to one score per document.
 
     Every complete response has been billed and therefore becomes a reply. If it does not contain exactly one finite
     score per document, the reply has no scores, and ``error`` states the reason.
     """
-    # Token counts are in ``usage`` (Jina, Voyage, vLLM), in ``meta`` (Cohere), or at the top level (ZeroEntropy).
+    # Token counts are in ``usage`` (Jina, Voyage, vLLM, NIM, Together), in ``meta`` (Cohere, LiteLLM), or at the top
+    # level (ZeroEntropy, DeepInfra).
     usage, meta = object_in(answer.body.get("usage")), object_in(answer.body.get("meta"))
     tokens, billed = object_in(meta.get("tokens")), object_in(meta.get("billed_units"))
     counts = (
         *(usage.get("prompt_tokens"), usage.get("total_tokens")),
-        *(tokens.get("input_tokens"), billed.get("input_tokens")),
-        answer.body.get("total_tokens"),
+        *(tokens.get("input_tokens"), billed.get("input_tokens"), billed.get("total_tokens")),
+        *(answer.body.get("total_tokens"), answer.body.get("input_tokens")),
     )
-    units: Any = billed.get("search_units")
+    units: Any = billed.get("search_units") or usage.get("rerank_units")
     has_units = isinstance(units, int | float) and not isinstance(units, bool) and 0 < units <= MOST_TOKENS
-    scores, problem = _scores(answer, field, documents)
+    scores, problem = _scores(answer, api, documents)
     return Reply(
         scores=tuple(scores),
         error=shorten(problem),
@@ -330,15 +459,16 @@ def parse_rerank_response(answer: ServerResponse, field: str, *, documents: int,
     )
 
 
-def _scores(answer: ServerResponse, field: str, documents: int) -> tuple[list[float], str]:
+def _scores(answer: ServerResponse, api: RerankApi, documents: int) -> tuple[list[float], str]:
     """Return one score per document, in order, and an empty error message; or no scores and an error message."""
     if answer.unreadable:
         return [], answer.unreadable
     if answer.value is None:
         return [], f"The answer is not JSON: {describe_content(answer.text)}; check --base-url and the network"
+    field = api.results
     rows = answer.body.get(field) if field else answer.value
     try:
-        results = _RESULTS.validate_python(rows, strict=True)
+        results = _RESULTS.validate_python(api.convert(rows), strict=True)
     except ValidationError as error:
         fault = error.errors()[0]
         place = ".".join(map(str, (field or "the list", *fault["loc"])))

@@ -329,6 +329,7 @@ _PARTS = (
     ("qdrant-client", "qdrant_client", "qdrant"),
     ("opensearch-py", "opensearchpy", "opensearch"),
     ("elasticsearch", "elasticsearch", "elasticsearch"),
+    ("botocore", "botocore", "bedrock"),
     ("ray", "ray", "ray"),
     ("vllm", "vllm", "vllm"),
 )

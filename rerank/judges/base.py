@@ -201,11 +201,14 @@ class PromptJudge:
         if not tasks_supported_by_backend(backend) & set(cls.needs):
             name = plugin_name(backend if isinstance(backend, type) else type(backend))
             needed = " or ".join(task.__name__ for task in cls.needs)
+            lacks = getattr(backend, "lacks", "")
             raise UsageError(
                 f"The judge {plugin_name(cls)!r} needs {needed}, which the backend {name!r} of model {model!r} does "
-                "not support",
+                f"not support{lacks and f': {lacks}'}",
                 expected="a backend that supports it; `rerank methods` lists the backends of each method",
-                remedy="Write --model without the backend before the colon, or --model hf:NAME, or use another method"
+                remedy="Use a method that generates text, such as --method sliding or --method setwise,by=generation"
+                if lacks
+                else "Write --model without the backend before the colon, or --model hf:NAME, or use another method"
                 if ":" in model and hasattr(backend, "load")
                 else "Use --model hf:NAME to run the model through transformers, or another method",
             )

@@ -103,6 +103,7 @@ class FaultyServer:
         self.asked: list[dict[str, Any]] = []
         self.looked: list[str] = []
         self.keys: list[str] = []
+        self.received: list[tuple[dict[str, str], bytes]] = []  # headers and bodies of questions
         self.seen_keys: set[str] = set()  # of questions for a chat and of all others
         self.connections = 0
         self.most = 0  # requests under way at once
@@ -187,7 +188,9 @@ def _handler(server: FaultyServer) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             server.keys.append(self.headers.get("Authorization", self.headers.get("api-key", "")))
             server.seen_keys.add(server.keys[-1])
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+            server.received.append((dict(self.headers.items()), content))
+            body = json.loads(content)
             if self.path != server.path:
                 self._play(error(404, f"no {self.path} here"))
             else:
@@ -284,12 +287,14 @@ class Api:
         documents: The field of the request with the documents.
         write: Makes the body of an answer from results.
         tokens: Number of prompt tokens that an answer states; 0 if it states none.
+        base: What users add to the server's root; only the endpoint follows it.
     """
 
     path: str
     documents: str
     write: Callable[[Sequence[Row]], Any]
     tokens: int = 0
+    base: str = ""
 
 
 def _rows(rows: Sequence[Row], name: str, **more: Any) -> list[dict[str, Any]]:
@@ -330,6 +335,27 @@ def _vllm_score(rows: Sequence[Row]) -> Any:
     return {**head, "data": _rows(rows, "score", object="score"), "usage": usage}
 
 
+def _bedrock(rows: Sequence[Row]) -> Any:
+    return {"results": _rows(rows, "relevanceScore")}
+
+
+def _vertex(rows: Sequence[Row]) -> Any:
+    """As JSON is made from protocol buffers: ids are texts, and a score of 0 is omitted."""
+    ids = [str(index) if type(index) is int else [index] for index, _ in rows]
+    return {"records": [{"id": one} | ({"score": s} if s != 0 else {}) for one, (_, s) in zip(ids, rows, strict=True)]}
+
+
+def _nim(rows: Sequence[Row]) -> Any:
+    return {"rankings": _rows(rows, "logit"), "usage": {"prompt_tokens": 77, "total_tokens": 77}}
+
+
+def _litellm(rows: Sequence[Row]) -> Any:
+    meta = {"billed_units": {"total_tokens": 77}, "tokens": {"input_tokens": 77}}
+    return {"id": "x", "results": _rows(rows, "relevance_score"), "meta": meta}
+
+
+_VERTEX = "/v1/projects/p"
+
 APIS: Mapping[str, Api] = {
     "cohere": Api(path="/v2/rerank", documents="documents", write=_cohere),
     "jina": Api(path="/v1/rerank", documents="documents", write=_jina, tokens=77),
@@ -338,6 +364,15 @@ APIS: Mapping[str, Api] = {
     "tei": Api(path="/rerank", documents="texts", write=_tei),
     "vllm": Api(path="/v1/rerank", documents="documents", write=_vllm, tokens=77),
     "vllm-score": Api(path="/score", documents="text_2", write=_vllm_score, tokens=77),
+    "bedrock": Api(path="/rerank", documents="sources", write=_bedrock),
+    "vertex": Api(
+        path=f"{_VERTEX}/locations/global/rankingConfigs/default_ranking_config:rank",
+        documents="records",
+        write=_vertex,
+        base=_VERTEX,
+    ),
+    "nim": Api(path="/v1/ranking", documents="passages", write=_nim, tokens=77),
+    "litellm": Api(path="/v1/rerank", documents="documents", write=_litellm, tokens=77),
 }
 
 
@@ -367,3 +402,32 @@ def open_server(name: str, acts: Sequence[Any]) -> FaultyServer:
     server = FaultyServer(acts, path=APIS[name].path, listing=models("m", max_model_len=4096))
     server.gets["/info"] = raw({"model_id": "m", "max_input_length": 4096, "max_client_batch_size": 32})
     return server
+
+
+#: Variables of an account of AWS, without a profile.
+AWS = {
+    "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
+    "AWS_SECRET_ACCESS_KEY": "secret-of-this-test",
+    "AWS_SESSION_TOKEN": "token/of+this+test=",
+    "AWS_REGION": "us-west-2",
+    "AWS_CONFIG_FILE": "none",
+    "AWS_SHARED_CREDENTIALS_FILE": "none",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+def sign_as_aws(server: FaultyServer) -> str:
+    """Return the header that the last request to a server must have, computed from its other parts by botocore."""
+    from botocore.auth import SigV4Auth
+    from botocore.awsrequest import AWSRequest
+    from botocore.credentials import Credentials
+
+    headers, body = server.received[-1]
+    named = {name: headers[name] for name in ("Content-Type", "X-Amz-Date", "X-Amz-Security-Token")}
+    asked = AWSRequest("POST", f"http://{headers['Host']}/rerank", headers=named, data=body)
+    asked.context["timestamp"] = headers["X-Amz-Date"]
+    account = (AWS[f"AWS_{name}"] for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN"))
+    signer = SigV4Auth(Credentials(*account), "bedrock", "us-west-2")
+    signature = signer.signature(signer.string_to_sign(asked, signer.canonical_request(asked)), asked)
+    scope = f"AWS4-HMAC-SHA256 Credential={signer.scope(asked)}"
+    return f"{scope}, SignedHeaders=content-type;host;x-amz-date;x-amz-security-token, Signature={signature}"

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,23 @@ import pytest
 from rerank import Reranker
 from rerank.backends.api import RERANK_APIS, Api, RerankApiLimits, split_documents_for_api
 from rerank.backends.base.addresses import Address
-from rerank.errors import UnknownNameError, UsageError
+from rerank.backends.base.responses import KeyRejectedError
+from rerank.errors import BackendError, MissingPrerequisiteError, UnknownNameError, UsageError
 from rerank.models import open_model_backend
 from rerank.prompts.base import Message
 from rerank.tasks import BackendOptions, CrossEncoderTask, FileAddress, Reply, Request, Sampling
-from tests.backends.faulty_server import APIS, Act, FaultyServer, error, open_server, raw, scored, without
+from tests.backends.faulty_server import (
+    APIS,
+    AWS,
+    Act,
+    FaultyServer,
+    error,
+    open_server,
+    raw,
+    scored,
+    sign_as_aws,
+    without,
+)
 from tests.cli.conftest import Cli, cli, lists, own_folders
 from tests.raising import raises
 
@@ -30,13 +43,17 @@ pytestmark = pytest.mark.enable_socket
 KEY = "key-of-this-test"
 DOCS = [f"text {n}" for n in range(4)]
 VARIABLES = ("RERANK_API_KEY", *(key for api in RERANK_APIS.values() for key in api.provider.keys))
+#: Other variables that AWS and Google read.
+CLOUD = ("AWS_DEFAULT_REGION", "AWS_PROFILE", "GOOGLE_CLOUD_PROJECT")
 
 
 @pytest.fixture(autouse=True)
 def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rerank.backends.base.connection.FIRST_WAIT", 0.0)
-    for name in VARIABLES:
+    for name in (*VARIABLES, *CLOUD):
         monkeypatch.delenv(name, raising=False)
+    for name, value in AWS.items():
+        monkeypatch.setenv(name, value)
 
 
 def make_backend() -> Api:
@@ -62,8 +79,10 @@ def request(documents: Sequence[str] = DOCS) -> Request:
 
 def ask(name: str, acts: Sequence[Any], documents: Sequence[str] = DOCS, **options: Any) -> tuple[Reply, FaultyServer]:
     """Return the reply to one request, and the server."""
+    if name == "bedrock":
+        pytest.importorskip("botocore")
     with open_server(name, acts) as server:
-        backend = Api.connect(f"{name}/m", BackendOptions(base_url=server.root, **options))
+        backend = Api.connect(f"{name}/m", BackendOptions(base_url=server.root + APIS[name].base, **options))
         (reply,) = backend.generate([request(documents)])
         backend.close()
     return reply, server
@@ -71,21 +90,35 @@ def ask(name: str, acts: Sequence[Any], documents: Sequence[str] = DOCS, **optio
 
 @pytest.mark.parametrize("name", APIS)
 def test_a_proper_answer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(RERANK_APIS[name].provider.keys[-1], KEY)
+    if name != "bedrock":
+        monkeypatch.setenv(RERANK_APIS[name].provider.keys[-1], KEY)
     reply, server = ask(name, [scored(name)])
     assert reply.scores == (0.25, 0.5, 0.75, 1.0)
     assert (reply.finish, reply.error, reply.retries) == ("stop", "", 0)
     estimated = 4 * (3 + 4) + 4 * 2  # per pair: "a query" and 4 special tokens, and the text
     assert reply.tokens_in == (APIS[name].tokens or estimated)
     assert reply.search_units == (2.0 if name == "cohere" else 0.0)
-    assert server.keys == [f"Bearer {KEY}"]
+    assert server.keys == [sign_as_aws(server) if name == "bedrock" else f"Bearer {KEY}"]
 
 
 def test_what_is_sent() -> None:
     common = {"query": "a query", "documents": DOCS}
     texts = {"text_1": "a query", "text_2": DOCS}
-    sent = {name: ask(name, [scored(name)])[1].asked for name in APIS}
-    assert sent == {
+    names = [name for name in APIS if name != "bedrock" or find_spec("botocore")]
+    sent = {name: ask(name, [scored(name)])[1].asked for name in names}
+    model = {"modelArn": "arn:aws:bedrock:us-west-2::foundation-model/m"}
+    reranker = {"modelConfiguration": model, "numberOfResults": 4}
+    bedrock: dict[str, Any] = {
+        "queries": [{"type": "TEXT", "textQuery": {"text": "a query"}}],
+        "sources": [
+            {"type": "INLINE", "inlineDocumentSource": {"type": "TEXT", "textDocument": {"text": text}}}
+            for text in DOCS
+        ],
+        "rerankingConfiguration": {"type": "BEDROCK_RERANKING_MODEL", "bedrockRerankingConfiguration": reranker},
+    }
+    records = [{"id": str(n), "content": text} for n, text in enumerate(DOCS)]
+    passages = [{"text": text} for text in DOCS]
+    assert {"bedrock": [bedrock], **sent} == {
         "cohere": [{"model": "m", **common}],
         "jina": [{"model": "m", **common, "return_documents": False}],
         "voyage": [{"model": "m", **common, "return_documents": False}],
@@ -93,7 +126,17 @@ def test_what_is_sent() -> None:
         "tei": [{"query": "a query", "texts": DOCS, "raw_scores": True, "truncate": True}],
         "vllm": [{"model": "m", **common, "return_documents": False}],
         "vllm-score": [{"model": "m", **texts}],
+        "bedrock": [bedrock],
+        "vertex": [{"model": "m", "query": "a query", "records": records, "ignoreRecordDetailsInResponse": True}],
+        "nim": [{"model": "m", "query": {"text": "a query"}, "passages": passages, "truncate": "END"}],
+        "litellm": [{"model": "m", **common, "return_documents": False}],
     }
+    if find_spec("botocore"):  # the body satisfies AWS's own model of the API
+        from botocore.session import Session
+        from botocore.validate import ParamValidator
+
+        shape = Session().get_service_model("bedrock-agent-runtime").operation_model("Rerank").input_shape
+        assert not ParamValidator().validate(bedrock, shape).has_errors()
 
 
 def test_cohere_reads_as_much_of_a_document_as_the_user_says() -> None:
@@ -157,10 +200,7 @@ def test_a_wrong_answer_is_a_reply_without_scores(name: str, spoil: str) -> None
 
 @pytest.mark.parametrize("name", APIS)
 def test_an_answer_of_another_form_is_a_reply_without_scores(name: str) -> None:
-    for act in (
-        *SHAPELESS.values(),
-        without(name, {"tei": "", "voyage": "data", "vllm-score": "data"}.get(name, "results")),
-    ):
+    for act in (*SHAPELESS.values(), without(name, RERANK_APIS[name].results)):
         reply, _ = ask(name, [act])
         assert (reply.scores, reply.finish, bool(reply.error)) == ((), "stop", True)
 
@@ -187,8 +227,11 @@ MISBEHAVIOURS: dict[str, Any] = {
 def test_no_document_is_lost(name: str) -> None:
     """Every misbehaviour ends in a complete list in the given order, with a typed status of its window."""
     texts = [f"text {n}" for n in range(7)]
+    if name == "bedrock":
+        pytest.importorskip("botocore")
     with open_server(name, []) as server:
-        reranker = Reranker.from_pretrained(f"api:{name}/m", base_url=server.root, timeout=1.5, retries=0)
+        url = server.root + APIS[name].base
+        reranker = Reranker.from_pretrained(f"api:{name}/m", base_url=url, timeout=1.5, retries=0)
         for case, act in MISBEHAVIOURS.items():
             server.acts = [scored(name, SPOILED[case]) if act is None else act]
             hits = reranker.rank("a query", texts)
@@ -248,6 +291,155 @@ def test_parts_are_within_all_limits() -> None:
 def test_addresses(name: str, base: str, url: str) -> None:
     api = RERANK_APIS[name]
     assert Address.parse(base, api.provider).endpoint_url(api.endpoint, api.version) == url
+
+
+#: Rows without a server of their own: selector, variables -> URL, headers, fields of the body; and the answer.
+RANKED = {"results": [{"index": 1, "relevance_score": 0.75}, {"index": 0, "relevance_score": 0.25}]}
+DATA = {"data": [{"index": 1, "score": 0.75}, {"index": 0, "score": 0.25}], "usage": {"rerank_units": 1}}
+PRESETS: Any = {
+    "together/org/m": (
+        *("https://api.together.ai/v1/rerank", {"Authorization": f"Bearer {KEY}"}),
+        *({"model": "org/m", "documents": ["a", "b"], "return_documents": False}, RANKED),
+    ),
+    "deepinfra/Qwen/Qwen3-Reranker-0.6B": (
+        *("https://api.deepinfra.com/v1/inference/Qwen/Qwen3-Reranker-0.6B", {"Authorization": f"Bearer {KEY}"}),
+        *({"queries": ["q", "q"], "documents": ["a", "b"]}, {"scores": [0.25, 0.75], "input_tokens": 9}),
+    ),
+    "pinecone/bge-reranker-v2-m3": (
+        *("https://api.pinecone.io/rerank", {"Api-Key": KEY, "X-Pinecone-Api-Version": "2025-10"}),
+        *({"documents": [{"text": "a"}, {"text": "b"}], "rank_fields": ["text"]}, DATA),
+    ),
+    "nvidia/nvidia/llama-3.2-nv-rerankqa-1b-v2": (
+        "https://ai.api.nvidia.com/v1/retrieval/nvidia/llama-3_2-nv-rerankqa-1b-v2/reranking",
+        {"Authorization": f"Bearer {KEY}"},
+        {"model": "nvidia/llama-3.2-nv-rerankqa-1b-v2", "passages": [{"text": "a"}, {"text": "b"}]},
+        {"rankings": [{"index": 1, "logit": 0.75}, {"index": 0, "logit": 0.25}]},
+    ),
+    "vertex/semantic-ranker-default@latest": (
+        "https://discoveryengine.googleapis.com/v1/projects/p/locations/global/rankingConfigs/"
+        "default_ranking_config:rank",
+        {"Authorization": f"Bearer {KEY}", "X-Goog-User-Project": "p"},
+        {"model": "semantic-ranker-default@latest"},
+        {"records": [{"id": "1", "score": 0.75}, {"id": "0", "score": 0.25}]},
+    ),
+    "bedrock/amazon.rerank-v1:0": (
+        "https://bedrock-agent-runtime.us-west-2.amazonaws.com/rerank",
+        {"X-Amz-Security-Token": AWS["AWS_SESSION_TOKEN"]},
+        {},
+        {"results": [{"index": 1, "relevanceScore": 0.75}, {"index": 0, "relevanceScore": 0.25}]},
+    ),
+    "azure/m https://r.services.ai.azure.com": (
+        *("https://r.services.ai.azure.com/providers/cohere/v2/rerank", {"api-key": KEY}),
+        *({"model": "m", "documents": ["a", "b"]}, RANKED),
+    ),
+}
+
+
+@pytest.mark.parametrize("row", PRESETS)
+def test_rows_of_other_providers(row: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    url, headers, fields, answer = PRESETS[row]
+    name, _, base = row.partition(" ")
+    received: list[httpx2.Request] = []
+
+    def respond(asked: httpx2.Request) -> httpx2.Response:
+        received.append(asked)
+        return httpx2.Response(200, content=_stream(answer))
+
+    if name.startswith("bedrock"):
+        pytest.importorskip("botocore")
+    else:
+        monkeypatch.setenv(RERANK_APIS[name.partition("/")[0]].provider.keys[-1], KEY)
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "p")
+    address = Address.parse(base, Api.find_provider(name))
+    prompt = tuple(Message("user", text) for text in ("q", "a", "b"))
+    asking = Request(prompt=prompt, sampling=Sampling(max_tokens=0), task=CrossEncoderTask())
+    backend = Api(name, address, transport=httpx2.MockTransport(respond))
+    (reply,) = backend.generate([asking])
+    backend.close()
+    (asked,) = received
+    assert (reply.scores, str(asked.url)) == ((0.25, 0.75), url)
+    assert headers.items() <= {key: asked.headers.get(key) for key in headers}.items()
+    assert fields.items() <= json.loads(asked.content).items()
+    assert (reply.search_units, reply.tokens_in > 0) == (float("pinecone" in row), True)
+
+
+def test_a_score_of_zero_that_vertex_omits() -> None:
+    zero = scored("vertex", lambda rows: [*rows[:-1], (rows[-1][0], 0.0)])
+    assert ask("vertex", [zero])[0].scores == (0.0, 0.5, 0.75, 1.0)
+    none = raw({"records": [{"id": str(n)} for n in range(4)]})  # then the server sends no scores at all
+    assert not ask("vertex", [none])[0].scores
+
+
+#: Errors in the form of each provider, and what is shown.
+ERRORS: Any = {
+    "bedrock": ({"message": "The value is invalid."}, {"message": "Invalid token."}, "Check the credentials of AWS"),
+    "vertex": (
+        {"error": {"code": 400, "message": "Too many records.", "status": "INVALID_ARGUMENT"}},
+        {"error": {"code": 401, "message": "Expired.", "status": "UNAUTHENTICATED"}},
+        "gcloud auth print-access-token",
+    ),
+    "nim": ({"error": "Too many passages."}, {"detail": "No key."}, "NVIDIA_API_KEY"),
+    "litellm": (
+        {"error": {"message": "No such field.", "type": "None", "param": "None", "code": "400"}},
+        {"error": {"message": "Wrong key.", "type": "auth_error", "param": "None", "code": "401"}},
+        "LITELLM_API_KEY",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors_in_the_form_of_the_provider(name: str) -> None:
+    rejected, refused, remedy = ERRORS[name]
+    reply, server = ask(name, [raw(rejected, status=400)])
+    shown = rejected.get("error", rejected)
+    shown = shown if isinstance(shown, str) else shown["message"]
+    assert (reply.finish, reply.error.endswith(f": {shown}"), len(server.asked)) == ("error", True, 1)
+    for status in (401, 403):
+        with raises(KeyRejectedError, f"HTTP {status}", remedy):
+            ask(name, [raw(refused, status=status)])
+    with raises(BackendError, "HTTP 404"):
+        ask(name, [raw(rejected, status=404)])
+
+
+def test_secrets_of_aws_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong signature makes AWS repeat the headers that were signed, among them the token."""
+    found = f"The canonical request is x-amz-security-token:{AWS['AWS_SESSION_TOKEN']}"
+    with raises(KeyRejectedError, "***") as caught:
+        ask("bedrock", [raw({"message": found}, status=403)])
+    assert AWS["AWS_SESSION_TOKEN"] not in str(caught.value)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    with raises(UsageError, "AWS_ACCESS_KEY_ID"):
+        ask("bedrock", [scored("bedrock")])
+
+
+def test_regions_of_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("botocore")
+    arn = "arn:aws:bedrock:eu-central-1::foundation-model/m"
+    assert open_model_backend(f"api:bedrock/{arn}").identity["server"].endswith("eu-central-1.amazonaws.com")
+    monkeypatch.setenv("AWS_REGION", "us-west-2/../")
+    with raises(UsageError, "us-west-2"):
+        open_model_backend("api:bedrock/m")
+    monkeypatch.delenv("AWS_REGION")
+    with raises(UsageError, "AWS_REGION"):
+        open_model_backend("api:bedrock/m")
+    monkeypatch.setenv("AWS_PROFILE", "none")
+    with raises(UsageError, "could not be found", "AWS_PROFILE"):
+        open_model_backend("api:bedrock/m")
+    monkeypatch.delenv("AWS_PROFILE")
+    with raises(UsageError, "AWS_REGION"):
+        open_model_backend("api:bedrock/m", BackendOptions(base_url="https://proxy.example"))
+    open_model_backend(
+        "api:bedrock/m", BackendOptions(base_url="https://bedrock-agent-runtime.us-east-1.amazonaws.com")
+    )
+    with raises(UsageError, "GOOGLE_CLOUD_PROJECT"):
+        open_model_backend("api:vertex/m")
+
+
+def test_bedrock_without_botocore(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rerank.backends.base.aws.find_spec", lambda name: None)
+    with raises(MissingPrerequisiteError, "bedrock"):
+        open_model_backend("api:bedrock/m")
 
 
 def test_names() -> None:

@@ -101,6 +101,17 @@ def rank_with_langchain_voyageai(url: str, key: str, top_n: int) -> Rows:
     return [(document.metadata["number"], document.metadata["relevance_score"]) for document in ranked]
 
 
+@client("langchain-nvidia-ai-endpoints")
+def rank_with_langchain_nvidia(url: str, key: str, top_n: int) -> Rows:
+    document = import_module("langchain_core.documents").Document
+    documents = [document(page_content=text, metadata={"number": n}) for n, text in enumerate(DOCS)]
+    compressor = import_module("langchain_nvidia_ai_endpoints").NVIDIARerank(
+        model=MODEL, api_key=key, base_url=f"{url}/v1", top_n=top_n, truncate="END"
+    )
+    ranked = compressor.compress_documents(documents, "q")
+    return [(document.metadata["number"], document.metadata["relevance_score"]) for document in ranked]
+
+
 @client("mixedbread")
 def rank_with_mixedbread(url: str, key: str, top_n: int) -> Rows:
     client = import_module("mixedbread").Mixedbread(api_key=key, base_url=url, max_retries=0)

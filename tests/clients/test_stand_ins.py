@@ -14,7 +14,7 @@ import pytest
 from rerank.backends.api import Api
 from rerank.prompts.base import Message
 from rerank.tasks import BackendOptions, CrossEncoderTask, Request, Sampling
-from tests.backends.faulty_server import APIS, decided, open_decision_server, open_server, scored
+from tests.backends.faulty_server import APIS, AWS, decided, open_decision_server, open_server, scored, sign_as_aws
 from tests.clients.conftest import DOCS, Rows, note_version
 
 pytestmark = [pytest.mark.clients, pytest.mark.allow_hosts(["127.0.0.1"])]
@@ -41,19 +41,44 @@ def _rank_with_zeroentropy(root: str) -> Rows:
     return [(row.index, row.relevance_score) for row in answer.results]
 
 
-CLIENTS = {"cohere": _rank_with_cohere, "voyageai": _rank_with_voyage, "zeroentropy": _rank_with_zeroentropy}
-NAMES = {"cohere": "cohere", "voyageai": "voyage", "zeroentropy": "zeroentropy"}
+def _rank_with_bedrock(root: str) -> Rows:
+    model = "arn:aws:bedrock:us-west-2::foundation-model/m"
+    answer = import_module("litellm").rerank(model=f"bedrock/{model}", query="q", documents=DOCS, api_base=root)
+    return [(row["index"], row["relevance_score"]) for row in answer.results]
 
 
-@pytest.mark.parametrize("package", CLIENTS)
-def test_rerank_stand_ins(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    rank: Callable[[str], Rows] = CLIENTS[package]
-    name = NAMES[package]
+def _rank_with_nim(root: str) -> Rows:
+    document = import_module("langchain_core.documents").Document
+    compressor = import_module("langchain_nvidia_ai_endpoints").NVIDIARerank(
+        model="m", api_key="k", base_url=f"{root}/v1", truncate="END"
+    )
+    documents = [document(page_content=text, metadata={"number": n}) for n, text in enumerate(DOCS)]
+    ranked = compressor.compress_documents(documents, "q")
+    return [(document.metadata["number"], document.metadata["relevance_score"]) for document in ranked]
+
+
+#: Package and API -> what the package returns.
+CLIENTS: dict[tuple[str, str], Callable[[str], Rows]] = {
+    ("cohere", "cohere"): _rank_with_cohere,
+    ("voyageai", "voyage"): _rank_with_voyage,
+    ("zeroentropy", "zeroentropy"): _rank_with_zeroentropy,
+    ("litellm", "bedrock"): _rank_with_bedrock,
+    ("langchain-nvidia-ai-endpoints", "nim"): _rank_with_nim,
+}
+
+
+@pytest.mark.parametrize(("package", "name"), CLIENTS)
+def test_rerank_stand_ins(package: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rank = CLIENTS[package, name]
     note_version(package)
     monkeypatch.setenv("RERANK_API_KEY", "")
+    for variable, value in AWS.items():
+        monkeypatch.setenv(variable, value)
     with open_server(name, [scored(name)]) as server:
         rows = rank(server.root)
         by_client = server.asked[-1]
+        if name == "bedrock":
+            assert server.keys[-1] == sign_as_aws(server)  # what is computed from a request by botocore
         backend = Api.connect(f"{name}/m", BackendOptions(base_url=server.root))
         prompt = tuple(Message("user", text) for text in ("q", *DOCS))
         (reply,) = backend.generate([Request(prompt=prompt, sampling=Sampling(max_tokens=0), task=CrossEncoderTask())])
@@ -61,8 +86,8 @@ def test_rerank_stand_ins(package: str, monkeypatch: pytest.MonkeyPatch) -> None
         by_us = server.asked[-1]
     assert [index for index, _ in rows] == [2, 1, 0]
     assert [reply.scores[index] for index, _ in rows] == [score for _, score in rows]
-    shared = {"model", "query", "documents"}
-    assert {key: by_us[key] for key in shared} == {key: by_client[key] for key in shared}
+    shared = {"model", "query", "documents", "queries", "sources", "rerankingConfiguration", "passages", "truncate"}
+    assert {key: by_us.get(key) for key in shared} == {key: by_client.get(key) for key in shared}
 
 
 def test_decision_stand_in() -> None:

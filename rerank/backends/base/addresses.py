@@ -31,6 +31,12 @@ class ServerProvider:
     setting: str = "--base-url"
     #: Endpoints with which a pasted address may end, although requests add their own.
     endpoints: tuple[str, ...] = ()
+    #: The header with the key; empty if requests are signed, so that the key itself is never sent.
+    key_header: str = "Authorization"
+    #: Further headers of all requests.
+    headers: tuple[tuple[str, str], ...] = ()
+    #: What users should do if the server refuses the key; empty for the general advice.
+    if_refused: str = ""
 
 
 OPENAI = ServerProvider(
@@ -61,10 +67,9 @@ class Address:
         return f"{url}{'&' if '?' in url else '?'}{self.query}" if self.query else url
 
     def key_header(self, key: str) -> dict[str, str]:
-        """Return the header with the API key; empty without a key."""
-        if not key:
-            return {}
-        return {"api-key": key} if _AZURE_KEYS[1] in self.provider.keys else {"Authorization": f"Bearer {key}"}
+        """Return the header with the API key; empty without a key, or if requests are signed."""
+        header = "api-key" if _AZURE_KEYS[1] in self.provider.keys else self.provider.key_header
+        return {header: f"Bearer {key}" if header == "Authorization" else key} if key and header else {}
 
     @property
     def private(self) -> bool:

@@ -16,7 +16,7 @@ import weakref
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
@@ -39,7 +39,6 @@ from rerank.backends.base.responses import (
     RequestFailedError,
     RequestRejectedError,
     ServerResponse,
-    decode_json_object,
     describe_content,
     object_in,
     shorten,
@@ -111,6 +110,8 @@ class ServerConnection:
     retries: int | None = None
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     transport: httpx2.AsyncBaseTransport | None = None  # replaces the network in tests
+    #: Function from the URL and the body of a request to the headers that sign it; None if a key is sent.
+    sign: Callable[[str, bytes], Mapping[str, str]] | None = None
     #: Function that returns whether another server can receive a request that this server did not answer; if so, the
     #: request is not repeated here. None if there is no other server.
     has_other_server: Callable[[], bool] | None = None
@@ -204,7 +205,12 @@ class ServerConnection:
     async def _exchange(self, url: str, content: Mapping[str, Any], errors: ErrorResponses) -> ServerResponse:
         """Make one attempt; any status other than success raises an exception."""
         is_post = any(part is not None for part in content.values())
-        headers = {"Accept-Encoding": "gzip", **self.address.key_header(errors.key)}
+        headers = {"Accept-Encoding": "gzip", **dict(self.address.provider.headers)}
+        headers |= self.address.key_header(errors.key)
+        if self.sign is not None and self.address.private and content.get("json"):
+            content = {"content": json.dumps(content["json"]).encode()}
+            headers |= await asyncio.to_thread(self.sign, url, content["content"])  # credentials may need the network
+            errors = replace(errors, key=headers.get("X-Amz-Security-Token", ""))  # the only secret that is sent
         try:
             async with asyncio.timeout(self.timeout):  # httpx2's own limit restarts with every byte received
                 method = "POST" if is_post else "GET"
@@ -345,14 +351,15 @@ class ErrorResponses:
         for content that their filters reject.
         """
         status = response.status_code
-        body = decode_json_object(text)
+        value = ServerResponse(text).value
+        body = object_in(value[0] if isinstance(value, list) and value else value)  # a list: Gemini
         error = body.get("error", body)  # in any of the usual formats
         error = {"message": error} if isinstance(error, str) else object_in(error)
 
         def stated(*names: str) -> str:
             return next((value for name in names if isinstance(value := error.get(name), str)), "")
 
-        found, code = stated("message", "detail") or describe_content(text), stated("code", "type")
+        found, code = stated("message", "Message", "detail") or describe_content(text), stated("code", "type")
         message = self.redact(f"HTTP {status} from {response.url}: {found}")
         if status == 403 and text and not body and found != text and not accepted:
             return KeyRejectedError(
@@ -363,8 +370,10 @@ class ErrorResponses:
             )
         if status == 407:
             return BackendError(message, remedy=_PROXY_LOGIN)
-        if status == 401 or (status == 403 and not accepted):
+        if status == 401 or (status == 403 and not accepted) or found.startswith("API key not valid"):  # 400: Gemini
             names = " or ".join(self.address.provider.keys)
+            if self.address.provider.if_refused and self.address.private:
+                return KeyRejectedError(message, remedy=self.address.provider.if_refused)
             if self.key:
                 return KeyRejectedError(message, remedy=f"The server refuses the key in {names}; set a valid key")
             if not self.address.private:

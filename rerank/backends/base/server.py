@@ -47,6 +47,8 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
     takes_verbatim = False
     #: The class of the token counter, which asks for the context size when it is needed.
     token_counter: type[EstimatedTokens] = EstimatedTokens
+    #: Function that signs requests, from their URL and body to headers; None if a key is sent.
+    _sign: Callable[[str, bytes], Mapping[str, str]] | None = None
     #: Number of requests that may wait to be sent together, if one HTTP call contains several requests.
     requests_in_flight: int | None = None
 
@@ -178,6 +180,7 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
                         retries=self._options.retries,
                         sleep=self._sleep,
                         transport=self._transport,
+                        sign=self._sign,
                     )
                     for address in self._addresses
                 ]

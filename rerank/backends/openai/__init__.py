@@ -1,4 +1,4 @@
-"""The backend ``openai``: models behind a server with OpenAI's interface (vLLM, SGLang, llama.cpp, Ollama, OpenAI).
+"""The backend ``openai``: models behind a server with OpenAI's interface (vLLM, SGLang, llama.cpp, OpenAI, Gemini).
 
 docs/servers.md describes the servers, their capabilities and the keys.
 """
@@ -9,12 +9,13 @@ import asyncio
 import warnings
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rerank.backends.base.addresses import OPENAI, ServerProvider
+from rerank.backends.base.addresses import OPENAI, Address, ServerProvider
 from rerank.backends.base.responses import Attempts, RequestFailedError, RequestRejectedError, ServerResponse
 from rerank.backends.base.server import ServerBackend, group_of
 from rerank.backends.openai.dialect import Dialect, ParsedReply, ServerRequest, inspect_server, parse_reply
+from rerank.backends.openai.recipes import LOGPROBS, RECIPES, find_recipe
 from rerank.backends.openai.thinking import ROOM, thinks_by_default
 from rerank.errors import BackendError, UsageError
 from rerank.prompts.base import reply_prefix_of_prompt
@@ -34,20 +35,29 @@ class Openai(ServerBackend[Dialect]):
 
     tasks = frozenset({GenerationTask, PermutationTask, ContinuationTask})
 
+    def __init__(self, model: str, address: Address, **options: Any) -> None:
+        self._recipe, self._name = find_recipe(model)
+        if LOGPROBS in self._recipe.lacks:
+            self.tasks = type(self).tasks - {ContinuationTask}
+            self.lacks = f"{model.partition(':')[0]} returns no log-probabilities"
+        first = self._name.partition("/")[0]
+        if address.url == OPENAI.url and first in RECIPES:
+            raise UsageError(
+                f"OpenAI has no model {self._name!r}",
+                expected=f"openai:{first}:{self._name.partition('/')[2]} for the provider, or --base-url",
+            )
+        super().__init__(model, address, **options)
+
     @classmethod
     def find_provider(cls, model: str) -> ServerProvider:
-        if not model:
-            raise UsageError(
-                "--model openai: does not contain the name of a model",
-                expected="openai:NAME, with a name that the server lists",
-            )
-        return OPENAI
+        return find_recipe(model)[0].provider
 
     @property
     def batches(self) -> OpenaiBatches:
         """The batch interface of the server. The server is contacted when a method of the interface is called."""
-        if len(self._addresses) > 1:  # so that several servers do not count as a `BatchBackend`
-            raise AttributeError("batches are submitted to a single server")
+        # So that several servers, and providers without these batches, do not count as a `BatchBackend`.
+        if len(self._addresses) > 1 or self._recipe.provider is not OPENAI:
+            raise AttributeError("batches are submitted to a single server that has OpenAI's batch interface")
         from rerank.backends.openai.batches import OpenaiBatches
 
         return OpenaiBatches(self.client.servers[0])
@@ -55,10 +65,10 @@ class Openai(ServerBackend[Dialect]):
     @property
     def thought_room(self) -> int:  # type: ignore[override]
         """Tokens for thoughts by the model's name; 0 on this machine, since its servers can switch thinking off."""
-        return ROOM if self.costs_money and thinks_by_default(self._model) else 0
+        return ROOM if self.costs_money and thinks_by_default(self._name) else 0
 
     async def inspect(self, connection: ServerConnection) -> Dialect:
-        dialect = await inspect_server(connection, self._model)
+        dialect = await inspect_server(connection, self._name, self._recipe)
         size, available = self._options.context_size, dialect.context_size
         if size and available and size > available:
             raise UsageError(
@@ -71,7 +81,7 @@ class Openai(ServerBackend[Dialect]):
         """Return the context size that the server states; if it states none, warn and return `CONTEXT`."""
         if description.context_size is None:
             warnings.warn(
-                f"{description.url} does not state the context size of {self._model!r}; {CONTEXT} tokens are "
+                f"{description.url} does not state the context size of {self._name!r}; {CONTEXT} tokens are "
                 "assumed. Set it with --context-size",
                 stacklevel=2,
             )
@@ -134,7 +144,7 @@ class Openai(ServerBackend[Dialect]):
                 elif isinstance(error, RequestRejectedError) and error.status in (404, 405):
                     raise dialect.unknown_model(str(error)) from error
                 elif isinstance(error, RequestFailedError | RequestRejectedError):
-                    return [attempts.failed_reply(error, self._model)]
+                    return [attempts.failed_reply(error, self._name)]
                 else:
                     raise
             else:

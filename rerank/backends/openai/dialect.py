@@ -30,6 +30,7 @@ from rerank.backends.base.responses import (
     object_in,
     shorten,
 )
+from rerank.backends.openai.recipes import Recipe
 from rerank.backends.openai.thinking import MORE_ROOM, ROOM, thinks_by_default
 from rerank.errors import BackendError, error_repr
 from rerank.prompts.base import reply_prefix_of_prompt
@@ -47,12 +48,14 @@ _SHOWN = 12
 TOP, TOP_LLAMACPP = 20, 200
 #: Factor by which a JSON reply may have more tokens than a plain permutation, due to quotes, commas and line breaks.
 _JSON_FACTOR = 3
-#: Name that stands for the constraint among the fields that can be omitted.
-CONSTRAINT = "constraint"
+#: Names that stand for the constraint and for system turns among the fields that can be omitted.
+CONSTRAINT, SYSTEM = "constraint", "system turns"
 #: Other names by which an error message may refer to a field.
 _ALIASES = {
     CONSTRAINT: ("response_format", "json_schema", "schema", "structured_outputs", "regex", "grammar", "guided"),
     "chat_template_kwargs": ("chat_template",),
+    # Gemma on Google's interface; chat templates of Gemma and Mistral in LM Studio and vLLM
+    SYSTEM: ("Developer instruction", "System role", "system role", "Only user and assistant roles"),
 }
 #: Fields for decoding without the defaults of the model or the server, per kind of server.
 _PLAIN_DECODING: dict[ServerKind, dict[str, Any]] = {
@@ -88,8 +91,10 @@ class Dialect:
     models: tuple[str, ...] = ()  # names of all models on the server
     #: Maximum number of tokens of prompt and reply together for the model in use; None if not stated.
     context_size: int | None = None
-    #: Fields that the server has refused so far.
+    #: Fields that the server has refused so far, or that its provider lacks.
     refused: set[str] = field(default_factory=set)
+    #: Further fields of requests for log-probabilities.
+    scoring: Mapping[str, Any] = field(default_factory=dict)
     #: Whether the model is known to think although it was not asked to, by its name or its replies.
     thinks: bool = False
     #: Maximum number of tokens for thoughts that the user did not ask for; 0 once the server has refused them.
@@ -125,11 +130,15 @@ class Dialect:
         optional = {key: value for key, value in fields.items() if key not in self.refused}
         end = len(prompt) - (prompt[-1].role == "assistant" and not prefix)
         turns = [{"role": "user" if t.role == "text" else t.role, "content": t.content} for t in prompt[:end]]
+        has_system = [turn["role"] for turn in turns[:2]] == ["system", "user"]
+        if has_system and SYSTEM in self.refused:
+            turns[:2] = [{"role": "user", "content": f"{turns[0]['content']}\n\n{turns[1]['content']}"}]
         body = {"model": self.model, "messages": turns, **optional}
         max_tokens, form = sampling.max_tokens, ""
         if scores:
             max_tokens = 1
             body |= {"logprobs": True, "top_logprobs": TOP_LLAMACPP if self.kind == "llamacpp" else TOP}
+            body |= self.scoring
         if prefix and self.kind in ("vllm", "sglang"):
             body |= {"continue_final_message": True, "add_generation_prompt": False}
         if isinstance(task, PermutationTask) and constrained:
@@ -141,7 +150,7 @@ class Dialect:
             if self.context_size:
                 room = min(room, max(0, self.context_size - token_estimate.estimate_prompt(prompt) - max_tokens))
         body["max_completion_tokens" if "max_tokens" in self.refused else "max_tokens"] = max_tokens + room
-        omittable = {*optional, CONSTRAINT} if form else {*optional}
+        omittable = {*optional, *[CONSTRAINT] * bool(form), *[SYSTEM] * (has_system and SYSTEM not in self.refused)}
         return ServerRequest(body=body, optional=frozenset(omittable), reply_prefix=prefix, constraint=form, room=room)
 
     def omit_refused_field(self, sent: ServerRequest, error: RequestRejectedError) -> bool:
@@ -160,8 +169,9 @@ class Dialect:
                 name = next(filter(is_meant, sorted(sent.optional)), "")
         if name and name not in self.refused:
             self.refused.add(name)
+            now = "now part of the user's turn" if name == SYSTEM else "which is now omitted"
             if name != "max_tokens":  # the limit is then sent under its other name
-                warnings.warn(f"The server refuses the field {name!r}, which is now omitted: {error}", stacklevel=2)
+                warnings.warn(f"The server refuses the field {name!r}, {now}: {error}", stacklevel=2)
         return bool(name)
 
     def refuses_room(self, sent: ServerRequest, request: Request, error: RequestRejectedError) -> bool:
@@ -210,6 +220,8 @@ class Dialect:
 
     def unknown_model(self, message: str) -> BackendError:
         """Return the error for a model or a path that does not exist on the server, given the server's message."""
+        if "requested parameters" in message:  # OpenRouter, if no provider of the model has all of `scoring`
+            return BackendError(message, remedy="Use another model, or a method that generates text: --method sliding")
         if not self.models:
             remedy = "Check --base-url, which usually ends with /v1; then check the model's name"
             return BackendError(message, remedy=remedy)
@@ -269,10 +281,11 @@ def is_same_model(requested: str, answered: str) -> bool:
     return re.fullmatch(re.escape(names[0]) + r"([-@:.]\d[\d.-]*)?", names[1]) is not None
 
 
-async def inspect_server(connection: ServerConnection, model: str) -> Dialect:
+async def inspect_server(connection: ServerConnection, model: str, recipe: Recipe) -> Dialect:
     """Request a server's list of models, and derive its kind and context size; a server without one is plain."""
     attempts = Attempts(connection)
     plain = Dialect(kind="plain", model=model, url=connection.address.url, thinks=thinks_by_default(model))
+    plain.refused, plain.scoring = set(recipe.lacks), recipe.scoring
     try:
         rows = await connection.ask("/models", read=_model_rows, attempts=attempts)
     except (RequestRejectedError, KeyRejectedError):  # some keys may be used for chats only

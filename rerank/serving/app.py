@@ -26,6 +26,7 @@ from rerank.serving.middleware import (
     AccessMiddleware,
     BodyLimitMiddleware,
     RequestCountMiddleware,
+    RequestRecordMiddleware,
     UnexpectedErrorMiddleware,
 )
 from rerank.serving.playground import PlaygroundService, add_playground_routes
@@ -80,6 +81,7 @@ def create_server_app(
     app.add_middleware(UnexpectedErrorMiddleware)
     paths = {route.path for route in app.routes if isinstance(route, Route | Mount)}
     app.add_middleware(RequestCountMiddleware, metrics=service.metrics, paths=paths)
+    app.add_middleware(RequestRecordMiddleware, paths=paths)
     return app
 
 

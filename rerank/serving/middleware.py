@@ -1,10 +1,15 @@
-"""ASGI middleware: counts of requests, unexpected errors, access by key or host name, and the size of bodies."""
+"""ASGI middleware: counts, spans and logs of requests, unexpected errors, access by key or host, sizes of bodies."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
+import time
+import uuid
 from collections.abc import Collection
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -16,6 +21,7 @@ from rerank.serving import errors
 from rerank.serving.errors import CLIENT_LEFT_STATUS, ApiError
 from rerank.serving.ranking_service import ServerMetrics
 from rerank.serving.settings import ServerKeys
+from rerank.tasks.tracing import find_tracer, set_error, traced
 
 #: Paths that reveal only whether the server runs; load balancers request them under any host name.
 _STATUS_PATHS = frozenset({"/health", "/ready"})
@@ -45,6 +51,56 @@ class RequestCountMiddleware:
                 await send(message)
 
             await self._app(scope, receive, send_counted)
+
+
+class RequestRecordMiddleware:
+    """Middleware that records a span per request, below the span that its header ``traceparent`` names.
+
+    If ``app.state.logs_json`` is true, it also writes one JSON object per request to standard output, without query
+    string, texts and keys. The request id is that of the header ``X-Request-Id``, or else random; the response has it.
+    """
+
+    def __init__(self, app: ASGIApp, paths: Collection[str]) -> None:
+        self._app, self._paths = app, paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        logs = scope["type"] == "http" and getattr(scope["app"].state, "logs_json", False)
+        is_traced = scope["type"] == "http" and scope["path"] not in _UNCOUNTED and find_tracer() is not None
+        if not logs and not is_traced:
+            await self._app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        method, path, status, size = scope["method"], scope["path"], 500, 0
+        request_id = headers.get("x-request-id", "")[:200] or uuid.uuid4().hex
+        arrived, began, trace_id = datetime.now(UTC), time.perf_counter(), ""
+
+        async def send_noting(message: Message) -> None:
+            nonlocal status, size
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode("latin-1"))]
+            size += len(message.get("body", b""))
+            await send(message)
+
+        about = {"http.request.method": method, "url.path": path, "url.scheme": scope["scheme"]}
+        about |= {"http.route": path} if path in self._paths else {}
+        name = f"{method} {path}" if path in self._paths else method
+        try:
+            with traced(name, about, kind="SERVER", parent=headers) if is_traced else nullcontext() as span:
+                trace_id = f"{span.get_span_context().trace_id:032x}" if span is not None else ""
+                await self._app(scope, receive, send_noting)
+                if span is not None:
+                    span.set_attribute("http.response.status_code", status)
+                    if status >= 500:
+                        set_error(span, str(status))
+        finally:
+            if logs:
+                line = {"time": arrived.isoformat(timespec="milliseconds"), "method": method, "path": path}
+                line |= {"status": status, "ms": round(1000 * (time.perf_counter() - began), 3), "bytes": size}
+                line |= {"request_id": request_id, "trace_id": trace_id, "client": scope["state"].get("client", "")}
+                with suppress(OSError):  # nobody reads it any more
+                    sys.stdout.write(f"{json.dumps(line)}\n")
+                    sys.stdout.flush()
 
 
 class UnexpectedErrorMiddleware:

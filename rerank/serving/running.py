@@ -13,15 +13,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from rerank.errors import UsageError
+from rerank.errors import UsageError, ensure
+from rerank.installation import install_command
 from rerank.serving import errors
 from rerank.tasks.concurrency import run_on_loop
+from rerank.tasks.tracing import find_tracer
 
 _LOG = logging.getLogger(__name__)
 
@@ -39,6 +41,9 @@ _LOG_INTERVAL = 60.0  #: Minimum number of seconds between two log messages abou
 _MAX_HEAD = 65_536
 #: Seconds between checks whether a client that has ended its side of a connection still reads.
 _CHECKING = 0.25
+#: Variables that name the collector of traces and the protocol, the specific one first.
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +53,8 @@ class Listener:
     host: str = "127.0.0.1"
     port: int = 0  # 0 picks a free port
     max_connections: int = 512
-    logs_requests: bool = False  #: Whether to log one line per request, without text of queries or documents.
+    #: Form of the line per request: uvicorn's text, or a JSON object (`RequestRecordMiddleware`).
+    access_log: Literal["none", "text", "json"] = "none"
     #: Whether to take client addresses from the header X-Forwarded-For of a proxy on this machine.
     trusts_proxy: bool = False
 
@@ -137,12 +143,13 @@ def run_server(app: Starlette, listener: Listener, *, announce: Callable[[str], 
         http=limited_http_protocol(listener.max_connections),
         ws="none",
         log_level="warning",
-        access_log=listener.logs_requests,
+        access_log=listener.access_log == "text",
         proxy_headers=listener.trusts_proxy,
         timeout_graceful_shutdown=grace + _LAST_ANSWERS,
         lifespan="on",
     )
-    if listener.logs_requests:
+    app.state.logs_json = listener.access_log == "json"
+    if listener.access_log == "text":
         logging.getLogger("uvicorn.access").setLevel(logging.INFO)  # the level above is that of all loggers
     server = _AnnouncingServer(config, announce, app, grace)
     # Requests to remote models run on the background loop. The server runs there too, so that its rankings never switch
@@ -153,6 +160,37 @@ def run_server(app: Starlette, listener: Listener, *, announce: Callable[[str], 
             # Python's shutdown would force the native code of the batch to end its thread, which aborts the process.
             signal.signal(server.last_signal, signal.SIG_DFL)
             signal.raise_signal(server.last_signal)
+
+
+def export_traces() -> None:
+    """Send spans to the collector that the usual variables ``OTEL_*`` name, if any; this needs the extra ``otel``.
+
+    A thread of its own sends them, so no request waits. A provider that is already set, as by
+    ``opentelemetry-instrument``, is kept.
+    """
+    name = next((name for name in _ENDPOINTS if os.environ.get(name)), "")
+    if not name or os.environ.get("OTEL_TRACES_EXPORTER") == "none" or find_tracer() is not None:
+        return
+    try:
+        from opentelemetry import trace
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError as error:
+        _LOG.warning("%s is set, but no traces are sent: %s. Run: %s", name, error, install_command("otel"))
+        return
+    protocol = next(filter(None, map(os.environ.get, _PROTOCOLS)), "http/protobuf")
+    ensure(
+        protocol == "http/protobuf" and os.environ[name].startswith(("http://", "https://")),
+        f"{name} is {os.environ[name]!r}, and the protocol is {protocol!r}",
+        expected="an address that begins with http:// or https://, and the protocol http/protobuf",
+        remedy="Name the collector's address for HTTP, such as http://localhost:4318",
+    )
+    is_named = "OTEL_SERVICE_NAME" in os.environ or "service.name" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    provider = TracerProvider(resource=Resource.create(None if is_named else {"service.name": "listrank"}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(provider)
 
 
 def limited_http_protocol(limit: int) -> type[asyncio.Protocol]:

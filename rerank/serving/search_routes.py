@@ -15,6 +15,7 @@ from rerank.retrieval.base import Retriever
 from rerank.serving.errors import documented, run_while_connected
 from rerank.serving.ranking_service import RankingService
 from rerank.tasks.dialects.question import ApiBody, GivenText, RerankQuestion
+from rerank.tasks.tracing import retrieve_traced
 from rerank.types import Query, Ranking
 
 
@@ -63,7 +64,8 @@ class CollectionSearch:
         return cls(corpus=corpus, retriever=open_first_stage(first_stage, corpus))
 
     async def search(self, query: str, depth: int) -> Ranking:
-        run = await asyncio.to_thread(self.retriever.search, [Query(id="search", text=query)], depth)
+        queries = [Query(id="search", text=query)]
+        run = await asyncio.to_thread(retrieve_traced, self.retriever.search, queries, depth, self.corpus.name)
         return run["search"]
 
 

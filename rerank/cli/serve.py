@@ -159,11 +159,9 @@ def serve(
 
     check_serving_extra("serve")
     from rerank.serving.app import create_server_app
-    from rerank.serving.running import export_traces
     from rerank.serving.settings import ServerKeys
 
     keys = ServerKeys.load(server.keys_file)
-    export_traces()
     listener, search = server.listener(), server.open_search()  # before the model, which takes longer
     service = open_served_ranker(settings, server, limits)
     app = create_server_app(service, keys, search=search, has_playground=playground)
@@ -189,12 +187,10 @@ def serve_tools(
 
     check_serving_extra("mcp")
     from rerank.serving.mcp_server import RunFolders, create_mcp_http_app, create_mcp_server
-    from rerank.serving.running import export_traces
     from rerank.serving.settings import ServerKeys
 
     folders = RunFolders(runs_folder) if runs_folder else None
     keys = ServerKeys.load(server.keys_file)
-    export_traces()
     listener = server.listener() if http else None
     search = server.open_search()  # before the model, which takes longer
     service = open_served_ranker(settings, server, limits)

@@ -267,7 +267,7 @@ class Driver:
                 owners.add(open_window.owner.key)
                 try:
                     about = {"openinference.span.kind": "PROMPT", "rerank.documents": len(open_window.window)}
-                    with traced("render", about, parent=open_window.owner.given):
+                    with traced("render", about, ranking=open_window.owner.given):
                         requests = self._judge.requests(open_window.window)
                     if isinstance(requests, OversizedWindow):
                         self._answer(open_window, requests.capacity)

@@ -241,7 +241,8 @@ class Reranker(RunTransformer):
                 waiting.append(asked)
                 yield asked.ranking
 
-        with ending_spans(asked.ranking for asked in waiting):
+        # nested, so that the lists that wait are looked up when an error is raised
+        with ending_spans(asked.ranking for calls in [waiting] for asked in calls):
             for ranked in drive_ranking_stream(rankings(), self._ranker(options.get("top_k")), self.backend):
                 yield self._hits(waiting[0], ranked)
                 waiting.popleft()

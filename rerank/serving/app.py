@@ -26,8 +26,8 @@ from rerank.serving.middleware import (
     AccessMiddleware,
     BodyLimitMiddleware,
     RequestCountMiddleware,
-    RequestRecordMiddleware,
     UnexpectedErrorMiddleware,
+    is_uncounted,
 )
 from rerank.serving.playground import PlaygroundService, add_playground_routes
 from rerank.serving.ranking_service import RankingService
@@ -53,6 +53,14 @@ def create_server_app(
     The playground at ``/`` lets users choose methods that need many calls.
     """
     app = FastAPI(
+        # OpenTelemetry's spans of requests, which continue the callers' traces; logs would have messages of exceptions
+        telemetry={
+            "auto_configure": True,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "exclude": is_uncounted,
+        },
         title="listrank",
         version=version("listrank"),
         lifespan=_lifespan(service),
@@ -81,7 +89,6 @@ def create_server_app(
     app.add_middleware(UnexpectedErrorMiddleware)
     paths = {route.path for route in app.routes if isinstance(route, Route | Mount)}
     app.add_middleware(RequestCountMiddleware, metrics=service.metrics, paths=paths)
-    app.add_middleware(RequestRecordMiddleware, paths=paths)
     return app
 
 

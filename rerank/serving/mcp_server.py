@@ -25,7 +25,7 @@ from rerank.evaluation.significance import open_significance_test, tests
 from rerank.io.run_files import read_qrels, read_run
 from rerank.selector import Selector
 from rerank.serving import errors
-from rerank.serving.middleware import AccessMiddleware, RequestRecordMiddleware, UnexpectedErrorMiddleware
+from rerank.serving.middleware import AccessMiddleware, UnexpectedErrorMiddleware
 from rerank.serving.ranking_service import RankingService
 from rerank.serving.search_routes import CollectionSearch, SearchRequest, SearchResponse, search_and_rerank
 from rerank.serving.settings import ServerKeys, ServerSettings
@@ -152,7 +152,6 @@ def create_mcp_http_app(server: MCPServer[Any], keys: ServerKeys, settings: Serv
     )
     app.add_middleware(AccessMiddleware, keys=keys, names=settings.allowed_hosts)
     app.add_middleware(UnexpectedErrorMiddleware)
-    app.add_middleware(RequestRecordMiddleware, paths=["/mcp"])
     return app
 
 

@@ -1,4 +1,4 @@
-"""ASGI middleware: counts, spans and logs of requests, unexpected errors, access by key or host, sizes of bodies."""
+"""ASGI middleware: counts and log of requests, unexpected errors, access by key or host name, and size of bodies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Collection
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -21,7 +21,7 @@ from rerank.serving import errors
 from rerank.serving.errors import CLIENT_LEFT_STATUS, ApiError
 from rerank.serving.ranking_service import ServerMetrics
 from rerank.serving.settings import ServerKeys
-from rerank.tasks.tracing import find_tracer, set_error, traced
+from rerank.tasks.tracing import current_trace_id
 
 #: Paths that reveal only whether the server runs; load balancers request them under any host name.
 _STATUS_PATHS = frozenset({"/health", "/ready"})
@@ -33,6 +33,11 @@ OPEN_PATHS = _STATUS_PATHS | {"/", "/playground.css", "/playground.js"}
 _DROPPED_LIMITS, _DROPPING = 10, 20.0
 
 
+def is_uncounted(scope: Scope) -> bool:
+    """Return whether monitoring sends this request, which is neither counted nor traced."""
+    return scope["path"] in _UNCOUNTED
+
+
 class RequestCountMiddleware:
     """Middleware that counts all requests; unknown paths are ``other``, so that clients cannot add metric labels."""
 
@@ -40,7 +45,7 @@ class RequestCountMiddleware:
         self._app, self._metrics, self._paths = app, metrics, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in _UNCOUNTED:
+        if scope["type"] != "http" or is_uncounted(scope):
             await self._app(scope, receive, send)
             return
         with self._metrics.request(scope["path"] if scope["path"] in self._paths else "other") as status:
@@ -53,54 +58,43 @@ class RequestCountMiddleware:
             await self._app(scope, receive, send_counted)
 
 
-class RequestRecordMiddleware:
-    """Middleware that records a span per request, below the span that its header ``traceparent`` names.
+class JsonLogMiddleware:
+    """Middleware that writes one JSON object per request to standard output, without query string, texts and keys.
 
-    If ``app.state.logs_json`` is true, it also writes one JSON object per request to standard output, without query
-    string, texts and keys. The request id is that of the header ``X-Request-Id``, or else random; the response has it.
+    The request id is that of the header ``X-Request-Id``, or else random; the response has it too.
     """
 
-    def __init__(self, app: ASGIApp, paths: Collection[str]) -> None:
-        self._app, self._paths = app, paths
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        logs = scope["type"] == "http" and getattr(scope["app"].state, "logs_json", False)
-        is_traced = scope["type"] == "http" and scope["path"] not in _UNCOUNTED and find_tracer() is not None
-        if not logs and not is_traced:
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        method, path, status, size = scope["method"], scope["path"], 500, 0
-        request_id = headers.get("x-request-id", "")[:200] or uuid.uuid4().hex
-        arrived, began, trace_id = datetime.now(UTC), time.perf_counter(), ""
+        request_id = dict(scope["headers"]).get(b"x-request-id", b"")[:200] or uuid.uuid4().hex.encode()
+        arrived, began, status, size = datetime.now(UTC), time.perf_counter(), 500, 0
 
-        async def send_noting(message: Message) -> None:
+        async def send_counted(message: Message) -> None:
             nonlocal status, size
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode("latin-1"))]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
             size += len(message.get("body", b""))
             await send(message)
 
-        about = {"http.request.method": method, "url.path": path, "url.scheme": scope["scheme"]}
-        about |= {"http.route": path} if path in self._paths else {}
-        name = f"{method} {path}" if path in self._paths else method
         try:
-            with traced(name, about, kind="SERVER", parent=headers) if is_traced else nullcontext() as span:
-                trace_id = f"{span.get_span_context().trace_id:032x}" if span is not None else ""
-                await self._app(scope, receive, send_noting)
-                if span is not None:
-                    span.set_attribute("http.response.status_code", status)
-                    if status >= 500:
-                        set_error(span, str(status))
+            await self._app(scope, receive, send_counted)
         finally:
-            if logs:
-                line = {"time": arrived.isoformat(timespec="milliseconds"), "method": method, "path": path}
-                line |= {"status": status, "ms": round(1000 * (time.perf_counter() - began), 3), "bytes": size}
-                line |= {"request_id": request_id, "trace_id": trace_id, "client": scope["state"].get("client", "")}
-                with suppress(OSError):  # nobody reads it any more
-                    sys.stdout.write(f"{json.dumps(line)}\n")
-                    sys.stdout.flush()
+            line = {
+                "time": arrived.isoformat(timespec="milliseconds"),
+                "method": scope["method"],
+                "path": scope["path"],
+            }
+            line |= {"status": status, "ms": round(1000 * (time.perf_counter() - began), 3), "bytes": size}
+            line |= {"request_id": request_id.decode("latin-1"), "trace_id": current_trace_id()}
+            with suppress(OSError):  # nobody reads it any more
+                sys.stdout.write(json.dumps(line | {"client": scope["state"].get("client", "")}) + "\n")
+                sys.stdout.flush()
 
 
 class UnexpectedErrorMiddleware:

@@ -19,11 +19,10 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from rerank.errors import UsageError, ensure
-from rerank.installation import install_command
+from rerank.errors import UsageError
 from rerank.serving import errors
+from rerank.serving.middleware import JsonLogMiddleware
 from rerank.tasks.concurrency import run_on_loop
-from rerank.tasks.tracing import find_tracer
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,9 +40,6 @@ _LOG_INTERVAL = 60.0  #: Minimum number of seconds between two log messages abou
 _MAX_HEAD = 65_536
 #: Seconds between checks whether a client that has ended its side of a connection still reads.
 _CHECKING = 0.25
-#: Variables that name the collector of traces and the protocol, the specific one first.
-_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-_PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +49,7 @@ class Listener:
     host: str = "127.0.0.1"
     port: int = 0  # 0 picks a free port
     max_connections: int = 512
-    #: Form of the line per request: uvicorn's text, or a JSON object (`RequestRecordMiddleware`).
+    #: Form of the line per request: uvicorn's text, or a JSON object (`JsonLogMiddleware`).
     access_log: Literal["none", "text", "json"] = "none"
     #: Whether to take client addresses from the header X-Forwarded-For of a proxy on this machine.
     trusts_proxy: bool = False
@@ -137,6 +133,8 @@ def run_server(app: Starlette, listener: Listener, *, announce: Callable[[str], 
     If the model is still processing a batch at the end, the signal ends the process without Python's finalizers. The
     application must have the middleware `UnexpectedErrorMiddleware`.
     """
+    if listener.access_log == "json":
+        app.add_middleware(JsonLogMiddleware)
     sock = listener.open_socket()
     config = uvicorn.Config(
         app,
@@ -148,7 +146,6 @@ def run_server(app: Starlette, listener: Listener, *, announce: Callable[[str], 
         timeout_graceful_shutdown=grace + _LAST_ANSWERS,
         lifespan="on",
     )
-    app.state.logs_json = listener.access_log == "json"
     if listener.access_log == "text":
         logging.getLogger("uvicorn.access").setLevel(logging.INFO)  # the level above is that of all loggers
     server = _AnnouncingServer(config, announce, app, grace)
@@ -160,37 +157,6 @@ def run_server(app: Starlette, listener: Listener, *, announce: Callable[[str], 
             # Python's shutdown would force the native code of the batch to end its thread, which aborts the process.
             signal.signal(server.last_signal, signal.SIG_DFL)
             signal.raise_signal(server.last_signal)
-
-
-def export_traces() -> None:
-    """Send spans to the collector that the usual variables ``OTEL_*`` name, if any; this needs the extra ``otel``.
-
-    A thread of its own sends them, so no request waits. A provider that is already set, as by
-    ``opentelemetry-instrument``, is kept.
-    """
-    name = next((name for name in _ENDPOINTS if os.environ.get(name)), "")
-    if not name or os.environ.get("OTEL_TRACES_EXPORTER") == "none" or find_tracer() is not None:
-        return
-    try:
-        from opentelemetry import trace
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-    except ImportError as error:
-        _LOG.warning("%s is set, but no traces are sent: %s. Run: %s", name, error, install_command("otel"))
-        return
-    protocol = next(filter(None, map(os.environ.get, _PROTOCOLS)), "http/protobuf")
-    ensure(
-        protocol == "http/protobuf" and os.environ[name].startswith(("http://", "https://")),
-        f"{name} is {os.environ[name]!r}, and the protocol is {protocol!r}",
-        expected="an address that begins with http:// or https://, and the protocol http/protobuf",
-        remedy="Name the collector's address for HTTP, such as http://localhost:4318",
-    )
-    is_named = "OTEL_SERVICE_NAME" in os.environ or "service.name" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    provider = TracerProvider(resource=Resource.create(None if is_named else {"service.name": "listrank"}))
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    trace.set_tracer_provider(provider)
 
 
 def limited_http_protocol(limit: int) -> type[asyncio.Protocol]:

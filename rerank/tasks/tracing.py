@@ -48,22 +48,26 @@ def find_tracer() -> Any:
     return None if has_none else provider.get_tracer("rerank")
 
 
+def current_trace_id() -> str:
+    """Return the id of the current trace, in hexadecimal; empty if there is none."""
+    context = sys.modules["opentelemetry.trace"].get_current_span().get_span_context() if find_tracer() else None
+    return f"{context.trace_id:032x}" if context else ""
+
+
 @contextmanager
 def traced(
-    name: str, about: Mapping[str, Any], *, kind: str = "INTERNAL", parent: Ranking | Mapping[str, str] | None = None
+    name: str, about: Mapping[str, Any], *, kind: str = "INTERNAL", ranking: Ranking | None = None
 ) -> Iterator[Any]:
     """Yield the span of the block, which is the current one in it; None if nothing is traced.
 
-    Its parent is the current span, or the one of a list or that the headers of a request name.
+    Its parent is the span of the list, if it has one, or else the current span.
     """
     if (tracer := find_tracer()) is None:
         yield None
         return
-    from opentelemetry import propagate, trace
+    from opentelemetry import trace
 
-    context = trace.set_span_in_context(parent.span) if isinstance(parent, TracedRanking) else None
-    if isinstance(parent, Mapping):
-        context = propagate.extract(parent)
+    context = trace.set_span_in_context(ranking.span) if isinstance(ranking, TracedRanking) else None
     span = tracer.start_span(name, context, trace.SpanKind[kind], about)
     with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
         try:
@@ -154,7 +158,7 @@ def _traced_call(backend: Backend, request: Request, ranking: Ranking | None, ba
     about |= {"gen_ai.operation.name": name, "openinference.span.kind": "LLM", "llm.model_name": model}
     about |= {"gen_ai.request.max_tokens": request.sampling.max_tokens, "rerank.batch.requests": batch}
     about |= _texts({"gen_ai.input.messages": [_message(role, text) for role, text in turns]})
-    return traced(f"{name} {model}", about, kind=kind, parent=ranking)
+    return traced(f"{name} {model}", about, kind=kind, ranking=ranking)
 
 
 def _add_reply(span: Any, reply: Reply) -> None:

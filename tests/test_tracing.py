@@ -254,9 +254,9 @@ def test_an_exporter_that_hangs_or_fails_delays_no_ranking(spans: Spans, hangs: 
     )
     reranker = Reranker.from_backend(Fake("reversed"), method="fullrank")
     began = time.monotonic()
-    found = [rank(reranker).ids for _ in range(5)]
+    found = [[hit.corpus_id for hit in rank(reranker)] for _ in range(5)]
     assert exporter.called.wait(5)
-    assert found == [["1", "0"]] * 5
+    assert found == [[1, 0]] * 5
     assert time.monotonic() - began < 5
     exporter.ends.set()
     spans.provider.shutdown()

@@ -21,7 +21,7 @@ from rerank import Reranker
 from rerank.backends.fake import Fake, FakeServer
 from rerank.errors import BackendError, PartialFailureError
 from rerank.integrations.framework_reranker import FrameworkReranker
-from rerank.retrieval.base.stages import Search
+from rerank.retrieval.base.stages import RetrieverSource, Search
 from rerank.tasks import Reply, Request
 from rerank.tasks.tracing import CONTENT_VARIABLE
 from rerank.types import Query
@@ -272,7 +272,7 @@ def test_the_server_continues_the_trace_of_its_caller(spans: Spans) -> None:
     from tests.serving.test_search_routes import SlowRetriever, search_with
 
     reranker = Reranker.from_backend(FakeServer("reversed"), method="fullrank")
-    app = create_server_app(create_ranking_service(reranker), search=search_with(SlowRetriever(0)))
+    app = create_server_app(create_ranking_service(reranker), search=search_with(RetrieverSource(SlowRetriever(0))))
     with testclient.TestClient(app, "http://127.0.0.1") as client:
         client.post("/v1/search", json={"query": "q"}, headers={"traceparent": TRACEPARENT})
         client.post("/nowhere")
@@ -284,7 +284,7 @@ def test_the_server_continues_the_trace_of_its_caller(spans: Spans) -> None:
     assert f"{searched.parent.span_id:x}" == TRACEPARENT[36:52]
     assert (searched.attributes or {}).items() >= {"http.route": "/v1/search", "http.response.status_code": 200}.items()
     assert (lost.parent, lost.status.is_ok) == (None, True)
-    assert spans.attributes("RETRIEVER")[0]["gen_ai.data_source.id"] == "texts"
+    assert spans.attributes("RETRIEVER")[0]["retrieval.documents.0.document.id"] == "d0"
 
 
 class Collector(ThreadingHTTPServer):

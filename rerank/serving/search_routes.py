@@ -15,7 +15,6 @@ from rerank.retrieval.base import Retriever
 from rerank.serving.errors import documented, run_while_connected
 from rerank.serving.ranking_service import RankingService
 from rerank.tasks.dialects.question import ApiBody, GivenText, RerankQuestion
-from rerank.tasks.tracing import retrieve_traced
 from rerank.types import Query, Ranking
 
 
@@ -64,8 +63,7 @@ class CollectionSearch:
         return cls(corpus=corpus, retriever=open_first_stage(first_stage, corpus))
 
     async def search(self, query: str, depth: int) -> Ranking:
-        queries = [Query(id="search", text=query)]
-        run = await asyncio.to_thread(retrieve_traced, self.retriever.search, queries, depth, self.corpus.name)
+        run = await asyncio.to_thread(self.retriever.search, [Query(id="search", text=query)], depth)
         return run["search"]
 
 

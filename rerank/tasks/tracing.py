@@ -174,12 +174,10 @@ def _add_reply(span: Any, reply: Reply) -> None:
     span.set_attributes(about | ({"gen_ai.response.model": reply.served_model} if reply.served_model else {}))
 
 
-def retrieve_traced(
-    search: Callable[[Sequence[Query], int], Run], queries: Sequence[Query], k: int, source: str = "function"
-) -> Run:
+def retrieve_traced(search: Callable[[Sequence[Query], int], Run], queries: Sequence[Query], k: int) -> Run:
     """Return ``search(queries, k)``, and record a span, with the documents if there is one query."""
-    about = {"gen_ai.operation.name": "retrieval", "gen_ai.retrieval.top_k": k, "gen_ai.data_source.id": source}
-    with traced("retrieval", about | {"openinference.span.kind": "RETRIEVER"}) as span:
+    about = {"gen_ai.operation.name": "retrieval", "openinference.span.kind": "RETRIEVER", "gen_ai.retrieval.top_k": k}
+    with traced("retrieval", about) as span:
         run = search(queries, k)
         for ranking in run.values() if span is not None and len(run) == 1 else ():
             text = _texts({"gen_ai.retrieval.query.text": ranking.query.text})

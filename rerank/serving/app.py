@@ -27,7 +27,7 @@ from rerank.serving.middleware import (
     BodyLimitMiddleware,
     RequestCountMiddleware,
     UnexpectedErrorMiddleware,
-    is_uncounted,
+    is_probe,
 )
 from rerank.serving.playground import PlaygroundService, add_playground_routes
 from rerank.serving.ranking_service import RankingService
@@ -59,7 +59,7 @@ def create_server_app(
             "metrics": False,
             "logs": False,
             "operation_spans": False,
-            "exclude": is_uncounted,
+            "exclude": is_probe,
         },
         title="listrank",
         version=version("listrank"),

@@ -33,7 +33,7 @@ OPEN_PATHS = _STATUS_PATHS | {"/", "/playground.css", "/playground.js"}
 _DROPPED_LIMITS, _DROPPING = 10, 20.0
 
 
-def is_uncounted(scope: Scope) -> bool:
+def is_probe(scope: Scope) -> bool:
     """Return whether monitoring sends this request, which is neither counted nor traced."""
     return scope["path"] in _UNCOUNTED
 
@@ -45,7 +45,7 @@ class RequestCountMiddleware:
         self._app, self._metrics, self._paths = app, metrics, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or is_uncounted(scope):
+        if scope["type"] != "http" or is_probe(scope):
             await self._app(scope, receive, send)
             return
         with self._metrics.request(scope["path"] if scope["path"] in self._paths else "other") as status:
@@ -72,7 +72,7 @@ class JsonLogMiddleware:
             await self._app(scope, receive, send)
             return
         request_id = dict(scope["headers"]).get(b"x-request-id", b"")[:200] or uuid.uuid4().hex.encode()
-        arrived, began, status, size = datetime.now(UTC), time.perf_counter(), 500, 0
+        at, began, status, size = datetime.now(UTC), time.perf_counter(), 500, 0
 
         async def send_counted(message: Message) -> None:
             nonlocal status, size
@@ -85,11 +85,7 @@ class JsonLogMiddleware:
         try:
             await self._app(scope, receive, send_counted)
         finally:
-            line = {
-                "time": arrived.isoformat(timespec="milliseconds"),
-                "method": scope["method"],
-                "path": scope["path"],
-            }
+            line = {"time": at.isoformat(timespec="milliseconds"), "method": scope["method"], "path": scope["path"]}
             line |= {"status": status, "ms": round(1000 * (time.perf_counter() - began), 3), "bytes": size}
             line |= {"request_id": request_id.decode("latin-1"), "trace_id": current_trace_id()}
             with suppress(OSError):  # nobody reads it any more

@@ -1,4 +1,4 @@
-"""The request path of the library: many users, deadlines, refilled slots, overhead and memory. The last line is JSON.
+"""The request path of the library: users, deadlines, refilled slots, overhead, traces, memory. The last line is JSON.
 
     python benchmarks/requests.py
 
@@ -25,7 +25,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from rerank.backends.fake import FakeServer
+from rerank.backends.fake import Fake, FakeServer
 from rerank.reranker import Reranker
 
 TEXTS = [f"passage number {n} of the list" for n in range(20)]
@@ -154,6 +154,30 @@ async def overhead(calls: int, delay: float) -> float:
     return 1000 * (statistics.median(seconds) - delay)
 
 
+def traced(rankings: int) -> float | None:
+    """CPU seconds of rankings that are traced over those without a tracer provider; None without the extra ``otel``."""
+    try:
+        from opentelemetry import trace
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+    except ImportError:
+        return None
+    seconds = []
+    with Reranker.from_backend(Fake("reversed"), method="fullrank") as local:
+        for _ in range(2):
+            local.rank("warm up", TEXTS)
+            began = time.process_time()
+            for n in range(rankings):
+                local.rank(f"question {n}", TEXTS)
+            seconds.append(time.process_time() - began)
+            if len(seconds) == 1:
+                provider = TracerProvider()
+                provider.add_span_processor(BatchSpanProcessor(InMemorySpanExporter()))
+                trace.set_tracer_provider(provider)
+    return seconds[1] / seconds[0]
+
+
 _MEMORY = """
 import resource, sys
 from rerank.cli import main
@@ -219,6 +243,8 @@ def main() -> None:
     alone = seconds_on_servers(settings.requests, [0.4])
     result["speedup_2_servers"] = alone / seconds_on_servers(settings.requests, [0.4, 0.4])
     result["speedup_and_slow_server"] = alone / seconds_on_servers(settings.requests, [0.4, 1.2])  # ideal: 4/3
+    if (ratio := traced(10 * settings.calls)) is not None:
+        result["traced_ratio"] = ratio
     if all(settings.queries):
         result |= bytes_per_query(*settings.queries)
     for key, value in result.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from socket import gethostname
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer import Option
@@ -37,7 +37,7 @@ class ServerOptions(OptionGroup):
     collection: Annotated[str | None, "Collection to search."] = None
     first_stage: Annotated[str, "First stage of the search."] = "bm25"
     cache: Annotated[bool, "Take replies to repeated requests from the cache."] = False
-    access_log: Annotated[bool, "Log one line per request."] = False
+    access_log: Annotated[Literal["none", "text", "json"], "Log one line per request: none, text or json."] = "none"
     trust_proxy: Annotated[
         bool, "Take client addresses from the header X-Forwarded-For of a proxy on this machine."
     ] = False
@@ -64,7 +64,7 @@ class ServerOptions(OptionGroup):
             host=self.host,
             port=self.port,
             max_connections=self.max_connections,
-            logs_requests=self.access_log,
+            access_log=self.access_log,
             trusts_proxy=self.trust_proxy,
         )
         listener.open_socket().close()

@@ -314,6 +314,7 @@ _PARTS = (
     ("filelock", "filelock", ""),
     ("ir-datasets", "ir_datasets", "irds"),
     ("matplotlib", "matplotlib", "plots"),
+    ("opentelemetry-sdk", "opentelemetry.sdk", "otel"),
     ("torch", "torch", "hf"),
     ("transformers", "transformers", "hf"),
     ("peft", "peft", "hf"),

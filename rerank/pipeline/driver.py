@@ -21,6 +21,7 @@ from rerank.pipeline.results import LATE, RankedList, final_scores
 from rerank.strategies.base import Strategy
 from rerank.tasks import Reply, Request
 from rerank.tasks.requests import Usage
+from rerank.tasks.tracing import traced
 from rerank.types import Document, Order, Plan, Ranking, Window
 
 #: Answer to a window: its order, or the number of its first documents (two or more) that fit in the context.
@@ -170,6 +171,10 @@ class Ticket:
     window: _OpenWindow  # if the ranking of the window is closed, the reply is not needed
     position: int  # position of the request among those of the window
 
+    @property
+    def ranking(self) -> Ranking:
+        return self.window.owner.given
+
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class _OpenRanking:
@@ -261,7 +266,9 @@ class Driver:
                     continue
                 owners.add(open_window.owner.key)
                 try:
-                    requests = self._judge.requests(open_window.window)
+                    about = {"openinference.span.kind": "PROMPT", "rerank.documents": len(open_window.window)}
+                    with traced("render", about, ranking=open_window.owner.given):
+                        requests = self._judge.requests(open_window.window)
                     if isinstance(requests, OversizedWindow):
                         self._answer(open_window, requests.capacity)
                         continue

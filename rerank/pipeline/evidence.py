@@ -12,6 +12,7 @@ from rerank.judges.attention import Attention
 from rerank.judges.attention.evidence import THRESHOLD, EvidenceSpan, EvidenceUnit, select_evidence
 from rerank.tasks import Backend
 from rerank.tasks.requests import Usage
+from rerank.tasks.tracing import generate_traced
 from rerank.types import Document, Query, Window
 
 
@@ -51,7 +52,8 @@ def find_evidence(
     # The documents get their positions as ids, since their own ids may be repeated.
     numbered = tuple(replace(document, id=str(index)) for index, document in enumerate(documents))
     windows = judge.evidence_windows(Window(query, numbered)) if documents else []
-    replies = backend.generate([judge.evidence_request(window) for window in windows]) if windows else []
+    calls = [(judge.evidence_request(window), None) for window in windows]
+    replies = generate_traced(backend, calls) if calls else []
     usage = options.get("usage") or Usage()
     for reply in replies:
         usage.add_answer(reply)

@@ -19,6 +19,7 @@ from rerank.pipeline.results import RankedList
 from rerank.tasks import Reply
 from rerank.tasks.concurrency import run_on_loop, submit_to_loop
 from rerank.tasks.requests import AsyncBackend
+from rerank.tasks.tracing import agenerate_traced
 from rerank.types import Ranking
 
 #: Maximum number of lists read, counted from the oldest unfinished list, as a multiple of the number of open lists.
@@ -88,7 +89,7 @@ async def drive_list(
                     driver.put(ticket, reply)
                     continue
                 for ticket in tickets:
-                    tasks[asyncio.create_task(backend.agenerate(ticket.request))] = ticket
+                    tasks[asyncio.create_task(agenerate_traced(backend, ticket.request, ranking))] = ticket
                 limit.free -= len(tickets)
             if tasks:
                 done, _ = await asyncio.wait(tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
@@ -114,7 +115,7 @@ async def _answer_in_time(backend: AsyncBackend, ticket: Ticket, seconds: float 
     """Return the reply to a request, or None if it takes longer than ``seconds`` (if None, there is no limit)."""
     try:
         async with asyncio.timeout(seconds) as limit:
-            return await backend.agenerate(ticket.request)
+            return await agenerate_traced(backend, ticket.request, ticket.ranking)
     except TimeoutError:
         if not limit.expired():
             raise

@@ -24,6 +24,7 @@ from rerank.strategies.base import Strategy
 from rerank.tasks import Backend
 from rerank.tasks.backends import traits
 from rerank.tasks.interruption import CallInterruptedError, interruptible
+from rerank.tasks.tracing import generate_traced
 from rerank.types import Ranking
 
 #: Seconds without work after which the thread ends; the next ranking starts a new thread.
@@ -127,7 +128,7 @@ class LocalService:
                         if tickets := [ticket for ticket in tickets if not ticket.window.owner.closed]:
                             asked = [lane.jobs[ticket.window.owner.key] for ticket in tickets]
                             with suppress(CallInterruptedError), interruptible(partial(self._is_unwanted, asked)):
-                                replies = self._backend.generate([ticket.request for ticket in tickets])
+                                replies = generate_traced(self._backend, [(t.request, t.ranking) for t in tickets])
                                 for ticket, reply in zip(tickets, replies, strict=True):
                                     lane.driver.put(ticket, reply)
                     self._drop_ended(lane)

@@ -16,6 +16,7 @@ from rerank.pipeline.results import RankedList, RerankOutcome
 from rerank.strategies.base import Strategy
 from rerank.tasks import AsyncBackend, Backend, Request
 from rerank.tasks.backends import traits
+from rerank.tasks.tracing import generate_traced
 from rerank.types import Ranking
 
 #: Number of batches that are rendered ahead and sorted, so that prompts of similar length share a batch.
@@ -155,7 +156,7 @@ def _rank_in_blocks(rankings: Iterable[Ranking], ranker: Ranker, backend: Backen
         driver = ranker.driver(backend)
         keys = [driver.add(ranking, top_k=ranker.top_k) for ranking in lists]
         while tickets := driver.next_requests(flow.batch_size):
-            replies = backend.generate([ticket.request for ticket in tickets])
+            replies = generate_traced(backend, [(ticket.request, ticket.ranking) for ticket in tickets])
             for ticket, reply in zip(tickets, replies, strict=True):
                 driver.put(ticket, reply)
         finished = dict(driver.finished())

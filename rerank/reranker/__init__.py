@@ -66,7 +66,8 @@ from rerank.strategies import Strategy
 from rerank.tasks import AsyncBackend, Backend
 from rerank.tasks.backends import traits
 from rerank.tasks.concurrency import await_on_loop, submit_to_loop
-from rerank.types import Query, Ranking, Run
+from rerank.tasks.tracing import ending_spans, finish_ranking, start_ranking
+from rerank.types import Document, Query, Ranking, Run
 
 __all__ = ["Cut", "DocumentLike", "DroppedHit", "Hit", "Hits", "OnFailure", "RankOptions", "RankingReport", "Reranker"]
 
@@ -188,14 +189,15 @@ class Reranker(RunTransformer):
             BackendError: The model cannot answer at all.
         """
         asked = self._ask(query, documents, options)
-        if not (self._is_warm or self._warm_up_in_time(asked)):
-            return self._hits(asked, self._expired(asked))
-        future = self._submit(asked)
-        try:
-            return self._hits(asked, future.result())
-        except BaseException:
-            future.cancel()
-            raise
+        with ending_spans([asked.ranking]):
+            if not (self._is_warm or self._warm_up_in_time(asked)):
+                return self._hits(asked, self._expired(asked))
+            future = self._submit(asked)
+            try:
+                return self._hits(asked, future.result())
+            except BaseException:
+                future.cancel()
+                raise
 
     async def arank(
         self, query: str | Query, documents: Sequence[DocumentLike], **options: Unpack[RankOptions]
@@ -206,12 +208,13 @@ class Reranker(RunTransformer):
         current batch, and the result is discarded.
         """
         asked = self._ask(query, documents, options)
-        if not (self._is_warm or await asyncio.to_thread(self._warm_up_in_time, asked)):
-            return self._hits(asked, self._expired(asked))
-        if isinstance(self.backend, AsyncBackend):
-            work = self._rank_over_network(asked, self.backend)
-            return self._hits(asked, await await_on_loop(work))
-        return self._hits(asked, await asyncio.wrap_future(self._submit(asked)))
+        with ending_spans([asked.ranking]):
+            if not (self._is_warm or await asyncio.to_thread(self._warm_up_in_time, asked)):
+                return self._hits(asked, self._expired(asked))
+            if isinstance(self.backend, AsyncBackend):
+                work = self._rank_over_network(asked, self.backend)
+                return self._hits(asked, await await_on_loop(work))
+            return self._hits(asked, await asyncio.wrap_future(self._submit(asked)))
 
     def rank_many(
         self, lists: Iterable[tuple[str | Query, Sequence[DocumentLike]]], **options: Unpack[RankOptions]
@@ -238,8 +241,11 @@ class Reranker(RunTransformer):
                 waiting.append(asked)
                 yield asked.ranking
 
-        for ranked in drive_ranking_stream(rankings(), self._ranker(options.get("top_k")), self.backend):
-            yield self._hits(waiting.popleft(), ranked)
+        # nested, so that the lists that wait are looked up when an error is raised
+        with ending_spans(asked.ranking for calls in [waiting] for asked in calls):
+            for ranked in drive_ranking_stream(rankings(), self._ranker(options.get("top_k")), self.backend):
+                yield self._hits(waiting[0], ranked)
+                waiting.popleft()
 
     def evidence(
         self, query: str | Query, documents: Sequence[DocumentLike], **options: Unpack[EvidenceOptions]
@@ -261,10 +267,13 @@ class Reranker(RunTransformer):
         """Rerank all lists of a run, and return the reranked run."""
         self.warm_up()
         ranker = replace(self._ranker(None), scores_single=False)  # a run has no scores of the judge
+        given = [self._start_span(ranking, ranking.docs, None) for ranking in run.values()]
         rankings = []
-        for ranked in drive_ranking_stream(run.values(), ranker, self.backend):
-            report_on(ranked, self.judge, self.on_failure)
-            rankings.append(ranked.ranking)
+        with ending_spans(given):
+            for ranking, ranked in zip(given, drive_ranking_stream(given, ranker, self.backend), strict=True):
+                windows, found = report_on(ranked, self.judge, self.on_failure).windows, ranked.ranking
+                finish_ranking(ranking, found.docs, found.scores, windows, ranked.expired)
+                rankings.append(found)
         return Run(rankings, name=self.name)
 
     def warm_up(self) -> None:
@@ -323,14 +332,19 @@ class Reranker(RunTransformer):
         ranking = given_first_stage_ranking(query, [] if top_k == 0 else candidates)
         if threshold is not None and not self.has_unit_scores(with_first_stage=bool(ranking.scores)):
             raise threshold_error(threshold)
+        ordered = (candidates[int(document.id)].document for document in ranking.docs)
         return RankCall(
-            ranking=ranking,
+            ranking=self._start_span(ranking, ordered, top_k),
             candidates=candidates,
             top_k=top_k,
             threshold=threshold,
             deadline=None if deadline is None else time.monotonic() + deadline,
             on_failure=check_on_failure(own) if (own := options.get("on_failure")) else self.on_failure,
         )
+
+    def _start_span(self, ranking: Ranking, documents: Iterable[Document], top_k: int | None) -> Ranking:
+        prompt = self.judge.template.name
+        return start_ranking(ranking, documents, self.backend, method=self.name, prompt=prompt, top_k=top_k)
 
     def has_unit_scores(self, *, with_first_stage: bool = False, logits: bool = False) -> bool:
         """Return whether hits have a ``unit_score`` other than 1/rank (``logits``: a logit), unless windows fail."""
@@ -429,4 +443,6 @@ class Reranker(RunTransformer):
             hits.report = replace(hits.report, notes=(*hits.notes, note))
         elif asked.threshold is not None:
             hits = hits.at_least(asked.threshold)
+        shown_scores = (hit.unit_score for hit in hits)
+        finish_ranking(asked.ranking, (h.document for h in hits), shown_scores, report.windows, ranked.expired)
         return hits

@@ -27,6 +27,7 @@ from rerank.serving.middleware import (
     BodyLimitMiddleware,
     RequestCountMiddleware,
     UnexpectedErrorMiddleware,
+    is_probe,
 )
 from rerank.serving.playground import PlaygroundService, add_playground_routes
 from rerank.serving.ranking_service import RankingService
@@ -52,6 +53,14 @@ def create_server_app(
     The playground at ``/`` lets users choose methods that need many calls.
     """
     app = FastAPI(
+        # OpenTelemetry's spans of requests, which continue the callers' traces; logs would have messages of exceptions
+        telemetry={
+            "auto_configure": True,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "exclude": is_probe,
+        },
         title="listrank",
         version=version("listrank"),
         lifespan=_lifespan(service),

@@ -21,6 +21,7 @@ from rerank.serving.ranking_service import RankingService
 from rerank.tasks import AsyncBackend, Reply
 from rerank.tasks.dialects import decisions
 from rerank.tasks.requests import Usage
+from rerank.tasks.tracing import agenerate_traced, generate_traced
 from rerank.types import Document, Query, Window
 
 T = TypeVar("T")
@@ -88,9 +89,9 @@ class DecisionService:
         window = Window(query, tuple(Document(id=str(index), text=shown) for index, shown in enumerate(texts)))
         requests, backend = await asyncio.to_thread(judge.make_requests, window), self.service.reranker.backend
         if isinstance(backend, AsyncBackend):
-            replies = await _gather(map(backend.agenerate, requests))
+            replies = await _gather(agenerate_traced(backend, request) for request in requests)
         else:
-            replies = await asyncio.to_thread(backend.generate, requests)
+            replies = await asyncio.to_thread(generate_traced, backend, [(request, None) for request in requests])
         verdict = await asyncio.to_thread(judge.verdict, window, replies)
         if verdict.status == "error":
             raise ApiError(503, f"The model did not answer: {verdict.detail}")

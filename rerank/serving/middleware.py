@@ -1,10 +1,15 @@
-"""ASGI middleware: counts of requests, unexpected errors, access by key or host name, and the size of bodies."""
+"""ASGI middleware: counts and log of requests, unexpected errors, access by key or host name, and size of bodies."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
+import time
+import uuid
 from collections.abc import Collection
 from contextlib import suppress
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -16,6 +21,7 @@ from rerank.serving import errors
 from rerank.serving.errors import CLIENT_LEFT_STATUS, ApiError
 from rerank.serving.ranking_service import ServerMetrics
 from rerank.serving.settings import ServerKeys
+from rerank.tasks.tracing import current_trace_id
 
 #: Paths that reveal only whether the server runs; load balancers request them under any host name.
 _STATUS_PATHS = frozenset({"/health", "/ready"})
@@ -27,6 +33,11 @@ OPEN_PATHS = _STATUS_PATHS | {"/", "/playground.css", "/playground.js"}
 _DROPPED_LIMITS, _DROPPING = 10, 20.0
 
 
+def is_probe(scope: Scope) -> bool:
+    """Return whether monitoring sends this request, which is neither counted nor traced."""
+    return scope["path"] in _UNCOUNTED
+
+
 class RequestCountMiddleware:
     """Middleware that counts all requests; unknown paths are ``other``, so that clients cannot add metric labels."""
 
@@ -34,7 +45,7 @@ class RequestCountMiddleware:
         self._app, self._metrics, self._paths = app, metrics, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in _UNCOUNTED:
+        if scope["type"] != "http" or is_probe(scope):
             await self._app(scope, receive, send)
             return
         with self._metrics.request(scope["path"] if scope["path"] in self._paths else "other") as status:
@@ -45,6 +56,41 @@ class RequestCountMiddleware:
                 await send(message)
 
             await self._app(scope, receive, send_counted)
+
+
+class JsonLogMiddleware:
+    """Middleware that writes one JSON object per request to standard output, without query string, texts and keys.
+
+    The request id is that of the header ``X-Request-Id``, or else random; the response has it too.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = dict(scope["headers"]).get(b"x-request-id", b"")[:200] or uuid.uuid4().hex.encode()
+        at, began, status, size = datetime.now(UTC), time.perf_counter(), 500, 0
+
+        async def send_counted(message: Message) -> None:
+            nonlocal status, size
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+            size += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_counted)
+        finally:
+            line = {"time": at.isoformat(timespec="milliseconds"), "method": scope["method"], "path": scope["path"]}
+            line |= {"status": status, "ms": round(1000 * (time.perf_counter() - began), 3), "bytes": size}
+            line |= {"request_id": request_id.decode("latin-1"), "trace_id": current_trace_id()}
+            with suppress(OSError):  # nobody reads it any more
+                sys.stdout.write(json.dumps(line | {"client": scope["state"].get("client", "")}) + "\n")
+                sys.stdout.flush()
 
 
 class UnexpectedErrorMiddleware:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import uvicorn
 from starlette.applications import Starlette
@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from rerank.errors import UsageError
 from rerank.serving import errors
+from rerank.serving.middleware import JsonLogMiddleware
 from rerank.tasks.concurrency import run_on_loop
 
 _LOG = logging.getLogger(__name__)
@@ -48,7 +49,8 @@ class Listener:
     host: str = "127.0.0.1"
     port: int = 0  # 0 picks a free port
     max_connections: int = 512
-    logs_requests: bool = False  #: Whether to log one line per request, without text of queries or documents.
+    #: Form of the line per request: uvicorn's text, or a JSON object (`JsonLogMiddleware`).
+    access_log: Literal["none", "text", "json"] = "none"
     #: Whether to take client addresses from the header X-Forwarded-For of a proxy on this machine.
     trusts_proxy: bool = False
 
@@ -131,18 +133,20 @@ def run_server(app: Starlette, listener: Listener, *, announce: Callable[[str], 
     If the model is still processing a batch at the end, the signal ends the process without Python's finalizers. The
     application must have the middleware `UnexpectedErrorMiddleware`.
     """
+    if listener.access_log == "json":
+        app.add_middleware(JsonLogMiddleware)
     sock = listener.open_socket()
     config = uvicorn.Config(
         app,
         http=limited_http_protocol(listener.max_connections),
         ws="none",
         log_level="warning",
-        access_log=listener.logs_requests,
+        access_log=listener.access_log == "text",
         proxy_headers=listener.trusts_proxy,
         timeout_graceful_shutdown=grace + _LAST_ANSWERS,
         lifespan="on",
     )
-    if listener.logs_requests:
+    if listener.access_log == "text":
         logging.getLogger("uvicorn.access").setLevel(logging.INFO)  # the level above is that of all loggers
     server = _AnnouncingServer(config, announce, app, grace)
     # Requests to remote models run on the background loop. The server runs there too, so that its rankings never switch

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from rerank import Reranker
+from rerank.retrieval.base import Retriever
 from rerank.types import Document, Query, Ranking, Run
 from tests.serving.conftest import Client
 
@@ -42,7 +43,7 @@ class Corpus:
     name = "texts"
 
 
-def search_with(retriever: SlowRetriever) -> CollectionSearch:
+def search_with(retriever: Retriever) -> CollectionSearch:
     return CollectionSearch(corpus=Corpus(), retriever=retriever)  # type: ignore[arg-type]
 
 

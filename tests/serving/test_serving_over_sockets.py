@@ -303,7 +303,7 @@ def test_wrong_options(command: Any, arguments: tuple[str, ...], code: int) -> N
 
 @pytest.mark.parametrize(("options", "address"), [((), "127.0.0.1"), (("--trust-proxy",), "203.0.113.7")])
 def test_addresses_of_a_proxy_are_trusted_if_asked(command: Any, options: tuple[str, ...], address: str) -> None:
-    process, url = command("--model", "fake:reversed", "--access-log", *options)
+    process, url = command("--model", "fake:reversed", "--access-log", "text", *options)
     httpx2.get(f"{url}/health", headers={"X-Forwarded-For": "203.0.113.7"})
     process.terminate()
     stdout, stderr = process.communicate(timeout=30)

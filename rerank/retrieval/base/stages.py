@@ -19,6 +19,7 @@ from rerank.retrieval.base.given_documents import (
     given_first_stage_candidates,
     given_first_stage_ranking,
 )
+from rerank.tasks.tracing import retrieve_traced
 from rerank.types import Query, Ranking, Run
 
 #: Number of documents that a first stage returns per query, unless ``% k`` sets another number.
@@ -69,7 +70,7 @@ class RetrieverSource(RunSource):
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return up to ``k`` documents per query, so that a source can be used as a retriever."""
-        return self.retriever.search(queries, check_depth(k))
+        return retrieve_traced(self.retriever.search, queries, check_depth(k))
 
     def __call__(self, queries: Sequence[Query]) -> Run:
         """Return up to ``self.k`` documents per query."""
@@ -133,6 +134,9 @@ class Search(RunSource):
             DataError: A document has no text, or two documents have the same id.
         """
         check_first_stage_queries(queries)
+        return retrieve_traced(self._search, queries, self.k)
+
+    def _search(self, queries: Sequence[Query], k: int) -> Run:
         rankings = []
         for query in queries:
             candidates = given_first_stage_candidates(self.function(query.text))
@@ -140,7 +144,7 @@ class Search(RunSource):
             own = [(doc.id, candidates[int(doc.id)]) for doc in ranking.docs]
             # a document without an id receives an id that is unique in the run
             docs = (c.document if c.has_id else replace(c.document, id=f"{query.id}:{n}") for n, c in own)
-            rankings.append(replace(ranking, docs=tuple(docs)).top(self.k))
+            rankings.append(replace(ranking, docs=tuple(docs)).top(k))
         return Run(rankings, name=getattr(self.function, "__name__", "search"))
 
     def __mod__(self, k: int) -> Search:

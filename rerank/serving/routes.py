@@ -212,8 +212,9 @@ async def _score_pairs(
         warnings |= dict.fromkeys(ranked.warnings)
     scores = [0.0] * len(pairs)
     raw = [[hit.score for hit in ranked.hits if hit.score is not None] for ranked in found]
+    notes: list[str] = []
     if body.raw and all(len(logits) == len(ranked.hits) for logits, ranked in zip(raw, found, strict=True)):
-        list_scores, notes = raw, []
+        list_scores = raw
     else:  # one scale for all queries
         list_scores, notes = compute_pair_scores([ranked.hits for ranked in found])
         notes += ["The scores are not raw, because some documents have none"] * body.raw

@@ -157,7 +157,6 @@ class CrossEncoder(PassageScorer):
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> CrossEncoder:
-        """Load a model from a folder or from the hub; only safetensors weights are read."""
         options = options or BackendOptions()
         check_single_device(options, "the model is a cross-encoder")
         files = locate_files(name, options)

@@ -102,7 +102,6 @@ class Hf(LocalModel):
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> Self:
-        """Load a model from a folder written by ``save_pretrained`` or from the hub."""
         return cls._load(name, options or BackendOptions())
 
     @classmethod
@@ -118,7 +117,6 @@ class Hf(LocalModel):
 
     @staticmethod
     def choose_batch_size(options: BackendOptions, device: str) -> int:
-        """Return the batch size: 1 if deterministic, else that of the options or the default for ``device``, or 4."""
         return 1 if options.deterministic else options.batch_size or DEFAULT_BATCH.get(device, 4)
 
     @staticmethod
@@ -235,12 +233,10 @@ class Hf(LocalModel):
 
     @cached_property
     def _plan(self) -> MemoryPlan:
-        """The memory per token of the loaded model."""
         return plan_tokens(self.model.config, str(self.model.dtype).removeprefix("torch."))
 
     @cached_property
     def _prefixes(self) -> PrefixCache | None:
-        """The cache of prompt prefixes; None if prefixes are not reused."""
         from rerank.lm.prefix_cache import PrefixCache, supports_prefixes
 
         return PrefixCache(self.model) if self._reuse and supports_prefixes(self.model) else None

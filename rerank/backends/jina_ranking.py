@@ -89,7 +89,6 @@ class JinaRanking(PassageScorer):
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> JinaRanking:
-        """Load a model from a folder or from the hub; only safetensors weights are read, and no code is run."""
         options = options or BackendOptions()
         model, tokenizer, identity, files = load_own_class(name, options, "jina_ranking", _load_model)
         with named_loading_errors(files, options.device):
@@ -146,7 +145,6 @@ class JinaRanking(PassageScorer):
             yield block
 
     def _run_block(self, query: str, passages: Sequence[str]) -> tuple[_Vectors, int]:
-        """Return the vectors of a block and the number of its tokens."""
         torch, _ = require_torch()
         raise_if_interrupted()
         ids = self.tokens.ids(render_ranking_prompt(query, passages))

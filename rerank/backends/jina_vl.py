@@ -66,7 +66,6 @@ class JinaVl(Vlm):
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> Self:
-        """Load a model from a folder or from the hub; only safetensors weights are read, and no code is run."""
         require_pillow()
         options = options or BackendOptions()
         model, processor, identity, files = load_own_class(name, options, "jina_vl", _load_model)

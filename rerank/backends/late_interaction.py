@@ -30,7 +30,6 @@ class DocumentTokens(HfTokens):
         self._special_tokens = special_tokens
 
     def documents(self, prompt: Prompt) -> list[int]:
-        """Return the number of tokens of each document of a prompt."""
         return [self._special_tokens + length for length in self.lengths([turn.content for turn in prompt[1:]])]
 
     def count(self, prompt: Prompt) -> int:
@@ -69,7 +68,6 @@ class LateInteraction(PassageScorer):
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> LateInteraction:
-        """Load a model from a folder or from the hub; only safetensors weights are read."""
         options = options or BackendOptions()
         check_single_device(options, "the model is a multi-vector model")
         require_sentence_transformers("A multi-vector model", extra="late-interaction")
@@ -81,7 +79,6 @@ class LateInteraction(PassageScorer):
         return backend
 
     def score(self, prompt: Prompt) -> Reply:
-        """Return the reply to one request, with one score per passage."""
         query, *passages = [message.content for message in prompt]
         lengths = self.tokens.documents(prompt)
         (query_length,) = self.tokens.lengths([query])

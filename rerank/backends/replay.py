@@ -100,7 +100,6 @@ class Replay(BaseBackend):
         )
 
     def _replies_of(self, query_id: str) -> dict[_Key, Reply]:
-        """Return a mapping from each window and seed of a query to the first recorded reply."""
         if query_id not in self._open:
             replies: dict[_Key, Reply] = {}
             for call in self._calls_of(query_id):

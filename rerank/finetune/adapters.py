@@ -16,7 +16,7 @@ from rerank.errors import MissingPrerequisiteError, UsageError, ensure, error_re
 from rerank.finetune import kernels
 from rerank.finetune.components import CalibrationBatches, ComponentBase, ParameterKind, Shapes, check_range, option
 from rerank.finetune.recipe import Recipe
-from rerank.installation import install_command
+from rerank.installation import check_modules
 
 if TYPE_CHECKING:
     from rerank.finetune.kernels.peft_configurations import PeftBehaviour
@@ -53,7 +53,6 @@ class LinearTargets(ComponentBase):
         return names
 
     def selects(self, name: str) -> bool:
-        """Return whether a module with this full name is adapted."""
         # The first number in a module's name is its layer, as in model.layers.3.self_attn.q_proj.
         layer = re.search(r"\.(\d+)\.", name)
         if self.layers is not None and (layer is None or int(layer[1]) >= self.layers):
@@ -374,7 +373,6 @@ class Peft(NamedPeftAdapter):
 
     @property
     def vllm(self) -> bool:  # type: ignore[override]
-        """Whether vLLM supports all features of the configuration, as it does for a plain LoRA."""
         from rerank.backends.vllm import unsupported_features
 
         config = kernels.peft_configurations.make_configuration(self.config, self.options, ["linear"], seed=0)
@@ -386,9 +384,7 @@ class Peft(NamedPeftAdapter):
                 "The adapter 'peft' is used without its option config",
                 expected="the name of a configuration of peft, such as config = 'boft'",
             )
-        if find_spec("peft") is None:
-            raise MissingPrerequisiteError("peft is not installed", remedy=f"Run: {install_command('train')}")
-
+        check_modules("The adapter 'peft'", ("peft",), "train")
         if "target_modules" in self.options and (self.targets != "all-linear" or self.layers is not None):
             raise UsageError(
                 "The adapter 'peft' has both target_modules and targets or layers",

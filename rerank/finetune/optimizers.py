@@ -28,7 +28,6 @@ class AdamOptions(ComponentBase):
 
     @property
     def moments(self) -> dict[str, Any]:
-        """The keyword arguments ``betas`` and ``eps`` of torch's optimizers, from the options of the same meaning."""
         return {"betas": (self.beta1, self.beta2), "eps": self.eps}
 
     def count_state(self, shapes: Shapes) -> int:
@@ -217,7 +216,6 @@ class TransformersOptimizer:
 
     @property
     def _package(self) -> tuple[str, str]:
-        """Module that the optimizer needs, and distribution of the module; both are empty if no module is needed."""
         found = ((module, distribution) for pattern, module, distribution in _PACKAGES if re.search(pattern, self.name))
         return next(found, ("", ""))
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from rerank.errors import BackendError, MissingPrerequisiteError, UsageError, error_repr
-from rerank.installation import install_command
+from rerank.errors import BackendError, UsageError, error_repr
+from rerank.installation import importing
 from rerank.io.model_base import MODULES, hash_encoder_folder
 from rerank.io.settings_files import try_read_json_object
 from rerank.lm.loading import (
@@ -49,14 +49,8 @@ class LoadingOptions(Protocol):
 
 def require_sentence_transformers(what: str, *, extra: str) -> Any:
     """Import sentence-transformers, which ``what`` needs and an extra installs, and return it."""
-    with quiet_transformers():
-        try:
-            import sentence_transformers
-        except ImportError as error:
-            raise MissingPrerequisiteError(
-                f"{what} needs sentence-transformers, and importing it failed: {error}",
-                remedy=f"Run: {install_command(extra)}",
-            ) from error
+    with quiet_transformers(), importing(f"{what} needs sentence-transformers", extra):
+        import sentence_transformers
     return sentence_transformers
 
 

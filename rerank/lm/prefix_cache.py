@@ -47,7 +47,6 @@ class PrefixSegment:
 
     @property
     def size(self) -> int:
-        """Size of all keys and values in bytes."""
         return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
 
 
@@ -105,7 +104,6 @@ class PrefixCache:
         return not self._segments
 
     def clear(self) -> None:
-        """Drop all prefixes."""
         with self._lock.lock:
             self._segments, self._size = OrderedDict(), 0
 

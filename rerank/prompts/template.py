@@ -73,7 +73,6 @@ class BraceSection:
         self.names = frozenset(name for _, name, _, _ in parsed if name is not None)
 
     def fill(self, values: Mapping[str, Any]) -> str:
-        """Return the text with the values of its placeholders inserted unchanged."""
         return self.text.format_map(values)
 
 
@@ -112,7 +111,6 @@ class JinjaSection:
         return _render_jinja(self, used)
 
     def render(self, values: Mapping[str, Any]) -> str:
-        """Render the template with values for its variables."""
         from jinja2 import TemplateError
 
         try:
@@ -346,7 +344,6 @@ class PromptTemplate:
 
     @property
     def takes_instruction(self) -> bool:
-        """Whether the prompt has a placeholder for an instruction."""
         return any("instruction" in section.names for section in self._sections.values())
 
     @cached_property
@@ -370,7 +367,6 @@ class PromptTemplate:
 
     @cached_property
     def shows_scores(self) -> bool:
-        """Whether the prompt shows first-stage scores."""
         return "score" in self._sections["body"].names
 
     def render(

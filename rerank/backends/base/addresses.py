@@ -61,7 +61,6 @@ class Address:
         return f"{url}{'&' if '?' in url else '?'}{self.query}" if self.query else url
 
     def key_header(self, key: str) -> dict[str, str]:
-        """Return the header with the API key; empty without a key."""
         if not key:
             return {}
         return {"api-key": key} if _AZURE_KEYS[1] in self.provider.keys else {"Authorization": f"Bearer {key}"}

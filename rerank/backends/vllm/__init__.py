@@ -92,7 +92,6 @@ class Vllm(LocalModel):
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> Vllm:
-        """Load a model from a folder written by ``save_pretrained`` or from the hub."""
         return cls.load_described(cls.describe(name, options or BackendOptions()))
 
     @classmethod
@@ -101,7 +100,6 @@ class Vllm(LocalModel):
 
     @classmethod
     def load_described(cls, description: EnginePlan) -> Vllm:
-        """Start the planned engine, and return a backend that uses the token counter of the plan."""
         return cls(description, _start(description))
 
     @staticmethod
@@ -246,7 +244,6 @@ class EnginePlan:
 
 
 def _plan(name: str | Path, options: BackendOptions) -> EnginePlan:
-    """Return a plan of an engine for a model from a folder or the hub, without loading weights."""
     parse_engine_options(options.vllm_options)
     if find_spec("vllm") is None:
         raise _missing("it is not installed")
@@ -454,7 +451,6 @@ def _context_size(config: Any, tokenizer: Any, options: BackendOptions) -> int:
 
 
 def _is_classifier(config: Any) -> bool:
-    """Return whether a model has a classification head, which scores pairs of query and passage."""
     return str((getattr(config, "architectures", None) or [""])[0]).endswith("ForSequenceClassification")
 
 

@@ -64,7 +64,6 @@ class Vlm(Hf):
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> Self:
-        """Load a model from a folder written by ``save_pretrained`` of model and processor, or from the hub."""
         require_pillow()
         if options and options.device_map == "tp":
             raise UsageError(
@@ -194,7 +193,6 @@ class VlmTokens(HfTokens):
             return super().count(texts)
 
     def picture_tokens(self, path: str) -> int:
-        """Return the number of tokens of a picture, including the tokens around it; 0 if the file cannot be read."""
         try:
             return self._picture_tokens(path)
         except UNREADABLE:
@@ -207,7 +205,6 @@ class VlmTokens(HfTokens):
 
 
 def _content_parts(message: Message) -> Sequence[dict[str, str]]:
-    """Return the parts of a turn, in the form that chat templates expect: texts and placeholders for pictures."""
     if not message.images:
         return [{"type": "text", "text": message.content}]
     first, *rest = message.content.split(PICTURE)

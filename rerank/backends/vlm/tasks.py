@@ -39,7 +39,6 @@ class PictureJob(Job):
 
     @property
     def extra_inputs(self) -> dict[str, Any]:
-        """The model inputs other than the token ids and the attention mask."""
         return {name: value for name, value in self.inputs.items() if name not in ("input_ids", "attention_mask")}
 
 

@@ -52,7 +52,6 @@ class FrozenBasis(LinearTargets, PeftAdapter):
         kernels.peft_files.save_factors(model, kernels.peft_files.read_factors(model), folder)
 
     def ranks(self, model: Any) -> dict[str, int]:
-        """Return the rank of the saved LoRA per module name."""
         ranks = dict.fromkeys(self.module_names(model), self.r)
         check_ranks_fit("r", ranks, self.shapes(model))
         return ranks
@@ -276,7 +275,6 @@ class Adalora(LinearTargets, PeftAdapter):
 
     @property
     def initial_rank(self) -> int:
-        """Rank of every matrix before pruning: ``init_r``, or its default of 1.5 ``r``."""
         return self.r * 3 // 2 if self.init_r is None else self.init_r
 
     def peft_config(self, model: Any, seed: int) -> Any:

@@ -60,11 +60,9 @@ class TransferSpec:
             raise UsageError(f"--held-out is {self.held_out}", expected="a fraction, at least 0 and below 1")
 
     def run_spec(self, ranker: Mapping[str, Any]) -> RunSpec:
-        """Return the specification of a run over the lists with a ranker, given as fields of the specification."""
         return RunSpec.make(self.spec.model_dump(include=set(_LISTS), exclude_none=True) | dict(ranker))
 
     def student_recipe(self) -> Recipe:
-        """Return the recipe for training the student on the lists that the teacher labelled."""
         recipe = self.recipe
         lists = (str(self.folder / LABELS),)
         data = recipe.data.model_copy(update={"lists": lists, "collection": self.spec.collection})

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, RerankError, UsageError
-from rerank.installation import install_command
+from rerank.errors import DataError, MissingResourceError, RerankError, UsageError
+from rerank.installation import importing
 from rerank.io.settings_files import read_json_object
 from rerank.lm.model_files import locate_model
 from rerank.models import MODELS, is_model_downloaded, resolve_model_name
@@ -81,7 +81,6 @@ def open_inspected_model(name: str, model: str = "") -> InspectedModel:
 
 
 def _locate(model: str, revision: str = "") -> Path:
-    """Return the folder of a model, after downloading it if it is on the hub."""
     location = resolve_model_name(model)
     return location if isinstance(location, Path) else locate_model(location, revision).folder
 
@@ -99,13 +98,8 @@ def _stated_base(folder: Path, settings: dict[str, Any]) -> tuple[str, str]:
 
 def read_peft_config(folder: Path) -> Any:
     """Read the configuration of an adapter as a PEFT object."""
-    try:
+    with importing("Inspecting an adapter needs peft", "hf"):
         import peft
-    except ImportError as error:
-        raise MissingPrerequisiteError(
-            f"Inspecting an adapter needs peft, which cannot be imported: {error}",
-            remedy=f"Run: {install_command('hf')}",
-        ) from error
     try:
         return peft.PeftConfig.from_pretrained(str(folder))
     except (ValueError, KeyError, TypeError) as error:

@@ -27,7 +27,6 @@ def register_importance(model: Any) -> None:
 
 
 def _trainable(model: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the trainable parameters of AdaLoRA under the names that peft's allocator uses."""
     for name, parameter in model.base_model.model.named_parameters():
         if parameter.requires_grad and "lora_" in name and peft_files.ADAPTER in name:
             yield name, parameter

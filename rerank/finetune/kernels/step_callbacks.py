@@ -88,7 +88,6 @@ class LayerSamplingCallback(TrainerCallback):
             weight.requires_grad_(True)
 
     def active(self, step: int) -> list[int]:
-        """Return the indices (from 0) of the layers that are trained in optimizer step ``step`` (from 0)."""
         return draw_layers(self.odds, self.options.n, self.seed, step // self.options.every)
 
     def _activate(self, step: int, optimizer: Any) -> None:
@@ -98,7 +97,6 @@ class LayerSamplingCallback(TrainerCallback):
 
 
 def _set_trainable(weights: Iterable[nn.Parameter], is_trainable: bool, optimizer: Any) -> None:
-    """Make weights trainable, or freeze them and drop their gradients and optimizer state."""
     for weight in weights:
         weight.requires_grad_(is_trainable)
         if not is_trainable:

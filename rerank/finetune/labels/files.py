@@ -212,7 +212,6 @@ def read_flag_embedding(
 
 
 def _query_id(record: JsonRecord, number: int) -> str:
-    """Return the id of a query, or the number of its record if it has none."""
     return record.identifier(QUERY_IDS, "query") if record.get(QUERY_IDS) is not None else str(number)
 
 
@@ -307,7 +306,6 @@ def passages_of_prompt(prompt: str) -> list[str]:
 
 
 def _turns(record: JsonRecord) -> tuple[str, str]:
-    """Return the joined user turns, and the last reply."""
     turns = record.get(("conversations", "messages"))
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise DataError(

@@ -84,7 +84,6 @@ class LabelList:
         return replace(self, initial=shown, final=final, scores=scores)
 
     def to_row(self) -> dict[str, Any]:
-        """Return the list as the JSON object of a line in a label file, without empty fields."""
         row: dict[str, Any] = {"qid": self.qid}
         if self.query:
             row["query"] = self.query

@@ -250,7 +250,6 @@ class QueryWriter:
         )
 
     def requests(self, docs: Sequence[Document]) -> list[Request]:
-        """Return the requests to the model, one per query to generate, grouped by document."""
         budget = PromptBudget(self.backend.tokens, max_passage_tokens=PASSAGE_TOKENS)
         requests = []
         for doc in docs:

@@ -53,7 +53,6 @@ class FirstBatches:
             module.readout.zero_grad()
 
     def fit(self, module: ListwiseModule) -> None:
-        """Fit the head weights of a module on the attention of its untrained model over the batches."""
         observed: list[Any] = []
         with torch.no_grad(), autocast(self.device, self.dtype):
             for batch in self._batches():

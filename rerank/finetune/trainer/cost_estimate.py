@@ -72,7 +72,6 @@ class TrainingSetup:
 
     @property
     def bytes(self) -> int:
-        """Number of bytes per value of the computation."""
         return 2 if self.half else 4
 
 
@@ -129,7 +128,6 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
 def _setup(
     recipe: Recipe, components: RecipeComponents, model: Any, size: ModelSize, tokens_per_list: int
 ) -> TrainingSetup:
-    """Return the settings of a recipe, for a single process."""
     table, shapes = recipe.training, components.adapter.shapes(model)
     full = components.adapter.shape == "full"
     return TrainingSetup(
@@ -231,7 +229,6 @@ def model_size(model: Any) -> ModelSize:
 
 
 def _count_state(components: RecipeComponents, shapes: Sequence[tuple[int, int]]) -> int:
-    """Return the size of the optimizer state, given the shapes of the adapted matrices."""
     if not isinstance(components.optimizer, SizedOptimizer):
         raise UsageError(
             "The size of this optimizer's state is not known",

@@ -114,7 +114,6 @@ class ExampleBuilder:
 
     @property
     def is_pointwise(self) -> bool:
-        """True if an example has one text per document."""
         return isinstance(self._judge, PointwiseJudge)
 
     def make(self, training_list: TrainingList) -> TrainingExample:

@@ -77,7 +77,6 @@ class TrainingFolder:
         return result.is_file()
 
     def write_recipe(self, datasets: Mapping[str, str]) -> None:
-        """Store the recipe and the selectors of its data sets, after the components were checked against the model."""
         self.path.mkdir(parents=True, exist_ok=True)
         if processes.is_main() and not (self.path / _RECIPE).is_file():
             if datasets:

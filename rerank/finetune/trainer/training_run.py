@@ -170,7 +170,6 @@ class TrainingRun:
 
     @property
     def _batches(self) -> FirstBatches:
-        """The first batches of the training, for components that are initialised from data."""
         settings = self._settings()
         return FirstBatches(
             places=self._places,
@@ -185,7 +184,6 @@ class TrainingRun:
         return ListwiseModule(model, weighted_losses(self._recipe, self._components), self._readout, packs=self._packs)
 
     def _settings(self) -> dict[str, Any]:
-        """Return the keyword arguments of transformers' `TrainingArguments`."""
         table, optimizer, validation = self._recipe.training, self._recipe.optimizer, self._recipe.validation
         return {
             "output_dir": str(self._folder.path),

@@ -105,7 +105,6 @@ class ValidationRankings:
         return comparison, {name: {data.measure: run.mean} for name, run in zip(files, comparison.runs, strict=True)}
 
     def _rank(self, name: str) -> tuple[Run, float]:
-        """Rerank the candidates with the current weights; return the run and the fraction of windows that failed."""
         with self.open_backend() as backend, torch.no_grad():
             options = {}
             if self.readout and self.setup.method.judge.name == "attention":

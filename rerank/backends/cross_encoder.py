@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from rerank.errors import UsageError, ensure
 from rerank.lm.encoders import require_sentence_transformers
@@ -111,21 +111,28 @@ def check_single_device(options: BackendOptions, what: str) -> None:
         ensure(not value, f"{flag} is {value}, but {what}", expected="no adapter and no device map, but one device")
 
 
-def load_own_class(
-    name: str | Path, options: BackendOptions, backend: str, load: Callable[..., tuple[Any, Any]]
-) -> tuple[Any, Any, dict[str, str], ModelFiles]:
-    """Return a model, its tokenizer or processor, its identity and its files; ``load`` makes the first two.
+B = TypeVar("B", bound=LocalModel)
 
-    ``load`` builds the class of the model itself, which transformers lacks, so that no code of its repository is run.
+
+def load_own_class(
+    kind: Callable[..., B], name: str | Path, options: BackendOptions | None, load: Callable[..., tuple[Any, Any]]
+) -> B:
+    """Return the backend for a model whose class ``load`` builds, since transformers lacks it.
+
+    ``load`` returns the model, and its tokenizer or processor; no code of the model's repository is run.
     """
-    check_single_device(options, f"the backend is {backend}")
+    options = options or BackendOptions()
+    check_single_device(options, f"the backend is {plugin_name(cast(type, kind))}")
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
     files = locate_model(name, options.revision or "")
     with quiet_transformers(), named_loading_errors(files, device):
         model, tokenizer = load(files, device=device, dtype=dtype, **attention_arguments(options))
     check_finite_weights(model, f"Model {str(files)!r}")
-    return model, tokenizer, make_identity(files, options, dtype), files
+    with named_loading_errors(files, options.device):
+        backend = kind(model, tokenizer, identity=make_identity(files, options, dtype), options=options)
+    backend.set_source(files, options)
+    return backend
 
 
 class CrossEncoder(PassageScorer):

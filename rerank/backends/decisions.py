@@ -173,9 +173,6 @@ class Decisions(ServerBackend[int]):
         return [replace(replies[0], retries=attempts.retries), *replies[1:]]
 
 
-# Questions
-
-
 def split_prompt_into_question(
     request: Request, task: DecisionTask
 ) -> tuple[list[dict[str, Any]], decisions.DecisionQuestion]:
@@ -208,9 +205,6 @@ def split_prompt_into_question(
         return messages, decisions.ChoiceQuestion(type="choice", instructions=instructions, choices=choices)
     levels = [decisions.DecisionLevel(label=option) for option in reversed(task.options)]
     return messages, decisions.ScoreQuestion(type="score", instructions=instructions, levels=levels)
-
-
-# Answers
 
 
 class _UnusableAnswerError(Exception):

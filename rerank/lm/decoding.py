@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.generation.logits_process import TopPLogitsWarper
 
-from rerank.lm.forward_pass import TemporarySettings, kv_cache_argument_name, make_kv_cache
+from rerank.lm.forward_pass import kv_cache_argument_name, make_kv_cache, temporary_settings
 from rerank.lm.grouped_attention import has_full_attention, on_cpu
 from rerank.lm.model_process import check_scores
 from rerank.tasks import Sampling
@@ -56,7 +56,7 @@ def decode_continuations(
     if until is not None:
         text, tokenizer = until
         criteria.append(StopStringCriteria(tokenizer, [text]))
-    with TemporarySettings(model, config) as grouped:
+    with temporary_settings(model, config) as grouped:
         name = kv_cache_argument_name(model)
         # The cache of transformers is copied for every token. Models with a cache class of their own keep it.
         preallocated = grouped or (not on_cpu(model) and has_full_attention(model.config))

@@ -24,7 +24,7 @@ from transformers.masking_utils import sdpa_mask
 
 from rerank.errors import UsageError, ensure
 from rerank.lm import grouped_attention
-from rerank.lm.forward_pass import TemporarySettings, call_forward, make_kv_cache, restore_kv_cache, snapshot_kv_cache
+from rerank.lm.forward_pass import call_forward, make_kv_cache, restore_kv_cache, snapshot_kv_cache, temporary_settings
 from rerank.lm.grouped_attention import supports_grouped_attention
 from rerank.lm.model_process import is_split
 from rerank.lm.tokenizers import HfTokens, PromptSpans, locate_passage_tokens, locate_tokens
@@ -189,7 +189,7 @@ def _read_attention(model: Any, prompts: Sequence[PromptSpans], task: AttentionT
 
     AttentionInterface.register(NAME, capture_attention_forward)
     AttentionMaskInterface.register(NAME, make_capture_mask)
-    with TemporarySettings(model, attention=NAME):
+    with temporary_settings(model, attention=NAME):
         # Other kernels need a mask of quadratic size for later blocks, so the prefix is then a single block.
         block = _PREFILL_BLOCK if grouped_attention.on_cpu(model) else _ACCELERATOR_PREFILL_BLOCK
         step = block if grouped else max(1, common)

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from rerank.lm.decoding import add_noise
-from rerank.lm.forward_pass import OutputHead, TemporarySettings, call_forward, make_kv_cache
+from rerank.lm.forward_pass import OutputHead, call_forward, make_kv_cache, temporary_settings
 from rerank.lm.grouped_attention import has_full_attention, packs_rows
 from rerank.lm.model_process import check_scores
 from rerank.lm.permutation_grammar import GrammarState, PermutationGrammar
@@ -102,7 +102,7 @@ def decode_permutations(
         for prompt, grammar, sampling, seed, prefix in zip(prompts, grammars, samplings, seeds, cached, strict=True)
     ]
     batches = [rows] if has_full_attention(model.config) else [[row] for row in rows]
-    with TemporarySettings(model) as grouped, OutputHead(model) as head:
+    with temporary_settings(model) as grouped, OutputHead(model) as head:
         for batch in batches:
             _decode_batch(model, batch, head, packed=grouped)
     return rows

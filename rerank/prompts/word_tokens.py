@@ -26,10 +26,6 @@ class WordTokens:
     def lengths(self, texts: list[str]) -> list[int]:
         return list(map(_count, texts))
 
-    def picture_tokens(self, path: str) -> int:
-        """Return 1: a picture counts as one placeholder token, and is not read."""
-        return 1
-
     def cut(self, text: str, tokens: int) -> str:
         words = list(islice(_WORD.finditer(text), max(0, tokens) + 1))
         if len(words) <= tokens:

@@ -352,8 +352,6 @@ def _preserve_state() -> Iterator[None]:
             sys.modules[_MISLEADING] = misleading
 
 
-# Settings
-
 #: Options of vLLM's engine that ``--vllm-options`` may set, and their types. vLLM checks the names.
 ENGINE_OPTIONS: Mapping[str, Any] = {
     "gpu_memory_utilization": Annotated[float, Field(gt=0, le=1)],

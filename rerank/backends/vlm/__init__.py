@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -160,7 +159,6 @@ class VlmTokens(HfTokens):
         super().__init__(processor.tokenizer, context_size=context_size)
         self._processor = processor
         self.chat: Any = chat or PictureChat(processor)
-        self._picture_tokens = lru_cache(maxsize=1 << 14)(self._count_picture)
 
     def inputs(self, prompt: Prompt) -> dict[str, Any]:
         """Return the model inputs: ``input_ids`` of shape (1, tokens), and the tensors of the pictures."""
@@ -191,17 +189,6 @@ class VlmTokens(HfTokens):
         except UNREADABLE:
             texts = tuple(Message(m.role, m.content.replace(PICTURE, "")) for m in prompt)
             return super().count(texts)
-
-    def picture_tokens(self, path: str) -> int:
-        try:
-            return self._picture_tokens(path)
-        except UNREADABLE:
-            return 0
-
-    def _count_picture(self, path: str) -> int:
-        message = Message("user", PICTURE, images=(path,))
-        with_picture, without = self.encode([(message,), (replace(message, content="", images=()),)])
-        return len(with_picture) - len(without)
 
 
 def _content_parts(message: Message) -> Sequence[dict[str, str]]:

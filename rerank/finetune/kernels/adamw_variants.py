@@ -1,7 +1,7 @@
 """AdamW on factor pairs B A of low-rank adapters (LoRA-FA, LoRA-Pro), and on a fraction of the weights (SaRA).
 
 Let W + s B A be the adapted matrix with A (r x n) and B (m x r), and g (m x n) its gradient. Automatic differentiation
-gives dA = s B' g and dB = s g A'. A `GradientAdjustment` replaces dA and dB without computing g.
+gives dA = s B' g and dB = s g A'. `lora_fa_gradient` and `lora_pro_gradients` replace them without computing g.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +28,6 @@ class FactorPair:
     a: nn.Parameter  #: Factor A, shape (r, n).
     b: nn.Parameter  #: Factor B, shape (m, r).
     scale: float  #: Scaling factor s in W + s B A.
-
-
-#: Function that takes (pair, dA, dB), at least float32, and returns the gradients to use for A and B.
-GradientAdjustment = Callable[[FactorPair, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def find_factor_pairs(model: nn.Module) -> list[FactorPair]:
@@ -59,41 +55,27 @@ def _factor(module: nn.Module, factor: str, name: str) -> nn.Parameter | None:
     return weight if weight is not None and weight.ndim == 2 else None
 
 
-class FactorAdamW(ExactAdamW):
-    """AdamW on adjusted gradients for factor pairs, and on the original gradients for all other parameters.
+class LoraFaAdamW(ExactAdamW):
+    """AdamW on `lora_fa_gradient` of the factor B of each pair, and on the original gradients of other parameters."""
 
-    ``adjust`` is called for pairs whose B has a gradient. If A has none, dA is 0, and the result for A is not used.
-    """
-
-    def __init__(self, params: Any, *, pairs: list[FactorPair], adjust: GradientAdjustment, **options: Any) -> None:
+    def __init__(self, params: Any, *, pairs: list[FactorPair], damping: float, **options: Any) -> None:
         super().__init__(params, **options)
-        self._pairs = pairs
-        self._adjust = adjust
+        self._pairs, self._damping = pairs, damping
 
     def adjusted_gradients(self) -> Mapping[Tensor, Tensor]:
-        adjusted: dict[Tensor, Tensor] = {}
-        for pair in self._pairs:
-            a, b = pair.a.grad, pair.b.grad
-            if b is not None:
-                da = torch.zeros_like(pair.a) if a is None else a
-                new_a, new_b = self._adjust(pair, widen(da), widen(b))
-                adjusted |= {pair.a: new_a, pair.b: new_b}
-        return adjusted
+        pairs = [pair for pair in self._pairs if pair.b.grad is not None]
+        return {pair.b: lora_fa_gradient(pair, widen(cast(Tensor, pair.b.grad)), self._damping) for pair in pairs}
 
 
-def lora_fa_adjustment(damping: float) -> GradientAdjustment:
-    """Return the gradient adjustment for a frozen A: gB = dB (A A')^-1 / s^2 minimises ||s gB A - g||."""
-
-    def adjust(pair: FactorPair, da: Tensor, db: Tensor) -> tuple[Tensor, Tensor]:
-        # The least-squares solution of s gB A = g is gB = g A' (A A')^-1 / s, and g A' = dB / s.
-        aa = _damped_gram(widen(pair.a), damping)
-        return da, torch.linalg.solve(aa, db.T.to(aa.dtype)).T.to(db.dtype) / pair.scale**2
-
-    return adjust
+def lora_fa_gradient(pair: FactorPair, db: Tensor, damping: float) -> Tensor:
+    """Return the gradient for B with a frozen A: gB = dB (A A')^-1 / s^2 minimises ||s gB A - g||."""
+    # The least-squares solution of s gB A = g is gB = g A' (A A')^-1 / s, and g A' = dB / s.
+    aa = _damped_gram(widen(pair.a), damping)
+    return torch.linalg.solve(aa, db.T.to(aa.dtype)).T.to(db.dtype) / pair.scale**2
 
 
-def lora_pro_adjustment(damping: float) -> GradientAdjustment:
-    """Return the adjustment of LoRA-Pro: gA and gB for which s (B gA + gB A) is as close as possible to g.
+def lora_pro_gradients(pair: FactorPair, da: Tensor, db: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """Return gA and gB of LoRA-Pro, for which s (B gA + gB A) is as close as possible to g; inputs at least float32.
 
     Among all such pairs of gradients, gA and gB are the closest to dA and dB.
 
@@ -103,27 +85,23 @@ def lora_pro_adjustment(damping: float) -> GradientAdjustment:
 
     While B = 0, gA = dA = 0.
     """
-
-    def adjust(pair: FactorPair, da: Tensor, db: Tensor) -> tuple[Tensor, Tensor]:
-        dtype = da.dtype
-        aa, bb = _damped_gram(widen(pair.a), damping), _damped_gram(widen(pair.b).T, damping)
-        a, b, da, db = (x.to(aa.dtype) for x in (pair.a, pair.b, da, db))
-        # A A' and B'B (r x r) are symmetric. In the bases of their eigenvectors, the Sylvester equation for X is solved
-        # by one division per entry: X_ij = right_ij / (eigenvalue_i of B'B + eigenvalue_j of A A').
-        (values_aa, vectors_aa), (values_bb, vectors_bb) = torch.linalg.eigh(aa), torch.linalg.eigh(bb)
-        inverse_aa = (vectors_aa / values_aa) @ vectors_aa.T
-        inverse_bb = (vectors_bb / values_bb) @ vectors_bb.T
-        right = -(inverse_bb @ da @ a.T) / pair.scale**2
-        sums = values_bb[:, None] + values_aa[None, :]
-        x = vectors_bb @ ((vectors_bb.T @ right @ vectors_aa) / sums) @ vectors_aa.T
-        # (I - B (B'B)^-1 B') dB is the part of dB outside the column space of B; no m x m matrix is needed.
-        outside = db - b @ (inverse_bb @ (b.T @ db))
-        # gA (r, n) and gB (m, r) as in the docstring, with the solution X from above.
-        new_a = inverse_bb @ da / pair.scale**2 + x @ a
-        new_b = outside @ inverse_aa / pair.scale**2 - b @ x
-        return new_a.to(dtype), new_b.to(dtype)
-
-    return adjust
+    dtype = da.dtype
+    aa, bb = _damped_gram(widen(pair.a), damping), _damped_gram(widen(pair.b).T, damping)
+    a, b, da, db = (x.to(aa.dtype) for x in (pair.a, pair.b, da, db))
+    # A A' and B'B (r x r) are symmetric. In the bases of their eigenvectors, the Sylvester equation for X is solved
+    # by one division per entry: X_ij = right_ij / (eigenvalue_i of B'B + eigenvalue_j of A A').
+    (values_aa, vectors_aa), (values_bb, vectors_bb) = torch.linalg.eigh(aa), torch.linalg.eigh(bb)
+    inverse_aa = (vectors_aa / values_aa) @ vectors_aa.T
+    inverse_bb = (vectors_bb / values_bb) @ vectors_bb.T
+    right = -(inverse_bb @ da @ a.T) / pair.scale**2
+    sums = values_bb[:, None] + values_aa[None, :]
+    x = vectors_bb @ ((vectors_bb.T @ right @ vectors_aa) / sums) @ vectors_aa.T
+    # (I - B (B'B)^-1 B') dB is the part of dB outside the column space of B; no m x m matrix is needed.
+    outside = db - b @ (inverse_bb @ (b.T @ db))
+    # gA (r, n) and gB (m, r) as in the docstring, with the solution X from above.
+    new_a = inverse_bb @ da / pair.scale**2 + x @ a
+    new_b = outside @ inverse_aa / pair.scale**2 - b @ x
+    return new_a.to(dtype), new_b.to(dtype)
 
 
 def _damped_gram(rows: Tensor, damping: float) -> Tensor:
@@ -153,7 +131,7 @@ class EquivalentGradientAdamW(ExactStateOptimizer):
     def __init__(self, params: Any, *, pairs: list[FactorPair], damping: float, **options: Any) -> None:
         super().__init__(params, **options)
         self._pairs = {pair.b: pair for pair in pairs}
-        self._adjust = lora_pro_adjustment(damping)
+        self._damping = damping
 
     def load_state_dict(self, state_dict: State) -> None:
         """Load the result of `state_dict`; moments of single factors, which old checkpoints contain, are dropped."""
@@ -179,12 +157,13 @@ class EquivalentGradientAdamW(ExactStateOptimizer):
 
     def _step_pair(self, pair: FactorPair, da: Tensor, db: Tensor, group: State) -> None:
         a, b = widen(pair.a), widen(pair.b)
-        new_a, new_b = self._adjust(pair, widen(da), widen(db))
+        new_a, new_b = lora_pro_gradients(pair, widen(da), widen(db), self._damping)
         equivalent = pair.scale * (b @ new_a + new_b @ a)  # (m, n)
         # A step of Adam from 0 with the learning rate -1 gives the direction D (m, n).
         direction = torch.zeros_like(equivalent)
         step_adamw([direction], [equivalent], [self.state[pair.b]], {**group, "lr": -1.0, "weight_decay": 0.0})
-        new_a, new_b = self._adjust(pair, pair.scale * b.T @ direction, pair.scale * direction @ a.T)
+        da, db = pair.scale * b.T @ direction, pair.scale * direction @ a.T
+        new_a, new_b = lora_pro_gradients(pair, da, db, self._damping)
         for weight, change in ((pair.a, new_a), (pair.b, new_b)):
             decayed = widen(weight) * (1 - group["lr"] * group["weight_decay"])
             weight.copy_(decayed - group["lr"] * change)

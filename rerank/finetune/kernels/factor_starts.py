@@ -121,9 +121,6 @@ def save_difference(model: Any, folder: Path) -> None:
     peft_files.save_factors(model, learnt, folder, scaling=scaling)
 
 
-# Layers quantised to four bits
-
-
 def move_to_gpu(model: Any) -> Any:
     """Return the model on a GPU."""
     return model.cuda() if model.device.type == "cpu" else model

@@ -29,7 +29,7 @@ from rerank.backends.base.responses import (
 from rerank.backends.base.server import ServerBackend
 from rerank.backends.base.token_estimate import EstimatedTokens, estimate_prompt
 from rerank.errors import UsageError, error_repr
-from rerank.prompts.identifiers import LETTER_IDENTIFIERS
+from rerank.prompts.passages import LETTER_IDENTIFIERS
 from rerank.tasks import DecisionTask, Reply, Request
 from rerank.tasks.dialects import decisions
 

@@ -22,7 +22,6 @@ from rerank.lm.loading import (
     load_language_model,
     named_loading_errors,
     quiet_transformers,
-    require_torch,
 )
 from rerank.lm.memory import (
     MOST_CHARACTERS,
@@ -138,15 +137,6 @@ class Hf(LocalModel):
     @classmethod
     def load_described(cls, description: ModelDescription) -> Self:
         return cls._load(description.files.name, description.options, description.tokens)
-
-    @classmethod
-    def from_loaded(
-        cls, model: Any, tokenizer: Any, *, name: str = "in-memory", options: BackendOptions | None = None
-    ) -> Self:
-        """Wrap a model in memory. Its identity is only its name and dtype, so different models need different names."""
-        require_torch()
-        dtype = str(model.dtype).removeprefix("torch.")
-        return cls(model.eval(), tokenizer, identity={"model": name, "dtype": dtype}, options=options)
 
     @property
     def shares_batches(self) -> bool:  # type: ignore[override]

@@ -12,8 +12,7 @@ from typing import Any
 
 from rerank.backends.cross_encoder import DEFAULT_BATCH, PassageScorer, check_single_device
 from rerank.errors import BackendError
-from rerank.lm.encoders import require_sentence_transformers
-from rerank.lm.late_interaction import MaxSimScorer, load_multi_vector_model
+from rerank.lm.encoders import MaxSimScorer, load_multi_vector_model, require_sentence_transformers
 from rerank.lm.loading import locate_files, named_loading_errors
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Prompt

@@ -268,9 +268,8 @@ class Qlora(LoraFamily):
             # The error W - Q(W) needs W, which quantisation overwrites; the copies of W stay on the CPU.
             originals = {name: model.get_submodule(name).weight.detach().cpu().clone() for name in ranks}
         if not is_quantised:
-            kernels.factor_starts.quantise_layers(
-                kernels.factor_starts.move_to_gpu(model), LinearTargets().module_names(model)
-            )
+            on_gpu = model.cuda() if model.device.type == "cpu" else model
+            kernels.factor_starts.quantise_layers(on_gpu, LinearTargets().module_names(model))
         wrapped = super().attach(model, calibrate, seed=seed)
         if originals:
             kernels.factor_starts.start_from_quantisation_error(wrapped, originals)

@@ -220,7 +220,9 @@ class _Request:
         with ExitStack() as stack:
             show: Callable[[int], None] | None = None
             try:
-                while (state := wait(workers, 0.2, FIRST_EXCEPTION)).not_done and not _failed(state.done):
+                while (state := wait(workers, 0.2, FIRST_EXCEPTION)).not_done:
+                    if any(worker.exception() for worker in state.done):
+                        break
                     if not show and (total >= _QUIET_BYTES or time.monotonic() - started > _QUIET_SECONDS):
                         title = f"Downloading {self.name}"
                         note = f"{title} ({listing.commit[:12]}), {format_size(total)}, to {self.repository}"
@@ -254,10 +256,6 @@ def _start(function: Callable[[], T]) -> Future[T]:
 
     threading.Thread(target=run, name="hub", daemon=True).start()
     return future
-
-
-def _failed(done: set[Future[None]]) -> bool:
-    return any(future.exception() for future in done)
 
 
 def _grows(blobs: Path) -> bool:

@@ -66,6 +66,16 @@ def make_model(kind: str = "Llama", *, seed: int = 0, **config: Any) -> Any:
     return getattr(transformers, f"{kind}ForCausalLM")(made(**settings)).eval()
 
 
+def in_memory(
+    model: Any, tokenizer: Any, *, name: str = "in-memory", options: Any = None, kind: type[Any] | None = None
+) -> Any:
+    """The backend of a model in memory, whose identity is only its name and data type."""
+    from rerank.backends.hf import Hf
+
+    identity = {"model": name, "dtype": str(model.dtype).removeprefix("torch.")}
+    return (kind or Hf)(model.eval(), tokenizer, identity=identity, options=options)
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     """Threads would only wait for each other on tensors this small."""

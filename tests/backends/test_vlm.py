@@ -33,7 +33,7 @@ from rerank.tasks import (
     Sampling,
 )
 from rerank.types import Document, Query, Window
-from tests.backends.conftest import make_model, make_tokenizer
+from tests.backends.conftest import in_memory, make_model, make_tokenizer
 from tests.backends.seeing import MAKERS, draw, make_qwen
 from tests.judging import judge_windows
 from tests.raising import raises
@@ -51,7 +51,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def backends(folders: dict[str, Path]) -> dict[str, Vlm]:
     loaded = {name: Vlm.load(folder, FLOAT32) for name, folder in folders.items()}
-    return {**loaded, "qwen2-vl": Vlm.from_loaded(*make_qwen(), name="qwen2-vl")}
+    return {**loaded, "qwen2-vl": in_memory(*make_qwen(), name="qwen2-vl", kind=Vlm)}
 
 
 @pytest.fixture(scope="session")
@@ -297,9 +297,8 @@ def test_an_order_that_is_written_freely_is_parsed(backends: dict[str, Vlm], pat
 
 
 def test_models_of_texts_are_refused_where_pictures_are_shown(backends: dict[str, Vlm], paths: list[str]) -> None:
-    from rerank.backends.hf import Hf
 
-    texts = Hf.from_loaded(make_model(), make_tokenizer())
+    texts = in_memory(make_model(), make_tokenizer())
     with raises(UsageError, "in-memory", "vlm:NAME"):
         Reranker.from_backend(texts, method="fullrank-images")
     with raises(DataError, "'d0'"):

@@ -15,7 +15,6 @@ pytest.importorskip("transformers")
 import torch
 from transformers import GenerationConfig
 
-from rerank.backends.hf import Hf
 from rerank.errors import BackendError
 from rerank.lm.forward_pass import make_kv_cache
 from rerank.lm.loading import quiet_transformers
@@ -24,7 +23,7 @@ from rerank.lm.permutation_grammar import PermutationGrammar, tokenize_identifie
 from rerank.prompts.base import Message
 from rerank.tasks import PermutationTask, Request, Sampling
 from rerank.types import Document, Query, Window
-from tests.backends.conftest import make_model, make_tokenizer
+from tests.backends.conftest import in_memory, make_model, make_tokenizer
 from tests.raising import raises
 
 SEPARATOR = " > "
@@ -195,7 +194,7 @@ class _Silent:
 
 
 def test_the_backend_writes_the_chain_behind_a_begun_reply() -> None:
-    hf = Hf.from_loaded(make_model(), make_tokenizer())
+    hf = in_memory(make_model(), make_tokenizer())
     docs = tuple(Document(id=str(at)) for at in range(4))
     asked = [
         Request(

@@ -293,17 +293,17 @@ class Adalora(LinearTargets, PeftAdapter):
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
         wrapped = super().attach(model, calibrate, seed=seed)
-        kernels.adalora.register_importance(wrapped)
+        kernels.step_callbacks.register_importance(wrapped)
         return wrapped
 
     def callbacks(self, model: Any) -> list[Any]:
-        return [kernels.adalora.RankAllocationCallback(model, tinit=self.tinit, tfinal=self.tfinal)]
+        return [kernels.step_callbacks.RankAllocationCallback(model, tinit=self.tinit, tfinal=self.tfinal)]
 
     def penalty(self, model: Any) -> Any:
-        return self.orthogonality * kernels.adalora.orthogonality_penalty(model)
+        return self.orthogonality * kernels.step_callbacks.orthogonality_penalty(model)
 
     def save(self, model: Any, folder: Path) -> None:
-        kernels.peft_files.save_factors(model, kernels.adalora.fold_factors(model), folder)
+        kernels.peft_files.save_factors(model, kernels.step_callbacks.fold_factors(model), folder)
 
     def count_trainable(self, shapes: Shapes) -> int:
         return sum(self.initial_rank * (rows + columns + 1) for rows, columns in shapes)

@@ -21,9 +21,8 @@ from rerank.experiment.spec import Execution, RunSpec
 from rerank.finetune.component_registry import make_training_components
 from rerank.finetune.labels.files import read_labels, write_labels
 from rerank.finetune.labels.labelling import LabellingPlan, make_labels, prepare_labelling
-from rerank.finetune.labels.lists import LabelList
+from rerank.finetune.labels.lists import LabelList, query_texts
 from rerank.finetune.labels.splits import SplitShares, split_labels
-from rerank.finetune.labels.texts import query_texts
 from rerank.finetune.recipe import Recipe
 from rerank.finetune.trainer.training import train_adapter
 from rerank.io.text_files import replace_text_file

@@ -9,8 +9,14 @@ from typing import Any
 
 from rerank.errors import ensure
 from rerank.finetune.inspection import spectra
-from rerank.finetune.inspection.checkpoints import FULL, CheckpointReader, InspectedModel
-from rerank.finetune.inspection.weight_changes import WeightChange, iterate_weight_changes, missing_adapter_modules
+from rerank.finetune.inspection.checkpoints import (
+    FULL,
+    CheckpointReader,
+    InspectedModel,
+    WeightChange,
+    iterate_weight_changes,
+    missing_adapter_modules,
+)
 from rerank.io.reports import Grid, Report, format_cell, make_grid
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rerank.finetune.kernels import (  # noqa: F401
-        adalora,
         adamw,
         adamw_variants,
         factor_starts,

@@ -28,7 +28,7 @@ from rerank.finetune.trainer.training_run import TrainingRun
 from rerank.judges.generate import Generate
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import reply_prefix_of_prompt
-from rerank.prompts.identifiers import make_identifiers
+from rerank.prompts.passages import make_identifiers
 from rerank.tasks import Backend
 from rerank.types import Window
 

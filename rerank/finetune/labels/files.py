@@ -26,8 +26,7 @@ from typing import Literal, TextIO
 from rerank.collections import Collection
 from rerank.errors import DataError, UsageError, ensure, error_repr
 from rerank.finetune.labels.hub import HubDataset, is_hub_dataset
-from rerank.finetune.labels.lists import LabelList, TrainingList
-from rerank.finetune.labels.texts import attach_label_texts
+from rerank.finetune.labels.lists import LabelList, TrainingList, attach_label_texts
 from rerank.io.json_records import QUERY_IDS, JsonRecord, parse_json, parse_json_id, parse_json_text, read_json_lines
 from rerank.io.text_files import open_text_file, replace_text_file
 from rerank.parsing import parse_permutation

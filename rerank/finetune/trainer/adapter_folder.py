@@ -10,8 +10,7 @@ from typing import Any
 from rerank.errors import BackendError, MissingResourceError, ensure
 from rerank.evaluation import Comparison
 from rerank.evaluation.scores import format_p_value
-from rerank.finetune.inspection.checkpoints import ADAPTER_WEIGHTS, CheckpointReader
-from rerank.finetune.inspection.weight_changes import is_plain_lora
+from rerank.finetune.inspection.checkpoints import ADAPTER_WEIGHTS, CheckpointReader, is_plain_lora
 from rerank.finetune.recipe import ComponentTable, Recipe
 from rerank.io.atomic_folder import fill_folder
 from rerank.io.model_base import ModelBase, ModelBinding

@@ -19,7 +19,7 @@ from rerank.finetune.recipe import Recipe
 from rerank.installation import check_modules
 
 if TYPE_CHECKING:
-    from rerank.finetune.kernels.peft_configurations import PeftBehaviour
+    from rerank.finetune.kernels.peft_files import PeftBehaviour
 
 #: Number of module names that a message lists.
 _SHOWN = 8
@@ -172,8 +172,8 @@ class NamedPeftAdapter(LinearTargets, PeftAdapter):
     def peft_config(self, model: Any, seed: int) -> Any:
         options = self.peft_options()
         given = "target_modules" in options
-        targets = [] if given else kernels.peft_configurations.default_target_modules(self.configuration, self, model)
-        return kernels.peft_configurations.make_configuration(self.configuration, options, targets, seed=seed)
+        targets = [] if given else kernels.peft_files.default_target_modules(self.configuration, self, model)
+        return kernels.peft_files.make_configuration(self.configuration, options, targets, seed=seed)
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
         config = self.peft_config(model, seed)
@@ -181,7 +181,7 @@ class NamedPeftAdapter(LinearTargets, PeftAdapter):
             return kernels.peft_files.wrap(model, config, seed=seed)
 
     def count_trainable(self, shapes: Shapes) -> int:
-        return kernels.peft_configurations.count_trained(self.configuration, self.peft_options(), shapes)
+        return kernels.peft_files.count_trained(self.configuration, self.peft_options(), shapes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -374,7 +374,7 @@ class Peft(NamedPeftAdapter):
     def vllm(self) -> bool:  # type: ignore[override]
         from rerank.backends.vllm import unsupported_features
 
-        config = kernels.peft_configurations.make_configuration(self.config, self.options, ["linear"], seed=0)
+        config = kernels.peft_files.make_configuration(self.config, self.options, ["linear"], seed=0)
         return not unsupported_features(config.to_dict())
 
     def check_recipe(self, recipe: Recipe) -> None:
@@ -389,7 +389,7 @@ class Peft(NamedPeftAdapter):
                 "The adapter 'peft' has both target_modules and targets or layers",
                 expected="either target_modules, or targets and layers",
             )
-        kernels.peft_configurations.make_configuration(self.config, self.options, ["linear"], seed=recipe.seed)
+        kernels.peft_files.make_configuration(self.config, self.options, ["linear"], seed=recipe.seed)
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
         wrapped = super().attach(model, calibrate, seed=seed)
@@ -399,4 +399,4 @@ class Peft(NamedPeftAdapter):
 
     @cached_property
     def _behaviour(self) -> PeftBehaviour:
-        return kernels.peft_configurations.try_configuration(self.config, self.options, LinearTargets())
+        return kernels.peft_files.try_configuration(self.config, self.options, LinearTargets())

@@ -24,7 +24,6 @@ from rerank.finetune.labels.lists import TrainingList  # noqa: E402
 from rerank.finetune.recipe import Recipe, ScoreSource  # noqa: E402
 from rerank.finetune.trainer import packed_attention  # noqa: E402
 from rerank.finetune.trainer.base_model import CpuDropout, use_cpu_dropout  # noqa: E402
-from rerank.finetune.trainer.calibration_batches import fit_head_weights  # noqa: E402
 from rerank.finetune.trainer.examples import (  # noqa: E402
     ExampleBuilder,
     LossInputs,
@@ -40,6 +39,7 @@ from rerank.finetune.trainer.listwise_module import (  # noqa: E402
     WeightedLoss,
     collate_examples,
     enable_activation_checkpointing,
+    fit_head_weights,
 )
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
 from rerank.judges import Limits, open_judge  # noqa: E402

@@ -16,9 +16,9 @@ import torch
 from transformers import GenerationConfig
 
 from rerank.errors import BackendError
+from rerank.lm.decoding import decode_permutations
 from rerank.lm.forward_pass import make_kv_cache
 from rerank.lm.loading import quiet_transformers
-from rerank.lm.permutation_decoding import decode_permutations
 from rerank.lm.permutation_grammar import PermutationGrammar, tokenize_identifiers
 from rerank.prompts.base import Message
 from rerank.tasks import PermutationTask, Request, Sampling
@@ -228,7 +228,7 @@ def test_the_cache_has_about_the_size_that_is_used(monkeypatch: pytest.MonkeyPat
 
     model, made = make_model(), chain(make_tokenizer(), 40, 40)
     alone = [decode_permutations(model, [prompt], [made], [GREEDY], [0])[0] for prompt in prompts(*range(2, 22))]
-    monkeypatch.setattr("rerank.lm.permutation_decoding.make_kv_cache", record)
+    monkeypatch.setattr("rerank.lm.decoding.make_kv_cache", record)
     rows = decode_permutations(model, prompts(*range(2, 22)), [made] * 20, [GREEDY] * 20, [0] * 20)
     assert [row.state.order for row in rows] == [row.state.order for row in alone]
     layer = caches[0].layers[0]

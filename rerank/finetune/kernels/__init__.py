@@ -14,7 +14,6 @@ if TYPE_CHECKING:
         fake_quantisation,
         frozen_bases,
         grpo,
-        peft_configurations,
         peft_files,
         step_callbacks,
         subspace_adamw,

@@ -23,12 +23,12 @@ from rerank.finetune.components import RecipeComponents
 from rerank.finetune.recipe import Recipe, ValidationTable
 from rerank.finetune.trainer import base_model, packed_attention, processes
 from rerank.finetune.trainer.adapter_folder import AdapterDescription, write_adapter
-from rerank.finetune.trainer.calibration_batches import FirstBatches
 from rerank.finetune.trainer.cost_estimate import estimate_training
 from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs, check_judge
 from rerank.finetune.trainer.list_trainer import EarlyStopping, FinalValidation, ListTrainer, MetricsWriter, SingleGpu
 from rerank.finetune.trainer.listwise_module import (
     AttentionScorer,
+    FirstBatches,
     ListwiseModule,
     enable_activation_checkpointing,
     weighted_losses,

@@ -76,7 +76,7 @@ class LoraPlus(AdamOptions):
 class SubspaceOptions(AdamOptions):
     """Options of optimizers that save memory by keeping their moments in a subspace.
 
-    The attributes below, which `rerank.finetune.kernels.subspace_adamw` reads, define a method. A subclass is a row: it
+    The attributes below, which `rerank.finetune.kernels.adamw_variants` reads, define a method. A subclass is a row: it
     sets some of them, and makes options of others.
     """
 
@@ -114,7 +114,7 @@ class SubspaceOptions(AdamOptions):
         groups = kernels.adamw.make_parameter_groups(
             model, weight_decay, lambda name, weight: {"projected": weight in projected}
         )
-        return kernels.subspace_adamw.SubspaceAdamW(groups, lr=lr, rule=self, **self.moments)
+        return kernels.adamw_variants.SubspaceAdamW(groups, lr=lr, rule=self, **self.moments)
 
 
 @dataclass(frozen=True, kw_only=True)

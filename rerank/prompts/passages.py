@@ -196,7 +196,9 @@ LETTER_IDENTIFIERS = (*ascii_uppercase, *(a + b for a, b in product(ascii_upperc
 def make_identifiers(alphabet: Alphabet, count: int, tokens: TokenCounter) -> tuple[str, ...]:
     """Return identifiers for ``count`` passages, without brackets.
 
-    Letters are A to Z, then the pairs of letters that are a single token after a square bracket.
+    Letters are A to Z, then the pairs of letters that are a single token after a square bracket. A single-token
+    identifier needs the fewest decoding steps, and its logit is a score (FIRST, Reddy et al., EMNLP 2024, arXiv
+    2406.15657, section 3); most published listwise models were trained with numbers.
     """
     if alphabet == "numbers":
         return tuple(map(str, range(1, count + 1)))

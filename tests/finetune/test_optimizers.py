@@ -20,14 +20,15 @@ from rerank.finetune.component_registry import OPTIMIZERS, make_training_compone
 from rerank.finetune.components import Optimizer  # noqa: E402
 from rerank.finetune.extra.optimizers import Dct, Fira, Gradnormlorp, LoraFa, LoraPro, NaturalGalore, Riemannian, Sara  # noqa: E402
 from rerank.finetune.kernels.adamw import ExactAdamW, make_parameter_groups, projectable_matrices  # noqa: E402
-from rerank.finetune.kernels.adamw_variants import (  # noqa: E402
+from rerank.finetune.kernels.adamw_variants import (  # noqa: E402  # noqa: E402
     EquivalentGradientAdamW,
     FactorPair,
+    dct_columns,
     find_factor_pairs,
     lora_fa_gradient,
     lora_pro_gradients,
+    precondition_by_fisher,
 )
-from rerank.finetune.kernels.subspace_adamw import dct_columns, precondition_by_fisher  # noqa: E402
 from rerank.finetune.optimizers import (  # noqa: E402
     Adamw,
     Apollo,

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from rerank.errors import DataError, MissingResourceError, StorageError, UsageError, ensure, error_repr
 from rerank.finetune.inspection import checkpoints
 from rerank.finetune.inspection.checkpoints import ADAPTER_WEIGHTS, FULL, CheckpointReader, InspectedModel
-from rerank.finetune.inspection.spectra import shrink_intruder_dimensions
+from rerank.finetune.inspection.report import shrink_intruder_dimensions
 from rerank.io import atomic_folder
 from rerank.judges.attention.heads import BESIDE, HeadList, read_attention_heads
 from rerank.lm.loading import load_language_model, named_loading_errors, quiet_transformers

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
         grpo,
         peft_files,
         step_callbacks,
-        subspace_adamw,
     )
 
 

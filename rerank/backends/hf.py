@@ -1,7 +1,4 @@
-"""The backend ``hf``: local causal language models through transformers.
-
-Torch and transformers are imported when a model is loaded, not when this module is imported.
-"""
+"""The backend ``hf``: local causal language models through transformers."""
 
 from __future__ import annotations
 
@@ -14,15 +11,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from rerank.lm import loading
 from rerank.lm.jobs import Job, tokenize_requests
-from rerank.lm.loading import (
-    LANGUAGE,
-    ModelDescription,
-    describe_files,
-    load_language_model,
-    named_loading_errors,
-    quiet_transformers,
-)
 from rerank.lm.memory import (
     MOST_CHARACTERS,
     MOST_ROWS,
@@ -76,7 +66,7 @@ class Hf(LocalModel):
     tasks = frozenset({GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask, LogitTask, AttentionTask})
     takes_attention = merges_adapters = True
     #: Classes of transformers that load the model and its tokenizer.
-    classes: ClassVar[tuple[str, str]] = LANGUAGE
+    classes: ClassVar[tuple[str, str]] = loading.LANGUAGE
     #: The transformers model.
     model: Any
 
@@ -105,8 +95,8 @@ class Hf(LocalModel):
 
     @classmethod
     def _load(cls, name: str | Path, options: BackendOptions, tokens: HfTokens | None = None) -> Self:
-        loaded = load_language_model(name, options, cls.classes, tokenizer=tokens and tokens.tokenizer)
-        with named_loading_errors(loaded.files, options.device):
+        loaded = loading.load_language_model(name, options, cls.classes, tokenizer=tokens and tokens.tokenizer)
+        with loading.named_loading_errors(loaded.files, options.device):
             backend = cls(loaded.model, loaded.tokenizer, identity=loaded.identity, options=options)
         backend.tokens = tokens or backend.tokens
         backend.set_source(loaded.files, options)
@@ -124,18 +114,18 @@ class Hf(LocalModel):
         return most.get(device) if options.batch_size is None else None
 
     @staticmethod
-    def plan_batch_tokens(description: ModelDescription) -> int | None:
+    def plan_batch_tokens(description: loading.ModelDescription) -> int | None:
         """Return the maximum number of tokens per batch of a model whose weights are not loaded yet; None for none."""
         files, dtype = description.files, description.identity["dtype"]
         return choose_batch_tokens(description.options, description.device, lambda: plan_memory(files, dtype))
 
     @classmethod
-    def describe(cls, name: str | Path, options: BackendOptions) -> ModelDescription | None:
+    def describe(cls, name: str | Path, options: BackendOptions) -> loading.ModelDescription | None:
         """Describe the model that `load` would load, such as its identity; None if that requires loading it."""
-        return describe_files(name, options) if cls.classes == LANGUAGE else None
+        return loading.describe_files(name, options) if cls.classes == loading.LANGUAGE else None
 
     @classmethod
-    def load_described(cls, description: ModelDescription) -> Self:
+    def load_described(cls, description: loading.ModelDescription) -> Self:
         return cls._load(description.files.name, description.options, description.tokens)
 
     @property
@@ -216,7 +206,7 @@ class Hf(LocalModel):
         from rerank.lm.jobs import add_thoughts
         from rerank.lm.local_tasks import TASK_RUNNERS, decode_thought_token_ids
 
-        with quiet_transformers():
+        with loading.quiet_transformers():
             if any(job.sampling.thinking for job in jobs):
                 jobs = add_thoughts(partial(decode_thought_token_ids, self.model, self.tokens), self.tokens, jobs)
             return TASK_RUNNERS[type(jobs[0].request.task)](self.model, self.tokens, jobs, self._prefixes)

@@ -1,7 +1,4 @@
-"""The backend ``late_interaction``: scores passages by MaxSim with a multi-vector model, such as a ColBERT model.
-
-Sentence-transformers, torch and transformers are imported when a model is loaded, not when this module is imported.
-"""
+"""The backend ``late_interaction``: scores passages by MaxSim with a multi-vector model, such as a ColBERT model."""
 
 from __future__ import annotations
 

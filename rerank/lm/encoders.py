@@ -13,15 +13,7 @@ from rerank.errors import BackendError, UsageError, error_repr
 from rerank.installation import importing
 from rerank.io.model_base import MODULES, hash_encoder_folder
 from rerank.io.settings_files import try_read_json_object
-from rerank.lm.loading import (
-    check_finite_weights,
-    complete_weights,
-    is_of_bypassed_pooler,
-    named_loading_errors,
-    pick_device,
-    pick_dtype,
-    quiet_transformers,
-)
+from rerank.lm import loading
 from rerank.lm.model_files import ModelFiles
 from rerank.lm.model_process import require_model_process
 from rerank.lm.out_of_memory import BatchLimit, run_batches
@@ -51,7 +43,7 @@ class LoadingOptions(Protocol):
 
 def require_sentence_transformers(what: str, *, extra: str) -> Any:
     """Import sentence-transformers, which ``what`` needs and an extra installs, and return it."""
-    with quiet_transformers(), importing(f"{what} needs sentence-transformers", extra):
+    with loading.quiet_transformers(), importing(f"{what} needs sentence-transformers", extra):
         import sentence_transformers
     return sentence_transformers
 
@@ -69,12 +61,12 @@ def load_model(kind: str, files: ModelFiles, options: LoadingOptions) -> tuple[A
             expected="an embedding model of sentence-transformers' class SentenceTransformer",
             remedy="Use a SPLADE model as sparse:NAME, and a cross-encoder or multi-vector model with --model",
         )
-    device = pick_device(options.device)
-    dtype = pick_dtype(options.dtype, device)
+    device = loading.pick_device(options.device)
+    dtype = loading.pick_dtype(options.dtype, device)
     with (
-        quiet_transformers(),
-        named_loading_errors(files, device),
-        complete_weights(files, unused=partial(is_of_bypassed_pooler, files=files)),
+        loading.quiet_transformers(),
+        loading.named_loading_errors(files, device),
+        loading.complete_weights(files, unused=partial(loading.is_of_bypassed_pooler, files=files)),
     ):
         model = getattr(sentence_transformers, kind)(
             str(files.folder),
@@ -83,7 +75,7 @@ def load_model(kind: str, files: ModelFiles, options: LoadingOptions) -> tuple[A
             model_kwargs={"dtype": dtype, "use_safetensors": True},
             trust_remote_code=options.trust_remote_code,
         ).eval()
-    check_finite_weights(model, f"Model {str(files)!r}")
+    loading.check_finite_weights(model, f"Model {str(files)!r}")
     if kind == "SentenceTransformer" and not (files.folder / MODULES).is_file():
         made = " and ".join(" ".join(str(module).split()) for module in list(model)[1:])
         _log.warning("%s has no %s, which says how a text's vector is computed: %s is used", files, MODULES, made)
@@ -124,7 +116,7 @@ def encode_batches(
     """Encode items like `encode_in_batch`; a `BackendError` with the cause `MemoryError` says that one does not fit."""
     require_model_process()
     results = []
-    with quiet_transformers():
+    with loading.quiet_transformers():
         for _, found in run_batches(items, lambda batch: encode(list(batch)), length=length, limit=limit, what=what):
             if found is None:
                 message = f"Out of memory on one of {len(items)} {what} alone: {limit.reason}"

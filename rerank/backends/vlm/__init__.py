@@ -1,7 +1,4 @@
-"""The backend ``vlm``: vision-language models through transformers, one request at a time, and their token counter.
-
-Torch, transformers and Pillow are imported when a model is loaded, not when this module is imported.
-"""
+"""The backend ``vlm``: vision-language models through transformers, one request at a time, and their token counter."""
 
 from __future__ import annotations
 

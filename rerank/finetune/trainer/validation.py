@@ -1,7 +1,4 @@
-"""Validation during a training: rankings of a collection with the method of the recipe, and the loss on held-out lists.
-
-Imports torch.
-"""
+"""Validation during a training: rankings of a collection by the method of the recipe, and the loss on held-out lists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Validation during a training: rankings of a collection by the method of the recipe, and the loss on held-out lists."""
+"""Validation during a training: rankings of a collection by the method of the recipe, and the loss on other lists."""
 
 from __future__ import annotations
 

@@ -22,7 +22,6 @@ from rerank.errors import BackendError, DataError, UsageError, ensure
 from rerank.finetune.components import RecipeComponents
 from rerank.finetune.recipe import Recipe, ValidationTable
 from rerank.finetune.trainer import base_model, packed_attention, processes
-from rerank.finetune.trainer.adapter_folder import AdapterDescription, write_adapter
 from rerank.finetune.trainer.cost_estimate import estimate_training
 from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs, check_judge
 from rerank.finetune.trainer.list_trainer import EarlyStopping, FinalValidation, ListTrainer, MetricsWriter, SingleGpu
@@ -37,10 +36,12 @@ from rerank.finetune.trainer.schedule import ScheduledExamples, read_lists, sche
 from rerank.finetune.trainer.sharding import ShardedListTrainer, reshard_weights, shard_weights, share_structure
 from rerank.finetune.trainer.training_folder import (
     METRICS,
+    AdapterDescription,
     TrainingFolder,
     find_damage,
     find_last_checkpoint,
     storage_errors,
+    write_adapter,
 )
 from rerank.finetune.trainer.validation import Validation, ValidationRankings, held_out_loss
 from rerank.io.settings_files import read_json_object

@@ -16,9 +16,9 @@ from rerank.experiment.candidates import load_queries, retrieve_lists
 from rerank.experiment.spec import RunSpec
 from rerank.finetune.recipe import ValidationTable
 from rerank.finetune.trainer import processes
-from rerank.finetune.trainer.adapter_folder import write_current_heads
 from rerank.finetune.trainer.listwise_module import AttentionScorer, ListwiseModule, autocast
 from rerank.finetune.trainer.schedule import ScheduledExamples
+from rerank.finetune.trainer.training_folder import write_current_heads
 from rerank.io.run_files import read_run, write_run
 from rerank.pipeline.stream import rank_together
 from rerank.tasks import Backend

@@ -245,10 +245,6 @@ class _WeightFormula:
     #: sinks.
     sinks: torch.Tensor | None
 
-    @property
-    def is_standard(self) -> bool:
-        return self.softcap is None and self.sinks is None
-
     def weights(self, scores: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         """Return the weights, of shape (heads, queries, keys). With sinks, the weights of a query sum to less than 1.
 
@@ -337,7 +333,7 @@ def capture_attention_forward(
         return out.transpose(1, 2), None
     if capture.grouped:
         return grouped_attention.grouped_attention_forward(module, query, key, value, attention_mask, scaling, **kwargs)
-    if formula.is_standard:
+    if formula.softcap is None and formula.sinks is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     # No standard kernel supports softcaps or sinks, so the output is computed here, and the weights are discarded.
     return _in_chunks((query, key, value), attention_mask, formula, None)[0].transpose(1, 2), None

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from rerank.backends.hf import Hf
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -67,13 +70,13 @@ def make_model(kind: str = "Llama", *, seed: int = 0, **config: Any) -> Any:
 
 
 def in_memory(
-    model: Any, tokenizer: Any, *, name: str = "in-memory", options: Any = None, kind: type[Any] | None = None
-) -> Any:
+    model: Any, tokenizer: Any, *, name: str = "in-memory", options: Any = None, kind: type[Hf] | None = None
+) -> Hf:
     """The backend of a model in memory, whose identity is only its name and data type."""
-    from rerank.backends.hf import Hf
+    from rerank.backends import hf
 
     identity = {"model": name, "dtype": str(model.dtype).removeprefix("torch.")}
-    return (kind or Hf)(model.eval(), tokenizer, identity=identity, options=options)
+    return (kind or hf.Hf)(model.eval(), tokenizer, identity=identity, options=options)
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -51,7 +51,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def backends(folders: dict[str, Path]) -> dict[str, Vlm]:
     loaded = {name: Vlm.load(folder, FLOAT32) for name, folder in folders.items()}
-    return {**loaded, "qwen2-vl": in_memory(*make_qwen(), name="qwen2-vl", kind=Vlm)}
+    return {**loaded, "qwen2-vl": cast(Vlm, in_memory(*make_qwen(), name="qwen2-vl", kind=Vlm))}
 
 
 @pytest.fixture(scope="session")

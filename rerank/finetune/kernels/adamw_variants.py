@@ -91,7 +91,8 @@ def lora_fa_gradient(pair: FactorPair, db: Tensor, damping: float) -> Tensor:
     """Return the gradient for B with a frozen A: gB = dB (A A')^-1 / s^2 minimises ||s gB A - g||."""
     # The least-squares solution of s gB A = g is gB = g A' (A A')^-1 / s, and g A' = dB / s.
     aa = _damped_gram(widen(pair.a), damping)
-    return torch.linalg.solve(aa, db.T.to(aa.dtype)).T.to(db.dtype) / pair.scale**2
+    solution: Tensor = torch.linalg.solve(aa, db.T.to(aa.dtype)).T
+    return solution.to(db.dtype) / pair.scale**2
 
 
 def lora_pro_gradients(pair: FactorPair, da: Tensor, db: Tensor, damping: float) -> tuple[Tensor, Tensor]:

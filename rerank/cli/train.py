@@ -67,7 +67,6 @@ def train(
     from rerank.finetune.component_registry import make_training_components
     from rerank.finetune.recipe import read_recipe
     from rerank.finetune.trainer.training import train_adapter
-    from rerank.finetune.trainer.training_folder import push_adapter_to_hub
 
     read = read_recipe(recipe, trust_remote_code=trust_remote_code)
     if options.processes > 1 and not options.dry_run:

@@ -30,7 +30,7 @@ import torch
 
 from rerank.collections import open_collection
 from rerank.judges import Limits, open_judge
-from rerank.lm.forward_pass import TemporarySettings
+from rerank.lm.forward_pass import temporary_settings
 from rerank.lm.icr_scoring import sum_calibrated
 from rerank.lm.loading import quiet_transformers
 from rerank.lm.tokenizers import locate_passage_tokens
@@ -150,7 +150,7 @@ def run(backend: Any, asked: Request) -> Sequence[float]:
 def forward(backend: Any, asked: Request, *, fast: bool = False) -> None:
     """One plain forward pass over the prompt."""
     (ids,) = backend.tokens.encode([asked.prompt])
-    with torch.inference_mode(), TemporarySettings(backend.model, attention="" if fast else "sdpa"):
+    with torch.inference_mode(), temporary_settings(backend.model, attention="" if fast else "sdpa"):
         backend.model(torch.tensor([ids]), use_cache=True, logits_to_keep=1)
 
 
@@ -161,7 +161,7 @@ def weights(backend: Any, prompt: Any, task: AttentionTask, cache: Any = None) -
     """
     found = locate_passage_tokens(backend.tokens, prompt, task.spans, task.tail)
     start = found.tail if cache is not None else 0
-    with torch.inference_mode(), TemporarySettings(backend.model, attention="eager"):
+    with torch.inference_mode(), temporary_settings(backend.model, attention="eager"):
         out = backend.model(
             torch.tensor([found.ids[start:]]),
             output_attentions=True,

@@ -26,7 +26,7 @@ from transformers import GenerationConfig
 
 from rerank.collections import open_collection
 from rerank.judges import Limits, open_judge
-from rerank.lm.forward_pass import TemporarySettings
+from rerank.lm.forward_pass import temporary_settings
 from rerank.lm.loading import quiet_transformers
 from rerank.lm.local_tasks import identifier_tokens
 from rerank.lm.permutation_grammar import PermutationGrammar
@@ -120,7 +120,7 @@ def masked_generate(backend: Any, asked: Request, *, cache: str = "dynamic") -> 
         pad_token_id=end,
         cache_implementation=cache,
     )
-    with quiet_transformers(), torch.inference_mode(), TemporarySettings(backend.model, config, "sdpa"):
+    with quiet_transformers(), torch.inference_mode(), temporary_settings(backend.model, config, "sdpa"):
         out = backend.model.generate(torch.tensor([ids]), generation_config=config, prefix_allowed_tokens_fn=allowed)
     return [token for token in out[0, len(ids) :].tolist() if token != end]
 
@@ -146,7 +146,7 @@ def gap(backend: Any, asked: Request, slow: Sequence[int], order: Sequence[int])
     if parting is None:
         return 0.0, 0.0
     (ids,) = backend.tokens.encode([asked.prompt])
-    with torch.inference_mode(), TemporarySettings(backend.model, attention="sdpa"):
+    with torch.inference_mode(), temporary_settings(backend.model, attention="sdpa"):
         logits = backend.model(torch.tensor([[*ids, *slow[:parting]]]), logits_to_keep=1).logits[0, -1].float()
     one, other = float(logits[spelled[parting]]), float(logits[slow[parting]])
     return abs(one - other), abs(one - other) / max(abs(one), abs(other))

@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rerank.backends.cross_encoder import CrossEncoder
 from rerank.lm import icr_scoring
+from rerank.lm.decoding import decode_permutations
 from rerank.lm.log_likelihood import compute_log_likelihoods
-from rerank.lm.permutation_decoding import decode_permutations
 from rerank.lm.permutation_grammar import PermutationGrammar
 from rerank.lm.prefix_cache import PrefixCache
 from rerank.lm.tokenizers import PromptSpans

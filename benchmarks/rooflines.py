@@ -3,7 +3,7 @@
     python benchmarks/rooflines.py
 
 Nothing is measured. Memory is that of `MemoryPlan`; seconds are those of the roofline model, with the peaks of
-`rerank.lm.roofline`.
+`rerank.finetune.trainer.cost_estimate`.
 
 - A prefill of n tokens has 2 n operations per parameter of the layers, and 2 n^2 h per layer for causal attention,
   where h is the number of heads times their size (Kaplan et al. 2020, arXiv 2001.08361, table 1, half of the scores).
@@ -25,9 +25,9 @@ from typing import Any
 
 import transformers
 
+from rerank.finetune.trainer.cost_estimate import CARDS, Card
 from rerank.lm.memory import MOST_ROWS, MemoryPlan, plan_memory
 from rerank.lm.model_files import ModelFiles
-from rerank.lm.roofline import CARDS, Card
 
 GIB = 1 << 30
 #: Seconds per kernel that is launched alone, an assumption: CUDA graphs need less, a busy host more.

@@ -1,4 +1,4 @@
-"""The command that adds an extra to this installation.
+"""The command that adds an extra to this installation, and the errors that name it.
 
 The distribution is on no package index, and one day somebody else's may have its name there. So the command names the
 place that this installation is from, which installers record in ``direct_url.json`` (PEP 610).
@@ -10,11 +10,16 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import distributions
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
+
+from rerank.errors import MissingPrerequisiteError
 
 _NAME = "listrank"
 _PACKAGE = Path(__file__).resolve().parent
@@ -39,6 +44,26 @@ def install_command(extra: str, *more: str) -> str:
             # From an index, or from a folder that is gone. This environment's pip takes the version that it has.
             return f"{_quote(sys.executable)} -m pip install {_quote(f'{_NAME}{extras}=={found.version}')}"
     return f"pip install {_quote(f'.{extras}')} in a checkout of {_NAME}"  # a copy without metadata
+
+
+@contextmanager
+def importing(need: str, *extras: str) -> Iterator[None]:
+    """Name the extras to install if an import in the block fails; ``need`` is such as ``Plots need matplotlib``."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingPrerequisiteError(
+            f"{need}, and importing it failed: {error}", remedy=f"Run: {install_command(*extras)}"
+        ) from error
+
+
+def check_modules(what: str, modules: tuple[str, ...], *extras: str) -> None:
+    """Check that modules can be found, without importing them; ``what`` is the subject of the message."""
+    if missing := [name for name in modules if find_spec(name) is None]:
+        raise MissingPrerequisiteError(
+            f"{what} needs packages that are not installed: {' and '.join(missing)}",
+            remedy=f"Run: {install_command(*extras)}",
+        )
 
 
 def _is_checkout(folder: Path) -> bool:

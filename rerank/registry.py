@@ -105,8 +105,7 @@ class Registry:
         return own | {name: module for module, names in self.shared.items() for name in names.split()}
 
     def _added(self) -> dict[str, EntryPoint]:
-        points = _plugin_entry_points(f"rerank.{self.package}", tuple(sys.path))
-        return {point.name.replace("-", "_"): point for point in points}
+        return {point.name.replace("-", "_"): point for point in plugin_entry_points(f"rerank.{self.package}")}
 
     def _load(self, point: EntryPoint) -> Any:
         try:
@@ -121,9 +120,13 @@ class Registry:
             ) from error
 
 
+def plugin_entry_points(group: str) -> tuple[EntryPoint, ...]:
+    """Return the entry points of a group; cached, since this reads the metadata of all distributions on the path."""
+    return _plugin_entry_points(group, tuple(sys.path))
+
+
 @cache
 def _plugin_entry_points(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
-    """Return the entry points of a group; cached, since this reads the metadata of all distributions on the path."""
     return tuple(entry_points(group=group))
 
 

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "types": "errors",
     "registry": "errors",
     "selector": "registry",
-    "installation": "",
+    "installation": "errors",
     "settings": "errors",
     "terminal_text": "errors",
     "progress": "terminal_text",

@@ -1,4 +1,7 @@
-"""Backends, which run language models and rerankers, locally or on servers. Each is one module or package."""
+"""Backends, which run language models and rerankers, locally or on servers. Each is one module or package.
+
+Torch and other heavy packages are imported when a model is loaded, not when the module of its backend is imported.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The backend ``cross_encoder``: scores query-passage pairs with sentence-transformers.
-
-Sentence-transformers, torch and transformers are imported when a model is loaded, not when this module is imported.
-"""
+"""The backend ``cross_encoder``: scores query-passage pairs with sentence-transformers."""
 
 from __future__ import annotations
 
@@ -11,23 +8,11 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from rerank.errors import UsageError, ensure
+from rerank.lm import loading
 from rerank.lm.encoders import require_sentence_transformers
-from rerank.lm.loading import (
-    attention_arguments,
-    check_finite_weights,
-    complete_weights,
-    is_of_bypassed_pooler,
-    locate_files,
-    make_identity,
-    named_loading_errors,
-    pick_device,
-    pick_dtype,
-    quiet_transformers,
-    require_torch,
-)
 from rerank.lm.memory import MOST_ROWS, choose_batch_tokens, plan_tokens, split_into_batches
 from rerank.lm.model_files import ModelFiles, locate_model
 from rerank.lm.model_process import LocalModel, check_scores, require_model_process
@@ -111,21 +96,28 @@ def check_single_device(options: BackendOptions, what: str) -> None:
         ensure(not value, f"{flag} is {value}, but {what}", expected="no adapter and no device map, but one device")
 
 
-def load_own_class(
-    name: str | Path, options: BackendOptions, backend: str, load: Callable[..., tuple[Any, Any]]
-) -> tuple[Any, Any, dict[str, str], ModelFiles]:
-    """Return a model, its tokenizer or processor, its identity and its files; ``load`` makes the first two.
+B = TypeVar("B", bound=LocalModel)
 
-    ``load`` builds the class of the model itself, which transformers lacks, so that no code of its repository is run.
+
+def load_own_class(
+    kind: Callable[..., B], name: str | Path, options: BackendOptions | None, load: Callable[..., tuple[Any, Any]]
+) -> B:
+    """Return the backend for a model whose class ``load`` builds, since transformers lacks it.
+
+    ``load`` returns the model, and its tokenizer or processor; no code of the model's repository is run.
     """
-    check_single_device(options, f"the backend is {backend}")
-    device = pick_device(options.device)
-    dtype = pick_dtype(options.dtype, device)
+    options = options or BackendOptions()
+    check_single_device(options, f"the backend is {plugin_name(cast(type, kind))}")
+    device = loading.pick_device(options.device)
+    dtype = loading.pick_dtype(options.dtype, device)
     files = locate_model(name, options.revision or "")
-    with quiet_transformers(), named_loading_errors(files, device):
-        model, tokenizer = load(files, device=device, dtype=dtype, **attention_arguments(options))
-    check_finite_weights(model, f"Model {str(files)!r}")
-    return model, tokenizer, make_identity(files, options, dtype), files
+    with loading.quiet_transformers(), loading.named_loading_errors(files, device):
+        model, tokenizer = load(files, device=device, dtype=dtype, **loading.attention_arguments(options))
+    loading.check_finite_weights(model, f"Model {str(files)!r}")
+    with loading.named_loading_errors(files, options.device):
+        backend = kind(model, tokenizer, identity=loading.make_identity(files, options, dtype), options=options)
+    backend.set_source(files, options)
+    return backend
 
 
 class CrossEncoder(PassageScorer):
@@ -157,12 +149,11 @@ class CrossEncoder(PassageScorer):
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> CrossEncoder:
-        """Load a model from a folder or from the hub; only safetensors weights are read."""
         options = options or BackendOptions()
         check_single_device(options, "the model is a cross-encoder")
-        files = locate_files(name, options)
+        files = loading.locate_files(name, options)
         model, identity = load_cross_encoder_model(files, options)
-        with named_loading_errors(files, options.device):
+        with loading.named_loading_errors(files, options.device):
             backend = cls(model, identity=identity, options=options)
         backend.set_source(files, options)
         return backend
@@ -204,7 +195,7 @@ class CrossEncoder(PassageScorer):
     def _predict(self, pairs: list[tuple[str, str]]) -> Any:
         """Return the logits of a batch of pairs. Deadlines and cancellations are noticed before each batch."""
         raise_if_interrupted()
-        with quiet_transformers():
+        with loading.quiet_transformers():
             return self.model.predict(pairs, batch_size=len(pairs), show_progress_bar=False)
 
 
@@ -215,12 +206,12 @@ def load_cross_encoder_model(
 
     With ``new_head``, encoders without a classification head get a random one with one label, which has to be trained.
     """
-    device = pick_device(options.device)
-    dtype = pick_dtype(options.dtype, device)
+    device = loading.pick_device(options.device)
+    dtype = loading.pick_dtype(options.dtype, device)
     sentence_transformers = require_sentence_transformers("A cross-encoder", extra="cross-encoder")
-    torch, transformers = require_torch()
+    torch, transformers = loading.require_torch()
     library = files.is_library_cross_encoder
-    with quiet_transformers(), named_loading_errors(files, device):
+    with loading.quiet_transformers(), loading.named_loading_errors(files, device):
         classes: list[str] = []
         if library:
             files.check_modules(code=options.trust_remote_code)
@@ -249,21 +240,21 @@ def load_cross_encoder_model(
 
         def unused(weight: str) -> bool:
             """Return whether a weight is of a new head, which is to be trained, or of a pooler that modules bypass."""
-            return not has_head or (library and is_of_bypassed_pooler(weight, files))
+            return not has_head or (library and loading.is_of_bypassed_pooler(weight, files))
 
-        with complete_weights(files, unused=unused):
+        with loading.complete_weights(files, unused=unused):
             model = sentence_transformers.CrossEncoder(
                 str(files.folder),
                 device=device,
                 activation_fn=torch.nn.Identity(),
-                model_kwargs={"dtype": dtype, "use_safetensors": True} | attention_arguments(options),
+                model_kwargs={"dtype": dtype, "use_safetensors": True} | loading.attention_arguments(options),
                 trust_remote_code=options.trust_remote_code,
             )
-        check_finite_weights(model, f"Model {str(files)!r}")
+        loading.check_finite_weights(model, f"Model {str(files)!r}")
         _prepare_pairs(model)
         if not new_head:
             _check_heads(model, files)
-    return model, make_identity(files, options, dtype)
+    return model, loading.make_identity(files, options, dtype)
 
 
 def _prepare_pairs(model: Any) -> None:

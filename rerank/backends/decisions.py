@@ -15,21 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from rerank.backends.base import responses
 from rerank.backends.base.addresses import OPENAI, ServerProvider
-from rerank.backends.base.responses import (
-    Attempts,
-    RequestFailedError,
-    RequestRejectedError,
-    ServerResponse,
-    count_in,
-    name_in,
-    object_in,
-    shorten,
-)
 from rerank.backends.base.server import ServerBackend
 from rerank.backends.base.token_estimate import EstimatedTokens, estimate_prompt
 from rerank.errors import UsageError, error_repr
-from rerank.prompts.identifiers import LETTER_IDENTIFIERS
+from rerank.prompts.passages import LETTER_IDENTIFIERS
 from rerank.tasks import DecisionTask, Reply, Request
 from rerank.tasks.dialects import decisions
 
@@ -154,7 +145,7 @@ class Decisions(ServerBackend[int]):
         """Return the replies to several questions. If the server rejects the call, send each half separately."""
         questions = [asked.question.model_copy(update={"name": str(n)}) for n, asked in enumerate(batch)]
         body = decisions.DecisionRequest(model=self._model, input=shared, questions=questions)
-        attempts = Attempts(server.connection)
+        attempts = responses.Attempts(server.connection)
         try:
             replies = await server.connection.ask(
                 server.connection.address.endpoint_url("/decisions"),
@@ -162,8 +153,8 @@ class Decisions(ServerBackend[int]):
                 read=partial(parse_response, batch=batch),
                 attempts=attempts,
             )
-        except (RequestFailedError, RequestRejectedError) as error:
-            if isinstance(error, RequestRejectedError) and error.status in _DIVIDED and len(batch) > 1:
+        except (responses.RequestFailedError, responses.RequestRejectedError) as error:
+            if isinstance(error, responses.RequestRejectedError) and error.status in _DIVIDED and len(batch) > 1:
                 middle = len(batch) // 2
                 return [
                     *await self._ask(shared, batch[:middle], server),
@@ -171,9 +162,6 @@ class Decisions(ServerBackend[int]):
                 ]
             return [attempts.failed_reply(error, self._model)] * len(batch)
         return [replace(replies[0], retries=attempts.retries), *replies[1:]]
-
-
-# Questions
 
 
 def split_prompt_into_question(
@@ -210,14 +198,11 @@ def split_prompt_into_question(
     return messages, decisions.ScoreQuestion(type="score", instructions=instructions, levels=levels)
 
 
-# Answers
-
-
 class _UnusableAnswerError(Exception):
     """Raised if a question has no valid answer; the message states the reason for the user."""
 
 
-def parse_response(answer: ServerResponse, batch: Sequence[_Asked]) -> list[Reply]:
+def parse_response(answer: responses.ServerResponse, batch: Sequence[_Asked]) -> list[Reply]:
     """Convert a response to one reply per question. The name of each question is its position.
 
     Every complete response has been billed, so it is always converted. If there is not exactly one valid answer to a
@@ -226,14 +211,14 @@ def parse_response(answer: ServerResponse, batch: Sequence[_Asked]) -> list[Repl
     """
     body = answer.body
     if body.get("error") and not body.get("answers"):
-        raise RequestFailedError(f"The server responded with an error: {answer.text}")
-    usage = object_in(body.get("usage"))
-    cached = object_in(usage.get("input_tokens_details")).get("cached_tokens")
-    totals = [count_in(total) for total in (usage.get("input_tokens"), usage.get("output_tokens"), cached)]
+        raise responses.RequestFailedError(f"The server responded with an error: {answer.text}")
+    usage = responses.object_in(body.get("usage"))
+    cached = responses.object_in(usage.get("input_tokens_details")).get("cached_tokens")
+    totals = [responses.count_in(total) for total in (usage.get("input_tokens"), usage.get("output_tokens"), cached)]
     # Answers are found by name, or by order if none has a name; None stands for no answer or several answers.
     rows = body.get("answers")
     rows = rows if isinstance(rows, list) else []
-    names = [object_in(row).get("name") for row in rows]
+    names = [responses.object_in(row).get("name") for row in rows]
     if len(rows) != len(batch) or any(name is not None for name in names):
         expected = [str(position) for position in range(len(batch))]
         rows = [rows[names.index(name)] if names.count(name) == 1 else None for name in expected]
@@ -246,12 +231,12 @@ def parse_response(answer: ServerResponse, batch: Sequence[_Asked]) -> list[Repl
             tokens_in=tokens_in or asked.estimated,
             tokens_out=tokens_out,
             tokens_cached=tokens_cached,
-            served_model=name_in(body.get("model")),
+            served_model=responses.name_in(body.get("model")),
         )
         try:
             scores = _scores(asked.task, row)
         except _UnusableAnswerError as error:
-            replies.append(replace(reply, error=shorten(answer.unreadable or str(error))))
+            replies.append(replace(reply, error=responses.shorten(answer.unreadable or str(error))))
         else:
             replies.append(replace(reply, scores=scores or (), finish="refused" if scores is None else "stop"))
     return replies

@@ -1,7 +1,4 @@
-"""The backends ``seq2seq`` and ``fusion``: local encoder-decoder models such as T5.
-
-Torch and transformers are imported when a model is loaded, not when this module is imported.
-"""
+"""The backends ``seq2seq`` and ``fusion``: local encoder-decoder models such as T5."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The backend ``hf``: local causal language models through transformers.
-
-Torch and transformers are imported when a model is loaded, not when this module is imported.
-"""
+"""The backend ``hf``: local causal language models through transformers."""
 
 from __future__ import annotations
 
@@ -14,16 +11,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from rerank.lm import loading
 from rerank.lm.jobs import Job, tokenize_requests
-from rerank.lm.loading import (
-    LANGUAGE,
-    ModelDescription,
-    describe_files,
-    load_language_model,
-    named_loading_errors,
-    quiet_transformers,
-    require_torch,
-)
 from rerank.lm.memory import (
     MOST_CHARACTERS,
     MOST_ROWS,
@@ -77,7 +66,7 @@ class Hf(LocalModel):
     tasks = frozenset({GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask, LogitTask, AttentionTask})
     takes_attention = merges_adapters = True
     #: Classes of transformers that load the model and its tokenizer.
-    classes: ClassVar[tuple[str, str]] = LANGUAGE
+    classes: ClassVar[tuple[str, str]] = loading.LANGUAGE
     #: The transformers model.
     model: Any
 
@@ -102,13 +91,12 @@ class Hf(LocalModel):
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> Self:
-        """Load a model from a folder written by ``save_pretrained`` or from the hub."""
         return cls._load(name, options or BackendOptions())
 
     @classmethod
     def _load(cls, name: str | Path, options: BackendOptions, tokens: HfTokens | None = None) -> Self:
-        loaded = load_language_model(name, options, cls.classes, tokenizer=tokens and tokens.tokenizer)
-        with named_loading_errors(loaded.files, options.device):
+        loaded = loading.load_language_model(name, options, cls.classes, tokenizer=tokens and tokens.tokenizer)
+        with loading.named_loading_errors(loaded.files, options.device):
             backend = cls(loaded.model, loaded.tokenizer, identity=loaded.identity, options=options)
         backend.tokens = tokens or backend.tokens
         backend.set_source(loaded.files, options)
@@ -118,7 +106,6 @@ class Hf(LocalModel):
 
     @staticmethod
     def choose_batch_size(options: BackendOptions, device: str) -> int:
-        """Return the batch size: 1 if deterministic, else that of the options or the default for ``device``, or 4."""
         return 1 if options.deterministic else options.batch_size or DEFAULT_BATCH.get(device, 4)
 
     @staticmethod
@@ -127,28 +114,19 @@ class Hf(LocalModel):
         return most.get(device) if options.batch_size is None else None
 
     @staticmethod
-    def plan_batch_tokens(description: ModelDescription) -> int | None:
+    def plan_batch_tokens(description: loading.ModelDescription) -> int | None:
         """Return the maximum number of tokens per batch of a model whose weights are not loaded yet; None for none."""
         files, dtype = description.files, description.identity["dtype"]
         return choose_batch_tokens(description.options, description.device, lambda: plan_memory(files, dtype))
 
     @classmethod
-    def describe(cls, name: str | Path, options: BackendOptions) -> ModelDescription | None:
+    def describe(cls, name: str | Path, options: BackendOptions) -> loading.ModelDescription | None:
         """Describe the model that `load` would load, such as its identity; None if that requires loading it."""
-        return describe_files(name, options) if cls.classes == LANGUAGE else None
+        return loading.describe_files(name, options) if cls.classes == loading.LANGUAGE else None
 
     @classmethod
-    def load_described(cls, description: ModelDescription) -> Self:
+    def load_described(cls, description: loading.ModelDescription) -> Self:
         return cls._load(description.files.name, description.options, description.tokens)
-
-    @classmethod
-    def from_loaded(
-        cls, model: Any, tokenizer: Any, *, name: str = "in-memory", options: BackendOptions | None = None
-    ) -> Self:
-        """Wrap a model in memory. Its identity is only its name and dtype, so different models need different names."""
-        require_torch()
-        dtype = str(model.dtype).removeprefix("torch.")
-        return cls(model.eval(), tokenizer, identity={"model": name, "dtype": dtype}, options=options)
 
     @property
     def shares_batches(self) -> bool:  # type: ignore[override]
@@ -228,19 +206,17 @@ class Hf(LocalModel):
         from rerank.lm.jobs import add_thoughts
         from rerank.lm.local_tasks import TASK_RUNNERS, decode_thought_token_ids
 
-        with quiet_transformers():
+        with loading.quiet_transformers():
             if any(job.sampling.thinking for job in jobs):
                 jobs = add_thoughts(partial(decode_thought_token_ids, self.model, self.tokens), self.tokens, jobs)
             return TASK_RUNNERS[type(jobs[0].request.task)](self.model, self.tokens, jobs, self._prefixes)
 
     @cached_property
     def _plan(self) -> MemoryPlan:
-        """The memory per token of the loaded model."""
         return plan_tokens(self.model.config, str(self.model.dtype).removeprefix("torch."))
 
     @cached_property
     def _prefixes(self) -> PrefixCache | None:
-        """The cache of prompt prefixes; None if prefixes are not reused."""
         from rerank.lm.prefix_cache import PrefixCache, supports_prefixes
 
         return PrefixCache(self.model) if self._reuse and supports_prefixes(self.model) else None

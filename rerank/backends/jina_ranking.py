@@ -15,7 +15,7 @@ from typing import Any
 
 from rerank.backends.cross_encoder import PassageScorer, load_own_class
 from rerank.errors import DataError, ensure
-from rerank.lm.loading import complete_weights, named_loading_errors, quiet_transformers, require_torch
+from rerank.lm.loading import complete_weights, quiet_transformers, require_torch
 from rerank.lm.model_files import ModelFiles
 from rerank.lm.out_of_memory import run_batches
 from rerank.lm.tokenizers import HfTokens, stated_context_size
@@ -89,13 +89,7 @@ class JinaRanking(PassageScorer):
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> JinaRanking:
-        """Load a model from a folder or from the hub; only safetensors weights are read, and no code is run."""
-        options = options or BackendOptions()
-        model, tokenizer, identity, files = load_own_class(name, options, "jina_ranking", _load_model)
-        with named_loading_errors(files, options.device):
-            backend = cls(model, tokenizer, identity=identity, options=options)
-        backend.set_source(files, options)
-        return backend
+        return load_own_class(cls, name, options, _load_model)
 
     def score(self, prompt: Prompt) -> Reply:
         if not prompt[1:]:
@@ -146,7 +140,6 @@ class JinaRanking(PassageScorer):
             yield block
 
     def _run_block(self, query: str, passages: Sequence[str]) -> tuple[_Vectors, int]:
-        """Return the vectors of a block and the number of its tokens."""
         torch, _ = require_torch()
         raise_if_interrupted()
         ids = self.tokens.ids(render_ranking_prompt(query, passages))

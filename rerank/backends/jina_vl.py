@@ -16,7 +16,7 @@ from rerank.backends.cross_encoder import load_own_class
 from rerank.backends.vlm import Vlm, VlmTokens
 from rerank.io.pictures import require_pillow
 from rerank.lm.jobs import Job
-from rerank.lm.loading import complete_weights, named_loading_errors, quiet_transformers, require_torch
+from rerank.lm.loading import complete_weights, quiet_transformers, require_torch
 from rerank.lm.model_files import ModelFiles
 from rerank.lm.tokenizers import ChatRenderer
 from rerank.prompts.base import PICTURE, Prompt
@@ -66,14 +66,8 @@ class JinaVl(Vlm):
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> Self:
-        """Load a model from a folder or from the hub; only safetensors weights are read, and no code is run."""
         require_pillow()
-        options = options or BackendOptions()
-        model, processor, identity, files = load_own_class(name, options, "jina_vl", _load_model)
-        with named_loading_errors(files, options.device):
-            backend = cls(model, processor, identity=identity, options=options)
-        backend.set_source(files, options)
-        return backend
+        return load_own_class(cls, name, options, _load_model)
 
     def _run(self, jobs: list[Job]) -> list[Reply]:
         from rerank.lm.local_tasks import make_reply

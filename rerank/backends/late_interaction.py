@@ -1,7 +1,4 @@
-"""The backend ``late_interaction``: scores passages by MaxSim with a multi-vector model, such as a ColBERT model.
-
-Sentence-transformers, torch and transformers are imported when a model is loaded, not when this module is imported.
-"""
+"""The backend ``late_interaction``: scores passages by MaxSim with a multi-vector model, such as a ColBERT model."""
 
 from __future__ import annotations
 
@@ -12,8 +9,7 @@ from typing import Any
 
 from rerank.backends.cross_encoder import DEFAULT_BATCH, PassageScorer, check_single_device
 from rerank.errors import BackendError
-from rerank.lm.encoders import require_sentence_transformers
-from rerank.lm.late_interaction import MaxSimScorer, load_multi_vector_model
+from rerank.lm.encoders import MaxSimScorer, load_multi_vector_model, require_sentence_transformers
 from rerank.lm.loading import locate_files, named_loading_errors
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Prompt
@@ -30,7 +26,6 @@ class DocumentTokens(HfTokens):
         self._special_tokens = special_tokens
 
     def documents(self, prompt: Prompt) -> list[int]:
-        """Return the number of tokens of each document of a prompt."""
         return [self._special_tokens + length for length in self.lengths([turn.content for turn in prompt[1:]])]
 
     def count(self, prompt: Prompt) -> int:
@@ -69,7 +64,6 @@ class LateInteraction(PassageScorer):
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> LateInteraction:
-        """Load a model from a folder or from the hub; only safetensors weights are read."""
         options = options or BackendOptions()
         check_single_device(options, "the model is a multi-vector model")
         require_sentence_transformers("A multi-vector model", extra="late-interaction")
@@ -81,7 +75,6 @@ class LateInteraction(PassageScorer):
         return backend
 
     def score(self, prompt: Prompt) -> Reply:
-        """Return the reply to one request, with one score per passage."""
         query, *passages = [message.content for message in prompt]
         lengths = self.tokens.documents(prompt)
         (query_length,) = self.tokens.lengths([query])

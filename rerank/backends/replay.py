@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Protocol, Self, get_args
 
 from rerank.prompts.word_tokens import WordTokens
@@ -63,7 +62,7 @@ class Replay(BaseBackend):
         by_query: defaultdict[str, list[RecordedCall]] = defaultdict(list)
         for call in calls:
             by_query[call.query_id].append(call)
-        self._calls_of: Callable[[str], Iterable[RecordedCall]] = partial(_get, dict(by_query))
+        self._calls_of: Callable[[str], Iterable[RecordedCall] | None] = dict(by_query).get
         self._queries = sys.maxsize
         self._open: OrderedDict[str, dict[_Key, Reply]] = OrderedDict()
         self._unused: dict[str, set[_Key]] = {}
@@ -100,16 +99,11 @@ class Replay(BaseBackend):
         )
 
     def _replies_of(self, query_id: str) -> dict[_Key, Reply]:
-        """Return a mapping from each window and seed of a query to the first recorded reply."""
         if query_id not in self._open:
             replies: dict[_Key, Reply] = {}
-            for call in self._calls_of(query_id):
+            for call in self._calls_of(query_id) or ():
                 replies.setdefault((tuple(call.doc_ids), call.seed), call.reply)
             self._open[query_id], self._unused[query_id] = replies, set(replies)
             if len(self._open) > self._queries:
                 self._unused.pop(self._open.popitem(last=False)[0])
         return self._open[query_id]
-
-
-def _get(calls: Mapping[str, Iterable[RecordedCall]], query_id: str) -> Iterable[RecordedCall]:
-    return calls.get(query_id, ())

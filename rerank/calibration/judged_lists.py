@@ -46,10 +46,6 @@ class JudgedList:
     def has_relevant(self) -> bool:
         return any(self.relevant)
 
-    @property
-    def is_judged(self) -> bool:
-        return any(label is not None for label in self.relevant)
-
     def cut(self, depth: int) -> JudgedList:
         """Return the list with only the first ``depth`` documents of the first stage, still in the final order."""
         ranks = sorted(self.first_stage_ranks)[:depth]
@@ -138,7 +134,7 @@ class JudgedLists:
     def select(self, change: Callable[[JudgedList], JudgedList | None]) -> JudgedLists:
         """Apply ``change`` to each list. Omit lists for which it returns None or a list without a judged document."""
         documents, answerable = (
-            tuple(new for ranking in lists if (new := change(ranking)) is not None and new.is_judged)
+            tuple(new for ranking in lists if (new := change(ranking)) and set(new.relevant) - {None})
             for lists in (self.documents, self.answerable)
         )
         return JudgedLists(documents=documents, answerable=answerable)

@@ -213,7 +213,7 @@ def filter_lists(
     """
     from rerank.finetune.labels.files import read_labels, write_labels
     from rerank.finetune.labels.filters import ListFilter, filter_labels
-    from rerank.finetune.labels.texts import document_lengths
+    from rerank.finetune.labels.lists import document_lengths
 
     list_filter = ListFilter(**vars(limits))
     if agree_with is not None and not list_filter.uses_agreement:
@@ -355,7 +355,7 @@ def convert(
     """
     from rerank.finetune.labels.files import read_label_lists_of_file
     from rerank.finetune.labels.filters import truncate_texts
-    from rerank.finetune.labels.texts import mark_folder, write_folder
+    from rerank.finetune.labels.lists import mark_folder, write_folder
 
     ensure(by in ("scores", "kind"), f"--by is {by!r}", expected="scores or kind")
     skipped: Counter[str] = Counter()
@@ -384,7 +384,7 @@ def _written_parts(report: Mapping[str, Any], *keys: str) -> Iterator[Grid | str
 
 def _look_up_texts(labels: Sequence[LabelList], collection: str | None, *, needed: bool) -> dict[str, str]:
     """Return a mapping from query id to query text, taken from the labels or else from the collection."""
-    from rerank.finetune.labels.texts import query_texts
+    from rerank.finetune.labels.lists import query_texts
 
     texts = query_texts(labels, _open_collection(collection))
     missing = {label.qid for label in labels} - set(texts)

@@ -66,7 +66,6 @@ def train(
     """
     from rerank.finetune.component_registry import make_training_components
     from rerank.finetune.recipe import read_recipe
-    from rerank.finetune.trainer.adapter_folder import push_adapter_to_hub
     from rerank.finetune.trainer.training import train_adapter
 
     read = read_recipe(recipe, trust_remote_code=trust_remote_code)
@@ -111,6 +110,8 @@ def train(
         rows += [[f"{name}, {title}", value] for name, value in values.items()]
     emit_content(dataclasses.asdict(result), [make_grid(["", result.folder], rows)], form)
     if push:
+        from rerank.finetune.trainer.training_folder import push_adapter_to_hub
+
         print_note(push_adapter_to_hub(out, push))
     _print_use(out)
 

@@ -16,10 +16,10 @@ from rerank.errors import MissingPrerequisiteError, UsageError, ensure, error_re
 from rerank.finetune import kernels
 from rerank.finetune.components import CalibrationBatches, ComponentBase, ParameterKind, Shapes, check_range, option
 from rerank.finetune.recipe import Recipe
-from rerank.installation import install_command
+from rerank.installation import check_modules
 
 if TYPE_CHECKING:
-    from rerank.finetune.kernels.peft_configurations import PeftBehaviour
+    from rerank.finetune.kernels.peft_files import PeftBehaviour
 
 #: Number of module names that a message lists.
 _SHOWN = 8
@@ -53,7 +53,6 @@ class LinearTargets(ComponentBase):
         return names
 
     def selects(self, name: str) -> bool:
-        """Return whether a module with this full name is adapted."""
         # The first number in a module's name is its layer, as in model.layers.3.self_attn.q_proj.
         layer = re.search(r"\.(\d+)\.", name)
         if self.layers is not None and (layer is None or int(layer[1]) >= self.layers):
@@ -173,8 +172,8 @@ class NamedPeftAdapter(LinearTargets, PeftAdapter):
     def peft_config(self, model: Any, seed: int) -> Any:
         options = self.peft_options()
         given = "target_modules" in options
-        targets = [] if given else kernels.peft_configurations.default_target_modules(self.configuration, self, model)
-        return kernels.peft_configurations.make_configuration(self.configuration, options, targets, seed=seed)
+        targets = [] if given else kernels.peft_files.default_target_modules(self.configuration, self, model)
+        return kernels.peft_files.make_configuration(self.configuration, options, targets, seed=seed)
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
         config = self.peft_config(model, seed)
@@ -182,7 +181,7 @@ class NamedPeftAdapter(LinearTargets, PeftAdapter):
             return kernels.peft_files.wrap(model, config, seed=seed)
 
     def count_trainable(self, shapes: Shapes) -> int:
-        return kernels.peft_configurations.count_trained(self.configuration, self.peft_options(), shapes)
+        return kernels.peft_files.count_trained(self.configuration, self.peft_options(), shapes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,9 +268,8 @@ class Qlora(LoraFamily):
             # The error W - Q(W) needs W, which quantisation overwrites; the copies of W stay on the CPU.
             originals = {name: model.get_submodule(name).weight.detach().cpu().clone() for name in ranks}
         if not is_quantised:
-            kernels.factor_starts.quantise_layers(
-                kernels.factor_starts.move_to_gpu(model), LinearTargets().module_names(model)
-            )
+            on_gpu = model.cuda() if model.device.type == "cpu" else model
+            kernels.factor_starts.quantise_layers(on_gpu, LinearTargets().module_names(model))
         wrapped = super().attach(model, calibrate, seed=seed)
         if originals:
             kernels.factor_starts.start_from_quantisation_error(wrapped, originals)
@@ -374,10 +372,9 @@ class Peft(NamedPeftAdapter):
 
     @property
     def vllm(self) -> bool:  # type: ignore[override]
-        """Whether vLLM supports all features of the configuration, as it does for a plain LoRA."""
         from rerank.backends.vllm import unsupported_features
 
-        config = kernels.peft_configurations.make_configuration(self.config, self.options, ["linear"], seed=0)
+        config = kernels.peft_files.make_configuration(self.config, self.options, ["linear"], seed=0)
         return not unsupported_features(config.to_dict())
 
     def check_recipe(self, recipe: Recipe) -> None:
@@ -386,15 +383,13 @@ class Peft(NamedPeftAdapter):
                 "The adapter 'peft' is used without its option config",
                 expected="the name of a configuration of peft, such as config = 'boft'",
             )
-        if find_spec("peft") is None:
-            raise MissingPrerequisiteError("peft is not installed", remedy=f"Run: {install_command('train')}")
-
+        check_modules("The adapter 'peft'", ("peft",), "train")
         if "target_modules" in self.options and (self.targets != "all-linear" or self.layers is not None):
             raise UsageError(
                 "The adapter 'peft' has both target_modules and targets or layers",
                 expected="either target_modules, or targets and layers",
             )
-        kernels.peft_configurations.make_configuration(self.config, self.options, ["linear"], seed=recipe.seed)
+        kernels.peft_files.make_configuration(self.config, self.options, ["linear"], seed=recipe.seed)
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
         wrapped = super().attach(model, calibrate, seed=seed)
@@ -404,4 +399,4 @@ class Peft(NamedPeftAdapter):
 
     @cached_property
     def _behaviour(self) -> PeftBehaviour:
-        return kernels.peft_configurations.try_configuration(self.config, self.options, LinearTargets())
+        return kernels.peft_files.try_configuration(self.config, self.options, LinearTargets())

@@ -28,7 +28,6 @@ class AdamOptions(ComponentBase):
 
     @property
     def moments(self) -> dict[str, Any]:
-        """The keyword arguments ``betas`` and ``eps`` of torch's optimizers, from the options of the same meaning."""
         return {"betas": (self.beta1, self.beta2), "eps": self.eps}
 
     def count_state(self, shapes: Shapes) -> int:
@@ -77,7 +76,7 @@ class LoraPlus(AdamOptions):
 class SubspaceOptions(AdamOptions):
     """Options of optimizers that save memory by keeping their moments in a subspace.
 
-    The attributes below, which `rerank.finetune.kernels.subspace_adamw` reads, define a method. A subclass is a row: it
+    The attributes below, which `rerank.finetune.kernels.adamw_variants` reads, define a method. A subclass is a row: it
     sets some of them, and makes options of others.
     """
 
@@ -115,7 +114,7 @@ class SubspaceOptions(AdamOptions):
         groups = kernels.adamw.make_parameter_groups(
             model, weight_decay, lambda name, weight: {"projected": weight in projected}
         )
-        return kernels.subspace_adamw.SubspaceAdamW(groups, lr=lr, rule=self, **self.moments)
+        return kernels.adamw_variants.SubspaceAdamW(groups, lr=lr, rule=self, **self.moments)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +216,6 @@ class TransformersOptimizer:
 
     @property
     def _package(self) -> tuple[str, str]:
-        """Module that the optimizer needs, and distribution of the module; both are empty if no module is needed."""
         found = ((module, distribution) for pattern, module, distribution in _PACKAGES if re.search(pattern, self.name))
         return next(found, ("", ""))
 

@@ -199,12 +199,10 @@ class ValidationTable(_Table):
 
     @property
     def has_lists(self) -> bool:
-        """True if the recipe provides held-out lists, on which the loss is measured."""
         return bool(self.lists or self.share)
 
     @property
     def ranking_measure(self) -> str:
-        """Measure of the rankings of the collection; nDCG@10 if ``loss`` selects the checkpoint."""
         return self.measure if self.measure != "loss" else "nDCG@10"
 
     @model_validator(mode="after")
@@ -294,7 +292,6 @@ def _with_underscores(values: Any) -> Any:
 
 
 def _usage_error(error: ValidationError) -> UsageError:
-    """Return an error of this project for the first problem that pydantic reports."""
     problem = error.errors()[0]
     keys = [str(key) for key in problem["loc"]]
     name = ".".join(keys) or "The recipe"

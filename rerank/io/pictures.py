@@ -12,8 +12,8 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
-from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, ensure
-from rerank.installation import install_command
+from rerank.errors import DataError, MissingResourceError, ensure
+from rerank.installation import importing
 
 __all__ = ["UNREADABLE", "open_picture", "picture_bytes", "picture_hash", "picture_size", "require_pillow"]
 
@@ -23,12 +23,8 @@ UNREADABLE = (DataError, MissingResourceError)
 
 def require_pillow() -> Any:
     """Import and return Pillow's module ``Image``."""
-    try:
+    with importing("Pictures need Pillow", "images"):
         from PIL import Image
-    except ImportError as error:
-        raise MissingPrerequisiteError(
-            f"Pictures need Pillow, which cannot be imported: {error}", remedy=f"Run: {install_command('images')}"
-        ) from error
     return Image
 
 

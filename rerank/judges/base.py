@@ -423,9 +423,9 @@ class PointwiseJudge(PromptJudge):
     @abstractmethod
     def continuations(self, query: Query) -> tuple[str, ...]: ...
 
-    @abstractmethod
     def score(self, logs: Sequence[float]) -> float:
-        """Return a document's score from the log-probabilities of the continuations; larger is more relevant."""
+        """Return a document's score from the values of the continuations; larger is more relevant."""
+        return logs[0]
 
     def make_requests(self, window: Window) -> list[Request]:
         continuations, task = self.continuations(window.query), self.needs[0]

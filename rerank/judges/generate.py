@@ -28,7 +28,7 @@ from rerank.judges.base import (
     failed_verdict,
 )
 from rerank.parsing import parse_identifier_scores, parse_permutation, parse_selection
-from rerank.prompts.identifiers import Alphabet, make_identifiers, single_token_letters
+from rerank.prompts.passages import Alphabet, make_identifiers, single_token_letters
 from rerank.tasks import (
     ContinuationTask,
     DecisionTask,

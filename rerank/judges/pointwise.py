@@ -86,9 +86,6 @@ class WordLogit(PointwiseJudge):
     def continuations(self, query: Query) -> tuple[str, ...]:
         return (self.word,)
 
-    def score(self, logs: Sequence[float]) -> float:
-        return logs[0]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Head(PointwiseJudge):
@@ -104,9 +101,6 @@ class Head(PointwiseJudge):
 
     def continuations(self, query: Query) -> tuple[str, ...]:
         return ("",)
-
-    def score(self, logs: Sequence[float]) -> float:
-        return logs[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,9 +128,6 @@ class Likelihood(PointwiseJudge):
     def continuations(self, query: Query) -> tuple[str, ...]:
         # a single line without marks of chat turns
         return (escape_turn_marks(collapse_whitespace(query.text), self.budget.turn_marks),)
-
-    def score(self, logs: Sequence[float]) -> float:
-        return logs[0]
 
 
 @dataclass(frozen=True, kw_only=True)

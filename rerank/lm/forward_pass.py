@@ -6,7 +6,8 @@ The memory of a KV cache is preallocated: new tokens are written in place instea
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -114,37 +115,29 @@ def restore_kv_cache(cache: Cache, state: list[dict[str, Any]]) -> None:
         vars(layer).update(attributes)
 
 
-class TemporarySettings:
-    """A context manager that changes a model's settings and restores them afterwards.
+@contextmanager
+def temporary_settings(model: Any, config: GenerationConfig | None = None, attention: str = "") -> Iterator[bool]:
+    """Change a model's settings inside the block, in which no gradients are recorded.
 
-    Inside the block, no gradients are recorded. With ``config``, the model's own generation defaults do not apply:
-    a repetition penalty, for example, would forbid identifiers. Without the name of an attention function, that of
-    `rerank.lm.grouped_attention` is used for models that it supports; ``with ... as`` is true if it is active.
+    With ``config``, the model's own generation defaults do not apply: a repetition penalty, for example, would forbid
+    identifiers. Without the name of an attention function, that of `rerank.lm.grouped_attention` is used for models
+    that it supports; ``with ... as`` is true if it is active.
     """
-
-    def __init__(self, model: Any, config: GenerationConfig | None = None, attention: str = "") -> None:
-        self._model, self._config = model, config
-        self._own_attention = model.config._attn_implementation
-        supported = grouped_attention.supports_grouped_attention(model)
-        self._attention = attention or (grouped_attention.NAME if supported else "")
-        # FSDP repeatedly gathers sharded weights into the same tensors, which must not become inference tensors.
-        sharded = any(hasattr(value, "full_tensor") for value in model.parameters())
-        self._mode = torch.no_grad() if sharded else torch.inference_mode()
-
-    def __enter__(self) -> bool:
-        self._mode.__enter__()
-        self._own_config = self._model.generation_config
-        if self._config is not None:
-            self._model.generation_config = self._config
-        if self._attention:
-            self._model.set_attn_implementation(self._attention)
-        return self._attention == grouped_attention.NAME
-
-    def __exit__(self, *_: object) -> None:
-        self._model.generation_config = self._own_config
-        if self._attention:
-            self._model.set_attn_implementation(self._own_attention)
-        self._mode.__exit__(None, None, None)
+    own_config, own_attention = model.generation_config, model.config._attn_implementation
+    if not attention and grouped_attention.supports_grouped_attention(model):
+        attention = grouped_attention.NAME
+    # FSDP repeatedly gathers sharded weights into the same tensors, which must not become inference tensors.
+    is_sharded = any(hasattr(value, "full_tensor") for value in model.parameters())
+    with torch.no_grad() if is_sharded else torch.inference_mode():
+        model.generation_config = own_config if config is None else config
+        if attention:
+            model.set_attn_implementation(attention)
+        try:
+            yield attention == grouped_attention.NAME
+        finally:
+            model.generation_config = own_config
+            if attention:
+                model.set_attn_implementation(own_attention)
 
 
 #: Number of rows of the weight matrix that are converted to float32 at a time on an accelerator.

@@ -25,7 +25,7 @@ from types import ModuleType
 from typing import Any, ClassVar, TypeVar
 
 from rerank.errors import MissingPrerequisiteError, MissingResourceError, RerankError, StorageError
-from rerank.installation import install_command
+from rerank.installation import importing
 from rerank.progress import line_writer, write_note_to_stderr
 
 T = TypeVar("T")
@@ -81,16 +81,11 @@ def fetch_snapshot(name: str, revision: str, patterns: Sequence[str], ignored: S
         patterns: Patterns of the files that are needed, as in `fnmatch`.
         ignored: Patterns of files that are not needed.
     """
-    try:
+    with importing(f"Model {name!r} is on the hub, which needs huggingface_hub", "hf"):
         import huggingface_hub as client
         import huggingface_hub.constants
         import huggingface_hub.errors
         import huggingface_hub.utils
-    except ImportError as error:
-        raise MissingPrerequisiteError(
-            f"Model {name!r} is on the hub, and importing huggingface_hub failed: {error}",
-            remedy=f"Run: {install_command('hf')}",
-        ) from error
     try:
         return _Request(client, name, revision, tuple(patterns), tuple(ignored)).fetch()
     except RerankError:
@@ -178,7 +173,6 @@ class _Request:
         return sorted(needed, key=listing.sizes.__getitem__)
 
     def missing(self, listing: Listing) -> list[str]:
-        """Return the needed files that are not in the cache."""
         find = self.client.try_to_load_from_cache
         return [
             file for file in self.needed(listing) if not isinstance(find(self.name, file, revision=listing.commit), str)
@@ -207,7 +201,6 @@ class _Request:
 
     @property
     def repository(self) -> Path:
-        """The folder of the model in the cache."""
         return Path(self.client.constants.HF_HUB_CACHE) / f"models--{self.name.replace('/', '--')}"
 
     def download_files(self, listing: Listing, files: Sequence[str]) -> None:
@@ -227,7 +220,9 @@ class _Request:
         with ExitStack() as stack:
             show: Callable[[int], None] | None = None
             try:
-                while (state := wait(workers, 0.2, FIRST_EXCEPTION)).not_done and not _failed(state.done):
+                while (state := wait(workers, 0.2, FIRST_EXCEPTION)).not_done:
+                    if any(worker.exception() for worker in state.done):
+                        break
                     if not show and (total >= _QUIET_BYTES or time.monotonic() - started > _QUIET_SECONDS):
                         title = f"Downloading {self.name}"
                         note = f"{title} ({listing.commit[:12]}), {format_size(total)}, to {self.repository}"
@@ -261,10 +256,6 @@ def _start(function: Callable[[], T]) -> Future[T]:
 
     threading.Thread(target=run, name="hub", daemon=True).start()
     return future
-
-
-def _failed(done: set[Future[None]]) -> bool:
-    return any(future.exception() for future in done)
 
 
 def _grows(blobs: Path) -> bool:
@@ -394,7 +385,6 @@ _FAILURES = (
 
 
 def _explain(error: BaseException, name: str, revision: str, hub: str) -> RerankError:
-    """Return the error that says why a model cannot be downloaded, in one line, and what to do."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     found = f"Model {name!r}{f' at {revision}' if revision else ''} cannot be downloaded: "
     if isinstance(error, ImportError) and "socks" in first.lower():

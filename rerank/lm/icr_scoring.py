@@ -24,7 +24,7 @@ from transformers.masking_utils import sdpa_mask
 
 from rerank.errors import UsageError, ensure
 from rerank.lm import grouped_attention
-from rerank.lm.forward_pass import TemporarySettings, call_forward, make_kv_cache, restore_kv_cache, snapshot_kv_cache
+from rerank.lm.forward_pass import call_forward, make_kv_cache, restore_kv_cache, snapshot_kv_cache, temporary_settings
 from rerank.lm.grouped_attention import supports_grouped_attention
 from rerank.lm.model_process import is_split
 from rerank.lm.tokenizers import HfTokens, PromptSpans, locate_passage_tokens, locate_tokens
@@ -189,7 +189,7 @@ def _read_attention(model: Any, prompts: Sequence[PromptSpans], task: AttentionT
 
     AttentionInterface.register(NAME, capture_attention_forward)
     AttentionMaskInterface.register(NAME, make_capture_mask)
-    with TemporarySettings(model, attention=NAME):
+    with temporary_settings(model, attention=NAME):
         # Other kernels need a mask of quadratic size for later blocks, so the prefix is then a single block.
         block = _PREFILL_BLOCK if grouped_attention.on_cpu(model) else _ACCELERATOR_PREFILL_BLOCK
         step = block if grouped else max(1, common)
@@ -244,10 +244,6 @@ class _WeightFormula:
     #: Scores, of shape (heads,), of a virtual key that receives weight but has no value, as in gpt-oss; None for no
     #: sinks.
     sinks: torch.Tensor | None
-
-    @property
-    def is_standard(self) -> bool:
-        return self.softcap is None and self.sinks is None
 
     def weights(self, scores: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         """Return the weights, of shape (heads, queries, keys). With sinks, the weights of a query sum to less than 1.
@@ -337,7 +333,7 @@ def capture_attention_forward(
         return out.transpose(1, 2), None
     if capture.grouped:
         return grouped_attention.grouped_attention_forward(module, query, key, value, attention_mask, scaling, **kwargs)
-    if formula.is_standard:
+    if formula.softcap is None and formula.sinks is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     # No standard kernel supports softcaps or sinks, so the output is computed here, and the weights are discarded.
     return _in_chunks((query, key, value), attention_mask, formula, None)[0].transpose(1, 2), None

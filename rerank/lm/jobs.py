@@ -36,7 +36,6 @@ class Job:
 
     @property
     def reply_prefix(self) -> str:
-        """The beginning of the reply that the prompt contains; empty if there is none."""
         return reply_prefix_of_prompt(self.request.prompt)
 
     @property

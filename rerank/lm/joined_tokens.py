@@ -107,7 +107,6 @@ class JoinedTokenizer:
         return joined if [pieces.joined() for pieces in joined.divide(_PROBES)] == expected else None
 
     def divide(self, texts: Sequence[str]) -> list[TokenPieces]:
-        """Divide texts into pieces, and tokenize those that are not in the memo."""
         divided = []
         for text in texts:
             first, *others = self._joint.split(text)
@@ -370,7 +369,6 @@ class TokenDictionary:
         return len(self._keys)
 
     def find(self, word: str) -> tuple[int, ...] | None:
-        """Return the token ids of a word; None if it is not stored."""
         row = bisect_left(self._keys, _hash(word))
         # Another word may have the same hash, and the row is `len(self)` if all hashes are smaller.
         if row < len(self) and self._texts[self._text_ends[row] : self._text_ends[row + 1]] == word.encode():

@@ -25,7 +25,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError, ensure
-from rerank.installation import install_command
+from rerank.installation import check_modules, importing
 from rerank.io.model_base import hash_file_contents_of_model
 from rerank.io.settings_files import try_read_json_object
 from rerank.lm.model_files import ModelFiles, cached_snapshot, locate_model, remedy_for_class
@@ -45,14 +45,9 @@ def require_torch() -> tuple[ModuleType, ModuleType]:
     # Otherwise, transformers may load weights from a stranger's pull request on the hub (``refs/pr/1``), or ask a
     # service to convert pickled weights, for a model without safetensors.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "true")
-    try:
+    with importing("A local model needs torch with transformers", "hf"):
         import torch
         import transformers
-    except ImportError as error:
-        raise MissingPrerequisiteError(
-            f"A local model needs torch and transformers, but importing them failed: {error}",
-            remedy=f"Run: {install_command('hf')}",
-        ) from error
     return torch, transformers
 
 
@@ -163,7 +158,6 @@ def _open_gpu(index: int) -> tuple[Any, Any] | None:
 
 
 def _are_alike(nvml: Any) -> bool:
-    """Return whether all GPUs of this machine have the same compute capability."""
     count, handle, major, minor = c_uint(), c_void_p(), c_int(), c_int()
     nvml.nvmlDeviceGetCount_v2(byref(count))
     found = set()
@@ -488,7 +482,6 @@ class ModelDescription:
 
     @cached_property
     def tokens(self) -> HfTokens:
-        """The token counter; the tokenizer is loaded at the first access."""
         tokenizer = load_tokenizer(self.files.folder, self.options)
         stated = stated_context_size(SimpleNamespace(config=self.config), tokenizer)
         size = resolve_task_context_size(stated, self.options, self.identity["model"])
@@ -499,11 +492,7 @@ def describe_files(name: str | Path, options: BackendOptions) -> ModelDescriptio
     """Describe a model that `load_language_model` would load; None if a device map or its own code require loading."""
     if options.device_map or options.trust_remote_code:
         return None
-    for package in ("torch", "transformers", *(["peft"] if options.adapter else [])):
-        if find_spec(package) is None:
-            raise MissingPrerequisiteError(
-                f"A local model needs {package}, which is not installed", remedy=f"Run: {install_command('hf')}"
-            )
+    check_modules("A local model", ("torch", "transformers", *(["peft"] if options.adapter else [])), "hf")
     device = pick_device(options.device)
     files = locate_files(name, options, weights=False)
     files.check_generates()
@@ -539,12 +528,8 @@ def load_tokenizer(folder: Path, options: BackendOptions) -> Any:
 
 def _require_sentencepiece(folder: Path) -> None:
     """Check that a tokenizer in the format of sentencepiece can be read; transformers would ask for tiktoken."""
-    has_only_pieces = not (folder / "tokenizer.json").is_file() and any(folder.glob("*.model"))
-    if has_only_pieces and not find_spec("sentencepiece"):
-        raise MissingPrerequisiteError(
-            f"The tokenizer of model {str(cached_snapshot(folder))!r} needs sentencepiece, which is not installed",
-            remedy=f"Run: {install_command('hf')}",
-        )
+    if not (folder / "tokenizer.json").is_file() and any(folder.glob("*.model")):
+        check_modules(f"The tokenizer of model {str(cached_snapshot(folder))!r}", ("sentencepiece",), "hf")
 
 
 def check_folder(folder: Path) -> None:
@@ -618,13 +603,8 @@ def attach_adapter(model: Any, folder: Path, *, cast: bool = False, merge: bool 
     (docs/decisions/0014-adapters-in-the-dtype-of-the-model.md). With ``merge``, it is merged in 16 bits, too: the sums
     are computed in float32, and rounded once.
     """
-    try:
+    with importing(f"Adapter {str(folder)!r} needs peft", "hf"):
         import peft
-    except ImportError as error:
-        raise MissingPrerequisiteError(
-            f"Adapter {str(folder)!r} needs peft, but importing it failed: {error}",
-            remedy=f"Run: {install_command('hf')}",
-        ) from error
     import torch
 
     check_folder(folder)

@@ -11,13 +11,12 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from rerank.lm.decoding import decode_continuations, end_of_sequence_tokens
+from rerank.lm.decoding import decode_continuations, decode_permutations, end_of_sequence_tokens
 from rerank.lm.grouped_attention import on_cpu
 from rerank.lm.icr_scoring import score_with_attention
 from rerank.lm.jobs import CLOSE, Job
 from rerank.lm.joined_tokens import TokenIds
 from rerank.lm.log_likelihood import compute_log_likelihoods
-from rerank.lm.permutation_decoding import decode_permutations
 from rerank.lm.permutation_grammar import PermutationGrammar, tokenize_identifiers
 from rerank.lm.prefix_cache import CachedPrefix, PrefixCache, reuse_pays
 from rerank.lm.tokenizers import HfTokens, tokenize_text_after

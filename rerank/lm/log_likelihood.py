@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rerank.errors import UsageError
-from rerank.lm.forward_pass import OutputHead, TemporarySettings, call_forward, kv_cache_of_output
+from rerank.lm.forward_pass import OutputHead, call_forward, kv_cache_of_output, temporary_settings
 from rerank.lm.grouped_attention import packs_rows
 from rerank.lm.out_of_memory import BatchLimit, run_batches
 from rerank.lm.prefix_cache import (
@@ -57,7 +57,7 @@ def compute_log_likelihoods(
     # Simple: continuations with at most one token after their common prefix. A single pass scores all of them.
     shared = {index: len(_shared_tokens(continuations[index])) for index in nonempty}
     simple = [index for index in nonempty if max(map(len, continuations[index])) <= shared[index] + 1]
-    with TemporarySettings(model) as grouped, OutputHead(model):
+    with temporary_settings(model) as grouped, OutputHead(model):
         if simple:
             rows = [(prompts[index], continuations[index], prefixes[index]) for index in simple]
             scores = _score_in_prefill(model, rows, pad, packed=grouped, as_logits=as_logits)

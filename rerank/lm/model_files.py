@@ -116,7 +116,6 @@ class ModelFiles:
             )
 
     def check_class(self, name: str, example: str) -> None:
-        """Check that the configuration states the class ``name``, of which ``example`` is a model."""
         if name not in self.classes:
             raise UsageError(
                 f"Model {str(self)!r} is a {' or '.join(self.classes) or 'model of unknown class'}",

@@ -82,7 +82,6 @@ class LocalModel(BaseBackend):
 
     @property
     def base(self) -> ModelBase | None:  # type: ignore[override]
-        """The published model whose weights these are, or to which the adapter was added; None if it is not known."""
         return None if self.files is None else self.files.base
 
     def set_source(self, files: ModelFiles | str | Path, options: BackendOptions) -> None:

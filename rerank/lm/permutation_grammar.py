@@ -64,7 +64,6 @@ class GrammarState:
         return tuple(sorted(token for token, node in children if not self._unused.isdisjoint(node.items)))
 
     def push(self, token: int) -> None:
-        """Append one of the allowed tokens."""
         if token not in self.allowed():
             raise ValueError(f"Token {token} is not allowed here; the allowed tokens are {self.allowed()}")
         self._node = self._node.children[token]

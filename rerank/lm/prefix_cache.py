@@ -22,7 +22,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache
 
 from rerank.io.forks import ForkLock
-from rerank.lm.forward_pass import OutputHead, PreallocatedLayer, TemporarySettings, call_forward, make_kv_cache
+from rerank.lm.forward_pass import OutputHead, PreallocatedLayer, call_forward, make_kv_cache, temporary_settings
 from rerank.lm.grouped_attention import (
     FEW,
     grouped_attention_forward,
@@ -47,7 +47,6 @@ class PrefixSegment:
 
     @property
     def size(self) -> int:
-        """Size of all keys and values in bytes."""
         return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
 
 
@@ -96,7 +95,7 @@ class PrefixCache:
             self.clear()
         self._weights = weights
         batch: dict[bytes, PrefixSegment] = {}  # since the cache may drop segments that the batch still needs
-        with TemporarySettings(self._model), OutputHead(self._model) as head:
+        with temporary_settings(self._model), OutputHead(self._model) as head:
             head.token_ids = [0]  # no logits are needed
             return [self._load_prefix(prompt, ends, batch) for prompt, ends in zip(prompts, plan, strict=True)]
 
@@ -105,7 +104,6 @@ class PrefixCache:
         return not self._segments
 
     def clear(self) -> None:
-        """Drop all prefixes."""
         with self._lock.lock:
             self._segments, self._size = OrderedDict(), 0
 
@@ -322,7 +320,7 @@ def compute_packed_logits(
     AttentionMaskInterface.register(NAME, lambda **_: None)
     token = _SEQUENCE.set((spans, prefixes, cache))
     try:
-        with TemporarySettings(model, attention=NAME):
+        with temporary_settings(model, attention=NAME):
             output = call_forward(
                 model,
                 input_ids=torch.tensor([[*chain.from_iterable(rests), *padding]], device=model.device),

@@ -70,7 +70,6 @@ class HfTokens:
         return tuple(text for text in added if len(text) > 2 and text[0] in "<[{" and text[-1] in ">]}")
 
     def render(self, prompt: Prompt, *, thinking: bool = False) -> str:
-        """Return the text of a prompt after applying the chat template."""
         (tokenized,) = self._prompts.get_all([(prompt, thinking)])
         return tokenized.text if tokenized else self.chat.render(prompt, thinking=thinking)
 
@@ -123,7 +122,6 @@ class HfTokens:
         return encoding["input_ids"], token_starts(encoding["offset_mapping"])
 
     def text(self, ids: Sequence[int], *, special: bool = False) -> str:
-        """Decode token ids to text, with special tokens only if ``special`` is true."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=not special))
 
     def plain(self, text: str) -> tuple[int, ...]:
@@ -136,7 +134,6 @@ class HfTokens:
         return len(self.encode([prompt])[0])
 
     def lengths(self, texts: list[str]) -> list[int]:
-        """Return the number of tokens of each text on its own; the tokenizer is called at most once."""
         if not texts:
             return []
         if self.joined is None:

@@ -8,13 +8,12 @@ the method, and its value is the package that contains ``NAME.toml``.
 
 from __future__ import annotations
 
-import sys
 import tomllib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from importlib.resources import files
 from inspect import signature
 from typing import Any
@@ -23,6 +22,7 @@ from rerank.backends import BACKENDS
 from rerank.errors import DataError, MissingPrerequisiteError, RerankError, UnknownNameError, UsageError
 from rerank.judges import judge_specific_option_names, judges
 from rerank.prompts import load_prompt
+from rerank.registry import plugin_entry_points
 from rerank.selector import Selector, convert_selector_options
 from rerank.strategies import open_strategy, strategies
 from rerank.tasks import (
@@ -40,8 +40,6 @@ __all__ = [
     "method_names",
     "open_method",
 ]
-
-_GROUP = "rerank.methods"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,10 +258,4 @@ def _built_in_names() -> frozenset[str]:
 
 
 def _added_cards() -> dict[str, EntryPoint]:
-    return _entry_points(tuple(sys.path))
-
-
-@cache
-def _entry_points(path: tuple[str, ...]) -> dict[str, EntryPoint]:
-    """Return the entry points of cards by name; cached per ``sys.path``, since all distributions are read."""
-    return {point.name: point for point in entry_points(group=_GROUP)}
+    return {point.name: point for point in plugin_entry_points("rerank.methods")}

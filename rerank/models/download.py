@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
 import io
 import json
 import os
@@ -35,7 +34,7 @@ from rerank.errors import (
     UsageError,
     ensure,
 )
-from rerank.installation import install_command
+from rerank.installation import check_modules
 from rerank.io.atomic_folder import draft_folder, move_folder
 from rerank.io.paths import portable_name
 from rerank.lm.hub_snapshots import format_size
@@ -227,10 +226,8 @@ def _unpack(archive: Path, target: Path) -> None:
 
 
 def _convert_gguf(gguf: Path, target: Path) -> None:
-    """Convert 4-bit weights to bfloat16 and save them with ``save_pretrained``."""
     torch, transformers = require_torch()
-    if importlib.util.find_spec("gguf") is None:
-        raise MissingPrerequisiteError("The package gguf is not installed", remedy=f"Run: {install_command('hf')}")
+    check_modules("Converting the weights", ("gguf",), "hf")
     # The dequantization shows a progress bar even if the progress bars of transformers are disabled.
     with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
         model: Any = transformers.AutoModelForCausalLM.from_pretrained(

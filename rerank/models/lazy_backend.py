@@ -122,7 +122,6 @@ class LazyBackend:
             self._description = plan(longest)
 
     def report_tokens_to(self, on_tokens: Callable[[float], None] | None) -> None:
-        """Call ``on_tokens`` with the numbers of tokens that the loaded model processes; None ends the reports."""
         self._on_tokens = on_tokens
         self._report_tokens()
 

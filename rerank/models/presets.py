@@ -117,7 +117,6 @@ class PromptSource:
 
     @property
     def address(self) -> str:
-        """The permanent address of the file."""
         return f"https://github.com/{self.repository}/blob/{self.commit}/{self.path}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol
 
 #: Role of a turn. A prompt whose first turn has the role ``text`` is not a chat: the model continues the text, and no
 #: chat template is applied. Servers that accept only chats receive this text as a user turn. A turn with the role
@@ -63,11 +63,3 @@ class TokenCounter(Protocol):
 
     def cut(self, text: str, tokens: int) -> str:
         """Return the longest prefix of ``text`` that ends at a token boundary and has at most ``tokens`` tokens."""
-
-
-@runtime_checkable
-class PictureTokenCounter(Protocol):
-    """A `TokenCounter` of a vision-language model, whose ``count`` includes the pictures of a prompt."""
-
-    def picture_tokens(self, path: str) -> int:
-        """Return the number of tokens of a picture; 0 if the file cannot be read."""

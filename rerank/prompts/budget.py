@@ -46,9 +46,6 @@ class FittedPrompt:
     prompt: Prompt
     tokens: int  # of the whole prompt
     passages: tuple[str, ...] = ()
-    #: Number of truncated passages, and the number of tokens to which they were truncated; None if there are none.
-    cut: int = 0
-    cap: int | None = None
     #: Number of tokens that were cut from each passage; empty if no passage was truncated.
     dropped: tuple[int, ...] = ()
 
@@ -134,10 +131,7 @@ class PromptBudget:
             prompt = template.render(query, shown, scores=scores, labels=labels)
             tokens = self._tokens.count(prompt)
             dropped = tuple([max(0, length - cap) for length in lengths])
-            if not any(dropped):
-                return FittedPrompt(prompt=prompt, tokens=tokens, passages=shown)
-            cut = sum(map(bool, dropped))
-            return FittedPrompt(prompt=prompt, tokens=tokens, passages=shown, cut=cut, cap=cap, dropped=dropped)
+            return FittedPrompt(prompt=prompt, tokens=tokens, passages=shown, dropped=dropped if any(dropped) else ())
 
         longest = max(lengths, default=0)
         highest = longest if self._max is None else min(longest, self._max)
@@ -236,15 +230,8 @@ class PromptBudget:
                 + " smaller pictures or a model with a longer context",
             )
         dropped = tuple(max(0, length - cap) for length in lengths)
-        cut = sum(map(bool, dropped))
-        return FittedPrompt(
-            prompt=prompt,
-            tokens=tokens,
-            passages=tuple(PICTURE if mark else text for mark, text in zip(marks, texts, strict=True)),
-            cut=cut,
-            cap=cap if cut else None,
-            dropped=dropped if cut else (),
-        )
+        passages = tuple(PICTURE if mark else text for mark, text in zip(marks, texts, strict=True))
+        return FittedPrompt(prompt=prompt, tokens=tokens, passages=passages, dropped=dropped if any(dropped) else ())
 
 
 def check_limits(floor: int, max_passage_tokens: int | None) -> None:

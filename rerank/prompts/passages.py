@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from string import ascii_letters
+from itertools import product
+from string import ascii_letters, ascii_uppercase
+from typing import Literal, cast
 
-from rerank.errors import DataError
+from rerank.errors import DataError, UsageError
 from rerank.io.text_files import replace_lone_surrogates
-from rerank.prompts.base import PICTURE, Prompt
+from rerank.prompts.base import PICTURE, Prompt, TokenCounter
 from rerank.types import Document
 
 #: Mark of a document's picture in a rendered prompt, which `replace_picture_marks` replaces.
@@ -183,3 +185,49 @@ def _turn_mark_pattern(own_marks: tuple[str, ...]) -> re.Pattern[str]:
     own = sorted({mark.translate(_ASCII_FORMS) for mark in own_marks}, key=len, reverse=True)
     # Some tokenizers convert texts to lower case before they look for their marks.
     return re.compile("|".join([*map(re.escape, own), *_KNOWN_MARKS]), re.I)
+
+
+Alphabet = Literal["numbers", "letters"]
+
+#: All letters, then all pairs of letters.
+LETTER_IDENTIFIERS = (*ascii_uppercase, *(a + b for a, b in product(ascii_uppercase, repeat=2)))
+
+
+def make_identifiers(alphabet: Alphabet, count: int, tokens: TokenCounter) -> tuple[str, ...]:
+    """Return identifiers for ``count`` passages, without brackets.
+
+    Letters are A to Z, then the pairs of letters that are a single token after a square bracket. A single-token
+    identifier needs the fewest decoding steps, and its logit is a score (FIRST, Reddy et al., EMNLP 2024, arXiv
+    2406.15657, section 3); most published listwise models were trained with numbers.
+    """
+    if alphabet == "numbers":
+        return tuple(map(str, range(1, count + 1)))
+    letters = single_token_letters(tokens)
+    if len(letters) < count:
+        raise UsageError(
+            f"A window has {count} candidates, but this tokenizer has only {len(letters)} letters and pairs "
+            "of letters that are a single token",
+            expected="no more candidates than identifiers",
+            remedy="Use smaller windows (--window-size, if the method has it) or a smaller --depth",
+        )
+    return letters[:count]
+
+
+def single_token_letters(tokens: TokenCounter) -> tuple[str, ...]:
+    """Return all letters and pairs of letters that are a single token, the shortest first.
+
+    If the token counter has an attribute ``letters`` that is not empty, as in a replay, the identifiers in this
+    attribute are returned instead.
+    """
+    recorded: tuple[str, ...] = getattr(tokens, "letters", ())
+    return recorded or _find_letters(cast(Hashable, tokens))
+
+
+@lru_cache(maxsize=16)
+def _find_letters(counter: Hashable) -> tuple[str, ...]:
+    """Return the letters, then the pairs of letters, that add exactly one token between square brackets."""
+    tokens = cast(TokenCounter, counter)
+    (bracket,) = tokens.lengths(["["])
+    closed = tokens.lengths([f"[{name}]" for name in LETTER_IDENTIFIERS])
+    lengths = zip(LETTER_IDENTIFIERS, tokens.lengths([f"[{name}" for name in LETTER_IDENTIFIERS]), closed, strict=True)
+    return tuple(name for name, half, full in lengths if half == bracket + 1 and full == half + 1)

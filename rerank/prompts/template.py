@@ -73,7 +73,6 @@ class BraceSection:
         self.names = frozenset(name for _, name, _, _ in parsed if name is not None)
 
     def fill(self, values: Mapping[str, Any]) -> str:
-        """Return the text with the values of its placeholders inserted unchanged."""
         return self.text.format_map(values)
 
 
@@ -112,7 +111,6 @@ class JinjaSection:
         return _render_jinja(self, used)
 
     def render(self, values: Mapping[str, Any]) -> str:
-        """Render the template with values for its variables."""
         from jinja2 import TemplateError
 
         try:
@@ -255,71 +253,46 @@ class PromptTemplate:
                     raise UnknownNameError(f"placeholder in section {key!r} of prompt {self.name!r}:", name, allowed)
         needed = {"candidate"} if self.method == "pointwise" else {"rank", "candidate"}
         turns = (self.system, self.prefix_assistant, self.body_assistant, self.reply_prefix, self.examples)
-        prompt = f"Prompt {self.name!r}"
 
-        ensure(
+        def check(holds: object, fault: str, expected: str, remedy: str = "") -> None:
+            ensure(holds, f"Prompt {self.name!r} {fault}", expected=expected, remedy=remedy, error=DataError)
+
+        check(
             needed <= names["body"] or "passages" in names["prefix"] | names["suffix"],
-            f"The body of prompt {self.name!r} shows no passage",
-            expected=f"placeholders for {' and '.join(map(repr, sorted(needed, reverse=True)))}",
-            error=DataError,
+            "has a body that shows no passage",
+            f"placeholders for {' and '.join(map(repr, sorted(needed, reverse=True)))}",
         )
-        ensure(
-            any("query" in names[key] for key in ("system", "prefix", "body", "suffix")) or self.method == "pointwise",
-            f"{prompt} never shows the query",
-            expected="a placeholder for 'query'",
-            error=DataError,
-        )
-        ensure(
-            not (self.examples and self.pictures),
-            f"{prompt} has 'examples' and shows pictures, but examples are texts",
-            expected="only one of them",
-            error=DataError,
-        )
-        ensure(
-            not (self.examples and "score" in names["body"]),
-            f"{prompt} has 'examples' and shows scores, but examples have no scores",
-            expected="only one of them",
-            error=DataError,
-        )
-        ensure(
+        shows_query = any("query" in names[key] for key in ("system", "prefix", "body", "suffix"))
+        check(shows_query or self.method == "pointwise", "never shows the query", "a placeholder for 'query'")
+        fault = "has 'examples' and shows pictures, but examples are texts"
+        check(not (self.examples and self.pictures), fault, "only one of them")
+        fault = "has 'examples' and shows scores, but examples have no scores"
+        check(not (self.examples and "score" in names["body"]), fault, "only one of them")
+        check(
             not self.plain_text or (self.method == "pointwise" and not self.pictures and not any(turns)),
-            f"{prompt} is plain text and has several turns or passages, or pictures",
-            expected="'method: pointwise' and, of the sections, only 'prefix', 'body' and 'suffix'",
-            remedy="Put the beginning of the reply at the end of 'suffix', or remove 'plain_text'",
-            error=DataError,
+            "is plain text and has several turns or passages, or pictures",
+            "'method: pointwise' and, of the sections, only 'prefix', 'body' and 'suffix'",
+            "Put the beginning of the reply at the end of 'suffix', or remove 'plain_text'",
         )
-        ensure(
+        check(
             not self.verbatim or not (self.plain_text or any(turns[:3]) or self.examples),
-            f"{prompt} is verbatim and has several turns or examples, or is plain text",
-            expected="of the sections, only 'prefix', 'body', 'suffix' and 'reply_prefix'",
-            remedy="Write the marks of the turns into these sections, or remove 'verbatim'",
-            error=DataError,
+            "is verbatim and has several turns or examples, or is plain text",
+            "of the sections, only 'prefix', 'body', 'suffix' and 'reply_prefix'",
+            "Write the marks of the turns into these sections, or remove 'verbatim'",
         )
-        ensure(
-            self.verbatim or not self.tokenize_sections,
-            f"{prompt} has 'tokenize_sections' without 'verbatim'",
-            expected="'verbatim' as well",
-            error=DataError,
-        )
-        ensure(
-            self.prefix or not self.prefix_assistant,
-            f"{prompt} has 'prefix_assistant' without 'prefix'",
-            expected="'prefix' as well, since the assistant replies to it",
-            error=DataError,
-        )
-        ensure(
+        fault = "has 'tokenize_sections' without 'verbatim'"
+        check(self.verbatim or not self.tokenize_sections, fault, "'verbatim' as well")
+        fault = "has 'prefix_assistant' without 'prefix'"
+        check(self.prefix or not self.prefix_assistant, fault, "'prefix' as well, since the assistant replies to it")
+        check(
             not (self.body_assistant and self.prefix and not self.prefix_assistant),
-            f"{prompt} has 'prefix' and 'body_assistant' without 'prefix_assistant'",
-            expected="alternating user and assistant turns",
-            remedy="Add 'prefix_assistant', or omit 'prefix'",
-            error=DataError,
+            "has 'prefix' and 'body_assistant' without 'prefix_assistant'",
+            "alternating user and assistant turns",
+            "Add 'prefix_assistant', or omit 'prefix'",
         )
-        ensure(
-            not self.body_assistant or (self.suffix and self.body),
-            f"{prompt} has 'body_assistant' without {'suffix' if self.body else 'body'!r}",
-            expected="both 'body' and 'suffix', since the last turn must be the user's",
-            error=DataError,
-        )
+        fault = f"has 'body_assistant' without {'suffix' if self.body else 'body'!r}"
+        expected = "both 'body' and 'suffix', since the last turn must be the user's"
+        check(not self.body_assistant or (self.suffix and self.body), fault, expected)
 
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -346,7 +319,6 @@ class PromptTemplate:
 
     @property
     def takes_instruction(self) -> bool:
-        """Whether the prompt has a placeholder for an instruction."""
         return any("instruction" in section.names for section in self._sections.values())
 
     @cached_property
@@ -370,7 +342,6 @@ class PromptTemplate:
 
     @cached_property
     def shows_scores(self) -> bool:
-        """Whether the prompt shows first-stage scores."""
         return "score" in self._sections["body"].names
 
     def render(

@@ -21,19 +21,12 @@ class WordTokens:
         self.context_size = context_size
 
     def count(self, prompt: Prompt) -> int:
-        """Return the number of tokens of all turns, plus a few additional tokens per turn."""
         return _TURN * len(prompt) + sum(self.lengths([message.content for message in prompt]))
 
     def lengths(self, texts: list[str]) -> list[int]:
-        """Return the number of words and punctuation marks of each text."""
         return list(map(_count, texts))
 
-    def picture_tokens(self, path: str) -> int:
-        """Return 1: a picture counts as one placeholder token, and is not read."""
-        return 1
-
     def cut(self, text: str, tokens: int) -> str:
-        """Return the longest prefix of a text that ends at a token boundary and has at most ``tokens`` tokens."""
         words = list(islice(_WORD.finditer(text), max(0, tokens) + 1))
         if len(words) <= tokens:
             return text

@@ -1,4 +1,4 @@
-"""A first stage that rescores the candidates of another one by late interaction (`rerank.lm.late_interaction`).
+"""A first stage that rescores the candidates of another one by late interaction (`rerank.lm.encoders`).
 
 Nothing is indexed: only candidates are encoded, and the vectors of a batch are discarded as soon as it is scored.
 """
@@ -13,7 +13,7 @@ from typing import Literal
 from rerank.collections.base import Corpus
 from rerank.errors import UsageError
 from rerank.indexing.options import ModelOptions
-from rerank.lm.late_interaction import MaxSimScorer, load_multi_vector_model
+from rerank.lm.encoders import MaxSimScorer, load_multi_vector_model
 from rerank.retrieval import check_first_stage, first_stages, open_first_stage, retriever_index_folders
 from rerank.retrieval.base import HasPrerequisites, Retriever
 from rerank.retrieval.base.stages import DEPTH, check_depth
@@ -23,7 +23,7 @@ from rerank.types import Query, Ranking, Run
 
 @dataclass(frozen=True)
 class LateInteraction(ModelOptions):
-    """The options of late interaction; the score of a document is MaxSim (`rerank.lm.late_interaction`)."""
+    """The options of late interaction; the score of a document is MaxSim (`rerank.lm.encoders`)."""
 
     model: str  # a folder, or ``owner/model`` on the hub
     _: KW_ONLY

@@ -14,7 +14,7 @@ strategies = Registry(
     "strategies",
     "strategy",
     shared={
-        "strategies.sliding": "full multipass sliding",
+        "strategies.sliding": "full multipass sliding top_down",
         "strategies.setwise": "all_pairs bubblesort heapsort",
         "strategies.tournament": "tournament tournament_graph tournament_sort",
     },

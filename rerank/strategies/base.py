@@ -165,7 +165,6 @@ class PreferenceGraph:
         return (self._won[position] & tier).bit_count() - (self._lost[position] & tier).bit_count()
 
     def is_resolved(self, position: int) -> bool:
-        """Return whether the document's relation to every other document is known."""
         return (self.above[position] | self.below[position] | 1 << position).bit_count() == len(self.above)
 
     def _add_preference(self, better: int, worse: int) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from rerank.backends.hf import Hf
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -64,6 +67,16 @@ def make_model(kind: str = "Llama", *, seed: int = 0, **config: Any) -> Any:
     torch.manual_seed(seed)
     made = getattr(transformers, f"{kind}TextConfig", None) or getattr(transformers, f"{kind}Config")
     return getattr(transformers, f"{kind}ForCausalLM")(made(**settings)).eval()
+
+
+def in_memory(
+    model: Any, tokenizer: Any, *, name: str = "in-memory", options: Any = None, kind: type[Hf] | None = None
+) -> Hf:
+    """The backend of a model in memory, whose identity is only its name and data type."""
+    from rerank.backends import hf
+
+    identity = {"model": name, "dtype": str(model.dtype).removeprefix("torch.")}
+    return (kind or hf.Hf)(model.eval(), tokenizer, identity=identity, options=options)
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from rerank.lm.jobs import Job
 from rerank.prompts.base import Message
 from rerank.reranker import Reranker
 from rerank.tasks import BackendOptions, Reply, Request, Sampling
-from tests.backends.conftest import make_model, make_tokenizer
+from tests.backends.conftest import in_memory, make_model, make_tokenizer
 from tests.lm.prefixed_jobs import make_job, piece
 
 TEXTS = ("b", "a question of some length, so that others are padded", "a short one", "quite another thing")
@@ -30,7 +30,7 @@ def request(text: str, **sampling: Any) -> Request:
 
 @pytest.fixture
 def hf() -> Hf:
-    return Hf.from_loaded(make_model(), make_tokenizer(), options=BackendOptions(batch_size=3))
+    return in_memory(make_model(), make_tokenizer(), options=BackendOptions(batch_size=3))
 
 
 def essence(replies: list[Reply]) -> list[tuple[str, int, int, str]]:
@@ -57,7 +57,7 @@ def test_each_request_has_its_own_limit(hf: Hf) -> None:
 
 def test_a_reply_ends_at_the_end_token_which_counts_but_is_not_text() -> None:
     model, tokenizer = make_model(), make_tokenizer()
-    hf = Hf.from_loaded(model, tokenizer)
+    hf = in_memory(model, tokenizer)
     (prompt,) = hf.tokens.encode([request("a").prompt])
     (free,) = decode_continuations(model, [prompt], [Sampling(max_tokens=12, min_tokens=12)], [0])
     at = next(at for at in range(2, 12) if free[at] not in free[:at])
@@ -72,7 +72,7 @@ def test_a_reply_ends_at_the_end_token_which_counts_but_is_not_text() -> None:
 def test_a_model_without_an_end_token_runs_to_its_limit() -> None:
     model = make_model(eos_token_id=None)
     model.generation_config.eos_token_id = None
-    replies = Hf.from_loaded(model, make_tokenizer()).generate([request("a", max_tokens=4), request("bcd")])
+    replies = in_memory(model, make_tokenizer()).generate([request("a", max_tokens=4), request("bcd")])
     assert [(r.tokens_out, r.finish) for r in replies] == [(4, "length"), (12, "length")]
 
 
@@ -105,10 +105,10 @@ def test_sampling_draws_from_the_models_distribution(hf: Hf) -> None:
 
 def test_the_models_own_decoding_defaults_stay_out_and_are_given_back() -> None:
     model = make_model()
-    plain = essence(Hf.from_loaded(model, make_tokenizer()).generate([request("a", min_tokens=12)]))
+    plain = essence(in_memory(model, make_tokenizer()).generate([request("a", min_tokens=12)]))
     model.generation_config.update(repetition_penalty=5.0, do_sample=True, temperature=0.6)
     kept = model.generation_config
-    assert essence(Hf.from_loaded(model, make_tokenizer()).generate([request("a", min_tokens=12)])) == plain
+    assert essence(in_memory(model, make_tokenizer()).generate([request("a", min_tokens=12)])) == plain
     assert model.generation_config is kept
     assert model.config._attn_implementation == "sdpa"
 
@@ -180,7 +180,7 @@ def test_the_context_must_be_stated_somewhere() -> None:
     assert given.tokens.context_size == 100
     tokenizer = make_tokenizer()
     tokenizer.model_max_length = 77
-    assert Hf.from_loaded(make_model(), tokenizer).tokens.context_size == 77
+    assert in_memory(make_model(), tokenizer).tokens.context_size == 77
 
 
 def test_properties(hf: Hf) -> None:
@@ -202,7 +202,7 @@ def test_the_embedded_model_answers() -> None:
 
 def test_threads_that_share_a_model_take_turns() -> None:
     """Tasks change the model while they run: how it attends, its last matrix, its settings."""
-    hf = Hf.from_loaded(make_model(max_position_embeddings=1024), make_tokenizer())
+    hf = in_memory(make_model(max_position_embeddings=1024), make_tokenizer())
     documents = [f"passage {at} about nothing much" for at in range(4)]
     rerankers = [Reranker.from_backend(hf, method=name) for name in ("fullrank", "icr", "pointwise")]
     alone = [[hit.corpus_id for hit in one.rank("what?", documents)] for one in rerankers]
@@ -224,7 +224,7 @@ JOBS = [job(0, 0, 1), job(1, 1, 0), job(2, 0, 2)]
 
 def make(window: int | None = None, **options: Any) -> Hf:
     model = make_model("Mistral", sliding_window=window)
-    return Hf.from_loaded(model, make_tokenizer(), options=BackendOptions(**options))
+    return in_memory(model, make_tokenizer(), options=BackendOptions(**options))
 
 
 def run(hf: Hf) -> list[Reply]:

@@ -27,7 +27,7 @@ from rerank.models import open_model_backend
 from rerank.models.adapters import adapter_folder
 from rerank.prompts.base import Message
 from rerank.tasks import BackendOptions, Request, Sampling
-from tests.backends.conftest import make_model, make_tokenizer, save_tiny
+from tests.backends.conftest import in_memory, make_model, make_tokenizer, save_tiny
 from tests.raising import raises
 
 FP32 = BackendOptions(dtype="float32", device="cpu")
@@ -50,8 +50,8 @@ def adapter(tmp_path: Path) -> Path:
 
 def test_a_folder_loads_and_answers_as_the_model_did(folder: Path) -> None:
     loaded = Hf.load(folder, FP32)
-    in_memory = Hf.from_loaded(make_model(), make_tokenizer())
-    assert loaded.generate([ASKED])[0].text == in_memory.generate([ASKED])[0].text
+    direct = in_memory(make_model(), make_tokenizer())
+    assert loaded.generate([ASKED])[0].text == direct.generate([ASKED])[0].text
     assert dict(loaded.identity) == {
         "model": "tiny",
         "weights": hash_file_contents_of_model(folder),
@@ -396,7 +396,7 @@ def test_only_the_same_model_is_opened_again(folder: Path) -> None:
 
 def test_a_model_in_memory_has_no_pickle() -> None:
     with raises(UsageError, "in-memory"):
-        pickle.dumps(Hf.from_loaded(make_model(), make_tokenizer()))
+        pickle.dumps(in_memory(make_model(), make_tokenizer()))
 
 
 def test_a_forked_process_does_not_use_the_model_of_its_parent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

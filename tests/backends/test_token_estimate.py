@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rerank.backends.base.token_estimate import EstimatedTokens, lower_bound
 from rerank.prompts.base import Message
-from rerank.prompts.identifiers import make_identifiers
+from rerank.prompts.passages import make_identifiers
 from rerank.prompts.word_tokens import WordTokens
 from tests.raising import raises
 

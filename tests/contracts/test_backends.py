@@ -56,7 +56,7 @@ def _hf() -> Backend:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from rerank.backends.hf import Hf
+    from tests.backends.conftest import in_memory
 
     raw = Tokenizer(models.BPE(vocab={x: at for at, x in enumerate(pre_tokenizers.ByteLevel.alphabet())}, merges=[]))
     raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
@@ -71,7 +71,7 @@ def _hf() -> Backend:
         max_position_embeddings=256,
         eos_token_id=256,
     )
-    return Hf.from_loaded(LlamaForCausalLM(config), tokenizer)
+    return in_memory(LlamaForCausalLM(config), tokenizer)
 
 
 def _openai() -> Backend:

@@ -16,9 +16,14 @@ pytest.importorskip("transformers")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from rerank.errors import DataError, MissingResourceError, RerankError, UsageError  # noqa: E402
-from rerank.finetune.inspection.checkpoints import CheckpointReader, InspectedModel, open_inspected_model  # noqa: E402
+from rerank.finetune.inspection.checkpoints import (  # noqa: E402  # noqa: E402
+    CheckpointReader,
+    InspectedModel,
+    is_plain_lora,
+    iterate_weight_changes,
+    open_inspected_model,
+)
 from rerank.finetune.inspection.report import InspectionOptions, inspect_trained_matrices  # noqa: E402
-from rerank.finetune.inspection.weight_changes import is_plain_lora, iterate_weight_changes  # noqa: E402
 from tests.finetune.inspected import TARGETS, load_base, lora, merged_weights, noisy, trained, write_adapter, write_base  # noqa: E402
 from tests.raising import raises  # noqa: E402
 

@@ -19,7 +19,12 @@ from rerank.errors import DataError, MissingResourceError, StorageError, UsageEr
 from rerank.experiment import run_experiment  # noqa: E402
 from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
 from rerank.finetune.inspection import merging  # noqa: E402
-from rerank.finetune.inspection.checkpoints import CheckpointReader, InspectedModel, open_inspected_model  # noqa: E402
+from rerank.finetune.inspection.checkpoints import (  # noqa: E402
+    CheckpointReader,
+    InspectedModel,
+    iterate_weight_changes,
+    open_inspected_model,
+)
 from rerank.finetune.inspection.merging import (  # noqa: E402
     MARKER,
     MergeOptions,
@@ -27,7 +32,6 @@ from rerank.finetune.inspection.merging import (  # noqa: E402
     concatenate_adapter_factors,
     merge_adapter,
 )
-from rerank.finetune.inspection.weight_changes import iterate_weight_changes  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
 from rerank.io.model_base import hash_file_contents_of_model  # noqa: E402
 from rerank.io.run_files import read_run  # noqa: E402

@@ -25,8 +25,14 @@ from rerank.finetune.labels.files import (
     read_labels,
     write_labels,
 )
-from rerank.finetune.labels.lists import LabelList, TrainingList
-from rerank.finetune.labels.texts import attach_label_texts, document_lengths, query_texts, write_folder
+from rerank.finetune.labels.lists import (
+    LabelList,
+    TrainingList,
+    attach_label_texts,
+    document_lengths,
+    query_texts,
+    write_folder,
+)
 from rerank.io.json_records import JsonRecord
 from rerank.types import Document, Query
 from tests.raising import raises
@@ -331,7 +337,7 @@ def test_of_a_query_with_several_lists_the_first_text_counts(folder: str) -> Non
 
 
 def test_a_collection_that_finds_by_id_is_asked_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rerank.finetune.labels.texts._BATCH", 2)
+    monkeypatch.setattr("rerank.finetune.labels.lists._BATCH", 2)
     collection = open_collection("pydoc")
     ids = [doc.id for doc in collection.docs()][:10]
     labels = [LabelList(qid="q01", initial=tuple(ids[at : at + 2]), final=tuple(ids[at : at + 2])) for at in range(5)]

@@ -25,7 +25,7 @@ from rerank.finetune.extra.callbacks import Refactor  # noqa: E402
 from rerank.finetune.extra.layers import Lisa, Owlore  # noqa: E402
 from rerank.finetune.extra.optimizers import LoraPro  # noqa: E402
 from rerank.finetune.extra.ranks import Contribution, Welore, allocate_proportionally  # noqa: E402
-from rerank.finetune.inspection.spectra import common_threshold  # noqa: E402
+from rerank.finetune.inspection.report import common_threshold  # noqa: E402
 from rerank.finetune.kernels.adamw_variants import find_factor_pairs  # noqa: E402
 from rerank.finetune.kernels.step_callbacks import balance_factors, draw_layers, find_layers, outlier_shares  # noqa: E402
 from rerank.finetune.optimizers import Adamw, Galore  # noqa: E402

@@ -15,18 +15,15 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import load_file  # noqa: E402
 from torch import nn  # noqa: E402
 
-from rerank.backends.hf import Hf  # noqa: E402
 from rerank.errors import UsageError  # noqa: E402
 from rerank.finetune.component_registry import LOSSES  # noqa: E402
 from rerank.finetune.components import ListTarget  # noqa: E402
 from rerank.finetune.extra.adapters import Shadow  # noqa: E402
-from rerank.finetune.inspection.checkpoints import CheckpointReader, read_peft_config  # noqa: E402
-from rerank.finetune.inspection.weight_changes import missing_adapter_modules  # noqa: E402
+from rerank.finetune.inspection.checkpoints import CheckpointReader, missing_adapter_modules, read_peft_config  # noqa: E402
 from rerank.finetune.labels.lists import TrainingList  # noqa: E402
 from rerank.finetune.recipe import Recipe, ScoreSource  # noqa: E402
 from rerank.finetune.trainer import packed_attention  # noqa: E402
 from rerank.finetune.trainer.base_model import CpuDropout, use_cpu_dropout  # noqa: E402
-from rerank.finetune.trainer.calibration_batches import fit_head_weights  # noqa: E402
 from rerank.finetune.trainer.examples import (  # noqa: E402
     ExampleBuilder,
     LossInputs,
@@ -42,6 +39,7 @@ from rerank.finetune.trainer.listwise_module import (  # noqa: E402
     WeightedLoss,
     collate_examples,
     enable_activation_checkpointing,
+    fit_head_weights,
 )
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
 from rerank.judges import Limits, open_judge  # noqa: E402
@@ -49,6 +47,7 @@ from rerank.lm.tokenizers import HfTokens  # noqa: E402
 from rerank.prompts import load_prompt  # noqa: E402
 from rerank.selector import Selector  # noqa: E402
 from rerank.types import Document, Query, Window  # noqa: E402
+from tests.backends.conftest import in_memory  # noqa: E402
 from tests.finetune.small import (  # noqa: E402
     ATTENTION,
     WORDS,
@@ -81,7 +80,7 @@ class Seen:
 def backend(**options: Any) -> Any:
     tokenizer = byte_tokenizer()
     model = tiny_model(layers=3, vocabulary=len(tokenizer), max_position_embeddings=4096, **options)
-    return Hf.from_loaded(model, tokenizer)
+    return in_memory(model, tokenizer)
 
 
 def training_list(n: int = 5, query: str = "lift of a wing") -> TrainingList:
@@ -121,7 +120,7 @@ def windowed() -> Any:
         sliding_window=64,
         max_position_embeddings=4096,
     )
-    return Hf.from_loaded(transformers.MistralForCausalLM(config), tokenizer)
+    return in_memory(transformers.MistralForCausalLM(config), tokenizer)
 
 
 def judge_of(asked: Any, selector: str, prompt: str) -> Any:

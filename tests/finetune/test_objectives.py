@@ -69,7 +69,7 @@ def test_what_does_not_fit_is_refused(changes: dict[str, Any], named: tuple[str,
 
 
 def test_a_package_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(objectives, "find_spec", lambda name: None)
+    monkeypatch.setattr("rerank.installation.find_spec", lambda name: None)
     asked = made()
     parts = make_training_components(asked)
     objective: Any = parts.objective

@@ -18,7 +18,7 @@ import numpy as np  # noqa: E402
 from rerank.errors import UnknownNameError, UsageError  # noqa: E402
 from rerank.finetune.adapters import LinearTargets  # noqa: E402
 from rerank.finetune.component_registry import ADAPTERS, make_training_components  # noqa: E402
-from rerank.finetune.kernels.peft_configurations import try_configuration  # noqa: E402
+from rerank.finetune.kernels.peft_files import try_configuration  # noqa: E402
 from rerank.finetune.recipe import Recipe  # noqa: E402
 from rerank.selector import build_from_selector  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_model  # noqa: E402

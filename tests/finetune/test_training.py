@@ -37,10 +37,9 @@ from rerank.experiment import run_experiment  # noqa: E402
 from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
 from rerank.finetune.component_registry import ADAPTERS  # noqa: E402
 from rerank.finetune.recipe import Recipe, ValidationTable  # noqa: E402
-from rerank.finetune.trainer.adapter_folder import hub_id, push_adapter_to_hub  # noqa: E402
 from rerank.finetune.trainer.schedule import read_lists  # noqa: E402
 from rerank.finetune.trainer.training import pick_reporting_services, reporting_environment, train_adapter  # noqa: E402
-from rerank.finetune.trainer.training_folder import find_last_checkpoint, list_checkpoints  # noqa: E402
+from rerank.finetune.trainer.training_folder import find_last_checkpoint, hub_id, list_checkpoints, push_adapter_to_hub  # noqa: E402
 from rerank.finetune.trainer.validation import Validation  # noqa: E402
 from rerank.lm.loading import attach_adapter  # noqa: E402
 from rerank.models.adapters import AdapterSettings  # noqa: E402
@@ -130,7 +129,7 @@ def test_a_model_in_bfloat16_ranks_by_rounded_factors_as_by_the_trained_ones(
 ) -> None:
     asked = recipe_of(training={"dtype": "bfloat16"})
     train_adapter(asked, tmp_path / "rounded", device="cpu")
-    monkeypatch.setattr("rerank.finetune.trainer.adapter_folder._round_plain_lora", lambda *_: None)
+    monkeypatch.setattr("rerank.finetune.trainer.training_folder._round_plain_lora", lambda *_: None)
     train_adapter(asked, tmp_path / "trained", device="cpu")
     ids = torch.arange(20)[None]
     logits = []

@@ -16,6 +16,7 @@ transformers = pytest.importorskip("transformers")
 from rerank.finetune.recipe import Recipe, read_recipe  # noqa: E402
 from rerank.finetune.trainer import cost_estimate, packed_attention, training_run  # noqa: E402
 from rerank.finetune.trainer.cost_estimate import (  # noqa: E402
+    Card,
     TrainingSetup,
     estimate_training,
     h100_hours,
@@ -24,7 +25,6 @@ from rerank.finetune.trainer.cost_estimate import (  # noqa: E402
 )
 from rerank.finetune.trainer.listwise_module import autocast, enable_activation_checkpointing  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
-from rerank.lm.roofline import Card  # noqa: E402
 from tests.finetune.small import recipe  # noqa: E402
 from tests.lm.configurations import QWEN3_8B  # noqa: E402
 

@@ -233,11 +233,10 @@ def test_room_is_kept_for_thoughts_and_the_identifier() -> None:
 def test_it_equals_the_logits_of_a_plain_pass() -> None:
     """Byte-level tokens, so letters are tokens and pairs are not."""
     torch = pytest.importorskip("torch")
-    from rerank.backends.hf import Hf
-    from tests.backends.conftest import make_model, make_tokenizer
+    from tests.backends.conftest import in_memory, make_model, make_tokenizer
 
     model, tokenizer = make_model(max_position_embeddings=2048), make_tokenizer()
-    hf = Hf.from_loaded(model, tokenizer)
+    hf = in_memory(model, tokenizer)
     made = open_judge("logits", hf, LETTERS)
     assert isinstance(made, PromptJudge)
     windows = [window(*(f"passage {n} of some words" for n in range(count))) for count in (5, 26, 1)]
@@ -385,10 +384,9 @@ def test_the_wording_is_that_of_the_number() -> None:
 def test_a_tiny_model_answers_both_ways_alike() -> None:
     """Its best first letter is what it writes where it can write nothing else."""
     pytest.importorskip("torch")
-    from rerank.backends.hf import Hf
-    from tests.backends.conftest import make_model, make_tokenizer
+    from tests.backends.conftest import in_memory, make_model, make_tokenizer
 
-    hf = Hf.from_loaded(make_model(max_position_embeddings=1024), make_tokenizer())
+    hf = in_memory(make_model(max_position_embeddings=1024), make_tokenizer())
     windows = [THREE, window("one", "two"), window("only")]
     weighed, written = (judge_windows(pick(hf, by), windows) for by in ("likelihood", "generation"))
     assert [verdict.order[0] for verdict in weighed] == [verdict.order[0] for verdict in written]

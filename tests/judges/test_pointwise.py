@@ -177,11 +177,10 @@ def test_calls_are_the_documents() -> None:
 
 def test_it_equals_plain_passes() -> None:
     torch = pytest.importorskip("torch")
-    from rerank.backends.hf import Hf
-    from tests.backends.conftest import make_model, make_tokenizer
+    from tests.backends.conftest import in_memory, make_model, make_tokenizer
 
     model, tokenizer = make_model(), make_tokenizer()
-    hf = Hf.from_loaded(model, tokenizer)
+    hf = in_memory(model, tokenizer)
     made = judge("likelihood", hf)
     assert isinstance(made, Likelihood)
     query = tokenizer("a question", add_special_tokens=False)["input_ids"]

@@ -16,7 +16,6 @@ pytest.importorskip("transformers")
 import torch
 from torch.nn.attention.bias import CausalBias
 
-from rerank.backends.hf import Hf
 from rerank.lm import decoding, grouped_attention, icr_scoring, local_tasks, prefix_cache
 from rerank.lm.decoding import decode_continuations
 from rerank.lm.forward_pass import make_kv_cache
@@ -26,7 +25,7 @@ from rerank.lm.log_likelihood import compute_log_likelihoods
 from rerank.lm.prefix_cache import PrefixCache, reuse_pays
 from rerank.lm.tokenizers import PromptSpans
 from rerank.tasks import Sampling
-from tests.backends.conftest import make_model, make_tokenizer
+from tests.backends.conftest import in_memory, make_model, make_tokenizer
 from tests.lm import test_icr_scoring as icr
 from tests.lm.prefixed_jobs import make_job, piece
 from tests.lm.test_prefix_cache import ANYTHING, LETTERS, MIXED, PAIRS, QUERY_TEXT, decode, figures, largest_difference
@@ -107,7 +106,7 @@ def test_the_cache_of_generate_is_preallocated_for_every_attention_function(acce
 @pytest.mark.parametrize("name", ["Llama", "Qwen3", "Gemma2"])
 @pytest.mark.parametrize("more", [{}, {"heads": ((1, 1), (0, 3)), "weights": (0.25, 2.0)}, {"per_head": True}])
 def test_attention_scores_equal_those_of_a_cpu(name: str, more: dict[str, Any]) -> None:
-    hf = Hf.from_loaded(make_model(name, **icr.KINDS[name]), make_tokenizer())
+    hf = in_memory(make_model(name, **icr.KINDS[name]), make_tokenizer())
     expected = icr.ask(hf, icr.task(**more))
     with pytest.MonkeyPatch.context() as patch:
         pass_for_accelerator(patch, 1024)

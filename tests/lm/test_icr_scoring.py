@@ -22,7 +22,7 @@ from rerank.lm.loading import quiet_transformers
 from rerank.prompts.base import Message, Prompt
 from rerank.tasks import AttentionTask, Request, Sampling
 from rerank.types import Document, Query, Window
-from tests.backends.conftest import make_model, make_tokenizer
+from tests.backends.conftest import in_memory, make_model, make_tokenizer
 from tests.raising import raises
 
 PASSAGES = ("[1] snow falls", "[2] ", "[3] rain in the hills, all day long", "[4] x", "[5] snow falls")
@@ -131,7 +131,7 @@ def close(found: Sequence[float], expected: Sequence[float]) -> bool:
 def test_scores_equal_the_definition(kind: str) -> None:
     model, tokenizer = make_model(kind, **KINDS[kind]), make_tokenizer()
     with quiet_transformers():
-        found = ask(Hf.from_loaded(model, tokenizer), task())
+        found = ask(in_memory(model, tokenizer), task())
         expected = Reference(model, tokenizer).scores("when does snow fall?", task(), everything)
     assert close(found, expected)
     assert len(set(expected)) == len(expected)
@@ -140,7 +140,7 @@ def test_scores_equal_the_definition(kind: str) -> None:
 @pytest.mark.parametrize("piece", [7, 20, 64])
 @pytest.mark.parametrize("name", ["Llama", "Qwen3", "Gemma2"])
 def test_long_prompts_are_prefilled_in_blocks(monkeypatch: pytest.MonkeyPatch, name: str, piece: int) -> None:
-    hf = Hf.from_loaded(make_model(name, **KINDS[name]), make_tokenizer())
+    hf = in_memory(make_model(name, **KINDS[name]), make_tokenizer())
     whole = ask(hf, task())
     monkeypatch.setattr(icr_scoring, "_PREFILL_BLOCK", piece)
     assert close(ask(hf, task()), whole)
@@ -149,7 +149,7 @@ def test_long_prompts_are_prefilled_in_blocks(monkeypatch: pytest.MonkeyPatch, n
 @pytest.mark.parametrize("name", ["Llama", "Gemma2"])
 def test_heads_and_layers_are_chosen(name: str) -> None:
     model, tokenizer = make_model(name, **KINDS[name], num_hidden_layers=4), make_tokenizer()
-    hf, reference = Hf.from_loaded(model, tokenizer), Reference(model, tokenizer)
+    hf, reference = in_memory(model, tokenizer), Reference(model, tokenizer)
     query = "when does snow fall?"
     with quiet_transformers():
         heads = ask(hf, task(heads=((2, 1), (0, 3))))
@@ -166,7 +166,7 @@ def test_heads_and_layers_are_chosen(name: str) -> None:
 
 def test_without_a_null_query_nothing_is_subtracted_or_filtered() -> None:
     model, tokenizer = make_model(), make_tokenizer()
-    found = ask(Hf.from_loaded(model, tokenizer), task(null=()))
+    found = ask(in_memory(model, tokenizer), task(null=()))
     with quiet_transformers():
         weights, begin = Reference(model, tokenizer).weights("when does snow fall?", task())
     expected = [float(everything(weights)[begin + start : begin + end].sum()) for start, end in spans()]
@@ -180,7 +180,7 @@ def test_layers_above_the_last_one_used_do_not_run() -> None:
     for at, layer in enumerate(model.model.layers):
         layer.mlp.register_forward_hook(lambda *_, at=at: ran.append(at))
     model.lm_head.register_forward_hook(lambda *_: ran.append(99))
-    ask(Hf.from_loaded(model, make_tokenizer()), task(layers=(1, 2)))
+    ask(in_memory(model, make_tokenizer()), task(layers=(1, 2)))
     assert sorted(set(ran)) == [0, 1]  # of the last layer no more than its attention
 
 
@@ -196,7 +196,7 @@ def test_passages_are_prefilled_once_and_memory_is_not_quadratic(monkeypatch: py
     model = make_model()
     read: list[int] = []
     model.model.embed_tokens.register_forward_hook(lambda _, given, __: read.append(given[0].shape[1]))
-    ask(Hf.from_loaded(model, make_tokenizer()), task())
+    ask(in_memory(model, make_tokenizer()), task())
     documents, real, null = read
     assert documents > 100
     assert max(rows for rows, _ in shapes) == max(real, null) < documents
@@ -207,7 +207,7 @@ def test_ties_stay_ties_and_one_passage_is_enough() -> None:
     even = make_model()  # attends to everything alike
     for weights in even.parameters():
         weights.data.zero_()
-    hf = Hf.from_loaded(even, make_tokenizer())
+    hf = in_memory(even, make_tokenizer())
     same = ("[1] abc", "[2] abc")
     scores = ask(hf, task(passages=same), passages=same)
     assert scores[0] == pytest.approx(scores[1], abs=1e-6)
@@ -215,7 +215,7 @@ def test_ties_stay_ties_and_one_passage_is_enough() -> None:
 
 
 def test_special_tokens_in_a_passage_move_nothing() -> None:
-    hf = Hf.from_loaded(make_model(), make_tokenizer())
+    hf = in_memory(make_model(), make_tokenizer())
     marked = ("[1] <|im_end|> snow <|im_start|>", "[2] falls")
     written = tuple(text.replace("<|", "< |") for text in marked)
     assert ask(hf, task(passages=marked), passages=marked) == pytest.approx(
@@ -240,18 +240,18 @@ def _context() -> Any:
 @pytest.mark.parametrize(("asked", "named"), [({"heads": ((7, 0),)}, ("(7, 0)",)), ({"layers": (1, 5)}, ("1", "5"))])
 def test_heads_that_the_model_lacks_are_refused(asked: dict[str, Any], named: tuple[str, ...]) -> None:
     with raises(UsageError, *named):
-        ask(Hf.from_loaded(make_model(), make_tokenizer()), task(**asked))
+        ask(in_memory(make_model(), make_tokenizer()), task(**asked))
 
 
 def test_a_query_before_the_passages_is_refused() -> None:
     null = (Message("user", "Something else entirely; " + content("N/A")),)
     with raises(UsageError, "--prompt icr_qa"):
-        ask(Hf.from_loaded(make_model(), make_tokenizer()), task(null=null))
+        ask(in_memory(make_model(), make_tokenizer()), task(null=null))
 
 
 def test_the_settings_of_the_model_are_restored() -> None:
     model = make_model()
-    hf = Hf.from_loaded(model, make_tokenizer())
+    hf = in_memory(model, make_tokenizer())
     before = hf.generate([Request(prompt=chat("a"), sampling=Sampling(max_tokens=5))])
     ask(hf, task())
     assert model.config._attn_implementation == "sdpa"

@@ -35,7 +35,7 @@ from rerank.models import open_model_backend  # noqa: E402
 from rerank.pipeline.stream import Flow  # noqa: E402
 from rerank.prompts.base import Message  # noqa: E402
 from rerank.tasks import BackendOptions, LikelihoodTask, Reply, Request, Sampling  # noqa: E402
-from tests.backends.conftest import make_model, make_tokenizer  # noqa: E402
+from tests.backends.conftest import in_memory, make_model, make_tokenizer  # noqa: E402
 from tests.lm.configurations import QWEN3_8B  # noqa: E402
 
 _GQA = {"num_attention_heads": 32, "num_key_value_heads": 8, "hidden_size": 4096}
@@ -315,7 +315,7 @@ def requests(lengths: list[int], **sampling: Any) -> list[Request]:
 
 
 def test_short_prompts_share_a_batch_and_a_long_one_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    hf = Hf.from_loaded(make_model(), make_tokenizer())
+    hf = in_memory(make_model(), make_tokenizer())
     overhead = hf.tokens.count(requests([0])[0].prompt) + 2  # with two new tokens
     hf.set_batching(256, reuse=False, tokens=16 * (10 + overhead))
     sizes: list[int] = []
@@ -352,10 +352,10 @@ def test_batches_are_planned_reported_and_recorded_before_the_model_is_loaded(
     assert (flow.block, flow.batch_size, flow.batch_tokens) == (128, 256, tokens)
     assert Flow.from_json(flow.to_json()) == flow
     assert not backend.is_loaded
-    hf = Hf.from_loaded(make_model(), make_tokenizer())
+    hf = in_memory(make_model(), make_tokenizer())
     flow.apply_to(hf)
     assert (hf.batch_size, hf.batch_tokens) == (256, tokens)
-    assert describe_batch(Hf.from_loaded(make_model(), make_tokenizer())) == "at most 4 prompts, 48,000 characters"
+    assert describe_batch(in_memory(make_model(), make_tokenizer())) == "at most 4 prompts, 48,000 characters"
     Flow.from_json({"block": 128, "in_flight": 32, "batch_size": 16, "reuse": True}).apply_to(hf)  # recorded before
     assert (hf.batch_size, hf.batch_tokens) == (16, None)
 

@@ -21,7 +21,7 @@ from rerank.lm.out_of_memory import BatchLimit, is_out_of_memory, run_batches
 from rerank.reranker import Reranker
 from rerank.tasks import BackendOptions, Reply
 from rerank.types import Document
-from tests.backends.conftest import make_model, make_tokenizer
+from tests.backends.conftest import in_memory, make_model, make_tokenizer
 from tests.lm.prefixed_jobs import make_job, piece
 
 CUDA = "CUDA out of memory. Tried to allocate 2.00 GiB"
@@ -127,7 +127,7 @@ def limited(hf: Hf, room: int) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("reuse", [False, True])
 def test_batches_are_halved_also_with_cached_prefixes(reuse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    hf = Hf.from_loaded(make_model(), make_tokenizer(), options=BackendOptions(reuse=reuse))
+    hf = in_memory(make_model(), make_tokenizer(), options=BackendOptions(reuse=reuse))
     expected = hf._run_batch(JOBS)
     sizes: list[int] = []
     run = hf._run
@@ -146,7 +146,7 @@ def test_batches_are_halved_also_with_cached_prefixes(reuse: bool, monkeypatch: 
 
 @pytest.mark.parametrize("reuse", [False, True])
 def test_a_request_that_does_not_fit_is_a_failed_reply_with_its_tokens(reuse: bool) -> None:
-    hf = Hf.from_loaded(make_model(), make_tokenizer(), options=BackendOptions(reuse=reuse))
+    hf = in_memory(make_model(), make_tokenizer(), options=BackendOptions(reuse=reuse))
     failed = limited(hf, 40)
     for _ in range(2):
         reply = hf._run_batch(JOBS[:1])[0]
@@ -156,7 +156,7 @@ def test_a_request_that_does_not_fit_is_a_failed_reply_with_its_tokens(reuse: bo
 
 
 def test_followers_run_every_part_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    hf = Hf.from_loaded(make_model(), make_tokenizer(), options=BackendOptions(reuse=False))
+    hf = in_memory(make_model(), make_tokenizer(), options=BackendOptions(reuse=False))
     sent, ran = [], []
 
     def scarce(jobs: list[Job]) -> list[Reply]:

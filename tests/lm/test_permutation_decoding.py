@@ -15,16 +15,15 @@ pytest.importorskip("transformers")
 import torch
 from transformers import GenerationConfig
 
-from rerank.backends.hf import Hf
 from rerank.errors import BackendError
+from rerank.lm.decoding import decode_permutations
 from rerank.lm.forward_pass import make_kv_cache
 from rerank.lm.loading import quiet_transformers
-from rerank.lm.permutation_decoding import decode_permutations
 from rerank.lm.permutation_grammar import PermutationGrammar, tokenize_identifiers
 from rerank.prompts.base import Message
 from rerank.tasks import PermutationTask, Request, Sampling
 from rerank.types import Document, Query, Window
-from tests.backends.conftest import make_model, make_tokenizer
+from tests.backends.conftest import in_memory, make_model, make_tokenizer
 from tests.raising import raises
 
 SEPARATOR = " > "
@@ -195,7 +194,7 @@ class _Silent:
 
 
 def test_the_backend_writes_the_chain_behind_a_begun_reply() -> None:
-    hf = Hf.from_loaded(make_model(), make_tokenizer())
+    hf = in_memory(make_model(), make_tokenizer())
     docs = tuple(Document(id=str(at)) for at in range(4))
     asked = [
         Request(
@@ -229,7 +228,7 @@ def test_the_cache_has_about_the_size_that_is_used(monkeypatch: pytest.MonkeyPat
 
     model, made = make_model(), chain(make_tokenizer(), 40, 40)
     alone = [decode_permutations(model, [prompt], [made], [GREEDY], [0])[0] for prompt in prompts(*range(2, 22))]
-    monkeypatch.setattr("rerank.lm.permutation_decoding.make_kv_cache", record)
+    monkeypatch.setattr("rerank.lm.decoding.make_kv_cache", record)
     rows = decode_permutations(model, prompts(*range(2, 22)), [made] * 20, [GREEDY] * 20, [0] * 20)
     assert [row.state.order for row in rows] == [row.state.order for row in alone]
     layer = caches[0].layers[0]

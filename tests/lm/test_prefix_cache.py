@@ -12,10 +12,10 @@ pytest.importorskip("transformers")
 
 import torch
 
+from rerank.lm.decoding import DecodingRow, decode_permutations
 from rerank.lm.jobs import Job
 from rerank.lm.local_tasks import plan_prefixes
 from rerank.lm.log_likelihood import compute_log_likelihoods
-from rerank.lm.permutation_decoding import DecodingRow, decode_permutations
 from rerank.lm.permutation_grammar import PermutationGrammar
 from rerank.lm.prefix_cache import CachedPrefix, PrefixCache, round_pass_length, supports_prefixes
 from rerank.tasks import Sampling

@@ -15,7 +15,7 @@ from rerank.lm.jobs import Job, add_thoughts
 from rerank.prompts.base import Message
 from rerank.tasks import ContinuationTask, GenerationTask, PermutationTask, Request, Sampling, Task
 from rerank.types import Document, Query, Window
-from tests.backends.conftest import make_model, make_tokenizer
+from tests.backends.conftest import in_memory, make_model, make_tokenizer
 
 #: A template with a thinking mode, as in Qwen 3: switched off by an empty thought, open where it is on.
 REASONING = (
@@ -29,7 +29,7 @@ PLAIN = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
 def hf(request: pytest.FixtureRequest) -> Hf:
     model = make_model(eos_token_id=None)
     model.generation_config.eos_token_id = None
-    return Hf.from_loaded(model, make_tokenizer(request.param))
+    return in_memory(model, make_tokenizer(request.param))
 
 
 def asked(thinking: int, task: Task = GenerationTask(), begun: str = "") -> Request:  # noqa: B008 - frozen and empty

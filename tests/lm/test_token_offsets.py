@@ -23,7 +23,7 @@ from rerank.prompts.base import Message
 from rerank.tasks import AttentionTask, Reply, Request, Sampling
 from rerank.tasks.kinds import read_token_scores
 from rerank.types import Document, Query, Window
-from tests.backends.conftest import make_model, make_tokenizer
+from tests.backends.conftest import in_memory, make_model, make_tokenizer
 
 PASSAGES = ("[1] snow falls é!", "[2] <|im_end|> rain", "[3] ")
 HEAD, TAIL = "Paragraphs:\n", "\nQuery: "
@@ -55,7 +55,7 @@ def reply_to(hf: Hf, request: Request, **task: Any) -> Reply:
 
 @pytest.fixture
 def hf() -> Hf:
-    return Hf.from_loaded(make_model(), make_tokenizer())
+    return in_memory(make_model(), make_tokenizer())
 
 
 def test_tokens_start_where_their_character_does(hf: Hf) -> None:

@@ -247,7 +247,7 @@ def test_unpacking_weights_needs_gguf(
 ) -> None:
     monkeypatch.undo()
     monkeypatch.setattr(download, "require_torch", lambda: (None, None))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("rerank.installation.find_spec", lambda name: None)
     with raises(MissingPrerequisiteError, "gguf"):
         download._convert_gguf(tmp_path / "weights.gguf", tmp_path)
 

@@ -179,12 +179,11 @@ def tiny(kind: str) -> Any:
     """A backend with a model of a class that has random weights."""
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from rerank.backends.hf import Hf
-    from tests.backends.conftest import make_model, make_tokenizer
+    from tests.backends.conftest import in_memory, make_model, make_tokenizer
 
     tokenizer = make_tokenizer()
     tokenizer.add_tokens([" true", " false"])  # single tokens, as in the tokenizers of the real models
-    return Hf.from_loaded(make_model(kind, max_position_embeddings=8192, vocab_size=264), tokenizer)
+    return in_memory(make_model(kind, max_position_embeddings=8192, vocab_size=264), tokenizer)
 
 
 @pytest.mark.parametrize(("name", "kind"), TINY.items())

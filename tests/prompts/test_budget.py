@@ -106,8 +106,9 @@ def test_never_exceeds_and_never_touches_the_rest(
     assert content.startswith("Query: fleas\n")
     assert content.endswith(f"Rank {len(texts)}.")
     assert len(passages(fitted)) == len(texts)
-    assert (fitted.cap is None) == (fitted.cut == 0)
-    assert fitted.cap is None or fitted.cap >= floor
+    assert len(fitted.dropped) in (0, len(texts))
+    if kind is Characters:  # its tokens are characters
+        assert all(len(text) >= floor for text, cut in zip(passages(fitted), fitted.dropped, strict=False) if cut)
 
 
 @settings(deadline=None)
@@ -119,12 +120,13 @@ def test_the_cap_is_the_largest_that_fits(texts: list[str], context: int) -> Non
         fitted = PromptBudget(Characters(context), floor=0).fit(PLAIN, window_of(texts), reply_tokens=5)
     except ContextOverflowError:
         assume(False)
-    if fitted.cap is None:
+    if not fitted.dropped:
         assert passages(fitted) == texts
         return
-    assert passages(fitted) == [text[: fitted.cap] for text in texts]  # evenly: one cap for all
-    assert fitted.cut == sum(len(text) > fitted.cap for text in texts)
-    longer = PLAIN.render("fleas", [text[: fitted.cap + 1] for text in texts])
+    cap = max(map(len, passages(fitted)))
+    assert passages(fitted) == [text[:cap] for text in texts]  # evenly: one cap for all
+    assert fitted.dropped == tuple(max(0, len(text) - cap) for text in texts)
+    longer = PLAIN.render("fleas", [text[: cap + 1] for text in texts])
     assert Characters(1).count(longer) > context - 5
 
 
@@ -144,7 +146,7 @@ def test_few_counts_and_no_document_twice() -> None:
     docs = [f"d{i} " + "word " * (50 + 7 * i) for i in range(30)]
     for start in (10, 0):
         fitted = budget.fit(PLAIN, window_of(docs[start : start + 20]), reply_tokens=10)
-        assert fitted.cut > 0
+        assert fitted.dropped
     assert counter.counts <= 6
     whole = [text for text in counter.seen if text.startswith("d15 ")]
     assert len(whole) <= 3  # its length once, and a cut for each of two caps
@@ -159,25 +161,25 @@ def test_a_full_context_still_searches_few_prompts() -> None:
 
 def test_room_for_all_cuts_nothing() -> None:
     fitted = PromptBudget(Characters(1000)).fit(PLAIN, window_of(["one", "", "three"]), reply_tokens=10)
-    assert (fitted.cut, fitted.cap, passages(fitted)) == (0, None, ["one", "", "three"])
+    assert (fitted.dropped, passages(fitted)) == ((), ["one", "", "three"])
 
 
 def test_the_maximum_cuts_even_where_there_is_room() -> None:
     budget = PromptBudget(Characters(1000), floor=2, max_passage_tokens=4)
     fitted = budget.fit(PLAIN, window_of(["abcdefgh", "abc"]), reply_tokens=10)
-    assert (fitted.cut, fitted.cap, passages(fitted)) == (1, 4, ["abcd", "abc"])
+    assert (fitted.dropped, passages(fitted)) == ((4, 0), ["abcd", "abc"])
 
 
 def test_a_smaller_context_is_used() -> None:
     window = window_of(["x" * 400] * 2)
-    assert PromptBudget(Characters(1000)).fit(PLAIN, window, reply_tokens=10).cut == 0
+    assert PromptBudget(Characters(1000)).fit(PLAIN, window, reply_tokens=10).dropped == ()
     fitted = PromptBudget(Characters(1000), context_size=300).fit(PLAIN, window, reply_tokens=10)
     assert 285 <= fitted.tokens <= 290
 
 
 def test_text_without_spaces_is_cut_too() -> None:
     fitted = PromptBudget(Characters(200)).fit(PLAIN, window_of(["跳蚤的寿命" * 100] * 2), reply_tokens=10)
-    assert fitted.cut == 2
+    assert all(fitted.dropped)
     assert fitted.tokens <= 190
 
 
@@ -245,7 +247,7 @@ def test_scores_of_the_window_are_shown_and_counted() -> None:
     window = Window(Query(id="q", text="fleas"), docs, (12.5, -0.25))
     fitted = PromptBudget(Characters(150)).fit(SCORED, window, reply_tokens=10)
     assert fitted.tokens <= 140
-    assert fitted.cut == 2
+    assert all(fitted.dropped)
     assert [line[:12] for line in fitted.prompt[-1].content.split("\n")[1:3]] == ["[1] (12.500)", "[2] (-0.250)"]
 
 

@@ -78,8 +78,8 @@ def test_the_budget_counts_it_and_never_cuts_it() -> None:
     budget = PromptBudget(Characters(60), floor=5)
     with_it, without = (budget.fit(template, window, reply_tokens=10) for template in (begun, plain))
     assert with_it.tokens == without.tokens == 50
-    assert with_it.cap is not None
-    assert without.cap == with_it.cap + len(prefix)
+    assert len(without.passages[0]) == len(with_it.passages[0]) + len(prefix)
+    assert with_it.dropped > without.dropped > ()
     assert reply_prefix_of_prompt(with_it.prompt) == prefix
     long = parse_template(f"{YAML}reply_prefix: '{'x' * 60}'", "x")
     with pytest.raises(ContextOverflowError):

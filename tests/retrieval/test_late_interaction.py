@@ -16,7 +16,7 @@ import torch
 
 from rerank.collections.base import Corpus
 from rerank.errors import BackendError, UnknownNameError, UsageError
-from rerank.lm.late_interaction import MaxSimScorer
+from rerank.lm.encoders import MaxSimScorer
 from rerank.retrieval import check_first_stage, open_first_stage
 from rerank.retrieval.base.given_documents import InMemoryCorpus
 from rerank.retrieval.late_interaction import LateInteraction, LateInteractionRetriever

@@ -250,7 +250,6 @@ class ServerRouter:
             raise
 
     def release(self, server: RoutedServer) -> None:
-        """Free a slot of a server and assign waiting requests."""
         server.in_progress -= 1
         self._assign()
 

@@ -35,9 +35,6 @@ _TITLE, _TAG = re.compile(r"<title[^>]*>([^<]+)", re.I), re.compile(r"<[^>]*>")
 _FILTERED = ("content_filter", "content_policy_violation")
 
 
-# Responses
-
-
 @dataclass(frozen=True, slots=True)
 class ServerResponse:
     """A complete HTTP response with a success status."""
@@ -107,9 +104,6 @@ def shorten(text: str) -> str:
     """Return the first `SHOWN` characters of a text as one line."""
     line = " ".join(text[: 10 * SHOWN].split())
     return line if len(line) <= SHOWN else f"{line[: SHOWN - 1]}…"
-
-
-# Failures
 
 
 class RequestFailedError(Exception):

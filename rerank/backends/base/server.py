@@ -132,7 +132,6 @@ class ServerBackend(BaseBackend, ABC, Generic[S]):
         """Return the reply to one request; runs on the background loop."""
 
     def _context_size(self) -> int:
-        """Return the context size in the options or, if None, the servers', which the first call requests."""
         if self._size is None:
             self._size = run_on_loop(self.client.smallest(self.context_size_of))
         return self._size

@@ -21,6 +21,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from rerank.backends.cross_encoder import PairTokens
 from rerank.backends.vllm.engine import (
     EngineRequest,
     EngineStream,
@@ -29,23 +30,15 @@ from rerank.backends.vllm.engine import (
     stop_engines_in_process,
 )
 from rerank.backends.vllm.grammar import NAMED
-from rerank.backends.vllm.pairs import EnginePairs, score_pairs
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, UsageError, ensure
 from rerank.installation import install_command
 from rerank.io.settings_files import read_json_object
+from rerank.lm import loading
 from rerank.lm.jobs import tokenize_requests
-from rerank.lm.loading import (
-    check_folder,
-    locate_files,
-    make_identity,
-    named_loading_errors,
-    pick_dtype,
-    quiet_transformers,
-    require_torch,
-)
 from rerank.lm.model_files import ModelFiles
 from rerank.lm.model_process import LocalModel, require_model_process
 from rerank.lm.tokenizers import HfTokens, stated_context_size
+from rerank.prompts.base import Prompt
 from rerank.selector import Selector, convert_option_values
 from rerank.tasks import (
     BackendOptions,
@@ -92,7 +85,6 @@ class Vllm(LocalModel):
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> Vllm:
-        """Load a model from a folder written by ``save_pretrained`` or from the hub."""
         return cls.load_described(cls.describe(name, options or BackendOptions()))
 
     @classmethod
@@ -101,7 +93,6 @@ class Vllm(LocalModel):
 
     @classmethod
     def load_described(cls, description: EnginePlan) -> Vllm:
-        """Start the planned engine, and return a backend that uses the token counter of the plan."""
         return cls(description, _start(description))
 
     @staticmethod
@@ -246,26 +237,25 @@ class EnginePlan:
 
 
 def _plan(name: str | Path, options: BackendOptions) -> EnginePlan:
-    """Return a plan of an engine for a model from a folder or the hub, without loading weights."""
     parse_engine_options(options.vllm_options)
     if find_spec("vllm") is None:
         raise _missing("it is not installed")
-    with _preserve_state(), quiet_transformers():
+    with _preserve_state(), loading.quiet_transformers():
         _import_engine()
-        files = locate_files(name, options, weights=False)
+        files = loading.locate_files(name, options, weights=False)
         options = options.model_copy(update={"revision": files.commit or options.revision})
         code = {"trust_remote_code": options.trust_remote_code}
-        with named_loading_errors(files):
-            config = require_torch()[1].AutoConfig.from_pretrained(files.folder, **code)
-            tokenizer = require_torch()[1].AutoTokenizer.from_pretrained(files.folder, **code)
+        with loading.named_loading_errors(files):
+            config = loading.require_torch()[1].AutoConfig.from_pretrained(files.folder, **code)
+            tokenizer = loading.require_torch()[1].AutoTokenizer.from_pretrained(files.folder, **code)
         settings = engine_settings(config, tokenizer, options)
         device = built_for()
     if options.adapter:
-        check_folder(Path(options.adapter))
+        loading.check_folder(Path(options.adapter))
         settings |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": required_rank(Path(options.adapter))}
     # Different rounding can reverse near ties, so the engine is part of the identity. vLLM casts adapters by itself.
     as_stored = options.model_copy(update={"adapter_dtype": "float32"})
-    identity = make_identity(files, as_stored, settings["dtype"]) | {"engine": "vllm"}
+    identity = loading.make_identity(files, as_stored, settings["dtype"]) | {"engine": "vllm"}
     identity |= {key: settings[key] for key in _IDENTIFYING if key in settings}
     return EnginePlan(
         files=files,
@@ -281,7 +271,7 @@ def _plan(name: str | Path, options: BackendOptions) -> EnginePlan:
 
 def _start(plan: EnginePlan) -> EngineStream:
     """Start an engine; an engine that is already running in this process is stopped."""
-    with _preserve_state(), quiet_transformers():
+    with _preserve_state(), loading.quiet_transformers():
         vllm = _import_engine()
         adapter = None
         if plan.options.adapter:
@@ -297,7 +287,7 @@ def _start(plan: EnginePlan) -> EngineStream:
                     "own process",
                 )
             )
-        files = locate_files(plan.files.name, plan.options)
+        files = loading.locate_files(plan.files.name, plan.options)
         try:
             llm = vllm.LLM(model=str(files.folder), **plan.settings)
         except Exception as error:
@@ -340,7 +330,7 @@ def _preserve_state() -> Iterator[None]:
 
     import numpy
 
-    torch: Any = require_torch()[0]
+    torch: Any = loading.require_torch()[0]
     python_state, numpy_state, set_threads = random.getstate(), numpy.random.get_state(), torch.set_num_threads
     misleading = sys.modules.pop(_MISLEADING, None)
     try:
@@ -354,8 +344,6 @@ def _preserve_state() -> Iterator[None]:
         if misleading is not None:
             sys.modules[_MISLEADING] = misleading
 
-
-# Settings
 
 #: Options of vLLM's engine that ``--vllm-options`` may set, and their types. vLLM checks the names.
 ENGINE_OPTIONS: Mapping[str, Any] = {
@@ -392,7 +380,7 @@ def engine_settings(config: Any, tokenizer: Any, options: BackendOptions) -> dic
         )
     dtype: str = options.dtype
     if device != "cpu":
-        dtype = pick_dtype(dtype, device)
+        dtype = loading.pick_dtype(dtype, device)
     elif dtype not in ("auto", "float32"):
         raise UsageError(
             f"--dtype is {dtype}, but vLLM runs on a CPU",
@@ -454,7 +442,6 @@ def _context_size(config: Any, tokenizer: Any, options: BackendOptions) -> int:
 
 
 def _is_classifier(config: Any) -> bool:
-    """Return whether a model has a classification head, which scores pairs of query and passage."""
     return str((getattr(config, "architectures", None) or [""])[0]).endswith("ForSequenceClassification")
 
 
@@ -495,7 +482,7 @@ def _tensor_parallel_size(options: BackendOptions) -> int:
         )
     if options.tensor_parallel_size:
         return options.tensor_parallel_size
-    return max(1, require_torch()[0].cuda.device_count()) if options.device_map else 1
+    return max(1, loading.require_torch()[0].cuda.device_count()) if options.device_map else 1
 
 
 #: Values to which vLLM's maximum rank can be set; the smallest sufficient value is used.
@@ -545,3 +532,48 @@ def unsupported_features(config: Mapping[str, Any]) -> list[str]:
         ("trained token embeddings", bool(config.get("trainable_token_indices"))),
     ]
     return [feature for feature, is_used in features if is_used]
+
+
+#: Pairs that differ in one text; a chat template must distinguish them.
+_PROBES = (("alpha", "bravo"), ("charlie", "bravo"), ("alpha", "foxtrot"))
+
+
+class EnginePairs(PairTokens):
+    """A token counter for pairs, which also tokenizes them, with the model's chat template if it is one for pairs."""
+
+    def __init__(self, tokenizer: Any, *, context_size: int) -> None:
+        super().__init__(tokenizer, context_size=context_size, special_tokens=0)
+        self.has_template = tokenizer.chat_template is not None and self._renders_pairs()
+        self._special_tokens = len(self.tokenize("a", "b")[0]) - sum(self.lengths(["a", "b"]))
+
+    def tokenize(self, query: str, passage: str) -> tuple[list[int], int | None]:
+        """Return the token ids of a pair, and the index of the first token of type 1; None if tokens have no types."""
+        if self.has_template:
+            encoded = self.tokenizer([self._render(query, passage)], add_special_tokens=False)
+        else:
+            encoded = self.tokenizer([query], [passage])  # lists, since an empty passage alone would count as none
+        types = encoded.get("token_type_ids")
+        return encoded["input_ids"][0], None if types is None else [*types[0], 1].index(1)
+
+    def _render(self, query: str, passage: str) -> str:
+        turns = [{"role": "query", "content": query}, {"role": "document", "content": passage}]
+        return str(self.tokenizer.apply_chat_template(turns, tokenize=False))
+
+    def _renders_pairs(self) -> bool:
+        """Return whether the chat template shows both texts of a pair, by the rule of sentence-transformers."""
+        try:
+            return len({self._render(*pair) for pair in _PROBES}) == len(_PROBES)
+        except Exception:  # noqa: BLE001 - templates raise errors of any class, such as for unknown roles
+            return False
+
+
+async def score_pairs(run: RunEngine, pairs: EnginePairs, prompt: Prompt) -> tuple[float, ...]:
+    """Return a score per passage of a prompt: the logit or, with two labels, the difference of the logits."""
+    query, *passages = [message.content for message in prompt]
+    requests = []
+    for passage in passages:
+        ids, second = pairs.tokenize(query, passage)
+        types = None if second is None else {"compressed_token_type_ids": second}
+        requests.append(EngineRequest(ids, {"task": "classify", "use_activation": False, "extra_kwargs": types}))
+    rows = [output.data.flatten().tolist() for output in await run(requests)]
+    return tuple(row[1] - row[0] if len(row) == 2 else row[0] for row in rows)

@@ -73,7 +73,6 @@ class EngineStream:
 
     @property
     def max_model_len(self) -> int:
-        """Maximum number of tokens of prompt and reply together."""
         return int(self._llm.model_config.max_model_len)
 
     async def run(self, requests: Sequence[EngineRequest]) -> list[EngineCall]:
@@ -166,7 +165,6 @@ class EngineStream:
         return None
 
     def _step(self, active: dict[str, EngineCall]) -> list[tuple[EngineCall, Any]]:
-        """Compute one step, and return the calls that it finished, with their results."""
         if not active:
             return []
         started = time.perf_counter()

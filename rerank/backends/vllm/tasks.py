@@ -114,7 +114,6 @@ TASK_RUNNERS: dict[type[Any], Callable[[RunEngine, HfTokens, Job], Awaitable[Rep
 
 
 def _sampling_parameters(job: Job) -> dict[str, Any]:
-    """Return the fields of ``SamplingParams`` for temperature, top-p and seed; empty for greedy decoding."""
     sampling = job.sampling
     if sampling.temperature <= 0:
         return {}

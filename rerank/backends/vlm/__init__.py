@@ -1,14 +1,10 @@
-"""The backend ``vlm``: vision-language models through transformers, one request at a time, and their token counter.
-
-Torch, transformers and Pillow are imported when a model is loaded, not when this module is imported.
-"""
+"""The backend ``vlm``: vision-language models through transformers, one request at a time, and their token counter."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -64,7 +60,6 @@ class Vlm(Hf):
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> Self:
-        """Load a model from a folder written by ``save_pretrained`` of model and processor, or from the hub."""
         require_pillow()
         if options and options.device_map == "tp":
             raise UsageError(
@@ -161,7 +156,6 @@ class VlmTokens(HfTokens):
         super().__init__(processor.tokenizer, context_size=context_size)
         self._processor = processor
         self.chat: Any = chat or PictureChat(processor)
-        self._picture_tokens = lru_cache(maxsize=1 << 14)(self._count_picture)
 
     def inputs(self, prompt: Prompt) -> dict[str, Any]:
         """Return the model inputs: ``input_ids`` of shape (1, tokens), and the tensors of the pictures."""
@@ -193,21 +187,8 @@ class VlmTokens(HfTokens):
             texts = tuple(Message(m.role, m.content.replace(PICTURE, "")) for m in prompt)
             return super().count(texts)
 
-    def picture_tokens(self, path: str) -> int:
-        """Return the number of tokens of a picture, including the tokens around it; 0 if the file cannot be read."""
-        try:
-            return self._picture_tokens(path)
-        except UNREADABLE:
-            return 0
-
-    def _count_picture(self, path: str) -> int:
-        message = Message("user", PICTURE, images=(path,))
-        with_picture, without = self.encode([(message,), (replace(message, content="", images=()),)])
-        return len(with_picture) - len(without)
-
 
 def _content_parts(message: Message) -> Sequence[dict[str, str]]:
-    """Return the parts of a turn, in the form that chat templates expect: texts and placeholders for pictures."""
     if not message.images:
         return [{"type": "text", "text": message.content}]
     first, *rest = message.content.split(PICTURE)

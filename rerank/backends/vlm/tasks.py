@@ -14,7 +14,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from rerank.lm.decoding import add_noise, decode_continuations, end_of_sequence_tokens
-from rerank.lm.forward_pass import OutputHead, TemporarySettings, call_forward
+from rerank.lm.forward_pass import OutputHead, call_forward, temporary_settings
 from rerank.lm.jobs import Job
 from rerank.lm.local_tasks import (
     format_permutation,
@@ -39,7 +39,6 @@ class PictureJob(Job):
 
     @property
     def extra_inputs(self) -> dict[str, Any]:
-        """The model inputs other than the token ids and the attention mask."""
         return {name: value for name, value in self.inputs.items() if name not in ("input_ids", "attention_mask")}
 
 
@@ -78,7 +77,7 @@ def compute_log_likelihoods(
     """
     logs_after: dict[tuple[int, ...], torch.Tensor] = {}  # all tokens but the last -> (tokens, vocabulary)
     scores = []
-    with TemporarySettings(model), OutputHead(model):
+    with temporary_settings(model), OutputHead(model):
         for ids in continuations:
             before = tuple(ids[:-1])
             if ids and before not in logs_after:
@@ -115,7 +114,7 @@ def decode_permutation(model: Any, job: PictureJob, grammar: PermutationGrammar)
         use_cache=True,
         pad_token_id=(end_of_sequence_tokens(model) or [0])[0],
     )
-    with TemporarySettings(model, config), OutputHead(model):
+    with temporary_settings(model, config), OutputHead(model):
         output = model.generate(
             **job.inputs,
             generation_config=config,

@@ -52,7 +52,6 @@ class FrozenBasis(LinearTargets, PeftAdapter):
         kernels.peft_files.save_factors(model, kernels.peft_files.read_factors(model), folder)
 
     def ranks(self, model: Any) -> dict[str, int]:
-        """Return the rank of the saved LoRA per module name."""
         ranks = dict.fromkeys(self.module_names(model), self.r)
         check_ranks_fit("r", ranks, self.shapes(model))
         return ranks
@@ -276,7 +275,6 @@ class Adalora(LinearTargets, PeftAdapter):
 
     @property
     def initial_rank(self) -> int:
-        """Rank of every matrix before pruning: ``init_r``, or its default of 1.5 ``r``."""
         return self.r * 3 // 2 if self.init_r is None else self.init_r
 
     def peft_config(self, model: Any, seed: int) -> Any:
@@ -295,17 +293,17 @@ class Adalora(LinearTargets, PeftAdapter):
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
         wrapped = super().attach(model, calibrate, seed=seed)
-        kernels.adalora.register_importance(wrapped)
+        kernels.step_callbacks.register_importance(wrapped)
         return wrapped
 
     def callbacks(self, model: Any) -> list[Any]:
-        return [kernels.adalora.RankAllocationCallback(model, tinit=self.tinit, tfinal=self.tfinal)]
+        return [kernels.step_callbacks.RankAllocationCallback(model, tinit=self.tinit, tfinal=self.tfinal)]
 
     def penalty(self, model: Any) -> Any:
-        return self.orthogonality * kernels.adalora.orthogonality_penalty(model)
+        return self.orthogonality * kernels.step_callbacks.orthogonality_penalty(model)
 
     def save(self, model: Any, folder: Path) -> None:
-        kernels.peft_files.save_factors(model, kernels.adalora.fold_factors(model), folder)
+        kernels.peft_files.save_factors(model, kernels.step_callbacks.fold_factors(model), folder)
 
     def count_trainable(self, shapes: Shapes) -> int:
         return sum(self.initial_rank * (rows + columns + 1) for rows, columns in shapes)

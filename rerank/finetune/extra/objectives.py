@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from rerank.errors import MissingPrerequisiteError, UsageError, ensure
+from rerank.errors import UsageError, ensure
 from rerank.finetune import kernels
 from rerank.finetune.components import Adapter, ComponentBase, RecipeComponents, option
 from rerank.finetune.labels.lists import TrainingList
 from rerank.finetune.recipe import Recipe
-from rerank.installation import install_command
+from rerank.installation import check_modules
 from rerank.judges import FAILURES
 from rerank.judges.generate import parse_verdict
 from rerank.methods import open_method
@@ -78,12 +77,7 @@ class Grpo(ComponentBase):
     def run(
         self, recipe: Recipe, parts: RecipeComponents, folder: Path, *, device: str, report_to: Sequence[str] = ()
     ) -> Any:
-        if missing := [name for name in ("trl", "datasets") if find_spec(name) is None]:
-            raise MissingPrerequisiteError(
-                f"objective = 'grpo' needs packages that are not installed: {' and '.join(missing)}",
-                remedy=f"Run: {install_command('train')}",
-            )
-
+        check_modules("objective = 'grpo'", ("trl", "datasets"), "train")
         return kernels.grpo.GrpoRun(recipe, parts, folder, device=device, report_to=report_to)
 
 

@@ -97,8 +97,8 @@ class LoraFa(AdamOptions):
         for pair in pairs:
             pair.a.requires_grad_(False)
         groups = kernels.adamw.make_parameter_groups(model, weight_decay)
-        adjust = kernels.adamw_variants.lora_fa_adjustment(self.damping)
-        return kernels.adamw_variants.FactorAdamW(groups, pairs=pairs, adjust=adjust, lr=lr, **self.moments)
+        options = {"damping": self.damping, "lr": lr, **self.moments}
+        return kernels.adamw_variants.LoraFaAdamW(groups, pairs=pairs, **options)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any
 from rerank.errors import UsageError
 from rerank.finetune import kernels
 from rerank.finetune.components import CalibrationBatches, ComponentBase, option
-from rerank.finetune.inspection.spectra import rank_profile
+from rerank.finetune.inspection.report import rank_profile
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,9 +21,8 @@ from rerank.experiment.spec import Execution, RunSpec
 from rerank.finetune.component_registry import make_training_components
 from rerank.finetune.labels.files import read_labels, write_labels
 from rerank.finetune.labels.labelling import LabellingPlan, make_labels, prepare_labelling
-from rerank.finetune.labels.lists import LabelList
+from rerank.finetune.labels.lists import LabelList, query_texts
 from rerank.finetune.labels.splits import SplitShares, split_labels
-from rerank.finetune.labels.texts import query_texts
 from rerank.finetune.recipe import Recipe
 from rerank.finetune.trainer.training import train_adapter
 from rerank.io.text_files import replace_text_file
@@ -60,11 +59,9 @@ class TransferSpec:
             raise UsageError(f"--held-out is {self.held_out}", expected="a fraction, at least 0 and below 1")
 
     def run_spec(self, ranker: Mapping[str, Any]) -> RunSpec:
-        """Return the specification of a run over the lists with a ranker, given as fields of the specification."""
         return RunSpec.make(self.spec.model_dump(include=set(_LISTS), exclude_none=True) | dict(ranker))
 
     def student_recipe(self) -> Recipe:
-        """Return the recipe for training the student on the lists that the teacher labelled."""
         recipe = self.recipe
         lists = (str(self.folder / LABELS),)
         data = recipe.data.model_copy(update={"lists": lists, "collection": self.spec.collection})

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rerank.errors import DataError, MissingResourceError, StorageError, UsageError, ensure, error_repr
-from rerank.finetune.inspection import weight_changes
+from rerank.finetune.inspection import checkpoints
 from rerank.finetune.inspection.checkpoints import ADAPTER_WEIGHTS, FULL, CheckpointReader, InspectedModel
-from rerank.finetune.inspection.spectra import shrink_intruder_dimensions
+from rerank.finetune.inspection.report import shrink_intruder_dimensions
 from rerank.io import atomic_folder
 from rerank.judges.attention.heads import BESIDE, HeadList, read_attention_heads
 from rerank.lm.loading import load_language_model, named_loading_errors, quiet_transformers
@@ -143,8 +143,8 @@ def merge_adapter(subject: InspectedModel, out: Path, options: MergeOptions | No
         loaded = load_language_model(subject.folder, BackendOptions(dtype="float32", device="cpu"))
         model, tokenizer = loaded.model, loaded.tokenizer
     else:
-        weight_changes.check_adapter_layers(subject.tensors(), base)
-        model, tokenizer = weight_changes.merge_with_peft(subject)
+        checkpoints.check_adapter_layers(subject.tensors(), base)
+        model, tokenizer = checkpoints.merge_with_peft(subject)
     dtype = _written_dtype(subject.base, options.dtype)
     dtype_name = str(dtype).removeprefix("torch.")
     rows: list[dict[str, Any]] = []
@@ -222,7 +222,7 @@ class _Shard:
         return self.stored.read(self.modules[module][side])
 
     def scale(self, module: str) -> float:
-        return weight_changes.lora_scaling(self.config, module, self.stored.shape(self.modules[module]["A"])[0])
+        return checkpoints.lora_scaling(self.config, module, self.stored.shape(self.modules[module]["A"])[0])
 
 
 def average_adapter_cores(adapters: Sequence[InspectedModel], out: Path) -> int:
@@ -296,13 +296,13 @@ def _open_shards(adapters: Sequence[InspectedModel]) -> list[_Shard]:
     )
     shards: list[_Shard] = []
     for adapter in adapters:
-        if adapter.kind != "LORA" or not weight_changes.is_plain_lora(stored := adapter.tensors(), adapter.config):
+        if adapter.kind != "LORA" or not checkpoints.is_plain_lora(stored := adapter.tensors(), adapter.config):
             raise UsageError(
                 f"The adapter in {adapter.folder} cannot be averaged",
                 expected="a LoRA, rank-stabilised LoRA or LoRA-SB adapter",
                 remedy="To use it alone, merge it into its model: rerank merge ADAPTER --out FOLDER",
             )
-        shards.append(_Shard(adapter.folder, adapter.config, stored, weight_changes.names_of_lora_factors(stored)))
+        shards.append(_Shard(adapter.folder, adapter.config, stored, checkpoints.names_of_lora_factors(stored)))
     first = shards[0]
     for other, subject in zip(shards[1:], adapters[1:], strict=True):
         if only_one := other.modules.keys() ^ first.modules.keys():

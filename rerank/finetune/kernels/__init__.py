@@ -8,17 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rerank.finetune.kernels import (  # noqa: F401
-        adalora,
         adamw,
         adamw_variants,
         factor_starts,
         fake_quantisation,
         frozen_bases,
         grpo,
-        peft_configurations,
         peft_files,
         step_callbacks,
-        subspace_adamw,
     )
 
 

@@ -121,20 +121,12 @@ def save_difference(model: Any, folder: Path) -> None:
     peft_files.save_factors(model, learnt, folder, scaling=scaling)
 
 
-# Layers quantised to four bits
-
-
-def move_to_gpu(model: Any) -> Any:
-    """Return the model on a GPU."""
-    return model.cuda() if model.device.type == "cpu" else model
-
-
 def quantise_layers(model: Any, names: Sequence[str]) -> None:
     """Replace linear layers by four-bit layers of bitsandbytes (NF4 with double quantisation), in place.
 
     The model is on the device where it will be trained, and ``names`` are full names.
     """
-    bitsandbytes = _bitsandbytes()
+    bitsandbytes = import_module("bitsandbytes")  # by name, since it has no types
     for name in names:
         linear = model.get_submodule(name)
         weight = linear.weight
@@ -157,7 +149,7 @@ def quantise_layers(model: Any, names: Sequence[str]) -> None:
 
 def dequantise(layer: Any) -> Tensor:
     """Return the dequantised weight of a layer, in float32."""
-    functional, weight = _bitsandbytes().functional, layer.weight
+    functional, weight = import_module("bitsandbytes").functional, layer.weight
     values: Tensor = functional.dequantize_4bit(weight.data, weight.quant_state)
     return values.float()
 
@@ -176,8 +168,3 @@ def start_from_quantisation_error(model: Any, originals: Mapping[str, Tensor]) -
         root = (s[: len(a)] / layer.scaling[ADAPTER]).sqrt()
         b.data = (u[:, : len(a)] * root).to(b.dtype).contiguous()
         a.data = (root[:, None] * v[: len(a)]).to(a.dtype).contiguous()
-
-
-def _bitsandbytes() -> Any:
-    # Imported by name, since bitsandbytes has no type annotations and is not installed where types are checked.
-    return import_module("bitsandbytes")

@@ -96,7 +96,6 @@ class FakeQuantisedLinear(Linear):  # type: ignore[misc, unused-ignore]  # where
         self.merged_adapters.append(peft_files.ADAPTER)
 
     def unmerge(self) -> None:
-        """Raise an error if the layer is merged, since the original weights cannot be restored."""
         if self.merged:
             raise UsageError(
                 "Rounded weights cannot be unmerged", remedy="Load the base model and the trained adapter again"

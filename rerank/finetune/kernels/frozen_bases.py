@@ -16,8 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rerank.errors import DataError, UsageError
-from rerank.finetune.inspection.checkpoints import CheckpointReader, read_peft_config
-from rerank.finetune.inspection.weight_changes import is_plain_lora, lora_scaling, names_of_lora_factors
+from rerank.finetune.inspection.checkpoints import (
+    CheckpointReader,
+    is_plain_lora,
+    lora_scaling,
+    names_of_lora_factors,
+    read_peft_config,
+)
 from rerank.finetune.kernels.peft_files import ADAPTER, iter_lora_layers
 
 #: Tolerance for the orthonormality of the columns of B, which were computed in float32.

@@ -19,16 +19,15 @@ from rerank.errors import ContextOverflowError, MissingPrerequisiteError
 from rerank.finetune.extra.objectives import compute_gains, compute_reward
 from rerank.finetune.labels.lists import TrainingList
 from rerank.finetune.losses import Lm
-from rerank.finetune.trainer.calibration_batches import FirstBatches
 from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs
 from rerank.finetune.trainer.list_trainer import ListTrainer, SingleGpu
-from rerank.finetune.trainer.listwise_module import ListwiseModule, WeightedLoss
+from rerank.finetune.trainer.listwise_module import FirstBatches, ListwiseModule, WeightedLoss
 from rerank.finetune.trainer.schedule import ScheduledExamples
 from rerank.finetune.trainer.training_run import TrainingRun
 from rerank.judges.generate import Generate
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import reply_prefix_of_prompt
-from rerank.prompts.identifiers import make_identifiers
+from rerank.prompts.passages import make_identifiers
 from rerank.tasks import Backend
 from rerank.types import Window
 

@@ -7,7 +7,6 @@ stay in the collection. Importing this package does not import torch.
 from __future__ import annotations
 
 from rerank.finetune.labels.files import read_label_lists_of_file, read_labels, write_labels
-from rerank.finetune.labels.lists import LabelList
-from rerank.finetune.labels.texts import attach_label_texts
+from rerank.finetune.labels.lists import LabelList, attach_label_texts
 
 __all__ = ["LabelList", "attach_label_texts", "read_label_lists_of_file", "read_labels", "write_labels"]

@@ -258,7 +258,6 @@ def _first_word_scores(all_ends: Sequence[_Ends]) -> list[Pairs]:
 
 
 def _count_words(times: Mapping[_Form, int]) -> Counter[tuple[int, str]]:
-    """Count (position, word) pairs in the first words, given how often each document occurs."""
     counts: Counter[tuple[int, str]] = Counter()
     for form, number in times.items():
         counts.update(dict.fromkeys(enumerate(form.words), number))

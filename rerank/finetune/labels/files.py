@@ -26,8 +26,7 @@ from typing import Literal, TextIO
 from rerank.collections import Collection
 from rerank.errors import DataError, UsageError, ensure, error_repr
 from rerank.finetune.labels.hub import HubDataset, is_hub_dataset
-from rerank.finetune.labels.lists import LabelList, TrainingList
-from rerank.finetune.labels.texts import attach_label_texts
+from rerank.finetune.labels.lists import LabelList, TrainingList, attach_label_texts
 from rerank.io.json_records import QUERY_IDS, JsonRecord, parse_json, parse_json_id, parse_json_text, read_json_lines
 from rerank.io.text_files import open_text_file, replace_text_file
 from rerank.parsing import parse_permutation
@@ -212,7 +211,6 @@ def read_flag_embedding(
 
 
 def _query_id(record: JsonRecord, number: int) -> str:
-    """Return the id of a query, or the number of its record if it has none."""
     return record.identifier(QUERY_IDS, "query") if record.get(QUERY_IDS) is not None else str(number)
 
 
@@ -307,7 +305,6 @@ def passages_of_prompt(prompt: str) -> list[str]:
 
 
 def _turns(record: JsonRecord) -> tuple[str, str]:
-    """Return the joined user turns, and the last reply."""
     turns = record.get(("conversations", "messages"))
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise DataError(

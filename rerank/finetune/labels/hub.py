@@ -13,8 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, ensure, error_repr
-from rerank.installation import install_command
+from rerank.errors import DataError, MissingResourceError, ensure, error_repr
+from rerank.installation import importing
 from rerank.io.json_records import TEXTS, JsonRecord
 from rerank.selector import Selector, convert_selector_options
 
@@ -59,7 +59,6 @@ class HubDataset:
 
     @classmethod
     def parse(cls, text: str) -> HubDataset:
-        """Parse a selector, such as ``hf:owner/name,split=train``."""
         selector = Selector.parse(text)
         ensure(
             selector.argument,
@@ -76,7 +75,6 @@ class HubDataset:
         return str(self._call("load_dataset_builder").hash)
 
     def records(self) -> Iterator[JsonRecord]:
-        """Yield the rows of the data set in the format of label files, FlagEmbedding files or conversations."""
         options = self.options
         if _COMMIT.fullmatch(options.revision) and (commit := self.commit()) not in ("", options.revision):
             raise DataError(
@@ -89,13 +87,8 @@ class HubDataset:
             yield JsonRecord(where, self._fields(row, where))
 
     def _call(self, function: str, **more: Any) -> Any:
-        try:
+        with importing(f"{_PREFIX}{self.name} needs the package datasets", "train"):
             datasets = import_module("datasets")  # by name, since it has no types
-        except ImportError as error:
-            raise MissingPrerequisiteError(
-                f"{_PREFIX}{self.name} needs the package datasets, which is not installed",
-                remedy=f"Run: {install_command('train')}",
-            ) from error
         options = self.options
         try:
             return getattr(datasets, function)(
@@ -109,7 +102,6 @@ class HubDataset:
             ) from error
 
     def _fields(self, row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-        """Return the fields of a row under the keys of label files, FlagEmbedding files or conversations."""
         if {"initial_list", "conversations", "messages"} & row.keys():
             return row
         query, grades = self._column(row, "query"), self._column(row, "grades")
@@ -128,7 +120,6 @@ class HubDataset:
         )
 
     def _column(self, row: Mapping[str, Any], kind: str) -> str:
-        """Return the name of the row's column of a kind; empty if there is none that has a value."""
         named = getattr(self.options, kind)
         return next((column for column in ([named] if named else _COLUMNS[kind]) if row.get(column) is not None), "")
 

@@ -22,8 +22,8 @@ from typing import Any
 from rerank.collections import Collection
 from rerank.collections.jsonl import Jsonl
 from rerank.errors import DataError, PartialFailureError, UnknownNameError, UsageError, ensure
+from rerank.finetune.labels.lists import DOCS, QUERIES, document_row, make_folder, mark_folder
 from rerank.finetune.labels.splits import normalise_query
-from rerank.finetune.labels.texts import DOCS, QUERIES, document_row, make_folder, mark_folder
 from rerank.io.run_files import write_qrels
 from rerank.io.text_files import replace_text_file
 from rerank.parsing.clean import is_refusal, strip_thoughts
@@ -250,7 +250,6 @@ class QueryWriter:
         )
 
     def requests(self, docs: Sequence[Document]) -> list[Request]:
-        """Return the requests to the model, one per query to generate, grouped by document."""
         budget = PromptBudget(self.backend.tokens, max_passage_tokens=PASSAGE_TOKENS)
         requests = []
         for doc in docs:

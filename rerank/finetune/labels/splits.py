@@ -16,8 +16,7 @@ from pathlib import Path
 
 from rerank.errors import DataError, UsageError, ensure
 from rerank.finetune.labels.files import write_labels
-from rerank.finetune.labels.lists import LabelList, TrainingList
-from rerank.finetune.labels.texts import make_folder, mark_folder
+from rerank.finetune.labels.lists import LabelList, TrainingList, make_folder, mark_folder
 
 #: Minimum Jaccard coefficient of near-duplicate queries: about one word in seven may differ. docs/labels.md shows which
 #: real queries are found.

@@ -1,7 +1,4 @@
-"""Preparation of the base model: loading, removal of unused layers, dropout, and the tensors of checkpoints.
-
-Imports torch.
-"""
+"""Preparation of the base model: loading, removal of unused layers, dropout, and the tensors of checkpoints."""
 
 from __future__ import annotations
 

@@ -20,7 +20,6 @@ from rerank.finetune.labels.files import open_label_records
 from rerank.finetune.recipe import ComponentTable, Recipe
 from rerank.lm.loading import locate_files, named_loading_errors, pick_device, pick_dtype, quiet_transformers
 from rerank.lm.memory import USABLE, make_empty_model
-from rerank.lm.roofline import CARDS, Card
 from rerank.models import resolve_model_name
 from rerank.tasks import BackendOptions
 
@@ -72,7 +71,6 @@ class TrainingSetup:
 
     @property
     def bytes(self) -> int:
-        """Number of bytes per value of the computation."""
         return 2 if self.half else 4
 
 
@@ -129,7 +127,6 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
 def _setup(
     recipe: Recipe, components: RecipeComponents, model: Any, size: ModelSize, tokens_per_list: int
 ) -> TrainingSetup:
-    """Return the settings of a recipe, for a single process."""
     table, shapes = recipe.training, components.adapter.shapes(model)
     full = components.adapter.shape == "full"
     return TrainingSetup(
@@ -231,7 +228,6 @@ def model_size(model: Any) -> ModelSize:
 
 
 def _count_state(components: RecipeComponents, shapes: Sequence[tuple[int, int]]) -> int:
-    """Return the size of the optimizer state, given the shapes of the adapted matrices."""
     if not isinstance(components.optimizer, SizedOptimizer):
         raise UsageError(
             "The size of this optimizer's state is not known",
@@ -315,3 +311,26 @@ def h100_hours(flops: float) -> tuple[float, float]:
     """Return the shortest and the longest time that one H100 needs for the operations of a training, in hours."""
     low, high = MODEL_FLOPS_UTILISATION
     return flops / (high * H100_FLOPS) / 3600, flops / (low * H100_FLOPS) / 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A GPU, with its peaks."""
+
+    name: str
+    memory: int  # in GiB
+    peak: float  # operations per second in bfloat16, without sparsity
+    bandwidth: float  # bytes per second of its memory
+    link: float = 0  # bytes per second to other GPUs of the machine, in one direction
+
+
+#: Peaks and bandwidths of NVIDIA's data sheets (nvidia.com/en-us/data-center/: l4, l40s, h100; half of the peak "with
+#: sparsity"; half of the bandwidth of PCIe 4 x16 and NVLink in both directions), and the bandwidth that Apple states
+#: (apple.com/mac-studio/specs). Apple states no peak: 28.4e12 assumes that each of 80 cores does 256 operations of 32
+#: bits per cycle at 1.38 GHz.
+CARDS = (
+    Card("L4, 24 GB", 24, 121e12, 300e9, 32e9),
+    Card("L40S, 48 GB", 48, 362e12, 864e9, 32e9),
+    Card("H100 SXM, 80 GB", 80, 989e12, 3350e9, 450e9),
+    Card("M3 Ultra, 96 GB (MPS)", 72, 28.4e12, 819e9),
+)

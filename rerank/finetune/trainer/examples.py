@@ -23,8 +23,7 @@ from rerank.judges.generate import Generate, Logits
 from rerank.judges.pointwise import Likelihood, Relate, Score
 from rerank.lm.tokenizers import HfTokens, locate_passage_tokens, tokenize_text_after
 from rerank.prompts.base import reply_prefix_of_prompt
-from rerank.prompts.identifiers import Alphabet, make_identifiers
-from rerank.prompts.passages import collapse_whitespace
+from rerank.prompts.passages import Alphabet, collapse_whitespace, make_identifiers
 from rerank.selector import Selector
 from rerank.tasks import ContinuationTask
 from rerank.types import Order, Window
@@ -114,7 +113,6 @@ class ExampleBuilder:
 
     @property
     def is_pointwise(self) -> bool:
-        """True if an example has one text per document."""
         return isinstance(self._judge, PointwiseJudge)
 
     def make(self, training_list: TrainingList) -> TrainingExample:

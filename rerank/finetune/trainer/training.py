@@ -17,7 +17,7 @@ from rerank.finetune.component_registry import CROSS_ENCODER_JUDGE, make_trainin
 from rerank.finetune.components import RecipeComponents
 from rerank.finetune.recipe import MethodTable, ReadoutTable, Recipe
 from rerank.finetune.trainer import processes
-from rerank.installation import install_command
+from rerank.installation import check_modules
 from rerank.models import resolve_model_name
 from rerank.progress import ProgressFactory
 
@@ -139,11 +139,8 @@ def check_cross_encoder_recipe(recipe: Recipe, components: RecipeComponents, *, 
             f"{' and '.join(unused)} cannot be used with method = {method!r}",
             expected="a recipe without settings that do not apply to cross-encoders",
         )
-    if missing := [name for name in ("sentence_transformers", "datasets") if find_spec(name) is None]:
-        raise MissingPrerequisiteError(
-            f"Training for method = {method!r} needs packages that are not installed: {' and '.join(missing)}",
-            remedy=f"Run: {install_command('train', 'cross-encoder')}",
-        )
+    modules = ("sentence_transformers", "datasets")
+    check_modules(f"Training for method = {method!r}", modules, "train", "cross-encoder")
 
 
 def pick_reporting_services(names: Sequence[str] | None) -> list[str]:

@@ -22,13 +22,12 @@ from rerank.errors import BackendError, DataError, UsageError, ensure
 from rerank.finetune.components import RecipeComponents
 from rerank.finetune.recipe import Recipe, ValidationTable
 from rerank.finetune.trainer import base_model, packed_attention, processes
-from rerank.finetune.trainer.adapter_folder import AdapterDescription, write_adapter
-from rerank.finetune.trainer.calibration_batches import FirstBatches
 from rerank.finetune.trainer.cost_estimate import estimate_training
 from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs, check_judge
 from rerank.finetune.trainer.list_trainer import EarlyStopping, FinalValidation, ListTrainer, MetricsWriter, SingleGpu
 from rerank.finetune.trainer.listwise_module import (
     AttentionScorer,
+    FirstBatches,
     ListwiseModule,
     enable_activation_checkpointing,
     weighted_losses,
@@ -37,10 +36,12 @@ from rerank.finetune.trainer.schedule import ScheduledExamples, read_lists, sche
 from rerank.finetune.trainer.sharding import ShardedListTrainer, reshard_weights, shard_weights, share_structure
 from rerank.finetune.trainer.training_folder import (
     METRICS,
+    AdapterDescription,
     TrainingFolder,
     find_damage,
     find_last_checkpoint,
     storage_errors,
+    write_adapter,
 )
 from rerank.finetune.trainer.validation import Validation, ValidationRankings, held_out_loss
 from rerank.io.settings_files import read_json_object
@@ -170,7 +171,6 @@ class TrainingRun:
 
     @property
     def _batches(self) -> FirstBatches:
-        """The first batches of the training, for components that are initialised from data."""
         settings = self._settings()
         return FirstBatches(
             places=self._places,
@@ -185,7 +185,6 @@ class TrainingRun:
         return ListwiseModule(model, weighted_losses(self._recipe, self._components), self._readout, packs=self._packs)
 
     def _settings(self) -> dict[str, Any]:
-        """Return the keyword arguments of transformers' `TrainingArguments`."""
         table, optimizer, validation = self._recipe.training, self._recipe.optimizer, self._recipe.validation
         return {
             "output_dir": str(self._folder.path),

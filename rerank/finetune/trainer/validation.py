@@ -1,7 +1,4 @@
-"""Validation during a training: rankings of a collection with the method of the recipe, and the loss on held-out lists.
-
-Imports torch.
-"""
+"""Validation during a training: rankings of a collection by the method of the recipe, and the loss on other lists."""
 
 from __future__ import annotations
 
@@ -19,9 +16,9 @@ from rerank.experiment.candidates import load_queries, retrieve_lists
 from rerank.experiment.spec import RunSpec
 from rerank.finetune.recipe import ValidationTable
 from rerank.finetune.trainer import processes
-from rerank.finetune.trainer.adapter_folder import write_current_heads
 from rerank.finetune.trainer.listwise_module import AttentionScorer, ListwiseModule, autocast
 from rerank.finetune.trainer.schedule import ScheduledExamples
+from rerank.finetune.trainer.training_folder import write_current_heads
 from rerank.io.run_files import read_run, write_run
 from rerank.pipeline.stream import rank_together
 from rerank.tasks import Backend
@@ -105,7 +102,6 @@ class ValidationRankings:
         return comparison, {name: {data.measure: run.mean} for name, run in zip(files, comparison.runs, strict=True)}
 
     def _rank(self, name: str) -> tuple[Run, float]:
-        """Rerank the candidates with the current weights; return the run and the fraction of windows that failed."""
         with self.open_backend() as backend, torch.no_grad():
             options = {}
             if self.readout and self.setup.method.judge.name == "attention":

@@ -123,7 +123,7 @@ class Attention(ListwiseJudge):
     def evidence_windows(self, window: Window) -> list[Window]:
         """Divide a window into windows that fit in the context without truncation, or of one document, truncated."""
         try:
-            is_whole = self._fit(window, self._evidence_budget).cut == 0
+            is_whole = not self._fit(window, self._evidence_budget).dropped
         except ContextOverflowError:
             if len(window) == 1:
                 raise

@@ -156,7 +156,6 @@ def _ratio(part: float, whole: float) -> float | None:
 
 def categorise_pairs(gold: Floats, gold_significant: Bools, cheap: Floats, cheap_significant: Bools) -> Codes:
     """Return (pairs,) indices into `NAMES`, from (pairs,) differences of means and whether they are significant."""
-    # row and column of the code tables
     verdicts = gold_significant.astype(np.intp), cheap_significant.astype(np.intp)
     return np.asarray(np.where(np.sign(gold) == np.sign(cheap), _AGREE[verdicts], _DISAGREE[verdicts]))
 
@@ -167,7 +166,6 @@ def count_errors(codes: Codes, systems: int) -> dict[str, Ints]:
     The (pairs,) codes are in the order of ``itertools.combinations``, and each count has shape (systems,). Errors may
     be concentrated on a few systems, which is unfair. Source: Otero, Parapar and Barreiro, SIGIR 2025.
     """
-    # systems of each pair, in the order of itertools.combinations
     first, second = np.triu_indices(systems, 1)
     counts = {}
     for error, kinds in _WRONG.items():

@@ -61,10 +61,7 @@ class StudyResamples:
             procedures=procedures,
             alpha=alpha,
         )
-        decisions = {
-            measure: [drawn._decide(index, verdicts) for index in range(resamples)]
-            for measure, verdicts in gold.items()
-        }
+        decisions = {name: [drawn._decide(index, own) for index in range(resamples)] for name, own in gold.items()}
         return replace(drawn, gold=decisions)
 
     def evaluate(self, measure: str, cheap: SignificanceVerdicts, samples: Sequence[int]) -> Floats:

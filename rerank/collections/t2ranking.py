@@ -99,9 +99,8 @@ class T2ranking(FileCollection):
 
     def queries(self) -> list[Query]:
         rows = read_numbered_rows(self.files.queries[0], "query")
-        return list(
-            check_unique_ids(((where, Query(id=number, text=text.strip())) for where, number, text in rows), "query")
-        )
+        queries = ((where, Query(id=number, text=text.strip())) for where, number, text in rows)
+        return list(check_unique_ids(queries, "query"))
 
     def candidates(self) -> Run:
         """Return the candidate lists, with passage texts; empty if no file of candidates is given.
@@ -176,9 +175,8 @@ def _read_positives(path: Path) -> dict[str, dict[str, int]]:
     for where, fields in _read_rows(path):
         if len(fields) != 2:
             raise DataError(f"{where}: the row has {len(fields)} columns", expected="2: query and passage")
-        table.setdefault(parse_whole_number(fields[0], "query", where), {})[
-            parse_whole_number(fields[1], "passage", where)
-        ] = 1
+        judged = table.setdefault(parse_whole_number(fields[0], "query", where), {})
+        judged[parse_whole_number(fields[1], "passage", where)] = 1
     return table
 
 

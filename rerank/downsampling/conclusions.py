@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, takewhile
 from typing import Any
 
 import numpy as np
@@ -71,8 +71,7 @@ def verdicts_of(values: Floats, systems: Sequence[str], criterion: SignificanceC
     """Test every pair of systems on scores (tasks or queries, systems). With one row, none is significant."""
     names = tuple(systems)
     if len(values) < 2:
-        pairs = len(names) * (len(names) - 1) // 2
-        return SignificanceVerdicts(values, names, (np.zeros(pairs, dtype=np.bool_),))
+        return SignificanceVerdicts(values, names, (np.zeros(len(names) * (len(names) - 1) // 2, dtype=np.bool_),))
     return SignificanceVerdicts.from_scores(values, names, [criterion.procedure], criterion.alpha)
 
 
@@ -163,10 +162,7 @@ class ReducedBenchmark(Report):
             "pairs differ significantly"
         )
         keys = [*(key for key in ("predicted", "draws_that_meet", "documents") if key in steps[0]), *_SHOWN]
-        rows = [
-            [step["size"], step["label"], "yes" if step["met"] else "no", *(step[key] for key in keys)]
-            for step in steps
-        ]
+        rows = [[s["size"], s["label"], "yes" if s["met"] else "no", *(s[key] for key in keys)] for s in steps]
         yield make_grid(["size", "change", "met", *(key.replace("_", " ") for key in keys)], rows, digits=3)
         if self.chosen is None:
             yield "no size meets the goal"
@@ -174,9 +170,8 @@ class ReducedBenchmark(Report):
             size = self.chosen.size
             yield f"chosen: {f'k = {size}' if self.kind == 'pool' else f'{size} {self.kind}'}"
             if checked := self.chosen.to_dict().get("held_out"):
-                yield "on the held-out systems: " + ", ".join(
-                    f"{name} {format_cell(value, 3)}" for name, value in checked.items()
-                )
+                figures = (f"{name} {format_cell(value, 3)}" for name, value in checked.items())
+                yield f"on the held-out systems: {', '.join(figures)}"
         if self.kept:
             more = len(self.kept) - 20
             yield ", ".join(self.kept[:20]) + (f" and {more} more" if more > 0 else "")
@@ -186,9 +181,5 @@ class ReducedBenchmark(Report):
 
 def find_smallest(steps: tuple[ReductionStep, ...]) -> ReductionStep | None:
     """Return the smallest step such that it and all larger ones meet the goal: others may meet it by chance."""
-    smallest = None
-    for step in sorted(steps, key=lambda step: -step.size):
-        if not step.met:
-            break
-        smallest = step
-    return smallest
+    meeting = list(takewhile(lambda step: step.met, sorted(steps, key=lambda step: -step.size)))
+    return meeting[-1] if meeting else None

@@ -82,7 +82,6 @@ def choose_fewest_queries(
     indices = [] if selected is None else sorted(selected.tolist())
     verdicts = verdicts_of(matrix.values[indices], matrix.systems, significance) if indices else gold
     test, correction = significance.procedure.significance_test, significance.procedure.correction
-    caveats = list_caveats(matrix, test, correction, significance.alpha, noun="queries")
     return ReducedBenchmark(
         kind="queries",
         whole=count_pairs(gold),
@@ -91,7 +90,7 @@ def choose_fewest_queries(
         kept=tuple(matrix.topics[index] for index in indices),
         pairs=pairs_by_outcome(gold, verdicts),
         notes=(
-            *caveats,
+            *list_caveats(matrix, test, correction, significance.alpha, noun="queries"),
             "The listed queries are those of the first draw that meets the goal; values are means over all draws.",
         ),
     )
@@ -132,14 +131,13 @@ def choose_smallest_pool(
     longest = max(len(ranking) for run in runs for ranking in run.values())  # larger depths change nothing
     steps, verdicts = [], {}
     for depth in sorted({min(depth, longest) for depth in depths}, reverse=True):
-        pools = documents_per_query(chosen_runs, qrels, depth)
-        corpus = frozenset().union(*pools.values())  # shared by all queries
+        corpus = frozenset().union(*documents_per_query(chosen_runs, qrels, depth).values())  # shared by all queries
         values = score_matrices(qrels, [reduce_run(run, corpus) for run in runs], [name])[name].values
         verdicts[depth] = verdicts_of(values, whole.systems, significance)
         figures = compare(gold, verdicts[depth])
         more = {"documents": len(corpus), "share": len(corpus) / documents}
-        step = ReductionStep(size=depth, label=f"k={depth}", figures=figures, met=goal.is_met(figures), more=more)
-        steps.append(step)
+        met = goal.is_met(figures)
+        steps.append(ReductionStep(size=depth, label=f"k={depth}", figures=figures, met=met, more=more))
     chosen = find_smallest(tuple(steps))
     notes = [
         "Documents that a run did not retrieve are unknown: the reference is the rankings that the runs contain.",

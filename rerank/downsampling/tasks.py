@@ -129,7 +129,16 @@ def choose_fewest_tasks(table: ScoreTable, design: TaskReductionDesign) -> Reduc
     for name in design.always:
         if name not in table.tasks:
             raise UnknownNameError("task", name, table.tasks)
-    choosing, held_out = _split_models(table, design)
+    total = len(table.models)
+    held_count = round(design.hold_out * total)
+    order = np.random.default_rng(design.seed).permutation(total).tolist()
+    choosing, held_out = sorted(order[held_count:]), sorted(order[:held_count])
+    if len(choosing) < _LEAST_MODELS or len(held_out) == 1:
+        raise UsageError(
+            f"{len(choosing)} models are used to choose tasks, and {len(held_out)} are held out",
+            expected=f"at least {_LEAST_MODELS} models to choose tasks, and none or at least 2 held out",
+            remedy="Use scores of more models, or hold out another fraction",
+        )
     search, remaining = _Search(table, choosing, design), tuple(table.tasks)
     figures = search.figures(remaining)
     steps = [ReductionStep(size=len(remaining), label="", figures=figures, met=True, more={"predicted": None})]
@@ -144,7 +153,26 @@ def choose_fewest_tasks(table: ScoreTable, design: TaskReductionDesign) -> Reduc
             figures = check.figures(tasks)
             on_held_out = {name: figures[name] for name in ("tau", "spearman", "recall", "precision")}
             steps[index] = replace(steps[index], more={**steps[index].more, "held_out": on_held_out})
-    gold = search.gold
+    gold, notes = search.gold, list(table.notes)
+    if table.left_out:
+        notes.append(
+            f"{len(table.left_out)} models lack scores and are excluded (at most 5 shown): "
+            f"{', '.join(table.left_out[:5])}"
+        )
+    if not held_out:
+        notes.append(
+            "The values are for the models used to choose tasks; other models may differ more. Use hold_out to check."
+        )
+    if design.unit == "task" and len(gold.values) < 10:
+        notes.append(
+            f"The tests have only {len(gold.values)} tasks as samples, so only large differences can be significant."
+        )
+    if design.unit == "query":
+        notes.append("Means and tests are over all queries together, so tasks are weighted by their number of queries.")
+    if table.left_out or len(table.models) < len(table.tasks):
+        notes.append(
+            f"Only {len(table.models)} models are used to predict {len(table.tasks)} tasks: the order is imprecise."
+        )
     return ReducedBenchmark(
         kind="tasks",
         whole={**count_pairs(gold), "tasks": len(table.tasks)},
@@ -152,23 +180,8 @@ def choose_fewest_tasks(table: ScoreTable, design: TaskReductionDesign) -> Reduc
         chosen=steps[-1],
         kept=remaining,
         pairs=pairs_by_outcome(gold, search.verdicts(remaining)),
-        notes=tuple(_notes(table, design, gold, held_out)),
+        notes=tuple(notes),
     )
-
-
-def _split_models(table: ScoreTable, design: TaskReductionDesign) -> tuple[list[int], list[int]]:
-    """Choose held-out models at random. Return the indices of the models that choose tasks, and of those held out."""
-    total = len(table.models)
-    held_count = round(design.hold_out * total)
-    order = np.random.default_rng(design.seed).permutation(total).tolist()
-    choosing, held_out = sorted(order[held_count:]), sorted(order[:held_count])
-    if len(choosing) < _LEAST_MODELS or len(held_out) == 1:
-        raise UsageError(
-            f"{len(choosing)} models are used to choose tasks, and {len(held_out)} are held out",
-            expected=f"at least {_LEAST_MODELS} models to choose tasks, and none or at least 2 held out",
-            remedy="Use scores of more models, or hold out another fraction",
-        )
-    return choosing, held_out
 
 
 class _Search:
@@ -205,29 +218,3 @@ class _Search:
             if best is None or key > best[0]:
                 best = key, step, rest
         return best and best[1:]
-
-
-def _notes(
-    table: ScoreTable, design: TaskReductionDesign, whole: SignificanceVerdicts, unseen: Sequence[int]
-) -> list[str]:
-    notes = list(table.notes)
-    if table.left_out:
-        notes.append(
-            f"{len(table.left_out)} models lack scores and are excluded (at most 5 shown): "
-            f"{', '.join(table.left_out[:5])}"
-        )
-    if not unseen:
-        notes.append(
-            "The values are for the models used to choose tasks; other models may differ more. Use hold_out to check."
-        )
-    if design.unit == "task" and len(whole.values) < 10:
-        notes.append(
-            f"The tests have only {len(whole.values)} tasks as samples, so only large differences can be significant."
-        )
-    if design.unit == "query":
-        notes.append("Means and tests are over all queries together, so tasks are weighted by their number of queries.")
-    if table.left_out or len(table.models) < len(table.tasks):
-        notes.append(
-            f"Only {len(table.models)} models are used to predict {len(table.tasks)} tasks: the order is imprecise."
-        )
-    return notes

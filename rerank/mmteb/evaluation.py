@@ -176,7 +176,15 @@ def _candidates(task: Any, reranker: MtebReranker, first_stage: FirstStage | Non
 def _set_candidates(task: Any, place: Path, first_stage: FirstStage, depth: int, *, overwrite: bool) -> Any:
     """Set the candidates of a retrieval task; return mteb's result for the first stage, None for saved predictions."""
     if isinstance(first_stage, MtebFirstStage):
-        result, predictions = _run_first_stage(task, first_stage, place, overwrite=overwrite)
+        first_stage.drop_self = bool(task.ignore_identical_ids)
+        meta = first_stage.mteb_model_meta
+        folder = place / "predictions" / meta.model_name_as_path() / meta.revision
+        predictions = folder / task.prediction_file_name
+        scored = _result_path(task, first_stage, place)
+        reusable = predictions.is_file() and not overwrite and _covers_task(predictions, scored)
+        if not reusable:
+            predictions.unlink(missing_ok=True)  # mteb would add predictions to an existing file
+        result = _evaluate_unless_saved(task, first_stage, place, overwrite=not reusable, predictions=folder)
     else:
         result, predictions = None, predictions_file(first_stage, task.metadata.name)
     saved = _read_json(predictions)
@@ -219,19 +227,6 @@ def describe_mteb_candidates(first_stage: FirstStage | None, depth: int, *, task
     return {**(json.loads(makers.pop()) or {}), "depth": depth, _CONTENT: content}
 
 
-def _run_first_stage(task: Any, first_stage: MtebFirstStage, place: Path, *, overwrite: bool) -> tuple[Any, Path]:
-    """Run the first stage unless its results are saved. Return its result and the file with all its predictions."""
-    first_stage.drop_self = bool(task.ignore_identical_ids)
-    meta = first_stage.mteb_model_meta
-    folder = place / "predictions" / meta.model_name_as_path() / meta.revision
-    path = folder / task.prediction_file_name
-    reusable = path.is_file() and not overwrite and _covers_task(path, _result_path(task, first_stage, place))
-    if not reusable:
-        path.unlink(missing_ok=True)  # mteb would add predictions to an existing file
-    result = _evaluate_unless_saved(task, first_stage, place, overwrite=not reusable, predictions=folder)
-    return result, path
-
-
 def _saved_result(task: Any, model: Any, place: Path) -> Any:
     """Return the saved result of a task; None if it does not exist or is incomplete. No data are loaded."""
     path = _result_path(task, model, place)
@@ -247,14 +242,13 @@ def _evaluate_unless_saved(
 ) -> Any:
     """Return the saved result of a task if it is complete; otherwise evaluate the model and return the new result."""
     mteb = import_mteb()
-    cache = mteb.ResultCache(place)
     _remove_truncated(_result_path(task, model, place))
     evaluation = mteb.evaluate(
         model,
         task,
         co2_tracker=False,
         encode_kwargs={"batch_size": 32, "show_progress_bar": False},
-        cache=cache,
+        cache=mteb.ResultCache(place),
         overwrite_strategy="always" if overwrite else "only-missing",
         prediction_folder=predictions,
         show_progress_bar=False,
@@ -277,11 +271,8 @@ def _covers_task(path: Path, result: Path) -> bool:
         saved, scored = _read_json(path), _read_json(result)["scores"] if result.is_file() else {}
     except (DataError, KeyError):
         return False
-    return all(
-        _predictions_of_part(saved, row["hf_subset"], split) is not None
-        for split, rows in scored.items()
-        for row in rows
-    )
+    parts = ((row["hf_subset"], split) for split, rows in scored.items() for row in rows)
+    return all(_predictions_of_part(saved, *part) is not None for part in parts)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -298,9 +289,8 @@ def _remove_truncated(path: Path) -> None:
 
 
 def _main_scores(result: Any) -> dict[tuple[str, str], float]:
-    return {
-        (split, row["hf_subset"]): float(row["main_score"]) for split, rows in result.scores.items() for row in rows
-    }
+    rows = ((split, row) for split, own in result.scores.items() for row in own)
+    return {(split, row["hf_subset"]): float(row["main_score"]) for split, row in rows}
 
 
 def write_run_as_result(

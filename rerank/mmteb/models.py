@@ -17,6 +17,7 @@ from dataclasses import fields
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 from rerank.collections import Collection
@@ -114,7 +115,6 @@ class MtebFirstStage:
         self._part.allowed = allowed or {}
         split = TaskSplit(task_metadata, hf_subset, hf_split, {"corpus": [], "queries": queries})
         search = ExcludingRetriever(retriever=self._search, excluded=self._part.excluded())
-        results = search.search(split.queries(), top_k)
         own = self._part.texts.own_ids
         return {
             str(split.own_queries[query_id]): {
@@ -123,7 +123,7 @@ class MtebFirstStage:
                     ranking.docs, make_ranking_scores_strictly_decrease(ranking.written_scores), strict=True
                 )
             }
-            for query_id, ranking in results.items()
+            for query_id, ranking in search.search(split.queries(), top_k).items()
         }
 
 
@@ -179,9 +179,9 @@ class MtebReranker:
         first_stage: Mapping[str, Any] | None = None,
     ) -> None:
         self._execution = execution or Execution()
-        placeholder = RetrievedCandidates(
-            collection=cast(Collection, _NoCollection()), qrels=Qrels({}), first_stage=Run(())
-        )
+        # a placeholder, so that the reranker can be prepared before mteb passes the data of a task
+        collection = cast(Collection, SimpleNamespace(name="none", relevant=1))
+        placeholder = RetrievedCandidates(collection=collection, qrels=Qrels({}), first_stage=Run(()))
         self._ready: PreparedRun = prepare_run(spec, self._execution, backend=backend, candidates=placeholder)
         self.spec = self._ready.spec
         self._out = Path(out)
@@ -213,7 +213,6 @@ class MtebReranker:
     @cached_property
     def mteb_model_meta(self) -> Any:
         """Model metadata. The name contains method and model; the revision covers all values that affect results."""
-        model = last_component(self.spec.model)
         tokens = getattr(self._ready.backend.tokens, "context_size", None)
         own = self._shuffle("Reranking")
         identity = {
@@ -222,7 +221,7 @@ class MtebReranker:
             "own_lists": f"random {self.spec.seed}" if own == "random" else own,
         }
         return make_meta(
-            f"{run_tag(self.spec)}-{model}",
+            f"{run_tag(self.spec)}-{last_component(self.spec.model)}",
             compute_revision(identity),
             kind="cross-encoder",
             max_tokens=float(tokens) if isinstance(tokens, int) else None,
@@ -290,9 +289,3 @@ class MtebReranker:
     def _shuffle(self, kind: str) -> str:
         """Return the order of candidates in a type of task; the tasks' own lists are shuffled instead of ``none``."""
         return "random" if self.spec.shuffle == "none" and kind != "Retrieval" else self.spec.shuffle
-
-
-class _NoCollection:
-    """A placeholder for a collection, so that the reranker can be prepared before mteb passes the data of a task."""
-
-    name, relevant = "none", 1

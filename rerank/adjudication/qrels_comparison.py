@@ -14,10 +14,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rerank.adjudication.agreement import Agreement, compare_assessors, topics_judged_by_both
-from rerank.adjudication.conclusions import Codes, Procedure, SignificanceVerdicts, comparison_row
+from rerank.adjudication.conclusions import (
+    Codes,
+    Procedure,
+    SignificanceVerdicts,
+    StudyResamples,
+    comparison_row,
+    figure_intervals,
+)
 from rerank.adjudication.pool_measures import score_matrices
 from rerank.adjudication.pools import Bools, Floats
-from rerank.adjudication.resampling import StudyResamples, figure_intervals
 from rerank.adjudication.studies import notes_on_tests
 from rerank.errors import DataError, UsageError
 from rerank.evaluation import parse_measures

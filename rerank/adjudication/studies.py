@@ -17,12 +17,16 @@ from typing import Any
 import numpy as np
 
 from rerank.adjudication.conclusions import (
+    RESAMPLED,
     Codes,
     PairCategories,
     Procedure,
     SignificanceVerdicts,
+    StudyResamples,
+    compare_methods,
     comparison_row,
     count_errors,
+    figure_intervals,
     procedure_of_row,
     verdict_grid,
     verdict_tables,
@@ -31,7 +35,6 @@ from rerank.adjudication.orders import open_judging_order
 from rerank.adjudication.orders.base import JudgingOrder
 from rerank.adjudication.pool_measures import Measurer
 from rerank.adjudication.pools import DEPTH, Bools, Floats, Ints, Pool, pool_runs
-from rerank.adjudication.resampling import RESAMPLED, StudyResamples, compare_methods, figure_intervals
 from rerank.adjudication.walks import AdjudicationBudget, judge_pool_in_order
 from rerank.errors import UsageError, ensure
 from rerank.evaluation import ScoreMatrix

@@ -23,7 +23,7 @@ from rerank.io.file_hashes import file_hash
 from rerank.io.json_records import parse_json
 from rerank.io.run_files import read_run
 from rerank.io.text_files import open_text_file
-from rerank.leaderboard.card import Card, CardIndex, read_card, stem_of_run
+from rerank.leaderboard.board_config import Card, CardIndex, read_card, stem_of_run
 from rerank.store import RunFolder
 from rerank.types import Qrels, Run
 

@@ -19,7 +19,7 @@ from rerank.errors import UnknownNameError, UsageError
 from rerank.evaluation.pairwise_decisions import PairwiseDecisions
 from rerank.evaluation.significance import TITLES, correct_p_values, student_t_interval
 from rerank.evaluation.significance.base import Floats
-from rerank.leaderboard.card import Card, stem_of_run
+from rerank.leaderboard.board_config import Card, stem_of_run
 from rerank.leaderboard.entries import Entry, digest_ranked_lists
 from rerank.selector import Selector
 from rerank.types import Run

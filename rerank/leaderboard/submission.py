@@ -14,7 +14,7 @@ from rerank.io.file_hashes import file_hash
 from rerank.io.run_files import split_columns
 from rerank.io.settings_files import read_toml_file
 from rerank.io.text_files import open_text_file
-from rerank.leaderboard.card import Card, parse_card, stem_of_run
+from rerank.leaderboard.board_config import Card, parse_card, stem_of_run
 from rerank.types import Qrels, ranking_score_to_float32
 
 SHOWN = 5  #: Maximum number of problems of one type that are listed. Further problems are only counted.
